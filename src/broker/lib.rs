@@ -38,8 +38,7 @@
 //! | `quota` | what each connection uses of the shared pools |
 //! | `job` | work in steps |
 //! | `shortage` | why publishers wait |
-//! | `waiters` | lists of what waits for a change |
-//! | `ack_timeout` | when to check for overdue deliveries and transactions |
+//! | `retry_list` | lists of what waits for a change |
 //! | `reply_text` | formatting of reply texts, and common faults |
 //!
 //! A command goes through [`Broker::apply`], which changes the state and answers at once. Later work of the turn
@@ -54,7 +53,6 @@
 #![warn(clippy::unwrap_used)]
 
 mod access;
-mod ack_timeout;
 mod apply;
 mod arguments;
 mod consumers;
@@ -74,12 +72,12 @@ mod quota;
 mod recovery;
 mod reply_text;
 mod republish;
+mod retry_list;
 mod settle;
 mod shortage;
 mod state;
 mod topology;
 mod views;
-mod waiters;
 
 pub use access::{
     Access, OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView,
@@ -102,7 +100,7 @@ pub use recovery::{Contents, Restored};
 pub use recovery::{First, restore, restore_messages};
 pub use republish::{parked, parked_from, unparked};
 pub use settle::Overdue;
-pub use shortage::{Pool, Shortage, Waiters};
+pub use shortage::{Pool, Shortage, WaitingPublishers};
 pub use state::Entropy;
 pub use state::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,

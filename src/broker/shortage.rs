@@ -47,7 +47,7 @@ pub enum Shortage {
 
 /// Publishers that wait for one cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Waiters {
+pub struct WaitingPublishers {
     /// The cause that they wait for.
     pub shortage: Shortage,
     /// Number of waiting publishers; 0 for none yet.
@@ -105,7 +105,7 @@ impl Shortage {
     }
 }
 
-impl Waiters {
+impl WaitingPublishers {
     /// Returns a shortage for which no publisher waits yet.
     pub const fn expected(shortage: Shortage) -> Self {
         Self { shortage, count: 0, for_ms: 0, others: 0 }

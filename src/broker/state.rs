@@ -20,16 +20,16 @@ use super::access::{
     self, Access, FIRST_VHOST, Identity, Load, OperatorFault, PREDECLARED, PREDECLARED_EXCHANGES, Resource,
     Right,
 };
-use super::ack_timeout::AcknowledgementTimeout;
 use super::consumers::{Channel, Connection, Consumer, ConsumerState, Consumers};
 use super::context::Work;
+use super::deliveries::AcknowledgementTimeout;
 use super::deliveries::Deliveries;
 use super::job::{Begun, Job, Jobs};
 use super::orphans::{self, LeftOut, Recovery};
 use super::parameters::Parameters;
 use super::policy::Policies;
 use super::publish::Publishing;
-use super::queue_flow::{DelayWheel, Expiry, Getting, Queues};
+use super::queue_flow::{DelayWheel, Getting, QueueSchedule, Queues};
 use super::queue_records::Queue;
 use super::quota::{Declared, Declarer, Quota, Room};
 use super::reply_text::QueueText;
@@ -589,7 +589,7 @@ pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + 3 * size_of::<QueueId>()
     + size_of::<Begun>()
     + 2 * (size_of::<(u64, QueueId, u64, u64)>() + 2 * size_of::<QueueId>() + 2 * size_of::<(u64, u64)>())
-    + Expiry::QUEUE_BYTES
+    + QueueSchedule::QUEUE_BYTES
     + DelayWheel::QUEUE_BYTES
     + LeftOut::ENTRY_BYTES
     + 2 * ALLOCATION_BYTES;

@@ -14,7 +14,7 @@ use leveret_config::{Config, ConfigError};
 use leveret_connection::Identity;
 use leveret_core::limits::{Megabytes, MemoryTable};
 use leveret_management::definitions::{At, Item, Parsed, apply, hash_password, parse, read, unknown_field};
-use leveret_management::request_context::{Endurance, Machine, Process, StoreView};
+use leveret_management::request::{Endurance, Machine, Process, StoreView};
 use leveret_server::{CertificateState, Engine, EngineSetup};
 use leveret_storage::OpenError;
 use leveret_tls::{CertificateStore, TlsError};

@@ -14,7 +14,7 @@ use leveret_core::limits::Limits;
 use leveret_core::log_limiter::{LogKind, LogLimiter, LogSource};
 use leveret_core::small_file;
 use leveret_core::time::Now;
-use leveret_management::request_context::Machine;
+use leveret_management::request::Machine;
 use leveret_server::{
     AcceptFailure, Accepted, CertificateState, FoundAddresses, ListenerId, NameLookup, PeerId, Platform,
     WorkerJob, WorkerResult,

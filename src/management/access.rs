@@ -17,9 +17,9 @@ use super::definition_columns::TopicPermissions;
 use super::http::{Condition, Request, Status, Verb};
 use super::listing::list;
 use super::management::text_object;
+use super::request::RequestContext;
 use super::request::{Answer, Answered, bad, bad_request, body, done, not_found, problem, unauthorized};
 use super::request::{Call, exists};
-use super::request_context::RequestContext;
 use super::web_page::{NoToken, TOKENS_MAX};
 
 type Changed = Result<Batch, OperatorFault>;

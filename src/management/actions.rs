@@ -26,9 +26,9 @@ use super::messages::QueueGet;
 use super::publishing::{
     MessageFields, NAMES_TOO_LONG, Publishing, begin_message, payload_too_large, publish_as,
 };
+use super::request::RequestContext;
 use super::request::{Answer, Answered, bad, bad_request, not_found, pool_full, refusal};
 use super::request::{Call, default_named};
-use super::request_context::RequestContext;
 
 fn refused(fault: Fault) -> Answer {
     refusal(&fault)

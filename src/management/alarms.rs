@@ -7,15 +7,15 @@
 
 use std::borrow::Cow;
 
-use leveret_broker::{Shortage, Waiters, disk_shortage};
+use leveret_broker::{Shortage, WaitingPublishers, disk_shortage};
 
 use super::bridges::Outage;
 use super::http::Status;
 use super::json::Json;
 use super::management::text_object;
+use super::node::Wear;
+use super::request::RequestContext;
 use super::request::{Answer, Call, bad_request, body, refusal};
-use super::request_context::RequestContext;
-use super::wear::Wear;
 
 /// The longest time that publishers may wait for space that compaction can free, before it is an alarm, in
 /// milliseconds.
@@ -98,7 +98,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     let waiters = context.process.waiters.filter(|waiters| !ends_with_compaction(context, waiters));
     let is_awaited = |shortage| waiters.is_some_and(|waiters| waiters.shortage == shortage);
     let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
-    let shortages = expected.map(Waiters::expected).into_iter().chain(waiters);
+    let shortages = expected.map(WaitingPublishers::expected).into_iter().chain(waiters);
     let awaited_shortages = shortages.map(|waiters| {
         let pools = (pending_writes, &*context.messages);
         Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
@@ -143,7 +143,7 @@ fn shortage_of_store(context: &RequestContext<'_>) -> Option<Shortage> {
 }
 
 /// Returns whether publishers wait for the disk only until the next compaction.
-fn ends_with_compaction(context: &RequestContext<'_>, waiters: &Waiters) -> bool {
+fn ends_with_compaction(context: &RequestContext<'_>, waiters: &WaitingPublishers) -> bool {
     waiters.for_ms < COMPACTION_MS && compaction_frees_space(context, waiters.shortage)
 }
 
@@ -223,7 +223,7 @@ pub(super) fn is_disk_full(context: &RequestContext<'_>) -> bool {
 pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
     let shortage = shortage_of_store(context)?;
     let found = context.process.waiters.filter(|waiters| waiters.shortage == shortage);
-    let waiters = found.unwrap_or(Waiters::expected(shortage));
+    let waiters = found.unwrap_or(WaitingPublishers::expected(shortage));
     let pools = (&*context.pending_writes, &*context.messages);
     Some(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
 }

@@ -6,7 +6,7 @@ use leveret_broker::Broker;
 
 use super::columns::{Column, ListedKind};
 use super::listing::Audience;
-use super::request_context::{BridgeLinkView, Bridges, ReadContext};
+use super::request::{BridgeLinkView, Bridges, ReadContext};
 
 /// Links of bridges.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use leveret_core::command::{ChannelId, ConnectionId};
 use super::json::{Json, Tables};
 use super::listing::{Audience, BindingEnds, Viewer};
 use super::management::{numbers, texts};
-use super::request_context::{Ends, ReadContext, SocketView};
+use super::request::{Ends, ReadContext, SocketView};
 use super::samples::{QueueColumn, Ranges, counts_of_channel};
 
 /// Writes one cell, and holds what the functions of the columns need for that.

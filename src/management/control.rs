@@ -16,10 +16,10 @@ use super::columns::parse_connection_pid;
 use super::http::{Request, Status, decode};
 use super::json::Json;
 use super::management::{nested, numbers, texts};
+use super::node::Wear;
 use super::request::Call;
+use super::request::RequestContext;
 use super::request::{Answer, Answered, bad_request, body, done, not_found, problem, refused};
-use super::request_context::RequestContext;
-use super::wear::Wear;
 
 /// An upper bound of the list of a store's files, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;

@@ -14,7 +14,7 @@ use super::columns::{CellWriter, Column, ListedKind, TYPED, put_limits, typed};
 use super::http::encode;
 use super::json::{Json, Tables};
 use super::listing::{Audience, BindingEnds};
-use super::request_context::ReadContext;
+use super::request::ReadContext;
 
 /// Users.
 #[derive(Debug)]

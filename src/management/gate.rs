@@ -17,9 +17,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
 use super::http::{Head, JSON, Origin, Request, Status, Verb};
+use super::request::RequestContext;
 use super::request::User;
 use super::request::{Answer, problem, unauthorized};
-use super::request_context::RequestContext;
 use super::table::{self, Interface};
 use super::web_page::Page;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordCheck};

@@ -16,9 +16,9 @@ use leveret_json::{Fields, Value};
 use super::definitions::{self, Found, Item, ItemError, Password, SECTIONS, Scanner};
 use super::http::Status;
 use super::json::Json;
+use super::request::RequestContext;
 use super::request::{Answer, Answered, Upload, bad, body, not_found, pool_full, too_large};
 use super::request::{Call, exists};
-use super::request_context::RequestContext;
 use super::uploads::Form;
 use super::uploads::Spool;
 

@@ -12,7 +12,6 @@
 //! | `request` | one request with its user and path names; the ways to answer it; what a user may do |
 //! | `table` | the table of all requests: who may send each and which function answers it |
 //! | `gate` | access over the network: host names, origins of pages, logins |
-//! | `request_context` | what the event loop lends to a request: broker, sockets, bridges, process |
 //! | `listing` | lists of objects, written in parts; filters, sorting and pages |
 //! | `columns`, `definition_columns` | the columns of each kind of object |
 //! | `control` | requests that only the control socket has |
@@ -32,7 +31,6 @@
 //! | `definitions` | parsing, applying and exporting definitions |
 //! | `import` | imports of definitions over the network and from the command line |
 //! | `json` | a JSON writer with a size limit |
-//! | `wear` | forecast of how long the flash lasts |
 //!
 //! Paths and field names are those of RabbitMQ's management API where it has them.
 //!
@@ -64,9 +62,7 @@ mod parameters;
 mod policies;
 mod publishing;
 pub mod request;
-pub mod request_context;
 pub mod samples;
 mod table;
 mod uploads;
-pub mod wear;
 pub mod web_page;

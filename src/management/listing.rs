@@ -27,7 +27,7 @@ use super::json::{Json, Tables};
 use super::request::{
     Answer, Call, OUTPUT_BYTES_MAX, bad_request, default_named, exists, not_found, problem,
 };
-use super::request_context::{ReadContext, RequestContext};
+use super::request::{ReadContext, RequestContext};
 use super::samples::Ranges;
 
 /// The work of one step, in examined records.

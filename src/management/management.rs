@@ -17,8 +17,8 @@ use super::json::Json;
 use super::listing::{Filter, is_wanted};
 use super::messages::{self, BrowseAnswer};
 use super::node::{self, churn, exchange_types};
+use super::request::RequestContext;
 use super::request::{Answer, Answered, Call, body, done, not_found, refusal};
-use super::request_context::RequestContext;
 use super::samples::{Ranges, Total};
 
 /// The requests besides RabbitMQ's paths. The web page shows only what is in this list.

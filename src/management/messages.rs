@@ -34,7 +34,7 @@ use leveret_core::mem::{MessageId, Messages};
 
 use super::http::Request;
 use super::json::{Json, Tables};
-use super::request_context::RequestContext;
+use super::request::RequestContext;
 
 /// The most messages taken in one step.
 const GETS_PER_STEP: usize = 32;

@@ -29,9 +29,9 @@ use super::bridges::Outage;
 use super::columns::{Channels, ConnectionRow, Connections, ListedKind, Queues, channel_pid, connection_pid};
 use super::http::decode;
 use super::listing::OutputLimits;
+use super::node::Wear;
 use super::request::{Answer, Call};
-use super::request_context::{BridgeLinkView, ReadContext, RequestContext};
-use super::wear::Wear;
+use super::request::{BridgeLinkView, ReadContext, RequestContext};
 
 /// The media type of the response.
 pub(super) const MEDIA: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -21,8 +21,8 @@ use super::messages::PendingBrowse;
 use super::messages::{Getting, Progress};
 use super::metrics;
 use super::metrics::Exposition;
+use super::request::RequestContext;
 use super::request::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request_too_large};
-use super::request_context::RequestContext;
 use super::table::{self, Interface};
 use leveret_broker::Broker;
 use leveret_core::password::PasswordCheck;
@@ -668,11 +668,9 @@ mod tests {
     use crate::json::Json;
     use crate::listing::Filter;
     use crate::listing::{Ordered, RowProbe};
-    use crate::request_context::Endurance;
-    use crate::request_context::ReadContext;
-    use crate::request_context::{
-        BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView,
-    };
+    use crate::request::Endurance;
+    use crate::request::ReadContext;
+    use crate::request::{BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView};
     use crate::samples::Samples;
     use crate::web_page::Tokens;
     use leveret_broker::{Broker, Context, Work};

@@ -12,7 +12,7 @@ use super::access::{self, changed};
 use super::http::Status;
 use super::request::Call;
 use super::request::{Answered, bad, bad_request, done, not_found};
-use super::request_context::{BridgeOrder, RequestContext};
+use super::request::{BridgeOrder, RequestContext};
 
 /// Creates or replaces a parameter of a virtual host, or a global one.
 pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {

@@ -10,8 +10,8 @@ use leveret_json::Fields;
 use super::access::{self, changed};
 use super::definitions::Policy;
 use super::request::Call;
+use super::request::RequestContext;
 use super::request::{Answered, bad, not_found};
-use super::request_context::RequestContext;
 
 /// Returns the kind of policies that the path names.
 fn kind_of(call: &Call<'_>) -> PolicyKind {

@@ -18,10 +18,10 @@ use leveret_json::{Fields, Value};
 
 use super::definitions::table_of;
 use super::http::{REQUEST_BYTES_MAX, Status};
+use super::request::RequestContext;
 use super::request::{
     Answer, Answered, Upload, bad, bad_request, body, pool_full, problem, refusal, too_large,
 };
-use super::request_context::RequestContext;
 use super::uploads::{PIECE_BYTES, Spool};
 
 /// The longest properties of a message, in bytes: the length limit of a request.

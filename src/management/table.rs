@@ -46,9 +46,9 @@ use super::management;
 use super::metrics;
 use super::parameters;
 use super::policies;
+use super::request::RequestContext;
 use super::request::{Answer, Answered, not_found, problem, request_too_large, unauthorized};
 use super::request::{Call, Demand, NAMES_MAX, User};
-use super::request_context::RequestContext;
 use super::web_page;
 
 use Handler::{Act, Change, Closed, Receive, Show};

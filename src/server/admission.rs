@@ -23,7 +23,7 @@ use leveret_core::mem::sort;
 use leveret_core::time::{Deadline, Now};
 use leveret_management::columns::name_of;
 use leveret_management::operator_session::OperatorSession;
-use leveret_management::request_context::Sockets;
+use leveret_management::request::Sockets;
 
 use super::operators::Connections;
 use super::operators::OperatorClient;

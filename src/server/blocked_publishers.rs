@@ -9,7 +9,7 @@
 //!   publishers of other virtual hosts go on.
 //! - A logged wait is followed by a logged end.
 
-use leveret_broker::{DiskFacts, Shortage, Waiters};
+use leveret_broker::{DiskFacts, Shortage, WaitingPublishers};
 use leveret_core::command::ConnectionId;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::log_limiter::{LogKind, LogSource};
@@ -92,7 +92,7 @@ pub(super) struct BlockedOn {
 
 impl BlockedOn {
     /// Returns what most publishers wait for; `None` if none waits.
-    pub(super) fn most_common(needs: impl Iterator<Item = Self>, now: Now) -> Option<Waiters> {
+    pub(super) fn most_common(needs: impl Iterator<Item = Self>, now: Now) -> Option<WaitingPublishers> {
         let mut causes: heapless::Vec<(Self, u32), CAUSES> = heapless::Vec::new();
         let mut all = 0;
         for need in needs {
@@ -109,7 +109,7 @@ impl BlockedOn {
         let (most, count) =
             causes.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most })?;
         let for_ms = now.as_ms().saturating_sub(most.since.as_ms());
-        Some(Waiters { shortage: most.shortage, count, for_ms, others: all - count })
+        Some(WaitingPublishers { shortage: most.shortage, count, for_ms, others: all - count })
     }
 }
 

@@ -7,7 +7,7 @@
 //! |------|----------|
 //! | `turn` | one turn of the loop, its order, and its budget of bytes and work |
 //! | `state` | `Engine`: everything that runs, reserved at start; the resources that its parts share |
-//! | `receive`, `send` | reading from and writing to AMQP connections |
+//! | `socket_io` | reading from and writing to AMQP connections |
 //! | `sessions` | what follows after a session of a peer was called; how a peer is closed |
 //! | `peer` | a peer: socket, session, what it waits for; peer ids and addresses |
 //! | `lists` | lists of peers to be read, written and closed, and of peers that wait |
@@ -46,9 +46,8 @@ mod password_checks;
 mod peer;
 mod platform;
 mod protocol_sniff;
-mod receive;
-mod send;
 mod sessions;
+mod socket_io;
 mod state;
 mod stop;
 mod storage_driver;

@@ -19,7 +19,7 @@ use leveret_core::limits::Limits;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::{Deadline, Now};
 use leveret_management::operator_session::OperatorSession;
-use leveret_management::request_context::{
+use leveret_management::request::{
     Ends, Files, Orders, Process, RequestContext, SYNC_BUDGET_SHOWN_MS, SocketView, Sockets, StoreView,
 };
 use leveret_management::samples::{LoopCounters, SampledConnection, SampledPlaces, Samples};

@@ -25,7 +25,7 @@ use std::io::{self, Read, Write};
 
 use leveret_core::log_limiter::LogLimiter;
 use leveret_core::time::Now;
-use leveret_management::request_context::Machine;
+use leveret_management::request::Machine;
 
 use super::peer::{PeerAddress, PeerId};
 use super::worker::{CertificateState, WorkerJob, WorkerResult};

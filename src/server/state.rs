@@ -15,7 +15,7 @@ use leveret_core::log_limiter::LogLimiter;
 use leveret_core::mem::Messages;
 use leveret_core::pending_writes::PendingWrites;
 use leveret_core::time::{Deadline, Now};
-use leveret_management::request_context::Process;
+use leveret_management::request::Process;
 use leveret_management::samples::Samples;
 
 use super::admission::{Admission, Listeners};

@@ -617,11 +617,7 @@ impl<P: Platform> Engine<P> {
 
     /// Carries out an operator's order for a bridge.
     #[cold]
-    pub(super) fn order_bridge(
-        &mut self,
-        name: &str,
-        order: leveret_management::request_context::BridgeOrder,
-    ) {
+    pub(super) fn order_bridge(&mut self, name: &str, order: leveret_management::request::BridgeOrder) {
         self.bridges.carry_out_order(&mut self.shared, name, order);
     }
 }

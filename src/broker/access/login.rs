@@ -16,7 +16,7 @@ use leveret_core::password::{PasswordCheck, PasswordHash};
 use leveret_core::pending_writes::PendingWrites;
 use ring::hmac;
 
-use super::state::Access;
+use super::Access;
 
 /// Why a user of [`Access::set_loopback_users`] is refused.
 const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; make a user of your own for other \

@@ -12,11 +12,11 @@ use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::error::{Advice, Fault, ReplyCode};
 use leveret_core::pending_writes::{Batch, PendingWrites};
 
+use super::Access;
 use super::login::Identity;
 use super::login::OperatorFault;
 use super::pattern::{Pattern, escaped};
-use super::state::Access;
-use super::state::{Permission, Resource, Right, TopicPermission};
+use super::{Permission, Resource, Right, TopicPermission};
 use crate::context::Work;
 use crate::reply_text::ExchangeText;
 use crate::reply_text::check_changeable;

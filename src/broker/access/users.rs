@@ -14,7 +14,7 @@ use leveret_core::pending_writes::{Batch, PendingWrites, VhostMetadata};
 
 use super::login::{Identity, OperatorFault, check_name};
 use super::pattern::Pattern;
-use super::state::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, vhost_at};
+use super::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, vhost_at};
 use crate::reply_text::{check_changeable, out_of};
 
 /// Maximum bytes of a user's tags, including the commas between them.

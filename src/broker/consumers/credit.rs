@@ -17,8 +17,8 @@
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::mem::List;
 
-use super::state::ConsumerState;
-use super::state::Consumers;
+use super::ConsumerState;
+use super::Consumers;
 use crate::arguments::Overflow;
 use crate::context::Work;
 use crate::queue_flow::Queues;

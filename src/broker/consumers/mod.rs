@@ -5,10 +5,9 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `state` | all connections, channels and consumers, and their records |
+//! | `mod` | connections, channels and consumers; starting and ending them; the change of the single active consumer |
 //! | `credit` | which consumers can take another message; the consumers of one queue in the order of their turns |
 //! | `outbox` | deliveries on their way to a socket, and deliveries that their channel has not settled |
-//! | `lifecycle` | starting and ending consumers, channels and connections; the change of the single active consumer |
 //!
 //! # Invariants
 //! - A consumer that can take a message is on its queue's list of eligible consumers. A consumer that could
@@ -16,15 +15,784 @@
 //! - A record is freed only when nothing refers to it any more.
 
 mod credit;
-mod lifecycle;
 mod outbox;
-mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
+
+use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, ReplyOrder, VhostId};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{Links, List, MessageId, Slab};
+
+use crate::access::Identity;
+use crate::context::Work;
+use crate::queue_flow::Queues;
+use crate::quota::{Pool, Quota};
+use crate::reply_text::out_of;
+use crate::retry_list::RetryList;
+use crate::state::{ChannelCounters, IndexTable};
+use crate::topology::RouteCache;
+
 pub(super) use credit::QueueConsumers;
-pub(super) use lifecycle::NewConsumer;
-pub(super) use state::{
-    Channel, ChannelState, Connection, Consumer, ConsumerState, FullQueue, Mode, Transaction,
-};
-pub(super) use state::{Consumers, Fill};
+
+/// Connections, channels and consumers.
+///
+/// # Invariants
+/// - A record is freed only when nothing refers to it any more.
+/// - A consumer is on its channel's list until its record is freed, and on its queue's list only while it is
+///   active.
+/// - A cancelled consumer keeps its record until its last unacknowledged message is settled, because the
+///   record tells which queue the message came from.
+/// - A closed channel keeps its record until all its deliveries are requeued.
+/// - The client is notified of every consumer that it did not end itself.
+#[derive(Debug)]
+pub(crate) struct Consumers {
+    connections: Slab<Connection>,
+    channels: Slab<Channel>,
+    slab: Slab<Consumer>,
+    /// Consumers by their channel and tag.
+    table: IndexTable,
+    /// Connections whose outbox was empty and is not any more.
+    output: VecDeque<ConnectionId>,
+    /// Connections that are to be closed by force.
+    forced: VecDeque<ConnectionId>,
+    /// Connections with a consumer that was refused because the connection has used up its share of
+    /// deliveries.
+    over_share: RetryList<ConnectionId>,
+    /// Approximate maximum number of bytes in the outbox of a connection.
+    output_budget_bytes: u64,
+}
+
+/// How many records of a kind exist, and how many can exist.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fill {
+    pub(crate) used: usize,
+    pub(crate) max: usize,
+}
+
+impl Fill {
+    const fn of<T>(slab: &Slab<T>) -> Self {
+        Self { used: slab.len(), max: slab.len() + slab.room() }
+    }
+
+    /// Returns how many more records can exist.
+    pub(crate) const fn room(self) -> usize {
+        self.max - self.used
+    }
+}
+
+impl Consumers {
+    pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
+        let (connections, consumers) = (limits.connection_records(), limits.consumers_max as usize);
+        let channels = limits.channels_max as usize + limits.bridge_links() + limits.bridges_max as usize;
+        Self {
+            connections: Slab::with_capacity(connections),
+            channels: Slab::with_capacity(channels),
+            slab: Slab::with_capacity(consumers),
+            table: IndexTable::with_capacity(consumers, seed),
+            output: VecDeque::with_capacity(connections),
+            forced: VecDeque::with_capacity(limits.connections_max as usize),
+            over_share: RetryList::with_capacity(connections),
+            output_budget_bytes: u64::from(limits.output_buffer_bytes),
+        }
+    }
+
+    // ---- records
+
+    /// Returns an existing connection.
+    #[inline]
+    pub(crate) fn connection(&self, connection: ConnectionId) -> &Connection {
+        &self.connections[connection.index()]
+    }
+
+    /// Returns an existing connection mutably.
+    #[inline]
+    pub(crate) fn connection_mut(&mut self, connection: ConnectionId) -> &mut Connection {
+        &mut self.connections[connection.index()]
+    }
+
+    /// Returns a connection, if it exists.
+    pub(crate) fn find_connection(&self, connection: ConnectionId) -> Option<&Connection> {
+        self.connections.get(connection.index())
+    }
+
+    /// Returns an existing channel.
+    #[inline]
+    pub(crate) fn channel(&self, channel: ChannelId) -> &Channel {
+        &self.channels[channel.index()]
+    }
+
+    /// Returns an existing channel mutably.
+    #[inline]
+    pub(crate) fn channel_mut(&mut self, channel: ChannelId) -> &mut Channel {
+        &mut self.channels[channel.index()]
+    }
+
+    /// Returns a channel, if it exists.
+    pub(crate) fn find_channel(&self, channel: ChannelId) -> Option<&Channel> {
+        self.channels.get(channel.index())
+    }
+
+    /// Returns the connection of an existing channel.
+    #[inline]
+    pub(crate) fn connection_of(&self, channel: ChannelId) -> ConnectionId {
+        self.channels[channel.index()].connection
+    }
+
+    /// Returns an existing consumer.
+    #[inline]
+    pub(crate) fn at(&self, consumer: usize) -> &Consumer {
+        &self.slab[consumer]
+    }
+
+    /// Returns an existing consumer mutably.
+    #[inline]
+    pub(crate) fn at_mut(&mut self, consumer: usize) -> &mut Consumer {
+        &mut self.slab[consumer]
+    }
+
+    /// Returns a consumer, if it exists.
+    pub(crate) fn get(&self, consumer: usize) -> Option<&Consumer> {
+        self.slab.get(consumer)
+    }
+
+    // ---- counts
+
+    pub(crate) const fn connections_fill(&self) -> Fill {
+        Fill::of(&self.connections)
+    }
+
+    pub(crate) const fn channels_fill(&self) -> Fill {
+        Fill::of(&self.channels)
+    }
+
+    pub(crate) const fn consumers_fill(&self) -> Fill {
+        Fill::of(&self.slab)
+    }
+
+    /// Returns the number of places of channels that were ever used.
+    pub(crate) const fn channel_places(&self) -> usize {
+        self.channels.places()
+    }
+
+    /// Returns the number of places of consumers that were ever used.
+    pub(crate) const fn consumer_places(&self) -> usize {
+        self.slab.places()
+    }
+
+    /// Returns the number of channels on which something was published.
+    pub(crate) fn publishers(&self) -> usize {
+        self.channels.iter().filter(|(_, channel)| channel.has_published && !channel.is_closed()).count()
+    }
+
+    /// Returns all existing connections.
+    pub(crate) fn connection_ids(&self) -> impl Iterator<Item = ConnectionId> + use<> {
+        let there: Vec<ConnectionId> =
+            self.connections.iter().map(|(index, _)| ConnectionId::from_index(index)).collect();
+        there.into_iter()
+    }
+
+    // ---- memory
+
+    /// Returns roughly the unused bytes of the pools for which the system holds memory.
+    pub(crate) const fn idle_bytes(&self) -> usize {
+        self.slab.idle_bytes() + self.channels.idle_bytes() + self.connections.idle_bytes()
+    }
+
+    /// Returns unused memory to the system.
+    pub(crate) fn trim(&mut self) {
+        self.slab.trim();
+        self.channels.trim();
+        self.connections.trim();
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) identity: Identity,
+    pub(crate) vhost: Option<VhostId>,
+    /// Why the connection is to be closed by force, if it is.
+    forced: Option<Box<str>>,
+    channels: List,
+    pub(crate) exclusive_queues: List,
+    /// Deliveries that are not completely written, in the order of writing.
+    pub(crate) outbox: List,
+    pub(crate) outbox_bytes: u64,
+    /// Sequence number of the last delivery put into the outbox.
+    pub(crate) sequence: u64,
+    /// The socket takes more: no unwritten rest waits for it.
+    pub(crate) writable: bool,
+    /// Consumers that would be eligible if the connection could take more.
+    parked: List,
+    /// Cancelled consumers of whose end the client must be notified (`basic.cancel`).
+    cancelled: List,
+    /// The queue that had used up its share when the connection last had to wait.
+    pub(crate) waits_for: Option<FullQueue>,
+    /// Number of open transactions that are not empty.
+    pub(crate) open_transactions: u32,
+    /// The connection has waited too long for the disk: its next publish is refused if it would have to wait
+    /// again.
+    pub(crate) has_timed_out: bool,
+    /// Number of jobs begun by the connection's last command; the connection is not read until they are done.
+    pub(crate) jobs: u32,
+    /// The connection is on the list of those whose output the turn must process.
+    noted: bool,
+    /// The connection is on the list of those with a consumer that waits for the delivery share.
+    waits_for_share: bool,
+    /// The connection is lost; its deliveries are being requeued.
+    pub(crate) is_lost: bool,
+    /// The connection's deliveries are all requeued.
+    pub(crate) is_cleared: bool,
+    /// The socket is closed: the connection's id may be given to another connection.
+    pub(crate) is_released: bool,
+}
+
+impl Connection {
+    /// Returns the number of channels of the connection, closed ones included.
+    pub(crate) const fn channels_len(&self) -> u32 {
+        self.channels.len()
+    }
+
+    /// Returns whether a consumer could take a message if the connection took more.
+    pub(crate) const fn has_parked_consumers(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    fn new() -> Self {
+        Self {
+            identity: Identity::default(),
+            vhost: None,
+            forced: None,
+            channels: List::default(),
+            exclusive_queues: List::default(),
+            outbox: List::default(),
+            outbox_bytes: 0,
+            sequence: 0,
+            writable: true,
+            parked: List::default(),
+            cancelled: List::default(),
+            waits_for: None,
+            open_transactions: 0,
+            has_timed_out: false,
+            jobs: 0,
+            noted: false,
+            waits_for_share: false,
+            is_lost: false,
+            is_cleared: false,
+            is_released: false,
+        }
+    }
+}
+
+/// A queue that had used up its share when a client wanted to publish to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FullQueue {
+    pub(crate) queue: QueueId,
+    /// Serial number of the queue, which distinguishes it from others with the same id.
+    pub(crate) serial: u64,
+    /// The revision of the routes at that time: with a later one the message may not be routed to this queue.
+    pub(crate) revision: u64,
+}
+
+/// One channel.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) number: u16,
+    pub(crate) connection: ConnectionId,
+    pub(crate) vhost: VhostId,
+    /// Deliveries waiting for acknowledgement, in the order of their tags; those not yet written are last.
+    pub(crate) unacknowledged: List,
+    pub(crate) last_tag: u64,
+    /// Tag of the last delivery that was written: the end of an acknowledgement of everything (tag 0,
+    /// multiple).
+    pub(crate) last_sent: u64,
+    /// Consumers of the channel, including cancelled ones with unsettled deliveries and the records for
+    /// `basic.get`s.
+    pub(crate) consumers: List,
+    /// `basic.qos` for consumers started from now on; 0 is unlimited.
+    pub(crate) prefetch_count: u16,
+    /// `basic.qos` with global=true: for all consumers of the channel together; 0 is unlimited.
+    pub(crate) global_prefetch_count: u16,
+    /// Number of unsettled deliveries to consumers that acknowledge.
+    pub(crate) consumer_unsettled: u32,
+    pub(crate) mode: Mode,
+    pub(crate) route_cache: RouteCache,
+    /// The exchange that this channel may publish to, until the topology changes.
+    pub(crate) may_write: Option<ExchangeId>,
+    /// The revision until which `may_write` holds.
+    pub(crate) may_write_until: u64,
+    /// A message was published on the channel.
+    pub(crate) has_published: bool,
+    /// Number of deliveries of the channel still in the outbox.
+    pub(crate) outbox_len: u32,
+    /// Sequence number of the channel's last delivery in the outbox.
+    pub(crate) outbox_last: u64,
+    pub(crate) state: ChannelState,
+    /// Number of the channel among all that were opened, unique among all channels.
+    pub(crate) serial: u64,
+    pub(crate) counters: ChannelCounters,
+    links: Links,
+}
+
+impl Channel {
+    /// Returns whether the channel is closed, cleared or not.
+    pub(crate) const fn is_closed(&self) -> bool {
+        !matches!(self.state, ChannelState::Open)
+    }
+
+    fn new(number: u16, connection: ConnectionId, vhost: VhostId) -> Self {
+        Self {
+            number,
+            connection,
+            vhost,
+            unacknowledged: List::default(),
+            last_tag: 0,
+            last_sent: 0,
+            consumers: List::default(),
+            prefetch_count: 0,
+            global_prefetch_count: 0,
+            consumer_unsettled: 0,
+            mode: Mode::Plain,
+            route_cache: RouteCache::default(),
+            may_write: None,
+            may_write_until: 0,
+            has_published: false,
+            outbox_len: 0,
+            outbox_last: 0,
+            state: ChannelState::Open,
+            serial: 0,
+            counters: ChannelCounters::default(),
+            links: Links::default(),
+        }
+    }
+}
+
+/// The state of a channel's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ChannelState {
+    /// The channel is open.
+    Open,
+    /// The channel is closed: nothing new starts, and its deliveries are being requeued.
+    Closing,
+    /// The channel's deliveries are all requeued: the record is freed when the outbox no longer refers to it.
+    Cleared,
+}
+
+/// The mode of a channel: confirms and transactions exclude each other.
+#[derive(Debug)]
+pub(crate) enum Mode {
+    Plain,
+    Confirm,
+    Transaction(Transaction),
+}
+
+/// An open transaction.
+#[derive(Debug, Default)]
+pub(crate) struct Transaction {
+    /// The first published message. Each is linked to the next through its slot, behind its route if it has
+    /// one.
+    pub(crate) first: Option<MessageId>,
+    pub(crate) last: Option<MessageId>,
+    /// Number of messages that were published.
+    pub(crate) messages: u32,
+    /// Number of slots that messages and their routes occupy.
+    pub(crate) held: u32,
+    /// Bytes of blocks that messages and their routes occupy.
+    pub(crate) bytes: u64,
+    /// When something was last added to the transaction, in seconds since the start of the process.
+    pub(crate) touched_s: u32,
+    /// Deliveries whose settlement is part of the transaction.
+    pub(crate) settlements: List,
+}
+
+impl Transaction {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.messages == 0 && self.settlements.is_empty()
+    }
+}
+
+/// The state of a consumer record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ConsumerState {
+    /// The consumer takes messages.
+    Active,
+    /// The consumer takes no more messages, but still has unsettled deliveries.
+    Cancelled,
+    /// Not a consumer: represents the `basic.get`s of a channel from one queue.
+    Get,
+}
+
+/// One consumer.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) tag: Name,
+    pub(crate) channel: ChannelId,
+    pub(crate) queue: QueueId,
+    pub(crate) state: ConsumerState,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) priority: i32,
+    /// The consumer's prefetch; 0 is unlimited.
+    pub(crate) prefetch_count: u16,
+    /// Number of unsettled deliveries; for a consumer with automatic acknowledgement, of those not yet
+    /// written.
+    pub(crate) unsettled: u32,
+    /// The consumer is on its queue's list of those that can take a message now.
+    eligible: bool,
+    /// The consumer is on its connection's list of those waiting for capacity in the output.
+    parked: bool,
+    /// The consumer is on its connection's list of cancellations for the client.
+    pub(crate) needs_cancel_notice: bool,
+    /// The consumer counts in its queue's `returning`: its messages are being requeued.
+    pub(crate) returning: bool,
+    channel_links: Links,
+    queue_links: Links,
+    eligible_links: Links,
+    /// Links in the connection's list of parked or of cancelled consumers; never of both.
+    connection_links: Links,
+}
+
+impl Consumer {
+    fn new(channel: ChannelId, queue: QueueId, state: ConsumerState) -> Self {
+        Self {
+            tag: Name::new(),
+            channel,
+            queue,
+            state,
+            no_ack: false,
+            exclusive: false,
+            priority: 0,
+            prefetch_count: 0,
+            unsettled: 0,
+            eligible: false,
+            parked: false,
+            needs_cancel_notice: false,
+            returning: false,
+            channel_links: Links::default(),
+            queue_links: Links::default(),
+            eligible_links: Links::default(),
+            connection_links: Links::default(),
+        }
+    }
+}
+
+/// The properties of a consumer to be started.
+pub(crate) struct NewConsumer {
+    pub(crate) tag: Name,
+    pub(crate) priority: i32,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+}
+
+impl Consumers {
+    // ---- consumers
+
+    /// Returns the consumer of a channel that has this tag.
+    pub(crate) fn find(&self, channel: ChannelId, tag: &str) -> Option<usize> {
+        let is_it = |index: usize| self.slab[index].channel == channel && self.slab[index].tag == tag;
+        self.table.find((channel, tag), is_it)
+    }
+
+    /// Adds a record to its channel's list: for a consumer that is to be started, or for the `basic.get`s of
+    /// a channel from a queue.
+    ///
+    /// # Errors
+    /// There is no capacity, or the connection has used up its share.
+    pub(crate) fn add(
+        &mut self,
+        quota: &mut Quota,
+        channel: ChannelId,
+        queue: QueueId,
+        state: ConsumerState,
+    ) -> Result<usize, Fault> {
+        let connection = self.connection_of(channel);
+        quota.may_take(connection, Pool::Consumers, self.slab.room())?;
+        let record = Consumer::new(channel, queue, state);
+        let index = self.slab.insert(record).map_err(|_| out_of("consumers_max"))?;
+        quota.take(connection, Pool::Consumers);
+        let list = &mut self.channels[channel.index()].consumers;
+        list.push_back(&mut self.slab, index, |consumer| &mut consumer.channel_links);
+        Ok(index)
+    }
+
+    /// Starts a consumer that was added: it takes messages from now on.
+    pub(crate) fn start(&mut self, work: &mut Work, queues: &mut Queues, index: usize, new: NewConsumer) {
+        let (channel, queue) = (self.slab[index].channel, self.slab[index].queue);
+        self.table.insert((channel, new.tag.as_str()), index);
+        let record = &mut self.slab[index];
+        record.prefetch_count = self.channels[channel.index()].prefetch_count;
+        (record.tag, record.priority) = (new.tag, new.priority);
+        (record.no_ack, record.exclusive) = (new.no_ack, new.exclusive);
+        queues.records_mut().queue_consumers_mut(queue).has_exclusive |= new.exclusive;
+        self.enter_queue(work, queues, index);
+        self.make_eligible(work, queues, index);
+    }
+
+    /// Puts a consumer on its queue's list. A single active consumer stays the first, whatever the priority
+    /// of the others, and those are in the order in which they become active.
+    fn enter_queue(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+        let queue_consumers = queues.records_mut().queue_consumers_mut(self.slab[index].queue);
+        let mut after = queue_consumers.all.back();
+        if let Some(active) = queue_consumers.single_active() {
+            let priority = self.slab[index].priority;
+            while let Some(other) = after.filter(|&other| other != active) {
+                if self.slab[other].priority >= priority {
+                    break;
+                }
+                work.charge(1);
+                after = List::before(&self.slab, other, |consumer| &consumer.queue_links);
+            }
+        }
+        queue_consumers.all.insert_after(&mut self.slab, after, index, |consumer| &mut consumer.queue_links);
+    }
+
+    /// Ends a consumer. Returns its queue if the consumer was active.
+    pub(crate) fn end(&mut self, work: &mut Work, queues: &mut Queues, index: usize) -> Option<QueueId> {
+        if self.slab[index].state != ConsumerState::Active {
+            return None;
+        }
+        self.leave_eligible(queues, index);
+        self.leave_parked(index);
+        let consumer = &mut self.slab[index];
+        consumer.state = ConsumerState::Cancelled;
+        let (queue, channel, exclusive) = (consumer.queue, consumer.channel, consumer.exclusive);
+        self.table.remove((channel, self.slab[index].tag.as_str()), index);
+        let queue_consumers = queues.records_mut().queue_consumers_mut(queue);
+        queue_consumers.all.remove(&mut self.slab, index, |consumer| &mut consumer.queue_links);
+        queue_consumers.has_exclusive &= !exclusive;
+        if let Some(next) = queue_consumers.single_active() {
+            self.make_eligible(work, queues, next);
+        }
+        Some(queue)
+    }
+
+    /// Frees the record of an ended consumer when nothing refers to it. Returns the queue that waited for its
+    /// messages to be requeued, if any.
+    pub(crate) fn free_if_done(&mut self, quota: &mut Quota, index: usize) -> Option<QueueId> {
+        // The last reference to a consumer may ask more often than needed.
+        let consumer = self.slab.get(index)?;
+        if consumer.unsettled > 0 || consumer.state == ConsumerState::Active || consumer.needs_cancel_notice {
+            return None;
+        }
+        let channel = consumer.channel;
+        let list = &mut self.channels[channel.index()].consumers;
+        list.remove(&mut self.slab, index, |consumer| &mut consumer.channel_links);
+        let consumer = self.slab.remove(index);
+        quota.give_back(self.connection_of(channel), Pool::Consumers);
+        consumer.returning.then_some(consumer.queue)
+    }
+
+    /// Returns the first consumer of a channel, or the one behind `after`. Includes cancelled ones with
+    /// unsettled deliveries and the records for `basic.get`s.
+    pub(crate) fn next_of_channel(&self, channel: ChannelId, after: Option<usize>) -> Option<usize> {
+        match after {
+            None => self.channels[channel.index()].consumers.front(),
+            Some(index) => List::after(&self.slab, index, |consumer| &consumer.channel_links),
+        }
+    }
+
+    /// Returns the number of active consumers of a channel.
+    pub(crate) fn active_on(&self, channel: ChannelId) -> u32 {
+        let (mut count, mut at) = (0, self.next_of_channel(channel, None));
+        while let Some(index) = at {
+            count += u32::from(self.slab[index].state == ConsumerState::Active);
+            at = self.next_of_channel(channel, Some(index));
+        }
+        count
+    }
+
+    // ---- consumers cancelled by the broker
+
+    /// Notes that a consumer's queue is deleted: its client must be notified (`basic.cancel`).
+    pub(crate) fn note_cancelled(&mut self, index: usize) {
+        let connection = self.connection_of(self.slab[index].channel);
+        let record = &mut self.connections[connection.index()];
+        if !record.is_lost {
+            record.cancelled.push_back(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+            self.slab[index].needs_cancel_notice = true;
+            self.note_output(connection);
+        }
+    }
+
+    /// Returns a consumer that the broker has ended and whose client has not been notified yet.
+    pub(crate) fn find_cancelled(&self, channel: ChannelId, tag: &str) -> Option<usize> {
+        let connection = self.connection_of(channel);
+        let mut at = self.connections[connection.index()].cancelled.front();
+        while let Some(index) = at {
+            if self.slab[index].channel == channel && self.slab[index].tag == tag {
+                return Some(index);
+            }
+            at = List::after(&self.slab, index, |consumer| &consumer.connection_links);
+        }
+        None
+    }
+
+    /// Returns the first cancelled consumer of whose end the connection's client must be notified.
+    pub(crate) fn first_cancelled(&self, connection: ConnectionId) -> Option<usize> {
+        self.connections.get(connection.index())?.cancelled.front()
+    }
+
+    /// Returns the next cancelled consumer of which the client must be notified: channel number, tag, and the
+    /// position of `basic.cancel` among the connection's deliveries.
+    pub(crate) fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
+        let consumer = &self.slab[self.first_cancelled(connection)?];
+        let order = self.reply_order(connection, Some(consumer.channel));
+        Some((self.channels[consumer.channel.index()].number, &consumer.tag, order))
+    }
+
+    /// Notes that the client was notified of the consumer's end, or need not be.
+    pub(crate) fn leave_cancelled(&mut self, index: usize) {
+        if core::mem::take(&mut self.slab[index].needs_cancel_notice) {
+            let connection = self.connection_of(self.slab[index].channel);
+            let list = &mut self.connections[connection.index()].cancelled;
+            list.remove(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+        }
+    }
+
+    // ---- messages being requeued
+
+    /// Marks the consumers of a channel whose messages are being requeued. Their queues deliver nothing
+    /// meanwhile, because the first message requeued need not be the oldest.
+    pub(crate) fn mark_returning(&mut self, queues: &mut Queues, channel: ChannelId) {
+        let mut at = self.channels[channel.index()].consumers.front();
+        while let Some(index) = at {
+            let consumer = &mut self.slab[index];
+            if consumer.unsettled > 0 && !consumer.returning {
+                consumer.returning = true;
+                queues.records_mut().begin_returning(consumer.queue);
+            }
+            at = List::after(&self.slab, index, |consumer| &consumer.channel_links);
+        }
+    }
+
+    /// Notes that the messages of a consumer are requeued. Returns the queue that waited for that, if any.
+    pub(crate) fn take_returning(&mut self, index: usize) -> Option<QueueId> {
+        let consumer = &mut self.slab[index];
+        core::mem::take(&mut consumer.returning).then_some(consumer.queue)
+    }
+
+    // ---- channels
+
+    /// Opens a channel.
+    ///
+    /// # Errors
+    /// There is no capacity, or the connection has used up its share.
+    pub(crate) fn open_channel(
+        &mut self,
+        quota: &mut Quota,
+        connection: ConnectionId,
+        vhost: VhostId,
+        number: u16,
+    ) -> Result<ChannelId, Fault> {
+        quota.may_take(connection, Pool::Channels, self.channels.room())?;
+        let Ok(index) = self.channels.insert(Channel::new(number, connection, vhost)) else {
+            return Err(Fault::new(
+                ReplyCode::ResourceError,
+                format_args!("this broker has no more channels: raise channels_max or close some"),
+            ));
+        };
+        quota.take(connection, Pool::Channels);
+        let list = &mut self.connections[connection.index()].channels;
+        list.push_back(&mut self.channels, index, |channel| &mut channel.links);
+        Ok(ChannelId::from_index(index))
+    }
+
+    /// Frees the record of a closed channel when nothing refers to it.
+    pub(crate) fn free_channel_if_done(&mut self, quota: &mut Quota, channel: ChannelId) {
+        let record = &self.channels[channel.index()];
+        if record.state == ChannelState::Cleared && record.outbox_len == 0 && record.consumers.is_empty() {
+            let connection = record.connection;
+            let list = &mut self.connections[connection.index()].channels;
+            list.remove(&mut self.channels, channel.index(), |channel| &mut channel.links);
+            self.channels.remove(channel.index());
+            quota.give_back(connection, Pool::Channels);
+        }
+    }
+
+    /// Returns the first channel of a connection, or the one behind `after`, including closed ones.
+    pub(crate) fn next_channel(
+        &self,
+        connection: ConnectionId,
+        after: Option<ChannelId>,
+    ) -> Option<ChannelId> {
+        let index = match after {
+            None => self.connections[connection.index()].channels.front(),
+            Some(channel) => List::after(&self.channels, channel.index(), |channel| &channel.links),
+        };
+        index.map(ChannelId::from_index)
+    }
+
+    // ---- connections
+
+    /// Creates a connection, before its handshake; `None` if no record is free.
+    pub(crate) fn connect(&mut self, quota: &mut Quota) -> Option<ConnectionId> {
+        let connection = ConnectionId::from_index(self.connections.insert(Connection::new()).ok()?);
+        quota.note_connection(connection);
+        Some(connection)
+    }
+
+    /// Frees and returns the record of a closed connection, when everything was requeued.
+    pub(crate) fn free_connection_if_done(
+        &mut self,
+        quota: &mut Quota,
+        connection: ConnectionId,
+    ) -> Option<Connection> {
+        let record = &self.connections[connection.index()];
+        if !record.is_cleared || !record.is_released {
+            return None;
+        }
+        quota.note_connection_closed(connection);
+        Some(self.connections.remove(connection.index()))
+    }
+
+    /// Returns whether jobs of the connection's last command are running; until they are done, the connection
+    /// is not read.
+    pub(crate) fn is_busy(&self, connection: ConnectionId) -> bool {
+        self.connections.get(connection.index()).is_some_and(|record| record.jobs > 0)
+    }
+
+    /// Notes that a user is deleted: no connection acts as that user any more.
+    pub(crate) fn forget_user(&mut self, user: usize) {
+        for connection in self.connection_ids() {
+            self.connections[connection.index()].identity.forget_user(user);
+        }
+    }
+
+    /// Requests that the event loop close a connection with `connection.close` 320 and this reason.
+    pub(crate) fn force_close(&mut self, connection: ConnectionId, reason: &str) {
+        let Some(record) = self.connections.get_mut(connection.index()) else { return };
+        if record.forced.is_none() && !record.is_lost {
+            record.forced = Some(reason.into());
+            self.forced.push_back(connection);
+        }
+    }
+
+    /// Requests that the event loop close all connections for which `is_meant` holds.
+    pub(crate) fn force_close_all(&mut self, reason: &str, is_meant: impl Fn(&Connection) -> bool) {
+        for connection in self.connection_ids() {
+            if is_meant(self.connection(connection)) {
+                self.force_close(connection, reason);
+            }
+        }
+    }
+
+    /// Returns the next connection that is to be closed by force, and the reason for its client.
+    pub(crate) fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
+        loop {
+            let connection = self.forced.pop_front()?;
+            let record = self.connections.get_mut(connection.index());
+            if let Some(reason) = record.and_then(|record| record.forced.take()) {
+                let fault = Fault::connection(ReplyCode::ConnectionForced, format_args!("{reason}"));
+                return Some((connection, fault));
+            }
+        }
+    }
+
+    /// Returns whether any connection is to be closed by force.
+    pub(crate) fn has_forced(&self) -> bool {
+        !self.forced.is_empty()
+    }
+}

@@ -5,8 +5,8 @@
 //!   of messages.
 //! - A tag is settled at most once, and only when its delivery was completely written.
 
-use super::state::ConsumerState;
-use super::state::Consumers;
+use super::ConsumerState;
+use super::Consumers;
 use crate::context::Work;
 use crate::deliveries::{Carrier, NewDelivery};
 use crate::queue_flow::Queues;

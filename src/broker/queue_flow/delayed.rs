@@ -32,9 +32,9 @@ use leveret_core::mem::MessageId;
 use leveret_core::pending_writes::PendingWrites;
 
 use super::Queues;
-use super::expiry::Expiry;
 use super::page_in::ReadMessage;
 use super::push::LevelChoice;
+use super::schedule::QueueSchedule;
 use crate::Context;
 use crate::queue_records::QueueState;
 use crate::queue_records::{Rank, SLOTS};
@@ -316,7 +316,7 @@ pub(crate) enum Next {
 /// The slots of all delayed exchanges that have a time, and the held messages.
 #[derive(Debug)]
 pub(crate) struct DelayWheel {
-    slots: Expiry,
+    slots: QueueSchedule,
     held: BinaryHeap<Reverse<Held>>,
     held_max: usize,
     serial: u64,
@@ -330,13 +330,13 @@ pub(crate) struct DelayWheel {
 
 impl DelayWheel {
     /// Bytes of the timing wheel per queue that the broker may have.
-    pub(crate) const QUEUE_BYTES: usize = Expiry::QUEUE_BYTES;
+    pub(crate) const QUEUE_BYTES: usize = QueueSchedule::QUEUE_BYTES;
 
     /// Creates a timing wheel for up to this many queues and messages.
     pub(crate) fn new(queues: usize, messages: usize) -> Self {
         let held_max = Self::held_max(messages);
         Self {
-            slots: Expiry::with_capacity(queues),
+            slots: QueueSchedule::with_capacity(queues),
             held: BinaryHeap::with_capacity(held_max),
             held_max,
             serial: 0,
@@ -405,7 +405,7 @@ impl DelayWheel {
     }
 
     /// Adds the time at which the slot of this queue begins. `all` are the current times, as for
-    /// [`Expiry::add`].
+    /// [`QueueSchedule::add`].
     pub(crate) fn add<I>(&mut self, key: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
         I: Iterator<Item = (u64, QueueId)>,

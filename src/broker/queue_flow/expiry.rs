@@ -1,218 +1,490 @@
-//! Schedules when a queue is examined: to remove messages, to read messages back, or because something
-//! expires.
+//! Expiry, length limits and purging of queues.
+//!
+//! As in RabbitMQ's classic queues, a message expires when it is the first of its queue, across all priority
+//! levels; expired messages behind it have to wait. Each queue therefore has one time at which it is examined
+//! (`schedule`): that of its first message. Times are broker time, which is added up over the runs of the
+//! process, so nothing depends on a real-time clock that a board may not have.
+//!
+//! ```text
+//! first message in memory:  arrival, own time to live, the queue's ──→ examined at that time
+//! only in the log:          peek (reads its record only) ──→ examined at that time ──→ read back when due
+//! ```
 //!
 //! # Invariants
-//! - A queue has at most one current time, the one in its record. Other times in the list are skipped when
-//!   they come.
-//! - The list never has more than 1.5 times as many entries as there can be queues.
-//! - Every change that a queue may wait for puts the queue on the list that is processed for it.
+//! - A message that is dead-lettered leaves its queue only when the dead letter is routed. Until then it is
+//!   unchanged in its queue, or among the rejected messages, which are not delivered any more.
+//! - An expired message is not delivered, not even while there is no capacity for its dead letter.
+//! - A queue is examined no later than its first message expires. If that time is unknown, it is read from
+//!   the log.
+//! - Waiting to expire takes no memory.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::VecDeque;
 
+use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
+use leveret_core::mem::{MessageFlags, MessageId};
 use leveret_core::pending_writes::PendingWrites;
 
 use super::Queues;
-use crate::queue_records::Peeked;
+use super::page_in::{LogRead, ReadMessage};
+use crate::Context;
+use crate::arguments::expiration_ms;
+use crate::context::Work;
+use crate::queue_records::{First, Peeked, Place, Purged, PurgedItem};
 
-/// A time in two halves, the high one first (a u64 would need padding), and its queue.
-type Time = (u32, u32, QueueId);
+/// Maximum number of messages that one command drops after the length limit was lowered.
+const DROP_STEP: u32 = 512;
+/// Maximum number of messages beyond its length limit that a queue keeps for a ready consumer.
+const BURST_MESSAGES: u64 = 2_048;
+/// Maximum number of due queues that one turn takes up.
+const DUE_STEP: u32 = 512;
 
-/// The times at which queues are examined, the earliest first.
-#[derive(Debug)]
-pub(crate) struct Expiry {
-    times: BinaryHeap<Reverse<Time>>,
-    most: usize,
+/// How long an expired message may still be delivered, in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Patience {
+    /// No consumer waits for the message.
+    No = 0,
+    /// A waiting consumer may get the message in the turn in which it arrived.
+    OneTurn = 1,
 }
 
-fn time(at_ms: u64, queue: QueueId) -> Reverse<Time> {
-    Reverse(((at_ms >> 32) as u32, at_ms as u32, queue))
-}
-
-impl Expiry {
-    /// Bytes of the list per queue that the broker may have.
-    pub(crate) const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
-
-    pub(crate) fn with_capacity(queues: usize) -> Self {
-        let most = queues * 3 / 2;
-        Self { times: BinaryHeap::with_capacity(most), most }
-    }
-
-    /// Returns the earliest time in the list, in milliseconds of broker time. Its queue may have another time
-    /// now.
-    pub(crate) fn next_ms(&self) -> Option<u64> {
-        self.times.peek().map(|Reverse((high, low, _))| u64::from(*high) << 32 | u64::from(*low))
-    }
-
-    /// Adds a time for a queue. A full list is rebuilt from `all`, the current times including the new one.
-    pub(crate) fn add<I>(&mut self, at_ms: u64, queue: QueueId, all: impl FnOnce() -> I)
-    where
-        I: Iterator<Item = (u64, QueueId)>,
-    {
-        if self.times.len() < self.most {
-            self.times.push(time(at_ms, queue));
-        } else {
-            self.times.clear();
-            all().for_each(|(at_ms, queue)| self.times.push(time(at_ms, queue)));
-        }
-    }
-
-    /// Returns the earliest time with its queue.
-    pub(crate) fn first(&self) -> Option<(u64, QueueId)> {
-        self.next_ms().zip(self.times.peek().map(|Reverse((.., queue))| *queue))
-    }
-
-    /// Removes and returns the next queue that is due.
-    pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(u64, QueueId)> {
-        let at_ms = self.next_ms().filter(|at_ms| *at_ms <= now_ms)?;
-        self.times.pop().map(|Reverse((.., queue))| (at_ms, queue))
-    }
+/// Whether, and when, a queue's first message expires.
+enum Head {
+    Nothing,
+    /// Only the log has the message, and its expiry is unknown.
+    Unknown,
+    /// Only the log has the message, and it has expired.
+    DueAbsent,
+    /// The message expires at this broker time in milliseconds; `u64::MAX` for never.
+    At(u64),
 }
 
 impl Queues {
-    // ---- deliveries
-
-    /// Notes that a job has requeued all its messages of a queue. When no other job does so, delivery resumes
-    /// in the right order.
-    pub(crate) fn end_returning(&mut self, queue: QueueId) {
-        let record = &mut self.records[queue];
-        record.returning -= 1;
-        if record.settings.may_expire {
-            self.relist_for_trim(queue);
-        }
-        self.gets.note_change();
-        self.records.wake(queue);
+    /// Returns whether a queue may be able to expire or trim messages, given this counter of freed capacity.
+    pub(crate) fn may_expire_or_trim(
+        &self,
+        pending_writes: &PendingWrites,
+        capacity_freed: impl Fn() -> u64,
+    ) -> bool {
+        self.next_expiry_ms().is_some_and(|at| at <= pending_writes.time_ms())
+            || self.trim_list.is_due(&capacity_freed)
+            || self.may_release_delayed(pending_writes, capacity_freed)
     }
 
-    /// Examines a queue with priorities that lost messages: its new first message may have to expire, or may
-    /// be deliverable where the previous one was not.
-    #[cold]
-    pub(crate) fn examine_first_level(&mut self, queue: QueueId) {
-        let whole = self.records.queue_of_level(queue);
-        let first = self.records.first_level(whole);
-        if self.records[first].settings.may_expire {
-            self.relist_for_trim(first);
-        }
-        self.records.wake(whole);
+    /// Returns whether a delayed message is due and may be moved, given this counter of freed capacity.
+    pub(crate) fn may_release_delayed(
+        &self,
+        pending_writes: &PendingWrites,
+        capacity_freed: impl Fn() -> u64,
+    ) -> bool {
+        self.delay_wheel.is_due(pending_writes.time_ms(), capacity_freed)
     }
 
-    // ---- removed messages
-
-    /// Notes that a queue has messages to remove that it cannot remove now, or not all at once.
-    pub(crate) fn list_for_trim(&mut self, queue: QueueId) {
-        if !core::mem::replace(&mut self.records[queue].listed.is_listed_for_trim, true) {
-            self.trim_list.push(queue);
-            self.trim_list.note_change();
+    /// Drops the oldest messages of a queue without dead letters that is over its length limit.
+    pub(crate) fn drop_excess(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        let queue = self.records.queue_of_level(queue);
+        assert!(!self.records.has_dead_letters(queue), "what goes on is not dropped");
+        // More than one message is over the limit only when the limit was lowered.
+        for _ in 0..DROP_STEP {
+            let level = self.records.first_level(queue);
+            if !self.records.is_over_length(queue) || !self.drop_first(cx, level) {
+                return;
+            }
+            self.note_taken_off(queue, level);
         }
+        self.relist_for_trim(queue);
     }
 
-    /// Notes that a queue has further messages to remove.
+    /// Applies the length limit of each queue that a copy was pushed to.
     ///
-    /// If it is on the list already because of rejected messages without capacity, it is processed again.
-    pub(crate) fn relist_for_trim(&mut self, queue: QueueId) {
-        self.list_for_trim(queue);
-        self.trim_list.note_change();
+    /// Dead letters that this causes are written later, because only one is written at a time.
+    #[cold]
+    pub(crate) fn enforce_limits_after_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        queues: &[QueueId],
+    ) {
+        for &queue in queues {
+            self.note_arrival(cx, queue, message);
+        }
+        for &queue in queues {
+            let is_over = self.is_over_after_push(queue);
+            if is_over && self.records.has_dead_letters(queue) {
+                self.relist_for_trim(queue);
+            } else if is_over {
+                self.drop_excess(cx, queue);
+            }
+            if is_over && self.records[queue].settings.may_expire {
+                self.schedule(cx, queue);
+            }
+        }
     }
 
-    /// Returns the bytes of the log that publishers leave free for dead letters.
+    /// Returns whether a queue is over its length limit after a message was pushed.
+    pub(crate) fn is_over_after_push(&self, queue: QueueId) -> bool {
+        let whole = &self.records[self.records.queue_of_level(queue)];
+        if !whole.settings.limits_length {
+            return false;
+        }
+        // A ready consumer may take the message before the queue is over its limit.
+        match whole.queue_consumers.is_ready() {
+            true => self.is_far_over_length(queue),
+            false => self.records.is_over_length(queue),
+        }
+    }
+
+    /// Notes that the first message of a level is gone: if it was the level's last one, another level is
+    /// first now.
+    pub(crate) fn note_taken_off(&mut self, queue: QueueId, level: QueueId) {
+        if self.records.first_level(queue) != level {
+            self.examine_first_level(queue);
+        }
+    }
+
+    /// Returns the first message if it is in memory, and whether the log has it too.
+    pub(crate) fn first_in_memory(&self, queue: QueueId) -> Option<(First, MessageId, bool)> {
+        let first = self.first(queue)?;
+        let (message, is_logged) = match first {
+            First::Absent(_) | First::At(_, Place::Stored(..)) => return None,
+            First::Requeued => {
+                let backlog = &self.records[queue].backlog;
+                let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
+                (message, logged.is_some())
+            }
+            First::At(_, Place::Plain(message)) => (message, false),
+            First::At(_, Place::Logged(message, _)) => (message, true),
+        };
+        Some((first, message, is_logged))
+    }
+
+    /// Settles the first rejected message. Returns `false` if there is none.
+    pub(crate) fn drop_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+        let backlog = &mut self.records[queue].backlog;
+        let Some(delivery) = backlog.take_rejected(&mut self.deliveries, cx.messages) else { return false };
+        self.settle_delivered(cx, queue, &delivery);
+        self.releases += 1;
+        true
+    }
+
+    /// Returns whether the queue is so far over its length limit that it does not wait for its consumer.
     ///
-    /// A dead letter needs space before its original frees any. Without the reserve, a log full of messages
-    /// to be dead-lettered would stay full forever.
-    pub(crate) fn reserved_for_dead_letters(&self, pending_writes: &PendingWrites) -> u64 {
-        match self.records.has_dead_lettering() {
-            false => 0,
-            true => pending_writes.reserved_for_dead_letters(self.settings.dead_letter_log_bytes),
+    /// That is by more than a consumer gets in a turn or two, or by a quarter of the memory.
+    pub(crate) fn is_far_over_length(&self, queue: QueueId) -> bool {
+        let settings = &self.settings;
+        let messages = BURST_MESSAGES.min(u64::from(settings.messages) / 4);
+        self.records.is_over_length_by(
+            queue,
+            messages,
+            settings.output_budget_bytes.min(settings.body_bytes / 4),
+        )
+    }
+
+    // ---- purge
+
+    /// Takes all ready messages out of a queue and its levels. Returns their number, and the parts for the
+    /// caller to drop.
+    pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<(QueueId, Box<Purged>)>) {
+        let (mut level, mut count, mut parts) = (self.records.highest_level(queue), 0, Vec::new());
+        loop {
+            let (messages, taken) = self.detach_messages(level);
+            if messages > 0 || level == queue {
+                count += messages;
+                parts.push((level, taken));
+            } else {
+                self.end_returning(level);
+            }
+            let Some(below) = self.records.below(level) else { return (count, parts) };
+            level = below;
         }
     }
 
-    // ---- messages read back
-
-    /// Requests that messages at the front of the middle be read back.
-    pub(crate) fn want_pages(&mut self, queue: QueueId) {
+    /// Takes all ready messages out of a queue or a level, for a job to drop.
+    pub(crate) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
         let record = &mut self.records[queue];
-        if record.times.peeked.is_wanted() {
-            record.times.peeked = Peeked::NOTHING;
-        }
-        if !core::mem::replace(&mut record.listed.is_fetching, true) {
-            self.paging.want(queue);
+        let (count, parts) = record.backlog.detach();
+        // The queue's record stays until all its messages are dropped.
+        record.returning += 1;
+        (count, Box::new(parts))
+    }
+
+    fn purge_place(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) {
+        match place {
+            Place::Plain(message) => cx.messages.release(message),
+            Place::Logged(message, offset) => {
+                self.settle_logged(cx, queue, Some(offset), message);
+                cx.messages.release(message);
+            }
+            Place::Stored(start, count) => self.settle_run(cx.pending_writes, queue, start, count),
         }
     }
 
-    /// Requests the expiry time of the first message, which only the log has.
+    /// Drops the next item of a purged queue. Returns `false` if there was none.
+    pub(crate) fn drop_purged(&mut self, cx: &mut Context<'_>, queue: QueueId, parts: &mut Purged) -> bool {
+        let item = parts.pop(&mut self.pool, &mut self.deliveries);
+        match item {
+            Some(PurgedItem::Delivered(delivery)) => self.settle_delivered(cx, queue, &delivery),
+            Some(PurgedItem::Place(place)) => self.purge_place(cx, queue, place),
+            None => return false,
+        }
+        self.releases += 1;
+        true
+    }
+
+    // ---- expiry
+
+    /// Lists the queues that have an expired message or are expired themselves.
+    pub(crate) fn take_due(&mut self, pending_writes: &PendingWrites) {
+        for _ in 0..DUE_STEP {
+            let Some((at, queue)) = self.schedule.pop(pending_writes.time_ms()) else { return };
+            let record = self.records.get_mut(queue.index());
+            if let Some(record) =
+                record.filter(|record| record.times.due_ms == at && record.delayed_exchange.is_none())
+            {
+                record.times.due_ms = u64::MAX;
+                self.relist_for_trim(queue);
+            }
+        }
+    }
+
+    /// Notes the arrival of a message in a queue whose messages may expire, or of a message with its own time
+    /// to live.
+    pub(crate) fn note_arrival(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) {
+        let expires = cx.messages.flags(message).has(MessageFlags::EXPIRES);
+        let record = &self.records[queue];
+        if record.delayed_exchange.is_some() {
+            return self.note_delayed_arrival(cx, message);
+        }
+        let is_first_to = expires && !record.settings.may_expire;
+        if !expires && !record.settings.may_expire {
+            return;
+        }
+        if is_first_to {
+            self.records.note_may_expire(queue);
+        }
+        if cx.messages.arrived_ms(message) == 0 {
+            cx.messages.set_arrived_ms(message, cx.pending_writes.time_ms().max(1));
+        }
+        // A message behind others has to wait; its queue is already scheduled for those.
+        if is_first_to || self.records[queue].backlog.ready() == 1 {
+            self.schedule(cx, queue);
+        }
+    }
+
+    /// Schedules when a queue is examined next: when its first message expires, or the unused queue itself.
     #[cold]
-    pub(crate) fn want_peek(&mut self, queue: QueueId) {
-        if !self.records[queue].listed.is_fetching {
-            self.want_pages(queue);
-            self.records[queue].times.peeked = Peeked::WANTED;
+    pub(crate) fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        let mut due_ms = self.records.unused_until_ms(cx.pending_writes, queue);
+        if self.records[queue].settings.may_expire {
+            match self.head(cx, queue, Patience::OneTurn) {
+                Head::Nothing => {}
+                Head::Unknown => self.want_peek(queue),
+                Head::DueAbsent => self.want_pages(queue),
+                Head::At(at) => due_ms = due_ms.min(at),
+            }
+        }
+        self.note_due(queue, due_ms);
+    }
+
+    /// Returns whether the first message of a queue has expired and is in memory.
+    pub(crate) fn has_expired(&mut self, cx: &mut Context<'_>, queue: QueueId, patience: Patience) -> bool {
+        matches!(self.head(cx, queue, patience), Head::At(at) if at <= cx.pending_writes.time_ms())
+    }
+
+    #[inline(never)]
+    fn head(&mut self, cx: &mut Context<'_>, queue: QueueId, mut patience: Patience) -> Head {
+        let record = &self.records[queue];
+        let is_returning =
+            record.returning > 0 || self.records[self.records.queue_of_level(queue)].returning > 0;
+        if record.is_deleted() || is_returning || !self.records.is_first_level(queue) {
+            return Head::Nothing;
+        }
+        let message = match self.first(queue) {
+            None => return Head::Nothing,
+            Some(First::Absent(offset) | First::At(_, Place::Stored(offset, _))) => {
+                return self.absent_head(cx.pending_writes, queue, offset);
+            }
+            // A consumer had this message already, so it gets no extra turn for a waiting one.
+            Some(First::Requeued) => {
+                patience = Patience::No;
+                record.backlog.first_returned(&self.pool, &self.deliveries).0
+            }
+            Some(First::At(_, Place::Plain(message) | Place::Logged(message, _))) => message,
+        };
+        let (queue_ttl_ms, since_ms) = (record.settings.message_ttl_ms, record.times.ttl_since_ms);
+        let ttl_ms = queue_ttl_ms.min(self.own_ttl_ms(cx, message));
+        if ttl_ms == u64::MAX {
+            return Head::At(u64::MAX);
+        }
+        if cx.messages.arrived_ms(message) == 0 {
+            // The message arrived before its queue had a time to live.
+            let now_ms = cx.pending_writes.time_ms().max(1);
+            cx.messages.set_arrived_ms(message, if since_ms == 0 { now_ms } else { since_ms });
+        }
+        Head::At(cx.messages.arrived_ms(message).saturating_add(ttl_ms.max(patience as u64)))
+    }
+
+    fn absent_head(&self, pending_writes: &PendingWrites, queue: QueueId, offset: u64) -> Head {
+        let peeked = self.records[queue].times.peeked;
+        match () {
+            () if !peeked.is_of(offset) => Head::Unknown,
+            () if peeked.due_ms <= pending_writes.time_ms() => Head::DueAbsent,
+            () => Head::At(peeked.due_ms),
         }
     }
 
-    // ---- times
-
-    /// Returns when the next message or queue may expire, or a delayed message is due, in milliseconds of
-    /// broker time.
-    pub fn next_expiry_ms(&self) -> Option<u64> {
-        [self.expiry.next_ms(), self.delay_wheel.next_ms()].into_iter().flatten().min()
+    /// Returns the message's own time to live in milliseconds; `u64::MAX` for none.
+    fn own_ttl_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
+        if !cx.messages.flags(message).has(MessageFlags::EXPIRES) {
+            return u64::MAX;
+        }
+        let properties = cx.messages.properties(message, &mut self.scratch.properties);
+        cx.work.charge_octets(properties.len());
+        // The expiration was validated when the message was published.
+        expiration_ms(&Properties::trusted(properties)).ok().flatten().unwrap_or(u64::MAX)
     }
 
-    /// Schedules that the queue is examined at this time, unless it is scheduled earlier.
+    // ---- messages that only the log has
+
+    /// Requests the expiry time of a queue's first message, at start or when messages in the log got a queue.
+    ///
+    /// Without it, expired messages without a consumer would fill the log. The queue's arguments are not
+    /// enough: a message may have its own time to live.
     #[cold]
-    pub(super) fn note_due(&mut self, queue: QueueId, at_ms: u64) {
-        let record = &mut self.records[queue];
-        if at_ms < record.times.due_ms {
-            record.times.due_ms = at_ms;
-            let queues = &self.records;
-            self.expiry.add(at_ms, queue, || {
-                let all = queues.iter().filter(|(_, record)| record.delayed_exchange.is_none());
-                let all = all.map(|(index, record)| (record.times.due_ms, QueueId::from_index(index)));
-                all.filter(|(at, _)| *at != u64::MAX)
-            });
+    pub(crate) fn examine_stored(&mut self, queue: QueueId) {
+        match self.records[queue].delayed_exchange {
+            Some(_) => self.note_slot_restored(queue),
+            None => self.want_peek(queue),
         }
     }
 
-    /// Notes that a client used the queue, which postpones the queue's expiry.
+    /// Notes the expiry time of the first message, whose record was read from the log.
     #[cold]
-    pub(crate) fn touch_queue(&mut self, pending_writes: &PendingWrites, queue: QueueId) {
-        let record = &mut self.records[queue];
-        if record.settings.expires() && !record.is_deleted() {
-            record.times.unused_until_ms =
-                pending_writes.time_ms().saturating_add(record.settings.expires_ms);
-            let due_ms = self.records.unused_until_ms(pending_writes, queue);
-            self.note_due(queue, due_ms);
+    pub(crate) fn peeked(&mut self, fetch: &LogRead, page: &ReadMessage<'_>) {
+        if self.records[fetch.queue].delayed_exchange.is_some() {
+            self.records[fetch.queue].times.peeked = Peeked::of(page.offset, u64::MAX);
+            return self.slot_peeked(fetch.queue, page);
         }
+        let own_ttl_ms = expiration_ms(&Properties::trusted(page.properties)).ok().flatten();
+        if own_ttl_ms.is_some() {
+            self.records.note_may_expire(fetch.queue);
+        }
+        let record = &mut self.records[fetch.queue];
+        let ttl_ms = own_ttl_ms.unwrap_or(u64::MAX).min(record.settings.message_ttl_ms);
+        record.times.peeked = Peeked::of(page.offset, page.enqueued_ms.saturating_add(ttl_ms));
     }
 }
 
+/// A message's removal counts as one more step for each of this many units of work.
+const UNITS_PER_STEP: u32 = 16;
+
+/// Queues that have messages to expire, trim or dead-letter, and whether retrying them makes sense.
+///
+/// # Invariants
+/// - A queue is on the list once.
+/// - When none of the queues could remove a message, they are processed again only after capacity became free
+///   or a message that they wait for was read back.
+#[derive(Debug)]
+pub(crate) struct TrimList {
+    queues: VecDeque<QueueId>,
+    /// Number of queues processed in a row without a removal, since the last change that they may wait for.
+    stuck: usize,
+    /// Counter of freed capacity when a queue was processed last.
+    room_seen: u64,
+    /// Counter of freed capacity when no queue could remove a message.
+    stuck_at: Option<u64>,
+}
+
+impl TrimList {
+    pub(crate) fn with_capacity(queues: usize) -> Self {
+        Self { queues: VecDeque::with_capacity(queues), stuck: 0, room_seen: 0, stuck_at: None }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Returns whether queues are to be processed, given this counter of freed capacity.
+    pub(crate) fn is_due(&self, capacity_freed: impl FnOnce() -> u64) -> bool {
+        !self.queues.is_empty() && self.stuck_at.is_none_or(|stuck_at| stuck_at != capacity_freed())
+    }
+
+    pub(crate) fn push(&mut self, queue: QueueId) {
+        self.queues.push_back(queue);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<QueueId> {
+        self.queues.pop_front()
+    }
+
+    /// Notes a change that queues may wait for: those processed before are processed again.
+    pub(crate) const fn note_change(&mut self) {
+        self.stuck_at = None;
+        self.stuck = 0;
+    }
+
+    /// Begins to process queues, given this counter of freed capacity.
+    pub(crate) const fn begin(&mut self, capacity_freed: u64) {
+        if capacity_freed != self.room_seen {
+            self.stuck = 0;
+        }
+    }
+
+    /// Notes that a queue was processed, and whether it removed a message.
+    pub(crate) const fn note_step(&mut self, has_removed: bool) {
+        self.stuck = if has_removed { 0 } else { self.stuck + 1 };
+    }
+
+    /// Ends the processing of a turn, given this counter of freed capacity.
+    pub(crate) fn end(&mut self, capacity_freed: u64) {
+        self.room_seen = capacity_freed;
+        self.stuck_at = (self.stuck >= self.queues.len()).then_some(capacity_freed);
+        if self.stuck_at.is_some() {
+            self.stuck = 0;
+        }
+    }
+
+    /// Removes a deleted queue from the list.
+    pub(crate) fn forget(&mut self, queue: QueueId) {
+        self.queues.retain(|other| *other != queue);
+    }
+}
+
+/// Takes one step off `left`, or several if the message was more work than usual: large bodies are copied,
+/// and dead letters routed.
+pub(crate) const fn take_step(left: &mut u32, units_before: u32, work: &Work) {
+    let units = work.units().saturating_sub(units_before);
+    *left = left.saturating_sub(1 + units / UNITS_PER_STEP);
+}
+
 #[cfg(test)]
-mod tests {
+mod trim_list_tests {
     use super::*;
 
-    /// Each queue is returned at its time and only once, however often times change, within the list's
-    /// capacity.
-    #[test]
-    fn changed_times_take_no_more_memory_and_none_is_lost() {
-        const QUEUES: usize = 20;
-        let mut due = [u64::MAX; QUEUES];
-        let mut expiry = Expiry::with_capacity(QUEUES);
-        let room = expiry.times.capacity();
-        let mut random = 1_u64;
-        for now in 0..20_000 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let (queue, at) = ((random >> 33) as usize % QUEUES, now + 1 + (random >> 40) % 300);
-            if at < due[queue] {
-                due[queue] = at;
-                let all = due.iter().enumerate().filter(|(_, at)| **at != u64::MAX);
-                let all = || all.map(|(queue, at)| (*at, QueueId::from_index(queue)));
-                expiry.add(at, QueueId::from_index(queue), all);
-            }
-            while let Some((at, queue)) = expiry.pop(now) {
-                if due[queue.index()] == at {
-                    due[queue.index()] = u64::MAX;
-                }
-            }
-            assert!(due.iter().all(|at| *at > now), "one was passed over");
-            assert_eq!(expiry.times.capacity(), room);
+    /// Processes, without success, as many queues as a turn has time for. Returns whether more are to be
+    /// processed.
+    fn turn(list: &mut TrimList, capacity_freed: u64) -> bool {
+        list.begin(capacity_freed);
+        for _ in 0..64 {
+            let queue = list.pop().expect("a queue");
+            list.push(queue);
+            list.note_step(false);
         }
+        list.end(capacity_freed);
+        list.is_due(|| capacity_freed)
+    }
+
+    /// A change between two turns of a round concerns also the queues that were processed in the first.
+    #[test]
+    fn queues_processed_before_a_change_are_processed_again() {
+        let mut list = TrimList::with_capacity(100);
+        (0..100).for_each(|index| list.push(QueueId::from_index(index)));
+        assert_eq!([turn(&mut list, 1), turn(&mut list, 1)], [true, false], "nothing changed");
+        list.note_change();
+        assert!(turn(&mut list, 1));
+        list.note_change();
+        assert_eq!([turn(&mut list, 1), turn(&mut list, 1)], [true, false], "all were asked after it");
+        assert_eq!([turn(&mut list, 2), turn(&mut list, 3)], [true; 2], "room was made before each");
+        assert!(!turn(&mut list, 3));
     }
 }

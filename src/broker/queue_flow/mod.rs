@@ -8,8 +8,8 @@
 //! | `mod` | all state; changing the settings of queues; deleting queues |
 //! | `push` | the capacity check and the level of a new message; adding it |
 //! | `head` | the first message: whether it may be delivered, and what happens to it; waiting `basic.get`s |
-//! | `trim` | expiry, length limits, rejected and purged messages; when to try again |
-//! | `expiry` | when each queue is examined, and for what |
+//! | `expiry` | expiry, length limits, rejected and purged messages; when to try again |
+//! | `schedule` | when each queue is examined, and for what |
 //! | `delayed` | the messages of delayed exchanges and their timing wheel |
 //! | `evict` | moves messages out of memory |
 //! | `page_in` | reads messages back from the log: requests, waiting queues, reserved memory; browsing |
@@ -25,12 +25,13 @@ mod expiry;
 mod head;
 mod page_in;
 mod push;
+mod schedule;
 #[cfg(test)]
 mod tests;
-mod trim;
 
 use std::collections::VecDeque;
 
+use expiry::TrimList;
 use leveret_core::command::QueueId;
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
@@ -38,24 +39,23 @@ use leveret_core::mem::FifoPool;
 use leveret_core::pending_writes::{Batch, PendingWrites};
 use page_in::LostMessages;
 use page_in::Paging;
-use trim::TrimList;
 
 use crate::arguments::QueueSettings;
 use crate::deliveries::Deliveries;
 use crate::queue_records::{Browsed, Queue, Records};
 use crate::recovery::Contents;
+use crate::retry_list::RetryList;
 use crate::shortage::Shortage;
-use crate::waiters::Waiters;
 
 pub(super) use delayed::{DelayWheel, Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
-pub(super) use expiry::Expiry;
+pub(super) use expiry::Patience;
+pub(super) use expiry::take_step;
 pub(super) use head::Getting;
 pub use page_in::BrowseRequests;
 pub use page_in::{LogRead, PageInOutcome, ReadMessage, ReadPosition};
 pub use push::disk_shortage;
 pub(super) use push::{CannotPublish, Claim, LevelChoice};
-pub(super) use trim::Patience;
-pub(super) use trim::take_step;
+pub(super) use schedule::QueueSchedule;
 
 /// Buffers for reading properties; taken out while in use.
 #[derive(Debug, Default)]
@@ -123,7 +123,7 @@ pub struct Queues {
     /// Unsettled deliveries.
     deliveries: Deliveries,
     /// When each queue is examined for expired messages.
-    expiry: Expiry,
+    schedule: QueueSchedule,
     /// The timing wheel of the delayed exchanges.
     delay_wheel: DelayWheel,
     /// Queues that have messages to remove.
@@ -133,7 +133,7 @@ pub struct Queues {
     /// Reads for operators who browse messages.
     browses: BrowseRequests,
     /// `basic.get`s that wait for their message to be read.
-    gets: Waiters<Getting>,
+    gets: RetryList<Getting>,
     /// Queues whose first message waits for a commit.
     awaited: AwaitedCommits,
     scratch: Scratch,
@@ -165,12 +165,12 @@ impl Queues {
             records: Records::with_capacity(queues, seed),
             pool,
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
-            expiry: Expiry::with_capacity(queues),
+            schedule: QueueSchedule::with_capacity(queues),
             delay_wheel: DelayWheel::new(queues, limits.messages_max as usize),
             trim_list: TrimList::with_capacity(queues),
             paging: Paging::new(limits),
             browses: BrowseRequests::default(),
-            gets: Waiters::with_capacity(0),
+            gets: RetryList::with_capacity(0),
             awaited: AwaitedCommits::default(),
             scratch: Scratch {
                 properties: vec![0; frame].into_boxed_slice(),
@@ -288,12 +288,12 @@ impl Queues {
 
     /// Returns the waiting `basic.get`s.
     #[inline]
-    pub(crate) const fn gets(&self) -> &Waiters<Getting> {
+    pub(crate) const fn gets(&self) -> &RetryList<Getting> {
         &self.gets
     }
 
     /// Returns the waiting `basic.get`s mutably.
-    pub(crate) const fn gets_mut(&mut self) -> &mut Waiters<Getting> {
+    pub(crate) const fn gets_mut(&mut self) -> &mut RetryList<Getting> {
         &mut self.gets
     }
 

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `dead_letter` | writes, routes and publishes a dead letter; the `x-death` header |
 //! | `parked` | messages that the other side of a bridge refuses |
-//! | `expire_trim` | removes messages in bounded steps: rejected, expired, over the length limit |
+//! | `expire` | removes messages in bounded steps: rejected, expired, over the length limit |
 //! | `delayed_release` | routes the messages of delayed exchanges when they are due |
 //! | `firehose` | copies of published and delivered messages for an operator |
 //!
@@ -23,7 +23,7 @@
 
 mod dead_letter;
 mod delayed_release;
-mod expire_trim;
+mod expire;
 mod firehose;
 mod parked;
 
@@ -41,7 +41,7 @@ use crate::state::Counters;
 use crate::topology::Topology;
 
 pub(super) use dead_letter::{Parking, Reason};
-pub(super) use expire_trim::{ExpiryResult, TrimTurn};
+pub(super) use expire::{ExpiryResult, TrimTurn};
 pub use parked::{parked, parked_from, unparked};
 
 /// State kept between calls of the [`Republisher`].

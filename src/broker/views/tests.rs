@@ -12,7 +12,7 @@ use crate::queue_flow::Queues;
 use crate::queue_records::QueueState;
 use crate::queue_records::{Queue, first_rank};
 use crate::quota::Quota;
-use crate::shortage::{Pool, Shortage, Waiters};
+use crate::shortage::{Pool, Shortage, WaitingPublishers};
 use crate::topology::{ExchangeDeclaration, NewExchange, Topology};
 use leveret_core::command::{ConnectionId, Name, QueueId, VhostId};
 use leveret_core::limits::Limits;
@@ -114,7 +114,7 @@ impl ViewsFixture {
     /// Returns the text for this many publishers that have waited for 2.5 s, and one that waits for something
     /// else.
     fn explained(&self, shortage: Shortage, count: u32) -> String {
-        let waiters = Waiters { shortage, count, for_ms: 2_500, others: count.min(1) };
+        let waiters = WaitingPublishers { shortage, count, for_ms: 2_500, others: count.min(1) };
         self.views()
             .explain((&self.pending_writes, &self.messages), waiters, DiskFacts::default())
             .to_string()

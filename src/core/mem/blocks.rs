@@ -16,7 +16,7 @@
 //! - The lowest free page is taken first, so the pages of a burst can be returned to the system.
 
 use super::give_back::{give_back, lazy_zeroed};
-use super::places::FreePlaces;
+use super::pool::FreePlaces;
 
 /// Bytes of the smaller block.
 pub const BLOCK_UNIT_BYTES: usize = 256;

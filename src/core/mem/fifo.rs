@@ -12,7 +12,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::MessageId;
-use super::plain::PlainPool;
+use super::pool::PlainPool;
 
 /// Entries in one chunk.
 pub const ENTRIES_PER_CHUNK: usize = 21;

@@ -20,20 +20,18 @@
 //! # Invariants
 //! - Ordinary publishers never use the reserve. So deliveries, and acknowledgements on connections that also
 //!   publish, find memory while all other publishers wait.
+//! - A refusal names the full pool. The publisher is admitted when that pool has capacity again.
 //! - Incomplete contents never hold more than the assembly share, except for a single content that exceeds it.
 
-mod admission;
-mod slot;
 #[cfg(test)]
 mod tests;
 
-use admission::Claim;
-use slot::{INLINE_BYTES, Slot, names_block_len, read_back_part, read_back_slots, text, unchecked_max};
+use core::num::NonZeroU32;
 
-use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
-use super::plain::PlainPool;
+use bytemuck::{Pod, Zeroable};
 
-pub use slot::{Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, PoolFull, Share};
+use super::blocks::{BLOCK_UNIT_BYTES, BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
+use super::pool::PlainPool;
 
 /// The pools of message slots and blocks.
 #[derive(Debug)]
@@ -510,8 +508,6 @@ impl Messages {
     }
 }
 
-// The bytes of a message: written once, in order, and never beyond what was reserved; read from any offset.
-
 impl Messages {
     /// Returns a cursor at the beginning of the properties.
     pub fn properties_cursor(&self, id: MessageId) -> Cursor {
@@ -686,5 +682,445 @@ impl Messages {
                 self.blocks.bytes(next)
             }
         }
+    }
+}
+
+/// Bytes of the stream that fit into the slot.
+const INLINE_BYTES: usize = 94;
+/// One part in this many of the slots and pages is only for messages that are read back from the disk.
+const READ_BACK_PART: usize = 64;
+/// Bytes of one message slot.
+pub const MESSAGE_SLOT_BYTES: usize = size_of::<Slot>();
+const _: () = assert!(MESSAGE_SLOT_BYTES == 128, "two cache lines, whatever the target");
+
+/// Identifies a message in the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct MessageId(NonZeroU32);
+
+impl MessageId {
+    /// Returns the id of slot `index` (0-based).
+    ///
+    /// # Panics
+    /// Panics beyond 2^32 - 2, which no pool reaches.
+    pub fn from_index(index: usize) -> Self {
+        let above = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(above.expect("pools hold fewer than 2^32 messages"))
+    }
+
+    /// Returns the message that a slot's link refers to; 0 refers to none.
+    fn from_link(link: u32) -> Option<Self> {
+        NonZeroU32::new(link).map(Self)
+    }
+
+    /// Returns the value of a link to this message.
+    const fn to_link(self) -> u32 {
+        self.0.get()
+    }
+
+    /// Returns the index of its slot.
+    pub const fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+/// Properties of a message that the broker needs without parsing the AMQP properties.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct MessageFlags(u16);
+
+impl MessageFlags {
+    /// No flag.
+    pub const NONE: Self = Self(0);
+    /// delivery_mode is 2.
+    pub const PERSISTENT: Self = Self(1);
+    /// The properties must be parsed before routing: they have headers, an expiration, a user id or a reply-to.
+    pub const PARSE_PROPERTIES: Self = Self(2);
+    /// Its expiration is 0: it is delivered to a waiting consumer at once or expires.
+    pub const DUE_AT_ONCE: Self = Self(16);
+    /// It is in the log: its body can be read back.
+    pub const STORED: Self = Self(32);
+    /// It replaces another message whose settlement is not durable yet.
+    pub const WITHHELD: Self = Self(1024);
+    /// It has its own expiration.
+    pub const EXPIRES: Self = Self(64);
+    /// The time it reached its queues is recorded.
+    const ARRIVED: Self = Self(128);
+    /// Its headers have a BCC key, which is removed before delivery.
+    pub const HAS_BCC: Self = Self(256);
+    /// Not a published message: keeps the routing of the message before it until the transaction is committed.
+    pub const ROUTE: Self = Self(2048);
+    /// Names and the first bytes of the content are in the slot.
+    const INLINE: Self = Self(512);
+    /// The content is incomplete and counts for the assembly share.
+    const ASSEMBLING: Self = Self(4);
+    /// It must be returned if it reaches no queue.
+    const MANDATORY: Self = Self(8);
+
+    /// Returns the union of both flag sets.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Returns whether all flags of `other` are set.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+/// The share of the pools that a message may take memory from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Share {
+    /// The share of every publisher.
+    Ordinary,
+    /// Also half of the reserve: for connections with an open transaction, which may be rolled back.
+    Transaction,
+    /// The whole reserve as well: for connections with unacknowledged deliveries, and for the broker itself.
+    Reserve,
+    /// The part for reading back as well, except for one slot: for messages that are read back. Until they are
+    /// delivered, nothing behind them is.
+    ReadBack,
+    /// Everything: for a dead letter, which replaces the message that it is of. Without the last slot, memory full of
+    /// expired messages that were read back would never be free again.
+    DeadLetter,
+}
+
+/// The pool that is full. Each one has a configuration key for its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PoolFull {
+    /// `messages_max`
+    Messages,
+    /// `body_bytes_max`
+    Bodies,
+    /// `assembly_bytes_max`
+    Assembly,
+}
+
+impl PoolFull {
+    /// Returns the configuration key to raise.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Messages => "messages_max",
+            Self::Bodies => "body_bytes_max",
+            Self::Assembly => "assembly_bytes_max",
+        }
+    }
+}
+
+/// The sizes of the pools.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageLimits {
+    /// Number of message slots.
+    pub messages_max: usize,
+    /// Bytes of blocks, rounded down to pages.
+    pub body_bytes_max: usize,
+    /// Bytes of blocks that incomplete contents may hold.
+    pub assembly_bytes_max: usize,
+}
+
+/// The slot of a message.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Slot {
+    references: u32,
+    body_len: u32,
+    properties_len: u32,
+    /// First block of its chain; 0 for none.
+    first_block: BlockId,
+    /// Bytes of the stream that are present. While the body arrives they end at `write_block` and `write_at`. In a
+    /// complete message these two hold the time it reached its queues, if that is recorded.
+    filled: u32,
+    write_block: BlockId,
+    /// The slot after it on its owner's list (an open transaction), counted from 1; or the mark of its pending write.
+    link: u32,
+    /// The offset in `write_block` of the next byte of the body.
+    write_at: u16,
+    exchange_len: u8,
+    key_len: u8,
+    flags: MessageFlags,
+    inline: [u8; INLINE_BYTES],
+}
+
+impl Slot {
+    /// Returns the pages of the assembly share that it holds.
+    #[inline]
+    const fn assembly_pages(&self) -> usize {
+        if !self.flags.has(MessageFlags::ASSEMBLING) {
+            return 0;
+        }
+        Blocks::pages_for(self.stream_len().saturating_sub(self.first_part_len()))
+    }
+
+    const fn names_len(&self) -> usize {
+        self.exchange_len as usize + self.key_len as usize
+    }
+
+    /// Returns the size of the inline part in bytes; 0 if it is not used.
+    const fn inline_len(&self) -> usize {
+        if self.flags.has(MessageFlags::INLINE) { INLINE_BYTES } else { 0 }
+    }
+
+    /// Returns the bytes before the content's chain: those of the inline part, or of the block with the names.
+    const fn first_part_len(&self) -> usize {
+        if self.inline_len() > 0 { INLINE_BYTES } else { names_block_len(self.names_len()) }
+    }
+
+    /// Returns the bytes of all its blocks.
+    #[inline]
+    const fn block_bytes(&self) -> u32 {
+        let beyond = self.stream_len().saturating_sub(self.first_part_len());
+        self.names_block_bytes() + Blocks::bytes_for(beyond) as u32
+    }
+
+    /// Returns the bytes of the block with its names; 0 if they are in the slot.
+    const fn names_block_bytes(&self) -> u32 {
+        if self.inline_len() > 0 { 0 } else { names_block_len(self.names_len()) as u32 }
+    }
+
+    #[inline]
+    const fn stream_len(&self) -> usize {
+        self.names_len() + self.properties_len as usize + self.body_len as usize
+    }
+}
+
+/// A position in a message's stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cursor {
+    /// 0 while inside the inline part.
+    block: BlockId,
+    at: u32,
+}
+
+/// Returns the bytes of a block for names that do not fit into the slot.
+///
+/// Names are contiguous, and names of 257 to 510 bytes are contiguous only in a page.
+const fn names_block_len(names_len: usize) -> usize {
+    if names_len <= BLOCK_UNIT_BYTES { BLOCK_UNIT_BYTES } else { PAGE_BYTES }
+}
+
+/// Returns the part of a pool of `all` that is only for reading back.
+const fn read_back_part(all: usize) -> usize {
+    all.div_ceil(READ_BACK_PART)
+}
+
+/// Returns the number of slots that only messages that are read back and dead letters may take.
+fn read_back_slots(all: usize) -> usize {
+    read_back_part(all).max(2)
+}
+
+/// Returns the part of a pool that transactions may not use: half of the reserve, and the part for reading back.
+const fn non_transaction_part(reserve: usize, all: usize) -> usize {
+    (reserve + read_back_part(all)).div_ceil(2)
+}
+
+/// Returns the use up to which every share is admitted. In a small pool the part for reading back exceeds the reserve.
+fn unchecked_max(all: usize) -> usize {
+    all.saturating_sub((all / 16).max(read_back_slots(all)))
+}
+
+/// Returns names as text. They were validated when they were received.
+fn text(bytes: &[u8]) -> &str {
+    core::str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Messages of at most this many pages (64 KiB) are never large.
+const LARGE_PAGES_MIN: usize = 16;
+
+/// The claim of a message that waits for memory: a large one for pages, any message for the assembly share.
+///
+/// A message of many pages may have to wait long. Small messages that come later should not wait because of it. But
+/// if all of them were admitted first, it would wait forever. So pages that are free when it begins to wait stay
+/// available to others. Pages that are freed from then on are reserved for it, up to the number it needs.
+///
+/// # Invariants
+/// - The message is admitted after the pool was turned over once at most, provided that it is turned over. For the
+///   assembly share the server ensures that.
+/// - At most one message has a claim, and the claim ends with the message.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    id: MessageId,
+    /// The number of claims before it.
+    number: u64,
+    /// Number of pages that it needs.
+    pages: usize,
+    /// The count of freed pages when it began to wait for pages.
+    pages_since: Option<u64>,
+    /// The count of pages that left the assembly share when it began to wait for that.
+    assembly_since: Option<u64>,
+}
+
+impl Claim {
+    /// Returns how many of the pages freed since then are reserved for it.
+    fn claimed_pages(&self, since: Option<u64>, freed: u64) -> usize {
+        since.map_or(0, |since| self.pages.min((freed - since) as usize))
+    }
+}
+
+impl Messages {
+    /// Returns whether ordinary publishers have to wait.
+    pub const fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// Ends the wait of ordinary publishers if use has fallen below the low mark. Returns whether they may publish.
+    ///
+    /// The low mark is 7/8 of their share, so that the state does not change with every message.
+    pub fn lift_hold(&mut self) -> bool {
+        let slots = self.slots.max() - self.slots_reserve;
+        let pages = self.pages_max - self.pages_reserve - self.claimed_pages(None);
+        let (slots_low, pages_low) = (slots / 8 * 7, pages.saturating_sub(self.read_back_pages) / 8 * 7);
+        self.is_held &= self.slots.used() > slots_low || self.blocks.pages_used() > pages_low;
+        !self.is_held
+    }
+
+    /// Returns whether an ordinary publisher would get memory for a message of `bytes`.
+    pub fn has_ordinary_room(&self, bytes: usize) -> bool {
+        let pages = Blocks::pages_for(bytes);
+        !self.is_held
+            && self.slots.used() < self.slots.max() - self.slots_reserve
+            && self.blocks.pages_used() + pages + self.read_back_pages <= self.pages_max - self.pages_reserve
+    }
+
+    /// Checks whether a message may begin; its names take `pages` (0 or 1).
+    #[inline]
+    fn admit(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
+        let is_unchecked = self.claim.is_none()
+            && self.slots.used() < self.slots_unchecked_max
+            && self.blocks.pages_used() <= self.pages_unchecked_max
+            && !self.is_held;
+        if is_unchecked { Ok(()) } else { self.admit_by_share(share, pages) }
+    }
+
+    /// Checks whether a message of this share may begin.
+    #[inline(never)]
+    fn admit_by_share(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
+        if self.slots.used() >= self.slots_limit(share) {
+            return Err(self.refuse(share, PoolFull::Messages));
+        }
+        if share == Share::Ordinary && self.is_held {
+            return Err(self.fullest_pool());
+        }
+        let admitted = self.admit_pages(share, pages, None);
+        admitted.map_err(|full| self.refuse(share, full))
+    }
+
+    /// Returns the pool with the higher use, relative to its size: held publishers wait for that one.
+    #[cold]
+    fn fullest_pool(&self) -> PoolFull {
+        let slots = self.slots.used() * self.pages_max;
+        let pages = self.blocks.pages_used() * self.slots.max();
+        if slots >= pages { PoolFull::Messages } else { PoolFull::Bodies }
+    }
+
+    /// Returns the number of slots that messages of this share may use.
+    fn slots_limit(&self, share: Share) -> usize {
+        let slots_max = self.slots.max();
+        match share {
+            Share::DeadLetter => slots_max,
+            Share::ReadBack => slots_max - 1,
+            Share::Ordinary => slots_max - self.slots_reserve,
+            Share::Transaction => slots_max - non_transaction_part(self.slots_reserve, slots_max),
+            Share::Reserve => slots_max.saturating_sub(read_back_slots(slots_max)),
+        }
+    }
+
+    /// Checks whether `pages` more may be taken, without creating a claim or holding publishers.
+    #[inline]
+    fn admit_pages(&self, share: Share, pages: usize, requester: Option<MessageId>) -> Result<(), PoolFull> {
+        let pages_max = self.pages_max;
+        let limit = match share {
+            Share::ReadBack | Share::DeadLetter => pages_max,
+            Share::Ordinary => (pages_max - self.pages_reserve - self.claimed_pages(requester))
+                .saturating_sub(self.read_back_pages),
+            Share::Transaction => (pages_max - non_transaction_part(self.pages_reserve, pages_max))
+                .saturating_sub(self.read_back_pages),
+            Share::Reserve => (pages_max - read_back_part(pages_max)).saturating_sub(self.read_back_pages),
+        };
+        // Split pages may have units left for the end of a chain. Counting whole pages is conservative. But content
+        // smaller than a page is not refused while a split page might still have units.
+        let used = self.blocks.pages_used();
+        let is_full = pages > 1 && used + pages > limit || used > limit;
+        if is_full { Err(PoolFull::Bodies) } else { Ok(()) }
+    }
+
+    /// Holds all ordinary publishers if one was refused. Large messages do not come here: they get a claim instead.
+    fn refuse(&mut self, share: Share, full: PoolFull) -> PoolFull {
+        self.is_held |= share == Share::Ordinary;
+        full
+    }
+
+    /// Returns the pages that other messages than `requester` may not take because a waiting message has claimed them.
+    fn claimed_pages(&self, requester: Option<MessageId>) -> usize {
+        let claim = self.claim.filter(|claim| Some(claim.id) != requester);
+        claim.map_or(0, |claim| claim.claimed_pages(claim.pages_since, self.pages_freed))
+    }
+
+    /// Checks whether a content of `pages` may be assembled now.
+    ///
+    /// A refused ordinary content gets the claim, if no other message has it. Content larger than the whole assembly
+    /// share is admitted while no other content is incomplete.
+    fn admit_assembly(&mut self, share: Share, pages: usize, requester: MessageId) -> Result<(), PoolFull> {
+        let is_ordinary = share == Share::Ordinary;
+        let claim = self.claim.filter(|claim| is_ordinary && claim.id != requester);
+        let reserved = claim.map_or(0, |claim| claim.claimed_pages(claim.assembly_since, self.assembly_left));
+        let taken = self.assembly_pages + reserved;
+        if taken == 0 || taken + pages <= self.assembly_pages_max {
+            return Ok(());
+        }
+        let left = self.assembly_left;
+        if is_ordinary && let Some(claim) = self.claim_of(requester, pages) {
+            claim.assembly_since.get_or_insert(left);
+        }
+        Err(PoolFull::Assembly)
+    }
+
+    /// Returns whether a large message waits for pages.
+    fn claims_pages(&self) -> bool {
+        self.claim.is_some_and(|claim| claim.pages_since.is_some())
+    }
+
+    /// Returns the number of the claim of a content that waits until others are complete.
+    pub fn awaits_assembly(&self) -> Option<u64> {
+        self.claim.filter(|claim| claim.assembly_since.is_some()).map(|claim| claim.number)
+    }
+
+    /// Returns whether the message with the claim would be admitted now.
+    pub fn claim_fits(&self) -> bool {
+        let pages_max = self.pages_max - self.pages_reserve;
+        let fits = |claim: Claim| self.blocks.pages_used() + claim.pages + self.read_back_pages <= pages_max;
+        self.claim.is_some_and(|claim| claim.pages_since.is_some() && fits(claim))
+    }
+
+    /// Claims pages for a message that waits, if no other message has a claim. Returns whether the message is large.
+    fn claim(&mut self, id: MessageId, pages: usize) -> bool {
+        let is_large = pages > (self.pages_max / READ_BACK_PART).max(LARGE_PAGES_MIN);
+        let freed = self.pages_freed;
+        if is_large && let Some(claim) = self.claim_of(id, pages) {
+            claim.pages_since.get_or_insert(freed);
+        }
+        is_large
+    }
+
+    /// Returns the claim of this message. Creates it if no message has one.
+    fn claim_of(&mut self, id: MessageId, pages: usize) -> Option<&mut Claim> {
+        if self.claim.is_none() {
+            let number = self.claims;
+            self.claims += 1;
+            self.claim = Some(Claim { id, number, pages, pages_since: None, assembly_since: None });
+        }
+        self.claim.as_mut().filter(|claim| claim.id == id)
+    }
+
+    /// Ends the claim of a message that has its pages or is gone. Its reserved pages are free for others again.
+    fn drop_claim(&mut self, id: MessageId) {
+        let Some(claim) = self.claim.filter(|claim| claim.id == id) else { return };
+        self.claim = None;
+        let pages = claim.claimed_pages(claim.pages_since, self.pages_freed);
+        let assembly = claim.claimed_pages(claim.assembly_since, self.assembly_left);
+        self.releases += u64::from(pages + assembly > 0);
     }
 }

@@ -2,10 +2,8 @@
 //!
 //! | file        | contents |
 //! |-------------|----------|
-//! | `places`    | the free places of a pool; the lowest is taken first |
-//! | `plain`     | a pool of plain data that returns idle groups of places to the system |
 //! | `blocks`    | message bytes in 256 B units and whole 4 KiB pages of one region |
-//! | `list`      | [`Slab`]: records of one type, addressed by index, and doubly linked lists of them |
+//! | `pool`      | [`Slab`]: records of one type, addressed by index, and doubly linked lists of them; pools of plain data |
 //! | `messages`  | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
 //! | `bytes`     | byte queues of single connections, in a region of their own |
 //! | `fifo`      | queue entries in chunks of a shared pool |
@@ -21,10 +19,8 @@ mod blocks;
 mod bytes;
 mod fifo;
 mod give_back;
-mod list;
 mod messages;
-mod places;
-mod plain;
+mod pool;
 
 use core::cmp::Ordering;
 
@@ -32,10 +28,10 @@ pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Entry, Fifo, FifoPool, READ_BACK_CHUNKS};
 pub use give_back::{can_be_mapped, drop_startup_pages};
-pub use list::{Links, LinksOf, List, Slab};
 pub use messages::{
     Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,
 };
+pub use pool::{Links, LinksOf, List, Slab};
 
 /// Maximum length of a name in bytes (AMQP short string).
 pub const NAME_BYTES_MAX: usize = 255;

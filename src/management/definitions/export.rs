@@ -7,7 +7,7 @@
 use crate::columns::{Column, ListedKind};
 use crate::definition_columns::raw_value;
 use crate::listing::{Part, whole_row};
-use crate::request_context::ReadContext;
+use crate::request::ReadContext;
 use leveret_core::rabbitmq_version;
 
 use leveret_broker::{

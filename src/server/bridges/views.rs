@@ -7,7 +7,7 @@
 use leveret_bridge::Stage;
 use leveret_config::shovels::ShovelEnd;
 use leveret_core::time::Now;
-use leveret_management::request_context::{
+use leveret_management::request::{
     BridgeLinkView, BridgeOrder, Bridges as BridgeViews, ShovelEndView, ShovelView,
 };
 

@@ -140,7 +140,7 @@ PLACES = [
     ),
     # Blocked publishers are not resumed when the disk has space again.
     (
-        "src/server/receive.rs",
+        "src/server/socket_io.rs",
         "        self.broker.capacity_freed()\n"
         "            + self.pending_writes.capacity_freed()\n"
         "            + self.resources.messages.capacity_freed()\n",
@@ -150,13 +150,13 @@ PLACES = [
     ),
     # A connection without capacity for an incomplete TLS record or frame is not read when there is capacity again.
     (
-        "src/server/receive.rs",
+        "src/server/socket_io.rs",
         "            if lacks_backlog {\n",
         "            if lacks_backlog && !PLANTED(\"wake-up-of-starved-streams-forgotten\") {\n",
     ),
     # The consumers counted for a virtual host and a user are never subtracted.
     (
-        "src/broker/consumers/lifecycle.rs",
+        "src/broker/consumers/mod.rs",
         "        quota.give_back(self.connection_of(channel), Pool::Consumers);\n",
         "        if !PLANTED(\"share-not-given-back\") {\n"
         "            quota.give_back(self.connection_of(channel), Pool::Consumers);\n"

@@ -14,7 +14,7 @@ use leveret_broker::{Broker, Context, levels_of, restore};
 use leveret_core::password::PasswordHash;
 use leveret_core::pending_writes::{Definition, DestinationName, ReportedDamage, is_group, is_transient};
 use leveret_core::time::Now;
-use leveret_management::request_context::{Machine, Process, StoreView};
+use leveret_management::request::{Machine, Process, StoreView};
 use leveret_server::{Engine, EngineSetup, StorageDriver};
 use leveret_storage::{AccessReport, Body, Identity, Log, Message, Record, Report};
 
@@ -426,7 +426,7 @@ fn process() -> Process {
         connections: 0,
         handshakes_evicted: 0,
         message_size_max: 1 << 20,
-        endurance: leveret_management::request_context::Endurance::default(),
+        endurance: leveret_management::request::Endurance::default(),
         connections_opened: 0,
         confirmed: 0,
         has_refused_reads: false,

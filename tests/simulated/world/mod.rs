@@ -43,7 +43,7 @@ use leveret_connection::Identity;
 use leveret_core::limits::Limits;
 use leveret_core::password::PasswordHash;
 use leveret_core::time::{Deadline, Now};
-use leveret_management::request_context::{Endurance, Machine, Process, StoreView};
+use leveret_management::request::{Endurance, Machine, Process, StoreView};
 use leveret_server::{Engine, EngineSetup, ListenerId, PeerAddress, StorageDriver, WAITING_SOCKETS_MAX};
 use leveret_storage::{Identity as StoreIdentity, Log, Settings};
 

@@ -5,14 +5,14 @@
 
 use std::collections::VecDeque;
 
-/// A list of waiters, and whether it must be processed.
+/// A list of waiters, and whether they must be retried.
 #[derive(Debug)]
-pub(crate) struct Waiters<T> {
+pub(crate) struct RetryList<T> {
     list: VecDeque<T>,
     is_due: bool,
 }
 
-impl<T> Waiters<T> {
+impl<T> RetryList<T> {
     /// Creates an empty list with capacity for this many waiters.
     pub(crate) fn with_capacity(most: usize) -> Self {
         Self { list: VecDeque::with_capacity(most), is_due: false }

@@ -1,0 +1,218 @@
+//! Schedules when a queue is examined: to remove messages, to read messages back, or because something
+//! expires.
+//!
+//! # Invariants
+//! - A queue has at most one current time, the one in its record. Other times in the list are skipped when
+//!   they come.
+//! - The list never has more than 1.5 times as many entries as there can be queues.
+//! - Every change that a queue may wait for puts the queue on the list that is processed for it.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use leveret_core::command::QueueId;
+use leveret_core::pending_writes::PendingWrites;
+
+use super::Queues;
+use crate::queue_records::Peeked;
+
+/// A time in two halves, the high one first (a u64 would need padding), and its queue.
+type Time = (u32, u32, QueueId);
+
+/// The times at which queues are examined, the earliest first.
+#[derive(Debug)]
+pub(crate) struct QueueSchedule {
+    times: BinaryHeap<Reverse<Time>>,
+    most: usize,
+}
+
+fn time(at_ms: u64, queue: QueueId) -> Reverse<Time> {
+    Reverse(((at_ms >> 32) as u32, at_ms as u32, queue))
+}
+
+impl QueueSchedule {
+    /// Bytes of the list per queue that the broker may have.
+    pub(crate) const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
+
+    pub(crate) fn with_capacity(queues: usize) -> Self {
+        let most = queues * 3 / 2;
+        Self { times: BinaryHeap::with_capacity(most), most }
+    }
+
+    /// Returns the earliest time in the list, in milliseconds of broker time. Its queue may have another time
+    /// now.
+    pub(crate) fn next_ms(&self) -> Option<u64> {
+        self.times.peek().map(|Reverse((high, low, _))| u64::from(*high) << 32 | u64::from(*low))
+    }
+
+    /// Adds a time for a queue. A full list is rebuilt from `all`, the current times including the new one.
+    pub(crate) fn add<I>(&mut self, at_ms: u64, queue: QueueId, all: impl FnOnce() -> I)
+    where
+        I: Iterator<Item = (u64, QueueId)>,
+    {
+        if self.times.len() < self.most {
+            self.times.push(time(at_ms, queue));
+        } else {
+            self.times.clear();
+            all().for_each(|(at_ms, queue)| self.times.push(time(at_ms, queue)));
+        }
+    }
+
+    /// Returns the earliest time with its queue.
+    pub(crate) fn first(&self) -> Option<(u64, QueueId)> {
+        self.next_ms().zip(self.times.peek().map(|Reverse((.., queue))| *queue))
+    }
+
+    /// Removes and returns the next queue that is due.
+    pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(u64, QueueId)> {
+        let at_ms = self.next_ms().filter(|at_ms| *at_ms <= now_ms)?;
+        self.times.pop().map(|Reverse((.., queue))| (at_ms, queue))
+    }
+}
+
+impl Queues {
+    // ---- deliveries
+
+    /// Notes that a job has requeued all its messages of a queue. When no other job does so, delivery resumes
+    /// in the right order.
+    pub(crate) fn end_returning(&mut self, queue: QueueId) {
+        let record = &mut self.records[queue];
+        record.returning -= 1;
+        if record.settings.may_expire {
+            self.relist_for_trim(queue);
+        }
+        self.gets.note_change();
+        self.records.wake(queue);
+    }
+
+    /// Examines a queue with priorities that lost messages: its new first message may have to expire, or may
+    /// be deliverable where the previous one was not.
+    #[cold]
+    pub(crate) fn examine_first_level(&mut self, queue: QueueId) {
+        let whole = self.records.queue_of_level(queue);
+        let first = self.records.first_level(whole);
+        if self.records[first].settings.may_expire {
+            self.relist_for_trim(first);
+        }
+        self.records.wake(whole);
+    }
+
+    // ---- removed messages
+
+    /// Notes that a queue has messages to remove that it cannot remove now, or not all at once.
+    pub(crate) fn list_for_trim(&mut self, queue: QueueId) {
+        if !core::mem::replace(&mut self.records[queue].listed.is_listed_for_trim, true) {
+            self.trim_list.push(queue);
+            self.trim_list.note_change();
+        }
+    }
+
+    /// Notes that a queue has further messages to remove.
+    ///
+    /// If it is on the list already because of rejected messages without capacity, it is processed again.
+    pub(crate) fn relist_for_trim(&mut self, queue: QueueId) {
+        self.list_for_trim(queue);
+        self.trim_list.note_change();
+    }
+
+    /// Returns the bytes of the log that publishers leave free for dead letters.
+    ///
+    /// A dead letter needs space before its original frees any. Without the reserve, a log full of messages
+    /// to be dead-lettered would stay full forever.
+    pub(crate) fn reserved_for_dead_letters(&self, pending_writes: &PendingWrites) -> u64 {
+        match self.records.has_dead_lettering() {
+            false => 0,
+            true => pending_writes.reserved_for_dead_letters(self.settings.dead_letter_log_bytes),
+        }
+    }
+
+    // ---- messages read back
+
+    /// Requests that messages at the front of the middle be read back.
+    pub(crate) fn want_pages(&mut self, queue: QueueId) {
+        let record = &mut self.records[queue];
+        if record.times.peeked.is_wanted() {
+            record.times.peeked = Peeked::NOTHING;
+        }
+        if !core::mem::replace(&mut record.listed.is_fetching, true) {
+            self.paging.want(queue);
+        }
+    }
+
+    /// Requests the expiry time of the first message, which only the log has.
+    #[cold]
+    pub(crate) fn want_peek(&mut self, queue: QueueId) {
+        if !self.records[queue].listed.is_fetching {
+            self.want_pages(queue);
+            self.records[queue].times.peeked = Peeked::WANTED;
+        }
+    }
+
+    // ---- times
+
+    /// Returns when the next message or queue may expire, or a delayed message is due, in milliseconds of
+    /// broker time.
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        [self.schedule.next_ms(), self.delay_wheel.next_ms()].into_iter().flatten().min()
+    }
+
+    /// Schedules that the queue is examined at this time, unless it is scheduled earlier.
+    #[cold]
+    pub(super) fn note_due(&mut self, queue: QueueId, at_ms: u64) {
+        let record = &mut self.records[queue];
+        if at_ms < record.times.due_ms {
+            record.times.due_ms = at_ms;
+            let queues = &self.records;
+            self.schedule.add(at_ms, queue, || {
+                let all = queues.iter().filter(|(_, record)| record.delayed_exchange.is_none());
+                let all = all.map(|(index, record)| (record.times.due_ms, QueueId::from_index(index)));
+                all.filter(|(at, _)| *at != u64::MAX)
+            });
+        }
+    }
+
+    /// Notes that a client used the queue, which postpones the queue's expiry.
+    #[cold]
+    pub(crate) fn touch_queue(&mut self, pending_writes: &PendingWrites, queue: QueueId) {
+        let record = &mut self.records[queue];
+        if record.settings.expires() && !record.is_deleted() {
+            record.times.unused_until_ms =
+                pending_writes.time_ms().saturating_add(record.settings.expires_ms);
+            let due_ms = self.records.unused_until_ms(pending_writes, queue);
+            self.note_due(queue, due_ms);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each queue is returned at its time and only once, however often times change, within the list's
+    /// capacity.
+    #[test]
+    fn changed_times_take_no_more_memory_and_none_is_lost() {
+        const QUEUES: usize = 20;
+        let mut due = [u64::MAX; QUEUES];
+        let mut schedule = QueueSchedule::with_capacity(QUEUES);
+        let room = schedule.times.capacity();
+        let mut random = 1_u64;
+        for now in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (queue, at) = ((random >> 33) as usize % QUEUES, now + 1 + (random >> 40) % 300);
+            if at < due[queue] {
+                due[queue] = at;
+                let all = due.iter().enumerate().filter(|(_, at)| **at != u64::MAX);
+                let all = || all.map(|(queue, at)| (*at, QueueId::from_index(queue)));
+                schedule.add(at, QueueId::from_index(queue), all);
+            }
+            while let Some((at, queue)) = schedule.pop(now) {
+                if due[queue.index()] == at {
+                    due[queue.index()] = u64::MAX;
+                }
+            }
+            assert!(due.iter().all(|at| *at > now), "one was passed over");
+            assert_eq!(schedule.times.capacity(), room);
+        }
+    }
+}
