@@ -116,28 +116,28 @@ static COMMANDS: [CommandRow; 5] = [
     CommandRow {
         name: "check",
         usage: "check [OPTIONS]",
-        about: "print the configuration that results and the memory it adds\n\
-                up to; the exit code says whether the broker would start",
+        about: "print the resulting configuration and the memory that it\n\
+                needs; the exit code is 0 if the broker would start",
         options: &[],
     },
     CommandRow {
         name: "inspect",
         usage: "inspect DIR",
-        about: "what a data directory holds and whether it is whole; save messages\n\
-                from a damaged one; leveret inspect --help says more",
+        about: "show the content and the damage of a data directory, and save\n\
+                messages from a damaged one; see leveret inspect --help",
         options: &[],
     },
     CommandRow {
         name: "ctl",
         usage: "ctl COMMAND",
-        about: "ask or tell a running broker, as rabbitmqctl does; also by the name\n\
+        about: "query and control a running broker, like rabbitmqctl; also as\n\
                 leveretctl; leveret ctl help lists the commands",
         options: &[],
     },
     CommandRow {
         name: "restore",
         usage: "restore FILE",
-        about: "make a store of what leveret ctl backup wrote, in --data-dir",
+        about: "make a store in --data-dir from a file of leveret ctl backup",
         options: &["--config", "--data-dir", "--help"],
     },
 ];
@@ -148,7 +148,7 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
         OptionRow::new(
             "--config",
             "FILE",
-            "read this TOML file; flags go before what it says",
+            "read this TOML file; flags override its values",
             |said, given| given.path().map(|file| said.file = Some(file)),
         ),
         OptionRow::new(
@@ -163,7 +163,7 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
             "--listen",
             "ADDR:PORT",
             "listen here, such as 0.0.0.0:5672 or [::]:5672; may be given several times;\n\
-             port 0 takes a free one; a port alone is one of 127.0.0.1",
+             port 0 selects a free one; without an address: 127.0.0.1",
             |said, given| given.value().map(|at| said.flags.listen.get_or_insert_default().push(at)),
         ),
         OptionRow {
@@ -177,14 +177,14 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
         OptionRow::new(
             "--listen-tls",
             "ADDR[:PORT]",
-            "listen here with TLS, on port 5671 if none is named; [tls] in the\n\
+            "listen here with TLS, on port 5671 by default; [tls] in the\n\
              configuration file names certificate and key",
             |said, given| given.value().map(|at| said.flags.listen_tls.get_or_insert_default().push(at)),
         ),
         OptionRow::new(
             "--listen-unix",
             "PATH",
-            "listen on a Unix socket, for programs of this machine",
+            "listen on a Unix socket, for programs on this machine",
             |said, given| given.path().map(|path| said.flags.listen_unix = Some(path)),
         ),
         OptionRow::new(
@@ -206,9 +206,12 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
             "serve metrics for Prometheus here without a login, such as\n127.0.0.1:15692",
             |said, given| given.value().map(|at| said.flags.metrics.get_or_insert_default().push(at)),
         ),
-        OptionRow::new("--data-dir", "DIR", "keep here what outlives the process", |said, given| {
-            given.path().map(|folder| said.flags.data_dir = Some(folder))
-        }),
+        OptionRow::new(
+            "--data-dir",
+            "DIR",
+            "store all data that must survive a restart here",
+            |said, given| given.path().map(|folder| said.flags.data_dir = Some(folder)),
+        ),
         OptionRow::new(
             "--memory-limit",
             "SIZE",
@@ -218,14 +221,14 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
         OptionRow::new(
             "--log-level",
             "LEVEL",
-            "error, warn, info (as it is by default), debug, trace or off",
+            "error, warn, info (the default), debug, trace or off",
             |said, given| given.value().map(|level| said.flags.log_level = Some(level)),
         ),
         OptionRow::new(
             "--connect",
             "",
-            "of check: connect to every upstream of a [[bridge]] once, and say what\n\
-             works there and what does not",
+            "of check: connect to every upstream of a [[bridge]] once, and report\n\
+             what works there",
             |said, _| {
                 said.connects = true;
                 Ok(())
@@ -234,8 +237,8 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
         OptionRow::new(
             "--drop-in",
             "",
-            "of check: print a drop-in for the systemd unit instead, with MemoryMax= as this\n\
-             configuration needs it",
+            "of check: print a drop-in for the systemd unit instead, with MemoryMax= for this\n\
+             configuration",
             |said, _| {
                 said.is_drop_in = true;
                 Ok(())
@@ -301,7 +304,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
     }
     for (is_said, option) in [(said.connects, "--connect"), (said.is_drop_in, "--drop-in")] {
         if is_said && command.as_deref() != Some("check") {
-            return Err(BadArguments::new(format!("{option} goes with leveret check")));
+            return Err(BadArguments::new(format!("{option} is an option of leveret check")));
         }
     }
     match command.as_deref() {
@@ -318,9 +321,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
 /// Returns the error for an unknown command.
 fn unknown_command(name: &str) -> BadArguments {
     if name == BENCH {
-        return BadArguments::new(
-            "to measure a broker there is a program of its own, leveret-bench".to_string(),
-        );
+        return BadArguments::new("leveret-bench is the program that measures a broker".to_string());
     }
     if ctl::has_command(name) {
         let sentence = format!("unknown command {name}; did you mean leveret ctl {name}?");
@@ -550,7 +551,7 @@ impl BadArguments {
 
     /// Makes an error for a superfluous word.
     pub fn one_too_many(word: &OsStr) -> Self {
-        Self::new(format!("{word:?} is one argument too many"))
+        Self::new(format!("unexpected argument {word:?}"))
     }
 }
 
@@ -562,7 +563,7 @@ impl From<lexopt::Error> for BadArguments {
 
 impl fmt::Display for BadArguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} --help lists what there is)", self.sentence, self.program)
+        write!(f, "{} (see {} --help)", self.sentence, self.program)
     }
 }
 
@@ -679,14 +680,14 @@ mod tests {
         );
         assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
         assert_eq!(parsed("inspect d --no").unwrap_err().exit_code, 3);
-        refused("--connect", "--connect goes with leveret check");
-        refused("serve --drop-in", "--drop-in goes with leveret check");
+        refused("--connect", "--connect is an option of leveret check");
+        refused("serve --drop-in", "--drop-in is an option of leveret check");
         assert!(matches!(parsed("check --drop-in"), Ok(Ask::Check(said)) if said.is_drop_in));
         assert!(matches!(parsed("check --connect"), Ok(Ask::Check(said)) if said.connects));
         refused("chek", "unknown command chek; did you mean check?");
         refused("status", "unknown command status; did you mean leveret ctl status?");
         for line in ["bench --size 16", "help bench"] {
-            refused(line, "to measure a broker there is a program of its own, leveret-bench");
+            refused(line, "leveret-bench is the program that measures a broker");
         }
         refused("serve check", "\"check\" is one argument too many");
         refused("--config", "missing argument for option '--config'");

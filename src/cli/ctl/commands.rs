@@ -168,38 +168,38 @@ macro_rules! commands {
 commands! {
     "help", " [<command>]", 0..=1, help, "Displays usage information for a command";
     "version", "", 0..=0, operations::version, "Displays the version of this program";
-    "ping", "", 0..=0, operations::ping, "Checks that the broker turns and answers";
+    "ping", "", 0..=0, operations::ping, "Checks that the broker answers";
     "await_startup", " [--timeout <timeout>]", 0..=0, format::await_startup,
         "Waits for the broker to answer, for five minutes unless a timeout is given";
     "report", " [--file <flight_recorder>]", 0..=0, format::report,
-        "Displays everything there is to ask for: status, configuration, memory, users, connections, queues, \
-         bridges, and the last events of this life and of those before; no message and no secret. Attach it \
-         when something went wrong. Of a broker that does not answer it displays the events; --file names \
-         their file and asks no broker";
-    "status", " [--formatter json]", 0..=0, operations::status, "Displays how the broker goes";
+        "Displays a report to attach to a bug report: status, configuration, memory, users, connections, queues, \
+         bridges, and the last events of this run and of earlier runs. It contains no message and no secret. If \
+         the broker does not answer, only the events are displayed. With --file the events are read from that \
+         file, and no broker is needed";
+    "status", " [--formatter json]", 0..=0, operations::status, "Displays the status of the broker";
     "environment", "", 0..=0, operations::environment,
-        "Displays the broker's configuration, secrets left out";
+        "Displays the broker's configuration without secrets";
     "cluster_status", " [--formatter json]", 0..=0, checks::cluster_status,
         "Displays the cluster, which is this one node";
     "list_feature_flags", " [--no-table-headers] [<column>, ...]", 0..=ANY, checks::list_feature_flags,
-        "Lists RabbitMQ's feature flags, and whether what they stand for is there";
+        "Lists RabbitMQ's feature flags, and which of these features the broker has";
     "enable_feature_flag", " <all | feature_flag>", 1..=1, checks::enable_feature_flag,
-        "Does nothing, for what is there is enabled; fails for what is not";
+        "Checks that the broker has a feature; all features that it has are always enabled";
     "is_running", "", 0..=0, checks::is_running, "Checks that the broker runs";
-    "is_booting", "", 0..=0, checks::is_booting, "Says that the broker has started";
+    "is_booting", "", 0..=0, checks::is_booting, "Reports that the broker has started";
     "check_running", "", 0..=0, checks::is_running, "Checks that the broker runs";
     "check_alarms", "", 0..=0, checks::check_alarms, "Checks that there is no alarm (see list_alarms)";
     "check_local_alarms", "", 0..=0, checks::check_alarms, "The same";
     "check_port_connectivity", "", 0..=0, checks::check_port_connectivity,
-        "Checks that each listener lets somebody in";
+        "Checks that each listener accepts connections";
     "check_port_listener", " <port>", 1..=1, checks::check_port_listener,
         "Checks that the broker listens on a port";
     "check_protocol_listener", " <protocol>", 1..=1, checks::check_protocol_listener,
         "Checks that the broker listens for a protocol: amqp, amqp/ssl, http, https, http/prometheus";
     "check_virtual_hosts", "", 0..=0, checks::check_virtual_hosts, "Checks that the broker answers";
     "node_health_check", "", 0..=0, checks::node_health_check, "Checks that the broker answers. Deprecated";
-    "list_alarms", "", 0..=0, operations::alarms, "Lists what an operator should see to";
-    "stop", "", 0..=0, operations::stop, "Stops the broker and waits for its end";
+    "list_alarms", "", 0..=0, operations::alarms, "Lists what needs the attention of an operator";
+    "stop", "", 0..=0, operations::stop, "Stops the broker and waits until it has ended";
     "list_queues", " [--vhost <vhost>] [--no-table-headers] [<column>, ...] [--timeout <timeout>]", 0..=ANY,
         listings::queues, "Lists queues and their properties";
     "list_exchanges", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
@@ -216,21 +216,20 @@ commands! {
     "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0, access::list_users,
         "List user names and tags";
     "add_user", " <username> [<password>]", 1..=2, access::add_user,
-        "Creates a new user. Leave the password out to be asked for it, or to give it as a line of standard \
-         input: what stands in a command line can be seen by every user of the machine";
+        "Creates a new user. Without a password argument, the password is read from the terminal or from standard \
+         input. Every user of the machine can see the arguments of a command";
     "delete_user", " <username>", 1..=1, access::delete_user, "Removes a user";
     "change_password", " <username> [<password>]", 1..=2, access::change_password,
-        "Changes the user password. Leave it out to be asked for it, or to give it on standard input";
+        "Changes the user password. Without a password argument, it is read from the terminal or from standard input";
     "clear_password", " <username>", 1..=1, access::clear_password,
         "Clears (resets) password and disables password login for a user";
     "hash_password", " [<cleartext_password>]", 0..=1, access::hash_password,
-        "Prints a hash of a password as RabbitMQ makes it, for definitions and the management API. Leave the \
-         password out to be asked for it, or to give it on standard input";
+        "Prints the hash of a password in RabbitMQ's format, for definitions and the management API. Without an \
+         argument, the password is read from the terminal or from standard input";
     "confirm_users", "", 0..=0, access::confirm_users,
-        "Says that users, virtual hosts and permissions are right as they are now, after the store was \
-         damaged and could not vouch for them. Until then nobody is let in. Look at list_users, \
-         list_permissions and list_topic_permissions first, and mend them: what is missing was lost, and \
-         what was deleted may be back";
+        "Confirms that users, virtual hosts and permissions are correct after the store was damaged. Until then \
+         every login is refused. Check list_users, list_permissions and list_topic_permissions first, and correct \
+         them: missing entries were lost, and deleted entries may have come back";
     "authenticate_user", " <username> [<password>]", 1..=2, access::authenticate_user,
         "Attempts to authenticate a user. Exits with a non-zero code if authentication fails";
     "set_user_tags", " <username> <tag> [...]", 1..=ANY, access::set_user_tags, "Sets user tags";
@@ -256,7 +255,7 @@ commands! {
          default queue type: classic or quorum";
     "update_vhost_metadata", " <vhost> [--description <description>] [--tags \"<tag1>,<tag2>,<...>\"] \
         [--default-queue-type <quorum|classic|stream>]", 1..=1, access::update_vhost_metadata,
-        "Updates metadata (tags, description, default queue type) of a virtual host; what is not given stays";
+        "Updates metadata (tags, description, default queue type) of a virtual host; options that are not given keep their values";
     "enable_vhost_protection_from_deletion", " <vhost>", 1..=1, access::protect_vhost,
         "Protects a virtual host from deletion";
     "disable_vhost_protection_from_deletion", " <vhost>", 1..=1, access::unprotect_vhost,
@@ -269,9 +268,9 @@ commands! {
     "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, limits::clear_vhost_limits,
         "Clears virtual host limits";
     "trace_on", " [--vhost <vhost>]", 0..=0, operations::trace_on,
-        "Starts tracing: all that is published and delivered in a virtual host is copied to its exchange \
-         amq.rabbitmq.trace, for queues bound there with publish.EXCHANGE and deliver.QUEUE, until trace_off \
-         or a restart. It costs a copy each time, so bind what is wanted and no more";
+        "Starts tracing: every message that is published or delivered in a virtual host is copied to its exchange \
+         amq.rabbitmq.trace, with the routing key publish.EXCHANGE or deliver.QUEUE, until trace_off or a \
+         restart. Every matching binding costs a copy of each message";
     "trace_off", " [--vhost <vhost>]", 0..=0, operations::trace_off, "Stops tracing";
     "list_user_limits", " [--user <username>] [--global]", 0..=0, limits::list_user_limits,
         "Displays configured user limits";
@@ -305,48 +304,48 @@ commands! {
     "list_global_parameters", " [--no-table-headers] [--timeout <timeout>]", 0..=0, parameters::list_global,
         "Lists global runtime parameters";
     "shovel_status", " [--no-table-headers] [--timeout <timeout>]", 0..=0, parameters::status,
-        "Displays status of shovels, and of other bridges as far as they are alike; bridge_status tells more";
+        "Displays status of shovels, and of bridges in the same columns; bridge_status displays more";
     "restart_shovel", " [--vhost <vhost>] <name>", 1..=1, parameters::restart,
-        "Has a shovel connect anew";
+        "Closes the connections of a shovel and opens them again";
     "delete_shovel", " [--vhost <vhost>] <name>", 1..=1, parameters::delete, "Deletes a shovel";
     "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1, definitions::export,
         "Exports definitions in JSON, as RabbitMQ does";
     "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1, definitions::import,
         "Imports definitions in JSON, as RabbitMQ exports them";
     "backup", " <file_path | \"-\">", 1..=1, backup::backup,
-        "Copies the store as it is at one moment, while the broker runs, to a tar archive; leveret restore \
-         makes a store of it again";
+        "Writes a consistent copy of the store to a tar archive while the broker runs. leveret restore makes a \
+         store from it";
     "purge_queue", " <queue> [--vhost <vhost>]", 1..=1, operations::purge_queue,
         "Purges a queue (removes all messages in it)";
     "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1,
         operations::delete_queue, "Deletes a queue";
     "acknowledge_damage", "", 0..=0, operations::acknowledge_damage,
-        "Ends the alarm that parts of the store could not be read. It stays over restarts until then; later \
-         damage is an alarm again";
+        "Ends the alarm that parts of the store could not be read. Until then it is raised again after \
+         each restart. Later damage raises it again";
     "list_orphans", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY, listings::orphans,
-        "Lists messages whose queue was lost with the blocks that defined it; vhost and name are empty where \
-         nothing says them any more";
+        "Lists messages whose queue was lost, because the blocks with its definition are damaged. vhost and name \
+         are empty if they are unknown";
     "adopt_orphan", " [--vhost <vhost>] <incarnation> <queue>", 2..=2, operations::adopt_orphan,
-        "Gives an orphan (see list_orphans) a new durable queue of that name, with all its messages in order";
+        "Creates a durable queue of that name from an orphan (see list_orphans), with all its messages in order";
     "delete_orphan", " <incarnation>", 1..=1, operations::delete_orphan,
         "Deletes an orphan (see list_orphans) with all its messages";
     "bridge_status", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::bridges, "Lists the links of bridges, one for each direction, and how each goes; times in \
+        listings::bridges, "Lists the links of bridges, one for each direction, and their state; times in \
          seconds";
     "pause_bridge", " <bridge>", 1..=1, operations::pause_bridge,
-        "Lets a bridge end its connections, when what is under way is settled, until resume_bridge, over \
-         restarts too";
+        "Closes the connections of a bridge after messages in flight are settled. It stays paused until \
+         resume_bridge, also after a restart";
     "resume_bridge", " <bridge>", 1..=1, operations::resume_bridge,
-        "Lets a bridge connect now, whether it was paused, rests, or waits for its next try";
+        "Connects a bridge at once, whether it is paused, idle, or waiting for its next attempt";
     "retry_parked", " <bridge>", 1..=1, operations::retry_parked,
-        "Sends what a bridge has set aside back to where it was on its way to; bridge_status tells what \
-         came of it, in the column retried";
+        "Sends the parked messages of a bridge to their destination again. The column retried of bridge_status \
+         has the result";
     "close_connection", " <connection pid> <explanation>", 2..=2, operations::close_connection,
         "Closes a connection, named by its pid (see list_connections pid name)";
     "close_all_user_connections", " <username> <explanation>", 2..=2, operations::close_all_user_connections,
         "Closes all connections of a user";
     "close_all_connections", " [--vhost <vhost>] [--global] <explanation>", 1..=1,
-        operations::close_all_connections, "Closes all connections for a vhost, or all there are";
+        operations::close_all_connections, "Closes all connections for a vhost, or all connections";
 }
 
 /// Handles `help [<command>]`.
@@ -396,14 +395,14 @@ pub(super) fn overview() -> String {
 fn general_options() -> String {
     format!(
         "{}\n\n\
-         -p, --vhost <vhost>   virtual host to use, for commands that are scoped to one; otherwise /\n\
-         -t, --timeout <n>     seconds that an answer may take\n\
+         -p, --vhost <vhost>   virtual host to use, for commands that use one; default /\n\
+         -t, --timeout <n>     time limit for an answer in seconds\n\
          -q, --quiet           suppress informational messages\n\
          -s, --silent          suppress informational messages and the table header row\n\
          --formatter <name>    table, json, csv or pretty_table, for commands that list\n\
-         --data-dir <folder>   where the broker keeps its data, and its socket; or --config <file>\n\
-         --socket <file>       the socket itself, as LEVERET_SOCKET does\n\
-         -n, --node <node>     accepted for scripts, and ignored",
+         --data-dir <folder>   the broker's data directory, which has its control socket; or --config <file>\n\
+         --socket <file>       the control socket; also set by LEVERET_SOCKET\n\
+         -n, --node <node>     ignored; accepted for existing scripts",
         heading("General Options")
     )
 }

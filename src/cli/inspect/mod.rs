@@ -129,7 +129,7 @@ fn write_exported(out: &mut dyn Write, target: &ExportTo, exported: &Exported) -
     let Exported { messages, bytes, unreadable } = exported;
     writeln!(out, "exported   {messages} messages with {bytes} bytes of body to {target}")?;
     if *unreadable > 0 {
-        writeln!(out, "           {unreadable} more not, for they cannot be read")?;
+        writeln!(out, "           {unreadable} messages cannot be read and were not exported")?;
     }
     Ok(())
 }
@@ -140,34 +140,35 @@ pub fn help() -> String {
 }
 
 const BEFORE_OPTIONS: &str = "\
-What a data directory holds, and whether all of it can be read.
+Shows the content of a data directory, and whether all of it can be read.
 
 Usage: leveret inspect DIR [OPTIONS]
 
-It only reads: a broker may be using the directory, and a card or a user that can only read will do. Beside a broker that writes it reads again what looks wrong, and says so.
+The directory is only read: a broker may be using it, it may be read-only, and read permission is enough. What looks
+damaged while a broker writes is read again, and the report says so.
 ";
 
 const AFTER_OPTIONS: &str = "\
 An exported line has exchange, routing_key, properties and payload named as rabbitmqadmin names them;
-queues with the place of the message in each; the payload as text (payload_encoding string) when it is
-UTF-8, else as base64; what is not UTF-8 elsewhere under a name that ends in _base64. Lines come as the
-messages lie on the disk: sort by offset for the order of a queue.
+queues has the offset of the message in each queue. The payload is text (payload_encoding string) if it is UTF-8, else
+base64; other values that are not UTF-8 have names that end in _base64. The lines are in the order of the log: sort
+them by offset for the order of a queue.
 
-Exit code: 0 everything can be read; 2 something cannot, or users are in doubt, or messages have no queue;
+Exit code: 0 everything can be read; 2 something is damaged, users may be wrong, or messages have no queue;
 3 DIR could not be inspected.
 ";
 
 const OPTIONS: Table<Options> = Table(&[Section {
     heading: "Options:",
     rows: &[
-        OptionRow::new("--details", "", "the log's segments too", |options, _| {
+        OptionRow::new("--details", "", "also print the log's segments", |options, _| {
             options.details = true;
             Ok(())
         }),
         OptionRow::new(
             "--records",
             "",
-            "print every record too, one a line; bodies escaped and cut",
+            "also print every record, one per line; bodies are escaped and cut",
             |options, _| {
                 options.records = true;
                 Ok(())

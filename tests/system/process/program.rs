@@ -145,7 +145,7 @@ fn version_and_help_go_to_standard_output() {
 fn an_unknown_flag_is_answered_with_the_likely_one() {
     assert_eq!(
         refusal(&["--lisen", "127.0.0.1:0"]),
-        "leveret: unknown option --lisen; did you mean --listen? (leveret --help lists what there is)"
+        "leveret: unknown option --lisen; did you mean --listen? (see leveret --help)"
     );
 }
 
