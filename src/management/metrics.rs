@@ -91,13 +91,13 @@ global_messages_get_empty_total Total number of times basic.get operations fetch
 global_messages_redelivered_total Total number of messages redelivered to consumers
 global_messages_acknowledged_total Total number of messages acknowledged by consumers";
 const OWN: &str = "flash_written_bytes_total Bytes written to the data directory
-flash_syncs_total Times that the disk was asked to keep them
-store_max_bytes Bytes that the store may take
-store_room_bytes Bytes that it has room for now
-store_log_bytes Bytes that the log takes of it, settled messages that are not compacted yet included
-store_live_bytes Bytes of the log that messages in queues take
-sync_budget_delayed_commits_total Commits that publishers waited for and that waited for syncs_per_second
-publishers_waiting Clients that wait for room to publish
+flash_syncs_total Number of syncs of the disk
+store_max_bytes Maximum size of the store in bytes
+store_room_bytes Bytes that the store can write now
+store_log_bytes Size of the log in bytes, including settled messages that are not compacted yet
+store_live_bytes Bytes in the log of messages in queues
+sync_budget_delayed_commits_total Commits with confirms that were delayed by syncs_per_second
+publishers_waiting Blocked publishers
 handshakes_evicted_total Connections closed before their login for another connection";
 const DEAD_LETTERED: &str = "global_messages_dead_lettered_rejected_total Total number of messages \
 dead-lettered due to basic.reject or basic.nack
@@ -107,9 +107,9 @@ reject-publish-dlx
 global_messages_dead_lettered_delivery_limit_total Total number of messages dead-lettered due to delivery-limit \
 exceeded";
 
-const WEAR: &str = "flash_written_ever_bytes Bytes written to the data directory by all lives of the store
-flash_bytes_per_day Bytes that this process writes in a day
-flash_endurance_bytes Bytes that the card takes";
+const WEAR: &str = "flash_written_ever_bytes Bytes written to the data directory since the store was created
+flash_bytes_per_day Bytes that this process writes per day
+flash_endurance_bytes Configured endurance of the flash in bytes";
 
 /// The requested path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -334,21 +334,22 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         lines.sample(name, "", &seconds(machine.cpu_ms));
     }
     if let Some(thousandths) = machine.temperature_mc {
-        let name = lines.head("board_temperature_celsius Temperature of the board, as the kernel tells it");
+        let name = lines.head("board_temperature_celsius Temperature of the board as reported by the kernel");
         lines.sample(name, "", &format_args!("{:.1}", f64::from(thousandths) / 1000.0));
     }
     if let Some(wear) = Wear::of(process) {
         let endurance = known(process.endurance.bytes);
         lines.all("", WEAR, &[wear.written_bytes, wear.bytes_per_day.unwrap_or(UNKNOWN), endurance]);
         if let Some(tenths) = wear.tenths_left {
-            let name = lines.head("flash_years_left Years that the card lasts at this rate");
+            let name =
+                lines.head("flash_years_left Years until the flash reaches its endurance at this rate");
             lines.sample(name, "", &format_args!("{}.{}", tenths / 10, tenths % 10));
         }
     }
     let pools = context.broker.views().pools(context.messages);
     for (family, is_used) in [
-        ("pool_used What is taken of a pool, by the key that makes it larger", true),
-        ("pool_max All that the pool has", false),
+        ("pool_used Used part of a pool, by the configuration key of its size", true),
+        ("pool_max Size of the pool", false),
     ] {
         let name = lines.head(family);
         for pool in &pools {
@@ -452,22 +453,22 @@ connection_channels Channels on a connection",
         rows: Rows::Bridges,
         before: 0,
         names: "bridge_state 0 paused or ending, 1 waiting, 2 connecting, 3 blocked, 4 running, 5 resting, 6 held, 7 budget used
-bridge_backlog_messages Messages here that wait to be forwarded
-bridge_pending_messages Messages on their way
-bridge_parked_messages Messages set aside
-bridge_moved_total Messages that the other side has taken over
+bridge_backlog_messages Local messages that wait to be forwarded
+bridge_pending_messages Messages in flight
+bridge_parked_messages Parked messages
+bridge_moved_total Messages that the other side has accepted
 bridge_repeats_total Messages sent that may have been sent before
-bridge_connected_total Times that messages could flow
-bridge_failed_total Times that they could not, or not any more
-bridge_day_bytes Bytes of this day over both links of the bridge
-bridge_day_bytes_max Bytes of a day after which only urgent rules go on, 0 without a limit
-bridge_yesterday_bytes Bytes of the day before
-bridge_held_rules Rules that take nothing until the next day, or until what holds them is mended
-bridge_day_sent_bytes Bytes of this day that went over this link, TLS included
-bridge_day_received_bytes Bytes of this day that came over this link, TLS included
-bridge_day_repeated_bytes Bytes of this day of messages that may have gone or come before
-bridge_inflow_per_day Messages that come in to be forwarded in a day
-bridge_outage_tenths_of_days Tenths of days of them that the disk has room for",
+bridge_connected_total Times that the link came up
+bridge_failed_total Times that the link failed to come up, or went down
+bridge_day_bytes Bytes of both links of the bridge today
+bridge_day_bytes_max Daily budget in bytes, after which only urgent rules continue; 0 without a limit
+bridge_yesterday_bytes Bytes of both links of the bridge yesterday
+bridge_held_rules Rules that are paused until the next day or until their error is corrected
+bridge_day_sent_bytes Bytes sent over this link today, including TLS
+bridge_day_received_bytes Bytes received over this link today, including TLS
+bridge_day_repeated_bytes Bytes of messages today that may have been transferred before
+bridge_inflow_per_day Messages per day that arrive to be forwarded
+bridge_outage_tenths_of_days Tenths of a day of such messages that fit on the disk",
     },
 ];
 
