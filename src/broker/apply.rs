@@ -591,7 +591,7 @@ impl Broker {
         cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
         if is_requeued {
             self.sent(cx, connection, 1);
-            let why = format_args!("it reaches no queue here");
+            let why = format_args!("it is routed to no queue here");
             outcome = Err(Fault::new(ReplyCode::NoRoute, why));
         }
         taken(cx, copy, outcome?, "a queue refuses it by its own arguments")
@@ -657,7 +657,7 @@ impl Broker {
         targets.push(queue);
         let outcome = self.deliver_to_targets(cx, copy, &mut targets, &publish);
         self.publishing.targets = targets;
-        taken(cx, copy, outcome?, "the queue for what is set aside takes no more, by its own arguments")
+        taken(cx, copy, outcome?, "the parking queue is full by its own arguments")
     }
 
     /// Returns whether the first entry of the connection's outbox is a `basic.return` of a message that it
@@ -711,12 +711,12 @@ impl Broker {
         };
         let body_len = self.queues.deliveries()[index].body_len;
         if self.queues.records().refuses_body(target, body_len, 0) {
-            let why = format_args!("{queue} takes no more, by its own arguments");
+            let why = format_args!("{queue} is full by its own arguments");
             return Err(Fault::new(ReplyCode::PreconditionFailed, why));
         }
         let parking = Parking { bridge: bridge.into(), queue: queue.into(), why };
         let Some(place) = self.republisher().parking_index(parking) else {
-            let why = format_args!("too many bridges park messages for too many causes");
+            let why = format_args!("too many bridges park messages for too many different causes");
             return Err(Fault::new(ReplyCode::ResourceError, why));
         };
         let source = self.queues.deliveries()[index].queue;

@@ -147,8 +147,8 @@ impl Work {
         Err(Fault::new(
             ReplyCode::PreconditionFailed,
             format_args!(
-                "routing this takes too long with what is bound: use fewer CC and BCC keys, keys of fewer \
-                 words, or smaller transactions"
+                "routing this takes too long with the existing bindings: use fewer CC and BCC keys, keys with \
+                 fewer words, or smaller transactions"
             ),
         ))
     }

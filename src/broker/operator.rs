@@ -499,13 +499,13 @@ impl Broker {
         if queue.is_empty() || queue.len() > 255 || queue.starts_with("amq.") {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
-                format_args!("{words} cannot be declared: take another name"),
+                format_args!("{words} cannot be declared: use another name"),
             ));
         }
         if self.queues.records().find_queue(id, queue).is_some() {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
-                format_args!("{words} exists already: an orphan gets a queue of its own, take another name"),
+                format_args!("{words} exists already: an orphan needs a new queue, use another name"),
             ));
         }
         self.access.check_queue_limit(id, queue)?;

@@ -307,21 +307,19 @@ pub(crate) fn key_of(vhost: &str, name: DestinationName<'_>) -> Box<[u8]> {
 }
 
 fn still_left_out(access: &Access, vhost: VhostId, name: DestinationName<'_>) -> Fault {
-    let remedy = "raise that and start again, or delete it";
+    let remedy = "raise it and restart the broker, or delete the object";
     match name {
         DestinationName::Exchange(name) => Fault::new(
             ReplyCode::ResourceError,
             format_args!(
-                "{} is in the store, but the start did not know its type or exchanges_max had no room \
-                 for it: {remedy}",
+                "{} is in the store, but its type is unknown or exchanges_max was reached at the start: {remedy}",
                 exchange_text(access, vhost, name)
             ),
         ),
         DestinationName::Queue(name) => Fault::new(
             ReplyCode::ResourceError,
             format_args!(
-                "{} is in the store with its messages, but queues_max had no room for it at the start: \
-                 {remedy}",
+                "{} is in the store with its messages, but queues_max was reached at the start: {remedy}",
                 QueueText { name, vhost: access.vhost_name(vhost) }
             ),
         ),

@@ -272,7 +272,7 @@ impl Setter<'_> {
     /// Checks whether the setter of a parameter has what its value needs.
     fn check(&self, needs: &ParameterNeeds) -> Result<(), OperatorFault> {
         if let Some(what) = needs.of_administrator.filter(|_| !self.is_administrator) {
-            return Err(OperatorFault::Invalid(format!("only an administrator may have it {what}")));
+            return Err(OperatorFault::Invalid(format!("only an administrator may configure it to {what}")));
         }
         if self.may_connect {
             return Ok(());
@@ -516,7 +516,10 @@ mod tests {
         let mut world = ParametersFixture::new(8);
         assert_eq!(world.set(shovel("s", "0"), OPERATOR), invalid("0 is not taken"));
         assert!(matches!(world.set(shovel("", "1"), OPERATOR), Err(OperatorFault::BadName("parameter", _))));
-        assert_eq!(world.set(shovel("s", "9"), ANN), invalid("only an administrator may have it read files"));
+        assert_eq!(
+            world.set(shovel("s", "9"), ANN),
+            invalid("only an administrator may configure it to read files")
+        );
         let nowhere = Setter { may_connect: false, ..ANN };
         let why = "user \"ann\" may not connect to vhost \"v\"";
         assert_eq!(world.set(shovel("s", "1"), nowhere), invalid(why));

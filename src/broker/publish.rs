@@ -89,8 +89,8 @@ fn too_much_to_write() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
-            "a transaction of more persistent messages than can wait to be written: commit more often, or \
-             raise messages_max in this broker's configuration"
+            "a transaction with more persistent messages than can be pending: commit more often, or raise \
+             messages_max in this broker's configuration"
         ),
     )
 }

@@ -567,9 +567,7 @@ fn log_bytes_of(pinned: Pinned) -> u64 {
 fn share_used_up(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
-        format_args!(
-            "this connection has its share of {key}, the rest is for others: raise it in the configuration"
-        ),
+        format_args!("this connection uses its whole share of {key}: raise it in the configuration"),
     )
 }
 
@@ -579,8 +577,8 @@ fn open_share_is_used_up(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
-            "open transactions hold their share of {key}, the rest is for others: commit more often, or raise it in \
-             the configuration"
+            "open transactions use their whole share of {key}: commit more often, or raise it in the \
+             configuration"
         ),
     )
 }

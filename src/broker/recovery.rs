@@ -151,8 +151,8 @@ impl Restoring {
             }
             not_now @ (Restored::NoCapacity | Restored::Unknown) => {
                 let why = match not_now {
-                    Restored::NoCapacity => "the limits have no room for it",
-                    _ => "only another version knows its type",
+                    Restored::NoCapacity => "it exceeds the limits",
+                    _ => "its type is unknown to this version",
                 };
                 log::error!("{definition} is stored, but {why}");
                 if not_now == Restored::NoCapacity {
@@ -198,21 +198,17 @@ impl Restoring {
             let is_deleted = key.is_some_and(|key| log.index().is_deleted_since(key, incarnation));
             let words = match name {
                 Some((vhost, queue)) => format!("queue '{queue}' in vhost '{vhost}'"),
-                None => "a queue of which no name is left".to_string(),
+                None => "a queue whose name is lost".to_string(),
             };
-            let words = format!("{words}: what defines it is lost, its {} messages are not", found.live);
+            let words = format!("{words}: its definition is lost, its {} messages are not", found.live);
             let contents = contents_of(found);
             if let Some(queue) = broker.restore_lost(context, incarnation, contents, name, !is_deleted) {
                 log::error!(
-                    "{words}: it is there again as a plain durable queue, until somebody declares it as it \
-                     should be"
+                    "{words}: it is a durable classic queue without arguments now, until it is declared again"
                 );
                 self.queues.insert(incarnation, queue);
             } else {
-                log::error!(
-                    "{words}: leveretctl list_orphans shows them, adopt_orphan gives them a queue, \
-                     delete_orphan deletes them"
-                );
+                log::error!("{words}: see leveretctl list_orphans, adopt_orphan and delete_orphan");
                 self.absent.insert(incarnation);
             }
         }
@@ -268,7 +264,7 @@ fn restore_definitions(
         }
     })?;
     if damaged > 0 {
-        log::error!("{damaged} definitions are damaged and left out");
+        log::error!("{damaged} definitions are damaged and were skipped");
     }
     if restoring.unread > 0 {
         let unread = restoring.unread;
@@ -343,7 +339,8 @@ pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: Q
     for range in found.live_ranges() {
         if !broker.queues_mut().restore_messages(queue, range.start, range.end) {
             log::error!(
-                "queue_entries_max has no room for all that is stored: some messages wait for a restart"
+                "queue_entries_max is too small for all stored messages: some are served only after a restart \
+                 with a larger value"
             );
             broker.recovery_mut().note_beyond_limits();
             break;

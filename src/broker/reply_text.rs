@@ -111,7 +111,7 @@ impl fmt::Display for Lossy<'_> {
 pub(crate) fn out_of(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
-        format_args!("this broker has no more room for that: raise {key} in its configuration"),
+        format_args!("this broker has reached its limit: raise {key} in its configuration"),
     )
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn out_of_disk(pending_writes: &PendingWrites) -> Fault {
     if pending_writes.is_file_system_full() {
         return Fault::new(
             ReplyCode::ResourceError,
-            format_args!("the file system of this broker's data directory is full: make room there"),
+            format_args!("the file system of this broker's data directory is full: free space there"),
         );
     }
     out_of(pending_writes.exhausted_limit_key())
@@ -138,14 +138,14 @@ pub(crate) fn unwritable() -> Fault {
 pub(crate) fn unwritable_for_messages() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
-        format_args!("the store cannot be written, so nothing persistent is taken now"),
+        format_args!("the store cannot be written, so persistent messages are not accepted now"),
     )
 }
 
 /// 506: a publisher waited too long for space in the log, while it held deliveries or had an open transaction
 /// itself.
 pub(crate) fn waited_too_long(pending_writes: &PendingWrites) -> Fault {
-    let raise = if pending_writes.is_file_system_full() { "make room on the file system" } else { "raise" };
+    let raise = if pending_writes.is_file_system_full() { "free space on the file system" } else { "raise" };
     let key = if pending_writes.is_file_system_full() { "" } else { pending_writes.exhausted_limit_key() };
     Fault::new(
         ReplyCode::ResourceError,

@@ -83,7 +83,7 @@ impl Connection {
             return Verdict::Wait(Suspension::ReplySpace);
         }
         let Some(slot) = context.pools.channels.open(&mut self.channels, self.id, number) else {
-            let text = format_args!("this broker has no more channels: raise channels_max or close some");
+            let text = format_args!("this broker has no free channels: raise channels_max or close some");
             return Verdict::hard(ReplyCode::ResourceError, text, method.id());
         };
         self.input.pending = Pending::on_channel(CommandKind::OpenChannel, method.id(), slot, false);

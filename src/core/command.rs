@@ -214,12 +214,12 @@ pub enum Refusal {
 impl core::fmt::Display for Refusal {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Returned(312) => f.write_str("unroutable: it reaches no queue there (312)"),
+            Self::Returned(312) => f.write_str("unroutable: it was routed to no queue there (312)"),
             Self::Returned(code) => write!(f, "returned with code {code}"),
             Self::Nacked => f.write_str("refused by the upstream (basic.nack)"),
             Self::Closed(code) => write!(f, "the upstream closes its channel over it with code {code}"),
-            Self::TooLarge => f.write_str("larger than the upstream takes"),
-            Self::Hops => f.write_str("it has crossed as many bridges as it may"),
+            Self::TooLarge => f.write_str("larger than the upstream accepts"),
+            Self::Hops => f.write_str("it has crossed the maximum number of bridges"),
         }
     }
 }

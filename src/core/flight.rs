@@ -117,7 +117,7 @@ pub struct Foreign;
 
 impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it is no flight recorder")
+        f.write_str("it is not a flight recorder file")
     }
 }
 

@@ -172,8 +172,8 @@ fn degraded(
     error: &io::Error,
 ) -> Option<(StorageDriver, Threads)> {
     log::error!(
-        "the data directory {} cannot be used ({error}): nobody is let in, for who may come in stands there, \
-         and nothing is durable; see to the disk and start again",
+        "the data directory {} cannot be used ({error}): nobody is let in, for who may come in stands there, and \
+         nothing is durable; repair the disk and restart the broker",
         directory.display()
     );
     pending_writes.start(0, false, 0);
@@ -219,7 +219,7 @@ fn tell(report: &Report, directory: &Path) {
     if let Some(error) = &report.unwritable {
         log::error!(
             "{} cannot be written ({error}): what it holds is delivered, persistent messages wait, nothing \
-             durable can be declared; see to the disk and start again",
+             durable can be declared; repair the disk and restart the broker",
             directory.display()
         );
     }
@@ -253,7 +253,7 @@ fn log_access(report: &Report, directory: &Path) {
                 "look at them (leveret ctl list_users, list_permissions), mend them, then say that they are \
                  right (leveret ctl confirm_users)"
             }
-            Some(_) => "see to the disk and start again",
+            Some(_) => "repair the disk and restart the broker",
         };
         log::error!(
             "{}: the store cannot vouch for its users and permissions ({why}), so nobody is let in: {remedy}",

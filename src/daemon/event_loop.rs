@@ -107,7 +107,7 @@ impl EventLoop {
         if let Some(notes) = self.engine.bridge_state_text()
             && let Err(error) = system::write(&self.config.data_dir, &notes)
         {
-            log::warn!("what was done with bridges cannot be written down: {error}");
+            log::warn!("the state of the bridges cannot be written: {error}");
         }
         Ok(())
     }

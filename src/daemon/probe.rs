@@ -368,7 +368,7 @@ impl Line {
             self.socket.write_all(&shaken.outgoing).map_err(failed)?;
             match shaken.next {
                 HandshakeResult::More(again) => handshake = again,
-                HandshakeResult::Failed(why) => return Err(format!("the handshake of TLS failed: {why}")),
+                HandshakeResult::Failed(why) => return Err(format!("the TLS handshake failed: {why}")),
                 HandshakeResult::Open(mut opened) => {
                     let spoken = core::mem::take(&mut opened.spoken);
                     let (mut pool, mut stash) = (BytePool::with_bytes(POOL_BYTES), ByteChain::default());
@@ -459,7 +459,7 @@ impl Line {
 }
 
 fn hung_up() -> String {
-    "it closed the connection without a word".into()
+    "it closed the connection without a reason".into()
 }
 
 fn failed(error: io::Error) -> String {

@@ -237,7 +237,9 @@ impl<'b, 's> ActingUser<'b, 's> {
         let fields = MessageFields::parse(request.body)?;
         let payload = match fields.is_base64 {
             false => fields.payload.into_bytes(),
-            true => BASE64.decode(&fields.payload).map_err(|_| bad_request("the payload is not base64"))?,
+            true => {
+                BASE64.decode(&fields.payload).map_err(|_| bad_request("the payload is not valid base64"))?
+            }
         };
         // A request is far below 4 GiB.
         let len = payload.len() as u32;

@@ -56,43 +56,43 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     let states = [
         (
             has_doubt && is_writable,
-            "access: the store cannot vouch for its users and permissions, so nobody is let in; mend them, \
+            "access: users and permissions in the store may be wrong, so all logins are refused; correct them, \
              then confirm_users",
         ),
         (
             has_doubt && !is_writable,
-            "access: the store cannot vouch for its users and permissions, so nobody is let in; see to the \
-             disk and start again",
+            "access: users and permissions in the store may be wrong, so all logins are refused; repair the disk \
+             and restart the broker",
         ),
         (
             context.process.has_refused_reads,
-            "damage: the disk has refused to read parts of the store since the start; the log says of which queues; see \
-             to the card",
+            "damage: parts of the store could not be read from the disk since the start; the log names the \
+             queues; check the disk",
         ),
         (
             context.broker.recovery().has_orphans(),
-            "orphans: there are messages whose queue is lost; list_orphans shows them, adopt_orphan gives \
-             them a queue, delete_orphan deletes them",
+            "orphans: there are messages without a queue, because its definition is lost; see list_orphans, \
+             adopt_orphan and delete_orphan",
         ),
         (
             context.broker.recovery().has_rebuilt(),
-            "rebuilt: what some queues were declared with is lost, and they are plain durable ones; the log \
-             says which; whoever declares them again ends this",
+            "rebuilt: the arguments of some queues are lost, so they are durable classic queues without \
+             arguments; the log names them; declare them again to end this alarm",
         ),
         (
             context.broker.recovery().beyond_limits() > 0,
-            "limits: the store has more than this configuration has room for, and what is beyond is kept but not \
-             served; the log of the start names it; raise the limits or memory_limit, or use a larger profile, and \
-             start again",
+            "limits: the store has more definitions or messages than this configuration allows; the rest is kept \
+             but not served; the log of the start names it; raise the limits or memory_limit, or use a larger \
+             profile, and restart the broker",
         ),
         (
             context.process.is_tls_unavailable,
-            "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
+            "tls: the files of [tls] cannot be used, so TLS connections are refused; the log has the reason",
         ),
         (
             context.process.has_unread_definitions,
-            "definitions: the file of load_definitions is missing or damaged, so its definitions were not applied at this \
-             start; the log says why; mend the file and start again",
+            "definitions: the file of load_definitions is missing or damaged, so its definitions were not applied \
+             at this start; the log has the reason; correct the file and restart the broker",
         ),
     ];
     let waiters = context.process.waiters.filter(|waiters| !ends_with_compaction(context, waiters));
@@ -127,8 +127,8 @@ fn damage(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
         others => format!("; and {others} more"),
     };
     Some(Cow::from(format!(
-        "damage: parts of the store could not be read: {first}{others}; `leveret inspect` with the data directory names \
-         all; acknowledge_damage ends this alarm"
+        "damage: parts of the store could not be read: {first}{others}; `leveret inspect` of the data directory \
+         lists all; acknowledge_damage ends this alarm"
     )))
 }
 
@@ -178,11 +178,11 @@ fn parked(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let (_, first) = queues.first()?;
     let others = match queues.len() - 1 {
         0 => String::new(),
-        others => format!(" and {others} more of such queues"),
+        others => format!(" and {others} more queues"),
     };
     Some(Cow::from(format!(
-        "parked: messages that were refused and set aside by bridges: {count}, in {first}{others}; \
-         their header x-parked-cause says why, retry_parked with the bridge's name sends them again"
+        "parked: bridges have parked {count} refused messages, in {first}{others}; their header x-parked-cause \
+         has the reason; retry_parked with the bridge's name sends them again"
     )))
 }
 
@@ -193,8 +193,8 @@ fn kept_upstream(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let first = holding.next()?;
     let (count, name) = (first.held + holding.map(|link| link.held).sum::<u64>(), first.bridge);
     Some(Cow::from(format!(
-        "held: {count} messages are too large for this broker, and wait in their queues at the upstream of \
-         bridge {name}; raise message_size_max, take them out there, or say refused = \"reject\" of the rule"
+        "held: {count} messages are too large for this broker, and remain in their queues at the upstream of \
+         bridge {name}; raise message_size_max, remove them there, or set refused = \"reject\" for the rule"
     )))
 }
 
@@ -209,8 +209,8 @@ fn over_budget(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
         others => format!(", and so have {others} more"),
     };
     Some(Cow::from(format!(
-        "budget: bridge {first} has used its bytes of the day (day_bytes_max){others}: only urgent rules go \
-         on until the next day"
+        "budget: bridge {first} has used its daily bytes (day_bytes_max){others}: only urgent rules continue \
+         until the next day"
     )))
 }
 
@@ -272,7 +272,7 @@ pub(super) fn certificates(call: &Call<'_>, context: &RequestContext<'_>) -> Ans
     };
     match context.process.certificates_end {
         Some((end_s, now_s)) if end_s <= now_s.saturating_add(u64::from(within) * days * 86_400) => {
-            failed("a certificate of [tls] has ended, or will by then: renew it")
+            failed("a certificate of [tls] has expired, or will expire by then: renew it")
         }
         _ if context.process.is_tls_unavailable => failed("the files of [tls] cannot be used"),
         _ => status_ok(),
@@ -306,7 +306,7 @@ pub(super) fn port(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
             passed(|json| json.shown_raw(format_args!(",\"port\":{port}")))
         }
         Ok(_) => failed("No active listener"),
-        Err(_) => bad_request("the port is no number"),
+        Err(_) => bad_request("the port is not a number"),
     }
 }
 

@@ -122,9 +122,9 @@ impl ListedKind for Shovels {
         ("dest_exchange", of_end!(destination, exchange)),
         ("dest_exchange_key", of_end!(destination, key)),
         ("reason", |link, writer| match link.is_paused {
-            true => writer.json.text("it was paused: resume_bridge lets it go on"),
+            true => writer.json.text("it is paused: use resume_bridge"),
             false if link.state == "budget used" => {
-                writer.json.text("its bytes of the day are used: day_bytes_max")
+                writer.json.text("its daily bytes are used (day_bytes_max)")
             }
             false => writer.json.text(link.last_error.map_or("", |(text, _)| text)),
         }),
@@ -255,8 +255,8 @@ impl Outage {
         let (tenths, per_day) = (self.tenths_left?, self.inflow_per_day?);
         (tenths < u64::from(days_min) * 10).then(|| {
             Cow::from(format!(
-                "outage: {per_day} messages a day come in for bridge {name}, and the disk has room for {}.{} \
-                 days of them (outage_days_min = {days_min}); raise disk_limit, or publish less",
+                "outage: {per_day} messages per day arrive for bridge {name}, and the disk has space for {}.{} \
+                 days (outage_days_min = {days_min}); raise disk_limit, or publish less",
                 tenths / 10,
                 tenths % 10
             ))

@@ -160,7 +160,7 @@ pub(super) fn held(context: &mut RequestContext<'_>) -> Option<Answer> {
     }
     json.raw(b"]}");
     let is_full = json.is_full();
-    debug_assert!(!is_full, "a store has not that many files");
+    debug_assert!(!is_full, "the answer is long enough for all files");
     Some(Answer::Now(Status::Ok, out))
 }
 
@@ -204,7 +204,7 @@ pub(super) fn delete_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -
 
 fn incarnation<N: core::str::FromStr>(call: &Call<'_>) -> Result<N, Answer> {
     let given = call.name("incarnation");
-    given.parse().map_err(|_| bad_request(&format!("'{given}' is no incarnation: see list_orphans")))
+    given.parse().map_err(|_| bad_request(&format!("'{given}' is not an incarnation: see list_orphans")))
 }
 
 fn counted(context: &Context<'_>, outcome: Result<impl Into<u64>, Fault>) -> Answered {

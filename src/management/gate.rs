@@ -113,11 +113,14 @@ fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
     let origin = &request.origin;
     match origin.host {
         Some(host) if !is_known_host(host, hosts) => {
-            return forbidden("this name is not one of this broker's: management_hosts adds names");
+            return forbidden("this is not a host name of this broker: add it to management_hosts");
         }
         // Only clients older than HTTP/1.1 omit `Host`, and they close the connection. Browsers always send it.
         None if !request.is_last => {
-            return Some(Answer::Now(Status::BadRequest, problem("bad_request", "the request has no Host")));
+            return Some(Answer::Now(
+                Status::BadRequest,
+                problem("bad_request", "the request has no Host header"),
+            ));
         }
         Some(_) | None => {}
     }
@@ -128,7 +131,7 @@ fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
     let is_here = |page: &str| origin.host.is_some_and(|host| page.eq_ignore_ascii_case(host));
     let is_foreign = page.is_some_and(|page| !page.is_some_and(is_here))
         || origin.fetch_site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    if is_foreign { forbidden("a page of another origin may change nothing here") } else { None }
+    if is_foreign { forbidden("pages of another origin must not change anything here") } else { None }
 }
 
 /// Returns whether a `Host` is an IP address or one of these names, with or without a port.

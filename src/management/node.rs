@@ -280,9 +280,9 @@ impl Wear {
         let (tenths, per_day) = (self.tenths_left?, self.bytes_per_day?);
         (tenths < u64::from(years_min) * 10).then(|| {
             Cow::from(format!(
-                "wear: {} a day are written to the card, which lasts {}.{} years more at that rate \
-                 (flash_endurance, flash_years_min); publish less of it persistently, or gather longer \
-                 (commit_window, settle_window)",
+                "wear: {} per day are written to the flash, which reaches its endurance in {}.{} years at that \
+                 rate (flash_endurance, flash_years_min); publish fewer persistent messages, or use a longer \
+                 commit_window or settle_window",
                 Megabytes(per_day),
                 tenths / 10,
                 tenths % 10
@@ -297,7 +297,7 @@ impl core::fmt::Display for Wear {
         write!(f, "{} by this store so far", Megabytes(self.written_bytes))?;
         match self.bytes_per_day {
             Some(per_day) => write!(f, ", {} a day", Megabytes(per_day))?,
-            None => f.write_str(", the rate is known after an hour")?,
+            None => f.write_str("; the rate is known after one hour")?,
         }
         match self.tenths_left {
             Some(tenths) => write!(f, ", {}.{} years left at that rate", tenths / 10, tenths % 10),

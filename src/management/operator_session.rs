@@ -391,7 +391,7 @@ impl OperatorSession {
                 self.is_last = true;
                 match status {
                     Status::TooLarge => self.begin(request_too_large(), context),
-                    _ => self.answer(status, &problem("bad_request", "the request cannot be understood")),
+                    _ => self.answer(status, &problem("bad_request", "the request is malformed")),
                 }
             }
             InputResult::Answered(answer, end, left) => {

@@ -115,7 +115,7 @@ impl Upload for Publishing {
                 let decoded = BASE64.decode(&*text).ok();
                 // Padding may only be at the end.
                 let decoded = decoded.filter(|bytes| is_last || bytes.len() == PIECE_BYTES / 4 * 3);
-                let decoded = decoded.ok_or_else(|| bad_request("the payload is not base64"))?;
+                let decoded = decoded.ok_or_else(|| bad_request("the payload is not valid base64"))?;
                 let replaced = self.payload.replace(context.messages, self.share, number, &decoded);
                 replaced.map_err(|_| pool_full())?;
                 self.stage = Stage::Decoding(number + 1, fields);
@@ -241,7 +241,7 @@ pub(super) fn publish_as(
         Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code as u16, fault.text))),
         _ => {
             context.messages_mut().release(message);
-            let why = "there is no room for a message now: publishers wait; try again later";
+            let why = "no message can be accepted now, because publishers are blocked; try again later";
             Err(Answer::Now(Status::Unavailable, problem("unavailable", why)))
         }
     };

@@ -323,8 +323,8 @@ pub(super) fn request_too_large() -> Answer {
 /// Answers that the message pool has no memory left for the body.
 #[cold]
 pub(super) fn pool_full() -> Answer {
-    let why = "the message pool (messages_max, body_bytes_max) has no room for the body of this request now: \
-               try again later";
+    let why = "the message pool (messages_max, body_bytes_max) cannot store the body of this request now: try \
+               again later";
     Answer::Now(Status::Unavailable, problem("unavailable", why))
 }
 

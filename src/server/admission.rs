@@ -336,7 +336,7 @@ impl<P: Platform> Engine<P> {
         let ours = self.operators.own_uid;
         let may = matches!(address, PeerAddress::Local { uid, .. } if uid == 0 || uid == ours);
         if !may {
-            let text = format_args!("leveret ctl is for root and user {ours} only, and not for {address}");
+            let text = format_args!("leveret ctl is only for root and user {ours}, not for {address}");
             self.shared.resources.log.warn(self.shared.now, address.source(), LogKind::Control, text);
         }
         may
@@ -507,11 +507,12 @@ impl<P: Platform> Engine<P> {
         if id.connection().is_some() {
             self.shared.admission.evicted_count += 1;
             let text = format_args!(
-                "{address}: closed before its login, for another connection that waits: the limit is reached ({limit})"
+                "{address}: closed before its login in favour of another connection: the limit is reached \
+                 ({limit})"
             );
             self.shared.resources.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
         } else {
-            log::debug!("{address}: closed for another client that waits ({limit})");
+            log::debug!("{address}: closed in favour of another client ({limit})");
         }
         self.shared.end_now(id);
         self.close();

@@ -261,7 +261,7 @@ impl<P: Platform> Engine<P> {
         let fault = Fault::connection(
             ReplyCode::ResourceError,
             format_args!(
-                "a message was under way for {ms} ms while others waited for its memory: send it faster, or \
+                "a message was incomplete for {ms} ms while others waited for its memory: send it faster, or \
                  raise assembly_bytes_max"
             ),
         );
@@ -310,7 +310,7 @@ impl<P: Platform> Engine<P> {
             }
             (BlockedReport::Logged, true) => {
                 self.blocked.report = BlockedReport::No;
-                let text = format_args!("no publisher waits for room any more");
+                let text = format_args!("no publisher is blocked any more");
                 self.shared.resources.log.log(
                     self.shared.now,
                     log::Level::Info,

@@ -42,10 +42,10 @@ impl<P: Platform> Shared<P> {
                 Some((None, "plain AMQP on the port for TLS: use amqps:// and TLS, or the plain port"))
             }
             (Some(Opening::Http), true) => {
-                Some((Some(HTTP_ANSWER), "HTTP on the port for AMQP over TLS: is this address meant for it?"))
+                Some((Some(HTTP_ANSWER), "HTTP on the port for AMQP over TLS: is it the right port?"))
             }
             (Some(Opening::Mqtt), true) => {
-                Some((None, "MQTT on the port for AMQP over TLS: only AMQP 0-9-1 is spoken here"))
+                Some((None, "MQTT on the port for AMQP over TLS: only AMQP 0-9-1 is supported"))
             }
             (Some(Opening::Unknown), true) => Some((None, "no TLS on the port for TLS")),
         };
@@ -86,7 +86,7 @@ impl<P: Platform> Shared<P> {
             }
             Err(why) => {
                 peer.ending = Ending::Flushing;
-                let text = format_args!("{}: the handshake of TLS failed: {why}", peer.address);
+                let text = format_args!("{}: the TLS handshake failed: {why}", peer.address);
                 self.resources.log.warn(self.now, peer.address.source(), LogKind::TlsHandshake, text);
             }
         }
@@ -103,16 +103,16 @@ impl<P: Platform> Shared<P> {
         let hint = match classify_opening(&self.scratch.input[..len]) {
             Opening::NeedMore | Opening::Amqp091 => return true,
             Opening::Http if !is_tls => {
-                let hint =
-                    "HTTP on the port for AMQP: the management API is where `management` says, if it is on";
+                let hint = "HTTP on the port for AMQP: the management API has its own port (`management`), if it is \
+                     enabled";
                 self.reject_protocol(id.into(), Some(HTTP_ANSWER), hint);
                 return false;
             }
             Opening::Tls if !is_tls => {
                 "TLS on the port for plain AMQP: use the port in listen_tls, or amqp://"
             }
-            Opening::Mqtt => "MQTT, which is not spoken here: only AMQP 0-9-1 is",
-            Opening::OtherAmqp => "another version of AMQP: only 0-9-1 is spoken here",
+            Opening::Mqtt => "MQTT on the port for AMQP: only AMQP 0-9-1 is supported",
+            Opening::OtherAmqp => "another version of AMQP: only 0-9-1 is supported",
             Opening::Http | Opening::Tls | Opening::Unknown => "this is not AMQP",
         };
         let text = format_args!("{}: refused: {hint}", peer.address);

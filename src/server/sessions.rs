@@ -288,7 +288,7 @@ impl<P: Platform> Shared<P> {
         let Some(peer) = self.peers.get(id) else { return };
         let Session::Amqp(session) = &peer.session else { return };
         let how = match session.stage() {
-            Stage::Open => "gone without closing its connection",
+            Stage::Open => "the client disconnected without closing its connection",
             Stage::Over => "connection closed",
             Stage::Unproven | Stage::LoggedIn => return,
         };

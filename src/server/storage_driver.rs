@@ -326,7 +326,7 @@ impl<P: Platform> Engine<P> {
             if done.is_commit() {
                 store.note_sync(took_us);
                 if took_us >= SLOW_COMMIT_US {
-                    let text = format_args!("the disk took {} ms for a commit", took_us / 1000);
+                    let text = format_args!("the disk needed {} ms for a commit", took_us / 1000);
                     shared.resources.log.record(shared.now, log::Level::Warn, text);
                 }
             }
@@ -364,14 +364,14 @@ impl<P: Platform> Engine<P> {
             store.has_logged_budget = true;
             let text = format_args!(
                 "confirms wait for the sync budget: a publisher that waits for each confirm gets at most \
-                 syncs_per_second of them a second; keep several messages unconfirmed, or raise it"
+                 syncs_per_second confirms per second; publish several messages before waiting, or raise it"
             );
             shared.resources.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Shortage, text);
         }
         if let Some(bytes) = store.keeper.log_mut().take_index_full_bytes() {
             let text = format_args!(
-                "the index of the log takes {bytes} bytes: publishers of persistent messages wait until some are \
-                 consumed; raise index_bytes_max, or segment_bytes for a new store"
+                "the index of the log takes {bytes} bytes: publishers of persistent messages are blocked until \
+                 messages are consumed; raise index_bytes_max, or segment_bytes for a new store"
             );
             shared.resources.log.warn(now, LogSource::Anybody, LogKind::Shortage, text);
         }
@@ -462,10 +462,10 @@ fn put_message(
 pub fn log_full(was_full: bool, is_full: bool) {
     match (was_full, is_full) {
         (false, true) => log::warn!(
-            "the file system of the data directory is full before disk_limit is reached: publishers of \
-             persistent messages wait as soon as the prepared space is used, and go on when space is free"
+            "the file system of the data directory is full before disk_limit is reached: publishers of persistent \
+             messages are blocked when the preallocated space is used, until space is free"
         ),
-        (true, false) => log::info!("the file system of the data directory has room again: it goes on"),
+        (true, false) => log::info!("the file system of the data directory has free space again"),
         _ => {}
     }
 }

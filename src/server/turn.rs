@@ -152,7 +152,7 @@ impl<P: Platform> Engine<P> {
     /// Logs that the last turn took `took_ms` milliseconds, during which no client was served.
     #[cold]
     pub fn note_long_turn(&mut self, took_ms: u64) {
-        let text = format_args!("one turn took {took_ms} ms, and everybody waited for it");
+        let text = format_args!("the event loop was busy for {took_ms} ms, and all clients waited");
         self.shared.resources.log.record(self.shared.now, log::Level::Warn, text);
     }
 
@@ -282,7 +282,7 @@ impl<P: Platform> Engine<P> {
     #[cold]
     pub(super) fn take_bridge_state_written(&mut self, noted: Result<(), String>) {
         if let Err(why) = noted {
-            let text = format_args!("what was done with bridges cannot be written down: {why}");
+            let text = format_args!("the state of the bridges cannot be written: {why}");
             self.shared.resources.log.warn(self.shared.now, LogSource::Anybody, LogKind::Bridge, text);
         }
     }

@@ -247,7 +247,8 @@ impl<P: Platform> Shared<P> {
             self.worker.checks.note_wrong(self.now, login, check_ms);
             if !self.worker.checks.has_tokens(self.now, from.origin()) {
                 let text = format_args!(
-                    "{from}: its logins wait after many wrong passwords: look there for a program with an old password"
+                    "{from}: its logins are delayed after many wrong passwords: look for a program with an old \
+                     password there"
                 );
                 self.resources.log.warn(self.now, from.source(), LogKind::Login, text);
             }

@@ -19,8 +19,8 @@ use ring::hmac;
 use super::Access;
 
 /// Why a user of [`Access::set_loopback_users`] is refused.
-const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; make a user of your own for other \
-                             machines, or let it in from anywhere with loopback_users = []";
+const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; create another user for other \
+                             machines, or allow it from anywhere with loopback_users = []";
 
 /// The result of a login.
 pub(crate) enum Login {
@@ -124,8 +124,8 @@ impl Access {
         from_loopback: bool,
     ) -> Result<Identity, Fault> {
         if self.find_user(user).is_none() {
-            let why = "its certificate names a user that is not there; add_user and clear_password make one \
-                       that needs no password";
+            let why = "its certificate names a user that does not exist; add_user and clear_password create one \
+                       without a password";
             return Err(refused(user, why));
         }
         self.admit(pending_writes, user, from_loopback)
@@ -146,7 +146,7 @@ impl Access {
             return Err(refused(
                 name,
                 &format!(
-                    "nobody is let in, for the store cannot vouch for its users and permissions ({why}); \
+                    "all logins are refused, because users and permissions in the store may be wrong ({why}); \
                      {remedy}"
                 ),
             ));
@@ -279,13 +279,10 @@ impl fmt::Display for OperatorFault {
             Self::Invalid(why) => write!(f, "Validation failed\n\n{why}\n"),
             Self::NoSuchParameter => f.write_str("Parameter does not exist"),
             Self::NoCapacity(key) => {
-                write!(
-                    f,
-                    "there is no more room for that: raise {key} in the configuration and restart the broker"
-                )
+                write!(f, "the limit is reached: raise {key} in the configuration and restart the broker")
             }
             Self::FileSystemFull => {
-                f.write_str("the file system of the broker's data directory is full: make room there")
+                f.write_str("the file system of the broker's data directory is full: free space there")
             }
             Self::Store(why) => f.write_str(why),
         }

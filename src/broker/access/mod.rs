@@ -466,8 +466,8 @@ impl Access {
     /// Returns the remedy when all logins are refused: only storage that can be written can be confirmed.
     pub fn doubt_remedy(&self, pending_writes: &PendingWrites) -> &'static str {
         match pending_writes.mode() {
-            Mode::On => "mend them, then confirm_users (see `leveret ctl help confirm_users`)",
-            _ => "see to the disk and start again",
+            Mode::On => "correct them, then confirm_users (see `leveret ctl help confirm_users`)",
+            _ => "repair the disk and restart the broker",
         }
     }
 

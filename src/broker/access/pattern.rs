@@ -119,8 +119,8 @@ fn compile(text: &str, bytes_max: usize) -> Result<(Regex, usize), BadPattern> {
     }
     if last == TOO_LARGE {
         last =
-            "compiled it is too large: a list of names, (a|b|c), is not compiled, a repetition that counts \
-                takes most, and patterns_bytes_max is what all of them may take"
+            "it is too large when compiled: lists of names, (a|b|c), need no compilation, counted repetitions \
+             need most memory, and patterns_bytes_max limits the sum of all patterns"
                 .to_string();
     }
     Err(BadPattern(last))

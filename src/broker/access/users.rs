@@ -40,8 +40,8 @@ impl Access {
         let mut users = self.users.iter();
         if listens_to_others && self.is_loopback_user(GUEST) && users.all(|(_, user)| user.name() == GUEST) {
             log::info!(
-                "nobody can log in from another machine yet, for guest may only from this one; make a user: \
-                 leveretctl add_user NAME; leveretctl set_permissions NAME '.*' '.*' '.*'"
+                "no user can log in from another machine yet, because guest can only from this one; create a \
+                 user: leveretctl add_user NAME; leveretctl set_permissions NAME '.*' '.*' '.*'"
             );
         }
         if !self.is_loopback_user(GUEST) && self.users.iter().any(|(_, user)| is_known(user)) {

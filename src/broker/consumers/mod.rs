@@ -691,7 +691,7 @@ impl Consumers {
         let Ok(index) = self.channels.insert(Channel::new(number, connection, vhost)) else {
             return Err(Fault::new(
                 ReplyCode::ResourceError,
-                format_args!("this broker has no more channels: raise channels_max or close some"),
+                format_args!("this broker has no free channels: raise channels_max or close some"),
             ));
         };
         quota.take(connection, Pool::Channels);

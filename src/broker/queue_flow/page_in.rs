@@ -110,7 +110,7 @@ impl Queues {
             return PageInOutcome::NotWanted;
         }
         if page.body_len as usize > messages.body_bytes_max() / 16 * 15 {
-            log::error!("a message of {} bytes does not fit into body_bytes_max any more", page.body_len);
+            log::error!("a message of {} bytes is larger than body_bytes_max", page.body_len);
             self.skip_lost(fetch, page.offset + 1);
             return PageInOutcome::NotWanted;
         }

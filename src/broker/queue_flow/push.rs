@@ -202,8 +202,8 @@ impl Queues {
     fn log_no_level(&mut self, queue: QueueId, priority: u8) {
         if self.should_log_this_minute() {
             log::warn!(
-                "queue '{}': queues_max leaves no place for priority {priority}, which counts like a queue: its \
-                 messages are queued with the next lower priority",
+                "queue '{}': queues_max is reached, and priority {priority} counts like a queue: its messages are \
+                 queued with the next lower priority",
                 self.records[queue].name.escape_debug()
             );
         }

@@ -72,7 +72,7 @@ impl Records {
         {
         }
         if look.seen.is_empty() && look.entries >= ENTRIES_MAX {
-            let text = format_args!("that far from the front a queue cannot be looked into");
+            let text = format_args!("a queue cannot be browsed that far from its front");
             return Err(Fault::new(ReplyCode::PreconditionFailed, text));
         }
         Ok(look.seen)

@@ -135,8 +135,8 @@ impl Republisher<'_> {
             let exchange = self.queues.at(level).delayed_exchange;
             let name = exchange.map(|exchange| self.topology.exchange(exchange).name.escape_debug());
             log::warn!(
-                "exchange '{}': queues_max leaves no place for another delay slot, which counts like a queue: \
-                 delayed messages wait for earlier ones and are late; raise queues_max",
+                "exchange '{}': queues_max is reached, and another delay slot counts like a queue: delayed \
+                 messages wait for earlier ones and are late; raise queues_max",
                 name.into_iter().flatten().collect::<String>()
             );
         }
@@ -255,7 +255,7 @@ impl Republisher<'_> {
         if !cx.pending_writes.fits_commit(bytes, body_bytes.into(), logged)
             || targets.len() > self.queues.fan_out_max()
         {
-            return Some(self.drop_due(exchange, "it goes to more queues than commit_bytes_max allows"));
+            return Some(self.drop_due(exchange, "it is routed to more queues than commit_bytes_max allows"));
         }
         if !self.has_capacity_for(cx, (message, bytes), targets) {
             return None;

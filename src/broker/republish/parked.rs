@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn parking_headers_are_written_and_only_the_count_survives_unparking() {
-        let words = ("plant", Some("telemetry"), "larger than the upstream takes");
+        let words = ("plant", Some("telemetry"), "larger than the upstream accepts");
         let set_aside = |properties: &[u8]| {
             written(properties, |properties, writer| parked(properties, words, 77, writer).expect("it fits"))
         };

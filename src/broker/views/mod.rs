@@ -542,20 +542,20 @@ impl fmt::Display for Explained<'_> {
             Shortage::Pool(pool) => self.pool(f, pool),
             Shortage::QueueMemory(queue) => self.queue_memory(f, queue),
             Shortage::Returns => {
-                f.write_str("a publisher does not read the messages that are returned to it")?;
-                self.deed(f, format_args!("have it read from its connection"))
+                f.write_str("a publisher does not read its returned messages")?;
+                self.deed(f, format_args!("make it read from its connection"))
             }
             Shortage::Commit => {
                 let count = self.pending_writes.len();
                 write!(f, "{count} messages wait to be written, and the disk is slower than publishers")?;
                 self.deed(
                     f,
-                    format_args!("wait, it goes on by itself; if it lasts, publish less persistently"),
+                    format_args!("this ends by itself; if it lasts, publish fewer persistent messages"),
                 )
             }
             Shortage::Unwritable => {
-                f.write_str("it cannot be written, so nothing new is durable")?;
-                self.deed(f, format_args!("see to the disk and start again"))
+                f.write_str("it cannot be written, so no new message or definition is durable")?;
+                self.deed(f, format_args!("repair the disk and restart the broker"))
             }
             Shortage::DiskLimit => {
                 f.write_str("disk_limit is reached, so publishers of persistent messages wait")?;
@@ -570,11 +570,11 @@ impl fmt::Display for Explained<'_> {
                 f.write_str(
                     "the file system of the data directory has no free inodes, whatever its free bytes",
                 )?;
-                self.deed(f, format_args!("delete files there, small ones too"))
+                self.deed(f, format_args!("delete files there, also small ones"))
             }
             Shortage::FileSystem => {
                 f.write_str("the file system of the data directory is full before disk_limit is reached")?;
-                self.deed(f, format_args!("make room there"))
+                self.deed(f, format_args!("free space there"))
             }
             Shortage::QueueDisk(queue) => {
                 self.queue(f, queue)?;
@@ -582,9 +582,9 @@ impl fmt::Display for Explained<'_> {
                 let (bytes, most) =
                     (Megabytes(bytes), Megabytes(self.views.queues.queue_log_bytes_max(self.pending_writes)));
                 let (of, deed) = self.disk();
-                write!(f, " has its share of {of}, {bytes} of {most}")?;
+                write!(f, " uses its whole share of {of}, {bytes} of {most}")?;
                 self.with_messages(f, self.sum_over_levels(queue, |record| record.logged.count()))?;
-                f.write_str(" (at most four times what is free)")?;
+                f.write_str(" (at most four times the free space)")?;
                 self.limit(f)?;
                 self.deed(f, format_args!("consume or purge that queue, or {deed}"))
             }
@@ -614,7 +614,7 @@ impl Explained<'_> {
     /// less than `disk_limit`, and raising that would not help.
     const fn disk(&self) -> (&'static str, &'static str) {
         match self.pending_writes.is_file_system_full() {
-            true => ("what the full file system leaves", "make room there"),
+            true => ("the space on the full file system", "free space there"),
             false => ("disk_limit", "raise disk_limit"),
         }
     }
@@ -623,21 +623,21 @@ impl Explained<'_> {
         let key = pool.key();
         match pool {
             Pool::Messages | Pool::Bodies | Pool::Entries => write!(f, "{key} is used up")?,
-            Pool::Assembly => write!(f, "messages that are still coming in use up {key}")?,
-            Pool::Unacknowledged => write!(f, "deliveries that nobody has acknowledged use up {key}")?,
+            Pool::Assembly => write!(f, "messages that are still being received use up {key}")?,
+            Pool::Unacknowledged => write!(f, "unacknowledged deliveries use up {key}")?,
         }
         self.used(f, pool)?;
         let Some(()) = self.most_by(f, pool)? else {
             return match pool {
                 Pool::Assembly => {
-                    self.deed(f, format_args!("have publishers send whole messages, or raise {key}"))
+                    self.deed(f, format_args!("make publishers complete their messages, or raise {key}"))
                 }
                 _ => self.deed(f, format_args!("raise {key}")),
             };
         };
         match pool {
             Pool::Unacknowledged => {
-                self.deed(f, format_args!("have its consumers acknowledge, or raise {key}"))
+                self.deed(f, format_args!("make its consumers acknowledge, or raise {key}"))
             }
             _ => self.deed(f, format_args!("consume or purge that queue, or raise {key}")),
         }
@@ -691,12 +691,12 @@ impl Explained<'_> {
     fn queue_memory(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
         self.queue(f, queue)?;
         if self.views.queues.records().get(queue.index()).is_none() {
-            return self.deed(f, format_args!("wait, it goes on by itself"));
+            return self.deed(f, format_args!("this ends by itself"));
         }
         let free = self.views.queues.free_memory(self.messages);
         let (pool, used) = self.views.queues.records().fullest_pool(free, queue);
         let key = pool.key();
-        write!(f, " has its share of {key}, ")?;
+        write!(f, " uses its whole share of {key}, ")?;
         match pool {
             Pool::Bodies => {
                 let most = self.messages.body_bytes_max() as u64;
@@ -709,7 +709,7 @@ impl Explained<'_> {
             }
             _ => write!(f, "{used} of {}", self.messages.messages_max())?,
         }
-        f.write_str(" (at most twice what is free)")?;
+        f.write_str(" (at most twice the free part)")?;
         self.deed(f, format_args!("consume or purge that queue, or raise {key}"))
     }
 

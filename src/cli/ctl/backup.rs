@@ -51,7 +51,7 @@ pub(super) fn backup(call: &Call) -> Result<(), Failure> {
     }
     tell(call, &format!("Copying the store to {} ...", target.display()))?;
     if fs::symlink_metadata(target).is_ok() {
-        let why = format!("Error: {} is there already: name a file that is not", target.display());
+        let why = format!("Error: {} exists already: name a new file", target.display());
         return Err(Failure::new(BAD_DATA, why));
     }
     let part = NewFile::create(target).map_err(|error| unwritable(target, &error))?;
@@ -73,7 +73,7 @@ fn open_segment(folder: &OwnedFd, name: &str) -> io::Result<File> {
     if found.is_file() && found.nlink() == 1 {
         Ok(file)
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file, or one with another name besides"))
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file, or has another hard link"))
     }
 }
 
@@ -91,7 +91,7 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
     if reply.status != 200 {
         return Err(Failure::refused(&reply));
     }
-    let nonsense = || Failure::new(UNAVAILABLE, "Error: the broker does not say what to copy");
+    let nonsense = || Failure::new(UNAVAILABLE, "Error: the broker did not list the files to copy");
     let folder = reply.body.get("data_dir").and_then(Value::as_str).map(Path::new).ok_or_else(nonsense)?;
     let files = reply.body.get("files").and_then(Value::as_array).ok_or_else(nonsense)?;
     let opened =
@@ -114,8 +114,8 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
         copied += bytes;
         // Asking after each file shows the broker that the backup continues, and that the files are still held.
         if client.ask("GET", "/api/ctl/backup", "", "")?.status != 204 {
-            let why = "Error: the broker's disk got full, so it could not hold its files still any longer; \
-                       make room and try again";
+            let why =
+                "Error: the broker's disk became full, so it cancelled the backup; free space and try again";
             return Err(Failure::new(UNAVAILABLE, why));
         }
     }

@@ -43,7 +43,7 @@ impl Reply {
 
     /// Returns the reason of the error.
     pub(super) fn reason(&self) -> &str {
-        self.body.get("reason").and_then(Value::as_str).unwrap_or("the broker does not say why")
+        self.body.get("reason").and_then(Value::as_str).unwrap_or("the broker gave no reason")
     }
 }
 
@@ -206,7 +206,7 @@ fn parse(text: &[u8]) -> Result<Value, Failure> {
 fn broken(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            Failure::new(TIMED_OUT, "Error: the broker did not answer in time (-t gives it more)")
+            Failure::new(TIMED_OUT, "Error: the broker did not answer in time (-t sets the time limit)")
         }
         io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
             Failure::new(
@@ -215,13 +215,13 @@ fn broken(error: &io::Error) -> Failure {
                  waited for its place, or you are neither root nor its user",
             )
         }
-        _ => Failure::new(UNAVAILABLE, format!("Error: the broker cannot be heard: {error}")),
+        _ => Failure::new(UNAVAILABLE, format!("Error: the connection to the broker failed: {error}")),
     }
 }
 
 #[cold]
 fn nonsense() -> Failure {
-    Failure::new(SOFTWARE, "Error: what answers is no Leveret of this version")
+    Failure::new(SOFTWARE, "Error: the answer is not from a Leveret of this version")
 }
 
 impl Failure {

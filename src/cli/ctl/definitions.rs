@@ -89,7 +89,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
     match importer.complaints {
         0 => tell(call, "Successfully imported the definitions."),
         count => {
-            Err(Failure::new(UNAVAILABLE, format!("Error: {count} things were not imported; the rest was")))
+            Err(Failure::new(UNAVAILABLE, format!("Error: {count} objects were not imported; the rest was")))
         }
     }
 }
@@ -108,7 +108,7 @@ struct Importer {
 impl Importer {
     fn take(&mut self, place: &str, section: &str, thing: &str) -> Result<(), Failure> {
         let Ok(mut value) = thing.parse::<Value>() else {
-            self.complain(place, "it is nested too deep, or has a number or a text that is none");
+            self.complain(place, "it is nested too deeply, or contains an invalid number or text");
             return Ok(());
         };
         if section == "global_parameters" && is_of_no_matter(&value) {
@@ -151,7 +151,7 @@ impl Importer {
                 let number = usize::try_from(number).unwrap_or(usize::MAX);
                 let place = number.checked_add(done).and_then(|number| places.get(number));
                 let place =
-                    place.ok_or_else(|| Failure::new(SOFTWARE, "Error: the broker complains of nothing"))?;
+                    place.ok_or_else(|| Failure::new(SOFTWARE, "Error: the broker reported no error"))?;
                 let text = problem.get(2).and_then(Value::as_str).unwrap_or_default();
                 match problem.get(1).and_then(Value::as_str) {
                     Some("error") => self.complain(place, text),

@@ -60,17 +60,17 @@ impl fmt::Display for RunEvents<'_> {
         let end = match last.kind {
             EventKind::Ended => "it ended by itself",
             _ if self.is_last && self.lives_on => "it goes on",
-            _ => "it was ended without a word: by a signal, the watchdog or a fault",
+            _ => "it ended without a record: by a signal, the watchdog or a fault",
         };
-        writeln!(f, "Life {}, {} events; {end}", first.stamp.life, self.events.len())?;
+        writeln!(f, "Run {}, {} events; {end}", first.stamp.life, self.events.len())?;
         if first.kind != EventKind::Started {
-            writeln!(f, "  (what came before is written over)")?;
+            writeln!(f, "  (earlier events are overwritten)")?;
         }
         let mut expected = first.stamp.number;
         for event in self.events {
             let missing = event.stamp.number.saturating_sub(expected);
             if missing > 0 {
-                writeln!(f, "  ({missing} events are written over or damaged)")?;
+                writeln!(f, "  ({missing} events are overwritten or damaged)")?;
             }
             expected = event.stamp.number.saturating_add(1);
             writeln!(f, "  {}", EventLine(event))?;

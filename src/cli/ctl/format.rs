@@ -305,7 +305,7 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
     {
         return environment.map(drop);
     }
-    tell(call, "Reporting everything but messages and secrets ...")?;
+    tell(call, "Reporting the state of the broker, without messages and secrets ...")?;
     part("leveretctl", env!("CARGO_PKG_VERSION"))?;
     for file in OF_SYSTEM {
         if let Ok(text) = fs::read_to_string(file) {
@@ -331,7 +331,7 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
     writeln!(io::stdout(), "\n{}\n", heading("events"))?;
     match recorder {
         Some(file) => events(&file).or_else(|failure| tell_failure(&failure)),
-        None => Ok(writeln!(io::stdout(), "(no flight_recorder is known; --file names its file)")?),
+        None => Ok(writeln!(io::stdout(), "(the flight recorder's file is unknown; name it with --file)")?),
     }
     .and(environment.map(drop))
 }

@@ -15,7 +15,7 @@ use super::commands::{ask, connect};
 use super::format::Formatter;
 
 pub(super) fn ping(call: &Call) -> Result<(), Failure> {
-    tell(call, "Will ping the broker. This checks that it turns and answers on its socket.")?;
+    tell(call, "Will ping the broker. This checks that its event loop runs and answers on its socket.")?;
     overview(call)?;
     writeln!(io::stdout(), "Ping succeeded")?;
     Ok(())
@@ -93,7 +93,7 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
         }
     };
     let wear = match text("wear") {
-        wear if wear.is_empty() => "Disk written: nothing is written to a disk".to_string(),
+        wear if wear.is_empty() => "Disk written: there is no store".to_string(),
         wear => format!("Disk written: {wear}"),
     };
     [
@@ -253,7 +253,7 @@ pub(super) fn resume_bridge(call: &Call) -> Result<(), Failure> {
 }
 
 pub(super) fn retry_parked(call: &Call) -> Result<(), Failure> {
-    order_bridge(call, "Sending back what was set aside by", "retry")
+    order_bridge(call, "Sending messages again that were parked by", "retry")
 }
 
 fn order_bridge(call: &Call, doing: &str, order: &str) -> Result<(), Failure> {

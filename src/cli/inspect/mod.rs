@@ -269,14 +269,12 @@ pub enum InspectError {
 impl fmt::Display for InspectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Directory { path, why: OpenError::NoStore } => write!(
-                f,
-                "{}: there is no store: not one segment file (such as 00000000.seg)",
-                path.display()
-            ),
+            Self::Directory { path, why: OpenError::NoStore } => {
+                write!(f, "{}: there is no store: no segment file (such as 00000000.seg)", path.display())
+            }
             Self::Directory { path, why } => write!(f, "{}: {why}", path.display()),
             Self::Export { path, why } if why.kind() == io::ErrorKind::AlreadyExists => {
-                write!(f, "{} is there already: name a file that is not", path.display())
+                write!(f, "{} exists already: name a new file", path.display())
             }
             Self::Export { path, why } => write!(f, "{} cannot be written: {why}", path.display()),
             Self::Output(why) => write!(f, "the report cannot be written: {why}"),

@@ -69,7 +69,7 @@ impl fmt::Display for ItemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bad(why) => f.write_str(why),
-            Self::Unsupported(what) => write!(f, "{what}: this broker has no such thing"),
+            Self::Unsupported(what) => write!(f, "{what}: not supported by this broker"),
         }
     }
 }

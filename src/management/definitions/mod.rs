@@ -54,10 +54,10 @@ impl Applied {
     pub fn remark(self, item: &Item) -> Option<String> {
         match self {
             Self::Done => None,
-            Self::Differs => Some(format!("{item}: it is there already with other properties, and stays so")),
+            Self::Differs => Some(format!("{item}: it exists with other properties and was not changed")),
             Self::WithoutPassword => Some(
-                "the user has no password now, for neither `password` nor `password_hash` is given; set one \
-                 with change_password, unless it comes in by its certificate"
+                "the user has no password now, because neither `password` nor `password_hash` is given; set one \
+                 with change_password, unless it logs in with a certificate"
                     .to_string(),
             ),
         }
@@ -120,8 +120,8 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
 
 fn put_user(broker: &mut Broker, pending_writes: &mut PendingWrites, user: &User) -> Result<Applied, String> {
     let Some(hash) = stored_hash(&user.password) else {
-        let why = "a password in clear takes a while to be hashed; import the file with `leveretctl \
-                   import_definitions`, which does";
+        let why = "hashing a plain-text password takes long; import the file with `leveretctl \
+                   import_definitions`, which hashes it";
         return Err(why.to_string());
     };
     let had = broker.access().users().find(|it| it.name == user.name).map(|it| *it.hash);

@@ -192,10 +192,7 @@ impl Read for PartLimiter<'_> {
         for (at, &byte) in buffer.iter().take(count).enumerate() {
             self.pass(byte);
             let why = if self.bytes > PIECE_BYTES_MAX {
-                format!(
-                    "a thing or a text in it is longer than {} KiB: make several of it",
-                    PIECE_BYTES_MAX >> 10
-                )
+                format!("an object or a text in it is longer than {} KiB: split it", PIECE_BYTES_MAX >> 10)
             } else if self.depth > NESTED_MAX {
                 format!("it is nested more than {NESTED_MAX} deep")
             } else {
@@ -367,7 +364,7 @@ impl Scanner {
     pub fn end(&self) -> Result<(), String> {
         match self.expect {
             Expect::Nothing => Ok(()),
-            expect => Err(format!("the definitions end where there must be {}", expect.shown())),
+            expect => Err(format!("the definitions end where {} is expected", expect.shown())),
         }
     }
 
@@ -436,7 +433,7 @@ impl Scanner {
 
     #[cold]
     fn unexpected(&self, byte: u8) -> String {
-        format!("there must be {} where there is `{}`", self.expect.shown(), byte.escape_ascii())
+        format!("{} is expected instead of `{}`", self.expect.shown(), byte.escape_ascii())
     }
 
     /// Scans a byte of a value. Returns whether the byte belongs to the value, and whether the value is complete.

@@ -85,13 +85,17 @@ impl Bridges {
             true => (
                 log::Level::Warn,
                 format_args!(
-                    "bridge {name} has used its bytes of the day (day_bytes_max): only urgent rules go on \
-                     until the next day"
+                    "bridge {name} has used its daily bytes (day_bytes_max): only urgent rules continue until the \
+                     next day"
                 ),
             ),
-            false => {
-                (log::Level::Info, format_args!("bridge {name} has bytes of the day again: all rules go on"))
-            }
+            false => (
+                log::Level::Info,
+                format_args!(
+                    "bridge {name} can use bytes again, because a new day began or \
+                                                 day_bytes_max was raised: all rules continue"
+                ),
+            ),
         };
         shared.log_bridge(level, head.serial, text);
         self.settle(shared, place);

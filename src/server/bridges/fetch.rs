@@ -145,7 +145,7 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Result<Next, Cause> {
         self.open_link.has_moved = true;
         let (now, left) = (self.shared.now, self.state.left);
-        let misplaced = || Err(Cause::new(format_args!("a delivery where it has no place")));
+        let misplaced = || Err(Cause::new(format_args!("an unexpected delivery")));
         match event {
             Event::Deliver { rule, tag, redelivered, exchange, key } => {
                 let Some(lane) = self.open_link.fetch(rule) else { return misplaced() };
@@ -259,7 +259,8 @@ impl<P: Platform> LinkTask<'_, P> {
         let name = &self.head.config.name;
         let is_rejected =
             self.head.config.fetch[rule].refused == Refused::Reject && self.open_link.client.can_settle();
-        let what = if is_rejected { "it is rejected there" } else { "it stays there, and others go on" };
+        let what =
+            if is_rejected { "it is rejected there" } else { "it stays there; other messages continue" };
         let text = format_args!(
             "bridge {name}, fetch: a message of {body_len} bytes in {queue} is too large for this broker \
              (message_size_max = {most}, or its headers fill a frame): {what}"
@@ -307,7 +308,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let messages = &mut self.shared.resources.messages;
         let properties = messages.properties(message, &mut self.common.scratch.properties);
         if hops_of(Properties::trusted(properties)) > self.head.config.hops_max.into() {
-            return self.park_arrived(rule, (tag, message), "it has crossed as many bridges as it may");
+            return self.park_arrived(rule, (tag, message), "it has crossed the maximum number of bridges");
         }
         // The message may have to be parked.
         messages.retain(message);
@@ -323,7 +324,8 @@ impl<P: Platform> LinkTask<'_, P> {
                 broker.sent(&mut context, peer, 1);
                 if let Destination::Queue(queue) = &self.head.config.fetch[rule].to {
                     // The message is not at fault. The queue is declared before the next attempt.
-                    let cause = Cause::new(format_args!("queue '{queue}' is missing here: it is made again"));
+                    let cause =
+                        Cause::new(format_args!("queue '{queue}' is missing here: it is declared again"));
                     self.wait(rule, cause, Remedy::OneTaken);
                     self.close_lane(rule);
                     return Ok(Next::GoOn);
@@ -348,7 +350,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let Some(lane) = self.open_link.fetch(rule) else { unreachable!("only fetching rules publish") };
         lane.incoming = None;
         if !lane.arrivals.take(tag, batch) {
-            return Err(Cause::new(format_args!("it sends more than it was asked for")));
+            return Err(Cause::new(format_args!("it sent more messages than the prefetch count allows")));
         }
         self.note_rule_taken(rule);
         Ok(Next::GoOn)
@@ -372,7 +374,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 }
                 return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
             }
-            Err(cause) => Cause::new(format_args!("{why}, and parking it takes nothing now: {cause}")),
+            Err(cause) => Cause::new(format_args!("{why}, and it cannot be parked now: {cause}")),
         };
         self.wait(rule, cause, Remedy::OneTaken);
         // Closing the channel requeues all unacknowledged messages there, in their order.

@@ -212,7 +212,7 @@ impl<P: Platform> LinkTask<'_, P> {
         self.open_link.progress = now;
         loop {
             let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else {
-                return Err(Cause::new(format_args!("a confirm where it has no place")));
+                return Err(Cause::new(format_args!("an unexpected confirm")));
             };
             lane.progress = now;
             let settled = lane.in_flight.confirm(number, multiple, is_taken)?;
@@ -266,7 +266,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let config = &self.head.config.forward[rule];
         let missing = match (&config.to, why) {
             (Destination::Queue(queue), Refusal::Returned(NO_ROUTE)) => Some(Cause::new(format_args!(
-                "queue '{queue}' is missing there: make it, or let `declare = true` do so"
+                "queue '{queue}' is missing there: declare it, or set `declare = true`"
             ))),
             _ => None,
         };

@@ -112,7 +112,7 @@ impl Bridges {
             let is_barred = bridge.config.shovel.is_some() && !upstream.is_this_machine();
             if is_barred && is_this_machine(address.ip()) {
                 why = Some(Cause::new(format_args!(
-                    "its name leads to this machine itself ({}): write localhost, as an administrator",
+                    "its name resolves to this machine itself ({}): use localhost, as an administrator",
                     address.ip()
                 )));
                 continue;
@@ -232,7 +232,7 @@ impl Bridges {
             state.forget_logged();
         }
         if state.is_news(&cause) {
-            let text = format_args!("{cause}; it is tried again, ever more rarely");
+            let text = format_args!("{cause}; it is retried with growing pauses");
             shared.log_link(log::Level::Warn, bridge, (link.direction, state.upstream), text);
         }
         state.upstream = (state.upstream + 1) % upstreams;
@@ -268,7 +268,7 @@ impl Bridges {
         let is_leaving = |id: &LinkId| self.places[id.place].head.is_leaving;
         let leaving: Vec<LinkId> = self.links().map(|(id, _)| id).filter(is_leaving).collect();
         for id in leaving {
-            let why = "this broker: it was changed again before its links had ended";
+            let why = "this broker: it was changed again before its links ended";
             self.with(id, shared, |task| task.close_with(Cause::new(format_args!("{why}"))));
         }
     }
@@ -331,7 +331,7 @@ impl Bridges {
             let head = &mut self.places[place].head;
             let Some(mut retry) = head.retry.take() else { continue };
             let step = match head.is_leaving || shared.is_stopping() {
-                true => Err(Cause::new(format_args!("it was ended: the bridge or the broker is stopping"))),
+                true => Err(Cause::new(format_args!("it was closed: the bridge or the broker is stopping"))),
                 false => shared.retry_one(head, &mut self.common.scratch, &mut retry),
             };
             match step {
@@ -393,7 +393,7 @@ impl<P: Platform> Shared<P> {
             (ParkedAlarm::Unknown, ParkedAlarm::On) => (
                 log::Level::Warn,
                 format_args!(
-                    "bridge {name}: messages are parked in {queue}; their header x-parked-cause says why, \
+                    "bridge {name}: messages are parked in {queue}; their header x-parked-cause has the reason; \
                      `leveretctl retry_parked {quote}{name}{quote}` sends them again"
                 ),
             ),
@@ -408,7 +408,7 @@ impl<P: Platform> Shared<P> {
     fn open_retry(&mut self, head: &BridgeState) -> Result<Retry, Cause> {
         let (left, queue) = (self.parked_depth(head), &*head.config.parked);
         if left == 0 {
-            return Err(Cause::new(format_args!("there is nothing in {queue}")));
+            return Err(Cause::new(format_args!("{queue} is empty")));
         }
         let own = self.consume(&head.config, (queue, "retry"), 1)?;
         Ok(Retry { own, left, moved: 0, stayed: 0, why: None })
@@ -426,8 +426,8 @@ impl<P: Platform> Shared<P> {
         }
         let Retry { moved, stayed, why, .. } = retry;
         let result = match why {
-            None => Cause::new(format_args!("{moved} went back")),
-            Some(why) => Cause::new(format_args!("{moved} went back, {stayed} stay: {why}")),
+            None => Cause::new(format_args!("{moved} were sent again")),
+            Some(why) => Cause::new(format_args!("{moved} were sent again, {stayed} remain: {why}")),
         };
         self.log_retried(head, result);
     }

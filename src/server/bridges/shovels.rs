@@ -44,7 +44,10 @@ pub(crate) fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, Str
     }
     let bridge = parse(parameter.vhost.unwrap_or_default(), parameter.name, parameter.value)?;
     if bridge.feeds_itself() {
-        return Err(format!("src-queue {} is where this shovel puts what is refused", bridge.parked));
+        return Err(format!(
+            "src-queue {} is the queue in which this shovel parks refused messages",
+            bridge.parked
+        ));
     }
     for end in bridge.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]) {
         arguments_of(end)?;

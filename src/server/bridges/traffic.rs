@@ -382,7 +382,7 @@ impl<P: Platform> LinkTask<'_, P> {
         if got.end {
             let cause = match peer.stream.tls_fault() {
                 Some(why) => Cause::new(format_args!("TLS: {why}")),
-                None => Cause::new(format_args!("it closed the connection without a word")),
+                None => Cause::new(format_args!("it closed the connection without a reason")),
             };
             return self.close_with(cause);
         }
@@ -458,7 +458,7 @@ impl<P: Platform> LinkTask<'_, P> {
             Event::Returned { rule, code, id } => match &mut self.open_link.lanes[rule] {
                 // Its confirm is still to come.
                 Lane::Forward(lane) => lane.in_flight.note_return(id, code)?,
-                _ => return Err(Cause::new(format_args!("a return where it has no place"))),
+                _ => return Err(Cause::new(format_args!("an unexpected basic.return"))),
             },
             Event::Deliver { .. } | Event::Header { .. } | Event::Body(..) => {
                 return self.take_arriving(event);
@@ -522,7 +522,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 handshake,
             });
         } else if end {
-            self.close_with(Cause::new(format_args!("it closed the connection in the handshake of TLS")));
+            self.close_with(Cause::new(format_args!("it closed the connection during the TLS handshake")));
         } else if peer.stream.readable {
             self.shared.list_to_read(id);
         }
@@ -540,7 +540,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 self.shared.list_to_write(id);
                 self.shared.list_to_read(id);
             }
-            Err(why) => self.close_with(Cause::new(format_args!("the handshake of TLS failed: {why}"))),
+            Err(why) => self.close_with(Cause::new(format_args!("the TLS handshake failed: {why}"))),
         }
     }
 
@@ -770,7 +770,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let queue = &self.head.rules(self.direction)[rule].queue;
         let cause = Cause::new(format_args!("{queue}: {cause}"));
         if self.state.rule_states[rule].wait(now, &cause, remedy, most_ms, random) {
-            let text = format_args!("{cause}; it is tried again, ever more rarely, and other rules go on");
+            let text = format_args!("{cause}; it is retried with growing pauses; other rules continue");
             let way = (self.direction, self.state.upstream);
             self.shared.log_link(log::Level::Warn, self.head, way, text);
         }
@@ -784,7 +784,7 @@ impl<P: Platform> LinkTask<'_, P> {
         if self.state.rule_states[rule].note_taken() {
             let (name, what) = (&self.head.config.name, self.direction.name());
             let queue = &self.head.rules(self.direction)[rule].queue;
-            let text = format_args!("bridge {name}, {what}: the rule of {queue} goes on");
+            let text = format_args!("bridge {name}, {what}: the rule of {queue} continues");
             self.shared.log_bridge(log::Level::Info, self.head.serial, text);
             self.restore_window(rule);
         }
@@ -843,7 +843,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let patience = self.shared.limits.content_timeout_ms.into();
         if self.open_link.content_deadline(patience).is_due(now) {
             return self.close_with(Cause::new(format_args!(
-                "a message or frame was begun there and did not go on for {patience} ms"
+                "a message or frame was begun and not continued for {patience} ms"
             )));
         }
         self.look_for_confirms();
@@ -861,7 +861,7 @@ impl<P: Platform> LinkTask<'_, P> {
             return;
         }
         let cause = Cause::new(format_args!(
-            "it has confirmed nothing for {timeout_ms} ms although confirms are due"
+            "it has confirmed nothing for {timeout_ms} ms although messages are unconfirmed"
         ));
         if self.open_link.progress.after_ms(timeout_ms).is_due(now) {
             return self.close_with(cause);

@@ -84,7 +84,7 @@ impl BridgeViews for ShownBridges<'_> {
             connected: state.counts.connected,
             failed: state.counts.failed,
             retried: match (&head.retry, &head.retried) {
-                (Some(retry), _) => format!("{} went back so far", retry.moved),
+                (Some(retry), _) => format!("{} were sent again so far", retry.moved),
                 (None, Some(cause)) => cause.to_string(),
                 (None, None) => String::new(),
             },

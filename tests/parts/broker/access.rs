@@ -223,7 +223,7 @@ fn guest_logs_in_only_from_this_machine_unless_configured_otherwise() {
     let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
     let outcome = house.broker.checked(&house.pending_writes, connection, &check, check.is_right());
     let said = refused(&outcome);
-    assert!(said.contains("make a user of your own") && said.contains("loopback_users = []"), "{said}");
+    assert!(said.contains("create another user") && said.contains("loopback_users = []"), "{said}");
     house.broker.access_mut().set_loopback_users(&[]);
     assert_eq!(house.log_in("guest", b"guest", false), (true, false));
 }

@@ -385,7 +385,7 @@ fn the_shares_of_one_connection_leave_some_for_others() {
     fn all(key: &str, mut take: impl FnMut(u16) -> Outcome) -> u16 {
         for number in 2.. {
             if let Outcome::Fault(fault) = take(number) {
-                assert!(fault.text.contains("its share of"), "{}", fault.text);
+                assert!(fault.text.contains("its whole share of"), "{}", fault.text);
                 assert!(fault.text.contains(key), "{}", fault.text);
                 return number - 2;
             }
@@ -446,7 +446,7 @@ fn names_have_shares_and_words_of_patterns_count() {
         _ => None,
     });
     let fault = refused.expect("names come to an end");
-    assert!(fault.text.contains("its share of names_bytes_max"), "{}", fault.text);
+    assert!(fault.text.contains("its whole share of names_bytes_max"), "{}", fault.text);
     assert_eq!(bind(&mut house, other, 5000), Outcome::Done);
     // Everything is deleted, and with it every byte is freed.
     house.done(greedy, Command::QueueDelete { queue: "bound", if_unused: false, if_empty: false });

@@ -128,7 +128,10 @@ fn parameters_for_administrators_are_refused_to_other_users() {
         house.broker.set_parameter(context!(house).pending_writes_mut(), &said, user).map(drop)
     };
     let refused = set_as(&mut house, Some("ann"));
-    assert_eq!(refused, Err(OperatorFault::Invalid("only an administrator may have it read files".into())));
+    assert_eq!(
+        refused,
+        Err(OperatorFault::Invalid("only an administrator may configure it to read files".into()))
+    );
     set_as(&mut house, Some("guest")).expect("guest is one");
     set_as(&mut house, None).expect("so is who owns the machine");
 }

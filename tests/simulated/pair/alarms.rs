@@ -141,7 +141,7 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
             let text = &[
                 "memory: ",
                 HOSTILE_SHOWN,
-                "has its share of messages_max, 201 of 320 (at most twice what is free)",
+                "uses its whole share of messages_max, 201 of 320 (at most twice the free part)",
                 "raise messages_max",
             ];
             (world, text, Some(Shortage::Pool(Pool::Messages)))
@@ -172,11 +172,7 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
                 let publish = Publish { key: "slow", properties: PERSISTENT, ..Publish::default() };
                 world.publish(client, 1, publish, b"x");
             }
-            (
-                world,
-                &["room: ", "messages wait to be written", "goes on by itself"],
-                Some(Shortage::Unwritable),
-            )
+            (world, &["room: ", "messages wait to be written", "ends by itself"], Some(Shortage::Unwritable))
         }
         Shortage::Unwritable => {
             let mut world = with_store();
@@ -191,7 +187,7 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
         Shortage::QueueDisk(_) => {
             let mut world = with_store();
             flood(&mut world, HOSTILE, 4_000, PERSISTENT);
-            let text = &["disk: ", HOSTILE_SHOWN, "has its share of disk_limit, ", "raise disk_limit"];
+            let text = &["disk: ", HOSTILE_SHOWN, "uses its whole share of disk_limit, ", "raise disk_limit"];
             (world, text, Some(Shortage::DiskLimit))
         }
         Shortage::DiskLimit => {
@@ -217,7 +213,7 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
             make(&mut world, client, "a", true);
             disk.start(Trouble::NoCapacity(0, u64::MAX / 2));
             flood_by(&mut world, client, "a", 4_000, PERSISTENT);
-            let text = &["disk: the file system of the data directory is full", "make room there"];
+            let text = &["disk: the file system of the data directory is full", "free space there"];
             (world, text, None)
         }
     }
@@ -293,7 +289,7 @@ fn use_up(pool: Pool) -> (World, &'static [&'static str], Option<Pool>) {
             }
             let publish = Publish { key: "nowhere", mandatory: true, ..Publish::default() };
             world.publish(client, 1, publish, b"x");
-            (world, &["memory: deliveries that nobody has acknowledged use up unacknowledged_max"], None)
+            (world, &["memory: unacknowledged deliveries use up unacknowledged_max"], None)
         }
     }
 }

@@ -47,7 +47,7 @@ fn messages_that_are_not_urgent_wait_for_the_next_day_and_continue_in_order() {
     let left = 30 - sent.len() as u32;
     assert_eq!(world.counts(client, 1, "here"), (left, 0), "nothing was taken and put back");
     let said = alarms(&mut world);
-    assert!(said.contains("budget: bridge plant has used its bytes of the day"), "{said}");
+    assert!(said.contains("budget: bridge plant has used its daily bytes"), "{said}");
     let shown = ask(&mut world, "GET /api/ctl/bridges");
     assert!(shown.contains("\"state\":\"budget used\""), "{shown}");
     assert!(shown.contains("\"rules\":[{\"queue\":\"here\",\"state\":\"budget used\"},{\"queue\":\"urgent\",\"state\":\"running\"}]"), "{shown}");

@@ -140,7 +140,7 @@ fn a_content_without_progress_ends_the_link_and_frees_its_memory() {
         assert!(!is_up(&far), "{} octets", half.len());
         world.assert_no_bytes();
         let said = ask(&mut world, STATUS);
-        assert!(said.contains("did not go on for 30000 ms"), "{said}");
+        assert!(said.contains("not continued for 30000 ms"), "{said}");
         world.pass_ms(1_100);
         assert_eq!(world.engine.platform_mut().dialed, 2, "it is retried");
     }

@@ -467,7 +467,7 @@ fn a_message_that_cannot_be_parked_delays_only_its_own_rule() {
     refuse(&mut world, &mut far, 120_000);
     assert_eq!(world.counts(client, 1, "here").0, 1, "there is no room for it, and it is back");
     let shown = ask(&mut world, "GET /api/ctl/bridges");
-    assert!(shown.contains("parked takes no more"), "{shown}");
+    assert!(shown.contains("parked is full"), "{shown}");
     world.publish_to(client, 1, "alarms", &[100]);
     world.run();
     assert_eq!(bodies(&far.published()), [100]);

@@ -354,8 +354,20 @@ fn the_management_api_creates_shows_and_deletes_shovels() {
         (GUEST, "PUT /api/users/ann".into(), r#"{"password":"a","tags":"policymaker"}"#.into(), "204", ""),
         (ANN, format!("PUT {at}"), body(FORWARD), "204", ""),
         (ANN, format!("PUT {at}"), body(&of_v), "400", "user \\\"ann\\\" may not connect to vhost \\\"v\\\""),
-        (ANN, format!("PUT {at}"), body(&here), "400", "only an administrator may have it connect to"),
-        (ANN, format!("PUT {at}"), body(&file), "400", "only an administrator may have it name files"),
+        (
+            ANN,
+            format!("PUT {at}"),
+            body(&here),
+            "400",
+            "only an administrator may configure it to connect to",
+        ),
+        (
+            ANN,
+            format!("PUT {at}"),
+            body(&file),
+            "400",
+            "only an administrator may configure it to name files",
+        ),
         (ANN, "PUT /api/parameters/shovel/v/s".into(), body(FORWARD), "401", ""),
         (ANN, format!("GET {at}"), String::new(), "200", ""),
         (ANN, "GET /api/shovels".into(), String::new(), "401", ""),
@@ -397,7 +409,7 @@ fn a_host_name_that_leads_to_this_machine_is_refused() {
     world.run();
     assert_eq!(world.engine.platform_mut().dialed, 0);
     let said = operator_ask(&mut world, "GET /api/ctl/bridges");
-    assert!(said.contains("leads to this machine itself"), "{said}");
+    assert!(said.contains("resolves to this machine itself"), "{said}");
 }
 
 #[test]
@@ -407,7 +419,7 @@ fn a_paused_shovel_says_so_and_how_to_resume_it() {
     open_forward(&mut world, &mut far);
     operator_ask(&mut world, "POST /api/ctl/bridges/shovel%20s/pause");
     let said = operator_ask(&mut world, "GET /api/shovels");
-    assert!(said.contains("it was paused: resume_bridge lets it go on"), "{said}");
+    assert!(said.contains("it is paused: use resume_bridge"), "{said}");
 }
 
 /// The state after a power cut between the end of a shovel and that of its queue: the queue has no owner.

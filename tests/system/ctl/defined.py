@@ -222,7 +222,7 @@ def many_refusals_are_all_told() -> None:
         assert there <= made <= 64, made
         refused = [line for line in done.err.splitlines() if "queues_max" in line]
         assert len(refused) == total - made, (len(refused), made, done.err[-300:])
-        assert f"Error: {total - made} things were not imported" in done.err, done.err[-300:]
+        assert f"Error: {total - made} objects were not imported" in done.err, done.err[-300:]
         bound = [row for row in rows(broker, "list_bindings", "source_name") if row == ["amq.direct"]]
         assert len(bound) == there, bound
 
@@ -293,7 +293,7 @@ def more_than_a_smaller_profile_has_room_for() -> None:
         assert checked(Path(home), data, "") == []
         with Leveret(binary, [], "[limits]\nqueues_max = 64\n", data) as broker:
             assert len(rows(broker, "list_queues", "name")) == 64
-            assert "limits: the store has more than" in good(broker, "list_alarms")
+            assert "limits: the store has more definitions or messages than" in good(broker, "list_alarms")
         with Leveret(binary, [], None, data) as broker:
             assert len(rows(broker, "list_queues", "name")) == 1_100
             assert "limits:" not in good(broker, "list_alarms")

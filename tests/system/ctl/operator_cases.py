@@ -109,7 +109,7 @@ def only_root_and_its_own_user() -> None:
         good(broker, "ping")
         # The log is written by a thread of its own, which may be behind the answer.
         end = time.monotonic() + patience(10)
-        while "leveret ctl is for root and user 0 only" not in broker.log():
+        while "leveret ctl is only for root and user 0" not in broker.log():
             assert time.monotonic() < end, broker.log()
             time.sleep(0.02)
 

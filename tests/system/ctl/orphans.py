@@ -65,7 +65,7 @@ def orphans_are_listed_adopted_and_deleted() -> None:
         one, other = (row[0] for row in listed)
         for words, why in {
             ("adopt_orphan", one): "not enough arguments",
-            ("adopt_orphan", one, ""): "take another name",
+            ("adopt_orphan", one, ""): "use another name",
             ("adopt_orphan", one, "a", "b"): "too many arguments",
             ("adopt_orphan", "-p", "none", one, "a"): "no virtual host 'none'",
             ("adopt_orphan", "0", "a"): "no orphan 0",

@@ -226,7 +226,7 @@ def play(hour: Hour) -> None:
         hour.type("leveretctl list_alarms")
         hour.type("leveretctl -q status", keep="memory:|Messages|messages_max|body_bytes_max")
         hour.type("leveretctl purge_queue full")
-        hour.log_until("no publisher waits")
+        hour.log_until("no publisher is blocked any more")
     finally:
         full.kill()
         full.wait(suite.patience(10))

@@ -234,7 +234,7 @@ fn what_happened_before_a_kill_is_read_after_it_and_in_the_next_life() {
     broker.kill();
     let (code, told) = report(&["--file", text(&file)]);
     assert_eq!(code, Some(0), "{told}");
-    assert!(told.contains("Life 1, ") && told.contains("it was ended without a word"), "{told}");
+    assert!(told.contains("Run 1, ") && told.contains("it ended without a record"), "{told}");
     assert!(told.contains(" START leveret ") && told.contains(" INFO  listening on "), "{told}");
     assert!(told.contains("evil\\u{1b}[2J\\n  1970"), "{told}");
     assert!(!told.contains(['\u{1b}', '\u{202e}']), "{told}");
@@ -245,7 +245,7 @@ fn what_happened_before_a_kill_is_read_after_it_and_in_the_next_life() {
     assert_eq!(code, Some(0), "{told}");
     assert!(told.contains("memory_limit = ") && told.contains("Totals"), "the rest is there: {told}");
     assert!(told.contains("evil\\u{1b}[2J\\n"), "of the life before: {told}");
-    assert!(told.contains("Life 2, ") && told.contains("it goes on"), "{told}");
+    assert!(told.contains("Run 2, ") && told.contains("it goes on"), "{told}");
     broker.end();
     let (_, told) = report(&["--file", text(&file)]);
     assert!(told.contains("it ended by itself"), "{told}");
@@ -297,7 +297,7 @@ fn a_broker_that_cannot_have_one_says_so_once_and_runs_on() {
         ("/proc/flight", "/proc lies on a disk"),
         ("/nowhere/at/all/flight", "No such file or directory"),
         ("flight", "a whole path"),
-        (text(&foreign), "it is no flight recorder"),
+        (text(&foreign), "it is not a flight recorder file"),
         (text(&link), "symbolic link"),
     ] {
         let broker = Broker::start(&home, path, "");
@@ -337,12 +337,12 @@ fn a_turn_and_a_commit_that_take_long_are_recorded() {
         std::thread::sleep(Duration::from_millis(1_100));
         broker.signal("-CONT");
         std::thread::sleep(Duration::from_millis(200));
-        if is_there("one turn took ") && is_there("the disk took ") {
+        if is_there("the event loop was busy for ") && is_there("the disk needed ") {
             break;
         }
     }
-    assert!(is_there("one turn took "), "{:?}", recorded(&file));
-    assert!(is_there("the disk took "), "{:?}", recorded(&file));
+    assert!(is_there("the event loop was busy for "), "{:?}", recorded(&file));
+    assert!(is_there("the disk needed "), "{:?}", recorded(&file));
     broker.end();
     feeder.join().expect("it ends with its connection");
 }

@@ -10,7 +10,7 @@ use crate::home::Home;
 /// Text that tries to forge a line of the report, control a terminal in two ways, change the writing direction,
 /// use other line breaks, and shift columns.
 const HOSTILE: &str =
-    "evil\nLife 99, 3 events; it ended by itself\r\u{1b}]0;x\u{7}\u{9b}31m\u{202e}gnirts\u{2028}a\u{85}b\tc";
+    "evil\nRun 99, 3 events; it ended by itself\r\u{1b}]0;x\u{7}\u{9b}31m\u{202e}gnirts\u{2028}a\u{85}b\tc";
 
 /// Definitions in which everything that can be named is named so.
 fn definitions() -> serde_json::Value {
@@ -79,10 +79,10 @@ fn no_name_gets_out_of_its_place_in_a_report_though_no_terminal_shows_it() {
     let raw: Vec<char> =
         told.chars().filter(|letter| !leveret_daemon::logging::is_printable(*letter)).collect();
     assert!(raw.iter().all(|letter| matches!(letter, '\n' | '\t')), "{raw:?}\n{told}");
-    assert!(!told.lines().any(|line| line.starts_with("Life 99")), "{told}");
+    assert!(!told.lines().any(|line| line.starts_with("Run 99")), "{told}");
     assert!(!told.contains("b\tc"), "a name is in one column: {told}");
     for of in ["u", "v", "t", "p", "w", "policy", "pattern", "dlx", "q", "key", "x", "ae", "k", ""] {
-        let shown = format!("{of}evil\\nLife 99, 3 events; it ended by itself\\r\\u");
+        let shown = format!("{of}evil\\nRun 99, 3 events; it ended by itself\\r\\u");
         assert!(told.contains(&shown), "{of}: {told}");
     }
     // Scripts are told the names themselves, as ever.

@@ -53,7 +53,7 @@ def versions(folder: Path) -> None:
             there_and_back(broker, context(office, version=version))
     with Broker(office.server(), tls='minimum_version = "1.3"') as broker:
         there_and_back(broker, context(office, version=TLS13))
-        refuses(broker, context(office, version=TLS12), "handshake of TLS failed: .*minimum_version")
+        refuses(broker, context(office, version=TLS12), "TLS handshake failed: .*minimum_version")
 
 
 def rsa_key(folder: Path) -> None:
@@ -85,12 +85,12 @@ def mutual(folder: Path) -> None:
     ]:
         for version in (TLS12, TLS13):
             with Broker(office.server(), how) as broker:
-                refuses(broker, context(office, paper, version), f"the handshake of TLS failed: {why}")
+                refuses(broker, context(office, paper, version), f"the TLS handshake failed: {why}")
                 raw_client(broker, context(office, meter)).close()
     with Broker(office.server(), how.replace("require", "allow")) as broker:
         there_and_back(broker, context(office))
         there_and_back(broker, context(office, meter))
-        refuses(broker, context(office, wrong), "the handshake of TLS failed: its certificate is not signed")
+        refuses(broker, context(office, wrong), "the TLS handshake failed: its certificate is not signed")
 
 
 def external(folder: Path) -> None:
@@ -171,7 +171,7 @@ def distrustful_client(folder: Path) -> None:
             pass
         else:
             raise AssertionError("the client should not have trusted it")
-        broker.logged("the handshake of TLS failed: it does not know who signed our certificate")
+        broker.logged("the TLS handshake failed: it does not know who signed our certificate")
         Client(broker.address).close()
 
 

@@ -109,7 +109,7 @@ def wrong_words(folder: Path) -> None:
             pass
         else:
             raise AssertionError("a certificate that nobody vouches for was trusted")
-        broker.logged("the handshake of TLS failed")
+        broker.logged("the TLS handshake failed")
         assert ask(visitor(broker, context(office)), "/api/whoami")["name"] == "guest"
         Client(broker.address).close()
 

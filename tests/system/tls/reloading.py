@@ -159,7 +159,7 @@ def revoked(folder: Path) -> None:
         broker.logged("certificates were read again")
         for session in (ticket, None):
             assert not comes_in(broker, mine, session), "whose certificate was revoked"
-        broker.logged(r"the handshake of TLS failed: its certificate was revoked: a list in \[tls\] crl names it")
+        broker.logged(r"the TLS handshake failed: its certificate was revoked: a list in \[tls\] crl names it")
         assert comes_in(broker, others)
         # An expired list. The broker learns it only from the file.
         office.revocations(listed, days=-2)

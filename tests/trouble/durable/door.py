@@ -22,7 +22,7 @@ from harness.suite import Skip, patience
 BLOCK = 4096
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 SMALL = '[store]\ndisk_limit = "32MiB"\n'
-IN_DOUBT = "cannot vouch for its users and permissions"
+IN_DOUBT = "users and permissions in the store may be wrong"
 
 
 class Who(NamedTuple):
@@ -491,7 +491,7 @@ def a_disk_that_only_reads_makes_no_guest() -> None:
             assert who_gets_in(broker) == set(), "the store cannot be read"
             assert "nobody is let in" in broker.log(), broker.log()
             # Users cannot be confirmed if that cannot be stored.
-            assert "see to the disk and start again" in broker.log() and "confirm_users" not in broker.log(), broker.log()
+            assert "repair the disk and restart the broker" in broker.log() and "confirm_users" not in broker.log(), broker.log()
         with running(mount / "none") as broker:
             assert who_gets_in(broker) == set()
         with running(mount / "full") as broker:

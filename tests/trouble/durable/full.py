@@ -269,7 +269,7 @@ def goes_on_in(mount: Path) -> None:
             confirmed = publisher.confirmed
             ballast.unlink()
             publisher.wait_confirmed(confirmed + 100, 45.0)
-            until(lambda: broker.log().count("has room again") == loop + 1, f"not told: {broker.log()}")
+            until(lambda: broker.log().count("has free space again") == loop + 1, f"not told: {broker.log()}")
             until(lambda: FILE_SYSTEM not in broker.ctl("list_alarms"), "the alarm stays")
             publisher.stop()
             publisher.peer.drop()
@@ -313,7 +313,7 @@ def commits_wait_for_room() -> None:
             assert publisher.confirmed == 100 and publisher.blocked, "it was confirmed without being written"
             flag.unlink()
             publisher.wait_confirmed(200, 45.0)
-            assert "has room again" in broker.log(), broker.log()
+            assert "has free space again" in broker.log(), broker.log()
             publisher.stop()
             publisher.peer.drop()
             broker.kill()
@@ -348,7 +348,7 @@ def starts_without_room_for_a_commit() -> None:
                 assert numbers_of(take_all(peer, "a"), "a") == list(range(50))
             flag.unlink()
             with client(broker, timeout=45.0) as peer:
-                until(lambda: "has room again" in broker.log(), f"it never goes on: {broker.log()}", 45.0)
+                until(lambda: "has free space again" in broker.log(), f"it never goes on: {broker.log()}", 45.0)
                 fill(peer, "a", range(50, 60), SIZE)
             broker.kill()
         with running(data_dir, limited("40MB")) as broker, client(broker) as peer:

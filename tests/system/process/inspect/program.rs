@@ -100,7 +100,7 @@ fn what_cannot_be_inspected_is_one_sentence_and_exit_code_3() {
     let mut files = Traffic::aged(4, 1, 100).files();
     let directory = Directory::with("cannot", &BTreeMap::new());
     let path = directory.path().to_str().expect("UTF-8");
-    let none = "there is no store: not one segment file (such as 00000000.seg)";
+    let none = "there is no store: no segment file (such as 00000000.seg)";
     assert_eq!(refusal(&["inspect", path]), format!("leveret: {path}: {none}"));
     let nowhere = format!("{path}/nowhere");
     assert!(refusal(&["inspect", &nowhere]).contains("the data directory cannot be read: No such file"));
@@ -135,7 +135,7 @@ fn an_export_goes_to_a_file_that_was_not_there() {
     assert!(exported > 20 && messages.len() as u64 >= exported);
     let output = run(&["inspect", path, "--export", name]);
     assert_eq!(code(&output), 3, "{output:?}");
-    assert!(said(&output.stderr).contains("is there already: name a file that is not"), "{output:?}");
+    assert!(said(&output.stderr).contains("exists already: name a new file"), "{output:?}");
 }
 
 #[test]
