@@ -454,7 +454,7 @@ impl Broker {
 
     /// Returns how many more connections may be opened. Lost connections may still be being cleared.
     pub const fn connections_free(&self) -> usize {
-        self.consumers.connections_fill().room()
+        self.consumers.connections_fill().free_count()
     }
 
     /// Requests that the event loop close a connection with `connection.close` 320 and this reason.
@@ -542,7 +542,7 @@ impl Broker {
     /// # Errors
     /// There is no such queue, or the queue accepts no more.
     #[cold]
-    pub fn set_aside(
+    pub fn move_delivery(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -671,7 +671,7 @@ impl Broker {
     ///
     /// # Errors
     /// The user may not read the queue, there is no such queue, or the position is too far from the front.
-    pub fn look(
+    pub fn browse_queue(
         &mut self,
         cx: &mut Context<'_>,
         (user, vhost, queue): (&str, &str, &str),

@@ -255,7 +255,7 @@ impl Broker {
     /// Returns whether a connection may have one more delivery.
     #[inline]
     pub(crate) fn may_take_delivery(&self, connection: ConnectionId) -> bool {
-        self.quota.may_take_delivery(connection, self.queues.deliveries().room())
+        self.quota.may_take_delivery(connection, self.queues.deliveries().free_count())
     }
 
     /// Returns the outbox of a connection, from the front.

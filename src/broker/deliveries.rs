@@ -417,8 +417,8 @@ impl Deliveries {
 
     /// Returns the number of free delivery records.
     #[inline]
-    pub(crate) const fn room(&self) -> usize {
-        self.slab.room()
+    pub(crate) const fn free_count(&self) -> usize {
+        self.slab.free_count()
     }
 
     /// Returns a counter that rises with every delivery record that becomes free.
@@ -439,7 +439,7 @@ impl Deliveries {
     /// Returns whether half of all records serve requeued messages. These may never be consumed again, and
     /// with more of them no record would be left for new deliveries.
     pub(crate) const fn are_half_returned(&self) -> bool {
-        2 * self.returned >= self.slab.len() + self.slab.room()
+        2 * self.returned >= self.slab.len() + self.slab.free_count()
     }
 
     fn bucket(&self, channel: ChannelId, tag: u64) -> usize {

@@ -98,7 +98,7 @@ pub use queue_flow::{
 pub use queue_records::{BROWSED_MAX, BrowseResult, Browsed, LogRun, declared_arguments, levels_of};
 pub use recovery::{Contents, Restored};
 pub use recovery::{First, restore, restore_messages};
-pub use republish::{parked, parked_from, unparked};
+pub use republish::{parked_from, write_parked_properties, write_unparked_properties};
 pub use settle::Overdue;
 pub use shortage::{Pool, Shortage, WaitingPublishers};
 pub use state::Entropy;

@@ -249,7 +249,7 @@ impl Parameters {
 
     /// Returns the maximum number of parameters.
     pub(crate) const fn most(&self) -> usize {
-        self.records.len() + self.records.room()
+        self.records.len() + self.records.free_count()
     }
 
     /// Returns the number of places of parameters ever used.

@@ -561,7 +561,7 @@ impl Broker {
             self.publishing.shortage = Shortage::Returns;
             return Ok(Outcome::Wait);
         }
-        if self.queues.deliveries().room() == 0 {
+        if self.queues.deliveries().free_count() == 0 {
             if publish.share == Share::Ordinary {
                 self.publishing.shortage = Shortage::Pool(Pool::Unacknowledged);
                 return Ok(Outcome::Wait);
@@ -663,12 +663,12 @@ impl Broker {
         self.republish.set_reservation(reservation);
         // The commit was within its work limit when it was checked, and must not end half-way.
         cx.work.lift_limit();
-        let said = cx.pending_writes.said();
+        let said = cx.pending_writes.change_count();
         cx.pending_writes.begin_group();
         let outcome = self.carry_out(cx, channel, targets);
         self.republish.set_reservation(CommitReservation::default());
         let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
-        if cx.pending_writes.said() != said {
+        if cx.pending_writes.change_count() != said {
             cx.await_batch(batch);
         }
         outcome
@@ -787,7 +787,7 @@ impl Broker {
                 return Err(out_of("queue_entries_max"));
             }
         }
-        if returns > self.queues.deliveries().room() {
+        if returns > self.queues.deliveries().free_count() {
             return Err(out_of("unacknowledged_max"));
         }
         Ok(CommitReservation { chunks, logged })

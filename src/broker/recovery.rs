@@ -132,7 +132,7 @@ impl Restoring {
             self.orphans.push((key.into(), value.into(), levels));
             return;
         }
-        let restored = if !levels.known.is_empty() && broker.queues().room() <= levels.known.len() {
+        let restored = if !levels.known.is_empty() && broker.queues().free_count() <= levels.known.len() {
             broker.recovery_mut().note_left_out(&definition);
             Restored::NoCapacity
         } else {
@@ -299,7 +299,7 @@ fn restore_definitions(
         broker.access_mut().drop_unreadable_access(context.pending_writes_mut(), hidden.collect());
     }
     for (key, _, incarnations) in &restoring.orphans {
-        broker.forget(context.pending_writes_mut(), key, incarnations);
+        broker.delete_stale_definition(context.pending_writes_mut(), key, incarnations);
     }
     for (&incarnation, queue) in log.index().queues() {
         if is_transient(incarnation) && !queue.gone {
@@ -496,7 +496,12 @@ impl Broker {
 
     /// Deletes a definition that an interrupted deletion left behind; a queue with its messages, which the
     /// log has under these incarnations.
-    pub fn forget(&mut self, pending_writes: &mut PendingWrites, key: &[u8], incarnations: &[u64]) {
+    pub fn delete_stale_definition(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        key: &[u8],
+        incarnations: &[u64],
+    ) {
         for incarnation in incarnations {
             pending_writes.append_queue_deleted(*incarnation);
         }

@@ -252,7 +252,7 @@ impl Broker {
     }
 
     /// Returns a random number.
-    pub fn chance(&mut self) -> u64 {
+    pub fn random_u64(&mut self) -> u64 {
         draw_seed(&mut self.entropy)
     }
 
@@ -393,7 +393,12 @@ impl Broker {
         names_bytes: usize,
         declarer: Option<Declarer>,
     ) -> Result<(), Fault> {
-        self.quota.declare(declared, names_bytes, declarer, Room { queues: self.queues.records().room() })
+        self.quota.declare(
+            declared,
+            names_bytes,
+            declarer,
+            Room { queues: self.queues.records().free_count() },
+        )
     }
 
     /// Frees the record of a cleared queue when neither a delivery nor a level refers to it.

@@ -18,7 +18,7 @@ use leveret_core::limits::SEGMENTS_MIN;
 use leveret_core::password::{GUEST, PasswordHash};
 use leveret_core::pending_writes::PendingWrites;
 use leveret_core::time::Now;
-use leveret_server::{StorageDriver, log_full};
+use leveret_server::{StorageDriver, log_file_system_full};
 use leveret_storage::{
     Access, Disk, FileDisk, Log, OpenError, Report, Settings, Write, WriteDone, make_directory,
 };
@@ -183,7 +183,7 @@ fn degraded(
 
 fn tell(report: &Report, directory: &Path) {
     if report.is_full {
-        log_full(false, true);
+        log_file_system_full(false, true);
     }
     if report.is_new {
         log::info!("{}: a new store", directory.display());

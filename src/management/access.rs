@@ -340,7 +340,7 @@ pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Ans
         Condition::Exists if !exists => return changed(Err(OperatorFault::NoSuchUser(user.into()))),
         _ => {}
     }
-    let salt = context.broker.chance().to_le_bytes();
+    let salt = context.broker.random_u64().to_le_bytes();
     let in_clear = given
         .password
         .as_ref()

@@ -168,7 +168,7 @@ fn parked(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let mut queues = Vec::new();
     let mut count = 0;
     for link in (0..bridges.places()).filter_map(|place| bridges.at(place)) {
-        let depth = link.parked(context.broker);
+        let depth = link.parked_messages(context.broker);
         let queue = link.parked_queue.map(|queue| (link.vhost, queue));
         if let Some(queue) = queue.filter(|queue| depth > 0 && !queues.contains(queue)) {
             queues.push(queue);

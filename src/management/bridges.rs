@@ -31,7 +31,7 @@ impl ListedKind for BridgeLinks {
         ("pending", |link, writer| writer.json.number(link.pending)),
         ("backlog", |link, writer| or_null(link.backlog(writer.context.broker), writer)),
         ("repeats", |link, writer| writer.json.number(link.repeats)),
-        ("parked", |link, writer| writer.json.number(link.parked(writer.context.broker))),
+        ("parked", |link, writer| writer.json.number(link.parked_messages(writer.context.broker))),
         ("retried", |link, writer| writer.json.text(&link.retried)),
         ("held", |link, writer| writer.json.number(link.held)),
         ("day_bytes", |link, writer| writer.json.number(link.day_bytes)),

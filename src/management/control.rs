@@ -146,7 +146,7 @@ pub(super) fn end_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answ
 }
 
 /// Pins the store's files and lists them. Returns `None` if that is impossible now.
-pub(super) fn held(context: &mut RequestContext<'_>) -> Option<Answer> {
+pub(super) fn pinned_files(context: &mut RequestContext<'_>) -> Option<Answer> {
     let files = context.files.as_mut()?.pin_for_backup()?;
     let mut out = Vec::new();
     let mut json = Json::new(&mut out, HELD_BYTES_MAX);

@@ -199,7 +199,7 @@ fn read(section: &str, object: &Value<'_>, vhost: Option<&str>) -> Result<Option
 }
 
 fn make(context: &mut RequestContext<'_>, mut item: Item) -> Result<(), String> {
-    let salt = context.broker.chance().to_le_bytes();
+    let salt = context.broker.random_u64().to_le_bytes();
     if let Item::User(user) = &mut item
         && let Password::Clear(clear) = &user.password
     {

@@ -250,7 +250,7 @@ pub(super) fn browse(
     let payloads = PayloadOptions { is_base64, bytes_max: truncate.min(PAYLOAD_BYTES_MAX) };
     let (broker, mut broker_context) = context.broker();
     let count = count.clamp(1, BROWSED_MAX);
-    let BrowseResult { ready, seen } = broker.look(&mut broker_context, who, position, count)?;
+    let BrowseResult { ready, seen } = broker.browse_queue(&mut broker_context, who, position, count)?;
     if let Some(Browsed::InLog(run)) = seen.first() {
         let number = broker.queues_mut().browses_mut().want(*run);
         return Ok(BrowseAnswer::Later(PendingBrowse { number, position, ready, payloads }));

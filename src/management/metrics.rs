@@ -517,7 +517,7 @@ fn of_bridge(link: &BridgeLinkView<'_>, context: ReadContext<'_>) -> [u64; VALUE
         state as u64,
         link.backlog(context.broker).unwrap_or(UNKNOWN),
         link.pending,
-        link.parked(context.broker),
+        link.parked_messages(context.broker),
         link.moved,
         link.repeats,
         link.connected,

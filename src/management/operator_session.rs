@@ -198,7 +198,7 @@ impl OperatorSession {
     }
 
     /// Returns how many bytes of input can be taken now.
-    pub fn room(&self) -> usize {
+    pub fn input_capacity_bytes(&self) -> usize {
         match self.state {
             State::Reading | State::Uploading(..) | State::Discarding(..) => {
                 REQUEST_BYTES_MAX - self.input.len()
@@ -209,7 +209,7 @@ impl OperatorSession {
 
     /// Takes input, at most [`Self::room`] of it.
     pub fn take(&mut self, bytes: &[u8]) {
-        debug_assert!(bytes.len() <= self.room(), "no more than there is room for");
+        debug_assert!(bytes.len() <= self.input_capacity_bytes(), "no more than there is room for");
         // Line ends before a request are ignored and not kept, so that they are not examined again.
         let is_before = matches!(self.state, State::Reading) && self.input.is_empty();
         let is_blank = |byte: &&u8| is_before && matches!(byte, b'\r' | b'\n');
@@ -243,7 +243,7 @@ impl OperatorSession {
                 self.answer(status, &body);
             }
             State::Holding(batch) if *batch <= context.durable() => {
-                if let Some(answer) = control::held(context) {
+                if let Some(answer) = control::pinned_files(context) {
                     self.begin(answer, context);
                 }
             }
@@ -303,11 +303,11 @@ impl OperatorSession {
                 | State::Getting(_)
                 | State::Decoding(_)
         );
-        !self.output().is_empty() || continues && !self.waits()
+        !self.output().is_empty() || continues && !self.awaits_read_back()
     }
 
     /// Returns whether the session waits for messages that the broker reads back.
-    pub fn waits(&self) -> bool {
+    pub fn awaits_read_back(&self) -> bool {
         match &self.state {
             State::Getting(getting) => getting.waits_for().is_some(),
             State::Browsing(_) => true,
@@ -347,7 +347,7 @@ impl OperatorSession {
     }
 
     /// Notes that the first `count` bytes of the output have been written.
-    pub fn wrote(&mut self, count: usize) {
+    pub fn note_written(&mut self, count: usize) {
         self.written += count;
         if matches!(self.state, State::Sending(_)) {
             self.output.drain(..core::mem::take(&mut self.written));
@@ -829,7 +829,7 @@ mod tests {
             // The client reads a little now and then, while queues are created and deleted.
             let taken = connection.output().len().min(if round % 3 == 0 { 0 } else { 5000 });
             answer.extend_from_slice(&connection.output()[..taken]);
-            connection.wrote(taken);
+            connection.note_written(taken);
             round += 1;
             if round % 5 == 0 {
                 stage.declare(&format!("comes-{round}"), &[]);
@@ -856,7 +856,7 @@ mod tests {
         }
         assert!(seen.values().all(|times| *times == 1));
         assert_eq!(seen.keys().filter(|name| name.starts_with("stays-")).count(), 1500);
-        assert!(connection.room() == REQUEST_BYTES_MAX, "and it listens again");
+        assert!(connection.input_capacity_bytes() == REQUEST_BYTES_MAX, "and it listens again");
     }
 
     #[test]
@@ -874,7 +874,7 @@ mod tests {
         while connection.has_request() || connection.has_output() {
             stage.step(&mut connection);
             answer.extend_from_slice(connection.output());
-            connection.wrote(connection.output().len());
+            connection.note_written(connection.output().len());
         }
         let rows: Vec<Value> = serde_json::from_slice(&unchunked(&answer)).unwrap();
         let shown: Vec<&Value> = rows.iter().map(|row| &row["arguments"]).collect();
@@ -894,17 +894,21 @@ mod tests {
         let mut answer = Vec::new();
         while connection.has_request() || connection.has_output() {
             answer.extend_from_slice(connection.output());
-            connection.wrote(connection.output().len());
+            connection.note_written(connection.output().len());
             stage.step(&mut connection);
         }
         let text = String::from_utf8(answer).unwrap();
         let (first, second) = (text.find("HTTP/1.1 200").unwrap(), text.find("HTTP/1.1 404").unwrap());
         assert!(first < second && text.contains("{\"name\":\"/\"}"), "{text}");
-        assert_eq!(connection.room(), REQUEST_BYTES_MAX - 3, "the beginning of the third waits");
+        assert_eq!(
+            connection.input_capacity_bytes(),
+            REQUEST_BYTES_MAX - 3,
+            "the beginning of the third waits"
+        );
         connection.take(b" nonsense\r\n\r\n");
         stage.step(&mut connection);
         assert!(connection.output().starts_with(b"HTTP/1.1 400"));
-        connection.wrote(connection.output().len());
+        connection.note_written(connection.output().len());
         assert!(connection.is_ending() && connection.output().is_empty());
     }
 

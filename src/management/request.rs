@@ -533,7 +533,7 @@ impl BridgeLinkView<'_> {
     }
 
     /// Returns the number of parked messages that are still in the bridge's parking queue.
-    pub fn parked(&self, broker: &Broker) -> u64 {
+    pub fn parked_messages(&self, broker: &Broker) -> u64 {
         let depth = self.parked_queue.and_then(|queue| broker.queue_depth(self.vhost, queue));
         depth.unwrap_or(0).into()
     }

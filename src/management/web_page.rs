@@ -92,10 +92,10 @@ impl Tokens {
         }
         let token = format!(
             "{:016x}{:016x}{:016x}{:016x}",
-            broker.chance(),
-            broker.chance(),
-            broker.chance(),
-            broker.chance()
+            broker.random_u64(),
+            broker.random_u64(),
+            broker.random_u64(),
+            broker.random_u64()
         );
         self.rows.reserve_exact(1);
         let hash = hash_of(token.as_bytes());

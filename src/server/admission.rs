@@ -492,7 +492,7 @@ impl<P: Platform> Engine<P> {
             (peer::Waiting::Worker(_), _) if has_tokens() => Deadline::NEVER,
             _ if !peer.has_sent => peer.silent_since.after_ms(unanswered_ms),
             (_, Session::Operator(client)) => {
-                let is_ours = client.session.awaits_disk() || client.session.waits();
+                let is_ours = client.session.awaits_disk() || client.session.awaits_read_back();
                 let holds_files = self.operators.backup_client == Some(id);
                 if is_ours || holds_files { Deadline::NEVER } else { client.closable_at }
             }

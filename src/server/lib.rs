@@ -69,7 +69,7 @@ pub use platform::{AcceptFailure, Accepted, ListenerId, Platform, Readiness, Soc
 pub use platform::{FoundAddresses, NameLookup};
 pub use state::{Engine, EngineSetup};
 pub use storage_driver::StorageDriver;
-pub use storage_driver::log_full;
+pub use storage_driver::log_file_system_full;
 pub use worker::{CertificateState, WorkerJob, WorkerResult};
 
 /// Returns the memory per peer in this package, in bytes, for sockets of type `S`.

@@ -146,7 +146,7 @@ impl OperatorClient {
     pub(super) fn is_done(&self) -> bool {
         let is_idle =
             !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();
-        self.has_ended && is_idle && !self.session.is_checking() && !self.session.waits()
+        self.has_ended && is_idle && !self.session.is_checking() && !self.session.awaits_read_back()
     }
 }
 
@@ -169,7 +169,7 @@ impl<P: Platform> Engine<P> {
             return;
         };
         let now = self.shared.now;
-        let room = client.session.room();
+        let room = client.session.input_capacity_bytes();
         let most = stream.reach(room.min(READ_BYTES)).min(self.shared.scratch.input.len());
         if room > 0 {
             let got =
@@ -233,7 +233,7 @@ impl<P: Platform> Engine<P> {
         }
         match stream.write(&mut self.shared.buffers, client.session.output()) {
             Ok(count) => {
-                client.session.wrote(count);
+                client.session.note_written(count);
                 if count > 0 {
                     client.note_progress(self.shared.now);
                 }

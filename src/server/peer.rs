@@ -149,7 +149,7 @@ impl Session {
 
     /// Returns whether the session waits for a message that the broker reads from the disk.
     pub(super) fn waits_for_get(&self) -> bool {
-        matches!(self, Self::Operator(client) if client.session.waits())
+        matches!(self, Self::Operator(client) if client.session.awaits_read_back())
     }
 
     /// Returns whether the session has output other than deliveries.

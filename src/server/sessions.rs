@@ -131,7 +131,9 @@ impl<P: Platform> Shared<P> {
             self.end_now(id);
         } else if client.session.is_ending() {
             *ending = Ending::Flushing;
-        } else if client.session.has_request() || stream.has_more() && client.session.room() > 0 {
+        } else if client.session.has_request()
+            || stream.has_more() && client.session.input_capacity_bytes() > 0
+        {
             self.list_to_read(id);
         }
     }
@@ -273,7 +275,7 @@ impl<P: Platform> Shared<P> {
         let Some(Peer { session: Session::Operator(client), waiting, .. }) = self.peers.get_mut(id) else {
             return;
         };
-        let is_ours = client.session.awaits_disk() || client.session.waits();
+        let is_ours = client.session.awaits_disk() || client.session.awaits_read_back();
         if is_ours || *waiting != Waiting::No {
             client.note_progress(now);
             client.exchange_at = Deadline::NEVER;

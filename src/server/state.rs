@@ -83,7 +83,7 @@ impl<P: Platform> Engine<P> {
         broker.set_parameter_check(bridges::check);
         let has_tls_memory = setup.tls_links_max > 0;
         let called = (&*setup.process.node, &*setup.identity.version);
-        let bridges = Bridges::new(bridges_max, frame_max, called, broker.chance(), has_tls_memory);
+        let bridges = Bridges::new(bridges_max, frame_max, called, broker.random_u64(), has_tls_memory);
         let peers = Peers::<P::Socket>::slots_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,

@@ -199,7 +199,7 @@ impl StorageDriver {
             }
         });
         match stopped {
-            None => broker.queues_mut().fetched(&fetch, fetched.through),
+            None => broker.queues_mut().end_read(&fetch, fetched.through),
             Some(Stopped::NoCapacity) => broker.queues_mut().note_no_memory(context.messages_mut(), &fetch),
             Some(Stopped::LargeMessage(large)) => return self.read_chunk(broker, context, fetch, large),
         }
@@ -227,7 +227,7 @@ impl StorageDriver {
                 broker.queues_mut().note_no_memory(context.messages_mut(), &fetch);
                 return None;
             }
-            broker.queues_mut().fetched(&fetch, large.offset + 1);
+            broker.queues_mut().end_read(&fetch, large.offset + 1);
             return None;
         }
         match self.keeper.log_mut().fetch_chunk(large.body, large.next) {
@@ -332,7 +332,7 @@ impl<P: Platform> Engine<P> {
             }
             let was_full = shared.pending_writes.is_file_system_full();
             store.take_write(&mut shared.pending_writes, &mut shared.resources.messages, done, shared.now)?;
-            log_full(was_full, shared.pending_writes.is_file_system_full());
+            log_file_system_full(was_full, shared.pending_writes.is_file_system_full());
         }
         if let Some(outcome) = shared.platform.take_read_result() {
             let (broker, mut context) = shared.broker_mut();
@@ -459,7 +459,7 @@ fn put_message(
 }
 
 /// Logs that the file system has become full, or has free space again.
-pub fn log_full(was_full: bool, is_full: bool) {
+pub fn log_file_system_full(was_full: bool, is_full: bool) {
     match (was_full, is_full) {
         (false, true) => log::warn!(
             "the file system of the data directory is full before disk_limit is reached: publishers of persistent \

@@ -294,7 +294,7 @@ impl Access {
 
     /// Counts the patterns of a permission in place of its previous patterns.
     fn take_room(&mut self, is_new: bool, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
-        let permissions_max = self.permissions.len() + self.permissions.room();
+        let permissions_max = self.permissions.len() + self.permissions.free_count();
         if is_new && self.permissions.len() + self.topics.len() >= permissions_max {
             return Err(OperatorFault::NoCapacity("permissions_max"));
         }

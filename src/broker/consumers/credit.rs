@@ -86,7 +86,7 @@ impl Consumers {
         let record = &self.connections[connection.index()];
         record.writable
             && record.outbox_bytes < self.output_budget_bytes
-            && quota.may_take_delivery(connection, queues.deliveries().room())
+            && quota.may_take_delivery(connection, queues.deliveries().free_count())
     }
 
     /// Returns how many messages the first [`WAITING_EXAMINED_MAX`] waiting consumers of a queue can take now by
@@ -227,7 +227,7 @@ impl Consumers {
         let can_take = record.writable
             && !record.is_lost
             && record.outbox_bytes < self.output_budget_bytes
-            && quota.may_take_delivery(connection, queues.deliveries().room());
+            && quota.may_take_delivery(connection, queues.deliveries().free_count());
         if !can_take {
             return;
         }
@@ -271,7 +271,7 @@ impl Consumers {
     /// Notes that a consumer of a connection is parked. If the delivery share is the reason, settlements on
     /// other connections may unblock it.
     fn note_share(&mut self, queues: &Queues, quota: &Quota, connection: ConnectionId) {
-        let is_beyond = !quota.may_take_delivery(connection, queues.deliveries().room());
+        let is_beyond = !quota.may_take_delivery(connection, queues.deliveries().free_count());
         let record = &mut self.connections[connection.index()];
         if is_beyond && !core::mem::replace(&mut record.waits_for_share, true) {
             self.over_share.push(connection);

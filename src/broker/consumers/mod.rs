@@ -74,11 +74,11 @@ pub(crate) struct Fill {
 
 impl Fill {
     const fn of<T>(slab: &Slab<T>) -> Self {
-        Self { used: slab.len(), max: slab.len() + slab.room() }
+        Self { used: slab.len(), max: slab.len() + slab.free_count() }
     }
 
     /// Returns how many more records can exist.
-    pub(crate) const fn room(self) -> usize {
+    pub(crate) const fn free_count(self) -> usize {
         self.max - self.used
     }
 }
@@ -509,7 +509,7 @@ impl Consumers {
         state: ConsumerState,
     ) -> Result<usize, Fault> {
         let connection = self.connection_of(channel);
-        quota.may_take(connection, Pool::Consumers, self.slab.room())?;
+        quota.may_take(connection, Pool::Consumers, self.slab.free_count())?;
         let record = Consumer::new(channel, queue, state);
         let index = self.slab.insert(record).map_err(|_| out_of("consumers_max"))?;
         quota.take(connection, Pool::Consumers);
@@ -687,7 +687,7 @@ impl Consumers {
         vhost: VhostId,
         number: u16,
     ) -> Result<ChannelId, Fault> {
-        quota.may_take(connection, Pool::Channels, self.channels.room())?;
+        quota.may_take(connection, Pool::Channels, self.channels.free_count())?;
         let Ok(index) = self.channels.insert(Channel::new(number, connection, vhost)) else {
             return Err(Fault::new(
                 ReplyCode::ResourceError,

@@ -344,7 +344,7 @@ impl Policies {
 
     /// Returns the maximum number of policies.
     pub(crate) const fn most(&self) -> usize {
-        self.records.len() + self.records.room()
+        self.records.len() + self.records.free_count()
     }
 
     /// Returns the number of places of policies ever used.

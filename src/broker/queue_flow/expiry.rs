@@ -445,7 +445,7 @@ impl TrimList {
     }
 
     /// Removes a deleted queue from the list.
-    pub(crate) fn forget(&mut self, queue: QueueId) {
+    pub(crate) fn remove(&mut self, queue: QueueId) {
         self.queues.retain(|other| *other != queue);
     }
 }

@@ -222,8 +222,8 @@ impl Queues {
     }
 
     /// Returns the number of further queues and levels that fit.
-    pub const fn room(&self) -> usize {
-        self.records.room()
+    pub const fn free_count(&self) -> usize {
+        self.records.free_count()
     }
 
     /// Returns whether the broker has had any message or queue that may expire.
@@ -440,7 +440,7 @@ impl Queues {
     pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
         let (record, whole) = self.records.take_if_done(queue)?;
         if record.listed.is_listed_for_trim {
-            self.trim_list.forget(queue);
+            self.trim_list.remove(queue);
         }
         Some((record, whole))
     }

@@ -225,7 +225,7 @@ impl Queues {
     }
 
     /// Ends a read: messages with offsets below `through` that were not found are lost.
-    pub fn fetched(&mut self, fetch: &LogRead, through: u64) {
+    pub fn end_read(&mut self, fetch: &LogRead, through: u64) {
         if fetch.from == ReadPosition::Browse {
             return self.browses.end(false);
         }

@@ -388,7 +388,7 @@ fn without_capacity_for_a_level_its_messages_use_the_next_lower_one() {
         world.queue("another", &[]);
     }
     world.put_ranked(queue, &[(4, "four"), (1, "one"), (0, "none")]);
-    assert_eq!((world.queues.records().room(), world.queues.records().ready_in(queue)), (0, 4));
+    assert_eq!((world.queues.records().free_count(), world.queues.records().ready_in(queue)), (0, 4));
     assert_eq!(world.drain(queue), "two four one none");
 }
 

@@ -268,7 +268,7 @@ impl Backlog {
     /// Calls `each` with every place in queue order until it returns that it has enough. For a requeued
     /// message `each` also receives whether it was delivered.
     #[cold]
-    pub(crate) fn look(
+    pub(crate) fn for_each_place(
         &self,
         pool: &FifoPool,
         deliveries: &Deliveries,
@@ -286,11 +286,11 @@ impl Backlog {
                 return;
             }
         }
-        let came_back = self.returned_entries.look(pool, &mut |entry| each(Place::of(entry), Some(true)));
+        let came_back = self.returned_entries.for_each(pool, &mut |entry| each(Place::of(entry), Some(true)));
         let parts = [&self.head, &self.middle, &self.fifo];
         let mut rest = parts.into_iter();
         if came_back {
-            rest.all(|part| part.look(pool, &mut |entry| each(Place::of(entry), None)));
+            rest.all(|part| part.for_each(pool, &mut |entry| each(Place::of(entry), None)));
         }
     }
 

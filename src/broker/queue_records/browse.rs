@@ -124,7 +124,7 @@ impl Records {
             goes_on = !is_in_log && (seen.len() as u32) < count;
             goes_on
         };
-        record.backlog.look(pool, deliveries, &mut each);
+        record.backlog.for_each_place(pool, deliveries, &mut each);
         goes_on
     }
 }

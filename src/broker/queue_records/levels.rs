@@ -246,7 +246,7 @@ impl Records {
         (record.rank, record.delayed_exchange) =
             (Rank::Level { queue, priority, below }, whole.delayed_exchange);
         record.is_forwarded = whole.is_forwarded;
-        quota.declare(Declared::Queue, 0, declarer, Room { queues: self.slab.room() })?;
+        quota.declare(Declared::Queue, 0, declarer, Room { queues: self.slab.free_count() })?;
         record.declared.declarer = declarer;
         record.serial = self.next_serial();
         let has_letters = record.dead_letters_logged();

@@ -170,7 +170,7 @@ mod tests {
         let mut world = QueueRecordsFixture::new();
         let queue = world.ranked();
         let two = world.level(queue, 2).unwrap();
-        for place in 0..world.records.room() {
+        for place in 0..world.records.free_count() {
             world.queue(&format!("q{place}"), settings());
         }
         assert_eq!([1, 2, 9].map(|priority| world.level(queue, priority)), [Err(queue), Ok(two), Err(two)]);

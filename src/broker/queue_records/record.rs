@@ -369,8 +369,8 @@ impl Records {
     }
 
     /// Returns the number of further queues and levels that fit.
-    pub(crate) const fn room(&self) -> usize {
-        self.slab.room()
+    pub(crate) const fn free_count(&self) -> usize {
+        self.slab.free_count()
     }
 
     /// Returns the number of places of queues ever used.

@@ -42,7 +42,7 @@ use crate::topology::Topology;
 
 pub(super) use dead_letter::{Parking, Reason};
 pub(super) use expire::{ExpiryResult, TrimTurn};
-pub use parked::{parked, parked_from, unparked};
+pub use parked::{parked_from, write_parked_properties, write_unparked_properties};
 
 /// State kept between calls of the [`Republisher`].
 #[derive(Debug, Default)]

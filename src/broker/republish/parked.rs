@@ -105,7 +105,8 @@ impl Republisher<'_> {
         let words = (&*bridge, Some(&*from), &*cause);
         // If the headers fill a frame, the copy gets no parking headers: the message must remain deliverable.
         let bare = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PARKED };
-        let is_written = parked(properties, words, self.republish.unix_s, &mut writer).is_ok()
+        let is_written = write_parked_properties(properties, words, self.republish.unix_s, &mut writer)
+            .is_ok()
             || properties.write_with(bare, &mut writer).is_ok();
         assert!(is_written, "properties that came in a frame fit into one");
         let written = Properties::trusted(writer.written());
@@ -138,7 +139,7 @@ impl Republisher<'_> {
 ///
 /// # Errors
 /// [`Full`] if the properties do not fit.
-pub fn parked(
+pub fn write_parked_properties(
     properties: Properties<'_>,
     (bridge, queue, cause): (&str, Option<&str>, &str),
     unix_s: u64,
@@ -174,7 +175,7 @@ pub fn parked_from(properties: Properties<'_>) -> Option<Option<&str>> {
 ///
 /// # Errors
 /// [`Full`] if the properties do not fit.
-pub fn unparked(properties: Properties<'_>, writer: &mut Writer<'_>) -> Result<(), Full> {
+pub fn write_unparked_properties(properties: Properties<'_>, writer: &mut Writer<'_>) -> Result<(), Full> {
     properties.write_with_other_headers(PropertyEdit::default(), &OWN[..4], &mut |_| Ok(()), writer)
 }
 
@@ -200,7 +201,9 @@ mod tests {
     fn parking_headers_are_written_and_only_the_count_survives_unparking() {
         let words = ("plant", Some("telemetry"), "larger than the upstream accepts");
         let set_aside = |properties: &[u8]| {
-            written(properties, |properties, writer| parked(properties, words, 77, writer).expect("it fits"))
+            written(properties, |properties, writer| {
+                write_parked_properties(properties, words, 77, writer).expect("it fits")
+            })
         };
         let once = set_aside(b"\x20\x00\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01");
         let expected =
@@ -212,11 +215,13 @@ mod tests {
         };
         assert_eq!((count(&once), count(&set_aside(&once))), (Some(1), Some(2)));
         assert_eq!(parked_from(Properties::trusted(&once)), Some(Some("telemetry")));
-        let back = written(&once, |properties, writer| unparked(properties, writer).expect("it fits"));
+        let back = written(&once, |properties, writer| {
+            write_unparked_properties(properties, writer).expect("it fits")
+        });
         assert_eq!(names(&back), ["a", "x-parked-count"]);
         assert_eq!(parked_from(Properties::trusted(&back)), None);
         let fetched = written(&[0, 0], |properties, writer| {
-            parked(properties, ("plant", None, "refused here"), 1, writer).expect("it fits");
+            write_parked_properties(properties, ("plant", None, "refused here"), 1, writer).expect("it fits");
         });
         assert_eq!(parked_from(Properties::trusted(&fetched)), Some(None));
         assert_eq!(parked_from(Properties::EMPTY), None);

@@ -111,10 +111,10 @@ impl Topology {
         let key = new.routing_key.as_bytes();
         let (declared, bytes) = (new.declared(kind), new.bytes(kind));
         // Each exchange needs a root node, so nodes are reserved for the maximum number of exchanges.
-        if self.trie.missing(root, kind, key) > self.trie.room() - self.exchanges.room() {
+        if self.trie.missing(root, kind, key) > self.trie.free_count() - self.exchanges.free_count() {
             return Err(out_of("bindings_max"));
         }
-        quota.declare(declared, bytes, cx.declarer, Room { queues: queues.records().room() })?;
+        quota.declare(declared, bytes, cx.declarer, Room { queues: queues.records().free_count() })?;
         let node = self.trie.place(root, kind, key);
         let record = Binding {
             source: new.source,

@@ -561,8 +561,8 @@ impl Trie {
     }
 
     /// Returns how many nodes may still be created.
-    pub(super) fn room(&self) -> usize {
-        self.nodes.room()
+    pub(super) fn free_count(&self) -> usize {
+        self.nodes.free_count()
     }
 
     /// Creates the root of a new exchange. The caller has checked the capacity.

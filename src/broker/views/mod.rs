@@ -189,7 +189,7 @@ impl<'b> Views<'b> {
             pool(
                 "unacknowledged_max",
                 self.queues.deliveries().len(),
-                self.queues.deliveries().len() + self.queues.deliveries().room(),
+                self.queues.deliveries().len() + self.queues.deliveries().free_count(),
             ),
             declared("bindings_max", bindings),
             declared("exchanges_max", exchanges),
@@ -200,7 +200,7 @@ impl<'b> Views<'b> {
             pool(
                 "queues_max",
                 self.queues.records().len(),
-                self.queues.records().len() + self.queues.records().room(),
+                self.queues.records().len() + self.queues.records().free_count(),
             ),
             pool("policies_max", self.policies.len(), self.policies.most()),
             pool("parameters_max", self.parameters.len(), self.parameters.most()),
@@ -682,7 +682,7 @@ impl Explained<'_> {
             }
             Pool::Unacknowledged => (
                 views.queues.deliveries().len(),
-                views.queues.deliveries().len() + views.queues.deliveries().room(),
+                views.queues.deliveries().len() + views.queues.deliveries().free_count(),
             ),
         };
         write!(f, ", {used} of {most}")

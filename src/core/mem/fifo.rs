@@ -212,7 +212,7 @@ impl Fifo {
     }
 
     /// Passes the entries to `each` in order until it returns `false`. Returns whether all were passed without that.
-    pub fn look(&self, pool: &FifoPool, each: &mut dyn FnMut(Entry) -> bool) -> bool {
+    pub fn for_each(&self, pool: &FifoPool, each: &mut dyn FnMut(Entry) -> bool) -> bool {
         let (mut chunk, mut at) = (self.head_chunk, self.head_at);
         for _ in 0..self.len {
             if at as usize == ENTRIES_PER_CHUNK {

@@ -46,11 +46,11 @@ impl<T> Slab<T> {
 
     /// Returns whether no further record fits.
     pub const fn is_full(&self) -> bool {
-        self.room() == 0
+        self.free_count() == 0
     }
 
     /// Returns how many more records fit.
-    pub const fn room(&self) -> usize {
+    pub const fn free_count(&self) -> usize {
         self.places.max() - self.places.used()
     }
 

@@ -501,7 +501,7 @@ impl PendingWrites {
     }
 
     /// Returns a count that rises with each change that must be written.
-    pub const fn said(&self) -> u64 {
+    pub const fn change_count(&self) -> u64 {
         self.change_count
     }
 

@@ -21,7 +21,7 @@ impl Bridge {
         let head = &self.head;
         let Some(link) = self.link(Direction::Forward) else { return 0 };
         let rules = head.config.forward.iter().zip(&link.state.rule_states);
-        let rules = rules.filter(|(rule, rule_state)| !head.holds(rule) && !rule_state.waits(now));
+        let rules = rules.filter(|(rule, rule_state)| !head.holds(rule) && !rule_state.is_waiting(now));
         let depth = |queue: &str| broker.queue_depth(&head.config.vhost, queue).unwrap_or(0);
         rules.map(|(rule, _)| u64::from(depth(&rule.queue))).sum()
     }

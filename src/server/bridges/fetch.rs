@@ -17,7 +17,7 @@
 
 use leveret_amqp::{Full, Properties, Writer};
 use leveret_bridge::{Arrivals, BridgeHeaders, Cause, Event, Origin, Verdict, hops_of, marked, shovelled};
-use leveret_broker::{Shortage, parked};
+use leveret_broker::{Shortage, write_parked_properties};
 use leveret_config::bridge::{Destination, Refused};
 use leveret_config::shovels::Shovel;
 use leveret_connection::message_flags;
@@ -396,7 +396,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let own = Properties::trusted(self.shared.resources.messages.properties(message, properties));
         let mut writer = Writer::new(edited);
         let (said, unix_s) = ((&*self.head.config.name, None, why), self.shared.platform.unix_ms() / 1000);
-        let is_written = parked(own, said, unix_s, &mut writer).is_ok();
+        let is_written = write_parked_properties(own, said, unix_s, &mut writer).is_ok();
         let mut len = writer.at();
         // If the headers would become too long, they stay unchanged, because the message must fit a frame when it is
         // delivered.

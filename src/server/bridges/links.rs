@@ -24,7 +24,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use leveret_amqp::{Properties, Writer};
 use leveret_bridge::{Cause, Client, Credentials};
-use leveret_broker::{Broker, parked_from, unparked};
+use leveret_broker::{Broker, parked_from, write_unparked_properties};
 use leveret_config::bridge::read_password;
 use leveret_config::upstream::is_this_machine;
 use leveret_core::command::{ConnectionId, Outbox};
@@ -463,7 +463,7 @@ impl<P: Platform> Shared<P> {
         broker.sent(&mut context, id, 1);
         let done = match &back {
             ReturnTo::Queue(queue) => {
-                broker.set_aside(&mut context, channel, tag, queue, &kept).map(|batch| batch.is_some())
+                broker.move_delivery(&mut context, channel, tag, queue, &kept).map(|batch| batch.is_some())
             }
             ReturnTo::Exchange => broker.republish_delivery(&mut context, channel, tag, &kept),
             ReturnTo::Unknown => Err(Fault::new(
@@ -482,7 +482,7 @@ impl<P: Platform> Shared<P> {
                 retry.stayed += 1;
                 retry.left -= 1;
                 // The message goes behind the others, so that they are tried, too.
-                matches!(broker.set_aside(&mut context, channel, tag, parked, &as_it_was), Ok(Some(_)))
+                matches!(broker.move_delivery(&mut context, channel, tag, parked, &as_it_was), Ok(Some(_)))
             }
         };
         if !is_done {
@@ -504,7 +504,7 @@ impl<P: Platform> Shared<P> {
             Some(None) => ReturnTo::Exchange,
         };
         let mut writer = Writer::new(edited);
-        let is_written = unparked(properties, &mut writer).is_ok();
+        let is_written = write_unparked_properties(properties, &mut writer).is_ok();
         let as_it_was = properties.as_bytes().to_vec();
         let kept = if is_written { writer.written().to_vec() } else { as_it_was.clone() };
         (back, as_it_was, kept)

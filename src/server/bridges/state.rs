@@ -229,7 +229,7 @@ impl LinkState {
 
     /// Lets all causes be logged again, because the link has been up for long enough.
     pub(super) fn forget_logged(&mut self) {
-        self.logged.iter_mut().for_each(LoggedCauses::forget);
+        self.logged.iter_mut().for_each(LoggedCauses::clear);
     }
 }
 
@@ -317,7 +317,7 @@ pub(super) struct RuleState {
 
 impl RuleState {
     /// Returns whether the rule must take no messages now.
-    pub(super) fn waits(&self, now: Now) -> bool {
+    pub(super) fn is_waiting(&self, now: Now) -> bool {
         self.waits.is_some_and(|until| !until.is_due(now))
     }
 
@@ -374,7 +374,7 @@ impl RuleState {
         if self.waits.is_none() {
             self.waits = Some(self.backoff.fail(now, self.open_since.take(), most_ms, random));
             if self.failures() == 1 {
-                self.logged_causes.forget();
+                self.logged_causes.clear();
             }
         }
         self.is_one_at_a_time |= remedy == Remedy::OneTaken;
@@ -429,7 +429,7 @@ impl LoggedCauses {
     }
 
     /// Lets all causes be logged again.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 }

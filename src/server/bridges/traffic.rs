@@ -702,8 +702,9 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn update_lane(&mut self, rule: usize) {
         self.state.rule_states[rule].take_due(self.shared.now);
         let is_held = self.head.holds(&self.head.rules(self.direction)[rule]);
-        let wants =
-            !self.open_link.is_draining && !is_held && !self.state.rule_states[rule].waits(self.shared.now);
+        let wants = !self.open_link.is_draining
+            && !is_held
+            && !self.state.rule_states[rule].is_waiting(self.shared.now);
         let is_cut = self.open_link.partial_lane == Some(rule);
         match &mut self.open_link.lanes[rule] {
             Lane::Closed => {

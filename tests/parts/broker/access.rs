@@ -169,7 +169,7 @@ impl TestBroker {
             let Some(value) = value else { continue };
             let definition = Definition::parse(key, value).unwrap();
             if house.broker.restore(&mut context!(house), &definition) == Restored::Orphaned {
-                house.broker.forget(&mut house.pending_writes, key, &[]);
+                house.broker.delete_stale_definition(&mut house.pending_writes, key, &[]);
             }
         }
         house

@@ -537,7 +537,7 @@ impl Life {
                     PageInOutcome::NoCapacity => panic!("there is memory"),
                 }
             });
-            house.broker.queues_mut().fetched(&fetch, fetched.through);
+            house.broker.queues_mut().end_read(&fetch, fetched.through);
             self.house.turns(self.at);
         }
         (came, seen)

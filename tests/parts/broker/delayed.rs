@@ -431,7 +431,7 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
                 }
             }
         }
-        house.broker.queues_mut().fetched(&fetch, through);
+        house.broker.queues_mut().end_read(&fetch, through);
         store(&mut house);
         while house.broker.evict(&mut context!(house)) {}
         most = most.max(house.messages.messages_used());

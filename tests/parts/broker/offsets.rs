@@ -129,7 +129,7 @@ fn read_back(house: &mut TestBroker, fetch: &LogRead) -> Vec<u64> {
             taken.push(offset);
         }
     }
-    house.broker.queues_mut().fetched(fetch, fetch.end);
+    house.broker.queues_mut().end_read(fetch, fetch.end);
     taken
 }
 

@@ -195,7 +195,7 @@ fn read_wanted(house: &mut TestBroker, body_len: u32) -> Option<bool> {
         PageInOutcome::Begun(id) => {
             append_body(house, id, body_len);
             assert!(house.broker.queues_mut().paged_in(&mut context!(house), &fetch, (fetch.start, 0), id));
-            house.broker.queues_mut().fetched(&fetch, fetch.start + 1);
+            house.broker.queues_mut().end_read(&fetch, fetch.start + 1);
             Some(true)
         }
         PageInOutcome::NotWanted => panic!("it is wanted"),

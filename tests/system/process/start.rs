@@ -411,7 +411,10 @@ fn the_command_line_says_what_is_wrong_in_plain_words() {
     };
     assert_eq!(import(&queue(true)), (Some(0), String::new()));
     let (_, told) = import(&queue(false));
-    assert!(told.contains("queue") && told.contains("q") && told.contains(": it exists with other properties"), "{told}");
+    assert!(
+        told.contains("queue") && told.contains("q") && told.contains(": it exists with other properties"),
+        "{told}"
+    );
     broker.end();
 }
 
