@@ -72,10 +72,10 @@ fn check_metadata(name: &str, change: &VhostChange, after: VhostMetadata<'_>) ->
 
 /// The number of messages that arrived in a queue, and its size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct QueueFlow {
+pub struct QueueLoad {
     /// Messages that arrived since the queue exists in this process, including those recovered from the log
     /// at start.
-    pub came: u64,
+    pub arrived: u64,
     /// Number of ready messages.
     pub ready: u32,
     /// Bytes of the bodies of ready messages.
@@ -569,10 +569,10 @@ impl Broker {
     }
 
     /// Returns the number of messages that arrived in a queue, and its size.
-    pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
+    pub fn queue_load(&self, vhost: &str, queue: &str) -> Option<QueueLoad> {
         let queue = self.queues.records().find_queue(self.access.find_vhost(vhost)?, queue)?;
-        Some(QueueFlow {
-            came: self.queues.records().sum_over_levels(queue, |level| level.backlog.arrived_count()),
+        Some(QueueLoad {
+            arrived: self.queues.records().sum_over_levels(queue, |level| level.backlog.arrived_count()),
             ready: self.queues.records().ready_in(queue),
             body_bytes: self.queues.records().sum_over_levels(queue, |level| level.backlog.body_bytes()),
         })

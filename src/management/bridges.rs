@@ -219,11 +219,11 @@ impl Outage {
     /// Returns the forecast for the current state of a link.
     pub(super) fn of(link: &BridgeLinkView<'_>, broker: &Broker) -> Self {
         let Some(queues) = &link.queues else { return Self::default() };
-        let flows = queues.iter().filter_map(|queue| broker.queue_flow(link.vhost, queue));
+        let loads = queues.iter().filter_map(|queue| broker.queue_load(link.vhost, queue));
         let (mut waiting, mut bytes, mut arrived) = (0, 0, 0);
-        for flow in flows {
+        for load in loads {
             (waiting, bytes, arrived) =
-                (waiting + u64::from(flow.ready), bytes + flow.body_bytes, arrived + flow.came);
+                (waiting + u64::from(load.ready), bytes + load.body_bytes, arrived + load.arrived);
         }
         let (before, span_ms) = link.inflow;
         let arrived = before + u64::saturating_sub(arrived, link.inflow_counted);

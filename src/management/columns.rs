@@ -331,7 +331,7 @@ impl ListedKind for Queues {
             writer.json.raw(b"{\"publish_details\":");
             writer.rate(queue, QueueColumn::Arrived);
             writer.json.raw(b",\"deliver_get\":");
-            writer.json.number(queue.went);
+            writer.json.number(queue.taken);
             writer.json.raw(b",\"deliver_get_details\":");
             writer.rate(queue, QueueColumn::Delivered);
             writer.json.raw(b"}");

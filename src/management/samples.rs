@@ -416,8 +416,8 @@ impl Samples {
         let value = |slot: Slot| {
             let sample = history.map_or(QueueSample::default(), |history| history.at(slot));
             match column {
-                QueueColumn::Arrived => earlier_value(queue.came, sample.arrived),
-                QueueColumn::Delivered => earlier_value(queue.went, sample.delivered),
+                QueueColumn::Arrived => earlier_value(queue.arrived, sample.arrived),
+                QueueColumn::Delivered => earlier_value(queue.taken, sample.delivered),
                 QueueColumn::Ready => sample.ready.into(),
                 QueueColumn::Unacknowledged => sample.unacknowledged.into(),
                 QueueColumn::All => u64::from(sample.ready) + u64::from(sample.unacknowledged),
@@ -478,8 +478,8 @@ impl QueueHistory {
             (self.serial, self.first) = (queue.serial, slot);
         }
         let sample = QueueSample {
-            arrived: queue.came as u32,
-            delivered: queue.went as u32,
+            arrived: queue.arrived as u32,
+            delivered: queue.taken as u32,
             ready: queue.messages_ready,
             unacknowledged: queue.messages_unacknowledged,
         };

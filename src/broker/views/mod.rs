@@ -95,8 +95,8 @@ impl<'b> Views<'b> {
             exclusive_consumer: exclusive.map(named),
             single_active_consumer: record.queue_consumers.single_active().map(named),
             memory_bytes: names_bytes + sum(|level| QUEUE_BYTES as u64 + level.backlog.bytes()),
-            came: sum(|level| level.backlog.arrived_count()),
-            went: sum(|level| level.backlog.taken_count()),
+            arrived: sum(|level| level.backlog.arrived_count()),
+            taken: sum(|level| level.backlog.taken_count()),
         })
     }
 
@@ -356,9 +356,9 @@ pub struct QueueView<'a> {
     pub memory_bytes: u64,
     /// Messages that arrived since the queue exists in this process, including those recovered from the log
     /// at start.
-    pub came: u64,
+    pub arrived: u64,
     /// Messages delivered since the queue exists in this process; a message counts once for each delivery.
-    pub went: u64,
+    pub taken: u64,
 }
 
 /// How full a pool is.

@@ -146,7 +146,7 @@ fn a_row_counts_all_levels_of_its_queue() {
     [0_u8, 5, 5, 9].into_iter().for_each(|priority| world.put(queue, &[8, 0, priority]));
     let row = world.views().queue_at(queue.index()).unwrap();
     assert_eq!((row.messages_ready, row.messages_ready_ram, row.message_bytes_ready), (4, 4, 40));
-    assert_eq!((row.came, row.went, row.messages_unacknowledged), (4, 0, 0));
+    assert_eq!((row.arrived, row.taken, row.messages_unacknowledged), (4, 0, 0));
     let alone = world.queue("alone");
     let views = world.views();
     let bytes = [queue, alone].map(|queue| views.queue_at(queue.index()).unwrap().memory_bytes);

@@ -29,8 +29,8 @@ impl Bridge {
     /// Returns the number of messages that ever arrived in the forwarded queues, as far as the queues know.
     pub(super) fn arrived_count(&self, broker: &Broker) -> u64 {
         let config = &self.head.config;
-        let flows = config.forward.iter().filter_map(|rule| broker.queue_flow(&config.vhost, &rule.queue));
-        flows.map(|flow| flow.came).sum()
+        let loads = config.forward.iter().filter_map(|rule| broker.queue_load(&config.vhost, &rule.queue));
+        loads.map(|load| load.arrived).sum()
     }
 
     /// Counts the messages that arrived since the last call.
