@@ -689,7 +689,7 @@ mod tests {
         for line in ["bench --size 16", "help bench"] {
             refused(line, "leveret-bench is the program that measures a broker");
         }
-        refused("serve check", "\"check\" is one argument too many");
+        refused("serve check", "unexpected argument \"check\"");
         refused("--config", "missing argument for option '--config'");
         refused(
             "--log-level loud",
