@@ -257,7 +257,7 @@ fn use_up(pool: Pool) -> (World, &'static [&'static str], Option<Pool>) {
             }
             (
                 world,
-                &["memory: messages that are still coming in use up assembly_bytes_max"],
+                &["memory: messages that are still being received use up assembly_bytes_max"],
                 Some(Pool::Entries),
             )
         }
@@ -608,7 +608,7 @@ fn a_worker_is_told_that_the_store_cannot_be_written() {
     world.run();
     let (code, text) = end_of_channel(&world, client).expect("it is refused");
     assert_eq!(code, 506);
-    assert!(text.contains("nothing persistent is taken") && !text.contains("declared"), "{text}");
+    assert!(text.contains("persistent messages are not accepted") && !text.contains("declared"), "{text}");
 }
 
 /// A publisher that waits for each confirm can find out that the sync budget slows it down.

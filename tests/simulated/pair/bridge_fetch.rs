@@ -71,7 +71,7 @@ fn a_message_that_neither_its_queue_nor_the_parking_queue_accepts_is_requeued_up
         "one in its queue, one parked, one refused"
     );
     let said = ask(&mut world, STATUS);
-    assert!(said.contains("takes nothing now"), "the status gives the reason: {said}");
+    assert!(said.contains("cannot be parked now"), "the status gives the reason: {said}");
     // Deliveries already under way on the channel are skipped, and the upstream requeues them.
     deliver(&mut world, &far, 4);
     far.say(1, &Method::ChannelCloseOk {});
