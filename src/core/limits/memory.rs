@@ -85,7 +85,7 @@ impl MemoryTable {
         let (sum, limit) = (Megabytes(self.bytes()), Megabytes(memory_limit_bytes));
         let _ = writeln!(
             text,
-            "# in all {sum} of memory_limit {limit}; besides, the kernel's socket buffers: {kernel}"
+            "# total {sum} of memory_limit {limit}; in addition the kernel's socket buffers: {kernel}"
         );
         text
     }
@@ -237,7 +237,7 @@ impl Limits {
                 "bridges_max",
                 self.bridges_max.into(),
                 sizes.bridge_bytes,
-                "bridges, their messages under way",
+                "bridges and their messages in flight",
             ),
             line("channels_max", self.channels_max.into(), sizes.channel_bytes, "session and broker record"),
             line("consumers_max", self.consumers_max.into(), sizes.consumer_bytes, "consumer with its tag"),
@@ -305,26 +305,26 @@ impl Limits {
                 "stash_bytes_max",
                 1,
                 BytePool::bytes(self.stash_bytes_max as usize),
-                "input of connections that wait",
+                "input of suspended connections",
             ),
             line(
                 "unsent_bytes_max",
                 1,
                 BytePool::bytes(self.unsent_pool_bytes()),
-                "output that sockets did not take: 1 KiB for each connection besides",
+                "output that sockets did not accept, and 1 KiB per connection",
             ),
-            line("frame_max", 1, sizes.scratch_bytes, "looking into properties, sorting output"),
+            line("frame_max", 1, sizes.scratch_bytes, "reading properties, sorting output"),
             line(
                 "messages_max",
                 1,
                 PendingWrites::bytes(self.messages_max as usize, self.input_buffer_bytes as usize),
-                "what waits for its commit",
+                "entries that wait for their commit",
             ),
             line(
                 "commit_bytes_max",
                 1,
                 sizes.store_bytes,
-                "commits, reading back, footers: by segment_bytes too",
+                "commits, reading back, footers; depends on segment_bytes",
             ),
             line("index_bytes_max", 1, self.index_bytes_max as usize, "which segment holds what"),
             line("queues_max", self.queues_max.into(), sizes.empty_queue_index_bytes, "the log's queues"),
@@ -332,9 +332,9 @@ impl Limits {
                 "definitions",
                 self.definitions(),
                 sizes.definition_bytes,
-                "where the log has what the other limits let be defined",
+                "index of all definitions that the limits allow",
             ),
-            line("allocator", 1, self.spread_bytes() as usize, "holes between names, and in the index"),
+            line("allocator", 1, self.spread_bytes() as usize, "gaps between names, and in the index"),
             line(
                 "control",
                 CONTROL_CLIENTS_MAX as u64,
@@ -348,16 +348,16 @@ impl Limits {
                 "clients of the management API: a request, an answer and the order of a list each",
             ),
             line("samples", 1, sizes.samples_bytes, "rates and histories of the management API"),
-            line("json", 1, sizes.json_bytes, "a body or a thing of a file of definitions, while it is read"),
-            line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
+            line("json", 1, sizes.json_bytes, "a request body, or one object of a definitions file"),
+            line("stack", 1, STACK_BYTES as usize, "stack of the event loop's thread"),
             line(
                 "helpers",
                 HELPERS,
                 HELPER_STACK_BYTES,
-                "threads for the disk, for what takes long and for the log",
+                "stacks of threads: disk, long computations, log output",
             ),
-            line("log", 1, LOG_BYTES, "lines on their way out, who may have how many"),
-            line("flight_recorder", 1, sizes.flight_bytes, "the last events: a file in memory"),
+            line("log", 1, LOG_BYTES, "log lines to be written, and the rate limit's table"),
+            line("flight_recorder", 1, sizes.flight_bytes, "the flight recorder, a file in memory"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
         ]
     }
@@ -404,7 +404,12 @@ impl Limits {
                 sizes.tls_link_bytes,
                 "TLS with upstreams, each way",
             ),
-            line("input_buffer_bytes", 1, sizes.tls_record_bytes, "where TLS is opened and sealed"),
+            line(
+                "input_buffer_bytes",
+                1,
+                sizes.tls_record_bytes,
+                "buffers for TLS encryption and decryption",
+            ),
             line("crl", 1, sizes.tls_crl_bytes, "revoked certificates, old and new lists"),
         ]
     }
@@ -431,7 +436,13 @@ impl Limits {
                 "patterns of permissions, policies",
             ),
             line("handshakes_max", self.handshakes_max.into(), sizes.login_bytes, logins),
-            line("admission", 1, sizes.admission_bytes, "accepted connections that wait; wrong passwords"),
+            line(
+                "admission",
+                1,
+                sizes.admission_bytes,
+                "accepted connections without a slot; counters of wrong \
+                                                         passwords",
+            ),
         ]
     }
 

@@ -84,7 +84,11 @@ fn a_large_base64_payload_is_decoded_whatever_precedes_it() {
         r#"{{"payload":"{padded}","payload_encoding":"base64","properties":{{}},"routing_key":"q"}}"#
     );
     let answer = say(&mut world, api, GUEST, PUBLISH, &said);
-    assert_eq!((status(&answer), answer.contains("the payload is not valid base64")), ("400", true), "{answer}");
+    assert_eq!(
+        (status(&answer), answer.contains("the payload is not valid base64")),
+        ("400", true),
+        "{answer}"
+    );
     world.lose_everybody();
     world.assert_no_bytes();
 }

@@ -201,7 +201,7 @@ fn check_prints_what_results_and_says_yes_for_every_board() {
         assert!(said.contains(&format!("board = \"{board}\"\n")), "{said}");
         assert!(said.contains("\n[limits]\nconnections_max = "), "{said}");
         assert!(said.contains("\n# messages_max "), "{said}");
-        assert!(said.contains("\n# in all "), "{said}");
+        assert!(said.contains("\n# total "), "{said}");
     }
 }
 
