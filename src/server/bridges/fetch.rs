@@ -16,7 +16,9 @@
 //! - Messages held at the upstream take nothing of their rule's window.
 
 use leveret_amqp::{Full, Properties, Writer};
-use leveret_bridge::{Arrivals, BridgeHeaders, Cause, Event, Origin, Verdict, hops_of, marked, shovelled};
+use leveret_bridge::{
+    Arrivals, BridgeHeaders, Cause, DeliverySettlement, Event, Origin, hops_of, marked, shovelled,
+};
 use leveret_broker::{Shortage, parked};
 use leveret_config::bridge::{Destination, Refused};
 use leveret_config::shovels::Shovel;
@@ -272,7 +274,7 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         self.state.last_error = Some((cause, self.shared.now));
         if is_rejected {
-            self.open_link.client.settle(rule, tag, Verdict::Dead);
+            self.open_link.client.settle(rule, tag, DeliverySettlement::Reject);
         } else {
             let rule_state = &mut self.state.rule_states[rule];
             rule_state.held = rule_state.held.saturating_add(1);
@@ -425,7 +427,7 @@ impl<P: Platform> LinkTask<'_, P> {
             while self.open_link.client.can_settle()
                 && let Some((tag, count)) = lane.arrivals.next_durable(durable, together)
             {
-                self.open_link.client.settle(rule, tag, Verdict::Taken(together));
+                self.open_link.client.settle(rule, tag, DeliverySettlement::Ack(together));
                 moved += count;
             }
         }
