@@ -168,7 +168,7 @@ fn run(
 /// Reads the configuration again and, if it is valid, the certificates.
 fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Result<Config, String> {
     let mut config = before.again().map_err(|error| error.to_string())?;
-    config.fit(super::sizes::record_sizes).map_err(|error| config.blame(&error).to_string())?;
+    config.fit(super::sizes::record_sizes).map_err(|error| config.locate_error(&error).to_string())?;
     if let Some(certificates) = certificates
         && !certificates.reload(&config.tls)
     {

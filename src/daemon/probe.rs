@@ -116,7 +116,7 @@ fn shown(rule: &Rule, is_forward: bool) -> String {
         (true, Destination::Queue(queue)) => format!("to forward to queue '{queue}'"),
         (true, Destination::Exchange(exchange, _)) => format!("to forward to exchange '{exchange}'"),
         // Only shovels have this destination, and they are not in the file.
-        (true, Destination::AsItWas(_)) => "to forward to where messages were published".to_string(),
+        (true, Destination::OriginalExchange(_)) => "to forward to where messages were published".to_string(),
     }
 }
 

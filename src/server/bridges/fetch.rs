@@ -20,7 +20,7 @@ use leveret_bridge::{
     Arrivals, BridgeHeaders, Cause, DeliverySettlement, Event, Origin, hops_of, marked, shovelled,
 };
 use leveret_broker::{Shortage, parked};
-use leveret_config::bridge::{Destination, Refused};
+use leveret_config::bridge::{Destination, RefusedAction};
 use leveret_config::shovels::Shovel;
 use leveret_connection::message_flags;
 use leveret_core::command::{Command, Outcome};
@@ -259,8 +259,8 @@ impl<P: Platform> LinkTask<'_, P> {
         let most = self.shared.limits.message_size_max;
         let queue = &self.head.config.fetch[rule].queue;
         let name = &self.head.config.name;
-        let is_rejected =
-            self.head.config.fetch[rule].refused == Refused::Reject && self.open_link.client.can_settle();
+        let is_rejected = self.head.config.fetch[rule].refused == RefusedAction::Reject
+            && self.open_link.client.can_settle();
         let what = if is_rejected { "it is rejected there" } else { "it stays there, and others go on" };
         let text = format_args!(
             "bridge {name}, fetch: a message of {body_len} bytes in {queue} is too large for this broker \

@@ -15,7 +15,7 @@ use leveret_bridge::{
     BridgeHeaders, Cause, Client, InFlight, Origin, OwnId, hops_of, left_of_frame, publish_len, write_head,
     write_publish,
 };
-use leveret_config::bridge::{Destination, RULES_MAX, Refused};
+use leveret_config::bridge::{Destination, RULES_MAX, RefusedAction};
 use leveret_core::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
 use leveret_core::mem::Messages;
 
@@ -276,7 +276,7 @@ impl<P: Platform> LinkTask<'_, P> {
             ))),
             _ => None,
         };
-        let is_parked = config.refused == Refused::Park && is_enough && missing.is_none();
+        let is_parked = config.refused == RefusedAction::Park && is_enough && missing.is_none();
         let Some(&Forward { own, .. }) = self.open_link.forward(rule) else {
             unreachable!("only sent messages are refused")
         };

@@ -301,7 +301,7 @@ def refused_configuration(folder: Path) -> None:
             make(broker.config_path)
             os.kill(broker.process.pid, signal.SIGHUP)
             wait_for(lambda: broker.log().count("stays as it was") > count, broker.log)
-            assert "leveret.toml: it is not a file" in broker.log(), broker.log()
+            assert "leveret.toml: it is not a regular file" in broker.log(), broker.log()
             assert comes_in(broker, context(office, other))
         broker.stop()
 
