@@ -172,8 +172,8 @@ impl Machine {
         BOARDS.iter().find(|board| board.name == *name)
     }
 
-    /// Chooses a profile. If the configuration sets `memory_limit`, the control group must allow that value instead of the
-    /// profile's own.
+    /// Chooses a profile. If the configuration sets `memory_limit`, the control group must allow that value instead of
+    /// the profile's own.
     pub fn choose(&self, memory_limit_bytes: Option<u64>) -> Choice {
         let facts = self.facts();
         let Some(memory) = self.memory_bytes else {

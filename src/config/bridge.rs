@@ -72,8 +72,8 @@ pub struct Bridge {
     /// Byte budget of a day for both directions together. When it is used up, only urgent rules continue. `None`: bytes
     /// are only counted.
     pub day_bytes_max: Option<u64>,
-    /// An alarm is raised if the disk is too small for the messages that arrive in an outage of this many days; `None`: no
-    /// alarm.
+    /// An alarm is raised if the disk is too small for the messages that arrive in an outage of this many days; `None`:
+    /// no alarm.
     pub outage_days_min: Option<u16>,
     /// When an on-demand link is opened; `None`: the link is always open.
     pub on_demand: Option<OnDemand>,

@@ -43,8 +43,8 @@ const PAGE: u64 = PAGE_BYTES as u64;
 
 /// A limit that is scaled with the memory.
 struct Pool {
-    /// The minimum that is useful, and the maximum that identifiers allow. If the profile's own value is outside, the range
-    /// is extended to it.
+    /// The minimum that is useful, and the maximum that identifiers allow. If the profile's own value is outside, the
+    /// range is extended to it.
     range: core::ops::RangeInclusive<u64>,
     /// A scaled value is rounded down to a multiple of this.
     step: u64,
@@ -259,9 +259,9 @@ impl Config {
 
     /// Returns the largest scale with which the limits fit into `memory_limit`.
     ///
-    /// A configuration without TLS, bridges and explicit limits gets the same part of `memory_limit` as in the profile: the
-    /// profile leaves the rest free for TLS. If TLS, bridges or explicit limits need more than that rest, the scale is
-    /// smaller.
+    /// A configuration without TLS, bridges and explicit limits gets the same part of `memory_limit` as in the profile:
+    /// the profile leaves the rest free for TLS. If TLS, bridges or explicit limits need more than that rest, the scale
+    /// is smaller.
     fn largest_scale(&self, sizes_of: SizesOf) -> u64 {
         let no_explicit = ExplicitLimits::default();
         let explicit_limits = no_explicit.clone();

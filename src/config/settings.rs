@@ -135,8 +135,8 @@ fn data_dir_default() -> PathBuf {
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 section! {
-    /// The keys that one layer sets: a profile, a configuration file, or the flags. A key that is `None` keeps the value of
-    /// the layer below.
+    /// The keys that one layer sets: a profile, a configuration file, or the flags. A key that is `None` keeps the
+    /// value of the layer below.
     pub struct Layer {
         /// See [`Config::board`].
         pub board: String,
@@ -364,8 +364,8 @@ pub struct Store {
     /// Maximum time between the arrival and the sync of a persistent message for which no publisher waits, in
     /// milliseconds. A power cut in this time may lose the message.
     pub commit_window_ms: u32,
-    /// Maximum time between the arrival and the sync of a message for which a publisher waits, when the budget of syncs is
-    /// used up, in milliseconds.
+    /// Maximum time between the arrival and the sync of a message for which a publisher waits, when the budget of syncs
+    /// is used up, in milliseconds.
     pub confirm_window_ms: u32,
     /// Maximum time between an acknowledgement and its sync if nothing else has to be synced, in milliseconds. After a
     /// power cut in this time the message is delivered again.

@@ -567,7 +567,8 @@ impl Address {
                     let why = "is not supported here: the upstream's certificate is always checked";
                     return Err(format!("the parameter verify={value} {why}"));
                 }
-                // An `@` behind a `?` suggests that the `?` belongs to the password. So the error does not quote the text.
+                // An `@` behind a `?` suggests that the `?` belongs to the password. So the error does not quote the
+                // text.
                 _ if name.contains('@') => return Err("write a ? in the password as %3F".into()),
                 _ => return Err(format!("the parameter '{name}' is not supported here")),
             }

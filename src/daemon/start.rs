@@ -164,7 +164,7 @@ fn open_certificates(config: &Config) -> Result<CertificateStore, StartError> {
 /// # Errors
 /// The error in the configuration itself.
 pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Option<String>), StartError> {
-    CertificateStore::open_or_wait(&config.tls).map_err(StartError::Tls)
+    CertificateStore::open_or_unavailable(&config.tls).map_err(StartError::Tls)
 }
 
 fn log_limits(config: &Config, table: &MemoryTable) {

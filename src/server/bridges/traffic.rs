@@ -24,7 +24,7 @@ use leveret_bridge::{Arrivals, Cause, Client, Event, InFlight, Stage, not_tls};
 use leveret_core::command::{ChannelId, ConnectionId};
 use leveret_core::mem::MessageId;
 use leveret_core::time::{Deadline, Now};
-use leveret_tls::Shaken;
+use leveret_tls::HandshakeOutput;
 
 use super::fetch::Common;
 use super::state::{BridgeState, Direction, LinkState, Remedy};
@@ -292,7 +292,7 @@ pub(crate) enum Call<'c> {
     /// More is durable here.
     Durable,
     /// A step of the TLS handshake was carried out.
-    HandshakeStep(Shaken),
+    HandshakeStep(HandshakeOutput),
     /// This broker closes the link: it is shutting down, or the virtual host was deleted.
     Close(&'c str),
 }
@@ -530,7 +530,7 @@ impl<P: Platform> LinkTask<'_, P> {
 
     /// Takes the result of a step of the TLS handshake.
     #[cold]
-    pub(super) fn take_handshake_step(&mut self, shaken: Shaken) {
+    pub(super) fn take_handshake_step(&mut self, shaken: HandshakeOutput) {
         let id = self.open_link.peer;
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
