@@ -84,7 +84,7 @@ PLACES = [
         "            self.is_writing = true;\n            return Some(Write::Commit(job));\n",
         "            self.is_writing = true;\n"
         "            if PLANTED(\"batch-confirmed-early\") {\n"
-        "                pending_writes.stored(messages, self.covers);\n"
+        "                pending_writes.stored(messages, self.batch_in_flight);\n"
         "            }\n"
         "            return Some(Write::Commit(job));\n",
     ),
