@@ -1,51 +1,66 @@
-//! One channel of a link, which serves one rule.
+//! One channel of a link. Each rule has its own channel.
 //!
 //! ```text
 //! Closed ─ open → Open ─→ Prepare… ─→ Select ─┬ forward ────────────────→ Ready
 //!   ▲                                         └ fetch ─→ Consume ───────→ Ready ─ cancel → Cancel → Idle
 //!   │                                                                        │
-//!   ├──── closed by the upstream, answered ◄── from every stage ─────────────┤
-//!   └──── Closing: closed by the bridge; input is ignored until the answer ──┘
+//!   ├──── Answer: closed by the upstream; channel.close-ok is sent ◄─ any stage
+//!   └──── Closing: closed by the bridge; input is ignored until channel.close-ok
 //! ```
 //!
-//! Each stage except `Ready`, `Idle` and `Closed` sends one method first and then waits for its answer.
+//! On entry, each stage except `Ready`, `Idle` and `Closed` sends one method. Except in `Answer`, the channel then waits
+//! for the upstream's answer.
 //!
 //! # Invariants
-//! - The next method follows from the stage alone, so a method that finds no space is sent later.
-//! - Nothing is received on a closed channel.
-//! - Frames of a content arrive in order, and the body has the announced length. Anything else ends the link.
+//! - The fields alone determine the next method. So a method for which the output buffer has no space is simply
+//!   requested again later.
+//! - A frame on a closed channel ends the link.
+//! - After `basic.deliver` or `basic.return` come one header and a body of the length in the header. Anything else ends
+//!   the link.
 
 use leveret_amqp::{ContentHeader, Method, Table};
 use leveret_core::time::Deadline;
 
-use super::client::{Cause, Event, lost, misplaced};
+use super::client::{Cause, Event, link_lost, unexpected_method};
 use super::headers::Origin;
 use super::headers::own_id_of;
 
-/// The stage of a channel.
+/// Class and method number of `basic.publish`.
+const BASIC_PUBLISH: (u16, u16) = (60, 40);
+
+/// The stage of a channel; see the module's diagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum ChannelStage {
     #[default]
     Closed,
+    /// `channel.open`.
     Open,
+    /// The declarations of [`Preparation`], one after the other.
     Prepare,
+    /// `confirm.select` to publish, or `basic.qos` to consume.
     Select,
+    /// `basic.consume`.
     Consume,
+    /// Messages flow.
     Ready,
+    /// `basic.cancel`.
     Cancel,
+    /// The channel is open, and its consumer was cancelled.
     Idle,
+    /// `channel.close`.
     Closing,
-    /// The upstream has closed the channel, and the bridge has to answer. With `again` the reason was a missing
-    /// queue, and the channel is opened again.
+    /// The upstream has closed the channel, and the bridge has to send `channel.close-ok`.
     Answer {
-        again: bool,
+        /// Whether the channel is opened again afterwards: it was closed because a queue is missing, which is declared
+        /// on the new channel.
+        reopens: bool,
     },
 }
 
-/// How much of an arriving content has arrived.
+/// What comes next of the header and body of a delivered or returned message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum ArrivingContent {
-    /// No content: a method comes next.
+    /// No header or body: a method comes next.
     #[default]
     None,
     /// The header comes next.
@@ -55,7 +70,7 @@ enum ArrivingContent {
 }
 
 impl ArrivingContent {
-    /// The state with `left` bytes of the body still to come.
+    /// Returns the state with `left` bytes of the body still to come.
     const fn of_body(left: u64) -> Self {
         if left == 0 { Self::None } else { Self::Body(left) }
     }
@@ -65,27 +80,30 @@ impl ArrivingContent {
 #[derive(Default, Debug)]
 pub(super) struct Channel {
     stage: ChannelStage,
-    /// Whether the first method of the stage was sent.
+    /// Whether the method of the stage was sent.
     is_sent: bool,
-    due: Deadline,
+    /// When the answer to that method must have arrived.
+    answer_deadline: Deadline,
     /// The queue that is consumed, and the prefetch count; `None` if the rule publishes.
-    consumes: Option<(String, u16)>,
-    /// The declarations that are made first.
-    preparing: Option<Preparing>,
-    depth: u32,
+    consumer: Option<(String, u16)>,
+    /// The declarations that are made before the channel is ready.
+    preparation: Option<PreparationProgress>,
+    /// Number of messages in the declared queue, as reported by `queue.declare-ok`.
+    message_count: u32,
     content: ArrivingContent,
-    /// The reply code of the returned message whose content is arriving.
-    returning: Option<u16>,
-    /// Number of methods still to be sent to restart the consumer with another prefetch count.
-    widening: u8,
-    /// The value of a channel.flow that has to be answered.
-    flow: Option<bool>,
-    /// Whether the upstream has paused publishing by channel.flow.
+    /// The reply code of the returned message whose header and body are arriving; `None` for a delivered message.
+    return_code: Option<u16>,
+    /// Number of methods still to be sent to restart the consumer with another prefetch count: 3 before
+    /// `basic.cancel`, 2 before `basic.qos`, 1 before `basic.consume`.
+    restart_methods_left: u8,
+    /// The `active` value of a received `channel.flow` that is not answered yet.
+    flow_to_answer: Option<bool>,
+    /// Whether the upstream has paused publishing by `channel.flow`.
     is_stopped: bool,
-    /// Whether a message has begun and is not complete. No method may come between its frames.
+    /// Whether only a part of a published message has been written. No method may be sent between its frames.
     is_in_message: bool,
-    /// Both sides have closed the channel at the same time, and the upstream's close has to be answered.
-    crossed: bool,
+    /// Whether the upstream's `channel.close` crossed the bridge's on the way and is not answered yet.
+    has_crossed_close: bool,
 }
 
 impl Channel {
@@ -101,76 +119,82 @@ impl Channel {
         self.is_stopped
     }
 
-    /// Records whether a message has begun and is not complete. Returns whether an answer has waited for its end.
-    pub(super) const fn note_message(&mut self, is_cut: bool) -> bool {
-        self.is_in_message = is_cut;
-        !is_cut && self.flow.is_some()
+    /// Records whether only a part of the current message has been written. Returns whether the message is complete and
+    /// an answer to `channel.flow` has waited for that.
+    pub(super) const fn note_message(&mut self, is_incomplete: bool) -> bool {
+        self.is_in_message = is_incomplete;
+        !is_incomplete && self.flow_to_answer.is_some()
     }
 
-    /// Returns when the upstream should have answered.
+    /// Returns when the upstream's answer must have arrived; never if no answer is awaited.
     pub(super) fn deadline(&self) -> Deadline {
         match self.stage {
-            // Nothing is awaited, or the bridge itself has to answer.
+            // No answer of the upstream is awaited.
             ChannelStage::Closed | ChannelStage::Ready | ChannelStage::Idle | ChannelStage::Answer { .. } => {
                 Deadline::NEVER
             }
-            _ => self.due,
+            _ => self.answer_deadline,
         }
     }
 
+    /// Opens the channel. See [`super::Client::open`].
     pub(super) fn open(
         &mut self,
-        due: Deadline,
-        consumes: Option<(String, u16)>,
-        needed: Option<Preparation>,
+        answer_deadline: Deadline,
+        consumer: Option<(String, u16)>,
+        preparation: Option<Preparation>,
     ) {
-        assert!(self.is_closed(), "a channel is opened when it is closed on both sides");
-        let preparing = needed.map(Preparing::new);
-        *self = Self { stage: ChannelStage::Open, due, consumes, preparing, ..Self::default() };
+        assert!(self.is_closed(), "a channel is opened only after both sides have closed it");
+        let preparation = preparation.map(PreparationProgress::new);
+        let stage = ChannelStage::Open;
+        *self = Self { stage, answer_deadline, consumer, preparation, ..Self::default() };
     }
 
-    pub(super) fn close(&mut self, due: Deadline) {
-        self.due = due;
+    /// Closes the channel from this side.
+    pub(super) fn close(&mut self, answer_deadline: Deadline) {
+        self.answer_deadline = answer_deadline;
         match self.stage {
-            ChannelStage::Closed | ChannelStage::Closing | ChannelStage::Answer { again: false } => {}
-            // The upstream does not know the channel yet, or no longer.
+            ChannelStage::Closed | ChannelStage::Closing | ChannelStage::Answer { reopens: false } => {}
+            // `channel.open` was not sent: the channel is closed at the upstream.
             ChannelStage::Open if !self.is_sent => *self = Self::default(),
-            ChannelStage::Answer { again: true } => self.stage = ChannelStage::Answer { again: false },
+            ChannelStage::Answer { reopens: true } => self.stage = ChannelStage::Answer { reopens: false },
             _ => {
-                (self.stage, self.is_sent, self.widening, self.flow) = (ChannelStage::Closing, false, 0, None)
+                (self.stage, self.is_sent) = (ChannelStage::Closing, false);
+                (self.restart_methods_left, self.flow_to_answer) = (0, None);
             }
         }
     }
 
-    /// Ends the consumer.
-    pub(super) fn cancel(&mut self, due: Deadline) {
-        if self.stage == ChannelStage::Ready && self.consumes.is_some() {
-            (self.stage, self.is_sent, self.due) = (ChannelStage::Cancel, false, due);
+    /// Cancels the consumer, if there is one.
+    pub(super) fn cancel(&mut self, answer_deadline: Deadline) {
+        if self.stage == ChannelStage::Ready && self.consumer.is_some() {
+            (self.stage, self.is_sent, self.answer_deadline) = (ChannelStage::Cancel, false, answer_deadline);
         }
     }
 
-    /// Changes the prefetch count. A consumer keeps the count it started with, so it is restarted.
-    pub(super) fn widen(&mut self, ahead: u16) {
-        if let (ChannelStage::Ready, Some((_, now))) = (self.stage, &mut self.consumes) {
-            (*now, self.widening) = (ahead, 3);
+    /// Restarts the consumer with another prefetch count: `basic.qos` does not apply to a running consumer.
+    pub(super) fn restart_consumer(&mut self, new_prefetch_count: u16) {
+        if let (ChannelStage::Ready, Some((_, prefetch_count))) = (self.stage, &mut self.consumer) {
+            (*prefetch_count, self.restart_methods_left) = (new_prefetch_count, 3);
         }
     }
 
-    /// Returns the method to be sent next, if any.
+    /// Returns the method to be sent next, if any; `tag` is the consumer tag.
     pub(super) fn next_method<'m>(&'m self, tag: &'m str) -> Option<Method<'m>> {
-        let queue_and_ahead = self.consumes.as_ref();
-        let ahead = queue_and_ahead.map_or(0, |(_, ahead)| *ahead);
-        let queue = queue_and_ahead.map_or("", |(queue, _)| queue);
-        let qos = Method::BasicQos { prefetch_size: 0, prefetch_count: ahead, global: false };
+        let (queue, prefetch_count) = self
+            .consumer
+            .as_ref()
+            .map_or(("", 0), |(queue, prefetch_count)| (queue.as_str(), *prefetch_count));
+        let qos = Method::BasicQos { prefetch_size: 0, prefetch_count, global: false };
         let cancel = |no_wait| Method::BasicCancel { consumer_tag: tag, no_wait };
-        if self.crossed {
+        if self.has_crossed_close {
             return Some(Method::ChannelCloseOk {});
         }
-        if let Some(active) = self.flow.filter(|_| !self.is_in_message) {
+        if let Some(active) = self.flow_to_answer.filter(|_| !self.is_in_message) {
             return Some(Method::ChannelFlowOk { active });
         }
         if self.stage == ChannelStage::Ready {
-            return match self.widening {
+            return match self.restart_methods_left {
                 3 => Some(cancel(true)),
                 2 => Some(qos),
                 1 => Some(consume_of(queue, tag, true)),
@@ -183,8 +207,8 @@ impl Channel {
         Some(match self.stage {
             ChannelStage::Closed | ChannelStage::Ready | ChannelStage::Idle => return None,
             ChannelStage::Open => Method::ChannelOpen {},
-            ChannelStage::Prepare => self.preparing.as_ref()?.method(),
-            ChannelStage::Select if self.consumes.is_some() => qos,
+            ChannelStage::Prepare => self.preparation.as_ref()?.method(),
+            ChannelStage::Select if self.consumer.is_some() => qos,
             ChannelStage::Select => Method::ConfirmSelect { no_wait: false },
             ChannelStage::Consume => consume_of(queue, tag, false),
             ChannelStage::Cancel => cancel(false),
@@ -195,145 +219,158 @@ impl Channel {
         })
     }
 
-    pub(super) fn note_said(&mut self) {
+    /// Records that the method of [`Self::next_method`] was sent.
+    pub(super) fn note_method_sent(&mut self) {
         let is_in_message = self.is_in_message;
-        if core::mem::take(&mut self.crossed) || self.flow.take_if(|_| !is_in_message).is_some() {
+        if core::mem::take(&mut self.has_crossed_close)
+            || self.flow_to_answer.take_if(|_| !is_in_message).is_some()
+        {
             return;
         }
         match self.stage {
-            ChannelStage::Ready => self.widening = self.widening.saturating_sub(1),
-            ChannelStage::Answer { again: false } => *self = Self::default(),
-            ChannelStage::Answer { again: true } => {
+            ChannelStage::Ready => self.restart_methods_left = self.restart_methods_left.saturating_sub(1),
+            ChannelStage::Answer { reopens: false } => *self = Self::default(),
+            ChannelStage::Answer { reopens: true } => {
                 (self.stage, self.is_sent, self.is_stopped) = (ChannelStage::Open, false, false);
             }
             _ => self.is_sent = true,
         }
     }
 
-    /// Enters another stage that causes no event.
-    fn begin<'i>(&mut self, stage: ChannelStage) -> Option<Event<'i>> {
+    /// Enters a stage. Returns `None`: there is no event.
+    fn enter<'i>(&mut self, stage: ChannelStage) -> Option<Event<'i>> {
         (self.stage, self.is_sent) = (stage, false);
         None
     }
 
-    fn ready<'i>(&mut self, rule: usize) -> Option<Event<'i>> {
-        self.begin(ChannelStage::Ready);
-        Some(Event::Ready { rule, depth: self.depth })
+    /// Enters the stage `Ready`. Returns the event of that.
+    fn enter_ready<'i>(&mut self, rule: usize) -> Option<Event<'i>> {
+        self.enter(ChannelStage::Ready);
+        Some(Event::Ready { rule, depth: self.message_count })
     }
 
-    /// Handles a method of the upstream on this channel. `rule` is its rule and `tag` its consumer tag.
-    pub(super) fn hear<'i>(&mut self, rule: usize, method: &Method<'i>, tag: &str) -> Option<Event<'i>> {
+    /// Handles a method that the upstream sent on this channel. `rule` is the index of the channel's rule and `tag` the
+    /// consumer tag.
+    pub(super) fn handle_method<'i>(
+        &mut self,
+        rule: usize,
+        method: &Method<'i>,
+        tag: &str,
+    ) -> Option<Event<'i>> {
         if matches!(self.stage, ChannelStage::Closed | ChannelStage::Answer { .. }) {
-            return Some(misplaced(method));
+            return Some(unexpected_method(method));
         }
         if let Method::ChannelClose { reply_code: code, reply_text, class_id, method_id } = *method {
             let cause = Cause::new(format_args!("{code} {reply_text}"));
-            let over_publish = (class_id, method_id) == (60, 40);
-            return self.hear_end(code, Event::Closed { rule, code, over_publish, cause });
+            let is_publish_error = (class_id, method_id) == BASIC_PUBLISH;
+            return self.handle_close(code, Event::Closed { rule, code, is_publish_error, cause });
         }
         if self.stage == ChannelStage::Closing {
-            return self.read_over(method);
+            return self.handle_while_closing(method);
         }
         if self.content != ArrivingContent::None {
-            return Some(misplaced(method));
+            return Some(unexpected_method(method));
         }
-        // A method that was not sent has no answer.
+        // An answer is expected only after the method of the stage was sent.
         let awaits = |stage: ChannelStage| self.stage == stage && self.is_sent;
-        let is_fetch = self.consumes.is_some();
-        let confirms = self.stage == ChannelStage::Ready && !is_fetch;
-        let flows = matches!(self.stage, ChannelStage::Ready | ChannelStage::Cancel) && is_fetch;
+        let is_fetch = self.consumer.is_some();
+        let expects_confirms = self.stage == ChannelStage::Ready && !is_fetch;
+        let expects_deliveries = matches!(self.stage, ChannelStage::Ready | ChannelStage::Cancel) && is_fetch;
         match *method {
             Method::ChannelOpenOk {} if awaits(ChannelStage::Open) => self
-                .begin(if self.preparing.is_some() { ChannelStage::Prepare } else { ChannelStage::Select }),
+                .enter(if self.preparation.is_some() { ChannelStage::Prepare } else { ChannelStage::Select }),
             Method::QueueDeclareOk { queue, message_count, .. } if awaits(ChannelStage::Prepare) => {
-                self.depth = message_count;
-                let has_to_bind = self.preparing.as_mut().is_some_and(|it| it.has_to_bind(queue));
-                if let Some((consumed, _)) = self.consumes.as_mut().filter(|_| has_to_bind) {
+                self.message_count = message_count;
+                let has_to_bind =
+                    self.preparation.as_mut().is_some_and(|progress| progress.note_declared(queue));
+                if let Some((consumed, _)) = self.consumer.as_mut().filter(|_| has_to_bind) {
                     *consumed = queue.to_string();
                 }
-                self.begin(if has_to_bind { ChannelStage::Prepare } else { ChannelStage::Select })
+                self.enter(if has_to_bind { ChannelStage::Prepare } else { ChannelStage::Select })
             }
-            Method::QueueBindOk {} if awaits(ChannelStage::Prepare) => self.begin(ChannelStage::Select),
-            Method::ConfirmSelectOk {} if awaits(ChannelStage::Select) && !is_fetch => self.ready(rule),
+            Method::QueueBindOk {} if awaits(ChannelStage::Prepare) => self.enter(ChannelStage::Select),
+            Method::ConfirmSelectOk {} if awaits(ChannelStage::Select) && !is_fetch => self.enter_ready(rule),
             Method::BasicQosOk {} if awaits(ChannelStage::Select) && is_fetch => {
-                self.begin(ChannelStage::Consume)
+                self.enter(ChannelStage::Consume)
             }
-            Method::BasicQosOk {} if flows => None,
+            Method::BasicQosOk {} if expects_deliveries => None,
             Method::BasicConsumeOk { consumer_tag }
                 if awaits(ChannelStage::Consume) && consumer_tag == tag =>
             {
-                self.ready(rule)
+                self.enter_ready(rule)
             }
             Method::BasicCancelOk { consumer_tag } if awaits(ChannelStage::Cancel) && consumer_tag == tag => {
-                self.begin(ChannelStage::Idle);
+                self.enter(ChannelStage::Idle);
                 Some(Event::Cancelled(rule))
             }
-            Method::BasicAck { delivery_tag: number, multiple } if confirms => {
+            Method::BasicAck { delivery_tag: number, multiple } if expects_confirms => {
                 Some(Event::Confirm { rule, number, multiple, is_taken: true })
             }
-            Method::BasicNack { delivery_tag: number, multiple, .. } if confirms => {
+            Method::BasicNack { delivery_tag: number, multiple, .. } if expects_confirms => {
                 Some(Event::Confirm { rule, number, multiple, is_taken: false })
             }
-            Method::BasicReturn { reply_code, .. } if confirms => {
-                // The header tells which message it is.
-                (self.content, self.returning) = (ArrivingContent::Header, Some(reply_code));
+            Method::BasicReturn { reply_code, .. } if expects_confirms => {
+                // Only the header, which comes next, identifies the returned message.
+                (self.content, self.return_code) = (ArrivingContent::Header, Some(reply_code));
                 None
             }
             Method::ChannelFlow { active } if self.stage != ChannelStage::Open => {
                 let was_stopped = core::mem::replace(&mut self.is_stopped, !active);
-                self.flow = Some(active);
+                self.flow_to_answer = Some(active);
                 (active && was_stopped).then_some(Event::Resumed(rule))
             }
             Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key }
-                if flows && consumer_tag == tag =>
+                if expects_deliveries && consumer_tag == tag =>
             {
-                (self.content, self.returning) = (ArrivingContent::Header, None);
+                (self.content, self.return_code) = (ArrivingContent::Header, None);
                 Some(Event::Deliver { rule, tag: delivery_tag, redelivered, exchange, key: routing_key })
             }
-            Method::BasicCancel { consumer_tag, .. } if flows && consumer_tag == tag => {
-                let queue = self.consumes.as_ref().map_or("", |(queue, _)| queue);
-                let cause = Cause::new(format_args!("its queue '{queue}' was deleted, or moved"));
+            Method::BasicCancel { consumer_tag, .. } if expects_deliveries && consumer_tag == tag => {
+                let queue = self.consumer.as_ref().map_or("", |(queue, _)| queue);
+                let cause = Cause::new(format_args!("the upstream deleted or moved its queue '{queue}'"));
                 Some(Event::QueueGone(rule, cause))
             }
-            _ => Some(misplaced(method)),
+            _ => Some(unexpected_method(method)),
         }
     }
 
-    /// Handles a channel.close with this code. `closed` is the event, unless the channel was to end anyway.
-    fn hear_end<'i>(&mut self, code: u16, closed: Event<'i>) -> Option<Event<'i>> {
+    /// Handles a `channel.close` of the upstream with reply code `code`. Returns `closed`, or no event if the bridge was
+    /// closing the channel itself or opens it again.
+    fn handle_close<'i>(&mut self, code: u16, closed: Event<'i>) -> Option<Event<'i>> {
         match self.stage {
-            // Both closes have crossed. The upstream's is answered nevertheless, as RabbitMQ does and the
-            // specification requires.
+            // The two `channel.close` have crossed. The specification requires an answer to the upstream's one, too.
             ChannelStage::Closing if self.is_sent => {
-                self.crossed = true;
+                self.has_crossed_close = true;
                 None
             }
-            // The channel.close was not sent yet: the channel counts as closed.
-            ChannelStage::Closing => self.begin(ChannelStage::Answer { again: false }),
-            ChannelStage::Prepare if self.preparing.as_mut().is_some_and(|it| it.is_missing(code)) => {
-                self.flow = None;
-                self.begin(ChannelStage::Answer { again: true })
+            // The bridge's own `channel.close` was not sent yet, and the answer to the upstream's one replaces it.
+            ChannelStage::Closing => self.enter(ChannelStage::Answer { reopens: false }),
+            ChannelStage::Prepare
+                if self.preparation.as_mut().is_some_and(|progress| progress.note_closed(code)) =>
+            {
+                self.flow_to_answer = None;
+                self.enter(ChannelStage::Answer { reopens: true })
             }
             _ => {
-                self.flow = None;
-                self.begin(ChannelStage::Answer { again: false });
+                self.flow_to_answer = None;
+                self.enter(ChannelStage::Answer { reopens: false });
                 Some(closed)
             }
         }
     }
 
-    /// Ignores what arrives while the channel is being closed.
-    fn read_over<'i>(&mut self, method: &Method<'i>) -> Option<Event<'i>> {
+    /// Handles a method that arrives after the bridge has closed the channel: only the answer to the close matters.
+    fn handle_while_closing<'i>(&mut self, method: &Method<'i>) -> Option<Event<'i>> {
         match method {
-            // The answer to a crossed close may not have found space yet.
-            Method::ChannelCloseOk {} if core::mem::take(&mut self.crossed) => {
-                self.begin(ChannelStage::Answer { again: false })
+            // The upstream has answered, but the output buffer had no space for the answer to its crossed close.
+            Method::ChannelCloseOk {} if core::mem::take(&mut self.has_crossed_close) => {
+                self.enter(ChannelStage::Answer { reopens: false })
             }
             Method::ChannelCloseOk {} if self.is_sent => {
                 *self = Self::default();
                 None
             }
-            _ if self.content != ArrivingContent::None => Some(misplaced(method)),
+            _ if self.content != ArrivingContent::None => Some(unexpected_method(method)),
             Method::BasicDeliver { .. } | Method::BasicReturn { .. } => {
                 self.content = ArrivingContent::Header;
                 None
@@ -344,7 +381,7 @@ impl Channel {
 
     // ---- contents
 
-    /// Handles a content header.
+    /// Handles a content header. While the channel is being closed, there is no event.
     pub(super) fn take_header<'i>(
         &mut self,
         rule: usize,
@@ -354,37 +391,39 @@ impl Channel {
         if core::mem::replace(&mut self.content, ArrivingContent::of_body(body_len))
             != ArrivingContent::Header
         {
-            return Some(lost(format_args!("a content header where it has no place")));
+            return Some(link_lost(format_args!("the upstream sent an unexpected content header")));
         }
-        (self.stage != ChannelStage::Closing).then(|| match self.returning {
+        (self.stage != ChannelStage::Closing).then(|| match self.return_code {
             Some(code) => Event::Returned { rule, code, id: own_id_of(properties, origin) },
             None => Event::Header { rule, properties, body_len },
         })
     }
 
-    /// Handles a part of a body.
+    /// Handles a part of a body. There is an event only for a delivered message on a channel that is not being closed.
     pub(super) fn take_body<'i>(&mut self, rule: usize, octets: &'i [u8]) -> Option<Event<'i>> {
         let left = if let ArrivingContent::Body(left) = self.content { left } else { 0 };
         match left.checked_sub(octets.len() as u64).filter(|_| left > 0) {
             Some(left) => self.content = ArrivingContent::of_body(left),
-            None => return Some(lost(format_args!("a content body where it has no place"))),
+            None => return Some(link_lost(format_args!("the upstream sent an unexpected content body"))),
         }
-        let is_wanted = self.stage != ChannelStage::Closing && self.returning.is_none();
+        let is_wanted = self.stage != ChannelStage::Closing && self.return_code.is_none();
         is_wanted.then_some(Event::Body(rule, octets))
     }
 
-    pub(super) const fn take_header_back(&mut self) {
+    /// Undoes [`Self::take_header`]: the same header will be passed in again.
+    pub(super) const fn expect_header_again(&mut self) {
         self.content = ArrivingContent::Header;
     }
 }
 
+/// Returns `basic.consume` for a queue.
 const fn consume_of<'m>(queue: &'m str, consumer_tag: &'m str, no_wait: bool) -> Method<'m> {
     let (no_local, no_ack, exclusive, arguments) = (false, false, false, Table::EMPTY);
     Method::BasicConsume { queue, consumer_tag, no_local, no_ack, exclusive, no_wait, arguments }
 }
 
-/// What a link declares at the upstream before messages flow: a queue that is declared if it is missing, or a
-/// queue bound to an exchange that is fetched from. An existing queue is used as it is.
+/// Declarations at the upstream before the messages of a rule flow. An existing queue is used as it is. A missing one
+/// is declared. To fetch from an exchange, a temporary queue is declared and bound to the exchange.
 ///
 /// ```text
 /// queue.declare passive ─ ok ──────────────────────────────────────────→ ready
@@ -399,30 +438,33 @@ pub enum Preparation {
     Source(String, String),
 }
 
-/// The step of a preparation.
+/// The current step of the declarations.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum PreparationStep {
+    /// Declares the queue: passively if it has a configured name, to find out whether it exists.
     Look,
+    /// Declares the configured queue, which is missing.
     Declare,
+    /// Binds the temporary queue with this name.
     Bind(String),
 }
 
-/// A preparation in progress.
+/// The progress of the declarations of a channel.
 #[derive(Debug)]
-pub(super) struct Preparing {
-    needed: Preparation,
+pub(super) struct PreparationProgress {
+    preparation: Preparation,
     step: PreparationStep,
 }
 
-impl Preparing {
-    pub(super) const fn new(needed: Preparation) -> Self {
-        Self { needed, step: PreparationStep::Look }
+impl PreparationProgress {
+    pub(super) const fn new(preparation: Preparation) -> Self {
+        Self { preparation, step: PreparationStep::Look }
     }
 
     /// Returns the method to be sent.
     pub(super) fn method(&self) -> Method<'_> {
         let (auto_delete, no_wait) = (false, false);
-        let (queue, (passive, durable, exclusive), arguments) = match (&self.needed, &self.step) {
+        let (queue, (passive, durable, exclusive), arguments) = match (&self.preparation, &self.step) {
             (Preparation::Source(exchange, key), PreparationStep::Bind(queue)) => {
                 let arguments = Table::EMPTY;
                 return Method::QueueBind { queue, exchange, routing_key: key, no_wait, arguments };
@@ -436,18 +478,20 @@ impl Preparing {
         Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments }
     }
 
-    /// Handles queue.declare-ok. Returns whether the queue has to be bound, in which case it is consumed.
-    pub(super) fn has_to_bind(&mut self, queue: &str) -> bool {
-        let is_source = matches!(self.needed, Preparation::Source(..));
+    /// Handles `queue.declare-ok` for the queue of this name. Returns whether it is the temporary queue of an exchange,
+    /// which has to be bound and is the queue to be consumed.
+    pub(super) fn note_declared(&mut self, queue: &str) -> bool {
+        let is_source = matches!(self.preparation, Preparation::Source(..));
         if is_source {
             self.step = PreparationStep::Bind(queue.to_string());
         }
         is_source
     }
 
-    /// Returns whether the channel was closed with this code only because the queue is missing.
-    pub(super) fn is_missing(&mut self, code: u16) -> bool {
-        let is_missing = matches!(self.needed, Preparation::Queue(..))
+    /// Handles `channel.close` with this reply code. Returns whether the reason is that the configured queue is missing.
+    /// Then the next step declares the queue on a new channel.
+    pub(super) fn note_closed(&mut self, code: u16) -> bool {
+        let is_missing = matches!(self.preparation, Preparation::Queue(..))
             && self.step == PreparationStep::Look
             && code == 404;
         if is_missing {

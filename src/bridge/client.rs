@@ -15,11 +15,11 @@
 //! ```
 //!
 //! # Invariants
-//! - What the upstream sends ends the link or a channel, or leads to one event.
+//! - Each frame of the upstream causes at most one event. Invalid input ends the link.
 //! - The end of one channel does not affect the others.
-//! - Methods other than publishes fit into a buffer of fixed size. A method that does not fit now is sent when
-//!   there is space.
-//! - No password is shown.
+//! - Methods other than `basic.publish` are written to a buffer of fixed size. While the buffer has no space for a
+//!   method, the method waits for the next write to the socket.
+//! - No event, error or log line contains a password.
 
 use core::fmt::{self, Write as _};
 use std::io;
@@ -36,21 +36,21 @@ use super::channel::Channel;
 use super::channel::Preparation;
 use super::headers::{Origin, OwnId};
 
-/// Size of the buffer for methods other than publishes. The longest is connection.start-ok.
+/// Size in bytes of the buffer for methods other than `basic.publish`. The longest is `connection.start-ok`.
 const OUT_BYTES: usize = 2048;
-/// Size of a frame of basic.ack or basic.nack, rounded up.
+/// Size of a frame of `basic.ack` or `basic.reject` in bytes, rounded up.
 const SETTLE_BYTES_MAX: usize = 32;
-/// Time limit from connecting until the connection is open, and then for each step of a channel, in milliseconds.
+/// Time limit in milliseconds from connecting until the connection is open, and then for each answer on a channel.
 const OPENING_MS: u64 = 30_000;
 
 /// The stage of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
-    /// Nothing was received yet.
+    /// Waits for `connection.start`.
     Start,
-    /// connection.start-ok was sent.
+    /// `connection.start-ok` was sent; waits for `connection.tune`.
     Login,
-    /// connection.open was sent.
+    /// `connection.open` was sent; waits for `connection.open-ok`.
     Opening,
     /// Channels can be opened.
     Open,
@@ -60,19 +60,19 @@ pub enum Stage {
 
 /// How a message that the upstream delivered is settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// Acknowledged; with `true` all messages before it on its channel as well.
-    Taken(bool),
-    /// Refused without requeue: the upstream dead-letters or drops it.
-    Dead,
+pub enum DeliverySettlement {
+    /// Acknowledged. With `true` (`multiple`), all earlier messages of the channel are acknowledged, too.
+    Ack(bool),
+    /// Rejected without requeue: the upstream dead-letters or drops the message.
+    Reject,
 }
 
-/// The upstream, and how the bridge identifies itself there.
+/// The upstream's address and user, and the names by which the upstream lists the connection.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// The address and the user.
     pub upstream: Upstream,
-    /// The name in the upstream's list of connections.
+    /// The connection name that the upstream's management lists (`connection_name`).
     pub name: String,
     /// The version of this broker.
     pub version: String,
@@ -86,12 +86,16 @@ pub struct Client {
     origin: Origin,
     frame_max: u32,
     heartbeat_ms: u64,
-    heard: Now,
-    is_unheard: bool,
-    /// Number of bytes of input that were not handled at the last call.
-    unread: usize,
-    wrote: Now,
-    opening_due: Deadline,
+    /// When bytes were last received.
+    last_received: Now,
+    has_received_nothing: bool,
+    /// Number of received bytes that no event has consumed yet, since the last [`Self::note_unhandled`].
+    unhandled_bytes: usize,
+    /// When bytes were last written to the socket.
+    last_written: Now,
+    /// When the connection must be open.
+    opening_deadline: Deadline,
+    /// Encoded methods that are not written to the socket yet.
     out: Vec<u8>,
     is_blocked: bool,
     /// One channel for each rule, from channel 1 on.
@@ -99,8 +103,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts a connection for `rules` rules, whose socket is connected or connecting. Frames of at most `frame_max`
-    /// bytes are accepted.
+    /// Creates the client side of a connection with a channel for each of `rules` rules. The socket is connected or
+    /// connecting. `frame_max` (bytes) and `heartbeat_s` are proposed to the upstream; a heartbeat of 0 means none.
     pub fn new(
         now: Now,
         rules: usize,
@@ -116,11 +120,11 @@ impl Client {
             origin,
             frame_max,
             heartbeat_ms: u64::from(heartbeat_s) * 1000,
-            heard: now,
-            is_unheard: true,
-            unread: 0,
-            wrote: now,
-            opening_due: now.after_ms(OPENING_MS),
+            last_received: now,
+            has_received_nothing: true,
+            unhandled_bytes: 0,
+            last_written: now,
+            opening_deadline: now.after_ms(OPENING_MS),
             out,
             is_blocked: false,
             channels: (0..rules).map(|_| Channel::default()).collect(),
@@ -132,12 +136,12 @@ impl Client {
         self.stage
     }
 
-    /// Returns the maximum size of a frame in bytes, as negotiated once the connection is open.
+    /// Returns the maximum size of a frame in bytes: the proposed one, and after `connection.tune` the negotiated one.
     pub const fn frame_max(&self) -> u32 {
         self.frame_max
     }
 
-    /// Returns whether the upstream accepts no messages for now (`connection.blocked`).
+    /// Returns whether the upstream has sent `connection.blocked` and no `connection.unblocked` since then.
     pub const fn is_blocked(&self) -> bool {
         self.is_blocked
     }
@@ -149,100 +153,106 @@ impl Client {
         rule as u16 + 1
     }
 
-    /// Returns whether the channel of a rule is closed on both sides, so that it can be opened.
+    /// Returns whether the channel of a rule is closed on both sides. Only then may it be opened.
     pub fn is_closed(&self, rule: usize) -> bool {
         self.channels[rule].is_closed()
     }
 
-    /// Opens the closed channel of a rule after the declarations in `preparation`: to consume a queue with a prefetch
-    /// count, or to publish.
+    /// Opens the channel of a rule, which must be closed, and makes the declarations of `preparation` on it.
+    /// `consumer` is the queue to be consumed and the prefetch count; `None` opens the channel for publishing.
     pub fn open(
         &mut self,
         now: Now,
         rule: usize,
-        consumes: Option<(String, u16)>,
-        needed: Option<Preparation>,
+        consumer: Option<(String, u16)>,
+        preparation: Option<Preparation>,
     ) {
-        self.channels[rule].open(now.after_ms(OPENING_MS), consumes, needed);
-        self.talk();
+        self.channels[rule].open(now.after_ms(OPENING_MS), consumer, preparation);
+        self.encode_channel_methods();
     }
 
-    /// Closes the channel of a rule. What still arrives on it is ignored.
+    /// Closes the channel of a rule. Input on the channel is ignored until the upstream has confirmed the close.
     pub fn close_channel(&mut self, now: Now, rule: usize) {
         self.channels[rule].close(now.after_ms(OPENING_MS));
-        self.talk();
+        self.encode_channel_methods();
     }
 
-    /// Ends the consumer of a rule. Messages delivered before still arrive, followed by [`Event::Cancelled`].
+    /// Cancels the consumer of a rule. Messages that the upstream has already sent still arrive, and then
+    /// [`Event::Cancelled`].
     pub fn cancel(&mut self, now: Now, rule: usize) {
         self.channels[rule].cancel(now.after_ms(OPENING_MS));
-        self.talk();
+        self.encode_channel_methods();
     }
 
-    /// Raises the prefetch count of a rule's consumer.
-    pub fn widen(&mut self, rule: usize, prefetch_count: u16) {
-        self.channels[rule].widen(prefetch_count);
-        self.talk();
+    /// Restarts a rule's consumer with another prefetch count.
+    pub fn restart_consumer(&mut self, rule: usize, prefetch_count: u16) {
+        self.channels[rule].restart_consumer(prefetch_count);
+        self.encode_channel_methods();
     }
 
-    /// Returns whether the upstream has paused a rule by channel.flow. No message of the rule may begin then.
+    /// Returns whether the upstream has paused a rule by `channel.flow`. Then no new message of the rule may be begun.
     pub fn is_stopped(&self, rule: usize) -> bool {
         self.channels[rule].is_stopped()
     }
 
-    /// Records whether a message of a rule has begun and is not complete.
-    pub fn note_message(&mut self, rule: usize, is_cut: bool) {
-        if self.channels[rule].note_message(is_cut) {
-            self.talk();
+    /// Records whether only a part of a rule's current message has been written. Methods of the channel wait for the
+    /// rest of the message.
+    pub fn note_message(&mut self, rule: usize, is_incomplete: bool) {
+        if self.channels[rule].note_message(is_incomplete) {
+            self.encode_channel_methods();
         }
     }
 
     // ---- time
 
-    /// Returns when [`Self::keep_time`] must be called. While the socket is not read, the upstream's silence does not
-    /// count.
+    /// Returns when [`Self::keep_time`] must be called next. `is_read` is whether this broker reads the socket at the
+    /// moment. If it does not, answers cannot arrive, so their timeouts are suspended.
     pub fn deadline(&self, is_read: bool) -> Deadline {
         if self.stage != Stage::Open {
-            return self.opening_due;
+            return self.opening_deadline;
         }
         let channels = self.channels.iter().map(Channel::deadline).filter(|_| is_read);
         let channels = channels.fold(Deadline::NEVER, Deadline::earlier);
         if self.heartbeat_ms == 0 {
             return channels;
         }
-        let lost = if is_read { self.heard.after_ms(2 * self.heartbeat_ms) } else { Deadline::NEVER };
-        self.wrote.after_ms(self.heartbeat_ms / 2).earlier(lost).earlier(channels)
+        let silence_limit =
+            if is_read { self.last_received.after_ms(2 * self.heartbeat_ms) } else { Deadline::NEVER };
+        self.last_written.after_ms(self.heartbeat_ms / 2).earlier(silence_limit).earlier(channels)
     }
 
-    /// Sends heartbeats and checks timeouts.
+    /// Queues a heartbeat if nothing was written for half the heartbeat interval, and checks timeouts. `is_read` is as
+    /// in [`Self::deadline`].
     ///
     /// # Errors
-    /// The upstream has sent nothing for too long, or has not answered.
+    /// The upstream sent nothing for two heartbeat intervals, or an answer is missing after `OPENING_MS`.
     pub fn keep_time(&mut self, now: Now, is_read: bool) -> Result<(), Cause> {
-        let in_vain = |waited_for| {
-            Err(Cause::new(format_args!("it was waited {OPENING_MS} ms for {waited_for}, in vain")))
+        let timed_out = |missing| {
+            Err(Cause::new(format_args!("the upstream did not send {missing} within {OPENING_MS} ms")))
         };
         if self.stage != Stage::Open {
-            return match (self.opening_due.is_due(now), self.stage) {
+            return match (self.opening_deadline.is_due(now), self.stage) {
                 (false, _) => Ok(()),
-                (true, Stage::Start) => in_vain("the beginning of AMQP"),
-                (true, Stage::Login) => in_vain("the answer to its login"),
-                (true, _) => in_vain("its virtual host to open"),
+                (true, Stage::Start) => timed_out("connection.start"),
+                (true, Stage::Login) => timed_out("the answer to the login (connection.tune)"),
+                (true, _) => timed_out("the answer to opening the virtual host (connection.open-ok)"),
             };
         }
         if is_read && self.channels.iter().any(|channel| channel.deadline().is_due(now)) {
-            return in_vain("the answer of a channel");
+            return timed_out("the answer to a method of a channel");
         }
         if self.heartbeat_ms == 0 {
             return Ok(());
         }
-        if is_read && self.heard.after_ms(2 * self.heartbeat_ms).is_due(now) {
+        if is_read && self.last_received.after_ms(2 * self.heartbeat_ms).is_due(now) {
             let ms = 2 * self.heartbeat_ms;
-            return Err(Cause::new(format_args!("nothing was heard from it for {ms} ms: the link is dead")));
+            return Err(Cause::new(format_args!(
+                "the upstream sent nothing for {ms} ms, not even a heartbeat"
+            )));
         }
-        if self.wrote.after_ms(self.heartbeat_ms / 2).is_due(now) {
-            self.wrote = now;
-            // Bytes that wait to be written will serve as a heartbeat.
+        if self.last_written.after_ms(self.heartbeat_ms / 2).is_due(now) {
+            self.last_written = now;
+            // Unsent bytes in `out` are traffic, too, and replace the heartbeat.
             if self.out.is_empty() {
                 self.out.extend_from_slice(&HEARTBEAT_FRAME);
             }
@@ -252,119 +262,130 @@ impl Client {
 
     // ---- sending
 
-    /// Returns the bytes to be written, publishes excepted.
+    /// Returns the encoded methods that are to be written to the socket. Published messages are not among them: the
+    /// caller writes them itself.
     pub fn pending(&self) -> &[u8] {
         &self.out
     }
 
-    /// Removes `count` bytes that were written.
+    /// Records that the first `count` bytes of [`Self::pending`] were written, and removes them.
     pub fn note_written(&mut self, now: Now, count: usize) {
         if count > 0 {
-            self.wrote = now;
+            self.last_written = now;
             self.out.drain(..count.min(self.out.len()));
-            self.talk();
+            self.encode_channel_methods();
         }
     }
 
-    /// Records that bytes of messages were written.
+    /// Records that bytes of published messages were written, which postpones the next heartbeat.
     pub const fn note_sent(&mut self, now: Now) {
-        self.wrote = now;
+        self.last_written = now;
     }
 
-    /// Records the length of the input, and returns how many bytes of it are new.
+    /// Records that the input, including bytes left from before, has `len` bytes. Returns how many of them are new.
     pub const fn note_input(&mut self, now: Now, len: usize) -> usize {
-        let more = len.saturating_sub(self.unread);
-        if more > 0 {
-            (self.heard, self.is_unheard) = (now, false);
+        let new_bytes = len.saturating_sub(self.unhandled_bytes);
+        if new_bytes > 0 {
+            (self.last_received, self.has_received_nothing) = (now, false);
         }
-        more
+        new_bytes
     }
 
-    /// Records how many bytes of input were not handled.
-    pub const fn note_left(&mut self, len: usize) {
-        self.unread = len;
+    /// Records how many bytes of the input [`Self::next`] has not consumed. They are passed in again with the next
+    /// input.
+    pub const fn note_unhandled(&mut self, len: usize) {
+        self.unhandled_bytes = len;
     }
 
-    /// Returns whether a content has begun to arrive and is not complete.
+    /// Returns whether the header or a part of the body of a delivered or returned message is still to come.
     pub fn is_in_content(&self) -> bool {
         self.channels.iter().any(Channel::is_in_content)
     }
 
-    /// Returns whether nothing was received yet.
-    pub const fn is_unheard(&self) -> bool {
-        self.is_unheard
+    /// Returns whether no byte was received yet.
+    pub const fn has_received_nothing(&self) -> bool {
+        self.has_received_nothing
     }
 
-    /// Returns whether there is space to settle a delivery. If not, there is after the next write.
+    /// Returns whether the output buffer has space for one more settlement. If it has none, the next write to the
+    /// socket makes space.
     pub fn can_settle(&self) -> bool {
         OUT_BYTES - self.out.len() >= SETTLE_BYTES_MAX
     }
 
     /// Settles a delivery of a rule. The caller has checked [`Self::can_settle`].
-    pub fn settle(&mut self, rule: usize, delivery_tag: u64, verdict: Verdict) {
-        let method = match verdict {
-            Verdict::Taken(multiple) => Method::BasicAck { delivery_tag, multiple },
-            Verdict::Dead => Method::BasicReject { delivery_tag, requeue: false },
+    pub fn settle(&mut self, rule: usize, delivery_tag: u64, settlement: DeliverySettlement) {
+        let method = match settlement {
+            DeliverySettlement::Ack(multiple) => Method::BasicAck { delivery_tag, multiple },
+            DeliverySettlement::Reject => Method::BasicReject { delivery_tag, requeue: false },
         };
-        let is_sent = self.try_say(Self::channel_of(rule), &method);
-        assert!(is_sent, "whoever settles has asked for room");
+        let is_sent = self.try_send(Self::channel_of(rule), &method);
+        assert!(is_sent, "settle is called only while can_settle returns true");
     }
 
-    /// Makes the content header of a rule's last event arrive again, because there was no memory for its message.
-    pub fn take_header_back(&mut self, rule: usize) {
-        self.channels[rule].take_header_back();
+    /// Undoes the last event of a rule, [`Event::Header`]. The caller had no memory for the message, and will pass the
+    /// frame of the header in again.
+    pub fn expect_header_again(&mut self, rule: usize) {
+        self.channels[rule].expect_header_again();
     }
 
-    /// Closes the connection. If there is no space for connection.close, the end of the socket has to suffice.
+    /// Ends the connection with `connection.close`. The method is left out if the output buffer has no space for it: the
+    /// caller closes the socket anyway.
     #[cold]
     pub fn close(&mut self) {
         if self.stage == Stage::Open {
             let close =
                 Method::ConnectionClose { reply_code: 200, reply_text: "Goodbye", class_id: 0, method_id: 0 };
-            let _ = self.try_say(0, &close);
+            let _ = self.try_send(0, &close);
         }
         self.stage = Stage::Over;
     }
 
-    /// Writes the pending methods of the channels, as far as there is space.
-    fn talk(&mut self) {
+    /// Encodes the next methods of all channels into the output buffer, as far as its space allows.
+    fn encode_channel_methods(&mut self) {
         if self.stage != Stage::Open {
             return;
         }
         let mut channels = core::mem::take(&mut self.channels);
         for (rule, channel) in channels.iter_mut().enumerate() {
             while let Some(method) = channel.next_method(&tag_of(rule)) {
-                if !self.try_say(Self::channel_of(rule), &method) {
-                    // The rest follows after the next write.
+                if !self.try_send(Self::channel_of(rule), &method) {
+                    // There is no space: the next write to the socket calls this function again.
                     break;
                 }
-                channel.note_said();
+                channel.note_method_sent();
             }
         }
         self.channels = channels;
     }
 
-    fn try_say(&mut self, channel: u16, method: &Method<'_>) -> bool {
+    /// Encodes a method into the output buffer. Returns `false`, with the buffer unchanged, if it has no space.
+    fn try_send(&mut self, channel: u16, method: &Method<'_>) -> bool {
         let mut frame = [0; OUT_BYTES];
-        let room = OUT_BYTES - self.out.len();
-        let mut writer = Writer::new(&mut frame[..room]);
+        let free_bytes = OUT_BYTES - self.out.len();
+        let mut writer = Writer::new(&mut frame[..free_bytes]);
         let is_sent = method.emit_frame(channel, &mut writer).is_ok();
         self.out.extend_from_slice(writer.written());
         is_sent
     }
 
-    /// Writes a method of the opening, in which every step waits for an answer.
-    fn say<'i>(&mut self, method: &Method<'_>, stage: Stage) -> Option<Event<'i>> {
+    /// Sends a method of the connection's opening and enters `stage`. Returns an event only on failure: every earlier
+    /// method has been answered, so the buffer is empty and only a method that is too long has no space.
+    fn send_opening<'i>(&mut self, method: &Method<'_>, stage: Stage) -> Option<Event<'i>> {
         self.stage = stage;
-        match self.try_say(0, method) {
+        match self.try_send(0, method) {
             true => None,
-            false => Some(lost(format_args!("its names are too long to be said: {}", method.name()))),
+            false => Some(link_lost(format_args!(
+                "user, password or names of the bridge are too long for {}",
+                method.name()
+            ))),
         }
     }
 
     // ---- receiving
 
-    /// Handles the input from `at` on, up to the next event.
+    /// Handles complete frames of `input` from `at` on, up to the first that causes an event, and moves `at` behind
+    /// them. Returns [`Event::NeedMore`] when no complete frame is left.
     pub fn next<'i>(&mut self, input: &'i [u8], at: &mut usize) -> Event<'i> {
         if self.stage == Stage::Start
             && let Some(other_protocol) = other_protocol(&input[*at..])
@@ -375,7 +396,7 @@ impl Client {
             let frame = match next_frame(&input[*at..], self.frame_max) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Event::NeedMore,
-                Err(_) => return lost(format_args!("it sends what is no frame of AMQP 0-9-1")),
+                Err(_) => return link_lost(format_args!("the upstream sent an invalid AMQP 0-9-1 frame")),
             };
             *at += frame.input_len();
             if let Some(event) = self.handle(frame) {
@@ -396,22 +417,22 @@ impl Client {
             (Some(FrameKind::Method), rule) => match (Method::parse(frame.payload), rule) {
                 (Ok(method), None) if number == 0 => self.handle_connection(method),
                 (Ok(method), Some(rule)) => {
-                    let event = self.channels[rule].hear(rule, &method, &tag_of(rule));
-                    self.talk();
+                    let event = self.channels[rule].handle_method(rule, &method, &tag_of(rule));
+                    self.encode_channel_methods();
                     event
                 }
-                (Ok(method), None) => Some(misplaced(&method)),
-                (Err(_), _) => Some(lost(format_args!("it sends a method that cannot be read"))),
+                (Ok(method), None) => Some(unexpected_method(&method)),
+                (Err(_), _) => Some(link_lost(format_args!("the upstream sent a malformed method"))),
             },
             (Some(FrameKind::Header), Some(rule)) => match ContentHeader::parse(frame.payload) {
                 Ok(header) => self.channels[rule].take_header(rule, header, self.origin),
-                Err(_) => Some(lost(format_args!("it sends a content header that cannot be read"))),
+                Err(_) => Some(link_lost(format_args!("the upstream sent a malformed content header"))),
             },
             (Some(FrameKind::Body), Some(rule)) => self.channels[rule].take_body(rule, frame.payload),
-            (Some(FrameKind::Header | FrameKind::Body), None) => {
-                Some(lost(format_args!("a content where it has no place")))
-            }
-            (None, _) => Some(lost(format_args!("it sends what is no frame of AMQP 0-9-1"))),
+            (Some(FrameKind::Header | FrameKind::Body), None) => Some(link_lost(format_args!(
+                "the upstream sent message content on a channel that is not open"
+            ))),
+            (None, _) => Some(link_lost(format_args!("the upstream sent an invalid AMQP 0-9-1 frame"))),
         }
     }
 
@@ -438,28 +459,31 @@ impl Client {
             }
             Method::ConnectionClose { reply_code, reply_text, .. } => {
                 let what = match (self.stage, reply_code) {
-                    (Stage::Login, 403) => "it refused the login",
-                    (Stage::Opening, 530) => "it refused the virtual host",
-                    _ => "it closed the connection",
+                    (Stage::Login, 403) => "the upstream refused the login",
+                    (Stage::Opening, 530) => "the upstream refused the virtual host",
+                    _ => "the upstream closed the connection",
                 };
-                // Acknowledges connection.close if there is space.
-                let _ = self.try_say(0, &Method::ConnectionCloseOk {});
-                Some(lost(format_args!("{what}: {reply_code} {reply_text}")))
+                // Without space the answer is left out: the socket is closed anyway.
+                let _ = self.try_send(0, &Method::ConnectionCloseOk {});
+                Some(link_lost(format_args!("{what}: {reply_code} {reply_text}")))
             }
-            _ => Some(misplaced(&method)),
+            _ => Some(unexpected_method(&method)),
         }
     }
 
+    /// Answers `connection.start`, which offers these mechanisms. Returns an event on failure.
     #[cold]
     fn log_in<'i>(&mut self, mechanisms: &[u8]) -> Option<Event<'i>> {
         if !mechanisms.split(|octet| *octet == b' ').any(|mechanism| mechanism == b"PLAIN") {
-            return Some(lost(format_args!("it takes no passwords: PLAIN is not among its mechanisms")));
+            return Some(link_lost(format_args!(
+                "the upstream does not offer PLAIN, the mechanism for passwords"
+            )));
         }
         let Credentials { upstream, name, version } = &self.credentials;
         let password = upstream.password.as_ref().map_or("guest", |secret| &secret.0);
         let response = [b"\0", upstream.user.as_bytes(), b"\0", password.as_bytes()].concat();
-        let mut room = [0; 512];
-        let mut properties = Writer::new(&mut room);
+        let mut buffer = [0; 512];
+        let mut properties = Writer::new(&mut buffer);
         let written = properties.table(|table| {
             table.text("product", "Leveret")?;
             table.text("version", version)?;
@@ -478,36 +502,41 @@ impl Client {
             })
         });
         if written.is_err() {
-            return Some(lost(format_args!("its names are too long to be said")));
+            return Some(link_lost(format_args!(
+                "the name of the bridge is too long for connection.start-ok"
+            )));
         }
         let client_properties = Table::trusted(properties.written().get(4..).unwrap_or_default());
         let mechanism = "PLAIN";
         let locale = "en_US";
         let start_ok =
             Method::ConnectionStartOk { client_properties, mechanism, response: &response, locale };
-        self.say(&start_ok, Stage::Login)
+        self.send_opening(&start_ok, Stage::Login)
     }
 
+    /// Answers `connection.tune`, whose limits are 0 for "no limit". Returns an event on failure.
     #[cold]
-    fn tune<'i>(&mut self, channels: u16, theirs: u32) -> Option<Event<'i>> {
-        if theirs != 0 {
-            self.frame_max = self.frame_max.min(theirs);
+    fn tune<'i>(&mut self, upstream_channel_max: u16, upstream_frame_max: u32) -> Option<Event<'i>> {
+        if upstream_frame_max != 0 {
+            self.frame_max = self.frame_max.min(upstream_frame_max);
         }
         if self.frame_max < FRAME_BYTES_MIN {
-            return Some(lost(format_args!("it takes frames of {theirs} bytes at most, which AMQP forbids")));
-        }
-        let channel_max = self.channels.len() as u16;
-        if channels != 0 && channels < channel_max {
-            return Some(lost(format_args!(
-                "it takes {channels} channels, and the bridge needs {channel_max}: one for each rule"
+            return Some(link_lost(format_args!(
+                "the upstream limits frames to {upstream_frame_max} bytes; AMQP requires at least {FRAME_BYTES_MIN}"
             )));
         }
-        // A heartbeat of one minute at most is common. A configured value was chosen for this link.
+        let channel_max = self.channels.len() as u16;
+        if upstream_channel_max != 0 && upstream_channel_max < channel_max {
+            return Some(link_lost(format_args!(
+                "the upstream allows {upstream_channel_max} channels; the bridge needs {channel_max}, one per rule"
+            )));
+        }
+        // The upstream's heartbeat proposal is ignored: the configured interval was chosen for this link.
         let heartbeat = (self.heartbeat_ms / 1000) as u16;
         let tune_ok = Method::ConnectionTuneOk { channel_max, frame_max: self.frame_max, heartbeat };
         let vhost = core::mem::take(&mut self.credentials.upstream.vhost);
         let open = Method::ConnectionOpen { virtual_host: &vhost };
-        self.say(&tune_ok, Stage::Opening).or_else(|| self.say(&open, Stage::Opening))
+        self.send_opening(&tune_ok, Stage::Opening).or_else(|| self.send_opening(&open, Stage::Opening))
     }
 }
 
@@ -515,39 +544,39 @@ impl Client {
 fn tag_of(rule: usize) -> heapless::String<16> {
     let mut tag = heapless::String::new();
     let is_written = core::fmt::Write::write_fmt(&mut tag, format_args!("bridge-{rule}"));
-    debug_assert!(is_written.is_ok(), "rules have short numbers");
+    debug_assert!(is_written.is_ok(), "the tag has space for any rule number");
     tag
 }
 
-/// Maximum length in bytes.
+/// Maximum length of a [`Cause`] in bytes.
 const TEXT_BYTES_MAX: usize = 200;
 
-/// Why a link is not up: one sentence that tells who has to act, cut at `TEXT_BYTES_MAX`.
+/// Why a link or rule does not work: one sentence for the operator, cut at `TEXT_BYTES_MAX`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cause(heapless::String<TEXT_BYTES_MAX>);
 
 impl Cause {
-    /// Makes a cause from `words`. They may contain text of the upstream, so characters that a terminal must not get
-    /// are removed.
-    pub fn new(words: fmt::Arguments<'_>) -> Self {
+    /// Makes a cause from `text`. The text may quote the upstream, so each control character is replaced by `?`: it
+    /// could be a terminal escape sequence.
+    pub fn new(text: fmt::Arguments<'_>) -> Self {
         let mut cut = Cut(heapless::String::new());
         // Never fails: text that does not fit is cut.
-        let _ = cut.write_fmt(words);
+        let _ = cut.write_fmt(text);
         Self(cut.0)
     }
 
-    /// Describes an error of writing to an upstream.
+    /// Describes an error of writing to the upstream's socket.
     #[cold]
-    pub fn of_writing(error: &io::Error) -> Self {
+    pub fn of_write_error(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::new(format_args!("it had closed the connection")),
+            io::ErrorKind::BrokenPipe => Self::new(format_args!("the upstream had closed the connection")),
             io::ErrorKind::ConnectionReset => Self::new(format_args!(
-                "the connection was cut: it crashed, was restarted, or something on the way did that"
+                "the connection was reset by the upstream, which may have restarted, or by a device in between"
             )),
-            io::ErrorKind::TimedOut => {
-                Self::new(format_args!("what was sent was never received: it, or the way to it, is gone"))
-            }
-            _ => Self::new(format_args!("writing to it failed: {error}")),
+            io::ErrorKind::TimedOut => Self::new(format_args!(
+                "the upstream, or the network in between, did not acknowledge sent data in time"
+            )),
+            _ => Self::new(format_args!("writing to the upstream failed: {error}")),
         }
     }
 
@@ -563,13 +592,13 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Accepts as much text as fits.
+/// A writer that keeps the beginning of a text and drops what exceeds `TEXT_BYTES_MAX`.
 struct Cut(heapless::String<TEXT_BYTES_MAX>);
 
 impl fmt::Write for Cut {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for letter in text.chars() {
-            if self.0.push(if letter.is_control() { '?' } else { letter }).is_err() {
+        for character in text.chars() {
+            if self.0.push(if character.is_control() { '?' } else { character }).is_err() {
                 break;
             }
         }
@@ -577,47 +606,48 @@ impl fmt::Write for Cut {
     }
 }
 
-/// Recognises by the first bytes an upstream that does not speak AMQP 0-9-1. Returns `None` while it may still
-/// turn out to.
+/// Recognises by the first bytes that an upstream does not speak AMQP 0-9-1. Returns `None` if the bytes may begin an
+/// AMQP 0-9-1 frame, [`Event::NeedMore`] if more bytes are needed to decide, and else [`Event::Lost`].
 #[cold]
 pub(super) fn other_protocol<'i>(input: &[u8]) -> Option<Event<'i>> {
     if input.starts_with(b"AMQP") {
         return Some(match input {
             [_, _, _, _, id, major, minor, revision, ..] => {
-                lost(format_args!("it speaks AMQP {id}-{major}-{minor}-{revision}, not 0-9-1"))
+                link_lost(format_args!("the upstream speaks AMQP {id}-{major}-{minor}-{revision}, not 0-9-1"))
             }
             _ => Event::NeedMore,
         });
     }
     if input.starts_with(b"HTTP/") || classify_opening(input) == Opening::Http {
-        return Some(lost(format_args!("it speaks HTTP, not AMQP: is this address meant for it?")));
+        return Some(link_lost(format_args!("the peer speaks HTTP, not AMQP: check address and port")));
     }
     match input {
         [] | [1, ..] => None,
-        [0x15 | 0x16, 3, ..] => Some(lost(format_args!("it speaks TLS on this port: write amqps://"))),
-        _ => Some(lost(format_args!("it does not speak AMQP"))),
+        [0x15 | 0x16, 3, ..] => {
+            Some(link_lost(format_args!("the upstream speaks TLS on this port: write amqps://")))
+        }
+        _ => Some(link_lost(format_args!("the peer does not speak AMQP: check address and port"))),
     }
 }
 
-/// Recognises by the first bytes why an upstream does not speak TLS as expected.
+/// Recognises by the first bytes that an upstream does not speak TLS, and describes what it speaks instead. Returns
+/// `None` if the bytes may begin a TLS record.
 #[cold]
 pub fn not_tls(input: &[u8]) -> Option<Cause> {
     match input {
         [] | [0x15 | 0x16] | [0x15 | 0x16, 3, ..] => None,
         [b'A', ..] => Some(Cause::new(format_args!(
-            "it speaks AMQP without TLS on this port: write amqp://, or its port for TLS"
+            "the upstream speaks AMQP without TLS on this port: write amqp://, or the port for TLS"
         ))),
-        [b'H', ..] => {
-            Some(Cause::new(format_args!("it speaks HTTP, not TLS: is this address meant for it?")))
-        }
-        _ => Some(Cause::new(format_args!("it does not speak TLS on this port"))),
+        [b'H', ..] => Some(Cause::new(format_args!("the peer speaks HTTP, not TLS: check address and port"))),
+        _ => Some(Cause::new(format_args!("the peer does not speak TLS on this port"))),
     }
 }
 
-/// The result of handling input. A rule is named by its index among the rules of its direction.
+/// The result of handling input. A rule is identified by its index among the bridge's rules of the same direction.
 #[derive(Debug)]
 pub enum Event<'i> {
-    /// Every complete frame was handled.
+    /// Every complete frame was handled: more input is needed.
     NeedMore,
     /// The connection is open: channels can be opened.
     Open,
@@ -625,56 +655,56 @@ pub enum Event<'i> {
     Ready {
         /// The rule.
         rule: usize,
-        /// Number of messages in the upstream queue, if that was asked.
+        /// Number of messages in the upstream queue, as `queue.declare-ok` reported it; 0 without a declaration.
         depth: u32,
     },
     /// The upstream confirms or refuses published messages.
     Confirm {
         /// The rule.
         rule: usize,
-        /// The publish number.
+        /// The publish number: the first message of a channel has 1.
         number: u64,
-        /// Whether all messages before it are confirmed as well.
+        /// Whether the event is about all earlier unconfirmed messages, too.
         multiple: bool,
-        /// Confirmed (basic.ack) instead of refused (basic.nack).
+        /// `true` for `basic.ack`, `false` for `basic.nack`.
         is_taken: bool,
     },
-    /// A message was returned: it reaches no queue at the upstream.
+    /// A published message was returned: it was routed to no queue at the upstream.
     Returned {
         /// The rule.
         rule: usize,
         /// The reply code.
         code: u16,
-        /// The identifier of the message, if it is one of this bridge.
+        /// The identifier of the message; `None` if its headers contain none of this broker.
         id: Option<OwnId>,
     },
-    /// A message arrives; its header and body follow.
+    /// `basic.deliver`: a message follows, as one `Header` and any number of `Body`.
     Deliver {
         /// The rule.
         rule: usize,
-        /// Its delivery tag at the upstream.
+        /// The delivery tag at the upstream.
         tag: u64,
-        /// It may have been delivered before.
+        /// Whether the upstream may have delivered the message before.
         redelivered: bool,
-        /// The exchange it was published to.
+        /// The exchange that the message was published to.
         exchange: &'i str,
-        /// The routing key it was published with.
+        /// The routing key that the message was published with.
         key: &'i [u8],
     },
     /// The content header of the arriving message.
     Header {
         /// The rule.
         rule: usize,
-        /// Its properties.
+        /// The properties of the message.
         properties: Properties<'i>,
         /// Length of the body in bytes.
         body_len: u64,
     },
-    /// A part of the body of the arriving message.
+    /// A part of the body of the arriving message, for this rule.
     Body(usize, &'i [u8]),
     /// The consumer of a rule has ended as requested: no more messages arrive for it.
     Cancelled(usize),
-    /// The upstream accepts messages of a rule again after channel.flow.
+    /// The upstream has ended the pause of a rule (`channel.flow` with `active`).
     Resumed(usize),
     /// The upstream has closed the channel of a rule.
     Closed {
@@ -682,8 +712,8 @@ pub enum Event<'i> {
         rule: usize,
         /// The reply code.
         code: u16,
-        /// Whether a publish was the reason.
-        over_publish: bool,
+        /// Whether `basic.publish` caused the error.
+        is_publish_error: bool,
         /// The reason as text.
         cause: Cause,
     },
@@ -693,16 +723,16 @@ pub enum Event<'i> {
     Lost(Cause),
 }
 
-/// Ends the link with this reason.
+/// Returns the event that ends the link with this reason.
 #[cold]
-pub(super) fn lost<'i>(words: core::fmt::Arguments<'_>) -> Event<'i> {
-    Event::Lost(Cause::new(words))
+pub(super) fn link_lost<'i>(text: core::fmt::Arguments<'_>) -> Event<'i> {
+    Event::Lost(Cause::new(text))
 }
 
-/// Ends the link because the upstream sent this method where it is not allowed.
+/// Returns the event that ends the link because the upstream sent a method that the current stage does not allow.
 #[cold]
-pub(super) fn misplaced<'i>(method: &Method<'_>) -> Event<'i> {
-    lost(format_args!("{} where it has no place", method.name()))
+pub(super) fn unexpected_method<'i>(method: &Method<'_>) -> Event<'i> {
+    link_lost(format_args!("the upstream sent an unexpected {}", method.name()))
 }
 
 #[cfg(test)]
@@ -710,17 +740,17 @@ mod cause_tests {
     use super::*;
 
     #[test]
-    fn what_the_system_says_of_writing_is_said_in_words() {
+    fn write_errors_are_explained() {
         // EPIPE, ECONNRESET, ETIMEDOUT, and EIO as an example of an error without a text of its own.
-        for (number, part) in [(32, "had closed"), (104, "was cut"), (110, "never received"), (5, "failed")] {
-            let said = Cause::of_writing(&io::Error::from_raw_os_error(number));
-            assert!(said.as_str().contains(part), "{said}");
-            assert_eq!(said.as_str().contains("os error"), number == 5, "{said}");
+        for (number, part) in [(32, "had closed"), (104, "was reset"), (110, "in time"), (5, "failed")] {
+            let cause = Cause::of_write_error(&io::Error::from_raw_os_error(number));
+            assert!(cause.as_str().contains(part), "{cause}");
+            assert_eq!(cause.as_str().contains("os error"), number == 5, "{cause}");
         }
     }
 
     #[test]
-    fn it_is_cut_between_letters_and_shows_no_control_characters() {
+    fn a_cause_is_cut_between_characters_and_contains_no_control_characters() {
         let long = "ü".repeat(500);
         let cause = Cause::new(format_args!("a\x1b[2J\n{long}"));
         assert!(cause.as_str().starts_with("a?[2J?üü") && cause.as_str().len() <= TEXT_BYTES_MAX);

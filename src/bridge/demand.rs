@@ -1,139 +1,157 @@
-//! When an on-demand link is opened: one that is paid for by the byte or costs power.
+//! Decides when an on-demand link is opened. Such a link is usually closed, because it costs money by the byte or
+//! electric power.
 //!
-//! # Invariants
-//! - A link is opened for the number of waiting messages, for the age of the oldest one, for publishers that wait
-//!   for capacity, for the time since the last connection, and for a time of day.
-//! - The last two are delayed by a random span of each device, so that a whole fleet does not connect at once.
+//! [`Reason`] lists what opens a link. Connections by interval and by time of day are delayed at random, so that the
+//! devices of a fleet do not all connect at the same moment.
 
 use leveret_config::bridge::OnDemand;
 use leveret_core::time::{Deadline, Now};
 
-/// The interval is lengthened by at most this part of it.
-const SPREAD_PART: u64 = 8;
-/// A time of day is delayed by at most this, in milliseconds.
-const SPREAD_MS_MAX: u64 = 600_000;
-/// The clock is read at least this often, because it may be set, in milliseconds.
-const LOOK_MS: u64 = 600_000;
+/// The random delay of an interval is at most one eighth of the interval.
+const INTERVAL_DELAY_DIVISOR: u64 = 8;
+/// The random delay of a time of day is shorter than this, in milliseconds.
+const TIME_DELAY_MS_MAX: u64 = 600_000;
+/// Maximum time between two checks in milliseconds if times of day are configured: the system's clock may be set at
+/// any moment.
+const CLOCK_CHECK_MS: u64 = 600_000;
 /// A day in milliseconds.
 const DAY_MS: u64 = 24 * 3_600_000;
 
 /// Why a link is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
-    /// Enough messages wait.
+    /// The number of waiting messages has reached `connect_messages`.
     Messages,
-    /// A message has waited long enough.
+    /// The oldest message has waited for `connect_age`.
     Age,
-    /// Publishers wait for capacity that a connection would free.
-    Room,
-    /// The last connection was long enough ago.
+    /// Publishers are blocked, and forwarding the waiting messages would free capacity.
+    Capacity,
+    /// `connect_interval` has passed since the last connection.
     Interval,
-    /// A configured time of day has come.
+    /// A time of day in `connect_at` has come.
     Time,
 }
 
 impl Reason {
-    /// Returns the reason as it is logged.
-    pub const fn words(self) -> &'static str {
+    /// Returns the text for the log.
+    pub const fn text(self) -> &'static str {
         match self {
-            Self::Messages => "as many messages wait as connect_messages says",
-            Self::Age => "messages have waited for connect_age",
-            Self::Room => "publishers wait for room",
-            Self::Interval => "connect_interval is over",
-            Self::Time => "it is a time of connect_at",
+            Self::Messages => "the number of waiting messages has reached connect_messages",
+            Self::Age => "the oldest message has waited for connect_age",
+            Self::Capacity => "publishers are blocked until waiting messages are forwarded",
+            Self::Interval => "connect_interval has passed since the last connection",
+            Self::Time => "a time of day in connect_at has come",
         }
     }
 }
 
-/// The state of a bridge's on-demand links while they are closed.
+/// The state from which a bridge decides when to open its on-demand links.
 #[derive(Clone, Debug)]
 pub struct Demand {
     config: OnDemand,
     /// When the last connection ended.
-    since: Now,
-    /// Since when something has waited.
+    last_closed: Now,
+    /// Since when at least one message has waited, as far as [`Self::reason_to_connect`] has seen.
     waiting_since: Option<Now>,
-    /// The date of the last look, in milliseconds since 1970.
-    unix_ms: u64,
-    looked: Now,
-    spread: u64,
+    /// The system's clock at the last check, in milliseconds since 1970.
+    unix_ms_at_check: u64,
+    /// The monotonic time of the last check.
+    last_check: Now,
+    /// A random number, from which the random delays until the next connection are computed.
+    random: u64,
 }
 
 impl Demand {
-    /// Creates the state; no link is closed yet.
+    /// Creates the state of links that were not open yet.
     pub const fn new(config: OnDemand, now: Now) -> Self {
-        Self { config, since: now, waiting_since: None, unix_ms: 0, looked: now, spread: 0 }
+        Self {
+            config,
+            last_closed: now,
+            waiting_since: None,
+            unix_ms_at_check: 0,
+            last_check: now,
+            random: 0,
+        }
     }
 
-    /// Returns how long a link transfers nothing before it is closed, in milliseconds.
+    /// Returns the milliseconds without traffic after which an open link is closed.
     pub const fn rest_after_ms(&self) -> u64 {
         self.config.rest_after_ms as u64
     }
 
-    /// Records that a link was closed; `chance` is any random number.
-    pub const fn rest(&mut self, now: Now, unix_ms: u64, chance: u64) {
-        (self.since, self.waiting_since) = (now, None);
-        (self.unix_ms, self.looked, self.spread) = (unix_ms, now, chance);
+    /// Records that the links were closed. `unix_ms` is the system's clock, and `random` a random number.
+    pub const fn note_closed(&mut self, now: Now, unix_ms: u64, random: u64) {
+        (self.last_closed, self.waiting_since) = (now, None);
+        (self.unix_ms_at_check, self.last_check, self.random) = (unix_ms, now, random);
     }
 
-    /// Returns whether a look with `waiting` messages would find something that the last one did not.
-    pub const fn is_news(&self, waiting: u64) -> bool {
+    /// Returns whether the number of `waiting` messages has changed in a way that requires a check before
+    /// [`Self::deadline`].
+    pub const fn needs_check(&self, waiting: u64) -> bool {
         waiting >= self.config.messages as u64 || (waiting > 0) != self.waiting_since.is_some()
     }
 
-    /// Returns whether a link has to be opened, given the number of waiting messages and whether publishers wait
-    /// behind them.
-    pub fn look(&mut self, now: Now, unix_ms: u64, (waiting, has_room): (u64, bool)) -> Option<Reason> {
+    /// Checks whether a link has to be opened. Returns the reason, if there is one.
+    ///
+    /// `unix_ms` is the system's clock, `waiting` the number of messages that wait to be forwarded, and `has_capacity`
+    /// whether publishers can go on.
+    pub fn reason_to_connect(
+        &mut self,
+        now: Now,
+        unix_ms: u64,
+        (waiting, has_capacity): (u64, bool),
+    ) -> Option<Reason> {
         self.waiting_since = (waiting > 0).then(|| self.waiting_since.unwrap_or(now));
-        // The clock may have been set forward since the last look.
-        let ms_since = unix_ms.saturating_sub(self.unix_ms);
-        let has_struck = self.ms_to_time().is_some_and(|ms| ms_since >= ms);
-        (self.unix_ms, self.looked) = (unix_ms, now);
+        // Compares clock times, not elapsed time: the clock may have been set since the last check.
+        let ms_since = unix_ms.saturating_sub(self.unix_ms_at_check);
+        let is_time_of_day = self.ms_to_time().is_some_and(|ms| ms_since >= ms);
+        (self.unix_ms_at_check, self.last_check) = (unix_ms, now);
         if waiting >= self.config.messages.into() {
             Some(Reason::Messages)
-        } else if waiting > 0 && !has_room {
-            Some(Reason::Room)
+        } else if waiting > 0 && !has_capacity {
+            Some(Reason::Capacity)
         } else if self.age_due().is_due(now) {
             Some(Reason::Age)
         } else if self.interval_due().is_due(now) {
             Some(Reason::Interval)
         } else {
-            has_struck.then_some(Reason::Time)
+            is_time_of_day.then_some(Reason::Time)
         }
     }
 
-    /// Returns when a link has to be opened if no more messages arrive and the clock is not set.
+    /// Returns when a link will be opened, provided that no more messages arrive and the clock is not set.
     pub fn due(&self) -> Deadline {
-        let time = self.ms_to_time().map_or(Deadline::NEVER, |ms| self.looked.after_ms(ms));
+        let time = self.ms_to_time().map_or(Deadline::NEVER, |ms| self.last_check.after_ms(ms));
         self.age_due().earlier(self.interval_due()).earlier(time)
     }
 
-    /// Returns when to look again.
+    /// Returns when [`Self::reason_to_connect`] must be called next.
     pub fn deadline(&self) -> Deadline {
         match self.config.times.is_empty() {
             true => self.due(),
-            false => self.due().earlier(self.looked.after_ms(LOOK_MS)),
+            false => self.due().earlier(self.last_check.after_ms(CLOCK_CHECK_MS)),
         }
     }
 
-    /// Returns when the oldest message has waited long enough.
+    /// Returns when the oldest message will have waited for `connect_age`.
     fn age_due(&self) -> Deadline {
         self.waiting_since.map_or(Deadline::NEVER, |since| since.after_ms(self.config.age_ms.into()))
     }
 
-    /// Returns when the last connection was long enough ago.
+    /// Returns when `connect_interval`, with the random delay, will have passed since the last connection.
     fn interval_due(&self) -> Deadline {
         match u64::from(self.config.interval_ms) {
             0 => Deadline::NEVER,
-            ms => self.since.after_ms(ms + self.spread % (ms / SPREAD_PART + 1)),
+            ms => self.last_closed.after_ms(ms + self.random % (ms / INTERVAL_DELAY_DIVISOR + 1)),
         }
     }
 
-    /// Returns the milliseconds from the last look to the next time of day, with the random delay.
+    /// Returns the milliseconds from the last check to the next time of day in `connect_at`, with the random delay;
+    /// `None` without such times.
     fn ms_to_time(&self) -> Option<u64> {
-        let (late, of_day) = (self.spread % SPREAD_MS_MAX, self.unix_ms % DAY_MS);
-        let times = self.config.times.iter().map(|time| (u64::from(time.0) * 60_000 + late) % DAY_MS);
-        times.map(|time| (time + DAY_MS - of_day - 1) % DAY_MS + 1).min()
+        let (delay_ms, ms_of_day) = (self.random % TIME_DELAY_MS_MAX, self.unix_ms_at_check % DAY_MS);
+        let times = self.config.times.iter().map(|time| (u64::from(time.0) * 60_000 + delay_ms) % DAY_MS);
+        times.map(|time| (time + DAY_MS - ms_of_day - 1) % DAY_MS + 1).min()
     }
 }
 
@@ -150,60 +168,65 @@ mod tests {
         Now::from_ms(ms)
     }
 
-    fn demand(times: &[u16], chance: u64) -> Demand {
+    fn demand_of(times: &[u16], chance: u64) -> Demand {
         let times = times.iter().map(|minutes| TimeOfDay(*minutes)).collect();
         let config = OnDemand { messages: 10, age_ms: 60_000, interval_ms: 0, times, rest_after_ms: 1_000 };
         let mut demand = Demand::new(config, at(0));
-        demand.rest(at(0), MIDNIGHT_MS, chance);
+        demand.note_closed(at(0), MIDNIGHT_MS, chance);
         demand
     }
 
     #[test]
-    fn a_contact_is_due_for_messages_their_age_and_for_room() {
-        let mut rested = demand(&[], 0);
-        assert_eq!(rested.deadline(), Deadline::NEVER);
-        assert_eq!(rested.look(at(5), 0, (0, false)), None, "a contact would make no room");
-        assert_eq!(rested.look(at(10), 0, (1, true)), None);
-        assert_eq!(rested.look(at(20), 0, (1, false)), Some(Reason::Room));
-        assert_eq!(rested.look(at(30), 0, (9, true)), None);
-        assert_eq!(rested.deadline(), at(10).after_ms(60_000), "of the first that waits");
-        assert!(rested.is_news(0) && rested.is_news(10) && !rested.is_news(3));
-        assert_eq!(rested.look(at(40), 0, (10, true)), Some(Reason::Messages));
-        assert_eq!(rested.look(at(60_009), 0, (3, true)), None);
-        assert_eq!(rested.look(at(60_010), 0, (3, true)), Some(Reason::Age));
-        assert_eq!(rested.look(at(60_011), 0, (0, true)), None, "somebody else took them");
-        assert_eq!(rested.look(at(60_012), 0, (1, true)), None);
-        assert_eq!(rested.deadline(), at(60_012).after_ms(60_000));
+    fn a_link_is_opened_for_messages_their_age_and_blocked_publishers() {
+        let mut demand = demand_of(&[], 0);
+        assert_eq!(demand.deadline(), Deadline::NEVER);
+        assert_eq!(demand.reason_to_connect(at(5), 0, (0, false)), None, "a connection would free nothing");
+        assert_eq!(demand.reason_to_connect(at(10), 0, (1, true)), None);
+        assert_eq!(demand.reason_to_connect(at(20), 0, (1, false)), Some(Reason::Capacity));
+        assert_eq!(demand.reason_to_connect(at(30), 0, (9, true)), None);
+        assert_eq!(demand.deadline(), at(10).after_ms(60_000), "measured from the first waiting message");
+        assert!(demand.needs_check(0) && demand.needs_check(10) && !demand.needs_check(3));
+        assert_eq!(demand.reason_to_connect(at(40), 0, (10, true)), Some(Reason::Messages));
+        assert_eq!(demand.reason_to_connect(at(60_009), 0, (3, true)), None);
+        assert_eq!(demand.reason_to_connect(at(60_010), 0, (3, true)), Some(Reason::Age));
+        assert_eq!(
+            demand.reason_to_connect(at(60_011), 0, (0, true)),
+            None,
+            "another consumer took the messages"
+        );
+        assert_eq!(demand.reason_to_connect(at(60_012), 0, (1, true)), None);
+        assert_eq!(demand.deadline(), at(60_012).after_ms(60_000));
     }
 
     #[test]
-    fn an_interval_is_spread_over_an_eighth_of_it() {
+    fn an_interval_is_lengthened_by_up_to_an_eighth() {
         for (chance, ms) in [(0, HOUR_MS), (HOUR_MS / 8, HOUR_MS + HOUR_MS / 8), (HOUR_MS / 8 + 1, HOUR_MS)] {
-            let mut rested = demand(&[], chance);
-            rested.config.interval_ms = HOUR_MS as u32;
-            assert_eq!(rested.due().ms_left(at(0)), Some(ms));
-            assert_eq!(rested.look(at(ms - 1), 0, (0, true)), None);
-            assert_eq!(rested.look(at(ms), 0, (0, true)), Some(Reason::Interval));
+            let mut demand = demand_of(&[], chance);
+            demand.config.interval_ms = HOUR_MS as u32;
+            assert_eq!(demand.due().ms_left(at(0)), Some(ms));
+            assert_eq!(demand.reason_to_connect(at(ms - 1), 0, (0, true)), None);
+            assert_eq!(demand.reason_to_connect(at(ms), 0, (0, true)), Some(Reason::Interval));
         }
     }
 
     #[test]
     fn a_time_of_day_comes_once_whatever_the_clock_does() {
-        let look = |rested: &mut Demand, now_ms, unix_ms| rested.look(at(now_ms), unix_ms, (0, true));
-        let mut rested = demand(&[150, 60], 0);
-        assert_eq!(rested.due().ms_left(at(0)), Some(HOUR_MS));
-        assert_eq!(rested.deadline(), at(LOOK_MS).after_ms(0), "the clock may be set");
-        assert_eq!(look(&mut rested, 1, MIDNIGHT_MS + HOUR_MS - 1), None);
-        assert_eq!(look(&mut rested, 2, MIDNIGHT_MS + HOUR_MS), Some(Reason::Time));
-        assert_eq!(look(&mut rested, 3, MIDNIGHT_MS + HOUR_MS), None, "once");
-        assert_eq!(rested.due().ms_left(at(3)), Some(HOUR_MS * 3 / 2));
-        assert_eq!(look(&mut rested, 4, MIDNIGHT_MS), None, "the clock was set back");
-        assert_eq!(look(&mut rested, 5, MIDNIGHT_MS + HOUR_MS), Some(Reason::Time));
-        assert_eq!(look(&mut rested, 6, MIDNIGHT_MS + 900 * DAY_MS), Some(Reason::Time), "set forward");
-        assert_eq!(look(&mut rested, 7, MIDNIGHT_MS + 900 * DAY_MS), None);
-        let mut late = demand(&[0], SPREAD_MS_MAX - 1);
-        assert_eq!(late.due().ms_left(at(0)), Some(SPREAD_MS_MAX - 1));
-        assert_eq!(look(&mut late, 1, MIDNIGHT_MS + SPREAD_MS_MAX - 1), Some(Reason::Time));
+        let look =
+            |state: &mut Demand, now_ms, unix_ms| state.reason_to_connect(at(now_ms), unix_ms, (0, true));
+        let mut demand = demand_of(&[150, 60], 0);
+        assert_eq!(demand.due().ms_left(at(0)), Some(HOUR_MS));
+        assert_eq!(demand.deadline(), at(CLOCK_CHECK_MS).after_ms(0), "the clock may be set");
+        assert_eq!(look(&mut demand, 1, MIDNIGHT_MS + HOUR_MS - 1), None);
+        assert_eq!(look(&mut demand, 2, MIDNIGHT_MS + HOUR_MS), Some(Reason::Time));
+        assert_eq!(look(&mut demand, 3, MIDNIGHT_MS + HOUR_MS), None, "once");
+        assert_eq!(demand.due().ms_left(at(3)), Some(HOUR_MS * 3 / 2));
+        assert_eq!(look(&mut demand, 4, MIDNIGHT_MS), None, "the clock was set back");
+        assert_eq!(look(&mut demand, 5, MIDNIGHT_MS + HOUR_MS), Some(Reason::Time));
+        assert_eq!(look(&mut demand, 6, MIDNIGHT_MS + 900 * DAY_MS), Some(Reason::Time), "set forward");
+        assert_eq!(look(&mut demand, 7, MIDNIGHT_MS + 900 * DAY_MS), None);
+        let mut late = demand_of(&[0], TIME_DELAY_MS_MAX - 1);
+        assert_eq!(late.due().ms_left(at(0)), Some(TIME_DELAY_MS_MAX - 1));
+        assert_eq!(look(&mut late, 1, MIDNIGHT_MS + TIME_DELAY_MS_MAX - 1), Some(Reason::Time));
         assert_eq!(late.due().ms_left(at(1)), Some(DAY_MS), "at the same time of the next day");
     }
 }

@@ -1,20 +1,19 @@
-//! Headers that a message gets on its way, the identifier of a message across brokers, and the headers of a
-//! shovel.
+//! Headers that a bridge or shovel adds to a message, and the identifier of a message across brokers.
 //!
 //! | header | content |
 //! |--------|---------|
-//! | `x-bridge-id` | identifier of the message, the same in every repeat, set by the first bridge that it crosses |
-//! | `x-bridge-via` | identifier set by the last bridge, if that is not the first |
-//! | `x-bridge-hops` | number of bridges crossed |
-//! | `x-bridge-repeat` | the message may have been sent before |
-//! | `x-bridge-cc` | the former `CC` header: routing keys that apply only where the message was published |
-//! | `x-bridge-user-id` | the former property `user_id`, which was checked only where the message was published |
-//! | `x-shovelled` | an array of tables, one for each shovel with its source and destination; the last shovel comes first |
-//! | `x-shovelled-timestamp` | seconds since 1970 |
+//! | `x-bridge-id` | identifier of the message, set by the first bridge; a repeated transfer has the same |
+//! | `x-bridge-via` | identifier set by the last bridge, if the message has crossed several |
+//! | `x-bridge-hops` | number of bridges that the message has crossed |
+//! | `x-bridge-repeat` | present if the message may have been sent before |
+//! | `x-bridge-cc` | the original `CC` header: its routing keys apply only at the broker of the publisher |
+//! | `x-bridge-user-id` | the original property `user_id`, which only the broker of the publisher has verified |
+//! | `x-shovelled` | an array with a table of source and destination for each shovel, the latest first |
+//! | `x-shovelled-timestamp` | when the shovel moved the message, in seconds since 1970 |
 //!
 //! # Invariants
-//! - All other properties stay octet by octet. A message without such headers keeps its own in one piece.
-//! - A message that a bridge brings is not routed by its headers, and not attributed to a user of this broker.
+//! - All other properties and headers are copied unchanged.
+//! - A message from a bridge is not routed by its `CC` header, and has no `user_id` of a user of this broker.
 
 use core::fmt::Write as _;
 
@@ -26,13 +25,14 @@ const ID: &str = "x-bridge-id";
 const VIA: &str = "x-bridge-via";
 const HOPS: &str = "x-bridge-hops";
 const REPEAT: &str = "x-bridge-repeat";
-const COPIES: &str = "x-bridge-cc";
-const USER: &str = "x-bridge-user-id";
-/// Additional routing keys, by which RabbitMQ routes a message.
+const ORIGINAL_CC: &str = "x-bridge-cc";
+const ORIGINAL_USER_ID: &str = "x-bridge-user-id";
+/// The header with additional routing keys, by which RabbitMQ routes a message, too.
 const CC: &str = "CC";
 
-/// Headers of earlier transfers, which are removed or set again.
-const OF_SENDING: [&str; 9] = [
+/// Headers that are not copied. A bridge sets some of them again. Those with `x-parked-` were added when a bridge parked
+/// the message.
+const NOT_COPIED: [&str; 9] = [
     VIA,
     HOPS,
     REPEAT,
@@ -44,61 +44,61 @@ const OF_SENDING: [&str; 9] = [
     "x-parked-count",
 ];
 
-/// The headers that a message gets.
+/// The values of the headers that a bridge adds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BridgeHeaders {
-    /// The identifier given here; `None` if the message does not come from this broker.
+    /// The identifier by which this broker recognises the message if it is returned; `None` for a fetched message.
     pub id: Option<OwnId>,
     /// Whether the message may have been sent before.
     pub is_repeat: bool,
 }
 
-/// Returns the number of bridges that a message has crossed.
+/// Returns the number of bridges that a message has crossed, from its headers; 0 if the header is missing or invalid.
 pub fn hops_of(properties: Properties<'_>) -> u64 {
     let hops =
         properties.headers().and_then(|headers| headers.get(HOPS)).and_then(|value| value.as_integer());
     hops.and_then(|hops| u64::try_from(hops).ok()).unwrap_or(0)
 }
 
-/// Returns the identifier of a message that the upstream returned, if this broker gave it.
+/// Returns the identifier in a message's headers; `None` if it is missing or was set by another broker.
 pub(super) fn own_id_of(properties: Properties<'_>, origin: Origin) -> Option<OwnId> {
     let headers = properties.headers()?;
     let id = headers.get(VIA).or_else(|| headers.get(ID))?;
     OwnId::parse(id.as_bytes()?, origin)
 }
 
-/// Writes a message's properties with the headers of `BridgeHeaders`.
+/// Writes a message's properties with the headers of a bridge to `writer`.
 ///
 /// # Errors
-/// They do not fit.
+/// The properties do not fit into `writer`.
 pub fn marked(
     properties: Properties<'_>,
-    marks: BridgeHeaders,
+    added: BridgeHeaders,
     origin: Origin,
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
     let headers = properties.headers().unwrap_or(Table::EMPTY);
     let has_id = headers.get(ID).is_some();
     let hops = hops_of(properties).saturating_add(1).min(i64::MAX as u64);
-    let is_repeat = marks.is_repeat || headers.get(REPEAT).is_some();
+    let is_repeat = added.is_repeat || headers.get(REPEAT).is_some();
     let edit = PropertyEdit { user_id: Edit::Remove, ..PropertyEdit::default() };
     properties.write_with_other_headers(
         edit,
-        &OF_SENDING,
+        &NOT_COPIED,
         &mut |table| {
-            if let Some(id) = marks.id {
+            if let Some(id) = added.id {
                 table.text(if has_id { VIA } else { ID }, &id.text(origin))?;
             }
             table.long(HOPS, hops as i64)?;
             if is_repeat {
                 table.bool(REPEAT, true)?;
             }
-            // Keys kept by an earlier bridge stay and are not written twice.
-            if let Some(keys) = headers.get(CC).filter(|_| headers.get(COPIES).is_none()) {
-                table.value(COPIES.as_bytes(), keys)?;
+            // If an earlier bridge has set these headers, they were copied above and stay as they are.
+            if let Some(keys) = headers.get(CC).filter(|_| headers.get(ORIGINAL_CC).is_none()) {
+                table.value(ORIGINAL_CC.as_bytes(), keys)?;
             }
-            match properties.user_id().filter(|_| headers.get(USER).is_none()) {
-                Some(user) => table.value(USER.as_bytes(), Value::LongStr(user)),
+            match properties.user_id().filter(|_| headers.get(ORIGINAL_USER_ID).is_none()) {
+                Some(user) => table.value(ORIGINAL_USER_ID.as_bytes(), Value::LongStr(user)),
                 None => Ok(()),
             }
         },
@@ -109,20 +109,20 @@ pub fn marked(
 /// Maximum length of an identifier in bytes.
 pub(super) const ID_BYTES_MAX: usize = 32 + 2 + 8 + 2 * 17;
 
-/// The origin of messages: a store and its epoch.
+/// The broker that gives identifiers to messages: its store, and the store's epoch, which is the number of its starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Origin {
     /// The identifier of the store.
     pub store: [u8; 16],
-    /// The epoch of the store.
+    /// The current epoch of the store.
     pub life: u32,
 }
 
-/// The identifier of a message of this broker.
+/// The identifier of a message in a queue of this broker.
 ///
 /// ```text
-/// 0123…cdef-5-1a2        durable queue: store, incarnation of the queue, offset in its log
-/// 0123…cdef-t9-5-1a2     transient queue: store, epoch, number of the queue in the epoch, place in the queue
+/// 0123…cdef-5-1a2        durable queue: store, incarnation of the queue, offset in the queue
+/// 0123…cdef-t9-5-1a2     transient queue: store, epoch, number of the queue in the epoch, offset in the queue
 /// ```
 ///
 /// All numbers are hexadecimal.
@@ -130,14 +130,14 @@ pub struct Origin {
 pub struct OwnId {
     /// The number of the queue: unique in the epoch for a transient queue, and in the store for a durable one.
     pub queue: u64,
-    /// The place of the message in the queue.
+    /// The offset of the message in the queue: a later message has a higher one.
     pub offset: u64,
     /// Whether the identifier is valid only in the current epoch.
     pub is_transient: bool,
 }
 
 impl OwnId {
-    /// Formats the identifier as it stands in the header.
+    /// Formats the identifier as the value of a header.
     pub(super) fn text(self, origin: Origin) -> heapless::String<ID_BYTES_MAX> {
         let mut text = heapless::String::new();
         let Self { queue, offset, is_transient } = self;
@@ -146,11 +146,11 @@ impl OwnId {
             false => write!(text, "{store:032x}-{queue:x}-{offset:x}"),
             true => write!(text, "{store:032x}-t{:x}-{queue:x}-{offset:x}", origin.life),
         };
-        debug_assert!(written.is_ok(), "the longest fits");
+        debug_assert!(written.is_ok(), "ID_BYTES_MAX is the length of the longest identifier");
         text
     }
 
-    /// Parses a header; `None` if it is not an identifier of this broker.
+    /// Parses the value of a header; `None` if it is not an identifier of this broker.
     pub(super) fn parse(text: &[u8], origin: Origin) -> Option<Self> {
         let text = core::str::from_utf8(text).ok()?;
         let mut last = text.rsplit('-').map(|part| u64::from_str_radix(part, 16).ok());
@@ -163,25 +163,27 @@ impl OwnId {
 const SHOVELLED: &str = "x-shovelled";
 const TIMESTAMP: &str = "x-shovelled-timestamp";
 
-/// Writes a message's properties with a shovel's headers and configured properties. `way` has the indices into
-/// the shovel's two lists of addresses; `scratch` is a buffer for the headers.
+/// Writes a message's properties with a shovel's headers and configured properties to `writer`.
+///
+/// `used_uris` are the indices of the source's and the destination's address in the shovel's two lists. `unix_s` is the
+/// time of the transfer. `by` is the value of `shovelled-by`. `scratch` is a buffer for the headers.
 ///
 /// # Errors
-/// They do not fit.
+/// The headers do not fit into `scratch`, or the properties not into `writer`.
 pub fn shovelled(
     properties: Properties<'_>,
     shovel: &Shovel,
-    (way, unix_s, by): ((usize, usize), u64, &str),
+    (used_uris, unix_s, by): ((usize, usize), u64, &str),
     scratch: &mut [u8],
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
     let mut table = Writer::new(scratch);
-    let has_more = shovel.adds_headers || shovel.adds_timestamp;
-    if has_more {
+    let adds_any = shovel.adds_headers || shovel.adds_timestamp;
+    if adds_any {
         let headers = properties.headers().unwrap_or(Table::EMPTY);
-        table.table(|table| write_headers(headers, shovel, (way, unix_s, by), table))?;
+        table.table(|table| write_headers(headers, shovel, (used_uris, unix_s, by), table))?;
     }
-    let headers = has_more.then(|| Table::trusted(table.written().get(4..).unwrap_or_default()));
+    let headers = adds_any.then(|| Table::trusted(table.written().get(4..).unwrap_or_default()));
     let has = |name: &str, flag, kind| {
         shovel.properties.contains_key(name)
             || (kind == PropertyKind::Headers && headers.is_some())
@@ -204,15 +206,15 @@ pub fn shovelled(
     written
 }
 
-/// Writes one property: the configured value, or else the message's own.
+/// Writes one property: the configured value, or without one the message's own. `headers` replace the message's headers.
 fn write_property(
     kind: PropertyKind,
-    wanted: Option<&Property>,
+    configured: Option<&Property>,
     own: Option<Value<'_>>,
     headers: Option<Table<'_>>,
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
-    let number = |own: Option<u64>| match wanted {
+    let number = |own: Option<u64>| match configured {
         Some(Property::Number(number)) => *number,
         _ => own.unwrap_or(0),
     };
@@ -220,7 +222,7 @@ fn write_property(
     match kind {
         PropertyKind::Text => {
             let own = own.and_then(|own| own.as_bytes()).unwrap_or_default();
-            writer.write_short_str(if let Some(Property::Text(text)) = wanted {
+            writer.write_short_str(if let Some(Property::Text(text)) = configured {
                 text.as_bytes()
             } else {
                 own
@@ -238,6 +240,7 @@ fn write_property(
     }
 }
 
+/// Writes the message's `headers` and those of the shovel. The table of this shovel comes first in `x-shovelled`.
 fn write_headers(
     headers: Table<'_>,
     shovel: &Shovel,
@@ -246,17 +249,17 @@ fn write_headers(
 ) -> Result<(), Full> {
     let before = headers.get(SHOVELLED).and_then(|value| value.as_array());
     for (name, value) in headers.iter() {
-        let is_anew = name == SHOVELLED.as_bytes() && shovel.adds_headers
+        let is_replaced = name == SHOVELLED.as_bytes() && shovel.adds_headers
             || name == TIMESTAMP.as_bytes() && shovel.adds_timestamp;
-        if !is_anew {
+        if !is_replaced {
             table.value(name, value)?;
         }
     }
     if shovel.adds_headers {
         table.array(SHOVELLED, |array| {
             array.table(|table| {
-                let said = [("shovelled-by", by), ("shovel-type", "dynamic")];
-                said.iter().try_for_each(|(name, text)| table.text(name, text))?;
+                let constants = [("shovelled-by", by), ("shovel-type", "dynamic")];
+                constants.iter().try_for_each(|(name, text)| table.text(name, text))?;
                 table.text("shovel-name", &shovel.name)?;
                 table.text("shovel-vhost", &shovel.vhost)?;
                 write_end("src", &shovel.source, from, table)?;
@@ -268,6 +271,7 @@ fn write_headers(
     if shovel.adds_timestamp { table.long(TIMESTAMP, unix_s as i64) } else { Ok(()) }
 }
 
+/// Writes the configured parts of a shovel's source (`which` is "src") or destination ("dest").
 fn write_end(which: &str, end: &ShovelEnd, uri: usize, table: &mut TableWriter<'_, '_>) -> Result<(), Full> {
     let parts = [
         ("uri", end.uris.get(uri).map(String::as_str)),
@@ -275,8 +279,8 @@ fn write_end(which: &str, end: &ShovelEnd, uri: usize, table: &mut TableWriter<'
         ("exchange-key", end.key.as_deref()),
         ("queue", end.queue.as_deref()),
     ];
-    let mut said = parts.iter().filter_map(|(name, text)| Some((name, (*text)?)));
-    said.try_for_each(|(name, text)| table.text(&format!("{which}-{name}"), text))
+    let mut configured = parts.iter().filter_map(|(name, text)| Some((name, (*text)?)));
+    configured.try_for_each(|(name, text)| table.text(&format!("{which}-{name}"), text))
 }
 
 #[cfg(test)]
@@ -363,8 +367,8 @@ mod tests {
         let sent = Properties::trusted(&once);
         let headers = sent.headers().expect("there are headers");
         assert_eq!(sent.user_id(), None);
-        assert_eq!(headers.get(USER).and_then(|value| value.as_str()), Some("evil"));
-        assert!(headers.get(COPIES).is_some_and(|value| value.as_array().is_some()));
+        assert_eq!(headers.get(ORIGINAL_USER_ID).and_then(|value| value.as_str()), Some("evil"));
+        assert!(headers.get(ORIGINAL_CC).is_some_and(|value| value.as_array().is_some()));
         assert_eq!(
             names(&with_marks(&once, BridgeHeaders { id: None, is_repeat: false })).len(),
             4,

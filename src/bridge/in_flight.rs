@@ -1,4 +1,5 @@
-//! Messages in flight on a link: sent and not confirmed, or received and not acknowledged.
+//! Messages in flight on a link: sent to the upstream and not confirmed, or received from it and not acknowledged; and
+//! the rate at which messages arrive in a bridge's queues.
 
 use std::collections::VecDeque;
 
@@ -8,12 +9,12 @@ use leveret_core::pending_writes::Batch;
 use super::client::Cause;
 use super::headers::OwnId;
 
-/// One message that was sent and is not confirmed.
+/// One message that was sent and that the upstream has not confirmed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InFlightMessage {
-    /// Its delivery tag at this broker.
+    /// The delivery tag at this broker.
     pub tag: u64,
-    /// Its identifier.
+    /// The identifier in the headers.
     pub id: OwnId,
     state: FlightState,
 }
@@ -21,12 +22,13 @@ pub struct InFlightMessage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum FlightState {
     Sent,
-    /// The message was returned with this code; its confirm is still to come.
+    /// The upstream has returned the message with this reply code. A confirm follows.
     Returned(u16),
+    /// Settled out of order; the message waits for the settlement of earlier ones.
     Done,
 }
 
-/// The window of a rule that forwards: messages that were sent and are not confirmed.
+/// The messages of a forwarding rule that the upstream has not confirmed, in the order of sending.
 ///
 /// ```text
 /// publish number   first …            first + ring.len()
@@ -34,9 +36,8 @@ enum FlightState {
 /// ```
 ///
 /// # Invariants
-/// - Publish numbers are those of the upstream: from 1 on, without gaps.
-/// - Each message is settled once, in whatever order confirms arrive. A confirm of a message that was not sent is
-///   an error of the upstream.
+/// - Publish numbers count from 1 without gaps, as the upstream counts the messages of the channel.
+/// - Each message is settled once, in whatever order confirms arrive.
 #[derive(Debug)]
 pub struct InFlight {
     ring: VecDeque<InFlightMessage>,
@@ -46,12 +47,12 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Creates an empty window for at most `window` messages.
+    /// Creates a list for at most `window` messages.
     pub fn new(window: usize) -> Self {
         Self { ring: VecDeque::with_capacity(window), first: 1, window }
     }
 
-    /// Returns the number of messages in the window. Messages confirmed out of order count until those before them
+    /// Returns the number of messages in the list. A message that is confirmed out of order counts until all earlier ones
     /// are confirmed.
     pub fn len(&self) -> usize {
         self.ring.len()
@@ -67,42 +68,45 @@ impl InFlight {
         self.window - self.ring.len()
     }
 
-    /// Adds a message that was sent.
+    /// Adds a message that is being sent. `tag` is its delivery tag at this broker. The list must have space.
     pub fn launch(&mut self, tag: u64, id: OwnId) {
         assert!(self.room() > 0, "nothing is sent beyond the window");
         self.ring.push_back(InFlightMessage { tag, id, state: FlightState::Sent });
     }
 
-    /// Records that a message was returned: it reached no queue.
+    /// Records that the upstream has returned a message with this reply code, because it was routed to no queue.
     ///
     /// # Errors
-    /// The message was not sent.
+    /// No message with this identifier is in flight, or it was returned already: an error of the upstream.
     pub fn note_return(&mut self, id: Option<OwnId>, code: u16) -> Result<(), Cause> {
         let found =
             self.ring.iter_mut().find(|flight| flight.state == FlightState::Sent && Some(flight.id) == id);
         let Some(flight) = found else {
-            return Err(Cause::new(format_args!("it returned a message that it was not sent")));
+            return Err(Cause::new(format_args!("the upstream returned a message that is not in flight")));
         };
         flight.state = FlightState::Returned(code);
         Ok(())
     }
 
-    /// Returns the next message that this confirm settles, and the reason if it was refused; `None` when it settles
-    /// no more.
+    /// Settles one message by a `basic.ack` (`is_ack`) or `basic.nack` for publish number `number`. Returns the message,
+    /// and the reason if the upstream refused it; `None` if no unsettled message is left. With `is_multiple`, the caller
+    /// repeats the call until then.
     ///
     /// # Errors
-    /// The confirm is for a message that was not sent.
+    /// No message with this publish number was sent: an error of the upstream.
     pub fn confirm(
         &mut self,
         number: u64,
         is_multiple: bool,
-        is_taken: bool,
+        is_ack: bool,
     ) -> Result<Option<(InFlightMessage, Option<Refusal>)>, Cause> {
         let end = self.first + self.ring.len() as u64;
         // 0 with `multiple` means all messages sent so far.
         let last = if is_multiple && number == 0 { end - 1 } else { number };
         if last >= end || last == 0 && !is_multiple {
-            return Err(Cause::new(format_args!("it confirmed message {number}, which it was not sent")));
+            return Err(Cause::new(format_args!(
+                "the upstream confirmed publish number {number}, which was not sent"
+            )));
         }
         let at = match is_multiple {
             true => self.ring.iter().position(|flight| flight.state != FlightState::Done),
@@ -110,7 +114,7 @@ impl InFlight {
         };
         let Some(at) = at.filter(|at| self.first + *at as u64 <= last) else { return Ok(None) };
         let flight = &mut self.ring[at];
-        let refusal = match (flight.state, is_taken) {
+        let refusal = match (flight.state, is_ack) {
             (FlightState::Done, _) => return Ok(None),
             (FlightState::Returned(code), _) => Some(Refusal::Returned(code)),
             (FlightState::Sent, true) => None,
@@ -134,38 +138,40 @@ impl InFlight {
     }
 }
 
-/// One message that was received and is not acknowledged.
+/// One message that was received and is not acknowledged at the upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Arrival {
+    /// The delivery tag at the upstream.
     tag: u64,
+    /// The message is durable at this broker when this batch is.
     batch: Batch,
 }
 
-/// The window of a rule that fetches: messages that were received and are not acknowledged upstream.
+/// The messages of a fetching rule that are not acknowledged at the upstream yet, in the order of their arrival.
 ///
 /// # Invariants
-/// - The upstream's delivery tags rise.
-/// - A message is acknowledged when it is durable here and all messages before it are.
+/// - Delivery tags increase.
+/// - A message is acknowledged after it and all earlier messages of the rule are durable here.
 #[derive(Debug)]
 pub struct Arrivals {
     ring: VecDeque<Arrival>,
-    /// The prefetch count that the upstream was asked for.
-    ahead: usize,
-    /// The upper limit of messages, whatever prefetch count was asked for before.
+    /// The prefetch count of the current consumer.
+    prefetch_count: usize,
+    /// Maximum number of messages. After a restart of the consumer it includes those of the previous consumer.
     window: usize,
 }
 
 impl Arrivals {
-    /// Creates an empty window; the upstream may send `ahead` messages.
-    pub fn new(ahead: usize) -> Self {
-        Self { ring: VecDeque::with_capacity(ahead), ahead, window: ahead }
+    /// Creates an empty list for a consumer with this prefetch count.
+    pub fn new(prefetch_count: usize) -> Self {
+        Self { ring: VecDeque::with_capacity(prefetch_count), prefetch_count, window: prefetch_count }
     }
 
-    /// Restarts the consumer with a prefetch count of `ahead`. Messages that have arrived, and those that the
-    /// previous consumer may still send, come on top.
-    pub fn begin_again(&mut self, ahead: usize) {
-        self.window = self.ring.len() + self.ahead + ahead;
-        self.ahead = ahead;
+    /// Records that the consumer is restarted with this prefetch count. The upstream may still deliver messages to the
+    /// previous consumer, so the list has to have space for both.
+    pub fn note_consumer_restart(&mut self, prefetch_count: usize) {
+        self.window = self.ring.len() + self.prefetch_count + prefetch_count;
+        self.prefetch_count = prefetch_count;
     }
 
     /// Returns whether no message waits for its acknowledgement.
@@ -178,21 +184,21 @@ impl Arrivals {
         self.ring.len()
     }
 
-    /// Records a message that is durable with `batch`. Returns `false` if the upstream sends more than it was asked
-    /// for, or tags that do not rise.
+    /// Adds a message that will be durable with `batch`. Returns `false`, without adding it, if the upstream has exceeded
+    /// the prefetch count or the delivery tag is not higher than the last one.
     #[must_use]
     pub fn take(&mut self, tag: u64, batch: Batch) -> bool {
-        let rises = self.ring.back().is_none_or(|last| last.tag < tag);
+        let is_increasing = self.ring.back().is_none_or(|last| last.tag < tag);
         let fits = self.ring.len() < self.window;
-        if rises && fits {
+        if is_increasing && fits {
             self.ring.push_back(Arrival { tag, batch });
         }
-        rises && fits
+        is_increasing && fits
     }
 
-    /// Returns the next tag that can be acknowledged and the number of messages it covers: one, or with `together`
-    /// all that are durable.
-    pub fn next_durable(&mut self, durable: Batch, together: bool) -> Option<(u64, u64)> {
+    /// Removes messages that can be acknowledged, given the last durable batch: one, or with `all_durable` all of them.
+    /// Returns the delivery tag of the last and their number; `None` if there are none.
+    pub fn next_durable(&mut self, durable: Batch, all_durable: bool) -> Option<(u64, u64)> {
         let mut found = None;
         let mut count = 0;
         while let Some(arrival) = self.ring.front().copied() {
@@ -202,7 +208,7 @@ impl Arrivals {
             self.ring.pop_front();
             count += 1;
             found = Some((arrival.tag, count));
-            if !together {
+            if !all_durable {
                 break;
             }
         }
@@ -210,57 +216,59 @@ impl Arrivals {
     }
 }
 
-/// Counts messages that arrive in the queues of a bridge. The operator sees from it how fast an outage fills the
-/// disk.
+/// The number of messages that arrive in the queues of a bridge, per day. The operator sees how fast the disk fills up
+/// during an outage.
 ///
-/// The counters of a queue only rise while the queue exists.
+/// The input is the sum of the queues' message counters. A queue's counter only increases while the queue exists.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Inflow {
-    /// The sum of the queues' counters at the last call.
+    /// The sum of the counters at the last call.
     counted: u64,
-    /// Messages of the current day up to the last call.
+    /// Number of messages of the current day, up to the last call.
     today: u64,
+    /// Number of messages of the day before.
     yesterday: u64,
 }
 
 impl Inflow {
-    /// Records the sum of the queues' counters. It falls when a queue is deleted.
+    /// Records the current sum of the counters, and counts its increase. If the sum has decreased, because a queue was
+    /// deleted, nothing is counted.
     pub const fn note(&mut self, counted: u64) {
         self.today = self.today.saturating_add(counted.saturating_sub(self.counted));
         self.counted = counted;
     }
 
-    /// Sets the sum of the queues' counters without counting messages.
+    /// Sets the sum of the counters, at the start or with other queues, without counting messages.
     pub const fn begin(&mut self, counted: u64) {
         self.counted = counted;
     }
 
-    /// Begins another day.
+    /// Begins the next day.
     pub const fn end_day(&mut self) {
         (self.yesterday, self.today) = (self.today, 0);
     }
 
-    /// Returns the last value given to [`Self::note`].
+    /// Returns the sum of the counters at the last call of [`Self::note`] or [`Self::begin`].
     pub const fn counted(&self) -> u64 {
         self.counted
     }
 
-    /// Returns the values to be stored: messages of the current day and of the day before.
+    /// Returns the values for [`Self::restore`]: number of messages of the current day, and of the day before.
     pub const fn numbers(&self) -> [u64; 2] {
         [self.today, self.yesterday]
     }
 
-    /// Restores stored values.
+    /// Restores values from [`Self::numbers`].
     pub const fn restore(&mut self, [today, yesterday]: [u64; 2]) {
         (self.today, self.yesterday) = (today, yesterday);
     }
 
-    /// Returns a number of messages and the milliseconds in which they arrived. `gone_ms` is the elapsed part of the
-    /// day.
-    pub const fn span(&self, gone_ms: u64) -> (u64, u64) {
+    /// Returns the number of messages since the beginning of the day before, if any arrived then, or else of the current
+    /// day; and the length of that time in milliseconds. `elapsed_ms` is the elapsed part of the current day.
+    pub const fn span(&self, elapsed_ms: u64) -> (u64, u64) {
         match self.yesterday {
-            0 => (self.today, gone_ms),
-            yesterday => (self.today + yesterday, gone_ms + super::pacing::DAY_MS),
+            0 => (self.today, elapsed_ms),
+            yesterday => (self.today + yesterday, elapsed_ms + super::day_budget::DAY_MS),
         }
     }
 }
@@ -313,11 +321,11 @@ mod tests {
         assert_eq!(settled(&mut flights, 0, true, true), [(105, None)]);
         assert!(flights.is_empty() && flights.only().is_none());
         flights.launch(7, id(7));
-        assert_eq!(settled(&mut flights, 7, false, true), [(7, None)], "numbers go on");
+        assert_eq!(settled(&mut flights, 7, false, true), [(7, None)], "publish numbers continue");
     }
 
     #[test]
-    fn what_came_back_is_refused_although_it_is_confirmed() {
+    fn a_returned_message_is_refused_although_it_is_confirmed() {
         let mut flights = flying(3);
         assert_eq!(flights.note_return(Some(id(1)), 312), Ok(()));
         let refused = Some(Refusal::Returned(312));
@@ -325,14 +333,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sent_is_the_upstreams_mistake() {
+    fn a_confirm_or_return_of_a_message_that_was_not_sent_is_an_error() {
         let mut flights = flying(2);
         assert!(flights.confirm(3, false, true).is_err() && flights.confirm(3, true, true).is_err());
         assert!(flights.confirm(0, false, true).is_err());
         assert!(flights.note_return(Some(id(9)), 312).is_err() && flights.note_return(None, 312).is_err());
         assert_eq!(flights.note_return(Some(id(0)), 312), Ok(()));
-        assert!(flights.note_return(Some(id(0)), 312).is_err(), "it came back already");
-        assert_eq!(InFlight::new(4).confirm(0, true, true), Ok(None), "everything so far is nothing");
+        assert!(flights.note_return(Some(id(0)), 312).is_err(), "the message was returned already");
+        assert_eq!(InFlight::new(4).confirm(0, true, true), Ok(None), "no message was sent so far");
     }
 }
 
@@ -341,7 +349,7 @@ mod inflow_tests {
     use super::*;
 
     #[test]
-    fn what_came_is_counted_by_days_over_restarts_and_new_queues() {
+    fn messages_are_counted_per_day_over_restarts_and_new_queues() {
         let mut inflow = Inflow::default();
         inflow.begin(500);
         inflow.note(600);

@@ -1,8 +1,11 @@
 //! The client side of a bridge to an upstream broker, without its socket.
 //!
-//! Bytes, time and messages are passed in; events and bytes come out. The server connects a client to a socket on
-//! one side and to this broker on the other. At this broker a bridge is a consumer and a publisher like any other
-//! client.
+//! The package does no input or output itself: its caller passes in received bytes, the time and messages, and gets
+//! events and bytes to be sent. `leveret-server` connects each [`Client`] to a socket and to this broker, where a
+//! bridge is a consumer and a publisher like any other client.
+//!
+//! A *rule* is one entry of a bridge's configuration: it moves messages from one queue or exchange to another. A *link*
+//! is the connection that all rules of one direction share. *Forward* means to the upstream, *fetch* from the upstream.
 //!
 //! ```text
 //! forward:  queue → delivery → writer ~ upstream ~ confirm → InFlight → acknowledged here
@@ -12,22 +15,25 @@
 //! | file        | content                                                                                     |
 //! |-------------|---------------------------------------------------------------------------------------------|
 //! | `client`    | one AMQP connection to an upstream: opening, events, causes of failure                      |
-//! | `channel`   | one channel of it, for one rule: its stages, and the declarations made before messages flow |
-//! | `in_flight` | messages that were sent and not confirmed, or received and not acknowledged                 |
-//! | `headers`   | headers that a message gets on its way: hops, origin, shovel headers                        |
-//! | `pacing`    | retry delays, rate limit, byte budget of a day, traffic per direction                       |
-//! | `demand`    | when an on-demand link is opened                                                            |
-//! | `writer`    | the frames of a publish, from any byte of the message on                                    |
+//! | `channel`   | one channel of the connection, for one rule: stages, and declarations before messages flow  |
+//! | `in_flight` | messages sent to an upstream and not confirmed, or received from it and not acknowledged    |
+//! | `headers`   | headers that a bridge adds to a message: hop count, identifier, shovel headers              |
+//! | `pacing`    | rate limit of a rule, delays between connection attempts                                    |
+//! | `day_budget`| byte budget of a day, traffic counters of a link                                            |
+//! | `demand`    | the reasons for which an on-demand link is opened                                           |
+//! | `writer`    | the frames of `basic.publish`, written from any byte position on                            |
 //!
 //! # Invariants
-//! - What an upstream sends can end its link and nothing else.
-//! - A message is acknowledged on one side only after the other side has taken it over.
-//! - Everything here has a fixed size.
+//! - Invalid input of an upstream ends the link to it and affects nothing else.
+//! - A forwarded message is acknowledged here only after the upstream has confirmed it. A fetched message is
+//!   acknowledged at the upstream only after it is durable here.
+//! - The memory of a link has a fixed upper limit.
 
 #![warn(clippy::unwrap_used)]
 
 mod channel;
 mod client;
+mod day_budget;
 mod demand;
 mod headers;
 mod in_flight;
@@ -38,7 +44,8 @@ pub use channel::Preparation;
 pub use client::Cause;
 pub use client::Event;
 pub use client::not_tls;
-pub use client::{Client, Credentials, Stage, Verdict};
+pub use client::{Client, Credentials, DeliverySettlement, Stage};
+pub use day_budget::{DayBudget, LinkTraffic};
 pub use demand::Demand;
 pub use headers::shovelled;
 pub use headers::{BridgeHeaders, hops_of, marked};
@@ -46,13 +53,10 @@ pub use headers::{Origin, OwnId};
 pub use in_flight::Arrivals;
 pub use in_flight::Inflow;
 pub use in_flight::{InFlight, InFlightMessage};
-pub use pacing::Backoff;
-pub use pacing::DayBudget;
-pub use pacing::LinkTraffic;
-pub use pacing::RateLimit;
+pub use pacing::{Backoff, RateLimit};
 pub use writer::{BODY_FRAME_BYTES, left_of_frame, publish_len, write_head, write_publish};
 
-/// Returns the largest memory that the messages in flight of one rule take, in bytes.
+/// Returns how many bytes of memory the state of `window` messages in flight takes, for a rule of either direction.
 pub const fn window_bytes(window: usize) -> usize {
     window * (size_of::<InFlightMessage>() + size_of::<in_flight::Arrival>())
 }

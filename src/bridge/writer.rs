@@ -1,12 +1,13 @@
-//! Writes a message as the frames of a publish, from any byte on.
+//! Writes a message as the frames of `basic.publish`, from any byte position on.
 //!
 //! ```text
 //! | basic.publish | content header | body frame | body frame | last body frame |
 //! 0                                head                                      total
 //! ```
 //!
-//! A socket may take only a part, and the rest is remembered as a position. Body frames are short, because a
-//! message of another channel may be sent between two of them. The same message always gives the same bytes.
+//! A socket may accept only a part of the frames. The caller then stores the position and continues there: the same
+//! message always gives the same bytes. Body frames are short, so that a message of another channel can be sent between
+//! two of them.
 
 use leveret_amqp::{
     ContentHeader, FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader, FrameKind, Full, Method,
@@ -14,15 +15,17 @@ use leveret_amqp::{
 };
 use leveret_core::mem::{MessageId, Messages};
 
-/// Maximum size of a body frame in bytes: the minimum frame size of AMQP, half a second at 64 kbit/s.
+/// Maximum size of a body frame in bytes: the smallest `frame_max` that AMQP allows. Sending it takes half a second at
+/// 64 kbit/s.
 pub const BODY_FRAME_BYTES: u32 = leveret_core::limits::FRAME_BYTES_MIN;
 /// Maximum payload of a body frame in bytes.
 const PAYLOAD_BYTES: u32 = BODY_FRAME_BYTES - FRAME_OVERHEAD as u32;
 
-/// Writes the method and the header of a publish, and returns their length.
+/// Writes the *head* of a publish to `out`: the frames of `basic.publish` and of the content header. Returns the head's
+/// length in bytes.
 ///
 /// # Errors
-/// They do not fit, or the header exceeds the frame size.
+/// The head does not fit into `out`, or the header's frame exceeds `frame_max`.
 pub fn write_head(
     channel: u16,
     (exchange, key): (&str, &[u8]),
@@ -41,25 +44,26 @@ pub fn write_head(
     Ok(writer.at())
 }
 
-/// Returns the length of all frames of a publish with this length of head and body.
-pub fn publish_len(head: usize, body_len: u32) -> u64 {
+/// Returns the length in bytes of all frames of a publish, given the lengths of its head and body.
+pub fn publish_len(head_len: usize, body_len: u32) -> u64 {
     let frames = u64::from(body_len.div_ceil(PAYLOAD_BYTES));
-    head as u64 + u64::from(body_len) + frames * FRAME_OVERHEAD as u64
+    head_len as u64 + u64::from(body_len) + frames * FRAME_OVERHEAD as u64
 }
 
-/// Returns the bytes from position `sent` to the end of its frame; 0 between two frames. Method and header count
-/// as one frame.
-pub fn left_of_frame(head: usize, total: u64, sent: u64) -> u64 {
+/// Returns the number of bytes from position `sent` to the end of the frame at that position; 0 if `sent` is between two
+/// frames. The head counts as one frame. `total` is the result of [`publish_len`].
+pub fn left_of_frame(head_len: usize, total: u64, sent: u64) -> u64 {
     let frame = u64::from(BODY_FRAME_BYTES);
-    match sent.checked_sub(head as u64) {
+    match sent.checked_sub(head_len as u64) {
         None if sent == 0 => 0,
-        None => head as u64 - sent,
+        None => head_len as u64 - sent,
         Some(into) if into % frame == 0 || sent == total => 0,
         Some(into) => (frame - into % frame).min(total - sent),
     }
 }
 
-/// Writes a publish from position `sent` on, as far as it fits, and returns the number of bytes written.
+/// Writes a publish from position `sent` on to `out`, as far as the space in `out` allows. Returns the number of bytes
+/// written. `head` is the output of [`write_head`].
 pub fn write_publish(
     messages: &Messages,
     message: MessageId,
@@ -80,19 +84,20 @@ pub fn write_publish(
     writer.at
 }
 
-/// Writes body frames.
+/// Writes the body frames of a message.
 struct Body<'w> {
     messages: &'w Messages,
     message: MessageId,
     channel: u16,
     body_len: u32,
-    /// The position in the body: offset and cursor.
+    /// The position after the last piece that was read from the body: its offset and a cursor.
     cursor: Option<(u32, leveret_core::mem::Cursor)>,
     out: &'w mut [u8],
     at: usize,
 }
 
 impl Body<'_> {
+    /// Copies as much of `piece` as fits, and returns its length.
     fn copy(&mut self, piece: &[u8]) -> usize {
         let take = piece.len().min(self.out.len() - self.at);
         self.out[self.at..self.at + take].copy_from_slice(&piece[..take]);
@@ -100,7 +105,8 @@ impl Body<'_> {
         take
     }
 
-    /// Writes a part of the frame that contains position `into` of the body frames.
+    /// Writes the next part of the frame at position `into`, counted from the first body frame: a part of the frame's
+    /// header, payload or end. Returns its length.
     fn write(&mut self, into: u64) -> usize {
         let frame_bytes = u64::from(BODY_FRAME_BYTES);
         let (frame, within) = (into / frame_bytes, (into % frame_bytes) as usize);
@@ -117,6 +123,7 @@ impl Body<'_> {
         }
     }
 
+    /// Writes up to `len` bytes of the body from `offset` on, and returns their number.
     fn payload(&mut self, offset: u32, len: usize) -> usize {
         let take = len.min(self.out.len() - self.at);
         let mut cursor = match self.cursor {
@@ -135,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_ends_where_its_octets_say() {
+    fn the_rest_of_a_frame_is_computed_from_the_position() {
         let (head, body_len) = (100, 2 * PAYLOAD_BYTES + 5);
         let total = publish_len(head, body_len);
         assert_eq!(total, 100 + 2 * u64::from(BODY_FRAME_BYTES) + 13);

@@ -13,10 +13,11 @@ use leveret_daemon::StartError;
 /// # Errors
 /// Why it would not start, besides the report.
 pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
-    let fitted = leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)));
+    let fitted =
+        leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.locate_error(&error)));
     let rehearsed = fitted.and_then(|_| leveret_daemon::rehearse(&config));
     let table = config.limits.memory_table(&leveret_daemon::record_sizes(&config));
-    let mut report = format!("{}\n\n{}", config.shown(), table.shown(config.memory_limit_bytes));
+    let mut report = format!("{}\n\n{}", config.to_toml(), table.shown(config.memory_limit_bytes));
     let (remarks, verdict) = match rehearsed {
         Ok(mut remarks) => {
             remarks.extend(store_limits::beyond(&config));
@@ -36,8 +37,9 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
 /// # Errors
 /// The broker would not start.
 pub fn drop_in(mut config: Config) -> Result<String, StartError> {
-    let table = leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)))?;
-    let bytes = board::group_bytes(config.memory_limit_bytes, table.kernel_bytes);
+    let table =
+        leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.locate_error(&error)))?;
+    let bytes = board::cgroup_bytes(config.memory_limit_bytes, table.kernel_bytes);
     Ok(format!("[Service]\nMemoryMax={bytes}\n"))
 }
 

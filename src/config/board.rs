@@ -1,12 +1,13 @@
 //! Board profiles, and the choice of a profile with `board = "auto"`.
 //!
-//! Two facts decide: the device tree (model and compatible strings), and the memory (built in, and left to this
-//! process by a control group). The model can only lower what the memory allows, because it tells the processor
-//! and the kind of card. An unknown model gets at most the default profile.
+//! The choice depends on the device tree (model and compatible strings) and on the memory: what the machine has, and what
+//! a control group allows this process. The memory limits which profiles are possible. Among those, a known model never
+//! gets a larger profile than its own, because processor and flash card depend on the model. An unknown model gets at
+//! most the default profile.
 //!
 //! # Invariants
-//! - The same facts give the same profile. The reason is a sentence that names them.
-//! - A machine without any facts gets the default. A machine smaller than every profile gets the smallest.
+//! - The same facts give the same profile. The reason, which is logged, names them.
+//! - A machine whose memory is unknown gets the default profile. A machine too small for every profile gets the smallest.
 
 use std::fs;
 use std::path::Path;
@@ -16,47 +17,48 @@ use super::nearest::describe_unknown;
 use super::settings::Layer;
 use leveret_core::limits::Megabytes;
 
-/// The board name that asks for a choice.
+/// The value of `board` with which the profile is chosen for the machine.
 pub const AUTO: &str = "auto";
 
 /// A profile that is built into the program.
 #[derive(Clone, Copy, Debug)]
 pub struct Board {
-    /// Its name.
+    /// The name of the profile.
     pub name: &'static str,
-    /// Its text without comments.
+    /// The text of the profile's file without comments.
     pub text: &'static str,
-    /// Minimum memory of a machine for this profile, in bytes: somewhat less than what is built in, because the
-    /// kernel and the graphics reserve a part.
+    /// Minimum memory of a machine for this profile, in bytes. It is less than the memory chips of such a board have,
+    /// because the kernel and the graphics processor reserve a part.
     memory_bytes_min: u64,
 }
 
-/// Removes comments from a profile's text. They are for readers of the file, and would be more than half of the
-/// profiles in the program. Lines keep their numbers.
+/// Returns the text of a profile without comments, which would be more than half of the text in the program. Empty lines
+/// replace them, so that errors show the right line numbers.
 macro_rules! profile {
     ($name:literal) => {{
         const TEXT: &str = include_str!(concat!("../../boards/", $name, ".toml"));
-        const BARE: [u8; bare(TEXT.as_bytes(), &mut [])] = {
-            let mut room = [0; bare(TEXT.as_bytes(), &mut [])];
-            bare(TEXT.as_bytes(), &mut room);
-            room
+        const STRIPPED: [u8; strip_comments(TEXT.as_bytes(), &mut [])] = {
+            let mut out = [0; strip_comments(TEXT.as_bytes(), &mut [])];
+            strip_comments(TEXT.as_bytes(), &mut out);
+            out
         };
-        match core::str::from_utf8(&BARE) {
+        match core::str::from_utf8(&STRIPPED) {
             Ok(text) => text,
-            Err(_) => panic!("whole lines are taken out of a text"),
+            Err(_) => panic!("removing whole lines leaves UTF-8"),
         }
     }};
 }
 
-/// Writes `text` without lines that are only a comment, and returns the length, whether it fits or not.
-const fn bare(text: &[u8], room: &mut [u8]) -> usize {
+/// Writes `text` to `out` with an empty line for each line that contains only a comment. Returns the length of the
+/// result, even if `out` is shorter.
+const fn strip_comments(text: &[u8], out: &mut [u8]) -> usize {
     let (mut at, mut len) = (0, 0);
     let mut is_comment = is_comment_at(text, 0);
     while at < text.len() {
         let is_end = text[at] == b'\n';
         if is_end || !is_comment {
-            if len < room.len() {
-                room[len] = text[at];
+            if len < out.len() {
+                out[len] = text[at];
             }
             len += 1;
         }
@@ -68,7 +70,7 @@ const fn bare(text: &[u8], room: &mut [u8]) -> usize {
     len
 }
 
-/// Returns whether the line at `at` is only a comment.
+/// Returns whether the line that begins at `at` contains only a comment.
 const fn is_comment_at(text: &[u8], mut at: usize) -> bool {
     while at < text.len() && text[at] == b' ' {
         at += 1;
@@ -76,8 +78,7 @@ const fn is_comment_at(text: &[u8], mut at: usize) -> bool {
     at < text.len() && text[at] == b'#'
 }
 
-/// The profiles: the default, then one for each memory size from the smallest up, then those that only their own
-/// model gets.
+/// The profiles: the default, then one for each memory size in ascending order, then those for a single model.
 pub const BOARDS: [Board; 11] = [
     Board { name: "generic", text: profile!("generic"), memory_bytes_min: 850_000_000 },
     Board { name: "router-64", text: profile!("router-64"), memory_bytes_min: 0 },
@@ -92,11 +93,11 @@ pub const BOARDS: [Board; 11] = [
     Board { name: "qemu-virt", text: profile!("qemu-virt"), memory_bytes_min: 200_000_000 },
 ];
 
-/// The profiles for memory sizes.
+/// The indices of the profiles for memory sizes.
 const BY_SIZE: core::ops::Range<usize> = 1..7;
 
-/// The best profile for machines whose model or compatible string contains this text; the first match counts. If
-/// the memory is too small, the largest smaller profile is taken.
+/// The profile for a machine whose model or compatible string contains a text; the first match counts. If the machine's
+/// memory is too small for that profile, it gets the largest profile for a memory size that fits.
 const MODELS: [(&str, &str); 19] = [
     ("Raspberry Pi Zero 2", "pi-zero-2-w"),
     ("Raspberry Pi Zero", "pi-zero-w"),
@@ -113,39 +114,39 @@ const MODELS: [(&str, &str); 19] = [
     ("Raspberry Pi", "pi-4"),
     ("BeagleBone", "beaglebone-black"),
     ("ti,am335x-bone", "beaglebone-black"),
-    // Gateways have a product name of their own as model; the compatible string names the processor: fsl,imx8mp.
+    // The model of a gateway is its product name. Only the compatible string contains the processor: fsl,imx8mp.
     ("i.MX8", "imx8"),
     ("iMX8", "imx8"),
     ("fsl,imx8", "imx8"),
     ("linux,dummy-virt", "qemu-virt"),
 ];
 
-/// Facts about a machine.
+/// The facts about a machine that determine its profile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     /// The model in the device tree.
     pub model: Option<String>,
     /// The compatible strings of the device tree, the most specific first.
     pub compatible: Vec<String>,
-    /// Memory in bytes.
+    /// Memory of the machine in bytes.
     pub memory_bytes: Option<u64>,
     /// Memory that a control group allows this process, in bytes, kernel buffers and page cache included.
     pub group_bytes: Option<u64>,
 }
 
-/// A chosen profile.
+/// A chosen profile, and why it was chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// Its name.
+    /// The name of the profile.
     pub board: &'static str,
-    /// The reason, as a clause.
+    /// The facts that led to the choice, as a clause for the log.
     pub why: String,
 }
 
 impl Machine {
-    /// Finds out the facts about this machine. A fact that cannot be found out is `None`.
-    pub fn look() -> Self {
-        // Not from /proc/meminfo, which a strictly confined service cannot read.
+    /// Determines the facts about this machine. A fact that cannot be determined is `None`.
+    pub fn detect() -> Self {
+        // A strictly confined service cannot read /proc/meminfo, which has the same number.
         let memory = rustix::system::sysinfo();
         Self {
             model: device_tree("model").pop(),
@@ -158,51 +159,56 @@ impl Machine {
         }
     }
 
-    /// Returns the profile that `auto` would take, if there is a profile for the model.
+    /// Returns the profile that `board = "auto"` would choose; `None` if the model is unknown. `memory_limit_bytes` is as
+    /// in [`Self::choose`].
     pub(super) fn recognised(&self, memory_limit_bytes: Option<u64>) -> Option<Choice> {
         self.by_model().map(|_| self.choose(memory_limit_bytes))
     }
 
-    /// Returns the best profile for the model.
+    /// Returns the profile for the model, whatever the memory; `None` if the model is unknown.
     fn by_model(&self) -> Option<&'static Board> {
         let names = || self.model.iter().chain(&self.compatible);
         let (_, name) = MODELS.iter().find(|(part, _)| names().any(|name| name.contains(part)))?;
         BOARDS.iter().find(|board| board.name == *name)
     }
 
-    /// Chooses a profile. If `memory_limit` is set, a control group has to allow that, whatever the profile.
+    /// Chooses a profile. If the configuration sets `memory_limit`, the control group must allow that value instead of
+    /// the profile's own.
     pub fn choose(&self, memory_limit_bytes: Option<u64>) -> Choice {
         let facts = self.facts();
         let Some(memory) = self.memory_bytes else {
-            return Choice { board: BOARDS[0].name, why: format!("{facts}, so it is the default") };
+            return Choice { board: BOARDS[0].name, why: format!("{facts}, so the default profile is used") };
         };
         let fits = |board: &Board| {
-            let needed =
-                || memory_limit_bytes.map_or_else(|| needed_bytes(board), |limit| group_bytes(limit, None));
+            let required_bytes = || {
+                memory_limit_bytes
+                    .map_or_else(|| profile_cgroup_bytes(board), |limit| cgroup_bytes(limit, None))
+            };
             board.memory_bytes_min <= memory
-                && self.group_bytes.is_none_or(|group| needed() < group + GROUP_UNIT_BYTES)
+                && self.group_bytes.is_none_or(|group| required_bytes() < group + GROUP_UNIT_BYTES)
         };
         let by_model = self.by_model();
         if by_model.is_none() && fits(&BOARDS[0]) {
             return Choice { board: BOARDS[0].name, why: facts };
         }
-        let least = by_model.map_or(u64::MAX, |board| board.memory_bytes_min);
-        let smaller = BOARDS[BY_SIZE].iter().rev().filter(|board| board.memory_bytes_min <= least);
+        let size_max = by_model.map_or(u64::MAX, |board| board.memory_bytes_min);
+        let smaller = BOARDS[BY_SIZE].iter().rev().filter(|board| board.memory_bytes_min <= size_max);
         let best = by_model.into_iter().chain(smaller).find(|board| fits(board)).unwrap_or(&BOARDS[1]);
         Choice { board: best.name, why: facts }
     }
 
+    /// Describes the facts in a clause.
     fn facts(&self) -> String {
         let mut facts = match &self.model {
             Some(model) => format!("the model is \"{}\"", model.escape_debug()),
-            None => "there is no device tree that names a model".to_string(),
+            None => "the device tree contains no model".to_string(),
         };
-        if let Some(general) = self.compatible.last() {
-            facts += &format!(", compatible with \"{}\"", general.escape_debug());
+        if let Some(most_general) = self.compatible.last() {
+            facts += &format!(", compatible with \"{}\"", most_general.escape_debug());
         }
         facts += &match self.memory_bytes {
-            Some(bytes) => format!(", its memory {}", Megabytes(bytes)),
-            None => ", its memory is not known".to_string(),
+            Some(bytes) => format!(", the memory is {}", Megabytes(bytes)),
+            None => ", the memory is unknown".to_string(),
         };
         if let Some(bytes) = self.group_bytes {
             facts += &format!(", of which a control group allows {}", Megabytes(bytes));
@@ -211,19 +217,19 @@ impl Machine {
     }
 }
 
-/// Returns the strings of a property of the device tree, or none.
+/// Returns the strings of a property of the device tree; empty without such a property.
 fn device_tree(property: &str) -> Vec<String> {
-    // A strictly confined service cannot read the first folder.
+    // A strictly confined service can read only the second folder.
     let folders = ["/proc/device-tree", "/sys/firmware/devicetree/base"];
     let text = folders.iter().find_map(|folder| fs::read_to_string(Path::new(folder).join(property)).ok());
     let strings = text.iter().flat_map(|text| text.split(['\0', '\n']));
     strings.filter(|string| !string.is_empty()).map(str::to_string).collect()
 }
 
-/// Loads the profile of a board: a built-in one, or a file if the name is a path.
+/// Loads a board profile: a built-in one or, if the name is a path, a file.
 ///
 /// # Errors
-/// There is no such board, the file cannot be read, or it is not a profile.
+/// There is no such board, the file cannot be read, or its content is not a profile.
 pub(super) fn profile(name: &str) -> Result<Layer, ConfigError> {
     let profile = match BOARDS.iter().find(|board| board.name == name) {
         Some(board) => Layer::parse(&format!("boards/{name}.toml"), board.text)?,
@@ -239,31 +245,32 @@ pub(super) fn profile(name: &str) -> Result<Layer, ConfigError> {
     }
 }
 
-/// Returns the memory that a control group must allow for a profile, in bytes.
-fn needed_bytes(board: &Board) -> u64 {
+/// Returns the memory that a control group must allow for a profile with its own `memory_limit`, in bytes.
+fn profile_cgroup_bytes(board: &Board) -> u64 {
     Layer::parse(board.name, board.text)
         .ok()
         .and_then(|layer| layer.memory_limit)
-        .map_or(u64::MAX, |limit| group_bytes(limit.0, None))
+        .map_or(u64::MAX, |limit| cgroup_bytes(limit.0, None))
 }
 
-/// The kernel rounds limits of a control group down to whole pages. No page is larger than this.
+/// The size to which limits of control groups are rounded, in bytes: the largest page size. The kernel rounds them down
+/// to whole pages.
 const GROUP_UNIT_BYTES: u64 = 64 << 10;
 
-/// Returns the memory that a control group should allow a broker with this `memory_limit`, in whole pages: the limit,
-/// and on top the kernel's socket buffers or half the limit, whichever is larger. The kernel counts socket buffers and
-/// the page cache as well.
-pub const fn group_bytes(memory_limit_bytes: u64, socket_buffers_bytes: Option<u64>) -> u64 {
+/// Returns the `MemoryMax=` for a broker with this `memory_limit`, in bytes: the limit plus the kernel's socket buffers
+/// or half of the limit, whichever is larger, rounded up to whole pages. The addition is needed because the kernel counts
+/// socket buffers and the page cache towards `MemoryMax=`.
+pub const fn cgroup_bytes(memory_limit_bytes: u64, socket_buffers_bytes: Option<u64>) -> u64 {
     let half = memory_limit_bytes / 2;
-    let besides = match socket_buffers_bytes {
+    let additional = match socket_buffers_bytes {
         Some(bytes) if bytes > half => bytes,
         _ => half,
     };
-    memory_limit_bytes.saturating_add(besides).div_ceil(GROUP_UNIT_BYTES).saturating_mul(GROUP_UNIT_BYTES)
+    memory_limit_bytes.saturating_add(additional).div_ceil(GROUP_UNIT_BYTES).saturating_mul(GROUP_UNIT_BYTES)
 }
 
-/// Returns the lowest memory limit of the control group in `groups` (in the format of `/proc/self/cgroup`) and
-/// its parents. `root` is the folder of the control groups.
+/// Returns the lowest memory limit of a process's control group and the group's ancestors, in bytes; `None`: no limit.
+/// `groups` is the content of `/proc/self/cgroup`, and `root` the folder where control groups are mounted.
 fn group_limit(groups: &str, root: &Path) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -278,7 +285,7 @@ fn group_limit(groups: &str, root: &Path) -> Option<u64> {
         let above = group.ancestors().take_while(|folder| folder.starts_with(&root));
         above.filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()).min()
     });
-    // Control groups version 1 express "no limit" as the largest number of pages.
+    // In version 1 of control groups, "no limit" is the largest possible number of pages.
     limits.min().filter(|bytes| *bytes < 1 << 60)
 }
 
@@ -348,7 +355,7 @@ mod tests {
             "beaglebone-black"
         );
         assert_eq!(with(&["acme,gateway-4711", "fsl,imx7d"], 2_020).board, "generic");
-        let why = "the model is \"Gateway 4711\", compatible with \"fsl,imx8mp\", its memory 2020.0 MB";
+        let why = "the model is \"Gateway 4711\", compatible with \"fsl,imx8mp\", the memory is 2020.0 MB";
         assert_eq!(with(&["acme,gateway-4711", "fsl,imx8mp"], 2_020).why, why);
     }
 
@@ -359,7 +366,7 @@ mod tests {
             [(55, "router-64"), (120, "router-128"), (440, "pi-zero-w"), (1_900, "generic")]
         {
             let board = BOARDS.iter().find(|board| board.name == name).unwrap();
-            let written = needed_bytes(board);
+            let written = profile_cgroup_bytes(board);
             for page in [4 << 10, 16 << 10, 64 << 10] {
                 let group_bytes = Some(written / page * page);
                 assert_eq!(Machine { group_bytes, ..machine("", megabytes) }.choose(None).board, name);
@@ -397,7 +404,7 @@ mod tests {
         assert_eq!(group(30).board, "router-64");
         assert_eq!(
             group(201).why,
-            "the model is \"Raspberry Pi 4 Model B Rev 1.4\", its memory 4000.0 MB, of which a control group \
+            "the model is \"Raspberry Pi 4 Model B Rev 1.4\", the memory is 4000.0 MB, of which a control group \
              allows 201.0 MB"
         );
     }
@@ -408,11 +415,11 @@ mod tests {
         assert_eq!(choice.board, "generic");
         assert_eq!(
             choice.why,
-            "there is no device tree that names a model, its memory is not known, so it is the default"
+            "the device tree contains no model, the memory is unknown, so the default profile is used"
         );
         assert_eq!(
             machine("", 64).choose(None).why,
-            "there is no device tree that names a model, its memory 64.0 MB"
+            "the device tree contains no model, the memory is 64.0 MB"
         );
     }
 
@@ -435,7 +442,7 @@ mod tests {
 
     #[test]
     fn this_machine_says_how_much_memory_it_has() {
-        let machine = Machine::look();
+        let machine = Machine::detect();
         assert!(machine.memory_bytes.is_some_and(|bytes| bytes > 16_000_000), "{machine:?}");
     }
 }

@@ -1,9 +1,9 @@
-//! The section `[[bridge]]`: queues that are forwarded to an upstream broker, or fetched from it.
+//! The section `[[bridge]]`: a bridge forwards messages of queues to an upstream broker, or fetches messages from there.
 //!
 //! # Invariants
-//! - An unsupported setting is refused by its name.
+//! - The error for an unsupported setting names its key.
 //! - Variables are expanded once, when the file is read.
-//! - No password is shown.
+//! - A formatted configuration contains no password.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::str::FromStr;
 use leveret_core::mem::NAME_BYTES_MAX;
 use toml::de::DeValue;
 
-use super::file::{Readable, Value, Wrong, expand, fill, read_from_text, read_text_file, section};
+use super::file::{ParseError, Readable, Value, expand, fill, read_from_text, read_text_file, section};
 use super::first_user::Secret;
 use super::nearest::describe_unknown;
 use super::shovels::Shovel;
@@ -34,22 +34,22 @@ pub(super) const HEARTBEAT_S_DEFAULT: u16 = 30;
 const RECONNECT_MAX_MS_DEFAULT: u32 = 300_000;
 /// Default time limit for a confirm of the upstream, in milliseconds.
 pub(super) const CONFIRM_TIMEOUT_MS_DEFAULT: u32 = 60_000;
-/// RabbitMQ's own limit since 3.8, in bytes.
+/// Default maximum size of a body that the upstream accepts, in bytes: RabbitMQ's own limit since 3.8.
 pub(super) const MESSAGE_BYTES_MAX_DEFAULT: u32 = 128 << 20;
 /// Default maximum number of bridges that a message may cross.
 pub(super) const HOPS_MAX_DEFAULT: u16 = 8;
-/// Default number of consecutive refusals before a message is parked: about 15 s with random delays, longer than
-/// a RabbitMQ cluster takes to elect a leader.
+/// Default number of consecutive refusals before a message is parked. With the random delays between the attempts they
+/// take about 15 s, longer than a RabbitMQ cluster needs to elect a leader.
 pub(super) const PARK_AFTER_DEFAULT: u16 = 5;
 /// Maximum length of a password in a file, in bytes.
 const PASSWORD_BYTES_MAX: u64 = 255;
-/// A password file may also contain a byte-order mark and a line end.
-const FILE_BYTES_BESIDES: u64 = 5;
+/// Maximum number of further bytes in a password file: a byte-order mark and a line end.
+const FILE_EXTRA_BYTES_MAX: u64 = 5;
 
 /// One bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bridge {
-    /// Its unique name.
+    /// The unique name.
     pub name: String,
     /// The virtual host at this broker.
     pub vhost: String,
@@ -69,10 +69,11 @@ pub struct Bridge {
     pub confirm_timeout_ms: u32,
     /// Maximum rate of forwarding; `None`: no limit.
     pub drain_rate: Option<DrainRate>,
-    /// Byte budget of a day for both directions, beyond which only urgent rules continue; `None`: bytes are only
-    /// counted.
+    /// Byte budget of a day for both directions together. When it is used up, only urgent rules continue. `None`: bytes
+    /// are only counted.
     pub day_bytes_max: Option<u64>,
-    /// An alarm is raised if the disk cannot take the messages of an outage of this many days.
+    /// An alarm is raised if the disk is too small for the messages that arrive in an outage of this many days; `None`:
+    /// no alarm.
     pub outage_days_min: Option<u16>,
     /// When an on-demand link is opened; `None`: the link is always open.
     pub on_demand: Option<OnDemand>,
@@ -80,16 +81,16 @@ pub struct Bridge {
     pub message_size_max: u32,
     /// Maximum number of bridges that a message may cross.
     pub hops_max: u16,
-    /// The queue at this broker for messages that were refused.
+    /// The queue at this broker for parked messages: refused ones that are set aside so that later messages can flow.
     pub parked: String,
     /// Number of consecutive refusals after which a message is parked. A message that can never be accepted is parked
     /// at once.
     pub park_after: u16,
-    /// Time after which parked messages are sent again, in milliseconds; `None`: only on request.
+    /// Time after which parked messages are sent again, in milliseconds; `None`: only when an operator requests it.
     pub park_retry_ms: Option<u32>,
-    /// A file with the password for addresses without one. It is read for each connection attempt.
+    /// A file with the password for addresses that contain none. It is read for each connection attempt.
     pub password_file: Option<PathBuf>,
-    /// Whether missing upstream queues of rules are declared, durable.
+    /// Whether queues of the rules that are missing at the upstream are declared there, as durable queues.
     pub declares: bool,
     /// TLS settings for upstreams with `amqps://`.
     pub tls: UpstreamTls,
@@ -97,16 +98,16 @@ pub struct Bridge {
     pub shovel: Option<Box<Shovel>>,
 }
 
-/// Trusted authorities, and the client certificate of a bridge.
+/// The TLS settings of a bridge: trusted authorities, and the bridge's own client certificate.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct UpstreamTls {
     /// PEM file with the authorities that sign upstream certificates; `None`: those of the system.
     pub ca_file: Option<PathBuf>,
     /// PEM files with the client certificate and its key; both or neither.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// The name expected in the upstream's certificate, if it is not the host of the address.
+    /// The name that the upstream's certificate must contain; `None`: the host of the address.
     pub server_name: Option<String>,
-    /// The only accepted certificate, whatever its content and issuer.
+    /// The hash of the only accepted certificate. Names, times and issuer of that certificate are not checked.
     pub certificate_sha256: Option<Sha256>,
 }
 
@@ -121,14 +122,14 @@ impl FromStr for Sha256 {
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let digits: Option<Vec<u8>> = text
             .chars()
-            .filter(|letter| *letter != ':')
-            .map(|letter| letter.to_digit(16).map(|digit| digit as u8))
+            .filter(|character| *character != ':')
+            .map(|character| character.to_digit(16).map(|digit| digit as u8))
             .collect();
         let mut sum = [0; 32];
         let Some(digits) = digits.filter(|digits| digits.len() == 2 * sum.len()) else {
             return Err(BadValue::new(
                 text,
-                "a SHA-256: 64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256` tells",
+                "a SHA-256: 64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256` prints",
             ));
         };
         for (octet, pair) in sum.iter_mut().zip(digits.chunks(2)) {
@@ -144,12 +145,12 @@ impl fmt::Display for Sha256 {
     }
 }
 
-/// A rate above 0.
+/// The value of `drain_rate`, above 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DrainRate {
-    /// Messages per second: a bare number.
+    /// Messages per second: a number without a unit.
     Messages(u32),
-    /// Bytes per second: a size. Messages count with their properties, as they are on the wire without TLS.
+    /// Bytes per second: a size. The size of a message includes its frames and properties, but not TLS.
     Bytes(u32),
 }
 
@@ -164,11 +165,11 @@ impl FromStr for DrainRate {
         };
         match rate {
             Ok(Self::Messages(0) | Self::Bytes(0)) => {
-                Err(BadValue::new(text, "a rate: leave drain_rate out for none, or pause the bridge"))
+                Err(BadValue::new(text, "a rate: leave drain_rate out for no limit, or pause the bridge"))
             }
             Err(_) => Err(BadValue::new(
                 text,
-                "a rate: write a number of messages a second, like 100, or of bytes, like \"20KB\"",
+                "a rate: write messages per second, like 100, or bytes per second, like \"20KB\"",
             )),
             rate => rate,
         }
@@ -184,7 +185,7 @@ impl fmt::Display for DrainRate {
     }
 }
 
-/// A rule: from a queue to a queue or an exchange.
+/// A rule: moves the messages of one queue to a queue or an exchange of the other broker.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rule {
     /// The source queue.
@@ -192,57 +193,58 @@ pub struct Rule {
     /// The destination.
     pub to: Destination,
     /// How refused messages are handled.
-    pub refused: Refused,
-    /// Whether the rule goes before others, and continues when the byte budget is used up.
+    pub refused: RefusedAction,
+    /// Whether messages of the rule are sent before those of other rules, and even when the byte budget is used up.
     pub is_urgent: bool,
 }
 
-/// The destination of messages.
+/// The destination of a rule's messages.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
     /// This queue.
     Queue(String),
-    /// This exchange, with this routing key, or with the message's own.
+    /// This exchange, with this routing key or, if `None`, the message's own.
     Exchange(String, Option<String>),
-    /// The exchange that the message was published to, with this routing key, or with its own.
-    AsItWas(Option<String>),
+    /// The exchange that the message was published to, with this routing key or, if `None`, the message's own. Only
+    /// shovels have this destination.
+    OriginalExchange(Option<String>),
 }
 
 impl Destination {
-    /// Returns the exchange that messages are published to, if it is not their own.
+    /// Returns the exchange that messages are published to; `None`: that which they were published to before.
     pub fn exchange(&self) -> Option<&str> {
         match self {
             Self::Queue(_) => Some(""),
             Self::Exchange(exchange, _) => Some(exchange),
-            Self::AsItWas(_) => None,
+            Self::OriginalExchange(_) => None,
         }
     }
 
-    /// Returns the routing key that messages are published with, if it is not their own.
+    /// Returns the routing key that messages are published with; `None`: their own one.
     pub fn key(&self) -> Option<&str> {
         match self {
             Self::Queue(queue) => Some(queue),
-            Self::Exchange(_, key) | Self::AsItWas(key) => key.as_deref(),
+            Self::Exchange(_, key) | Self::OriginalExchange(key) => key.as_deref(),
         }
     }
 }
 
 super::transports::words! {
-    /// How messages are handled that the other broker refuses.
-    Refused of "refused":
-    /// They are parked, and the others continue.
+    /// What happens to a message that the other broker refuses.
+    RefusedAction of "refused":
+    /// The message is parked, and later messages of the rule continue.
     #[default]
     Park = "park",
-    /// They stay at the head of the queue, and all messages of the rule behind them wait.
+    /// The message stays at the head of the queue, and all later messages of the rule wait.
     Wait = "wait",
-    /// A fetched message that is too large for this broker is rejected, so the upstream dead-letters or drops it. Any
-    /// other refused message is parked.
+    /// Only for fetching: a message that is too large for this broker is rejected, so the upstream dead-letters or drops
+    /// it. A message refused for another reason is parked.
     Reject = "reject",
 }
 
 read_from_text! {
     Sha256;
-    Refused;
+    RefusedAction;
     DrainRate;
 }
 
@@ -290,38 +292,38 @@ section! {
         to_queue: Name,
         to_exchange: Name,
         to_key: Name,
-        refused: Refused,
+        refused: RefusedAction,
         urgent: bool,
     }
 }
 
-/// A name with its variables expanded.
+/// A name of 1 to 255 bytes, with its variables expanded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Name(String);
 
 impl Readable for Name {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
-        let text = expand(&String::read(value)?).map_err(|why| Wrong::value(value, why))?;
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
+        let text = expand(&String::read(value)?).map_err(|why| ParseError::at(value, why))?;
         match text.len() {
-            0 => Err(Wrong::value(value, "it must not be empty")),
+            0 => Err(ParseError::at(value, "the name must not be empty")),
             1..=NAME_BYTES_MAX => Ok(Self(text)),
-            _ => Err(Wrong::value(value, "a name has 255 bytes at most")),
+            _ => Err(ParseError::at(value, "a name may have at most 255 bytes")),
         }
     }
 }
 
-/// Prefix of the names of bridges that shovels create.
-const SHOVELS_BEGIN: &str = "shovel ";
+/// Prefix of the names of bridges that implement shovels.
+const SHOVEL_NAME_PREFIX: &str = "shovel ";
 
 /// One address or a list of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Upstreams(Vec<Upstream>);
 
 impl Readable for Upstreams {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
         let one = |value: &Value<'_>| {
-            let text = expand(&String::read(value)?).map_err(|why| Wrong::value(value, why))?;
-            Upstream::parse(&text).map_err(|why| Wrong::value(value, why))
+            let text = expand(&String::read(value)?).map_err(|why| ParseError::at(value, why))?;
+            Upstream::parse(&text).map_err(|why| ParseError::at(value, why))
         };
         let addresses = match value.get_ref() {
             DeValue::Array(list) => list.iter().map(one).collect::<Result<Vec<_>, _>>()?,
@@ -329,7 +331,7 @@ impl Readable for Upstreams {
         };
         match addresses.len() {
             1..=UPSTREAMS_MAX => Ok(Self(addresses)),
-            _ => Err(Wrong::value(value, format_args!("there must be 1 to {UPSTREAMS_MAX} addresses"))),
+            _ => Err(ParseError::at(value, format_args!("there must be 1 to {UPSTREAMS_MAX} addresses"))),
         }
     }
 }
@@ -339,30 +341,31 @@ impl Readable for Upstreams {
 struct Rules(Vec<Rule>);
 
 impl Readable for Rules {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
         let rules: Vec<Rule> = tables(value, "[[bridge.forward]] or [[bridge.fetch]]", rule)?;
         match rules.len() {
             0..=RULES_MAX => Ok(Self(rules)),
-            _ => Err(Wrong::value(value, format_args!("there may be {RULES_MAX} of them at most"))),
+            _ => Err(ParseError::at(value, format_args!("there may be at most {RULES_MAX} rules"))),
         }
     }
 }
 
+/// Converts the keys of a rule.
 #[cold]
-fn rule(value: &Value<'_>, said: RuleLayer) -> Result<Rule, Wrong> {
+fn rule(value: &Value<'_>, keys: RuleLayer) -> Result<Rule, ParseError> {
     let queue =
-        said.queue.ok_or_else(|| Wrong::value(value, "a rule needs queue, where messages come from"))?;
-    let to = match (said.to_queue, said.to_exchange, said.to_key) {
+        keys.queue.ok_or_else(|| ParseError::at(value, "a rule needs queue, the source of its messages"))?;
+    let to = match (keys.to_queue, keys.to_exchange, keys.to_key) {
         (Some(queue), None, None) => Destination::Queue(queue.0),
         (None, Some(exchange), key) => Destination::Exchange(exchange.0, key.map(|key| key.0)),
         _ => {
-            return Err(Wrong::value(
+            return Err(ParseError::at(
                 value,
                 "a rule needs either to_queue, or to_exchange with or without to_key",
             ));
         }
     };
-    let (refused, is_urgent) = (said.refused.unwrap_or_default(), said.urgent.unwrap_or(false));
+    let (refused, is_urgent) = (keys.refused.unwrap_or_default(), keys.urgent.unwrap_or(false));
     Ok(Rule { queue: queue.0, to, refused, is_urgent })
 }
 
@@ -371,145 +374,154 @@ fn rule(value: &Value<'_>, said: RuleLayer) -> Result<Rule, Wrong> {
 pub(super) struct Bridges(pub(super) Vec<Bridge>);
 
 impl Readable for Bridges {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
         let bridges: Vec<Bridge> = tables(value, "[[bridge]]", bridge)?;
-        let places = value.get_ref().as_array().into_iter().flat_map(|list| list.iter());
-        for (at, (one, place)) in bridges.iter().zip(places).enumerate() {
-            let name = &one.name;
-            if name.starts_with(SHOVELS_BEGIN) {
-                let why = format!("\"{name}\" begins like the names of shovels: choose another");
-                return Err(Wrong::value(place, why));
+        let values = value.get_ref().as_array().into_iter().flat_map(|list| list.iter());
+        for (at, (bridge, bridge_value)) in bridges.iter().zip(values).enumerate() {
+            let name = &bridge.name;
+            if name.starts_with(SHOVEL_NAME_PREFIX) {
+                let why = format!(
+                    "\"{name}\": names that begin with \"{SHOVEL_NAME_PREFIX}\" are reserved for shovels"
+                );
+                return Err(ParseError::at(bridge_value, why));
             }
             if let Some(other) = bridges[..at].iter().position(|other| other.name == *name) {
                 let first = value.get_ref().as_array().and_then(|list| list.get(other));
-                let wrong = Wrong::value(place, format_args!("two are named \"{name}\""));
-                return Err(Wrong { first: first.map(|first| first.span().start), ..wrong });
+                let wrong = ParseError::at(bridge_value, format_args!("two bridges are named \"{name}\""));
+                return Err(ParseError { earlier_at: first.map(|first| first.span().start), ..wrong });
             }
         }
         Ok(Self(bridges))
     }
 }
 
-/// Reads a section that may occur several times, and converts each occurrence.
+/// Reads a section that may occur several times, and converts each occurrence by `convert`. `heading` is the section's
+/// heading for errors.
 fn tables<L: Default + super::file::Section, T>(
     value: &Value<'_>,
     heading: &str,
-    made: fn(&Value<'_>, L) -> Result<T, Wrong>,
-) -> Result<Vec<T>, Wrong> {
+    convert: fn(&Value<'_>, L) -> Result<T, ParseError>,
+) -> Result<Vec<T>, ParseError> {
     let list = value.get_ref().as_array();
-    let list = list.ok_or_else(|| Wrong::kind(value, &format!("sections, each headed {heading}")))?;
+    let list =
+        list.ok_or_else(|| ParseError::wrong_type(value, &format!("sections, each headed {heading}")))?;
     let one = |value: &Value<'_>| {
-        let table = value.get_ref().as_table().ok_or_else(|| Wrong::kind(value, "a section"))?;
-        let mut said = L::default();
-        fill(&mut said, table, |key, known| describe_unknown("key", key, known))?;
-        made(value, said)
+        let table = value.get_ref().as_table().ok_or_else(|| ParseError::wrong_type(value, "a section"))?;
+        let mut layer = L::default();
+        fill(&mut layer, table, |key, known| describe_unknown("key", key, known))?;
+        convert(value, layer)
     };
     list.iter().map(one).collect()
 }
 
+/// Converts the keys of a bridge, with the rules below it.
 #[cold]
-fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
-    let wrong = |why: &str| Wrong::value(value, why);
-    let name = said.name.ok_or_else(|| wrong("a bridge needs a name"))?.0;
+fn bridge(value: &Value<'_>, keys: BridgeLayer) -> Result<Bridge, ParseError> {
+    let wrong = |why: &str| ParseError::at(value, why);
+    let name = keys.name.ok_or_else(|| wrong("a bridge needs a name"))?.0;
     let upstream =
-        said.upstream.ok_or_else(|| wrong("a bridge needs upstream, the address it connects to"))?;
+        keys.upstream.ok_or_else(|| wrong("a bridge needs upstream, the address it connects to"))?;
     let [forward, fetch] =
-        [said.forward, said.fetch].map(|rules| rules.map_or_else(Vec::new, |rules| rules.0));
+        [keys.forward, keys.fetch].map(|rules| rules.map_or_else(Vec::new, |rules| rules.0));
     if forward.is_empty() && fetch.is_empty() {
-        return Err(wrong("a bridge needs [[bridge.forward]] or [[bridge.fetch]], or it has nothing to do"));
+        return Err(wrong("a bridge needs at least one [[bridge.forward]] or [[bridge.fetch]]"));
     }
-    let window = said.window.map_or(WINDOW_DEFAULT, |count| count.0);
+    let window = keys.window.map_or(WINDOW_DEFAULT, |count| count.0);
     if !(1..=WINDOW_MAX).contains(&window) {
         return Err(wrong(&format!("window must be 1 to {WINDOW_MAX}")));
     }
-    if said.password.is_some() && said.password_file.is_some() {
-        return Err(wrong("either password or password_file, not both"));
+    if keys.password.is_some() && keys.password_file.is_some() {
+        return Err(wrong("set either password or password_file, not both"));
     }
-    let day_bytes_max = said.day_bytes_max.map(|bytes| bytes.0);
+    let day_bytes_max = keys.day_bytes_max.map(|bytes| bytes.0);
     if day_bytes_max == Some(0) {
-        return Err(wrong("day_bytes_max must be more than 0: leave it out for none, or pause the bridge"));
-    }
-    if forward.iter().any(|rule| rule.refused == Refused::Reject) {
         return Err(wrong(
-            "refused = \"reject\" is for [[bridge.fetch]]: what is forwarded is parked or waits",
+            "day_bytes_max must be more than 0: leave it out for no budget, or pause the bridge",
+        ));
+    }
+    if forward.iter().any(|rule| rule.refused == RefusedAction::Reject) {
+        return Err(wrong(
+            "refused = \"reject\" is only for [[bridge.fetch]]: write \"park\" or \"wait\" in [[bridge.forward]]",
         ));
     }
     let on_demand = OnDemandKeys {
-        link: said.link,
-        messages: said.connect_messages,
-        age: said.connect_age,
-        interval: said.connect_interval,
-        times: said.connect_at,
-        rest_after: said.rest_after,
+        link: keys.link,
+        messages: keys.connect_messages,
+        age: keys.connect_age,
+        interval: keys.connect_interval,
+        times: keys.connect_at,
+        rest_after: keys.rest_after,
     };
-    let on_demand = on_demand.made(value)?;
-    if forward.is_empty() && on_demand.as_ref().is_some_and(OnDemand::is_never_without_messages) {
+    let on_demand = on_demand.validate(value)?;
+    if forward.is_empty() && on_demand.as_ref().is_some_and(OnDemand::opens_only_for_messages) {
         return Err(wrong(
-            "a bridge that only fetches knows nothing of what waits: with link = \"on_demand\" it needs \
-             connect_interval or connect_at",
+            "a bridge that only fetches cannot see the messages that wait at the upstream: with \
+             link = \"on_demand\", set connect_interval or connect_at",
         ));
     }
-    let identity = match (said.certificate, said.key) {
+    let identity = match (keys.certificate, keys.key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
-        _ => return Err(wrong("certificate and key go together: name both, or neither")),
+        _ => return Err(wrong("certificate and key belong together: set both, or neither")),
     };
-    let server_name = said.server_name.map(|name| name.0);
+    let server_name = keys.server_name.map(|name| name.0);
     if server_name.as_ref().is_some_and(|name| !is_host_name(name)) {
-        return Err(wrong("server_name must be the name or the address that a certificate is made out to"));
-    }
-    if said.ca_file.is_some() && said.server_certificate_sha256.is_some() {
         return Err(wrong(
-            "either ca_file or server_certificate_sha256, not both: with the latter nobody is asked who signed it",
+            "server_name must be the host name or address that the upstream's certificate contains",
         ));
     }
-    let certificate_sha256 = said.server_certificate_sha256;
-    let tls = UpstreamTls { ca_file: said.ca_file, identity, server_name, certificate_sha256 };
+    if keys.ca_file.is_some() && keys.server_certificate_sha256.is_some() {
+        return Err(wrong(
+            "set either ca_file or server_certificate_sha256, not both: with the latter the issuer is not checked",
+        ));
+    }
+    let certificate_sha256 = keys.server_certificate_sha256;
+    let tls = UpstreamTls { ca_file: keys.ca_file, identity, server_name, certificate_sha256 };
     let with_tls = upstream.0.iter().any(|address| address.with_tls);
     if !with_tls && tls != UpstreamTls::default() {
         return Err(wrong(
-            "ca_file, certificate, key, server_name and server_certificate_sha256 are of use with amqps:// only",
+            "ca_file, certificate, key, server_name and server_certificate_sha256 require an address with amqps://",
         ));
     }
     let bridge = Bridge {
         tls,
         shovel: None,
-        declares: said.declare.unwrap_or(false),
-        vhost: said.vhost.map_or_else(|| "/".to_string(), |name| name.0),
-        upstream: with_password(upstream.0, said.password.as_ref()),
-        password_file: said.password_file,
+        declares: keys.declare.unwrap_or(false),
+        vhost: keys.vhost.map_or_else(|| "/".to_string(), |name| name.0),
+        upstream: with_password(upstream.0, keys.password.as_ref()),
+        password_file: keys.password_file,
         forward,
         fetch,
         window,
-        heartbeat_s: said.heartbeat.map_or(HEARTBEAT_S_DEFAULT, |time| time.0),
-        reconnect_max_ms: said.reconnect_max.map_or(RECONNECT_MAX_MS_DEFAULT, |time| time.0).max(1_000),
-        confirm_timeout_ms: said.confirm_timeout.map_or(CONFIRM_TIMEOUT_MS_DEFAULT, |time| time.0).max(1_000),
-        drain_rate: said.drain_rate,
+        heartbeat_s: keys.heartbeat.map_or(HEARTBEAT_S_DEFAULT, |time| time.0),
+        reconnect_max_ms: keys.reconnect_max.map_or(RECONNECT_MAX_MS_DEFAULT, |time| time.0).max(1_000),
+        confirm_timeout_ms: keys.confirm_timeout.map_or(CONFIRM_TIMEOUT_MS_DEFAULT, |time| time.0).max(1_000),
+        drain_rate: keys.drain_rate,
         day_bytes_max,
-        outage_days_min: said.outage_days_min.map(|days| days.0),
+        outage_days_min: keys.outage_days_min.map(|days| days.0),
         on_demand,
-        message_size_max: said.message_size_max.map_or(MESSAGE_BYTES_MAX_DEFAULT, |bytes| bytes.0),
-        hops_max: said.hops_max.map_or(HOPS_MAX_DEFAULT, |count| count.0),
-        parked: said.parked.map_or_else(|| format!("bridge.{name}.parked"), |name| name.0),
-        park_after: said.park_after.map_or(PARK_AFTER_DEFAULT, |count| count.0),
-        park_retry_ms: said.park_retry.map(|time| time.0.max(1_000)),
+        message_size_max: keys.message_size_max.map_or(MESSAGE_BYTES_MAX_DEFAULT, |bytes| bytes.0),
+        hops_max: keys.hops_max.map_or(HOPS_MAX_DEFAULT, |count| count.0),
+        parked: keys.parked.map_or_else(|| format!("bridge.{name}.parked"), |name| name.0),
+        park_after: keys.park_after.map_or(PARK_AFTER_DEFAULT, |count| count.0),
+        park_retry_ms: keys.park_retry.map(|time| time.0.max(1_000)),
         name,
     };
-    match bridge.feeds_itself() {
+    match bridge.forwards_parked() {
         false => Ok(bridge),
         true => Err(wrong(
-            "what is refused goes to `parked`, so that is no queue to forward: name another one, or say \
-             refused = \"wait\" in its rule",
+            "the queue in `parked` must not be forwarded, because refused messages would circulate: name another \
+             queue in `parked`, or write refused = \"wait\" in the rule that forwards it",
         )),
     }
 }
 
-/// Returns whether a certificate could contain this name.
+/// Returns whether a text consists only of characters of host names and IP addresses.
 fn is_host_name(name: &str) -> bool {
     name.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-._:".contains(&octet))
 }
 
-/// Sets the password of addresses that contain none: this one, or `guest`.
+/// Sets `password` for addresses that contain none.
 #[cold]
 fn with_password(mut upstream: Vec<Upstream>, password: Option<&Secret>) -> Vec<Upstream> {
     for address in &mut upstream {
@@ -518,33 +530,35 @@ fn with_password(mut upstream: Vec<Upstream>, password: Option<&Secret>) -> Vec<
     upstream
 }
 
-/// Reads the password from a file.
+/// Reads a password from a file that contains nothing else.
 ///
 /// # Errors
-/// What is wrong with the file.
+/// The path, and why the file cannot be used.
 #[cold]
 pub fn read_password(file: &Path) -> Result<Secret, String> {
-    // A bare name is a credential of the service manager, if that provides any.
+    // A file name without a folder is looked up among the credentials of the systemd unit, if the unit has any.
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| file.components().count() == 1);
     let file = &credentials.map_or_else(|| file.to_path_buf(), |folder| PathBuf::from(folder).join(file));
     let shown = file.display();
-    let text = read_text_file(file, PASSWORD_BYTES_MAX + FILE_BYTES_BESIDES);
+    let text = read_text_file(file, PASSWORD_BYTES_MAX + FILE_EXTRA_BYTES_MAX);
     let text = text.map_err(|error| format!("password_file {shown} cannot be read: {error}"))?;
-    let text = text.ok_or_else(|| format!("password_file {shown} is longer than a password can be"))?;
+    let text = text.ok_or_else(|| {
+        format!("password_file {shown} is larger than a password of {PASSWORD_BYTES_MAX} bytes")
+    })?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(format!("password_file {shown} is empty")),
         lines if lines.contains('\n') => {
-            Err(format!("password_file {shown} has several lines: the password stands in it alone"))
+            Err(format!("password_file {shown} has several lines; it must contain only the password"))
         }
         password => Ok(Secret(password.to_string())),
     }
 }
 
 impl Bridge {
-    /// Returns whether the bridge forwards the queue that it parks refused messages in. Such a message would
-    /// circulate.
-    pub fn feeds_itself(&self) -> bool {
-        self.forward.iter().any(|rule| rule.queue == self.parked && rule.refused == Refused::Park)
+    /// Returns whether a rule that parks refused messages forwards the queue for parked messages. A refused message would
+    /// circulate between the rule and its own queue.
+    pub fn forwards_parked(&self) -> bool {
+        self.forward.iter().any(|rule| rule.queue == self.parked && rule.refused == RefusedAction::Park)
     }
 
     /// Returns whether one of the upstreams uses TLS.
@@ -552,9 +566,9 @@ impl Bridge {
         self.upstream.iter().any(|address| address.with_tls)
     }
 
-    /// Formats the bridge as in a file, with variables expanded.
+    /// Returns the bridge as lines of a configuration file, with variables expanded and without passwords.
     #[cold]
-    pub(super) fn shown(&self) -> Vec<String> {
+    pub(super) fn to_toml(&self) -> Vec<String> {
         let upstream: Vec<String> = self.upstream.iter().map(|address| format!("\"{address}\"")).collect();
         let mut lines = vec![
             "\n[[bridge]]".to_string(),
@@ -576,7 +590,7 @@ impl Bridge {
         lines.extend(self.drain_rate.map(|rate| format!("drain_rate = {rate}")));
         lines.extend(self.day_bytes_max.map(|max| format!("day_bytes_max = {}", Bytes(max))));
         lines.extend(self.outage_days_min.map(|days| format!("outage_days_min = {days}")));
-        lines.extend(self.on_demand.iter().flat_map(OnDemand::shown));
+        lines.extend(self.on_demand.iter().flat_map(OnDemand::to_toml));
         let UpstreamTls { ca_file, identity, server_name, certificate_sha256 } = &self.tls;
         let (certificate, key) =
             identity.as_ref().map_or((None, None), |(one, other)| (Some(one), Some(other)));
@@ -594,8 +608,8 @@ impl Bridge {
                         lines.push(format!("to_exchange = {exchange:?}"));
                         lines.extend(key.as_ref().map(|key| format!("to_key = {key:?}")));
                     }
-                    // This destination exists only for shovels, and has no key.
-                    Destination::AsItWas(_) => {}
+                    // Only shovels have this destination, and they are not in the file.
+                    Destination::OriginalExchange(_) => {}
                 }
                 lines.push(format!("refused = {}", rule.refused));
                 lines.extend(rule.is_urgent.then(|| "urgent = true".to_string()));
@@ -613,8 +627,8 @@ const AGE_MS_DEFAULT: u32 = 3_600_000;
 const INTERVAL_MS_DEFAULT: u32 = 6 * 3_600_000;
 /// Default idle time before a link is closed, in milliseconds.
 const REST_AFTER_MS_DEFAULT: u32 = 10_000;
-/// Minimum idle time: a link that is closed earlier may not have received what waits at the upstream, in
-/// milliseconds.
+/// Minimum idle time before a link is closed, in milliseconds. A shorter time could end before the first messages from
+/// the upstream arrive.
 const REST_AFTER_MS_MIN: u32 = 1_000;
 /// Maximum number of times of day of a bridge.
 const TIMES_MAX: usize = 8;
@@ -622,25 +636,25 @@ const TIMES_MAX: usize = 8;
 words! {
     /// When links are open.
     LinkMode of "link":
-    /// Always, or as soon as the upstream can be reached.
+    /// All the time. A broken link is opened again as soon as the upstream can be reached.
     #[default]
     Always = "always",
-    /// While there is something to transfer; [`OnDemand`] says when they are opened.
+    /// Only for a while: [`OnDemand`] lists when they are opened and closed.
     OnDemand = "on_demand",
 }
 
-/// When an on-demand link is opened and closed. Its keys are refused without `link = "on_demand"`.
+/// When an on-demand link is opened and closed. These keys are refused without `link = "on_demand"`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OnDemand {
-    /// It is opened when this many messages wait to be forwarded; at least 1.
+    /// The link is opened when this many messages wait to be forwarded; at least 1.
     pub messages: u32,
-    /// It is opened when a message has waited this long, in milliseconds.
+    /// The link is opened when a message has waited for this time, in milliseconds.
     pub age_ms: u32,
-    /// It is opened when the last connection was this long ago, in milliseconds; 0: never for this reason.
+    /// The link is opened when the last connection ended this time ago, in milliseconds; 0: not for this reason.
     pub interval_ms: u32,
-    /// It is opened at these times of day.
+    /// The link is opened at these times of day.
     pub times: Vec<TimeOfDay>,
-    /// It is closed when nothing was transferred for this long, in milliseconds.
+    /// The link is closed when nothing was transferred for this time, in milliseconds.
     pub rest_after_ms: u32,
 }
 
@@ -686,53 +700,59 @@ pub(super) struct OnDemandKeys {
 }
 
 impl OnDemandKeys {
+    /// Returns the settings of the link with defaults for missing keys; `None` without `link = "on_demand"`.
+    ///
+    /// # Errors
+    /// A value is out of its range, or a key is set without `link = "on_demand"`.
     #[cold]
-    pub(super) fn made(self, value: &Value<'_>) -> Result<Option<OnDemand>, Wrong> {
+    pub(super) fn validate(self, value: &Value<'_>) -> Result<Option<OnDemand>, ParseError> {
         let Self { link, messages, age, interval, times, rest_after } = self;
         if link != Some(LinkMode::OnDemand) {
-            let is_said = messages.is_some()
+            let has_keys = messages.is_some()
                 || times.is_some()
                 || [age, interval, rest_after].iter().any(Option::is_some);
-            return match is_said {
-                true => Err(Wrong::value(
+            return match has_keys {
+                true => Err(ParseError::at(
                     value,
-                    "connect_messages, connect_age, connect_interval, connect_at and rest_after are of use \
-                     with link = \"on_demand\" only",
+                    "connect_messages, connect_age, connect_interval, connect_at and rest_after require \
+                     link = \"on_demand\"",
                 )),
                 false => Ok(None),
             };
         }
-        let ms = |said: Option<Millis>, default| said.map_or(default, |time| time.0);
-        let made = OnDemand {
+        let ms = |time: Option<Millis>, default| time.map_or(default, |time| time.0);
+        let on_demand = OnDemand {
             messages: messages.map_or(MESSAGES_DEFAULT, |count| count.0),
             age_ms: ms(age, AGE_MS_DEFAULT),
             interval_ms: ms(interval, INTERVAL_MS_DEFAULT),
             times: times.unwrap_or_default(),
             rest_after_ms: ms(rest_after, REST_AFTER_MS_DEFAULT),
         };
-        let wrong = |why: &str| Err(Wrong::value(value, why));
-        if made.messages == 0 {
-            return wrong("connect_messages must be at least 1: with 1 it connects for every message");
+        let wrong = |why: &str| Err(ParseError::at(value, why));
+        if on_demand.messages == 0 {
+            return wrong("connect_messages must be at least 1; with 1, every message opens the link");
         }
-        if made.rest_after_ms < REST_AFTER_MS_MIN {
-            return wrong("rest_after must be at least 1s, for what the upstream has must have time to come");
+        if on_demand.rest_after_ms < REST_AFTER_MS_MIN {
+            return wrong(
+                "rest_after must be at least 1s, so that messages of the upstream have time to arrive",
+            );
         }
-        if made.times.len() > TIMES_MAX {
-            return wrong(&format!("connect_at may name {TIMES_MAX} times of day at most"));
+        if on_demand.times.len() > TIMES_MAX {
+            return wrong(&format!("connect_at may list at most {TIMES_MAX} times of day"));
         }
-        Ok(Some(made))
+        Ok(Some(on_demand))
     }
 }
 
 impl OnDemand {
-    /// Returns whether a link is opened only for messages that wait at this broker.
-    pub(super) const fn is_never_without_messages(&self) -> bool {
+    /// Returns whether only messages that wait at this broker open the link, and neither interval nor time of day.
+    pub(super) const fn opens_only_for_messages(&self) -> bool {
         self.interval_ms == 0 && self.times.is_empty()
     }
 
-    /// Formats the keys as in a file.
+    /// Returns the settings as lines of a configuration file.
     #[cold]
-    pub(super) fn shown(&self) -> [String; 6] {
+    pub(super) fn to_toml(&self) -> [String; 6] {
         let times: Vec<String> = self.times.iter().map(TimeOfDay::to_string).collect();
         [
             format!("link = {}", LinkMode::OnDemand),
@@ -763,17 +783,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_has_its_default_and_variables_are_filled_in() {
+    fn missing_keys_have_defaults_and_variables_are_expanded() {
         let rules = "[[bridge.fetch]]\nqueue = \"c.${hostname}\"\nto_exchange = \"x\"\nrefused = \"wait\"\n";
         let bridges = read(&format!("{PLANT}password = \"pw\"\n{RULE}{rules}")).expect("it is right");
         let [bridge] = bridges.as_slice() else { panic!("one bridge") };
         let host = expand("${hostname}").expect("a machine has a name");
         assert_eq!(bridge.fetch[0].queue, format!("c.{host}"));
         assert_eq!(bridge.fetch[0].to, Destination::Exchange("x".into(), None));
-        assert_eq!((bridge.fetch[0].refused, bridge.forward[0].refused), (Refused::Wait, Refused::Park));
+        assert_eq!(
+            (bridge.fetch[0].refused, bridge.forward[0].refused),
+            (RefusedAction::Wait, RefusedAction::Park)
+        );
         assert_eq!((bridge.window, &*bridge.parked, &*bridge.vhost), (256, "bridge.plant.parked", "/"));
         assert_eq!(bridge.upstream[0].password, Some(Secret("pw".into())));
-        let shown = bridge.shown().join("\n");
+        let shown = bridge.to_toml().join("\n");
         assert!(!shown.contains("pw"), "no password is shown");
         let again = read(&shown).expect("what is shown can be read");
         assert_eq!(again[0].forward, bridge.forward);
@@ -781,12 +804,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_tls_is_shown_as_it_is_read() {
+    fn formatted_tls_settings_can_be_read() {
         let said = "ca_file = \"/ca.pem\"\ncertificate = \"/c.pem\"\nkey = \"/k.pem\"\n\
                     server_name = \"r.example\"\n";
         let bridges = read(&format!("{SAFE}{said}{RULE}")).expect("it is right");
         assert!(bridges[0].has_tls() && bridges[0].upstream[0].port == 5671);
-        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        let again = read(&bridges[0].to_toml().join("\n")).expect("what is shown can be read");
         assert_eq!(again[0].tls, bridges[0].tls);
         assert_eq!(again[0].tls.identity, Some(("/c.pem".into(), "/k.pem".into())));
     }
@@ -797,15 +820,15 @@ mod tests {
     }
 
     #[test]
-    fn one_certificate_is_named_as_openssl_tells_it() {
+    fn a_certificate_hash_has_the_format_of_openssl() {
         let bridges = read(&format!("{SAFE}{}{RULE}", pinned())).expect("it is right");
         assert_eq!(bridges[0].tls.certificate_sha256, Some(Sha256([0xa0; 32])));
-        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        let again = read(&bridges[0].to_toml().join("\n")).expect("what is shown can be read");
         assert_eq!(again[0].tls, bridges[0].tls);
     }
 
     #[test]
-    fn a_rate_is_of_messages_or_of_bytes() {
+    fn a_rate_is_in_messages_or_in_bytes() {
         for (said, rate) in [
             ("5", DrainRate::Messages(5)),
             ("\"20KB\"", DrainRate::Bytes(20_000)),
@@ -813,23 +836,23 @@ mod tests {
         ] {
             let bridges = read(&format!("{PLANT}drain_rate = {said}\n{RULE}")).expect("it is right");
             assert_eq!(bridges[0].drain_rate, Some(rate));
-            let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+            let again = read(&bridges[0].to_toml().join("\n")).expect("what is shown can be read");
             assert_eq!(again[0].drain_rate, Some(rate));
         }
     }
 
     #[test]
-    fn a_day_has_a_budget_and_rules_that_go_on_without_it() {
+    fn a_byte_budget_and_urgent_rules_are_read() {
         let fetch = "[[bridge.fetch]]\nqueue = \"c\"\nto_queue = \"d\"\nurgent = true\n";
         let bridges = read(&format!("{PLANT}day_bytes_max = \"20MB\"\n{RULE}{fetch}")).expect("it is right");
         assert_eq!(bridges[0].day_bytes_max, Some(20_000_000));
         assert!(bridges[0].fetch[0].is_urgent && !bridges[0].forward[0].is_urgent);
-        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        let again = read(&bridges[0].to_toml().join("\n")).expect("what is shown can be read");
         assert_eq!((&again[0].fetch, again[0].day_bytes_max), (&bridges[0].fetch, Some(20_000_000)));
     }
 
     #[test]
-    fn a_link_on_demand_is_shown_as_it_is_read() {
+    fn formatted_on_demand_settings_can_be_read() {
         let default = read(&format!("{DEMAND}{RULE}")).expect("it is right")[0].on_demand.clone();
         let (messages, age_ms, interval_ms, times) = (1_000, 3_600_000, 21_600_000, Vec::new());
         let wanted = OnDemand { messages, age_ms, interval_ms, times, rest_after_ms: 10_000 };
@@ -841,7 +864,7 @@ mod tests {
         let (messages, age_ms, interval_ms) = (1, 300_000, 0);
         let wanted = OnDemand { messages, age_ms, interval_ms, times, rest_after_ms: 2_000 };
         assert_eq!(bridges[0].on_demand, Some(wanted));
-        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        let again = read(&bridges[0].to_toml().join("\n")).expect("what is shown can be read");
         assert_eq!(again[0].on_demand, bridges[0].on_demand);
     }
 
@@ -855,7 +878,7 @@ mod tests {
             ("secret\n", Ok("secret")),
             ("\u{feff}secret", Ok("secret")),
             (&longest_file, Ok(&longest)),
-            (&too_long, Err("longer than a password")),
+            (&too_long, Err("larger than a password")),
             ("se cret\r\n", Ok("se cret")),
             ("user\nsecret\n", Err("has several lines")),
             ("\n", Err("is empty")),
@@ -878,13 +901,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_its_line() {
+    fn errors_contain_the_line() {
         for (text, line, part) in [
             (format!("{PLANT}drain_rate = 0\n{RULE}"), 4, "leave drain_rate out"),
-            (format!("{PLANT}drain_rate = \"fast\"\n{RULE}"), 4, "messages a second"),
+            (format!("{PLANT}drain_rate = \"fast\"\n{RULE}"), 4, "messages per second"),
             (format!("{PLANT}day_bytes_max = 0\n{RULE}"), 1, "more than 0"),
             (format!("{PLANT}link = \"sometimes\"\n{RULE}"), 4, "always, on_demand"),
-            (format!("{PLANT}rest_after = \"5s\"\n{RULE}"), 1, "with link = \"on_demand\" only"),
+            (format!("{PLANT}rest_after = \"5s\"\n{RULE}"), 1, "require link = \"on_demand\""),
             (format!("{DEMAND}rest_after = \"5ms\"\n{RULE}"), 1, "at least 1s"),
             (format!("{DEMAND}connect_messages = 0\n{RULE}"), 1, "at least 1"),
             (
@@ -894,21 +917,21 @@ mod tests {
             ),
             (format!("{DEMAND}connect_at = \"2:30\"\n{RULE}"), 5, "such as \"02:30\""),
             (format!("{PLANT}{RULE}to_exchange = \"x\"\n"), 4, "either to_queue, or to_exchange"),
-            (PLANT.to_string(), 1, "has nothing to do"),
-            (format!("{PLANT}parked = \"a\"\n{RULE}"), 1, "no queue to forward"),
+            (PLANT.to_string(), 1, "at least one [[bridge.forward]]"),
+            (format!("{PLANT}parked = \"a\"\n{RULE}"), 1, "must not be forwarded"),
             (format!("[[bridge]]\nname = \"x\"\n{RULE}"), 1, "needs upstream"),
             (format!("{PLANT}window = 0\n{RULE}"), 1, "window must be 1 to 1024"),
             (
                 format!("{PLANT}{RULE}{PLANT}{RULE}"),
                 7,
-                "bridge: two are named \"plant\"; the first is in line 1",
+                "bridge: two bridges are named \"plant\"; the first is in line 1",
             ),
-            (format!("{}{RULE}", PLANT.replace("plant", "shovel s")), 1, "the names of shovels"),
-            (format!("{PLANT}ca_file = \"/ca\"\n{RULE}"), 1, "amqps:// only"),
-            (format!("{SAFE}key = \"/k\"\n{RULE}"), 1, "name both"),
-            (format!("{SAFE}server_name = \"a b\"\n{RULE}"), 1, "made out to"),
+            (format!("{}{RULE}", PLANT.replace("plant", "shovel s")), 1, "reserved for shovels"),
+            (format!("{PLANT}ca_file = \"/ca\"\n{RULE}"), 1, "amqps://"),
+            (format!("{SAFE}key = \"/k\"\n{RULE}"), 1, "set both"),
+            (format!("{SAFE}server_name = \"a b\"\n{RULE}"), 1, "certificate contains"),
             (format!("{SAFE}server_certificate_sha256 = \"ab:cd\"\n{RULE}"), 4, "64 hexadecimal digits"),
-            (format!("{PLANT}{}{RULE}", pinned()), 1, "amqps:// only"),
+            (format!("{PLANT}{}{RULE}", pinned()), 1, "amqps://"),
             (format!("{SAFE}{}ca_file = \"/ca\"\n{RULE}", pinned()), 1, "not both"),
         ] {
             let why = read(&text).expect_err(&text);
@@ -922,7 +945,7 @@ mod on_demand_tests {
     use super::*;
 
     #[test]
-    fn a_time_of_day_is_two_digits_and_two_digits() {
+    fn a_time_of_day_is_hours_and_minutes_of_two_digits_each() {
         for (text, minutes) in [("00:00", 0), ("02:30", 150), ("23:59", 1_439)] {
             let time: TimeOfDay = text.parse().expect(text);
             assert_eq!((time.0, time.to_string()), (minutes, format!("{text:?}")));

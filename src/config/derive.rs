@@ -1,48 +1,52 @@
-//! Limits that follow from `memory_limit`, in the proportions of the profile.
+//! Derives limits from `memory_limit`, in the proportions of the profile: all *pools* (limits that reserve memory) are
+//! multiplied by the same scale.
 //!
 //! ```text
-//! profile's limits ──scaled by s──→ configured limits applied ──→ memory table ──→ sum ≤ memory_limit
-//!                         └──────────── the largest s for which that holds ◄───────────┘
+//! profile's limits ──scaled by s──→ explicit limits applied ──→ memory table ──→ sum ≤ memory_limit
+//!                         └────── the largest s with which the sum is small enough ◄─┘
 //! ```
 //!
 //! # Invariants
 //! - With the profile's own `memory_limit` the result is the profile's limits.
 //! - More memory never makes a pool smaller.
-//! - A configured limit stays as it is. It can make other pools smaller but never larger.
+//! - An explicit limit (set by the file or the flags) is not changed. It can make other pools smaller but not larger.
 //! - The same configuration gives the same limits.
 
 use super::settings::Config;
 use super::settings::LimitsLayer;
-use super::settings::{BRIDGES_MAX, ByHand, FRAME_MAX};
+use super::settings::{BRIDGES_MAX, ExplicitLimits, FRAME_MAX};
 use super::units::Bytes;
 use leveret_core::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
 use leveret_core::mem::PAGE_BYTES;
 
-/// A function that returns the sizes of all records for a configuration, for [`Config::fit`].
+/// A function that returns the sizes in memory of all types of records, given a configuration. [`Config::fit`] uses it.
 pub type SizesOf = fn(&Config) -> RecordSizes;
 
-/// A scale of 1: the profile's own limits. Scales are integers, so that every machine rounds alike.
+/// The scale 1, with which limits are the profile's own. Scales are integers (fixed-point numbers), so that all machines
+/// round in the same way.
 const ONE: u64 = 1 << 16;
-/// Maximum scale: some hundred gigabytes for the smallest profile.
+/// Maximum scale: 65,536. With it, even the smallest profile reaches hundreds of gigabytes.
 const SCALE_MAX: u64 = ONE << 16;
 
-/// Maximum of a derived `message_size_max`: RabbitMQ 3.10's default.
+/// Maximum of a derived `message_size_max` in bytes: RabbitMQ 3.10's default.
 const MESSAGE_BYTES_MAX: u64 = 128 << 20;
-/// Buffers are not halved below this size in bytes, and frames not below half of it.
+/// Minimum size of a derived buffer in bytes. The minimum of a derived `frame_max` is half of it.
 const BUFFER_BYTES_MIN: u32 = 16 << 10;
-/// Size in bytes that a TLS record needs of the input buffer and of the input backlog.
-const TLS_BUFFER_BYTES: u32 = 40 << 10;
-const TLS_STASH_BYTES: u64 = 128 << 10;
+/// Minimum size of the input buffer with TLS in bytes, because of the size of TLS records.
+const TLS_INPUT_BUFFER_BYTES_MIN: u32 = 40 << 10;
+/// Minimum of a derived `stash_bytes_max` with TLS in bytes, because of the size of TLS records.
+const TLS_STASH_BYTES_MIN: u64 = 128 << 10;
 /// Minimum of a derived `message_size_max` in bytes.
 const MESSAGE_BYTES_MIN: u64 = 64 << 10;
-/// Bodies are stored in whole pages of memory.
+/// The unit in which memory for bodies is reserved, in bytes.
 const PAGE: u64 = PAGE_BYTES as u64;
 
-/// A pool that scales with the memory.
+/// A limit that is scaled with the memory.
 struct Pool {
-    /// Useful minimum, and maximum that the identifiers allow. A profile with a value outside widens the range.
+    /// The minimum that is useful, and the maximum that identifiers allow. If the profile's own value is outside, the
+    /// range is extended to it.
     range: core::ops::RangeInclusive<u64>,
-    /// The size is rounded to a multiple of this.
+    /// A scaled value is rounded down to a multiple of this.
     step: u64,
     get: fn(&Limits) -> u64,
     set: fn(&mut Limits, u64),
@@ -87,6 +91,7 @@ const POOLS: [Pool; 24] = pools! {
 };
 
 impl Pool {
+    /// Returns the value of this pool at `scale`.
     fn scaled(&self, profile: &Limits, scale: u64) -> u64 {
         let own = (self.get)(profile);
         let range = (*self.range.start()).min(own)..=(*self.range.end()).max(own);
@@ -94,7 +99,8 @@ impl Pool {
     }
 }
 
-/// Scales a size in whole steps. A size that is not a multiple of the step stays as it is at a scale of 1.
+/// Multiplies the profile's own value by a scale, and rounds down to whole steps. With the scale 1 the value is not
+/// rounded.
 fn scaled(own: u64, scale: u64, step: u64) -> u64 {
     if scale == ONE {
         return own;
@@ -103,170 +109,201 @@ fn scaled(own: u64, scale: u64, step: u64) -> u64 {
     u64::try_from(wide).unwrap_or(u64::MAX) / step * step
 }
 
-/// Returns the limits for a scale of the profile, with the configured ones applied.
-fn limits_at(profile: &Limits, by_hand: &ByHand, scale: u64, with_tls: bool) -> Limits {
+/// Returns the profile's limits at `scale`, overridden by the explicit ones.
+fn limits_at(profile: &Limits, explicit_limits: &ExplicitLimits, scale: u64, with_tls: bool) -> Limits {
     let mut limits = profile.clone();
     for pool in &POOLS {
         (pool.set)(&mut limits, pool.scaled(profile, scale));
     }
-    derive_buffers(&mut limits, profile, by_hand, scale, with_tls);
-    derive_message_size(&mut limits, profile, by_hand, scale);
-    by_hand.lay_over(&mut limits);
+    derive_buffers(&mut limits, profile, explicit_limits, scale, with_tls);
+    derive_message_size(&mut limits, profile, explicit_limits, scale);
+    explicit_limits.apply_to(&mut limits);
     limits
 }
 
-/// Halves buffers and frames with the memory. They never grow, because larger ones are no faster.
-fn derive_buffers(limits: &mut Limits, profile: &Limits, by_hand: &ByHand, scale: u64, with_tls: bool) {
+/// Halves buffers and the maximum frame size each time that the memory is halved. They never become larger than in the
+/// profile, because larger ones are no faster.
+fn derive_buffers(
+    limits: &mut Limits,
+    profile: &Limits,
+    explicit_limits: &ExplicitLimits,
+    scale: u64,
+    with_tls: bool,
+) {
     let halvings = (ONE / scale.max(1)).max(1).ilog2();
-    let halved = |own: u32, least: u32| (own >> halvings).max(own.min(least));
-    limits.frame_max = by_hand.frame_max.unwrap_or_else(|| halved(profile.frame_max, BUFFER_BYTES_MIN / 2));
+    let halved = |own: u32, minimum: u32| (own >> halvings).max(own.min(minimum));
+    limits.frame_max =
+        explicit_limits.frame_max.unwrap_or_else(|| halved(profile.frame_max, BUFFER_BYTES_MIN / 2));
     limits.output_buffer_bytes = halved(profile.output_buffer_bytes, BUFFER_BYTES_MIN);
-    let tls_bytes = if with_tls { TLS_BUFFER_BYTES } else { 0 };
+    let tls_bytes = if with_tls { TLS_INPUT_BUFFER_BYTES_MIN } else { 0 };
     limits.input_buffer_bytes = halved(profile.input_buffer_bytes, BUFFER_BYTES_MIN)
         .max(limits.frame_max.saturating_mul(2))
         .max(tls_bytes);
-    let mut said = limits.clone();
-    by_hand.lay_over(&mut said);
-    let tls_stash = if with_tls { TLS_STASH_BYTES } else { 0 };
-    let stash = u64::from(limits.stash_bytes_max).max(2 * u64::from(said.input_buffer_bytes)).max(tls_stash);
+    let mut with_explicit = limits.clone();
+    explicit_limits.apply_to(&mut with_explicit);
+    let tls_stash = if with_tls { TLS_STASH_BYTES_MIN } else { 0 };
+    let stash =
+        u64::from(limits.stash_bytes_max).max(2 * u64::from(with_explicit.input_buffer_bytes)).max(tls_stash);
     limits.stash_bytes_max = u32::try_from(stash).unwrap_or(u32::MAX);
-    let least = Limits::commit_bytes_min(limits.frame_max);
-    limits.commit_bytes_max = (halved(profile.commit_bytes_max, 0) / 4096 * 4096).max(least);
-    // Segments are not scaled: their size depends on the card, and an existing store keeps its own.
-    limits.segment_bytes = said.segment_bytes.max(3 * limits.commit_bytes_max.min(1 << 28));
+    let minimum = Limits::commit_bytes_min(limits.frame_max);
+    limits.commit_bytes_max = (halved(profile.commit_bytes_max, 0) / 4096 * 4096).max(minimum);
+    // Segments are not scaled: the best size depends on the flash card, and an existing store keeps its segment size.
+    limits.segment_bytes = with_explicit.segment_bytes.max(3 * limits.commit_bytes_max.min(1 << 28));
 }
 
-/// Derives the maximum size of messages and the pool of incomplete ones from the pool of bodies. The pool of
-/// bodies grows if these are configured larger.
-fn derive_message_size(limits: &mut Limits, profile: &Limits, by_hand: &ByHand, scale: u64) {
-    let said = {
-        let mut said = limits.clone();
-        by_hand.lay_over(&mut said);
-        said
+/// Derives `message_size_max` and `assembly_bytes_max`, the memory for messages that are not complete yet, from
+/// `body_bytes_max`. If explicit values of the two need a larger `body_bytes_max`, it is raised.
+fn derive_message_size(limits: &mut Limits, profile: &Limits, explicit_limits: &ExplicitLimits, scale: u64) {
+    let with_explicit = {
+        let mut with_explicit = limits.clone();
+        explicit_limits.apply_to(&mut with_explicit);
+        with_explicit
     };
-    // The frame size of this scale is not used: a message might become smaller where frames become larger.
-    let frame = u64::from(by_hand.frame_max.unwrap_or(profile.frame_max));
-    let message_by_hand = by_hand.has("message_size_max").then(|| u64::from(said.message_size_max));
-    let least_assembly =
-        message_by_hand.unwrap_or(MESSAGE_BYTES_MIN.min(profile.message_size_max.into())) + frame;
-    let wanted = if by_hand.has("assembly_bytes_max") { said.assembly_bytes_max } else { least_assembly };
-    // A sixteenth of the pool is reserved, and `wanted` must remain.
-    let least_body = (wanted.div_ceil(15) * 16).next_multiple_of(PAGE);
-    limits.body_bytes_max = limits.body_bytes_max.max(least_body);
-    let body = if by_hand.has("body_bytes_max") { said.body_bytes_max } else { limits.body_bytes_max };
+    // Uses the profile's frame size and not the scaled one: that can grow with the memory, and more memory must not make
+    // `message_size_max` smaller.
+    let frame = u64::from(explicit_limits.frame_max.unwrap_or(profile.frame_max));
+    let explicit_message =
+        explicit_limits.has("message_size_max").then(|| u64::from(with_explicit.message_size_max));
+    let assembly_min =
+        explicit_message.unwrap_or(MESSAGE_BYTES_MIN.min(profile.message_size_max.into())) + frame;
+    let required_assembly = if explicit_limits.has("assembly_bytes_max") {
+        with_explicit.assembly_bytes_max
+    } else {
+        assembly_min
+    };
+    // One sixteenth of `body_bytes_max` is reserved for other purposes, so 15/16 must be enough.
+    let body_min = (required_assembly.div_ceil(15) * 16).next_multiple_of(PAGE);
+    limits.body_bytes_max = limits.body_bytes_max.max(body_min);
+    let body = if explicit_limits.has("body_bytes_max") {
+        with_explicit.body_bytes_max
+    } else {
+        limits.body_bytes_max
+    };
     let assembly = scaled(profile.assembly_bytes_max, scale, PAGE);
-    limits.assembly_bytes_max = assembly.min(body / 16 * 15).max(least_assembly);
-    let assembly = if by_hand.has("assembly_bytes_max") { wanted } else { limits.assembly_bytes_max };
+    limits.assembly_bytes_max = assembly.min(body / 16 * 15).max(assembly_min);
+    let assembly =
+        if explicit_limits.has("assembly_bytes_max") { required_assembly } else { limits.assembly_bytes_max };
     let own = u64::from(profile.message_size_max);
     let size = scaled(own, scale, PAGE).min(MESSAGE_BYTES_MAX.max(own));
-    let least = MESSAGE_BYTES_MIN.min(own);
-    limits.message_size_max = size.max(least).min(assembly.saturating_sub(frame)).max(PAGE) as u32;
+    let minimum = MESSAGE_BYTES_MIN.min(own);
+    limits.message_size_max = size.max(minimum).min(assembly.saturating_sub(frame)).max(PAGE) as u32;
 }
 
 impl Config {
-    /// Makes the pools that were not configured as large as `memory_limit` allows. Returns the memory table. If not
-    /// even the smallest pools fit, the configuration contains the smallest ones.
+    /// Sets all limits that are not explicit to the largest values that `memory_limit` allows. Returns the memory table,
+    /// which lists the memory of each pool.
     ///
     /// # Errors
-    /// The key to change.
+    /// The limits contradict each other, or even the smallest pools do not fit into `memory_limit`. The error names the
+    /// key to change. The configuration then has the smallest pools.
     pub fn fit(&mut self, sizes_of: SizesOf) -> Result<MemoryTable, LimitsError> {
         let scale = self.largest_scale(sizes_of);
-        self.limits = self.limits_at(&self.by_hand, scale);
+        self.limits = self.limits_at(&self.explicit_limits, scale);
         if let Some(disk_limit) = self.store.disk_limit_bytes {
             self.limits.check_disk(disk_limit)?;
         }
         if self.bridges.len() > self.limits.bridges_max as usize {
-            let must = "at least as many as there are [[bridge]]; without it there is room for those";
+            let must = "at least the number of [[bridge]] sections; without the key, it is that number";
             return Err(LimitsError::Contradiction { key: BRIDGES_MAX, must });
         }
-        let verdict = self.limits.check(&sizes_of(self), self.memory_limit_bytes);
-        verdict.map_err(|error| match error {
-            LimitsError::SumTooLarge { sum, memory_limit, .. } => self.explain(sizes_of, sum, memory_limit),
+        let checked = self.limits.check(&sizes_of(self), self.memory_limit_bytes);
+        checked.map_err(|error| match error {
+            LimitsError::SumTooLarge { sum, memory_limit, .. } => {
+                self.explain_excess(sizes_of, sum, memory_limit)
+            }
             other => other,
         })
     }
 
-    /// Returns the lines of `[limits]` and `frame_max`. Derived values are marked.
-    pub(super) fn shown_limits(&self) -> (String, Vec<String>) {
+    /// Returns the line of `frame_max` and the lines of `[limits]`, as in a configuration file. A comment marks derived
+    /// values.
+    pub(super) fn limits_to_toml(&self) -> (String, Vec<String>) {
         let lines = |limits: &Limits| {
             let frame_max = format!("{FRAME_MAX} = {}", Bytes(limits.frame_max));
-            core::iter::once(frame_max).chain(LimitsLayer::shown(limits))
+            core::iter::once(frame_max).chain(LimitsLayer::to_toml(limits))
         };
-        let mut marked = lines(&self.limits).zip(lines(&self.profile.limits)).map(|(line, own)| {
+        let mut commented = lines(&self.limits).zip(lines(&self.profile.limits)).map(|(line, own)| {
             let key = line.split(" = ").next().unwrap_or_default();
             let why =
                 if key == BRIDGES_MAX { "one for each [[bridge]]" } else { "derived from memory_limit" };
-            let is_derived = line != own && !self.by_hand.has(key);
+            let is_derived = line != own && !self.explicit_limits.has(key);
             if is_derived { format!("{line}  # {why}") } else { line }
         });
-        (marked.next().unwrap_or_default(), marked.collect())
+        (commented.next().unwrap_or_default(), commented.collect())
     }
 
-    /// Returns whether a limit was not configured, so that it follows from the profile and the memory.
-    pub fn limit_follows(&self, key: &str) -> bool {
+    /// Returns whether `key` is a limit that neither the file nor the flags set, so that it is derived.
+    pub fn is_limit_derived(&self, key: &str) -> bool {
         let is_limit = key == FRAME_MAX || LimitsLayer::KEYS.contains(&key);
-        is_limit && !self.by_hand.has(key)
+        is_limit && !self.explicit_limits.has(key)
     }
 
-    fn limits_at(&self, by_hand: &ByHand, scale: u64) -> Limits {
+    /// Returns the limits of this configuration at `scale`, overridden by `explicit_limits`.
+    fn limits_at(&self, explicit_limits: &ExplicitLimits, scale: u64) -> Limits {
         let with_tls = self.serves_tls() || self.has_tls_bridge();
-        let mut limits = limits_at(&self.profile.limits, by_hand, scale, with_tls);
-        // Limits that cost no memory are not compared.
+        let mut limits = limits_at(&self.profile.limits, explicit_limits, scale, with_tls);
+        // These limits reserve no memory, so they are not scaled.
         limits.heartbeat_s = self.limits.heartbeat_s;
         limits.channel_max = self.limits.channel_max;
-        if !by_hand.has(BRIDGES_MAX) {
+        if !explicit_limits.has(BRIDGES_MAX) {
             limits.bridges_max = self.bridges.len() as u32;
         }
         limits
     }
 
-    /// Returns the memory needed with these limits.
-    fn sum_with(&self, limits: Limits, sizes_of: SizesOf) -> u64 {
+    /// Returns the memory that these limits need, in bytes.
+    fn bytes_with(&self, limits: Limits, sizes_of: SizesOf) -> u64 {
         let config = Self { limits, ..self.clone() };
         config.limits.memory_table(&sizes_of(&config)).bytes()
     }
 
-    /// Returns the largest scale that fits. Without TLS, the broker uses the same part of the memory as the profile
-    /// does, because the rest is reserved for TLS. TLS or configured limits may need more than that, and then the
-    /// scale is smaller.
+    /// Returns the largest scale with which the limits fit into `memory_limit`.
+    ///
+    /// A configuration without TLS, bridges and explicit limits gets the same part of `memory_limit` as in the profile:
+    /// the profile leaves the rest free for TLS. If TLS, bridges or explicit limits need more than that rest, the scale
+    /// is smaller.
     fn largest_scale(&self, sizes_of: SizesOf) -> u64 {
-        let nothing = ByHand::default();
-        let by_hand = nothing.clone();
+        let no_explicit = ExplicitLimits::default();
+        let explicit_limits = no_explicit.clone();
         let (listen_tls, management_tls, bridges) = (Vec::new(), Vec::new(), Vec::new());
-        let plain = Self { listen_tls, management_tls, bridges, by_hand, ..self.clone() };
+        let plain = Self { listen_tls, management_tls, bridges, explicit_limits, ..self.clone() };
         let (own, limit) = (self.profile.memory_limit_bytes.max(1), self.memory_limit_bytes);
-        let used = plain.sum_with(plain.limits_at(&nothing, ONE), sizes_of).min(own);
+        let used = plain.bytes_with(plain.limits_at(&no_explicit, ONE), sizes_of).min(own);
         let share = u128::from(limit) * u128::from(used) / u128::from(own);
         let share = u64::try_from(share).unwrap_or(limit);
-        // The profile's numbers are kept where a few more entries would cost nothing.
-        let most = if limit > own { SCALE_MAX } else { ONE };
-        let usual =
-            largest(most, |scale| plain.sum_with(plain.limits_at(&nothing, scale), sizes_of) <= share);
-        largest(usual, |scale| self.sum_with(self.limits_at(&self.by_hand, scale), sizes_of) <= limit)
+        // With no more memory than in the profile, no limit is larger than in the profile.
+        let scale_max = if limit > own { SCALE_MAX } else { ONE };
+        let plain_scale = largest(scale_max, |scale| {
+            plain.bytes_with(plain.limits_at(&no_explicit, scale), sizes_of) <= share
+        });
+        largest(plain_scale, |scale| {
+            self.bytes_with(self.limits_at(&self.explicit_limits, scale), sizes_of) <= limit
+        })
     }
 
-    /// Explains why even the smallest pools are too large: because of the most expensive configured limit, or of the
-    /// memory.
-    fn explain(&self, sizes_of: SizesOf, sum: u64, memory_limit: u64) -> LimitsError {
-        let least_with = |by_hand: &ByHand| self.sum_with(self.limits_at(by_hand, 0), sizes_of);
-        let least = least_with(&ByHand::default());
+    /// Returns the error for limits of which even the smallest ones need more than `memory_limit`. If that is because of
+    /// explicit limits, it names the one that needs most memory.
+    fn explain_excess(&self, sizes_of: SizesOf, sum: u64, memory_limit: u64) -> LimitsError {
+        let least_with =
+            |explicit_limits: &ExplicitLimits| self.bytes_with(self.limits_at(explicit_limits, 0), sizes_of);
+        let least = least_with(&ExplicitLimits::default());
         if least > memory_limit {
             return LimitsError::LimitTooSmall { memory_limit, least };
         }
         let keys = LimitsLayer::KEYS.iter().copied().chain([FRAME_MAX]);
-        let by_hand = keys.filter(|key| self.by_hand.has(key));
-        let key = by_hand.min_by_key(|key| least_with(&self.by_hand.without(key)));
+        let explicit_limits = keys.filter(|key| self.explicit_limits.has(key));
+        let key = explicit_limits.min_by_key(|key| least_with(&self.explicit_limits.without(key)));
         LimitsError::SumTooLarge { sum, memory_limit, key: key.unwrap_or("memory_limit") }
     }
 }
 
-/// Returns the largest number up to `most` that fits, provided that all numbers below one that fits do; 0 if none
-/// does.
-fn largest(most: u64, fits: impl Fn(u64) -> bool) -> u64 {
-    if fits(most) {
-        return most;
+/// Returns the largest number up to `end` for which `fits` returns `true`; 0 if there is none. `fits` must return `true`
+/// for all smaller numbers, too.
+fn largest(end: u64, fits: impl Fn(u64) -> bool) -> u64 {
+    if fits(end) {
+        return end;
     }
-    let (mut low, mut high) = (0, most);
+    let (mut low, mut high) = (0, end);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
         if fits(middle) { low = middle } else { high = middle }
@@ -358,7 +395,7 @@ mod tests {
     /// Configures some pools with an eighth to three times of their size in the profile.
     fn set_some(config: &mut Config, chance: &mut Chance) {
         let mut text = String::from("[limits]\n");
-        for line in LimitsLayer::shown(&config.profile.limits) {
+        for line in LimitsLayer::to_toml(&config.profile.limits) {
             let (key, _) = line.split_once(" = ").unwrap();
             let Some(pool) = NAMED.iter().position(|name| *name == key) else { continue };
             if chance.below(6) == 0 {
@@ -368,7 +405,7 @@ mod tests {
             }
         }
         let layer = Layer::parse("leveret.toml", &text).unwrap();
-        config.by_hand.add(&layer);
+        config.explicit_limits.add(&layer);
     }
 
     /// The pools in an order in which they can be configured without contradiction.
@@ -421,11 +458,14 @@ mod tests {
                 Ok(table) => table,
                 Err(LimitsError::LimitTooSmall { .. }) => continue,
                 Err(LimitsError::SumTooLarge { key, .. }) => {
-                    assert!(config.by_hand.has(key), "{board}, {limit}: {key} was not set by hand");
+                    assert!(
+                        config.explicit_limits.has(key),
+                        "{board}, {limit}: {key} is not an explicit limit"
+                    );
                     refused += 1;
                     continue;
                 }
-                Err(other) => panic!("{board}, {limit}: {other}\n{}", config.shown()),
+                Err(other) => panic!("{board}, {limit}: {other}\n{}", config.to_toml()),
             };
             fitted += 1;
             let is_small = u64::from(config.limits.message_size_max) < MESSAGE_BYTES_MIN;
@@ -434,7 +474,11 @@ mod tests {
             assert!(!is_alone || table.bytes() >= limit / 10 * 9, "{board}, {limit}: {}", table.bytes());
             for pool in &POOLS {
                 let (least, own) = (*pool.range.start(), (pool.get)(&config.profile.limits));
-                assert!((pool.get)(&config.limits) >= least.min(own), "{board}, {limit}: {}", config.shown());
+                assert!(
+                    (pool.get)(&config.limits) >= least.min(own),
+                    "{board}, {limit}: {}",
+                    config.to_toml()
+                );
             }
             let before = amounts(&config.limits);
             config.memory_limit_bytes += chance.below(limit / 4) + 1;
@@ -446,7 +490,7 @@ mod tests {
                 None,
                 "{board}, {limit} and {}: {}",
                 config.memory_limit_bytes,
-                config.shown()
+                config.to_toml()
             );
         }
         assert!(fitted > 1_500 && refused > 20, "{fitted} fitted, {refused} were refused");

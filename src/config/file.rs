@@ -1,11 +1,11 @@
 //! Reading TOML into the layer of one source.
 //!
-//! Each key defines how its value is read ([`Readable`]). [`read`] walks the tables and passes every key to its
-//! section. Derived deserialisers are not used: they were 4 % of the program.
+//! [`read`] walks through the tables of a text and passes every key to its [`Section`]. The type of a key determines how
+//! its value is read ([`Readable`]). `serde` is not used: its derived code was 4 % of the program.
 //!
 //! # Invariants
-//! - An unknown key, or a value that does not fit, is an error with its place in the text. Nothing of the text is
-//!   used then. Keys of older versions ([`REMOVED_KEYS`]) cause only a warning.
+//! - An unknown key or an invalid value is an error with its position in the text, and the whole text is refused. Keys of
+//!   older versions ([`REMOVED_KEYS`]) cause only a warning.
 
 use std::error::Error;
 use std::fs::File;
@@ -18,35 +18,35 @@ use leveret_json::BYTE_ORDER_MARK;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Keys of older versions, and what replaces them. They cause only a warning, so a board starts with its old file
-/// after an update.
+/// Keys of older versions, with an explanation for the warning. They are no error, so that a board starts with its old
+/// file after an update.
 pub(super) const REMOVED_KEYS: [(&str, &str); 1] =
-    [("spill_transient", "transient messages stay in memory, and their publishers wait when it is full")];
+    [("spill_transient", "transient messages stay in memory, and publishers are blocked while it is full")];
 
 /// A value in the text.
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
-/// An error in a text, and its place.
+/// An error in a text, and its position.
 #[derive(Debug)]
-pub(super) struct Wrong {
-    /// Offset in bytes from the start of the text.
+pub(super) struct ParseError {
+    /// Position of the error, in bytes from the start of the text.
     pub(super) at: usize,
-    /// One sentence, without the place.
+    /// What is wrong, in one sentence without the position.
     pub(super) why: String,
-    /// Offset of the earlier occurrence that it contradicts.
-    pub(super) first: Option<usize>,
+    /// Position of an earlier item that the erroneous one contradicts, such as a bridge of the same name.
+    pub(super) earlier_at: Option<usize>,
 }
 
-impl Wrong {
-    /// Makes an error at a value.
+impl ParseError {
+    /// Returns an error at the position of a value.
     #[cold]
-    pub(super) fn value(value: &Value<'_>, why: impl fmt::Display) -> Self {
-        Self { at: value.span().start, why: why.to_string(), first: None }
+    pub(super) fn at(value: &Value<'_>, why: impl fmt::Display) -> Self {
+        Self { at: value.span().start, why: why.to_string(), earlier_at: None }
     }
 
-    /// Makes an error for a value of the wrong type.
+    /// Returns the error for a value of the wrong type. `expected` describes the right type.
     #[cold]
-    pub(super) fn kind(value: &Value<'_>, wanted: &str) -> Self {
+    pub(super) fn wrong_type(value: &Value<'_>, expected: &str) -> Self {
         let found = match value.get_ref() {
             DeValue::String(text) => format!("the text \"{text}\""),
             DeValue::Integer(number) => format!("the number {number}"),
@@ -56,103 +56,120 @@ impl Wrong {
             DeValue::Array(_) => "a list".to_string(),
             DeValue::Table(_) => "a section".to_string(),
         };
-        Self::value(value, format_args!("there must be {wanted}, not {found}"))
+        Self::at(value, format_args!("there must be {expected}, not {found}"))
     }
 }
 
-/// The type of a key's value.
+/// A type that the value of a key can have.
 pub(super) trait Readable: Sized {
-    /// Reads the value, or returns why it does not fit.
-    fn read(value: &Value<'_>) -> Result<Self, Wrong>;
+    /// Converts a value.
+    ///
+    /// # Errors
+    /// The value is of another type, or out of range.
+    fn read(value: &Value<'_>) -> Result<Self, ParseError>;
 }
 
-/// Sets `place` if the key was set.
-pub(super) fn put<T>(place: &mut T, said: Option<T>) {
-    if let Some(value) = said {
-        *place = value;
+/// Sets `field` if a layer has a value for it.
+pub(super) fn set_if_some<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
     }
 }
 
-/// Returns the text of a string or a number before it is parsed.
-pub(super) fn written(value: &Value<'_>) -> Result<String, Wrong> {
+/// Returns the text of a string or a number, for types that are parsed from text.
+///
+/// # Errors
+/// The value is of another type.
+pub(super) fn text_of(value: &Value<'_>) -> Result<String, ParseError> {
     match value.get_ref() {
         DeValue::String(text) => Ok(text.to_string()),
         DeValue::Integer(number) => {
             let number = i64::from_str_radix(number.as_str(), number.radix());
             number
                 .map(|number| number.to_string())
-                .map_err(|_| Wrong::value(value, "the number is too large"))
+                .map_err(|_| ParseError::at(value, "the number is too large"))
         }
-        // A version number may be written without quotes. Types that need an integer refuse it.
+        // The key `version` may be written without quotes: 3.13. Types of whole numbers refuse the text.
         DeValue::Float(number) => Ok(number.as_str().to_string()),
-        _ => Err(Wrong::kind(value, "a number or a text in quotes")),
+        _ => Err(ParseError::wrong_type(value, "a number or a text in quotes")),
     }
 }
 
-/// Reads types that are also used by command-line flags, with the same `FromStr`.
+/// Implements [`Readable`] by `FromStr`, which command-line flags use as well.
 macro_rules! read_from_text {
     ($($kind:ident $(<$param:ident>)?;)*) => {$(
         impl$(<$param: TryFrom<u64>>)? $crate::file::Readable for $kind$(<$param>)? {
             fn read(
                 value: &$crate::file::Value<'_>,
-            ) -> Result<Self, $crate::file::Wrong> {
-                let text = $crate::file::written(value)?;
-                text.parse().map_err(|bad: BadValue| $crate::file::Wrong::value(value, bad))
+            ) -> Result<Self, $crate::file::ParseError> {
+                let text = $crate::file::text_of(value)?;
+                text.parse().map_err(|bad: BadValue| $crate::file::ParseError::at(value, bad))
             }
         }
     )*};
 }
 
 impl Readable for bool {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
-        value.get_ref().as_bool().ok_or_else(|| Wrong::kind(value, "true or false"))
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
+        value.get_ref().as_bool().ok_or_else(|| ParseError::wrong_type(value, "true or false"))
     }
 }
 
 impl Readable for String {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
-        value.get_ref().as_str().map(Self::from).ok_or_else(|| Wrong::kind(value, "a text in quotes"))
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
+        value
+            .get_ref()
+            .as_str()
+            .map(Self::from)
+            .ok_or_else(|| ParseError::wrong_type(value, "a text in quotes"))
     }
 }
 
 impl Readable for PathBuf {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
-        value.get_ref().as_str().map(Self::from).ok_or_else(|| Wrong::kind(value, "a path in quotes"))
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
+        value
+            .get_ref()
+            .as_str()
+            .map(Self::from)
+            .ok_or_else(|| ParseError::wrong_type(value, "a path in quotes"))
     }
 }
 
 impl<T: Readable> Readable for Vec<T> {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
         match value.get_ref() {
             DeValue::Array(list) => list.iter().map(T::read).collect(),
             // A value without brackets is a list of one.
             DeValue::String(_) => T::read(value).map(|one| vec![one]),
-            _ => Err(Wrong::kind(value, "a list in square brackets")),
+            _ => Err(ParseError::wrong_type(value, "a list in square brackets")),
         }
     }
 }
 
-/// A section, or the top level.
+/// The keys that one layer sets in a section of the file, or at its top level.
 pub(super) trait Section {
-    /// Returns its keys, the names of sections below it included.
+    /// Returns all keys of the section, including the names of sections below it.
     fn keys(&self) -> &'static [&'static str];
 
-    /// Reads the value of a key. Returns the section if the key is the name of one, or that the key is unknown.
-    fn take(&mut self, key: &str, value: &Value<'_>) -> Result<Taken<'_>, Wrong>;
+    /// Reads the value of a key, unless the key is unknown or the name of a section below.
+    ///
+    /// # Errors
+    /// The value is invalid.
+    fn take(&mut self, key: &str, value: &Value<'_>) -> Result<Taken<'_>, ParseError>;
 }
 
 /// The result of passing a key to a section.
 pub(super) enum Taken<'a> {
     /// The value was read.
     Value,
-    /// The key is the name of this section.
+    /// The key is the name of this section; the caller reads its table.
     Section(&'a mut dyn Section),
     /// The key is unknown.
     Unknown,
 }
 
-/// Declares a section: its keys with their types, and the sections below it. Each key is a field that is `None`
-/// until it is set.
+/// Declares a section: its keys with their types, and below `above` the sections below it. Each key becomes a field that
+/// is `None` until it is set.
 macro_rules! section {
     (
         $(#[$doc:meta])* $vis:vis struct $layer:ident {
@@ -168,7 +185,7 @@ macro_rules! section {
         }
 
         impl $layer {
-            /// The keys, the names of sections below included.
+            /// All keys, including the names of sections below.
             pub(super) const KEYS: &'static [&'static str] =
                 &[$(stringify!($key),)* $($(stringify!($section),)*)?];
         }
@@ -182,7 +199,7 @@ macro_rules! section {
                 &mut self,
                 key: &str,
                 value: &$crate::file::Value<'_>,
-            ) -> Result<$crate::file::Taken<'_>, $crate::file::Wrong> {
+            ) -> Result<$crate::file::Taken<'_>, $crate::file::ParseError> {
                 use $crate::file::{Readable, Taken};
                 match key {
                     $(stringify!($key) => self.$key = Some(Readable::read(value)?),)*
@@ -198,62 +215,67 @@ macro_rules! section {
 pub(super) use read_from_text;
 pub(super) use section;
 
-/// Reads a whole text into `top`. `unknown` explains why a key is refused, given the keys of its section.
+/// Reads a whole text into the layer `top`. `unknown` returns the error for an unknown key, given the known keys of its
+/// section.
+///
+/// # Errors
+/// The first error in the text.
 pub(super) fn read(
     text: &str,
     top: &mut dyn Section,
     unknown: fn(&str, &[&str]) -> String,
-) -> Result<(), Wrong> {
+) -> Result<(), ParseError> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start.min(text.len()));
         let why = match error.message() {
-            // The library gives the place of the key, but not its name.
+            // The library's error contains the position of the key, but not its name.
             "duplicate key" => {
                 let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-                format!("{key} stands there twice")
+                format!("the key {key} occurs twice")
             }
             message => message.to_string(),
         };
-        Wrong { at, why, first: None }
+        ParseError { at, why, earlier_at: None }
     })?;
     fill(top, table.get_ref(), unknown)
 }
 
+/// Reads a table into `section`. See [`read`].
 pub(super) fn fill(
     section: &mut dyn Section,
     table: &DeTable<'_>,
     unknown: fn(&str, &[&str]) -> String,
-) -> Result<(), Wrong> {
+) -> Result<(), ParseError> {
     for (key, value) in table {
         let known = section.keys();
         let name = key.get_ref();
-        let named = |wrong: Wrong| Wrong { why: format!("{name}: {}", wrong.why), ..wrong };
+        let named = |wrong: ParseError| ParseError { why: format!("{name}: {}", wrong.why), ..wrong };
         match section.take(name, value).map_err(named)? {
             Taken::Value => {}
             Taken::Section(inner) => match value.get_ref().as_table() {
                 Some(table) => fill(inner, table, unknown)?,
-                None => return Err(named(Wrong::kind(value, "a section"))),
+                None => return Err(named(ParseError::wrong_type(value, "a section"))),
             },
             Taken::Unknown if REMOVED_KEYS.iter().any(|(key, _)| *key == &**name) => {}
             Taken::Unknown => {
-                return Err(Wrong { at: key.span().start, why: unknown(name, known), first: None });
+                return Err(ParseError { at: key.span().start, why: unknown(name, known), earlier_at: None });
             }
         }
     }
     Ok(())
 }
 
-/// Reads a text file of at most `bytes_max` bytes, without a byte-order mark at its beginning. Returns `None` if
-/// the file is larger.
+/// Reads a text file of at most `bytes_max` bytes. Returns the text without a byte-order mark; `None` if the file is
+/// larger.
 ///
 /// # Errors
-/// It cannot be read, is not a regular file, or is not UTF-8.
+/// The file cannot be read, is not a regular file, or is not UTF-8.
 pub(super) fn read_text_file(file: &Path, bytes_max: u64) -> io::Result<Option<String>> {
-    // Opening a pipe must not wait for its writer.
+    // Without this flag, opening a named pipe would wait for a process that writes to the pipe.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let opened = File::options().read(true).custom_flags(nonblocking).open(file)?;
     if !opened.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     let mut text = Vec::new();
     opened.take(bytes_max + 1).read_to_end(&mut text)?;
@@ -267,11 +289,11 @@ pub(super) fn read_text_file(file: &Path, bytes_max: u64) -> io::Result<Option<S
 /// The file with the machine's identifier.
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// Expands `${hostname}`, `${machine_id}` and `${env:NAME}`, so that one file fits a whole fleet. A variable
-/// without a value is an error, and inserted text is not expanded again.
+/// Replaces `${hostname}`, `${machine_id}` and `${env:NAME}` by their values, so that all devices of a fleet can have the
+/// same file. Values are not expanded again.
 ///
 /// # Errors
-/// The variable without a value, or the syntax error.
+/// A variable is unknown or has no value, or a `${` has no `}`.
 #[cold]
 pub(super) fn expand(text: &str) -> Result<String, String> {
     let mut expanded = String::with_capacity(text.len());
@@ -288,6 +310,7 @@ pub(super) fn expand(text: &str) -> Result<String, String> {
     Ok(expanded)
 }
 
+/// Returns the value of a variable.
 #[cold]
 fn value_of(name: &str) -> Result<String, String> {
     let value = match name {
@@ -297,7 +320,7 @@ fn value_of(name: &str) -> Result<String, String> {
             Some(variable) => std::env::var(variable).ok(),
             None => {
                 return Err(format!(
-                    "${{{name}}} is not known; there are ${{hostname}}, ${{machine_id}} and ${{env:NAME}}"
+                    "the variable ${{{name}}} is unknown; there are ${{hostname}}, ${{machine_id}} and ${{env:NAME}}"
                 ));
             }
         },
@@ -306,7 +329,7 @@ fn value_of(name: &str) -> Result<String, String> {
     value.ok_or_else(|| format!("${{{name}}} has no value on this machine"))
 }
 
-/// Why there is no configuration: a sentence that says what to change.
+/// Why the configuration could not be loaded, as a sentence that contains what to change.
 #[derive(Debug)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -327,9 +350,9 @@ pub enum ConfigError {
     },
     /// Two keys contradict each other.
     Contradiction(String),
-    /// There is no profile of this name; the text suggests others.
+    /// There is no board profile of the configured name. The text suggests others.
     UnknownBoard(String),
-    /// A profile names another profile.
+    /// The profile with this name contains the key `board`.
     BoardInBoard(String),
 }
 
@@ -343,7 +366,10 @@ impl fmt::Display for ConfigError {
             Self::Contradiction(why) => f.write_str(why),
             Self::UnknownBoard(why) => write!(f, "{why} (or name a file by a path with a slash)"),
             Self::BoardInBoard(name) => {
-                write!(f, "the profile {name} has the key board itself; take it out, a profile stands alone")
+                write!(
+                    f,
+                    "the profile {name} contains the key board; remove it: a profile cannot refer to another profile"
+                )
             }
         }
     }
@@ -356,7 +382,7 @@ mod variables_tests {
     use super::*;
 
     #[test]
-    fn what_is_filled_in_and_what_is_refused() {
+    fn variables_are_expanded_or_refused() {
         assert_eq!(expand("plain"), Ok("plain".to_string()));
         let path = std::env::var("PATH").expect("a PATH");
         assert_eq!(expand("a ${env:PATH} b"), Ok(format!("a {path} b")));
@@ -367,7 +393,7 @@ mod variables_tests {
             ("${env:LEVERET_IS_NOT_SET}", "has no value"),
             ("${hostname", "without its }"),
         ] {
-            let why = expand(text).expect_err("it is refused");
+            let why = expand(text).expect_err("an invalid variable");
             assert!(why.contains(part), "{why}");
         }
     }

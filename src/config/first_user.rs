@@ -1,24 +1,24 @@
 //! The first user of a new store: `default_user` and `default_pass`.
 //!
 //! # Invariants
-//! - They apply to a new store only. A store with users keeps them.
-//! - The password is shown neither by `leveret check` nor in a log.
+//! - The two keys apply only to a new store. An existing store keeps its users.
+//! - Neither `leveret check` nor any log shows the password.
 
 use std::fmt;
 
 use leveret_core::mem::NAME_BYTES_MAX;
 
-use super::file::{Readable, Value, Wrong};
+use super::file::{ParseError, Readable, Value};
 
-/// The well-known user, whose password is the same word.
+/// The user name and password of RabbitMQ's default user.
 pub const GUEST: &str = "guest";
 
 /// The first user of a new store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstUser {
-    /// Its name; `None`: a new store has no user.
+    /// The user name; `None`: a new store has no user.
     pub name: Option<String>,
-    /// Its password.
+    /// The password.
     pub password: Secret,
 }
 
@@ -29,18 +29,21 @@ impl Default for FirstUser {
 }
 
 impl FirstUser {
-    /// Checks that name and password go together.
+    /// Checks that only the user `guest` has the password `guest`.
+    ///
+    /// # Errors
+    /// Another user has that password, for example because `default_pass` is missing.
     pub(super) fn check(&self) -> Result<(), String> {
         match (&self.name, self.password.0.as_str()) {
             (Some(name), GUEST) if name != GUEST => Err(format!(
-                "default_user = {name:?} takes a default_pass other than \"guest\", which everybody knows"
+                "default_user = {name:?} needs a default_pass other than the well-known \"guest\""
             )),
             _ => Ok(()),
         }
     }
 
-    /// Formats the keys as in a file.
-    pub(super) fn shown(&self) -> Vec<String> {
+    /// Returns the keys as lines of a configuration file, without the password.
+    pub(super) fn to_toml(&self) -> Vec<String> {
         let user = self.name.as_ref().map_or_else(|| "false".to_string(), |name| format!("{name:?}"));
         let password = self.password.0 != GUEST;
         let password = password.then(|| "# default_pass is set, and not shown".to_string());
@@ -48,7 +51,7 @@ impl FirstUser {
     }
 }
 
-/// A text that is not shown.
+/// A password. Its `Debug` output does not contain it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
@@ -59,31 +62,31 @@ impl fmt::Debug for Secret {
 }
 
 impl Readable for Secret {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
         match value.get_ref().as_str() {
-            Some("") => Err(Wrong::value(value, "it must not be empty: nobody logs in without a password")),
+            Some("") => Err(ParseError::at(value, "it must not be empty: a login requires a password")),
             Some(text) => Ok(Self(text.to_string())),
-            // The text is not repeated in the error: it may be the password.
-            None => Err(Wrong::value(value, "it must be a text in quotes")),
+            // The error does not quote the value, which may be the password without its quotes.
+            None => Err(ParseError::at(value, "it must be a text in quotes")),
         }
     }
 }
 
-/// The value of `default_user`: a name, or `false`.
+/// The value of `default_user`: a name, or `None` for `false`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserName(pub Option<String>);
 
 impl Readable for UserName {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
         match (value.get_ref().as_str(), value.get_ref().as_bool()) {
             (Some(name), _) if !name.is_empty() && name.len() <= NAME_BYTES_MAX => {
                 Ok(Self(Some(name.to_string())))
             }
             (Some(_), _) => {
-                Err(Wrong::value(value, "a user's name has 1 to 255 bytes; default_user = false for none"))
+                Err(ParseError::at(value, "a user's name has 1 to 255 bytes; default_user = false for none"))
             }
             (None, Some(false)) => Ok(Self(None)),
-            _ => Err(Wrong::kind(value, "a name in quotes, or false")),
+            _ => Err(ParseError::wrong_type(value, "a name in quotes, or false")),
         }
     }
 }

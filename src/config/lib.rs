@@ -1,9 +1,9 @@
-//! The configuration: four layers make one [`Config`].
+//! The configuration: four layers are merged into one [`Config`].
 //!
-//! The layers are built-in defaults, the profile of the board, the configuration file, and command-line flags;
-//! later ones override earlier ones. Limits that neither the file nor flags set follow from `memory_limit`
-//! (`derive`). Profile and file are the same TOML. `boards/generic.toml` documents every key with its unit, range
-//! and default, and a test compares it with the program.
+//! The layers are the built-in defaults, the profile of the board, the configuration file, and the command-line flags.
+//! Each layer overrides the ones before it. A limit that neither the file nor the flags set is *derived* from
+//! `memory_limit` (module `derive`). A profile is a TOML file with the same keys as a configuration file.
+//! `boards/generic.toml` documents every key with its unit, range and default. A test compares these with the program.
 //!
 //! | file         | content                                                              |
 //! |--------------|----------------------------------------------------------------------|
@@ -11,7 +11,7 @@
 //! | `file`       | reading TOML: values, sections, variables, errors                    |
 //! | `board`      | board profiles, and the choice of `board = "auto"`                   |
 //! | `derive`     | limits that follow from `memory_limit`                               |
-//! | `units`      | values with units: sizes, times, addresses, log levels               |
+//! | `units`      | types of values: sizes, times, listening addresses, log levels       |
 //! | `transports` | listeners and TLS                                                    |
 //! | `bridge`     | `[[bridge]]`, with on-demand links                                   |
 //! | `shovels`    | RabbitMQ's shovel parameters                                         |
@@ -20,8 +20,8 @@
 //! | `nearest`    | suggestions for mistyped words                                       |
 //!
 //! # Invariants
-//! - An unknown key, or a value that does not fit its key, is refused with the file, the line and what to write
-//!   instead. No value is guessed or cut to fit.
+//! - An unknown key or an invalid value is an error that contains the file, the line and what to write instead. An
+//!   invalid value is never replaced by a valid one.
 
 #![warn(clippy::unwrap_used)]
 
@@ -42,7 +42,7 @@ use std::path::Path;
 use board::{AUTO, BOARDS, Machine};
 use bridge::Bridge;
 pub use file::ConfigError;
-use file::{REMOVED_KEYS, put};
+use file::{REMOVED_KEYS, set_if_some};
 pub use first_user::FirstUser;
 use leveret_core::limits::{LimitsError, Megabytes};
 pub use leveret_json::BYTE_ORDER_MARK;
@@ -60,37 +60,38 @@ use transports::{TlsLayer, non_empty, quoted};
 use units::{Bytes, Seconds};
 
 impl Config {
-    /// Returns whether a bridge uses TLS with one of its upstreams.
+    /// Returns whether memory for TLS with upstreams is needed: a bridge of the file uses TLS, or a shovel may.
     pub fn has_tls_bridge(&self) -> bool {
-        self.has_shovel_room() || self.bridges.iter().any(Bridge::has_tls)
+        self.may_have_shovels() || self.bridges.iter().any(Bridge::has_tls)
     }
 
-    /// Returns whether more bridges fit than the file has: shovels, which may use TLS.
-    pub fn has_shovel_room(&self) -> bool {
-        self.by_hand.bridges_max() > self.bridges.len()
+    /// Returns whether `bridges_max` allows more bridges than the file has. Only shovels can use the rest.
+    pub fn may_have_shovels(&self) -> bool {
+        self.explicit_limits.bridges_max() > self.bridges.len()
     }
 
-    /// Returns the number of bridge links that may use TLS at once: none, or all of them.
+    /// Returns the maximum number of bridge links that use TLS at the same time: 0, or the number of all links.
     pub fn tls_links_max(&self) -> usize {
         if self.has_tls_bridge() { self.limits.bridge_links() } else { 0 }
     }
 
-    /// Loads the configuration from the file named on the command line and the flags.
+    /// Loads the configuration: `file` is named on the command line, and `flags` are the other command-line flags. The
+    /// profile is chosen by the key `board`.
     ///
     /// # Errors
-    /// One sentence: what is wrong, where, and what to change.
+    /// A file cannot be read or is invalid, the profile does not exist, or keys contradict each other.
     pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Self, ConfigError> {
-        Self::gather_on(Machine::look, file, flags)
+        Self::gather_on(Machine::detect, file, flags)
     }
 
-    /// Loads the configuration for a machine that `look` describes when it is called.
+    /// Loads the configuration. `detect` returns the facts about the machine; it is called only for `board = "auto"`.
     fn gather_on(
-        look: impl FnOnce() -> Machine,
+        detect: impl FnOnce() -> Machine,
         path: Option<&Path>,
         flags: Layer,
     ) -> Result<Self, ConfigError> {
         let file = path.map(Layer::read).transpose()?.unwrap_or_default();
-        let of_file = |name: &str, error| match (path, &error) {
+        let with_line = |name: &str, error| match (path, &error) {
             (Some(path), ConfigError::UnknownBoard(_)) if flags.board.is_none() && name != BOARD_DEFAULT => {
                 let line = settings::line_of(path, "board").unwrap_or(1);
                 ConfigError::Refused { file: path.display().to_string(), line, why: error.to_string() }
@@ -99,24 +100,24 @@ impl Config {
         };
         let mut board = flags.board.as_deref().or(file.board.as_deref()).unwrap_or(BOARD_DEFAULT);
         let memory_limit = flags.memory_limit.or(file.memory_limit).map(|limit| limit.0);
-        let choice = (board == AUTO).then(|| look().choose(memory_limit));
+        let choice = (board == AUTO).then(|| detect().choose(memory_limit));
         if let Some(choice) = &choice {
             board = choice.board;
         }
-        let profile = board::profile(board).map_err(|error| of_file(board, error))?;
+        let profile = board::profile(board).map_err(|error| with_line(board, error))?;
         let origin = Origin { file: path.map(Path::to_path_buf), flags: flags.clone() };
         let mut config = Self { board: board.to_string(), origin, ..Self::default() };
         config.board_why = choice.map(|choice| choice.why);
         let mut announced = Announced::default();
-        lay_over(&mut config, profile, &mut announced);
+        apply_layer(&mut config, profile, &mut announced);
         config.profile =
             Profile { limits: config.limits.clone(), memory_limit_bytes: config.memory_limit_bytes };
         for layer in [file, flags] {
-            config.by_hand.add(&layer);
-            lay_over(&mut config, layer, &mut announced);
+            config.explicit_limits.add(&layer);
+            apply_layer(&mut config, layer, &mut announced);
         }
         config.product = announced.product();
-        config.first_user.check().map_err(|why| config.blame_key("default_user", why))?;
+        config.first_user.check().map_err(|why| config.locate_key_error("default_user", why))?;
         Ok(config)
     }
 
@@ -128,12 +129,13 @@ impl Config {
         Self::gather(self.origin.file.as_deref(), self.origin.flags.clone())
     }
 
-    /// Converts an error in the limits, and adds the line of the key that has to be changed if a file sets it.
-    pub fn blame(&self, error: &LimitsError) -> ConfigError {
-        self.blame_key(error.key(), error.to_string())
+    /// Converts an error in the limits. If the file sets the key that has to be changed, the result contains its line.
+    pub fn locate_error(&self, error: &LimitsError) -> ConfigError {
+        self.locate_key_error(error.key(), error.to_string())
     }
 
-    fn blame_key(&self, key: &str, why: String) -> ConfigError {
+    /// Returns the error `why` about `key`, with the key's line if the file sets it.
+    fn locate_key_error(&self, key: &str, why: String) -> ConfigError {
         let file = self.origin.file.as_deref();
         match file.and_then(|file| Some((file, settings::line_of(file, key)?))) {
             Some((file, line)) => ConfigError::Refused { file: file.display().to_string(), line, why },
@@ -143,18 +145,18 @@ impl Config {
 
     /// Returns warnings that do not prevent a start.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
-        let machine = Machine::look();
-        let of_machine = self.machine_warning(&machine).into_iter().chain(self.board_warning(&machine));
+        let machine = Machine::detect();
+        let of_machine = self.memory_warning(&machine).into_iter().chain(self.board_warning(&machine));
         of_machine.chain(self.management_warning()).chain(self.removed_warnings())
     }
 
-    /// Returns warnings about keys of the file that this version no longer has.
+    /// Returns a warning for each key of the file that this version no longer supports.
     fn removed_warnings(&self) -> impl Iterator<Item = String> {
         let file = self.origin.file.as_deref();
         REMOVED_KEYS.iter().filter_map(move |(key, instead)| {
             let file = file?;
             let line = settings::line_of(file, key)?;
-            Some(format!("{}, line {line}: {key} was removed and does nothing: {instead}", file.display()))
+            Some(format!("{}, line {line}: {key} was removed and has no effect: {instead}", file.display()))
         })
     }
 
@@ -168,32 +170,32 @@ impl Config {
         !self.management.is_empty() || !self.management_tls.is_empty()
     }
 
-    /// Returns a warning if passwords cross a network through the management API without TLS.
+    /// Returns a warning if the management API is reachable over a network without TLS, which exposes passwords.
     fn management_warning(&self) -> Option<String> {
         let open = self.management.iter().find(|listen| !listen.socket.ip().is_loopback())?;
         Some(format!(
-            "management = \"{}\" lets other machines in without TLS: logins and passwords go over the network \
-             as they are; use management_tls, or listen on 127.0.0.1 and come in by `ssh -L`",
+            "management = \"{}\" lets other machines in without TLS: user names and passwords cross the \
+             network unencrypted; use management_tls, or listen on 127.0.0.1 and connect by `ssh -L`",
             open
         ))
     }
 
-    /// Returns a warning if the machine has less memory than the limit.
-    fn machine_warning(&self, machine: &Machine) -> Option<String> {
-        let (limit, has) =
+    /// Returns a warning if the machine or the control group of the process has less memory than `memory_limit`.
+    fn memory_warning(&self, machine: &Machine) -> Option<String> {
+        let (limit, available) =
             (self.memory_limit_bytes, machine.memory_bytes.into_iter().chain(machine.group_bytes).min()?);
-        (limit > has).then(|| {
+        (limit > available).then(|| {
             format!(
-                "memory_limit is {}, but this machine, or the control group, has {} for it: when the pools \
-                 fill, the system ends the broker; lower memory_limit, or, if it was just raised, have systemd \
-                 raise MemoryMax= as well: systemctl daemon-reload",
+                "memory_limit is {}, but this machine, or the control group of the broker, has only {}: when the \
+                 pools fill, the kernel ends the broker; lower memory_limit. If you have just raised it, run \
+                 systemctl daemon-reload, which raises MemoryMax= as well",
                 Megabytes(limit),
-                Megabytes(has)
+                Megabytes(available)
             )
         })
     }
 
-    /// Returns a warning if the profile is not the one for this board.
+    /// Returns a warning if this board is recognised and another built-in profile was chosen explicitly.
     fn board_warning(&self, machine: &Machine) -> Option<String> {
         // A profile of the operator may be for any board.
         let is_built_in = BOARDS.iter().any(|board| board.name == self.board);
@@ -202,25 +204,25 @@ impl Config {
             machine.recognised(Some(self.memory_limit_bytes)).filter(|_| is_built_in && !is_chosen)?;
         (choice.board != self.board).then(|| {
             format!(
-                "this board is recognised as {}, but the profile in use is {}, whose limits of memory and of writes \
-                 are not made for it: write board = \"auto\", or board = \"{0}\" ({})",
+                "this board is recognised as {}, but the profile in use is {}, whose limits are made for another \
+                 board: write board = \"auto\", or board = \"{0}\" ({})",
                 choice.board, self.board, choice.why
             )
         })
     }
 
-    /// Formats all keys and values as in a file.
-    pub fn shown(&self) -> String {
+    /// Returns all keys and values as the text of a configuration file, without passwords.
+    pub fn to_toml(&self) -> String {
         let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{listen}\"")).collect();
         let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
         let with_tls: Vec<String> =
             self.listen_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
-        let apart = [&self.management, &self.management_tls, &self.metrics];
-        let [management, management_tls, metrics] = apart.map(|listeners| {
+        let http_listeners = [&self.management, &self.management_tls, &self.metrics];
+        let [management, management_tls, metrics] = http_listeners.map(|listeners| {
             let quoted = listeners.iter().map(|listen| format!("\"{listen}\""));
             quoted.collect::<Vec<String>>().join(", ")
         });
-        let (frame_max, limits) = self.shown_limits();
+        let (frame_max, limits) = self.limits_to_toml();
         let mut lines = vec![
             format!("board = \"{}\"{why}", self.board),
             format!("listen = [{}]", listen.join(", ")),
@@ -246,48 +248,48 @@ impl Config {
         ];
         let file = self.load_definitions.as_ref();
         lines.extend(file.map(|file| format!("load_definitions = \"{}\"", file.display())));
-        lines.extend(self.first_user.shown());
+        lines.extend(self.first_user.to_toml());
         lines.push("\n[store]".to_string());
-        lines.extend(StoreLayer::shown(&self.store));
+        lines.extend(StoreLayer::to_toml(&self.store));
         lines.push("\n[tls]".to_string());
-        lines.extend(TlsLayer::shown(&self.tls));
+        lines.extend(TlsLayer::to_toml(&self.tls));
         lines.push("\n[limits]".to_string());
         lines.extend(limits);
-        lines.extend(self.bridges.iter().flat_map(Bridge::shown));
+        lines.extend(self.bridges.iter().flat_map(Bridge::to_toml));
         lines.join("\n")
     }
 }
 
-/// Applies a layer over the layers before it.
-fn lay_over(config: &mut Config, layer: Layer, announced: &mut Announced) {
-    put(&mut config.listen, layer.listen);
-    put(&mut config.listen_tls, layer.listen_tls);
-    put(&mut config.unix.path, layer.listen_unix.map(non_empty));
-    put(&mut config.unix.mode, layer.listen_unix_mode);
-    put(&mut config.management, layer.management);
-    put(&mut config.management_tls, layer.management_tls);
-    put(&mut config.metrics, layer.metrics);
-    put(&mut config.management_hosts, layer.management_hosts);
-    put(&mut config.node_name, layer.node_name.map(|label| label.0));
-    put(&mut config.data_dir, layer.data_dir);
-    put(&mut config.load_definitions, layer.load_definitions.map(non_empty));
-    put(&mut config.memory_limit_bytes, layer.memory_limit.map(|bytes| bytes.0));
-    put(&mut config.memory_lock, layer.memory_lock);
-    put(&mut config.log_level, layer.log_level.map(|level| level.0));
-    put(&mut config.flight_recorder, layer.flight_recorder.map(non_empty));
-    put(&mut config.loopback_users, layer.loopback_users);
-    put(&mut config.first_user.name, layer.default_user.map(|user| user.0));
-    put(&mut config.first_user.password, layer.default_pass);
+/// Overrides settings by the keys that a layer sets.
+fn apply_layer(config: &mut Config, layer: Layer, announced: &mut Announced) {
+    set_if_some(&mut config.listen, layer.listen);
+    set_if_some(&mut config.listen_tls, layer.listen_tls);
+    set_if_some(&mut config.unix.path, layer.listen_unix.map(non_empty));
+    set_if_some(&mut config.unix.mode, layer.listen_unix_mode);
+    set_if_some(&mut config.management, layer.management);
+    set_if_some(&mut config.management_tls, layer.management_tls);
+    set_if_some(&mut config.metrics, layer.metrics);
+    set_if_some(&mut config.management_hosts, layer.management_hosts);
+    set_if_some(&mut config.node_name, layer.node_name.map(|label| label.0));
+    set_if_some(&mut config.data_dir, layer.data_dir);
+    set_if_some(&mut config.load_definitions, layer.load_definitions.map(non_empty));
+    set_if_some(&mut config.memory_limit_bytes, layer.memory_limit.map(|bytes| bytes.0));
+    set_if_some(&mut config.memory_lock, layer.memory_lock);
+    set_if_some(&mut config.log_level, layer.log_level.map(|level| level.0));
+    set_if_some(&mut config.flight_recorder, layer.flight_recorder.map(non_empty));
+    set_if_some(&mut config.loopback_users, layer.loopback_users);
+    set_if_some(&mut config.first_user.name, layer.default_user.map(|user| user.0));
+    set_if_some(&mut config.first_user.password, layer.default_pass);
     announced.compat = layer.compat.or(announced.compat);
     announced.product = layer.product.or(announced.product.take());
     announced.version = layer.version.or(announced.version.take());
-    put(&mut config.limits.heartbeat_s, layer.heartbeat.map(|time| time.0));
-    put(&mut config.limits.frame_max, layer.frame_max.map(|bytes| bytes.0));
-    put(&mut config.limits.channel_max, layer.channel_max.map(|count| count.0));
-    put(&mut config.bridges, layer.bridge.map(|bridges| bridges.0));
-    layer.store.lay_over(&mut config.store);
-    layer.tls.lay_over(&mut config.tls);
-    layer.limits.lay_over(&mut config.limits);
+    set_if_some(&mut config.limits.heartbeat_s, layer.heartbeat.map(|time| time.0));
+    set_if_some(&mut config.limits.frame_max, layer.frame_max.map(|bytes| bytes.0));
+    set_if_some(&mut config.limits.channel_max, layer.channel_max.map(|count| count.0));
+    set_if_some(&mut config.bridges, layer.bridge.map(|bridges| bridges.0));
+    layer.store.apply_to(&mut config.store);
+    layer.tls.apply_to(&mut config.tls);
+    layer.limits.apply_to(&mut config.limits);
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! All settings, their defaults, and the layers they come from.
+//! All settings, their defaults, and the keys that a layer can set.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +9,7 @@ use leveret_core::limits::Limits;
 
 use super::board::BOARDS;
 use super::bridge::{Bridge, Bridges};
-use super::file::{ConfigError, Wrong, put, read, read_text_file, section};
+use super::file::{ConfigError, ParseError, read, read_text_file, section, set_if_some};
 use super::first_user::{FirstUser, Secret, UserName};
 use super::nearest::describe_unknown;
 use super::transports::{AMQP_PORT, FileMode, Tls, TlsAddress, TlsLayer, UnixListener};
@@ -26,13 +26,13 @@ pub(super) const BOARD_DEFAULT: &str = BOARDS[0].name;
 pub struct Config {
     /// The board profile: a name, or the path of a file.
     pub board: String,
-    /// Why the profile was chosen, with `board = "auto"`.
+    /// Why the profile was chosen; `None` without `board = "auto"`.
     pub board_why: Option<String>,
-    /// Addresses to listen on, in the order given.
+    /// Addresses to listen on for AMQP, in the configured order.
     pub listen: Vec<ListenAddress>,
-    /// Addresses to listen on with TLS.
+    /// Addresses to listen on for AMQP with TLS.
     pub listen_tls: Vec<TlsAddress>,
-    /// The Unix socket for programs of this machine.
+    /// The Unix socket for AMQP.
     pub unix: UnixListener,
     /// Addresses to listen on for the management API and its page; empty: it is off.
     pub management: Vec<ListenAddress>,
@@ -45,13 +45,13 @@ pub struct Config {
     pub management_hosts: Vec<String>,
     /// The node name for management tools. Without an `@` the machine's name is appended.
     pub node_name: String,
-    /// The settings of TLS.
+    /// The section `[tls]`.
     pub tls: Tls,
-    /// The folder for everything that outlives the process.
+    /// The folder for the store and all other files of the broker.
     pub data_dir: PathBuf,
     /// A file with definitions in RabbitMQ's format that are created at every start.
     pub load_definitions: Option<PathBuf>,
-    /// The settings of the store.
+    /// The section `[store]`.
     pub store: Store,
     /// Maximum resident memory of the process in bytes; the limits must fit into it.
     pub memory_limit_bytes: u64,
@@ -59,7 +59,8 @@ pub struct Config {
     pub memory_lock: bool,
     /// The minimum level of log lines.
     pub log_level: log::LevelFilter,
-    /// A file in memory that keeps the last events after the process has ended.
+    /// The file of the flight recorder, usually in a RAM file system: it contains the last events when the process has
+    /// ended.
     pub flight_recorder: Option<PathBuf>,
     /// Users that can connect only from this machine.
     pub loopback_users: Vec<String>,
@@ -69,28 +70,28 @@ pub struct Config {
     pub first_user: FirstUser,
     /// Product and version announced to clients.
     pub product: Product,
-    /// All limits. Those that were not set follow from `memory_limit` after [`Self::fit`].
+    /// All limits. [`Self::fit`] derives those that were not set from `memory_limit`.
     pub limits: Limits,
     /// The limits of the profile.
     pub profile: Profile,
-    /// The limits that the file or flags set.
-    pub(super) by_hand: ByHand,
-    /// The file and flags that the configuration was made from.
+    /// The limits that the file or the flags set.
+    pub(super) explicit_limits: ExplicitLimits,
+    /// The file and flags from which the configuration was loaded.
     pub origin: Origin,
 }
 
 /// The sources of a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The file named on the command line.
+    /// The configuration file named on the command line.
     pub file: Option<PathBuf>,
-    /// The flags.
+    /// The other command-line flags.
     pub flags: Layer,
 }
 
 impl Default for Config {
-    /// Returns the built-in defaults. They listen on the loopback addresses, so a broker that is only tried out is
-    /// not reachable from outside. `localhost` is `::1` first on many systems, hence both addresses.
+    /// Returns the built-in defaults. They listen only on loopback addresses, so that a broker that somebody tries out is
+    /// not reachable from outside. There are two addresses, because many clients try `::1` first for `localhost`.
     fn default() -> Self {
         let ipv4 = ListenAddress::required(SocketAddr::from((Ipv4Addr::LOCALHOST, AMQP_PORT)));
         let socket = SocketAddr::from((Ipv6Addr::LOCALHOST, AMQP_PORT));
@@ -119,23 +120,23 @@ impl Default for Config {
             product: Announced::default().product(),
             limits: Limits::default(),
             profile: Profile::default(),
-            by_hand: ByHand::default(),
+            explicit_limits: ExplicitLimits::default(),
             origin: Origin::default(),
         }
     }
 }
 
-/// Returns the folder that systemd has made (`StateDirectory=`), or one in the current folder.
+/// Returns the folder that systemd has created (`StateDirectory=`), or `leveret-data` in the current folder.
 fn data_dir_default() -> PathBuf {
     std::env::var_os("STATE_DIRECTORY").map_or_else(|| PathBuf::from("leveret-data"), PathBuf::from)
 }
 
-/// Maximum size of a configuration file in bytes. It keeps `--config /dev/zero` from using up the memory.
+/// Maximum size of a configuration file in bytes. Without a limit, `--config` with a huge file would use up the memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 section! {
-    /// The settings of one source: a profile, a file, or the flags. A key that is `None` keeps the value of the layer
-    /// below.
+    /// The keys that one layer sets: a profile, a configuration file, or the flags. A key that is `None` keeps the
+    /// value of the layer below.
     pub struct Layer {
         /// See [`Config::board`].
         pub board: String,
@@ -182,22 +183,22 @@ section! {
     }
 }
 
-/// The keys of a section that were set.
+/// Operations on the keys that a layer sets in one section.
 pub(super) trait SectionKeys {
-    /// Returns whether a key was set.
+    /// Returns whether the layer sets `key`.
     fn has(&self, key: &str) -> bool;
-    /// Returns this layer without `key`.
+    /// Returns the keys of this layer except `key`.
     fn without(&self, key: &str) -> Self;
     /// Overrides this layer with the keys that `later` sets.
     fn take_over(&mut self, later: &Self);
 }
 
-/// Declares the keys of a section: the key, its type, and the field that it sets, whose documentation explains
-/// it.
+/// Declares the keys of a section. Each has a type, and sets a field of the target, whose documentation also explains the
+/// key.
 macro_rules! section_keys {
     ($layer:ident sets $target:ident; $($key:ident: $unit:ident $(<$kind:ty>)? => $field:ident;)*) => {
         section! {
-            /// The keys of this section that were set.
+            /// The keys of this section that a layer sets.
             pub(super) struct $layer {
                 $($key: $unit $(<$kind>)?,)*
             }
@@ -221,13 +222,13 @@ macro_rules! section_keys {
         }
 
         impl $layer {
-            pub(super) fn lay_over(&self, target: &mut $target) {
+            pub(super) fn apply_to(&self, target: &mut $target) {
                 $(if let Some(value) = self.$key {
                     target.$field = value.0;
                 })*
             }
 
-            pub(super) fn shown(target: &$target) -> Vec<String> {
+            pub(super) fn to_toml(target: &$target) -> Vec<String> {
                 vec![$(format!("{} = {}", stringify!($key), $unit(target.$field))),*]
             }
         }
@@ -292,19 +293,20 @@ section_keys! {
     flash_years_min: Count<u32> => flash_years_min;
 }
 
-/// Returns the line of a file, from 1, that sets a key.
+/// Returns the number of the line that sets a key in a configuration file, from 1; `None` if no line does, or the file
+/// cannot be read.
 pub(super) fn line_of(file: &Path, key: &str) -> Option<usize> {
     let text = read_text(file).ok()?;
-    let says = |line: &str| {
+    let sets_key = |line: &str| {
         line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
     };
-    text.lines().position(says).map(|at| at + 1)
+    text.lines().position(sets_key).map(|at| at + 1)
 }
 
 fn read_text(file: &Path) -> Result<String, ConfigError> {
     let unreadable = |why| ConfigError::Unreadable { file: file.to_path_buf(), why };
     let text = read_text_file(file, FILE_BYTES_MAX).map_err(unreadable)?;
-    text.ok_or_else(|| unreadable(io::Error::other("it is larger than any configuration")))
+    text.ok_or_else(|| unreadable(io::Error::other("the file is larger than 1 MiB")))
 }
 
 impl Layer {
@@ -313,20 +315,20 @@ impl Layer {
         Self::parse(&file.display().to_string(), &read_text(file)?)
     }
 
-    /// Parses `text` of the file `file`.
+    /// Parses the text of a configuration file. `file` is its name for errors.
     ///
     /// # Errors
-    /// What is wrong, on which line, and what to write instead.
+    /// The text is not TOML, a key is unknown, or a value is invalid.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let mut layer = Self::default();
         match read(text, &mut layer, describe_unknown_key) {
             Ok(()) => Ok(layer),
-            Err(Wrong { at, mut why, first }) => {
+            Err(ParseError { at, mut why, earlier_at }) => {
                 let line_of =
                     |at: usize| text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
                 let line = line_of(at);
-                if let Some(first) = first {
-                    why.push_str(&format!("; the first is in line {}", line_of(first)));
+                if let Some(earlier_at) = earlier_at {
+                    why.push_str(&format!("; the first is in line {}", line_of(earlier_at)));
                 }
                 Err(ConfigError::Refused { file: file.to_string(), line, why })
             }
@@ -334,15 +336,16 @@ impl Layer {
     }
 }
 
-/// Explains why a key is refused: it belongs elsewhere, or does not exist.
+/// Returns the error for a key that is unknown in its section, whose keys are `known`. The key may belong to another
+/// section.
 fn describe_unknown_key(key: &str, known: &[&str]) -> String {
-    let is_top = known.contains(&"limits");
+    let is_top_level = known.contains(&"limits");
     let sections =
         [("[limits]", LimitsLayer::KEYS), ("[store]", StoreLayer::KEYS), ("[tls]", TlsLayer::KEYS)];
-    let home = sections.into_iter().find(|(_, keys)| keys.contains(&key));
-    match home {
+    let right_section = sections.into_iter().find(|(_, keys)| keys.contains(&key));
+    match right_section {
         Some((section, _)) => format!("{key} belongs under {section}"),
-        None if !is_top && Layer::KEYS.contains(&key) => {
+        None if !is_top_level && Layer::KEYS.contains(&key) => {
             format!("{key} belongs at the top of the file, above the sections")
         }
         None => describe_unknown("key", key, known),
@@ -356,23 +359,24 @@ pub struct Store {
     pub disk_limit_bytes: Option<u64>,
     /// Whether every message to a durable queue is persistent, whatever its delivery mode.
     pub persist_all: bool,
-    /// Whether a start fails if there is no store.
+    /// Whether the broker refuses to start if the data directory contains no store.
     pub require_store: bool,
-    /// How long persistent messages without a waiting publisher are gathered before they are synced, in milliseconds.
-    /// A power cut may lose them.
+    /// Maximum time between the arrival and the sync of a persistent message for which no publisher waits, in
+    /// milliseconds. A power cut in this time may lose the message.
     pub commit_window_ms: u32,
-    /// How long messages with waiting publishers are gathered once the sync budget is used up, in milliseconds.
+    /// Maximum time between the arrival and the sync of a message for which a publisher waits, when the budget of syncs
+    /// is used up, in milliseconds.
     pub confirm_window_ms: u32,
-    /// How long acknowledgements alone are gathered, in milliseconds. After a power cut their messages are delivered
-    /// again.
+    /// Maximum time between an acknowledgement and its sync if nothing else has to be synced, in milliseconds. After a
+    /// power cut in this time the message is delivered again.
     pub settle_window_ms: u32,
-    /// Number of syncs per second that the card can sustain; 0 means no limit.
+    /// Maximum average number of syncs per second, which the flash card can sustain; 0 means no limit.
     pub syncs_per_s: u32,
-    /// Number of syncs that may be done at once after a pause.
+    /// Number of syncs that may follow each other without delay after a pause.
     pub sync_burst: u32,
-    /// Number of bytes that can be written to the card before it is worn out; 0 if unknown.
+    /// Number of bytes that can be written to the flash card before it is worn out; 0 if unknown.
     pub flash_endurance_bytes: u64,
-    /// An alarm is raised when the card is expected to last fewer years than this; 0 means never.
+    /// An alarm is raised when the flash card is expected to last for fewer years than this; 0 means no alarm.
     pub flash_years_min: u32,
 }
 
@@ -393,15 +397,15 @@ impl Default for Store {
     }
 }
 
-/// The default memory limit of the process in bytes.
+/// Default of `memory_limit` in bytes.
 pub(super) const MEMORY_LIMIT_BYTES_DEFAULT: u64 = 128_000_000;
 
 /// The limits of a profile, before the file and flags are applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
-    /// Its limits.
+    /// The limits of the profile.
     pub limits: Limits,
-    /// Its `memory_limit` in bytes.
+    /// The `memory_limit` of the profile in bytes.
     pub memory_limit_bytes: u64,
 }
 
@@ -411,35 +415,35 @@ impl Default for Profile {
     }
 }
 
-/// The limits that the file or flags set.
+/// The limits that the file or the flags set. They are not scaled with the memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ByHand {
+pub(super) struct ExplicitLimits {
     limits: LimitsLayer,
     pub(super) frame_max: Option<u32>,
 }
 
-/// A key outside of `[limits]` that costs memory.
+/// The only limit that is a key outside of the section `[limits]`.
 pub(super) const FRAME_MAX: &str = "frame_max";
-/// A key whose default is the number of configured bridges.
+/// The limit whose default is the number of bridges in the file.
 pub(super) const BRIDGES_MAX: &str = "bridges_max";
 
-impl ByHand {
-    /// Adds the limits that a layer sets.
+impl ExplicitLimits {
+    /// Adds the limits that a layer sets; they override earlier ones.
     pub(super) fn add(&mut self, layer: &Layer) {
         self.limits.take_over(&layer.limits);
         self.frame_max = layer.frame_max.map(|bytes| bytes.0).or(self.frame_max);
     }
 
-    /// Returns the number of bridges to reserve memory for.
+    /// Returns the value that was set for `bridges_max`; 0 if none was.
     pub(super) fn bridges_max(&self) -> usize {
         let mut limits = Limits { bridges_max: 0, ..Limits::default() };
-        self.limits.lay_over(&mut limits);
+        self.limits.apply_to(&mut limits);
         limits.bridges_max as usize
     }
 
-    pub(super) fn lay_over(&self, limits: &mut Limits) {
-        self.limits.lay_over(limits);
-        put(&mut limits.frame_max, self.frame_max);
+    pub(super) fn apply_to(&self, limits: &mut Limits) {
+        self.limits.apply_to(limits);
+        set_if_some(&mut limits.frame_max, self.frame_max);
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
@@ -452,7 +456,7 @@ impl ByHand {
     }
 }
 
-/// The product that the broker announces in connection.start.
+/// The product that the broker announces in `connection.start`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Product {
     /// `product` in the server's properties.
@@ -461,7 +465,8 @@ pub struct Product {
     pub version: String,
 }
 
-/// Product and version of the layers: an explicit value overrides `compat`, whichever was set last.
+/// The keys that determine the announced product. `product` and `version` override `compat`, in whichever layers they are
+/// set.
 #[derive(Default)]
 pub(super) struct Announced {
     pub(super) compat: Option<Compat>,
@@ -470,10 +475,10 @@ pub(super) struct Announced {
 }
 
 impl Announced {
+    /// Returns product and version to be announced.
     pub(super) fn product(self) -> Product {
         let (name, version) = match self.compat {
-            // Celery's client handles its prefetch correctly only with RabbitMQ's name, and users do not configure
-            // that.
+            // The default is RabbitMQ's name, because Celery's client sets its prefetch count correctly only with it.
             Some(Compat::RabbitMq) | None => ("RabbitMQ", RABBITMQ_VERSION),
             Some(Compat::None) => ("Leveret", env!("CARGO_PKG_VERSION")),
         };

@@ -14,7 +14,7 @@ const GENERIC: &str = include_str!("../../boards/generic.toml");
 fn gathered(text: &str) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     let mut announced = Announced::default();
-    lay_over(&mut config, Layer::parse("leveret.toml", text)?, &mut announced);
+    apply_layer(&mut config, Layer::parse("leveret.toml", text)?, &mut announced);
     config.product = announced.product();
     Ok(config)
 }
@@ -66,7 +66,7 @@ fn a_bad_value_is_named_with_its_line_and_key() {
     refused(
         "listen = [\"myhost:5672\"]",
         "leveret.toml, line 1: listen: \"myhost:5672\" is not an address and a port: write it like \
-         127.0.0.1:5672, 0.0.0.0:5672 or [::1]:5672, or the port alone for this machine; names but localhost \
+         127.0.0.1:5672, 0.0.0.0:5672 or [::1]:5672, or the port alone for this machine; names other than localhost \
          are not looked up",
     );
     refused(
@@ -80,7 +80,7 @@ fn a_bad_value_is_named_with_its_line_and_key() {
     );
     refused(
         "[limits]\nqueues_max = 5000000000",
-        "leveret.toml, line 2: queues_max: \"5000000000\" is not below 2^32, the most this key can hold",
+        "leveret.toml, line 2: queues_max: \"5000000000\" is not below 2^32, the limit of this key",
     );
 }
 
@@ -104,7 +104,7 @@ fn text_that_is_no_toml_is_refused_with_its_line() {
     assert!(error.starts_with("leveret.toml, line 2: "), "{error}");
     let error = gathered("heartbeat = \"1s\"\nheartbeat = \"2s\"").unwrap_err().to_string();
     assert!(
-        error.starts_with("leveret.toml, line 2: ") && error.ends_with("heartbeat stands there twice"),
+        error.starts_with("leveret.toml, line 2: ") && error.ends_with("the key heartbeat occurs twice"),
         "{error}"
     );
 }
@@ -114,7 +114,7 @@ fn a_file_that_cannot_be_read_is_named() {
     let error = Config::gather(Some(Path::new("/no/such.toml")), Layer::default()).unwrap_err().to_string();
     assert!(error.starts_with("cannot read /no/such.toml: No such file"), "{error}");
     let error = Config::gather(Some(Path::new("/dev/zero")), Layer::default()).unwrap_err().to_string();
-    assert!(error.contains("it is not a file"), "{error}");
+    assert!(error.contains("it is not a regular file"), "{error}");
 }
 
 #[test]
@@ -151,9 +151,9 @@ fn auto_takes_what_fits_the_machine_and_says_why() {
     };
     let config = gather(zero.clone(), "auto");
     assert_eq!((config.board.as_str(), config.memory_limit_bytes), ("pi-zero-w", 64_000_000));
-    let first = "board = \"pi-zero-w\"  # auto: the model is \"Raspberry Pi Zero W Rev 1.1\", its memory \
+    let first = "board = \"pi-zero-w\"  # auto: the model is \"Raspberry Pi Zero W Rev 1.1\", the memory is \
                  448.0 MB\n";
-    assert!(config.shown().starts_with(first), "{}", config.shown());
+    assert!(config.to_toml().starts_with(first), "{}", config.to_toml());
     assert_eq!(gather(zero, "pi-4").board_why, None, "only when asked");
 }
 
@@ -294,12 +294,12 @@ fn what_is_shown_can_be_read_back() {
     let gather = |board: &str| Config::gather(None, Layer { board: Some(board.into()), ..Layer::default() });
     for board in BOARDS.map(|board| board.name) {
         let config = gather(board).unwrap();
-        let again = gathered(&config.shown()).unwrap();
+        let again = gathered(&config.to_toml()).unwrap();
         assert_eq!(again.limits, config.limits);
         // With the generic profile many values would be marked as derived.
         let shown: Vec<String> =
-            again.shown().lines().map(|line| line.split("  # ").next().unwrap().to_string()).collect();
-        assert_eq!(shown.join("\n").replace("generic", board), config.shown());
+            again.to_toml().lines().map(|line| line.split("  # ").next().unwrap().to_string()).collect();
+        assert_eq!(shown.join("\n").replace("generic", board), config.to_toml());
     }
 }
 
@@ -355,7 +355,7 @@ fn the_keys_of_tls_and_their_words() {
     assert_eq!((config.tls.certificates.len(), config.tls.keys.len()), (2, 1));
     assert_eq!(config.tls.client_ca, None);
     assert_eq!(config.tls.minimum_version, transports::TlsVersion::Tls13);
-    let again = gathered(&config.shown()).unwrap();
+    let again = gathered(&config.to_toml()).unwrap();
     assert_eq!((&again.tls, &again.unix, &again.listen_tls), (&config.tls, &config.unix, &config.listen_tls));
     refused(
         "[tls]\nminimum_version = \"1.1\"",

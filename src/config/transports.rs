@@ -1,5 +1,5 @@
-//! Listeners: the settings of TLS and of the Unix socket. Files are only named here, not opened; an empty name
-//! means none.
+//! The settings of TLS, of the Unix socket, and the default ports. The files are not opened here. An empty path in the
+//! configuration means that there is no file.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use toml::de::DeValue;
 
-use super::file::{Readable, Value, Wrong, put, read_from_text, section};
+use super::file::{ParseError, Readable, Value, read_from_text, section, set_if_some};
 use super::units::{BadValue, ListenAddress, split_zone};
 
 /// The port registered for AMQP.
@@ -20,8 +20,8 @@ pub const AMQPS_PORT: u16 = 5671;
 /// The settings of TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM files, each with a certificate and its chain. The first is used for clients that name no server, or a name
-    /// that no certificate has.
+    /// PEM files, each with a certificate and its chain. A client gets the certificate for the server name that it sends,
+    /// or else the first.
     pub certificates: Vec<PathBuf>,
     /// PEM files with the private keys, in the same order.
     pub keys: Vec<PathBuf>,
@@ -29,11 +29,11 @@ pub struct Tls {
     pub client_ca: Option<PathBuf>,
     /// PEM files with certificate revocation lists.
     pub crls: Vec<PathBuf>,
-    /// Whether clients present certificates.
+    /// Whether clients must present a certificate.
     pub client_certificates: ClientCertificates,
     /// The minimum version of TLS.
     pub minimum_version: TlsVersion,
-    /// The field of a client certificate that is the user name.
+    /// The field of a client certificate that contains the user name.
     pub login_from: LoginFrom,
 }
 
@@ -52,7 +52,7 @@ impl Default for UnixListener {
     }
 }
 
-/// Declares the values of a key that has a fixed set of words.
+/// Declares the type of a key whose value is one of several words.
 macro_rules! words {
     ($(#[$doc:meta])* $kind:ident of $key:literal: $($(#[$why:meta])* $variant:ident = $word:literal,)*) => {
         $(#[$doc])*
@@ -85,12 +85,12 @@ macro_rules! words {
 pub(super) use words;
 
 words! {
-    /// Whether clients present certificates.
+    /// Whether clients must present a certificate.
     ClientCertificates of "client_certificates":
-    /// They are not asked for one.
+    /// The broker does not request a certificate.
     #[default]
     None = "none",
-    /// They may present one, which then must be valid.
+    /// A client may present a certificate. If it does, the certificate must be valid.
     Allow = "allow",
     /// A client without a valid certificate is refused.
     Require = "require",
@@ -107,9 +107,9 @@ words! {
 }
 
 words! {
-    /// The field of a client certificate that is the user name, in RabbitMQ's words.
+    /// The field of a client certificate that contains the user name. The values are those of RabbitMQ.
     LoginFrom of "login_from":
-    /// The common name of its subject.
+    /// The common name of the subject.
     #[default]
     CommonName = "common_name",
     /// The whole subject in the format of RFC 4514: `CN=meter-1,O=Plant`.
@@ -149,7 +149,7 @@ impl fmt::Display for FileMode {
     }
 }
 
-/// An address to listen on with TLS. The default port is the one registered for AMQPS.
+/// An address to listen on with TLS, like a [`ListenAddress`]. The default port is [`AMQPS_PORT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsAddress(pub ListenAddress);
 
@@ -173,11 +173,11 @@ impl FromStr for TlsAddress {
 pub(super) struct Paths(Vec<PathBuf>);
 
 impl Readable for Paths {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
         match value.get_ref() {
             DeValue::String(path) => Ok(Self(non_empty(path.as_ref().into()).into_iter().collect())),
             DeValue::Array(_) => Vec::read(value).map(Self),
-            _ => Err(Wrong::kind(value, "a path in quotes or a list of paths")),
+            _ => Err(ParseError::wrong_type(value, "a path in quotes or a list of paths")),
         }
     }
 }
@@ -201,17 +201,17 @@ section! {
 }
 
 impl TlsLayer {
-    pub(super) fn lay_over(self, tls: &mut Tls) {
-        put(&mut tls.certificates, self.certificate.map(|paths| paths.0));
-        put(&mut tls.keys, self.key.map(|paths| paths.0));
-        put(&mut tls.client_ca, self.client_ca.map(non_empty));
-        put(&mut tls.crls, self.crl.map(|paths| paths.0));
-        put(&mut tls.client_certificates, self.client_certificates);
-        put(&mut tls.minimum_version, self.minimum_version);
-        put(&mut tls.login_from, self.login_from);
+    pub(super) fn apply_to(self, tls: &mut Tls) {
+        set_if_some(&mut tls.certificates, self.certificate.map(|paths| paths.0));
+        set_if_some(&mut tls.keys, self.key.map(|paths| paths.0));
+        set_if_some(&mut tls.client_ca, self.client_ca.map(non_empty));
+        set_if_some(&mut tls.crls, self.crl.map(|paths| paths.0));
+        set_if_some(&mut tls.client_certificates, self.client_certificates);
+        set_if_some(&mut tls.minimum_version, self.minimum_version);
+        set_if_some(&mut tls.login_from, self.login_from);
     }
 
-    pub(super) fn shown(tls: &Tls) -> Vec<String> {
+    pub(super) fn to_toml(tls: &Tls) -> Vec<String> {
         vec![
             format!("certificate = {}", list(&tls.certificates)),
             format!("key = {}", list(&tls.keys)),
@@ -224,6 +224,7 @@ impl TlsLayer {
     }
 }
 
+/// Formats paths as a TOML array.
 fn list(paths: &[PathBuf]) -> String {
     let paths: Vec<String> = paths.iter().map(|path| quoted(path)).collect();
     format!("[{}]", paths.join(", "))

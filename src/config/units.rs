@@ -1,34 +1,35 @@
-//! Values as people write them: sizes, times, addresses, log levels.
+//! Types of configuration values: sizes, times, listening addresses, log levels.
 //!
-//! A command-line flag and a value in a file use the same `FromStr`, so both accept the same spellings and give
-//! the same errors.
+//! A command-line flag and a value in a file are parsed by the same `FromStr`. So both accept the same spellings and
+//! report the same errors.
 //!
 //! # Invariants
-//! - A value that does not fit its key is refused here, where its place is still known. It is never cut to fit.
+//! - A value that is out of the range of its key is an error. It is never reduced to fit.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::file::{Readable, Value, Wrong, read_from_text};
+use super::file::{ParseError, Readable, Value, read_from_text};
 
-/// A value that cannot be used, and what to write instead.
+/// An invalid value: its text, and what a valid value is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadValue {
-    said: String,
-    must: String,
+    text: String,
+    expected: String,
 }
 
 impl BadValue {
+    /// Returns the error for `text`. `expected` completes the sentence "TEXT is not …".
     #[cold]
-    pub(super) fn new(said: &str, must: impl Into<String>) -> Self {
-        Self { said: said.to_string(), must: must.into() }
+    pub(super) fn new(text: &str, expected: impl Into<String>) -> Self {
+        Self { text: text.to_string(), expected: expected.into() }
     }
 }
 
 impl fmt::Display for BadValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" is not {}", self.said, self.must)
+        write!(f, "\"{}\" is not {}", self.text, self.expected)
     }
 }
 
@@ -63,26 +64,25 @@ impl<T: TryFrom<u64>> FromStr for Count<T> {
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let number: u64 = text.parse().map_err(|_| BadValue::new(text, "a whole number from 0 up"))?;
-        let room = 8 * size_of::<T>();
+        let bits = 8 * size_of::<T>();
         let count = T::try_from(number);
-        count
-            .map(Self)
-            .map_err(|_| BadValue::new(text, format!("below 2^{room}, the most this key can hold")))
+        count.map(Self).map_err(|_| BadValue::new(text, format!("below 2^{bits}, the limit of this key")))
     }
 }
 
-/// A number of bytes: `64MB` (millions), `64MiB` (times 1024 twice), or a bare number.
+/// A number of bytes: `64MB` (64,000,000), `64MiB` (64 × 1024 × 1024), or a number without a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes<T>(pub T);
 
 impl<T: Copy + Into<u64>> fmt::Display for Bytes<T> {
-    /// Formats the size in the largest unit that leaves a whole number.
+    /// Formats the size in the largest unit in which it is a whole number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         show(f, self.0.into(), &SIZE_UNITS)
     }
 }
 
-/// Which messages are persistent: those marked so, or all in durable queues.
+/// The value of `persist`: `true` (`"all"`) if all messages in durable queues are persistent, `false` (`"marked"`) if
+/// only those with delivery mode 2 are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Persist(pub bool);
 
@@ -109,7 +109,7 @@ impl FromStr for Persist {
 pub struct Switch(pub bool);
 
 impl Readable for Switch {
-    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
         bool::read(value).map(Self)
     }
 }
@@ -120,7 +120,7 @@ impl fmt::Display for Switch {
     }
 }
 
-/// A size, or `auto`.
+/// The value of `disk_limit`: a size in bytes, or `None` for `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskLimit(pub Option<u64>);
 
@@ -144,7 +144,7 @@ impl FromStr for DiskLimit {
     }
 }
 
-/// The endurance of a card in bytes, or `none`.
+/// The value of `flash_endurance`: the endurance of a flash card in bytes, or 0 for `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlashEndurance(pub u64);
 
@@ -188,18 +188,18 @@ impl<T: TryFrom<u64>> FromStr for Bytes<T> {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        let must = "a size: write a whole number of bytes, or a whole number with B, kB, KiB, MB, MiB, GB or \
+        let expected = "a size: write a whole number of bytes, or a whole number with B, kB, KiB, MB, MiB, GB or \
                     GiB behind it";
         let (digits, unit) = split_number(text);
         let times = if unit.is_empty() { Some(1) } else { factor(&SIZE_UNITS, unit) };
         let (Ok(number), Some(times)) = (digits.parse::<u64>(), times) else {
-            return Err(BadValue::new(text, must));
+            return Err(BadValue::new(text, expected));
         };
         let bytes = number.checked_mul(times).and_then(|bytes| T::try_from(bytes).ok());
-        let room = 8 * size_of::<T>();
+        let bits = 8 * size_of::<T>();
         bytes
             .map(Self)
-            .ok_or_else(|| BadValue::new(text, format!("below 2^{room} bytes, the most this key can hold")))
+            .ok_or_else(|| BadValue::new(text, format!("below 2^{bits} bytes, the limit of this key")))
     }
 }
 
@@ -256,17 +256,17 @@ impl FromStr for Seconds {
 /// An address to listen on. A port alone, or one of `localhost`, means 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
-    /// Address and port; port 0 takes any free one.
+    /// Address and port. With port 0 the system chooses a free port.
     pub socket: SocketAddr,
     /// The interface of an IPv6 link-local address, as in `[fe80::1%eth0]:5672`.
     pub zone: Option<Zone>,
-    /// Whether a machine without this address starts nevertheless. The default address `[::1]` is optional in this
-    /// sense.
+    /// Whether the broker starts even if the machine does not have this address. So it is with the default address
+    /// `[::1]`.
     pub if_available: bool,
 }
 
 impl ListenAddress {
-    /// Returns an address that must be available.
+    /// Returns a listening address that the machine must have.
     pub const fn required(socket: SocketAddr) -> Self {
         Self { socket, zone: None, if_available: false }
     }
@@ -281,7 +281,7 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// The name of a network interface, padded with zeros. Its number is known only to the system, and changes.
+/// The name of a network interface, padded with zeros. The interface's number is not stored: the system may change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zone([u8; ZONE_BYTES_MAX]);
 
@@ -289,6 +289,7 @@ pub struct Zone([u8; ZONE_BYTES_MAX]);
 const ZONE_BYTES_MAX: usize = 15;
 
 impl Zone {
+    /// Returns `None` if the text is no valid interface name.
     fn new(name: &str) -> Option<Self> {
         let is_name =
             !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%\"".contains(&byte));
@@ -299,12 +300,13 @@ impl Zone {
 
     /// Returns the interface's name.
     pub fn name(&self) -> &str {
-        // It was made from ASCII.
+        // `new` accepts only ASCII.
         core::str::from_utf8(&self.0).unwrap_or_default().trim_end_matches('\0')
     }
 }
 
-/// Splits an IPv6 address from the interface behind its `%`, or behind `%25` as in URIs.
+/// Splits an IPv6 link-local address with an interface into both. The separator is `%`, or `%25` as in URIs. Returns
+/// `None` for any other text.
 pub(super) fn split_zone(text: &str) -> Option<(Ipv6Addr, Zone)> {
     let (address, zone) = text.split_once('%')?;
     let address: Ipv6Addr = address.parse().ok()?;
@@ -316,8 +318,8 @@ impl FromStr for ListenAddress {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        let must = "an address and a port: write it like 127.0.0.1:5672, 0.0.0.0:5672 or [::1]:5672, or the \
-                    port alone for this machine; names but localhost are not looked up";
+        let expected = "an address and a port: write it like 127.0.0.1:5672, 0.0.0.0:5672 or [::1]:5672, or the \
+                    port alone for this machine; names other than localhost are not looked up";
         let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let port = text.strip_prefix("localhost:").unwrap_or(text);
         if let Some((place, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"))
@@ -327,7 +329,7 @@ impl FromStr for ListenAddress {
             return Ok(Self { zone: Some(zone), ..Self::required(socket) });
         }
         let socket = text.parse().or_else(|_| port.parse().map(here));
-        socket.map(Self::required).map_err(|_| BadValue::new(text, must))
+        socket.map(Self::required).map_err(|_| BadValue::new(text, expected))
     }
 }
 
@@ -346,12 +348,12 @@ impl FromStr for LogLevel {
     }
 }
 
-/// The product that the broker claims to be, for clients whose behaviour depends on it.
+/// The product whose name the broker announces. Some clients behave differently with RabbitMQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compat {
     /// Leveret, with its own name and version.
     None,
-    /// RabbitMQ 3.13 (the default): Celery's client then sets its prefetch as it does with RabbitMQ.
+    /// RabbitMQ, the default. Celery's client then sets its prefetch count as it does with RabbitMQ.
     RabbitMq,
 }
 
@@ -367,7 +369,7 @@ impl FromStr for Compat {
     }
 }
 
-/// A short text that every client gets, such as a product's name.
+/// A text of 1 to 64 printable ASCII characters that the broker sends to every client, such as a product's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label(pub String);
 
@@ -377,19 +379,19 @@ impl FromStr for Label {
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
         if text.is_empty() || text.len() > 64 || !plain {
-            return Err(BadValue::new(text, "a label: 1 to 64 letters, digits and signs of ASCII"));
+            return Err(BadValue::new(text, "a text of 1 to 64 printable ASCII characters"));
         }
         Ok(Self(text.to_string()))
     }
 }
 
-/// Splits the digits at the start from the trimmed rest.
+/// Splits a text into the digits at its start and the trimmed rest, which is the unit.
 fn split_number(text: &str) -> (&str, &str) {
-    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     (&text[..end], text[end..].trim())
 }
 
-/// Formats `amount` in the largest unit that leaves a whole number, so that parsing it gives the same value.
+/// Formats `amount` in the largest unit in which it is a whole number, so that parsing the text gives the same value.
 fn show(f: &mut fmt::Formatter<'_>, amount: u64, units: &[(&str, u64)]) -> fmt::Result {
     match units.iter().find(|(_, times)| amount >= *times && amount.is_multiple_of(*times)) {
         Some((unit, times)) => write!(f, "\"{}{unit}\"", amount / times),
@@ -397,6 +399,7 @@ fn show(f: &mut fmt::Formatter<'_>, amount: u64, units: &[(&str, u64)]) -> fmt::
     }
 }
 
+/// Returns by which factor a number with this unit is multiplied; `None` if the unit is unknown.
 fn factor(units: &[(&str, u64)], unit: &str) -> Option<u64> {
     units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|(_, times)| *times)
 }
@@ -451,7 +454,7 @@ mod tests {
     fn counts_keep_to_their_width() {
         assert_eq!("65535".parse(), Ok(Count(65_535_u16)));
         let error = "65536".parse::<Count<u16>>().unwrap_err();
-        assert_eq!(error.to_string(), "\"65536\" is not below 2^16, the most this key can hold");
+        assert_eq!(error.to_string(), "\"65536\" is not below 2^16, the limit of this key");
         assert!("-1".parse::<Count<u16>>().unwrap_err().to_string().contains("a whole number"));
     }
 

@@ -1,6 +1,6 @@
 //! Addresses of upstream brokers: `amqp://user:password@host:port/vhost`, and `amqps://` with TLS.
 //!
-//! The password is never shown. Host names are not looked up here.
+//! No error and no formatted address contains the password. Host names are not looked up here.
 
 use core::net::IpAddr;
 use std::fmt;
@@ -17,7 +17,7 @@ const PART_BYTES_MAX: usize = 255;
 pub struct Upstream {
     /// Whether TLS is used.
     pub with_tls: bool,
-    /// A name, or an address without brackets.
+    /// A host name, or an IP address without brackets.
     pub host: String,
     /// The port.
     pub port: u16,
@@ -33,7 +33,7 @@ impl Upstream {
     /// Parses an address.
     ///
     /// # Errors
-    /// What is wrong with it. The error does not contain the password.
+    /// The address is invalid. The error does not contain the password.
     #[cold]
     pub fn parse(text: &str) -> Result<Self, String> {
         let (with_tls, rest) = match text.split_once("://") {
@@ -43,15 +43,15 @@ impl Upstream {
         };
         if rest.contains(['?', '#']) {
             return Err(
-                "no ? or # may stand in it: what else there is to say has keys of its own, and in a password \
-                 they are written %3F and %23"
+                "an upstream address must not contain ? or #: parameters have keys of their own; in a password, \
+                 write the two characters as %3F and %23"
                     .to_string(),
             );
         }
         let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
         if vhost.contains('@') {
-            // This part of the text may be half of a password, so the error does not repeat it.
-            return Err("a / in its password is written %2F, and an @ in its virtual host %40".to_string());
+            // An `@` behind a `/` suggests that the `/` belongs to the password. So the error does not quote the text.
+            return Err("write a / in the password as %2F, and an @ in the virtual host as %40".to_string());
         }
         let (login, place) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = match login.split_once(':') {
@@ -92,8 +92,8 @@ impl Upstream {
 }
 
 impl Upstream {
-    /// Returns whether the host is this machine. Some users may connect only from there. A host name may also resolve
-    /// to this machine; that is known after the look-up.
+    /// Returns whether the host is certainly this machine. Another host name may resolve to this machine, too: the caller
+    /// has to check the address after the look-up with [`is_this_machine`].
     pub fn is_this_machine(&self) -> bool {
         let name = self.host.trim_end_matches('.').to_ascii_lowercase();
         let is_name = name == "localhost" || name.ends_with(".localhost");
@@ -101,7 +101,7 @@ impl Upstream {
     }
 }
 
-/// Returns whether an address is this machine and not an address that other machines use as well.
+/// Returns whether an address is a loopback address or the unspecified address, both of which lead to this machine.
 pub fn is_this_machine(address: IpAddr) -> bool {
     let address = address.to_canonical();
     address.is_loopback() || address.is_unspecified()
@@ -117,26 +117,29 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// Splits host and port. An IPv6 address is in brackets.
+/// Splits the part of an address with host and port into both. An IPv6 address must be in brackets.
 #[cold]
-fn split_port(place: &str, usual: u16) -> Result<(&str, u16), String> {
+fn split_port(place: &str, default_port: u16) -> Result<(&str, u16), String> {
     let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) => (host, rest.strip_prefix(':').unwrap_or("")),
         None => place.rsplit_once(':').unwrap_or((place, "")),
     };
     if host.contains(':') != place.starts_with('[') {
-        return Err("an IPv6 address stands in brackets: amqp://user@[2001:db8::1]:5672".to_string());
+        return Err("write an IPv6 address in brackets: amqp://user@[2001:db8::1]:5672".to_string());
     }
     if port.is_empty() {
-        return Ok((host, usual));
+        return Ok((host, default_port));
     }
     let port = port.parse().ok().filter(|port| *port != 0);
     port.map(|port| (host, port)).ok_or_else(|| {
-        "its port is not one from 1 to 65535; in a password / is written %2F, : %3A and @ %40".to_string()
+        "the port must be 1 to 65535; in a password, write / as %2F, : as %3A and @ as %40".to_string()
     })
 }
 
-/// Decodes percent-encoding.
+/// Decodes the percent-encoding of a part of an address.
+///
+/// # Errors
+/// The encoding is invalid, or the result is not UTF-8 or longer than `PART_BYTES_MAX`.
 #[cold]
 pub(super) fn decoded(part: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(part.len());
@@ -144,23 +147,24 @@ pub(super) fn decoded(part: &str) -> Result<String, String> {
     while let Some(byte) = rest.next() {
         bytes.push(match byte {
             b'%' => escaped(rest.next(), rest.next())
-                .ok_or("a % in it is not followed by two hexadecimal digits")?,
+                .ok_or("a % in the address is not followed by two hexadecimal digits")?,
             _ => byte,
         });
     }
-    let text = String::from_utf8(bytes).map_err(|_| "a part of it is not UTF-8")?;
+    let text = String::from_utf8(bytes).map_err(|_| "a part of the address is not UTF-8")?;
     match text.len() {
         0..=PART_BYTES_MAX => Ok(text),
-        _ => Err("a part of it has more than 255 bytes".to_string()),
+        _ => Err("a part of the address has more than 255 bytes".to_string()),
     }
 }
 
+/// Returns the byte with these two hexadecimal digits.
 fn escaped(high: Option<u8>, low: Option<u8>) -> Option<u8> {
     let digit = |octet: Option<u8>| char::from(octet?).to_digit(16);
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
-/// A percent-encoded part of an address.
+/// Formats a part of an address with percent-encoding.
 struct Encoded<'a>(&'a str);
 
 impl fmt::Display for Encoded<'_> {
@@ -179,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_as_people_write_them() {
+    fn addresses_are_parsed_and_formatted() {
         for (text, shown) in [
             ("amqp://rabbit", "amqp://guest@rabbit:5672/%2f"),
             ("amqp://edge@rabbit.example.com:7000/%2f", "amqp://edge@rabbit.example.com:7000/%2f"),
@@ -194,11 +198,11 @@ mod tests {
         }
         let with_password = Upstream::parse("amqp://a:s%3Acret@h").expect("an address");
         assert_eq!(with_password.password.as_ref().map(|secret| &*secret.0), Some("s:cret"));
-        assert!(!format!("{with_password} {with_password:?}").contains("cret"), "it is not shown");
+        assert!(!format!("{with_password} {with_password:?}").contains("cret"), "the password is not shown");
     }
 
     #[test]
-    fn what_leads_to_this_machine_is_known() {
+    fn addresses_of_this_machine_are_recognised() {
         for (text, leads_here) in [
             ("amqp://localhost", true),
             ("amqp://LocalHost.", true),
@@ -216,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_and_its_password_not_told() {
+    fn invalid_addresses_are_refused_without_their_password() {
         for (text, part) in [
             ("amqpss://a:secret@h", "such as amqp://"),
             ("http://h", "such as amqp://"),
@@ -229,7 +233,7 @@ mod tests {
             ("amqp://h:0", "port"),
             ("amqp://h:x", "port"),
             ("amqp://a:secret@::1", "brackets"),
-            ("amqp://h/v?heartbeat=5", "keys of its own"),
+            ("amqp://h/v?heartbeat=5", "keys of their own"),
             ("amqp://a%g0@h", "hexadecimal"),
             ("amqp://a%ff@h", "UTF-8"),
         ] {

@@ -1,12 +1,13 @@
 //! Channels of all connections, and the publisher confirms of each.
 //!
-//! All records are in one pool of `channels_max` records. A record is found by connection and channel number
-//! through a hash table with chained buckets that never grows. A connection remembers the channel it used last,
-//! so a client with one channel needs no lookup.
+//! The state of each channel is a record in one pool for all connections. A hash table with chained buckets, which never
+//! grows, finds a record by connection and channel number. Each connection caches the channel that it used last, so that
+//! a client with one channel needs no lookup.
 //!
 //! # Invariants
-//! - A record is in exactly one bucket and on the list of its connection.
-//! - A record without a channel of the broker is either being opened or waits for the client's channel.close-ok.
+//! - A record is in exactly one bucket and in the list of its connection.
+//! - If the broker has no channel for a record, the channel is being opened, or the client has not answered channel.close
+//!   yet.
 
 use core::hash::BuildHasher as _;
 
@@ -19,42 +20,42 @@ use leveret_core::time::Now;
 
 use super::publish::Content;
 
-/// The index of a record in the pool, or [`NONE`].
+/// The index of a record in the pool of channels, or [`NONE`].
 pub(super) type Slot = u32;
 pub(super) const NONE: Slot = u32::MAX;
 
-/// One channel.
+/// The state of one channel.
 #[derive(Debug)]
 pub(super) struct Channel {
     connection: ConnectionId,
     number: u16,
     pub(super) state: ChannelState,
     pub(super) content: Content,
-    /// When the content last grew.
+    /// When a frame of the current content last arrived.
     pub(super) progress: Now,
-    /// When the body began.
-    pub(super) begun: Now,
+    /// When the header of the current content arrived.
+    pub(super) body_begun: Now,
     pub(super) confirms: Confirms,
     /// The next channel on the same [`ConfirmList`].
     next_to_confirm: Slot,
-    /// The [`ConfirmList`] that the channel is on.
-    pub(super) listed: Listed,
-    /// The queue that an empty queue name refers to.
+    /// Which [`ConfirmList`] contains the channel.
+    pub(super) confirm_list: ConfirmListKind,
+    /// The queue that was last declared on the channel, to which an empty queue name refers.
     pub(super) last_queue: Name,
     next_in_bucket: Slot,
     next: Slot,
     previous: Slot,
 }
 
-/// Which [`ConfirmList`] a channel is on.
+/// The list of channels with confirms that contains a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Listed {
-    /// None: the channel has no confirms to send.
-    No,
-    /// The list of channels whose first confirm does not wait for the disk.
-    ToConfirm,
-    /// The list of channels whose first confirm waits for the disk.
-    ToBeStored,
+pub(super) enum ConfirmListKind {
+    /// No list: the channel has no confirms to send.
+    None,
+    /// The list of channels whose first confirm is for durable messages, or for such as need not be.
+    Sendable,
+    /// The list of channels whose first confirm is for messages that are not durable yet.
+    AwaitsDisk,
 }
 
 /// A list of channels of one connection that have confirms to send.
@@ -71,6 +72,7 @@ impl ConfirmList {
         self.first == NONE
     }
 
+    /// Appends a channel.
     pub(super) fn push(&mut self, channels: &mut Channels, slot: Slot) {
         channels[slot].next_to_confirm = NONE;
         match self.last {
@@ -80,6 +82,7 @@ impl ConfirmList {
         self.last = slot;
     }
 
+    /// Removes a channel, which must be in the list.
     pub(super) fn remove(&mut self, channels: &mut Channels, slot: Slot) {
         let next = channels[slot].next_to_confirm;
         let mut before = NONE;
@@ -97,26 +100,27 @@ impl ConfirmList {
         }
     }
 
+    /// Returns the channel after `slot` in its list, or [`NONE`].
     pub(super) fn after(channels: &Channels, slot: Slot) -> Slot {
         channels[slot].next_to_confirm
     }
 }
 
+/// Whether a channel is open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ChannelState {
-    /// The broker is opening it.
+    /// The broker has not answered channel.open yet.
     Opening,
-    /// The channel is in use; the broker knows it by this id.
+    /// The channel is open. This is its identifier in the broker.
     Open(ChannelId),
-    /// The broker has closed it. Everything except channel.close-ok is ignored.
+    /// The broker has sent channel.close. All input except channel.close-ok is ignored.
     Closing,
-    /// The client has answered channel.close in the middle of a content that was refused. The rest of the content may
-    /// still arrive.
+    /// The client has sent channel.close-ok between the frames of a refused content, whose other frames may still arrive.
     Ended,
 }
 
 impl ChannelState {
-    /// Returns whether the broker has closed the channel and the client may not know yet.
+    /// Returns whether the broker has closed the channel. The client may still send frames on it.
     pub(super) const fn is_closed(self) -> bool {
         matches!(self, Self::Closing | Self::Ended)
     }
@@ -141,9 +145,9 @@ pub(super) struct Channels {
 pub(super) struct OwnChannels {
     pub(super) first: Slot,
     pub(super) count: u16,
-    /// Number of channels with a message that is incomplete or was not taken yet.
+    /// Number of channels with a message that is incomplete, or that the broker has not accepted yet.
     pub(super) contents: u16,
-    /// The channel used last: number and index.
+    /// Number and record of the channel that was used last.
     cached: (u16, Slot),
 }
 
@@ -151,13 +155,15 @@ impl OwnChannels {
     pub(super) const NONE: Self = Self { first: NONE, count: 0, contents: 0, cached: (0, NONE) };
 }
 
-/// Refused channels, over all connections, that wait for the channel.close-ok of their clients while every channel
-/// record is in use. A channel.open beyond these closes its connection.
+/// Number of records besides `channels_max`, for channels that the broker has refused because all of its channels are in
+/// use. Such a channel needs a record until its client sends channel.close-ok. Without a free record, channel.open closes
+/// the connection.
 const REFUSED_MAX: usize = 64;
 
 impl Channels {
-    /// Bytes of the records for refused channels.
+    /// Memory of the records for refused channels in bytes.
     pub(super) const REFUSED_BYTES: usize = REFUSED_MAX * Self::RECORD_BYTES;
+    /// Memory of a channel in bytes: its record, and its part of the hash table.
     pub(super) const RECORD_BYTES: usize = Slab::<Channel>::record_bytes() + size_of::<Slot>() * 2;
 
     pub(super) fn new(channels_max: usize) -> Self {
@@ -168,6 +174,7 @@ impl Channels {
         }
     }
 
+    /// Returns the record of a connection's channel, if there is one.
     #[inline]
     pub(super) fn find(&self, own: &mut OwnChannels, owner: ConnectionId, number: u16) -> Option<Slot> {
         if own.cached.0 == number && own.cached.1 != NONE {
@@ -185,7 +192,7 @@ impl Channels {
         None
     }
 
-    /// Creates a record in state [`ChannelState::Opening`]; `None` when the pool is full.
+    /// Creates a record in state [`ChannelState::Opening`]. Returns `None` when the pool is full.
     pub(super) fn open(&mut self, own: &mut OwnChannels, owner: ConnectionId, number: u16) -> Option<Slot> {
         let bucket = self.bucket(owner, number);
         let record = Channel {
@@ -194,10 +201,10 @@ impl Channels {
             state: ChannelState::Opening,
             content: Content::None,
             progress: Now::default(),
-            begun: Now::default(),
+            body_begun: Now::default(),
             confirms: Confirms::default(),
             next_to_confirm: NONE,
-            listed: Listed::No,
+            confirm_list: ConfirmListKind::None,
             last_queue: Name::new(),
             next_in_bucket: self.buckets[bucket],
             next: own.first,
@@ -214,7 +221,7 @@ impl Channels {
         Some(slot)
     }
 
-    /// Removes a record.
+    /// Removes the record of a channel.
     pub(super) fn close(&mut self, own: &mut OwnChannels, slot: Slot) {
         let record = self.records.remove(slot as usize);
         match record.previous {
@@ -229,6 +236,7 @@ impl Channels {
         self.leave_bucket(slot, &record);
     }
 
+    /// Removes a record from its bucket.
     fn leave_bucket(&mut self, slot: Slot, record: &Channel) {
         let bucket = self.bucket(record.connection, record.number);
         let mut at = self.buckets[bucket];
@@ -246,12 +254,12 @@ impl Channels {
         }
     }
 
-    /// Returns about how many bytes of unused records the system holds memory for.
+    /// Returns approximately how many bytes of memory unused records occupy, which [`Self::trim`] would free.
     pub(super) const fn idle_bytes(&self) -> usize {
         self.records.idle_bytes()
     }
 
-    /// Returns the memory of unused records to the system.
+    /// Returns the memory of unused records to the operating system.
     pub(super) fn trim(&mut self) {
         self.records.trim();
     }
@@ -286,26 +294,27 @@ impl core::ops::IndexMut<Slot> for Channels {
     }
 }
 
-/// Consecutive confirms of one kind.
+/// Consecutive confirms of one channel that are all acknowledgements or all refusals.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Run {
-    /// The last publish number in the run. The run begins after the run before it.
+    /// The last publish number of the run. The first one is that after the previous run.
     pub(super) upto: u64,
-    /// Deliveries and returns up to this sequence number are written first.
+    /// Deliveries and returns up to this sequence number must be written before the run.
     pub(super) order: ReplyOrder,
-    /// All messages of the run are durable when this batch is.
+    /// All messages of the run are durable when this batch is durable.
     pub(super) batch: Batch,
-    /// Refused (basic.nack) instead of taken (basic.ack).
-    pub(super) refused: bool,
+    /// `true`: the broker has refused the messages (basic.nack). `false`: it has accepted them (basic.ack).
+    pub(super) is_refused: bool,
 }
 
+/// Maximum number of runs of a channel.
 const RUNS_MAX: usize = 5;
 
-/// The publisher confirms of one channel, as numbers.
+/// The publisher confirms of one channel that are not sent yet.
 ///
-/// A publisher that sends a million messages and reads none of its confirms must cost no more than one that sends
-/// none. Consecutive confirms of one kind are therefore one [`Run`], which is sent as one frame with `multiple`
-/// when there is space.
+/// A publisher that sends a million messages and does not read its confirms must not cost memory. Consecutive confirms of
+/// the same kind are therefore merged into one [`Run`], which becomes one frame with `multiple`. If the number of runs
+/// reaches its limit, later confirms are merged into the last one, which then waits for the latest of its messages.
 ///
 /// ```text
 ///   numbers   1 2 3 4 5 6 7 8 9 10 11
@@ -316,31 +325,31 @@ const RUNS_MAX: usize = 5;
 ///
 /// # Invariants
 /// - Runs follow each other without gaps, from `sent` on.
-/// - A run is sent after every return up to its order is written and all of its messages are durable.
-/// - The order and the batch of the first run never increase, so it is sent at some time.
+/// - A run is sent only after all deliveries and returns up to its order are written and all of its messages are durable.
+/// - The order and the batch of the first run do not increase, so that it is sent at some time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Confirms {
-    /// The number of the next publish; 0 while the channel is not in confirm mode.
+    /// The publish number of the next message; 0 if the channel is not in confirm mode.
     next: u64,
-    /// Everything up to this number was sent.
+    /// Confirms up to this publish number were sent.
     sent: u64,
     runs: heapless::Vec<Run, RUNS_MAX>,
 }
 
 impl Confirms {
-    /// Handles confirm.select: later publishes are numbered from 1. A second one changes nothing.
+    /// Handles confirm.select: later messages are numbered from 1. A second confirm.select has no effect.
     pub(super) fn select(&mut self) {
         self.next = self.next.max(1);
     }
 
-    /// Returns whether another publish can be numbered, that is, whether a free run is left for its answer.
+    /// Returns whether another message can be published: there is space for a further run, which its confirm may need.
     pub(super) fn has_room(&self) -> bool {
         self.next == 0 || !self.runs.is_full()
     }
 
-    /// Records that the next publish was handled, and is durable with `batch`. Returns whether there is something to
-    /// send.
-    pub(super) fn settle(&mut self, refused: bool, order: ReplyOrder, batch: Batch) -> bool {
+    /// Adds the confirm of the next message, which is durable with `batch`. Returns whether the channel is in confirm
+    /// mode, so that there is a confirm to send.
+    pub(super) fn settle(&mut self, is_refused: bool, order: ReplyOrder, batch: Batch) -> bool {
         if self.next == 0 {
             return false;
         }
@@ -349,15 +358,16 @@ impl Confirms {
         let nearly_full = self.runs.len() + 1 >= RUNS_MAX;
         match self.runs.last_mut() {
             Some(last)
-                if last.refused == refused && (order <= last.order && batch <= last.batch || nearly_full) =>
+                if last.is_refused == is_refused
+                    && (order <= last.order && batch <= last.batch || nearly_full) =>
             {
                 last.upto = upto;
                 last.order = last.order.max(order);
                 last.batch = last.batch.max(batch);
             }
             _ => {
-                let pushed = self.runs.push(Run { upto, order, batch, refused });
-                assert!(pushed.is_ok(), "has_room was asked before the publish began");
+                let pushed = self.runs.push(Run { upto, order, batch, is_refused });
+                assert!(pushed.is_ok(), "has_room was checked before the publish began");
             }
         }
         true
@@ -368,36 +378,38 @@ impl Confirms {
         self.runs.first().copied()
     }
 
-    /// Removes the first run to send it. Also returns the number confirmed before it.
+    /// Removes the first run, which the caller sends. Also returns the publish number up to which confirms were sent
+    /// before.
     pub(super) fn take(&mut self) -> Option<(Run, u64)> {
         let run = self.front()?;
         self.runs.remove(0);
         Some((run, core::mem::replace(&mut self.sent, run.upto)))
     }
 
-    /// Drops all runs from the first one on that waits for a delivery or for the disk.
-    pub(super) fn drop_waiting(&mut self, durable: Batch) {
+    /// Drops the first run that must follow a delivery or is not durable yet, and all runs after it.
+    pub(super) fn keep_sendable(&mut self, durable: Batch) {
         let kept = self.runs.iter().take_while(|run| run.order == 0 && run.batch <= durable).count();
         self.runs.truncate(kept);
     }
 
-    /// Drops all runs from the first one on that waits for the disk.
-    pub(super) fn drop_stored_later(&mut self, durable: Batch) {
+    /// Drops the first run that is not durable yet, and all runs after it.
+    pub(super) fn keep_durable(&mut self, durable: Batch) {
         let kept = self.runs.iter().take_while(|run| run.batch <= durable).count();
         self.runs.truncate(kept);
     }
 }
 
 impl Run {
-    /// Returns how many messages the run acknowledges, if everything up to `sent_before` was sent.
-    pub(super) const fn taken_after(self, sent_before: u64) -> u64 {
-        if self.refused { 0 } else { self.upto - sent_before }
+    /// Returns the number of messages that the run acknowledges; 0 if it refuses them. `sent_before` is the publish
+    /// number up to which confirms were sent before.
+    pub(super) const fn acknowledged_after(self, sent_before: u64) -> u64 {
+        if self.is_refused { 0 } else { self.upto - sent_before }
     }
 
-    /// Returns the method for the run, if everything up to `sent_before` was sent.
+    /// Returns the method that sends the run. `sent_before` is as in [`Self::acknowledged_after`].
     pub(super) fn method(self, sent_before: u64) -> Method<'static> {
         let (delivery_tag, multiple) = (self.upto, self.upto - sent_before > 1);
-        if self.refused {
+        if self.is_refused {
             Method::BasicNack { delivery_tag, multiple, requeue: false }
         } else {
             Method::BasicAck { delivery_tag, multiple }

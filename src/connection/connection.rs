@@ -1,10 +1,10 @@
-//! The record of one connection, and the pools and settings that all connections share.
+//! The state of one connection, and the pools and settings that all connections share.
 //!
 //! The other files of this package each contain an `impl Connection` about one subject.
 //!
 //! # Invariants
-//! - Only an open connection has channels that are in use.
-//! - [`Connection::teardown`] returns everything that the connection holds in pools, whatever it was doing.
+//! - Only an open connection has open channels.
+//! - [`Connection::teardown`] returns all memory that the connection has from pools, in every phase.
 
 use core::fmt::{self, Write as _};
 use core::net::SocketAddr;
@@ -26,30 +26,30 @@ use super::input::BodyFrame;
 use super::methods::{Mechanism, Pending};
 use super::output::Blocked;
 
-/// Time limit for a client to close its socket after the last frame.
-pub(super) const PARTING_MS: u64 = 3_000;
+/// Time limit in milliseconds for a client to close its socket after the last frame was sent.
+pub(super) const SOCKET_CLOSE_TIMEOUT_MS: u64 = 3_000;
 
 /// Facts about a client that are known before it sends anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {
-    /// Whether it connected from this machine.
+    /// Whether the client has connected from this machine.
     pub from_loopback: bool,
-    /// The source whose log budget its lines use.
+    /// The source whose rate limit applies to log lines about the client.
     pub source: LogSource,
-    /// Its port, by which the log tells connections of one address apart; 0 if it has none.
+    /// The port of the client, by which connections from one address can be distinguished in the log; 0 if it has none.
     pub port: u16,
 }
 
 /// Maximum length of the names in a log line, in bytes. Longer names are cut.
 const NAMES_BYTES_MAX: usize = 62;
 
-/// The connection that a log line is about: `10.0.0.7:51234 user meter vhost plant`, as far as it is known.
+/// Identifies a connection in a log line: `10.0.0.7:51234 user meter vhost plant`, with the parts that are known.
 #[derive(Debug)]
 pub struct Caller<'c> {
-    /// The client's address.
+    /// The address of the client.
     pub peer: Peer,
     names: &'c str,
-    /// The name that the client gave its connection, or empty.
+    /// The client property `connection_name`; empty without it.
     connection_name: &'c str,
 }
 
@@ -68,20 +68,20 @@ impl fmt::Display for Caller<'_> {
         }
         f.write_str(" connection_name ")?;
         let shown = self.connection_name.chars().take(CONNECTION_NAME_SHOWN);
-        shown.flat_map(char::escape_debug).try_for_each(|letter| f.write_char(letter))
+        shown.flat_map(char::escape_debug).try_for_each(|character| f.write_char(character))
     }
 }
 
 /// The stage of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
-    /// No user has logged in yet.
-    Unproven,
+    /// The user is not authenticated yet.
+    Unauthenticated,
     /// The user has logged in and has not opened a virtual host yet.
     LoggedIn,
     /// The connection is in use.
     Open,
-    /// It was refused, or is being closed.
+    /// The connection was refused, or is being closed.
     Over,
 }
 
@@ -107,16 +107,17 @@ pub(super) enum Phase {
     Tune { due: Deadline },
     /// connection.open is expected.
     Opening { due: Deadline },
-    /// It was refused and has to wait, against guessing passwords. Then it gets the refusal if it supports that.
-    Refused { until: Deadline, tell: Option<Mechanism> },
+    /// The client was refused. Its socket is closed after a delay, which slows down guessing passwords. With `answer`,
+    /// connection.close for a refused login with this mechanism is sent before.
+    Refused { until: Deadline, answer: Option<Mechanism> },
     /// The connection is in use.
     Open,
-    /// The broker has sent connection.close: everything except close-ok is ignored. If `is_deaf`, close-ok is not
-    /// looked for either, because the input is not a sequence of frames.
-    Closing { until: Deadline, is_deaf: bool },
-    /// The broker has sent close-ok: the client closes the socket.
+    /// The broker has sent connection.close, and ignores all input except close-ok. With `ignores_input`, it ignores
+    /// close-ok as well, because the input is not a sequence of valid frames.
+    Closing { until: Deadline, ignores_input: bool },
+    /// The broker has sent close-ok. The client is expected to close the socket.
     Ending { until: Deadline },
-    /// To be closed when the pending output is written.
+    /// The socket is closed as soon as the pending output is sent.
     Finished { until: Deadline },
 }
 
@@ -128,57 +129,61 @@ pub(super) struct Capabilities {
     pub(super) connection_blocked: bool,
 }
 
-/// The state of reading.
+/// The state of the input.
 #[derive(Debug)]
 pub(super) struct Input {
+    /// The command that the broker has not answered yet.
     pub(super) pending: Pending,
-    /// The channel that an error ended, until the broker knows.
+    /// A channel that an error has closed, and that the broker must close next.
     pub(super) release: Option<(Slot, ChannelId)>,
-    /// The channel whose complete publish the broker had no capacity for.
-    pub(super) held_publish: Slot,
+    /// The channel with a complete message for which the broker had no capacity; [`NONE`] if there is none.
+    pub(super) retry_publish: Slot,
+    /// The body frame that is arriving.
     pub(super) body: BodyFrame,
+    /// Whether the broker does not handle input at the moment.
     pub(super) is_suspended: bool,
 }
 
 /// Output besides the deliveries in the outbox.
 #[derive(Debug)]
 pub(super) struct Output {
+    /// The replies that are not written yet.
     pub(super) replies: ByteChain,
-    /// The client spoke another protocol, and gets the header of AMQP 0-9-1.
+    /// Whether the header of AMQP 0-9-1 must be sent, because the client has sent another one.
     pub(super) is_protocol_header_due: bool,
     /// Number of bytes of `connection.start` that are not written yet.
     pub(super) start_left: u16,
-    /// The position in the first delivery of the outbox, if it is partly written.
+    /// The position in the first delivery of the outbox, if that is partly written.
     pub(super) begun: Option<Begun>,
     pub(super) is_heartbeat_due: bool,
-    /// The channel on which a content never becomes complete, because the connection closes; 0 if none.
+    /// The channel whose content stays incomplete because the connection is being closed; 0 if there is none.
     pub(super) cut_channel: u16,
 }
 
-/// The channels with confirms.
+/// The channels with confirms that are not sent yet.
 #[derive(Debug)]
 pub(super) struct Confirming {
-    /// Channels whose first confirm may be sent.
-    pub(super) to_tell: ConfirmList,
-    /// Channels whose first confirm waits for the disk.
-    pub(super) to_be_stored: ConfirmList,
+    /// Channels whose first confirm is for durable messages, or for such as need not be.
+    pub(super) sendable: ConfirmList,
+    /// Channels whose first confirm is for messages that are not durable yet.
+    pub(super) awaits_disk: ConfirmList,
 }
 
 /// Times of the last events.
 #[derive(Debug)]
 pub(super) struct Timing {
     /// When the client last sent something.
-    pub(super) heard: Now,
+    pub(super) last_received: Now,
     /// When reading was last resumed after the broker had stopped it.
     pub(super) resumed: Now,
-    /// When something was last written.
-    pub(super) wrote: Now,
+    /// When output was last written.
+    pub(super) last_written: Now,
     /// When an incomplete content or frame must have continued.
     pub(super) content_due: Deadline,
-    /// Number of bytes of an incomplete frame at the last look.
-    pub(super) unread: u32,
+    /// Number of bytes of an incomplete frame after the last input was handled.
+    pub(super) unhandled_bytes: u32,
     /// Since when that number has not changed.
-    pub(super) unread_since: Now,
+    pub(super) unhandled_since: Now,
 }
 
 /// The server's side of one connection.
@@ -189,9 +194,9 @@ pub struct Connection {
     /// The name in the client's verified certificate.
     pub(super) certificate_name: Option<Box<str>>,
     pub(super) client: ClientProperties,
-    /// The mechanism of its login; empty before.
+    /// The mechanism of the login; empty before the login.
     pub(super) mechanism: &'static str,
-    /// User and virtual host, for the log; empty until both are known.
+    /// User and virtual host as text for the log; empty until both are known.
     names: heapless::String<NAMES_BYTES_MAX>,
     pub(super) phase: Phase,
     pub(super) is_logged_in: bool,
@@ -206,22 +211,22 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Logs an event that this client caused; `text` follows the client's name.
+    /// Logs a warning about an event that this client has caused. `text` is appended to [`Self::caller`].
     pub(super) fn warn(&self, context: &mut Context<'_>, kind: LogKind, text: fmt::Arguments<'_>) {
         context.log.warn(context.now, self.peer.source, kind, format_args!("{}{text}", self.caller()));
     }
 
-    /// Returns the client's properties, as far as they are kept.
+    /// Returns the stored client properties.
     pub fn client_properties(&self) -> Table<'_> {
         self.client.table()
     }
 
-    /// Returns the mechanism of the login: `PLAIN`, `AMQPLAIN` or `EXTERNAL`; empty before.
+    /// Returns the mechanism of the login: `PLAIN`, `AMQPLAIN` or `EXTERNAL`; empty before the login.
     pub const fn mechanism(&self) -> &'static str {
         self.mechanism
     }
 
-    /// Returns the client's name for the log.
+    /// Returns the text that identifies the connection in the log.
     pub fn caller(&self) -> Caller<'_> {
         let name = self.client.table().get("connection_name").and_then(|value| value.as_str());
         Caller { peer: self.peer, names: &self.names, connection_name: name.unwrap_or_default() }
@@ -231,15 +236,15 @@ impl Connection {
     pub fn set_names(&mut self, user: &str, vhost: &str) {
         self.names.clear();
         let named = [(" user ", user), (" vhost ", vhost)];
-        let letters = named.iter().flat_map(|(what, name)| what.chars().chain(name.escape_debug()));
-        for letter in letters {
-            if self.names.push(letter).is_err() {
+        let characters = named.iter().flat_map(|(what, name)| what.chars().chain(name.escape_debug()));
+        for character in characters {
+            if self.names.push(character).is_err() {
                 break;
             }
         }
     }
 
-    /// Creates the record of a connection that was just accepted.
+    /// Creates the state of a connection that was accepted at `now`.
     pub fn new(now: Now, id: ConnectionId, peer: Peer, settings: &Settings) -> Self {
         Self {
             id,
@@ -261,7 +266,7 @@ impl Connection {
             input: Input {
                 pending: Pending::NOTHING,
                 release: None,
-                held_publish: NONE,
+                retry_publish: NONE,
                 body: BodyFrame::NONE,
                 is_suspended: false,
             },
@@ -273,19 +278,19 @@ impl Connection {
                 is_heartbeat_due: false,
                 cut_channel: 0,
             },
-            confirms: Confirming { to_tell: ConfirmList::EMPTY, to_be_stored: ConfirmList::EMPTY },
+            confirms: Confirming { sendable: ConfirmList::EMPTY, awaits_disk: ConfirmList::EMPTY },
             timing: Timing {
-                heard: now,
+                last_received: now,
                 resumed: now,
-                wrote: now,
+                last_written: now,
                 content_due: Deadline::NEVER,
-                unread: 0,
-                unread_since: now,
+                unhandled_bytes: 0,
+                unhandled_since: now,
             },
         }
     }
 
-    /// Sets the name that the transport has verified. The client may log in with it by SASL EXTERNAL.
+    /// Sets the name in the client's verified certificate. The client may log in as this user by SASL EXTERNAL.
     pub fn set_certificate_name(&mut self, name: &str) {
         self.certificate_name = Some(name.into());
     }
@@ -293,7 +298,7 @@ impl Connection {
     /// Returns the stage of the connection.
     pub const fn stage(&self) -> Stage {
         match self.phase {
-            Phase::Header { .. } | Phase::Start { .. } => Stage::Unproven,
+            Phase::Header { .. } | Phase::Start { .. } => Stage::Unauthenticated,
             Phase::Tune { .. } | Phase::Opening { .. } => Stage::LoggedIn,
             Phase::Open => Stage::Open,
             Phase::Refused { .. } | Phase::Closing { .. } | Phase::Ending { .. } | Phase::Finished { .. } => {
@@ -302,18 +307,18 @@ impl Connection {
         }
     }
 
-    /// Returns whether the broker accepted a login, even if the connection was closed since.
+    /// Returns whether the broker has accepted a login. That remains true when the connection is closed.
     pub const fn is_logged_in(&self) -> bool {
         self.is_logged_in
     }
 
-    /// Returns the results of the negotiation up to now.
+    /// Returns the limits as negotiated so far.
     pub const fn negotiated(&self) -> Negotiated {
         self.negotiated
     }
 
-    /// Returns whether the broker may forget the connection before the socket is closed: nothing more is asked of it,
-    /// and nothing in the outbox is needed.
+    /// Returns whether the broker may remove its state of the connection before the socket is closed: no more commands
+    /// come, and no delivery of the outbox is needed.
     pub const fn is_over(&self) -> bool {
         let ends = matches!(
             self.phase,
@@ -322,8 +327,8 @@ impl Connection {
         ends && self.output.begun.is_none()
     }
 
-    /// Closes the connection with this error: sends connection.close and waits for a limited time. A client that has
-    /// not logged in is disconnected without a frame.
+    /// Closes the connection with this error: sends connection.close, and waits for close-ok for a limited time. A client
+    /// that has not logged in is disconnected without a frame.
     pub fn close(&mut self, context: &mut Context<'_>, fault: &Fault) {
         match self.phase {
             Phase::Open | Phase::Opening { .. } => self.close_connection(context, fault, (0, 0)),
@@ -334,8 +339,9 @@ impl Connection {
         }
     }
 
-    /// Notifies the client that a consumer was cancelled. Returns `false` if there is no capacity for that now, and
-    /// `true` also when the client does not support the notification.
+    /// Sends basic.cancel to notify the client that a consumer was cancelled, after the deliveries up to `order`. Returns
+    /// `false` if there is no capacity for the notification now. Returns `true` without sending it if the client does not
+    /// support it or has closed the channel.
     pub fn server_cancel(
         &mut self,
         context: &mut Context<'_>,
@@ -346,7 +352,7 @@ impl Connection {
         if !self.capabilities.consumer_cancel_notify || !self.is_channel_open(context, channel_number) {
             return true;
         }
-        // The last capacity is reserved for the answer that is expected.
+        // While a command is not answered, the rest of the capacity is reserved for its reply.
         if !self.has_reply_room(context) || self.expects_answer() {
             return false;
         }
@@ -355,26 +361,27 @@ impl Connection {
         true
     }
 
-    /// Records that this publisher waits for memory or for the disk. A client that supports it gets
-    /// `connection.blocked`, once.
+    /// Records that this publisher waits for memory, or with `is_for_disk` for disk space. `connection.blocked` is sent
+    /// once, if the client supports it.
     pub const fn block(&mut self, now: Now, is_for_disk: bool) {
-        if !self.blocked.now {
-            (self.blocked.now, self.blocked.since, self.blocked.lasts) = (true, now, true);
-            if !self.blocked.told {
+        if !self.blocked.is_waiting {
+            (self.blocked.is_waiting, self.blocked.since, self.blocked.is_stable) = (true, now, true);
+            if !self.blocked.is_client_notified {
                 self.blocked.is_for_disk = is_for_disk;
             }
         }
     }
 
-    /// Records that this publisher no longer waits. `connection.unblocked` follows only if that lasts, because the
-    /// capacity may be used up again at once.
+    /// Records that this publisher no longer waits. `connection.unblocked` is sent only after a delay, because the
+    /// publisher may have to wait again at once.
     pub const fn unblock(&mut self, now: Now) {
-        if self.blocked.now {
-            (self.blocked.now, self.blocked.since, self.blocked.lasts) = (false, now, false);
+        if self.blocked.is_waiting {
+            (self.blocked.is_waiting, self.blocked.since, self.blocked.is_stable) = (false, now, false);
         }
     }
 
-    /// Releases everything held in pools, because the socket is gone. The broker is told separately.
+    /// Returns all memory from pools, because the socket is closed. The caller also removes the connection from the
+    /// broker.
     pub fn teardown(&mut self, context: &mut Context<'_>) {
         context.pools.clients.give_back(core::mem::take(&mut self.client));
         self.drop_channels(context);
@@ -392,8 +399,8 @@ impl Connection {
             self.drop_content(context, slot);
             context.pools.channels.close(&mut self.channels, slot);
         }
-        (self.confirms.to_tell, self.confirms.to_be_stored) = (ConfirmList::EMPTY, ConfirmList::EMPTY);
-        self.input.held_publish = NONE;
+        (self.confirms.sendable, self.confirms.awaits_disk) = (ConfirmList::EMPTY, ConfirmList::EMPTY);
+        self.input.retry_publish = NONE;
         self.input.release = None;
         self.input.body.slot = NONE;
     }
@@ -401,7 +408,7 @@ impl Connection {
     pub(super) fn finish(&mut self, now: Now) {
         self.output.is_heartbeat_due = false;
         self.blocked = Blocked::default();
-        self.phase = Phase::Finished { until: now.after_ms(PARTING_MS) };
+        self.phase = Phase::Finished { until: now.after_ms(SOCKET_CLOSE_TIMEOUT_MS) };
     }
 
     pub(super) fn is_channel_open(&mut self, context: &Context<'_>, number: u16) -> bool {
@@ -481,15 +488,15 @@ impl Pools {
     }
 }
 
-/// Names of a command that are not in the input as they are: the last declared queue, and names with line breaks.
-/// The server has one for all connections.
+/// Buffers for names in a command that are not borrowed from the input: the last declared queue, and names from which
+/// line breaks were removed. The server has one `Names` for all connections.
 #[derive(Debug, Default)]
 pub struct Names {
     pub(super) queue: Name,
     pub(super) exchange: Name,
 }
 
-/// What a connection borrows for one call.
+/// What the methods of [`Connection`] borrow from the server for one call.
 #[derive(Debug)]
 pub struct Context<'p> {
     /// The time of this turn.
@@ -500,9 +507,9 @@ pub struct Context<'p> {
     pub messages: &'p mut Messages,
     /// The settings of all connections.
     pub settings: &'p Settings,
-    /// The share of the memory pools that this connection publishes from.
+    /// The share of the memory pools in which this connection's messages are stored.
     pub share: Share,
-    /// Everything up to this batch is durable.
+    /// The last durable batch.
     pub durable: Batch,
     /// The sequence number of the last delivery that was put into the connection's outbox.
     pub last_delivery: ReplyOrder,
@@ -558,10 +565,11 @@ const CAPABILITIES: [&str; 9] = [
 
 /// connection.start must fit into AMQP's smallest frame, however long the configured product name is.
 const START_BYTES_MAX: usize = 4096;
+/// Maximum length of a text in the server properties in bytes.
 const TEXT_BYTES_MAX: usize = 400;
 
 impl Settings {
-    /// Takes the settings of connections from the limits, and encodes connection.start.
+    /// Returns the settings for these limits, and encodes connection.start.
     pub fn new(limits: &Limits, identity: &Identity) -> Self {
         Self {
             channel_max: limits.channels_of_a_connection(),
@@ -577,6 +585,7 @@ impl Settings {
     }
 }
 
+/// Encodes connection.start with these mechanisms.
 fn start_frame(identity: &Identity, mechanisms: &[u8]) -> Box<[u8]> {
     let mut properties = vec![0; START_BYTES_MAX];
     let mut writer = Writer::new(&mut properties);
@@ -593,7 +602,7 @@ fn start_frame(identity: &Identity, mechanisms: &[u8]) -> Box<[u8]> {
         };
         start.emit_frame(0, &mut out)
     });
-    debug_assert!(complete.is_ok(), "the texts are cut so that they fit");
+    debug_assert!(complete.is_ok(), "all texts have a maximum length");
     let len = out.at();
     frame.truncate(len);
     frame.into_boxed_slice()
@@ -615,6 +624,7 @@ fn write_properties(table: &mut TableWriter<'_, '_>, identity: &Identity) -> Res
     texts.iter().try_for_each(|(name, text)| table.text(name, cut(text)))
 }
 
+/// Returns the first `TEXT_BYTES_MAX` bytes of a text, or fewer so that no character is split.
 fn cut(text: &str) -> &str {
     let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.get(..end.unwrap_or(0)).unwrap_or_default()

@@ -1,12 +1,12 @@
-//! The frames of one delivery: method, header and body, written from any byte on.
+//! Writes the frames of one delivery (method, header and body), from any byte position on.
 //!
 //! ```text
 //!   | method frame | header frame | body frame (frame_max) | body frame (frame_max) | last body frame |
 //!   0              method         header                                                        total
 //! ```
 //!
-//! A delivery larger than the output buffer is written in parts, and the number of bytes written is kept. The
-//! beginning of each frame follows from lengths alone. Properties that differ from those of the stored message
+//! A delivery larger than the output buffer is written in parts. Only the number of written bytes is stored between
+//! them: the positions of the frames are computed from lengths. Properties that differ from those of the stored message
 //! (without `BCC`, or with `x-delivery-count`) are computed again for each part.
 
 use leveret_amqp::props::{BLIND_BYTES_MAX, Properties, PropertyEdit};
@@ -20,20 +20,21 @@ use leveret_core::mem::{Cursor, MessageFlags, MessageId, Messages};
 /// A delivery that is partly written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Begun {
-    /// Number of its bytes that were written.
+    /// Number of bytes of the delivery that were written.
     pub(super) sent: u64,
-    /// Where the body continues in the message, if known: offset in the body, and cursor.
+    /// Offset in the body and cursor at which the last part ended, if it ended in the body. The cursor saves a search.
     pub(super) body_at: Option<(u32, Cursor)>,
 }
 
-/// Class, weight and body size: the part of a header frame before the properties.
+/// Length of the part of a header frame before the properties: class, weight and body size.
 const CONTENT_HEAD_LEN: usize = 12;
-/// Frame header and end, ids, three names, a tag, a flag and a count or code.
+/// Maximum length of a method frame: frame header and end, class and method, three names, a tag, a flag and a count or
+/// code.
 const METHOD_FRAME_BYTES_MAX: usize = FRAME_OVERHEAD + 4 + 3 * 256 + 8 + 1 + 4;
 
-/// RabbitMQ's header with the number of previous deliveries.
+/// RabbitMQ's header with the number of previous delivery attempts.
 const COUNT_HEADER: &str = "x-delivery-count";
-/// The size of this header in bytes, with a table for it.
+/// Length of this header in bytes, including a header table if the message has none.
 const COUNT_BYTES: usize = 32;
 
 /// Properties that differ from those of the stored message.
@@ -45,8 +46,8 @@ fn is_rewritten(messages: &Messages, delivery: &Delivery<'_>) -> bool {
     delivery.delivery_count.is_some() || messages.flags(delivery.message).has(MessageFlags::HAS_BCC)
 }
 
-/// Returns the changed properties; `None` when they are too long. The result is the same for each part of a
-/// delivery.
+/// Returns the properties that differ from those of the stored message; `None` if they are too long or do not differ. The
+/// result is the same for each part of a delivery.
 #[cold]
 fn rewritten(messages: &Messages, delivery: &Delivery<'_>, frame_max: u32) -> Option<Rewritten> {
     let room = (frame_max as usize).checked_sub(FRAME_OVERHEAD + CONTENT_HEAD_LEN + COUNT_BYTES)?;
@@ -105,7 +106,7 @@ impl Layout {
         }
     }
 
-    /// Returns whether the delivery has at most one body frame and is written as it is stored.
+    /// Returns whether the delivery has at most one body frame, and its properties are those of the stored message.
     #[inline]
     pub(super) const fn is_small(self) -> bool {
         self.body_len <= self.payload_max() && !self.is_rewritten
@@ -156,13 +157,13 @@ const fn method_frame_len(kind: DeliveryKind<'_>, names_len: usize) -> usize {
         }
 }
 
-/// A destination that has exactly the size of what is written.
-struct Put<'o> {
+/// Writes to a slice that has exactly the length of the output.
+struct ExactWriter<'o> {
     out: &'o mut [u8],
     at: usize,
 }
 
-impl Put<'_> {
+impl ExactWriter<'_> {
     #[inline]
     fn raw(&mut self, octets: &[u8]) {
         self.out[self.at..self.at + octets.len()].copy_from_slice(octets);
@@ -230,7 +231,7 @@ impl Put<'_> {
 pub(super) fn write_small(messages: &Messages, delivery: &Delivery<'_>, layout: Layout, out: &mut [u8]) {
     let id = delivery.message;
     let properties_len = messages.properties_len(id);
-    let mut put = Put { out, at: 0 };
+    let mut put = ExactWriter { out, at: 0 };
     put.method_frame(messages, delivery, layout.method_len);
     put.frame_header(FrameKind::Header, delivery.channel, CONTENT_HEAD_LEN as u32 + properties_len);
     put.content_head(layout.body_len);
@@ -280,7 +281,7 @@ impl PartWriter<'_> {
         if self.begun.sent < method_len {
             let mut scratch = [0; METHOD_FRAME_BYTES_MAX];
             let frame = &mut scratch[..self.layout.method_len as usize];
-            Put { out: &mut *frame, at: 0 }.method_frame(
+            ExactWriter { out: &mut *frame, at: 0 }.method_frame(
                 self.messages,
                 self.delivery,
                 self.layout.method_len,
@@ -323,7 +324,7 @@ impl PartWriter<'_> {
             None => self.messages.properties_len(self.delivery.message),
         };
         let mut head = [0; FRAME_HEADER_LEN + CONTENT_HEAD_LEN];
-        let mut put = Put { out: &mut head, at: 0 };
+        let mut put = ExactWriter { out: &mut head, at: 0 };
         put.frame_header(FrameKind::Header, self.delivery.channel, CONTENT_HEAD_LEN as u32 + properties_len);
         put.content_head(self.layout.body_len);
         let properties_at = start + head.len() as u64;

@@ -1,4 +1,4 @@
-//! The handshake: from the protocol header to connection.open-ok; and the client properties that are kept.
+//! The handshake: from the protocol header to connection.open-ok; and the stored client properties.
 //!
 //! ```text
 //!   client                         server
@@ -11,13 +11,13 @@
 //!                             <-   connection.open-ok    → Open
 //! ```
 //!
-//! Everything on the network can get this far, so a handshake holds only a deadline. A client that makes a
-//! mistake waits for a second before its socket is closed.
+//! Every machine on the network can begin a handshake, so its state is small. After an error, the socket of the client is
+//! closed with a delay of one second.
 //!
 //! # Invariants
-//! - Before the login, a mistake is answered with silence, as in RabbitMQ.
-//! - Frames are at most as large as AMQP's minimum frame size.
-//! - No password reaches a log.
+//! - Before the login, an error is not answered, as in RabbitMQ.
+//! - Frames of the handshake are at most as large as the smallest `frame_max` that AMQP allows.
+//! - No log line contains a password.
 
 use core::fmt;
 
@@ -32,47 +32,47 @@ use leveret_core::limits::FRAME_BYTES_MIN;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::password::Secret;
 
-use super::connection::{Capabilities, Connection, Context, Names, PARTING_MS, Phase, Settings};
+use super::connection::{Capabilities, Connection, Context, Names, Phase, SOCKET_CLOSE_TIMEOUT_MS, Settings};
 use super::input::InputStep;
 use super::input::{fault_of_frame, fault_of_method, hard_fault, unexpected_method};
 use super::methods::{CommandKind, Mechanism, Pending};
-use super::timers;
+use super::timeouts;
 
 impl Mechanism {
-    /// Returns the user and the password in a response of connection.start-ok.
-    fn credentials(self, response: &[u8]) -> Result<(&str, &[u8]), Unusable> {
+    /// Returns user and password from the response in connection.start-ok.
+    fn credentials(self, response: &[u8]) -> Result<(&str, &[u8]), CredentialsError> {
         let (user, password) = match self {
-            Self::Plain => plain_credentials(response).ok_or(Unusable::Unreadable)?,
+            Self::Plain => plain_credentials(response).ok_or(CredentialsError::Malformed)?,
             Self::AmqPlain => amqplain_credentials(response)?,
-            Self::External => return Err(Unusable::Unreadable),
+            Self::External => return Err(CredentialsError::Malformed),
         };
-        Ok((core::str::from_utf8(user).map_err(|_| Unusable::Wrong)?, password))
+        Ok((core::str::from_utf8(user).map_err(|_| CredentialsError::Impossible)?, password))
     }
 }
 
-/// Why a response contains no credentials.
+/// Why a response contains no usable credentials.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Unusable {
-    /// It does not follow the mechanism's format.
-    Unreadable,
-    /// The format is right, but no user can have such credentials.
-    Wrong,
+enum CredentialsError {
+    /// The response does not have the format of the mechanism.
+    Malformed,
+    /// The response has the right format, but no user can have these credentials.
+    Impossible,
 }
 
 impl Connection {
-    /// Returns whether the client has sent nothing yet.
+    /// Returns whether the protocol header is not complete yet.
     pub const fn awaits_header(&self) -> bool {
         matches!(self.phase, Phase::Header { .. })
     }
 
-    /// Extends the handshake timeout by the time that the client has waited for the broker.
+    /// Extends the handshake timeout by `ms` milliseconds, during which the broker has not read from the client.
     pub const fn postpone(&mut self, ms: u64) {
         if let Phase::Header { due } = &mut self.phase {
             *due = due.later_ms(ms);
         }
     }
 
-    /// Waits for the protocol header. Returns `None` when it has arrived and the handshake continues.
+    /// Handles the protocol header. Returns `None` when it was valid, or was handled before.
     pub(super) fn step_header(
         &mut self,
         context: &Context<'_>,
@@ -90,7 +90,7 @@ impl Connection {
                 self.phase = Phase::Start { due };
                 return None;
             }
-            // The caller reports which protocol it was, with the address.
+            // The caller logs which protocol the client uses.
             Opening::Http | Opening::Tls | Opening::Mqtt | Opening::OtherAmqp | Opening::Unknown => {}
         }
         *at = input.len();
@@ -104,6 +104,7 @@ impl Connection {
         if self.certificate_name.is_some() { &settings.start_frame_external } else { &settings.start_frame }
     }
 
+    /// Handles the frames of the handshake up to the first step for the caller.
     pub(super) fn step_handshake<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -129,7 +130,7 @@ impl Connection {
                     break;
                 }
                 Err(_) => {
-                    self.refuse(context, format_args!("bytes that are no frame of AMQP"));
+                    self.refuse(context, format_args!("the input is not a frame of AMQP"));
                     break;
                 }
             };
@@ -148,6 +149,7 @@ impl Connection {
         self.step_over(context, input, at)
     }
 
+    /// Handles one frame of the handshake. Returns the step for the caller, if there is one.
     fn handle_handshake_frame<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -171,7 +173,7 @@ impl Connection {
                 return None;
             }
             _ => {
-                self.refuse(context, format_args!("a frame that has no place in the handshake"));
+                self.refuse(context, format_args!("a frame that is not allowed in the handshake"));
                 return None;
             }
         };
@@ -197,12 +199,13 @@ impl Connection {
                 None
             }
             _ => {
-                self.refuse(context, format_args!("{} out of place", method.name()));
+                self.refuse(context, format_args!("unexpected {}", method.name()));
                 None
             }
         }
     }
 
+    /// Handles connection.start-ok. Returns the command for the login, except for EXTERNAL, which the caller handles.
     fn start_ok<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -212,7 +215,7 @@ impl Connection {
     ) -> Option<InputStep<'a>> {
         self.capabilities = capabilities(client_properties);
         self.client = context.pools.clients.keep(client_properties);
-        let known = match mechanism {
+        let supported = match mechanism {
             "PLAIN" => Mechanism::Plain,
             "AMQPLAIN" => Mechanism::AmqPlain,
             "EXTERNAL" if self.certificate_name.is_some() => {
@@ -226,25 +229,25 @@ impl Connection {
                 return None;
             }
         };
-        self.mechanism = known.name();
-        let (user, password) = match known.credentials(response) {
+        self.mechanism = supported.name();
+        let (user, password) = match supported.credentials(response) {
             Ok(both) => both,
-            Err(Unusable::Unreadable) => {
-                self.refuse(context, format_args!("{mechanism} credentials that cannot be read"));
+            Err(CredentialsError::Malformed) => {
+                self.refuse(context, format_args!("malformed {mechanism} credentials"));
                 return None;
             }
-            Err(Unusable::Wrong) => {
-                self.refuse_login(context, known, format_args!("credentials that are nobody's"));
+            Err(CredentialsError::Impossible) => {
+                self.refuse_login(context, supported, format_args!("no user can have these credentials"));
                 return None;
             }
         };
-        self.input.pending = Pending::on_connection(CommandKind::Login(known), (10, 11));
+        self.input.pending = Pending::on_connection(CommandKind::Login(supported), (10, 11));
         let (password, from_loopback) = (Secret(password), self.peer.from_loopback);
         let command = Command::Login { user, password, from_loopback };
         Some(InputStep::Command { channel: None, command })
     }
 
-    /// Continues after the broker has accepted the login.
+    /// Sends connection.tune after the broker has accepted the login.
     pub(super) fn tune(&mut self, context: &mut Context<'_>) {
         let settings = context.settings;
         self.is_logged_in = true;
@@ -259,6 +262,7 @@ impl Connection {
         self.push_reply(context, 0, &tune, 0);
     }
 
+    /// Handles connection.tune-ok.
     fn tune_ok(&mut self, context: &mut Context<'_>, channel_max: u16, frame_max: u32, heartbeat: u16) {
         let Phase::Tune { due } = self.phase else { panic!("this phase has no tune-ok") };
         self.phase = Phase::Opening { due };
@@ -270,17 +274,18 @@ impl Connection {
         self.negotiated.channel_max = channel_max;
         self.negotiated.frame_max = frame_max;
         self.negotiated.heartbeat_ms = u32::from(heartbeat) * 1000;
-        self.timing.wrote = context.now;
+        self.timing.last_written = context.now;
     }
 
-    /// Keeps the client waiting for a while. Then its socket is closed without an answer.
+    /// Refuses the client: after a delay its socket is closed without an answer.
     pub(super) fn refuse(&mut self, context: &mut Context<'_>, why: fmt::Arguments<'_>) {
         self.warn(context, LogKind::Login, format_args!(": refused during the handshake: {why}"));
-        let until = context.now.after_ms(timers::REFUSAL_DELAY_MS);
-        self.phase = Phase::Refused { until, tell: None };
+        let until = context.now.after_ms(timeouts::REFUSAL_DELAY_MS);
+        self.phase = Phase::Refused { until, answer: None };
     }
 
-    /// Like [`Self::refuse`], for wrong credentials. A client that supports it gets connection.close at the end.
+    /// Refuses the client as [`Self::refuse`] does, because of wrong credentials. If the client supports it,
+    /// connection.close is sent after the delay.
     pub(super) fn refuse_login(
         &mut self,
         context: &mut Context<'_>,
@@ -288,12 +293,12 @@ impl Connection {
         why: fmt::Arguments<'_>,
     ) {
         self.refuse(context, why);
-        if let Phase::Refused { tell, .. } = &mut self.phase {
-            *tell = self.capabilities.authentication_failure_close.then_some(mechanism);
+        if let Phase::Refused { answer, .. } = &mut self.phase {
+            *answer = self.capabilities.authentication_failure_close.then_some(mechanism);
         }
     }
 
-    /// Sends the refusal after the delay.
+    /// Sends connection.close for a refused login, after the delay.
     pub(super) fn send_refusal(&mut self, context: &mut Context<'_>, mechanism: Mechanism) {
         let fault = Fault::connection(
             ReplyCode::AccessRefused,
@@ -304,11 +309,12 @@ impl Connection {
         );
         self.close_connection(context, &fault, (0, 0));
         if let Phase::Closing { until, .. } = &mut self.phase {
-            *until = context.now.after_ms(PARTING_MS);
+            *until = context.now.after_ms(SOCKET_CLOSE_TIMEOUT_MS);
         }
     }
 }
 
+/// Returns the capabilities in the client properties.
 fn capabilities(client_properties: Table<'_>) -> Capabilities {
     let table = client_properties.get("capabilities").and_then(|value| value.as_table());
     let has = |name| table.and_then(|table| table.get(name)).and_then(|value| value.as_bool()) == Some(true);
@@ -319,7 +325,8 @@ fn capabilities(client_properties: Table<'_>) -> Capabilities {
     }
 }
 
-/// Checks negotiated limits: the client may lower them, but not below AMQP's minimum.
+/// Checks the limits in connection.tune-ok. The client may lower them, but not below AMQP's minimum. Returns RabbitMQ's
+/// error if they are not allowed.
 fn check_negotiated(settings: &Settings, channel_max: u16, frame_max: u32) -> Option<Fault> {
     let not_allowed = |key: &str, value: u32, detail: &str, than: &str, limit: u32| {
         let text = format_args!("negotiated {key} = {value}{detail} is {than} allowed value ({limit})");
@@ -348,13 +355,13 @@ fn plain_credentials(response: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Parses a field table without its length. Numbers are no credentials, but RabbitMQ reads them.
-fn amqplain_credentials(response: &[u8]) -> Result<(&[u8], &[u8]), Unusable> {
-    let table = Table::parse(response).map_err(|_| Unusable::Unreadable)?;
-    let field = |name| table.get(name).map(|value| value.as_bytes()).ok_or(Unusable::Unreadable);
+fn amqplain_credentials(response: &[u8]) -> Result<(&[u8], &[u8]), CredentialsError> {
+    let table = Table::parse(response).map_err(|_| CredentialsError::Malformed)?;
+    let field = |name| table.get(name).map(|value| value.as_bytes()).ok_or(CredentialsError::Malformed);
     match (field("LOGIN")?, field("PASSWORD")?) {
         (Some(user), Some(password)) => Ok((user, password)),
-        (None, None) => Err(Unusable::Unreadable),
-        _ => Err(Unusable::Wrong),
+        (None, None) => Err(CredentialsError::Malformed),
+        _ => Err(CredentialsError::Impossible),
     }
 }
 
@@ -471,9 +478,9 @@ mod tests {
         let table = b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDS\0\0\0\x06secret";
         assert_eq!(amqplain_credentials(table).ok(), guest);
         let number = b"\x05LOGINS\0\0\0\x05guest\x08PASSWORDI\0\0\0\x05";
-        assert_eq!(amqplain_credentials(number), Err(Unusable::Wrong));
-        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05guest"), Err(Unusable::Unreadable));
-        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05gue"), Err(Unusable::Unreadable));
+        assert_eq!(amqplain_credentials(number), Err(CredentialsError::Impossible));
+        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05guest"), Err(CredentialsError::Malformed));
+        assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05gue"), Err(CredentialsError::Malformed));
     }
 }
 

@@ -1,13 +1,13 @@
-//! The frames of an open connection: reading, errors, closing.
+//! Reads the frames of an open connection, handles errors in them, and closes channels and connections.
 //!
-//! Everything that a client sends after the handshake passes through one loop, in order. Method and header frames
-//! are handled when they are complete. Body frames are streamed, so a large one is never in memory twice. A
-//! misplaced frame ends the connection with RabbitMQ's error text.
+//! One loop handles everything that a client sends after the handshake, in order. Method and header frames are handled
+//! when they are complete. Body frames are streamed into the message while they arrive, so that a large one is not in
+//! memory twice. A frame that the protocol does not allow ends the connection with RabbitMQ's error text.
 //!
 //! # Invariants
-//! - Input is consumed up to the first point at which the caller must decide something, and not further.
-//! - A frame that cannot be begun now stays in the input.
-//! - After the broker has closed the connection, only connection.close-ok counts.
+//! - Input is consumed up to the first [`InputStep`] that the caller must handle, and not further.
+//! - A frame that cannot be handled now stays in the input.
+//! - After the broker has sent connection.close, only the client's close-ok or close is handled.
 
 use leveret_amqp::{
     FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, Frame, FrameError, FrameHeader, FrameKind, Method,
@@ -18,8 +18,8 @@ use leveret_core::error::{Fault, ReplyCode, Scope};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{MessageFlags, PoolFull};
 
-use super::channel::{ChannelState, ConfirmList, Listed, NONE, Slot};
-use super::connection::{Connection, Context, Names, PARTING_MS, Phase};
+use super::channel::{ChannelState, ConfirmList, ConfirmListKind, NONE, Slot};
+use super::connection::{Connection, Context, Names, Phase, SOCKET_CLOSE_TIMEOUT_MS};
 use super::erlang::{BadEnd, FrameSnippet, Numbers};
 use super::methods::{CommandKind, Pending};
 use super::output::Blocked;
@@ -27,10 +27,11 @@ use super::publish::misplaced_body;
 use super::publish::{Content, PublishFlags, message_flags};
 
 impl Connection {
-    /// Handles input from `input[*at..]`, advances `at` past the consumed bytes, and stops at the first point at
-    /// which the caller must decide something.
+    /// Handles input from `input[*at..]` up to the first step that the caller must handle, and advances `at` past the
+    /// consumed bytes.
     ///
-    /// A command borrows from `input` and `names`. It must be answered before any connection is called again.
+    /// A command borrows from `input` and `names`. The caller must call [`Self::answer`] before it calls any connection
+    /// again.
     pub fn next<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -59,7 +60,7 @@ impl Connection {
         if let Some(step) = self.step_release() {
             return step;
         }
-        if let Some(step) = self.republish_delivery(context) {
+        if let Some(step) = self.retry_publish(context) {
             return step;
         }
         if let Some(step) = self.step_header(context, input, at) {
@@ -74,7 +75,8 @@ impl Connection {
         }
     }
 
-    /// Asks the broker first to take back what a channel held that was closed because of an error.
+    /// Returns the command that closes a channel in the broker after an error, if there is one. The broker then
+    /// requeues the channel's deliveries.
     fn step_release(&mut self) -> Option<InputStep<'static>> {
         let (_, channel) = self.input.release.take()?;
         self.input.pending = Pending::on_connection(CommandKind::Release, (0, 0));
@@ -93,10 +95,10 @@ impl Connection {
                 return self.step_over(context, input, at);
             }
             if self.input.body.is_begun {
-                let Some(verdict) = self.stream_body(context, input, at) else {
+                let Some(result) = self.stream_body(context, input, at) else {
                     return InputStep::NeedMore;
                 };
-                match self.conclude(context, verdict) {
+                match self.conclude(context, result) {
                     Some(step) => return step,
                     None => continue,
                 }
@@ -109,9 +111,9 @@ impl Connection {
                 *at += len;
                 return step;
             }
-            if let Some(verdict) = self.begin_body(context, unread) {
+            if let Some(result) = self.begin_body(context, unread) {
                 *at += FRAME_HEADER_LEN;
-                match self.conclude(context, verdict) {
+                match self.conclude(context, result) {
                     Some(step) => return step,
                     None => continue,
                 }
@@ -125,31 +127,36 @@ impl Connection {
                 }
             };
             match self.handle_frame(context, frame) {
-                Verdict::Done => *at += frame.input_len(),
-                Verdict::Wait(suspension) => return InputStep::Suspended(suspension),
-                Verdict::Named(slot, method) => {
+                FrameResult::Done => *at += frame.input_len(),
+                FrameResult::Wait(suspension) => return InputStep::Suspended(suspension),
+                FrameResult::Named(slot, method) => {
                     *at += frame.input_len();
                     break (slot, method);
                 }
-                verdict => {
+                result => {
                     *at += frame.input_len();
-                    if let Some(step) = self.conclude(context, verdict) {
+                    if let Some(step) = self.conclude(context, result) {
                         return step;
                     }
                 }
             }
         };
         match self.command(context, names, slot, method) {
-            Ok(command) => self.ask(context, slot, command),
-            // Only these errors concern the channel alone, so there is a channel to release.
+            Ok(command) => self.command_step(context, slot, command),
+            // `command` returns only errors that close the channel, so there is a channel that the broker must close.
             Err(fault) => self
-                .conclude(context, Verdict::Fault(fault, method.id(), slot))
+                .conclude(context, FrameResult::Fault(fault, method.id(), slot))
                 .unwrap_or(InputStep::NeedMore),
         }
     }
 
-    /// Makes the step that passes a command to the broker.
-    pub(super) fn ask<'a>(&self, context: &Context<'_>, slot: Slot, command: Command<'a>) -> InputStep<'a> {
+    /// Returns the step that passes a command to the broker, on the broker's channel for `slot`.
+    pub(super) fn command_step<'a>(
+        &self,
+        context: &Context<'_>,
+        slot: Slot,
+        command: Command<'a>,
+    ) -> InputStep<'a> {
         let channel = match context.pools.channels[slot].state {
             ChannelState::Open(channel) => Some(channel),
             ChannelState::Opening | ChannelState::Closing | ChannelState::Ended => None,
@@ -157,22 +164,23 @@ impl Connection {
         InputStep::Command { channel, command }
     }
 
-    /// Translates a verdict for the caller; `None` when the input continues (or the connection is closing).
-    fn conclude<'a>(&mut self, context: &mut Context<'_>, verdict: Verdict<'a>) -> Option<InputStep<'a>> {
-        match verdict {
-            Verdict::InputStep(step) => Some(step),
-            Verdict::Wait(suspension) => Some(InputStep::Suspended(suspension)),
-            Verdict::Done | Verdict::Named(..) => None,
-            Verdict::Fault(fault, id, slot) => {
+    /// Converts the result of a frame into the step for the caller. Returns `None` if the next input can be handled.
+    fn conclude<'a>(&mut self, context: &mut Context<'_>, result: FrameResult<'a>) -> Option<InputStep<'a>> {
+        match result {
+            FrameResult::InputStep(step) => Some(step),
+            FrameResult::Wait(suspension) => Some(InputStep::Suspended(suspension)),
+            FrameResult::Done | FrameResult::Named(..) => None,
+            FrameResult::Fault(fault, id, slot) => {
                 self.fail(context, slot, &fault, id, context.last_delivery);
                 self.step_release()
             }
         }
     }
 
-    /// Begins to stream a body frame. Returns `None` if `unread` begins with another frame.
+    /// Begins to stream a body frame. Returns `None` if `unread` begins with another type of frame, or the frame is too
+    /// large.
     #[inline]
-    fn begin_body(&mut self, context: &Context<'_>, unread: &[u8]) -> Option<Verdict<'static>> {
+    fn begin_body(&mut self, context: &Context<'_>, unread: &[u8]) -> Option<FrameResult<'static>> {
         let header = FrameHeader::peek(unread)?;
         if header.raw_kind != FrameKind::Body as u8
             || header.channel == 0
@@ -186,16 +194,16 @@ impl Connection {
         let is_next = matches!(content, Content::Body { missing, .. } if u64::from(header.size) <= missing);
         let slot = found.filter(|_| is_next).unwrap_or(NONE);
         self.input.body = BodyFrame { slot, left: header.size, is_begun: true };
-        Some(if is_next { Verdict::Done } else { misplaced_body(content) })
+        Some(if is_next { FrameResult::Done } else { misplaced_body(content) })
     }
 
-    /// Consumes the available part of the body frame. Returns `None` if more is needed.
+    /// Consumes the available part of the body frame. Returns `None` if the rest of the frame is missing.
     fn stream_body(
         &mut self,
         context: &mut Context<'_>,
         input: &[u8],
         at: &mut usize,
-    ) -> Option<Verdict<'static>> {
+    ) -> Option<FrameResult<'static>> {
         let unread = &input[*at..];
         let here = unread.len().min(self.input.body.left as usize);
         if here > 0 {
@@ -205,51 +213,56 @@ impl Connection {
         }
         let end = *unread.get(here).filter(|_| self.input.body.left == 0)?;
         if end != FRAME_END {
-            return Some(self.bad_body_end(context, end));
+            return Some(self.fail_body_end(context, end));
         }
         *at += 1;
         self.input.body.is_begun = false;
         Some(self.body_frame_complete(context, self.input.body.slot))
     }
 
-    /// The bytes of the body are already in the message, so the text cannot show them. It is the only text that
-    /// differs from RabbitMQ's.
-    fn bad_body_end(&mut self, context: &mut Context<'_>, found: u8) -> Verdict<'static> {
+    /// Closes the connection because a body frame has no valid end octet. The error text differs from RabbitMQ's, which
+    /// contains the beginning of the body: here, that is no longer in the input.
+    fn fail_body_end(&mut self, context: &mut Context<'_>, found: u8) -> FrameResult<'static> {
         self.input.body = BodyFrame::NONE;
         let fault = hard_fault(
             ReplyCode::FrameError,
             format_args!("type 3, body: {{invalid_frame_end_marker,{found}}}"),
         );
-        self.close_deaf(context, &fault);
-        Verdict::Done
+        self.close_and_ignore_input(context, &fault);
+        FrameResult::Done
     }
 
-    fn handle_frame<'a>(&mut self, context: &mut Context<'_>, frame: Frame<'a>) -> Verdict<'a> {
+    /// Handles a complete frame that is not a body frame.
+    fn handle_frame<'a>(&mut self, context: &mut Context<'_>, frame: Frame<'a>) -> FrameResult<'a> {
         let number = frame.header.channel;
         match payload_kind(frame) {
-            None => Verdict::Fault(unknown_frame(frame), (0, 0), NONE),
-            Some(FrameKind::Heartbeat) if number == 0 => Verdict::Done,
+            None => FrameResult::Fault(unknown_frame(frame), (0, 0), NONE),
+            Some(FrameKind::Heartbeat) if number == 0 => FrameResult::Done,
             Some(FrameKind::Method) if number == 0 => self.handle_connection_method(context, frame),
-            _ if number == 0 => Verdict::Fault(unexpected_frame(frame), (0, 0), NONE),
+            _ if number == 0 => FrameResult::Fault(unexpected_frame(frame), (0, 0), NONE),
             Some(FrameKind::Method) => self.handle_channel_method(context, number, frame.payload),
             Some(FrameKind::Header) => self.handle_header(context, number, frame.payload),
-            // Body frames do not reach this match: they were begun when their header had arrived.
+            // Valid body frames do not get here: `begin_body` handles them.
             Some(FrameKind::Body | FrameKind::Heartbeat) => {
-                Verdict::Fault(unexpected_frame(frame), (0, 0), NONE)
+                FrameResult::Fault(unexpected_frame(frame), (0, 0), NONE)
             }
         }
     }
 
-    fn handle_connection_method<'a>(&mut self, context: &mut Context<'_>, frame: Frame<'a>) -> Verdict<'a> {
+    fn handle_connection_method<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        frame: Frame<'a>,
+    ) -> FrameResult<'a> {
         let method = match Method::parse(frame.payload) {
             Ok(method) => method,
             Err(error) => {
                 let (fault, id) = fault_of_method(error, frame.payload, true);
-                return Verdict::Fault(fault, id, NONE);
+                return FrameResult::Fault(fault, id, NONE);
             }
         };
         if !self.has_reply_room(context) {
-            return Verdict::Wait(Suspension::ReplySpace);
+            return FrameResult::Wait(Suspension::ReplySpace);
         }
         match method {
             Method::ConnectionClose { reply_code, reply_text, .. } => {
@@ -258,19 +271,22 @@ impl Connection {
                     self.id.index()
                 );
                 self.push_reply(context, 0, &Method::ConnectionCloseOk {}, 0);
-                self.begin_end(context, Phase::Ending { until: context.now.after_ms(PARTING_MS) });
-                Verdict::Done
+                self.begin_end(
+                    context,
+                    Phase::Ending { until: context.now.after_ms(SOCKET_CLOSE_TIMEOUT_MS) },
+                );
+                FrameResult::Done
             }
             Method::ConnectionUpdateSecret { .. } => {
                 self.push_reply(context, 0, &Method::ConnectionUpdateSecretOk {}, 0);
-                Verdict::Done
+                FrameResult::Done
             }
-            _ => Verdict::Fault(unexpected_method("running"), method.id(), NONE),
+            _ => FrameResult::Fault(unexpected_method("running"), method.id(), NONE),
         }
     }
 
-    /// Handles input after the end: only connection.close-ok, and a connection.close that crossed the broker's,
-    /// count.
+    /// Handles input of a connection that was closed or refused. Only connection.close-ok matters, and a connection.close
+    /// that has crossed the broker's.
     pub(super) fn step_over<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -283,7 +299,7 @@ impl Connection {
                     *at = input.len();
                     return InputStep::Finished;
                 }
-                Phase::Closing { is_deaf: false, .. } => {
+                Phase::Closing { ignores_input: false, .. } => {
                     if !self.skip_frame(context, input, at) {
                         return InputStep::NeedMore;
                     }
@@ -296,14 +312,14 @@ impl Connection {
         }
     }
 
-    /// Returns whether this unhandled input contains the client's connection.close.
+    /// Returns whether `input`, which is not handled yet, contains a connection.close of the client.
     pub fn has_close(&self, input: &[u8]) -> bool {
         const CLOSE: [u8; 4] = [0, 10, 0, 50];
-        let begun = match self.input.body.is_begun {
+        let rest_of_frame = match self.input.body.is_begun {
             true => (self.input.body.left as usize).saturating_add(1),
             false => 0,
         };
-        let mut unread = input.get(begun..).unwrap_or_default();
+        let mut unread = input.get(rest_of_frame..).unwrap_or_default();
         while let Some(header) = FrameHeader::peek(unread) {
             let payload = &unread[FRAME_HEADER_LEN..];
             let is_method = header.raw_kind == FrameKind::Method as u8;
@@ -318,21 +334,24 @@ impl Connection {
         false
     }
 
-    /// Closes the connection although input waits for capacity ([`Self::has_close`] is true). The waiting input is
-    /// dropped and the close is answered.
-    pub fn leave(&mut self, context: &mut Context<'_>) {
-        let text =
-            format_args!(": the client closes it while it waits for room: what was not taken is dropped");
+    /// Closes the connection of a client whose connection.close is behind input that waits for capacity
+    /// ([`Self::has_close`]). That input is dropped, and the close is answered.
+    pub fn close_suspended(&mut self, context: &mut Context<'_>) {
+        let text = format_args!(
+            ": the client has closed the connection while its messages waited for capacity: they are dropped"
+        );
         self.warn(context, LogKind::Connection, text);
-        let until = context.now.after_ms(self.close_patience_ms());
-        self.begin_end(context, Phase::Closing { until, is_deaf: false });
+        let until = context.now.after_ms(self.close_ok_timeout_ms());
+        self.begin_end(context, Phase::Closing { until, ignores_input: false });
     }
 
-    /// Skips the next frame of a connection that the broker has closed. Returns `false` when there is none.
+    /// Skips the next frame of a connection that the broker has closed; handles close and close-ok. Returns `false` if no
+    /// complete frame is left.
     fn skip_frame(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
         let unread = &input[*at..];
         if self.input.body.is_begun {
-            // Payload and end octet are counted apart: together they may be 2^32, which does not fit into 32 bits.
+            // Payload and end octet are counted separately, because their sum may be 2^32, which does not fit into 32
+            // bits.
             let here = unread.len().min(self.input.body.left as usize);
             self.input.body.left -= here as u32;
             let has_end = self.input.body.left == 0 && unread.len() > here;
@@ -360,7 +379,7 @@ impl Connection {
                     _ => {}
                 }
             }
-            Err(_) => self.go_deaf(context),
+            Err(_) => self.ignore_input(context),
         }
         true
     }
@@ -384,21 +403,24 @@ impl Connection {
                 hard_fault(ReplyCode::FrameError, format_args!("{}", BadEnd { snippet, found }))
             }
         };
-        self.close_deaf(context, &fault);
+        self.close_and_ignore_input(context, &fault);
     }
 
-    fn close_deaf(&mut self, context: &mut Context<'_>, fault: &Fault) {
+    /// Sends connection.close, and ignores all further input.
+    fn close_and_ignore_input(&mut self, context: &mut Context<'_>, fault: &Fault) {
         self.close_connection(context, fault, (0, 0));
-        self.go_deaf(context);
+        self.ignore_input(context);
     }
 
-    fn go_deaf(&mut self, context: &Context<'_>) {
-        let until = context.now.after_ms(PARTING_MS);
-        self.phase = Phase::Closing { until, is_deaf: true };
+    /// Ignores all further input of a connection that is being closed, even close-ok.
+    fn ignore_input(&mut self, context: &Context<'_>) {
+        let until = context.now.after_ms(SOCKET_CLOSE_TIMEOUT_MS);
+        self.phase = Phase::Closing { until, ignores_input: true };
     }
 
-    /// Ends the channel or the connection as `fault` demands. `slot` is [`NONE`] when no open channel is concerned.
-    /// The close of a channel is sent after its deliveries up to `order`, unless the broker takes them back.
+    /// Closes the channel `slot` or the connection, depending on the scope of `fault`. `slot` is [`NONE`] for an error
+    /// that is not on an open channel. channel.close is sent after the channel's deliveries up to `order`, except those
+    /// that the broker requeues.
     pub(super) fn fail(
         &mut self,
         context: &mut Context<'_>,
@@ -437,11 +459,11 @@ impl Connection {
             method_id: id.1,
         };
         self.push_reply(context, 0, &close, 0);
-        let until = context.now.after_ms(self.close_patience_ms());
-        self.begin_end(context, Phase::Closing { until, is_deaf: false });
+        let until = context.now.after_ms(self.close_ok_timeout_ms());
+        self.begin_end(context, Phase::Closing { until, ignores_input: false });
     }
 
-    /// Ends the use of the broker.
+    /// Enters a phase after which no more commands are passed to the broker.
     fn begin_end(&mut self, context: &mut Context<'_>, phase: Phase) {
         self.phase = phase;
         self.input.pending = Pending::NOTHING;
@@ -452,23 +474,23 @@ impl Connection {
         self.stop_channels(context);
     }
 
-    /// Stops all channels except those with confirms that can still be sent. Confirms that wait for a return are
-    /// dropped, because the client must not take their messages for routed.
+    /// Removes all channels except those with confirms that can be sent now. A confirm that must follow a return is
+    /// dropped: the return will not be sent, and without it the client would assume that the message was routed.
     fn stop_channels(&mut self, context: &mut Context<'_>) {
-        self.input.held_publish = NONE;
+        self.input.retry_publish = NONE;
         self.input.body.slot = NONE;
-        (self.confirms.to_tell, self.confirms.to_be_stored) = (ConfirmList::EMPTY, ConfirmList::EMPTY);
+        (self.confirms.sendable, self.confirms.awaits_disk) = (ConfirmList::EMPTY, ConfirmList::EMPTY);
         let mut slot = self.channels.first;
         while slot != NONE {
             let next = context.pools.channels.next(slot);
             let record = &mut context.pools.channels[slot];
-            record.listed = Listed::No;
-            record.confirms.drop_waiting(context.durable);
+            record.confirm_list = ConfirmListKind::None;
+            record.confirms.keep_sendable(context.durable);
             if record.confirms.front().is_none() {
                 self.drop_channel(context, slot);
             } else {
                 self.drop_content(context, slot);
-                self.list_to_confirm(context, slot);
+                self.update_confirm_list(context, slot);
             }
             slot = next;
         }
@@ -484,24 +506,25 @@ const CONTENT_ID: [u8; 4] = [0, 60, 0, 0];
 const MANDATORY: u8 = 1;
 const IMMEDIATE: u8 = 2;
 
-/// A complete publish in the input.
-struct WholePublish<'i> {
+/// All frames of a publish, in the input.
+struct CompletePublish<'i> {
     exchange: &'i [u8],
     routing_key: &'i [u8],
     bits: u8,
     properties: &'i [u8],
     body: &'i [u8],
-    /// Number of bytes of input that it takes.
+    /// Length of all frames in bytes.
     input_len: usize,
 }
 
 impl Connection {
-    /// The fast path: handles a complete publish or acknowledgement at the start of `unread` and returns its length.
+    /// The fast path: handles all frames of a publish, or a basic.ack, at the start of `unread`. Returns their length
+    /// in bytes and the step for the caller.
     ///
-    /// A small publish is three frames. Handling them one by one through every check costs more than routing the
-    /// message. If all three are in the input, are valid, and the pools have capacity, the message is made in one
-    /// step. In any other case nothing changes, `None` is returned, and the general path handles the frames with the
-    /// same result.
+    /// A small publish has three frames. To handle them separately, with all checks, takes more time than to route the
+    /// message. If all three are in the input and valid, and the pools have capacity, the message is created in one
+    /// step. In any other case the function returns `None` and changes nothing, and the general path handles the frames
+    /// with the same result.
     #[inline]
     pub(super) fn step_fast_path(
         &mut self,
@@ -514,13 +537,14 @@ impl Connection {
             return None;
         }
         match id {
-            PUBLISH_ID => self.publish_whole(context, header.channel, unread),
-            ACK_ID => self.ack_whole(context, header.channel, unread),
+            PUBLISH_ID => self.fast_publish(context, header.channel, unread),
+            ACK_ID => self.fast_ack(context, header.channel, unread),
             _ => None,
         }
     }
 
-    fn ack_whole(
+    /// The fast path for basic.ack.
+    fn fast_ack(
         &mut self,
         context: &Context<'_>,
         number: u16,
@@ -539,18 +563,19 @@ impl Connection {
         Some((ACK_PAYLOAD_LEN + FRAME_OVERHEAD, InputStep::Command { channel: Some(channel), command }))
     }
 
-    fn publish_whole(
+    /// The fast path for a publish.
+    fn fast_publish(
         &mut self,
         context: &mut Context<'_>,
         number: u16,
         unread: &[u8],
     ) -> Option<(usize, InputStep<'static>)> {
-        let whole = WholePublish::read(unread, number, self.negotiated.frame_max)?;
-        if whole.body.len() > context.settings.message_size_max as usize || whole.bits & IMMEDIATE != 0 {
+        let publish = CompletePublish::read(unread, number, self.negotiated.frame_max)?;
+        if publish.body.len() > context.settings.message_size_max as usize || publish.bits & IMMEDIATE != 0 {
             return None;
         }
-        let exchange = core::str::from_utf8(whole.exchange).ok()?;
-        let flags = match whole.properties {
+        let exchange = core::str::from_utf8(publish.exchange).ok()?;
+        let flags = match publish.properties {
             [0, 0] => MessageFlags::NONE,
             bytes => message_flags(Properties::parse(bytes).ok()?),
         };
@@ -558,26 +583,26 @@ impl Connection {
         if !context.pools.channels[slot].confirms.has_room() {
             return None;
         }
-        let message = context.messages.begin(exchange, whole.routing_key, context.share).ok()?;
-        let len = whole.body.len() as u32;
-        if context.messages.reserve_content(message, whole.properties, flags, len, context.share).is_err() {
+        let message = context.messages.begin(exchange, publish.routing_key, context.share).ok()?;
+        let len = publish.body.len() as u32;
+        if context.messages.reserve_content(message, publish.properties, flags, len, context.share).is_err() {
             context.messages.discard(message);
             return None;
         }
-        context.messages.append_body(message, whole.body);
+        context.messages.append_body(message, publish.body);
         context.messages.finish(message);
 
-        let mandatory = whole.bits & MANDATORY != 0;
+        let mandatory = publish.bits & MANDATORY != 0;
         let flags = PublishFlags { mandatory, immediate: false };
         context.pools.channels[slot].content = Content::Complete { message, flags };
         self.channels.contents += 1;
-        self.blocked.concerned = self.capabilities.connection_blocked;
+        self.blocked.wants_notification = self.capabilities.connection_blocked;
         self.input.pending = Pending::on_channel(CommandKind::Publish, PUBLISH, slot, true);
         let command = Command::Publish { message, mandatory };
-        Some((whole.input_len, InputStep::Command { channel: Some(channel), command }))
+        Some((publish.input_len, InputStep::Command { channel: Some(channel), command }))
     }
 
-    /// Returns an open channel without a content in progress.
+    /// Returns the channel with this number if it is open and no content is arriving on it.
     #[inline]
     fn idle_channel(&mut self, context: &Context<'_>, number: u16) -> Option<(Slot, ChannelId)> {
         let slot = context.pools.channels.find(&mut self.channels, self.id, number)?;
@@ -589,7 +614,8 @@ impl Connection {
     }
 }
 
-impl<'i> WholePublish<'i> {
+impl<'i> CompletePublish<'i> {
+    /// Returns the publish at the start of `unread`; `None` if it is incomplete, invalid or has several body frames.
     #[inline]
     fn read(unread: &'i [u8], number: u16, frame_max: u32) -> Option<Self> {
         let (method, behind) = take_frame(unread, FrameKind::Method, number)?;
@@ -621,8 +647,8 @@ impl<'i> WholePublish<'i> {
     }
 }
 
-/// Returns the payload of the frame at the start of `unread` if the frame is complete and of this type and
-/// channel, and the bytes behind it.
+/// Returns the payload of the frame at the start of `unread`, and the bytes behind the frame. `None` if the frame is
+/// incomplete, or of another type or channel.
 #[inline]
 fn take_frame(unread: &[u8], kind: FrameKind, number: u16) -> Option<(&[u8], &[u8])> {
     let (header, unread) = unread.split_first_chunk::<FRAME_HEADER_LEN>()?;
@@ -633,18 +659,19 @@ fn take_frame(unread: &[u8], kind: FrameKind, number: u16) -> Option<(&[u8], &[u
     fits.then_some((payload, unread))
 }
 
+/// Splits a short string from the start of `unread`. Returns the string and the bytes behind it.
 #[inline]
 fn take_short(unread: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, unread) = unread.split_first()?;
     unread.split_at_checked(usize::from(*len))
 }
 
-/// Makes an error of the connection with a reply code that ends connections anyway.
+/// Returns an error that closes the connection.
 pub(super) fn hard_fault(code: ReplyCode, explanation: core::fmt::Arguments<'_>) -> Fault {
     Fault::connection(code, explanation)
 }
 
-/// Returns how a payload can be read; `None` when it is too short for its type or of no type.
+/// Returns the type of a frame; `None` if it is unknown, or the payload has an impossible length for it.
 pub(super) fn payload_kind(frame: Frame<'_>) -> Option<FrameKind> {
     let kind = frame.header.kind()?;
     let is_possible = match kind {
@@ -656,16 +683,18 @@ pub(super) fn payload_kind(frame: Frame<'_>) -> Option<FrameKind> {
     is_possible.then_some(kind)
 }
 
+/// Returns RabbitMQ's error for a frame of unknown type.
 pub(super) fn unknown_frame(frame: Frame<'_>) -> Fault {
     hard_fault(ReplyCode::FrameError, format_args!("{}: unknown_frame", snippet(frame)))
 }
 
+/// Returns RabbitMQ's error for a frame that is not allowed at this point.
 pub(super) fn unexpected_frame(frame: Frame<'_>) -> Fault {
     hard_fault(ReplyCode::UnexpectedFrame, format_args!("{}", snippet(frame)))
 }
 
-/// Checks a frame before its payload is read, in RabbitMQ's order, so that a frame with two mistakes is refused
-/// for the same one. The frame is allowed on channel 0 only, and methods and heartbeats are allowed there.
+/// Returns the error for a frame that is not allowed during connection.open: only methods and heartbeats on channel 0
+/// are. Checks in RabbitMQ's order, so that a frame with two errors gets the same error text as there.
 pub(super) fn fault_of_frame(frame: Frame<'_>) -> Option<Fault> {
     let kind = payload_kind(frame);
     match (kind, frame.header.channel) {
@@ -675,7 +704,7 @@ pub(super) fn fault_of_frame(frame: Frame<'_>) -> Option<Fault> {
     }
 }
 
-/// Returns the error for a method that cannot be read, and the method it concerns.
+/// Returns RabbitMQ's error for a method that cannot be parsed, and class and method number for the close.
 pub(super) fn fault_of_method(
     error: MethodError,
     payload: &[u8],
@@ -707,48 +736,50 @@ const fn snippet(frame: Frame<'_>) -> FrameSnippet<'_> {
     FrameSnippet { raw_kind: frame.header.raw_kind, payload: frame.payload }
 }
 
-/// Why input stops although there is some.
+/// Why the connection does not handle more of its input for now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Suspension {
-    /// The client does not read its replies: continue when some output was written.
+    /// There is no capacity for more replies, because the client does not read them. Continue when output was sent.
     ReplySpace,
-    /// There is no capacity for the published message: continue when messages have left the broker.
+    /// This pool has no capacity for the published message. Continue when memory was freed.
     ContentRoom(PoolFull),
 }
 
 /// The result of handling input.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum InputStep<'a> {
-    /// Every complete frame was handled.
+    /// Every complete frame was handled: more input is needed.
     NeedMore,
-    /// Apply the command, call [`super::Connection::answer`], then call [`super::Connection::next`] again.
+    /// Pass the command to the broker, call [`super::Connection::answer`] with its answer, and then
+    /// [`super::Connection::next`] again.
     Command {
         /// The broker's channel; `None` for commands of the connection itself.
         channel: Option<ChannelId>,
         /// The command.
         command: Command<'a>,
     },
-    /// Input stops for now.
+    /// Call [`super::Connection::next`] again when the reason no longer applies.
     Suspended(Suspension),
-    /// Nothing more is read: write the pending output, then close the socket.
+    /// No more input is handled. Send the pending output, and then close the socket.
     Finished,
 }
 
 /// The result of handling one frame.
-pub(super) enum Verdict<'a> {
+pub(super) enum FrameResult<'a> {
     /// The frame was handled.
     Done,
-    /// It cannot be begun now and stays in the input.
+    /// The frame cannot be handled now and stays in the input.
     Wait(Suspension),
-    /// It was handled, and the broker is asked.
+    /// The frame was handled, and the caller must handle this step.
     InputStep(InputStep<'a>),
-    /// A method on an open channel that becomes a command with names.
+    /// A method on an open channel that is to be converted by [`Connection::command`], which needs a [`Names`].
     Named(Slot, Method<'a>),
-    /// An error of the client, with the method and, if it is open, the channel.
+    /// An error of the client, with class and method number, and the channel or [`NONE`].
     Fault(Fault, (u16, u16), Slot),
 }
 
-impl Verdict<'_> {
+impl FrameResult<'_> {
+    /// Returns the result for an error that closes the connection.
     pub(super) fn hard(code: ReplyCode, text: core::fmt::Arguments<'_>, id: (u16, u16)) -> Self {
         Self::Fault(hard_fault(code, text), id, NONE)
     }
@@ -757,7 +788,7 @@ impl Verdict<'_> {
 /// The body frame that is being streamed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyFrame {
-    /// The channel of its content; [`NONE`] when it is skipped.
+    /// The channel; [`NONE`] if the frame is dropped.
     pub(super) slot: Slot,
     /// Number of payload bytes still to come, before the end octet.
     pub(super) left: u32,
@@ -768,5 +799,5 @@ impl BodyFrame {
     pub(super) const NONE: Self = Self { slot: NONE, left: 0, is_begun: false };
 }
 
-/// basic.publish, the method that contents belong to.
+/// Class and method number of basic.publish.
 pub(super) const PUBLISH: (u16, u16) = (60, 40);

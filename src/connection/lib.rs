@@ -1,44 +1,49 @@
 //! The protocol state of one AMQP client: the server's side of a connection, without its socket.
 //!
-//! Bytes, time and answers of the broker are passed in; `Command`s and bytes come out. A test can therefore
-//! drive a connection in memory, byte by byte, and a day passes in a millisecond. No clock and no socket is used.
+//! The package does no input or output itself. Its caller passes in received bytes, the time and the broker's answers,
+//! and gets `Command`s for the broker and bytes for the client. So a test can drive a connection in memory, byte by
+//! byte, and simulate a day in a millisecond.
+//!
+//! A *content* is what AMQP calls the header and body frames of a message. A *delivery* is a message that the broker
+//! sends with `basic.deliver`, `basic.get-ok` or `basic.return`. The *outbox* of a connection has its deliveries that
+//! are not sent yet. A *share* is the part of the broker's memory that one user may use for publishing.
 //!
 //! | file         | content                                                                                   |
 //! |--------------|-------------------------------------------------------------------------------------------|
-//! | `connection` | the connection's record, the pools and settings that all connections share                |
-//! | `handshake`  | protocol header, login, negotiation, connection.open; the client properties that are kept |
+//! | `connection` | the state of a connection; the pools and settings that all connections share              |
+//! | `handshake`  | protocol header, login, negotiation, connection.open; the stored client properties        |
 //! | `input`      | the frames of an open connection; the fast path; faulty frames; closing                   |
 //! | `methods`    | methods on channels become commands                                                       |
 //! | `publish`    | method, header and body become one message                                                |
-//! | `replies`    | the broker's answers become methods, and wait until they may be written                   |
-//! | `channel`    | the records of all channels; publisher confirms of a channel                              |
+//! | `replies`    | the broker's answers become methods, which are stored until they may be written           |
+//! | `channel`    | the state of all channels; the publisher confirms of a channel                            |
 //! | `output`     | which replies, confirms and deliveries are written, and in which order                    |
 //! | `deliveries` | the frames of one delivery, from any byte on                                              |
-//! | `timers`     | heartbeats and all other deadlines                                                        |
-//! | `erlang`     | bytes in error texts, in Erlang's notation as RabbitMQ shows them                         |
+//! | `timeouts`   | heartbeats, the handshake timeout, and all other deadlines                                |
+//! | `erlang`     | formats bytes for error texts in Erlang's notation, as RabbitMQ does                      |
 //!
 //! The server uses a connection like this, once per turn:
 //!
 //! ```text
 //!   loop { next() ─ Command → the broker ─ Outcome → answer()
 //!                 ─ NeedMore, Suspended, Finished → done }
-//!   fill() → the socket; the caller keeps what the socket does not take
+//!   fill() → the socket; the caller stores bytes that the socket does not accept
 //! ```
 //!
 //! # Invariants
-//! - What a client sends can end its channel or its connection and nothing else.
-//! - A command is begun only if its answer fits: each connection has a fixed capacity for replies, of which the
-//!   last part is reserved for a close. Otherwise input stops.
-//! - A reply never stands between the frames of a content on its own channel, and follows the deliveries that it
-//!   must follow. After channel.close nothing more is written on that channel.
+//! - An invalid frame or method of a client ends its channel or its connection and affects nothing else.
+//! - Each connection has a fixed capacity for replies, of which a part is reserved for the closes. A command is passed to
+//!   the broker only if its reply fits. Otherwise input is suspended.
+//! - A reply is not written between the frames of a content on the same channel, nor before deliveries that must precede
+//!   it. After channel.close nothing more is written on that channel.
 //! - Bytes written by `fill` count as sent.
-//! - Nothing here allocates once a connection exists.
+//! - After the handshake, no function allocates memory.
 
 #![warn(clippy::unwrap_used)]
 #![allow(
     clippy::result_large_err,
     clippy::large_enum_variant,
-    reason = "a fault carries its text, for nothing may be allocated for it; it ends something, so it is rare"
+    reason = "a fault contains its text, because it must not allocate; faults are rare"
 )]
 
 mod channel;
@@ -51,7 +56,7 @@ mod methods;
 mod output;
 mod publish;
 mod replies;
-mod timers;
+mod timeouts;
 
 pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
 pub use connection::{Context, Names, Pools};
@@ -59,4 +64,4 @@ pub use connection::{Identity, Settings};
 pub use input::{InputStep, Suspension};
 pub use output::Filled;
 pub use publish::message_flags;
-pub use timers::Timeout;
+pub use timeouts::Timeout;

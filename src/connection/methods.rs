@@ -1,11 +1,11 @@
-//! Methods on channels become commands of the broker, or are answered here.
+//! Converts methods on channels to commands for the broker. A few methods are answered without the broker.
 //!
-//! What AMQP leaves to the context is filled in (an empty queue name means the last declared queue). Names are
-//! stripped as in RabbitMQ. Methods that RabbitMQ does not implement are refused with its texts.
+//! An empty queue name is replaced by the last declared queue. Line breaks are removed from names, as in RabbitMQ.
+//! Methods that RabbitMQ does not implement are refused with RabbitMQ's texts.
 //!
 //! # Invariants
-//! - A method is answered here, becomes one command whose answer is awaited, or is an error.
-//! - Data borrowed from the input is not kept beyond the command.
+//! - Each method leads to one reply, one command, or one error.
+//! - A command is answered before the input from which it borrows is released.
 
 use leveret_amqp::Method;
 use leveret_core::command::{Command, Name, Settlement};
@@ -13,28 +13,29 @@ use leveret_core::error::{Fault, ReplyCode};
 
 use super::channel::{ChannelState, NONE, Slot};
 use super::connection::{Connection, Context, Names};
-use super::input::{InputStep, Suspension, Verdict, fault_of_method, hard_fault};
+use super::input::{FrameResult, InputStep, Suspension, fault_of_method, hard_fault};
 use super::publish::Content;
 
 impl Connection {
+    /// Handles a method frame on channel `number`.
     pub(super) fn handle_channel_method<'a>(
         &mut self,
         context: &mut Context<'_>,
         number: u16,
         payload: &'a [u8],
-    ) -> Verdict<'a> {
+    ) -> FrameResult<'a> {
         let found = context.pools.channels.find(&mut self.channels, self.id, number);
         let content = found.map_or(Content::None, |slot| context.pools.channels[slot].content);
-        if let Some(verdict) = Self::misplaced_method(content) {
+        if let Some(result) = Self::misplaced_method(content) {
             return match found {
                 Some(slot) if context.pools.channels[slot].state.is_closed() => {
-                    self.handle_inside_refused(context, slot, payload).unwrap_or(verdict)
+                    self.handle_inside_refused(context, slot, payload).unwrap_or(result)
                 }
-                _ => verdict,
+                _ => result,
             };
         }
         if found.is_none() && self.channels.count >= self.negotiated.channel_max {
-            return Verdict::hard(
+            return FrameResult::hard(
                 ReplyCode::NotAllowed,
                 format_args!(
                     "number of channels opened ({}) has reached the negotiated channel_max ({})",
@@ -47,7 +48,7 @@ impl Connection {
             Ok(method) => method,
             Err(error) => {
                 let (fault, id) = fault_of_method(error, payload, false);
-                return Verdict::Fault(fault, id, NONE);
+                return FrameResult::Fault(fault, id, NONE);
             }
         };
         let Some(slot) = found else {
@@ -61,47 +62,48 @@ impl Connection {
                 self.settle(context, slot, method, delivery_tag, multiple, Settlement::Ack)
             }
             (ChannelState::Open(_), _) => self.handle_method(context, slot, method),
-            (ChannelState::Opening, _) => Verdict::Done,
+            (ChannelState::Opening, _) => FrameResult::Done,
             (ChannelState::Closing | ChannelState::Ended, _) => {
                 self.handle_while_closing(context, slot, method)
             }
         }
     }
 
-    /// Handles a method on a channel number that is not open.
+    /// Handles a method on a channel that is not open: only channel.open is allowed.
     fn open_channel<'a>(
         &mut self,
         context: &mut Context<'_>,
         number: u16,
         method: Method<'a>,
-    ) -> Verdict<'a> {
+    ) -> FrameResult<'a> {
         if !matches!(method, Method::ChannelOpen {}) {
             let text = format_args!("expected 'channel.open'");
-            return Verdict::hard(ReplyCode::ChannelError, text, method.id());
+            return FrameResult::hard(ReplyCode::ChannelError, text, method.id());
         }
         if !self.has_reply_room(context) {
-            return Verdict::Wait(Suspension::ReplySpace);
+            return FrameResult::Wait(Suspension::ReplySpace);
         }
         let Some(slot) = context.pools.channels.open(&mut self.channels, self.id, number) else {
             let text = format_args!("this broker has no free channels: raise channels_max or close some");
-            return Verdict::hard(ReplyCode::ResourceError, text, method.id());
+            return FrameResult::hard(ReplyCode::ResourceError, text, method.id());
         };
         self.input.pending = Pending::on_channel(CommandKind::OpenChannel, method.id(), slot, false);
-        Verdict::InputStep(InputStep::Command { channel: None, command: Command::OpenChannel { number } })
+        FrameResult::InputStep(InputStep::Command { channel: None, command: Command::OpenChannel { number } })
     }
 
-    /// Handles a method on a channel that the broker has closed: only its end counts, and contents are skipped.
+    /// Handles a method on a channel that the broker has closed. Only channel.close-ok and channel.close matter; the
+    /// contents of publishes are dropped.
     fn handle_while_closing<'a>(
         &mut self,
         context: &mut Context<'_>,
         slot: Slot,
         method: Method<'_>,
-    ) -> Verdict<'a> {
+    ) -> FrameResult<'a> {
         match method {
             Method::ChannelCloseOk {} => self.drop_channel(context, slot),
             Method::ChannelClose { .. } => {
                 if !self.has_reply_room(context) {
-                    return Verdict::Wait(Suspension::ReplySpace);
+                    return FrameResult::Wait(Suspension::ReplySpace);
                 }
                 let number = context.pools.channels[slot].number();
                 self.push_reply(context, number, &Method::ChannelCloseOk {}, 0);
@@ -109,27 +111,29 @@ impl Connection {
             Method::BasicPublish { .. } => self.skip_publish(context, slot),
             _ => {}
         }
-        Verdict::Done
+        FrameResult::Done
     }
 
-    /// Handles a method inside a refused content. A client may answer channel.close at once and use the number again
-    /// while another of its threads still sends the body. RabbitMQ's clients do so, because RabbitMQ refuses no
-    /// content before its end. Returns `None` if the method is misplaced nevertheless.
+    /// Handles a method between the frames of a refused content on a closed channel.
+    ///
+    /// Clients for RabbitMQ may answer channel.close, and open the channel again, while another of their threads still
+    /// sends the body: RabbitMQ itself refuses a content only at its end. Returns `None` for any other method, which is
+    /// an error.
     fn handle_inside_refused<'a>(
         &mut self,
         context: &mut Context<'_>,
         slot: Slot,
         payload: &'a [u8],
-    ) -> Option<Verdict<'a>> {
+    ) -> Option<FrameResult<'a>> {
         let number = context.pools.channels[slot].number();
         match (context.pools.channels[slot].state, Method::parse(payload).ok()?) {
             (ChannelState::Closing, Method::ChannelCloseOk {}) => {
                 context.pools.channels[slot].state = ChannelState::Ended;
-                Some(Verdict::Done)
+                Some(FrameResult::Done)
             }
             (ChannelState::Ended, method @ Method::ChannelOpen {}) => {
                 if !self.has_reply_room(context) {
-                    return Some(Verdict::Wait(Suspension::ReplySpace));
+                    return Some(FrameResult::Wait(Suspension::ReplySpace));
                 }
                 self.drop_channel(context, slot);
                 Some(self.open_channel(context, number, method))
@@ -138,12 +142,13 @@ impl Connection {
         }
     }
 
+    /// Handles a method on an open channel.
     fn handle_method<'a>(
         &mut self,
         context: &mut Context<'_>,
         slot: Slot,
         method: Method<'a>,
-    ) -> Verdict<'a> {
+    ) -> FrameResult<'a> {
         match method {
             Method::BasicNack { delivery_tag, multiple, requeue } => {
                 self.settle(context, slot, method, delivery_tag, multiple, refusal(requeue))
@@ -151,14 +156,14 @@ impl Connection {
             Method::BasicReject { delivery_tag, requeue } => {
                 self.settle(context, slot, method, delivery_tag, false, refusal(requeue))
             }
-            _ if !self.has_reply_room(context) => Verdict::Wait(Suspension::ReplySpace),
-            Method::ChannelOpen {} => Verdict::hard(
+            _ if !self.has_reply_room(context) => FrameResult::Wait(Suspension::ReplySpace),
+            Method::ChannelOpen {} => FrameResult::hard(
                 ReplyCode::ChannelError,
                 format_args!("second 'channel.open' seen"),
                 method.id(),
             ),
             Method::ChannelClose { .. } => {
-                self.plain(context, slot, method, CommandKind::CloseChannel, Command::CloseChannel)
+                self.pass_command(context, slot, method, CommandKind::CloseChannel, Command::CloseChannel)
             }
             Method::ChannelFlow { active: true } => {
                 self.reply_now(context, slot, &Method::ChannelFlowOk { active: true })
@@ -166,29 +171,37 @@ impl Connection {
             Method::AccessRequest { .. } => {
                 self.reply_now(context, slot, &Method::AccessRequestOk { ticket: 1 })
             }
-            Method::BasicQos { prefetch_size: 0, prefetch_count, global } => {
-                self.plain(context, slot, method, CommandKind::Plain, Command::Qos { prefetch_count, global })
-            }
+            Method::BasicQos { prefetch_size: 0, prefetch_count, global } => self.pass_command(
+                context,
+                slot,
+                method,
+                CommandKind::Plain,
+                Command::Qos { prefetch_count, global },
+            ),
             Method::BasicRecover { requeue: true } => {
-                self.plain(context, slot, method, CommandKind::Plain, Command::Recover)
+                self.pass_command(context, slot, method, CommandKind::Plain, Command::Recover)
             }
             Method::BasicRecoverAsync { requeue: true } => {
-                self.plain(context, slot, method, CommandKind::Silent, Command::Recover)
+                self.pass_command(context, slot, method, CommandKind::Silent, Command::Recover)
             }
             Method::ConfirmSelect { .. } => {
-                self.plain(context, slot, method, CommandKind::ConfirmSelect, Command::ConfirmSelect)
+                self.pass_command(context, slot, method, CommandKind::ConfirmSelect, Command::ConfirmSelect)
             }
-            Method::TxSelect {} => self.plain(context, slot, method, CommandKind::Plain, Command::TxSelect),
-            Method::TxCommit {} => self.plain(context, slot, method, CommandKind::Plain, Command::TxCommit),
+            Method::TxSelect {} => {
+                self.pass_command(context, slot, method, CommandKind::Plain, Command::TxSelect)
+            }
+            Method::TxCommit {} => {
+                self.pass_command(context, slot, method, CommandKind::Plain, Command::TxCommit)
+            }
             Method::TxRollback {} => {
-                self.plain(context, slot, method, CommandKind::Plain, Command::TxRollback)
+                self.pass_command(context, slot, method, CommandKind::Plain, Command::TxRollback)
             }
-            _ if has_names(&method) => Verdict::Named(slot, method),
-            _ => Verdict::Fault(not_implemented(&method), method.id(), NONE),
+            _ if has_names(&method) => FrameResult::Named(slot, method),
+            _ => FrameResult::Fault(not_implemented(&method), method.id(), NONE),
         }
     }
 
-    /// Handles acknowledgements of all kinds. They have no reply and no names.
+    /// Handles basic.ack, basic.nack and basic.reject, which have no reply and contain no names.
     #[inline]
     fn settle<'a>(
         &mut self,
@@ -198,34 +211,41 @@ impl Connection {
         delivery_tag: u64,
         multiple: bool,
         settlement: Settlement,
-    ) -> Verdict<'a> {
+    ) -> FrameResult<'a> {
         let command = Command::Settle { delivery_tag, multiple, settlement };
-        self.plain(context, slot, method, CommandKind::Silent, command)
+        self.pass_command(context, slot, method, CommandKind::Silent, command)
     }
 
+    /// Returns the step with a command that needs no [`Names`].
     #[inline]
-    fn plain<'a>(
+    fn pass_command<'a>(
         &mut self,
         context: &Context<'_>,
         slot: Slot,
         method: Method<'_>,
         kind: CommandKind,
         command: Command<'a>,
-    ) -> Verdict<'a> {
+    ) -> FrameResult<'a> {
         self.input.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
-        Verdict::InputStep(self.ask(context, slot, command))
+        FrameResult::InputStep(self.command_step(context, slot, command))
     }
 
-    fn reply_now<'a>(&mut self, context: &mut Context<'_>, slot: Slot, reply: &Method<'_>) -> Verdict<'a> {
+    /// Replies without the broker.
+    fn reply_now<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: Slot,
+        reply: &Method<'_>,
+    ) -> FrameResult<'a> {
         let number = context.pools.channels[slot].number();
         self.push_reply(context, number, reply, 0);
-        Verdict::Done
+        FrameResult::Done
     }
 
-    /// Makes the command for a method that [`has_names`].
+    /// Returns the command for a method for which [`has_names`] is true.
     ///
     /// # Errors
-    /// The method relies on the last declared queue, and there is none.
+    /// The queue name is empty, and no queue was declared on the channel.
     pub(super) fn command<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -243,7 +263,7 @@ impl Connection {
         };
         self.input.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
         if let Method::BasicCancel { consumer_tag, .. } = method {
-            keep(&mut context.pools.cancelled_tag, consumer_tag);
+            store(&mut context.pools.cancelled_tag, consumer_tag);
         }
         let last_queue = &context.pools.channels[slot].last_queue;
         match method {
@@ -266,6 +286,7 @@ impl Connection {
     }
 }
 
+/// Returns the command for a method of class `queue`.
 fn queue_command<'a>(
     last_queue: &Name,
     names: &'a mut Names,
@@ -299,6 +320,7 @@ fn queue_command<'a>(
     })
 }
 
+/// Returns the command for a method of class `exchange`.
 fn exchange_command<'a>(names: &'a mut Names, method: Method<'a>) -> Result<Command<'a>, Fault> {
     Ok(match method {
         Method::ExchangeDeclare {
@@ -336,7 +358,7 @@ fn exchange_command<'a>(names: &'a mut Names, method: Method<'a>) -> Result<Comm
     })
 }
 
-/// Returns whether the command for this method contains names.
+/// Returns whether the command for this method contains names of queues or exchanges, for which it needs a [`Names`].
 const fn has_names(method: &Method<'_>) -> bool {
     matches!(
         method,
@@ -355,6 +377,7 @@ const fn has_names(method: &Method<'_>) -> bool {
     )
 }
 
+/// Returns the flag `no-wait` of a method; `false` if the method has none.
 fn no_wait(method: &Method<'_>) -> bool {
     match *method {
         Method::ExchangeDeclare { no_wait, .. }
@@ -372,6 +395,7 @@ fn no_wait(method: &Method<'_>) -> bool {
     }
 }
 
+/// Returns the settlement of a negative acknowledgement.
 const fn refusal(requeue: bool) -> Settlement {
     if requeue { Settlement::Requeue } else { Settlement::Reject }
 }
@@ -391,51 +415,57 @@ fn not_implemented(method: &Method<'_>) -> Fault {
     }
 }
 
-fn queue_or_last<'a>(queue: &'a str, last_queue: &Name, room: &'a mut Name) -> Result<&'a str, Fault> {
+/// Returns the name of a queue, or of the last declared queue if the name is empty. `buffer` is used if the result is not
+/// part of the input.
+///
+/// # Errors
+/// The name is empty and no queue was declared.
+fn queue_or_last<'a>(queue: &'a str, last_queue: &Name, buffer: &'a mut Name) -> Result<&'a str, Fault> {
     if !queue.is_empty() {
-        return Ok(strip(queue, room));
+        return Ok(strip(queue, buffer));
     }
     if last_queue.is_empty() {
         return Err(Fault::new(ReplyCode::NotFound, format_args!("no previously declared queue")));
     }
-    keep(room, last_queue);
-    Ok(room)
+    store(buffer, last_queue);
+    Ok(buffer)
 }
 
-/// Resolves names: an empty queue name means the last declared queue. If the key is empty as well, it is the
-/// queue's name.
+/// Returns the queue as [`queue_or_last`], and the routing key. If both are empty, the key is the name of the last
+/// declared queue, too.
 fn queue_and_key<'a>(
     queue: &'a str,
     routing_key: &'a str,
     last_queue: &Name,
-    room: &'a mut Name,
+    buffer: &'a mut Name,
 ) -> Result<(&'a str, &'a str), Fault> {
     let is_both = queue.is_empty() && routing_key.is_empty();
-    let queue = queue_or_last(queue, last_queue, room)?;
+    let queue = queue_or_last(queue, last_queue, buffer)?;
     Ok((queue, if is_both { queue } else { routing_key }))
 }
 
-/// Returns the name without line breaks, as RabbitMQ keeps it.
-fn strip<'a>(name: &'a str, room: &'a mut Name) -> &'a str {
-    let is_line_end = |letter: char| matches!(letter, '\r' | '\n');
+/// Returns the name without line breaks, which RabbitMQ removes, too. `buffer` is used only if there are any.
+fn strip<'a>(name: &'a str, buffer: &'a mut Name) -> &'a str {
+    let is_line_end = |character: char| matches!(character, '\r' | '\n');
     if !name.contains(is_line_end) {
         return name;
     }
-    room.clear();
+    buffer.clear();
     for piece in name.split(is_line_end) {
-        // The piece is no longer than the name, which fits.
-        let _ = room.push_str(piece);
+        // Never fails: all pieces together are not longer than the name.
+        let _ = buffer.push_str(piece);
     }
-    room
+    buffer
 }
 
-fn keep(room: &mut Name, name: &str) {
-    room.clear();
-    // A name in a frame is no longer than a `Name`.
-    let _ = room.push_str(name);
+/// Copies a name into a buffer.
+fn store(buffer: &mut Name, name: &str) {
+    buffer.clear();
+    // Never fails: a name in a frame is not longer than a `Name` can be.
+    let _ = buffer.push_str(name);
 }
 
-/// How a client logs in.
+/// The SASL mechanism of a login.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Mechanism {
     Plain,
@@ -454,36 +484,37 @@ impl Mechanism {
     }
 }
 
-/// The kind of a command, which determines its reply.
+/// The type of a command, which determines how the broker's answer is handled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CommandKind {
+    /// There is no command.
     Nothing,
     Login(Mechanism),
     OpenVhost,
     OpenChannel,
-    /// Closed by the client.
+    /// The client closes the channel.
     CloseChannel,
-    /// Closed after an error, of which the client knows.
+    /// The broker must close the channel after an error. channel.close was already sent to the client.
     Release,
     Publish,
-    /// No reply, except for errors.
+    /// A method without a reply; only an error is sent.
     Silent,
-    /// The method's "ok" without arguments.
+    /// The reply is the method's "ok", which has no arguments.
     Plain,
     ConfirmSelect,
     QueueDeclare,
-    /// Purge and delete.
+    /// queue.purge and queue.delete, whose replies contain a number of messages.
     Count,
     Consume,
     Cancel,
     Get,
 }
 
-/// The command that the broker is being asked. A connection has at most one.
+/// The command that the broker has not answered yet. A connection has at most one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
     pub(super) kind: CommandKind,
-    /// Class and method, for the text of a close and for the "ok".
+    /// Class and method number, for an error and for the "ok".
     pub(super) id: (u16, u16),
     pub(super) slot: Slot,
     pub(super) no_wait: bool,

@@ -1,16 +1,18 @@
 //! Fills the output buffer of the event loop with what one connection may send now.
 //!
-//! The order at each frame boundary: heartbeat and `connection.blocked`, replies, confirms, then the next frame of
-//! a delivery. What a fill wrote counts as sent: the event loop keeps what the socket did not take, and does not ask
-//! for more before that has left.
+//! At each frame boundary the order is: heartbeat and `connection.blocked`, replies, confirms, and then the next frame
+//! of a delivery. Written bytes count as sent: the event loop stores the bytes that the socket does not accept, and
+//! calls [`Connection::fill`] again only when all of them are sent.
 //!
 //! # Invariants
-//! - A reply with order n follows every delivery up to n. No reply and no confirm stands between the frames of a
-//!   content on its own channel. Replies keep their order. A confirm never overtakes a reply before it, such as
-//!   `confirm.select-ok`.
-//! - Replies and confirms are written whole. A delivery, and `connection.start`, may be cut at any byte; the next fill
-//!   goes on with the very next byte.
-//! - Once the connection is closing, no further frame of a delivery is begun; the frame that was cut is finished.
+//! - A reply whose order is n is written after all deliveries up to sequence number n. Replies are written in the order
+//!   of the requests.
+//! - A reply or confirm is not written between the frames of a content on the same channel. A confirm is written after
+//!   all earlier replies, such as `confirm.select-ok`.
+//! - Replies and confirms are written completely. A delivery, and `connection.start`, may be split at any byte, and the
+//!   next call continues at that byte.
+//! - While the connection is being closed, no new frame of a delivery is begun. A frame that is partly written is
+//!   completed.
 
 use super::channel::{ConfirmList, NONE};
 use super::connection::Context;
@@ -25,44 +27,52 @@ use leveret_core::time::Now;
 /// The longest `basic.ack`, `basic.nack`, `connection.blocked` and heartbeat frame, in bytes.
 const SMALL_FRAME_BYTES_MAX: usize = 32;
 
-/// What one fill wrote.
+/// The result of [`Connection::fill`].
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Filled {
     /// Number of bytes written to the buffer.
     pub bytes: usize,
-    /// Number of deliveries that left the front of the outbox.
+    /// Number of deliveries that were completely written or dropped. The caller removes them from the front of the
+    /// outbox.
     pub deliveries: u32,
-    /// The first of them was dropped, because its channel was closed before any of it was written. Only the front of
-    /// an outbox can be left over from a closed channel.
+    /// Whether the first of these deliveries was dropped, because its channel was closed before any byte of it was
+    /// written. Only the first delivery of an outbox can belong to a closed channel.
     pub is_first_dropped: bool,
 }
 
-/// `connection.blocked` and `connection.unblocked`: sent once per change, to clients that publish and support it.
+/// The state for `connection.blocked` and `connection.unblocked`. They are sent once per change, and only to clients that
+/// have published and support them.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Blocked {
-    pub(super) now: bool,
-    pub(super) told: bool,
-    pub(super) concerned: bool,
-    /// The missing capacity is on the disk, not in memory.
+    /// Whether the publisher waits for memory or disk space now.
+    pub(super) is_waiting: bool,
+    /// Whether the last notification that was sent is `connection.blocked`.
+    pub(super) is_client_notified: bool,
+    /// Whether the client has published and supports the notifications.
+    pub(super) wants_notification: bool,
+    /// Whether the publisher waits for disk space, not for memory.
     pub(super) is_for_disk: bool,
-    /// When the state last changed.
+    /// When `is_waiting` last changed.
     pub(super) since: Now,
-    /// The state has lasted long enough to be sent. The beginning of waiting counts at once.
-    pub(super) lasts: bool,
+    /// Whether `is_waiting` has been unchanged for long enough to notify the client. For the beginning of a wait that
+    /// is at once.
+    pub(super) is_stable: bool,
 }
 
 impl Blocked {
+    /// Returns whether a notification must be sent now.
     pub(super) const fn is_due(self) -> bool {
-        self.lasts && self.differs()
+        self.is_stable && self.differs()
     }
 
+    /// Returns whether the client has to be notified, now or later.
     pub(super) const fn differs(self) -> bool {
-        (self.now && self.concerned) != self.told
+        (self.is_waiting && self.wants_notification) != self.is_client_notified
     }
 
-    /// `connection.blocked` with the reason that RabbitMQ gives, or `connection.unblocked`.
+    /// Returns `connection.blocked` with RabbitMQ's reason if `is_client_notified`, and else `connection.unblocked`.
     const fn method(self) -> Method<'static> {
-        match (self.told, self.is_for_disk) {
+        match (self.is_client_notified, self.is_for_disk) {
             (true, false) => Method::ConnectionBlocked { reason: "low on memory" },
             (true, true) => Method::ConnectionBlocked { reason: "low on disk" },
             (false, _) => Method::ConnectionUnblocked {},
@@ -71,291 +81,320 @@ impl Blocked {
 }
 
 /// The output buffer while it is filled.
-struct Page<'o> {
+struct OutputBuffer<'o> {
     out: &'o mut [u8],
+    /// What was written so far.
     filled: Filled,
 }
 
-impl Page<'_> {
+impl OutputBuffer<'_> {
+    /// Returns the number of free bytes.
     #[inline]
     const fn left(&self) -> usize {
         self.out.len() - self.filled.bytes
     }
 
+    /// Returns the free part of the buffer.
     #[inline]
-    fn room(&mut self) -> &mut [u8] {
+    fn free(&mut self) -> &mut [u8] {
         &mut self.out[self.filled.bytes..]
     }
 
-    /// Writes as much of `bytes` as fits, and returns how much that is.
+    /// Writes as many of `bytes` as fit, and returns their number.
     fn copy(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.left());
-        self.room()[..count].copy_from_slice(&bytes[..count]);
+        self.free()[..count].copy_from_slice(&bytes[..count]);
         self.filled.bytes += count;
         count
     }
 
-    /// Writes a method of at most [`SMALL_FRAME_BYTES_MAX`] bytes. The caller has checked the capacity.
+    /// Writes a method of at most [`SMALL_FRAME_BYTES_MAX`] bytes. The caller has checked that it fits.
     fn small_method(&mut self, channel: u16, method: &Method<'_>) {
-        let mut writer = Writer::new(self.room());
+        let mut writer = Writer::new(self.free());
         let written = method.emit_frame(channel, &mut writer);
         assert!(written.is_ok() && writer.at() <= SMALL_FRAME_BYTES_MAX, "{} is not short", method.name());
         self.filled.bytes += writer.at();
     }
 }
 
-/// Whether the fill goes on.
+/// Whether more can be written to the output buffer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Room {
-    Left,
-    Full,
+enum Progress {
+    /// Everything was written, as far as the rules of the order allow.
+    Continue,
+    /// The buffer has no space for the next frame or byte.
+    BufferFull,
 }
 
 impl Connection {
-    /// Writes what may be sent now into `out`, which has room for the longest reply: 512 bytes are enough.
+    /// Writes the frames that may be sent now to `out`, which must have space for the longest reply; 512 bytes are
+    /// enough.
     ///
-    /// `outbox` stands at the connection's first delivery. The caller takes the deliveries that [`Filled`] counts out
-    /// of it, and sends all bytes before it calls this again.
+    /// `outbox` is positioned at the connection's first delivery. Afterwards the caller removes as many deliveries from
+    /// the outbox as [`Filled::deliveries`] says. It must send all bytes before it calls this function again.
     pub fn fill<O: Outbox>(&mut self, context: &mut Context<'_>, out: &mut [u8], outbox: &mut O) -> Filled {
-        let mut page = Page { out, filled: Filled::default() };
-        if self.finish_frame(context, &mut page, outbox) == Room::Left {
-            self.fill_page(context, &mut page, outbox);
+        let mut buffer = OutputBuffer { out, filled: Filled::default() };
+        if self.finish_frame(context, &mut buffer, outbox) == Progress::Continue {
+            self.fill_buffer(context, &mut buffer, outbox);
         }
-        if page.filled.bytes > 0 {
-            self.timing.wrote = context.now;
+        if buffer.filled.bytes > 0 {
+            self.timing.last_written = context.now;
         }
-        page.filled
+        buffer.filled
     }
 
-    /// Completes the frame in which the previous fill ended.
+    /// Completes the frame that the previous call has written partly: `connection.start` or one of a delivery.
     fn finish_frame<O: Outbox>(
         &mut self,
         context: &Context<'_>,
-        page: &mut Page<'_>,
+        buffer: &mut OutputBuffer<'_>,
         outbox: &mut O,
-    ) -> Room {
+    ) -> Progress {
         if core::mem::replace(&mut self.output.is_protocol_header_due, false) {
-            page.copy(&PROTOCOL_HEADER);
+            buffer.copy(&PROTOCOL_HEADER);
         }
         if self.output.start_left > 0 {
             let start = self.start_frame(context.settings);
             let from = start.len() - usize::from(self.output.start_left);
-            self.output.start_left -= page.copy(&start[from..]) as u16;
+            self.output.start_left -= buffer.copy(&start[from..]) as u16;
             if self.output.start_left > 0 {
-                return Room::Full;
+                return Progress::BufferFull;
             }
         }
-        let Some(begun) = self.output.begun else { return Room::Left };
+        let Some(begun) = self.output.begun else { return Progress::Continue };
         let Some(delivery) = outbox.peek() else {
-            panic!("a delivery that was begun stays in the outbox until it is sent");
+            panic!("a partly written delivery stays in the outbox until it is complete");
         };
         let layout = Layout::of(context.messages, &delivery, self.negotiated.frame_max);
         let end = layout.frame_end(begun.sent);
-        let room = self.write_until(context.messages, page, &delivery, layout, end);
+        let progress = self.write_until(context.messages, buffer, &delivery, layout, end);
         if self.output.begun.is_none() {
             outbox.advance();
         }
-        room
+        progress
     }
 
-    fn fill_page<O: Outbox>(&mut self, context: &mut Context<'_>, page: &mut Page<'_>, outbox: &mut O) {
+    /// Writes from a frame boundary on, in the order that the module describes.
+    fn fill_buffer<O: Outbox>(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut OutputBuffer<'_>,
+        outbox: &mut O,
+    ) {
         if self.phase != Phase::Open {
             if self.output.begun.take().is_some() {
                 self.output.cut_channel = outbox.peek().map_or(0, |delivery| delivery.channel);
             }
-            self.write_asides(context, page, None);
+            self.write_other_output(context, buffer, None);
             return;
         }
         let released = self.input.release.map(|(slot, _)| context.pools.channels[slot].number());
-        let mut has_asides = self.has_asides();
+        let mut has_other = self.has_other_output();
         loop {
             let front = outbox.peek();
-            if has_asides {
-                if self.write_asides(context, page, front.as_ref()) == Room::Full {
+            if has_other {
+                if self.write_other_output(context, buffer, front.as_ref()) == Progress::BufferFull {
                     return;
                 }
-                has_asides = self.has_asides();
+                has_other = self.has_other_output();
             }
             let Some(delivery) = front else { return };
-            // The broker has closed its channel and is about to take the delivery back.
+            // An error has closed the channel of this delivery, and the broker is about to requeue the delivery.
             if self.output.begun.is_none() && Some(delivery.channel) == released {
                 return;
             }
             if self.output.begun.is_none() && delivery.is_withdrawn {
-                assert!(page.filled.deliveries == 0, "only the front is left over from a closed channel");
-                page.filled.is_first_dropped = true;
-                page.filled.deliveries += 1;
-            } else if self.write_delivery(context.messages, page, &delivery) == Room::Full {
+                assert!(
+                    buffer.filled.deliveries == 0,
+                    "only the first delivery can belong to a closed channel"
+                );
+                buffer.filled.is_first_dropped = true;
+                buffer.filled.deliveries += 1;
+            } else if self.write_delivery(context.messages, buffer, &delivery) == Progress::BufferFull {
                 return;
             }
             outbox.advance();
         }
     }
 
-    /// Writes a delivery, or the rest of one that was begun, as far as it fits.
+    /// Writes a delivery, or the rest of a partly written one, as far as it fits. Updates the counters of `Filled`.
     #[inline]
-    fn write_delivery(&mut self, messages: &Messages, page: &mut Page<'_>, delivery: &Delivery<'_>) -> Room {
+    fn write_delivery(
+        &mut self,
+        messages: &Messages,
+        buffer: &mut OutputBuffer<'_>,
+        delivery: &Delivery<'_>,
+    ) -> Progress {
         let layout = Layout::of(messages, delivery, self.negotiated.frame_max);
         let total = layout.total();
-        if self.output.begun.is_some() || total > page.out.len() as u64 || !layout.is_small() {
-            return self.write_until(messages, page, delivery, layout, total);
+        if self.output.begun.is_some() || total > buffer.out.len() as u64 || !layout.is_small() {
+            return self.write_until(messages, buffer, delivery, layout, total);
         }
-        // A delivery that does not fit now, but into an empty buffer, waits for the next fill.
-        if total > page.left() as u64 {
-            return Room::Full;
+        // The delivery would fit into an empty buffer. So it is not split, and the next call writes it.
+        if total > buffer.left() as u64 {
+            return Progress::BufferFull;
         }
-        write_small(messages, delivery, layout, &mut page.room()[..total as usize]);
-        page.filled.bytes += total as usize;
-        page.filled.deliveries += 1;
-        Room::Left
+        write_small(messages, delivery, layout, &mut buffer.free()[..total as usize]);
+        buffer.filled.bytes += total as usize;
+        buffer.filled.deliveries += 1;
+        Progress::Continue
     }
 
-    /// Writes a delivery in parts: up to its byte `end`, as far as it fits.
+    /// Continues a delivery up to its byte `end`, as far as it fits.
     #[cold]
     fn write_until(
         &mut self,
         messages: &Messages,
-        page: &mut Page<'_>,
+        buffer: &mut OutputBuffer<'_>,
         delivery: &Delivery<'_>,
         layout: Layout,
         end: u64,
-    ) -> Room {
+    ) -> Progress {
         let begun = self.output.begun.unwrap_or(Begun { sent: 0, body_at: None });
-        let after = write_part(messages, delivery, layout, begun, end, page.room());
-        page.filled.bytes += (after.sent - begun.sent) as usize;
+        let after = write_part(messages, delivery, layout, begun, end, buffer.free());
+        buffer.filled.bytes += (after.sent - begun.sent) as usize;
         if after.sent == layout.total() {
             self.output.begun = None;
-            page.filled.deliveries += 1;
+            buffer.filled.deliveries += 1;
         } else if after.sent > 0 {
             self.output.begun = Some(after);
         }
-        if after.sent < end { Room::Full } else { Room::Left }
+        if after.sent < end { Progress::BufferFull } else { Progress::Continue }
     }
 
-    fn has_asides(&self) -> bool {
+    /// Returns whether there are heartbeats, notifications, replies or confirms to write.
+    fn has_other_output(&self) -> bool {
         self.output.is_heartbeat_due
             || self.blocked.is_due()
             || !self.output.replies.is_empty()
-            || !self.confirms.to_tell.is_empty()
+            || !self.confirms.sendable.is_empty()
     }
 
-    /// Writes everything but deliveries, at a frame boundary in front of `front`.
-    fn write_asides(
+    /// Writes everything except deliveries, at a frame boundary. `front` is the delivery that is written next.
+    fn write_other_output(
         &mut self,
         context: &mut Context<'_>,
-        page: &mut Page<'_>,
+        buffer: &mut OutputBuffer<'_>,
         front: Option<&Delivery<'_>>,
-    ) -> Room {
+    ) -> Progress {
         if (self.output.is_heartbeat_due || self.blocked.is_due())
-            && self.write_small_asides(page) == Room::Full
+            && self.write_notifications(buffer) == Progress::BufferFull
         {
-            return Room::Full;
+            return Progress::BufferFull;
         }
-        let content_on = match front {
+        // The channel with an incomplete content; 0 if there is none.
+        let content_channel = match front {
             Some(delivery) if self.output.begun.is_some() => delivery.channel,
             _ => self.output.cut_channel,
         };
-        let gone = front.map_or(u64::MAX, |delivery| delivery.sequence.saturating_sub(1));
+        // All deliveries up to this sequence number are written.
+        let written_up_to = front.map_or(u64::MAX, |delivery| delivery.sequence.saturating_sub(1));
         while let Some(reply) = Reply::front(&self.output.replies, &context.pools.replies) {
-            let is_inside = content_on != 0 && reply.channel == content_on;
-            if is_inside && content_on == self.output.cut_channel {
-                // The content on its channel never becomes complete, so nothing can follow on that channel.
+            let is_inside_content = content_channel != 0 && reply.channel == content_channel;
+            if is_inside_content && content_channel == self.output.cut_channel {
+                // The connection is being closed and this content stays incomplete, so no method may follow on its
+                // channel.
                 self.output.replies.consume(&mut context.pools.replies, RECORD_HEAD_BYTES + reply.len);
                 continue;
             }
-            if reply.order > gone || is_inside {
-                return Room::Left;
+            if reply.order > written_up_to || is_inside_content {
+                return Progress::Continue;
             }
             let is_last = self.output.replies.len() == RECORD_HEAD_BYTES + reply.len;
-            // The last reply is the close. Confirms go before it.
+            // When the connection is being closed, the last reply is the close. Confirms are written before it.
             if is_last
                 && self.phase != Phase::Open
-                && self.write_confirms(context, page, gone, content_on) == Room::Full
+                && self.write_confirms(context, buffer, written_up_to, content_channel)
+                    == Progress::BufferFull
             {
-                return Room::Full;
+                return Progress::BufferFull;
             }
-            if page.left() < reply.len {
-                return Room::Full;
+            if buffer.left() < reply.len {
+                return Progress::BufferFull;
             }
             self.output.replies.consume(&mut context.pools.replies, RECORD_HEAD_BYTES);
-            self.output.replies.copy_front(&context.pools.replies, &mut page.room()[..reply.len]);
+            self.output.replies.copy_front(&context.pools.replies, &mut buffer.free()[..reply.len]);
             self.output.replies.consume(&mut context.pools.replies, reply.len);
-            page.filled.bytes += reply.len;
+            buffer.filled.bytes += reply.len;
         }
-        self.write_confirms(context, page, gone, content_on)
+        self.write_confirms(context, buffer, written_up_to, content_channel)
     }
 
-    fn write_small_asides(&mut self, page: &mut Page<'_>) -> Room {
-        if page.left() < 2 * SMALL_FRAME_BYTES_MAX {
-            return Room::Full;
+    /// Writes a heartbeat and a notification that the publisher is blocked or unblocked, if they are due.
+    fn write_notifications(&mut self, buffer: &mut OutputBuffer<'_>) -> Progress {
+        if buffer.left() < 2 * SMALL_FRAME_BYTES_MAX {
+            return Progress::BufferFull;
         }
         if core::mem::replace(&mut self.output.is_heartbeat_due, false) {
-            page.copy(&HEARTBEAT_FRAME);
+            buffer.copy(&HEARTBEAT_FRAME);
         }
         if self.blocked.is_due() {
-            self.blocked.told = !self.blocked.told;
-            page.small_method(0, &self.blocked.method());
+            self.blocked.is_client_notified = !self.blocked.is_client_notified;
+            buffer.small_method(0, &self.blocked.method());
         }
-        Room::Left
+        Progress::Continue
     }
 
-    /// Writes the confirms of all channels, except those that wait for returns or for the content of their channel.
+    /// Writes the confirms of all channels. Those are left out that must follow a delivery after `written_up_to`, are not
+    /// durable yet, or are on `content_channel`.
     fn write_confirms(
         &mut self,
         context: &mut Context<'_>,
-        page: &mut Page<'_>,
-        gone: u64,
-        content_on: u16,
-    ) -> Room {
-        let mut slot = self.confirms.to_tell.first;
+        buffer: &mut OutputBuffer<'_>,
+        written_up_to: u64,
+        content_channel: u16,
+    ) -> Progress {
+        let mut slot = self.confirms.sendable.first;
         while slot != NONE {
             let next = ConfirmList::after(&context.pools.channels, slot);
             let record = &mut context.pools.channels[slot];
             let number = record.number();
             while let Some(run) = record.confirms.front() {
-                if run.order > gone || run.batch > context.durable || number == content_on {
+                if run.order > written_up_to || run.batch > context.durable || number == content_channel {
                     break;
                 }
-                if page.left() < SMALL_FRAME_BYTES_MAX {
-                    return Room::Full;
+                if buffer.left() < SMALL_FRAME_BYTES_MAX {
+                    return Progress::BufferFull;
                 }
                 if let Some((run, before)) = record.confirms.take() {
-                    page.small_method(number, &run.method(before));
-                    context.pools.confirmed += run.taken_after(before);
+                    buffer.small_method(number, &run.method(before));
+                    context.pools.confirmed += run.acknowledged_after(before);
                 }
             }
-            self.list_to_confirm(context, slot);
+            self.update_confirm_list(context, slot);
             slot = next;
         }
-        Room::Left
+        Progress::Continue
     }
 
-    /// Returns whether there is something to write besides the deliveries in the outbox.
+    /// Returns whether there is output besides complete deliveries in the outbox.
     pub fn has_output(&self) -> bool {
-        self.has_remainder() || self.has_asides()
+        self.has_remainder() || self.has_other_output()
     }
 
-    /// Returns whether the last fill ended inside a delivery or inside `connection.start`.
+    /// Returns whether the last [`Self::fill`] has written a delivery or `connection.start` only partly.
     pub const fn has_remainder(&self) -> bool {
         self.output.is_protocol_header_due || self.output.start_left > 0 || self.output.begun.is_some()
     }
 
-    /// Returns whether the first delivery of the outbox is partly written. It must stay there until it is counted as
-    /// sent, even if its channel is closed, because the rest of its frames must follow.
+    /// Returns whether the first delivery of the outbox is partly written. The delivery must stay in the outbox until
+    /// [`Filled`] counts it, even if its channel is closed, because its other frames must follow.
     pub const fn has_begun_delivery(&self) -> bool {
         self.output.begun.is_some()
     }
 }
 
-/// The head of the first reply that waits.
+/// The head of the first stored reply.
 struct Reply {
+    /// Deliveries up to this sequence number must be written before the reply.
     order: u64,
-    /// Length of its frame in bytes.
+    /// Length of the reply's frame in bytes.
     len: usize,
     channel: u16,
 }
 
 impl Reply {
+    /// Returns the head of the first reply in `replies`, if there is one.
     fn front(replies: &ByteChain, pool: &BytePool) -> Option<Self> {
         if replies.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! Publishes: a method, a header and a body become one message.
+//! Publishing: `basic.publish`, a content header and body frames become one message.
 //!
 //! ```text
 //!   None ─ basic.publish → Header ─ content header → Body ─ body frames → (complete) → None
@@ -6,11 +6,11 @@
 //! ```
 //!
 //! # Invariants
-//! - Each step reserves all the memory that it needs, or none.
-//! - The frames of a refused content (too large, no memory, channel closed) are still counted, without a message.
-//!   The frames behind it are therefore read correctly.
-//! - A connection whose content waits for memory holds no other incomplete content. So it waits only for memory
-//!   that others can free.
+//! - Each step reserves either all the memory that it needs or none.
+//! - If a content is refused (too large, no memory, channel closed), its frames are still parsed and dropped, so that the
+//!   frames after it are read correctly.
+//! - A content may wait for memory only if the connection has no other incomplete content. Otherwise connections could
+//!   wait for memory that each of them holds.
 
 use leveret_amqp::{BASIC_CLASS, ContentHeader, Properties, WireError};
 use leveret_core::command::Command;
@@ -19,11 +19,11 @@ use leveret_core::mem::{MessageFlags, MessageId, PoolFull, Share};
 
 use super::channel::{ChannelState, NONE, Slot};
 use super::connection::{Connection, Context};
-use super::input::{InputStep, PUBLISH, Suspension, Verdict};
+use super::input::{FrameResult, InputStep, PUBLISH, Suspension};
 use super::methods::{CommandKind, Pending};
 
 impl Connection {
-    /// Handles basic.publish on an open channel without a content in progress.
+    /// Handles basic.publish on an open channel on which no content is arriving.
     pub(super) fn begin_publish<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -31,38 +31,39 @@ impl Connection {
         exchange: &str,
         routing_key: &[u8],
         (mandatory, immediate): (bool, bool),
-    ) -> Verdict<'a> {
+    ) -> FrameResult<'a> {
         let record = &context.pools.channels[slot];
         if !record.confirms.has_room() {
-            return Verdict::Wait(Suspension::ReplySpace);
+            return FrameResult::Wait(Suspension::ReplySpace);
         }
-        self.blocked.concerned = self.capabilities.connection_blocked;
+        self.blocked.wants_notification = self.capabilities.connection_blocked;
         let message = match context.messages.begin(exchange, routing_key, context.share) {
             Ok(message) => message,
-            Err(full) if self.may_wait(context, 0) => {
-                return Verdict::Wait(Suspension::ContentRoom(full));
+            Err(full) if self.may_wait_for_memory(context, 0) => {
+                return FrameResult::Wait(Suspension::ContentRoom(full));
             }
             Err(full) => {
                 self.set_content(context, slot, Content::Header { message: None, flags: PublishFlags::NONE });
-                return Verdict::Fault(no_room(full), PUBLISH, slot);
+                return FrameResult::Fault(pool_full_fault(full), PUBLISH, slot);
             }
         };
         let flags = PublishFlags { mandatory, immediate };
         self.set_content(context, slot, Content::Header { message: Some(message), flags });
-        Verdict::Done
+        FrameResult::Done
     }
 
-    /// Handles basic.publish on a closing channel: its content is ignored.
+    /// Handles basic.publish on a channel that is being closed: the content will be dropped.
     pub(super) fn skip_publish(&mut self, context: &mut Context<'_>, slot: Slot) {
         self.set_content(context, slot, Content::Header { message: None, flags: PublishFlags::NONE });
     }
 
+    /// Handles a content header on channel `number`.
     pub(super) fn handle_header<'a>(
         &mut self,
         context: &mut Context<'_>,
         number: u16,
         payload: &[u8],
-    ) -> Verdict<'a> {
+    ) -> FrameResult<'a> {
         let Some(slot) = context.pools.channels.find(&mut self.channels, self.id, number) else {
             return expected_method();
         };
@@ -73,15 +74,15 @@ impl Connection {
         };
         let header = match read_header(payload) {
             Ok(header) => header,
-            Err(verdict) => return verdict,
+            Err(result) => return result,
         };
         let mut fault = None;
         let mut kept = message;
         if let Some(id) = message {
             match self.reserve(context, id, header) {
                 Ok(()) => {}
-                Err(Refusal::Wait(full)) => return Verdict::Wait(Suspension::ContentRoom(full)),
-                Err(Refusal::Fault(why)) => {
+                Err(ReserveError::Wait(full)) => return FrameResult::Wait(Suspension::ContentRoom(full)),
+                Err(ReserveError::Fault(why)) => {
                     context.messages.release(id);
                     (kept, fault) = (None, Some(why));
                 }
@@ -89,23 +90,26 @@ impl Connection {
         }
         let missing = header.body_len;
         self.set_content(context, slot, Content::Body { message: kept, flags, missing });
-        context.pools.channels[slot].begun = context.now;
+        context.pools.channels[slot].body_begun = context.now;
         if let Some(fault) = fault {
             if missing == 0 {
                 self.set_content(context, slot, Content::None);
             }
-            return Verdict::Fault(fault, PUBLISH, slot);
+            return FrameResult::Fault(fault, PUBLISH, slot);
         }
-        if missing == 0 { self.complete(context, slot, kept, flags) } else { Verdict::Done }
+        if missing == 0 { self.complete(context, slot, kept, flags) } else { FrameResult::Done }
     }
 
-    /// Reserves all the memory that the message will need, or none.
+    /// Reserves the memory for the properties and the body of a message.
+    ///
+    /// # Errors
+    /// The message is larger than `message_size_max`, or there is not enough memory. Then nothing is reserved.
     fn reserve(
         &self,
         context: &mut Context<'_>,
         id: MessageId,
         header: ContentHeader<'_>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ReserveError> {
         let size_max = context.settings.message_size_max;
         let body_len = match u32::try_from(header.body_len) {
             Ok(len) if len <= size_max => len,
@@ -118,7 +122,7 @@ impl Connection {
                         header.body_len
                     ),
                 );
-                return Err(Refusal::Fault(fault.advising(Advice::RaiseMessageSize)));
+                return Err(ReserveError::Fault(fault.advising(Advice::RaiseMessageSize)));
             }
         };
         let properties = header.properties;
@@ -130,18 +134,24 @@ impl Connection {
             context.share,
         );
         reserved.map_err(|full| {
-            // This content is itself one of the incomplete ones.
-            if self.may_wait(context, 1) { Refusal::Wait(full) } else { Refusal::Fault(no_room(full)) }
+            // The one incomplete content is this one.
+            if self.may_wait_for_memory(context, 1) {
+                ReserveError::Wait(full)
+            } else {
+                ReserveError::Fault(pool_full_fault(full))
+            }
         })
     }
 
-    /// Returns whether a publish may wait until others have freed memory. It may not if this connection itself holds
-    /// memory that others wait for: other contents, or unsettled deliveries.
-    fn may_wait(&self, context: &Context<'_>, own: u16) -> bool {
-        context.share == Share::Ordinary && self.channels.contents <= own
+    /// Returns whether a publish may wait until memory is free. It may not if the connection has more than
+    /// `allowed_contents` incomplete contents, or uses another share than the ordinary one: it could then wait for
+    /// memory that it holds itself.
+    fn may_wait_for_memory(&self, context: &Context<'_>, allowed_contents: u16) -> bool {
+        context.share == Share::Ordinary && self.channels.contents <= allowed_contents
     }
 
-    /// Appends bytes of a body frame; their length was checked.
+    /// Appends bytes of a body frame to the message of a channel. The caller has checked that they are not more than the
+    /// header has announced. `slot` is [`NONE`] for a frame that is dropped.
     #[inline]
     pub(super) fn append_body(&mut self, context: &mut Context<'_>, slot: Slot, octets: &[u8]) {
         if slot == NONE {
@@ -158,16 +168,21 @@ impl Connection {
     }
 
     /// Handles the end of a body frame.
-    pub(super) fn body_frame_complete(&mut self, context: &mut Context<'_>, slot: Slot) -> Verdict<'static> {
+    pub(super) fn body_frame_complete(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: Slot,
+    ) -> FrameResult<'static> {
         if slot == NONE {
-            return Verdict::Done;
+            return FrameResult::Done;
         }
         match context.pools.channels[slot].content {
             Content::Body { message, flags, missing: 0 } => self.complete(context, slot, message, flags),
-            _ => Verdict::Done,
+            _ => FrameResult::Done,
         }
     }
 
+    /// Handles the end of a content. `message` is `None` if the content was dropped.
     #[inline]
     fn complete<'a>(
         &mut self,
@@ -175,25 +190,25 @@ impl Connection {
         slot: Slot,
         message: Option<MessageId>,
         flags: PublishFlags,
-    ) -> Verdict<'a> {
+    ) -> FrameResult<'a> {
         let Some(message) = message else {
             self.set_content(context, slot, Content::None);
             if context.pools.channels[slot].state == ChannelState::Ended {
                 self.drop_channel(context, slot);
             }
-            return Verdict::Done;
+            return FrameResult::Done;
         };
         context.messages.finish(message);
         if flags.immediate {
             context.messages.release(message);
             self.set_content(context, slot, Content::None);
-            return Verdict::hard(ReplyCode::NotImplemented, format_args!("immediate=true"), PUBLISH);
+            return FrameResult::hard(ReplyCode::NotImplemented, format_args!("immediate=true"), PUBLISH);
         }
         self.set_content(context, slot, Content::Complete { message, flags });
-        self.publish(context, slot).map_or(Verdict::Done, Verdict::InputStep)
+        self.publish(context, slot).map_or(FrameResult::Done, FrameResult::InputStep)
     }
 
-    /// Asks the broker to take a complete message.
+    /// Returns the step that passes a complete message to the broker; `None` if the channel has none or is not open.
     fn publish(&mut self, context: &Context<'_>, slot: Slot) -> Option<InputStep<'static>> {
         let record = &context.pools.channels[slot];
         let (ChannelState::Open(channel), Content::Complete { message, flags }) =
@@ -206,24 +221,25 @@ impl Connection {
         Some(InputStep::Command { channel: Some(channel), command })
     }
 
-    /// Repeats the publish that the broker had no capacity for.
-    pub(super) fn republish_delivery(&mut self, context: &Context<'_>) -> Option<InputStep<'static>> {
-        if self.input.held_publish == NONE {
+    /// Returns the step that passes a complete message to the broker again, if the broker had no capacity for one.
+    pub(super) fn retry_publish(&mut self, context: &Context<'_>) -> Option<InputStep<'static>> {
+        if self.input.retry_publish == NONE {
             return None;
         }
-        let slot = core::mem::replace(&mut self.input.held_publish, NONE);
+        let slot = core::mem::replace(&mut self.input.retry_publish, NONE);
         self.publish(context, slot)
     }
 
-    /// Records that the broker has taken the message.
+    /// Records that the broker has accepted or refused the message of a channel.
     #[inline]
-    pub(super) fn content_taken(&mut self, context: &mut Context<'_>, slot: Slot) {
+    pub(super) fn clear_content(&mut self, context: &mut Context<'_>, slot: Slot) {
         self.set_content(context, slot, Content::None);
     }
 
-    /// Returns the error of a method that arrives where a content must continue; `None` if a method may come.
+    /// Returns RabbitMQ's error for a method that arrives before the content of its channel is complete; `None` if no
+    /// content is arriving.
     #[inline]
-    pub(super) fn misplaced_method<'a>(content: Content) -> Option<Verdict<'a>> {
+    pub(super) fn misplaced_method<'a>(content: Content) -> Option<FrameResult<'a>> {
         match content {
             Content::None => None,
             Content::Header { .. } => Some(expected_header()),
@@ -231,7 +247,7 @@ impl Connection {
         }
     }
 
-    /// Releases the message of a channel's content. The rest of the content is ignored.
+    /// Releases the message of a channel's content. Frames that still arrive for it are dropped.
     pub(super) fn drop_content(&mut self, context: &mut Context<'_>, slot: Slot) {
         let (content, message) = match context.pools.channels[slot].content {
             Content::None => return,
@@ -247,12 +263,13 @@ impl Connection {
         self.set_content(context, slot, content);
     }
 
+    /// Sets the state of a channel's content, and updates the number of contents with a message.
     #[inline]
     fn set_content(&mut self, context: &mut Context<'_>, slot: Slot, content: Content) {
         let record = &mut context.pools.channels[slot];
         let before = core::mem::replace(&mut record.content, content);
         record.progress = context.now;
-        match (before.holds_message(), content.holds_message()) {
+        match (before.has_message(), content.has_message()) {
             (false, true) => self.channels.contents += 1,
             (true, false) => self.channels.contents -= 1,
             _ => {}
@@ -260,12 +277,12 @@ impl Connection {
     }
 }
 
-/// Returns the error of a body frame that arrives in this state.
+/// Returns RabbitMQ's error for a body frame that arrives in a state where no body, or not so long a one, is expected.
 #[cold]
-pub(super) fn misplaced_body<'a>(content: Content) -> Verdict<'a> {
+pub(super) fn misplaced_body<'a>(content: Content) -> FrameResult<'a> {
     match content {
         Content::Header { .. } => expected_header(),
-        Content::Body { missing, .. } => Verdict::hard(
+        Content::Body { missing, .. } => FrameResult::hard(
             ReplyCode::FrameError,
             format_args!("content body is larger than announced: {missing} octets were left"),
             PUBLISH,
@@ -274,32 +291,40 @@ pub(super) fn misplaced_body<'a>(content: Content) -> Verdict<'a> {
     }
 }
 
-enum Refusal {
+/// Why no memory was reserved for a content.
+enum ReserveError {
+    /// This pool is full, and the content may wait for it.
     Wait(PoolFull),
+    /// The content is refused with this error.
     Fault(Fault),
 }
 
-fn read_header<'p>(payload: &'p [u8]) -> Result<ContentHeader<'p>, Verdict<'static>> {
+/// Parses a content header.
+///
+/// # Errors
+/// RabbitMQ's error for the invalid header.
+fn read_header<'p>(payload: &'p [u8]) -> Result<ContentHeader<'p>, FrameResult<'static>> {
     let header = match ContentHeader::parse(payload) {
         Ok(header) => header,
         Err(WireError::UnexpectedClass(class)) if payload.get(2..4) == Some(&[0, 0]) => {
             let text = format_args!(
                 "expected content header for class {BASIC_CLASS}, got one for class {class} instead"
             );
-            return Err(Verdict::hard(ReplyCode::UnexpectedFrame, text, PUBLISH));
+            return Err(FrameResult::hard(ReplyCode::UnexpectedFrame, text, PUBLISH));
         }
         Err(WireError::UnexpectedClass(_)) => return Err(expected_header()),
         Err(_) if payload.get(2..4) != Some(&[0, 0]) => return Err(expected_header()),
         Err(error) => {
             let text = format_args!("content header cannot be decoded: {error}");
-            return Err(Verdict::hard(ReplyCode::SyntaxError, text, PUBLISH));
+            return Err(FrameResult::hard(ReplyCode::SyntaxError, text, PUBLISH));
         }
     };
     if header.weight == 0 { Ok(header) } else { Err(expected_header()) }
 }
 
+/// Returns the error for a publish that finds a full pool and may not wait for it.
 #[cold]
-fn no_room(full: PoolFull) -> Fault {
+fn pool_full_fault(full: PoolFull) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!("no room for the message while this connection holds others; raise {}", full.key()),
@@ -307,25 +332,25 @@ fn no_room(full: PoolFull) -> Fault {
 }
 
 #[cold]
-fn expected_method<'a>() -> Verdict<'a> {
+fn expected_method<'a>() -> FrameResult<'a> {
     let text = format_args!("expected method frame, got non method frame instead");
-    Verdict::hard(ReplyCode::UnexpectedFrame, text, (0, 0))
+    FrameResult::hard(ReplyCode::UnexpectedFrame, text, (0, 0))
 }
 
 #[cold]
-fn expected_header<'a>() -> Verdict<'a> {
+fn expected_header<'a>() -> FrameResult<'a> {
     let text =
         format_args!("expected content header for class {BASIC_CLASS}, got non content header frame instead");
-    Verdict::hard(ReplyCode::UnexpectedFrame, text, PUBLISH)
+    FrameResult::hard(ReplyCode::UnexpectedFrame, text, PUBLISH)
 }
 
 #[cold]
-fn expected_body<'a>() -> Verdict<'a> {
+fn expected_body<'a>() -> FrameResult<'a> {
     let text = format_args!("expected content body, got non content body frame instead");
-    Verdict::hard(ReplyCode::UnexpectedFrame, text, PUBLISH)
+    FrameResult::hard(ReplyCode::UnexpectedFrame, text, PUBLISH)
 }
 
-/// How much of a channel's content has arrived. Without a message the content is ignored.
+/// How much of a channel's content has arrived. If `message` is `None`, the content is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Content {
     /// No content: a method comes next.
@@ -334,13 +359,14 @@ pub(super) enum Content {
     Header { message: Option<MessageId>, flags: PublishFlags },
     /// This number of body bytes comes next.
     Body { message: Option<MessageId>, flags: PublishFlags, missing: u64 },
-    /// The content is complete. The broker is being asked, or had no capacity.
+    /// The content is complete. The broker has not answered yet, or had no capacity for the message.
     Complete { message: MessageId, flags: PublishFlags },
 }
 
 impl Content {
+    /// Returns whether there is a message, which takes memory.
     #[inline]
-    pub(super) const fn holds_message(self) -> bool {
+    pub(super) const fn has_message(self) -> bool {
         matches!(
             self,
             Self::Header { message: Some(_), .. }
@@ -361,7 +387,7 @@ impl PublishFlags {
     pub(super) const NONE: Self = Self { mandatory: false, immediate: false };
 }
 
-/// Returns the message flags that follow from the properties.
+/// Returns the flags of a message with these properties.
 pub fn message_flags(properties: Properties<'_>) -> MessageFlags {
     properties.message_flags()
 }

@@ -12,11 +12,11 @@
 //! - The replies of a connection never exceed its part of the pool, so no connection can keep another one from
 //!   being answered.
 
-use super::channel::{ChannelState, ConfirmList, Listed, NONE, Slot};
+use super::channel::{ChannelState, ConfirmList, ConfirmListKind, NONE, Slot};
 use super::connection::Context;
 use super::connection::{Connection, Phase};
 use super::methods::{CommandKind, Pending};
-use super::timers;
+use super::timeouts;
 use leveret_amqp::{Method, Writer};
 use leveret_core::command::{Name, Outcome, ReplyOrder};
 use leveret_core::error::{Fault, ReplyCode};
@@ -25,18 +25,20 @@ use leveret_core::mem::BLOCK_UNIT_BYTES;
 use leveret_core::pending_writes::Batch;
 use leveret_core::time::Now;
 
-/// Number of bytes before each frame.
+/// Number of bytes before each frame of a stored reply: its order and the frame's length.
 pub(super) const RECORD_HEAD_BYTES: usize = 10;
-/// The longest record: queue.declare-ok with the longest name.
+/// Maximum length of a stored reply: queue.declare-ok with the longest name.
 const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 7 + 4 + 256 + 8 + 1;
 
 impl Connection {
-    /// Handles the broker's answer to the command that [`Self::next`] returned last. The reply, the confirm of a
-    /// publish and the close of a channel follow the deliveries up to `order`. The confirm also waits for `batch`;
-    /// the caller gives other answers only when they are durable.
+    /// Handles the broker's answer to the command that [`Self::next`] returned last.
+    ///
+    /// The reply to the client, a confirm or a channel.close is sent after the deliveries up to `order`. A confirm is
+    /// sent only after `batch` is durable. For all other answers, the caller waits until they are durable before it
+    /// calls this function.
     pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder, batch: Batch) {
         let pending = core::mem::replace(&mut self.input.pending, Pending::NOTHING);
-        // An outcome is large. The two most frequent ones are handled without moving it.
+        // The two most frequent cases are handled without moving the outcome, which is large.
         match (pending.kind, &outcome) {
             (CommandKind::Publish, Outcome::Published) => {
                 self.published(context, pending.slot, false, (order, batch));
@@ -58,7 +60,7 @@ impl Connection {
                 self.published(context, pending.slot, true, (order, batch));
             }
             (CommandKind::Publish, Outcome::Wait) => {
-                self.input.held_publish = pending.slot;
+                self.input.retry_publish = pending.slot;
                 self.input.is_suspended = true;
             }
             (CommandKind::Nothing | CommandKind::Release, _) => {}
@@ -71,20 +73,22 @@ impl Connection {
         }
     }
 
+    /// Records that the broker has accepted or refused a message, and adds its confirm.
     #[inline]
     fn published(
         &mut self,
         context: &mut Context<'_>,
         slot: Slot,
-        refused: bool,
+        is_refused: bool,
         (order, batch): (ReplyOrder, Batch),
     ) {
-        self.content_taken(context, slot);
-        if context.pools.channels[slot].confirms.settle(refused, order, batch) {
-            self.list_to_confirm(context, slot);
+        self.clear_content(context, slot);
+        if context.pools.channels[slot].confirms.settle(is_refused, order, batch) {
+            self.update_confirm_list(context, slot);
         }
     }
 
+    /// Handles an error of the broker.
     fn answer_fault(
         &mut self,
         context: &mut Context<'_>,
@@ -96,13 +100,14 @@ impl Connection {
             CommandKind::Login(mechanism) => self.refuse_login(context, mechanism, format_args!("{fault}")),
             CommandKind::OpenVhost => self.close_connection(context, fault, pending.id),
             CommandKind::Publish => {
-                self.content_taken(context, pending.slot);
+                self.clear_content(context, pending.slot);
                 self.fail(context, pending.slot, fault, pending.id, order);
             }
             _ => self.fail(context, pending.slot, fault, pending.id, order),
         }
     }
 
+    /// Handles the answer to a successful command.
     fn answer_done(
         &mut self,
         context: &mut Context<'_>,
@@ -161,6 +166,7 @@ impl Connection {
         }
     }
 
+    /// Stores the reply to a command, unless the client has set `no-wait`.
     fn reply(&mut self, context: &mut Context<'_>, pending: Pending, method: &Method<'_>, order: ReplyOrder) {
         if !pending.no_wait {
             let number = context.pools.channels[pending.slot].number();
@@ -168,7 +174,8 @@ impl Connection {
         }
     }
 
-    /// Appends a reply. The caller has checked that there is capacity.
+    /// Stores a reply on channel `number`, to be written after the deliveries up to `order`. The caller has checked
+    /// that there is capacity.
     pub(super) fn push_reply(
         &mut self,
         context: &mut Context<'_>,
@@ -186,24 +193,22 @@ impl Connection {
         head[8..].copy_from_slice(&(len as u16).to_be_bytes());
         let record = &record[..RECORD_HEAD_BYTES + len];
         if !self.output.replies.append(&mut context.pools.replies, record) {
-            // The size of the pool rules this out. If it happened nevertheless, a missing reply would be worse than a
-            // closed connection.
+            // The size of the pool should make this impossible. A closed connection is better than a missing reply.
             self.warn(
                 context,
                 LogKind::Shortage,
-                format_args!(": no room for {}; closing it", method.name()),
+                format_args!(": closed, because there is no capacity for {}", method.name()),
             );
             self.finish(context.now);
         }
     }
 
-    /// Returns whether a reply, and the closes that may follow it, fit.
+    /// Returns whether there is capacity for a reply and for the closes that may follow it.
     pub(super) const fn has_reply_room(&self, context: &Context<'_>) -> bool {
         self.has_room_for(context, 3)
     }
 
-    /// Returns whether the closes fit that may follow anything: of a channel after its last confirms, and of the
-    /// connection.
+    /// Returns whether there is capacity for the two closes that any input may cause: channel.close and connection.close.
     #[inline]
     pub(super) const fn has_close_room(&self, context: &Context<'_>) -> bool {
         self.has_room_for(context, 2)
@@ -211,64 +216,66 @@ impl Connection {
 
     #[inline]
     const fn has_room_for(&self, context: &Context<'_>, records: usize) -> bool {
-        // The first block of the chain may be used except for its last byte, so the chain takes one block more than
-        // its length suggests.
+        // A chain can take one block more than its length suggests: all but one byte of its first block may be consumed
+        // already.
         self.output.replies.len() + records * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
             <= context.settings.replies_bytes_max
     }
 
-    /// Turns the confirms of a closing channel into replies, so that they are sent before the close. Messages that
-    /// are not durable yet are not confirmed.
+    /// Converts the confirms of a channel that is being closed into replies, so that they are sent before the close.
+    /// Messages that are not durable yet are not confirmed.
     pub(super) fn flush_confirms(&mut self, context: &mut Context<'_>, slot: Slot) {
-        context.pools.channels[slot].confirms.drop_stored_later(context.durable);
+        context.pools.channels[slot].confirms.keep_durable(context.durable);
         while let Some((run, sent_before)) = context.pools.channels[slot].confirms.take() {
             let number = context.pools.channels[slot].number();
             self.push_reply(context, number, &run.method(sent_before), run.order);
         }
-        self.unlist_to_confirm(context, slot);
+        self.leave_confirm_list(context, slot);
     }
 
     /// Removes a channel that is closed on both sides. Its number may be used again.
     pub(super) fn drop_channel(&mut self, context: &mut Context<'_>, slot: Slot) {
-        self.unlist_to_confirm(context, slot);
+        self.leave_confirm_list(context, slot);
         self.drop_content(context, slot);
         context.pools.channels.close(&mut self.channels, slot);
     }
 
-    /// Moves a channel to the list for its first confirm, or removes it from the lists.
+    /// Moves a channel to the list that its first confirm belongs to, or removes it from its list if it has no confirms.
     #[inline]
-    pub(super) fn list_to_confirm(&mut self, context: &mut Context<'_>, slot: Slot) {
+    pub(super) fn update_confirm_list(&mut self, context: &mut Context<'_>, slot: Slot) {
         let record = &context.pools.channels[slot];
-        let listed = match record.confirms.front() {
-            None => Listed::No,
-            Some(run) if run.batch <= context.durable => Listed::ToConfirm,
-            Some(_) => Listed::ToBeStored,
+        let list = match record.confirms.front() {
+            None => ConfirmListKind::None,
+            Some(run) if run.batch <= context.durable => ConfirmListKind::Sendable,
+            Some(_) => ConfirmListKind::AwaitsDisk,
         };
-        if record.listed == listed {
+        if record.confirm_list == list {
             return;
         }
-        self.unlist_to_confirm(context, slot);
-        context.pools.channels[slot].listed = listed;
-        match listed {
-            Listed::No => {}
-            Listed::ToConfirm => self.confirms.to_tell.push(&mut context.pools.channels, slot),
-            Listed::ToBeStored => self.confirms.to_be_stored.push(&mut context.pools.channels, slot),
+        self.leave_confirm_list(context, slot);
+        context.pools.channels[slot].confirm_list = list;
+        match list {
+            ConfirmListKind::None => {}
+            ConfirmListKind::Sendable => self.confirms.sendable.push(&mut context.pools.channels, slot),
+            ConfirmListKind::AwaitsDisk => self.confirms.awaits_disk.push(&mut context.pools.channels, slot),
         }
     }
 
-    pub(super) fn unlist_to_confirm(&mut self, context: &mut Context<'_>, slot: Slot) {
+    /// Removes a channel from its list of channels with confirms.
+    pub(super) fn leave_confirm_list(&mut self, context: &mut Context<'_>, slot: Slot) {
         let channels = &mut context.pools.channels;
-        match core::mem::replace(&mut channels[slot].listed, Listed::No) {
-            Listed::No => {}
-            Listed::ToConfirm => self.confirms.to_tell.remove(channels, slot),
-            Listed::ToBeStored => self.confirms.to_be_stored.remove(channels, slot),
+        match core::mem::replace(&mut channels[slot].confirm_list, ConfirmListKind::None) {
+            ConfirmListKind::None => {}
+            ConfirmListKind::Sendable => self.confirms.sendable.remove(channels, slot),
+            ConfirmListKind::AwaitsDisk => self.confirms.awaits_disk.remove(channels, slot),
         }
     }
 
-    /// Closes a channel for an error that no method of the client caused. Returns `false` if that is not possible
-    /// now, because there is no capacity for the close or an answer is still expected, and `true` also when the
-    /// channel is closed already. The broker then has to take back what the channel held, so [`Self::next`] must be
-    /// called.
+    /// Closes a channel because of an error that no method of the client has caused. Returns `true` if the channel is
+    /// closed, also if it was already. Returns `false` if the close is not possible now: there is no capacity for it,
+    /// or the broker has not answered a command yet.
+    ///
+    /// The caller must then call [`Self::next`], which returns the command that closes the channel in the broker.
     pub fn close_channel(&mut self, context: &mut Context<'_>, number: u16, fault: &Fault) -> bool {
         let found = context.pools.channels.find(&mut self.channels, self.id, number);
         let Some(slot) =
@@ -280,53 +287,54 @@ impl Connection {
         if is_busy || self.phase != Phase::Open || !self.has_reply_room(context) {
             return false;
         }
-        if self.input.held_publish == slot {
-            self.input.held_publish = NONE;
+        if self.input.retry_publish == slot {
+            self.input.retry_publish = NONE;
         }
         self.drop_content(context, slot);
         self.fail(context, slot, fault, (0, 0), context.last_delivery);
         true
     }
 
-    /// Sends confirms that waited for the disk, as far as their messages are durable now.
+    /// Makes the confirms sendable whose messages have become durable.
     pub fn note_durable(&mut self, context: &mut Context<'_>) {
-        let mut slot = self.confirms.to_be_stored.first;
+        let mut slot = self.confirms.awaits_disk.first;
         while slot != NONE {
             let next = ConfirmList::after(&context.pools.channels, slot);
-            self.list_to_confirm(context, slot);
+            self.update_confirm_list(context, slot);
             slot = next;
         }
     }
 
-    /// Returns whether confirms wait for the disk.
+    /// Returns whether there are confirms for messages that are not durable yet.
     pub const fn awaits_disk(&self) -> bool {
-        !self.confirms.to_be_stored.is_empty()
+        !self.confirms.awaits_disk.is_empty()
     }
 
-    /// Returns whether the client wants no answer to the command that [`Self::next`] returned last.
+    /// Returns whether the command that [`Self::next`] returned last has no reply.
     pub const fn wants_no_answer(&self) -> bool {
         self.input.pending.no_wait
     }
 
-    /// Records that the answer to the command that [`Self::next`] returned last comes later. Input stops until then.
+    /// Records that [`Self::answer`] will be called later for the command that [`Self::next`] returned last. Input is
+    /// suspended until then.
     pub const fn defer(&mut self) {
         self.input.is_suspended = true;
     }
 
-    /// Like [`Self::defer`], for a login. The time that it waits for the broker does not count against the handshake
-    /// timeout.
+    /// Like [`Self::defer`], for a login. While the password is checked, the handshake timeout does not run.
     pub fn defer_login(&mut self, now: Now) {
         self.input.is_suspended = true;
-        self.phase = Phase::Start { due: now.after_ms(timers::LOGIN_PATIENCE_MS) };
+        self.phase = Phase::Start { due: now.after_ms(timeouts::LOGIN_TIMEOUT_MS) };
     }
 
-    /// Returns whether an answer is still expected. The connection may have closed meanwhile.
+    /// Returns whether the broker has not answered the last command yet and its answer is still needed. It is not if the
+    /// connection was closed in the meantime.
     pub fn expects_answer(&self) -> bool {
         self.input.pending.is_something() && matches!(self.phase, Phase::Start { .. } | Phase::Open)
     }
 }
 
-/// Returns the "ok" of a method whose answer has no arguments.
+/// Returns the reply "ok" for a method whose reply has no arguments.
 const fn plain_ok(id: (u16, u16)) -> Option<Method<'static>> {
     Some(match id {
         (40, 10) => Method::ExchangeDeclareOk {},

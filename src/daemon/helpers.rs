@@ -137,7 +137,7 @@ pub(super) fn start(
     data_dir: &Path,
 ) -> io::Result<Helper<WorkerJob, (WorkerResult, CertificateState)>> {
     let folder = data_dir.to_path_buf();
-    let mut known = KnownTime::kept_in(data_dir);
+    let mut known = KnownTime::stored_in(data_dir);
     let work = move |job: WorkerJob| {
         let result = run(job, certificates.as_mut(), &mut known, &folder);
         (result, CertificateState::of(certificates.as_ref()))
@@ -158,7 +158,7 @@ fn run(
             WorkerResult::Note(system::write(folder, &notes).map_err(|error| error.to_string()))
         }
         WorkerJob::Certificates => {
-            certificates.map(CertificateStore::look_again);
+            certificates.map(CertificateStore::reload_if_changed);
             WorkerResult::Certificates
         }
         WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(reload(&config, certificates))),
@@ -168,7 +168,7 @@ fn run(
 /// Reads the configuration again and, if it is valid, the certificates.
 fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Result<Config, String> {
     let mut config = before.again().map_err(|error| error.to_string())?;
-    config.fit(super::sizes::record_sizes).map_err(|error| config.blame(&error).to_string())?;
+    config.fit(super::sizes::record_sizes).map_err(|error| config.locate_error(&error).to_string())?;
     if let Some(certificates) = certificates
         && !certificates.reload(&config.tls)
     {

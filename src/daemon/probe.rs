@@ -81,7 +81,7 @@ fn visit(config: &Config, bridge: &Bridge, upstream: &Upstream, found: &mut Foun
     let mut line = Line::connect(&addresses)?;
     found.works.push("connection".into());
     if upstream.with_tls {
-        let mut known = KnownTime::kept_in(&config.data_dir);
+        let mut known = KnownTime::stored_in(&config.data_dir);
         let spoken = line.shake(&upstream.host, &bridge.tls, &mut known)?;
         found.works.push(format!("TLS ({spoken})"));
     }
@@ -116,7 +116,7 @@ fn shown(rule: &Rule, is_forward: bool) -> String {
         (true, Destination::Queue(queue)) => format!("to forward to queue '{queue}'"),
         (true, Destination::Exchange(exchange, _)) => format!("to forward to exchange '{exchange}'"),
         // Only shovels have this destination, and they are not in the file.
-        (true, Destination::AsItWas(_)) => "to forward to where messages were published".to_string(),
+        (true, Destination::OriginalExchange(_)) => "to forward to where messages were published".to_string(),
     }
 }
 
@@ -361,7 +361,7 @@ impl Line {
             if !handshake.is_ready() {
                 let most = handshake.room().min(room.len());
                 let len = self.receive(&mut room[..most])?;
-                handshake.take_in(&room[..len]);
+                handshake.append_input(&room[..len]);
                 continue;
             }
             let shaken = handshake.step(None, known);
@@ -370,7 +370,7 @@ impl Line {
                 HandshakeResult::More(again) => handshake = again,
                 HandshakeResult::Failed(why) => return Err(format!("the TLS handshake failed: {why}")),
                 HandshakeResult::Open(mut opened) => {
-                    let spoken = core::mem::take(&mut opened.spoken);
+                    let spoken = core::mem::take(&mut opened.version_and_cipher);
                     let (mut pool, mut stash) = (BytePool::with_bytes(POOL_BYTES), ByteChain::default());
                     let session = Session::begin(*opened, &mut pool, &mut stash);
                     let mut session = session.ok_or("no room for what it sent behind its handshake")?;
@@ -379,8 +379,8 @@ impl Line {
                         chain.copy_front(&pool, &mut bytes);
                         bytes
                     };
-                    let (held, early) = (taken(&mut session.held), taken(&mut stash));
-                    session.held.clear(&mut pool);
+                    let (held, early) = (taken(&mut session.incomplete_record), taken(&mut stash));
+                    session.incomplete_record.clear(&mut pool);
                     stash.clear(&mut pool);
                     self.safe = Some(Safe { session, pool, held, early });
                     return Ok(spoken);

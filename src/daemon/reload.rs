@@ -36,19 +36,19 @@ impl EventLoop {
         self.config.tls = config.tls;
         self.engine.set_bridges(&config.bridges);
         self.config.bridges = config.bridges;
-        self.engine.set_environment(self.config.shown());
+        self.engine.set_environment(self.config.to_toml());
     }
 }
 
 /// Returns the changed keys that need a restart, without limits that follow from them.
 fn changed_keys(before: &Config, after: &Config) -> Vec<String> {
-    let [shown_before, shown_after] = [before.shown(), after.shown()];
+    let [shown_before, shown_after] = [before.to_toml(), after.to_toml()];
     let mut gone: Vec<_> = shown_keys(&shown_before).collect();
     let mut changed = Vec::new();
     for (section, key, value) in shown_keys(&shown_after) {
         let had = gone.iter().position(|(it, name, _)| (*it, *name) == (section, key));
         let had = had.map(|at| gone.remove(at).2);
-        let follows = before.limit_follows(key) && after.limit_follows(key);
+        let follows = before.is_limit_derived(key) && after.is_limit_derived(key);
         if had != Some(value) && !is_live(section) && !LIVE.contains(&key) && !follows {
             changed.push(key.to_string());
         }

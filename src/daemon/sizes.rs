@@ -22,7 +22,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { leveret_tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
     let connections = limits.tls_connections_max.max(1) as usize;
-    let most = if config.has_shovel_room() { WINDOW_MAX } else { 0 };
+    let most = if config.may_have_shovels() { WINDOW_MAX } else { 0 };
     let window = config.bridges.iter().map(|bridge| bridge.window).fold(most, u16::max).into();
     let reserved = leveret_server::tls_reserved_bytes(connections);
     let client = leveret_management::operator_session::OPERATOR_SESSION_BYTES + leveret_server::LOGIN_BYTES;
@@ -129,7 +129,7 @@ mod tests {
             let own = config.limits.clone();
             config.fit(record_sizes).unwrap();
             assert_eq!(config.limits, own, "{}", board.name);
-            assert!(!config.shown().contains("derived"), "{}", config.shown());
+            assert!(!config.to_toml().contains("derived"), "{}", config.to_toml());
         }
     }
 
@@ -186,9 +186,9 @@ mod tests {
         let mut config = said(&text);
         config.fit(record_sizes).unwrap();
         assert!(
-            config.shown().contains("\nbridges_max = 2  # one for each [[bridge]]\n"),
+            config.to_toml().contains("\nbridges_max = 2  # one for each [[bridge]]\n"),
             "{}",
-            config.shown()
+            config.to_toml()
         );
     }
 
@@ -198,7 +198,7 @@ mod tests {
         config.fit(record_sizes).unwrap();
         assert_eq!(config.limits.queues_max, 9_000);
         assert!(config.limits.messages_max < 60_000, "{}", config.limits.messages_max);
-        let shown = config.shown();
+        let shown = config.to_toml();
         assert!(shown.contains("\nqueues_max = 9000\n"), "{shown}");
         let marked =
             format!("\nmessages_max = {}  # derived from memory_limit\n", config.limits.messages_max);

@@ -146,7 +146,7 @@ fn leave_no_core() {
 
 /// Derives the limits and logs what the operator should know about them.
 fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
-    let table = sizes::fit(config).map_err(|error| StartError::Limits(config.blame(&error)))?;
+    let table = sizes::fit(config).map_err(|error| StartError::Limits(config.locate_error(&error)))?;
     for remark in config.warnings() {
         log::warn!("{remark}");
     }
@@ -164,7 +164,7 @@ fn open_certificates(config: &Config) -> Result<CertificateStore, StartError> {
 /// # Errors
 /// The error in the configuration itself.
 pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Option<String>), StartError> {
-    CertificateStore::open_or_wait(&config.tls).map_err(StartError::Tls)
+    CertificateStore::open_or_unavailable(&config.tls).map_err(StartError::Tls)
 }
 
 fn log_limits(config: &Config, table: &MemoryTable) {
@@ -202,7 +202,7 @@ fn machine_name() -> String {
 fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> Process {
     let name = machine_name();
     Process {
-        environment: config.shown(),
+        environment: config.to_toml(),
         data_dir: absolute(&config.data_dir),
         configuration: config.origin.file.as_deref().map(absolute).unwrap_or_default(),
         listeners: listeners

@@ -9,7 +9,7 @@ use leveret_amqp::{Opening, classify_opening};
 use leveret_core::command::ConnectionId;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::Now;
-use leveret_tls::Shaken;
+use leveret_tls::HandshakeOutput;
 
 use super::peer::PeerId;
 use super::peer::{Ending, Session, Waiting};
@@ -67,7 +67,7 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Takes the result of a step of the handshake with a client.
-    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: Shaken) {
+    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: HandshakeOutput) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
         (peer.has_sent, peer.silent_since) = (true, self.now);

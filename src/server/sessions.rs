@@ -292,7 +292,7 @@ impl<P: Platform> Shared<P> {
         let how = match session.stage() {
             Stage::Open => "the client disconnected without closing its connection",
             Stage::Over => "connection closed",
-            Stage::Unproven | Stage::LoggedIn => return,
+            Stage::Unauthenticated | Stage::LoggedIn => return,
         };
         if !peer.is_opening {
             let caller = session.caller();

@@ -235,7 +235,12 @@ impl<P: Platform> Shared<P> {
         let session = peer.session.amqp();
         let leaves = session.has_close(&self.scratch.input[..got.len]);
         if leaves {
-            session.leave(&mut self.resources.context(self.now, &self.broker, &self.pending_writes, id));
+            session.close_suspended(&mut self.resources.context(
+                self.now,
+                &self.broker,
+                &self.pending_writes,
+                id,
+            ));
         }
         let is_kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, 0, true);
         peer.stream.assume_readable();

@@ -37,7 +37,8 @@ use leveret_core::limits::{FRAME_BYTES_MIN, Limits, OUTPUT_BYTES_MIN};
 use leveret_core::mem::{ByteChain, BytePool, PAGE_BYTES};
 
 use leveret_tls::{
-    Handshake, HandshakeResult, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, Session, Shaken, Tls,
+    Handshake, HandshakeOutput, HandshakeResult, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX,
+    Session, Tls,
 };
 
 use super::platform::Socket;
@@ -299,7 +300,7 @@ impl<S: Socket> Stream<S> {
         self.is_taken = true;
         if self.readable && room > 0 {
             let count = self.receive(&mut buffers.scratch[..room]);
-            handshake.take_in(&buffers.scratch[..count]);
+            handshake.append_input(&buffers.scratch[..count]);
         }
         self.tls = Some(Tls::Shaking(handshake));
     }
@@ -341,21 +342,21 @@ impl<S: Socket> Stream<S> {
 
     fn unseal(&mut self, session: &mut Session, buffers: &mut Buffers, room: &mut [u8]) -> usize {
         let Buffers { reserved, scratch, .. } = buffers;
-        let held = session.held.len();
+        let held = session.incomplete_record.len();
         // No part of a record may stay in the socket, because the kernel may not buffer more of it.
         let takes_all = self.reading == Reading::Take && self.from_backlog <= SPARE_BYTES;
         let limit = scratch.len().min(room.len()).min(if takes_all { usize::MAX } else { RECORD_BYTES_MAX });
         if limit <= held {
             return 0;
         }
-        session.held.copy_front(reserved, &mut scratch[..held]);
+        session.incomplete_record.copy_front(reserved, &mut scratch[..held]);
         let count = if self.readable { self.receive(&mut scratch[held..limit]) } else { 0 };
         let total = held + count;
         let unsealed = session.unseal(&mut scratch[..total], room, (&mut self.sealed, reserved));
         self.ended |= unsealed.end;
         self.records += unsealed.records;
-        session.held.clear(reserved);
-        if !session.held.append(reserved, &scratch[unsealed.taken..total]) {
+        session.incomplete_record.clear(reserved);
+        if !session.incomplete_record.append(reserved, &scratch[unsealed.taken..total]) {
             self.has_lost_record = true;
             self.ended = true;
         }
@@ -415,7 +416,7 @@ impl<S: Socket> Stream<S> {
             return true;
         }
         let held = match &self.tls {
-            Some(Tls::Open(session)) => session.held.len(),
+            Some(Tls::Open(session)) => session.incomplete_record.len(),
             _ => 0,
         };
         let fits = self.is_tls() && bytes.len() + held <= INPUT_BYTES;
@@ -534,7 +535,7 @@ impl<S: Socket> Stream<S> {
     pub(super) fn finish_handshake_step(
         &mut self,
         buffers: &mut Buffers,
-        shaken: Shaken,
+        shaken: HandshakeOutput,
     ) -> Result<Option<(Option<String>, String)>, String> {
         self.assume_readable();
         self.tls = Some(Tls::Over);
@@ -547,7 +548,7 @@ impl<S: Socket> Stream<S> {
                 Ok(None)
             }
             HandshakeResult::Open(mut opened) => {
-                let found = (opened.login.take(), core::mem::take(&mut opened.spoken));
+                let found = (opened.login.take(), core::mem::take(&mut opened.version_and_cipher));
                 let session = Session::begin(*opened, &mut buffers.reserved, &mut self.backlog);
                 let session = session.ok_or("no memory for TLS input")?;
                 self.is_reserved = true;
@@ -675,7 +676,7 @@ impl<S: Socket> Stream<S> {
     /// Ends the output. Errors are ignored: a peer that is gone or takes nothing now need not be told.
     pub(super) fn shut_down_writing(&mut self, buffers: &mut Buffers) {
         if let Some(Tls::Open(session)) = &mut self.tls {
-            let len = session.farewell(&mut buffers.scratch);
+            let len = session.seal_close_notify(&mut buffers.scratch);
             let _ = self.socket.write(&buffers.scratch[..len]);
         }
         self.socket.shut_down_writing();
@@ -696,7 +697,7 @@ impl<S: Socket> Stream<S> {
         self.sealed.clear(&mut buffers.reserved);
         self.unsent.clear(&mut buffers.output);
         if let Some(Tls::Open(session)) = &mut self.tls {
-            session.held.clear(&mut buffers.reserved);
+            session.incomplete_record.clear(&mut buffers.reserved);
         }
     }
 }

@@ -28,7 +28,7 @@ use leveret_core::command::ConnectionId;
 use leveret_core::error::Fault;
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::time::{Deadline, Now};
-use leveret_tls::Shaken;
+use leveret_tls::HandshakeOutput;
 
 use super::bridges::Call;
 use super::peer::{Ending, Peer, PeerId, Session, Waiting};
@@ -500,7 +500,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Takes the result of one step of a TLS handshake.
-    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: Shaken) {
+    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: HandshakeOutput) {
         let is_bridge = self.shared.peers.get(id).is_some_and(|peer| peer.session.is_bridge());
         match id.connection().filter(|_| is_bridge) {
             Some(link) => drop(self.call_bridge(link, Call::HandshakeStep(shaken))),

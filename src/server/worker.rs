@@ -22,7 +22,7 @@ use leveret_core::log_limiter::LogKind;
 use leveret_core::password::PasswordCheck;
 use leveret_core::pending_writes::Batch;
 use leveret_core::time::{Deadline, Now};
-use leveret_tls::{CertificateStore, Handshake, KnownTime, Shaken};
+use leveret_tls::{CertificateStore, Handshake, HandshakeOutput, KnownTime};
 
 use super::operators::IDLE_MS;
 use super::password_checks::{Login, PasswordChecks};
@@ -59,7 +59,7 @@ pub struct HandshakeStep {
     pub(super) peer: PeerId,
     pub(super) ticket: u64,
     pub(super) since: Now,
-    pub(super) shaken: Shaken,
+    pub(super) shaken: HandshakeOutput,
 }
 
 /// The result of a job.
@@ -118,7 +118,10 @@ pub struct CertificateState {
 impl CertificateState {
     /// Returns the state of the certificates in a store, if there is one.
     pub fn of(store: Option<&CertificateStore>) -> Self {
-        store.map_or_else(Self::default, |store| Self { is_shut: store.is_shut(), end_s: store.end_s() })
+        store.map_or_else(Self::default, |store| Self {
+            is_shut: store.is_unavailable(),
+            end_s: store.expiry_s(),
+        })
     }
 }
 

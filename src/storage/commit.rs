@@ -3,29 +3,31 @@
 //! ```text
 //! commit | magic "LVC2" | CRC32C u32 | length u32 | epoch u32 | number u64 | segment u64 | time u64 |
 //!          0              4            8            12          16           24            32
-//!        | records u32 | covers u32 | store id 16 | secret u64 | segment bytes u32 |
-//!          40            44           48            64           72
+//!        | records u32 | repeats u32 | store id 16 | secret u64 | segment bytes u32 |
+//!          40            44            48            64           72
 //!        | records ... | zeros to the next 4 KiB |
 //!          76            length
 //! ```
 //!
 //! All integers are little endian.
 //!
-//! - The magic contains the version of the format (`segment`).
-//! - The CRC covers everything from `length` to the end of the records. It starts from the store's secret
-//!   seed, so that no client can send a message whose body reads as a commit of this store.
-//! - `length` excludes the zeros.
-//! - The first commit of an epoch is a copy of the last commit that was found. `covers` is the number of
-//!   commits right before it which may be unreadable without any loss.
-//! - The store's identity is in every commit, so that losing the segment headers does not lose the messages.
-//! - The two highest bits of `covers` are set when some records form a group. One bit suffices for a reader,
-//!   because only damaged commits are asked for it.
+//! - The magic contains the version of the format (see `segment`).
+//! - The CRC is computed over everything from `length` to the end of the records. Its start value is derived from the
+//!   store's secret. So no client can send a message whose body would be taken for a commit of this store.
+//! - `length` is the length of header and records in bytes, without the zeros.
+//! - `repeats` is the number of directly preceding commits whose records this one contains again. If those commits are
+//!   unreadable, nothing is lost. Only the first commit of an epoch repeats others: it is a copy of the last commit that
+//!   was found at the start of the broker, which may not have been synced.
+//! - Every commit contains the store's identity, so that its messages can be recovered even if the segment's header is
+//!   lost.
+//! - The two highest bits of `repeats` are a flag: both are set if some records form a group. The flag matters only for
+//!   damaged commits, in which one of the bits may be damaged as well. So the flag counts as set if either bit is set.
 //!
 //! # Invariants
-//! - A commit is whole or no part of the log, except for the records that `damage` recovers from a damaged
-//!   commit.
-//! - A commit starts in a block of its own.
-//! - Its number is above the numbers of all commits before it, and its epoch is not below theirs.
+//! - The records of a commit belong to the log only if the whole commit is valid. The exception are the records that
+//!   `damage` recovers from a damaged commit.
+//! - A commit begins at the start of a block.
+//! - The number of a commit is higher than those of all earlier commits, and its epoch is not lower than theirs.
 
 use std::io;
 
@@ -35,46 +37,47 @@ use super::segment::COMMIT_MAGIC;
 use super::segment::Identity;
 use super::varint::Input;
 
-/// The block size in bytes to which commits are padded. A synced block is not written again.
+/// Size of a block in bytes. Commits are padded to whole blocks, because a block that was synced is not written again.
 pub const BLOCK_BYTES: usize = 4096;
-/// Bytes of a commit header.
+/// Length of a commit header in bytes.
 pub(super) const COMMIT_HEADER_BYTES: usize = 76;
 
-/// Bytes read at once to verify a commit's checksum.
-const PROOF_STEP_BYTES: usize = 16 << 10;
+/// Number of bytes that [`verified_length`] reads at once.
+const VERIFY_STEP_BYTES: usize = 16 << 10;
 
-/// The bits of `covers` which mark a commit with grouped records.
+/// The bits of `repeats` that mark a commit with grouped records.
 const GROUP_BITS: u32 = 3 << 30;
 
-/// The header of a commit without length and checksum.
+/// The header of a commit, except length, checksum and identity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CommitHeader {
-    /// Number of the broker start that wrote it, from 1.
+    /// The epoch in which the commit was written.
     pub epoch: u32,
-    /// Number of the commit. Rises by one with every commit, over all epochs.
+    /// Number of the commit. It increases by one with every commit, over all epochs.
     pub number: u64,
-    /// Sequence of the segment that contains the commit.
+    /// Sequence number of the segment that contains the commit.
     pub segment: u64,
-    /// Broker time in milliseconds.
+    /// Broker time when the commit was built, in milliseconds.
     pub time_ms: u64,
     /// Number of records.
     pub records: u32,
-    /// Number of commits right before it whose records it repeats.
-    pub covers: u32,
-    /// Whether some records may form a group. No record of such a commit is served if the commit is damaged.
+    /// Number of directly preceding commits whose records this commit repeats.
+    pub repeats: u32,
+    /// Whether some records may form a group. Then no record is used if the commit is damaged, because a part of the
+    /// group may be missing.
     pub has_group: bool,
 }
 
-/// The store that wrote a commit.
+/// The store that a commit belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Owner {
-    /// Its identity.
+    /// The identity of the store.
     pub identity: Identity,
-    /// Bytes of each of its segments.
+    /// Size of each segment of the store in bytes.
     pub segment_bytes: u32,
 }
 
-/// A whole commit as read from a segment.
+/// A valid commit that was read from a segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Commit<'a> {
     pub header: CommitHeader,
@@ -84,17 +87,17 @@ pub(super) struct Commit<'a> {
 
 /// Rounds `bytes` up to whole blocks.
 pub(super) const fn padded(bytes: usize) -> usize {
-    // A length may come from the disk: on a 32-bit board the largest would overflow.
+    // Saturating, because a damaged length from the disk could overflow on a 32-bit board.
     bytes.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES)
 }
 
-/// Starts a commit in `buffer` with an empty header. The caller appends records.
+/// Begins a commit in `buffer` with an empty header. The caller appends records, and then calls [`finish`].
 pub(super) fn begin(buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.resize_zeroed(COMMIT_HEADER_BYTES);
 }
 
-/// Completes the commit in `buffer` with header, padding and checksum.
+/// Completes the commit in `buffer`: fills in the header with the checksum, and appends the padding.
 pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner) {
     let length = buffer.len();
     buffer[..4].copy_from_slice(&COMMIT_MAGIC);
@@ -104,8 +107,8 @@ pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner)
     buffer[24..32].copy_from_slice(&header.segment.to_le_bytes());
     buffer[32..40].copy_from_slice(&header.time_ms.to_le_bytes());
     buffer[40..44].copy_from_slice(&header.records.to_le_bytes());
-    let covers = header.covers & !GROUP_BITS | if header.has_group { GROUP_BITS } else { 0 };
-    buffer[44..48].copy_from_slice(&covers.to_le_bytes());
+    let repeats = header.repeats & !GROUP_BITS | if header.has_group { GROUP_BITS } else { 0 };
+    buffer[44..48].copy_from_slice(&repeats.to_le_bytes());
     buffer[48..64].copy_from_slice(&owner.identity.id);
     buffer[64..72].copy_from_slice(&owner.identity.secret.to_le_bytes());
     buffer[72..76].copy_from_slice(&owner.segment_bytes.to_le_bytes());
@@ -114,7 +117,8 @@ pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner)
     buffer.resize_zeroed(padded(length));
 }
 
-/// Returns the length that the commit at the start of `block` claims, or `None` if the block is no commit.
+/// Returns the length of the commit that begins at the start of `block`, from its unverified header. `None` if the block
+/// does not begin with a commit header.
 pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
     let mut input = Input::new(block);
     let magic = input.take(4)?;
@@ -122,24 +126,27 @@ pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
     (*magic == COMMIT_MAGIC && length >= COMMIT_HEADER_BYTES).then_some(length)
 }
 
-/// Returns the length of the commit at offset `at` of a slot if its checksum is correct.
+/// Returns the length of the commit at offset `at` of a slot, after verifying its checksum. `None` if there is no valid
+/// commit.
 ///
-/// The commit is read in small steps, so that an unverified length does not determine how much memory is
-/// used.
-pub(super) fn proven_length<D: Disk>(
+/// The commit is read in small steps, because its length is not verified before the end and may be huge.
+///
+/// # Errors
+/// The disk cannot be read.
+pub(super) fn verified_length<D: Disk>(
     disk: &mut D,
     slot: u32,
     at: u64,
     seed: u32,
 ) -> io::Result<Option<usize>> {
-    let mut bytes = [0; PROOF_STEP_BYTES];
-    let known = disk.read(slot, at, &mut bytes)?;
-    let Some(length) = claimed_length(&bytes[..known]) else { return Ok(None) };
+    let mut bytes = [0; VERIFY_STEP_BYTES];
+    let read_bytes = disk.read(slot, at, &mut bytes)?;
+    let Some(length) = claimed_length(&bytes[..read_bytes]) else { return Ok(None) };
     let expected = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-    let mut done = known.min(length);
+    let mut done = read_bytes.min(length);
     let mut sum = crc32c::crc32c_append(seed, &bytes[8..done]);
     while done < length {
-        let step = PROOF_STEP_BYTES.min(length - done);
+        let step = VERIFY_STEP_BYTES.min(length - done);
         if disk.read(slot, at + done as u64, &mut bytes[..step])? < step {
             return Ok(None);
         }
@@ -149,21 +156,21 @@ pub(super) fn proven_length<D: Disk>(
     Ok((sum == expected).then_some(length))
 }
 
-/// The fields of a block read as a commit header. Nothing is verified.
+/// The fields of a commit header, read from a block that may not be one. Nothing is verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ClaimedHeader {
     /// Whether the block begins with the magic of a commit.
     pub has_magic: bool,
-    /// The identity in the header.
+    /// The identity of the store.
     pub identity: Identity,
-    /// Bytes of header and records.
+    /// Length of header and records in bytes.
     pub length: usize,
     /// See [`Commit::header`].
     pub header: CommitHeader,
 }
 
 impl ClaimedHeader {
-    /// Reads the claim in the first bytes of `block`; returns `None` if the block is too short.
+    /// Reads the fields from the start of `block`. Returns `None` if the block is too short.
     pub(super) fn read(block: &[u8]) -> Option<Self> {
         let mut input = Input::new(block);
         let has_magic = *input.take(4)? == COMMIT_MAGIC;
@@ -176,23 +183,23 @@ impl ClaimedHeader {
 }
 
 impl CommitHeader {
-    /// Returns whether a commit with this header belongs to `segment`, after a last commit with the given
-    /// epoch and number. A commit left over from an earlier epoch does not.
+    /// Returns whether a commit with this header can follow a commit with this epoch and number in `segment`. A commit
+    /// that is left over from an earlier use of the file cannot.
     pub(super) const fn follows(&self, segment: u64, epoch: u32, number: u64) -> bool {
         self.segment == segment && self.epoch >= epoch && self.number > number
     }
 
+    /// Reads the fields from the epoch on.
     fn read(input: &mut Input<'_>) -> Option<Self> {
         let (epoch, number, segment, time_ms) = (input.u32()?, input.u64()?, input.u64()?, input.u64()?);
-        let (records, covers) = (input.u32()?, input.u32()?);
-        let (has_group, covers) = (covers & GROUP_BITS != 0, covers & !GROUP_BITS);
-        Some(Self { epoch, number, segment, time_ms, records, covers, has_group })
+        let (records, repeats) = (input.u32()?, input.u32()?);
+        let (has_group, repeats) = (repeats & GROUP_BITS != 0, repeats & !GROUP_BITS);
+        Some(Self { epoch, number, segment, time_ms, records, repeats, has_group })
     }
 }
 
-/// Returns the whole commits in `bytes` from offset `from` on, each with its offset. Other data is skipped
-/// block by block.
-pub(super) fn whole_commits(
+/// Returns the valid commits in `bytes` from offset `from` on, each with its offset. All other blocks are skipped.
+pub(super) fn valid_commits(
     bytes: &[u8],
     mut from: usize,
     seed: u32,
@@ -211,8 +218,7 @@ pub(super) fn whole_commits(
 }
 
 impl<'a> Commit<'a> {
-    /// Parses the commit at the start of `bytes`; returns `None` if it is incomplete or its checksum is
-    /// wrong.
+    /// Parses the commit at the start of `bytes`. Returns `None` if the commit is incomplete or its checksum is wrong.
     pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {
         let length = claimed_length(bytes)?;
         let commit = bytes.get(..length)?;
@@ -227,15 +233,15 @@ impl<'a> Commit<'a> {
         Some(Self { header, records: commit.get(COMMIT_HEADER_BYTES..)? })
     }
 
-    /// Returns the store that the commit at the start of `bytes` claims to belong to. The checksum is not
-    /// verified.
+    /// Returns the store in the header of the commit at the start of `bytes`, without verifying the checksum. `None` if
+    /// `bytes` is too short.
     pub(super) fn claimed_owner(bytes: &[u8]) -> Option<Owner> {
         let mut input = Input::new(bytes.get(48..)?);
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
         Some(Owner { identity, segment_bytes: input.u32()? })
     }
 
-    /// Returns the bytes that the commit takes in the segment, padding included.
+    /// Returns the length of the commit in the segment in bytes, padding included.
     pub(super) const fn bytes(&self) -> usize {
         padded(COMMIT_HEADER_BYTES + self.records.len())
     }
@@ -251,7 +257,7 @@ mod tests {
         segment: 9,
         time_ms: 123_456,
         records: 1,
-        covers: 2,
+        repeats: 2,
         has_group: true,
     };
 
@@ -278,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn another_seed_a_flipped_bit_or_a_missing_end_is_no_commit() {
+    fn a_wrong_seed_a_flipped_bit_or_a_missing_end_is_detected() {
         let bytes = commit(5000);
         let seed = OWNER.identity.seed();
         assert!(Commit::parse(&bytes, seed + 1).is_none());

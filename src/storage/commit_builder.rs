@@ -242,7 +242,7 @@ impl Log {
             segment: self.space.active.sequence(),
             time_ms: self.time_ms(now),
             records: content.records,
-            covers: core::mem::take(&mut self.writer.covers),
+            repeats: core::mem::take(&mut self.writer.repeats),
             has_group: content.has_group,
         };
         let commit = SegmentWrite {
@@ -306,7 +306,7 @@ impl Log {
     /// repeats, if several earlier epochs were killed right after their start.
     const fn number_synced(&self) -> u64 {
         if self.schedule.is_starting() {
-            self.writer.number.saturating_sub(self.writer.covers as u64)
+            self.writer.number.saturating_sub(self.writer.repeats as u64)
         } else {
             self.writer.number
         }

@@ -1,17 +1,17 @@
 //! Moves entries and messages from the pending-write buffer (`PendingWrites`) into the log, one commit at a time.
 //!
-//! When a commit is due, the commit writer appends what waits in the buffer. When the commit is durable, it
-//! reports that to the buffer.
+//! When a commit is due, the commit writer appends the content of the buffer to the log. When the commit is durable, the
+//! commit writer reports that to the buffer.
 //!
 //! ```text
 //! PendingWrites ──entries, settlements, messages──→ Log ──→ Write ~ helper ~ WriteDone ──→ PendingWrites::stored
 //! ```
 //!
 //! # Invariants
-//! - One write is in flight at a time, and a commit has priority over other writes.
-//! - Messages are encoded only when their commit is built, and entries precede them.
-//! - A large body is written chunk by chunk, if necessary over several commits. Its message follows the last
-//!   chunk.
+//! - At most one write is in flight. A commit has priority over other writes.
+//! - Messages are encoded only when their commit is built. Log entries are written before messages.
+//! - A large body is written in chunks, if necessary in several commits. The record of the message is written after the
+//!   last chunk.
 //! - Transactions too large for one commit are written by `group`.
 
 use leveret_core::mem::{MessageId, Messages};
@@ -35,11 +35,11 @@ use super::record::{
 /// A write job for a helper thread.
 #[derive(Debug)]
 pub enum Write {
-    /// A commit.
+    /// Writes and syncs a commit.
     Commit(CommitJob),
-    /// A step of preparing another segment.
+    /// Does a step of preparing the next segment.
     Prepare(PrepareJob),
-    /// Recording which commit is the last of an epoch.
+    /// Records beside the log which commit is the last of an epoch.
     End(EndJob),
 }
 
@@ -55,7 +55,7 @@ pub enum WriteDone {
 }
 
 impl Write {
-    /// Runs the job; blocks.
+    /// Runs the job. Blocks until the disk is done, so a helper thread calls it.
     pub fn run(self, disk: &mut impl Disk) -> WriteDone {
         match self {
             Self::Commit(job) => WriteDone::Commit(job.run(disk)),
@@ -69,7 +69,7 @@ impl Write {
 }
 
 impl WriteDone {
-    /// Returns whether it was a commit.
+    /// Returns whether the job was a commit.
     pub const fn is_commit(&self) -> bool {
         matches!(self, Self::Commit(_))
     }
@@ -78,9 +78,9 @@ impl WriteDone {
 /// A read job for a helper thread.
 #[derive(Debug)]
 pub enum Read {
-    /// For the compactor.
+    /// Reads a segment for the compactor.
     Clean(ReadJob),
-    /// For a queue.
+    /// Reads messages of a queue.
     Fetch(FetchJob),
 }
 
@@ -94,7 +94,7 @@ pub enum ReadOutcome {
 }
 
 impl Read {
-    /// Runs the job; blocks.
+    /// Runs the job. Blocks until the disk is done, so a helper thread calls it.
     pub fn run(self, disk: &mut impl Disk) -> ReadOutcome {
         match self {
             Self::Clean(job) => ReadOutcome::Clean(job.run(disk)),
@@ -106,9 +106,9 @@ impl Read {
 /// A large body that is being written.
 #[derive(Clone, Copy, Debug)]
 struct Chunking {
-    /// Number of its message in the pending-write buffer.
+    /// Number of the message in the pending-write buffer.
     number: u64,
-    /// Id of the body in the log.
+    /// Identifier of the body in the log.
     body: u64,
     /// Number of chunks appended so far.
     done: u32,
@@ -118,18 +118,20 @@ struct Chunking {
 #[derive(Debug)]
 pub struct CommitWriter {
     pub(super) log: Log,
-    /// The part of the pending-write buffer that the commit in flight makes durable.
-    covers: Batch,
+    /// Everything in the pending-write buffer up to this batch is durable when the commit in flight is.
+    batch_in_flight: Batch,
+    /// Whether a write is in flight.
     is_writing: bool,
     /// Whether a commit is due for which there is no free segment yet.
     is_blocked: bool,
     /// Whether the broker is stopping. Then no segments are prepared.
     is_flushing: bool,
-    /// Whether the epoch is to end with a commit that proves the one before it.
+    /// Whether a last commit must still be written for a clean stop. By that commit a later start recognises that the one
+    /// before it was synced.
     is_closing: bool,
-    /// Whether the number of that commit is to be recorded beside the log.
+    /// Whether the number of the last commit must still be recorded beside the log.
     is_ending: bool,
-    /// Whether the broker time is to be recorded if no other commit does so.
+    /// Whether a commit must be written only to record the broker time. Any other commit records it as well.
     records_time: bool,
     chunking: Option<Chunking>,
     pub(super) groups: Groups,
@@ -138,7 +140,7 @@ pub struct CommitWriter {
     chunk: Vec<u8>,
 }
 
-/// Buffers in which the record of a message is put together.
+/// Buffers for encoding the record of a message.
 #[derive(Debug)]
 pub(super) struct Draft {
     /// The queues and offsets of the message.
@@ -180,10 +182,10 @@ impl Draft {
     }
 }
 
-/// Returns the maximum bytes of the store's buffers, for the memory table.
+/// Returns the maximum memory of the store's buffers in bytes, for the memory table.
 ///
-/// They hold the pending commit, the commit in flight, the compactor's buffer, fetched messages, and the
-/// footers of the active and the sealed segment.
+/// The buffers are for the pending commit, the commit in flight, the compactor, fetched messages, and the footers of the
+/// active and the sealed segment.
 pub const fn buffer_bytes(segment_bytes: usize, commit_bytes: usize, frame_max: usize) -> usize {
     let commits = 3 * commit_bytes + frame_max + CHUNK_BODY_BYTES;
     commits + FetchBuffers::bytes(segment_bytes, commit_bytes) + Footer::bytes(segment_bytes)
@@ -194,7 +196,7 @@ impl CommitWriter {
     pub fn new(log: Log, frame_max: usize) -> Self {
         Self {
             log,
-            covers: Batch::NONE,
+            batch_in_flight: Batch::NONE,
             is_writing: false,
             is_blocked: false,
             is_flushing: false,
@@ -233,18 +235,19 @@ impl CommitWriter {
         if is_asking { due.earlier(self.log.ask_deadline()) } else { due }
     }
 
-    /// Returns whether everything is written or can never be written. A clean stop waits for this.
+    /// Returns whether everything is written, or the disk has failed so that nothing more can be written. A clean stop
+    /// waits for this.
     pub fn is_idle(&self, pending_writes: &PendingWrites) -> bool {
         let is_idle = !self.is_writing && self.log.is_idle() && pending_writes.is_empty();
         self.log.has_failed() || is_idle && !self.is_closing && !self.is_ending
     }
 
-    /// Returns whether a commit finds no space on the disk, so that waiting for it would never end.
+    /// Returns whether a commit waits for space on the disk. A clean stop must not wait for that commit.
     pub fn is_stuck(&self) -> bool {
         !self.is_writing && (self.is_blocked || self.log.is_postponed())
     }
 
-    /// Makes everything due at once, for a clean stop.
+    /// Makes the commit of everything in the buffer due at once, for a clean stop.
     pub fn flush(&mut self, now: Now) {
         self.is_blocked = false;
         self.is_flushing = true;
@@ -290,7 +293,7 @@ impl CommitWriter {
             return job.map(Write::Commit);
         }
         if let Some(job) = job {
-            self.covers = pending_writes.cover(self.log.has_settlements());
+            self.batch_in_flight = pending_writes.cover(self.log.has_settlements());
             if !pending_writes.is_empty() {
                 self.log.note(Urgency::Awaited, now);
             }
@@ -354,7 +357,7 @@ impl CommitWriter {
             WriteDone::Commit(done) => {
                 self.log.commit_done(done)?;
                 if !self.log.is_postponed() {
-                    pending_writes.stored(messages, self.covers);
+                    pending_writes.stored(messages, self.batch_in_flight);
                 }
             }
             WriteDone::End => {}
@@ -369,7 +372,7 @@ impl CommitWriter {
         Ok(())
     }
 
-    /// Reports the space left on the disk and in the index to the pending-write buffer.
+    /// Updates the free space of the log and of the index in the pending-write buffer, which admission uses.
     fn report_room(&self, pending_writes: &mut PendingWrites) {
         let most = self.log.space.most_bytes();
         let room = (self.log.space.room_bytes(), most);
@@ -377,29 +380,30 @@ impl CommitWriter {
         pending_writes.set_index_capacity(self.log.space.index_capacity());
     }
 
-    /// Appends as much as one commit holds, in the order of arrival.
+    /// Appends the content of the pending-write buffer in the order of arrival, as far as one commit has space.
     fn append_waiting(&mut self, pending_writes: &mut PendingWrites, messages: &mut Messages, now: Now) {
-        while let Some(fact) = pending_writes.fact() {
-            if self.log.append_reserved(&record_of(fact), Urgency::Awaited, now).is_err() {
+        while let Some(entry) = pending_writes.fact() {
+            if self.log.append_reserved(&record_of(entry), Urgency::Awaited, now).is_err() {
                 return;
             }
             pending_writes.pop_entry();
         }
-        // A group that waits for a commit of its own precedes settlements that would fill the commit.
-        let is_late = self.groups.is_waiting;
-        if !is_late {
+        // If a group waits for a commit that is empty enough, settlements come after the group: otherwise they could fill
+        // every commit.
+        let is_group_first = self.groups.is_waiting;
+        if !is_group_first {
             self.append_settlements(pending_writes, now);
         }
         // The watermark of a delivered message is in this commit or an earlier one, its message in this one
         // or a later one.
         let log = &mut self.log;
-        let all_ride = pending_writes.drain_piggybacked(|queue, offset| {
+        let are_all_appended = pending_writes.drain_piggybacked(|queue, offset| {
             log.append_reserved(&Record::DeliveredWatermark { queue, offset }, Urgency::Lazy, now).is_ok()
         });
-        if !all_ride {
+        if !are_all_appended {
             return;
         }
-        if self.append_messages(pending_writes, messages, now) && is_late {
+        if self.append_messages(pending_writes, messages, now) && is_group_first {
             self.append_settlements(pending_writes, now);
         }
     }
@@ -484,7 +488,7 @@ impl CommitWriter {
             }
         };
         // Otherwise the first message in the buffer would be retried forever.
-        assert!(outcome != Err(Refused::TooLarge), "a commit has room for the largest record");
+        assert!(outcome != Err(Refused::TooLarge), "a commit has space for the largest record");
         if outcome.is_ok() {
             self.chunking = None;
             self.groups.take_body(front.number);
@@ -492,7 +496,7 @@ impl CommitWriter {
         outcome.is_ok()
     }
 
-    /// Keeps the body that was written last, even if its message is never appended.
+    /// Lets the chunks of the last body stay in the log although the record of its message was not appended.
     pub(super) const fn keep_body(&mut self) {
         self.chunking = None;
     }
@@ -527,8 +531,9 @@ impl CommitWriter {
     }
 }
 
-fn record_of(fact: &LogEntry) -> Record<'_> {
-    match fact {
+/// Returns the record for a log entry.
+fn record_of(entry: &LogEntry) -> Record<'_> {
+    match entry {
         LogEntry::Defined { version, key, value } => {
             Record::Defined { version: *version, key, value: value.as_deref() }
         }

@@ -135,7 +135,7 @@ impl Trailer {
     /// Returns the chain of commits at the end of the segment.
     pub(super) const fn chain(&self) -> Chain {
         let Self { epoch, sequence: segment, number, time_ms, .. } = *self;
-        Chain { segment, epoch, number, is_known: true, time_ms, covers: 0 }
+        Chain { segment, epoch, number, is_known: true, time_ms, repeats: 0 }
     }
 }
 

@@ -11,7 +11,7 @@
 use std::io;
 
 use super::access::{self, DefinitionLocations, UpdateResult};
-use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded, proven_length};
+use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded, verified_length};
 use super::commit_builder::ResizeZeroed;
 use super::disk::{ACCESS_SLOTS, Disk, is_full};
 use super::footer::{Footer, Trailer};
@@ -249,7 +249,7 @@ impl ReadJob {
     /// Runs the job; blocks.
     pub fn run(mut self, disk: &mut impl Disk) -> ReadDone {
         if let Some((bytes, seed)) = self.longer
-            && let Ok(Some(length)) = proven_length(disk, self.slot, self.at.into(), seed)
+            && let Ok(Some(length)) = verified_length(disk, self.slot, self.at.into(), seed)
         {
             self.buffer.resize_zeroed(padded(length).min(bytes));
         }

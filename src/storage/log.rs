@@ -89,7 +89,7 @@ pub(super) struct WriterState {
     /// Broker time at the start of this epoch, in milliseconds.
     pub(super) time_base_ms: u64,
     /// Number of preceding commits that the next commit repeats.
-    pub(super) covers: u32,
+    pub(super) repeats: u32,
 }
 
 /// State for reading messages back and for copying the segment files.

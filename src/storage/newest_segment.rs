@@ -18,8 +18,8 @@ use std::io;
 use leveret_core::mem::sort_by_key;
 
 use super::commit::{
-    BLOCK_BYTES, COMMIT_HEADER_BYTES, ClaimedHeader, Commit, Owner, claimed_length, padded, proven_length,
-    whole_commits,
+    BLOCK_BYTES, COMMIT_HEADER_BYTES, ClaimedHeader, Commit, Owner, claimed_length, padded, valid_commits,
+    verified_length,
 };
 use super::commit_builder::ResizeZeroed;
 use super::damage::ReadAround;
@@ -65,7 +65,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         // The last commit, and what it repeats, may exist only in the page cache. It is added to the footer
         // when it is written again: a footer must not prove commits that a power cut can still destroy.
         let mut footer = Footer::default();
-        let synced = self.chain.number.saturating_sub(u64::from(self.chain.covers));
+        let synced = self.chain.number.saturating_sub(u64::from(self.chain.repeats));
         for (_, at) in commits.iter().filter(|(number, _)| *number < synced) {
             while let Some(place) = served.next_if(|place| place.at < *at) {
                 reader::note(&mut footer, &self.bytes, place);
@@ -352,7 +352,7 @@ const HEADER_COPY_BYTES_MAX: usize = 1 << 20;
 ///          0                  8            12         16
 /// ```
 ///
-/// All integers are little endian. The CRC covers everything from `slot` to the end of the header's list.
+/// All integers are little endian. The CRC repeats everything from `slot` to the end of the header's list.
 ///
 /// # Invariants
 /// - It is written after the sync of the header, and synced before the first commit of the segment is
@@ -586,7 +586,7 @@ fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
         let Some(length) = claimed_length(&bytes) else { continue };
         let owner = Commit::claimed_owner(&bytes).filter(|owner| is_segment_size(owner.segment_bytes));
         if let Some(owner) = owner.filter(|owner| length <= owner.segment_bytes as usize)
-            && proven_length(disk, slot, at, owner.identity.seed())?.is_some()
+            && verified_length(disk, slot, at, owner.identity.seed())?.is_some()
         {
             return Ok(Some(owner));
         }
@@ -611,11 +611,11 @@ pub(super) fn proven_by_next<D: Disk>(
     let next = next.filter(|(next, _)| next.sequence == sequence + 1 && chain.is_adjacent(sequence));
     let Some((next, next_commits)) = next else { return Ok(trailer) };
     let length = if disk.is_unopened(next.slot) { 0 } else { disk.read(next.slot, 0, buffer)? };
-    let mut headers = whole_commits(&buffer[..length], BLOCK_BYTES, seed).map(|(_, commit)| commit.header);
+    let mut headers = valid_commits(&buffer[..length], BLOCK_BYTES, seed).map(|(_, commit)| commit.header);
     let first = headers.find(|header| header.segment == next.sequence);
     let before = first.map(|first| first.number.saturating_sub(1));
     let missing = before.map(|before| before.saturating_sub(chain.number));
-    if first.is_some_and(|first| missing <= Some(first.covers.into())) {
+    if first.is_some_and(|first| missing <= Some(first.repeats.into())) {
         return Ok(0);
     }
     Ok(next_commits.or(before).unwrap_or(0).max(trailer))
@@ -644,8 +644,8 @@ pub(super) fn has_synced(bytes: &[u8], first: u32, header: &SegmentHeader, seed:
 /// A torn or forged header can claim at most one commit per block, and its length is verified block by block.
 ///
 /// The first commit of an epoch repeats the last one before it, which may never have been synced. A kill can
-/// tear its header, and then the rest of the header, including `covers`, is from an older use of the file. So
-/// `covers` counts as at least 1 there.
+/// tear its header, and then the rest of the header, including `repeats`, is from an older use of the file. So
+/// `repeats` counts as at least 1 there.
 pub(super) fn synced_by_commit_headers(
     bytes: &[u8],
     from: usize,
@@ -657,15 +657,15 @@ pub(super) fn synced_by_commit_headers(
     for at in (from..bytes.len()).step_by(BLOCK_BYTES) {
         let claim = ClaimedHeader::read(&bytes[at..]).filter(|claim| Some(claim.identity.seed()) == seed);
         let Some(ClaimedHeader { header, .. }) = claim else { continue };
-        let covers = header.covers.max(u32::from(header.epoch > epoch));
+        let repeats = header.repeats.max(u32::from(header.epoch > epoch));
         epoch = epoch.max(header.epoch);
         let most = chain.number + ((at - from) / BLOCK_BYTES) as u64 + 1;
         let is_next = header.number > chain.number && header.number <= most;
         // Headers of an older use of the file have another segment and an older number; damage changes one of
         // them. A repeated commit may never have been synced.
-        headers += u64::from((header.segment == sequence || is_next) && covers == 0);
+        headers += u64::from((header.segment == sequence || is_next) && repeats == 0);
         if header.segment == sequence && header.epoch >= chain.epoch && header.number <= most {
-            proven = proven.max(header.number.saturating_sub(1 + u64::from(covers)));
+            proven = proven.max(header.number.saturating_sub(1 + u64::from(repeats)));
         }
     }
     if headers > 1 { proven.max(chain.number + headers - 1) } else { proven }
@@ -710,8 +710,8 @@ mod sync_proof_tests {
         let owner =
             Owner { identity: Identity { id: *b"0123456789abcdef", secret: 5 }, segment_bytes: 1 << 20 };
         let head = |epoch, number| {
-            let (time_ms, records, covers, has_group) = (1, 1, 0, false);
-            let header = CommitHeader { epoch, number, segment: 15, time_ms, records, covers, has_group };
+            let (time_ms, records, repeats, has_group) = (1, 1, 0, false);
+            let header = CommitHeader { epoch, number, segment: 15, time_ms, records, repeats, has_group };
             let mut buffer = Vec::new();
             begin(&mut buffer);
             finish(&mut buffer, &header, &owner);

@@ -22,7 +22,7 @@
 
 use std::io;
 
-use super::commit::{BLOCK_BYTES, ClaimedHeader, Commit, claimed_length, proven_length};
+use super::commit::{BLOCK_BYTES, ClaimedHeader, Commit, claimed_length, verified_length};
 use super::commit_builder::ResizeZeroed;
 use super::disk::Disk;
 use super::footer::{RECORDED_PART, for_each_message};
@@ -439,7 +439,7 @@ impl FetchJob {
         length <= FETCH_BYTES + SPAN_BYTES_MAX
             || ClaimedHeader::read(head)
                 .is_some_and(|claim| reader::is_served(&claim, self.seed, self.segment))
-            || matches!(proven_length(disk, self.slot, at.into(), self.seed), Ok(Some(_)))
+            || matches!(verified_length(disk, self.slot, at.into(), self.seed), Ok(Some(_)))
     }
 
     /// Adds the wanted targets of a message to the records found.

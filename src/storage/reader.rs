@@ -408,7 +408,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let SegmentRef { slot, sequence } = segment;
         while let Some(step) = walk.next(&self.bytes[..length], &self.chain) {
             let (header, Range { start: from, end: at }) = (step.header, step.gap.clone());
-            if !step.covers_gap() {
+            if !step.repeats_missing() {
                 if pass.reports() {
                     self.report.commits_missing += step.missing.unwrap_or(0);
                     self.report.set_aside.push(SetAside { slot, segment: sequence, from, to: at });

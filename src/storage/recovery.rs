@@ -27,7 +27,7 @@ use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, DAMAGE_KEY, is
 use leveret_core::time::Now;
 
 use super::access::FoundAt;
-use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner, whole_commits};
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner, valid_commits};
 use super::commit_builder::ResizeZeroed;
 use super::damage::{REFUSED_IN_FILE_MAX, ReadAround, is_about_a_block};
 use super::disk::{Disk, REPAIR_SLOT, UnopenedFile, is_full};
@@ -347,7 +347,7 @@ fn recover<D: Disk>(
             epoch,
             number: reader.chain.number,
             time_base_ms: reader.chain.time_ms,
-            covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
+            repeats: if has_commit && !newest.is_damaged { reader.chain.repeats + 1 } else { 0 },
         },
         index: reader.index,
         slots,
@@ -546,7 +546,7 @@ pub(super) struct Chain {
     pub(super) is_known: bool,
     /// The latest time in any of its commits.
     pub(super) time_ms: u64,
-    pub(super) covers: u32,
+    pub(super) repeats: u32,
 }
 
 impl Chain {
@@ -558,8 +558,8 @@ impl Chain {
 
     /// Advances to a commit.
     pub(super) fn advance(&mut self, header: &CommitHeader) {
-        let CommitHeader { epoch, number, segment, time_ms, covers, .. } = *header;
-        *self = Self { segment, epoch, number, is_known: true, time_ms: time_ms.max(self.time_ms), covers };
+        let CommitHeader { epoch, number, segment, time_ms, repeats, .. } = *header;
+        *self = Self { segment, epoch, number, is_known: true, time_ms: time_ms.max(self.time_ms), repeats };
     }
 }
 
@@ -578,8 +578,8 @@ pub(super) struct WholeCommit {
 
 impl WholeCommit {
     /// Returns whether nothing was lost with the missing commits, because this one repeats them.
-    pub(super) fn covers_gap(&self) -> bool {
-        self.missing.is_none_or(|missing| missing <= u64::from(self.header.covers))
+    pub(super) fn repeats_missing(&self) -> bool {
+        self.missing.is_none_or(|missing| missing <= u64::from(self.header.repeats))
     }
 }
 
@@ -645,7 +645,7 @@ fn is_misplaced(header: &CommitHeader, before: u64, behind: &[u8], seed: u32) ->
     if header.number == before + 1 {
         return false;
     }
-    let mut behind = whole_commits(behind, 0, seed).map(|(_, commit)| commit.header);
+    let mut behind = valid_commits(behind, 0, seed).map(|(_, commit)| commit.header);
     let next = behind.find(|next| next.segment == header.segment && next.number > before);
     next.is_some_and(|next| next.number < header.number && next.epoch <= header.epoch)
 }
@@ -801,7 +801,7 @@ impl<D: Disk> Lister<'_, '_, D> {
         let length = self.disk.read(segment.slot, 0, self.bytes)?;
         self.bytes[length..].fill(0);
         let seed = self.identity.seed();
-        let mut commits = whole_commits(&self.bytes[..length], header_bytes as usize, seed);
+        let mut commits = valid_commits(&self.bytes[..length], header_bytes as usize, seed);
         let has_commit = commits.any(|(_, commit)| commit.header.segment == segment.sequence);
         let is_proven = || has_synced(&self.bytes[..length], header_bytes, header, Some(seed));
         Ok(has_commit || is_proven() || footer::of_segment(self.bytes, segment.sequence, seed).is_some())
@@ -831,7 +831,7 @@ impl<D: Disk> Lister<'_, '_, D> {
         };
         for file in found.iter().filter(is_bad) {
             let length = self.disk.read(file.slot, 0, self.bytes)?;
-            let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
+            let commits = valid_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
             let named = commits.map(|(_, commit)| commit.header.segment);
             unreadable_headers
                 .push(UnreadableHeader::of(file.slot, named.filter(|sequence| *sequence > newest)));
@@ -862,10 +862,10 @@ impl<D: Disk> Lister<'_, '_, D> {
             let length = self.disk.read(segment.slot, 0, self.bytes)?;
             let header = headers.iter().find(|(_, _, header)| header.sequence == segment.sequence);
             let mut number = header.map(|(_, _, header)| header.commits);
-            let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
+            let commits = valid_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
             for (_, commit) in commits.filter(|(_, commit)| commit.header.segment == segment.sequence) {
-                let CommitHeader { number: this, covers, .. } = commit.header;
-                has_gap |= number.is_some_and(|before| this > before + 1 + u64::from(covers));
+                let CommitHeader { number: this, repeats, .. } = commit.header;
+                has_gap |= number.is_some_and(|before| this > before + 1 + u64::from(repeats));
                 number = Some(this.max(number.unwrap_or(0)));
                 before_last = left.len();
                 for_each_record(commit.records, 0, |record, _| {

@@ -1,4 +1,4 @@
-//! What a certificate says of its owner and its time, and a list of revoked ones of its own, read out of DER.
+//! Reads names and times from certificates, and the authority and times from revocation lists. Both are in DER.
 //!
 //! ```text
 //! Certificate   { TBSCertificate, … }
@@ -12,12 +12,11 @@
 //! basicConstraints value{ cA?, pathLenConstraint? }           OID 2.5.29.19
 //! ```
 //!
-//! Only a login name and times are read from a certificate here, and the authority from a revocation list. rustls
-//! decides whether a certificate is valid and who signed it.
+//! rustls decides whether a certificate is valid and who signed it. The exceptions are [`Certificate::has_signed`] and
+//! [`RevocationList::is_signed_by`], which check a signature.
 //!
 //! # Invariants
-//! - Only names are copied.
-//! - Input may be incomplete or invalid. Parts that are not understood count as absent.
+//! - Incomplete or invalid input causes no panic. Parts that cannot be parsed count as absent.
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 
@@ -79,13 +78,14 @@ pub(super) enum AlternativeName {
     Uri = 0x86,
 }
 
-/// The parts of a certificate that are used here.
+/// The parts of a certificate that Leveret uses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Certificate<'a> {
     /// Seconds since 1970.
     pub(super) not_before: u64,
     /// Seconds since 1970.
     pub(super) not_after: u64,
+    /// The owner's name.
     pub(super) subject: &'a [u8],
     /// The issuer's name.
     pub(super) issuer: &'a [u8],
@@ -93,25 +93,26 @@ pub(super) struct Certificate<'a> {
     pub(super) public_key: &'a [u8],
     /// The public key with its tag and length.
     pub(super) public_key_der: &'a [u8],
+    /// The content of the extension subjectAltName; empty without it.
     alternative_names: &'a [u8],
     /// Whether the version is 3, as standards require since 1999.
     pub(super) is_version_3: bool,
-    /// Whether it is the certificate of an authority (CA:TRUE).
+    /// Whether the certificate is that of an authority (CA:TRUE).
     pub(super) is_authority: bool,
 }
 
-/// Reads elements from the front of DER.
+/// A parser that removes elements from the front of DER.
 #[derive(Clone, Copy)]
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
-    /// Returns the next element: its tag and content.
+    /// Removes the next element and returns its tag and content; `None` at the end or if the element is incomplete.
     fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, mut rest) = rest.split_first()?;
         let len = match first {
             0..=0x7f => usize::from(first),
-            // Certificates have no longer length fields than these.
+            // Longer length fields would mean more than 16 MiB.
             0x81..=0x83 => {
                 let (octets, after) = rest.split_at_checked(usize::from(first & 3))?;
                 rest = after;
@@ -124,7 +125,7 @@ impl<'a> Der<'a> {
         Some((tag, content))
     }
 
-    /// Returns the content of the next element if it has this tag. Otherwise the element stays.
+    /// Removes the next element and returns its content, if the element has this tag. Otherwise nothing is removed.
     fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
         let mut ahead = *self;
         let (found, content) = ahead.next()?;
@@ -136,7 +137,7 @@ impl<'a> Der<'a> {
 }
 
 impl<'a> Certificate<'a> {
-    /// Parses a certificate; `None` if it is not one.
+    /// Parses a certificate; `None` if `der` is not a certificate.
     pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
         let mut outer = Der(Der(der).take(SEQUENCE)?);
         let mut tbs = Der(outer.take(SEQUENCE)?);
@@ -172,14 +173,16 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// Returns whether it names a host or an address that a client could connect to. A common name does not count.
+    /// Returns whether the certificate contains a host name or IP address in subjectAltName. A common name does not
+    /// count.
     pub(super) fn names_a_host(&self) -> bool {
         let mut names = Der(self.alternative_names);
         let mut all = core::iter::from_fn(move || names.next());
         all.any(|(tag, _)| tag == AlternativeName::Dns as u8 || tag == ADDRESS)
     }
 
-    /// Returns whether the key has made this signature with one of these algorithms.
+    /// Returns whether `signature` is a valid signature of `message` by the certificate's key, with one of these
+    /// algorithms.
     pub(super) fn has_signed(
         &self,
         message: &[u8],
@@ -196,8 +199,8 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// Returns the subject in the format of RFC 4514, as RabbitMQ writes it: the last part first. `None` if there is
-    /// none.
+    /// Returns the subject in the format of RFC 4514, the last part first, as RabbitMQ formats it. `None` if the
+    /// subject is empty or invalid.
     pub(super) fn distinguished_name(&self) -> Option<String> {
         let mut subject = Der(self.subject);
         let mut parts = Vec::new();
@@ -224,7 +227,7 @@ impl<'a> Certificate<'a> {
         Some(parts.join(",")).filter(|name| !name.is_empty())
     }
 
-    /// Returns the common names of the subject in order.
+    /// Returns the common names of the subject, in their order.
     pub(super) fn common_names(&self) -> impl Iterator<Item = &'a str> {
         let mut subject = Der(self.subject);
         let sets = core::iter::from_fn(move || subject.next());
@@ -241,7 +244,7 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// Returns the alternative names of one type in order.
+    /// Returns the subject alternative names of one type, in their order.
     pub(super) fn alternative_names(&self, kind: AlternativeName) -> impl Iterator<Item = &'a str> {
         let mut names = Der(self.alternative_names);
         let all = core::iter::from_fn(move || names.next());
@@ -249,14 +252,14 @@ impl<'a> Certificate<'a> {
     }
 }
 
-/// The parts of a certificate revocation list that are used here.
+/// The parts of a certificate revocation list that Leveret uses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RevocationList<'a> {
     /// The authority's name, in the form of a certificate's subject.
     pub(super) issuer: &'a [u8],
-    /// Seconds since 1970.
+    /// When the list was created, in seconds since 1970.
     pub(super) this_update: u64,
-    /// Seconds since 1970; `None` if the list announces no next one.
+    /// When a new list will be available at the latest, in seconds since 1970; `None` if the list does not contain it.
     pub(super) next_update: Option<u64>,
     /// The signed part with its tag and length.
     signed: &'a [u8],
@@ -266,7 +269,7 @@ pub(super) struct RevocationList<'a> {
 }
 
 impl<'a> RevocationList<'a> {
-    /// Parses a list; `None` if it is not one.
+    /// Parses a revocation list; `None` if `der` is not one.
     pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
         let mut outer = Der(Der(der).take(SEQUENCE)?);
         let whole = outer.0;
@@ -288,20 +291,20 @@ impl<'a> RevocationList<'a> {
         authority: &Certificate<'_>,
         algorithms: &[&dyn SignatureVerificationAlgorithm],
     ) -> bool {
-        let is_its = |algorithm: &&&dyn SignatureVerificationAlgorithm| {
+        let is_used = |algorithm: &&&dyn SignatureVerificationAlgorithm| {
             algorithm.signature_alg_id().as_ref() == self.algorithm
         };
-        let its: Vec<_> = algorithms.iter().filter(is_its).copied().collect();
-        authority.has_signed(self.signed, self.signature, &its)
+        let used: Vec<_> = algorithms.iter().filter(is_used).copied().collect();
+        authority.has_signed(self.signed, self.signature, &used)
     }
 }
 
-/// Reads a bit string without unused bits.
+/// Removes a bit string and returns its content; `None` if its length is not a whole number of bytes.
 fn bits<'a>(der: &mut Der<'a>) -> Option<&'a [u8]> {
     der.take(BIT_STRING)?.split_first().filter(|(unused, _)| **unused == 0).map(|(_, octets)| octets)
 }
 
-/// Returns the value of an extension.
+/// Returns the value of the extension with this object identifier; `None` if there is none.
 fn find_extension<'a>(extensions: &'a [u8], oid: &[u8]) -> Option<&'a [u8]> {
     let mut list = Der(Der(extensions).take(SEQUENCE)?);
     while let Some(extension) = list.take(SEQUENCE) {
@@ -333,8 +336,8 @@ fn dotted(oid: &[u8]) -> String {
     numbers.join(".")
 }
 
-/// Appends the value of an attribute as UTF-8. Characters that RFC 4514 reserves and all that are not printable
-/// ASCII are escaped, as RabbitMQ does. A value that is not a text is written in hexadecimal digits.
+/// Appends the value of an attribute as UTF-8. Characters that RFC 4514 reserves, and all that are not printable ASCII,
+/// are escaped as RabbitMQ does it. A value that is not a text is appended in hexadecimal digits.
 fn push_value(part: &mut String, tag: u8, value: &[u8]) {
     let of_units = |size: usize| -> Vec<u8> {
         let units =
@@ -366,13 +369,13 @@ fn push_value(part: &mut String, tag: u8, value: &[u8]) {
     }
 }
 
-/// Returns the text if it may be a name: UTF-8 without control characters.
+/// Returns the text if it can be a name: not empty, UTF-8, and without control characters.
 fn printable(text: &[u8]) -> Option<&str> {
     let text = core::str::from_utf8(text).ok()?;
     (!text.is_empty() && !text.contains(char::is_control)).then_some(text)
 }
 
-/// Reads `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ` as seconds since 1970. Earlier times become 1970.
+/// Removes a time, `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`, and returns it in seconds since 1970; 0 for an earlier time.
 fn time(der: &mut Der<'_>) -> Option<u64> {
     let (tag, text) = der.next()?;
     let text = core::str::from_utf8(text).ok()?.strip_suffix('Z')?;

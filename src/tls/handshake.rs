@@ -1,20 +1,19 @@
 //! The TLS handshake, one step at a time on a helper thread; and the cipher suites.
 //!
 //! ```text
-//! loop: gather until a record is complete ──Handshake──→ helper: step() ──Shaken──→ loop: write the output
-//!            ↑                                                                             │
-//!            └──────────────────── More ───────────────────────────────────────────────────┘
+//! loop: read until a record is complete ──Handshake──→ helper: step() ──HandshakeOutput──→ loop: send the output
+//!            ↑                                                                                   │
+//!            └───────────────────────────────── More ────────────────────────────────────────────┘
 //! ```
 //!
-//! A step may sign with a private key, which takes 50 ms and more on an old ARM processor, or verify a chain of
-//! certificates. The handshake therefore moves to a helper thread for each step and back. It holds no broker
-//! state.
+//! A step may sign with a private key or verify a chain of certificates, which takes 50 ms and more on an old ARM
+//! processor. So that the event loop does not wait, it hands the [`Handshake`] to a helper thread for each step, which
+//! hands it back. A `Handshake` contains no state of the broker.
 //!
 //! # Invariants
-//! - The bytes and the records that a peer may send before the end of its handshake are bounded, because every
+//! - The number of bytes and of records that a peer may send before the end of its handshake is limited, because every
 //!   record costs a step.
-//! - A step runs only when a complete record is there. No byte is looked at twice to find that out.
-//! - A peer that does not speak TLS is recognised by its first bytes.
+//! - A step runs only after a complete record was received. Each byte is examined only once for that.
 
 use std::borrow::Cow;
 
@@ -32,74 +31,77 @@ use super::records::{Connection, RECORD_BYTES_MAX, TlsSide, first_record_len, is
 use super::upstream::Target;
 use super::verifier::{Clock, KnownTime, Utc, explain_other, system_s};
 
-/// Maximum number of bytes that are not consumed yet: the certificates of a client must fit.
+/// Maximum number of received bytes that no step has consumed. A client's certificates must fit.
 const INCOMING_BYTES_MAX: usize = RECORD_BYTES_MAX + (4 << 10);
-/// Maximum number of records of a handshake. A complete handshake has about six. A client that splits its
-/// messages into records of 256 bytes can still send the longest chain of certificates.
+/// Maximum number of records of a handshake. A complete handshake has about six. With 128 records, even a client that
+/// splits its messages into records of 256 bytes can send the longest chain of certificates.
 const RECORDS_MAX: u32 = 128;
-/// Maximum number of bytes of a handshake: two hellos and the longest chain.
-const SENT_BYTES_MAX: usize = 2 * INCOMING_BYTES_MAX;
-/// Maximum size of a client's certificates in bytes. A session keeps them until its end.
+/// Maximum number of bytes that a peer may send in a handshake: two hello messages and the longest chain.
+const RECEIVED_BYTES_MAX: usize = 2 * INCOMING_BYTES_MAX;
+/// Maximum size of a client's certificates in bytes. They stay in memory until the session ends.
 pub const CLIENT_CHAIN_BYTES_MAX: usize = 8 << 10;
-/// Maximum size of an upstream's certificates in bytes. A link keeps them until its end. Public authorities have longer
-/// chains.
+/// Maximum size of an upstream's certificates in bytes. They stay in memory until the link ends. The limit is higher than
+/// for clients, because the chains of public authorities are longer.
 pub(super) const UPSTREAM_CHAIN_BYTES_MAX: usize = 16 << 10;
-/// Memory of a handshake in progress in bytes: input, and rustls' state. Measured 5.3 KiB with little input, and rounded
-/// up.
+/// Memory of a handshake in progress in bytes: input and rustls' state. The latter was 5.3 KiB in a measurement with
+/// little input; 16 KiB are reserved.
 pub const HANDSHAKE_BYTES: usize = INCOMING_BYTES_MAX + (16 << 10);
 
 /// A handshake in progress.
 pub struct Handshake {
-    /// Set in the first step.
+    /// The state of rustls; `None` before the first step.
     connection: Option<Connection>,
     /// The upstream, if Leveret is the client.
     target: Option<Target>,
+    /// Received bytes that no step has consumed.
     incoming: Vec<u8>,
-    /// Bytes at its beginning that are complete records of types that a handshake may have.
-    whole: usize,
-    /// Whether no step has seen some of them.
-    is_fresh: bool,
-    /// Number of complete records received, of types that a handshake may have.
+    /// Number of bytes at the start of `incoming` that are complete records.
+    complete_bytes: usize,
+    /// Whether there is something to do for a step: complete records since the last step, or the first message of a
+    /// client.
+    has_work: bool,
+    /// Number of complete records received so far.
     records: u32,
-    /// Number of bytes received.
-    sent: usize,
+    /// Number of bytes received so far.
+    received_bytes: usize,
 }
 
-/// The result of a step.
-pub struct Shaken {
-    /// Bytes to be sent in any case.
+/// The result of a step of a handshake.
+pub struct HandshakeOutput {
+    /// Bytes to be sent to the peer, even if the handshake has failed: then they are an alert.
     pub outgoing: Vec<u8>,
-    /// How the handshake continues.
+    /// Whether the handshake continues, is complete or has failed.
     pub next: HandshakeResult,
 }
 
-/// How a handshake continues.
+/// The state of a handshake after a step.
 pub enum HandshakeResult {
-    /// More input of the peer is needed.
+    /// The next step needs more input of the peer.
     More(Box<Handshake>),
-    /// The handshake is over.
+    /// The handshake is complete.
     Open(Box<Opened>),
-    /// It has failed: the reason, and what to change.
+    /// The handshake has failed. The text contains the reason, and what to change.
     Failed(String),
 }
 
-/// A connection whose handshake is over.
+/// A connection whose handshake is complete.
 pub struct Opened {
     pub(super) connection: Connection,
-    /// Input that followed the handshake: plaintext, and still encrypted.
+    /// Plaintext of records that were received with the end of the handshake.
     pub(super) plain: Vec<u8>,
+    /// The beginning of a further record.
     pub(super) incoming: Vec<u8>,
-    /// The user name in the client's certificate, if it presented one.
+    /// The user name in the client's certificate; `None` without a certificate.
     pub login: Option<String>,
-    /// Version and cipher, for the log.
-    pub spoken: String,
+    /// Version and cipher suite as text, for the log.
+    pub version_and_cipher: String,
 }
 
 /// Why a handshake cannot continue.
 enum HandshakeError {
     /// An error of rustls.
     Tls(Error),
-    /// Leveret refuses the peer for this reason.
+    /// Leveret itself refuses the peer, for this reason.
     Other(Cow<'static, str>),
 }
 
@@ -110,64 +112,75 @@ impl From<Error> for HandshakeError {
 }
 
 impl Handshake {
-    /// Begins a handshake. With an upstream as `target`, Leveret sends first.
+    /// Begins a handshake: as a client of the upstream `target`, or as a server.
     pub(super) fn new(target: Option<Target>) -> Box<Self> {
-        let is_fresh = target.is_some();
-        let incoming = Vec::new();
-        Box::new(Self { connection: None, target, incoming, whole: 0, is_fresh, records: 0, sent: 0 })
+        // A client sends first.
+        let has_work = target.is_some();
+        Box::new(Self {
+            connection: None,
+            target,
+            incoming: Vec::new(),
+            complete_bytes: 0,
+            has_work,
+            records: 0,
+            received_bytes: 0,
+        })
     }
 
-    /// Returns how many more bytes are accepted before a step must consume some.
+    /// Returns how many more bytes can be appended before a step must consume some.
     pub const fn room(&self) -> usize {
         INCOMING_BYTES_MAX - self.incoming.len()
     }
 
-    /// Appends input, at most [`Self::room`] bytes.
-    pub fn take_in(&mut self, bytes: &[u8]) {
+    /// Appends received bytes, at most [`Self::room`].
+    pub fn append_input(&mut self, bytes: &[u8]) {
         self.incoming.extend_from_slice(bytes);
-        self.sent += bytes.len();
+        self.received_bytes += bytes.len();
         while self.records < RECORDS_MAX
-            && let Some(len) = first_record_len(&self.incoming[self.whole..])
-            && self.whole + len <= self.incoming.len()
+            && let Some(len) = first_record_len(&self.incoming[self.complete_bytes..])
+            && self.complete_bytes + len <= self.incoming.len()
         {
-            self.whole += len;
+            self.complete_bytes += len;
             self.records += 1;
-            self.is_fresh = true;
+            self.has_work = true;
         }
     }
 
-    /// Returns the first bytes while nothing else is known of the peer.
+    /// Returns all bytes received so far, by which a protocol other than TLS can be recognised. `None` after a step has
+    /// consumed some.
     pub fn opening(&self) -> Option<&[u8]> {
-        (self.sent == self.incoming.len()).then_some(&self.incoming)
+        (self.received_bytes == self.incoming.len()).then_some(&self.incoming)
     }
 
-    /// Returns whether a step can run: a complete record is there that no step has seen, or none can come.
+    /// Returns whether a step must run: a complete record was received since the last step, Leveret has to send first, or
+    /// there is no space for more input, which is an error.
     pub const fn is_ready(&self) -> bool {
-        self.is_fresh || self.room() == 0
+        self.has_work || self.room() == 0
     }
 
-    /// Returns the exceeded limit, if any.
-    fn excess(&self) -> Option<String> {
+    /// Returns an error text if the peer has exceeded a limit.
+    fn exceeded_limit(&self) -> Option<String> {
         if self.records >= RECORDS_MAX {
-            Some(format!("its handshake is not over after {RECORDS_MAX} records"))
-        } else if self.sent > SENT_BYTES_MAX || self.room() == 0 {
-            Some("its handshake is longer than any should be".into())
+            Some(format!("the handshake is not complete after {RECORDS_MAX} records"))
+        } else if self.received_bytes > RECEIVED_BYTES_MAX || self.room() == 0 {
+            Some("the handshake is longer than any valid one".into())
         } else {
             None
         }
     }
 
-    /// Continues as far as possible with the input. This may take long.
+    /// Continues the handshake as far as the input allows. This may take 50 ms and more, so a helper thread calls it.
+    /// `certificates` are needed for a server only.
     pub fn step(
         mut self: Box<Self>,
         mut certificates: Option<&mut CertificateStore>,
         known: &mut KnownTime,
-    ) -> Shaken {
+    ) -> HandshakeOutput {
         let mut outgoing = Vec::new();
         let next = match self.advance((certificates.as_deref_mut(), known), &mut outgoing) {
             Ok(Some(opened)) => HandshakeResult::Open(Box::new(opened)),
             Ok(None) => {
-                self.is_fresh = false;
+                self.has_work = false;
                 HandshakeResult::More(self)
             }
             Err(HandshakeError::Tls(error)) => {
@@ -176,42 +189,47 @@ impl Handshake {
                 }
                 HandshakeResult::Failed(match &self.target {
                     Some(target) => target.explain(&error),
-                    None => explain(&error, certificates.map(|own| own.clock()).unwrap_or_default()),
+                    None => {
+                        explain_client_error(&error, certificates.map(|own| own.clock()).unwrap_or_default())
+                    }
                 })
             }
             Err(HandshakeError::Other(why)) => HandshakeResult::Failed(why.into_owned()),
         };
-        Shaken { outgoing, next }
+        HandshakeOutput { outgoing, next }
     }
 
+    /// Does the work of [`Self::step`]. Returns the connection if the handshake is complete; `None` if the next step
+    /// needs more input. Bytes for the peer are appended to `outgoing`.
     fn advance(
         &mut self,
         (mut certificates, known): (Option<&mut CertificateStore>, &mut KnownTime),
         outgoing: &mut Vec<u8>,
     ) -> Result<Option<Opened>, HandshakeError> {
         if self.connection.is_none() {
-            take_time_as_told();
+            simulate_slow_cpu();
             self.connection = Some(self.begin(certificates.as_deref_mut(), known)?);
         }
-        let Some(connection) = &mut self.connection else { unreachable!("it was begun a moment ago") };
+        let Some(connection) = &mut self.connection else { unreachable!("the connection was begun above") };
         let mut plain = Vec::new();
-        let mut came = (&mut self.incoming, &mut self.whole);
-        with_either!(connection, |end| run(end, &mut came, &mut plain, outgoing))?;
+        let mut input = (&mut self.incoming, &mut self.complete_bytes);
+        with_either!(connection, |end| run(end, &mut input, &mut plain, outgoing))?;
         if connection.is_handshaking() {
-            return self.excess().map_or(Ok(None), |why| Err(HandshakeError::Other(why.into())));
+            return self.exceeded_limit().map_or(Ok(None), |why| Err(HandshakeError::Other(why.into())));
         }
         let opened = self.finish(plain)?;
         match &self.target {
             Some(target) => {
-                if target.judges_by_time() {
+                if target.checks_time() {
                     known.note(target.clock());
                 }
                 Ok(Some(opened))
             }
-            None => admit(opened, certificates).map(Some),
+            None => check_client(opened, certificates).map(Some),
         }
     }
 
+    /// Returns the state of rustls for the first step.
     fn begin(
         &mut self,
         certificates: Option<&mut CertificateStore>,
@@ -222,44 +240,48 @@ impl Handshake {
             return Ok(Connection::Client(begun));
         }
         let certificates = certificates.ok_or(HandshakeError::Other("there are no certificates".into()))?;
-        let why = "the files of [tls] cannot be used, so nobody comes in by it; the log says why";
+        let why = "the files of [tls] cannot be used, so TLS is unavailable; the log contains the reason";
         let config = certificates.current().ok_or(HandshakeError::Other(why.into()))?;
         Ok(Connection::Server(UnbufferedServerConnection::new(config)?))
     }
 
-    /// Returns the results of the handshake.
+    /// Returns the connection after a complete handshake, with the plaintext that was received with its end. The user
+    /// name is not set yet.
     fn finish(&mut self, plain: Vec<u8>) -> Result<Opened, HandshakeError> {
         let (Some(connection), incoming) = (self.connection.take(), core::mem::take(&mut self.incoming))
         else {
-            return Err(HandshakeError::Other("it was over before it began".into()));
+            return Err(HandshakeError::Other("the handshake has no connection".into()));
         };
         if !is_aligned(&incoming) {
-            return Err(HandshakeError::Other("it sends pieces of a handshake after the handshake".into()));
+            return Err(HandshakeError::Other(
+                "the peer sent a fragmented handshake message after the handshake".into(),
+            ));
         }
         let chain = connection.peer_certificates().unwrap_or_default();
-        let most = if self.target.is_some() { UPSTREAM_CHAIN_BYTES_MAX } else { CLIENT_CHAIN_BYTES_MAX };
-        if chain.iter().map(|der| der.len()).sum::<usize>() > most {
+        let bytes_max = if self.target.is_some() { UPSTREAM_CHAIN_BYTES_MAX } else { CLIENT_CHAIN_BYTES_MAX };
+        if chain.iter().map(|der| der.len()).sum::<usize>() > bytes_max {
             return Err(HandshakeError::Other(
-                format!("its certificates take more than {most} bytes").into(),
+                format!("the certificates of the peer have more than {bytes_max} bytes").into(),
             ));
         }
         let version = connection.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
         let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
-        let spoken = format!("{version}, {}", suite.unwrap_or("a cipher without a name"));
-        Ok(Opened { connection, plain, incoming, login: None, spoken })
+        let version_and_cipher = format!("{version}, {}", suite.unwrap_or("a cipher without a name"));
+        Ok(Opened { connection, plain, incoming, login: None, version_and_cipher })
     }
 }
 
-/// Continues as far as complete records allow.
+/// Lets rustls process the complete records of `incoming`, whose total length is `complete_bytes`, and removes what
+/// rustls has consumed. Decrypted data is appended to `plain`, and bytes for the peer to `outgoing`.
 fn run<E: TlsSide>(
     connection: &mut UnbufferedConnectionCommon<E>,
-    (incoming, whole): &mut (&mut Vec<u8>, &mut usize),
+    (incoming, complete_bytes): &mut (&mut Vec<u8>, &mut usize),
     plain: &mut Vec<u8>,
     outgoing: &mut Vec<u8>,
 ) -> Result<(), HandshakeError> {
     loop {
-        let is_over = !connection.is_handshaking();
-        let end = if is_over { incoming.len() } else { **whole };
+        let is_complete = !connection.is_handshaking();
+        let end = if is_complete { incoming.len() } else { **complete_bytes };
         let UnbufferedStatus { mut discard, state } = E::process(connection, &mut incoming[..end]);
         let goes_on = match state? {
             ConnectionState::EncodeTlsData(mut data) => {
@@ -279,40 +301,50 @@ fn run<E: TlsSide>(
                 true
             }
             ConnectionState::PeerClosed | ConnectionState::Closed => {
-                return Err(HandshakeError::Other("it hung up in the middle".into()));
+                return Err(HandshakeError::Other(
+                    "the peer closed the connection during the handshake".into(),
+                ));
             }
             _ => false,
         };
         incoming.drain(..discard);
-        // Only complete records are discarded.
-        **whole = whole.saturating_sub(discard);
-        if !goes_on && (is_over || connection.is_handshaking()) {
+        // rustls discards only complete records.
+        **complete_bytes = complete_bytes.saturating_sub(discard);
+        if !goes_on && (is_complete || connection.is_handshaking()) {
             return Ok(());
         }
     }
 }
 
-/// Checks whether a client is accepted, and returns its user name.
-fn admit(mut opened: Opened, certificates: Option<&mut CertificateStore>) -> Result<Opened, HandshakeError> {
+/// Checks that the certificate of a client, if it has one, has not expired, and sets the user name of the connection.
+///
+/// # Errors
+/// The certificate has expired.
+fn check_client(
+    mut opened: Opened,
+    certificates: Option<&mut CertificateStore>,
+) -> Result<Opened, HandshakeError> {
     let Some(certificates) = certificates else { return Ok(opened) };
     let chain = opened.connection.peer_certificates().unwrap_or_default();
     let Some(certificate) = chain.first().and_then(|der| Certificate::parse(der)) else { return Ok(opened) };
-    // When a session is resumed, rustls does not verify the certificate again.
+    // rustls does not verify the certificate again when a session is resumed, so it may have expired since then.
     if certificate.not_after < certificates.clock().now_s() {
         let until = Utc(certificate.not_after);
-        return Err(HandshakeError::Other(format!("its certificate was good until {until} only").into()));
+        return Err(HandshakeError::Other(
+            format!("the client's certificate was good until {until} only").into(),
+        ));
     }
     opened.login = certificates.login(&certificate);
     Ok(opened)
 }
 
-/// Sends the alert of rustls about the failure.
+/// Appends the alert of rustls about a failed handshake to `outgoing`.
 fn send_alert<E: TlsSide>(
     connection: &mut UnbufferedConnectionCommon<E>,
     incoming: &mut [u8],
     outgoing: &mut Vec<u8>,
 ) {
-    // rustls returns pending output before it processes input. The input would fail again.
+    // The loop ends before rustls processes the input, which would fail again: rustls first returns pending output.
     while connection.wants_write() {
         match E::process(connection, incoming).state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => encode(|room| data.encode(room), outgoing),
@@ -321,7 +353,7 @@ fn send_alert<E: TlsSide>(
     }
 }
 
-/// Appends the output of an encoder, which is asked for its length first.
+/// Appends the output of an encoder of rustls. The first call, with an empty buffer, returns the required length.
 fn encode(mut encoder: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, outgoing: &mut Vec<u8>) {
     if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = encoder(&mut []) {
         let at = outgoing.len();
@@ -331,74 +363,84 @@ fn encode(mut encoder: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, outg
     }
 }
 
-/// Simulates a slow processor in tests: the first step of each handshake, which signs, takes longer by the number of
-/// milliseconds in an environment variable.
-fn take_time_as_told() {
+/// Simulates a slow processor in tests: delays the first step of a handshake by the number of milliseconds in an
+/// environment variable.
+fn simulate_slow_cpu() {
     #[cfg(debug_assertions)]
     if let Some(ms) = std::env::var("LEVERET_SLOW_HANDSHAKE_MS").ok().and_then(|text| text.parse().ok()) {
         std::thread::sleep(core::time::Duration::from_millis(ms));
     }
 }
 
-/// Explains why a handshake failed, and what to change.
-fn explain(error: &Error, clock: Clock) -> String {
+/// Describes why the handshake with a client failed, and what to change.
+fn explain_client_error(error: &Error, clock: Clock) -> String {
     let at = |time: &UnixTime| Utc(time.as_secs());
     match error {
         Error::NoCertificatesPresented => {
-            "it shows no certificate, and [tls] client_certificates is \"require\"".into()
+            "the client presented no certificate, and [tls] client_certificates is \"require\"".into()
         }
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            "its certificate is not signed by an authority in [tls] client_ca".into()
+            "the client's certificate is not signed by an authority in [tls] client_ca".into()
         }
         Error::InvalidCertificate(CertificateError::Revoked) => {
-            "its certificate was revoked: a list in [tls] crl names it".into()
+            "the client's certificate was revoked: a list in [tls] crl contains its number".into()
         }
         Error::InvalidCertRevocationList(_) => {
             format!(
-                "a list in [tls] crl cannot be used for its certificate ({error}); is it the authority's?"
+                "a list in [tls] crl cannot be used for the client's certificate ({error}): check that the list is from \
+                 the certificate's authority"
             )
         }
         Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
             format!(
-                "its certificate was good until {} only; the clock here says {}",
+                "the client's certificate was good until {} only; the clock here shows {}",
                 at(not_after),
                 Utc(system_s())
             )
         }
         Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
-            let wrong = if clock.is_behind() { ", which is surely wrong" } else { "; is that right?" };
+            let judgement =
+                if clock.is_behind() { ", which is certainly wrong" } else { ": check the clock" };
             let here = Utc(system_s());
             format!(
-                "its certificate is good from {} on, but the clock here says {here}{wrong}",
+                "the client's certificate is good from {} on, but the clock here shows {here}{judgement}",
                 at(not_before)
             )
         }
         Error::AlertReceived(alert) => explain_alert(*alert),
         Error::PeerIncompatible(_) => {
             format!(
-                "nothing that both sides can do ({error}); [tls] minimum_version, or its program is too old"
+                "client and broker have no common version or cipher ({error}): lower [tls] minimum_version, \
+                 or update the client"
             )
         }
         _ => explain_other(error, "client").unwrap_or_else(|| error.to_string()),
     }
 }
 
+/// Describes an alert of a client, and what to change.
 fn explain_alert(alert: AlertDescription) -> String {
     let hint = match alert {
-        AlertDescription::UnknownCA => "it does not know who signed our certificate: give it the authority's",
-        AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
-            "it refuses our certificate: that has to name what it connects to (subjectAltName), be of version 3 \
-             and no authority's (CA:TRUE), and be signed by one that it knows"
+        AlertDescription::UnknownCA => {
+            "the client does not trust the issuer of our certificate: give the client the authority's certificate"
         }
-        AlertDescription::CertificateExpired => "to it our certificate has expired, or its clock is wrong",
-        AlertDescription::ProtocolVersion => "it speaks no version of TLS that [tls] minimum_version allows",
-        _ => return format!("it says {alert:?}"),
+        AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
+            "the client refuses our certificate: the certificate must contain the host name that the client connects \
+             to (subjectAltName), have version 3 and CA:FALSE, and be signed by an authority that the client trusts"
+        }
+        AlertDescription::CertificateExpired => {
+            "for the client our certificate has expired, or the client's clock is wrong"
+        }
+        AlertDescription::ProtocolVersion => {
+            "the client supports no version of TLS that [tls] minimum_version allows"
+        }
+        _ => return format!("alert {alert:?}"),
     };
-    format!("{hint} (it says {alert:?})")
+    format!("{hint} (alert {alert:?})")
 }
 
-/// Returns ring's cipher suites. Without AES instructions in the processor, ChaCha20-Poly1305 comes first: it is several
-/// times as fast, and its duration does not depend on the data.
+/// Returns ring's cipher suites. If the processor has no AES instructions, ChaCha20-Poly1305 comes first: without them it
+/// is several times as fast as AES, and its duration does not depend on the data.
 pub(super) fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
     if !has_aes() {

@@ -2,17 +2,21 @@
 //!
 //! | file           | content                                                                     |
 //! |----------------|-----------------------------------------------------------------------------|
-//! | `certificates` | the certificates and keys in use, and reading them again                    |
-//! | `verifier`     | verification of client certificates; the clock; the last known time         |
+//! | `certificates` | the broker's certificates and keys, and reloading them when files change    |
+//! | `verifier`     | verification of client certificates; the time used, and its stored minimum  |
 //! | `revoked`      | certificate revocation lists                                                |
-//! | `handshake`    | the handshake, step by step, on a helper thread; cipher suites              |
-//! | `records`      | opening and sealing records, on the event loop                              |
+//! | `handshake`    | the handshake, in steps on a helper thread; cipher suites                   |
+//! | `records`      | decrypting and encrypting records, on the event loop                        |
 //! | `upstream`     | TLS as a client of an upstream broker                                       |
-//! | `der`          | names and times in certificates                                             |
+//! | `der`          | reading names and times from certificates and revocation lists              |
 //!
-//! rustls' own buffers are not used: they grow with what a peer sends, up to 100 KB each. Here, encrypted input
-//! is opened in a buffer of the event loop. Incomplete records, plaintext that cannot be handled yet, and at most
-//! one sealed record wait in a pool with a part for each connection.
+//! rustls' own buffers are not used: a peer can make each of them grow to 100 KB. Instead, records are decrypted in a
+//! buffer of the event loop, which all connections share. What cannot be handled at once (an incomplete record, plaintext
+//! without space in the broker, one encrypted record that the socket does not accept) is stored in a pool of memory with
+//! a reserved part for each connection.
+//!
+//! To *open* a record is to decrypt and authenticate it, and to *seal* is the opposite, as in AEAD interfaces. An
+//! *upstream* is a broker to which a bridge connects, so Leveret is the TLS client there.
 
 #![warn(clippy::unwrap_used)]
 
@@ -36,26 +40,28 @@ use leveret_core::mem::{ByteChain, BytePool};
 pub use certificates::CertificateStore;
 pub use certificates::TlsError;
 use handshake::UPSTREAM_CHAIN_BYTES_MAX;
-pub use handshake::{CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, HandshakeResult, Opened, Shaken};
-use records::{Connection, Opening, farewell, open, seal};
+pub use handshake::{
+    CLIENT_CHAIN_BYTES_MAX, HANDSHAKE_BYTES, Handshake, HandshakeOutput, HandshakeResult, Opened,
+};
+use records::{Connection, OpenedRecords, open, seal, seal_close_notify};
 pub use records::{PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, SESSION_BYTES};
 pub use revoked::CRL_BYTES;
 pub use verifier::KnownTime;
 
-/// Size of a link with TLS in bytes: handshake, then session, with the upstream's certificates.
+/// Memory of a bridge's link with TLS in bytes: handshake, session, and the upstream's certificates.
 pub const LINK_BYTES: usize = HANDSHAKE_BYTES + SESSION_BYTES + UPSTREAM_CHAIN_BYTES_MAX;
-/// Maximum size of a message of rustls itself, such as an alert, in bytes.
+/// Maximum size in bytes of a message that rustls sends by itself, such as an alert.
 const REPLY_BYTES_MAX: usize = 512;
 
 /// The TLS state of one connection.
 pub enum Tls {
-    /// The handshake waits for the peer.
+    /// The handshake needs input of the peer.
     Shaking(Box<Handshake>),
-    /// A step of the handshake runs on a helper thread.
+    /// The helper thread has the handshake, and runs a step.
     Away,
     /// The handshake is over, and the session is in use.
     Open(Box<Session>),
-    /// TLS has failed; there may be something left to write.
+    /// TLS has failed. Output that was sealed before may still be sent.
     Over,
 }
 
@@ -82,87 +88,89 @@ impl Tls {
     }
 }
 
-/// The keys of a connection after the handshake, and the beginning of an incomplete record.
+/// The state of a connection after the handshake: keys, and the beginning of an incomplete record.
 pub struct Session {
     connection: Connection,
-    /// The incomplete record, in the part of the pool that the connection has reserved.
-    pub held: ByteChain,
-    /// A violation of the protocol by either side. rustls must not be called again.
-    broken: Option<Error>,
+    /// The beginning of a record whose rest was not received yet, in the part of the pool that is reserved for the
+    /// connection.
+    pub incomplete_record: ByteChain,
+    /// The error of rustls that ended the session. rustls must not be called again after an error.
+    error: Option<Error>,
 }
 
-/// The result of opening input.
+/// The result of [`Session::unseal`].
 #[derive(Debug, Default)]
 pub struct Unsealed {
-    /// Bytes of plaintext.
+    /// Number of bytes of plaintext.
     pub plain: usize,
-    /// Bytes of input that were consumed.
+    /// Number of bytes of input that were consumed.
     pub taken: usize,
     /// Number of records with plaintext.
     pub records: u32,
-    /// The peer sends nothing more.
+    /// Whether the session has ended: by close_notify, or by an error.
     pub end: bool,
 }
 
 impl Session {
-    /// Begins after the handshake. Plaintext that came with it is put into `stash`; returns `None` if there is no
-    /// capacity.
-    pub fn begin(opened: Opened, pool: &mut BytePool, stash: &mut ByteChain) -> Option<Self> {
-        let mut held = ByteChain::default();
-        if held.append(pool, &opened.incoming) && stash.append(pool, &opened.plain) {
-            return Some(Self { connection: opened.connection, held, broken: None });
+    /// Begins a session after the handshake. Plaintext that was received with the handshake is appended to `backlog`.
+    /// Returns `None` if the pool has not enough memory for it.
+    pub fn begin(opened: Opened, pool: &mut BytePool, backlog: &mut ByteChain) -> Option<Self> {
+        let mut incomplete_record = ByteChain::default();
+        if incomplete_record.append(pool, &opened.incoming) && backlog.append(pool, &opened.plain) {
+            return Some(Self { connection: opened.connection, incomplete_record, error: None });
         }
-        held.clear(pool);
+        incomplete_record.clear(pool);
         None
     }
 
-    /// Returns why the session has ended, if the upstream says why or violates the protocol.
+    /// Returns the error that ended a session with an upstream: an alert, or a violation of the protocol. `None` if there
+    /// was no error.
     pub fn fault(&self) -> Option<String> {
-        Some(match self.broken.as_ref()? {
+        Some(match self.error.as_ref()? {
             Error::AlertReceived(alert) => upstream::explain_alert(*alert),
             error => error.to_string(),
         })
     }
 
-    /// Opens every complete record of `input` into `plain`, which is as long. Messages of rustls for the peer are
-    /// appended to `unsent`.
+    /// Opens every complete record of `input`. The plaintext is written to `plain`, which must be at least as long as
+    /// `input`. Messages that rustls sends by itself are appended to `unsent`.
     pub fn unseal(
         &mut self,
         input: &mut [u8],
         plain: &mut [u8],
         (unsent, pool): (&mut ByteChain, &mut BytePool),
     ) -> Unsealed {
-        if self.broken.is_some() {
+        if self.error.is_some() {
             return Unsealed { taken: input.len(), end: true, ..Unsealed::default() };
         }
         let mut reply = [0; REPLY_BYTES_MAX];
         match open(&mut self.connection, input, plain, &mut reply) {
-            Ok(Opening { taken, plain, reply: len, records, end }) => {
+            Ok(OpenedRecords { taken, plain, reply: len, records, end }) => {
                 let fits = unsent.append(pool, &reply[..len]);
                 Unsealed { taken, plain, records, end: end || !fits }
             }
             Err(error) => {
                 log::debug!("TLS: {error}");
-                self.broken = Some(error);
+                self.error = Some(error);
                 Unsealed { taken: input.len(), end: true, ..Unsealed::default() }
             }
         }
     }
 
-    /// Seals at most [`PLAIN_BYTES_MAX`] bytes into `out`, which has [`SEALED_BYTES_MAX`] bytes, and returns the
-    /// length.
+    /// Seals at most [`PLAIN_BYTES_MAX`] bytes as one record into `out`, which must have [`SEALED_BYTES_MAX`] bytes.
+    /// Returns the length of the output.
     ///
     /// # Errors
     /// The session has ended.
     pub fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> std::io::Result<usize> {
-        if self.broken.is_some() {
+        if self.error.is_some() {
             return Err(std::io::ErrorKind::InvalidData.into());
         }
         seal(&mut self.connection, plain, out).map_err(std::io::Error::other)
     }
 
-    /// Seals close_notify into `out`; returns 0 if it cannot be sent.
-    pub fn farewell(&mut self, out: &mut [u8]) -> usize {
-        if self.broken.is_some() { 0 } else { farewell(&mut self.connection, out).unwrap_or(0) }
+    /// Seals the alert close_notify into `out`. Returns the length of the output; 0 if the session has ended.
+    pub fn seal_close_notify(&mut self, out: &mut [u8]) -> usize {
+        if self.error.is_some() { 0 } else { seal_close_notify(&mut self.connection, out).unwrap_or(0) }
     }
 }

@@ -1,11 +1,12 @@
-//! TLS records after the handshake: opened in place, sealed one by one.
+//! Opens and seals TLS records after the handshake.
 //!
 //! ```text
-//! record  { type 1, version 2, length 2, length octets, of which a tag at the end }    at most 18 KiB + 5
+//! record  { type: 1 byte, version: 2, length: 2, encrypted content with a tag: `length` }    at most 18 KiB + 5 bytes
 //! ```
 //!
 //! # Invariants
-//! - Only keys and counters are kept here. A record is opened completely or stays with the caller.
+//! - No input or output is stored here, only keys and counters. The caller stores an incomplete record and passes it in
+//!   again with its rest.
 //! - A sealed record has at most [`RECORD_BYTES_MAX`] bytes and must be sent completely.
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -44,7 +45,7 @@ impl core::ops::Deref for Connection {
     }
 }
 
-/// Calls the same function for either side.
+/// Evaluates `$done` with `$end`, the rustls connection of a server or of a client.
 macro_rules! with_either {
     ($connection:expr, |$end:ident| $done:expr) => {
         match $connection {
@@ -61,8 +62,9 @@ macro_rules! with_either {
 }
 pub(super) use with_either;
 
-/// One side of a connection, as rustls represents it.
+/// The role of this side of a connection, server or client, as rustls represents it.
 pub(super) trait TlsSide: Sized {
+    /// Calls rustls' `process_tls_records`, which the two roles do not share.
     fn process<'c, 'i>(
         connection: &'c mut UnbufferedConnectionCommon<Self>,
         input: &'i mut [u8],
@@ -87,45 +89,45 @@ impl TlsSide for ClientConnectionData {
     }
 }
 
-/// Returns the length of the record at the start of `bytes`, which may be incomplete; `None` if it is not known
-/// yet.
+/// Returns the complete length of the record that begins at the start of `bytes`, even if only a part of it is there.
+/// `None` if even the header is incomplete.
 pub(super) fn first_record_len(bytes: &[u8]) -> Option<usize> {
     let head = bytes.get(..HEAD_BYTES)?;
     Some(HEAD_BYTES + usize::from(u16::from_be_bytes([head[3], head[4]])))
 }
 
-/// Returns whether the rest is only the beginning of a record. Otherwise it is a part of a handshake message that
-/// rustls must see again completely with every call.
+/// Returns whether input that rustls has not consumed is only an incomplete record. If not, it contains a complete record
+/// with a part of a handshake message: rustls then expects the same input again with every call.
 pub(super) fn is_aligned(left_over: &[u8]) -> bool {
     first_record_len(left_over).is_none_or(|len| len > left_over.len())
 }
 
-/// The result of opening.
+/// The result of [`open`].
 #[derive(Debug, Default)]
-pub(super) struct Opening {
-    /// Bytes of input that were consumed.
+pub(super) struct OpenedRecords {
+    /// Number of bytes of input that were consumed.
     pub(super) taken: usize,
-    /// Bytes of plaintext.
+    /// Number of bytes of plaintext.
     pub(super) plain: usize,
-    /// Bytes that rustls wants to send.
+    /// Number of bytes at the start of `reply` that must be sent to the peer.
     pub(super) reply: usize,
     /// Number of records with plaintext.
     pub(super) records: u32,
-    /// The peer sends nothing more.
+    /// Whether the peer has sent close_notify.
     pub(super) end: bool,
 }
 
-/// Opens every complete record of `input`; `plain` must be as long. Messages of rustls for the peer are written
-/// to the start of `reply`.
+/// Opens every complete record of `input` and writes the plaintext to `plain`, which must be at least as long as `input`.
+/// Messages that rustls sends by itself are written to the start of `reply`.
 ///
 /// # Errors
-/// The peer violates the protocol, or data was changed on the way.
+/// The peer violates the protocol, or a record was changed on the way.
 pub(super) fn open(
     connection: &mut Connection,
     input: &mut [u8],
     plain: &mut [u8],
     reply: &mut [u8],
-) -> Result<Opening, Error> {
+) -> Result<OpenedRecords, Error> {
     with_either!(connection, |end| open_at(end, input, plain, reply))
 }
 
@@ -134,8 +136,8 @@ fn open_at<E: TlsSide>(
     input: &mut [u8],
     plain: &mut [u8],
     reply: &mut [u8],
-) -> Result<Opening, Error> {
-    let mut done = Opening::default();
+) -> Result<OpenedRecords, Error> {
+    let mut done = OpenedRecords::default();
     loop {
         let UnbufferedStatus { mut discard, state } = E::process(connection, &mut input[done.taken..]);
         let goes_on = match state? {
@@ -145,7 +147,7 @@ fn open_at<E: TlsSide>(
                     let end = done.plain + record.payload.len();
                     let room = plain
                         .get_mut(done.plain..end)
-                        .ok_or_else(|| Error::General("more came out than went in".into()))?;
+                        .ok_or_else(|| Error::General("the plaintext is longer than the records".into()))?;
                     room.copy_from_slice(record.payload);
                     done.records += 1;
                     done.plain = end;
@@ -177,27 +179,31 @@ fn open_at<E: TlsSide>(
         // Input after close_notify is ignored.
         done.taken = input.len();
     }
-    if is_aligned(&input[done.taken..]) { Ok(done) } else { Err(Error::General(PIECES.into())) }
+    if is_aligned(&input[done.taken..]) { Ok(done) } else { Err(Error::General(UNALIGNED.into())) }
 }
 
-const PIECES: &str = "pieces of a handshake after the handshake";
+/// The error for a fragmented handshake message after the handshake. Leveret does not buffer those.
+const UNALIGNED: &str = "a fragmented handshake message after the handshake";
 
-/// Seals at most [`PLAIN_BYTES_MAX`] bytes into one record and returns its length. `out` must be large enough.
+/// Seals at most [`PLAIN_BYTES_MAX`] bytes as one record into `out`, which must have [`SEALED_BYTES_MAX`] bytes.
+/// Returns the length of the output.
 ///
 /// # Errors
-/// The connection can send nothing more.
+/// The connection is closed for sending.
 pub(super) fn seal(connection: &mut Connection, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
     with_either!(connection, |end| with_traffic(end, out, |traffic, room| traffic.encrypt(plain, room)))
 }
 
-/// Seals close_notify.
+/// Seals the alert close_notify into `out`. Returns the length of the output.
 ///
 /// # Errors
-/// The connection can send nothing more.
-pub(super) fn farewell(connection: &mut Connection, out: &mut [u8]) -> Result<usize, Error> {
+/// The connection is closed for sending.
+pub(super) fn seal_close_notify(connection: &mut Connection, out: &mut [u8]) -> Result<usize, Error> {
     with_either!(connection, |end| with_traffic(end, out, |traffic, room| traffic.queue_close_notify(room)))
 }
 
+/// Writes pending output of rustls to `out`, and then calls `act`, which seals a record behind it. Returns the length of
+/// both.
 fn with_traffic<E: TlsSide>(
     connection: &mut UnbufferedConnectionCommon<E>,
     out: &mut [u8],
@@ -206,7 +212,7 @@ fn with_traffic<E: TlsSide>(
     let general = |error: &dyn core::fmt::Display| Error::General(error.to_string());
     let mut at = 0;
     loop {
-        // rustls gets no input here and needs none: the rest is never a part of a message.
+        // rustls needs no input here, because `open` leaves no part of a handshake message unconsumed.
         match E::process(connection, &mut []).state? {
             ConnectionState::WriteTraffic(mut traffic) => {
                 let len = act(&mut traffic, &mut out[at..]).map_err(|error| general(&error))?;

@@ -1,14 +1,15 @@
 //! Certificate revocation lists: the files of `crl` under `[tls]`.
 //!
-//! A stolen device has a certificate that is valid for years. Decisions for boards that no person visits:
-//! - An outdated list still counts. Revoked certificates stay revoked, and refusing all clients until someone
-//!   brings a new list would be worse. A warning is logged when the list is read.
+//! The certificate of a stolen device is valid for years unless it is revoked. These decisions suit boards that run
+//! unattended:
+//! - A list whose next update is overdue is still used. It still revokes certificates, and to refuse all clients until an
+//!   operator installs a new list would be worse. An error is logged when the list is loaded.
 //! - An authority without a list has revoked nothing.
-//! - If an authority has several lists, each counts, whatever their order and dates.
+//! - If an authority has several lists, all of them are used, whatever their order and dates.
 //!
 //! # Invariants
-//! - All lists together take a bounded amount of memory.
-//! - A list with the name of an authority is signed by an authority of that name.
+//! - All lists together have a maximum size.
+//! - If an authority in `client_ca` has the name of a list's authority, such an authority has signed the list.
 
 use std::path::{Path, PathBuf};
 
@@ -21,68 +22,68 @@ use super::certificates::{TlsError, read};
 use super::der::{Certificate, RevocationList};
 use super::verifier::{Clock, Utc};
 
-/// Maximum size of all lists together in bytes: about two hundred certificates.
+/// Maximum size of all lists together in bytes, enough for about 200 revoked certificates.
 const LISTS_BYTES_MAX: usize = 8 << 10;
-/// Maximum memory of the lists in bytes, old lists included while new ones are read. An entry has at least 22
-/// bytes and takes up to 180 bytes with its tables.
+/// Maximum memory of the lists in bytes. It includes the old lists while new ones are loaded. A revoked certificate takes
+/// at least 22 bytes in a list and up to 180 bytes in memory.
 pub const CRL_BYTES: usize = LISTS_BYTES_MAX * 16;
 
-/// The content of the files.
+/// The lists of all files.
 #[derive(Debug, Default)]
-pub(super) struct Revoked {
+pub(super) struct RevocationLists {
     lists: Vec<CertificateRevocationListDer<'static>>,
     /// The file of each list.
     paths: Vec<PathBuf>,
-    /// Whether each list is signed by a known authority.
-    are_known: Vec<bool>,
+    /// For each list, whether an authority in `client_ca` has signed it.
+    have_known_signer: Vec<bool>,
 }
 
-/// The lists for the verifiers. rustls uses only the first list of each authority name in a set.
+/// The lists as the verifiers need them: one verifier of rustls uses only the first list with each authority name.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    /// Lists whose authority name is unique. They form one set.
-    pub(super) alone: Vec<CertificateRevocationListDer<'static>>,
-    /// The other lists. Each is used alone.
-    pub(super) sharing: Vec<Sharing>,
+    /// Lists whose authority name is unique. One verifier can use all of them.
+    pub(super) unique: Vec<CertificateRevocationListDer<'static>>,
+    /// The other lists. Each needs a verifier of its own.
+    pub(super) shared: Vec<SharedNameList>,
 }
 
-/// A list that shares the name of its authority with another list or another authority.
+/// A list whose authority name occurs in another list, or twice in `client_ca`.
 #[derive(Debug)]
-pub(super) struct Sharing {
+pub(super) struct SharedNameList {
     pub(super) list: CertificateRevocationListDer<'static>,
-    /// Whether it is signed by a known authority.
-    pub(super) is_known: bool,
+    /// Whether an authority in `client_ca` has signed the list.
+    pub(super) has_known_signer: bool,
 }
 
-impl Revoked {
+impl RevocationLists {
     /// Reads the files.
     ///
     /// # Errors
-    /// The error in one of them.
+    /// A file cannot be read, contains something other than revocation lists, or the lists are too large.
     pub(super) fn read(paths: &[PathBuf]) -> Result<Self, TlsError> {
         let mut all = Self::default();
         for path in paths {
-            let refused = |why: &str| Err(TlsError::new("[tls] crl", path, why));
+            let failed = |why: &str| Err(TlsError::new("[tls] crl", path, why));
             let (text, _) = read("[tls] crl", path)?;
             let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
             let Ok(lists) = lists else {
-                return refused("is damaged: its lines are not those of a PEM file");
+                return failed("is damaged: it is not a valid PEM file");
             };
             if lists.is_empty() {
-                return refused(
-                    "holds no list in PEM form (-----BEGIN X509 CRL-----); `openssl crl -inform der` makes \
-                     it of a DER file",
+                return failed(
+                    "contains no list in PEM format (-----BEGIN X509 CRL-----); `openssl crl -inform der` \
+                     converts a DER file",
                 );
             }
             if lists.iter().any(|der| RevocationList::parse(der).is_none()) {
-                return refused("holds something that is no list of revoked certificates");
+                return failed("contains something that is not a list of revoked certificates");
             }
             all.paths.extend(lists.iter().map(|_| path.clone()));
             all.lists.extend(lists);
             if all.lists.iter().map(|der| der.len()).sum::<usize>() > LISTS_BYTES_MAX {
                 let why = format!(
-                    "makes more than {LISTS_BYTES_MAX} bytes of all lists; leave out certificates that have \
-                     expired anyway, or begin with a new authority"
+                    "and the other lists have more than {LISTS_BYTES_MAX} bytes together; leave out certificates that \
+                     have expired anyway, or replace the authority"
                 );
                 return Err(TlsError::new("[tls] crl", path, why));
             }
@@ -94,68 +95,70 @@ impl Revoked {
         self.lists.is_empty()
     }
 
-    /// Finds the authority of each list.
+    /// Determines for each list whether an authority in `authorities` has signed it.
     ///
     /// # Errors
-    /// A list is not signed by any authority of its name.
-    pub(super) fn attribute(
+    /// There are authorities with the name of the list's authority, and none of them has signed the list.
+    pub(super) fn find_signers(
         &mut self,
         authorities: &[CertificateDer<'static>],
         algorithms: &[&dyn SignatureVerificationAlgorithm],
     ) -> Result<(), TlsError> {
-        let mut are_known = Vec::new();
+        let mut have_known_signer = Vec::new();
         for (list, path) in self.each() {
             let mut namesakes = namesakes(authorities, &list).peekable();
             let has_namesake = namesakes.peek().is_some();
-            let is_known = namesakes.any(|authority| list.is_signed_by(&authority, algorithms));
-            if has_namesake && !is_known {
-                let why = "is signed by no authority of that name in client_ca: it is damaged, or another's; \
-                           put the whole list of one of them there, or leave it out";
+            let has_known_signer = namesakes.any(|authority| list.is_signed_by(&authority, algorithms));
+            if has_namesake && !has_known_signer {
+                let why = "is signed by no authority of that name in client_ca: it is damaged, or from another authority \
+                           of the same name; replace the list by an undamaged one, or leave it out";
                 return Err(TlsError::new("[tls] crl", path, why));
             }
-            are_known.push(is_known);
+            have_known_signer.push(has_known_signer);
         }
-        self.are_known = are_known;
+        self.have_known_signer = have_known_signer;
         Ok(())
     }
 
-    /// Returns when the latest list was made, in seconds since 1970. The current time is not earlier.
-    pub(super) fn made_s(&self) -> u64 {
+    /// Returns when the newest list was created, in seconds since 1970; 0 without lists. The right time is not earlier.
+    pub(super) fn newest_update_s(&self) -> u64 {
         self.each().map(|(list, _)| list.this_update).max().unwrap_or(0)
     }
 
-    /// Returns the lists as sets for the verifiers.
+    /// Converts the lists into sets for the verifiers.
     pub(super) fn sets(self, authorities: &[CertificateDer<'static>]) -> Sets {
-        let is_alone = |list: &RevocationList<'_>| {
-            let of_its_name = self.each().filter(|(other, _)| other.issuer == list.issuer);
-            of_its_name.count() == 1 && namesakes(authorities, list).count() <= 1
+        let is_unique = |list: &RevocationList<'_>| {
+            let same_name = self.each().filter(|(other, _)| other.issuer == list.issuer);
+            same_name.count() == 1 && namesakes(authorities, list).count() <= 1
         };
-        let are_alone: Vec<bool> = self.each().map(|(list, _)| is_alone(&list)).collect();
+        let are_unique: Vec<bool> = self.each().map(|(list, _)| is_unique(&list)).collect();
         let mut sets = Sets::default();
-        for ((list, is_alone), is_known) in self.lists.into_iter().zip(are_alone).zip(self.are_known) {
-            if is_alone {
-                sets.alone.push(list);
+        let lists = self.lists.into_iter().zip(are_unique).zip(self.have_known_signer);
+        for ((list, is_unique), has_known_signer) in lists {
+            if is_unique {
+                sets.unique.push(list);
             } else {
-                sets.sharing.push(Sharing { list, is_known });
+                sets.shared.push(SharedNameList { list, has_known_signer });
             }
         }
         sets
     }
 
-    /// Logs what the operator should know about the lists.
-    pub(super) fn tell(&self, authorities: &[CertificateDer<'static>], clock: Clock) {
+    /// Logs the dates of the lists, and a warning for each list whose authority is not in `client_ca`.
+    pub(super) fn log_validity(&self, authorities: &[CertificateDer<'static>], clock: Clock) {
         for (list, path) in self.each() {
             log_revocation_list(&list, path, clock);
             if namesakes(authorities, &list).next().is_none() {
                 log::warn!(
-                    "[tls] crl: {} is of an authority that is not in client_ca: it counts only for \
-                     certificates that lead to that authority on their way",
+                    "[tls] crl: the authority of {} is not in client_ca: the list is used only for certificates whose \
+                     chain contains that authority",
                     path.display()
                 );
             }
         }
     }
 
+    /// Returns each list with the path of its file.
     fn each(&self) -> impl Iterator<Item = (RevocationList<'_>, &Path)> {
         let lists = self.lists.iter().zip(&self.paths);
         lists.filter_map(|(der, path)| Some((RevocationList::parse(der)?, path.as_path())))
@@ -171,15 +174,18 @@ fn namesakes<'a>(
     authorities.filter(|authority| authority.subject == list.issuer)
 }
 
+/// Logs the dates of a list.
 fn log_revocation_list(list: &RevocationList<'_>, path: &Path, clock: Clock) {
     let (path, made) = (path.display(), Utc(list.this_update));
     match list.next_update {
         Some(next) if next < clock.now_s() => log::error!(
-            "[tls] crl: {path} was to be replaced by {} at the latest: whom it names stays out, but who was \
-             revoked since comes in; put a new one there",
+            "[tls] crl: {path} was to be replaced by {} at the latest: its certificates stay revoked, but later \
+             revocations are missing; install a new list",
             Utc(next)
         ),
-        Some(next) => log::info!("[tls] crl: {path} is of {made}, to be replaced by {}", Utc(next)),
-        None => log::info!("[tls] crl: {path} is of {made}"),
+        Some(next) => {
+            log::info!("[tls] crl: {path} was created {made} and is to be replaced by {}", Utc(next))
+        }
+        None => log::info!("[tls] crl: {path} was created {made}"),
     }
 }

@@ -183,12 +183,13 @@ impl Line {
         for _ in 0..10 {
             let said = self.said();
             for (at, octet) in said.iter().enumerate() {
-                handshake.take_in(&[*octet]);
+                handshake.append_input(&[*octet]);
                 if !handshake.is_ready() {
                     continue;
                 }
                 steps += 1;
-                let Shaken { outgoing, next } = handshake.step(Some(certificates), &mut KnownTime::default());
+                let HandshakeOutput { outgoing, next } =
+                    handshake.step(Some(certificates), &mut KnownTime::default());
                 self.hear(&outgoing);
                 handshake = match next {
                     HandshakeResult::More(handshake) => handshake,
@@ -207,9 +208,9 @@ impl Line {
 
     /// Passes what the client sends in pieces of this size; returns the plaintext.
     fn send(&mut self, session: &mut Session, piece: usize) -> (Vec<u8>, bool) {
-        let mut held = vec![0; session.held.len()];
-        session.held.copy_front(&self.pools.0, &mut held);
-        session.held.clear(&mut self.pools.0);
+        let mut held = vec![0; session.incomplete_record.len()];
+        session.incomplete_record.copy_front(&self.pools.0, &mut held);
+        session.incomplete_record.clear(&mut self.pools.0);
         let (mut out, mut end) = (Vec::new(), false);
         for octets in self.said().chunks(piece) {
             held.extend(octets);
@@ -261,7 +262,7 @@ fn octets_go_both_ways_however_they_are_cut() {
         line.client.send_close_notify();
         assert_eq!(line.send(&mut session, 3), (Vec::new(), true));
         let mut out = [0; 100];
-        let len = session.farewell(&mut out);
+        let len = session.seal_close_notify(&mut out);
         line.hear(&out[..len]);
         assert_eq!(line.client.reader().read(&mut [0]).unwrap(), 0, "it was said farewell");
     }
@@ -327,14 +328,14 @@ fn who_shows_no_good_certificate_is_refused_with_the_reason() {
         line.shake(&mut certificates).err().unwrap()
     };
     for versions in BOTH {
-        assert!(refused(None, &keys, versions).starts_with("it shows no certificate"));
+        assert!(refused(None, &keys, versions).starts_with("the client presented no certificate"));
         assert!(
             refused(Some(&foreign), &keys, versions)
                 .contains("not signed by an authority in [tls] client_ca")
         );
         let why = refused(Some(&expired), &keys, versions);
         assert!(
-            why.starts_with("its certificate was good until 2020-01-01 00:00 UTC only; the clock"),
+            why.starts_with("the client's certificate was good until 2020-01-01 00:00 UTC only; the clock"),
             "{why}"
         );
     }
@@ -387,13 +388,13 @@ fn files_that_do_not_go_together_are_refused_and_the_old_ones_stay() {
     keys.keys = vec![office.path("other.key")];
     assert!(refused(&keys).contains("is not the key of the certificate in"), "{}", refused(&keys));
     keys.keys = keys.certificates.clone();
-    assert!(refused(&keys).contains("the wrong way round"));
+    assert!(refused(&keys).contains("interchanged"));
     keys.certificates = good.keys.clone();
-    assert!(refused(&keys).contains("holds a private key and no certificate"));
+    assert!(refused(&keys).contains("contains a private key and no certificate"));
     let mut keys = good.clone();
     keys.client_certificates = ClientCertificates::Allow;
     keys.client_ca = None;
-    assert!(refused(&keys).starts_with("[tls] client_ca: name the authorities"));
+    assert!(refused(&keys).starts_with("[tls] client_ca: name the file of the authorities"));
     let secret = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByq=SECRET\n-----END PRIVATE KEY-----\n";
     fs::write(office.path("bad.key"), secret).unwrap();
     keys = Keys { keys: vec![office.path("bad.key")], ..good.clone() };
@@ -404,7 +405,7 @@ fn files_that_do_not_go_together_are_refused_and_the_old_ones_stay() {
     let mut certificates = CertificateStore::open(&good).unwrap();
     certificates.reload(&keys);
     let mut line = Line::new(&office.client(None, BOTH[0]), "localhost");
-    assert!(line.shake(&mut certificates).is_ok(), "what was read before stays in use");
+    assert!(line.shake(&mut certificates).is_ok(), "the certificates read before stay in use");
 }
 
 #[test]
@@ -418,7 +419,7 @@ fn damaged_handshakes_and_records_end_their_connection_and_nothing_else() {
         let mut damaged = hello.clone();
         damaged[at] ^= 0x55;
         let mut handshake = Handshake::new(None);
-        handshake.take_in(&damaged);
+        handshake.append_input(&damaged);
         if handshake.is_ready() {
             drop(handshake.step(Some(&mut certificates), &mut KnownTime::default()));
         }
@@ -465,7 +466,7 @@ fn a_handshake_takes_so_many_records_and_no_more() {
             let mut handshake = Handshake::new(None);
             let (mut steps, mut why) = (0, None);
             for bytes in tiny.chunks(piece) {
-                handshake.take_in(bytes);
+                handshake.append_input(bytes);
                 if !handshake.is_ready() {
                     continue;
                 }
@@ -479,12 +480,12 @@ fn a_handshake_takes_so_many_records_and_no_more() {
                     HandshakeResult::Open(_) => panic!("it is not over"),
                 }
             }
-            assert_eq!(why.as_deref(), Some("its handshake is not over after 128 records"));
+            assert_eq!(why.as_deref(), Some("the handshake is not complete after 128 records"));
             assert_eq!(steps, if piece == 1 { 128 } else { 1 });
         }
         // A hello in a hundred pieces is accepted.
         let mut handshake = Handshake::new(None);
-        handshake.take_in(&cut(&hello, hello.len().div_ceil(100)));
+        handshake.append_input(&cut(&hello, hello.len().div_ceil(100)));
         let shaken = handshake.step(Some(&mut certificates), &mut KnownTime::default());
         assert!(
             matches!(shaken.next, HandshakeResult::More(_)) && !shaken.outgoing.is_empty(),
@@ -500,8 +501,9 @@ fn what_comes_behind_a_handshake_is_not_counted_as_part_of_it() {
     let mut certificates = CertificateStore::open(&office.keys("localhost")).unwrap();
     let mut line = Line::new(&office.client(None, BOTH[0]), "localhost");
     let mut handshake = Handshake::new(None);
-    handshake.take_in(&line.said());
-    let Shaken { outgoing, next } = handshake.step(Some(&mut certificates), &mut KnownTime::default());
+    handshake.append_input(&line.said());
+    let HandshakeOutput { outgoing, next } =
+        handshake.step(Some(&mut certificates), &mut KnownTime::default());
     let HandshakeResult::More(mut handshake) = next else { panic!("more is to come") };
     line.hear(&outgoing);
     let mut said = line.said();
@@ -510,7 +512,7 @@ fn what_comes_behind_a_handshake_is_not_counted_as_part_of_it() {
         line.client.writer().write_all(&[*octet]).unwrap();
         said.extend(line.said());
     }
-    handshake.take_in(&said);
+    handshake.append_input(&said);
     let HandshakeResult::Open(opened) =
         handshake.step(Some(&mut certificates), &mut KnownTime::default()).next
     else {
@@ -550,7 +552,7 @@ fn a_chain_of_certificates_as_long_as_may_be_comes_in_small_records() {
                 Ok(..) => assert!(is_let_in, "{bytes}"),
                 Err(why) => {
                     assert!(
-                        !is_let_in && why == "its certificates take more than 8192 bytes",
+                        !is_let_in && why == "the certificates of the peer have more than 8192 bytes",
                         "{bytes}: {why}"
                     );
                 }
@@ -626,7 +628,7 @@ fn a_revoked_certificate_is_refused_and_an_old_list_goes_on_counting() {
             list("crl.pem", &[&papers[1]], until);
             certificates.reload(&keys);
             let why = let_in(&mut certificates, versions, &papers[1]).unwrap_err();
-            assert_eq!(why, "its certificate was revoked: a list in [tls] crl names it");
+            assert_eq!(why, "the client's certificate was revoked: a list in [tls] crl contains its number");
             assert_eq!(let_in(&mut certificates, versions, &papers[0]), Ok(()), "until {until}");
         }
     }
@@ -635,7 +637,7 @@ fn a_revoked_certificate_is_refused_and_an_old_list_goes_on_counting() {
     assert!(refused(&keys).contains("[tls] crl: names lists"), "{}", refused(&keys));
     keys.client_certificates = ClientCertificates::Allow;
     keys.crls.push(office.path("ca.pem"));
-    assert!(refused(&keys).contains("ca.pem holds no list in PEM form"), "{}", refused(&keys));
+    assert!(refused(&keys).contains("ca.pem contains no list in PEM form"), "{}", refused(&keys));
     keys.crls = vec![office.path("none.pem")];
     assert!(refused(&keys).contains("[tls] crl:") && refused(&keys).contains("does not exist"));
 }

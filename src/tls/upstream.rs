@@ -1,12 +1,13 @@
-//! TLS as a client of an upstream: verification of its certificate, and explanations of failures.
+//! TLS as a client of an upstream: verification of the upstream's certificate, and descriptions of failures.
 //!
-//! rustls' own verifier would keep all authorities of the system in memory, 100 KB and more, as long as a
-//! connection exists. Here the file is read for each verification, piece by piece, and only authorities are kept
-//! whose name is that of an issuer in the chain. A renewed file therefore counts from the next connection on.
+//! rustls' own verifier would have all authorities of the system in memory, 100 KB and more, as long as a connection
+//! exists. Here the file with the authorities is read again for each verification, one certificate at a time. Only
+//! authorities whose name is that of an issuer in the upstream's chain are loaded. A side effect is that a changed file
+//! is used from the next connection on.
 //!
 //! # Invariants
-//! - A certificate is accepted only if rustls finds it valid.
-//! - It is checked against the clock or the last known time, whichever is later.
+//! - A certificate is accepted only if rustls finds it valid, or if it is the one in `server_certificate_sha256`.
+//! - The validity period is checked at the time of the clock or the last known time, whichever is later.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use super::verifier::KnownTime;
 use super::verifier::{Clock, Utc, system_s};
 use super::verifier::{Refusal, explain_other};
 
-/// Files in which systems keep their authorities.
+/// Files in which various Linux systems have the certificates of trusted authorities.
 const SYSTEM_ROOTS: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -42,23 +43,26 @@ const SYSTEM_ROOTS: [&str; 5] = [
     "/etc/ssl/cert.pem",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
 ];
+/// The configuration key that errors in a file of authorities name.
 const CA_FILE: &str = "ca_file";
-/// Maximum number of a certificate's names in an error text.
+/// Maximum number of names from a certificate in an error text.
 const NAMES_SHOWN: usize = 3;
 
-/// The upstream of a handshake.
+/// The upstream that a handshake as a client is for.
 #[derive(Debug)]
 pub(super) struct Target {
+    /// The name that the upstream's certificate must contain.
     name: String,
     tls: UpstreamTls,
-    /// Set in the first step.
+    /// The time for the verification; [`Self::begin`] sets the minimum.
     clock: Clock,
 }
 
 impl Target {
-    /// Makes the target for an upstream at this host.
+    /// Returns the target for an upstream at `host`, a name or an IP address.
     pub(super) fn new(host: &str, tls: &UpstreamTls) -> Self {
-        // A certificate for an address does not contain the interface, which only this machine knows.
+        // A certificate for an IPv6 link-local address does not contain the interface of this machine, as in
+        // fe80::1%eth0.
         let host = host.split_once('%').map_or(host, |(address, _)| address);
         let name = tls.server_name.as_deref().unwrap_or(host).to_string();
         Self { name, tls: tls.clone(), clock: Clock { not_before_s: 0 } }
@@ -68,15 +72,15 @@ impl Target {
         self.clock
     }
 
-    /// Returns whether the certificate is checked against the clock.
-    pub(super) const fn judges_by_time(&self) -> bool {
+    /// Returns whether the validity period of the certificate is checked. It is not with `server_certificate_sha256`.
+    pub(super) const fn checks_time(&self) -> bool {
         self.tls.certificate_sha256.is_none()
     }
 
-    /// Begins a connection.
+    /// Begins a connection. `known` is the minimum of the time for the verification.
     ///
     /// # Errors
-    /// The file that cannot be used, or why the name cannot.
+    /// A file of the configuration cannot be used, or the name is invalid.
     pub(super) fn begin(&mut self, known: &mut KnownTime) -> Result<UnbufferedClientConnection, String> {
         let provider = Arc::new(handshake::provider());
         let keys = ["certificate", "key"];
@@ -87,8 +91,10 @@ impl Target {
         self.clock = Clock { not_before_s: known.seconds().max(made_s) };
         let failed = |error: Error| format!("TLS cannot be set up: {error}");
         let verifier: Arc<dyn ServerCertVerifier> = match self.tls.certificate_sha256 {
-            Some(sum) => Arc::new(OneCertificate { sum, provider: provider.clone() }),
-            None => Arc::new(Verifier { ca_file: self.tls.ca_file.clone(), provider: provider.clone() }),
+            Some(sum) => Arc::new(PinnedCertificateVerifier { sum, provider: provider.clone() }),
+            None => {
+                Arc::new(AuthorityVerifier { ca_file: self.tls.ca_file.clone(), provider: provider.clone() })
+            }
         };
         let builder = ClientConfig::builder_with_details(provider, Arc::new(self.clock))
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])
@@ -101,12 +107,12 @@ impl Target {
         };
         config.resumption = Resumption::disabled();
         let name = ServerName::try_from(self.name.clone()).map_err(|_| {
-            format!("\"{}\" is no name that a certificate is made out to; set server_name", self.name)
+            format!("\"{}\" is neither a host name nor an IP address; set server_name", self.name)
         })?;
         UnbufferedClientConnection::new(Arc::new(config), name).map_err(failed)
     }
 
-    /// Explains why a handshake failed, and what to change.
+    /// Describes why a handshake failed, and what to change.
     pub(super) fn explain(&self, error: &Error) -> String {
         let at = |time: &UnixTime| Utc(time.as_secs());
         match error {
@@ -114,14 +120,14 @@ impl Target {
                 match &self.tls.ca_file {
                     Some(path) => {
                         format!(
-                            "its certificate is not signed by an authority in ca_file {}; \
-                             server_certificate_sha256 accepts exactly one",
+                            "the upstream's certificate is not signed by an authority in ca_file {}; to accept exactly \
+                             this certificate, set server_certificate_sha256",
                             path.display()
                         )
                     }
                     None => {
-                        "its certificate is not signed by an authority that this system knows: name its own \
-                             in ca_file"
+                        "the upstream's certificate is not signed by an authority that this system trusts: name the \
+                             file with its authority in ca_file"
                             .into()
                     }
                 }
@@ -129,8 +135,8 @@ impl Target {
             Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })
                 if presented.is_empty() =>
             {
-                "its certificate names no host, and a common name does not count: make it with \
-                 subjectAltName, or accept exactly it by server_certificate_sha256"
+                "the upstream's certificate names no host, and a common name does not count: make it with \
+                 subjectAltName, or accept exactly this certificate by server_certificate_sha256"
                     .into()
             }
             Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) => {
@@ -141,61 +147,70 @@ impl Target {
                 };
                 let names: Vec<String> = presented.iter().take(NAMES_SHOWN).map(bare).collect();
                 let names = names.join(", ");
-                format!("its certificate is made out to {names}, not to {}: set server_name", self.name)
+                format!("the upstream's certificate is made out to {names}, not to {}: set server_name", self.name)
             }
             Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
                 format!(
-                    "its certificate was good until {} only; here it is {}",
+                    "the upstream's certificate was good until {} only; the time here is {}",
                     at(not_after),
                     Utc(self.clock.now_s())
                 )
             }
             Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
                 format!(
-                    "the clock here is not to be trusted: it says {}, and its certificate is good from {} on",
+                    "the clock here shows {}, but the upstream's certificate is good from {} on: check the clock",
                     Utc(system_s()),
                     at(not_before)
                 )
             }
             Error::AlertReceived(alert) => explain_alert(*alert),
-            Error::PeerIncompatible(_) => format!("nothing that both sides can do: {error}"),
+            Error::PeerIncompatible(_) => format!("upstream and broker have no common version or cipher: {error}"),
             Error::General(why) => why.clone(),
             _ => explain_other(error, "server").unwrap_or_else(|| error.to_string()),
         }
     }
 }
 
-/// Explains an alert of the upstream.
+/// Describes an alert of the upstream, and what to change.
 pub(super) fn explain_alert(alert: AlertDescription) -> String {
     let hint = match alert {
-        AlertDescription::CertificateRequired => "it wants a client certificate: set certificate and key",
-        AlertDescription::HandshakeFailure => "it may want a client certificate: set certificate and key",
-        AlertDescription::UnknownCA => "it does not know who signed our certificate",
-        AlertDescription::CertificateExpired => "to it our certificate has expired, or its clock is wrong",
+        AlertDescription::CertificateRequired => {
+            "the upstream requires a client certificate: set certificate and key"
+        }
+        AlertDescription::HandshakeFailure => {
+            "the upstream may require a client certificate: set certificate and key"
+        }
+        AlertDescription::UnknownCA => "the upstream does not trust the issuer of our certificate",
+        AlertDescription::CertificateExpired => {
+            "for the upstream our certificate has expired, or the upstream's clock is wrong"
+        }
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
         | AlertDescription::CertificateRevoked
         | AlertDescription::CertificateUnknown
         | AlertDescription::DecryptError
         | AlertDescription::AccessDenied => {
-            "it refuses our certificate: that has to be of version 3, no authority's (CA:TRUE), and signed by \
-             one that it knows"
+            "the upstream refuses our certificate: the certificate must have version 3 and CA:FALSE, and be signed by \
+             an authority that the upstream trusts"
         }
-        AlertDescription::ProtocolVersion => "it speaks neither TLS 1.2 nor 1.3",
-        AlertDescription::UnrecognisedName => "it is known by another name: set server_name",
-        _ => return format!("it says {alert:?}"),
+        AlertDescription::ProtocolVersion => "the upstream supports neither TLS 1.2 nor 1.3",
+        AlertDescription::UnrecognisedName => {
+            "the upstream has no certificate for this name: set server_name"
+        }
+        _ => return format!("alert {alert:?}"),
     };
-    format!("{hint} (it says {alert:?})")
+    format!("{hint} (alert {alert:?})")
 }
 
-/// A verifier that accepts exactly one certificate, whatever its content.
+/// A verifier that accepts exactly one certificate and checks neither its names nor its times.
 #[derive(Debug)]
-struct OneCertificate {
+struct PinnedCertificateVerifier {
+    /// The hash of the certificate.
     sum: Sha256,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for OneCertificate {
+impl ServerCertVerifier for PinnedCertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -211,7 +226,7 @@ impl ServerCertVerifier for OneCertificate {
         let mut shown = [0; 32];
         shown.copy_from_slice(sum.as_ref());
         Err(Refusal::error(&format!(
-            "its certificate has the SHA-256 {}, not server_certificate_sha256",
+            "the upstream's certificate has the SHA-256 {}, not server_certificate_sha256",
             Sha256(shown)
         )))
     }
@@ -222,13 +237,13 @@ impl ServerCertVerifier for OneCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        // rustls' standard function reads only certificates of version 3.
-        let ways = self.provider.signature_verification_algorithms.mapping.iter();
-        let ways = ways.filter(|(scheme, _)| *scheme == dss.scheme);
-        let has_signed = |own: &Certificate<'_>| {
-            ways.clone().any(|(_, ways)| own.has_signed(message, dss.signature(), ways))
+        // rustls' function for this supports only certificates of version 3.
+        let algorithms = self.provider.signature_verification_algorithms.mapping.iter();
+        let algorithms = algorithms.filter(|(scheme, _)| *scheme == dss.scheme);
+        let has_signed = |certificate: &Certificate<'_>| {
+            algorithms.clone().any(|(_, all)| certificate.has_signed(message, dss.signature(), all))
         };
-        match Certificate::parse(cert).is_some_and(|own| has_signed(&own)) {
+        match Certificate::parse(cert).is_some_and(|certificate| has_signed(&certificate)) {
             true => Ok(HandshakeSignatureValid::assertion()),
             false => Err(CertificateError::BadSignature.into()),
         }
@@ -242,8 +257,8 @@ impl ServerCertVerifier for OneCertificate {
     ) -> Result<HandshakeSignatureValid, Error> {
         let own = Certificate::parse(cert).ok_or(CertificateError::BadEncoding)?;
         let key = SubjectPublicKeyInfoDer::from(own.public_key_der);
-        let ways = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature_with_raw_key(message, &key, dss, ways)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &key, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -251,53 +266,59 @@ impl ServerCertVerifier for OneCertificate {
     }
 }
 
-/// A verifier for an upstream's certificate.
+/// A verifier that accepts certificates of trusted authorities.
 #[derive(Debug)]
-struct Verifier {
+struct AuthorityVerifier {
+    /// The file with the authorities; `None`: that of the system.
     ca_file: Option<PathBuf>,
     provider: Arc<CryptoProvider>,
 }
 
-impl Verifier {
-    /// Loads the authorities that may have signed a certificate of this chain.
+impl AuthorityVerifier {
+    /// Loads the trusted authorities whose name is that of an issuer in `chain`. The result is empty if there are none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or contains no valid certificate.
     fn roots(&self, chain: &[&CertificateDer<'_>]) -> Result<RootCertStore, Error> {
-        let said = |why: String| Error::General(why);
+        let failed = |why: String| Error::General(why);
         let path = match &self.ca_file {
             Some(path) => path.as_path(),
             None => system_roots().ok_or_else(|| {
-                said("this system knows no authorities: install its ca-certificates, or name ca_file".into())
+                failed(
+                    "this system has no file of authorities: install ca-certificates, or set ca_file".into(),
+                )
             })?,
         };
-        let file = open_bounded(CA_FILE, path).map_err(|error| said(error.to_string()))?;
+        let file = open_bounded(CA_FILE, path).map_err(|error| failed(error.to_string()))?;
         let issuers: Vec<&[u8]> =
             chain.iter().filter_map(|der| Some(Certificate::parse(der)?.issuer)).collect();
         let mut roots = RootCertStore::empty();
-        let (mut seen, mut is_damaged) = (false, false);
+        let (mut has_certificate, mut is_damaged) = (false, false);
         for der in CertificateDer::pem_reader_iter(file) {
             let Ok(der) = der else {
                 is_damaged = true;
                 break;
             };
-            seen = true;
-            let is_one = Certificate::parse(&der).is_some_and(|one| issuers.contains(&one.subject));
-            if is_one && roots.add(der).is_err() {
+            has_certificate = true;
+            let is_issuer = Certificate::parse(&der).is_some_and(|root| issuers.contains(&root.subject));
+            if is_issuer && roots.add(der).is_err() {
                 is_damaged = true;
             }
         }
-        if roots.is_empty() && (is_damaged || !seen) {
-            let what = if is_damaged { "is damaged" } else { "holds no certificate" };
-            return Err(said(format!("{CA_FILE}: {} {what}; name a PEM file", path.display())));
+        if roots.is_empty() && (is_damaged || !has_certificate) {
+            let what = if is_damaged { "is damaged" } else { "contains no certificate" };
+            return Err(failed(format!("{CA_FILE}: {} {what}; name a PEM file", path.display())));
         }
         Ok(roots)
     }
 }
 
-/// Returns the file with the authorities of the system.
+/// Returns the file with the authorities of the system, if it exists.
 fn system_roots() -> Option<&'static Path> {
     SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists())
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for AuthorityVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

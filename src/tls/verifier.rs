@@ -1,8 +1,9 @@
 //! Verification of client certificates, the current time, and the last known time.
 //!
 //! # Invariants
-//! - A client certificate is valid only if every verifier of [`Unanimous`] accepts it.
-//! - The time used is the clock's or later. That never makes an expired certificate valid.
+//! - A client certificate is valid only if every verifier of a [`CombinedVerifier`] accepts it.
+//! - Certificates are checked at the time of the system's clock or later. So an expired certificate is never valid
+//!   because the clock is behind.
 //! - The stored last known time never decreases, and is written at most once a day.
 
 use core::fmt;
@@ -23,20 +24,22 @@ use rustls::{
 
 use super::der::Certificate;
 
-/// A set of verifiers that all have to agree.
+/// A verifier that accepts a client certificate only if several verifiers of rustls accept it.
 ///
-/// If several revocation lists have the name of one authority, rustls uses the first and ignores the others. If
-/// that one belongs to another authority of the same name, rustls refuses every certificate. A list that shares
-/// its name is therefore checked by a verifier of its own, which can only refuse.
+/// One verifier of rustls uses only the first of several revocation lists with the same authority name. If that list is
+/// from another authority of the same name, it even refuses every certificate. So each list that shares its authority
+/// name gets a verifier of its own, in addition to the first one.
 #[derive(Debug)]
-pub(super) struct Unanimous {
+pub(super) struct CombinedVerifier {
+    /// The verifier with the lists whose authority name is unique.
     pub(super) first: Arc<dyn ClientCertVerifier>,
-    pub(super) others: Vec<Judge>,
-    /// The authorities in `client_ca`.
+    /// A verifier for each of the other lists.
+    pub(super) others: Vec<SingleListVerifier>,
+    /// The certificates of the authorities in `client_ca`.
     pub(super) roots: Arc<RootCertStore>,
 }
 
-/// A refusal as a text that says what to change.
+/// Why a certificate is refused, and what to change: an error type of Leveret that rustls passes through.
 #[derive(Debug)]
 pub(super) struct Refusal(pub(super) String);
 
@@ -49,13 +52,13 @@ impl core::fmt::Display for Refusal {
 impl core::error::Error for Refusal {}
 
 impl Refusal {
-    /// Wraps the text into an error that rustls passes on.
-    pub(super) fn error(words: &str) -> Error {
-        CertificateError::Other(OtherError(Arc::new(Self(words.to_string())))).into()
+    /// Returns a rustls error that contains `text`.
+    pub(super) fn error(text: &str) -> Error {
+        CertificateError::Other(OtherError(Arc::new(Self(text.to_string())))).into()
     }
 
-    /// Returns the text of such an error.
-    pub(super) fn of(error: &Error) -> Option<&str> {
+    /// Returns the text of an error that [`Self::error`] has made; `None` for any other error.
+    pub(super) fn text_of(error: &Error) -> Option<&str> {
         let Error::InvalidCertificate(CertificateError::Other(OtherError(other))) = error else {
             return None;
         };
@@ -63,47 +66,55 @@ impl Refusal {
     }
 }
 
-/// Explains errors that only webpki has names for, for the certificate of a client or of a server.
-pub(super) fn explain_other(error: &Error, whose: &str) -> Option<String> {
-    if let Some(words) = Refusal::of(error) {
-        return Some(words.to_string());
+/// Describes errors in a certificate that rustls does not name: webpki's errors, and those of [`Refusal`]. `owner` is
+/// "client" or "server". Returns `None` for an error that is not about the certificate.
+pub(super) fn explain_other(error: &Error, owner: &str) -> Option<String> {
+    if let Some(text) = Refusal::text_of(error) {
+        return Some(text.to_string());
     }
     let Error::InvalidCertificate(error) = error else { return None };
     if let CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } = error {
-        return Some(format!("its certificate is not for a {whose}: its extendedKeyUsage lacks {whose}Auth"));
+        return Some(format!(
+            "the {owner}'s certificate is not for a {owner}: its extendedKeyUsage lacks {owner}Auth"
+        ));
     }
     let CertificateError::Other(other) = error else { return None };
     let name = other.to_string();
     let is = |part: &str| name.contains(part);
     Some(if is("UnsupportedCertVersion") {
         format!(
-            "its certificate is of X.509 version 1, as `openssl x509 -req` makes it without -extfile: give it \
-             an extension, such as extendedKeyUsage={whose}Auth"
+            "the {owner}'s certificate is of X.509 version 1, as `openssl x509 -req` makes it without -extfile: make \
+             it with an extension, such as extendedKeyUsage={owner}Auth"
         )
     } else if is("CaUsedAsEndEntity") {
         format!(
-            "its certificate is one of an authority (CA:TRUE), which no {whose} may show: have that sign one \
-             for it (CA:FALSE)"
+            "the {owner}'s certificate is that of an authority (CA:TRUE), which no {owner} may use: let the authority \
+             sign a certificate with CA:FALSE for the {owner}"
         )
     } else if is("EndEntityUsedAsCa") {
-        "its certificate is signed by one that is no authority's: that has to be made with CA:TRUE".into()
+        format!(
+            "the issuer of the {owner}'s certificate is not an authority: make the issuer's certificate with CA:TRUE"
+        )
     } else {
-        format!("its certificate breaks a rule of X.509 ({name}): have its authority make another")
+        format!(
+            "the {owner}'s certificate violates a rule of X.509 ({name}): let the authority make another one"
+        )
     })
 }
 
-/// The verifier for one list.
+/// The verifier for one revocation list that shares its authority name with another list or authority.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct SingleListVerifier {
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
-    /// Whether the list is signed by a known authority. If that is not the issuer of the certificate, it is another
-    /// authority of the same name.
-    pub(super) may_be_of_namesake: bool,
+    /// Whether errors by [`is_namesake_error`] are ignored. That is so if an authority in `client_ca` has signed the
+    /// list: if its signature does not match the issuer of a certificate, that issuer is another authority of the same
+    /// name, and the list is not about the certificate.
+    pub(super) ignores_namesake_errors: bool,
 }
 
-/// Returns whether the error comes from a list or authority of the same name that is not the issuer's. A
-/// revocation takes precedence if both occur.
-const fn is_of_namesake(error: &Error) -> bool {
+/// Returns whether a verifier returns this error if the list, or an authority in `client_ca`, has only the same name as
+/// the issuer of the certificate. A revoked certificate gives another error, even if this one would apply as well.
+const fn is_namesake_error(error: &Error) -> bool {
     matches!(
         error,
         Error::InvalidCertRevocationList(
@@ -118,39 +129,40 @@ const fn is_of_namesake(error: &Error) -> bool {
     )
 }
 
-impl Unanimous {
-    /// Returns whether a client's certificate is itself in `client_ca`, where its authority should be.
-    fn is_known_itself(&self, der: &CertificateDer<'_>) -> bool {
+impl CombinedVerifier {
+    /// Returns whether a client's certificate is in `client_ca`, which should contain its authority instead.
+    fn is_in_client_ca(&self, der: &CertificateDer<'_>) -> bool {
         let certificate = Certificate::parse(der);
         certificate.is_some_and(|own| {
-            let is_it = |root: &rustls::pki_types::TrustAnchor<'_>| {
+            let is_same = |root: &rustls::pki_types::TrustAnchor<'_>| {
                 root.subject.as_ref() == own.subject
                     && root.subject_public_key_info.as_ref() == own.public_key
             };
-            self.roots.roots.iter().any(is_it)
+            self.roots.roots.iter().any(is_same)
         })
     }
 }
 
-/// Explains why a certificate in `client_ca` is refused nevertheless.
-fn refused_itself(error: Error, der: &CertificateDer<'_>) -> Error {
+/// Returns a clearer error for a refused certificate that is itself in `client_ca`. Any other error is returned
+/// unchanged.
+fn explain_in_client_ca(error: Error, der: &CertificateDer<'_>) -> Error {
     let is_authority = Certificate::parse(der).is_some_and(|own| own.is_authority);
     match error {
         Error::InvalidCertificate(CertificateError::Other(_)) if is_authority => Refusal::error(
-            "its certificate is itself in [tls] client_ca and is an authority's (CA:TRUE), which no client may \
-             show: have that sign one for it (CA:FALSE)",
+            "the client's certificate is itself in [tls] client_ca and is that of an authority (CA:TRUE), which no \
+             client may use: let the authority sign a certificate with CA:FALSE for the client",
         ),
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             Refusal::error(
-                "its certificate is itself in [tls] client_ca, which is for authorities: put the one that \
-                 signed it there",
+                "the client's certificate is itself in [tls] client_ca, which is for authorities: put the certificate of \
+                 its issuer there",
             )
         }
         error => error,
     }
 }
 
-impl ClientCertVerifier for Unanimous {
+impl ClientCertVerifier for CombinedVerifier {
     fn offer_client_auth(&self) -> bool {
         self.first.offer_client_auth()
     }
@@ -170,13 +182,15 @@ impl ClientCertVerifier for Unanimous {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.first.verify_client_cert(end_entity, intermediates, now);
-        let verified = verified.map_err(|error| match self.is_known_itself(end_entity) {
-            true => refused_itself(error, end_entity),
+        let verified = verified.map_err(|error| match self.is_in_client_ca(end_entity) {
+            true => explain_in_client_ca(error, end_entity),
             false => error,
         })?;
-        for judge in &self.others {
-            match judge.verifier.verify_client_cert(end_entity, intermediates, now) {
-                Err(error) if !(judge.may_be_of_namesake && is_of_namesake(&error)) => return Err(error),
+        for other in &self.others {
+            match other.verifier.verify_client_cert(end_entity, intermediates, now) {
+                Err(error) if !(other.ignores_namesake_errors && is_namesake_error(&error)) => {
+                    return Err(error);
+                }
                 _ => {}
             }
         }
@@ -208,11 +222,11 @@ impl ClientCertVerifier for Unanimous {
 
 const DAY_S: i64 = 86_400;
 
-/// The system's clock, but never earlier than a known time.
+/// The time at which certificates are checked: the system's clock, but not earlier than a minimum.
 ///
-/// A board without a battery-backed clock starts at a time in the past. Until it gets the right time, every
-/// client certificate would be "not valid yet". But the time is not earlier than the creation of the broker's own
-/// certificates, so that is the minimum.
+/// A board without a battery-backed clock starts with a time in the past. Until its clock is set, every certificate would
+/// be "not valid yet". The creation of the broker's own certificates and lists is a lower bound of the right time, so it
+/// is used as minimum.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Clock {
     /// The minimum in seconds since 1970.
@@ -220,12 +234,12 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Returns the time in seconds since 1970.
+    /// Returns the time at which certificates are checked, in seconds since 1970.
     pub(super) fn now_s(self) -> u64 {
         system_s().max(self.not_before_s)
     }
 
-    /// Returns whether the system's clock is certainly wrong.
+    /// Returns whether the system's clock is earlier than the minimum, and therefore wrong.
     pub(super) fn is_behind(self) -> bool {
         system_s() < self.not_before_s
     }
@@ -242,21 +256,21 @@ pub(super) fn system_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Returns the days from 1970 to a date of the Gregorian calendar. The year begins in March, so leap days come
-/// last.
+/// Returns the number of days from 1970-01-01 to a date of the Gregorian calendar. The computation lets years begin in
+/// March, so that a leap day is the last day of its year.
 pub(super) const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468
 }
 
-/// A time in seconds since 1970 that is formatted like `2026-11-20 14:03 UTC`.
+/// A time in seconds since 1970, formatted like `2026-11-20 14:03 UTC`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Utc(pub(super) u64);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Dates beyond the year 9999 are not supported.
+        // A later time is shown as the end of the year 9999.
         let seconds = self.0.min(253_402_300_799) as i64;
         let days = seconds / DAY_S;
         let mut year = 1970 + days / 366;
@@ -273,42 +287,42 @@ impl fmt::Display for Utc {
     }
 }
 
-/// The name of the file in the data directory.
+/// The name of the file of [`KnownTime`] in the data directory.
 const FILE_NAME: &str = "last-known-time";
-/// The file is written again when the time is this much later, in seconds.
-const WORTH_S: u64 = 86_400;
+/// Minimum difference between the stored time and a new one, in seconds. It limits the writes to the flash card.
+const STORE_INTERVAL_S: u64 = 86_400;
 /// Maximum number of digits of a number of seconds.
 const DIGITS_MAX: u64 = 20;
 
-/// The last known time, in a file of the data directory.
+/// The latest time that is known to have passed, in a file of the data directory. Bridges use it as minimum of [`Clock`].
 ///
-/// On a board whose clock starts in 1970, an expired certificate of an upstream would be valid again after every
-/// power cut. If the certificate of an upstream is valid at the clock's time, that time is plausible and is
-/// stored.
+/// Without it, a board whose clock starts in 1970 after every power cut would accept an upstream's expired certificate.
+/// The time of the clock is plausible, and is stored, when an upstream's certificate is valid at that time.
 #[derive(Debug, Default)]
 pub struct KnownTime {
-    /// `None`: it is not stored.
+    /// `None`: the time is only in memory.
     file: Option<PathBuf>,
     /// Seconds since 1970; `None`: the file was not read yet.
     seconds: Option<u64>,
 }
 
 impl KnownTime {
-    /// Uses a file in this folder, which need not exist yet.
-    pub fn kept_in(folder: &Path) -> Self {
+    /// Returns the state for the file in `folder`. The folder need not exist yet.
+    pub fn stored_in(folder: &Path) -> Self {
         Self { file: Some(folder.join(FILE_NAME)), seconds: None }
     }
 
-    /// Returns the seconds since 1970; 0 if unknown.
+    /// Returns the last known time in seconds since 1970; 0 if there is none. The first call reads the file.
     pub(super) fn seconds(&mut self) -> u64 {
         let file = self.file.as_deref();
         *self.seconds.get_or_insert_with(|| file.map_or(0, read))
     }
 
-    /// Stores the time of a clock at which a certificate was valid.
+    /// Stores the time of a clock at which an upstream's certificate was valid, if that is at least `STORE_INTERVAL_S`
+    /// later than the stored time.
     pub(super) fn note(&mut self, clock: Clock) {
         let now_s = clock.now_s();
-        if clock.is_behind() || now_s < self.seconds() + WORTH_S {
+        if clock.is_behind() || now_s < self.seconds() + STORE_INTERVAL_S {
             return;
         }
         self.seconds = Some(now_s);
@@ -316,13 +330,14 @@ impl KnownTime {
         if let Err(error) = small_file::write(file, &format!("{now_s}\n")) {
             let shown = file.display();
             log::warn!(
-                "{shown} cannot be written ({error}): after a restart without a clock the time is not known"
+                "{shown} cannot be written ({error}): after a power cut, a board without a battery-backed clock may \
+                 accept expired certificates of upstreams"
             );
         }
     }
 }
 
-/// Returns the content of the file; 0 if there is none or it is invalid.
+/// Returns the time in the file; 0 if the file is missing or invalid.
 fn read(file: &Path) -> u64 {
     small_file::read(file, DIGITS_MAX + 1).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
@@ -352,7 +367,7 @@ mod clock_tests {
     }
 
     #[test]
-    fn the_time_is_never_before_what_is_known() {
+    fn the_time_is_never_before_the_minimum() {
         let year_3000 = 32_503_680_000;
         let clock = Clock { not_before_s: year_3000 };
         assert!(clock.is_behind() && clock.now_s() == year_3000);
@@ -368,27 +383,27 @@ mod known_time_tests {
     use super::*;
 
     #[test]
-    fn it_is_kept_over_a_restart_and_never_becomes_earlier() {
+    fn the_known_time_is_stored_and_never_becomes_earlier() {
         let folder = std::env::temp_dir().join(format!("leveret-known-time-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let mut known = KnownTime::kept_in(&folder);
-        assert_eq!(known.seconds(), 0, "nothing is known at first");
+        let mut known = KnownTime::stored_in(&folder);
+        assert_eq!(known.seconds(), 0, "no time is known at first");
         known.note(Clock { not_before_s: 0 });
         let noted = known.seconds();
         assert!(noted > 1_700_000_000);
-        assert_eq!(KnownTime::kept_in(&folder).seconds(), noted, "it outlives the process");
+        assert_eq!(KnownTime::stored_in(&folder).seconds(), noted, "the time is stored");
         let file = folder.join(FILE_NAME);
         // A day must pass before it is written again.
         fs::remove_file(&file).unwrap();
         known.note(Clock { not_before_s: 0 });
         assert!(!file.exists());
         // A clock that is certainly wrong is ignored.
-        let mut before = KnownTime::kept_in(&folder);
+        let mut before = KnownTime::stored_in(&folder);
         before.note(Clock { not_before_s: system_s() + 1_000 });
         assert!(!file.exists() && before.seconds() == 0);
         for text in ["", "-1", "soon", "99999999999999999999999999"] {
             fs::write(&file, text).unwrap();
-            assert_eq!(KnownTime::kept_in(&folder).seconds(), 0, "{text}");
+            assert_eq!(KnownTime::stored_in(&folder).seconds(), 0, "{text}");
         }
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(KnownTime::default().seconds(), 0);

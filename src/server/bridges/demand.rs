@@ -50,7 +50,7 @@ impl Bridge {
         let demand = self.head.demand.as_ref().filter(|_| self.may_be_wanted());
         demand.is_some_and(|demand| {
             let waiting = self.waiting(broker, now);
-            demand.is_news(waiting) || waiting > 0 && !is_unblocked
+            demand.needs_check(waiting) || waiting > 0 && !is_unblocked
         })
     }
 }
@@ -127,15 +127,18 @@ impl Bridges {
         let waiting = bridge.waiting(&shared.broker, now);
         let is_unblocked = shared.lists.for_capacity.is_empty();
         let unix_ms = shared.platform.unix_ms();
-        let reason =
-            bridge.head.demand.as_mut().and_then(|demand| demand.look(now, unix_ms, (waiting, is_unblocked)));
+        let reason = bridge
+            .head
+            .demand
+            .as_mut()
+            .and_then(|demand| demand.reason_to_connect(now, unix_ms, (waiting, is_unblocked)));
         let Some(reason) = reason else { return };
         for link in &mut bridge.links {
             if let Phase::Resting = link.phase {
                 link.phase = Phase::Waiting(now.after_ms(0));
             }
         }
-        let text = format_args!("bridge {} connects: {}", bridge.head.config.name, reason.words());
+        let text = format_args!("bridge {} connects: {}", bridge.head.config.name, reason.text());
         shared.log_bridge(log::Level::Info, bridge.head.serial, text);
     }
 
@@ -164,6 +167,6 @@ impl Bridges {
         link.phase = Phase::Resting;
         link.state.backoff.reset();
         link.state.forget_logged();
-        head.demand.iter_mut().for_each(|demand| demand.rest(now, unix_ms, random));
+        head.demand.iter_mut().for_each(|demand| demand.note_closed(now, unix_ms, random));
     }
 }

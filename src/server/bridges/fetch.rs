@@ -16,9 +16,11 @@
 //! - Messages held at the upstream take nothing of their rule's window.
 
 use leveret_amqp::{Full, Properties, Writer};
-use leveret_bridge::{Arrivals, BridgeHeaders, Cause, Event, Origin, Verdict, hops_of, marked, shovelled};
+use leveret_bridge::{
+    Arrivals, BridgeHeaders, Cause, DeliverySettlement, Event, Origin, hops_of, marked, shovelled,
+};
 use leveret_broker::{Shortage, write_parked_properties};
-use leveret_config::bridge::{Destination, Refused};
+use leveret_config::bridge::{Destination, RefusedAction};
 use leveret_config::shovels::Shovel;
 use leveret_connection::message_flags;
 use leveret_core::command::{Command, Outcome};
@@ -257,8 +259,8 @@ impl<P: Platform> LinkTask<'_, P> {
         let most = self.shared.limits.message_size_max;
         let queue = &self.head.config.fetch[rule].queue;
         let name = &self.head.config.name;
-        let is_rejected =
-            self.head.config.fetch[rule].refused == Refused::Reject && self.open_link.client.can_settle();
+        let is_rejected = self.head.config.fetch[rule].refused == RefusedAction::Reject
+            && self.open_link.client.can_settle();
         let what =
             if is_rejected { "it is rejected there" } else { "it stays there; other messages continue" };
         let text = format_args!(
@@ -273,7 +275,7 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         self.state.last_error = Some((cause, self.shared.now));
         if is_rejected {
-            self.open_link.client.settle(rule, tag, Verdict::Dead);
+            self.open_link.client.settle(rule, tag, DeliverySettlement::Reject);
         } else {
             let rule_state = &mut self.state.rule_states[rule];
             rule_state.held = rule_state.held.saturating_add(1);
@@ -427,7 +429,7 @@ impl<P: Platform> LinkTask<'_, P> {
             while self.open_link.client.can_settle()
                 && let Some((tag, count)) = lane.arrivals.next_durable(durable, together)
             {
-                self.open_link.client.settle(rule, tag, Verdict::Taken(together));
+                self.open_link.client.settle(rule, tag, DeliverySettlement::Ack(together));
                 moved += count;
             }
         }

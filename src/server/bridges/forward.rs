@@ -15,7 +15,7 @@ use leveret_bridge::{
     BridgeHeaders, Cause, Client, InFlight, Origin, OwnId, hops_of, left_of_frame, publish_len, write_head,
     write_publish,
 };
-use leveret_config::bridge::{Destination, RULES_MAX, Refused};
+use leveret_config::bridge::{Destination, RULES_MAX, RefusedAction};
 use leveret_core::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
 use leveret_core::mem::Messages;
 
@@ -238,16 +238,22 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Handles that the upstream closed the channel of a rule that forwards or was about to. It is unknown which of
     /// several messages caused that, so they are tried one by one.
     #[cold]
-    pub(super) fn note_channel_closed(&mut self, rule: usize, code: u16, over_publish: bool, cause: Cause) {
+    pub(super) fn note_channel_closed(
+        &mut self,
+        rule: usize,
+        code: u16,
+        is_publish_error: bool,
+        cause: Cause,
+    ) {
         if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
             lane.end(End::AtOnce);
-            if let Some(only) = lane.in_flight.only().filter(|_| over_publish) {
+            if let Some(only) = lane.in_flight.only().filter(|_| is_publish_error) {
                 return self.refuse(rule, only.tag, Refusal::Closed(code));
             }
         } else {
             self.open_link.lanes[rule] = Lane::Closed;
         }
-        let remedy = if over_publish { Remedy::OneTaken } else { Remedy::Open };
+        let remedy = if is_publish_error { Remedy::OneTaken } else { Remedy::Open };
         self.wait(rule, Cause::new(format_args!("it closed the channel: {cause}")), remedy);
     }
 
@@ -270,7 +276,7 @@ impl<P: Platform> LinkTask<'_, P> {
             ))),
             _ => None,
         };
-        let is_parked = config.refused == Refused::Park && is_enough && missing.is_none();
+        let is_parked = config.refused == RefusedAction::Park && is_enough && missing.is_none();
         let Some(&Forward { own, .. }) = self.open_link.forward(rule) else {
             unreachable!("only sent messages are refused")
         };

@@ -206,7 +206,7 @@ impl Bridges {
         }
         // A paused link may be wanted again since. It is connected in the next turn, because its slot among the peers
         // may be in use until then.
-        let is_next_address = open_link.client.is_unheard() && !link.state.addresses.is_empty();
+        let is_next_address = open_link.client.has_received_nothing() && !link.state.addresses.is_empty();
         if open_link.is_draining || is_next_address {
             link.phase = again;
             return;

@@ -43,7 +43,7 @@ pub(crate) fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, Str
         return Err(format!("component {} not found", parameter.component));
     }
     let bridge = parse(parameter.vhost.unwrap_or_default(), parameter.name, parameter.value)?;
-    if bridge.feeds_itself() {
+    if bridge.forwards_parked() {
         return Err(format!(
             "src-queue {} is the queue in which this shovel parks refused messages",
             bridge.parked
@@ -92,7 +92,7 @@ impl BridgeState {
                 let arguments = arguments(shovel.map(|shovel| &shovel.destination));
                 Some(Preparation::Queue(queue.clone(), arguments))
             }
-            (Direction::Forward, Destination::Exchange(..) | Destination::AsItWas(_)) => None,
+            (Direction::Forward, Destination::Exchange(..) | Destination::OriginalExchange(_)) => None,
         }
     }
 

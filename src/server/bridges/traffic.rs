@@ -24,7 +24,7 @@ use leveret_bridge::{Arrivals, Cause, Client, Event, InFlight, Stage, not_tls};
 use leveret_core::command::{ChannelId, ConnectionId};
 use leveret_core::mem::MessageId;
 use leveret_core::time::{Deadline, Now};
-use leveret_tls::Shaken;
+use leveret_tls::HandshakeOutput;
 
 use super::fetch::Common;
 use super::state::{BridgeState, Direction, LinkState, Remedy};
@@ -292,7 +292,7 @@ pub(crate) enum Call<'c> {
     /// More is durable here.
     Durable,
     /// A step of the TLS handshake was carried out.
-    HandshakeStep(Shaken),
+    HandshakeStep(HandshakeOutput),
     /// This broker closes the link: it is shutting down, or the virtual host was deleted.
     Close(&'c str),
 }
@@ -324,7 +324,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let is_scarce = self.shared.resources.messages.is_held()
             || !self.shared.buffers.can_take(self.shared.scratch.input.len());
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        if self.open_link.client.is_unheard()
+        if self.open_link.client.has_received_nothing()
             && let Some(error) = peer.stream.socket.take_error()
         {
             let cause = Cause::new(format_args!("{} cannot be reached: {error}", peer.address));
@@ -352,7 +352,7 @@ impl<P: Platform> LinkTask<'_, P> {
             self.open_link.restart_confirm_timeout(self.shared.now);
         }
         self.shared.scratch.input = input;
-        self.open_link.client.note_left(got.len - handled);
+        self.open_link.client.note_unhandled(got.len - handled);
         let waits = match next {
             Ok(next) => next == Next::Wait,
             Err(cause) => return self.close_with(cause),
@@ -417,7 +417,7 @@ impl<P: Platform> LinkTask<'_, P> {
             if next == Next::Wait {
                 if let Some(rule) = header_of.filter(|rule| !self.has_whole(*rule)) {
                     // The header is parsed again when there is capacity.
-                    self.open_link.client.take_header_back(rule);
+                    self.open_link.client.expect_header_again(rule);
                     *at = before;
                 }
                 // Messages that are already durable here are acknowledged without waiting for the next.
@@ -468,8 +468,8 @@ impl<P: Platform> LinkTask<'_, P> {
                     lane.is_over = true;
                 }
             }
-            Event::Closed { rule, code, over_publish, cause } => match self.direction {
-                Direction::Forward => self.note_channel_closed(rule, code, over_publish, cause),
+            Event::Closed { rule, code, is_publish_error, cause } => match self.direction {
+                Direction::Forward => self.note_channel_closed(rule, code, is_publish_error, cause),
                 Direction::Fetch => {
                     self.fail_rule(rule, Cause::new(format_args!("it closed the channel: {cause}")));
                 }
@@ -530,7 +530,7 @@ impl<P: Platform> LinkTask<'_, P> {
 
     /// Takes the result of a step of the TLS handshake.
     #[cold]
-    pub(super) fn take_handshake_step(&mut self, shaken: Shaken) {
+    pub(super) fn take_handshake_step(&mut self, shaken: HandshakeOutput) {
         let id = self.open_link.peer;
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
@@ -613,7 +613,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let peer = self.shared.peers.get_mut(self.open_link.peer)?;
         match sent {
             Ok(count) => Some((count, peer.stream.has_unsent())),
-            Err(_) if self.open_link.client.is_unheard() => {
+            Err(_) if self.open_link.client.has_received_nothing() => {
                 // The upstream may have sent the reason before it closed the connection.
                 (peer.stream.writable, peer.stream.read_closed) = (false, true);
                 peer.stream.assume_readable();
@@ -621,7 +621,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 None
             }
             Err(error) => {
-                self.close_with(Cause::of_writing(&error));
+                self.close_with(Cause::of_write_error(&error));
                 None
             }
         }
@@ -811,8 +811,8 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn restart_consumer(&mut self, rule: usize) {
         let ahead = self.ahead(rule);
         if let Lane::Fetch(lane) = &mut self.open_link.lanes[rule] {
-            lane.arrivals.begin_again(ahead.into());
-            self.open_link.client.widen(rule, ahead);
+            lane.arrivals.note_consumer_restart(ahead.into());
+            self.open_link.client.restart_consumer(rule, ahead);
         }
     }
 
@@ -902,7 +902,7 @@ impl<P: Platform> LinkTask<'_, P> {
         self.state.today.sent += sent;
         self.state.today.received += received;
         self.head.day.note(received + sent);
-        if self.head.day.is_to_note() {
+        if self.head.day.must_store() {
             self.common.note_due = self.shared.now.after_ms(0);
         }
     }

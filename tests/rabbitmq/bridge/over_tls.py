@@ -137,10 +137,10 @@ class OverTls:
                 ("not signed by an authority that this system knows", self.rabbitmq, ""),
                 ("made out to localhost, 127.0.0.1, not to rabbit.example: set server_name", self.rabbitmq,
                  keys(self.office, self.meter, 'server_name = "rabbit.example"\n')),
-                ("it wants a client certificate", self.rabbitmq, keys(self.office)),
-                ("does not know who signed our certificate", self.rabbitmq, keys(self.office, self.stranger)),
-                ("its certificate was good until", Address("127.0.0.1", old.tls_port), good),
-                ("the clock here is not to be trusted", Address("127.0.0.1", new.tls_port), good),
+                ("the upstream requires a client certificate", self.rabbitmq, keys(self.office)),
+                ("does not trust the issuer of our certificate", self.rabbitmq, keys(self.office, self.stranger)),
+                ("the upstream's certificate was good until", Address("127.0.0.1", old.tls_port), good),
+                ("the clock here shows", Address("127.0.0.1", new.tls_port), good),
                 ("AMQP without TLS on this port", place.upstream.address, good),
                 ("speaks HTTP, not TLS", Address("127.0.0.1", web.getsockname()[1]), good),
                 ("ca_file: /nowhere/ca.pem does not exist", self.rabbitmq, 'ca_file = "/nowhere/ca.pem"\n'),
@@ -167,7 +167,7 @@ class OverTls:
             shutil.copy(getattr(self.stranger, "certificate" if end == "pem" else "key"), folder / f"own.{end}")
         own = Paper(folder / "own.pem", folder / "own.key")
         edge = place.start(self.config(self.rabbitmq, keys(self.office, own)))
-        tools.until("it is refused", lambda: "does not know who signed" in tools.status(edge)["last_error"])
+        tools.until("it is refused", lambda: "does not trust the issuer" in tools.status(edge)["last_error"])
         for end in ("pem", "key"):
             shutil.copy(getattr(self.meter, "certificate" if end == "pem" else "key"), folder / f"own.{end}")
         tools.until("it runs", lambda: tools.status(edge)["state"] == "running")

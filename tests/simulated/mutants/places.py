@@ -84,7 +84,7 @@ PLACES = [
         "            self.is_writing = true;\n            return Some(Write::Commit(job));\n",
         "            self.is_writing = true;\n"
         "            if PLANTED(\"batch-confirmed-early\") {\n"
-        "                pending_writes.stored(messages, self.covers);\n"
+        "                pending_writes.stored(messages, self.batch_in_flight);\n"
         "            }\n"
         "            return Some(Write::Commit(job));\n",
     ),
@@ -110,15 +110,15 @@ PLACES = [
     # The session sends a confirm before the message is durable.
     (
         "src/connection/output.rs",
-        "                if run.order > gone || run.batch > context.durable || number == content_on {\n",
+        "                if run.order > written_up_to || run.batch > context.durable || number == content_channel {\n",
         "                let is_early = PLANTED(\"confirm-before-its-commit\");\n"
-        "                if run.order > gone || run.batch > context.durable && !is_early || number == content_on {\n",
+        "                if run.order > written_up_to || run.batch > context.durable && !is_early || number == content_channel {\n",
     ),
     (
         "src/connection/replies.rs",
-        "            Some(run) if run.batch <= context.durable => Listed::ToConfirm,\n",
+        "            Some(run) if run.batch <= context.durable => ConfirmListKind::Sendable,\n",
         "            Some(run) if run.batch <= context.durable || PLANTED(\"confirm-before-its-commit\") => {\n"
-        "                Listed::ToConfirm\n"
+        "                ConfirmListKind::Sendable\n"
         "            }\n",
     ),
     # Consecutive confirms are sent with a delivery tag that is one too low.

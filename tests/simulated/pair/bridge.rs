@@ -9,7 +9,7 @@ use std::rc::Rc;
 use leveret_amqp::{
     ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, Properties, Table, Writer, next_frame,
 };
-use leveret_config::bridge::{Bridge, Destination, DrainRate, Refused, Rule, UpstreamTls};
+use leveret_config::bridge::{Bridge, Destination, DrainRate, RefusedAction, Rule, UpstreamTls};
 use leveret_config::upstream::Upstream;
 use leveret_core::limits::Limits;
 
@@ -36,7 +36,7 @@ pub(super) fn upstream(host: &str) -> Upstream {
     }
 }
 
-fn rule(refused: Refused) -> Vec<Rule> {
+fn rule(refused: RefusedAction) -> Vec<Rule> {
     vec![Rule { queue: "here".into(), to: Destination::Queue("there".into()), refused, is_urgent: false }]
 }
 
@@ -45,7 +45,7 @@ pub(super) fn bridge() -> Bridge {
         name: "plant".into(),
         vhost: "/".into(),
         upstream: vec![upstream(HOST)],
-        forward: rule(Refused::Park),
+        forward: rule(RefusedAction::Park),
         fetch: Vec::new(),
         window: 4,
         heartbeat_s: 10,
@@ -534,7 +534,7 @@ fn a_link_may_break_after_any_byte() {
 
 #[test]
 fn refused_messages_are_parked_or_retried() {
-    for (refused, parked) in [(Refused::Park, 1), (Refused::Wait, 0)] {
+    for (refused, parked) in [(RefusedAction::Park, 1), (RefusedAction::Wait, 0)] {
         let (mut world, mut far) = world(Bridge { forward: rule(refused), heartbeat_s: 0, ..bridge() });
         open(&mut world, &mut far);
         let client = fill(&mut world, 3);
@@ -545,7 +545,7 @@ fn refused_messages_are_parked_or_retried() {
         refuse(&mut world, &mut far, 60_000);
         assert_eq!(world.counts(client, 1, "parked"), (parked, 0), "{refused}");
         assert!(far.line.borrow().is_held, "neither is a reason to end the link");
-        let left = u32::from(refused == Refused::Wait);
+        let left = u32::from(refused == RefusedAction::Wait);
         assert_eq!(
             world.counts(client, 1, "here").0,
             left,

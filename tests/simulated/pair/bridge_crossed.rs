@@ -6,26 +6,26 @@
 //! - No frame is written into another one.
 
 use leveret_amqp::{Method, Table};
-use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 use leveret_core::time::Now;
 
 use super::bridge::{Far, Heard, ack, ask, bodies, bridge, fill, open, world};
 use super::bridge_day::open_fetch;
 use super::world::{Publish, Shape, World, content_frames, delete, small_limits};
 
-fn rule(queue: &str, refused: Refused) -> Rule {
+fn rule(queue: &str, refused: RefusedAction) -> Rule {
     let to = Destination::Queue(format!("{queue}.moved"));
     Rule { queue: queue.into(), to, refused, is_urgent: queue == "alarms" }
 }
 
 /// A bridge with two rules that wait when refused, one of them urgent.
 fn waiting() -> Bridge {
-    let forward = vec![rule("here", Refused::Wait), rule("alarms", Refused::Wait)];
+    let forward = vec![rule("here", RefusedAction::Wait), rule("alarms", RefusedAction::Wait)];
     Bridge { forward, heartbeat_s: 0, ..bridge() }
 }
 
 fn fetching() -> Bridge {
-    let fetch = vec![rule("far", Refused::Park)];
+    let fetch = vec![rule("far", RefusedAction::Park)];
     Bridge { forward: Vec::new(), fetch, window: 2, heartbeat_s: 0, ..bridge() }
 }
 
@@ -192,7 +192,8 @@ fn a_refusal_backs_off_although_other_messages_are_confirmed() {
 
 #[test]
 fn a_message_that_is_always_refused_is_parked_although_others_are_confirmed() {
-    let (mut world, mut far) = world(Bridge { forward: vec![rule("here", Refused::Park)], ..waiting() });
+    let (mut world, mut far) =
+        world(Bridge { forward: vec![rule("here", RefusedAction::Park)], ..waiting() });
     open(&mut world, &mut far);
     let client = fill(&mut world, 200);
     let mut sent = 0;
@@ -357,7 +358,8 @@ fn an_upstream_queue_that_cancels_its_consumer_is_retried_with_back_off() {
 #[test]
 fn no_message_id_is_sent_before_its_offset_is_durable() {
     for arguments in [&[][..], b"\x0ex-max-priorityb\x03"] {
-        let config = Bridge { forward: vec![rule("ranked", Refused::Park)], heartbeat_s: 0, ..bridge() };
+        let config =
+            Bridge { forward: vec![rule("ranked", RefusedAction::Park)], heartbeat_s: 0, ..bridge() };
         let (mut world, mut far) = world(config);
         world.keep_on_disk(leveret_storage::Settings::default());
         world.run();
@@ -383,7 +385,7 @@ fn no_message_id_is_sent_before_its_offset_is_durable() {
 /// A message that a local client requeued before its commit has no id yet when the bridge takes it.
 #[test]
 fn no_message_id_of_a_requeued_message_is_sent_before_its_offset_is_durable() {
-    let config = Bridge { forward: vec![rule("q", Refused::Park)], heartbeat_s: 0, ..bridge() };
+    let config = Bridge { forward: vec![rule("q", RefusedAction::Park)], heartbeat_s: 0, ..bridge() };
     let (mut world, mut far) = world(config);
     world.keep_on_disk(leveret_storage::Settings::default());
     world.run();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use leveret_amqp::Method;
-use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 
 use super::bridge::{Far, alarms, ask, bodies, bridge, fill, open, open_for, upstream, world};
 use super::world::{Line, Shape, World, content_frames};
@@ -14,7 +14,7 @@ const HOUR_MS: u64 = 3_600_000;
 
 fn rule(queue: &str, is_urgent: bool) -> Rule {
     let to = Destination::Queue(format!("{queue}.moved"));
-    Rule { queue: queue.into(), to, refused: Refused::Park, is_urgent }
+    Rule { queue: queue.into(), to, refused: RefusedAction::Park, is_urgent }
 }
 
 /// A bridge with a small budget and without heartbeats, so that its traffic is predictable.

@@ -1,7 +1,7 @@
 //! Fetching when messages find no local capacity or do not progress, and from a hostile upstream.
 
 use leveret_amqp::{ContentHeader, Method, Properties, Table, Writer};
-use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 
 use super::bridge::{Far, ack, ask, bridge, fill, open, upstream, world};
 use super::bridge_day::open_fetch;
@@ -13,7 +13,7 @@ const PATIENCE_MS: u64 = 30_000;
 
 fn fetching() -> Bridge {
     let to = Destination::Queue("here".into());
-    let fetch = vec![Rule { queue: "far".into(), to, refused: Refused::Park, is_urgent: false }];
+    let fetch = vec![Rule { queue: "far".into(), to, refused: RefusedAction::Park, is_urgent: false }];
     Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() }
 }
 

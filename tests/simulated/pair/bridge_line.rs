@@ -1,7 +1,7 @@
 //! A bridge on a slow line: urgent messages go first, and large ones arrive.
 
 use leveret_amqp::HEARTBEAT_FRAME;
-use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 
 use super::bridge::{Far, ack, ask, bridge, open, world};
 use super::world::{Shape, World};
@@ -14,7 +14,7 @@ const HEAD: usize = 512;
 
 fn rule(queue: &str, is_urgent: bool) -> Rule {
     let to = Destination::Queue(format!("{queue}.moved"));
-    Rule { queue: queue.into(), to, refused: Refused::Park, is_urgent }
+    Rule { queue: queue.into(), to, refused: RefusedAction::Park, is_urgent }
 }
 
 /// Reads at most `octets` bytes from the line.

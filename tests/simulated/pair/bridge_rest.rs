@@ -1,7 +1,7 @@
 //! A bridge that connects on demand: what it connects for, and when it ends its links.
 
 use leveret_amqp::{HEARTBEAT_FRAME, Method};
-use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 use leveret_config::bridge::{OnDemand, TimeOfDay};
 
 use super::bridge::{Far, ack, ask, bodies, bridge, fill, open, world};
@@ -194,7 +194,7 @@ fn with_the_daily_budget_used_only_urgent_messages_cause_a_connection() {
     let rule = |queue: &str, is_urgent| Rule {
         queue: queue.into(),
         to: Destination::Queue("there".into()),
-        refused: Refused::Park,
+        refused: RefusedAction::Park,
         is_urgent,
     };
     let forward = vec![rule("here", false), rule("urgent", true)];
@@ -236,7 +236,7 @@ fn waiting_messages_are_fetched_before_a_connection_ends() {
     let fetch = vec![Rule {
         queue: "far".into(),
         to: Destination::Queue("here".into()),
-        refused: Refused::Park,
+        refused: RefusedAction::Park,
         is_urgent: false,
     }];
     let (mut world, mut far) = world(Bridge { forward: Vec::new(), fetch, ..resting() });

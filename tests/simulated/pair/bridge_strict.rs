@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use leveret_amqp::{ContentHeader, FrameKind, Method};
-use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 
 use super::bridge::{ack, ask, bridge, has_header, world};
 use super::bridge_strict_link::{FRAME_MAX, Link, Orders, Tally, assert_nothing_stays, frames, wait};
@@ -53,12 +53,12 @@ fn config(seed: u64) -> Bridge {
         is_urgent,
     };
     // A too large message is refused permanently, so a rule that waits would wait forever.
-    let alarms = if is_small { Refused::Park } else { Refused::Wait };
+    let alarms = if is_small { RefusedAction::Park } else { RefusedAction::Wait };
     Bridge {
         forward: vec![
-            rule(QUEUES[0], Refused::Park, false),
+            rule(QUEUES[0], RefusedAction::Park, false),
             rule(QUEUES[1], alarms, true),
-            rule(QUEUES[2], Refused::Park, false),
+            rule(QUEUES[2], RefusedAction::Park, false),
         ],
         window: random.one_of(&[1, 2, 8, 64]),
         park_after: random.one_of(&[0, 1, 5]),

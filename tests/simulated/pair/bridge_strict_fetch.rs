@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use leveret_amqp::{FrameKind, Method, Table, Writer};
-use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 use leveret_storage::Settings;
 
 use super::bridge::{ask, bridge, world};
@@ -58,10 +58,10 @@ fn config(seed: u64) -> Bridge {
         refused,
         is_urgent: at == 1,
     };
-    let refused = random.one_of(&[Refused::Reject, Refused::Wait]);
+    let refused = random.one_of(&[RefusedAction::Reject, RefusedAction::Wait]);
     Bridge {
         forward: Vec::new(),
-        fetch: vec![rule(0, Refused::Park), rule(1, refused)],
+        fetch: vec![rule(0, RefusedAction::Park), rule(1, refused)],
         window: random.one_of(&[1, 2, 8]),
         heartbeat_s: random.one_of(&[0, 10]),
         ..bridge()

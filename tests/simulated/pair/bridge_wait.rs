@@ -3,20 +3,20 @@
 //! Only the affected rule waits, and it retries one message at a time.
 
 use leveret_amqp::{Method, Table, Writer};
-use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 
 use super::bridge::{Far, Heard, ack, ask, bodies, bridge, fill, open, open_for, world};
 use super::bridge_day::{deliver, open_fetch};
 use super::world::{Shape, World, content_frames, delete, small_limits};
 
-fn rule(queue: &str, refused: Refused) -> Rule {
+fn rule(queue: &str, refused: RefusedAction) -> Rule {
     let to = Destination::Queue(format!("{queue}.moved"));
     Rule { queue: queue.into(), to, refused, is_urgent: false }
 }
 
 /// A bridge with two rules that wait when refused.
 fn waiting() -> Bridge {
-    let forward = vec![rule("here", Refused::Wait), rule("alarms", Refused::Wait)];
+    let forward = vec![rule("here", RefusedAction::Wait), rule("alarms", RefusedAction::Wait)];
     Bridge { forward, heartbeat_s: 0, ..bridge() }
 }
 
@@ -228,7 +228,7 @@ fn an_operator_sees_why_a_rule_waits_and_can_retry_at_once() {
 /// A channel opened meanwhile may nack forever, so each attempt uses a channel of its own.
 #[test]
 fn a_nacked_message_is_retried_alone_and_on_another_channel_before_it_is_parked() {
-    let config = Bridge { forward: vec![rule("here", Refused::Park)], ..waiting() };
+    let config = Bridge { forward: vec![rule("here", RefusedAction::Park)], ..waiting() };
     let (mut world, mut far) = world(config);
     open(&mut world, &mut far);
     let client = fill(&mut world, 6);
@@ -261,7 +261,7 @@ fn a_nacked_message_is_retried_alone_and_on_another_channel_before_it_is_parked(
 /// of them.
 #[test]
 fn messages_for_a_full_upstream_queue_are_retried_and_not_all_parked() {
-    let config = Bridge { forward: vec![rule("here", Refused::Park)], ..waiting() };
+    let config = Bridge { forward: vec![rule("here", RefusedAction::Park)], ..waiting() };
     let (mut world, mut far) = world(Bridge { reconnect_max_ms: 60_000, ..config });
     open(&mut world, &mut far);
     let client = fill(&mut world, 200);
@@ -293,7 +293,7 @@ fn give_back(world: &mut World, far: &mut Far, count: &mut u64) -> Vec<u8> {
 /// Before, 2,525 messages were parked in 20 s, although nothing was wrong with any of them.
 #[test]
 fn a_missing_upstream_target_queue_holds_its_rule_and_parks_nothing() {
-    for refused in [Refused::Park, Refused::Wait] {
+    for refused in [RefusedAction::Park, RefusedAction::Wait] {
         let config = Bridge { forward: vec![rule("here", refused)], ..waiting() };
         let (mut world, mut far) = world(Bridge { park_after: 1, ..config });
         open(&mut world, &mut far);
@@ -324,7 +324,7 @@ fn a_missing_upstream_target_queue_holds_its_rule_and_parks_nothing() {
 /// The opposite direction: a client deletes a local queue.
 #[test]
 fn a_deleted_local_target_queue_is_declared_again_and_nothing_is_parked() {
-    let fetch = vec![rule("commands", Refused::Park)];
+    let fetch = vec![rule("commands", RefusedAction::Park)];
     let config = Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() };
     let (mut world, mut far) = world(config);
     let client = world.open(&[1]);
@@ -433,7 +433,7 @@ fn channel_flow_in_the_middle_of_a_message_is_answered_after_it() {
 
 #[test]
 fn messages_are_parked_at_once_and_retried_later_if_configured() {
-    let forward = vec![rule("here", Refused::Park)];
+    let forward = vec![rule("here", RefusedAction::Park)];
     let config = Bridge { forward, park_after: 0, park_retry_ms: Some(60_000), ..waiting() };
     let (mut world, mut far) = world(config);
     open(&mut world, &mut far);
@@ -452,8 +452,10 @@ fn messages_are_parked_at_once_and_retried_later_if_configured() {
 
 #[test]
 fn a_message_that_cannot_be_parked_delays_only_its_own_rule() {
-    let config =
-        Bridge { forward: vec![rule("here", Refused::Park), rule("alarms", Refused::Park)], ..waiting() };
+    let config = Bridge {
+        forward: vec![rule("here", RefusedAction::Park), rule("alarms", RefusedAction::Park)],
+        ..waiting()
+    };
     let (mut world, mut far) = world(config);
     let client = world.open(&[1]);
     world.ask(client, 1, &delete("parked"));
@@ -479,7 +481,7 @@ fn a_message_that_cannot_be_parked_delays_only_its_own_rule() {
 
 #[test]
 fn a_missing_upstream_queue_does_not_stop_fetching_from_others() {
-    let fetch = vec![rule("commands", Refused::Park), rule("news", Refused::Park)];
+    let fetch = vec![rule("commands", RefusedAction::Park), rule("news", RefusedAction::Park)];
     let config = Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() };
     let (mut world, mut far) = world(config);
     let client = world.open(&[1]);
@@ -502,7 +504,7 @@ fn a_missing_upstream_queue_does_not_stop_fetching_from_others() {
 
 #[test]
 fn a_deleted_upstream_queue_does_not_end_the_link() {
-    let fetch = vec![rule("commands", Refused::Park), rule("news", Refused::Park)];
+    let fetch = vec![rule("commands", RefusedAction::Park), rule("news", RefusedAction::Park)];
     let config = Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() };
     let (mut world, mut far) = world(config);
     let client = world.open(&[1]);
@@ -524,7 +526,7 @@ fn a_deleted_upstream_queue_does_not_end_the_link() {
 #[test]
 fn the_window_is_divided_among_the_queues_that_are_fetched() {
     for (window, each) in [(4, 2), (5, 2), (1, 1)] {
-        let fetch = vec![rule("commands", Refused::Park), rule("news", Refused::Park)];
+        let fetch = vec![rule("commands", RefusedAction::Park), rule("news", RefusedAction::Park)];
         let config = Bridge { forward: Vec::new(), fetch, window, heartbeat_s: 0, ..bridge() };
         let (mut world, mut far) = world(config);
         assert_eq!(open_fetch(&mut world, &mut far), 2);
@@ -534,7 +536,7 @@ fn the_window_is_divided_among_the_queues_that_are_fetched() {
 
 #[test]
 fn a_delivery_before_its_consumer_has_begun_ends_the_link_and_keeps_no_memory() {
-    let fetch = vec![rule("first", Refused::Park), rule("second", Refused::Park)];
+    let fetch = vec![rule("first", RefusedAction::Park), rule("second", RefusedAction::Park)];
     let (mut world, mut far) = world(Bridge { forward: Vec::new(), fetch, ..waiting() });
     let used = world.engine.messages().messages_used();
     far.mute = vec!["basic.consume"];
@@ -550,7 +552,7 @@ fn a_delivery_before_its_consumer_has_begun_ends_the_link_and_keeps_no_memory() 
 /// Before, it was downloaded repeatedly, its window was full, and the state was "running".
 #[test]
 fn a_message_that_is_too_large_for_this_broker_costs_one_download_and_blocks_no_other() {
-    for refused in [Refused::Park, Refused::Reject] {
+    for refused in [RefusedAction::Park, RefusedAction::Reject] {
         let fetch = vec![rule("far", refused)];
         let config = Bridge { forward: Vec::new(), fetch, window: 2, heartbeat_s: 0, ..bridge() };
         let (mut world, mut far) = world(config);
@@ -581,7 +583,7 @@ fn a_message_that_is_too_large_for_this_broker_costs_one_download_and_blocks_no_
         let alarms = ask(&mut world, "GET /api/ctl/alarms");
         assert!(shown.contains("is too large for this broker"), "{shown}");
         match refused {
-            Refused::Reject => {
+            RefusedAction::Reject => {
                 assert_eq!(wanted, ["basic.reject"; 3]);
                 assert!(shown.contains("\"held\":0") && !alarms.contains("held:"), "{alarms}");
             }

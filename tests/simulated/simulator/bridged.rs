@@ -20,7 +20,7 @@ use std::rc::Rc;
 
 use leveret_amqp::{Method, Table, TableWriter, Writer};
 use leveret_broker::restore;
-use leveret_config::bridge::{Bridge, Destination, DrainRate, Refused, Rule, UpstreamTls};
+use leveret_config::bridge::{Bridge, Destination, DrainRate, RefusedAction, Rule, UpstreamTls};
 use leveret_config::upstream;
 use leveret_core::limits::Limits;
 use leveret_core::time::Now;
@@ -460,7 +460,7 @@ fn config() -> Bridge {
             true => Destination::Queue("there".into()),
             false => Destination::Exchange("there".into(), None),
         },
-        refused: Refused::Park,
+        refused: RefusedAction::Park,
         is_urgent,
     };
     Bridge {
@@ -551,7 +551,7 @@ fn messages_acknowledged_to_the_upstream_are_kept_despite_faults_and_power_cuts(
                 fetch: vec![Rule {
                     queue: "there".into(),
                     to: Destination::Queue("here".into()),
-                    refused: Refused::Park,
+                    refused: RefusedAction::Park,
                     is_urgent: false,
                 }],
                 ..config()

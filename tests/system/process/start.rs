@@ -347,7 +347,7 @@ fn link_local_addresses_with_an_interface_are_listened_on_and_connected_to() {
             break shown;
         }
     };
-    assert!(shown.contains("it refused the login: 403"), "{shown}");
+    assert!(shown.contains("the upstream refused the login: 403"), "{shown}");
     other.end();
     broker.end();
 }

@@ -77,11 +77,11 @@ def mutual(folder: Path) -> None:
             there_and_back(broker, context(office, meter, version))
         broker.logged('certificate of Some\\("meter-7"\\)')
     for paper, why in [
-        (None, "it shows no certificate"),
-        (wrong, "its certificate is not signed by an authority in \\[tls\\] client_ca"),
-        (late, "its certificate was good until .* only; the clock here says"),
-        (old, "its certificate is of X.509 version 1"),
-        (early, "its certificate is good from .* on, but the clock here says .*; is that right\\?"),
+        (None, "the client presented no certificate"),
+        (wrong, "the client's certificate is not signed by an authority in \\[tls\\] client_ca"),
+        (late, "the client's certificate was good until .* only; the clock here shows"),
+        (old, "the client's certificate is of X.509 version 1"),
+        (early, "the client's certificate is good from .* on, but the clock here shows .*: check the clock"),
     ]:
         for version in (TLS12, TLS13):
             with Broker(office.server(), how) as broker:
@@ -90,7 +90,7 @@ def mutual(folder: Path) -> None:
     with Broker(office.server(), how.replace("require", "allow")) as broker:
         there_and_back(broker, context(office))
         there_and_back(broker, context(office, meter))
-        refuses(broker, context(office, wrong), "the TLS handshake failed: its certificate is not signed")
+        refuses(broker, context(office, wrong), "the TLS handshake failed: the client's certificate is not signed")
 
 
 def external(folder: Path) -> None:
@@ -149,7 +149,7 @@ def clock_at_1970(folder: Path) -> None:
         broker.logged("the clock of this machine says 1970-01-02 .*: until the clock is set")
         there_and_back(broker, context(office, meter))
         there_and_back(broker, context(office, young))
-        refuses(broker, context(office, late), "its certificate was good until .* only; the clock here says 1970-01-02")
+        refuses(broker, context(office, late), "the client's certificate was good until .* only; the clock here shows 1970-01-02")
     early = office.issue("early", starts_in=2)
     os.environ.update(fake)
     try:
@@ -158,7 +158,7 @@ def clock_at_1970(folder: Path) -> None:
         for name in fake:
             del os.environ[name]
     with broker:
-        refuses(broker, context(office, early), "the clock here says 1970-01-02 .*, which is surely wrong")
+        refuses(broker, context(office, early), "the clock here shows 1970-01-02 .*, which is certainly wrong")
 
 
 def distrustful_client(folder: Path) -> None:
@@ -171,7 +171,7 @@ def distrustful_client(folder: Path) -> None:
             pass
         else:
             raise AssertionError("the client should not have trusted it")
-        broker.logged("the TLS handshake failed: it does not know who signed our certificate")
+        broker.logged("the TLS handshake failed: the client does not trust the issuer of our certificate")
         Client(broker.address).close()
 
 

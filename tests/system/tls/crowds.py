@@ -68,7 +68,7 @@ def tiny_records(folder: Path) -> None:
                             pass
                     except ConnectionError:
                         pass
-        broker.logged("the TLS handshake failed: its handshake is not over after 128 records")
+        broker.logged("the TLS handshake failed: the handshake is not complete after 128 records")
         words = hello(context(office))[5:]
         with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)) as peer:
             each = -(-len(words) // 100)

@@ -135,15 +135,15 @@ def bad_files(folder: Path) -> None:
     credentials.mkdir()
     for certificate, key, why in [
         ("/no/such/file.pem", good.key, "certificate: /no/such/file.pem does not exist"),
-        (folder, good.key, "is no file"),
-        ("/dev/zero", good.key, "is no file"),
-        (folder / "pipe", good.key, "is no file"),
+        (folder, good.key, "is not a regular file"),
+        ("/dev/zero", good.key, "is not a regular file"),
+        (folder / "pipe", good.key, "is not a regular file"),
         (folder / "loop", good.key, "cannot be read"),
-        ("../../../../../../etc/passwd", good.key, "holds no certificate"),
-        ("..", good.key, "is no file"),
+        ("../../../../../../etc/passwd", good.key, "contains no certificate"),
+        ("..", good.key, "is not a regular file"),
         (good.certificate, other.key, "is not the key of the certificate in"),
-        (good.key, good.certificate, "the wrong way round"),
-        (good.certificate, good.certificate, "the wrong way round"),
+        (good.key, good.certificate, "interchanged"),
+        (good.certificate, good.certificate, "interchanged"),
         (good.certificate, secret, "holds no private key"),
         (good.certificate, folder / "locked.key", "is encrypted"),
     ]:
@@ -157,7 +157,7 @@ def bad_files(folder: Path) -> None:
         told = "\n".join(line for line in done.stdout.splitlines() if line.startswith("# warning: "))
         assert done.returncode == 0 and why in told, f"{certificate}, {key}: {told}"
         assert "[tls]" in told and "M*GH" not in told and "root:" not in told, told
-        assert "nobody comes in by TLS until that file can be used" in told, told
+        assert "connections with TLS are refused until the file can be used" in told, told
 
 
 def credentials_and_modes(folder: Path) -> None:

@@ -98,7 +98,7 @@ def under_traffic(folder: Path) -> None:
         wait_for(lambda: (serial(broker, office) == "1002" or 1 / 0) and broker_said())
         place.certificate.unlink()
         os.kill(broker.process.pid, signal.SIGHUP)
-        broker.logged("in-use.pem does not exist; name the PEM file; what was read before stays in use")
+        broker.logged("in-use.pem does not exist; name the PEM file; the certificates read before stay in use")
         assert serial(broker, office) == "1002"
         traffic.more()
         traffic.stop()
@@ -159,7 +159,7 @@ def revoked(folder: Path) -> None:
         broker.logged("certificates were read again")
         for session in (ticket, None):
             assert not comes_in(broker, mine, session), "whose certificate was revoked"
-        broker.logged(r"the TLS handshake failed: its certificate was revoked: a list in \[tls\] crl names it")
+        broker.logged(r"the TLS handshake failed: the client's certificate was revoked: a list in \[tls\] crl contains its number")
         assert comes_in(broker, others)
         # An expired list. The broker learns it only from the file.
         office.revocations(listed, days=-2)
@@ -168,7 +168,7 @@ def revoked(folder: Path) -> None:
         # An invalid list leaves the old one in use.
         listed.write_text("nothing")
         os.kill(broker.process.pid, signal.SIGHUP)
-        broker.logged("crl.pem holds no list in PEM form .*; what was read before stays in use")
+        broker.logged("crl.pem contains no list in PEM format .*; the certificates read before stay in use")
         assert comes_in(broker, others) and not comes_in(broker, mine)
         traffic.more()
         traffic.stop()
@@ -240,7 +240,7 @@ def several_lists(folder: Path) -> None:
         third.revocations(wrong)
         new.write_text(wrong.read_text())
         os.kill(broker.process.pid, signal.SIGHUP)
-        broker.logged("new.pem is signed by no authority of that name in client_ca.*; what was read before stays in use")
+        broker.logged("new.pem is signed by no authority of that name in client_ca.*; the certificates read before stay in use")
         assert not comes_in(broker, shown(stolen)) and comes_in(broker, shown(other))
 
 
@@ -259,7 +259,7 @@ def useless_files_at_a_start(folder: Path) -> None:
             file.write_text(text)
             with Broker(paper, how) as broker:
                 Client(broker.address).close()
-                assert re.search(rf"ERROR .*{file.name} .*; nobody comes in by TLS until", broker.log()), broker.log()
+                assert re.search(rf"ERROR .*{file.name} .*; connections with TLS are refused until", broker.log()), broker.log()
                 assert not comes_in(broker, context(office, other))
                 assert "tls: " in broker.ctl("list_alarms"), broker.ctl("list_alarms")
                 file.write_text(whole)
@@ -278,7 +278,7 @@ def useless_files_at_a_start(folder: Path) -> None:
             log.append(line)
             if "listening with TLS on" in line:
                 process.terminate()
-    assert process.returncode == 0 and any("ERROR" in line and "crl.pem holds no list" in line for line in log), log
+    assert process.returncode == 0 and any("ERROR" in line and "crl.pem contains no list" in line for line in log), log
 
 
 def refused_configuration(folder: Path) -> None:
@@ -301,7 +301,7 @@ def refused_configuration(folder: Path) -> None:
             make(broker.config_path)
             os.kill(broker.process.pid, signal.SIGHUP)
             wait_for(lambda: broker.log().count("stays as it was") > count, broker.log)
-            assert "leveret.toml: it is not a file" in broker.log(), broker.log()
+            assert "leveret.toml: it is not a regular file" in broker.log(), broker.log()
             assert comes_in(broker, context(office, other))
         broker.stop()
 

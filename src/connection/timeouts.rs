@@ -1,12 +1,12 @@
-//! Deadlines of a connection: heartbeats, handshake, contents, closing.
+//! The deadlines of a connection: heartbeats, handshake timeout, incomplete messages, closing.
 //!
 //! The event loop sleeps until the earliest deadline of all connections, and calls the connections whose deadline
 //! has passed.
 //!
 //! # Invariants
-//! - Time during which the broker itself keeps a client waiting does not count against the client.
-//! - A deadline that has fired does not fire again before something changed, so no connection keeps the loop
-//!   busy.
+//! - While the broker does not read from a client, the timeouts for input do not run.
+//! - After a deadline has passed and was handled, [`Connection::deadline`] returns a later one. Otherwise the event loop
+//!   would never sleep.
 
 use super::channel::NONE;
 use super::connection::Context;
@@ -16,31 +16,31 @@ use super::publish::Content;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::{Deadline, Now};
 
-/// Delay before a refused client is disconnected, which slows down guessing passwords.
+/// Delay in milliseconds before a refused client is disconnected, which slows down guessing passwords.
 pub(super) const REFUSAL_DELAY_MS: u64 = 1_000;
-/// Time limit for the check of a password.
-pub(super) const LOGIN_PATIENCE_MS: u64 = 60_000;
-/// Time limit for the answer to connection.close, unless the heartbeat is shorter.
-const CLOSE_OK_MS: u64 = 30_000;
+/// Time limit for the check of a password in milliseconds.
+pub(super) const LOGIN_TIMEOUT_MS: u64 = 60_000;
+/// Time limit for connection.close-ok in milliseconds, unless the heartbeat interval is shorter.
+const CLOSE_OK_TIMEOUT_MS: u64 = 30_000;
 
-/// A deadline that is judged this many milliseconds late was missed by the broker, not by the client: the process
-/// was paused, or the board was too busy.
-const LATE_MS: u64 = 1_000;
+/// If the broker checks a deadline this many milliseconds late, the process was paused or the board was too busy, and the
+/// client may not be the cause of the missed deadline.
+const PAUSE_MS_MIN: u64 = 1_000;
 
-/// A publisher must have been unblocked for this long before it gets connection.unblocked.
+/// Time in milliseconds for which a publisher must have been unblocked before `connection.unblocked` is sent.
 const UNBLOCKED_AFTER_MS: u64 = 100;
 
-/// The result of a deadline that has passed.
+/// What the caller of [`Connection::handle_timeout`] has to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Timeout {
-    /// The connection continues; it may have output now.
+    /// The connection continues. There may be output to send.
     GoOn,
-    /// The client is gone or does not read: close the socket at once.
+    /// Close the socket at once: the client has missed a deadline, or the connection has ended.
     Close,
 }
 
 impl Connection {
-    /// Returns when [`Self::handle_timeout`] must be called. It changes with every other call.
+    /// Returns when [`Self::handle_timeout`] must be called. Every other call can change the result.
     pub fn deadline(&self) -> Deadline {
         match self.phase {
             Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } => due,
@@ -55,10 +55,10 @@ impl Connection {
         }
     }
 
-    /// Returns the earliest deadline that input can still move.
+    /// Returns the earliest deadline that input of the client would extend.
     ///
-    /// Before one of these is judged, the socket must be read: after a pause of the process the input that
-    /// came in time may not have been read yet.
+    /// The caller must read the socket before it handles this deadline: after a pause of the process, input that
+    /// arrived in time may still be unread.
     pub fn input_deadline(&self) -> Deadline {
         match self.phase {
             Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } => due,
@@ -69,11 +69,11 @@ impl Connection {
         }
     }
 
-    /// Gives the client more time if a deadline is judged more than `LATE_MS` late: the whole `handshake_ms`, the
-    /// whole `content_ms`, or one heartbeat interval, as in RabbitMQ. A pause of the machine may have stopped the client
-    /// as well.
+    /// Extends deadlines that passed more than `PAUSE_MS_MIN` ago, because the machine was probably paused and the client
+    /// perhaps with it. The handshake gets `handshake_ms` again, an incomplete message `content_ms`, and a silent client
+    /// one heartbeat interval, as in RabbitMQ.
     pub fn extend_after_pause(&mut self, now: Now, handshake_ms: u64, content_ms: u64) {
-        let is_late = |due: Deadline| due.later_ms(LATE_MS).is_due(now);
+        let is_late = |due: Deadline| due.later_ms(PAUSE_MS_MIN).is_due(now);
         if let Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } | Phase::Opening { due } =
             &mut self.phase
             && is_late(*due)
@@ -81,63 +81,69 @@ impl Connection {
             *due = now.after_ms(handshake_ms);
         }
         if is_late(self.silence_deadline()) {
-            self.timing.heard = Now::from_ms(now.as_ms().saturating_sub(self.negotiated.heartbeat_ms.into()));
+            self.timing.last_received =
+                Now::from_ms(now.as_ms().saturating_sub(self.negotiated.heartbeat_ms.into()));
         }
         if is_late(self.content_deadline()) {
             (self.timing.resumed, self.timing.content_due) = (now, now.after_ms(content_ms));
         }
     }
 
+    /// Returns when a heartbeat must be sent, or the client has been silent for too long, whichever is earlier.
     fn heartbeat_deadline(&self) -> Deadline {
         if self.negotiated.heartbeat_ms == 0 || self.output.is_heartbeat_due {
             return self.silence_deadline();
         }
-        self.timing.wrote.after_ms(self.send_after_ms()).earlier(self.silence_deadline())
+        self.timing.last_written.after_ms(self.send_after_ms()).earlier(self.silence_deadline())
     }
 
-    /// Returns when a client that stays silent counts as gone.
+    /// Returns when the client has been silent for two heartbeat intervals; never while the broker does not read from it.
     fn silence_deadline(&self) -> Deadline {
         if self.negotiated.heartbeat_ms == 0 || self.input.is_suspended {
             return Deadline::NEVER;
         }
-        self.timing.heard.after_ms(self.lost_after_ms())
+        self.timing.last_received.after_ms(self.lost_after_ms())
     }
 
+    /// Returns when an incomplete message or frame must have continued; never while the broker does not read.
     const fn content_deadline(&self) -> Deadline {
         if self.input.is_suspended { Deadline::NEVER } else { self.timing.content_due }
     }
 
+    /// Returns when `connection.unblocked` may be sent; never if it is not pending.
     const fn blocked_deadline(&self) -> Deadline {
         match self.blocked {
-            blocked if blocked.lasts || !blocked.differs() => Deadline::NEVER,
+            blocked if blocked.is_stable || !blocked.differs() => Deadline::NEVER,
             blocked => blocked.since.after_ms(UNBLOCKED_AFTER_MS),
         }
     }
 
+    /// Returns after how many milliseconds without output a heartbeat is sent.
     const fn send_after_ms(&self) -> u64 {
         self.negotiated.heartbeat_ms as u64 / 2
     }
 
+    /// Returns after how many milliseconds without input the connection is closed.
     const fn lost_after_ms(&self) -> u64 {
         self.negotiated.heartbeat_ms as u64 * 2
     }
 
-    /// Does what is due at `context.now`.
+    /// Handles the deadlines that have passed at `context.now`.
     pub fn handle_timeout(&mut self, context: &mut Context<'_>) -> Timeout {
         let now = context.now;
         if !self.deadline().is_due(now) {
             return Timeout::GoOn;
         }
         match self.phase {
-            Phase::Refused { tell: Some(mechanism), .. } => {
+            Phase::Refused { answer: Some(mechanism), .. } => {
                 self.send_refusal(context, mechanism);
                 Timeout::GoOn
             }
             Phase::Opening { due } if !due.is_due(now) => self.handle_heartbeats(context),
             Phase::Open => match self.handle_heartbeats(context) {
                 Timeout::GoOn => {
-                    self.blocked.lasts |= self.blocked_deadline().is_due(now);
-                    // If the broker has stopped reading, the client has as much time as that takes.
+                    self.blocked.is_stable |= self.blocked_deadline().is_due(now);
+                    // While the broker does not read, an incomplete message cannot continue.
                     if !self.input.is_suspended {
                         self.check_contents(context);
                     }
@@ -147,62 +153,65 @@ impl Connection {
             },
             Phase::Refused { .. } | Phase::Ending { .. } | Phase::Finished { .. } => Timeout::Close,
             phase => {
-                self.warn(context, LogKind::Timeout, format_args!(": closed, time is up: {phase:?}"));
+                self.warn(context, LogKind::Timeout, format_args!(": closed, timeout in phase {phase:?}"));
                 Timeout::Close
             }
         }
     }
 
+    /// Schedules a heartbeat if nothing was sent for half an interval. Returns [`Timeout::Close`] if the client was
+    /// silent for two intervals.
     fn handle_heartbeats(&mut self, context: &mut Context<'_>) -> Timeout {
         let now = context.now;
         if self.negotiated.heartbeat_ms == 0 {
             return Timeout::GoOn;
         }
-        if !self.input.is_suspended && self.timing.heard.after_ms(self.lost_after_ms()).is_due(now) {
+        if !self.input.is_suspended && self.timing.last_received.after_ms(self.lost_after_ms()).is_due(now) {
             let seconds = self.negotiated.heartbeat_ms / 1000;
             let text = format_args!(": missed heartbeats from client, timeout: {seconds}s");
             self.warn(context, LogKind::Timeout, text);
             return Timeout::Close;
         }
-        if self.timing.wrote.after_ms(self.send_after_ms()).is_due(now) {
+        if self.timing.last_written.after_ms(self.send_after_ms()).is_due(now) {
             self.output.is_heartbeat_due = true;
         }
         Timeout::GoOn
     }
 
-    /// Looks for a content without progress, and sets the time of the next look.
+    /// Closes the connection if a message or frame has not continued for `content_timeout_ms`. Otherwise computes the
+    /// next deadline for that.
     fn check_contents(&mut self, context: &mut Context<'_>) {
         if !self.timing.content_due.is_due(context.now) {
             return;
         }
-        let patience = context.settings.content_timeout_ms;
+        let timeout_ms = context.settings.content_timeout_ms;
         let mut oldest =
-            (self.timing.unread > 0).then_some(self.timing.unread_since.max(self.timing.resumed));
+            (self.timing.unhandled_bytes > 0).then_some(self.timing.unhandled_since.max(self.timing.resumed));
         let mut slot = if self.channels.contents > 0 { self.channels.first } else { NONE };
         while slot != NONE {
             let record = &context.pools.channels[slot];
-            if record.content.holds_message() {
+            if record.content.has_message() {
                 let since = record.progress.max(self.timing.resumed);
                 oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
             }
             slot = context.pools.channels.next(slot);
         }
-        self.timing.content_due = oldest.map_or(Deadline::NEVER, |since| since.after_ms(patience));
+        self.timing.content_due = oldest.map_or(Deadline::NEVER, |since| since.after_ms(timeout_ms));
         if self.timing.content_due.is_due(context.now) {
             self.timing.content_due = Deadline::NEVER;
-            let text = format_args!("a message or frame was begun and did not go on for {patience} ms");
+            let text = format_args!("a message or frame was begun and did not go on for {timeout_ms} ms");
             let fault = hard_fault(leveret_core::error::ReplyCode::ResourceError, text);
             self.close_connection(context, &fault, (0, 0));
         }
     }
 
-    /// Returns whether a body has been arriving for `ms` milliseconds.
+    /// Returns whether a message body began to arrive at least `ms` milliseconds ago and is still incomplete.
     pub fn has_body_for(&self, context: &Context<'_>, ms: u64) -> bool {
         let mut slot = if self.channels.contents > 0 { self.channels.first } else { NONE };
         while slot != NONE {
             let record = &context.pools.channels[slot];
             let is_body = matches!(record.content, Content::Body { message: Some(_), .. });
-            if is_body && record.begun.after_ms(ms).is_due(context.now) {
+            if is_body && record.body_begun.after_ms(ms).is_due(context.now) {
                 return true;
             }
             slot = context.pools.channels.next(slot);
@@ -210,39 +219,42 @@ impl Connection {
         false
     }
 
-    /// Records the length of the input. Bytes left over from the last time are no sign of life.
+    /// Records that there are `octets` bytes of unhandled input. Only if these are more than at the last call, the
+    /// client has sent something.
     #[inline]
     pub(super) fn note_input(&mut self, now: Now, octets: usize) {
         if self.input.is_suspended {
             self.input.is_suspended = false;
             self.timing.resumed = now;
-            self.timing.heard = now;
+            self.timing.last_received = now;
         }
-        if octets > self.timing.unread as usize {
-            self.timing.heard = now;
+        if octets > self.timing.unhandled_bytes as usize {
+            self.timing.last_received = now;
         }
     }
 
-    /// Records that all complete frames were handled: an incomplete frame must continue in time.
+    /// Records that all complete frames were handled and `unhandled` bytes of an incomplete frame are left. Sets the
+    /// deadline for the rest of an incomplete frame or message. `has_handled` is whether frames were handled since the
+    /// last call.
     #[inline]
-    pub(super) fn note_progress(&mut self, context: &Context<'_>, has_moved: bool, unread: usize) {
-        let unread = unread as u32;
-        if has_moved || unread != self.timing.unread {
-            self.timing.unread_since = context.now;
-            self.timing.unread = unread;
+    pub(super) fn note_progress(&mut self, context: &Context<'_>, has_handled: bool, unhandled: usize) {
+        let unhandled = unhandled as u32;
+        if has_handled || unhandled != self.timing.unhandled_bytes {
+            self.timing.unhandled_since = context.now;
+            self.timing.unhandled_bytes = unhandled;
         }
-        if unread == 0 && self.channels.contents == 0 {
+        if unhandled == 0 && self.channels.contents == 0 {
             self.timing.content_due = Deadline::NEVER;
         } else if self.timing.content_due == Deadline::NEVER {
             self.timing.content_due = context.now.after_ms(context.settings.content_timeout_ms);
         }
     }
 
-    /// Returns how long to wait for connection.close-ok.
-    pub(super) const fn close_patience_ms(&self) -> u64 {
+    /// Returns the time limit for connection.close-ok in milliseconds.
+    pub(super) const fn close_ok_timeout_ms(&self) -> u64 {
         match self.negotiated.heartbeat_ms as u64 {
-            ms if ms > 0 && ms < CLOSE_OK_MS => ms,
-            _ => CLOSE_OK_MS,
+            ms if ms > 0 && ms < CLOSE_OK_TIMEOUT_MS => ms,
+            _ => CLOSE_OK_TIMEOUT_MS,
         }
     }
 }
