@@ -8,11 +8,11 @@ mod counting;
 #[path = "../../support/home/mod.rs"]
 mod home;
 #[macro_use]
-#[path = "../../parts/session/support.rs"]
+#[path = "../../component/connection/support.rs"]
 mod session_support;
 #[path = "../../support/sockets/mod.rs"]
 mod sockets;
-#[path = "../../simulated/world/mod.rs"]
+#[path = "../../simulation/world/mod.rs"]
 mod world;
 
 mod access;

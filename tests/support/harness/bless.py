@@ -34,7 +34,7 @@ def release() -> None:
 
 def page() -> None:
     """The compressed files of the web page."""
-    run(ROOT / "src" / "operator" / "web" / "compress")
+    run(ROOT / "src" / "management" / "web" / "compress")
 
 
 def costs() -> None:

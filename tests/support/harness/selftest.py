@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Callable, List
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "rabbitmq")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "compatibility")]
 
 from harness import brokers, environment, runner, steps, wire  # noqa: E402
 from harness.budgets import Budgets  # noqa: E402
@@ -81,7 +81,7 @@ def differences() -> None:
 
 def recordings() -> None:
     """Every scenario is recorded to its end, and nothing is recorded that is no scenario."""
-    folder = brokers.ROOT / "tests" / "rabbitmq" / "transcript" / "recorded"
+    folder = brokers.ROOT / "tests" / "compatibility" / "transcript" / "recorded"
     assert {path.stem for path in folder.glob("*.txt")} == set(SCENARIOS)
     for path in folder.glob("*.txt"):
         text = path.read_text()
@@ -131,7 +131,7 @@ def table_of_steps() -> None:
     installs = {name for step in table.values() for name in step.installs}
     assert installs <= set(environment.INSTALLS), installs - set(environment.INSTALLS)
     covering = steps.covering(table.values(), ["src/amqp/frame.rs", "tests/system/tls/doors.py", "src/server/bridges.rs"])
-    assert {"wire", "layers", "simulator"} <= set(covering["src/amqp/frame.rs"]), covering
+    assert {"amqp", "layers", "simulator"} <= set(covering["src/amqp/frame.rs"]), covering
     assert "bridge" in covering["src/server/bridges.rs"] and "tls" not in covering["src/server/bridges.rs"], covering
     assert covering["tests/system/tls/doors.py"] == ["layers", "tls"], covering
     everything = steps.covering(table.values(), ["tests/support/harness/raw.py", "Cargo.lock"])

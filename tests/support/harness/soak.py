@@ -3,7 +3,7 @@
     tests/run --soak MINUTES
 
 It finds what a gate of fixed numbers cannot, and is no gate: it exits 0 if it ran. Each line of `tests/soak.tsv` says
-what a part of it did; the seeds that fail go into `tests/simulated/simulator/known.txt`, which the gate passes over,
+what a part of it did; the seeds that fail go into `tests/simulation/simulator/known.txt`, which the gate passes over,
 until somebody mends the broker, takes the seed out and writes a case of its own for it. In every round a mistake is
 planted that takes some hundred seeds to find. A round that does not find it says that it is blind.
 """
@@ -24,7 +24,7 @@ from harness.steps import suite_of
 
 ROOT = brokers.ROOT
 LEDGER = ROOT / "tests" / "soak.tsv"
-KNOWN = ROOT / "tests" / "simulated" / "simulator" / "known.txt"
+KNOWN = ROOT / "tests" / "simulation" / "simulator" / "known.txt"
 HEADER = "date\tcommit\tpart\trange\truns\tfailures\tremark\n"
 # Beyond those that anybody walked by hand.
 FIRST_SEED = 1_000_000
@@ -121,7 +121,7 @@ def kills() -> Row:
     """`kill -9` and damaged blocks with chance that no run before had."""
     number = next_number("kills", 2)
     program = str(ROOT / "target" / "checked" / "leveret")
-    found = suite("durable", *KILLS, LEVERET_BIN=program, LEVERET_CHANCE_SEED=str(number), LEVERET_PATIENCE="6")
+    found = suite("durability", *KILLS, LEVERET_BIN=program, LEVERET_CHANCE_SEED=str(number), LEVERET_PATIENCE="6")
     return Row("kills", f"{number}..{number + 1}", *found)
 
 

@@ -2,9 +2,9 @@
 
 #[path = "../../support/home/mod.rs"]
 mod home;
-#[path = "../../simulated/sim_disk/mod.rs"]
+#[path = "../../simulation/sim_disk/mod.rs"]
 mod sim_disk;
-#[path = "../../parts/formats/mod.rs"]
+#[path = "../../component/store_formats/mod.rs"]
 mod stores;
 
 mod bench;

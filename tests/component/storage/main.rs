@@ -1,0 +1,31 @@
+//! The store alone: on the simulated disk, and on real files where necessary.
+
+#[path = "../store_formats/mod.rs"]
+mod formats;
+#[path = "../../simulation/sim_disk/mod.rs"]
+mod sim_disk;
+
+mod access;
+mod bodies;
+mod bytes;
+mod carried;
+mod claims;
+mod clean;
+mod damage;
+mod defined;
+mod far;
+mod fetch;
+mod files;
+mod fill;
+mod format;
+mod full;
+mod group;
+mod meanwhile;
+mod newest;
+mod refused;
+mod room;
+mod sample;
+mod sim;
+mod small;
+mod strangers;
+mod weight;
