@@ -4,16 +4,11 @@
 //! A fuzzer needs a toolchain that most machines lack, and 64 bits. This program runs with the tests, also on 32
 //! bits with overflow checks (`tests/system/pointer_width_32`). Without a corpus every run uses the same inputs.
 
-#![allow(clippy::duplicate_mod, reason = "each target brings the checks it makes")]
-
-#[path = "../support/random/mod.rs"]
-mod random;
-
 use std::io::ErrorKind;
 use std::path::Path;
 use std::{env, fs};
 
-use random::Random;
+use leveret_test_support::random::Random;
 
 // The targets name the macro by the fuzzer's crate; here that is this one.
 extern crate self as libfuzzer_sys;
@@ -34,6 +29,7 @@ macro_rules! targets {
             unused_attributes, missing_docs, unreachable_pub,
             reason = "it is a program of its own elsewhere"
         )]
+        // The targets lie in the workspace of the fuzzer, where each is a program of its own.
         #[path = $file]
         mod $name;
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use crate::home;
+use leveret_test_support::built_program;
 
 const READY: &str = "listening on 127.0.0.1:";
 const START_S: u64 = 30;
@@ -33,7 +33,7 @@ impl Broker {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = env::temp_dir().join(format!("leveret-rust-{}-{count}", std::process::id()));
-        let mut command = home::leveret();
+        let mut command = built_program::leveret();
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&folder);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the built binary runs");
@@ -73,6 +73,6 @@ fn wait_until_ready(stderr: ChildStderr) -> u16 {
             }
         }
     });
-    let port = said.recv_timeout(home::patience(START_S)).ok().flatten();
+    let port = said.recv_timeout(built_program::patience(START_S)).ok().flatten();
     port.expect("the broker says which port it listens on")
 }

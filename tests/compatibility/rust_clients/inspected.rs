@@ -15,7 +15,7 @@ use leveret_cli::inspect::{Verdict, inspect};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::home::{self, Home};
+use leveret_test_support::built_program::{self, TempDir};
 
 /// The broker, and what it says; killed with this value.
 struct Broker(Child, BufReader<ChildStderr>);
@@ -27,8 +27,8 @@ impl Drop for Broker {
     }
 }
 
-fn start(home: &Home) -> (Broker, u16) {
-    let mut command = home::leveret();
+fn start(home: &TempDir) -> (Broker, u16) {
+    let mut command = built_program::leveret();
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(home.path());
     let mut child = command.stderr(Stdio::piped()).spawn().expect("the built binary runs");
     let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
@@ -80,7 +80,7 @@ async fn fill(port: u16, large: &[u8]) {
 }
 
 /// Inspects; the report and the exported lines.
-fn look(home: &Home) -> (String, Vec<serde_json::Value>) {
+fn look(home: &TempDir) -> (String, Vec<serde_json::Value>) {
     let options = Options {
         directory: home.path().to_path_buf(),
         details: false,
@@ -119,7 +119,7 @@ fn check(report: &str, messages: &[serde_json::Value], large: &[u8]) {
 
 #[test]
 fn what_a_broker_keeps_is_found_while_it_serves_and_when_it_was_killed() {
-    let home = Home::new("inspected");
+    let home = TempDir::new("inspected");
     let large: Vec<u8> = (0..300_000_u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
     let (broker, port) = start(&home);
     futures_lite::future::block_on(fill(port, &large));

@@ -7,9 +7,6 @@
 //! `LEVERET_TEST_BROKER=127.0.0.1:5672 cargo test -p leveret-rust-clients --test rust_clients with_` runs the same tests
 //! against a running broker: RabbitMQ has to pass them all.
 
-#[path = "../../support/home/mod.rs"]
-mod home;
-
 mod against_amq_protocol;
 mod broker;
 mod inspected;
@@ -19,7 +16,7 @@ mod with_lapin;
 use std::future::Future;
 
 use self::broker::Broker;
-use crate::home::patience;
+use leveret_test_support::built_program::patience;
 
 /// Runs a test with a broker, and gives it up when it hangs.
 fn with_broker<F: Future<Output = ()>>(test: impl FnOnce(u16) -> F) {

@@ -3,12 +3,12 @@
 //! Parsed data is written back unchanged. No input makes a parser panic, read beyond its end or change its
 //! result.
 
-use crate::wire_checks::{
-    check_any_frames, check_any_header, check_any_method, check_any_properties, check_any_table, written,
-};
 use leveret_amqp::{
     BASIC_CLASS, ContentHeader, Edit, HeadersEdit, Opening, Properties, PropertyEdit, Table, WireError,
     Writer, classify_opening,
+};
+use leveret_test_support::amqp_checks::{
+    check_any_frames, check_any_header, check_any_method, check_any_properties, check_any_table, written,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -42,7 +42,7 @@ impl TestBroker {
     fn new() -> Self {
         let limits = limits();
         let messages = Messages::new(limits.message_limits());
-        let broker = Broker::new(&limits, Box::new(crate::sim_disk::random::bytes())).unwrap();
+        let broker = Broker::new(&limits, Box::new(leveret_test_support::random::entropy())).unwrap();
         let mut pending_writes = PendingWrites::new(limits.messages_max as usize);
         pending_writes.start(1, true, 1 << 20);
         Self { broker, pending_writes, work: Work::default(), messages, facts: Vec::new() }

@@ -13,8 +13,8 @@ use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
 use leveret_storage::{Body, CommitWriter, Identity, Log, Range, Settings};
 
-use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::support::{At, TestBroker};
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 /// Returns the entries of a table.
 pub(crate) fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {

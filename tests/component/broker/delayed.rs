@@ -8,9 +8,10 @@ use leveret_core::limits::Limits;
 
 use crate::dead_letters::{Life, declare, disk, empty, filled, got, message_to, publish, table};
 use crate::expiry::pass_to;
-use crate::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use crate::spilling::store;
 use crate::support::{At, TestBroker};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 /// A time at which no slot of any width begins.
 const START_MS: u64 = 1_234_567_891;

@@ -502,7 +502,7 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
         }
         drop(life);
         disk.power_cut();
-        disk.start(crate::sim_disk::Trouble::Never);
+        disk.start(leveret_test_support::simulated_disk::Trouble::Never);
         let life = Life::begin(&disk).expect("it opens");
         let time_ms = life.house.pending_writes.time_ms();
         if ttl_ms.is_some() {
@@ -601,7 +601,7 @@ fn broker_time_goes_on_in_a_full_log() {
     life.store_at(now).expect("the disk is well");
     drop(life);
     disk.power_cut();
-    disk.start(crate::sim_disk::Trouble::Never);
+    disk.start(leveret_test_support::simulated_disk::Trouble::Never);
     let life = Life::begin(&disk).expect("it opens");
     assert!(life.house.pending_writes.time_ms() >= 500_000, "{}", life.house.pending_writes.time_ms());
 }

@@ -9,8 +9,8 @@ use crate::dead_letters::{
     Life, NOW, PERSISTENT, declare, disk, filled, get, got, message_to, publish, table, with,
 };
 use crate::expiry::{expiring, pass_to, persistent_expiring, ttl};
-use crate::sim_disk::SimDisk;
 use crate::support::TestBroker;
+use leveret_test_support::simulated_disk::SimDisk;
 
 /// Fills the memory for bodies, until they are released. Message records stay free.
 fn bodies_filled(house: &mut TestBroker) -> Vec<MessageId> {

@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::sim_disk::Random;
 use crate::support::{PRIORITIES, SINGLE_ACTIVE, with_priority};
 use leveret_broker::{Broker, Gauges, Work};
 use leveret_core::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_core::pending_writes::PendingWrites;
+use leveret_test_support::random::Random;
 
 fn limits() -> Limits {
     Limits {

@@ -1,8 +1,6 @@
 //! The broker alone, without connections and without a disk: single cases, random runs, shares, access
 //! control.
 
-#[path = "../../simulation/sim_disk/mod.rs"]
-mod sim_disk;
 #[macro_use]
 mod support;
 

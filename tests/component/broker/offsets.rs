@@ -1,7 +1,6 @@
 //! Offsets have 64 bits and advance with every message, including messages that are never written. So a busy
 //! queue passes every smaller width in time. These are property tests around each width.
 
-use super::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::dead_letters::{PERSISTENT, get, publish};
 use crate::support::TestBroker;
 use leveret_broker::{Contents, LogRead, PageInOutcome, ReadMessage, Restored};
@@ -12,6 +11,7 @@ use leveret_core::time::Now;
 use leveret_storage::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 use proptest::prelude::*;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x0FF5 };

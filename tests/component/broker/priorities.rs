@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::dead_letters::{Life, disk, get, message_to};
-use crate::sim_disk::{Random, SimDisk, Trouble};
 use crate::spilling::store;
 use crate::support::{At, PRIORITIES, TestBroker, with_priority};
 use leveret_broker::{Restored, levels_of};
 use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::pending_writes::{Definition, LogEntry};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{SimDisk, Trouble};
 
 /// The highest priority of [`PRIORITIES`].
 const MAX: u8 = 5;

@@ -28,7 +28,7 @@ impl TestBroker {
     }
 
     fn with(limits: &Limits) -> Self {
-        let mut broker = Broker::new(limits, Box::new(crate::sim_disk::random::bytes())).unwrap();
+        let mut broker = Broker::new(limits, Box::new(leveret_test_support::random::entropy())).unwrap();
         let mut messages = Messages::new(limits.message_limits());
         let (mut pending_writes, mut work) =
             (PendingWrites::new(limits.messages_max as usize), Work::default());

@@ -6,8 +6,8 @@ use leveret_core::time::Now;
 use leveret_storage::{Disk, Log, Settings};
 
 use crate::dead_letters::{IDENTITY, Life};
-use crate::sim_disk::{Mutant, SimDisk};
 use crate::support::TestBroker;
+use leveret_test_support::simulated_disk::{Mutant, SimDisk};
 
 const NOW: Now = Now::from_ms(1);
 

@@ -52,7 +52,7 @@ impl TestBroker {
 
     pub fn with(limits: &Limits) -> Self {
         Self {
-            broker: Broker::new(limits, Box::new(crate::sim_disk::random::bytes())).unwrap(),
+            broker: Broker::new(limits, Box::new(leveret_test_support::random::entropy())).unwrap(),
             pending_writes: PendingWrites::new(limits.messages_max as usize),
             work: Work::default(),
             awaited: Batch::NONE,

@@ -16,9 +16,9 @@ use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
 
 use crate::dead_letters::table;
-use crate::sim_disk::Random;
 use crate::spilling::store;
 use crate::support::TestBroker;
+use leveret_test_support::random::Random;
 
 const VHOSTS: [&str; 3] = ["/", "v1", "v2"];
 const USERS: [&str; 3] = ["guest", "u1", "u2"];

@@ -8,8 +8,8 @@ use leveret_core::command::{Command, DeliveryKind, Outbox, Settlement};
 use leveret_core::limits::Limits;
 
 use crate::dead_letters::{declare, publish, table};
-use crate::sim_disk::Random;
 use crate::support::{At, TestBroker};
+use leveret_test_support::random::Random;
 
 const QUEUES: [&str; 4] = ["plain", "limited", "lazy", "second"];
 const TAGS: [&str; 3] = ["one", "two", "three"];

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use crate::random::Random;
-use crate::support::*;
 use leveret_amqp::{FrameKind, Method, Table, next_frame};
 use leveret_connection::{Stage, Suspension};
+use leveret_test_support::random::Random;
+use leveret_test_support::single_connection::*;
 
 const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 400 };
 
@@ -61,27 +61,27 @@ fn act(random: &mut Random, channel: u16) -> Vec<u8> {
 
 /// Feeds a script in portions, and lets the socket accept random amounts in between.
 fn live(script: &[u8], random: &mut Random, portion: u64, appetite: u64) -> (Vec<String>, Vec<u8>) {
-    let mut world = World::new(small_limits());
-    let mut host = open(&mut world);
+    let mut environment = Environment::new(small_limits());
+    let mut host = open(&mut environment);
     host.out_bytes = 600 + random.below(70_000) as usize;
     let mut fed = 0;
     let mut suspended: Option<Suspension> = None;
     while fed < script.len() || suspended.is_some() {
         if suspended.is_none() {
             let take = (1 + random.below(portion) as usize).min(script.len() - fed);
-            suspended = host.feed(&mut world, &script[fed..fed + take]);
+            suspended = host.feed(&mut environment, &script[fed..fed + take]);
             fed += take;
         } else {
-            suspended = host.feed(&mut world, b"");
+            suspended = host.feed(&mut environment, b"");
         }
         if suspended.is_some() || random.below(3) == 0 {
-            host.flush_once(&mut world, |filled| (random.below(appetite + 1) as usize).min(filled));
+            host.flush_once(&mut environment, |filled| (random.below(appetite + 1) as usize).min(filled));
         }
     }
-    while host.flush_once(&mut world, |filled| (1 + random.below(appetite) as usize).min(filled)) > 0 {}
+    while host.flush_once(&mut environment, |filled| (1 + random.below(appetite) as usize).min(filled)) > 0 {}
     let (log, output) = (core::mem::take(&mut host.rules.log), core::mem::take(&mut host.output));
     assert!(!host.connection.has_output() && !host.connection.has_remainder());
-    host.end(&mut world);
+    host.end(&mut environment);
     (log, output)
 }
 
@@ -240,23 +240,24 @@ fn any_write_sizes_give_the_same_bytes() {
         for (appetite, out_bytes) in
             [(u64::MAX >> 1, 8 << 20), (1 << 20, 600), (10, 700), (1000, 100_000), (100_000, 5000)]
         {
-            let mut world = World::new(small_limits());
-            let mut host = open(&mut world);
+            let mut environment = Environment::new(small_limits());
+            let mut host = open(&mut environment);
             host.rules.tells_counts = seed % 2 == 0;
-            let suspended = host.feed(&mut world, &script);
-            host.connection.block(world.now, false);
-            host.later(&mut world, 100);
+            let suspended = host.feed(&mut environment, &script);
+            host.connection.block(environment.now, false);
+            host.later(&mut environment, 100);
             host.out_bytes = out_bytes;
-            while host.flush_once(&mut world, |filled| (random.below(appetite + 1) as usize).min(filled)) > 0
-            {
-            }
+            while host
+                .flush_once(&mut environment, |filled| (random.below(appetite + 1) as usize).min(filled))
+                > 0
+            {}
             assert!(suspended.is_none() || suspended == Some(Suspension::ReplySpace));
             let output = core::mem::take(&mut host.output);
             check_output(&output);
             let sorted = apart(&output);
             let expected = expected.get_or_insert_with(|| sorted.clone());
             assert!(*expected == sorted, "seed {seed}, appetite {appetite}, pages of {out_bytes}");
-            host.end(&mut world);
+            host.end(&mut environment);
         }
     }
 }
@@ -266,8 +267,8 @@ fn any_write_sizes_give_the_same_bytes() {
 fn random_bytes_end_connections_and_leave_the_pools_complete() {
     for seed in 1..=10 * SEEDS {
         let mut random = Random::new(seed ^ 0xA076_1D64);
-        let mut world = World::new(small_limits());
-        let mut host = if random.below(4) == 0 { Host::new(&world) } else { open(&mut world) };
+        let mut environment = Environment::new(small_limits());
+        let mut host = if random.below(4) == 0 { Host::new(&environment) } else { open(&mut environment) };
         let mut script = if matches!(host.connection.stage(), Stage::Open | Stage::Over) {
             script(&mut random, 6)
         } else {
@@ -283,16 +284,16 @@ fn random_bytes_end_connections_and_leave_the_pools_complete() {
             }
         }
         for piece in script.chunks(1 + random.below(500) as usize) {
-            host.feed(&mut world, piece);
-            host.flush_once(&mut world, |filled| random.below(filled as u64 + 1) as usize);
+            host.feed(&mut environment, piece);
+            host.flush_once(&mut environment, |filled| random.below(filled as u64 + 1) as usize);
         }
         for _ in 0..20 {
-            if host.connection.deadline().ms_left(world.now).is_none() {
+            if host.connection.deadline().ms_left(environment.now).is_none() {
                 break;
             }
-            host.pass_time(&mut world);
-            host.flush(&mut world);
+            host.pass_time(&mut environment);
+            host.flush(&mut environment);
         }
-        host.end(&mut world);
+        host.end(&mut environment);
     }
 }

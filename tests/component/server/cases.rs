@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Stdio};
 use std::time::Duration;
 
-use crate::home::{self, Home};
+use leveret_test_support::built_program::{self, TempDir};
 
 /// Timeout of a test in seconds.
 const PATIENCE_S: u64 = 20;
@@ -20,16 +20,16 @@ struct Broker {
     process: Child,
     log: BufReader<ChildStderr>,
     port: u16,
-    _home: Home,
+    _home: TempDir,
 }
 
 impl Broker {
     /// Starts a broker with these limits.
     fn start(limits: &str) -> Self {
-        let home = Home::new("net");
+        let home = TempDir::new("net");
         let file = home.path().join("leveret.toml");
         fs::write(&file, format!("[limits]\n{limits}")).expect("the temporary folder can be written");
-        let mut process = home::leveret()
+        let mut process = built_program::leveret()
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(home.path())
             .arg("--config")
@@ -57,8 +57,8 @@ impl Broker {
 
     fn connect(&self) -> TcpStream {
         let peer = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        peer.set_read_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
-        peer.set_write_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
+        peer.set_read_timeout(Some(built_program::patience(PATIENCE_S))).expect("a timeout can be set");
+        peer.set_write_timeout(Some(built_program::patience(PATIENCE_S))).expect("a timeout can be set");
         peer
     }
 

@@ -4,9 +4,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::home::patience;
-use crate::sockets::{Broker, Link, publish};
-use crate::world::{consume, declare};
+use leveret_test_support::built_program::patience;
+use leveret_test_support::simulated_server::{consume, declare};
+use leveret_test_support::socket_client::{Broker, Link, publish};
 
 /// Duration of the observation. Any wake-up shows within it, so a longer one would show no more.
 const WATCHED: Duration = Duration::from_millis(2_500);

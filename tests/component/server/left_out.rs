@@ -6,11 +6,11 @@
 use std::fs;
 use std::path::Path;
 
-use crate::home::Home;
-use crate::sockets::{Broker, Link, publish};
 use leveret_amqp::{Method, Table};
 use leveret_core::time::Now;
 use leveret_storage::{FileDisk, Identity, Log, Record, Settings, Urgency};
+use leveret_test_support::built_program::TempDir;
+use leveret_test_support::socket_client::{Broker, Link, publish};
 
 /// More than the minimum of `exchanges_max`.
 const EXCHANGES: [&str; 9] = ["x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9"];
@@ -18,7 +18,7 @@ const EXCHANGES: [&str; 9] = ["x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x
 const PERSISTENT: &[u8] = &[0x10, 0x00, 2];
 
 /// Starts a broker on the store of `home` with these limits.
-fn start(home: &Home, limits: &str) -> Broker {
+fn start(home: &TempDir, limits: &str) -> Broker {
     let file = home.path().join("leveret.toml");
     fs::write(&file, format!("[limits]\n{limits}\n")).expect("the folder can be written");
     let store = home.path().join("store");
@@ -90,7 +90,7 @@ fn check_all(broker: &Broker) {
 #[test]
 fn a_start_with_lower_limits_deletes_no_binding_of_objects_it_leaves_out() {
     for limits in ["queues_max = 2", "exchanges_max = 8"] {
-        let home = Home::new("left-out");
+        let home = TempDir::new("left-out");
         let broker = start(&home, "");
         fill(&broker);
         broker.stop();
@@ -119,7 +119,7 @@ fn delete(queue: &str) -> Method<'_> {
 /// Limits are lowered with messages in all queues. There is capacity for one again when another is deleted.
 #[test]
 fn objects_left_out_by_a_start_cannot_be_declared_again() {
-    let home = Home::new("left-out");
+    let home = TempDir::new("left-out");
     let broker = start(&home, "");
     fill(&broker);
     check_all(&broker);
@@ -196,7 +196,7 @@ fn flip(store: &Path, exchange: &str) -> usize {
 
 #[test]
 fn a_start_that_cannot_read_an_exchange_deletes_none_of_its_bindings() {
-    let home = Home::new("left-out");
+    let home = TempDir::new("left-out");
     let broker = start(&home, "");
     fill(&broker);
     broker.stop();
@@ -237,7 +237,7 @@ fn define(store: &Path, exchange: &str, value: &[u8]) -> Vec<u8> {
 /// The queue of a shovel is deleted with its shovel, but not if the shovel may be in an unreadable block.
 #[test]
 fn a_start_that_cannot_read_everything_deletes_no_shovels_queue() {
-    let home = Home::new("left-out");
+    let home = TempDir::new("left-out");
     let broker = start(&home, "");
     fill(&broker);
     let mut link = Link::open(broker.address, &[1]);
@@ -266,7 +266,7 @@ fn a_start_that_cannot_read_everything_deletes_no_shovels_queue() {
 /// A newer version defined an exchange with more than this one can read, and runs again later.
 #[test]
 fn a_start_of_an_older_version_deletes_no_binding_of_an_exchange() {
-    let home = Home::new("left-out");
+    let home = TempDir::new("left-out");
     let broker = start(&home, "");
     fill(&broker);
     broker.stop();

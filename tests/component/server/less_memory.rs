@@ -4,9 +4,9 @@
 //! - Every message that fits into the smaller pools is delivered unchanged.
 //! - A message that does not fit is named in the log, and blocks no message behind it.
 
-use crate::home::Home;
-use crate::sockets::{Broker, Link, publish};
 use leveret_amqp::{Method, Table};
+use leveret_test_support::built_program::TempDir;
+use leveret_test_support::socket_client::{Broker, Link, publish};
 
 const MESSAGES: usize = 600;
 const LARGE_BYTES: usize = 6 << 20;
@@ -20,7 +20,7 @@ fn body(number: usize) -> Vec<u8> {
 
 #[test]
 fn a_start_with_less_memory_serves_the_store_that_is_there() {
-    let home = Home::new("less-memory");
+    let home = TempDir::new("less-memory");
     let folder = home.path().to_str().expect("UTF-8");
     let start = |limit| Broker::start(&["--data-dir", folder, "--memory-limit", limit]);
     let broker = start("200MB");

@@ -9,12 +9,12 @@ use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::home::{Home, patience};
-use crate::sockets::{Broker, Link};
-use crate::world::{content_frames, declare, method_frame};
 use leveret_amqp::{Method, Table};
 use leveret_config::{Config, Layer};
 use leveret_core::limits::Limits;
+use leveret_test_support::built_program::{TempDir, patience};
+use leveret_test_support::simulated_server::{content_frames, declare, method_frame};
+use leveret_test_support::socket_client::{Broker, Link};
 
 /// Time for which a broker that accepts nothing more is tried, in seconds.
 const FULL_AFTER_S: u64 = 1;
@@ -261,8 +261,8 @@ fn a_full_pi_zero_stays_within_its_limit() {
 }
 
 /// Writes a configuration file in a folder of its own.
-fn file(text: &str) -> (Home, PathBuf) {
-    let home = Home::new("memory");
+fn file(text: &str) -> (TempDir, PathBuf) {
+    let home = TempDir::new("memory");
     let path = home.path().join("leveret.toml");
     fs::write(&path, text).expect("the folder can be written");
     (home, path)
@@ -316,7 +316,7 @@ fn the_memory_of_a_burst_is_released() {
     }
     publisher.ask(1, &declare("is all there"));
     let mut consumer = Link::open(broker.address, &[1]);
-    consumer.ask(1, &crate::world::consume("burst", "it", false));
+    consumer.ask(1, &leveret_test_support::simulated_server::consume("burst", "it", false));
     for _ in 0..20_000 {
         consumer.content();
     }
@@ -329,7 +329,7 @@ fn the_memory_of_a_burst_is_released() {
     while status_bytes(&broker, "RssAnon:") > before + 2_500_000 {
         let left = status_bytes(&broker, "RssAnon:");
         assert!(Instant::now() < deadline, "{left} bytes stayed of {peak}; before there were {before}");
-        control.ask(1, &crate::world::purge("burst"));
+        control.ask(1, &leveret_test_support::simulated_server::purge("burst"));
         std::thread::sleep(Duration::from_millis(100));
     }
 }

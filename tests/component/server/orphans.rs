@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::home::Home;
-use crate::sockets::{Broker, Link, publish};
 use leveret_amqp::{Method, Table};
+use leveret_test_support::built_program::TempDir;
+use leveret_test_support::socket_client::{Broker, Link, publish};
 
 /// `delivery_mode` 2.
 const PERSISTENT: &[u8] = &[0x10, 0x00, 2];
@@ -19,11 +19,11 @@ const CONFIG: &str =
 /// Number of messages of 12 KB that fill more than two segments.
 const OTHERS: u32 = 100;
 
-fn start(home: &Home) -> Broker {
+fn start(home: &TempDir) -> Broker {
     start_with(home, CONFIG)
 }
 
-fn start_with(home: &Home, config: &str) -> Broker {
+fn start_with(home: &TempDir, config: &str) -> Broker {
     let file = home.path().join("leveret.toml");
     fs::write(&file, config).expect("the folder can be written");
     let store = home.path().join("store");
@@ -32,14 +32,14 @@ fn start_with(home: &Home, config: &str) -> Broker {
 }
 
 /// Runs `leveret ctl`. Returns whether it succeeded, and its output.
-fn ctl(home: &Home, words: &[&str]) -> (bool, String) {
+fn ctl(home: &TempDir, words: &[&str]) -> (bool, String) {
     let store = home.path().join("store");
     let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
     let done = command.args(["ctl", "-q", "--data-dir"]).arg(store).args(words).output().expect("it runs");
     (done.status.success(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
 }
 
-fn inspect(home: &Home) -> (Option<i32>, String) {
+fn inspect(home: &TempDir) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
     let done = command.arg("inspect").arg(home.path().join("store")).output().expect("it runs");
     (done.status.code(), String::from_utf8_lossy(&done.stdout).into_owned())
@@ -75,7 +75,7 @@ fn refusal(link: &mut Link, method: &Method<'_>) -> String {
 
 /// Fills a queue with a length limit with `messages` messages of 12 KB. It may be bound to `amq.direct` by
 /// `key`.
-fn fill(home: &Home, messages: u32, is_bound: bool) {
+fn fill(home: &TempDir, messages: u32, is_bound: bool) {
     let broker = start(home);
     let mut link = Link::open(broker.address, &[1]);
     link.ask(1, &queue("q1", false, LENGTH));
@@ -133,7 +133,7 @@ enum Places {
 
 /// Flips one bit in each of these copies of a queue's definition. Returns the number of segments, and of
 /// those with a copy.
-fn damage(home: &Home, name: &str, places: Places) -> (usize, usize) {
+fn damage(home: &TempDir, name: &str, places: Places) -> (usize, usize) {
     let key = [b"\x02\x01/", &[name.len() as u8][..], name.as_bytes()].concat();
     let (mut segments, mut damaged) = (0, 0);
     for file in segment_files(&home.path().join("store")) {
@@ -170,7 +170,7 @@ fn footer_of(bytes: &[u8]) -> usize {
 
 #[test]
 fn a_definition_is_read_from_a_footer_where_no_block_of_it_is_left() {
-    let home = Home::new("orphans");
+    let home = TempDir::new("orphans");
     fill(&home, 300, true);
     let (segments, damaged) = damage(&home, "q1", Places::Commits);
     assert!(segments > 5 && (1..4).contains(&damaged), "{damaged} of {segments}");
@@ -190,7 +190,7 @@ fn a_definition_is_read_from_a_footer_where_no_block_of_it_is_left() {
 
 #[test]
 fn a_queue_whose_definition_is_lost_is_rebuilt_by_the_names_in_footers() {
-    let home = Home::new("orphans");
+    let home = TempDir::new("orphans");
     fill(&home, 300, false);
     damage(&home, "q1", Places::Segments);
     let broker = start(&home);
@@ -204,7 +204,7 @@ fn a_queue_whose_definition_is_lost_is_rebuilt_by_the_names_in_footers() {
 
 #[test]
 fn a_queue_whose_definition_is_lost_is_rebuilt_with_its_bindings() {
-    let home = Home::new("orphans");
+    let home = TempDir::new("orphans");
     fill(&home, 300, true);
     let (segments, damaged) = damage(&home, "q1", Places::Segments);
     assert!(segments > 5 && (1..4).contains(&damaged), "{damaged} of {segments}");
@@ -238,7 +238,7 @@ fn a_queue_whose_definition_is_lost_is_rebuilt_with_its_bindings() {
 }
 
 /// Uses one segment, so that neither a footer nor a binding names the queue.
-fn fill_nameless(home: &Home) {
+fn fill_nameless(home: &TempDir) {
     let broker = start(home);
     let mut link = Link::open(broker.address, &[1]);
     link.ask(1, &queue("q1", false, b""));
@@ -252,7 +252,7 @@ fn fill_nameless(home: &Home) {
     assert_eq!(damage(home, "q1", Places::Segments), (1, 1));
 }
 
-fn orphan(home: &Home) -> String {
+fn orphan(home: &TempDir) -> String {
     let (done, listed) =
         ctl(home, &["list_orphans", "incarnation", "messages", "name", "--no-table-headers"]);
     let words: Vec<&str> = listed.split_whitespace().collect();
@@ -262,7 +262,7 @@ fn orphan(home: &Home) -> String {
 
 #[test]
 fn messages_of_a_queue_without_a_name_wait_until_they_are_given_one() {
-    let home = Home::new("orphans");
+    let home = TempDir::new("orphans");
     fill_nameless(&home);
     let (code, told) = inspect(&home);
     assert!(code == Some(2) && told.contains("orphan     "), "{told}");
@@ -311,7 +311,7 @@ fn messages_of_a_queue_without_a_name_wait_until_they_are_given_one() {
 
 #[test]
 fn a_deleted_orphan_is_gone() {
-    let home = Home::new("orphans");
+    let home = TempDir::new("orphans");
     fill_nameless(&home);
     let broker = start(&home);
     let incarnation = orphan(&home);
@@ -326,7 +326,7 @@ fn a_deleted_orphan_is_gone() {
 /// All blocks are intact, and yet there are messages that cannot be reached.
 #[test]
 fn inspect_names_orphans_until_they_are_adopted() {
-    let home = Home::new("orphans");
+    let home = TempDir::new("orphans");
     fill_nameless(&home);
     let (code, told) = inspect(&home);
     assert!(code == Some(2) && told.contains("8 messages of a queue that nothing defines: ?"), "{told}");
@@ -346,7 +346,7 @@ fn inspect_names_orphans_until_they_are_adopted() {
 #[test]
 fn declaring_the_name_of_an_orphan_adopts_it() {
     for adopts in [true, false] {
-        let home = Home::new("orphans");
+        let home = TempDir::new("orphans");
         fill(&home, 300, false);
         damage(&home, "q1", Places::Segments);
         let broker = start_with(&home, &format!("{CONFIG}queues_max = 1\n"));

@@ -5,8 +5,8 @@
 
 use leveret_amqp::{Method, Table};
 
-use crate::sockets::{Broker, Frame, Link, publish};
-use crate::world::consume;
+use leveret_test_support::simulated_server::consume;
+use leveret_test_support::socket_client::{Broker, Frame, Link, publish};
 
 /// `delivery_mode` 2.
 const PERSISTENT: &[u8] = &[0x10, 0x00, 2];

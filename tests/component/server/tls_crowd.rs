@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use crate::home::{self, Home};
-use crate::sockets::{Link, publish};
-use crate::world::{consume, declare};
+use leveret_test_support::built_program::{self, TempDir};
+use leveret_test_support::simulated_server::{consume, declare};
+use leveret_test_support::socket_client::{Link, publish};
 use rcgen::generate_simple_self_signed;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -29,12 +29,12 @@ struct Broker {
     plain: SocketAddr,
     secure: SocketAddr,
     client: Arc<ClientConfig>,
-    _home: Home,
+    _home: TempDir,
 }
 
 impl Broker {
     fn start(slow_ms: u32, limits: &str) -> Self {
-        let home = Home::new("tls");
+        let home = TempDir::new("tls");
         let paper = generate_simple_self_signed(["localhost".to_string()]).expect("a certificate");
         let file = |name: &str, text: &str| {
             let path = home.path().join(name);
@@ -45,7 +45,7 @@ impl Broker {
         let key = file("server.key", &paper.signing_key.serialize_pem());
         let tls = format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
         let config = file("leveret.toml", &format!("memory_limit = \"200MB\"\n{tls}[limits]\n{limits}"));
-        let mut process = home::leveret()
+        let mut process = built_program::leveret()
             .args(["serve", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0", "--data-dir"])
             .arg(home.path().join("data"))
             .arg("--config")
@@ -84,7 +84,7 @@ fn come_in(
     config: Arc<ClientConfig>,
 ) -> Option<rustls::StreamOwned<ClientConnection, TcpStream>> {
     let socket = TcpStream::connect(address).ok()?;
-    socket.set_read_timeout(Some(home::patience(PATIENCE_S))).ok()?;
+    socket.set_read_timeout(Some(built_program::patience(PATIENCE_S))).ok()?;
     let name = ServerName::try_from("localhost").ok()?;
     let mut stream = rustls::StreamOwned::new(ClientConnection::new(config, name).ok()?, socket);
     stream.write_all(b"AMQP\0\0\x09\x01").ok()?;

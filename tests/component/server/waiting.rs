@@ -6,10 +6,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::home;
-use crate::sockets::{Broker, Link, publish};
-use crate::world::{declare, method_frame, purge, qos};
 use leveret_amqp::{Method, Table};
+use leveret_test_support::built_program;
+use leveret_test_support::simulated_server::{declare, method_frame, purge, qos};
+use leveret_test_support::socket_client::{Broker, Link, publish};
 
 /// Capacity for a thousand messages.
 const CONFIG: &str = "[limits]\nmessages_max = 1000\n";
@@ -105,7 +105,7 @@ fn a_lost_blocked_publisher_leaves_its_queue_to_its_successor() {
     socket2::SockRef::from(&first.stream).set_linger(Some(Duration::ZERO)).expect("it is a TCP socket");
     drop(first);
     // It resets its connection, and the broker drops it a little later.
-    let deadline = Instant::now() + home::patience(20);
+    let deadline = Instant::now() + built_program::patience(20);
     loop {
         let mut successor = Link::open(broker.address, &[1]);
         successor.send(1, &exclusive);

@@ -3,7 +3,6 @@
 
 use std::io;
 
-use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::mem::{MessageLimits, Messages};
 use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
 use leveret_core::pending_writes::{Definition, PendingWrites};
@@ -11,6 +10,7 @@ use leveret_core::time::Now;
 use leveret_storage::{
     ACCESS_SLOTS, Access, CommitWriter, Disk, Identity, Log, Record, Report, Settings, Urgency, Write,
 };
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xDA3A6E };
 const NOW: Now = Now::from_ms(1);

@@ -1,6 +1,6 @@
 //! Bodies that identify themselves: a reader can tell which body it is, and whether it is complete.
 
-use super::sim_disk::Random;
+use leveret_test_support::random::Random;
 
 /// Returns the bytes of a body from its number.
 pub(super) fn body_of(content: u64) -> Vec<u8> {

@@ -1,10 +1,10 @@
 //! The bytes that the log writes: bytes per message byte under load, and one block for a single confirm.
 
-use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 use crate::sample::USUAL;
 use crate::small;

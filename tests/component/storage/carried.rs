@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, Disk, Identity, Log, Message, Range, Ranges, Record, Settings, Target, Targets, Urgency,
 };
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 use crate::sample::PLAIN;
 

@@ -1,11 +1,11 @@
 //! A length without a valid checksum causes no allocation: damaged lengths are read in small steps at most.
 
-use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::time::Now;
 use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, FETCH_BYTES, Identity, Log, Message, Range, Record, Settings, Target, Targets,
     Urgency,
 };
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 use crate::sample::PLAIN;
 

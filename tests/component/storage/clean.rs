@@ -2,12 +2,12 @@
 //!
 //! Nothing else reads in these tests, so the read counter of the disk counts only the compactor.
 
-use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 use crate::sample::PLAIN;
 

@@ -3,10 +3,11 @@
 //!
 //! As far as possible these cases are distinguished.
 
-use crate::sim_disk::{Random, SimDisk, Trouble};
 use leveret_storage::{
     Body, Disk, Log, Message, NEWEST_SLOT, REPAIR_SLOT, Range, Record, Settings, Target, Targets, Urgency,
 };
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{SimDisk, Trouble};
 
 use crate::sample::PLAIN;
 use crate::small::{

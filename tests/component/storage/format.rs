@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use super::formats::{Folder, ONE, TWO, files_of};
-use super::sim_disk::Random;
-use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::pending_writes::Definition;
 use leveret_core::time::Now;
 use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, FORMAT, FileDisk, Identity, Log, OpenError, Record, Report, Settings, Urgency,
 };
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
+use leveret_test_support::store_formats::{Folder, ONE, TWO, files_of};
 
 /// Key of a definition that is written to fill a segment.
 const FILLING: [u8; 1] = [7];

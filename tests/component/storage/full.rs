@@ -10,11 +10,12 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
-use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, Disk, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 use crate::sample::PLAIN;
 

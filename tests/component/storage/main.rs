@@ -1,10 +1,5 @@
 //! The store alone: on the simulated disk, and on real files where necessary.
 
-#[path = "../store_formats/mod.rs"]
-mod formats;
-#[path = "../../simulation/sim_disk/mod.rs"]
-mod sim_disk;
-
 mod access;
 mod bodies;
 mod bytes;

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::time::Now;
 use leveret_storage::{Access, Disk, Identity, Log, Message, Record, Settings, Target, Targets, Urgency};
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 use crate::sample::PLAIN;
 

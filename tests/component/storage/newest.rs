@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::sim_disk::SimDisk;
 use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
 use leveret_storage::{ACCESS_SLOTS, Access, Disk, Log, NEWEST_SLOT, Range, Record, Urgency};
+use leveret_test_support::simulated_disk::SimDisk;
 
 use crate::small::{HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish_ten, readable, turn, zero};
 

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
 use leveret_core::time::Now;
 use leveret_storage::{
     Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, OpenError, Range, Record, Report, Settings,
     Target, Targets, Urgency,
 };
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 use crate::sample::PLAIN;
 

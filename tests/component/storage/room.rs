@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets, Urgency, is_full,
 };
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 use crate::sample::PLAIN;
 

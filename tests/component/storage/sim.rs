@@ -15,12 +15,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::bodies::{body_of, content_of};
-use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, CommitJob, FetchJob, Identity, Log, LogPosition, Message, Range, Record, Refused, Report, Settings,
     Target, Targets, Urgency,
 };
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
 const LIVES: u64 = 7;

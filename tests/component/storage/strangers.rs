@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
 use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, Identity, Log, Message, NEWEST_SLOT, Range, Record, Target, Targets, Urgency,
 };
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 use crate::sample::PLAIN;
 use crate::small::{IDENTITY, NOW, OTHER, settings, turn};

@@ -1,13 +1,14 @@
 //! Memory of the index, by counts: the bytes of a queue, a definition and a segment, and what is freed when
 //! everything is consumed.
 
-use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use leveret_core::pending_writes::{Definition, DestinationName, IndexCapacity};
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, DEFINITION_BYTES, EMPTY_QUEUE_BYTES, Identity, Log, Message, Range, Record, Refused, Settings,
     Target, Targets, Urgency,
 };
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 use crate::sample::PLAIN;
 

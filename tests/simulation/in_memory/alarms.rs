@@ -10,8 +10,8 @@ use leveret_core::command::QueueId;
 use leveret_core::limits::Limits;
 use leveret_storage::Settings;
 
-use super::world::sim_disk::{SimDisk, Trouble};
-use super::world::*;
+use leveret_test_support::simulated_disk::{SimDisk, Trouble};
+use leveret_test_support::simulated_server::*;
 
 const SEGMENT_BYTES: u32 = 256 << 10;
 const SEGMENTS: u32 = 24;
@@ -25,8 +25,9 @@ fn limits() -> Limits {
 }
 
 /// Returns a broker with a store on a simulated disk, whose index has `index_bytes`.
-fn with_index_of(index_bytes: usize) -> (World, SimDisk) {
-    let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
+fn with_index_of(index_bytes: usize) -> (Simulation, SimDisk) {
+    let mut simulation =
+        Simulation::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
     let settings = Settings {
         segment_bytes: SEGMENT_BYTES,
         commit_bytes: 64 << 10,
@@ -36,69 +37,71 @@ fn with_index_of(index_bytes: usize) -> (World, SimDisk) {
         fixed_index_bytes: 0,
         ..Settings::default()
     };
-    let disk = world.keep_on_disk(settings);
-    (world, disk)
+    let disk = simulation.keep_on_disk(settings);
+    (simulation, disk)
 }
 
-fn with_store() -> World {
+fn with_store() -> Simulation {
     with_index_of(2 << 20).0
 }
 
 /// Publishes messages of `body_len` bytes to a new queue until the publisher is blocked.
-fn flood(world: &mut World, queue: &str, body_len: usize, properties: &[u8]) -> usize {
-    let client = world.open(&[1]);
-    make(world, client, queue, properties == PERSISTENT);
-    flood_by(world, client, queue, body_len, properties);
+fn flood(simulation: &mut Simulation, queue: &str, body_len: usize, properties: &[u8]) -> usize {
+    let client = simulation.open(&[1]);
+    make(simulation, client, queue, properties == PERSISTENT);
+    flood_by(simulation, client, queue, body_len, properties);
     client
 }
 
 /// Fills queues to their shares until nothing is left.
-fn flood_all(world: &mut World, body_len: usize) {
+fn flood_all(simulation: &mut Simulation, body_len: usize) {
     for queue in ["a", "b", "c", "d", "e", "f", "g"] {
-        flood(world, queue, body_len, PLAIN);
+        flood(simulation, queue, body_len, PLAIN);
     }
 }
 
 /// Fills durable queues that were declared before the log was full.
-fn flood_log(world: &mut World) {
+fn flood_log(simulation: &mut Simulation) {
     let queues = ["a", "b", "c", "d", "e", "f"];
     let clients = queues.map(|queue| {
-        let client = world.open(&[1]);
-        make(world, client, queue, true);
+        let client = simulation.open(&[1]);
+        make(simulation, client, queue, true);
         client
     });
     for (client, queue) in clients.into_iter().zip(queues) {
-        flood_by(world, client, queue, 4_000, PERSISTENT);
+        flood_by(simulation, client, queue, 4_000, PERSISTENT);
     }
 }
 
-fn make(world: &mut World, client: usize, queue: &str, durable: bool) {
-    let said = world.ask(client, 1, &declare_as(queue, durable));
+fn make(simulation: &mut Simulation, client: usize, queue: &str, durable: bool) {
+    let said = simulation.ask(client, 1, &declare_as(queue, durable));
     assert!(matches!(said.method(), Method::QueueDeclareOk { .. }), "{}", said.shown());
 }
 
 /// Declares durable queues, each with an entry in the index, until one is refused.
-fn declare_until_refused(world: &mut World) {
-    let client = world.open(&[1]);
+fn declare_until_refused(simulation: &mut Simulation) {
+    let client = simulation.open(&[1]);
     for number in 0..400 {
         let queue = number.to_string();
-        if !matches!(world.ask(client, 1, &declare_as(&queue, true)).method(), Method::QueueDeclareOk { .. })
-        {
+        if !matches!(
+            simulation.ask(client, 1, &declare_as(&queue, true)).method(),
+            Method::QueueDeclareOk { .. }
+        ) {
             return;
         }
     }
     panic!("there is no end of it");
 }
 
-fn flood_by(world: &mut World, client: usize, queue: &str, body_len: usize, properties: &[u8]) {
+fn flood_by(simulation: &mut Simulation, client: usize, queue: &str, body_len: usize, properties: &[u8]) {
     let body = vec![7; body_len];
     for _ in 0..10_000 {
-        if world.clients[client].checker.is_blocked {
+        if simulation.clients[client].checker.is_blocked {
             return;
         }
-        world.publish(client, 1, Publish { key: queue, properties, ..Publish::default() }, &body);
-        world.run();
-        world.pass_ms(if properties == PERSISTENT { 20 } else { 0 });
+        simulation.publish(client, 1, Publish { key: queue, properties, ..Publish::default() }, &body);
+        simulation.run();
+        simulation.pass_ms(if properties == PERSISTENT { 20 } else { 0 });
     }
     panic!("nothing makes it wait");
 }
@@ -121,179 +124,183 @@ const fn declare_with<'a>(queue: &'a str, durable: bool, arguments: Table<'a>) -
     }
 }
 
-fn order(world: &mut World, operator: usize, method: &str, path: &str, body: &str) -> String {
+fn order(simulation: &mut Simulation, operator: usize, method: &str, path: &str, body: &str) -> String {
     let length = body.len();
     let request = format!("{method} /api/{path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
-    world.operator(operator).write_up(request.as_bytes());
-    world.run();
+    simulation.operator(operator).write_up(request.as_bytes());
+    simulation.run();
     let mut heard = Vec::new();
-    world.operator(operator).read_down(usize::MAX, &mut heard);
+    simulation.operator(operator).read_down(usize::MAX, &mut heard);
     String::from_utf8(heard).expect("answers are text")
 }
 
-/// Provokes a cause. Returns the world, the expected parts of the alarm, and the next cause, if any.
-fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Shortage>) {
+/// Provokes a cause. Returns the simulation, the expected parts of the alarm, and the next cause, if any.
+fn bring_about(shortage: Shortage) -> (Simulation, &'static [&'static str], Option<Shortage>) {
     let queue = QueueId::from_index(0);
     match shortage {
         Shortage::QueueMemory(_) => {
-            let mut world = World::new(limits());
-            flood(&mut world, HOSTILE, 8, PLAIN);
+            let mut simulation = Simulation::new(limits());
+            flood(&mut simulation, HOSTILE, 8, PLAIN);
             let text = &[
                 "memory: ",
                 HOSTILE_SHOWN,
                 "has its share of messages_max, 201 of 320 (at most twice what is free)",
                 "raise messages_max",
             ];
-            (world, text, Some(Shortage::Pool(Pool::Messages)))
+            (simulation, text, Some(Shortage::Pool(Pool::Messages)))
         }
         Shortage::Pool(pool) => {
-            let (world, text, next) = use_up(pool);
-            (world, text, Some(next.map_or(Shortage::Returns, Shortage::Pool)))
+            let (simulation, text, next) = use_up(pool);
+            (simulation, text, Some(next.map_or(Shortage::Returns, Shortage::Pool)))
         }
         Shortage::Returns => {
             let limits = Limits { output_buffer_bytes: 16 << 10, body_bytes_max: 4 << 20, ..limits() };
-            let mut world = World::new(limits);
+            let mut simulation = Simulation::new(limits);
             let manners = Manners { greed: 0, ..Manners::default() };
             let client =
-                world.open_with(Manners::default(), Shape { down_room: 1 << 10, ..Shape::WIDE }, &[1]);
-            world.clients[client].manners = manners;
+                simulation.open_with(Manners::default(), Shape { down_room: 1 << 10, ..Shape::WIDE }, &[1]);
+            simulation.clients[client].manners = manners;
             for _ in 0..100 {
                 let publish = Publish { key: "nowhere", mandatory: true, ..Publish::default() };
-                world.publish(client, 1, publish, &[7; 4_000]);
+                simulation.publish(client, 1, publish, &[7; 4_000]);
             }
-            (world, &["room: a publisher does not read", "have it read"], Some(Shortage::Commit))
+            (simulation, &["room: a publisher does not read", "have it read"], Some(Shortage::Commit))
         }
         Shortage::Commit => {
-            let mut world = with_store();
-            let client = world.open(&[1]);
-            make(&mut world, client, "slow", true);
-            world.engine.platform_mut().helpers.slowness_ms = 3_600_000;
+            let mut simulation = with_store();
+            let client = simulation.open(&[1]);
+            make(&mut simulation, client, "slow", true);
+            simulation.engine.platform_mut().helpers.slowness_ms = 3_600_000;
             for _ in 0..3_000 {
                 let publish = Publish { key: "slow", properties: PERSISTENT, ..Publish::default() };
-                world.publish(client, 1, publish, b"x");
+                simulation.publish(client, 1, publish, b"x");
             }
             (
-                world,
+                simulation,
                 &["room: ", "messages wait to be written", "goes on by itself"],
                 Some(Shortage::Unwritable),
             )
         }
         Shortage::Unwritable => {
-            let mut world = with_store();
-            let client = world.open(&[1]);
-            make(&mut world, client, "kept", true);
-            let (_, mut context) = world.engine.broker_mut();
+            let mut simulation = with_store();
+            let client = simulation.open(&[1]);
+            make(&mut simulation, client, "kept", true);
+            let (_, mut context) = simulation.engine.broker_mut();
             context.pending_writes_mut().start(2, false, 1 << 16);
             let publish = Publish { key: "kept", properties: PERSISTENT, ..Publish::default() };
-            world.publish(client, 1, publish, b"x");
-            (world, &["store: it cannot be written", "see to the disk"], Some(Shortage::QueueDisk(queue)))
+            simulation.publish(client, 1, publish, b"x");
+            (
+                simulation,
+                &["store: it cannot be written", "see to the disk"],
+                Some(Shortage::QueueDisk(queue)),
+            )
         }
         Shortage::QueueDisk(_) => {
-            let mut world = with_store();
-            flood(&mut world, HOSTILE, 4_000, PERSISTENT);
+            let mut simulation = with_store();
+            flood(&mut simulation, HOSTILE, 4_000, PERSISTENT);
             let text = &["disk: ", HOSTILE_SHOWN, "has its share of disk_limit, ", "raise disk_limit"];
-            (world, text, Some(Shortage::DiskLimit))
+            (simulation, text, Some(Shortage::DiskLimit))
         }
         Shortage::DiskLimit => {
-            let mut world = with_store();
-            flood_log(&mut world);
+            let mut simulation = with_store();
+            flood_log(&mut simulation);
             let text = &["disk: disk_limit is reached", "queue 'a' (virtual host '/')", "raise disk_limit"];
-            (world, text, Some(Shortage::Index))
+            (simulation, text, Some(Shortage::Index))
         }
         Shortage::Index => {
-            let (mut world, _) = with_index_of(4 << 10);
-            declare_until_refused(&mut world);
-            let client = world.open(&[1]);
-            flood_by(&mut world, client, "0", 1, PERSISTENT);
+            let (mut simulation, _) = with_index_of(4 << 10);
+            declare_until_refused(&mut simulation);
+            let client = simulation.open(&[1]);
+            flood_by(&mut simulation, client, "0", 1, PERSISTENT);
             (
-                world,
+                simulation,
                 &["disk: index_bytes_max is reached", "raise index_bytes_max"],
                 Some(Shortage::FileSystem),
             )
         }
         Shortage::FileSystem => {
-            let (mut world, disk) = with_index_of(2 << 20);
-            let client = world.open(&[1]);
-            make(&mut world, client, "a", true);
+            let (mut simulation, disk) = with_index_of(2 << 20);
+            let client = simulation.open(&[1]);
+            make(&mut simulation, client, "a", true);
             disk.start(Trouble::NoCapacity(0, u64::MAX / 2));
-            flood_by(&mut world, client, "a", 4_000, PERSISTENT);
+            flood_by(&mut simulation, client, "a", 4_000, PERSISTENT);
             let text = &["disk: the file system of the data directory is full", "make room there"];
-            (world, text, None)
+            (simulation, text, None)
         }
     }
 }
 
 /// Exhausts a pool by all clients together.
-fn use_up(pool: Pool) -> (World, &'static [&'static str], Option<Pool>) {
+fn use_up(pool: Pool) -> (Simulation, &'static [&'static str], Option<Pool>) {
     match pool {
         Pool::Messages => {
-            let mut world = World::new(limits());
-            flood_all(&mut world, 8);
+            let mut simulation = Simulation::new(limits());
+            flood_all(&mut simulation, 8);
             let text = &["memory: messages_max is used up, 300 of 320, most by queue 'a' (virtual host '/')"];
-            (world, text, Some(Pool::Bodies))
+            (simulation, text, Some(Pool::Bodies))
         }
         Pool::Bodies => {
-            let mut world = World::new(limits());
-            flood_all(&mut world, 20_000);
+            let mut simulation = Simulation::new(limits());
+            flood_all(&mut simulation, 20_000);
             let text = &[
                 "memory: body_bytes_max is used up, ",
                 " MB of 1.1 MB",
                 "queue 'a'",
                 "raise body_bytes_max",
             ];
-            (world, text, Some(Pool::Assembly))
+            (simulation, text, Some(Pool::Assembly))
         }
         Pool::Assembly => {
             let limits = Limits { body_bytes_max: 4 << 20, message_size_max: 1 << 19, ..limits() };
-            let mut world = World::new(limits);
+            let mut simulation = Simulation::new(limits);
             for _ in 0..2 {
-                let client = world.open(&[1]);
+                let client = simulation.open(&[1]);
                 let publish = Method::BasicPublish {
                     exchange: "",
                     routing_key: b"a",
                     mandatory: false,
                     immediate: false,
                 };
-                world.send(client, 1, &publish);
+                simulation.send(client, 1, &publish);
                 let content = content_frames(1, PLAIN, &[7; 400_000], 4_000);
-                world.clients[client].say(&content[..5_000]);
-                world.run();
+                simulation.clients[client].say(&content[..5_000]);
+                simulation.run();
             }
             (
-                world,
+                simulation,
                 &["memory: messages that are still coming in use up assembly_bytes_max"],
                 Some(Pool::Entries),
             )
         }
         Pool::Entries => {
-            let mut world = World::new(Limits { queue_entries_max: 21 * 64, ..limits() });
+            let mut simulation = Simulation::new(Limits { queue_entries_max: 21 * 64, ..limits() });
             for number in 0..70 {
-                let client = world.open(&[1]);
+                let client = simulation.open(&[1]);
                 let queue = number.to_string();
-                world.declare(client, 1, &queue);
-                world.publish_to(client, 1, &queue, b"x");
-                world.run();
+                simulation.declare(client, 1, &queue);
+                simulation.publish_to(client, 1, &queue, b"x");
+                simulation.run();
             }
             (
-                world,
+                simulation,
                 &["memory: queue_entries_max is used up", "raise queue_entries_max"],
                 Some(Pool::Unacknowledged),
             )
         }
         Pool::Unacknowledged => {
-            let mut world = World::new(Limits { unacknowledged_max: 16, ..limits() });
-            let client = world.open(&[1]);
-            world.declare(client, 1, "unsettled");
+            let mut simulation = Simulation::new(Limits { unacknowledged_max: 16, ..limits() });
+            let client = simulation.open(&[1]);
+            simulation.declare(client, 1, "unsettled");
             for _ in 0..20 {
-                world.publish_to(client, 1, "unsettled", b"x");
+                simulation.publish_to(client, 1, "unsettled", b"x");
             }
             for _ in 0..6 {
-                let consumer = world.open(&[1]);
-                world.consume(consumer, 1, "unsettled", "", false);
+                let consumer = simulation.open(&[1]);
+                simulation.consume(consumer, 1, "unsettled", "", false);
             }
             let publish = Publish { key: "nowhere", mandatory: true, ..Publish::default() };
-            world.publish(client, 1, publish, b"x");
-            (world, &["memory: deliveries that nobody has acknowledged use up unacknowledged_max"], None)
+            simulation.publish(client, 1, publish, b"x");
+            (simulation, &["memory: deliveries that nobody has acknowledged use up unacknowledged_max"], None)
         }
     }
 }
@@ -310,9 +317,9 @@ fn is_key_of_the_configuration(word: &str) -> bool {
 }
 
 /// Returns the alarms as the command line shows them.
-fn alarms(world: &mut World) -> String {
-    let operator = world.connect_operator(Shape::WIDE, 0);
-    order(world, operator, "GET", "ctl/alarms", "")
+fn alarms(simulation: &mut Simulation) -> String {
+    let operator = simulation.connect_operator(Shape::WIDE, 0);
+    order(simulation, operator, "GET", "ctl/alarms", "")
 }
 
 #[test]
@@ -320,9 +327,9 @@ fn each_cause_that_blocks_publishers_has_an_alarm_with_its_object_and_remedy() {
     let mut next = Some(Shortage::QueueMemory(QueueId::from_index(0)));
     let mut wrong = Vec::new();
     while let Some(shortage) = next {
-        let (mut world, parts, after) = bring_about(shortage);
-        world.pass_ms(3_000);
-        let told = alarms(&mut world).replace("\\\\", "\\");
+        let (mut simulation, parts, after) = bring_about(shortage);
+        simulation.pass_ms(3_000);
+        let told = alarms(&mut simulation).replace("\\\\", "\\");
         if !parts.iter().all(|part| told.contains(part))
             || !SINCE.iter().any(|since| told.contains(since))
             || told.contains("for 0 s")
@@ -339,7 +346,7 @@ fn each_cause_that_blocks_publishers_has_an_alarm_with_its_object_and_remedy() {
 }
 
 /// Declares a queue whose messages expire after a minute and are dead-lettered to `letters`.
-fn make_expiring(world: &mut World, client: usize, queue: &str, letters: &str) {
+fn make_expiring(simulation: &mut Simulation, client: usize, queue: &str, letters: &str) {
     let mut bytes = [0; 256];
     let mut writer = Writer::new(&mut bytes);
     let arguments = writer.table(|t| {
@@ -349,13 +356,14 @@ fn make_expiring(world: &mut World, client: usize, queue: &str, letters: &str) {
     });
     arguments.expect("it fits");
     let arguments = Table::trusted(&writer.written()[4..]);
-    let said = world.ask(client, 1, &declare_with(queue, true, arguments));
+    let said = simulation.ask(client, 1, &declare_with(queue, true, arguments));
     assert!(matches!(said.method(), Method::QueueDeclareOk { .. }), "{}", said.shown());
 }
 
 #[test]
 fn expired_messages_are_dead_lettered_while_a_full_index_blocks_publishers() {
-    let mut world = World::new(Limits { messages_max: 16_000, body_bytes_max: 64 << 20, ..limits() });
+    let mut simulation =
+        Simulation::new(Limits { messages_max: 16_000, body_bytes_max: 64 << 20, ..limits() });
     let settings = Settings {
         segment_bytes: 256 << 10,
         commit_bytes: 64 << 10,
@@ -364,20 +372,20 @@ fn expired_messages_are_dead_lettered_while_a_full_index_blocks_publishers() {
         fixed_index_bytes: 0,
         ..Settings::default()
     };
-    let _disk = world.keep_on_disk(settings);
-    let client = world.open(&[1]);
-    make(&mut world, client, "dead", true);
-    make_expiring(&mut world, client, "q", "dead");
-    flood_by(&mut world, client, "q", 2_000, PERSISTENT);
-    let other = world.open(&[1]);
-    let (waiting, _) = world.counts(other, 1, "q");
+    let _disk = simulation.keep_on_disk(settings);
+    let client = simulation.open(&[1]);
+    make(&mut simulation, client, "dead", true);
+    make_expiring(&mut simulation, client, "q", "dead");
+    flood_by(&mut simulation, client, "q", 2_000, PERSISTENT);
+    let other = simulation.open(&[1]);
+    let (waiting, _) = simulation.counts(other, 1, "q");
     assert!(waiting > 100, "{waiting} messages fill it");
     for _ in 0..100 {
-        world.pass_ms(1_000);
-        world.run();
+        simulation.pass_ms(1_000);
+        simulation.run();
     }
-    let (left, _) = world.counts(other, 1, "q");
-    let (letters, _) = world.counts(other, 1, "dead");
+    let (left, _) = simulation.counts(other, 1, "q");
+    let (letters, _) = simulation.counts(other, 1, "dead");
     // One of them may be the message of the blocked publisher.
     assert!(
         left <= 1 && letters >= waiting,
@@ -390,81 +398,92 @@ fn expired_messages_are_dead_lettered_while_a_full_index_blocks_publishers() {
 #[test]
 fn queues_without_consumers_leave_log_space_to_other_queues() {
     for hogs in [1_u32, 3, 10] {
-        let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
+        let mut simulation =
+            Simulation::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
         let (segment_bytes, commit_bytes) = (1 << 20, 256 << 10);
         let settings = Settings { segment_bytes, commit_bytes, segments_max: 24, ..Settings::default() };
-        world.keep_on_disk(settings);
-        let other = world.open(&[1]);
-        make(&mut world, other, "other", true);
+        simulation.keep_on_disk(settings);
+        let other = simulation.open(&[1]);
+        make(&mut simulation, other, "other", true);
         let names: Vec<String> = (0..hogs).map(|number| format!("hog-{number}")).collect();
         let clients: Vec<usize> = names
             .iter()
             .map(|name| {
-                let client = world.open(&[1]);
-                make(&mut world, client, name, true);
+                let client = simulation.open(&[1]);
+                make(&mut simulation, client, name, true);
                 client
             })
             .collect();
         // All publishers act until each is blocked and compaction has freed all it can.
         let (mut rounds, mut still) = (0, 0);
         while still < 100 {
-            let all_wait = clients.iter().all(|client| world.clients[*client].checker.is_blocked);
+            let all_wait = clients.iter().all(|client| simulation.clients[*client].checker.is_blocked);
             still = if all_wait { still + 1 } else { 0 };
             for (client, name) in clients.iter().zip(&names) {
-                if !world.clients[*client].checker.is_blocked {
+                if !simulation.clients[*client].checker.is_blocked {
                     let publish = Publish { key: name, properties: PERSISTENT, ..Publish::default() };
-                    world.publish(*client, 1, publish, &[7; 16_000]);
+                    simulation.publish(*client, 1, publish, &[7; 16_000]);
                 }
             }
-            world.pass_ms(50);
+            simulation.pass_ms(50);
             rounds += 1;
             assert!(rounds < 10_000, "{hogs} publishers are never blocked");
         }
-        world.consume(other, 1, "other", "c", true);
-        world.ask(other, 1, &Method::ConfirmSelect { no_wait: false });
+        simulation.consume(other, 1, "other", "c", true);
+        simulation.ask(other, 1, &Method::ConfirmSelect { no_wait: false });
         for round in 0..300 {
             let publish = Publish { key: "other", properties: PERSISTENT, ..Publish::default() };
-            world.publish(other, 1, publish, &[7; 16_000]);
-            world.pass_ms(100);
-            assert_eq!(world.deliveries(other).len(), 1, "{hogs} hogs, round {round}");
-            assert_eq!(world.clients[other].checker.unconfirmed(1), 0, "{hogs} hogs, round {round}");
-            assert!(!world.clients[other].checker.is_blocked, "{hogs} hogs, round {round}");
+            simulation.publish(other, 1, publish, &[7; 16_000]);
+            simulation.pass_ms(100);
+            assert_eq!(simulation.deliveries(other).len(), 1, "{hogs} hogs, round {round}");
+            assert_eq!(simulation.clients[other].checker.unconfirmed(1), 0, "{hogs} hogs, round {round}");
+            assert!(!simulation.clients[other].checker.is_blocked, "{hogs} hogs, round {round}");
         }
-        assert!(clients.iter().all(|client| world.clients[*client].checker.is_blocked));
+        assert!(clients.iter().all(|client| simulation.clients[*client].checker.is_blocked));
     }
 }
 
 /// Publishes to a full log from a worker that holds a delivery. Returns the worker.
-fn worker_at_full_log(world: &mut World, in_transaction: bool) -> usize {
-    let client = world.open(&[1]);
-    make(world, client, "jobs", true);
-    make(world, client, "results", true);
-    make(world, client, "tiny", true);
+fn worker_at_full_log(simulation: &mut Simulation, in_transaction: bool) -> usize {
+    let client = simulation.open(&[1]);
+    make(simulation, client, "jobs", true);
+    make(simulation, client, "results", true);
+    make(simulation, client, "tiny", true);
     for _ in 0..5 {
-        world.publish(client, 1, Publish { key: "tiny", properties: PERSISTENT, ..Publish::default() }, b"x");
+        simulation.publish(
+            client,
+            1,
+            Publish { key: "tiny", properties: PERSISTENT, ..Publish::default() },
+            b"x",
+        );
     }
-    world.publish(client, 1, Publish { key: "jobs", properties: PERSISTENT, ..Publish::default() }, b"job");
-    world.pass_ms(1_000);
-    flood_log(world);
-    let worker = world.open(&[1, 2]);
-    world.consume(worker, 1, "jobs", "it", false);
-    world.pass_ms(1_000);
-    assert_eq!(world.deliveries(worker).len(), 1);
+    simulation.publish(
+        client,
+        1,
+        Publish { key: "jobs", properties: PERSISTENT, ..Publish::default() },
+        b"job",
+    );
+    simulation.pass_ms(1_000);
+    flood_log(simulation);
+    let worker = simulation.open(&[1, 2]);
+    simulation.consume(worker, 1, "jobs", "it", false);
+    simulation.pass_ms(1_000);
+    assert_eq!(simulation.deliveries(worker).len(), 1);
     if in_transaction {
-        world.ask(worker, 2, &Method::TxSelect {});
+        simulation.ask(worker, 2, &Method::TxSelect {});
     }
     let publish = Publish { key: "results", properties: PERSISTENT, ..Publish::default() };
-    world.publish(worker, 2, publish, &[7; 4_000]);
+    simulation.publish(worker, 2, publish, &[7; 4_000]);
     if in_transaction {
-        world.send(worker, 2, &Method::TxCommit {});
+        simulation.send(worker, 2, &Method::TxCommit {});
     }
-    world.run();
+    simulation.run();
     worker
 }
 
 /// Returns code and text of the close of channel 2.
-fn end_of_channel(world: &World, client: usize) -> Option<(u16, String)> {
-    world.clients[client].heard.iter().find_map(|said| match said.method() {
+fn end_of_channel(simulation: &Simulation, client: usize) -> Option<(u16, String)> {
+    simulation.clients[client].heard.iter().find_map(|said| match said.method() {
         Method::ChannelClose { reply_code, reply_text, .. } if said.channel == 2 => {
             Some((reply_code, reply_text.to_owned()))
         }
@@ -476,15 +495,18 @@ fn end_of_channel(world: &World, client: usize) -> Option<(u16, String)> {
 #[test]
 fn a_worker_and_a_transaction_wait_for_disk_space_that_others_free() {
     for in_transaction in [false, true] {
-        let mut world = with_store();
-        let worker = worker_at_full_log(&mut world, in_transaction);
-        world.pass_ms(50_000);
-        assert_eq!(end_of_channel(&world, worker), None);
-        assert!(world.clients[worker].checker.is_blocked, "in a transaction: {in_transaction}");
-        let other = world.open(&[1]);
-        world.ask(other, 1, &purge("a"));
-        world.pass_ms(10_000);
-        assert_eq!((end_of_channel(&world, worker), world.counts(other, 1, "results").0), (None, 1));
+        let mut simulation = with_store();
+        let worker = worker_at_full_log(&mut simulation, in_transaction);
+        simulation.pass_ms(50_000);
+        assert_eq!(end_of_channel(&simulation, worker), None);
+        assert!(simulation.clients[worker].checker.is_blocked, "in a transaction: {in_transaction}");
+        let other = simulation.open(&[1]);
+        simulation.ask(other, 1, &purge("a"));
+        simulation.pass_ms(10_000);
+        assert_eq!(
+            (end_of_channel(&simulation, worker), simulation.counts(other, 1, "results").0),
+            (None, 1)
+        );
     }
 }
 
@@ -493,20 +515,20 @@ fn a_worker_and_a_transaction_wait_for_disk_space_that_others_free() {
 #[test]
 fn a_worker_blocked_by_its_own_deliveries_is_refused_after_a_minute_without_progress() {
     for in_transaction in [false, true] {
-        let mut world = with_store();
-        let worker = worker_at_full_log(&mut world, in_transaction);
-        let other = world.open(&[1]);
+        let mut simulation = with_store();
+        let worker = worker_at_full_log(&mut simulation, in_transaction);
+        let other = simulation.open(&[1]);
         // A message of one byte frees too little space, but shows that a client consumes.
         for _ in 0..3 {
-            world.pass_ms(40_000);
-            let got = world.ask(other, 1, &Method::BasicGet { queue: "tiny", no_ack: true });
+            simulation.pass_ms(40_000);
+            let got = simulation.ask(other, 1, &Method::BasicGet { queue: "tiny", no_ack: true });
             assert!(matches!(got.method(), Method::BasicGetOk { .. }), "{}", got.shown());
         }
-        world.pass_ms(40_000);
-        assert_eq!(end_of_channel(&world, worker), None, "in a transaction: {in_transaction}");
-        assert!(world.clients[worker].checker.is_blocked, "in a transaction: {in_transaction}");
-        world.pass_ms(50_000);
-        let (code, text) = end_of_channel(&world, worker).expect("it is refused");
+        simulation.pass_ms(40_000);
+        assert_eq!(end_of_channel(&simulation, worker), None, "in a transaction: {in_transaction}");
+        assert!(simulation.clients[worker].checker.is_blocked, "in a transaction: {in_transaction}");
+        simulation.pass_ms(50_000);
+        let (code, text) = end_of_channel(&simulation, worker).expect("it is refused");
         assert_eq!(code, 506);
         assert!(text.contains("unacknowledged deliveries") && text.contains("disk_limit"), "{text}");
     }
@@ -515,42 +537,43 @@ fn a_worker_blocked_by_its_own_deliveries_is_refused_after_a_minute_without_prog
 /// A publisher without deliveries waits without a limit, also in a transaction.
 #[test]
 fn a_transaction_without_deliveries_waits_for_the_disk_for_as_long_as_it_takes() {
-    let mut world = with_store();
-    let client = world.open(&[2]);
-    let other = world.open(&[1]);
-    make(&mut world, other, "results", true);
-    world.ask(client, 2, &Method::TxSelect {});
-    flood_log(&mut world);
-    world.publish(
+    let mut simulation = with_store();
+    let client = simulation.open(&[2]);
+    let other = simulation.open(&[1]);
+    make(&mut simulation, other, "results", true);
+    simulation.ask(client, 2, &Method::TxSelect {});
+    flood_log(&mut simulation);
+    simulation.publish(
         client,
         2,
         Publish { key: "results", properties: PERSISTENT, ..Publish::default() },
         &[7; 4_000],
     );
-    world.send(client, 2, &Method::TxCommit {});
-    world.pass_ms(600_000);
-    assert_eq!(end_of_channel(&world, client), None);
-    assert!(world.clients[client].checker.is_blocked);
-    world.ask(other, 1, &purge("a"));
-    world.pass_ms(10_000);
-    assert_eq!((end_of_channel(&world, client), world.counts(other, 1, "results").0), (None, 1));
+    simulation.send(client, 2, &Method::TxCommit {});
+    simulation.pass_ms(600_000);
+    assert_eq!(end_of_channel(&simulation, client), None);
+    assert!(simulation.clients[client].checker.is_blocked);
+    simulation.ask(other, 1, &purge("a"));
+    simulation.pass_ms(10_000);
+    assert_eq!((end_of_channel(&simulation, client), simulation.counts(other, 1, "results").0), (None, 1));
 }
 
 /// A transaction that is larger than the log is refused, because it would wait forever.
 #[test]
 fn a_transaction_larger_than_the_log_is_refused() {
-    let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
+    let mut simulation =
+        Simulation::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
     let (segment_bytes, commit_bytes, segments_max) = (256 << 10, 64 << 10, 8);
-    world.keep_on_disk(Settings { segment_bytes, commit_bytes, segments_max, ..Settings::default() });
-    let client = world.open(&[1, 2]);
-    make(&mut world, client, "q", true);
-    world.ask(client, 2, &Method::TxSelect {});
+    simulation.keep_on_disk(Settings { segment_bytes, commit_bytes, segments_max, ..Settings::default() });
+    let client = simulation.open(&[1, 2]);
+    make(&mut simulation, client, "q", true);
+    simulation.ask(client, 2, &Method::TxSelect {});
     for _ in 0..60 {
         let publish = Publish { key: "q", properties: PERSISTENT, ..Publish::default() };
-        world.publish(client, 2, publish, &[7; 16_000]);
+        simulation.publish(client, 2, publish, &[7; 16_000]);
     }
-    world.pass_ms(1_000);
-    let (code, text) = end_of_channel(&world, client).expect("it is refused");
+    simulation.pass_ms(1_000);
+    let (code, text) = end_of_channel(&simulation, client).expect("it is refused");
     assert_eq!((code, text.contains("disk_limit")), (506, true), "{text}");
 }
 
@@ -560,57 +583,61 @@ fn a_transaction_larger_than_the_log_is_refused() {
 /// so would all later publishers.
 #[test]
 fn of_two_transactions_that_wait_for_each_other_one_is_refused_after_a_minute() {
-    let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
+    let mut simulation =
+        Simulation::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
     let (segment_bytes, commit_bytes, segments_max) = (256 << 10, 64 << 10, 16);
-    world.keep_on_disk(Settings { segment_bytes, commit_bytes, segments_max, ..Settings::default() });
-    let clients = [world.open(&[1, 2]), world.open(&[1, 2])];
-    make(&mut world, clients[0], "q", true);
+    simulation.keep_on_disk(Settings { segment_bytes, commit_bytes, segments_max, ..Settings::default() });
+    let clients = [simulation.open(&[1, 2]), simulation.open(&[1, 2])];
+    make(&mut simulation, clients[0], "q", true);
     for client in clients {
-        world.ask(client, 2, &Method::TxSelect {});
+        simulation.ask(client, 2, &Method::TxSelect {});
     }
-    let is_blocked = |world: &World, client: usize| world.clients[client].checker.is_blocked;
+    let is_blocked = |simulation: &Simulation, client: usize| simulation.clients[client].checker.is_blocked;
     let mut published = [0, 0];
     for _ in 0..200 {
         for (client, count) in clients.into_iter().zip(&mut published) {
-            if !is_blocked(&world, client) {
+            if !is_blocked(&simulation, client) {
                 let publish = Publish { key: "q", properties: PERSISTENT, ..Publish::default() };
-                world.publish(client, 2, publish, &[7; 16_000]);
-                world.pass_ms(20);
+                simulation.publish(client, 2, publish, &[7; 16_000]);
+                simulation.pass_ms(20);
                 *count += 1;
             }
         }
     }
-    assert!(clients.into_iter().all(|client| is_blocked(&world, client)), "both wait after {published:?}");
-    clients.into_iter().for_each(|client| world.send(client, 2, &Method::TxCommit {}));
-    world.pass_ms(50_000);
-    assert!(clients.into_iter().all(|client| end_of_channel(&world, client).is_none()));
-    world.pass_ms(60_000);
-    let ends = clients.map(|client| end_of_channel(&world, client));
+    assert!(
+        clients.into_iter().all(|client| is_blocked(&simulation, client)),
+        "both wait after {published:?}"
+    );
+    clients.into_iter().for_each(|client| simulation.send(client, 2, &Method::TxCommit {}));
+    simulation.pass_ms(50_000);
+    assert!(clients.into_iter().all(|client| end_of_channel(&simulation, client).is_none()));
+    simulation.pass_ms(60_000);
+    let ends = clients.map(|client| end_of_channel(&simulation, client));
     let refused: Vec<_> = ends.iter().flatten().collect();
     let [(code, text)] = refused[..] else { panic!("not one is refused: {ends:?}") };
     assert!(*code == 506 && text.contains("open transactions") && text.contains("disk_limit"), "{text}");
     let at = usize::from(ends[0].is_some());
     let is_committed = |said: &Said| matches!(said.method(), Method::TxCommitOk {});
-    assert!(world.clients[clients[at]].heard.iter().any(is_committed));
-    let other = world.open(&[1]);
-    assert_eq!(world.counts(other, 1, "q").0, published[at]);
+    assert!(simulation.clients[clients[at]].heard.iter().any(is_committed));
+    let other = simulation.open(&[1]);
+    assert_eq!(simulation.counts(other, 1, "q").0, published[at]);
 }
 
 /// For a store that cannot be written, the text mentions publishing, not declaring.
 #[test]
 fn a_worker_is_told_that_the_store_cannot_be_written() {
-    let mut world = with_store();
-    let client = world.open(&[1, 2]);
-    make(&mut world, client, "kept", true);
-    world.declare(client, 1, "jobs");
-    world.publish_to(client, 1, "jobs", b"job");
-    world.consume(client, 1, "jobs", "it", false);
-    let (_, mut context) = world.engine.broker_mut();
+    let mut simulation = with_store();
+    let client = simulation.open(&[1, 2]);
+    make(&mut simulation, client, "kept", true);
+    simulation.declare(client, 1, "jobs");
+    simulation.publish_to(client, 1, "jobs", b"job");
+    simulation.consume(client, 1, "jobs", "it", false);
+    let (_, mut context) = simulation.engine.broker_mut();
     context.pending_writes_mut().start(2, false, 1 << 16);
     let publish = Publish { key: "kept", properties: PERSISTENT, ..Publish::default() };
-    world.publish(client, 2, publish, b"x");
-    world.run();
-    let (code, text) = end_of_channel(&world, client).expect("it is refused");
+    simulation.publish(client, 2, publish, b"x");
+    simulation.run();
+    let (code, text) = end_of_channel(&simulation, client).expect("it is refused");
     assert_eq!(code, 506);
     assert!(text.contains("nothing persistent is taken") && !text.contains("declared"), "{text}");
 }
@@ -618,36 +645,36 @@ fn a_worker_is_told_that_the_store_cannot_be_written() {
 /// A publisher that waits for each confirm can find out that the sync budget slows it down.
 #[test]
 fn confirm_delays_by_the_sync_budget_are_reported_everywhere() {
-    let mut world = World::new(limits());
+    let mut simulation = Simulation::new(limits());
     let settings = Settings { syncs_per_s: 5, sync_burst: 1, confirm_window_ms: 200, ..Settings::default() };
-    world.keep_on_disk(settings);
-    let client = world.open(&[1]);
-    world.send(client, 1, &declare_as("q", true));
-    world.pass_ms(30_000);
-    let operator = world.connect_operator(Shape::WIDE, 0);
-    let before = order(&mut world, operator, "GET", "overview", "");
+    simulation.keep_on_disk(settings);
+    let client = simulation.open(&[1]);
+    simulation.send(client, 1, &declare_as("q", true));
+    simulation.pass_ms(30_000);
+    let operator = simulation.connect_operator(Shape::WIDE, 0);
+    let before = order(&mut simulation, operator, "GET", "overview", "");
     assert!(before.contains("\"is_over_sync_budget\":0"), "{before}");
-    world.ask(client, 1, &Method::ConfirmSelect { no_wait: false });
+    simulation.ask(client, 1, &Method::ConfirmSelect { no_wait: false });
     for _ in 0..10 {
         let publish = Publish { key: "q", properties: PERSISTENT, ..Publish::default() };
-        world.publish(client, 1, publish, b"x");
+        simulation.publish(client, 1, publish, b"x");
         // The next message is published as soon as this one is confirmed.
         for _ in 0..60 {
-            world.pass_ms(5);
-            if world.clients[client].checker.unconfirmed(1) == 0 {
+            simulation.pass_ms(5);
+            if simulation.clients[client].checker.unconfirmed(1) == 0 {
                 break;
             }
         }
-        assert_eq!(world.clients[client].checker.unconfirmed(1), 0);
+        assert_eq!(simulation.clients[client].checker.unconfirmed(1), 0);
     }
-    world.publish(client, 1, Publish { key: "q", properties: PERSISTENT, ..Publish::default() }, b"x");
-    world.pass_ms(20);
-    let shown = order(&mut world, operator, "GET", "connections", "");
+    simulation.publish(client, 1, Publish { key: "q", properties: PERSISTENT, ..Publish::default() }, b"x");
+    simulation.pass_ms(20);
+    let shown = order(&mut simulation, operator, "GET", "connections", "");
     assert!(shown.contains("\"state\":\"flow\""), "{shown}");
-    let overview = order(&mut world, operator, "GET", "overview", "");
+    let overview = order(&mut simulation, operator, "GET", "overview", "");
     assert!(overview.contains("\"is_over_sync_budget\":1"), "{overview}");
-    let metrics = world.connect_metrics(Shape::WIDE, [127, 0, 0, 1]);
-    let told = super::management::ask(&mut world, metrics, &super::management::get("/metrics", ""));
+    let metrics = simulation.connect_metrics(Shape::WIDE, [127, 0, 0, 1]);
+    let told = super::management::ask(&mut simulation, metrics, &super::management::get("/metrics", ""));
     let value = |name: &str| {
         let line = told.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
         line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")

@@ -14,7 +14,9 @@ use leveret_config::upstream::Upstream;
 use leveret_core::limits::Limits;
 
 use super::bridge_wait::refuse;
-use super::world::{Line, Shape, World, content_frames, method_frame, small_limits};
+use leveret_test_support::simulated_server::{
+    Line, Shape, Simulation, content_frames, method_frame, small_limits,
+};
 
 /// The address of the upstream.
 const AT: ([u8; 4], u16) = ([10, 0, 0, 1], 5672);
@@ -173,7 +175,7 @@ impl Far {
     }
 
     /// Answers requests of channels until there are no more. Returns the names of all requests.
-    pub(super) fn answer(&mut self, world: &mut World) -> Vec<(u16, &'static str)> {
+    pub(super) fn answer(&mut self, simulation: &mut Simulation) -> Vec<(u16, &'static str)> {
         let mut asked = Vec::new();
         loop {
             let heard = self.names_and_tags();
@@ -197,7 +199,7 @@ impl Far {
                 };
                 self.say(channel, &answer);
             }
-            world.run();
+            simulation.run();
         }
     }
 
@@ -215,24 +217,24 @@ impl Far {
     }
 
     /// Lets time pass while answering requests. Returns the names of all requests.
-    pub(super) fn pass_ms(&mut self, world: &mut World, ms: u64) -> Vec<(u16, &'static str)> {
+    pub(super) fn pass_ms(&mut self, simulation: &mut Simulation, ms: u64) -> Vec<(u16, &'static str)> {
         let mut asked = Vec::new();
         let mut left = ms;
         while left > 0 {
             let step = left.min(20_000);
-            world.pass_ms(step);
-            asked.extend(self.answer(world));
+            simulation.pass_ms(step);
+            asked.extend(self.answer(simulation));
             left -= step;
         }
         asked
     }
 
     /// Confirms everything published on all channels.
-    pub(super) fn confirm_all(&self, world: &mut World) {
+    pub(super) fn confirm_all(&self, simulation: &mut Simulation) {
         for channel in self.counts.keys() {
             self.say(*channel, &ack(0, true));
         }
-        world.run();
+        simulation.run();
     }
 
     pub(super) fn say(&self, channel: u16, method: &Method<'_>) {
@@ -262,24 +264,24 @@ pub(super) enum Heard {
     Heartbeat,
 }
 
-pub(super) fn world(config: Bridge) -> (World, Far) {
-    let mut world = World::new(limits());
+pub(super) fn simulation(config: Bridge) -> (Simulation, Far) {
+    let mut simulation = Simulation::new(limits());
     let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
-    world.engine.platform_mut().upstreams.push((SocketAddr::from(AT), line.clone()));
-    world.operators.push(line.clone());
-    world.engine.set_bridges(&[config]);
-    (world, Far::new(line))
+    simulation.engine.platform_mut().upstreams.push((SocketAddr::from(AT), line.clone()));
+    simulation.operators.push(line.clone());
+    simulation.engine.set_bridges(&[config]);
+    (simulation, Far::new(line))
 }
 
 /// Answers until messages can flow on the channels of all rules.
-pub(super) fn open(world: &mut World, far: &mut Far) {
-    open_for(world, far);
-    let asked = far.answer(world);
+pub(super) fn open(simulation: &mut Simulation, far: &mut Far) {
+    open_for(simulation, far);
+    let asked = far.answer(simulation);
     assert!(asked.iter().any(|(_, name)| ["confirm.select", "basic.consume"].contains(name)), "{asked:?}");
 }
 
 /// Answers until channels are requested.
-pub(super) fn open_for(world: &mut World, far: &mut Far) {
+pub(super) fn open_for(simulation: &mut Simulation, far: &mut Far) {
     let start = Method::ConnectionStart {
         version_major: 0,
         version_minor: 9,
@@ -290,24 +292,24 @@ pub(super) fn open_for(world: &mut World, far: &mut Far) {
     let tune = Method::ConnectionTune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
     far.counts.clear();
     far.contents.clear();
-    world.run();
+    simulation.run();
     far.say(0, &start);
-    world.run();
+    simulation.run();
     assert_eq!(far.names().last(), Some(&"connection.start-ok"));
     far.say(0, &tune);
-    world.run();
+    simulation.run();
     assert_eq!(far.names().last(), Some(&"connection.open"));
     far.say(0, &Method::ConnectionOpenOk {});
-    world.run();
+    simulation.run();
 }
 
 /// Publishes `count` numbered messages to the queue. Returns the publisher.
-pub(super) fn fill(world: &mut World, count: u8) -> usize {
-    let client = world.open(&[1]);
+pub(super) fn fill(simulation: &mut Simulation, count: u8) -> usize {
+    let client = simulation.open(&[1]);
     for number in 0..count {
-        world.publish_to(client, 1, "here", &[number]);
+        simulation.publish_to(client, 1, "here", &[number]);
     }
-    world.run();
+    simulation.run();
     client
 }
 
@@ -325,49 +327,49 @@ pub(super) fn has_header(properties: &[u8], name: &str) -> bool {
 
 #[test]
 fn a_window_is_filled_and_continues_as_messages_are_confirmed() {
-    let (mut world, mut far) = world(bridge());
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 10);
+    let (mut simulation, mut far) = simulation(bridge());
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 10);
     let sent = far.published();
     assert_eq!(bodies(&sent), [0, 1, 2, 3], "the window is four");
     assert!(sent.iter().all(|(_, properties)| has_header(properties, "x-bridge-id")));
-    assert_eq!(world.counts(client, 1, "here"), (6, 1));
+    assert_eq!(simulation.counts(client, 1, "here"), (6, 1));
     far.say(1, &ack(2, false));
-    world.run();
+    simulation.run();
     assert!(far.published().is_empty(), "the first is unconfirmed and still counts in the window");
     far.say(1, &ack(3, true));
-    world.run();
+    simulation.run();
     assert_eq!(bodies(&far.published()), [4, 5, 6]);
     far.say(1, &ack(0, true));
-    world.run();
+    simulation.run();
     assert_eq!(bodies(&far.published()), [7, 8, 9]);
     far.say(1, &ack(10, true));
-    world.run();
-    assert_eq!(world.counts(client, 1, "here"), (0, 1));
+    simulation.run();
+    assert_eq!(simulation.counts(client, 1, "here"), (0, 1));
 }
 
 /// A program may publish before the upstream was ever reached, and its messages must not be dropped.
 #[test]
 fn the_queues_of_a_bridge_exist_before_its_first_link_is_up() {
-    let (mut world, mut far) = world(bridge());
-    let client = fill(&mut world, 2);
-    assert_eq!(world.counts(client, 1, "here"), (2, 0));
-    assert_eq!(world.counts(client, 1, "parked"), (0, 0));
-    open(&mut world, &mut far);
+    let (mut simulation, mut far) = simulation(bridge());
+    let client = fill(&mut simulation, 2);
+    assert_eq!(simulation.counts(client, 1, "here"), (2, 0));
+    assert_eq!(simulation.counts(client, 1, "parked"), (0, 0));
+    open(&mut simulation, &mut far);
     assert_eq!(bodies(&far.published()), [0, 1]);
 }
 
 #[test]
 fn a_drain_rate_limits_what_the_window_would_allow() {
     let config = Bridge { drain_rate: Some(DrainRate::Messages(20)), window: 64, ..bridge() };
-    let (mut world, mut far) = world(config);
-    open(&mut world, &mut far);
-    fill(&mut world, 60);
+    let (mut simulation, mut far) = simulation(config);
+    open(&mut simulation, &mut far);
+    fill(&mut simulation, 60);
     let (mut sent, mut times) = (far.published().len(), 0);
     assert!((1..=3).contains(&sent), "{sent} went at once");
     while sent < 60 {
-        world.pass_ms(50);
-        world.run();
+        simulation.pass_ms(50);
+        simulation.run();
         let more = far.published().len();
         assert!(more <= 2, "{more} in a twentieth of a second");
         (sent, times) = (sent + more, times + 1);
@@ -378,18 +380,18 @@ fn a_drain_rate_limits_what_the_window_would_allow() {
 
 #[test]
 fn unconfirmed_messages_are_sent_again_with_the_repeat_header_and_their_ids() {
-    let (mut world, mut far) = world(bridge());
-    open(&mut world, &mut far);
-    fill(&mut world, 6);
+    let (mut simulation, mut far) = simulation(bridge());
+    open(&mut simulation, &mut far);
+    fill(&mut simulation, 6);
     let first = far.published();
     far.say(1, &ack(1, false));
-    world.run();
+    simulation.run();
     far.published();
     far.line.borrow_mut().lose();
-    world.run();
+    simulation.run();
     far.heard.clear();
-    world.pass_ms(1_100);
-    open(&mut world, &mut far);
+    simulation.pass_ms(1_100);
+    open(&mut simulation, &mut far);
     let again = far.published();
     assert_eq!(bodies(&again), [1, 2, 3, 4], "confirmed messages are not sent again");
     assert!(has_header(&again[0].1, "x-bridge-repeat") && !has_header(&first[1].1, "x-bridge-repeat"));
@@ -402,68 +404,68 @@ fn unconfirmed_messages_are_sent_again_with_the_repeat_header_and_their_ids() {
 
 #[test]
 fn a_missing_confirm_ends_the_link_but_a_blocked_upstream_does_not() {
-    let (mut world, mut far) = world(bridge());
-    open(&mut world, &mut far);
-    fill(&mut world, 1);
+    let (mut simulation, mut far) = simulation(bridge());
+    open(&mut simulation, &mut far);
+    fill(&mut simulation, 1);
     far.say(0, &Method::ConnectionBlocked { reason: "full" });
     for _ in 0..20 {
         far.say_bytes(&HEARTBEAT_FRAME);
-        world.pass_ms(9_000);
+        simulation.pass_ms(9_000);
     }
-    assert_eq!(world.engine.platform_mut().dialed, 1, "the bridge waits for a blocked upstream");
+    assert_eq!(simulation.engine.platform_mut().dialed, 1, "the bridge waits for a blocked upstream");
     far.say(0, &Method::ConnectionUnblocked {});
     for _ in 0..6 {
         far.say_bytes(&HEARTBEAT_FRAME);
-        world.pass_ms(9_000);
+        simulation.pass_ms(9_000);
     }
-    assert_eq!(world.engine.platform_mut().dialed, 1, "the minute starts with the unblocking");
+    assert_eq!(simulation.engine.platform_mut().dialed, 1, "the minute starts with the unblocking");
     far.say_bytes(&HEARTBEAT_FRAME);
-    world.pass_ms(9_000);
-    assert_eq!(world.engine.platform_mut().dialed, 2, "it owes a confirm for longer than a minute");
+    simulation.pass_ms(9_000);
+    assert_eq!(simulation.engine.platform_mut().dialed, 2, "it owes a confirm for longer than a minute");
 }
 
 #[test]
 fn a_silent_upstream_is_lost_after_two_heartbeats_and_the_bridge_sends_its_own() {
-    let (mut world, mut far) = world(bridge());
-    open(&mut world, &mut far);
-    world.pass_ms(19_000);
+    let (mut simulation, mut far) = simulation(bridge());
+    open(&mut simulation, &mut far);
+    simulation.pass_ms(19_000);
     let beats = far.take().iter().filter(|(_, heard)| matches!(heard, Heard::Heartbeat)).count();
-    assert_eq!((beats, world.engine.platform_mut().dialed), (3, 1));
-    world.pass_ms(1_000 + 1_000);
-    assert_eq!(world.engine.platform_mut().dialed, 2);
+    assert_eq!((beats, simulation.engine.platform_mut().dialed), (3, 1));
+    simulation.pass_ms(1_000 + 1_000);
+    assert_eq!(simulation.engine.platform_mut().dialed, 2);
 }
 
 /// What an upstream sent during a pause of the process is read before its silence or a missing confirm is
 /// judged.
 #[test]
 fn an_upstream_that_answered_during_a_pause_is_not_dead() {
-    let (mut world, mut far) = world(bridge());
-    open(&mut world, &mut far);
-    fill(&mut world, 1);
-    far.answer(&mut world);
+    let (mut simulation, mut far) = simulation(bridge());
+    open(&mut simulation, &mut far);
+    fill(&mut simulation, 1);
+    far.answer(&mut simulation);
     let channels: Vec<u16> = far.counts.keys().copied().collect();
     channels.iter().for_each(|channel| far.say(*channel, &ack(0, true)));
     far.line.borrow_mut().arrive();
-    world.pause_ms(600_000);
-    assert_eq!(world.engine.platform_mut().dialed, 1);
+    simulation.pause_ms(600_000);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
     // An upstream that sends nothing in two heartbeat intervals is lost, with or without a pause.
-    world.pause_ms(600_000);
-    world.pass_ms(1_000);
-    assert_eq!(world.engine.platform_mut().dialed, 2);
+    simulation.pause_ms(600_000);
+    simulation.pass_ms(1_000);
+    assert_eq!(simulation.engine.platform_mut().dialed, 2);
 }
 
 #[test]
 fn an_error_of_the_link_disappears_when_the_link_is_up_again() {
-    let (mut world, mut far) = world(bridge());
-    open(&mut world, &mut far);
+    let (mut simulation, mut far) = simulation(bridge());
+    open(&mut simulation, &mut far);
     far.line.borrow_mut().lose();
-    world.run();
+    simulation.run();
     far.heard.clear();
-    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    let shown = ask(&mut simulation, "GET /api/ctl/bridges");
     assert!(shown.contains("\"state\":\"waiting\"") && !shown.contains("\"last_error\":\"\""), "{shown}");
-    world.pass_ms(1_100);
-    open(&mut world, &mut far);
-    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    simulation.pass_ms(1_100);
+    open(&mut simulation, &mut far);
+    let shown = ask(&mut simulation, "GET /api/ctl/bridges");
     assert!(shown.contains("\"state\":\"running\"") && shown.contains("\"last_error\":\"\""), "{shown}");
     assert!(shown.contains("\"failed\":1"), "the failure stays counted: {shown}");
 }
@@ -492,16 +494,16 @@ fn an_upstream_that_sends_invalid_frames_ends_only_its_own_link() {
         vec![9, 0, 1, 0, 0, 0, 0, 0xce],
     ];
     for bytes in nonsense {
-        let (mut world, mut far) = world(bridge());
-        open(&mut world, &mut far);
-        let client = fill(&mut world, 1);
+        let (mut simulation, mut far) = simulation(bridge());
+        open(&mut simulation, &mut far);
+        let client = fill(&mut simulation, 1);
         far.say_bytes(&heartbeat_with_payload);
         far.say_bytes(&bytes);
-        world.run();
+        simulation.run();
         assert!(!far.line.borrow().is_held, "{bytes:?} ends the link");
-        assert_eq!(world.counts(client, 1, "here"), (1, 0), "the message is where it was");
-        world.pass_ms(1_100);
-        assert_eq!(world.engine.platform_mut().dialed, 2, "it is tried again");
+        assert_eq!(simulation.counts(client, 1, "here"), (1, 0), "the message is where it was");
+        simulation.pass_ms(1_100);
+        assert_eq!(simulation.engine.platform_mut().dialed, 2, "it is tried again");
     }
 }
 
@@ -509,24 +511,24 @@ fn an_upstream_that_sends_invalid_frames_ends_only_its_own_link() {
 fn a_link_may_break_after_any_byte() {
     let mut cut = 0;
     loop {
-        let (mut world, mut far) = world(bridge());
-        open(&mut world, &mut far);
+        let (mut simulation, mut far) = simulation(bridge());
+        open(&mut simulation, &mut far);
         far.line.borrow_mut().shape = Shape::fragments(7);
         let sent = far.line.borrow().sent_down();
         far.line.borrow_mut().cut_down = Some(sent + cut);
-        let client = fill(&mut world, 3);
+        let client = fill(&mut simulation, 3);
         let is_whole = !far.line.borrow().is_lost();
         far.heard.clear();
         far.line.borrow_mut().shape = Shape::WIDE;
         if is_whole {
             break;
         }
-        world.pass_ms(1_100);
-        open(&mut world, &mut far);
+        simulation.pass_ms(1_100);
+        open(&mut simulation, &mut far);
         assert_eq!(bodies(&far.published()), [0, 1, 2], "cut after {cut} octets");
         far.say(1, &ack(3, true));
-        world.run();
-        assert_eq!(world.counts(client, 1, "here"), (0, 1));
+        simulation.run();
+        assert_eq!(simulation.counts(client, 1, "here"), (0, 1));
         cut += 1;
     }
     assert!(cut > 300, "three messages are more than {cut} octets");
@@ -535,19 +537,20 @@ fn a_link_may_break_after_any_byte() {
 #[test]
 fn refused_messages_are_parked_or_retried() {
     for (refused, parked) in [(Refused::Park, 1), (Refused::Wait, 0)] {
-        let (mut world, mut far) = world(Bridge { forward: rule(refused), heartbeat_s: 0, ..bridge() });
-        open(&mut world, &mut far);
-        let client = fill(&mut world, 3);
+        let (mut simulation, mut far) =
+            simulation(Bridge { forward: rule(refused), heartbeat_s: 0, ..bridge() });
+        open(&mut simulation, &mut far);
+        let client = fill(&mut simulation, 3);
         far.published();
         far.say(1, &Method::BasicNack { delivery_tag: 2, multiple: false, requeue: false });
         far.say(1, &ack(3, true));
-        world.run();
-        refuse(&mut world, &mut far, 60_000);
-        assert_eq!(world.counts(client, 1, "parked"), (parked, 0), "{refused}");
+        simulation.run();
+        refuse(&mut simulation, &mut far, 60_000);
+        assert_eq!(simulation.counts(client, 1, "parked"), (parked, 0), "{refused}");
         assert!(far.line.borrow().is_held, "neither is a reason to end the link");
         let left = u32::from(refused == Refused::Wait);
         assert_eq!(
-            world.counts(client, 1, "here").0,
+            simulation.counts(client, 1, "here").0,
             left,
             "{refused}: waiting messages stay in their queue"
         );
@@ -555,62 +558,62 @@ fn refused_messages_are_parked_or_retried() {
 }
 
 /// Returns the alarms that an operator sees.
-pub(super) fn alarms(world: &mut World) -> String {
-    ask(world, "GET /api/ctl/alarms")
+pub(super) fn alarms(simulation: &mut Simulation) -> String {
+    ask(simulation, "GET /api/ctl/alarms")
 }
 
 /// Returns the answer to an operator's request.
-pub(super) fn ask(world: &mut World, request: &str) -> String {
-    let operator = world.connect_operator(Shape::WIDE, 0);
+pub(super) fn ask(simulation: &mut Simulation, request: &str) -> String {
+    let operator = simulation.connect_operator(Shape::WIDE, 0);
     let request = format!("{request} HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-    world.operator(operator).write_up(request.as_bytes());
-    world.run();
+    simulation.operator(operator).write_up(request.as_bytes());
+    simulation.run();
     let mut said = Vec::new();
-    world.operator(operator).read_down(usize::MAX, &mut said);
-    world.operator(operator).hang_up();
-    world.run();
+    simulation.operator(operator).read_down(usize::MAX, &mut said);
+    simulation.operator(operator).hang_up();
+    simulation.run();
     let said = String::from_utf8(said).expect("answers are text");
     said.split_once("\r\n\r\n").expect("an answer has a body").1.to_string()
 }
 
 #[test]
 fn parked_messages_raise_an_alarm_until_they_are_acknowledged() {
-    let (mut world, mut far) = world(Bridge { heartbeat_s: 0, ..bridge() });
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 3);
+    let (mut simulation, mut far) = simulation(Bridge { heartbeat_s: 0, ..bridge() });
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 3);
     far.published();
-    assert!(!alarms(&mut world).contains("parked"), "messages under way raise no alarm");
+    assert!(!alarms(&mut simulation).contains("parked"), "messages under way raise no alarm");
     far.say(1, &Method::BasicNack { delivery_tag: 2, multiple: true, requeue: false });
     far.say(1, &ack(3, false));
-    world.run();
-    refuse(&mut world, &mut far, 120_000);
-    let said = alarms(&mut world);
+    simulation.run();
+    refuse(&mut simulation, &mut far, 120_000);
+    let said = alarms(&mut simulation);
     assert!(
         said.contains("parked: messages that were refused and set aside by bridges: 2, in parked;"),
         "{said}"
     );
     // A delivered message stays parked; only its acknowledgement ends the alarm.
-    world.consume(client, 1, "parked", "who looks", true);
-    world.run();
-    assert_eq!(world.counts(client, 1, "parked"), (0, 1));
-    assert!(!alarms(&mut world).contains("parked"), "the parking queue is empty");
+    simulation.consume(client, 1, "parked", "who looks", true);
+    simulation.run();
+    assert_eq!(simulation.counts(client, 1, "parked"), (0, 1));
+    assert!(!alarms(&mut simulation).contains("parked"), "the parking queue is empty");
 }
 
 #[test]
 fn a_removed_bridge_leaves_nothing() {
-    let (mut world, mut far) = world(bridge());
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 3);
+    let (mut simulation, mut far) = simulation(bridge());
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 3);
     far.published();
-    world.engine.set_bridges(&[]);
-    world.run();
+    simulation.engine.set_bridges(&[]);
+    simulation.run();
     assert!(far.line.borrow().is_held, "the link stays for messages under way");
     far.say(1, &ack(3, true));
-    world.run();
+    simulation.run();
     assert_eq!(far.names(), ["connection.close"]);
-    world.pass_ms(2_000);
+    simulation.pass_ms(2_000);
     assert!(!far.line.borrow().is_held);
-    assert_eq!(world.counts(client, 1, "here"), (0, 0));
-    world.operators.clear();
-    world.end(&["here", "parked"]);
+    assert_eq!(simulation.counts(client, 1, "here"), (0, 0));
+    simulation.operators.clear();
+    simulation.end(&["here", "parked"]);
 }

@@ -9,9 +9,11 @@ use leveret_amqp::{Method, Table};
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 use leveret_core::time::Now;
 
-use super::bridge::{Far, Heard, ack, ask, bodies, bridge, fill, open, world};
+use super::bridge::{Far, Heard, ack, ask, bodies, bridge, fill, open, simulation};
 use super::bridge_day::open_fetch;
-use super::world::{Publish, Shape, World, content_frames, delete, small_limits};
+use leveret_test_support::simulated_server::{
+    Publish, Shape, Simulation, content_frames, delete, small_limits,
+};
 
 fn rule(queue: &str, refused: Refused) -> Rule {
     let to = Destination::Queue(format!("{queue}.moved"));
@@ -34,16 +36,16 @@ const fn nack(delivery_tag: u64, multiple: bool) -> Method<'static> {
 }
 
 /// Advances the clock, and runs this many rounds at that time.
-fn jump(world: &mut World, ms: u64, rounds: u32) {
-    world.now = Now::from_ms(world.now.as_ms() + ms);
+fn jump(simulation: &mut Simulation, ms: u64, rounds: u32) {
+    simulation.now = Now::from_ms(simulation.now.as_ms() + ms);
     for _ in 0..rounds {
-        world.round();
+        simulation.round();
     }
 }
 
 /// Confirms everything published on the first channel, but nacks bodies that begin with 0. Returns how often
 /// such a body was sent.
-fn refuse_the_first(world: &mut World, far: &mut Far) -> u32 {
+fn refuse_the_first(simulation: &mut Simulation, far: &mut Far) -> u32 {
     let mut sent = 0;
     let came = far.published_on();
     let before = far.counts.get(&1).copied().unwrap_or(0) - came.len() as u64;
@@ -56,17 +58,17 @@ fn refuse_the_first(world: &mut World, far: &mut Far) -> u32 {
             _ => far.say(1, &ack(number, false)),
         }
     }
-    world.run();
+    simulation.run();
     sent
 }
 
 /// Delivers a message that is too large for any local queue.
-fn deliver_too_large(world: &mut World, far: &Far, delivery_tag: u64) {
+fn deliver_too_large(simulation: &mut Simulation, far: &Far, delivery_tag: u64) {
     far.say(1, &delivery(delivery_tag));
     let body = vec![7; small_limits().message_size_max as usize + 1];
     for part in content_frames(1, &[0, 0], &body, 100_000).chunks(30_000) {
         far.say_bytes(part);
-        world.run();
+        simulation.run();
     }
 }
 
@@ -81,19 +83,19 @@ const fn delivery(delivery_tag: u64) -> Method<'static> {
 /// first.
 #[test]
 fn a_write_that_accepts_nothing_never_interleaves_frames() {
-    let (mut world, mut far) = world(waiting());
-    open(&mut world, &mut far);
-    let client = world.open(&[1]);
+    let (mut simulation, mut far) = simulation(waiting());
+    open(&mut simulation, &mut far);
+    let client = simulation.open(&[1]);
     far.line.borrow_mut().shape.down_room = 5_000;
-    world.publish_to(client, 1, "here", &vec![7; 100_000]);
-    world.run();
-    world.publish_to(client, 1, "alarms", &[100]);
-    world.run();
+    simulation.publish_to(client, 1, "here", &vec![7; 100_000]);
+    simulation.run();
+    simulation.publish_to(client, 1, "alarms", &[100]);
+    simulation.run();
     far.line.borrow_mut().tell_again();
-    world.run();
+    simulation.run();
     far.line.borrow_mut().shape.down_room = Shape::WIDE.down_room;
-    far.answer(&mut world);
-    world.run();
+    far.answer(&mut simulation);
+    simulation.run();
     let came = far.published_on();
     assert!(came.iter().any(|(on, body, _)| (*on, &body[..]) == (2, &[100][..])), "{came:?}");
     let large = came.iter().find(|(on, ..)| *on == 1).expect("the large one comes");
@@ -101,18 +103,18 @@ fn a_write_that_accepts_nothing_never_interleaves_frames() {
 }
 
 /// Sends one message per rule without a confirm, and then the part of another one that the line accepts.
-fn begun_behind_a_late_confirm(down_room: usize) -> (World, Far) {
-    let (mut world, mut far) = world(waiting());
-    open(&mut world, &mut far);
-    let client = world.open(&[1]);
-    world.publish_to(client, 1, "here", &[1]);
-    world.publish_to(client, 1, "alarms", &[2]);
-    world.run();
+fn begun_behind_a_late_confirm(down_room: usize) -> (Simulation, Far) {
+    let (mut simulation, mut far) = simulation(waiting());
+    open(&mut simulation, &mut far);
+    let client = simulation.open(&[1]);
+    simulation.publish_to(client, 1, "here", &[1]);
+    simulation.publish_to(client, 1, "alarms", &[2]);
+    simulation.run();
     far.published();
     far.line.borrow_mut().shape.down_room = down_room;
-    world.publish_to(client, 1, "here", &vec![7; 100_000]);
-    world.run();
-    (world, far)
+    simulation.publish_to(client, 1, "here", &vec![7; 100_000]);
+    simulation.run();
+    (simulation, far)
 }
 
 /// The confirms of a rule are late while a message is between two frames. The message is completed first.
@@ -120,14 +122,14 @@ fn begun_behind_a_late_confirm(down_room: usize) -> (World, Far) {
 fn no_channel_is_closed_in_the_middle_of_a_content() {
     // With one of these sizes the message stops between two frames.
     for room in 4_096 + 40..4_096 + 240 {
-        let (mut world, mut far) = begun_behind_a_late_confirm(room);
-        world.pass_ms(30_000);
+        let (mut simulation, mut far) = begun_behind_a_late_confirm(room);
+        simulation.pass_ms(30_000);
         far.say(2, &ack(1, false));
-        world.run();
-        jump(&mut world, 30_500, 20);
+        simulation.run();
+        jump(&mut simulation, 30_500, 20);
         far.line.borrow_mut().shape.down_room = Shape::WIDE.down_room;
         far.line.borrow_mut().offer_space();
-        world.run();
+        simulation.run();
         let mut left = 0;
         for (_, heard) in far.take().into_iter().filter(|(on, _)| *on == 1) {
             match heard {
@@ -144,13 +146,13 @@ fn no_channel_is_closed_in_the_middle_of_a_content() {
 /// While the line accepts nothing after a partial frame, the bridge has nothing to do.
 #[test]
 fn a_rule_with_late_confirms_does_not_keep_the_loop_awake() {
-    let (mut world, far) = begun_behind_a_late_confirm(6_000);
-    world.pass_ms(30_000);
+    let (mut simulation, far) = begun_behind_a_late_confirm(6_000);
+    simulation.pass_ms(30_000);
     far.say(2, &ack(1, false));
-    world.pass_ms(29_000);
-    let before = world.turns;
-    jump(&mut world, 1_500, 1_000);
-    assert!(world.turns - before < 100, "{} turns at one instant", world.turns - before);
+    simulation.pass_ms(29_000);
+    let before = simulation.turns;
+    jump(&mut simulation, 1_500, 1_000);
+    assert!(simulation.turns - before < 100, "{} turns at one instant", simulation.turns - before);
 }
 
 /// A rule may write a limited share of a page. It ends within a message, between two messages, or after the
@@ -161,17 +163,17 @@ fn a_rule_continues_after_its_share_of_a_page() {
         [(200, false), (200, true), (1_000, false), (1_000, true), (2_000, true), (3_900, true)]
     {
         let config = Bridge { window: 256, ..waiting() };
-        let (mut world, mut far) = world(config);
-        let client = world.open(&[1]);
+        let (mut simulation, mut far) = simulation(config);
+        let client = simulation.open(&[1]);
         for _ in 0..256 {
-            world.publish_to(client, 1, "here", &vec![7; len]);
+            simulation.publish_to(client, 1, "here", &vec![7; len]);
         }
         if has_other {
-            world.publish_to(client, 1, "alarms", &[8]);
+            simulation.publish_to(client, 1, "alarms", &[8]);
         }
-        world.run();
-        open(&mut world, &mut far);
-        world.pass_ms(5_000);
+        simulation.run();
+        open(&mut simulation, &mut far);
+        simulation.pass_ms(5_000);
         let count = far.published_on().iter().filter(|(on, ..)| *on == 1).count();
         assert_eq!(count, 256, "of {len} octets, another rule: {has_other}");
     }
@@ -182,26 +184,27 @@ fn a_rule_continues_after_its_share_of_a_page() {
 /// Messages sent before the refusal are confirmed after it. That says nothing about the refused message.
 #[test]
 fn a_refusal_backs_off_although_other_messages_are_confirmed() {
-    let (mut world, mut far) = world(waiting());
-    open(&mut world, &mut far);
-    fill(&mut world, 100);
+    let (mut simulation, mut far) = simulation(waiting());
+    open(&mut simulation, &mut far);
+    fill(&mut simulation, 100);
     // No time passes.
-    let sent: u32 = (0..200).map(|_| refuse_the_first(&mut world, &mut far)).sum();
+    let sent: u32 = (0..200).map(|_| refuse_the_first(&mut simulation, &mut far)).sum();
     assert_eq!(sent, 1, "no time has passed");
 }
 
 #[test]
 fn a_message_that_is_always_refused_is_parked_although_others_are_confirmed() {
-    let (mut world, mut far) = world(Bridge { forward: vec![rule("here", Refused::Park)], ..waiting() });
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 200);
+    let (mut simulation, mut far) =
+        simulation(Bridge { forward: vec![rule("here", Refused::Park)], ..waiting() });
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 200);
     let mut sent = 0;
     for _ in 0..600 {
-        far.answer(&mut world);
-        sent += refuse_the_first(&mut world, &mut far);
-        world.pass_ms(100);
+        far.answer(&mut simulation);
+        sent += refuse_the_first(&mut simulation, &mut far);
+        simulation.pass_ms(100);
     }
-    assert_eq!(world.counts(client, 1, "parked"), (1, 0));
+    assert_eq!(simulation.counts(client, 1, "parked"), (1, 0));
     // Five refusals in a row, and the one that parks the message.
     assert_eq!(sent, 6);
 }
@@ -211,17 +214,17 @@ fn a_message_that_is_always_refused_is_parked_although_others_are_confirmed() {
 #[test]
 fn a_deleted_local_queue_is_declared_again_whenever_the_last_confirm_comes() {
     for late_ms in [0, 5_000] {
-        let (mut world, mut far) = world(waiting());
-        open(&mut world, &mut far);
-        let client = fill(&mut world, 1);
+        let (mut simulation, mut far) = simulation(waiting());
+        open(&mut simulation, &mut far);
+        let client = fill(&mut simulation, 1);
         far.published();
-        world.ask(client, 1, &delete("here"));
-        world.run();
-        world.pass_ms(late_ms);
+        simulation.ask(client, 1, &delete("here"));
+        simulation.run();
+        simulation.pass_ms(late_ms);
         far.say(1, &ack(1, false));
-        world.run();
-        far.pass_ms(&mut world, 600_000);
-        assert_eq!(world.counts(client, 1, "here"), (0, 1), "made and consumed, {late_ms} ms");
+        simulation.run();
+        far.pass_ms(&mut simulation, 600_000);
+        assert_eq!(simulation.counts(client, 1, "here"), (0, 1), "made and consumed, {late_ms} ms");
     }
 }
 
@@ -231,39 +234,39 @@ fn a_partly_sent_message_of_a_deleted_or_purged_queue_is_completed() {
     for (cut, is_deleted) in
         [1, 60, 200, 4_300, 5_000, 40_000].into_iter().flat_map(|cut| [(cut, true), (cut, false)])
     {
-        let (mut world, mut far) = world(waiting());
-        open(&mut world, &mut far);
-        let client = world.open(&[1]);
+        let (mut simulation, mut far) = simulation(waiting());
+        open(&mut simulation, &mut far);
+        let client = simulation.open(&[1]);
         far.line.borrow_mut().shape.down_room = cut;
-        world.publish_to(client, 1, "here", &vec![7; 100_000]);
-        world.publish_to(client, 1, "here", &[9]);
-        world.run();
+        simulation.publish_to(client, 1, "here", &vec![7; 100_000]);
+        simulation.publish_to(client, 1, "here", &[9]);
+        simulation.run();
         match is_deleted {
-            true => world.ask(client, 1, &delete("here")),
-            false => world.ask(client, 1, &Method::QueuePurge { queue: "here", no_wait: false }),
+            true => simulation.ask(client, 1, &delete("here")),
+            false => simulation.ask(client, 1, &Method::QueuePurge { queue: "here", no_wait: false }),
         };
-        world.publish_to(client, 1, "alarms", &[100]);
-        world.run();
+        simulation.publish_to(client, 1, "alarms", &[100]);
+        simulation.run();
         far.line.borrow_mut().shape.down_room = Shape::WIDE.down_room;
-        far.answer(&mut world);
-        world.run();
+        far.answer(&mut simulation);
+        simulation.run();
         let came = far.published_on();
         assert!(came.iter().any(|(on, body, _)| (*on, &body[..]) == (2, &[100][..])), "{cut}: {came:?}");
-        assert_eq!(world.engine.platform_mut().dialed, 1);
-        far.confirm_all(&mut world);
-        far.pass_ms(&mut world, 20_000);
-        world.publish_to(client, 1, "here", &[3]);
-        world.run();
-        far.answer(&mut world);
+        assert_eq!(simulation.engine.platform_mut().dialed, 1);
+        far.confirm_all(&mut simulation);
+        far.pass_ms(&mut simulation, 20_000);
+        simulation.publish_to(client, 1, "here", &[3]);
+        simulation.run();
+        far.answer(&mut simulation);
         assert!(
             bodies(&far.published()).contains(&3),
             "{cut}: the rule goes on, with the new queue if need be"
         );
-        far.confirm_all(&mut world);
-        ask(&mut world, "POST /api/ctl/bridges/plant/pause");
-        assert_eq!(far.answer(&mut world).last(), Some(&(0, "connection.close")), "{cut}");
-        world.pass_ms(3_000);
-        let gauges = world.engine.broker().gauges();
+        far.confirm_all(&mut simulation);
+        ask(&mut simulation, "POST /api/ctl/bridges/plant/pause");
+        assert_eq!(far.answer(&mut simulation).last(), Some(&(0, "connection.close")), "{cut}");
+        simulation.pass_ms(3_000);
+        let gauges = simulation.engine.broker().gauges();
         assert_eq!((gauges.connections, gauges.deliveries, gauges.consumers), (1, 0, 0), "{cut}");
     }
 }
@@ -274,23 +277,23 @@ fn a_partly_sent_message_of_a_deleted_or_purged_queue_is_completed() {
 #[test]
 fn crossing_closes_of_a_channel_do_not_end_the_link() {
     for has_tried in [false, true] {
-        let (mut world, mut far) = world(waiting());
-        open(&mut world, &mut far);
-        fill(&mut world, 4);
+        let (mut simulation, mut far) = simulation(waiting());
+        open(&mut simulation, &mut far);
+        fill(&mut simulation, 4);
         far.published();
         far.say(1, &nack(4, true));
-        world.run();
+        simulation.run();
         assert_eq!(far.names_on(), [(1, "channel.close")]);
         let (reply_code, reply_text, class_id, method_id) = (404, "NOT_FOUND", 60, 40);
         far.say(1, &Method::ChannelClose { reply_code, reply_text, class_id, method_id });
         if has_tried {
-            world.pass_ms(1_100);
+            simulation.pass_ms(1_100);
         }
         far.say(1, &Method::ChannelCloseOk {});
-        world.run();
-        assert!(far.line.borrow().is_held, "{}", ask(&mut world, "GET /api/ctl/bridges"));
+        simulation.run();
+        assert!(far.line.borrow().is_held, "{}", ask(&mut simulation, "GET /api/ctl/bridges"));
         let mut asked = far.names_on();
-        asked.extend(far.pass_ms(&mut world, 5_000));
+        asked.extend(far.pass_ms(&mut simulation, 5_000));
         assert_eq!(asked[..2], [(1, "channel.close-ok"), (1, "channel.open")], "it is tried again");
     }
 }
@@ -298,49 +301,49 @@ fn crossing_closes_of_a_channel_do_not_end_the_link() {
 /// A restarted consumer is cancelled before the upstream has answered its `basic.qos`.
 #[test]
 fn an_answer_to_a_restarted_consumer_may_come_after_its_cancel() {
-    let (mut world, mut far) = world(fetching());
-    assert_eq!(open_fetch(&mut world, &mut far), 1);
-    deliver_too_large(&mut world, &far, 1);
+    let (mut simulation, mut far) = simulation(fetching());
+    assert_eq!(open_fetch(&mut simulation, &mut far), 1);
+    deliver_too_large(&mut simulation, &far, 1);
     assert!(far.names().contains(&"basic.qos"), "the consumer is restarted with a larger prefetch");
-    ask(&mut world, "POST /api/ctl/bridges/plant/pause");
+    ask(&mut simulation, "POST /api/ctl/bridges/plant/pause");
     assert_eq!(far.names(), ["basic.cancel"]);
     far.say(1, &Method::BasicQosOk {});
-    world.run();
-    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    simulation.run();
+    let shown = ask(&mut simulation, "GET /api/ctl/bridges");
     assert!(far.line.borrow().is_held && !shown.contains("no place"), "{shown}");
 }
 
 /// The new consumer receives its full prefetch, even while deliveries of the old one are not durable yet.
 #[test]
 fn a_restarted_consumer_receives_its_full_prefetch() {
-    let (mut world, mut far) = world(fetching());
-    world.keep_on_disk(leveret_storage::Settings::default());
-    world.run();
-    assert_eq!(open_fetch(&mut world, &mut far), 1);
-    deliver_too_large(&mut world, &far, 1);
-    far.answer(&mut world);
+    let (mut simulation, mut far) = simulation(fetching());
+    simulation.keep_on_disk(leveret_storage::Settings::default());
+    simulation.run();
+    assert_eq!(open_fetch(&mut simulation, &mut far), 1);
+    deliver_too_large(&mut simulation, &far, 1);
+    far.answer(&mut simulation);
     let ahead = far.ahead.last().expect("it was asked for").0;
     assert_eq!(ahead, 3);
-    world.engine.platform_mut().helpers.slowness_ms = 5_000;
+    simulation.engine.platform_mut().helpers.slowness_ms = 5_000;
     for tag in 2..2 + u64::from(ahead) {
         far.say(1, &delivery(tag));
         far.say_bytes(&content_frames(1, &[0x10, 0, 2], &[7; 10], 100_000));
     }
-    world.run();
-    assert!(far.line.borrow().is_held, "{}", ask(&mut world, "GET /api/ctl/bridges"));
+    simulation.run();
+    assert!(far.line.borrow().is_held, "{}", ask(&mut simulation, "GET /api/ctl/bridges"));
 }
 
 /// A consumer that the upstream cancels right after its start is not a success.
 #[test]
 fn an_upstream_queue_that_cancels_its_consumer_is_retried_with_back_off() {
-    let (mut world, mut far) = world(Bridge { reconnect_max_ms: 300_000, ..fetching() });
-    assert_eq!(open_fetch(&mut world, &mut far), 1);
+    let (mut simulation, mut far) = simulation(Bridge { reconnect_max_ms: 300_000, ..fetching() });
+    assert_eq!(open_fetch(&mut simulation, &mut far), 1);
     let mut tries = 0;
     let cancel = Method::BasicCancel { consumer_tag: "bridge-0", no_wait: true };
     far.say(1, &cancel);
     for _ in 0..3_000 {
-        world.pass_ms(100);
-        if far.answer(&mut world).contains(&(1, "basic.consume")) {
+        simulation.pass_ms(100);
+        if far.answer(&mut simulation).contains(&(1, "basic.consume")) {
             tries += 1;
             far.say(1, &cancel);
         }
@@ -358,24 +361,24 @@ fn an_upstream_queue_that_cancels_its_consumer_is_retried_with_back_off() {
 fn no_message_id_is_sent_before_its_offset_is_durable() {
     for arguments in [&[][..], b"\x0ex-max-priorityb\x03"] {
         let config = Bridge { forward: vec![rule("ranked", Refused::Park)], heartbeat_s: 0, ..bridge() };
-        let (mut world, mut far) = world(config);
-        world.keep_on_disk(leveret_storage::Settings::default());
-        world.run();
-        let client = world.open(&[1]);
+        let (mut simulation, mut far) = simulation(config);
+        simulation.keep_on_disk(leveret_storage::Settings::default());
+        simulation.run();
+        let client = simulation.open(&[1]);
         // The bridge declared the queue without arguments.
-        world.ask(client, 1, &delete("ranked"));
+        simulation.ask(client, 1, &delete("ranked"));
         let (passive, durable, exclusive, auto_delete, no_wait) = (false, true, false, false, false);
         let (queue, arguments) = ("ranked", Table::trusted(arguments));
         let declare =
             Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments };
-        world.ask(client, 1, &declare);
-        open(&mut world, &mut far);
-        world.engine.platform_mut().helpers.slowness_ms = 5_000;
+        simulation.ask(client, 1, &declare);
+        open(&mut simulation, &mut far);
+        simulation.engine.platform_mut().helpers.slowness_ms = 5_000;
         let ranked = Publish { key: "ranked", properties: &[0x18, 0, 2, 2], ..Publish::default() };
-        world.publish(client, 1, ranked, &[7]);
-        world.run();
+        simulation.publish(client, 1, ranked, &[7]);
+        simulation.run();
         assert!(far.published().is_empty(), "the offset is not durable yet");
-        world.pass_ms(20_000);
+        simulation.pass_ms(20_000);
         assert_eq!(bodies(&far.published()), [7]);
     }
 }
@@ -384,27 +387,32 @@ fn no_message_id_is_sent_before_its_offset_is_durable() {
 #[test]
 fn no_message_id_of_a_requeued_message_is_sent_before_its_offset_is_durable() {
     let config = Bridge { forward: vec![rule("q", Refused::Park)], heartbeat_s: 0, ..bridge() };
-    let (mut world, mut far) = world(config);
-    world.keep_on_disk(leveret_storage::Settings::default());
-    world.run();
-    let client = world.open(&[1]);
-    world.ask(client, 1, &delete("q"));
+    let (mut simulation, mut far) = simulation(config);
+    simulation.keep_on_disk(leveret_storage::Settings::default());
+    simulation.run();
+    let client = simulation.open(&[1]);
+    simulation.ask(client, 1, &delete("q"));
     let (passive, durable, exclusive, auto_delete, no_wait) = (false, true, false, false, false);
     let (queue, arguments) = ("q", Table::EMPTY);
-    world.ask(
+    simulation.ask(
         client,
         1,
         &Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments },
     );
-    world.pass_ms(10_000);
-    world.engine.platform_mut().helpers.slowness_ms = 60_000;
-    world.publish(client, 1, Publish { key: "q", properties: &[0x10, 0, 2], ..Publish::default() }, &[7]);
-    let got = world.ask(client, 1, &Method::BasicGet { queue: "q", no_ack: false });
+    simulation.pass_ms(10_000);
+    simulation.engine.platform_mut().helpers.slowness_ms = 60_000;
+    simulation.publish(
+        client,
+        1,
+        Publish { key: "q", properties: &[0x10, 0, 2], ..Publish::default() },
+        &[7],
+    );
+    let got = simulation.ask(client, 1, &Method::BasicGet { queue: "q", no_ack: false });
     let Method::BasicGetOk { delivery_tag, .. } = got.method() else { panic!("{}", got.shown()) };
-    world.send(client, 1, &Method::BasicReject { delivery_tag, requeue: true });
-    open(&mut world, &mut far);
-    world.run();
+    simulation.send(client, 1, &Method::BasicReject { delivery_tag, requeue: true });
+    open(&mut simulation, &mut far);
+    simulation.run();
     assert!(far.published().is_empty(), "the offset is not durable yet");
-    world.pass_ms(200_000);
+    simulation.pass_ms(200_000);
     assert_eq!(bodies(&far.published()), [7]);
 }

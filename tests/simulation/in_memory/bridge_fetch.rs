@@ -3,9 +3,9 @@
 use leveret_amqp::{ContentHeader, Method, Properties, Table, Writer};
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 
-use super::bridge::{Far, ack, ask, bridge, fill, open, upstream, world};
+use super::bridge::{Far, ack, ask, bridge, fill, open, simulation, upstream};
 use super::bridge_day::open_fetch;
-use super::world::{World, content_frames, frame, method_frame};
+use leveret_test_support::simulated_server::{Simulation, content_frames, frame, method_frame};
 
 const STATUS: &str = "GET /api/ctl/bridges";
 /// Maximum time without progress, in milliseconds: the default of `content_timeout`.
@@ -22,9 +22,9 @@ fn delivery(delivery_tag: u64) -> Vec<u8> {
     method_frame(1, &Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key })
 }
 
-fn deliver(world: &mut World, far: &Far, tag: u64) {
+fn deliver(simulation: &mut Simulation, far: &Far, tag: u64) {
     far.say_bytes(&[delivery(tag), content_frames(1, &[0, 0], &[tag as u8], 100)].concat());
-    world.run();
+    simulation.run();
 }
 
 fn header(body_len: u64) -> Vec<u8> {
@@ -35,8 +35,12 @@ fn header(body_len: u64) -> Vec<u8> {
 }
 
 /// Replaces a queue of the bridge by one that rejects everything beyond `most` messages.
-fn narrow(world: &mut World, client: usize, queue: &str, most: i32) {
-    world.ask(client, 1, &Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false });
+fn narrow(simulation: &mut Simulation, client: usize, queue: &str, most: i32) {
+    simulation.ask(
+        client,
+        1,
+        &Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false },
+    );
     let mut room = [0; 128];
     let mut writer = Writer::new(&mut room);
     let written = writer.table(|table| {
@@ -47,7 +51,7 @@ fn narrow(world: &mut World, client: usize, queue: &str, most: i32) {
     let (passive, durable, exclusive, auto_delete, no_wait) = (false, true, false, false, false);
     let declare =
         Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments };
-    world.ask(client, 1, &declare);
+    simulation.ask(client, 1, &declare);
 }
 
 fn is_up(far: &Far) -> bool {
@@ -56,68 +60,72 @@ fn is_up(far: &Far) -> bool {
 
 #[test]
 fn a_message_that_neither_its_queue_nor_the_parking_queue_accepts_is_requeued_upstream_and_fetched_later() {
-    let (mut world, mut far) = world(fetching());
-    assert_eq!(open_fetch(&mut world, &mut far), 1);
-    let client = world.open(&[1]);
-    narrow(&mut world, client, "here", 1);
-    narrow(&mut world, client, "parked", 1);
+    let (mut simulation, mut far) = simulation(fetching());
+    assert_eq!(open_fetch(&mut simulation, &mut far), 1);
+    let client = simulation.open(&[1]);
+    narrow(&mut simulation, client, "here", 1);
+    narrow(&mut simulation, client, "parked", 1);
     // As many as the window of four allows.
     for tag in 1..=3 {
-        deliver(&mut world, &far, tag);
+        deliver(&mut simulation, &far, tag);
     }
     assert_eq!(
         far.names(),
         ["basic.ack", "basic.ack", "channel.close"],
         "one in its queue, one parked, one refused"
     );
-    let said = ask(&mut world, STATUS);
+    let said = ask(&mut simulation, STATUS);
     assert!(said.contains("takes nothing now"), "the status gives the reason: {said}");
     // Deliveries already under way on the channel are skipped, and the upstream requeues them.
-    deliver(&mut world, &far, 4);
+    deliver(&mut simulation, &far, 4);
     far.say(1, &Method::ChannelCloseOk {});
-    world.run();
-    assert_eq!(world.counts(client, 1, "here").0, 1);
+    simulation.run();
+    assert_eq!(simulation.counts(client, 1, "here").0, 1);
     for tries in 1..=4 {
         far.ahead.clear();
-        let asked = far.pass_ms(&mut world, 9_000);
+        let asked = far.pass_ms(&mut simulation, 9_000);
         assert!(asked.contains(&(1, "basic.consume")) || tries > 1, "{asked:?}");
         assert_eq!(far.ahead, [(1, false)], "one at a time, to see whether it is taken");
-        deliver(&mut world, &far, 1);
-        assert_eq!(far.answer(&mut world), [(1, "channel.close")]);
+        deliver(&mut simulation, &far, 1);
+        assert_eq!(far.answer(&mut simulation), [(1, "channel.close")]);
     }
-    world.ask(client, 1, &Method::QueuePurge { queue: "here", no_wait: false });
-    far.pass_ms(&mut world, 9_000);
+    simulation.ask(client, 1, &Method::QueuePurge { queue: "here", no_wait: false });
+    far.pass_ms(&mut simulation, 9_000);
     far.ahead.clear();
-    deliver(&mut world, &far, 1);
-    let asked: Vec<&str> = far.answer(&mut world).into_iter().map(|(_, name)| name).collect();
+    deliver(&mut simulation, &far, 1);
+    let asked: Vec<&str> = far.answer(&mut simulation).into_iter().map(|(_, name)| name).collect();
     assert_eq!(asked, ["basic.cancel", "basic.qos", "basic.consume", "basic.ack"], "all come again");
     assert_eq!(far.ahead, [(4, false)]);
-    assert_eq!(["here", "parked"].map(|queue| world.counts(client, 1, queue).0), [1, 1]);
-    world.ask(
+    assert_eq!(["here", "parked"].map(|queue| simulation.counts(client, 1, queue).0), [1, 1]);
+    simulation.ask(
         client,
         1,
         &Method::QueueDelete { queue: "parked", if_unused: false, if_empty: false, no_wait: false },
     );
-    deliver(&mut world, &far, 2);
+    deliver(&mut simulation, &far, 2);
     assert_eq!(far.names(), ["basic.ack"]);
-    assert_eq!(world.counts(client, 1, "parked").0, 1, "the queue was made again");
-    assert_eq!((world.engine.platform_mut().dialed, is_up(&far)), (1, true), "the link was never replaced");
+    assert_eq!(simulation.counts(client, 1, "parked").0, 1, "the queue was made again");
+    assert_eq!(
+        (simulation.engine.platform_mut().dialed, is_up(&far)),
+        (1, true),
+        "the link was never replaced"
+    );
 }
 
 #[test]
 fn a_bridge_with_a_waiting_rule_can_be_removed() {
-    let (mut world, mut far) = world(fetching());
-    assert_eq!(open_fetch(&mut world, &mut far), 1);
-    let client = world.open(&[1]);
-    narrow(&mut world, client, "here", 0);
-    narrow(&mut world, client, "parked", 0);
-    deliver(&mut world, &far, 1);
+    let (mut simulation, mut far) = simulation(fetching());
+    assert_eq!(open_fetch(&mut simulation, &mut far), 1);
+    let client = simulation.open(&[1]);
+    narrow(&mut simulation, client, "here", 0);
+    narrow(&mut simulation, client, "parked", 0);
+    deliver(&mut simulation, &far, 1);
     assert!(far.names() == ["channel.close"] && is_up(&far));
-    world.engine.set_bridges(&[]);
-    world.pass_ms(2_000);
+    simulation.engine.set_bridges(&[]);
+    simulation.pass_ms(2_000);
     assert!(!is_up(&far), "there is nothing to wait for: the upstream has it");
-    world.operators.clear();
-    world.end(&["here", "parked"]);
+    simulation.operators.clear();
+    simulation.end(&["here", "parked"]);
 }
 
 #[test]
@@ -130,47 +138,47 @@ fn a_content_without_progress_ends_the_link_and_frees_its_memory() {
         vec![8],
     ];
     for half in halves {
-        let (mut world, mut far) = world(fetching());
-        assert_eq!(open_fetch(&mut world, &mut far), 1);
+        let (mut simulation, mut far) = simulation(fetching());
+        assert_eq!(open_fetch(&mut simulation, &mut far), 1);
         far.say_bytes(&half);
-        world.run();
-        world.pass_ms(PATIENCE_MS - 1_000);
+        simulation.run();
+        simulation.pass_ms(PATIENCE_MS - 1_000);
         assert!(is_up(&far));
-        world.pass_ms(1_000);
+        simulation.pass_ms(1_000);
         assert!(!is_up(&far), "{} octets", half.len());
-        world.assert_no_bytes();
-        let said = ask(&mut world, STATUS);
+        simulation.assert_no_bytes();
+        let said = ask(&mut simulation, STATUS);
         assert!(said.contains("did not go on for 30000 ms"), "{said}");
-        world.pass_ms(1_100);
-        assert_eq!(world.engine.platform_mut().dialed, 2, "it is retried");
+        simulation.pass_ms(1_100);
+        assert_eq!(simulation.engine.platform_mut().dialed, 2, "it is retried");
     }
 }
 
 #[test]
 fn a_content_with_slow_progress_is_accepted() {
-    let (mut world, mut far) = world(fetching());
-    assert_eq!(open_fetch(&mut world, &mut far), 1);
-    let client = world.open(&[1]);
+    let (mut simulation, mut far) = simulation(fetching());
+    assert_eq!(open_fetch(&mut simulation, &mut far), 1);
+    let client = simulation.open(&[1]);
     for octet in [delivery(1), content_frames(1, &[0, 0], b"slow", 100)].concat() {
-        world.pass_ms(PATIENCE_MS - 1_000);
+        simulation.pass_ms(PATIENCE_MS - 1_000);
         far.say_bytes(&[octet]);
-        world.run();
+        simulation.run();
     }
     assert_eq!(far.names(), ["basic.ack"]);
-    world.pass_ms(10 * PATIENCE_MS);
+    simulation.pass_ms(10 * PATIENCE_MS);
     assert!(is_up(&far), "between messages an upstream may be silent");
-    assert_eq!(world.counts(client, 1, "here").0, 1);
+    assert_eq!(simulation.counts(client, 1, "here").0, 1);
 }
 
 #[test]
 fn a_partly_returned_message_ends_a_forwarding_link() {
-    let (mut world, mut far) = world(Bridge { heartbeat_s: 0, ..bridge() });
-    open(&mut world, &mut far);
+    let (mut simulation, mut far) = simulation(Bridge { heartbeat_s: 0, ..bridge() });
+    open(&mut simulation, &mut far);
     let returned =
         Method::BasicReturn { reply_code: 312, reply_text: "NO_ROUTE", exchange: "", routing_key: b"there" };
     far.say(1, &returned);
-    world.run();
-    world.pass_ms(PATIENCE_MS);
+    simulation.run();
+    simulation.pass_ms(PATIENCE_MS);
     assert!(!is_up(&far));
 }
 
@@ -226,17 +234,17 @@ fn a_hostile_upstream_affects_only_its_own_link() {
         ),
     ];
     for (what, bytes) in ends {
-        let (mut world, mut far) = world(fetching());
-        assert_eq!(open_fetch(&mut world, &mut far), 1);
+        let (mut simulation, mut far) = simulation(fetching());
+        assert_eq!(open_fetch(&mut simulation, &mut far), 1);
         far.say_bytes(&bytes);
-        world.run();
+        simulation.run();
         assert!(!is_up(&far), "{what} ends the link");
-        let client = world.open(&[1]);
-        world.publish_to(client, 1, "here", b"others go on");
-        world.run();
-        assert!(world.counts(client, 1, "here").0 > 0);
-        world.pass_ms(1_100);
-        assert_eq!(world.engine.platform_mut().dialed, 2, "{what}: it is tried again");
+        let client = simulation.open(&[1]);
+        simulation.publish_to(client, 1, "here", b"others go on");
+        simulation.run();
+        assert!(simulation.counts(client, 1, "here").0 > 0);
+        simulation.pass_ms(1_100);
+        assert_eq!(simulation.engine.platform_mut().dialed, 2, "{what}: it is tried again");
     }
     let lives: Vec<(&str, Vec<u8>)> = vec![
         ("an empty body frame", [delivery(1), header(1), frame(3, 1, b""), frame(3, 1, b"x")].concat()),
@@ -244,51 +252,51 @@ fn a_hostile_upstream_affects_only_its_own_link() {
         ("a wide table", whole(1, &properties_with(&wide))),
     ];
     for (what, bytes) in lives {
-        let (mut world, mut far) = world(fetching());
-        assert_eq!(open_fetch(&mut world, &mut far), 1);
+        let (mut simulation, mut far) = simulation(fetching());
+        assert_eq!(open_fetch(&mut simulation, &mut far), 1);
         far.say_bytes(&bytes);
-        world.run();
-        let client = world.open(&[1]);
+        simulation.run();
+        let client = simulation.open(&[1]);
         let up = is_up(&far);
-        let here = world.counts(client, 1, "here").0;
+        let here = simulation.counts(client, 1, "here").0;
         assert!(!up || here == 1, "{what}: it is taken, or it ends the link: {up} {here}");
     }
 }
 
 #[test]
 fn a_flood_of_requests_is_answered_as_far_as_it_is_read_and_uses_no_memory() {
-    let (mut world, mut far) = world(fetching());
-    assert_eq!(open_fetch(&mut world, &mut far), 1);
+    let (mut simulation, mut far) = simulation(fetching());
+    assert_eq!(open_fetch(&mut simulation, &mut far), 1);
     for at in 0..2_000 {
         far.say(1, &Method::ChannelFlow { active: at % 2 == 0 });
         far.say(0, &Method::ConnectionBlocked { reason: "storm" });
         far.say(0, &Method::ConnectionUnblocked {});
         far.say_bytes(&frame(3, 1, b"")[..0]);
         if at % 50 == 0 {
-            world.run();
+            simulation.run();
             far.names();
         }
     }
-    world.run();
+    simulation.run();
     let is_quiet = far.names().iter().all(|name| *name == "channel.flow-ok");
     assert!(is_quiet && is_up(&far));
-    deliver(&mut world, &far, 1);
+    deliver(&mut simulation, &far, 1);
     assert_eq!(far.names(), ["basic.ack"]);
 }
 
 #[test]
 fn counters_continue_when_a_bridge_is_changed() {
-    let (mut world, mut far) = world(bridge());
-    open(&mut world, &mut far);
-    fill(&mut world, 3);
+    let (mut simulation, mut far) = simulation(bridge());
+    open(&mut simulation, &mut far);
+    fill(&mut simulation, 3);
     far.say(1, &ack(2, true));
-    world.run();
+    simulation.run();
     // To an unreachable upstream, because the old link is still closing.
-    world.engine.set_bridges(&[Bridge { upstream: vec![upstream("host-2")], ..bridge() }]);
-    let said = ask(&mut world, STATUS);
+    simulation.engine.set_bridges(&[Bridge { upstream: vec![upstream("host-2")], ..bridge() }]);
+    let said = ask(&mut simulation, STATUS);
     assert!(said.contains("\"moved\":2"), "{said}");
     far.say(1, &ack(3, false));
-    world.pass_ms(2_000);
-    let said = ask(&mut world, STATUS);
+    simulation.pass_ms(2_000);
+    let said = ask(&mut simulation, STATUS);
     assert!(said.contains("\"moved\":3") && !said.contains("\"moved\":0"), "{said}");
 }

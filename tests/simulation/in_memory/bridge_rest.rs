@@ -4,8 +4,8 @@ use leveret_amqp::{HEARTBEAT_FRAME, Method};
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 use leveret_config::bridge::{OnDemand, TimeOfDay};
 
-use super::bridge::{Far, ack, ask, bodies, bridge, fill, open, world};
-use super::world::{World, content_frames};
+use super::bridge::{Far, ack, ask, bodies, bridge, fill, open, simulation};
+use leveret_test_support::simulated_server::{Simulation, content_frames};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -22,171 +22,175 @@ fn with(change: impl FnMut(&mut OnDemand)) -> Bridge {
 }
 
 /// Lets the bridge close the connection, and answers.
-fn say_goodbye(world: &mut World, far: &mut Far) {
-    assert_eq!(far.answer(world).last(), Some(&(0, "connection.close")));
+fn say_goodbye(simulation: &mut Simulation, far: &mut Far) {
+    assert_eq!(far.answer(simulation).last(), Some(&(0, "connection.close")));
     far.say(0, &Method::ConnectionCloseOk {});
     far.line.borrow_mut().hang_up();
-    world.run();
+    simulation.run();
     assert!(!far.line.borrow().is_held, "its socket is closed");
     far.heard.clear();
 }
 
 /// Lets time pass in which the upstream sends only heartbeats.
-fn pass(world: &mut World, far: &Far, ms: u64) {
+fn pass(simulation: &mut Simulation, far: &Far, ms: u64) {
     if far.line.borrow().is_held {
         far.say_bytes(&HEARTBEAT_FRAME);
     }
-    world.pass_ms(ms);
+    simulation.pass_ms(ms);
 }
 
-/// Returns a world in which the first connection, made at the start, is over.
-fn rested(config: Bridge) -> (World, Far) {
-    let (mut world, mut far) = world(config);
-    open(&mut world, &mut far);
-    pass(&mut world, &far, 9_999);
+/// Returns a simulation in which the first connection, made at the start, is over.
+fn rested(config: Bridge) -> (Simulation, Far) {
+    let (mut simulation, mut far) = simulation(config);
+    open(&mut simulation, &mut far);
+    pass(&mut simulation, &far, 9_999);
     assert!(far.names().is_empty(), "it stays for a while");
-    pass(&mut world, &far, 1);
-    say_goodbye(&mut world, &mut far);
-    assert_eq!(world.engine.platform_mut().dialed, 1);
-    (world, far)
+    pass(&mut simulation, &far, 1);
+    say_goodbye(&mut simulation, &mut far);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
+    (simulation, far)
 }
 
-fn state(world: &mut World) -> String {
-    ask(world, "GET /api/ctl/bridges")
+fn state(simulation: &mut Simulation) -> String {
+    ask(simulation, "GET /api/ctl/bridges")
 }
 
 #[test]
 fn an_idle_bridge_disconnects_and_connects_again_for_enough_messages() {
-    let (mut world, mut far) = rested(resting());
-    assert!(state(&mut world).contains("\"state\":\"resting\""), "{}", state(&mut world));
-    world.pass_ms(100 * HOUR_MS);
-    assert_eq!(world.engine.platform_mut().dialed, 1, "there is nothing to move");
-    let client = fill(&mut world, 4);
-    world.pass_ms(1_000);
-    assert_eq!(world.engine.platform_mut().dialed, 1, "that is not enough");
-    world.publish_to(client, 1, "here", &[4]);
-    world.run();
-    assert_eq!(world.engine.platform_mut().dialed, 2);
-    open(&mut world, &mut far);
+    let (mut simulation, mut far) = rested(resting());
+    assert!(state(&mut simulation).contains("\"state\":\"resting\""), "{}", state(&mut simulation));
+    simulation.pass_ms(100 * HOUR_MS);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1, "there is nothing to move");
+    let client = fill(&mut simulation, 4);
+    simulation.pass_ms(1_000);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1, "that is not enough");
+    simulation.publish_to(client, 1, "here", &[4]);
+    simulation.run();
+    assert_eq!(simulation.engine.platform_mut().dialed, 2);
+    open(&mut simulation, &mut far);
     assert_eq!(bodies(&far.published()), [0, 1, 2, 3, 4]);
-    pass(&mut world, &far, 9_999);
+    pass(&mut simulation, &far, 9_999);
     far.say(1, &ack(5, true));
-    world.run();
-    pass(&mut world, &far, 9_999);
+    simulation.run();
+    pass(&mut simulation, &far, 9_999);
     assert!(!far.names().contains(&"connection.close"), "it has just moved something");
-    pass(&mut world, &far, 1);
-    say_goodbye(&mut world, &mut far);
-    world.pass_ms(HOUR_MS);
-    assert_eq!((world.counts(client, 1, "here"), world.engine.platform_mut().dialed), ((0, 0), 2));
+    pass(&mut simulation, &far, 1);
+    say_goodbye(&mut simulation, &mut far);
+    simulation.pass_ms(HOUR_MS);
+    assert_eq!((simulation.counts(client, 1, "here"), simulation.engine.platform_mut().dialed), ((0, 0), 2));
 }
 
 #[test]
 fn a_bridge_connects_for_a_message_that_has_waited_and_for_no_other() {
-    let (mut world, mut far) = rested(resting());
-    let client = fill(&mut world, 1);
-    world.pass_ms(599_999);
-    assert_eq!(world.engine.platform_mut().dialed, 1);
-    world.pass_ms(1);
-    assert_eq!(world.engine.platform_mut().dialed, 2);
-    open(&mut world, &mut far);
+    let (mut simulation, mut far) = rested(resting());
+    let client = fill(&mut simulation, 1);
+    simulation.pass_ms(599_999);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
+    simulation.pass_ms(1);
+    assert_eq!(simulation.engine.platform_mut().dialed, 2);
+    open(&mut simulation, &mut far);
     far.say(1, &ack(1, true));
-    world.run();
+    simulation.run();
     far.published();
-    pass(&mut world, &far, 10_000);
-    say_goodbye(&mut world, &mut far);
-    world.publish_to(client, 1, "here", &[1]);
-    world.pass_ms(300_000);
-    world.ask(client, 1, &Method::QueuePurge { queue: "here", no_wait: false });
-    world.pass_ms(100_000);
-    world.publish_to(client, 1, "here", &[2]);
-    world.pass_ms(599_999);
-    assert_eq!(world.engine.platform_mut().dialed, 2, "another consumer took the waiting messages");
-    world.pass_ms(1);
-    assert_eq!(world.engine.platform_mut().dialed, 3);
+    pass(&mut simulation, &far, 10_000);
+    say_goodbye(&mut simulation, &mut far);
+    simulation.publish_to(client, 1, "here", &[1]);
+    simulation.pass_ms(300_000);
+    simulation.ask(client, 1, &Method::QueuePurge { queue: "here", no_wait: false });
+    simulation.pass_ms(100_000);
+    simulation.publish_to(client, 1, "here", &[2]);
+    simulation.pass_ms(599_999);
+    assert_eq!(simulation.engine.platform_mut().dialed, 2, "another consumer took the waiting messages");
+    simulation.pass_ms(1);
+    assert_eq!(simulation.engine.platform_mut().dialed, 3);
 }
 
 #[test]
 fn a_bridge_connects_at_its_interval_or_time_of_day() {
-    let (mut world, _) = rested(with(|demand| demand.interval_ms = HOUR_MS as u32));
-    world.pass_ms(HOUR_MS - 1);
-    assert_eq!(world.engine.platform_mut().dialed, 1);
-    world.pass_ms(HOUR_MS / 8 + 1);
-    assert!(world.engine.platform_mut().dialed > 1, "the interval is over, and what spreads a fleet");
+    let (mut simulation, _) = rested(with(|demand| demand.interval_ms = HOUR_MS as u32));
+    simulation.pass_ms(HOUR_MS - 1);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
+    simulation.pass_ms(HOUR_MS / 8 + 1);
+    assert!(simulation.engine.platform_mut().dialed > 1, "the interval is over, and what spreads a fleet");
 
-    let (mut world, _) = rested(with(|demand| demand.times = vec![TimeOfDay(120)]));
-    world.pass_ms(2 * HOUR_MS - 11_000);
-    assert_eq!(world.engine.platform_mut().dialed, 1, "its clock began at midnight");
-    world.pass_ms(11_000 + 600_000);
-    assert!(world.engine.platform_mut().dialed > 1, "the time of day has come, and ten minutes");
+    let (mut simulation, _) = rested(with(|demand| demand.times = vec![TimeOfDay(120)]));
+    simulation.pass_ms(2 * HOUR_MS - 11_000);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1, "its clock began at midnight");
+    simulation.pass_ms(11_000 + 600_000);
+    assert!(simulation.engine.platform_mut().dialed > 1, "the time of day has come, and ten minutes");
 }
 
 #[test]
 fn an_unreachable_upstream_is_retried_until_the_messages_are_forwarded() {
-    let (mut world, mut far) = rested(resting());
-    fill(&mut world, 5);
-    assert_eq!(world.engine.platform_mut().dialed, 2);
+    let (mut simulation, mut far) = rested(resting());
+    fill(&mut simulation, 5);
+    assert_eq!(simulation.engine.platform_mut().dialed, 2);
     for tries in 3..8 {
         far.line.borrow_mut().lose();
-        world.run();
+        simulation.run();
         far.heard.clear();
-        world.pass_ms(8_000);
-        assert!(world.engine.platform_mut().dialed >= tries, "{} tries", world.engine.platform_mut().dialed);
+        simulation.pass_ms(8_000);
+        assert!(
+            simulation.engine.platform_mut().dialed >= tries,
+            "{} tries",
+            simulation.engine.platform_mut().dialed
+        );
     }
-    open(&mut world, &mut far);
+    open(&mut simulation, &mut far);
     assert_eq!(bodies(&far.published()), [0, 1, 2, 3, 4]);
     far.say(1, &ack(5, true));
-    world.run();
-    pass(&mut world, &far, 10_000);
-    say_goodbye(&mut world, &mut far);
+    simulation.run();
+    pass(&mut simulation, &far, 10_000);
+    say_goodbye(&mut simulation, &mut far);
 }
 
 #[test]
 fn messages_requeued_by_a_lost_link_are_sent_again_before_the_bridge_disconnects() {
-    let (mut world, mut far) = rested(resting());
-    let client = fill(&mut world, 5);
-    open(&mut world, &mut far);
+    let (mut simulation, mut far) = rested(resting());
+    let client = fill(&mut simulation, 5);
+    open(&mut simulation, &mut far);
     assert_eq!(far.published().len(), 5);
-    pass(&mut world, &far, 15_000);
+    pass(&mut simulation, &far, 15_000);
     assert!(far.line.borrow().is_held, "it waits for confirms, however long nothing moves");
     far.line.borrow_mut().lose();
-    world.run();
+    simulation.run();
     far.heard.clear();
-    world.pass_ms(1_000);
-    open(&mut world, &mut far);
+    simulation.pass_ms(1_000);
+    open(&mut simulation, &mut far);
     assert_eq!(bodies(&far.published()), [0, 1, 2, 3, 4]);
-    assert_eq!(world.counts(client, 1, "here"), (0, 1));
+    assert_eq!(simulation.counts(client, 1, "here"), (0, 1));
 }
 
 #[test]
 fn a_bridge_connects_when_told_to_and_not_while_paused() {
-    let (mut world, mut far) = rested(resting());
-    ask(&mut world, "POST /api/ctl/bridges/plant/resume");
-    assert_eq!(world.engine.platform_mut().dialed, 2, "an operator requested it");
-    open(&mut world, &mut far);
-    pass(&mut world, &far, 10_000);
-    say_goodbye(&mut world, &mut far);
-    ask(&mut world, "POST /api/ctl/bridges/plant/pause");
-    fill(&mut world, 9);
-    world.pass_ms(HOUR_MS);
-    assert_eq!(world.engine.platform_mut().dialed, 2, "it is paused");
-    ask(&mut world, "POST /api/ctl/bridges/plant/resume");
-    open(&mut world, &mut far);
+    let (mut simulation, mut far) = rested(resting());
+    ask(&mut simulation, "POST /api/ctl/bridges/plant/resume");
+    assert_eq!(simulation.engine.platform_mut().dialed, 2, "an operator requested it");
+    open(&mut simulation, &mut far);
+    pass(&mut simulation, &far, 10_000);
+    say_goodbye(&mut simulation, &mut far);
+    ask(&mut simulation, "POST /api/ctl/bridges/plant/pause");
+    fill(&mut simulation, 9);
+    simulation.pass_ms(HOUR_MS);
+    assert_eq!(simulation.engine.platform_mut().dialed, 2, "it is paused");
+    ask(&mut simulation, "POST /api/ctl/bridges/plant/resume");
+    open(&mut simulation, &mut far);
     assert_eq!(far.published().len(), 9);
 }
 
 #[test]
 fn a_bridge_told_to_connect_while_disconnecting_connects_again_at_once() {
-    let (mut world, mut far) = world(resting());
-    open(&mut world, &mut far);
-    pass(&mut world, &far, 10_000);
+    let (mut simulation, mut far) = simulation(resting());
+    open(&mut simulation, &mut far);
+    pass(&mut simulation, &far, 10_000);
     assert_eq!(far.names(), ["connection.close"]);
-    ask(&mut world, "POST /api/ctl/bridges/plant/resume");
+    ask(&mut simulation, "POST /api/ctl/bridges/plant/resume");
     far.say(0, &Method::ConnectionCloseOk {});
     far.line.borrow_mut().hang_up();
-    world.run();
+    simulation.run();
     far.heard.clear();
-    world.pass_ms(1);
-    assert_eq!(world.engine.platform_mut().dialed, 2);
+    simulation.pass_ms(1);
+    assert_eq!(simulation.engine.platform_mut().dialed, 2);
 }
 
 #[test]
@@ -199,36 +203,36 @@ fn with_the_daily_budget_used_only_urgent_messages_cause_a_connection() {
     };
     let forward = vec![rule("here", false), rule("urgent", true)];
     let config = Bridge { forward, day_bytes_max: Some(2_000), heartbeat_s: 0, window: 4, ..resting() };
-    let (mut world, mut far) = rested(config);
-    let client = fill(&mut world, 40);
-    open(&mut world, &mut far);
+    let (mut simulation, mut far) = rested(config);
+    let client = fill(&mut simulation, 40);
+    open(&mut simulation, &mut far);
     loop {
         let count = far.published().len();
         if count == 0 {
             break;
         }
-        far.confirm_all(&mut world);
+        far.confirm_all(&mut simulation);
     }
-    let left = world.counts(client, 1, "here").0;
+    let left = simulation.counts(client, 1, "here").0;
     assert!(left > 5, "{left} messages are left");
-    world.pass_ms(10_000);
-    say_goodbye(&mut world, &mut far);
-    world.pass_ms(12 * HOUR_MS);
-    assert_eq!(world.engine.platform_mut().dialed, 2, "{left} messages wait for tomorrow");
+    simulation.pass_ms(10_000);
+    say_goodbye(&mut simulation, &mut far);
+    simulation.pass_ms(12 * HOUR_MS);
+    assert_eq!(simulation.engine.platform_mut().dialed, 2, "{left} messages wait for tomorrow");
     for _ in 0..5 {
-        world.publish_to(client, 1, "urgent", &[200]);
+        simulation.publish_to(client, 1, "urgent", &[200]);
     }
-    world.run();
-    assert_eq!(world.engine.platform_mut().dialed, 3);
-    open(&mut world, &mut far);
+    simulation.run();
+    assert_eq!(simulation.engine.platform_mut().dialed, 3);
+    open(&mut simulation, &mut far);
     assert_eq!(bodies(&far.published()), [200; 4]);
-    far.confirm_all(&mut world);
+    far.confirm_all(&mut simulation);
     assert_eq!(bodies(&far.published()), [200]);
-    far.confirm_all(&mut world);
-    world.pass_ms(10_000);
-    say_goodbye(&mut world, &mut far);
-    world.pass_ms(12 * HOUR_MS);
-    assert_eq!(world.engine.platform_mut().dialed, 4, "the next day has come");
+    far.confirm_all(&mut simulation);
+    simulation.pass_ms(10_000);
+    say_goodbye(&mut simulation, &mut far);
+    simulation.pass_ms(12 * HOUR_MS);
+    assert_eq!(simulation.engine.platform_mut().dialed, 4, "the next day has come");
 }
 
 #[test]
@@ -239,11 +243,11 @@ fn waiting_messages_are_fetched_before_a_connection_ends() {
         refused: Refused::Park,
         is_urgent: false,
     }];
-    let (mut world, mut far) = world(Bridge { forward: Vec::new(), fetch, ..resting() });
-    open(&mut world, &mut far);
-    let client = world.open(&[1]);
+    let (mut simulation, mut far) = simulation(Bridge { forward: Vec::new(), fetch, ..resting() });
+    open(&mut simulation, &mut far);
+    let client = simulation.open(&[1]);
     for number in 1..=3 {
-        pass(&mut world, &far, 9_999);
+        pass(&mut simulation, &far, 9_999);
         let deliver = Method::BasicDeliver {
             consumer_tag: "bridge-0",
             delivery_tag: number,
@@ -253,59 +257,59 @@ fn waiting_messages_are_fetched_before_a_connection_ends() {
         };
         far.say(1, &deliver);
         far.say_bytes(&content_frames(1, &[0, 0], b"x", 100));
-        world.run();
+        simulation.run();
         assert_eq!(far.names(), ["basic.ack"], "{number}");
     }
-    assert_eq!(world.counts(client, 1, "here"), (3, 0));
-    pass(&mut world, &far, 9_999);
+    assert_eq!(simulation.counts(client, 1, "here"), (3, 0));
+    pass(&mut simulation, &far, 9_999);
     assert!(far.names().is_empty());
-    pass(&mut world, &far, 1);
-    say_goodbye(&mut world, &mut far);
+    pass(&mut simulation, &far, 1);
+    say_goodbye(&mut simulation, &mut far);
 }
 
 #[test]
 fn the_bytes_of_a_link_are_counted_by_kind() {
     let config = Bridge { heartbeat_s: 10, window: 64, ..bridge() };
-    let (mut world, mut far) = world(config.clone());
-    open(&mut world, &mut far);
-    let client = world.open(&[1]);
+    let (mut simulation, mut far) = simulation(config.clone());
+    open(&mut simulation, &mut far);
+    let client = simulation.open(&[1]);
     for _ in 0..3 {
-        world.publish_to(client, 1, "here", &[7; 100]);
+        simulation.publish_to(client, 1, "here", &[7; 100]);
     }
-    world.run();
+    simulation.run();
     assert_eq!(far.published().len(), 3);
     let kind = |said: &str, day: &str, name: &str| -> u64 {
         let (_, day) = said.split_once(&format!("\"{day}_bytes_by_kind\":{{")).expect("the day is there");
         let (_, number) = day.split_once(&format!("\"{name}\":")).expect("the kind is there");
         number[..number.find([',', '}']).expect("it ends")].parse().expect("a number")
     };
-    let said = ask(&mut world, "GET /api/ctl/bridges");
+    let said = ask(&mut simulation, "GET /api/ctl/bridges");
     let line = (far.line.borrow().sent_down(), far.line.borrow().sent_up());
     assert_eq!((kind(&said, "day", "sent"), kind(&said, "day", "received")), line);
     assert_eq!(kind(&said, "day", "repeated"), 0);
     far.line.borrow_mut().lose();
-    world.run();
+    simulation.run();
     far.heard.clear();
-    world.pass_ms(1_100);
-    open(&mut world, &mut far);
+    simulation.pass_ms(1_100);
+    open(&mut simulation, &mut far);
     far.say(1, &ack(3, true));
-    world.run();
-    world.pass_ms(5_000);
+    simulation.run();
+    simulation.pass_ms(5_000);
     far.say_bytes(&HEARTBEAT_FRAME);
-    world.run();
-    let said = ask(&mut world, "GET /api/ctl/bridges");
+    simulation.run();
+    let said = ask(&mut simulation, "GET /api/ctl/bridges");
     let of = |name| kind(&said, "day", name);
     assert!(of("repeated") > 300 && of("repeated") < 3 * 400, "whole messages: {}", of("repeated"));
     let after = (far.line.borrow().sent_down(), far.line.borrow().sent_up());
     let sums = (line.0 + after.0, line.1 + after.1);
     assert_eq!((of("sent"), of("received")), sums, "all that went is counted");
-    let notes = world.engine.bridge_state_text().expect("there is a bridge");
-    let (mut world, _) = super::bridge::world(config);
-    world.engine.restore_bridge_state(&notes);
-    let again = ask(&mut world, "GET /api/ctl/bridges");
+    let notes = simulation.engine.bridge_state_text().expect("there is a bridge");
+    let (mut simulation, _) = super::bridge::simulation(config);
+    simulation.engine.restore_bridge_state(&notes);
+    let again = ask(&mut simulation, "GET /api/ctl/bridges");
     assert_eq!(kind(&again, "day", "repeated"), of("repeated"), "a restart forgets nothing");
-    world.pass_ms(24 * HOUR_MS);
-    let next = ask(&mut world, "GET /api/ctl/bridges");
+    simulation.pass_ms(24 * HOUR_MS);
+    let next = ask(&mut simulation, "GET /api/ctl/bridges");
     assert_eq!(kind(&next, "yesterday", "repeated"), of("repeated"));
     assert_eq!(kind(&next, "day", "repeated"), 0);
 }
@@ -319,27 +323,27 @@ fn number(said: &str, name: &str) -> Option<f64> {
 #[test]
 fn the_outage_gauge_follows_the_inflow() {
     let config = Bridge { heartbeat_s: 0, window: 64, ..bridge() };
-    let (mut world, mut far) = world(config.clone());
-    open(&mut world, &mut far);
-    let client = world.open(&[1]);
-    let said = ask(&mut world, "GET /api/ctl/bridges");
+    let (mut simulation, mut far) = simulation(config.clone());
+    open(&mut simulation, &mut far);
+    let client = simulation.open(&[1]);
+    let said = ask(&mut simulation, "GET /api/ctl/bridges");
     assert_eq!(number(&said, "inflow_per_day"), None);
     for _ in 0..100 {
-        world.publish_to(client, 1, "here", &[7; 100]);
-        world.run();
+        simulation.publish_to(client, 1, "here", &[7; 100]);
+        simulation.run();
         far.published();
         far.say(1, &ack(0, true));
-        world.pass_ms(HOUR_MS / 50);
+        simulation.pass_ms(HOUR_MS / 50);
     }
-    let said = ask(&mut world, "GET /api/ctl/bridges");
+    let said = ask(&mut simulation, "GET /api/ctl/bridges");
     assert_eq!(number(&said, "inflow_per_day"), Some(1_200.0), "one each 72 s");
     assert_eq!(number(&said, "outage_days"), None, "there is no disk here");
     for _ in 0..200 {
-        world.publish_to(client, 1, "here", &[7; 100]);
+        simulation.publish_to(client, 1, "here", &[7; 100]);
     }
-    world.run();
-    let notes = world.engine.bridge_state_text().expect("there is a bridge");
-    let (mut after, _) = super::bridge::world(config);
+    simulation.run();
+    let notes = simulation.engine.bridge_state_text().expect("there is a bridge");
+    let (mut after, _) = super::bridge::simulation(config);
     after.engine.restore_bridge_state(&notes);
     let said = ask(&mut after, "GET /api/ctl/bridges");
     let per_day = number(&said, "inflow_per_day").expect("it is known from before");

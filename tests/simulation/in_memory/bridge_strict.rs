@@ -19,9 +19,10 @@ use std::ops::Range;
 use leveret_amqp::{ContentHeader, FrameKind, Method};
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 
-use super::bridge::{ack, ask, bridge, has_header, world};
+use super::bridge::{ack, ask, bridge, has_header, simulation};
 use super::bridge_strict_link::{FRAME_MAX, Link, Orders, Tally, assert_nothing_stays, frames, wait};
-use super::world::{Random, World, content_frames, delete, for_seeds};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_server::{Simulation, content_frames, delete, for_seeds};
 
 /// Includes 2, 4 and 7, which once found an incomplete frame on the line.
 const SEEDS: Range<u64> = 1..81;
@@ -158,8 +159,8 @@ impl Upstream {
         }
     }
 
-    fn listen(&mut self, world: &World) {
-        if self.link.is_another(world) {
+    fn listen(&mut self, simulation: &Simulation) {
+        if self.link.is_another(simulation) {
             self.channels.clear();
         }
         let octets = self.link.read();
@@ -392,7 +393,7 @@ const RETURN: Method<'static> =
     Method::BasicReturn { reply_code: 312, reply_text: "NO_ROUTE", exchange: "", routing_key: b"x" };
 
 struct Life {
-    world: World,
+    simulation: Simulation,
     upstream: Upstream,
     orders: Orders,
     /// The publisher.
@@ -409,10 +410,10 @@ impl Life {
     fn new(seed: u64) -> Self {
         let config = config(seed);
         let message_size_max = config.message_size_max as usize;
-        let (mut world, far) = world(config);
-        let client = world.open(&[1]);
+        let (mut simulation, far) = simulation(config);
+        let client = simulation.open(&[1]);
         Self {
-            world,
+            simulation,
             upstream: Upstream::new(Link::new(far)),
             orders: Orders::default(),
             client,
@@ -423,14 +424,14 @@ impl Life {
     }
 
     fn step(&mut self, random: &mut Random) {
-        self.orders.hang_up(&self.world);
+        self.orders.hang_up(&self.simulation);
         if random.once_in(2) {
             for _ in 0..random.below(12) {
                 self.publish(random);
             }
         }
         for _ in 0..random.below(3) {
-            self.world.round();
+            self.simulation.round();
         }
         self.listen();
         self.upstream.link.disturb(random);
@@ -441,21 +442,21 @@ impl Life {
             self.upstream.link.lose();
         }
         if random.once_in(3) {
-            self.world.run();
+            self.simulation.run();
             self.listen();
         }
         if random.once_in(40) {
             self.delete(random.one_of(&[QUEUES[0], QUEUES[2], PARKED]));
         }
         if random.once_in(25) {
-            self.orders.give(&mut self.world, random);
+            self.orders.give(&mut self.simulation, random);
         }
-        wait(&mut self.world, random);
+        wait(&mut self.simulation, random);
         self.listen();
     }
 
     fn listen(&mut self) {
-        self.upstream.listen(&self.world);
+        self.upstream.listen(&self.simulation);
     }
 
     fn publish(&mut self, random: &mut Random) {
@@ -470,7 +471,7 @@ impl Life {
             // The bridge itself refuses this message.
             self.upstream.refused.insert(id);
         }
-        self.world.publish_to(self.client, 1, queue, &body);
+        self.simulation.publish_to(self.client, 1, queue, &body);
     }
 
     /// Lets the upstream send something.
@@ -498,15 +499,15 @@ impl Life {
     }
 
     fn delete(&mut self, queue: &str) {
-        if self.loses_queues && self.world.clients[self.client].checker.is_open(1) {
-            self.world.send(self.client, 1, &delete(queue));
+        if self.loses_queues && self.simulation.clients[self.client].checker.is_open(1) {
+            self.simulation.send(self.client, 1, &delete(queue));
         }
     }
 
     /// Lets the upstream accept everything until nothing is under way.
     fn calm_down(&mut self, random: &mut Random) {
-        self.orders.hang_up(&self.world);
-        ask(&mut self.world, "POST /api/ctl/bridges/plant/resume");
+        self.orders.hang_up(&self.simulation);
+        ask(&mut self.simulation, "POST /api/ctl/bridges/plant/resume");
         let mut turns_at_rest = 0;
         for _ in 0..CALM_TURNS_MAX {
             self.turn_calmly(CALM_TURN_MS, random);
@@ -515,12 +516,12 @@ impl Life {
                 return;
             }
         }
-        panic!("it does not come to rest: {}", ask(&mut self.world, "GET /api/ctl/bridges"));
+        panic!("it does not come to rest: {}", ask(&mut self.simulation, "GET /api/ctl/bridges"));
     }
 
     fn turn_calmly(&mut self, ms: u64, random: &mut Random) {
         self.upstream.link.widen();
-        self.world.run();
+        self.simulation.run();
         self.listen();
         if self.upstream.link.is_up() {
             self.upstream.link.unblock();
@@ -528,17 +529,17 @@ impl Life {
             self.upstream.answer_all(random);
             self.upstream.take_all();
         }
-        self.world.pass_ms(ms);
+        self.simulation.pass_ms(ms);
         self.listen();
     }
 
     fn is_at_rest(&mut self) -> bool {
         let left: u32 = QUEUES.iter().map(|queue| self.depth(queue)).sum();
-        left == 0 && self.world.engine.broker().gauges().deliveries == 0
+        left == 0 && self.simulation.engine.broker().gauges().deliveries == 0
     }
 
     fn depth(&mut self, queue: &str) -> u32 {
-        self.world.engine.broker().queue_depth("/", queue).unwrap_or(0)
+        self.simulation.engine.broker().queue_depth("/", queue).unwrap_or(0)
     }
 
     /// Checks that each published message is upstream, or was refused and is parked.
@@ -552,11 +553,11 @@ impl Life {
     }
 
     fn end(&mut self, random: &mut Random) {
-        self.world.engine.set_bridges(&[]);
+        self.simulation.engine.set_bridges(&[]);
         for _ in 0..END_TURNS {
             self.turn_calmly(END_TURN_MS, random);
         }
-        assert_nothing_stays(&mut self.world, self.client);
+        assert_nothing_stays(&mut self.simulation, self.client);
     }
 }
 

@@ -19,9 +19,12 @@ use leveret_amqp::{FrameKind, Method, Table, Writer};
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 use leveret_storage::Settings;
 
-use super::bridge::{ask, bridge, world};
+use super::bridge::{ask, bridge, simulation};
 use super::bridge_strict_link::{FRAME_MAX, Link, Orders, Tally, assert_nothing_stays, frames, wait};
-use super::world::{Random, World, content_frames, delete, for_seeds, method_frame, purge};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_server::{
+    Simulation, content_frames, delete, for_seeds, method_frame, purge,
+};
 
 const SEEDS: Range<u64> = 1..31;
 /// The upstream's queues, whose channels are numbered from 1.
@@ -181,8 +184,8 @@ impl Upstream {
         }
     }
 
-    fn listen(&mut self, world: &World) {
-        if self.link.is_another(world) {
+    fn listen(&mut self, simulation: &Simulation) {
+        if self.link.is_another(simulation) {
             for number in self.numbers() {
                 self.take_back(number);
             }
@@ -417,7 +420,7 @@ fn split(octets: &[u8]) -> VecDeque<Vec<u8>> {
 }
 
 struct Life {
-    world: World,
+    simulation: Simulation,
     upstream: Upstream,
     orders: Orders,
     fate: Fate,
@@ -434,15 +437,15 @@ struct Life {
 
 impl Life {
     fn new(seed: u64) -> Self {
-        let (mut world, far) = world(config(seed));
+        let (mut simulation, far) = simulation(config(seed));
         let has_disk = Random::of(seed, "disk", &[]).once_in(2);
         if has_disk {
-            world.keep_on_disk(Settings::default());
+            simulation.keep_on_disk(Settings::default());
         }
-        let client = world.open(&[1]);
-        world.declare(client, 1, HERE[1]);
+        let client = simulation.open(&[1]);
+        simulation.declare(client, 1, HERE[1]);
         Self {
-            world,
+            simulation,
             upstream: Upstream::new(Link::new(far)),
             orders: Orders::default(),
             fate: Fate::of(seed),
@@ -455,15 +458,15 @@ impl Life {
     }
 
     fn step(&mut self, random: &mut Random) {
-        self.orders.hang_up(&self.world);
+        self.orders.hang_up(&self.simulation);
         if self.has_disk && random.once_in(4) {
-            self.world.engine.platform_mut().helpers.slowness_ms = random.one_of(&[0, 10, 2_000]);
+            self.simulation.engine.platform_mut().helpers.slowness_ms = random.one_of(&[0, 10, 2_000]);
         }
         for _ in 0..random.below(8) {
             self.publish_there(random);
         }
         for _ in 0..random.below(3) {
-            self.world.round();
+            self.simulation.round();
         }
         self.listen();
         self.upstream.link.disturb(random);
@@ -471,19 +474,19 @@ impl Life {
             self.speak(random);
         }
         if random.once_in(3) {
-            self.world.run();
+            self.simulation.run();
             self.listen();
         }
         self.disturb_queues(random);
         if random.once_in(20) {
-            self.orders.give(&mut self.world, random);
+            self.orders.give(&mut self.simulation, random);
         }
-        wait(&mut self.world, random);
+        wait(&mut self.simulation, random);
         self.listen();
     }
 
     fn listen(&mut self) {
-        self.upstream.listen(&self.world);
+        self.upstream.listen(&self.simulation);
     }
 
     fn publish_there(&mut self, random: &mut Random) {
@@ -508,11 +511,11 @@ impl Life {
         for frame in self.upstream.deliver(random, order) {
             self.say_frame(&frame);
             if random.once_in(20) {
-                self.world.round();
+                self.simulation.round();
             }
             // Several of the largest messages exceed the capacity of the line.
             if frame.len() >= LARGE_PIECE {
-                self.world.run();
+                self.simulation.run();
             }
         }
         if random.once_in(2) {
@@ -526,18 +529,18 @@ impl Life {
 
     /// Sends a frame unless its connection has been replaced.
     fn say_frame(&mut self, frame: &[u8]) {
-        if self.upstream.link.is_the_same(&self.world) {
+        if self.upstream.link.is_the_same(&self.simulation) {
             self.upstream.link.say_bytes(frame);
         }
     }
 
     fn disturb_queues(&mut self, random: &mut Random) {
-        if !self.world.clients[self.client].checker.is_open(1) {
+        if !self.simulation.clients[self.client].checker.is_open(1) {
             return;
         }
         if self.fate == Fate::Deleted && random.once_in(25) {
             let queue = random.one_of(&HERE);
-            self.world.send(self.client, 1, &delete(queue));
+            self.simulation.send(self.client, 1, &delete(queue));
             if random.once_in(2) {
                 self.declare_for_one(queue);
             }
@@ -567,25 +570,25 @@ impl Life {
             no_wait: false,
             arguments,
         };
-        self.world.send(self.client, 1, &declare);
+        self.simulation.send(self.client, 1, &declare);
     }
 
     /// Purges the local queues; otherwise there is no capacity for new messages.
     fn purge(&mut self) {
-        let is_open = self.world.clients[self.client].checker.is_open(1);
+        let is_open = self.simulation.clients[self.client].checker.is_open(1);
         if self.fate == Fate::Kept || !is_open {
             return;
         }
         self.parked += u64::from(self.depth(PARKED));
         for queue in HERE {
-            if self.world.engine.broker().queue_depth("/", queue).is_some() {
-                self.world.send(self.client, 1, &purge(queue));
+            if self.simulation.engine.broker().queue_depth("/", queue).is_some() {
+                self.simulation.send(self.client, 1, &purge(queue));
             }
         }
     }
 
     fn depth(&mut self, queue: &str) -> u32 {
-        self.world.engine.broker().queue_depth("/", queue).unwrap_or(0)
+        self.simulation.engine.broker().queue_depth("/", queue).unwrap_or(0)
     }
 
     fn depth_of_all(&mut self) -> usize {
@@ -594,10 +597,10 @@ impl Life {
 
     /// Lets the upstream deliver everything until it has nothing left.
     fn calm_down(&mut self, random: &mut Random) {
-        self.orders.hang_up(&self.world);
-        ask(&mut self.world, "POST /api/ctl/bridges/plant/resume");
+        self.orders.hang_up(&self.simulation);
+        ask(&mut self.simulation, "POST /api/ctl/bridges/plant/resume");
         self.renew_queues();
-        self.world.engine.platform_mut().helpers.slowness_ms = 0;
+        self.simulation.engine.platform_mut().helpers.slowness_ms = 0;
         let mut turns_at_rest = 0;
         for _ in 0..CALM_TURNS_MAX {
             self.turn_calmly(CALM_TURN_MS, random);
@@ -607,37 +610,40 @@ impl Life {
             }
         }
         let channels = &self.upstream.channels;
-        panic!("it does not come to rest: {channels:?} {}", ask(&mut self.world, "GET /api/ctl/bridges"));
+        panic!(
+            "it does not come to rest: {channels:?} {}",
+            ask(&mut self.simulation, "GET /api/ctl/bridges")
+        );
     }
 
     /// Replaces queues that have capacity for one message only, and the client whose channel was closed
     /// because of them.
     fn renew_queues(&mut self) {
-        self.world.lose(self.client);
-        self.world.run();
-        self.client = self.world.open(&[1]);
+        self.simulation.lose(self.client);
+        self.simulation.run();
+        self.client = self.simulation.open(&[1]);
         if self.fate == Fate::Deleted {
             for queue in HERE {
-                self.world.send(self.client, 1, &delete(queue));
+                self.simulation.send(self.client, 1, &delete(queue));
             }
         }
     }
 
     fn turn_calmly(&mut self, ms: u64, random: &mut Random) {
         self.upstream.link.widen();
-        self.world.run();
+        self.simulation.run();
         self.listen();
         if self.upstream.link.is_up() {
             self.upstream.link.beat();
             self.upstream.answer_all(random);
-            self.world.run();
+            self.simulation.run();
             for frame in self.upstream.deliver(random, Order::OneByOne) {
                 self.say_frame(&frame);
-                self.world.run();
+                self.simulation.run();
             }
         }
         self.purge();
-        self.world.pass_ms(ms);
+        self.simulation.pass_ms(ms);
         self.listen();
     }
 
@@ -652,13 +658,13 @@ impl Life {
     }
 
     fn end(&mut self, random: &mut Random) {
-        self.world.engine.set_bridges(&[]);
+        self.simulation.engine.set_bridges(&[]);
         for _ in 0..END_TURNS {
             self.turn_calmly(END_TURN_MS, random);
         }
-        assert_nothing_stays(&mut self.world, self.client);
+        assert_nothing_stays(&mut self.simulation, self.client);
         if !self.has_disk {
-            assert_eq!(self.world.engine.messages().messages_used(), self.depth_of_all());
+            assert_eq!(self.simulation.engine.messages().messages_used(), self.depth_of_all());
         }
     }
 }

@@ -11,7 +11,8 @@ use std::sync::Mutex;
 use leveret_amqp::{Frame, HEARTBEAT_FRAME, Method, Table, next_frame};
 
 use super::bridge::Far;
-use super::world::{Phase, Random, Shape, World};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_server::{Phase, Shape, Simulation};
 
 /// Largest frame_max that an upstream requests, in bytes.
 pub(super) const FRAME_MAX: u32 = 131_072;
@@ -64,19 +65,19 @@ impl Link {
     }
 
     /// Returns whether the connection was replaced since the last check. Then its channels are gone too.
-    pub(super) fn is_another(&mut self, world: &World) -> bool {
-        if self.is_the_same(world) {
+    pub(super) fn is_another(&mut self, simulation: &Simulation) -> bool {
+        if self.is_the_same(simulation) {
             return false;
         }
-        self.dialed = world.engine.platform().dialed;
+        self.dialed = simulation.engine.platform().dialed;
         self.far.heard.clear();
         self.stage = if self.is_gone() { Stage::Over } else { Stage::Silent };
         (self.owed, self.frame_max, self.is_blocked) = (Owed::Nothing, FRAME_MAX, false);
         true
     }
 
-    pub(super) fn is_the_same(&self, world: &World) -> bool {
-        self.dialed == world.engine.platform().dialed && !self.is_gone()
+    pub(super) fn is_the_same(&self, simulation: &Simulation) -> bool {
+        self.dialed == simulation.engine.platform().dialed && !self.is_gone()
     }
 
     fn is_gone(&self) -> bool {
@@ -241,36 +242,36 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    pub(super) fn give(&mut self, world: &mut World, random: &mut Random) {
+    pub(super) fn give(&mut self, simulation: &mut Simulation, random: &mut Random) {
         let order = random.one_of(&["pause", "resume", "restart", "retry"]);
-        let operator = world.connect_operator(Shape::WIDE, 0);
+        let operator = simulation.connect_operator(Shape::WIDE, 0);
         let request = format!(
             "POST /api/ctl/bridges/plant/{order} HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
         );
-        world.operator(operator).write_up(request.as_bytes());
+        simulation.operator(operator).write_up(request.as_bytes());
         self.asking.push(operator);
     }
 
     /// Disconnects the operators; otherwise no place would be left for another one.
-    pub(super) fn hang_up(&mut self, world: &World) {
+    pub(super) fn hang_up(&mut self, simulation: &Simulation) {
         for operator in self.asking.drain(..) {
-            world.operator(operator).hang_up();
+            simulation.operator(operator).hang_up();
         }
     }
 }
 
 /// Waits for a random time, or not at all.
-pub(super) fn wait(world: &mut World, random: &mut Random) {
+pub(super) fn wait(simulation: &mut Simulation, random: &mut Random) {
     if random.once_in(2) {
-        world.pass_ms(random.one_of(&[1, 50, 300, 1_100, 5_000, 25_000]));
+        simulation.pass_ms(random.one_of(&[1, 50, 300, 1_100, 5_000, 25_000]));
     }
 }
 
 /// Checks that a removed bridge has left nothing in the broker.
-pub(super) fn assert_nothing_stays(world: &mut World, client: usize) {
-    world.operators.clear();
-    let gauges = world.engine.broker().gauges();
-    let clients = usize::from(world.clients[client].checker.phase == Phase::Open);
+pub(super) fn assert_nothing_stays(simulation: &mut Simulation, client: usize) {
+    simulation.operators.clear();
+    let gauges = simulation.engine.broker().gauges();
+    let clients = usize::from(simulation.clients[client].checker.phase == Phase::Open);
     assert_eq!((gauges.connections, gauges.consumers, gauges.deliveries), (clients, 0, 0));
 }
 

@@ -5,9 +5,9 @@
 use leveret_amqp::{Method, Table, Writer};
 use leveret_config::bridge::{Bridge, Destination, Refused, Rule};
 
-use super::bridge::{Far, Heard, ack, ask, bodies, bridge, fill, open, open_for, world};
+use super::bridge::{Far, Heard, ack, ask, bodies, bridge, fill, open, open_for, simulation};
 use super::bridge_day::{deliver, open_fetch};
-use super::world::{Shape, World, content_frames, delete, small_limits};
+use leveret_test_support::simulated_server::{Shape, Simulation, content_frames, delete, small_limits};
 
 fn rule(queue: &str, refused: Refused) -> Rule {
     let to = Destination::Queue(format!("{queue}.moved"));
@@ -21,7 +21,7 @@ fn waiting() -> Bridge {
 }
 
 /// Declares a queue that accepts nothing.
-fn declare_full(world: &mut World, client: usize, queue: &str) {
+fn declare_full(simulation: &mut Simulation, client: usize, queue: &str) {
     let mut bytes = vec![0; 128];
     let mut writer = Writer::new(&mut bytes);
     let written = writer.table(|table| {
@@ -32,7 +32,7 @@ fn declare_full(world: &mut World, client: usize, queue: &str) {
     let arguments = Table::trusted(&writer.written()[4..]);
     let declare =
         Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments };
-    world.ask(client, 1, &declare);
+    simulation.ask(client, 1, &declare);
 }
 
 const fn nack(delivery_tag: u64, multiple: bool) -> Method<'static> {
@@ -44,15 +44,15 @@ fn not_found(over: (u16, u16)) -> Method<'static> {
 }
 
 /// Nacks everything sent on the channel of the first rule during this time. Returns what was sent.
-pub(super) fn refuse(world: &mut World, far: &mut Far, span_ms: u64) -> Vec<u8> {
+pub(super) fn refuse(simulation: &mut Simulation, far: &mut Far, span_ms: u64) -> Vec<u8> {
     let mut tried = Vec::new();
     for _ in 0..span_ms / 100 {
-        world.pass_ms(100);
-        far.answer(world);
+        simulation.pass_ms(100);
+        far.answer(simulation);
         let came = bodies(&far.published());
         if !came.is_empty() {
             far.say(1, &nack(far.counts[&1], true));
-            world.run();
+            simulation.run();
         }
         tried.extend(came);
     }
@@ -60,10 +60,10 @@ pub(super) fn refuse(world: &mut World, far: &mut Far, span_ms: u64) -> Vec<u8> 
 }
 
 /// Waits until something is sent on the channel of the first rule. Returns it.
-fn next_try(world: &mut World, far: &mut Far) -> Vec<u8> {
+fn next_try(simulation: &mut Simulation, far: &mut Far) -> Vec<u8> {
     for _ in 0..100 {
-        world.pass_ms(100);
-        far.answer(world);
+        simulation.pass_ms(100);
+        far.answer(simulation);
         let came = bodies(&far.published());
         if !came.is_empty() {
             return came;
@@ -74,22 +74,22 @@ fn next_try(world: &mut World, far: &mut Far) -> Vec<u8> {
 
 #[test]
 fn one_message_at_a_time_is_retried_with_back_off_until_all_continue_in_order() {
-    let (mut world, mut far) = world(waiting());
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 10);
+    let (mut simulation, mut far) = simulation(waiting());
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 10);
     assert_eq!(bodies(&far.published()), [0, 1, 2, 3]);
     far.say(1, &nack(4, true));
-    world.run();
-    assert_eq!(world.counts(client, 1, "here"), (10, 0), "all are requeued, and there is no consumer");
-    assert_eq!(far.answer(&mut world), [(1, "channel.close")], "a channel that waits is closed");
-    let tried = refuse(&mut world, &mut far, 60_000);
+    simulation.run();
+    assert_eq!(simulation.counts(client, 1, "here"), (10, 0), "all are requeued, and there is no consumer");
+    assert_eq!(far.answer(&mut simulation), [(1, "channel.close")], "a channel that waits is closed");
+    let tried = refuse(&mut simulation, &mut far, 60_000);
     assert!(tried.iter().all(|body| *body == 0), "the first is tried, and no other: {tried:?}");
     assert!((8..=40).contains(&tried.len()), "{} times in a minute, with pauses of 8 s at most", tried.len());
-    assert_eq!(next_try(&mut world, &mut far), [0]);
+    assert_eq!(next_try(&mut simulation, &mut far), [0]);
     let mut moved = vec![0];
     loop {
         far.say(1, &ack(0, true));
-        world.run();
+        simulation.run();
         let came = bodies(&far.published());
         if came.is_empty() {
             break;
@@ -97,24 +97,24 @@ fn one_message_at_a_time_is_retried_with_back_off_until_all_continue_in_order() 
         moved.extend(came);
     }
     assert_eq!(moved, (0..10).collect::<Vec<u8>>());
-    assert_eq!(world.counts(client, 1, "here"), (0, 1));
-    assert_eq!(world.engine.platform_mut().dialed, 1, "the connection stayed open");
+    assert_eq!(simulation.counts(client, 1, "here"), (0, 1));
+    assert_eq!(simulation.engine.platform_mut().dialed, 1, "the connection stayed open");
 }
 
 /// Before, one misrouted rule kept the rule beside it at 0 of 270 messages, and sent its own 2,256 times.
 #[test]
 fn a_waiting_rule_does_not_affect_another_one() {
-    let (mut world, mut far) = world(waiting());
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 8);
+    let (mut simulation, mut far) = simulation(waiting());
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 8);
     far.published();
     far.say(1, &nack(4, true));
-    world.run();
+    simulation.run();
     let mut tried = 0;
     for round in 0..100 {
-        world.publish_to(client, 1, "alarms", &[100 + round]);
-        world.run();
-        far.answer(&mut world);
+        simulation.publish_to(client, 1, "alarms", &[100 + round]);
+        simulation.run();
+        far.answer(&mut simulation);
         let came = far.published_on();
         assert!(came.iter().any(|(on, body, _)| (*on, &body[..]) == (2, &[100 + round][..])), "{came:?}");
         far.say(2, &ack(u64::from(round) + 1, false));
@@ -122,40 +122,40 @@ fn a_waiting_rule_does_not_affect_another_one() {
             tried += 1;
             far.say(1, &nack(far.counts[&1], false));
         }
-        world.run();
-        world.pass_ms(300);
+        simulation.run();
+        simulation.pass_ms(300);
     }
-    assert_eq!(world.counts(client, 1, "alarms"), (0, 1), "each was settled");
+    assert_eq!(simulation.counts(client, 1, "alarms"), (0, 1), "each was settled");
     assert!((4..=20).contains(&tried), "the other was tried {tried} times in half a minute");
-    assert_eq!(world.engine.platform_mut().dialed, 1);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
 }
 
 /// Before, 200 refused messages caused 202 connections.
 #[test]
 fn after_a_channel_close_one_message_is_retried_alone_and_the_link_stays() {
-    let (mut world, mut far) = world(waiting());
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 5);
+    let (mut simulation, mut far) = simulation(waiting());
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 5);
     for number in 100..103 {
-        world.publish_to(client, 1, "alarms", &[number]);
+        simulation.publish_to(client, 1, "alarms", &[number]);
     }
-    world.run();
+    simulation.run();
     assert_eq!(far.published().len(), 7);
     far.say(1, &not_found((60, 40)));
     far.say(2, &ack(3, true));
-    world.run();
-    assert_eq!(world.counts(client, 1, "alarms"), (0, 1), "the other rule did not notice");
-    assert_eq!(world.counts(client, 1, "here").0, 5);
+    simulation.run();
+    assert_eq!(simulation.counts(client, 1, "alarms"), (0, 1), "the other rule did not notice");
+    assert_eq!(simulation.counts(client, 1, "here").0, 5);
     for _ in 0..4 {
-        assert_eq!(next_try(&mut world, &mut far), [0], "one is tried alone, for it may be any of them");
+        assert_eq!(next_try(&mut simulation, &mut far), [0], "one is tried alone, for it may be any of them");
         far.say(1, &not_found((60, 40)));
-        world.run();
+        simulation.run();
     }
-    assert_eq!(next_try(&mut world, &mut far), [0]);
+    assert_eq!(next_try(&mut simulation, &mut far), [0]);
     far.say(1, &ack(1, false));
-    world.run();
+    simulation.run();
     assert_eq!(bodies(&far.published()), [1, 2, 3, 4], "it is taken by now, and so are the others");
-    assert_eq!(world.engine.platform_mut().dialed, 1);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
 }
 
 /// A partly written frame is completed even if its channel is closed. Otherwise later bytes of the connection
@@ -163,61 +163,61 @@ fn after_a_channel_close_one_message_is_retried_alone_and_the_link_stays() {
 #[test]
 fn a_channel_closed_in_the_middle_of_a_message_does_not_corrupt_other_channels() {
     for cut in [1, 60, 200, 5_000, 40_000] {
-        let (mut world, mut far) = world(waiting());
-        open(&mut world, &mut far);
-        let client = world.open(&[1]);
+        let (mut simulation, mut far) = simulation(waiting());
+        open(&mut simulation, &mut far);
+        let client = simulation.open(&[1]);
         far.line.borrow_mut().shape.down_room = cut;
-        world.publish_to(client, 1, "here", &vec![7; 100_000]);
-        world.run();
+        simulation.publish_to(client, 1, "here", &vec![7; 100_000]);
+        simulation.run();
         far.say(1, &not_found((60, 40)));
-        world.publish_to(client, 1, "alarms", &[100]);
-        world.run();
+        simulation.publish_to(client, 1, "alarms", &[100]);
+        simulation.run();
         far.line.borrow_mut().shape.down_room = Shape::WIDE.down_room;
-        let asked = far.answer(&mut world);
-        world.run();
+        let asked = far.answer(&mut simulation);
+        simulation.run();
         let came = far.published_on();
         assert!(came.iter().any(|(on, body, _)| (*on, &body[..]) == (2, &[100][..])), "{cut}: {asked:?}");
-        assert_eq!(world.engine.platform_mut().dialed, 1);
-        assert_eq!(world.counts(client, 1, "here").0, 1, "{cut}: it is where it was");
+        assert_eq!(simulation.engine.platform_mut().dialed, 1);
+        assert_eq!(simulation.counts(client, 1, "here").0, 1, "{cut}: it is where it was");
     }
 }
 
 #[test]
 fn a_waiting_rule_sends_only_one_message_on_a_new_link() {
-    let (mut world, mut far) = world(waiting());
-    open(&mut world, &mut far);
-    fill(&mut world, 10);
+    let (mut simulation, mut far) = simulation(waiting());
+    open(&mut simulation, &mut far);
+    fill(&mut simulation, 10);
     far.published();
     far.say(1, &nack(4, true));
-    world.run();
+    simulation.run();
     far.line.borrow_mut().lose();
-    world.run();
+    simulation.run();
     far.heard.clear();
-    world.pass_ms(9_000);
-    open(&mut world, &mut far);
+    simulation.pass_ms(9_000);
+    open(&mut simulation, &mut far);
     assert_eq!(bodies(&far.published()), [0], "it tries after its pause, with one");
 }
 
 #[test]
 fn an_operator_sees_why_a_rule_waits_and_can_retry_at_once() {
-    let (mut world, mut far) = world(Bridge { reconnect_max_ms: 300_000, ..waiting() });
-    open(&mut world, &mut far);
-    fill(&mut world, 10);
+    let (mut simulation, mut far) = simulation(Bridge { reconnect_max_ms: 300_000, ..waiting() });
+    open(&mut simulation, &mut far);
+    fill(&mut simulation, 10);
     far.published();
     far.say(1, &nack(4, true));
-    world.run();
+    simulation.run();
     // At that time a pause may last minutes.
-    refuse(&mut world, &mut far, 600_000);
+    refuse(&mut simulation, &mut far, 600_000);
     for order in ["resume", "retry"] {
-        let shown = ask(&mut world, "GET /api/ctl/bridges");
+        let shown = ask(&mut simulation, "GET /api/ctl/bridges");
         assert!(shown.contains("\"held_rules\":1"), "{shown}");
         assert!(shown.contains("here: its first message is refused by the upstream (basic.nack)"), "{shown}");
-        ask(&mut world, &format!("POST /api/ctl/bridges/plant/{order}"));
-        far.answer(&mut world);
+        ask(&mut simulation, &format!("POST /api/ctl/bridges/plant/{order}"));
+        far.answer(&mut simulation);
         assert_eq!(bodies(&far.published()), [0], "{order}: it tries at once, with one message");
         far.say(1, &nack(1, false));
-        world.run();
-        far.answer(&mut world);
+        simulation.run();
+        far.answer(&mut simulation);
         assert!(far.published().is_empty(), "and waits again");
     }
 }
@@ -229,32 +229,32 @@ fn an_operator_sees_why_a_rule_waits_and_can_retry_at_once() {
 #[test]
 fn a_nacked_message_is_retried_alone_and_on_another_channel_before_it_is_parked() {
     let config = Bridge { forward: vec![rule("here", Refused::Park)], ..waiting() };
-    let (mut world, mut far) = world(config);
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 6);
+    let (mut simulation, mut far) = simulation(config);
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 6);
     assert_eq!(bodies(&far.published()), [0, 1, 2, 3]);
     far.say(1, &nack(4, true));
-    world.run();
-    assert_eq!(world.counts(client, 1, "parked").0, 0, "the upstream is at fault, not the message");
+    simulation.run();
+    assert_eq!(simulation.counts(client, 1, "parked").0, 0, "the upstream is at fault, not the message");
     for tries in 1..=5 {
-        assert_eq!(next_try(&mut world, &mut far), [0]);
+        assert_eq!(next_try(&mut simulation, &mut far), [0]);
         assert_eq!(far.counts[&1], 1, "the channel is new");
         far.say(1, &nack(1, false));
-        world.run();
-        assert_eq!(world.counts(client, 1, "parked").0, u32::from(tries == 5), "after {tries} tries");
+        simulation.run();
+        assert_eq!(simulation.counts(client, 1, "parked").0, u32::from(tries == 5), "after {tries} tries");
     }
-    assert_eq!(next_try(&mut world, &mut far), [1], "the next is tried alone, and not at once");
+    assert_eq!(next_try(&mut simulation, &mut far), [1], "the next is tried alone, and not at once");
     far.say(1, &ack(1, false));
-    world.run();
+    simulation.run();
     assert_eq!(
         bodies(&far.published()),
         [2, 3, 4, 5],
         "a message that is always refused does not block others"
     );
     far.say(1, &ack(5, true));
-    world.run();
-    assert_eq!((world.counts(client, 1, "parked").0, world.counts(client, 1, "here").0), (1, 0));
-    assert_eq!(world.engine.platform_mut().dialed, 1);
+    simulation.run();
+    assert_eq!((simulation.counts(client, 1, "parked").0, simulation.counts(client, 1, "here").0), (1, 0));
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
 }
 
 /// Before, a full upstream queue with 4,000 waiting messages caused 14,567 sends, and would have parked all
@@ -262,22 +262,22 @@ fn a_nacked_message_is_retried_alone_and_on_another_channel_before_it_is_parked(
 #[test]
 fn messages_for_a_full_upstream_queue_are_retried_and_not_all_parked() {
     let config = Bridge { forward: vec![rule("here", Refused::Park)], ..waiting() };
-    let (mut world, mut far) = world(Bridge { reconnect_max_ms: 60_000, ..config });
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 200);
+    let (mut simulation, mut far) = simulation(Bridge { reconnect_max_ms: 60_000, ..config });
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 200);
     far.published();
     far.say(1, &nack(4, true));
-    world.run();
-    let tried = refuse(&mut world, &mut far, 3_600_000);
-    let parked = world.counts(client, 1, "parked").0;
+    simulation.run();
+    let tried = refuse(&mut simulation, &mut far, 3_600_000);
+    let parked = simulation.counts(client, 1, "parked").0;
     assert!((60..=200).contains(&tried.len()), "{} sends in an hour", tried.len());
     assert_eq!(parked as usize, tried.len() - 4, "five for the first, one for each behind it");
-    assert_eq!(world.counts(client, 1, "here").0, 200 - parked, "the others wait");
+    assert_eq!(simulation.counts(client, 1, "here").0, 200 - parked, "the others wait");
 }
 
 /// Returns everything published on the channel of the first rule, like a broker without the queue. Gives the
 /// bodies.
-fn give_back(world: &mut World, far: &mut Far, count: &mut u64) -> Vec<u8> {
+fn give_back(simulation: &mut Simulation, far: &mut Far, count: &mut u64) -> Vec<u8> {
     let came = far.published();
     for (body, properties) in &came {
         let (reply_text, routing_key) = ("NO_ROUTE", &b"here.moved"[..]);
@@ -285,7 +285,7 @@ fn give_back(world: &mut World, far: &mut Far, count: &mut u64) -> Vec<u8> {
         far.say_bytes(&content_frames(1, properties, body, 100_000));
         *count += 1;
         far.say(1, &ack(*count, false));
-        world.run();
+        simulation.run();
     }
     bodies(&came)
 }
@@ -295,29 +295,32 @@ fn give_back(world: &mut World, far: &mut Far, count: &mut u64) -> Vec<u8> {
 fn a_missing_upstream_target_queue_holds_its_rule_and_parks_nothing() {
     for refused in [Refused::Park, Refused::Wait] {
         let config = Bridge { forward: vec![rule("here", refused)], ..waiting() };
-        let (mut world, mut far) = world(Bridge { park_after: 1, ..config });
-        open(&mut world, &mut far);
-        let client = fill(&mut world, 10);
-        assert_eq!(give_back(&mut world, &mut far, &mut 0), [0, 1, 2, 3]);
+        let (mut simulation, mut far) = simulation(Bridge { park_after: 1, ..config });
+        open(&mut simulation, &mut far);
+        let client = fill(&mut simulation, 10);
+        assert_eq!(give_back(&mut simulation, &mut far, &mut 0), [0, 1, 2, 3]);
         let mut tried = Vec::new();
         for _ in 0..600 {
-            world.pass_ms(100);
-            far.answer(&mut world);
-            tried.extend(give_back(&mut world, &mut far, &mut 0));
+            simulation.pass_ms(100);
+            far.answer(&mut simulation);
+            tried.extend(give_back(&mut simulation, &mut far, &mut 0));
         }
         assert!(tried.iter().all(|body| *body == 0), "the first is tried, and no other: {tried:?}");
         assert!((8..=40).contains(&tried.len()), "{} times in a minute", tried.len());
-        assert_eq!((world.counts(client, 1, "parked").0, world.counts(client, 1, "here").0), (0, 10));
-        let shown = ask(&mut world, "GET /api/ctl/bridges");
+        assert_eq!(
+            (simulation.counts(client, 1, "parked").0, simulation.counts(client, 1, "here").0),
+            (0, 10)
+        );
+        let shown = ask(&mut simulation, "GET /api/ctl/bridges");
         assert!(shown.contains("\"state\":\"held\"") && shown.contains("\"held_rules\":1"), "{shown}");
         assert!(shown.contains("here: queue 'here.moved' is missing there"), "{shown}");
-        assert_eq!(next_try(&mut world, &mut far), [0]);
+        assert_eq!(next_try(&mut simulation, &mut far), [0]);
         far.say(1, &ack(1, false));
-        world.run();
+        simulation.run();
         assert_eq!(bodies(&far.published()), [1, 2, 3, 4], "it is there by now");
-        let shown = ask(&mut world, "GET /api/ctl/bridges");
+        let shown = ask(&mut simulation, "GET /api/ctl/bridges");
         assert!(shown.contains("\"state\":\"running\"") && shown.contains("\"last_error\":\"\""), "{shown}");
-        assert_eq!(world.engine.platform_mut().dialed, 1);
+        assert_eq!(simulation.engine.platform_mut().dialed, 1);
     }
 }
 
@@ -326,35 +329,35 @@ fn a_missing_upstream_target_queue_holds_its_rule_and_parks_nothing() {
 fn a_deleted_local_target_queue_is_declared_again_and_nothing_is_parked() {
     let fetch = vec![rule("commands", Refused::Park)];
     let config = Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() };
-    let (mut world, mut far) = world(config);
-    let client = world.open(&[1]);
-    assert_eq!(open_fetch(&mut world, &mut far), 1);
-    world.ask(client, 1, &delete("commands.moved"));
-    deliver(&mut world, &far, 0, 1);
-    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    let (mut simulation, mut far) = simulation(config);
+    let client = simulation.open(&[1]);
+    assert_eq!(open_fetch(&mut simulation, &mut far), 1);
+    simulation.ask(client, 1, &delete("commands.moved"));
+    deliver(&mut simulation, &far, 0, 1);
+    let shown = ask(&mut simulation, "GET /api/ctl/bridges");
     assert!(shown.contains("commands: queue 'commands.moved' is missing here"), "{shown}");
     assert!(shown.contains("\"state\":\"held\""), "{shown}");
-    far.answer(&mut world);
-    far.pass_ms(&mut world, 1_100);
-    deliver(&mut world, &far, 0, 1);
-    assert_eq!(world.counts(client, 1, "commands.moved").0, 1);
-    assert_eq!(world.counts(client, 1, "parked").0, 0);
-    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    far.answer(&mut simulation);
+    far.pass_ms(&mut simulation, 1_100);
+    deliver(&mut simulation, &far, 0, 1);
+    assert_eq!(simulation.counts(client, 1, "commands.moved").0, 1);
+    assert_eq!(simulation.counts(client, 1, "parked").0, 0);
+    let shown = ask(&mut simulation, "GET /api/ctl/bridges");
     assert!(shown.contains("\"state\":\"running\"") && shown.contains("\"last_error\":\"\""), "{shown}");
 }
 
 /// Each rule has a state of its own, so a waiting rule is visible beside a running one.
 #[test]
 fn the_state_names_a_rule_that_is_held_beside_one_that_runs() {
-    let (mut world, mut far) = world(waiting());
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 1);
-    give_back(&mut world, &mut far, &mut 0);
-    world.publish_to(client, 1, "alarms", &[100]);
-    world.run();
+    let (mut simulation, mut far) = simulation(waiting());
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 1);
+    give_back(&mut simulation, &mut far, &mut 0);
+    simulation.publish_to(client, 1, "alarms", &[100]);
+    simulation.run();
     far.say(2, &ack(1, false));
-    world.run();
-    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    simulation.run();
+    let shown = ask(&mut simulation, "GET /api/ctl/bridges");
     assert!(shown.contains("\"state\":\"held\""), "{shown}");
     assert!(
         shown.contains(
@@ -367,36 +370,36 @@ fn the_state_names_a_rule_that_is_held_beside_one_that_runs() {
 /// The upstream pauses one channel, and no other channel waits for that.
 #[test]
 fn channel_flow_from_the_upstream_pauses_and_resumes_one_rule() {
-    let (mut world, mut far) = world(waiting());
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 2);
+    let (mut simulation, mut far) = simulation(waiting());
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 2);
     assert_eq!(bodies(&far.published()), [0, 1]);
     far.say(1, &Method::ChannelFlow { active: false });
-    world.run();
-    assert_eq!(far.answer(&mut world), [(1, "channel.flow-ok")]);
-    fill(&mut world, 3);
-    world.publish_to(client, 1, "alarms", &[100]);
-    world.run();
+    simulation.run();
+    assert_eq!(far.answer(&mut simulation), [(1, "channel.flow-ok")]);
+    fill(&mut simulation, 3);
+    simulation.publish_to(client, 1, "alarms", &[100]);
+    simulation.run();
     let came: Vec<_> = far.published_on().into_iter().map(|(on, body, _)| (on, body[0])).collect();
     assert_eq!(came, [(2, 100)], "the other channel goes on");
     far.say(2, &ack(1, false));
-    world.run();
-    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    simulation.run();
+    let shown = ask(&mut simulation, "GET /api/ctl/bridges");
     assert!(shown.contains("\"state\":\"blocked\""), "{shown}");
-    far.pass_ms(&mut world, 180_000);
+    far.pass_ms(&mut simulation, 180_000);
     assert!(far.published().is_empty());
-    assert_eq!(world.engine.platform_mut().dialed, 1, "what pauses need confirm nothing");
+    assert_eq!(simulation.engine.platform_mut().dialed, 1, "what pauses need confirm nothing");
     far.say(1, &ack(2, true));
-    world.run();
+    simulation.run();
     assert!(far.published().is_empty(), "there is room in the window, and a pause");
     far.say(1, &Method::ChannelFlow { active: true });
-    world.run();
-    assert_eq!(far.answer(&mut world), [(1, "channel.flow-ok")]);
+    simulation.run();
+    assert_eq!(far.answer(&mut simulation), [(1, "channel.flow-ok")]);
     assert_eq!(bodies(&far.published()), [0, 1, 2]);
     far.say(1, &ack(5, true));
-    world.run();
-    assert_eq!(world.counts(client, 1, "here"), (0, 1));
-    assert_eq!(world.engine.platform_mut().dialed, 1);
+    simulation.run();
+    assert_eq!(simulation.counts(client, 1, "here"), (0, 1));
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
 }
 
 /// A partly sent content is completed before the answer, because nothing may come between its frames.
@@ -404,15 +407,15 @@ fn channel_flow_from_the_upstream_pauses_and_resumes_one_rule() {
 fn channel_flow_in_the_middle_of_a_message_is_answered_after_it() {
     // More than one write, so that the answer is due before the rest of the content.
     for cut in [1, 60, 5_000, 40_000] {
-        let (mut world, mut far) = world(waiting());
-        open(&mut world, &mut far);
-        let client = world.open(&[1]);
+        let (mut simulation, mut far) = simulation(waiting());
+        open(&mut simulation, &mut far);
+        let client = simulation.open(&[1]);
         far.line.borrow_mut().shape.down_room = cut;
-        world.publish_to(client, 1, "here", &vec![7; 600_000]);
-        world.publish_to(client, 1, "here", &[8]);
-        world.run();
+        simulation.publish_to(client, 1, "here", &vec![7; 600_000]);
+        simulation.publish_to(client, 1, "here", &[8]);
+        simulation.run();
         far.say(1, &Method::ChannelFlow { active: false });
-        world.run();
+        simulation.run();
         far.line.borrow_mut().shape.down_room = Shape::WIDE.down_room;
         let mut came = String::new();
         let mut body_bytes = 0;
@@ -424,7 +427,7 @@ fn channel_flow_in_the_middle_of_a_message_is_answered_after_it() {
                     Heard::Header(..) | Heard::Heartbeat => {}
                 }
             }
-            world.run();
+            simulation.run();
         }
         let wanted = "1 basic.publish after 0; 1 channel.flow-ok after 600000; ";
         assert_eq!((&*came, body_bytes), (wanted, 600_000), "cut at {cut}");
@@ -435,89 +438,89 @@ fn channel_flow_in_the_middle_of_a_message_is_answered_after_it() {
 fn messages_are_parked_at_once_and_retried_later_if_configured() {
     let forward = vec![rule("here", Refused::Park)];
     let config = Bridge { forward, park_after: 0, park_retry_ms: Some(60_000), ..waiting() };
-    let (mut world, mut far) = world(config);
-    open(&mut world, &mut far);
-    let client = fill(&mut world, 1);
+    let (mut simulation, mut far) = simulation(config);
+    open(&mut simulation, &mut far);
+    let client = fill(&mut simulation, 1);
     assert_eq!(bodies(&far.published()), [0]);
     far.say(1, &nack(1, false));
-    world.run();
-    assert_eq!(world.counts(client, 1, "parked").0, 1);
-    far.pass_ms(&mut world, 59_000);
+    simulation.run();
+    assert_eq!(simulation.counts(client, 1, "parked").0, 1);
+    far.pass_ms(&mut simulation, 59_000);
     assert!(far.published().is_empty());
-    assert_eq!(next_try(&mut world, &mut far), [0], "a minute later it is tried again");
+    assert_eq!(next_try(&mut simulation, &mut far), [0], "a minute later it is tried again");
     far.say(1, &ack(1, false));
-    world.run();
-    assert_eq!((world.counts(client, 1, "parked").0, world.counts(client, 1, "here").0), (0, 0));
+    simulation.run();
+    assert_eq!((simulation.counts(client, 1, "parked").0, simulation.counts(client, 1, "here").0), (0, 0));
 }
 
 #[test]
 fn a_message_that_cannot_be_parked_delays_only_its_own_rule() {
     let config =
         Bridge { forward: vec![rule("here", Refused::Park), rule("alarms", Refused::Park)], ..waiting() };
-    let (mut world, mut far) = world(config);
-    let client = world.open(&[1]);
-    world.ask(client, 1, &delete("parked"));
-    declare_full(&mut world, client, "parked");
-    open(&mut world, &mut far);
-    fill(&mut world, 3);
+    let (mut simulation, mut far) = simulation(config);
+    let client = simulation.open(&[1]);
+    simulation.ask(client, 1, &delete("parked"));
+    declare_full(&mut simulation, client, "parked");
+    open(&mut simulation, &mut far);
+    fill(&mut simulation, 3);
     far.published();
     far.say(1, &nack(1, false));
     far.say(1, &ack(3, true));
-    world.run();
-    refuse(&mut world, &mut far, 120_000);
-    assert_eq!(world.counts(client, 1, "here").0, 1, "there is no room for it, and it is back");
-    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    simulation.run();
+    refuse(&mut simulation, &mut far, 120_000);
+    assert_eq!(simulation.counts(client, 1, "here").0, 1, "there is no room for it, and it is back");
+    let shown = ask(&mut simulation, "GET /api/ctl/bridges");
     assert!(shown.contains("parked takes no more"), "{shown}");
-    world.publish_to(client, 1, "alarms", &[100]);
-    world.run();
+    simulation.publish_to(client, 1, "alarms", &[100]);
+    simulation.run();
     assert_eq!(bodies(&far.published()), [100]);
     far.say(2, &ack(0, true));
-    world.run();
-    assert_eq!(world.counts(client, 1, "alarms"), (0, 1));
-    assert_eq!(world.engine.platform_mut().dialed, 1);
+    simulation.run();
+    assert_eq!(simulation.counts(client, 1, "alarms"), (0, 1));
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
 }
 
 #[test]
 fn a_missing_upstream_queue_does_not_stop_fetching_from_others() {
     let fetch = vec![rule("commands", Refused::Park), rule("news", Refused::Park)];
     let config = Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() };
-    let (mut world, mut far) = world(config);
-    let client = world.open(&[1]);
-    open_for(&mut world, &mut far);
+    let (mut simulation, mut far) = simulation(config);
+    let client = simulation.open(&[1]);
+    open_for(&mut simulation, &mut far);
     far.mute = vec!["basic.consume"];
-    far.answer(&mut world);
+    far.answer(&mut simulation);
     far.say(1, &not_found((60, 20)));
     far.say(2, &Method::BasicConsumeOk { consumer_tag: "bridge-1" });
-    world.run();
-    deliver(&mut world, &far, 1, 1);
-    assert_eq!(world.counts(client, 1, "news.moved").0, 1);
+    simulation.run();
+    deliver(&mut simulation, &far, 1, 1);
+    assert_eq!(simulation.counts(client, 1, "news.moved").0, 1);
     far.mute.clear();
-    world.pass_ms(1_100);
-    let asked = far.answer(&mut world);
+    simulation.pass_ms(1_100);
+    let asked = far.answer(&mut simulation);
     assert!(asked.contains(&(1, "basic.consume")), "it is asked for again: {asked:?}");
-    deliver(&mut world, &far, 0, 1);
-    assert_eq!(world.counts(client, 1, "commands.moved").0, 1);
-    assert_eq!(world.engine.platform_mut().dialed, 1);
+    deliver(&mut simulation, &far, 0, 1);
+    assert_eq!(simulation.counts(client, 1, "commands.moved").0, 1);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
 }
 
 #[test]
 fn a_deleted_upstream_queue_does_not_end_the_link() {
     let fetch = vec![rule("commands", Refused::Park), rule("news", Refused::Park)];
     let config = Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() };
-    let (mut world, mut far) = world(config);
-    let client = world.open(&[1]);
-    assert_eq!(open_fetch(&mut world, &mut far), 2);
+    let (mut simulation, mut far) = simulation(config);
+    let client = simulation.open(&[1]);
+    assert_eq!(open_fetch(&mut simulation, &mut far), 2);
     far.say(1, &Method::BasicCancel { consumer_tag: "bridge-0", no_wait: true });
-    world.run();
-    deliver(&mut world, &far, 1, 1);
-    assert_eq!(world.counts(client, 1, "news.moved").0, 1);
-    far.answer(&mut world);
-    world.pass_ms(1_100);
-    let asked = far.answer(&mut world);
+    simulation.run();
+    deliver(&mut simulation, &far, 1, 1);
+    assert_eq!(simulation.counts(client, 1, "news.moved").0, 1);
+    far.answer(&mut simulation);
+    simulation.pass_ms(1_100);
+    let asked = far.answer(&mut simulation);
     assert!(asked.contains(&(1, "basic.consume")), "it is asked for again: {asked:?}");
-    deliver(&mut world, &far, 0, 1);
-    assert_eq!(world.counts(client, 1, "commands.moved").0, 1);
-    assert_eq!(world.engine.platform_mut().dialed, 1);
+    deliver(&mut simulation, &far, 0, 1);
+    assert_eq!(simulation.counts(client, 1, "commands.moved").0, 1);
+    assert_eq!(simulation.engine.platform_mut().dialed, 1);
 }
 
 /// RabbitMQ's quorum queues refuse a prefetch count that consumers share.
@@ -526,8 +529,8 @@ fn the_window_is_divided_among_the_queues_that_are_fetched() {
     for (window, each) in [(4, 2), (5, 2), (1, 1)] {
         let fetch = vec![rule("commands", Refused::Park), rule("news", Refused::Park)];
         let config = Bridge { forward: Vec::new(), fetch, window, heartbeat_s: 0, ..bridge() };
-        let (mut world, mut far) = world(config);
-        assert_eq!(open_fetch(&mut world, &mut far), 2);
+        let (mut simulation, mut far) = simulation(config);
+        assert_eq!(open_fetch(&mut simulation, &mut far), 2);
         assert_eq!(far.ahead, [(each, false); 2], "a window of {window}");
     }
 }
@@ -535,15 +538,15 @@ fn the_window_is_divided_among_the_queues_that_are_fetched() {
 #[test]
 fn a_delivery_before_its_consumer_has_begun_ends_the_link_and_keeps_no_memory() {
     let fetch = vec![rule("first", Refused::Park), rule("second", Refused::Park)];
-    let (mut world, mut far) = world(Bridge { forward: Vec::new(), fetch, ..waiting() });
-    let used = world.engine.messages().messages_used();
+    let (mut simulation, mut far) = simulation(Bridge { forward: Vec::new(), fetch, ..waiting() });
+    let used = simulation.engine.messages().messages_used();
     far.mute = vec!["basic.consume"];
-    open_for(&mut world, &mut far);
-    far.answer(&mut world);
+    open_for(&mut simulation, &mut far);
+    far.answer(&mut simulation);
     for tag in 1..=3 {
-        deliver(&mut world, &far, 1, tag);
+        deliver(&mut simulation, &far, 1, tag);
     }
-    assert_eq!(world.engine.messages().messages_used(), used);
+    assert_eq!(simulation.engine.messages().messages_used(), used);
     assert!(!far.line.borrow().is_held);
 }
 
@@ -553,9 +556,9 @@ fn a_message_that_is_too_large_for_this_broker_costs_one_download_and_blocks_no_
     for refused in [Refused::Park, Refused::Reject] {
         let fetch = vec![rule("far", refused)];
         let config = Bridge { forward: Vec::new(), fetch, window: 2, heartbeat_s: 0, ..bridge() };
-        let (mut world, mut far) = world(config);
-        let client = world.open(&[1]);
-        assert_eq!(open_fetch(&mut world, &mut far), 1);
+        let (mut simulation, mut far) = simulation(config);
+        let client = simulation.open(&[1]);
+        assert_eq!(open_fetch(&mut simulation, &mut far), 1);
         let body = vec![7; small_limits().message_size_max as usize + 1];
         let mut wanted = Vec::new();
         for tag in 1..=3 {
@@ -569,16 +572,16 @@ fn a_message_that_is_too_large_for_this_broker_costs_one_download_and_blocks_no_
             far.say(1, &deliver);
             for part in content_frames(1, &[0, 0], &body, 100_000).chunks(30_000) {
                 far.say_bytes(part);
-                world.run();
+                simulation.run();
             }
-            wanted.extend(far.answer(&mut world).into_iter().map(|(_, name)| name));
+            wanted.extend(far.answer(&mut simulation).into_iter().map(|(_, name)| name));
         }
         for tag in 4..=9 {
-            deliver(&mut world, &far, 0, tag);
+            deliver(&mut simulation, &far, 0, tag);
         }
-        assert_eq!(world.counts(client, 1, "far.moved").0, 6, "{refused}: all others come");
-        let shown = ask(&mut world, "GET /api/ctl/bridges");
-        let alarms = ask(&mut world, "GET /api/ctl/alarms");
+        assert_eq!(simulation.counts(client, 1, "far.moved").0, 6, "{refused}: all others come");
+        let shown = ask(&mut simulation, "GET /api/ctl/bridges");
+        let alarms = ask(&mut simulation, "GET /api/ctl/alarms");
         assert!(shown.contains("is too large for this broker"), "{shown}");
         match refused {
             Refused::Reject => {
@@ -592,6 +595,6 @@ fn a_message_that_is_too_large_for_this_broker_costs_one_download_and_blocks_no_
                 assert!(alarms.contains("held: 3 messages are too large for this broker"), "{alarms}");
             }
         }
-        assert_eq!(world.engine.platform_mut().dialed, 1);
+        assert_eq!(simulation.engine.platform_mut().dialed, 1);
     }
 }

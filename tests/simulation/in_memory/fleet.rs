@@ -11,7 +11,7 @@ use std::path::Path;
 use leveret_bridge::Backoff;
 use leveret_core::time::Now;
 
-use super::world::Random;
+use leveret_test_support::random::Random;
 
 const DEVICES: usize = 10_000;
 /// Default of `reconnect_max` of bridges, in milliseconds.

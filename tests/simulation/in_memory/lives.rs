@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 use leveret_amqp::Method;
 use leveret_core::limits::Limits;
 
-use crate::world::*;
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_server::*;
 
 const QUEUES: [&str; 3] = ["red", "green", "blue"];
 const PUBLISHING: u16 = 1;
@@ -75,7 +76,7 @@ impl Player {
 }
 
 struct Life {
-    world: World,
+    simulation: Simulation,
     random: Random,
     players: Vec<Player>,
     fates: BTreeMap<Copied, Fate>,
@@ -99,15 +100,15 @@ fn limits(seed: u64) -> Limits {
 
 impl Life {
     fn new(seed: u64) -> Self {
-        let mut world = World::new(limits(seed));
-        let first = world.open(&[1]);
+        let mut simulation = Simulation::new(limits(seed));
+        let first = simulation.open(&[1]);
         for queue in QUEUES {
-            world.declare(first, 1, queue);
-            world.ask(first, 1, &bind(queue, "amq.fanout", ""));
+            simulation.declare(first, 1, queue);
+            simulation.ask(first, 1, &bind(queue, "amq.fanout", ""));
         }
-        world.lose(first);
+        simulation.lose(first);
         let mut life = Self {
-            world,
+            simulation,
             random: Random::new(seed),
             players: Vec::new(),
             fates: BTreeMap::new(),
@@ -126,7 +127,7 @@ impl Life {
         let role = match number {
             0 => Role::Publisher,
             1 => Role::Consumer,
-            _ if self.world.engine.messages().messages_max() < 100 => {
+            _ if self.simulation.engine.messages().messages_max() < 100 => {
                 self.random.one_of(&[Role::Publisher, Role::Consumer])
             }
             _ => Role::Both,
@@ -138,8 +139,8 @@ impl Life {
             ..Shape::WIDE
         };
         let channels = [PUBLISHING, CONSUMING[0], CONSUMING[1], GETTING];
-        let client = self.world.open_with(Manners::default(), shape, &channels);
-        self.world.ask(client, PUBLISHING, &Method::ConfirmSelect { no_wait: false });
+        let client = self.simulation.open_with(Manners::default(), shape, &channels);
+        self.simulation.ask(client, PUBLISHING, &Method::ConfirmSelect { no_wait: false });
         self.players.push(Player {
             client,
             role,
@@ -168,13 +169,13 @@ impl Life {
             73 => self.vanish(at),
             74..=77 => {
                 let greed = self.random.one_of(&[0, 7, 500, usize::MAX]);
-                self.world.clients[self.players[at].client].manners.greed = greed;
+                self.simulation.clients[self.players[at].client].manners.greed = greed;
             }
             78..=80 => self.rest(),
             81 => self.recover(at),
             _ => {
                 for _ in 0..self.random.below(30) {
-                    self.world.round();
+                    self.simulation.round();
                 }
             }
         }
@@ -195,7 +196,7 @@ impl Life {
             mandatory: self.random.once_in(2),
             ..Publish::default()
         };
-        self.world.publish(client, PUBLISHING, publish, &body);
+        self.simulation.publish(client, PUBLISHING, publish, &body);
         for queue in if everywhere { 0..3 } else { queue..queue + 1 } {
             self.fates
                 .insert((queue, id), Fate { certain: false, heard: 0, was_new: false, acked: Acked::No });
@@ -214,8 +215,8 @@ impl Life {
         let player = &mut self.players[at];
         player.tags += 1;
         let tag = format!("tag{}", player.tags);
-        self.world.send(player.client, channel, &qos(prefetch));
-        self.world.send(player.client, channel, &consume(QUEUES[queue], &tag, no_ack));
+        self.simulation.send(player.client, channel, &qos(prefetch));
+        self.simulation.send(player.client, channel, &consume(QUEUES[queue], &tag, no_ack));
         player.consumers.insert((channel, tag), (queue, no_ack));
     }
 
@@ -224,7 +225,7 @@ impl Life {
         let no_ack = self.random.once_in(3);
         let player = &mut self.players[at];
         player.gets.push_back((queue, no_ack));
-        self.world.send(player.client, GETTING, &Method::BasicGet { queue: QUEUES[queue], no_ack });
+        self.simulation.send(player.client, GETTING, &Method::BasicGet { queue: QUEUES[queue], no_ack });
     }
 
     fn settle(&mut self, at: usize) {
@@ -242,7 +243,7 @@ impl Life {
         };
         let goes_back = requeue && !matches!(method, Method::BasicAck { .. });
         let client = self.players[at].client;
-        self.world.send(client, channel, &method);
+        self.simulation.send(client, channel, &method);
         let first = if multiple { 0 } else { delivery_tag };
         let settled: Vec<_> = self.players[at]
             .outstanding
@@ -265,7 +266,7 @@ impl Life {
         // With nothing under way, the void tags are known: all that were received.
         self.rest_reading(at);
         self.forget_outstanding(at, channel);
-        self.world.send(self.players[at].client, channel, &Method::BasicRecover { requeue: true });
+        self.simulation.send(self.players[at].client, channel, &Method::BasicRecover { requeue: true });
         self.rest_reading(at);
     }
 
@@ -276,7 +277,7 @@ impl Life {
         }
         let (channel, tag) = consumers[self.random.below(consumers.len() as u64) as usize].clone();
         let client = self.players[at].client;
-        self.world.send(client, channel, &Method::BasicCancel { consumer_tag: &tag, no_wait: false });
+        self.simulation.send(client, channel, &Method::BasicCancel { consumer_tag: &tag, no_wait: false });
         self.rest_reading(at);
         self.players[at].consumers.remove(&(channel, tag));
     }
@@ -284,7 +285,7 @@ impl Life {
     fn close_channel(&mut self, at: usize) {
         let channel = self.random.one_of(&[CONSUMING[0], CONSUMING[1], GETTING]);
         let client = self.players[at].client;
-        self.world.send(client, channel, &close_channel());
+        self.simulation.send(client, channel, &close_channel());
         // Before and after, because deliveries under way are received in between.
         self.forget_outstanding(at, channel);
         self.rest_reading(at);
@@ -298,7 +299,7 @@ impl Life {
             let (queue, _) = self.players[at].consumers.remove(&key).expect("just found");
             self.disturbed[queue] = true;
         }
-        self.world.ask(client, channel, &Method::ChannelOpen {});
+        self.simulation.ask(client, channel, &Method::ChannelOpen {});
         self.listen();
     }
 
@@ -330,29 +331,29 @@ impl Life {
             self.disturbed[*queue] = true;
         }
         if politely && self.random.once_in(2) {
-            self.world.hang_up(player.client);
-            self.world.run();
+            self.simulation.hang_up(player.client);
+            self.simulation.run();
         }
-        self.world.lose(player.client);
-        self.world.run();
+        self.simulation.lose(player.client);
+        self.simulation.run();
         let role = player.role as u64;
         self.join(role);
     }
 
     /// Lets the client read until nothing moves any more.
     fn rest_reading(&mut self, at: usize) {
-        self.world.clients[self.players[at].client].manners.greed = usize::MAX;
+        self.simulation.clients[self.players[at].client].manners.greed = usize::MAX;
         self.rest();
     }
 
     /// Runs until nothing moves. Then everything sent has been processed, unless a client is blocked.
     fn rest(&mut self) {
-        self.world.run();
+        self.simulation.run();
         self.listen();
-        let greed = |player: &Player| self.world.clients[player.client].manners.greed;
+        let greed = |player: &Player| self.simulation.clients[player.client].manners.greed;
         let somebody_sleeps = self.players.iter().any(|player| greed(player) == 0);
         for player in &mut self.players {
-            let client = &self.world.clients[player.client];
+            let client = &self.simulation.clients[player.client];
             let waits = client.manners.greed == 0
                 || client.checker.unconfirmed(PUBLISHING) > 0
                 || client.checker.replies_missing() > 0;
@@ -374,7 +375,7 @@ impl Life {
     /// Takes in what all clients received.
     fn listen(&mut self) {
         for at in 0..self.players.len() {
-            let client = &mut self.world.clients[self.players[at].client];
+            let client = &mut self.simulation.clients[self.players[at].client];
             assert_eq!(client.closed_with, None);
             for said in core::mem::take(&mut client.heard) {
                 self.hear(at, &said);
@@ -434,14 +435,14 @@ impl Life {
 
     fn finish(mut self) {
         for at in 0..self.players.len() {
-            self.world.clients[self.players[at].client].manners.greed = usize::MAX;
+            self.simulation.clients[self.players[at].client].manners.greed = usize::MAX;
         }
         self.rest();
-        self.world.lose_everybody();
-        let heir = self.world.open(&[1]);
+        self.simulation.lose_everybody();
+        let heir = self.simulation.open(&[1]);
         for (queue, name) in QUEUES.into_iter().enumerate() {
             loop {
-                let said = self.world.ask(heir, 1, &Method::BasicGet { queue: name, no_ack: true });
+                let said = self.simulation.ask(heir, 1, &Method::BasicGet { queue: name, no_ack: true });
                 let Method::BasicGetOk { redelivered, .. } = said.method() else { break };
                 self.disturbed[queue] = true;
                 self.hear_message(queue, &said, redelivered, true);
@@ -451,7 +452,7 @@ impl Life {
             let is_accounted_for = fate.acked != Acked::No || !fate.certain || self.leaky[copied.0];
             assert!(is_accounted_for, "{copied:?} was confirmed and is lost: {fate:?}");
         }
-        self.world.end(&QUEUES);
+        self.simulation.end(&QUEUES);
     }
 }
 

@@ -30,11 +30,8 @@
 //! | `shovels` | shovels defined by parameters |
 //! | `mass`    | single commands that cause much work |
 //!
-//! No test here waits in real time. A world that is stuck comes to rest without the expected result, and an
+//! No test here waits in real time. A simulation that is stuck comes to rest without the expected result, and an
 //! assertion fails.
-
-#[path = "../world/mod.rs"]
-mod world;
 
 mod admission;
 mod alarms;

@@ -1,22 +1,22 @@
 //! Changes by users over the management API: limited by their permissions, and with RabbitMQ's error texts.
 
 use super::management::{ANN, GUEST, ask, status};
-use super::world::{Shape, World, small_limits};
+use leveret_test_support::simulated_server::{Shape, Simulation, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
 
-pub(super) fn say(world: &mut World, client: usize, login: &str, line: &str, body: &str) -> String {
+pub(super) fn say(simulation: &mut Simulation, client: usize, login: &str, line: &str, body: &str) -> String {
     let length = body.len();
     let request =
         format!("{line} HTTP/1.1\r\nHost: localhost:15672\r\n{login}Content-Length: {length}\r\n\r\n{body}");
-    ask(world, client, &request)
+    ask(simulation, client, &request)
 }
 
 /// Sends requests of one user in order. Checks the status of each answer and a part of its text.
-pub(super) fn script(world: &mut World, login: &str, lines: &[(&str, &str, &str, &str)]) {
-    let client = world.connect_management(Shape::WIDE, HOME);
+pub(super) fn script(simulation: &mut Simulation, login: &str, lines: &[(&str, &str, &str, &str)]) {
+    let client = simulation.connect_management(Shape::WIDE, HOME);
     for (line, body, wanted, part) in lines {
-        let answer = say(world, client, login, line, body);
+        let answer = say(simulation, client, login, line, body);
         assert_eq!(status(&answer), *wanted, "{line} {body}: {answer}");
         assert!(answer.contains(part), "{line} {body}: no {part} in {answer}");
     }
@@ -29,9 +29,9 @@ const MESSAGE: &str = concat!(
 
 #[test]
 fn queues_exchanges_and_bindings_are_made_shown_and_deleted() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[
             ("PUT /api/queues/%2F/q", r#"{"durable":"true"}"#, "201", "content-length: 0"),
@@ -85,28 +85,28 @@ fn queues_exchanges_and_bindings_are_made_shown_and_deleted() {
 
 #[test]
 fn a_published_message_is_delivered_with_its_properties() {
-    let mut world = World::new(small_limits());
-    let client = world.open(&[1]);
-    world.declare(client, 1, "q");
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open(&[1]);
+    simulation.declare(client, 1, "q");
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[("POST /api/exchanges/%2F/amq.default/publish", MESSAGE, "200", r#"{"routed":true}"#)],
     );
-    world.consume(client, 1, "q", "c", true);
-    world.run();
-    let deliveries = world.deliveries(client);
+    simulation.consume(client, 1, "q", "c", true);
+    simulation.run();
+    let deliveries = simulation.deliveries(client);
     assert_eq!(deliveries.len(), 1);
     assert_eq!(deliveries[0].body, b"hi");
 }
 
 #[test]
 fn amqp_permissions_apply_to_the_management_api() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     let mine = r#"{"configure":"^mine","write":"^mine","read":"^mine"}"#;
     let key = r#"{"properties":{},"routing_key":"q","payload":"","payload_encoding":"string"}"#;
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[
             ("PUT /api/queues/%2F/theirs", "{}", "201", ""),
@@ -128,7 +128,7 @@ fn amqp_permissions_apply_to_the_management_api() {
 /// RabbitMQ 3.10.8 gave the same answers.
 #[test]
 fn policies_are_set_shown_and_cleared_by_authorized_users() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     let limit = r#"{"pattern":"^q","definition":{"max-length":3}}"#;
     let shown = concat!(
         r#"{"vhost":"/","name":"p","pattern":"^q","apply-to":"all","#,
@@ -145,7 +145,7 @@ fn policies_are_set_shown_and_cleared_by_authorized_users() {
     let none = r#""policy":null,"operator_policy":null,"effective_policy_definition":{}"#;
     let anns = r#"{"configure":".*","write":".*","read":".*"}"#;
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[
             ("PUT /api/queues/%2F/q", "{}", "201", ""),
@@ -216,7 +216,7 @@ fn policies_are_set_shown_and_cleared_by_authorized_users() {
         ],
     );
     script(
-        &mut world,
+        &mut simulation,
         ANN,
         &[
             ("GET /api/policies", "", "200", r#""name":"p""#),
@@ -226,9 +226,9 @@ fn policies_are_set_shown_and_cleared_by_authorized_users() {
             ("PUT /api/operator-policies/%2F/o", limit, "401", "Not administrator user"),
         ],
     );
-    script(&mut world, GUEST, &[("PUT /api/users/ann", r#"{"tags":"policymaker"}"#, "204", "")]);
+    script(&mut simulation, GUEST, &[("PUT /api/users/ann", r#"{"tags":"policymaker"}"#, "204", "")]);
     script(
-        &mut world,
+        &mut simulation,
         ANN,
         &[
             ("PUT /api/policies/%2F/p", limit, "204", ""),
@@ -244,15 +244,15 @@ fn policies_are_set_shown_and_cleared_by_authorized_users() {
 
 #[test]
 fn head_is_answered_with_the_headers_only() {
-    let mut world = World::new(small_limits());
-    let client = world.connect_management(Shape::WIDE, HOME);
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.connect_management(Shape::WIDE, HOME);
     for path in ["/api/whoami", "/api/queues", "/api/none"] {
-        let answer = say(&mut world, client, GUEST, &format!("HEAD {path}"), "");
+        let answer = say(&mut simulation, client, GUEST, &format!("HEAD {path}"), "");
         let wanted = if path == "/api/none" { "404" } else { "200" };
         assert_eq!(status(&answer), wanted);
         assert!(answer.ends_with("\r\n\r\n") && answer.matches("\r\n\r\n").count() == 1, "{answer}");
     }
-    let after = say(&mut world, client, GUEST, "GET /api/whoami", "");
+    let after = say(&mut simulation, client, GUEST, "GET /api/whoami", "");
     assert!(after.ends_with('}'), "{after}");
 }
 
@@ -273,9 +273,9 @@ pub(super) fn body(answer: &str) -> serde_json::Value {
     }
 }
 
-fn taken(world: &mut World, client: usize, ackmode: &str, more: &str) -> serde_json::Value {
+fn taken(simulation: &mut Simulation, client: usize, ackmode: &str, more: &str) -> serde_json::Value {
     let asked = format!(r#"{{"ackmode":"{ackmode}","encoding":"auto"{more}}}"#);
-    let answer = say(world, client, GUEST, "POST /api/queues/%2F/q/get", &asked);
+    let answer = say(simulation, client, GUEST, "POST /api/queues/%2F/q/get", &asked);
     assert_eq!(status(&answer), "200", "{answer}");
     body(&answer)
 }
@@ -283,19 +283,19 @@ fn taken(world: &mut World, client: usize, ackmode: &str, more: &str) -> serde_j
 #[test]
 fn messages_are_taken_and_put_back_as_rabbitmq_does() {
     for shape in [Shape::WIDE, Shape { down_room: 700, ..Shape::WIDE }] {
-        let mut world = World::new(small_limits());
-        let publisher = world.open(&[1]);
-        world.declare(publisher, 1, "q");
-        let client = world.connect_management(Shape::WIDE, HOME);
-        say(&mut world, client, GUEST, "POST /api/exchanges/%2F/amq.default/publish", MESSAGE);
+        let mut simulation = Simulation::new(small_limits());
+        let publisher = simulation.open(&[1]);
+        simulation.declare(publisher, 1, "q");
+        let client = simulation.connect_management(Shape::WIDE, HOME);
+        say(&mut simulation, client, GUEST, "POST /api/exchanges/%2F/amq.default/publish", MESSAGE);
         let large = "ä\"".repeat(2_000);
         for payload in [large.as_bytes(), b"\xff\x00\xfe", b"", "ä".as_bytes()] {
-            world.publish_to(publisher, 1, "q", payload);
+            simulation.publish_to(publisher, 1, "q", payload);
         }
-        world.run();
-        let client = world.connect_management(shape, HOME);
+        simulation.run();
+        let client = simulation.connect_management(shape, HOME);
         for redelivered in [false, true] {
-            let shown = taken(&mut world, client, "ack_requeue_true", r#","count":2"#);
+            let shown = taken(&mut simulation, client, "ack_requeue_true", r#","count":2"#);
             let first = serde_json::json!({
                 "payload_bytes": 2, "redelivered": redelivered, "exchange": "", "routing_key": "q",
                 "message_count": 4, "properties": {"delivery_mode": 2, "headers": {"a": 1}},
@@ -305,56 +305,56 @@ fn messages_are_taken_and_put_back_as_rabbitmq_does() {
             assert_eq!(shown[1]["payload"], large.as_str());
             assert_eq!(shown[1]["properties"], serde_json::json!([]));
         }
-        let shown = taken(&mut world, client, "reject_requeue_true", r#","count":"9","truncate":3"#);
+        let shown = taken(&mut simulation, client, "reject_requeue_true", r#","count":"9","truncate":3"#);
         let payloads: Vec<_> = shown.as_array().unwrap().iter().map(|one| one["payload"].clone()).collect();
         assert_eq!(payloads, ["hi", "ä\"", "/wD+", "", "ä"]);
         assert_eq!(shown[2]["payload_encoding"], "base64");
         // The limit cuts a multi-byte character.
-        let cut = taken(&mut world, client, "ack_requeue_true", r#","count":2,"truncate":1"#);
+        let cut = taken(&mut simulation, client, "ack_requeue_true", r#","count":2,"truncate":1"#);
         assert_eq!((&cut[1]["payload"], &cut[1]["payload_encoding"]), (&"ww==".into(), &"base64".into()));
         assert_eq!(cut[1]["payload_bytes"], large.len());
-        assert_eq!(world.counts_from_outside("q"), 5);
-        taken(&mut world, client, "ack_requeue_false", r#","count":2"#);
-        assert_eq!(world.counts_from_outside("q"), 3);
-        taken(&mut world, client, "reject_requeue_false", r#","count":100"#);
-        assert_eq!(world.counts_from_outside("q"), 0);
-        let none = taken(&mut world, client, "ack_requeue_true", r#","count":1"#);
+        assert_eq!(simulation.counts_from_outside("q"), 5);
+        taken(&mut simulation, client, "ack_requeue_false", r#","count":2"#);
+        assert_eq!(simulation.counts_from_outside("q"), 3);
+        taken(&mut simulation, client, "reject_requeue_false", r#","count":100"#);
+        assert_eq!(simulation.counts_from_outside("q"), 0);
+        let none = taken(&mut simulation, client, "ack_requeue_true", r#","count":1"#);
         assert_eq!(none, serde_json::json!([]));
     }
 }
 
 #[test]
 fn messages_taken_by_a_lost_client_are_requeued() {
-    let mut world = World::new(small_limits());
-    let publisher = world.open(&[1]);
-    world.declare(publisher, 1, "q");
+    let mut simulation = Simulation::new(small_limits());
+    let publisher = simulation.open(&[1]);
+    simulation.declare(publisher, 1, "q");
     for _ in 0..20 {
-        world.publish_to(publisher, 1, "q", &[b'x'; 3_000]);
+        simulation.publish_to(publisher, 1, "q", &[b'x'; 3_000]);
     }
-    world.run();
-    let client = world.connect_management(Shape { down_room: 700, ..Shape::WIDE }, HOME);
+    simulation.run();
+    let client = simulation.connect_management(Shape { down_room: 700, ..Shape::WIDE }, HOME);
     let asked = r#"{"ackmode":"reject_requeue_false","encoding":"auto","count":20}"#;
     let length = asked.len();
     let request = format!(
         "POST /api/queues/%2F/q/get HTTP/1.1\r\nHost: localhost\r\n{GUEST}\
          Content-Length: {length}\r\n\r\n{asked}"
     );
-    world.operator(client).write_up(request.as_bytes());
+    simulation.operator(client).write_up(request.as_bytes());
     for _ in 0..20 {
-        world.pass_ms(50);
+        simulation.pass_ms(50);
     }
-    assert!(world.counts_from_outside("q") < 20, "some are taken");
-    world.operator(client).lose();
-    world.run();
-    assert_eq!(world.counts_from_outside("q"), 20);
+    assert!(simulation.counts_from_outside("q") < 20, "some are taken");
+    simulation.operator(client).lose();
+    simulation.run();
+    assert_eq!(simulation.counts_from_outside("q"), 20);
 }
 
 #[test]
 fn invalid_gets_are_refused_with_rabbitmqs_error_texts() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     let get = r#"{"ackmode":"ack_requeue_true","count":1,"encoding":"auto"}"#;
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[
             ("POST /api/queues/%2F/none/get", get, "404", "no queue 'none' in vhost '/'"),
@@ -381,16 +381,16 @@ fn names(rows: &serde_json::Value) -> Vec<&str> {
 
 #[test]
 fn lists_are_sorted_filtered_and_taken_page_by_page() {
-    let mut world = World::new(small_limits());
-    let client = world.open(&[1]);
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open(&[1]);
     for name in ["sensor/long/name/b", "Abc", "xabc", "sensor/long/name/a", "abcd"] {
-        world.declare(client, 1, name);
+        simulation.declare(client, 1, name);
     }
-    world.publish_to(client, 1, "xabc", b"1");
-    world.run();
-    let client = world.connect_management(Shape::WIDE, HOME);
+    simulation.publish_to(client, 1, "xabc", b"1");
+    simulation.run();
+    let client = simulation.connect_management(Shape::WIDE, HOME);
     let mut list = |query: &str| {
-        let answer = say(&mut world, client, GUEST, &format!("GET /api/queues?{query}"), "");
+        let answer = say(&mut simulation, client, GUEST, &format!("GET /api/queues?{query}"), "");
         (status(&answer).to_string(), body(&answer))
     };
     let (_, rows) = list("sort=name&columns=name");
@@ -426,18 +426,18 @@ fn lists_are_sorted_filtered_and_taken_page_by_page() {
 
 #[test]
 fn a_costly_pattern_does_not_delay_other_clients() {
-    let mut world = World::new(small_limits());
-    let user = world.open(&[1]);
+    let mut simulation = Simulation::new(small_limits());
+    let user = simulation.open(&[1]);
     let names: Vec<String> = (0..20).map(|number| format!("{number:n<200}")).collect();
-    names.iter().for_each(|name| world.declare(user, 1, name));
-    world.run();
+    names.iter().for_each(|name| simulation.declare(user, 1, name));
+    simulation.run();
     let mut turns_of = |pattern: &str| {
-        let client = world.connect_management(Shape::WIDE, HOME);
-        let before = world.turns;
+        let client = simulation.connect_management(Shape::WIDE, HOME);
+        let before = simulation.turns;
         let line = format!("GET /api/queues?page=1&use_regex=true&name={pattern}&columns=name");
-        let answer = say(&mut world, client, GUEST, &line, "");
+        let answer = say(&mut simulation, client, GUEST, &line, "");
         assert_eq!(status(&answer), "200", "{answer}");
-        (world.turns - before, body(&answer)["filtered_count"].clone())
+        (simulation.turns - before, body(&answer)["filtered_count"].clone())
     };
     let (plain, found) = turns_of("n$");
     assert_eq!(found, 20);
@@ -449,37 +449,37 @@ fn a_costly_pattern_does_not_delay_other_clients() {
 
 #[test]
 fn a_monitoring_user_cannot_close_connections() {
-    let mut world = World::new(small_limits());
-    let user = world.open(&[1]);
-    let client = world.connect_management(Shape::WIDE, HOME);
+    let mut simulation = Simulation::new(small_limits());
+    let user = simulation.open(&[1]);
+    let client = simulation.connect_management(Shape::WIDE, HOME);
     let ann = r#"{"password":"a","tags":"monitoring"}"#;
-    assert_eq!(status(&say(&mut world, client, GUEST, "PUT /api/users/ann", ann)), "201");
-    let seen = say(&mut world, client, ANN, "GET /api/connections?columns=name", "");
+    assert_eq!(status(&say(&mut simulation, client, GUEST, "PUT /api/users/ann", ann)), "201");
+    let seen = say(&mut simulation, client, ANN, "GET /api/connections?columns=name", "");
     let name = body(&seen)[0]["name"].as_str().expect("it sees it").replace(' ', "%20").replace('>', "%3E");
     let close = format!("DELETE /api/connections/{name}");
-    assert_eq!(status(&say(&mut world, client, ANN, &close, "")), "404");
-    world.declare(user, 1, "it goes on");
-    assert_eq!(status(&say(&mut world, client, GUEST, &close, "")), "204");
+    assert_eq!(status(&say(&mut simulation, client, ANN, &close, "")), "404");
+    simulation.declare(user, 1, "it goes on");
+    assert_eq!(status(&say(&mut simulation, client, GUEST, &close, "")), "204");
 }
 
 #[test]
 fn peeking_twice_changes_nothing() {
-    let mut world = World::new(small_limits());
-    let user = world.open(&[1, 2]);
-    world.declare(user, 1, "q");
+    let mut simulation = Simulation::new(small_limits());
+    let user = simulation.open(&[1, 2]);
+    simulation.declare(user, 1, "q");
     for payload in ["one", "two", "three"] {
-        world.publish_to(user, 1, "q", payload.as_bytes());
+        simulation.publish_to(user, 1, "q", payload.as_bytes());
     }
-    world.run();
-    let client = world.connect_management(Shape::WIDE, HOME);
-    let look = |world: &mut World, query: &str| {
+    simulation.run();
+    let client = simulation.connect_management(Shape::WIDE, HOME);
+    let look = |simulation: &mut Simulation, query: &str| {
         let line = format!("GET /api/leveret/queues/%2F/q/messages?{query}");
-        let answer = say(world, client, GUEST, &line, "");
+        let answer = say(simulation, client, GUEST, &line, "");
         assert_eq!(status(&answer), "200", "{answer}");
         body(&answer)
     };
     for _ in 0..2 {
-        let seen = look(&mut world, "");
+        let seen = look(&mut simulation, "");
         let shown = |at: usize| {
             let one = &seen["messages"][at];
             (one["position"].clone(), one["payload"].clone(), one["redelivered"].clone())
@@ -489,26 +489,26 @@ fn peeking_twice_changes_nothing() {
         }
         assert_eq!((&seen["ready"], &seen["next"]), (&3.into(), &serde_json::Value::Null));
     }
-    let part = look(&mut world, "position=1&count=1&truncate=2");
+    let part = look(&mut simulation, "position=1&count=1&truncate=2");
     assert_eq!((&part["messages"][0]["payload"], &part["next"]), (&"tw".into(), &2.into()));
-    assert_eq!(look(&mut world, "position=7")["messages"], serde_json::json!([]));
-    assert_eq!(world.counts_from_outside("q"), 3);
+    assert_eq!(look(&mut simulation, "position=7")["messages"], serde_json::json!([]));
+    assert_eq!(simulation.counts_from_outside("q"), 3);
     // A requeued message comes first and is marked. It is not shown while a client holds it.
-    world.consume(user, 1, "q", "c", false);
-    world.run();
-    let sent = world.deliveries(user);
+    simulation.consume(user, 1, "q", "c", false);
+    simulation.run();
+    let sent = simulation.deliveries(user);
     assert_eq!(sent.len(), 3);
     assert!(sent.iter().all(|one| one.shown().contains("redelivered: false")), "{:?}", sent[0].shown());
-    assert_eq!(look(&mut world, "")["ready"], 0);
-    world.hang_up(user);
-    world.run();
-    let seen = look(&mut world, "");
+    assert_eq!(look(&mut simulation, "")["ready"], 0);
+    simulation.hang_up(user);
+    simulation.run();
+    let seen = look(&mut simulation, "");
     assert_eq!(
         (&seen["messages"][0]["payload"], &seen["messages"][0]["redelivered"]),
         (&"one".into(), &true.into())
     );
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[
             ("GET /api/leveret/queues/%2F/none/messages", "", "404", "no queue 'none'"),
@@ -521,7 +521,7 @@ fn peeking_twice_changes_nothing() {
 
 #[test]
 fn users_with_clear_passwords_and_definitions_are_imported_over_http() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     let definitions = r#"{
         "vhosts": [{"name": "v"}],
         "users": [{"name": "d", "password": "meter", "tags": "management"}],
@@ -532,7 +532,7 @@ fn users_with_clear_passwords_and_definitions_are_imported_over_http() {
     }"#;
     let of_one = r#"{"queues": [{"name": "r", "durable": true, "auto_delete": false, "arguments": {}}]}"#;
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[
             ("PUT /api/users/meter", r#"{"password":"meter","tags":"management"}"#, "201", ""),
@@ -569,7 +569,7 @@ fn users_with_clear_passwords_and_definitions_are_imported_over_http() {
     let logins = ["Authorization: Basic bWV0ZXI6bWV0ZXI=\r\n", "Authorization: Basic ZDptZXRlcg==\r\n"];
     for login in logins {
         script(
-            &mut world,
+            &mut simulation,
             login,
             &[
                 ("GET /api/whoami", "", "200", r#""tags":["management"]"#),
@@ -582,31 +582,32 @@ fn users_with_clear_passwords_and_definitions_are_imported_over_http() {
 }
 
 /// Lets time pass until just after the next sample.
-fn pass_to_next_sample(world: &mut World) {
-    let left = 5_000 - world.engine.now().as_ms() % 5_000;
-    world.pass_ms(left + 100);
+fn pass_to_next_sample(simulation: &mut Simulation) {
+    let left = 5_000 - simulation.engine.now().as_ms() % 5_000;
+    simulation.pass_ms(left + 100);
 }
 
 /// Returns what the API shows for `q`, and for all queues.
-fn seen(world: &mut World, query: &str) -> (serde_json::Value, serde_json::Value) {
-    let client = world.connect_management(Shape::WIDE, HOME);
-    let queue = say(world, client, GUEST, &format!("GET /api/queues/%2F/q?{query}"), "");
-    let all = say(world, client, GUEST, &format!("GET /api/overview?{query}"), "");
+fn seen(simulation: &mut Simulation, query: &str) -> (serde_json::Value, serde_json::Value) {
+    let client = simulation.connect_management(Shape::WIDE, HOME);
+    let queue = say(simulation, client, GUEST, &format!("GET /api/queues/%2F/q?{query}"), "");
+    let all = say(simulation, client, GUEST, &format!("GET /api/overview?{query}"), "");
     (body(&queue), body(&all))
 }
 
 #[test]
 fn rates_are_those_of_the_last_five_seconds_and_histories_are_as_long_as_asked_for() {
-    let mut world = World::new(small_limits());
-    let client = world.open(&[1]);
-    world.declare(client, 1, "q");
-    (0..2).for_each(|_| pass_to_next_sample(&mut world));
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open(&[1]);
+    simulation.declare(client, 1, "q");
+    (0..2).for_each(|_| pass_to_next_sample(&mut simulation));
     for _ in 0..50 {
-        world.publish_to(client, 1, "q", b"hi");
+        simulation.publish_to(client, 1, "q", b"hi");
     }
-    world.run();
-    pass_to_next_sample(&mut world);
-    let (queue, all) = seen(&mut world, "lengths_age=10&lengths_incr=5&msg_rates_age=5&msg_rates_incr=5");
+    simulation.run();
+    pass_to_next_sample(&mut simulation);
+    let (queue, all) =
+        seen(&mut simulation, "lengths_age=10&lengths_incr=5&msg_rates_age=5&msg_rates_incr=5");
     for rate in [
         &queue["messages_details"],
         &queue["messages_ready_details"],
@@ -622,30 +623,30 @@ fn rates_are_those_of_the_last_five_seconds_and_histories_are_as_long_as_asked_f
     assert_eq!(queue["message_stats"]["deliver_get_details"]["rate"], 0.0);
     assert_eq!(all["churn_rates"]["connection_created"], 1);
     // Five seconds without an event and without a request have a rate too.
-    pass_to_next_sample(&mut world);
-    world.pass_ms(20_000);
-    let (queue, all) = seen(&mut world, "");
+    pass_to_next_sample(&mut simulation);
+    simulation.pass_ms(20_000);
+    let (queue, all) = seen(&mut simulation, "");
     assert_eq!(
         (&queue["messages_details"]["rate"], &all["message_stats"]["publish_details"]["rate"]),
         (&0.0.into(), &0.0.into())
     );
     assert!(queue["messages_details"].get("samples").is_none(), "samples were not requested");
     // Purged messages do not count as delivered. Messages delivered twice count twice.
-    pass_to_next_sample(&mut world);
-    let api = world.connect_management(Shape::WIDE, HOME);
-    taken(&mut world, api, "ack_requeue_true", r#","count":10"#);
-    taken(&mut world, api, "ack_requeue_false", r#","count":15"#);
-    assert_eq!(status(&say(&mut world, api, GUEST, "DELETE /api/queues/%2F/q/contents", "")), "204");
-    pass_to_next_sample(&mut world);
-    let (queue, _) = seen(&mut world, "");
+    pass_to_next_sample(&mut simulation);
+    let api = simulation.connect_management(Shape::WIDE, HOME);
+    taken(&mut simulation, api, "ack_requeue_true", r#","count":10"#);
+    taken(&mut simulation, api, "ack_requeue_false", r#","count":15"#);
+    assert_eq!(status(&say(&mut simulation, api, GUEST, "DELETE /api/queues/%2F/q/contents", "")), "204");
+    pass_to_next_sample(&mut simulation);
+    let (queue, _) = seen(&mut simulation, "");
     assert_eq!(queue["messages_details"]["rate"], -10.0, "{queue}");
     assert_eq!(queue["message_stats"]["deliver_get_details"]["rate"], 5.0, "{queue}");
     assert_eq!(queue["message_stats"]["publish_details"]["rate"], 0.0, "{queue}");
     // A new queue of the same name starts at zero.
     let gone = ("DELETE /api/queues/%2F/q", "", "204", "");
     let again = ("PUT /api/queues/%2F/q", "{}", "201", "");
-    script(&mut world, GUEST, &[gone, again]);
-    let (queue, _) = seen(&mut world, "");
+    script(&mut simulation, GUEST, &[gone, again]);
+    let (queue, _) = seen(&mut simulation, "");
     let stats = &queue["message_stats"];
     assert_eq!(
         (&stats["publish_details"]["rate"], &stats["deliver_get_details"]["rate"]),
@@ -655,31 +656,31 @@ fn rates_are_those_of_the_last_five_seconds_and_histories_are_as_long_as_asked_f
 
 #[test]
 fn lists_are_sorted_by_rates() {
-    let mut world = World::new(small_limits());
-    let client = world.open(&[1]);
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open(&[1]);
     for queue in ["calm", "q", "wild"] {
-        world.declare(client, 1, queue);
+        simulation.declare(client, 1, queue);
     }
-    pass_to_next_sample(&mut world);
+    pass_to_next_sample(&mut simulation);
     for (queue, count) in [("calm", 5), ("q", 100), ("wild", 20)] {
-        (0..count).for_each(|_| world.publish_to(client, 1, queue, b"hi"));
-        world.run();
+        (0..count).for_each(|_| simulation.publish_to(client, 1, queue, b"hi"));
+        simulation.run();
     }
-    pass_to_next_sample(&mut world);
-    let api = world.connect_management(Shape::WIDE, HOME);
+    pass_to_next_sample(&mut simulation);
+    let api = simulation.connect_management(Shape::WIDE, HOME);
     let line = "GET /api/queues?sort=message_stats.publish_details.rate&columns=name";
-    let rows = body(&say(&mut world, api, GUEST, line, ""));
+    let rows = body(&say(&mut simulation, api, GUEST, line, ""));
     let names: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["calm", "wild", "q"]);
 }
 
 #[test]
 fn a_definitions_file_with_an_error_changes_nothing() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     let file = r#"{"vhosts":[{"name":"v"}],"users":[{"name":"u","password":"p","tags":""}],
         "queues":[{"name":"q","vhost":"v","durable":"perhaps"}]}"#;
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[
             ("POST /api/definitions", file, "400", "queues[0]"),
@@ -694,23 +695,23 @@ fn a_definitions_file_with_an_error_changes_nothing() {
 
 #[test]
 fn an_overview_counts_only_what_its_user_may_see() {
-    let mut world = World::new(small_limits());
-    let client = world.open(&[1]);
-    world.declare(client, 1, "q");
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open(&[1]);
+    simulation.declare(client, 1, "q");
     let reader = r#"{"password":"p","tags":"management"}"#;
-    script(&mut world, GUEST, &[("PUT /api/users/ann", reader, "201", "")]);
-    let totals = |world: &mut World, login: &str| {
-        let api = world.connect_management(Shape::WIDE, HOME);
-        body(&say(world, api, login, "GET /api/overview", ""))["object_totals"].clone()
+    script(&mut simulation, GUEST, &[("PUT /api/users/ann", reader, "201", "")]);
+    let totals = |simulation: &mut Simulation, login: &str| {
+        let api = simulation.connect_management(Shape::WIDE, HOME);
+        body(&say(simulation, api, login, "GET /api/overview", ""))["object_totals"].clone()
     };
     let ann = "Authorization: Basic YW5uOnA=\r\n";
     let nothing =
         serde_json::json!({"channels": 0, "connections": 0, "consumers": 0, "exchanges": 0, "queues": 0});
-    assert_eq!(totals(&mut world, ann), nothing, "she may enter nowhere");
-    let all = totals(&mut world, GUEST);
+    assert_eq!(totals(&mut simulation, ann), nothing, "she may enter nowhere");
+    let all = totals(&mut simulation, GUEST);
     assert_eq!([&all["channels"], &all["connections"], &all["queues"]], [1, 1, 1], "{all}");
     let allowed = r#"{"configure":"","write":"","read":""}"#;
-    script(&mut world, GUEST, &[("PUT /api/permissions/%2F/ann", allowed, "201", "")]);
-    let seen = totals(&mut world, ann);
+    script(&mut simulation, GUEST, &[("PUT /api/permissions/%2F/ann", allowed, "201", "")]);
+    let seen = totals(&mut simulation, ann);
     assert_eq!([&seen["connections"], &seen["queues"]], [0, 1], "connections are her own only: {seen}");
 }

@@ -2,42 +2,42 @@
 
 use super::management::GUEST;
 use super::management_changes::{body, say, script};
-use super::world::{Publish, Shape, World, small_limits};
+use leveret_test_support::simulated_server::{Publish, Shape, Simulation, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
 
 #[test]
 fn a_queue_shows_its_consumers_and_a_virtual_host_its_messages() {
-    let mut world = World::new(small_limits());
-    let client = world.open(&[1]);
-    world.declare(client, 1, "q");
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open(&[1]);
+    simulation.declare(client, 1, "q");
     for _ in 0..3 {
-        world.publish_to(client, 1, "q", b"hi");
+        simulation.publish_to(client, 1, "q", b"hi");
     }
-    world.run();
+    simulation.run();
     for number in 0..40 {
-        world.consume(client, 1, "q", &format!("c{number}"), false);
+        simulation.consume(client, 1, "q", &format!("c{number}"), false);
     }
-    world.run();
-    let api = world.connect_management(Shape::WIDE, HOME);
-    let queue = body(&say(&mut world, api, GUEST, "GET /api/queues/%2F/q", ""));
+    simulation.run();
+    let api = simulation.connect_management(Shape::WIDE, HOME);
+    let queue = body(&say(&mut simulation, api, GUEST, "GET /api/queues/%2F/q", ""));
     let consumers = queue["consumer_details"].as_array().expect("a list");
     assert_eq!((consumers.len(), &queue["consumers"]), (32, &40.into()), "no more than have room");
     assert_eq!(consumers[0]["channel_details"]["user"], "guest");
     assert_eq!(queue["message_stats"]["deliver_get"], 3);
-    let listed = body(&say(&mut world, api, GUEST, "GET /api/queues", ""));
+    let listed = body(&say(&mut simulation, api, GUEST, "GET /api/queues", ""));
     assert!(listed[0].get("consumer_details").is_none(), "a list has none: {listed}");
-    let vhost = body(&say(&mut world, api, GUEST, "GET /api/vhosts/%2F", ""));
+    let vhost = body(&say(&mut simulation, api, GUEST, "GET /api/vhosts/%2F", ""));
     let counts = ["messages", "messages_ready", "messages_unacknowledged"].map(|name| vhost[name].clone());
     assert_eq!(counts, [3, 0, 3], "{vhost}");
 }
 
 #[test]
 fn definitions_of_a_virtual_host_can_be_imported_into_another() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     let policy = r#"{"pattern":"^q","definition":{"max-length":3}}"#;
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[
             ("PUT /api/vhosts/v", "", "201", ""),
@@ -51,8 +51,8 @@ fn definitions_of_a_virtual_host_can_be_imported_into_another() {
             ("GET /api/topic-permissions/v/guest", "", "404", ""),
         ],
     );
-    let api = world.connect_management(Shape::WIDE, HOME);
-    let said = say(&mut world, api, GUEST, "GET /api/definitions/v", "");
+    let api = simulation.connect_management(Shape::WIDE, HOME);
+    let said = say(&mut simulation, api, GUEST, "GET /api/definitions/v", "");
     let file = body(&said);
     for (section, count) in
         [("queues", 1), ("exchanges", 1), ("bindings", 1), ("policies", 1), ("parameters", 0)]
@@ -61,7 +61,7 @@ fn definitions_of_a_virtual_host_can_be_imported_into_another() {
     }
     assert!(file.get("users").is_none() && file["queues"][0].get("vhost").is_none(), "{file}");
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[
             ("POST /api/definitions/w", &file.to_string(), "204", ""),
@@ -79,8 +79,8 @@ fn definitions_of_a_virtual_host_can_be_imported_into_another() {
 }
 
 /// Returns the names in an answer, each with its virtual host.
-fn named(world: &mut World, api: usize, line: &str) -> Vec<String> {
-    let rows = body(&say(world, api, GUEST, line, ""));
+fn named(simulation: &mut Simulation, api: usize, line: &str) -> Vec<String> {
+    let rows = body(&say(simulation, api, GUEST, line, ""));
     let rows = rows.get("items").unwrap_or(&rows).as_array().expect("a list").clone();
     let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or_default().to_string();
     let name =
@@ -90,36 +90,36 @@ fn named(world: &mut World, api: usize, line: &str) -> Vec<String> {
 
 #[test]
 fn lists_are_sorted_by_virtual_host_and_name_unless_another_order_is_asked_for() {
-    let mut world = World::new(small_limits());
-    let api = world.connect_management(Shape::WIDE, HOME);
+    let mut simulation = Simulation::new(small_limits());
+    let api = simulation.connect_management(Shape::WIDE, HOME);
     for vhost in ["b", "a", "Z", "aa"] {
-        say(&mut world, api, GUEST, &format!("PUT /api/vhosts/{vhost}"), "");
+        say(&mut simulation, api, GUEST, &format!("PUT /api/vhosts/{vhost}"), "");
         for name in ["z", "B", "q10", "q9"] {
-            say(&mut world, api, GUEST, &format!("PUT /api/queues/{vhost}/{name}"), "{}");
-            say(&mut world, api, GUEST, &format!("PUT /api/exchanges/{vhost}/{name}"), "{}");
+            say(&mut simulation, api, GUEST, &format!("PUT /api/queues/{vhost}/{name}"), "{}");
+            say(&mut simulation, api, GUEST, &format!("PUT /api/exchanges/{vhost}/{name}"), "{}");
         }
     }
     let names = ["B", "q10", "q9", "z"];
     let of = |vhost: &str| names.iter().map(|name| format!("{vhost} {name}")).collect::<Vec<_>>();
     let all = ["Z", "a", "aa", "b"].map(of).concat();
-    assert_eq!(named(&mut world, api, "GET /api/queues"), all);
-    assert_eq!(named(&mut world, api, "GET /api/queues?page=1"), all);
-    assert_eq!(named(&mut world, api, "GET /api/queues/aa"), of("aa"));
-    assert_eq!(named(&mut world, api, "GET /api/bindings"), all);
-    assert_eq!(named(&mut world, api, "GET /api/vhosts"), [" /", " Z", " a", " aa", " b"]);
+    assert_eq!(named(&mut simulation, api, "GET /api/queues"), all);
+    assert_eq!(named(&mut simulation, api, "GET /api/queues?page=1"), all);
+    assert_eq!(named(&mut simulation, api, "GET /api/queues/aa"), of("aa"));
+    assert_eq!(named(&mut simulation, api, "GET /api/bindings"), all);
+    assert_eq!(named(&mut simulation, api, "GET /api/vhosts"), [" /", " Z", " a", " aa", " b"]);
     let users = ["/", "Z", "a", "aa", "b"].map(|vhost| format!("{vhost} guest"));
-    assert_eq!(named(&mut world, api, "GET /api/permissions"), users);
-    let exchanges = named(&mut world, api, "GET /api/exchanges/a");
+    assert_eq!(named(&mut simulation, api, "GET /api/permissions"), users);
+    let exchanges = named(&mut simulation, api, "GET /api/exchanges/a");
     let begin = ["a ", "a B", "a amq.direct", "a amq.fanout", "a amq.headers", "a amq.match"];
     assert_eq!(exchanges[..6], begin, "the default exchange is the first");
     assert!(exchanges.is_sorted(), "{exchanges:?}");
-    let reverse = named(&mut world, api, "GET /api/queues/a?sort=name&sort_reverse=true");
+    let reverse = named(&mut simulation, api, "GET /api/queues/a?sort=name&sort_reverse=true");
     assert_eq!(reverse, of("a").into_iter().rev().collect::<Vec<_>>());
 }
 
 #[test]
 fn an_aliveness_test_needs_the_same_permissions_as_in_rabbitmq() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     let rights = |[configure, write, read]: [&str; 3]| {
         format!(r#"{{"configure":"{configure}","write":"{write}","read":"{read}"}}"#)
     };
@@ -127,7 +127,7 @@ fn an_aliveness_test_needs_the_same_permissions_as_in_rabbitmq() {
     let user = r#"{"password":"meter","tags":"management"}"#;
     let administrator = r#"{"password":"meter","tags":"administrator"}"#;
     script(
-        &mut world,
+        &mut simulation,
         GUEST,
         &[
             ("PUT /api/vhosts/v", "", "201", ""),
@@ -139,9 +139,9 @@ fn an_aliveness_test_needs_the_same_permissions_as_in_rabbitmq() {
     // `meter:meter` and `d:meter`
     let [meter, d] = ["Authorization: Basic bWV0ZXI6bWV0ZXI=\r\n", "Authorization: Basic ZDptZXRlcg==\r\n"];
     let line = "GET /api/aliveness-test/v";
-    script(&mut world, meter, &[(line, "", "401", "User not authorised to access virtual host")]);
+    script(&mut simulation, meter, &[(line, "", "401", "User not authorised to access virtual host")]);
     script(
-        &mut world,
+        &mut simulation,
         d,
         &[(line, "", "401", "\"Access refused.\""), (&line.replace("/v", "/w"), "", "404", "")],
     );
@@ -160,26 +160,26 @@ fn an_aliveness_test_needs_the_same_permissions_as_in_rabbitmq() {
         ),
     ] {
         let put = "PUT /api/permissions/v/meter";
-        let api = world.connect_management(Shape::WIDE, HOME);
-        say(&mut world, api, GUEST, put, &rights(allowed));
-        script(&mut world, meter, &[(line, "", wanted, part)]);
+        let api = simulation.connect_management(Shape::WIDE, HOME);
+        say(&mut simulation, api, GUEST, put, &rights(allowed));
+        script(&mut simulation, meter, &[(line, "", wanted, part)]);
     }
 }
 
 #[test]
 fn a_connection_shows_its_protocol_and_an_overview_its_listeners_as_in_rabbitmq() {
-    let mut world = World::new(small_limits());
-    world.open(&[1]);
-    let api = world.connect_management(Shape::WIDE, HOME);
-    let connections = body(&say(&mut world, api, GUEST, "GET /api/connections", ""));
+    let mut simulation = Simulation::new(small_limits());
+    simulation.open(&[1]);
+    let api = simulation.connect_management(Shape::WIDE, HOME);
+    let connections = body(&say(&mut simulation, api, GUEST, "GET /api/connections", ""));
     assert_eq!(connections[0]["protocol"], "AMQP 0-9-1");
-    let operator = world.connect_operator(Shape::WIDE, 0);
-    world.operator(operator).write_up(b"GET /api/connections?columns=protocol HTTP/1.1\r\n\r\n");
-    world.run();
+    let operator = simulation.connect_operator(Shape::WIDE, 0);
+    simulation.operator(operator).write_up(b"GET /api/connections?columns=protocol HTTP/1.1\r\n\r\n");
+    simulation.run();
     let mut heard = Vec::new();
-    world.operator(operator).read_down(usize::MAX, &mut heard);
+    simulation.operator(operator).read_down(usize::MAX, &mut heard);
     assert!(String::from_utf8_lossy(&heard).contains("{0,9,1}"), "rabbitmqctl has it in Erlang's words");
-    let overview = body(&say(&mut world, api, GUEST, "GET /api/overview", ""));
+    let overview = body(&say(&mut simulation, api, GUEST, "GET /api/overview", ""));
     let context = |description: &str, port: &str| {
         serde_json::json!({
             "ssl_opts": [], "node": overview["node"], "description": description, "path": "/",
@@ -192,49 +192,49 @@ fn a_connection_shows_its_protocol_and_an_overview_its_listeners_as_in_rabbitmq(
 }
 
 /// Lets time pass until just after the next sample.
-fn pass_to_next_sample(world: &mut World) {
-    let left = 5_000 - world.engine.now().as_ms() % 5_000;
-    world.pass_ms(left + 100);
+fn pass_to_next_sample(simulation: &mut Simulation) {
+    let left = 5_000 - simulation.engine.now().as_ms() % 5_000;
+    simulation.pass_ms(left + 100);
 }
 
 #[test]
 fn exchanges_channels_and_connections_show_their_rates() {
-    let mut world = World::new(small_limits());
-    let client = world.open(&[1, 2]);
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open(&[1, 2]);
     for queue in ["q", "r"] {
-        world.declare(client, 1, queue);
+        simulation.declare(client, 1, queue);
     }
-    let api = world.connect_management(Shape::WIDE, HOME);
+    let api = simulation.connect_management(Shape::WIDE, HOME);
     for queue in ["q", "r"] {
-        say(&mut world, api, GUEST, &format!("POST /api/bindings/%2F/e/amq.fanout/q/{queue}"), "{}");
+        say(&mut simulation, api, GUEST, &format!("POST /api/bindings/%2F/e/amq.fanout/q/{queue}"), "{}");
     }
-    let idle = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/amq.fanout", ""));
+    let idle = body(&say(&mut simulation, api, GUEST, "GET /api/exchanges/%2F/amq.fanout", ""));
     assert!(idle.get("message_stats").is_none(), "nothing was published: {idle}");
-    (0..2).for_each(|_| pass_to_next_sample(&mut world));
+    (0..2).for_each(|_| pass_to_next_sample(&mut simulation));
     let fanout = Publish { exchange: "amq.fanout", ..Publish::default() };
     for _ in 0..50 {
-        world.publish(client, 1, fanout, b"hi");
+        simulation.publish(client, 1, fanout, b"hi");
     }
     for _ in 0..5 {
-        world.publish(client, 1, Publish { exchange: "", key: "nowhere", ..fanout }, b"hi");
+        simulation.publish(client, 1, Publish { exchange: "", key: "nowhere", ..fanout }, b"hi");
     }
-    world.consume(client, 2, "q", "c", false);
-    world.run();
+    simulation.consume(client, 2, "q", "c", false);
+    simulation.run();
     for tag in 1..=20 {
-        world.ack(client, 2, tag, false);
+        simulation.ack(client, 2, tag, false);
     }
-    world.run();
-    pass_to_next_sample(&mut world);
-    let api = world.connect_management(Shape::WIDE, HOME);
-    let exchange = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/amq.fanout", ""));
+    simulation.run();
+    pass_to_next_sample(&mut simulation);
+    let api = simulation.connect_management(Shape::WIDE, HOME);
+    let exchange = body(&say(&mut simulation, api, GUEST, "GET /api/exchanges/%2F/amq.fanout", ""));
     let stats = &exchange["message_stats"];
     let numbers = ["publish_in", "publish_out"].map(|name| stats[name].clone());
     let rates = ["publish_in", "publish_out"].map(|name| stats[format!("{name}_details")]["rate"].clone());
     assert_eq!((numbers, rates), ([50.into(), 100.into()], [10.0.into(), 20.0.into()]), "{exchange}");
-    let default = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/amq.default", ""));
+    let default = body(&say(&mut simulation, api, GUEST, "GET /api/exchanges/%2F/amq.default", ""));
     let stats = &default["message_stats"];
     assert_eq!([&stats["publish_in"], &stats["publish_out"]], [5, 0], "{default}");
-    let channels = body(&say(&mut world, api, GUEST, "GET /api/channels?sort=number", ""));
+    let channels = body(&say(&mut simulation, api, GUEST, "GET /api/channels?sort=number", ""));
     let stats = |at: usize, name: &str| {
         let stats = &channels[at]["message_stats"];
         (stats[name].clone(), stats[format!("{name}_details")]["rate"].clone())
@@ -245,21 +245,21 @@ fn exchanges_channels_and_connections_show_their_rates() {
     assert_eq!(stats(1, "deliver_get"), (50.into(), 10.0.into()), "{channels}");
     assert_eq!(stats(1, "ack"), (20.into(), 4.0.into()), "{channels}");
     assert_eq!(stats(1, "publish"), (0.into(), 0.0.into()), "{channels}");
-    let connections = body(&say(&mut world, api, GUEST, "GET /api/connections", ""));
+    let connections = body(&say(&mut simulation, api, GUEST, "GET /api/connections", ""));
     let rate = |name: &str| connections[0][name]["rate"].as_f64().expect("a rate");
     assert!(rate("recv_oct_details") > 400.0 && rate("send_oct_details") > 300.0, "{connections}");
     // Five seconds without an event.
-    (0..2).for_each(|_| pass_to_next_sample(&mut world));
-    let channels = body(&say(&mut world, api, GUEST, "GET /api/channels?sort=number", ""));
+    (0..2).for_each(|_| pass_to_next_sample(&mut simulation));
+    let channels = body(&say(&mut simulation, api, GUEST, "GET /api/channels?sort=number", ""));
     assert_eq!(channels[0]["message_stats"]["publish_details"]["rate"], 0.0, "{channels}");
     // A new exchange in the place of a deleted one starts at zero.
     for line in ["PUT /api/exchanges/%2F/x", "DELETE /api/exchanges/%2F/x", "PUT /api/exchanges/%2F/y"] {
-        say(&mut world, api, GUEST, line, r#"{"type":"fanout"}"#);
+        say(&mut simulation, api, GUEST, line, r#"{"type":"fanout"}"#);
     }
     for rate in [0.0, 0.2] {
-        world.publish(client, 1, Publish { exchange: "y", ..fanout }, b"hi");
-        pass_to_next_sample(&mut world);
-        let exchange = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/y", ""));
+        simulation.publish(client, 1, Publish { exchange: "y", ..fanout }, b"hi");
+        pass_to_next_sample(&mut simulation);
+        let exchange = body(&say(&mut simulation, api, GUEST, "GET /api/exchanges/%2F/y", ""));
         assert_eq!(exchange["message_stats"]["publish_in_details"]["rate"], rate, "{exchange}");
     }
 }

@@ -4,7 +4,7 @@
 use leveret_core::limits::Limits;
 
 use super::management::{GUEST, ask, get, is_held, status};
-use super::world::{Shape, World, small_limits};
+use leveret_test_support::simulated_server::{Shape, Simulation, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
 /// The shape of a connection that is read very slowly.
@@ -15,9 +15,9 @@ fn stranger(number: usize) -> [u8; 4] {
 }
 
 /// Requests metrics without reading the answer.
-fn slow_reader(world: &mut World, address: [u8; 4]) -> usize {
-    let client = world.connect_metrics(NARROW, address);
-    world.operator(client).write_up(get("/metrics/per-object", "").as_bytes());
+fn slow_reader(simulation: &mut Simulation, address: [u8; 4]) -> usize {
+    let client = simulation.connect_metrics(NARROW, address);
+    simulation.operator(client).write_up(get("/metrics/per-object", "").as_bytes());
     client
 }
 
@@ -25,41 +25,45 @@ fn slow_reader(world: &mut World, address: [u8; 4]) -> usize {
 #[test]
 fn slow_readers_of_metrics_and_clients_of_the_api_do_not_block_each_other() {
     for most in [1, 2, 8] {
-        let mut world = World::new(Limits { management_clients_max: most, ..small_limits() });
+        let mut simulation = Simulation::new(Limits { management_clients_max: most, ..small_limits() });
         for number in 0..40 {
-            slow_reader(&mut world, stranger(number));
+            slow_reader(&mut simulation, stranger(number));
         }
-        world.run();
+        simulation.run();
         for round in 0..5 {
-            let operator = world.connect_management(Shape::WIDE, HOME);
-            world.operator(operator).write_up(get("/api/whoami", GUEST).as_bytes());
-            world.pass_ms(17_000);
-            assert_eq!(status(&ask(&mut world, operator, "")), "200", "of {most} places, in round {round}");
-            world.operator(operator).hang_up();
-            slow_reader(&mut world, stranger(40 + round));
+            let operator = simulation.connect_management(Shape::WIDE, HOME);
+            simulation.operator(operator).write_up(get("/api/whoami", GUEST).as_bytes());
+            simulation.pass_ms(17_000);
+            assert_eq!(
+                status(&ask(&mut simulation, operator, "")),
+                "200",
+                "of {most} places, in round {round}"
+            );
+            simulation.operator(operator).hang_up();
+            slow_reader(&mut simulation, stranger(40 + round));
         }
-        let mut world = World::new(Limits { management_clients_max: most, ..small_limits() });
+        let mut simulation = Simulation::new(Limits { management_clients_max: most, ..small_limits() });
         for _ in 0..20 {
-            let client = world.connect_management(Shape::WIDE, HOME);
-            world.operator(client).write_up(b"GET /api/whoami HTTP/1.1\r\nHost");
+            let client = simulation.connect_management(Shape::WIDE, HOME);
+            simulation.operator(client).write_up(b"GET /api/whoami HTTP/1.1\r\nHost");
         }
-        world.run();
-        let scraper = world.connect_metrics(Shape::WIDE, stranger(0));
-        world.operator(scraper).write_up(get("/metrics", "").as_bytes());
-        world.pass_ms(5_000);
-        assert_eq!(status(&ask(&mut world, scraper, "")), "200", "of {most} places");
+        simulation.run();
+        let scraper = simulation.connect_metrics(Shape::WIDE, stranger(0));
+        simulation.operator(scraper).write_up(get("/metrics", "").as_bytes());
+        simulation.pass_ms(5_000);
+        assert_eq!(status(&ask(&mut simulation, scraper, "")), "200", "of {most} places");
     }
 }
 
 #[test]
 fn a_slow_reader_of_metrics_is_disconnected_after_half_a_minute() {
-    let mut world = World::new(small_limits());
-    let slow = slow_reader(&mut world, stranger(0));
+    let mut simulation = Simulation::new(small_limits());
+    let slow = slow_reader(&mut simulation, stranger(0));
     for _ in 0..29 {
-        world.pass_ms(1_000);
-        world.operator(slow).read_down(10, &mut Vec::new());
+        simulation.pass_ms(1_000);
+        simulation.operator(slow).read_down(10, &mut Vec::new());
     }
-    assert!(is_held(&world, slow), "it reads, and no client waits");
-    world.pass_ms(2_000);
-    assert!(!is_held(&world, slow));
+    assert!(is_held(&simulation, slow), "it reads, and no client waits");
+    simulation.pass_ms(2_000);
+    assert!(!is_held(&simulation, slow));
 }

@@ -4,7 +4,7 @@
 //! elsewhere.
 
 use super::management::{GUEST, ask, get, status};
-use super::world::{Shape, World, small_limits};
+use leveret_test_support::simulated_server::{Shape, Simulation, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
 
@@ -35,28 +35,28 @@ fn login(user: char) -> String {
     format!("Authorization: Basic {letters}\r\n")
 }
 
-fn say(world: &mut World, client: usize, login: &str, line: &str, body: &str) -> String {
+fn say(simulation: &mut Simulation, client: usize, login: &str, line: &str, body: &str) -> String {
     let length = body.len();
     let head = format!("{line} HTTP/1.1\r\nHost: localhost:15672\r\n{login}Content-Length: {length}\r\n\r\n");
-    ask(world, client, &(head + body))
+    ask(simulation, client, &(head + body))
 }
 
-/// Returns a world with these users, and a client.
-fn peopled() -> (World, usize) {
-    let mut world = World::new(small_limits());
-    let client = world.connect_management(Shape::WIDE, HOME);
+/// Returns a simulation with these users, and a client.
+fn peopled() -> (Simulation, usize) {
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.connect_management(Shape::WIDE, HOME);
     for (user, tags, may_enter) in USERS {
         let body = format!(r#"{{"password":"{user}","tags":"{tags}"}}"#);
-        let made = say(&mut world, client, GUEST, &format!("PUT /api/users/{user}"), &body);
+        let made = say(&mut simulation, client, GUEST, &format!("PUT /api/users/{user}"), &body);
         assert_eq!(status(&made), "201", "{made}");
         if may_enter {
             let body = r#"{"configure":".*","write":".*","read":".*"}"#;
             let line = format!("PUT /api/permissions/%2F/{user}");
-            assert_eq!(status(&say(&mut world, client, GUEST, &line, body)), "201");
+            assert_eq!(status(&say(&mut simulation, client, GUEST, &line, body)), "201");
         }
     }
-    assert_eq!(status(&say(&mut world, client, GUEST, "PUT /api/queues/%2F/q", "{}")), "201");
-    (world, client)
+    assert_eq!(status(&say(&mut simulation, client, GUEST, "PUT /api/queues/%2F/q", "{}")), "201");
+    (simulation, client)
 }
 
 /// Requests, each with the users that are not refused. They create nothing, so that all users can send them
@@ -167,7 +167,7 @@ const ASKED: &[(&str, &str)] = &[
 
 #[test]
 fn every_path_is_open_to_the_tags_that_it_is_for_and_to_no_other() {
-    let (mut world, client) = peopled();
+    let (mut simulation, client) = peopled();
     let names = [NODE, "leveret@here/memory", "rabbit@here", "rabbit@here/memory"];
     let of_node = names.map(|name| format!("GET /api/nodes/{name}"));
     let of_node = of_node.iter().map(|line| (line.as_str(), "wa"));
@@ -175,13 +175,17 @@ fn every_path_is_open_to_the_tags_that_it_is_for_and_to_no_other() {
     // An empty list of objects to delete is valid; every other request lacks something.
     let body = r#"{"users":[]}"#;
     for (line, meant) in ASKED.iter().copied().chain(of_node).chain([(attempts.as_str(), "wa")]) {
-        let nobody = say(&mut world, client, "", line, body);
+        let nobody = say(&mut simulation, client, "", line, body);
         assert_eq!(status(&nobody), "401", "{line} without a login: {nobody}");
         let strange =
             "Authorization: Bearer 0000000000000000000000000000000000000000000000000000000000000000\r\n";
-        assert_eq!(status(&say(&mut world, client, strange, line, body)), "401", "{line} with any token");
+        assert_eq!(
+            status(&say(&mut simulation, client, strange, line, body)),
+            "401",
+            "{line} with any token"
+        );
         for (user, ..) in USERS {
-            let said = say(&mut world, client, &login(user), line, body);
+            let said = say(&mut simulation, client, &login(user), line, body);
             let is_refused = status(&said) == "401";
             assert_ne!(meant.contains(user), is_refused, "{line} by {user}: {said}");
             if !meant.contains(user) {
@@ -193,33 +197,33 @@ fn every_path_is_open_to_the_tags_that_it_is_for_and_to_no_other() {
         }
     }
     for other in ["rabbit@there", "rabbit@", "here", "leveret@", "other@here"] {
-        let said = say(&mut world, client, GUEST, &format!("GET /api/nodes/{other}"), "");
+        let said = say(&mut simulation, client, GUEST, &format!("GET /api/nodes/{other}"), "");
         assert_eq!(status(&said), "404", "{other}: {said}");
     }
-    let vhosts = say(&mut world, client, GUEST, "GET /api/vhosts?columns=name", "");
+    let vhosts = say(&mut simulation, client, GUEST, "GET /api/vhosts?columns=name", "");
     assert_eq!(vhosts.matches("\"name\"").count(), 1, "{vhosts}");
-    let users = say(&mut world, client, GUEST, "GET /api/users?columns=name", "");
+    let users = say(&mut simulation, client, GUEST, "GET /api/users?columns=name", "");
     assert_eq!(users.matches("\"name\"").count(), USERS.len() + 1 + 1, "guest, and x: {users}");
 }
 
 #[test]
 fn users_without_the_monitoring_tag_see_only_their_own_consumers_and_clients() {
-    let (mut world, client) = peopled();
-    let theirs = world.open(&[1]);
-    world.consume(theirs, 1, "q", "secret-tag", true);
-    world.run();
+    let (mut simulation, client) = peopled();
+    let theirs = simulation.open(&[1]);
+    simulation.consume(theirs, 1, "q", "secret-tag", true);
+    simulation.run();
     for (user, ..) in &USERS[1..] {
         let is_monitor = matches!(user, 'w' | 'a');
         for path in ["consumers", "consumers/%2F", "channels", "connections", "queues/%2F/q"] {
-            let said = say(&mut world, client, &login(*user), &format!("GET /api/{path}"), "");
+            let said = say(&mut simulation, client, &login(*user), &format!("GET /api/{path}"), "");
             let shows = said.contains("secret-tag") || said.contains("127.0.0.1") || said.contains(" -> ");
             assert!(is_monitor || !shows, "{path} by {user}: {said}");
         }
-        let said = say(&mut world, client, &login(*user), "GET /api/consumers", "");
+        let said = say(&mut simulation, client, &login(*user), "GET /api/consumers", "");
         assert_eq!(said.contains("secret-tag"), is_monitor, "{said}");
         // Objects of a virtual host are visible to users who may enter it, and to administrators.
         for path in ["queues", "exchanges", "bindings"] {
-            let said = say(&mut world, client, &login(*user), &format!("GET /api/{path}"), "");
+            let said = say(&mut simulation, client, &login(*user), &format!("GET /api/{path}"), "");
             assert_eq!(
                 said.contains(r#""vhost":"/""#),
                 !matches!(user, 'm' | 'w'),
@@ -278,40 +282,40 @@ fn no_request_is_smuggled_behind_another_one() {
         (format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{hidden}"), "400"),
         (format!("AMQP\0\0\x09\x01{hidden}"), "400"),
     ];
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     for (request, wanted) in requests {
         for shape in [Shape::WIDE, Shape::fragments(1)] {
-            let client = world.connect_management(shape, HOME);
-            let said = ask(&mut world, client, &request);
+            let client = simulation.connect_management(shape, HOME);
+            let said = ask(&mut simulation, client, &request);
             assert_eq!(status(&said), wanted, "{request:?}: {said}");
             assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "one answer and no more: {request:?}: {said}");
-            assert!(!world.operator(client).is_held, "disconnected: {request:?}");
+            assert!(!simulation.operator(client).is_held, "disconnected: {request:?}");
         }
     }
-    let client = world.connect_management(Shape::WIDE, HOME);
-    let vhosts = ask(&mut world, client, &get("/api/vhosts/hidden", GUEST));
+    let client = simulation.connect_management(Shape::WIDE, HOME);
+    let vhosts = ask(&mut simulation, client, &get("/api/vhosts/hidden", GUEST));
     assert_eq!(status(&vhosts), "404", "{vhosts}");
 }
 
 #[test]
 fn a_hundred_requests_at_once_are_answered_in_their_order() {
     for shape in [Shape::WIDE, Shape::fragments(7)] {
-        let mut world = World::new(small_limits());
-        let client = world.connect_management(shape, HOME);
+        let mut simulation = Simulation::new(small_limits());
+        let client = simulation.connect_management(shape, HOME);
         let paths: Vec<String> = (0..100).map(|number| format!("/api/vhosts/none-{number}")).collect();
         let mut all: String = paths.iter().map(|path| get(path, GUEST)).collect();
         all += &get("/api/whoami", &format!("{GUEST}Connection: keep-alive, Close\r\n"));
         all += &get("/api/overview", GUEST);
-        let said = ask(&mut world, client, &all) + &ask(&mut world, client, "");
+        let said = ask(&mut simulation, client, &all) + &ask(&mut simulation, client, "");
         assert_eq!(said.matches("HTTP/1.1 404").count(), 100, "{said}");
         assert!(said.ends_with("\"is_internal_user\":true}"), "it was to be the last: {said}");
-        assert!(!world.operator(client).is_held);
+        assert!(!simulation.operator(client).is_held);
     }
 }
 
 #[test]
 fn no_path_leads_to_a_file_and_no_name_becomes_a_header() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     for path in [
         "/..",
         "/../",
@@ -333,13 +337,13 @@ fn no_path_leads_to_a_file_and_no_name_becomes_a_header() {
         "/index.html;x",
         "/favicon.ico",
     ] {
-        let client = world.connect_management(Shape::WIDE, HOME);
-        let said = ask(&mut world, client, &get(path, GUEST));
+        let client = simulation.connect_management(Shape::WIDE, HOME);
+        let said = ask(&mut simulation, client, &get(path, GUEST));
         assert!(["400", "404"].contains(&status(&said)), "{path}: {said}");
         assert!(!said.contains("is_internal_user") && !said.contains("root:"), "{path}: {said}");
     }
     // `location` contains a key with line ends. Answers and refusals contain a name with line ends.
-    let client = world.connect_management(Shape::WIDE, HOME);
+    let client = simulation.connect_management(Shape::WIDE, HOME);
     let name = "a%0D%0AX-Evil:%201%0D%0A%0D%0A%3Cscript%3E";
     let key = r#"{"routing_key":"k\r\nX-Evil: 1\r\n\r\n"}"#;
     for (line, body) in [
@@ -356,7 +360,7 @@ fn no_path_leads_to_a_file_and_no_name_becomes_a_header() {
         ("GET /api/users".to_string(), ""),
         ("GET /metrics/per-object".to_string(), ""),
     ] {
-        let said = say(&mut world, client, GUEST, &line, body);
+        let said = say(&mut simulation, client, GUEST, &line, body);
         let head = &said[..said.find("\r\n\r\n").expect("a head")];
         assert!(!head.to_lowercase().contains("\nx-evil"), "{line}: {said}");
         assert!(!said.contains("\nX-Evil") && said.matches("HTTP/1.1 ").count() == 1, "{line}: {said}");

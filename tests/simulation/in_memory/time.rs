@@ -5,7 +5,7 @@ use leveret_amqp::{Method, Table, Writer};
 use leveret_core::limits::Limits;
 use leveret_core::time::Now;
 
-use crate::world::*;
+use leveret_test_support::simulated_server::*;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -19,16 +19,16 @@ fn silent(silence: Silence) -> Manners {
 
 #[test]
 fn a_day_of_heartbeats_both_ways() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     let intervals = [1, 10, 60, 580];
     for interval in intervals {
-        world.open_with(with_heartbeat(interval, true), Shape::WIDE, &[1]);
+        simulation.open_with(with_heartbeat(interval, true), Shape::WIDE, &[1]);
     }
-    let before = world.turns;
-    world.pass_ms(DAY_MS);
+    let before = simulation.turns;
+    simulation.pass_ms(DAY_MS);
     let mut most_turns = 0;
     for (client, interval) in intervals.into_iter().enumerate() {
-        let checker = &world.clients[client].checker;
+        let checker = &simulation.clients[client].checker;
         assert_eq!(checker.phase, Phase::Open, "heartbeat {interval}");
         let halves = DAY_MS / 500 / u64::from(interval);
         assert!((halves / 2..=halves + 1).contains(&checker.heartbeats), "{interval}: {checker:?}");
@@ -36,41 +36,41 @@ fn a_day_of_heartbeats_both_ways() {
         // process it.
         most_turns += 6 * halves + 6;
     }
-    let turns = world.turns - before;
+    let turns = simulation.turns - before;
     assert!(turns < most_turns, "{turns} turns for {most_turns}");
-    world.end(&[]);
+    simulation.end(&[]);
 }
 
 #[test]
 fn any_traffic_counts_as_a_heartbeat() {
-    let mut world = World::new(small_limits());
-    let client = world.open_with(with_heartbeat(10, false), Shape::WIDE, &[1]);
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open_with(with_heartbeat(10, false), Shape::WIDE, &[1]);
     for _ in 0..1000 {
-        world.pass_ms(9_000);
-        world.ask(client, 1, &qos(1));
+        simulation.pass_ms(9_000);
+        simulation.ask(client, 1, &qos(1));
     }
-    assert_eq!(world.clients[client].checker.phase, Phase::Open);
-    world.end(&[]);
+    assert_eq!(simulation.clients[client].checker.phase, Phase::Open);
+    simulation.end(&[]);
 }
 
 #[test]
 fn a_publisher_that_is_blocked_for_a_day_stays_connected_and_resumes() {
-    let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
-    let waiting = world.open_with(with_heartbeat(10, true), Shape::WIDE, &[1]);
-    world.declare(waiting, 1, "q");
+    let mut simulation = Simulation::new(Limits { messages_max: 64, ..small_limits() });
+    let waiting = simulation.open_with(with_heartbeat(10, true), Shape::WIDE, &[1]);
+    simulation.declare(waiting, 1, "q");
     for _ in 0..60 {
-        world.publish_to(waiting, 1, "q", b"x");
+        simulation.publish_to(waiting, 1, "q", b"x");
     }
-    world.pass_ms(DAY_MS);
-    assert!(world.clients[waiting].checker.is_blocked);
-    assert!(world.clients[waiting].checker.heartbeats > DAY_MS / 10_000, "it hears that we are there");
-    let operator = world.open(&[1]);
-    world.ask(operator, 1, &purge("q"));
-    world.pass_ms(100);
-    assert!(!world.clients[waiting].checker.is_blocked);
-    world.pass_ms(15_000);
-    assert_eq!(world.counts(waiting, 1, "q"), (19, 0));
-    world.end(&["q"]);
+    simulation.pass_ms(DAY_MS);
+    assert!(simulation.clients[waiting].checker.is_blocked);
+    assert!(simulation.clients[waiting].checker.heartbeats > DAY_MS / 10_000, "it hears that we are there");
+    let operator = simulation.open(&[1]);
+    simulation.ask(operator, 1, &purge("q"));
+    simulation.pass_ms(100);
+    assert!(!simulation.clients[waiting].checker.is_blocked);
+    simulation.pass_ms(15_000);
+    assert_eq!(simulation.counts(waiting, 1, "q"), (19, 0));
+    simulation.end(&["q"]);
 }
 
 /// A program that is stopped while its broker is full closes its connection, and does not hang.
@@ -80,30 +80,30 @@ fn a_publisher_that_is_blocked_for_a_day_stays_connected_and_resumes() {
 #[test]
 fn a_blocked_publisher_can_close_its_connection() {
     for (gets, kept) in [(0, 41), (24, 60)] {
-        let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
-        let waiting = world.open(&[1]);
-        world.declare(waiting, 1, "q");
+        let mut simulation = Simulation::new(Limits { messages_max: 64, ..small_limits() });
+        let waiting = simulation.open(&[1]);
+        simulation.declare(waiting, 1, "q");
         for _ in 0..60 {
-            world.publish_to(waiting, 1, "q", b"x");
+            simulation.publish_to(waiting, 1, "q", b"x");
         }
-        world.pass_ms(200);
-        assert!(world.clients[waiting].checker.is_blocked);
+        simulation.pass_ms(200);
+        assert!(simulation.clients[waiting].checker.is_blocked);
         let close = Method::ConnectionClose { reply_code: 200, reply_text: "bye", class_id: 0, method_id: 0 };
-        world.send(waiting, 0, &close);
-        world.pass_ms(5_000);
-        assert_eq!(world.clients[waiting].checker.phase, Phase::Open, "it has time to be let on");
-        let operator = world.open(&[1]);
+        simulation.send(waiting, 0, &close);
+        simulation.pass_ms(5_000);
+        assert_eq!(simulation.clients[waiting].checker.phase, Phase::Open, "it has time to be let on");
+        let operator = simulation.open(&[1]);
         for _ in 0..gets {
-            let got = world.ask(operator, 1, &Method::BasicGet { queue: "q", no_ack: true });
+            let got = simulation.ask(operator, 1, &Method::BasicGet { queue: "q", no_ack: true });
             assert!(matches!(got.method(), Method::BasicGetOk { .. }), "{}", got.shown());
-            world.pass_ms(4_000);
+            simulation.pass_ms(4_000);
         }
-        world.pass_ms(30_000);
-        assert_ne!(world.clients[waiting].checker.phase, Phase::Open, "it hangs");
-        assert_eq!(world.counts(operator, 1, "q").0 + gets, kept, "with {gets} messages taken away");
-        world.ask(operator, 1, &purge("q"));
-        world.pass_ms(10_000);
-        world.end(&["q"]);
+        simulation.pass_ms(30_000);
+        assert_ne!(simulation.clients[waiting].checker.phase, Phase::Open, "it hangs");
+        assert_eq!(simulation.counts(operator, 1, "q").0 + gets, kept, "with {gets} messages taken away");
+        simulation.ask(operator, 1, &purge("q"));
+        simulation.pass_ms(10_000);
+        simulation.end(&["q"]);
     }
 }
 
@@ -111,17 +111,17 @@ fn a_blocked_publisher_can_close_its_connection() {
 #[test]
 fn what_was_sent_during_a_pause_is_read_before_heartbeats_are_judged() {
     for shape in [Shape::WIDE, Shape::fragments(100)] {
-        let mut world = World::new(small_limits());
-        let publisher = world.open_with(with_heartbeat(1, true), shape, &[1]);
-        world.declare(publisher, 1, "q");
+        let mut simulation = Simulation::new(small_limits());
+        let publisher = simulation.open_with(with_heartbeat(1, true), shape, &[1]);
+        simulation.declare(publisher, 1, "q");
         for _ in 0..20 {
-            world.publish_to(publisher, 1, "q", b"x");
+            simulation.publish_to(publisher, 1, "q", b"x");
         }
-        world.pause_ms(60_000);
-        assert_eq!(world.clients[publisher].checker.phase, Phase::Open);
-        assert_eq!(world.counts(publisher, 1, "q").0, 20);
-        world.ask(publisher, 1, &purge("q"));
-        world.end(&["q"]);
+        simulation.pause_ms(60_000);
+        assert_eq!(simulation.clients[publisher].checker.phase, Phase::Open);
+        assert_eq!(simulation.counts(publisher, 1, "q").0, 20);
+        simulation.ask(publisher, 1, &purge("q"));
+        simulation.end(&["q"]);
     }
 }
 
@@ -130,19 +130,19 @@ fn what_was_sent_during_a_pause_is_read_before_heartbeats_are_judged() {
 #[test]
 fn a_client_that_was_silent_during_a_pause_is_lost_one_heartbeat_after_it() {
     for is_alive in [false, true] {
-        let mut world = World::new(small_limits());
-        let client = world.open_with(with_heartbeat(5, false), Shape::WIDE, &[1]);
-        world.pause_ms(60_000);
-        world.pass_ms(4_000);
-        assert_eq!(world.clients[client].checker.phase, Phase::Open);
+        let mut simulation = Simulation::new(small_limits());
+        let client = simulation.open_with(with_heartbeat(5, false), Shape::WIDE, &[1]);
+        simulation.pause_ms(60_000);
+        simulation.pass_ms(4_000);
+        assert_eq!(simulation.clients[client].checker.phase, Phase::Open);
         if is_alive {
-            world.ask(client, 1, &qos(1));
+            simulation.ask(client, 1, &qos(1));
         }
-        world.pass_ms(2_000);
-        assert_eq!(world.peers_count(), usize::from(is_alive));
-        world.pass_ms(10_000);
-        assert_eq!(world.peers_count(), 0, "later it has two intervals, as always");
-        world.end(&[]);
+        simulation.pass_ms(2_000);
+        assert_eq!(simulation.peers_count(), usize::from(is_alive));
+        simulation.pass_ms(10_000);
+        assert_eq!(simulation.peers_count(), 0, "later it has two intervals, as always");
+        simulation.end(&[]);
     }
 }
 
@@ -150,83 +150,83 @@ fn a_client_that_was_silent_during_a_pause_is_lost_one_heartbeat_after_it() {
 /// progress.
 #[test]
 fn a_message_that_was_sent_during_a_pause_is_read_before_its_progress_is_judged() {
-    let mut world = World::new(small_limits());
-    let client = world.open_with(with_heartbeat(0, false), Shape::WIDE, &[1]);
-    world.declare(client, 1, "q");
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open_with(with_heartbeat(0, false), Shape::WIDE, &[1]);
+    simulation.declare(client, 1, "q");
     let publish =
         Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false };
     let all = [method_frame(1, &publish), content_frames(1, &[0, 0], b"abcdef", 100)].concat();
-    world.clients[client].say(&all[..all.len() - 4]);
-    world.run();
-    world.clients[client].say(&all[all.len() - 4..]);
-    world.pause_ms(600_000);
-    assert_eq!(world.clients[client].checker.phase, Phase::Open);
-    assert_eq!(world.counts(client, 1, "q").0, 1);
-    world.ask(client, 1, &purge("q"));
-    world.end(&["q"]);
+    simulation.clients[client].say(&all[..all.len() - 4]);
+    simulation.run();
+    simulation.clients[client].say(&all[all.len() - 4..]);
+    simulation.pause_ms(600_000);
+    assert_eq!(simulation.clients[client].checker.phase, Phase::Open);
+    assert_eq!(simulation.counts(client, 1, "q").0, 1);
+    simulation.ask(client, 1, &purge("q"));
+    simulation.end(&["q"]);
 }
 
 /// A handshake continues after a pause at any step: the broker was late, not the client.
 #[test]
 fn a_handshake_goes_on_after_a_pause_at_any_step() {
     for rounds in 0..6 {
-        let mut world = World::new(small_limits());
-        let client = world.connect(Manners::default(), Shape::WIDE);
+        let mut simulation = Simulation::new(small_limits());
+        let client = simulation.connect(Manners::default(), Shape::WIDE);
         for _ in 0..rounds {
-            world.round();
+            simulation.round();
         }
-        world.pause_ms(60_000);
-        world.pass_ms(2_000);
-        assert_eq!(world.clients[client].checker.phase, Phase::Open, "paused after {rounds} rounds");
-        world.end(&[]);
+        simulation.pause_ms(60_000);
+        simulation.pass_ms(2_000);
+        assert_eq!(simulation.clients[client].checker.phase, Phase::Open, "paused after {rounds} rounds");
+        simulation.end(&[]);
     }
 }
 
 #[test]
 fn a_peer_without_heartbeats_is_lost_after_two_intervals_and_not_before() {
     for heartbeat_s in [1, 10, 60] {
-        let mut world = World::new(small_limits());
-        let silent = world.open_with(with_heartbeat(heartbeat_s, false), Shape::WIDE, &[1]);
-        let other = world.open_with(with_heartbeat(heartbeat_s, true), Shape::WIDE, &[1]);
-        world.ask(other, 1, &declare("held"));
-        world.publish_to(other, 1, "held", b"x");
-        world.consume(silent, 1, "held", "it", false);
-        assert_eq!(world.deliveries(silent).len(), 1);
+        let mut simulation = Simulation::new(small_limits());
+        let silent = simulation.open_with(with_heartbeat(heartbeat_s, false), Shape::WIDE, &[1]);
+        let other = simulation.open_with(with_heartbeat(heartbeat_s, true), Shape::WIDE, &[1]);
+        simulation.ask(other, 1, &declare("held"));
+        simulation.publish_to(other, 1, "held", b"x");
+        simulation.consume(silent, 1, "held", "it", false);
+        assert_eq!(simulation.deliveries(silent).len(), 1);
         let two_intervals = u64::from(heartbeat_s) * 2_000;
-        world.pass_ms(two_intervals - 1);
-        assert_eq!(world.peers_count(), 2);
-        world.pass_ms(1);
-        assert_eq!((world.peers_count(), world.line(silent).broker_is_done), (1, true));
-        assert_eq!(world.counts(other, 1, "held"), (1, 0), "what it held went back");
-        world.end(&["held"]);
+        simulation.pass_ms(two_intervals - 1);
+        assert_eq!(simulation.peers_count(), 2);
+        simulation.pass_ms(1);
+        assert_eq!((simulation.peers_count(), simulation.line(silent).broker_is_done), (1, true));
+        assert_eq!(simulation.counts(other, 1, "held"), (1, 0), "what it held went back");
+        simulation.end(&["held"]);
     }
 }
 
 #[test]
 fn a_peer_that_neither_reads_nor_writes_is_lost_with_its_window_full() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     let shape = Shape { down_room: 1000, ..Shape::WIDE };
-    let stuck = world.open_with(with_heartbeat(10, true), shape, &[1]);
-    let other = world.open(&[1]);
-    world.declare(other, 1, "q");
-    world.consume(stuck, 1, "q", "it", false);
-    world.clients[stuck].die();
+    let stuck = simulation.open_with(with_heartbeat(10, true), shape, &[1]);
+    let other = simulation.open(&[1]);
+    simulation.declare(other, 1, "q");
+    simulation.consume(stuck, 1, "q", "it", false);
+    simulation.clients[stuck].die();
     for _ in 0..100 {
-        world.publish_to(other, 1, "q", &[7; 500]);
+        simulation.publish_to(other, 1, "q", &[7; 500]);
     }
-    world.run();
-    assert!(world.counts(other, 1, "q").0 < 100, "some are on their way to it");
-    world.pass_ms(20_000);
-    assert_eq!(world.peers_count(), 1);
-    assert_eq!(world.counts(other, 1, "q"), (100, 0));
-    world.end(&["q"]);
+    simulation.run();
+    assert!(simulation.counts(other, 1, "q").0 < 100, "some are on their way to it");
+    simulation.pass_ms(20_000);
+    assert_eq!(simulation.peers_count(), 1);
+    assert_eq!(simulation.counts(other, 1, "q"), (100, 0));
+    simulation.end(&["q"]);
 }
 
 #[test]
 fn idle_connections_without_heartbeats_cause_no_turn_at_all() {
-    let mut world = World::new(small_limits());
+    let mut simulation = Simulation::new(small_limits());
     for _ in 0..20 {
-        let client = world.open(&[1, 2]);
+        let client = simulation.open(&[1, 2]);
         let declare = Method::QueueDeclare {
             queue: "",
             passive: false,
@@ -236,27 +236,27 @@ fn idle_connections_without_heartbeats_cause_no_turn_at_all() {
             no_wait: false,
             arguments: Table::EMPTY,
         };
-        world.ask(client, 1, &declare);
-        world.consume(client, 1, "", "", true);
+        simulation.ask(client, 1, &declare);
+        simulation.consume(client, 1, "", "", true);
     }
     // The handshake's deadline is checked once more before it is dropped.
-    world.pass_ms(60_000);
-    let before = world.turns;
-    world.pass_ms(365 * DAY_MS);
-    assert_eq!(world.turns, before, "there was no event, and nothing was due");
-    world.end(&[]);
+    simulation.pass_ms(60_000);
+    let before = simulation.turns;
+    simulation.pass_ms(365 * DAY_MS);
+    assert_eq!(simulation.turns, before, "there was no event, and nothing was due");
+    simulation.end(&[]);
 }
 
 /// No memory is released then, so no release may be due.
 #[test]
 fn the_loop_sleeps_with_all_memory_locked() {
-    let mut world = World::with_memory_locked(small_limits(), true);
-    world.open(&[1]);
-    world.pass_ms(60_000);
-    let before = world.turns;
-    world.pass_ms(DAY_MS);
-    assert_eq!(world.turns, before);
-    world.end(&[]);
+    let mut simulation = Simulation::with_memory_locked(small_limits(), true);
+    simulation.open(&[1]);
+    simulation.pass_ms(60_000);
+    let before = simulation.turns;
+    simulation.pass_ms(DAY_MS);
+    assert_eq!(simulation.turns, before);
+    simulation.end(&[]);
 }
 
 #[test]
@@ -264,28 +264,28 @@ fn a_client_that_does_not_finish_the_handshake_is_closed_in_time() {
     let timeout = u64::from(Limits::default().handshake_timeout_ms);
     let stages = [Silence::AtOnce, Silence::AfterHeader, Silence::AfterStartOk, Silence::AfterTuneOk];
     for silence in stages {
-        let mut world = World::new(small_limits());
-        let other = world.open(&[1]);
-        let client = world.connect(silent(silence), Shape::WIDE);
-        world.pass_ms(timeout - 1);
-        assert_eq!(world.peers_count(), 2, "{silence:?}");
-        world.pass_ms(1);
-        assert!(world.line(client).broker_is_done, "{silence:?}");
-        world.ask(other, 1, &qos(1));
-        world.end(&[]);
+        let mut simulation = Simulation::new(small_limits());
+        let other = simulation.open(&[1]);
+        let client = simulation.connect(silent(silence), Shape::WIDE);
+        simulation.pass_ms(timeout - 1);
+        assert_eq!(simulation.peers_count(), 2, "{silence:?}");
+        simulation.pass_ms(1);
+        assert!(simulation.line(client).broker_is_done, "{silence:?}");
+        simulation.ask(other, 1, &qos(1));
+        simulation.end(&[]);
     }
 }
 
 #[test]
 fn a_handshake_that_comes_one_byte_a_second_is_too_slow() {
-    let mut world = World::new(small_limits());
-    let client = world.connect(silent(Silence::AtOnce), Shape::WIDE);
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.connect(silent(Silence::AtOnce), Shape::WIDE);
     for byte in b"AMQP\0\0\x09\x01".iter().chain(&[1; 20]) {
-        world.line(client).write_up(&[*byte]);
-        world.pass_ms(1_000);
+        simulation.line(client).write_up(&[*byte]);
+        simulation.pass_ms(1_000);
     }
-    assert_eq!((world.peers_count(), world.line(client).broker_is_done), (0, true));
-    world.end(&[]);
+    assert_eq!((simulation.peers_count(), simulation.line(client).broker_is_done), (0, true));
+    simulation.end(&[]);
 }
 
 /// Returns incomplete data: every part of a frame, and of a content.
@@ -309,66 +309,66 @@ fn a_client_with_an_incomplete_frame_or_content_is_closed_with_an_error() {
         &Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false },
     );
     for beginning in beginnings() {
-        let mut world = World::new(small_limits());
-        let other = world.open(&[1]);
-        world.declare(other, 1, "q");
-        let client = world.open(&[1]);
-        world.clients[client].say(&beginning);
-        world.pass_ms(patience - 1);
-        assert_eq!(world.clients[client].closed_with, None, "{} bytes", beginning.len());
-        world.pass_ms(1);
-        let closed = world.clients[client].closed_with.take();
+        let mut simulation = Simulation::new(small_limits());
+        let other = simulation.open(&[1]);
+        simulation.declare(other, 1, "q");
+        let client = simulation.open(&[1]);
+        simulation.clients[client].say(&beginning);
+        simulation.pass_ms(patience - 1);
+        assert_eq!(simulation.clients[client].closed_with, None, "{} bytes", beginning.len());
+        simulation.pass_ms(1);
+        let closed = simulation.clients[client].closed_with.take();
         let is_told =
             closed.as_ref().is_some_and(|(code, text)| *code == 506 && text.contains("did not go on"));
         assert!(is_told, "{} bytes of {}: {closed:?}", beginning.len(), publish_len.len());
-        world.pass_ms(60_000);
-        assert_eq!(world.peers_count(), 1);
-        assert_eq!(world.counts(other, 1, "q"), (0, 0));
-        world.end(&["q"]);
+        simulation.pass_ms(60_000);
+        assert_eq!(simulation.peers_count(), 1);
+        assert_eq!(simulation.counts(other, 1, "q"), (0, 0));
+        simulation.end(&["q"]);
     }
 }
 
 #[test]
 fn a_content_with_slow_progress_does_not_time_out() {
-    let mut world = World::new(small_limits());
-    let client = world.open(&[1]);
-    world.declare(client, 1, "q");
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open(&[1]);
+    simulation.declare(client, 1, "q");
     let publish =
         Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false };
-    world.clients[client].say(&method_frame(1, &publish));
+    simulation.clients[client].say(&method_frame(1, &publish));
     let mut header = content_frames(1, &[0, 0], &[7; 100], 100);
     let body = header.split_off(header.len() - 101);
     for piece in core::iter::once(&header[..]).chain(body.chunks(1)) {
-        world.pass_ms(29_000);
-        world.clients[client].say(piece);
+        simulation.pass_ms(29_000);
+        simulation.clients[client].say(piece);
     }
-    assert_eq!(world.counts(client, 1, "q"), (1, 0));
-    assert!(world.now > Now::from_ms(2_900_000));
-    world.end(&["q"]);
+    assert_eq!(simulation.counts(client, 1, "q"), (1, 0));
+    assert!(simulation.now > Now::from_ms(2_900_000));
+    simulation.end(&["q"]);
 }
 
 #[test]
 fn an_unanswered_close_ends_by_timeout() {
-    let mut world = World::new(small_limits());
-    let client = world.open(&[1]);
-    world.clients[client].say(&frame(3, 1, b"a body without a publish"));
-    world.round();
-    world.clients[client].die();
-    world.run();
-    assert_eq!(world.peers_count(), 1, "it waits for close-ok");
-    world.pass_ms(30_000);
-    world.pass_ms(5_000);
-    assert_eq!(world.peers_count(), 0);
-    world.end(&[]);
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open(&[1]);
+    simulation.clients[client].say(&frame(3, 1, b"a body without a publish"));
+    simulation.round();
+    simulation.clients[client].die();
+    simulation.run();
+    assert_eq!(simulation.peers_count(), 1, "it waits for close-ok");
+    simulation.pass_ms(30_000);
+    simulation.pass_ms(5_000);
+    assert_eq!(simulation.peers_count(), 0);
+    simulation.end(&[]);
 }
 
 /// A message that expires in an hour wakes the event loop then, and is dead-lettered. Nothing is done for it
 /// before.
 #[test]
 fn the_loop_sleeps_until_a_message_expires() {
-    let mut world = World::new(small_limits());
-    let client = world.open(&[1]);
-    world.declare(client, 1, "dead");
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.open(&[1]);
+    simulation.declare(client, 1, "dead");
     let mut bytes = [0; 256];
     let mut writer = Writer::new(&mut bytes);
     let arguments = writer.table(|t| {
@@ -386,19 +386,19 @@ fn the_loop_sleeps_until_a_message_expires() {
         no_wait: false,
         arguments: Table::trusted(&writer.written()[4..]),
     };
-    world.ask(client, 1, &declare);
-    world.consume(client, 1, "dead", "c", true);
-    world.pass_ms(1);
-    world.publish_to(client, 1, "q", b"x");
-    world.run();
+    simulation.ask(client, 1, &declare);
+    simulation.consume(client, 1, "dead", "c", true);
+    simulation.pass_ms(1);
+    simulation.publish_to(client, 1, "q", b"x");
+    simulation.run();
     // A deadline left over from the handshake is checked once more.
-    world.pass_ms(1_800_000);
-    let before = world.turns;
-    world.pass_ms(1_799_999);
-    assert_eq!(world.turns, before);
-    assert_eq!(world.counts(client, 1, "q"), (1, 0));
-    assert_eq!(world.deliveries(client).len(), 0);
-    world.pass_ms(1);
-    assert_eq!((world.deliveries(client).len(), world.counts(client, 1, "q")), (1, (0, 0)));
-    world.end(&["q", "dead"]);
+    simulation.pass_ms(1_800_000);
+    let before = simulation.turns;
+    simulation.pass_ms(1_799_999);
+    assert_eq!(simulation.turns, before);
+    assert_eq!(simulation.counts(client, 1, "q"), (1, 0));
+    assert_eq!(simulation.deliveries(client).len(), 0);
+    simulation.pass_ms(1);
+    assert_eq!((simulation.deliveries(client).len(), simulation.counts(client, 1, "q")), (1, (0, 0)));
+    simulation.end(&["q", "dead"]);
 }

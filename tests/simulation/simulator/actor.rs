@@ -16,7 +16,7 @@ use leveret_amqp::Method;
 use super::content::{body_of, number_of};
 use super::deaths::{Deaths, Delivery, is_dying};
 use super::ledger::{Holder, Key, Ledger, Settled, Tick};
-use super::world::{Client, Line, Phase, Said};
+use leveret_test_support::simulated_server::{Client, Line, Phase, Said};
 
 /// More messages than one client ever publishes.
 const CONTENTS_MAX: u64 = 1_000_000;

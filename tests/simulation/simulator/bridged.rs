@@ -30,8 +30,11 @@ use leveret_storage::Log;
 use super::plan::{Plan, USERS};
 use super::start::{IDENTITY, engine_on, hash_of};
 use super::upstream::{Upstream, Vices};
-use super::world::sim_disk::{Mutant, SimDisk, Trouble};
-use super::world::{Client, Line, Manners, Memory, Phase, Random, Shape, consume, content_frames, passive};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
+use leveret_test_support::simulated_server::{
+    Client, Line, Manners, Memory, Phase, Shape, consume, content_frames, passive,
+};
 
 const SEEDS: core::ops::Range<u64> = 1..201;
 /// Seeds that once failed, when the upstream had fewer faults.

@@ -17,7 +17,7 @@ use leveret_core::pending_writes::definition::is_access;
 use leveret_storage::{BLOCK_BYTES, Body, Log, Range, RangeSet, Record, Report};
 
 use super::content::number_of;
-use super::world::sim_disk::{Damaged, SimDisk};
+use leveret_test_support::simulated_disk::{Damaged, SimDisk};
 
 /// Bytes of a commit before its first record.
 const COMMIT_HEADER_BYTES: u32 = 76;

@@ -26,8 +26,8 @@ use super::operator::Operator;
 use super::plan::{USERS, VHOSTS};
 use super::run::Run;
 use super::traffic::Mood;
-use super::world::sim_disk::Random;
-use super::world::{Client, Line, Manners, Memory, Shape};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_server::{Client, Line, Manners, Memory, Shape};
 
 /// The reason why a life ended before its planned end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

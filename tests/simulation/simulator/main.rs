@@ -44,9 +44,6 @@
 
 #![allow(unreachable_pub, reason = "its files are one program")]
 
-#[path = "../world/mod.rs"]
-mod world;
-
 mod actor;
 mod bridged;
 mod content;
@@ -75,8 +72,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use leveret_test_support::simulated_disk::Mutant;
 use run::{Counts, Run};
-use world::sim_disk::Mutant;
 
 /// Seeds of the daily runs.
 const SEEDS: Range<u64> = 1..201;

@@ -16,8 +16,8 @@ use leveret_broker::Broker;
 use super::ledger::Ledger;
 use super::life::Life;
 use super::plan::Habit;
-use super::world::sim_disk::Random;
-use super::world::{Line, Memory, Shape};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_server::{Line, Memory, Shape};
 
 use leveret_server::Engine;
 

@@ -8,9 +8,9 @@
 //! - A plan follows only from its seed.
 
 use super::deaths::CHAINS;
-use super::world::sim_disk::Random;
 use leveret_core::limits::Limits;
 use leveret_storage::Settings;
+use leveret_test_support::random::Random;
 
 /// Virtual hosts, and the user that works in each.
 pub const VHOSTS: [&str; 2] = ["/", "w"];

@@ -21,7 +21,7 @@ use super::deaths::{is_waiting, other_of};
 use super::ledger::Key;
 use super::plan::VHOSTS;
 use super::topology;
-use super::world::sim_disk::Random;
+use leveret_test_support::random::Random;
 
 /// Message TTLs that policies set, in milliseconds.
 const WAITS_MS: [i64; 4] = [30, 120, 400, 1_500];

@@ -14,7 +14,8 @@ use super::ledger::Ledger;
 use super::life::{Ended, Life};
 use super::plan::{INDEX_BYTES, Plan, QUEUES_ROOMY};
 use super::start::IDENTITY;
-use super::world::sim_disk::{Damaged, Mutant, Random, SimDisk, Trouble};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{Damaged, Mutant, SimDisk, Trouble};
 
 /// Minimum number of power cuts in a run.
 const CUTS: u64 = 6;

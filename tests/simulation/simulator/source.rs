@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use leveret_amqp::Method;
 
-use super::world::{content_frames, method_frame};
+use leveret_test_support::simulated_server::{content_frames, method_frame};
 
 /// Delivery mode 2 (persistent).
 const PROPERTIES: &[u8] = &[0x10, 0, 2];

@@ -9,7 +9,6 @@ use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
-use super::world::sim_disk::{Random, SimDisk, Trouble};
 use leveret_broker::{Broker, Context, levels_of, restore};
 use leveret_core::password::PasswordHash;
 use leveret_core::pending_writes::{Definition, DestinationName, ReportedDamage, is_group, is_transient};
@@ -17,6 +16,8 @@ use leveret_core::time::Now;
 use leveret_management::request_context::{Machine, Process, StoreView};
 use leveret_server::{Engine, EngineSetup, StorageDriver};
 use leveret_storage::{AccessReport, Body, Identity, Log, Message, Record, Report};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{SimDisk, Trouble};
 
 use super::content::{body_of, number_of};
 use super::life::{Ended, Life};
@@ -24,8 +25,8 @@ use super::plan::{Plan, USERS, VHOSTS};
 use super::policies;
 use super::recover::Found;
 use super::run::Run;
-use super::world::Memory;
-use super::world::platform::Helpers;
+use leveret_test_support::simulated_server::Memory;
+use leveret_test_support::simulated_server::platform::Helpers;
 
 pub const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
 

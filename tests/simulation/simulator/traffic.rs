@@ -2,10 +2,10 @@
 //!
 //! # Invariants
 //! - The ledger is told before anything is sent.
-//! - No client violates the protocol; `tests/simulation/world/hostile.rs` tests that.
+//! - No client violates the protocol; `tests/support/simulated_server/hostile.rs` tests that.
 
-use super::world::sim_disk::Random;
 use leveret_amqp::{Method, Table};
+use leveret_test_support::random::Random;
 
 use super::actor::{Actor, Channel, Consumer, Leaving, Mode, Pending};
 use super::content::{Content, body_of};
@@ -14,7 +14,7 @@ use super::ledger::{Key, Ledger};
 use super::life::Life;
 use super::plan::{Habit, Plan};
 use super::topology::{self, BINDINGS, EXCHANGES, QUEUES, ROUTES};
-use super::world::{
+use leveret_test_support::simulated_server::{
     bind, close_channel, close_connection, consume, content_frames, delete, passive, purge, qos,
 };
 

@@ -14,7 +14,8 @@ use std::rc::Rc;
 use leveret_amqp::{ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, Properties, Table, next_frame};
 
 use super::source::Source;
-use super::world::{Line, Random, content_frames, method_frame};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_server::{Line, content_frames, method_frame};
 
 /// Interval of its heartbeats, in milliseconds.
 const BEAT_MS: u64 = 2_000;

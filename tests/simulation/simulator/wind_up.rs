@@ -12,8 +12,8 @@ use super::ledger::Key;
 use super::life::{CALM_STEPS, Ended, Life};
 use super::plan::VHOSTS;
 use super::topology::may_go;
-use super::world::sim_disk::Random;
-use super::world::{Phase, close_connection, delete, passive};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_server::{Phase, close_connection, delete, passive};
 
 /// Time that clients have to close their connections, in milliseconds.
 const POLITE_MS: u64 = 10_000;

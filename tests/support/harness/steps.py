@@ -10,7 +10,8 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Union
 
 BINARIES = ["checked", "release", "none"]
 # Paths that every step of the gate depends on.
-EVERYTHING = ["Cargo.toml", "Cargo.lock", ".cargo", ".ci", "tests/support/harness", "tests/run"]
+EVERYTHING = ["Cargo.toml", "Cargo.lock", ".cargo", ".ci", "tests/run", "tests/support/harness", "tests/support/lib.rs",
+              "tests/support/Cargo.toml"]
 
 
 class Step(NamedTuple):
@@ -76,7 +77,8 @@ def unlisted(steps: Dict[str, Step], tests: Path) -> List[str]:
     """Folders with a `run`, or with a program of cargo's tests, that have no row; rows of nothing; and what is in
     no group."""
     suites = {path.parent.name for path in tests.glob("*/*/run") if os.access(path, os.X_OK)}
-    programs = {path.stem for path in tests.glob("*/*.rs")}
+    # The files of tests/support are one library.
+    programs = {path.stem for path in tests.glob("*/*.rs") if path.parent.name != "support"}
     programs |= {path.parent.name for name in ("main.rs", "Cargo.toml") for path in tests.glob(f"*/*/{name}")}
     programs |= {str(path.relative_to(tests)) for name in ("*.rs", "*/run") for path in tests.glob(name)}
     rows: Set[str] = set(steps)

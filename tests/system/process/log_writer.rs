@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::home::patience;
 use leveret_daemon::logging;
+use leveret_test_support::built_program::patience;
 use log::LevelFilter;
 
 const TASK: &str = "LEVERET_TEST_LOG_TASK";

@@ -1,7 +1,6 @@
 //! Sessions and broker: the octets are instructions to up to three guests.
 #![no_main]
 
-#[path = "../../../simulation/world/mod.rs"]
-mod world;
+use leveret_test_support::simulated_server::hostile::check_any_session;
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| world::hostile::check_any_session(octets));
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| check_any_session(octets));

@@ -1,7 +1,6 @@
 //! Payloads of method frames.
 #![no_main]
 
-#[path = "../../../support/wire_checks/mod.rs"]
-mod wire_checks;
+use leveret_test_support::amqp_checks::check_any_method;
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| wire_checks::check_any_method(octets));
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| check_any_method(octets));

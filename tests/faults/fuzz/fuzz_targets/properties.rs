@@ -1,7 +1,6 @@
 //! Property flags and lists.
 #![no_main]
 
-#[path = "../../../support/wire_checks/mod.rs"]
-mod wire_checks;
+use leveret_test_support::amqp_checks::check_any_properties;
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| wire_checks::check_any_properties(octets));
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| check_any_properties(octets));

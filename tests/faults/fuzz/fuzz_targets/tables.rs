@@ -1,7 +1,6 @@
 //! Field tables and arrays.
 #![no_main]
 
-#[path = "../../../support/wire_checks/mod.rs"]
-mod wire_checks;
+use leveret_test_support::amqp_checks::check_any_table;
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| wire_checks::check_any_table(octets));
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| check_any_table(octets));

@@ -2,15 +2,9 @@
 //!
 //! `N.txt` is a store as a program of version N left it when it was killed (`make.py`).
 
-#![allow(
-    unreachable_pub,
-    dead_code,
-    reason = "each program of tests is a crate of its own, and uses some of it"
-)]
-
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub const ONE: &str = include_str!("1.txt");
 pub const TWO: &str = include_str!("2.txt");
@@ -44,8 +38,7 @@ pub struct Folder(pub PathBuf);
 
 impl Folder {
     pub fn new(name: &str, text: &str) -> Self {
-        let path =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("format-{name}-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("leveret-format-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).expect("a folder");
         for (name, bytes) in files_of(text) {
             fs::write(path.join(name), bytes).expect("a file");

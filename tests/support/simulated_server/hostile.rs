@@ -6,14 +6,14 @@
 //! # Invariants
 //! - The broker never panics.
 //! - Every pool is within its limits after each turn.
-//! - The world comes to rest.
+//! - The simulation comes to rest.
 //! - The hostile clients receive valid frames.
 //! - The witness receives its own message after they have left. Then nothing is left of them.
 
 use leveret_amqp::{Method, Table, Writer};
 use leveret_core::limits::Limits;
 
-use super::{LOST_MS, Manners, Shape, Silence, World, consume, content_frames, frame, method_frame};
+use super::{LOST_MS, Manners, Shape, Silence, Simulation, consume, content_frames, frame, method_frame};
 
 const QUEUES: [&str; 4] = ["red", "green", "blue", ""];
 const EXCHANGES: [&str; 7] = ["", "amq.direct", "amq.fanout", "amq.topic", "amq.headers", "x", "y"];
@@ -78,7 +78,7 @@ impl<'o> Script<'o> {
 
 struct Guests<'o> {
     script: Script<'o>,
-    world: World,
+    simulation: Simulation,
     lines: [Option<usize>; GUESTS],
     /// A client sent raw bytes that may have declared anything.
     anything: bool,
@@ -86,12 +86,12 @@ struct Guests<'o> {
 
 /// Runs the script and checks the result.
 pub fn check_any_session(octets: &[u8]) {
-    let mut world = World::new(limits());
-    let witness = world.open(&[1]);
-    world.declare(witness, 1, "witness");
-    world.consume(witness, 1, "witness", "witness", true);
+    let mut simulation = Simulation::new(limits());
+    let witness = simulation.open(&[1]);
+    simulation.declare(witness, 1, "witness");
+    simulation.consume(witness, 1, "witness", "witness", true);
     let script = Script(octets);
-    let mut guests = Guests { script, world, lines: [None; GUESTS], anything: false };
+    let mut guests = Guests { script, simulation, lines: [None; GUESTS], anything: false };
     while !guests.script.0.is_empty() {
         guests.instruct();
     }
@@ -114,18 +114,18 @@ impl Guests<'_> {
                 self.say(guest, &frame(kind, channel, payload));
             }
             11 => {
-                self.world.line(guest).shape.up_fragment = 1 + self.script.below(200);
-                self.world.line(guest).shape.down_fragment = 1 + self.script.below(200);
+                self.simulation.line(guest).shape.up_fragment = 1 + self.script.below(200);
+                self.simulation.line(guest).shape.down_fragment = 1 + self.script.below(200);
             }
             12 => {
-                self.world.clients[guest].manners.greed = self.script.one_of(&[0, 1, 50, usize::MAX]);
-                self.world.line(guest).shape.down_room = self.script.one_of(&[10, 300, 5_000, 1 << 20]);
+                self.simulation.clients[guest].manners.greed = self.script.one_of(&[0, 1, 50, usize::MAX]);
+                self.simulation.line(guest).shape.down_room = self.script.one_of(&[10, 300, 5_000, 1 << 20]);
             }
             13 => self.depart(number, guest),
-            14 => self.world.pass_ms(u64::from(self.script.octet()) * 200),
+            14 => self.simulation.pass_ms(u64::from(self.script.octet()) * 200),
             _ => {
                 for _ in 0..self.script.octet() {
-                    self.world.round();
+                    self.simulation.round();
                 }
             }
         }
@@ -133,7 +133,7 @@ impl Guests<'_> {
 
     fn arrive(&mut self, number: usize) {
         let manners = Manners { silence: Silence::AtOnce, is_heedless: true, ..Manners::default() };
-        let guest = self.world.connect(manners, Shape::WIDE);
+        let guest = self.simulation.connect(manners, Shape::WIDE);
         self.lines[number] = Some(guest);
         if self.script.below(8) == 0 {
             self.anything = true;
@@ -152,7 +152,7 @@ impl Guests<'_> {
     }
 
     fn say(&mut self, guest: usize, octets: &[u8]) {
-        self.world.clients[guest].say_raw(octets);
+        self.simulation.clients[guest].say_raw(octets);
     }
 
     fn say_anything(&mut self, guest: usize) {
@@ -163,19 +163,19 @@ impl Guests<'_> {
 
     fn depart(&mut self, number: usize, guest: usize) {
         match self.script.below(3) {
-            0 => self.world.lose(guest),
-            1 => self.world.hang_up(guest),
+            0 => self.simulation.lose(guest),
+            1 => self.simulation.hang_up(guest),
             _ => {
-                self.world.line(guest).cut_up = {
-                    let sent = self.world.line(guest).sent_up();
+                self.simulation.line(guest).cut_up = {
+                    let sent = self.simulation.line(guest).sent_up();
                     Some(sent + u64::from(self.script.octet()))
                 }
             }
         }
         if self.script.flag() {
             self.lines[number] = None;
-            self.world.lose(guest);
-            self.world.pass_ms(LOST_MS);
+            self.simulation.lose(guest);
+            self.simulation.pass_ms(LOST_MS);
         }
     }
 
@@ -267,30 +267,34 @@ impl Guests<'_> {
     /// Ends all hostile clients. Checks that nothing is left of them.
     fn leave(mut self, witness: usize) {
         for guest in self.lines.into_iter().flatten() {
-            self.world.lose(guest);
+            self.simulation.lose(guest);
         }
-        self.world.pass_ms(LOST_MS);
-        let world = &mut self.world;
-        assert_eq!(world.peers_count(), 1, "the guests are gone");
+        self.simulation.pass_ms(LOST_MS);
+        let simulation = &mut self.simulation;
+        assert_eq!(simulation.peers_count(), 1, "the guests are gone");
         for queue in ["red", "green", "blue"] {
-            world.ask(witness, 1, &super::delete(queue));
+            simulation.ask(witness, 1, &super::delete(queue));
         }
         for exchange in ["x", "y"] {
-            world.ask(witness, 1, &Method::ExchangeDelete { exchange, if_unused: false, no_wait: false });
+            simulation.ask(
+                witness,
+                1,
+                &Method::ExchangeDelete { exchange, if_unused: false, no_wait: false },
+            );
         }
-        let gauges = world.engine.broker().gauges();
+        let gauges = simulation.engine.broker().gauges();
         assert_eq!((gauges.connections, gauges.channels, gauges.consumers), (1, 1, 1), "{gauges:?}");
         assert_eq!((gauges.deliveries, gauges.jobs), (0, 0), "{gauges:?}");
         if self.anything {
             return;
         }
-        world.deliveries(witness);
-        world.publish_to(witness, 1, "witness", b"still served");
-        world.run();
-        assert_eq!(world.deliveries(witness).len(), 1);
-        world.ask(witness, 1, &super::delete("witness"));
-        world.lose_everybody();
-        world.assert_empty();
+        simulation.deliveries(witness);
+        simulation.publish_to(witness, 1, "witness", b"still served");
+        simulation.run();
+        assert_eq!(simulation.deliveries(witness).len(), 1);
+        simulation.ask(witness, 1, &super::delete("witness"));
+        simulation.lose_everybody();
+        simulation.assert_empty();
     }
 }
 

@@ -6,12 +6,12 @@
 //!
 //! # Invariants
 //! - The broker never panics.
-//! - The world comes to rest.
+//! - The simulation comes to rest.
 //! - Every answer begins like an HTTP answer.
 //! - When the clients have left, nothing is left of them, and a message and a request are served as before.
 
 use super::hostile::{Script, limits};
-use super::{LOST_MS, Shape, World};
+use super::{LOST_MS, Shape, Simulation};
 
 const CLIENTS: usize = 3;
 const VERBS: [&str; 8] = ["GET", "PUT", "POST", "DELETE", "HEAD", "GET", "BREW", ""];
@@ -103,7 +103,7 @@ const BODIES: [&str; 12] = [
 
 struct Clients<'o> {
     script: Script<'o>,
-    world: World,
+    simulation: Simulation,
     places: [Option<usize>; CLIENTS],
     /// A request may have changed the objects of the witness.
     anything: bool,
@@ -111,11 +111,12 @@ struct Clients<'o> {
 
 /// Runs the script and checks the result.
 pub fn check_any_requests(octets: &[u8]) {
-    let mut world = World::new(limits());
-    let witness = world.open(&[1]);
-    world.declare(witness, 1, "witness");
-    world.consume(witness, 1, "witness", "witness", true);
-    let mut clients = Clients { script: Script(octets), world, places: [None; CLIENTS], anything: false };
+    let mut simulation = Simulation::new(limits());
+    let witness = simulation.open(&[1]);
+    simulation.declare(witness, 1, "witness");
+    simulation.consume(witness, 1, "witness", "witness", true);
+    let mut clients =
+        Clients { script: Script(octets), simulation, places: [None; CLIENTS], anything: false };
     while !clients.script.0.is_empty() {
         clients.instruct();
     }
@@ -130,9 +131,9 @@ impl Clients<'_> {
             let down_room = self.script.one_of(&[10, 300, 5_000, 1 << 20]);
             let shape = Shape { up_fragment: fragment, down_fragment: fragment, down_room, ..Shape::WIDE };
             self.places[number] = Some(match self.script.below(6) {
-                0 => self.world.connect_metrics(shape, [192, 0, 2, 1]),
-                1 => self.world.connect_management(shape, [192, 0, 2, 2]),
-                _ => self.world.connect_management(shape, [127, 0, 0, 1]),
+                0 => self.simulation.connect_metrics(shape, [192, 0, 2, 1]),
+                1 => self.simulation.connect_management(shape, [192, 0, 2, 2]),
+                _ => self.simulation.connect_management(shape, [127, 0, 0, 1]),
             });
             return;
         };
@@ -140,17 +141,17 @@ impl Clients<'_> {
             0..=8 => self.request(client),
             9 => {
                 let octets = self.script.octets(255);
-                self.world.operator(client).write_up(octets);
+                self.simulation.operator(client).write_up(octets);
             }
             10 | 11 => self.read(client),
             12 => {
-                self.world.operator(client).hang_up();
+                self.simulation.operator(client).hang_up();
                 self.places[number] = None;
             }
-            13 => self.world.pass_ms(u64::from(self.script.octet()) * 200),
+            13 => self.simulation.pass_ms(u64::from(self.script.octet()) * 200),
             _ => {
                 for _ in 0..self.script.octet() {
-                    self.world.round();
+                    self.simulation.round();
                 }
             }
         }
@@ -183,39 +184,39 @@ impl Clients<'_> {
             _ => {}
         }
         self.anything = true;
-        self.world.operator(client).write_up(&octets);
+        self.simulation.operator(client).write_up(&octets);
     }
 
     fn read(&mut self, client: usize) {
         let most = self.script.one_of(&[1, 100, usize::MAX]);
-        self.world.operator(client).read_down(most, &mut Vec::new());
+        self.simulation.operator(client).read_down(most, &mut Vec::new());
     }
 
     /// Ends all hostile clients. Checks that nothing is left of them.
     fn leave(mut self, witness: usize) {
         for client in self.places.into_iter().flatten() {
-            self.world.operator(client).hang_up();
-            self.world.operator(client).read_down(usize::MAX, &mut Vec::new());
+            self.simulation.operator(client).hang_up();
+            self.simulation.operator(client).read_down(usize::MAX, &mut Vec::new());
         }
-        self.world.pass_ms(LOST_MS);
-        let world = &mut self.world;
-        let client = world.connect_management(Shape::WIDE, [127, 0, 0, 1]);
+        self.simulation.pass_ms(LOST_MS);
+        let simulation = &mut self.simulation;
+        let client = simulation.connect_management(Shape::WIDE, [127, 0, 0, 1]);
         let request = b"GET /api/none HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        world.operator(client).write_up(request);
+        simulation.operator(client).write_up(request);
         let mut said = Vec::new();
         for _ in 0..40 {
-            world.pass_ms(500);
-            world.operator(client).read_down(usize::MAX, &mut said);
+            simulation.pass_ms(500);
+            simulation.operator(client).read_down(usize::MAX, &mut said);
         }
         assert!(said.starts_with(b"HTTP/1.1 401 "), "{}", String::from_utf8_lossy(&said));
-        let gauges = world.engine.broker().gauges();
+        let gauges = simulation.engine.broker().gauges();
         assert_eq!((gauges.deliveries, gauges.jobs), (0, 0), "{gauges:?}");
         if self.anything {
             return;
         }
-        world.deliveries(witness);
-        world.publish_to(witness, 1, "witness", b"still served");
-        world.run();
-        assert_eq!(world.deliveries(witness).len(), 1);
+        simulation.deliveries(witness);
+        simulation.publish_to(witness, 1, "witness", b"still served");
+        simulation.run();
+        assert_eq!(simulation.deliveries(witness).len(), 1);
     }
 }

@@ -10,7 +10,7 @@ use super::disk::Inner;
 use super::trouble::COMMIT_HEADER_BYTES as COMMIT_HEADER;
 
 /// A rare mistake happens once in this many times. A simulator needs some hundred runs to reveal it.
-pub const SELDOM: u64 = 150;
+pub(super) const SELDOM: u64 = 150;
 
 /// A mistake between the store and the disk, which the checks have to detect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +39,7 @@ impl Inner {
     }
 
     /// Returns the bytes that the mutant writes instead of `bytes`.
-    pub fn mutate(&mut self, at: usize, bytes: &[u8]) -> Vec<u8> {
+    pub(super) fn mutate(&mut self, at: usize, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         let is_commit = bytes.starts_with(b"LVC");
         match self.mutant {

@@ -1,4 +1,4 @@
-//! An in-memory disk with the faults of real disks, and random numbers from a seed.
+//! An in-memory disk with the faults of real disks.
 //!
 //! The store accesses a disk only through the trait [`leveret_storage::Disk`]. So a test can cause, at any call
 //! and repeatably, faults that take years to occur on cheap cards.
@@ -13,11 +13,6 @@
 //! # Invariants
 //! - A run is a function of its seed.
 
-#![allow(dead_code, unused_imports, missing_docs, unreachable_pub, reason = "each test uses its part")]
-
-#[path = "../../support/random/mod.rs"]
-pub mod random;
-
 mod damage;
 mod disk;
 mod mutant;
@@ -26,5 +21,4 @@ mod trouble;
 pub use damage::Damaged;
 pub use disk::{Counts as DiskCounts, SimDisk};
 pub use mutant::Mutant;
-pub use random::Random;
 pub use trouble::{LASTING, Trouble};

@@ -1,4 +1,4 @@
-//! A simulated world in memory: the production engine, clients connected by byte streams, and a clock that
+//! A simulation of the whole server in memory: the production engine, clients connected by byte streams, and a clock that
 //! jumps.
 //!
 //! Timing such as a full window, a late byte or a day of heartbeats can be reproduced exactly here.
@@ -12,15 +12,12 @@
 //! | `checker` | the checks of a client on what it receives |
 //! | `hostile` | arbitrary bytes as AMQP clients, for the fuzzer |
 //! | `hostile_http` | arbitrary bytes as requests to the management API |
-//! | `sim_disk` | a disk that fails; other tests use it as well |
 //!
 //! # Invariants
 //! - The same calls give the same run.
-//! - A world that never comes to rest is a failure, because the event loop would use a whole processor.
-//! - It is also a failure if the world rests while a client could proceed. The engine checks that before
+//! - A simulation that never comes to rest is a failure, because the event loop would use a whole processor.
+//! - It is also a failure if the simulation rests while a client could proceed. The engine checks that before
 //!   every sleep, in builds with assertions.
-
-#![allow(dead_code, unused_imports, missing_docs, unreachable_pub, reason = "each test uses its part")]
 
 pub mod checker;
 pub mod client;
@@ -29,8 +26,6 @@ pub mod hostile_http;
 pub mod line;
 pub mod meanwhile;
 pub mod platform;
-#[path = "../sim_disk/mod.rs"]
-pub mod sim_disk;
 
 use std::cell::{RefCell, RefMut};
 use std::net::SocketAddr;
@@ -47,12 +42,12 @@ use leveret_management::request_context::{Endurance, Machine, Process, StoreView
 use leveret_server::{Engine, EngineSetup, ListenerId, PeerAddress, StorageDriver, WAITING_SOCKETS_MAX};
 use leveret_storage::{Identity as StoreIdentity, Log, Settings};
 
+use crate::random::Random;
+use crate::simulated_disk::{Mutant, SimDisk};
 pub use checker::{Phase, Said};
 pub use client::{Client, Manners, Silence, content_frames, frame, method_frame};
 pub use line::{Line, Shape};
 pub use platform::{Helpers, Memory};
-pub use sim_disk::Random;
-use sim_disk::{Mutant, SimDisk};
 
 /// Hash of the password `guest` with one iteration. The broker's number of iterations would take two thirds
 /// of the time of many tests.
@@ -71,7 +66,7 @@ pub const LOST_MS: u64 = 600_000;
 /// `ADMIT_TRIES` checks.
 const ADMIT_MS: u64 = 20;
 const ADMIT_TRIES: u32 = 5;
-/// Rounds at one time after which a world that still moves is considered to loop forever.
+/// Rounds at one time after which a simulation that still moves is considered to loop forever.
 const ROUNDS_MAX: u64 = 3_000_000;
 
 /// Limits small enough to be reached in a test.
@@ -114,7 +109,7 @@ impl Default for Publish<'_> {
 
 /// Clients, lines, engine and clock.
 #[derive(Debug)]
-pub struct World {
+pub struct Simulation {
     pub engine: Engine<Memory>,
     pub clients: Vec<Client>,
     pub lines: Vec<Rc<RefCell<Line>>>,
@@ -124,11 +119,9 @@ pub struct World {
     limits: Limits,
     /// Number of turns so far.
     pub turns: u64,
-    /// Highest number of jobs that waited at the end of a turn.
-    pub jobs_seen: usize,
 }
 
-impl World {
+impl Simulation {
     pub fn new(limits: Limits) -> Self {
         Self::with_memory_locked(limits, false)
     }
@@ -159,7 +152,6 @@ impl World {
             now: Now::from_ms(0),
             limits,
             turns: 0,
-            jobs_seen: 0,
         }
     }
 
@@ -289,7 +281,6 @@ impl World {
         assert!(gauges.queues <= limits.queues_max as usize);
         assert!(gauges.bindings <= limits.bindings_max as usize);
         assert!(gauges.deliveries <= limits.unacknowledged_max as usize);
-        self.jobs_seen = self.jobs_seen.max(gauges.jobs);
     }
 
     /// Runs until nothing moves any more at this time.
@@ -297,7 +288,7 @@ impl World {
         let mut rounds = 0;
         while self.round() {
             rounds += 1;
-            assert!(rounds < ROUNDS_MAX, "the world does not come to rest: {:?}", self.engine);
+            assert!(rounds < ROUNDS_MAX, "the simulation does not come to rest: {:?}", self.engine);
         }
     }
 
@@ -340,7 +331,7 @@ impl World {
 
     // ---- what clients do
 
-    /// Queues a method for sending; nothing moves before the world runs.
+    /// Queues a method for sending; nothing moves before the simulation runs.
     pub fn send(&mut self, client: usize, channel: u16, method: &Method<'_>) {
         self.clients[client].send(channel, method);
     }
@@ -453,7 +444,7 @@ impl World {
     }
 }
 
-impl World {
+impl Simulation {
     /// Checks that every pool is empty: no connections, no definitions, no messages.
     #[track_caller]
     pub fn assert_empty(&self) {
@@ -597,7 +588,9 @@ pub fn for_seeds(test: &str, seeds: core::ops::Range<u64>, run: impl Fn(u64) + s
     });
     for seed in only.unwrap_or(seeds) {
         if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
-            eprintln!("replay with: LEVERET_SEED={seed} cargo test --profile checked --test in_memory {test}");
+            eprintln!(
+                "replay with: LEVERET_SEED={seed} cargo test --profile checked --test in_memory {test}"
+            );
             std::panic::resume_unwind(panic);
         }
     }

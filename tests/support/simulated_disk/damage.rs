@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use leveret_storage::{ACCESS_SLOTS, BLOCK_BYTES, NEWEST_SLOT, is_beside_the_log};
 
 use super::disk::{File, Inner, SECTOR, SimDisk};
-use super::random::Random;
+use crate::random::Random;
 
 /// Maximum number of blocks that a card loses on one side of the block that it was writing.
 const NEIGHBOURS_MAX: u64 = 6;

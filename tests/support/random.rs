@@ -1,9 +1,7 @@
 //! Pseudo-random numbers from a seed, the same on every machine.
 
-#![allow(dead_code, unreachable_pub, reason = "shared: no program of tests uses all of it")]
-
 /// Returns the entropy source for a broker: bytes that cycle through all 256 values in a fixed order.
-pub fn bytes() -> impl FnMut(&mut [u8]) + Send {
+pub fn entropy() -> impl FnMut(&mut [u8]) + Send {
     let mut last = 0_u8;
     move |bytes| {
         for byte in bytes {
@@ -13,7 +11,7 @@ pub fn bytes() -> impl FnMut(&mut [u8]) + Send {
     }
 }
 
-/// A number in which each bit depends on every bit of this one.
+/// Returns a number each bit of which depends on every bit of `number` (splitmix64).
 const fn stirred(number: u64) -> u64 {
     let number = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let number = (number ^ number >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -26,6 +24,7 @@ const fn stirred(number: u64) -> u64 {
 pub struct Random(u64);
 
 impl Random {
+    /// Starts the stream of a seed.
     pub const fn new(seed: u64) -> Self {
         Self((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66_D1CE_4E5B) | 1)
     }
@@ -37,7 +36,7 @@ impl Random {
         Self(parts.fold(stirred(seed), |state, part| stirred(state ^ part)) | 1)
     }
 
-    /// The next one, below `bound`, which is not 0.
+    /// Returns the next number, which is below `bound`. The bound is not 0.
     pub const fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -45,7 +44,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
     }
 
-    /// One of these; there is at least one.
+    /// Returns a random element of a slice that is not empty.
     pub fn one_of<T: Copy>(&mut self, things: &[T]) -> T {
         things[self.below(things.len() as u64) as usize]
     }

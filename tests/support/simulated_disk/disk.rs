@@ -23,16 +23,16 @@ use leveret_storage::{
 
 use super::damage::Damaged;
 use super::mutant::{Mutant, SELDOM};
-use super::random::Random;
 use super::trouble::{Spell, Trouble, Troubles};
+use crate::random::Random;
 
-pub const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
 
 #[derive(Clone, Debug, Default)]
-pub struct File {
+pub(super) struct File {
     pub cache: Vec<u8>,
     pub media: Vec<u8>,
-    pub dirty: BTreeSet<usize>,
+    dirty: BTreeSet<usize>,
     pub is_durable: bool,
     /// Blocks that cannot be read until they are written again.
     pub refused: BTreeSet<usize>,
@@ -40,7 +40,7 @@ pub struct File {
     pub worn: BTreeSet<usize>,
     /// Blocks synced since the file was recycled.
     pub synced: BTreeSet<usize>,
-    pub unsynced: BTreeSet<usize>,
+    unsynced: BTreeSet<usize>,
     /// The file cannot be opened.
     pub is_lost: bool,
     /// Bytes of each block before its last write.
@@ -50,7 +50,7 @@ pub struct File {
 }
 
 #[derive(Clone, Debug)]
-pub struct Inner {
+pub(super) struct Inner {
     pub files: BTreeMap<u32, File>,
     pub seed: u64,
     /// Number of starts; and since the last start: calls that a cut can hit, cuts, and damages.
@@ -58,7 +58,7 @@ pub struct Inner {
     pub calls: u64,
     pub cuts: u64,
     pub damages: u64,
-    pub troubles: Troubles,
+    troubles: Troubles,
     /// The device does one in this many syncs and ignores the others; 0 if it does all of them.
     pub lies_one_in: u64,
     /// Removed files, until the directory is synced.
@@ -69,7 +69,7 @@ pub struct Inner {
     /// Maximum size of all files together, in bytes.
     pub room: Option<u64>,
     pub mutant: Mutant,
-    pub first_write: bool,
+    first_write: bool,
     pub has_failed_sync: bool,
     /// A read has failed since the last start.
     pub has_failed_read: bool,
@@ -104,7 +104,7 @@ pub struct Counts {
 
 /// A handle of the disk, and the files that could not be opened through it. Clones share the same disk.
 #[derive(Clone, Debug)]
-pub struct SimDisk(pub Rc<RefCell<Inner>>, pub Vec<UnopenedFile>);
+pub struct SimDisk(pub(super) Rc<RefCell<Inner>>, pub Vec<UnopenedFile>);
 
 impl SimDisk {
     /// Creates an empty disk.
@@ -204,11 +204,6 @@ impl SimDisk {
             file.media[at] ^= 1;
             file.cache[at] = file.media[at];
         }
-    }
-
-    /// Returns whether a slot has a file.
-    pub fn has_file(&self, slot: u32) -> bool {
-        self.0.borrow().files.contains_key(&slot)
     }
 
     /// Describes each write to a block that was already synced.
@@ -396,7 +391,7 @@ impl Inner {
     }
 
     /// Returns the random numbers for the next damage.
-    pub fn next_damage(&mut self) -> Random {
+    pub(super) fn next_damage(&mut self) -> Random {
         self.damages += 1;
         Random::of(self.seed, "damage of blocks", &[self.starts, self.damages])
     }

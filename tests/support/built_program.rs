@@ -1,7 +1,4 @@
-//! A folder of its own for each broker that a test starts, gone with it, and nothing of the environment of
-//! the tests that the broker would heed.
-
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
+//! The built program without the environment of the tests, and a temporary folder for each test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +6,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Variables that say to the program where it is, whom it is to tell, and how much.
-const HEEDED: [&str; 7] = [
+/// Environment variables that change what the program does.
+const READ_BY_THE_PROGRAM: [&str; 7] = [
     "RUST_LOG",
     "JOURNAL_STREAM",
     "NOTIFY_SOCKET",
@@ -27,28 +24,34 @@ pub fn patience(seconds: u64) -> Duration {
     Duration::from_secs(seconds).mul_f64(factor.expect("LEVERET_PATIENCE is a number"))
 }
 
-/// The built program. Cargo tells the tests of its own package where it is; it lies above those of other packages, once
-/// it is built.
+/// Returns a command that runs the built program.
+///
+/// Cargo puts it into the folder above the test programs. It builds it for tests of the package `leveret`; tests of other
+/// packages need `cargo build` with the same profile before.
+///
+/// # Panics
+/// Panics if the program is not there.
 pub fn leveret() -> Command {
-    let above = || Some(std::env::current_exe().ok()?.ancestors().nth(2)?.join("leveret"));
-    let told = option_env!("CARGO_BIN_EXE_leveret").map(PathBuf::from);
-    let program = told.or_else(above).filter(|path| path.exists());
-    undisturbed(Command::new(program.expect("cargo build --profile checked has made it")))
+    let test = std::env::current_exe().expect("a test program has a path");
+    let program = test.ancestors().nth(2).expect("it is in target/PROFILE/deps").join("leveret");
+    assert!(program.exists(), "{} is missing: run cargo build --profile checked", program.display());
+    without_test_environment(Command::new(program))
 }
 
-/// A command that runs it, in the end.
-pub fn undisturbed(mut command: Command) -> Command {
-    for name in HEEDED {
+/// Removes the variables that the program reads from a command's environment.
+pub fn without_test_environment(mut command: Command) -> Command {
+    for name in READ_BY_THE_PROGRAM {
         command.env_remove(name);
     }
     command
 }
 
-/// The folder; it goes with this value.
+/// A temporary folder, removed when this value is dropped.
 #[derive(Debug)]
-pub struct Home(PathBuf);
+pub struct TempDir(PathBuf);
 
-impl Home {
+impl TempDir {
+    /// Creates a folder whose name contains `test`.
     pub fn new(test: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +65,7 @@ impl Home {
     }
 }
 
-impl Drop for Home {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }

@@ -8,8 +8,6 @@
 //!   an error of the connection.
 //! - Time stands still unless a test advances it.
 
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test file uses its part")]
-
 use std::collections::VecDeque;
 
 use leveret_amqp::{ContentHeader, FrameKind, Method, Properties, Table, Writer, next_frame};
@@ -28,7 +26,7 @@ use leveret_core::pending_writes::Batch;
 use leveret_core::time::Now;
 
 /// The pools and settings around connections.
-pub struct World {
+pub struct Environment {
     pub limits: Limits,
     pub settings: Settings,
     pub pools: Pools,
@@ -41,7 +39,7 @@ pub struct World {
     pub durable: Batch,
 }
 
-impl World {
+impl Environment {
     pub fn new(limits: Limits) -> Self {
         let identity = Identity { product: "Leveret".into(), version: "0.1.0".into(), ..Identity::default() };
         Self {
@@ -55,6 +53,26 @@ impl World {
             durable: Batch::NONE,
             limits,
         }
+    }
+
+    /// Returns what a connection gets with each call.
+    pub fn context(&mut self) -> Context<'_> {
+        self.context_and_names().0
+    }
+
+    /// Returns what a connection gets with each call, and the names that it parses into.
+    pub fn context_and_names(&mut self) -> (Context<'_>, &mut Names) {
+        let context = Context {
+            now: self.now,
+            pools: &mut self.pools,
+            messages: &mut self.messages,
+            settings: &self.settings,
+            share: self.share,
+            durable: self.durable,
+            last_delivery: 0,
+            log: &mut self.log,
+        };
+        (context, &mut self.names)
     }
 }
 
@@ -109,13 +127,13 @@ pub struct Rules {
     /// Deliveries contain a delivery count.
     pub tells_counts: bool,
     /// Messages for gets, per key.
-    pub stock: VecDeque<MessageId>,
+    stock: VecDeque<MessageId>,
     /// The batch that confirms of publishes wait for.
     pub batch: Batch,
     tags: u64,
 }
 
-pub struct View<'b> {
+struct View<'b> {
     outbox: &'b VecDeque<Waiting>,
     at: usize,
 }
@@ -310,31 +328,16 @@ pub struct Host {
     pub is_finished: bool,
 }
 
-macro_rules! context {
-    ($world:expr) => {
-        leveret_connection::Context {
-            now: $world.now,
-            pools: &mut $world.pools,
-            messages: &mut $world.messages,
-            settings: &$world.settings,
-            share: $world.share,
-            durable: $world.durable,
-            last_delivery: 0,
-            log: &mut $world.log,
-        }
-    };
-}
-
 impl Host {
-    pub fn new(world: &World) -> Self {
+    pub fn new(environment: &Environment) -> Self {
         let id = ConnectionId::from_index(0);
-        Self::with_id(world, id)
+        Self::with_id(environment, id)
     }
 
-    pub fn with_id(world: &World, id: ConnectionId) -> Self {
+    pub fn with_id(environment: &Environment, id: ConnectionId) -> Self {
         let peer = Peer { from_loopback: true, source: LogSource::Anybody, port: 0 };
         Self {
-            connection: Connection::new(world.now, id, peer, &world.settings),
+            connection: Connection::new(environment.now, id, peer, &environment.settings),
             rules: Rules::default(),
             stash: Vec::new(),
             output: Vec::new(),
@@ -345,13 +348,13 @@ impl Host {
     }
 
     /// Passes bytes to the connection and handles them as far as possible.
-    pub fn feed(&mut self, world: &mut World, bytes: &[u8]) -> Option<Suspension> {
+    pub fn feed(&mut self, environment: &mut Environment, bytes: &[u8]) -> Option<Suspension> {
         self.stash.extend_from_slice(bytes);
         let input = core::mem::take(&mut self.stash);
         let mut at = 0;
         let suspended = loop {
-            let mut context: Context<'_> = context!(world);
-            match self.connection.next(&mut context, &mut world.names, &input, &mut at) {
+            let (mut context, names) = environment.context_and_names();
+            match self.connection.next(&mut context, names, &input, &mut at) {
                 InputStep::NeedMore => break None,
                 InputStep::Suspended(suspension) => break Some(suspension),
                 InputStep::Finished => {
@@ -375,16 +378,20 @@ impl Host {
 
     /// Writes the remaining bytes, or one fill if there are none. The socket accepts what `accept` returns,
     /// and the rest is kept. Returns how many bytes there were to write.
-    pub fn flush_once(&mut self, world: &mut World, accept: impl FnOnce(usize) -> usize) -> usize {
+    pub fn flush_once(
+        &mut self,
+        environment: &mut Environment,
+        accept: impl FnOnce(usize) -> usize,
+    ) -> usize {
         if self.unsent.is_empty() {
             self.unsent = vec![0; self.out_bytes];
             let mut view = View { outbox: &self.rules.outbox, at: 0 };
-            let mut context: Context<'_> = context!(world);
+            let mut context = environment.context();
             let filled = self.connection.fill(&mut context, &mut self.unsent, &mut view);
             self.unsent.truncate(filled.bytes);
             for _ in 0..filled.deliveries {
                 let waiting = self.rules.outbox.pop_front().expect("no more is sent than waits");
-                world.messages.release(waiting.message);
+                environment.messages.release(waiting.message);
             }
         }
         let len = self.unsent.len();
@@ -394,9 +401,9 @@ impl Host {
     }
 
     /// Writes everything.
-    pub fn flush(&mut self, world: &mut World) {
+    pub fn flush(&mut self, environment: &mut Environment) {
         for _ in 0..100_000 {
-            if self.flush_once(world, |filled| filled) == 0 {
+            if self.flush_once(environment, |filled| filled) == 0 {
                 return;
             }
         }
@@ -404,14 +411,14 @@ impl Host {
     }
 
     /// Feeds, flushes and resumes until nothing moves.
-    pub fn run(&mut self, world: &mut World, bytes: &[u8]) {
-        let mut suspended = self.feed(world, bytes);
+    pub fn run(&mut self, environment: &mut Environment, bytes: &[u8]) {
+        let mut suspended = self.feed(environment, bytes);
         loop {
             let before = (self.output.len(), self.stash.len(), self.rules.log.len());
-            self.flush(world);
+            self.flush(environment);
             if suspended.is_some() {
-                suspended = self.feed(world, &[]);
-                self.flush(world);
+                suspended = self.feed(environment, &[]);
+                self.flush(environment);
             }
             if before == (self.output.len(), self.stash.len(), self.rules.log.len()) {
                 return;
@@ -425,45 +432,45 @@ impl Host {
         show(&output)
     }
 
-    pub fn timeout(&mut self, world: &mut World) -> Timeout {
-        self.connection.handle_timeout(&mut context!(world))
+    pub fn timeout(&mut self, environment: &mut Environment) -> Timeout {
+        self.connection.handle_timeout(&mut environment.context())
     }
 
     /// Advances the clock and handles what is due.
-    pub fn later(&mut self, world: &mut World, ms: u64) -> Timeout {
-        world.now = Now::from_ms(world.now.as_ms() + ms);
-        self.timeout(world)
+    pub fn later(&mut self, environment: &mut Environment, ms: u64) -> Timeout {
+        environment.now = Now::from_ms(environment.now.as_ms() + ms);
+        self.timeout(environment)
     }
 
     /// Advances the clock to the connection's next deadline and handles it.
-    pub fn pass_time(&mut self, world: &mut World) -> Timeout {
-        let left = self.connection.deadline().ms_left(world.now).expect("there is a deadline");
-        world.now = Now::from_ms(world.now.as_ms() + left);
-        self.timeout(world)
+    pub fn pass_time(&mut self, environment: &mut Environment) -> Timeout {
+        let left = self.connection.deadline().ms_left(environment.now).expect("there is a deadline");
+        environment.now = Now::from_ms(environment.now.as_ms() + left);
+        self.timeout(environment)
     }
 
     /// Closes a channel without a request of its client.
-    pub fn close_channel(&mut self, world: &mut World, number: u16, text: &str) -> bool {
+    pub fn close_channel(&mut self, environment: &mut Environment, number: u16, text: &str) -> bool {
         let fault = Fault::new(ReplyCode::PreconditionFailed, format_args!("{text}"));
-        self.connection.close_channel(&mut context!(world), number, &fault)
+        self.connection.close_channel(&mut environment.context(), number, &fault)
     }
 
     /// Frees everything, and checks that the pools are complete again.
-    pub fn end(mut self, world: &mut World) {
-        self.connection.teardown(&mut context!(world));
+    pub fn end(mut self, environment: &mut Environment) {
+        self.connection.teardown(&mut environment.context());
         for waiting in self.rules.outbox.drain(..) {
-            world.messages.release(waiting.message);
+            environment.messages.release(waiting.message);
         }
         for message in self.rules.stock.drain(..) {
-            world.messages.release(message);
+            environment.messages.release(message);
         }
-        assert_eq!(world.pools.channels_used(), 0);
-        assert_eq!(world.pools.reply_bytes_used(), 0);
+        assert_eq!(environment.pools.channels_used(), 0);
+        assert_eq!(environment.pools.reply_bytes_used(), 0);
         assert_eq!(
             (
-                world.messages.messages_used(),
-                world.messages.body_bytes_used(),
-                world.messages.assembly_bytes_used()
+                environment.messages.messages_used(),
+                environment.messages.body_bytes_used(),
+                environment.messages.assembly_bytes_used()
             ),
             (0, 0, 0)
         );
@@ -471,17 +478,17 @@ impl Host {
 }
 
 /// Returns an open connection.
-pub fn open(world: &mut World) -> Host {
-    open_with(world, 0, &CAPABLE)
+pub fn open(environment: &mut Environment) -> Host {
+    open_with(environment, 0, &CAPABLE)
 }
 
 pub const CAPABLE: [&str; 3] =
     ["authentication_failure_close", "consumer_cancel_notify", "connection.blocked"];
 
-pub fn open_with(world: &mut World, heartbeat: u16, capabilities: &[&str]) -> Host {
-    let mut host = Host::new(world);
-    let script = handshake(capabilities, b"\0guest\0guest", world.limits.frame_max, heartbeat);
-    host.run(world, &script);
+pub fn open_with(environment: &mut Environment, heartbeat: u16, capabilities: &[&str]) -> Host {
+    let mut host = Host::new(environment);
+    let script = handshake(capabilities, b"\0guest\0guest", environment.limits.frame_max, heartbeat);
+    host.run(environment, &script);
     let said = host.said();
     assert_eq!(said.len(), 3, "{said:?}");
     assert!(said[2].starts_with("0 ConnectionOpenOk"), "{said:?}");
@@ -589,14 +596,14 @@ pub fn show(mut bytes: &[u8]) -> Vec<String> {
     shown
 }
 
-pub fn message(world: &mut World, body: &[u8]) -> MessageId {
-    let id = world.messages.begin("x", b"key", Share::Reserve).unwrap();
-    world
+pub fn message(environment: &mut Environment, body: &[u8]) -> MessageId {
+    let id = environment.messages.begin("x", b"key", Share::Reserve).unwrap();
+    environment
         .messages
         .reserve_content(id, &[0, 0], MessageFlags::NONE, body.len() as u32, Share::Reserve)
         .unwrap();
-    world.messages.append_body(id, body);
-    world.messages.finish(id);
+    environment.messages.append_body(id, body);
+    environment.messages.finish(id);
     id
 }
 
@@ -632,10 +639,10 @@ pub const METHOD: usize = 19;
 pub const HEAD: usize = METHOD + 22;
 
 /// Returns a connection with these channels open.
-pub fn open_channels(world: &mut World, channels: &[u16]) -> Host {
-    let mut host = open(world);
+pub fn open_channels(environment: &mut Environment, channels: &[u16]) -> Host {
+    let mut host = open(environment);
     for channel in channels {
-        host.run(world, &open_channel(*channel));
+        host.run(environment, &open_channel(*channel));
     }
     host.said();
     host.rules.log.clear();

@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::sim_disk::SimDisk;
+use crate::simulated_disk::SimDisk;
 use leveret_storage::{Disk, UnopenedFile};
 
 /// The disk, and the operation that happens after `calls_left` calls.

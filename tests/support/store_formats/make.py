@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Creates a fixture of this folder: a small store of some version of Leveret, as text.
 
-    tests/component/store_formats/make.py BINARY tests/component/store_formats/1.txt
+    tests/support/store_formats/make.py BINARY tests/support/store_formats/1.txt
 
 Each line is a piece of a file that is not zeros: | file | first byte | bytes in hex, or BYTE*COUNT |. A line with the
 file's size precedes them. tests/component/storage/format.rs lists the content of the store.

@@ -7,7 +7,7 @@
 use leveret_storage::Record;
 
 /// Bytes of a commit before its first record.
-pub const COMMIT_HEADER_BYTES: usize = 76;
+pub(super) const COMMIT_HEADER_BYTES: usize = 76;
 /// As the count of a [`Spell`]: all calls of this kind until the next start fail.
 pub const LASTING: u64 = u64::MAX;
 
@@ -44,14 +44,14 @@ pub enum Trouble {
 
 /// Skips `after` calls of a kind, then lets `count` of them fail.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Spell {
+pub(super) struct Spell {
     after: u64,
     count: u64,
 }
 
 impl Spell {
     /// Counts a call. Returns whether it fails.
-    pub const fn hits(&mut self) -> bool {
+    pub(super) const fn hits(&mut self) -> bool {
         if self.count == 0 {
             return false;
         }
@@ -68,7 +68,7 @@ impl Spell {
 
 /// The planned faults, by kind of call.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Troubles {
+pub(super) struct Troubles {
     pub cut: Spell,
     pub kill: Spell,
     pub kill_as_left: Spell,
@@ -83,7 +83,7 @@ pub struct Troubles {
 }
 
 impl Troubles {
-    pub const fn foresee(&mut self, trouble: Trouble) {
+    pub(super) const fn foresee(&mut self, trouble: Trouble) {
         match trouble {
             Trouble::Never => {}
             Trouble::Cut(after) => self.cut = Spell { after, count: 1 },
@@ -102,7 +102,7 @@ impl Troubles {
 
     /// Notes a write. It may schedule a kill for the next call, or a power cut for the call after the next
     /// sync.
-    pub fn note_write(&mut self, bytes: &[u8]) {
+    pub(super) fn note_write(&mut self, bytes: &[u8]) {
         let is_left = |record: &Record<'_>| matches!(record, Record::Left { .. });
         if self.kill_as_left.count > 0 && says(bytes, is_left) && self.kill_as_left.hits() {
             self.kill = Spell { after: 0, count: 1 };

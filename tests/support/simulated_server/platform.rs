@@ -14,7 +14,8 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::sim_disk::{Random, SimDisk};
+use crate::random::Random;
+use crate::simulated_disk::SimDisk;
 use leveret_core::log_limiter::LogLimiter;
 use leveret_core::time::Now;
 use leveret_server::{
@@ -258,11 +259,6 @@ impl Memory {
     /// Connects a client to the management API.
     pub fn arrive_management(&mut self, line: &Rc<RefCell<Line>>, address: SocketAddr) {
         self.arrive_at(ListenerId::Management(0), line, PeerAddress::Network(address));
-    }
-
-    /// Returns the number of connections to the operator's socket that are not accepted yet.
-    pub fn operators_outside(&self) -> usize {
-        self.arrivals.iter().filter(|(listener, _)| *listener == ListenerId::Control).count()
     }
 
     /// Reports all events since the last call to the engine. Returns whether there were any, including

@@ -3,8 +3,6 @@
 //! A fuzzer that only waits for a panic misses a parser that accepts what it cannot read later, or writes
 //! something else than it read. Each check takes any bytes and asserts both.
 
-#![allow(dead_code, reason = "not every fuzz target makes every check")]
-
 use leveret_amqp::{
     Array, ContentHeader, Full, Method, MethodError, Opening, Properties, PropertyEdit, Table, Value, Writer,
     classify_opening, method_id_of, next_frame,
@@ -13,7 +11,7 @@ use leveret_amqp::{
 const ROOM: usize = 64 * 1024;
 
 /// What `write` writes.
-pub(crate) fn written(write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>) -> Vec<u8> {
+pub fn written(write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>) -> Vec<u8> {
     let mut buf = vec![0; ROOM];
     let mut w = Writer::new(&mut buf);
     write(&mut w).expect("room enough");
@@ -34,7 +32,7 @@ fn visit_value(value: Value<'_>) -> usize {
 }
 
 /// A table that was accepted is iterated to its end, and never yields more than it has octets for.
-pub(crate) fn check_any_table(octets: &[u8]) {
+pub fn check_any_table(octets: &[u8]) {
     if let Ok(table) = Table::parse(octets) {
         assert_eq!(table.as_bytes(), octets);
         assert!(visit_table(table) <= octets.len());
@@ -51,7 +49,7 @@ pub(crate) fn check_any_table(octets: &[u8]) {
 }
 
 /// Properties that were accepted have every property their flags promise, and are written back as they were.
-pub(crate) fn check_any_properties(octets: &[u8]) {
+pub fn check_any_properties(octets: &[u8]) {
     let look = |p: Properties<'_>| {
         let strings = [
             p.content_type(),
@@ -85,7 +83,7 @@ pub(crate) fn check_any_properties(octets: &[u8]) {
 
 /// A method that was accepted is the same after being written and read again; an error names the right
 /// method.
-pub(crate) fn check_any_method(octets: &[u8]) {
+pub fn check_any_method(octets: &[u8]) {
     match Method::parse(octets) {
         Ok(method) => {
             assert_eq!(method_id_of(octets), Some(method.id()));
@@ -103,7 +101,7 @@ pub(crate) fn check_any_method(octets: &[u8]) {
 }
 
 /// Reads input as a connection does: an opening, then frames until one is invalid.
-pub(crate) fn check_any_frames(mut input: &[u8]) {
+pub fn check_any_frames(mut input: &[u8]) {
     const PAYLOAD_MAX: u32 = 4096;
     if classify_opening(input) == Opening::NeedMore {
         assert!(input.len() < 8);
@@ -123,7 +121,7 @@ pub(crate) fn check_any_frames(mut input: &[u8]) {
 }
 
 /// A content header that was accepted is written back as it was.
-pub(crate) fn check_any_header(octets: &[u8]) {
+pub fn check_any_header(octets: &[u8]) {
     if let Ok(header) = ContentHeader::parse(octets) {
         assert_eq!(written(|w| header.emit(w)), octets);
     }

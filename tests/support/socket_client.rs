@@ -2,8 +2,6 @@
 //!
 //! It reads and writes whole frames, and gives up after a timeout, so a broker that hangs fails a test.
 
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its part")]
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -11,8 +9,8 @@ use std::thread::JoinHandle;
 
 use leveret_amqp::{FrameKind, Method, PROTOCOL_HEADER, Table, Writer, next_frame};
 
-use crate::home::{self, Home};
-use crate::world::{content_frames, method_frame};
+use crate::built_program::{self, TempDir};
+use crate::simulated_server::{content_frames, method_frame};
 
 const PATIENCE_S: u64 = 20;
 const FRAME_MAX: u32 = 131_072;
@@ -24,13 +22,13 @@ pub struct Broker {
     pub address: SocketAddr,
     /// The log lines after the ready line.
     said: Option<JoinHandle<Vec<String>>>,
-    _home: Home,
+    _home: TempDir,
 }
 
 impl Broker {
     pub fn start(arguments: &[&str]) -> Self {
-        let home = Home::new("sockets");
-        let mut command = home::leveret();
+        let home = TempDir::new("sockets");
+        let mut command = built_program::leveret();
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(home.path()).args(arguments);
         let mut process = command.stderr(Stdio::piped()).spawn().expect("the built binary runs");
         let lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();
@@ -89,8 +87,8 @@ impl Link {
     /// Connects and shakes hands; asks for no heartbeats.
     pub fn open(address: SocketAddr, channels: &[u16]) -> Self {
         let stream = TcpStream::connect(address).expect("the broker listens");
-        stream.set_read_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
-        stream.set_write_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
+        stream.set_read_timeout(Some(built_program::patience(PATIENCE_S))).expect("a timeout can be set");
+        stream.set_write_timeout(Some(built_program::patience(PATIENCE_S))).expect("a timeout can be set");
         stream.set_nodelay(true).expect("it is a TCP socket");
         let mut link = Self { stream, incoming: Vec::new(), at: 0 };
         link.write(&PROTOCOL_HEADER);
