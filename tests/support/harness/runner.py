@@ -49,7 +49,7 @@ WORKERS = 3
 # A busy machine needs longer timeouts; a hang is still detected.
 PATIENCE = "6"
 # Environment variables of tests that a run inherits, and the prefix of all of them.
-HEEDED = ["LEVERET_PATIENCE", "LEVERET_CACHE"]
+HEEDED = ["LEVERET_PATIENCE", "LEVERET_CACHE", environment.NO_INSTALL]
 NOT_HEEDED = ("LEVERET_", "PROPTEST_", "RUST_LOG", "RUST_TEST", "RUST_BACKTRACE", "PYTHON", "GIT_", "TRANSACTION_MESSAGES",
               "CARGO_BUILD_TARGET")
 # Maximum number of cases that may need a second attempt before the run fails.
@@ -179,6 +179,9 @@ class Runner:
         self.environment["PROPTEST_RNG_SEED"] = chance
         # The library would write down what failed once, and try that first from then on, in this folder alone.
         self.environment["PROPTEST_DISABLE_FAILURE_PERSISTENCE"] = "1"
+        # Suites announce installations on the output of this run.
+        self.output = os.dup(1)
+        self.environment[environment.OUTPUT] = environment.described(self.output)
         self.built: Dict[str, bool] = {"none": True}
         self.programs: Dict[str, Program] = {}
         self.times: List[str] = []
@@ -197,7 +200,7 @@ class Runner:
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             child = subprocess.Popen(command, cwd=cwd or ROOT, env={**self.environment, **variables}, text=True,
                                      stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                     start_new_session=True)
+                                     start_new_session=True, pass_fds=[self.output])
             self.children.append(child)
             is_late = threading.Event()
 
@@ -385,14 +388,14 @@ class Runner:
             self.suite(Step(f"oracle-{name}"), [str(suite_of(TESTS, name)), "--rabbitmq"])()
 
     def install(self, wanted: List[str]) -> None:
-        """What the steps need, before they do. Who lacks something says so itself, by name."""
+        """Installs what the steps need. A suite reports a `SKIP` for each case that lacks something."""
         watch = Stopwatch()
         lines = []
         for name in wanted:
             try:
                 environment.INSTALLS[name]()
             except (Skip, environment.CannotInstall) as why:
-                lines.append(f"# {name} could not be installed: {why}")
+                lines.append(f"# {name}: {why}")
         self.tell("install", lines, watch)
 
     # -- the order of things

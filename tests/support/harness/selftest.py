@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,9 @@ def table_of_steps() -> None:
     table = steps.read(TESTS / "steps.toml")
     assert not steps.unlisted(table, TESTS), steps.unlisted(table, TESTS)
     assert not any(step.alone for step in table.values() if step.gate)
+    assert all(step.about for step in table.values())
+    # The packages of ARM are tested with the binaries that `arm` builds.
+    assert table["packages"].after == "arm"
     installs = {name for step in table.values() for name in step.installs}
     assert installs <= set(environment.INSTALLS), installs - set(environment.INSTALLS)
     covering = steps.covering(table.values(), ["src/amqp/frame.rs", "tests/system/tls/doors.py", "src/server/bridges.rs"])
@@ -300,12 +304,55 @@ def unreachable_index() -> None:
         environment.TRIES = tries
 
 
+def help_lists_steps() -> None:
+    """`tests/run --help` lists every step with its folder."""
+    done = subprocess.run([str(TESTS / "run"), "--help"], stdout=subprocess.PIPE, text=True, check=True)
+    rows = {line.split()[0]: line.split()[1] for line in done.stdout.split("suites:")[1].splitlines() if line.startswith("  ")}
+    assert rows.keys() == steps.read(TESTS / "steps.toml").keys(), rows.keys()
+    missing = [folder for folder in rows.values() if not (brokers.ROOT / folder).exists()]
+    assert not missing, missing
+
+
+def no_install() -> None:
+    """With `LEVERET_NO_INSTALL`, apt is not started, and a missing program is a skip that names its package."""
+    begun: List[List[str]] = []
+    attempt, environment.attempt = environment.attempt, lambda command, *_, **__: begun.append(command)
+    os.environ[environment.NO_INSTALL] = "1"
+    try:
+        environment.have("sh")
+        for install in (lambda: environment.have("leveret-no-such-program", "package-x"), lambda: environment.apt_install("package-x")):
+            try:
+                install()
+            except environment.NotInstalled as why:
+                assert "package-x" in str(why) and not begun, (why, begun)
+                continue
+            raise AssertionError("a package was installed")
+    finally:
+        del os.environ[environment.NO_INSTALL]
+        environment.attempt = attempt
+
+
+def announced_on_the_output() -> None:
+    """A line of a suite is on the output of the run at once, and not in another file with the same descriptor number."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as other:
+        os.environ[environment.OUTPUT] = environment.described(output.fileno())
+        try:
+            environment.announce("first")
+            os.environ[environment.OUTPUT] = f"{other.fileno()}:" + environment.described(output.fileno()).split(":", 1)[1]
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                environment.announce("second")
+        finally:
+            del os.environ[environment.OUTPUT]
+        assert (os.pread(output.fileno(), 99, 0), os.pread(other.fileno(), 99, 0)) == (b"first\n", b"")
+        assert printed.getvalue() == "# second\n"
+
+
 def main() -> int:
-    """All of them."""
+    """Runs all cases."""
     suite = Suite("harness", sys.argv[1:])
     for case in (codec_methods, codec_fields, codec_content, differences, recordings, verdict_lines, ending_servers,
                  stopwatch, table_of_steps, quarantine, budget, tried_again, ended_badly,
-                 programs_of_cargo, order_of_a_run, unreachable_index):
+                 programs_of_cargo, order_of_a_run, unreachable_index, help_lists_steps, no_install, announced_on_the_output):
         suite.case(case.__name__.replace("_", "-"), case)
     return suite.status()
 
