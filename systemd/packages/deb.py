@@ -101,10 +101,12 @@ def dependencies(binaries: List[Path], architecture: str) -> List[str]:
 
 
 def changelog(version: str) -> str:
-    """CHANGELOG.md as Debian has it."""
+    """Returns the newest version's part of the changelog in Debian's form."""
     newest, day = manual.release()
     stamp = time.strftime("%a, %d %b %Y 00:00:00 +0000", time.strptime(day, "%Y-%m-%d"))
-    part = (HERE / "CHANGELOG.md").read_text().split(f"## {newest} ({day})\n", 1)[1].split("\n## ", 1)[0]
+    part = manual.CHANGELOG.read_text().split(f"## [{newest}] - {day}\n", 1)[1].split("\n## ", 1)[0]
+    # Debian's form has no sections.
+    part = re.sub(r"^### .*\n", "", part, flags=re.MULTILINE)
     points = [" ".join(point.split()) for point in re.split(r"^- ", part, flags=re.MULTILINE)[1:]]
     lines = [textwrap.fill(point, 76, initial_indent="  * ", subsequent_indent="    ") for point in points]
     return f"leveret ({version}) stable; urgency=medium\n\n" + "\n".join(lines) + f"\n\n -- {MAINTAINER}  {stamp}\n"

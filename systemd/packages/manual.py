@@ -23,6 +23,7 @@ import build as static  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+CHANGELOG = HERE.parent / "CHANGELOG.md"
 KEY = re.compile(r"^(?:# )?([a-z_]+ = (?:\[.*\]|\".*\"|[^ ]+))$")
 PIECE = re.compile(r"^# --- (.*?) -+$")
 SECTION = re.compile(r"^\[([a-z]+)\]$")
@@ -97,10 +98,10 @@ def filled(text: str) -> str:
 
 
 def release() -> Tuple[str, str]:
-    """The newest version in CHANGELOG.md, and its day."""
-    found = re.search(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", (HERE / "CHANGELOG.md").read_text(), re.MULTILINE)
+    """Returns the newest version in the changelog, and its date."""
+    found = re.search(r"^## \[(\S+)\] - (\d{4}-\d\d-\d\d)$", CHANGELOG.read_text(), re.MULTILINE)
     if found is None:
-        raise ValueError("CHANGELOG.md has no line such as: ## 0.1.0 (2026-11-22)")
+        raise ValueError("CHANGELOG.md has no line such as: ## [0.1.0] - 2026-11-22")
     return found[1], found[2]
 
 

@@ -1,4 +1,4 @@
-//! The links of the README and the guide have valid targets, and the top folder has no unexpected entries.
+//! The links of the README, the changelog and the guide have valid targets, and the top folder has no unexpected entries.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ const GUIDE: &str = "systemd/packages/guide";
 const TOP: &[&str] =
     &["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "boards", "cross.toml", "src", "systemd", "tests"];
 
-/// Returns the README and the guide.
+/// Returns the README, the changelog and the guide.
 fn texts() -> Vec<(PathBuf, String)> {
     let guide = fs::read_dir(project().join(GUIDE)).unwrap().map(|file| file.unwrap().path());
-    let all: Vec<PathBuf> = [project().join("README.md")].into_iter().chain(guide).collect();
+    let all: Vec<PathBuf> = ["README.md", "systemd/CHANGELOG.md"].map(|name| project().join(name)).into_iter().chain(guide).collect();
     assert!(all.len() > 5, "the guide is there");
     all.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
