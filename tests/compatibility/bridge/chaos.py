@@ -1,9 +1,9 @@
-"""Everything that a bad link and bad power do to a bridge, at once and by chance, for a minute or as long as
-`LEVERET_CHAOS_S` says: connections cut and reset, lines that stall one way or both, that are slow or refuse, and the
-broker killed with -9; over TCP and over TLS, two rules up, one of them urgent, and commands down.
+"""A bridge under random faults at the same time, for a minute or for `LEVERET_CHAOS_S` seconds. Connections are cut, reset,
+stalled, slow or refused, and the broker is killed with -9. It runs over TCP and TLS, with two rules up (one of them
+urgent) and commands down.
 
-What is always true in the end: each message that was confirmed at one end is at the other as it was; what came twice is
-marked and has the id that it had; no id stands for two messages; and a rule's first copies are in order.
+At the end each message confirmed at one end is at the other, unaltered. Repeated messages are marked and have the same
+id. No id stands for two messages. The first copies of a rule are in order.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ TROUBLES = ("cut", "reset", "stalled", "down_stalled", "delay_s", "refuses", "ki
 
 
 def body_of(queue: str, number: int) -> bytes:
-    """What a message says: its number, and octets that only it has, in one frame or in several."""
+    """Returns the body of a message: its number, and bytes that only it has, in one frame or several."""
     filler = chance(f"{queue} {number}")
     return f"{queue} {number} ".encode() + filler.randbytes(filler.choice((0, 20, 300, 300, 5_000)))
 
 
 class Confirmed:
-    """What was published, and what of it was confirmed."""
+    """The published messages, and which of them were confirmed."""
 
     def __init__(self) -> None:
         self.next = dict.fromkeys((*UP, DOWN), 0)
         self.numbers: Dict[str, Set[int]] = {queue: set() for queue in self.next}
 
     def publish(self, address: brokers.Address, queue: str, count: int, props: Dict[str, Any]) -> None:
-        """Publishes so many, all at once, and notes those that are confirmed before the broker ends."""
+        """Publishes `count` messages at once, and records those that are confirmed before the broker ends."""
         first = self.next[queue]
         self.next[queue] += count
         try:

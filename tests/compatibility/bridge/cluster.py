@@ -1,7 +1,7 @@
-"""A bridge to a cluster of three RabbitMQ nodes with quorum queues, of which the one it talks to is killed.
+"""A bridge to a cluster of three RabbitMQ nodes with quorum queues. The node that it is connected to is killed.
 
-What is always true in the end: each confirmed reading is upstream, in order but for marked repeats, each command is
-here, and a bridge that knows only the killed node has waited for it.
+At the end each confirmed reading is upstream, in order except for marked repetitions. Each command is here. A bridge
+that knows only the killed node has waited for it.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Clustered:
         self._one_address(edge, first)
 
     def _under_way(self, edge: brokers.Leveret) -> Any:
-        """What the forwarding link says when it has moved enough, and has sent what is not confirmed."""
+        """Returns the status of the forwarding link when it has moved enough messages and has unconfirmed ones."""
         told = self.tools.status(edge)
         return told if told["moved"] >= KILL_AFTER and told["pending"] > 0 else None
 

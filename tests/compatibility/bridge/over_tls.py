@@ -29,14 +29,14 @@ class Broker(brokers.Leveret):
 
 
 def rabbitmq_settings(office: Office, server: Paper, port: int) -> str:
-    """A RabbitMQ that lets nobody in over TLS without a certificate of this office."""
+    """Returns settings with which RabbitMQ requires client certificates of this certificate authority."""
     options = (f'{{cacertfile, "{office.authority}"}}, {{certfile, "{server.certificate}"}}, {{keyfile, "{server.key}"}}, '
                "{verify, verify_peer}, {fail_if_no_peer_cert, true}")
     return f'{{ssl_listeners, [{{"127.0.0.1", {port}}}]}}, {{ssl_options, [{options}]}}'
 
 
 def keys(office: Office, paper: Any = None, more: str = "") -> str:
-    """What a bridge says of TLS."""
+    """Returns the TLS keys of a bridge."""
     own = f'certificate = "{paper.certificate}"\nkey = "{paper.key}"\n' if paper else ""
     return f'ca_file = "{office.authority}"\n{own}{more}'
 
@@ -52,7 +52,7 @@ class OverTls:
         self.rabbitmq = Address("127.0.0.1", brokers.free_port())
 
     def settings(self) -> str:
-        """What RabbitMQ is told."""
+        """Returns the settings of RabbitMQ."""
         return rabbitmq_settings(self.office, self.server, self.rabbitmq.port)
 
     def config(self, upstream: Address, said: str) -> str:

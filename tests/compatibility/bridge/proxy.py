@@ -15,7 +15,7 @@ from harness.suite import patience
 
 
 def answers_http() -> socket.socket:
-    """Listens, and answers whoever comes in HTTP, until it is closed."""
+    """Listens and answers every connection in HTTP, until it is closed."""
     web = socket.create_server(("127.0.0.1", 0))
 
     def answer() -> None:
@@ -33,7 +33,7 @@ def answers_http() -> socket.socket:
 
 
 class Proxy:
-    """Listens on a port of its own and hands octets on to `upstream`, as long as it is told to."""
+    """Listens on a port and forwards bytes to `upstream` until it is stopped."""
 
     def __init__(self, upstream: Address) -> None:
         self.upstream = upstream

@@ -1,6 +1,6 @@
-"""Shovels of runtime parameters against a real RabbitMQ: its keys, its words, its files of definitions.
+"""Shovels of runtime parameters beside a real RabbitMQ: its keys, texts and definition files.
 
-What is compared is what scripts see: exit codes, texts and columns of both command lines, and where messages are.
+The test compares what scripts see: exit codes, texts and columns of both command lines, and where messages are.
 """
 
 from __future__ import annotations

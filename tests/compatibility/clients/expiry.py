@@ -1,6 +1,6 @@
-"""Messages that wait for their time in durable queues, a kill in the middle, and nobody who comes for them.
+"""Messages with a delay or an expiration in durable queues without consumers, and a kill in between.
 
-Leveret alone: what RabbitMQ does with a message's time over restarts is another story.
+Only Leveret is tested: RabbitMQ counts the time over restarts in another way.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def story() -> None:
 
 
 def delayed() -> None:
-    """What a delayed exchange keeps comes once and in the order of its time, be that before the start or behind."""
+    """A delayed exchange delivers each message once and in the order of time, before or after the restart."""
     with tempfile.TemporaryDirectory() as home:
         data_dir = Path(home) / "data"
         broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=data_dir)

@@ -1,7 +1,7 @@
-"""People's frameworks, unchanged: what they promise holds when their worker or the broker is killed in the middle.
+"""Unmodified frameworks keep their promises when a worker or the broker is killed.
 
-A case has a broker that keeps its port and its data over a kill, a file that programs write a line into for each thing
-they did, and programs that are each a process of its own.
+A case has a broker that keeps its port and data over a kill, a file into which programs write a line for each completed
+task, and a process for each program.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Stage:
             program.kill()
 
     def log(self) -> str:
-        """What every program printed, for a failure."""
+        """Returns the output of all programs, for a failure."""
         return "\n".join(f"  {program.name}\n{program.text()}" for program in self.programs)
 
 
@@ -139,7 +139,7 @@ CELERY_CHAPTERS = {"results": "jobs", "countdown": "jobs", "topics": "jobs", "co
 
 
 class Framework(NamedTuple):
-    """What is installed, and how its worker is started."""
+    """The packages of a framework, and the command of its worker."""
 
     packages: List[str]
     worker: List[str]
@@ -194,7 +194,7 @@ def run(rabbitmq: bool, only: Optional[List[str]] = None) -> int:
 
 
 def on_a_stage(case: Case, rabbitmq: bool) -> None:
-    """A case in a house of its own."""
+    """Runs a case with its own broker and folder."""
     python = environment.python_with(case.packages[0].replace("==", "-").replace("[rabbit]", ""), *case.packages)
     house = RabbitHouse() if rabbitmq else LeveretHouse()
     stage = Stage(house, python, HERE / "stories")
@@ -202,7 +202,7 @@ def on_a_stage(case: Case, rabbitmq: bool) -> None:
 
 
 def told(stage: Stage, run: Callable[[], None]) -> None:
-    """A story in its house, whatever becomes of it."""
+    """Runs a case and always removes its broker and folder."""
     house = stage.house
     try:
         run()

@@ -25,7 +25,7 @@ AMQPLIB = "2.3.1"
 
 
 class Other(NamedTuple):
-    """What is installed, which says how the program is run; whether it knows confirms, and tells what came again."""
+    """A client: how it is installed and run, whether it uses confirms, and whether it reports redelivered messages."""
 
     install: Callable[[], List[str]]
     is_confirmed: bool = True
@@ -87,7 +87,7 @@ class Story:
         return (state[0] if state else 0) + len(set(self.done()))
 
     def lines(self) -> List[str]:
-        """What was done."""
+        """Returns the lines that the programs wrote."""
         ledger = self.stage.house.home / "ledger"
         return ledger.read_text().splitlines() if ledger.exists() else []
 
@@ -127,7 +127,7 @@ def run(rabbitmq: bool, only: Optional[List[str]] = None) -> int:
 
 
 def on_a_stage(other: Other, rabbitmq: bool) -> None:
-    """A story in a house of its own, when what it needs is there."""
+    """Runs a case with its own broker and folder, if its packages are installed."""
     command = other.install()
     house = frameworks.RabbitHouse() if rabbitmq else frameworks.LeveretHouse()
     stage = frameworks.Stage(house, Path(sys.executable), HERE)

@@ -44,7 +44,9 @@ class Program:
         return sum(text in line for line in self.lines)
 
     def wait(self, text: str, times: int = 1, patience_s: float = PATIENCE) -> str:
-        """Wait until so many lines contain the text; the last of them. Here and below with patience."""
+        """Waits until `times` lines contain the text. Returns the last of them. All timeouts here are multiplied by the
+        patience.
+        """
         with self.news:
             self.news.wait_for(lambda: self.count(text) >= times or self.over, patience(patience_s))
             if self.count(text) < times:
@@ -63,7 +65,7 @@ class Program:
         return [line for line in self.lines if line.startswith(("please ", "ok "))]
 
     def answer(self) -> None:
-        """What it asked for has been done."""
+        """Waits until the program has done what was requested."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()

@@ -54,12 +54,12 @@ class Bench:
         return self.start(name, *args, **extra).ended(patience_s)
 
     def consumers(self, queue: str, count: int) -> None:
-        """Wait until the queue has so many consumers."""
+        """Waits until the queue has `count` consumers."""
         self._until(lambda: (queue_state(self.address, queue) or [0, -1])[1] == count,
                     f"{queue} never had {count} consumers")
 
     def gone(self, queue: str) -> None:
-        """Wait until the queue is no more."""
+        """Waits until the queue does not exist."""
         self._until(lambda: queue_state(self.address, queue) is None, f"{queue} is still there")
 
     def _until(self, ready: Callable[[], bool], complaint: str) -> None:
@@ -75,7 +75,7 @@ class Bench:
         self.programs.clear()
 
     def log(self) -> str:
-        """What every program printed, for a failure."""
+        """Returns the output of all programs, for a failure."""
         return "\n".join(f"  {program.name}\n{program.text()}" for program in self.programs)
 
 
@@ -174,12 +174,12 @@ def sentinels(bench: Bench, emit: str, receivers: Dict[Program, str]) -> None:
 
 
 def seen(receiver: Program) -> List[str]:
-    """What a receiver printed, without the sentinels."""
+    """Returns the output of a receiver without the sentinels."""
     return [line[5:] for line in receiver.lines if line.startswith(" [x] ") and ":end " not in line]
 
 
 def routing(bench: Bench) -> None:
-    """Row 7: several bindings for one queue, and keys nobody wants."""
+    """Row 7: several bindings of one queue, and keys without a binding."""
     errors = bench.start("receive_logs_direct", "error")
     most = bench.start("receive_logs_direct", "info", "warning", "error")
     for receiver in (errors, most):

@@ -1,7 +1,6 @@
-"""A consumer that settles nothing: after `consumer_timeout` its channel is closed and others get its messages.
+"""A consumer that settles nothing: after `consumer_timeout` its channel is closed, and others get its messages.
 
-The same story for Leveret and RabbitMQ, with a timeout that a test can wait for; what each of them says and does
-must be what is written here.
+The case is the same for Leveret and RabbitMQ, with a short timeout. Both must give the texts that are written here.
 """
 
 from __future__ import annotations

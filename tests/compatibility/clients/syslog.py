@@ -35,7 +35,7 @@ log {{ source(lines); destination(broker); flags(flow-control); }};
 
 
 class Lines:
-    """A file that somebody writes, and what of it came."""
+    """A file to which lines are written, and the lines that arrived."""
 
     def __init__(self, stage: frameworks.Stage) -> None:
         self.stage, self.home = stage, stage.house.home
@@ -54,7 +54,7 @@ class Lines:
         self.syslog = self.stage.start_command([program, "-F", "--no-caps", *places])
 
     def write(self, count: int) -> None:
-        """So many lines more."""
+        """Writes `count` more lines."""
         with open(self.home / "lines", "a", encoding="ascii") as file:
             file.writelines(f"line {number}\n" for number in range(self.written, self.written + count))
         self.written += count
@@ -132,7 +132,7 @@ def run() -> int:
 
 
 def on_a_stage() -> None:
-    """It in a house of its own."""
+    """Runs the case with its own broker and folder."""
     missing: List[str] = [name for name in PACKAGES if not Path(f"/var/lib/dpkg/info/{name}.list").exists()]
     if missing:
         environment.apt_install(*missing)

@@ -109,7 +109,7 @@ def parse(text: str) -> Exposed:
 
 
 def drain(client: raw.Client, count: int) -> List[int]:
-    """Tags of so many deliveries."""
+    """Returns the tags of `count` deliveries."""
     tags: List[int] = []
     while len(tags) < count:
         message = client.expect("basic.deliver")
@@ -167,8 +167,9 @@ def is_counted(name: str) -> bool:
 
 
 def counts(exposed: Exposed) -> Dict[str, float]:
-    """What is counted, all queue types together. RabbitMQ also counts messages that are given up where there is no
-    dead letter exchange, by the strategy `disabled`; those are no dead letters here."""
+    """Returns the counters, summed over all queue types. RabbitMQ also counts discarded messages without a dead-letter
+    exchange, with the strategy `disabled`; these are not compared.
+    """
     found: Dict[str, float] = {}
     for name, labels, value in exposed.samples:
         if is_counted(name) and labels.get("dead_letter_strategy") != "disabled":
@@ -188,7 +189,7 @@ def described(exposed: Exposed) -> Dict[str, Any]:
 
 
 def missing() -> List[Tuple[str, str]]:
-    """What RabbitMQ has and we have not: path and name."""
+    """Returns the metrics that RabbitMQ has and Leveret has not, as path and name."""
     lines = [line.split() for line in MISSING.read_text().splitlines() if line and not line.startswith("#")]
     return [(scope, words[-1]) for words in lines for scope in words[:-1]]
 
@@ -279,7 +280,7 @@ def objects(port: int) -> None:
 
 
 def guarded(port: int) -> None:
-    """Who is not logged in, or is no monitor, sees nothing."""
+    """Users without a login or without the tag for monitoring get no metrics."""
     status, _, text = ask(port, "/metrics", "")
     assert status == 401 and "rabbitmq_" not in text, (status, text)
     wrong = "Basic " + base64.b64encode(b"guest:wrong").decode()
@@ -290,7 +291,7 @@ def guarded(port: int) -> None:
 
 
 def open_to_all(port: int) -> None:
-    """The listener for metrics shows them to whoever asks, and nothing else."""
+    """The listener for metrics serves metrics without a login, and nothing else."""
     for path in PATHS.values():
         status, media, text = ask(port, path, "")
         assert status == 200 and media == MEDIA and "rabbitmq_identity_info" in text, (path, status, text[:200])
@@ -409,7 +410,7 @@ def scraped(port: int) -> None:
 
 
 def asked(port: int, query: str, value: Optional[float], log: Callable[[], str]) -> None:
-    """What Prometheus answers, once it has it: this value, or without one anything at all."""
+    """Waits for the answer of Prometheus: this value, or any value without one."""
     found: Any = None
     for _ in range(round(patience(150))):
         try:

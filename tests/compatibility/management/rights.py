@@ -1,5 +1,5 @@
-"""Who may ask for what of the management API: every request by every user, one line each, recorded from RabbitMQ
-3.10.8 and held against Leveret.
+"""Access rights of the management API: every request by every user, one line each, recorded from RabbitMQ 3.10.8 and
+compared with Leveret.
 
 All but the outsiders may do everything in the virtual host `mine` and nothing in `theirs`; `none` does not exist.
 A cell is the status of an answer; behind 200 stand letters for the rows of a list: m of `mine`, t of `theirs`, and
@@ -175,7 +175,7 @@ def requests() -> List[Tuple[str, str, Any]]:
 
 
 def seen(answer: Any, user: str) -> str:
-    """Letters for rows of a list."""
+    """Returns the letters for the rows of a list."""
     if isinstance(answer, dict) and isinstance(answer.get("items"), list):
         answer = answer["items"]
     if not isinstance(answer, list):
@@ -191,7 +191,7 @@ def seen(answer: Any, user: str) -> str:
 
 
 class Stage:
-    """A broker with everybody and something of everything in it."""
+    """A broker with all users and one object of each kind."""
 
     def __init__(self, amqp: Address, port: int, node: str) -> None:
         self.amqp, self.port, self.node = amqp, port, node
@@ -201,7 +201,7 @@ class Stage:
         self.names: Dict[str, str] = {}
 
     def put(self, method: str, path: str, body: Any) -> None:
-        """What has to work."""
+        """Sends a request that must succeed."""
         status, answer = self.operator.ask(method, path, body)
         assert status in (200, 201, 204), (method, path, status, answer)
 
@@ -267,7 +267,7 @@ class Stage:
         return any((row["vhost"], row["name"]) == (vhost, "gone") for row in rows)
 
     def cell(self, who: Asked, method: str, path: str, body: Any) -> str:
-        """What one user is answered."""
+        """Returns the answer for one user."""
         if method != "GET":
             self.prepare(method, path)
         own, other = self.names.get(who.user, "none"), self.names["guest"]
@@ -292,7 +292,7 @@ class Stage:
         return [line_of("# request", list(USERS)), *table]
 
     def close(self) -> None:
-        """Nobody is connected any more."""
+        """Closes all connections."""
         for client in self.clients:
             with contextlib.suppress(OSError):
                 client.socket.close()
@@ -333,13 +333,13 @@ def record(amqp: Address, port: int, node: str) -> None:
 
 
 def is_looser(ours: str, theirs: str) -> bool:
-    """Whether a cell lets somebody see or do what RabbitMQ refuses him."""
+    """Returns whether a cell allows more than RabbitMQ does."""
     shown, refused = set(ours[3:]) - {"-"}, ("401", "404", "405")
     return theirs.startswith("401") and ours not in refused or bool(shown - set(theirs[3:]))
 
 
 def compare(amqp: Address, port: int, node: str) -> None:
-    """Every user is answered as by RabbitMQ, but for what is listed."""
+    """Every user gets the answers of RabbitMQ, except for the listed differences."""
     theirs, meant = read(RECORDED), read(DIFFERENCES)
     with staged(amqp, port, node) as stage:
         lines = stage.lines()

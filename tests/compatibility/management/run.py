@@ -118,7 +118,8 @@ def shape(value: Any) -> Any:
 
 
 def differences(path: str, theirs: Any, ours: Any) -> Iterator[str]:
-    """What theirs has that ours has not, or has otherwise; what ours has besides does no harm."""
+    """Returns what RabbitMQ's answer has and Leveret's lacks or has with another type. Additional fields are allowed.
+    """
     if isinstance(theirs, list) and isinstance(ours, list):
         # Lists that are empty on one side say nothing of what would be in them.
         if theirs[0] and ours[0]:
@@ -177,7 +178,7 @@ def written(shapes: Dict[str, Any]) -> str:
 
 
 def read_shapes() -> Dict[str, Any]:
-    """What was recorded, by path."""
+    """Reads the recorded shapes, by path."""
     shapes: Dict[str, Any] = {}
     for block in SHAPES.read_text().split("\n\n"):
         head, text = block.split("\n", 1)
@@ -187,7 +188,7 @@ def read_shapes() -> Dict[str, Any]:
 
 
 def admin(broker: Broker, words: List[str], folder: Path) -> Tuple[int, List[str]]:
-    """What rabbitmqadmin says, its lines sorted, and how it ends."""
+    """Returns the sorted output and the exit code of rabbitmqadmin."""
     script = shutil.which("rabbitmqadmin")
     if script is None:
         raise Skip("rabbitmqadmin is not installed")
@@ -221,7 +222,7 @@ def listed() -> List[str]:
 
 
 def compare_shapes(broker: Broker) -> None:
-    """Every answer has what RabbitMQ's has, but for what is listed."""
+    """Every answer has the fields of RabbitMQ's, except for the listed differences."""
     theirs = read_shapes()
     client = traffic(broker)
     try:

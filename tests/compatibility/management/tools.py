@@ -78,7 +78,7 @@ client.delete_queue("/", "p")
 
 
 def call(port: int, method: str, path: str, body: Any = None) -> Any:
-    """What the API answers."""
+    """Returns the answer of the API."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience(30))
     try:
         headers = {"Authorization": LOGIN}
@@ -92,7 +92,7 @@ def call(port: int, method: str, path: str, body: Any = None) -> Any:
 
 
 def run(command: List[str]) -> str:
-    """What a program says, which ends well."""
+    """Runs a program that must succeed. Returns its output."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=patience(120), check=False)
     assert done.returncode == 0, (command[:2], done.returncode, done.stdout, done.stderr)
     return done.stdout

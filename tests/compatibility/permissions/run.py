@@ -1,4 +1,4 @@
-"""Record what a broker answers to everybody who may not do everything, or compare one with what was recorded.
+"""Records the answers to users with limited permissions, or compares a broker with the recording.
 
 Suite lines: `PASS permissions/NAME`, `FAIL permissions/NAME: why`.
 """
@@ -61,7 +61,7 @@ def answers(broker: Broker) -> List[str]:
 
 
 def start_rabbitmq() -> brokers.RabbitMq:
-    """One with everybody in it."""
+    """Starts a RabbitMQ with all users."""
     broker = brokers.RabbitMq()
     try:
         path = broker.home / "definitions.json"
@@ -74,7 +74,7 @@ def start_rabbitmq() -> brokers.RabbitMq:
 
 
 def start_leveret() -> brokers.Leveret:
-    """One with everybody in it."""
+    """Starts a Leveret with all users."""
     broker = brokers.Leveret(brokers.leveret_binary(), [])
     try:
         path = broker.home / "definitions.json"
@@ -88,7 +88,7 @@ def start_leveret() -> brokers.Leveret:
 
 
 def folded(lines: List[str]) -> List[str]:
-    """As it is recorded: below an operation that everybody tried stands each answer once, with whose it is."""
+    """Returns the recorded form: for each operation every different answer once, with the users that got it."""
     text: List[str] = []
     for title, group in itertools.groupby(lines, lambda line: line.split(" | ")[0]):
         of_title = list(group)
@@ -126,7 +126,7 @@ def compare(got: List[str], wanted: List[str]) -> None:
 
 
 def deleted_user(broker: Broker) -> None:
-    """Who is deleted is put out, and told why."""
+    """The connection of a deleted user is closed with the reason."""
     broker.ctl("add_user", "gone", "pw")
     broker.ctl("set_permissions", "-p", "/", "gone", ".*", ".*", ".*")
     client = Client(broker.address, user="gone", password="pw")

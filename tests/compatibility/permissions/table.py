@@ -1,4 +1,4 @@
-"""What is asked of a broker with every set of rights, and how its answers are written down.
+"""Operations with every set of permissions, and the recorded form of their answers.
 
 Each operation is tried by eight users, named after what they may do: `c`onfigure, `w`rite, `r`ead, everything
 or nothing of each. The other scenarios have users of their own. One line per answer.
@@ -167,7 +167,7 @@ def run(address: Address) -> List[str]:
 
 
 def prepare(guest: Client) -> None:
-    """What the operations expect to be there."""
+    """Declares what the operations need."""
     guest.open()
     for name, kind, internal in (("x", "direct", False), ("fan", "fanout", False), ("t", "topic", False),
                                  ("t2", "topic", False), ("internal", "fanout", True), ("mines", "fanout", False)):
@@ -184,7 +184,7 @@ def prepare(guest: Client) -> None:
 
 def attempt(address: Address, user: str, vhost: str, operation: Operation, password: str = PASSWORD,
             **properties: Any) -> str:
-    """What came of it."""
+    """Returns the result of an operation."""
     try:
         client = Client(address, user=user, password=password, vhost=vhost)
     except Closed as refused:
@@ -215,7 +215,7 @@ def shown(refused: Closed) -> str:
 
 
 def enter(address: Address, user: str, password: str, vhost: str = "/", mechanism: str = "PLAIN") -> str:
-    """What came of logging in."""
+    """Returns the result of a login."""
     try:
         Client(address, user=user, password=password, vhost=vhost, mechanism=mechanism).close()
     except Closed as refused:
@@ -224,7 +224,7 @@ def enter(address: Address, user: str, password: str, vhost: str = "/", mechanis
 
 
 def comings_in(address: Address) -> List[str]:
-    """Who may come in where."""
+    """Tests which users can open which virtual hosts."""
     answers = [
         ("a right password", enter(address, "mine", PASSWORD)),
         ("a wrong password", enter(address, "mine", "wrong")),

@@ -1,1 +1,1 @@
-"""The same script of AMQP operations against RabbitMQ and Leveret, compared line by line."""
+"""A script of AMQP operations, run against RabbitMQ and Leveret and compared line by line."""

@@ -43,7 +43,7 @@ def show_hunk(scenario: str, hunk: Hunk) -> str:
 
 
 class Differences:
-    """What is allowed, by scenario."""
+    """The allowed differences, by scenario."""
 
     def __init__(self, entries: Dict[str, List[Hunk]]) -> None:
         self.entries = entries

@@ -1,4 +1,4 @@
-"""A raw AMQP peer that writes down what it says and hears.
+"""A raw AMQP client that records what it sends and receives.
 
 The transcript must be the same text for every run against the same broker, so two things are
 kept apart: replies to a synchronous method are written down at once, while whatever arrives by
@@ -149,7 +149,7 @@ class Connection:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What is said inside leaves in one piece, so that a broker may read it at once."""
+        """Sends everything inside the block in one write, so that a broker may read it at once."""
         self.gathered = bytearray()
         yield
         data, self.gathered = bytes(self.gathered), None
@@ -421,7 +421,7 @@ class Channel:
     # -- saying
 
     def open(self) -> None:
-        """Open it, unwritten. The same number may be opened again after a close."""
+        """Opens a channel without a line in the transcript. Its number may be opened again after a close."""
         self.connection.channels[self.number] = self
         self.connection.send(wire.method(self.number, "channel.open"))
         self._wait_reply()

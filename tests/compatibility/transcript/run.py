@@ -159,13 +159,13 @@ def repeat(wanted: List[Scenario], target: Target, texts: Dict[str, str]) -> Non
 
 
 def recorded(scenario: Scenario) -> str:
-    """What was written down; empty when nothing was."""
+    """Returns the recording of a scenario; empty if there is no recording."""
     path = RECORDED / f"{scenario.name}.txt"
     return path.read_text() if path.exists() else ""
 
 
 def compare(wanted: List[Scenario], target: Target, label: str, allowed: Optional[Differences]) -> int:
-    """Hold a broker to what was recorded, but for the differences that are allowed."""
+    """Compares a broker with the recording, except for the allowed differences."""
     failed = 0
     now = [scenario for scenario in wanted if scenario.later is None or allowed is None]
     for scenario in wanted:

@@ -51,7 +51,7 @@ def prepare(data_dir: Path, how: str) -> Dict[str, List[int]]:
 
 
 def take_some(peer, queue: str, number: int) -> List:  # type: ignore[no-untyped-def,type-arg]
-    """So many from the front."""
+    """Takes `number` messages from the front of the queue."""
     return [peer.call(1, "basic.get", queue=queue, no_ack=True) for _ in range(number)]
 
 
@@ -133,7 +133,8 @@ def looks_unfinished(before: bytes, after: bytes) -> bool:
 
 
 def check_told(missed: Set[str], told: "subprocess.CompletedProcess[str]") -> None:
-    """`inspect` said before the start that so many are lost, or that it does not know how many."""
+    """Checks that `inspect` reported this number of lost messages before the start, or that it cannot know the number.
+    """
     lost = len(missed)
     verdict = told.stdout.splitlines()[:1] or [told.stderr]
     assert told.returncode == 2, f"{lost} are lost, and inspect ended with {told.returncode}: {verdict[0]}"
@@ -153,8 +154,9 @@ def examined(
     series: Lives, holds: Dict[str, List[int]], again: bool,
     told: "Optional[subprocess.CompletedProcess[str]]",
 ) -> int:
-    """What is served is a part of what was there; what it lost is said, unless that was a guess (then `told` is
-    none); new promises are kept."""
+    """Checks that the served messages are a part of the stored ones, that the broker reports the lost ones (unless
+    `told` is None), and that new confirms are kept.
+    """
     broker = series.start()
     # Users lie beside the log, too: no damage to it keeps anybody out.
     lost: Set[str] = set()

@@ -56,7 +56,7 @@ def deep_backlog() -> None:
 
 
 def drain_in_order(peer, totals: Dict[str, int], at_once: int = 50) -> None:  # type: ignore[no-untyped-def]
-    """Consume these queues to their ends, all together, acknowledging so many at once, each in its order."""
+    """Consumes these queues together to their ends, checks the order of each, and acknowledges in groups."""
     peer.call(1, "basic.qos", prefetch_count=4 * at_once)
     for queue in totals:
         peer.call(1, "basic.consume", queue=queue, consumer_tag=queue)

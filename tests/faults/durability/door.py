@@ -1,6 +1,7 @@
-"""Who gets in after something went wrong with the store: those it vouches for, exactly, or nobody, and loudly.
+"""Logins after damage to the store. The users that the store proves can log in. If it cannot prove them, no user can,
+and the broker reports that.
 
-A user that was deleted stays deleted, a permission that was taken away stays away, whatever block is damaged.
+A deleted user stays deleted, and a removed permission stays removed, whichever block is damaged.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def gets_in(broker: Leveret, who: Who) -> bool:
 
 
 def who_gets_in(broker: Leveret) -> set:  # type: ignore[type-arg]
-    """Of everybody."""
+    """Returns which of the users can log in."""
     return {who for who in EVERYBODY if gets_in(broker, who)}
 
 
@@ -129,7 +130,7 @@ def inspected(data_dir: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def is_loud(broker: Leveret) -> None:
-    """It is said wherever somebody may look that nobody is let in."""
+    """Checks that the log, the alarms and the status report that no user can log in."""
     assert IN_DOUBT in broker.log(), broker.log()
     assert "access: " in broker.ctl("list_alarms") and IN_DOUBT in broker.ctl("status"), broker.ctl("status")
 
@@ -157,9 +158,9 @@ def spoil(path: Path, at: int) -> None:
 
 
 def every_block_loses_a_bit(how: str) -> None:
-    """One flipped bit, in each block in turn: those get in who should, and nobody else.
+    """With one flipped bit in any block, exactly the right users can log in.
 
-    The log has to say it alone in half of the cases.
+    In half of the cases only the log proves it.
     """
     chance = seed(f"every-block-{how}")
     with scratch() as folder:
@@ -189,7 +190,7 @@ def every_block_loses_a_bit(how: str) -> None:
 
 
 def the_log_may_be_lost() -> None:
-    """However much of the log is lost, and either of the files beside it: the right ones get in, nobody else."""
+    """However much of the log is lost with one of the files beside it, exactly the right users can log in."""
     chance = seed("log-lost")
     with scratch() as folder:
         base = administered(folder, "kill")
@@ -232,7 +233,9 @@ def every_block_after_a_kill() -> None:
 
 
 def runs_of_blocks_are_lost() -> None:
-    """Several blocks that follow each other, and the files beside the log: the right ones get in, or nobody."""
+    """After the loss of several consecutive blocks and the files beside the log, either the right users can log in or
+    none.
+    """
     chance = seed("runs-of-blocks")
     with scratch() as folder:
         base = administered(folder, "kill")
@@ -244,7 +247,7 @@ def runs_of_blocks_are_lost() -> None:
                 runs.append([at + chance.randrange(40) for at in blocks[start : start + count]])
 
         def check(*places: int) -> bool:
-            """Whether nobody got in."""
+            """Checks that no user can log in."""
             with scratch(folder) as own:
                 copy = without_files(copied(base, own))
                 for place in places:
@@ -265,7 +268,7 @@ def runs_of_blocks_are_lost() -> None:
 
 
 def a_doubt_stays_and_is_mended() -> None:
-    """Nobody gets in however often it starts, until root has looked, mended and confirmed."""
+    """No user can log in, however often the broker starts, until root has inspected, repaired and confirmed."""
     with scratch() as folder:
         data_dir = without_files(administered(folder, "stop"))
         # From the first change of users on, except for the last commits, which tell that something is missing.
@@ -353,7 +356,7 @@ def a_lost_beginning_is_no_new_store() -> None:
 
 
 def messages_do_not_lock_anybody_out() -> None:
-    """Damage among mere messages is told, and everybody gets in as before."""
+    """Damage to messages is reported, and does not change who can log in."""
     with scratch() as folder:
         data_dir = administered(folder, "stop")
         with running(data_dir) as broker, Client(broker.address, user="alice", password="new") as peer:
@@ -385,7 +388,7 @@ def messages_do_not_lock_anybody_out() -> None:
 
 
 def access_outlives_the_cleaner() -> None:
-    """What was said of users once stays, and stays twice, while segments come and go around it."""
+    """Users survive in two places while segments are written and deleted around their entries."""
     tight = '[limits]\nsegment_bytes = "512KiB"\ncommit_bytes_max = "160KiB"\n[store]\ndisk_limit = "4MiB"\n' \
             'settle_window = "100ms"\n'
     chance = seed("cleaner")
@@ -432,7 +435,7 @@ def refuses(data_dir: Path, *words: str, config: Optional[str] = None, prefix: O
 
 
 def needs_setpriv() -> None:
-    """To be somebody else than root."""
+    """Skips the case if it cannot run as another user than root."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         raise Skip("needs root and setpriv, to be somebody else")
 
@@ -474,7 +477,7 @@ def a_mistake_is_no_broken_disk() -> None:
 
 
 def a_disk_that_only_reads_makes_no_guest() -> None:
-    """A read-only file system: without a store nobody gets in, with one those whom it vouches for."""
+    """On a read-only file system without a store no user can log in; with a store, the users that it proves can."""
     if os.geteuid() != 0:
         raise Skip("needs root, to mount")
     with tmpfs(160) as mount, scratch() as folder:
@@ -505,7 +508,7 @@ def a_disk_that_only_reads_makes_no_guest() -> None:
 
 
 def a_full_disk_makes_no_guest() -> None:
-    """No room to begin a store: nobody gets in."""
+    """If the disk has no space for a new store, no user can log in."""
     if os.geteuid() != 0:
         raise Skip("needs root, to mount")
     with tmpfs(1) as mount:

@@ -85,7 +85,7 @@ def take_away(under: Path, data_dir: Path) -> None:
 
 
 def afterwards(series: Lives, confirmed: int, sent: int) -> None:
-    """What had been confirmed is there after the next start."""
+    """Checks that everything confirmed is there after the next start."""
     with client(series.start()) as peer:
         got = numbers_of(take_all(peer, "q"), "q")
         assert len(got) <= sent and got == list(range(len(got))), "out of order"

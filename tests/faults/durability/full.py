@@ -107,13 +107,13 @@ def full_file_system() -> None:
 
 
 def full_btrfs() -> None:
-    """The same where whatever is written over is written elsewhere, so that what was made ready would be no room."""
+    """The same on btrfs, which writes every block to a new place, so that reserved files give no space."""
     with btrfs(160) as mount, lives(limited("400MB"), mount / "data") as series:
         waits_and_resumes(series)
 
 
 def full_f2fs() -> None:
-    """The same on the file system that was made for flash."""
+    """The same on f2fs, a file system for flash."""
     with f2fs(128) as mount, lives(limited("400MB"), mount / "data") as series:
         waits_and_resumes(series)
 
@@ -147,7 +147,7 @@ def told_to_pika() -> None:
 
 
 def own_share() -> None:
-    """A queue that has its share makes its own publishers wait, and nobody else's."""
+    """A queue that has used its share blocks its own publishers and no others."""
     with small_limit("16MiB") as series:
         broker = series.start()
         with client(broker) as peer:
@@ -176,7 +176,7 @@ def started_while_full() -> None:
 
 
 def started_while_full_btrfs() -> None:
-    """The same on btrfs."""
+    """A broker starts on a full btrfs."""
     with btrfs(160) as mount, lives(limited("400MB"), mount / "data") as series:
         starts_while_full(series)
 
@@ -210,7 +210,7 @@ def starts_while_full(series: Lives) -> None:
 
 
 def stopped_while_full() -> None:
-    """A clean stop does not wait for room that nobody makes any more."""
+    """A clean stop does not wait for disk space."""
     with small_file_system() as series:
         with client(series.start()) as peer:
             declare(peer, "a")
@@ -232,7 +232,7 @@ FILE_SYSTEM = "file system of the data directory is full"
 
 
 def told_of_the_file_system(broker: Leveret) -> None:
-    """It is named as the cause wherever somebody may look, and disk_limit is not."""
+    """Alarm, status and log name the file system as the cause, and not disk_limit."""
     assert FILE_SYSTEM in said(broker, "WARN"), broker.log()
     assert "under disk_limit" not in broker.log(), broker.log()
     alarms = broker.ctl("list_alarms")
@@ -241,7 +241,8 @@ def told_of_the_file_system(broker: Leveret) -> None:
 
 
 def goes_on_when_there_is_room() -> None:
-    """Something else fills the file system and goes away again; nobody consumes, nobody restarts anything."""
+    """Another program fills the file system and frees it again. The broker continues without a consumer or a restart.
+    """
     with ext4(64) as mount:
         goes_on_in(mount)
 
@@ -323,8 +324,9 @@ def commits_wait_for_room() -> None:
 
 
 def look_at_first(peer: Client) -> None:
-    """Take the first message and give it back: that it and those behind it may have been delivered is written down,
-    ahead of need. What is not written down is not delivered, or nobody could be told that it comes again."""
+    """Takes the first message and returns it. The store records beforehand that messages may have been delivered; a
+    message that is not recorded is not delivered, because the redelivered flag would be missing later.
+    """
     item = peer.call(1, "basic.get", queue="a")
     peer.send(wire.method(1, "basic.nack", delivery_tag=item.method.args["delivery_tag"], requeue=True))
 

@@ -22,7 +22,7 @@ CONFIG = '[store]\nsettle_window = "50ms"\ncommit_window = "50ms"\n'
 
 
 class Stream:
-    """What must, and what may, be in a queue."""
+    """The messages that must be in a queue, and those that may be."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Stream:
         self.may |= set(acknowledged)
 
     def check(self, messages: List[Any]) -> None:
-        """What lies in the queue now is what it must be."""
+        """Checks the messages in the queue."""
         numbers = numbers_of(messages, self.name)
         assert numbers == sorted(set(numbers)), f"{self.name}: out of order or twice: {disorder(numbers)}"
         lost = sorted(self.must - set(numbers))
@@ -161,7 +161,8 @@ def bench_under_kills() -> None:
 
 
 def counted_under_a_kill(series: Lives, chance: random.Random) -> None:
-    """Killed under publishers, then under whoever took half of what came back."""
+    """The broker is killed under publishers, and then under consumers that have taken half of the recovered messages.
+    """
     tap = Tap(series.start().address)
     bench = start_bench(tap.address, "--consumers", "0", "--publishers", "2", "--queues", "2", "--seconds", "30",
                         "--size", "500", "--rate", "4000")
@@ -246,7 +247,7 @@ def start_bench(address: brokers.Address, *options: str) -> "subprocess.Popen[st
 
 
 def stored_messages(series: Lives) -> int:
-    """What the broker said at its start."""
+    """Returns the number of messages that the log of the start names."""
     for line in series.broker.log().splitlines():
         if "the store has " in line:
             return int(line.split("the store has ")[1].split()[0])
@@ -254,7 +255,7 @@ def stored_messages(series: Lives) -> int:
 
 
 def settled_stays_settled() -> None:
-    """What was acknowledged before a clean stop never comes back, not after a later kill either."""
+    """A message acknowledged before a clean stop never comes back, also after a later kill."""
     chance = seed("settled-stays-settled")
     with lives(CONFIG) as series:
         with client(series.start()) as peer:

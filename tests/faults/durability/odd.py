@@ -1,5 +1,6 @@
-"""Something that is no file where a file of the store should be, or a file that cannot be opened: it costs what lay
-in it, is told by its name, and everything else goes on."""
+"""Files of the store that cannot be opened or are no regular files. Only their content is lost, the broker reports
+their names, and it serves everything else.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +26,13 @@ NAMES = [SPARE, LOG, "lock", "access.a", "access.b"]
 
 
 def a_socket(path: Path) -> None:
-    """A socket's name, with nobody behind it."""
+    """Creates a socket on which nothing listens."""
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(path))
 
 
 def a_link(path: Path) -> None:
-    """A link to a file of somebody else's."""
+    """Creates a link to a file outside of the store."""
     victim = path.parent.parent / "victim"
     victim.write_bytes(b"victim")
     path.symlink_to(victim)
@@ -47,7 +48,9 @@ KINDS: Dict[str, Callable[[Path], object]] = {
 
 
 def serves(broker: Leveret, name: str, what: str, user: str) -> None:
-    """The right ones get in, the store keeps things, and the file is named where somebody looks."""
+    """Checks that the right users can log in, that the store accepts messages, and that the log and alarms name the
+    file.
+    """
     found = who_gets_in(broker)
     assert found == RIGHT, f"{what}: {found} get in"
     told = [line for line in broker.log().splitlines() if " ERROR " in line and name in line]
@@ -138,8 +141,9 @@ def two_brokers_on_one_directory() -> None:
 
 
 def removed_in_life() -> None:
-    """Somebody tidies up while it runs: what has no name any more would go with the process, so it ends before it
-    confirms more, and the next start tells what is missing."""
+    """A file is deleted while the broker runs. The broker ends before it confirms more, because the data would be gone
+    with the process, and the next start reports the loss.
+    """
     with scratch() as folder:
         data_dir = folder / "data"
         with running(data_dir, SMALL_SEGMENTS) as broker:

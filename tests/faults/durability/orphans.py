@@ -1,7 +1,8 @@
-"""A card that loses what defines a queue, in all its places, under a broker that runs; the power goes after that.
+"""A disk loses all definitions of a queue while the broker runs, and then the power is cut.
 
-What is confirmed is there again: in a queue that was rebuilt where something still names it, and else in one that an
-operator gives it."""
+Confirmed messages are recovered: in a rebuilt queue if something still names it, otherwise in a queue that an operator
+names.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ HIGHEST = 9
 
 
 def level(number: int) -> int:
-    """What a message of this number has for a priority, as far as its queue tells them apart."""
+    """Returns the priority of a message number, limited to the queue's maximum."""
     return min(number % 12, HIGHEST)
 
 
@@ -81,7 +81,7 @@ def priorities_outlive() -> None:
 
 
 def priorities_go_with_their_queue() -> None:
-    """What is deleted does not come back, under no priority; one of the same name begins with nothing."""
+    """A deleted queue's messages do not come back with any priority, and a new queue of the same name is empty."""
     with lives(CONFIG, args=BOARD) as series:
         broker = series.start()
         for way in ("delete", "purge"):
@@ -103,7 +103,7 @@ def priorities_go_with_their_queue() -> None:
 
 
 def priorities_are_inspected() -> None:
-    """Whoever looks into the store is shown one queue, with its priorities, and nothing that is lost."""
+    """`inspect` shows one queue with its priorities, and no lost messages."""
     with lives(CONFIG, args=BOARD) as series:
         broker = series.start()
         with client(broker) as peer:

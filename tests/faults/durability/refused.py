@@ -1,4 +1,5 @@
-"""Sectors that the disk refuses to read: each costs what lies in it, it is told, and everything else is served."""
+"""Blocks that the disk refuses to read. Only their content is lost, the broker reports it, and serves everything else.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def built(folder: Path, source: Path = SOURCE) -> Path:
 
 
 def any_block_may_be_refused() -> None:
-    """Block by block: the right ones get in, and what is missing of the messages is told."""
+    """For each refused block, the right users can log in, and lost messages are reported."""
     chance = seed("refused")
     with scratch() as folder:
         library, base = built(folder), administered(folder, "stop")
@@ -70,7 +71,7 @@ def any_block_may_be_refused() -> None:
 
 
 def held(address: Address) -> List[int]:
-    """What is served of the queue; nothing when its definition was in the block."""
+    """Returns the served messages of the queue; an empty list if its definition was in the block."""
     try:
         with Client(address, user="alice", password="new") as peer:
             peer.open()

@@ -1,4 +1,4 @@
-"""What outlives the process, and what does not."""
+"""What survives a restart, and what does not."""
 
 from __future__ import annotations
 
@@ -198,7 +198,9 @@ def persistent_and_transient() -> None:
 
 
 def redelivered() -> None:
-    """What may have been delivered before says so, what surely was not does not, and acknowledged is gone."""
+    """Messages that may have been delivered before are marked as redelivered, others are not, and acknowledged ones are
+    gone.
+    """
     for how in ENDS:
         with lives(QUICKLY) as series:
             series.start()
@@ -231,8 +233,9 @@ def redelivered() -> None:
 
 
 def came_back() -> None:
-    """How often messages of a quorum queue came back outlives a stop and a kill, so that one that nobody survives
-    reaches its delivery limit."""
+    """The delivery count of a message in a quorum queue survives a stop and a kill, so that the message reaches its
+    delivery limit.
+    """
     for how in ENDS:
         with lives(QUICKLY) as series:
             series.start()
@@ -298,7 +301,7 @@ def came_back_in_bulk() -> None:
 
 
 def take_all_unacknowledged(peer: Client, queue: str, total: int) -> List[Any]:
-    """Gets so many messages of a queue and acknowledges none."""
+    """Gets `total` messages of a queue without acknowledging them."""
     return [peer.call(1, "basic.get", queue=queue) for _ in range(total)]
 
 
@@ -363,7 +366,7 @@ def large_bodies() -> None:
 
 
 def persist_all() -> None:
-    """`persist = "all"` keeps what nobody marked; in a queue that is not durable nothing is kept."""
+    """`persist = "all"` stores messages that are not marked as persistent, except in queues that are not durable."""
     for how in ENDS:
         with lives('[store]\npersist = "all"\n') as series:
             series.start()
@@ -473,7 +476,9 @@ def read_only() -> None:
 
 
 def nothing_to_read() -> None:
-    """The data directory cannot even be made: it runs, for its operator, and says so; clients are `door`'s."""
+    """If the data directory cannot be created, the broker runs for its operator and reports that. `door` tests its
+    clients.
+    """
     with ext4(8) as mount, lives(data_dir=mount / "data") as series:
         system("mount", "-o", "remount,ro", str(mount))
         broker = series.start()
@@ -482,7 +487,7 @@ def nothing_to_read() -> None:
 
 
 def degraded(series: Lives, stored: int) -> None:
-    """What a broker does whose store cannot be written."""
+    """Checks a broker whose store cannot be written."""
     broker = series.start()
     assert "cannot be" in broker.log() and "ERROR" in broker.log(), broker.log()
     with client(broker) as peer:
@@ -506,7 +511,9 @@ def degraded(series: Lives, stored: int) -> None:
 
 
 def waits(broker: Any) -> None:
-    """A persistent publish is told to wait and is not confirmed; a transient one to the same queue is."""
+    """Checks that a persistent publish blocks without a confirm, and that a transient one to the same queue is
+    confirmed.
+    """
     peer = Client(broker.address)
     peer.open()
     peer.call(1, "confirm.select")

@@ -1,7 +1,7 @@
-"""The store as a user meets it: real processes, killed and started again, on real file systems.
+"""The store of the built program: real processes, killed and restarted, on real file systems.
 
-Suite lines: `PASS durability/NAME` and so on. What is left to chance follows from LEVERET_CHANCE_SEED, which a
-failing case prints.
+Suite lines: `PASS durability/NAME` and so on. Random choices follow from LEVERET_CHANCE_SEED, which a failed case
+prints.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ LOOKS_MAX = 200
 
 
 def sleeps_while_the_disk_is_busy() -> None:
-    """Nobody takes the processor from the helper that everything waits for."""
+    """The event loop sleeps while the disk is busy, and leaves the processor to the disk thread."""
     with scratch() as folder:
         library, log, data = built(folder, HERE / "slow_sync.c"), folder / "looks", folder / "data"
         prefix = ["env", f"LD_PRELOAD={library}", f"SYNC_MS={SYNC_MS}", f"SYNC_LOG={log}"]

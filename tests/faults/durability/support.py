@@ -1,5 +1,6 @@
-"""What the checks share: a data directory with one broker after the other on it, file systems in images,
-messages that prove themselves, and programs that use pika."""
+"""Code that the cases share: a data directory with successive brokers, file systems in images, messages with checksums,
+and programs with pika.
+"""
 
 from __future__ import annotations
 
@@ -161,7 +162,7 @@ def system(*command: str) -> str:
 
 
 def need_root_to_mount() -> None:
-    """Whoever is not root has this case skipped."""
+    """Skips the case if it does not run as root."""
     if os.geteuid() != 0:
         raise Skip("needs root, to mount a file system of its own")
 
@@ -238,7 +239,7 @@ def tmpfs(mib: int) -> Iterator[Path]:
 
 
 def unmount(mount: Path) -> None:
-    """Unmount; whoever was just killed may hold it for another moment."""
+    """Unmounts a file system. A process that was just killed may use it for another moment."""
     for _ in range(round(patience(50))):
         if subprocess.run(["umount", str(mount)], stderr=subprocess.DEVNULL).returncode == 0:
             return
@@ -393,7 +394,7 @@ class Publisher:
             self.accident = AssertionError(f"{name_of(item)} to a publisher")
 
     def wait_blocked(self) -> None:
-        """Until it was told to wait. What was taken already may wait unconfirmed, so more is sent by and by."""
+        """Publishes until the client receives connection.blocked. Earlier messages may still wait for their confirm."""
 
         def is_told() -> bool:
             self.window += 1
@@ -404,7 +405,7 @@ class Publisher:
         self._check()
 
     def wait_confirmed(self, through: int, patience_s: float = 20.0) -> None:
-        """Until so many are confirmed."""
+        """Waits until all messages up to number `through` are confirmed."""
         until(lambda: self.confirmed >= through or self._broken(),
               f"{self.queue}: {through} messages were not confirmed", patience_s)
         self._check()

@@ -1,4 +1,4 @@
-"""What the broker asks of the system, by strace: when it syncs, and when a confirm leaves."""
+"""System calls of the broker, recorded by strace: when it syncs, and when it sends a confirm."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Call(NamedTuple):
 
 
 class Trace:
-    """What was traced, call by call."""
+    """The recorded system calls."""
 
     def __init__(self, text: str) -> None:
         self.calls: List[Call] = []
@@ -76,7 +76,7 @@ class Trace:
         return [call for call in self.calls if call.name in names]
 
     def on_segments(self, names: "set[str]") -> List[Call]:
-        """The same, on the log's files."""
+        """The calls on the segment files."""
         return [call for call in self.named(names) if call.path.endswith(".seg")]
 
     def confirms(self) -> List[Call]:
@@ -182,7 +182,7 @@ def lone_confirm() -> None:
 
 
 def idle_disk() -> None:
-    """Transient traffic, and no traffic, cost the disk nothing; neither does what nobody durable gets."""
+    """Transient traffic, no traffic, and messages without a durable queue cause no disk access."""
     with lives() as series:
         broker, traces = series.start(), []
         with client(broker) as peer:
@@ -242,8 +242,9 @@ def steady_state() -> None:
 
 
 def directories() -> None:
-    """What is made is synced in the directory above it before anything is confirmed: the data directory itself, and
-    each file in it. Else a power cut may take it away with all that was promised."""
+    """A new file is synced in its directory, and the data directory in its own, before any confirm. Otherwise a power
+    cut could remove them.
+    """
     have_strace()
     with scratch() as folder:
         names = ",".join(sorted(SYNCS | METADATA | OPENS | WRITES | SENDS))

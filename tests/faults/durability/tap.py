@@ -89,7 +89,7 @@ class Line:
 
 
 class Tap:
-    """A door of its own in front of a broker."""
+    """A listening socket in front of a broker that forwards all bytes."""
 
     def __init__(self, address: Address) -> None:
         self.broker = address

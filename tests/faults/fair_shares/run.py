@@ -78,7 +78,9 @@ def take_all(client: Client, name: str) -> Tuple[int, str]:
 
 
 def work(client: Client, number: int, count: int) -> None:
-    """What every program does: declare an exchange and a queue, bind, publish with confirms, consume."""
+    """The requests of a normal program: it declares an exchange and a queue, binds, publishes with confirms, and
+    consumes.
+    """
     exchange, queue = f"mine-{number}", f"mine-{number}"
     client.call(1, "exchange.declare", exchange=exchange, type="direct", durable=True)
     client.call(1, "queue.declare", queue=queue, durable=True)
@@ -125,7 +127,7 @@ def flooded(ward: Ward, size: int, vhost: str) -> Iterator[Client]:
 
 
 def flood(ward: Ward, size: int, least_bytes: int, vhost: str = "loud") -> None:
-    """Nobody takes what the tenant sends; the honest program's confirms come all the same."""
+    """No consumer takes what the tenant sends. The other program's confirms arrive in time."""
     client = ward.honest()
     client.call(1, "queue.declare", queue="mine")
     loud = list(flooded(ward, size, vhost))
@@ -181,7 +183,7 @@ class Durably:
         client.call(1, "confirm.select")
 
     def publish(self, count: int, patience_s: float) -> int:
-        """So many; how many were confirmed, each within so many seconds."""
+        """Publishes `count` messages. Returns how many were confirmed in time."""
         begin = self.confirmed
         try:
             self.await_confirms(patience_s)
@@ -196,7 +198,7 @@ class Durably:
         return self.confirmed - begin
 
     def await_confirms(self, patience_s: float) -> None:
-        """Of all that was sent."""
+        """Waits for the confirms of everything sent."""
         while self.confirmed < self.sent:
             got = self.client.recv(patience_s)
             if got.name in ("connection.blocked", "connection.unblocked"):

@@ -1,4 +1,4 @@
-"""Accepting fails although somebody is there: the ones that wait in the kernel's queue are not forgotten."""
+"""`accept` fails although a connection waits. Connections in the kernel's queue are accepted later."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def built(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def broker_of(library: Path, what: int, count: int, log: Path) -> Iterator[brokers.Leveret]:
-    """A Leveret whose accepting fails so often."""
+    """Starts a Leveret whose `accept` fails this often."""
     prefix = ["env", f"LD_PRELOAD={library}", f"ACCEPT_FAILS={what}:{count}", f"ACCEPT_LOG={log}"]
     with brokers.Leveret(brokers.leveret_binary(), [], prefix=prefix) as broker:
         yield broker
 
 
 def served_after_a_failure() -> None:
-    """An error, and nobody else comes: who waits at the door gets in, and so does the operator at his."""
+    """After an error of `accept` and without new connections, waiting clients and the operator are accepted."""
     with tempfile.TemporaryDirectory() as folder:
         library = built(Path(folder))
         for what, count in FAILURES.items():

@@ -1,8 +1,7 @@
 """Hostile peers against Leveret.
 
-Each case starts a broker of its own, misbehaves in one way, and then holds three things against
-it: whoever is at fault is told so, a well-behaved client is served all the while, and the
-broker's memory stays where its limits say.
+Each case starts a broker of its own, breaks one rule, and checks three things: the hostile peer gets an error, a normal
+client is served, and the broker's memory is within its limits.
 
 Suite lines: `PASS hostile/NAME` and so on.
 """
@@ -499,7 +498,7 @@ def large_fan_out() -> None:
 
 
 def memory_of_a_burst() -> None:
-    """What a burst took goes back to the system when the burst is over."""
+    """The memory of a burst goes back to the system after the burst."""
     with broker_with() as broker:
         client = Client(broker.address, timeout=60.0)
         client.open()
@@ -527,7 +526,7 @@ body_bytes_max = "1MiB"
 
 
 def fan_out_that_does_not_fit() -> None:
-    """More targets than there are queue entries: refused as a whole, nobody gets a part of it."""
+    """A message to more queues than there are queue entries is refused for all of them."""
     with broker_with("[limits]\nqueue_entries_max = 512\n") as broker:
         client = Client(broker.address, timeout=30.0)
         client.open()
@@ -710,7 +709,8 @@ def deaf_and_gone() -> None:
 
 
 def shutdown_with_a_deaf_client() -> None:
-    """SIGTERM: everyone is told 320, the process is gone within a second, deaf clients or not."""
+    """After SIGTERM every client receives 320, and the process ends within a second although some clients read nothing.
+    """
     with brokers.leveret() as broker:
         deaf = Client(broker.address, receive_buffer=4096)
         deaf.open()
@@ -761,7 +761,8 @@ def wrong_logins() -> None:
 
 
 def scrapers() -> None:
-    """The open listener for metrics: half heads, heads without end, requests inside requests, answers nobody reads."""
+    """The listener for metrics receives incomplete heads, endless heads, nested requests, and clients that do not read.
+    """
     whole = b"GET /metrics/per-object HTTP/1.1\r\nHost: localhost\r\n\r\n"
     lies = [
         b"GET /metrics HTTP/1.1\r\nHost: localh",

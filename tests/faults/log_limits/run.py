@@ -1,7 +1,7 @@
-"""Leveret's log under peers that would fill it, and with a standard error that takes nothing.
+"""Floods of log lines, and a standard error that does not accept any.
 
-Always true of it: what peers cause is within the budget of `src/core/log_limiter.rs`, what goes beyond
-is told as a number that is right, and no client waits for a line to be written.
+Each case checks that lines caused by peers are within the budget of `src/core/log_limiter.rs`, that the reported number
+of suppressed lines is right, and that no client waits for a line to be written.
 
 Suite lines: `PASS log_limits/NAME` and so on.
 """
@@ -119,7 +119,7 @@ def strangers() -> None:
 
 
 def many_addresses() -> None:
-    """Each stranger has an address of its own, so none uses up its own budget: that of all is what counts."""
+    """Every connection has another address, so that the common budget limits the lines, and not that of an address."""
     count = 3000
     began = time.monotonic()
     with brokers.leveret() as broker:
@@ -159,7 +159,7 @@ def closed_channels() -> None:
 
 
 def closed_connections() -> None:
-    """A client comes again and again, and breaks the protocol each time; it is told of with its address."""
+    """A client connects again and again and breaks the protocol each time. The log names its address."""
     count = 1000
     began = time.monotonic()
     with brokers.leveret() as broker:
@@ -177,7 +177,7 @@ def closed_connections() -> None:
 
 
 def report_comes_by_itself() -> None:
-    """When a flood simply stops, its number is told within the minute, and then nobody wakes up."""
+    """When a flood ends, the number of suppressed lines is logged within a minute, and the event loop then sleeps."""
     count = 200
     with brokers.leveret() as broker:
         for _ in range(count):
@@ -197,7 +197,7 @@ def switches(pid: int) -> List[int]:
 
 
 def strange_names() -> None:
-    """What a peer calls things turns no line around and ends none."""
+    """Names chosen by peers cannot break or reverse a log line."""
     with brokers.leveret() as broker:
         with Client(broker.address) as client:
             for channel, name in enumerate(["a\u202egpj.exe", "b\x1b[2Jc", "c\u2028d\u2066\u200be"], 1):
@@ -228,7 +228,7 @@ class Pipe:
             os.set_blocking(self.writer, True)
 
     def read_all(self) -> str:
-        """Everything, when nobody writes any more."""
+        """Reads everything until the writer has closed the pipe."""
         with open(self.reader, "rb", closefd=False) as reader:
             return reader.read().decode()
 
@@ -278,7 +278,7 @@ def mute(pipe: Pipe, *arguments: str) -> Iterator[Mute]:
 
 
 def full_pipe() -> None:
-    """Standard error is full before the start, and nobody reads it: it starts, serves and stops."""
+    """Standard error is full before the start. The broker starts, serves and stops."""
     with mute(Pipe(is_full=True)) as broker:
         for _ in range(400):
             say(broker.address, OPENINGS[0])
@@ -288,7 +288,7 @@ def full_pipe() -> None:
 
 
 def unread_pipe() -> None:
-    """It fills up while strangers come and clients make mistakes; an honest client is served all the while."""
+    """Standard error fills while hostile peers connect. A normal client is served."""
     with mute(Pipe(), "--log-level", "debug") as broker:
         with Client(broker.address) as client:
             for number in range(600):
@@ -305,7 +305,7 @@ def unread_pipe() -> None:
 
 
 def late_reader() -> None:
-    """Whoever reads the pipe late is told how many lines are missing, and gets the last ones."""
+    """A late reader of the pipe receives the number of lost lines, and the last lines."""
     pipe = Pipe()
     with mute(pipe, "--log-level", "debug") as broker:
         for number in range(3000):
@@ -324,7 +324,7 @@ def late_reader() -> None:
 
 
 def last_lines() -> None:
-    """What is said at the end is out when the process has ended, in its order, and so is why it did."""
+    """The last lines, including the reason of the end, are written in order before the process ends."""
     pipe = Pipe()
     with mute(pipe) as broker:
         broker.stop()

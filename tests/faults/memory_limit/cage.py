@@ -16,7 +16,7 @@ class NoCage(Exception):
 
 
 class Cage:
-    """A memory cgroup without swap. What a process in it takes beyond the limit is the kernel's to end."""
+    """A memory cgroup without swap. The kernel ends a process that exceeds the limit."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.path, self.is_v2 = _make()
@@ -33,7 +33,7 @@ class Cage:
             raise NoCage(f"{self.path} takes no limit: {why}") from why
 
     def prefix(self) -> List[str]:
-        """What to put before a command so that it runs in here."""
+        """Returns the command prefix that runs a command in the cgroup."""
         return ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.path / "cgroup.procs")]
 
     def kills(self) -> int:
@@ -49,7 +49,7 @@ class Cage:
             return 0
 
     def close(self) -> None:
-        """Remove it; whoever was in it must be gone."""
+        """Removes the cgroup. Its processes must have ended."""
         for _ in range(50):
             try:
                 self.path.rmdir()

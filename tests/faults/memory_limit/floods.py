@@ -41,7 +41,7 @@ def declare(client: Client, queue: str, **options: bool) -> None:
 
 
 def batch(queue: str, size: int, count: int, **options: object) -> bytes:
-    """So many publishes."""
+    """Returns the bytes of `count` publishes."""
     return wire.publish(1, "", queue, bytes(size), frame_max=4096, **options) * count
 
 
@@ -57,7 +57,7 @@ def transient_to_one(site: Site) -> None:
 
 
 def transient_to_many(site: Site) -> None:
-    """To so many queues that all their shares together are the whole pool."""
+    """Publishes to enough queues that their shares together are the whole pool."""
     first = site.client()
     for queue in QUEUES[:16]:
         declare(first, queue)
@@ -68,7 +68,7 @@ def transient_to_many(site: Site) -> None:
 
 
 def transient_confirmed(site: Site) -> None:
-    """The same with confirms that are read."""
+    """Publishes transient messages with confirms, and reads them."""
     first = site.client()
     for queue in QUEUES[:8]:
         declare(first, queue)
@@ -302,7 +302,7 @@ def pipelined_gets(site: Site) -> None:
 
 
 def unread_answers(site: Site) -> None:
-    """Returns and answers that nobody reads."""
+    """Causes returns and replies without reading them."""
     for number in range(6):
         deaf = site.client(receive_buffer=4096)
         if number % 2:
@@ -316,7 +316,7 @@ def unread_answers(site: Site) -> None:
 
 
 def ten_thousand(site: Site) -> None:
-    """10,000 connections, most of which nobody ever serves; more as soon as some are hung up on."""
+    """Opens 10,000 connections, most of which are never served, and new ones when some are closed."""
     goal, made = 10_000, 0
     while not site.over() and made < goal:
         with contextlib.suppress(OSError):
@@ -358,7 +358,7 @@ def half_handshakes(site: Site) -> None:
 
 
 def tls_half_handshakes(site: Site) -> None:
-    """Beginnings of a handshake, of something else, or of nothing, at the door for TLS."""
+    """Sends beginnings of handshakes, other bytes or nothing to the TLS listener."""
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32)
     openings = [b"", hello[:3], hello, b"\x16\x03\x01\x48\x00" + bytes(9000), b"\x17\x03\x03\xff\xff" + bytes(500),
                 wire.PROTOCOL_HEADER, b"GET / HTTP/1.1\r\n\r\n"]
@@ -382,7 +382,7 @@ def tls_handshakes(site: Site) -> None:
 
 
 def tls_publishers(site: Site) -> None:
-    """As many sessions as there may be, each with what nobody reads, in both directions."""
+    """Opens the maximum number of TLS sessions, each with unread data in both directions."""
 
     def publish() -> None:
         while not site.over():

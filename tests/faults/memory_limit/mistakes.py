@@ -35,7 +35,7 @@ def refused(site: Site) -> None:
 
 
 def lossy(site: Site) -> None:
-    """Messages are confirmed, and then they are gone: here somebody purges them, as a broker may lose them."""
+    """A client purges confirmed messages, in place of a broker that loses them."""
     client = site.client()
     declare(client, QUEUES[0])
     client.call(1, "confirm.select")

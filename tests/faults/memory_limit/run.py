@@ -108,7 +108,7 @@ class Ward:
         self.idle_kib = self.broker.rss_kib()
 
     def with_tls(self) -> str:
-        """A door for TLS, with a certificate that nobody checks."""
+        """Returns the configuration of a TLS listener with a certificate that clients do not check."""
         key, certificate = (Path(self.papers.name) / name for name in ("key.pem", "certificate.pem"))
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                         "-subj", "/CN=localhost", "-days", "2", "-keyout", str(key), "-out", str(certificate)],
@@ -125,7 +125,7 @@ class Ward:
         self.papers.cleanup()
 
     def log_end(self) -> str:
-        """What the broker said last."""
+        """Returns the last lines of the log."""
         return self.broker.log()[-4000:]
 
     # -- what is asserted
@@ -139,14 +139,15 @@ class Ward:
         assert peak <= most, f"it once took {peak:,} bytes, of {most:,}"
 
     def standing(self) -> Dict[str, int]:
-        """The messages in the flood's queues that can be had, as the broker counts them. What was delivered to peers
-        that are gone while they waited may be theirs for some minutes more."""
+        """Returns the number of available messages in the flood's queues. Messages delivered to closed clients may be
+        missing for some minutes.
+        """
         said = self.broker.ctl("-s", "list_queues", "name", "messages_ready")
         rows = (line.split("\t") for line in said.splitlines())
         return {name: int(count) for name, count in rows if name in QUEUES}
 
     def left(self) -> str:
-        """Who and what is still there, to be told."""
+        """Returns a description of the remaining connections and messages."""
         columns = ("name", "messages_ready", "messages_unacknowledged", "consumers")
         queues, connections = (self.broker.ctl("-s", *words) for words in (
             ("list_queues", *columns), ("list_connections", "name", "vhost", "state", "channels")))
@@ -204,7 +205,7 @@ class Ward:
             time.sleep(0.2)
 
     def check_memory_returns(self) -> int:
-        """What is resident afterwards, in KiB."""
+        """Checks the resident memory after the flood, in KiB."""
         most = self.idle_kib + self.size.kept_kib
         deadline = time.monotonic() + patience(TRIM_S)
         while (kept := self.broker.rss_kib()) > most:
@@ -275,7 +276,7 @@ def let_loose(ward: Ward, flood: Flood, seconds: float = SECONDS) -> None:
 
 
 def try_cage(suite: Suite) -> bool:
-    """Whether there are cages here; if not, that is said."""
+    """Returns whether a memory cgroup can be created, and reports a skip if not."""
     try:
         Cage(64 << 20).close()
         return True
@@ -330,7 +331,7 @@ def side_by_side() -> int:
 
 
 def mistakes_are_found(caged: bool) -> int:
-    """What is held against a flood complains of one that is none, of a witness that is kept waiting, of a loss."""
+    """The checks detect a flood that is too small, a client that is not served, and a lost message."""
     suite, ward = Suite("memory_limit/mistakes"), Ward(SIZES[0], caged)
 
     def found(mistake: Mistake) -> None:

@@ -36,7 +36,9 @@ class Over(Exception):
 
 
 class Site:
-    """One flood. Peers made here are cut off at the end; what their threads run into then is nobody's fault."""
+    """The connections and threads of one flood. They are closed at the end, and errors of the threads after that are
+    ignored.
+    """
 
     def __init__(self, address: Address, limits: Dict[str, int], seconds: float,
                  tls_address: Optional[Address] = None) -> None:
@@ -91,7 +93,7 @@ class Site:
         return peer
 
     def secure(self) -> ssl.SSLSocket:
-        """A socket whose handshake of TLS is over. Who the broker is does not matter here."""
+        """Returns a socket after its TLS handshake, without a check of the certificate."""
         if self.over():
             raise Over
         how = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -181,7 +183,7 @@ class Site:
                 self.count("bytes in", max(0, handed_over - waiting[0] - other_side))
 
     def prove(self, least: Dict[str, int], may_be_cut_off: str) -> None:
-        """That it was a flood: it reached its least figures, and somebody was still at it when its time was up."""
+        """Checks that the flood reached its minimum figures, and that a peer was still active at its end."""
         # Confirmed messages are there: no consumer runs beside publishers that count confirms.
         confirmed, drained = self.counts.get("confirmed", 0), self.counts.get("drained", 0)
         assert confirmed <= drained, f"{confirmed} messages were confirmed, and {drained} came ({self.story()})"
@@ -192,7 +194,7 @@ class Site:
         assert may_be_cut_off or not all_cut_off, f"it was no flood: all {self.workers} were cut off ({self.story()})"
 
     def end(self) -> None:
-        """Cut everybody off and see their threads go."""
+        """Closes all connections and waits for the threads."""
         self.stopping.set()
         for peer in self.sockets:
             with contextlib.suppress(OSError):
@@ -209,7 +211,7 @@ class Site:
         assert not self.accidents, f"in the flood itself: {self.accidents[:3]}"
 
     def story(self) -> str:
-        """What happened, in a line."""
+        """Returns a one-line summary."""
         parts = [f"{count} {what}" for what, count in sorted(self.counts.items())]
         parts += [f"{count} x {code or 'cut off'}" for code, count in sorted(self.codes.items())]
         return ", ".join(parts) or "nothing to tell"

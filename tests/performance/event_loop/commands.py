@@ -90,12 +90,12 @@ class Stage:
         done(client)
 
     def queues(self, count: int, name: str = "q", **options: Any) -> None:
-        """So many queues."""
+        """Declares `count` queues."""
         self.many(wire.method(1, "queue.declare", queue=f"{name}{n}", nowait=True, **options) for n in range(count))
 
     def bind(self, count: int, exchange: str = "amq.fanout", key: str = "", name: str = "q",
              arguments: Callable[[int], Any] = lambda _: {}) -> None:
-        """So many queues bound."""
+        """Declares and binds `count` queues."""
         self.many(wire.method(1, "queue.bind", queue=f"{name}{n}", exchange=exchange, routing_key=key.format(n=n),
                               nowait=True, arguments=arguments(n)) for n in range(count))
 
@@ -109,7 +109,7 @@ class Stage:
         self.client.call(1, "queue.declare", queue=name, arguments=table)
 
     def fill(self, count: int, queue: str = "q", body: bytes = b"", **props: Any) -> None:
-        """So many messages in a queue."""
+        """Publishes `count` messages to a queue."""
         batch = wire.publish(1, "", queue, body, props=props) * 1000
         for _ in range(count // 1000):
             self.client.send(batch)
@@ -117,7 +117,7 @@ class Stage:
         assert got == count, f"{got} messages in {queue}, not {count}"
 
     def take(self, count: int, queue: str = "q") -> raw.Client:
-        """A client that holds so many deliveries unacknowledged."""
+        """Connects a client that holds `count` unacknowledged deliveries."""
         client = self.another()
         client.call(1, "basic.consume", queue=queue, consumer_tag="c")
         for _ in range(count):
@@ -125,7 +125,7 @@ class Stage:
         return client
 
     def api(self, method: str, path: str, body: Any = None, timeout: float = 300.0) -> Any:
-        """What the management API says."""
+        """Returns the answer of the management API."""
         connection = http.client.HTTPConnection("127.0.0.1", self.broker.port_of("management API"),
                                                 timeout=patience(timeout))
         login = base64.b64encode(b"guest:guest").decode()
@@ -169,13 +169,13 @@ def done(client: raw.Client, channel: int = 1) -> None:
 
 
 def routed(client: raw.Client) -> None:
-    """The same for messages that may be refused, since routing them is too much work."""
+    """The same for messages that are refused because their routing is too much work."""
     with contextlib.suppress(raw.Closed):
         done(client)
 
 
 def until_it_has(stage: Stage, queue: str, count: int) -> None:
-    """Until a queue has so many messages."""
+    """Waits until a queue has `count` messages."""
     client = stage.another()
     while client.call(1, "queue.declare", queue=queue, passive=True).args["message_count"] != count:
         time.sleep(0.2)
@@ -500,7 +500,7 @@ def declared_bound_unbound(stage: Stage) -> Steps:
 
 @case()
 def declared_durable(stage: Stage) -> Steps:
-    """The same with what outlives a restart: all of it is written."""
+    """The same with durable objects, which are written to the disk."""
     names = [f"q{n}" for n in range(1_000)]
     octets = b"".join(
         [wire.method(1, "queue.declare", queue=name, durable=True, nowait=True) for name in names]
@@ -621,7 +621,7 @@ def got_one_by_one(stage: Stage) -> Steps:
 
 
 def holder(stage: Stage, count: int = 10_000) -> raw.Client:
-    """A client that holds so many messages."""
+    """Connects a client that holds `count` unacknowledged messages."""
     stage.queue("q")
     stage.fill(count)
     return stage.take(count)
@@ -741,7 +741,7 @@ def transaction(stage: Stage) -> Steps:
 
 @case()
 def transaction_rolled_back(stage: Stage) -> Steps:
-    """The same, but nothing of it is to be."""
+    """The same, rolled back."""
     client = holder(stage)
     client.call(1, "tx.select")
     client.send(wire.publish(1, "", "q", b"x" * 50) * 10_000)
@@ -766,7 +766,8 @@ def policy(stage: Stage) -> Steps:
 
 @case()
 def policies_of_hostile_patterns(stage: Stage) -> Steps:
-    """As many policies as there is room for whose patterns are for whoever goes back on its steps, then long names."""
+    """Sets the maximum number of policies whose patterns need backtracking, and then declares queues with long names.
+    """
     with contextlib.suppress(AssertionError):
         for n in range(256):
             stage.api("PUT", f"policies/%2f/p{n}", {"pattern": f"^(a|aa|a*)*(a?){{60}}{n}$", "priority": n,
@@ -841,7 +842,7 @@ def lists(stage: Stage) -> Steps:
 
 @case()
 def permissions_of_hostile_patterns(stage: Stage) -> Steps:
-    """Patterns for whoever goes back on its steps, asked for each of 60 queues of one write."""
+    """Patterns that need backtracking are checked for each of 60 queues of one write."""
     stage.user("little", configure="^(a|aa|a*)*(a?){100}[0-9]*$", write="(a*)*(b|a){1,100}", read="(.*a){20}")
     client = stage.another(user="little", password="secret")
     octets = b"".join(wire.method(1, "queue.declare", queue="a" * 250 + str(n), nowait=True) for n in range(60))
@@ -923,7 +924,7 @@ def bodies_of_one_octet(stage: Stage) -> Steps:
 
 @case()
 def empty_bodies(stage: Stage) -> Steps:
-    """Messages of nothing, 50,000 in one write, returned because nobody takes them."""
+    """Publishes 50,000 empty messages in one write, which are returned as unroutable."""
     octets = wire.publish(1, "amq.fanout", "k" * 255, b"", mandatory=True) * 50_000
     reader = stage.another()
     yield

@@ -25,7 +25,7 @@ BASIC_DELIVER, BASIC_ACK = (60, 60), (60, 80)
 
 
 def fill(peer: Client, queues: List[str], total: int, size: int) -> None:
-    """Publishes `count` persistent messages of `size` bytes to the queues in turn, and waits for all confirms."""
+    """Publishes `total` persistent messages of `size` bytes to the queues in turn, and waits for all confirms."""
     peer.call(1, "confirm.select")
     templates = []
     for queue in queues:

@@ -46,7 +46,7 @@ def chance(name: str) -> random.Random:
 
 
 def until(what: str, holds: Callable[[], Any], patience_s: float) -> Any:
-    """Waits until `condition` returns a true value, and returns that. Otherwise raises an error that names what did not
+    """Waits until `holds` returns a true value, and returns that. Otherwise raises an error that names `what` did not
     happen.
     """
     patience_s = patience(patience_s)

@@ -46,7 +46,7 @@ KEPT = ["vhosts", "users", "permissions", "topic_permissions", "exchanges", "que
 
 
 def there_and_back() -> None:
-    """What a RabbitMQ 3.10.8 exports is imported here, exported, and imported by another RabbitMQ."""
+    """Definitions exported by RabbitMQ 3.10.8 are imported here, exported, and imported by another RabbitMQ."""
     environment.have_rabbitmq()
     with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home:
         go_there_and_back(Path(home))
@@ -114,7 +114,7 @@ def at_a_start() -> None:
 
 
 def what_is_wrong_is_told() -> None:
-    """What we do not have, what cannot be, and where it stands; files that are no files."""
+    """Errors in definitions are reported with their place: unsupported objects, invalid values, and invalid files."""
     wrong = {
         "vhosts": [{"name": "v"}],
         "policies": [{"name": "ha", "vhost": "v", "pattern": ".*", "definition": {}}],
@@ -205,8 +205,9 @@ def passwords_in_clear() -> None:
 
 
 def many_refusals_are_all_told() -> None:
-    """A file with far more queues than the broker may have, for a small board: each refusal is told, and the
-    bindings behind the queues are made."""
+    """For a file with more queues than the broker may have, each refusal is reported, and the bindings after the queues
+    are made.
+    """
     with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home, \
             leveret(config="[limits]\nqueues_max = 64\n") as broker:
         there, total = 20, 900

@@ -45,7 +45,7 @@ def unharmed(victim: Path) -> None:
 
 
 def restored(archive: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """What restore says; it waits for nobody."""
+    """Returns the output of `restore`, which must not wait."""
     command = [str(brokers.leveret_binary()), "restore", str(archive), "--data-dir", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=patience(30))
 
@@ -199,7 +199,7 @@ def a_backup_follows_no_link() -> None:
 
 
 def names(folder: Path) -> List[str]:
-    """What is in it."""
+    """Returns the names of the files in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 

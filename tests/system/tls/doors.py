@@ -1,4 +1,4 @@
-"""Peers at the wrong door, the Unix socket, and files that cannot be used."""
+"""Connections with the wrong protocol, the Unix socket, and certificate files that cannot be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support import Broker, context, raw_client, wait_for
 
 
 def say(port: int, words: bytes) -> bytes:
-    """What comes back until the other side hangs up."""
+    """Sends bytes, and returns the answer until the peer closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=patience(20)) as peer:
         peer.sendall(words)
         heard = b""
@@ -161,7 +161,7 @@ def bad_files(folder: Path) -> None:
 
 
 def credentials_and_modes(folder: Path) -> None:
-    """A bare name is a credential of the unit; a key that everybody may read is warned of."""
+    """A bare name is a credential of the unit. A key file that all users can read causes a warning."""
     office = Office(folder / "office")
     good = office.server()
     credentials = folder / "credentials"

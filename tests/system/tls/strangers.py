@@ -1,4 +1,4 @@
-"""Peers that have not logged in and send as if they had: nobody else stands still for it."""
+"""Clients without a login that send much data do not delay other clients."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pour(peer: socket.socket, data: bytes, patience_s: float = 0.2) -> int:
 
 
 def attack(broker: Broker, count: int, connect: Callable[[], socket.socket]) -> List[socket.socket]:
-    """So many strangers, each with 64 KB behind a wrong login."""
+    """Opens connections, each with a wrong login and 64 KB behind it."""
     strangers = []
     data = wire.PROTOCOL_HEADER + wrong_login() + BEHIND
     taken = 0
@@ -51,7 +51,7 @@ def attack(broker: Broker, count: int, connect: Callable[[], socket.socket]) -> 
 
 
 def freeze(folder: Path, board: str, count: int, over_tls: bool) -> None:
-    """One client over TLS publishes and consumes; nobody else does anything that could wake it."""
+    """A single client over TLS publishes and consumes, without other events that could wake the event loop."""
     office = Office(folder)
     how = context(office)
     with Broker(office.server(), extra=["--board", board]) as broker:

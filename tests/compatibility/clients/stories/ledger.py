@@ -1,4 +1,5 @@
-"""What programs of a story share: the file that says what was done, whoever was killed, and how to ask for a kill."""
+"""Functions that the programs of a case share: a file of completed tasks that survives kills, and a request for a kill.
+"""
 
 import os
 import sys
@@ -8,7 +9,7 @@ PATIENCE = 60 * float(os.environ.get("LEVERET_PATIENCE") or 1)
 
 
 def write(*words):
-    """One line that stays, whoever is killed after it."""
+    """Writes a line that survives a kill."""
     file = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, (" ".join(map(str, words)) + "\n").encode())
     os.close(file)

@@ -24,7 +24,7 @@ app.conf.update(
 
 @app.task
 def gate(number):
-    """Whoever waits behind it waits in its queue."""
+    """Blocks the worker, so that later messages wait in their queue."""
     write("closed", number)
     while "open" not in lines():
         time.sleep(0.05)

@@ -21,7 +21,7 @@ app.conf.update(
 
 @app.task
 def gate(number):
-    """Whoever waits behind it waits in the queue."""
+    """Blocks the worker, so that later messages wait in the queue."""
     write("closed", number)
     while "open" not in lines():
         time.sleep(0.05)

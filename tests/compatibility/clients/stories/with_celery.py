@@ -1,4 +1,4 @@
-"""What a program asks of Celery, one chapter at a time; says `ok CHAPTER` at its end."""
+"""A program that uses one feature of Celery after another. It prints `ok CHAPTER` after each."""
 
 import sys
 import threading
@@ -134,7 +134,7 @@ def delayed():
 
 
 def priorities():
-    """What waits while the worker is busy is done by its priority, and what came first before its equals."""
+    """Messages that wait while the worker is busy are processed by priority, and in order within a priority."""
     import urgent
 
     for number in range(2):

@@ -28,7 +28,7 @@ def transport(kind):
 
 
 class Endpoint:
-    """What the worker answers."""
+    """The methods of the worker."""
 
     target = oslo_messaging.Target(version="1.0")
 
@@ -40,7 +40,7 @@ class Endpoint:
 
 
 class Marks:
-    """What the worker does with notifications."""
+    """The handlers of the worker for notifications."""
 
     def info(self, _context, _publisher, _event, payload, _metadata):
         write(payload["number"], "marked")

@@ -9,7 +9,7 @@ from ..registry import scenario
 
 
 def publish_all(ch: Channel, queue: str, bodies: str) -> None:
-    """One message per letter."""
+    """Publishes a message for each character."""
     for body in bodies:
         ch.publish("", queue, body)
 

@@ -1,4 +1,4 @@
-"""What queues give up, where that goes, and what it carries then."""
+"""Dead-lettered messages: their causes, routes and headers."""
 
 from __future__ import annotations
 

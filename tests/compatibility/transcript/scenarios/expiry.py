@@ -1,4 +1,4 @@
-"""Messages that wait too long, and queues that nobody uses; what happens is held apart by far, so order tells it."""
+"""Messages and queues that expire. The times are far apart, so that the order of events is certain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The firehose: what is published and delivered is told, copy by copy, to whoever binds to amq.rabbitmq.trace."""
+"""The firehose: copies of published and delivered messages for bindings of amq.rabbitmq.trace."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ def queue_arguments_invalid(t: Script) -> None:
 
 @scenario("queue-arguments-quorum")
 def queue_arguments_quorum(t: Script) -> None:
-    """What a quorum queue takes, and what it does not; of two wrong ones which is named."""
+    """The arguments that a quorum queue accepts and refuses, and which of two wrong ones is named."""
     a = t.connect()
     quorum = {"x-queue-type": "quorum"}
     for name, value, _ in ARGUMENTS:

@@ -7,7 +7,7 @@ from ..registry import scenario
 
 
 def filled(t: Script, queue: str, bodies: str, connection: str = "A") -> Channel:
-    """A channel and a queue that holds one message per letter."""
+    """Returns a channel and a queue with a message for each character."""
     a = t.connections.get(connection)
     if a is None or a.dead:
         a = t.connect(connection)

@@ -66,7 +66,7 @@ def work(stream, first, told):
 
 
 def guarded(run, stream, first, told):
-    """The broker is expected to vanish; anything else is told."""
+    """Runs an action. The loss of the broker is expected; any other error is reported."""
     try:
         run(stream, first, told)
     except (pika.exceptions.AMQPError, OSError):
