@@ -124,7 +124,7 @@ class OverTls:
             gateway.close()
             shutil.rmtree(home, ignore_errors=True)
 
-    def told_what_is_wrong(self, place: Any) -> None:
+    def tls_errors_are_reported(self, place: Any) -> None:
         """Whatever is wrong with certificates, names and ports: one state and one line each, and nothing else hurt."""
         tools = self.tools
         early = self.office.server("early-server", starts_in=400)
@@ -180,4 +180,4 @@ class OverTls:
 
     def cases(self) -> List[Any]:
         """All of them."""
-        return [self.there_and_back, self.two_deep, self.told_what_is_wrong, self.renewed]
+        return [self.there_and_back, self.two_deep, self.tls_errors_are_reported, self.renewed]

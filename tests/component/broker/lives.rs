@@ -364,7 +364,7 @@ fn run(seed: u64) {
 }
 
 #[test]
-fn random_lives_leave_every_pool_empty() {
+fn random_runs_leave_every_pool_empty() {
     let only = std::env::var("LEVERET_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = only.map_or(0..300, |seed: u64| seed..seed + 1);
     for seed in seeds {

@@ -7,11 +7,12 @@ mod support;
 mod access;
 mod cases;
 mod dead_letters;
+mod death_history;
 mod delayed;
 mod expiry;
 mod expiry_room;
 mod firehose;
-mod letters;
+
 mod lives;
 mod offsets;
 mod orphans;

@@ -197,7 +197,7 @@ fn commands_mean_the_same_in_one_turn_and_in_many() {
 }
 
 #[test]
-fn a_consumer_of_a_deleted_queue_that_was_not_told_yet_is_skipped() {
+fn a_consumer_of_a_deleted_queue_that_was_not_notified_yet_is_skipped() {
     let mut side = Side::new();
     side.step(&Step::Consume(1, "plain", "one", 10, false));
     side.step(&Step::Consume(2, "second", "two", 10, false));

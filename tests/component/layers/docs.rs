@@ -14,7 +14,11 @@ const TOP: &[&str] =
 /// Returns the README, the changelog and the guide.
 fn texts() -> Vec<(PathBuf, String)> {
     let guide = fs::read_dir(project().join(GUIDE)).unwrap().map(|file| file.unwrap().path());
-    let all: Vec<PathBuf> = ["README.md", "systemd/CHANGELOG.md"].map(|name| project().join(name)).into_iter().chain(guide).collect();
+    let all: Vec<PathBuf> = ["README.md", "systemd/CHANGELOG.md"]
+        .map(|name| project().join(name))
+        .into_iter()
+        .chain(guide)
+        .collect();
     assert!(all.len() > 5, "the guide is there");
     all.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }

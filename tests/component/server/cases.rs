@@ -274,7 +274,7 @@ fn clients_that_send_single_bytes_do_not_block_others_forever() {
 
 /// A queue with more consumers than replies that fit at once is deleted: the client is told about every one.
 #[test]
-fn every_consumer_of_a_deleted_queue_is_told() {
+fn every_consumer_of_a_deleted_queue_is_notified() {
     let broker = Broker::start("");
     let (mut client, mut other) = (broker.client(1), broker.client(1));
     client.declare("q", false);

@@ -138,7 +138,7 @@ fn files_keep_committed_messages_and_lock_out_a_second_process() {
 
 /// The number of bytes written to a card must include those before this start.
 #[test]
-fn written_bytes_are_counted_over_killed_lives() {
+fn written_bytes_are_counted_over_kills() {
     let mut disk = small::new_disk();
     let (mut offset, mut truly) = (0, 0);
     for life in 0..3 {

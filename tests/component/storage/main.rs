@@ -4,6 +4,7 @@ mod access;
 mod bodies;
 mod bytes;
 mod carried;
+mod changed_files;
 mod claims;
 mod clean;
 mod damage;
@@ -22,5 +23,5 @@ mod room;
 mod sample;
 mod sim;
 mod small;
-mod strangers;
+
 mod weight;

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
 
-from door import inspected, refuses
+from logins import inspected, refuses
 from harness.suite import patience
 from support import (
     KIB, QUICK, SMALL_SEGMENTS, Lives, client, count, declare, fill, lives,

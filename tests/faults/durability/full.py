@@ -11,7 +11,7 @@ from harness import brokers, wire
 from harness.raw import Client
 from harness.suite import patience
 
-from door import running
+from logins import running
 from support import (
     KIB, MIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, Publisher, btrfs, client, count, declare, ext4, f2fs, fill,
     lives,
@@ -128,7 +128,7 @@ def full_limit() -> None:
         assert beside <= 256 << 10, f"{beside} bytes beside the log"
 
 
-def told_to_pika() -> None:
+def pika_is_notified_of_blocking() -> None:
     """connection.blocked and connection.unblocked arrive at pika's callbacks."""
     with small_limit() as series:
         broker = series.start()
@@ -357,6 +357,6 @@ def starts_without_room_for_a_commit() -> None:
             assert numbers_of(take_all(peer, "a"), "a") == list(range(50, 60))
 
 
-CASES = [full_file_system, full_btrfs, full_f2fs, full_limit, told_to_pika, own_share, started_while_full, started_while_full_btrfs, stopped_while_full,
+CASES = [full_file_system, full_btrfs, full_f2fs, full_limit, pika_is_notified_of_blocking, own_share, started_while_full, started_while_full_btrfs, stopped_while_full,
          goes_on_when_there_is_room, goes_on_when_there_is_room_btrfs, commits_wait_for_room, starts_without_room_for_a_commit]
-QUICK_CASES = [full_file_system, told_to_pika, own_share, goes_on_when_there_is_room, commits_wait_for_room]
+QUICK_CASES = [full_file_system, pika_is_notified_of_blocking, own_share, goes_on_when_there_is_room, commits_wait_for_room]

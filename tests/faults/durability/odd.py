@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Callable, Dict, Iterator, Optional
 
-from door import NOBODY, RIGHT, SMALL, administered, copied, inspected, running, who_gets_in
+from logins import NOBODY, RIGHT, SMALL, administered, copied, inspected, running, who_gets_in
 from refused import HELD, held
 from support import (
     PERSISTENT, QUICK, SMALL_SEGMENTS, Leveret, Publisher, brokers, btrfs, client, declare, ext4, fill, numbers_of,
@@ -187,7 +187,7 @@ def root_ran_it_once() -> None:
                 broker.kill()
 
 
-def told_of_alignment() -> None:
+def a_misaligned_partition_is_reported() -> None:
     """Where the partition does not begin with an erase block, the first start and every inspection tell."""
     with scratch() as folder:
         data_dir = folder / "data"
@@ -210,7 +210,7 @@ def told_of_alignment() -> None:
             assert ("is no multiple of its erase block" in look.stdout + look.stderr) == is_told, look
 
 
-def told_of_writing_elsewhere() -> None:
+def copy_on_write_is_reported() -> None:
     """On btrfs the files are written in place and not compressed, also where everything else is; a store that was
     copied there is not, and every inspection tells."""
     def told(data_dir: Path) -> bool:
@@ -231,7 +231,7 @@ def told_of_writing_elsewhere() -> None:
         assert told(copy), "it is written elsewhere"
 
 
-CASES = [told_of_alignment, told_of_writing_elsewhere, something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, removed_in_life,
+CASES = [a_misaligned_partition_is_reported, copy_on_write_is_reported, something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, removed_in_life,
          root_ran_it_once]
-QUICK_CASES = [told_of_alignment, something_else_in_place_of_a_file, two_brokers_on_one_directory, removed_in_life,
+QUICK_CASES = [a_misaligned_partition_is_reported, something_else_in_place_of_a_file, two_brokers_on_one_directory, removed_in_life,
                root_ran_it_once]

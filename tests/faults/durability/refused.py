@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import List
 
-from door import BLOCK, RIGHT, SMALL, administered, copied, inspected, running, who_gets_in, written_blocks
+from logins import BLOCK, RIGHT, SMALL, administered, copied, inspected, running, who_gets_in, written_blocks
 from support import QUICK, brokers, numbers_of, scratch, seed, take_all
 from harness.brokers import Address
 from harness.raw import Client, Closed

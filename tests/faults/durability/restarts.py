@@ -476,7 +476,7 @@ def read_only() -> None:
 
 
 def nothing_to_read() -> None:
-    """If the data directory cannot be created, the broker runs for its operator and reports that. `door` tests its
+    """If the data directory cannot be created, the broker runs for its operator and reports that. `logins` tests its
     clients.
     """
     with ext4(8) as mount, lives(data_dir=mount / "data") as series:

@@ -15,10 +15,10 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "support"), str(HERE.parents[1]
 
 import damage  # noqa: E402
 import deep  # noqa: E402
-import door  # noqa: E402
 import failing  # noqa: E402
 import full  # noqa: E402
 import kills  # noqa: E402
+import logins  # noqa: E402
 import odd  # noqa: E402
 import orphans  # noqa: E402
 import priorities  # noqa: E402
@@ -29,7 +29,7 @@ import syncs  # noqa: E402
 from support import QUICK, brokers  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
-GROUPS = [restarts, stopping, door, kills, syncs, full, failing, refused, odd, orphans, deep, priorities, damage]
+GROUPS = [restarts, stopping, logins, kills, syncs, full, failing, refused, odd, orphans, deep, priorities, damage]
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from door import running
+from logins import running
 from refused import built
 from support import HERE, PERSISTENT, scratch, take_all
 from harness.raw import Client

@@ -14,7 +14,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional
 from harness import brokers, environment, wire
 from harness.suite import patience
 
-from door import running
+from logins import running
 from support import (
     KIB, PERSISTENT, SMALL_SEGMENTS, Leveret, body_of, client, confirmed_through, declare, fill, lives, scratch,
     take_all, until,

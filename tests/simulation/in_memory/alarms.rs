@@ -625,7 +625,7 @@ fn of_two_transactions_that_wait_for_each_other_one_is_refused_after_a_minute() 
 
 /// For a store that cannot be written, the text mentions publishing, not declaring.
 #[test]
-fn a_worker_is_told_that_the_store_cannot_be_written() {
+fn a_worker_gets_an_error_if_the_store_cannot_be_written() {
     let mut simulation = with_store();
     let client = simulation.open(&[1, 2]);
     make(&mut simulation, client, "kept", true);

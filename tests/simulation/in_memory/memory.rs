@@ -240,7 +240,7 @@ fn a_client_blocked_in_send_while_its_window_is_full_gets_through() {
 }
 
 #[test]
-fn a_client_blocked_in_send_that_fills_the_pool_itself_is_told_so() {
+fn a_client_blocked_in_send_that_fills_the_pool_itself_is_notified() {
     for no_ack in [true, false] {
         let (simulation, client) = echo(room_for(640), no_ack, 3_000);
         assert!(simulation.clients[client].is_done_sending(), "it is stuck in send");

@@ -134,10 +134,10 @@ def table_of_steps() -> None:
     assert table["packages"].after == "arm"
     installs = {name for step in table.values() for name in step.installs}
     assert installs <= set(environment.INSTALLS), installs - set(environment.INSTALLS)
-    covering = steps.covering(table.values(), ["src/amqp/frame.rs", "tests/system/tls/doors.py", "src/server/bridges.rs"])
+    covering = steps.covering(table.values(), ["src/amqp/frame.rs", "tests/system/tls/listeners.py", "src/server/bridges.rs"])
     assert {"amqp", "layers", "simulator"} <= set(covering["src/amqp/frame.rs"]), covering
     assert "bridge" in covering["src/server/bridges.rs"] and "tls" not in covering["src/server/bridges.rs"], covering
-    assert covering["tests/system/tls/doors.py"] == ["layers", "tls"], covering
+    assert covering["tests/system/tls/listeners.py"] == ["layers", "tls"], covering
     everything = steps.covering(table.values(), ["tests/support/harness/raw.py", "Cargo.lock"])
     gate = {step.name for step in table.values() if step.gate}
     assert all(gate <= set(names) for names in everything.values()), everything

@@ -253,7 +253,7 @@ is_booting
 ]
 
 
-def same_checks_same_words() -> None:
+def checks_equal_rabbitmqctl() -> None:
     """The checks that scripts run print the same as RabbitMQ's."""
     environment.have_rabbitmq()
     with rabbitmq() as oracle, leveret() as broker:
@@ -289,7 +289,7 @@ def without_plain_words(said: Any) -> Any:
                   r"(?:There is no |The (?:definition|value) is not JSON: ).*$", r"\1", said)
 
 
-def same_script_same_words() -> None:
+def output_equals_rabbitmqctl() -> None:
     """Everything both can say."""
     environment.have_rabbitmq()
     with rabbitmq() as oracle, leveret() as broker:
@@ -349,7 +349,7 @@ def plain(text: str) -> str:
     return re.sub(r"(?m)^,(?=\{)", "", text)
 
 
-CASES = [same_script_same_words, same_checks_same_words]
+CASES = [output_equals_rabbitmqctl, checks_equal_rabbitmqctl]
 
 if __name__ == "__main__":
-    sys.exit("run ./run same-script-same-words")
+    sys.exit("run ./run output-equals-rabbitmqctl")

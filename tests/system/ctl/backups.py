@@ -138,7 +138,7 @@ def a_damaged_store_comes_back_as_it_was() -> None:
                 assert counts(copy) == counts(damaged)
 
 
-def every_byte_of_a_backup_counts() -> None:
+def a_changed_byte_of_a_backup_is_detected() -> None:
     """A stick that was pulled too early leaves zeros, and a tired one flips bits: neither is restored."""
     with leveret(config=SMALL) as broker:
         program("publish", broker, "q", "100")
@@ -214,7 +214,7 @@ def let_in(folder: Path) -> Tuple[bool, FrozenSet[str], bool]:
         return False, frozenset(), True
 
 
-def a_restore_that_is_cut_short_lets_nobody_in() -> None:
+def an_interrupted_restore_gives_no_access() -> None:
     """Over what is left of a newer store whose segments were removed, ended at every step: never does the log of the
     backup have the users of the newer one, an older state of its own, or those of a new store."""
     if shutil.which("strace") is None:
@@ -303,9 +303,9 @@ CASES = [
     a_backup_under_traffic_comes_back,
     a_restore_touches_no_store,
     a_damaged_store_comes_back_as_it_was,
-    every_byte_of_a_backup_counts,
+    a_changed_byte_of_a_backup_is_detected,
     a_restore_brings_its_own_users,
-    a_restore_that_is_cut_short_lets_nobody_in,
+    an_interrupted_restore_gives_no_access,
     tar_alone_restores,
     a_backup_that_is_left_alone_costs_nothing,
     a_backup_waits_for_the_one_before,

@@ -113,7 +113,7 @@ def at_a_start() -> None:
                     good(broker, "delete_queue", "-p", "plant", 'é\t"q"')
 
 
-def what_is_wrong_is_told() -> None:
+def errors_in_definitions_are_reported() -> None:
     """Errors in definitions are reported with their place: unsupported objects, invalid values, and invalid files."""
     wrong = {
         "vhosts": [{"name": "v"}],
@@ -204,7 +204,7 @@ def passwords_in_clear() -> None:
         assert good(broker, "authenticate_user", "u59", "p59").endswith("Success\n")
 
 
-def many_refusals_are_all_told() -> None:
+def every_refused_definition_is_reported() -> None:
     """For a file with more queues than the broker may have, each refusal is reported, and the bindings after the queues
     are made.
     """
@@ -366,5 +366,5 @@ def virtual_host_metadata() -> None:
         assert rows(broker, "list_vhosts", "name") == [["/"], ["v"]]
 
 
-CASES = [at_a_start, what_is_wrong_is_told, many_refusals_are_all_told, virtual_host_metadata,
+CASES = [at_a_start, errors_in_definitions_are_reported, every_refused_definition_is_reported, virtual_host_metadata,
          policies_for_kinds_of_queues, more_than_a_smaller_profile_has_room_for, passwords_in_clear, there_and_back]

@@ -109,7 +109,7 @@ def a_restore_follows_no_link() -> None:
         unharmed(victim)
 
 
-def a_restore_follows_nobodys_links_above_the_folder() -> None:
+def a_restore_follows_no_foreign_links_above_the_folder() -> None:
     """The folder above belongs to another, who has a name in it lead elsewhere; root's own links are followed."""
     with hostile_folder() as folder, backed_up() as archive:
         elsewhere = folder.parent / "elsewhere"
@@ -131,7 +131,7 @@ def a_restore_follows_nobodys_links_above_the_folder() -> None:
         shutil.rmtree(elsewhere)
 
 
-def what_is_restored_belongs_to_the_owner() -> None:
+def restored_files_belong_to_the_owner() -> None:
     """The lock as well: the broker that runs as the owner starts with its store."""
     if shutil.which("setpriv") is None:
         raise Skip("needs setpriv, to be somebody else")
@@ -204,7 +204,7 @@ def names(folder: Path) -> List[str]:
 
 
 CASES = [
-    an_export_follows_no_link, a_restore_follows_no_link, a_restore_follows_nobodys_links_above_the_folder,
-    what_is_restored_belongs_to_the_owner,
+    an_export_follows_no_link, a_restore_follows_no_link, a_restore_follows_no_foreign_links_above_the_folder,
+    restored_files_belong_to_the_owner,
     a_folder_that_changes_meanwhile, a_backup_follows_no_link,
 ]

@@ -55,7 +55,7 @@ def a_huge_listing_beside_traffic() -> None:
         good(broker, "ping")
 
 
-def no_request_is_too_strange() -> None:
+def any_bytes_get_an_error_or_a_close() -> None:
     """Bytes of any kind: an answer that says no, or a hang-up, and the broker lives."""
     generator = chance("strange-requests")
     with leveret() as broker:
@@ -101,4 +101,4 @@ def more_clients_than_places() -> None:
         good(broker, "ping")
 
 
-CASES = [a_huge_listing_beside_traffic, no_request_is_too_strange, more_clients_than_places]
+CASES = [a_huge_listing_beside_traffic, any_bytes_get_an_error_or_a_close, more_clients_than_places]

@@ -208,7 +208,7 @@ pub(crate) fn text(path: &Path) -> &str {
 /// The broker tries for half a second; the reader has finished by then.
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn who_reads_in_the_moment_of_a_start_keeps_nobody_from_recording() {
+fn a_reader_during_a_start_does_not_prevent_recording() {
     let (home, memory) = (TempDir::new("flight"), Memory::new("reader"));
     fs::write(memory.file(), "").expect("the folder can be written");
     let reader = fs::File::open(memory.file()).expect("it is there");
@@ -224,7 +224,7 @@ fn who_reads_in_the_moment_of_a_start_keeps_nobody_from_recording() {
 }
 
 #[test]
-fn what_happened_before_a_kill_is_read_after_it_and_in_the_next_life() {
+fn events_before_a_kill_are_readable_after_it_and_after_a_restart() {
     let (home, memory) = (TempDir::new("flight"), Memory::new("kill"));
     let file = memory.file();
     let broker = Broker::start(&home, text(&file), "");

@@ -368,14 +368,14 @@ fn more_memory_than_the_system_gives_is_one_sentence() {
 
 /// Above what any machine has.
 #[test]
-fn a_limit_above_the_memory_of_the_machine_is_told() {
+fn a_limit_above_the_memory_of_the_machine_is_reported() {
     let file = ConfigFile::new("roomy", "memory_limit = \"90000GB\"\n");
     let said = String::from_utf8_lossy(&leveret(&["check", "--config", file.path()]).stdout).into_owned();
     assert!(said.contains("# warning: memory_limit is 90000000.0 MB, but this machine"), "{said}");
 }
 
 #[test]
-fn a_management_api_for_other_machines_without_tls_is_told() {
+fn a_management_api_for_other_machines_without_tls_is_reported() {
     let check = |address: &str| {
         let output = leveret(&["check", "--management", address]);
         String::from_utf8_lossy(&output.stdout).contains("lets other machines in without TLS")
@@ -419,7 +419,7 @@ fn the_node_is_called_what_the_operator_says() {
 }
 
 #[test]
-fn a_default_user_for_a_store_that_has_users_is_told() {
+fn a_default_user_for_a_store_that_has_users_is_reported() {
     let home = TempDir::new("default-user");
     let data = home.path().join("data").display().to_string();
     let mut first = Broker::start(&["--data-dir", &data], &[]);
@@ -516,13 +516,13 @@ fn end_by_signals() -> Duration {
 }
 
 #[test]
-fn systemd_is_told_when_it_is_ready_alive_and_stopping() {
+fn systemd_is_notified_of_ready_alive_and_stopping() {
     two_signs_of_life("told");
 }
 
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn systemd_is_told_that_it_is_alive_as_often_as_it_wants_to_know() {
+fn systemd_gets_watchdog_signals_at_its_interval() {
     let took = two_signs_of_life("often");
     assert!(took < Duration::from_secs(1), "twice per 200 ms: {took:?}");
 }

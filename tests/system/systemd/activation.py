@@ -91,7 +91,7 @@ def the_management_api_too() -> None:
             assert peer.recv(5) == b"HTTP/"
 
 
-def a_stranger_is_refused() -> None:
+def an_unconfigured_socket_is_refused() -> None:
     """A socket for an address that the configuration does not name is refused."""
     stranger = brokers.free_port()
     with Activated([stranger], ["--listen", "127.0.0.1:0"]) as activated:
@@ -120,7 +120,7 @@ def with_free_ports(case: Callable[[], None]) -> None:
 
 
 CASES = {case.__name__.replace("_", "-"): case
-         for case in (served_once_it_is_there, the_management_api_too, a_stranger_is_refused, what_is_shipped)}
+         for case in (served_once_it_is_there, the_management_api_too, an_unconfigured_socket_is_refused, what_is_shipped)}
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from typing import Callable, Dict, Optional
 from harness.raw import Client
 from harness.suite import patience
 
-from doors import say
+from listeners import say
 from office import Office, Paper
 from reloading import put
 from support import Broker, context, wait_for

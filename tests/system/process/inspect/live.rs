@@ -180,7 +180,7 @@ impl Disk for Worn {
 }
 
 #[test]
-fn blocks_that_cannot_be_read_are_told_and_read_around() {
+fn unreadable_blocks_are_reported_and_skipped() {
     let mut least = u64::MAX;
     for seed in 1..=40 {
         let mut traffic = Traffic::aged(seed, 2, 600);

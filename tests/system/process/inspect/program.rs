@@ -139,7 +139,7 @@ fn an_export_goes_to_a_file_that_was_not_there() {
 }
 
 #[test]
-fn who_may_only_read_can_inspect_and_can_drop_nothing() {
+fn a_user_with_read_access_can_inspect_but_not_drop() {
     let traffic = Traffic::aged(7, 2, 500);
     let mut files = traffic.files();
     files.get_mut(&oldest_slot(&traffic)).expect("just seen")[4096 + 60] ^= 1;

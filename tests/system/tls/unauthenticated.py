@@ -39,15 +39,15 @@ def pour(peer: socket.socket, data: bytes, patience_s: float = 0.2) -> int:
 
 def attack(broker: Broker, count: int, connect: Callable[[], socket.socket]) -> List[socket.socket]:
     """Opens connections, each with a wrong login and 64 KB behind it."""
-    strangers = []
+    peers = []
     data = wire.PROTOCOL_HEADER + wrong_login() + BEHIND
     taken = 0
     for _ in range(count):
         peer = connect()
         taken += pour(peer, data)
-        strangers.append(peer)
-    assert taken > 4 * count * 1024, f"the strangers got rid of {taken} bytes only: no attack"
-    return strangers
+        peers.append(peer)
+    assert taken > 4 * count * 1024, f"the peers sent only {taken} bytes, which is no attack"
+    return peers
 
 
 def freeze(folder: Path, board: str, count: int, over_tls: bool) -> None:
@@ -59,9 +59,9 @@ def freeze(folder: Path, board: str, count: int, over_tls: bool) -> None:
         traffic.more()
         connect = (lambda: dial(broker, how)) if over_tls else (lambda: socket.create_connection(broker.address))
         for _ in range(2):
-            strangers = attack(broker, count, connect)
+            peers = attack(broker, count, connect)
             traffic.more(200)
-            for peer in strangers:
+            for peer in peers:
                 peer.close()
             traffic.more(200)
         raw_client(broker, how).close()
@@ -159,7 +159,7 @@ def in_pieces(folder: Path) -> None:
 
 
 CASES: Dict[str, Callable[[Path], None]] = {
-    f"strangers-{board}-{'tls' if over_tls else 'plain'}":
+    f"unauthenticated-{board}-{'tls' if over_tls else 'plain'}":
         (lambda folder, board=board, count=count, over_tls=over_tls: freeze(folder, board, count, over_tls))
     for board, count in (("pi-zero-w", 28), ("router-128", 13)) for over_tls in (False, True)
 }

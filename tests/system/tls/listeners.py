@@ -29,7 +29,7 @@ def say(port: int, words: bytes) -> bytes:
         return heard
 
 
-def wrong_doors(folder: Path) -> None:
+def wrong_protocols(folder: Path) -> None:
     """AMQP where TLS is spoken, TLS where AMQP is, HTTP at either: a word for each that says what to change."""
     office = Office(folder)
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -180,7 +180,7 @@ def credentials_and_modes(folder: Path) -> None:
 
 
 CASES: Dict[str, Callable[[Path], None]] = {
-    "wrong-doors": wrong_doors,
+    "wrong-protocols": wrong_protocols,
     "unix-socket": unix_socket,
     "unix-socket-of-a-container": unix_socket_of_a_container,
     "bad-files": bad_files,

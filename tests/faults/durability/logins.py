@@ -189,7 +189,7 @@ def every_block_loses_a_bit(how: str) -> None:
         print(f"# {len(blocks)} blocks")
 
 
-def the_log_may_be_lost() -> None:
+def users_survive_the_loss_of_the_log() -> None:
     """However much of the log is lost with one of the files beside it, exactly the right users can log in."""
     chance = seed("log-lost")
     with scratch() as folder:
@@ -267,7 +267,7 @@ def runs_of_blocks_are_lost() -> None:
         print(f"# nobody got in {doubts} times")
 
 
-def a_doubt_stays_and_is_mended() -> None:
+def doubt_about_users_ends_only_by_a_repair() -> None:
     """No user can log in, however often the broker starts, until root has inspected, repaired and confirmed."""
     with scratch() as folder:
         data_dir = without_files(administered(folder, "stop"))
@@ -334,7 +334,7 @@ def confirming_forgets_what_belongs_to_nobody() -> None:
                 broker.stop()
 
 
-def a_lost_beginning_is_no_new_store() -> None:
+def a_lost_segment_is_not_taken_for_a_new_store() -> None:
     """The first block of the newest segment is gone, or all of it: guest stays away, and the others do not."""
     with scratch() as folder:
         base = administered(folder, "kill")
@@ -355,7 +355,7 @@ def a_lost_beginning_is_no_new_store() -> None:
                     assert "a new store" not in broker.log(), broker.log()
 
 
-def messages_do_not_lock_anybody_out() -> None:
+def damaged_messages_lock_no_user_out() -> None:
     """Damage to messages is reported, and does not change who can log in."""
     with scratch() as folder:
         data_dir = administered(folder, "stop")
@@ -387,7 +387,7 @@ def messages_do_not_lock_anybody_out() -> None:
         assert "damage     segment" in inspected(data_dir).stdout
 
 
-def access_outlives_the_cleaner() -> None:
+def users_survive_compaction() -> None:
     """Users survive in two places while segments are written and deleted around their entries."""
     tight = '[limits]\nsegment_bytes = "512KiB"\ncommit_bytes_max = "160KiB"\n[store]\ndisk_limit = "4MiB"\n' \
             'settle_window = "100ms"\n'
@@ -440,7 +440,7 @@ def needs_setpriv() -> None:
         raise Skip("needs root and setpriv, to be somebody else")
 
 
-def a_mistake_is_no_broken_disk() -> None:
+def a_wrong_data_directory_prevents_the_start() -> None:
     """No permission, no parent, no directory: the start ends with what to type, and makes no guest."""
     needs_setpriv()
     with scratch() as folder:
@@ -476,7 +476,7 @@ def a_mistake_is_no_broken_disk() -> None:
         assert not (folder / "nowhere").exists() and not (folder / "no").exists()
 
 
-def a_disk_that_only_reads_makes_no_guest() -> None:
+def a_read_only_disk_without_a_store_gives_no_access() -> None:
     """On a read-only file system without a store no user can log in; with a store, the users that it proves can."""
     if os.geteuid() != 0:
         raise Skip("needs root, to mount")
@@ -507,7 +507,7 @@ def a_disk_that_only_reads_makes_no_guest() -> None:
                 assert "cannot be written" in broker.log()
 
 
-def a_full_disk_makes_no_guest() -> None:
+def a_full_disk_without_a_store_gives_no_access() -> None:
     """If the disk has no space for a new store, no user can log in."""
     if os.geteuid() != 0:
         raise Skip("needs root, to mount")
@@ -566,10 +566,10 @@ def the_first_user_is_configured() -> None:
 
 
 CASES = [
-    the_log_may_be_lost, every_block_after_a_stop, every_block_after_a_kill, runs_of_blocks_are_lost,
-    a_doubt_stays_and_is_mended,
-    confirming_forgets_what_belongs_to_nobody, a_lost_beginning_is_no_new_store, messages_do_not_lock_anybody_out, access_outlives_the_cleaner,
-    a_mistake_is_no_broken_disk, a_disk_that_only_reads_makes_no_guest, a_full_disk_makes_no_guest,
+    users_survive_the_loss_of_the_log, every_block_after_a_stop, every_block_after_a_kill, runs_of_blocks_are_lost,
+    doubt_about_users_ends_only_by_a_repair,
+    confirming_forgets_what_belongs_to_nobody, a_lost_segment_is_not_taken_for_a_new_store, damaged_messages_lock_no_user_out, users_survive_compaction,
+    a_wrong_data_directory_prevents_the_start, a_read_only_disk_without_a_store_gives_no_access, a_full_disk_without_a_store_gives_no_access,
     a_store_can_be_required, the_first_user_is_configured,
 ]
 QUICK_CASES = [case for case in CASES if case not in (every_block_after_a_kill, runs_of_blocks_are_lost)]
