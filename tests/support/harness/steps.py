@@ -18,7 +18,7 @@ class Step(NamedTuple):
     """One row of the table."""
 
     name: str
-    # What it tests, in one line.
+    # Its subject, in one line.
     about: str = ""
     # Whether it is a Cargo test program. Otherwise it is a folder with an executable `run`.
     is_cargo: bool = False
