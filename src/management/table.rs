@@ -18,8 +18,8 @@
 //! | `monitoring` | like `management`; also the node, all connections, channels and consumers, names of virtual hosts |
 //! | `administrator` | everything; changes users, virtual hosts and permissions |
 //!
-//! A row demands at least what RabbitMQ demands. `tests/rabbitmq/management` has RabbitMQ's answers, and
-//! `tests/simulated/pair/management_rights` requests every path with every tag.
+//! A row demands at least what RabbitMQ demands. `tests/compatibility/management` has RabbitMQ's answers, and
+//! `tests/simulation/in_memory/management_rights` requests every path with every tag.
 //! [`Audience`](super::listing::Audience) decides which rows a list shows: a list without a demand has the rows that
 //! its user may see.
 //!

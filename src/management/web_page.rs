@@ -158,7 +158,7 @@ pub struct Page {
 }
 
 /// All files, compressed as in `src/management/web/` beside their sources. `compress` there writes them, and
-/// `tests/parts/layers` compares them. The first is shown at `/`.
+/// `tests/component/layers` compares them. The first is shown at `/`.
 const PAGES: &[Page] = &[
     page("index.html", "text/html; charset=utf-8", include_bytes!("web/index.html.gz")),
     page("style.css", "text/css; charset=utf-8", include_bytes!("web/style.css.gz")),

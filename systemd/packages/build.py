@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Builds the static binaries: one of them runs on any distribution.
+"""Builds the static binaries, which run on any distribution.
 
     systemd/packages/build.py [TARGET...]
 
-Without a TARGET it builds all of them, each to target/TARGET/release/leveret, and prints these paths; leveret-bench,
-which measures brokers, lies beside each. It takes Rust with the source of its standard library, zig and cargo-zigbuild:
-guide/install.md says where they come from, and shows the command that this runs.
+Without a TARGET it builds all targets, each to target/TARGET/release/leveret, and prints these paths. leveret-bench,
+which measures brokers, is beside each. It needs Rust with the source of its standard library, zig and cargo-zigbuild.
+guide/install.md describes how to install them, and shows the command that this program runs.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ ROOT = Path(__file__).resolve().parents[2]
 # Pi Zero and Pi 1 (ARMv6), Pi 2 and later with a 32-bit system, 64-bit ARM, and PCs.
 TARGETS = ["arm-unknown-linux-musleabihf", "armv7-unknown-linux-musleabihf", "aarch64-unknown-linux-musl",
            "x86_64-unknown-linux-musl"]
-# A panic ends the program, so nobody unwinds: the tables for it would only list the frames of a program without names.
-# zig has C's start files and library; those of rustup are there only for targets that it was told to add.
+# A panic ends the program, so unwinding tables are not needed.
+# zig brings the start files and the library of C. rustup has them only for targets that were added.
 RUSTFLAGS = "-Cforce-unwind-tables=no -Clink-self-contained=no"
-# The library is built along, made small, and without what reads a program's own debugging information to name the
-# lines of a stack: what is shipped has none.
+# The standard library is built for size. It needs no code that reads debugging information, because the binaries
+# have none.
 BUILD_STD = ["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]
 
 
 class Unbuilt(Exception):
-    """There is no binary, and why."""
+    """A binary was not built; the message is the reason."""
 
 
 def environment() -> Dict[str, str]:
-    """What the command needs beside its words; cargo takes -Zbuild-std from a stable toolchain only when told so."""
+    """Returns the environment for Cargo. A stable toolchain accepts -Zbuild-std only with `RUSTC_BOOTSTRAP`."""
     return {"RUSTFLAGS": RUSTFLAGS, "RUSTC_BOOTSTRAP": "1"}
 
 
 def command(target: str) -> List[str]:
-    """What builds the binaries for a target."""
+    """Returns the command that builds the binaries for a target."""
     return ["cargo", "zigbuild", "--release", "--locked", "--bins", "--target", target, *BUILD_STD]
 
 
 def binary(target: str, folder: Path = ROOT / "target") -> Path:
-    """Where cargo puts the broker for a target, below its target folder."""
+    """Returns the path of the broker's binary for a target, below Cargo's target folder."""
     return folder / target / "release" / "leveret"
 
 
 def bench(broker: Path) -> Path:
-    """The program that measures brokers, of the same build."""
+    """Returns the path of leveret-bench from the same build."""
     return broker.with_name("leveret-bench")
 
 
 def need_tools() -> None:
-    """What is missing is told before an hour of compiling."""
+    """Checks that all tools are installed, before an hour of compiling."""
     for program, source in {"cargo": "it comes with Rust: https://rustup.rs",
                             "cargo-zigbuild": "pip install ziglang cargo-zigbuild"}.items():
         if shutil.which(program) is None:
@@ -67,7 +67,7 @@ def need_tools() -> None:
 
 
 def build(target: str) -> Path:
-    """Builds the binaries for a target; where the broker is."""
+    """Builds the binaries for a target. Returns the path of the broker."""
     told = dict(os.environ, **environment(), CARGO_TARGET_DIR=str(ROOT / "target"))
     if subprocess.run(command(target), cwd=ROOT, env=told, check=False).returncode:
         raise Unbuilt(f"{target}: cargo could not build it, and says why above")
@@ -75,7 +75,7 @@ def build(target: str) -> Path:
 
 
 def main() -> int:
-    """Builds what the command line asks for."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     targets = parser.parse_args().targets or TARGETS

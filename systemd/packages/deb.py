@@ -3,10 +3,10 @@
 
     systemd/packages/deb.py --binary FILE --architecture amd64|arm64|armhf [--says FILE] [--version V] [--out FOLDER]
 
-The binary of arm64 and armhf is the static one (guide/install.md says how it is built); armhf is ARMv6 code, so that it runs
-on every Raspberry Pi. --says names a binary of the same version that runs here: the manual pages and completions are
-made of what it prints. Beside each lies leveret-bench, which the package has as well. It takes dpkg-deb, and cargo for the
-licences of what is linked; the same input gives the same bytes. Prints the package's path.
+The binary for arm64 and armhf is the static one (see guide/install.md). armhf is ARMv6 code, so that it runs on every
+Raspberry Pi. --says names a binary of the same version that runs on this machine: the manual pages and completions are
+made from its output. leveret-bench, which is beside each binary, is packaged too. Needs dpkg-deb, and cargo for the
+licences of linked crates. The same input gives the same bytes. Prints the package's path.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ ROOT = HERE.parents[1]
 MACHINES = {"amd64": (62, 2), "arm64": (183, 2), "armhf": (40, 1)}
 # A segment that is loaded, and one that is executed, of the ELF program header.
 PT_LOAD, PF_X = 1, 1
-# There is no list or forge of its own yet: who builds packages for others says who he is, as Debian's tools have it.
+# The default maintainer. Builders of packages for other people set the variables of Debian's tools.
 MAINTAINER = "{} <{}>".format(os.environ.get("DEBFULLNAME", "The Leveret authors"),
                               os.environ.get("DEBEMAIL", "leveret@leveret.invalid"))
-# What postinst makes the configuration of.
+# The file from which postinst creates the configuration.
 CONFIGURATION = "usr/share/leveret/leveret.toml"
 GENERATORS = "usr/lib/systemd/system-generators/"
-# Where what is executed lies.
+# Folders of executable files.
 PROGRAMS = ("usr/bin/", GENERATORS)
 OVERRIDES = """# One binary for every distribution, on purpose: it runs where glibc is older, or is not.
 leveret: statically-linked-binary [usr/bin/leveret]
@@ -53,11 +53,11 @@ leveret: statically-linked-binary [usr/bin/leveret-bench]
 
 
 class Mistake(Exception):
-    """What was given makes no package."""
+    """The input cannot become a package."""
 
 
 def check_whole(binary: Path, image: bytes) -> None:
-    """The program has code, and all of it is there."""
+    """Checks that the program has code and is complete."""
     is_wide = image[4:5] == b"\2"
     try:
         table, = struct.unpack_from("<Q" if is_wide else "<I", image, 32 if is_wide else 28)
@@ -74,7 +74,7 @@ def check_whole(binary: Path, image: bytes) -> None:
 
 
 def program(binary: Path, architecture: str) -> bytes:
-    """The bytes of a whole program for that architecture."""
+    """Returns the bytes of a complete program for an architecture."""
     if not binary.exists():
         raise Mistake(f"there is no {binary}")
     image = binary.read_bytes()
@@ -88,7 +88,7 @@ def program(binary: Path, architecture: str) -> bytes:
 
 
 def dependencies(binaries: List[Path], architecture: str) -> List[str]:
-    """What the binaries need of the system, of which static ones need nothing."""
+    """Returns the packages that the binaries need. Static binaries need none."""
     images = [program(binary, architecture) for binary in binaries]
     needs = ["systemd | systemd-standalone-sysusers | systemd-sysusers",
              "systemd | systemd-standalone-tmpfiles | systemd-tmpfiles"]
@@ -101,17 +101,19 @@ def dependencies(binaries: List[Path], architecture: str) -> List[str]:
 
 
 def changelog(version: str) -> str:
-    """CHANGELOG.md as Debian has it."""
+    """Returns the newest version's part of the changelog in Debian's form."""
     newest, day = manual.release()
     stamp = time.strftime("%a, %d %b %Y 00:00:00 +0000", time.strptime(day, "%Y-%m-%d"))
-    part = (HERE / "CHANGELOG.md").read_text().split(f"## {newest} ({day})\n", 1)[1].split("\n## ", 1)[0]
+    part = manual.CHANGELOG.read_text().split(f"## [{newest}] - {day}\n", 1)[1].split("\n## ", 1)[0]
+    # Debian's form has no sections.
+    part = re.sub(r"^### .*\n", "", part, flags=re.MULTILINE)
     points = [" ".join(point.split()) for point in re.split(r"^- ", part, flags=re.MULTILINE)[1:]]
     lines = [textwrap.fill(point, 76, initial_indent="  * ", subsequent_indent="    ") for point in points]
     return f"leveret ({version}) stable; urgency=medium\n\n" + "\n".join(lines) + f"\n\n -- {MAINTAINER}  {stamp}\n"
 
 
 def copyright_file() -> str:
-    """Debian's form of the copyright, with the texts of LICENSE."""
+    """Returns the copyright in Debian's form, with the texts of LICENSE."""
     rule = "=" * 80
     mit = (ROOT / "LICENSE").read_text().split(rule)[1].strip().split("\n", 1)[1].strip()
     owner = next(line for line in mit.splitlines() if line.startswith("Copyright"))
@@ -134,7 +136,7 @@ License: Apache-2.0
 
 
 def control(version: str, architecture: str, needs: List[str], size_kib: int) -> str:
-    """The package's description."""
+    """Returns the control file of the package."""
     return f"""Package: leveret
 Version: {version}
 Architecture: {architecture}
@@ -151,7 +153,7 @@ Description: small RabbitMQ-compatible message broker for embedded boards
 
 
 def contents(binary: Path, bench: Path, says: Path, architecture: str, version: str, is_static: bool) -> Dict[str, bytes]:
-    """Every file by its path, but for the programs."""
+    """Returns every file except the programs, by its path."""
     systemd = ROOT / "systemd"
     files = {
         CONFIGURATION: (systemd / "leveret.toml").read_bytes(),
@@ -179,12 +181,12 @@ def contents(binary: Path, bench: Path, says: Path, architecture: str, version: 
 
 
 def packed(text: str) -> bytes:
-    """Compressed, the same today and tomorrow."""
+    """Compresses a text. The same text always gives the same bytes."""
     return gzip.compress(text.encode(), 9, mtime=0)
 
 
 def lay_out(tree: Path, files: Dict[str, bytes]) -> None:
-    """The package's tree, with the modes that everything has in it."""
+    """Writes the package's tree, with the modes of its files."""
     for place, data in files.items():
         target = tree / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -197,8 +199,9 @@ def lay_out(tree: Path, files: Dict[str, bytes]) -> None:
 
 def build(binary: Path, architecture: str, says: Path, version: str, out: Path, compression: str = "xz",
           bench: Optional[Path] = None) -> Path:
-    """Makes the package, compressed by one of dpkg-deb's methods; where it lies. leveret-bench is the one beside the
-    binary, if none is named."""
+    """Builds the package with a compression method of dpkg-deb. Returns its path. The default leveret-bench is the one
+    beside the binary.
+    """
     bench = bench or static.bench(binary)
     needs = dependencies([binary, bench], architecture)
     is_static = not any(need.startswith("libc6") for need in needs)
@@ -230,7 +233,7 @@ def build(binary: Path, architecture: str, says: Path, version: str, out: Path, 
 
 
 def main() -> int:
-    """Makes what the command line asks for."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, required=True)
     parser.add_argument("--architecture", choices=sorted(MACHINES), required=True)

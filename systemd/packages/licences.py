@@ -1,6 +1,6 @@
-"""The licences of what is linked into a leveret binary, as one text.
+"""Collects the licences of everything that is linked into a leveret binary.
 
-What cargo resolves for the target is what is in it; the texts are those that the crates bring.
+Cargo's resolution for the target lists the crates. The texts are those in the crates.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TARGETS = {
     "armhf": "arm-unknown-linux-musleabihf",
 }
 RULE = "-" * 80
-# What the compiler links beside the crates.
+# Libraries that the compiler links in addition to the crates.
 OTHERS = """Besides: the Rust standard library (MIT OR Apache-2.0), copyright (c) The Rust Project Contributors; and, in
 static binaries, musl (MIT), copyright (c) 2005-2020 Rich Felker, et al. The text of the MIT licence is that of
 Leveret's own."""
@@ -28,11 +28,11 @@ A text that several share stands behind the last of them.
 
 
 class NoText(Exception):
-    """A crate brings no licence that could be passed on."""
+    """A crate contains no licence text that could be distributed."""
 
 
 def linked(architecture: str) -> List[Dict[str, object]]:
-    """The packages that are linked for an architecture, by name."""
+    """Returns the packages that are linked for an architecture, by name."""
     said = subprocess.run(
         ["cargo", "metadata", "--format-version", "1", "--locked",
          "--filter-platform", TARGETS[architecture]],
@@ -55,7 +55,7 @@ def linked(architecture: str) -> List[Dict[str, object]]:
 
 
 def texts(package: Dict[str, object]) -> Iterator[str]:
-    """The licence texts of a crate that are to be passed on."""
+    """Returns the licence texts of a crate that have to be distributed."""
     folder = Path(str(package["manifest_path"])).parent
     files = sorted(path for path in folder.rglob("*") if path.is_file()
                    and path.name.upper().startswith(("LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE")))
@@ -66,7 +66,7 @@ def texts(package: Dict[str, object]) -> Iterator[str]:
 
 
 def all_licences(architecture: str) -> str:
-    """The whole text for the binary of an architecture."""
+    """Returns all licence texts for the binary of an architecture."""
     behind: Dict[str, List[str]] = {}
     for package in linked(architecture):
         title = f"{package['name']} {package['version']} ({package['license']})"

@@ -3,8 +3,8 @@
 
     systemd/packages/manual.py BINARY FOLDER
 
-What the pages say and the completions offer is what `leveret --help`, `leveretctl help`, `leveret-bench --help` (of the
-one beside BINARY) and boards/generic.toml say: it stands there and nowhere else. The same binary gives the same bytes.
+The pages and completions are made from boards/generic.toml and the output of `leveret --help`, `leveretctl help` and
+`leveret-bench --help` (of the one beside BINARY). The same binary gives the same bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import build as static  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+CHANGELOG = HERE.parent / "CHANGELOG.md"
 KEY = re.compile(r"^(?:# )?([a-z_]+ = (?:\[.*\]|\".*\"|[^ ]+))$")
 PIECE = re.compile(r"^# --- (.*?) -+$")
 SECTION = re.compile(r"^\[([a-z]+)\]$")
@@ -31,7 +32,7 @@ OPTION = re.compile(r"^ {2}(?=\S)")
 
 
 class Option(NamedTuple):
-    """One option of a command line."""
+    """An option of a command line."""
 
     names: List[str]
     value: str
@@ -39,7 +40,7 @@ class Option(NamedTuple):
 
 
 class Command(NamedTuple):
-    """One command of leveretctl."""
+    """A command of leveretctl."""
 
     name: str
     usage: str
@@ -47,7 +48,7 @@ class Command(NamedTuple):
 
 
 class Said(NamedTuple):
-    """All that the binary says of itself."""
+    """Everything that the binary prints about itself."""
 
     version: str
     help: str
@@ -58,7 +59,7 @@ class Said(NamedTuple):
 
 
 def ask(binary: Path) -> Said:
-    """Lets the binary say everything."""
+    """Runs the binary and returns everything that it prints about itself."""
     with tempfile.TemporaryDirectory() as folder:
         ctl = Path(folder) / "leveretctl"
         ctl.symlink_to(binary.resolve())
@@ -83,7 +84,7 @@ def ask(binary: Path) -> Said:
 
 
 def roff(text: str) -> str:
-    """Text as roff prints it unchanged."""
+    """Escapes text for roff."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace('"', "\\(dq")
     text = text.replace("'", "\\(aq")
     text = text.replace("^", "\\(ha").replace("~", "\\(ti")
@@ -92,32 +93,32 @@ def roff(text: str) -> str:
 
 
 def filled(text: str) -> str:
-    """A paragraph in short lines, as roff prints it."""
+    """Returns a paragraph in short lines, escaped for roff."""
     return roff("\n".join(textwrap.wrap(text, 76, break_on_hyphens=False, break_long_words=False)))
 
 
 def release() -> Tuple[str, str]:
-    """The newest version in CHANGELOG.md, and its day."""
-    found = re.search(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", (HERE / "CHANGELOG.md").read_text(), re.MULTILINE)
+    """Returns the newest version in the changelog, and its date."""
+    found = re.search(r"^## \[(\S+)\] - (\d{4}-\d\d-\d\d)$", CHANGELOG.read_text(), re.MULTILINE)
     if found is None:
-        raise ValueError("CHANGELOG.md has no line such as: ## 0.1.0 (2026-11-22)")
+        raise ValueError("CHANGELOG.md has no line such as: ## [0.1.0] - 2026-11-22")
     return found[1], found[2]
 
 
 def heading(kind: str, text: str) -> str:
-    """A heading."""
+    """Returns a heading."""
     return f'.{kind} "{roff(text)}"\n'
 
 
 def item(heads: List[str], about: str) -> str:
-    """An item under its heads, in bold."""
+    """Returns an item with its bold heads."""
     lines = [f".TP\n.B {roff(heads[0])}\n"]
     lines += [f".TQ\n.B {roff(head)}\n" for head in heads[1:]]
     return "".join(lines) + filled(about) + "\n"
 
 
 def page(name: str, section: int, version: str, about: str, body: str) -> str:
-    """A whole page, under its title."""
+    """Returns a complete page."""
     title = f'.TH {roff(name.upper())} {section} "{release()[1]}" "Leveret {version}" "Leveret"\n'
     # A heading begins a paragraph by itself.
     body = re.sub(r"(?<=\"\n)\.PP\n(?!\.nf)", "", body)
@@ -125,7 +126,7 @@ def page(name: str, section: int, version: str, about: str, body: str) -> str:
 
 
 def read_options(lines: List[str]) -> List[Option]:
-    """The options that indented lines of a help name, with what they go on to say."""
+    """Reads the options in the indented lines of a help text, with their descriptions."""
     options: List[Option] = []
     for line in lines:
         if OPTION.match(line) or not line.startswith(" "):
@@ -141,12 +142,12 @@ def read_options(lines: List[str]) -> List[Option]:
 
 
 def options_to_roff(options: List[Option]) -> str:
-    """One item each."""
+    """Returns options as roff items."""
     return "".join(item([" ".join(filter(None, [", ".join(one.names), one.value]))], one.about) for one in options)
 
 
 def usages(block: str) -> List[Tuple[str, str]]:
-    """What a help says behind `Usage:`: how it is called, and what that does."""
+    """Returns the text behind `Usage:` in a help text: each form of the command line, and its effect."""
     found: List[Tuple[str, str]] = []
     for line in block.removeprefix("Usage:").splitlines():
         call, _, about = line.strip().partition("  ")
@@ -158,7 +159,7 @@ def usages(block: str) -> List[Tuple[str, str]]:
 
 
 def help_to_roff(text: str, sub: bool) -> str:
-    """A help, section by section."""
+    """Converts a help text to roff, section by section."""
     out = ""
     for block in text.strip("\n").split("\n\n"):
         first, *rest = block.splitlines()
@@ -174,7 +175,7 @@ def help_to_roff(text: str, sub: bool) -> str:
 
 
 def leveret_page(said: Said) -> str:
-    """leveret(1)."""
+    """Returns leveret(1)."""
     about, _, rest = said.help.partition("\n\n")
     calls = "\n.br\n".join(roff(call) for call, _ in usages(rest.split("\n\n")[0]))
     body = heading("SH", "SYNOPSIS") + calls + "\n" + help_to_roff(rest, sub=False)
@@ -187,7 +188,7 @@ def leveret_page(said: Said) -> str:
 
 
 def leveretctl_page(said: Said) -> str:
-    """leveretctl(1)."""
+    """Returns leveretctl(1)."""
     body = heading("SH", "SYNOPSIS") + ".B leveretctl\n" + roff("[OPTIONS] COMMAND [ARGUMENTS]") + "\n"
     body += heading("SH", "DESCRIPTION")
     body += roff(dict(usages(said.help.split("\n\n")[1]))["leveret ctl COMMAND"].capitalize()) + ".\n"
@@ -200,7 +201,7 @@ def leveretctl_page(said: Said) -> str:
 
 
 def bench_page(said: Said) -> str:
-    """leveret-bench(1)."""
+    """Returns leveret-bench(1)."""
     about, calls, rest = said.bench.split("\n\n", 2)
     body = heading("SH", "SYNOPSIS") + "\n.br\n".join(roff(call) for call, _ in usages(calls)) + "\n"
     body += heading("SH", "DESCRIPTION") + help_to_roff(f"{about}\n\n{calls}", sub=True)
@@ -210,7 +211,7 @@ def bench_page(said: Said) -> str:
 
 
 class Reference:
-    """boards/generic.toml on its way to leveret.toml(5)."""
+    """Converts boards/generic.toml to leveret.toml(5)."""
 
     def __init__(self) -> None:
         self.out = heading("SH", "DESCRIPTION")
@@ -219,7 +220,7 @@ class Reference:
         self.shown: List[str] = []
 
     def end_item(self) -> None:
-        """Prints the keys that were collected, with what was said before them, or what was said alone."""
+        """Prints the keys read so far with their description, or a description without keys."""
         if self.keys:
             self.out += item(self.keys, "\n".join(self.prose))
         elif self.prose:
@@ -227,14 +228,14 @@ class Reference:
         self.prose, self.keys = [], []
 
     def end_example(self) -> None:
-        """Prints lines that stand as they are."""
+        """Prints the lines of an example unchanged."""
         if self.shown:
             self.end_item()
             self.out += ".PP\n.nf\n" + roff("\n".join(self.shown)) + "\n.fi\n"
         self.shown = []
 
     def line(self, line: str) -> None:
-        """The next line of the file."""
+        """Reads one line of the file."""
         if line.startswith("#     "):
             self.shown.append(line.removeprefix("#     "))
             return
@@ -255,7 +256,7 @@ class Reference:
 
 
 def reference_page(said: Said, generic: str) -> str:
-    """leveret.toml(5)."""
+    """Returns leveret.toml(5)."""
     reference = Reference()
     for line in generic.splitlines():
         reference.line(line)
@@ -269,12 +270,12 @@ def reference_page(said: Said, generic: str) -> str:
 
 
 def boards() -> List[str]:
-    """What --board may name."""
+    """Returns the values of --board."""
     return sorted(path.stem for path in (ROOT / "boards").glob("*.toml")) + ["auto"]
 
 
 def choices(option: Option) -> List[str]:
-    """The values of an option that are known, if they are."""
+    """Returns the values of an option, if the help text lists them."""
     if option.names[-1] == "--board":
         return boards()
     if option.names[-1] not in ("--log-level", "--formatter", "--ack"):
@@ -284,12 +285,12 @@ def choices(option: Option) -> List[str]:
 
 
 def is_path(option: Option) -> bool:
-    """Whether its value is a file or a folder."""
+    """Returns whether the value of an option is a file or a folder."""
     return bool(re.search(r"FILE|DIR|PATH|file|folder", option.value))
 
 
 def programs(said: Said) -> Dict[str, Tuple[List[str], List[Option]]]:
-    """Each program by each of its names, the words it begins with, and its options."""
+    """Returns each program by each of its names, with its first words and options."""
     blocks = said.help.split("\n\n")
     words = [found[1] for call, _ in usages(blocks[1]) if (found := re.match(r"leveret \[?([a-z-]+)", call))]
     options = read_options(next(block for block in blocks if block.startswith("Options:")).splitlines()[1:])
@@ -325,7 +326,7 @@ _leveret() {
         return
     fi
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-        # The command stands there already: what is left are names and files.
+        # After a command, only names and files are completed.
         [[ $word != ctl && " $commands " == *" $word "* && $previous != help ]] && commands=
     done
     mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$current"; [[ $commands ]] || compgen -f -- "$current")
@@ -335,7 +336,7 @@ complete -o filenames -F _leveret leveret leveretctl leveret-bench
 
 
 def bash(said: Said) -> str:
-    """The completion for bash."""
+    """Returns the completion for bash."""
     all_of_them = programs(said)
     text = BASH
     for program, prefix in (("leveret", ""), ("leveretctl", "CTL_"), ("leveret-bench", "BENCH_")):
@@ -358,17 +359,17 @@ def bash(said: Said) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text to stand within single quotes."""
+    """Escapes text for single quotes."""
     return text.replace("'", "'\\''")
 
 
 def described(text: str) -> str:
-    """Text to stand within the brackets of one of zsh's specifications."""
+    """Escapes text for the brackets of a zsh specification."""
     return quoted(re.sub(r"([\[\]:])", r"\\\1", text))
 
 
 def zsh(said: Said) -> str:
-    """The completion for zsh."""
+    """Returns the completion for zsh."""
     out = "#compdef leveret leveretctl leveret-bench\n# made by systemd/packages/manual.py\n"
     for program, (words, options) in programs(said).items():
         out += f"\n_{program}_arguments() {{\n    _arguments \\\n"
@@ -399,7 +400,7 @@ fi
 
 
 def fish(said: Said, program: str) -> str:
-    """The completion for fish of one name of a program."""
+    """Returns the completion for fish for one name of a program."""
     all_of_them = programs(said)
     out = "# made by systemd/packages/manual.py\n"
     parts = [(program, "__fish_use_subcommand", "")]
@@ -423,7 +424,7 @@ def fish(said: Said, program: str) -> str:
 
 
 def make(binary: Path) -> Dict[str, str]:
-    """Every file, by its place under /usr/share."""
+    """Returns every file by its path below /usr/share."""
     said = ask(binary)
     generic = (ROOT / "boards" / "generic.toml").read_text()
     return {
@@ -442,7 +443,7 @@ def make(binary: Path) -> Dict[str, str]:
 
 
 def main() -> int:
-    """Writes them all."""
+    """Runs the command line."""
     if len(sys.argv) != 3:
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Makes everything that is published of a version, in one folder.
+"""Makes all published files of a version in one folder.
 
     systemd/packages/release.py [--sign KEYID] [--containers] [--binaries FOLDER] [--out FOLDER] [TARGET...]
 
     binaries/     the static binaries of each target: leveret, and leveret-bench, which measures brokers
     debian/       a repository for apt: the packages, their lists and, when they are signed, the public key
     containers/   with --containers, an image of each target, as an OCI archive
-    SHA256SUMS    of all these files but signatures; with --sign, SHA256SUMS.asc signs it
+    SHA256SUMS    of all these files except signatures; with --sign, SHA256SUMS.asc signs it
 
-It takes what build.py takes (unless --binaries says where the binaries are), dpkg-deb, apt-ftparchive (Debian: apt-utils)
-and cargo; gpg for --sign; buildah and GNU tar for --containers, and uidmap unless root runs it. The same binaries give
-the same bytes, but for what is signed.
+It needs the tools of build.py (unless --binaries names the folder of the binaries), dpkg-deb, apt-ftparchive (Debian:
+apt-utils) and cargo; gpg for --sign; buildah and GNU tar for --containers, and uidmap unless root runs it. The same
+binaries give the same bytes, except for signatures.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SIGNATURES = ["InRelease", "Release.gpg"]
 
 
 class Kind(NamedTuple):
-    """What is made of a target's binary."""
+    """The files that are made from a target's binary."""
 
     # Debian's, whose ELF machine it is.
     architecture: str
@@ -60,16 +60,16 @@ KINDS = {
     "aarch64-unknown-linux-musl": Kind("arm64", True, "linux/arm64"),
     "x86_64-unknown-linux-musl": Kind("amd64", True, "linux/amd64"),
 }
-# Whose binary runs on the machine that makes a release, by what `uname -m` says of it.
+# The target whose binary runs on this machine, by the output of `uname -m`.
 OWN = {"x86_64": "x86_64-unknown-linux-musl", "aarch64": "aarch64-unknown-linux-musl"}
 
 
 class Cannot(Exception):
-    """Nothing is published, and why."""
+    """Nothing can be published; the message is the reason."""
 
 
 def run(*command: object, **options: object) -> str:
-    """What a command that must succeed prints."""
+    """Runs a command that must succeed. Returns its output."""
     try:
         done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,  # type: ignore[call-overload]
                               capture_output=True, text=True, check=False, **options)
@@ -82,19 +82,19 @@ def run(*command: object, **options: object) -> str:
 
 
 def day() -> int:
-    """The day of the version, in seconds since 1970: whatever has a date has this one."""
+    """Returns the date of the version in seconds since 1970. All files have this date."""
     return calendar.timegm(time.strptime(manual.release()[1], "%Y-%m-%d"))
 
 
 def need(programs: Dict[str, str]) -> None:
-    """What is missing is told before anything is made."""
+    """Checks that all tools are installed, before anything is made."""
     for program, package in programs.items():
         if shutil.which(program) is None:
             raise Cannot(f"{program} is not installed (Debian: apt install {package})")
 
 
 def binaries(targets: List[str], folder: Optional[Path]) -> Dict[str, Path]:
-    """The binary of each target: built, or found in a folder where each lies as cargo has it."""
+    """Returns the binary of each target: newly built, or from a folder laid out like Cargo's target folder."""
     if folder is None:
         build.need_tools()
         return {target: build.build(target) for target in targets}
@@ -107,14 +107,14 @@ def binaries(targets: List[str], folder: Optional[Path]) -> Dict[str, Path]:
 
 
 def check(target: str, binary: Path) -> None:
-    """It is a static program for that machine, and so is the bench beside it."""
+    """Checks that the binary and its leveret-bench are static programs for their machine."""
     for program in (binary, build.bench(binary)):
         if any(needed.startswith("libc6") for needed in deb.dependencies([program], KINDS[target].architecture)):
             raise Cannot(f"{program} is not static")
 
 
 class Release:
-    """The folder, while it is filled."""
+    """The folder of a release while it is filled."""
 
     def __init__(self, folder: Path, found: Dict[str, Path], key: Optional[str]) -> None:
         self.folder = folder
@@ -124,7 +124,7 @@ class Release:
         self.version = manual.release()[0]
 
     def copy_binaries(self) -> None:
-        """For who wants no package."""
+        """Copies the binaries, for use without a package."""
         (self.folder / "binaries").mkdir()
         for target, binary in self.found.items():
             for program in (binary, build.bench(binary)):
@@ -135,7 +135,7 @@ class Release:
     # --- the repository ----------------------------------------------------------------------------------------
 
     def make_repository(self, says: Path) -> None:
-        """Packages, their lists, and a file that has the sums of the lists."""
+        """Makes the repository: packages, their lists, and a file with the checksums of the lists."""
         debian = self.folder / "debian"
         stable = debian / "dists" / "stable"
         kinds = {KINDS[target].architecture: binary for target, binary in self.found.items() if KINDS[target].has_package}
@@ -153,7 +153,7 @@ class Release:
                   "Date": time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(day()))}
         options = [f"APT::FTPArchive::Release::{name}={value}" for name, value in fields.items()]
         options += [f"APT::FTPArchive::{weak}=false" for weak in ("MD5", "SHA1", "SHA512")]
-        # Who read an older Release while a newer one came finds the lists that it means under their sums.
+        # A client that has read an older Release file still finds its lists by their checksums.
         options.append("APT::FTPArchive::DoByHash=true")
         listed = run("apt-ftparchive", *(word for option in options for word in ("-o", option)), "release", stable)
         (stable / "Release").write_text(listed)
@@ -163,20 +163,20 @@ class Release:
             (debian / "leveret.asc").write_text(run("gpg", "--batch", "--armor", "--export", self.key))
 
     def sign(self, how: str, file: Path, signature: Path) -> None:
-        """A signature by the maintainer's key; gpg's agent asks for its passphrase, if it has one."""
+        """Signs a file with the maintainer's key. gpg's agent asks for a passphrase if the key has one."""
         run("gpg", "--batch", "--yes", "--armor", "--digest-algo", "SHA512", "--local-user", self.key, "--output", signature,
             how, file)
 
     # --- containers --------------------------------------------------------------------------------------------
 
     def make_containers(self) -> None:
-        """An image of each target."""
+        """Makes an image of each target."""
         (self.folder / "containers").mkdir()
         for target in self.found:
             self.make_container(target)
 
     def make_container(self, target: str) -> None:
-        """Made of boards/container by buildah, in a store of its own."""
+        """Makes an image from boards/container with buildah, in a separate store."""
         _, architecture, *variants = KINDS[target].image.split("/")
         with tempfile.TemporaryDirectory(prefix="leveret-image-") as folder:
             work = Path(folder)
@@ -187,7 +187,7 @@ class Release:
                 shutil.copyfile(program, context / program.name)
             names = {program.name for program in programs}
             for path in [context, *context.rglob("*")]:
-                # As the image has them, whatever the umask of who cloned the repository.
+                # The modes in the image do not depend on the umask.
                 path.chmod(0o755 if path.is_dir() or path.name in names else 0o644)
             store = ["buildah", "--storage-driver", "vfs", "--root", work / "images", "--runroot", work / "run"]
             dated = ["--timestamp", day(), "--identity-label=false"]
@@ -198,7 +198,7 @@ class Release:
                 run(*store, "config", "--variant", variant, container)
             run(*store, "commit", "--squash", "--omit-history", *dated, container, "localhost/ready")
             run(*store, "push", "localhost/ready", f"oci:{work}/layout:leveret:{self.version}")
-            # Without root, files in the store are of users whose files buildah alone can remove.
+            # Without root, the store has files of users whose files only buildah can remove.
             run(*store, "rm", "--all")
             run(*store, "rmi", "--all", "--force")
             name = f"leveret-{self.version}-{KINDS[target].image.replace('/', '-')}.tar"
@@ -208,7 +208,7 @@ class Release:
     # --- sums --------------------------------------------------------------------------------------------------
 
     def make_sums(self) -> None:
-        """As sha256sum writes and checks them."""
+        """Writes the checksums in the format of sha256sum."""
         files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name not in SIGNATURES)
         sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(self.folder)}\n" for path in files]
         (self.folder / SUMS).write_text("".join(sums))
@@ -217,7 +217,7 @@ class Release:
 
 
 def earlier(out: Path) -> None:
-    """A folder that is to be replaced has nothing in it that an earlier release did not put there."""
+    """Checks that a folder to be replaced contains only files of an earlier release."""
     if not out.exists():
         return
     sums = out / SUMS
@@ -229,7 +229,7 @@ def earlier(out: Path) -> None:
 
 
 def fingerprint(key: str) -> str:
-    """Of the one key that is meant."""
+    """Returns the fingerprint of a key."""
     said = run("gpg", "--batch", "--with-colons", "--list-secret-keys", key).splitlines()
     # The line behind that of a key has its fingerprint; those of subkeys follow.
     found = [after.split(":")[9] for line, after in zip(said, said[1:]) if line.startswith("sec:")]
@@ -239,7 +239,7 @@ def fingerprint(key: str) -> str:
 
 
 def make(out: Path, found: Dict[str, Path], says: Path, key: Optional[str], with_containers: bool) -> None:
-    """Everything, in a folder that is made anew."""
+    """Makes all files in a new folder, which then replaces the old one."""
     earlier(out)
     for target, binary in found.items():
         check(target, binary)
@@ -250,7 +250,7 @@ def make(out: Path, found: Dict[str, Path], says: Path, key: Optional[str], with
     with tempfile.TemporaryDirectory(prefix=".release-", dir=out.parent) as folder:
         part = Path(folder) / "files"
         part.mkdir()
-        # Who has to go back finds the older packages, too, and who is in the middle of an update the older lists.
+        # Older packages are kept for downgrades, and older lists for updates that have already begun.
         debian = out / "debian"
         for path in sorted([*debian.glob("pool/**/*.deb"), *debian.glob("dists/**/by-hash/*/*")]):
             kept = part / path.relative_to(out)
@@ -267,7 +267,7 @@ def make(out: Path, found: Dict[str, Path], says: Path, key: Optional[str], with
 
 
 def main() -> int:
-    """Makes what the command line asks for."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="instead of all: " + ", ".join(KINDS))
     parser.add_argument("--binaries", type=Path, metavar="FOLDER", help="has TARGET/release/leveret and leveret-bench; nothing is built then")
@@ -280,7 +280,7 @@ def main() -> int:
     said = parser.parse_args()
     out = said.out.resolve()
     os.umask(0o022)
-    # What is half made is removed then, too.
+    # This also removes incomplete files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("systemd/packages/release.py: ended by a signal"))
     try:
         targets = said.targets or list(KINDS)

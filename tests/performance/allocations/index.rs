@@ -3,11 +3,11 @@
 //! The allocator counts the heap, so an incomplete estimate is detected.
 
 use crate::counting;
-use crate::home::Home;
 use leveret_core::time::Now;
 use leveret_storage::{
     Body, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
+use leveret_test_support::built_program::TempDir;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF112 };
 const QUEUES: u64 = 60;
@@ -34,11 +34,11 @@ struct World {
 }
 
 impl World {
-    fn open(home: &Home) -> Self {
+    fn open(home: &TempDir) -> Self {
         Self::open_with(home, settings(), QUEUES)
     }
 
-    fn open_with(home: &Home, settings: Settings, queues: u64) -> Self {
+    fn open_with(home: &TempDir, settings: Settings, queues: u64) -> Self {
         let mut disk = FileDisk::new(home.path());
         let (log, _) = Log::open(&mut disk, settings, IDENTITY, Now::from_ms(0)).expect("it opens");
         Self { disk, log, now_ms: 0, count: 0, queues }
@@ -106,7 +106,7 @@ impl World {
 
 #[test]
 fn many_queues_over_many_segments_end_at_the_cap_and_go_on_when_they_are_consumed() {
-    let home = Home::new("store-index");
+    let home = TempDir::new("store-index");
     let mut world = World::open(&home);
     // Two segments sealed, so that every buffer has its size; what memory knows of them counts for nothing.
     while world.log.index().segments().len() < 3 {
@@ -151,7 +151,7 @@ fn held_with(world: &mut World, segments: usize) -> f64 {
 /// Returns the cost of a number of queues, and of each further segment, in bytes. The queues are written in turn,
 /// which is the worst usual case: each segment contains something of each queue.
 fn cost_of(queues: u64, segment_bytes: u32) -> (f64, f64) {
-    let home = Home::new("store-index-pairs");
+    let home = TempDir::new("store-index-pairs");
     let settings = Settings {
         segment_bytes,
         commit_bytes: 20 << 10,
@@ -171,7 +171,7 @@ fn cost_of(queues: u64, segment_bytes: u32) -> (f64, f64) {
 /// queue at a time. Returns the maximum heap in use meanwhile, without that after the start.
 fn drained(each: u64) -> usize {
     const COUNT: u64 = 1_000;
-    let home = Home::new("store-drain");
+    let home = TempDir::new("store-drain");
     let sizes = || Settings {
         segment_bytes: 1 << 20,
         commit_bytes: 128 << 10,

@@ -5,10 +5,10 @@
 use std::convert::Infallible;
 use std::io::Cursor;
 
-use super::world::{Shape, World, small_limits};
 use crate::counting::peak_bytes_of;
 use leveret_json::READING_BYTES;
 use leveret_management::definitions::{At, parse, read};
+use leveret_test_support::simulated_server::{Shape, Simulation, small_limits};
 
 /// Maximum size of a request in bytes.
 const REQUEST_BYTES: usize = 64 << 10;
@@ -35,21 +35,21 @@ fn deep(bytes: usize, (begin, open, close, end): (&str, &str, &str, &str)) -> St
     format!("{begin}{}{}{end}", open.repeat(count), close.repeat(count))
 }
 
-fn asked(world: &mut World, client: usize, line: &str, body: &str) -> (usize, String) {
+fn asked(simulation: &mut Simulation, client: usize, line: &str, body: &str) -> (usize, String) {
     let request = format!(
         "{line} HTTP/1.1\r\nHost: localhost:1\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
     assert!(request.len() <= REQUEST_BYTES, "{}", request.len());
-    world.operator(client).write_up(request.as_bytes());
+    simulation.operator(client).write_up(request.as_bytes());
     let mut answer = Vec::new();
     let peak = peak_bytes_of(|| {
-        world.run();
+        simulation.run();
         // A password is checked by a helper, which takes its time.
         for _ in 0..20 {
-            world.pass_ms(50);
-            world.operator(client).read_down(usize::MAX, &mut answer);
+            simulation.pass_ms(50);
+            simulation.operator(client).read_down(usize::MAX, &mut answer);
         }
     });
     (peak, String::from_utf8(answer).expect("answers are text"))
@@ -57,12 +57,12 @@ fn asked(world: &mut World, client: usize, line: &str, body: &str) -> (usize, St
 
 #[test]
 fn no_body_for_the_management_api_takes_more_than_the_memory_table_says() {
-    let mut world = World::new(small_limits());
-    let client = world.connect_management(Shape::WIDE, [127, 0, 0, 1]);
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.connect_management(Shape::WIDE, [127, 0, 0, 1]);
     let room = REQUEST_BYTES - 300;
     let blank = format!("{{{}}}", " ".repeat(room - 2));
-    asked(&mut world, client, "PUT /api/vhosts/other", "{}");
-    let (without, answer) = asked(&mut world, client, "PUT /api/vhosts/other", &blank);
+    asked(&mut simulation, client, "PUT /api/vhosts/other", "{}");
+    let (without, answer) = asked(&mut simulation, client, "PUT /api/vhosts/other", &blank);
     assert_eq!(answer.get(9..12), Some("204"), "{answer}");
     let queue = "PUT /api/queues/%2F/q";
     let publish = "POST /api/exchanges/%2F/amq.default/publish";
@@ -106,7 +106,7 @@ fn no_body_for_the_management_api_takes_more_than_the_memory_table_says() {
             filled(room, ("{\"global_parameters\":[{\"name\":\"x\",\"value\":[", "{\"\":0}", "]}]}")),
         ),
     ] {
-        let (peak, answer) = asked(&mut world, client, line, &body);
+        let (peak, answer) = asked(&mut simulation, client, line, &body);
         let more = peak.saturating_sub(without);
         println!("{more} bytes more: {line} {}: {}", &body[..70], &answer[9..12]);
         assert!(answer.starts_with("HTTP/1.1 "), "{answer}");

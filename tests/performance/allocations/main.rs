@@ -5,16 +5,6 @@
 
 mod counting;
 
-#[path = "../../support/home/mod.rs"]
-mod home;
-#[macro_use]
-#[path = "../../parts/session/support.rs"]
-mod session_support;
-#[path = "../../support/sockets/mod.rs"]
-mod sockets;
-#[path = "../../simulated/world/mod.rs"]
-mod world;
-
 mod access;
 mod index;
 mod json;

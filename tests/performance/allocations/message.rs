@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::mpsc;
 
-use crate::home::Home;
-use crate::sockets::{Link, publish};
-use crate::world::{bind, consume, declare, qos};
 use leveret_amqp::{Method, Table, Writer};
 use leveret_config::Config;
 use leveret_config::units::ListenAddress;
 use leveret_daemon::EventLoop;
+use leveret_test_support::built_program::TempDir;
+use leveret_test_support::simulated_server::{bind, consume, declare, qos};
+use leveret_test_support::socket_client::{Link, publish};
 
 static COUNT: Count = Count::new();
 
@@ -46,7 +46,7 @@ impl log::Log for Ear {
 }
 
 /// Starts a broker in a thread that ends with the process.
-fn start_broker(home: &Home) -> SocketAddr {
+fn start_broker(home: &TempDir) -> SocketAddr {
     let data_dir = home.path().to_path_buf();
     let (sender, receiver) = mpsc::channel();
     *EAR.0.lock().expect("nobody panicked") = Some(sender);
@@ -186,7 +186,7 @@ const WAYS: [Way; 16] = [
 fn nothing_is_allocated_on_the_way_of_a_message() {
     log::set_logger(&EAR).expect("the test has no other");
     log::set_max_level(log::LevelFilter::Info);
-    let home = Home::new("allocations");
+    let home = TempDir::new("allocations");
     let mut cast = set_up(start_broker(&home));
     go_all(&mut cast, &WAYS);
     assert!(COUNT.allocations() > 0, "the counter does not count");

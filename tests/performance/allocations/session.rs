@@ -2,11 +2,11 @@
 //! acknowledgements, replies and heartbeats.
 
 use crate::counting::Count;
-use crate::session_support::*;
 use leveret_amqp::Method;
 use leveret_connection::{Context, InputStep};
 use leveret_core::command::{ChannelId, Command, Delivery, DeliveryKind, Outbox, Outcome};
 use leveret_core::mem::MessageId;
+use leveret_test_support::single_connection::*;
 
 static COUNT: Count = Count::new();
 
@@ -38,10 +38,10 @@ impl Outbox for Copies {
 
 #[test]
 fn nothing_is_allocated_while_messages_flow() {
-    let mut world = World::new(small_limits());
-    let mut host = open_with(&mut world, 10, &CAPABLE);
-    host.run(&mut world, &open_channel(1));
-    host.run(&mut world, &select(1));
+    let mut environment = Environment::new(small_limits());
+    let mut host = open_with(&mut environment, 10, &CAPABLE);
+    host.run(&mut environment, &open_channel(1));
+    host.run(&mut environment, &select(1));
     let mut script = Vec::new();
     for size in [0, 16, 300, 5000, 200_000] {
         script.extend(publish_in(1, "a.routing.key", false, &vec![1; size], 100_000));
@@ -49,7 +49,7 @@ fn nothing_is_allocated_while_messages_flow() {
         script.extend(method(1, &Method::BasicQos { prefetch_size: 0, prefetch_count: 9, global: false }));
         script.extend(get(1));
     }
-    let large = message(&mut world, &vec![7; 300_000]);
+    let large = message(&mut environment, &vec![7; 300_000]);
     let mut out = vec![0; 256 << 10];
     let mut handled = 0;
 
@@ -61,8 +61,8 @@ fn nothing_is_allocated_while_messages_flow() {
         while at < script.len() {
             end = (end + portion).min(script.len());
             loop {
-                let mut context: Context<'_> = context!(world);
-                match host.connection.next(&mut context, &mut world.names, &script[..end], &mut at) {
+                let (mut context, names) = environment.context_and_names();
+                match host.connection.next(&mut context, names, &script[..end], &mut at) {
                     InputStep::Command { command, .. } => {
                         handled += 1;
                         let outcome = answer(&mut context, command);
@@ -80,8 +80,8 @@ fn nothing_is_allocated_while_messages_flow() {
                     }
                 }
             }
-            world.now = leveret_core::time::Now::from_ms(world.now.as_ms() + 1000);
-            let mut context: Context<'_> = context!(world);
+            environment.now = leveret_core::time::Now::from_ms(environment.now.as_ms() + 1000);
+            let mut context = environment.context();
             host.connection.handle_timeout(&mut context);
             let mut outbox = Copies { message: large, left: 3 };
             host.connection.fill(&mut context, &mut out, &mut outbox);

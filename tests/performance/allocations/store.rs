@@ -3,10 +3,10 @@
 //!
 //! Only the loop's thread counts; what the helpers do is theirs. `LEVERET_TRACE_ALLOCATIONS=1` says where.
 
-use super::world::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::counting::{self, Count};
 use leveret_core::time::Now;
 use leveret_storage::{Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency};
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 static COUNT: Count = Count::new();
 

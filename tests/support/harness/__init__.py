@@ -1,1 +1,1 @@
-"""What the suites under tests/ share: a codec, a raw peer, and brokers to run them against."""
+"""Code that the suites share: a codec, a raw AMQP client, brokers, and the program that runs the suites."""

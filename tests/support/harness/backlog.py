@@ -1,7 +1,7 @@
-"""Backlogs of millions of small messages: published and drained by a client that is fast enough for that.
+"""A fast client that publishes and drains backlogs of millions of small messages.
 
-The bytes of a queue's messages are the same but for a number, so they are made once; what comes back is read
-without making an object of each frame.
+The messages of a queue differ only in a number, so their bytes are made once. Received frames are read without an
+object for each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BASIC_DELIVER, BASIC_ACK = (60, 60), (60, 80)
 
 
 def fill(peer: Client, queues: List[str], total: int, size: int) -> None:
-    """Publish so many persistent messages of `size` bytes to the queues in turn, all of them confirmed."""
+    """Publishes `total` persistent messages of `size` bytes to the queues in turn, and waits for all confirms."""
     peer.call(1, "confirm.select")
     templates = []
     for queue in queues:
@@ -44,7 +44,7 @@ def fill(peer: Client, queues: List[str], total: int, size: int) -> None:
 
 
 def drain(peer: Client, queues: List[str], total: int, size: int, prefetch: int) -> None:
-    """Consume all of it, the queues together, each from its first number to its last."""
+    """Consumes all queues together, and checks the order of each."""
     peer.call(1, "basic.qos", prefetch_count=prefetch)
     for queue in queues:
         peer.send(wire.method(1, "basic.consume", queue=queue, consumer_tag=queue, nowait=True))
@@ -83,7 +83,8 @@ def drain(peer: Client, queues: List[str], total: int, size: int, prefetch: int)
 
 
 def file_bytes_read(broker: Leveret) -> int:
-    """Bytes that it has read from files since its start, from the page cache too; what comes by sockets is
-    not among them."""
+    """Returns the number of bytes that the process has read from files since its start, including the page cache but
+    not sockets.
+    """
     text = Path(f"/proc/{broker.process.pid}/io").read_text()
     return int(dict(line.split(": ") for line in text.splitlines())["rchar"])

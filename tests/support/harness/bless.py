@@ -1,7 +1,7 @@
-"""Writes down anew what tests are held against: what is measured, what is made of other files, what RabbitMQ says.
+"""Writes generated and measured files again: the web page, budgets, the memory table, the recordings of RabbitMQ.
 
-Each of them is one command here, so that nobody edits numbers by hand. The diff is the thing to read: it says what a
-change costs, or what it changes for clients.
+Each is one command here, so that numbers are not edited by hand. Read the diff: it shows what a change costs, or what
+it changes for clients.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ MEMORY_TABLE = re.compile(r"^# memory .*?(?=\n```)", re.MULTILINE | re.DOTALL)
 
 
 def run(*words: object, **variables: str) -> str:
-    """What a command says that must succeed."""
+    """Runs a command that must succeed. Returns its output."""
     return subprocess.run([str(word) for word in words], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
                           env={**os.environ, **variables}).stdout
 
 
 def release() -> None:
-    """The program that is shipped."""
+    """Builds the release binary."""
     run("cargo", "build", "--release", "--locked")
 
 
 def page() -> None:
-    """The compressed files of the web page."""
-    run(ROOT / "src" / "operator" / "web" / "compress")
+    """Compresses the files of the web page."""
+    run(ROOT / "src" / "management" / "web" / "compress")
 
 
 def costs() -> None:
-    """`tests/budgets.toml`."""
+    """Measures the costs in `tests/budgets.toml`."""
     release()
     run(ROOT / "tests" / "performance" / "costs" / "run", "--bless")
 
 
 def memory() -> None:
-    """The guide's table of memory: what `leveret check` ends with. Rows that the guide leaves out stay out."""
+    """Copies the memory table of `leveret check` into the guide. Rows that the guide leaves out are not added."""
     release()
     printed = run(brokers.leveret_binary(), "check", "--board", "pi-zero-w").splitlines()
     text = GUIDE.read_text()
@@ -54,12 +54,12 @@ def memory() -> None:
 
 
 def title_of(line: str) -> str:
-    """A row of the table without its figures."""
+    """Returns a row of the table without its figures."""
     return re.sub(r"[0-9,. ]+", " ", line)
 
 
 def transcript() -> None:
-    """What a real RabbitMQ says to every scenario; the differences that are no longer there are told by the suite."""
+    """Records the answers of a real RabbitMQ to every scenario. The suite reports differences that no longer occur."""
     environment.have_rabbitmq()
     for name in ("transcript", "permissions", "management"):
         run(suite_of(ROOT / "tests", name), "--rabbitmq", "--record")
@@ -69,7 +69,7 @@ WAYS: Dict[str, Callable[[], None]] = {"page": page, "costs": costs, "memory": m
 
 
 def write(names: List[str]) -> int:
-    """Those named, or all; and what has changed."""
+    """Writes the named files, or all, and shows what has changed."""
     unknown = set(names) - set(WAYS)
     if unknown:
         print(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")

@@ -1,7 +1,7 @@
-"""Brokers to test against: Leveret from its binary, and RabbitMQ as the oracle.
+"""Starts brokers for tests: Leveret from its binary, and RabbitMQ for comparison.
 
-Every server is a child in a session of its own and is ended by its own pid, whatever happens
-in between; everything it writes goes to a temporary directory; it listens on loopback only.
+Every server is a child in a session of its own and is always ended by its own process id. Its files are in a temporary
+directory, and it listens on loopback only.
 """
 
 from __future__ import annotations
@@ -39,21 +39,23 @@ class BrokerError(Exception):
 
 
 class Address(NamedTuple):
-    """Where a broker listens."""
+    """The address of a broker."""
 
     host: str
     port: int
 
 
 def free_port() -> int:
-    """A loopback port nobody uses at this moment: for who cannot take port 0 and tell which it got, and tries again."""
+    """Returns a loopback port that is free now, for programs that cannot use port 0. The caller must be able to try
+    again.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def listener(port: int) -> int:
-    """The process that listens on a port of this machine."""
+    """Returns the process that listens on a port of this machine."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
@@ -68,7 +70,7 @@ def listener(port: int) -> int:
 
 
 class Nobody:
-    """An address at which nobody listens, and which nobody else gets meanwhile."""
+    """An address on which nothing listens, reserved until it is closed."""
 
     def __init__(self) -> None:
         self.socket = socket.socket()
@@ -76,12 +78,12 @@ class Nobody:
         self.address = Address("127.0.0.1", self.socket.getsockname()[1])
 
     def close(self) -> None:
-        """Somebody else may have it."""
+        """Releases the port."""
         self.socket.close()
 
 
 def listening_port(process_id: int) -> Optional[int]:
-    """The loopback port at which a process listens, if it does: for one whose log cannot be read."""
+    """Returns the loopback port on which a process listens, if any, for a process whose log cannot be read."""
     inodes = set()
     for file in Path(f"/proc/{process_id}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -94,7 +96,7 @@ def listening_port(process_id: int) -> Optional[int]:
 
 
 def end(process: subprocess.Popen, patience: Optional[float] = None) -> None:
-    """End a child and whatever it started, asking first."""
+    """Ends a child and its children, first with SIGTERM."""
     asked = suite.patience(10.0) if patience is None else patience
     for sign, wait in ((signal.SIGTERM, asked), (signal.SIGKILL, suite.patience(5.0))):
         with contextlib.suppress(ProcessLookupError):
@@ -107,7 +109,7 @@ def end(process: subprocess.Popen, patience: Optional[float] = None) -> None:
 
 
 def raise_on_sigterm() -> None:
-    """Make SIGTERM unwind like Ctrl-C does, so that `finally` ends our servers."""
+    """Makes SIGTERM raise an exception as Ctrl-C does, so that `finally` ends the servers."""
 
     def handler(signum: int, _frame: object) -> None:
         raise KeyboardInterrupt(f"signal {signum}")
@@ -116,14 +118,15 @@ def raise_on_sigterm() -> None:
 
 
 class Leveret:
-    """A running Leveret: its address, pid and log."""
+    """A running Leveret: its address, process id and log."""
 
     def __init__(
         self, binary: Path, args: List[str], config: Optional[str] = None, data_dir: Optional[Path] = None,
         prefix: Optional[List[str]] = None,
     ) -> None:
-        """A `data_dir` given is left as it is at the end; otherwise there is one for this process alone. A
-        `prefix` is a command that runs the broker in its own place, by exec."""
+        """Starts a broker. A given `data_dir` is kept at the end; otherwise a temporary one is used. `prefix` is a
+        command that runs the broker by exec.
+        """
         if not binary.exists():
             raise BrokerError(f"there is no {binary}: cargo build --release")
         self.binary = binary
@@ -162,16 +165,17 @@ class Leveret:
         raise BrokerError(f"leveret printed no ready line in {patience_s:.0f} s:\n{log}")
 
     def log(self) -> str:
-        """What it has printed so far."""
+        """Returns the log so far."""
         return self.log_path.read_text(errors="replace")
 
     def port_of(self, what: str) -> int:
-        """The port that its log names for `management API`, `metrics without a login` or `listening with TLS`."""
+        """Returns the port that the log names for `management API`, `metrics without a login` or `listening with TLS`.
+        """
         pattern = re.compile(re.escape(what) + r" on (?:http://)?127\.0\.0\.1:(\d+)")
         return int(suite.until(f"the log has {what}", lambda: pattern.search(self.log()), 30.0)[1])
 
     def ctl(self, *args: str) -> str:
-        """What `leveret ctl` says about it; an error when that does not like to."""
+        """Returns the output of `leveret ctl` for this broker. Raises an error if it fails."""
         command = [str(self.binary), "ctl", "-q", "--socket", str(self.data_dir / "ctl.sock"), *args]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                               timeout=suite.patience(60), check=False)
@@ -180,15 +184,15 @@ class Leveret:
         return done.stdout
 
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Returns whether the process still runs."""
         return self.process.poll() is None
 
     def rss_kib(self) -> int:
-        """Resident memory now."""
+        """Returns the resident memory now."""
         return self._status("VmRSS")
 
     def peak_kib(self) -> int:
-        """The most resident memory it ever had."""
+        """Returns the largest resident memory so far."""
         return self._status("VmHWM")
 
     def _status(self, key: str) -> int:
@@ -198,23 +202,23 @@ class Leveret:
         raise BrokerError("leveret is gone")
 
     def kill(self) -> None:
-        """End it without a warning."""
+        """Ends the broker with SIGKILL."""
         self.process.kill()
         self.process.wait(suite.patience(10.0))
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Sends SIGTERM."""
         self.process.terminate()
 
     def stop(self) -> None:
-        """Ask it to end, which it must do well."""
+        """Ends the broker with SIGTERM, and checks that it ends cleanly."""
         self.terminate()
         status = self.process.wait(suite.patience(15.0))
         if status != 0:
             raise BrokerError(f"leveret was asked to stop and ended with status {status}:\n{self.log()}")
 
     def close(self) -> None:
-        """End it and forget its files."""
+        """Ends the broker and removes its files."""
         end(self.process)
         self._log.close()
         shutil.rmtree(self.home, ignore_errors=True)
@@ -230,7 +234,7 @@ class Leveret:
 def leveret(
     binary: Optional[Path] = None, args: Optional[List[str]] = None, config: Optional[str] = None
 ) -> Iterator[Leveret]:
-    """A Leveret on a free port for the length of a `with` block."""
+    """Runs a Leveret on a free port during a `with` block."""
     with Leveret(binary or leveret_binary(), args or [], config) as broker:
         yield broker
         end(broker.process)
@@ -239,26 +243,26 @@ def leveret(
 
 
 def leveret_binary() -> Path:
-    """The release binary that cargo built."""
+    """Returns the release binary that Cargo built."""
     if os.environ.get("LEVERET_BIN"):
         return Path(os.environ["LEVERET_BIN"])
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "leveret"
 
 
 def bench_command(address: Address, *options: str) -> List[str]:
-    """A command that measures a broker. Cargo puts its program beside the broker."""
+    """Returns a command that measures a broker. Cargo puts leveret-bench beside the broker."""
     program = leveret_binary().with_name("leveret-bench")
     return [str(program), "--url", f"amqp://guest:guest@{address.host}:{address.port}/%2f", *options]
 
 
 def rabbitmq_sbin() -> Optional[Path]:
-    """Where Debian's package keeps RabbitMQ's own scripts, or None when it is not installed."""
+    """Returns the folder of the scripts of Debian's RabbitMQ package, or None if it is not installed."""
     found = sorted(RABBITMQ_HOME.glob("rabbitmq_server-*/sbin/rabbitmq-server"))
     return found[-1].parent if found else None
 
 
 class PortMapper:
-    """An `epmd` in the foreground, on a port of its own: a node would start one as a daemon, and leave it behind."""
+    """An `epmd` in the foreground on a port of its own. A node would start one as a daemon that stays."""
 
     def __init__(self) -> None:
         epmd = next(iter(sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))), None) or shutil.which("epmd")
@@ -275,7 +279,7 @@ class PortMapper:
         raise BrokerError("epmd does not start")
 
     def _listens(self) -> bool:
-        """Whether it is this one that listens: it ends when somebody else has the port."""
+        """Returns whether this process listens. It ends if another program has the port."""
         deadline = time.monotonic() + suite.patience(10.0)
         while self.process.poll() is None and time.monotonic() < deadline:
             listening = Path(f"/proc/{self.process.pid}/net/tcp").read_text()
@@ -287,19 +291,18 @@ class PortMapper:
         return False
 
     def close(self) -> None:
-        """The end of it."""
+        """Ends the port mapper."""
         end(self.process)
 
 
 class RabbitMq:
-    """A RabbitMQ node of our own, with its own port mapper, in a temporary directory; Debian's service is not
-    touched."""
+    """A RabbitMQ node with its own port mapper in a temporary directory. Debian's service is not touched."""
 
     def __init__(self, settings: str = "", name: str = "oracle", others: Optional["RabbitMq"] = None,
                  lines: str = "") -> None:
-        """`settings` are terms for its application `rabbit`, as in an advanced.config, `lines` those of its
-        rabbitmq.conf. One that is to find `others` shares their port mapper and cookie, and is waited for by who
-        starts it (`wait`)."""
+        """Prepares a node. `settings` are terms for the application `rabbit`, as in advanced.config, and `lines` those
+        of rabbitmq.conf. A node with `others` shares their port mapper and cookie, and its caller calls `wait`.
+        """
         sbin = rabbitmq_sbin()
         if sbin is None:
             raise BrokerError("rabbitmq-server is not installed")
@@ -363,7 +366,7 @@ class RabbitMq:
         return keep
 
     def _forget(self) -> None:
-        """A start that found a port in use, and all that it left."""
+        """Ends a start that found a port in use, and removes its files."""
         assert self.child
         end(self.child, patience=suite.patience(20.0))
         for folder in ("mnesia", "log"):
@@ -374,14 +377,14 @@ class RabbitMq:
             self.own_mapper = self.mapper = PortMapper()
 
     def start(self) -> None:
-        """Begins to start, or to start again where it was."""
+        """Begins to start, also after an end."""
         with open(self.log_path, "ab") as log:
             self.child = subprocess.Popen(
                 [str(self.sbin / "rabbitmq-server")], env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True, cwd=self.home)
 
     def wait(self) -> None:
-        """Until it answers clients."""
+        """Waits until the node answers clients."""
         deadline = time.monotonic() + suite.patience(90)
         while time.monotonic() < deadline:
             if not self.alive():
@@ -392,7 +395,7 @@ class RabbitMq:
         raise BrokerError(f"the oracle did not start in time:\n{self.log()}")
 
     def rabbitmqctl(self, words: List[str]) -> "subprocess.CompletedProcess[str]":
-        """Run RabbitMQ's own rabbitmqctl on this node, however that ends."""
+        """Runs RabbitMQ's rabbitmqctl on this node. Returns its result even if it failed."""
         command = [str(self.sbin / "rabbitmqctl"), "-n", self.node, *words]
         return subprocess.run(
             command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -409,14 +412,14 @@ class RabbitMq:
             return False
 
     def log(self) -> str:
-        """What the node printed and logged."""
+        """Returns what the node printed and logged."""
         texts = [self.log_path.read_text(errors="replace")] if self.log_path.exists() else []
         for path in sorted((self.home / "log").glob("*.log")):
             texts.append(path.read_text(errors="replace"))
         return "\n".join(texts)[-20000:]
 
     def ctl(self, *args: str) -> str:
-        """rabbitmqctl's answer; an error when it does not like to."""
+        """Returns the output of rabbitmqctl. Raises an error if it fails."""
         command = [str(self.sbin / "rabbitmqctl"), "-q", "-n", self.node, *args]
         done = subprocess.run(command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, timeout=suite.patience(120), check=False)
@@ -425,25 +428,25 @@ class RabbitMq:
         return done.stdout
 
     def terminate(self) -> None:
-        """SIGTERM to the node itself."""
+        """Sends SIGTERM to the node."""
         os.kill(self.process_id(), signal.SIGTERM)
 
     def process_id(self) -> int:
-        """Of the node itself, which is not our child but that child's."""
+        """Returns the process id of the node, which is a child of this process's child."""
         return int((self.home / "pid").read_text())
 
     def kill(self) -> None:
-        """The node and all that it started end without a warning."""
+        """Ends the node and its children with SIGKILL."""
         os.kill(self.process_id(), signal.SIGKILL)
         if self.child:
             end(self.child, patience=suite.patience(5.0))
 
     def alive(self) -> bool:
-        """Whether node and port mapper still run."""
+        """Returns whether node and port mapper still run."""
         return all(process is not None and process.poll() is None for process in (self.child, self.mapper.process))
 
     def close(self) -> None:
-        """End the node, then its port mapper, and forget its files."""
+        """Ends the node and its port mapper, and removes their files."""
         if self.child:
             end(self.child, patience=suite.patience(20.0))
         if self.own_mapper:
@@ -453,7 +456,7 @@ class RabbitMq:
 
 @contextlib.contextmanager
 def rabbitmq(settings: str = "") -> Iterator[RabbitMq]:
-    """A RabbitMQ on a free port for the length of a `with` block."""
+    """Runs a RabbitMQ on a free port during a `with` block."""
     broker = RabbitMq(settings)
     try:
         yield broker
@@ -462,7 +465,7 @@ def rabbitmq(settings: str = "") -> Iterator[RabbitMq]:
 
 
 def watchdog(seconds: float, process_id: Optional[int] = None) -> threading.Timer:
-    """Interrupt this process when a suite takes longer than it ever should, which is to be taken with patience."""
+    """Interrupts this process if a suite exceeds its maximum duration, multiplied by the patience."""
     timer = threading.Timer(suite.patience(seconds), os.kill, (process_id or os.getpid(), signal.SIGINT))
     timer.daemon = True
     timer.start()

@@ -1,7 +1,7 @@
-"""What the program may cost: `tests/budgets.toml`, which is written anew by `tests/run --bless costs`.
+"""The budgets of the program in `tests/budgets.toml`. `tests/run --bless costs` writes the measured values again.
 
-A cost has the most that was promised for it, or what was seen of it, or both. Red is what is more than the most, or more
-than what was seen by the slack: a budget is there to find what got out of hand, not the last kilobyte.
+A cost has a maximum, a measured value, or both. It fails if it exceeds the maximum, or the measured value by more than
+the slack.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PATH = Path(__file__).resolve().parents[2] / "budgets.toml"
 
 
 class Budgets:
-    """The file, as it is read."""
+    """The contents of the file."""
 
     def __init__(self, most: Dict[str, int], seen: Dict[str, int], slack: float) -> None:
         self.most = most
@@ -24,14 +24,14 @@ class Budgets:
 
     @classmethod
     def read(cls, is_other_compiler: Callable[[str], bool] = lambda _: False) -> "Budgets":
-        """Another compiler makes other code of the same sources: then there is twice the slack."""
+        """Reads the file. With another compiler than the recorded one, the slack is doubled."""
         with PATH.open("rb") as file:
             table = tomllib.load(file)
         slack = table["slack"] * (2 if is_other_compiler(table["compiler"]) else 1)
         return cls(table["most"], table["seen"], slack)
 
     def judge(self, name: str, value: int) -> None:
-        """Tells what was seen beside its budget; an error beyond that."""
+        """Prints a value beside its budget. Raises an error if it exceeds the budget."""
         known = self.seen.get(name)
         most = min(self.most.get(name, 1 << 62), round((known or 1 << 62) * (1 + self.slack)))
         compared = f", {value / known - 1:+.1%} against {known:,}" if known else ""
@@ -42,7 +42,7 @@ class Budgets:
             raise AssertionError(f"{name} is {value:,}, more than {most:,}")
 
     def write(self, seen: Dict[str, int], compiler: str) -> None:
-        """Puts what is seen where numbers of that name stand under [seen]; what is new goes to the end."""
+        """Writes measured values to [seen]. New names are appended."""
         text = re.sub(r'^compiler = ".*"$', f'compiler = "{compiler}"', PATH.read_text(), flags=re.MULTILINE)
         head, tail = text.split("[seen]\n", 1)
         for name, value in seen.items():

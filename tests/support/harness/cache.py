@@ -1,6 +1,6 @@
-"""One folder of the user's for what is fetched or compiled once: crates' objects, virtual environments, tools, corpora.
+"""The cache folder of the user: compiled dependencies, virtual environments, tools and corpora.
 
-A second clone finds there what the first one made. `LEVERET_CACHE` names another folder; deleting it costs only time.
+All clones share it. `LEVERET_CACHE` names another folder. Deleting it costs only time.
 
     CACHE/env/        virtual environments
     CACHE/tools/      cargo's own tools: cargo-fuzz, cargo-deny
@@ -25,7 +25,7 @@ PROFILES = ["checked", "release"]
 
 
 def folder(*parts: str) -> Path:
-    """A folder in the cache, made if need be."""
+    """Returns a folder in the cache, and creates it if necessary."""
     home = os.environ.get("LEVERET_CACHE")
     base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leveret-tests"
     found = base.joinpath(*parts)
@@ -34,14 +34,14 @@ def folder(*parts: str) -> Path:
 
 
 class Objects:
-    """The compiled dependencies of a clone. They are copied, never shared: two clones may compile at once."""
+    """The compiled dependencies of a clone. They are copied and not shared, because two clones may compile at once."""
 
     def __init__(self, root: Path, target: Path) -> None:
         self.root = root
         self.target = target
 
     def place(self) -> Path:
-        """Where those lie that would be the same."""
+        """Returns the folder for these dependencies and this compiler."""
         said = subprocess.run(["rustc", "-vV"], capture_output=True, check=True).stdout
         # Cargo builds differently with other flags, so they are a part of the key.
         flags = os.environ.get("RUSTFLAGS", "").encode()
@@ -50,7 +50,7 @@ class Objects:
         return folder("objects") / found.hexdigest()[:16]
 
     def bring(self) -> bool:
-        """Puts them into a clone that has compiled nothing yet."""
+        """Copies the dependencies into a clone that has compiled nothing yet."""
         place = self.place()
         missing = [name for name in PROFILES if (place / name).is_dir() and not (self.target / name).exists()]
         if missing:
@@ -67,7 +67,7 @@ class Objects:
         return bool(missing)
 
     def keep(self, packages: List[str]) -> None:
-        """Puts them into the cache, without what is of the clone's own packages, and forgets the oldest."""
+        """Copies the dependencies into the cache without the packages of the clone, and removes the oldest ones."""
         place = self.place()
         if place.exists() or not all((self.target / name).exists() for name in PROFILES):
             return
@@ -88,7 +88,7 @@ class Objects:
 
 @contextlib.contextmanager
 def costs_only_time() -> Iterator[None]:
-    """A cache that cannot be read or written is said, and is no failure."""
+    """Prints errors of the cache without a failure, because a missing cache costs only time."""
     try:
         yield
     except (OSError, subprocess.CalledProcessError) as why:
@@ -96,5 +96,5 @@ def costs_only_time() -> Iterator[None]:
 
 
 def copy(source: Path, target: Path) -> None:
-    """A folder with the times of its files, by which cargo tells whether they are up to date."""
+    """Copies a folder with the times of its files, from which Cargo sees whether they are up to date."""
     subprocess.run(["cp", "-a", "--reflink=auto", str(source), str(target)], check=True)

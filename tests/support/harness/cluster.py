@@ -1,7 +1,7 @@
-"""A cluster of RabbitMQ nodes on this machine, each a process of its own with its own port, home and log.
+"""A cluster of RabbitMQ nodes on this machine, each a process with its own port, home and log.
 
-The first is an ordinary node; the others find it when they start for the first time (RabbitMQ's own peer discovery),
-and all share its port mapper and its cookie. Whatever happens, each is ended by its own id.
+The first is an ordinary node. The others find it at their first start by RabbitMQ's peer discovery, and share its port
+mapper and cookie. Each is ended by its own process id.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .brokers import RabbitMq
 
 
 class Cluster:
-    """Nodes that are one broker."""
+    """The nodes of a cluster."""
 
     def __init__(self, *names: str) -> None:
         self.nodes: List[RabbitMq] = []
@@ -33,16 +33,16 @@ class Cluster:
             raise
 
     def at(self, address: str) -> RabbitMq:
-        """The node whose port an AMQP address names."""
+        """Returns the node whose port an AMQP address names."""
         return next(node for node in self.nodes if f":{node.address.port}" in address)
 
     def queues(self, asked: RabbitMq) -> Dict[str, Tuple[str, List[str]]]:
-        """Of each quorum queue, as this node knows them: the node that leads it, and all that have it."""
+        """Returns the leader and the members of each quorum queue, as this node knows them."""
         rows: Any = json.loads(asked.ctl("list_queues", "--formatter", "json", "name", "leader", "members"))
         return {row["name"]: (row["leader"], sorted(row["members"])) for row in rows}
 
     def close(self) -> None:
-        """The end of all; the first goes last, for the port mapper is its own."""
+        """Ends all nodes. The first goes last, because it owns the port mapper."""
         for node in reversed(self.nodes):
             node.close()
         self.nodes.clear()

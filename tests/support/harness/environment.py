@@ -1,7 +1,8 @@
-"""What the suites need and install themselves: virtual environments with pika, RabbitMQ from apt.
+"""Installs what the suites need: Debian packages with apt, and Python packages in virtual environments of the cache.
 
-An index that does not answer is not our failure but must be said loudly (`Unreachable`);
-whatever else goes wrong is a failure.
+Each installation by apt is announced in one line before it begins. `tests/run --no-install` sets `LEVERET_NO_INSTALL`;
+then apt is not used, and what needs a missing package is skipped. A package index that does not answer is a `Skip`
+(`Unreachable`). Any other error is a failure (`CannotInstall`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from .suite import Skip
 PIKA_NEW, PIKA_OLD = "1.4.4", "0.13.1"
 PAGE_PACKAGES = [f"pika=={PIKA_NEW}", "playwright==1.65.2", "axe-playwright-python==0.1.8"]
 TRIES = 3
+# Set to forbid installations by apt.
+NO_INSTALL = "LEVERET_NO_INSTALL"
+# The output of `tests/run`, as `described` returns it. A suite announces installations there.
+OUTPUT = "LEVERET_OUTPUT"
 UNREACHABLE_SIGNS = (
     "NewConnectionError", "ConnectTimeout", "ReadTimeout", "Read timed out", "Temporary failure", "ProxyError",
     "Connection refused", "Could not resolve", "Failed to fetch", "Unable to connect", "Connection failed",
@@ -34,21 +39,44 @@ class Unreachable(Skip):
     """A package index did not answer."""
 
 
-class NoRoot(Skip):
-    """It would have to be installed, and we may not."""
+class NotInstalled(Skip):
+    """Something is missing, and may not be installed: only root may use apt, and `--no-install` forbids it."""
 
 
 class CannotInstall(Exception):
-    """Installing failed although the index answered."""
+    """An installation failed although the index answered."""
 
 
-def is_root() -> bool:
-    """Whether apt may be used."""
-    return os.geteuid() == 0
+def need_permission(*packages: str) -> None:
+    """Checks that apt may install these packages, and announces it. Raises `NotInstalled` if it may not."""
+    names = " ".join(packages)
+    if os.environ.get(NO_INSTALL):
+        raise NotInstalled(f"not installed: {names} (--no-install is given)")
+    if os.geteuid() != 0:
+        raise NotInstalled(f"not installed: {names} (only root may install them)")
+    announce(f"installing Debian packages: {names} (--no-install prevents this)")
+
+
+def announce(line: str) -> None:
+    """Prints a line at once, also from a suite, whose own output `tests/run` prints when the suite has ended."""
+    descriptor = os.environ.get(OUTPUT, "")
+    with contextlib.suppress(OSError, ValueError):
+        number = int(descriptor.split(":")[0])
+        # A child of a suite does not inherit it, and may have opened something else with its number.
+        if described(number) == descriptor:
+            os.write(number, f"{line}\n".encode())
+            return
+    print(f"# {line}", flush=True)
+
+
+def described(number: int) -> str:
+    """Returns the number of a file descriptor with the identity of its file."""
+    status = os.fstat(number)
+    return f"{number}:{status.st_dev}:{status.st_ino}"
 
 
 def attempt(command: List[str], what: str, **options: object) -> None:
-    """Run an installing command, some times if need be."""
+    """Runs a command that installs something, up to `TRIES` times."""
     output = ""
     for number in range(TRIES):
         if number:
@@ -69,30 +97,30 @@ def attempt(command: List[str], what: str, **options: object) -> None:
 
 
 def last_line(text: str) -> str:
-    """The last line that says anything."""
+    """Returns the last line that is not empty."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no output"
 
 
 @contextlib.contextmanager
 def one_at_a_time(what: str) -> Iterator[None]:
-    """Suites run side by side, and neither apt nor a half-made environment is for two."""
+    """Holds a lock, because suites run at the same time, and apt and unfinished environments allow only one user."""
     with (cache.folder("env") / f"{what}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def pika_python(version: str) -> Path:
-    """The interpreter of a virtual environment that has this pika, made on first use."""
+    """Returns the interpreter of a virtual environment with this version of pika. The first call creates it."""
     return python_with(f"pika-{version}", f"pika=={version}")
 
 
 def python_with(name: str, *packages: str) -> Path:
-    """The interpreter of a virtual environment of this name that has these packages, made on first use."""
+    """Returns the interpreter of the virtual environment `name` with these packages. The first call creates it."""
     home = cache.folder("env") / name
     python, done = home / "bin" / "python", home / "complete"
     with one_at_a_time(name):
-        # Another release of Python would look for them in another folder.
+        # Another release of Python looks for packages in another folder.
         wanted = " ".join([sys.version, *packages])
         if python.exists() and done.exists() and done.read_text() == wanted:
             return python
@@ -105,23 +133,20 @@ def python_with(name: str, *packages: str) -> Path:
 
 
 def make_venv(home: Path) -> None:
-    """A virtual environment; on Debian that may need a package of its own."""
+    """Creates a virtual environment. On Debian this may need the package python3-venv."""
     command = [sys.executable, "-m", "venv", str(home)]
     if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
         return
-    if not is_root():
-        raise NoRoot("python3-venv is not installed, and only root may install it")
     apt_install("python3-venv")
     attempt(command, "a virtual environment")
 
 
 def apt_install(*packages: str) -> None:
-    """Debian packages, without starting any service they bring."""
-    if not is_root():
-        raise NoRoot(f"{' '.join(packages)} not installed, and only root may install it")
+    """Installs Debian packages without starting their services."""
+    need_permission(*packages)
     quiet = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
     with one_at_a_time("apt"):
-        # An installation that was killed half-way prevents all others.
+        # An installation that was killed prevents all others until dpkg has completed it.
         attempt(["dpkg", "--configure", "-a"], "dpkg --configure -a", env=quiet)
         attempt(["apt-get", "-o", "DPkg::Lock::Timeout=300", "update", "-q"], "apt-get update", env=quiet)
         attempt(["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "-q", "--no-install-recommends",
@@ -129,23 +154,23 @@ def apt_install(*packages: str) -> None:
 
 
 def have(program: str, package: str = "") -> None:
-    """A program of a Debian package, which has its name as a rule."""
+    """Installs the Debian package of a program if the program is missing. The default package has its name."""
     if shutil.which(program) is None:
         apt_install(package or program)
 
 
 def have_rabbitmq() -> None:
-    """RabbitMQ's files on this machine. The package's own service is stopped if it came up."""
+    """Installs RabbitMQ if it is missing. Its service is not started."""
     with one_at_a_time("rabbitmq"):
         if rabbitmq_sbin() is None:
             install_rabbitmq()
 
 
 def install_rabbitmq() -> None:
-    """The package, and nothing started."""
+    """Installs the package of RabbitMQ without starting its service."""
     policy = Path("/usr/sbin/policy-rc.d")
-    ours = not policy.exists() and is_root()
-    if ours:  # Debian's way of saying: install, but start nothing
+    ours = not policy.exists() and os.geteuid() == 0 and not os.environ.get(NO_INSTALL)
+    if ours:  # Debian asks this program whether an installation may start services.
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:

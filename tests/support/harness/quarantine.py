@@ -1,7 +1,7 @@
-"""Cases that fail for a reason that is known and is not of the change: `tests/quarantine.toml` names them.
+"""The cases in `tests/quarantine.toml`, which fail for a known reason that is not the change under test.
 
-Such a failure is told as `SKIP NAME: quarantined: REASON`. There are at most ten, so that it stays an exception; one
-that is past its date is told loudly, and still skipped, for the same commit has the same verdict on every day.
+Such a failure is reported as `SKIP NAME: quarantined: REASON`. There are at most ten. A case past its date is reported
+and still skipped, because the same commit must have the same verdict every day.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CASES_MAX = 10
 
 
 class Case(NamedTuple):
-    """One of them."""
+    """A quarantined case."""
 
     name: str
     reason: str
@@ -24,7 +24,7 @@ class Case(NamedTuple):
 
 
 class Quarantine:
-    """All of them by name."""
+    """All quarantined cases by name."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -39,6 +39,6 @@ class Quarantine:
         self.cases: Dict[str, Case] = {case.name: case for case in cases}
 
     def overdue(self, today: datetime.date) -> List[str]:
-        """What is to be said of those that should be mended by now."""
+        """Returns a line for each case that is past its date."""
         return [f"{case.name} is quarantined since {case.since} and was to be mended by {case.until}: {case.reason}"
                 for case in self.cases.values() if case.until < today]

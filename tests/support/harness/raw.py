@@ -1,5 +1,6 @@
-"""A plain blocking AMQP client on the suites' own codec, for looking at a broker and for
-misbehaving in ways a client library would not allow."""
+"""A blocking AMQP client on the suites' own codec. It can also break the protocol in ways that client libraries do not
+allow.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from .suite import patience
 
 
 class Closed(Exception):
-    """The broker closed the connection; `method` is its connection.close if it sent one."""
+    """The broker closed the connection. `method` is its connection.close, if it sent one."""
 
     def __init__(self, method: Optional[wire.Method]) -> None:
         super().__init__(str(method) if method else "the socket was closed")
@@ -22,7 +23,7 @@ class Closed(Exception):
 
 
 class Content(NamedTuple):
-    """A message as it was delivered, fetched or returned."""
+    """A message that was delivered, fetched or returned."""
 
     channel: int
     method: wire.Method
@@ -31,14 +32,16 @@ class Content(NamedTuple):
 
 
 class Client:
-    """One connection. Methods of any channel come out of `recv` in the order they arrived."""
+    """A connection. `recv` returns the methods of all channels in the order of arrival."""
 
     def __init__(self, address: Address, timeout: float = 20.0, heartbeat: int = 0, frame_max: int = 131072,
                  receive_buffer: Optional[int] = None, user: str = "guest", password: str = "guest",
                  vhost: str = "/", mechanism: str = "PLAIN", connected: Optional[socket.socket] = None,
                  properties: Optional[Dict[str, Any]] = None) -> None:
-        """`properties` are the client's, beside its capabilities. `connected` is a socket that is there already, over TLS say. The timeout only tells a hang, and is taken
-        with patience; those of `frame`, `recv` and `expect` are what they say."""
+        """Connects and logs in. `properties` are added to the client's capabilities. `connected` is an open socket, for
+        example over TLS. The timeout only detects hangs, and the patience multiplies it; timeouts of `frame`, `recv`
+        and `expect` are exact.
+        """
         self.timeout = patience(timeout)
         self.frame_max = frame_max
         self.buffer = bytearray()
@@ -69,11 +72,11 @@ class Client:
         self.expect("connection.open-ok")
 
     def send(self, data: bytes) -> None:
-        """Bytes as they are."""
+        """Sends bytes unchanged."""
         self.socket.sendall(data)
 
     def frame(self, timeout: Optional[float] = None) -> wire.Frame:
-        """The next frame that is not a heartbeat."""
+        """Returns the next frame that is not a heartbeat."""
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while True:
             while self.frames:
@@ -91,7 +94,7 @@ class Client:
             self.frames.extend(wire.split_frames(self.buffer))
 
     def recv(self, timeout: Optional[float] = None) -> Any:
-        """The next method (with its channel as `channel`) or message."""
+        """Returns the next method, with its channel as `channel`, or message."""
         if self.held:
             return self.held.popleft()
         return self._recv(timeout)
@@ -114,7 +117,7 @@ class Client:
         return Content(frame.channel, method, header, bytes(body))
 
     def expect(self, *names: str, timeout: Optional[float] = None) -> Any:
-        """The next method or message of one of these names; others are held back for `recv`."""
+        """Returns the next method or message with one of these names. Others are kept for `recv`."""
         for index, item in enumerate(self.held):
             if name_of(item) in names:
                 del self.held[index]
@@ -128,22 +131,22 @@ class Client:
             self.held.append(item)
 
     def open(self, channel: int = 1) -> None:
-        """Open a channel."""
+        """Opens a channel."""
         self.send(wire.method(channel, "channel.open"))
         self.expect("channel.open-ok")
 
     def call(self, channel: int, name: str, **args: Any) -> Any:
-        """A synchronous method and its reply."""
+        """Calls a synchronous method and returns its reply."""
         self.send(wire.method(channel, name, **args))
         replies = [name + "-ok"] if name != "basic.get" else ["basic.get-ok", "basic.get-empty"]
         return self.expect(*replies)
 
     def publish(self, channel: int, exchange: str, key: str, body: bytes = b"", **options: Any) -> None:
-        """A whole publish."""
+        """Publishes a message."""
         self.send(wire.publish(channel, exchange, key, body, frame_max=self.frame_max, **options))
 
     def close(self) -> None:
-        """Say goodbye if the other side still listens."""
+        """Closes the connection cleanly if the peer still listens."""
         try:
             self.send(wire.method(0, "connection.close", reply_code=200))
             self.expect("connection.close-ok", timeout=patience(5.0))
@@ -152,7 +155,7 @@ class Client:
         self.socket.close()
 
     def drop(self) -> None:
-        """Hang up without a word."""
+        """Closes the socket without connection.close."""
         self.socket.close()
 
     def __enter__(self) -> "Client":
@@ -163,20 +166,21 @@ class Client:
 
 
 def credentials(mechanism: str, user: str, password: str) -> bytes:
-    """What SASL wants of a client."""
+    """Returns the response of a client for SASL."""
     if mechanism == "AMQPLAIN":
         return wire.table({"LOGIN": user, "PASSWORD": password})[4:]
     return f"\0{user}\0{password}".encode()
 
 
 def name_of(item: Any) -> str:
-    """The method's name, of a method or of a message."""
+    """Returns the name of a method, also of a message's method."""
     return item.method.name if isinstance(item, Content) else item.name
 
 
 def queue_state(address: Address, queue: str) -> Optional[List[int]]:
-    """Ready messages and consumers of a queue, None when there is no such queue, and an empty
-    list when it is there but exclusive to another connection."""
+    """Returns the number of ready messages and of consumers of a queue; None if it does not exist, and an empty list if
+    it is exclusive to another connection.
+    """
     with Client(address) as client:
         client.open()
         try:

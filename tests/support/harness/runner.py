@@ -1,24 +1,24 @@
-"""The gate, and what goes beyond it. `tests/run --help` says how it is called; `tests/steps.toml` what there is.
+"""Runs steps: Cargo test programs and the suites in `tests/steps.toml`.
 
-A *suite* is an executable `tests/GROUP/NAME/run`. It is called from the root of the project with the cases it is to run as
-its arguments (none: all of them) and this in its environment:
+A suite is an executable `tests/GROUP/NAME/run`. It runs in the root of the project. Its arguments are the cases to run;
+without arguments it runs all. Its environment:
 
     LEVERET_TEST_MODE   gate or full
-    LEVERET_BIN         the program it drives
-    LEVERET_PATIENCE    how many times longer it waits before it calls something a hang
-    LEVERET_LEFT_OUT    cases that it leaves out if none are named
+    LEVERET_BIN         the program under test
+    LEVERET_PATIENCE    the factor of all timeouts
+    LEVERET_LEFT_OUT    cases that it leaves out if it has no arguments
+    LEVERET_NO_INSTALL  if set, apt must not be used
 
-and prints one line per case:
+It prints one line per case:
 
     PASS name
     FAIL name: why
     SKIP name: what was not tested, and why
 
-Everything else it prints is remarks. A suite that gives no verdict, or that ends with a bad status without a FAIL line,
-has failed.
+Other lines are remarks. A suite without a verdict, or with an exit code other than 0 and no FAIL line, has failed.
 
-Steps are worked off by a few workers: a step begins when what it needs is compiled. Those that judge the clock are in no
-gate; they run when all others are over, one at a time.
+Some workers run the steps. A step begins when the program that it needs is compiled. Steps that measure time are not in
+the gate; they run one at a time after all others.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WORKERS = 3
 # A busy machine needs longer timeouts; a hang is still detected.
 PATIENCE = "6"
 # Environment variables of tests that a run inherits, and the prefix of all of them.
-HEEDED = ["LEVERET_PATIENCE", "LEVERET_CACHE"]
+HEEDED = ["LEVERET_PATIENCE", "LEVERET_CACHE", environment.NO_INSTALL]
 NOT_HEEDED = ("LEVERET_", "PROPTEST_", "RUST_LOG", "RUST_TEST", "RUST_BACKTRACE", "PYTHON", "GIT_", "TRANSACTION_MESSAGES",
               "CARGO_BUILD_TARGET")
 # Maximum number of cases that may need a second attempt before the run fails.
@@ -62,7 +62,7 @@ STEP_LIMIT_S = {"gate": 20 * 60, "full": 60 * 60}
 
 
 class Tally:
-    """Counts, and the names of what did not pass, for the end."""
+    """The numbers of verdicts, and the names of cases that did not pass."""
 
     def __init__(self, quarantine: Quarantine) -> None:
         self.lock = threading.Lock()
@@ -74,7 +74,7 @@ class Tally:
         self.notable: List[str] = []
 
     def add(self, kind: str, name: str, detail: str = "", count: int = 1) -> None:
-        """One verdict, or several of a kind."""
+        """Adds one verdict, or `count` verdicts."""
         with self.lock:
             if kind == "PASS":
                 self.passed += count
@@ -88,14 +88,14 @@ class Tally:
             self.notable.append(f"{kind} {name}" + (f": {detail}" if detail else ""))
 
     def flaky(self, name: str) -> None:
-        """It failed, and passed when it was tried once more."""
+        """Adds a case that passed at its second attempt."""
         with self.lock:
             self.passed += 1
             self.flakies += 1
             self.notable.append(f"FLAKY {name}: it passed when it was tried once more")
 
     def close(self) -> int:
-        """The summary; the exit status."""
+        """Prints the summary. Returns the exit status."""
         if self.flakies > FLAKY_MAX:
             self.add("FAIL", "flaky", f"{self.flakies} cases needed a second try, more than {FLAKY_MAX}")
         overdue = self.quarantine.overdue(datetime.date.today())
@@ -107,15 +107,16 @@ class Tally:
 
 
 class Stopwatch:
-    """What a step takes by the clock, and of the processors, which is the same on a busy machine."""
+    """The duration of a step, and its processor time, which does not depend on the load of the machine."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.cpu_seconds: Optional[float] = None
 
     def wait_for(self, child: "subprocess.Popen[str]") -> int:
-        """The status of a child that ends, once it has; what it and all below it took is noted before it is gone,
-        unless somebody who ended it was faster."""
+        """Waits for a child and returns its exit status. Records its processor time with that of its children, unless
+        it has already been reaped.
+        """
         with contextlib.suppress(ChildProcessError, FileNotFoundError, ProcessLookupError):
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
             fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(") ", 1)[1].split()
@@ -125,7 +126,7 @@ class Stopwatch:
         return child.wait()
 
     def seconds(self) -> float:
-        """By the clock, until now."""
+        """Returns the duration so far."""
         return time.monotonic() - self.began
 
     def __str__(self) -> str:
@@ -134,7 +135,7 @@ class Stopwatch:
 
 
 class Done(NamedTuple):
-    """How a command ended, and what it said."""
+    """The result of a command: exit status and output."""
 
     status: int
     said: str
@@ -142,7 +143,7 @@ class Done(NamedTuple):
 
 
 class Item(NamedTuple):
-    """Something for a worker to do, once what it needs is compiled and who it comes after is done."""
+    """A piece of work for a worker. It begins when its build exists and its predecessor has ended."""
 
     name: str
     work: Callable[[], None]
@@ -151,7 +152,7 @@ class Item(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A program of cargo's tests, and the folder that it is run in."""
+    """A Cargo test program, and the folder that it runs in."""
 
     path: str
     folder: str
@@ -179,6 +180,9 @@ class Runner:
         self.environment["PROPTEST_RNG_SEED"] = chance
         # The library would write down what failed once, and try that first from then on, in this folder alone.
         self.environment["PROPTEST_DISABLE_FAILURE_PERSISTENCE"] = "1"
+        # Suites announce installations on the output of this run.
+        self.output = os.dup(1)
+        self.environment[environment.OUTPUT] = environment.described(self.output)
         self.built: Dict[str, bool] = {"none": True}
         self.programs: Dict[str, Program] = {}
         self.times: List[str] = []
@@ -191,13 +195,13 @@ class Runner:
 
     def run(self, command: List[str], watch: Stopwatch, limit_s: float = 3600.0, cwd: Optional[Path] = None,
             **variables: str) -> Done:
-        """Runs something to its end; it is ended if we are, or when it takes too long."""
+        """Runs a command to its end. It is ended with this run, or when it exceeds its time limit."""
         if self.stopping:
             raise InterruptedError("the run is over")
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             child = subprocess.Popen(command, cwd=cwd or ROOT, env={**self.environment, **variables}, text=True,
                                      stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                     start_new_session=True)
+                                     start_new_session=True, pass_fds=[self.output])
             self.children.append(child)
             is_late = threading.Event()
 
@@ -218,7 +222,7 @@ class Runner:
             return Done(status, log.read(), is_late.is_set())
 
     def tell(self, name: str, lines: List[str], watch: Stopwatch) -> None:
-        """What a step said, in one piece."""
+        """Prints the output of a step in one piece."""
         if self.stopping:
             return
         minute = (time.monotonic() - self.began) / 60
@@ -231,14 +235,14 @@ class Runner:
             print(end="", flush=True)
 
     def verdict(self, kind: str, name: str, detail: str = "") -> str:
-        """One verdict of our own, counted; the line for it."""
+        """Counts a verdict of the runner, and returns its line."""
         self.tally.add(kind, name, detail)
         return f"{kind} {name}" + (f": {detail}" if detail else "")
 
     # -- cargo
 
     def checked_by(self, name: str, command: List[str], component: str = "") -> Callable[[], None]:
-        """A step of cargo's with one verdict. A component that is not installed is a skip."""
+        """Returns a step that runs one Cargo command. A component that is not installed is a skip."""
         def work() -> None:
             watch = Stopwatch()
             if component and self.run(["cargo", component, "--version"], watch).status != 0:
@@ -252,7 +256,7 @@ class Runner:
         return work
 
     def build(self, profile: str, command: List[str]) -> Callable[[], None]:
-        """Compiles for others; they know when it is there."""
+        """Returns a step that compiles a profile, which other steps wait for."""
         def work() -> None:
             watch = Stopwatch()
             done = self.run(command, watch)
@@ -269,7 +273,7 @@ class Runner:
         return work
 
     def note_programs(self, said: str) -> None:
-        """Which programs cargo has made, by the names of their tests or, for unit tests, of their package."""
+        """Records the test programs that Cargo built: the name of a test program, or of the package of unit tests."""
         for line in said.splitlines():
             message = json.loads(line) if line.startswith("{") else {}
             if message.get("executable") and message["profile"]["test"]:
@@ -278,7 +282,7 @@ class Runner:
                 self.programs[name] = Program(message["executable"], str(Path(message["manifest_path"]).parent))
 
     def test_program(self, step: Step) -> Callable[[], None]:
-        """A program of cargo's tests, each of them counted."""
+        """Returns a step that runs a Cargo test program and counts each test."""
         def work() -> None:
             watch = Stopwatch()
             program = self.programs.get(step.name)
@@ -313,7 +317,7 @@ class Runner:
         return work
 
     def passes_now(self, program: Program, name: str, watch: Stopwatch) -> bool:
-        """Whether a test that has failed passes when it is tried once more."""
+        """Runs a failed test once more. Returns whether it passes."""
         command = [program.path, "--exact", name, "--include-ignored"]
         done = self.run(command, watch, STEP_LIMIT_S["gate"], Path(program.folder))
         return done.status == 0 and [result[0] for result in CARGO_RESULT.findall(done.said)] == ["1"]
@@ -321,7 +325,7 @@ class Runner:
     # -- suites
 
     def suite(self, step: Step, command: Optional[List[str]] = None) -> Callable[[], None]:
-        """Runs a suite and counts its verdicts."""
+        """Returns a step that runs a suite and counts its verdicts."""
         def work() -> None:
             watch = Stopwatch()
             cases = step.cases_in_gate() if self.mode == "gate" else []
@@ -347,7 +351,7 @@ class Runner:
         return work
 
     def verdicts_of(self, step: Step, command: List[str], watch: Stopwatch) -> Tuple[List[str], List[Verdict], str]:
-        """What a suite says, its verdicts, and what is wrong with how it ended; nothing as a rule."""
+        """Runs a suite. Returns its output, its verdicts, and an error if it ended in an invalid way."""
         binary = str(TARGET / step.binary / "leveret") if step.binary != "none" else ""
         without = " ".join(step.gate_without) if self.mode == "gate" else ""
         done = self.run(command, watch, STEP_LIMIT_S[self.mode], LEVERET_BIN=binary, LEVERET_LEFT_OUT=without)
@@ -372,8 +376,7 @@ class Runner:
         return lines, verdicts, why
 
     def oracle(self) -> None:
-        """RabbitMQ itself against what was recorded from it, and against the tutorial programs: so that what Leveret
-        is held to stays true."""
+        """Compares RabbitMQ itself with the recordings, and runs the tutorial programs against it."""
         watch = Stopwatch()
         try:
             environment.have_rabbitmq()
@@ -385,20 +388,20 @@ class Runner:
             self.suite(Step(f"oracle-{name}"), [str(suite_of(TESTS, name)), "--rabbitmq"])()
 
     def install(self, wanted: List[str]) -> None:
-        """What the steps need, before they do. Who lacks something says so itself, by name."""
+        """Installs what the steps need. A suite reports a `SKIP` for each case that lacks something."""
         watch = Stopwatch()
         lines = []
         for name in wanted:
             try:
                 environment.INSTALLS[name]()
             except (Skip, environment.CannotInstall) as why:
-                lines.append(f"# {name} could not be installed: {why}")
+                lines.append(f"# {name}: {why}")
         self.tell("install", lines, watch)
 
     # -- the order of things
 
     def work_off(self, items: List[Item]) -> None:
-        """Workers take the first item that can begin, until none is left."""
+        """Runs the items with some workers. Each takes the first item that can begin, until none is left."""
         left, done = list(items), set()
 
         def pick() -> Optional[Item]:
@@ -447,7 +450,7 @@ class Runner:
             raise
 
     def items(self, wanted: List[Step], extras: List[str]) -> List[Item]:
-        """What there is to do for these steps, and for some of fmt, clippy, doc and oracle."""
+        """Returns the items for these steps and extras (fmt, clippy, doc, oracle)."""
         steps = sorted((step for step in wanted if not step.alone), key=lambda step: -step.seconds)
         locked = ["--locked", "--profile", "checked"]
         needs = {"checked" if step.is_cargo else step.binary for step in wanted}
@@ -475,7 +478,7 @@ class Runner:
         return items
 
     def fetch(self) -> bool:
-        """The crates; a run with none of them cannot test anything."""
+        """Downloads the crates. Returns whether they are complete; without them nothing can be tested."""
         watch = Stopwatch()
         for number in range(environment.TRIES):
             done = self.run(["cargo", "fetch", "--locked"], watch)
@@ -492,7 +495,7 @@ class Runner:
         return False
 
     def close(self) -> int:
-        """What took how long, and the sum."""
+        """Prints the longest steps and the summary."""
         print(f"\n== the longest (all of it: {(time.monotonic() - self.began) / 60:.1f} minutes)")
         for line in sorted(self.times, reverse=True)[:12]:
             print(line)
@@ -500,7 +503,7 @@ class Runner:
         return self.tally.close()
 
     def work(self, wanted: List[Step], extras: List[str]) -> int:
-        """All of it; the exit status."""
+        """Runs everything. Returns the exit status."""
         if not self.fetch():
             return self.close()
         objects, has_come = cache.Objects(ROOT, TARGET), False
@@ -526,7 +529,7 @@ class Runner:
 
 
 def own_packages() -> List[str]:
-    """The packages of the workspace."""
+    """Returns the names of the packages of the workspace."""
     said = subprocess.run(["cargo", "metadata", "--offline", "--no-deps", "--format-version", "1"], cwd=ROOT,
                           capture_output=True, text=True, check=True).stdout
     return [package["name"] for package in json.loads(said)["packages"]]

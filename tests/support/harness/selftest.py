@@ -1,9 +1,10 @@
-"""Tests of the test harness: the codec, the list of differences, verdict lines, ending servers."""
+"""Tests of the harness: the codec, the list of differences, verdicts, ends of servers, and the order of steps."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Callable, List
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "rabbitmq")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "compatibility")]
 
 from harness import brokers, environment, runner, steps, wire  # noqa: E402
 from harness.budgets import Budgets  # noqa: E402
@@ -32,14 +33,14 @@ ROUND_TRIP_VALUES = {
 
 
 def codec_methods() -> None:
-    """Every method comes out as it went in."""
+    """Every method is decoded to what was encoded."""
     for spec in wire.METHODS.values():
         args = {name: ROUND_TRIP_VALUES[kind] for name, kind in spec.args}
         assert wire.decode_method(wire.encode_method(spec.name, **args)) == wire.Method(spec.name, args)
 
 
 def codec_fields() -> None:
-    """Every field type, nested too."""
+    """Every field type is decoded to what was encoded, also in nested tables."""
     values = [("t", True), ("b", -128), ("B", 255), ("s", -1), ("u", 65535), ("I", -1), ("i", 2**32 - 1), ("l", -1),
               ("L", 1), ("f", 1.5), ("d", 2.5), ("D", (2, 314)), ("S", b"x"), ("x", b"\xff"), ("T", 2**64 - 1),
               ("V", None)]
@@ -50,7 +51,7 @@ def codec_fields() -> None:
 
 
 def codec_content() -> None:
-    """Bodies are split at the frame size, empty ones have no frame."""
+    """Bodies are split at the frame size, and empty bodies have no frame."""
     buffer = bytearray(wire.content(1, b"x" * 9000, frame_max=4096))
     assert [len(frame.payload) for frame in wire.split_frames(buffer)] == [14, 4088, 4088, 824]
     assert not buffer
@@ -60,7 +61,7 @@ def codec_content() -> None:
 
 
 def differences() -> None:
-    """Listed ones pass, others do not, and a listed one that does not occur is told."""
+    """Listed differences pass, others fail, and a listed difference that does not occur is reported."""
     found = hunks(["a", "b", "c", "d"], ["a", "B", "c", "d", "e"])
     assert found == [Hunk(("b",), ("B",)), Hunk((), ("e",))]
     with tempfile.TemporaryDirectory() as folder:
@@ -80,8 +81,8 @@ def differences() -> None:
 
 
 def recordings() -> None:
-    """Every scenario is recorded to its end, and nothing is recorded that is no scenario."""
-    folder = brokers.ROOT / "tests" / "rabbitmq" / "transcript" / "recorded"
+    """Every scenario has a complete recording, and every recording has a scenario."""
+    folder = brokers.ROOT / "tests" / "compatibility" / "transcript" / "recorded"
     assert {path.stem for path in folder.glob("*.txt")} == set(SCENARIOS)
     for path in folder.glob("*.txt"):
         text = path.read_text()
@@ -91,7 +92,7 @@ def recordings() -> None:
 
 
 def verdict_lines() -> None:
-    """What counts as a verdict and what does not."""
+    """Lines are recognised as verdicts or not."""
     assert parse("PASS a/b (1.0 s)\n") == Verdict("PASS", "a/b", "(1.0 s)")
     assert parse("FAIL a: because: of this") == Verdict("FAIL", "a", "because: of this")
     assert parse("SKIP a: b") == Verdict("SKIP", "a", "b")
@@ -100,7 +101,7 @@ def verdict_lines() -> None:
 
 
 def ending_servers() -> None:
-    """A server that ignores SIGTERM, and what it started, are gone afterwards."""
+    """A server that ignores SIGTERM is ended together with its children."""
     script = "trap '' TERM; sleep 300 & echo $!; wait; wait"
     child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert child.stdout is not None
@@ -113,7 +114,7 @@ def ending_servers() -> None:
 
 
 def stopwatch() -> None:
-    """What a child took is noted; one that somebody else has already reaped costs only that."""
+    """The processor time of a child is recorded, except if the child was already reaped."""
     for taken_away in (False, True):
         child = subprocess.Popen(["sh", "-c", "i=0; while [ $i -lt 99999 ]; do i=$((i+1)); done; exit 3"])
         watch = runner.Stopwatch()
@@ -124,16 +125,19 @@ def stopwatch() -> None:
 
 
 def table_of_steps() -> None:
-    """What there is has a row; a row that contradicts itself is refused; a changed file finds what covers it."""
+    """Every suite has a row, an invalid row is refused, and a changed file finds the steps that cover it."""
     table = steps.read(TESTS / "steps.toml")
     assert not steps.unlisted(table, TESTS), steps.unlisted(table, TESTS)
     assert not any(step.alone for step in table.values() if step.gate)
+    assert all(step.about for step in table.values())
+    # The packages of ARM are tested with the binaries that `arm` builds.
+    assert table["packages"].after == "arm"
     installs = {name for step in table.values() for name in step.installs}
     assert installs <= set(environment.INSTALLS), installs - set(environment.INSTALLS)
-    covering = steps.covering(table.values(), ["src/amqp/frame.rs", "tests/system/tls/doors.py", "src/server/bridges.rs"])
-    assert {"wire", "layers", "simulator"} <= set(covering["src/amqp/frame.rs"]), covering
+    covering = steps.covering(table.values(), ["src/amqp/frame.rs", "tests/system/tls/listeners.py", "src/server/bridges.rs"])
+    assert {"amqp", "layers", "simulator"} <= set(covering["src/amqp/frame.rs"]), covering
     assert "bridge" in covering["src/server/bridges.rs"] and "tls" not in covering["src/server/bridges.rs"], covering
-    assert covering["tests/system/tls/doors.py"] == ["layers", "tls"], covering
+    assert covering["tests/system/tls/listeners.py"] == ["layers", "tls"], covering
     everything = steps.covering(table.values(), ["tests/support/harness/raw.py", "Cargo.lock"])
     gate = {step.name for step in table.values() if step.gate}
     assert all(gate <= set(names) for names in everything.values()), everything
@@ -146,7 +150,7 @@ def table_of_steps() -> None:
 
 
 def refuses(what: Callable[[], object], about: str) -> None:
-    """It is a `ValueError`."""
+    """Checks that a call raises `ValueError`."""
     try:
         what()
     except ValueError:
@@ -155,7 +159,7 @@ def refuses(what: Callable[[], object], about: str) -> None:
 
 
 def quarantined(text: str) -> Quarantine:
-    """What such a file says."""
+    """Reads a quarantine file with this text."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quarantine.toml"
         path.write_text(text)
@@ -163,7 +167,7 @@ def quarantined(text: str) -> Quarantine:
 
 
 def quarantine() -> None:
-    """A case in it is a skip, with its name; one that passes is one that passes; an eleventh is refused."""
+    """The failure of a quarantined case is a skip, its success passes, and an eleventh case is refused."""
     case = '[[case]]\nname = "a/{}"\nreason = "why"\nsince = 2026-01-01\nuntil = 2026-02-01\n'
     tally = runner.Tally(quarantined(case.format("b")))
     tally.add("FAIL", "a/b", "because")
@@ -178,7 +182,7 @@ def quarantine() -> None:
 
 
 def budget() -> None:
-    """More than what was seen by its slack is red, a little more is not; the most that is promised holds as well."""
+    """A cost fails if it exceeds its measured value by more than the slack, or its maximum."""
     budgets = Budgets({"bytes": 100}, {"count": 1_000}, 0.1)
     for name, value in (("bytes", 100), ("count", 1_100), ("count", 10)):
         budgets.judge(name, value)
@@ -192,8 +196,9 @@ def budget() -> None:
 
 
 def outcome(script: str, again: str = "exit 1") -> "tuple[int, int, List[str]]":
-    """What comes of a suite that does the one when it is run whole, and the other when it is asked for some cases:
-    how many passed and failed, and what is told of them."""
+    """Runs a suite that executes `script`, or `again` if it gets cases as arguments. Returns the number of passed and
+    failed cases, and the lines about them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "group" / "suite" / "run"
         path.parent.mkdir(parents=True)
@@ -210,8 +215,7 @@ def outcome(script: str, again: str = "exit 1") -> "tuple[int, int, List[str]]":
 
 
 def tried_again() -> None:
-    """What fails once and passes then is told as flaky; everything else that fails has failed, and nothing counts
-    twice."""
+    """A case that fails once and then passes is reported as flaky. Any other failure counts, and only once."""
     fails = "echo PASS s/a; echo FAIL s/b: x; exit 1"
     passed, failed, notable = outcome(fails, "echo PASS s/b")
     assert (passed, failed) == (2, 0) and notable[0].startswith("FLAKY s/b"), notable
@@ -221,7 +225,7 @@ def tried_again() -> None:
 
 
 def ended_badly() -> None:
-    """A suite that breaks off is a failure of its own, whatever it said before, and nothing of it is tried again."""
+    """A suite that breaks off is one more failure, and none of its cases is tried again."""
     good = "echo PASS s/a"
     assert outcome(good)[:2] == (1, 0)
     for script in ("echo PASS s/a; exit 1", "echo PASS s/a; kill -9 $$", "echo PASS s/a; echo ' FAIL s/b'",
@@ -234,7 +238,7 @@ def ended_badly() -> None:
 
 
 def programs_of_cargo() -> None:
-    """A program of tests that dies has failed, whatever single test it named before."""
+    """A test program that dies has failed, whatever single test it named before."""
     result = "test result: FAILED. {} passed; {} failed; 0 ignored"
     for said, status, wanted in (
         ("test result: ok. 2 passed; 0 failed; 0 ignored", 0, (2, 0)),
@@ -256,7 +260,7 @@ def programs_of_cargo() -> None:
 
 
 def order_of_a_run() -> None:
-    """Who needs what does not compile has failed; who comes after somebody waits for it; all else is run once."""
+    """A step fails if its build fails, waits for its predecessor, and runs once."""
     run = runner.Runner({}, "gate", quarantined(""))
     begun: List[str] = []
     lock = threading.Lock()
@@ -286,7 +290,7 @@ def order_of_a_run() -> None:
 
 
 def unreachable_index() -> None:
-    """An index that does not answer is told apart from an installation that failed."""
+    """An index that does not answer is distinguished from a failed installation."""
     tries, environment.TRIES = environment.TRIES, 1
     try:
         for text, kind in [("WARNING: Retrying (Retry(total=0))", environment.Unreachable),
@@ -300,12 +304,55 @@ def unreachable_index() -> None:
         environment.TRIES = tries
 
 
+def help_lists_steps() -> None:
+    """`tests/run --help` lists every step with its folder."""
+    done = subprocess.run([str(TESTS / "run"), "--help"], stdout=subprocess.PIPE, text=True, check=True)
+    rows = {line.split()[0]: line.split()[1] for line in done.stdout.split("suites:")[1].splitlines() if line.startswith("  ")}
+    assert rows.keys() == steps.read(TESTS / "steps.toml").keys(), rows.keys()
+    missing = [folder for folder in rows.values() if not (brokers.ROOT / folder).exists()]
+    assert not missing, missing
+
+
+def no_install() -> None:
+    """With `LEVERET_NO_INSTALL`, apt is not started, and a missing program is a skip that names its package."""
+    begun: List[List[str]] = []
+    attempt, environment.attempt = environment.attempt, lambda command, *_, **__: begun.append(command)
+    os.environ[environment.NO_INSTALL] = "1"
+    try:
+        environment.have("sh")
+        for install in (lambda: environment.have("leveret-no-such-program", "package-x"), lambda: environment.apt_install("package-x")):
+            try:
+                install()
+            except environment.NotInstalled as why:
+                assert "package-x" in str(why) and not begun, (why, begun)
+                continue
+            raise AssertionError("a package was installed")
+    finally:
+        del os.environ[environment.NO_INSTALL]
+        environment.attempt = attempt
+
+
+def announced_on_the_output() -> None:
+    """A line of a suite is on the output of the run at once, and not in another file with the same descriptor number."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as other:
+        os.environ[environment.OUTPUT] = environment.described(output.fileno())
+        try:
+            environment.announce("first")
+            os.environ[environment.OUTPUT] = f"{other.fileno()}:" + environment.described(output.fileno()).split(":", 1)[1]
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                environment.announce("second")
+        finally:
+            del os.environ[environment.OUTPUT]
+        assert (os.pread(output.fileno(), 99, 0), os.pread(other.fileno(), 99, 0)) == (b"first\n", b"")
+        assert printed.getvalue() == "# second\n"
+
+
 def main() -> int:
-    """All of them."""
+    """Runs all cases."""
     suite = Suite("harness", sys.argv[1:])
     for case in (codec_methods, codec_fields, codec_content, differences, recordings, verdict_lines, ending_servers,
                  stopwatch, table_of_steps, quarantine, budget, tried_again, ended_badly,
-                 programs_of_cargo, order_of_a_run, unreachable_index):
+                 programs_of_cargo, order_of_a_run, unreachable_index, help_lists_steps, no_install, announced_on_the_output):
         suite.case(case.__name__.replace("_", "-"), case)
     return suite.status()
 

@@ -1,11 +1,10 @@
-"""The search that never ends: fresh numbers for the simulator, kills and damage, the fuzz targets, planted mistakes.
+"""Searches with new random numbers: the simulator, kills and damage, the fuzz targets, planted mistakes.
 
     tests/run --soak MINUTES
 
-It finds what a gate of fixed numbers cannot, and is no gate: it exits 0 if it ran. Each line of `tests/soak.tsv` says
-what a part of it did; the seeds that fail go into `tests/simulated/simulator/known.txt`, which the gate passes over,
-until somebody mends the broker, takes the seed out and writes a case of its own for it. In every round a mistake is
-planted that takes some hundred seeds to find. A round that does not find it says that it is blind.
+It is not a gate: the exit code is 0 if it ran. Each line of `tests/soak.tsv` is the result of a part. Seeds that fail are
+added to `tests/simulation/simulator/known.txt`, and the gate skips them. A fix removes the seed and adds a directed case.
+Every round plants a mistake that takes some hundred seeds to find. A round that does not find it is reported as blind.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from harness.steps import suite_of
 
 ROOT = brokers.ROOT
 LEDGER = ROOT / "tests" / "soak.tsv"
-KNOWN = ROOT / "tests" / "simulated" / "simulator" / "known.txt"
+KNOWN = ROOT / "tests" / "simulation" / "simulator" / "known.txt"
 HEADER = "date\tcommit\tpart\trange\truns\tfailures\tremark\n"
 # Beyond those that anybody walked by hand.
 FIRST_SEED = 1_000_000
@@ -43,7 +42,7 @@ REPLAY = re.compile(r"replay with: LEVERET_SEED=(\d+)")
 
 
 class Row(NamedTuple):
-    """One line of the ledger."""
+    """A line of `tests/soak.tsv`."""
 
     part: str
     range: str
@@ -53,7 +52,7 @@ class Row(NamedTuple):
 
 
 def commit(*ledgers: Path) -> str:
-    """What is searched; marked when the tree has changes that no commit has, but for what a search writes down."""
+    """Returns the commit, with a mark if files differ from it that the search itself does not write."""
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
@@ -62,21 +61,21 @@ def commit(*ledgers: Path) -> str:
 
 
 def next_number(part: str, first: int) -> int:
-    """Where the last search of this kind has ended."""
+    """Returns the first number that no earlier search of this kind has used."""
     rows = [line.split("\t") for line in LEDGER.read_text().splitlines()[1:]]
     ends = [int(row[3].rsplit("..", 1)[1]) for row in rows if row[2] == part and ".." in row[3]]
     return max([first, *ends])
 
 
 def run(command: List[str], **variables: str) -> "subprocess.CompletedProcess[str]":
-    """A command to its end, behind whoever else has work to do on this machine."""
+    """Runs a command to its end with a low priority."""
     told = {name: value for name, value in os.environ.items() if name == "LEVERET_CACHE" or not name.startswith("LEVERET_")}
     return subprocess.run(["nice", "-n", "19", *command], cwd=ROOT, env={**told, **variables}, text=True,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
 
 
 def canary() -> Row:
-    """Whether a planted mistake is found."""
+    """Searches for a planted mistake."""
     done = run(SIMULATOR, LEVERET_CANARY="1", LEVERET_SEED=f"1..{CANARY_SEEDS + 1}")
     found = FAILED_SEED.search(done.stdout)
     remark = f"found by seed {found[1]}" if found else "BLIND: the planted mistake was not found"
@@ -84,7 +83,7 @@ def canary() -> Row:
 
 
 def seeds() -> Row:
-    """Fresh lives; those that fail are noted for whoever mends them."""
+    """Runs new seeds. Seeds that fail are added to the known ones."""
     first = next_number("seeds", FIRST_SEED)
     last = first + SEEDS_A_ROUND
     done = run(SIMULATOR, LEVERET_SEED=f"{first}..{last}", LEVERET_FAILURES="50")
@@ -99,7 +98,7 @@ def seeds() -> Row:
 
 
 def tenants() -> Row:
-    """Fresh lives of several tenants, with the broker alone."""
+    """Runs new seeds of several tenants with the broker alone."""
     first = next_number("tenants", FIRST_TENANTS)
     last = first + TENANTS_A_ROUND
     done = run(TENANTS, LEVERET_SEED=f"{first}..{last}")
@@ -110,7 +109,7 @@ def tenants() -> Row:
 
 
 def suite(name: str, *words: str, **variables: str) -> Tuple[int, int, str]:
-    """Verdicts of a suite, failures, and their names."""
+    """Runs a suite. Returns the numbers of its verdicts and failures, and the names of the failures."""
     done = run([str(suite_of(ROOT / "tests", name)), *words], LEVERET_TEST_MODE="full", **variables)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("PASS ", "FAIL "))]
     failed = [line[5:120].replace("\t", " ") for line in lines if line.startswith("FAIL ")]
@@ -118,20 +117,20 @@ def suite(name: str, *words: str, **variables: str) -> Tuple[int, int, str]:
 
 
 def kills() -> Row:
-    """`kill -9` and damaged blocks with chance that no run before had."""
+    """Runs the cases with `kill -9` and damaged blocks with a new seed."""
     number = next_number("kills", 2)
     program = str(ROOT / "target" / "checked" / "leveret")
-    found = suite("durable", *KILLS, LEVERET_BIN=program, LEVERET_CHANCE_SEED=str(number), LEVERET_PATIENCE="6")
+    found = suite("durability", *KILLS, LEVERET_BIN=program, LEVERET_CHANCE_SEED=str(number), LEVERET_PATIENCE="6")
     return Row("kills", f"{number}..{number + 1}", *found)
 
 
 def fuzz() -> Row:
-    """Every fuzz target for a while; what it learns stays in its corpus."""
+    """Runs every fuzz target for some seconds. Its corpus is kept."""
     return Row("fuzz", f"{FUZZ_SECONDS} s a target", *suite("fuzz", "--seconds", str(FUZZ_SECONDS)))
 
 
 def mutants() -> Row:
-    """All planted mistakes."""
+    """Searches for all planted mistakes."""
     return Row("mutants", "all", *suite("mutants"))
 
 
@@ -139,7 +138,7 @@ PARTS = [canary, seeds, kills, tenants, canary, seeds, fuzz, canary, seeds, muta
 
 
 def note(row: Row, searched: str) -> None:
-    """Appends to the ledger what came of the commit that was searched."""
+    """Appends a result to `tests/soak.tsv`."""
     line = "\t".join([datetime.date.today().isoformat(), searched, *map(str, row)])
     print(line, flush=True)
     with LEDGER.open("a") as file:
@@ -147,7 +146,7 @@ def note(row: Row, searched: str) -> None:
 
 
 def search(minutes: float, parts: Optional[list] = None) -> int:
-    """Goes on for so long; a part that has begun is finished."""
+    """Searches for some minutes. A part that has begun is completed."""
     until = time.monotonic() + minutes * 60
     if not LEDGER.exists():
         LEDGER.write_text(HEADER)

@@ -1,4 +1,4 @@
-"""What there is to run, as `tests/steps.toml` says, and which of it a change touches."""
+"""The suites and test programs in `tests/steps.toml`, and the paths that each covers."""
 
 from __future__ import annotations
 
@@ -10,40 +10,44 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Union
 
 BINARIES = ["checked", "release", "none"]
 # Paths that every step of the gate depends on.
-EVERYTHING = ["Cargo.toml", "Cargo.lock", ".cargo", ".ci", "tests/support/harness", "tests/run"]
+EVERYTHING = ["Cargo.toml", "Cargo.lock", ".cargo", ".ci", "tests/run", "tests/support/harness", "tests/support/lib.rs",
+              "tests/support/Cargo.toml"]
 
 
 class Step(NamedTuple):
     """One row of the table."""
 
     name: str
-    # A program of cargo's tests, or a folder with a `run`.
+    # Its subject, in one line.
+    about: str = ""
+    # Whether it is a Cargo test program. Otherwise it is a folder with an executable `run`.
     is_cargo: bool = False
-    # Whether it belongs to the gate, wholly or with these cases, or without those.
+    # Whether it belongs to the gate, or the cases that do.
     gate: Union[bool, List[str]] = False
+    # Cases that do not belong to the gate, although the others do.
     gate_without: List[str] = []
-    # The program that the suite uses, which has to be built.
+    # The build of the program that the suite runs.
     binary: str = "checked"
-    # It judges the clock: nothing runs beside it, and it comes last.
+    # Whether it measures time: it runs alone, after all others.
     alone: bool = False
-    # Sockets and processes of others take part: what fails is tried once more, and told as FLAKY if it passes then.
+    # Whether a failed case is tried once more, and reported as FLAKY if it passes then.
     retry: bool = False
-    # Runs after this one, never beside it, for they share what they make.
+    # The step that has to end before this one begins.
     after: str = ""
-    # What is installed before anything runs.
+    # Names of `environment.INSTALLS`, installed before any step.
     installs: List[str] = []
-    # Seconds it took once on two processors: the longest begin first.
+    # Duration on two processors. The longest steps begin first.
     seconds: int = 0
-    # A change below these paths is covered by it.
+    # Paths that it tests.
     covers: List[str] = []
 
     def cases_in_gate(self) -> List[str]:
-        """What to name on its command line in the gate; nothing for all of it."""
+        """Returns the arguments of its `run` in the gate. No arguments mean all cases."""
         return self.gate if isinstance(self.gate, list) else []
 
 
 def read(path: Path) -> Dict[str, Step]:
-    """The table by name. A row that says something unknown is refused."""
+    """Reads the table. Raises `ValueError` if a row is invalid."""
     with path.open("rb") as file:
         table = tomllib.load(file)
     try:
@@ -53,30 +57,41 @@ def read(path: Path) -> Dict[str, Step]:
         raise ValueError(f"{path.name}: {wrong}") from wrong
     found = {step.name: step for step in steps}
     if len(found) != len(steps):
-        raise ValueError(f"{path.name}: a name stands twice")
+        raise ValueError(f"{path.name}: a name occurs twice")
     for step in steps:
         if step.binary not in BINARIES:
             raise ValueError(f"{path.name}: {step.name}: binary is one of {', '.join(BINARIES)}")
         if step.alone and step.gate:
-            raise ValueError(f"{path.name}: {step.name} judges the clock, and cannot be in the gate")
+            raise ValueError(f"{path.name}: {step.name} measures time, so it cannot be in the gate")
         if step.after and (step.after not in found or found[step.after].after):
-            raise ValueError(f"{path.name}: {step.name} comes after {step.after}, which is not there or comes after others")
+            raise ValueError(f"{path.name}: {step.name} comes after {step.after}, which does not exist or comes after another one")
     return found
 
 
 def suite_of(tests: Path, name: str) -> Path:
-    """The program of a suite, which lies in a folder of its name, in whichever group."""
+    """Returns the program of a suite: `run` in the folder with its name, in any group."""
     found = list(tests.glob(f"*/{name}/run"))
     if len(found) != 1:
         raise ValueError(f"there are {len(found)} suites called {name}")
     return found[0]
 
 
+def folder_of(root: Path, step: Step) -> Path:
+    """Returns the folder of a step; for the unit tests of a package, that of the package."""
+    tests = root / "tests"
+    if step.is_cargo and step.name.startswith("leveret-"):
+        return root / "src" / step.name.removeprefix("leveret-")
+    found = [*tests.glob(f"*/{step.name}"), *tests.glob(f"*/{step.name}.rs")]
+    if len(found) != 1:
+        raise ValueError(f"there are {len(found)} folders for {step.name}")
+    return found[0]
+
+
 def unlisted(steps: Dict[str, Step], tests: Path) -> List[str]:
-    """Folders with a `run`, or with a program of cargo's tests, that have no row; rows of nothing; and what is in
-    no group."""
+    """Returns suites and Cargo test programs without a row, rows without a folder, and files outside of a group."""
     suites = {path.parent.name for path in tests.glob("*/*/run") if os.access(path, os.X_OK)}
-    programs = {path.stem for path in tests.glob("*/*.rs")}
+    # The files of tests/support are one library.
+    programs = {path.stem for path in tests.glob("*/*.rs") if path.parent.name != "support"}
     programs |= {path.parent.name for name in ("main.rs", "Cargo.toml") for path in tests.glob(f"*/*/{name}")}
     programs |= {str(path.relative_to(tests)) for name in ("*.rs", "*/run") for path in tests.glob(name)}
     rows: Set[str] = set(steps)
@@ -85,7 +100,7 @@ def unlisted(steps: Dict[str, Step], tests: Path) -> List[str]:
 
 
 def changed_files(root: Path, base: str) -> List[str]:
-    """What differs from that commit, with what is not committed yet."""
+    """Returns the files that differ from a commit, including changes that are not committed."""
     def listed(*words: str) -> List[str]:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
         if done.returncode != 0:
@@ -96,7 +111,7 @@ def changed_files(root: Path, base: str) -> List[str]:
 
 
 def covering(steps: Iterable[Step], files: List[str]) -> Dict[str, Optional[List[str]]]:
-    """For each file the steps that cover it, by their names: those whose own folder it is in as well."""
+    """Returns the names of the steps that cover each file: its own folder is covered by a step as well."""
     def is_below(file: str, path: str) -> bool:
         return file == path or file.startswith(path.rstrip("/") + "/") or path.endswith("*") and \
             file.startswith(path[:-1])

@@ -1,4 +1,4 @@
-"""How a suite tells its results: one line `PASS name`, `FAIL name: why` or `SKIP name: why` each."""
+"""How a suite reports results: a line `PASS name`, `FAIL name: why` or `SKIP name: why` for each case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINE = re.compile(r"^(PASS|FAIL|SKIP) (\S+?)(?::? (.*))?$")
 
 
 class Verdict(NamedTuple):
-    """One result line."""
+    """A result line."""
 
     kind: str
     name: str
@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
 
 
 def parse(line: str) -> Optional[Verdict]:
-    """The verdict a line of a suite's output carries, if it is one."""
+    """Returns the verdict in a line of a suite's output, if there is one."""
     found = LINE.match(line.rstrip("\n"))
     return Verdict(found.group(1), found.group(2).rstrip(":"), found.group(3) or "") if found else None
 
@@ -36,17 +36,19 @@ class Skip(Exception):
 
 
 def patience(seconds: float) -> float:
-    """How long to wait for what only a broker that hangs does not do. Nothing else is judged by it."""
+    """Returns a timeout that only a hanging broker exceeds."""
     return seconds * PATIENCE
 
 
 def chance(name: str) -> random.Random:
-    """Chance of that name that can be had again: with another LEVERET_CHANCE_SEED it is another."""
+    """Returns random numbers for a purpose, which follow from LEVERET_CHANCE_SEED."""
     return random.Random(f"{CHANCE_SEED} {name}")
 
 
 def until(what: str, holds: Callable[[], Any], patience_s: float) -> Any:
-    """Waits until something holds, which is what comes back, and says what did not; with patience."""
+    """Waits until `holds` returns a true value, and returns that. Otherwise raises an error that names `what` did not
+    happen.
+    """
     patience_s = patience(patience_s)
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
@@ -57,12 +59,12 @@ def until(what: str, holds: Callable[[], Any], patience_s: float) -> Any:
 
 
 def left_out() -> Set[str]:
-    """Cases that are not for this run, though they were not named: those of a suite that the gate does without."""
+    """Returns the cases that this run leaves out unless they are named: those of a suite that the gate does without."""
     return set(os.environ.get("LEVERET_LEFT_OUT", "").split())
 
 
 class Suite:
-    """Runs cases one after the other and prints their verdicts; a failing one shows its traceback."""
+    """Runs cases one after the other and prints their verdicts. A failed case prints its traceback."""
 
     def __init__(self, prefix: str, only: Optional[List[str]] = None) -> None:
         self.prefix = prefix
@@ -71,7 +73,7 @@ class Suite:
         self.failed = 0
 
     def case(self, name: str, run: Callable[[], None], log: Callable[[], str] = lambda: "") -> None:
-        """Run one case. `log` is asked for more to show when it fails."""
+        """Runs a case. `log` returns more to print if it fails."""
         if name not in self.only if self.only else name in left_out():
             return
         self.unknown.discard(name)
@@ -92,11 +94,11 @@ class Suite:
             print(f"PASS {self.prefix}/{name} ({time.monotonic() - began:.1f} s)", flush=True)
 
     def skip(self, name: str, why: str) -> None:
-        """Say what was not tested."""
+        """Reports a case that was not run."""
         print(f"SKIP {self.prefix}/{name}: {why}", flush=True)
 
     def status(self) -> int:
-        """The exit status of the suite; a case that was asked for and does not exist is a failure."""
+        """Returns the exit status. A requested case that does not exist is a failure."""
         for name in sorted(self.unknown):
             self.failed += 1
             print(f"FAIL {self.prefix}/{name}: there is no such case", flush=True)

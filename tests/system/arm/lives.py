@@ -1,7 +1,7 @@
-"""What an emulated broker has to show beside the tutorial programs: that a kill at any moment loses nothing that was
-confirmed, and that TLS works, whose ciphers are assembler of their own for each processor.
+"""An emulated broker under kills and with TLS.
 
-What always holds: a message counts as confirmed only when its confirm was read, and the broker is ended by its number.
+A kill at any moment must lose nothing that was confirmed. The ciphers of TLS are assembler for each processor. A
+message counts as confirmed only when its confirm was read.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""Cargo's test programs made for another processor than this machine's, and run one after the other.
+"""Cargo's test programs for another processor than this machine's.
 
-What always holds: they check what those of `cargo test --profile checked` do, overflow and assertions; what cannot be
-fetched raises `supply.Missing`, and what does not compile or fails a RuntimeError that names it.
+Overflow checks and assertions are on, as with `cargo test --profile checked`. `supply.Missing` is raised for downloads
+that fail, and RuntimeError for errors of compilation and tests.
 """
 
 import os
@@ -75,7 +75,7 @@ def package_name(path):
 
 
 def program_name(source):
-    """What cargo calls a test program: by its folder, or by its only file."""
+    """Returns Cargo's name of a test program: its folder, or its only file."""
     return source.parent.name if source.stem == "main" else source.stem
 
 

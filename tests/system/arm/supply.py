@@ -1,10 +1,8 @@
-"""What building for ARM needs and a fresh machine lacks, fetched once and kept under target/arm/.
+"""Tools for ARM builds that a machine usually lacks, downloaded once to target/arm/.
 
-Three things: the standard library's source for the installed rustc (from Debian's archive), zig as the C
-compiler and linker (from PyPI), and the user-mode emulators (from Debian's archive).  What always holds:
-nothing outside target/arm/ is written, neither apt's configuration nor the Rust sysroot, so no root is
-needed; what is there already is not fetched again; an index that does not answer raises `Missing`, which
-the caller turns into a SKIP that names what was not tested.
+These are the source of the standard library for the installed rustc (from Debian's archive), zig as the C compiler and
+linker (from PyPI), and the user-mode emulators (from Debian's archive). Nothing outside of target/arm/ is written, so
+root is not needed. A download that fails raises `Missing`, and the caller reports a SKIP.
 """
 
 import os
@@ -192,9 +190,7 @@ def standard_library_source():
 
 
 def rustc_with_source():
-    """A rustc that finds the library's source: the real one with a sysroot of links beside it.
-
-    The toolchain's own folder is left as it is; it may belong to somebody else.
+    """Returns a rustc with a sysroot of links that has the library's source. The toolchain's own folder is not changed.
     """
     source = standard_library_source()
     real = pathlib.Path(output_of("rustc", "--print", "sysroot"))

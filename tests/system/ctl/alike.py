@@ -1,7 +1,7 @@
-"""The same script by `rabbitmqctl` 3.10.8, on a node of its own, and by `leveret ctl`: what both print.
+"""A script with `rabbitmqctl` 3.10.8 and with `leveret ctl`, and a comparison of their output.
 
-Rows may come in another order; process ids, ports, memory and node names are what they are. Everything else is
-the same, banners, headers, error texts and exit codes included, but for what `DIFFERS` names.
+The order of rows, process ids, ports, memory and node names may differ. Everything else must be equal, including banners,
+headers, error texts and exit codes, except for the entries of `DIFFERS`.
 """
 
 from __future__ import annotations
@@ -253,8 +253,8 @@ is_booting
 ]
 
 
-def same_checks_same_words() -> None:
-    """What scripts ask before they go on."""
+def checks_equal_rabbitmqctl() -> None:
+    """The checks that scripts run print the same as RabbitMQ's."""
     environment.have_rabbitmq()
     with rabbitmq() as oracle, leveret() as broker:
         for check in CHECKS:
@@ -274,7 +274,7 @@ def by_diagnostics(oracle: RabbitMq, words: List[str]) -> Done:
 
 
 def checked(side: object, done: Done) -> List[str]:
-    """What was said; RabbitMQ has a port and a protocol more, for its own nodes."""
+    """Returns the output without the port and the protocol that RabbitMQ has for its nodes."""
     port = str(side.address.port)  # type: ignore[attr-defined]
     said = [re.sub(rf"\b{port}\b", "PORT", text) for text in normal(done)]
     return [re.sub(r"PORT, \d+|\d+, PORT", "PORT", text).replace("amqp, clustering", "amqp") for text in said]
@@ -282,14 +282,14 @@ def checked(side: object, done: Done) -> List[str]:
 
 
 def without_plain_words(said: Any) -> Any:
-    """What was said without the sentence that stands beside words of Erlang's, and beside nothing else."""
+    """Returns the output without the sentences that Leveret adds to Erlang terms."""
     if isinstance(said, list):
         return [without_plain_words(part) for part in said]
     return re.sub(r"^(Error:\n(?:{:.*}|JSON decoding error. Reason: badarg|not_found))\n"
                   r"(?:There is no |The (?:definition|value) is not JSON: ).*$", r"\1", said)
 
 
-def same_script_same_words() -> None:
+def output_equals_rabbitmqctl() -> None:
     """Everything both can say."""
     environment.have_rabbitmq()
     with rabbitmq() as oracle, leveret() as broker:
@@ -326,7 +326,7 @@ def by_rabbitmqctl(oracle: RabbitMq, words: List[str]) -> Done:
 
 
 def normal(done: Done) -> List[str]:
-    """What was said without what must differ; rows in order."""
+    """Returns the output without values that must differ, with sorted rows."""
     out, err = (plain(text) for text in (done.out, done.err))
     # The usage of a command is Leveret's own text.
     err = err.split("\nUsage")[0]
@@ -349,7 +349,7 @@ def plain(text: str) -> str:
     return re.sub(r"(?m)^,(?=\{)", "", text)
 
 
-CASES = [same_script_same_words, same_checks_same_words]
+CASES = [output_equals_rabbitmqctl, checks_equal_rabbitmqctl]
 
 if __name__ == "__main__":
-    sys.exit("run ./run same-script-same-words")
+    sys.exit("run ./run output-equals-rabbitmqctl")

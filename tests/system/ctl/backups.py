@@ -120,7 +120,7 @@ def a_restore_touches_no_store() -> None:
 
 
 def a_damaged_store_comes_back_as_it_was() -> None:
-    """What was damaged on the board already is told, and costs what it cost there."""
+    """Damage that the store already had is reported, and loses the same messages after the restore."""
     with leveret(config=SMALL) as broker:
         program("publish", broker, "q", "300")
         broker.kill()
@@ -138,7 +138,7 @@ def a_damaged_store_comes_back_as_it_was() -> None:
                 assert counts(copy) == counts(damaged)
 
 
-def every_byte_of_a_backup_counts() -> None:
+def a_changed_byte_of_a_backup_is_detected() -> None:
     """A stick that was pulled too early leaves zeros, and a tired one flips bits: neither is restored."""
     with leveret(config=SMALL) as broker:
         program("publish", broker, "q", "100")
@@ -162,7 +162,7 @@ def every_byte_of_a_backup_counts() -> None:
 
 
 def a_restore_brings_its_own_users() -> None:
-    """Into a folder whose store was removed but for the files beside the log: the users are those of the backup."""
+    """After a restore into a folder with only the files beside the log, the users are those of the backup."""
     with leveret(config=SMALL) as broker:
         good(broker, "add_user", "bob", "old")
         archive = broker.home / "a.tar"
@@ -194,13 +194,14 @@ def cut_short(archive: Path, folder: Path, number: int) -> bool:
 
 
 def knows(broker: Leveret, user: str, password: str) -> bool:
-    """Whether somebody gets in with this."""
+    """Returns whether a login succeeds."""
     return ctl(broker, "authenticate_user", user, password).status == 0
 
 
 def let_in(folder: Path) -> Tuple[bool, FrozenSet[str], bool]:
-    """Whether a broker over this has the backup's messages, whom it lets in, and whether it says that it should not be
-    believed. One that does not start, for what a restore left is there, lets nobody in."""
+    """Returns whether a broker has the backup's messages, which users can log in, and whether it reports doubt. If it
+    does not start because of the files of a restore, no user can log in.
+    """
     try:
         with living(folder) as copy:
             has_log = bool(counts(copy).get("before"))
@@ -213,7 +214,7 @@ def let_in(folder: Path) -> Tuple[bool, FrozenSet[str], bool]:
         return False, frozenset(), True
 
 
-def a_restore_that_is_cut_short_lets_nobody_in() -> None:
+def an_interrupted_restore_gives_no_access() -> None:
     """Over what is left of a newer store whose segments were removed, ended at every step: never does the log of the
     backup have the users of the newer one, an older state of its own, or those of a new store."""
     if shutil.which("strace") is None:
@@ -284,7 +285,7 @@ def a_backup_that_is_left_alone_costs_nothing() -> None:
 
 
 def a_backup_waits_for_the_one_before() -> None:
-    """Two clients at once: the second has its turn when the first goes, though nobody writes anything meanwhile."""
+    """With two backups at once, the second begins when the first client ends, also without traffic."""
     with leveret(config=SMALL) as broker, contextlib.ExitStack() as stack:
         first, second = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
         for client in (first, second):
@@ -302,9 +303,9 @@ CASES = [
     a_backup_under_traffic_comes_back,
     a_restore_touches_no_store,
     a_damaged_store_comes_back_as_it_was,
-    every_byte_of_a_backup_counts,
+    a_changed_byte_of_a_backup_is_detected,
     a_restore_brings_its_own_users,
-    a_restore_that_is_cut_short_lets_nobody_in,
+    an_interrupted_restore_gives_no_access,
     tar_alone_restores,
     a_backup_that_is_left_alone_costs_nothing,
     a_backup_waits_for_the_one_before,

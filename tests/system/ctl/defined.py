@@ -46,7 +46,7 @@ KEPT = ["vhosts", "users", "permissions", "topic_permissions", "exchanges", "que
 
 
 def there_and_back() -> None:
-    """What a RabbitMQ 3.10.8 exports is imported here, exported, and imported by another RabbitMQ."""
+    """Definitions exported by RabbitMQ 3.10.8 are imported here, exported, and imported by another RabbitMQ."""
     environment.have_rabbitmq()
     with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home:
         go_there_and_back(Path(home))
@@ -113,8 +113,8 @@ def at_a_start() -> None:
                     good(broker, "delete_queue", "-p", "plant", 'é\t"q"')
 
 
-def what_is_wrong_is_told() -> None:
-    """What we do not have, what cannot be, and where it stands; files that are no files."""
+def errors_in_definitions_are_reported() -> None:
+    """Errors in definitions are reported with their place: unsupported objects, invalid values, and invalid files."""
     wrong = {
         "vhosts": [{"name": "v"}],
         "policies": [{"name": "ha", "vhost": "v", "pattern": ".*", "definition": {}}],
@@ -204,9 +204,10 @@ def passwords_in_clear() -> None:
         assert good(broker, "authenticate_user", "u59", "p59").endswith("Success\n")
 
 
-def many_refusals_are_all_told() -> None:
-    """A file with far more queues than the broker may have, for a small board: each refusal is told, and the
-    bindings behind the queues are made."""
+def every_refused_definition_is_reported() -> None:
+    """For a file with more queues than the broker may have, each refusal is reported, and the bindings after the queues
+    are made.
+    """
     with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home, \
             leveret(config="[limits]\nqueues_max = 64\n") as broker:
         there, total = 20, 900
@@ -365,5 +366,5 @@ def virtual_host_metadata() -> None:
         assert rows(broker, "list_vhosts", "name") == [["/"], ["v"]]
 
 
-CASES = [at_a_start, what_is_wrong_is_told, many_refusals_are_all_told, virtual_host_metadata,
+CASES = [at_a_start, errors_in_definitions_are_reported, every_refused_definition_is_reported, virtual_host_metadata,
          policies_for_kinds_of_queues, more_than_a_smaller_profile_has_room_for, passwords_in_clear, there_and_back]

@@ -45,7 +45,7 @@ def unharmed(victim: Path) -> None:
 
 
 def restored(archive: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """What restore says; it waits for nobody."""
+    """Returns the output of `restore`, which must not wait."""
     command = [str(brokers.leveret_binary()), "restore", str(archive), "--data-dir", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=patience(30))
 
@@ -109,7 +109,7 @@ def a_restore_follows_no_link() -> None:
         unharmed(victim)
 
 
-def a_restore_follows_nobodys_links_above_the_folder() -> None:
+def a_restore_follows_no_foreign_links_above_the_folder() -> None:
     """The folder above belongs to another, who has a name in it lead elsewhere; root's own links are followed."""
     with hostile_folder() as folder, backed_up() as archive:
         elsewhere = folder.parent / "elsewhere"
@@ -131,7 +131,7 @@ def a_restore_follows_nobodys_links_above_the_folder() -> None:
         shutil.rmtree(elsewhere)
 
 
-def what_is_restored_belongs_to_the_owner() -> None:
+def restored_files_belong_to_the_owner() -> None:
     """The lock as well: the broker that runs as the owner starts with its store."""
     if shutil.which("setpriv") is None:
         raise Skip("needs setpriv, to be somebody else")
@@ -199,12 +199,12 @@ def a_backup_follows_no_link() -> None:
 
 
 def names(folder: Path) -> List[str]:
-    """What is in it."""
+    """Returns the names of the files in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
 CASES = [
-    an_export_follows_no_link, a_restore_follows_no_link, a_restore_follows_nobodys_links_above_the_folder,
-    what_is_restored_belongs_to_the_owner,
+    an_export_follows_no_link, a_restore_follows_no_link, a_restore_follows_no_foreign_links_above_the_folder,
+    restored_files_belong_to_the_owner,
     a_folder_that_changes_meanwhile, a_backup_follows_no_link,
 ]

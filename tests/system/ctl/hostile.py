@@ -1,4 +1,4 @@
-"""The operator's socket under those who mean no good, or cannot help it: nobody else notices."""
+"""The control socket under hostile or slow clients, while other clients are served."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def talk(broker: Leveret, bytes_: bytes) -> bytes:
 
 
 def a_huge_listing_beside_traffic() -> None:
-    """Thousands of queues are listed whole while messages flow; a client that never reads holds nobody up."""
+    """A listing of thousands of queues is complete while messages flow. A client that never reads delays no other."""
     with leveret() as broker:
         program("many", broker, str(QUEUES))
         before = broker.rss_kib()
@@ -55,7 +55,7 @@ def a_huge_listing_beside_traffic() -> None:
         good(broker, "ping")
 
 
-def no_request_is_too_strange() -> None:
+def any_bytes_get_an_error_or_a_close() -> None:
     """Bytes of any kind: an answer that says no, or a hang-up, and the broker lives."""
     generator = chance("strange-requests")
     with leveret() as broker:
@@ -89,7 +89,7 @@ def no_request_is_too_strange() -> None:
 
 
 def more_clients_than_places() -> None:
-    """Who comes when all places are taken waits, and is served when one is free."""
+    """A client that connects when all places are taken waits, and is served when one is free."""
     with leveret() as broker:
         idle = [connect(broker) for _ in range(20)]
         for client in idle[:10]:
@@ -101,4 +101,4 @@ def more_clients_than_places() -> None:
         good(broker, "ping")
 
 
-CASES = [a_huge_listing_beside_traffic, no_request_is_too_strange, more_clients_than_places]
+CASES = [a_huge_listing_beside_traffic, any_bytes_get_an_error_or_a_close, more_clients_than_places]

@@ -156,7 +156,7 @@ def alarms(broker: Leveret) -> List[str]:
 
 
 def purged(broker: Leveret, *queues: str) -> bool:
-    """Empties queues. What their publishers had sent before they were gone still comes in when there is room."""
+    """Purges queues. Returns whether all were empty: blocked publishers may have sent more after an earlier purge."""
     with Client(broker.address) as client:
         client.open()
         return not sum(client.call(1, "queue.purge", queue=queue).args["message_count"] for queue in queues)

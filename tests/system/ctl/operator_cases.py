@@ -172,7 +172,7 @@ disk_limit = "4MiB"
 
 
 def a_full_disk_leaves_root_its_commands() -> None:
-    """Somebody fills the disk: who may come in can be changed all the same, and it is so after a power cut."""
+    """With a full disk, permissions can still be changed, and the change survives a power cut."""
     home = Path(tempfile.mkdtemp(prefix="leveret-ctl-"))
     try:
         with brokers.Leveret(brokers.leveret_binary(), [], FULL, home / "data") as broker:

@@ -140,7 +140,7 @@ def closed(binary: str, data_dir: str) -> None:
 
 
 def vhosts() -> None:
-    """Tutorial row 10: ann is in two virtual hosts, ben may touch his own things in one, cyd may go nowhere."""
+    """Tutorial row 10: ann is in two virtual hosts, ben has permissions for his objects in one, and cyd has none."""
 
     def enter(user: str, vhost: str) -> pika.BlockingConnection:
         return connect(user, f"{user}-secret", vhost)

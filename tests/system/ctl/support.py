@@ -1,4 +1,4 @@
-"""What the checks share: running the command line, and programs that use pika."""
+"""Functions that the cases share: the command line, and programs with pika."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def program(name: str, broker: Leveret, *words: str) -> str:
 
 
 def start_program(name: str, broker: Leveret, *words: str) -> "subprocess.Popen[bytes]":
-    """Start one of the programs here; whoever starts it ends it."""
+    """Starts one of the programs of this folder. The caller ends it."""
     command = command_of(name, broker.address.port, *words)
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -1,4 +1,4 @@
-"""Programs of somebody's first hour, with pika as people write them: `programs.py NAME HOST PORT [USER VHOST CA]`."""
+"""Client programs with pika for a first hour: `programs.py NAME HOST PORT [USER VHOST CA]`."""
 
 from __future__ import annotations
 

@@ -1,13 +1,11 @@
-"""A whole first hour with Leveret: what is typed and what comes back, held against `transcript.txt`.
+"""The commands of a first hour with Leveret and their output, compared with `transcript.txt`.
 
     tests/system/first_hour/run [CASE...]  compare
-    tests/system/first_hour/run --record   write transcript.txt anew, to be read before it is committed
+    tests/system/first_hour/run --record   write transcript.txt again; read its diff
 
-Why it exists: every sentence here is one that somebody reads who has never seen this broker, with a shelf of boards to
-look after; a change of any of them is to be seen by whoever makes it. Times, ports, process ids, sizes and paths are
-what they are and get names of their own; everything else is compared letter by letter. It runs in a network of its own
-with two addresses, so that a sensor comes from another address than the device's own; and in it a broker is started
-that is to listen on addresses which are not there yet.
+The transcript shows every change of a text that new users read. Times, ports, process ids, sizes and paths are replaced by
+names, and everything else is compared exactly. The test has a network of its own with two addresses, so that a sensor has
+another address than the device. In it, a broker is also configured for addresses that do not exist yet.
 """
 
 from __future__ import annotations
@@ -77,7 +75,7 @@ class Hour:
             self.said.append(f"-> {done.returncode}")
 
     def environment(self) -> dict:
-        """That of somebody's shell."""
+        """Returns the environment of a user's shell."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("LEVERET_", "RUST_"))}
         return {**kept, "PATH": f"{self.home}/bin:{kept['PATH']}", "HOME": str(self.home), "LC_ALL": "C.UTF-8"}
 
@@ -99,11 +97,11 @@ class Hour:
         self.said += [f"log: {self.plain(line)}" for line in text.splitlines()]
 
     def fresh(self) -> str:
-        """What the log has that was not shown."""
+        """Returns the log lines since the last call."""
         return self.log_path.read_text(errors="replace")[self.read:]
 
     def stop(self) -> None:
-        """SIGTERM, and what is said about it."""
+        """Stops the broker with SIGTERM. Returns its last lines."""
         assert self.broker
         self.said.append("$ kill %1")
         self.broker.terminate()

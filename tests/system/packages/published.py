@@ -1,4 +1,4 @@
-"""What release.py publishes: a repository that apt takes packages from, and images for four machines."""
+"""The files that release.py publishes: a repository for apt, and images for four machines."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def said_by(*command: object, **options: object) -> subprocess.CompletedProcess:
 
 
 def files(folder: Path) -> Dict[str, bytes]:
-    """What is in a folder, by name."""
+    """Returns the files of a folder by name."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -144,7 +144,7 @@ class Board:
 
 
 class Published:
-    """What the cases look at, made once."""
+    """The published files, made once for all cases."""
 
     def __init__(self, folder: Path, says: Path) -> None:
         self.folder = folder
@@ -230,7 +230,9 @@ class Published:
         equal("the program", (board.folder / "tree/usr/bin/leveret").read_bytes() == binary.read_bytes(), True)
 
     def refused(self) -> None:
-        """Made again it is the same but for what is signed; apt takes none that is altered, unsigned, or of another key."""
+        """A second release has the same files except signatures. apt refuses altered, unsigned and wrongly signed
+        lists.
+        """
         architecture = self.packaged()[0]
         first, again = files(self.unsigned / "debian"), files(self.signed / "debian")
         only = {"leveret.asc", "dists/stable/InRelease", "dists/stable/Release.gpg"}
@@ -259,7 +261,7 @@ class Published:
         board.refuses("Hash Sum mismatch", "download", "leveret")
 
     def altered(self, name: str, alter: Callable[[Path], object]) -> Path:
-        """A copy of the repository in which somebody altered something."""
+        """Returns a copy of the repository with an altered file."""
         copy = self.folder / f"altered-{name}"
         shutil.copytree(self.signed / "debian", copy)
         alter(copy)

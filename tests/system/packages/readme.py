@@ -1,4 +1,4 @@
-"""What the README and the guide tell to type: an installation by hand, a sensor on another machine, queues that move here."""
+"""The commands in the README and the guide: a manual installation, a sensor on another machine, moving queues."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ exec chroot "$1" /bin/sh -eu -c "$2"
 
 
 def query(form: str, *names: str) -> str:
-    """What dpkg knows of installed packages."""
+    """Returns dpkg's data about installed packages."""
     return subprocess.run(["dpkg-query", "-W", "-f", form, *names], check=True, capture_output=True, text=True).stdout
 
 

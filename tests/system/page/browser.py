@@ -55,7 +55,7 @@ class Chromium:
             self.broker, self.port = before
 
     def log(self) -> str:
-        """What the broker has said."""
+        """Returns the broker's log."""
         return self.broker.log() if self.broker else ""
 
     @property
@@ -100,7 +100,7 @@ class Chromium:
             connection.close()
 
     def api(self, path: str, authorization: str) -> Tuple[int, object]:
-        """What a program is told: status and JSON."""
+        """Returns the status and the JSON of an API request."""
         request = urllib.request.Request(f"{self.base}/api/{path}", headers={"Authorization": authorization})
         try:
             with urllib.request.urlopen(request, timeout=patience(15)) as answer:

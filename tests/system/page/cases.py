@@ -1,4 +1,4 @@
-"""What an operator does, what is kept out, and who can use the page."""
+"""The web page: an operator's work, hostile content, logins and accessibility."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTILE = ["<img src=x onerror=pwned()>", "<script>pwned()</script>", "\"onmouse
 
 
 def a_message_is_seen_and_not_touched(chromium: Chromium) -> None:
-    """hello arrives, is looked at twice, and is received as if nobody had looked."""
+    """A message is shown twice, and is then received as if it had not been shown."""
     with chromium.window() as page, chromium.amqp() as channel:
         channel.queue_declare("hello")
         chromium.log_in(page)
@@ -168,7 +168,7 @@ def a_wrong_password_is_refused_in_words(chromium: Chromium) -> None:
 
 
 def no_password_is_kept_and_logging_out_ends_the_token(chromium: Chromium) -> None:
-    """A reload stays in; a token that was ended is nobody's."""
+    """A reload keeps the login. After a logout the token is invalid."""
     kept = "JSON.stringify([{...sessionStorage}, {...localStorage}, document.cookie])"
     with chromium.window() as page:
         chromium.log_in(page)
@@ -250,7 +250,7 @@ def everybody_can_use_it(chromium: Chromium) -> None:
 
 
 def look(axe: Axe, page: Page, where: str) -> list:
-    """What axe complains of, with where."""
+    """Returns the complaints of axe, with their places."""
     page.evaluate("document.getAnimations().forEach((one) => one.finish())")
     return [f"{where}: {one['id']} ({one['impact']}): {one['nodes'][0]['target']} {one['nodes'][0]['html'][:120]}"
             for one in axe.run(page).response["violations"]]
@@ -296,7 +296,7 @@ to_queue = "far"
 
 
 def a_bridge_says_what_it_costs(chromium: Chromium) -> None:
-    """It rests, is told to connect, and shows what its bytes were for."""
+    """A bridge on demand rests, connects when requested, and shows the purposes of its bytes."""
     with brokers.leveret() as hub:
         far = pika.BlockingConnection(pika.ConnectionParameters(hub.address.host, hub.address.port)).channel()
         far.queue_declare("far")

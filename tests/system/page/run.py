@@ -1,8 +1,7 @@
 """The web page in real headless Chromium, over the files that the release binary carries.
 
-What a person does there is done through what the page shows (labels, roles, keys), beside pika, which tells what
-became of it. A message on the browser's console, an error of a script or a report of the content security policy
-fails whatever case it happens in.
+The cases use what the page shows (labels, roles, keys), and check the effect with pika. A message on the browser's console,
+an error of a script or a report of the content security policy fails the case.
 
 Suite lines: `PASS page/NAME` and so on.
 """

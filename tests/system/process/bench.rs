@@ -10,13 +10,13 @@ use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::home;
 use crate::program::Broker;
+use leveret_test_support::built_program;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_leveret-bench");
 
 fn bench(arguments: &[&str]) -> Output {
-    let mut command = home::undisturbed(Command::new(PROGRAM));
+    let mut command = built_program::without_test_environment(Command::new(PROGRAM));
     command.args(arguments).output().expect("the built binary runs")
 }
 

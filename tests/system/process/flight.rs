@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use leveret_core::flight::{self, Event, FILE_BYTES};
 
-use crate::home::{self, Home};
+use leveret_test_support::built_program::{self, TempDir};
 
 /// A folder in memory, gone with it.
 pub(crate) struct Memory(PathBuf);
@@ -39,7 +39,7 @@ impl Drop for Memory {
 }
 
 pub(crate) fn program() -> Command {
-    home::leveret()
+    built_program::leveret()
 }
 
 /// A broker with a configuration of its own.
@@ -51,7 +51,7 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    pub(crate) fn start(home: &Home, recorder: &str, more: &str) -> Self {
+    pub(crate) fn start(home: &TempDir, recorder: &str, more: &str) -> Self {
         let config = config_of(home);
         let data = home.path().join("data");
         let text = format!(
@@ -99,7 +99,7 @@ impl Broker {
 
     fn peer(&self) -> TcpStream {
         let peer = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        peer.set_read_timeout(Some(home::patience(20))).expect("a timeout can be set");
+        peer.set_read_timeout(Some(built_program::patience(20))).expect("a timeout can be set");
         peer
     }
 
@@ -136,7 +136,7 @@ impl Drop for Broker {
     }
 }
 
-pub(crate) fn config_of(home: &Home) -> PathBuf {
+pub(crate) fn config_of(home: &TempDir) -> PathBuf {
     home.path().join("leveret.toml")
 }
 
@@ -208,8 +208,8 @@ pub(crate) fn text(path: &Path) -> &str {
 /// The broker tries for half a second; the reader has finished by then.
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn who_reads_in_the_moment_of_a_start_keeps_nobody_from_recording() {
-    let (home, memory) = (Home::new("flight"), Memory::new("reader"));
+fn a_reader_during_a_start_does_not_prevent_recording() {
+    let (home, memory) = (TempDir::new("flight"), Memory::new("reader"));
     fs::write(memory.file(), "").expect("the folder can be written");
     let reader = fs::File::open(memory.file()).expect("it is there");
     reader.lock_shared().expect("nobody else has it");
@@ -224,8 +224,8 @@ fn who_reads_in_the_moment_of_a_start_keeps_nobody_from_recording() {
 }
 
 #[test]
-fn what_happened_before_a_kill_is_read_after_it_and_in_the_next_life() {
-    let (home, memory) = (Home::new("flight"), Memory::new("kill"));
+fn events_before_a_kill_are_readable_after_it_and_after_a_restart() {
+    let (home, memory) = (TempDir::new("flight"), Memory::new("kill"));
     let file = memory.file();
     let broker = Broker::start(&home, text(&file), "");
     assert!(!broker.said.iter().any(|line| line.contains("without a word")), "{:?}", broker.said);
@@ -255,7 +255,7 @@ fn what_happened_before_a_kill_is_read_after_it_and_in_the_next_life() {
 
 #[test]
 fn a_broker_that_stands_still_is_reported_as_far_as_it_can_be() {
-    let (home, memory) = (Home::new("flight"), Memory::new("stop"));
+    let (home, memory) = (TempDir::new("flight"), Memory::new("stop"));
     let broker = Broker::start(&home, text(&memory.file()), "");
     let _peer = broker.open();
     broker.signal("-STOP");
@@ -268,7 +268,7 @@ fn a_broker_that_stands_still_is_reported_as_far_as_it_can_be() {
 
 #[test]
 fn a_flood_is_recorded_by_a_budget_and_what_no_line_says_is_recorded_all_the_same() {
-    let (home, memory) = (Home::new("flight"), Memory::new("flood"));
+    let (home, memory) = (TempDir::new("flight"), Memory::new("flood"));
     let file = memory.file();
     let broker = Broker::start(&home, text(&file), "log_level = \"warn\"\n");
     drop(broker.open());
@@ -288,7 +288,7 @@ fn a_flood_is_recorded_by_a_budget_and_what_no_line_says_is_recorded_all_the_sam
 
 #[test]
 fn a_broker_that_cannot_have_one_says_so_once_and_runs_on() {
-    let (home, memory) = (Home::new("flight"), Memory::new("refused"));
+    let (home, memory) = (TempDir::new("flight"), Memory::new("refused"));
     let foreign = memory.0.join("letter");
     fs::write(&foreign, "Dear Sir\n").expect("there is room");
     let link = memory.0.join("link");
@@ -311,7 +311,7 @@ fn a_broker_that_cannot_have_one_says_so_once_and_runs_on() {
     assert_eq!(report(&["--file", text(&foreign)]).0, Some(66));
 
     let first = Broker::start(&home, text(&memory.file()), "");
-    let other = Home::new("flight");
+    let other = TempDir::new("flight");
     let second = Broker::start(&other, text(&memory.file()), "");
     assert!(second.said.iter().any(|line| line.contains("another broker has it")), "{:?}", second.said);
     second.end();
@@ -320,7 +320,7 @@ fn a_broker_that_cannot_have_one_says_so_once_and_runs_on() {
 
 #[test]
 fn a_turn_and_a_commit_that_take_long_are_recorded() {
-    let (home, memory) = (Home::new("flight"), Memory::new("slow"));
+    let (home, memory) = (TempDir::new("flight"), Memory::new("slow"));
     let file = memory.file();
     let broker = Broker::start(&home, text(&file), "");
     let mut peer = broker.open();

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use super::stores::{Folder, ONE};
+use leveret_test_support::store_formats::{Folder, ONE};
 
 #[test]
 fn a_newer_version_is_refused_with_a_sentence_and_left_alone() {

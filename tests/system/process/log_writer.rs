@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::home::patience;
 use leveret_daemon::logging;
+use leveret_test_support::built_program::patience;
 use log::LevelFilter;
 
 const TASK: &str = "LEVERET_TEST_LOG_TASK";
@@ -75,7 +75,7 @@ fn numbers(lines: &[String]) -> Vec<u32> {
 }
 
 #[test]
-fn lines_come_in_their_order_and_all_of_them_when_somebody_reads() {
+fn lines_are_complete_and_in_order_with_a_reader() {
     let mut child = start("panic");
     let lines = read(&mut child);
     assert_eq!(numbers(&lines), (0..100).collect::<Vec<_>>());
@@ -112,7 +112,7 @@ fn a_line_has_its_length_and_is_text() {
 }
 
 #[test]
-fn nobody_who_reads_holds_nobody_up() {
+fn a_missing_reader_delays_nothing() {
     // The pipe has room for 64 KiB, and the lines are three times that.
     for task in ["lines", "panic", "fatal"] {
         let mut child = start(task);
@@ -124,7 +124,7 @@ fn nobody_who_reads_holds_nobody_up() {
 /// A reader that begins early gets all lines. One that begins a second after the end misses the last ones.
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn what_is_missing_because_somebody_read_late_is_counted() {
+fn lines_lost_by_a_late_reader_are_counted() {
     let mut child = start("lines");
     thread::sleep(Duration::from_millis(300));
     let lines = read(&mut child);

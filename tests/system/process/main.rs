@@ -1,12 +1,5 @@
 //! The built program as its users meet it: its commands, its log.
 
-#[path = "../../support/home/mod.rs"]
-mod home;
-#[path = "../../simulated/sim_disk/mod.rs"]
-mod sim_disk;
-#[path = "../../parts/formats/mod.rs"]
-mod stores;
-
 mod bench;
 mod flight;
 mod formats;

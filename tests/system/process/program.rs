@@ -11,14 +11,14 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::home::{self, Home, undisturbed};
+use leveret_test_support::built_program::{self, TempDir, without_test_environment};
 
 /// How long anything may take here before the test gives up.
 const PATIENCE_S: u64 = 10;
 
 /// The built program, with nothing of the surroundings that it listens to.
 fn program() -> Command {
-    home::leveret()
+    built_program::leveret()
 }
 
 /// Runs the program under limits of the shell's `ulimit`.
@@ -26,7 +26,7 @@ fn limited(options: &str) -> Command {
     let mut command = Command::new("sh");
     let script = format!("ulimit {options} && exec \"$0\" \"$@\"");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_leveret")]);
-    undisturbed(command)
+    without_test_environment(command)
 }
 
 fn leveret(arguments: &[&str]) -> Output {
@@ -73,7 +73,7 @@ pub(crate) struct Broker {
     first_lines: Vec<String>,
     ready_line: String,
     pub(crate) port: u16,
-    _home: Home,
+    _home: TempDir,
 }
 
 impl Broker {
@@ -83,7 +83,7 @@ impl Broker {
     }
 
     fn start_by(mut command: Command, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let home = Home::new("program");
+        let home = TempDir::new("program");
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(home.path()).args(arguments);
         command.envs(environment.iter().copied()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("the built binary runs");
@@ -105,7 +105,7 @@ impl Broker {
     /// The first eleven bytes that a peer is sent after its protocol header: method 10.10 on channel 0.
     fn greeting(&self) -> [u8; 11] {
         let mut peer = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        peer.set_read_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
+        peer.set_read_timeout(Some(built_program::patience(PATIENCE_S))).expect("a timeout can be set");
         peer.write_all(b"AMQP\0\0\x09\x01").expect("it reads");
         let mut head = [0; 11];
         peer.read_exact(&mut head).expect("it answers");
@@ -223,7 +223,7 @@ fn every_board_has_room_for_tls() {
 /// `check` refuses what a start would refuse, with the same text, and creates nothing.
 #[test]
 fn check_refuses_what_a_start_refuses() {
-    let home = Home::new("check");
+    let home = TempDir::new("check");
     let place = |name: &str| home.path().join(name).display().to_string();
     fs::write(place("file"), "text").expect("the folder can be written");
     fs::create_dir_all(place("cut/restore.part")).expect("the folder can be written");
@@ -250,7 +250,7 @@ fn check_refuses_what_a_start_refuses() {
         assert_eq!(checked.status.code(), Some(1), "{text}, {data}: {checked:?}");
         assert_eq!(fs::exists(&data).is_ok_and(|is_there| is_there), was_there, "a check makes nothing");
         // One that starts all the same would stay.
-        let mut serve = undisturbed(Command::new("timeout"));
+        let mut serve = without_test_environment(Command::new("timeout"));
         serve.args(["20", env!("CARGO_BIN_EXE_leveret"), "serve"]).args(arguments);
         let served = serve.output().expect("it runs");
         assert_eq!(served.status.code(), Some(1), "{text}, {data}: {served:?}");
@@ -352,7 +352,7 @@ fn file_descriptors_are_counted_before_anybody_comes() {
 /// Whatever the system promises to others, it gives this process no more addresses than that.
 #[test]
 fn more_memory_than_the_system_gives_is_one_sentence() {
-    let home = Home::new("no-memory");
+    let home = TempDir::new("no-memory");
     for what in ["check", "serve"] {
         let mut command = limited("-v 600000");
         command.args([what, "--memory-limit", "2GB", "--listen", "127.0.0.1:0", "--data-dir"]);
@@ -368,14 +368,14 @@ fn more_memory_than_the_system_gives_is_one_sentence() {
 
 /// Above what any machine has.
 #[test]
-fn a_limit_above_the_memory_of_the_machine_is_told() {
+fn a_limit_above_the_memory_of_the_machine_is_reported() {
     let file = ConfigFile::new("roomy", "memory_limit = \"90000GB\"\n");
     let said = String::from_utf8_lossy(&leveret(&["check", "--config", file.path()]).stdout).into_owned();
     assert!(said.contains("# warning: memory_limit is 90000000.0 MB, but this machine"), "{said}");
 }
 
 #[test]
-fn a_management_api_for_other_machines_without_tls_is_told() {
+fn a_management_api_for_other_machines_without_tls_is_reported() {
     let check = |address: &str| {
         let output = leveret(&["check", "--management", address]);
         String::from_utf8_lossy(&output.stdout).contains("lets other machines in without TLS")
@@ -386,7 +386,7 @@ fn a_management_api_for_other_machines_without_tls_is_told() {
 /// Other users cannot read stored data, whatever the umask; and no core dump is written.
 #[test]
 fn nothing_is_left_open_to_others() {
-    let home = Home::new("modes");
+    let home = TempDir::new("modes");
     let data = home.path().join("data");
     let mut command = Command::new("sh");
     command.args([
@@ -395,7 +395,7 @@ fn nothing_is_left_open_to_others() {
         env!("CARGO_BIN_EXE_leveret"),
     ]);
     let data_dir = data.to_str().expect("UTF-8");
-    let broker = Broker::start_by(undisturbed(command), &["--data-dir", data_dir], &[]);
+    let broker = Broker::start_by(without_test_environment(command), &["--data-dir", data_dir], &[]);
     let mode = fs::metadata(&data).expect("it is made").permissions().mode();
     assert_eq!(mode & 0o777, 0o700, "{mode:o}");
     let limits = fs::read_to_string(format!("/proc/{}/limits", broker.process.id())).expect("it runs");
@@ -419,8 +419,8 @@ fn the_node_is_called_what_the_operator_says() {
 }
 
 #[test]
-fn a_default_user_for_a_store_that_has_users_is_told() {
-    let home = Home::new("default-user");
+fn a_default_user_for_a_store_that_has_users_is_reported() {
+    let home = TempDir::new("default-user");
     let data = home.path().join("data").display().to_string();
     let mut first = Broker::start(&["--data-dir", &data], &[]);
     assert!(leveret(&["ctl", "--data-dir", &data, "stop"]).status.success());
@@ -516,13 +516,13 @@ fn end_by_signals() -> Duration {
 }
 
 #[test]
-fn systemd_is_told_when_it_is_ready_alive_and_stopping() {
+fn systemd_is_notified_of_ready_alive_and_stopping() {
     two_signs_of_life("told");
 }
 
 #[test]
 #[ignore = "judges the clock: tests/run --full"]
-fn systemd_is_told_that_it_is_alive_as_often_as_it_wants_to_know() {
+fn systemd_gets_watchdog_signals_at_its_interval() {
     let took = two_signs_of_life("often");
     assert!(took < Duration::from_secs(1), "twice per 200 ms: {took:?}");
 }
@@ -532,7 +532,7 @@ fn two_signs_of_life(test: &str) -> Duration {
     let path = std::env::temp_dir().join(format!("leveret-notify-{}-{test}", std::process::id()));
     let _ = fs::remove_file(&path);
     let systemd = UnixDatagram::bind(&path).expect("the temporary folder can be written");
-    systemd.set_read_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
+    systemd.set_read_timeout(Some(built_program::patience(PATIENCE_S))).expect("a timeout can be set");
     let told = || {
         let mut text = [0; 64];
         let length = systemd.recv(&mut text).expect("a message in time");

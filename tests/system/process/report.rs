@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 
 use crate::flight::{Broker, Memory, frame, framed, program, report, text};
-use crate::home::Home;
+use leveret_test_support::built_program::TempDir;
 
 /// Text that tries to forge a line of the report, control a terminal in two ways, change the writing direction,
 /// use other line breaks, and shift columns.
@@ -62,7 +62,7 @@ fn consume(broker: &Broker) -> std::net::TcpStream {
 
 #[test]
 fn no_name_gets_out_of_its_place_in_a_report_though_no_terminal_shows_it() {
-    let (home, memory) = (Home::new("report"), Memory::new("report"));
+    let (home, memory) = (TempDir::new("report"), Memory::new("report"));
     let broker = Broker::start(&home, text(&memory.file()), "");
     let (data, file) = (home.path().join("data"), home.path().join("names.json"));
     fs::write(&file, definitions().to_string()).expect("the folder can be written");

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::flight::program;
-use crate::home::{Home, undisturbed};
+use leveret_test_support::built_program::{TempDir, without_test_environment};
 
 /// Definitions as an editor under Windows leaves them: a byte-order mark, and names beyond ASCII.
 const WITH_MARK: &str = "\u{feff}{\"vhosts\": [{\"name\": \"/\"}], \"queues\": [{\"name\": \"möd9\", \"vhost\": \
@@ -27,11 +27,11 @@ struct Broker {
 }
 
 impl Broker {
-    fn start(home: &Home, more: &str) -> Self {
+    fn start(home: &TempDir, more: &str) -> Self {
         Self::start_by(program(), home, &format!("listen = [\"127.0.0.1:0\"]\n{more}"))
     }
 
-    fn start_by(mut command: Command, home: &Home, config: &str) -> Self {
+    fn start_by(mut command: Command, home: &TempDir, config: &str) -> Self {
         let (file, data) = (home.path().join("leveret.toml"), home.path().join("data"));
         fs::write(&file, format!("data_dir = {data:?}\n{config}")).expect("the folder can be written");
         command.args(["serve", "--config"]).arg(&file).stderr(Stdio::piped());
@@ -63,7 +63,7 @@ impl Drop for Broker {
     }
 }
 
-fn ctl(home: &Home, arguments: &[&str]) -> Output {
+fn ctl(home: &TempDir, arguments: &[&str]) -> Output {
     let mut command = program();
     command.args(["ctl", "--data-dir"]).arg(home.path().join("data")).args(arguments);
     command.output().expect("the built binary runs")
@@ -73,7 +73,7 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-fn queues(home: &Home) -> String {
+fn queues(home: &TempDir) -> String {
     let listed = said(&ctl(home, &["-q", "list_queues", "name", "--no-table-headers"]));
     let mut names: Vec<&str> = listed.lines().collect();
     names.sort_unstable();
@@ -86,7 +86,7 @@ fn loading(file: &Path) -> String {
 
 #[test]
 fn a_damaged_definitions_file_stops_no_start() {
-    let home = Home::new("definitions");
+    let home = TempDir::new("definitions");
     let file = home.path().join("definitions.json");
     fs::write(&file, WITH_MARK).expect("the folder can be written");
     Broker::start(&home, &loading(&file)).end();
@@ -120,7 +120,7 @@ fn a_damaged_definitions_file_stops_no_start() {
 
 #[test]
 fn a_byte_order_mark_is_skipped_wherever_json_or_toml_is_read() {
-    let home = Home::new("mark");
+    let home = TempDir::new("mark");
     let file = home.path().join("definitions.json");
     fs::write(&file, WITH_MARK).expect("the folder can be written");
     let broker = Broker::start(&home, "");
@@ -145,7 +145,7 @@ fn a_byte_order_mark_is_skipped_wherever_json_or_toml_is_read() {
 /// With nothing but TLS the start goes on as well: bridges and the command line are served.
 #[test]
 fn listeners_without_their_certificate_stay_closed_and_the_start_goes_on() {
-    let home = Home::new("certificate");
+    let home = TempDir::new("certificate");
     let [certificate, key] = ["own.pem", "own.key"].map(|name| home.path().join(name));
     let broker = Broker::start(
         &home,
@@ -217,7 +217,7 @@ fn listeners_without_their_certificate_stay_closed_and_the_start_goes_on() {
 
 #[test]
 fn a_bridge_without_its_password_is_held_and_the_start_goes_on() {
-    let home = Home::new("password");
+    let home = TempDir::new("password");
     let file = home.path().join("password");
     let bridge = format!(
         "[[bridge]]\nname = \"b\"\nupstream = \"amqp://edge@127.0.0.1:1\"\npassword_file = {file:?}\n\
@@ -263,12 +263,12 @@ os.execv(sys.argv[1], sys.argv[1:])
 fn without_ipv6() -> Command {
     let mut command = Command::new("python3");
     command.args(["-c", WITHOUT_IPV6]).arg(program().get_program());
-    undisturbed(command)
+    without_test_environment(command)
 }
 
 #[test]
 fn an_address_family_that_the_kernel_lacks_stops_no_start() {
-    let home = Home::new("family");
+    let home = TempDir::new("family");
     let config =
         "listen = [\"[::]:0\", \"127.0.0.1:0\"]\nmanagement = [\"[::1]:0\"]\nmetrics = [\"127.0.0.1:0\"]\n";
     let broker = Broker::start_by(without_ipv6(), &home, config);
@@ -304,7 +304,7 @@ fn link_local() -> Option<(String, String)> {
 
 #[test]
 fn an_interface_that_is_not_there_yet_stops_no_start() {
-    let home = Home::new("interface");
+    let home = TempDir::new("interface");
     let broker = Broker::start_by(
         program(),
         &home,
@@ -326,13 +326,13 @@ fn an_interface_that_is_not_there_yet_stops_no_start() {
 #[test]
 fn link_local_addresses_with_an_interface_are_listened_on_and_connected_to() {
     let Some((address, interface)) = link_local() else { return };
-    let home = Home::new("link-local");
+    let home = TempDir::new("link-local");
     let listen = format!("listen = [\"[{address}%{interface}]:0\"]\n");
     let broker = Broker::start_by(program(), &home, &listen);
     let line = broker.line(" listening on [fe80:");
     assert!(line.contains(&format!("%{interface}]:")), "{line}");
     let port = line.rsplit(':').next().expect("a port");
-    let there = Home::new("link-local-upstream");
+    let there = TempDir::new("link-local-upstream");
     let bridge = format!(
         "[[bridge]]\nname = \"b\"\nupstream = \"amqp://guest:guest@[{address}%25{interface}]:{port}\"\n\
          [[bridge.forward]]\nqueue = \"q\"\nto_queue = \"q\"\n"
@@ -355,7 +355,7 @@ fn link_local_addresses_with_an_interface_are_listened_on_and_connected_to() {
 /// A client that can connect can use the command line at once: scripts do so after waiting for the port.
 #[test]
 fn the_control_socket_is_there_when_amqp_accepts() {
-    let home = Home::new("control");
+    let home = TempDir::new("control");
     let file = home.path().join("definitions.json");
     // Hashing passwords takes long on purpose, so this start takes a while.
     let users: Vec<String> =
@@ -377,7 +377,7 @@ fn the_control_socket_is_there_when_amqp_accepts() {
 
 #[test]
 fn the_command_line_says_what_is_wrong_in_plain_words() {
-    let home = Home::new("words");
+    let home = TempDir::new("words");
     let broker = Broker::start(&home, "");
     let stderr = |arguments: &[&str]| {
         let output = ctl(&home, arguments);
@@ -420,7 +420,7 @@ fn the_command_line_says_what_is_wrong_in_plain_words() {
 
 #[test]
 fn a_closed_pipe_is_no_error() {
-    let home = Home::new("pipe");
+    let home = TempDir::new("pipe");
     let broker = Broker::start(&home, "");
     let data = home.path().join("data");
     for arguments in

@@ -1,7 +1,7 @@
-"""A board: QEMU with its disks, from the moment the power is there to the moment it is not.
+"""A board: QEMU with its disks.
 
-What always holds: everything that is started is ended by `close`, whatever happened; a disk has lost what it loses
-before `cut` returns, so that its image is then what the next boot finds.
+`close` ends everything that was started. When `cut` returns, the disk has lost its unflushed blocks, and its image is what
+the next boot finds.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Drive:
         return self.server is None
 
     def said(self) -> str:
-        """What the server complained of."""
+        """Returns the errors of the disk server."""
         path = self.folder / f"{self.path.name}.said"
         return path.read_text(errors="replace")[-1000:] if path.exists() else ""
 
@@ -92,7 +92,7 @@ class Drive:
         return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def arm(self, writes: int) -> None:
-        """The disk itself cuts the power, so many writes from now; with NEVER it does not."""
+        """Makes the disk cut the power after this many writes; never with NEVER."""
         part = self.arms.with_suffix(".part")
         part.write_text(str(writes))
         part.rename(self.arms)
@@ -125,7 +125,7 @@ class Board:
         self.probe_s = PROBE_S
 
     def power_on(self, seed: int = 0) -> None:
-        """Boots, until the system does what it is told."""
+        """Boots until the system executes commands."""
         self.switch_on(seed)
         until("the system answers", self.answers)
 
@@ -179,7 +179,7 @@ class Board:
         return Done(int(status), body)
 
     def sh(self, script: str, stdin: bytes = b"", patience_s: float = PATIENCE_S) -> str:
-        """What a script prints that must succeed."""
+        """Runs a script that must succeed. Returns its output."""
         done = self.ask(script, stdin, patience_s)
         assert done.status == 0, f"in the system: {script}: status {done.status}: {done.text[-2000:]}"
         return done.text.strip()
@@ -221,7 +221,8 @@ class Board:
         return self.gone()
 
     def gone(self) -> Dict[str, Any]:
-        """What the disks say once QEMU is gone; of several the last, which has the data."""
+        """Returns the report of the disks after the end of QEMU. Of several, that of the last one, which has the data.
+        """
         assert self.qemu is not None
         self.qemu.wait(10.0)
         self.qemu = None
@@ -236,7 +237,7 @@ class Board:
             drive.close()
 
     def diagnosis(self) -> str:
-        """What the console and the broker said, for a failure."""
+        """Returns the output of the console and the broker, for a failure."""
         said = self.console.read_text(errors="replace")[-3000:] if self.console.exists() else ""
         with contextlib.suppress(OSError, ValueError):
             said += self.ask("journalctl -b --no-pager -n 60; systemctl status leveret", b"", 20.0).text
@@ -244,7 +245,7 @@ class Board:
 
 
 def end_with_parent() -> None:
-    """Has the kernel end this process when whoever started it is gone, however that ended."""
+    """Makes the kernel end this process when its parent has ended."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 

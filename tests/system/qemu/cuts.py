@@ -63,8 +63,7 @@ class Series:
         self.disk = dict.fromkeys(("chosen", "pending", "kept", "torn", "lost"), 0)
 
     def run(self, count: int, until_lost: bool = False) -> None:
-        """So many cuts, and a last life that has to be in order; with `until_lost` no more than it takes to lose
-        something."""
+        """Cuts the power this many times, and checks the last run. With `until_lost` it stops at the first loss."""
         while self.cuts < count:
             self.boot()
             if until_lost and self.lost:
@@ -112,7 +111,7 @@ class Series:
         image.is_whole(self.board.drives[-1].path)
 
     def traffic(self) -> tuple:
-        """Who publishes, settles and changes, each in a thread: what ends them, the threads, and their mistakes."""
+        """Starts a thread for each client. Returns the event that ends them, the threads, and their errors."""
         stop = threading.Event()
         amqp = self.board.address()
         parts = [self.kept.publisher, self.kept.settle, self.access]
@@ -144,7 +143,7 @@ class Series:
         self.checked = self.cuts
 
     def crashes(self) -> List[str]:
-        """What the board's systemd knows of ends of the broker that nobody asked for since this boot."""
+        """Returns the unexpected ends of the broker since this boot, from the board's systemd."""
         restarts = self.board.sh("systemctl show -P NRestarts leveret")
         return [] if restarts == "0" else [f"the broker ended {restarts} times by itself"]
 
@@ -166,13 +165,13 @@ class Series:
         return self.board.is_on()
 
     def explained(self, lost: List[int]) -> List[int]:
-        """Of what was lost, all that damage does not explain."""
+        """Returns the lost messages that the damage does not explain."""
         if not self.damage or not lost:
             return lost
         return self.damage.unexplained(lost, self.kept.name, max(self.kept.publisher.confirmed, default=-1))
 
     def close(self) -> None:
-        """The board is off, and nobody waits at the centre."""
+        """Switches the board off and closes the upstream's connections."""
         self.board.close()
         if self.centre:
             self.centre.close()
@@ -195,8 +194,9 @@ class Series:
 
 
 class Damage:
-    """What a cheap card does at a cut: the erase block beside the one that was written last is gone. Only blocks of
-    Leveret's segments are spoilt, for what a file system does about its own is not asked here."""
+    """A power cut that loses the erase block beside the last written one, as cheap cards do. Only blocks of Leveret's
+    segments are damaged, because the file system is not under test.
+    """
 
     def __init__(self, board: Board, chance: random.Random) -> None:
         self.board = board
@@ -243,8 +243,9 @@ class Damage:
         return owned
 
     def unexplained(self, lost: List[int], queue: str, newest: int) -> List[int]:
-        """Messages that are gone and did not lie in or around the damage; and all of them when nobody was told. Of the
-        very end of the log nobody is: what was damaged there looks like a commit that the cut did not let finish."""
+        """Returns lost messages that were not in or beside the damage; all lost messages if nothing was reported.
+        Damage at the end of the log is not reported, because it looks like an incomplete commit.
+        """
         said = self.board.sh("journalctl -b --no-pager -u leveret")
         near = {number for number in lost if f"{queue} {number:07} ".encode() in self.around}
         if re.search("cannot be read|refuses to read|is not all of it|lost", said):
@@ -259,7 +260,7 @@ class Damage:
 
 
 def ended(threads: List[threading.Thread], mistakes: List[str]) -> None:
-    """Who spoke with the board has to notice that it is gone."""
+    """Waits until all clients have noticed the end of the board."""
     for thread in threads:
         thread.join(suite.patience(30.0))
         if thread.is_alive():

@@ -66,7 +66,7 @@ class Disk:
                 os.kill(int(said.read()), signal.SIGKILL)
 
     def settle(self):
-        """What of the pending writes reaches the image, in their order, so that later ones stay on top."""
+        """Writes some of the pending blocks to the image, in their order."""
         chance = random.Random(int(options["seed"]))
         kept = torn = lost = 0
         in_time = chance.random()
@@ -145,7 +145,7 @@ def pwrite(disk, buffer, offset, flags):
 
 
 def flush(disk, flags):
-    """What is in the cache reaches the image."""
+    """Writes the cache to the image."""
     if disk.dead:
         raise OSError(5, "no power")
     for offset, data in disk.pending:

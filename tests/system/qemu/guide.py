@@ -1,7 +1,6 @@
-"""What the guide tells to type on a board and on a sensor beside it, typed there as it stands.
+"""Runs the guide's commands on a board and on a sensor beside it.
 
-What always holds: the words are the guide's own; what is replaced is what it asks the reader to replace, the architecture,
-and `sudo`, for root is who types here.
+The commands are read from the guide. Only placeholders, the architecture and `sudo` are replaced.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def serves_as(board: Board) -> str:
 
 
 def memory_max(board: Board) -> int:
-    """What systemd gives the unit, in bytes."""
+    """Returns the memory limit of the unit in bytes."""
     return int(board.sh("systemctl show -P MemoryMax leveret"))
 
 
@@ -127,7 +126,7 @@ def socket(board: Board) -> None:
 
 
 def purged(board: Board) -> None:
-    """What the guide says of apt's other words: the data stays, then it goes."""
+    """Removes and purges the package with the guide's commands: the data stays, and then it is deleted."""
     board.sh("apt remove -y leveret </dev/null && ls /var/lib/leveret/00000000.seg /etc/leveret/leveret.toml")
     # Files of other origin in the folder stay.
     board.sh("apt purge -y leveret </dev/null && ! ls /var/lib/leveret && ls /etc/leveret/server.pem && rm -r /etc/leveret")

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "arm"))
 
 import supply  # noqa: E402
 from harness import brokers, environment  # noqa: E402
+from harness.suite import Skip  # noqa: E402
 
 HOME = brokers.ROOT / "target" / "qemu"
 RELEASE = "bookworm"
@@ -106,9 +107,9 @@ printf '\\nstatus %s\\n' $?
 
 
 def have_tools() -> None:
-    """What this machine needs for it all, installed if need be."""
-    if not environment.is_root():
-        raise environment.NoRoot("a system in QEMU is made by root only")
+    """Installs the tools that are missing on this machine."""
+    if os.geteuid() != 0:
+        raise Skip("only root can create a system for QEMU")
     missing = [package for program, package in TOOLS.items() if shutil.which(program) is None]
     plugin = list(Path("/usr/lib").glob("**/nbdkit/plugins/nbdkit-python-plugin.so"))
     if missing or not plugin:
@@ -117,7 +118,7 @@ def have_tools() -> None:
 
 
 def run(*command: object, **options: object) -> str:
-    """What a command that must succeed prints."""
+    """Runs a command that must succeed. Returns its output."""
     done = subprocess.run(  # type: ignore[call-overload]
         [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, timeout=600, check=False, **options)
@@ -127,7 +128,7 @@ def run(*command: object, **options: object) -> str:
 
 
 def by_recipe(name: str, make: Callable[[Path], None]) -> Path:
-    """What this file says how to make, made anew when the file has changed."""
+    """Makes a file again if the code of this module has changed."""
     path = HOME / f"{name}-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
     if not path.exists():
         for outdated in HOME.glob(f"{name}-*"):
@@ -271,7 +272,7 @@ def ext4(tree: Path, image: Path, size: str = "400M") -> Path:
 
 
 def empty(image: Path, size: str, owner_of: Path) -> Path:
-    """A file system with nothing in it that belongs to whoever the data directory of a tree belongs to."""
+    """Makes an empty file system with the owner of the tree's data directory."""
     image.unlink(missing_ok=True)
     owner = (owner_of / "var/lib/leveret").stat()
     run("mke2fs", "-q", "-t", "ext4", *LAID_OUT[:3], f"{LAID_OUT[3]},root_owner={owner.st_uid}:{owner.st_gid}",
@@ -288,7 +289,7 @@ def f2fs(image: Path, size: str) -> Path:
 
 
 def device_tree(path: Path, memory_mb: int, model: str, compatible: List[str]) -> Path:
-    """QEMU's own device tree for so much memory, with another machine's names."""
+    """Returns QEMU's device tree for a memory size, with the names of another machine."""
     run("qemu-system-aarch64", "-M", f"virt,dumpdtb={path}", "-cpu", "cortex-a53", "-m", str(memory_mb), "-display", "none")
     run("fdtput", "-t", "s", path, "/", "model", model)
     run("fdtput", "-t", "s", path, "/", "compatible", *compatible)

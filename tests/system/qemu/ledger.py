@@ -1,6 +1,6 @@
-"""Series of power cuts that were made on some day with some commit, one a line of `cuts.tsv`, and their sum.
+"""The results of series of power cuts in `cuts.tsv`, one line each with date and commit, and their sum.
 
-What always holds: a line counts the cuts after which the board was looked at; a seed is taken once.
+A line counts the cuts after which the board was checked. Each seed is used once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""An older Leveret, built from the history: what a fleet has that is updated, and goes back to when an update is taken back.
+"""Builds an older Leveret from the history, for tests of updates and downgrades.
 
-What always holds: it is built as it was then, with the tools of today; where the history does not reach so far, as in a
-shallow clone, it is a `Skip`.
+The tools are the current ones. If the history does not contain it, as in a shallow clone, the case is a `Skip`.
 """
 
 from __future__ import annotations

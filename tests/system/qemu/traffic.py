@@ -1,8 +1,8 @@
-"""What goes on when the power is cut, seen from this machine: who publishes, settles and changes, and what he was told.
+"""Clients on this machine during power cuts: they publish, settle and change users, and record the answers.
 
-Each part keeps a ledger of what the board confirmed and of what it did not get to confirm, and can hold the board to it
-after the next boot. What always holds: something counts as confirmed only when the confirm was read; what was under
-way when the power went may have happened or not, but a transaction only as a whole.
+Each client records what the board confirmed and what it did not, and compares the board with that after the next boot.
+Something counts as confirmed only when the confirm was read. An operation without an answer may have happened or not, but
+a transaction only as a whole.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def number_of(queue: str, content: bytes) -> int:
 
 
 class Verdict(NamedTuple):
-    """What a check found: messages that are gone, and whatever else is not as it should be."""
+    """The result of a check: lost messages and other errors."""
 
     lost: List[int]
     wrong: List[str]
@@ -73,7 +73,7 @@ class Publisher:
         self.total = 0
 
     def __call__(self, address: Address, stop: threading.Event) -> None:
-        """Until the connection breaks, or one is told to stop."""
+        """Runs until the connection breaks or the thread is stopped."""
         client = connect(address)
         client.call(1, "queue.declare", queue=self.queue, durable=True)
         client.call(1, "confirm.select")
@@ -171,7 +171,7 @@ class Kept:
         return verdict
 
     def judge(self, numbers: List[int], may_come_back: bool) -> Verdict:
-        """What is there against what has to be there."""
+        """Compares the messages with the expected ones."""
         present = set(numbers)
         wrong = []
         if present & self.settled:
@@ -235,7 +235,7 @@ class Access:
         return "PUT", f"/api/users/{name}", {"password": f"p{self.changes}", "tags": tag}
 
     def check(self, address: Address) -> Verdict:
-        """What was answered is there, and of what was not all or nothing."""
+        """Checks that answered requests had their effect, and that others had it completely or not at all."""
         found: Dict[str, Any] = {}
         for user in ask(address, "GET", "/api/users"):
             tags = user["tags"]
@@ -279,7 +279,7 @@ def ask(address: Address, method: str, path: str, value: Any = None) -> Any:
 
 
 class Centre:
-    """The upstream's queue of readings, and whoever takes them out of it for good."""
+    """The queue of readings upstream, and its consumer."""
 
     queue = "telemetry"
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A broker that systemd listens for (leveret.socket), with systemd's own tool in systemd's place.
+"""Socket activation (leveret.socket), with `systemd-socket-activate` in place of systemd.
 
     tests/system/systemd/activation.py [CASE... | --list]
 
-`systemd-socket-activate` listens, waits until somebody connects, and only then becomes the broker: who connected before
-there was one has to be served. A socket of an address that the configuration does not name is refused, with the word
-what to do. And each address of the shipped leveret.socket stands in the shipped configuration.
+The tool listens, waits for a connection, and then executes the broker, which has to serve that connection. A socket of an
+address that the configuration does not name is refused, with a text that says what to do. Each address of the shipped
+leveret.socket is in the shipped configuration.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PATIENCE_S = 30.0
 
 
 class Taken(Exception):
-    """Somebody else got a port in the moment before the tool did."""
+    """Another program took the port before the tool did."""
 
 
 class Activated:
@@ -50,7 +50,7 @@ class Activated:
             raise Taken
 
     def listens(self, count: int) -> str:
-        """Whether it listens on so many ports, or could not."""
+        """Returns "yes" if the tool listens on `count` ports, "taken" if another program has one, otherwise an empty text."""
         said = self.log.read_text()
         if "Address already in use" in said:
             return "taken"
@@ -65,7 +65,8 @@ class Activated:
 
 
 def served_once_it_is_there() -> None:
-    """Who connects before there is a broker is served by it; so is who comes later, at the other door too."""
+    """A client that connects before the broker runs is served by it; later clients and those of the other listener too.
+    """
     first, second = brokers.free_port(), brokers.free_port()
     configured = [f"127.0.0.1:{port}" for port in (first, second, 0)]
     with Activated([second, first], [word for at in configured for word in ("--listen", at)]) as activated:
@@ -81,7 +82,7 @@ def served_once_it_is_there() -> None:
 
 
 def the_management_api_too() -> None:
-    """A door says who is let in, whoever opened it."""
+    """A listener of systemd has the access rules of its address in the configuration."""
     management = brokers.free_port()
     words = ["--listen", "127.0.0.1:0", "--management", f"127.0.0.1:{management}"]
     with Activated([management], words):
@@ -90,8 +91,8 @@ def the_management_api_too() -> None:
             assert peer.recv(5) == b"HTTP/"
 
 
-def a_stranger_is_refused() -> None:
-    """A socket without a door in the configuration: nobody would ever serve it."""
+def an_unconfigured_socket_is_refused() -> None:
+    """A socket for an address that the configuration does not name is refused."""
     stranger = brokers.free_port()
     with Activated([stranger], ["--listen", "127.0.0.1:0"]) as activated:
         # The broker may be gone, and its sockets with it, before the connection is looked at here.
@@ -119,7 +120,7 @@ def with_free_ports(case: Callable[[], None]) -> None:
 
 
 CASES = {case.__name__.replace("_", "-"): case
-         for case in (served_once_it_is_there, the_management_api_too, a_stranger_is_refused, what_is_shipped)}
+         for case in (served_once_it_is_there, the_management_api_too, an_unconfigured_socket_is_refused, what_is_shipped)}
 
 
 def main() -> int:

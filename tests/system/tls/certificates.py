@@ -94,7 +94,7 @@ def mutual(folder: Path) -> None:
 
 
 def external(folder: Path) -> None:
-    """SASL EXTERNAL: whoever shows a good certificate is the user it names, without a password."""
+    """SASL EXTERNAL: a client with a valid certificate is the user that it names, without a password."""
     office = Office(folder)
     guest, nobody = office.issue("guest"), office.issue("nobody")
     by_name = office.issue("by-name", "somebody else", ["DNS:guest", "email:guest@example"])

@@ -94,7 +94,7 @@ def broken_off(folder: Path) -> None:
             client.close()
 
 
-def everybody_at_once(folder: Path) -> None:
+def all_clients_at_once(folder: Path) -> None:
     """Two hundred clients come at once, each costing a signature with a large key: all get in, and meanwhile the
     messages of one that is there go on."""
     office = Office(folder)
@@ -149,6 +149,6 @@ CASES: Dict[str, Callable[[Path], None]] = {
     "slow-handshakes": slow_handshakes,
     "tiny-records": tiny_records,
     "broken-off": broken_off,
-    "everybody-at-once": everybody_at_once,
+    "all-clients-at-once": all_clients_at_once,
     "at-the-cap": at_the_cap,
 }

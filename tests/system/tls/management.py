@@ -1,4 +1,4 @@
-"""The management API over TLS: the same answers, however they come apart in records, and no strangers' places."""
+"""The management API over TLS: answers in any division into records, and connections without a handshake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Callable, Dict, Optional
 from harness.raw import Client
 from harness.suite import patience
 
-from doors import say
+from listeners import say
 from office import Office, Paper
 from reloading import put
 from support import Broker, context, wait_for
@@ -37,7 +37,7 @@ def visitor(broker: Broker, how: ssl.SSLContext, source: str = "127.0.0.1") -> h
 
 
 def ask(peer: http.client.HTTPSConnection, path: str, method: str = "GET", body: object = None) -> object:
-    """What a request is answered, on a connection that stays."""
+    """Returns the answer to a request on a connection that stays open."""
     text = None if body is None else json.dumps(body).encode()
     peer.request(method, path, text, {"Authorization": GUEST, "Content-Type": "application/json"})
     answer = peer.getresponse()
@@ -95,7 +95,9 @@ def requests_and_answers(folder: Path) -> None:
 
 
 def wrong_words(folder: Path) -> None:
-    """HTTP without TLS is told what to do, others are hung up on, a wrong authority trusts nobody; it goes on."""
+    """HTTP without TLS gets an error text, and other bytes close the connection. A client with another authority
+    refuses the certificate. The listener continues.
+    """
     office = Office(folder)
     with management(office) as broker:
         heard = say(broker.api_port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -131,7 +133,7 @@ def silence_keeps_no_places(folder: Path) -> None:
 
 
 def client_certificates(folder: Path) -> None:
-    """Who must show a certificate for AMQP must show one here; the login is by password all the same."""
+    """Client certificates that AMQP requires are required here too. The login still needs a password."""
     office = Office(folder)
     required = f'client_ca = "{office.authority}"\nclient_certificates = "require"'
     with management(office, tls=required) as broker:
@@ -145,7 +147,7 @@ def client_certificates(folder: Path) -> None:
 
 
 def new_certificates(folder: Path) -> None:
-    """A certificate that is replaced is shown after a reload, here as at the door of AMQP."""
+    """A replaced certificate is used after a reload, by this listener and by AMQP's."""
     office = Office(folder)
     place = Paper(folder / "in-use.pem", folder / "in-use.key")
     put(office.server("before"), place)
@@ -158,7 +160,7 @@ def new_certificates(folder: Path) -> None:
 
 
 def shown(broker: Broker, how: ssl.SSLContext) -> str:
-    """The serial number of the certificate that is shown to a visitor."""
+    """Returns the serial number of the certificate that a client receives."""
     peer = visitor(broker, how)
     peer.connect()
     number = peer.sock.getpeercert()["serialNumber"]

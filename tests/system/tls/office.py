@@ -63,7 +63,7 @@ class Office:
         return done.stdout
 
     def make_key(self, name: str, kind: str = "P-256") -> Path:
-        """A private key: P-256, or RSA of so many bits."""
+        """Returns a private key: P-256, or RSA with this many bits."""
         key = self.folder / f"{name}.key"
         how = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
         if kind.startswith("rsa:"):
@@ -90,7 +90,7 @@ class Office:
         return Paper(certificate, key)
 
     def revocations(self, place: Path, *revoked: Paper, days: int = 30) -> None:
-        """The list of certificates that count no longer, these among them, good for so many days."""
+        """Returns a revocation list with these certificates, valid for some days."""
         config = str(self.folder / "ca.cnf")
         signed_by = ["-config", config, "-cert", str(self.authority), "-keyfile", str(self.folder / "ca.key")]
         for paper in revoked:

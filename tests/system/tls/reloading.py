@@ -22,7 +22,7 @@ from support import Broker, context, dial, raw_client, wait_for
 
 
 class Traffic:
-    """A client over TLS that publishes and consumes until it is told to stop, and counts."""
+    """A client over TLS that publishes, consumes and counts until it is stopped."""
 
     def __init__(self, broker: Broker, how: object) -> None:
         self.client = raw_client(broker, how)
@@ -47,7 +47,7 @@ class Traffic:
             self.accident = accident
 
     def more(self, count: int = 50) -> None:
-        """Waits until so many more have gone round."""
+        """Waits until `count` more messages have made a round trip."""
         goal = self.count + count
         wait_for(lambda: self.accident or self.count >= goal, lambda: f"it stands at {self.count}")
         assert self.accident is None, self.accident
@@ -74,7 +74,9 @@ def put(paper: Paper, place: Paper) -> None:
 
 
 def under_traffic(folder: Path) -> None:
-    """On SIGHUP and when the files change; bad ones change nothing; nobody is disconnected."""
+    """Certificates are reloaded on SIGHUP and when files change. Invalid files change nothing, and no connection is
+    closed.
+    """
     office = Office(folder)
     place = Paper(folder / "in-use.pem", folder / "in-use.key")
     papers = [office.server(f"server-{number}") for number in range(3)]
@@ -106,7 +108,7 @@ def under_traffic(folder: Path) -> None:
 
 
 def authority(folder: Path) -> None:
-    """Who signs clients' certificates can change too: whom the old one signed is not known any more."""
+    """The authority of client certificates can change. Certificates of the old one are then refused."""
     old, new = Office(folder / "old"), Office(folder / "new", "new authority")
     trusted = folder / "clients.pem"
     shutil.copy(old.authority, trusted)
@@ -176,7 +178,7 @@ def revoked(folder: Path) -> None:
 
 
 def other_keys(folder: Path) -> None:
-    """SIGHUP changes the log level, names what needs a restart, and survives a configuration that is none."""
+    """SIGHUP changes the log level, names keys that need a restart, and survives an invalid configuration."""
     office = Office(folder)
     with Broker(office.server(), top='log_level = "warn"', extra=["--log-level", "info"]) as broker:
         text = broker.config_path.read_text()
@@ -204,8 +206,9 @@ def other_keys(folder: Path) -> None:
 
 
 def several_lists(folder: Path) -> None:
-    """Whoever is on any list of its authority stays out, whatever the order; and an authority of the same name neither
-    shuts the other's clients out nor lets those in whom their own has revoked."""
+    """A certificate on any list of its authority is refused, in any order of the lists. An authority of the same name
+    neither revokes the other's certificates nor accepts its own revoked ones.
+    """
     office = Office(folder / "office")
     stolen, other = office.issue("stolen"), office.issue("other")
     old, new, both, wrong = (folder / f"{name}.pem" for name in ("old", "new", "both", "wrong"))
@@ -282,8 +285,7 @@ def useless_files_at_a_start(folder: Path) -> None:
 
 
 def refused_configuration(folder: Path) -> None:
-    """What cannot be changes nothing, the certificates of clients included; nor does a file that is none keep anybody
-    waiting."""
+    """An invalid value changes nothing, client certificates included, and an invalid file does not delay anything."""
     office = Office(folder)
     other = office.issue("other")
     with Broker(office.server(), f'client_ca = "{office.authority}"\nclient_certificates = "require"') as broker:

@@ -51,14 +51,14 @@ def main() -> int:
     import bodies
     import certificates
     import crowds
-    import doors
+    import listeners
     import management
     import reloading
-    import strangers
     import tools
+    import unauthenticated
 
     with tempfile.TemporaryDirectory(prefix="leveret-tls-") as folder:
-        for module in (certificates, doors, management, reloading, bodies, crowds, strangers, tools):
+        for module in (certificates, listeners, management, reloading, bodies, crowds, unauthenticated, tools):
             for name, run in module.CASES.items():
                 place = Path(folder) / name
                 place.mkdir()

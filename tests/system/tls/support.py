@@ -47,7 +47,7 @@ def wait_for(look: Callable, complaint: Callable[[], str] = lambda: "nothing cam
 
 
 def context(office: Office, paper: Optional[Paper] = None, version: Optional[ssl.TLSVersion] = None) -> ssl.SSLContext:
-    """What a client knows and shows."""
+    """Returns a TLS context with the client's authority and certificate."""
     made = ssl.create_default_context(cafile=str(office.authority))
     if paper:
         made.load_cert_chain(str(paper.certificate), str(paper.key))

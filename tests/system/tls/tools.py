@@ -1,4 +1,4 @@
-"""What administrators look at a port with: `openssl s_client`, and a scanner."""
+"""Tools of administrators: `openssl s_client`, and a scanner."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ use leveret_storage::{FileDisk, Log, OpenError};
 
 use super::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Traffic};
 use super::{Inspected, inspected, soon};
-use crate::sim_disk::Random;
+use leveret_test_support::random::Random;
 
 type Files = BTreeMap<u32, Vec<u8>>;
 

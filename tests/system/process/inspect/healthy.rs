@@ -7,7 +7,7 @@ use leveret_storage::{Log, Record};
 
 use super::inspected;
 use super::traffic::{Directory, Traffic};
-use crate::sim_disk::Trouble;
+use leveret_test_support::simulated_disk::Trouble;
 
 /// The messages whose records can be read.
 fn readable(traffic: &Traffic, log: &Log) -> Vec<(u64, u64)> {

@@ -14,8 +14,8 @@ use leveret_storage::{Body, Disk, FileDisk, Log, Message, Range, Record, Refused
 
 use super::inspected;
 use super::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Sent, Traffic};
-use crate::home::patience;
-use crate::sim_disk::SimDisk;
+use leveret_test_support::built_program::patience;
+use leveret_test_support::simulated_disk::SimDisk;
 
 /// A broker's log over real files, as busy as it can be: one queue, a window of live messages.
 fn write_until(
@@ -180,7 +180,7 @@ impl Disk for Worn {
 }
 
 #[test]
-fn blocks_that_cannot_be_read_are_told_and_read_around() {
+fn unreadable_blocks_are_reported_and_skipped() {
     let mut least = u64::MAX;
     for seed in 1..=40 {
         let mut traffic = Traffic::aged(seed, 2, 600);

@@ -14,9 +14,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use self::traffic::Sent;
-use crate::home::patience;
 use leveret_cli::inspect::{ExportTo, Options};
 use leveret_cli::inspect::{InspectError, Verdict, inspect};
+use leveret_test_support::built_program::patience;
 
 /// The result of an inspection: verdict, report, and messages by queue and offset.
 struct Inspected {

@@ -12,10 +12,10 @@ use leveret_storage::Log;
 
 use super::read_line;
 use super::traffic::{Directory, Sent, Traffic};
-use crate::home;
+use leveret_test_support::built_program;
 
 fn run(arguments: &[&str]) -> Output {
-    home::leveret().args(arguments).output().expect("the built binary runs")
+    built_program::leveret().args(arguments).output().expect("the built binary runs")
 }
 
 fn code(output: &Output) -> i32 {
@@ -139,7 +139,7 @@ fn an_export_goes_to_a_file_that_was_not_there() {
 }
 
 #[test]
-fn who_may_only_read_can_inspect_and_can_drop_nothing() {
+fn a_user_with_read_access_can_inspect_but_not_drop() {
     let traffic = Traffic::aged(7, 2, 500);
     let mut files = traffic.files();
     files.get_mut(&oldest_slot(&traffic)).expect("just seen")[4096 + 60] ^= 1;
@@ -152,7 +152,7 @@ fn who_may_only_read_can_inspect_and_can_drop_nothing() {
     }
     allow(path, 0o555);
     let run = |option: &str| {
-        let mut command = home::leveret();
+        let mut command = built_program::leveret();
         command.arg("inspect").arg(path).arg(option);
         if fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
             // The user nobody; root may read everything.

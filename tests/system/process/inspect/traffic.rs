@@ -13,7 +13,8 @@ use leveret_storage::{
     Body, Disk, Identity, Log, Message, Range, Record, Refused, Report, Settings, Target, Targets, Urgency,
 };
 
-use crate::sim_disk::{Mutant, Random, SimDisk, Trouble};
+use leveret_test_support::random::Random;
+use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 pub(crate) const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x0005_EC2E_7000_0001 };
 pub(crate) const SEGMENT_BYTES: u32 = 64 << 10;

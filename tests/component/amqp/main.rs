@@ -1,0 +1,3 @@
+//! AMQP parsing alone: property tests, and a second implementation for comparison.
+
+mod properties;

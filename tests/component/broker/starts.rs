@@ -1,0 +1,46 @@
+//! A start from a disk that fails some reads: whether a user can log in must not depend on them.
+
+use leveret_broker::restore;
+use leveret_core::password::PasswordHash;
+use leveret_core::time::Now;
+use leveret_storage::{Disk, Log, Settings};
+
+use crate::dead_letters::{IDENTITY, Life};
+use crate::support::TestBroker;
+use leveret_test_support::simulated_disk::{Mutant, SimDisk};
+
+const NOW: Now = Now::from_ms(1);
+
+/// A start checks the users and then passes them to the broker. A second read that fails must not lock out a
+/// user that the first read found.
+#[test]
+fn a_user_that_was_read_exists_although_a_second_read_fails() {
+    let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    let mut life = Life::begin(&disk).expect("it is a new store");
+    life.house
+        .broker
+        .put_user(&mut life.house.pending_writes, "ann", PasswordHash::NoPassword, "")
+        .expect("there is room");
+    life.store().expect("the disk is well");
+    drop(life);
+    let settings = Settings { segments_max: 30, ..Settings::default() };
+    let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).expect("it opens");
+    for slot in disk.slots().expect("it can be read") {
+        (0..512 << 10).step_by(4096).for_each(|at| disk.refuse(slot, at));
+    }
+    let mut house = TestBroker::with(&Default::default());
+    let first = Some(("guest", PasswordHash::NoPassword));
+    restore(
+        &mut house.broker,
+        &mut context!(house),
+        &log,
+        &mut disk,
+        (report.access, report.reported_damage),
+        first,
+        NOW,
+    )
+    .expect("there is nothing else to read");
+    let mut users: Vec<&str> = house.broker.access().users().map(|user| user.name).collect();
+    users.sort_unstable();
+    assert_eq!(users, ["ann", "guest"]);
+}

@@ -1,0 +1,462 @@
+//! Random commands of several users in several virtual hosts, with pools far too small for them.
+//!
+//! Checked: no client sleeps which could be served, and nothing is left at the end.
+//!
+//! ```sh
+//! LEVERET_SEED=1..5001 cargo test --profile checked -p leveret-broker --test broker tenants        many
+//! ```
+
+use leveret_amqp::Full;
+use leveret_amqp::field::{TableWriter, Value};
+use leveret_broker::{ApplyTo, Gauges, NewPolicy, PolicyKind};
+use leveret_core::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret_core::limits::Limits;
+use leveret_core::mem::MessageFlags;
+use leveret_core::password::PasswordHash;
+use leveret_core::time::Now;
+
+use crate::dead_letters::table;
+use crate::spilling::store;
+use crate::support::TestBroker;
+use leveret_test_support::random::Random;
+
+const VHOSTS: [&str; 3] = ["/", "v1", "v2"];
+const USERS: [&str; 3] = ["guest", "u1", "u2"];
+const QUEUES: [&str; 5] = ["a", "b", "c", "d", "e"];
+const EXCHANGES: [&str; 9] =
+    ["", "x1", "x2", "dl", "amq.topic", "amq.fanout", "amq.headers", "amq.direct", "amq.rabbitmq.trace"];
+const KEYS: [&str; 7] = ["a", "b", "c", "publish.#", "deliver.*", "#", "x.y"];
+const STEPS: u32 = 1_500;
+
+/// One client.
+struct Peer {
+    connection: ConnectionId,
+    channels: Vec<ChannelId>,
+    /// Number of deliveries to it.
+    tags: u64,
+}
+
+struct Life {
+    house: TestBroker,
+    random: Random,
+    peers: Vec<Peer>,
+    now_ms: u64,
+    /// Durable queues are in a log.
+    is_logged: bool,
+    seed: u64,
+}
+
+fn limits() -> Limits {
+    Limits {
+        connections_max: 12,
+        channels_max: 40,
+        consumers_max: 24,
+        queues_max: 300,
+        exchanges_max: 24,
+        bindings_max: 40,
+        messages_max: 120,
+        queue_entries_max: 3_000,
+        unacknowledged_max: 40,
+        body_bytes_max: 256 << 10,
+        assembly_bytes_max: 128 << 10,
+        message_size_max: 1 << 16,
+        vhosts_max: 4,
+        users_max: 4,
+        policies_max: 6,
+        permissions_max: 16,
+        ..Limits::default()
+    }
+}
+
+impl Life {
+    fn begin(seed: u64) -> Self {
+        let mut house = TestBroker::with(&limits());
+        let is_logged = seed.is_multiple_of(2);
+        if is_logged {
+            house.pending_writes.start(1_000, true, u64::MAX >> 8);
+            house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+        }
+        let now_ms = 1_000_000;
+        house.pending_writes.set_time(now_ms);
+        Self { house, random: Random::new(seed), peers: Vec::new(), now_ms, is_logged, seed }
+    }
+
+    fn flips(&mut self) -> bool {
+        self.random.once_in(2)
+    }
+
+    /// Connects a client, if there is capacity and its user is allowed to.
+    fn connect(&mut self) {
+        let (user, vhost) = (self.random.one_of(&USERS), self.random.one_of(&VHOSTS));
+        if self.random.once_in(3) {
+            let pending_writes = &mut self.house.pending_writes;
+            let _ = self.house.broker.put_vhost(pending_writes, vhost);
+            if self.house.broker.access().users().all(|view| view.name != user) {
+                let _ = self.house.broker.put_user(pending_writes, user, PasswordHash::NoPassword, "");
+            }
+            let _ =
+                self.house.broker.access_mut().set_permissions(pending_writes, user, vhost, ".*", ".*", ".*");
+        }
+        let Some(connection) = self.house.broker.connect() else { return };
+        let login = Command::LoginExternal { user, from_loopback: true };
+        for command in [login, Command::OpenVhost { vhost }] {
+            let answer = self.house.broker.apply(&mut context!(self.house), connection, None, command).0;
+            if answer != Outcome::Done {
+                return self.house.broker.release(&mut context!(self.house), connection);
+            }
+        }
+        self.peers.push(Peer { connection, channels: Vec::new(), tags: 0 });
+    }
+
+    fn open_channel(&mut self, at: usize) {
+        let open = Command::OpenChannel { number: 1 + self.random.below(60_000) as u16 };
+        let connection = self.peers[at].connection;
+        let answer = self.house.broker.apply(&mut context!(self.house), connection, None, open).0;
+        if let Outcome::ChannelOpened(channel) = answer {
+            self.peers[at].channels.push(channel);
+        }
+    }
+
+    /// Returns arguments of a queue: some with dead letters, each with at most one limit.
+    fn queue_arguments(&mut self, shape: u64) -> Vec<u8> {
+        let (key, flag) = (self.random.one_of(&KEYS), self.flips());
+        table(|fields| {
+            if shape.is_multiple_of(2) {
+                fields.text("x-dead-letter-exchange", if flag { "" } else { "dl" })?;
+                if flag {
+                    fields.text("x-dead-letter-routing-key", key)?;
+                }
+            }
+            match shape {
+                0 | 1 => fields.int("x-max-priority", 255),
+                2 | 3 => fields.int("x-message-ttl", (shape as i32 - 2) * 50),
+                4 | 5 => {
+                    fields.int("x-max-length", shape as i32 - 4)?;
+                    fields.text("x-overflow", if flag { "reject-publish-dlx" } else { "drop-head" })
+                }
+                6 => fields.int("x-expires", 40),
+                7 => fields.value(b"x-single-active-consumer", Value::Bool(true)),
+                8 => {
+                    fields.text("x-queue-type", "quorum")?;
+                    fields.int("x-delivery-limit", 1)
+                }
+                9 => {
+                    fields.int("x-max-priority", 9)?;
+                    fields.int("x-max-length", 3)?;
+                    fields.text("x-overflow", "reject-publish")
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Sends a command on one of a client's channels.
+    fn command(&mut self, at: usize) {
+        let place = self.random.below(self.peers[at].channels.len() as u64) as usize;
+        let (connection, channel) = (self.peers[at].connection, self.peers[at].channels[place]);
+        let (flag, other) = (self.flips(), self.flips());
+        let (queue, exchange, key) =
+            (self.random.one_of(&QUEUES), self.random.one_of(&EXCHANGES), self.random.one_of(&KEYS));
+        let source = self.random.one_of(&EXCHANGES);
+        let (passive, internal, if_unused) = (false, false, flag);
+        let arguments: Vec<u8>;
+        let command = match self.random.below(100) {
+            0..=13 => {
+                let shape = self.random.below(12);
+                let is_quorum = shape == 8;
+                arguments = self.queue_arguments(shape);
+                let exclusive = !is_quorum && self.random.once_in(6);
+                let (durable, auto_delete) = (is_quorum || flag, !is_quorum && self.random.once_in(5));
+                Command::QueueDeclare {
+                    queue,
+                    passive,
+                    durable,
+                    exclusive,
+                    auto_delete,
+                    arguments: &arguments,
+                }
+            }
+            14..=18 => {
+                arguments = match (flag, other) {
+                    (true, _) => table(|fields| fields.text("x-delayed-type", "fanout")),
+                    (false, true) => table(|fields| fields.text("alternate-exchange", "dl")),
+                    (false, false) => Vec::new(),
+                };
+                let plain = self.random.one_of(&["direct", "fanout", "topic", "headers"]);
+                let kind = if flag { "x-delayed-message" } else { plain };
+                let (durable, auto_delete) = (self.flips(), self.random.once_in(4));
+                let arguments = &arguments;
+                Command::ExchangeDeclare {
+                    exchange,
+                    kind,
+                    passive,
+                    durable,
+                    auto_delete,
+                    internal,
+                    arguments,
+                }
+            }
+            19..=26 => Command::QueueBind { queue, exchange, routing_key: key, arguments: &[] },
+            27 => Command::QueueUnbind { queue, exchange, routing_key: key, arguments: &[] },
+            28..=30 => {
+                Command::ExchangeBind { destination: exchange, source, routing_key: key, arguments: &[] }
+            }
+            31 => Command::ExchangeUnbind { destination: exchange, source, routing_key: key, arguments: &[] },
+            32 => Command::ExchangeDelete { exchange, if_unused },
+            33 => Command::QueueDelete { queue, if_unused, if_empty: other },
+            34 => Command::QueuePurge { queue },
+            35..=40 => {
+                let queue = if self.random.once_in(8) { "amq.rabbitmq.reply-to" } else { queue };
+                let exclusive = self.random.once_in(8);
+                Command::Consume { queue, tag: "", no_ack: flag, exclusive, arguments: &[] }
+            }
+            41..=44 => Command::Get { queue, no_ack: flag },
+            45 => Command::Qos { prefetch_count: self.random.below(4) as u16, global: flag },
+            46 => Command::Recover,
+            47 => Command::TxSelect,
+            48..=50 => Command::TxCommit,
+            51 => Command::TxRollback,
+            52 => Command::ConfirmSelect,
+            53 => {
+                self.peers[at].channels.remove(place);
+                Command::CloseChannel
+            }
+            54..=62 => {
+                let settlements = [Settlement::Ack, Settlement::Requeue, Settlement::Reject];
+                let settlement = self.random.one_of(&settlements);
+                let is_all = self.random.once_in(3);
+                let delivery_tag = if is_all { 0 } else { 1 + self.random.below(self.peers[at].tags + 1) };
+                Command::Settle { delivery_tag, multiple: flag || is_all, settlement }
+            }
+            _ => return self.publish(connection, channel, (exchange, key)),
+        };
+        let _ = self.house.broker.apply(&mut context!(self.house), connection, Some(channel), command);
+    }
+
+    /// Returns properties with some of: headers, delivery mode, priority, reply-to, expiration; and whether
+    /// they are persistent.
+    fn properties(&mut self) -> (Vec<u8>, bool) {
+        let (shape, is_persistent) = (self.random.below(8), self.flips());
+        let delay_ms = 1 + self.random.below(3) as i64 * 30_000;
+        let fill = |fields: &mut TableWriter<'_, '_>| -> Result<(), Full> {
+            match shape {
+                0 => fields.long("x-delay", delay_ms),
+                1 => fields.long("x-delay", u32::MAX.into()),
+                2 => fields.array("BCC", |keys| keys.long_str(b"b")),
+                _ => fields.array("CC", |keys| {
+                    keys.long_str(b"c")?;
+                    keys.long_str(b"d")
+                }),
+            }
+        };
+        let (mut flags, mut bytes) = (0x1000_u16, Vec::new());
+        if shape < 4 {
+            flags |= 0x2000;
+            let headers = table(fill);
+            bytes.extend((headers.len() as u32).to_be_bytes());
+            bytes.extend(headers);
+        }
+        bytes.push(if is_persistent { 2 } else { 1 });
+        if self.random.once_in(3) {
+            flags |= 0x0800;
+            bytes.push(self.random.below(256) as u8);
+        }
+        if shape == 4 {
+            flags |= 0x0200;
+            bytes.extend(b"\x15amq.rabbitmq.reply-to");
+        }
+        if self.random.once_in(4) {
+            flags |= 0x0100;
+            bytes.extend(self.random.one_of(&[&b"\x010"[..], b"\x0230"]));
+        }
+        ([flags.to_be_bytes().to_vec(), bytes].concat(), is_persistent)
+    }
+
+    /// Publishes like a connection. A publish that would have to wait is dropped.
+    fn publish(&mut self, connection: ConnectionId, channel: ChannelId, (exchange, key): (&str, &str)) {
+        let (properties, is_persistent) = self.properties();
+        let body_len = self.random.one_of(&[0_u32, 10, 3_000]);
+        let mandatory = self.random.once_in(3);
+        let house = &mut self.house;
+        let share = house.broker.content_share(connection);
+        let Ok(message) = house.messages.begin(exchange, key.as_bytes(), share) else {
+            house.messages.lift_hold();
+            return;
+        };
+        let persistent = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+        let flags = MessageFlags::PARSE_PROPERTIES.with(persistent);
+        if house.messages.reserve_content(message, &properties, flags, body_len, share).is_err() {
+            return house.messages.discard(message);
+        }
+        house.messages.append_body(message, &vec![7; body_len as usize]);
+        house.messages.finish(message);
+        let publish = Command::Publish { message, mandatory };
+        if house.broker.apply(&mut context!(house), connection, Some(channel), publish).0 == Outcome::Wait {
+            house.messages.release(message);
+        }
+    }
+
+    /// Causes an event that no client requests.
+    fn trouble(&mut self) {
+        let (flag, vhost, user) = (self.flips(), self.random.one_of(&VHOSTS), self.random.one_of(&USERS));
+        let (queue, is_rare) = (self.random.one_of(&QUEUES), self.random.once_in(3));
+        match self.random.below(60) {
+            0 => {
+                let at = self.random.below(self.peers.len() as u64) as usize;
+                let peer = self.peers.swap_remove(at);
+                self.house.broker.release(&mut context!(self.house), peer.connection);
+            }
+            1 => {
+                self.now_ms += self.random.one_of(&[1, 50, 1_000, 60_000, 5_000_000_000]);
+                self.house.pending_writes.set_time(self.now_ms);
+            }
+            2 if !self.seed.is_multiple_of(3) => {
+                let _ = self.house.broker.trace(vhost, "n", flag);
+            }
+            3 if is_rare => {
+                let _ = self.house.broker.delete_vhost(&mut context!(self.house), vhost);
+            }
+            4 if is_rare => {
+                let _ = self.house.broker.delete_user(&mut self.house.pending_writes, user);
+            }
+            5 => {
+                let rule = self.random.below(5);
+                let definition = table(|fields| match rule {
+                    0 => fields.int("max-length", 1),
+                    1 => fields.text("dead-letter-exchange", "dl"),
+                    2 => fields.int("message-ttl", 0),
+                    3 => fields.int("expires", 100),
+                    _ => fields.text("alternate-exchange", "dl"),
+                });
+                let (name, priority) = (if flag { "p" } else { "o" }, self.random.below(3) as i32);
+                let (kind, apply_to) = (PolicyKind::User, ApplyTo::All);
+                let definition = &definition;
+                let policy = NewPolicy { kind, name, pattern: "", apply_to, priority, definition };
+                let _ = self.house.broker.set_policy(&mut context!(self.house), vhost, &policy);
+            }
+            6 => {
+                let kind = PolicyKind::User;
+                let _ = self.house.broker.clear_policy(&mut context!(self.house), vhost, kind, "p");
+            }
+            7 if self.is_logged => store(&mut self.house),
+            8 => {
+                let _ = self.house.broker.operator_purge(&mut context!(self.house), vhost, queue);
+            }
+            _ => {}
+        }
+        while let Some((connection, _)) = self.house.broker.next_forced() {
+            self.peers.retain(|peer| peer.connection != connection);
+            self.house.broker.release(&mut context!(self.house), connection);
+        }
+    }
+
+    /// Does what the event loop does after reading; of each outbox a part is written.
+    fn turn(&mut self) {
+        let house = &mut self.house;
+        house.broker.set_time(Now::from_ms(self.now_ms));
+        house.broker.run_jobs(&mut context!(house));
+        house.broker.deliver(&mut context!(house), 1 + self.random.below(64) as u32);
+        while house.broker.next_with_output().is_some() {}
+        for peer in &mut self.peers {
+            while house.broker.next_cancelled(peer.connection).is_some() {
+                house.broker.note_cancel_sent(peer.connection);
+            }
+            let _ = house.broker.take_later(peer.connection);
+            let mut outbox = house.broker.outbox(peer.connection);
+            let mut waiting = 0;
+            while outbox.peek().is_some_and(|delivery| !delivery.is_withdrawn) {
+                waiting += 1;
+                outbox.advance();
+            }
+            let sent = self.random.below(waiting + 1) as u32;
+            house.broker.sent(&mut context!(house), peer.connection, sent);
+            if house.broker.outbox(peer.connection).peek().is_some_and(|delivery| delivery.is_withdrawn) {
+                house.broker.written(&mut context!(house), peer.connection, (1, true), true);
+            }
+            peer.tags += u64::from(sent);
+        }
+        assert_eq!(house.broker.forgotten_consumer(), None, "a consumer could take a message");
+        assert_eq!(house.broker.queues().forgotten_queue(), None, "a queue could deliver one");
+    }
+
+    /// Closes all connections, and deletes everything.
+    fn end(mut self) {
+        let house = &mut self.house;
+        for vhost in VHOSTS {
+            house.broker.trace(vhost, "n", false);
+        }
+        for peer in self.peers.drain(..) {
+            house.broker.release(&mut context!(house), peer.connection);
+        }
+        for vhost in VHOSTS {
+            let _ = house.broker.delete_vhost(&mut context!(house), vhost);
+        }
+        let mut rounds = 0;
+        loop {
+            house.broker.run_jobs(&mut context!(house));
+            house.broker.deliver(&mut context!(house), 1_000);
+            while house.broker.next_with_output().is_some() {}
+            if self.is_logged {
+                store(house);
+                house.broker.queues_mut().note_durable(&house.pending_writes);
+            }
+            if !house.broker.has_work(&house.pending_writes)
+                && !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages)
+            {
+                break;
+            }
+            rounds += 1;
+            assert!(rounds < 2_000, "it never rests: {:?}", house.broker.gauges());
+        }
+        assert_eq!(house.broker.gauges(), Gauges::default());
+        if !self.is_logged {
+            assert_eq!((house.messages.messages_used(), house.messages.body_bytes_used()), (0, 0));
+        }
+    }
+}
+
+fn live(seed: u64) {
+    let mut life = Life::begin(seed);
+    for _ in 0..STEPS {
+        if life.peers.is_empty() || life.peers.len() < 6 && life.random.below(8) == 0 {
+            life.connect();
+        }
+        if life.peers.is_empty() {
+            continue;
+        }
+        let at = life.random.below(life.peers.len() as u64) as usize;
+        if !life.house.broker.is_busy(life.peers[at].connection) {
+            let channels = life.peers[at].channels.len();
+            if channels == 0 || channels < 3 && life.random.once_in(20) {
+                life.open_channel(at);
+            }
+            if !life.peers[at].channels.is_empty() {
+                life.command(at);
+            }
+        }
+        life.trouble();
+        if life.random.once_in(4) {
+            life.turn();
+        }
+    }
+    life.end();
+}
+
+#[test]
+fn no_client_is_forgotten_and_nothing_is_left() {
+    let only = std::env::var("LEVERET_SEED").ok().and_then(|seeds| {
+        let (from, to) = seeds.split_once("..").unwrap_or((&seeds, &seeds));
+        Some((from.parse::<u64>().ok()?, to.parse::<u64>().ok()?))
+    });
+    let seeds = match only {
+        None => 1..101,
+        Some((from, to)) => from..to.max(from + 1),
+    };
+    for seed in seeds {
+        if std::panic::catch_unwind(|| live(seed)).is_err() {
+            panic!(
+                "replay with: LEVERET_SEED={seed} cargo test --profile checked -p leveret-broker --test broker tenants"
+            );
+        }
+    }
+}

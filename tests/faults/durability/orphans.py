@@ -1,0 +1,81 @@
+"""A disk loses all definitions of a queue while the broker runs, and then the power is cut.
+
+Confirmed messages are recovered: in a rebuilt queue if something still names it, otherwise in a queue that an operator
+names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterable
+
+from support import SMALL_SEGMENTS, client, count, declare, fill, lives, numbers_of, take_all
+
+
+def forget(files: Iterable[Path], name: str) -> int:
+    """Turn over a bit of every definition of the queue, in the files as they lie there; how many there were."""
+    key, places = b"\x02\x01/" + bytes([len(name)]) + name.encode(), 0
+    for file in files:
+        content = file.read_bytes()
+        with file.open("r+b") as out:
+            at = content.find(key)
+            while at >= 0:
+                out.seek(at + 3)
+                out.write(bytes([content[at + 3] ^ 0x80]))
+                places += 1
+                at = content.find(key, at + 1)
+    return places
+
+
+def nobody_knows_its_name() -> None:
+    """Orphans over a kill, adopted, over another kill, all of them in order."""
+    with lives(SMALL_SEGMENTS) as series:
+        broker = series.start()
+        with client(broker) as peer:
+            for queue in ("lost", "kept"):
+                declare(peer, queue)
+                fill(peer, queue, range(30), 100)
+        assert forget(series.data_dir.glob("*.seg"), "lost") >= 1
+        broker = series.again("kill")
+        assert "orphans: " in broker.ctl("list_alarms")
+        listed = broker.ctl("-s", "list_orphans", "incarnation", "messages").split()
+        assert len(listed) == 2 and listed[1] == "30", listed
+        with client(broker) as peer:
+            assert numbers_of(take_all(peer, "kept"), "kept") == list(range(30))
+        broker = series.again("kill")
+        assert broker.ctl("-s", "list_orphans", "incarnation", "messages").split() == listed
+        broker.ctl("adopt_orphan", listed[0], "found")
+        broker = series.again("kill")
+        assert "orphans: " not in broker.ctl("list_alarms")
+        with client(broker) as peer:
+            assert count(peer, "found") == 30
+            fill(peer, "found", range(10), 100)
+            taken = take_all(peer, "found")
+            assert numbers_of(taken[:30], "lost") == list(range(30))
+            assert numbers_of(taken[30:], "found") == list(range(10))
+
+
+def its_name_is_left() -> None:
+    """Most of its messages lie in segments whose footers name it: it is there again without anybody's doing."""
+    with lives(SMALL_SEGMENTS) as series:
+        broker = series.start()
+        with client(broker) as peer:
+            declare(peer, "lost")
+            declare(peer, "other")
+            # Its definition is copied together with these messages, and may be lost with them.
+            fill(peer, "other", range(170), 9_000)
+            fill(peer, "lost", range(400), 9_000)
+        assert forget(sorted(series.data_dir.glob("*.seg"))[:3], "lost") >= 2
+        broker = series.again("kill")
+        alarms = broker.ctl("list_alarms")
+        assert "rebuilt: " in alarms and "orphans: " not in alarms, alarms
+        with client(broker) as peer:
+            declare(peer, "lost")
+            assert "rebuilt: " not in broker.ctl("list_alarms")
+        broker = series.again("kill")
+        with client(broker) as peer:
+            assert numbers_of(take_all(peer, "lost"), "lost") == list(range(400))
+
+
+CASES = [nobody_knows_its_name, its_name_is_left]
+QUICK_CASES = CASES

@@ -1,0 +1,234 @@
+"""Where a flood takes place: its address, its end, its peers and threads, and how all of them go away again.
+
+It also keeps the flood's book, by which it has to prove that it was one: what the broker answered, what it took,
+and which peers were still at it in the end.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import re
+import socket
+import ssl
+import struct
+import subprocess
+import termios
+import threading
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from harness import wire
+from harness.brokers import Address
+from harness.raw import Client, Closed, name_of
+from harness.suite import patience
+
+# Every queue and exchange of a flood is called so, with a number: what is not gone by itself is deleted by name.
+QUEUES = [f"flood.{number}" for number in range(64)]
+EXCHANGES = [f"flood.x{number}" for number in range(16)]
+# basic.publish as it begins in a frame of method; the bodies of floods do not contain it.
+PUBLISH = b"\x00\x3c\x00\x28"
+
+
+class Over(Exception):
+    """The flood's time is up."""
+
+
+class Site:
+    """The connections and threads of one flood. They are closed at the end, and errors of the threads after that are
+    ignored.
+    """
+
+    def __init__(self, address: Address, limits: Dict[str, int], seconds: float,
+                 tls_address: Optional[Address] = None) -> None:
+        self.address = address
+        self.tls_address = tls_address
+        self.limits = limits
+        self.ends = time.monotonic() + seconds
+        self.stopping = threading.Event()
+        self.sockets: List[socket.socket] = []
+        self.threads: List[threading.Thread] = []
+        self.codes: Dict[int, int] = {}
+        self.counts: Dict[str, int] = {}
+        self.accidents: List[str] = []
+        self.lock = threading.Lock()
+        # Bytes given to the kernel, by socket; and the fate of the flooding clients.
+        self.handed_over: Dict[socket.socket, int] = {}
+        self.workers = self.cut_off = 0
+
+    # -- for floods
+
+    def over(self) -> bool:
+        """Whether it is time to stop."""
+        return self.stopping.is_set() or time.monotonic() >= self.ends
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Something happened, to be told at the end."""
+        with self.lock:
+            self.counts[what] = self.counts.get(what, 0) + number
+
+    def client(self, receive_buffer: Optional[int] = None, channels: int = 1, **options: Any) -> Client:
+        """A connection with open channels."""
+        if self.over():
+            raise Over
+        client = Client(self.address, timeout=60.0, receive_buffer=receive_buffer, **options)
+        self.sockets.append(client.socket)
+        for channel in range(1, channels + 1):
+            client.open(channel)
+        return client
+
+    def raw(self, host: str = "127.0.0.1", address: Optional[Address] = None) -> socket.socket:
+        """A socket on its way to the broker, from a loopback address of the caller's choice."""
+        if self.over():
+            raise Over
+        peer = socket.socket()
+        peer.setblocking(False)
+        with contextlib.suppress(OSError):
+            peer.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+        peer.bind((host, 0))
+        with contextlib.suppress(BlockingIOError):
+            peer.connect(address or self.address)
+        self.sockets.append(peer)
+        return peer
+
+    def secure(self) -> ssl.SSLSocket:
+        """Returns a socket after its TLS handshake, without a check of the certificate."""
+        if self.over():
+            raise Over
+        how = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        how.check_hostname, how.verify_mode = False, ssl.CERT_NONE
+        peer = socket.create_connection(self.tls_address, timeout=patience(10.0))
+        self.sockets.append(peer)
+        secured = how.wrap_socket(peer)
+        self.sockets[self.sockets.index(peer)] = secured
+        return secured
+
+    def go(self, work: Callable[..., None], *args: Any) -> None:
+        """Run something beside; a refusal or a cut connection is its end."""
+
+        def run() -> None:
+            try:
+                work(*args)
+                return
+            except Closed as closed:
+                self.refused(closed.method.args["reply_code"] if closed.method else 0)
+            except Over:
+                return
+            except OSError:
+                self.refused(0)
+            except Exception as accident:
+                self.accidents.append(f"{type(accident).__name__}: {accident}")
+            if not self.over():
+                with self.lock:
+                    self.cut_off += 1
+
+        thread = threading.Thread(target=run, daemon=True)
+        self.threads.append(thread)
+        self.workers += 1
+        thread.start()
+
+    def again(self, visit: Callable[[], None]) -> None:
+        """Do something again and again: who is refused or cut off comes back."""
+        while not self.over():
+            try:
+                visit()
+            except Closed as closed:
+                self.refused(closed.method.args["reply_code"] if closed.method else 0)
+
+    def refused(self, code: int) -> None:
+        """The broker said no, in this way."""
+        if not self.stopping.is_set():
+            with self.lock:
+                self.codes[code] = self.codes.get(code, 0) + 1
+
+    def pour(self, client: Client, data: bytes, what: str = "sent") -> None:
+        """Send the same again and again, for as long as the flood lasts."""
+        messages = data.count(PUBLISH)
+        while not self.over():
+            self.count("offered" if messages else what, messages or 1)
+            client.send(data)
+            self.handed_over[client.socket] = self.handed_over.get(client.socket, 0) + len(data)
+
+    def listen(self, client: Client) -> None:
+        """Read what comes, and count it: of confirms, the messages that they are for."""
+        confirmed = 0
+        while not self.over():
+            item = client.recv()
+            if name_of(item) == "basic.ack":
+                tag = item.args["delivery_tag"]
+                self.count("confirmed", tag - confirmed if item.args["multiple"] else 1)
+                confirmed = max(confirmed, tag)
+                continue
+            self.count(name_of(item))
+            if name_of(item) == "channel.close":
+                self.refused(item.args["reply_code"])
+                client.send(wire.method(item_channel(item), "channel.close-ok"))
+
+    def wait(self) -> None:
+        """Until the flood's time is up."""
+        while not self.over():
+            time.sleep(0.05)
+
+    # -- for who lets it loose
+
+    def note_bytes_in(self) -> None:
+        """Count the bytes that the broker itself has read, at least: what the kernel was given, without what waits
+        on this side and what may wait on the other. Only while the sockets are open."""
+        waiting = array.array("i", [0])
+        other_side = self.limits["kernel_bytes"] // self.limits["connections_max"]
+        for peer, handed_over in self.handed_over.items():
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, waiting)
+                self.count("bytes in", max(0, handed_over - waiting[0] - other_side))
+
+    def prove(self, least: Dict[str, int], may_be_cut_off: str) -> None:
+        """Checks that the flood reached its minimum figures, and that a peer was still active at its end."""
+        # Confirmed messages are there: no consumer runs beside publishers that count confirms.
+        confirmed, drained = self.counts.get("confirmed", 0), self.counts.get("drained", 0)
+        assert confirmed <= drained, f"{confirmed} messages were confirmed, and {drained} came ({self.story()})"
+        for what, figure in least.items():
+            found = self.counts.get(what, 0)
+            assert found >= figure, f"it was no flood: {found} {what}, and {figure} is the least ({self.story()})"
+        all_cut_off = self.workers > 0 and self.cut_off == self.workers
+        assert may_be_cut_off or not all_cut_off, f"it was no flood: all {self.workers} were cut off ({self.story()})"
+
+    def end(self) -> None:
+        """Closes all connections and waits for the threads."""
+        self.stopping.set()
+        for peer in self.sockets:
+            with contextlib.suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join(patience(20.0))
+        for peer in self.sockets:
+            # At once: what the kernel still has of it would come in for minutes, through a small window.
+            with contextlib.suppress(OSError):
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+        hanging = sum(thread.is_alive() for thread in self.threads)
+        assert not hanging, f"{hanging} threads of the flood hang"
+        assert not self.accidents, f"in the flood itself: {self.accidents[:3]}"
+
+    def story(self) -> str:
+        """Returns a one-line summary."""
+        parts = [f"{count} {what}" for what, count in sorted(self.counts.items())]
+        parts += [f"{count} x {code or 'cut off'}" for code, count in sorted(self.codes.items())]
+        return ", ".join(parts) or "nothing to tell"
+
+
+def item_channel(_item: Any) -> int:
+    """The codec's methods do not say their channel; floods that may be refused use the first."""
+    return 1
+
+
+def limits_of(binary: str, config: str) -> Dict[str, int]:
+    """The numbers that result from a configuration, and what the kernel may hold for its sockets."""
+    said = subprocess.run([binary, "check", "--config", config], capture_output=True, text=True, check=True).stdout
+    found = {}
+    for key, number, unit in re.findall(r'^(\w+) = "?(\d+)(KiB|MiB|KB|MB|B|)"?(?:  #.*)?$', said, re.MULTILINE):
+        found[key] = int(number) * {"KiB": 1 << 10, "MiB": 1 << 20, "KB": 1000, "MB": 1_000_000}.get(unit, 1)
+    kernel = re.search(r"socket buffers: at most ([\d.]+) MB", said)
+    assert kernel, f"no line for the kernel's part:\n{said}"
+    found["kernel_bytes"] = int(float(kernel.group(1)) * 1_000_000)
+    return found

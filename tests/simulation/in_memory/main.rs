@@ -1,0 +1,61 @@
+//! The engine with simulated clients in one process, under a clock that jumps. This tests cases that need
+//! exact control of sockets and time.
+//!
+//! | file      | subject |
+//! |-----------|---------|
+//! | `alarms`  | each cause that blocks publishers, and its alarm |
+//! | `time`    | heartbeats, half-open peers, idleness |
+//! | `bytes`   | fragments, frames out of place, a peer lost at every byte |
+//! | `lives`   | random runs of several connections |
+//! | `memory`  | full pools: blocked and refused clients, and the absence of deadlocks |
+//! | `bridge`  | a bridge whose upstream is an in-memory line |
+//! | `bridge_crossed` | crossing frames and partial writes of a bridge |
+//! | `bridge_day` | the daily byte budget of a bridge |
+//! | `bridge_fetch` | fetching without local capacity, without progress, or from a hostile upstream |
+//! | `bridge_line` | a bridge on a slow line: urgent and large messages |
+//! | `bridge_rest` | a bridge that connects on demand |
+//! | `bridge_strict` | random runs of a forwarding bridge with an upstream that checks every frame |
+//! | `bridge_strict_fetch` | random runs of a fetching bridge, whose upstream keeps account of its deliveries |
+//! | `bridge_strict_link` | the connection of that upstream |
+//! | `bridge_wait` | waiting rules after refused messages |
+//! | `admission` | logins while other connections are silent, slow or send wrong passwords |
+//! | `fleet` | computed reconnections of ten thousand devices |
+//! | `management` | clients of the management API |
+//! | `management_changes` | changes by the management API |
+//! | `management_metrics` | readers of metrics without a login |
+//! | `management_fields` | fields of the management API's answers |
+//! | `management_rights` | permissions of the management API, and attacks on it |
+//! | `management_uploads` | requests whose body is longer than a request buffer |
+//! | `operators` | clients of the control socket |
+//! | `shovels` | shovels defined by parameters |
+//! | `mass`    | single commands that cause much work |
+//!
+//! No test here waits in real time. A simulation that is stuck comes to rest without the expected result, and an
+//! assertion fails.
+
+mod admission;
+mod alarms;
+mod bridge;
+mod bridge_crossed;
+mod bridge_day;
+mod bridge_fetch;
+mod bridge_line;
+mod bridge_rest;
+mod bridge_strict;
+mod bridge_strict_fetch;
+mod bridge_strict_link;
+mod bridge_wait;
+mod bytes;
+mod fleet;
+mod lives;
+mod management;
+mod management_changes;
+mod management_fields;
+mod management_metrics;
+mod management_rights;
+mod management_uploads;
+mod mass;
+mod memory;
+mod operators;
+mod shovels;
+mod time;

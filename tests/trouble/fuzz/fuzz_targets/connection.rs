@@ -1,7 +1,0 @@
-//! Sessions and broker: the octets are instructions to up to three guests.
-#![no_main]
-
-#[path = "../../../simulated/world/mod.rs"]
-mod world;
-
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| world::hostile::check_any_session(octets));
