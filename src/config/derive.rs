@@ -34,8 +34,8 @@ const MESSAGE_BYTES_MAX: u64 = 128 << 20;
 const BUFFER_BYTES_MIN: u32 = 16 << 10;
 /// Minimum size of the input buffer with TLS in bytes, because of the size of TLS records.
 const TLS_INPUT_BUFFER_BYTES_MIN: u32 = 40 << 10;
-/// Minimum of a derived `stash_bytes_max` with TLS in bytes, because of the size of TLS records.
-const TLS_STASH_BYTES_MIN: u64 = 128 << 10;
+/// Minimum of a derived `input_backlog_bytes_max` with TLS in bytes, because of the size of TLS records.
+const TLS_INPUT_BACKLOG_BYTES_MIN: u64 = 128 << 10;
 /// Minimum of a derived `message_size_max` in bytes.
 const MESSAGE_BYTES_MIN: u64 = 64 << 10;
 /// The unit in which memory for bodies is reserved, in bytes.
@@ -84,7 +84,7 @@ const POOLS: [Pool; 24] = pools! {
     body_bytes_max: 512 << 10, 1 << 40, PAGE;
     queue_entries_max: 1024, 1 << 28, 1;
     unacknowledged_max: 256, 1 << 24, 1;
-    stash_bytes_max: 32 << 10, 1 << 28, 4 << 10;
+    input_backlog_bytes_max: 32 << 10, 1 << 28, 4 << 10;
     unsent_bytes_max: 32 << 10, 1 << 28, 4 << 10;
     index_bytes_max: 64 << 10, 1 << 28, 4 << 10;
     management_clients_max: 2, 8, 1;
@@ -141,10 +141,11 @@ fn derive_buffers(
         .max(tls_bytes);
     let mut with_explicit = limits.clone();
     explicit_limits.apply_to(&mut with_explicit);
-    let tls_stash = if with_tls { TLS_STASH_BYTES_MIN } else { 0 };
-    let stash =
-        u64::from(limits.stash_bytes_max).max(2 * u64::from(with_explicit.input_buffer_bytes)).max(tls_stash);
-    limits.stash_bytes_max = u32::try_from(stash).unwrap_or(u32::MAX);
+    let tls_backlog_bytes = if with_tls { TLS_INPUT_BACKLOG_BYTES_MIN } else { 0 };
+    let backlog_bytes = u64::from(limits.input_backlog_bytes_max)
+        .max(2 * u64::from(with_explicit.input_buffer_bytes))
+        .max(tls_backlog_bytes);
+    limits.input_backlog_bytes_max = u32::try_from(backlog_bytes).unwrap_or(u32::MAX);
     let minimum = Limits::commit_bytes_min(limits.frame_max);
     limits.commit_bytes_max = (halved(profile.commit_bytes_max, 0) / 4096 * 4096).max(minimum);
     // Segments are not scaled: the best size depends on the flash card, and an existing store keeps its segment size.

@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - An unknown key or an invalid value is an error with its position in the text, and the whole text is refused. Keys of
-//!   older versions ([`REMOVED_KEYS`]) cause only a warning.
+//!   older versions ([`RENAMED_KEYS`], [`REMOVED_KEYS`]) cause only a warning.
 
 use std::error::Error;
 use std::fs::File;
@@ -17,6 +17,10 @@ use std::{fmt, fs};
 use leveret_json::BYTE_ORDER_MARK;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+/// Keys of older versions that have another name now: the old name and the new one. The old name still works and causes a
+/// warning.
+pub(super) const RENAMED_KEYS: [(&str, &str); 1] = [("stash_bytes_max", "input_backlog_bytes_max")];
 
 /// Keys of older versions, with an explanation for the warning. They are no error, so that a board starts with its old
 /// file after an update.
@@ -248,7 +252,13 @@ pub(super) fn fill(
 ) -> Result<(), ParseError> {
     for (key, value) in table {
         let known = section.keys();
-        let name = key.get_ref();
+        let old_name = &**key.get_ref();
+        let renamed = RENAMED_KEYS.iter().find(|(old, _)| *old == old_name);
+        let name = renamed.map_or(old_name, |(_, new)| *new);
+        if renamed.is_some() && table.contains_key(name) {
+            let why = format!("{old_name} is the old name of {name}, which is also set: remove one of them");
+            return Err(ParseError { at: key.span().start, why, earlier_at: None });
+        }
         let named = |wrong: ParseError| ParseError { why: format!("{name}: {}", wrong.why), ..wrong };
         match section.take(name, value).map_err(named)? {
             Taken::Value => {}
@@ -256,7 +266,7 @@ pub(super) fn fill(
                 Some(table) => fill(inner, table, unknown)?,
                 None => return Err(named(ParseError::wrong_type(value, "a section"))),
             },
-            Taken::Unknown if REMOVED_KEYS.iter().any(|(key, _)| *key == &**name) => {}
+            Taken::Unknown if REMOVED_KEYS.iter().any(|(key, _)| *key == name) => {}
             Taken::Unknown => {
                 return Err(ParseError { at: key.span().start, why: unknown(name, known), earlier_at: None });
             }

@@ -42,7 +42,7 @@ use std::path::Path;
 use board::{AUTO, BOARDS, Machine};
 use bridge::Bridge;
 pub use file::ConfigError;
-use file::{REMOVED_KEYS, set_if_some};
+use file::{REMOVED_KEYS, RENAMED_KEYS, set_if_some};
 pub use first_user::FirstUser;
 use leveret_core::limits::{LimitsError, Megabytes};
 pub use leveret_json::BYTE_ORDER_MARK;
@@ -147,16 +147,22 @@ impl Config {
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let machine = Machine::detect();
         let of_machine = self.memory_warning(&machine).into_iter().chain(self.board_warning(&machine));
-        of_machine.chain(self.management_warning()).chain(self.removed_warnings())
+        of_machine.chain(self.management_warning()).chain(self.old_key_warnings())
     }
 
-    /// Returns a warning for each key of the file that this version no longer supports.
-    fn removed_warnings(&self) -> impl Iterator<Item = String> {
+    /// Returns a warning for each key of the file that this version knows by another name or no longer supports.
+    fn old_key_warnings(&self) -> impl Iterator<Item = String> {
+        let removed = REMOVED_KEYS
+            .iter()
+            .map(|(key, instead)| (key, format!("{key} was removed and has no effect: {instead}")));
+        let renamed = RENAMED_KEYS.iter().map(|(old, new)| {
+            (old, format!("{old} is now called {new}; the old name works in this version only"))
+        });
         let file = self.origin.file.as_deref();
-        REMOVED_KEYS.iter().filter_map(move |(key, instead)| {
+        removed.chain(renamed).filter_map(move |(key, text)| {
             let file = file?;
             let line = settings::line_of(file, key)?;
-            Some(format!("{}, line {line}: {key} was removed and has no effect: {instead}", file.display()))
+            Some(format!("{}, line {line}: {text}", file.display()))
         })
     }
 

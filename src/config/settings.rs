@@ -263,7 +263,7 @@ section_keys! {
     message_size_max: Bytes<u32> => message_size_max;
     input_buffer_bytes: Bytes<u32> => input_buffer_bytes;
     output_buffer_bytes: Bytes<u32> => output_buffer_bytes;
-    stash_bytes_max: Bytes<u32> => stash_bytes_max;
+    input_backlog_bytes_max: Bytes<u32> => input_backlog_bytes_max;
     replies_bytes_max: Bytes<u32> => replies_bytes_max;
     unsent_bytes_max: Bytes<u32> => unsent_bytes_max;
     socket_receive_buffer_bytes: Bytes<u32> => socket_receive_buffer_bytes;

@@ -396,10 +396,21 @@ fn a_board_that_is_recognised_and_not_used_is_a_warning() {
 #[test]
 fn a_key_of_an_older_version_is_passed_over_with_a_warning() {
     let file = std::env::temp_dir().join(format!("leveret-old-key-{}.toml", std::process::id()));
-    fs::write(&file, "[store]\nrequire_store = true\nspill_transient = true\n").unwrap();
+    let text =
+        "[store]\nrequire_store = true\nspill_transient = true\n[limits]\nstash_bytes_max = \"512KiB\"\n";
+    fs::write(&file, text).unwrap();
     let config = Config::gather(Some(&file), Layer::default()).unwrap();
     assert!(config.store.require_store);
-    let told: Vec<String> = config.removed_warnings().collect();
+    assert_eq!(config.limits.input_backlog_bytes_max, 512 << 10, "the old name sets the limit");
+    let warnings: Vec<String> = config.old_key_warnings().collect();
     fs::remove_file(&file).unwrap();
-    assert!(told.len() == 1 && told[0].contains("line 3: spill_transient was removed"), "{told:?}");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("line 3: spill_transient was removed"), "{warnings:?}");
+    assert!(
+        warnings[1].contains("line 5: stash_bytes_max is now called input_backlog_bytes_max"),
+        "{warnings:?}"
+    );
+    let both = "[limits]\nstash_bytes_max = \"512KiB\"\ninput_backlog_bytes_max = \"1MiB\"\n";
+    let error = Layer::parse("leveret.toml", both).unwrap_err().to_string();
+    assert!(error.starts_with("leveret.toml, line 2: ") && error.contains("remove one of them"), "{error}");
 }

@@ -95,8 +95,8 @@ impl Buffers {
         let connections = tls_others + if with_tls { limits.tls_connections_max as usize } else { 0 };
         let scratch = if connections > 0 { Self::scratch_bytes(limits) } else { 0 };
         Self {
-            backlogs: BytePool::with_bytes(limits.stash_bytes_max as usize),
-            frame_reserve_bytes: limits.stash_bytes_max as usize / 4,
+            backlogs: BytePool::with_bytes(limits.input_backlog_bytes_max as usize),
+            frame_reserve_bytes: limits.input_backlog_bytes_max as usize / 4,
             reserved: BytePool::with_bytes(connections * Self::RESERVED_BYTES),
             scratch: vec![0; scratch].into_boxed_slice(),
             output: BytePool::with_bytes(limits.unsent_pool_bytes()),

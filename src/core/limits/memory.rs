@@ -302,9 +302,9 @@ impl Limits {
             line("input_buffer_bytes", 1, self.input_buffer_bytes as usize, "the one input buffer"),
             line("output_buffer_bytes", 1, self.output_buffer_bytes as usize, "the one output buffer"),
             line(
-                "stash_bytes_max",
+                "input_backlog_bytes_max",
                 1,
-                BytePool::bytes(self.stash_bytes_max as usize),
+                BytePool::bytes(self.input_backlog_bytes_max as usize),
                 "input of suspended connections",
             ),
             line(

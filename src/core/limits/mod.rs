@@ -91,7 +91,7 @@ pub struct Limits {
     /// Bytes written to one socket in one turn.
     pub output_buffer_bytes: u32,
     /// Bytes of received but unprocessed input of waiting connections, over all of them.
-    pub stash_bytes_max: u32,
+    pub input_backlog_bytes_max: u32,
     /// Bytes of replies kept for one connection that does not read them. Beyond it, the broker stops reading from it.
     pub replies_bytes_max: u32,
     /// Bytes of output that sockets did not accept, over all connections, in addition to 1 KiB for each of them.
@@ -156,7 +156,7 @@ impl Default for Limits {
             message_size_max: 16 << 20,
             input_buffer_bytes: 256 << 10,
             output_buffer_bytes: 256 << 10,
-            stash_bytes_max: 768 << 10,
+            input_backlog_bytes_max: 768 << 10,
             replies_bytes_max: 2 << 10,
             unsent_bytes_max: 512 << 10,
             socket_receive_buffer_bytes: 0,
@@ -345,7 +345,11 @@ impl Limits {
             (self.tls_connections_max >= 1, "tls_connections_max", "at least 1 for TLS"),
             (self.tls_handshakes_max >= 1, "tls_handshakes_max", "at least 1 for TLS"),
             (self.input_buffer_bytes >= 40 << 10, "input_buffer_bytes", "at least 40 KiB for TLS"),
-            (self.stash_bytes_max >= 128 << 10, "stash_bytes_max", "at least 128 KiB for TLS"),
+            (
+                self.input_backlog_bytes_max >= 128 << 10,
+                "input_backlog_bytes_max",
+                "at least 128 KiB for TLS",
+            ),
         ];
         match rules.into_iter().find(|(holds, ..)| !holds) {
             Some((_, key, must)) => Err(LimitsError::Contradiction { key, must }),
@@ -380,8 +384,8 @@ impl Limits {
             ),
             (self.output_buffer_bytes >= 8192, "output_buffer_bytes", "at least 8 KiB"),
             (
-                self.stash_bytes_max / 2 >= self.input_buffer_bytes,
-                "stash_bytes_max",
+                self.input_backlog_bytes_max / 2 >= self.input_buffer_bytes,
+                "input_backlog_bytes_max",
                 "at least twice input_buffer_bytes",
             ),
             (self.replies_bytes_max >= 2048, "replies_bytes_max", "at least 2 KiB: the longest reply"),

@@ -161,7 +161,7 @@ impl Filler {
 
     /// Leaves half a frame on each of the `links`.
     fn leave_half_frames(&mut self, links: core::ops::Range<usize>) {
-        let each = self.limits.stash_bytes_max as usize / links.len() / 2;
+        let each = self.limits.input_backlog_bytes_max as usize / links.len() / 2;
         let half = each.min(self.limits.frame_max as usize / 2);
         for link in &mut self.links[links] {
             let queue = "half".repeat(40);

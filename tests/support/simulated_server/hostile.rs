@@ -41,7 +41,7 @@ pub(super) fn limits() -> Limits {
         unacknowledged_max: 64,
         input_buffer_bytes: 8 << 10,
         output_buffer_bytes: 8 << 10,
-        stash_bytes_max: 64 << 10,
+        input_backlog_bytes_max: 64 << 10,
         ..Limits::default()
     }
 }

@@ -85,7 +85,7 @@ pub fn small_limits() -> Limits {
         body_bytes_max: 4 << 20,
         assembly_bytes_max: 3 << 20,
         message_size_max: 1 << 20,
-        stash_bytes_max: 1 << 20,
+        input_backlog_bytes_max: 1 << 20,
         ..Limits::default()
     }
 }
