@@ -1,7 +1,7 @@
 //! The flight recorder: writes the events of this process to a file that remains when the process has ended.
 //!
 //! The file is in a RAM file system, so that writing a record costs one system call and wears no flash card. A reader
-//! needs only the name of the file.
+//! needs only the name of the file. A memory mapping, or a descriptor passed to another process, would be more complex.
 //!
 //! # Invariants
 //! - The file is in a RAM file system, never on a flash card. Only one process writes to the file.
