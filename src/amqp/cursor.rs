@@ -6,8 +6,8 @@
 
 use super::error::{Full, WireError};
 
-/// A bounded cursor over received bytes. Numbers are big-endian (§4.2.5.1); every read either succeeds and
-/// moves on, or says [`WireError::Truncated`] and leaves the cursor where it was.
+/// A bounded cursor over received bytes. Numbers are big-endian (§4.2.5.1). A read either succeeds and advances the
+/// cursor, or returns [`WireError::Truncated`] and does not move it.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -95,14 +95,14 @@ impl<'a> Reader<'a> {
         self.array().map(f64::from_be_bytes)
     }
 
-    /// Eight bits, the lowest first, as methods pack their flags (§4.2.5.2). Unused ones are ignored, as
+    /// Eight bits of one octet, the lowest first: the flags of a method (§4.2.5.2). The caller ignores unused bits, as
     /// RabbitMQ does.
     #[inline]
     pub fn bits(&mut self) -> Result<[bool; 8], WireError> {
         self.u8().map(|octet| core::array::from_fn(|bit| octet & (1 << bit) != 0))
     }
 
-    /// A short string (§4.2.5.3) as the octets it is: at most 255 of them, of any value.
+    /// A short string (§4.2.5.3): at most 255 octets of any value.
     #[inline]
     pub fn short_str(&mut self) -> Result<&'a [u8], WireError> {
         let mut ahead = *self;
@@ -158,16 +158,15 @@ impl<'a> Reader<'a> {
     /// Ends reading.
     ///
     /// # Errors
-    /// [`WireError::TrailingBytes`] when something is left: RabbitMQ takes no octet more than it knows the
-    /// meaning of.
+    /// [`WireError::TrailingBytes`] if there are unread octets. RabbitMQ refuses those, too.
     #[inline]
     pub fn finish(self) -> Result<(), WireError> {
         if self.is_empty() { Ok(()) } else { Err(WireError::TrailingBytes) }
     }
 }
 
-/// A cursor over an output buffer. Every write either happens entirely or says [`Full`] and changes nothing,
-/// so a caller may send what is there, make room and try again.
+/// A cursor over an output buffer. A write either succeeds completely, or returns [`Full`] and changes nothing. So a
+/// caller can send the written octets and then repeat the write.
 #[derive(Debug)]
 pub struct Writer<'a> {
     buf: &'a mut [u8],
@@ -187,7 +186,7 @@ impl<'a> Writer<'a> {
         self.at
     }
 
-    /// Octets there is room for.
+    /// Returns the number of free octets.
     #[inline]
     pub fn room(&self) -> usize {
         self.buf.len() - self.at
@@ -199,15 +198,15 @@ impl<'a> Writer<'a> {
         self.buf.get(..self.at).unwrap_or_default()
     }
 
-    /// Takes back everything written at or after position `at`.
+    /// Removes everything that was written at or after position `at`.
     #[inline]
     pub fn rewind(&mut self, at: usize) {
         self.at = self.at.min(at);
     }
 
-    /// Hands out the next `len` octets of the buffer to be filled by the caller; they count as written.
+    /// Returns the next `len` octets of the buffer, which the caller must fill. They count as written.
     ///
-    /// Their content is whatever the buffer held before.
+    /// Until then they contain old data of the buffer.
     #[inline]
     pub fn claim(&mut self, len: usize) -> Result<&mut [u8], Full> {
         let claimed = self.buf.get_mut(self.at..).and_then(|room| room.get_mut(..len)).ok_or(Full)?;
@@ -265,7 +264,7 @@ impl<'a> Writer<'a> {
     /// A short string.
     ///
     /// # Errors
-    /// [`Full`] also when it is longer than 255 octets, which its length cannot say.
+    /// [`Full`] also if the string is longer than 255 octets, the maximum of its length field.
     #[inline]
     pub fn write_short_str(&mut self, octets: &[u8]) -> Result<(), Full> {
         let len = u8::try_from(octets.len()).map_err(|_| Full)?;
@@ -283,7 +282,7 @@ impl<'a> Writer<'a> {
         self.with_length(|w| w.write_raw(octets))
     }
 
-    /// Writes a 32-bit length, then what `fill` writes, and puts the number of its octets into the length.
+    /// Writes a 32-bit length and then the octets that `fill` writes. The length is their number.
     #[inline]
     pub(super) fn with_length(
         &mut self,

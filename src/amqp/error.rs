@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-/// Tables and arrays may be nested this deep, the outermost included. RabbitMQ knows no bound; no sane client
-/// comes near this one, and it keeps a few hundred octets of hostile input from eating the stack.
+/// Maximum nesting depth of tables and arrays, including the outermost. RabbitMQ has no such limit. It keeps a few
+/// hundred octets of hostile input from overflowing the stack; ordinary clients nest far less deeply.
 pub const TABLE_DEPTH_MAX: usize = 32;
 
 /// Why received bytes are not valid AMQP.
@@ -12,21 +12,21 @@ pub const TABLE_DEPTH_MAX: usize = 32;
 /// reply code and the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
-    /// A field reaches beyond the end of what holds it.
+    /// A field extends beyond the end of the surrounding data.
     Truncated,
     /// Octets are left over after the last field.
     TrailingBytes,
     /// A short string that is a name or a text is not UTF-8.
     NotUtf8,
-    /// A table or array holds a value of a type RabbitMQ does not know; the octet is the type tag.
+    /// A table or array contains a value of a type that RabbitMQ does not support; the octet is the type tag.
     UnknownFieldType(u8),
     /// Tables and arrays are nested deeper than [`TABLE_DEPTH_MAX`].
     TableTooDeep,
-    /// A float in a table is infinite or not a number. RabbitMQ cannot read those either.
+    /// A float in a table is infinite or not a number. RabbitMQ refuses those as well.
     NotFinite,
-    /// A content header has property flags that no property stands for.
+    /// A content header has property flags without a property.
     UndefinedFlags,
-    /// A content header of a class that carries no content; the number is the class.
+    /// A content header has a class other than `basic`; the number is the class.
     UnexpectedClass(u16),
 }
 
@@ -35,7 +35,7 @@ impl fmt::Display for WireError {
         match self {
             Self::Truncated => f.write_str("a field reaches beyond the end"),
             Self::TrailingBytes => f.write_str("octets left over after the last field"),
-            // RabbitMQ's own words.
+            // The text of RabbitMQ.
             Self::NotUtf8 => f.write_str("Malformed UTF-8 in shortstr"),
             Self::UnknownFieldType(tag) => write!(f, "unknown field type {tag:#04x} in a table"),
             Self::TableTooDeep => write!(f, "tables nested more than {TABLE_DEPTH_MAX} deep"),
@@ -48,8 +48,8 @@ impl fmt::Display for WireError {
 
 impl core::error::Error for WireError {}
 
-/// The value does not fit: the buffer is full, or a length field is too small for it (a short string has at most
-/// 255 octets).
+/// A value cannot be written: the buffer has no space, or a length field is too small for the value (a short string has
+/// at most 255 octets).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 

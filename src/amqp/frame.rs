@@ -1,4 +1,4 @@
-//! Frames, and the protocol header before the first of them.
+//! Frames, and the protocol header that precedes the first frame.
 //!
 //! A frame is the unit in which a connection is read and written. Its size is checked against the accepted
 //! maximum before anything behind the header is looked at, so a false size costs only the connection that sent
@@ -30,7 +30,7 @@ pub const FRAME_OVERHEAD: usize = FRAME_HEADER_LEN + 1;
 /// A heartbeat, ready to be sent (§4.2.7). Always on channel 0, always empty.
 pub const HEARTBEAT_FRAME: [u8; 8] = [FrameKind::Heartbeat as u8, 0, 0, 0, 0, 0, 0, FRAME_END];
 
-/// The type of a frame, which says what its payload is.
+/// The type of a frame, which determines its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FrameKind {
@@ -45,7 +45,7 @@ pub enum FrameKind {
 }
 
 impl FrameKind {
-    /// The kind that `octet` stands for, if any.
+    /// Returns the frame type with this type octet, if there is one.
     #[inline]
     pub fn from_octet(octet: u8) -> Option<Self> {
         match octet {
@@ -115,7 +115,8 @@ impl Frame<'_> {
     }
 }
 
-/// Why input is not a sequence of frames. Both are 501 FRAME_ERROR, and nothing after them can be read.
+/// Why input is not a sequence of frames. Both errors have the reply code 501 FRAME_ERROR, and no later input can be
+/// parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
     /// The header announces a larger payload than the reader accepts.
@@ -124,15 +125,15 @@ pub enum FrameError {
     BadEnd {
         /// The frame's header.
         header: FrameHeader,
-        /// The octet that is there instead.
+        /// The octet at that position.
         found: u8,
     },
 }
 
-/// The frame that `input` begins with; `None` if it is not complete yet.
+/// Returns the frame at the start of `input`; `None` if the frame is not complete yet.
 ///
-/// `payload_max` in octets. Note that RabbitMQ forgives a payload of `frame_max` octets although, with its
-/// eight octets of overhead, such a frame is larger than `frame_max`.
+/// `payload_max` is in octets. RabbitMQ accepts a payload of `frame_max` octets, although such a frame, with its
+/// overhead of eight octets, is larger than `frame_max`.
 ///
 /// # Errors
 /// [`FrameError`] as early as possible: a size that is too large is reported when the seventh octet has arrived.

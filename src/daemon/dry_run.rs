@@ -1,33 +1,33 @@
-//! A dry run of a start, for `leveret check`.
+//! A dry run of the start, for `leveret check`.
 //!
-//! A person runs `leveret check` before restarting a broker that cannot be reached if it does not come back. So
-//! whatever a start would refuse is refused here by the same functions. Nothing is created, changed or listened
-//! on; a broker with the same configuration may be running.
+//! Operators run `leveret check` before they restart a broker on a remote device, which may be unreachable if the
+//! broker does not start. So the dry run uses the same functions as the start. It creates and changes nothing and does
+//! not listen, and a broker with the same configuration may be running.
 
 use leveret_config::Config;
 
 use super::start::StartError;
 use super::{disk, listen, start};
 
-/// Returns whether a broker would start with this configuration, as far as that can be found out. The returned
-/// sentences are the warnings that it would log.
+/// Checks whether the broker would start with this configuration, as far as that can be found out without starting it.
+/// Returns the warnings that it would log.
 ///
 /// # Errors
-/// Why it would not start.
+/// Why the broker would not start.
 pub fn rehearse(config: &Config) -> Result<Vec<String>, StartError> {
-    let mut remarks = Vec::new();
+    let mut warnings = Vec::new();
     listen::wanted(config)?;
     if config.serves_tls() {
-        let (_, trouble) = start::read_certificates(config)?;
-        remarks.extend(trouble);
+        let (_, warning) = start::read_certificates(config)?;
+        warnings.extend(warning);
     }
     if let Err(error) = disk::rehearse(config)? {
         let directory = config.data_dir.display();
-        remarks
+        warnings
             .push(format!("the data directory {directory} cannot be used ({error}): nobody would be let in"));
     }
     if let Some(file) = &config.load_definitions {
-        remarks.extend(start::rehearse(file));
+        warnings.extend(start::rehearse(file));
     }
-    Ok(remarks)
+    Ok(warnings)
 }

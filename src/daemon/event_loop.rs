@@ -1,4 +1,4 @@
-//! The poll, the clock, signals, and the engine's turns between.
+//! The poll, the clock, signals, and the server's turns after each poll.
 //!
 //! ```text
 //! sleep until something is reported or due ─ set_now ─ what was reported ─ turn ─┐
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! # Invariants
-//! - If there is work left, it is on a list of the server, and the poll does not sleep.
+//! - Work that is left after a turn is on a list of the server. While there is some, the poll does not sleep.
 //! - The result of a helper thread is handled in the turn that its wake-up begins.
 //! - The time is read once after each sleep, and once before it to compute its duration.
 
@@ -28,7 +28,7 @@ use super::systemd;
 use super::{signals, system};
 
 const EVENTS_PER_POLL: usize = 256;
-/// Turns that take this long are recorded, in milliseconds.
+/// Minimum duration of a turn that is recorded as slow, in milliseconds.
 const LONG_TURN_MS: u64 = 250;
 
 /// The server on this machine: sockets, clock, threads and signals.
@@ -74,12 +74,12 @@ impl EventLoop {
         }
     }
 
-    /// Runs turns until a signal says to stop.
+    /// Runs turns until SIGTERM or SIGINT arrives.
     ///
     /// # Errors
-    /// The system's poll or the disk failed.
+    /// The poll or the disk has failed.
     pub fn run(&mut self) -> Result<(), StartError> {
-        systemd::ready();
+        systemd::notify_ready();
         let stopped = self.run_until_stopped();
         self.engine.log_suppressed();
         stopped?;
@@ -124,7 +124,7 @@ impl EventLoop {
     /// Does what concerns the system after a turn.
     fn follow_up(&mut self) {
         if self.engine.is_stopping() && !core::mem::replace(&mut self.has_said_stopping, true) {
-            systemd::stopping();
+            systemd::notify_stopping();
         }
         if let Some(again) = self.engine.take_reload_result() {
             self.take_reload_result(again);
@@ -139,7 +139,7 @@ impl EventLoop {
         if let Some((interval_ms, at)) = self.watchdog {
             let now = self.engine.now();
             if at.is_due(now) {
-                systemd::watchdog_ping();
+                systemd::notify_watchdog();
                 self.watchdog = Some((interval_ms, now.after_ms(interval_ms)));
             }
         }

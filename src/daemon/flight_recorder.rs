@@ -1,11 +1,10 @@
-//! The flight recorder: writes the events of this process into a file that outlives it.
+//! The flight recorder: writes the events of this process to a file that remains when the process has ended.
 //!
-//! The file is in a file system in memory. A record written there survives the process and costs one system call for a
-//! rare event. A memory mapping or a descriptor passed to another process would need more, and a reader only needs the
-//! file's name.
+//! The file is in a RAM file system, so that writing a record costs one system call and wears no flash card. A reader
+//! needs only the name of the file. A memory mapping, or a descriptor passed to another process, would be more complex.
 //!
 //! # Invariants
-//! - The file is in memory, never on a card. Only one process writes to it.
+//! - The file is in a RAM file system, never on a flash card. Only one process writes to the file.
 //! - Recording an event does not block.
 //! - A failure is logged once, and the broker continues.
 
@@ -72,7 +71,7 @@ pub(super) fn record(kind: EventKind, text: fmt::Arguments<'_>) {
     if let Err(error) = recorder.append(kind, text)
         && !recorder.has_failed.swap(true, Ordering::Relaxed)
     {
-        log::warn!("the flight recorder does not take everything: {error}");
+        log::warn!("the flight recorder could not write an event: {error}");
     }
 }
 

@@ -1,13 +1,13 @@
-//! Helper threads for whatever takes long: disk, password hashing, TLS handshakes, name look-up.
+//! Helper threads for work that would block the event loop: disk, password hashing, TLS handshakes, name look-up.
 //!
 //! ```text
 //! loop ──jobs──→ helper ──results──→ loop        bounded queues both ways; the waker ends the poll
 //! ```
 //!
 //! # Invariants
-//! - A helper holds no broker state, only its current job and its disk.
-//! - Every job gives a result, unless the process ends.
-//! - The event loop does not wait for a helper, except at the very end.
+//! - A helper thread has no state of the broker, only its current job and the disk.
+//! - Every job has a result, unless the process ends.
+//! - The event loop does not wait for a helper thread, except when the broker stops.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,16 +26,16 @@ use mio::Waker;
 
 use super::system;
 
-/// Capacity of each queue: one job, and the order to stop.
+/// Capacity of each queue: one job, and the message to stop.
 const PLACES: usize = 4;
 
-/// An order for a helper.
+/// A message to a helper thread.
 enum Order<J> {
     Do(J),
     Stop,
 }
 
-/// The event loop's side of a helper.
+/// The event loop's handle to a helper thread.
 pub(super) struct Helper<J: Send + 'static, D: Send + 'static> {
     orders: Producer<'static, Order<J>>,
     results: Consumer<'static, D>,

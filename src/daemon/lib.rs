@@ -5,24 +5,24 @@
 //!
 //! | file              | content                                                                          |
 //! |-------------------|----------------------------------------------------------------------------------|
-//! | `event_loop`      | the poll, the clock, signals, and the server's turns between                     |
-//! | `start`           | a start: memory, listeners, store; `load_definitions`; why a start fails         |
-//! | `dry_run`         | whether a start would succeed, for `leveret check`                               |
-//! | `sizes`           | memory of each record with a configuration                                       |
+//! | `event_loop`      | the poll, the clock, and the server's turns after each poll                      |
+//! | `start`           | the start: memory, listeners, store, `load_definitions`; errors of the start     |
+//! | `dry_run`         | checks whether the broker would start, for `leveret check`                       |
+//! | `sizes`           | the memory of each type of record, given a configuration                         |
 //! | `system`          | the implementation of the server's platform with `mio` and threads               |
 //! | `socket`          | a connected socket, and its kernel buffers                                       |
 //! | `listen`          | listening and accepting, on the network and on Unix sockets                      |
 //! | `disk`            | the data directory, opening the store                                            |
 //! | `helpers`         | helper threads: disk, password hashing, TLS handshakes, name look-up             |
-//! | `flight_recorder` | the file with the last events                                                    |
+//! | `flight_recorder` | writes the file with the last events                                             |
 //! | `logging`         | log lines, and the thread that writes them; escaping of untrusted text           |
 //! | `signals`         | SIGTERM, SIGINT and SIGHUP; the limit of file descriptors                        |
-//! | `systemd`         | readiness, watchdog, passed sockets                                              |
+//! | `systemd`         | `sd_notify` (ready, stopping, watchdog), sockets passed by systemd               |
 //! | `reload`          | changing the configuration at run time                                           |
-//! | `probe`           | `leveret check --connect`                                                        |
+//! | `probe`           | tries the connection to each upstream, for `leveret check --connect`             |
 //!
 //! # Invariants
-//! - One thread makes decisions. Nothing in it blocks except the poll.
+//! - Only one thread, the event loop, has the state of the broker. Nothing blocks that thread except the poll.
 
 mod disk;
 mod dry_run;
@@ -51,10 +51,10 @@ pub use sizes::{fit, record_sizes};
 pub use start::StartError;
 pub use system::SOCKET_NAME;
 
-/// Runs the broker until a signal says to stop.
+/// Runs the broker until SIGTERM or SIGINT arrives.
 ///
 /// # Errors
-/// Why it cannot start or continue.
+/// Why the broker cannot start or continue.
 pub fn serve(config: &Config) -> Result<(), StartError> {
     EventLoop::open(config)?.run()
 }

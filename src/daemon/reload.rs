@@ -1,6 +1,6 @@
-//! SIGHUP: changes of the configuration that take effect without a restart.
+//! SIGHUP: reads the configuration again and applies the changes that are possible without a restart.
 //!
-//! A configuration with an error changes nothing. Changed keys that need a restart are logged.
+//! If the configuration has an error, nothing changes. Changed keys that need a restart are logged.
 
 use leveret_config::Config;
 
@@ -11,6 +11,7 @@ use super::logging;
 const LIVE: [&str; 1] = ["log_level"];
 
 impl EventLoop {
+    /// If SIGHUP has arrived, lets the worker thread read the configuration.
     pub(super) fn take_hangup(&mut self) {
         if !super::signals::drain(&mut self.hangups) {
             return;
@@ -19,7 +20,7 @@ impl EventLoop {
         self.engine.reload(Box::new(self.config.clone()));
     }
 
-    /// Applies the changed configuration as far as possible.
+    /// Applies the configuration that the worker thread has read, as far as that is possible without a restart.
     pub(super) fn take_reload_result(&mut self, again: Result<Config, String>) {
         let config = match again {
             Ok(config) => config,
@@ -40,7 +41,8 @@ impl EventLoop {
     }
 }
 
-/// Returns the changed keys that need a restart, without limits that follow from them.
+/// Returns the changed keys that need a restart. Limits that changed only because they are derived from others are left
+/// out.
 fn changed_keys(before: &Config, after: &Config) -> Vec<String> {
     let [shown_before, shown_after] = [before.to_toml(), after.to_toml()];
     let mut gone: Vec<_> = shown_keys(&shown_before).collect();

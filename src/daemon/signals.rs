@@ -1,7 +1,7 @@
 //! Signals as sockets that the poll can wait for: SIGTERM and SIGINT to stop, SIGHUP to reload the configuration;
 //! and the limit of file descriptors.
 //!
-//! A signal handler only writes a byte into a socket. The turn that reads it reacts to the signal.
+//! A signal handler only writes a byte to a socket. The turn that reads the byte reacts to the signal.
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,10 +43,12 @@ pub(super) fn drain(signals: &mut UnixStream) -> bool {
 /// control socket, and files that are open for a moment.
 const OWN: u64 = 20;
 
-/// Returns the number of connections for which there are file descriptors, at most `connections_max`, and the
-/// number of accepted connections that may wait besides. Raises the process's limit as far as the system allows.
-/// If there are too few, a third is for waiting connections. Connections never take the descriptors that the
-/// store needs.
+/// Raises the limit of file descriptors as far as needed and as the system allows. Returns the number of connections
+/// for which there are descriptors, at most `connections_max`, and the number of additional accepted connections that
+/// may wait for admission.
+///
+/// If there are too few descriptors for both, a third is for waiting connections. The descriptors that the store needs
+/// are never used for connections.
 ///
 /// # Errors
 /// There is no descriptor for a single connection.

@@ -1,4 +1,4 @@
-//! Memory of each record with a configuration, asked from the packages that define the records.
+//! The memory of each type of record, given a configuration. The packages that define the records provide the sizes.
 
 use super::helpers::LOOKUP_STACK_BYTES;
 use super::socket::Socket;
@@ -13,7 +13,7 @@ use leveret_core::{flight, mem};
 /// Returns the sizes of all records and of fixed buffers, for the memory table.
 pub fn record_sizes(config: &Config) -> RecordSizes {
     let limits = &config.limits;
-    // The rules of `Limits` refuse larger values later. Until then no sum may overflow.
+    // Larger values are refused later, by `Limits::check`. They are cut here so that no sum overflows before that.
     let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
         .map(|bytes| bytes.min(leveret_storage::SEGMENT_BYTES_MAX) as usize);
     let if_link = |bytes| if config.has_tls_bridge() { bytes } else { 0 };
@@ -83,11 +83,12 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     }
 }
 
-/// Derives the limits from the memory, and checks that the system provides the memory. A pool that cannot be
-/// allocated would end the process during its start.
+/// Derives the limits from `memory_limit`, and checks that the system provides that memory. Returns the memory table.
+/// Without the check, a pool that cannot be allocated would end the process during its start.
 ///
 /// # Errors
-/// The key to change.
+/// The limits do not fit or contradict each other, or the system does not provide the memory. The error names the key to
+/// change.
 pub fn fit(config: &mut Config) -> Result<MemoryTable, LimitsError> {
     let table = config.fit(record_sizes)?;
     if mem::can_be_mapped(table.lines.iter().map(MemoryLine::bytes)) {

@@ -394,7 +394,7 @@ pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>
                 .iter()
                 .for_each(|name| log::warn!("{}: {at}: {}", path.display(), unknown_field(name)));
             if matches!(item, Item::User(_)) {
-                systemd::still_starting();
+                systemd::extend_start_timeout();
             }
             hash_password(broker, &mut item, &mut entropy);
             apply(broker, &mut context, &item).map(|applied| applied.remark(&item))

@@ -1,52 +1,55 @@
-//! Messages to systemd (ready, stopping, watchdog), and the sockets that systemd passes (leveret.socket).
+//! The protocols between the process and systemd: notifications by `sd_notify` (ready, stopping, watchdog, start
+//! timeout), and listening sockets of `leveret.socket`. The drop-in with `MemoryMax=` is printed by `leveret check`.
 //!
-//! Without systemd, or without a watchdog in the unit, nothing is sent. A message that cannot be sent is logged
-//! and not repeated: serving is more important, and systemd reacts to the missing message.
+//! If the process was not started by systemd, nothing is sent. A notification that cannot be sent is logged and not
+//! repeated: the broker continues, and systemd acts on the missing notification.
 
 use std::os::fd::OwnedFd;
 
 use sd_notify::NotifyState;
 
-/// Returns the sockets that systemd passed to this process (sd_listen_fds(3)). Called once, at start.
+/// Returns the listening sockets that systemd has passed to this process (sd_listen_fds(3)); empty without any. Must be
+/// called only once.
 ///
 /// # Errors
-/// The environment variables are invalid.
+/// The environment variables of the protocol are invalid.
 pub(super) fn passed_sockets() -> Result<Vec<OwnedFd>, sd_listen_fds::Error> {
     Ok(sd_listen_fds::get()?.into_iter().map(|(_, socket)| socket.into_std()).collect())
 }
 
-/// Reports that clients are accepted.
-pub(super) fn ready() {
-    tell(&NotifyState::Ready);
+/// Notifies systemd that the broker accepts clients.
+pub(super) fn notify_ready() {
+    notify(&NotifyState::Ready);
 }
 
-/// Upper limit for the duration of one step of a start, in microseconds.
-const STEP_US_MAX: u32 = 30_000_000;
+/// Time by which the start timeout is extended in microseconds. A step of the start takes less.
+const START_STEP_US_MAX: u32 = 30_000_000;
 
-/// Extends the start timeout of systemd.
-pub(super) fn still_starting() {
-    tell(&NotifyState::ExtendTimeoutUsec(STEP_US_MAX));
+/// Notifies systemd that the start continues: extends the unit's start timeout by `START_STEP_US_MAX` from now.
+pub(super) fn extend_start_timeout() {
+    notify(&NotifyState::ExtendTimeoutUsec(START_STEP_US_MAX));
 }
 
-/// Reports that the broker is stopping.
-pub(super) fn stopping() {
-    tell(&NotifyState::Stopping);
+/// Notifies systemd that the broker is stopping.
+pub(super) fn notify_stopping() {
+    notify(&NotifyState::Stopping);
 }
 
-/// Returns the interval for [`watchdog_ping`] in milliseconds: half of the unit's `WatchdogSec`, so that one late
-/// message does no harm; `None` without a watchdog.
+/// Returns the interval for [`notify_watchdog`] in milliseconds: half of the unit's `WatchdogSec`, so that one late
+/// notification does no harm. `None` if the unit has no watchdog.
 pub(super) fn watchdog_interval_ms() -> Option<u64> {
     let limit = sd_notify::watchdog_enabled()?;
     u64::try_from(limit.as_millis() / 2).ok().filter(|ms| *ms > 0)
 }
 
-/// Reports that the event loop is running.
-pub(super) fn watchdog_ping() {
-    tell(&NotifyState::Watchdog);
+/// Notifies systemd's watchdog that the event loop is running.
+pub(super) fn notify_watchdog() {
+    notify(&NotifyState::Watchdog);
 }
 
-fn tell(state: &NotifyState<'_>) {
+/// Sends a notification. Logs a failure.
+fn notify(state: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
-        log::warn!("systemd does not take {state}: {error}");
+        log::warn!("the notification {state} could not be sent to systemd: {error}");
     }
 }

@@ -425,7 +425,7 @@ impl CommitWriter {
             }
             let Some(front) = front else { return true };
             let bytes = (messages.body_len(front.message) as usize).min(CHUNK_BODY_BYTES);
-            if self.log.yields(bytes + RECORD_OVERHEAD_BYTES_MAX) {
+            if self.log.should_defer(bytes + RECORD_OVERHEAD_BYTES_MAX) {
                 return false;
             }
             if !self.write_message(messages, pending_writes.time_ms(), front, now) {

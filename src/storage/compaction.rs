@@ -1,23 +1,25 @@
 //! The compactor: copies live records and removes segments from the log.
 //!
-//! A segment is removed in two steps, the first durable before the second:
+//! A segment is removed in two steps. The second begins when the first is durable:
 //!
-//! 1. Its live records are *copied* to the end of the log. The compactor reads the segment from its start to
-//!    its last live record, each part once.
-//! 2. Settlements and deletions that may lie in it are *rewritten*. The last of these commits records that
-//!    the segment is removed. This step reads nothing, because the index has all settlements.
+//! 1. The live records of the segment are *copied* to the end of the log. The compactor reads the segment from its
+//!    start to its last live record, and each part only once.
+//! 2. The segment is *drained*: settlements and deletions that it may contain are written again to the end of the log.
+//!    The last of these commits records that the segment is removed. This step does not read the segment, because the
+//!    index has all settlements.
 //!
-//! While space is plentiful, all segments without live records are removed together. This happens when the
-//! sync budget allows it, or with a commit that is made anyway. Deleting a long queue therefore costs few
-//! commits.
+//! While many segments are free, all segments without live records are removed together: when the sync budget allows a
+//! commit for that, or with a commit that is written anyway. So the deletion of a long queue costs few commits.
 //!
 //! The file also contains [`DefinitionReplication`], which keeps two copies of each definition.
 //!
 //! # Invariants
-//! - A copy keeps its identity and its content, except for target queues in which the message is settled.
-//! - A segment is drained only when none of its records is live, and so not before its copies are durable.
+//! - A copy of a record has the same identity and content, except that target queues in which the message is settled are
+//!   left out.
+//! - A segment is drained only when none of its records is live. So the copies of its records are durable.
 //! - A settlement is rewritten only while it still settles a record in the log.
-//! - Segments removed together are removed in one commit, because settlements of one may lie in another.
+//! - Segments that are removed together are removed by the same commit, because one may contain settlements of messages
+//!   in another.
 //! - Copying starts only if there is space for all copies.
 
 use leveret_core::mem::sort;
@@ -39,22 +41,22 @@ use super::record::{
 };
 use super::space::SEGMENTS_RESERVED;
 
-/// The compactor starts when at most this many segments are free beside the reserved ones.
+/// The compactor starts when at most this number of segments is free in addition to the reserved ones.
 const COMPACT_BELOW_FREE: usize = 1;
-/// Once started, the compactor continues until 1/16 of all segments more are free. The copies of one pass lie
-/// together, apart from new messages, and old records mostly stay live.
+/// Once started, the compactor continues until another 1/16 of all segments is free. A longer pass is better because the
+/// copies, which are old records and mostly stay live, are then in the same segments, separate from new messages.
 const COMPACT_AHEAD_PART: usize = 16;
 /// Maximum number of these additional segments, so that publishers are throttled for seconds only.
 const COMPACT_AHEAD_MAX: usize = 8;
-/// A segment is worth compacting if at most this percentage of its bytes must be written.
+/// A segment is compacted if at most this percentage of its bytes must be written for that.
 const WRITTEN_PERCENT_MAX: u64 = 96;
-/// This percentage applies while the compactor continues although segments are not short any more.
+/// The same percentage while the compactor continues although enough segments are free.
 const WRITTEN_AHEAD_PERCENT_MAX: u64 = 75;
-/// This percentage applies with the last free segment: compacting a fuller segment may not free enough space
-/// to compact the next one.
+/// The same percentage when only one segment is free: compacting a fuller segment might not free enough space to
+/// compact the next one.
 const WRITTEN_LAST_PERCENT_MAX: u64 = 50;
-/// While the compactor works, new messages take at most this fraction (1/32) of a commit. Old records then
-/// lie together, apart from messages that may soon be consumed.
+/// While the compactor is active, new messages take at most 1/32 of a commit. So old records are in segments of their
+/// own, separate from new messages, which may soon be consumed.
 const FRESH_PART: usize = 32;
 /// Approximate bytes of a rewritten settled range.
 const RANGE_BYTES: usize = 5;
@@ -62,13 +64,13 @@ const RANGE_BYTES: usize = 5;
 const REWRITE_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
 /// Maximum number of ranges in a rewriting record. They are unpacked on the stack.
 const REWRITE_RANGES: usize = 256;
-/// Maximum bytes read at once, unless a commit is longer. Above `commit_bytes` only for a commit whose
-/// checksum has been verified.
+/// Maximum number of bytes that the compactor reads at once, unless a commit is longer. More than `commit_bytes` is read
+/// only for a commit whose checksum was verified before.
 const READ_BYTES_MAX: usize = 128 << 10;
 
 impl Log {
-    /// Returns whether the compactor should look for a segment, because something has changed since it last
-    /// did.
+    /// Returns whether the compactor should choose a segment: it is idle, and records were settled or written since it
+    /// last found none.
     pub fn wants_compaction(&self) -> bool {
         self.compactor.may_have_work
             && !self.compactor.is_active()
@@ -76,23 +78,23 @@ impl Log {
             && !self.compactor.buffer.is_empty()
     }
 
-    /// Returns whether new messages of `bytes` should wait for the next commit, even if they fit into this
-    /// one.
+    /// Returns whether new messages of `bytes` should wait for the next commit, even if the pending one has space for
+    /// them, and if so makes the pending commit due.
     ///
-    /// That is so when the compactor works and new messages have had their share of the commit. It is also so
-    /// when they would not fit into the segment that the commit fills up. Never true for the first messages
-    /// of a commit. A caller may append nevertheless.
-    pub fn yields(&mut self, bytes: usize) -> bool {
-        let has_had_its_part = self.compactor.is_active()
+    /// They should wait if the compactor is active and new messages have used up their part of the commit, or if the
+    /// commit fills up the active segment and would not fit into it with them. The first new messages of a commit never
+    /// wait. A caller may append the messages nevertheless.
+    pub fn should_defer(&mut self, bytes: usize) -> bool {
+        let is_part_used_up = self.compactor.is_active()
             && self.pending.fresh_bytes() + bytes > self.settings.commit_bytes as usize / FRESH_PART;
-        let yields = self.pending.fresh_bytes() > 0 && (has_had_its_part || self.overfills(bytes));
-        if yields {
+        let defers = self.pending.fresh_bytes() > 0 && (is_part_used_up || self.overfills(bytes));
+        if defers {
             self.make_due();
         }
-        yields
+        defers
     }
 
-    /// Returns whether the pending commit fills the active segment up, and would not fit with `bytes` more.
+    /// Returns whether the pending commit still fits into the active segment, but would not with `bytes` more.
     #[inline]
     fn overfills(&self, bytes: usize) -> bool {
         let room = self.space.filling_room();
@@ -101,8 +103,8 @@ impl Log {
 
     /// Starts removing segments without live records.
     ///
-    /// While space is needed, only the oldest is removed, because it requires the least rewriting. At most
-    /// one of the segments has a deletion that must be rewritten.
+    /// While free segments are short, only the oldest one is removed, because that requires the least rewriting. At
+    /// most one of the segments contains a deletion that must be rewritten.
     pub(super) fn find_drain(&mut self) {
         if self.compactor.drain.is_some()
             || self.in_flight.as_ref().is_some_and(|commit| !commit.drained.is_empty())

@@ -4,25 +4,28 @@
 //! small   commit │ message │ message │ settled │                       one commit, so all or nothing
 //! large   commit │ chunk: message, message, … │
 //!         commit │ chunk: message, settled, … │ group message, whose body is these chunks │
-//!                                                                      from here on a start completes the group
+//!                                              from here on, a start of the broker completes the group
 //!         commit │ message │ message │ …                               the same records individually
 //!         commit │ message │ settled │ gone: the group │               the group is complete
 //! ```
 //!
-//! The message that makes a large group exist is written to an incarnation created for it, which is no queue
-//! (`pending_writes::is_group`). Its offset is the number of chunks. Until this message is durable, the rest is
-//! unreferenced chunks, which are reclaimed as such. From then on, a start finds the group and writes the
-//! records in the chunks again; records that exist already do no harm. If the disk has no space for that, the
-//! start undoes the group, which was not confirmed to any client. Undoing needs one block; until there is
-//! one, the group is hidden.
+//! The *parts* of a large group are its chunks. The *group message* makes a large group exist: until it is durable, the
+//! parts are unreferenced chunks, which are reclaimed as such. The group message belongs to a queue incarnation that is
+//! created only for it (`pending_writes::is_group`), and its offset is the number of parts.
 //!
-//! Messages are written before the settlements of what they replace. A group of which something is settled
-//! therefore has all its messages. It is never undone, because a settlement cannot be undone, but waits for a
-//! start with enough space.
+//! If the broker stops after the group message and before the end of the group, the next start finds the group. It
+//! writes the records in the parts individually; records that exist already do no harm. If the disk has no space for
+//! that, the start undoes the group. No client has got a confirmation for it. Undoing needs one free block. While there
+//! is none, the records of the group are hidden.
+//!
+//! Individual messages are written before the individual settlements. So if a settlement of a group is durable, all its
+//! messages are. Such a group is never undone, because a settlement cannot be undone: it is completed by a later start
+//! with enough space.
 //!
 //! # Invariants
-//! - A group is gone only with its last record, or when all of it is undone.
-//! - A client gets its confirmation only after that.
+//! - The record that ends a large group is written with or after the last individual record, or together with everything
+//!   that undoes the group.
+//! - A client gets the confirmation for a group only after the group is complete.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -45,12 +48,12 @@ use super::record::{
 use super::recovery::{LOOKS_MAX, Report, Step};
 use super::settled::RangeSet;
 
-/// Maximum ranges in one record of a part.
+/// Maximum number of settled ranges in one record of a part.
 const RANGES_MAX: usize = 128;
 
 impl CommitWriter {
-    /// Writes what the log still lacks of the group. Returns `false` if the commit or the disk has no space
-    /// now.
+    /// Appends the records of a group that are not appended yet. Returns `false` if the commit or the disk has no space
+    /// for all of them now. Then the caller repeats the call after the commit.
     pub(super) fn write_group(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -66,7 +69,7 @@ impl CommitWriter {
             let bytes = group.bytes as usize + RECORD_OVERHEAD_BYTES_MAX;
             // Half a commit remains for records before the group, so that they cannot delay it forever.
             if bytes <= self.log.space.record_bytes_max() / 2 {
-                let is_written = !self.log.yields(bytes)
+                let is_written = !self.log.should_defer(bytes)
                     && self.log.admit(bytes).is_ok()
                     && self.write_members(pending_writes, messages, group, now);
                 self.groups.is_waiting = !is_written;
@@ -153,8 +156,8 @@ impl CommitWriter {
         }
     }
 
-    /// Writes the end of a large group. A start that finds a large group without this end knows that it was
-    /// not confirmed.
+    /// Appends the end of a large group. Without the end, a start treats the group as not confirmed. Returns `false` if
+    /// there is no space.
     fn write_group_end(&mut self, now: Now) -> bool {
         let Some(large) = self.groups.large.as_ref().filter(|large| large.parts > 0) else { return true };
         let gone = Record::Gone { queue: large.incarnation };
@@ -164,14 +167,14 @@ impl CommitWriter {
     /// Resets the state after a group.
     fn end_group(&mut self) {
         self.groups.settled = 0;
-        // A remaining body belongs to a message that is not needed any more.
+        // A body that is left belongs to a message that was settled in the meantime.
         for (_, body) in self.groups.bodies.drain(..) {
             self.log.drop_body(body);
         }
         self.groups.large = None;
     }
 
-    /// Writes the chunks of a large group and the message that makes it exist.
+    /// Appends the parts of a large group and the group message.
     fn append_group(
         &mut self,
         pending_writes: &PendingWrites,
@@ -282,7 +285,7 @@ impl LargeGroup {
         }
     }
 
-    /// Returns the record that makes the group exist.
+    /// Returns the record of the group message.
     fn group_message<'a>(&self, time_ms: u64, target: &'a [Target; 1]) -> Record<'a> {
         Record::Message(Message {
             targets: Targets::List(target),
@@ -295,7 +298,7 @@ impl LargeGroup {
         })
     }
 
-    /// Returns the target of that record.
+    /// Returns the target of the group message.
     const fn target(&self) -> [Target; 1] {
         [Target { queue: self.incarnation, offset: self.parts as u64, lane: 0 }]
     }
@@ -331,11 +334,11 @@ fn waiting(index: &Index) -> impl Iterator<Item = UnfinishedGroup> {
     })
 }
 
-/// Reads the records of a group's part. Returns `false` if it is damaged. The read is retried, because a
-/// flash card may refuse temporarily.
+/// Reads the records in a part of a group. Returns `false` if the part is damaged. A failed read is retried, because the
+/// failure of a flash card may be temporary.
 ///
 /// # Errors
-/// The disk refuses to read it.
+/// The disk cannot read the part.
 fn read_part<D: Disk>(
     index: &Index,
     disk: &mut D,
@@ -363,8 +366,8 @@ fn read_part<D: Disk>(
     Ok(true)
 }
 
-/// Returns the large bodies that groups reference; their messages may not be written individually yet.
-/// Returns `None` if a part of a group cannot be read, because then it may reference any body.
+/// Returns the large bodies that messages in groups reference. These messages may not be written individually yet, and
+/// their bodies must stay. Returns `None` if a part of a group cannot be read: it may reference any body.
 pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<Option<Vec<u64>>> {
     let (mut named, mut bytes) = (Vec::new(), Vec::new());
     for group in waiting(index) {
@@ -385,18 +388,18 @@ pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<O
 /// A large group found at a start, with its content as far as it can be read.
 pub(super) struct FoundGroup {
     group: UnfinishedGroup,
-    /// Offsets of its messages by queue.
+    /// Offsets of the group's messages, by queue.
     messages: BTreeMap<u64, RangeSet>,
-    /// Large bodies of its messages.
+    /// Large bodies of the group's messages.
     bodies: Vec<u64>,
-    /// Bytes of all its records.
+    /// Length of all records in bytes.
     bytes: u64,
     /// Whether some record is not written individually yet.
     has_missing: bool,
-    /// Whether a settlement of the group is written individually. Then all its messages are, and undoing them
-    /// would lose what they replace.
+    /// Whether a settlement of the group is written individually. Then all its messages are as well, and the group must
+    /// not be undone: the settled messages, which they replace, would be lost.
     has_settled: bool,
-    /// Whether parts of it are damaged.
+    /// Whether parts of the group are damaged.
     is_damaged: bool,
     /// File and block of a part that the disk refuses to read. A later start completes the group.
     refused: Option<(u32, u32)>,
@@ -470,8 +473,8 @@ impl Log {
         self.pending.note_group();
     }
 
-    /// Returns the large groups that an earlier epoch did not complete. All records of such a group may
-    /// exist: damage may have hit its end, and older versions write the end later.
+    /// Returns the large groups without an end, which an earlier epoch has not completed. All records of such a group may
+    /// exist nevertheless: the end may be damaged, and older versions of the broker write the end later.
     pub(super) fn find_groups<D: Disk>(
         &self,
         disk: &mut D,
@@ -488,8 +491,8 @@ impl Log {
         Ok(found)
     }
 
-    /// Completes or undoes these groups. Blocks. If the disk fails meanwhile, the remaining groups are
-    /// hidden. A broker that can only read then shows no half of a group.
+    /// Completes or undoes these groups. Blocks until the disk is done. If the disk fails, the remaining groups are
+    /// hidden, so that a broker that can only read does not show a part of a group.
     pub(super) fn end_groups<D: Disk>(
         &mut self,
         disk: &mut D,
@@ -513,8 +516,7 @@ impl Log {
         Ok(())
     }
 
-    /// Completes or undoes one group. `settled` receives the position of its first settlement that is
-    /// written.
+    /// Completes or undoes one group. If a settlement is appended, `settled` is set to the position of the first one.
     fn end_group<D: Disk>(
         &mut self,
         disk: &mut D,
@@ -528,13 +530,13 @@ impl Log {
         let is_whole =
             !found.has_missing || may_finish && self.finish_group(disk, found.group, settled, now)?;
         if is_whole {
-            // Without space for this, the next start completes it again, which does no harm.
+            // Without space for the end, the next start completes the group again, which does no harm.
             let _ = self.append_reserved(&found.gone(), Urgency::Lazy, now);
         } else if settled.is_none() {
             report.groups_undone += 1;
             self.undo_group(disk, found, now)?;
         }
-        // Otherwise all its messages exist. The next start with space writes the settlements.
+        // Otherwise all messages of the group exist, and the next start with enough space writes the settlements.
         Ok(())
     }
 
@@ -548,8 +550,8 @@ impl Log {
         }
     }
 
-    /// Settles the existing messages of a group and ends it in the same commit, so that a power cut cannot
-    /// leave a part of it. Without space for that the group stays hidden, and the next start tries again.
+    /// Undoes a group: settles its existing messages and ends it in the same commit, so that no power cut can leave a
+    /// part of the group. Without space for that, the group stays hidden, and the next start tries again.
     fn undo_group<D: Disk>(&mut self, disk: &mut D, found: &FoundGroup, now: Now) -> io::Result<()> {
         self.hide_groups(core::slice::from_ref(found));
         let bytes = found.undoing().map(|record| record.bytes_max()).sum();
@@ -580,7 +582,7 @@ impl Log {
         let (mut bytes, mut reached) = (Vec::new(), BTreeMap::new());
         for part in 0..group.parts {
             if !read_part(&self.index, disk, group, part, &mut bytes)? {
-                // It was readable a moment ago. Without it, half of the transaction would be visible.
+                // The part was readable when the group was found. Without it, half of the transaction would be visible.
                 return Err(io::Error::other("a part of a large transaction cannot be read any more"));
             }
             let mut rest = &bytes[..];
@@ -639,7 +641,7 @@ impl Log {
         Ok(!matches!(self.step(disk, now)?, Step::Nothing))
     }
 
-    /// Writes the pending commit like the first commit of an epoch, with the last space there is.
+    /// Writes the pending commit and, like the first commit of an epoch, may use reserved space for it.
     fn write_first<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
         self.schedule.set_starting(true);
         while self.schedule.is_starting() {
@@ -656,7 +658,7 @@ impl Log {
 pub(super) struct Groups {
     /// The group that exceeds one commit.
     pub(super) large: Option<LargeGroup>,
-    /// Large bodies written before their messages: number of the message, and id of the body.
+    /// Large bodies that were written before their messages: number of the message, and identifier of the body.
     pub(super) bodies: Vec<(u64, u64)>,
     /// Number of settlements of the current group that are written individually.
     pub(super) settled: usize,
@@ -667,22 +669,22 @@ pub(super) struct Groups {
 /// A group that exceeds one commit.
 #[derive(Debug)]
 pub(super) struct LargeGroup {
-    /// Number of its first message.
+    /// Number of the group's first message in the pending-write buffer.
     pub(super) first: u64,
     pub(super) incarnation: u64,
     pub(super) body: u64,
     pub(super) parts: u32,
     pub(super) bytes: u64,
-    /// The first message that is in no part yet.
+    /// The first message that is not in a part yet.
     pub(super) cursor: Cursor,
     /// Number of settlements that are in a part.
     pub(super) settled: usize,
-    /// Whether the message that makes it exist was appended.
+    /// Whether the group message was appended.
     pub(super) is_appended: bool,
 }
 
 impl Groups {
-    /// Removes the body of a message that is written now.
+    /// Removes the body of a message whose record was appended.
     pub(super) fn take_body(&mut self, number: u64) {
         self.bodies.retain(|(other, _)| *other != number);
     }

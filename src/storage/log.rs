@@ -1,5 +1,5 @@
-//! The append log as the event loop sees it: appending entries, handing out commit jobs and taking their
-//! results.
+//! The interface of the append log for the event loop: append entries, get commit jobs for a helper thread, and pass in
+//! their results.
 //!
 //! ```text
 //! append, settle → pending commit (memory) → next_commit → CommitJob ~ helper ~ CommitDone → commit_done → durable
@@ -44,7 +44,7 @@ use super::space::{Slot, Slots};
 /// The reason why a record cannot be appended now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// The pending commit is full. Retry after the next commit has been handed out.
+    /// The pending commit is full. Retry after the next call of [`Log::next_commit`] that returns a job.
     Gathering,
     /// `disk_limit` is reached. Retry after segments have become free.
     Disk,
@@ -52,14 +52,14 @@ pub enum Refused {
     TooLarge,
 }
 
-/// The disk failed, and the process must end. Carries the error of the operating system.
+/// The disk has failed, and the process must end. Contains the error of the operating system.
 #[derive(Debug)]
 pub struct Failed(pub io::Error);
 
-/// The commit that has been handed out and is not durable yet.
+/// The commit whose job was returned by [`Log::next_commit`] and is not done yet.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    /// The position that is durable when this commit is.
+    /// The log is durable up to this position when the commit is.
     pub(super) position: LogPosition,
     /// Offset of the commit in its segment, in bytes.
     pub(super) at: u32,
@@ -67,22 +67,22 @@ pub(super) struct InFlight {
     pub(super) settled_from: usize,
     /// The segment that this commit opens, and the bytes of its header.
     pub(super) opens: Option<(SegmentRef, u32)>,
-    /// Sequence of the segment that this commit seals; 0 if it seals none.
+    /// Sequence number of the segment that this commit seals; 0 if there is none.
     pub(super) seals: u64,
-    /// Queues whose settlements this commit writes again completely, each with the oldest segment that now
-    /// has them.
+    /// Queues of which this commit rewrites all settlements, each with the oldest segment that contains the rewritten
+    /// settlements.
     pub(super) rewritten: Vec<(u64, u64)>,
     /// Segments that this commit removes from the log.
     pub(super) drained: Vec<u64>,
-    /// The job itself, while the file system has no space for it.
+    /// The job, if the file system had no space for it; it is returned again later.
     pub(super) postponed: Option<CommitJob>,
 }
 
-/// The identity and progress of the writing process, as written in the headers of segments and commits.
+/// The values of this broker's run that are written to the headers of segments and commits.
 #[derive(Debug)]
 pub(super) struct WriterState {
     pub(super) identity: Identity,
-    /// Number of this start of the broker, from 1.
+    /// The current epoch, from 1.
     pub(super) epoch: u32,
     /// Number of the newest commit, counted over all epochs.
     pub(super) number: u64,
@@ -109,7 +109,7 @@ pub struct Log {
     /// The segment files and the space in them.
     pub(super) space: Space,
     pub(super) pending: PendingCommit,
-    /// Settlements that are kept beside the pending commit until they are written.
+    /// Settlements that are not written yet. They are encoded only when a commit is built.
     pub(super) settlements: PendingSettlements,
     pub(super) durable: LogPosition,
     pub(super) in_flight: Option<InFlight>,

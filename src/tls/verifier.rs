@@ -294,7 +294,8 @@ const STORE_INTERVAL_S: u64 = 86_400;
 /// Maximum number of digits of a number of seconds.
 const DIGITS_MAX: u64 = 20;
 
-/// The latest time that is known to have passed, in a file of the data directory. Bridges use it as minimum of [`Clock`].
+/// The latest time that is known to have passed, in a file of the data directory. Bridges check certificates at this
+/// time or later.
 ///
 /// Without it, a board whose clock starts in 1970 after every power cut would accept an upstream's expired certificate.
 /// The time of the clock is plausible, and is stored, when an upstream's certificate is valid at that time.

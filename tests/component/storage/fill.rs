@@ -82,7 +82,7 @@ impl World {
             ..PLAIN
         });
         for _ in 0..5_000 {
-            if self.log.yields(BODY.len()) {
+            if self.log.should_defer(BODY.len()) {
                 self.turn();
                 continue;
             }
