@@ -119,7 +119,7 @@ fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
         None if !request.is_last => {
             return Some(Answer::Now(
                 Status::BadRequest,
-                problem("bad_request", "the request has no Host header header"),
+                problem("bad_request", "the request has no Host header header header"),
             ));
         }
         Some(_) | None => {}
