@@ -156,7 +156,7 @@ impl LogKind {
 
 /// The bucket of one source and kind.
 #[derive(Debug)]
-struct Entry {
+struct LimitedSource {
     source: LogSource,
     kind: LogKind,
     bucket: TokenBucket,
@@ -167,7 +167,7 @@ struct Entry {
 /// The rate limit of all lines that peers cause.
 #[derive(Debug)]
 pub struct LogLimiter {
-    entries: Vec<Entry, BUCKETS_MAX>,
+    entries: Vec<LimitedSource, BUCKETS_MAX>,
     /// Bucket of all lines except connections opened and closed.
     total: TokenBucket,
     /// Bucket of lines about connections opened and closed.
@@ -269,10 +269,10 @@ impl LogLimiter {
     }
 
     /// Returns the bucket of a source and kind. A new one replaces the fullest if the table is full.
-    fn entry(&mut self, source: LogSource, kind: LogKind) -> &mut Entry {
+    fn entry(&mut self, source: LogSource, kind: LogKind) -> &mut LimitedSource {
         let found = self.entries.iter().position(|entry| entry.source == source && entry.kind == kind);
         let at = found.unwrap_or_else(|| {
-            let fresh = Entry { source, kind, bucket: TokenBucket::default(), suppressed: 0 };
+            let fresh = LimitedSource { source, kind, bucket: TokenBucket::default(), suppressed: 0 };
             match self.entries.push(fresh) {
                 Ok(()) => self.entries.len() - 1,
                 Err(fresh) => {

@@ -21,7 +21,7 @@ use super::request::RequestContext;
 use super::request::User;
 use super::request::{Answer, problem, unauthorized};
 use super::table::{self, Interface};
-use super::web_page::Page;
+use super::web_page::PageFile;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 
 /// The longest login that is decoded, in base64: a name of 255 bytes, a colon and a password.
@@ -103,7 +103,7 @@ pub(super) fn metrics_alone(request: &Request<'_>, context: &mut RequestContext<
 }
 
 /// Returns the head of the response with a file of the page.
-pub(super) fn page_head(page: &Page, status: Status) -> Head<'_> {
+pub(super) fn page_head(page: &PageFile, status: Status) -> Head<'_> {
     Head { status, media: page.media, more: PAGE_LINES, tag: Some(page.tag()) }
 }
 

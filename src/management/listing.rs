@@ -42,19 +42,19 @@ pub type SelectedColumns = heapless::Vec<u8, COLUMNS_MAX>;
 
 /// A part of a listing: objects of one kind.
 #[derive(Clone, Copy, Debug)]
-pub struct Part {
+pub struct ListingPart {
     /// The texts before and after its rows.
     pub around: (&'static str, &'static str),
     /// Returns the number of positions.
     pub places: fn(ReadContext<'_>) -> usize,
     /// Writes the row of a position.
-    pub row: Row,
+    pub row: RowWriter,
     /// How rows are examined for sorting, if they can be sorted.
     pub probe: Option<RowProbe>,
 }
 
 /// Writes the row of a position if the object exists and is wanted.
-pub type Row = fn(&Listing, ReadContext<'_>, usize, Json<'_>, Tables) -> Written;
+pub type RowWriter = fn(&Listing, ReadContext<'_>, usize, Json<'_>, Tables) -> Written;
 
 /// The result of writing a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,7 +81,7 @@ pub struct OutputLimits {
 /// A listing in progress.
 #[derive(Debug)]
 pub struct Listing {
-    parts: &'static [Part],
+    parts: &'static [ListingPart],
     /// Which objects are listed.
     pub filter: Filter,
     /// The columns of each row.
@@ -97,7 +97,7 @@ pub struct Listing {
 
 impl Listing {
     /// Creates a listing of these parts.
-    pub const fn new(parts: &'static [Part], filter: Filter, columns: SelectedColumns) -> Self {
+    pub const fn new(parts: &'static [ListingPart], filter: Filter, columns: SelectedColumns) -> Self {
         let (is_begun, is_first) = (false, true);
         Self { parts, filter, columns, part: 0, place: 0, is_begun, is_first, ordered: None, before: None }
     }
@@ -116,7 +116,7 @@ impl Listing {
     ///
     /// # Errors
     /// The page does not exist.
-    pub fn gather(&mut self, context: ReadContext<'_>) -> Result<(), Refused> {
+    pub fn gather(&mut self, context: ReadContext<'_>) -> Result<(), PageError> {
         let Some(ordered) = &mut self.ordered else { return Ok(()) };
         let mut work = 0;
         while work < PLACES_PER_STEP {
@@ -175,7 +175,7 @@ impl Listing {
     }
 
     /// Creates a listing of all objects of these parts, with rows that have no chosen columns.
-    pub fn whole(parts: &'static [Part]) -> Self {
+    pub fn whole(parts: &'static [ListingPart]) -> Self {
         Self::new(parts, Filter::default(), SelectedColumns::new())
     }
 
@@ -218,7 +218,7 @@ impl Listing {
 
     fn write_row(
         &mut self,
-        part: Part,
+        part: ListingPart,
         context: ReadContext<'_>,
         out: &mut Vec<u8>,
         bytes_max: usize,
@@ -402,20 +402,20 @@ pub fn choose_known<K: ListedKind>(names: Option<&str>) -> SelectedColumns {
 
 const WHOLE: (&str, &str) = ("[", "\n]\n");
 
-const fn part<K: ListedKind>(around: (&'static str, &'static str)) -> Part {
-    Part { around, places: K::places, row: row::<K>, probe: Some(probe::<K>()) }
+const fn part<K: ListedKind>(around: (&'static str, &'static str)) -> ListingPart {
+    ListingPart { around, places: K::places, row: row::<K>, probe: Some(probe::<K>()) }
 }
 
 /// The parts of a list of one kind.
 struct SingleKind<K>(K);
 
 impl<K: ListedKind> SingleKind<K> {
-    const PARTS: &'static [Part] = &[part::<K>(WHOLE)];
+    const PARTS: &'static [ListingPart] = &[part::<K>(WHOLE)];
 }
 
-const BINDINGS: &[Part] = &[part::<DefaultBindings>(("[", "")), part::<Bindings>(("", "\n]\n"))];
-const USERS_WITHOUT_PERMISSIONS: &[Part] =
-    &[Part { around: WHOLE, places: Users::places, row: user_without_permissions, probe: None }];
+const BINDINGS: &[ListingPart] = &[part::<DefaultBindings>(("[", "")), part::<Bindings>(("", "\n]\n"))];
+const USERS_WITHOUT_PERMISSIONS: &[ListingPart] =
+    &[ListingPart { around: WHOLE, places: Users::places, row: user_without_permissions, probe: None }];
 
 /// Lists the rows of a kind that the request selects and the user may see, in the requested order and page.
 pub(super) fn list<K: ListedKind>(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
@@ -425,7 +425,7 @@ pub(super) fn list<K: ListedKind>(call: &Call<'_>, context: &RequestContext<'_>)
 fn list_of<K: ListedKind>(
     call: &Call<'_>,
     context: &RequestContext<'_>,
-    parts: &'static [Part],
+    parts: &'static [ListingPart],
     filter: Filter,
 ) -> Answer {
     if let Some(vhost) = call.optional_name("vhost").filter(|vhost| !exists(context, vhost)) {
@@ -686,7 +686,7 @@ fn compile_pattern(pattern: &str) -> Option<NameFilter> {
 }
 
 /// Why a page cannot be shown: status, error and reason.
-pub type Refused = (Status, &'static str, String);
+pub type PageError = (Status, &'static str, String);
 
 impl Ordered {
     /// Reads the order and the page from a request. `default` names the columns to sort by if the request names none.
@@ -697,7 +697,7 @@ impl Ordered {
         request: &Request<'_>,
         has_pages: bool,
         default: Option<&str>,
-    ) -> Result<Option<Self>, Refused> {
+    ) -> Result<Option<Self>, PageError> {
         let page = request.query_value("page").filter(|_| has_pages);
         let sort = request.query_value("sort").and_then(decode).filter(|sort| !sort.is_empty());
         if page.is_none() && sort.is_none() && default.is_none() {
@@ -826,7 +826,7 @@ impl Ordered {
     ///
     /// # Errors
     /// The page does not exist.
-    pub fn begin(&mut self) -> Result<String, Refused> {
+    pub fn begin(&mut self) -> Result<String, PageError> {
         self.filtered = self.rows.len();
         let Some((page, size)) = self.page else { return Ok("[".to_string()) };
         let start = (page - 1).saturating_mul(size);

@@ -22,7 +22,7 @@ use super::management::text_object;
 use super::messages::{PendingBrowse, QueueGet};
 use super::metrics::Exposition;
 use super::samples::{Ranges, Samples};
-use super::web_page::{Page, Tokens};
+use super::web_page::{PageFile, Tokens};
 
 /// The most names in a path.
 pub(super) const NAMES_MAX: usize = 5;
@@ -208,9 +208,9 @@ pub enum Answer {
     /// Sends the list of the store's files once this batch is durable.
     PinStore(Batch),
     /// Sends a file of the web page.
-    Page(&'static Page),
+    Page(&'static PageFile),
     /// Tells the client that its copy of a file of the web page is up to date.
-    KnownPage(&'static Page),
+    KnownPage(&'static PageFile),
     /// Sends messages that are taken from a queue.
     Get(Box<QueueGet>),
     /// Sends messages of a queue that remain in it, once they have been read from the disk.

@@ -80,7 +80,7 @@ enum Handler {
 }
 
 /// One request.
-struct Row {
+struct RequestRow {
     interfaces: &'static [Interface],
     /// `None`: every verb that no row above has.
     verb: Option<Verb>,
@@ -95,7 +95,7 @@ struct Row {
 /// over the network, and the function that answers.
 macro_rules! requests {
     ($($way:ident $verb:ident $path:literal $demand:ident $handler:expr;)*) => {
-        const REQUESTS: &[Row] = &[$(Row {
+        const REQUESTS: &[RequestRow] = &[$(RequestRow {
             interfaces: way!($way), verb: verb!($verb), path: $path, demand: Demand::$demand, handler: $handler,
         }),*];
     };
@@ -314,7 +314,7 @@ fn find<'c>(
     user: Option<&'c User>,
     interface: Interface,
     verb: Verb,
-) -> Option<(&'static Row, Call<'c>)> {
+) -> Option<(&'static RequestRow, Call<'c>)> {
     let path = match request.segments.as_slice() {
         path if interface == Interface::Socket => path,
         // A trailing slash is ignored.
@@ -377,7 +377,7 @@ pub(super) fn answer(
 /// Answers a request over the network without a login. Few rows permit that.
 pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
     match find(request, None, Interface::Network, request.verb) {
-        Some((Row { demand: Demand::NoLogin, handler: Show(show), .. }, call)) => show(&call, context),
+        Some((RequestRow { demand: Demand::NoLogin, handler: Show(show), .. }, call)) => show(&call, context),
         _ => not_taken(request, context, Interface::Network, None),
     }
 }
@@ -433,7 +433,7 @@ mod tests {
     use crate::http::{self, Parsed};
 
     /// Returns the path of a row with a name for each word in braces.
-    fn path_of(row: &Row) -> String {
+    fn path_of(row: &RequestRow) -> String {
         let named = |part: &'static str| match part {
             "**" => "rest",
             part => part.strip_prefix('{').and_then(|part| part.strip_suffix('}')).unwrap_or(part),

@@ -35,14 +35,14 @@ pub(super) enum NoToken {
 /// The tokens of users who are logged in.
 #[derive(Debug, Default)]
 pub struct Tokens {
-    rows: Vec<Row>,
+    rows: Vec<TokenRow>,
 }
 
 /// The most memory that tokens use, in bytes.
-pub const TOKENS_BYTES: usize = TOKENS_MAX * (size_of::<Row>() + 256);
+pub const TOKENS_BYTES: usize = TOKENS_MAX * (size_of::<TokenRow>() + 256);
 
 #[derive(Debug)]
-struct Row {
+struct TokenRow {
     hash: [u8; 32],
     user: Box<str>,
     password: PasswordHash,
@@ -53,7 +53,7 @@ struct Row {
 /// Length of a token in bytes: 256 bits in hexadecimal digits.
 const TOKEN_BYTES: usize = 64;
 
-impl Row {
+impl TokenRow {
     /// Returns whether the token is valid at this time.
     fn is_good(&self, broker: &Broker, now_ms: u64) -> bool {
         let has_password = |password| broker_password(broker, &self.user) == Some(password);
@@ -99,7 +99,7 @@ impl Tokens {
         );
         self.rows.reserve_exact(1);
         let hash = hash_of(token.as_bytes());
-        self.rows.push(Row { hash, user: user.into(), password, began_ms: now_ms, used_ms: now_ms });
+        self.rows.push(TokenRow { hash, user: user.into(), password, began_ms: now_ms, used_ms: now_ms });
         Ok(token)
     }
 
@@ -111,12 +111,13 @@ impl Tokens {
     fn replaced(&self, broker: &Broker, user: &str) -> Option<usize> {
         let held = |user: &str| self.rows.iter().filter(|row| &*row.user == user).count();
         let most = self.rows.iter().map(|row| held(&row.user)).max()?;
-        let may_displace = |row: &Row| match held(user) {
+        let may_displace = |row: &TokenRow| match held(user) {
             0 => most > 1 || is_administrator(broker, user),
             _ => &*row.user == user,
         };
         let rows = self.rows.iter().enumerate().filter(|(_, row)| may_displace(row));
-        let order = |row: &Row| (Reverse(held(&row.user)), is_administrator(broker, &row.user), row.used_ms);
+        let order =
+            |row: &TokenRow| (Reverse(held(&row.user)), is_administrator(broker, &row.user), row.used_ms);
         rows.min_by_key(|(_, row)| order(row)).map(|(at, _)| at)
     }
 
@@ -149,7 +150,7 @@ impl Tokens {
 
 /// A file of the page.
 #[derive(Debug)]
-pub struct Page {
+pub struct PageFile {
     name: &'static str,
     /// Its media type.
     pub media: &'static str,
@@ -159,7 +160,7 @@ pub struct Page {
 
 /// All files, compressed as in `src/management/web/` beside their sources. `compress` there writes them, and
 /// `tests/component/layers` compares them. The first is shown at `/`.
-const PAGES: &[Page] = &[
+const PAGES: &[PageFile] = &[
     page("index.html", "text/html; charset=utf-8", include_bytes!("web/index.html.gz")),
     page("style.css", "text/css; charset=utf-8", include_bytes!("web/style.css.gz")),
     page("icon.svg", "image/svg+xml", include_bytes!("web/icon.svg.gz")),
@@ -169,11 +170,11 @@ const PAGES: &[Page] = &[
 ];
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-const fn page(name: &'static str, media: &'static str, bytes: &'static [u8]) -> Page {
-    Page { name, media, bytes }
+const fn page(name: &'static str, media: &'static str, bytes: &'static [u8]) -> PageFile {
+    PageFile { name, media, bytes }
 }
 
-impl Page {
+impl PageFile {
     /// Returns the entity tag: the checksum and the length of the content, which are the end of a gzip file.
     pub fn tag(&self) -> u64 {
         self.bytes.last_chunk().map_or(0, |last| u64::from_be_bytes(*last))
@@ -181,7 +182,7 @@ impl Page {
 }
 
 /// Returns the file of this name.
-pub(super) fn find(name: &str) -> Option<&'static Page> {
+pub(super) fn find(name: &str) -> Option<&'static PageFile> {
     match name {
         "" => PAGES.first(),
         name => PAGES.iter().find(|page| page.name == name),

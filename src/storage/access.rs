@@ -44,7 +44,7 @@ use super::log::RecordLocation;
 use super::reader;
 use super::reader::for_each_record;
 use super::record::Record;
-use super::recovery::{Access, AccessDefinition, AccessReport, Report, Restored, Step};
+use super::recovery::{Access, AccessDefinition, AccessReport, Report, Restored, StepResult};
 use super::segment::Identity;
 use super::varint::Input;
 
@@ -212,8 +212,8 @@ impl Log {
     fn step_at_once<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
         self.make_due();
         match self.step(disk, now)? {
-            Step::Nothing => Err(io::ErrorKind::StorageFull.into()),
-            Step::Prepared | Step::Committed => Ok(()),
+            StepResult::Nothing => Err(io::ErrorKind::StorageFull.into()),
+            StepResult::Prepared | StepResult::Committed => Ok(()),
         }
     }
 

@@ -24,7 +24,7 @@ use super::parts::BodyPart;
 use super::queue_names;
 use super::reader::apply_records;
 use super::record::Record;
-use super::recovery::Step;
+use super::recovery::StepResult;
 use super::segment::{SegmentHeader, SegmentRef};
 use super::space::Slot;
 use super::space::Space;
@@ -354,16 +354,16 @@ impl Log {
     }
 
     /// Runs the next job itself, in place of a helper thread. Blocks.
-    pub(super) fn step<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<Step> {
+    pub(super) fn step<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<StepResult> {
         if self.space.segments_free() == 0
             && let Some(job) = self.next_prepare()
         {
             self.prepare_done(job.run(disk)).map_err(|failed| failed.0)?;
-            return Ok(Step::Prepared);
+            return Ok(StepResult::Prepared);
         }
-        let Some(job) = self.next_commit(now) else { return Ok(Step::Nothing) };
+        let Some(job) = self.next_commit(now) else { return Ok(StepResult::Nothing) };
         self.commit_done(job.run(disk)).map_err(|failed| failed.0)?;
-        Ok(if self.is_postponed() { Step::Nothing } else { Step::Committed })
+        Ok(if self.is_postponed() { StepResult::Nothing } else { StepResult::Committed })
     }
 }
 

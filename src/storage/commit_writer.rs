@@ -25,7 +25,7 @@ use super::disk::Disk;
 use super::footer::Footer;
 use super::group::{self, Groups};
 use super::jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
-use super::log::{Failed, Log, Refused};
+use super::log::{AppendRefused, Failed, Log};
 use super::read_back::FetchJob;
 use super::read_back::{FetchBuffers, FetchDone};
 use super::record::{
@@ -488,7 +488,7 @@ impl CommitWriter {
             }
         };
         // Otherwise the first message in the buffer would be retried forever.
-        assert!(outcome != Err(Refused::TooLarge), "a commit has space for the largest record");
+        assert!(outcome != Err(AppendRefused::TooLarge), "a commit has space for the largest record");
         if outcome.is_ok() {
             self.chunking = None;
             self.groups.take_body(front.number);

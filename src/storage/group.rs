@@ -39,13 +39,13 @@ use super::commit_writer::{CommitWriter, Draft};
 use super::damage::is_about_a_block;
 use super::disk::Disk;
 use super::index::Index;
-use super::log::{Log, LogPosition, Refused};
+use super::log::{AppendRefused, Log, LogPosition};
 use super::reader::for_each_record;
 use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets,
     encode_message,
 };
-use super::recovery::{LOOKS_MAX, Report, Step};
+use super::recovery::{LOOKS_MAX, Report, StepResult};
 use super::settled::RangeSet;
 
 /// Maximum number of settled ranges in one record of a part.
@@ -625,8 +625,8 @@ impl Log {
             self.note_group();
             match self.append_reserved(record, Urgency::Awaited, now) {
                 Ok(_) => return Ok(true),
-                Err(Refused::TooLarge) => return Ok(false),
-                Err(Refused::Gathering | Refused::Disk) => {
+                Err(AppendRefused::TooLarge) => return Ok(false),
+                Err(AppendRefused::CommitFull | AppendRefused::Disk) => {
                     if !self.write_now(disk, now)? {
                         return Ok(false);
                     }
@@ -638,7 +638,7 @@ impl Log {
     /// Writes the pending commit. Returns `false` if there is no space for it.
     fn write_now<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<bool> {
         self.make_due();
-        Ok(!matches!(self.step(disk, now)?, Step::Nothing))
+        Ok(!matches!(self.step(disk, now)?, StepResult::Nothing))
     }
 
     /// Writes the pending commit and, like the first commit of an epoch, may use reserved space for it.

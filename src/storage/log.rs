@@ -43,9 +43,9 @@ use super::space::{Slot, Slots};
 
 /// The reason why a record cannot be appended now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refused {
+pub enum AppendRefused {
     /// The pending commit is full. Retry after the next call of [`Log::next_commit`] that returns a job.
-    Gathering,
+    CommitFull,
     /// `disk_limit` is reached. Retry after segments have become free.
     Disk,
     /// The record is larger than any commit can hold.
@@ -267,7 +267,7 @@ impl Log {
         record: &Record<'_>,
         urgency: Urgency,
         now: Now,
-    ) -> Result<LogPosition, Refused> {
+    ) -> Result<LogPosition, AppendRefused> {
         self.admit(record.bytes_max())?;
         let bytes = self.pending.add(record);
         self.pending.note_fresh(bytes);
@@ -293,7 +293,7 @@ impl Log {
         urgency: Urgency,
         now: Now,
         fill: impl FnOnce(&mut [u8]),
-    ) -> Result<LogPosition, Refused> {
+    ) -> Result<LogPosition, AppendRefused> {
         let message = Message { body: record::Body::Inline(&[]), ..*message };
         self.admit(Record::Message(message).bytes_max() + body_bytes)?;
         let bytes = self.pending.add_with(|out| record::encode_message(&message, body_bytes, out, fill));
@@ -312,7 +312,7 @@ impl Log {
         record: &Record<'_>,
         urgency: Urgency,
         now: Now,
-    ) -> Result<LogPosition, Refused> {
+    ) -> Result<LogPosition, AppendRefused> {
         self.admit_to_commit(record.bytes_max())?;
         if !self.access.note(record, &mut self.pending) {
             return Ok(self.note_appended(urgency, now));
@@ -405,21 +405,21 @@ impl Log {
     }
 
     /// Returns an error if records of `bytes` cannot be appended now.
-    pub(super) fn admit(&mut self, bytes: usize) -> Result<(), Refused> {
+    pub(super) fn admit(&mut self, bytes: usize) -> Result<(), AppendRefused> {
         self.admit_to_commit(bytes)?;
         let commit = padded(self.pending.len() + bytes + self.space.settle_share());
-        if self.space.has_disk_room(commit) { Ok(()) } else { Err(Refused::Disk) }
+        if self.space.has_disk_room(commit) { Ok(()) } else { Err(AppendRefused::Disk) }
     }
 
     #[inline]
-    fn admit_to_commit(&mut self, bytes: usize) -> Result<(), Refused> {
+    fn admit_to_commit(&mut self, bytes: usize) -> Result<(), AppendRefused> {
         if bytes > self.space.record_bytes_max() {
-            return Err(Refused::TooLarge);
+            return Err(AppendRefused::TooLarge);
         }
         if !self.has_room(bytes) {
             // Other records wait, so the pending commit is written without waiting for its window.
             self.make_due();
-            return Err(Refused::Gathering);
+            return Err(AppendRefused::CommitFull);
         }
         Ok(())
     }

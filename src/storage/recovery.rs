@@ -201,14 +201,16 @@ impl Log {
         let mut is_large = self.pending.len() > BLOCK_BYTES;
         while self.schedule.is_starting() || (self.space.is_short() && self.compactor.drain.is_some()) {
             match self.step(disk, now)? {
-                Step::Prepared => continue,
-                Step::Committed if is_damage_appended => {}
-                Step::Committed => {
+                StepResult::Prepared => continue,
+                StepResult::Committed if is_damage_appended => {}
+                StepResult::Committed => {
                     is_damage_appended = self.append_damage(report, now);
                     self.find_drain();
                 }
-                Step::Nothing if self.schedule.is_starting() => return Err(io::ErrorKind::StorageFull.into()),
-                Step::Nothing => return Ok(()),
+                StepResult::Nothing if self.schedule.is_starting() => {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                StepResult::Nothing => return Ok(()),
             }
             if core::mem::take(&mut is_large) && self.space.is_short() {
                 self.schedule.set_starting(true);
@@ -527,7 +529,7 @@ impl AccessReport {
 }
 
 /// What [`Log::step`] has done.
-pub(super) enum Step {
+pub(super) enum StepResult {
     /// It prepared a part of a segment.
     Prepared,
     /// It wrote a commit.

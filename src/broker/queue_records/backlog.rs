@@ -16,7 +16,7 @@
 //! - Counts and bytes are those of the messages in the parts, in memory or not.
 
 use leveret_core::command::QueueId;
-use leveret_core::mem::{Entry, Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages};
+use leveret_core::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages, QueueEntry};
 
 use super::record::Records;
 use super::record::{Front, Rank};
@@ -668,8 +668,8 @@ pub(crate) enum Place {
 
 impl Place {
     /// Returns the place that an entry represents.
-    pub(crate) const fn of(entry: Entry) -> Self {
-        let Entry { message, flags } = entry;
+    pub(crate) const fn of(entry: QueueEntry) -> Self {
+        let QueueEntry { message, flags } = entry;
         if flags & KIND == 0 {
             return Self::Plain(message);
         }
@@ -682,13 +682,13 @@ impl Place {
     }
 
     /// Returns the entry that represents this place.
-    pub(crate) fn entry(self) -> Entry {
+    pub(crate) fn entry(self) -> QueueEntry {
         let flags = |offset: u64, kind: u64| offset << KIND_BITS | kind;
         match self {
-            Self::Plain(message) => Entry { message, flags: 0 },
-            Self::Logged(message, offset) => Entry { message, flags: flags(offset, LOGGED) },
+            Self::Plain(message) => QueueEntry { message, flags: 0 },
+            Self::Logged(message, offset) => QueueEntry { message, flags: flags(offset, LOGGED) },
             Self::Stored(start, count) => {
-                Entry { message: MessageId::from_index(count as usize - 1), flags: flags(start, STORED) }
+                QueueEntry { message: MessageId::from_index(count as usize - 1), flags: flags(start, STORED) }
             }
         }
     }

@@ -45,7 +45,7 @@ enum PageUse {
 }
 
 #[derive(Debug)]
-struct Page {
+struct PageState {
     kind: PageUse,
     /// Whether the page may be resident in memory.
     resident: bool,
@@ -62,7 +62,7 @@ pub(super) struct Blocks {
     bytes: Box<[u8]>,
     /// Per unit: the next block of the chain.
     next: Box<[BlockId]>,
-    pages: Vec<Page>,
+    pages: Vec<PageState>,
     places: FreePlaces,
     /// First page of the list of split pages with free units, counted from 1; 0 for none.
     split_free_head: u32,
@@ -74,7 +74,8 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// Bytes of bookkeeping per page.
-    pub(super) const PAGE_OVERHEAD_BYTES: usize = size_of::<Page>() + UNITS_PER_PAGE * size_of::<BlockId>();
+    pub(super) const PAGE_OVERHEAD_BYTES: usize =
+        size_of::<PageState>() + UNITS_PER_PAGE * size_of::<BlockId>();
 
     /// Reserves `pages_max` pages without touching them.
     pub(super) fn with_pages(pages_max: usize) -> Self {
@@ -245,7 +246,7 @@ impl Blocks {
     fn take_page(&mut self, kind: PageUse) -> Option<usize> {
         let index = self.places.take()?;
         if index == self.pages.len() {
-            self.pages.push(Page {
+            self.pages.push(PageState {
                 kind: PageUse::Free,
                 resident: false,
                 free_units: 0,
@@ -254,7 +255,7 @@ impl Blocks {
             });
         }
         self.pages_idle -= usize::from(self.pages[index].resident);
-        self.pages[index] = Page { kind, resident: true, free_units: 0, next: 0, previous: 0 };
+        self.pages[index] = PageState { kind, resident: true, free_units: 0, next: 0, previous: 0 };
         Some(index)
     }
 
@@ -285,7 +286,8 @@ impl Blocks {
     }
 
     fn give_page(&mut self, index: usize) {
-        self.pages[index] = Page { kind: PageUse::Free, resident: true, free_units: 0, next: 0, previous: 0 };
+        self.pages[index] =
+            PageState { kind: PageUse::Free, resident: true, free_units: 0, next: 0, previous: 0 };
         self.places.give(index);
         self.pages_idle += 1;
     }

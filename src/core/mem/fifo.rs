@@ -24,7 +24,7 @@ pub const CHUNK_BYTES: usize = size_of::<Chunk>();
 
 /// An entry: one message in one queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Entry {
+pub struct QueueEntry {
     /// The message; the queue holds one reference.
     pub message: MessageId,
     /// State of the message in this queue (bits defined by the broker).
@@ -130,17 +130,17 @@ impl FifoPool {
     }
 
     #[inline]
-    fn get(&self, chunk: u32, at: u8) -> Entry {
+    fn get(&self, chunk: u32, at: u8) -> QueueEntry {
         let StoredEntry { message, flags: [low, high] } =
             self.chunks[chunk as usize - 1].entries[at as usize];
-        Entry {
+        QueueEntry {
             message: MessageId::from_index(message as usize),
             flags: u64::from(high) << 32 | u64::from(low),
         }
     }
 
     #[inline]
-    fn set(&mut self, chunk: u32, at: u8, entry: Entry) {
+    fn set(&mut self, chunk: u32, at: u8, entry: QueueEntry) {
         let flags = [entry.flags as u32, (entry.flags >> 32) as u32];
         let stored = StoredEntry { message: entry.message.index() as u32, flags };
         self.chunks[chunk as usize - 1].entries[at as usize] = stored;
@@ -170,7 +170,7 @@ impl Fifo {
 
     /// Appends an entry. Returns `false` if the pool has no chunk for it.
     #[must_use]
-    pub fn push(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
+    pub fn push(&mut self, pool: &mut FifoPool, entry: QueueEntry) -> bool {
         if self.needs_chunk() && pool.chunks_free() == 0 {
             return false;
         }
@@ -180,7 +180,7 @@ impl Fifo {
     /// Appends an entry that was read back, which may take the last chunks. Returns `false` if those are taken as
     /// well.
     #[must_use]
-    pub fn push_read_back(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
+    pub fn push_read_back(&mut self, pool: &mut FifoPool, entry: QueueEntry) -> bool {
         if self.needs_chunk() {
             let Some(chunk) = pool.take() else {
                 return false;
@@ -202,17 +202,17 @@ impl Fifo {
 
     /// Returns the first entry.
     #[inline]
-    pub fn front(&self, pool: &FifoPool) -> Option<Entry> {
+    pub fn front(&self, pool: &FifoPool) -> Option<QueueEntry> {
         (self.len > 0).then(|| pool.get(self.head_chunk, self.head_at))
     }
 
     /// Returns the last entry.
-    pub fn back(&self, pool: &FifoPool) -> Option<Entry> {
+    pub fn back(&self, pool: &FifoPool) -> Option<QueueEntry> {
         (self.len > 0).then(|| pool.get(self.tail_chunk, self.tail_at - 1))
     }
 
     /// Passes the entries to `each` in order until it returns `false`. Returns whether all were passed without that.
-    pub fn for_each(&self, pool: &FifoPool, each: &mut dyn FnMut(Entry) -> bool) -> bool {
+    pub fn for_each(&self, pool: &FifoPool, each: &mut dyn FnMut(QueueEntry) -> bool) -> bool {
         let (mut chunk, mut at) = (self.head_chunk, self.head_at);
         for _ in 0..self.len {
             if at as usize == ENTRIES_PER_CHUNK {
@@ -227,21 +227,21 @@ impl Fifo {
     }
 
     /// Replaces the first entry, if there is one.
-    pub fn set_front(&self, pool: &mut FifoPool, entry: Entry) {
+    pub fn set_front(&self, pool: &mut FifoPool, entry: QueueEntry) {
         if self.len > 0 {
             pool.set(self.head_chunk, self.head_at, entry);
         }
     }
 
     /// Replaces the last entry, if there is one.
-    pub fn set_back(&self, pool: &mut FifoPool, entry: Entry) {
+    pub fn set_back(&self, pool: &mut FifoPool, entry: QueueEntry) {
         if self.len > 0 {
             pool.set(self.tail_chunk, self.tail_at - 1, entry);
         }
     }
 
     /// Removes the first entry and returns it with its offset.
-    pub fn pop(&mut self, pool: &mut FifoPool) -> Option<(u64, Entry)> {
+    pub fn pop(&mut self, pool: &mut FifoPool) -> Option<(u64, QueueEntry)> {
         let entry = self.front(pool)?;
         let offset = self.head_offset;
         self.head_offset += 1;
@@ -271,8 +271,8 @@ impl Fifo {
 mod tests {
     use super::*;
 
-    fn entry(number: usize) -> Entry {
-        Entry {
+    fn entry(number: usize) -> QueueEntry {
+        QueueEntry {
             message: MessageId::from_index(number),
             flags: (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15),
         }

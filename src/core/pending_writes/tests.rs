@@ -3,13 +3,13 @@
 use super::*;
 use crate::mem::{MessageFlags, MessageLimits, Share};
 
-struct World {
+struct Fixture {
     messages: Messages,
     pending_writes: PendingWrites,
     offsets: u64,
 }
 
-impl World {
+impl Fixture {
     fn new() -> Self {
         let limits =
             MessageLimits { messages_max: 4096, body_bytes_max: 1 << 20, assembly_bytes_max: 1 << 20 };
@@ -51,7 +51,7 @@ impl World {
 
 #[test]
 fn a_message_settled_before_its_commit_is_not_written_and_its_batch_becomes_durable() {
-    let mut world = World::new();
+    let mut world = Fixture::new();
     let published = world.publish(&[5], Urgency::Awaited);
     assert!(published.1 > world.pending_writes.durable());
     world.settle(5, published);
@@ -65,7 +65,7 @@ fn a_message_settled_before_its_commit_is_not_written_and_its_batch_becomes_dura
 
 #[test]
 fn a_message_in_two_queues_is_written_unless_both_have_settled_it() {
-    let mut world = World::new();
+    let mut world = Fixture::new();
     let published = world.publish(&[5, 6], Urgency::Window);
     world.settle(5, published);
     assert!(world.pending_writes.is_pending_write(&world.messages, published.0));
@@ -75,7 +75,7 @@ fn a_message_in_two_queues_is_written_unless_both_have_settled_it() {
 
 #[test]
 fn a_message_is_held_and_then_marked_as_stored_when_its_commit_is_durable() {
-    let mut world = World::new();
+    let mut world = Fixture::new();
     let (message, batch, _) = world.publish(&[5], Urgency::Awaited);
     let (count, covers) = world.commit();
     assert_eq!((count, covers), (1, batch));
@@ -89,7 +89,7 @@ fn a_message_is_held_and_then_marked_as_stored_when_its_commit_is_durable() {
 
 #[test]
 fn batches_are_no_larger_than_a_commit_and_become_durable_in_order() {
-    let mut world = World::new();
+    let mut world = Fixture::new();
     let batches: Vec<Batch> = (0..200).map(|_| world.publish(&[5], Urgency::Awaited).1).collect();
     assert!(batches.is_sorted());
     let first = batches.iter().filter(|batch| **batch == batches[0]).count();
@@ -104,7 +104,7 @@ fn batches_are_no_larger_than_a_commit_and_become_durable_in_order() {
 
 #[test]
 fn a_reply_waits_for_settlements_that_did_not_fit_into_the_commit() {
-    let mut world = World::new();
+    let mut world = Fixture::new();
     let published = world.publish(&[5], Urgency::Window);
     let (_, covers) = world.commit();
     world.pending_writes.stored(&mut world.messages, covers);
@@ -117,7 +117,7 @@ fn a_reply_waits_for_settlements_that_did_not_fit_into_the_commit() {
 
 #[test]
 fn a_deleted_queue_is_removed_from_the_targets_of_pending_messages() {
-    let mut world = World::new();
+    let mut world = Fixture::new();
     world.publish(&[5], Urgency::Window);
     world.publish(&[5, 6], Urgency::Window);
     world.pending_writes.append_queue_deleted(5);
@@ -132,7 +132,7 @@ fn a_deleted_queue_is_removed_from_the_targets_of_pending_messages() {
 
 #[test]
 fn settlements_are_merged_whatever_their_order() {
-    let mut world = World::new();
+    let mut world = Fixture::new();
     for offset in [4, 2, 3, 9, 1] {
         world.pending_writes.settle_stored(Settled { queue: 5, start: offset, end: offset + 1 });
         world.pending_writes.settle_stored(Settled { queue: 6, start: offset, end: offset + 1 });
@@ -160,7 +160,7 @@ fn without_a_store_nothing_is_written_and_an_unwritable_store_takes_nothing() {
 fn a_pending_message_is_found_by_its_mark_when_numbers_pass_32_bits() {
     for width in [16, 31, 32, 33] {
         for before in 0..4 {
-            let mut world = World::new();
+            let mut world = Fixture::new();
             world.pending_writes.first_number = (1_u64 << width) - before;
             let published: Vec<_> = (0..6).map(|_| world.publish(&[5], Urgency::Window)).collect();
             for one in &published {
@@ -179,13 +179,13 @@ fn a_pending_message_is_found_by_its_mark_when_numbers_pass_32_bits() {
 
 #[test]
 fn log_entries_become_durable_while_messages_wait_for_disk_space() {
-    let mut world = World::new();
+    let mut world = Fixture::new();
     let (message, _, _) = world.publish(&[7], Urgency::Awaited);
     let user = Definition::User { name: "alice", tags: "", hash: &[0] };
     let batch = world.pending_writes.define(user.key(), Some(user.value()));
     let said = world.pending_writes.entries_appended();
     // The disk takes log entries only.
-    let facts_only = |world: &mut World| {
+    let facts_only = |world: &mut Fixture| {
         while world.pending_writes.fact().is_some() {
             world.pending_writes.pop_entry();
         }
@@ -204,7 +204,7 @@ fn log_entries_become_durable_while_messages_wait_for_disk_space() {
 
 #[test]
 fn messages_of_a_deleted_queue_are_confirmed_when_the_deletion_is_durable() {
-    let mut world = World::new();
+    let mut world = Fixture::new();
     // More than one batch.
     let published: Vec<_> = (0..70).map(|_| world.publish(&[7], Urgency::Awaited)).collect();
     let (first, last) = (published[0].1, published[69].1);
@@ -220,7 +220,7 @@ fn messages_of_a_deleted_queue_are_confirmed_when_the_deletion_is_durable() {
 
 #[test]
 fn a_change_of_the_log_limit_counts_as_new_capacity() {
-    let mut pending_writes = World::new().pending_writes;
+    let mut pending_writes = Fixture::new().pending_writes;
     pending_writes.set_log_free_bytes((1000, 8000), false);
     let before = pending_writes.capacity_freed();
     pending_writes.set_log_free_bytes((1000, 9000), false);

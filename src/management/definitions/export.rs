@@ -6,7 +6,7 @@
 
 use crate::columns::{Column, ListedKind};
 use crate::definition_columns::raw_value;
-use crate::listing::{Part, whole_row};
+use crate::listing::{ListingPart, whole_row};
 use crate::request::ReadContext;
 use leveret_core::rabbitmq_version;
 
@@ -26,7 +26,7 @@ const BEGINNING: &str = concat!(
 );
 
 /// The parts of an export.
-pub const PARTS: &[Part] = &[
+pub const PARTS: &[ListingPart] = &[
     part::<Users>(BEGINNING),
     part::<Vhosts>("\n],\n\"vhosts\":["),
     part::<Permissions>("\n],\n\"permissions\":["),
@@ -38,11 +38,11 @@ pub const PARTS: &[Part] = &[
     part::<Policies>("\n],\n\"policies\":["),
     part::<Queues>("\n],\n\"queues\":["),
     part::<Exchanges>("\n],\n\"exchanges\":["),
-    Part { around: ("\n],\n\"bindings\":[", "\n]}\n"), ..part::<Bindings>("") },
+    ListingPart { around: ("\n],\n\"bindings\":[", "\n]}\n"), ..part::<Bindings>("") },
 ];
 
 /// The parts of an export of one virtual host.
-pub const VHOST_PARTS: &[Part] = &[
+pub const VHOST_PARTS: &[ListingPart] = &[
     part::<Limits>(concat!(
         "{\"rabbit_version\":\"",
         rabbitmq_version!(),
@@ -56,11 +56,11 @@ pub const VHOST_PARTS: &[Part] = &[
     part::<Policies>("\n],\n\"policies\":["),
     part::<Queues>("\n],\n\"queues\":["),
     part::<Exchanges>("\n],\n\"exchanges\":["),
-    Part { around: ("\n],\n\"bindings\":[", "\n]}\n"), ..part::<Bindings>("") },
+    ListingPart { around: ("\n],\n\"bindings\":[", "\n]}\n"), ..part::<Bindings>("") },
 ];
 
-const fn part<K: ListedKind>(before: &'static str) -> Part {
-    Part { around: (before, ""), places: K::places, row: whole_row::<K>, probe: None }
+const fn part<K: ListedKind>(before: &'static str) -> ListingPart {
+    ListingPart { around: (before, ""), places: K::places, row: whole_row::<K>, probe: None }
 }
 
 /// Declares a kind whose objects are exported if they meet a condition, with all its columns. The name in parentheses

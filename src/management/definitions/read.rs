@@ -72,16 +72,16 @@ impl<E: fmt::Display> fmt::Display for ReadError<E> {
 }
 
 /// A file, or another source that can be read more than once.
-pub trait Source: Read + Seek {}
+pub trait DefinitionSource: Read + Seek {}
 
-impl<T: Read + Seek> Source for T {}
+impl<T: Read + Seek> DefinitionSource for T {}
 
 /// Passes every object of a file to `take`, each after the objects it depends on.
 ///
 /// # Errors
 /// The file cannot be read to its end, or `take` returns an error.
 pub fn read<E>(
-    file: &mut dyn Source,
+    file: &mut dyn DefinitionSource,
     mut take: impl FnMut(At<'_>, &str, &str) -> Result<(), E>,
 ) -> Result<(), ReadError<E>> {
     let length = file.seek(SeekFrom::End(0)).map_err(ReadError::System)?;
@@ -120,14 +120,14 @@ pub fn read<E>(
 type Take<'t> = &'t mut dyn FnMut(&str) -> bool;
 
 /// Reads the file once for one of its lists.
-fn go_through(file: &mut dyn Source, wanted: &str, take: Take<'_>) -> serde_json::Result<()> {
+fn go_through(file: &mut dyn DefinitionSource, wanted: &str, take: Take<'_>) -> serde_json::Result<()> {
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(PartLimiter::of(file)));
     Whole { wanted, take }.deserialize(&mut json)?;
     json.end()
 }
 
 /// Reads the file once and checks its syntax only.
-fn check_syntax(file: &mut dyn Source) -> serde_json::Result<()> {
+fn check_syntax(file: &mut dyn DefinitionSource) -> serde_json::Result<()> {
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(PartLimiter::of(file)));
     IgnoredAny::deserialize(&mut json)?;
     json.end()
@@ -145,7 +145,7 @@ fn malformed<E>(error: serde_json::Error, section: &str, index: usize) -> ReadEr
 
 /// A file whose parts are checked for length, because a JSON parser holds each text, number or object in memory.
 struct PartLimiter<'f> {
-    file: io::Take<&'f mut dyn Source>,
+    file: io::Take<&'f mut dyn DefinitionSource>,
     /// Number of open lists and objects.
     depth: usize,
     is_in_text: bool,
@@ -157,7 +157,7 @@ struct PartLimiter<'f> {
 }
 
 impl<'f> PartLimiter<'f> {
-    fn of(file: &'f mut dyn Source) -> Self {
+    fn of(file: &'f mut dyn DefinitionSource) -> Self {
         let file = file.take(FILE_BYTES_MAX);
         Self { file, depth: 0, is_in_text: false, is_escaped: false, bytes: 0, refused: None }
     }

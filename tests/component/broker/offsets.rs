@@ -9,7 +9,7 @@ use leveret_core::limits::Limits;
 use leveret_core::pending_writes::{Definition, LogEntry};
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+    AppendRefused, Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
 };
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 use proptest::prelude::*;
@@ -262,7 +262,7 @@ fn append(log: &mut Log, disk: &mut SimDisk, offset: u64) {
         body: Body::Inline(&offset.to_le_bytes()),
     });
     while let Err(refused) = log.append(&record, Urgency::Awaited, NOW) {
-        assert_eq!(refused, Refused::Gathering);
+        assert_eq!(refused, AppendRefused::CommitFull);
         write(log, disk);
     }
 }

@@ -2,7 +2,7 @@
 
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+    AppendRefused, Body, FileDisk, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
 };
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
@@ -42,7 +42,7 @@ fn amplification(body_bytes: usize) -> f64 {
     for offset in 0..messages {
         let target = [Target { queue: 12, offset, lane: 0 }];
         while let Err(refused) = log.append(&message(&target, &body), Urgency::Awaited, NOW) {
-            assert_eq!(refused, Refused::Gathering);
+            assert_eq!(refused, AppendRefused::CommitFull);
             if offset > settled {
                 log.settle(12, Range { start: settled, end: offset }, Urgency::Lazy, NOW);
                 settled = offset;

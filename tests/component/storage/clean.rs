@@ -5,7 +5,7 @@
 use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+    AppendRefused, Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
 };
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
@@ -65,7 +65,7 @@ impl World {
                     self.work(0);
                     return true;
                 }
-                Err(Refused::Gathering | Refused::Disk) => self.work(100),
+                Err(AppendRefused::CommitFull | AppendRefused::Disk) => self.work(100),
                 Err(refused) => panic!("{refused:?}"),
             }
         }

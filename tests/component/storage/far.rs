@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::bodies::{body_of, content_of};
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+    AppendRefused, Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
 };
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
@@ -124,7 +124,7 @@ impl World {
             Record::Message(Message { targets: Targets::List(&targets), body: Body::Inline(&body), ..PLAIN });
         let mut turns = 0;
         while let Err(refused) = self.log.append(&record, Urgency::Awaited, self.now()) {
-            assert!(refused != Refused::TooLarge && turns < 1_000, "{refused:?}");
+            assert!(refused != AppendRefused::TooLarge && turns < 1_000, "{refused:?}");
             self.work();
             turns += 1;
         }

@@ -6,7 +6,7 @@ use std::io;
 
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, Disk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+    AppendRefused, Body, Disk, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
 };
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
@@ -41,7 +41,7 @@ fn message<'a>(targets: &'a [Target], body: &'a [u8]) -> Record<'a> {
 fn publish(log: &mut Log, disk: &mut SimDisk, targets: &[Target], body: &[u8]) {
     let record = message(targets, body);
     while let Err(refused) = log.append(&record, Urgency::Awaited, NOW) {
-        assert_eq!(refused, Refused::Gathering);
+        assert_eq!(refused, AppendRefused::CommitFull);
         commit(log, disk);
     }
 }

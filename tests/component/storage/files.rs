@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, Disk, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+    AppendRefused, Body, Disk, FileDisk, Identity, Log, Message, Range, Record, Settings, Target, Targets,
+    Urgency,
 };
 
 use crate::sample::PLAIN;
@@ -120,7 +121,7 @@ impl World {
             }
             match appended {
                 Ok(_) => self.rest(),
-                Err(Refused::Disk) => return offset,
+                Err(AppendRefused::Disk) => return offset,
                 Err(refused) => panic!("{refused:?}"),
             }
         }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+    AppendRefused, Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
 };
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
@@ -91,8 +91,8 @@ impl World {
                     self.next[queue as usize] += 1;
                     return Some((queue, offset));
                 }
-                Err(Refused::TooLarge) => panic!("it is small"),
-                Err(Refused::Gathering | Refused::Disk) => self.turn(),
+                Err(AppendRefused::TooLarge) => panic!("it is small"),
+                Err(AppendRefused::CommitFull | AppendRefused::Disk) => self.turn(),
             }
         }
         None

@@ -12,7 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, Disk, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+    AppendRefused, Body, Disk, FileDisk, Identity, Log, Message, Range, Record, Settings, Target, Targets,
+    Urgency,
 };
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
@@ -162,7 +163,7 @@ impl World {
         }
     }
 
-    fn publish(&mut self) -> Result<(), Refused> {
+    fn publish(&mut self) -> Result<(), AppendRefused> {
         let mut targets = Vec::new();
         for queue in 0..self.next.len() {
             if targets.is_empty() && queue + 1 == self.next.len() || self.random.once_in(2) {
@@ -185,7 +186,7 @@ impl World {
     }
 
     /// Writes a large body, whose message is still to come.
-    fn chunks(&mut self) -> Result<Body<'static>, Refused> {
+    fn chunks(&mut self) -> Result<Body<'static>, AppendRefused> {
         let body = self.log.take_body_id();
         for index in 0..3 {
             let record = Record::Chunk { body, index, bytes: &[6; 2000] };
@@ -203,7 +204,7 @@ impl World {
         loop {
             match self.publish() {
                 Ok(()) => (count, waits) = (count + 1, 0),
-                Err(Refused::Gathering) => {
+                Err(AppendRefused::CommitFull) => {
                     waits += 1;
                     assert!(
                         waits < WAITS_MAX,
@@ -213,13 +214,13 @@ impl World {
                     );
                     self.rest();
                 }
-                Err(Refused::Disk) => {
+                Err(AppendRefused::Disk) => {
                     self.rest();
                     if self.publish().is_err() {
                         return count;
                     }
                 }
-                Err(Refused::TooLarge) => panic!("nothing is that large"),
+                Err(AppendRefused::TooLarge) => panic!("nothing is that large"),
             }
         }
     }

@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::bodies::{body_of, content_of};
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, CommitJob, FetchJob, Identity, Log, LogPosition, Message, Range, Record, Refused, Report, Settings,
-    Target, Targets, Urgency,
+    AppendRefused, Body, CommitJob, FetchJob, Identity, Log, LogPosition, Message, Range, Record, Report,
+    Settings, Target, Targets, Urgency,
 };
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
@@ -463,7 +463,7 @@ impl World {
         queues.into_iter().map(target).collect()
     }
 
-    fn append(&mut self, record: &Record<'_>) -> Result<LogPosition, Refused> {
+    fn append(&mut self, record: &Record<'_>) -> Result<LogPosition, AppendRefused> {
         let (urgency, now) = (self.urgency(), self.now());
         self.log.as_mut().expect("a step has a log").append(record, urgency, now)
     }

@@ -4,8 +4,8 @@
 use leveret_core::pending_writes::{Definition, DestinationName, IndexCapacity};
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, DEFINITION_BYTES, EMPTY_QUEUE_BYTES, Identity, Log, Message, Range, Record, Refused, Settings,
-    Target, Targets, Urgency,
+    AppendRefused, Body, DEFINITION_BYTES, EMPTY_QUEUE_BYTES, Identity, Log, Message, Range, Record,
+    Settings, Target, Targets, Urgency,
 };
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
@@ -148,8 +148,8 @@ impl World {
                     self.next[queue as usize] += 1;
                     return true;
                 }
-                Err(Refused::TooLarge) => panic!("it is small"),
-                Err(Refused::Gathering | Refused::Disk) => self.rest(),
+                Err(AppendRefused::TooLarge) => panic!("it is small"),
+                Err(AppendRefused::CommitFull | AppendRefused::Disk) => self.rest(),
             }
         }
         false

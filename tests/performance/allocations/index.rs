@@ -5,7 +5,7 @@
 use crate::counting;
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
+    AppendRefused, Body, FileDisk, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
 };
 use leveret_test_support::built_program::TempDir;
 
@@ -69,7 +69,7 @@ impl World {
         }
     }
 
-    fn publish(&mut self) -> Result<(), Refused> {
+    fn publish(&mut self) -> Result<(), AppendRefused> {
         let to = Target { queue: 1 + self.count % self.queues, offset: self.count / self.queues, lane: 0 };
         let message = Message {
             targets: Targets::List(&[to]),
@@ -91,14 +91,14 @@ impl World {
         loop {
             match self.publish() {
                 Ok(()) => {}
-                Err(Refused::Gathering) => self.rest(),
-                Err(Refused::Disk) => {
+                Err(AppendRefused::CommitFull) => self.rest(),
+                Err(AppendRefused::Disk) => {
                     self.rest();
-                    if self.publish() == Err(Refused::Disk) {
+                    if self.publish() == Err(AppendRefused::Disk) {
                         return;
                     }
                 }
-                Err(Refused::TooLarge) => panic!("nothing is that large"),
+                Err(AppendRefused::TooLarge) => panic!("nothing is that large"),
             }
         }
     }

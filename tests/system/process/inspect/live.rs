@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use leveret_cli::inspect::Verdict;
 use leveret_core::pending_writes::Definition;
 use leveret_core::time::Now;
-use leveret_storage::{Body, Disk, FileDisk, Log, Message, Range, Record, Refused, Target, Targets, Urgency};
+use leveret_storage::{
+    AppendRefused, Body, Disk, FileDisk, Log, Message, Range, Record, Target, Targets, Urgency,
+};
 
 use super::inspected;
 use super::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Sent, Traffic};
@@ -55,10 +57,10 @@ fn write_until(
         sent.lock().expect("nobody panics with it").insert(offset, body.clone());
         match log.append(&message, Urgency::Awaited, now) {
             Ok(_) => offset += 1,
-            Err(Refused::Gathering) => {}
+            Err(AppendRefused::CommitFull) => {}
             // Consumers continue when the disk is full.
-            Err(Refused::Disk) => window = 5,
-            Err(Refused::TooLarge) => panic!("it is small"),
+            Err(AppendRefused::Disk) => window = 5,
+            Err(AppendRefused::TooLarge) => panic!("it is small"),
         }
         if offset > settled + window {
             // Some stay longer, for the cleaner to copy.

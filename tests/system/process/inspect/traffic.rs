@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use leveret_core::pending_writes::Definition;
 use leveret_core::time::Now;
 use leveret_storage::{
-    Body, Disk, Identity, Log, Message, Range, Record, Refused, Report, Settings, Target, Targets, Urgency,
+    AppendRefused, Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets,
+    Urgency,
 };
 
 use leveret_test_support::random::Random;
@@ -133,11 +134,11 @@ impl Traffic {
         }
     }
 
-    fn append(&mut self, record: &Record<'_>) -> Result<(), Refused> {
+    fn append(&mut self, record: &Record<'_>) -> Result<(), AppendRefused> {
         let now = Now::from_ms(self.now);
         match self.log.as_mut() {
             Some(log) => log.append(record, Urgency::Awaited, now).map(drop),
-            None => Err(Refused::Disk),
+            None => Err(AppendRefused::Disk),
         }
     }
 
