@@ -76,7 +76,7 @@ impl MemoryTable {
             let (key, reason) = (line.key, line.reason);
             let [count, each, bytes] = [line.count, line.bytes_each, line.bytes()].map(grouped);
             // Writing into a String cannot fail.
-            let _ = writeln!(text, "# {key:<20}{count:>11} ×{each:>10} ={bytes:>13}  {reason}");
+            let _ = writeln!(text, "# {key:<23}{count:>10} ×{each:>10} ={bytes:>13}  {reason}");
         }
         let kernel = match self.kernel_bytes {
             Some(bytes) => format!("at most {}", Megabytes(bytes)),
