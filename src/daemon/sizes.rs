@@ -165,7 +165,8 @@ mod tests {
             let found = table.lines.iter().find(|line| line.key == key && line.reason.contains(reason));
             found.map(MemoryLine::bytes).unwrap()
         };
-        let tls = line("bridges_max", "TLS with upstreams") + line("input_buffer_bytes", "opened and sealed");
+        let tls = line("bridges_max", "TLS with upstreams")
+            + line("input_buffer_bytes", "encryption and decryption");
         assert!(tls < 300_000, "{tls}");
         let limits = &config.limits;
         for (name, has, had) in [

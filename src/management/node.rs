@@ -337,7 +337,7 @@ mod wear_tests {
         let fast = Wear::forecast(1 << 40, 1 << 40, YEAR, 2 << 40);
         let shown = fast.to_string();
         assert!(shown.contains("1.0 years left") && shown.contains("3010.3 MB a day"), "{shown}");
-        assert!(fast.warning(2).is_some_and(|text| text.starts_with("wear: 3010.3 MB a day")));
+        assert!(fast.warning(2).is_some_and(|text| text.starts_with("wear: 3010.3 MB per day")));
         assert_eq!((fast.warning(1), fast.warning(0)), (None, None));
     }
 }

@@ -199,7 +199,7 @@ fn abandoned_transactions_hold_at_most_half_of_the_memory_and_no_reserve() {
         house.done(at, Command::TxSelect);
         let (taken, outcome) = flood(&mut house, at, "q");
         let Outcome::Fault(fault) = outcome else { panic!("{outcome:?}") };
-        assert!(fault.text.contains("its whole share of body_bytes_max"), "{fault}");
+        assert!(fault.text.contains("their whole share of body_bytes_max"), "{fault}");
         assert!(round > 0 || taken == 120, "as much as it leaves of half of 480, not {taken}");
         held += taken;
         forgotten.push(at);

@@ -277,7 +277,7 @@ fn messages_of_a_queue_without_a_name_wait_until_they_are_given_one() {
         (&["adopt_orphan", &incarnation, "amq.q"], "use another name"),
         (&["adopt_orphan", "-p", "nowhere", &incarnation, "q2"], "no virtual host 'nowhere'"),
         (&["adopt_orphan", "77", "q2"], "no orphan 77"),
-        (&["adopt_orphan", "x", "q2"], "no incarnation"),
+        (&["adopt_orphan", "x", "q2"], "not an incarnation"),
         (&["delete_orphan", "77"], "no orphan 77"),
     ] {
         let (done, said) = ctl(&home, words);

@@ -228,7 +228,7 @@ def play(hour: Hour) -> None:
     finally:
         full.kill()
         full.wait(suite.patience(10))
-    hour.log_until("gone without")
+    hour.log_until("disconnected without")
 
     hour.note("A restart and a backup")
     hour.type("leveretctl delete_queue full", keep="Deleting|Error")

@@ -442,7 +442,7 @@ fn a_refused_limit_is_named_with_its_file_and_line() {
         ("\nframe_max = 1000", "line 2: frame_max must be"),
         ("[store]\ndisk_limit = \"1MB\"", "line 2: disk_limit is"),
         ("\n\nboard = \"pi4\"", "line 3: unknown board pi4; did you mean pi-4?"),
-        ("default_user = \"admin\"", "line 1: default_user = \"admin\" takes a default_pass other than"),
+        ("default_user = \"admin\"", "line 1: default_user = \"admin\" needs a default_pass other than"),
         (
             "memory_limit = \"0.5GB\"",
             "\"0.5GB\" is not a size: write a whole number of bytes, or a whole number with",

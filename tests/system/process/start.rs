@@ -226,7 +226,7 @@ fn a_bridge_without_its_password_is_held_and_the_start_goes_on() {
     let makers: [(&str, &dyn Fn()); 3] = [
         ("No such file", &|| {}),
         ("is empty", &|| fs::write(&file, "").expect("it is written")),
-        ("not a file", &|| {
+        ("not a regular file", &|| {
             fs::remove_file(&file).expect("it was there");
             assert!(Command::new("mkfifo").arg(&file).status().expect("it runs").success());
         }),
