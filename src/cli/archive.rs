@@ -124,7 +124,7 @@ fn all_zeros(bytes: &[u8]) -> io::Result<()> {
 }
 
 fn damaged() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "it is no tar archive, or it is damaged")
+    io::Error::new(io::ErrorKind::InvalidData, "it is not a tar archive, or it is damaged")
 }
 
 const fn padding(bytes: u64) -> usize {

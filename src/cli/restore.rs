@@ -59,11 +59,13 @@ impl fmt::Display for NotRestored {
             Self::File(path, error) => write!(f, "{}: {error}", path.display()),
             Self::HasStore(folder) => write!(
                 f,
-                "{} holds a store already: move it away first (mv {0} {0}.old), or name another folder with \
+                "{} contains a store already: move it away first (mv {0} {0}.old), or name another folder with \
                  --data-dir",
                 folder.display()
             ),
-            Self::InUse(folder) => write!(f, "{}: a broker has it; stop that first", folder.display()),
+            Self::InUse(folder) => {
+                write!(f, "{}: a broker uses it; stop that broker first", folder.display())
+            }
             Self::NoStore(path, why) => write!(f, "{}: {why}; nothing was restored", path.display()),
         }
     }
@@ -110,7 +112,7 @@ fn restore(
     let mut made = RestoredFiles::begin(target).map_err(of(&folder.join(RESTORE_PART)))?;
     let sums = unpack(source, &mut made).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => {
-            let why = "it is cut short; copy it again, or take another backup";
+            let why = "it is incomplete; copy it again, or use another backup";
             NotRestored::NoStore(archive.to_path_buf(), why.to_string())
         }
         _ => NotRestored::File(archive.to_path_buf(), error),
@@ -118,7 +120,7 @@ fn restore(
     let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
     let inspection = Inspection::of(&mut part).map_err(|error| {
         let why = match error {
-            OpenError::NoStore => "there is no store in it: not one segment file".to_string(),
+            OpenError::NoStore => "it contains no store: no segment file".to_string(),
             error => error.to_string(),
         };
         NotRestored::NoStore(archive.to_path_buf(), why)
@@ -128,13 +130,13 @@ fn restore(
         Sums::Agree => None,
         _ if !inspection.is_whole() => Some("the store in it is damaged".to_string()),
         Sums::Differ => Some(format!(
-            "it is damaged, for {0} at its end says something else of its files than they are (unpack it \
-             with tar, and sha256sum --check {0} says of which); copy it again, or take another backup",
+            "it is damaged: the checksums in {0} at its end do not match its files (unpack it with tar; sha256sum \
+             --check {0} names them); copy it again, or use another backup",
             archive::NAME
         )),
         Sums::Missing => Some(format!(
-            "it is cut short or damaged, for it does not end with {}, which says what all of it is (a backup \
-             of an older version had none: if you are sure of it, unpack it with tar)",
+            "it is incomplete or damaged: it does not end with {}, the list of its checksums (backups of older \
+             versions have none: unpack such a backup with tar)",
             archive::NAME
         )),
     };
@@ -154,8 +156,8 @@ fn restore(
         return Ok(format!("{folder}: {count} segment files restored, every checksum holds\n"));
     }
     Ok(format!(
-        "{folder}: {count} segment files restored as they were, and damaged when they were backed up: what \
-         is whole in them is served; `leveret inspect {folder}` says what is not\n"
+        "{folder}: {count} segment files restored; some were already damaged at the time of the backup: their \
+         intact parts are served; `leveret inspect {folder}` lists the damage\n"
     ))
 }
 
@@ -178,7 +180,7 @@ impl RestoredFiles {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => {
                 let why = format!(
-                    "it is in the way ({error}); if a restore that was cut short left it, remove it (rm -r)"
+                    "it exists already ({error}); if an interrupted restore left it, remove it (rm -r)"
                 );
                 return Err(io::Error::other(why));
             }

@@ -59,8 +59,8 @@ pub(crate) fn beyond(config: &Config) -> Vec<String> {
         .map(|(count, things, key, max)| {
             let (count, max) = (grouped(count), grouped(max.into()));
             format!(
-                "this store has {count} {things}, {key} is {max}: what is beyond is kept but not served; raise \
-                 {key}, or use a larger profile"
+                "this store has {count} {things}, {key} is {max}: the rest is kept but not served; raise {key}, \
+                 or use a larger profile"
             )
         })
         .collect();

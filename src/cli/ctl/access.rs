@@ -269,14 +269,14 @@ fn password(call: &Call, at: usize) -> Result<String, Failure> {
             if count == 0 {
                 return Err(Failure::new(
                     USAGE,
-                    "Error: there is no password: neither an argument nor a line of standard input",
+                    "Error: there is no password in the arguments or on standard input",
                 ));
             }
             // Input that has arrived is checked; later input is not waited for.
             if !stdin.buffer().is_empty() && line.len() <= PASSWORD_BYTES_MAX {
                 return Err(Failure::new(
                     USAGE,
-                    "Error: standard input has more than one line: which of them is the password?",
+                    "Error: standard input has more than one line: the password must be one line",
                 ));
             }
             line.trim_end_matches(['\n', '\r']).to_string()
@@ -286,8 +286,8 @@ fn password(call: &Call, at: usize) -> Result<String, Failure> {
     if password.is_empty() && call.args.get(at).is_none() {
         return Err(Failure::new(
             USAGE,
-            "Error: the password is empty; a user that needs none (a certificate vouches for it) is made \
-             with some password, and then clear_password",
+            "Error: the password is empty; a user that needs none (because it logs in with a certificate) is \
+             created with any password, followed by clear_password",
         ));
     }
     if password.len() > PASSWORD_BYTES_MAX {
@@ -334,7 +334,7 @@ pub(super) fn hash_of(password: &[u8]) -> Result<Value, Failure> {
 }
 
 fn no_entropy(error: &getrandom::Error) -> Failure {
-    Failure::new(SOFTWARE, format!("Error: the system gives no random bytes: {error}"))
+    Failure::new(SOFTWARE, format!("Error: the system returns no random bytes: {error}"))
 }
 
 // ---- answers

@@ -177,9 +177,8 @@ const OPTIONS: Table<Options> = Table(&[Section {
         OptionRow::new(
             "--export",
             "FILE",
-            "write every live message that can be read to FILE, which must not be there yet,\n\
-             one JSON object a line; - is standard output, and the report goes to standard\n\
-             error",
+            "write every live message that can be read to FILE, which must not exist yet,\none JSON object per \
+             line; - is standard output, and the report goes to standard\nerror",
             |options, given| {
                 let file = given.path()?;
                 let is_stdout = file.as_os_str() == "-";

@@ -97,9 +97,11 @@ impl QueueNames {
                         if self.2 > 0 { write!(f, ", priority {}", self.2) } else { Ok(()) }
                     }
                     None if is_group(self.0) => f.write_str(
-                        "a large transaction without its end, which the next start completes or undoes",
+                        "a large transaction whose end is missing; the next start completes it or undoes it",
                     ),
-                    None if is_transient(self.0) => f.write_str("transient ones that memory had no room for"),
+                    None if is_transient(self.0) => {
+                        f.write_str("transient messages that were evicted from memory")
+                    }
                     None => f.write_str("?"),
                 }
             }
@@ -291,9 +293,9 @@ impl fmt::Display for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::No => f.write_str("none has the directory"),
-            Self::Process(0) => f.write_str("one has the directory and may be writing"),
-            Self::Process(id) => write!(f, "process {id} has the directory and may be writing"),
-            Self::Unknown => f.write_str("not known: /proc/locks cannot be read"),
+            Self::Process(0) => f.write_str("a process uses the directory and may be writing"),
+            Self::Process(id) => write!(f, "process {id} uses the directory and may be writing"),
+            Self::Unknown => f.write_str("unknown: /proc/locks cannot be read"),
         }
     }
 }

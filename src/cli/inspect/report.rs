@@ -160,7 +160,7 @@ fn write_orphans(out: &mut dyn Write, inspection: &Inspection, names: &QueueName
         let count = inspection.log.index().queues().get(&queue).map_or(0, |queue| queue.live);
         writeln!(
             out,
-            "orphan     {queue}: {count} messages of a queue that nothing defines: {}",
+            "orphan     {queue}: {count} messages of a queue without a definition: {}",
             names.shown(queue)
         )?;
     }
@@ -169,9 +169,8 @@ fn write_orphans(out: &mut dyn Write, inspection: &Inspection, names: &QueueName
     }
     writeln!(
         out,
-        "           a start makes plain durable queues of those with a name, where it is free; the others \
-         wait until somebody gives them one (leveret ctl list_orphans, adopt_orphan) or deletes them \
-         (delete_orphan)"
+        "a start creates durable classic queues from those whose name is known and unused; the others remain \
+         until leveret ctl adopt_orphan or delete_orphan (see list_orphans)"
     )
 }
 
@@ -180,11 +179,11 @@ pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()
     match access {
         Access::InDoubt(why) => writeln!(
             out,
-            "access     in doubt ({why}): a broker lets nobody in until somebody has looked at its users and \
-             permissions and said that they are right (leveret ctl confirm_users)"
+            "access     in doubt ({why}): a broker refuses all logins until its users and permissions are \
+             confirmed (leveret ctl confirm_users)"
         ),
-        Access::Silent | Access::New => writeln!(out, "access     never written: as a new store begins"),
-        Access::Whole => writeln!(out, "access     whole: users and permissions are those written last"),
+        Access::Silent | Access::New => writeln!(out, "access     never written: a new store"),
+        Access::Whole => writeln!(out, "access     whole: users and permissions are as last written"),
     }
 }
 
@@ -196,7 +195,7 @@ pub(super) fn write_verdict(
 ) -> io::Result<()> {
     match verdict {
         Verdict::Good => {
-            writeln!(out, "verdict    good: everything is as it was written; nothing is to be done")
+            writeln!(out, "verdict    good: everything is as it was written")
         }
         Verdict::Orphans => {
             writeln!(
@@ -208,17 +207,17 @@ pub(super) fn write_verdict(
         Verdict::AccessInDoubt => {
             writeln!(
                 out,
-                "verdict    in doubt: the store cannot vouch for its users and permissions: start the \
-                 broker, look at list_users and list_permissions, then leveretctl confirm_users"
+                "verdict    in doubt: users and permissions in the store may be wrong: start the broker, check \
+                 list_users and list_permissions, then leveretctl confirm_users"
             )
         }
         Verdict::Damaged => writeln!(
             out,
-            "verdict    damaged: {} parts cannot be read; live messages known to be lost: {}{}; a start serves the \
-             rest, and --export saves it",
+            "verdict    damaged: {} parts cannot be read; live messages known to be lost: {}{}; a broker serves \
+             the rest, and --export saves it",
             inspection.damage.len(),
             inspection.count_unreadable(),
-            if may_hide_messages(&inspection.report) { ", and others that nobody knows" } else { "" }
+            if may_hide_messages(&inspection.report) { ", and an unknown number of others" } else { "" }
         ),
     }
 }

@@ -143,7 +143,7 @@ def check_told(missed: Set[str], told: "subprocess.CompletedProcess[str]") -> No
     # Messages of a queue whose definition is lost are there, for who looks for them.
     hidden = sum(int(count) for count in re.findall(r"^queue +\d+ +(\d+) .*  \?.*$", told.stdout, re.M))
     most = least + hidden + int(others.group(1) if others else 0)
-    is_known = "others that nobody knows" not in verdict[0]
+    is_known = "an unknown number of others" not in verdict[0]
     assert least <= lost and (lost <= most or not is_known), (
         f"{lost} are lost, {hidden} hidden: {sorted(missed)[:9]}...; inspect said: "
         + "\n".join(re.findall(r"^(?:damage|tail|bodies|verdict).*", told.stdout, re.M))

@@ -88,10 +88,10 @@ def a_restore_touches_no_store() -> None:
         good(broker, "backup", str(archive))
         assert archive.stat().st_mode & 0o777 == 0o600
         assert ctl(broker, "backup", str(archive)).status == 65
-        assert "a broker has it" in restore(archive, broker.data_dir, 1)
+        assert "a broker uses it" in restore(archive, broker.data_dir, 1)
         folder = broker.home / "restored"
         restore(archive, folder)
-        assert "holds a store already" in restore(archive, folder, 1)
+        assert "contains a store already" in restore(archive, folder, 1)
         damaged = broker.home / "damaged.tar"
         bytes_ = bytearray(archive.read_bytes())
         bytes_[bytes_.index(b"x" * 100)] ^= 1
@@ -101,7 +101,7 @@ def a_restore_touches_no_store() -> None:
         assert not empty.exists(), "what cannot be restored whole leaves nothing"
         cut = broker.home / "cut.tar"
         cut.write_bytes(archive.read_bytes()[:100_000])
-        assert "cut short" in restore(cut, empty / "deep" / "er", 1)
+        assert "is incomplete" in restore(cut, empty / "deep" / "er", 1)
         assert not empty.exists(), "nor do the folders above it stay that it made"
         # The last byte of a header's block, of which nothing knows: the store is good, and not what was written.
         bytes_ = bytearray(archive.read_bytes())
