@@ -158,8 +158,8 @@ fn log_first_user(config: &Config, broker: &Broker, access: Access) {
         && !broker.access().users().any(|user| user.name == name)
     {
         log::warn!(
-            "default_user and default_pass are for a new store: this one has its users, and {name:?} is none \
-             of them; `leveretctl add_user` makes it one"
+            "default_user and default_pass are used only for a new store: this store has users, but no user \
+             {name:?}; `leveretctl add_user` adds one"
         );
     }
 }
@@ -172,8 +172,8 @@ fn degraded(
     error: &io::Error,
 ) -> Option<(StorageDriver, Threads)> {
     log::error!(
-        "the data directory {} cannot be used ({error}): nobody is let in, for who may come in stands there, and \
-         nothing is durable; repair the disk and restart the broker",
+        "the data directory {} cannot be used ({error}): all logins are refused, because the users are stored \
+         there, and nothing is durable; repair the disk and restart the broker",
         directory.display()
     );
     pending_writes.start(0, false, 0);
@@ -196,14 +196,14 @@ fn tell(report: &Report, directory: &Path) {
     }
     for line in report.describe_damage() {
         log::error!(
-            "{0}: {line}; the rest is served, `leveret inspect {0}` says what of it can be read",
+            "{0}: {line}; the rest is served; `leveret inspect {0}` shows what can be read",
             directory.display()
         );
     }
     if report.reported_damage.is_alarm() {
         log::warn!(
-            "{}: an alarm stands for damage to the store; `leveret inspect` names all of it, `leveretctl acknowledge_damage` \
-             ends the alarm",
+            "{}: the damage to the store remains an alarm until `leveretctl acknowledge_damage`; `leveret \
+             inspect` lists the damage",
             directory.display()
         );
     }
@@ -218,8 +218,8 @@ fn tell(report: &Report, directory: &Path) {
     log_access(report, directory);
     if let Some(error) = &report.unwritable {
         log::error!(
-            "{} cannot be written ({error}): what it holds is delivered, persistent messages wait, nothing \
-             durable can be declared; repair the disk and restart the broker",
+            "{} cannot be written ({error}): stored messages are delivered, publishers of persistent messages are \
+             blocked, and nothing durable can be declared; repair the disk and restart the broker",
             directory.display()
         );
     }
@@ -229,8 +229,8 @@ fn tell(report: &Report, directory: &Path) {
 fn log_groups(report: &Report, directory: &Path) {
     if report.groups_undone > 0 {
         log::warn!(
-            "{}: {} large transactions that a power cut ended have not happened, and nobody was told that \
-             they had",
+            "{}: {} large transactions that were interrupted by a power cut are undone; none of them was \
+             confirmed",
             directory.display(),
             report.groups_undone
         );
@@ -241,8 +241,8 @@ fn log_groups(report: &Report, directory: &Path) {
 fn log_access(report: &Report, directory: &Path) {
     if report.access.access == Access::Whole && !report.access.restored.is_empty() {
         log::warn!(
-            "{}: the log had lost {} definitions of users and permissions; they are as they were, from the \
-             files access.a and access.b",
+            "{}: the log had lost {} definitions of users and permissions; they were restored from the files \
+             access.a and access.b",
             directory.display(),
             report.access.restored.len()
         );
@@ -250,13 +250,13 @@ fn log_access(report: &Report, directory: &Path) {
     if let Access::InDoubt(why) = report.access.access {
         let remedy = match report.unwritable {
             None => {
-                "look at them (leveret ctl list_users, list_permissions), mend them, then say that they are \
-                 right (leveret ctl confirm_users)"
+                "check them (leveret ctl list_users, list_permissions), correct them, then confirm them (leveret \
+                 ctl confirm_users)"
             }
             Some(_) => "repair the disk and restart the broker",
         };
         log::error!(
-            "{}: the store cannot vouch for its users and permissions ({why}), so nobody is let in: {remedy}",
+            "{}: users and permissions in the store may be wrong ({why}), so all logins are refused: {remedy}",
             directory.display()
         );
     }
@@ -308,8 +308,8 @@ fn expect_store(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>,
         Ok(slots) if slots.is_empty() && fs::symlink_metadata(config.data_dir.join(RESTORE_PART)).is_ok() => {
             let part = config.data_dir.join(RESTORE_PART);
             let why = format!(
-                "a restore into it was cut short, and a broker would begin a new store with a new store's \
-                 users: remove what it left (rm -r {}), and restore again",
+                "a restore into it was interrupted, and a broker would create a new store with a new store's \
+                 users: remove the rest (rm -r {}), and restore again",
                 part.display()
             );
             Err(StartError::Directory(config.data_dir.clone(), why))
@@ -341,7 +341,7 @@ fn find(config: &Config) -> Result<DirectoryState, StartError> {
     let directory = &config.data_dir;
     match fs::metadata(directory) {
         Ok(found) if !found.is_dir() => {
-            let why = "it is no directory; move it away, or name another with data_dir (or --data-dir)";
+            let why = "it is not a directory; move it away, or name another with data_dir (or --data-dir)";
             Err(StartError::Directory(directory.clone(), why.to_string()))
         }
         Ok(_) => expect_files(config, directory).map(|()| DirectoryState::Directory),
@@ -360,8 +360,8 @@ fn find(config: &Config) -> Result<DirectoryState, StartError> {
 fn expect_files(config: &Config, place: &Path) -> Result<(), StartError> {
     let kind = statfs(place).map(|found| found.f_type);
     if kind.is_ok_and(|kind| kind == PROC_SUPER_MAGIC || kind == SYSFS_MAGIC) {
-        let why = "nobody can make files there, for it shows the kernel's own; name another with data_dir \
-                   (or --data-dir)";
+        let why = "no files can be created there, because it is a file system of the kernel; name another with \
+                   data_dir (or --data-dir)";
         return Err(StartError::Directory(config.data_dir.clone(), why.to_string()));
     }
     Ok(())
@@ -382,16 +382,14 @@ pub(super) fn judge(config: &Config, error: io::Error) -> Result<io::Error, Star
         io::ErrorKind::PermissionDenied => forbidden(directory, &error),
         io::ErrorKind::NotFound => {
             let parent = parent(directory).display();
-            format!("{parent} is not there; make it (mkdir -p {parent}), or mount what belongs there")
+            format!("{parent} does not exist; create it (mkdir -p {parent}), or mount its file system")
         }
-        io::ErrorKind::NotADirectory => {
-            "something on the way to it is no directory; see to the path".to_string()
-        }
-        io::ErrorKind::AlreadyExists => "it is a link that leads nowhere; mount what it leads to".to_string(),
+        io::ErrorKind::NotADirectory => "a part of its path is not a directory; correct the path".to_string(),
+        io::ErrorKind::AlreadyExists => "it is a dangling link; mount its target".to_string(),
         _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-            "the links on the way to it go in circles; see to the path".to_string()
+            "its path contains a cycle of links; correct the path".to_string()
         }
-        io::ErrorKind::IsADirectory => "a directory stands where a file of the store belongs".to_string(),
+        io::ErrorKind::IsADirectory => "there is a directory in place of a file of the store".to_string(),
         io::ErrorKind::InvalidFilename => "the path is too long".to_string(),
         _ => return Ok(error),
     };
@@ -403,8 +401,8 @@ fn forbidden(directory: &Path, error: &io::Error) -> String {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
     if fs::metadata(directory).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return format!(
-            "it is not there, and the broker runs as {0}:{1} and may not make it: {error}; make it for the \
-             broker (as root: mkdir {2} && chown {0}:{1} {2}), or name another with data_dir (or --data-dir)",
+            "it does not exist, and the broker, which runs as {0}:{1}, must not create it: {error}; create it for \
+             the broker (as root: mkdir {2} && chown {0}:{1} {2}), or name another with data_dir (or --data-dir)",
             user.as_raw(),
             group.as_raw(),
             directory.display()
@@ -414,7 +412,7 @@ fn forbidden(directory: &Path, error: &io::Error) -> String {
     let closed = directory.ancestors().skip(1).find(|above| fs::metadata(above).is_ok());
     if let (Err(_), Some(above)) = (fs::metadata(directory), closed) {
         return format!(
-            "the broker runs as {0}:{1} and may not look into {2}: {error}; let it (chmod o+x {2}), or name \
+            "the broker runs as {0}:{1} and has no access to {2}: {error}; permit it (chmod o+x {2}), or name \
              another directory with data_dir (or --data-dir)",
             user.as_raw(),
             group.as_raw(),
@@ -424,8 +422,8 @@ fn forbidden(directory: &Path, error: &io::Error) -> String {
     let owner = fs::metadata(directory)
         .map_or_else(|_| String::new(), |found| format!(" (it belongs to {}:{})", found.uid(), found.gid()));
     format!(
-        "the broker runs as {0}:{1} and may not use it, or a file in it: {error}{owner}; give it to the \
-         broker (chown -R {0}:{1} {2}), or start the broker as another user",
+        "the broker runs as {0}:{1} and has no access to it, or to a file in it: {error}{owner}; make the broker \
+         its owner (chown -R {0}:{1} {2}), or start the broker as another user",
         user.as_raw(),
         group.as_raw(),
         directory.display()

@@ -23,8 +23,9 @@ pub fn rehearse(config: &Config) -> Result<Vec<String>, StartError> {
     }
     if let Err(error) = disk::rehearse(config)? {
         let directory = config.data_dir.display();
-        warnings
-            .push(format!("the data directory {directory} cannot be used ({error}): nobody would be let in"));
+        warnings.push(format!(
+            "the data directory {directory} cannot be used ({error}): all logins would be refused"
+        ));
     }
     if let Some(file) = &config.load_definitions {
         warnings.extend(start::rehearse(file));

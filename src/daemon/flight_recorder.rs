@@ -98,7 +98,7 @@ fn lock(file: &File) -> io::Result<()> {
 /// Opens the file and begins the events of this process.
 fn open(path: &Path) -> io::Result<(File, Begun)> {
     if !path.is_absolute() {
-        return Err(io::Error::other("it is to be a whole path, from / on"));
+        return Err(io::Error::other("it must be an absolute path"));
     }
     let folder = path.parent().unwrap_or(path);
     // The width of the type depends on the architecture.
@@ -106,7 +106,7 @@ fn open(path: &Path) -> io::Result<(File, Begun)> {
     let kind = statfs(folder)?.f_type as u64 & 0xffff_ffff;
     if kind != TMPFS && kind != RAMFS {
         return Err(io::Error::other(format!(
-            "{} lies on a disk, which so many small writes would wear: name a file below /run",
+            "{} is on a disk, which so many small writes would wear: name a file below /run",
             folder.display()
         )));
     }

@@ -79,7 +79,7 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
                         let is_told = done.enqueue(work(job)).is_ok();
                         assert!(is_told, "there is a place for the result of the one job");
                         if let Err(error) = waker.wake() {
-                            log::error!("the loop cannot be woken: {error}");
+                            log::error!("the event loop cannot be woken: {error}");
                         }
                     }
                     Some(Order::Stop) => return,

@@ -139,7 +139,7 @@ impl Listener {
         match Self::open(listen, with_tls, limits, passed) {
             Err(error) if is_absent(&error) => {
                 log::warn!(
-                    "not listening on {listen} now: {}; it is tried again every {} s, and the rest is served",
+                    "not listening on {listen} now: {}; retried every {} s; the other listeners work",
                     why_absent(&error),
                     LISTEN_AGAIN_MS / 1000
                 );
@@ -345,8 +345,8 @@ fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
             }
             socket.bind(&address.into())?;
             log::warn!(
-                "no interface has the address of {address} now: whoever connects to it comes in as soon as \
-                 one has; is it spelt right?"
+                "no interface has the address of {address} now: connections are accepted as soon as one has it; \
+                 check the address"
             );
             Ok(())
         }
@@ -623,7 +623,7 @@ fn remove_stale(path: &Path, folder: Folder) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !found.file_type().is_socket() {
-        return Err(io::Error::other("there is something else of that name"));
+        return Err(io::Error::other("a file of that name exists, and it is not a socket"));
     }
     let probe = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
     probe.set_nonblocking(true)?;

@@ -72,11 +72,11 @@ pub fn start(level: log::LevelFilter, recorder: Option<&Path>) -> io::Result<()>
     match recorded {
         None | Some((_, Ok(false))) => {}
         Some((_, Ok(true))) => log::warn!(
-            "the broker before this one was ended without a word (by a signal, the watchdog or a fault): \
-             leveretctl report shows what happened last"
+            "the previous run of the broker ended without a record (by a signal, the watchdog or a fault): \
+             leveretctl report shows its last events"
         ),
         Some((file, Err(error))) => log::warn!(
-            "nothing is recorded in flight_recorder, {}: {error}; the broker runs on without",
+            "flight_recorder {} cannot be used: {error}; the broker runs without it",
             file.display()
         ),
     }
@@ -410,7 +410,7 @@ impl LogWriter {
         loop {
             let (dropped, count) = self.next(&mut piece);
             if dropped > 0 {
-                log::warn!("{dropped} lines are missing here: nobody took them from standard error in time");
+                log::warn!("{dropped} lines were dropped here, because standard error was not read in time");
                 write_all(&OWN_LINES.replace(Some(Vec::new())).unwrap_or_default());
             }
             write_all(&piece[..count]);

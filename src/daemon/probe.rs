@@ -67,7 +67,7 @@ pub fn try_upstreams(config: &Config) -> (String, bool) {
         }
     }
     if config.bridges.is_empty() {
-        text.push_str("there is no [[bridge]], so there is nobody to connect to\n");
+        text.push_str("there is no [[bridge]], so there is no upstream to connect to\n");
     }
     (text, is_good)
 }
@@ -174,7 +174,7 @@ impl Talk {
     fn say(&mut self, channel: u16, method: &Method<'_>) -> Result<(), String> {
         let mut room = [0; SAID_BYTES_MAX];
         let mut writer = Writer::new(&mut room);
-        method.emit_frame(channel, &mut writer).map_err(|_| "its names are too long to be said")?;
+        method.emit_frame(channel, &mut writer).map_err(|_| "its names are too long for a frame")?;
         self.line.write(writer.written())
     }
 
@@ -182,7 +182,8 @@ impl Talk {
     fn hear(&mut self) -> Result<Result<(), (u16, String)>, String> {
         loop {
             let frame = next_frame(&self.input, self.frame_max);
-            let Some(frame) = frame.map_err(|_| "it sends what is no frame of AMQP 0-9-1")? else {
+            let Some(frame) = frame.map_err(|_| "it sent something that is not a frame of AMQP 0-9-1")?
+            else {
                 self.line.read(&mut self.input)?;
                 continue;
             };
@@ -213,7 +214,7 @@ impl Talk {
             self.say(1, &Method::ChannelCloseOk {})?;
             self.say(1, &Method::ChannelOpen {})?;
             if let Err((code, text)) = self.hear()? {
-                return Err(format!("it opens no channel any more: {code} {text}"));
+                return Err(format!("it opens no further channel: {code} {text}"));
             }
         }
         Ok(answer)
@@ -256,7 +257,7 @@ impl Talk {
         let mut properties = [0; 64];
         let mut writer = Writer::new(&mut properties);
         let edit = PropertyEdit { expiration: Edit::Set(NO_EXPIRATION), ..PropertyEdit::default() };
-        let too_long = |_| "its names are too long to be said".to_string();
+        let too_long = |_| "its names are too long for a frame".to_string();
         Properties::EMPTY.write_with(edit, &mut writer).map_err(too_long)?;
         let properties = Properties::trusted(writer.written());
         let mut room = [0; 128];
@@ -278,7 +279,7 @@ impl Talk {
         let mut room = [0; 64];
         let mut writer = Writer::new(&mut room);
         let written = writer.table(|table| table.text("x-priority", "check"));
-        written.map_err(|_| "its names are too long to be said")?;
+        written.map_err(|_| "its names are too long for a frame")?;
         let arguments = Table::trusted(writer.written().get(4..).unwrap_or_default());
         self.is_allowed(
             &Method::BasicConsume {
@@ -373,7 +374,7 @@ impl Line {
                     let spoken = core::mem::take(&mut opened.version_and_cipher);
                     let (mut pool, mut stash) = (BytePool::with_bytes(POOL_BYTES), ByteChain::default());
                     let session = Session::begin(*opened, &mut pool, &mut stash);
-                    let mut session = session.ok_or("no room for what it sent behind its handshake")?;
+                    let mut session = session.ok_or("no memory for what it sent after its handshake")?;
                     let taken = |chain: &mut ByteChain| {
                         let mut bytes = vec![0; chain.len()];
                         chain.copy_front(&pool, &mut bytes);
@@ -465,7 +466,7 @@ fn hung_up() -> String {
 fn failed(error: io::Error) -> String {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            format!("it said nothing for {} s", PATIENCE.as_secs())
+            format!("it sent nothing for {} s", PATIENCE.as_secs())
         }
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => hung_up(),
         _ => format!("the connection broke: {error}"),

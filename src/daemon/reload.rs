@@ -24,7 +24,7 @@ impl EventLoop {
     pub(super) fn take_reload_result(&mut self, again: Result<Config, String>) {
         let config = match again {
             Ok(config) => config,
-            Err(error) => return log::error!("{error}; the configuration stays as it was"),
+            Err(error) => return log::error!("{error}; the configuration is unchanged"),
         };
         logging::set_level(config.log_level);
         let changed = changed_keys(&self.config, &config);

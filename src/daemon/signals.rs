@@ -66,9 +66,8 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
         return Err(StartError::Descriptors { allowed, wanted });
     }
     log::warn!(
-        "the system allows {allowed} file descriptors: {connections} connections at once, not \
-         connections_max = {}; for those raise the limit to {wanted} (LimitNOFILE in the systemd unit, or \
-         `ulimit -n`)",
+        "the system allows {allowed} file descriptors: {connections} connections at once, fewer than \
+         connections_max = {}; raise the limit to {wanted} (LimitNOFILE in the systemd unit, or `ulimit -n`)",
         config.limits.connections_max
     );
     Ok((connections, waiting as usize))

@@ -322,8 +322,8 @@ impl fmt::Display for StartError {
             ),
             Self::Listen(address, _) if is_link_local(address) && address.zone.is_none() => write!(
                 f,
-                "cannot listen on {address}: an IPv6 link-local address is one of an interface; name that as well, \
-                 such as [fe80::1%eth0]:5672"
+                "cannot listen on {address}: an IPv6 link-local address needs an interface; name it, such as \
+                 [fe80::1%eth0]:5672"
             ),
             Self::Listen(address, error) => write!(
                 f,
@@ -335,8 +335,9 @@ impl fmt::Display for StartError {
             }
             Self::Passed(address) => write!(
                 f,
-                "systemd listens on {} for it, where the configuration has no listener: name it in `listen`, \
-                 `listen_tls`, `management`, `management_tls` or `metrics`, or take it out of leveret.socket",
+                "systemd passes a socket for {}, for which the configuration has no listener: name it in \
+                 `listen`, `listen_tls`, `management`, `management_tls` or `metrics`, or remove it from \
+                 leveret.socket",
                 address.map_or_else(|| "what is no address".to_string(), |address| address.to_string())
             ),
             Self::ListenLocal(path, error) => write!(
@@ -355,9 +356,9 @@ impl fmt::Display for StartError {
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
             Self::MemoryLock(error) => write!(
                 f,
-                "memory_lock = true, but the system does not let the memory be locked ({error}); allow \
-                 it with LimitMEMLOCK=infinity in the systemd unit (or `ulimit -l unlimited`, or \
-                 CAP_IPC_LOCK), or leave memory_lock out"
+                "memory_lock = true, but the system does not permit locking the memory ({error}); allow it with \
+                 LimitMEMLOCK=infinity in the systemd unit (or `ulimit -l unlimited`, or CAP_IPC_LOCK), or leave \
+                 memory_lock out"
             ),
             Self::Descriptors { allowed, wanted } => write!(
                 f,
@@ -410,7 +411,7 @@ pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>
             }
         }
     })?;
-    log::info!("{}: {made} definitions are there, {refused} cannot be", path.display());
+    log::info!("{}: {made} definitions were loaded, {refused} were refused", path.display());
     Ok(())
 }
 
@@ -433,8 +434,8 @@ fn go_through(path: &Path, mut take: impl FnMut(At<'_>, Result<Parsed, String>))
     let unusable = |why: String| {
         let path = path.display();
         format!(
-            "load_definitions: {path}: {why}; what the store has is served without it: mend the file and start again, \
-             or name another"
+            "load_definitions: {path}: {why}; the store is served without it: correct the file and restart the \
+             broker, or name another"
         )
     };
     let found = fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
@@ -453,7 +454,7 @@ fn go_through(path: &Path, mut take: impl FnMut(At<'_>, Result<Parsed, String>))
 fn cannot_open(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => format!(
-            "{error}; let the user that the broker runs as read it (chgrp {} {1} && chmod g+r {1})",
+            "{error}; permit the broker's user to read it (chgrp {} {1} && chmod g+r {1})",
             rustix::process::getegid().as_raw(),
             path.display()
         ),

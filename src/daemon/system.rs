@@ -289,8 +289,8 @@ impl Platform for System {
                 self.listeners.iter().chain(&self.management).filter(|listener| listener.is_closed())
             {
                 log::error!(
-                    "not listening with TLS on {}: another program has the port; stop that program, or name another \
-                     port; it is tried again every {} s",
+                    "not listening with TLS on {}: another program has the port; stop that program, or name \
+                     another port; retried every {} s",
                     listener.address,
                     listen::LISTEN_AGAIN_MS / 1000
                 );
@@ -351,7 +351,7 @@ pub(super) fn shown(listener: &Listener) -> String {
 /// random bytes, so a failure ends the process.
 pub(super) fn entropy(bytes: &mut [u8]) {
     if let Err(error) = getrandom::fill(bytes) {
-        panic!("the system gives no random bytes: {error}");
+        panic!("the system returns no random bytes: {error}");
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) enum FoundAt {
 /// Number of commits lost at the end that may contain a confirmed change: every change is in two commits.
 const LOST_COMMITS_MIN: u64 = 2;
 
-const DOUBTED: Access = Access::InDoubt("they were in doubt before, and no operator has confirmed them");
+const DOUBTED: Access = Access::InDoubt("they were in doubt earlier and have not been confirmed since");
 
 impl Log {
     /// Judges the access definitions that were read, and prepares the digest of the next commits.
@@ -92,13 +92,13 @@ impl Log {
                 Access::InDoubt("the end of the log, which may have changed them, cannot be read")
             }
             None | Some((_, DigestValue::Empty)) if report.is_damaged() => {
-                Access::InDoubt("the store is damaged, and too old to say whether they are all there")
+                Access::InDoubt("the store is damaged, and too old to contain their number")
             }
             None if self.access.was_there => Access::InDoubt("the log has lost all of them"),
             None => Access::Silent,
             Some((_, DigestValue::Empty)) => Access::Whole,
             Some((_, DigestValue::Whole(digest))) if *digest == self.index.access() => Access::Whole,
-            Some((_, DigestValue::Whole(_))) => Access::InDoubt("they are not those that were written last"),
+            Some((_, DigestValue::Whole(_))) => Access::InDoubt("they are not the last ones written"),
             Some((_, DigestValue::InDoubt)) => DOUBTED,
         };
         let kept = read_snapshot(disk).filter(|copy| copy.owner.identity == self.writer.identity);
@@ -927,8 +927,8 @@ fn make<D: Disk>(disk: &mut D, slot: u32, bytes: &[u8]) -> io::Result<()> {
 fn give_up<D: Disk>(disk: &mut D, slot: u32, error: io::Error) -> io::Result<()> {
     let name = if slot == ACCESS_SLOTS[0] { "access.a" } else { "access.b" };
     log::error!(
-        "{name}, which has the users beside the log, cannot be written ({error}), and is left out until the \
-         next change of users or the next start: see to the disk"
+        "{name}, a copy of the users outside the log, cannot be written ({error}); it is written again with the \
+         next change of users or at the next start: check the disk"
     );
     let silenced = silence(disk, slot);
     disk.sync_directory()?;

@@ -27,13 +27,13 @@ impl Report {
         let mut lines = Vec::new();
         if self.is_lost {
             lines.push(
-                "the store is lost: no queue and no message of it can be read; it began anew".to_string(),
+                "the store is lost: no queue and no message can be read; a new store was created".to_string(),
             );
         }
         if self.newest_missing {
             lines.push(
-                "the newest segment file is not there, nor the file newest: if this is a copy of a store, it is not all \
-                 of it"
+                "the newest segment file and the file newest are missing: if this is a copy of a store, it is \
+                 incomplete"
                     .to_string(),
             );
         }
@@ -59,7 +59,7 @@ impl Report {
         for of_segment in parts.chunk_by(|a, b| (a.segment, a.slot) == (b.segment, b.slot)) {
             let SetAside { segment, slot, .. } = *of_segment[0];
             if segment == 0 {
-                lines.push(format!("{slot:08}.seg: not a readable segment of this store; it is left alone"));
+                lines.push(format!("{slot:08}.seg: not a readable segment of this store; it is not used"));
                 continue;
             }
             let mut ranges: Vec<(u32, u32)> = Vec::new();

@@ -475,7 +475,7 @@ impl fmt::Display for Misaligned {
         let Self { start_bytes, erase_bytes } = self;
         write!(
             f,
-            "the partition begins at byte {start_bytes} of the card, which is no multiple of its erase block \
+            "the partition begins at byte {start_bytes} of the card, which is not a multiple of its erase block \
              of {erase_bytes} bytes: this wears the card; align the partition when the card is set up again"
         )
     }
@@ -524,12 +524,12 @@ impl fmt::Display for NotInPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Elsewhere(name) => {
-                write!(f, "the file system ({name}) writes elsewhere what is written over")?
+                write!(f, "the file system ({name}) writes changed blocks to another place")?
             }
             Self::Compressed => f.write_str("the file system compresses the files of the store")?,
         }
         f.write_str(
-            ", so room that was made ready may be none when it is full: leave some free (a lower disk_limit)",
+            ", so preallocated space may not be usable when it is full: leave some free (a lower disk_limit)",
         )
     }
 }

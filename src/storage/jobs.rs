@@ -184,7 +184,7 @@ impl CommitJob {
 /// error is not fatal.
 fn write_header_copy(disk: &mut impl Disk, header: &SegmentWrite) -> usize {
     newest_segment::write(disk, header.slot, &header.bytes).unwrap_or_else(|error| {
-        log::warn!("the file newest cannot be written ({error}): the end of the log is not noted");
+        log::warn!("the file newest cannot be written ({error}): the end of the log is not recorded");
         0
     })
 }
@@ -221,7 +221,9 @@ impl EndJob {
     pub fn run(self, disk: &mut impl Disk) {
         let Self { owner, number, only_repeated } = self;
         if let Err(error) = access::note_end(disk, &owner, number, only_repeated) {
-            log::warn!("access.a and access.b cannot be written ({error}): the end of the log is not noted");
+            log::warn!(
+                "access.a and access.b cannot be written ({error}): the end of the log is not recorded"
+            );
         }
     }
 }

@@ -684,7 +684,7 @@ impl fmt::Display for Counters {
         }
         write!(
             f,
-            "; {} of it copied by the cleaner; {} of zeros; {} segments used again",
+            "; {} of it copied by the compactor; {} of zeros; {} segments used again",
             Megabytes(self.bytes_copied),
             Megabytes(self.bytes_zeroed),
             self.segments_recycled

@@ -73,15 +73,16 @@ impl core::fmt::Display for OpenError {
             }
             Self::OlderFormat => write!(
                 f,
-                "the data directory is of store format 1 (Leveret 0.1), which this version does not read; nothing was \
-                 changed. Install the version before this one, type `leveret upgrade-store` with the data directory, and \
-                 let that version run until its messages are consumed; or move the directory away to begin anew"
+                "the data directory is of store format 1 (Leveret 0.1), which this version does not read; nothing \
+                 was changed. Install the version before this one, type `leveret upgrade-store` with the data \
+                 directory, and let that version run until its messages are consumed; or move the directory away \
+                 to start with a new store"
             ),
             Self::NoStore => write!(
                 f,
-                "there is no store in the data directory, and require_store = true forbids to begin a new \
-                 one: is the right file system mounted there, with all of its files? For the very first \
-                 start, leave require_store out"
+                "there is no store in the data directory, and require_store = true forbids creating one: is the \
+                 right file system mounted there, with all of its files? For the first start, leave require_store \
+                 out"
             ),
             Self::Unreadable(error) => write!(f, "the data directory cannot be read: {error}"),
         }

@@ -441,25 +441,24 @@ fn log_validity(pair: &CertifiedKey, path: &Path, clock: Clock) {
     let Some(certificate) = pair.cert.first().and_then(|der| Certificate::parse(der)) else { return };
     let (path, until) = (path.display(), Utc(certificate.not_after));
     if clock.now_s() > certificate.not_after {
-        log::error!(
-            "[tls] certificate: {path} was good until {until} only: clients will refuse it; renew it"
-        );
+        log::error!("[tls] certificate: {path} expired at {until}: clients will refuse it; renew it");
     } else if clock.is_behind() {
         log::warn!(
-            "the clock of this machine shows {}, but {path} is good from {} on: until the clock is set, clients' \
+            "the clock of this machine shows {}, but {path} is valid from {} on: until the clock is set, clients' \
              certificates are checked at the later of the two times",
             Utc(system_s()),
             Utc(certificate.not_before)
         );
     } else {
-        log::info!("[tls] certificate: {path} is good until {until}");
+        log::info!("[tls] certificate: {path} is valid until {until}");
     }
     let flaw = if !certificate.is_version_3 {
-        "is of X.509 version 1: make it with an extension (`openssl x509 -req -extfile`), such as subjectAltName"
+        "is of X.509 version 1: create it with an extension (`openssl x509 -req -extfile`), such as \
+         subjectAltName"
     } else if certificate.is_authority {
         "is that of an authority (CA:TRUE): let the authority sign one with CA:FALSE for this broker"
     } else if !certificate.names_a_host() {
-        "names no host and no address, and a common name does not count: make it with subjectAltName"
+        "names no host and no address, and a common name does not count: create it with subjectAltName"
     } else {
         return;
     };

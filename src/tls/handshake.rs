@@ -330,9 +330,7 @@ fn check_client(
     // rustls does not verify the certificate again when a session is resumed, so it may have expired since then.
     if certificate.not_after < certificates.clock().now_s() {
         let until = Utc(certificate.not_after);
-        return Err(HandshakeError::Other(
-            format!("the client's certificate was good until {until} only").into(),
-        ));
+        return Err(HandshakeError::Other(format!("the client's certificate expired at {until}").into()));
     }
     opened.login = certificates.login(&certificate);
     Ok(opened)
@@ -393,7 +391,7 @@ fn explain_client_error(error: &Error, clock: Clock) -> String {
         }
         Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
             format!(
-                "the client's certificate was good until {} only; the clock here shows {}",
+                "the client's certificate expired at {}; the clock here shows {}",
                 at(not_after),
                 Utc(system_s())
             )
@@ -403,7 +401,7 @@ fn explain_client_error(error: &Error, clock: Clock) -> String {
                 if clock.is_behind() { ", which is certainly wrong" } else { ": check the clock" };
             let here = Utc(system_s());
             format!(
-                "the client's certificate is good from {} on, but the clock here shows {here}{judgement}",
+                "the client's certificate is valid from {} on, but the clock here shows {here}{judgement}",
                 at(not_before)
             )
         }

@@ -83,8 +83,8 @@ pub(super) fn explain_other(error: &Error, owner: &str) -> Option<String> {
     let is = |part: &str| name.contains(part);
     Some(if is("UnsupportedCertVersion") {
         format!(
-            "the {owner}'s certificate is of X.509 version 1, as `openssl x509 -req` makes it without -extfile: make \
-             it with an extension, such as extendedKeyUsage={owner}Auth"
+            "the {owner}'s certificate is of X.509 version 1, as `openssl x509 -req` makes it without -extfile: \
+             create it with an extension, such as extendedKeyUsage={owner}Auth"
         )
     } else if is("CaUsedAsEndEntity") {
         format!(

@@ -69,7 +69,7 @@ def orphans_are_listed_adopted_and_deleted() -> None:
             ("adopt_orphan", one, "a", "b"): "too many arguments",
             ("adopt_orphan", "-p", "none", one, "a"): "no virtual host 'none'",
             ("adopt_orphan", "0", "a"): "no orphan 0",
-            ("delete_orphan", "x1"): "no incarnation",
+            ("delete_orphan", "x1"): "not an incarnation",
             ("list_orphans", "colour"): "not supported",
         }.items():
             done = ctl(broker, *words)

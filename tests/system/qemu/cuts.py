@@ -35,7 +35,7 @@ WRITES = (2, 160)
 DIES_BOOTING = 0.3
 BOOT_WRITES = (1, 40)
 LOG_MORE = """sed -i '1i log_level = "debug"' /etc/leveret/leveret.toml && systemctl reload leveret; sleep 1"""
-CLEANED = re.compile(r"([\d.]+) MB of it copied by the cleaner; .*?(\d+) segments used again")
+CLEANED = re.compile(r"([\d.]+) MB of it copied by the compactor; .*?(\d+) segments used again")
 
 
 class Series:
