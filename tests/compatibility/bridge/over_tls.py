@@ -1,4 +1,5 @@
-"""Bridges over TLS: to a RabbitMQ that wants certificates, to another Leveret, and to those that are not who they say."""
+"""Bridges over TLS: to a RabbitMQ that requires certificates, to another Leveret, and to servers with wrong
+certificates."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from proxy import answers_http  # noqa: E402
 
 
 class Broker(brokers.Leveret):
-    """A Leveret with a port for TLS."""
+    """A Leveret with a TLS listener."""
 
     def __init__(self, paper: Paper, more: str = "", port: int = 0, data_dir: Optional[Path] = None) -> None:
         text = f'[tls]\ncertificate = "{paper.certificate}"\nkey = "{paper.key}"\n{more}\n'
@@ -42,7 +43,7 @@ def keys(office: Office, paper: Any = None, more: str = "") -> str:
 
 
 class OverTls:
-    """Cases over TLS; the offices and their papers are made once."""
+    """The cases over TLS. The certificate authorities and certificates are created once."""
 
     def __init__(self, folder: Path, tools: Any) -> None:
         self.tools = tools
@@ -56,11 +57,12 @@ class OverTls:
         return rabbitmq_settings(self.office, self.server, self.rabbitmq.port)
 
     def config(self, upstream: Address, said: str) -> str:
-        """A bridge over TLS."""
+        """Returns the configuration of a bridge over TLS."""
         return self.tools.config(upstream, said, scheme="amqps")
 
     def there_and_back(self, place: Any) -> None:
-        """Readings and commands, with certificates on both sides, over a line that is cut now and then."""
+        """Readings and commands arrive, with certificates on both sides, over a connection that is repeatedly closed.
+        """
         tools = self.tools
         proxy = tools.Proxy(self.rabbitmq)
         try:
@@ -86,13 +88,14 @@ class OverTls:
             proxy.close()
 
     def two_deep(self, place: Any) -> None:
-        """A hub's readings go over TLS to a gateway, which is a Leveret, and from there over TLS to the centre; the
-        gateway is killed with -9 in the middle, twice, and comes back where it was."""
+        """Readings go over TLS from a hub to a gateway, which is a Leveret, and from there over TLS to the centre. The
+        gateway is killed twice with -9 during the transfer. No reading is lost."""
         tools = self.tools
         place.clear()
         count, port = 20_000, 0
         asked = f'client_ca = "{self.office.authority}"\nclient_certificates = "require"'
-        # Slower than what comes from the hub, so that what it has is lost with it if it is not kept.
+        # Slower than the readings from the hub arrive, so that the gateway holds messages that it would lose if it did
+        # not store them.
         centre = self.config(self.rabbitmq, keys(self.office, self.meter, "drain_rate = 4000\n"))
         home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
         start = lambda: Broker(self.server, asked + "\n" + centre, port, home)  # noqa: E731
@@ -125,7 +128,8 @@ class OverTls:
             shutil.rmtree(home, ignore_errors=True)
 
     def tls_errors_are_reported(self, place: Any) -> None:
-        """Whatever is wrong with certificates, names and ports: one state and one line each, and nothing else hurt."""
+        """Each error of certificates, names and ports causes one state and one log line, and does not affect other
+        bridges."""
         tools = self.tools
         early = self.office.server("early-server", starts_in=400)
         late = self.office.issue("late-server", "localhost", ["IP:127.0.0.1"], days=30, starts_in=-60)
@@ -154,13 +158,14 @@ class OverTls:
                     print(f"# {told['last_error']}", flush=True)
                 finally:
                     edge.close()
-                # `leveret check --connect` reports the same before the device is delivered.
+                # `leveret check --connect` reports the same without a running broker.
                 line, = tools.tried(self.config(upstream, said), 1)
                 assert wanted in line[line.index("DOES NOT"):], line
         web.close()
 
     def renewed(self, place: Any) -> None:
-        """A certificate that was renewed counts with the next try; one to come over TLS needs room for it."""
+        """A renewed certificate is used by the next connection attempt. A new bridge over TLS needs enough memory for
+        TLS."""
         tools = self.tools
         folder = self.office.folder
         for end in ("pem", "key"):
@@ -179,5 +184,5 @@ class OverTls:
         tools.until("it is not there", lambda: json.loads(edge.ctl("bridge_status", "--formatter", "json")) == [])
 
     def cases(self) -> List[Any]:
-        """All of them."""
+        """Returns all cases."""
         return [self.there_and_back, self.two_deep, self.tls_errors_are_reported, self.renewed]

@@ -9,14 +9,14 @@ from celery.exceptions import TaskRevokedError
 from ledger import PATIENCE, lines, please, until, write
 
 def results():
-    """Results, errors, retries, groups."""
+    """Results, errors, retries and groups work."""
     import jobs
 
     assert jobs.add.delay(2, 3).get(PATIENCE) == 5
     broken = jobs.fail.delay()
     try:
         broken.get(PATIENCE)
-        raise AssertionError("an error was no error")
+        raise AssertionError("the failed task raised no error")
     except ValueError as why:
         assert str(why) == "as it should"
     assert broken.status == "FAILURE"
@@ -27,7 +27,7 @@ def results():
 
 
 def countdown():
-    """More tasks that wait than the prefetch has room for do not stand in the way of one that is due."""
+    """Waiting tasks that exceed the prefetch do not block one that is due."""
     import jobs
 
     for number in range(6):
@@ -38,7 +38,7 @@ def countdown():
 
 
 def topics():
-    """One queue, the other, both, none."""
+    """Messages are routed by topic to one queue, the other, both or none."""
     import jobs
 
     for key in ("news.local", "fine.sport", "news.sport", "weather"):
@@ -50,7 +50,7 @@ def topics():
 
 
 def control():
-    """ping, inspect, revoke, rate_limit; events of a worker."""
+    """ping, inspect, revoke, rate_limit and the events of a worker work."""
     import jobs
 
     seen = []
@@ -76,19 +76,19 @@ def control():
         early.revoke()
         try:
             early.get(PATIENCE)
-            raise AssertionError("it was revoked")
+            raise AssertionError("a revoked task returned a result")
         except TaskRevokedError:
             pass
         assert lines() == []
     finally:
-        # It looks at this after the next event, and a worker's heart beats.
+        # The receiver checks this after the next event, and a worker's heartbeat is one.
         receiver.should_stop = True
         listener.join()
         connection.release()
 
 
 def killed_worker():
-    """A worker dies over tasks that are acknowledged late; the next has them, marked."""
+    """A worker is killed during tasks that are acknowledged late. The next worker gets them, marked as redelivered."""
     import jobs
 
     tasks = [jobs.stay.delay(number) for number in range(2)]
@@ -99,7 +99,7 @@ def killed_worker():
 
 
 def killed_broker():
-    """The broker dies in the middle of a hundred; each is done, and twice only with a mark."""
+    """The broker is killed during 100 tasks. Each is done, and done twice only if marked as redelivered."""
     import jobs
 
     for number in range(80):
@@ -111,11 +111,12 @@ def killed_broker():
                               retry_policy={"max_retries": 100, "interval_start": 0.1, "interval_max": 0.3})
     until(lambda: {int(line.split()[0]) for line in lines()} == set(range(100)), "all hundred")
     first = [int(line.split()[0]) for line in lines() if line.endswith("False")]
-    assert len(first) == len(set(first)), "twice without a mark"
+    assert len(first) == len(set(first)), "a task was done twice without a redelivered mark"
 
 
 def delayed():
-    """28 exchanges and queues: due tasks, delays that outlive the broker, a chord whose unlocking waits as well."""
+    """Delayed delivery with 28 exchanges and queues: tasks that are due, delays that survive a broker restart, and a
+    chord whose unlock task is delayed."""
     import delayed as app
 
     assert app.later.delay("now").get(PATIENCE) == "now"
@@ -148,13 +149,13 @@ def priorities():
     by_priority = sorted(sent, key=lambda one: -(one[0] or 0))
     expected = [f"{priority or 0}-{number}-{priority is None}" for priority, number in by_priority]
     done = lines()[3:]
-    # Two work side by side, so that neighbours may change places.
+    # Two tasks run at the same time, so that neighbours may be swapped.
     moved = [one for at, one in enumerate(done) if abs(expected.index(one) - at) > 1]
     assert sorted(done) == sorted(expected) and not moved, done
 
 
 def turns():
-    """Queues that are full at once are emptied side by side, not one after the other."""
+    """One worker consumes several full queues in turn, not one after the other."""
     import shared
 
     for number in range(2):
