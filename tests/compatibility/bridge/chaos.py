@@ -177,11 +177,12 @@ to_queue = "meters"
         tools = self.tools
         edge = place.edge
         for name, queues in (("plant", ("telemetry", "alarms")), ("secure", ("meters",))):
-            tools.until(f"{name} has sent all", lambda: all(tools.ready(edge.address, queue) == 0 for queue in queues)
+            tools.until(f"{name} forwarded everything",
+                        lambda: all(tools.ready(edge.address, queue) == 0 for queue in queues)
                         and tools.status(edge, name=name)["pending"] == 0, 120.0)
             told = tools.status(edge, name=name)
             assert told["parked"] == 0, told
-        tools.until("all commands are here", lambda: tools.ready(place.upstream.address, DOWN) == 0
+        tools.until("all commands arrived at the edge", lambda: tools.ready(place.upstream.address, DOWN) == 0
                     and tools.status(edge, "fetch")["pending"] == 0, 120.0)
 
     def check(self, contents: List[raw.Content], queue: str, confirmed: Confirmed) -> int:

@@ -134,13 +134,14 @@ class Clustered:
         place.edge = edge = brokers.Leveret(brokers.leveret_binary(), [], bridges(cluster))
         commands = Publisher(third.address, "commands", COMMANDS, tools.PERSISTENT)
         readings = Publisher(edge.address, "telemetry", READINGS, tools.PERSISTENT)
-        told = tools.until("it is under way", lambda: self._under_way(edge))
+        told = tools.until("messages are being forwarded", lambda: self._under_way(edge))
         assert cluster.at(told["upstream"]) is first, told
         first.kill()
         readings.ended()
         commands.ended()
         tools.publish(edge.address, "alone", 0, 100)
-        tools.until("the link moved on, and all is upstream", lambda: tools.ready(edge.address, "telemetry") == 0
+        tools.until("the link uses another node, and all readings are upstream",
+                    lambda: tools.ready(edge.address, "telemetry") == 0
                     and tools.status(edge)["pending"] == 0)
         told = tools.status(edge)
         assert told["parked"] == 0, told
@@ -168,7 +169,7 @@ class Clustered:
             here.extend(self.tools.numbers(self.tools.drain(edge.address, "orders")))
             return len(set(here)) == COMMANDS
 
-        self.tools.until("all commands", complete)
+        self.tools.until("all commands arrived at the edge", complete)
         print(f"# {len(here) - COMMANDS} commands were delivered twice", flush=True)
 
     def _one_address(self, edge: brokers.Leveret, first: brokers.RabbitMq) -> None:
@@ -180,7 +181,7 @@ class Clustered:
         assert "cannot be reached" in told["last_error"], told
         first.start()
         first.wait()
-        tools.until("what waited is upstream", lambda: tools.status(edge, name="alone")["moved"] == 100)
+        tools.until("the waiting messages are upstream", lambda: tools.status(edge, name="alone")["moved"] == 100)
         assert tools.numbers(consumed(first.address, "alone", 100)) == list(range(100))
 
     def cases(self) -> List[Any]:

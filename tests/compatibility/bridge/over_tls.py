@@ -68,7 +68,7 @@ class OverTls:
         try:
             edge = place.start(self.config(proxy.address, keys(self.office, self.meter)))
             tools.publish(edge.address, "telemetry", 0, 2_000)
-            tools.until("it runs", lambda: tools.status(edge)["state"] == "running")
+            tools.until("the bridge runs", lambda: tools.status(edge)["state"] == "running")
             for turn in range(1, 4):
                 proxy.cut()
                 tools.publish(edge.address, "telemetry", turn * 2_000, 2_000)
@@ -76,9 +76,9 @@ class OverTls:
                 client.open()
                 for number in range(100):
                     client.publish(1, "", "commands", chance(f"command-{number}").randbytes(number * 700), props=tools.PERSISTENT)
-            tools.until("all upstream", lambda: tools.ready(edge.address, "telemetry") == 0
+            tools.until("all readings are upstream", lambda: tools.ready(edge.address, "telemetry") == 0
                         and tools.status(edge)["pending"] == 0)
-            tools.until("all commands", lambda: tools.ready(edge.address, "orders") >= 100)
+            tools.until("all commands arrived at the edge", lambda: tools.ready(edge.address, "orders") >= 100)
             tools.check_arrived(tools.drain(place.upstream.address, "telemetry"), 8_000)
             told = tools.status(edge)
             assert told["upstream"].startswith("amqps://") and told["connected"] >= 2, told
@@ -110,13 +110,14 @@ class OverTls:
             place.edge = edge = brokers.Leveret(brokers.leveret_binary(), [], hub)
             for turn in range(2):
                 tools.publish(edge.address, "telemetry", turn * count // 2, count // 2)
-                tools.until("it is under way", lambda: tools.status(edge)["moved"] >= turn * count // 2 + count // 8)
+                tools.until("messages are being forwarded",
+                            lambda: tools.status(edge)["moved"] >= turn * count // 2 + count // 8)
                 gateway.kill()
                 gateway.close()
                 gateway = start()
-            tools.until("the hub has nothing", lambda: tools.ready(edge.address, "telemetry") == 0
+            tools.until("the hub's queue is empty", lambda: tools.ready(edge.address, "telemetry") == 0
                         and tools.status(edge)["pending"] == 0)
-            tools.until("the gateway has nothing", lambda: tools.ready(gateway.address, "telemetry") == 0
+            tools.until("the gateway's queue is empty", lambda: tools.ready(gateway.address, "telemetry") == 0
                         and tools.status(gateway)["pending"] == 0)
             arrived = tools.drain(place.upstream.address, "telemetry")
             repeats = tools.check_arrived(arrived, count, hops=2)
@@ -172,16 +173,19 @@ class OverTls:
             shutil.copy(getattr(self.stranger, "certificate" if end == "pem" else "key"), folder / f"own.{end}")
         own = Paper(folder / "own.pem", folder / "own.key")
         edge = place.start(self.config(self.rabbitmq, keys(self.office, own)))
-        tools.until("it is refused", lambda: "does not trust the issuer" in tools.status(edge)["last_error"])
+        tools.until("the certificate is refused",
+                    lambda: "does not trust the issuer" in tools.status(edge)["last_error"])
         for end in ("pem", "key"):
             shutil.copy(getattr(self.meter, "certificate" if end == "pem" else "key"), folder / f"own.{end}")
-        tools.until("it runs", lambda: tools.status(edge)["state"] == "running")
+        tools.until("the bridge runs", lambda: tools.status(edge)["state"] == "running")
         edge.close()
         edge = place.start(tools.config(place.upstream.address, ""))
         (edge.home / "leveret.toml").write_text(self.config(self.rabbitmq, keys(self.office, self.meter)))
         os.kill(edge.process.pid, 1)
-        tools.until("it is said", lambda: "no memory for TLS with upstreams until a restart" in edge.log())
-        tools.until("it is not there", lambda: json.loads(edge.ctl("bridge_status", "--formatter", "json")) == [])
+        tools.until("the log reports the refused bridge",
+                    lambda: "no memory for TLS with upstreams until a restart" in edge.log())
+        tools.until("the bridge is not listed",
+                    lambda: json.loads(edge.ctl("bridge_status", "--formatter", "json")) == [])
 
     def cases(self) -> List[Any]:
         """Returns all cases."""

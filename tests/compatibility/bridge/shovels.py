@@ -56,7 +56,7 @@ class Shovels:
         return json.loads(edge.ctl("shovel_status", "--formatter", "json"))
 
     def until_gone(self, edge: brokers.Leveret) -> None:
-        self.module.until("the parameter is gone",
+        self.module.until("the parameter is deleted",
                           lambda: json.loads(edge.ctl("list_parameters", "--formatter", "json")) == [])
 
     # ---- cases
@@ -77,8 +77,8 @@ class Shovels:
             edge.ctl("set_parameter", "shovel", "down", json.dumps(self.fetch()))
             m.publish(edge.address, "telemetry", 0, 500)
             m.publish(self.upstream, "commands", 0, 100)
-            m.until("all upstream", lambda: m.ready(self.upstream, "telemetry") == 500)
-            m.until("all here", lambda: m.ready(edge.address, "orders") == 100)
+            m.until("all messages are upstream", lambda: m.ready(self.upstream, "telemetry") == 500)
+            m.until("all messages are at the edge", lambda: m.ready(edge.address, "orders") == 100)
             taken = m.drain(self.upstream, "telemetry")
             assert m.check_arrived(taken, 500) == 0
             by, = m.headers_of(taken[0])[b"x-shovelled"]
@@ -93,17 +93,17 @@ class Shovels:
             edge = self.place.edge = start()
             m.publish(edge.address, "telemetry", 500, 100)
             # Messages acknowledged just before the kill may be delivered again.
-            m.until("all have left", lambda: raw.queue_state(edge.address, "telemetry") == [0, 1])
-            m.until("all upstream", lambda: m.ready(self.upstream, "telemetry") >= 100)
+            m.until("the source queue is empty", lambda: raw.queue_state(edge.address, "telemetry") == [0, 1])
+            m.until("all messages are upstream", lambda: m.ready(self.upstream, "telemetry") >= 100)
             edge.ctl("restart_shovel", "up")
             m.publish(edge.address, "telemetry", 600, 100)
-            m.until("all upstream", lambda: m.ready(self.upstream, "telemetry") >= 200)
-            m.until("all have left", lambda: raw.queue_state(edge.address, "telemetry") == [0, 1])
+            m.until("all messages are upstream", lambda: m.ready(self.upstream, "telemetry") >= 200)
+            m.until("the source queue is empty", lambda: raw.queue_state(edge.address, "telemetry") == [0, 1])
             taken = set(m.numbers(m.drain(self.upstream, "telemetry")))
             assert set(range(500, 700)) <= taken <= set(range(700)), taken
             edge.ctl("delete_shovel", "up")
             edge.ctl("clear_parameter", "shovel", "down")
-            m.until("they are gone", lambda: self.status(edge) == [])
+            m.until("the shovels are deleted", lambda: self.status(edge) == [])
             m.publish(edge.address, "telemetry", 700, 1)
             edge.kill()
             edge.close()
@@ -120,14 +120,14 @@ class Shovels:
             m.publish(self.upstream, "commands", 0, 300)
             edge.ctl("set_parameter", "shovel", "move", json.dumps(self.fetch(src_delete_after=after, prefetch_count=7)))
             self.until_gone(edge)
-            m.until("it is over", lambda: self.status(edge) == [])
+            m.until("the shovel has ended", lambda: self.status(edge) == [])
             assert m.numbers(m.drain(edge.address, "orders")) == list(range(moved)), after
             assert m.numbers(m.drain(self.upstream, "commands")) == list(range(moved, 300)), after
         m.publish(edge.address, "telemetry", 0, 20)
         edge.ctl("set_parameter", "shovel", "up", json.dumps(self.forward(delete_after=5)))
         self.until_gone(edge)
-        m.until("five are there", lambda: m.ready(self.upstream, "telemetry") == 5)
-        m.until("the others are here", lambda: raw.queue_state(edge.address, "telemetry") == [15, 0])
+        m.until("five messages are upstream", lambda: m.ready(self.upstream, "telemetry") == 5)
+        m.until("the other messages are at the edge", lambda: raw.queue_state(edge.address, "telemetry") == [15, 0])
 
     def from_exchanges(self) -> None:
         """Shovels from an exchange on either side use a queue of their own. Routing keys are kept or replaced."""
@@ -141,7 +141,7 @@ class Shovels:
         edge.ctl("set_parameter", "shovel", "up", json.dumps(up))
         down = self.fetch(src_queue=None, src_exchange="amq.direct", src_exchange_key="k")
         edge.ctl("set_parameter", "shovel", "down", json.dumps(down))
-        m.until("both run", lambda: [row["state"] for row in self.status(edge)] == ["running"] * 2)
+        m.until("both shovels run", lambda: [row["state"] for row in self.status(edge)] == ["running"] * 2)
         try:
             with raw.Client(edge.address) as client:
                 client.open()
@@ -150,10 +150,10 @@ class Shovels:
             with raw.Client(self.upstream) as client:
                 client.open()
                 client.publish(1, "amq.direct", "k", b"down", props=m.PERSISTENT)
-            m.until("one is upstream", lambda: m.ready(self.upstream, "telemetry") == 1)
+            m.until("one message is upstream", lambda: m.ready(self.upstream, "telemetry") == 1)
             got, = m.drain(self.upstream, "telemetry")
             assert (got.method.args["routing_key"], got.body) == (b"a.b", b"a.b"), got
-            m.until("one is here", lambda: m.ready(edge.address, "orders") == 1)
+            m.until("one message is at the edge", lambda: m.ready(edge.address, "orders") == 1)
         finally:
             with raw.Client(self.upstream) as client:
                 client.open()
@@ -227,7 +227,7 @@ class Shovels:
             other.ctl("export_definitions", str(file))
             edge.ctl("import_definitions", str(file))
             m.publish(edge.address, "telemetry", 0, 10)
-            m.until("all upstream", lambda: m.ready(self.upstream, "telemetry") == 10)
+            m.until("all messages are upstream", lambda: m.ready(self.upstream, "telemetry") == 10)
             first = m.drain(self.upstream, "telemetry")[0]
             assert first.header.props["app_id"] == b"exported", first.header
             assert b"x-shovelled-timestamp" in m.headers_of(first), first.header

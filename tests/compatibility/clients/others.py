@@ -101,20 +101,20 @@ class Story:
         """Runs the test."""
         worker = self.worker()
         self.stage.start_command([*self.command, "publish", "0", "80"]).ended(PATIENCE_S)
-        until("five are done", lambda: len(self.lines()) >= 5, PATIENCE_S)
+        until("five numbers are processed", lambda: len(self.lines()) >= 5, PATIENCE_S)
         worker.kill()
         worker = self.worker()
-        until("thirty are done", lambda: len(self.lines()) >= 30, PATIENCE_S)
+        until("thirty numbers are processed", lambda: len(self.lines()) >= 30, PATIENCE_S)
         more = self.stage.start_command([*self.command, "publish", "80", "180"])
         if self.other.is_confirmed:
-            until("it publishes", lambda: self.published() > 80, PATIENCE_S)
+            until("the publisher has begun", lambda: self.published() > 80, PATIENCE_S)
         else:
             # The client uses no confirms, but everything is stored within a second (commit_window).
             more.ended(PATIENCE_S)
             time.sleep(2.0)
         self.stage.house.kill()
         more.ended(PATIENCE_S)
-        until("all are done", lambda: set(self.done()) == set(range(180)), PATIENCE_S)
+        until("all numbers are processed", lambda: set(self.done()) == set(range(180)), PATIENCE_S)
         # Messages confirmed before the broker was killed are handled twice only if they are marked as redelivered.
         first = [number for number, line in zip(self.done(), self.lines()) if line.endswith("False") and number < 80]
         assert len(first) == len(set(first)) and (first or not self.other.marks), (

@@ -91,21 +91,21 @@ def story(lines: Lines) -> None:
     lines.declare()
     lines.start()
     lines.write(100)
-    until("all lines", lambda: lines.has(0), PATIENCE_S)
+    until("all lines arrived", lambda: lines.has(0), PATIENCE_S)
     lines.write(20_000)
-    until("it is under way", lambda: lines.depth() > 0, PATIENCE_S)
+    until("some lines arrived", lambda: lines.depth() > 0, PATIENCE_S)
     assert lines.syslog
     lines.syslog.kill()
     lines.take()
     print(f"# killed when {len(lines.came)} of {lines.written} lines had arrived", flush=True)
     lines.start()
-    until("all lines", lambda: lines.has(0), PATIENCE_S)
+    until("all lines arrived", lambda: lines.has(0), PATIENCE_S)
     lines.write(500)
-    until("five hundred are kept", lambda: lines.depth() >= 500, PATIENCE_S)
+    until("500 lines are in the queue", lambda: lines.depth() >= 500, PATIENCE_S)
     # Longer than commit_window, which is one second.
     time.sleep(2.0)
     lines.stage.house.kill()
-    until("they are there", lambda: lines.has(0), PATIENCE_S)
+    until("the lines are in the queue", lambda: lines.has(0), PATIENCE_S)
     lines.declare()
     before = lines.written
 
@@ -115,12 +115,12 @@ def story(lines: Lines) -> None:
         lines.take()
         return max(lines.came) >= before
 
-    until("it has found the broker again", is_back, PATIENCE_S)
+    until("syslog-ng has reconnected", is_back, PATIENCE_S)
     lost = set(range(lines.written)) - lines.came
     print(f"# {len(lost)} lines were lost because the broker was gone when they were sent", flush=True)
     again = lines.written
     lines.write(500)
-    until("all lines from then on", lambda: lines.has(again), PATIENCE_S)
+    until("all lines since the reconnection arrived", lambda: lines.has(again), PATIENCE_S)
 
 
 def run() -> int:

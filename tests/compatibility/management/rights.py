@@ -242,7 +242,7 @@ class Stage:
         client.call(1, "basic.consume", queue="d", consumer_tag=f"of {user}")
         (host, port), (peer, peer_port) = client.socket.getpeername(), client.socket.getsockname()
         name = quote(f"{peer}:{peer_port} -> {host}:{port}", safe="")
-        until("the connection is known", lambda: self.operator.ask("GET", f"connections/{name}")[0] == 200, 30)
+        until("the connection is listed", lambda: self.operator.ask("GET", f"connections/{name}")[0] == 200, 30)
         return name
 
     def prepare(self, method: str, path: str) -> None:
@@ -254,7 +254,7 @@ class Stage:
             # A shovel gets the changed parameter a moment later.
             path = path.replace("shovels/vhost", "parameters/shovel")
             if self.operator.ask("PUT", path, SHOVEL)[0] == 201:
-                until("the shovel is known", lambda: self.has_shovel(path.split("/")[2]), 30)
+                until("the shovel is listed", lambda: self.has_shovel(path.split("/")[2]), 30)
         elif path.endswith(("gone", "max-channels", "max-queues")) or path.split("/")[-1] == "spare":
             if method == "PUT":
                 self.operator.ask("DELETE", path)

@@ -173,7 +173,8 @@ def examined(
         if lost and told is not None:
             check_told(lost, told)
             # The log is written by another thread, so its lines may come later.
-            until(lambda: "ERROR" in broker.log() or "WARN" in broker.log(), f"no word about {len(lost)} lost ones", 5.0)
+            until(lambda: "ERROR" in broker.log() or "WARN" in broker.log(),
+                  f"{len(lost)} lost messages are not reported", 5.0)
         if again:
             fill(peer, "small", range(1000, 1010))
     if again:

@@ -176,7 +176,7 @@ def taken_and_not_settled() -> None:
                 middle = first[total // 2 - 1].method.args["delivery_tag"]
                 taker.call(1, "basic.cancel", consumer_tag="t")
                 taker.send(wire.method(1, "basic.nack", delivery_tag=middle, multiple=True, requeue=True))
-            until(lambda: count(peer, "slow") == total, "not everything came back")
+            until(lambda: count(peer, "slow") == total, "not all messages were requeued")
             within_memory(series.broker)
             again = take_all(peer, "slow", ahead=1, patience_s=30.0)
             assert numbers_of(again, "slow") == list(range(total))

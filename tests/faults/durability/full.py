@@ -208,7 +208,7 @@ def starts_while_full(series: Lives) -> None:
     with client(series.broker) as peer:
         got = numbers_of(take_all(peer, "a"), "a")
         assert got[: publisher.confirmed] == list(range(publisher.confirmed)), "confirmed messages are lost"
-        until(lambda: resumed(series), "it does not write any more although it is empty")
+        until(lambda: resumed(series), "nothing is written although the queue is empty")
     series.again("kill")
     with client(series.broker) as peer:
         assert [n for n in numbers_of(take_all(peer, "a"), "a") if n >= 100_000] == [100_000], (
@@ -276,8 +276,8 @@ def goes_on_in(mount: Path) -> None:
             confirmed = publisher.confirmed
             ballast.unlink()
             publisher.wait_confirmed(confirmed + 100, 45.0)
-            until(lambda: broker.log().count("has free space again") == loop + 1, f"not told: {broker.log()}")
-            until(lambda: FILE_SYSTEM not in broker.ctl("list_alarms"), "the alarm stays")
+            until(lambda: broker.log().count("has free space again") == loop + 1, f"not reported: {broker.log()}")
+            until(lambda: FILE_SYSTEM not in broker.ctl("list_alarms"), "the alarm is not cleared")
             publisher.stop()
             publisher.peer.drop()
             with client(broker) as peer:
@@ -357,7 +357,8 @@ def starts_without_room_for_a_commit() -> None:
                 assert numbers_of(take_all(peer, "a"), "a") == list(range(50))
             flag.unlink()
             with client(broker, timeout=45.0) as peer:
-                until(lambda: "has free space again" in broker.log(), f"it never goes on: {broker.log()}", 45.0)
+                until(lambda: "has free space again" in broker.log(),
+                      f"the broker does not continue: {broker.log()}", 45.0)
                 fill(peer, "a", range(50, 60), SIZE)
             broker.kill()
         with running(data_dir, limited("40MB")) as broker, client(broker) as peer:

@@ -154,7 +154,7 @@ def removed_in_life() -> None:
                 # All but the first, which is full.
                 for path in sorted(data_dir.glob("*.seg"))[1:]:
                     path.unlink()
-                until(lambda: broker.process.poll() is not None, "it goes on without its files")
+                until(lambda: broker.process.poll() is not None, "the broker continues without its files")
             said = broker.log().strip().splitlines()[-1]
             assert broker.process.returncode == 1 and "was removed" in said, said
         look = inspected(data_dir)

@@ -269,7 +269,7 @@ def came_back() -> None:
                     assert said == number, f"delivery count {said} instead of {number}"
                     tag = got.method.args["delivery_tag"]
                     peer.send(wire.method(1, "basic.nack", delivery_tag=tag, requeue=True))
-                until(lambda: count(peer, "dead") == 1, "the message that came back too often is given up")
+                until(lambda: count(peer, "dead") == 1, "the message over its delivery limit is not dropped")
                 assert numbers_of(take_all(peer, "dead"), "q") == [0]
                 assert numbers_of(take_all(peer, "q"), "q") == [1, 2]
 
@@ -289,7 +289,7 @@ def came_back_in_bulk() -> None:
                     last = take_all_unacknowledged(peer, "q", total)[-1]
                     tag = last.method.args["delivery_tag"]
                     peer.send(wire.method(1, "basic.nack", delivery_tag=tag, multiple=True, requeue=True))
-                    until(lambda: count(peer, "q") == total, "all are back")
+                    until(lambda: count(peer, "q") == total, "not all messages were requeued")
                 all_written(series)
             series.again(how)
             with client(series.broker) as peer:
@@ -299,7 +299,8 @@ def came_back_in_bulk() -> None:
                     assert said == [number] * total, said
                     tag = got[-1].method.args["delivery_tag"]
                     peer.send(wire.method(1, "basic.nack", delivery_tag=tag, multiple=True, requeue=True))
-                    until(lambda: count(peer, "q") == (total if number == 3 else 0), "back, or over the limit")
+                    until(lambda: count(peer, "q") == (total if number == 3 else 0),
+                          "the messages were neither requeued nor dropped at the limit")
 
 
 def take_all_unacknowledged(peer: Client, queue: str, total: int) -> List[Any]:

@@ -402,7 +402,7 @@ class Publisher:
             time.sleep(0.02)
             return self.blocked or self._broken()
 
-        until(is_told, "connection.blocked did not come")
+        until(is_told, "connection.blocked did not arrive")
         self._check()
 
     def wait_confirmed(self, through: int, patience_s: float = 20.0) -> None:

@@ -220,7 +220,7 @@ def steady_state() -> None:
 
             go_round(0)
             go_round(1000)
-            until(lambda: files(series.data_dir) == files(series.data_dir, wait=0.3), "the files do not settle")
+            until(lambda: files(series.data_dir) == files(series.data_dir, wait=0.3), "the files keep changing")
             # The number of segments needed at once depends on the speed of the machine. It becomes constant after some
             # rounds.
             for number in range(5):

@@ -184,7 +184,7 @@ def report_comes_by_itself() -> None:
     with brokers.leveret() as broker:
         for _ in range(count):
             say(broker.address, OPENINGS[0])
-        until("what was left out is told", lambda: left_out(broker.log()), 60)
+        until("the suppressed lines are reported", lambda: left_out(broker.log()), 60)
         counts = left_out(broker.log())
         assert counts == {"wrong protocols": count - LINES_OF_A_KIND}, counts
         before = switches(broker.process.pid)

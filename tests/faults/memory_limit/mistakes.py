@@ -65,7 +65,7 @@ def stalling(process_id: int) -> Callable[[Site], None]:
 MISTAKES: List[Mistake] = [
     Mistake("a-flood-that-does-nothing", lambda _: Flood("idle", idle, {"bytes in": 1}), "it was no flood: 0 bytes in"),
     Mistake("flooders-that-are-refused", lambda _: Flood("refused", refused, {}), "it was no flood: all 4 were cut off"),
-    Mistake("a-witness-that-stalls", lambda pid: Flood("stall", stalling(pid), {}), "the witness's echo was served so"),
+    Mistake("a-witness-that-stalls", lambda pid: Flood("stall", stalling(pid), {}), "the witness's echo was starved"),
     Mistake("confirmed-messages-that-are-lost", lambda _: Flood("lossy", lossy, {}),
-            "500 messages were confirmed, and 0 came"),
+            "500 messages were confirmed, and 0 were drained"),
 ]

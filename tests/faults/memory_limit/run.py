@@ -243,7 +243,7 @@ def check_served(seen: Dict[str, Dict], began: float, ended: float) -> Dict[str,
         seconds = [sum(second <= at - began < second + 1 for at in rounds) for second in range(int(ended - began))]
         fewest[name] = min(seconds)
         is_served = min(seconds) >= RATE_OF_ANY_SECOND and sum(seconds) >= RATE * len(seconds)
-        assert is_served, f"the witness's {name} was served so often, second by second: {seconds}"
+        assert is_served, f"the witness's {name} was starved; rounds by second: {seconds}"
     assert any(at >= ended for at in seen["echo"]["ended"]), "the witness's echo did not continue after the flood"
     return fewest
 

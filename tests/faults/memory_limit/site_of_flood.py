@@ -186,7 +186,7 @@ class Site:
         """Checks that the flood reached its minimum counts, and that a client was still active at its end."""
         # Confirmed messages must be in the queues: no consumer runs beside publishers that count confirms.
         confirmed, drained = self.counts.get("confirmed", 0), self.counts.get("drained", 0)
-        assert confirmed <= drained, f"{confirmed} messages were confirmed, and {drained} came ({self.story()})"
+        assert confirmed <= drained, f"{confirmed} messages were confirmed, and {drained} were drained ({self.story()})"
         for what, figure in least.items():
             found = self.counts.get(what, 0)
             assert found >= figure, f"it was no flood: {found} {what}, and {figure} is the least ({self.story()})"

@@ -1,8 +1,7 @@
 """Runs the same commands with `rabbitmqctl` 3.10.8 and with `leveret ctl`, and compares the output.
 
 The order of rows, process ids, ports, memory and node names may differ. Everything else must be equal, including
-banners,
-headers, error texts and exit codes, except for the entries of `DIFFERS`.
+banners, headers, error texts and exit codes, except for the entries of `DIFFERS`.
 """
 
 from __future__ import annotations

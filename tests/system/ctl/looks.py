@@ -127,8 +127,8 @@ def alarms_come_and_go() -> None:
             client.open()
             client.call(1, "queue.declare", queue="full")
         with waiting_publisher(broker, "full", 4000):
-            wait_for(broker, lambda said: said == ["memory"], "the memory is full")
-        wait_for(broker, lambda said: purged(broker, "full") and said == [], "the memory is empty again")
+            wait_for(broker, lambda said: said == ["memory"], "the memory is not full")
+        wait_for(broker, lambda said: purged(broker, "full") and said == [], "the memory is not free again")
     segments = 'frame_max = "16KiB"\n[store]\ndisk_limit = "8MiB"\n[limits]\nsegment_bytes = "512KiB"\n' \
                'commit_bytes_max = "160KiB"\n'
     with leveret(config=segments) as broker:
@@ -141,8 +141,8 @@ def alarms_come_and_go() -> None:
         with contextlib.ExitStack() as publishers:
             for queue in queues:
                 publishers.enter_context(waiting_publisher(broker, queue, 20_000))
-            wait_for(broker, lambda said: set(said) == {"disk"}, "the disk is full")
-        wait_for(broker, lambda said: purged(broker, *queues) and said == [], "the disk is empty again")
+            wait_for(broker, lambda said: set(said) == {"disk"}, "the disk is not full")
+        wait_for(broker, lambda said: purged(broker, *queues) and said == [], "the disk is not free again")
 
 
 def alarms(broker: Leveret) -> List[str]:

@@ -325,7 +325,7 @@ def a_bridge_says_what_it_costs(chromium: Chromium) -> None:
                 page.get_by_role("dialog").get_by_role("button", name="Connect", exact=True).click()
                 page.get_by_text("The bridge plant was told.").wait_for()
                 # The connection lasts only a moment, so a page that polls every few seconds may not show it.
-                suite.until("another contact", lambda: count() > contacts, 60)
+                suite.until("another connection of the bridge", lambda: count() > contacts, 60)
                 page.get_by_text("resting").wait_for()
                 assert count() == contacts + 1
 

@@ -1,8 +1,7 @@
 """A board: QEMU with its disks.
 
 `close` ends everything that was started. When `cut` returns, the disk has lost its unflushed blocks, and its image is
-what
-the next boot finds.
+what the next boot finds.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class Drive:
             self.server = subprocess.Popen(
                 ["nbdkit", "-f", "--exit-with-parent", "-U", str(self.socket), "python", str(Path(__file__).with_name("disk.py")), *words],
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
-        until("the disk's server is there", lambda: self.socket.exists() or self.ended())
+        until("the disk server has started", lambda: self.socket.exists() or self.ended())
 
     def ended(self) -> bool:
         """Returns whether the server has ended, which it must not do by itself."""
@@ -80,7 +79,7 @@ class Drive:
     def power_off(self) -> Dict[str, Any]:
         """Waits until the server has decided which unflushed writes reach the image. QEMU must have ended."""
         self.arms.unlink(missing_ok=True)
-        until("the disk has lost what it loses", lambda: len(self.logged()) > len(self.reports) or self.ended())
+        until("the disk server has written its report", lambda: len(self.logged()) > len(self.reports) or self.ended())
         self.reports = self.logged()
         self.close()
         return self.reports[-1]

@@ -159,7 +159,7 @@ class Series:
         data = self.board.drives[-1]
         data.arm(self.chance.randint(*BOOT_WRITES))
         self.board.switch_on(seed)
-        until("it serves, or dies", lambda: not self.board.is_on() or self.board.serves())
+        until("the broker serves, or the power is cut", lambda: not self.board.is_on() or self.board.serves())
         data.arm(NEVER)
         # A write that is under way may be the last one before the cut.
         time.sleep(0.2)

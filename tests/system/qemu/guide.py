@@ -103,7 +103,7 @@ def sensor(board: Board) -> None:
     board.sh(f"{{ cat <<'END'\n{listen}\nEND\ncat {CONFIG}; cat <<'END'\n\n{section}\nEND\n}} >/tmp/both; cat /tmp/both >{CONFIG}")
     for line in user.splitlines():
         board.sh(f"echo '{PASSWORD}' | {line}\n")
-        until("it serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
+        until("the broker serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
     authority = board.sh(f"cat {HOME}/ca.pem")
     python = environment.pika_python(environment.PIKA_NEW)
     with tempfile.TemporaryDirectory() as folder:
@@ -144,6 +144,6 @@ def by_hand(board: Board, binary: Path) -> None:
     board.sh(f"cd {HOME}; tar -xf systemd.tar; mkdir -p {Path(place).parent}")
     board.put(binary, f"{HOME}/{place}")
     board.sh(f"cd {HOME}; set -e\n{lines}")
-    until("it serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
+    until("the broker serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
     assert memory_max(board) in MEMORY_MAX_GENERIC, memory_max(board)
     board.sh("systemctl disable --now leveret; ! systemctl is-active leveret")

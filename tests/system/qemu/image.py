@@ -1,8 +1,7 @@
 """Creates a small Debian for arm64 as file system images, with the kernels to boot it. They are kept in target/qemu/.
 
 Nothing outside target/ is written. No program is emulated to create an image: packages are only unpacked. If the
-archive
-does not answer, `Skip` is raised. Root is needed, because the files in the images have owners.
+archive does not answer, `Skip` is raised. Root is needed, because the files in the images have owners.
 
     packages/, initrd-…   Debian's kernels, and a busybox that mounts the root and starts systemd
     base-…/               the tree of a system without Leveret, with a shell that this machine can use

@@ -4,9 +4,8 @@
     tests/system/systemd/activation.py [CASE... | --list]
 
 The tool listens, waits for a connection, and then executes the broker, which has to serve that connection. A socket of
-an
-address that the configuration does not name is refused, with a text that says what to do. Each address of the shipped
-leveret.socket is in the shipped configuration.
+an address that the configuration does not name is refused, with a text that says what to do. Each address of the
+shipped leveret.socket is in the shipped configuration.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Activated:
         self.log = Path(self.home.name, "log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True)
-        said = suite.until("it listens", lambda: self.listens(len(ports)), PATIENCE_S)
+        said = suite.until("the tool listens", lambda: self.listens(len(ports)), PATIENCE_S)
         if said == "taken":
             self.__exit__()
             raise Taken
@@ -74,7 +73,8 @@ def served_once_it_is_there() -> None:
     with Activated([second, first], [word for at in configured for word in ("--listen", at)]) as activated:
         raw.Client(brokers.Address("127.0.0.1", first), timeout=PATIENCE_S).close()
         pattern = re.compile(r" listening on 127\.0\.0\.1:(\d+)$", re.MULTILINE)
-        ports = suite.until("its own port", lambda: set(map(int, pattern.findall(activated.log.read_text()))), PATIENCE_S)
+        ports = suite.until("the broker listens on its own port",
+                            lambda: set(map(int, pattern.findall(activated.log.read_text()))), PATIENCE_S)
         assert len(ports) == 3 and ports > {first, second}, activated.log.read_text()
         for port in sorted(ports):
             client = raw.Client(brokers.Address("127.0.0.1", port), timeout=PATIENCE_S)

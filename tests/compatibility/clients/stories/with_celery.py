@@ -33,7 +33,7 @@ def countdown():
     for number in range(6):
         jobs.note.apply_async((f"later-{number}",), countdown=10)
     jobs.note.delay("now")
-    until(lambda: len(lines()) == 7, "all seven")
+    until(lambda: len(lines()) == 7, "all seven tasks are done")
     assert lines()[0] == "now" and sorted(lines()[1:]) == [f"later-{n}" for n in range(6)], lines()
 
 
@@ -44,7 +44,7 @@ def topics():
     for key in ("news.local", "fine.sport", "news.sport", "weather"):
         jobs.where.apply_async((key,), exchange="topics", routing_key=key)
     jobs.where.delay("end")
-    until(lambda: len(lines()) == 5, "all five")
+    until(lambda: len(lines()) == 5, "all five tasks are done")
     assert sorted(lines()) == ["end jobs", "fine.sport fine.sport", "news.local news.local",
                                "news.sport news.sport", "news.sport news.sport"], lines()
 
@@ -63,10 +63,10 @@ def control():
         (worker,) = inspect.ping()
         assert sorted(queue["name"] for queue in inspect.active_queues()[worker]) == ["jobs", "news", "sport"]
         assert "jobs.add" in inspect.registered()[worker]
-        until(lambda: any(event["type"] == "worker-heartbeat" for event in seen), "a heartbeat")
+        until(lambda: any(event["type"] == "worker-heartbeat" for event in seen), "a heartbeat arrived")
         assert jobs.add.delay(1, 1).get(PATIENCE) == 2
         until(lambda: {"task-received", "task-started", "task-succeeded"} <= {event["type"] for event in seen},
-              "the events of a task")
+              "the events of a task arrived")
         waits = jobs.note.apply_async(("never",), countdown=3600)
         until(lambda: [task["request"]["id"] for task in inspect.scheduled()[worker]] == [waits.id], "scheduled")
         waits.revoke()
@@ -109,7 +109,7 @@ def killed_broker():
     for number in range(80, 100):
         jobs.mark.apply_async((number,), ignore_result=True, retry=True,
                               retry_policy={"max_retries": 100, "interval_start": 0.1, "interval_max": 0.3})
-    until(lambda: {int(line.split()[0]) for line in lines()} == set(range(100)), "all hundred")
+    until(lambda: {int(line.split()[0]) for line in lines()} == set(range(100)), "all 100 tasks are done")
     first = [int(line.split()[0]) for line in lines() if line.endswith("False")]
     assert len(first) == len(set(first)), "a task was done twice without a redelivered mark"
 
@@ -145,7 +145,7 @@ def priorities():
     for priority, number in sent:
         urgent.note.apply_async((f"{priority or 0}-{number}-{priority is None}",), priority=priority)
     write("open")
-    until(lambda: len(lines()) == 3 + len(sent), "all of them")
+    until(lambda: len(lines()) == 3 + len(sent), "all tasks are done")
     by_priority = sorted(sent, key=lambda one: -(one[0] or 0))
     expected = [f"{priority or 0}-{number}-{priority is None}" for priority, number in by_priority]
     done = lines()[3:]
@@ -165,7 +165,7 @@ def turns():
         for _ in range(20):
             shared.note.apply_async((name,), queue=name)
     write("open")
-    until(lambda: len(lines()) == 63, "all of them")
+    until(lambda: len(lines()) == 63, "all tasks are done")
     first = lines()[3:33]
     counts = [first.count(name) for name in shared.NAMES]
     assert min(counts) >= 5, counts

@@ -55,8 +55,8 @@ def story():
         send(mark, number)
     send(third_time, 300)
     send(die)
-    until(lambda: numbers() == {*range(100), 200, 300} and lines().count("300") == 3, "all of it")
-    until(lambda: broker.get_queue_message_counts("default") == (0, 0, 1), "the dead one")
+    until(lambda: numbers() == {*range(100), 200, 300} and lines().count("300") == 3, "all messages are processed")
+    until(lambda: broker.get_queue_message_counts("default") == (0, 0, 1), "the dead-lettered message is processed")
 
 
 if __name__ == "__main__":

@@ -81,10 +81,10 @@ def story():
     please("broker")
     for number in range(80, 100):
         notifier.info({}, "mark", {"number": number})
-    until(lambda: numbers() == set(range(100)), "all of it")
+    until(lambda: numbers() == set(range(100)), "all notifications are processed")
     assert call(client, 5) == 10
     client.prepare(fanout=True).cast({}, "tell", number=200)
-    until(lambda: "200 told" in lines(), "what was told to all")
+    until(lambda: "200 told" in lines(), "the fanout reached the server")
 
 
 if __name__ == "__main__":
