@@ -87,7 +87,7 @@ class OverTls:
         finally:
             proxy.close()
 
-    def two_deep(self, place: Any) -> None:
+    def two_hops(self, place: Any) -> None:
         """Readings go over TLS from a hub to a gateway, which is a Leveret, and from there over TLS to the centre. The
         gateway is killed twice with -9 during the transfer. No reading is lost."""
         tools = self.tools
@@ -189,4 +189,4 @@ class OverTls:
 
     def cases(self) -> List[Any]:
         """Returns all cases."""
-        return [self.there_and_back, self.two_deep, self.tls_errors_are_reported, self.renewed]
+        return [self.there_and_back, self.two_hops, self.tls_errors_are_reported, self.renewed]

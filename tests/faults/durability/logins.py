@@ -269,7 +269,7 @@ def runs_of_blocks_are_lost() -> None:
         print(f"# no user could log in in {doubts} cases")
 
 
-def doubt_about_users_ends_only_by_a_repair() -> None:
+def users_locked_out_until_repair() -> None:
     """No user can log in, however often the broker starts, until root has inspected, repaired and confirmed the store.
     """
     with scratch() as folder:
@@ -304,7 +304,7 @@ def doubt_about_users_ends_only_by_a_repair() -> None:
         assert "access     whole" in inspected(data_dir).stdout
 
 
-def confirming_forgets_what_belongs_to_nobody() -> None:
+def confirming_removes_orphaned_permissions() -> None:
     """The definition of a user is lost and its permission is not. A new user of that name does not get the old
     permission."""
     with scratch() as folder:
@@ -573,8 +573,9 @@ def the_first_user_is_configured() -> None:
 
 CASES = [
     users_survive_the_loss_of_the_log, every_block_after_a_stop, every_block_after_a_kill, runs_of_blocks_are_lost,
-    doubt_about_users_ends_only_by_a_repair,
-    confirming_forgets_what_belongs_to_nobody, a_lost_segment_is_not_taken_for_a_new_store, damaged_messages_lock_no_user_out, users_survive_compaction,
+    users_locked_out_until_repair,
+    confirming_removes_orphaned_permissions, a_lost_segment_is_not_taken_for_a_new_store,
+    damaged_messages_lock_no_user_out, users_survive_compaction,
     a_wrong_data_directory_prevents_the_start, a_read_only_disk_without_a_store_gives_no_access, a_full_disk_without_a_store_gives_no_access,
     a_store_can_be_required, the_first_user_is_configured,
 ]

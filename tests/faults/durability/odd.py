@@ -166,7 +166,7 @@ def removed_in_life() -> None:
             assert "damage: " in broker.ctl("list_alarms"), broker.log()
 
 
-def root_ran_it_once() -> None:
+def run_once_by_root() -> None:
     """Root ran the broker once by hand in the data directory of the unit's user. That user can still create the control
     socket."""
     with scratch() as folder:
@@ -233,6 +233,6 @@ def copy_on_write_is_reported() -> None:
 
 
 CASES = [a_misaligned_partition_is_reported, copy_on_write_is_reported, something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, removed_in_life,
-         root_ran_it_once]
+         run_once_by_root]
 QUICK_CASES = [a_misaligned_partition_is_reported, something_else_in_place_of_a_file, two_brokers_on_one_directory, removed_in_life,
-               root_ran_it_once]
+               run_once_by_root]

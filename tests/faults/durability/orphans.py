@@ -27,7 +27,7 @@ def forget(files: Iterable[Path], name: str) -> int:
     return places
 
 
-def nobody_knows_its_name() -> None:
+def orphans_adopted() -> None:
     """Orphaned messages survive a kill, are adopted, survive another kill, and keep their order."""
     with lives(SMALL_SEGMENTS) as series:
         broker = series.start()
@@ -55,7 +55,7 @@ def nobody_knows_its_name() -> None:
             assert numbers_of(taken[30:], "found") == list(range(10))
 
 
-def its_name_is_left() -> None:
+def queue_rebuilt() -> None:
     """Most messages are in segments whose footers name the queue. The queue is rebuilt without an operator."""
     with lives(SMALL_SEGMENTS) as series:
         broker = series.start()
@@ -77,5 +77,5 @@ def its_name_is_left() -> None:
             assert numbers_of(take_all(peer, "lost"), "lost") == list(range(400))
 
 
-CASES = [nobody_knows_its_name, its_name_is_left]
+CASES = [orphans_adopted, queue_rebuilt]
 QUICK_CASES = CASES

@@ -234,7 +234,7 @@ def redelivered() -> None:
                     "a message that was not delivered is marked as redelivered")
 
 
-def came_back() -> None:
+def delivery_counts() -> None:
     """The delivery count of a message in a quorum queue survives a stop and a kill, so that the message reaches its
     delivery limit.
     """
@@ -274,7 +274,7 @@ def came_back() -> None:
                 assert numbers_of(take_all(peer, "q"), "q") == [1, 2]
 
 
-def came_back_in_bulk() -> None:
+def delivery_counts_in_bulk() -> None:
     """A consumer takes a prefetch of 100 messages and fails, three times. All 100 delivery counts survive a stop and a
     kill, and the first message reaches its delivery limit."""
     total = 100
@@ -535,8 +535,8 @@ def waits(broker: Any) -> None:
 
 
 CASES = [
-    tutorial_durability, definitions, deleted_with_messages, persistent_and_transient, redelivered, came_back,
-    came_back_in_bulk, properties,
+    tutorial_durability, definitions, deleted_with_messages, persistent_and_transient, redelivered, delivery_counts,
+    delivery_counts_in_bulk, properties,
     large_bodies, persist_all, disk_limit_changed, two_brokers, newer_format, read_only, nothing_to_read,
 ]
 QUICK_CASES = CASES

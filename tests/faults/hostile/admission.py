@@ -308,7 +308,7 @@ def slow_hello() -> None:
         assert len(clients) == len(threads), f"{len(clients)} logged in"
 
 
-def many_behind_one(board: str) -> None:
+def many_behind_one_address(board: str) -> None:
     """Two hundred clients behind one address reconnect at once, as many as there are connections. All log in, and none
     is disconnected."""
     limits = {"router-64": (50, 6), "router-128": (110, 12), "pi-zero-w": (200, 24), "generic": (200, 48)}
@@ -337,7 +337,7 @@ def many_behind_one(board: str) -> None:
             assert "Handshakes evicted: 0" in status, status
 
 
-def slow_but_honest() -> None:
+def slow_handshake_in_time() -> None:
     """While connections are free, a client that needs 2 s for each step of the handshake is not disconnected."""
     with server_of("router-64") as server:
         peers = [server.dial("plain", source) for source in CROWD[:3]]
@@ -406,7 +406,7 @@ SPRAYS: Dict[str, Callable[[int], str]] = {
 }
 
 
-def wrong_passwords_next_door(board: str) -> None:
+def wrong_passwords_same_address(board: str) -> None:
     """Another program at the same address sends wrong passwords without end. All of 40 right logins succeed over either
     listener, also the first login of a user."""
     for spray, response in SPRAYS.items():
@@ -434,7 +434,7 @@ def wrong_passwords_next_door(board: str) -> None:
 def cases() -> Dict[str, Callable[[], None]]:
     """Returns the cases by name."""
     made: Dict[str, Callable[[], None]] = {
-        "slow-but-honest": slow_but_honest,
+        "slow-handshake-in-time": slow_handshake_in_time,
         "slow-hello": slow_hello,
         "byte-a-second": byte_a_second,
         "ends-with-fin": ends_with_fin,
@@ -443,7 +443,7 @@ def cases() -> Dict[str, Callable[[], None]]:
     for board in BOARDS:
         made[f"silent-addresses-{board}"] = lambda board=board: silent_addresses(board)
     for board in ("router-64", "router-128", "pi-zero-w", "generic"):
-        made[f"many-behind-one-{board}"] = lambda board=board: many_behind_one(board)
+        made[f"many-behind-one-address-{board}"] = lambda board=board: many_behind_one_address(board)
     for board in ("router-64", "generic"):
-        made[f"wrong-passwords-next-server-{board}"] = lambda board=board: wrong_passwords_next_door(board)
+        made[f"wrong-passwords-same-address-{board}"] = lambda board=board: wrong_passwords_same_address(board)
     return made

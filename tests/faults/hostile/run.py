@@ -349,7 +349,7 @@ def never_reads() -> None:
         publisher.close()
 
 
-def takes_nothing_any_more() -> None:
+def stalled_consumer() -> None:
     """A consumer whose socket accepts nothing while deliveries wait is closed after `consumer_stall_timeout`, and its
     messages are requeued. A slow consumer that reads now and then is not closed."""
     with broker_with('[limits]\nconsumer_stall_timeout = "1500ms"\n') as broker:
@@ -621,7 +621,7 @@ def worker_with_full_pool() -> None:
             client.close()
 
 
-def blocked_is_not_everyone() -> None:
+def others_while_blocked() -> None:
     """While publishers are blocked, other clients consume, acknowledge, declare and delete."""
     with broker_with(SMALL_POOL) as broker:
         publisher = Client(broker.address, timeout=60.0)
@@ -679,7 +679,7 @@ def hang_up_after_publish() -> None:
                         time.sleep(0.05)
 
 
-def deaf_and_gone() -> None:
+def reset_without_reading() -> None:
     """A client requests more than it reads, so that its answers are blocked, and resets the connection. Its messages
     are requeued at once."""
     with broker_with() as broker:
@@ -796,10 +796,10 @@ def scrapers() -> None:
 
 
 CASES: List[Callable[[], None]] = [
-    silent_connects, nested_tables, huge_sizes, channel_floods, never_reads, takes_nothing_any_more, blocked_in_send,
+    silent_connects, nested_tables, huge_sizes, channel_floods, never_reads, stalled_consumer, blocked_in_send,
     half_bodies, half_frame,
     pipelined_declares, large_fan_out, memory_of_a_burst, fan_out_that_does_not_fit, worker_with_full_pool,
-    blocked_is_not_everyone, hang_up_after_publish, deaf_and_gone, shutdown_with_a_deaf_client,
+    others_while_blocked, hang_up_after_publish, reset_without_reading, shutdown_with_a_deaf_client,
     wrong_logins, scrapers,
 ]
 

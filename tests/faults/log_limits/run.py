@@ -96,7 +96,7 @@ OPENINGS = [
 ]
 
 
-def strangers() -> None:
+def wrong_protocols_and_passwords() -> None:
     """Thousands of clients use another protocol or a wrong password."""
     count = 4000
     began = time.monotonic()
@@ -348,8 +348,8 @@ def last_lines() -> None:
 
 
 
-CASES = [strangers, many_addresses, closed_channels, closed_connections, report_comes_by_itself, strange_names,
-         full_pipe, unread_pipe, late_reader, last_lines]
+CASES = [wrong_protocols_and_passwords, many_addresses, closed_channels, closed_connections, report_comes_by_itself,
+         strange_names, full_pipe, unread_pipe, late_reader, last_lines]
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

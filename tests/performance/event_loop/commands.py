@@ -230,7 +230,7 @@ def deaths_too_many(stage: Stage) -> Steps:
 
 
 @case()
-def deaths_of_nothing(stage: Stage) -> Steps:
+def empty_deaths(stage: Stage) -> Steps:
     """The entries of x-death are empty tables, so that the largest number fits."""
     dead_fan(stage, x_message_ttl=0)
     deaths = fit(lambda _: {})
@@ -241,7 +241,7 @@ def deaths_of_nothing(stage: Stage) -> Steps:
 
 
 @case()
-def deaths_in_a_row(stage: Stage) -> Steps:
+def dead_letter_chain(stage: Stage) -> Steps:
     """A hundred queues, each of which dead-letters every message to the next at once."""
     for n in range(100):
         stage.queue(f"q{n}", x_message_ttl=0, x_dead_letter_exchange="", x_dead_letter_routing_key=f"q{n + 1}")
@@ -253,7 +253,7 @@ def deaths_in_a_row(stage: Stage) -> Steps:
 
 
 @case()
-def deaths_to_themselves(stage: Stage) -> Steps:
+def dead_letter_cycle(stage: Stage) -> Steps:
     """A queue dead-letters rejected messages to itself."""
     stage.queue("q", x_dead_letter_exchange="", x_dead_letter_routing_key="q")
     stage.fill(10_000)
@@ -279,7 +279,7 @@ def expires_at_once(stage: Stage) -> Steps:
 
 
 @case()
-def sleepers_at_once(stage: Stage) -> Steps:
+def delayed_at_once(stage: Stage) -> Steps:
     """Delayed messages are all due at the same moment."""
     stage.exchange("later", "x-delayed-message", arguments={"x-delayed-type": "fanout"})
     stage.queue("q")
@@ -429,7 +429,7 @@ def fan_out_mandatory_dropped(stage: Stage) -> Steps:
 
 
 @case()
-def exchanges_in_a_ring(stage: Stage) -> Steps:
+def ring_of_exchanges(stage: Stage) -> Steps:
     """300 exchanges in a ring, each bound to the next twelve."""
     for n in range(300):
         stage.exchange(f"e{n}")
@@ -444,7 +444,7 @@ def exchanges_in_a_ring(stage: Stage) -> Steps:
 
 
 @case()
-def exchanges_in_a_row(stage: Stage) -> Steps:
+def chain_of_exchanges(stage: Stage) -> Steps:
     """A chain of 900 topic exchanges with a queue at its end, and as many alternate exchanges."""
     for n in range(900):
         stage.exchange(f"e{n}", "topic", arguments={"alternate-exchange": f"e{n + 1}"})
@@ -567,7 +567,7 @@ def dropped_by_bytes(stage: Stage) -> Steps:
 
 
 @case()
-def levels_of_priority(stage: Stage) -> Steps:
+def priorities_fetched(stage: Stage) -> Steps:
     """A queue with 255 priorities has messages of each, which are fetched one by one in one write."""
     stage.queue("q", x_max_priority=255)
     for _ in range(60):
@@ -581,7 +581,7 @@ def levels_of_priority(stage: Stage) -> Steps:
 
 
 @case()
-def levels_filled_to_the_brim(stage: Stage) -> Steps:
+def priorities_full_queue(stage: Stage) -> Steps:
     """A full queue with 255 priorities drops its first message for each new one; a second one has a consumer."""
     stage.queue("q", x_max_priority=255, x_max_length=300)
     stage.queue("taken", x_max_priority=255)
@@ -594,7 +594,7 @@ def levels_filled_to_the_brim(stage: Stage) -> Steps:
 
 
 @case()
-def levels_settled(stage: Stage) -> Steps:
+def priorities_requeued(stage: Stage) -> Steps:
     """10,000 messages of 255 priorities are requeued one by one in one write, and delivered again."""
     stage.queue("q", x_max_priority=255)
     for _ in range(40):
@@ -608,7 +608,7 @@ def levels_settled(stage: Stage) -> Steps:
 
 
 @case()
-def got_one_by_one(stage: Stage) -> Steps:
+def fetched_one_by_one(stage: Stage) -> Steps:
     """20,000 messages are fetched from a long queue in one write."""
     stage.queue("q")
     stage.fill(100_000, body=b"x" * 100)
@@ -650,7 +650,7 @@ def requeued_together(stage: Stage) -> Steps:
 
 
 @case()
-def settled_from_behind(stage: Stage) -> Steps:
+def rejected_last_first(stage: Stage) -> Steps:
     """10,000 deliveries are rejected one by one in one write, the last first."""
     client = holder(stage)
     client.call(1, "basic.cancel", consumer_tag="c")
@@ -948,7 +948,7 @@ def heartbeats(stage: Stage) -> Steps:
 
 
 @case()
-def channels_to_and_fro(stage: Stage) -> Steps:
+def channels_opened_and_closed(stage: Stage) -> Steps:
     """Channels are opened and closed 20,000 times, and 2,000 errors close one channel each."""
     octets = b"".join(wire.method(2, "channel.open") + wire.method(2, "channel.close", reply_code=200)
                       for _ in range(2_000))

@@ -271,7 +271,7 @@ def tar_alone_restores() -> None:
             shutil.rmtree(home, ignore_errors=True)
 
 
-def a_backup_that_is_left_alone_costs_nothing() -> None:
+def abandoned_backup() -> None:
     """A client that requests a backup and disconnects releases the files that were kept for it."""
     with leveret(config=SMALL) as broker:
         program("publish", broker, "q", "500")
@@ -311,6 +311,6 @@ CASES = [
     a_restore_brings_its_own_users,
     an_interrupted_restore_gives_no_access,
     tar_alone_restores,
-    a_backup_that_is_left_alone_costs_nothing,
+    abandoned_backup,
     a_backup_waits_for_the_one_before,
 ]

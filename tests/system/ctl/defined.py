@@ -264,7 +264,7 @@ def checked(home: Path, data: Path, config: str, is_in_use: bool = False) -> Lis
     return [line for line in done.stdout.splitlines() if line.startswith("# warning: this store ")]
 
 
-def more_than_a_smaller_profile_has_room_for() -> None:
+def store_exceeds_new_limits() -> None:
     """A start with lower limits raises an alarm that a part of the store is not served. `leveret check` warns of it
     before. With the old limits everything is served again."""
     small = "[limits]\nqueues_max = 64\nexchanges_max = 8\nbindings_max = 16\nusers_max = 2\nvhosts_max = 1\n"
@@ -367,4 +367,4 @@ def virtual_host_metadata() -> None:
 
 
 CASES = [at_a_start, errors_in_definitions_are_reported, every_refused_definition_is_reported, virtual_host_metadata,
-         policies_for_kinds_of_queues, more_than_a_smaller_profile_has_room_for, passwords_in_clear, there_and_back]
+         policies_for_kinds_of_queues, store_exceeds_new_limits, passwords_in_clear, there_and_back]

@@ -89,7 +89,7 @@ def any_bytes_get_an_error_or_a_close() -> None:
             assert b"200 OK" in client.recv(65536)
 
 
-def more_clients_than_places() -> None:
+def control_connection_limit() -> None:
     """A client that connects when all control connections are in use waits, and is served when one is closed."""
     with leveret() as broker:
         idle = [connect(broker) for _ in range(20)]
@@ -102,4 +102,4 @@ def more_clients_than_places() -> None:
         good(broker, "ping")
 
 
-CASES = [a_huge_listing_beside_traffic, any_bytes_get_an_error_or_a_close, more_clients_than_places]
+CASES = [a_huge_listing_beside_traffic, any_bytes_get_an_error_or_a_close, control_connection_limit]

@@ -22,7 +22,7 @@ LISTED = {"connections": "list_connections", "channels": "list_channels", "queue
           "vhosts": "list_vhosts"}
 
 
-def status_says_what_is() -> None:
+def status_is_correct() -> None:
     """The numbers of `status` equal those of the lists and of the process, in both formats, and follow changes."""
     with leveret(config='memory_limit = "200MB"\n') as broker:
         began = time.monotonic()
@@ -192,7 +192,7 @@ def waiting_publisher(broker: Leveret, queue: str, size: int) -> Iterator[None]:
         client.drop()
 
 
-def clients_are_shown_by_what_they_say() -> None:
+def client_properties_are_listed() -> None:
     """Client properties of any key and length are listed as in RabbitMQ, and the log shows the connection name."""
     name = "sensor " + "x" * 200
     said = {"product": "probe", "connection_name": name, "site": "hall 7", "revision": 12, "is_spare": False,
@@ -209,4 +209,4 @@ def clients_are_shown_by_what_they_say() -> None:
         assert lines and "connection_name sensor xxx" in lines[0], lines
 
 
-CASES = [status_says_what_is, environment_is_the_configuration, alarms_come_and_go, clients_are_shown_by_what_they_say]
+CASES = [status_is_correct, environment_is_the_configuration, alarms_come_and_go, client_properties_are_listed]

@@ -21,7 +21,7 @@ from harness.suite import Skip, patience
 from support import counts, ctl, good, program, rows, start_program, until
 
 
-def virtual_hosts_keep_apart() -> None:
+def virtual_hosts_are_separate() -> None:
     """Queues with the same name exist in two virtual hosts, and users without permission cannot open them."""
     with leveret() as broker:
         for vhost in ("one", "two"):
@@ -66,7 +66,7 @@ def an_operators_day() -> None:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def mistakes_are_understood() -> None:
+def wrong_arguments() -> None:
     """An unknown command, an unknown column or a missing argument prints a suggestion and exits with 64."""
     with leveret() as broker:
         typo = ctl(broker, "listqueue")
@@ -77,7 +77,7 @@ def mistakes_are_understood() -> None:
         assert "not enough arguments" in ctl(broker, "set_permissions", "x").err
 
 
-def by_its_other_name() -> None:
+def called_as_leveretctl() -> None:
     """A link named leveretctl acts as `leveret ctl`, and LEVERET_SOCKET selects the broker."""
     with leveret() as broker:
         link = broker.home / "leveretctl"
@@ -172,7 +172,7 @@ disk_limit = "4MiB"
 """
 
 
-def a_full_disk_leaves_root_its_commands() -> None:
+def commands_on_a_full_disk() -> None:
     """With a full disk, permissions can still be changed, and the change survives a power cut."""
     home = Path(tempfile.mkdtemp(prefix="leveret-ctl-"))
     try:
@@ -276,11 +276,11 @@ def a_script_waits_for_the_start() -> None:
 
 
 CASES = [
-    a_full_disk_leaves_root_its_commands,
-    virtual_hosts_keep_apart,
+    commands_on_a_full_disk,
+    virtual_hosts_are_separate,
     an_operators_day,
-    mistakes_are_understood,
-    by_its_other_name,
+    wrong_arguments,
+    called_as_leveretctl,
     only_root_and_its_own_user,
     a_data_directory_that_cannot_be_used,
     connections_are_closed,

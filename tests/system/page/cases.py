@@ -21,7 +21,7 @@ HOSTILE = ["<img src=x onerror=pwned()>", "<script>pwned()</script>", "\"onmouse
            "a&lt;b&#x27;", "../../etc", "%3Cscript%3E"]
 
 
-def a_message_is_seen_and_not_touched(chromium: Chromium) -> None:
+def shown_messages_stay(chromium: Chromium) -> None:
     """A message is shown twice, and is then received as if it had not been shown."""
     with chromium.window() as page, chromium.amqp() as channel:
         channel.queue_declare("hello")
@@ -219,7 +219,7 @@ def hostile_names_are_only_names(chromium: Chromium) -> None:
             channel.exchange_delete(f"{name}e")
 
 
-def everybody_can_use_it(chromium: Chromium) -> None:
+def page_is_accessible(chromium: Chromium) -> None:
     """axe reports no problem on any page, in light and dark mode, on a desktop and a phone; nothing exceeds a narrow
     screen."""
     axe = Axe()
@@ -258,7 +258,7 @@ def look(axe: Axe, page: Page, where: str) -> list:
             for one in axe.run(page).response["violations"]]
 
 
-def it_is_small_and_asks_little(chromium: Chromium) -> None:
+def size_and_requests(chromium: Chromium) -> None:
     """The page needs few requests and bytes to load, none again when cached, few for a poll, and none when hidden."""
     with chromium.window() as page:
         answers = []
@@ -297,7 +297,7 @@ to_queue = "far"
 """
 
 
-def a_bridge_says_what_it_costs(chromium: Chromium) -> None:
+def bridge_traffic(chromium: Chromium) -> None:
     """A bridge on demand rests, connects when requested, and shows the purposes of its bytes."""
     with brokers.leveret() as hub:
         far = pika.BlockingConnection(pika.ConnectionParameters(hub.address.host, hub.address.port)).channel()
@@ -332,8 +332,8 @@ def a_bridge_says_what_it_costs(chromium: Chromium) -> None:
 
 CASES: Dict[str, Callable[[Chromium], None]] = {
     run.__name__: run for run in (
-        a_message_is_seen_and_not_touched, a_queue_fills, a_queue_is_made_filled_emptied_and_deleted,
+        shown_messages_stay, a_queue_fills, a_queue_is_made_filled_emptied_and_deleted,
         users_come_and_go, a_wrong_password_is_refused_in_words,
-        no_password_is_kept_and_logging_out_ends_the_token, hostile_names_are_only_names, everybody_can_use_it,
-        it_is_small_and_asks_little, a_bridge_says_what_it_costs)
+        no_password_is_kept_and_logging_out_ends_the_token, hostile_names_are_only_names, page_is_accessible,
+        size_and_requests, bridge_traffic)
 }

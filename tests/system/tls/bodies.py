@@ -102,7 +102,7 @@ def slow_readers(folder: Path) -> None:
         assert len(got.body) == 8 * MIB, "the delivery continues when the client reads again"
 
 
-def leaves_while_it_waits(folder: Path) -> None:
+def close_while_blocked(folder: Path) -> None:
     """A blocked publisher closes its connection, with and without TLS: it gets close-ok, other clients are served, and
     its accepted messages stay."""
     office = Office(folder)
@@ -132,7 +132,7 @@ def leaves_while_it_waits(folder: Path) -> None:
 
 
 CASES: Dict[str, Callable[[Path], None]] = {
-    "leaves-while-it-waits": leaves_while_it_waits,
+    "close-while-blocked": close_while_blocked,
     "full-duplex": both_ways,
     "slow-readers": slow_readers,
 }

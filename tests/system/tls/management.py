@@ -95,7 +95,7 @@ def requests_and_answers(folder: Path) -> None:
         assert f"port: {broker.api_port}, protocol: https, purpose: HTTP API over TLS" in broker.ctl("status")
 
 
-def wrong_words(folder: Path) -> None:
+def wrong_protocol(folder: Path) -> None:
     """HTTP without TLS gets an error text, and other bytes close the connection. A client with another authority
     refuses the certificate. The listener continues."""
     office = Office(folder)
@@ -116,7 +116,7 @@ def wrong_words(folder: Path) -> None:
         Client(broker.address).close()
 
 
-def silence_keeps_no_places(folder: Path) -> None:
+def silent_clients(folder: Path) -> None:
     """Forty clients of one address are silent or send half a hello, and there are two connections. A client of another
     address is accepted."""
     office = Office(folder)
@@ -171,8 +171,8 @@ def shown(broker: Broker, how: ssl.SSLContext) -> str:
 
 CASES: Dict[str, Callable[[Path], None]] = {
     "management": requests_and_answers,
-    "management-wrong-words": wrong_words,
-    "management-silence-keeps-no-places": silence_keeps_no_places,
+    "management-wrong-protocol": wrong_protocol,
+    "management-silent-clients": silent_clients,
     "management-client-certificates": client_certificates,
     "management-new-certificates": new_certificates,
 }
