@@ -129,8 +129,8 @@ class OverTls:
             shutil.rmtree(home, ignore_errors=True)
 
     def tls_errors_are_reported(self, place: Any) -> None:
-        """Each error of certificates, names and ports causes one state and one log line, and does not affect other
-        bridges."""
+        """Each error of certificates, names and ports causes one state and one log line, and the broker still accepts
+        messages."""
         tools = self.tools
         early = self.office.server("early-server", starts_in=400)
         late = self.office.issue("late-server", "localhost", ["IP:127.0.0.1"], days=30, starts_in=-60)
@@ -165,8 +165,8 @@ class OverTls:
         web.close()
 
     def renewed(self, place: Any) -> None:
-        """A renewed certificate is used by the next connection attempt. A new bridge over TLS needs enough memory for
-        TLS."""
+        """A renewed certificate is used by the next connection attempt. A new bridge over TLS is refused until a
+        restart if the broker started without memory for TLS."""
         tools = self.tools
         folder = self.office.folder
         for end in ("pem", "key"):

@@ -228,7 +228,7 @@ def stopped_while_full() -> None:
 
 
 def resumed(series: Lives) -> bool:
-    """Returns whether the broker accepts a persistent message."""
+    """Publishes a persistent message. Returns True once it is confirmed."""
     with client(series.broker) as peer:
         fill(peer, "a", range(100_000, 100_001), SIZE)
     return True

@@ -418,7 +418,7 @@ def fan_out(stage: Stage) -> Steps:
 
 @case()
 def fan_out_mandatory_dropped(stage: Stage) -> Steps:
-    """Mandatory messages are routed one after the other to 2,000 queues that drop all of them."""
+    """Mandatory messages are routed one after the other to 2,000 queues that refuse all of them."""
     stage.queues(FAN, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
     stage.bind(FAN)
     stage.client.call(1, "confirm.select")
@@ -445,7 +445,7 @@ def ring_of_exchanges(stage: Stage) -> Steps:
 
 @case()
 def chain_of_exchanges(stage: Stage) -> Steps:
-    """A chain of 900 topic exchanges with a queue at its end, and as many alternate exchanges."""
+    """A chain of 900 topic exchanges, linked by bindings and alternate exchanges, with a queue at its end."""
     for n in range(900):
         stage.exchange(f"e{n}", "topic", arguments={"alternate-exchange": f"e{n + 1}"})
     stage.queue("q")

@@ -104,8 +104,8 @@ def a_restore_touches_no_store() -> None:
         cut.write_bytes(archive.read_bytes()[:100_000])
         assert "cut short" in restore(cut, empty / "deep" / "er", 1)
         assert not empty.exists(), "a failed restore left the parent folders that it created"
-        # The last byte of a tar header's block, which tar ignores: the store is valid, but the archive is not what was
-        # written.
+        # The last byte of the block with a segment's header, which has no meaning: the store is valid, but the archive
+        # is not what was written.
         bytes_ = bytearray(archive.read_bytes())
         bytes_[512 + 4095] ^= 1
         damaged.write_bytes(bytes_)

@@ -212,7 +212,7 @@ def commands_on_a_full_disk() -> None:
             users = {row[0] for row in rows(broker, "list_users")}
             assert users == {"guest"} | {f"user-{number}" for number in range(20)}, users
             good(broker, "authenticate_user", "user-7", "better")
-            assert rows(broker, "list_user_permissions", "user-8") == [[""]], "the permission was removed"
+            assert rows(broker, "list_user_permissions", "user-8") == [[""]], "the permission is still there"
     finally:
         shutil.rmtree(home, ignore_errors=True)
 

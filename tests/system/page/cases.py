@@ -145,7 +145,7 @@ def users_come_and_go(chromium: Chromium) -> None:
         for where, title in PAGES.items():
             if title not in hidden:
                 go(other, where, title)
-        assert other.get_by_role("row").count() <= 2, "the user sees no virtual host"
+        assert other.get_by_role("row").count() <= 2, "the user sees a virtual host"
         page.get_by_role("button", name="Delete clerk").click()
         page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
         assert row_of(page, "clerk")["Tags"] == "management", "the user was deleted before the confirmation"
@@ -273,7 +273,7 @@ def size_and_requests(chromium: Chromium) -> None:
         answers.clear()
         page.wait_for_timeout(6_000)
         asked = [answer for answer in answers if "/api/" in answer.url]
-        assert asked, "the page continues to poll"
+        assert asked, "the page does not poll"
         bodies = sum(len(answer.body()) for answer in asked)
         assert bodies <= 2 * POLL_BYTES_MAX, bodies
         page.evaluate("Object.defineProperty(document, 'hidden', { get: () => true });"

@@ -99,7 +99,7 @@ def slow_readers(folder: Path) -> None:
         grown = broker.rss_kib() - before
         assert grown <= len(readers) * 24 + 1024, f"{grown} KiB for {len(readers)} clients that do not read"
         got = readers[7].expect("basic.deliver")
-        assert len(got.body) == 8 * MIB, "the delivery continues when the client reads again"
+        assert len(got.body) == 8 * MIB, "the body is incomplete after the client reads again"
 
 
 def close_while_blocked(folder: Path) -> None:

@@ -76,7 +76,7 @@ def tiny_records(folder: Path) -> None:
             for at in range(0, len(words), each):
                 part = words[at:at + each]
                 peer.sendall(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part)
-            assert peer.recv(1)[0] == 0x16, "the answer is a server hello"
+            assert peer.recv(1)[0] == 0x16, "the answer is no TLS handshake"
 
 
 def broken_off(folder: Path) -> None:
@@ -141,10 +141,10 @@ def at_the_cap(folder: Path) -> None:
         thread = threading.Thread(target=lambda: came.append(raw_client(broker, how)), daemon=True)
         thread.start()
         thread.join(0.5)
-        assert not came, "the fourth client has to wait"
+        assert not came, "the fourth client did not have to wait"
         clients.pop().close()
         thread.join(patience(20))
-        assert came, "the fourth client is accepted"
+        assert came, "the fourth client was not accepted"
 
 
 CASES: Dict[str, Callable[[Path], None]] = {

@@ -85,14 +85,14 @@ def unix_socket(folder: Path) -> None:
                                 text=True, timeout=patience(30))
         assert second.returncode == 1 and "another program listens there" in second.stderr, second.stderr
         broker.kill()
-        assert path.exists(), "a kill leaves the file"
+        assert path.exists(), "the file is gone after a kill"
     finally:
         broker.close()
     broker = start()
     try:
         visit()
         broker.stop()
-        assert not path.exists(), "a stop removes the file"
+        assert not path.exists(), "the file is left after a stop"
     finally:
         broker.close()
 
