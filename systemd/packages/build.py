@@ -70,7 +70,7 @@ def build(target: str) -> Path:
     """Builds the binaries for a target. Returns the path of the broker."""
     told = dict(os.environ, **environment(), CARGO_TARGET_DIR=str(ROOT / "target"))
     if subprocess.run(command(target), cwd=ROOT, env=told, check=False).returncode:
-        raise Unbuilt(f"{target}: cargo could not build it, and says why above")
+        raise Unbuilt(f"{target}: cargo could not build it; its errors are above")
     return binary(target)
 
 
@@ -81,7 +81,7 @@ def main() -> int:
     targets = parser.parse_args().targets or TARGETS
     try:
         if unknown := sorted(set(targets) - set(TARGETS)):
-            raise Unbuilt(f"{unknown[0]} is none of the targets: {', '.join(TARGETS)}")
+            raise Unbuilt(f"{unknown[0]} is not a target: {', '.join(TARGETS)}")
         need_tools()
         for target in targets:
             print(build(target))

@@ -70,16 +70,16 @@ def check_whole(binary: Path, image: bytes) -> None:
     if not any(kind == PT_LOAD and flags & PF_X for kind, flags, _, _ in segments):
         raise Mistake(f"{binary} has no code")
     if any(offset + length > len(image) for kind, _, offset, length in segments if kind == PT_LOAD):
-        raise Mistake(f"{binary} is cut off")
+        raise Mistake(f"{binary} is truncated")
 
 
 def program(binary: Path, architecture: str) -> bytes:
     """Returns the bytes of a complete program for an architecture."""
     if not binary.exists():
-        raise Mistake(f"there is no {binary}")
+        raise Mistake(f"{binary} does not exist")
     image = binary.read_bytes()
     if image[:4] != b"\x7fELF":
-        raise Mistake(f"{binary} is no ELF program")
+        raise Mistake(f"{binary} is not an ELF program")
     check_whole(binary, image)
     machine, = struct.unpack_from("<H", image, 18)
     if (machine, image[4]) != MACHINES[architecture]:

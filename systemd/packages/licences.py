@@ -74,7 +74,7 @@ def all_licences(architecture: str) -> str:
         if not found and "MIT" in str(package["license"]):
             found = [f"It brings no text but the Apache license's. Its authors: {', '.join(package['authors'])}."]
         if not found:
-            raise NoText(f"{title} brings no licence text")
+            raise NoText(f"{title} contains no licence text")
         for text in found:
             behind.setdefault("\n".join(line.rstrip() for line in text.splitlines()), []).append(title)
     parts = [BEFORE, OTHERS]

@@ -252,7 +252,7 @@ class Reference:
                 self.end_item()
             self.prose.append(line.removeprefix("# "))
         else:
-            raise ValueError(f"boards/generic.toml: {line!r} is no key, no section and no comment")
+            raise ValueError(f"boards/generic.toml: {line!r} is not a key, a section or a comment")
 
 
 def reference_page(said: Said, generic: str) -> str:

@@ -74,7 +74,7 @@ def run(*command: object, **options: object) -> str:
         done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,  # type: ignore[call-overload]
                               capture_output=True, text=True, check=False, **options)
     except OSError as why:
-        raise Cannot(f"{command[0]} does not run: {why.strerror}") from why
+        raise Cannot(f"{command[0]} cannot be run: {why.strerror}") from why
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
         raise Cannot(f"{command[0]} failed: {said}")
@@ -102,7 +102,7 @@ def binaries(targets: List[str], folder: Optional[Path]) -> Dict[str, Path]:
     for path in found.values():
         for program in (path, build.bench(path)):
             if not program.exists():
-                raise Cannot(f"there is no {program}")
+                raise Cannot(f"{program} does not exist")
     return found
 
 
@@ -225,7 +225,7 @@ def earlier(out: Path) -> None:
     there = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
     strange = sorted(path for path in there if str(path) not in {*told, SUMS, f"{SUMS}.asc"} and path.name not in SIGNATURES)
     if strange:
-        raise Cannot(f"{out} has files that no release put there, {strange[0]} for one: take an empty folder")
+        raise Cannot(f"{out} has files that are not from a release, such as {strange[0]}: use an empty folder")
 
 
 def fingerprint(key: str) -> str:
@@ -269,14 +269,17 @@ def make(out: Path, found: Dict[str, Path], says: Path, key: Optional[str], with
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help="instead of all: " + ", ".join(KINDS))
-    parser.add_argument("--binaries", type=Path, metavar="FOLDER", help="has TARGET/release/leveret and leveret-bench; nothing is built then")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="all if none is named: " + ", ".join(KINDS))
+    parser.add_argument("--binaries", type=Path, metavar="FOLDER",
+                        help="a folder with TARGET/release/leveret and leveret-bench; nothing is built then")
     parser.add_argument("--says", type=Path, metavar="FILE",
-                        help="a binary of the same version that runs here, for the manual pages; else this machine's target")
-    parser.add_argument("--sign", metavar="KEYID", help="a key that gpg has the secret part of")
-    parser.add_argument("--containers", action="store_true", help="make images, too")
+                        help="a binary of the same version that runs on this machine, for the manual pages; "
+                             "default: that of this machine's target")
+    parser.add_argument("--sign", metavar="KEYID", help="the key to sign with; gpg needs its secret part")
+    parser.add_argument("--containers", action="store_true", help="make container images, too")
     parser.add_argument("--out", type=Path, default=ROOT / "target" / "release-files", metavar="FOLDER",
-                        help="target/release-files unless given; an earlier release there is replaced, but for its packages")
+                        help="the output folder; default: target/release-files. An earlier release there is replaced, "
+                             "except for its packages")
     said = parser.parse_args()
     out = said.out.resolve()
     os.umask(0o022)
@@ -285,14 +288,14 @@ def main() -> int:
     try:
         targets = said.targets or list(KINDS)
         if unknown := sorted(set(targets) - set(KINDS)):
-            raise Cannot(f"{unknown[0]} is none of the targets: {', '.join(KINDS)}")
+            raise Cannot(f"{unknown[0]} is not a target: {', '.join(KINDS)}")
         own = OWN.get(platform.machine())
         if said.says is None and own not in targets:
-            raise Cannot("none of these binaries runs here: name one that does by --says")
+            raise Cannot("none of these binaries runs on this machine: name one that does with --says")
         need({"dpkg-deb": "dpkg", "apt-ftparchive": "apt-utils", **({"gpg": "gpg"} if said.sign else {}),
               **({"buildah": "buildah", "tar": "tar"} if said.containers else {})})
         if shutil.which("cargo") is None:
-            raise Cannot("cargo is not installed, which knows the licences of what is linked: https://rustup.rs")
+            raise Cannot("cargo is not installed, which lists the licences of the linked crates: https://rustup.rs")
         key = fingerprint(said.sign) if said.sign else None
         found = binaries(targets, said.binaries)
         make(out, found, said.says or found[str(own)], key, said.containers)
@@ -305,7 +308,7 @@ def main() -> int:
         return 1
     print(out)
     if not said.sign and (out / "debian").exists():
-        print("The repository is not signed, so apt takes nothing of it: --sign KEYID signs it.")
+        print("The repository is not signed, so apt accepts nothing from it: sign it with --sign KEYID.")
     return 0
 
 

@@ -60,7 +60,7 @@ class Confirmed:
 
 
 def taken_from(address: brokers.Address, queue: str) -> List[raw.Content]:
-    """All that a queue holds, in its order."""
+    """Takes all messages of a queue. Returns them in order."""
     taken: List[raw.Content] = []
     with raw.Client(address) as client:
         client.open()
@@ -77,13 +77,13 @@ def taken_from(address: brokers.Address, queue: str) -> List[raw.Content]:
 
 
 class Chaos:
-    """The case, with the upstream and the certificates of all others."""
+    """The case. It shares the upstream broker and the certificates with the other cases."""
 
     def __init__(self, over_tls: Any, tools: Any) -> None:
         self.over_tls, self.tools = over_tls, tools
 
     def config(self, plain: Proxy, secure: Proxy) -> str:
-        """Two bridges from one device."""
+        """Returns the configuration of two bridges from one device."""
         own = 'heartbeat = "2s"\nconfirm_timeout = "4s"\nreconnect_max = "1s"'
         login = "guest:guest@127.0.0.1"
         return f"""
@@ -112,7 +112,7 @@ to_queue = "meters"
 """
 
     def chaos(self, place: Any) -> None:
-        """A minute of everything."""
+        """Runs the faults for the given time and compares the messages of both ends."""
         seconds = float(os.environ.get("LEVERET_CHAOS_S", "60"))
         with raw.Client(place.upstream.address) as client:
             client.open()
@@ -130,7 +130,7 @@ to_queue = "meters"
                 proxy, trouble = luck.choice(proxies), luck.choice(TROUBLES)
                 troubles += 1
                 confirmed.publish(place.upstream.address, DOWN, luck.choice((1, 50, 200)), self.tools.PERSISTENT)
-                # In the middle of what is published and sent on, or a little later.
+                # The broker is killed while messages are published and forwarded, or shortly after.
                 killer = threading.Timer(luck.random() * 0.5, place.edge.kill) if trouble == "kill" else None
                 if killer:
                     killer.start()
@@ -150,9 +150,9 @@ to_queue = "meters"
             repeats[DOWN] = self.check(taken_from(place.edge.address, "orders"), DOWN, confirmed)
             count = sum(len(numbers) for numbers in confirmed.numbers.values())
             connections = sum(proxy.connections for proxy in proxies)
-            print(f"# {troubles} troubles, {kills} of them kills, {connections} connections; {count} messages confirmed, "
+            print(f"# {troubles} faults, {kills} of them kills, {connections} connections; {count} messages confirmed, "
                   f"repeats: {repeats}", flush=True)
-            assert connections > 2, "nothing was ever cut"
+            assert connections > 2, "no connection was ever closed"
         finally:
             for proxy in proxies:
                 proxy.close()
@@ -161,7 +161,7 @@ to_queue = "meters"
             shutil.rmtree(home, ignore_errors=True)
 
     def make(self, proxy: Proxy, trouble: str, lasts_s: float) -> None:
-        """One trouble on one line."""
+        """Applies one network fault to one proxy."""
         if trouble in ("cut", "reset"):
             getattr(proxy, trouble)()
             return
@@ -173,40 +173,41 @@ to_queue = "meters"
         setattr(proxy, trouble, calm)
 
     def until_all_is_over(self, place: Any) -> None:
-        """Nothing is left here, nothing there, and nothing is parked."""
+        """Waits until no queue on either side and no parking queue has messages left to move."""
         tools = self.tools
         edge = place.edge
         for name, queues in (("plant", ("telemetry", "alarms")), ("secure", ("meters",))):
-            tools.until(f"{name} has sent all", lambda: all(tools.ready(edge.address, queue) == 0 for queue in queues)
+            tools.until(f"{name} forwarded everything",
+                        lambda: all(tools.ready(edge.address, queue) == 0 for queue in queues)
                         and tools.status(edge, name=name)["pending"] == 0, 120.0)
             told = tools.status(edge, name=name)
             assert told["parked"] == 0, told
-        tools.until("all commands are here", lambda: tools.ready(place.upstream.address, DOWN) == 0
+        tools.until("all commands arrived at the edge", lambda: tools.ready(place.upstream.address, DOWN) == 0
                     and tools.status(edge, "fetch")["pending"] == 0, 120.0)
 
     def check(self, contents: List[raw.Content], queue: str, confirmed: Confirmed) -> int:
-        """Holds what has arrived against what was confirmed; how many repeats there are."""
+        """Compares the received messages with the confirmed ones. Returns the number of repeated messages."""
         ids: Dict[int, Any] = {}
         last, repeats = -1, 0
         for content in contents:
             headers = self.tools.headers_of(content)
             number = int(content.body.split(b" ", 2)[1])
-            assert content.body == body_of(queue, number), f"{queue} {number} has changed"
+            assert content.body == body_of(queue, number), f"{queue} {number} was altered"
             assert headers[b"site"] == b"north" and content.header.props["content_type"] == b"text/plain", content.header
             own_id = headers.get(b"x-bridge-id")
             if number in ids:
                 repeats += 1
-                assert headers.get(b"x-bridge-repeat") is True, f"{queue} {number} came twice without a mark"
+                assert headers.get(b"x-bridge-repeat") is True, f"{queue} {number} was repeated without a mark"
                 assert own_id == ids[number], f"{queue} {number} has two ids"
                 continue
-            assert number > last, f"{queue} {number} came behind {last}"
+            assert number > last, f"{queue} {number} arrived after {last}"
             last, ids[number] = number, own_id
         missing = confirmed.numbers[queue] - set(ids)
         assert not missing, f"{queue}: {len(missing)} of {len(confirmed.numbers[queue])} are lost: {sorted(missing)[:5]}"
         if queue != DOWN:
-            assert len(set(ids.values())) == len(ids), f"{queue}: one id stands for two messages"
+            assert len(set(ids.values())) == len(ids), f"{queue}: two messages have the same id"
         return repeats
 
     def cases(self) -> List[Any]:
-        """The one."""
+        """Returns the only case."""
         return [self.chaos]

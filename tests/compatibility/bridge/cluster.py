@@ -1,7 +1,7 @@
 """A bridge to a cluster of three RabbitMQ nodes with quorum queues. The node that it is connected to is killed.
 
-At the end each confirmed reading is upstream, in order except for marked repetitions. Each command is here. A bridge
-that knows only the killed node has waited for it.
+At the end each confirmed reading is upstream, in order except for marked repetitions, and each command is here. A
+bridge that knows only the killed node waits for it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ QUORUM = {"x-queue-type": "quorum"}
 
 
 def bridges(cluster: Cluster) -> str:
-    """Two bridges: one has the addresses of all nodes, the other that of the first alone. RabbitMQ nacks what comes
-    while a quorum queue has no leader: that is no reason to park it."""
+    """Returns the configuration of two bridges: one with the addresses of all nodes, one with the first address only.
+    RabbitMQ nacks messages while a quorum queue has no leader. Such messages must not be parked."""
     addresses = [f"amqp://guest:guest@127.0.0.1:{node.address.port}/%2f" for node in cluster.nodes]
     listed = ", ".join(f'"{address}"' for address in addresses)
     return f"""
@@ -48,8 +48,8 @@ to_queue = "alone"
 
 
 def consumed(address: brokers.Address, queue: str, count: int) -> List[raw.Content]:
-    """Takes messages out of a quorum queue until there are so many different ones and for a second no other. What the
-    queue says of its depth may be seconds old, and getting them one by one would be an order of magnitude slower."""
+    """Consumes a quorum queue until `count` different messages arrived, and none for another second. The queue's
+    message count may be seconds old, and basic.get would be about ten times slower."""
     taken: List[raw.Content] = []
     bodies: Set[bytes] = set()
     with raw.Client(address) as client:
@@ -69,7 +69,7 @@ def consumed(address: brokers.Address, queue: str, count: int) -> List[raw.Conte
 
 
 class Publisher:
-    """Publishes readings with their numbers on a thread of its own, each batch when the one before is confirmed."""
+    """Publishes numbered readings from a thread. Each batch is sent when the one before is confirmed."""
 
     def __init__(self, address: brokers.Address, queue: str, count: int, props: Dict[str, Any]) -> None:
         self.address, self.queue, self.count, self.props = address, queue, count, props
@@ -87,19 +87,19 @@ class Publisher:
                     for number in range(first, first + AT_ONCE):
                         client.publish(1, "", self.queue, f"reading {number}".encode(), props=self.props)
                     confirm_all(client, range(first + 1, first + AT_ONCE + 1))
-        except BaseException as accident:  # told by who waits for this thread
+        except BaseException as accident:  # checked by ended()
             self.accident = accident
 
     def ended(self) -> None:
-        """Waits until all is confirmed."""
+        """Waits until everything is confirmed."""
         self.thread.join(patience(90.0))
         if self.accident:
             raise self.accident
-        assert not self.thread.is_alive(), f"{self.queue}: not all was confirmed"
+        assert not self.thread.is_alive(), f"{self.queue}: not everything was confirmed"
 
 
 def confirm_all(client: raw.Client, tags: Iterable[int]) -> None:
-    """Waits for the confirms of these, which come in any order."""
+    """Waits for the confirms of these tags, in any order."""
     waited = set(tags)
     while waited:
         ack = client.expect("basic.ack").args
@@ -108,13 +108,14 @@ def confirm_all(client: raw.Client, tags: Iterable[int]) -> None:
 
 
 class Clustered:
-    """Cases with a cluster upstream; it starts with the case, for all others have one node."""
+    """The cases with an upstream cluster. It is started with the case, because all others use a single node."""
 
     def __init__(self, tools: Any) -> None:
         self.tools = tools
 
     def node_killed(self, place: Any) -> None:
-        """The node that both links talk to, and that leads the queues, is killed with -9 in the middle."""
+        """The node to which both links are connected, and which leads the queues, is killed with -9 during the
+        transfer."""
         cluster = Cluster("first", "second", "third")
         try:
             self._kill_one(place, cluster)
@@ -133,13 +134,14 @@ class Clustered:
         place.edge = edge = brokers.Leveret(brokers.leveret_binary(), [], bridges(cluster))
         commands = Publisher(third.address, "commands", COMMANDS, tools.PERSISTENT)
         readings = Publisher(edge.address, "telemetry", READINGS, tools.PERSISTENT)
-        told = tools.until("it is under way", lambda: self._under_way(edge))
+        told = tools.until("messages are being forwarded", lambda: self._under_way(edge))
         assert cluster.at(told["upstream"]) is first, told
         first.kill()
         readings.ended()
         commands.ended()
         tools.publish(edge.address, "alone", 0, 100)
-        tools.until("the link moved on, and all is upstream", lambda: tools.ready(edge.address, "telemetry") == 0
+        tools.until("the link uses another node, and all readings are upstream",
+                    lambda: tools.ready(edge.address, "telemetry") == 0
                     and tools.status(edge)["pending"] == 0)
         told = tools.status(edge)
         assert told["parked"] == 0, told
@@ -149,7 +151,7 @@ class Clustered:
         self._check_commands(edge)
         for link in (told, tools.status(edge, "fetch")):
             assert cluster.at(link["upstream"]) in (second, third) and link["connected"] >= 2, link
-        print(f"# {repeats} repeats, {told['repeats']} sent that might have been; it moved on from {first.node} to "
+        print(f"# {repeats} repeats, {told['repeats']} sent as possible repeats; the link moved from {first.node} to "
               f"{cluster.at(told['upstream']).node}", flush=True)
         self._one_address(edge, first)
 
@@ -159,19 +161,19 @@ class Clustered:
         return told if told["moved"] >= KILL_AFTER and told["pending"] > 0 else None
 
     def _check_commands(self, edge: brokers.Leveret) -> None:
-        """All are here. RabbitMQ gives what the dead node's consumer held to the next one when it knows that it is
-        dead, which may be behind others: their order is not ours to keep."""
+        """Checks that all commands arrived. RabbitMQ redelivers the unacknowledged messages of the killed node only
+        when it has noticed the failure, possibly after later ones. So their order is not checked."""
         here: List[int] = []
 
         def complete() -> bool:
             here.extend(self.tools.numbers(self.tools.drain(edge.address, "orders")))
             return len(set(here)) == COMMANDS
 
-        self.tools.until("all commands", complete)
-        print(f"# {len(here) - COMMANDS} commands came again", flush=True)
+        self.tools.until("all commands arrived at the edge", complete)
+        print(f"# {len(here) - COMMANDS} commands were delivered twice", flush=True)
 
     def _one_address(self, edge: brokers.Leveret, first: brokers.RabbitMq) -> None:
-        """A bridge that knows only the node that is gone waits for it, and goes on when it is back."""
+        """A bridge that knows only the killed node waits for it, and continues when it is back."""
         tools = self.tools
         told = tools.status(edge, name="alone")
         assert (told["state"], told["moved"], told["backlog"]) in [
@@ -179,9 +181,9 @@ class Clustered:
         assert "cannot be reached" in told["last_error"], told
         first.start()
         first.wait()
-        tools.until("what waited is upstream", lambda: tools.status(edge, name="alone")["moved"] == 100)
+        tools.until("the waiting messages are upstream", lambda: tools.status(edge, name="alone")["moved"] == 100)
         assert tools.numbers(consumed(first.address, "alone", 100)) == list(range(100))
 
     def cases(self) -> List[Any]:
-        """All of them."""
+        """Returns all cases."""
         return [self.node_killed]

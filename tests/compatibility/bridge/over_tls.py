@@ -1,4 +1,5 @@
-"""Bridges over TLS: to a RabbitMQ that wants certificates, to another Leveret, and to those that are not who they say."""
+"""Bridges over TLS: to a RabbitMQ that requires certificates, to another Leveret, and to servers with wrong
+certificates."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from proxy import answers_http  # noqa: E402
 
 
 class Broker(brokers.Leveret):
-    """A Leveret with a port for TLS."""
+    """A Leveret with a TLS listener."""
 
     def __init__(self, paper: Paper, more: str = "", port: int = 0, data_dir: Optional[Path] = None) -> None:
         text = f'[tls]\ncertificate = "{paper.certificate}"\nkey = "{paper.key}"\n{more}\n'
@@ -42,7 +43,7 @@ def keys(office: Office, paper: Any = None, more: str = "") -> str:
 
 
 class OverTls:
-    """Cases over TLS; the offices and their papers are made once."""
+    """The cases over TLS. The certificate authorities and certificates are created once."""
 
     def __init__(self, folder: Path, tools: Any) -> None:
         self.tools = tools
@@ -56,17 +57,18 @@ class OverTls:
         return rabbitmq_settings(self.office, self.server, self.rabbitmq.port)
 
     def config(self, upstream: Address, said: str) -> str:
-        """A bridge over TLS."""
+        """Returns the configuration of a bridge over TLS."""
         return self.tools.config(upstream, said, scheme="amqps")
 
     def there_and_back(self, place: Any) -> None:
-        """Readings and commands, with certificates on both sides, over a line that is cut now and then."""
+        """Readings and commands arrive, with certificates on both sides, over a connection that is repeatedly closed.
+        """
         tools = self.tools
         proxy = tools.Proxy(self.rabbitmq)
         try:
             edge = place.start(self.config(proxy.address, keys(self.office, self.meter)))
             tools.publish(edge.address, "telemetry", 0, 2_000)
-            tools.until("it runs", lambda: tools.status(edge)["state"] == "running")
+            tools.until("the bridge runs", lambda: tools.status(edge)["state"] == "running")
             for turn in range(1, 4):
                 proxy.cut()
                 tools.publish(edge.address, "telemetry", turn * 2_000, 2_000)
@@ -74,9 +76,9 @@ class OverTls:
                 client.open()
                 for number in range(100):
                     client.publish(1, "", "commands", chance(f"command-{number}").randbytes(number * 700), props=tools.PERSISTENT)
-            tools.until("all upstream", lambda: tools.ready(edge.address, "telemetry") == 0
+            tools.until("all readings are upstream", lambda: tools.ready(edge.address, "telemetry") == 0
                         and tools.status(edge)["pending"] == 0)
-            tools.until("all commands", lambda: tools.ready(edge.address, "orders") >= 100)
+            tools.until("all commands arrived at the edge", lambda: tools.ready(edge.address, "orders") >= 100)
             tools.check_arrived(tools.drain(place.upstream.address, "telemetry"), 8_000)
             told = tools.status(edge)
             assert told["upstream"].startswith("amqps://") and told["connected"] >= 2, told
@@ -85,14 +87,15 @@ class OverTls:
         finally:
             proxy.close()
 
-    def two_deep(self, place: Any) -> None:
-        """A hub's readings go over TLS to a gateway, which is a Leveret, and from there over TLS to the centre; the
-        gateway is killed with -9 in the middle, twice, and comes back where it was."""
+    def two_hops(self, place: Any) -> None:
+        """Readings go over TLS from a hub to a gateway, which is a Leveret, and from there over TLS to the centre. The
+        gateway is killed twice with -9 during the transfer. No reading is lost."""
         tools = self.tools
         place.clear()
         count, port = 20_000, 0
         asked = f'client_ca = "{self.office.authority}"\nclient_certificates = "require"'
-        # Slower than what comes from the hub, so that what it has is lost with it if it is not kept.
+        # Slower than the readings from the hub arrive, so that the gateway holds messages that it would lose if it did
+        # not store them.
         centre = self.config(self.rabbitmq, keys(self.office, self.meter, "drain_rate = 4000\n"))
         home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
         start = lambda: Broker(self.server, asked + "\n" + centre, port, home)  # noqa: E731
@@ -107,13 +110,14 @@ class OverTls:
             place.edge = edge = brokers.Leveret(brokers.leveret_binary(), [], hub)
             for turn in range(2):
                 tools.publish(edge.address, "telemetry", turn * count // 2, count // 2)
-                tools.until("it is under way", lambda: tools.status(edge)["moved"] >= turn * count // 2 + count // 8)
+                tools.until("messages are being forwarded",
+                            lambda: tools.status(edge)["moved"] >= turn * count // 2 + count // 8)
                 gateway.kill()
                 gateway.close()
                 gateway = start()
-            tools.until("the hub has nothing", lambda: tools.ready(edge.address, "telemetry") == 0
+            tools.until("the hub's queue is empty", lambda: tools.ready(edge.address, "telemetry") == 0
                         and tools.status(edge)["pending"] == 0)
-            tools.until("the gateway has nothing", lambda: tools.ready(gateway.address, "telemetry") == 0
+            tools.until("the gateway's queue is empty", lambda: tools.ready(gateway.address, "telemetry") == 0
                         and tools.status(gateway)["pending"] == 0)
             arrived = tools.drain(place.upstream.address, "telemetry")
             repeats = tools.check_arrived(arrived, count, hops=2)
@@ -125,7 +129,8 @@ class OverTls:
             shutil.rmtree(home, ignore_errors=True)
 
     def tls_errors_are_reported(self, place: Any) -> None:
-        """Whatever is wrong with certificates, names and ports: one state and one line each, and nothing else hurt."""
+        """Each error of certificates, names and ports causes one state and one log line, and the broker still accepts
+        messages."""
         tools = self.tools
         early = self.office.server("early-server", starts_in=400)
         late = self.office.issue("late-server", "localhost", ["IP:127.0.0.1"], days=30, starts_in=-60)
@@ -154,30 +159,34 @@ class OverTls:
                     print(f"# {told['last_error']}", flush=True)
                 finally:
                     edge.close()
-                # `leveret check --connect` reports the same before the device is delivered.
+                # `leveret check --connect` reports the same without a running broker.
                 line, = tools.tried(self.config(upstream, said), 1)
                 assert wanted in line[line.index("DOES NOT"):], line
         web.close()
 
     def renewed(self, place: Any) -> None:
-        """A certificate that was renewed counts with the next try; one to come over TLS needs room for it."""
+        """A renewed certificate is used by the next connection attempt. A new bridge over TLS is refused until a
+        restart if the broker started without memory for TLS."""
         tools = self.tools
         folder = self.office.folder
         for end in ("pem", "key"):
             shutil.copy(getattr(self.stranger, "certificate" if end == "pem" else "key"), folder / f"own.{end}")
         own = Paper(folder / "own.pem", folder / "own.key")
         edge = place.start(self.config(self.rabbitmq, keys(self.office, own)))
-        tools.until("it is refused", lambda: "does not trust the issuer" in tools.status(edge)["last_error"])
+        tools.until("the certificate is refused",
+                    lambda: "does not trust the issuer" in tools.status(edge)["last_error"])
         for end in ("pem", "key"):
             shutil.copy(getattr(self.meter, "certificate" if end == "pem" else "key"), folder / f"own.{end}")
-        tools.until("it runs", lambda: tools.status(edge)["state"] == "running")
+        tools.until("the bridge runs", lambda: tools.status(edge)["state"] == "running")
         edge.close()
         edge = place.start(tools.config(place.upstream.address, ""))
         (edge.home / "leveret.toml").write_text(self.config(self.rabbitmq, keys(self.office, self.meter)))
         os.kill(edge.process.pid, 1)
-        tools.until("it is said", lambda: "no memory for TLS with upstreams until a restart" in edge.log())
-        tools.until("it is not there", lambda: json.loads(edge.ctl("bridge_status", "--formatter", "json")) == [])
+        tools.until("the log reports the refused bridge",
+                    lambda: "no memory for TLS with upstreams until a restart" in edge.log())
+        tools.until("the bridge is not listed",
+                    lambda: json.loads(edge.ctl("bridge_status", "--formatter", "json")) == [])
 
     def cases(self) -> List[Any]:
-        """All of them."""
-        return [self.there_and_back, self.two_deep, self.tls_errors_are_reported, self.renewed]
+        """Returns all cases."""
+        return [self.there_and_back, self.two_hops, self.tls_errors_are_reported, self.renewed]

@@ -1,4 +1,5 @@
-"""A TCP proxy between a bridge and its upstream that does what networks do: it cuts, stalls, resets and slows."""
+"""A TCP proxy between a bridge and its upstream that simulates network faults: it closes, stalls, resets and slows
+connections."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from harness.suite import patience
 
 
 def answers_http() -> socket.socket:
-    """Listens and answers every connection in HTTP, until it is closed."""
+    """Listens and answers every connection with HTTP, until it is closed."""
     web = socket.create_server(("127.0.0.1", 0))
 
     def answer() -> None:
@@ -105,12 +106,12 @@ class Proxy:
                 end.close()
 
     def cut(self) -> None:
-        """All connections end."""
+        """Closes all connections."""
         for pair in list(self.pairs):
             self._forget(*pair)
 
     def reset(self) -> None:
-        """All connections end at once, whatever is under way."""
+        """Resets all connections, which discards data on the way."""
         for pair in list(self.pairs):
             for end in pair:
                 with contextlib.suppress(OSError):
@@ -118,7 +119,7 @@ class Proxy:
             self._forget(*pair)
 
     def close(self) -> None:
-        """The end of it."""
+        """Stops the proxy."""
         self.ends = True
         self.thread.join(patience(5))
         self.cut()

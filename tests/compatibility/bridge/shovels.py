@@ -1,6 +1,6 @@
-"""Shovels of runtime parameters beside a real RabbitMQ: its keys, texts and definition files.
+"""Shovels that are set by runtime parameters, compared with a real RabbitMQ: keys, texts and definition files.
 
-The test compares what scripts see: exit codes, texts and columns of both command lines, and where messages are.
+The test compares what scripts use: exit codes, texts and columns of both command lines, and the queue contents.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RabbitWithShovels(brokers.RabbitMq):
 
 
 class Shovels:
-    """The cases; they share an upstream with those of bridges."""
+    """The cases. They share an upstream with those of bridges."""
 
     def __init__(self, place: Any, module: Any) -> None:
         self.place, self.module = place, module
@@ -42,13 +42,13 @@ class Shovels:
         return f"amqp://guest:guest@{self.upstream.host}:{self.upstream.port}"
 
     def forward(self, **more: Any) -> Dict[str, Any]:
-        """A shovel from here to there."""
+        """Returns a shovel from the edge to the upstream."""
         said = {"src-uri": "amqp://", "src-queue": "telemetry", "dest-uri": self.uri(), "dest-queue": "telemetry"}
         said.update({key.replace("_", "-"): value for key, value in more.items()})
         return {key: value for key, value in said.items() if value is not None}
 
     def fetch(self, **more: Any) -> Dict[str, Any]:
-        """And from there to here."""
+        """Returns a shovel from the upstream to the edge."""
         own = {"src_uri": self.uri(), "dest_uri": "amqp://", "src_queue": "commands", "dest_queue": "orders"}
         return self.forward(**{**own, **more})
 
@@ -56,13 +56,14 @@ class Shovels:
         return json.loads(edge.ctl("shovel_status", "--formatter", "json"))
 
     def until_gone(self, edge: brokers.Leveret) -> None:
-        self.module.until("the parameter is gone",
+        self.module.until("the parameter is deleted",
                           lambda: json.loads(edge.ctl("list_parameters", "--formatter", "json")) == [])
 
     # ---- cases
 
     def set_by_parameter(self) -> None:
-        """Both ways, after a kill too, restarted and deleted; a queue that is missing there is declared."""
+        """Shovels in both directions work, also after a kill, and can be restarted and deleted. A missing queue is
+        declared."""
         m = self.module
         self.place.clear()
         home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
@@ -76,8 +77,8 @@ class Shovels:
             edge.ctl("set_parameter", "shovel", "down", json.dumps(self.fetch()))
             m.publish(edge.address, "telemetry", 0, 500)
             m.publish(self.upstream, "commands", 0, 100)
-            m.until("all upstream", lambda: m.ready(self.upstream, "telemetry") == 500)
-            m.until("all here", lambda: m.ready(edge.address, "orders") == 100)
+            m.until("all messages are upstream", lambda: m.ready(self.upstream, "telemetry") == 500)
+            m.until("all messages are at the edge", lambda: m.ready(edge.address, "orders") == 100)
             taken = m.drain(self.upstream, "telemetry")
             assert m.check_arrived(taken, 500) == 0
             by, = m.headers_of(taken[0])[b"x-shovelled"]
@@ -92,17 +93,17 @@ class Shovels:
             edge = self.place.edge = start()
             m.publish(edge.address, "telemetry", 500, 100)
             # Messages acknowledged just before the kill may be delivered again.
-            m.until("all have left", lambda: raw.queue_state(edge.address, "telemetry") == [0, 1])
-            m.until("all upstream", lambda: m.ready(self.upstream, "telemetry") >= 100)
+            m.until("the source queue is empty", lambda: raw.queue_state(edge.address, "telemetry") == [0, 1])
+            m.until("all messages are upstream", lambda: m.ready(self.upstream, "telemetry") >= 100)
             edge.ctl("restart_shovel", "up")
             m.publish(edge.address, "telemetry", 600, 100)
-            m.until("all upstream", lambda: m.ready(self.upstream, "telemetry") >= 200)
-            m.until("all have left", lambda: raw.queue_state(edge.address, "telemetry") == [0, 1])
+            m.until("all messages are upstream", lambda: m.ready(self.upstream, "telemetry") >= 200)
+            m.until("the source queue is empty", lambda: raw.queue_state(edge.address, "telemetry") == [0, 1])
             taken = set(m.numbers(m.drain(self.upstream, "telemetry")))
             assert set(range(500, 700)) <= taken <= set(range(700)), taken
             edge.ctl("delete_shovel", "up")
             edge.ctl("clear_parameter", "shovel", "down")
-            m.until("they are gone", lambda: self.status(edge) == [])
+            m.until("the shovels are deleted", lambda: self.status(edge) == [])
             m.publish(edge.address, "telemetry", 700, 1)
             edge.kill()
             edge.close()
@@ -112,24 +113,24 @@ class Shovels:
             shutil.rmtree(home, ignore_errors=True)
 
     def until_the_queue_is_moved(self) -> None:
-        """`delete-after`: what was there is moved, and nothing else, and the parameter goes."""
+        """`delete-after`: exactly the messages that the queue had are moved, and then the parameter is deleted."""
         m = self.module
         edge = self.place.start(ROOM)
         for after, moved in (("queue-length", 300), (50, 50)):
             m.publish(self.upstream, "commands", 0, 300)
             edge.ctl("set_parameter", "shovel", "move", json.dumps(self.fetch(src_delete_after=after, prefetch_count=7)))
             self.until_gone(edge)
-            m.until("it is over", lambda: self.status(edge) == [])
+            m.until("the shovel has ended", lambda: self.status(edge) == [])
             assert m.numbers(m.drain(edge.address, "orders")) == list(range(moved)), after
             assert m.numbers(m.drain(self.upstream, "commands")) == list(range(moved, 300)), after
         m.publish(edge.address, "telemetry", 0, 20)
         edge.ctl("set_parameter", "shovel", "up", json.dumps(self.forward(delete_after=5)))
         self.until_gone(edge)
-        m.until("five are there", lambda: m.ready(self.upstream, "telemetry") == 5)
-        m.until("the others are here", lambda: raw.queue_state(edge.address, "telemetry") == [15, 0])
+        m.until("five messages are upstream", lambda: m.ready(self.upstream, "telemetry") == 5)
+        m.until("the other messages are at the edge", lambda: raw.queue_state(edge.address, "telemetry") == [15, 0])
 
     def from_exchanges(self) -> None:
-        """From an exchange here through a queue of its own, and from one there; keys are kept, or set."""
+        """Shovels from an exchange on either side use a queue of their own. Routing keys are kept or replaced."""
         m = self.module
         edge = self.place.start(ROOM)
         with raw.Client(self.upstream) as client:
@@ -140,7 +141,7 @@ class Shovels:
         edge.ctl("set_parameter", "shovel", "up", json.dumps(up))
         down = self.fetch(src_queue=None, src_exchange="amq.direct", src_exchange_key="k")
         edge.ctl("set_parameter", "shovel", "down", json.dumps(down))
-        m.until("both run", lambda: [row["state"] for row in self.status(edge)] == ["running"] * 2)
+        m.until("both shovels run", lambda: [row["state"] for row in self.status(edge)] == ["running"] * 2)
         try:
             with raw.Client(edge.address) as client:
                 client.open()
@@ -149,17 +150,18 @@ class Shovels:
             with raw.Client(self.upstream) as client:
                 client.open()
                 client.publish(1, "amq.direct", "k", b"down", props=m.PERSISTENT)
-            m.until("one is upstream", lambda: m.ready(self.upstream, "telemetry") == 1)
+            m.until("one message is upstream", lambda: m.ready(self.upstream, "telemetry") == 1)
             got, = m.drain(self.upstream, "telemetry")
             assert (got.method.args["routing_key"], got.body) == (b"a.b", b"a.b"), got
-            m.until("one is here", lambda: m.ready(edge.address, "orders") == 1)
+            m.until("one message is at the edge", lambda: m.ready(edge.address, "orders") == 1)
         finally:
             with raw.Client(self.upstream) as client:
                 client.open()
                 client.call(1, "queue.unbind", queue="telemetry", exchange="amq.topic", routing_key="#")
 
     def wrong_keys(self) -> None:
-        """Refused in RabbitMQ's words, which are asked for here; what is not built, by its name."""
+        """Wrong keys are refused with the text of RabbitMQ, which is queried in the test. Unsupported keys are named.
+        """
         edge = self.place.start(ROOM)
         with contextlib.closing(RabbitWithShovels()) as other:
             changes: List[Dict[str, Any]] = [
@@ -168,7 +170,7 @@ class Shovels:
                 {"src-uri": None}, {"dest-exchange": "x"}, {"add-forward-headers": "x"}, {"dest-queue": 3},
                 {"dest-publish-properties": {"zz": 1}},
             ]
-            # Each takes RabbitMQ's command line seconds.
+            # Each call of RabbitMQ's command line takes seconds.
             for changed in changes if self.module.is_full() else changes[:2]:
                 said = {**self.forward(), **changed}
                 said = {key: value for key, value in said.items() if value is not None}
@@ -204,17 +206,17 @@ class Shovels:
 
     @contextlib.contextmanager
     def refused(self, edge: brokers.Leveret, *words: str) -> Iterator[Tuple[int, str]]:
-        """A command that is not to be carried out: its exit code, and what it says."""
+        """Runs a command that must fail. Returns its exit code and output."""
         try:
             edge.ctl(*words)
         except BrokerError as error:
             text = str(error)
             yield int(text.split("status ", 1)[1].split(":", 1)[0]), text
         else:
-            raise AssertionError(f"{words} was done")
+            raise AssertionError(f"{words} succeeded")
 
     def by_definitions(self) -> None:
-        """A file that a real RabbitMQ has exported, and our own export there."""
+        """Leveret imports a definition file exported by RabbitMQ, and RabbitMQ imports one exported by Leveret."""
         m = self.module
         edge = self.place.start(ROOM)
         with contextlib.closing(RabbitWithShovels()) as other:
@@ -225,7 +227,7 @@ class Shovels:
             other.ctl("export_definitions", str(file))
             edge.ctl("import_definitions", str(file))
             m.publish(edge.address, "telemetry", 0, 10)
-            m.until("all upstream", lambda: m.ready(self.upstream, "telemetry") == 10)
+            m.until("all messages are upstream", lambda: m.ready(self.upstream, "telemetry") == 10)
             first = m.drain(self.upstream, "telemetry")[0]
             assert first.header.props["app_id"] == b"exported", first.header
             assert b"x-shovelled-timestamp" in m.headers_of(first), first.header
@@ -237,12 +239,12 @@ class Shovels:
                 assert own == back, (own, back)
             other.ctl("clear_parameter", "shovel", "exported")
             other.ctl("import_definitions", str(ours))
-            assert "exported" in other.ctl("list_parameters"), "our file is RabbitMQ's"
+            assert "exported" in other.ctl("list_parameters"), "RabbitMQ did not import our file"
             for command in ("list_parameters", "list_global_parameters"):
                 theirs = [row for row in other.ctl(command).splitlines() if "internal_cluster_id" not in row]
                 assert edge.ctl("-q", command).splitlines() == theirs, command
 
     def cases(self) -> List[Callable[[], None]]:
-        """All of them."""
+        """Returns all cases."""
         return [self.set_by_parameter, self.until_the_queue_is_moved, self.from_exchanges, self.wrong_keys,
                 self.by_definitions]

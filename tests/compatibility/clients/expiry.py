@@ -26,20 +26,20 @@ EXPIRES_MS = 1500
 
 
 def open_channel(broker: brokers.Leveret) -> Client:
-    """A connection with a channel."""
+    """Returns a connection with a channel open."""
     client = Client(broker.address)
     client.open(1)
     return client
 
 
 def counts(client: Client) -> List[int]:
-    """Messages in each queue, the dead letters last."""
+    """Returns the number of messages in each queue, with the dead-letter queue last."""
     answers = [client.call(1, "queue.declare", queue=queue, passive=True) for queue in (*QUEUES, "dead")]
     return [answer.args["message_count"] for answer in answers]
 
 
 def publish(client: Client) -> None:
-    """Fill all queues, and wait until that is on the disk."""
+    """Fills all queues, and waits until the messages are durable."""
     letters = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
     arguments = (letters, {"x-message-ttl": TTL_MS, **letters}, {"x-message-ttl": TTL_MS})
     client.call(1, "queue.declare", queue="dead", durable=True)
@@ -53,7 +53,7 @@ def publish(client: Client) -> None:
 
 
 def story() -> None:
-    """Each goes where it is to go, once, and in order."""
+    """Each message expires into the right queue, once and in order."""
     with tempfile.TemporaryDirectory() as home:
         data_dir = Path(home) / "data"
         broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=data_dir)
@@ -64,7 +64,7 @@ def story() -> None:
             for _ in range(2 * EXPIRES_MS // 300):
                 time.sleep(0.3)
                 client.call(1, "queue.declare", queue="used", passive=True)
-            # With this the log knows how late it is.
+            # This writes a log entry with the current time, so that the next start knows how much time has passed.
             client.call(1, "queue.declare", queue="late", durable=True)
             broker.kill()
             broker.close()
@@ -102,7 +102,7 @@ def delayed() -> None:
             client.call(1, "queue.bind", queue="q", exchange="later", routing_key="q")
             client.call(1, "tx.select")
             for number in reversed(range(COUNT)):
-                # Every tenth is due beyond the slot that the others are in.
+                # Every tenth is due in a later time slot than the others.
                 delay = 3000 + 10 * number + (20_000 if number % 10 == 9 else 0)
                 props = {"delivery_mode": 2, "headers": {"x-delay": delay}}
                 client.publish(1, "later", "q", b"%d" % delay, props=props)
@@ -128,7 +128,7 @@ def delayed() -> None:
 
 
 def run(only: List[str]) -> int:
-    """The suite's status; all cases, or those that are named."""
+    """Runs all cases, or those that are named. Returns the exit code."""
     suite = Suite("clients/raw", only)
     suite.case(CASE, story)
     suite.case(DELAYED, delayed)

@@ -1,4 +1,4 @@
-"""Unmodified frameworks keep their promises when a worker or the broker is killed.
+"""Unmodified frameworks lose no task when a worker or the broker is killed.
 
 A case has a broker that keeps its port and data over a kill, a file into which programs write a line for each completed
 task, and a process for each program.
@@ -24,7 +24,7 @@ CELERY = "5.7.0"
 
 
 class LeveretHouse:
-    """A Leveret that comes back where it was, without a setting."""
+    """A Leveret that restarts with the same port and data after a kill, without any settings."""
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="leveret-frameworks-"))
@@ -37,20 +37,20 @@ class LeveretHouse:
                                       data_dir=self.home / "data")
 
     def kill(self) -> None:
-        """A power cut for the process alone."""
-        assert self.broker.alive(), "the broker had ended by itself:\n" + self.broker.log()
+        """Kills the broker with SIGKILL."""
+        assert self.broker.alive(), "the broker had ended before it was killed:\n" + self.broker.log()
         self.broker.kill()
         self.broker.close()
         self._start()
 
     def close(self) -> None:
-        """The end of it and of its data."""
+        """Stops the broker and deletes its data."""
         self.broker.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
 
 class RabbitHouse:
-    """A RabbitMQ whose application goes and comes, with all connections."""
+    """A RabbitMQ whose application is stopped and started, which closes all connections."""
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="leveret-frameworks-"))
@@ -58,18 +58,18 @@ class RabbitHouse:
         self.port = self.broker.address.port
 
     def kill(self) -> None:
-        """As far as RabbitMQ's own tool goes."""
+        """Stops the application with RabbitMQ's own tool."""
         self.broker.ctl("stop_app")
         self.broker.ctl("start_app")
 
     def close(self) -> None:
-        """The end of it."""
+        """Stops RabbitMQ."""
         self.broker.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
 
 class Stage:
-    """One broker, one environment, and all the programs of a case."""
+    """One broker, one Python environment, and all the programs of a case."""
 
     def __init__(self, house: "LeveretHouse | RabbitHouse", python: Path, folder: Path) -> None:
         self.house = house
@@ -86,17 +86,17 @@ class Stage:
             (house.home / "ledger").unlink()
 
     def start(self, *words: str) -> Program:
-        """A program of the environment's own interpreter."""
+        """Starts a program with the interpreter of the environment."""
         return self.start_command([str(self.python), *words])
 
     def start_command(self, command: List[str]) -> Program:
-        """Any program."""
+        """Starts any command."""
         program = Program(" ".join(command[1:]), command, self.environment)
         self.programs.append(program)
         return program
 
     def tell(self, words: List[str], start_worker: Callable[[], Program]) -> None:
-        """Follow a story to its end, beside a worker that is there first; kill what it asks to be killed."""
+        """Runs a program to its end beside a worker that was started first, and kills what it requests."""
         worker = start_worker()
         story = self.start(*words)
         for number in range(10):
@@ -112,7 +112,7 @@ class Stage:
             story.answer()
 
     def end(self) -> None:
-        """End what still runs."""
+        """Ends the programs that still run."""
         for program in self.programs:
             program.kill()
 
@@ -122,7 +122,7 @@ class Stage:
 
 
 def celery_chapter(stage: Stage, app: str, chapter: str) -> None:
-    """One chapter of stories/with_celery.py."""
+    """Runs one chapter of stories/with_celery.py."""
 
     def worker() -> Program:
         found = stage.start("-m", "celery", "-A", app, "worker", "--concurrency", "2", "-E", "--loglevel", "INFO",
@@ -157,7 +157,7 @@ FRAMEWORKS: Dict[str, Framework] = {
 
 
 def framework_story(stage: Stage, name: str) -> None:
-    """All of stories/with_NAME.py."""
+    """Runs stories/with_NAME.py."""
     story = str(stage.folder / f"with_{name}.py")
     framework = FRAMEWORKS[name]
 
@@ -186,7 +186,7 @@ CASES: Dict[str, Case] = {
 
 
 def run(rabbitmq: bool, only: Optional[List[str]] = None) -> int:
-    """The suite's status."""
+    """Runs the suite. Returns the exit code."""
     suite = Suite("clients/rabbitmq" if rabbitmq else "clients", only)
     for name, case in CASES.items():
         suite.case(name, lambda: on_a_stage(case, rabbitmq))

@@ -1,7 +1,8 @@
-"""People's programs in other languages: what was confirmed to them is worked on, whoever is killed in the middle.
+"""Client libraries of other languages: every confirmed message is processed, although a worker and the broker are
+killed.
 
-Each is a program that publishes numbers, trying again when the broker has gone, and that works: it writes each number
-and whether it came again into a file, and acknowledges it. The story of all is the same.
+Each program publishes numbers, and retries when the broker is gone, or consumes: it writes each number with its
+redelivered flag into a file and acknowledges it. All clients run the same test.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Other(NamedTuple):
 
 
 def of_debian(command: List[str], *packages: str) -> Callable[[], List[str]]:
-    """A program that stands on Debian's packages."""
+    """Returns a client that uses Debian's packages."""
 
     def install() -> List[str]:
         missing = [name for name in packages if not Path(f"/var/lib/dpkg/info/{name}.list").exists()]
@@ -45,7 +46,7 @@ def of_debian(command: List[str], *packages: str) -> Callable[[], List[str]]:
 
 
 def of_npm() -> List[str]:
-    """Node's, in a folder of its own."""
+    """Returns a client for Node.js, installed in its own folder."""
     home = cache.folder("env") / f"amqplib-{AMQPLIB}"
     with environment.one_at_a_time("npm"):
         if not shutil.which("npm"):
@@ -69,20 +70,21 @@ OTHERS: Dict[str, Other] = {
 
 
 class Story:
-    """Eighty numbers, a worker killed, twenty more while the broker is killed, and all of them in the end."""
+    """The test of a client: 80 numbers with a killed worker, then 20 more while the broker is killed. All are
+    processed."""
 
     def __init__(self, stage: frameworks.Stage, other: Other, command: List[str]) -> None:
         self.stage, self.other, self.command = stage, other, command
         stage.environment["AMQP_PORT"] = str(stage.house.port)
 
     def worker(self) -> Program:
-        """One that works."""
+        """Starts a worker."""
         found = self.stage.start_command([*self.command, "work"])
         found.wait("worker is ready", patience_s=PATIENCE_S)
         return found
 
     def published(self) -> int:
-        """How many there are in the queue, and how many were done."""
+        """Returns the number of published messages: those in the queue and those that were processed."""
         state = queue_state(brokers.Address("127.0.0.1", self.stage.house.port), "jobs")
         return (state[0] if state else 0) + len(set(self.done()))
 
@@ -92,34 +94,35 @@ class Story:
         return ledger.read_text().splitlines() if ledger.exists() else []
 
     def done(self) -> List[int]:
-        """The numbers of it."""
+        """Returns the processed numbers."""
         return [int(line.split()[0]) for line in self.lines()]
 
     def tell(self) -> None:
-        """From its beginning to its end."""
+        """Runs the test."""
         worker = self.worker()
         self.stage.start_command([*self.command, "publish", "0", "80"]).ended(PATIENCE_S)
-        until("five are done", lambda: len(self.lines()) >= 5, PATIENCE_S)
+        until("five numbers are processed", lambda: len(self.lines()) >= 5, PATIENCE_S)
         worker.kill()
         worker = self.worker()
-        until("thirty are done", lambda: len(self.lines()) >= 30, PATIENCE_S)
+        until("thirty numbers are processed", lambda: len(self.lines()) >= 30, PATIENCE_S)
         more = self.stage.start_command([*self.command, "publish", "80", "180"])
         if self.other.is_confirmed:
-            until("it publishes", lambda: self.published() > 80, PATIENCE_S)
+            until("the publisher has begun", lambda: self.published() > 80, PATIENCE_S)
         else:
-            # The client gets no confirm, but after a second (commit_window) everything is stored.
+            # The client uses no confirms, but everything is stored within a second (commit_window).
             more.ended(PATIENCE_S)
             time.sleep(2.0)
         self.stage.house.kill()
         more.ended(PATIENCE_S)
-        until("all are done", lambda: set(self.done()) == set(range(180)), PATIENCE_S)
+        until("all numbers are processed", lambda: set(self.done()) == set(range(180)), PATIENCE_S)
         # Messages confirmed before the broker was killed are handled twice only if they are marked as redelivered.
         first = [number for number, line in zip(self.done(), self.lines()) if line.endswith("False") and number < 80]
-        assert len(first) == len(set(first)) and (first or not self.other.marks), "twice without a mark"
+        assert len(first) == len(set(first)) and (first or not self.other.marks), (
+            "a message was processed twice without a redelivered mark")
 
 
 def run(rabbitmq: bool, only: Optional[List[str]] = None) -> int:
-    """The suite's status."""
+    """Runs the suite. Returns the exit code."""
     suite = Suite("clients/rabbitmq" if rabbitmq else "clients", only)
     for name, other in OTHERS.items():
         suite.case(name, lambda: on_a_stage(other, rabbitmq))

@@ -1,4 +1,4 @@
-"""A program that a suite starts, reads and kills: a process of its own, ended by its id."""
+"""A program that a suite starts, reads and kills. It is a process that is ended by its id."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Program:
             self.news.notify_all()
 
     def count(self, text: str) -> int:
-        """How many lines contain this."""
+        """Returns the number of lines that contain the text."""
         return sum(text in line for line in self.lines)
 
     def wait(self, text: str, times: int = 1, patience_s: float = PATIENCE) -> str:
@@ -54,11 +54,11 @@ class Program:
             return [line for line in self.lines if text in line][times - 1]
 
     def asks(self, number: int, patience_s: float) -> str:
-        """The line of this number of those that begin with `please` or `ok`; an error when it ends before."""
+        """Returns line number `number` of those that begin with `please` or `ok`. Raises if the program ends before."""
         with self.news:
             self.news.wait_for(lambda: len(self._asked()) > number or self.over, patience(patience_s))
             if len(self._asked()) <= number:
-                raise AssertionError(f"{self.name} came to no good end:\n" + self.text())
+                raise AssertionError(f"{self.name} failed:\n" + self.text())
             return self._asked()[number]
 
     def _asked(self) -> List[str]:
@@ -71,18 +71,18 @@ class Program:
         self.process.stdin.flush()
 
     def ended(self, patience_s: float = PATIENCE) -> List[str]:
-        """Wait for its end, which must be a good one; all its lines."""
+        """Waits until the program ends with status 0. Returns all its lines."""
         status = self.process.wait(patience(patience_s))
         self.reader.join(patience(5.0))
         assert status == 0, f"{self.name} ended with status {status}:\n" + self.text()
         return self.lines
 
     def text(self) -> str:
-        """All it printed."""
+        """Returns the whole output."""
         return "\n".join("    " + line for line in self.lines)
 
     def kill(self) -> None:
-        """End it without giving it a chance to say goodbye."""
+        """Kills the program with SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

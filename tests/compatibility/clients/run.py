@@ -1,4 +1,4 @@
-"""The tutorial programs, each a process of its own, against a broker; with pika 1.4 and 0.13.1.
+"""The tutorial programs with pika 1.4 and 0.13.1 against a broker. Each is a process of its own.
 
 Suite lines: `PASS clients/VERSION/NAME` and so on.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, List
 
 HERE = Path(__file__).resolve().parent
-# Programs that both versions of pika take as they are; those that each wants written in its own way lie beside it.
+# Programs that run unchanged with both versions of pika. The others are in a folder for each version.
 BOTH = HERE / "pika_both"
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "support")]
 
@@ -50,7 +50,7 @@ class Bench:
         return program
 
     def run(self, name: str, *args: str, patience_s: float = PATIENCE, **extra: str) -> List[str]:
-        """A program from its start to its good end."""
+        """Runs a program that must end with status 0."""
         return self.start(name, *args, **extra).ended(patience_s)
 
     def consumers(self, queue: str, count: int) -> None:
@@ -69,7 +69,7 @@ class Bench:
             time.sleep(0.02)
 
     def end(self) -> None:
-        """End what still runs."""
+        """Ends the programs that still run."""
         for program in self.programs:
             program.kill()
         self.programs.clear()
@@ -80,7 +80,7 @@ class Bench:
 
 
 def hello(bench: Bench) -> None:
-    """Row 1."""
+    """Tutorial 1: hello world."""
     receiver = bench.start("receive")
     bench.consumers("hello", 1)
     bench.run("send")
@@ -90,7 +90,7 @@ def hello(bench: Bench) -> None:
 
 
 def hello_and_vanish(bench: Bench) -> None:
-    """Programs that end without connection.close(): what they sent counts."""
+    """Messages of programs that end without connection.close() are accepted."""
     bench.run("send_and_vanish")
     receiver = bench.start("receive")
     receiver.wait("Received b'Hello ", times=1000)
@@ -100,7 +100,7 @@ def hello_and_vanish(bench: Bench) -> None:
 
 
 def work_queue_speeds(bench: Bench) -> None:
-    """Row 2: the fast worker gets more."""
+    """Tutorial 2: the faster worker gets more tasks."""
     slow = bench.start("worker", SECONDS_PER_DOT="0.6")
     fast = bench.start("worker", SECONDS_PER_DOT="0.05")
     bench.consumers("task_queue", 2)
@@ -111,7 +111,7 @@ def work_queue_speeds(bench: Bench) -> None:
 
 
 def work_queue_kill(bench: Bench) -> None:
-    """Row 2: a worker dies mid-task, the other gets its message, redelivered."""
+    """Tutorial 2: a worker is killed during a task. The other worker gets the message, marked as redelivered."""
     dying = bench.start("worker", SECONDS_PER_DOT="1000")
     bench.consumers("task_queue", 1)
     bench.run("new_task", "precious .")
@@ -125,7 +125,7 @@ def work_queue_kill(bench: Bench) -> None:
 
 
 def get(bench: Bench) -> None:
-    """Row 3."""
+    """basic.get returns the messages and their counts."""
     assert bench.run("get") == [
         "Basic.GetOk tag=1 exchange='' key='get_queue' left=3 redelivered=False body=a",
         "Basic.GetOk tag=2 exchange='' key='get_queue' left=2 redelivered=False body=b",
@@ -137,7 +137,7 @@ def get(bench: Bench) -> None:
 
 
 def confirms(bench: Bench) -> None:
-    """Row 5."""
+    """Publisher confirms, returned messages and refused publishes."""
     assert bench.run("confirms") == [
         "100 confirmed",
         "UnroutableError: 1 message, NO_ROUTE, lost",
@@ -148,7 +148,7 @@ def confirms(bench: Bench) -> None:
 
 
 def publish_subscribe(bench: Bench) -> None:
-    """Row 6: each subscriber gets each message; a subscriber's queue goes with it."""
+    """Tutorial 3: each subscriber gets each message. The queue of a subscriber is deleted with it."""
     bench.run("emit_log", "before", "anybody", "listens")
     subscribers = [bench.start("receive_logs") for _ in range(3)]
     names = []
@@ -167,7 +167,7 @@ def publish_subscribe(bench: Bench) -> None:
 
 
 def sentinels(bench: Bench, emit: str, receivers: Dict[Program, str]) -> None:
-    """Publish one more for each receiver: when it is there, all before it has been seen."""
+    """Publishes a last message for each receiver. When a receiver has it, it has received all messages before."""
     for number, (receiver, key) in enumerate(receivers.items()):
         bench.run(emit, key, f"end {number}")
         receiver.wait(f"end {number}")
@@ -179,7 +179,7 @@ def seen(receiver: Program) -> List[str]:
 
 
 def routing(bench: Bench) -> None:
-    """Row 7: several bindings of one queue, and keys without a binding."""
+    """Tutorial 4: several bindings of one queue, and keys without a binding."""
     errors = bench.start("receive_logs_direct", "error")
     most = bench.start("receive_logs_direct", "info", "warning", "error")
     for receiver in (errors, most):
@@ -193,7 +193,7 @@ def routing(bench: Bench) -> None:
 
 
 def topics(bench: Bench) -> None:
-    """Row 8."""
+    """Tutorial 5: topics."""
     patterns = {"#": "x.y.z", "kern.*": "kern.end", "*.critical": "end.critical", "a.*.b": "a.end.b",
                 "*.info": "end.info"}
     receivers = {pattern: bench.start("receive_logs_topic", pattern) for pattern in patterns}
@@ -222,7 +222,7 @@ def topics(bench: Bench) -> None:
 
 
 def rpc(bench: Bench) -> None:
-    """Row 9 with a callback queue; two callers at once."""
+    """Tutorial 6: RPC with a callback queue, and two callers at once."""
     bench.start("rpc_server")
     bench.consumers("rpc_queue", 1)
     callers = [bench.start("rpc_client") for _ in range(2)]
@@ -232,7 +232,7 @@ def rpc(bench: Bench) -> None:
 
 
 def direct_reply_to(bench: Bench) -> None:
-    """Row 9 with amq.rabbitmq.reply-to; a caller who has gone costs the server nothing."""
+    """RPC with amq.rabbitmq.reply-to. A caller that is gone does not disturb the server."""
     server = bench.start("rpc_server")
     bench.consumers("rpc_queue", 1)
     assert " [.] Got 610" in bench.run("direct_reply_to_client")
@@ -243,7 +243,7 @@ def direct_reply_to(bench: Bench) -> None:
 
 
 def large_transactions(bench: Bench) -> None:
-    """10,000 messages of 200 octets with one commit, as programs do that load a table: RabbitMQ has no limit."""
+    """10,000 messages of 200 octets in one transaction, as programs do that import a table. RabbitMQ has no limit."""
     messages = os.environ.get("TRANSACTION_MESSAGES", "10000")
     lines = bench.run("transactions", messages, "200", patience_s=120.0)
     assert lines == [
@@ -253,7 +253,7 @@ def large_transactions(bench: Bench) -> None:
 
 
 def delayed(bench: Bench) -> None:
-    """An x-delayed-message exchange, as programs use it that know RabbitMQ's plug-in (apt's RabbitMQ has none)."""
+    """An x-delayed-message exchange, used as with RabbitMQ's plug-in. RabbitMQ from apt does not have the plug-in."""
     lines = bench.run("delayed")
     wanted = [f"{body} after {delay}, too early: False" for body, delay in
               (("first", 300), ("second", 600), ("third", 900))]
@@ -265,15 +265,15 @@ CASES: List[Callable[[Bench], None]] = [
     hello, hello_and_vanish, work_queue_speeds, work_queue_kill, get, confirms, publish_subscribe, routing, topics,
     rpc, direct_reply_to, large_transactions, delayed,
 ]
-# Promises that RabbitMQ does not make. On a busy machine it may lose messages of a client that is gone, and
-# delayed exchanges need a plug-in that apt does not have.
+# Cases that run with Leveret only. On a busy machine RabbitMQ may lose messages of a client that is gone, and delayed
+# exchanges need a plug-in that apt does not have.
 OURS_ALONE = [hello_and_vanish, delayed]
 VERSIONS = {"pika-1.4": (environment.PIKA_NEW, "pika_1_4"), "pika-0.13": (environment.PIKA_OLD, "pika_0_13")}
 
 
 @contextlib.contextmanager
 def target(args: argparse.Namespace) -> Iterator[brokers.Address]:
-    """The broker to talk to: one that runs already, or one of our own."""
+    """Provides the broker to test: one that runs already, or a new one."""
     if args.at:
         host, port = args.at.rsplit(":", 1)
         yield brokers.Address(host, int(port))
@@ -288,7 +288,7 @@ def target(args: argparse.Namespace) -> Iterator[brokers.Address]:
 
 
 def run_version(label: str, args: argparse.Namespace) -> int:
-    """All programs with one version of pika."""
+    """Runs all programs with one version of pika."""
     version, folder = VERSIONS[label]
     cases = [case for case in CASES if not (args.rabbitmq and case in OURS_ALONE)]
     suite = Suite(f"clients/{'rabbitmq-' if args.rabbitmq else ''}{label}", args.case)
@@ -309,12 +309,12 @@ def run_version(label: str, args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Read the arguments and do as they say."""
+    """Parses the arguments and runs the suite."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rabbitmq", action="store_true", help="talk to a RabbitMQ of our own")
-    parser.add_argument("--at", metavar="HOST:PORT", help="talk to a broker that runs already")
+    parser.add_argument("--rabbitmq", action="store_true", help="test a RabbitMQ, which is started for it")
+    parser.add_argument("--at", metavar="HOST:PORT", help="test a broker that runs already")
     parser.add_argument("--pika", choices=sorted(VERSIONS), help="only this version")
-    parser.add_argument("case", nargs="*", help="only these")
+    parser.add_argument("case", nargs="*", help="run only these cases")
     args = parser.parse_args()
     brokers.raise_on_sigterm()
     failed = 0

@@ -1,4 +1,5 @@
-"""A consumer that settles nothing: after `consumer_timeout` its channel is closed, and others get its messages.
+"""A consumer that settles nothing: after `consumer_timeout` its channel is closed, and other consumers get its
+messages.
 
 The case is the same for Leveret and RabbitMQ, with a short timeout. Both must give the texts that are written here.
 """
@@ -23,10 +24,10 @@ TEXT = (
 
 @contextlib.contextmanager
 def target(rabbitmq: bool) -> Iterator[brokers.Address]:
-    """A broker of our own with that timeout."""
+    """Provides a new broker with that timeout."""
     if rabbitmq:
         environment.have_rabbitmq()
-        # It looks once a minute otherwise.
+        # RabbitMQ checks the timeout once a minute by default.
         with brokers.rabbitmq(f"{{consumer_timeout, {TIMEOUT_MS}}}, {{channel_tick_interval, 500}}") as oracle:
             yield oracle.address
     else:
@@ -35,7 +36,7 @@ def target(rabbitmq: bool) -> Iterator[brokers.Address]:
 
 
 def story(address: brokers.Address) -> None:
-    """Three channels of one connection hold something, two of them for too long."""
+    """Three channels of one connection hold unacknowledged messages, two of them longer than the timeout."""
     client = Client(address, timeout=PATIENCE_S)
     for channel in (1, 2, 3, 4):
         client.open(channel)
@@ -75,8 +76,8 @@ def story(address: brokers.Address) -> None:
             assert item.method.args["redelivered"] is (queue == "consumed" or number == 0), (queue, item)
         assert other.call(1, "basic.get", queue=queue).name == "basic.get-empty"
 
-    # The connection's other channels go on, one that needs no acknowledgements included, and the numbers of
-    # those that were closed can be used again.
+    # The other channels of the connection continue, also one without acknowledgements. The closed channel numbers can
+    # be used again.
     client.publish(2, "", "automatic", b"still here")
     assert client.expect("basic.deliver").body == b"still here"
     client.open(1)
@@ -86,12 +87,12 @@ def story(address: brokers.Address) -> None:
 
 
 def run(rabbitmq: bool) -> int:
-    """The suite's status."""
+    """Runs the suite. Returns the exit code."""
     suite = Suite(f"clients/{'rabbitmq-' if rabbitmq else ''}raw")
 
     def case() -> None:
-        # Under load RabbitMQ was seen to end the whole connection, with 320 and 'shutdown', when two of its channels
-        # had to be closed at once. That does not answer the question of this test.
+        # Under load RabbitMQ sometimes closed the whole connection with 320 'shutdown' when it had to close two
+        # channels at once. That is not what is tested here, so the case is repeated.
         for is_last in [False, False, True] if rabbitmq else [True]:
             try:
                 with target(rabbitmq) as address:
@@ -99,7 +100,7 @@ def run(rabbitmq: bool) -> int:
             except AssertionError as why:
                 if is_last or "reason 'shutdown'" not in str(why):
                     raise
-                print(f"# once more: {why}", flush=True)
+                print(f"# repeated: {why}", flush=True)
 
     suite.case(CASE, case)
     return suite.status()

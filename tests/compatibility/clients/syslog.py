@@ -1,9 +1,9 @@
-"""syslog-ng's amqp destination, as Debian has it: lines of a file go to an exchange, over a kill of syslog-ng and one
-of the broker.
+"""syslog-ng's amqp destination from Debian: lines of a file are sent to an exchange, while syslog-ng and the broker are
+killed.
 
-It knows no confirms, and a line that it writes into a connection whose other end has just gone is lost. So this holds
-it to what it can do: what the broker had for longer than `commit_window` stays, a syslog-ng that was killed goes on
-where it was, and when it has found the broker again all lines come.
+It does not use confirms, and loses a line that it writes to a connection whose peer has just gone. The test checks what
+is possible: lines that the broker had for longer than `commit_window` are kept, a killed syslog-ng continues where it
+was, and all lines arrive after it has reconnected.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Lines:
         (self.home / "syslog-ng.conf").write_text(CONFIG.format(home=self.home, port=stage.house.port))
 
     def start(self) -> None:
-        """A syslog-ng that goes on where the last one was."""
+        """Starts a syslog-ng that continues where the last one was."""
         program = shutil.which("syslog-ng") or "/usr/sbin/syslog-ng"
         files = {"-f": "syslog-ng.conf", "-R": "persist", "-p": "syslog.pid", "-c": "syslog.ctl"}
         places = [word for option, name in files.items() for word in (option, str(self.home / name))]
@@ -60,7 +60,7 @@ class Lines:
         self.written += count
 
     def declare(self) -> None:
-        """Where the lines go."""
+        """Declares the queue for the lines."""
         with raw.Client(self.address) as client:
             client.open()
             client.call(1, "exchange.declare", exchange="logs", type="topic", durable=False)
@@ -68,12 +68,12 @@ class Lines:
             client.call(1, "queue.bind", queue="logs", exchange="logs", routing_key="app.#")
 
     def depth(self) -> int:
-        """Lines in the queue."""
+        """Returns the number of lines in the queue."""
         state = raw.queue_state(self.address, "logs")
         return state[0] if state else 0
 
     def take(self) -> None:
-        """All that is in the queue."""
+        """Takes all lines that are in the queue."""
         with raw.Client(self.address) as client:
             client.open()
             while raw.name_of(got := client.call(1, "basic.get", queue="logs", no_ack=True)) == "basic.get-ok":
@@ -81,31 +81,31 @@ class Lines:
                 self.came.add(int(got.body.split()[1]))
 
     def has(self, first: int) -> bool:
-        """Whether all lines from this one on have come."""
+        """Returns whether all lines from number `first` on have arrived."""
         self.take()
         return self.came >= set(range(first, self.written))
 
 
 def story(lines: Lines) -> None:
-    """From its beginning to its end."""
+    """Runs the test."""
     lines.declare()
     lines.start()
     lines.write(100)
-    until("all lines", lambda: lines.has(0), PATIENCE_S)
+    until("all lines arrived", lambda: lines.has(0), PATIENCE_S)
     lines.write(20_000)
-    until("it is under way", lambda: lines.depth() > 0, PATIENCE_S)
+    until("some lines arrived", lambda: lines.depth() > 0, PATIENCE_S)
     assert lines.syslog
     lines.syslog.kill()
     lines.take()
-    print(f"# killed when {len(lines.came)} of {lines.written} lines had come", flush=True)
+    print(f"# killed when {len(lines.came)} of {lines.written} lines had arrived", flush=True)
     lines.start()
-    until("all lines", lambda: lines.has(0), PATIENCE_S)
+    until("all lines arrived", lambda: lines.has(0), PATIENCE_S)
     lines.write(500)
-    until("five hundred are kept", lambda: lines.depth() >= 500, PATIENCE_S)
-    # commit_window is a second.
+    until("500 lines are in the queue", lambda: lines.depth() >= 500, PATIENCE_S)
+    # Longer than commit_window, which is one second.
     time.sleep(2.0)
     lines.stage.house.kill()
-    until("they are there", lambda: lines.has(0), PATIENCE_S)
+    until("the lines are in the queue", lambda: lines.has(0), PATIENCE_S)
     lines.declare()
     before = lines.written
 
@@ -115,17 +115,17 @@ def story(lines: Lines) -> None:
         lines.take()
         return max(lines.came) >= before
 
-    until("it has found the broker again", is_back, PATIENCE_S)
+    until("syslog-ng has reconnected", is_back, PATIENCE_S)
     lost = set(range(lines.written)) - lines.came
-    print(f"# {len(lost)} lines were lost on the way to a broker that had gone", flush=True)
+    print(f"# {len(lost)} lines were lost because the broker was gone when they were sent", flush=True)
     again = lines.written
     lines.write(500)
-    until("all lines from then on", lambda: lines.has(again), PATIENCE_S)
+    until("all lines since the reconnection arrived", lambda: lines.has(again), PATIENCE_S)
 
 
 def run() -> int:
-    """The suite's status. With Leveret alone: RabbitMQ loses lines of a syslog-ng that is killed, for it reads no more
-    of a connection than it has when that ends."""
+    """Runs the suite with Leveret only. Returns the exit code. RabbitMQ loses lines of a killed syslog-ng, because it
+    discards unread data of a connection that ends."""
     suite = Suite("clients")
     suite.case(CASE, on_a_stage)
     return suite.status()

@@ -1,4 +1,4 @@
-"""Metrics beside those of RabbitMQ 3.10.8: names, types, help, labels, and what is counted after the same traffic."""
+"""Metrics compared with those of RabbitMQ 3.10.8: names, types, help, labels, and the counts after the same traffic."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ PATHS = {
     "per-object": "/metrics/per-object",
     "detailed": "/metrics/detailed?" + "&".join("family=" + family for family in FAMILIES),
 }
-# Labels that only one of the two brokers has: Leveret's own version, the node in a cluster of one, and the
-# label by which dashboards of later releases choose.
+# Labels that only one of the two brokers has: Leveret's own version, the node name, and a label that dashboards of
+# later releases select by.
 OTHER_LABELS = {
     "rabbitmq_build_info": {"leveret_version", "prometheus_plugin_version", "prometheus_client_version",
                             "erlang_version"},
@@ -48,14 +48,14 @@ OVERVIEW = {
     "get_no_ack": "delivered_get_auto_ack", "get_empty": "get_empty", "deliver_get": "delivered",
     "redeliver": "redelivered", "ack": "acknowledged",
 }
-# Names that need escapes in a label, or look like its end. A name cannot contain a line break.
+# Queue names with characters that a label must escape, or that resemble its end. A name cannot contain a line break.
 QUEUES = ["q", 'a"b', "a\\b", 'x"} 7', "ü"]
 SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})? (\S+)')
 LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
 
 
 class Sample(NamedTuple):
-    """One line."""
+    """One line of the metrics."""
 
     name: str
     labels: Dict[str, str]
@@ -63,19 +63,19 @@ class Sample(NamedTuple):
 
 
 class Exposed(NamedTuple):
-    """An answer: type and help of each name, and samples in their order."""
+    """A parsed answer: type and help of each name, and the samples in their order."""
 
     heads: Dict[str, List[str]]
     samples: List[Sample]
 
 
 def unescaped(text: str) -> str:
-    """A label's value as it is meant."""
+    """Returns the unescaped value of a label."""
     return re.sub(r"\\(.)", lambda found: "\n" if found.group(1) == "n" else found.group(1), text)
 
 
 def ask(port: int, path: str, login: str = LOGIN) -> Tuple[int, str, str]:
-    """Status, media type and text of an answer."""
+    """Returns status, media type and text of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience(30))
     try:
         connection.request("GET", path, headers={"Authorization": login} if login else {})
@@ -86,22 +86,22 @@ def ask(port: int, path: str, login: str = LOGIN) -> Tuple[int, str, str]:
 
 
 def parse(text: str) -> Exposed:
-    """Every line, or a failure: an independent reading of the format."""
+    """Parses every line, independently of the broker's code, or fails."""
     heads: Dict[str, List[str]] = {}
     samples = []
-    assert text.endswith("\n"), "the last line has no end"
+    assert text.endswith("\n"), "the last line has no line break"
     for line in text.splitlines() if "\r" not in text else []:
         head = re.fullmatch(r"# (TYPE|HELP) (\S+) (.*)", line)
         if head:
             said = heads.setdefault(head.group(2), ["", ""])
             place = ["TYPE", "HELP"].index(head.group(1))
-            assert not said[place], f"said twice: {line}"
+            assert not said[place], f"stated twice: {line}"
             said[place] = head.group(3)
             continue
         if not line:
             continue
         sample = SAMPLE.fullmatch(line)
-        assert sample, f"no sample: {line}"
+        assert sample, f"not a sample: {line}"
         labels = {name: unescaped(value) for name, value in LABEL.findall(sample.group(2) or "")}
         float(sample.group(3))
         samples.append(Sample(sample.group(1), labels, sample.group(3)))
@@ -118,7 +118,7 @@ def drain(client: raw.Client, count: int) -> List[int]:
 
 
 def traffic(address: Address) -> raw.Client:
-    """Something of everything that is counted; the connection that holds some of it."""
+    """Causes some of everything that is counted. Returns the connection, which keeps some of the objects alive."""
     client = raw.Client(address)
     for channel in (1, 2, 3, 4):
         client.open(channel)
@@ -137,7 +137,7 @@ def traffic(address: Address) -> raw.Client:
     client.call(2, "tx.select")
     client.send(wire.publish(2, "", "q", b"x" * 10) * 4 + wire.publish(2, "", "none", b"x"))
     client.call(2, "tx.commit")
-    # 12 are there: one and one fetched, the rest consumed by two one after the other.
+    # The queue has 12 messages: two are fetched with basic.get, and two consumers in turn consume the rest.
     client.call(3, "basic.get", queue="q", no_ack=True)
     tag = client.call(3, "basic.get", queue="q").method.args["delivery_tag"]
     client.send(wire.method(3, "basic.reject", delivery_tag=tag, requeue=True))
@@ -150,7 +150,7 @@ def traffic(address: Address) -> raw.Client:
     client.send(wire.method(3, "basic.reject", delivery_tag=tags[3], requeue=False))
     client.call(4, "basic.consume", queue="q", consumer_tag="auto", no_ack=True)
     drain(client, 5)
-    # Two are left with whom they were delivered to; and one is in two queues without a taker.
+    # Two messages stay unacknowledged, and one is in two queues without a consumer.
     client.call(4, "basic.cancel", consumer_tag="auto")
     for queue in ("left", "right"):
         client.call(1, "queue.declare", queue=queue)
@@ -162,7 +162,7 @@ def traffic(address: Address) -> raw.Client:
 
 
 def is_counted(name: str) -> bool:
-    """Whether it is a number that both must say after the same traffic."""
+    """Returns whether both brokers must report the same number after the same traffic."""
     return bool(re.match(r"rabbitmq_(global_|channels|queues|queue_messages|queue_consumers|consumers|channel_)", name))
 
 
@@ -178,12 +178,12 @@ def counts(exposed: Exposed) -> Dict[str, float]:
 
 
 def described(exposed: Exposed) -> Dict[str, Any]:
-    """Type, help and the names of labels, by name."""
+    """Returns type, help and label names, by metric name."""
     labels: Dict[str, List[str]] = {name: [] for name in exposed.heads}
     for name, given, _ in exposed.samples:
         if name in labels:
             labels[name] = sorted(set(labels[name]) | set(given))
-    # The machine that Erlang is says much of itself under names of its own.
+    # Metrics of the Erlang VM are left out; they have names of their own.
     return {name: {"type": head[0], "help": head[1], "labels": labels[name]}
             for name, head in exposed.heads.items() if name.startswith(("rabbitmq_", "leveret_"))}
 
@@ -195,16 +195,16 @@ def missing() -> List[Tuple[str, str]]:
 
 
 def record(address: Address, port: int) -> None:
-    """Writes down what RabbitMQ says: each count, then each description once with the paths that say it; of what we
-    have not the name alone."""
+    """Records RabbitMQ's metrics: each count, then each description once with the paths that contain it. Metrics that
+    Leveret does not have are recorded by name only."""
     client = traffic(address)
-    # It counts every five seconds.
+    # RabbitMQ updates its statistics every five seconds.
     time.sleep(12)
     counted: List[str] = []
     said: Dict[str, List[str]] = {}
     absent = missing()
     for scope, path in PATHS.items():
-        # It does not escape labels, so not all of its lines can be read.
+        # RabbitMQ does not escape labels, so some of its lines cannot be parsed.
         text = "\n".join(line for line in ask(port, path)[2].split("\n") if line[:1] == "#" or SAMPLE.fullmatch(line))
         exposed = parse(text + "\n")
         for name, its in described(exposed).items():
@@ -218,7 +218,7 @@ def record(address: Address, port: int) -> None:
 
 
 def recorded() -> Tuple[Dict[str, Dict[str, Any]], Dict[str, float]]:
-    """What `record` wrote down: descriptions by path and name, empty where we have no such name, and counts."""
+    """Reads the recording: descriptions by path and name (empty if Leveret has no such name), and counts."""
     descriptions: Dict[str, Dict[str, Any]] = {scope: {} for scope in PATHS}
     counted: Dict[str, float] = {}
     for line in RECORDED.read_text().splitlines():
@@ -233,7 +233,7 @@ def recorded() -> Tuple[Dict[str, Dict[str, Any]], Dict[str, float]]:
 
 
 def compare(port: int) -> None:
-    """Every name that both have says the same; what is missing is listed, and every count is right."""
+    """Metrics that both brokers have are described identically, missing ones are listed, and every count is right."""
     descriptions, their_counts = recorded()
     wrong, absent = [], []
     for scope, path in PATHS.items():
@@ -257,11 +257,11 @@ def compare(port: int) -> None:
     listed = missing()
     wrong += [f"{' '.join(one)}: RabbitMQ has it, and it is not listed" for one in absent if one not in listed]
     wrong += [f"{' '.join(one)}: listed, and no longer so" for one in listed if one not in absent]
-    assert not wrong, "otherwise than RabbitMQ:\n" + "\n".join(wrong)
+    assert not wrong, "different from RabbitMQ:\n" + "\n".join(wrong)
 
 
 def objects(port: int) -> None:
-    """Each queue stands once under each name, whatever it is called, and only where it is asked for."""
+    """Each queue appears once under each metric, whatever its name is, and only on the paths for single objects."""
     wanted = sorted(QUEUES + ["left", "right"])
     for path, prefix in [("/metrics/per-object", "rabbitmq_"), (PATHS["detailed"], "rabbitmq_detailed_")]:
         samples = parse(ask(port, path)[2]).samples
@@ -270,7 +270,7 @@ def objects(port: int) -> None:
             assert found == wanted, (path, name, found)
         names = [sample.name for sample in samples]
         for at, name in enumerate(names):
-            assert name == names[at - 1] or name not in names[:at], f"{path}: {name} stands apart"
+            assert name == names[at - 1] or name not in names[:at], f"{path}: the samples of {name} are not adjacent"
     only = parse(ask(port, "/metrics/detailed?family=queue_consumer_count&vhost=none")[2]).samples
     assert {sample.name for sample in only} == {"rabbitmq_build_info", "rabbitmq_identity_info"}, only
     only = parse(ask(port, "/metrics/detailed?family=queue_consumer_count&vhost=%2F")[2]).samples
@@ -280,7 +280,7 @@ def objects(port: int) -> None:
 
 
 def guarded(port: int) -> None:
-    """Users without a login or without the tag for monitoring get no metrics."""
+    """Users without a login or without the tag `monitoring` get no metrics."""
     status, _, text = ask(port, "/metrics", "")
     assert status == 401 and "rabbitmq_" not in text, (status, text)
     wrong = "Basic " + base64.b64encode(b"guest:wrong").decode()
@@ -291,7 +291,7 @@ def guarded(port: int) -> None:
 
 
 def open_to_all(port: int) -> None:
-    """The listener for metrics serves metrics without a login, and nothing else."""
+    """The metrics listener serves metrics without a login, and nothing else."""
     for path in PATHS.values():
         status, media, text = ask(port, path, "")
         assert status == 200 and media == MEDIA and "rabbitmq_identity_info" in text, (path, status, text[:200])
@@ -300,7 +300,7 @@ def open_to_all(port: int) -> None:
 
 
 def totals(port: int) -> None:
-    """The overview counts the same messages, and tells monitors alone."""
+    """The overview reports the same totals, and shows them only to users with the tag `monitoring`."""
     samples = parse(ask(port, "/metrics")[2]).samples
     said = {name.removeprefix("rabbitmq_global_messages_"): float(value) for name, _, value in samples}
     stats = json.loads(ask(port, "/api/overview")[2])["message_stats"]
@@ -335,7 +335,7 @@ JOIN = ("* on(instance, job) group_left(rabbitmq_cluster, rabbitmq_node) "
 
 
 def dashboard() -> List[str]:
-    """The dashboard's questions, each in the forms that it has them in: of all nodes, by node, and as differences."""
+    """Returns the queries of the dashboard in all their forms: over all nodes, by node, and as differences."""
     queries = [f"rabbitmq_build_info {JOIN}", "rabbitmq_identity_info"]
     for name in GAUGES:
         queries += [f"sum(rabbitmq_{name} {JOIN})", f"sum(rabbitmq_{name} {JOIN}) by(rabbitmq_node)"]
@@ -351,7 +351,7 @@ def dashboard() -> List[str]:
 
 
 def many(address: Address, port: int) -> None:
-    """An answer that is much longer than what the broker keeps of one has every queue once, read slowly too."""
+    """An answer that exceeds the output buffer contains every queue once, also if it is read slowly."""
     names = [f"many-{number:04}" for number in range(2_000)]
     client = raw.Client(address)
     client.open(1)
@@ -375,7 +375,7 @@ def many(address: Address, port: int) -> None:
 
 
 def scraped(port: int) -> None:
-    """A real Prometheus takes it, and what the dashboard joins with is there."""
+    """A real Prometheus scrapes the metrics, and the metrics that the dashboard joins with exist."""
     if shutil.which("prometheus") is None:
         apt_install("prometheus")
     own = free_port()
@@ -426,17 +426,17 @@ def asked(port: int, query: str, value: Optional[float], log: Callable[[], str])
 
 
 def checked(port: int) -> None:
-    """Prometheus' own checker reads it without a word."""
+    """Prometheus' own checker accepts the metrics without a warning."""
     if shutil.which("promtool") is None:
         apt_install("prometheus")
     for path in PATHS.values():
         done = subprocess.run(["promtool", "check", "metrics"], input=ask(port, path)[2], text=True, timeout=patience(60),
                               capture_output=True, check=False)
-        # It would have RabbitMQ's names be others.
+        # It also complains about names that RabbitMQ chose.
         lines = [line for line in done.stderr.splitlines() if not is_taste(line)]
         assert not lines and done.returncode in (0, 3), (path, done.returncode, lines)
 
 
 def is_taste(line: str) -> bool:
-    """Whether the checker minds a name that RabbitMQ gave."""
+    """Returns whether the warning is about a name that RabbitMQ chose."""
     return line.startswith("rabbitmq_")

@@ -1,9 +1,9 @@
 """Access rights of the management API: every request by every user, one line each, recorded from RabbitMQ 3.10.8 and
 compared with Leveret.
 
-All but the outsiders may do everything in the virtual host `mine` and nothing in `theirs`; `none` does not exist.
-A cell is the status of an answer; behind 200 stand letters for the rows of a list: m of `mine`, t of `theirs`, and
-capitals for what others than the reader have opened there: connections, channels, consumers.
+All users except the outsiders have all permissions in the virtual host `mine` and none in `theirs`; `none` does not
+exist. A cell is the status of an answer. After 200 it has a letter for each row of a list: m for `mine`, t for
+`theirs`, and capitals for connections, channels and consumers of other users there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 RECORDED = HERE / "rights.txt"
 DIFFERENCES = HERE / "rights_differences.txt"
 
-# Each with its tag and whether it may do everything in `mine`.
+# Each user with its tag, and whether it has all permissions in `mine`.
 USERS: Dict[str, Tuple[str, bool]] = {
     "untagged": ("", True),
     "management": ("management", True),
@@ -83,7 +83,7 @@ operator-policies/V/none aliveness-test/V vhost-limits/V permissions/V/spare top
 definitions/V parameters/shovel/V parameters/shovel/V/s parameters/shovel/V/none shovels/V shovels/vhost/V/s
 shovels/vhost/V/none federation-links/V""".split()
 
-# Objects that one user after the other creates and deletes. The operator prepares their presence or absence.
+# Objects that each user in turn creates and deletes. The operator creates or deletes them beforehand as needed.
 MADE = """users/gone vhosts/gone global-parameters/gone user-limits/spare/max-channels
 queues/V/gone exchanges/V/gone policies/V/gone operator-policies/V/gone parameters/shovel/V/gone permissions/V/spare
 topic-permissions/V/spare vhost-limits/V/max-queues""".split()
@@ -130,7 +130,7 @@ DONE: List[Tuple[str, str, Any]] = [
 
 
 class Asked:
-    """A broker as one user asks it, over one connection."""
+    """An HTTP connection of one user to the management API."""
 
     def __init__(self, port: int, user: str, password: str) -> None:
         self.user = user
@@ -139,7 +139,7 @@ class Asked:
         self.headers = {"Authorization": "Basic " + login, "Content-Type": "application/json"}
 
     def ask(self, method: str, path: str, body: Any = None) -> Tuple[int, Any]:
-        """Status and JSON of an answer."""
+        """Returns status and JSON of an answer."""
         segments = path.split("/")
         vhost = next((vhost for vhost in VHOSTS if vhost in segments), "")
         text = None if body is None else json.dumps(body).replace("VHOST", vhost)
@@ -150,7 +150,7 @@ class Asked:
                 said = answer.read()
                 break
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                # A connection that was kept may have been ended meanwhile.
+                # The broker may have closed a kept-alive connection in the meantime.
                 self.connection.close()
                 if attempt:
                     raise
@@ -161,7 +161,7 @@ class Asked:
 
 
 def requests() -> List[Tuple[str, str, Any]]:
-    """Every request, with the names of virtual hosts in it."""
+    """Returns every request, with the names of the virtual hosts filled in."""
     lines = [("GET", path, None) for path in SHOWN]
     for path in MADE:
         lines += [("PUT", path, BODIES[path.split("/")[0]]), ("DELETE", path, None)]
@@ -206,7 +206,7 @@ class Stage:
         assert status in (200, 201, 204), (method, path, status, answer)
 
     def populate(self) -> None:
-        """Virtual hosts, users, what there is in them, and connections."""
+        """Creates virtual hosts, users, their objects, and connections."""
         for vhost in VHOSTS[:2]:
             self.put("PUT", f"vhosts/{vhost}", {})
             self.put("PUT", f"permissions/{vhost}/guest", EVERYTHING)
@@ -235,26 +235,26 @@ class Stage:
         self.connect("guest", "guest", "mine")
 
     def connect(self, user: str, password: str, vhost: str) -> str:
-        """A connection with a channel that consumes; what it is called."""
+        """Opens a connection with a channel that consumes. Returns its name."""
         client = raw.Client(self.amqp, user=user, password=password, vhost=vhost)
         self.clients.append(client)
         client.open(1)
         client.call(1, "basic.consume", queue="d", consumer_tag=f"of {user}")
         (host, port), (peer, peer_port) = client.socket.getpeername(), client.socket.getsockname()
         name = quote(f"{peer}:{peer_port} -> {host}:{port}", safe="")
-        until("the connection is known", lambda: self.operator.ask("GET", f"connections/{name}")[0] == 200, 30)
+        until("the connection is listed", lambda: self.operator.ask("GET", f"connections/{name}")[0] == 200, 30)
         return name
 
     def prepare(self, method: str, path: str) -> None:
-        """Has the operator see to it that there is something to be done."""
+        """Creates or deletes the object as the operator, so that the request can succeed."""
         kind = path.split("/")[0]
         if path == "connections/victim":
             self.names["victim"] = self.connect("guest", "guest", "theirs")
         elif kind == "shovels" and path.endswith("gone"):
-            # Shovels get the parameter a moment later.
+            # A shovel gets the changed parameter a moment later.
             path = path.replace("shovels/vhost", "parameters/shovel")
             if self.operator.ask("PUT", path, SHOVEL)[0] == 201:
-                until("the shovel is known", lambda: self.has_shovel(path.split("/")[2]), 30)
+                until("the shovel is listed", lambda: self.has_shovel(path.split("/")[2]), 30)
         elif path.endswith(("gone", "max-channels", "max-queues")) or path.split("/")[-1] == "spare":
             if method == "PUT":
                 self.operator.ask("DELETE", path)
@@ -262,7 +262,7 @@ class Stage:
                 self.operator.ask("PUT", path, BODIES[kind])
 
     def has_shovel(self, vhost: str) -> bool:
-        """Whether the one that is to go is there."""
+        """Returns whether the shovel that the request deletes exists."""
         rows = self.operator.ask("GET", "shovels")[1]
         return any((row["vhost"], row["name"]) == (vhost, "gone") for row in rows)
 
@@ -283,7 +283,7 @@ class Stage:
         return f"{status}{seen(answer, who.user) if method == 'GET' and status == 200 else ''}"
 
     def lines(self) -> List[str]:
-        """All of it."""
+        """Returns all lines of the table."""
         table = []
         for method, path, body in requests():
             cells = [self.cell(who, method, path, body) for who in self.users]
@@ -299,12 +299,12 @@ class Stage:
 
 
 def line_of(title: str, cells: List[str]) -> str:
-    """A line of the table."""
+    """Returns a line of the table."""
     return f"{title:<50} " + " ".join(f"{cell:<6}" for cell in cells).rstrip()
 
 
 def read(path: Path) -> Dict[str, List[str]]:
-    """Requests and their cells."""
+    """Reads the requests and their cells from a recording."""
     rows: Dict[str, List[str]] = {}
     for line in path.read_text().splitlines():
         if line and not line.startswith("#"):
@@ -315,7 +315,7 @@ def read(path: Path) -> Dict[str, List[str]]:
 
 @contextlib.contextmanager
 def staged(amqp: Address, port: int, node: str) -> Iterator[Stage]:
-    """A broker with everything in it."""
+    """Provides a broker with all objects."""
     stage = Stage(amqp, port, node)
     try:
         stage.populate()
@@ -325,9 +325,9 @@ def staged(amqp: Address, port: int, node: str) -> Iterator[Stage]:
 
 
 def record(amqp: Address, port: int, node: str) -> None:
-    """Writes down what a RabbitMQ answers."""
+    """Records the answers of a RabbitMQ."""
     with staged(amqp, port, node) as stage:
-        # It counts every five seconds, and lists nothing of a queue or a client before it has.
+        # RabbitMQ updates its statistics every five seconds, and lists queues and clients only after that.
         time.sleep(12)
         RECORDED.write_text("\n".join(stage.lines()) + "\n")
 
@@ -351,9 +351,9 @@ def compare(amqp: Address, port: int, node: str) -> None:
             wrong += [line_of("RabbitMQ: " + request, theirs[request]), line_of("Leveret:  " + request, cells)]
     gone = [request for request, cells in meant.items() if theirs.get(request) in (cells, None)]
     differing = sum(cells != theirs[request] for request, cells in ours.items())
-    print(f"# {len(ours)} requests by {len(USERS)} users, {differing} lines otherwise than RabbitMQ")
+    print(f"# {len(ours)} requests by {len(USERS)} users, {differing} lines differ from RabbitMQ")
     print("\n".join(wrong))
-    assert not wrong, f"{len(wrong) // 2} requests are answered otherwise than by RabbitMQ, and are not listed"
-    assert not gone, f"listed, and no longer so: {gone}"
+    assert not wrong, f"{len(wrong) // 2} answers differ from RabbitMQ and are not listed"
+    assert not gone, f"listed, but no longer different: {gone}"
     looser = [request for request, cells in meant.items() if any(map(is_looser, cells, theirs[request]))]
-    assert not looser, f"listed, and looser than RabbitMQ: {looser}"
+    assert not looser, f"listed, but more permissive than RabbitMQ: {looser}"

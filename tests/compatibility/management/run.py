@@ -1,4 +1,4 @@
-"""The management API beside RabbitMQ 3.10.8's: shapes of answers and rabbitmqadmin, after the same traffic."""
+"""The management API compared with RabbitMQ 3.10.8: shapes of answers, and rabbitmqadmin, after the same traffic."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ health/checks/certificate-expiration/1/moons deprecated-features definitions/non
 
 
 class Broker(NamedTuple):
-    """One that is asked: its ports and its node's name."""
+    """A broker under test: its ports and the name of its node."""
 
     amqp: Address
     port: int
@@ -56,7 +56,7 @@ class Broker(NamedTuple):
     metrics_port: int
 
     def ask(self, method: str, path: str, body: Any = None) -> Tuple[int, Any]:
-        """Status and JSON of an answer."""
+        """Returns status and JSON of an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience(30))
         try:
             headers = {"Authorization": LOGIN, "Content-Type": "application/json"}
@@ -69,7 +69,7 @@ class Broker(NamedTuple):
 
 
 class Managed(RabbitMq):
-    """A RabbitMQ with its management plug-in, and the one for metrics."""
+    """A RabbitMQ with its plug-ins for management and metrics."""
 
     def __init__(self, plugins: str = "rabbitmq_management, rabbitmq_prometheus") -> None:
         self.plugins = plugins
@@ -87,7 +87,7 @@ class Managed(RabbitMq):
 
 @contextlib.contextmanager
 def started(is_rabbitmq: bool, config: str = "") -> Iterator[Broker]:
-    """One of the two; `config` is Leveret's."""
+    """Starts a RabbitMQ or a Leveret; `config` is Leveret's."""
     if is_rabbitmq:
         oracle = Managed()
         try:
@@ -102,7 +102,7 @@ def started(is_rabbitmq: bool, config: str = "") -> Iterator[Broker]:
 
 
 def shape(value: Any) -> Any:
-    """Keys and types of JSON; of a list those of all it holds together."""
+    """Returns the keys and types of a JSON value; for a list, those of all its items together."""
     if isinstance(value, dict):
         return {key: shape(inner) for key, inner in sorted(value.items())}
     if isinstance(value, list):
@@ -121,7 +121,7 @@ def differences(path: str, theirs: Any, ours: Any) -> Iterator[str]:
     """Returns what RabbitMQ's answer has and Leveret's lacks or has with another type. Additional fields are allowed.
     """
     if isinstance(theirs, list) and isinstance(ours, list):
-        # Lists that are empty on one side say nothing of what would be in them.
+        # A list that is empty on one side shows nothing about its items.
         if theirs[0] and ours[0]:
             yield from differences(path + "[]", theirs[0], ours[0])
     elif isinstance(theirs, dict) and isinstance(ours, dict):
@@ -135,7 +135,7 @@ def differences(path: str, theirs: Any, ours: Any) -> Iterator[str]:
 
 
 def traffic(broker: Broker) -> raw.Client:
-    """Something of everything; the connection that holds some of it, with a consumer."""
+    """Creates some objects of each kind. Returns a connection with a consumer, which keeps some of them alive."""
     client = raw.Client(broker.amqp)
     client.open(1)
     for method, path, body in [
@@ -157,7 +157,7 @@ def traffic(broker: Broker) -> raw.Client:
 
 
 def shapes_of(broker: Broker) -> Dict[str, Any]:
-    """Status and shape of every answer."""
+    """Returns status and shape of every answer."""
     shapes = {}
     for path in PATHS:
         asked = path.replace("NODE", broker.node).replace("PORT", str(broker.amqp.port))
@@ -167,7 +167,7 @@ def shapes_of(broker: Broker) -> Dict[str, Any]:
 
 
 def written(shapes: Dict[str, Any]) -> str:
-    """As they are recorded: each answer once, below its status and the paths that have it."""
+    """Returns the recorded form: each answer once, below its status and the paths that have it."""
     paths: Dict[str, List[str]] = {}
     for path, answer in sorted(shapes.items()):
         text = json.dumps(answer["shape"], sort_keys=True)
@@ -200,12 +200,12 @@ def admin(broker: Broker, words: List[str], folder: Path) -> Tuple[int, List[str
 
 
 def words_of(line: str) -> List[str]:
-    """Words with blanks between them; what stands in single quotes is one."""
+    """Splits a line at blanks. Text in single quotes is one word."""
     return shlex.split(line)
 
 
 def run_admin(broker: Broker) -> List[Dict[str, Any]]:
-    """Every command of the list, in its order."""
+    """Runs every command of the list in order."""
     answers = []
     with tempfile.TemporaryDirectory() as folder:
         for line in COMMANDS.read_text().splitlines():
@@ -216,7 +216,7 @@ def run_admin(broker: Broker) -> List[Dict[str, Any]]:
 
 
 def listed() -> List[str]:
-    """The differences that are meant to be."""
+    """Returns the listed, intended differences."""
     lines = DIFFERENCES.read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -238,20 +238,20 @@ def compare_shapes(broker: Broker) -> None:
     meant = listed()
     news = [line for line in found if line not in meant]
     gone = [line for line in meant if line not in found]
-    assert not news, "otherwise than RabbitMQ:\n" + "\n".join(news)
-    assert not gone, "listed, and no longer so:\n" + "\n".join(gone)
+    assert not news, "different from RabbitMQ:\n" + "\n".join(news)
+    assert not gone, "listed, but no longer different:\n" + "\n".join(gone)
 
 
 def compare_admin(broker: Broker) -> None:
-    """Every command ends and answers as beside RabbitMQ."""
+    """Every command of rabbitmqadmin has the same exit code and output as with RabbitMQ."""
     theirs = json.loads(ANSWERS.read_text())
     pairs = list(zip(theirs, run_admin(broker), strict=True))
     wrong = [f"RabbitMQ: {one}\nLeveret:  {other}" for one, other in pairs if one != other]
-    assert not wrong, "otherwise than RabbitMQ:\n" + "\n".join(wrong)
+    assert not wrong, "different from RabbitMQ:\n" + "\n".join(wrong)
 
 
 def main() -> int:
-    """Run the suite."""
+    """Runs the suite."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="*")
     parser.add_argument("--rabbitmq", action="store_true")
@@ -275,14 +275,15 @@ def main() -> int:
         if options.record:
             ANSWERS.write_text(json.dumps(run_admin(broker), indent=1) + "\n")
             client = traffic(broker)
-            # RabbitMQ counts every five seconds, and says nothing of a queue before it has.
+            # RabbitMQ updates its statistics every five seconds, and reports nothing about a queue before that.
             time.sleep(12)
             SHAPES.write_text(written(shapes_of(broker)))
             client.close()
             return 0
         suite.case("rabbitmqadmin", lambda: compare_admin(broker))
         suite.case("shapes", lambda: compare_shapes(broker))
-    # Counts begin with the broker; RabbitMQ's own come from another port, with no login and with its own media type.
+    # Counters start with the broker. RabbitMQ's metrics come from another port, without a login and with another media
+    # type.
     if not options.rabbitmq:
         with started(False) as broker:
             client = metrics.traffic(broker.amqp)

@@ -1,5 +1,5 @@
-"""Programs of other people, as they come from the registries, against the management API: the Nagios plug-ins of
-Debian, AMQPStorm's and pyrabbit2's clients, and Celery's Flower."""
+"""Third-party programs from the package registries against the management API: the Nagios plug-ins of Debian, the
+clients of AMQPStorm and pyrabbit2, and Celery's Flower."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.suite import patience  # noqa: E402
 
 LOGIN = "Basic " + base64.b64encode(b"guest:guest").decode()
 PACKAGES = ["amqpstorm==3.1.4", "pyrabbit2==1.0.7", "flower==2.2.0", "celery==5.7.0"]
-# Each with what it says when all is well. The last has nothing to look at where there are no bridges.
+# Each with its output when all is well. The last one finds nothing to check without bridges.
 PLUGINS = [
     ("aliveness", [], "OK"), ("connections", ["-w", "100", "-c", "200"], "OK"), ("objects", [], "OK"),
     ("overview", [], "OK"), ("partition", ["--node=NODE"], "OK"), ("queue", ["--queue=tools"], "OK"),
@@ -99,13 +99,13 @@ def run(command: List[str]) -> str:
 
 
 def nagios(amqp: Address, port: int) -> None:
-    """Every plug-in gets what it asks for; they log in by the realm that they are asked for."""
+    """Every plug-in gets the data that it requests. They log in with the realm of the broker's challenge."""
     if shutil.which("check_rabbitmq_aliveness") is None:
         apt_install("nagios-plugins-rabbitmq")
     call(port, "PUT", "/api/queues/%2F/tools", {"durable": True})
-    # They put `rabbit@` in front of it.
+    # The plug-ins put `rabbit@` in front of it.
     node = call(port, "GET", "/api/cluster-name")["name"].split("@")[1]
-    # One of them takes it for an error when there is no socket at all.
+    # One of them reports an error if there is no socket at all.
     client = raw.Client(amqp)
     for name, more, wanted in PLUGINS:
         command = [f"check_rabbitmq_{name}", "-H", "127.0.0.1", f"--port={port}", "-u", "guest", "-p", "guest"]
@@ -117,14 +117,14 @@ def nagios(amqp: Address, port: int) -> None:
 
 
 def clients(port: int) -> None:
-    """Two clients of the API do everything they are made for."""
+    """Two API clients can use all their functions."""
     python = str(python_with("management-tools", *PACKAGES))
     run([python, "-c", AMQPSTORM, f"http://127.0.0.1:{port}"])
     run([python, "-c", PYRABBIT, f"127.0.0.1:{port}"])
 
 
 def flower(amqp: Address, port: int) -> None:
-    """Its view of the broker shows a queue with its messages."""
+    """Flower's broker view shows a queue with its messages."""
     python = str(python_with("management-tools", *PACKAGES))
     own = free_port()
     call(port, "PUT", "/api/queues/%2F/celery", {"durable": True})
@@ -155,7 +155,7 @@ def flower(amqp: Address, port: int) -> None:
 
 
 def asked(port: int) -> str:
-    """Flower's page about the broker."""
+    """Returns Flower's page about the broker."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience(10))
     try:
         connection.request("GET", "/broker")

@@ -30,7 +30,7 @@ RECORDED = HERE / "recorded.txt"
 
 
 def kept(password: str) -> Dict[str, str]:
-    """A password as RabbitMQ keeps it."""
+    """Returns a password in the form in which RabbitMQ stores it."""
     salt = b"salt"
     digest = hashlib.sha256(salt + password.encode()).digest()
     return {"password_hash": base64.b64encode(salt + digest).decode(),
@@ -38,7 +38,7 @@ def kept(password: str) -> Dict[str, str]:
 
 
 def definitions() -> Dict[str, Any]:
-    """The table's users, virtual hosts and permissions as RabbitMQ exports them; guest is one of them."""
+    """Returns the users (also guest), virtual hosts and permissions of the table in RabbitMQ's export format."""
     everybody = [{"name": "guest", **kept("guest"), "tags": ["administrator"]}]
     everybody += [{"name": user, **kept(table.PASSWORD), "tags": table.TAGS.get(user, [])}
                   for user in table.USERS]
@@ -56,7 +56,7 @@ def definitions() -> Dict[str, Any]:
 
 
 def answers(broker: Broker) -> List[str]:
-    """The lines of one broker."""
+    """Returns the lines of one broker."""
     return table.run(broker.address)
 
 
@@ -100,7 +100,7 @@ def folded(lines: List[str]) -> List[str]:
 
 
 def unfolded(text: List[str]) -> List[str]:
-    """The answers, a line each."""
+    """Returns the answers, one line each."""
     lines: List[str] = []
     title, said = "", {}
     for line in text:
@@ -117,11 +117,11 @@ def unfolded(text: List[str]) -> List[str]:
 
 
 def compare(got: List[str], wanted: List[str]) -> None:
-    """Both, line by line."""
+    """Compares both line by line."""
     differing = [(mine, theirs) for mine, theirs in zip(got, wanted) if mine != theirs]
     for mine, theirs in differing:
         print(f"  recorded: {theirs}\n  answered: {mine}")
-    assert len(got) == len(wanted), f"{len(got)} answers, {len(wanted)} recorded"
+    assert len(got) == len(wanted), f"{len(got)} answers, and {len(wanted)} are recorded"
     assert not differing, f"{len(differing)} of {len(wanted)} answers differ"
 
 
@@ -140,7 +140,7 @@ def deleted_user(broker: Broker) -> None:
 
 
 def survives() -> None:
-    """Users, virtual hosts and permissions are there after a kill; a guest that was deleted is not."""
+    """Users, virtual hosts and permissions survive a kill. A deleted guest stays deleted."""
     home = Path(tempfile.mkdtemp(prefix="leveret-permissions-"))
     try:
         with brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data") as broker:
@@ -162,11 +162,11 @@ def survives() -> None:
 
 
 def main() -> int:
-    """Read the arguments and do as they say."""
+    """Parses the arguments and runs the suite."""
     parser = argparse.ArgumentParser(prog="tests/compatibility/permissions/run")
-    parser.add_argument("--rabbitmq", action="store_true", help="ask a live RabbitMQ, not Leveret")
-    parser.add_argument("--record", action="store_true", help="write down what it answers (RabbitMQ only)")
-    parser.add_argument("case", nargs="*", help="only these")
+    parser.add_argument("--rabbitmq", action="store_true", help="test a live RabbitMQ, not Leveret")
+    parser.add_argument("--record", action="store_true", help="record the answers (RabbitMQ only)")
+    parser.add_argument("case", nargs="*", help="run only these cases")
     args = parser.parse_args()
     brokers.raise_on_sigterm()
     timer = brokers.watchdog(600)
@@ -177,7 +177,7 @@ def main() -> int:
         def everybody() -> None:
             got = answers(broker)
             if args.record and args.rabbitmq:
-                assert unfolded(folded(got)) == got, "an answer that cannot be written down like this"
+                assert unfolded(folded(got)) == got, "the recorded form does not represent these answers"
                 RECORDED.write_text("\n".join(folded(got)) + "\n")
             print(f"# {len(got)} answers in {time.monotonic() - began:.1f} s")
             compare(got, unfolded(RECORDED.read_text().splitlines()))

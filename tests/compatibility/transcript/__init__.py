@@ -1,1 +1,1 @@
-"""A script of AMQP operations, run against RabbitMQ and Leveret and compared line by line."""
+"""Scripts of AMQP operations, run against RabbitMQ and Leveret and compared line by line."""

@@ -1,13 +1,13 @@
 """The list of accepted differences between RabbitMQ and Leveret.
 
-An entry names the scenario, says why, and gives the exact lines: `-` as recorded from
-RabbitMQ, `+` as Leveret says it. Entries are consumed in the order of the file; one that does
-not occur any more is a failure too, so the list cannot outlive its reasons.
+An entry has the name of the scenario, a reason, and the exact lines: `-` as recorded from RabbitMQ, `+` from Leveret.
+Entries are used in the order of the file. An entry that does not occur any more is a failure, so that the list stays
+current.
 
     == scenario-name
     reason: one sentence
     - a recorded line
-    + the line Leveret writes in its place
+    + the line of Leveret in its place
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Dict, List, NamedTuple, Tuple
 
 
 class Hunk(NamedTuple):
-    """Lines of the one replaced by lines of the other."""
+    """Recorded lines, and the lines of the tested broker in their place."""
 
     recorded: Tuple[str, ...]
     ours: Tuple[str, ...]
 
 
 def hunks(recorded: List[str], ours: List[str]) -> List[Hunk]:
-    """Where two transcripts differ, in order."""
+    """Returns the differences between two transcripts, in order."""
     matcher = difflib.SequenceMatcher(None, recorded, ours, autojunk=False)
     return [
         Hunk(tuple(recorded[a:b]), tuple(ours[c:d]))
@@ -35,7 +35,7 @@ def hunks(recorded: List[str], ours: List[str]) -> List[Hunk]:
 
 
 def show_hunk(scenario: str, hunk: Hunk) -> str:
-    """A difference in the form of the list, ready to be copied there with a reason."""
+    """Returns a difference in the format of the list, to be copied there with a reason."""
     lines = [f"== {scenario}", "reason: "]
     lines += [f"- {line}" for line in hunk.recorded]
     lines += [f"+ {line}" for line in hunk.ours]
@@ -50,7 +50,7 @@ class Differences:
 
     @classmethod
     def read(cls, path: Path) -> "Differences":
-        """The list as it stands in the file."""
+        """Reads the list from the file."""
         entries: Dict[str, List[Hunk]] = {}
         scenario, reason = "", ""
         recorded: List[str] = []
@@ -80,7 +80,7 @@ class Differences:
         return cls(entries)
 
     def check(self, scenario: str, found: List[Hunk]) -> Tuple[List[Hunk], List[Hunk]]:
-        """The differences that are not listed, and the listed ones that did not occur."""
+        """Returns the differences that are not listed, and the listed ones that did not occur."""
         left = list(self.entries.get(scenario, []))
         surprising = []
         for hunk in found:

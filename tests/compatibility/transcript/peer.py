@@ -1,10 +1,9 @@
 """A raw AMQP client that records what it sends and receives.
 
-The transcript must be the same text for every run against the same broker, so two things are
-kept apart: replies to a synchronous method are written down at once, while whatever arrives by
-itself (deliveries, returns, confirms, cancels) waits in the channel's inbox until the script
-asks for it with `expect`. Proof that nothing more comes is a round of synchronous methods
-through every channel and every queue (`settle`), not a sleep.
+Every run against the same broker must produce the same transcript. So replies to a synchronous method are recorded at
+once, and asynchronous methods (deliveries, returns, confirms, cancels) wait in the inbox of the channel until the
+script calls `expect`. That nothing more arrives is proved by synchronous methods through every channel and queue
+(`settle`), not by a sleep.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ GENERATED = [
     (re.compile(r"amq\.ctag-[A-Za-z0-9_-]{10,}"), "ctag"),
     (re.compile(r"amq\.rabbitmq\.reply-to\.[A-Za-z0-9_.+/=-]{20,}"), "reply-to"),
 ]
-# Values that depend on RabbitMQ's machine, the date, or its start: it lists the mechanisms in either order.
+# Values that depend on RabbitMQ's machine, the date, or the start: for example, it lists the mechanisms in either
+# order.
 MACHINE = [
     (re.compile(r"(oracle|leveret)@[A-Za-z0-9_.-]+"), r"\1@<host>"),
     (re.compile(r"Erlang/OTP [0-9.]+"), "Erlang/OTP <version>"),
@@ -41,7 +41,7 @@ MACHINE = [
 
 
 class Unit(NamedTuple):
-    """A method with the content that belongs to it."""
+    """A method with its content."""
 
     method: wire.Method
     header: Optional[wire.Header]
@@ -50,15 +50,15 @@ class Unit(NamedTuple):
 
     @property
     def props(self) -> Dict[str, Any]:
-        """The content's properties, none for a bare method."""
+        """Returns the properties of the content, none for a method without content."""
         return self.header.props if self.header else {}
 
 
 class Script:
-    """One scenario's connections and the transcript they write together."""
+    """The connections of a scenario and their common transcript."""
 
     def __init__(self, address: Address, broker: Any = None) -> None:
-        """`broker` is the process, for a scenario that has one of its own."""
+        """`broker` is the process, for a scenario that has its own broker."""
         self.address = address
         self.broker = broker
         self.lines: List[str] = []
@@ -67,21 +67,21 @@ class Script:
         self.exchanges: List[str] = []
 
     def note(self, text: str) -> None:
-        """A heading or a fact worked out by the script."""
+        """Records a heading or a result computed by the script."""
         self.lines.append(f"# {text}")
 
     def connect(self, name: str = "A", **options: Any) -> "Connection":
-        """A connection that is open and ready; the handshake is not written down."""
+        """Opens a connection. The handshake is not recorded."""
         connection = Connection(self, name)
         connection.open(**options)
         return connection
 
     def raw(self, name: str = "A") -> "Connection":
-        """A socket on which nothing has been said yet."""
+        """Opens a socket on which nothing has been sent."""
         return Connection(self, name)
 
     def text(self) -> str:
-        """The transcript, with generated names numbered in order of appearance."""
+        """Returns the transcript, with generated names numbered in order of appearance."""
         text = "\n".join(self.lines) + "\n"
         for pattern, label in GENERATED:
             seen: Dict[str, str] = {}
@@ -95,7 +95,7 @@ class Script:
         return text
 
     def settle(self) -> None:
-        """Come back only when everything sent so far has had all its effects."""
+        """Waits until everything sent so far has taken effect."""
         self._sync_channels()
         for name, owner in list(self.queues.items()):
             if not owner.dead:
@@ -109,7 +109,7 @@ class Script:
                 channel.sync()
 
     def cleanup(self) -> None:
-        """Remove what the scenario left, so that scenarios do not see each other."""
+        """Deletes what the scenario left, so that scenarios do not affect each other."""
         for connection in list(self.connections.values()):
             connection.close_quietly()
         if not self.queues and not self.exchanges:
@@ -124,7 +124,7 @@ class Script:
 
 
 class Connection:
-    """A socket, its channels, and what was heard on channel 0."""
+    """A socket, its channels, and the methods received on channel 0."""
 
     def __init__(self, script: Script, name: str) -> None:
         self.script = script
@@ -133,7 +133,7 @@ class Connection:
         self._begin()
 
     def _begin(self) -> None:
-        """A fresh socket and nothing heard yet."""
+        """Opens a new socket and clears the received methods."""
         self.channels: Dict[int, Channel] = {}
         self.events: Deque[wire.Method] = deque()
         self.heartbeats = 0
@@ -145,7 +145,7 @@ class Connection:
         self.socket = socket.create_connection(self.script.address, PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    # -- saying
+    # -- sending
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -156,7 +156,7 @@ class Connection:
         self.send(data)
 
     def send(self, data: bytes) -> None:
-        """Bytes as they are. A peer that has hung up is found out by reading."""
+        """Sends bytes unchanged. A closed connection is noticed when reading."""
         if self.gathered is not None:
             self.gathered += data
             return
@@ -166,23 +166,23 @@ class Connection:
             pass
 
     def say(self, text: str, data: bytes) -> None:
-        """Send bytes and write down what they were."""
+        """Sends bytes and records `text` for them."""
         self.line(0, ">", text)
         self.send(data)
 
     def line(self, channel: int, arrow: str, text: str) -> None:
-        """One line of the transcript."""
+        """Records one line."""
         self.script.lines.append(f"{self.name}.{channel} {arrow} {text}")
 
     def method(self, name: str, **args: Any) -> None:
-        """A method on channel 0, written down."""
+        """Sends and records a method on channel 0."""
         self.line(0, ">", show_method(name, args))
         self.send(wire.method(0, name, **args))
 
-    # -- hearing
+    # -- receiving
 
     def pump(self, deadline: float) -> bool:
-        """Read once and hand out the frames; False when the time is up or the peer is gone."""
+        """Reads once and distributes the frames. Returns False at the deadline or the end of the connection."""
         if self.closed_by_peer:
             return False
         left = deadline - time.monotonic()
@@ -214,7 +214,7 @@ class Connection:
             self.stray.append(frame)
 
     def wait(self, ready: Callable[[], bool], patience_s: float = PATIENCE) -> bool:
-        """Read until something holds; False when it never did."""
+        """Reads until `ready` returns true. Returns False if it did not in time."""
         deadline = time.monotonic() + patience_s
         while not ready():
             if not self.pump(deadline):
@@ -222,7 +222,7 @@ class Connection:
         return True
 
     def hear(self, patience_s: float = PATIENCE) -> Optional[wire.Method]:
-        """Write down the next method on channel 0, or the end of the connection."""
+        """Records the next method on channel 0, or the end of the connection."""
         self.wait(lambda: bool(self.events), patience_s)
         if self.events:
             method = self.events.popleft()
@@ -235,7 +235,7 @@ class Connection:
         return None
 
     def hear_end(self, patience_s: float = PATIENCE) -> None:
-        """Write down that the peer hung up, or that it did not."""
+        """Records whether the peer closed the connection."""
         self.wait(lambda: self.closed_by_peer, patience_s)
         if self.buffer:
             self.line(0, "<", f"bytes {wire.show(bytes(self.buffer))}")
@@ -251,7 +251,7 @@ class Connection:
         else:
             self.line(0, "<", "(nothing)")
 
-    # -- doing
+    # -- connections and channels
 
     def open(
         self,
@@ -263,7 +263,7 @@ class Connection:
         heartbeat: int = 0,
         capabilities: Optional[List[str]] = None,
     ) -> None:
-        """The whole handshake, unwritten; anything unexpected is an error of the script."""
+        """Does the whole handshake without recording it. Anything unexpected is an error of the script."""
         if capabilities is None:
             capabilities = ["basic.nack", "consumer_cancel_notify", "publisher_confirms",
                             "authentication_failure_close", "connection.blocked"]
@@ -286,7 +286,7 @@ class Connection:
         return self.events.popleft()
 
     def channel(self, number: int = 1) -> "Channel":
-        """An open channel; its opening is not written down. A dead connection is made anew."""
+        """Returns an open channel. Its opening is not recorded. A closed connection is replaced."""
         self.revive()
         if number in self.channels:
             self.channels[number].close_quietly()
@@ -295,8 +295,8 @@ class Connection:
         return channel
 
     def revive(self) -> None:
-        """Connect again, written down, if the connection is known to have ended; note why if that is news. Nothing is
-        waited for: a script that expects the end of a connection says so by `hear`."""
+        """Reconnects and records that, if the connection is known to be closed. Records the reason if it is new. This
+        does not wait: a script that expects the end of a connection calls `hear`."""
         if self.events and not self.dead:
             self.hear(0.0)
         if self.dead or self.closed_by_peer:
@@ -305,8 +305,8 @@ class Connection:
             self.line(0, ">", "(connected again)")
 
     def hear_or_live(self) -> None:
-        """Write down what the server says to an error, or that the connection goes on as if
-        nothing had happened: channel 3 still works, and a moment later there is still nothing."""
+        """Records the server's answer to an error, or that the connection continues: channel 3 still works, and nothing
+        arrives for a moment after that."""
         probe = Channel(self, 3)
         self.channels[3] = probe
         self.send(wire.method(3, "channel.open"))
@@ -322,7 +322,7 @@ class Connection:
             self.line(0, "<", "(nothing; the connection hangs)")
 
     def once(self, name: str, **args: Any) -> wire.Method:
-        """A synchronous method on a fresh channel, for things that may close it."""
+        """Calls a synchronous method on a new channel, for methods that may close it."""
         channel = self.channel(2)
         channel.lasting = False
         reply = channel.call(name, **args)
@@ -330,7 +330,7 @@ class Connection:
         return reply
 
     def barrier(self, name: str, **args: Any) -> None:
-        """A synchronous method on a channel of its own, unwritten, whatever it answers."""
+        """Calls a synchronous method on a separate channel without recording it, and ignores the answer."""
         if self.dead or self.closed_by_peer or self.events:
             return
         channel = Channel(self, BARRIER_CHANNEL)
@@ -339,27 +339,27 @@ class Connection:
         channel.close_quietly()
 
     def close(self) -> None:
-        """A polite end, written down."""
+        """Closes the connection with connection.close and records it."""
         self.method("connection.close", reply_code=200, reply_text="bye")
         self.hear()
-        self.drop()  # who closes the socket after close-ok is not part of the protocol
+        self.drop()  # which side closes the socket after close-ok is not part of the protocol
 
     def close_quietly(self) -> None:
-        """A polite end, unwritten."""
+        """Closes the connection with connection.close without recording it."""
         if not self.dead and not self.closed_by_peer:
             self.send(wire.method(0, "connection.close", reply_code=200))
             self.wait(lambda: any(event.name == "connection.close-ok" for event in self.events), patience(2.0))
         self.drop()
 
     def drop(self) -> None:
-        """Hang up without a word."""
+        """Closes the socket without connection.close."""
         self.dead = True
         self.socket.close()
         self.channels.clear()
 
 
 class Channel:
-    """One channel: replies in order, an inbox for what comes by itself."""
+    """One channel: replies in order, and an inbox for asynchronous methods."""
 
     def __init__(self, connection: Connection, number: int) -> None:
         self.connection = connection
@@ -372,10 +372,10 @@ class Channel:
         self.is_open = False
         self.lasting = False
 
-    # -- hearing
+    # -- receiving
 
     def take(self, frame: wire.Frame) -> None:
-        """One frame of this channel."""
+        """Handles one frame of this channel."""
         if frame.kind == wire.FRAME_METHOD:
             method = wire.decode_method(frame.payload)
             if method.name in wire.CONTENT_METHODS:
@@ -415,10 +415,10 @@ class Channel:
             self.line(">", "channel.close-ok")
 
     def line(self, arrow: str, text: str) -> None:
-        """One line of the transcript."""
+        """Records one line."""
         self.connection.line(self.number, arrow, text)
 
-    # -- saying
+    # -- sending
 
     def open(self) -> None:
         """Opens a channel without a line in the transcript. Its number may be opened again after a close."""
@@ -431,7 +431,7 @@ class Channel:
         self.is_open = self.lasting = True
 
     def revive(self) -> None:
-        """Open it again, written down, when the server closed it and the script just goes on."""
+        """Reopens the channel and records that, if the server closed it and the script continues."""
         connection = self.connection
         if not self.lasting or connection.gathered is not None:
             return
@@ -448,11 +448,11 @@ class Channel:
         self.line(">", "(opened again)")
 
     def reopen(self) -> "Channel":
-        """A new channel under the same number."""
+        """Opens a new channel with the same number."""
         return self.connection.channel(self.number)
 
     def send(self, name: str, **args: Any) -> None:
-        """A method that has no reply."""
+        """Sends and records a method that has no reply."""
         self.revive()
         self.line(">", show_method(name, args))
         self.connection.send(wire.method(self.number, name, **args))
@@ -460,7 +460,7 @@ class Channel:
 
     def publish(self, exchange: str, key: str, body: Any = b"", props: Optional[Dict[str, Any]] = None,
                 **options: Any) -> None:
-        """A publish with its content. Options: mandatory, immediate, pieces."""
+        """Publishes a message. Options: mandatory, immediate, pieces."""
         self.revive()
         data = body if isinstance(body, bytes) else str(body).encode()
         flags: Dict[str, Any] = {flag: options[flag] for flag in ("mandatory", "immediate") if flag in options}
@@ -470,7 +470,7 @@ class Channel:
                                           frame_max=self.connection.frame_max, **options))
 
     def call(self, name: str, **args: Any) -> wire.Method:
-        """A synchronous method and its reply, both written down; nameless if there was none."""
+        """Sends a synchronous method, and records it and its reply, if any."""
         self.revive()
         self.line(">", show_method(name, args))
         unit = self.ask(name, **args)
@@ -482,7 +482,7 @@ class Channel:
         return unit.method
 
     def ask(self, name: str, **args: Any) -> Optional[Unit]:
-        """A synchronous method and its reply, unwritten."""
+        """Sends a synchronous method without recording it. Returns the reply."""
         if self.connection.dead:
             raise RuntimeError(f"{name} on a connection that has ended")
         self.connection.send(wire.method(self.number, name, **args))
@@ -490,7 +490,7 @@ class Channel:
         return self.replies.popleft() if self.replies else None
 
     def answer(self, name: str, **args: Any) -> None:
-        """The reply to a synchronous method that was sent with others, written down."""
+        """Records the reply to a synchronous method that was sent together with others."""
         self._wait_reply()
         if not self.replies:
             self.connection.hear(0.0)
@@ -500,7 +500,7 @@ class Channel:
         self._learn(name, args, unit.method)
 
     def need(self, name: str, **args: Any) -> Unit:
-        """Like `ask`, for where the script cannot go on without a reply."""
+        """Like `ask`, but raises if there is no reply."""
         unit = self.ask(name, **args)
         if unit is None:
             raise RuntimeError(f"{name} was not answered")
@@ -511,7 +511,7 @@ class Channel:
         connection.wait(lambda: bool(self.replies) or bool(connection.events))
 
     def sync(self) -> None:
-        """One round trip through this channel, unwritten."""
+        """Does one round trip on this channel without recording it."""
         if not self.is_open or self.connection.closed_by_peer or self.connection.dead:
             return
         held = list(self.replies)
@@ -528,7 +528,7 @@ class Channel:
         self.replies = deque(held)
 
     def expect(self, count: int, settle: bool = True) -> List[Unit]:
-        """Write down what came by itself: `count` things, and whatever else is there."""
+        """Records asynchronous methods: `count` of them, and any others that have arrived."""
         self.connection.wait(lambda: len(self.inbox) >= count or bool(self.replies)
                              or bool(self.connection.events), patience(5.0))
         if settle:
@@ -544,7 +544,7 @@ class Channel:
         return units
 
     def expect_close(self) -> None:
-        """Write down that the server closed this channel (or the connection)."""
+        """Records that the server closed this channel or the connection."""
         connection = self.connection
         self.sync()
         connection.wait(lambda: bool(self.replies) or bool(connection.events), 0.1)
@@ -556,7 +556,7 @@ class Channel:
             self.line("<", "(nothing; the channel works)")
 
     def expect_confirms(self, count: int) -> None:
-        """Write down which publishes were confirmed or refused; batching is the broker's choice."""
+        """Records which publishes were confirmed or refused, independently of how the broker batches confirms."""
         fresh: Dict[int, str] = {}
 
         def read() -> bool:
@@ -581,13 +581,13 @@ class Channel:
             self.line("<", "(nothing confirmed)")
 
     def close(self) -> None:
-        """Close it, written down."""
+        """Closes the channel and records it."""
         self.call("channel.close", reply_code=200, reply_text="done")
         self.is_open = self.lasting = False
         self.connection.channels.pop(self.number, None)
 
     def close_quietly(self) -> None:
-        """Close it, unwritten, if there is still something to close."""
+        """Closes the channel without recording it, if it is open."""
         self.lasting = False
         if self.is_open and not self.connection.dead and not self.connection.closed_by_peer:
             self.is_open = False
@@ -595,7 +595,7 @@ class Channel:
         self.connection.channels.pop(self.number, None)
 
     def _learn(self, name: str, args: Dict[str, Any], reply: Optional[wire.Method] = None) -> None:
-        """Remember what exists, for `settle` and for cleaning up."""
+        """Remembers which queues and exchanges exist, for `settle` and `cleanup`."""
         script = self.script
         if name == "queue.declare" and not args.get("passive"):
             queue = args.get("queue", "")
@@ -611,16 +611,16 @@ class Channel:
 
 
 def show_method(name: str, args: Dict[str, Any]) -> str:
-    """A method as one line; arguments a sender left out are left out."""
+    """Returns a method as one line, without the arguments that the sender omitted."""
     return " ".join([name] + [f"{key}={wire.show(value)}" for key, value in args.items()])
 
 
 def show_content(unit: Unit) -> List[str]:
-    """The content of a unit: properties, frame sizes and body."""
+    """Returns the content as text: properties, frame sizes and body."""
     header = unit.header
     assert header is not None
     props = " ".join(f"{key}={wire.show(value)}" for key, value in header.props.items())
-    # A class and a weight are written down where they are not what they always are.
+    # Class and weight are recorded only if they differ from the usual values.
     kind = "" if (header.class_id, header.weight) == (60, 0) else f"class={header.class_id} weight={header.weight} "
     lines = [f"header {kind}size={header.size} {props}".rstrip()]
     if unit.pieces == [len(unit.body)]:

@@ -8,16 +8,17 @@ from .peer import Script
 
 
 class Own(NamedTuple):
-    """A broker that a scenario has for itself: terms for RabbitMQ's application `rabbit`, and a file for Leveret."""
+    """The settings of a scenario's own broker: configuration terms of RabbitMQ's application `rabbit`, and a
+    configuration file for Leveret."""
 
     rabbitmq: str
     leveret: str
 
 
 class Scenario(NamedTuple):
-    """A named part of the script. `later` says why Leveret is not asked yet; one that touches no
-    exchange or queue need not play alone, and the slow ones of that kind play side by side. One with a broker
-    of its `own` may do with it what others would not survive."""
+    """A named scenario. `later` is the reason why Leveret is not tested yet. One without exchanges and queues does not
+    have to run alone, and slow ones of that kind run at the same time. One with its `own` broker may change it in ways
+    that would disturb others."""
 
     name: str
     play: Callable[[Script], None]
@@ -35,11 +36,11 @@ Player = Callable[[Script], None]
 def scenario(
     name: str, later: Optional[str] = None, alone: bool = True, own: Optional[Own] = None
 ) -> Callable[[Player], Player]:
-    """Register a function as the scenario of that name."""
+    """Registers a function as the scenario of that name."""
 
     def register(play: Player) -> Player:
         if name in SCENARIOS:
-            raise ValueError(f"two scenarios are called {name}")
+            raise ValueError(f"two scenarios have the name {name}")
         SCENARIOS[name] = Scenario(name, play, later, alone, own)
         return play
 

@@ -1,4 +1,4 @@
-"""Record the transcript from a broker, or compare a broker with what was recorded.
+"""Records the transcript of a broker, or compares a broker with the recording.
 
 Suite lines: `PASS transcript/NAME`, `FAIL transcript/NAME: why`, `SKIP transcript/NAME: why`.
 """
@@ -32,7 +32,7 @@ RABBITMQ_TRIES = 3
 
 
 class Target:
-    """The broker to talk to: one that runs already, or one of our own, made anew when it hangs."""
+    """The broker under test: one that runs already, or a new one, which is replaced when it hangs."""
 
     def __init__(self, at: Optional[str], start: Optional[Starter]) -> None:
         self.start = start
@@ -44,7 +44,7 @@ class Target:
             self.address = brokers.Address(host, int(port))
 
     def renew(self) -> None:
-        """Another broker in place of one that does not answer."""
+        """Replaces a broker that does not answer."""
         if self.broker and self.start:
             print(self.broker.log()[-5000:])
             self.close()
@@ -52,7 +52,7 @@ class Target:
             self.address = self.broker.address
 
     def close(self) -> None:
-        """End our own."""
+        """Stops the broker if it was started here."""
         if self.broker:
             self.broker.close()
             self.broker = None
@@ -65,31 +65,31 @@ class Target:
 
 
 def play_all(wanted: List[Scenario], target: Target) -> Dict[str, str]:
-    """The transcripts of these scenarios: the patient ones beside each other, then the others in
-    turn. After one that leaves the broker without an answer the broker is made anew."""
+    """Returns the transcripts of these scenarios. Slow scenarios run at the same time, then the others in turn. If the
+    broker does not answer after a scenario, it is replaced."""
     texts: Dict[str, str] = {scenario.name: play_own(scenario, target) for scenario in wanted if scenario.own}
     wanted = [scenario for scenario in wanted if not scenario.own]
     with ThreadPoolExecutor(16) as pool:
         beside = {s.name: pool.submit(play, s, target.address) for s in wanted if not s.alone}
         texts.update({name: future.result() for name, future in beside.items()})
     if not answers(target.address):
-        print("FAIL transcript/alive: the broker did not answer any more after the patient scenarios", flush=True)
+        print("FAIL transcript/alive: the broker did not answer after the concurrent scenarios", flush=True)
         target.renew()
     for scenario in wanted:
         if not scenario.alone:
             continue
         texts[scenario.name] = play(scenario, target.address)
         if not answers(target.address):
-            print(f"  the broker did not answer any more after {scenario.name}; made anew", file=sys.stderr)
+            print(f" the broker did not answer after {scenario.name}, and was replaced", file=sys.stderr)
             texts[scenario.name] += "# THE BROKER DID NOT ANSWER ANY MORE\n"
             target.renew()
     return texts
 
 
 def play_own(scenario: Scenario, target: Target) -> str:
-    """The transcript of one that has a broker for itself."""
+    """Returns the transcript of a scenario with its own broker."""
     if not target.start:
-        return recorded(scenario)  # a broker that runs already is not ours to configure or to stop
+        return recorded(scenario)  # a broker that runs already cannot be configured or stopped here
     broker = target.start(scenario.own)
     try:
         return play(scenario, broker.address, broker)
@@ -98,7 +98,7 @@ def play_own(scenario: Scenario, target: Target) -> str:
 
 
 def answers(address: brokers.Address) -> bool:
-    """Whether a new client is greeted."""
+    """Returns whether the broker answers a new client."""
     try:
         with socket.create_connection(address, patience(5)) as probe:
             probe.settimeout(patience(5))
@@ -109,12 +109,12 @@ def answers(address: brokers.Address) -> bool:
 
 
 def play(scenario: Scenario, address: brokers.Address, own: Optional[Broker] = None) -> str:
-    """Run one scenario; an accident in the script becomes part of the transcript."""
+    """Runs one scenario. An error in the script becomes part of the transcript."""
     script = Script(address, own)
     began = time.monotonic()
     try:
         scenario.play(script)
-    except Exception as accident:  # the transcript up to here tells more than a traceback
+    except Exception as accident:  # the transcript up to here shows more than a traceback
         where = traceback.extract_tb(accident.__traceback__)[-1]
         script.note(f"THE SCRIPT STOPPED: {type(accident).__name__}: {accident}"[:300])
         print(f"  {scenario.name} stopped at {where.filename}:{where.lineno}: {accident}", file=sys.stderr)
@@ -128,17 +128,17 @@ def play(scenario: Scenario, address: brokers.Address, own: Optional[Broker] = N
 
 
 def chosen(names: List[str]) -> List[Scenario]:
-    """The scenarios named, or all of them."""
+    """Returns the named scenarios, or all of them."""
     if not names:
         return list(SCENARIOS.values())
     unknown = set(names) - set(SCENARIOS)
     if unknown:
-        raise SystemExit(f"no scenario is called {', '.join(sorted(unknown))}")
+        raise SystemExit(f"unknown scenarios: {', '.join(sorted(unknown))}")
     return [SCENARIOS[name] for name in names]
 
 
 def record(wanted: List[Scenario], target: Target) -> int:
-    """Write down what this broker says."""
+    """Records the transcripts of this broker."""
     RECORDED.mkdir(exist_ok=True)
     texts = play_all(wanted, target)
     for scenario in wanted:
@@ -149,12 +149,12 @@ def record(wanted: List[Scenario], target: Target) -> int:
 
 
 def repeat(wanted: List[Scenario], target: Target, texts: Dict[str, str]) -> None:
-    """Let RabbitMQ play again what came out otherwise than recorded. It answers from several processes: on a busy
-    machine a count may be asked for before the message that was sent first is counted."""
+    """Repeats the scenarios in which RabbitMQ differed from the recording. RabbitMQ answers from several processes: on
+    a busy machine it may count the messages of a queue before a message that was sent earlier arrives."""
     for _ in range(RABBITMQ_TRIES - 1):
         differing = [scenario for scenario in wanted if texts[scenario.name] != recorded(scenario)]
         for scenario in differing:
-            print(f"# {scenario.name}: otherwise than recorded; once more", flush=True)
+            print(f"# {scenario.name}: different from the recording; repeated", flush=True)
         texts.update(play_all(differing, target))
 
 
@@ -178,7 +178,7 @@ def compare(wanted: List[Scenario], target: Target, label: str, allowed: Optiona
         name = f"transcript/{label}/{scenario.name}"
         expected = recorded(scenario)
         if not expected:
-            print(f"FAIL {name}: nothing was recorded", flush=True)
+            print(f"FAIL {name}: there is no recording", flush=True)
             failed += 1
             continue
         found = hunks(expected.splitlines(), texts[scenario.name].splitlines())
@@ -190,30 +190,30 @@ def compare(wanted: List[Scenario], target: Target, label: str, allowed: Optiona
         for hunk in surprising:
             print(show_hunk(scenario.name, hunk))
         for hunk in missing:
-            print("listed as a difference, but no longer one:\n" + show_hunk(scenario.name, hunk))
+            print("listed as a difference, but no longer different:\n" + show_hunk(scenario.name, hunk))
         print(f"FAIL {name}: {len(surprising)} unexpected differences, {len(missing)} listed ones did not occur",
               flush=True)
     return failed
 
 
 def start_leveret(own: Optional[Own]) -> Broker:
-    """The release binary."""
+    """Starts a Leveret, built in release mode."""
     return brokers.Leveret(brokers.leveret_binary(), [], own.leveret if own else None)
 
 
 def start_rabbitmq(own: Optional[Own]) -> Broker:
-    """The oracle."""
+    """Starts a RabbitMQ, the reference."""
     return brokers.RabbitMq(own.rabbitmq if own else "")
 
 
 def main() -> int:
-    """Read the arguments and do as they say."""
+    """Parses the arguments and runs the suite."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", action="store_true", help="write recorded/ in place of comparing")
-    parser.add_argument("--rabbitmq", action="store_true", help="talk to a RabbitMQ of our own")
-    parser.add_argument("--at", metavar="HOST:PORT", help="talk to a broker that runs already")
+    parser.add_argument("--record", action="store_true", help="write recorded/ instead of comparing")
+    parser.add_argument("--rabbitmq", action="store_true", help="test a RabbitMQ, which is started for it")
+    parser.add_argument("--at", metavar="HOST:PORT", help="test a broker that runs already")
     parser.add_argument("--list", action="store_true", help="print the names of the scenarios")
-    parser.add_argument("scenario", nargs="*", help="only these")
+    parser.add_argument("scenario", nargs="*", help="run only these scenarios")
     args = parser.parse_args()
     brokers.raise_on_sigterm()
     wanted = [scenario for scenario in chosen(args.scenario) if args.scenario or scenario.name not in left_out()]

@@ -1,7 +1,7 @@
-"""Damaged segments: whatever lies there, it starts, says so, and serves nothing that was altered.
+"""Damaged segments: the broker starts, reports the damage, and serves no altered message.
 
-The rule of what may stay unsaid: nothing, after a clean stop. After a kill, the last commits of the log when
-not one block that begins a commit is left of them, and their file has its length: so a power cut leaves it, too.
+After a clean stop, every loss must be reported. After a kill, the loss of the last commits may go unreported if no
+block that begins such a commit is left and the file has its full length: a power cut can leave the same state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from support import (
 )
 
 CASES_PER_KIND = 10 if QUICK else 300
-# Damage is done to copies, two at a time, in memory where there is such a place.
+# Copies are damaged, two at a time. They are in memory if /dev/shm exists.
 COPIES = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 # A broker that was killed leaves its sockets behind.
 NOT_FILES = shutil.ignore_patterns("*.sock")
@@ -31,7 +31,7 @@ QUEUES = ("small", "middle", "large")
 
 
 def prepare(data_dir: Path, how: str) -> Dict[str, List[int]]:
-    """A store of several segments with all kinds of records; what it holds."""
+    """Creates a store of several segments with all kinds of records. Returns its contents."""
     with lives(SMALL_SEGMENTS, data_dir) as series:
         with client(series.start()) as peer:
             for queue in QUEUES:
@@ -59,26 +59,26 @@ def take_some(peer, queue: str, number: int) -> List:  # type: ignore[no-untyped
 
 
 def truncated(data: bytearray, chance: random.Random) -> None:
-    """Cut off somewhere, now and then at nothing."""
+    """Returns the data cut at a random length, sometimes at 0."""
     del data[chance.choice([0, 1, 4096, chance.randrange(len(data)), chance.randrange(len(data))]) :]
 
 
 def flipped(data: bytearray, chance: random.Random) -> None:
-    """A few bits, where something is written."""
+    """Returns the data with some bits flipped in its non-zero part."""
     used = max(4096, len(data.rstrip(b"\0")))
     for _ in range(chance.choice([1, 1, 2, 5])):
         data[chance.randrange(used)] ^= 1 << chance.randrange(8)
 
 
 def zeroed(data: bytearray, chance: random.Random) -> None:
-    """A piece that was never written, as far as the card is concerned."""
+    """Returns the data with a random part zeroed, as if it had never been written."""
     size = chance.choice([512, 4096, 16 * KIB, 64 * KIB, len(data)])
     start = chance.randrange(max(1, len(data) - size + 1)) // 512 * 512
     data[start : start + size] = bytes(len(data[start : start + size]))
 
 
 def overwritten(data: bytearray, chance: random.Random) -> None:
-    """A piece of the segment over another piece of it: good checksums at the wrong place."""
+    """Returns the data with one part copied over another: the checksums are right, the place is wrong."""
     size = chance.choice([4096, 8192, 32 * KIB])
     source, target = (chance.randrange((len(data) - size) // 4096 + 1) * 4096 for _ in range(2))
     data[target : target + size] = data[source : source + size]
@@ -88,13 +88,13 @@ def overwritten(data: bytearray, chance: random.Random) -> None:
 
 
 def one(base: Path, holds: Dict[str, List[int]], kind, number: int) -> int:  # type: ignore[no-untyped-def]
-    """Damage a copy, start, drain, compare; how many messages it cost."""
+    """Damages a copy, starts a broker on it, drains and compares the queues. Returns the number of lost messages."""
     chance = random.Random(number)
     with scratch(COPIES) as folder:
         shutil.copytree(base, folder / "data", ignore=NOT_FILES)
         segments = sorted((folder / "data").glob("*.seg"))
         newest = max(segments, key=sequence_of)
-        # The end is where damage looks like something else.
+        # The newest segment is chosen more often: damage at the end of the log resembles a torn write.
         chosen = chance.choice([*segments, newest, newest])
         before = chosen.read_bytes()
         data = bytearray(before)
@@ -110,25 +110,26 @@ def one(base: Path, holds: Dict[str, List[int]], kind, number: int) -> int:  # t
 
 
 def sequence_of(segment: Path) -> int:
-    """A segment's place in the log, 0 for one in which there is no commit."""
+    """Returns the sequence number of a segment, 0 if it contains no commit."""
     data = segment.read_bytes()
     return int.from_bytes(data[48:56], "little") if data[4096:].strip(b"\0") else 0
 
 
 def heads(data: bytes) -> List[int]:
-    """Where commits of a segment begin, as far as that is legible."""
+    """Returns the offsets at which commits of a segment begin, as far as their headers are readable."""
     sequence = data[48:56]
     blocks = range(4096, len(data) - 76, 4096)
     return [at for at in blocks if data[at : at + 3] == b"LVC" and data[at + 24 : at + 32] == sequence]
 
 
 def looks_unfinished(before: bytes, after: bytes) -> bool:
-    """Whether what was destroyed at the end of the log is no more than what a torn write can leave."""
+    """Returns whether the destroyed part at the end of the log could also result from a torn write."""
     if len(after) < len(before) or after[:4096] != before[:4096]:
         return False
     ends = [*heads(before)[1:], len(before)]
     hurt = [begin for begin, end in zip(heads(before), ends) if before[begin:end] != after[begin:end]]
-    # One head without a whole commit is a torn commit; two are not, for the first was synced then.
+    # One header without a complete commit is a torn commit. Two are damage, because the first commit was synced before
+    # the second began.
     return bool(hurt) and len([at for at in heads(after) if at >= hurt[0]]) <= 1
 
 
@@ -137,10 +138,10 @@ def check_told(missed: Set[str], told: "subprocess.CompletedProcess[str]") -> No
     """
     lost = len(missed)
     verdict = told.stdout.splitlines()[:1] or [told.stderr]
-    assert told.returncode == 2, f"{lost} are lost, and inspect ended with {told.returncode}: {verdict[0]}"
+    assert told.returncode == 2, f"{lost} messages are lost, and inspect ended with {told.returncode}: {verdict[0]}"
     least = int(re.search(r"lost: (\d+)", verdict[0]).group(1))  # type: ignore[union-attr]
     others = re.search(r"(\d+) records of which nobody knows", verdict[0])
-    # Messages of a queue whose definition is lost are there, for who looks for them.
+    # Messages of a queue whose definition is lost are in the store, and `inspect` lists them.
     hidden = sum(int(count) for count in re.findall(r"^queue +\d+ +(\d+) .*  \?.*$", told.stdout, re.M))
     most = least + hidden + int(others.group(1) if others else 0)
     is_known = "an unknown number of others" not in verdict[0]
@@ -158,38 +159,41 @@ def examined(
     `told` is None), and that new confirms are kept.
     """
     broker = series.start()
-    # Users lie beside the log, too: no damage to it keeps anybody out.
+    # Users are also stored beside the log, so damage to the log does not prevent their logins.
     lost: Set[str] = set()
     with client(broker) as peer:
         for queue in QUEUES:
             declare(peer, queue)
             served = numbers_of(take_all(peer, queue), queue)
             assert served == sorted(set(served)), f"{queue}: out of order or twice: {served}"
-            assert is_possible(served, holds[queue]), f"{queue}: served {served[:5]}..., which it never had"
-            assert count(peer, queue) == 0, f"{queue}: {count(peer, queue)} messages do not come"
+            assert is_possible(served, holds[queue]), (
+                f"{queue}: served {served[:5]}..., which was never published to it")
+            assert count(peer, queue) == 0, f"{queue}: {count(peer, queue)} messages are not delivered"
             lost |= {f"{queue} {number}" for number in set(holds[queue]) - set(served)}
         if lost and told is not None:
             check_told(lost, told)
-            # The log is written beside the loop.
-            until(lambda: "ERROR" in broker.log() or "WARN" in broker.log(), f"no word about {len(lost)} lost ones", 5.0)
+            # The log is written by another thread, so its lines may come later.
+            until(lambda: "ERROR" in broker.log() or "WARN" in broker.log(),
+                  f"{len(lost)} lost messages are not reported", 5.0)
         if again:
             fill(peer, "small", range(1000, 1010))
     if again:
         series.again("kill")
         with client(series.broker) as peer:
             served = numbers_of(take_all(peer, "small"), "small")
-            assert served[-10:] == list(range(1000, 1010)), f"confirmed after the damage, and lost: {served}"
+            assert served[-10:] == list(range(1000, 1010)), f"confirmed after the damage, but lost: {served}"
     return len(lost)
 
 
 def is_possible(served: List[int], held: List[int]) -> bool:
-    """Everything served was published; with its settlements damaged, what was settled may come again."""
+    """Returns whether all served messages were published. If settlements were damaged, settled messages may be served
+    again."""
     return not served or served[-1] <= held[-1]
 
 
 def many(kind, known: Sequence[int] = ()) -> None:  # type: ignore[no-untyped-def]
-    """Many cases of one kind of damage, on a store that was stopped and on one that was killed; the known ones, which
-    found something once, on both."""
+    """Runs many cases of one kind of damage on a store that was stopped and on one that was killed. The seeds in
+    `known` found errors before; they run on both."""
     chance = seed(kind.__name__)
     with scratch() as folder, ThreadPoolExecutor(2) as pool:
         bases = [(folder / how, prepare(folder / how, how)) for how in ("stop", "kill")]
@@ -206,29 +210,29 @@ def many(kind, known: Sequence[int] = ()) -> None:  # type: ignore[no-untyped-de
 
 
 def truncated_segments() -> None:
-    """Segments that end too early."""
-    # In the padding of a commit, which ended the process.
+    """Segments are truncated."""
+    # In the padding of a commit. The process ended with an error there.
     many(truncated, known=[2060326945, 1094994029, 325889542, 3635622387, 2215820997])
 
 
 def flipped_bits() -> None:
-    """Segments with wrong bits."""
+    """Segments have flipped bits."""
     many(flipped)
 
 
 def zeroed_pieces() -> None:
-    """Segments with holes."""
+    """Parts of segments are zeroed."""
     many(zeroed)
 
 
 def misplaced_pieces() -> None:
-    """Segments with parts of themselves at the wrong place."""
-    # Whole commits over others, which `inspect` took for what belongs there.
+    """Parts of segments are overwritten with other parts of them."""
+    # Whole commits were copied over others, and `inspect` took them for valid.
     many(overwritten, known=[3309371709, 2943386934, 456053774, 2049725600, 884585951])
 
 
 def missing_segment() -> None:
-    """A file of the log is gone, each of them once."""
+    """Each file of the log is deleted once."""
     with scratch() as folder:
         holds = prepare(folder / "base", "kill")
         segments = sorted((folder / "base").glob("*.seg"))
@@ -243,12 +247,12 @@ def missing_segment() -> None:
                     raise AssertionError(f"without {name}: {accident}") from accident
 
 
-# Pieces to zero, or the length to cut to; none for a file that is gone.
+# Byte ranges to zero, the length to truncate to, or None for a deleted file.
 Hurt = Union[List[Tuple[int, int]], int, None]
 
 
 def small(data_dir: Path, how: str) -> Dict[str, List[int]]:
-    """A store of one segment with a hundred confirmed messages."""
+    """Creates a store of one segment with 100 confirmed messages."""
     with lives(SMALL_SEGMENTS, data_dir) as series:
         with client(series.start()) as peer:
             declare(peer, "small")
@@ -259,7 +263,8 @@ def small(data_dir: Path, how: str) -> Dict[str, List[int]]:
 
 
 def one_segment() -> None:
-    """The only segment loses its beginning, its end, or itself: never is that a new store, or good."""
+    """The only segment loses its beginning, its end, or is deleted. The store is never taken for a new or an undamaged
+    one."""
     with scratch() as folder:
         complaints: List[str] = []
         for how in ("kill", "stop"):
@@ -291,7 +296,7 @@ def one_segment() -> None:
 
 
 def one_hurt(base: Path, holds: Dict[str, List[int]], name: str, hurt: Hurt, is_guess: bool) -> int:
-    """The store with its segment hurt like this; how many messages it cost."""
+    """Damages the only segment of a store and starts a broker on it. Returns the number of lost messages."""
     data_dir = base.with_name(f"{base.name}-{name}")
     shutil.copytree(base, data_dir, ignore=NOT_FILES)
     file = data_dir / "00000000.seg"
@@ -316,14 +321,14 @@ def one_hurt(base: Path, holds: Dict[str, List[int]], name: str, hurt: Hurt, is_
 
 
 def defined_twice() -> None:
-    """Whatever one block is zeroed, no queue is lost, once the settle window is over."""
+    """No queue is lost after the loss of any single block, once the settle window is over."""
     queues = [f"q{number}" for number in range(4)]
     with lives(SMALL_SEGMENTS + '\n[store]\nsettle_window = "200ms"\n') as series:
         with client(series.start()) as peer:
             for queue in queues:
                 declare(peer, queue)
                 fill(peer, queue, range(3), 100)
-            # The copies come within the window.
+            # The second copies of definitions are written within the window.
             time.sleep(patience(1.0))
         assert series.broker
         series.broker.kill()
@@ -338,7 +343,7 @@ def defined_twice() -> None:
 
 
 def check_queues(data_dir: Path, name: str, at: int, queues: List[str]) -> None:
-    """A copy with this block zeroed still has all of them."""
+    """Checks that a copy of the store with this block zeroed still has all queues."""
     with scratch(COPIES) as folder:
         copy = folder / "data"
         shutil.copytree(data_dir, copy, ignore=NOT_FILES)

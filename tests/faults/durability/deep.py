@@ -1,4 +1,5 @@
-"""More messages than memory holds: they lie in the log, come back in their order, and memory stays bounded."""
+"""Backlogs that exceed the memory: their messages are stored in the log, delivered in order, and memory stays bounded.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ from support import (
     take_all, until,
 )
 
-# Maximum bytes read per byte of message: records, their places in the footers, and neighbours that are not
-# needed yet.
+# Maximum number of bytes read per byte of message: records, their positions in the footers, and neighbouring messages
+# that are not needed yet.
 READ_MOST = 2.0
 MEMORY_KIB = 64_000_000 // 1024
 BOARD = ["--board", "pi-zero-w"]
-# The board's own sync budget would make this test too slow. Over loopback, whose segments exceed this board's
-# buffers, the kernel waits for timers of 40 and 200 ms again and again.
+# The sync budget of the board profile would make this test too slow. TCP segments over loopback exceed the buffers of
+# this board, so that the kernel repeatedly waits for timers of 40 and 200 ms.
 CONFIG = """
 [limits]
 socket_receive_buffer_bytes = "64KiB"
@@ -29,14 +30,14 @@ disk_limit = "600MB"
 
 
 def within_memory(broker: Leveret) -> None:
-    """The most it ever had."""
+    """Checks the peak resident memory of the broker."""
     peak = broker.peak_kib()
-    print(f"# {peak} KiB of {MEMORY_KIB} at most")
-    assert peak < MEMORY_KIB, f"it once took {peak} KiB"
+    print(f"# peak {peak} KiB, limit {MEMORY_KIB} KiB")
+    assert peak < MEMORY_KIB, f"the peak was {peak} KiB"
 
 
 def deep_backlog() -> None:
-    """Twice the memory limit in one queue, through a kill, drained in order by a consumer that acknowledges."""
+    """A queue holds twice the memory limit. After a kill, a consumer with acknowledgements drains it in order."""
     total, size = (12_000, 2_000) if QUICK else (70_000, 2_000)
     with lives(CONFIG, args=BOARD) as series:
         with client(series.start()) as peer:
@@ -52,11 +53,11 @@ def deep_backlog() -> None:
         within_memory(broker)
         series.again("stop")
         with client(series.broker) as peer:
-            assert take_all(peer, "deep") == [], "what was acknowledged came back after a clean stop"
+            assert take_all(peer, "deep") == [], "acknowledged messages were delivered again after a clean stop"
 
 
 def drain_in_order(peer, totals: Dict[str, int], at_once: int = 50) -> None:  # type: ignore[no-untyped-def]
-    """Consumes these queues together to their ends, checks the order of each, and acknowledges in groups."""
+    """Consumes these queues to their ends at the same time, checks the order of each, and acknowledges in groups."""
     peer.call(1, "basic.qos", prefetch_count=4 * at_once)
     for queue in totals:
         peer.call(1, "basic.consume", queue=queue, consumer_tag=queue)
@@ -74,7 +75,7 @@ def drain_in_order(peer, totals: Dict[str, int], at_once: int = 50) -> None:  # 
 
 
 def deep_queues_interleaved() -> None:
-    """A hundred deep queues filled in turn and drained at the same time."""
+    """A hundred queues that exceed the memory are filled in turn and drained at the same time."""
     each = 60 if QUICK else 400
     names = [f"q{number}" for number in range(100)]
     with lives(CONFIG, args=BOARD) as series:
@@ -95,8 +96,8 @@ def deep_queues_interleaved() -> None:
 
 
 def deep_and_small() -> None:
-    """Messages of 256 B, more than there are slots for, in one queue and over 800: in their order through a kill,
-    within the memory, and little more is read than there is."""
+    """Messages of 256 B, more than there are slots, in one queue and in more than 800: they keep their order through a
+    kill, memory stays within its limit, and few bytes are read twice."""
     total, size = (20_000, 256) if QUICK else (200_000, 256)
     for queues in ([f"s{number}" for number in range(count)] for count in (1, 800)):
         with lives(CONFIG, args=BOARD) as series:
@@ -107,7 +108,7 @@ def deep_and_small() -> None:
             within_memory(series.broker)
             broker = series.again("kill")
             before = backlog.file_bytes_read(broker)
-            # No connection has as many consumers as that on this board.
+            # This board does not allow a connection that many consumers.
             for some in (queues[::2], queues[1::2]) if len(queues) > 1 else (queues,):
                 with client(broker, timeout=60.0) as peer:
                     backlog.drain(peer, some, total * len(some) // len(queues), size, max(20, 2_000 // len(some)))
@@ -118,7 +119,7 @@ def deep_and_small() -> None:
 
 
 def deep_and_large() -> None:
-    """Bodies that together are many times the memory, each a good part of it."""
+    """Large bodies exceed the memory many times over, and each fills a large part of it."""
     total = 12 if QUICK else 60
     with lives(CONFIG, args=BOARD) as series:
         with client(series.start()) as peer:
@@ -132,14 +133,14 @@ def deep_and_large() -> None:
 
 
 def requeued_from_the_deep() -> None:
-    """Messages that came from the log and are returned go back to their places."""
+    """Messages that were read from the log and are requeued return to their positions."""
     total = 3_000 if QUICK else 20_000
     with lives(CONFIG, args=BOARD) as series:
         with client(series.start()) as peer:
             declare(peer, "r")
             fill(peer, "r", range(total), 3_000, window=500)
         series.again("kill")
-        # The memory they come back to is full of themselves, and another read of the log waits for it.
+        # The memory for requeued messages is full of the same messages, so another read of the log has to wait.
         for _ in range(3 if QUICK else 30):
             with client(series.broker, timeout=30.0) as peer:
                 peer.call(1, "basic.consume", queue="r", consumer_tag="c")
@@ -157,8 +158,8 @@ def requeued_from_the_deep() -> None:
 
 
 def taken_and_not_settled() -> None:
-    """A consumer without prefetch takes more than memory holds and settles nothing; others are served, and what
-    comes back keeps its order."""
+    """A consumer without prefetch takes more messages than fit into memory and settles none. Other clients are served,
+    and requeued messages keep their order."""
     total, size = 8_000, 4_000
     with lives(CONFIG, args=BOARD) as series:
         with client(series.start()) as peer:
@@ -171,11 +172,11 @@ def taken_and_not_settled() -> None:
                 assert numbers_of(first, "slow") == list(range(total))
                 fill(peer, "beside", range(500), 10_000, props=lambda _: {})
                 assert len(take_all(peer, "beside")) == 500
-                # One half goes back by a nack, the other with its channel.
+                # One half is requeued by a nack, the other half by closing the channel.
                 middle = first[total // 2 - 1].method.args["delivery_tag"]
                 taker.call(1, "basic.cancel", consumer_tag="t")
                 taker.send(wire.method(1, "basic.nack", delivery_tag=middle, multiple=True, requeue=True))
-            until(lambda: count(peer, "slow") == total, "not everything came back")
+            until(lambda: count(peer, "slow") == total, "not all messages were requeued")
             within_memory(series.broker)
             again = take_all(peer, "slow", ahead=1, patience_s=30.0)
             assert numbers_of(again, "slow") == list(range(total))
@@ -184,8 +185,8 @@ def taken_and_not_settled() -> None:
 
 
 def transient_among_deep() -> None:
-    """Transient messages stay in memory among persistent ones that leave it; all keep their order, and the transient ones
-    are gone in the next life."""
+    """Transient messages stay in memory while persistent ones in the same queue are evicted. All keep their order, and
+    the transient ones are gone after a restart."""
     total = 12_000 if QUICK else 40_000
     with lives(CONFIG, args=BOARD) as series:
         with client(series.start()) as peer:
@@ -206,7 +207,7 @@ def transient_among_deep() -> None:
 
 
 def few_transient(number: int) -> Dict[str, int]:
-    """The properties of one that is persistent, as most are, or not."""
+    """Returns the properties of message `number`: most are persistent, a few are transient."""
     return PERSISTENT if number % 30 else {}
 
 

@@ -1,4 +1,5 @@
-"""The disk fails in life: the process ends with a sentence, and nothing is confirmed after that."""
+"""The disk fails while the broker runs: the process ends with an error message, and confirms nothing after the failure.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +16,19 @@ from support import (
     unmount, wait_until_still,
 )
 
-# <linux/fs.h>, EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN alike: the file system gives EIO from now on.
+# <linux/fs.h>; EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN have the same number. The file system answers EIO afterwards.
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, struct.pack("I", 2)
 
 
 def ends_well(series: Lives, publisher: Publisher) -> int:
-    """It ends by itself, with status 1 and a sentence; how many messages it had confirmed."""
+    """Checks that the broker ends by itself with status 1 and an error message. Returns the number of confirmed
+    messages."""
     broker = series.broker
     assert broker
     try:
         status = broker.process.wait(patience(20.0))
     except subprocess.TimeoutExpired as late:
-        raise AssertionError(f"it goes on without a disk: {broker.log()[-1000:]}") from late
+        raise AssertionError(f"the broker continues without a disk: {broker.log()[-1000:]}") from late
     last = broker.log().strip().splitlines()[-1]
     assert status == 1, f"status {status}: {last}"
     assert "cannot write" in last and "panicked" not in broker.log(), broker.log()
@@ -36,7 +38,7 @@ def ends_well(series: Lives, publisher: Publisher) -> int:
 
 
 def shut_down() -> None:
-    """Every write is refused from one moment to the next."""
+    """The file system refuses all writes from one moment on."""
     with scratch() as folder, ext4(48, folder) as mount, lives(data_dir=mount / "data") as series:
         with client(series.start()) as peer:
             declare(peer, "q")
@@ -55,7 +57,7 @@ def shut_down() -> None:
 
 
 def sync_fails() -> None:
-    """Writes are taken, but the medium under the file system refuses them when they are to be synced."""
+    """Writes succeed, but the device under the file system fails the sync."""
     with tmpfs(40) as under, ext4(64, under) as mount, lives(data_dir=mount / "data") as series:
         with client(series.start()) as peer:
             declare(peer, "q")
@@ -71,7 +73,7 @@ def sync_fails() -> None:
 
 
 def take_away(under: Path, data_dir: Path) -> None:
-    """Leave the medium without room for the segments' blocks."""
+    """Leaves the device no space for the blocks of the segments."""
     image = under / "image"
     for segment in data_dir.glob("*.seg"):
         for line in system("filefrag", "-b4096", "-e", str(segment)).splitlines():

@@ -1,4 +1,5 @@
-"""Full: the file system, the limit, a queue's share. Publishers wait, everything else goes on, nothing is lost."""
+"""Full disks: the file system, `disk_limit` or the share of a queue is used up. Publishers are blocked, all other work
+continues, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -23,26 +24,26 @@ SOURCE = Path(__file__).parent / "full.c"
 
 
 def limited(limit: str) -> str:
-    """Small segments under this limit."""
+    """Returns the configuration of small segments with this `disk_limit`."""
     return SMALL_SEGMENTS + f'[store]\ndisk_limit = "{limit}"\n'
 
 
 @contextlib.contextmanager
 def small_file_system() -> Iterator[Lives]:
-    """A store that may grow to more than its file system has."""
+    """Starts a store whose `disk_limit` exceeds its file system."""
     with ext4(24) as mount, lives(limited("200MB"), mount / "data") as series:
         yield series
 
 
 @contextlib.contextmanager
 def small_limit(limit: str = "8MiB") -> Iterator[Lives]:
-    """A store with little room on a large file system."""
+    """Starts a store with a small `disk_limit` on a large file system."""
     with lives(limited(limit)) as series:
         yield series
 
 
 def fill_up(series: Lives, queues: List[str]) -> List[Publisher]:
-    """Publishers to these queues until each of them waits."""
+    """Publishes to these queues until each publisher is blocked. Returns the publishers."""
     publishers = [Publisher(series.broker, queue, SIZE, window=5) for queue in queues]
     for publisher in publishers:
         publisher.wait_blocked()
@@ -50,7 +51,8 @@ def fill_up(series: Lives, queues: List[str]) -> List[Publisher]:
 
 
 def waits_and_resumes(series: Lives) -> None:
-    """Filled up until all wait; served meanwhile; drained while they go on; killed; compared."""
+    """Fills the queues until all publishers are blocked, checks that other clients are served, drains, kills the
+    broker, and compares the messages."""
     queues = ["a", "b", "c"]
     broker = series.start()
     with client(broker) as peer:
@@ -82,12 +84,13 @@ def waits_and_resumes(series: Lives) -> None:
 
 
 def said(broker: Leveret, level: str) -> str:
-    """Lines of its log of this level."""
+    """Returns the lines of the broker's log with this level."""
     return "\n".join(line for line in broker.log().splitlines() if f" {level} " in line)
 
 
 def others_go_on(broker: Leveret) -> None:
-    """Transient messages, acknowledgements and requests of others, while publishers wait."""
+    """Checks that transient messages, acknowledgements and requests of other clients work while publishers are blocked.
+    """
     with client(broker, timeout=5.0) as peer:
         peer.call(1, "queue.declare", queue="passing")
         for number in range(20):
@@ -101,35 +104,36 @@ def others_go_on(broker: Leveret) -> None:
 
 
 def full_file_system() -> None:
-    """The file system is full long before the limit is reached."""
+    """The file system is full before `disk_limit` is reached."""
     with small_file_system() as series:
         waits_and_resumes(series)
 
 
 def full_btrfs() -> None:
-    """The same on btrfs, which writes every block to a new place, so that reserved files give no space."""
+    """The file system is full on btrfs, which writes every block to a new place, so that preallocated files reserve no
+    space."""
     with btrfs(160) as mount, lives(limited("400MB"), mount / "data") as series:
         waits_and_resumes(series)
 
 
 def full_f2fs() -> None:
-    """The same on f2fs, a file system for flash."""
+    """The file system is full on f2fs, a file system for flash."""
     with f2fs(128) as mount, lives(limited("400MB"), mount / "data") as series:
         waits_and_resumes(series)
 
 
 def full_limit() -> None:
-    """The limit is reached long before the file system is full."""
+    """`disk_limit` is reached before the file system is full."""
     with small_limit() as series:
         waits_and_resumes(series)
         sizes = {path.name: path.stat().st_size for path in series.data_dir.iterdir()}
         beside = sizes.pop("access.a") + sizes.pop("access.b") + sizes.pop("newest")
         assert sum(sizes.values()) <= 8 * MIB, f"{sizes} under a limit of 8 MiB"
-        assert beside <= 256 << 10, f"{beside} bytes beside the log"
+        assert beside <= 256 << 10, f"{beside} bytes outside of the log's segments"
 
 
 def pika_is_notified_of_blocking() -> None:
-    """connection.blocked and connection.unblocked arrive at pika's callbacks."""
+    """connection.blocked and connection.unblocked arrive at the callbacks of pika."""
     with small_limit() as series:
         broker = series.start()
         with client(broker) as peer:
@@ -147,7 +151,7 @@ def pika_is_notified_of_blocking() -> None:
 
 
 def own_share() -> None:
-    """A queue that has used its share blocks its own publishers and no others."""
+    """A queue that has used its share of the disk blocks its own publishers and no others."""
     with small_limit("16MiB") as series:
         broker = series.start()
         with client(broker) as peer:
@@ -155,10 +159,11 @@ def own_share() -> None:
                 declare(peer, queue)
             full, = fill_up(series, ["full"])
             fill(peer, "other", range(10), SIZE)
-            time.sleep(patience(0.5))  # what was taken before it was blocked
+            time.sleep(patience(0.5))  # messages that were accepted before connection.blocked
             confirmed = full.confirmed
             fill(peer, "other", range(10, 20), SIZE)
-            assert full.confirmed == confirmed and full.blocked, "it went on although it had no room"
+            assert full.confirmed == confirmed and full.blocked, (
+                "a message was accepted although the queue's share is full")
             declare(peer, "new")
             peer.call(1, "queue.purge", queue="full")
             full.wait_confirmed(confirmed + 50)
@@ -170,19 +175,19 @@ def own_share() -> None:
 
 
 def started_while_full() -> None:
-    """Killed and started again and again on a file system without a free byte, it starts, and drains."""
+    """A broker that is killed repeatedly on a full file system starts each time, and can be drained."""
     with small_file_system() as series:
         starts_while_full(series)
 
 
 def started_while_full_btrfs() -> None:
-    """A broker starts on a full btrfs."""
+    """The same on btrfs."""
     with btrfs(160) as mount, lives(limited("400MB"), mount / "data") as series:
         starts_while_full(series)
 
 
 def starts_while_full(series: Lives) -> None:
-    """On its file system."""
+    """Kills, starts and drains the broker on its full file system."""
     with client(series.start()) as peer:
         declare(peer, "a")
     publisher, = fill_up(series, ["a"])
@@ -203,10 +208,11 @@ def starts_while_full(series: Lives) -> None:
     with client(series.broker) as peer:
         got = numbers_of(take_all(peer, "a"), "a")
         assert got[: publisher.confirmed] == list(range(publisher.confirmed)), "confirmed messages are lost"
-        until(lambda: resumed(series), "it does not write any more although it is empty")
+        until(lambda: resumed(series), "nothing is written although the queue is empty")
     series.again("kill")
     with client(series.broker) as peer:
-        assert [n for n in numbers_of(take_all(peer, "a"), "a") if n >= 100_000] == [100_000], "confirmed and lost"
+        assert [n for n in numbers_of(take_all(peer, "a"), "a") if n >= 100_000] == [100_000], (
+            "a confirmed message is lost")
 
 
 def stopped_while_full() -> None:
@@ -222,7 +228,7 @@ def stopped_while_full() -> None:
 
 
 def resumed(series: Lives) -> bool:
-    """Whether a persistent message is taken."""
+    """Publishes a persistent message. Returns True once it is confirmed."""
     with client(series.broker) as peer:
         fill(peer, "a", range(100_000, 100_001), SIZE)
     return True
@@ -232,7 +238,7 @@ FILE_SYSTEM = "file system of the data directory is full"
 
 
 def told_of_the_file_system(broker: Leveret) -> None:
-    """Alarm, status and log name the file system as the cause, and not disk_limit."""
+    """Checks that alarm, status and log name the file system as the cause, and not `disk_limit`."""
     assert FILE_SYSTEM in said(broker, "WARN"), broker.log()
     assert "under disk_limit" not in broker.log(), broker.log()
     alarms = broker.ctl("list_alarms")
@@ -254,7 +260,7 @@ def goes_on_when_there_is_room_btrfs() -> None:
 
 
 def goes_on_in(mount: Path) -> None:
-    """On this file system."""
+    """Fills and frees the file system at `mount` under a running broker."""
     with lives(limited("40MB"), mount / "data") as series:
         broker = series.start()
         with client(broker) as peer:
@@ -265,13 +271,13 @@ def goes_on_in(mount: Path) -> None:
             publisher, = fill_up(series, ["a"])
             told_of_the_file_system(broker)
             half = [path.name for path in series.data_dir.glob("*.seg") if path.stat().st_size < 512 * KIB]
-            assert not half, f"{half} fill the file system for nothing"
+            assert not half, f"incomplete segments use disk space: {half}"
             broker.ctl("add_user", f"dora-{loop}", "dora")
             confirmed = publisher.confirmed
             ballast.unlink()
             publisher.wait_confirmed(confirmed + 100, 45.0)
-            until(lambda: broker.log().count("has free space again") == loop + 1, f"not told: {broker.log()}")
-            until(lambda: FILE_SYSTEM not in broker.ctl("list_alarms"), "the alarm stays")
+            until(lambda: broker.log().count("has free space again") == loop + 1, f"not reported: {broker.log()}")
+            until(lambda: FILE_SYSTEM not in broker.ctl("list_alarms"), "the alarm is not cleared")
             publisher.stop()
             publisher.peer.drop()
             with client(broker) as peer:
@@ -280,7 +286,7 @@ def goes_on_in(mount: Path) -> None:
 
 
 def fill_file_system(ballast: Path) -> None:
-    """Not a block is left to others."""
+    """Fills the file system to the last block."""
     with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
         for size in (MIB, 4096):
             with contextlib.suppress(OSError):
@@ -289,8 +295,8 @@ def fill_file_system(ballast: Path) -> None:
 
 
 def commits_wait_for_room() -> None:
-    """A file system without room even for a commit: publishers wait, consumers go on, nothing ends, and nothing that
-    was confirmed or acknowledged is forgotten."""
+    """The file system has no space even for a commit. Publishers are blocked, consumers continue, the broker does not
+    end, and confirms and acknowledgements are kept."""
     with scratch() as folder:
         library, flag, data_dir = folder / "full.so", folder / "flag", folder / "data"
         system("cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl")
@@ -311,7 +317,7 @@ def commits_wait_for_room() -> None:
                     reader.send(wire.method(1, "basic.ack", delivery_tag=item.method.args["delivery_tag"]))
             time.sleep(3.0)
             assert broker.process.poll() is None, broker.log()
-            assert publisher.confirmed == 100 and publisher.blocked, "it was confirmed without being written"
+            assert publisher.confirmed == 100 and publisher.blocked, "a message was confirmed without being written"
             flag.unlink()
             publisher.wait_confirmed(200, 45.0)
             assert "has free space again" in broker.log(), broker.log()
@@ -332,7 +338,8 @@ def look_at_first(peer: Client) -> None:
 
 
 def starts_without_room_for_a_commit() -> None:
-    """Killed and started again while not even a commit is written: it serves, and goes on when there is room."""
+    """A broker that is killed and restarted without space for a commit serves clients, and continues when there is
+    space."""
     with scratch() as folder:
         library, flag, data_dir = folder / "full.so", folder / "flag", folder / "data"
         system("cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl")
@@ -350,7 +357,8 @@ def starts_without_room_for_a_commit() -> None:
                 assert numbers_of(take_all(peer, "a"), "a") == list(range(50))
             flag.unlink()
             with client(broker, timeout=45.0) as peer:
-                until(lambda: "has free space again" in broker.log(), f"it never goes on: {broker.log()}", 45.0)
+                until(lambda: "has free space again" in broker.log(),
+                      f"the broker does not continue: {broker.log()}", 45.0)
                 fill(peer, "a", range(50, 60), SIZE)
             broker.kill()
         with running(data_dir, limited("40MB")) as broker, client(broker) as peer:

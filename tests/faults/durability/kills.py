@@ -1,4 +1,4 @@
-"""`kill -9` under load, again and again: what was confirmed is there, whole and in order."""
+"""`kill -9` under load, repeatedly: all confirmed messages are recovered, unaltered and in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG = '[store]\nsettle_window = "50ms"\ncommit_window = "50ms"\n'
 
 
 class Stream:
-    """The messages that must be in a queue, and those that may be."""
+    """The messages that must be in a queue, and those that may be in it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -32,13 +32,14 @@ class Stream:
         self.delivered: Set[int] = set()
 
     def published(self, first: int, confirmed: int, sent: int) -> None:
-        """Numbers from `first` were sent, and confirmed as far as it says."""
+        """Records that messages from number `first` were sent, and how many of them were confirmed."""
         self.must |= set(range(first, confirmed))
         self.may |= set(range(confirmed, sent))
         self.next = sent
 
     def taken(self, numbers: List[int], acknowledged: List[int]) -> None:
-        """A worker got these; of an acknowledgement the broker may or may not have heard."""
+        """Records that a consumer got these messages. The broker may or may not have received its last
+        acknowledgements."""
         self.delivered |= set(numbers)
         self.must -= set(acknowledged)
         self.may |= set(acknowledged)
@@ -50,25 +51,27 @@ class Stream:
         lost = sorted(self.must - set(numbers))
         assert not lost, f"{self.name}: {len(lost)} confirmed messages are lost, from {lost[0]} to {lost[-1]}"
         strange = sorted(set(numbers) - self.must - self.may)
-        assert not strange, f"{self.name}: {len(strange)} messages came back, from {strange[0]} to {strange[-1]}"
+        assert not strange, f"{self.name}: {len(strange)} unexpected messages, from {strange[0]} to {strange[-1]}"
         for number, message in zip(numbers, messages):
             is_told = message.method.args["redelivered"]
-            assert is_told or number not in self.delivered, f"{self.name}: {number} was delivered, and is not told so"
+            assert is_told or number not in self.delivered, (
+                f"{self.name}: {number} was delivered before, and is not marked as redelivered")
 
     def emptied(self, surely: bool, numbers: List[int]) -> None:
-        """All of it was acknowledged; the broker surely wrote that down, or not."""
+        """Records that all messages were acknowledged. `surely`: the acknowledgements are certainly durable."""
         self.must, self.delivered = set(), self.delivered | set(numbers)
         self.may = set() if surely else set(numbers) | self.may
 
 
 def disorder(numbers: List[int]) -> str:
-    """Around the first place that is wrong."""
+    """Returns the numbers around the first place that is out of order."""
     at = next((at for at in range(1, len(numbers)) if numbers[at] <= numbers[at - 1]), 0)
     return str(numbers[max(0, at - 3) : at + 3])
 
 
 def drain(series: Lives, streams: List[Stream], surely: bool) -> None:
-    """Take and check everything, acknowledged; `surely` ends the life in such a way that this holds."""
+    """Takes, checks and acknowledges all messages, and ends the broker. `surely`: ends it so that all acknowledgements
+    are durable."""
     taken = {}
     with client(series.broker, timeout=30.0) as peer:
         for stream in streams:
@@ -78,7 +81,7 @@ def drain(series: Lives, streams: List[Stream], surely: bool) -> None:
             deadline = time.monotonic() + patience(20)
             while waiting or peer.held:
                 if not peer.held and time.monotonic() > deadline:
-                    raise AssertionError(f"{stream.name}: {waiting} messages do not come")
+                    raise AssertionError(f"{stream.name}: {waiting} messages are not delivered")
                 waiting = count(peer, stream.name)
                 while peer.held:
                     got.append(peer.recv())
@@ -99,7 +102,8 @@ def drain(series: Lives, streams: List[Stream], surely: bool) -> None:
 
 
 def pika_under_kills() -> None:
-    """Confirms, transactions, acknowledgements from pika and windows of confirms from a raw client."""
+    """pika publishes with confirms and transactions and acknowledges, and a raw client uses a window of confirms. The
+    broker is killed repeatedly."""
     chance = seed("pika-under-kills")
     streams = {name: Stream(name) for name in ("confirm", "tx", "worked", "window", "large")}
     with ext4(96) as mount, lives(CONFIG, mount / "data") as series:
@@ -110,7 +114,7 @@ def pika_under_kills() -> None:
             load(series, streams, chance)
             series.broker.kill()
             series.start()
-            if chance.random() < 0.3:  # die again before anything was asked of it
+            if chance.random() < 0.3:  # kill it again before any request
                 series.again("kill")
             drain(series, list(streams.values()), surely=chance.random() < 0.5)
             series.start()
@@ -122,7 +126,7 @@ def pika_under_kills() -> None:
 
 
 def load(series: Lives, streams: Dict[str, Stream], chance: random.Random) -> None:
-    """Work until a moment before the kill, with the kill under way while it still works."""
+    """Publishes and consumes, and kills the broker at a random moment of it."""
     first = {name: stream.next for name, stream in streams.items()}
     program = pika_program("load", series.broker, f"confirm:confirm:{first['confirm']}", f"tx:tx:{first['tx']}",
                            f"confirm:worked:{first['worked']}", f"work:worked:0")
@@ -148,8 +152,8 @@ def load(series: Lives, streams: Dict[str, Stream], chance: random.Random) -> No
 
 
 def bench_under_kills() -> None:
-    """`leveret-bench` finds nothing lost, altered or out of order. And when the broker is killed under it, what a
-    tap on its line saw confirmed comes back, each message once and as it was sent, and nothing else does."""
+    """`leveret-bench` finds no lost, altered or reordered message. If the broker is killed during the run, exactly the
+    messages whose confirm a proxy saw come back, each once and unaltered."""
     chance = seed("bench-under-kills")
     with ext4(96) as mount, lives(CONFIG, mount / "data") as series:
         for options in (["--queues", "4", "--publishers", "2", "--consumers", "2"], ["--ack", "each", "--size", "3000"]):
@@ -161,8 +165,7 @@ def bench_under_kills() -> None:
 
 
 def counted_under_a_kill(series: Lives, chance: random.Random) -> None:
-    """The broker is killed under publishers, and then under consumers that have taken half of the recovered messages.
-    """
+    """Kills the broker under publishers, and then under consumers that have taken half of the recovered messages."""
     tap = Tap(series.start().address)
     bench = start_bench(tap.address, "--consumers", "0", "--publishers", "2", "--queues", "2", "--seconds", "30",
                         "--size", "500", "--rate", "4000")
@@ -183,7 +186,7 @@ def counted_under_a_kill(series: Lives, chance: random.Random) -> None:
         came = {queue: get_all(peer, queue) for queue in sorted(sent)}
         held_against(came, sent, confirmed)
         number = sum(map(len, came.values()))
-        assert stored == number, f"it said that it has {stored} messages, and gave {number}"
+        assert stored == number, f"the log states {stored} messages, and {number} were served"
         left = {queue: settle_half(peer, messages) for queue, messages in came.items()}
         surely = chance.random() < 0.5
         for queue in came:
@@ -199,30 +202,34 @@ def counted_under_a_kill(series: Lives, chance: random.Random) -> None:
         held_against(again, left if surely else all_taken, left)
         untold = [message.method for messages in again.values() for message in messages
                   if not message.method.args["redelivered"]]
-        assert not untold, f"{len(untold)} came again and are not told so, like {untold[0]}"
+        assert not untold, (
+            f"{len(untold)} messages were delivered again and not marked as redelivered, such as {untold[0]}")
         for queue in came:
             peer.call(1, "queue.delete", queue=queue)
         all_written(series)
-    print(f"# {sum(map(len, sent.values()))} sent, {sum(map(len, confirmed.values()))} confirmed, {number} came back, "
-          f"{sum(map(len, again.values()))} again after half were settled{' for sure' if surely else ''}")
+    print(f"# {sum(map(len, sent.values()))} sent, {sum(map(len, confirmed.values()))} confirmed, {number} recovered, "
+          f"{sum(map(len, again.values()))} delivered again after half were {'certainly ' if surely else ''}settled")
 
 
 def held_against(came: Dict[str, List[Any]], may: Dict[str, Set[bytes]], must: Dict[str, Set[bytes]]) -> None:
-    """Each queue gave everything it must and nothing it may not, once, in the order of each publisher."""
+    """Checks that each queue contains all messages of `must` and only messages of `may`, each once, in the order of
+    each publisher."""
     for queue, messages in came.items():
         bodies = [message.body for message in messages]
-        assert len(set(bodies)) == len(bodies), f"{queue}: {len(bodies) - len(set(bodies))} messages came twice"
+        assert len(set(bodies)) == len(bodies), (
+            f"{queue}: {len(bodies) - len(set(bodies))} messages were delivered twice")
         lost, strange = must.get(queue, set()) - set(bodies), set(bodies) - may[queue]
-        assert not lost, f"{queue}: {len(lost)} messages are lost, like {min(lost)[:8].hex()}"
-        assert not strange, f"{queue}: {len(strange)} messages were never sent so, like {min(strange)[:8].hex()}"
-        # A body begins with its publisher's number (two octets) and its own.
+        assert not lost, f"{queue}: {len(lost)} messages are lost, such as {min(lost)[:8].hex()}"
+        assert not strange, f"{queue}: {len(strange)} messages were never sent, such as {min(strange)[:8].hex()}"
+        # A body begins with the number of its publisher (two octets) and its own number.
         for publisher in {body[:2] for body in bodies}:
             numbers = [body[2:8] for body in bodies if body[:2] == publisher]
             assert numbers == sorted(numbers), f"{queue}: the messages of a publisher are out of order"
 
 
 def get_all(peer: Any, queue: str) -> List[Any]:
-    """Everything in a queue by basic.get, unacknowledged: such a queue would go with its last consumer."""
+    """Gets all messages of a queue without acknowledging them. basic.get is used because such a queue is deleted with
+    its last consumer."""
     found = []
     while True:
         waiting = count(peer, queue)
@@ -233,14 +240,14 @@ def get_all(peer: Any, queue: str) -> List[Any]:
 
 
 def settle_half(peer: Any, messages: List[Any]) -> Set[bytes]:
-    """Acknowledges every second message; the bodies of the others."""
+    """Acknowledges every second message. Returns the bodies of the others."""
     for message in messages[::2]:
         peer.send(wire.method(1, "basic.ack", delivery_tag=message.method.args["delivery_tag"]))
     return {message.body for message in messages[1::2]}
 
 
 def start_bench(address: brokers.Address, *options: str) -> "subprocess.Popen[str]":
-    """A run of it against a broker."""
+    """Starts leveret-bench against a broker."""
     command = brokers.bench_command(address, "--persistent", "--confirms", "100", "--json", *options)
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             text=True, start_new_session=True)
@@ -251,11 +258,11 @@ def stored_messages(series: Lives) -> int:
     for line in series.broker.log().splitlines():
         if "the store has " in line:
             return int(line.split("the store has ")[1].split()[0])
-    raise AssertionError("it did not say how much the store has")
+    raise AssertionError("the log does not state the number of stored messages")
 
 
 def settled_stays_settled() -> None:
-    """A message acknowledged before a clean stop never comes back, also after a later kill."""
+    """A message that was acknowledged before a clean stop is never delivered again, also after a later kill."""
     chance = seed("settled-stays-settled")
     with lives(CONFIG) as series:
         with client(series.start()) as peer:
@@ -274,13 +281,13 @@ def settled_stays_settled() -> None:
             series.start()
             with client(series.broker) as peer:
                 got = take_all(peer, "s")
-                assert numbers_of(got, "s") == keep, "what is left is not what was left"
+                assert numbers_of(got, "s") == keep, "the remaining messages are not the unsettled ones"
                 all_written(series)
             first += 1000
 
 
 def settle_some(peer: Any, chance: random.Random, first: int) -> List[int]:
-    """Acknowledge, reject or leave alone each of 1000 messages, at random; the numbers that stay."""
+    """Acknowledges, rejects or leaves each of 1,000 messages at random. Returns the numbers of those that remain."""
     peer.call(1, "basic.consume", queue="s", consumer_tag="c")
     keep = []
     for number in range(first, first + 1000):

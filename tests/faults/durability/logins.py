@@ -1,5 +1,5 @@
-"""Logins after damage to the store. The users that the store proves can log in. If it cannot prove them, no user can,
-and the broker reports that.
+"""Logins after damage to the store. Users that the store can prove can log in. If it can prove none, no user can log
+in, and the broker reports that.
 
 A deleted user stays deleted, and a removed permission stays removed, whichever block is damaged.
 """
@@ -27,7 +27,7 @@ IN_DOUBT = "users and permissions in the store may be wrong"
 
 
 class Who(NamedTuple):
-    """Credentials, and the virtual host they are tried for."""
+    """Credentials, and the virtual host that is opened with them."""
 
     user: str
     password: str
@@ -39,7 +39,8 @@ BOB, BOB_TWO, CAROL = Who("bob", "bob"), Who("bob", "bob", "two"), Who("carol", 
 # Refused passwords come last, because each one is delayed longer.
 EVERYBODY = [ALICE, BOB, CAROL, BOB_TWO, GUEST, OLD_ALICE]
 ACCESS_FILES = ("access.a", "access.b")
-# After `administered`: carol came last, and guest, the old password and bob's permission for `two` are gone.
+# The expected logins after `administered`: carol was added last; guest, the old password and bob's permission for `two`
+# were removed.
 RIGHT = {ALICE, BOB, CAROL}
 
 
@@ -47,7 +48,7 @@ RIGHT = {ALICE, BOB, CAROL}
 def running(
     data_dir: Path, config: Optional[str] = SMALL, prefix: Optional[List[str]] = None
 ) -> Iterator[Leveret]:
-    """A broker on this directory for the length of a `with` block."""
+    """Runs a broker on this directory for the length of a `with` block."""
     binary = brokers.leveret_binary()
     if prefix:
         binary = data_dir.parent / "leveret"
@@ -65,7 +66,7 @@ def running(
 
 
 def gets_in(broker: Leveret, who: Who) -> bool:
-    """Whether these credentials open that virtual host."""
+    """Returns whether these credentials open that virtual host."""
     try:
         with Client(broker.address, user=who.user, password=who.password, vhost=who.vhost):
             return True
@@ -79,7 +80,7 @@ def who_gets_in(broker: Leveret) -> set:  # type: ignore[type-arg]
 
 
 def administer(broker: Leveret) -> None:
-    """Users come, go and change, with messages in between."""
+    """Adds, changes and deletes users, and publishes messages in between."""
     with client(broker) as peer:
         declare(peer, "q")
         fill(peer, "q", range(20))
@@ -100,7 +101,7 @@ def administer(broker: Leveret) -> None:
 
 
 def administered(folder: Path, how: str) -> Path:
-    """A store whose users were changed, ended cleanly or not."""
+    """Creates a store whose users were changed, and stops (`stop`) or kills (`kill`) its broker."""
     data_dir = folder / f"base-{how}"
     with running(data_dir) as broker:
         administer(broker)
@@ -109,7 +110,7 @@ def administered(folder: Path, how: str) -> Path:
 
 
 def copied(base: Path, folder: Path) -> Path:
-    """The store again, to be damaged."""
+    """Returns a copy of the store that may be damaged."""
     data_dir = folder / "data"
     shutil.rmtree(data_dir, ignore_errors=True)
     shutil.copytree(base, data_dir, ignore=shutil.ignore_patterns("*.sock"))
@@ -117,14 +118,14 @@ def copied(base: Path, folder: Path) -> Path:
 
 
 def without_files(data_dir: Path) -> Path:
-    """The log alone: what says beside it who there is has gone."""
+    """Deletes the files beside the log that list the users, so that only the log has them."""
     for name in ACCESS_FILES:
         (data_dir / name).unlink()
     return data_dir
 
 
 def inspected(data_dir: Path) -> "subprocess.CompletedProcess[str]":
-    """What `inspect` says."""
+    """Returns the output of `inspect`."""
     return subprocess.run([str(brokers.leveret_binary()), "inspect", str(data_dir)], capture_output=True, text=True,
                           timeout=patience(60))
 
@@ -136,13 +137,13 @@ def is_loud(broker: Leveret) -> None:
 
 
 def written_blocks(data_dir: Path) -> List[int]:
-    """The blocks of the one segment with something in them."""
+    """Returns the offsets of the non-zero blocks of the only segment."""
     data = (data_dir / "00000000.seg").read_bytes()
     return [at for at in range(0, len(data), BLOCK) if data[at : at + BLOCK].strip(b"\0")]
 
 
 def flip(path: Path, at: int) -> None:
-    """One bit."""
+    """Flips one bit."""
     with open(path, "r+b") as file:
         file.seek(at)
         byte = file.read(1)[0]
@@ -151,7 +152,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def spoil(path: Path, at: int) -> None:
-    """A whole block: of a commit with one wrong bit, all records but the one with that bit are served."""
+    """Overwrites a whole block. A single wrong bit would lose only the record that contains it."""
     with open(path, "r+b") as file:
         file.seek(at)
         file.write(b"\xff" * BLOCK)
@@ -160,17 +161,17 @@ def spoil(path: Path, at: int) -> None:
 def every_block_loses_a_bit(how: str) -> None:
     """With one flipped bit in any block, exactly the right users can log in.
 
-    In half of the cases only the log proves it.
+    In half of the cases only the log lists the users.
     """
     chance = seed(f"every-block-{how}")
     with scratch() as folder:
         base = administered(folder, how)
         blocks = written_blocks(base)
-        assert len(blocks) > 15, f"{len(blocks)} blocks"
+        assert len(blocks) > 15, f"only {len(blocks)} blocks"
         data = (base / "00000000.seg").read_bytes()
         places = []
         for at in blocks[chance.randrange(8) :: 8] if QUICK else blocks:
-            # Where something is written: the padding is not covered by any sum, nor does it say anything.
+            # Only the used part of a block: no checksum covers the padding, and it has no meaning.
             used = len(data[at : at + BLOCK].rstrip(b"\0"))
             places += [at + chance.randrange(used)] if QUICK else {at, at + chance.randrange(used)}
 
@@ -182,7 +183,7 @@ def every_block_loses_a_bit(how: str) -> None:
                 flip(copy / "00000000.seg", place)
                 with running(copy) as broker:
                     found = who_gets_in(broker)
-                    assert found == RIGHT, f"byte {place}: {found} get in"
+                    assert found == RIGHT, f"byte {place}: {found} can log in"
                     assert IN_DOUBT not in broker.log()
 
         side_by_side(check, [(place, chance.random() < 0.5) for place in places])
@@ -190,7 +191,7 @@ def every_block_loses_a_bit(how: str) -> None:
 
 
 def users_survive_the_loss_of_the_log() -> None:
-    """However much of the log is lost with one of the files beside it, exactly the right users can log in."""
+    """Exactly the right users can log in, however much of the log is lost together with one of the files beside it."""
     chance = seed("log-lost")
     with scratch() as folder:
         base = administered(folder, "kill")
@@ -205,14 +206,14 @@ def users_survive_the_loss_of_the_log() -> None:
             for end in ("kill", "stop", "kill"):
                 with running(copy) as broker:
                     found = who_gets_in(broker)
-                    assert found == RIGHT, f"from block {first} on, {filler!r}: {found} get in"
+                    assert found == RIGHT, f"from block {first} on, {filler!r}: {found} can log in"
                     assert IN_DOUBT not in broker.log() and "a new store" not in broker.log(), broker.log()
                     if end == "stop":
-                        # It is a store like any other from then on.
+                        # The store is an ordinary one from then on.
                         broker.ctl("change_password", "alice", "old")
                         broker.ctl("change_password", "alice", "new")
                     getattr(broker, end)()
-                # Everything lies in the log again.
+                # The log contains all users again.
                 copy = without_files(copy) if end == "stop" else copy
             assert "access     whole" in inspected(copy).stdout
         copy = copied(base, folder)
@@ -223,12 +224,12 @@ def users_survive_the_loss_of_the_log() -> None:
 
 
 def every_block_after_a_stop() -> None:
-    """See above; the store was closed well."""
+    """One bit of each block is flipped after a clean stop."""
     every_block_loses_a_bit("stop")
 
 
 def every_block_after_a_kill() -> None:
-    """See above; the power went right after the last change was answered."""
+    """One bit of each block is flipped after the broker was killed right after it answered the last change."""
     every_block_loses_a_bit("kill")
 
 
@@ -242,7 +243,8 @@ def runs_of_blocks_are_lost() -> None:
         blocks = written_blocks(base)
         runs = []
         for count in (2, 3, 5):
-            # Each broker costs seconds, for refused logins wait: another third of the places in each run of the tests.
+            # Each broker takes seconds because refused logins are delayed. Each run of the tests covers another third
+            # of the places.
             for start in range(1 + chance.randrange(3), len(blocks) - count + 1, 3):
                 runs.append([at + chance.randrange(40) for at in blocks[start : start + count]])
 
@@ -254,7 +256,7 @@ def runs_of_blocks_are_lost() -> None:
                     flip(copy / "00000000.seg", place)
                 with running(copy) as broker:
                     found = who_gets_in(broker)
-                    assert found in (RIGHT, set()), f"bytes {places}: {found} get in"
+                    assert found in (RIGHT, set()), f"bytes {places}: {found} can log in"
                     if found:
                         assert IN_DOUBT not in broker.log()
                         return False
@@ -263,15 +265,16 @@ def runs_of_blocks_are_lost() -> None:
                 return True
 
         doubts = sum(side_by_side(check, runs))
-        assert doubts, "nothing was ever lost"
-        print(f"# nobody got in {doubts} times")
+        assert doubts, "no case lost the users"
+        print(f"# no user could log in in {doubts} cases")
 
 
-def doubt_about_users_ends_only_by_a_repair() -> None:
-    """No user can log in, however often the broker starts, until root has inspected, repaired and confirmed."""
+def users_locked_out_until_repair() -> None:
+    """No user can log in, however often the broker starts, until root has inspected, repaired and confirmed the store.
+    """
     with scratch() as folder:
         data_dir = without_files(administered(folder, "stop"))
-        # From the first change of users on, except for the last commits, which tell that something is missing.
+        # From the first change of users on. The last commits are left, because they show that something is missing.
         for at in written_blocks(data_dir)[8:-2]:
             spoil(data_dir / "00000000.seg", at)
         for _ in range(3):
@@ -301,8 +304,9 @@ def doubt_about_users_ends_only_by_a_repair() -> None:
         assert "access     whole" in inspected(data_dir).stdout
 
 
-def confirming_forgets_what_belongs_to_nobody() -> None:
-    """A user's definition is lost, its permission is not: who makes the user again does not bring that back."""
+def confirming_removes_orphaned_permissions() -> None:
+    """The definition of a user is lost and its permission is not. A new user of that name does not get the old
+    permission."""
     with scratch() as folder:
         data_dir = folder / "data"
         with running(data_dir) as broker:
@@ -310,7 +314,7 @@ def confirming_forgets_what_belongs_to_nobody() -> None:
             broker.ctl("change_password", "guest", "changed")
             before = len(written_blocks(data_dir))
             broker.ctl("add_user", "bob", "lost")
-            # Definitions are written a second time a moment after the answer.
+            # Definitions are written a second time shortly after the answer.
             wait_until_still(data_dir)
             after = len(written_blocks(data_dir))
             broker.ctl("set_permissions", "-p", "two", "bob", ".*", ".*", ".*")
@@ -329,13 +333,14 @@ def confirming_forgets_what_belongs_to_nobody() -> None:
             broker.stop()
         for _ in range(2):
             with running(data_dir) as broker:
-                assert "bob" not in broker.ctl("list_permissions", "-p", "two"), "it came back"
+                assert "bob" not in broker.ctl("list_permissions", "-p", "two"), "the old permission is valid again"
                 assert gets_in(broker, BOB) and not gets_in(broker, BOB_TWO)
                 broker.stop()
 
 
 def a_lost_segment_is_not_taken_for_a_new_store() -> None:
-    """The first block of the newest segment is gone, or all of it: guest stays away, and the others do not."""
+    """The first block of the newest segment, or the whole segment, is lost: guest is not created, and the other users
+    can log in."""
     with scratch() as folder:
         base = administered(folder, "kill")
         cases = {"header": range(0, 1), "header and a commit": range(0, 2), "everything": range(0, 10_000)}
@@ -383,7 +388,7 @@ def damaged_messages_lock_no_user_out() -> None:
             assert "damage: " not in broker.ctl("list_alarms")
             broker.kill()
         with running(data_dir) as broker:
-            assert "damage: " not in broker.ctl("list_alarms"), "it was acknowledged"
+            assert "damage: " not in broker.ctl("list_alarms"), "the alarm was acknowledged, and is listed again"
         assert "damage     segment" in inspected(data_dir).stdout
 
 
@@ -401,7 +406,7 @@ def users_survive_compaction() -> None:
                 declare(peer, "kept")
                 for start in range(0, 360, 12):
                     fill(peer, "q", range(1000 + start, 1012 + start), 20_000)
-                    # Something of every segment stays, so that only copying frees one.
+                    # Some messages of every segment remain, so that a segment can only be freed by rewriting them.
                     fill(peer, "kept", range(start, start + 2), 20_000)
                     peer.call(1, "queue.purge", queue="q")
             broker.stop()
@@ -417,14 +422,15 @@ def users_survive_compaction() -> None:
                 with running(copy, 'frame_max = "16KiB"\n' + tight) as broker:
                     found = who_gets_in(broker)
                     assert found == RIGHT, f"{segment.name} byte {at}: {found}"
-        assert not (data_dir / "00000000.seg").read_bytes()[48:56].startswith(b"\1\0\0\0\0\0\0\0"), "it never went"
+        assert not (data_dir / "00000000.seg").read_bytes()[48:56].startswith(b"\1\0\0\0\0\0\0\0"), (
+            "the first segment was never rewritten")
 
 
 # ---- mistakes and disks -------------------------------------------------------------------
 
 
 def refuses(data_dir: Path, *words: str, config: Optional[str] = None, prefix: Optional[List[str]] = None) -> None:
-    """A start that ends at once, with a sentence that has all these words."""
+    """Checks that a start ends at once with an error message that contains all these words."""
     try:
         with running(data_dir, config, prefix) as broker:
             raise AssertionError(f"it started:\n{broker.log()}")
@@ -437,11 +443,11 @@ def refuses(data_dir: Path, *words: str, config: Optional[str] = None, prefix: O
 def needs_setpriv() -> None:
     """Skips the case if it cannot run as another user than root."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        raise Skip("needs root and setpriv, to be somebody else")
+        raise Skip("needs root and setpriv, to run as another user")
 
 
 def a_wrong_data_directory_prevents_the_start() -> None:
-    """No permission, no parent, no directory: the start ends with what to type, and makes no guest."""
+    """Without permission, parent or directory the start ends with the command that helps, and creates no user guest."""
     needs_setpriv()
     with scratch() as folder:
         folder.chmod(0o755)
@@ -477,7 +483,7 @@ def a_wrong_data_directory_prevents_the_start() -> None:
 
 
 def a_read_only_disk_without_a_store_gives_no_access() -> None:
-    """On a read-only file system without a store no user can log in; with a store, the users that it proves can."""
+    """On a read-only file system without a store no user can log in. With a store, the users in it can log in."""
     if os.geteuid() != 0:
         raise Skip("needs root, to mount")
     with tmpfs(160) as mount, scratch() as folder:
@@ -492,8 +498,8 @@ def a_read_only_disk_without_a_store_gives_no_access() -> None:
         system("mount", "-o", "remount,ro", str(mount))
         with running(mount / "empty") as broker:
             assert who_gets_in(broker) == set(), "the store cannot be read"
-            assert "nobody is let in" in broker.log(), broker.log()
-            # Users cannot be confirmed if that cannot be stored.
+            assert "all logins are refused" in broker.log(), broker.log()
+            # Users cannot be confirmed if the confirmation cannot be stored.
             assert "repair the disk and restart the broker" in broker.log() and "confirm_users" not in broker.log(), broker.log()
         with running(mount / "none") as broker:
             assert who_gets_in(broker) == set()
@@ -501,7 +507,7 @@ def a_read_only_disk_without_a_store_gives_no_access() -> None:
             assert who_gets_in(broker) == RIGHT
             assert "cannot be written" in broker.log()
         for name in lost:
-            # The files beside the log say who gets in, though it cannot be written into the log again.
+            # The files beside the log prove the users, although they cannot be written into the log again.
             with running(mount / name) as broker:
                 assert who_gets_in(broker) == RIGHT, f"{name} blocks of the log are lost"
                 assert "cannot be written" in broker.log()
@@ -515,11 +521,11 @@ def a_full_disk_without_a_store_gives_no_access() -> None:
         (mount / "ballast").write_bytes(bytes(MIB - 16384))
         with running(mount / "data", None) as broker:
             assert who_gets_in(broker) == set()
-            assert "nobody is let in" in broker.log(), broker.log()
+            assert "all logins are refused" in broker.log(), broker.log()
 
 
 def a_store_can_be_required() -> None:
-    """`require_store`: an empty mount point stays empty, and is no new store."""
+    """`require_store`: an empty mount point stays empty, and is not formatted as a new store."""
     with scratch() as folder:
         required = "[store]\nrequire_store = true\n"
         (folder / "mount").mkdir()
@@ -535,18 +541,18 @@ def a_store_can_be_required() -> None:
         without_files(folder / "mount")
         segment.write_bytes(bytes(segment.stat().st_size))
         refuses(folder / "mount", "require_store", config=required)
-        assert not segment.read_bytes().strip(b"\0"), "it was made a store"
+        assert not segment.read_bytes().strip(b"\0"), "a store was created"
 
 
 def the_first_user_is_configured() -> None:
-    """`default_user` and `default_pass` hold for a new store, and for no other; the password is not shown."""
+    """`default_user` and `default_pass` apply to a new store only. The password is not printed."""
     with scratch() as folder:
         with running(folder / "nobody", "default_user = false\n") as broker:
             assert who_gets_in(broker) == set() and "\n" not in broker.ctl("list_users", "--no-table-headers").strip()
             assert "guest" not in broker.ctl("list_users")
             broker.kill()
         with running(folder / "nobody", None) as broker:
-            assert not gets_in(broker, GUEST), "it is no new store"
+            assert not gets_in(broker, GUEST), "the store is not new, and default_user can log in"
         named = 'default_user = "dave"\ndefault_pass = "s3cr3t-of-dave"\n'
         with running(folder / "named", named) as broker:
             assert gets_in(broker, Who("dave", "s3cr3t-of-dave")) and not gets_in(broker, GUEST)
@@ -567,8 +573,9 @@ def the_first_user_is_configured() -> None:
 
 CASES = [
     users_survive_the_loss_of_the_log, every_block_after_a_stop, every_block_after_a_kill, runs_of_blocks_are_lost,
-    doubt_about_users_ends_only_by_a_repair,
-    confirming_forgets_what_belongs_to_nobody, a_lost_segment_is_not_taken_for_a_new_store, damaged_messages_lock_no_user_out, users_survive_compaction,
+    users_locked_out_until_repair,
+    confirming_removes_orphaned_permissions, a_lost_segment_is_not_taken_for_a_new_store,
+    damaged_messages_lock_no_user_out, users_survive_compaction,
     a_wrong_data_directory_prevents_the_start, a_read_only_disk_without_a_store_gives_no_access, a_full_disk_without_a_store_gives_no_access,
     a_store_can_be_required, the_first_user_is_configured,
 ]

@@ -52,9 +52,9 @@ def serves(broker: Leveret, name: str, what: str, user: str) -> None:
     file.
     """
     found = who_gets_in(broker)
-    assert found == RIGHT, f"{what}: {found} get in"
+    assert found == RIGHT, f"{what}: {found} can log in"
     told = [line for line in broker.log().splitlines() if " ERROR " in line and name in line]
-    assert told, f"{what}: not told:\n{broker.log()}"
+    assert told, f"{what}: not reported:\n{broker.log()}"
     alarms = broker.ctl("list_alarms")
     assert "damage: " in alarms, f"{what}: {alarms}"
     with Client(broker.address, user="alice", password="new", timeout=10.0) as peer:
@@ -64,12 +64,12 @@ def serves(broker: Leveret, name: str, what: str, user: str) -> None:
         peer.publish(1, "", "kept", b"kept", props=PERSISTENT)
         peer.expect("basic.ack")
     broker.ctl("add_user", user, user)
-    assert held(broker.address) == ([] if name == LOG else HELD), f"{what}: what it held"
-    assert broker.process.poll() is None, f"{what}: it ended"
+    assert held(broker.address) == ([] if name == LOG else HELD), f"{what}: the stored messages differ"
+    assert broker.process.poll() is None, f"{what}: the broker ended"
 
 
 def lives_twice(data_dir: Path, name: str, what: str) -> None:
-    """It serves, is killed, and serves again, with all that it took meanwhile."""
+    """Checks that the broker serves, and serves again after a kill, with everything that it accepted in between."""
     with running(data_dir) as broker:
         serves(broker, name, what, "dora")
         broker.kill()
@@ -78,11 +78,11 @@ def lives_twice(data_dir: Path, name: str, what: str) -> None:
             peer.open()
             assert peer.call(1, "basic.get", queue="kept", no_ack=True).body == b"kept", what
         assert "dora" in broker.ctl("list_users"), what
-        assert name in broker.log(), f"{what}: told once only"
+        assert name in broker.log(), f"{what}: reported only once"
 
 
 def something_else_in_place_of_a_file() -> None:
-    """A directory, a link, a pipe or a socket under the name of any file."""
+    """A directory, a link, a pipe or a socket stands in place of a file. The broker serves everything else."""
     with scratch() as folder:
         base = administered(folder, "stop")
         for name in NAMES:
@@ -100,7 +100,7 @@ def something_else_in_place_of_a_file() -> None:
 
 
 def damaged_inode() -> None:
-    """The file system refuses to open one file, for its inode is damaged."""
+    """The file system refuses to open one file, because the inode is damaged."""
     for name in NAMES:
         with scratch() as folder, spoilt(folder, name) as data_dir:
             try:
@@ -108,26 +108,26 @@ def damaged_inode() -> None:
             except OSError as why:
                 print(f"# {name}: {why}")
             else:
-                raise AssertionError(f"{name} is well")
+                raise AssertionError(f"the inode of {name} is not damaged")
             lives_twice(data_dir, name, f"{name} cannot be opened")
 
 
 @contextlib.contextmanager
 def spoilt(folder: Path, name: str) -> Iterator[Path]:
-    """A store on a file system on which this file's inode has a wrong checksum."""
+    """Creates a store on a file system in which the inode of this file has a wrong checksum."""
     base = administered(folder, "stop")
     with ext4(64, folder) as mount:
         shutil.copytree(base, mount / "data", ignore=shutil.ignore_patterns("*.sock"))
         unmount(mount)
         image = str(folder / "image")
-        assert "metadata_csum" in system("dumpe2fs", "-h", image), "this mkfs makes no checksums"
+        assert "metadata_csum" in system("dumpe2fs", "-h", image), "this mkfs.ext4 creates no metadata checksums"
         system("debugfs", "-w", "-R", f"set_inode_field /data/{name} checksum 0x12345678", image)
         system("mount", "-o", "loop", image, str(mount))
         yield mount / "data"
 
 
 def two_brokers_on_one_directory() -> None:
-    """Whatever became of the lock's file, a second broker is refused."""
+    """A second broker on the directory is refused, whatever happened to the lock file."""
     with scratch() as folder:
         data_dir = administered(folder, "stop")
         spoil: Dict[str, Callable[[Path], Optional[object]]] = {"as it was": lambda path: None, "removed": Path.unlink}
@@ -141,9 +141,8 @@ def two_brokers_on_one_directory() -> None:
 
 
 def removed_in_life() -> None:
-    """A file is deleted while the broker runs. The broker ends before it confirms more, because the data would be gone
-    with the process, and the next start reports the loss.
-    """
+    """A file is deleted while the broker runs. The broker ends before it confirms more, because the data would be lost
+    with the process. The next start reports the loss."""
     with scratch() as folder:
         data_dir = folder / "data"
         with running(data_dir, SMALL_SEGMENTS) as broker:
@@ -152,10 +151,10 @@ def removed_in_life() -> None:
                 fill(peer, "q", range(400), 3000)
             with Publisher(broker, "q", 3000, first=400) as publisher:
                 publisher.wait_confirmed(410)
-                # All but the first, which has long been full.
+                # All but the first, which is full.
                 for path in sorted(data_dir.glob("*.seg"))[1:]:
                     path.unlink()
-                until(lambda: broker.process.poll() is not None, "it goes on without its files")
+                until(lambda: broker.process.poll() is not None, "the broker continues without its files")
             said = broker.log().strip().splitlines()[-1]
             assert broker.process.returncode == 1 and "was removed" in said, said
         look = inspected(data_dir)
@@ -167,8 +166,9 @@ def removed_in_life() -> None:
             assert "damage: " in broker.ctl("list_alarms"), broker.log()
 
 
-def root_ran_it_once() -> None:
-    """By hand, in the folder of the user that the unit starts it as: that one has its socket ever after."""
+def run_once_by_root() -> None:
+    """Root ran the broker once by hand in the data directory of the unit's user. That user can still create the control
+    socket."""
     with scratch() as folder:
         folder.chmod(0o755)
         data_dir = folder / "data"
@@ -179,7 +179,8 @@ def root_ran_it_once() -> None:
                 assert "guest" in broker.ctl("list_users")
                 broker.kill()
             made = (data_dir / "ctl.sock").lstat()
-            assert (made.st_uid, made.st_gid, made.st_mode & 0o777) == (65534, 65534, 0o600), "it is root's"
+            assert (made.st_uid, made.st_gid, made.st_mode & 0o777) == (65534, 65534, 0o600), (
+                "the control socket belongs to root")
             if leaves_it_to_root:
                 os.chown(data_dir / "ctl.sock", 0, 0)  # as older versions did
             with running(data_dir, None, NOBODY) as broker:
@@ -188,13 +189,13 @@ def root_ran_it_once() -> None:
 
 
 def a_misaligned_partition_is_reported() -> None:
-    """Where the partition does not begin with an erase block, the first start and every inspection tell."""
+    """If the partition does not begin at an erase block, the first start and every inspection report it."""
     with scratch() as folder:
         data_dir = folder / "data"
         device = os.stat(folder).st_dev
         name = f"{os.major(device)}:{os.minor(device)}"
         for start, is_told in ((63, True), (8192, False)):
-            # A card whose partition begins there, in a name space of the broker's own.
+            # A simulated card whose partition begins there, in a mount namespace of the broker.
             card = (f"mount -t tmpfs none /sys/dev/block && mkdir -p /sys/dev/block/{name} /sys/dev/block/device && "
                     f"echo {start} > /sys/dev/block/{name}/start && "
                     "echo 4194304 > /sys/dev/block/device/preferred_erase_size && exec \"$@\"")
@@ -202,36 +203,36 @@ def a_misaligned_partition_is_reported() -> None:
             shutil.rmtree(data_dir, ignore_errors=True)
             for life in range(2):
                 with running(data_dir, SMALL, prefix) as broker:
-                    found = "is no multiple of its erase block" in broker.log()
+                    found = "is not a multiple of its erase block" in broker.log()
                     assert found == (is_told and life == 0), f"begins at {start}, life {life}: {broker.log()}"
                     broker.kill()
             look = subprocess.run([*prefix, str(brokers.leveret_binary()), "inspect", str(data_dir)],
                                   capture_output=True, text=True, timeout=patience(60))
-            assert ("is no multiple of its erase block" in look.stdout + look.stderr) == is_told, look
+            assert ("is not a multiple of its erase block" in look.stdout + look.stderr) == is_told, look
 
 
 def copy_on_write_is_reported() -> None:
-    """On btrfs the files are written in place and not compressed, also where everything else is; a store that was
-    copied there is not, and every inspection tells."""
+    """On btrfs the segments are written in place and uncompressed, also if the directory is set up otherwise. A store
+    that was copied there is not, and every inspection reports it."""
     def told(data_dir: Path) -> bool:
-        return "room that was made ready may be none" in inspected(data_dir).stdout
+        return "preallocated space may not be usable" in inspected(data_dir).stdout
 
     with btrfs(160) as mount:
         data_dir, copy = mount / "data", mount / "copy"
         data_dir.mkdir()
         system("chattr", "+c", str(data_dir))
         with running(data_dir, SMALL) as broker:
-            assert "room that was made ready" not in broker.log(), broker.log()
+            assert "preallocated space" not in broker.log(), broker.log()
             broker.kill()
         look = subprocess.run(["lsattr", str(data_dir / LOG)], capture_output=True, text=True, check=True, timeout=patience(60))
         flags = look.stdout.split()[0]
         assert "C" in flags and "c" not in flags, f"{LOG} has the flags {flags}"
-        assert not told(data_dir), "it is written in place"
+        assert not told(data_dir), "reported, although it is written in place"
         shutil.copytree(data_dir, copy, ignore=shutil.ignore_patterns("*.sock"))
-        assert told(copy), "it is written elsewhere"
+        assert told(copy), "not reported, although it is copy-on-write"
 
 
 CASES = [a_misaligned_partition_is_reported, copy_on_write_is_reported, something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, removed_in_life,
-         root_ran_it_once]
+         run_once_by_root]
 QUICK_CASES = [a_misaligned_partition_is_reported, something_else_in_place_of_a_file, two_brokers_on_one_directory, removed_in_life,
-               root_ran_it_once]
+               run_once_by_root]

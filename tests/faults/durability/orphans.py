@@ -13,7 +13,7 @@ from support import SMALL_SEGMENTS, client, count, declare, fill, lives, numbers
 
 
 def forget(files: Iterable[Path], name: str) -> int:
-    """Turn over a bit of every definition of the queue, in the files as they lie there; how many there were."""
+    """Flips a bit in every definition of the queue in these files. Returns the number of definitions."""
     key, places = b"\x02\x01/" + bytes([len(name)]) + name.encode(), 0
     for file in files:
         content = file.read_bytes()
@@ -27,8 +27,8 @@ def forget(files: Iterable[Path], name: str) -> int:
     return places
 
 
-def nobody_knows_its_name() -> None:
-    """Orphans over a kill, adopted, over another kill, all of them in order."""
+def orphans_adopted() -> None:
+    """Orphaned messages survive a kill, are adopted, survive another kill, and keep their order."""
     with lives(SMALL_SEGMENTS) as series:
         broker = series.start()
         with client(broker) as peer:
@@ -55,14 +55,14 @@ def nobody_knows_its_name() -> None:
             assert numbers_of(taken[30:], "found") == list(range(10))
 
 
-def its_name_is_left() -> None:
-    """Most of its messages lie in segments whose footers name it: it is there again without anybody's doing."""
+def queue_rebuilt() -> None:
+    """Most messages are in segments whose footers name the queue. The queue is rebuilt without an operator."""
     with lives(SMALL_SEGMENTS) as series:
         broker = series.start()
         with client(broker) as peer:
             declare(peer, "lost")
             declare(peer, "other")
-            # Its definition is copied together with these messages, and may be lost with them.
+            # The queue's definition is rewritten together with these messages, and may be lost with them.
             fill(peer, "other", range(170), 9_000)
             fill(peer, "lost", range(400), 9_000)
         assert forget(sorted(series.data_dir.glob("*.seg"))[:3], "lost") >= 2
@@ -77,5 +77,5 @@ def its_name_is_left() -> None:
             assert numbers_of(take_all(peer, "lost"), "lost") == list(range(400))
 
 
-CASES = [nobody_knows_its_name, its_name_is_left]
+CASES = [orphans_adopted, queue_rebuilt]
 QUICK_CASES = CASES

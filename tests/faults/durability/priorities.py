@@ -1,4 +1,4 @@
-"""Priorities of messages that outlive the broker, more than memory holds, and that are no more when the queue goes."""
+"""Priorities of persistent messages in a backlog that exceeds the memory, and their removal with the queue."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def level(number: int) -> int:
 
 
 def props(number: int) -> Dict[str, Any]:
-    """Every twelfth has none, and some have more than the queue tells apart."""
+    """Returns the properties of a message: every twelfth has no priority, and some exceed the maximum of the queue."""
     return {**PERSISTENT, **({"priority": number % 12} if number % 12 else {})}
 
 
 def by_priority(numbers: range) -> List[int]:
-    """The order in which they are to be delivered."""
+    """Returns the numbers in the order of delivery."""
     return sorted(numbers, key=lambda number: (-level(number), number))
 
 
 def numbers(messages: List[Content]) -> List[int]:
-    """Their numbers; priorities are as they were sent."""
+    """Returns the numbers of the messages, and checks that each has the priority with which it was sent."""
     found = [number_in(item.body, QUEUE) for item in messages]
     for number, item in zip(found, messages):
         assert item.header.props.get("priority", 0) == number % 12, f"{number} came with {item.header.props}"
@@ -38,8 +38,8 @@ def numbers(messages: List[Content]) -> List[int]:
 
 
 def priorities_outlive() -> None:
-    """A backlog of all priorities, twice what this board has memory for: killed full, killed half drained; what was
-    delivered comes back to its place and is marked, the rest in the order of its priorities."""
+    """A backlog of all priorities, twice the memory of this board, is killed when full and when half drained. Delivered
+    messages return to their positions and are marked as redelivered; all keep the order of priorities."""
     total, size = (4_000, 2_000) if QUICK else (60_000, 2_000)
     expected = by_priority(range(total))
     with lives(CONFIG, args=BOARD) as series:
@@ -62,26 +62,26 @@ def priorities_outlive() -> None:
             assert numbers(got) == expected[:half]
             settled = half - half % 100
             peer.call(1, "queue.declare", queue=QUEUE, passive=True)
-            # New messages go before old ones of lower priority, and behind those that were delivered.
+            # New messages are delivered before old ones of lower priority, and after those that were delivered before.
             fill(peer, QUEUE, range(total, total + 12), size, props)
         broker = series.again("kill")
         within_memory(broker)
         left = sorted({*expected[settled:], *range(total, total + 12)}, key=lambda number: (-level(number), number))
         with client(broker, timeout=60.0) as peer:
             taken = take_all(peer, QUEUE)
-            # Acknowledgements that were not written when the power went are the only ones that may be void.
+            # Only acknowledgements that were not durable at the kill may be lost.
             again = numbers(taken)
-            assert again[-len(left):] == left, "another order, or not all"
+            assert again[-len(left):] == left, "messages are missing or in another order"
             delivered = [item.method.args["redelivered"] for item in taken]
-            assert delivered[:ahead // 2].count(True) > 0, "what was delivered is called new"
-            assert delivered[-1] is False, "what nobody had is called redelivered"
+            assert delivered[:ahead // 2].count(True) > 0, "messages that were delivered are not marked as redelivered"
+            assert delivered[-1] is False, "a message that was never delivered is marked as redelivered"
         series.again("stop")
         with client(series.broker) as peer:
-            assert take_all(peer, QUEUE) == [], "what was taken came back after a clean stop"
+            assert take_all(peer, QUEUE) == [], "acknowledged messages were delivered again after a clean stop"
 
 
 def priorities_go_with_their_queue() -> None:
-    """A deleted queue's messages do not come back with any priority, and a new queue of the same name is empty."""
+    """Messages of a deleted queue are not recovered with any priority, and a new queue of the same name is empty."""
     with lives(CONFIG, args=BOARD) as series:
         broker = series.start()
         for way in ("delete", "purge"):
@@ -89,12 +89,12 @@ def priorities_go_with_their_queue() -> None:
                 declare(peer, QUEUE, arguments={"x-max-priority": HIGHEST})
                 fill(peer, QUEUE, range(120), 100, props)
                 peer.call(1, f"queue.{way}", queue=QUEUE)
-            # A purge is no more than the end of every message, which a kill may undo as any acknowledgement's.
+            # A purge settles every message. A kill may undo it like any acknowledgement.
             broker = series.again("kill" if way == "delete" else "stop")
             assert "orphans: " not in broker.ctl("list_alarms")
             with client(broker) as peer:
                 declare(peer, QUEUE, arguments={"x-max-priority": HIGHEST})
-                assert count(peer, QUEUE) == 0, f"back after a {way}"
+                assert count(peer, QUEUE) == 0, f"messages were recovered after {way}"
                 fill(peer, QUEUE, range(24), 100, props)
             broker = series.again("kill")
             with client(broker) as peer:
@@ -103,7 +103,7 @@ def priorities_go_with_their_queue() -> None:
 
 
 def priorities_are_inspected() -> None:
-    """`inspect` shows one queue with its priorities, and no lost messages."""
+    """`inspect` lists one queue with its priorities, and no lost messages."""
     with lives(CONFIG, args=BOARD) as series:
         broker = series.start()
         with client(broker) as peer:

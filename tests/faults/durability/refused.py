@@ -15,19 +15,19 @@ from harness.raw import Client, Closed
 from harness.suite import patience
 
 SOURCE = Path(__file__).parent / "refuse.c"
-# Those that `administered` leaves in the queue.
+# The messages that `administered` leaves in the queue.
 HELD = list(range(30))
 # Maximum number of messages of a commit there.
 COMMIT = 20
 
 
 def refusing(library: Path, block: int) -> List[str]:
-    """A command that runs another with one block of the log refused."""
+    """Returns the command prefix that runs a command with one block of the log unreadable."""
     return ["env", f"LD_PRELOAD={library}", f"REFUSE=00000000.seg:{block}"]
 
 
 def built(folder: Path, source: Path = SOURCE) -> Path:
-    """The library to be preloaded."""
+    """Compiles the library to be preloaded. Returns its path."""
     library = folder / f"{source.stem}.so"
     compiler = shutil.which("cc")
     assert compiler, "there is no C compiler; the crate ring needs one, too"
@@ -36,7 +36,7 @@ def built(folder: Path, source: Path = SOURCE) -> Path:
 
 
 def any_block_may_be_refused() -> None:
-    """For each refused block, the right users can log in, and lost messages are reported."""
+    """For each unreadable block, the right users can log in, and lost messages are reported."""
     chance = seed("refused")
     with scratch() as folder:
         library, base = built(folder), administered(folder, "stop")
@@ -48,7 +48,7 @@ def any_block_may_be_refused() -> None:
             block = at // BLOCK
             with running(copy, SMALL, refusing(library, block)) as broker:
                 found = who_gets_in(broker)
-                assert found == RIGHT, f"block {block}: {found} get in"
+                assert found == RIGHT, f"block {block}: {found} can log in"
                 log = broker.log()
                 if "refuses to read" not in log:
                     continue
@@ -57,9 +57,10 @@ def any_block_may_be_refused() -> None:
                 assert served == sorted(set(served)) and set(served) <= set(HELD), f"block {block}: {served}"
                 missing = len(HELD) - len(served)
                 assert missing <= COMMIT or not served, f"block {block}: {missing} messages for one block"
-                assert not missing or "ERROR" in log, f"block {block}: {missing} messages without a word"
+                assert not missing or "ERROR" in log, (
+                    f"block {block}: {missing} messages are lost, and the log does not report it")
                 assert "damage: " in broker.ctl("list_alarms") and "damage: " in broker.ctl("status")
-        assert refused > 5, f"only {refused} of {len(blocks)} blocks were refused"
+        assert refused > 5, f"only {refused} of {len(blocks)} blocks were read and refused"
         verdict = subprocess.run(
             [*refusing(library, blocks[2] // BLOCK), str(brokers.leveret_binary()), "inspect", str(base)],
             capture_output=True, text=True, timeout=patience(60),
@@ -67,7 +68,7 @@ def any_block_may_be_refused() -> None:
         assert verdict.returncode == 2 and "verdict    damaged" in verdict.stdout, verdict
         assert inspected(base).returncode == 0
         with running(copied(base, folder)) as broker:
-            assert "damage: " not in broker.ctl("list_alarms"), "nothing is damaged"
+            assert "damage: " not in broker.ctl("list_alarms"), "a damage alarm is raised for an undamaged store"
 
 
 def held(address: Address) -> List[int]:

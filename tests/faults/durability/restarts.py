@@ -17,7 +17,8 @@ from support import (
 )
 
 ENDS = ["stop", "kill"]
-# How many messages ahead of the deliveries may be marked as delivered; and enough to have some beyond that.
+# Maximum number of messages that are marked as delivered ahead of their delivery. The test uses more messages than
+# that.
 MARKED_AHEAD_MAX = 300
 LAST = 1000
 QUICKLY = '[store]\ncommit_window = "20ms"\nsettle_window = "20ms"\n'
@@ -27,7 +28,7 @@ QUICKLY = '[store]\ncommit_window = "20ms"\nsettle_window = "20ms"\n'
 
 
 def tutorial_durability() -> None:
-    """A durable queue and persistent tasks survive a stop and a kill, in the tutorial's own words."""
+    """A durable queue and persistent tasks survive a stop and a kill, with the unchanged programs of the tutorial."""
     python = environment.pika_python(environment.PIKA_NEW)
     with lives(QUICKLY) as series:
         series.start()
@@ -52,11 +53,11 @@ def tutorial_durability() -> None:
                 bench.run("new_task", "new")
                 worker.wait("Received 'new' redelivered=False")
                 worker.wait("Done", times=4)
-                time.sleep(patience(0.3))  # it says Done before it acknowledges
+                time.sleep(patience(0.3))  # the worker prints Done before it acknowledges
             finally:
                 bench.end()
             with client(series.broker) as peer:
-                assert count(peer, "task_queue") == 0, "a task came back"
+                assert count(peer, "task_queue") == 0, "an acknowledged task is in the queue again"
                 until(lambda: all_written(series), "the acknowledgements were not written")
 
 
@@ -64,7 +65,7 @@ def tutorial_durability() -> None:
 
 
 def exists(series: Lives, kind: str, name: str) -> bool:
-    """Whether there is such an exchange or queue."""
+    """Returns whether the exchange or queue exists."""
     with client(series.broker) as peer:
         try:
             peer.call(1, f"{kind}.declare", passive=True, **{kind: name})
@@ -75,14 +76,14 @@ def exists(series: Lives, kind: str, name: str) -> bool:
 
 
 def reaches(series: Lives, exchange: str, key: str, headers: Dict[str, Any]) -> List[str]:
-    """The queues of this suite that a message gets to."""
+    """Returns the queues of this suite that a message is routed to."""
     with client(series.broker) as peer:
         peer.publish(1, exchange, key, b"probe", props={"headers": headers})
         return [queue for queue in ("q1", "q2") if take_all(peer, queue, ahead=2)]
 
 
 def make_definitions(series: Lives) -> None:
-    """Durable things, transient things, and things that were there and are not any more."""
+    """Declares durable, transient and deleted exchanges, queues and bindings."""
     with client(series.broker) as peer:
         for name, kind in (("d", "direct"), ("f", "fanout"), ("t", "topic"), ("h", "headers"), ("gone", "fanout")):
             peer.call(1, "exchange.declare", exchange=name, type=kind, durable=True)
@@ -106,12 +107,12 @@ def make_definitions(series: Lives) -> None:
 
 
 def definitions() -> None:
-    """Exchanges, queues, bindings: what is durable is there again, what was deleted is not."""
+    """Durable exchanges, queues and bindings are recovered, and deleted ones are not."""
     for how in ENDS:
         with lives() as series:
             series.start()
             make_definitions(series)
-            for _ in range(3):  # what is read back must be written as it was
+            for _ in range(3):  # recovered definitions must be written in the same way again
                 series.again(how)
                 assert [exists(series, "exchange", name) for name in "dfth"] == [True] * 4
                 assert not exists(series, "exchange", "gone") and not exists(series, "exchange", "passing")
@@ -128,7 +129,7 @@ def definitions() -> None:
 
 
 def same_arguments(series: Lives) -> None:
-    """Declaring again as before is welcome, declaring otherwise is refused."""
+    """Redeclaring with the same arguments succeeds, and with other arguments it is refused."""
     with client(series.broker) as peer:
         declare(peer, "q1", arguments={"x-max-length": 1000, "x-overflow": "reject-publish"})
         peer.call(1, "exchange.declare", exchange="t", type="topic", durable=True)
@@ -143,7 +144,7 @@ def same_arguments(series: Lives) -> None:
 
 
 def deleted_with_messages() -> None:
-    """A queue that was deleted, or purged, does not come back with its old messages under the old name."""
+    """A deleted or purged queue is not recovered with its old messages under the same name."""
     for how in ENDS:
         with lives() as series:
             series.start()
@@ -170,7 +171,7 @@ def deleted_with_messages() -> None:
 
 
 def persistent_and_transient() -> None:
-    """Persistent messages are there again in their order, transient ones are not, in both kinds of queues."""
+    """Persistent messages are recovered in order, and transient ones are not, in classic and quorum queues."""
     for how in ENDS:
         with lives() as series:
             series.start()
@@ -194,13 +195,12 @@ def persistent_and_transient() -> None:
                 assert take_all(peer, "keep") == []
             series.again("stop")
             with client(series.broker) as peer:
-                assert take_all(peer, "keep") == [], "what was taken before a clean stop is there again"
+                assert take_all(peer, "keep") == [], "messages taken before a clean stop are in the queue again"
 
 
 def redelivered() -> None:
     """Messages that may have been delivered before are marked as redelivered, others are not, and acknowledged ones are
-    gone.
-    """
+    gone."""
     for how in ENDS:
         with lives(QUICKLY) as series:
             series.start()
@@ -225,14 +225,16 @@ def redelivered() -> None:
                 flags = {number: item.method.args["redelivered"] for number, item in zip(numbers, got)}
                 assert numbers[10 - LAST :] == list(range(10, LAST)), numbers
                 assert how == "kill" or len(numbers) == LAST - 10, f"{numbers[:10]} were acknowledged before a clean stop"
-                assert all(flags[number] for number in numbers if number < 30), "delivered, and not told so"
-                # How far it got is written ahead in steps, to save syncs: after a cut some that were not delivered
-                # say so too. A stop sets that right.
+                assert all(flags[number] for number in numbers if number < 30), (
+                    "a delivered message is not marked as redelivered")
+                # Deliveries are recorded ahead in steps, to save syncs. After a kill, some messages that were not
+                # delivered are also marked as redelivered. A clean stop corrects that.
                 surely = range(30 + (MARKED_AHEAD_MAX if how == "kill" else 0), LAST)
-                assert not any(flags[number] for number in surely), "told to be delivered before"
+                assert not any(flags[number] for number in surely), (
+                    "a message that was not delivered is marked as redelivered")
 
 
-def came_back() -> None:
+def delivery_counts() -> None:
     """The delivery count of a message in a quorum queue survives a stop and a kill, so that the message reaches its
     delivery limit.
     """
@@ -253,7 +255,7 @@ def came_back() -> None:
                         counts.append(dict(got.header.props.get("headers", [])).get(b"x-delivery-count"))
                         tag = got.method.args["delivery_tag"]
                         peer.send(wire.method(1, "basic.nack", delivery_tag=tag, requeue=True))
-                    assert numbers_of([got], "q") == [0], "it stands first again"
+                    assert numbers_of([got], "q") == [0], "the message is not the first of the queue"
                     all_written(series)
                 series.again(how)
                 with client(series.broker) as peer:
@@ -264,17 +266,17 @@ def came_back() -> None:
                 for number in (6, 7):
                     got = peer.call(1, "basic.get", queue="q")
                     said = dict(got.header.props["headers"])[b"x-delivery-count"].value
-                    assert said == number, f"{said} instead of {number}"
+                    assert said == number, f"delivery count {said} instead of {number}"
                     tag = got.method.args["delivery_tag"]
                     peer.send(wire.method(1, "basic.nack", delivery_tag=tag, requeue=True))
-                until(lambda: count(peer, "dead") == 1, "the message that came back too often is given up")
+                until(lambda: count(peer, "dead") == 1, "the message over its delivery limit is not dropped")
                 assert numbers_of(take_all(peer, "dead"), "q") == [0]
                 assert numbers_of(take_all(peer, "q"), "q") == [1, 2]
 
 
-def came_back_in_bulk() -> None:
-    """A prefetch of 100 messages is returned three times, as by a consumer that the first message brings down: all 100
-    counts outlive a stop and a kill, and the delivery limit ends the first message."""
+def delivery_counts_in_bulk() -> None:
+    """A consumer takes a prefetch of 100 messages and fails, three times. All 100 delivery counts survive a stop and a
+    kill, and the first message reaches its delivery limit."""
     total = 100
     for how in ENDS:
         with lives(QUICKLY) as series:
@@ -287,7 +289,7 @@ def came_back_in_bulk() -> None:
                     last = take_all_unacknowledged(peer, "q", total)[-1]
                     tag = last.method.args["delivery_tag"]
                     peer.send(wire.method(1, "basic.nack", delivery_tag=tag, multiple=True, requeue=True))
-                    until(lambda: count(peer, "q") == total, "all are back")
+                    until(lambda: count(peer, "q") == total, "not all messages were requeued")
                 all_written(series)
             series.again(how)
             with client(series.broker) as peer:
@@ -297,7 +299,8 @@ def came_back_in_bulk() -> None:
                     assert said == [number] * total, said
                     tag = got[-1].method.args["delivery_tag"]
                     peer.send(wire.method(1, "basic.nack", delivery_tag=tag, multiple=True, requeue=True))
-                    until(lambda: count(peer, "q") == (total if number == 3 else 0), "back, or over the limit")
+                    until(lambda: count(peer, "q") == (total if number == 3 else 0),
+                          "the messages were neither requeued nor dropped at the limit")
 
 
 def take_all_unacknowledged(peer: Client, queue: str, total: int) -> List[Any]:
@@ -323,7 +326,7 @@ PROPERTIES: Dict[str, Any] = {
 
 
 def properties() -> None:
-    """All fourteen properties, nested headers and the routing key are what they were, to the bit."""
+    """All fourteen properties, nested headers and the routing key are unchanged after a restart."""
     for how in ENDS:
         with lives() as series:
             series.start()
@@ -349,7 +352,7 @@ def properties() -> None:
 
 
 def large_bodies() -> None:
-    """Bodies of a byte to five megabytes, around every limit that a chunk may have, are unchanged."""
+    """Bodies of 1 B to 5 MB, around every chunk size, are unchanged after a restart."""
     sizes = [17, 4096, 64 * 1024 - 1, 64 * 1024, 64 * 1024 + 1, 128 * 1024, MIB, MIB + 1, 5 * MIB, 100]
     for how in ENDS:
         with lives() as series:
@@ -386,7 +389,8 @@ def persist_all() -> None:
 
 
 def disk_limit_changed() -> None:
-    """A smaller limit than what is stored loses nothing and blocks until it is drained; a larger one helps."""
+    """A new `disk_limit` below the stored size loses nothing and blocks publishers until the store is drained. A larger
+    limit unblocks them."""
 
     def limited(mib: int) -> str:
         return SMALL_SEGMENTS + f'[store]\ndisk_limit = "{mib}MiB"\n'
@@ -415,7 +419,7 @@ def disk_limit_changed() -> None:
 
 
 def two_brokers() -> None:
-    """The second broker on a data directory is refused with a sentence, and the first never notices."""
+    """The second broker on a data directory is refused with an error message. The first one is not affected."""
     with lives() as series:
         first = series.start()
         with client(first) as peer:
@@ -429,7 +433,7 @@ def two_brokers() -> None:
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of segment headers."""
+    """Returns the checksum of segment headers."""
     value = 0xFFFFFFFF
     for byte in data:
         value ^= byte
@@ -439,7 +443,7 @@ def crc32c(data: bytes) -> int:
 
 
 def newer_format() -> None:
-    """A directory of a newer version is refused with a sentence and left as it is."""
+    """A data directory of a newer version is refused with an error message and left unchanged."""
     with lives() as series:
         broker = series.start()
         with client(broker) as peer:
@@ -457,7 +461,8 @@ def newer_format() -> None:
 
 
 def read_only() -> None:
-    """On a file system that cannot be written: transient traffic, what is stored, but nothing new is durable."""
+    """On a read-only file system transient messages work and stored messages are served, but nothing new becomes
+    durable."""
     with ext4(48) as mount, lives(data_dir=mount / "data") as series:
         broker = series.start()
         with client(broker) as peer:
@@ -472,13 +477,12 @@ def read_only() -> None:
         system("mount", "-o", "remount,rw", str(mount))
         with client(series.start()) as peer:
             got = numbers_of(take_all(peer, "q"), "q")
-            assert got == list(range(102)), f"{len(got)} are left of 102"
+            assert got == list(range(102)), f"{len(got)} of 102 messages are served"
 
 
 def nothing_to_read() -> None:
-    """If the data directory cannot be created, the broker runs for its operator and reports that. `logins` tests its
-    clients.
-    """
+    """If the data directory cannot be created, the broker runs for the operator and reports that. `logins` tests the
+    clients."""
     with ext4(8) as mount, lives(data_dir=mount / "data") as series:
         system("mount", "-o", "remount,ro", str(mount))
         broker = series.start()
@@ -527,12 +531,12 @@ def waits(broker: Any) -> None:
         return
     finally:
         peer.drop()
-    raise AssertionError(f"{name_of(item)} for a message that cannot be durable")
+    raise AssertionError(f"{name_of(item)} for a message that cannot be made durable")
 
 
 CASES = [
-    tutorial_durability, definitions, deleted_with_messages, persistent_and_transient, redelivered, came_back,
-    came_back_in_bulk, properties,
+    tutorial_durability, definitions, deleted_with_messages, persistent_and_transient, redelivered, delivery_counts,
+    delivery_counts_in_bulk, properties,
     large_bodies, persist_all, disk_limit_changed, two_brokers, newer_format, read_only, nothing_to_read,
 ]
 QUICK_CASES = CASES

@@ -1,4 +1,4 @@
-"""The store of the built program: real processes, killed and restarted, on real file systems.
+"""The store of the built program: real processes on real file systems, killed and restarted.
 
 Suite lines: `PASS durability/NAME` and so on. Random choices follow from LEVERET_CHANCE_SEED, which a failed case
 prints.
@@ -33,9 +33,9 @@ GROUPS = [restarts, stopping, logins, kills, syncs, full, failing, refused, odd,
 
 
 def main() -> int:
-    """Run the cases named, or all."""
+    """Runs the named cases, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", nargs="*", help="only these")
+    parser.add_argument("case", nargs="*", help="run only these cases")
     args = parser.parse_args()
     brokers.raise_on_sigterm()
     suite = Suite("durability", args.case)

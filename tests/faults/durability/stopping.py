@@ -1,4 +1,4 @@
-"""A stop while the disk is slow: the broker sleeps until the disk is done, and what was sent is written."""
+"""A stop while the disk is slow: the event loop sleeps until the disk is done, and received messages are written."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def sleeps_while_the_disk_is_busy() -> None:
             log.write_text("")
             for number in range(10):
                 client.publish(1, "", "q", b"%d" % number, props=PERSISTENT)
-            # It is answered when all of them have come.
+            # The answer comes after all messages before it were received.
             client.call(1, "queue.declare", queue="q", durable=True, passive=True)
             began = time.monotonic()
             broker.process.send_signal(signal.SIGTERM)
             assert broker.process.wait(patience(30.0)) == 0, broker.log()
             assert time.monotonic() - began > SYNC_MS / 1000, "the stop did not wait for the disk"
         looks = len(log.read_text())
-        print(f"# {looks} looks in {time.monotonic() - began:.1f} s")
-        assert looks <= LOOKS_MAX, f"the loop asked {looks} times what has happened"
+        print(f"# {looks} polls in {time.monotonic() - began:.1f} s")
+        assert looks <= LOOKS_MAX, f"the event loop polled {looks} times"
         with running(data, None) as broker, Client(broker.address) as client:
             client.open()
             assert [message.body for message in take_all(client, "q")] == [b"%d" % number for number in range(10)]

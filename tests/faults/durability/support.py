@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 QUICK = os.environ.get("LEVERET_TEST_MODE") == "gate"
 KIB, MIB = 1 << 10, 1 << 20
 PERSISTENT = {"delivery_mode": 2}
-# Everything as small as it gets, so that a few hundred messages fill several segments.
+# The smallest sizes, so that a few hundred messages fill several segments.
 SMALL_SEGMENTS = """
 frame_max = "16KiB"
 [limits]
@@ -37,12 +37,12 @@ commit_bytes_max = "160KiB"
 
 
 def seed(name: str) -> random.Random:
-    """Chance of a case's own: it follows from LEVERET_CHANCE_SEED, which is shown when the case fails."""
+    """Returns random numbers of a case. They follow from LEVERET_CHANCE_SEED, which is printed when the case fails."""
     return suite.chance(name)
 
 
 def until(ready: Callable[[], bool], complaint: str, patience_s: float = 20.0) -> None:
-    """Wait for something that must come."""
+    """Waits until `ready` returns true, and fails with the complaint after `patience_s`."""
     patience_s = patience(patience_s)
     deadline = time.monotonic() + patience_s
     while not ready():
@@ -51,13 +51,13 @@ def until(ready: Callable[[], bool], complaint: str, patience_s: float = 20.0) -
 
 
 def wait_until_still(data_dir: Path) -> None:
-    """Until no file of the store has been written to for a second, or with patience more."""
+    """Waits until no file of the store was written to for a second, longer on a slow machine."""
     while time.time() - max(found.stat().st_mtime for found in data_dir.iterdir()) < patience(1.0):
         time.sleep(0.1)
 
 
 def side_by_side(check: Callable[..., Any], cases: Iterable[Sequence[Any]], at_once: int = 6) -> List[Any]:
-    """Check all cases, a few at a time, for each waits more than it works; the first that fails ends it."""
+    """Runs `check` for all cases, several at a time, because each mostly waits. Stops at the first failure."""
     with ThreadPoolExecutor(at_once) as pool:
         checks = [pool.submit(check, *case) for case in cases]
         try:
@@ -71,7 +71,7 @@ def side_by_side(check: Callable[..., Any], cases: Iterable[Sequence[Any]], at_o
 
 
 class Lives:
-    """A data directory, and brokers that live on it one after the other."""
+    """A data directory, and the brokers that run on it one after the other."""
 
     def __init__(self, data_dir: Path, config: str = "", args: Optional[List[str]] = None) -> None:
         self.data_dir = data_dir
@@ -80,7 +80,7 @@ class Lives:
         self.broker: Optional[Leveret] = None
 
     def start(self, config: Optional[str] = None) -> Leveret:
-        """The next life."""
+        """Starts the next broker."""
         self.end()
         self.broker = Leveret(
             brokers.leveret_binary(), self.args, self.config if config is None else config, self.data_dir
@@ -88,25 +88,26 @@ class Lives:
         return self.broker
 
     def again(self, how: str) -> Leveret:
-        """End this life cleanly (`stop`) or not (`kill`), and start the next."""
+        """Ends the broker cleanly (`stop`) or with SIGKILL (`kill`), and starts the next one."""
         assert self.broker
         getattr(self.broker, how)()
         return self.start()
 
     def end(self) -> None:
-        """End the life there is."""
+        """Ends the running broker, if any."""
         if self.broker:
             self.broker.close()
             self.broker = None
 
     def log(self) -> str:
-        """The end of the present broker's log."""
+        """Returns the end of the log of the current broker."""
         return self.broker.log()[-6000:] if self.broker else ""
 
 
 @contextlib.contextmanager
 def lives(config: str = "", data_dir: Optional[Path] = None, args: Optional[List[str]] = None) -> Iterator[Lives]:
-    """Lives on a directory of their own, or on a given one; the log of the last is shown when something fails."""
+    """Provides a `Lives` on a new or the given directory for a `with` block. A failure prints the log of the last
+    broker."""
     with scratch() as folder:
         series = Lives(data_dir or folder / "data", config, args)
         try:
@@ -120,7 +121,7 @@ def lives(config: str = "", data_dir: Optional[Path] = None, args: Optional[List
 
 @contextlib.contextmanager
 def scratch(within: Optional[Path] = None) -> Iterator[Path]:
-    """A folder for the length of a `with` block."""
+    """Provides a temporary directory for the length of a `with` block."""
     folder = Path(tempfile.mkdtemp(prefix="leveret-durability-", dir=within))
     try:
         yield folder
@@ -130,14 +131,14 @@ def scratch(within: Optional[Path] = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def client(broker: Leveret, timeout: float = 20.0) -> Iterator[Client]:
-    """A client with channel 1 open."""
+    """Returns a client with channel 1 open."""
     with Client(broker.address, timeout=timeout) as made:
         made.open()
         yield made
 
 
 def refused(series: Lives, *words: str) -> str:
-    """Start a broker that must refuse to, in one sentence with all these words; its log."""
+    """Starts a broker that must refuse to start, with one error line that contains all these words. Returns its log."""
     try:
         series.start()
     except brokers.BrokerError as why:
@@ -154,7 +155,7 @@ def refused(series: Lives, *words: str) -> str:
 
 
 def system(*command: str) -> str:
-    """Run a tool that has to work."""
+    """Runs a command and raises if it fails."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, timeout=patience(60))
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout.strip()}"
@@ -169,7 +170,7 @@ def need_root_to_mount() -> None:
 
 @contextlib.contextmanager
 def ext4(mib: int, image_dir: Optional[Path] = None) -> Iterator[Path]:
-    """An ext4 file system of this size in an image, mounted for the length of a `with` block."""
+    """Mounts an ext4 file system of this size from an image for the length of a `with` block."""
     need_root_to_mount()
     with scratch() as folder:
         image, mount = (image_dir or folder) / "image", folder / "mount"
@@ -186,10 +187,10 @@ def ext4(mib: int, image_dir: Optional[Path] = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def btrfs(mib: int) -> Iterator[Path]:
-    """A file system that writes everything elsewhere, of this size, at least 114 MiB, in an image."""
+    """Mounts a btrfs (a copy-on-write file system) of this size, at least 114 MiB, from an image."""
     need_root_to_mount()
     if "btrfs" not in Path("/proc/filesystems").read_text():
-        raise Skip("this kernel has no btrfs: nothing was filled on a file system that writes elsewhere")
+        raise Skip("the kernel has no btrfs: the case of a full copy-on-write file system was not run")
     if not shutil.which("mkfs.btrfs"):
         environment.apt_install("btrfs-progs")
     with scratch() as folder:
@@ -207,10 +208,10 @@ def btrfs(mib: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def f2fs(mib: int) -> Iterator[Path]:
-    """A file system that was made for flash, of this size, in an image."""
+    """Mounts an f2fs (a file system for flash) of this size from an image."""
     need_root_to_mount()
     if "f2fs" not in Path("/proc/filesystems").read_text():
-        raise Skip("this kernel has no f2fs: nothing was filled, killed or mounted again on it")
+        raise Skip("the kernel has no f2fs: its cases were not run")
     if not shutil.which("mkfs.f2fs"):
         environment.apt_install("f2fs-tools")
     with scratch() as folder:
@@ -228,7 +229,7 @@ def f2fs(mib: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def tmpfs(mib: int) -> Iterator[Path]:
-    """A file system in memory, for a `with` block."""
+    """Mounts a file system in memory for the length of a `with` block."""
     need_root_to_mount()
     with scratch() as mount:
         system("mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(mount))
@@ -251,7 +252,7 @@ def unmount(mount: Path) -> None:
 
 
 def body_of(stream: str, number: int, size: int = 0) -> bytes:
-    """A body that says who it is and whether it was altered, of at least 24 bytes."""
+    """Returns a body of at least 24 bytes with the stream, the number and a checksum."""
     head = struct.pack(">8sI", stream.encode()[:8], number)
     seedling = zlib.crc32(head)
     pattern = struct.pack(">I", seedling) * ((max(0, size - 16) + 3) // 4)
@@ -260,26 +261,26 @@ def body_of(stream: str, number: int, size: int = 0) -> bytes:
 
 
 def number_in(body: bytes, stream: str) -> int:
-    """The number of a body, which must be whole and of this stream."""
-    assert len(body) >= 16, f"{len(body)} bytes cannot be a message of {stream}"
+    """Returns the number in a body, and checks that it is unaltered and of this stream."""
+    assert len(body) >= 16, f"{len(body)} bytes are too few for a message of {stream}"
     checksum, name, number = struct.unpack(">I8sI", body[:16])
-    assert zlib.crc32(body[4:]) == checksum, f"altered: {len(body)} bytes that claim to be {name!r} {number}"
+    assert zlib.crc32(body[4:]) == checksum, f"altered: {len(body)} bytes that state {name!r} {number}"
     assert name.rstrip(b"\0") == stream.encode()[:8], f"{name!r} in the queue of {stream}"
     return number
 
 
 def declare(peer: Client, queue: str, **options: Any) -> None:
-    """A durable queue."""
+    """Declares a durable queue."""
     peer.call(1, "queue.declare", queue=queue, **dict({"durable": True}, **options))
 
 
 def count(peer: Client, queue: str) -> int:
-    """Messages ready in a queue."""
+    """Returns the number of ready messages in a queue."""
     return peer.call(1, "queue.declare", queue=queue, passive=True).args["message_count"]
 
 
 def confirmed_through(peer: Client, last: int) -> None:
-    """Wait until everything up to this publisher's sequence number is confirmed."""
+    """Waits until everything up to this delivery tag is confirmed."""
     done, ahead = getattr(peer, "confirmed", 0), getattr(peer, "ahead", set())
     while done < last:
         item = peer.expect("basic.ack", "basic.nack")
@@ -296,13 +297,13 @@ def confirmed_through(peer: Client, last: int) -> None:
 
 
 def persistent(_number: int) -> Dict[str, Any]:
-    """The properties of any message that is to survive."""
+    """Returns the properties of a persistent message."""
     return PERSISTENT
 
 
 def fill(peer: Client, queue: str, numbers: range, size: int = 100,
          props: Callable[[int], Dict[str, Any]] = persistent, window: int = 200) -> None:
-    """Publish messages, confirmed; the channel is put into confirm mode when it is not yet."""
+    """Publishes messages and waits for their confirms. Puts the channel into confirm mode first if necessary."""
     if not hasattr(peer, "sent"):
         peer.call(1, "confirm.select")
         peer.sent = 0  # type: ignore[attr-defined]
@@ -315,7 +316,7 @@ def fill(peer: Client, queue: str, numbers: range, size: int = 100,
 
 
 def take_all(peer: Client, queue: str, ahead: int = 32, patience_s: float = 20.0) -> List[Content]:
-    """Get everything there is, without acknowledgement, many requests at a time."""
+    """Gets all messages of the queue without acknowledgement, with many pipelined requests."""
     ask = wire.method(1, "basic.get", queue=queue, no_ack=True)
     peer.send(ask * ahead)
     asked, found, is_empty = ahead, [], False
@@ -325,7 +326,7 @@ def take_all(peer: Client, queue: str, ahead: int = 32, patience_s: float = 20.0
         if name_of(item) == "basic.get-empty":
             is_empty = True
             continue
-        assert not is_empty, f"{queue}: a message after the queue was said to be empty"
+        assert not is_empty, f"{queue}: a message after get-empty"
         found.append(item)
         if len(found) % ahead == 0:
             peer.send(ask * ahead)
@@ -336,12 +337,12 @@ def take_all(peer: Client, queue: str, ahead: int = 32, patience_s: float = 20.0
 
 
 def numbers_of(messages: List[Content], stream: str) -> List[int]:
-    """The numbers of messages, each checked."""
+    """Returns the numbers of the messages, and checks each body."""
     return [number_in(message.body, stream) for message in messages]
 
 
 def all_written(series: Lives) -> bool:
-    """Whether a durable fact said now has been written: it goes behind everything said before."""
+    """Waits until all log entries appended so far are durable, by a durable change behind them."""
     with client(series.broker) as peer:
         declare(peer, "afterwards")
         peer.call(1, "queue.delete", queue="afterwards")
@@ -349,7 +350,7 @@ def all_written(series: Lives) -> bool:
 
 
 class Publisher:
-    """Publishes persistent messages from a thread of its own, a window of them unconfirmed, until it is stopped."""
+    """Publishes persistent messages from a thread, with a window of unconfirmed ones, until it is stopped."""
 
     def __init__(self, broker: Leveret, queue: str, size: int = 1000, first: int = 0, window: int = 20,
                  last: int = 1 << 40) -> None:
@@ -384,7 +385,7 @@ class Publisher:
             return
         if name_of(item) == "basic.ack":
             tag = self.first + item.args["delivery_tag"]
-            # Durable in order, so told in order: a tag says that everything before it is safe, too.
+            # Messages become durable in order, so confirms come in order: a tag confirms everything before it.
             assert tag > self.confirmed, f"{tag} confirmed after {self.confirmed}"
             self.confirmed = tag
         elif name_of(item) in ("connection.blocked", "connection.unblocked"):
@@ -401,7 +402,7 @@ class Publisher:
             time.sleep(0.02)
             return self.blocked or self._broken()
 
-        until(is_told, "connection.blocked did not come")
+        until(is_told, "connection.blocked did not arrive")
         self._check()
 
     def wait_confirmed(self, through: int, patience_s: float = 20.0) -> None:
@@ -417,7 +418,7 @@ class Publisher:
         assert not self._broken(), f"the publisher to {self.queue} ended: {self.accident!r}"
 
     def stop(self) -> None:
-        """Publish no more, and have everything confirmed."""
+        """Stops publishing and waits until everything is confirmed."""
         self.patience = time.monotonic() + patience(20.0)
         self.stopping.set()
         self.thread.join(patience(30.0))
@@ -436,7 +437,7 @@ class Publisher:
 
 
 def pika_program(name: str, broker: Leveret, *args: str) -> "subprocess.Popen[str]":
-    """One of `programs/`, with pika, talking to a broker."""
+    """Starts a program of `programs/`, which uses pika, against a broker."""
     python = environment.pika_python(environment.PIKA_NEW)
     told = dict(os.environ, AMQP_HOST=broker.address.host, AMQP_PORT=str(broker.address.port),
                 PYTHONPATH=str(HERE.parents[1] / "support"))

@@ -33,7 +33,7 @@ SENDS = {"sendto", "sendmsg", "sendmmsg"}
 
 
 class Call(NamedTuple):
-    """A call of the broker's: where in the trace it began and ended, and what was said to it."""
+    """A system call of the broker: its arguments, and the lines of the trace at which it began and ended."""
 
     name: str
     began: int
@@ -72,7 +72,7 @@ class Trace:
         self.calls.append(call._replace(ended=ended, text=text, path=un_hex(path.group(1)) if path else "", data=data))
 
     def named(self, names: "set[str]") -> List[Call]:
-        """Calls of these names, in the order in which they began."""
+        """Returns the calls of these names in the order in which they began."""
         return [call for call in self.calls if call.name in names]
 
     def on_segments(self, names: "set[str]") -> List[Call]:
@@ -80,20 +80,20 @@ class Trace:
         return [call for call in self.named(names) if call.path.endswith(".seg")]
 
     def confirms(self) -> List[Call]:
-        """Calls that gave a socket something with a basic.ack in it."""
+        """Returns the writes to sockets that contain a basic.ack."""
         sent = [call for call in self.named(WRITES | SENDS) if call.path.startswith("TCP")]
         return [call for call in sent if ACK in call.data]
 
 
 def have_strace() -> None:
-    """strace, from the machine or from apt."""
+    """Installs strace from apt if the machine has none."""
     if shutil.which("strace") is None:
         environment.apt_install("strace")
 
 
 @contextlib.contextmanager
 def traced(broker: Leveret, result: List[Trace]) -> Iterator[None]:
-    """Trace the broker for the length of a `with` block."""
+    """Traces the broker for the length of a `with` block."""
     have_strace()
     names = ",".join(sorted(SYNCS | METADATA | OPENS | WRITES | SENDS))
     with scratch() as folder:
@@ -117,12 +117,12 @@ def traced(broker: Leveret, result: List[Trace]) -> Iterator[None]:
 
 
 def un_hex(text: str) -> str:
-    """-xx writes paths in hex, too."""
+    """Decodes the paths that `strace -xx` prints in hex."""
     return re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found.group(1), 16)), text)
 
 
 def committed(trace: Trace, marker: bytes) -> Optional[Call]:
-    """The sync behind the write that holds these bytes."""
+    """Returns the sync after the write that contains these bytes."""
     for write in trace.on_segments(WRITES):
         if marker in write.data:
             for sync in trace.on_segments({"fdatasync"}):
@@ -132,7 +132,8 @@ def committed(trace: Trace, marker: bytes) -> Optional[Call]:
 
 
 def confirm_follows_sync() -> None:
-    """A confirm leaves only when the sync of the commit with its message has returned: alone and under load."""
+    """A confirm is sent only after the sync of the commit with its message has returned: without load and under load.
+    """
     with lives() as series:
         broker, traces = series.start(), []
         with client(broker) as peer:
@@ -158,14 +159,14 @@ def confirm_follows_sync() -> None:
 
 
 def last_tag(data: bytes) -> int:
-    """The highest delivery tag among the basic.acks in these bytes."""
+    """Returns the highest delivery tag of the basic.acks in these bytes."""
     frames = wire.split_frames(bytearray(data))
     methods = [wire.decode_method(frame.payload) for frame in frames if frame.kind == wire.FRAME_METHOD]
     return max(method.args["delivery_tag"] for method in methods if method.name == "basic.ack")
 
 
 def lone_confirm() -> None:
-    """One small persistent message costs one write of one block and one fdatasync, nothing else."""
+    """One small persistent message costs one write of one block and one fdatasync, and nothing else."""
     with lives() as series:
         broker, traces = series.start(), []
         with client(broker) as peer:
@@ -182,7 +183,7 @@ def lone_confirm() -> None:
 
 
 def idle_disk() -> None:
-    """Transient traffic, no traffic, and messages without a durable queue cause no disk access."""
+    """Transient messages, idle time, and persistent messages without a durable queue cause no disk access."""
     with lives() as series:
         broker, traces = series.start(), []
         with client(broker) as peer:
@@ -205,7 +206,8 @@ def idle_disk() -> None:
 
 
 def steady_state() -> None:
-    """Once segments are there, a log that is used over and over changes no file: data and fdatasync, only."""
+    """Once the segments are created, a log that is reused changes no file metadata: it only writes data and calls
+    fdatasync."""
     with lives(SMALL_SEGMENTS + '[store]\nsettle_window = "50ms"\n') as series:
         broker, traces = series.start(), []
         with client(broker) as peer:
@@ -218,8 +220,9 @@ def steady_state() -> None:
 
             go_round(0)
             go_round(1000)
-            until(lambda: files(series.data_dir) == files(series.data_dir, wait=0.3), "the files do not settle")
-            # How many segments are needed at once depends on how fast things go; at some number it stays.
+            until(lambda: files(series.data_dir) == files(series.data_dir, wait=0.3), "the files keep changing")
+            # The number of segments needed at once depends on the speed of the machine. It becomes constant after some
+            # rounds.
             for number in range(5):
                 before = files(series.data_dir)
                 with traced(broker, traces):
@@ -230,7 +233,7 @@ def steady_state() -> None:
         trace = traces[-1]
         used = {write.path for write in trace.on_segments(WRITES)}
         assert len(used) > 1, f"only {used} were written to"
-        # The note of the newest segment is there already: each new segment writes its one block again.
+        # The header copy of the newest segment exists: each new segment overwrites its one block.
         makes = [call for call in trace.named(OPENS) if "O_CREAT" in call.text and '"newest"' not in un_hex(call.text)]
         changing = trace.named(METADATA) + makes
         assert not changing, [un_hex(call.text) for call in changing]
@@ -248,7 +251,7 @@ def directories() -> None:
     have_strace()
     with scratch() as folder:
         names = ",".join(sorted(SYNCS | METADATA | OPENS | WRITES | SENDS))
-        # The tracer as a grandchild, so that the broker is the process that is ended.
+        # strace runs as a grandchild, so that the broker is the process that is ended.
         tracer = ["strace", "-D", "-f", "-yy", "-xx", "-s", "65536", "-e", f"trace={names}", "-o", str(folder / "trace")]
         data_dir = folder / "made"
         with running(data_dir, SMALL_SEGMENTS, tracer) as broker:
@@ -262,30 +265,32 @@ def directories() -> None:
         confirm = trace.confirms()[-1]
         made = {str(data_dir): made_at(trace, {"mkdir", "mkdirat"}, str(data_dir))}
         logged = [name for name in made_by_then if name.endswith(".seg") or name.startswith(("access.", "newest"))]
-        assert len(logged) > 4, f"only {logged}"
+        assert len(logged) > 4, f"only these files were created: {logged}"
         for name in logged:
             made[str(data_dir / name)] = made_at(trace, OPENS, name)
         for path, call in made.items():
-            assert call, f"{path} is there, and nobody made it"
+            assert call, f"{path} exists, and the trace has no call that created it"
             above = str(Path(path).parent)
             syncs = [sync for sync in trace.named({"fsync"}) if sync.path == above and sync.began > call.ended]
-            # A segment is made ready beside what is confirmed: nothing is written to it before it is durable.
+            # A segment is prepared while messages are confirmed: nothing is written to it before its directory entry is
+            # durable.
             used = [write for write in trace.on_segments(WRITES) if write.path == path and write.data.strip(b"\0")]
             by = used[0] if path.endswith(".seg") and used else confirm
-            assert syncs or (path.endswith(".seg") and not used), f"{path} was made, and {above} was not synced after it"
+            assert syncs or (path.endswith(".seg") and not used), (
+                f"{path} was created, and {above} was not synced after it")
             assert not syncs or syncs[0].ended < by.began or path.endswith(".seg") and not used, (
-                f"{path}: {above} was synced when it was in use already")
+                f"{path}: {above} was synced only after it was in use")
 
 
 def made_at(trace: Trace, names: "set[str]", name: str) -> Optional[Call]:
-    """The call that made a directory or a file of that name."""
+    """Returns the call that created a directory or a file of that name."""
     found = [call for call in trace.named(names) if f'"{name}"' in un_hex(call.text)
              and (call.name.startswith("mkdir") or "O_CREAT" in call.text)]
     return found[0] if found else None
 
 
 def files(data_dir: Path, wait: float = 0.0) -> Dict[str, int]:
-    """Names and sizes of the log's files."""
+    """Returns the names and sizes of the log's files."""
     time.sleep(wait)
     return {path.name: path.stat().st_size for path in sorted(data_dir.iterdir())}
 

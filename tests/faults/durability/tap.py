@@ -1,7 +1,7 @@
-"""A wire tap between a publisher and its broker: it passes on what either says, and knows what was promised.
+"""A proxy between a publisher and its broker: it forwards both directions and records which messages were confirmed.
 
-So what counts is not the client's own book, which dies with it or may err with it: a message is *sent* once its
-bytes were handed to the broker's socket, and *confirmed* once the broker's acknowledgement came out of it.
+The checks do not rely on the client's own records, which may be wrong or lost with it. A message is *sent* once its
+bytes were passed to the broker's socket, and *confirmed* once the broker's acknowledgement was read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PUBLISH, ACK, NACK = b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x7
 
 
 class Message:
-    """One that was sent."""
+    """A message that was sent."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -28,7 +28,7 @@ class Message:
 
 
 class Line:
-    """One connection through the tap. Its publishes are all on one channel, so tags count them."""
+    """One connection through the proxy. All its publishes are on one channel, so delivery tags count them."""
 
     def __init__(self, peer: socket.socket, address: Address) -> None:
         self.peer = peer
@@ -56,7 +56,7 @@ class Line:
                         note(frame)
                 to.sendall(data)
         except OSError:
-            pass  # one of the two is gone, which is what this is for
+            pass  # one side has closed, as expected in this test
         except Exception as accident:
             self.accident = repr(accident)
         finally:
@@ -77,10 +77,10 @@ class Line:
         assert frame.payload[:4] == ACK, "the broker refused a message"
         args = wire.decode_method(frame.payload).args
         tag = args["delivery_tag"]
-        assert 0 < tag <= len(self.sent), f"{tag} is confirmed, of {len(self.sent)} that were sent"
+        assert 0 < tag <= len(self.sent), f"tag {tag} is confirmed, and {len(self.sent)} messages were sent"
         first = self.confirmed_through if args["multiple"] else tag - 1
         for message in self.sent[first:tag]:
-            assert not message.is_confirmed, f"a confirm comes twice, at {tag}"
+            assert not message.is_confirmed, f"tag {tag} is confirmed twice"
             message.is_confirmed = True
         if args["multiple"]:
             self.confirmed_through = tag
@@ -104,24 +104,24 @@ class Tap:
                 self.lines.append(Line(self.door.accept()[0], self.broker))
 
     def confirmed(self) -> int:
-        """Messages confirmed so far."""
+        """Returns the number of messages confirmed so far."""
         return sum(message.is_confirmed for line in list(self.lines) for message in list(line.sent))
 
     def close(self) -> None:
-        """No more; everything that was on its way is noted."""
+        """Closes the proxy after all bytes on their way were recorded."""
         with contextlib.suppress(OSError):
             self.door.shutdown(socket.SHUT_RDWR)
         self.door.close()
         for line in self.lines:
             for thread in line.threads:
                 thread.join(patience(10.0))
-                assert not thread.is_alive(), "a line through the tap hangs"
+                assert not thread.is_alive(), "a connection through the proxy does not end"
             line.peer.close()
             line.broker.close()
-            assert not line.accident, f"in the tap: {line.accident}"
+            assert not line.accident, f"in the proxy: {line.accident}"
 
     def bodies(self, confirmed: bool) -> Dict[str, Set[bytes]]:
-        """The bodies of the messages that were sent, or only of those confirmed, by queue. None is sent twice."""
+        """Returns the bodies of all sent messages, or only of the confirmed ones, by queue. Each body is sent once."""
         found: Dict[str, Set[bytes]] = {}
         for line in self.lines:
             for message in line.sent:

@@ -1,4 +1,4 @@
-"""A client that takes what it can get, and what is left to another one, on small boards.
+"""Fair shares: one client uses as much as it is given on a small board, and another client is still served.
 
 The first client is the user `loud` in a virtual host of its own (in one case in `/`); the other one is guest in `/`.
 Suite lines: `PASS fair_shares/BOARD/NAME`.
@@ -21,12 +21,12 @@ from harness.raw import Client  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
 BOARDS = ("pi-zero-w", "router-64")
-# Number of messages that the well-behaved program sends while the tenant's messages fill the memory.
+# Number of messages that the normal client sends while the tenant's messages fill the memory.
 HONEST = 3000
 
 
 class Ward:
-    """One broker with the profile of a board, and its tenant; it can be started anew with what it has."""
+    """A broker with the profile of a board, which can be restarted with its data."""
 
     def __init__(self, board: str, disk_limit: str = "200MB") -> None:
         self.board = board
@@ -38,43 +38,44 @@ class Ward:
         self.broker.ctl("set_permissions", "-p", "loud", "loud", ".*", ".*", ".*")
 
     def start(self) -> None:
-        """Run it."""
-        # How often a board may sync changes no share, and with the boards' own limits a disk takes a minute to fill.
+        """Starts the broker."""
+        # The sync interval of the board does not affect the shares. With the disk limits of the boards, filling the
+        # disk would take a minute.
         config = f'board = "{self.board}"\n[store]\ndisk_limit = "{self.disk_limit}"\nsyncs_per_second = 0\n'
         self.broker = brokers.Leveret(brokers.leveret_binary(), [], config, data_dir=Path(self.home.name) / "data")
 
     def restart(self) -> None:
-        """End it well, and run it again."""
+        """Stops the broker cleanly and starts it again."""
         self.broker.stop()
         self.broker.close()
         self.start()
 
     def close(self) -> None:
-        """It ends for good."""
+        """Stops the broker for good."""
         self.broker.close()
         self.home.cleanup()
 
     def tenant(self, vhost: str = "loud") -> Client:
-        """A connection of the tenant, with a channel."""
+        """Returns a connection of the user `loud` with a channel open."""
         client = Client(self.broker.address, user="loud", password="secret", vhost=vhost)
         client.open()
         return client
 
     def honest(self) -> Client:
-        """A connection of the honest program, with a channel."""
+        """Returns a connection of the user guest with a channel open."""
         client = Client(self.broker.address, timeout=60.0)
         client.open()
         return client
 
 
 def take_all(client: Client, name: str) -> Tuple[int, str]:
-    """Declare durable exchanges until that is refused: how many those were, and what was said."""
+    """Declares durable exchanges until one is refused. Returns how many were declared, and the refusal."""
     for number in range(100_000):
         try:
             client.call(1, "exchange.declare", exchange=f"{name}-{number}", type="direct", durable=True)
         except Exception as refusal:  # noqa: BLE001
             return number, str(refusal)
-    raise AssertionError("there is no end to exchanges")
+    raise AssertionError("no limit of exchanges was reached")
 
 
 def work(client: Client, number: int, count: int) -> None:
@@ -92,7 +93,7 @@ def work(client: Client, number: int, count: int) -> None:
 
 
 def publish_confirmed(client: Client, exchange: str, key: str, count: int) -> None:
-    """Messages one by one, each confirmed and delivered before the next is sent."""
+    """Publishes messages, each of which is confirmed and delivered before the next is sent."""
     for number in range(count):
         client.publish(1, exchange, key, b"%d" % number)
         awaited = {"confirm", "message"}
@@ -103,9 +104,9 @@ def publish_confirmed(client: Client, exchange: str, key: str, count: int) -> No
 
 
 def exchanges(ward: Ward) -> None:
-    """A connection takes all the exchanges that it gets; another one can still work."""
+    """A connection declares all the exchanges that it is given. Another one can still work."""
     taken, refusal = take_all(ward.tenant(), "taken")
-    assert taken >= 40, f"it took no more than {taken}"
+    assert taken >= 40, f"only {taken} exchanges were declared"
     assert "RESOURCE_ERROR" in refusal and "exchanges_max" in refusal, refusal
     client = ward.honest()
     for number in range(3):
@@ -113,7 +114,7 @@ def exchanges(ward: Ward) -> None:
 
 
 def flooded(ward: Ward, size: int, vhost: str) -> Iterator[Client]:
-    """Connections of the tenant that publish transient messages, each until nothing is taken any more."""
+    """Returns connections of the tenant that publish transient messages until each is blocked."""
     body = b"." * size
     for connection in range(4):
         client = ward.tenant(vhost)
@@ -127,23 +128,25 @@ def flooded(ward: Ward, size: int, vhost: str) -> Iterator[Client]:
 
 
 def flood(ward: Ward, size: int, least_bytes: int, vhost: str = "loud") -> None:
-    """No consumer takes what the tenant sends. The other program's confirms arrive in time."""
+    """Publishes messages of the tenant without a consumer, and checks that the other client's confirms arrive in time.
+    """
     client = ward.honest()
     client.call(1, "queue.declare", queue="mine")
     loud = list(flooded(ward, size, vhost))
     rows = ward.broker.ctl("list_queues", "-p", vhost, "--no-table-headers", "messages").split()
     held = sum(map(int, rows)) * max(size, 128)
-    assert len(loud) == 4 and held >= least_bytes, f"{held:,} bytes of the tenant are there, so this was no flood"
+    assert len(loud) == 4 and held >= least_bytes, f"only {held:,} bytes of the tenant are held, which is no flood"
     client.call(1, "confirm.select")
     client.call(1, "basic.consume", queue="mine", consumer_tag="t", no_ack=True)
     begin = time.monotonic()
     publish_confirmed(client, "", "mine", HONEST)
     assert time.monotonic() - begin < 60.0
-    assert all(waits(one) for one in loud), "the tenant's own publishers do not wait"
+    assert all(waits(one) for one in loud), "the tenant's own publishers are not blocked"
 
 
 def waits(publisher: Client) -> bool:
-    """Whether it is read no further: more than the kernel's buffers hold cannot be sent."""
+    """Returns whether the broker has stopped reading from this publisher: it cannot send more than fits the kernel's
+    buffers."""
     publisher.socket.settimeout(0.5)
     try:
         for _ in range(64):
@@ -154,23 +157,23 @@ def waits(publisher: Client) -> bool:
 
 
 def flood_of_small(ward: Ward) -> None:
-    """By their number."""
+    """The tenant sends many small messages."""
     flood(ward, 16, {"pi-zero-w": 7_000_000, "router-64": 750_000}[ward.board])
 
 
 def flood_of_bodies(ward: Ward) -> None:
-    """By their bytes."""
+    """The tenant sends large messages."""
     flood(ward, 4000, {"pi-zero-w": 12_000_000, "router-64": 1_000_000}[ward.board])
 
 
 def flood_in_the_same_virtual_host(ward: Ward) -> None:
-    """The tenant is another user of `/`: the memory for messages is divided among users, too."""
+    """The tenant is another user of `/`: the memory for messages is also divided among users."""
     ward.broker.ctl("set_permissions", "-p", "/", "loud", ".*", ".*", ".*")
     flood(ward, 4000, {"pi-zero-w": 12_000_000, "router-64": 1_000_000}[ward.board], "/")
 
 
 class Durably:
-    """A publisher of persistent messages to some queues in turn, each window of them confirmed before the next."""
+    """Publishes persistent messages to several queues in turn, and waits for the confirms of each window."""
 
     WINDOW = 20
     BODY = b"." * 16_000
@@ -208,21 +211,21 @@ class Durably:
 
 
 def disk_of_one(ward: Ward) -> None:
-    """Two queues fill most of disk_limit."""
+    """Two queues of the tenant fill most of `disk_limit`."""
     ward.broker.ctl("delete_vhost", "loud")
     taken = Durably(ward.honest(), ["mine", "other"]).publish(10_000, 8.0)
-    assert taken * len(Durably.BODY) >= 0.6 * 64_000_000, f"{taken} messages"
+    assert taken * len(Durably.BODY) >= 0.6 * 64_000_000, f"only {taken} messages fit"
 
 
 CASES = [exchanges, flood_of_small, flood_of_bodies, flood_in_the_same_virtual_host, disk_of_one]
-# Small enough to be filled.
+# Small, so that it can be filled quickly.
 DISK_LIMITS = {disk_of_one: "64MiB"}
 
 
 def main() -> int:
-    """Run the cases named, or all."""
+    """Runs the named cases, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", nargs="*", help="only these")
+    parser.add_argument("case", nargs="*", help="run only these cases")
     args = parser.parse_args()
     brokers.raise_on_sigterm()
     status = 0

@@ -32,7 +32,7 @@ WRONG = wire.method(0, "connection.start-ok", client_properties={}, mechanism="P
 
 
 class Server:
-    """A broker of one board, with a plain port and one for TLS."""
+    """A broker with the profile of a board, and listeners for plain connections and TLS."""
 
     def __init__(self, board: str, folder: Path) -> None:
         certificate, key = paper(folder)
@@ -45,7 +45,7 @@ class Server:
         self.hello = first_flight()
 
     def dial(self, kind: str, source: str) -> socket.socket:
-        """A connected socket that has said nothing."""
+        """Returns a connected socket that has sent nothing."""
         peer = socket.socket()
         peer.settimeout(patience(20))
         peer.bind((source, 0))
@@ -53,7 +53,7 @@ class Server:
         return peer
 
     def client(self, kind: str, source: str, user: str = "guest", password: str = "guest") -> Client:
-        """One that logs in."""
+        """Returns a client that has logged in."""
         peer = self.dial(kind, source)
         try:
             if kind == "tls":
@@ -71,7 +71,7 @@ class Server:
 
 
 def paper(folder: Path) -> Tuple[Path, Path]:
-    """A certificate and its key."""
+    """Creates a certificate and its key."""
     certificate, key = folder / "server.pem", folder / "server.key"
     if not key.exists():
         made = subprocess.run(
@@ -80,12 +80,12 @@ def paper(folder: Path) -> Tuple[Path, Path]:
              "basicConstraints=critical,CA:TRUE", "-keyout", str(key), "-out", str(certificate)],
             capture_output=True, check=False)
         if made.returncode != 0:
-            raise Skip("openssl makes no certificate")
+            raise Skip("openssl cannot create a certificate")
     return certificate, key
 
 
 def first_flight() -> bytes:
-    """The first record of a client of TLS."""
+    """Returns the first TLS record of a client."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     half = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -106,7 +106,7 @@ class Crowd:
         deadline = time.monotonic() + patience(20)
         while self.made < len(sources) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert self.made >= len(sources), f"{self.made} connected, which is no crowd"
+        assert self.made >= len(sources), f"only {self.made} connected"
         time.sleep(0.5)
 
     def _keep(self) -> None:
@@ -142,7 +142,7 @@ class Crowd:
 
 
 def is_gone(peer: socket.socket) -> bool:
-    """Whether the other side has hung up."""
+    """Returns whether the peer has closed the connection."""
     try:
         return not peer.recv(65536)
     except (BlockingIOError, ssl.SSLWantReadError):
@@ -153,7 +153,7 @@ def is_gone(peer: socket.socket) -> bool:
 
 @contextlib.contextmanager
 def server_of(board: str) -> Iterator[Server]:
-    """A broker of this board, that must be alive at the end."""
+    """Provides a broker with the profile of this board. It must still run at the end."""
     with tempfile.TemporaryDirectory(prefix="leveret-admission-") as folder, Server(board, Path(folder)) as server:
         try:
             yield server
@@ -164,24 +164,25 @@ def server_of(board: str) -> Iterator[Server]:
 
 
 def login_time(server: Server, kind: str, source: str, patience: float, user: str = "guest", password: str = "guest") -> float:
-    """How long it takes a client to come in; it comes again when it is hung up on, as clients do."""
+    """Returns the duration of a login in seconds. A client that is disconnected connects again."""
     began = time.monotonic()
     while True:
         try:
             client = server.client(kind, source, user, password)
         except (Closed, OSError, ssl.SSLError) as why:
-            assert time.monotonic() - began < patience, f"{source} did not get in over {kind} in {patience} s: {why!r}"
+            assert time.monotonic() - began < patience, (
+                f"{source} could not log in over {kind} within {patience} s: {why!r}")
             time.sleep(0.02)
             continue
         took = time.monotonic() - began
         client.drop()
-        assert took < patience, f"{source} got in over {kind} after {took:.1f} s"
+        assert took < patience, f"{source} logged in over {kind} only after {took:.1f} s"
         return took
 
 
 def silent_addresses(board: str) -> None:
-    """Eighty addresses connect and stay silent, at the plain port or at the port for TLS: another client logs in
-    within five seconds at either."""
+    """Eighty addresses connect and stay silent at the plain or the TLS listener. Another client logs in within 5 s at
+    either."""
     for crowded in ("plain", "tls"):
         with server_of(board) as server:
             crowd = Crowd(server, crowded, CROWD)
@@ -189,12 +190,12 @@ def silent_addresses(board: str) -> None:
                 slowest = max(login_time(server, kind, OTHER, LOGIN_S) for _ in range(3) for kind in ("plain", "tls"))
             finally:
                 crowd.end()
-            print(f"# {board}, {crowded}: {crowd.made} came, the slowest login took {slowest * 1000:.0f} ms")
+            print(f"# {board}, {crowded}: {crowd.made} connections, the slowest login took {slowest * 1000:.0f} ms")
 
 
 def byte_a_second() -> None:
-    """Five hundred connections send a byte a second: clients that are connected lose no message and no heartbeat, and a
-    login takes five seconds at most."""
+    """Five hundred connections send one byte a second. Connected clients lose no message and no heartbeat, and a login
+    takes at most 5 s."""
     for crowded, words in (("plain", wire.PROTOCOL_HEADER), ("tls", first_flight())):
         with server_of("generic") as server:
             publisher, consumer = server.client("plain", OTHER), server.client("plain", OTHER)
@@ -213,10 +214,10 @@ def byte_a_second() -> None:
                     slowest = max(slowest, *(login_time(server, kind, OTHER, LOGIN_S) for kind in ("plain", "tls")))
                     time.sleep(0.5)
                     beating.send(HEARTBEAT)
-                assert not closed(beating), "its heartbeats were not read"
+                assert not closed(beating), "a client was closed although it sent heartbeats"
             finally:
                 crowd.end()
-            print(f"# {crowded}: {crowd.made} came, the slowest login took {slowest * 1000:.0f} ms")
+            print(f"# {crowded}: {crowd.made} connections, the slowest login took {slowest * 1000:.0f} ms")
 
 
 def closed(client: Client) -> bool:
@@ -231,7 +232,8 @@ def closed(client: Client) -> bool:
 
 
 def ends_with_fin() -> None:
-    """Clients that connect, or log in, and close their socket without another word do not slow the logins of others."""
+    """Clients that connect, or log in, and close their socket without connection.close do not slow the logins of
+    others."""
 
     def logins(server: Server) -> int:
         count, until = 0, time.monotonic() + 2.0
@@ -254,7 +256,7 @@ def ends_with_fin() -> None:
                             server.dial("plain", CROWD[0]).close()
                         ended.value += 1
 
-            # In a process of its own, so that both clients do not share one interpreter.
+            # In another process, so that both clients do not share one interpreter.
             other = multiprocessing.get_context("fork").Process(target=come, daemon=True)
             other.start()
             try:
@@ -267,7 +269,7 @@ def ends_with_fin() -> None:
 
 
 def silent_control_clients() -> None:
-    """Connections to the control socket that are silent lose their place to `leveretctl`."""
+    """Silent connections to the control socket are closed in favour of `leveretctl`."""
     with server_of("generic") as server, contextlib.ExitStack() as stack:
         for _ in range(20):
             peer = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -278,8 +280,8 @@ def silent_control_clients() -> None:
 
 
 def slow_hello() -> None:
-    """A fleet of slow devices returns at once over TLS. A device needs 0.3 s before its first message and 1 s for each
-    further step, and tries again 2 s after it was closed. All log in."""
+    """Many slow devices reconnect at once over TLS. A device needs 0.3 s before its first message and 1 s for each
+    further step, and retries 2 s after it was closed. All log in."""
     with server_of("pi-zero-w") as server:
         clients: List[Client] = []
 
@@ -306,9 +308,9 @@ def slow_hello() -> None:
         assert len(clients) == len(threads), f"{len(clients)} logged in"
 
 
-def many_behind_one(board: str) -> None:
-    """Two hundred honest devices behind one address come back at once, as many as there are connections: all get
-    in, and none is hung up on."""
+def many_behind_one_address(board: str) -> None:
+    """Two hundred clients behind one address reconnect at once, as many as there are connections. All log in, and none
+    is disconnected."""
     limits = {"router-64": (50, 6), "router-128": (110, 12), "pi-zero-w": (200, 24), "generic": (200, 48)}
     for kind, count in zip(("plain", "tls"), limits[board]):
         with server_of(board) as server:
@@ -331,12 +333,12 @@ def many_behind_one(board: str) -> None:
             status = server.broker.ctl("status")
             for client in clients:
                 client.drop()
-            assert len(clients) == count, f"{len(clients)} of {count} got in over {kind}: {accidents[:3]}"
+            assert len(clients) == count, f"{len(clients)} of {count} logged in over {kind}: {accidents[:3]}"
             assert "Handshakes evicted: 0" in status, status
 
 
-def slow_but_honest() -> None:
-    """While there are places, one that takes two seconds for each step keeps its time."""
+def slow_handshake_in_time() -> None:
+    """While connections are free, a client that needs 2 s for each step of the handshake is not disconnected."""
     with server_of("router-64") as server:
         peers = [server.dial("plain", source) for source in CROWD[:3]]
         for peer in peers:
@@ -354,7 +356,7 @@ def slow_but_honest() -> None:
 
 
 class SlowClient(Client):
-    """One whose header is on its way already."""
+    """A client that sends each step of the handshake with a delay. Its protocol header was already sent."""
 
     def send(self, data: bytes) -> None:
         if data != wire.PROTOCOL_HEADER:
@@ -363,7 +365,7 @@ class SlowClient(Client):
 
 
 class Sprayer:
-    """A program that sends wrong passwords as fast as it can, on several sockets."""
+    """A program that sends wrong passwords on several sockets, as fast as possible."""
 
     def __init__(self, server: Server, source: str, response: Callable[[int], str], sockets: int = 20) -> None:
         self.server, self.source, self.response = server, source, response
@@ -390,7 +392,7 @@ class Sprayer:
                     pass
 
     def end(self) -> None:
-        """It stops."""
+        """Stops the program."""
         self.stopping.set()
         for thread in self.threads:
             thread.join(patience(30))
@@ -404,9 +406,9 @@ SPRAYS: Dict[str, Callable[[int], str]] = {
 }
 
 
-def wrong_passwords_next_door(board: str) -> None:
-    """Forty right logins of forty, by either server, while another program at the same address sends wrong passwords
-    without end: of one that never logged in before, too."""
+def wrong_passwords_same_address(board: str) -> None:
+    """Another program at the same address sends wrong passwords without end. All of 40 right logins succeed over either
+    listener, also the first login of a user."""
     for spray, response in SPRAYS.items():
         with server_of(board) as server:
             for user in ("known", "honest"):
@@ -423,16 +425,16 @@ def wrong_passwords_next_door(board: str) -> None:
                 other = login_time(server, "plain", "127.0.0.10", LOGIN_S)
             finally:
                 sprayer.end()
-            print(f"# {board}, {spray}: {sprayer.sent} wrong ones; 40 right ones took {plain * 1000:.0f} ms at most "
+            print(f"# {board}, {spray}: {sprayer.sent} wrong logins; 40 right ones took at most {plain * 1000:.0f} ms "
                   f"and {tls * 1000:.0f} ms over TLS, the first of another user {first * 1000:.0f} ms, one from "
-                  f"elsewhere {other * 1000:.0f} ms")
-            assert sprayer.sent >= 5, "nobody sprayed"
+                  f"another address {other * 1000:.0f} ms")
+            assert sprayer.sent >= 5, f"only {sprayer.sent} wrong passwords were sent"
 
 
 def cases() -> Dict[str, Callable[[], None]]:
-    """By name."""
+    """Returns the cases by name."""
     made: Dict[str, Callable[[], None]] = {
-        "slow-but-honest": slow_but_honest,
+        "slow-handshake-in-time": slow_handshake_in_time,
         "slow-hello": slow_hello,
         "byte-a-second": byte_a_second,
         "ends-with-fin": ends_with_fin,
@@ -441,7 +443,7 @@ def cases() -> Dict[str, Callable[[], None]]:
     for board in BOARDS:
         made[f"silent-addresses-{board}"] = lambda board=board: silent_addresses(board)
     for board in ("router-64", "router-128", "pi-zero-w", "generic"):
-        made[f"many-behind-one-{board}"] = lambda board=board: many_behind_one(board)
+        made[f"many-behind-one-address-{board}"] = lambda board=board: many_behind_one_address(board)
     for board in ("router-64", "generic"):
-        made[f"wrong-passwords-next-server-{board}"] = lambda board=board: wrong_passwords_next_door(board)
+        made[f"wrong-passwords-same-address-{board}"] = lambda board=board: wrong_passwords_same_address(board)
     return made

@@ -34,7 +34,7 @@ import admission  # noqa: E402
 
 MIB = 1 << 20
 MEMORY_LIMIT_KIB = 128_000_000 // 1024
-# Replies that blame the peer: each case names the one that it must get.
+# Reply codes that name an error of the client. Each case states the one that is expected.
 PRECONDITION_FAILED, FRAME_ERROR, SYNTAX_ERROR, CHANNEL_ERROR = 406, 501, 502, 504
 UNEXPECTED_FRAME, RESOURCE_ERROR, NOT_ALLOWED = 505, 506, 530
 CONNECTION_FORCED = 320
@@ -43,7 +43,7 @@ Broker = brokers.Leveret
 
 
 class Witness:
-    """A well-behaved client that keeps using the broker in a thread of its own."""
+    """A well-behaved client that keeps using the broker in a thread."""
 
     def __init__(self, broker: Broker, name: str = "witness") -> None:
         self.client = Client(broker.address)
@@ -68,29 +68,29 @@ class Witness:
                 self.slowest = max(self.slowest, time.monotonic() - began)
                 self.rounds += 1
                 self.stopping.wait(0.005)
-        except BaseException as accident:  # told to whoever asks for the verdict
+        except BaseException as accident:  # reported by verdict()
             self.accident = accident
 
     def verdict(self, slowest_s: float = 1.0) -> None:
-        """Stop, and complain if it was not served well."""
+        """Stops, and fails if the client was not served in time."""
         self.stopping.set()
         self.thread.join(patience(30.0))
         assert self.accident is None, f"the witness was not served: {self.accident!r}"
         assert not self.thread.is_alive(), "the witness hangs"
         assert self.rounds > 0, "the witness did not finish a single round"
-        assert self.slowest < slowest_s, f"the witness once waited {self.slowest:.2f} s"
+        assert self.slowest < slowest_s, f"the slowest round of the witness took {self.slowest:.2f} s"
         self.client.close()
 
 
 @contextlib.contextmanager
 def broker_with(config: str = "") -> Iterator[Broker]:
-    """A Leveret with this configuration, that must be alive and within its limit at the end."""
+    """Provides a Leveret with this configuration. At the end it must run and have kept its memory limit."""
     with brokers.leveret(config='memory_limit = "128MB"\n' + config) as broker:
         try:
             yield broker
             assert broker.alive(), "the broker ended"
             peak = broker.peak_kib()
-            assert peak < MEMORY_LIMIT_KIB, f"the broker once took {peak} KiB"
+            assert peak < MEMORY_LIMIT_KIB, f"the peak memory of the broker was {peak} KiB"
             with Client(broker.address) as client:
                 client.open()
         except BaseException:
@@ -99,7 +99,7 @@ def broker_with(config: str = "") -> Iterator[Broker]:
 
 
 def newcomer(crowd: contextlib.ExitStack, address: Tuple[str, int], words: bytes, waits: bool = True) -> socket.socket:
-    """One more of a crowd, maybe not connected yet: it says this, reads nothing and never waits."""
+    """Opens another connection of a crowd without waiting for the connect. It sends `words` and reads nothing."""
     peer = crowd.enter_context(socket.socket())
     peer.settimeout(20 if waits else 0)
     with contextlib.suppress(BlockingIOError):
@@ -111,7 +111,8 @@ def newcomer(crowd: contextlib.ExitStack, address: Tuple[str, int], words: bytes
 
 
 def refusal(client: Client, timeout: float = 10.0) -> int:
-    """The reply code with which the broker closes the channel or the connection, 0 for a bare hang-up."""
+    """Returns the reply code with which the broker closes the channel or the connection; 0 if it only closes the
+    socket."""
     timeout = patience(timeout)
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -125,7 +126,7 @@ def refusal(client: Client, timeout: float = 10.0) -> int:
 
 
 def blamed(client: Client, code: int, timeout: float = 10.0) -> None:
-    """The refusal, which must be with this code and no other."""
+    """Checks that the broker refuses with exactly this reply code."""
     found = refusal(client, timeout)
     assert found == code, f"refused with {found}, not {code}"
 
@@ -134,7 +135,7 @@ def blamed(client: Client, code: int, timeout: float = 10.0) -> None:
 
 
 def silent_connects() -> None:
-    """10,000 connections that say nothing, or half of what they should, while a good client works."""
+    """10,000 connections send nothing, or half a handshake, while a normal client works."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     count = min(10_000, hard - 500)
@@ -155,20 +156,20 @@ def silent_connects() -> None:
                     peer.send(half_hello[number % len(half_hello)])
             time.sleep(5.0)
             grown = broker.rss_kib() - before
-            assert grown < 16 * 1024, f"the silent ones cost {grown} KiB"
+            assert grown < 16 * 1024, f"the silent connections used {grown} KiB"
             # The first connections made room for others; none came after the last 100. The kernel may have let these in
             # seconds later: it drops the first SYN of a connection when the listener's queue is full.
             deadline = time.monotonic() + patience(15.0)
             while (hung_up := sum(closed_by_peer(peer) for peer in peers[-100:])) <= 90 and time.monotonic() < deadline:
                 time.sleep(0.5)
-            assert hung_up > 90, f"only {hung_up} of the last 100 were closed after the handshake's time"
+            assert hung_up > 90, f"only {hung_up} of the last 100 were closed after the handshake timeout"
         witness.verdict()
         late = Client(broker.address, timeout=60.0)
         late.close()
 
 
 def closed_by_peer(peer: socket.socket) -> bool:
-    """Whether the other side has hung up."""
+    """Returns whether the peer has closed the connection."""
     try:
         while True:
             if not peer.recv(65536):
@@ -180,7 +181,7 @@ def closed_by_peer(peer: socket.socket) -> bool:
 
 
 def nested_tables() -> None:
-    """Tables within tables, as deep as a frame can hold."""
+    """Tables are nested as deep as a frame can hold."""
 
     def deep(octets: int, kind: bytes = b"F") -> wire.Field:
         inner = b""
@@ -210,7 +211,7 @@ def nested_tables() -> None:
                 client.send(wire.method(1, name, arguments=bomb, **args))
                 blamed(client, FRAME_ERROR)
                 client.drop()
-            # in the headers of a message: they may be kept as they are, but nothing may break on them
+            # In the headers of a message: they may be stored unchanged, but must not break the broker.
             client = Client(broker.address)
             client.open()
             client.call(1, "queue.declare", queue="kept")
@@ -224,7 +225,7 @@ def nested_tables() -> None:
 
 
 def until_end(peer: socket.socket, seconds: float = 15.0) -> bytes:
-    """All a peer says until it hangs up."""
+    """Returns everything that a peer sends until it closes the connection."""
     data = b""
     deadline = time.monotonic() + patience(seconds)
     while time.monotonic() < deadline:
@@ -238,11 +239,11 @@ def until_end(peer: socket.socket, seconds: float = 15.0) -> bytes:
         if not piece:
             return data
         data += piece
-    raise AssertionError("the broker did not hang up")
+    raise AssertionError("the broker did not close the connection")
 
 
 def huge_sizes() -> None:
-    """Lengths that promise far more than ever comes."""
+    """Length fields state far more bytes than are sent."""
     most = struct.pack(">I", 0xFFFFFFFF)
     publish = wire.method(1, "basic.publish", routing_key="witness")
     lies: Dict[str, Tuple[int, bytes]] = {
@@ -279,12 +280,12 @@ def huge_sizes() -> None:
                 raise AssertionError(f"{what}: {why}") from why
             client.drop()
         grown = broker.rss_kib() - before
-        assert grown < 4096, f"the lies cost {grown} KiB"
+        assert grown < 4096, f"the false lengths used {grown} KiB"
         witness.verdict()
 
 
 def channel_floods() -> None:
-    """All channel numbers there are, and then some; on one connection and on several."""
+    """All channel numbers are opened and more, on one connection and on several."""
     with broker_with() as broker:
         witness = Witness(broker)
         greedy = [Client(broker.address) for _ in range(3)]
@@ -294,7 +295,7 @@ def channel_floods() -> None:
         greedy[0].send(wire.method(2048, "channel.open"))
         blamed(greedy[0], NOT_ALLOWED)
         greedy[0].drop()
-        # together more than the broker has places for: each may have as many as it leaves to others
+        # All three together exceed the channels of the broker. Each may open as many as are left.
         refused = 0
         more = Client(broker.address)
         for client in [*greedy[1:], more]:
@@ -305,10 +306,10 @@ def channel_floods() -> None:
             except Closed as closed:
                 assert closed.method and closed.method.args["reply_code"] == RESOURCE_ERROR, closed
                 refused += 1
-        assert refused == 2, f"{refused} of 3 were refused a channel"
+        assert refused == 2, f"{refused} of 3 clients were refused a channel"
         for client in [*greedy[1:], more]:
             client.drop()
-        # methods on 60,000 numbers that are not open
+        # Methods on 60,000 channel numbers that are not open.
         client = Client(broker.address)
         client.send(b"".join(wire.method(number, "basic.qos") for number in range(1, 60_000)))
         blamed(client, CHANNEL_ERROR)
@@ -319,7 +320,7 @@ def channel_floods() -> None:
 
 
 def never_reads() -> None:
-    """A consumer that never reads, while 20 MiB of deliveries pile up for it."""
+    """A consumer never reads while 20 MiB of deliveries wait for it."""
     with broker_with() as broker:
         witness = Witness(broker)
         deaf = Client(broker.address, receive_buffer=4096)
@@ -343,14 +344,14 @@ def never_reads() -> None:
             state = publisher.call(1, "queue.declare", queue="pile", passive=True).args
             if (state["message_count"], state["consumer_count"]) == (2000, 0):
                 break
-            assert time.monotonic() < deadline, f"after it went: {state}"
+            assert time.monotonic() < deadline, f"after the consumer was closed: {state}"
             time.sleep(0.1)
         publisher.close()
 
 
-def takes_nothing_any_more() -> None:
-    """A consumer whose socket takes nothing while deliveries wait is closed after its time, and its messages go
-    back; one that is slow but takes something now and then is not."""
+def stalled_consumer() -> None:
+    """A consumer whose socket accepts nothing while deliveries wait is closed after `consumer_stall_timeout`, and its
+    messages are requeued. A slow consumer that reads now and then is not closed."""
     with broker_with('[limits]\nconsumer_stall_timeout = "1500ms"\n') as broker:
         witness = Witness(broker)
         deaf = Client(broker.address, receive_buffer=4096)
@@ -368,21 +369,21 @@ def takes_nothing_any_more() -> None:
         with Client(broker.address) as client:
             client.open()
             while True:
-                assert slow.socket.recv(30_000), "the slow one was hung up on"
+                assert slow.socket.recv(30_000), "the slow consumer was closed"
                 state = client.call(1, "queue.declare", queue="deaf", passive=True).args
                 if (state["message_count"], state["consumer_count"]) == (1000, 0):
                     break
-                assert time.monotonic() < deadline, f"the deaf one still has its messages: {state}"
+                assert time.monotonic() < deadline, f"the messages of the stalled consumer were not requeued: {state}"
                 time.sleep(0.3)
             assert client.call(1, "queue.declare", queue="slow", passive=True).args["consumer_count"] == 1
-        assert "raise consumer_stall_timeout" in broker.log(), "nobody was told why"
+        assert "raise consumer_stall_timeout" in broker.log(), "the log does not name consumer_stall_timeout"
         witness.verdict()
         deaf.drop()
         slow.drop()
 
 
 def blocked_in_send() -> None:
-    """One socket, one thread: it publishes 20 MiB without reading what comes back as deliveries."""
+    """One thread publishes 20 MiB on one socket without reading the deliveries."""
     with broker_with() as broker:
         witness = Witness(broker)
         client = Client(broker.address, timeout=60.0, receive_buffer=8192)
@@ -400,7 +401,7 @@ def blocked_in_send() -> None:
 
 
 def half_bodies() -> None:
-    """500 connections that begin a message of 100,000 octets and never finish it."""
+    """500 connections begin a message of 100,000 octets and never finish it."""
     with broker_with('[limits]\ncontent_timeout = "2s"\n') as broker:
         witness = Witness(broker)
         start = wire.method(1, "basic.publish", routing_key="witness") + wire.frame(
@@ -423,7 +424,7 @@ def half_bodies() -> None:
                     continue
                 left.remove(peer)
                 peer.drop()
-        assert not left, f"{len(left)} of 500 were not closed in a minute"
+        assert not left, f"{len(left)} of 500 were not closed within a minute"
         witness.verdict(slowest_s=5.0)
         with Client(broker.address, timeout=30.0) as client:
             client.open()
@@ -433,7 +434,7 @@ def half_bodies() -> None:
 
 
 def half_frame() -> None:
-    """Half a frame and then nothing."""
+    """A client sends half a frame and then nothing."""
     with broker_with('[limits]\ncontent_timeout = "1s"\n') as broker:
         witness = Witness(broker)
         whole = wire.method(1, "queue.declare", queue="x" * 200)
@@ -447,7 +448,7 @@ def half_frame() -> None:
 
 
 def pipelined_declares() -> None:
-    """10,000 declares sent before the first reply is read; then more queues than there are places for."""
+    """10,000 declares are sent before the first reply is read, and then more declares than the limit of queues."""
     with broker_with("[limits]\nqueues_max = 1000\n") as broker:
         witness = Witness(broker)
         client = Client(broker.address, timeout=60.0, receive_buffer=4096)
@@ -468,7 +469,7 @@ def pipelined_declares() -> None:
 
 
 def large_fan_out() -> None:
-    """One message of 16 MiB to 100 consumers that do not read: it is held once."""
+    """One message of 16 MiB is routed to 100 consumers that do not read. It is held once."""
     with broker_with() as broker:
         witness = Witness(broker)
         body = bytes(index & 0xFF for index in range(256)) * (16 * MIB // 256)
@@ -498,7 +499,7 @@ def large_fan_out() -> None:
 
 
 def memory_of_a_burst() -> None:
-    """The memory of a burst goes back to the system after the burst."""
+    """Memory used for a burst of messages is returned to the system after it."""
     with broker_with() as broker:
         client = Client(broker.address, timeout=60.0)
         client.open()
@@ -526,7 +527,7 @@ body_bytes_max = "1MiB"
 
 
 def fan_out_that_does_not_fit() -> None:
-    """A message to more queues than there are queue entries is refused for all of them."""
+    """A message routed to more queues than there are free queue entries is refused for all of them."""
     with broker_with("[limits]\nqueue_entries_max = 512\n") as broker:
         client = Client(broker.address, timeout=30.0)
         client.open()
@@ -540,7 +541,7 @@ def fan_out_that_does_not_fit() -> None:
         client.open(2)
         for number in range(600):
             reply = client.call(2, "queue.declare", queue=f"wide{number}", passive=True)
-            assert reply.args["message_count"] == 0, f"wide{number} got a part"
+            assert reply.args["message_count"] == 0, f"wide{number} received the message"
         client.call(2, "confirm.select")
         client.publish(2, "", "wide0", b"fits")
         client.expect("basic.ack")
@@ -548,7 +549,7 @@ def fan_out_that_does_not_fit() -> None:
 
 
 def worker_with_full_pool() -> None:
-    """The pool is full; a worker that publishes its result before it acknowledges must get through."""
+    """The message memory is full. A worker that publishes its result before it acknowledges still proceeds."""
     count, size = 2000, 4000
     with broker_with(SMALL_POOL) as broker:
         worker, publisher, reader = (Client(broker.address, timeout=60.0) for _ in range(3))
@@ -602,8 +603,8 @@ def worker_with_full_pool() -> None:
             return thread
 
         threads = [started(publish_all), started(confirm_all)]
-        time.sleep(patience(2.0))  # now the pool is full and the publisher waits
-        assert threads[0].is_alive() or "connection.blocked" in publisher_told, "the pool was never full"
+        time.sleep(patience(2.0))  # now the memory is full and the publisher is blocked
+        assert threads[0].is_alive() or "connection.blocked" in publisher_told, "the memory was never full"
         threads += [started(work)]
         time.sleep(0.5)
         threads += [started(read)]
@@ -612,16 +613,16 @@ def worker_with_full_pool() -> None:
             thread.join(max(0.1, deadline - time.monotonic()))
         assert not accidents, accidents
         while publisher_told.count("connection.unblocked") < publisher_told.count("connection.blocked"):
-            publisher_told.append(name_of(publisher.recv()))  # that it is over is told a moment later
+            publisher_told.append(name_of(publisher.recv()))  # connection.unblocked may come a moment later
         hanging = [thread.name for thread in threads if thread.is_alive()]
-        assert not hanging, f"hanging: {hanging}"
+        assert not hanging, f"these clients do not end: {hanging}"
         assert "connection.blocked" in publisher_told and "connection.unblocked" in publisher_told, set(publisher_told)
         for client in (worker, publisher, reader):
             client.close()
 
 
-def blocked_is_not_everyone() -> None:
-    """While publishers wait for room, others consume, acknowledge, declare and delete."""
+def others_while_blocked() -> None:
+    """While publishers are blocked, other clients consume, acknowledge, declare and delete."""
     with broker_with(SMALL_POOL) as broker:
         publisher = Client(broker.address, timeout=60.0)
         publisher.open()
@@ -648,12 +649,12 @@ def blocked_is_not_everyone() -> None:
             while filler.is_alive() and time.monotonic() < deadline:
                 other.call(1, "queue.purge", queue="full")
                 time.sleep(0.01)
-        assert not filler.is_alive(), "the publisher was not let go"
+        assert not filler.is_alive(), "the publisher was not unblocked"
         publisher.close()
 
 
 def hang_up_after_publish() -> None:
-    """A peer that sends whole messages and is gone before they are read: they count, each of them."""
+    """A client sends complete messages and is gone before they are read. All of them are accepted."""
     with broker_with() as broker:
         with Client(broker.address) as client:
             client.open()
@@ -663,7 +664,7 @@ def hang_up_after_publish() -> None:
                 peer = Client(broker.address)
                 peer.open()
                 peer.send(wire.publish(1, "", "last-words", b"w" * 100) * 20)
-                if reset:  # an RST may outrun nothing that was received before it, but may lose the rest
+                if reset:  # an RST does not discard what was received before it, but may discard the rest
                     peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 peer.drop()
             if not reset:
@@ -678,9 +679,9 @@ def hang_up_after_publish() -> None:
                         time.sleep(0.05)
 
 
-def deaf_and_gone() -> None:
-    """A peer that asked for more than it reads, so that its answers have no room, and is gone by a reset: what it held
-    goes to others at once, for nothing that it waits for can come any more."""
+def reset_without_reading() -> None:
+    """A client requests more than it reads, so that its answers are blocked, and resets the connection. Its messages
+    are requeued at once."""
     with broker_with() as broker:
         witness = Witness(broker)
         with Client(broker.address) as client:
@@ -695,22 +696,22 @@ def deaf_and_gone() -> None:
             declare = wire.method(1, "queue.declare", queue="pile", passive=True)
             deaf.socket.settimeout(2.0)
             with contextlib.suppress(socket.timeout):
-                # Until nothing more is taken: the broker waits until its answers are read.
+                # Until the broker reads no more: it waits until its answers are read.
                 deaf.send(ask + declare * 1_000_000)
-                raise AssertionError("the broker never made it wait")
+                raise AssertionError("the broker never stopped reading")
             assert client.call(1, "queue.declare", queue="pile", passive=True).args["message_count"] == 0
             deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             deaf.drop()
             deadline = time.monotonic() + patience(10)
             while client.call(1, "queue.declare", queue="pile", passive=True).args["message_count"] < 40:
-                assert time.monotonic() < deadline, "what it had been given did not come back"
+                assert time.monotonic() < deadline, "the client's messages were not requeued"
                 time.sleep(0.05)
         witness.verdict()
 
 
 def shutdown_with_a_deaf_client() -> None:
-    """After SIGTERM every client receives 320, and the process ends within a second although some clients read nothing.
-    """
+    """After SIGTERM every client receives reply code 320, and the process ends within a second although some clients do
+    not read."""
     with brokers.leveret() as broker:
         deaf = Client(broker.address, receive_buffer=4096)
         deaf.open()
@@ -728,15 +729,15 @@ def shutdown_with_a_deaf_client() -> None:
             blamed(client, CONNECTION_FORCED, 5.0)
         status = broker.process.wait(patience(5.0))
         seconds = time.monotonic() - began
-        assert status == 0, f"it ended with status {status}:\n{broker.log()}"
-        assert seconds < 1.2, f"it took {seconds:.1f} s"
+        assert status == 0, f"the broker ended with status {status}:\n{broker.log()}"
+        assert seconds < 1.2, f"the stop took {seconds:.1f} s"
         for client in [deaf, *clients]:
             client.drop()
         silent.close()
 
 
 def wrong_logins() -> None:
-    """A thousand wrong passwords a second from one address, while others work and come in."""
+    """One address sends 1,000 wrong passwords a second, while other clients work and log in."""
     login = wire.PROTOCOL_HEADER + wire.method(
         0, "connection.start-ok", client_properties={}, mechanism="PLAIN", response="\0guest\0wr0ng", locale="en_US")
     count = 4000
@@ -761,8 +762,7 @@ def wrong_logins() -> None:
 
 
 def scrapers() -> None:
-    """The listener for metrics receives incomplete heads, endless heads, nested requests, and clients that do not read.
-    """
+    """The metrics listener receives incomplete heads, endless heads, nested requests, and clients that do not read."""
     whole = b"GET /metrics/per-object HTTP/1.1\r\nHost: localhost\r\n\r\n"
     lies = [
         b"GET /metrics HTTP/1.1\r\nHost: localh",
@@ -784,7 +784,7 @@ def scrapers() -> None:
             for number in range(120):
                 newcomer(crowd, ("127.0.0.1", port), lies[number % len(lies)] if number % 2 else whole * 400)
             for _ in range(3):
-                # A client with an address of its own is not refused for longer than an answer may take.
+                # A client with another address is refused at most for the duration of one answer.
                 with socket.socket() as honest:
                     honest.settimeout(patience(30))
                     honest.bind(("127.0.0.9", 0))
@@ -796,18 +796,18 @@ def scrapers() -> None:
 
 
 CASES: List[Callable[[], None]] = [
-    silent_connects, nested_tables, huge_sizes, channel_floods, never_reads, takes_nothing_any_more, blocked_in_send,
+    silent_connects, nested_tables, huge_sizes, channel_floods, never_reads, stalled_consumer, blocked_in_send,
     half_bodies, half_frame,
     pipelined_declares, large_fan_out, memory_of_a_burst, fan_out_that_does_not_fit, worker_with_full_pool,
-    blocked_is_not_everyone, hang_up_after_publish, deaf_and_gone, shutdown_with_a_deaf_client,
+    others_while_blocked, hang_up_after_publish, reset_without_reading, shutdown_with_a_deaf_client,
     wrong_logins, scrapers,
 ]
 
 
 def main() -> int:
-    """Run the cases named, or all."""
+    """Runs the named cases, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", nargs="*", help="only these")
+    parser.add_argument("case", nargs="*", help="run only these cases")
     args = parser.parse_args()
     brokers.raise_on_sigterm()
     suite = Suite("hostile", args.case)

@@ -29,10 +29,11 @@ from harness import brokers, wire  # noqa: E402
 from harness.raw import Client, Closed, name_of  # noqa: E402
 from harness.suite import Suite, patience, until  # noqa: E402
 
-# The budget: this many lines at once, then one in 5 s; one report in 30 s; and the lines of a start and a stop.
+# The budget of src/core/log_limiter.rs: lines at once, seconds until each further line, seconds between reports, and
+# the lines of a start and a stop.
 LINES_AT_ONCE, LINE_EVERY_S, REPORT_EVERY_S, LINES_BESIDES = 60, 5, 30, 20
 LINE_BYTES = 1024 + 64
-# Number of lines of a kind that one address may cause at once; then one a minute.
+# Number of lines of one kind that one address may cause at once. After that, one line a minute.
 LINES_OF_A_KIND = 5
 
 REPORT = re.compile(r"not logged one by one: (.*)")
@@ -40,7 +41,7 @@ PART = re.compile(r"(\d+) ([A-Za-z ]+?)(?: \(most by [^)]*\))?(?:, |$)")
 
 
 def left_out(log: str) -> Dict[str, int]:
-    """How many lines were left out, by kind, over all reports."""
+    """Returns the number of suppressed lines, by kind, summed over all reports."""
     counts: Dict[str, int] = {}
     for report in REPORT.findall(log):
         for count, kind in PART.findall(report):
@@ -49,25 +50,25 @@ def left_out(log: str) -> Dict[str, int]:
 
 
 def warned(log: str, pattern: str) -> int:
-    """Warnings that match, reports aside."""
+    """Returns the warnings that match, without the reports of suppressed lines."""
     lines = [line for line in log.splitlines() if " WARN " in line and not REPORT.search(line)]
     return sum(1 for line in lines if re.search(pattern, line))
 
 
 def within_budget(log: str, seconds: float) -> None:
-    """The log is no longer than it may be."""
+    """Checks that the log is within the budget."""
     most = LINES_AT_ONCE + seconds / LINE_EVERY_S + seconds / REPORT_EVERY_S + LINES_BESIDES
     lines = log.splitlines()
     size = len(log.encode())
     print(f"  {len(lines)} lines, {size} bytes in {seconds:.1f} s")
-    assert len(lines) <= most, f"{len(lines)} lines in {seconds:.0f} s, where {most:.0f} are allowed"
+    assert len(lines) <= most, f"{len(lines)} lines in {seconds:.0f} s, and {most:.0f} are allowed"
     assert size <= most * LINE_BYTES, f"{size} bytes in {seconds:.0f} s"
     longest = max(len(line.encode()) for line in lines)
     assert longest <= LINE_BYTES, f"a line of {longest} bytes"
 
 
 def say(address: brokers.Address, words: bytes, source: str = "127.0.0.1") -> None:
-    """Connect, say this, and wait for the answer or the end."""
+    """Connects, sends `words`, and waits for the answer or the end of the connection."""
     with socket.create_connection(address, patience(20.0), source_address=(source, 0)) as peer:
         peer.sendall(words)
         with contextlib.suppress(ConnectionError):
@@ -75,7 +76,7 @@ def say(address: brokers.Address, words: bytes, source: str = "127.0.0.1") -> No
 
 
 def served(address: brokers.Address, rounds: int = 50) -> None:
-    """An honest client is served."""
+    """Checks that a normal client is served."""
     with Client(address, timeout=10.0) as client:
         client.open()
         queue = client.call(1, "queue.declare", queue="", exclusive=True).args["queue"]
@@ -95,8 +96,8 @@ OPENINGS = [
 ]
 
 
-def strangers() -> None:
-    """Thousands of peers that speak something else, or do not know the password."""
+def wrong_protocols_and_passwords() -> None:
+    """Thousands of clients use another protocol or a wrong password."""
     count = 4000
     began = time.monotonic()
     with brokers.leveret() as broker:
@@ -113,13 +114,14 @@ def strangers() -> None:
     within_budget(log, time.monotonic() - began)
     counts = left_out(log)
     told = warned(log, r"refused: (this is not AMQP|HTTP|another version|TLS on)") + counts["wrong protocols"]
-    assert told == count, f"{told} of {count} openings are told of: {counts}"
+    assert told == count, f"the log accounts for {told} of {count} openings: {counts}"
     logins = warned(log, r"refused during the handshake|wrong logins") + counts.get("refused logins", 0)
-    assert logins >= 304, f"{logins} refused logins are told of: {counts}"
+    assert logins >= 304, f"the log accounts for {logins} refused logins: {counts}"
 
 
 def many_addresses() -> None:
-    """Every connection has another address, so that the common budget limits the lines, and not that of an address."""
+    """Every connection has another address, so that the common budget limits the lines, and not the one of an address.
+    """
     count = 3000
     began = time.monotonic()
     with brokers.leveret() as broker:
@@ -136,7 +138,7 @@ def many_addresses() -> None:
 
 
 def closed_channels() -> None:
-    """One connection makes mistakes on a channel as fast as it can."""
+    """One connection causes channel errors as fast as possible."""
     count, at_once = 20_000, 100
     began = time.monotonic()
     with brokers.leveret() as broker:
@@ -173,7 +175,7 @@ def closed_connections() -> None:
         log = broker.log()
     within_budget(log, time.monotonic() - began)
     told = warned(log, r"127\.0\.0\.1:\d+ user guest vhost /: closed: 504 CHANNEL_ERROR") + left_out(log)["closed connections"]
-    assert told == count, f"{told} of {count}: {left_out(log)}"
+    assert told == count, f"the log accounts for {told} of {count}: {left_out(log)}"
 
 
 def report_comes_by_itself() -> None:
@@ -182,16 +184,16 @@ def report_comes_by_itself() -> None:
     with brokers.leveret() as broker:
         for _ in range(count):
             say(broker.address, OPENINGS[0])
-        until("what was left out is told", lambda: left_out(broker.log()), 60)
+        until("the suppressed lines are reported", lambda: left_out(broker.log()), 60)
         counts = left_out(broker.log())
         assert counts == {"wrong protocols": count - LINES_OF_A_KIND}, counts
         before = switches(broker.process.pid)
         time.sleep(5)
-        assert switches(broker.process.pid) == before, "the idle broker woke up"
+        assert switches(broker.process.pid) == before, "the threads of the idle broker woke up"
 
 
 def switches(pid: int) -> List[int]:
-    """How often each thread has gone to sleep."""
+    """Returns the number of voluntary context switches of each thread."""
     tasks = sorted(Path(f"/proc/{pid}/task").iterdir())
     return [int(re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text())[1]) for task in tasks]
 
@@ -211,11 +213,11 @@ def strange_names() -> None:
     assert not re.search("[\u202e\u2066\u2028\u200b]", log), log
 
 
-# ---- a standard error that takes nothing ----
+# ---- standard error that accepts nothing ----
 
 
 class Pipe:
-    """A small pipe that is read when the test says so, if ever."""
+    """A small pipe that is read only when the test calls `read_all`."""
 
     def __init__(self, is_full: bool = False) -> None:
         self.reader, self.writer = os.pipe()
@@ -233,7 +235,7 @@ class Pipe:
             return reader.read().decode()
 
     def close(self) -> None:
-        """Both ends."""
+        """Closes both ends."""
         for end in (self.reader, self.writer):
             with contextlib.suppress(OSError):
                 os.close(end)
@@ -251,22 +253,22 @@ class Mute:
                                         stderr=pipe.writer, start_new_session=True)
 
     def wait_ready(self) -> None:
-        """Until it accepts."""
+        """Waits until the broker accepts connections."""
         port = until("the broker listens", lambda: brokers.listening_port(self.process.pid), 15.0)
         self.address = brokers.Address("127.0.0.1", port)
 
     def stop(self) -> float:
-        """Ask it to stop; how long that took."""
+        """Stops the broker. Returns the duration in seconds."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(patience(15.0))
-        assert status == 0, f"it ended with {status}"
+        assert status == 0, f"the broker ended with {status}"
         return time.monotonic() - began
 
 
 @contextlib.contextmanager
 def mute(pipe: Pipe, *arguments: str) -> Iterator[Mute]:
-    """One for the length of a `with` block."""
+    """Provides a broker with this pipe for the length of a `with` block."""
     broker = Mute(pipe, *arguments)
     try:
         broker.wait_ready()
@@ -316,7 +318,7 @@ def late_reader() -> None:
         assert broker.process.wait(patience(15.0)) == 0
     lines = log.splitlines()
     connections = [line for line in lines if re.search(r"connection \d+: from ", line)]
-    missing = [int(count) for count in re.findall(r"(\d+) lines are missing here", log)]
+    missing = [int(count) for count in re.findall(r"(\d+) lines were dropped here", log)]
     print(f"  {len(lines)} lines, missing: {missing}")
     assert missing and sum(missing) + len(connections) >= 3000, f"{missing} and {len(connections)}"
     assert lines[-1].endswith("stopped"), lines[-3:]
@@ -346,12 +348,12 @@ def last_lines() -> None:
 
 
 
-CASES = [strangers, many_addresses, closed_channels, closed_connections, report_comes_by_itself, strange_names,
-         full_pipe, unread_pipe, late_reader, last_lines]
+CASES = [wrong_protocols_and_passwords, many_addresses, closed_channels, closed_connections, report_comes_by_itself,
+         strange_names, full_pipe, unread_pipe, late_reader, last_lines]
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the cases named, or all."""
+    """Runs the named cases, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args(arguments)

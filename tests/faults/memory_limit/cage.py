@@ -1,4 +1,4 @@
-"""A memory cgroup to hold a broker in, of either version, or the word that this machine has none to give."""
+"""A memory cgroup (version 1 or 2) that limits a broker, or the reason why this machine has none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 class NoCage(Exception):
-    """No memory cgroup can be made here; the text says why."""
+    """No memory cgroup can be created. The text names the reason."""
 
 
 class Cage:
@@ -30,19 +30,20 @@ class Cage:
                 self._write("memory.swappiness", "0", must=False)
         except OSError as why:
             self.close()
-            raise NoCage(f"{self.path} takes no limit: {why}") from why
+            raise NoCage(f"{self.path} accepts no limit: {why}") from why
 
     def prefix(self) -> List[str]:
         """Returns the command prefix that runs a command in the cgroup."""
         return ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.path / "cgroup.procs")]
 
     def kills(self) -> int:
-        """Processes in here that the kernel ended for want of memory."""
+        """Returns the number of processes in the cgroup that the kernel killed for lack of memory."""
         counts = self._pairs("memory.events" if self.is_v2 else "memory.oom_control")
         return counts.get("oom_kill", 0)
 
     def peak_bytes(self) -> int:
-        """The most it ever held, page cache and the kernel's own included; 0 where the kernel does not say."""
+        """Returns the peak memory in bytes, including page cache and kernel memory; 0 if the kernel does not report it.
+        """
         try:
             return int(self._read("memory.peak" if self.is_v2 else "memory.max_usage_in_bytes"))
         except (OSError, ValueError):
@@ -72,7 +73,7 @@ class Cage:
 
 
 def _make() -> "tuple[Path, bool]":
-    """A new, empty group that has a memory controller."""
+    """Creates an empty cgroup with a memory controller."""
     problems = []
     for parent, is_v2 in _parents():
         path = parent / f"leveret-caps-{os.getpid()}-{time.monotonic_ns()}"
@@ -89,7 +90,7 @@ def _make() -> "tuple[Path, bool]":
 
 
 def _parents() -> "list[tuple[Path, bool]]":
-    """Where a group may be made: the root, or what was delegated to us."""
+    """Returns where a cgroup may be created: the root, or what was delegated to this process."""
     found = []
     own: Optional[str] = None
     with contextlib.suppress(OSError):

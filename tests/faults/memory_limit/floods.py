@@ -1,8 +1,8 @@
-"""The floods. Each is a function that gets a `Site`, does its worst until the time is up, and returns.
+"""The floods. Each is a function that gets a `Site`, sends its load until the time is up, and returns.
 
-A new port, or a new way to be rude, joins by one entry in `FLOODS`, with the least figures by which it proves that
-it was one. They are what a flood of two seconds on a busy machine of two cores reaches several times over: answers
-and acknowledgements, bytes that the broker has read, messages that were consumed from what it left (`drained`).
+A new listener or a new kind of load is added by one entry in `FLOODS`, with the minimum counts that prove the load.
+A flood of 2 s on a busy machine with two processors reaches these counts several times over: answers and
+acknowledgements, bytes that the broker has read, messages that were consumed from what it left (`drained`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class Flood(NamedTuple):
 
     name: str
     run: Callable[[Site], None]
-    # Minimum counts at the end; with less it was no flood.
+    # Minimum counts at the end. With less, the flood was too small to test anything.
     least: Dict[str, int]
     # Whether it uses TLS, which small boards do not have.
     tls: bool = False
-    # Why it is right that all its peers are cut off before it is over.
+    # The reason why all its clients may be disconnected before it is over; empty if they may not.
     cut_off: str = ""
 
 
 def declare(client: Client, queue: str, **options: bool) -> None:
-    """A queue of the flood."""
+    """Declares a queue of the flood."""
     client.call(1, "queue.declare", queue=queue, **options)
 
 
@@ -49,7 +49,7 @@ def batch(queue: str, size: int, count: int, **options: object) -> bytes:
 
 
 def transient_to_one(site: Site) -> None:
-    """All to one queue: it may take its share and no more."""
+    """Publishes transient messages to one queue, up to its share of the memory."""
     declare(site.client(), QUEUES[0])
     for size in (16, 300, 1000, 5000):
         site.go(site.pour, site.client(), batch(QUEUES[0], size, 50))
@@ -81,7 +81,7 @@ def transient_confirmed(site: Site) -> None:
 
 
 def persistent(site: Site) -> None:
-    """To durable queues, with and without confirms: what memory does not hold the disk does."""
+    """Publishes to durable queues, with and without confirms, more than fits into memory."""
     first = site.client()
     for queue in QUEUES[:8]:
         declare(first, queue, durable=True)
@@ -95,7 +95,7 @@ def persistent(site: Site) -> None:
 
 
 def mixed(site: Site) -> None:
-    """Persistent and transient ones in turn, in the same queues, beside a consumer that is too slow."""
+    """Publishes persistent and transient messages in turn to the same queues, beside a consumer that is too slow."""
     first = site.client()
     for queue in QUEUES[:4]:
         declare(first, queue, durable=True)
@@ -118,7 +118,7 @@ def mixed(site: Site) -> None:
 
 
 def large_bodies(site: Site) -> None:
-    """The largest messages there may be, beside small ones."""
+    """Publishes messages of the maximum size beside small ones."""
     declare(site.client(), QUEUES[0])
     declare(site.client(), QUEUES[1])
     size = site.limits["message_size_max"]
@@ -130,7 +130,7 @@ def large_bodies(site: Site) -> None:
 
 
 def giant_headers(site: Site) -> None:
-    """Headers as long as a frame, to an exchange that looks into them and to one that does not."""
+    """Publishes headers that fill a frame, to a headers exchange and to another one."""
     first = site.client()
     declare(first, QUEUES[0])
     first.call(1, "queue.bind", queue=QUEUES[0], exchange="amq.headers", arguments={"x-match": "any", "k0": 1})
@@ -146,7 +146,7 @@ def giant_headers(site: Site) -> None:
 
 
 def nested(octets: int) -> wire.Field:
-    """Tables within tables, twenty deep and then flat."""
+    """Returns a table of this size that is nested twenty levels deep."""
     value: object = "y" * max(1, octets - 400)
     for _ in range(20):
         value = {"a": value}
@@ -154,7 +154,7 @@ def nested(octets: int) -> wire.Field:
 
 
 def half_bodies(site: Site) -> None:
-    """Messages that are begun and not ended, of all sizes up to the largest."""
+    """Begins messages of all sizes up to the maximum and does not finish them."""
     largest = site.limits["message_size_max"]
     for number in range(20):
         client = site.client()
@@ -167,7 +167,7 @@ def half_bodies(site: Site) -> None:
 
 
 def transactions(site: Site) -> None:
-    """Transactions that are filled and never committed, beside queues that fill the rest."""
+    """Fills transactions without a commit, beside queues that fill the rest of the memory."""
     first = site.client()
     declare(first, QUEUES[0], durable=True)
     for queue in QUEUES[1:4]:
@@ -179,12 +179,12 @@ def transactions(site: Site) -> None:
         data = batch(QUEUES[0], size, 20, props=PERSISTENT)
         while not site.over():
             client.send(data)
-            client.call(1, "basic.qos", prefetch_count=1)  # it answers when what was sent before is taken
+            client.call(1, "basic.qos", prefetch_count=1)  # its answer comes after the messages before it were accepted
             site.count("in transactions", 20)
 
     for size in (16, 3000):
         site.go(site.again, lambda size=size: transact(size))
-    # The client that fills the rest comes second. When it came first it took everything, and no transaction began.
+    # The client that fills the rest comes second. If it came first it took all the memory, and no transaction began.
     while not site.over() and site.counts.get("in transactions", 0) < 2000:
         time.sleep(0.01)
     fill(site, QUEUES[1:4], 3000)
@@ -192,7 +192,7 @@ def transactions(site: Site) -> None:
 
 
 def forgotten_transactions(site: Site) -> None:
-    """Transactions that hold something and then nothing more is heard of, and some that want all there is."""
+    """Leaves transactions with messages uncommitted and silent, beside transactions that fill the memory."""
     declare(site.client(), QUEUES[0])
     each = site.limits["body_bytes_max"] // 40
     for _ in range(6):
@@ -222,12 +222,12 @@ def forgotten_transactions(site: Site) -> None:
 
 
 def fill(site: Site, queues: List[str], size: int, **options: object) -> None:
-    """Keep queues full from a connection of its own."""
+    """Keeps queues full from a connection of its own."""
     site.go(site.pour, site.client(), b"".join(batch(queue, size, 20, **options) for queue in queues))
 
 
 def never_acknowledge(site: Site) -> None:
-    """Consumers without a limit that take everything and acknowledge nothing."""
+    """Consumes without prefetch and acknowledges nothing."""
     first = site.client()
     for queue in QUEUES[:3]:
         declare(first, queue)
@@ -241,7 +241,8 @@ def never_acknowledge(site: Site) -> None:
 
 
 def stuck_consumer(site: Site) -> None:
-    """One without a limit that reads everything and settles nothing; of its queue comes more than there is room."""
+    """A consumer without prefetch reads everything and settles nothing. Its queue receives more than the memory can
+    hold."""
     declare(site.client(), QUEUES[0])
     stuck = site.client()
     stuck.call(1, "basic.consume", queue=QUEUES[0], consumer_tag="stuck")
@@ -252,7 +253,7 @@ def stuck_consumer(site: Site) -> None:
 
 
 def never_read(site: Site) -> None:
-    """Three quarters of all connections consume and read nothing, of small messages and of the largest."""
+    """Three quarters of all connections consume small and large messages and read nothing."""
     first = site.client()
     for queue in QUEUES[:4]:
         declare(first, queue)
@@ -265,7 +266,7 @@ def never_read(site: Site) -> None:
 
 
 def requeue_storm(site: Site) -> None:
-    """Everything taken goes back at once, one by one and all together."""
+    """Requeues everything that is delivered, one by one and all together."""
     first = site.client()
     for queue in QUEUES[:2]:
         declare(first, queue)
@@ -288,7 +289,7 @@ def requeue_storm(site: Site) -> None:
 
 
 def pipelined_gets(site: Site) -> None:
-    """Gets by the ten thousand, the messages read and the messages not read."""
+    """Sends basic.get in batches of 10,000, with the answers read and not read."""
     declare(site.client(), QUEUES[0])
     fill(site, QUEUES[:1], 1000)
     time.sleep(0.3)
@@ -312,7 +313,7 @@ def unread_answers(site: Site) -> None:
     site.wait()
 
 
-# ---- who is there -----------------------------------------------------------------------------------------
+# ---- connections, handshakes and resources -----------------------------------------------------------------
 
 
 def ten_thousand(site: Site) -> None:
@@ -333,7 +334,7 @@ def ten_thousand(site: Site) -> None:
 
 
 def stop_on_the_way(site: Site, address: Optional[Address], openings: List[bytes]) -> None:
-    """Connections that say this much and no more."""
+    """Opens connections that each send one of these incomplete openings and then nothing."""
     while not site.over():
         peers = [site.raw(address=address) for _ in range(50)]
         time.sleep(0.05)
@@ -341,7 +342,7 @@ def stop_on_the_way(site: Site, address: Optional[Address], openings: List[bytes
             with contextlib.suppress(OSError):
                 peer.send(openings[number % len(openings)])
                 site.count("half handshakes")
-        # The older half makes room.
+        # The older half is closed, so that new ones can connect.
         for peer in site.sockets[: len(site.sockets) // 2]:
             peer.close()
         site.sockets = site.sockets[len(site.sockets) // 2 :]
@@ -349,7 +350,7 @@ def stop_on_the_way(site: Site, address: Optional[Address], openings: List[bytes
 
 
 def half_handshakes(site: Site) -> None:
-    """Handshakes that stop on the way, one after the other."""
+    """Opens one connection after the other with an incomplete AMQP handshake."""
     start_ok = wire.method(0, "connection.start-ok", mechanism="PLAIN", response="\0guest\0guest", locale="en_US",
                            client_properties={"x": "y" * 2000})
     hellos = [b"", b"AMQ", wire.PROTOCOL_HEADER, wire.PROTOCOL_HEADER + start_ok[:500],
@@ -366,7 +367,7 @@ def tls_half_handshakes(site: Site) -> None:
 
 
 def tls_handshakes(site: Site) -> None:
-    """Whole handshakes as fast as they are made, none of which is a repetition, that end in nothing."""
+    """Makes complete TLS handshakes without session resumption as fast as possible, and then closes the connections."""
 
     def shake() -> None:
         while not site.over():
@@ -399,11 +400,11 @@ def tls_publishers(site: Site) -> None:
 
 
 def wrong_passwords(site: Site) -> None:
-    """Guesses, as fast as they are refused."""
+    """Sends wrong passwords as fast as they are refused."""
     guess = wire.PROTOCOL_HEADER + wire.method(
         0, "connection.start-ok", mechanism="PLAIN", response="\0guest\0wrong", locale="en_US")
     while not site.over():
-        # From an address of their own, which is made to wait longer and longer.
+        # From another address, whose logins are delayed longer and longer.
         peers = [site.raw("127.0.9.1") for _ in range(20)]
         time.sleep(0.05)
         for peer in peers:
@@ -416,7 +417,7 @@ def wrong_passwords(site: Site) -> None:
 
 
 def come_and_go(site: Site) -> None:
-    """Connections with channels, consumers and exclusive queues that vanish without a word."""
+    """Opens connections with channels, consumers and exclusive queues, and drops them without connection.close."""
 
     def visit() -> None:
         while not site.over():
@@ -435,7 +436,7 @@ def come_and_go(site: Site) -> None:
 
 
 def all_channels(site: Site) -> None:
-    """Every channel that can be had, by several."""
+    """Opens the maximum number of channels from several connections."""
 
     def take() -> None:
         most, had = 1000, 0
@@ -450,7 +451,7 @@ def all_channels(site: Site) -> None:
                     client.expect("channel.open-ok")
                     had += 1
             finally:
-                most = min(most, had + 1)  # one fewer than was too many, and those are held
+                most = min(most, had + 1)  # one fewer than was refused, and those stay open
                 site.count("channels", had)
             site.wait()
 
@@ -462,7 +463,7 @@ def all_channels(site: Site) -> None:
 
 
 def all_consumers(site: Site) -> None:
-    """Every consumer that can be had, on one queue that gets messages all the while."""
+    """Starts the maximum number of consumers on one queue that receives messages all the time."""
     declare(site.client(), QUEUES[0])
 
     def take() -> None:
@@ -477,7 +478,7 @@ def all_consumers(site: Site) -> None:
                     client.expect("basic.consume-ok")
                     had += 1
             finally:
-                most = min(most, max(1, had))  # no more than was granted, and those are held
+                most = min(most, max(1, had))  # no more than was granted, and those stay
                 site.count("consumers", had)
                 site.count("basic.deliver", len(client.held))
                 client.held.clear()
@@ -492,7 +493,7 @@ def all_consumers(site: Site) -> None:
 
 
 def all_queues(site: Site) -> None:
-    """Queues with the longest names until there are no more, by several."""
+    """Declares queues with the longest names until the limit is reached, from several connections."""
 
     def take(number: int) -> None:
         client = site.client()
@@ -501,7 +502,7 @@ def all_queues(site: Site) -> None:
             try:
                 client.call(1, "queue.declare", queue=name, exclusive=True, arguments={"x-note": "n" * 50})
             except Closed as closed:
-                # The channel's end; the queues are the connection's, and stay.
+                # Only the channel is closed. The queues belong to the connection and stay.
                 site.refused(closed.method.args["reply_code"] if closed.method else 0)
                 return site.wait()
             site.count("queues")
@@ -514,7 +515,7 @@ def all_queues(site: Site) -> None:
 
 
 def all_bindings(site: Site) -> None:
-    """Bindings of long patterns and of large arguments, and messages that have to be held against them."""
+    """Creates bindings with long patterns and large arguments, and publishes messages that are matched against them."""
     first = site.client()
     for number, kind in enumerate(("topic", "headers", "topic", "direct")):
         first.call(1, "exchange.declare", exchange=EXCHANGES[number], type=kind)
@@ -545,7 +546,7 @@ def all_bindings(site: Site) -> None:
 
 
 def garbage(site: Site) -> None:
-    """Noise, and frames with noise in them."""
+    """Sends random bytes, and frames with random bytes in them."""
     noise = suite.chance("garbage")
 
     def shout() -> None:
@@ -574,7 +575,8 @@ FLOODS: List[Flood] = [
     Flood("persistent", persistent, {"bytes in": 2_000_000, "confirmed": 100, "drained": 500}),
     Flood("mixed-with-a-slow-consumer", mixed, {"drained": 400, "taken": 15}),
     Flood("largest-bodies", large_bodies, {"bytes in": 500_000, "drained": 30}),
-    # Where all are held back once the memory of their user is full, what came in is little more than that memory.
+    # The broker stops reading from all clients of a user whose memory is full, so it reads little more than that
+    # memory.
     Flood("giant-headers", giant_headers, {"bytes in": 1_500_000, "connection.blocked": 3, "drained": 80}),
     Flood("half-sent-bodies", half_bodies, {"half bodies": 20}),
     Flood("open-transactions", transactions, {"in transactions": 2000, "drained": 100}),
@@ -584,7 +586,7 @@ FLOODS: List[Flood] = [
     Flood("never-read", never_read, {"drained": 60}),
     Flood("requeue-storm", requeue_storm, {"given back": 5000, "drained": 100}),
     Flood("pipelined-gets", pipelined_gets, {"basic.get-ok": 60, "bytes in": 50_000}),
-    # The broker stops reading as soon as its answers have no room, so what it has read is less than a socket holds.
+    # The broker stops reading when its answers cannot be sent, so it has read less than a socket buffer holds.
     Flood("unread-answers", unread_answers, {"sent": 500}),
     Flood("ten-thousand-connections", ten_thousand, {"connections": 9000, "hellos": 40}),
     Flood("half-handshakes", half_handshakes, {"half handshakes": 300}),

@@ -1,4 +1,5 @@
-"""Floods with a mistake in them, by which the proofs are tested: each must be found out, for what it is."""
+"""Floods with a planted mistake, which test the checks: each mistake must be detected with the right failure message.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from site_of_flood import QUEUES, Site
 
 
 class Mistake(NamedTuple):
-    """One that is planted. Its flood is made for a broker's process; the words are those of the complaint."""
+    """A planted mistake. Its flood is created for the process of a broker. `words` is a part of the expected failure
+    message."""
 
     name: str
     flood: Callable[[int], Flood]
@@ -28,14 +30,14 @@ def idle(site: Site) -> None:
 
 
 def refused(site: Site) -> None:
-    """All its peers are refused as they come in."""
+    """All its clients are refused when they log in."""
     for _ in range(4):
         site.go(lambda: site.listen(Client(site.address, vhost="nowhere")))
     site.wait()
 
 
 def lossy(site: Site) -> None:
-    """A client purges confirmed messages, in place of a broker that loses them."""
+    """A client purges confirmed messages, which simulates a broker that loses them."""
     client = site.client()
     declare(client, QUEUES[0])
     client.call(1, "confirm.select")
@@ -48,7 +50,7 @@ def lossy(site: Site) -> None:
 
 
 def stalling(process_id: int) -> Callable[[Site], None]:
-    """The whole broker stands still for a while."""
+    """Stops the broker for 1.5 s with SIGSTOP."""
 
     def stall(site: Site) -> None:
         time.sleep(0.5)
@@ -63,7 +65,7 @@ def stalling(process_id: int) -> Callable[[Site], None]:
 MISTAKES: List[Mistake] = [
     Mistake("a-flood-that-does-nothing", lambda _: Flood("idle", idle, {"bytes in": 1}), "it was no flood: 0 bytes in"),
     Mistake("flooders-that-are-refused", lambda _: Flood("refused", refused, {}), "it was no flood: all 4 were cut off"),
-    Mistake("a-witness-that-stalls", lambda pid: Flood("stall", stalling(pid), {}), "the witness's echo was served so"),
+    Mistake("a-witness-that-stalls", lambda pid: Flood("stall", stalling(pid), {}), "the witness's echo was starved"),
     Mistake("confirmed-messages-that-are-lost", lambda _: Flood("lossy", lossy, {}),
-            "500 messages were confirmed, and 0 came"),
+            "500 messages were confirmed, and 0 were drained"),
 ]

@@ -1,21 +1,20 @@
-"""Floods against a memory cap.
+"""Floods against a memory limit.
 
-A broker of 16 MB and one of 64 MB, each in a memory cgroup of its `memory_limit` plus the line for the kernel
-that `leveret check` states, without swap; and one of 16 MB that lets transient messages leave memory. One broker
-lives through all floods of its size, one after the other. Held against it, during each and after it: the kernel
-did not end it; its resident size never was above `memory_limit`; a well-behaved client in a process of its own was
-served all the while (`witness.py`): it published and got back, and took from its backlog, at least `RATE` messages
-in a second and some in every single one; and afterwards everything that the flood left can be consumed, message by
-message as the broker counts them, and the memory comes back.
+A broker of 16 MB and one of 64 MB run in a memory cgroup without swap. Its size is `memory_limit` plus the kernel
+memory that `leveret check` states. A third broker of 16 MB evicts transient messages from memory. One broker runs
+through all floods of its size, one after the other. These are checked during and after each flood:
+- The kernel did not kill the broker, and the resident memory was never above `memory_limit`.
+- A well-behaved client in another process (`witness.py`) was served: it published and received, and took from its
+  backlog, at least `RATE` messages a second on average and some in each second.
+- All messages that the flood left can be consumed, as many as the broker counts, and the memory is freed.
 
-Every flood has to prove that it was one, by what the broker answered and took (`least` in `floods.py`), and its
-peers must not all have been cut off before its time was up. That these proofs find what they are there to find is
-tested first (`mistakes.py`).
+Each flood has to reach minimum counts of answers and accepted bytes (`least` in `floods.py`), and some of its clients
+must still be connected at its end. `mistakes.py` tests first that these checks detect mistakes.
 
-A flood and its broker take half a processor, so two rows of sizes run side by side, each in a process of its own.
-Where no cgroup can be had that is a SKIP of its own, and the resident size is asserted all the same.
+A flood and its broker use half a processor, so two rows of sizes run at the same time, each in its own process.
+Without a memory cgroup that part is a SKIP, and only the resident memory is checked.
 
-Suite lines: `PASS memory_limit/16MB/NAME` and so on. Arguments: names of floods, or of sizes.
+Suite lines: `PASS memory_limit/16MB/NAME` and so on. Arguments: names of floods or of sizes.
 """
 
 from __future__ import annotations
@@ -47,26 +46,25 @@ from site_of_flood import EXCHANGES, QUEUES, Over, Site, limits_of  # noqa: E402
 from witness import NAME as WITNESS  # noqa: E402
 
 SECONDS = 6.0
-# Messages that the witness publishes and receives per second of a flood, and messages that it takes from its
-# backlog: on average, and at least. Alone it would reach about 90 and 25. The difference allows for a machine
-# with two busy cores that delays a process by a second now and then (2 to 6 were seen). A starved client is not
-# served at all.
+# Minimum number of messages per second that the witness publishes and receives, and that it takes from its backlog, on
+# average over a flood. Without a flood it reaches about 90 and 25. The difference allows for a machine with two busy
+# processors that delays a process by a second now and then (2 to 6 were seen). A starved client is not served at all.
 RATE = 5
 RATE_OF_ANY_SECOND = 1
-# How long the broker may take to be as it was, on a busy machine.
+# Time until the broker has recovered from a flood, on a busy machine.
 PATIENCE_S = 60.0
-# How long until memory that is not needed any more goes back to the system.
+# Time until unused memory is returned to the system.
 TRIM_S = 8.0
 
 
 class Size(NamedTuple):
-    """A broker to flood."""
+    """The configuration of a broker to flood."""
 
     name: str
     config: str
-    # Memory that may stay in use after a flood: some pages of each pool, the log's index and its buffers.
+    # Memory that may stay in use after a flood: some pages of each pool, the index of the log and its buffers.
     kept_kib: int
-    # Whether it has room for TLS.
+    # Whether its memory is large enough for TLS.
     tls: bool = False
 
 
@@ -80,7 +78,7 @@ ROWS = [["16MB"], ["mistakes", "64MB"]]
 
 
 class Ward:
-    """One broker in its cage, over all floods."""
+    """A broker in its cgroup, for all floods of a size."""
 
     def __init__(self, size: Size, caged: bool) -> None:
         self.size = size
@@ -117,7 +115,7 @@ class Ward:
         return f'{door}{self.size.config}[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n'
 
     def close(self) -> None:
-        """End the broker, then take its cage away."""
+        """Stops the broker, then removes its cgroup."""
         if hasattr(self, "broker"):
             self.broker.close()
         if self.cage:
@@ -128,15 +126,15 @@ class Ward:
         """Returns the last lines of the log."""
         return self.broker.log()[-4000:]
 
-    # -- what is asserted
+    # -- checks
 
     def check_alive(self) -> None:
-        """It runs, it was within its limit all the time, and the kernel had no reason to end it."""
+        """Checks that the broker runs, kept its memory limit, and that the kernel killed nothing."""
         kills = self.cage.kills() if self.cage else 0
-        assert not kills, f"the kernel ended it for want of memory ({kills} times)"
+        assert not kills, f"the kernel killed the broker for lack of memory ({kills} times)"
         assert self.broker.alive(), "the broker ended"
         peak, most = self.broker.peak_kib() * 1024, self.limits["memory_limit"]
-        assert peak <= most, f"it once took {peak:,} bytes, of {most:,}"
+        assert peak <= most, f"the peak memory was {peak:,} bytes, of {most:,}"
 
     def standing(self) -> Dict[str, int]:
         """Returns the number of available messages in the flood's queues. Messages delivered to closed clients may be
@@ -154,8 +152,8 @@ class Ward:
         return f"{queues!r} {connections!r}"
 
     def drain(self) -> int:
-        """Everything the flood left is consumed, and what its peers had sent before they were cut off and what comes
-        in now that there is room; how many messages that were."""
+        """Consumes everything that the flood left, including messages that are accepted only now. Returns the number of
+        messages."""
         drained: Dict[str, int] = {}
         deadline = time.monotonic() + patience(PATIENCE_S)
         with self.fresh() as client:
@@ -171,20 +169,22 @@ class Ward:
                         queue = item.method.args["consumer_tag"].decode()
                         drained[queue] = drained.get(queue, 0) + 1
                         assert item.body.count(item.body[:1]) == len(item.body), f"{queue}: a message was altered"
-                # Publishers that wait are gone by now, but what they had sent comes in as soon as there is room.
+                # Blocked publishers are closed by now, but messages that they had sent are accepted as soon as there is
+                # memory.
                 is_quiet = sum(drained.values()) == before and not sum(self.standing().values())
                 quiet = quiet + 1 if is_quiet else 0
                 if quiet == 3:
                     break
-                assert time.monotonic() < deadline, f"what the flood left does not come: {self.left()}"
+                assert time.monotonic() < deadline, f"messages of the flood are not delivered: {self.left()}"
             for queue, count in standing.items():
-                assert drained.get(queue, 0) >= count, f"{queue}: {drained.get(queue)} came of {count} messages"
+                assert drained.get(queue, 0) >= count, (
+                    f"{queue}: {drained.get(queue)} of {count} messages were delivered")
                 assert not client.call(1, "queue.delete", queue=queue).args["message_count"]
             late = [item for item in client.held if name_of(item) == "basic.deliver"]
-            assert not late, f"{len(late)} messages came from empty queues"
+            assert not late, f"{len(late)} messages were delivered from empty queues"
             for exchange in EXCHANGES:
                 client.call(1, "exchange.delete", exchange=exchange)
-            # And the broker takes and gives messages like one that was just started.
+            # The broker accepts and delivers messages like a new one.
             client.call(1, "queue.declare", queue="after", exclusive=True)
             client.call(1, "confirm.select")
             for number in range(100):
@@ -194,18 +194,18 @@ class Ward:
         return sum(drained.values())
 
     def fresh(self) -> Client:
-        """A new connection; the last of the flood may still be on their way out."""
+        """Opens a new connection. Those of the flood may not all be closed yet."""
         deadline = time.monotonic() + patience(PATIENCE_S)
         while True:
             with contextlib.suppress(OSError, Closed):
                 client = Client(self.broker.address, timeout=PATIENCE_S)
                 client.open()
                 return client
-            assert time.monotonic() < deadline, "no connection can be made after the flood"
+            assert time.monotonic() < deadline, "no connection can be opened after the flood"
             time.sleep(0.2)
 
     def check_memory_returns(self) -> int:
-        """Checks the resident memory after the flood, in KiB."""
+        """Checks that memory was freed after the flood. Returns the resident memory in KiB."""
         most = self.idle_kib + self.size.kept_kib
         deadline = time.monotonic() + patience(TRIM_S)
         while (kept := self.broker.rss_kib()) > most:
@@ -216,14 +216,14 @@ class Ward:
 
 @contextlib.contextmanager
 def witness(ward: Ward) -> Iterator[Dict[str, Dict]]:
-    """A well-behaved client beside a flood; what it saw is judged at the end."""
+    """Runs the witness for a `with` block and judges its results at the end."""
     address = ward.broker.address
     child = subprocess.Popen([sys.executable, str(HERE / "witness.py"), address.host, str(address.port)], text=True,
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     seen: Dict[str, Dict] = {}
     try:
         assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n", "the witness could not begin"
+        assert child.stdout.readline() == "ready\n", "the witness could not start"
         yield seen
         assert child.stdin is not None
         said, _ = child.communicate("\n", timeout=patience(PATIENCE_S + 60))
@@ -235,20 +235,21 @@ def witness(ward: Ward) -> Iterator[Dict[str, Dict]]:
 
 
 def check_served(seen: Dict[str, Dict], began: float, ended: float) -> Dict[str, int]:
-    """Echo and backlog went on in every second of the flood; the fewest rounds in any, by work."""
+    """Checks that echo and backlog were served in every second of the flood. Returns the minimum number of rounds a
+    second, by kind."""
     fewest = {}
     for name in ("echo", "backlog"):
         rounds = [at for at in seen[name]["ended"] if began <= at < ended]
         seconds = [sum(second <= at - began < second + 1 for at in rounds) for second in range(int(ended - began))]
         fewest[name] = min(seconds)
         is_served = min(seconds) >= RATE_OF_ANY_SECOND and sum(seconds) >= RATE * len(seconds)
-        assert is_served, f"the witness's {name} was served so often, second by second: {seconds}"
-    assert any(at >= ended for at in seen["echo"]["ended"]), "the witness's echo did not go on after the flood"
+        assert is_served, f"the witness's {name} was starved; rounds by second: {seconds}"
+    assert any(at >= ended for at in seen["echo"]["ended"]), "the witness's echo did not continue after the flood"
     return fewest
 
 
 def let_loose(ward: Ward, flood: Flood, seconds: float = SECONDS) -> None:
-    """One flood, and everything that is held against the broker."""
+    """Runs one flood and all checks."""
     with witness(ward) as seen:
         site = Site(ward.broker.address, ward.limits, seconds, ward.tls_address)
         began = time.monotonic()
@@ -264,15 +265,15 @@ def let_loose(ward: Ward, flood: Flood, seconds: float = SECONDS) -> None:
         site.count("drained", ward.drain())
         drained = time.monotonic() - gone
         time.sleep(0.2)
-    print(f"#   {ended - began:.1f} s of it: {site.story()}")
+    print(f"# {ended - began:.1f} s: {site.story()}")
     site.prove(flood.least, flood.cut_off)
     fewest = check_served(seen, began, ended)
     ward.check_alive()
     kept = ward.check_memory_returns()
     peak = f", {ward.cage.peak_bytes():,} with the kernel's" if ward.cage else ""
-    print(f"#   drained in {drained:.1f} s; {kept} KiB stay; peak {ward.broker.peak_kib() * 1024:,} bytes{peak}; "
-          f"fewest echoes in a second {fewest['echo']}, slowest {seen['echo']['slowest_s']:.2f} s, "
-          f"fewest of the backlog {fewest['backlog']}, slowest {seen['backlog']['slowest_s']:.2f} s")
+    print(f"# drained in {drained:.1f} s; {kept} KiB remain; peak {ward.broker.peak_kib() * 1024:,} bytes{peak}; "
+          f"echo: at least {fewest['echo']} a second, slowest {seen['echo']['slowest_s']:.2f} s; "
+          f"backlog: at least {fewest['backlog']} a second, slowest {seen['backlog']['slowest_s']:.2f} s")
 
 
 def try_cage(suite: Suite) -> bool:
@@ -281,14 +282,15 @@ def try_cage(suite: Suite) -> bool:
         Cage(64 << 20).close()
         return True
     except NoCage as why:
-        suite.skip("cgroup", f"no memory cgroup can be made ({why}): only the resident size was held against the limit")
+        suite.skip("cgroup",
+                   f"no memory cgroup can be created ({why}): only the resident memory was checked against the limit")
         return False
 
 
 def main() -> int:
-    """Run what is named, or everything."""
+    """Runs what is named, or everything."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", nargs="*", help="only these floods, or sizes")
+    parser.add_argument("name", nargs="*", help="run only these floods or sizes")
     names = parser.parse_args().name
     brokers.raise_on_sigterm()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -319,7 +321,7 @@ def main() -> int:
 
 
 def side_by_side() -> int:
-    """Everything: a process for each row, which prints its verdicts as they come."""
+    """Runs each row in a process, and prints the verdicts as they come."""
     rows = [subprocess.Popen([sys.executable, str(HERE / "run.py"), *row]) for row in ROWS]
     try:
         return 1 if any([row.wait() for row in rows]) else 0
@@ -338,9 +340,9 @@ def mistakes_are_found(caged: bool) -> int:
         try:
             let_loose(ward, mistake.flood(ward.broker.process.pid), 2.5)
         except AssertionError as why:
-            assert mistake.words in str(why), f"it is found for another reason: {why}"
+            assert mistake.words in str(why), f"the mistake is detected, but with another message: {why}"
         else:
-            raise AssertionError(f"nobody noticed: {mistake.words}")
+            raise AssertionError(f"no check detected the mistake: {mistake.words}")
 
     try:
         for mistake in MISTAKES:
@@ -351,7 +353,7 @@ def mistakes_are_found(caged: bool) -> int:
 
 
 def flood_all(suite: Suite, size: Size, floods: List[Flood], caged: bool) -> int:
-    """All floods against one broker; a broker that did not live through one is replaced for the next."""
+    """Runs all floods against one broker. A broker that failed is replaced for the next flood."""
     ward: Optional[Ward] = None
     try:
         for flood in [flood for flood in floods if size.tls or not flood.tls]:

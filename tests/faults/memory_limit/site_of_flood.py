@@ -1,7 +1,7 @@
-"""Where a flood takes place: its address, its end, its peers and threads, and how all of them go away again.
+"""The environment of a flood: the broker's address, the end of the flood, its clients and threads, and their removal.
 
-It also keeps the flood's book, by which it has to prove that it was one: what the broker answered, what it took,
-and which peers were still at it in the end.
+It also counts what proves the load: the broker's answers, the accepted bytes, and the clients that were still
+connected at the end.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from harness.brokers import Address
 from harness.raw import Client, Closed, name_of
 from harness.suite import patience
 
-# Every queue and exchange of a flood is called so, with a number: what is not gone by itself is deleted by name.
+# All queues and exchanges of a flood have such a name with a number, so that they can be deleted by name.
 QUEUES = [f"flood.{number}" for number in range(64)]
 EXCHANGES = [f"flood.x{number}" for number in range(16)]
-# basic.publish as it begins in a frame of method; the bodies of floods do not contain it.
+# The first bytes of basic.publish in a method frame. The bodies of floods do not contain them.
 PUBLISH = b"\x00\x3c\x00\x28"
 
 
 class Over(Exception):
-    """The flood's time is up."""
+    """Raised when the flood's time is up."""
 
 
 class Site:
@@ -53,23 +53,23 @@ class Site:
         self.counts: Dict[str, int] = {}
         self.accidents: List[str] = []
         self.lock = threading.Lock()
-        # Bytes given to the kernel, by socket; and the fate of the flooding clients.
+        # Bytes written to each socket, and the results of the clients.
         self.handed_over: Dict[socket.socket, int] = {}
         self.workers = self.cut_off = 0
 
-    # -- for floods
+    # -- called by floods
 
     def over(self) -> bool:
-        """Whether it is time to stop."""
+        """Returns whether the flood's time is up."""
         return self.stopping.is_set() or time.monotonic() >= self.ends
 
     def count(self, what: str, number: int = 1) -> None:
-        """Something happened, to be told at the end."""
+        """Counts an event. The counts are printed at the end."""
         with self.lock:
             self.counts[what] = self.counts.get(what, 0) + number
 
     def client(self, receive_buffer: Optional[int] = None, channels: int = 1, **options: Any) -> Client:
-        """A connection with open channels."""
+        """Returns a connection with open channels."""
         if self.over():
             raise Over
         client = Client(self.address, timeout=60.0, receive_buffer=receive_buffer, **options)
@@ -79,7 +79,7 @@ class Site:
         return client
 
     def raw(self, host: str = "127.0.0.1", address: Optional[Address] = None) -> socket.socket:
-        """A socket on its way to the broker, from a loopback address of the caller's choice."""
+        """Returns a socket that is connecting to the broker, optionally from the given loopback address."""
         if self.over():
             raise Over
         peer = socket.socket()
@@ -105,7 +105,7 @@ class Site:
         return secured
 
     def go(self, work: Callable[..., None], *args: Any) -> None:
-        """Run something beside; a refusal or a cut connection is its end."""
+        """Runs `work` in a thread. It ends when the client is refused or disconnected."""
 
         def run() -> None:
             try:
@@ -129,7 +129,7 @@ class Site:
         thread.start()
 
     def again(self, visit: Callable[[], None]) -> None:
-        """Do something again and again: who is refused or cut off comes back."""
+        """Repeats `visit`, also after the client was refused or disconnected."""
         while not self.over():
             try:
                 visit()
@@ -137,13 +137,13 @@ class Site:
                 self.refused(closed.method.args["reply_code"] if closed.method else 0)
 
     def refused(self, code: int) -> None:
-        """The broker said no, in this way."""
+        """Counts a refusal of the broker with this reply code."""
         if not self.stopping.is_set():
             with self.lock:
                 self.codes[code] = self.codes.get(code, 0) + 1
 
     def pour(self, client: Client, data: bytes, what: str = "sent") -> None:
-        """Send the same again and again, for as long as the flood lasts."""
+        """Sends the same data repeatedly until the flood's time is up."""
         messages = data.count(PUBLISH)
         while not self.over():
             self.count("offered" if messages else what, messages or 1)
@@ -151,7 +151,7 @@ class Site:
             self.handed_over[client.socket] = self.handed_over.get(client.socket, 0) + len(data)
 
     def listen(self, client: Client) -> None:
-        """Read what comes, and count it: of confirms, the messages that they are for."""
+        """Reads and counts everything that arrives. Confirms count as the number of messages that they confirm."""
         confirmed = 0
         while not self.over():
             item = client.recv()
@@ -166,15 +166,15 @@ class Site:
                 client.send(wire.method(item_channel(item), "channel.close-ok"))
 
     def wait(self) -> None:
-        """Until the flood's time is up."""
+        """Waits until the flood's time is up."""
         while not self.over():
             time.sleep(0.05)
 
-    # -- for who lets it loose
+    # -- called by run.py
 
     def note_bytes_in(self) -> None:
-        """Count the bytes that the broker itself has read, at least: what the kernel was given, without what waits
-        on this side and what may wait on the other. Only while the sockets are open."""
+        """Counts a lower bound of the bytes that the broker has read: the bytes written, minus what may wait in the
+        buffers of both sockets. Only possible while the sockets are open."""
         waiting = array.array("i", [0])
         other_side = self.limits["kernel_bytes"] // self.limits["connections_max"]
         for peer, handed_over in self.handed_over.items():
@@ -183,10 +183,10 @@ class Site:
                 self.count("bytes in", max(0, handed_over - waiting[0] - other_side))
 
     def prove(self, least: Dict[str, int], may_be_cut_off: str) -> None:
-        """Checks that the flood reached its minimum figures, and that a peer was still active at its end."""
-        # Confirmed messages are there: no consumer runs beside publishers that count confirms.
+        """Checks that the flood reached its minimum counts, and that a client was still active at its end."""
+        # Confirmed messages must be in the queues: no consumer runs beside publishers that count confirms.
         confirmed, drained = self.counts.get("confirmed", 0), self.counts.get("drained", 0)
-        assert confirmed <= drained, f"{confirmed} messages were confirmed, and {drained} came ({self.story()})"
+        assert confirmed <= drained, f"{confirmed} messages were confirmed, and {drained} were drained ({self.story()})"
         for what, figure in least.items():
             found = self.counts.get(what, 0)
             assert found >= figure, f"it was no flood: {found} {what}, and {figure} is the least ({self.story()})"
@@ -202,13 +202,13 @@ class Site:
         for thread in self.threads:
             thread.join(patience(20.0))
         for peer in self.sockets:
-            # At once: what the kernel still has of it would come in for minutes, through a small window.
+            # With a reset. Otherwise what the kernel has buffered would arrive for minutes, through a small window.
             with contextlib.suppress(OSError):
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             peer.close()
         hanging = sum(thread.is_alive() for thread in self.threads)
-        assert not hanging, f"{hanging} threads of the flood hang"
-        assert not self.accidents, f"in the flood itself: {self.accidents[:3]}"
+        assert not hanging, f"{hanging} threads of the flood do not end"
+        assert not self.accidents, f"errors in the flood itself: {self.accidents[:3]}"
 
     def story(self) -> str:
         """Returns a one-line summary."""
@@ -218,17 +218,18 @@ class Site:
 
 
 def item_channel(_item: Any) -> int:
-    """The codec's methods do not say their channel; floods that may be refused use the first."""
+    """Returns the channel of an item. The codec's methods do not contain it; floods that may be refused use channel 1.
+    """
     return 1
 
 
 def limits_of(binary: str, config: str) -> Dict[str, int]:
-    """The numbers that result from a configuration, and what the kernel may hold for its sockets."""
+    """Returns the limits that result from a configuration, and the kernel memory allowed for its sockets."""
     said = subprocess.run([binary, "check", "--config", config], capture_output=True, text=True, check=True).stdout
     found = {}
     for key, number, unit in re.findall(r'^(\w+) = "?(\d+)(KiB|MiB|KB|MB|B|)"?(?:  #.*)?$', said, re.MULTILINE):
         found[key] = int(number) * {"KiB": 1 << 10, "MiB": 1 << 20, "KB": 1000, "MB": 1_000_000}.get(unit, 1)
     kernel = re.search(r"socket buffers: at most ([\d.]+) MB", said)
-    assert kernel, f"no line for the kernel's part:\n{said}"
+    assert kernel, f"no line about kernel memory:\n{said}"
     found["kernel_bytes"] = int(float(kernel.group(1)) * 1_000_000)
     return found

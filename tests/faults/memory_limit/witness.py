@@ -1,9 +1,9 @@
-"""A well-behaved client beside a flood, in a process of its own so that the flood's work is not in its way.
+"""A well-behaved client beside a flood, in its own process so that the flood does not slow it down.
 
-It publishes to its own queue and consumes from it, over and over; takes a backlog that was there before, one
-message at a time with acknowledgement; and holds an idle connection with heartbeats, all in a virtual host and as
-a user of its own. Called with host and port; says `ready`, works until a line (or the end) comes in, then prints
-what it saw as one line of JSON: when each round ended, so that it can be judged by the second.
+It publishes to its own queue and consumes from it, takes messages from a backlog one at a time with
+acknowledgement, and holds an idle connection with heartbeats. It uses its own virtual host and user. The arguments
+are host and port. It prints `ready`, works until it reads a line (or the end of input), and prints its results as one
+line of JSON. They contain when each round ended, so that they can be checked by the second.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ LOGIN = {"user": NAME, "password": NAME, "vhost": NAME}
 
 
 class Work:
-    """One of the three things; what it counted and what went wrong."""
+    """One of the three tasks of the witness, with its counts and its error."""
 
     def __init__(self, address: Address, stopping: threading.Event) -> None:
         self.address = address
         self.stopping = stopping
-        # The clock of `ended` is the system's, so the judge's too.
+        # The time of `ended` is the system's monotonic clock, which run.py reads, too.
         self.seen: Dict[str, Any] = {"ended": [], "slowest_s": 0.0, "accident": ""}
         self.began = 0.0
         self.set_up()
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def set_up(self) -> None:
-        """Before the flood."""
+        """Prepares the task before the flood."""
 
     def round(self) -> None:
-        """One piece of work."""
+        """Does one round of the task."""
 
     def _run(self) -> None:
         try:
@@ -55,7 +55,7 @@ class Work:
                 self.round()
                 self._note()
                 self.stopping.wait(0.01)
-        except Exception as accident:  # told with the rest
+        except Exception as accident:  # printed with the results
             self.seen["accident"] = f"{type(accident).__name__}: {accident}"
 
     def _note(self) -> None:
@@ -65,7 +65,7 @@ class Work:
 
 
 class Echo(Work):
-    """Publishes and gets it back."""
+    """Publishes a message and receives it."""
 
     def set_up(self) -> None:
         self.client = Client(self.address, timeout=PATIENCE_S, **LOGIN)
@@ -77,11 +77,11 @@ class Echo(Work):
         body = b"%d" % len(self.seen["ended"])
         self.client.publish(1, "", "witness.echo", body)
         item = self.client.expect("basic.deliver")
-        assert item.body == body, f"{item.body!r} in place of {body!r}"
+        assert item.body == body, f"{item.body!r} instead of {body!r}"
 
 
 class Backlog(Work):
-    """Takes what was there before, in order, and acknowledges it."""
+    """Takes the messages of the backlog in order and acknowledges them."""
 
     def set_up(self) -> None:
         self.client = Client(self.address, timeout=20.0, **LOGIN)
@@ -103,17 +103,17 @@ class Backlog(Work):
 
     def round(self) -> None:
         if self.next == BACKLOG:
-            self.stopping.wait()  # all is taken: whoever judges sees when
+            self.stopping.wait()  # the backlog is empty; the results show when
             return
         item = self.client.expect("basic.deliver")
-        assert item.body == b"%d" % self.next, f"{item.body!r} in place of {self.next}"
+        assert item.body == b"%d" % self.next, f"{item.body!r} instead of {self.next}"
         self.next += 1
         self.client.send(wire.method(1, "basic.ack", delivery_tag=item.method.args["delivery_tag"]))
         self.stopping.wait(0.03)
 
 
 class Beats(Work):
-    """An idle connection: a sign of life in each heartbeat's time, twice that at most."""
+    """Holds an idle connection. At most two heartbeat intervals may pass without a heartbeat from the broker."""
 
     def set_up(self) -> None:
         self.client = Client(self.address, heartbeat=HEARTBEAT_S, **LOGIN)
@@ -135,7 +135,7 @@ class Beats(Work):
 
 
 def main() -> None:
-    """Work until told to stop."""
+    """Works until told to stop."""
     address = Address(sys.argv[1], int(sys.argv[2]))
     stopping = threading.Event()
     works = [Echo(address, stopping), Backlog(address, stopping), Beats(address, stopping)]

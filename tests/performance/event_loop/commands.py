@@ -1,6 +1,6 @@
-"""The heavy commands: for each what has to be there, and what a client then sends.
+"""The expensive commands: for each the required state, and what a client then sends.
 
-A case is a generator. What it does before its `yield` sets up, and is not counted; what it does after that is. It ends
+A case is a generator. The part before its `yield` prepares the state and is not counted; the part after it is. It ends
 when its client has the answer.
 """
 
@@ -19,8 +19,9 @@ from urllib.parse import quote
 from harness import brokers, raw, wire
 from harness.suite import patience
 
-# More of everything than a board has, so that no cap is what bounds a turn; the profile is the generic one. Only what
-# all patterns may take and the bindings are as there: they bound the matching of one name, and the routing of one message.
+# Higher limits than on a board, so that no limit bounds a turn of the event loop; the profile is the generic one. Only
+# the memory of patterns and the bindings have their usual limits: they bound the matching of one name, and the routing
+# of one message.
 CONFIG = """
 management = ["127.0.0.1:0"]
 memory_limit = "{memory}"
@@ -54,7 +55,7 @@ class Case(NamedTuple):
         return CONFIG.format(memory=self.memory)
 
     def steps(self, stage: "Stage") -> Steps:
-        """The case as it goes."""
+        """Returns the generator of the case on a stage."""
         return self.run(stage)
 
 
@@ -62,7 +63,7 @@ CASES: List[Case] = []
 
 
 def case(memory: str = "512MB") -> Callable[[Callable[["Stage"], Steps]], Callable[["Stage"], Steps]]:
-    """Makes a case of a generator, with its name."""
+    """Creates a case from a generator function and its name."""
     def add(run: Callable[["Stage"], Steps]) -> Callable[["Stage"], Steps]:
         CASES.append(Case(run.__name__.replace("_", "-"), run, memory))
         return run
@@ -71,20 +72,20 @@ def case(memory: str = "512MB") -> Callable[[Callable[["Stage"], Steps]], Callab
 
 
 class Stage:
-    """A broker, and clients of it."""
+    """A broker and its clients."""
 
     def __init__(self, broker: brokers.Leveret) -> None:
         self.broker = broker
         self.client = self.another()
 
     def another(self, **options: Any) -> raw.Client:
-        """One more client, with channel 1 open."""
+        """Connects one more client, with channel 1 open."""
         client = raw.Client(self.broker.address, timeout=300.0, **options)
         client.open(1)
         return client
 
     def many(self, methods: Iterator[bytes], client: Optional[raw.Client] = None) -> None:
-        """All of these in one write, and an answer behind them."""
+        """Sends all of these in one write, and waits for an answer to a request behind them."""
         client = client or self.client
         client.send(b"".join(methods))
         done(client)
@@ -100,11 +101,11 @@ class Stage:
                               nowait=True, arguments=arguments(n)) for n in range(count))
 
     def exchange(self, name: str, kind: str = "fanout", **options: Any) -> None:
-        """An exchange."""
+        """Declares an exchange."""
         self.client.call(1, "exchange.declare", exchange=name, type=kind, **options)
 
     def queue(self, name: str = "q", **arguments: Any) -> None:
-        """A queue; `x_message_ttl` is its argument x-message-ttl."""
+        """Declares a queue; `x_message_ttl` is its argument x-message-ttl."""
         table = {key.replace("_", "-"): value for key, value in arguments.items()}
         self.client.call(1, "queue.declare", queue=name, arguments=table)
 
@@ -140,13 +141,13 @@ class Stage:
         return json.loads(text) if text else None
 
     def user(self, name: str, configure: str = ".*", write: str = ".*", read: str = ".*", vhost: str = "/") -> None:
-        """A user who may do what these patterns say."""
+        """Creates a user with permissions by these patterns."""
         self.api("PUT", f"users/{name}", {"password": "secret", "tags": ""})
         self.api("PUT", f"permissions/{quote(vhost, '')}/{name}", {"configure": configure, "write": write, "read": read})
 
     @contextlib.contextmanager
     def asleep(self) -> Iterator[None]:
-        """The broker is stopped meanwhile, so that it finds everything at once."""
+        """Stops the broker with SIGSTOP for a `with` block, so that it then receives everything at once."""
         os.kill(self.broker.process.pid, signal.SIGSTOP)
         try:
             yield
@@ -155,7 +156,7 @@ class Stage:
 
 
 def fit(make: Callable[[int], Any]) -> List[Any]:
-    """As many of them as a header takes."""
+    """Returns as many values as fit into the headers of a message."""
     found, left = [], HEADERS_BYTES
     while left > 0:
         found.append(make(len(found)))
@@ -164,12 +165,12 @@ def fit(make: Callable[[int], Any]) -> List[Any]:
 
 
 def done(client: raw.Client, channel: int = 1) -> None:
-    """All that the channel sent before is done."""
+    """Waits until everything that the channel sent before is done."""
     client.call(channel, "basic.qos", prefetch_count=0)
 
 
 def routed(client: raw.Client) -> None:
-    """The same for messages that are refused because their routing is too much work."""
+    """The same for messages that are refused because their routing is too expensive."""
     with contextlib.suppress(raw.Closed):
         done(client)
 
@@ -185,12 +186,13 @@ def until_it_has(stage: Stage, queue: str, count: int) -> None:
 
 
 def made_up_deaths() -> List[Any]:
-    """As many deaths in as many queues as fit into a header; none of the fan, or that would leave them out."""
+    """Returns as many entries of x-death, each with another queue, as fit into the headers. None names a queue of the
+    fan, because that queue would then be left out."""
     return fit(lambda n: {"queue": f"d{n}", "reason": "expired", "count": 1, "exchange": "", "routing-keys": ["k"]})
 
 
 def dead_fan(stage: Stage, **arguments: Any) -> bytes:
-    """A queue whose dead letters go to 2,000 queues, and forty messages for it with made-up deaths."""
+    """Declares a queue whose dead letters go to 2,000 queues. Returns forty messages for it with invented deaths."""
     stage.exchange("fan")
     stage.queues(FAN)
     stage.bind(FAN, "fan")
@@ -200,7 +202,8 @@ def dead_fan(stage: Stage, **arguments: Any) -> bytes:
 
 @case()
 def deaths_expired(stage: Stage) -> Steps:
-    """The case that it all began with."""
+    """Forty messages expire at once and are dead-lettered to 2,000 queues. This was the first expensive command that
+    was found."""
     octets = dead_fan(stage, x_message_ttl=0)
     yield
     stage.client.send(octets)
@@ -209,7 +212,7 @@ def deaths_expired(stage: Stage) -> Steps:
 
 @case()
 def deaths_rejected(stage: Stage) -> Steps:
-    """All of them rejected by one method."""
+    """The forty messages are rejected by one method."""
     stage.client.send(dead_fan(stage))
     client = stage.take(40, "short")
     yield
@@ -219,7 +222,7 @@ def deaths_rejected(stage: Stage) -> Steps:
 
 @case()
 def deaths_too_many(stage: Stage) -> Steps:
-    """A queue that holds one message at most."""
+    """The queue holds at most one message, so the others are dead-lettered."""
     octets = dead_fan(stage, x_max_length=1)
     yield
     stage.client.send(octets)
@@ -227,8 +230,8 @@ def deaths_too_many(stage: Stage) -> Steps:
 
 
 @case()
-def deaths_of_nothing(stage: Stage) -> Steps:
-    """Deaths that say nothing, which are the most that fit."""
+def empty_deaths(stage: Stage) -> Steps:
+    """The entries of x-death are empty tables, so that the largest number fits."""
     dead_fan(stage, x_message_ttl=0)
     deaths = fit(lambda _: {})
     octets = wire.publish(1, "", "short", b"x", props={"headers": {"x-death": deaths}}) * 40
@@ -238,8 +241,8 @@ def deaths_of_nothing(stage: Stage) -> Steps:
 
 
 @case()
-def deaths_in_a_row(stage: Stage) -> Steps:
-    """A hundred queues, from each of which everything goes on to the next at once."""
+def dead_letter_chain(stage: Stage) -> Steps:
+    """A hundred queues, each of which dead-letters every message to the next at once."""
     for n in range(100):
         stage.queue(f"q{n}", x_message_ttl=0, x_dead_letter_exchange="", x_dead_letter_routing_key=f"q{n + 1}")
     stage.queue("q100")
@@ -250,8 +253,8 @@ def deaths_in_a_row(stage: Stage) -> Steps:
 
 
 @case()
-def deaths_to_themselves(stage: Stage) -> Steps:
-    """A queue whose rejected messages come back to it."""
+def dead_letter_cycle(stage: Stage) -> Steps:
+    """A queue dead-letters rejected messages to itself."""
     stage.queue("q", x_dead_letter_exchange="", x_dead_letter_routing_key="q")
     stage.fill(10_000)
     client = stage.take(10_000)
@@ -263,7 +266,7 @@ def deaths_to_themselves(stage: Stage) -> Steps:
 
 @case()
 def expires_at_once(stage: Stage) -> Steps:
-    """A hundred thousand messages whose time is over in the same moment."""
+    """100,000 messages expire at the same moment."""
     stage.queue("to")
     stage.queue("q", x_message_ttl=30_000, x_dead_letter_exchange="", x_dead_letter_routing_key="to")
     began = time.monotonic()
@@ -276,8 +279,8 @@ def expires_at_once(stage: Stage) -> Steps:
 
 
 @case()
-def sleepers_at_once(stage: Stage) -> Steps:
-    """Messages that were put off, and all wake at once."""
+def delayed_at_once(stage: Stage) -> Steps:
+    """Delayed messages are all due at the same moment."""
     stage.exchange("later", "x-delayed-message", arguments={"x-delayed-type": "fanout"})
     stage.queue("q")
     stage.client.call(1, "queue.bind", queue="q", exchange="later")
@@ -297,7 +300,7 @@ def sleepers_at_once(stage: Stage) -> Steps:
 
 @case()
 def copies_by_key(stage: Stage) -> Steps:
-    """Keys in CC, as many as a header takes, each of a queue that is there."""
+    """CC has as many keys as fit into the headers, each the name of an existing queue."""
     stage.queues(FAN)
     keys = fit(lambda n: f"q{n % FAN}")
     octets = wire.publish(1, "", "q0", b"x", props={"headers": {"CC": keys}}) * 40
@@ -308,7 +311,7 @@ def copies_by_key(stage: Stage) -> Steps:
 
 @case()
 def copies_by_topic(stage: Stage) -> Steps:
-    """Keys in BCC, each of which is looked up among patterns that fit them all."""
+    """BCC has many keys, each of which is matched against patterns that match all of them."""
     stage.queues(1_000)
     stage.bind(1_000, "amq.topic", "#.{n}.#")
     keys = fit(lambda n: f"{n}.1.2")
@@ -320,7 +323,7 @@ def copies_by_topic(stage: Stage) -> Steps:
 
 @case()
 def copies_of_keys_of_255(stage: Stage) -> Steps:
-    """Long keys in CC to an exchange with long keys."""
+    """CC has long keys, sent to an exchange with long binding keys."""
     stage.queues(1_000)
     stage.bind(1_000, "amq.direct", "k" * 240 + "{n}")
     keys = fit(lambda n: "k" * 240 + str(n))
@@ -332,7 +335,7 @@ def copies_of_keys_of_255(stage: Stage) -> Steps:
 
 @case()
 def headers_exchange(stage: Stage) -> Steps:
-    """Thousands of bindings by headers, and messages with thousands of headers."""
+    """A headers exchange with thousands of bindings receives messages with thousands of headers."""
     stage.queues(3_000)
     stage.bind(3_000, "amq.headers", arguments=lambda n: {
         "x-match": "any" if n % 2 else "all", f"h{n}": n, f"h{n + 1}": n + 1, "z": "z"})
@@ -345,7 +348,7 @@ def headers_exchange(stage: Stage) -> Steps:
 
 @case()
 def headers_of_one_name(stage: Stage) -> Steps:
-    """A table that says the same name again and again, at bindings that ask for it."""
+    """A header table repeats one name, and bindings match on that name."""
     stage.queues(3_000)
     stage.bind(3_000, "amq.headers", arguments=lambda n: {"x-match": "all", "h": n, "i": "x" * 200})
     octets = wire.publish(1, "amq.headers", "", b"x", props={"headers": [("h", n) for n in range(HEADERS_BYTES // 7)]})
@@ -356,7 +359,7 @@ def headers_of_one_name(stage: Stage) -> Steps:
 
 @case()
 def deep_tables(stage: Stage) -> Steps:
-    """Tables within tables, and lists within lists, as deep as a frame takes them; refused or not."""
+    """Tables and lists are nested as deep as a frame allows; some are refused."""
     def nested(kind: bytes, each: bytes) -> wire.Field:
         octets = b"V"
         while len(octets) < 60_000:
@@ -376,7 +379,7 @@ def deep_tables(stage: Stage) -> Steps:
 
 @case()
 def topics_of_many_words(stage: Stage) -> Steps:
-    """Keys of 127 words against thousands of patterns of # and *."""
+    """Keys of 127 words are matched against thousands of patterns of # and *."""
     stage.queue("q")
     patterns = [".".join(["#", "a"] * 8 + ["*"] * (n % 40) + ["#", str(n)]) for n in range(3_000)]
     stage.many(wire.method(1, "queue.bind", queue="q", exchange="amq.topic", routing_key=pattern, nowait=True)
@@ -389,7 +392,7 @@ def topics_of_many_words(stage: Stage) -> Steps:
 
 @case()
 def topics_of_no_words(stage: Stage) -> Steps:
-    """Keys of 256 empty words against patterns of # alone."""
+    """Keys of 256 empty words are matched against patterns of # only."""
     stage.queue("q")
     stage.many(wire.method(1, "queue.bind", queue="q", exchange="amq.topic", nowait=True,
                            routing_key=".".join(["#"] * (1 + n % 100) + [""] * (n // 100) + ["x"])) for n in range(3_000))
@@ -404,7 +407,7 @@ def topics_of_no_words(stage: Stage) -> Steps:
 
 @case()
 def fan_out(stage: Stage) -> Steps:
-    """One message after the other into 2,000 queues."""
+    """Messages are routed one after the other to 2,000 queues."""
     stage.queues(FAN)
     stage.bind(FAN)
     octets = wire.publish(1, "amq.fanout", "", b"x" * 500) * 100
@@ -415,7 +418,7 @@ def fan_out(stage: Stage) -> Steps:
 
 @case()
 def fan_out_mandatory_dropped(stage: Stage) -> Steps:
-    """One message after the other into 2,000 queues that hold none of them."""
+    """Mandatory messages are routed one after the other to 2,000 queues that refuse all of them."""
     stage.queues(FAN, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
     stage.bind(FAN)
     stage.client.call(1, "confirm.select")
@@ -426,8 +429,8 @@ def fan_out_mandatory_dropped(stage: Stage) -> Steps:
 
 
 @case()
-def exchanges_in_a_ring(stage: Stage) -> Steps:
-    """Three hundred exchanges, each bound to every one of the twelve behind it, round and round."""
+def ring_of_exchanges(stage: Stage) -> Steps:
+    """300 exchanges in a ring, each bound to the next twelve."""
     for n in range(300):
         stage.exchange(f"e{n}")
     stage.queues(100)
@@ -441,8 +444,8 @@ def exchanges_in_a_ring(stage: Stage) -> Steps:
 
 
 @case()
-def exchanges_in_a_row(stage: Stage) -> Steps:
-    """A row of 900 exchanges of topics, with a queue at its end, and as many alternates."""
+def chain_of_exchanges(stage: Stage) -> Steps:
+    """A chain of 900 topic exchanges, linked by bindings and alternate exchanges, with a queue at its end."""
     for n in range(900):
         stage.exchange(f"e{n}", "topic", arguments={"alternate-exchange": f"e{n + 1}"})
     stage.queue("q")
@@ -457,7 +460,7 @@ def exchanges_in_a_row(stage: Stage) -> Steps:
 
 @case()
 def exchange_deleted(stage: Stage) -> Steps:
-    """An exchange with 6,000 bindings, which is about what one connection may have."""
+    """An exchange with 6,000 bindings is deleted, about the number that one connection may create."""
     stage.exchange("e", "direct")
     stage.queues(100)
     for n in range(60):
@@ -468,7 +471,7 @@ def exchange_deleted(stage: Stage) -> Steps:
 
 @case()
 def unbound_by_arguments(stage: Stage) -> Steps:
-    """A thousand bindings taken away from among 6,000 that differ in their arguments alone."""
+    """1,000 bindings are removed out of 6,000 that differ only in their arguments."""
     stage.queue("q0")
     for n in range(60):
         stage.many(wire.method(1, "queue.bind", queue="q0", exchange="amq.headers", routing_key="k", nowait=True,
@@ -486,7 +489,7 @@ def unbound_by_arguments(stage: Stage) -> Steps:
 
 @case()
 def declared_bound_unbound(stage: Stage) -> Steps:
-    """A thousand queues declared, bound, unbound and deleted, in one write."""
+    """1,000 queues are declared, bound, unbound and deleted in one write."""
     names = [f"q{n}" for n in range(1_000)]
     octets = b"".join(
         [wire.method(1, "queue.declare", queue=name, nowait=True) for name in names]
@@ -512,7 +515,7 @@ def declared_durable(stage: Stage) -> Steps:
 
 @case()
 def exclusive_lost(stage: Stage) -> Steps:
-    """A connection with 3,500 queues of its own, named by the server, is lost."""
+    """A connection with 3,500 exclusive queues, named by the server, is lost."""
     client = stage.another()
     client.send(wire.method(1, "queue.declare", exclusive=True) * 3_500)
     for _ in range(3_500):
@@ -525,7 +528,7 @@ def exclusive_lost(stage: Stage) -> Steps:
 
 @case(memory="2GB")
 def purged(stage: Stage) -> Steps:
-    """A queue with 1,000,000 messages."""
+    """A queue with 1,000,000 messages is purged."""
     stage.queue("q")
     stage.fill(1_000_000)
     yield
@@ -534,7 +537,7 @@ def purged(stage: Stage) -> Steps:
 
 @case()
 def queue_deleted(stage: Stage) -> Steps:
-    """A queue with 200,000 messages that have bodies."""
+    """A queue with 200,000 messages with bodies is deleted."""
     stage.queue("q")
     stage.fill(200_000, body=b"x" * 300)
     yield
@@ -543,7 +546,7 @@ def queue_deleted(stage: Stage) -> Steps:
 
 @case()
 def dropped_by_length(stage: Stage) -> Steps:
-    """A policy that leaves one of 200,000 messages, the others being dead letters."""
+    """A policy reduces a queue from 200,000 messages to one; the others are dead-lettered."""
     stage.queue("to")
     stage.queue("q", x_dead_letter_exchange="", x_dead_letter_routing_key="to")
     stage.fill(200_000)
@@ -554,7 +557,7 @@ def dropped_by_length(stage: Stage) -> Steps:
 
 @case()
 def dropped_by_bytes(stage: Stage) -> Steps:
-    """One large message that makes 20,000 small ones leave."""
+    """One large message makes a length limit in bytes drop 20,000 small ones."""
     stage.queue("q", x_max_length_bytes=1_000_000)
     stage.fill(20_000, body=b"x" * 50)
     octets = wire.publish(1, "", "q", bytes(1_000_000))
@@ -564,8 +567,8 @@ def dropped_by_bytes(stage: Stage) -> Steps:
 
 
 @case()
-def levels_of_priority(stage: Stage) -> Steps:
-    """A queue of 255 levels with messages in each, taken one by one by one write."""
+def priorities_fetched(stage: Stage) -> Steps:
+    """A queue with 255 priorities has messages of each, which are fetched one by one in one write."""
     stage.queue("q", x_max_priority=255)
     for _ in range(60):
         stage.client.send(b"".join(wire.publish(1, "", "q", b"x", props={"priority": n}) for n in range(256)))
@@ -578,8 +581,8 @@ def levels_of_priority(stage: Stage) -> Steps:
 
 
 @case()
-def levels_filled_to_the_brim(stage: Stage) -> Steps:
-    """A full queue of 255 levels that gives up its first for each that comes, and one that has a consumer besides."""
+def priorities_full_queue(stage: Stage) -> Steps:
+    """A full queue with 255 priorities drops its first message for each new one; a second one has a consumer."""
     stage.queue("q", x_max_priority=255, x_max_length=300)
     stage.queue("taken", x_max_priority=255)
     stage.client.call(1, "basic.consume", queue="taken", consumer_tag="c", no_ack=True)
@@ -591,8 +594,8 @@ def levels_filled_to_the_brim(stage: Stage) -> Steps:
 
 
 @case()
-def levels_settled(stage: Stage) -> Steps:
-    """10,000 messages of 255 levels that go back one by one by one write, and are taken anew."""
+def priorities_requeued(stage: Stage) -> Steps:
+    """10,000 messages of 255 priorities are requeued one by one in one write, and delivered again."""
     stage.queue("q", x_max_priority=255)
     for _ in range(40):
         stage.client.send(b"".join(wire.publish(1, "", "q", b"x", props={"priority": n}) for n in range(256)))
@@ -605,8 +608,8 @@ def levels_settled(stage: Stage) -> Steps:
 
 
 @case()
-def got_one_by_one(stage: Stage) -> Steps:
-    """20,000 messages fetched out of a long queue by one write."""
+def fetched_one_by_one(stage: Stage) -> Steps:
+    """20,000 messages are fetched from a long queue in one write."""
     stage.queue("q")
     stage.fill(100_000, body=b"x" * 100)
     octets = wire.method(1, "basic.get", queue="q") * 20_000
@@ -617,7 +620,7 @@ def got_one_by_one(stage: Stage) -> Steps:
         stage.client.expect("basic.get-ok")
 
 
-# ---- what is unacknowledged
+# ---- unacknowledged messages
 
 
 def holder(stage: Stage, count: int = 10_000) -> raw.Client:
@@ -629,7 +632,7 @@ def holder(stage: Stage, count: int = 10_000) -> raw.Client:
 
 @case()
 def acknowledged_together(stage: Stage) -> Steps:
-    """10,000 deliveries by one method."""
+    """10,000 deliveries are acknowledged by one method."""
     client = holder(stage)
     yield
     client.send(wire.method(1, "basic.ack", delivery_tag=0, multiple=True))
@@ -638,7 +641,7 @@ def acknowledged_together(stage: Stage) -> Steps:
 
 @case()
 def requeued_together(stage: Stage) -> Steps:
-    """10,000 deliveries go back by one method, and come again."""
+    """10,000 deliveries are requeued by one method, and delivered again."""
     client = holder(stage)
     yield
     client.send(wire.method(1, "basic.nack", delivery_tag=0, multiple=True, requeue=True))
@@ -647,8 +650,8 @@ def requeued_together(stage: Stage) -> Steps:
 
 
 @case()
-def settled_from_behind(stage: Stage) -> Steps:
-    """10,000 deliveries rejected one by one in one write, the last first."""
+def rejected_last_first(stage: Stage) -> Steps:
+    """10,000 deliveries are rejected one by one in one write, the last first."""
     client = holder(stage)
     client.call(1, "basic.cancel", consumer_tag="c")
     octets = b"".join(wire.method(1, "basic.reject", delivery_tag=n, requeue=True) for n in range(10_000, 0, -1))
@@ -659,7 +662,7 @@ def settled_from_behind(stage: Stage) -> Steps:
 
 @case()
 def recovered(stage: Stage) -> Steps:
-    """10,000 deliveries recovered."""
+    """10,000 deliveries are requeued by basic.recover."""
     client = holder(stage)
     yield
     client.call(1, "basic.recover", requeue=True)
@@ -669,7 +672,7 @@ def recovered(stage: Stage) -> Steps:
 
 @case()
 def channel_closed(stage: Stage) -> Steps:
-    """A channel that holds 10,000."""
+    """A channel with 10,000 unacknowledged messages is closed."""
     client = holder(stage)
     yield
     client.call(1, "channel.close", reply_code=200)
@@ -677,7 +680,7 @@ def channel_closed(stage: Stage) -> Steps:
 
 @case()
 def connection_lost(stage: Stage) -> Steps:
-    """A connection of 100 channels that holds 100,000."""
+    """A connection of 100 channels with 100,000 unacknowledged messages is lost."""
     stage.queue("q")
     stage.fill(100_000)
     client = stage.another()
@@ -694,7 +697,7 @@ def connection_lost(stage: Stage) -> Steps:
 
 @case()
 def consumers_of_one_queue(stage: Stage) -> Steps:
-    """2,000 consumers on a queue, messages for them, and all cancelled in one write."""
+    """2,000 consumers on one queue get messages, and are all cancelled in one write."""
     stage.queue("q")
     client = stage.another()
     client.call(1, "basic.qos", prefetch_count=5)
@@ -711,7 +714,7 @@ def consumers_of_one_queue(stage: Stage) -> Steps:
 
 @case()
 def consumers_of_many_queues(stage: Stage) -> Steps:
-    """2,000 queues with a consumer each get a message at once, and are then deleted under it."""
+    """2,000 queues with one consumer each get a message at once, and are then deleted."""
     stage.queues(FAN)
     stage.bind(FAN)
     client = stage.another()
@@ -727,7 +730,7 @@ def consumers_of_many_queues(stage: Stage) -> Steps:
 
 @case()
 def transaction(stage: Stage) -> Steps:
-    """A commit of 5,000 messages into ten queues each, and of 10,000 acknowledgements."""
+    """A transaction of 5,000 messages to ten queues each, and of 10,000 acknowledgements, is committed."""
     client = holder(stage)
     stage.queues(10, "to")
     stage.bind(10, name="to")
@@ -741,7 +744,7 @@ def transaction(stage: Stage) -> Steps:
 
 @case()
 def transaction_rolled_back(stage: Stage) -> Steps:
-    """The same, rolled back."""
+    """The same transaction is rolled back."""
     client = holder(stage)
     client.call(1, "tx.select")
     client.send(wire.publish(1, "", "q", b"x" * 50) * 10_000)
@@ -751,12 +754,12 @@ def transaction_rolled_back(stage: Stage) -> Steps:
     client.call(1, "tx.rollback")
 
 
-# ---- what operators do, and those who may little
+# ---- operators, and users with few permissions
 
 
 @case()
 def policy(stage: Stage) -> Steps:
-    """A policy for 3,500 queues."""
+    """A policy is set for 3,500 queues."""
     stage.queues(3_500)
     yield
     stage.api("PUT", "policies/%2f/all", {"pattern": ".*q.*", "apply-to": "all", "definition": {
@@ -779,7 +782,7 @@ def policies_of_hostile_patterns(stage: Stage) -> Steps:
 
 @case()
 def virtual_host_deleted(stage: Stage) -> Steps:
-    """A virtual host with 1,000 queues, bindings, messages and a consumer of each."""
+    """A virtual host with 1,000 queues with bindings, messages and a consumer each is deleted."""
     stage.api("PUT", "vhosts/full")
     stage.api("PUT", "permissions/full/guest", {"configure": ".*", "write": ".*", "read": ".*"})
     client = stage.another(vhost="full")
@@ -795,7 +798,7 @@ def virtual_host_deleted(stage: Stage) -> Steps:
 
 @case()
 def user_of_many_virtual_hosts(stage: Stage) -> Steps:
-    """A user with permissions in 300 virtual hosts and for topics in each: listed, then deleted."""
+    """A user with permissions and topic permissions in 300 virtual hosts is listed, then deleted."""
     stage.user("many")
     for begin in range(0, 300, 100):
         hosts = range(begin, begin + 100)
@@ -813,7 +816,7 @@ def user_of_many_virtual_hosts(stage: Stage) -> Steps:
 
 @case()
 def import_of_definitions(stage: Stage) -> Steps:
-    """5,000 objects in one file, and once more when they are there; then all of them exported."""
+    """5,000 objects are imported from one file, imported again, and then exported."""
     file = stage.broker.home / "definitions.json"
     file.write_text(json.dumps({
         "queues": [{"name": f"q{n}", "vhost": "/", "durable": True} for n in range(2_000)],
@@ -828,7 +831,7 @@ def import_of_definitions(stage: Stage) -> Steps:
 
 @case()
 def lists(stage: Stage) -> Steps:
-    """Lists of 3,500 queues, sorted, filtered by a pattern, whole and in pages."""
+    """3,500 queues are listed: sorted, filtered by a pattern, completely and in pages."""
     stage.queues(3_500)
     stage.bind(3_500)
     yield
@@ -853,7 +856,8 @@ def permissions_of_hostile_patterns(stage: Stage) -> Steps:
 
 @case()
 def permissions_of_long_patterns(stage: Stage) -> Steps:
-    """A list as long as a pattern may be, asked for each of 1,000 queues of one write."""
+    """A permission pattern of maximum length with many alternatives is matched for each of 1,000 queues of one write.
+    """
     names = "|".join("x" * 200 + f"-{n}.*" for n in range(4))
     stage.user("little", configure=f"^({names}|q.*)$")
     client = stage.another(user="little", password="secret")
@@ -865,7 +869,7 @@ def permissions_of_long_patterns(stage: Stage) -> Steps:
 
 @case()
 def permissions_for_topics(stage: Stage) -> Steps:
-    """A hostile pattern for topics, asked for every message."""
+    """A topic permission that needs backtracking is matched for every message."""
     stage.user("little")
     stage.api("PUT", "topic-permissions/%2f/little", {
         "exchange": "amq.topic", "write": "^(a|aa|a*)*(a?\\.?){100}.*$", "read": ".*"})
@@ -878,7 +882,7 @@ def permissions_for_topics(stage: Stage) -> Steps:
 
 @case()
 def pattern_compiled(stage: Stage) -> Steps:
-    """Patterns that are large when they are compiled, refused or not."""
+    """Patterns that are large when compiled are set; some are refused."""
     patterns = ["(((a{20}){20}){20}){20}", "((((.?){30}){30}){30})", "[^a]{1000}" * 10, "(" * 500 + ")" * 500,
                 "|".join(f"n{n}[a-z]*" for n in range(90)), "\\w{500}", "(?i)" + "\u00e9" * 500,
                 "((((((((((a|){30}){30}|)b|){30})c|){30}))))", "(?i)[\\w--\\d]{300}|[[:alpha:]]{300}"]
@@ -892,7 +896,7 @@ def pattern_compiled(stage: Stage) -> Steps:
 
 @case()
 def logins(stage: Stage) -> Steps:
-    """A hundred who come at once, with a wrong password each, and a hundred who vanish."""
+    """100 clients log in at once with a wrong password each, and 100 disconnect."""
     import socket
     hello = wire.PROTOCOL_HEADER + wire.method(
         0, "connection.start-ok", client_properties={"x" * 200: "y" * 3_000}, mechanism="PLAIN",
@@ -914,7 +918,7 @@ def logins(stage: Stage) -> Steps:
 
 @case()
 def bodies_of_one_octet(stage: Stage) -> Steps:
-    """A message of 65,535 octets in as many frames."""
+    """A message of 65,535 octets is sent in as many frames."""
     stage.queue("q")
     octets = wire.publish(1, "", "q", bytes(65_535), pieces=[1] * 65_535)
     yield
@@ -936,7 +940,7 @@ def empty_bodies(stage: Stage) -> Steps:
 
 @case()
 def heartbeats(stage: Stage) -> Steps:
-    """200,000 of them."""
+    """200,000 heartbeats are sent."""
     octets = wire.frame(wire.FRAME_HEARTBEAT, 0, b"") * 200_000
     yield
     stage.client.send(octets)
@@ -944,8 +948,8 @@ def heartbeats(stage: Stage) -> Steps:
 
 
 @case()
-def channels_to_and_fro(stage: Stage) -> Steps:
-    """Channels opened and closed again, 20,000 times; and 2,000 faults that close one each."""
+def channels_opened_and_closed(stage: Stage) -> Steps:
+    """Channels are opened and closed 20,000 times, and 2,000 errors close one channel each."""
     octets = b"".join(wire.method(2, "channel.open") + wire.method(2, "channel.close", reply_code=200)
                       for _ in range(2_000))
     faults = b"".join(wire.method(3, "channel.open") + wire.method(3, "basic.ack", delivery_tag=77)
@@ -964,7 +968,7 @@ def channels_to_and_fro(stage: Stage) -> Steps:
 
 @case()
 def refused_methods(stage: Stage) -> Steps:
-    """Methods that end their connection, from a hundred clients at once, large ones among them."""
+    """A hundred clients at once send methods that close their connection, large ones among them."""
     clients = [stage.another() for _ in range(100)]
     hostile = [
         wire.frame(wire.FRAME_METHOD, 1, b"\x00\x63\x00\x63" + bytes(120_000)),
@@ -986,7 +990,7 @@ def refused_methods(stage: Stage) -> Steps:
 
 @case()
 def arguments_of_thousands(stage: Stage) -> Steps:
-    """Consumers, bindings and queues with thousands of arguments, again and again."""
+    """Consumers, bindings and queues with thousands of arguments are created repeatedly."""
     arguments = {f"h{n}": "v" * (n % 5) for n in range(8_000)}
     octets = b"".join(
         wire.method(1, "queue.declare", queue=f"q{n}", arguments=arguments, nowait=True)

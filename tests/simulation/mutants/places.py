@@ -148,13 +148,14 @@ PLACES = [
         "        let of_log = if counts { self.pending_writes.capacity_freed() } else { 0 };\n"
         "        self.broker.capacity_freed() + of_log + self.resources.messages.capacity_freed()\n",
     ),
-    # A connection without capacity for an incomplete TLS record or frame is not read when there is capacity again.
+    # A connection that was not read because an incomplete TLS record or frame had no memory is not read again when
+    # there is memory.
     (
         "src/server/socket_io.rs",
         "            if lacks_backlog {\n",
         "            if lacks_backlog && !PLANTED(\"wake-up-of-starved-streams-forgotten\") {\n",
     ),
-    # The consumers counted for a virtual host and a user are never subtracted.
+    # The consumer counts of a virtual host and a user are never decremented.
     (
         "src/broker/consumers/mod.rs",
         "        quota.give_back(self.connection_of(channel), Pool::Consumers);\n",

@@ -49,7 +49,7 @@ def drain(peer: Client, queues: List[str], total: int, size: int, prefetch: int)
     for queue in queues:
         peer.send(wire.method(1, "basic.consume", queue=queue, consumer_tag=queue, nowait=True))
     following: Dict[bytes, int] = {queue.encode(): 0 for queue in queues}
-    # The last queues to have any may be so few that all their prefetch together is less than ACK_EVERY.
+    # The last queues with messages may be so few that their prefetch together is less than ACK_EVERY.
     ack_every = min(ACK_EVERY, prefetch)
     received, buffer, tag, queue = 0, bytearray(), 0, b""
     while received < total:
@@ -57,7 +57,7 @@ def drain(peer: Client, queues: List[str], total: int, size: int, prefetch: int)
             buffer += peer.socket.recv(1 << 20)
         except TimeoutError:
             behind = {name.decode(): count for name, count in following.items() if count < total // len(queues)}
-            raise AssertionError(f"{received} of {total} came; less than all of {behind}") from None
+            raise AssertionError(f"{received} of {total} messages arrived; not all messages of {behind}") from None
         at, length = 0, len(buffer)
         while at + HEAD.size <= length:
             kind, _, payload = HEAD.unpack_from(buffer, at)

@@ -72,7 +72,7 @@ def write(names: List[str]) -> int:
     """Writes the named files, or all, and shows what has changed."""
     unknown = set(names) - set(WAYS)
     if unknown:
-        print(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
+        print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(WAYS)}")
         return 2
     status = 0
     for name in names or WAYS:

@@ -30,7 +30,7 @@ PORT_TRIES = 4
 IN_USE = re.compile(r"eaddrinuse|address already in use|address in use", re.IGNORECASE)
 
 
-# How a program of Rust ends that has met a mistake of its own: unwinding, or with SIGABRT.
+# Exit statuses of a Rust program that panicked: by unwinding, or with SIGABRT.
 PANICKED = (101, -6)
 
 
@@ -66,7 +66,7 @@ def listener(port: int) -> int:
         with contextlib.suppress(OSError):
             if any(str(link.readlink()) in inodes for link in (process / "fd").iterdir()):
                 return int(process.name)
-    raise BrokerError(f"nobody listens on port {port}")
+    raise BrokerError(f"no process listens on port {port}")
 
 
 class Nobody:
@@ -128,7 +128,7 @@ class Leveret:
         command that runs the broker by exec.
         """
         if not binary.exists():
-            raise BrokerError(f"there is no {binary}: cargo build --release")
+            raise BrokerError(f"{binary} does not exist: build it with cargo build --release")
         self.binary = binary
         self.home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
         self.log_path = self.home / "log"
@@ -199,7 +199,7 @@ class Leveret:
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith(key + ":"):
                 return int(line.split()[1])
-        raise BrokerError("leveret is gone")
+        raise BrokerError("leveret has ended")
 
     def kill(self) -> None:
         """Ends the broker with SIGKILL."""
@@ -215,7 +215,7 @@ class Leveret:
         self.terminate()
         status = self.process.wait(suite.patience(15.0))
         if status != 0:
-            raise BrokerError(f"leveret was asked to stop and ended with status {status}:\n{self.log()}")
+            raise BrokerError(f"after SIGTERM leveret ended with status {status}:\n{self.log()}")
 
     def close(self) -> None:
         """Ends the broker and removes its files."""
@@ -276,7 +276,7 @@ class PortMapper:
             if self._listens():
                 return
             end(self.process)
-        raise BrokerError("epmd does not start")
+        raise BrokerError("epmd did not start")
 
     def _listens(self) -> bool:
         """Returns whether this process listens. It ends if another program has the port."""
@@ -388,11 +388,11 @@ class RabbitMq:
         deadline = time.monotonic() + suite.patience(90)
         while time.monotonic() < deadline:
             if not self.alive():
-                raise BrokerError(f"the oracle ended with its port mapper, or by itself:\n{self.log()}")
+                raise BrokerError(f"RabbitMQ or its port mapper ended by itself:\n{self.log()}")
             if self._answers():
                 return
             time.sleep(0.2)
-        raise BrokerError(f"the oracle did not start in time:\n{self.log()}")
+        raise BrokerError(f"RabbitMQ did not start in time:\n{self.log()}")
 
     def rabbitmqctl(self, words: List[str]) -> "subprocess.CompletedProcess[str]":
         """Runs RabbitMQ's rabbitmqctl on this node. Returns its result even if it failed."""

@@ -35,9 +35,9 @@ class Budgets:
         known = self.seen.get(name)
         most = min(self.most.get(name, 1 << 62), round((known or 1 << 62) * (1 + self.slack)))
         compared = f", {value / known - 1:+.1%} against {known:,}" if known else ""
-        print(f"# {name}: {value:,} of at most {most:,}{compared}")
+        print(f"# {name}: {value:,}, maximum {most:,}{compared}")
         if name not in self.most and not known:
-            raise AssertionError(f"{name} has no budget: tests/run --bless costs")
+            raise AssertionError(f"{name} has no budget: run tests/run --bless costs")
         if value > most:
             raise AssertionError(f"{name} is {value:,}, more than {most:,}")
 

@@ -170,7 +170,7 @@ def install_rabbitmq() -> None:
     """Installs the package of RabbitMQ without starting its service."""
     policy = Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists() and os.geteuid() == 0 and not os.environ.get(NO_INSTALL)
-    if ours:  # Debian asks this program whether an installation may start services.
+    if ours:  # Debian calls this program to ask whether an installation may start services
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:

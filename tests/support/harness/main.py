@@ -126,7 +126,7 @@ def named(table: dict, names: List[str], mode: str) -> int:
     """Runs the steps and extras with these names."""
     unknown = set(names) - set(table) - set(EXTRAS)
     if unknown:
-        print(f"there is no step called {', '.join(sorted(unknown))}; there are {', '.join([*EXTRAS, *sorted(table)])}")
+        print(f"unknown step: {', '.join(sorted(unknown))}; there are {', '.join([*EXTRAS, *sorted(table)])}")
         return 2
     wanted = [table[name] for name in dict.fromkeys(names) if name in table]
     runner = Runner(table, mode, Quarantine(TESTS / "quarantine.toml"))

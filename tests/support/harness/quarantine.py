@@ -30,10 +30,10 @@ class Quarantine:
         with path.open("rb") as file:
             cases = [Case(**case) for case in tomllib.load(file).get("case", [])]
         if len(cases) > CASES_MAX:
-            raise ValueError(f"{path.name}: {len(cases)} cases are more than {CASES_MAX}: mend one first")
+            raise ValueError(f"{path.name}: {len(cases)} cases are more than {CASES_MAX}: fix one first")
         for case in cases:
             if not case.reason or case.until < case.since:
-                raise ValueError(f"{path.name}: {case.name} needs a reason, and a date to be mended by")
+                raise ValueError(f"{path.name}: {case.name} needs a reason, and a date by which it is fixed")
             if "/" not in case.name:
                 raise ValueError(f"{path.name}: {case.name} is a whole step; only one of its cases can be quarantined")
         self.cases: Dict[str, Case] = {case.name: case for case in cases}

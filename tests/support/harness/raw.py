@@ -102,7 +102,7 @@ class Client:
     def _recv(self, timeout: Optional[float] = None) -> Any:
         frame = self.frame(timeout)
         if frame.kind != wire.FRAME_METHOD:
-            raise wire.WireError(f"a frame of kind {frame.kind} out of place")
+            raise wire.WireError(f"an unexpected frame of type {frame.kind}")
         method = wire.decode_method(frame.payload)
         if method.name == "connection.close":
             self.socket.sendall(wire.method(0, "connection.close-ok"))

@@ -55,7 +55,7 @@ NOT_HEEDED = ("LEVERET_", "PROPTEST_", "RUST_LOG", "RUST_TEST", "RUST_BACKTRACE"
 # Maximum number of cases that may need a second attempt before the run fails.
 FLAKY_MAX = 5
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
-# Says that something failed, in other words than a verdict has.
+# Matches a failure that is not in the format of a verdict.
 UNREAD = re.compile(r"^\W*FAIL\b")
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
 STEP_LIMIT_S = {"gate": 20 * 60, "full": 60 * 60}
@@ -175,10 +175,10 @@ class Runner:
             "CARGO_TARGET_DIR": str(TARGET), "no_proxy": local, "NO_PROXY": local,
         }
         self.environment.setdefault("LEVERET_PATIENCE", PATIENCE)
-        # Chance that is the same in every run; property tests have it under the name that their library reads.
+        # The same seed in every run. Property tests read it from the variable of their library.
         chance = self.environment.setdefault("LEVERET_CHANCE_SEED", "1")
         self.environment["PROPTEST_RNG_SEED"] = chance
-        # The library would write down what failed once, and try that first from then on, in this folder alone.
+        # The library would otherwise record failed cases and repeat them first, in this folder only.
         self.environment["PROPTEST_DISABLE_FAILURE_PERSISTENCE"] = "1"
         # Suites announce installations on the output of this run.
         self.output = os.dup(1)
@@ -197,7 +197,7 @@ class Runner:
             **variables: str) -> Done:
         """Runs a command to its end. It is ended with this run, or when it exceeds its time limit."""
         if self.stopping:
-            raise InterruptedError("the run is over")
+            raise InterruptedError("the run has ended")
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             child = subprocess.Popen(command, cwd=cwd or ROOT, env={**self.environment, **variables}, text=True,
                                      stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -398,7 +398,7 @@ class Runner:
                 lines.append(f"# {name}: {why}")
         self.tell("install", lines, watch)
 
-    # -- the order of things
+    # -- the order of steps
 
     def work_off(self, items: List[Item]) -> None:
         """Runs the items with some workers. Each takes the first item that can begin, until none is left."""
@@ -421,7 +421,7 @@ class Runner:
                         item.work()
                     else:
                         self.tally.add("FAIL", item.name, "not run, it does not compile")
-                except Exception as error:  # nobody waits for what a thread raises
+                except Exception as error:  # an exception of a thread would be lost
                     self.tally.add("FAIL", item.name, f"the runner ended with {error!r}")
                     traceback.print_exc()
                 with self.lock:
@@ -430,7 +430,7 @@ class Runner:
                         self.built.setdefault(item.name[len("build-"):], False)
                     self.lock.notify_all()
 
-        # A step whose predecessor is not run need not wait.
+        # A step whose predecessor is not in this run need not wait.
         names = {item.name for item in items}
         left = [item if item.after in names else item._replace(after="") for item in items]
         workers = [threading.Thread(target=worker) for _ in range(WORKERS)]
@@ -466,7 +466,7 @@ class Runner:
             items.append(Item("fmt", self.checked_by("fmt", ["cargo", "fmt", "--all", "--check"], "fmt")))
         items += [Item(step.name, self.test_program(step), "checked", step.after) for step in steps if step.is_cargo]
         if "clippy" in extras:
-            # Behind the build: cargo lets only one of them compile in a folder.
+            # After the build, because cargo runs only one command in a folder at a time.
             command = ["cargo", "clippy", *locked, "--workspace", "--all-targets", "--", "-D", "warnings"]
             items.append(Item("clippy", self.checked_by("clippy", command, "clippy"), "checked"))
         if "doc" in extras:
@@ -496,7 +496,7 @@ class Runner:
 
     def close(self) -> int:
         """Prints the longest steps and the summary."""
-        print(f"\n== the longest (all of it: {(time.monotonic() - self.began) / 60:.1f} minutes)")
+        print(f"\n== the longest steps (in total {(time.monotonic() - self.began) / 60:.1f} minutes)")
         for line in sorted(self.times, reverse=True)[:12]:
             print(line)
         print()
@@ -509,7 +509,7 @@ class Runner:
         objects, has_come = cache.Objects(ROOT, TARGET), False
         with cache.costs_only_time():
             has_come = objects.bring()
-        print("compiled dependencies: " + ("from the cache" if has_come else "as they lie in the target folder, or none"))
+        print("compiled dependencies: " + ("from the cache" if has_come else "those in the target folder, or none"))
         installs = sorted({name for step in wanted for name in step.installs})
         if installs:
             self.install(installs)

@@ -77,7 +77,7 @@ def differences() -> None:
         except ValueError as why:
             assert "no reason" in str(why)
         else:
-            raise AssertionError("an entry without a reason was taken")
+            raise AssertionError("an entry without a reason was accepted")
 
 
 def recordings() -> None:
@@ -109,7 +109,7 @@ def ending_servers() -> None:
     brokers.end(child, patience=0.2)
     deadline = time.monotonic() + patience(5)
     while Path(f"/proc/{grandchild}").exists() and "Z" not in Path(f"/proc/{grandchild}/stat").read_text().split()[2]:
-        assert time.monotonic() < deadline, "the grandchild lives on"
+        assert time.monotonic() < deadline, "the grandchild still runs"
         time.sleep(0.05)
 
 
@@ -155,7 +155,7 @@ def refuses(what: Callable[[], object], about: str) -> None:
         what()
     except ValueError:
         return
-    raise AssertionError(f"{about} was taken")
+    raise AssertionError(f"{about} was accepted")
 
 
 def quarantined(text: str) -> Quarantine:
@@ -238,7 +238,7 @@ def ended_badly() -> None:
 
 
 def programs_of_cargo() -> None:
-    """A test program that dies has failed, whatever single test it named before."""
+    """A test program that dies has failed, whichever test it printed before."""
     result = "test result: FAILED. {} passed; {} failed; 0 ignored"
     for said, status, wanted in (
         ("test result: ok. 2 passed; 0 failed; 0 ignored", 0, (2, 0)),
@@ -276,7 +276,7 @@ def order_of_a_run() -> None:
         return runner.Item(name, work, **more)
 
     def dies() -> None:
-        raise OSError("no room")
+        raise OSError("no space")
 
     with contextlib.redirect_stderr(io.StringIO()):
         run.work_off([runner.Item("build-ugly", dies), item("waits", needs="ugly")])
@@ -299,7 +299,7 @@ def unreachable_index() -> None:
                 environment.attempt(["sh", "-c", f"echo '{text}'; exit 1"], "it")
             except kind:
                 continue
-            raise AssertionError(f"{text} was not taken for {kind.__name__}")
+            raise AssertionError(f"{text} was not recognised as {kind.__name__}")
     finally:
         environment.TRIES = tries
 

@@ -25,10 +25,10 @@ ROOT = brokers.ROOT
 LEDGER = ROOT / "tests" / "soak.tsv"
 KNOWN = ROOT / "tests" / "simulation" / "simulator" / "known.txt"
 HEADER = "date\tcommit\tpart\trange\truns\tfailures\tremark\n"
-# Beyond those that anybody walked by hand.
+# Greater than all seeds that were used before.
 FIRST_SEED = 1_000_000
 SEEDS_A_ROUND = 1_000
-# Up to here every seed was run when the search began.
+# All seeds up to here were run before this search began.
 FIRST_TENANTS, TENANTS_A_ROUND = 30_001, 5_000
 CANARY_SEEDS = 600
 FUZZ_SECONDS = 10
@@ -161,7 +161,7 @@ def search(minutes: float, parts: Optional[list] = None) -> int:
                 searched = commit()
                 note(part(), searched)
                 ran += 1
-    print(f"\n{ran} parts ran; {LEDGER.relative_to(ROOT)} says what came of them")
+    print(f"\n{ran} parts ran; the results are in {LEDGER.relative_to(ROOT)}")
     return 0 if ran else 1
 
 

@@ -60,7 +60,7 @@ def read(path: Path) -> Dict[str, Step]:
         raise ValueError(f"{path.name}: a name occurs twice")
     for step in steps:
         if step.binary not in BINARIES:
-            raise ValueError(f"{path.name}: {step.name}: binary is one of {', '.join(BINARIES)}")
+            raise ValueError(f"{path.name}: {step.name}: binary must be one of {', '.join(BINARIES)}")
         if step.alone and step.gate:
             raise ValueError(f"{path.name}: {step.name} measures time, so it cannot be in the gate")
         if step.after and (step.after not in found or found[step.after].after):
@@ -72,7 +72,7 @@ def suite_of(tests: Path, name: str) -> Path:
     """Returns the program of a suite: `run` in the folder with its name, in any group."""
     found = list(tests.glob(f"*/{name}/run"))
     if len(found) != 1:
-        raise ValueError(f"there are {len(found)} suites called {name}")
+        raise ValueError(f"there are {len(found)} suites with the name {name}")
     return found[0]
 
 

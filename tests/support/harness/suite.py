@@ -10,9 +10,9 @@ import time
 import traceback
 from typing import Any, Callable, List, NamedTuple, Optional, Set
 
-# How many times as long everything is waited for that only tells a hang: more than once on machines that are busy.
+# Factor of all timeouts that only detect hangs; more than 1 on busy machines.
 PATIENCE = float(os.environ.get("LEVERET_PATIENCE") or 1)
-# The seed of all random choices: the same each time, unless another one is given.
+# The seed of all random choices. It is the same in each run unless another one is given.
 CHANCE_SEED = os.environ.get("LEVERET_CHANCE_SEED") or "1"
 LINE = re.compile(r"^(PASS|FAIL|SKIP) (\S+?)(?::? (.*))?$")
 
@@ -55,11 +55,12 @@ def until(what: str, holds: Callable[[], Any], patience_s: float) -> Any:
         if found := holds():
             return found
         time.sleep(0.05)
-    raise AssertionError(f"in {patience_s:.0f} s it did not come to: {what}")
+    raise AssertionError(f"not within {patience_s:.0f} s: {what}")
 
 
 def left_out() -> Set[str]:
-    """Returns the cases that this run leaves out unless they are named: those of a suite that the gate does without."""
+    """Returns the cases that this run leaves out unless they are named: those that the row of the suite excludes from
+    the gate."""
     return set(os.environ.get("LEVERET_LEFT_OUT", "").split())
 
 

@@ -1,8 +1,7 @@
 """AMQP 0-9-1 bytes, written independently of the broker under test.
 
-The suites that look at the protocol itself must not share a decoder with the broker, nor hide
-anything a client library would smooth over. So this codec keeps field types, table order and
-frame boundaries, and can also build what no honest client would send.
+Suites of the protocol itself must not share a decoder with the broker, and must see what a client library would hide.
+So this codec keeps field types, table order and frame boundaries, and can also build invalid frames.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT = 1, 2, 3, 8
 FRAME_END = 0xCE
 
-# Every method RabbitMQ knows: index, name, arguments. `bit`s share octets as the protocol says.
+# Every method of RabbitMQ: index, name, arguments. Consecutive `bit`s share an octet, as the protocol requires.
 SPEC = """
 10 connection
   10 start            version_major:octet version_minor:octet server_properties:table mechanisms:longstr locales:longstr
@@ -152,7 +151,7 @@ class Field(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """One frame as it stood on the wire, without its end octet."""
+    """A received frame, without its end octet."""
 
     kind: int
     channel: int
@@ -167,35 +166,35 @@ class Method(NamedTuple):
 
 
 class WireError(Exception):
-    """The peer sent something that cannot be read as AMQP."""
+    """The peer sent bytes that are not valid AMQP."""
 
 
 # ---- scalars ------------------------------------------------------------------------------
 
 
 def shortstr(text: Any) -> bytes:
-    """A short string; given as bytes it may hold anything, up to 255 of them."""
+    """Encodes a short string of up to 255 bytes. Bytes are encoded unchanged."""
     data = text if isinstance(text, bytes) else str(text).encode()
     if len(data) > 255:
-        raise ValueError("a short string holds 255 bytes")
+        raise ValueError("a short string holds at most 255 bytes")
     return bytes([len(data)]) + data
 
 
 def longstr(text: Any) -> bytes:
-    """A long string."""
+    """Encodes a long string."""
     data = text if isinstance(text, bytes) else str(text).encode()
     return struct.pack(">I", len(data)) + data
 
 
 def table(value: Any) -> bytes:
-    """A table from a dict or from a list of pairs (which may repeat a name), with its length."""
+    """Encodes a table, with its length, from a dict or from a list of pairs, which may repeat a name."""
     pairs = value.items() if isinstance(value, dict) else (value or [])
     data = b"".join(shortstr(name) + field(item) for name, item in pairs)
     return struct.pack(">I", len(data)) + data
 
 
 def as_field(value: Any) -> Field:
-    """The wire type a plain Python value gets when the caller does not care."""
+    """Returns a plain Python value with its default wire type."""
     if isinstance(value, Field):
         return value
     if value is None:
@@ -220,7 +219,7 @@ _PACKED = {
 
 
 def field(value: Any) -> bytes:
-    """A field value with its type octet."""
+    """Encodes a field value with its type octet."""
     kind, inner = as_field(value)
     tag = kind.encode("latin-1")
     if kind in _PACKED:
@@ -238,32 +237,32 @@ def field(value: Any) -> bytes:
         return tag + struct.pack(">I", len(data)) + data
     if kind == "V":
         return tag
-    if kind == "raw":  # bytes as they are, for what no honest client sends
+    if kind == "raw":  # unchanged bytes, for invalid values
         return inner
     raise ValueError(f"no field type {kind!r}")
 
 
 class Reader:
-    """Takes values off the front of a byte string."""
+    """Reads values from the front of a byte string."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
 
     def take(self, count: int) -> bytes:
-        """The next bytes, or an error when they are not there."""
+        """Returns the next bytes. Raises an error if there are too few."""
         piece = self.data[self.at : self.at + count]
         if len(piece) < count:
-            raise WireError("a value reaches beyond its frame")
+            raise WireError("a value exceeds its frame")
         self.at += count
         return piece
 
     def unpack(self, form: str) -> Any:
-        """One packed scalar."""
+        """Returns one scalar, unpacked with a format of `struct`."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def value(self, kind: str) -> Any:
-        """One method argument or property."""
+        """Returns one method argument or property."""
         if kind == "octet":
             return self.unpack(">B")
         if kind == "short":
@@ -281,7 +280,7 @@ class Reader:
         raise ValueError(kind)
 
     def table(self) -> List[Tuple[bytes, Field]]:
-        """A table, in the order it was sent."""
+        """Returns a table in the order in which it was sent."""
         inner = Reader(self.take(self.unpack(">I")))
         pairs = []
         while inner.at < len(inner.data):
@@ -290,7 +289,7 @@ class Reader:
         return pairs
 
     def field(self) -> Field:
-        """One field value."""
+        """Returns one field value."""
         kind = self.take(1).decode("latin-1")
         if kind in _PACKED:
             return Field(kind, self.unpack(_PACKED[kind]))
@@ -331,7 +330,7 @@ _DEFAULTS: Dict[str, Any] = {
 
 
 def encode_method(name: str, **args: Any) -> bytes:
-    """A method frame's payload; arguments left out are zero, empty or false."""
+    """Encodes the payload of a method frame. Omitted arguments are zero, empty or false."""
     spec = METHODS[name]
     unknown = set(args) - {arg for arg, _ in spec.args}
     if unknown:
@@ -354,7 +353,7 @@ def encode_method(name: str, **args: Any) -> bytes:
 
 
 def decode_method(payload: bytes) -> Method:
-    """The method of a method frame, every argument by name."""
+    """Decodes the payload of a method frame, with every argument by name."""
     reader = Reader(payload)
     ids = (reader.unpack(">H"), reader.unpack(">H"))
     spec = METHODS_BY_ID.get(ids)
@@ -377,7 +376,7 @@ def decode_method(payload: bytes) -> Method:
 
 
 def encode_properties(props: Dict[str, Any]) -> bytes:
-    """Property flags and the properties that are present."""
+    """Encodes the property flags and the given properties."""
     flags, out = 0, b""
     for index, (name, kind) in enumerate(PROPERTIES):
         if name in props:
@@ -385,7 +384,7 @@ def encode_properties(props: Dict[str, Any]) -> bytes:
             out += _ENCODERS[kind](props[name])
     unknown = set(props) - {name for name, _ in PROPERTIES}
     if unknown:
-        raise ValueError(f"no properties {sorted(unknown)}")
+        raise ValueError(f"unknown properties {sorted(unknown)}")
     return struct.pack(">H", flags) + out
 
 
@@ -399,12 +398,12 @@ class Header(NamedTuple):
 
 
 def encode_header(size: int, props: Dict[str, Any], class_id: int = 60, weight: int = 0) -> bytes:
-    """A content header frame's payload."""
+    """Encodes the payload of a content header frame."""
     return struct.pack(">HHQ", class_id, weight, size) + encode_properties(props)
 
 
 def decode_header(payload: bytes) -> Header:
-    """The content header of a header frame."""
+    """Decodes the payload of a content header frame."""
     reader = Reader(payload)
     class_id, weight, size = reader.unpack(">H"), reader.unpack(">H"), reader.unpack(">Q")
     flags = reader.unpack(">H")
@@ -413,17 +412,17 @@ def decode_header(payload: bytes) -> Header:
         if flags >> (15 - index) & 1:
             props[name] = reader.value(kind)
     if reader.at != len(payload):
-        raise WireError("a content header has bytes left over")
+        raise WireError("a content header has too many bytes")
     return Header(class_id, weight, size, props)
 
 
 def frame(kind: int, channel: int, payload: bytes, end: int = FRAME_END) -> bytes:
-    """One frame."""
+    """Encodes one frame."""
     return struct.pack(">BHI", kind, channel, len(payload)) + payload + bytes([end])
 
 
 def method(channel: int, name: str, **args: Any) -> bytes:
-    """A method frame."""
+    """Encodes a method frame."""
     return frame(FRAME_METHOD, channel, encode_method(name, **args))
 
 
@@ -434,7 +433,7 @@ def content(
     frame_max: int = 131072,
     pieces: Optional[List[int]] = None,
 ) -> bytes:
-    """Header and body frames; `pieces` forces the sizes of the body frames."""
+    """Encodes header and body frames; `pieces` sets the sizes of the body frames."""
     out = frame(FRAME_HEADER, channel, encode_header(len(body), props or {}))
     at = 0
     sizes = iter(pieces) if pieces else None
@@ -446,7 +445,7 @@ def content(
 
 
 def publish(channel: int, exchange: str, key: str, body: bytes = b"", **options: Any) -> bytes:
-    """A whole publish. Options: props, frame_max, pieces, mandatory, immediate."""
+    """Encodes a complete publish. Options: props, frame_max, pieces, mandatory, immediate."""
     flags = {name: options[name] for name in ("mandatory", "immediate") if name in options}
     return method(channel, "basic.publish", exchange=exchange, routing_key=key, **flags) + content(
         channel, body, options.get("props"), options.get("frame_max", 131072), options.get("pieces")
@@ -454,7 +453,7 @@ def publish(channel: int, exchange: str, key: str, body: bytes = b"", **options:
 
 
 def split_frames(buffer: bytearray) -> Iterator[Frame]:
-    """Take every whole frame off the front of the buffer."""
+    """Removes every complete frame from the front of the buffer and returns them."""
     while len(buffer) >= 8:
         if buffer[:4] == b"AMQP":
             return
@@ -472,7 +471,7 @@ def split_frames(buffer: bytearray) -> Iterator[Frame]:
 
 
 def show(value: Any) -> str:
-    """A value as deterministic text; long ones by length and checksum."""
+    """Returns a value as deterministic text; long ones as length and checksum."""
     import zlib
 
     if isinstance(value, Field):
@@ -493,7 +492,7 @@ def show(value: Any) -> str:
 
 
 def show_table(pairs: Any) -> str:
-    """A table in wire order."""
+    """Returns a table as text, in wire order."""
     parts = []
     for name, value in pairs:
         text = name.decode("latin-1") if isinstance(name, bytes) else name
@@ -502,7 +501,7 @@ def show_table(pairs: Any) -> str:
 
 
 def show_field(item: Field) -> str:
-    """A field value with its type octet in front."""
+    """Returns a field value as text, with its type octet in front."""
     kind, value = item
     if kind == "raw":
         return "raw:" + value.hex()

@@ -83,7 +83,7 @@ def lines_of(path: Path) -> "list[str]":
 
 
 def main() -> None:
-    """Makes one."""
+    """Creates one fixture."""
     binary, target = (Path(name) for name in sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
         make(binary.resolve(), Path(folder))

@@ -1,6 +1,6 @@
 """An emulated broker under kills and with TLS.
 
-A kill at any moment must lose nothing that was confirmed. The ciphers of TLS are assembler for each processor. A
+A kill at any moment must lose no confirmed message. The ciphers of TLS are written in assembler for each processor. A
 message counts as confirmed only when its confirm was read.
 """
 
@@ -19,13 +19,13 @@ from harness import brokers, raw  # noqa: E402
 PATIENCE_S = 30.0
 KILLS = 8
 PERSISTENT = {"delivery_mode": 2}
-# TLS 1.2 with each of the two kinds of cipher, and 1.3 with what both sides like best.
+# TLS 1.2 with each of the two kinds of cipher, and TLS 1.3 with the cipher that both sides prefer.
 CIPHERS = [None, "ECDHE+CHACHA20", "ECDHE+AESGCM"]
 
 
 @contextlib.contextmanager
 def life(command, port):
-    """A broker from its start until it is killed."""
+    """Runs a broker for the length of a `with` block, and kills it at the end."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
             # The log is short, so it is read only at the end.
@@ -44,8 +44,8 @@ def life(command, port):
 
 
 def kills(command, folder):
-    """Publishes with confirms, kills at a moment of chance's, and starts again: all that was confirmed is there, each
-    once, in its order."""
+    """Publishes with confirms, kills the broker at a random moment, and starts it again. All confirmed messages must be
+    there, each once and in order."""
     port, chance = brokers.free_port(), random.Random(7)
     command = [*command, "--listen", f"127.0.0.1:{port}", "--data-dir", str(folder)]
     confirmed, published = 0, 0
@@ -66,7 +66,7 @@ def kills(command, folder):
             process.kill()
             client.drop()
     if confirmed < 20 * KILLS:
-        raise RuntimeError(f"{confirmed} messages were confirmed in {KILLS} lives: too few to prove anything")
+        raise RuntimeError(f"{confirmed} messages were confirmed before {KILLS} kills, which is too few for a test")
     with life(command, port):
         client = raw.Client(brokers.Address("127.0.0.1", port), timeout=PATIENCE_S)
         client.open()
@@ -76,7 +76,8 @@ def kills(command, folder):
 
 
 def check(client, confirmed, published):
-    """All confirmed messages are in the queue, and of the others a beginning; the number of the last, or -1."""
+    """Checks that the queue has all confirmed messages, and of the others the first ones. Returns the number of the
+    last message, or -1."""
     client.send(raw.wire.method(1, "basic.consume", queue="kept", consumer_tag="c"))
     client.expect("basic.consume-ok")
     count = client.call(1, "queue.declare", queue="kept", passive=True).args["message_count"]
@@ -84,16 +85,16 @@ def check(client, confirmed, published):
     for number in range(count):
         body = client.expect("basic.deliver").body
         if body != b"%d" % number * (1 + number % 90):
-            raise RuntimeError(f"in the place of message {number} is {body[:30]!r}")
+            raise RuntimeError(f"message {number} is {body[:30]!r}")
     if not confirmed <= count <= published:
-        raise RuntimeError(f"{count} messages are there; {confirmed} were confirmed, {published} sent")
+        raise RuntimeError(f"the queue has {count} messages; {confirmed} were confirmed, {published} sent")
     client.call(1, "basic.cancel", consumer_tag="c")
     client.call(1, "basic.recover", requeue=True)
     return count - 1
 
 
 def tls(command, folder):
-    """A message there and back through TLS, with every kind of cipher."""
+    """Sends a message through TLS and receives it, with every kind of cipher."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
                     "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2", "-keyout", str(key), "-out",
@@ -117,6 +118,6 @@ def tls(command, folder):
             client.publish(1, "", "there-and-back", body)
             got = client.call(1, "basic.get", queue="there-and-back", no_ack=True).body
             if got != body:
-                raise RuntimeError(f"{client.socket.cipher()}: what came back is not what went")
+                raise RuntimeError(f"{client.socket.cipher()}: the received body differs from the sent one")
             print(f"# {client.socket.version()} {client.socket.cipher()[0]}")
             client.close()

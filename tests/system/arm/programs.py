@@ -12,7 +12,7 @@ import time
 
 import supply
 
-# The packages of the broker, each with unit tests of its own.
+# The packages of the broker that have unit tests of their own.
 PACKAGES = ["leveret-core", "leveret-amqp", "leveret-connection", "leveret-broker", "leveret-storage", "leveret-json",
             "leveret-config", "leveret-tls", "leveret-bridge", "leveret-management", "leveret-server", "leveret-daemon"]
 BUILD_TIMEOUT_S = 2400
@@ -21,30 +21,30 @@ EXECUTABLE = re.compile(r"^ +Executable (unittests )?(\S+) \((\S+)\)$", re.MULTI
 
 
 def environment():
-    """Where cargo finds its tools and puts what it makes; raises Missing."""
+    """Returns the environment with cargo's tools and its target directory. Raises Missing."""
     told = dict(os.environ)
     told["PATH"] = f"{supply.python_environment()}:{told['PATH']}"
     told["CARGO_TARGET_DIR"] = str(supply.STORE / "programs")
     told["CARGO_ZIGBUILD_CACHE_DIR"] = told["ZIG_GLOBAL_CACHE_DIR"] = str(supply.STORE / "zig")
-    # Compiling takes most of the time. Overflow checks and assertions stay.
+    # Compiling takes most of the time, so the code is optimized little. Overflow checks and assertions are on.
     told["CARGO_PROFILE_CHECKED_OPT_LEVEL"] = "1"
     return told
 
 
 def has_target(target):
-    """Whether the toolchain already has a standard library for the target (rustup target add)."""
+    """Returns whether the toolchain has a standard library for the target (rustup target add)."""
     command = ["rustc", "--print", "target-libdir", "--target", target]
     libraries = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     return any(pathlib.Path(libraries).glob("libstd-*.rlib"))
 
 
 def build(target, tests):
-    """The test programs by name; raises Missing, or RuntimeError when they do not compile."""
+    """Builds the test programs. Returns them by name. Raises Missing, or RuntimeError if they do not compile."""
     told = environment()
     command = ["cargo-zigbuild", "test", "--profile", "checked", "--locked", "--no-run", "--target", target]
     for package in PACKAGES:
         command += ["--config", f"profile.checked.package.{package}.opt-level=1"]
-    # `--lib` makes the unit tests of all packages.
+    # `--lib` builds the unit tests of all packages.
     for program in sorted({"" if test in PACKAGES else test.split("::")[0] for test in tests}):
         command += ["--test", program] if program else ["--lib"]
     if not has_target(target):
@@ -64,13 +64,14 @@ def build(target, tests):
         if not any(mark in done.stdout for mark in supply.NO_INDEX):
             print(done.stdout[-4000:])
             errors = [line for line in done.stdout.splitlines() if line.startswith("error")]
-            raise RuntimeError("; ".join(errors[:2]) or "it does not build")
+            raise RuntimeError("; ".join(errors[:2]) or "the build failed")
         time.sleep(supply.PAUSE_S * attempt)
-    raise supply.Missing("the crates' index does not answer")
+    raise supply.Missing("the crate registry does not answer")
 
 
 def package_name(path):
-    """The package whose unit tests a program is: `leveret-storage` for `leveret_storage-0123456789abcdef`."""
+    """Returns the package whose unit tests a program contains: `leveret-storage` for
+    `leveret_storage-0123456789abcdef`."""
     return path.name.rsplit("-", 1)[0].replace("_", "-")
 
 
@@ -80,8 +81,9 @@ def program_name(source):
 
 
 def run(name, program, before, seeds):
-    """Runs a test program, or the part of it that `name` says, behind the words `before`, with the simulated lives of
-    `seeds`; how many tests passed and how long they took. Raises RuntimeError that names what failed."""
+    """Runs a test program, or the part of it that `name` selects. `before` is the command prefix, `seeds` are the seeds
+    of the simulator. Returns the number of passed tests and the duration. Raises RuntimeError with the names of failed
+    tests."""
     began = time.monotonic()
     part = [word + "::" for word in name.split("::")[1:]]
     try:
@@ -90,7 +92,7 @@ def run(name, program, before, seeds):
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                               timeout=RUN_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"not through after {RUN_TIMEOUT_S} s") from None
+        raise RuntimeError(f"not finished after {RUN_TIMEOUT_S} s") from None
     passed = re.search(r"test result: ok\. (\d+) passed", done.stdout)
     if done.returncode == 0 and passed and int(passed.group(1)):
         return f"{passed.group(1)} tests ({time.monotonic() - began:.1f} s)"

@@ -14,9 +14,9 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 STORE = ROOT / "target" / "arm"
-# Where Debian publishes Rust compilers newer than its release, the likeliest first.
+# Debian suites that publish Rust compilers newer than its release, the most likely first.
 SUITES_WITH_RUST = ["trixie-backports", "testing", "unstable"]
-# Cargo's texts when the crates' index cannot be reached. They are no verdict about the program.
+# Cargo's texts when the crate registry cannot be reached. They say nothing about the program.
 NO_INDEX = ("failed to download", "spurious network error", "Could not resolve host", "failed to query replaced source")
 TRIES = 3
 PAUSE_S = 5
@@ -24,17 +24,17 @@ FETCH_TIMEOUT_S = 300
 
 
 class Missing(Exception):
-    """Something this machine cannot get at; the text says what, and what would help."""
+    """Something that this machine cannot obtain. The text says what, and how to obtain it."""
 
 
 def output_of(*command, **options):
-    """The standard output of a command that must succeed, stripped."""
+    """Runs a command that must succeed. Returns its stripped standard output."""
     done = subprocess.run(command, check=True, capture_output=True, text=True, **options)
     return done.stdout.strip()
 
 
 def tries(what, action):
-    """Runs `action` until it succeeds, at most TRIES times; then `what` is missing."""
+    """Runs `action` until it succeeds, at most TRIES times. Raises Missing after that."""
     for attempt in range(1, TRIES + 1):
         try:
             return action()
@@ -45,12 +45,12 @@ def tries(what, action):
             print(f"# {what}: attempt {attempt} of {TRIES} failed: {reason}", flush=True)
             if attempt < TRIES:
                 time.sleep(PAUSE_S * attempt)
-    raise Missing(f"{what} cannot be fetched ({reason})")
+    raise Missing(f"{what} cannot be downloaded ({reason})")
 
 
 class Apt:
-    """An apt of its own: the machine's archive, chosen suites, its lists and cache under target/arm/; for packages of
-    another architecture than the machine's where one is given."""
+    """An apt with the machine's archive, the chosen suites, and its lists and cache in target/arm/; optionally for
+    another architecture than the machine's."""
 
     def __init__(self, suites, architecture=None):
         for tool in ("apt-get", "dpkg-deb"):
@@ -77,7 +77,7 @@ class Apt:
 
     @staticmethod
     def archive():
-        """The archive that the machine's own apt uses for Debian's base release."""
+        """Returns the archive that the machine's own apt uses for Debian's release."""
         targets = output_of(
             "apt-get", "indextargets", "Created-By: Packages", "--format", "$(REPO_URI) $(RELEASE) $(ORIGIN)"
         )
@@ -90,27 +90,27 @@ class Apt:
 
     @staticmethod
     def own_suite():
-        """The release this machine runs, by its code name."""
+        """Returns the code name of the Debian release of this machine."""
         for line in pathlib.Path("/etc/os-release").read_text().splitlines():
             if line.startswith("VERSION_CODENAME="):
                 return line.split("=", 1)[1].strip('"')
         raise Missing("/etc/os-release names no Debian release")
 
     def run(self, *arguments, **options):
-        """One apt command in this configuration."""
+        """Runs one apt command with this configuration."""
         return output_of(*arguments, env=self.environment, timeout=FETCH_TIMEOUT_S, **options)
 
     def update(self):
-        """Fetches the package lists; an index that does not answer is an error, not a warning."""
+        """Downloads the package lists. An index that does not answer is an error here, not a warning."""
         self.run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
 
     def versions(self, package):
-        """The published versions of a package."""
+        """Returns the published versions of a package."""
         rows = self.run("apt-cache", "madison", package).splitlines()
         return [row.split("|")[1].strip() for row in rows]
 
     def unpack(self, package, folder):
-        """Downloads a package (name or name=version) and unpacks it, without installing it."""
+        """Downloads a package (name or name=version) and unpacks it without installing it."""
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -123,11 +123,11 @@ class Apt:
 
 
 def emulator(architecture):
-    """The user-mode emulator for `architecture`, static; the machine's own when it is installed."""
+    """Returns the static user-mode emulator for `architecture`; the installed one if there is one."""
     names = (f"qemu-{architecture}-static", f"qemu-{architecture}")
     if installed := shutil.which(names[0]):
         return installed
-    # Newer releases ship the static ones as qemu-user; the package of the old name is then an empty pointer.
+    # Newer releases have the static emulators in qemu-user; the package with the old name is empty there.
     packages = ("qemu-user-static", "qemu-user")
     folders = [STORE / package for package in packages]
     for package, folder in zip(packages, folders):
@@ -138,11 +138,11 @@ def emulator(architecture):
         for name in names:
             if (folder / "usr/bin" / name).exists():
                 return str(folder / "usr/bin" / name)
-    raise Missing(f"Debian's {' and '.join(packages)} hold no {names[0]}")
+    raise Missing(f"Debian's {' and '.join(packages)} contain no {names[0]}")
 
 
 def python_environment():
-    """A virtual environment with zig and cargo-zigbuild; its bin folder."""
+    """Creates a virtual environment with zig and cargo-zigbuild. Returns its bin folder."""
     wanted = (pathlib.Path(__file__).with_name("requirements.txt")).read_text()
     folder = STORE / "venv"
     stamp = folder / "requirements.txt"
@@ -160,12 +160,12 @@ def python_environment():
 
 
 def rustc_version():
-    """The installed compiler's version, as 1.95.0."""
+    """Returns the version of the installed compiler, such as 1.95.0."""
     return output_of("rustc", "--version").split()[1]
 
 
 def standard_library_source():
-    """The folder with the standard library's source of exactly the installed rustc."""
+    """Returns the folder with the source of the standard library for exactly the installed rustc."""
     version = rustc_version()
     own = pathlib.Path(output_of("rustc", "--print", "sysroot")) / "lib/rustlib/src/rust"
     if (own / "library/std/Cargo.toml").exists():
@@ -181,10 +181,10 @@ def standard_library_source():
         if found:
             tries(f"rust-src {found[0]}", lambda: apt.unpack(f"rust-src={found[0]}", folder))
             if not (source / "library/std/Cargo.toml").exists():
-                raise Missing(f"Debian's rust-src {found[0]} does not hold {source.relative_to(folder)}")
+                raise Missing(f"Debian's rust-src {found[0]} does not contain {source.relative_to(folder)}")
             return source
     raise Missing(
-        f"no source of the standard library, and Debian publishes no rust-src {version} "
+        f"there is no source of the standard library, and Debian publishes no rust-src {version} "
         f"(in {', '.join(SUITES_WITH_RUST)}); with rustup: rustup component add rust-src"
     )
 

@@ -1,7 +1,7 @@
-"""A script with `rabbitmqctl` 3.10.8 and with `leveret ctl`, and a comparison of their output.
+"""Runs the same commands with `rabbitmqctl` 3.10.8 and with `leveret ctl`, and compares the output.
 
-The order of rows, process ids, ports, memory and node names may differ. Everything else must be equal, including banners,
-headers, error texts and exit codes, except for the entries of `DIFFERS`.
+The order of rows, process ids, ports, memory and node names may differ. Everything else must be equal, including
+banners, headers, error texts and exit codes, except for the entries of `DIFFERS`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.brokers import RabbitMq, leveret, rabbitmq
 from harness.suite import patience
 from support import Done, command_of, ctl
 
-# Words of each command, in order; `{home}` is a folder of the side's own.
+# The words of each command, in order. `{home}` is a folder of each side.
 SCRIPT: List[List[str]] = [
     line.split(" ")
     for line in """
@@ -221,19 +221,19 @@ close_all_connections why
 """.strip().splitlines()
 ]
 
-# Said on purpose in another way, by the command as it was given.
+# Commands whose output differs intentionally.
 DIFFERS = {
-    # More may be left out: the password is then asked for.
+    # Leveret allows more arguments to be omitted: it then asks for the password.
     "add_user", "add_user a b c",
-    # rabbitmqctl deletes a queue with consumers all the same.
+    # rabbitmqctl deletes a queue with consumers nevertheless.
     "delete_queue --if-unused dur",
     # rabbitmqctl lists a missing virtual host as if it were empty. Leveret reports the mistyped name.
     "list_queues -p nosuch", "list_bindings -p nosuch",
-    # rabbitmqctl traces what is not there.
+    # rabbitmqctl traces a virtual host that does not exist.
     "trace_on -p nosuch",
 }
 
-# Likewise what `rabbitmq-diagnostics` checks.
+# The same for the checks of `rabbitmq-diagnostics`.
 CHECKS: List[List[str]] = [
     line.split(" ")
     for line in """
@@ -262,11 +262,11 @@ def checks_equal_rabbitmqctl() -> None:
                                       for side in (oracle, broker))
             theirs = checked(oracle, by_diagnostics(oracle, their_words))
             ours = checked(broker, ctl(broker, *our_words))
-            assert theirs == ours, f"{check}: rabbitmq-diagnostics says {theirs}, leveretctl {ours}"
+            assert theirs == ours, f"{check}: rabbitmq-diagnostics prints {theirs}, leveretctl {ours}"
 
 
 def by_diagnostics(oracle: RabbitMq, words: List[str]) -> Done:
-    """Run the real one on its node."""
+    """Runs the real rabbitmq-diagnostics on its node."""
     command = [str(oracle.sbin / "rabbitmq-diagnostics"), "-n", "oracle@localhost", *words]
     done = subprocess.run(command, env=oracle.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           timeout=patience(120), check=False)
@@ -274,7 +274,7 @@ def by_diagnostics(oracle: RabbitMq, words: List[str]) -> Done:
 
 
 def checked(side: object, done: Done) -> List[str]:
-    """Returns the output without the port and the protocol that RabbitMQ has for its nodes."""
+    """Returns the output without the port and the protocol that RabbitMQ uses between its nodes."""
     port = str(side.address.port)  # type: ignore[attr-defined]
     said = [re.sub(rf"\b{port}\b", "PORT", text) for text in normal(done)]
     return [re.sub(r"PORT, \d+|\d+, PORT", "PORT", text).replace("amqp, clustering", "amqp") for text in said]
@@ -290,7 +290,7 @@ def without_plain_words(said: Any) -> Any:
 
 
 def output_equals_rabbitmqctl() -> None:
-    """Everything both can say."""
+    """Every command that both have prints the same."""
     environment.have_rabbitmq()
     with rabbitmq() as oracle, leveret() as broker:
         theirs = play(oracle.address.port, lambda words: by_rabbitmqctl(oracle, words))
@@ -306,7 +306,7 @@ def output_equals_rabbitmqctl() -> None:
 
 
 def play(port: int, run: Callable[[List[str]], Done]) -> Dict[str, List[List[str]]]:
-    """The script on one side, beside a program that declares and holds things; what was said, by command."""
+    """Runs the script on one side, beside a program that declares and uses objects. Returns the output by command."""
     program = subprocess.Popen(command_of("topology", port), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     said: Dict[str, List[List[str]]] = {}
     try:
@@ -320,7 +320,7 @@ def play(port: int, run: Callable[[List[str]], Done]) -> Dict[str, List[List[str
 
 
 def by_rabbitmqctl(oracle: RabbitMq, words: List[str]) -> Done:
-    """Run the real one on its node."""
+    """Runs the real rabbitmqctl on its node."""
     done = oracle.rabbitmqctl(words)
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -328,14 +328,14 @@ def by_rabbitmqctl(oracle: RabbitMq, words: List[str]) -> Done:
 def normal(done: Done) -> List[str]:
     """Returns the output without values that must differ, with sorted rows."""
     out, err = (plain(text) for text in (done.out, done.err))
-    # The usage of a command is Leveret's own text.
+    # The usage text of a command is Leveret's own.
     err = err.split("\nUsage")[0]
     lines = [line for line in err.splitlines() if " [warning] " not in line]
     return [str(done.status), "\n".join(sorted(out.splitlines())), "\n".join(lines).strip()]
 
 
 def plain(text: str) -> str:
-    """The text with one name for everything that is different each time."""
+    """Returns the text with placeholders for everything that differs between runs."""
     text = re.sub(r"\x1b\[\d+m", "", text)
     text = re.sub(r"<(oracle@localhost|leveret)[.\w]*>", "PID", text)
     text = re.sub(r"(-n|--data-dir) \S+ ", "", text)
@@ -345,7 +345,7 @@ def plain(text: str) -> str:
     text = text.replace("rabbitmqctl", "leveretctl")
     # RabbitMQ creates this exchange when its log is first requested.
     text = re.sub(r"amq\.rabbitmq\.log\t.*\n", "", text)
-    # "[{" begins a row in JSON as ",{" does.
+    # A row in JSON begins with "[{" or ",{".
     return re.sub(r"(?m)^,(?=\{)", "", text)
 
 

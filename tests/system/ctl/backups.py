@@ -1,4 +1,4 @@
-"""Backups of a running broker: what was confirmed before is in them, and they can be brought back."""
+"""Backups of a running broker contain everything that was confirmed before, and can be restored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ commit_bytes_max = "160KiB"
 
 
 def a_backup_under_traffic_comes_back() -> None:
-    """Messages, definitions, users; everything confirmed before, and an unbroken beginning of what came later."""
+    """A restored backup has messages, definitions and users: everything confirmed before it, and of later changes an
+    unbroken beginning."""
     with leveret(config=SMALL) as broker:
         good(broker, "add_user", "bob", "secret")
         program("publish", broker, "before", "2000")
@@ -53,14 +54,14 @@ def a_backup_under_traffic_comes_back() -> None:
 
 
 def keep_publishing(broker: Leveret, stop: threading.Event) -> None:
-    """Publish, take and acknowledge, until told to stop: segments fill, empty and are used again."""
+    """Publishes, consumes and acknowledges until told to stop, so that segments are filled, emptied and reused."""
     while not stop.is_set():
         program("publish", broker, "during", "300")
         program("churn", broker, "600")
 
 
 class living:  # noqa: N801
-    """A broker on a data directory for the length of a `with` block."""
+    """Runs a broker on a data directory for the length of a `with` block."""
 
     def __init__(self, data_dir: Path) -> None:
         self.broker = Leveret(brokers.leveret_binary(), [], SMALL, data_dir)
@@ -73,7 +74,7 @@ class living:  # noqa: N801
 
 
 def restore(archive: Path, folder: Path, status: int = 0) -> str:
-    """Run `leveret restore`."""
+    """Runs `leveret restore`."""
     command = [str(brokers.leveret_binary()), "restore", str(archive), "--data-dir", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == status, done
@@ -81,7 +82,7 @@ def restore(archive: Path, folder: Path, status: int = 0) -> str:
 
 
 def a_restore_touches_no_store() -> None:
-    """It refuses a folder with a store, a running broker's, a damaged archive and a crooked one."""
+    """`restore` refuses a folder with a store or a running broker, a damaged archive and an invalid one."""
     with leveret() as broker:
         program("publish", broker, "q", "10")
         archive = broker.home / "a.tar"
@@ -98,12 +99,13 @@ def a_restore_touches_no_store() -> None:
         damaged.write_bytes(bytes_)
         empty = broker.home / "empty"
         assert "damaged" in restore(damaged, empty, 1)
-        assert not empty.exists(), "what cannot be restored whole leaves nothing"
+        assert not empty.exists(), "a failed restore left its folder"
         cut = broker.home / "cut.tar"
         cut.write_bytes(archive.read_bytes()[:100_000])
         assert "is incomplete" in restore(cut, empty / "deep" / "er", 1)
-        assert not empty.exists(), "nor do the folders above it stay that it made"
-        # The last byte of a header's block, of which nothing knows: the store is good, and not what was written.
+        assert not empty.exists(), "a failed restore left the parent folders that it created"
+        # The last byte of the block with a segment's header, which has no meaning: the store is valid, but the archive
+        # is not what was written.
         bytes_ = bytearray(archive.read_bytes())
         bytes_[512 + 4095] ^= 1
         damaged.write_bytes(bytes_)
@@ -120,13 +122,13 @@ def a_restore_touches_no_store() -> None:
 
 
 def a_damaged_store_comes_back_as_it_was() -> None:
-    """Damage that the store already had is reported, and loses the same messages after the restore."""
+    """Damage that the store already had is reported, and the same messages are lost after the restore."""
     with leveret(config=SMALL) as broker:
         program("publish", broker, "q", "300")
         broker.kill()
         segment = sorted(broker.data_dir.glob("*.seg"))[0]
         data = bytearray(segment.read_bytes())
-        assert any(data[200_000:204_096]), "it is in use"
+        assert any(data[200_000:204_096]), "this part of the segment is unused"
         data[200_000:204_096] = bytes(4_096)
         segment.write_bytes(data)
         with living(broker.data_dir) as damaged:
@@ -139,7 +141,7 @@ def a_damaged_store_comes_back_as_it_was() -> None:
 
 
 def a_changed_byte_of_a_backup_is_detected() -> None:
-    """A stick that was pulled too early leaves zeros, and a tired one flips bits: neither is restored."""
+    """A backup with zeroed or flipped bytes, as from a failing USB stick, is not restored."""
     with leveret(config=SMALL) as broker:
         program("publish", broker, "q", "100")
         good(broker, "delete_user", "guest")
@@ -162,7 +164,7 @@ def a_changed_byte_of_a_backup_is_detected() -> None:
 
 
 def a_restore_brings_its_own_users() -> None:
-    """After a restore into a folder with only the files beside the log, the users are those of the backup."""
+    """After a restore into a folder that only has the files beside the log, the users are those of the backup."""
     with leveret(config=SMALL) as broker:
         good(broker, "add_user", "bob", "old")
         archive = broker.home / "a.tar"
@@ -183,8 +185,8 @@ CUTS = "renameat,renameat2,unlinkat,mkdirat,pwrite64,fsync,fdatasync,fchown"
 
 
 def cut_short(archive: Path, folder: Path, number: int) -> bool:
-    """Run `leveret restore` and kill it at its call of this number that changes or syncs something; whether that was
-    before its end."""
+    """Runs `leveret restore` and kills it at its call number `number` that changes or syncs something. Returns whether
+    it was still running."""
     command = ["strace", "-f", "-o", str(folder.parent / "trace"), "-e", f"trace={CUTS}", "-e",
                f"inject={CUTS}:signal=KILL:when={number}", str(brokers.leveret_binary()), "restore", str(archive),
                "--data-dir", str(folder)]
@@ -209,16 +211,16 @@ def let_in(folder: Path) -> Tuple[bool, FrozenSet[str], bool]:
                               if knows(copy, name, {"bob": "old"}.get(name, name)))
             return has_log, users, "InDoubt" in copy.log() or "nobody is let in" in copy.log()
     except BrokerError as error:
-        if "a restore into it was cut short" not in str(error):
+        if "a restore into it was interrupted" not in str(error):
             raise
         return False, frozenset(), True
 
 
 def an_interrupted_restore_gives_no_access() -> None:
-    """Over what is left of a newer store whose segments were removed, ended at every step: never does the log of the
-    backup have the users of the newer one, an older state of its own, or those of a new store."""
+    """A restore replaces a newer store whose segments were removed, and is killed at every step. The log of the backup
+    is never combined with other users: those of the newer store, an older state, or a new store."""
     if shutil.which("strace") is None:
-        raise Skip("needs strace, to end a program at a system call")
+        raise Skip("needs strace, to kill a program at a system call")
     with leveret(config=SMALL) as broker:
         archive, template = broker.home / "a.tar", broker.home / "template"
         good(broker, "add_user", "early", "early")
@@ -231,7 +233,7 @@ def an_interrupted_restore_gives_no_access() -> None:
         good(broker, "delete_user", "bob")
         good(broker, "add_user", "eve", "eve")
         broker.stop()
-        assert len(list(broker.data_dir.glob("*.seg"))) > 2, "there are several segments to be cut between"
+        assert len(list(broker.data_dir.glob("*.seg"))) > 2, "too few segments to interrupt the restore between them"
         shutil.copytree(broker.data_dir, template, ignore=shutil.ignore_patterns("*.seg", "*.sock"))
         seen = set()
         for number in range(1, 200, 3 if os.environ.get("LEVERET_TEST_MODE") == "gate" else 1):
@@ -242,18 +244,20 @@ def an_interrupted_restore_gives_no_access() -> None:
             shutil.rmtree(folder)
             seen.add((has_log, users, is_doubted))
             fine = not users - {"bob"} if has_log else not users - {"eve"}
-            assert fine or is_doubted, f"after {number} steps: the log is there: {has_log}, and so are {set(users)}"
+            assert fine or is_doubted, (
+                f"after {number} steps: the log is restored: {has_log}; these users can log in: {set(users)}")
             if not was_cut:
                 assert (has_log, users) == (True, frozenset({"bob"})), (has_log, users)
                 break
         else:
-            raise AssertionError("it never came to its end")
-        print(f"# {number - 1} cuts: {sorted((has_log, sorted(users), doubt) for has_log, users, doubt in seen)}")
-        assert number > 10, "there were hardly any cuts"
+            raise AssertionError("the restore never finished")
+        print(f"# {number - 1} interruptions: "
+              f"{sorted((has_log, sorted(users), doubt) for has_log, users, doubt in seen)}")
+        assert number > 10, "too few steps were interrupted"
 
 
 def tar_alone_restores() -> None:
-    """An archive is a plain one: unpacked by tar it is a store."""
+    """An archive is a standard tar file. Unpacked by tar, it is a store."""
     with leveret() as broker:
         program("publish", broker, "q", "10")
         archive = broker.home / "a.tar"
@@ -267,8 +271,8 @@ def tar_alone_restores() -> None:
             shutil.rmtree(home, ignore_errors=True)
 
 
-def a_backup_that_is_left_alone_costs_nothing() -> None:
-    """A client that asks for a backup and goes frees what was held for it."""
+def abandoned_backup() -> None:
+    """A client that requests a backup and disconnects releases the files that were kept for it."""
     with leveret(config=SMALL) as broker:
         program("publish", broker, "q", "500")
         for _ in range(6):
@@ -294,7 +298,7 @@ def a_backup_waits_for_the_one_before() -> None:
             client.sendall(b"POST /api/ctl/backup HTTP/1.1\r\n\r\n")
             if client is first:
                 assert b"200 OK" in client.recv(65536)
-        assert not select.select([second], [], [], 0.3)[0], "the files were given to two"
+        assert not select.select([second], [], [], 0.3)[0], "both clients receive a backup at the same time"
         first.close()
         assert b"200 OK" in second.recv(65536)
 
@@ -307,6 +311,6 @@ CASES = [
     a_restore_brings_its_own_users,
     an_interrupted_restore_gives_no_access,
     tar_alone_restores,
-    a_backup_that_is_left_alone_costs_nothing,
+    abandoned_backup,
     a_backup_waits_for_the_one_before,
 ]

@@ -1,4 +1,5 @@
-"""Definitions in RabbitMQ's format: RabbitMQ's own export here, ours there, and what is wrong with a file."""
+"""Definitions in RabbitMQ's format: RabbitMQ's export imported here, Leveret's export imported there, and errors in
+files."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def there_and_back() -> None:
 
 
 def go_there_and_back(home: Path) -> None:
-    """With files in this folder."""
+    """Runs the case with files in this folder."""
     things, exported, ours, back = (home / name for name in ("things", "rabbit.json", "ours.json", "back.json"))
     things.write_text(json.dumps(THINGS))
     with rabbitmq() as oracle:
@@ -65,7 +66,7 @@ def go_there_and_back(home: Path) -> None:
             done = ctl(broker, "import_definitions", str(exported))
             assert done.status == 0 and not done.err, done
         good(broker, "export_definitions", str(ours))
-        # The password is known by RabbitMQ's hash.
+        # The user logs in with the password whose hash RabbitMQ exported.
         assert good(broker, "authenticate_user", "bob", "secret").endswith("Success\n")
         assert rows(broker, "list_vhost_limits", "-p", "plant") == [['{"max-queues":100}']]
         assert rows(broker, "list_user_limits", "--user", "bob") == [['{"max-channels":700,"max-connections":9}']]
@@ -81,7 +82,7 @@ def go_there_and_back(home: Path) -> None:
 
 
 def shape(definitions: Dict[str, Any]) -> Dict[str, List[str]]:
-    """The lists with what both know of each thing, in an order."""
+    """Returns the sorted lists, with the fields that both brokers have."""
     left_out = {"metadata", "limits", "type", "internal", "password_hash", "hashing_algorithm"}
     found = {}
     for section in KEPT:
@@ -94,7 +95,8 @@ def shape(definitions: Dict[str, Any]) -> Dict[str, List[str]]:
 
 
 def at_a_start() -> None:
-    """`load_definitions` makes what the file says, and starting again changes nothing, the disk included."""
+    """`load_definitions` creates the objects of the file. A second start changes nothing and does not write to the
+    disk."""
     with tempfile.TemporaryDirectory(prefix="leveret-load-") as home:
         file = Path(home) / "definitions.json"
         things = dict(THINGS, vhosts=[{"name": "plant"}], users=[
@@ -153,7 +155,7 @@ def errors_in_definitions_are_reported() -> None:
 
 
 def passwords_in_clear() -> None:
-    """A file that names a password in clear, as people write them by hand: at a start and by `import_definitions`."""
+    """A file with a plain-text password, as written by hand, works at a start and with `import_definitions`."""
     people = [{"name": "v", "password": "vpass", "tags": "administrator"}, {"name": "bare", "tags": ""}]
     with tempfile.TemporaryDirectory(prefix="leveret-clear-") as home:
         file = Path(home) / "definitions.json"
@@ -166,7 +168,7 @@ def passwords_in_clear() -> None:
                 exported = json.loads(good(broker, "-q", "export_definitions", "-"))
                 written.append({user["name"]: user["password_hash"] for user in exported["users"]})
                 log = broker.log()
-        # A password that is so already is not written again with another salt.
+        # An unchanged password is not written again with another salt.
         assert written[0] == written[1], written
         assert written[0]["bare"] == "" and "vpass" not in log, (written, log)
     with leveret() as broker:
@@ -205,9 +207,8 @@ def passwords_in_clear() -> None:
 
 
 def every_refused_definition_is_reported() -> None:
-    """For a file with more queues than the broker may have, each refusal is reported, and the bindings after the queues
-    are made.
-    """
+    """A file has more queues than the broker allows. Each refusal is reported, and the bindings after the queues are
+    created."""
     with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home, \
             leveret(config="[limits]\nqueues_max = 64\n") as broker:
         there, total = 20, 900
@@ -229,8 +230,7 @@ def every_refused_definition_is_reported() -> None:
 
 
 def policies_for_kinds_of_queues() -> None:
-    """Policies for one kind of queue, as RabbitMQ has them from 3.12 on, apply to that kind, and come back as they
-    were."""
+    """Policies for one queue type, as in RabbitMQ 3.12 and later, apply to that type, and are exported unchanged."""
     policies = [
         {"vhost": "/", "name": name, "pattern": "^e3", "definition": definition, "priority": priority,
          "apply-to": apply_to}
@@ -251,7 +251,7 @@ def policies_for_kinds_of_queues() -> None:
 
 
 def checked(home: Path, data: Path, config: str, is_in_use: bool = False) -> List[str]:
-    """The warnings of `leveret check` about this data directory, which it leaves as it was."""
+    """Returns the warnings of `leveret check` about this data directory, and checks that it is unchanged."""
     def files() -> Dict[str, bytes]:
         return {path.name: path.read_bytes() for path in data.glob("*") if path.is_file() and not is_in_use}
 
@@ -264,9 +264,9 @@ def checked(home: Path, data: Path, config: str, is_in_use: bool = False) -> Lis
     return [line for line in done.stdout.splitlines() if line.startswith("# warning: this store ")]
 
 
-def more_than_a_smaller_profile_has_room_for() -> None:
-    """A start under lower limits says by an alarm that some of the store is not served, and `leveret check` says so
-    before; with the old limits all is there again."""
+def store_exceeds_new_limits() -> None:
+    """A start with lower limits raises an alarm that a part of the store is not served. `leveret check` warns of it
+    before. With the old limits everything is served again."""
     small = "[limits]\nqueues_max = 64\nexchanges_max = 8\nbindings_max = 16\nusers_max = 2\nvhosts_max = 1\n"
     with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home:
         file, data = Path(home) / "many.json", Path(home) / "data"
@@ -304,13 +304,13 @@ def more_than_a_smaller_profile_has_room_for() -> None:
         assert len(told) == 1 and "MB of messages, disk_limit is 4.2 MB" in told[0], told
         for segment in data.glob("*.seg"):
             segment.write_bytes(b"\x55" * segment.stat().st_size)
-        # Users and virtual hosts lie in files beside the log, too.
+        # Users and virtual hosts are stored in files beside the log, too.
         told = checked(Path(home), data, small)
         assert ["users" in line or "virtual hosts" in line for line in told] == [True, True], told
 
 
 def virtual_host_metadata() -> None:
-    """Metadata and limits of virtual hosts are kept, shown, exported and imported, and act."""
+    """Metadata and limits of virtual hosts are stored, listed, exported and imported, and have their effect."""
     described = {
         "vhosts": [{"limits": [], "metadata": {"default_queue_type": "quorum", "description": "a", "tags": ["t1"],
                                                "protected_from_deletion": True},
@@ -367,4 +367,4 @@ def virtual_host_metadata() -> None:
 
 
 CASES = [at_a_start, errors_in_definitions_are_reported, every_refused_definition_is_reported, virtual_host_metadata,
-         policies_for_kinds_of_queues, more_than_a_smaller_profile_has_room_for, passwords_in_clear, there_and_back]
+         policies_for_kinds_of_queues, store_exceeds_new_limits, passwords_in_clear, there_and_back]

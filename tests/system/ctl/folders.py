@@ -1,4 +1,4 @@
-"""Root writes into folders that belong to others, who put links there: nothing but what was asked for is touched."""
+"""Root writes into folders of other users that contain links. Only the requested files are changed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ HOSTILE = 65534
 
 @contextlib.contextmanager
 def hostile_folder() -> Iterator[Path]:
-    """A folder of another user, with `victim` beside it, which belongs to root."""
+    """Creates a folder of another user, and beside it `victim`, which belongs to root."""
     if os.geteuid() != 0:
-        raise Skip("needs root, to write into the folder of another")
+        raise Skip("needs root, to write into a folder of another user")
     home = Path(tempfile.mkdtemp(prefix="leveret-folders-"))
     try:
         home.chmod(0o755)
@@ -38,21 +38,21 @@ def hostile_folder() -> Iterator[Path]:
 
 
 def unharmed(victim: Path) -> None:
-    """It is as it was."""
+    """Checks that the file is unchanged."""
     found = victim.lstat()
-    assert victim.read_text() == "untouched", "it was written over"
-    assert (found.st_uid, found.st_mode & 0o777) == (0, 0o600), f"it was given away: {found}"
+    assert victim.read_text() == "untouched", "it was overwritten"
+    assert (found.st_uid, found.st_mode & 0o777) == (0, 0o600), f"its owner or mode was changed: {found}"
 
 
 def restored(archive: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Returns the output of `restore`, which must not wait."""
+    """Returns the output of `restore`, which must not block."""
     command = [str(brokers.leveret_binary()), "restore", str(archive), "--data-dir", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=patience(30))
 
 
 @contextlib.contextmanager
 def backed_up() -> Iterator[Path]:
-    """An archive."""
+    """Provides an archive of a store."""
     with leveret() as broker:
         good(broker, "add_user", "bob", "secret")
         good(broker, "backup", str(broker.home / "a.tar"))
@@ -60,7 +60,7 @@ def backed_up() -> Iterator[Path]:
 
 
 def an_export_follows_no_link() -> None:
-    """A link where the file is to be, or where it was once written before it had its name."""
+    """`export_definitions` and `backup` follow no link in place of the file or of its temporary file."""
     with hostile_folder() as folder, leveret() as broker:
         victim = folder.parent / "victim"
         for name in ("a.json.part", "a.json"):
@@ -77,11 +77,11 @@ def an_export_follows_no_link() -> None:
         assert not (folder.parent / "nowhere").exists()
         assert sorted(path.name for path in folder.iterdir()) == [
             "a.json", "a.json.part", "b.tar", "b.tar.part", "c.tar",
-        ], "something was left lying about"
+        ], "temporary files were left"
 
 
 def a_restore_follows_no_link() -> None:
-    """Links, a pipe and a second name where restore makes its files."""
+    """`restore` follows no link, pipe or second hard link in place of its files."""
     with hostile_folder() as folder, backed_up() as archive:
         victim = folder.parent / "victim"
         for name, target in {"00000000.seg": victim, "00000001.seg": folder.parent / "nowhere"}.items():
@@ -90,14 +90,14 @@ def a_restore_follows_no_link() -> None:
             unharmed(victim)
             assert not (folder.parent / "nowhere").exists()
             clear(folder)
-        # The folder itself is locked, so what stands in the place of the lock's file is left alone.
+        # The folder itself is locked, so whatever is in place of the lock file is not touched.
         for make in (lambda path: path.symlink_to(victim), os.mkfifo):
             make(folder / "lock")
             assert restored(archive, folder).returncode == 0
             unharmed(victim)
             assert not (folder / "lock").is_file() or (folder / "lock").is_symlink()
             clear(folder)
-        # A folder that is a link: the owner may have it lead anywhere.
+        # The folder itself is a link, which its owner could redirect.
         (folder / "data").symlink_to(folder.parent)
         for path in (folder / "data", f"{folder}/data/"):
             answer = restored(archive, Path(path))
@@ -110,7 +110,8 @@ def a_restore_follows_no_link() -> None:
 
 
 def a_restore_follows_no_foreign_links_above_the_folder() -> None:
-    """The folder above belongs to another, who has a name in it lead elsewhere; root's own links are followed."""
+    """The parent folder belongs to another user, who replaces a name in it by a link: it is not followed. Links of root
+    are followed."""
     with hostile_folder() as folder, backed_up() as archive:
         elsewhere = folder.parent / "elsewhere"
         elsewhere.mkdir()
@@ -132,9 +133,9 @@ def a_restore_follows_no_foreign_links_above_the_folder() -> None:
 
 
 def restored_files_belong_to_the_owner() -> None:
-    """The lock as well: the broker that runs as the owner starts with its store."""
+    """Restored files, including the lock, belong to the owner of the folder, so the owner's broker can start."""
     if shutil.which("setpriv") is None:
-        raise Skip("needs setpriv, to be somebody else")
+        raise Skip("needs setpriv, to run as another user")
     with hostile_folder() as folder, backed_up() as archive:
         answer = restored(archive, folder)
         assert answer.returncode == 0, answer
@@ -150,7 +151,8 @@ def restored_files_belong_to_the_owner() -> None:
 
 
 def a_folder_that_changes_meanwhile() -> None:
-    """The owner puts links in the place of files as soon as they are made: never are those given away."""
+    """The owner replaces files by links as soon as they are created. The targets of the links never change their owner.
+    """
     with hostile_folder() as folder, backed_up() as archive:
         victim, stop = folder.parent / "victim", threading.Event()
 
@@ -175,14 +177,14 @@ def a_folder_that_changes_meanwhile() -> None:
 
 
 def clear(folder: Path) -> None:
-    """Empty it."""
+    """Empties the folder."""
     for path in list(folder.iterdir()):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def a_backup_follows_no_link() -> None:
-    """A file of the store that the broker's user has made a link: root does not copy what it leads to."""
+    """A file of the store is replaced by a link. Root does not copy the target of the link."""
     with hostile_folder() as folder, leveret() as broker:
         victim = folder.parent / "victim"
         segment = broker.data_dir / "00000000.seg"

@@ -15,7 +15,7 @@ QUEUES = 3000
 
 
 def connect(broker: Leveret) -> sockets.socket:
-    """A client of the operator's socket."""
+    """Connects to the control socket."""
     client = sockets.socket(sockets.AF_UNIX)
     client.settimeout(patience(10))
     client.connect(str(broker.data_dir / "ctl.sock"))
@@ -23,7 +23,7 @@ def connect(broker: Leveret) -> sockets.socket:
 
 
 def talk(broker: Leveret, bytes_: bytes) -> bytes:
-    """Send and take what comes until the broker hangs up or says no more."""
+    """Sends bytes and returns what the broker sends until it closes or is silent."""
     with connect(broker) as client:
         client.sendall(bytes_)
         client.shutdown(sockets.SHUT_WR)
@@ -37,7 +37,8 @@ def talk(broker: Leveret, bytes_: bytes) -> bytes:
 
 
 def a_huge_listing_beside_traffic() -> None:
-    """A listing of thousands of queues is complete while messages flow. A client that never reads delays no other."""
+    """A listing of thousands of queues is complete while messages flow. A client that never reads does not delay
+    others."""
     with leveret() as broker:
         program("many", broker, str(QUEUES))
         before = broker.rss_kib()
@@ -56,7 +57,7 @@ def a_huge_listing_beside_traffic() -> None:
 
 
 def any_bytes_get_an_error_or_a_close() -> None:
-    """Bytes of any kind: an answer that says no, or a hang-up, and the broker lives."""
+    """Arbitrary bytes are answered with an error or a close, and the broker keeps running."""
     generator = chance("strange-requests")
     with leveret() as broker:
         strange: List[bytes] = [
@@ -77,7 +78,7 @@ def any_bytes_get_an_error_or_a_close() -> None:
             answer = talk(broker, bytes_)
             assert b" 204 " not in answer and b" 201 " not in answer, (number, answer)
         assert rows(broker, "list_users") == [["guest", "[administrator]"]]
-        # Requests in one piece and in single bytes mean the same.
+        # Requests in one write and in single bytes have the same result.
         ask = b"GET /api/vhosts?columns=name HTTP/1.1\r\n\r\n"
         whole = talk(broker, ask * 3)
         assert whole.count(b'{"name":"/"}') == 3, whole
@@ -88,8 +89,8 @@ def any_bytes_get_an_error_or_a_close() -> None:
             assert b"200 OK" in client.recv(65536)
 
 
-def more_clients_than_places() -> None:
-    """A client that connects when all places are taken waits, and is served when one is free."""
+def control_connection_limit() -> None:
+    """A client that connects when all control connections are in use waits, and is served when one is closed."""
     with leveret() as broker:
         idle = [connect(broker) for _ in range(20)]
         for client in idle[:10]:
@@ -101,4 +102,4 @@ def more_clients_than_places() -> None:
         good(broker, "ping")
 
 
-CASES = [a_huge_listing_beside_traffic, any_bytes_get_an_error_or_a_close, more_clients_than_places]
+CASES = [a_huge_listing_beside_traffic, any_bytes_get_an_error_or_a_close, control_connection_limit]

@@ -1,5 +1,5 @@
-"""What `status`, `environment` and `list_alarms` say is the case: held against the broker's lists, its process, its
-configuration, and memory and disk that really fill up and empty again."""
+"""The output of `status`, `environment` and `list_alarms` is compared with the broker's lists, its process and its
+configuration, while memory and disk are filled and emptied."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LISTED = {"connections": "list_connections", "channels": "list_channels", "queue
           "vhosts": "list_vhosts"}
 
 
-def status_says_what_is() -> None:
-    """The numbers are those of the lists and of the process, in both forms, and follow what changes."""
+def status_is_correct() -> None:
+    """The numbers of `status` equal those of the lists and of the process, in both formats, and follow changes."""
     with leveret(config='memory_limit = "200MB"\n') as broker:
         began = time.monotonic()
         good(broker, "add_vhost", "plant")
@@ -48,11 +48,11 @@ def status_says_what_is() -> None:
             assert (told["channels"], told["queues"]) == (3, 2), told
         deadline = time.monotonic() + patience(10)
         while json.loads(good(broker, "status", "--formatter", "json"))["connections"]:
-            assert time.monotonic() < deadline, "connections that are gone are still counted"
+            assert time.monotonic() < deadline, "closed connections are still counted"
 
 
 def told_status(broker: Leveret, began: float) -> Dict[str, int]:
-    """`status` as JSON, after it was held against everything else there is to ask."""
+    """Compares `status` with everything else that can be queried. Returns it as JSON."""
     told = json.loads(good(broker, "status", "--formatter", "json"))
     text = good(broker, "-q", "status")
     seconds = time.monotonic() - began
@@ -63,7 +63,7 @@ def told_status(broker: Leveret, began: float) -> Dict[str, int]:
         else:
             number = sum(len(rows(broker, command, "-p", vhost)) for vhost in vhosts)
         singular = {"vhosts": "Virtual host", "queues": "Queue"}.get(key, key[:-1].capitalize())
-        # The implied bindings to the default exchange are listed, but take no memory.
+        # The implied bindings to the default exchange are listed, but use no memory.
         implied = told["queues"] if key == "bindings" else 0
         assert told[key] == number - implied, f"{key}: {told[key]} in status, {number} in {command}"
         assert f"{singular} count: {told[key]}\n" in text + "\n", f"{key} in {text}"
@@ -84,12 +84,13 @@ def told_status(broker: Leveret, began: float) -> Dict[str, int]:
 
 
 def plain(text: str) -> str:
-    """Without the colours of headings."""
+    """Returns the text without the colours of headings."""
     return text.replace("\x1b[1m", "").replace("\x1b[0m", "")
 
 
 def environment_is_the_configuration() -> None:
-    """It is a file with which the same broker would start, with what was set and what was not."""
+    """`environment` prints a configuration file, with set and default values, with which the same broker would start.
+    """
     config = """memory_limit = "190MB"
 heartbeat = "33s"
 product = "Plant"
@@ -113,12 +114,12 @@ message_size_max = "300KiB"
             assert check.returncode == 0, check.stdout + check.stderr
             again = [line.split("#")[0].rstrip() for line in check.stdout.splitlines()]
             missing = [line for line in said.splitlines() if line.split("#")[0].rstrip() not in again]
-            assert not missing, f"a broker that starts with what it says would not have {missing}"
+            assert not missing, f"a broker started with this output would lack {missing}"
 
 
 def alarms_come_and_go() -> None:
-    """Nothing when nothing is the matter; `memory` while publishers wait for memory, `disk` while they wait for
-    the log; nothing again when messages have left."""
+    """Without a problem there is no alarm. `memory` is raised while publishers wait for memory, `disk` while they wait
+    for the log, and both are cleared when messages are consumed."""
     small = '[limits]\nmessage_size_max = "64KiB"\nassembly_bytes_max = "512KiB"\nbody_bytes_max = "1MiB"\n'
     with leveret(config=small) as broker:
         assert alarms(broker) == []
@@ -126,8 +127,8 @@ def alarms_come_and_go() -> None:
             client.open()
             client.call(1, "queue.declare", queue="full")
         with waiting_publisher(broker, "full", 4000):
-            wait_for(broker, lambda said: said == ["memory"], "the memory is full")
-        wait_for(broker, lambda said: purged(broker, "full") and said == [], "the memory is empty again")
+            wait_for(broker, lambda said: said == ["memory"], "the memory is not full")
+        wait_for(broker, lambda said: purged(broker, "full") and said == [], "the memory is not free again")
     segments = 'frame_max = "16KiB"\n[store]\ndisk_limit = "8MiB"\n[limits]\nsegment_bytes = "512KiB"\n' \
                'commit_bytes_max = "160KiB"\n'
     with leveret(config=segments) as broker:
@@ -140,12 +141,12 @@ def alarms_come_and_go() -> None:
         with contextlib.ExitStack() as publishers:
             for queue in queues:
                 publishers.enter_context(waiting_publisher(broker, queue, 20_000))
-            wait_for(broker, lambda said: set(said) == {"disk"}, "the disk is full")
-        wait_for(broker, lambda said: purged(broker, *queues) and said == [], "the disk is empty again")
+            wait_for(broker, lambda said: set(said) == {"disk"}, "the disk is not full")
+        wait_for(broker, lambda said: purged(broker, *queues) and said == [], "the disk is not free again")
 
 
 def alarms(broker: Leveret) -> List[str]:
-    """The names of the alarms there are, said alike in all the places that say them."""
+    """Returns the names of the raised alarms; a placeholder if they changed between the outputs that are compared."""
     said = good(broker, "-q", "list_alarms")
     lines = [line for line in said.splitlines() if line]
     told = json.loads(good(broker, "list_alarms", "--formatter", "json"))
@@ -163,7 +164,7 @@ def purged(broker: Leveret, *queues: str) -> bool:
 
 
 def wait_for(broker: Leveret, is_right: Callable[[List[str]], bool], what: str) -> None:
-    """Until the alarms are so."""
+    """Waits until `is_right` accepts the raised alarms."""
     deadline = time.monotonic() + patience(20)
     while not is_right(said := alarms(broker)):
         assert time.monotonic() < deadline, f"{what}, and the alarms are {said}"
@@ -172,7 +173,7 @@ def wait_for(broker: Leveret, is_right: Callable[[List[str]], bool], what: str) 
 
 @contextlib.contextmanager
 def waiting_publisher(broker: Leveret, queue: str, size: int) -> Iterator[None]:
-    """One that publishes until it has to wait, and waits."""
+    """Starts a publisher that publishes until it is blocked, and stays blocked."""
     client = Client(broker.address, timeout=60.0)
     client.open()
 
@@ -191,8 +192,8 @@ def waiting_publisher(broker: Leveret, queue: str, size: int) -> Iterator[None]:
         client.drop()
 
 
-def clients_are_shown_by_what_they_say() -> None:
-    """Properties of clients of any key and length, as RabbitMQ shows them, and the name in the log."""
+def client_properties_are_listed() -> None:
+    """Client properties of any key and length are listed as in RabbitMQ, and the log shows the connection name."""
     name = "sensor " + "x" * 200
     said = {"product": "probe", "connection_name": name, "site": "hall 7", "revision": 12, "is_spare": False,
             "list": [1, 2]}
@@ -208,4 +209,4 @@ def clients_are_shown_by_what_they_say() -> None:
         assert lines and "connection_name sensor xxx" in lines[0], lines
 
 
-CASES = [status_says_what_is, environment_is_the_configuration, alarms_come_and_go, clients_are_shown_by_what_they_say]
+CASES = [status_is_correct, environment_is_the_configuration, alarms_come_and_go, client_properties_are_listed]

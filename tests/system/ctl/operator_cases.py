@@ -1,4 +1,4 @@
-"""An operator's day: users, virtual hosts, permissions, queues, stopping; and who may not."""
+"""Common tasks of an operator: users, virtual hosts, permissions, queues and stopping; and refused users."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from harness.suite import Skip, patience
 from support import counts, ctl, good, program, rows, start_program, until
 
 
-def virtual_hosts_keep_apart() -> None:
-    """Tutorial row 10: same-named queues in two virtual hosts, and who may not get in."""
+def virtual_hosts_are_separate() -> None:
+    """Queues with the same name exist in two virtual hosts, and users without permission cannot open them."""
     with leveret() as broker:
         for vhost in ("one", "two"):
             good(broker, "add_vhost", vhost)
@@ -38,7 +38,7 @@ def virtual_hosts_keep_apart() -> None:
 
 
 def an_operators_day() -> None:
-    """Tutorial row 11: users, permissions, virtual hosts, lists, stopping and starting."""
+    """Users, permissions, virtual hosts, lists, stopping and starting."""
     home = Path(tempfile.mkdtemp(prefix="leveret-ctl-"))
     try:
         with brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data") as broker:
@@ -66,8 +66,8 @@ def an_operators_day() -> None:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def mistakes_are_understood() -> None:
-    """An unknown command, an unknown column, a missing argument: what was meant, and 64."""
+def wrong_arguments() -> None:
+    """An unknown command, an unknown column or a missing argument prints a suggestion and exits with 64."""
     with leveret() as broker:
         typo = ctl(broker, "listqueue")
         assert typo.status == 64
@@ -77,8 +77,8 @@ def mistakes_are_understood() -> None:
         assert "not enough arguments" in ctl(broker, "set_permissions", "x").err
 
 
-def by_its_other_name() -> None:
-    """A link named leveretctl is `leveret ctl`, and finds the broker by LEVERET_SOCKET."""
+def called_as_leveretctl() -> None:
+    """A link named leveretctl acts as `leveret ctl`, and LEVERET_SOCKET selects the broker."""
     with leveret() as broker:
         link = broker.home / "leveretctl"
         link.symlink_to(brokers.leveret_binary())
@@ -88,9 +88,9 @@ def by_its_other_name() -> None:
 
 
 def only_root_and_its_own_user() -> None:
-    """The socket's mode keeps others out; and when that is weakened, the kernel's word does."""
+    """Other users are refused by the mode of the control socket; if the mode is relaxed, by the peer credentials."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        raise Skip("needs root and setpriv, to be somebody else")
+        raise Skip("needs root and setpriv, to run as another user")
     somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     with leveret() as broker:
         socket = broker.data_dir / "ctl.sock"
@@ -107,7 +107,7 @@ def only_root_and_its_own_user() -> None:
         refused = subprocess.run(ask, capture_output=True, text=True, timeout=patience(60))
         assert refused.returncode == 69 and "guest" not in refused.stdout, refused
         good(broker, "ping")
-        # The log is written by a thread of its own, which may be behind the answer.
+        # The log is written by another thread, possibly after the answer.
         end = time.monotonic() + patience(10)
         while "leveret ctl is only for root and user 0" not in broker.log():
             assert time.monotonic() < end, broker.log()
@@ -115,9 +115,10 @@ def only_root_and_its_own_user() -> None:
 
 
 def a_data_directory_that_cannot_be_used() -> None:
-    """A start and `check` refuse it with the same sentence, which says what to type; and what it says helps."""
+    """A start and `check` refuse an unusable data directory with the same error, which contains the command that helps;
+    the command does help."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        raise Skip("needs root and setpriv, to be somebody else")
+        raise Skip("needs root and setpriv, to run as another user")
     somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     home = Path(tempfile.mkdtemp(prefix="leveret-ctl-"))
     try:
@@ -155,7 +156,7 @@ def a_data_directory_that_cannot_be_used() -> None:
 
 
 def connections_are_closed() -> None:
-    """One by its pid, then all; their programs are told why."""
+    """One connection is closed by its pid, then all others. Their programs receive the reason."""
     with leveret() as broker:
         told = program("closed", broker, str(brokers.leveret_binary()), str(broker.data_dir))
         assert "320 go away" in told and "320 all of you" in told, told
@@ -171,7 +172,7 @@ disk_limit = "4MiB"
 """
 
 
-def a_full_disk_leaves_root_its_commands() -> None:
+def commands_on_a_full_disk() -> None:
     """With a full disk, permissions can still be changed, and the change survives a power cut."""
     home = Path(tempfile.mkdtemp(prefix="leveret-ctl-"))
     try:
@@ -179,13 +180,14 @@ def a_full_disk_leaves_root_its_commands() -> None:
             good(broker, "add_user", "thief", "secret")
             good(broker, "set_permissions", "thief", ".*", ".*", ".*")
             with contextlib.ExitStack() as stack:
-                # A queue may hold at most four times what is free: four queues leave 1/17, twelve leave 1/49.
+                # A queue may hold at most four times the free space: four queues leave 1/17 of it, twelve leave 1/49.
                 filling = [stack.enter_context(publisher(broker, f"deep-{number}")) for number in range(12)]
                 names = (f"vhost-{number}" for number in itertools.count())
                 refusals: list[str] = []
 
                 def is_full() -> bool:
-                    """Whether a virtual host is refused; a second one would keep a part of the disk for itself."""
+                    """Returns whether a new virtual host is refused. A second virtual host would reserve a part of the
+                    disk for itself."""
                     name = next(names)
                     answer = ctl(broker, "add_vhost", name)
                     if answer.status == 69:
@@ -201,7 +203,7 @@ def a_full_disk_leaves_root_its_commands() -> None:
                 good(broker, "change_password", "user-7", "better")
                 good(broker, "clear_permissions", "user-8")
                 good(broker, "delete_user", "thief")
-                # The cleaner makes room at any moment, which the publishers fill again.
+                # The compactor may free space at any moment, which the publishers fill again.
                 until(is_full, "the disk did not stay full")
                 assert "disk_limit" in refusals[-1], refusals
                 assert all(each.poll() is None for each in filling) and "disk" in good(broker, "list_alarms")
@@ -210,14 +212,14 @@ def a_full_disk_leaves_root_its_commands() -> None:
             users = {row[0] for row in rows(broker, "list_users")}
             assert users == {"guest"} | {f"user-{number}" for number in range(20)}, users
             good(broker, "authenticate_user", "user-7", "better")
-            assert rows(broker, "list_user_permissions", "user-8") == [[""]], "it was taken away"
+            assert rows(broker, "list_user_permissions", "user-8") == [[""]], "the permission is still there"
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def publisher(broker: brokers.Leveret, queue: str) -> "Iterator[subprocess.Popen[bytes]]":
-    """A program that publishes more than the disk takes."""
+    """Starts a program that publishes more than the disk accepts."""
     process = start_program("publish", broker, queue, "100000")
     try:
         yield process
@@ -227,7 +229,7 @@ def publisher(broker: brokers.Leveret, queue: str) -> "Iterator[subprocess.Popen
 
 
 def a_report_has_everything_but_secrets() -> None:
-    """One text to attach: all that is listed, of every virtual host; no password, and no message."""
+    """`report` prints all listings of every virtual host in one text, without passwords and messages."""
     config = """[[bridge]]
 name = "plant"
 upstream = ["amqp://edge:not-for-print@127.0.0.1:1/%2f"]
@@ -250,7 +252,7 @@ to_queue = "readings"
                           "77", "looker", "^ann-only", "amq.topic", "plant", "list_queues --vhost /", "MemTotal"):
                 assert words in told, f"{words!r} is not in the report:\n{told}"
             for secret in ("not-for-print", "ann-secret", "words of a message"):
-                assert secret not in told, f"the report tells {secret!r}"
+                assert secret not in told, f"the report contains {secret!r}"
             assert "Error" not in told, told
         good(broker, "stop")
         assert ctl(broker, "report").status == 69
@@ -258,7 +260,7 @@ to_queue = "readings"
 
 
 def a_script_waits_for_the_start() -> None:
-    """It begins before there is even a folder, and ends well once the broker answers."""
+    """`await_startup` can be called before the data directory exists, and succeeds when the broker answers."""
     with tempfile.TemporaryDirectory(prefix="leveret-ctl-") as home:
         data = Path(home) / "data"
         command = [str(brokers.leveret_binary()), "ctl", "--data-dir", str(data), "await_startup"]
@@ -274,11 +276,11 @@ def a_script_waits_for_the_start() -> None:
 
 
 CASES = [
-    a_full_disk_leaves_root_its_commands,
-    virtual_hosts_keep_apart,
+    commands_on_a_full_disk,
+    virtual_hosts_are_separate,
     an_operators_day,
-    mistakes_are_understood,
-    by_its_other_name,
+    wrong_arguments,
+    called_as_leveretctl,
     only_root_and_its_own_user,
     a_data_directory_that_cannot_be_used,
     connections_are_closed,

@@ -1,4 +1,4 @@
-"""Messages whose queue a card has lost: `list_orphans`, `adopt_orphan`, `delete_orphan`."""
+"""Messages whose queue definition was lost: `list_orphans`, `adopt_orphan`, `delete_orphan`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("first", "second")
 
 
 def forget(data_dir: Path, name: str) -> None:
-    """Turn over a bit in every place that says what the queue is."""
+    """Flips a bit in every definition of the queue."""
     key = b"\x02\x01/" + bytes([len(name)]) + name.encode()
     for file in data_dir.glob("*.seg"):
         content = bytearray(file.read_bytes())
@@ -27,7 +27,7 @@ def forget(data_dir: Path, name: str) -> None:
 
 
 def filled(broker: Leveret) -> None:
-    """Two queues with ten persistent messages each, confirmed."""
+    """Creates two queues with ten confirmed persistent messages each."""
     with Client(broker.address) as peer:
         peer.open()
         peer.call(1, "confirm.select")
@@ -39,7 +39,7 @@ def filled(broker: Leveret) -> None:
 
 
 def orphaned() -> Iterator[Leveret]:
-    """A broker that has lost both queues, and has their messages."""
+    """Provides a broker that has lost the definitions of both queues, and has their messages."""
     with tempfile.TemporaryDirectory(prefix="leveret-ctl-") as folder:
         data_dir = Path(folder) / "data"
         broker = Leveret(leveret_binary(), [], "", data_dir)
@@ -53,7 +53,7 @@ def orphaned() -> Iterator[Leveret]:
 
 
 def orphans_are_listed_adopted_and_deleted() -> None:
-    """In every form, with every mistake, and what is left of them is what was adopted."""
+    """Orphans are listed in every format, wrong arguments are refused, and adopted messages are the only ones left."""
     for broker in orphaned():
         assert "orphans: " in good(broker, "list_alarms") and "orphans: " in good(broker, "status")
         listed = rows(broker, "list_orphans", "incarnation", "messages", "vhost", "name")

@@ -1,6 +1,6 @@
-"""Programs of those who use the broker that is operated here, with pika: `programs.py NAME PORT WORDS...`.
+"""Client programs with pika for these cases: `programs.py NAME PORT WORDS...`.
 
-Each is a process of its own: under pika's interpreter, and to be killed while it waits.
+Each is a process of its own, because it runs with pika's interpreter and may be killed while it waits.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
 
 def connect(user: str = "guest", password: str = "guest", vhost: str = "/") -> pika.BlockingConnection:
-    """A connection of a user."""
+    """Returns a connection of a user."""
     credentials = pika.PlainCredentials(user, password)
     return pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", PORT, vhost, credentials))
 
 
 def hello(user: str, password: str) -> None:
-    """Tutorial row 1 with a user of one's own: one message is left in `hello`."""
+    """Leaves one message in the queue `hello`, as another user than guest."""
     connection = connect(user, password)
     channel = connection.channel()
     channel.confirm_delivery()
@@ -34,7 +34,8 @@ def hello(user: str, password: str) -> None:
 
 
 def publish(queue: str, count: str) -> None:
-    """Publish persistent messages of 500 bytes to a durable queue, each confirmed; they are numbered on."""
+    """Publishes persistent messages of 500 bytes to a durable queue, each confirmed. The numbers continue those in the
+    queue."""
     connection = connect()
     channel = connection.channel()
     channel.confirm_delivery()
@@ -45,7 +46,7 @@ def publish(queue: str, count: str) -> None:
 
 
 def in_order(queue: str) -> None:
-    """Say whether the numbers in a queue begin at 0 and have no gap."""
+    """Prints whether the numbers in a queue begin at 0 and have no gap."""
     connection = connect()
     channel = connection.channel()
     ready = channel.queue_declare(queue, durable=True).method.message_count
@@ -55,7 +56,7 @@ def in_order(queue: str) -> None:
 
 
 def churn(count: str) -> None:
-    """Publish persistent messages and take them again, so that segments empty and are used anew."""
+    """Publishes and consumes persistent messages, so that segments are emptied and reused."""
     connection = connect()
     channel = connection.channel()
     channel.confirm_delivery()
@@ -64,7 +65,7 @@ def churn(count: str) -> None:
         channel.basic_publish("", "churn", b"x" * 4000, PERSISTENT)
     taken = 0
     for method, _, _ in channel.consume("churn", inactivity_timeout=10):
-        assert method is not None, f"only {taken} came back"
+        assert method is not None, f"only {taken} were delivered"
         channel.basic_ack(method.delivery_tag)
         taken += 1
         if taken == int(count):
@@ -73,7 +74,7 @@ def churn(count: str) -> None:
 
 
 def many(count: str) -> None:
-    """Declare many queues with arguments."""
+    """Declares many queues with arguments."""
     connection = connect()
     channel = connection.channel()
     for number in range(int(count)):
@@ -82,7 +83,8 @@ def many(count: str) -> None:
 
 
 def topology() -> None:
-    """Queues, exchanges, bindings, messages, a consumer: something to list. Stays until it is killed."""
+    """Declares queues, exchanges and bindings, publishes and consumes, so that there is something to list. Runs until
+    it is killed."""
     connection = connect()
     channel = connection.channel()
     arguments = {"x-max-length": 10, "x-overflow": "reject-publish", "x-b": True, "x-t": {"a": 1}, "x-l": [1, "two"]}
@@ -104,7 +106,7 @@ def topology() -> None:
     second.basic_consume("dur", lambda *_: None, consumer_tag="ctag", arguments={"x-priority": 3})
     connection.process_data_events(0.5)
     print("ready", flush=True)
-    # One of the commands that are compared ends its connection.
+    # One of the compared commands closes its connection.
     with contextlib.suppress(ConnectionClosedByBroker):
         while True:
             connection.process_data_events(1)
@@ -130,7 +132,7 @@ def closed(binary: str, data_dir: str) -> None:
     ctl("close_connection", pid, "go away")
     farewell(first)
     assert len(ctl("list_connections", "pid").split()) == 1
-    # Its pid is never another's.
+    # A pid is never reused.
     third = connect()
     ctl("close_connection", pid, "go away")
     third.channel().queue_declare("still-here")
@@ -140,7 +142,7 @@ def closed(binary: str, data_dir: str) -> None:
 
 
 def vhosts() -> None:
-    """Tutorial row 10: ann is in two virtual hosts, ben has permissions for his objects in one, and cyd has none."""
+    """ann may use two virtual hosts, ben may use his own objects in one, and cyd may use none."""
 
     def enter(user: str, vhost: str) -> pika.BlockingConnection:
         return connect(user, f"{user}-secret", vhost)
@@ -151,7 +153,7 @@ def vhosts() -> None:
         except AMQPError as why:
             assert str(code) in repr(why), why
             return repr(why)
-        raise AssertionError(f"{code} was expected, and it worked")
+        raise AssertionError(f"{code} was expected, and the operation succeeded")
 
     for vhost, bodies in (("one", [b"1"]), ("two", [b"2", b"3"])):
         connection = enter("ann", vhost)

@@ -1,4 +1,4 @@
-"""`leveret ctl` as an operator meets it, beside `rabbitmqctl` 3.10.8 on a node of its own.
+"""`leveret ctl` as operators use it, compared with `rabbitmqctl` 3.10.8 on a node of its own.
 
 Suite lines: `PASS ctl/NAME` and so on.
 """
@@ -27,9 +27,9 @@ GROUPS = [operator_cases, looks, hostile, backups, folders, defined, orphans, al
 
 
 def main() -> int:
-    """Run the cases named, or all."""
+    """Runs the named cases, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", nargs="*", help="only these")
+    parser.add_argument("case", nargs="*", help="run only these cases")
     args = parser.parse_args()
     brokers.raise_on_sigterm()
     suite = Suite("ctl", args.case)

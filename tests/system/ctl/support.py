@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Done(NamedTuple):
-    """How a command ended."""
+    """The exit code and output of a command."""
 
     status: int
     out: str
@@ -23,31 +23,31 @@ class Done(NamedTuple):
 
 
 def ctl(broker: Leveret, *words: str, stdin: str = "", prefix: Optional[List[str]] = None) -> Done:
-    """Run `leveret ctl` for a broker."""
+    """Runs `leveret ctl` for a broker."""
     command = (prefix or []) + [str(brokers.leveret_binary()), "ctl", "--data-dir", str(broker.data_dir), *words]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=patience(120))
     return Done(done.returncode, done.stdout, done.stderr)
 
 
 def good(broker: Leveret, *words: str, stdin: str = "") -> str:
-    """Run a command that must work; its output."""
+    """Runs a command that must succeed. Returns its output."""
     done = ctl(broker, *words, stdin=stdin)
     assert done.status == 0, f"{words} ended with {done.status}: {done.out}{done.err}"
     return done.out
 
 
 def rows(broker: Leveret, *words: str) -> List[List[str]]:
-    """The rows of a listing, without banner and header."""
+    """Returns the rows of a listing, without banner and header."""
     return [line.split("\t") for line in good(broker, "-s", *words).splitlines()]
 
 
 def command_of(name: str, port: int, *words: str) -> List[str]:
-    """How one of programs.py is started, with pika."""
+    """Returns the command that starts a program of programs.py with pika."""
     return [str(environment.pika_python(environment.PIKA_NEW)), str(HERE / "programs.py"), name, str(port), *words]
 
 
 def program(name: str, broker: Leveret, *words: str) -> str:
-    """Run one of the programs here; it must end well."""
+    """Runs a program of this folder, which must succeed."""
     command = command_of(name, broker.address.port, *words)
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 0, f"{name} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
@@ -61,7 +61,7 @@ def start_program(name: str, broker: Leveret, *words: str) -> "subprocess.Popen[
 
 
 def until(is_so: Callable[[], bool], otherwise: str, patience_s: float = 30.0) -> None:
-    """Wait until it is so."""
+    """Waits until `is_so` returns true."""
     end = time.monotonic() + patience(patience_s)
     while not is_so():
         assert time.monotonic() < end, otherwise
@@ -69,5 +69,5 @@ def until(is_so: Callable[[], bool], otherwise: str, patience_s: float = 30.0) -
 
 
 def counts(broker: Leveret, vhost: str = "/") -> Dict[str, int]:
-    """Messages by queue."""
+    """Returns the number of messages by queue."""
     return {name: int(count) for name, count in rows(broker, "list_queues", "-p", vhost, "name", "messages")}

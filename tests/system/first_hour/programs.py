@@ -1,4 +1,4 @@
-"""Client programs with pika for a first hour: `programs.py NAME HOST PORT [USER VHOST CA]`."""
+"""Client programs with pika for the first-hour test: `programs.py NAME HOST PORT [USER VHOST CA]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pika
 
 
 def connect(host: str, port: int, user: str = "guest", vhost: str = "/", authority: str = "") -> pika.BlockingConnection:
-    """A connection, over TLS if there is an authority; the password of a user is its name and `-secret`."""
+    """Returns a connection, over TLS if `authority` is given. The password of a user is its name and `-secret`."""
     password = "guest" if user == "guest" else f"{user}-secret"
     parameters = {"credentials": pika.PlainCredentials(user, password), "virtual_host": vhost}
     if authority:
@@ -18,7 +18,7 @@ def connect(host: str, port: int, user: str = "guest", vhost: str = "/", authori
 
 
 def hello(connection: pika.BlockingConnection) -> None:
-    """The first tutorial, both programs in one."""
+    """The first tutorial, with both programs in one."""
     channel = connection.channel()
     channel.queue_declare(queue="hello")
     channel.basic_publish(exchange="", routing_key="hello", body="Hello World!")
@@ -29,7 +29,7 @@ def hello(connection: pika.BlockingConnection) -> None:
 
 
 def reading(connection: pika.BlockingConnection) -> None:
-    """A sensor: durable, persistent, confirmed."""
+    """A sensor: durable queue, persistent messages, confirms."""
     channel = connection.channel()
     channel.confirm_delivery()
     channel.queue_declare(queue="meter.readings", durable=True)
@@ -39,7 +39,7 @@ def reading(connection: pika.BlockingConnection) -> None:
 
 
 def flood(connection: pika.BlockingConnection) -> None:
-    """More than there is room for; it is killed while it waits."""
+    """Publishes more than fits into memory. It is killed while it is blocked."""
     channel = connection.channel()
     channel.queue_declare(queue="full")
     print("publishing", flush=True)
@@ -48,7 +48,7 @@ def flood(connection: pika.BlockingConnection) -> None:
 
 
 def main() -> None:
-    """Run the program that is named; what is wrong as one line."""
+    """Runs the named program. Prints an error as one line."""
     name, host, port, *more = sys.argv[1:]
     try:
         connection = connect(host, int(port), *more)

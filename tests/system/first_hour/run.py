@@ -51,7 +51,7 @@ DEFINITIONS = """{"users": [{"name": "old", "password": "in clear", "tags": ""}]
 
 
 class Hour:
-    """A folder, what was typed in it, and what came back."""
+    """A folder, the commands that were typed in it, and their output."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -61,11 +61,11 @@ class Hour:
         self.read = 0
 
     def note(self, text: str) -> None:
-        """A heading."""
+        """Records a heading."""
         self.said.append(f"\n# {text}")
 
     def type(self, line: str, stdin: str = "", keep: str = "", shown: str = "") -> None:
-        """Types a line into a shell; `keep` is a pattern of the lines that are kept, if not all are."""
+        """Runs a line in a shell. `keep` is a pattern that selects the recorded output lines."""
         self.said.append(f"$ {shown or line}" + (f"   <<< {stdin.strip()!r}" if stdin else ""))
         done = subprocess.run(["sh", "-c", line], cwd=self.home, input=stdin, text=True, timeout=suite.patience(60), check=False,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment())
@@ -80,7 +80,7 @@ class Hour:
         return {**kept, "PATH": f"{self.home}/bin:{kept['PATH']}", "HOME": str(self.home), "LC_ALL": "C.UTF-8"}
 
     def start(self, line: str) -> None:
-        """Starts the broker as it would be typed, and waits until it listens, or is over."""
+        """Starts the broker with this command line, and waits until it listens or ends."""
         self.said.append(f"$ {line} &")
         log = open(self.log_path, "ab")
         with contextlib.closing(log):
@@ -89,7 +89,7 @@ class Hour:
         self.log_until(r"listening with TLS on|listening on 127\.0\.0\.1:5672\n.*listening on (?!\[)|^leveret: ")
 
     def log_until(self, pattern: str) -> None:
-        """Waits for a line of the log, and shows what came up to there."""
+        """Waits for a line of the log, and records the lines up to it."""
         until(lambda: re.search(pattern, self.fresh(), re.M | re.S) is not None, lambda: f"{pattern!r}: {self.fresh()}")
         time.sleep(suite.patience(0.1))
         text = self.fresh()
@@ -109,14 +109,14 @@ class Hour:
         self.log_until(r"stopped$")
 
     def end(self) -> None:
-        """Ends the broker whatever happened."""
+        """Ends the broker in any case."""
         if self.broker and self.broker.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.broker.pid, signal.SIGKILL)
             self.broker.wait(suite.patience(10))
 
     def plain(self, text: str) -> str:
-        """A line without what differs each time."""
+        """Returns a line without the parts that differ between runs."""
         text = text.replace(str(self.home), "HOME")
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
         text = re.sub(rf"(127\.0\.0\.1|{re.escape(SENSOR)}):(?!567[12]\b)\d+", r"\1:PORT", text)
@@ -147,7 +147,7 @@ def until(is_so: Callable[[], bool], otherwise: Callable[[], str], patience_s: f
 
 
 def play(hour: Hour) -> None:
-    """The hour."""
+    """Runs all commands."""
     python = environment.pika_python(PIKA)
     run = f"{python} {HERE / 'programs.py'}"
 
@@ -243,7 +243,7 @@ def play(hour: Hour) -> None:
 
 
 def first_hour() -> None:
-    """Plays it and compares."""
+    """Runs all commands and compares the transcript."""
     home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
     hour = Hour(home)
     try:
@@ -259,11 +259,11 @@ def first_hour() -> None:
     if said != expected:
         lines = difflib.unified_diff(expected.splitlines(), said.splitlines(), "transcript.txt", "this run", lineterm="")
         print("\n".join(lines), flush=True)
-        raise AssertionError("what was said is not what transcript.txt has; if it should not be, --record it")
+        raise AssertionError("the output differs from transcript.txt; if the change is intended, use --record")
 
 
 def before_the_network() -> None:
-    """A board starts its broker before its addresses are there: it says so, and serves them once they are."""
+    """A broker starts before the addresses of its listeners exist. It logs that, and serves them once they exist."""
     addresses = {"192.168.78.8": "192.168.78.8", "fd00:78::8": "[fd00:78::8]", "192.168.78.9": "192.168.78.9"}
     never = "192.168.78.9"
     words = [word for place in addresses.values() for word in ("--listen", f"{place}:{PORT}")]
@@ -277,17 +277,17 @@ def before_the_network() -> None:
             subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
             with socket.create_connection((address, PORT), timeout=suite.patience(10)) as peer:
                 peer.sendall(b"AMQP\0\0\x09\x01")
-                assert peer.recv(1) == b"\1", "it is no broker that answers there"
+                assert peer.recv(1) == b"\1", "the answer does not come from a broker"
 
 
 def main() -> int:
-    """Runs itself again in a network of its own."""
+    """Starts this program again in a network namespace."""
     if INSIDE not in os.environ:
         if shutil.which("unshare") is None or subprocess.run([*NETWORK, "true"], check=False,
                                                               stderr=subprocess.DEVNULL).returncode != 0:
-            print("SKIP first_hour: the system lets nobody make a network of his own (unshare --user --net)")
+            print("SKIP first_hour: no network namespace can be created (unshare --user --net)")
             return 0
-        # Installing needs a network; without one the case is skipped.
+        # Installing packages needs a network; without one the case is skipped.
         if "before-the-network" not in sys.argv[1:] or "as-in-the-transcript" in sys.argv[1:]:
             with contextlib.suppress(suite.Skip):
                 environment.pika_python(PIKA)

@@ -1,4 +1,4 @@
-"""The files that release.py publishes: a repository for apt, and images for four machines."""
+"""The files that release.py publishes: an apt repository, and container images for four architectures."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ import readme
 
 RELEASE = brokers.ROOT / "systemd" / "packages" / "release.py"
 ADDRESS = "https://example.org/debian"
-# The emulator of a target, and the oldest processor that its code is for.
+# The emulator of a target, and the oldest processor that its code supports.
 EMULATED = {
     "arm-unknown-linux-musleabihf": ("arm", "arm1176"),
     "armv7-unknown-linux-musleabihf": ("arm", "cortex-a7"),
     "aarch64-unknown-linux-musl": ("aarch64", "cortex-a53"),
 }
-# The settings that boards/container/Containerfile demands.
+# The settings that boards/container/Containerfile requires.
 IMAGE = {"User": "5672:5672", "ExposedPorts": {"5671/tcp": {}, "5672/tcp": {}}, "Entrypoint": ["/usr/bin/leveret"],
          "Cmd": ["serve", "--config", "/etc/leveret/leveret.toml"], "Volumes": {"/var/lib/leveret": {}},
          "StopSignal": "SIGTERM"}
-# Owner and mode of what an image has.
+# Owner and mode of the files in an image.
 FILES = {"usr/bin/leveret": (0, 0o755), "usr/bin/leveret-bench": (0, 0o755), "etc/leveret/leveret.toml": (0, 0o644),
          "var/lib/leveret": (5672, 0o755)}
 
 
 def equal(what: str, got: object, expected: object) -> None:
-    """Both are the same."""
+    """Checks that both values are equal."""
     if got != expected:
         raise AssertionError(f"{what}: {got!r} instead of {expected!r}")
 
 
 def said_by(*command: object, **options: object) -> subprocess.CompletedProcess:
-    """A command that ended, with its output and its complaints in one."""
+    """Runs a command. Returns its standard output and errors together."""
     return subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,  # type: ignore[call-overload]
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=patience(300), check=False,
                           **options)
@@ -58,13 +58,13 @@ def files(folder: Path) -> Dict[str, bytes]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """With the owners that are in it, which only root can give."""
+    """Unpacks an archive with the owners in it, which needs root."""
     folder.mkdir()
     equal(f"tar of {archive.name}", said_by("tar", "-xf", archive, "-C", folder).stdout, "")
 
 
 def flip(path: Path) -> None:
-    """Alters one byte."""
+    """Changes one byte."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -72,42 +72,44 @@ def flip(path: Path) -> None:
 
 @functools.lru_cache(maxsize=None)
 def real(target: str) -> Path:
-    """A target's binary that says this version, by emulation if it is another machine's; a `Skip` without one."""
+    """Returns a target's binary if it prints this version, under emulation if necessary; otherwise raises `Skip`."""
     places = [build.binary(target, brokers.ROOT / "target" / "arm" / "build"), build.binary(target)]
     binary = next((place for place in places if place.exists()), None)
     if binary is None:
-        raise Skip(f"there is no binary for {target}: tests/system/arm/run --build-only or systemd/packages/build.py makes it")
+        raise Skip(f"there is no binary for {target}: "
+                   "build it with tests/system/arm/run --build-only or systemd/packages/build.py")
     try:
         deb.dependencies([binary, build.bench(binary)], release.KINDS[target].architecture)
     except deb.Mistake as mistake:
-        raise Skip(f"no real binary for {target}: {mistake}") from mistake
+        raise Skip(f"not a valid binary for {target}: {mistake}") from mistake
     emulator: List[str] = []
     if target in EMULATED:
         architecture, cpu = EMULATED[target]
         try:
             emulator = [supply.emulator(architecture), "-cpu", cpu]
         except supply.Missing as missing:
-            raise Skip(f"nothing runs the binary for {target}: {missing}") from missing
+            raise Skip(f"the binary for {target} cannot be run: {missing}") from missing
     done = said_by(*emulator, binary, "--version")
     equal(f"{binary}: status", done.returncode, 0)
     if done.stdout != f"leveret {manual.release()[0]}\n":
-        raise Skip(f"the binary for {target} is of another version: {done.stdout.strip()}")
+        raise Skip(f"the binary for {target} has another version: {done.stdout.strip()}")
     return binary
 
 
 def all_real() -> Dict[str, Path]:
-    """Those there are."""
+    """Returns the targets that have such a binary."""
     found = {}
     for target in release.KINDS:
         with contextlib.suppress(Skip):
             found[target] = real(target)
     if not found:
-        raise Skip("there is no static binary: tests/system/arm/run --build-only or systemd/packages/build.py makes some")
+        raise Skip("there is no static binary: "
+                   "build some with tests/system/arm/run --build-only or systemd/packages/build.py")
     return found
 
 
 class Board:
-    """A system that has the repository among its sources, as the guide says, with apt's folders of its own."""
+    """A system with the repository among its apt sources, as in the guide, and separate apt folders."""
 
     def __init__(self, folder: Path, repository: Path, architecture: str) -> None:
         self.folder = folder
@@ -127,31 +129,31 @@ class Board:
         equal(f"the guide's lines: {done.stdout}", done.returncode, 0)
 
     def apt_get(self, *words: str) -> subprocess.CompletedProcess:
-        """The real one."""
+        """Runs the real apt-get."""
         return said_by("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", *words, cwd=self.folder,
                        env=dict(os.environ, APT_CONFIG=str(self.folder / "apt.conf"), LC_ALL="C"))
 
     def update(self) -> None:
-        """The lists are taken."""
+        """Updates the package lists, which must succeed."""
         done = self.apt_get("update")
         equal(f"apt-get update: {done.stdout}", done.returncode, 0)
 
     def refuses(self, sign: str, *words: str) -> None:
-        """The command fails, and says why."""
+        """Checks that the update fails with this message."""
         done = self.apt_get(*words)
         equal(f"apt-get {words[0]} fails with {sign!r}: {done.stdout}", (done.returncode != 0, sign in done.stdout),
               (True, True))
 
 
 class Published:
-    """The published files, made once for all cases."""
+    """The published files, created once for all cases."""
 
     def __init__(self, folder: Path, says: Path) -> None:
         self.folder = folder
         self.says = says
 
     def make(self, name: str, targets: List[str], *words: str) -> Path:
-        """release.py's folder, of real binaries."""
+        """Creates release.py's folder from real binaries."""
         self.folder.mkdir(exist_ok=True)
         binaries = self.folder / f"binaries-{name}"
         for target in targets:
@@ -174,11 +176,11 @@ class Published:
         return out
 
     def environment(self) -> Dict[str, str]:
-        """With a gpg that has no key of anybody's."""
+        """Returns an environment in which gpg has no other keys."""
         return dict(os.environ, GNUPGHOME=str(self.folder / "gnupg"))
 
     def key(self, name: str) -> str:
-        """A key that is thrown away."""
+        """Creates a temporary signing key."""
         (self.folder / "gnupg").mkdir(mode=0o700, parents=True, exist_ok=True)
         address = f"{name}@leveret.invalid"
         done = said_by("gpg", "--batch", "--passphrase", "", "--quick-generate-key", address, "ed25519", "sign", "1d",
@@ -187,7 +189,7 @@ class Published:
         return address
 
     def end(self) -> None:
-        """gpg leaves an agent behind."""
+        """Stops the agent that gpg leaves running."""
         if (self.folder / "gnupg").exists():
             said_by("gpgconf", "--kill", "all", env=self.environment())
 
@@ -195,28 +197,28 @@ class Published:
 
     @functools.cached_property
     def signed(self) -> Path:
-        """The release, signed."""
+        """Returns the release with signatures."""
         return self.make("signed", list(all_real()), "--sign", self.key("maintainer"))
 
     @functools.cached_property
     def unsigned(self) -> Path:
-        """The release without signatures, with the images where they can be made."""
+        """Returns the release without signatures, with the images if they can be created."""
         can_build = os.geteuid() == 0 and shutil.which("buildah") is not None
         return self.make("unsigned", list(all_real()), *(["--containers"] if can_build else []))
 
     def packaged(self) -> List[str]:
-        """The architectures that there are packages for."""
+        """Returns the architectures for which there are packages."""
         found = [release.KINDS[target].architecture for target in all_real() if release.KINDS[target].has_package]
         if not found:
-            raise Skip("there is no static binary that a package is made of")
+            raise Skip("there is no static binary to build a package from")
         return found
 
     def board(self, name: str, repository: Path, architecture: str) -> Board:
-        """One that has a repository."""
+        """Returns a system with this repository."""
         return Board(self.folder / name, repository, architecture)
 
     def takes(self, target: str) -> None:
-        """apt finds the package for that machine, with the bytes that were built."""
+        """apt finds the package for that architecture, with the bytes that were built."""
         binary, architecture = real(target), release.KINDS[target].architecture
         board = self.board(f"board-{architecture}", self.signed / "debian", architecture)
         board.update()
@@ -270,14 +272,15 @@ class Published:
     # --- containers --------------------------------------------------------------------------------------------
 
     def same_images(self) -> None:
-        """An archive that is made again is the same."""
+        """An archive that is created twice is the same."""
         target = next(iter(all_real()))
         again = self.make("images-again", [target], "--containers") / "containers"
         path, = again.iterdir()
         equal(f"{path.name} made twice", path.read_bytes() == (self.unsigned / "containers" / path.name).read_bytes(), True)
 
     def image(self, target: str) -> Path:
-        """An archive of one layer, for that machine, with its program; the layer is unpacked, and where that is."""
+        """Checks that the image has one layer with the program for that architecture. Unpacks the layer and returns its
+        folder."""
         binary = real(target)
         system, architecture, *variant = release.KINDS[target].image.split("/")
         name = "-".join(["leveret", manual.release()[0], system, architecture, *variant])

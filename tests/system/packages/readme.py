@@ -18,7 +18,7 @@ README = "\n".join(file.read_text() for file in [brokers.ROOT / "README.md", *GU
 
 
 def section(title: str) -> str:
-    """The part under a heading."""
+    """Returns the section with this heading."""
     found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^##|\Z)", README, re.MULTILINE | re.DOTALL)
     if found is None:
         raise AssertionError(f"neither the README nor the guide has a section {title!r}")
@@ -26,16 +26,17 @@ def section(title: str) -> str:
 
 
 def blocks(title: str, language: str) -> List[str]:
-    """Its blocks of code in a language."""
+    """Returns the code blocks of a section in this language."""
     return re.findall(rf"```{language}\n(.*?)```", section(title), re.DOTALL)
 
 
 def by_hand(root: Root, binary: Path) -> None:
-    """The ten lines bring up a service, in a root where there was none, and what it says of uninstalling ends it."""
+    """The guide's lines for a manual installation start a service in a root without Leveret, and its uninstall command
+    removes it."""
     lines = section("Debian and Raspberry Pi OS").split("By hand,", 1)[1].split("\n\n")[1]
     target = re.search(r"target/\S+/leveret", lines)
     if target is None:
-        raise AssertionError(f"no binary is installed by: {lines}")
+        raise AssertionError(f"these lines install no binary: {lines}")
     here = root.folder / "here"
     shutil.copytree(brokers.ROOT / "systemd", here / "systemd")
     (here / target[0]).parent.mkdir(parents=True)
@@ -51,14 +52,15 @@ systemctl disable --now leveret
 """)
     for line in ["750 root:leveret /etc/leveret", "640 root:leveret /etc/leveret/leveret.toml", "stopped"]:
         if line not in said.splitlines():
-            raise AssertionError(f"it did not say {line!r}: {said}")
+            raise AssertionError(f"the output has no line {line!r}: {said}")
 
 
 def sensor(folder: Path) -> None:
-    """Certificates, configuration, user and program as they stand there, with this machine's name and any port."""
+    """Runs the sensor section with its certificates, configuration, user and program. Only the host name and ports are
+    replaced."""
 
     def here(text: str, port: int = 0) -> str:
-        """For this machine instead of the one that is spoken of."""
+        """Returns the text with this machine's name instead of the guide's."""
         text = text.replace("sudo ", "").replace(" -g leveret", "").replace("/etc/leveret/", f"{folder}/installed/")
         return text.replace("broker.local", "localhost").replace("0.0.0.0:5671", f"127.0.0.1:{port}").replace(
             "5671", str(port)).replace("the password", "secret of its own").replace('"ca.pem"', f'"{folder}/ca.pem"')
@@ -84,11 +86,11 @@ def sensor(folder: Path) -> None:
         may = subprocess.run([str(python), "-c", here(program, port).replace('"readings"', '"others"')], check=False,
                              timeout=patience(60), capture_output=True, text=True)
         if "ACCESS_REFUSED" not in may.stderr:
-            raise AssertionError(f"it may write elsewhere: {may.stderr}")
+            raise AssertionError(f"the user may write to other exchanges: {may.stderr}")
 
 
 def moving(binary: Path) -> None:
-    """A queue of another broker moves here, whole, by the bridge as it stands there."""
+    """The guide's bridge moves all messages of a queue of another broker to this one."""
     config, = blocks("Coming from RabbitMQ", "toml")
     definitions = '{"queues": [{"name": "orders", "vhost": "/", "durable": true, "auto_delete": false}]}'
     with brokers.leveret(binary) as old:
@@ -104,7 +106,7 @@ def moving(binary: Path) -> None:
         old.ctl("export_definitions", str(exported))
         with brokers.leveret(binary, config=config.replace("old-machine", f"127.0.0.1:{old.address.port}")) as new:
             new.ctl("import_definitions", str(exported))
-            # The queue comes after the bridge, which looks again after a pause.
+            # The queue is declared after the bridge, which would retry only after a pause.
             new.ctl("resume_bridge", "move")
             deadline = time.monotonic() + patience(60)
             while time.monotonic() < deadline:
@@ -113,4 +115,4 @@ def moving(binary: Path) -> None:
                 if counts == [["0"], ["50"]]:
                     return
                 time.sleep(0.1)
-            raise AssertionError(f"messages there and here: {counts}; {new.ctl('bridge_status')}")
+            raise AssertionError(f"messages on the old and the new broker: {counts}; {new.ctl('bridge_status')}")

@@ -1,8 +1,8 @@
-"""A Debian root of its own to install packages in, made of what this machine has installed.
+"""A Debian root folder for installing packages, made from the packages installed on this machine.
 
-It holds the essential packages, what an installation of ours needs of them, and dpkg's database about just those. In
-systemd's place stands a script that starts and stops the unit's program as its user, and writes down what it was asked.
-Nothing in it outlives `Root.run`, whose processes have a process space and a network of their own.
+It contains the essential packages, the dependencies of our package, and dpkg's database about just these. systemd is
+replaced by a script that starts and stops the unit's program as its user, and records the calls. The processes of
+`Root.run` have a process and a network namespace, so that none of them is left running.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def query(form: str, *names: str) -> str:
 
 
 def wanted() -> List[str]:
-    """The packages of the root: those that must be there, and what they depend on, as dpkg names them."""
+    """Returns the packages of the root: the essential ones and their dependencies, by dpkg's names."""
     needs: Dict[str, str] = {}
     full: Dict[str, str] = {}
     waiting = list(SEEDS)
@@ -99,7 +99,7 @@ def wanted() -> List[str]:
 
 
 class Root:
-    """Such a root, in a folder that is empty."""
+    """Such a root in an empty folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -124,11 +124,11 @@ class Root:
         systemctl.chmod(0o755)
 
     def copy_files(self, names: List[str]) -> None:
-        """The packages' files, where this machine has them; of /etc only what the linker needs."""
+        """Copies the packages' files that this machine has; from /etc only those of the linker."""
         listed = subprocess.run(["dpkg-query", "-L", *names], check=True, capture_output=True, text=True).stdout
         places = sorted({line for line in listed.splitlines() if line.startswith("/usr/") or
                          re.match(r"^/(bin|sbin|lib|lib64)/", line)})
-        # By their real names, for /bin is a link to /usr/bin; /bin/sh and the like are no package's own.
+        # By their real names, because /bin is a link to /usr/bin. /bin/sh and similar links belong to no package.
         real = {re.sub(r"^/(bin|sbin|lib|lib64)/", r"/usr/\1/", place)
                 for place in [*places, "/bin/sh", "/usr/bin/awk"]}
         kept = sorted(place for place in real if not LEFT_OUT.match(place) and
@@ -143,10 +143,10 @@ class Root:
         pack.stdin.write("\n".join(place.lstrip("/") for place in kept).encode())
         pack.stdin.close()
         if unpack.wait() or pack.wait():
-            raise OSError("the root could not be copied")
+            raise OSError("the root folder could not be copied")
 
     def run(self, script: str) -> str:
-        """Runs a shell script in it; what it printed. The first command that fails ends it."""
+        """Runs a shell script in the root until the first failing command. Returns its output."""
         done = subprocess.run(
             ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--net",
              "sh", "-c", INSIDE, "sh", str(self.folder), script],

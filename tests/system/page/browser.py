@@ -1,4 +1,4 @@
-"""A broker with its page, a browser in front of it, and what went wrong in either."""
+"""A broker with its web page, a browser, and the errors of both."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from playwright.sync_api import Browser, Page, sync_playwright
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 800}
 WAIT_MS = 15_000
-# Every page that the navigation leads to for an administrator, by the words it is shown with.
+# Every page that an administrator's navigation leads to, with its heading.
 PAGES = {"": "Overview", "queues": "Queues", "exchanges": "Exchanges", "connections": "Connections",
          "channels": "Channels", "device": "Device", "vhosts": "Virtual hosts", "users": "Users",
          "permissions": "Permissions"}
 
 
 class Chromium:
-    """One broker and one browser for all cases; each case has a window, and a login, of its own."""
+    """One broker and one browser for all cases. Each case has its own window and login."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -46,7 +46,7 @@ class Chromium:
 
     @contextlib.contextmanager
     def of(self, broker: brokers.Leveret, port: int) -> Iterator[None]:
-        """Another broker's page, for a while."""
+        """Uses the page of another broker for a `with` block."""
         before = (self.broker, self.port)
         self.broker, self.port = broker, port
         try:
@@ -60,12 +60,12 @@ class Chromium:
 
     @property
     def base(self) -> str:
-        """Where the page is."""
+        """Returns the address of the page."""
         return f"http://127.0.0.1:{self.port}"
 
     @contextlib.contextmanager
     def window(self, size: Optional[Dict[str, int]] = None, scheme: str = "light", **options: object) -> Iterator[Page]:
-        """An empty window; at its end, nothing may have gone wrong in it but what `excuse` was told of."""
+        """Opens a window. At the end, only errors that `excuse` allowed may have occurred in it."""
         troubles: List[str] = []
         context = self.browser.new_context(viewport=size or DESKTOP, color_scheme=scheme, **options)
         context.set_default_timeout(patience(WAIT_MS))
@@ -81,7 +81,7 @@ class Chromium:
             context.close()
 
     def log_in(self, page: Page, user: str = "guest", password: str = "guest") -> None:
-        """By the keyboard alone, as a person would."""
+        """Logs in with the keyboard only."""
         page.goto(self.base)
         page.get_by_label("User").press_sequentially(user)
         page.keyboard.press("Tab")
@@ -90,7 +90,7 @@ class Chromium:
 
     @contextlib.contextmanager
     def amqp(self, **properties: str) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
-        """A channel of a connection of its own."""
+        """Returns a channel of a new connection."""
         assert self.broker is not None
         connection = pika.BlockingConnection(pika.ConnectionParameters(
             self.broker.address.host, self.broker.address.port, client_properties=properties or None))
@@ -110,20 +110,20 @@ class Chromium:
 
 
 def go(page: Page, where: str, title: str) -> None:
-    """To another page, and until it is drawn."""
+    """Opens another page and waits until it is drawn."""
     page.evaluate("where => { location.hash = `#/${where}`; }", where)
     page.get_by_role("heading", name=title, level=1, exact=True).wait_for()
     page.get_by_text("Loading…").wait_for(state="detached")
 
 
 def row_of(page: Page, name: str) -> Dict[str, str]:
-    """A row of the table that is shown, by its columns' names."""
+    """Returns a row of the displayed table, by column names."""
     cells = page.get_by_role("row").filter(has=page.get_by_role("cell", name=name, exact=True)).get_by_role("cell")
     return {cell.get_attribute("data-label") or "": cell.inner_text().strip() for cell in cells.all()}
 
 
 def until_row(page: Page, name: str, column: str, value: str) -> None:
-    """Until a poll has brought this figure."""
+    """Waits until a poll has brought this value."""
     row = page.get_by_role("row").filter(has=page.get_by_role("cell", name=name, exact=True))
     row.locator(f"td[data-label='{column}']", has_text=value).wait_for()
     assert row_of(page, name)[column] == value, row_of(page, name)

@@ -14,14 +14,14 @@ GUEST = "Basic Z3Vlc3Q6Z3Vlc3Q="
 NARROW = {"width": 320, "height": 640}
 STATIC_BYTES_MAX = 60_000
 STATIC_REQUESTS_MAX = 6
-# Bytes of the answers of one poll: of the overview, and of a list of a hundred queues.
+# Maximum number of bytes in the answers of one poll: of the overview, and of a list of 100 queues.
 POLL_BYTES_MAX = 4_000
 HOSTILE = ["<img src=x onerror=pwned()>", "<script>pwned()</script>", "\"onmouseover=pwned() x=\"", "${pwned()}",
            "javascript:pwned()", "</title><svg onload=pwned()>", "{{constructor.constructor('pwned()')()}}",
            "a&lt;b&#x27;", "../../etc", "%3Cscript%3E"]
 
 
-def a_message_is_seen_and_not_touched(chromium: Chromium) -> None:
+def shown_messages_stay(chromium: Chromium) -> None:
     """A message is shown twice, and is then received as if it had not been shown."""
     with chromium.window() as page, chromium.amqp() as channel:
         channel.queue_declare("hello")
@@ -52,7 +52,7 @@ def a_message_is_seen_and_not_touched(chromium: Chromium) -> None:
 
 
 def a_queue_fills(chromium: Chromium) -> None:
-    """Search, order and a chart that grows."""
+    """The list of queues can be searched and sorted, and the chart of a queue grows."""
     with chromium.window() as page, chromium.amqp() as channel:
         for number in range(120):
             channel.queue_declare(f"fill.{number:03}")
@@ -75,7 +75,8 @@ def a_queue_fills(chromium: Chromium) -> None:
 
 
 def a_queue_is_made_filled_emptied_and_deleted(chromium: Chromium) -> None:
-    """By hand, from the page; what destroys asks first and says how much goes."""
+    """A queue is declared, filled, purged and deleted on the page. Destructive actions ask for confirmation and state
+    the number of messages."""
     with chromium.window() as page, chromium.amqp() as channel:
         chromium.log_in(page)
         go(page, "queues", "Queues")
@@ -95,7 +96,7 @@ def a_queue_is_made_filled_emptied_and_deleted(chromium: Chromium) -> None:
             dialog.get_by_label("Headers (JSON)").fill('{"n": 1}')
             dialog.get_by_role("button", name="Publish").click()
             page.get_by_text("Published: a queue has the message.").wait_for()
-        # Seen, before one of them goes: else the 1 below might be the one of before.
+        # Wait for 2 before one message goes. Otherwise the 1 below might be the value before.
         page.locator("dt:text-is('Messages') + dd:text-is('2')").wait_for()
         method, properties, body = channel.basic_get("by/hand", auto_ack=True)
         assert (body, properties.headers, properties.delivery_mode) == (b"first", {"n": 1}, 2), properties
@@ -125,7 +126,7 @@ def a_queue_is_made_filled_emptied_and_deleted(chromium: Chromium) -> None:
 
 
 def users_come_and_go(chromium: Chromium) -> None:
-    """Add one, give it rights, come in as it, delete it; what destroys asks before."""
+    """A user is added, gets permissions, logs in, and is deleted. Deletion asks for confirmation."""
     with chromium.window() as page, chromium.window() as other:
         chromium.log_in(page)
         go(page, "users", "Users")
@@ -144,10 +145,10 @@ def users_come_and_go(chromium: Chromium) -> None:
         for where, title in PAGES.items():
             if title not in hidden:
                 go(other, where, title)
-        assert other.get_by_role("row").count() <= 2, "it sees no virtual host"
+        assert other.get_by_role("row").count() <= 2, "the user sees a virtual host"
         page.get_by_role("button", name="Delete clerk").click()
         page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
-        assert row_of(page, "clerk")["Tags"] == "management", "it was asked first"
+        assert row_of(page, "clerk")["Tags"] == "management", "the user was deleted before the confirmation"
         page.get_by_role("button", name="Delete clerk").click()
         page.get_by_role("dialog").get_by_role("button", name="Delete user").click()
         page.get_by_role("cell", name="clerk", exact=True).wait_for(state="detached")
@@ -156,7 +157,7 @@ def users_come_and_go(chromium: Chromium) -> None:
 
 
 def a_wrong_password_is_refused_in_words(chromium: Chromium) -> None:
-    """And the right one lets in afterwards."""
+    """A wrong password is refused with a message, and the right one then succeeds."""
     with chromium.window() as page:
         chromium.log_in(page, "guest", "wrong")
         page.get_by_role("alert").get_by_text("the name or the password is wrong").wait_for()
@@ -188,7 +189,7 @@ def no_password_is_kept_and_logging_out_ends_the_token(chromium: Chromium) -> No
 
 
 def hostile_names_are_only_names(chromium: Chromium) -> None:
-    """HTML and script in every name and property, on every page: nothing runs, and it is shown as it is."""
+    """Names and properties with HTML and script are shown as text on every page, and nothing is executed."""
     with chromium.window() as page, chromium.amqp(connection_name=HOSTILE[0], product=HOSTILE[1]) as channel:
         page.add_init_script("window.pwned = () => { console.error('PWNED'); }")
         for number, name in enumerate(HOSTILE):
@@ -218,8 +219,9 @@ def hostile_names_are_only_names(chromium: Chromium) -> None:
             channel.exchange_delete(f"{name}e")
 
 
-def everybody_can_use_it(chromium: Chromium) -> None:
-    """axe finds nothing on any page, in light and dark, on a desk and a phone; nothing goes beyond a narrow screen."""
+def page_is_accessible(chromium: Chromium) -> None:
+    """axe reports no problem on any page, in light and dark mode, on a desktop and a phone; nothing exceeds a narrow
+    screen."""
     axe = Axe()
     found = []
     with chromium.amqp() as channel:
@@ -250,14 +252,14 @@ def everybody_can_use_it(chromium: Chromium) -> None:
 
 
 def look(axe: Axe, page: Page, where: str) -> list:
-    """Returns the complaints of axe, with their places."""
+    """Returns the problems that axe reports, with their places."""
     page.evaluate("document.getAnimations().forEach((one) => one.finish())")
     return [f"{where}: {one['id']} ({one['impact']}): {one['nodes'][0]['target']} {one['nodes'][0]['html'][:120]}"
             for one in axe.run(page).response["violations"]]
 
 
-def it_is_small_and_asks_little(chromium: Chromium) -> None:
-    """Few requests and bytes before it is there, none again when it is known, little in a poll, none when hidden."""
+def size_and_requests(chromium: Chromium) -> None:
+    """The page needs few requests and bytes to load, none again when cached, few for a poll, and none when hidden."""
     with chromium.window() as page:
         answers = []
         page.on("response", lambda answer: answers.append(answer))
@@ -271,7 +273,7 @@ def it_is_small_and_asks_little(chromium: Chromium) -> None:
         answers.clear()
         page.wait_for_timeout(6_000)
         asked = [answer for answer in answers if "/api/" in answer.url]
-        assert asked, "it goes on asking"
+        assert asked, "the page does not poll"
         bodies = sum(len(answer.body()) for answer in asked)
         assert bodies <= 2 * POLL_BYTES_MAX, bodies
         page.evaluate("Object.defineProperty(document, 'hidden', { get: () => true });"
@@ -295,7 +297,7 @@ to_queue = "far"
 """
 
 
-def a_bridge_says_what_it_costs(chromium: Chromium) -> None:
+def bridge_traffic(chromium: Chromium) -> None:
     """A bridge on demand rests, connects when requested, and shows the purposes of its bytes."""
     with brokers.leveret() as hub:
         far = pika.BlockingConnection(pika.ConnectionParameters(hub.address.host, hub.address.port)).channel()
@@ -322,16 +324,16 @@ def a_bridge_says_what_it_costs(chromium: Chromium) -> None:
                 page.get_by_role("button", name="Connect… plant").click()
                 page.get_by_role("dialog").get_by_role("button", name="Connect", exact=True).click()
                 page.get_by_text("The bridge plant was told.").wait_for()
-                # It runs for a moment only, which a page that asks every few seconds need not see.
-                suite.until("another contact", lambda: count() > contacts, 60)
+                # The connection lasts only a moment, so a page that polls every few seconds may not show it.
+                suite.until("another connection of the bridge", lambda: count() > contacts, 60)
                 page.get_by_text("resting").wait_for()
                 assert count() == contacts + 1
 
 
 CASES: Dict[str, Callable[[Chromium], None]] = {
     run.__name__: run for run in (
-        a_message_is_seen_and_not_touched, a_queue_fills, a_queue_is_made_filled_emptied_and_deleted,
+        shown_messages_stay, a_queue_fills, a_queue_is_made_filled_emptied_and_deleted,
         users_come_and_go, a_wrong_password_is_refused_in_words,
-        no_password_is_kept_and_logging_out_ends_the_token, hostile_names_are_only_names, everybody_can_use_it,
-        it_is_small_and_asks_little, a_bridge_says_what_it_costs)
+        no_password_is_kept_and_logging_out_ends_the_token, hostile_names_are_only_names, page_is_accessible,
+        size_and_requests, bridge_traffic)
 }

@@ -1,7 +1,7 @@
-"""The web page in real headless Chromium, over the files that the release binary carries.
+"""The web page in real headless Chromium, with the files that the release binary contains.
 
-The cases use what the page shows (labels, roles, keys), and check the effect with pika. A message on the browser's console,
-an error of a script or a report of the content security policy fails the case.
+The cases use what the page shows (labels, roles, keys), and check the effect with pika. A message on the browser's
+console, a script error or a report of the content security policy fails the case.
 
 Suite lines: `PASS page/NAME` and so on.
 """
@@ -24,7 +24,8 @@ from harness.suite import Skip, Suite  # noqa: E402
 
 
 def prepare() -> str:
-    """Why the suite cannot run here; empty when it can. It goes on under an interpreter that has what it needs."""
+    """Returns why the suite cannot run here; empty if it can. Starts itself again with an interpreter that has the
+    packages."""
     try:
         import axe_playwright_python  # noqa: F401
         import pika  # noqa: F401
@@ -43,7 +44,7 @@ def prepare() -> str:
 
 
 def scripts_parse() -> None:
-    """Every script of the page is a module that can be read: a browser tells it by showing nothing at all."""
+    """Every script of the page is a valid module. A browser would only show an empty page otherwise."""
     environment.have("node", "nodejs")
     with tempfile.TemporaryDirectory() as folder:
         for script in sorted((brokers.ROOT / "src" / "operator" / "web").glob("*.js")):
@@ -53,7 +54,7 @@ def scripts_parse() -> None:
 
 
 def main() -> int:
-    """Run the cases named on the command line, or all of them."""
+    """Runs the cases named on the command line, or all of them."""
     brokers.raise_on_sigterm()
     suite = Suite("page", sys.argv[1:])
     why = prepare()

@@ -240,7 +240,7 @@ fn check_refuses_what_a_start_refuses() {
         ("", "file/data", "something on the way to it is no directory"),
         ("", "/proc/data", "nobody can make files there"),
         ("[store]\nrequire_store = true\n", "f", "require_store"),
-        ("", "cut", "a restore into it was cut short"),
+        ("", "cut", "a restore into it was interrupted"),
     ] {
         let file = ConfigFile::new("check-refuses", text);
         let data = place(data);

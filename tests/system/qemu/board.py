@@ -1,7 +1,7 @@
 """A board: QEMU with its disks.
 
-`close` ends everything that was started. When `cut` returns, the disk has lost its unflushed blocks, and its image is what
-the next boot finds.
+`close` ends everything that was started. When `cut` returns, the disk has lost its unflushed blocks, and its image is
+what the next boot finds.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from harness import brokers, suite  # noqa: E402
 from harness.brokers import Address  # noqa: E402
 
 PATIENCE_S = 120.0
-# QEMU takes a connection for a port before anybody in the system listens there, so a short look loses little; on a busy
-# machine an answer may take longer.
+# QEMU accepts a connection to a port before a program in the system listens there, so a short timeout is enough at
+# first. On a busy machine an answer may take longer.
 PROBE_S = 0.4
 PROBE_S_MAX = 5.0
 PORTS = {"shell": 7000, "amqp": 5672, "amqps": 5671, "management": 15672}
-# More writes than any life has.
+# More writes than there ever are between two boots.
 NEVER = 1 << 40
 
 
 class Done(NamedTuple):
-    """How a script ended in there."""
+    """The exit status and output of a script in the system."""
 
     status: int
     text: str
 
 
 class Drive:
-    """A disk image and the server that makes a disk with a volatile cache of it, from one start to one end of QEMU."""
+    """A disk image, and the nbdkit server that gives the disk a volatile cache, from a start of QEMU to its end."""
 
     def __init__(self, path: Path, folder: Path, keeps: str = "some") -> None:
-        """`keeps`: `some` of what was not flushed reaches the image at a cut, or `all` of it."""
+        """`keeps`: whether `some` or `all` of the unflushed blocks reach the image at a power cut."""
         self.path = path
         self.folder = folder
         self.keeps = keeps
@@ -64,10 +64,10 @@ class Drive:
             self.server = subprocess.Popen(
                 ["nbdkit", "-f", "--exit-with-parent", "-U", str(self.socket), "python", str(Path(__file__).with_name("disk.py")), *words],
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
-        until("the disk's server is there", lambda: self.socket.exists() or self.ended())
+        until("the disk server has started", lambda: self.socket.exists() or self.ended())
 
     def ended(self) -> bool:
-        """Whether the server is gone, which it must not be by itself."""
+        """Returns whether the server has ended, which it must not do by itself."""
         assert self.server is None or self.server.poll() is None, f"nbdkit ended: {self.said()}"
         return self.server is None
 
@@ -77,22 +77,21 @@ class Drive:
         return path.read_text(errors="replace")[-1000:] if path.exists() else ""
 
     def power_off(self) -> Dict[str, Any]:
-        """QEMU is gone: what became of the writes that were not flushed. The server is ended only when it is done with
-        them."""
+        """Waits until the server has decided which unflushed writes reach the image. QEMU must have ended."""
         self.arms.unlink(missing_ok=True)
-        until("the disk has lost what it loses", lambda: len(self.logged()) > len(self.reports) or self.ended())
+        until("the disk server has written its report", lambda: len(self.logged()) > len(self.reports) or self.ended())
         self.reports = self.logged()
         self.close()
         return self.reports[-1]
 
     def logged(self) -> List[Dict[str, Any]]:
-        """The report of every life so far."""
+        """Returns the server's reports of all power cycles so far."""
         if not self.log.exists():
             return []
         return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def arm(self, writes: int) -> None:
-        """Makes the disk cut the power after this many writes; never with NEVER."""
+        """Makes the disk cut the power after this number of writes; with NEVER it does not."""
         part = self.arms.with_suffix(".part")
         part.write_text(str(writes))
         part.rename(self.arms)
@@ -105,12 +104,12 @@ class Drive:
 
 
 class Board:
-    """A machine that is switched on and off."""
+    """A machine that can be switched on and off."""
 
     def __init__(self, folder: Path, root: Path, data: Optional[Path] = None, memory_mb: int = 256, words: str = "",
                  keeps: str = "some", kernel: str = "cloud", machine: Sequence[str] = ()) -> None:
-        """`words` go to the kernel's command line; those that begin with `rig.` are explained in image.py. `kernel` is
-        one of image.KERNELS, `machine` more options of QEMU's."""
+        """`words` are added to the kernel's command line; those that begin with `rig.` are explained in image.py.
+        `kernel` is one of image.KERNELS, `machine` are more options of QEMU."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.memory_mb = memory_mb
@@ -130,7 +129,7 @@ class Board:
         until("the system answers", self.answers)
 
     def switch_on(self, seed: int) -> None:
-        """Boots, and waits for nothing."""
+        """Starts the boot without waiting."""
         self.probe_s = PROBE_S
         self.ports = {name: brokers.free_port() for name in PORTS}
         self.pid_file.unlink(missing_ok=True)
@@ -139,14 +138,14 @@ class Board:
         self.qemu = self.start()
 
     def start(self) -> subprocess.Popen:
-        """QEMU itself."""
+        """Starts QEMU."""
         forwards = ",".join(f"hostfwd=tcp:127.0.0.1:{self.ports[name]}-:{port}" for name, port in PORTS.items())
         command = ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-m", str(self.memory_mb), "-nographic",
                    "-no-reboot", "-monitor", "none", "-serial", f"file:{self.console}", "-pidfile", str(self.pid_file),
                    "-kernel", str(image.kernel(self.kernel)), "-initrd", str(image.initrd(self.kernel)),
                    "-append", f"console=ttyAMA0 quiet net.ifnames=0 panic=-1 {self.words}",
                    "-netdev", f"user,id=n,{forwards}", "-device", "virtio-net-device,netdev=n", *self.machine]
-        # The virt machine fills its slots from the last: the disk that is named last is the first that Linux finds.
+        # The virt machine fills its slots from the last, so the disk that is named last is the first that Linux finds.
         for number, drive in reversed(list(enumerate(self.drives))):
             disk = f"file=nbd+unix:///?socket={drive.socket},format=raw,if=none,id=d{number},cache=writeback"
             command += ["-drive", disk, "-device", f"virtio-blk-device,drive=d{number}"]
@@ -155,7 +154,7 @@ class Board:
                                     preexec_fn=end_with_parent)
 
     def answers(self) -> bool:
-        """Whether the shell in there is up."""
+        """Returns whether the shell in the system answers."""
         assert self.is_on(), f"QEMU ended: {(self.folder / 'qemu').read_text(errors='replace')[-1000:]}"
         with contextlib.suppress(OSError, ValueError):
             return self.ask("true", b"", 5.0).status == 0
@@ -166,7 +165,7 @@ class Board:
         return self.qemu is not None and self.qemu.poll() is None
 
     def ask(self, script: str, stdin: bytes, patience_s: float) -> Done:
-        """Has a script run; ValueError when the system broke off."""
+        """Runs a script in the system. Raises ValueError if the connection broke."""
         said = bytearray()
         text = script.encode()
         with socket.create_connection(("127.0.0.1", self.ports["shell"]), PROBE_S) as connection:
@@ -185,16 +184,16 @@ class Board:
         return done.text.strip()
 
     def put(self, path: Path, place: str) -> None:
-        """A file of this machine's, in there."""
+        """Copies a file of this machine into the system."""
         data = path.read_bytes()
         self.sh(f"head -c {len(data)} >{place}", data)
 
     def address(self, name: str = "amqp") -> Address:
-        """Where a port of the system's is reached from here."""
+        """Returns the local address of a port of the system."""
         return Address("127.0.0.1", self.ports[name])
 
     def serves(self) -> bool:
-        """Whether the broker in there answers."""
+        """Returns whether the broker in the system answers."""
         self.probe_s = min(1.2 * self.probe_s, PROBE_S_MAX)
         with contextlib.suppress(OSError):
             with socket.create_connection(self.address(), PROBE_S) as probe:
@@ -204,18 +203,18 @@ class Board:
         return False
 
     def wait_until_it_serves(self) -> None:
-        """The broker came up by itself."""
+        """Waits until the broker has started by itself."""
         until("the broker serves", self.serves)
 
     def cut(self) -> Dict[str, Any]:
-        """The power goes, if the disk has not taken it already; what the first and the second disk made of it."""
+        """Cuts the power, unless the disk has already done so. Returns the reports of the first and the second disk."""
         if self.is_on():
             os.kill(self.qemu.pid, signal.SIGKILL)
         return self.gone()
 
     def shut_down(self) -> Dict[str, Any]:
-        """The system ends as it should."""
-        with contextlib.suppress(OSError, ValueError):  # it may be gone before it has answered
+        """Shuts the system down cleanly."""
+        with contextlib.suppress(OSError, ValueError):  # it may end before it has answered
             self.ask("systemctl --no-block poweroff", b"", 20.0)
         until("the system shuts down", lambda: not self.is_on())
         return self.gone()
@@ -229,7 +228,7 @@ class Board:
         return [drive.power_off() for drive in self.drives][-1]
 
     def close(self) -> None:
-        """Ends what still runs."""
+        """Ends everything that still runs."""
         if self.qemu is not None:
             brokers.end(self.qemu, 0.1)
             self.qemu = None
@@ -250,12 +249,12 @@ def end_with_parent() -> None:
 
 
 def until(what: str, holds: Any, patience_s: float = PATIENCE_S) -> Any:
-    """Waits until something holds, and says what did not."""
+    """Waits until `holds` returns true, and names `what` if it does not."""
     return suite.until(what, holds, patience_s)
 
 
 def copy(master: Path, to: Path) -> Path:
-    """An image of one's own."""
+    """Copies an image, so that it can be changed."""
     to.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(to, ignore_errors=True)
     image.run("cp", "--sparse=always", master, to)

@@ -1,7 +1,7 @@
 """Power cuts, one after the other: traffic, a cut, a boot, a check.
 
-A series counts what was confirmed and lost; its caller judges, for some series must lose something, or the others
-would prove nothing.
+A series counts what was confirmed and lost. The caller judges it, because some series must lose something to prove that
+the test can detect losses.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from harness import suite  # noqa: E402
 from harness.brokers import Address  # noqa: E402
 from traffic import Access, Centre, Kept, run_together  # noqa: E402
 
-# A cheap card may also damage the erase block beside the one that was written.
+# A cheap card may also damage the erase block next to the written one.
 ERASE_BLOCK_BYTES = 64 * 1024
 BLOCK_BYTES = 4096
-# A commit is given up as a whole when its head is gone, so what was lost may lie so far from the damage.
+# Without its header a commit is lost as a whole, so lost messages may be this far away from the damage.
 COMMIT_BYTES_MAX = 1024 * 1024
-# A run ends after this many seconds of traffic, or after a number of disk writes.
+# Traffic ends after a random time in this range in seconds, or after a number of disk writes.
 TRAFFIC_S = (0.3, 2.5)
 WRITES = (2, 160)
-# Part of the boots during which the power is cut as well, after a number of disk writes: while the file system
-# and the log recover.
+# Share of the boots in which the power is cut again after a number of disk writes, while the file system and the log
+# recover.
 DIES_BOOTING = 0.3
 BOOT_WRITES = (1, 40)
 LOG_MORE = """sed -i '1i log_level = "debug"' /etc/leveret/leveret.toml && systemctl reload leveret; sleep 1"""
@@ -39,7 +39,7 @@ CLEANED = re.compile(r"([\d.]+) MB of it copied by the compactor; .*?(\d+) segme
 
 
 class Series:
-    """Cuts of one board, whose ledgers go on from life to life."""
+    """Power cuts of one board. The clients' records continue from boot to boot."""
 
     def __init__(self, board: Board, seed: int, upstream: Optional[Address] = None, spoils: bool = False) -> None:
         self.board = board
@@ -51,14 +51,14 @@ class Series:
         self.damage = Damage(board, self.chance) if spoils else None
         self.lost: List[int] = []
         self.wrong: List[str] = []
-        # Why it could not go on, where it may come to that.
+        # The reason why it could not continue, for series in which that is allowed.
         self.broken = ""
         self.boots = 0
-        # Cuts, those of them that came before the broker served, and those after which all was looked at.
+        # All cuts, those before the broker served, and those after which everything was checked.
         self.cuts = 0
         self.died_booting = 0
         self.checked = 0
-        # Megabytes that the cleaner copied in the last life, which is ended in order, and segments used again.
+        # Megabytes that the compactor rewrote before the last, clean shutdown, and the number of reused segments.
         self.cleaned = (0.0, 0)
         self.disk = dict.fromkeys(("chosen", "pending", "kept", "torn", "lost"), 0)
 
@@ -74,7 +74,7 @@ class Series:
             self.live_and_end()
 
     def live_and_be_cut(self) -> None:
-        """Traffic, until the power goes."""
+        """Runs traffic until the power is cut."""
         stop, threads, mistakes = self.traffic()
         stop.wait(self.chance.uniform(*TRAFFIC_S))
         if self.chance.random() < 0.7:
@@ -92,7 +92,7 @@ class Series:
             self.damage.done(report)
 
     def live_and_end(self) -> None:
-        """Traffic as in the other lives, and an end in order: nothing is unflushed, and the file system is whole."""
+        """Runs traffic, and shuts down cleanly. No write is left unflushed, and the file system is intact."""
         stop, threads, mistakes = self.traffic()
         stop.wait(TRAFFIC_S[1])
         stop.set()
@@ -101,7 +101,7 @@ class Series:
         if centre := self.centre:
             until("all readings are upstream", lambda: not centre.missing())
             self.wrong += centre.wrong
-        # A root that is only read keeps the level it has, and tells nothing of the cleaner.
+        # A read-only root keeps its log level, and the log does not report the compactor.
         self.board.ask(LOG_MORE, b"", 30.0)
         said = self.board.sh("systemctl stop leveret; journalctl -b --no-pager -u leveret")
         if found := CLEANED.search(said):
@@ -122,14 +122,15 @@ class Series:
         return (stop, *run_together(parts, addresses, stop))
 
     def account(self, report: Dict[str, Any]) -> None:
-        """One cut more, and what the disk made of it."""
+        """Counts a cut and what the disk lost."""
         self.cuts += 1
         for name in self.disk:
             self.disk[name] += report[name] if name != "pending" else bool(report[name])
 
     def boot(self) -> None:
-        """Power, and the check of what is there. It may go again while the board boots."""
-        # A card that spoils a block is looked at after each cut, for what a boot says of it is not said again.
+        """Switches the board on and checks its contents. The power may be cut again during the boot."""
+        # If the card also destroys a block, the contents are checked after each cut, because the report of a boot is
+        # not repeated.
         while not self.comes_up(self.chance.random() < DIES_BOOTING and not self.damage):
             self.account(self.board.gone())
             self.died_booting += 1
@@ -143,12 +144,12 @@ class Series:
         self.checked = self.cuts
 
     def crashes(self) -> List[str]:
-        """Returns the unexpected ends of the broker since this boot, from the board's systemd."""
+        """Returns the number of unexpected ends of the broker since this boot, from the board's systemd."""
         restarts = self.board.sh("systemctl show -P NRestarts leveret")
         return [] if restarts == "0" else [f"the broker ended {restarts} times by itself"]
 
     def comes_up(self, is_cut: bool) -> bool:
-        """One boot; whether the broker serves in the end, which a cut after some writes may have kept it from."""
+        """Boots once. Returns whether the broker serves in the end; with `is_cut` the power may be cut before."""
         self.boots += 1
         seed = self.seed * 100_000 + self.boots
         if not is_cut:
@@ -158,9 +159,9 @@ class Series:
         data = self.board.drives[-1]
         data.arm(self.chance.randint(*BOOT_WRITES))
         self.board.switch_on(seed)
-        until("it serves, or dies", lambda: not self.board.is_on() or self.board.serves())
+        until("the broker serves, or the power is cut", lambda: not self.board.is_on() or self.board.serves())
         data.arm(NEVER)
-        # A write that is under way may still be the last.
+        # A write that is under way may be the last one before the cut.
         time.sleep(0.2)
         return self.board.is_on()
 
@@ -177,7 +178,7 @@ class Series:
             self.centre.close()
 
     def summary(self) -> str:
-        """For the remarks of a run."""
+        """Returns the results as text."""
         disk = self.disk
         told = (f"# {self.cuts} cuts ({disk['chosen']} chosen by the disk, {self.died_booting} died while booting;"
                 f" unflushed writes at {disk['pending']}:"
@@ -205,11 +206,11 @@ class Damage:
         self.by_damage = 0
         self.told = 0
         self.untold = 0
-        # The content in and around the last damaged block.
+        # The contents of the last damaged block and its surroundings.
         self.around = b""
 
     def done(self, report: Dict[str, Any]) -> None:
-        """Spoils a block of the image, if one of the segments' was written last."""
+        """Destroys a block of the image if a block of the segments was written last."""
         path = self.board.drives[-1].path
         owned = self.segments(path)
         written = [offset // ERASE_BLOCK_BYTES for offset, size in report["last"] if offset // BLOCK_BYTES in owned]
@@ -229,9 +230,9 @@ class Damage:
 
     @staticmethod
     def segments(path: Path) -> set:
-        """The blocks of the file system that belong to segments, as they are once its journal has been replayed."""
+        """Returns the blocks of the file system that belong to segments, after its journal was replayed."""
         replayed = copy(path, path.with_suffix(".replayed"))
-        # 1: it mended something, which a replay is.
+        # Exit code 1 means that e2fsck repaired something, such as replaying the journal.
         image.run("sh", "-c", f"e2fsck -fy '{replayed}' || [ $? -le 1 ]")
         where = "/var/lib/leveret"
         names = re.findall(r"\d{8}\.seg", image.run("debugfs", "-R", f"ls -p {where}", replayed))
@@ -253,7 +254,7 @@ class Damage:
         elif min(lost) > newest:
             self.untold += 1
         else:
-            print(f"# {len(near)} messages gone, and not a word:\n{said[-1500:]}", flush=True)
+            print(f"# {len(near)} messages are lost without a report:\n{said[-1500:]}", flush=True)
             return lost
         self.by_damage += len(near)
         return sorted(set(lost) - near)
@@ -268,6 +269,6 @@ def ended(threads: List[threading.Thread], mistakes: List[str]) -> None:
 
 
 def blocks_of(erase_block: int) -> range:
-    """The file system's blocks in an erase block."""
+    """Returns the file system's blocks in an erase block."""
     each = ERASE_BLOCK_BYTES // BLOCK_BYTES
     return range(erase_block * each, (erase_block + 1) * each)

@@ -2,10 +2,10 @@
 
     nbdkit -f -U SOCKET python disk.py disk=IMAGE seed=N log=FILE pid=FILE arm=FILE [keeps=all]
 
-Reads and writes go to a private mapping of the image; a flush writes what is pending to the image itself. When QEMU is
-gone, `close` decides what of the rest reached the image, and appends one line of JSON to the log. A number in the
-file `arm` is how many writes later the disk itself cuts the power, by killing QEMU: between a write and its flush,
-where a cut at a random moment rarely falls.
+Reads and writes use a private mapping of the image; a flush writes the pending blocks to the image itself. When QEMU
+has ended, `close` decides which of the other blocks reach the image, and appends one line of JSON to the log. The
+file `arm` contains a number of writes after which the disk itself cuts the power, by killing QEMU. This hits the moment
+between a write and its flush, which a cut at a random time rarely does.
 """
 
 import builtins
@@ -17,28 +17,28 @@ import signal
 
 API_VERSION = 2
 SECTOR_BYTES = 512
-# Writes are torn between pages of flash, not inside: ext4 with checksums does not mount after a half-written
-# block of its own. The simulator, which has no file system, tests torn sectors.
+# Writes are torn between flash pages, not inside one: ext4 with checksums does not mount after a half-written block of
+# its own. The simulator, which has no file system, tests torn sectors.
 PAGE_BYTES = 4096
-# The places of the last writes, for who wants to know what was being written when the power went.
+# Number of recent writes whose offsets are reported, to tell what was being written at the cut.
 REMEMBERED = 256
 options = {}
 
 
 def config(key, value):
-    """One word of the command line."""
+    """Handles one argument of the command line."""
     options[key] = value
 
 
 def config_complete():
-    """All words are there."""
+    """Checks that all arguments are there."""
     missing = {"disk", "seed", "log", "pid", "arm"} - set(options)
     if missing:
-        raise ValueError(f"not said: {missing}")
+        raise ValueError(f"missing arguments: {missing}")
 
 
 class Disk:
-    """One life of the disk: from a start of QEMU to its end."""
+    """The state of the disk from a start of QEMU to its end."""
 
     def __init__(self):
         self.file = os.open(options["disk"], os.O_RDWR)
@@ -52,7 +52,7 @@ class Disk:
         self.dead = False
 
     def count_down(self):
-        """Cuts the power when the number of writes that `arm` gave has been reached."""
+        """Cuts the power when the number of writes in `arm` has been reached."""
         if os.path.exists(options["arm"]):
             with builtins.open(options["arm"]) as said:
                 self.left = int(said.read())
@@ -87,52 +87,52 @@ class Disk:
 
 
 def open(readonly):
-    """QEMU is there."""
+    """Called when QEMU connects."""
     return Disk()
 
 
 def get_size(disk):
-    """Bytes."""
+    """Returns the size in bytes."""
     return disk.bytes
 
 
 def can_write(disk):
-    """It is a disk."""
+    """The disk can be written."""
     return True
 
 
 def can_flush(disk):
-    """Its cache can be told."""
+    """The disk has a cache that can be flushed."""
     return True
 
 
 def can_trim(disk):
-    """Nothing is forgotten."""
+    """Trim is not supported."""
     return False
 
 
 def can_zero(disk):
-    """Zeros are written like anything else."""
+    """Zeroing is not supported; zeros are written like other data."""
     return False
 
 
 def can_multi_conn(disk):
-    """One QEMU, one connection."""
+    """There is one connection, from one QEMU."""
     return False
 
 
 def block_size(disk):
-    """Sectors, as cards have them."""
+    """Returns the sizes of sectors, as cards have them."""
     return (SECTOR_BYTES, 4096, 0xFFFFFFFF)
 
 
 def pread(disk, buffer, offset, flags):
-    """Reads see what was written last, flushed or not."""
+    """Reads the data written last, flushed or not."""
     buffer[:] = disk.view[offset:offset + len(buffer)]
 
 
 def pwrite(disk, buffer, offset, flags):
-    """A write goes to the cache."""
+    """Writes to the cache."""
     if disk.dead:
         raise OSError(5, "no power")
     data = bytes(buffer)
@@ -155,7 +155,7 @@ def flush(disk, flags):
 
 
 def close(disk):
-    """QEMU is gone, and the power with it."""
+    """Called when QEMU has ended, which is a power cut."""
     report = {"writes": disk.writes, "flushes": disk.flushes, "pending": len(disk.pending), "chosen": disk.dead}
     report.update(disk.settle(), last=disk.last)
     os.close(disk.file)

@@ -33,19 +33,19 @@ SUDO = "printf '#!/bin/sh\\nexec \"$@\"\\n' >/usr/bin/sudo && chmod 755 /usr/bin
 
 
 def indented(title: str) -> List[str]:
-    """A section's blocks that are set in by four spaces."""
+    """Returns the indented code blocks of a section."""
     found = re.findall(r"(?:^    .*\n)+", readme.section(title), re.MULTILINE)
     return [re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in found]
 
 
 def the_one(title: str, has: str) -> str:
-    """The block of a section that has this in it."""
+    """Returns the block of the section that contains this text."""
     block, = (block for block in indented(title) if has in block)
     return block
 
 
 def package(board: Board, deb: Path) -> None:
-    """From the package to the first message, with two lines."""
+    """Installs the package and receives a first message with two lines of the guide."""
     board.sh(SUDO)
     lines = the_one(BOARDS_PART, "sudo apt install ./").replace("armhf", "arm64").replace("-u leveret -f", "-u leveret -n 5")
     name = re.search(r"\./(\S+)", lines)
@@ -54,7 +54,7 @@ def package(board: Board, deb: Path) -> None:
     began = time.monotonic()
     said = board.sh(f"cd {HOME}; set -e\n{lines}")
     installed = time.monotonic()
-    assert "Runtime" in said, f"it says no status: {said[-1000:]}"
+    assert "Runtime" in said, f"leveretctl status shows no status: {said[-1000:]}"
     until("the first message goes through",
           lambda: "every message checked" in board.ask("leveret-bench --url amqp://127.0.0.1 --messages 1", b"", 60.0).text)
     print(f"# apt install and status took {installed - began:.1f} s, the first message {time.monotonic() - began:.1f} s",
@@ -63,26 +63,27 @@ def package(board: Board, deb: Path) -> None:
 
 
 def auto_is_taken(board: Board) -> None:
-    """The profile of this machine, and its unit's memory, without anybody having said what it is."""
+    """Without `board` in the configuration the broker detects the profile of this machine, and the generator sets the
+    unit's memory."""
     board.sh(f"sed -i '1i board = \"auto\"' {CONFIG}; systemctl daemon-reload; systemctl restart leveret")
     assert 'board = "qemu-virt"  # auto' in board.sh(f"leveret check --config {CONFIG}")
     assert serves_as(board) == "qemu-virt"
     assert memory_max(board) in MEMORY_MAX, memory_max(board)
     assert int(board.sh("cat /sys/fs/cgroup/system.slice/leveret.service/memory.max")) == memory_max(board)
     warned = [line for line in board.sh("journalctl -b --no-pager").splitlines() if "Unknown key" in line]
-    assert not warned, f"systemd does not know {warned}"
+    assert not warned, f"systemd does not know these settings: {warned}"
     board.sh(f"sed -i '1i memory_limit = \"40MB\"' {CONFIG}; systemctl daemon-reload; systemctl restart leveret")
     assert 60_000_000 <= memory_max(board) < 100_000_000, memory_max(board)
-    assert serves_as(board) == "qemu-virt", "with another limit it is another board"
+    assert serves_as(board) == "qemu-virt", "another memory limit changes the detected board"
     board.sh(f"sed -i 1d {CONFIG}")
     folder = "/etc/systemd/system/leveret.service.d"
     board.sh(f"mkdir -p {folder}; printf '[Service]\\nMemoryMax=150M\\n' >{folder}/10-fleet.conf; systemctl daemon-reload")
-    assert memory_max(board) == 150 << 20, "a drop-in of the owner's does not go before the generator's"
+    assert memory_max(board) == 150 << 20, "a drop-in of the user does not override the generator's"
     board.sh(f"rm -r {folder}; systemctl daemon-reload; systemctl restart leveret")
 
 
 def serves_as(board: Board) -> str:
-    """The profile that the broker says it has, which found it out inside of its control group."""
+    """Returns the profile that the broker detected inside its control group."""
     said = board.sh("journalctl -b --no-pager -u leveret")
     return re.findall(r"with the profile of board (\S+) ", said)[-1]
 
@@ -93,7 +94,7 @@ def memory_max(board: Board) -> int:
 
 
 def sensor(board: Board) -> None:
-    """Certificates, configuration and a user on the board, and a message from here by TLS."""
+    """Creates certificates, configuration and a user on the board, and sends a message from this machine over TLS."""
     certificates, user = readme.blocks(SENSORS_PART, "sh")
     config, = readme.blocks(SENSORS_PART, "toml")
     program, = readme.blocks(SENSORS_PART, "python")
@@ -102,7 +103,7 @@ def sensor(board: Board) -> None:
     board.sh(f"{{ cat <<'END'\n{listen}\nEND\ncat {CONFIG}; cat <<'END'\n\n{section}\nEND\n}} >/tmp/both; cat /tmp/both >{CONFIG}")
     for line in user.splitlines():
         board.sh(f"echo '{PASSWORD}' | {line}\n")
-        until("it serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
+        until("the broker serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
     authority = board.sh(f"cat {HOME}/ca.pem")
     python = environment.pika_python(environment.PIKA_NEW)
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +120,7 @@ def sensor(board: Board) -> None:
 
 
 def socket(board: Board) -> None:
-    """systemd listens in the broker's stead."""
+    """Tests socket activation with the guide's commands."""
     board.sh(the_one(BOARDS_PART, "enable --now leveret.socket"))
     board.sh("systemctl is-active leveret.socket leveret")
     board.sh("systemctl disable --now leveret.socket; systemctl stop leveret")
@@ -128,12 +129,12 @@ def socket(board: Board) -> None:
 def purged(board: Board) -> None:
     """Removes and purges the package with the guide's commands: the data stays, and then it is deleted."""
     board.sh("apt remove -y leveret </dev/null && ls /var/lib/leveret/00000000.seg /etc/leveret/leveret.toml")
-    # Files of other origin in the folder stay.
+    # Files in the folder that are not the broker's stay.
     board.sh("apt purge -y leveret </dev/null && ! ls /var/lib/leveret && ls /etc/leveret/server.pem && rm -r /etc/leveret")
 
 
 def by_hand(board: Board, binary: Path) -> None:
-    """Without a package: the folder and the binary, and the lines below them; then it is uninstalled."""
+    """Installs without a package by the guide's lines, and uninstalls."""
     lines = the_one(BOARDS_PART, "systemd-sysusers leveret.conf")
     place, = re.findall(r"target/\S+/leveret", lines)
     with tempfile.TemporaryDirectory() as folder:
@@ -143,6 +144,6 @@ def by_hand(board: Board, binary: Path) -> None:
     board.sh(f"cd {HOME}; tar -xf systemd.tar; mkdir -p {Path(place).parent}")
     board.put(binary, f"{HOME}/{place}")
     board.sh(f"cd {HOME}; set -e\n{lines}")
-    until("it serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
+    until("the broker serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
     assert memory_max(board) in MEMORY_MAX_GENERIC, memory_max(board)
     board.sh("systemctl disable --now leveret; ! systemctl is-active leveret")

@@ -1,11 +1,11 @@
-"""A small Debian for arm64, as file system images and what boots them; made once and kept under target/qemu/.
+"""Creates a small Debian for arm64 as file system images, with the kernels to boot it. They are kept in target/qemu/.
 
-What always holds: nothing outside target/ is written; nothing is run under emulation to make an image, its packages are
-only unpacked; an index that does not answer is a `Skip`. It takes root, for the files in the images have owners.
+Nothing outside target/ is written. No program is emulated to create an image: packages are only unpacked. If the
+archive does not answer, `Skip` is raised. Root is needed, because the files in the images have owners.
 
-    packages/, initrd-…   Debian's kernels, and a busybox that mounts the root and hands over to systemd
-    base-…/               the tree of a system that has no Leveret yet, with a shell that this machine can ask
-    NAME.img              such a tree as ext4, with this or that put into it
+    packages/, initrd-…   Debian's kernels, and a busybox that mounts the root and starts systemd
+    base-…/               the tree of a system without Leveret, with a shell that this machine can use
+    NAME.img              such a tree as ext4, with some files added
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ RELEASE = "bookworm"
 TOOLS = {"qemu-system-aarch64": "qemu-system-arm", "mmdebstrap": "mmdebstrap", "cpio": "cpio", "mke2fs": "e2fsprogs",
          "mkfs.f2fs": "f2fs-tools", "fdtput": "device-tree-compiler", "blkid": "util-linux",
          "systemd-sysusers": "systemd"}
-# The cloud kernel boots a little sooner; the general one has f2fs.
+# The cloud kernel boots a little faster; the general one has f2fs.
 KERNELS = {"cloud": "linux-image-cloud-arm64", "general": "linux-image-arm64"}
-# The packages of a small system, and those that the package's scripts need.
+# The packages of a small system, and those that the scripts of our package need.
 PACKAGES = ("systemd,systemd-sysv,udev,iproute2,base-files,base-passwd,bash,coreutils,dash,util-linux,mount,"
             "libc-bin,login,passwd,grep,sed,dpkg,tar,findutils,diffutils,perl-base,init-system-helpers,procps,hostname,"
             "apt,openssl,usr-is-merged")
-# The kernels' modules in the order in which they need each other; what one of them has built in is no module of its.
+# The kernel modules in the order of their dependencies. A module that is built into one of the kernels is skipped
+# there.
 MODULES = ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net", "crc16",
            "crc32c_generic", "libcrc32c", "mbcache", "jbd2", "ext4", "crc32_generic", "lz4_compress", "lz4hc_compress",
            "zstd_compress", "f2fs"]
-# dpkg's database, from the packages that were only unpacked.
+# Creates dpkg's database from the packages that were only unpacked.
 DATABASE = """cd "$1/var/lib/dpkg"; for d in "$1"/var/cache/apt/archives/*.deb; do
 n=$(dpkg-deb -f "$d" Package); [ "$(dpkg-deb -f "$d" Multi-Arch)" != same ] || n=$n:arm64
 dpkg-deb -f "$d"; echo "Status: install ok installed"; echo
 dpkg-deb --fsys-tarfile "$d" | tar t | sed "s,^[.],,; s,/$,,; s,^$,/.," >info/$n.list; done >status"""
-# Units that make a boot slow and that nothing here needs.
+# Units that slow the boot down and are not needed here.
 MASKED = """systemd-udevd.service systemd-udev-trigger.service systemd-udevd-control.socket
 systemd-udevd-kernel.socket systemd-sysusers.service systemd-update-utmp.service systemd-update-utmp-runlevel.service
 getty-static.service getty@.service serial-getty@.service systemd-logind.service modprobe@.service
@@ -53,11 +54,11 @@ systemd-modules-load.service kmod-static-nodes.service systemd-user-sessions.ser
 sys-kernel-tracing.mount dev-hugepages.mount dev-mqueue.mount proc-sys-fs-binfmt_misc.automount
 systemd-tmpfiles-clean.timer systemd-initctl.socket apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer
 e2scrub_all.timer fstrim.timer""".split()
-# As on a card: blocks of 4 KiB (small images have others), and all tables written, which the kernel would do in the
-# first minute otherwise.
+# As on a card: blocks of 4 KiB (the default of small images differs), and all tables written, which the kernel would
+# otherwise do in the first minute.
 LAID_OUT = ["-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
 GENERATORS = ("systemd-debug-generator", "systemd-fstab-generator", "systemd-run-generator")
-# The options of the two file systems stand on the kernel's command line: rig.root=ro, rig.data=OPTIONS, rig.type=TYPE and
+# Options of the two file systems on the kernel's command line: rig.root=ro, rig.data=OPTIONS, rig.type=TYPE and
 # rig.mount=PATH of the second one, rig.day=SECONDS for the clock.
 INIT = """#!/bin/busybox sh
 B=/bin/busybox
@@ -113,7 +114,7 @@ def have_tools() -> None:
     missing = [package for program, package in TOOLS.items() if shutil.which(program) is None]
     plugin = list(Path("/usr/lib").glob("**/nbdkit/plugins/nbdkit-python-plugin.so"))
     if missing or not plugin:
-        # QEMU's network card requires its boot program although it is not used for booting.
+        # QEMU's network card requires its boot ROM although it is not used for booting.
         environment.apt_install(*missing, "nbdkit", "nbdkit-plugin-python", "ipxe-qemu")
 
 
@@ -128,7 +129,7 @@ def run(*command: object, **options: object) -> str:
 
 
 def by_recipe(name: str, make: Callable[[Path], None]) -> Path:
-    """Makes a file again if the code of this module has changed."""
+    """Creates a file again if the code of this module has changed."""
     path = HOME / f"{name}-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
     if not path.exists():
         for outdated in HOME.glob(f"{name}-*"):
@@ -137,7 +138,8 @@ def by_recipe(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def once(path: Path, make: Callable[[Path], None]) -> Path:
-    """`path` as `make` makes it, unless it is there already; half of it never is."""
+    """Returns `path` and creates it with `make` if it does not exist. An interrupted `make` leaves no partial result
+    there."""
     if not path.exists():
         part = path.with_name(path.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
@@ -149,7 +151,7 @@ def once(path: Path, make: Callable[[Path], None]) -> Path:
 
 
 def fetched(make: Callable[[], None], what: str) -> None:
-    """Something that comes from Debian's archive; a `Skip` when that does not answer."""
+    """Downloads something from Debian's archive. Raises `Skip` if the archive does not answer."""
     try:
         supply.tries(what, make)
     except supply.Missing as missing:
@@ -157,7 +159,7 @@ def fetched(make: Callable[[], None], what: str) -> None:
 
 
 def unpacked(name: str) -> Path:
-    """A package of Debian's for arm64, unpacked; of a kernel's that which its name stands for."""
+    """Returns the unpacked arm64 package; for a kernel's meta package, the kernel that it depends on."""
     def make(part: Path) -> None:
         apt = supply.Apt([RELEASE], "arm64")
         fetched(apt.update, "the package list for arm64")
@@ -170,12 +172,12 @@ def unpacked(name: str) -> Path:
 
 
 def kernel(kind: str) -> Path:
-    """The kernel as QEMU starts it."""
+    """Returns the kernel image for QEMU."""
     return next((unpacked(KERNELS[kind]) / "boot").glob("vmlinuz-*"))
 
 
 def initrd(kind: str) -> Path:
-    """The first file system: busybox, modules, and INIT."""
+    """Creates the initial file system: busybox, modules, and INIT."""
     def make(part: Path) -> None:
         tree = part.with_name("tree-of-initrd")
         shutil.rmtree(tree, ignore_errors=True)
@@ -193,7 +195,7 @@ def initrd(kind: str) -> Path:
 
 
 def base() -> Path:
-    """The tree of a system without Leveret."""
+    """Creates the tree of a system without Leveret."""
     def make(part: Path) -> None:
         tar = part.with_name("base.tar")
         option = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] "
@@ -210,7 +212,7 @@ def base() -> Path:
 
 
 def settle(tree: Path) -> None:
-    """Does what the packages' own scripts would have done, as far as anything here needs it."""
+    """Does what the packages' own scripts would have done, as far as it is needed here."""
     for name in ("passwd", "group"):
         shutil.copy(tree / "usr/share/base-passwd" / f"{name}.master", tree / "etc" / name)
     (tree / "etc/shadow").write_text("")
@@ -244,8 +246,8 @@ def settle(tree: Path) -> None:
 
 
 def tree_with(tree: Path, package: Path) -> Path:
-    """The base with a package of ours in it, as who builds images for boards puts it there: unpacked, its user made,
-    its unit enabled. Files that stay as they are share their bytes with the base."""
+    """Returns the base tree with a package of ours, added as for a board image: unpacked, with its user created and its
+    unit enabled. Unchanged files are hard links to the base."""
     shutil.rmtree(tree, ignore_errors=True)
     run("cp", "-al", base(), tree)
     run("dpkg-deb", "-x", package, tree)
@@ -265,7 +267,7 @@ def tree_with(tree: Path, package: Path) -> Path:
 
 
 def ext4(tree: Path, image: Path, size: str = "400M") -> Path:
-    """A file system with the files of a tree."""
+    """Creates a file system with the files of a tree."""
     image.unlink(missing_ok=True)
     run("mke2fs", "-q", "-t", "ext4", *LAID_OUT, "-d", tree, image, size)
     return image
@@ -281,7 +283,7 @@ def empty(image: Path, size: str, owner_of: Path) -> Path:
 
 
 def f2fs(image: Path, size: str) -> Path:
-    """An empty f2fs, made for flash without a controller that hides it."""
+    """Creates an empty f2fs, a file system for flash."""
     image.unlink(missing_ok=True)
     run("truncate", "-s", size, image)
     run("mkfs.f2fs", "-q", image)
@@ -297,7 +299,7 @@ def device_tree(path: Path, memory_mb: int, model: str, compatible: List[str]) -
 
 
 def is_whole(image: Path) -> None:
-    """A file system that was ended in order has nothing that its checker would mend."""
+    """Checks that fsck finds nothing to repair in a file system that was unmounted cleanly."""
     if "f2fs" in run("blkid", "-p", "-o", "value", "-s", "TYPE", image):
         run("fsck.f2fs", "--dry-run", image)
     else:
@@ -305,7 +307,7 @@ def is_whole(image: Path) -> None:
 
 
 def write_into(tree: Path, files: List[tuple]) -> None:
-    """Writes texts into a tree; a file that the base has, too, is one of its own from then on."""
+    """Writes texts into a tree. A file that is linked to the base is replaced by a separate one."""
     for place, text in files:
         path = tree / place
         path.parent.mkdir(parents=True, exist_ok=True)

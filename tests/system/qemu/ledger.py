@@ -18,23 +18,23 @@ from harness import brokers, soak  # noqa: E402
 PLACE = Path(__file__).with_name("cuts.tsv")
 COLUMNS = ["date", "commit", "system", "seed", "cuts", "died_booting", "with_unflushed", "confirmed", "upstream", "changes",
            "lost", "wrong", "without_sync_lost"]
-# Columns that can be added up.
+# The columns that are added up.
 SUMMED = COLUMNS[4:]
 
 
 def rows() -> List[Dict[str, str]]:
-    """All lines."""
+    """Returns all lines."""
     lines = PLACE.read_text().splitlines() if PLACE.exists() else []
     return [dict(zip(COLUMNS, line.split("\t"))) for line in lines[1:]]
 
 
 def next_seed() -> int:
-    """A seed that no series had."""
+    """Returns a seed that no series has used."""
     return max((int(row["seed"]) for row in rows()), default=0) + 1
 
 
 def add(system: str, series: Series, without_sync: Series) -> None:
-    """Writes down what came of a series, and of the cuts beside it that have to lose something."""
+    """Appends the results of a series, and of the cuts without syncs that have to lose something."""
     is_new = not PLACE.exists()
     row = [datetime.date.today(), soak.commit(PLACE), system, series.seed, series.checked, series.died_booting,
            series.disk["pending"], series.kept.publisher.total, series.centre.publisher.total if series.centre else 0,
@@ -46,7 +46,7 @@ def add(system: str, series: Series, without_sync: Series) -> None:
 
 
 def told() -> str:
-    """The sum for each system, and of all."""
+    """Returns the sums for each system and in total."""
     kinds = sorted({row["system"] for row in rows()})
     lines = []
     for kind in [*kinds, "all"]:

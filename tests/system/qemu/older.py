@@ -18,26 +18,26 @@ import image  # noqa: E402
 import supply  # noqa: E402
 from harness import brokers, environment, suite  # noqa: E402
 
-# The last one that writes the first format of the store.
+# The last commit that writes the first store format.
 COMMIT = "4dce917a39234c2ac23edecb1a1ee07a77644b73"
 TARGET = "aarch64-unknown-linux-musl"
 BUILD_TIMEOUT_S = 2400
 
 
 def binary() -> Path:
-    """The static program for arm64."""
+    """Returns the static binary for arm64."""
     return image.once(image.HOME / f"older-{COMMIT[:12]}", make) / "leveret"
 
 
 def make(part: Path) -> None:
-    """Takes the sources out of the history and builds them."""
+    """Exports the sources from the history and builds them."""
     if subprocess.run(["git", "cat-file", "-e", f"{COMMIT}^{{tree}}"], cwd=brokers.ROOT, check=False,
                       stderr=subprocess.DEVNULL).returncode:
-        raise suite.Skip(f"the history of this clone has no {COMMIT[:12]}")
+        raise suite.Skip(f"the history of this clone has no commit {COMMIT[:12]}")
     source = part / "source"
     source.mkdir(parents=True)
     image.run("sh", "-c", f"git -C '{brokers.ROOT}' archive {COMMIT} | tar -x -C '{source}'")
-    # Where it lies now is inside of another package.
+    # The folder is inside another cargo package now.
     with (source / "Cargo.toml").open("a") as manifest:
         manifest.write("\n[workspace]\n")
     try:
@@ -51,7 +51,7 @@ def make(part: Path) -> None:
     done = subprocess.run(static.command(TARGET), cwd=source, env=told, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, timeout=BUILD_TIMEOUT_S, check=False)
     if done.returncode and any(mark in done.stdout for mark in supply.NO_INDEX):
-        raise environment.Unreachable("the crates' index does not answer, so no older Leveret was built")
-    assert done.returncode == 0, f"the older Leveret does not build: {done.stdout[-2000:]}"
+        raise environment.Unreachable("the crate registry does not answer, so no older Leveret was built")
+    assert done.returncode == 0, f"the older Leveret cannot be built: {done.stdout[-2000:]}"
     static.binary(TARGET, part / "build").rename(part / "leveret")
     image.run("rm", "-r", source, part / "build")

@@ -23,34 +23,34 @@ from harness.brokers import Address  # noqa: E402
 
 USER, PASSWORD = "edge", "over the edge"
 PERSISTENT = {"delivery_mode": 2}
-# A cut ends a connection at once; a busy machine may take long to answer.
+# A cut closes a connection at once, but a busy machine may take long to answer.
 PATIENCE_S = suite.patience(60.0)
 # Number of outstanding confirms at which publishers wait, as programs with limited memory do.
 WINDOW = 24
 BODY_BYTES_MAX = 3000
 TRANSACTION = 10
 CHECKED_AT_ONCE = 500
-# A broken connection, told apart from a mistake of ours.
+# Errors of a broken connection, in contrast to errors of the test.
 BROKEN = (OSError, raw.Closed)
 
 
 def connect(address: Address) -> raw.Client:
-    """A connection with a channel."""
+    """Returns a connection with a channel."""
     client = raw.Client(address, timeout=PATIENCE_S, user=USER, password=PASSWORD)
     client.open()
     return client
 
 
 def body(queue: str, number: int) -> bytes:
-    """The message of a number: its name over and over, so that a piece of it tells whose it is."""
+    """Returns the body of a message: queue and number repeated, so that any part of it identifies the message."""
     name = f"{queue} {number:07} ".encode()
     return name * (1 + random.Random(number).randrange(BODY_BYTES_MAX) // len(name))
 
 
 def number_of(queue: str, content: bytes) -> int:
-    """The number of a message; an error when it is not as it was published."""
+    """Returns the number of a message. Fails if it was altered."""
     number = int(content.split()[1])
-    assert content == body(queue, number), f"message {number} of {queue} is not as it was: {content[:60]!r}"
+    assert content == body(queue, number), f"message {number} of {queue} was altered: {content[:60]!r}"
     return number
 
 
@@ -69,7 +69,7 @@ class Publisher:
         self.next = 0
         self.confirmed: Set[int] = set()
         self.unsure: Set[int] = set()
-        # All that were ever confirmed; the sets are of what the checks still look for.
+        # The number of all confirmed messages. The sets contain only those that are still checked.
         self.total = 0
 
     def __call__(self, address: Address, stop: threading.Event) -> None:
@@ -108,7 +108,7 @@ class Kept:
         self.back = 0
 
     def settle(self, address: Address, stop: threading.Event) -> None:
-        """Takes the oldest, some at a time, while others come."""
+        """Takes the oldest messages in groups, while others are published."""
         client = connect(address)
         client.call(1, "queue.declare", queue=self.name, durable=True)
         client.call(1, "tx.select")
@@ -126,7 +126,7 @@ class Kept:
         client.close()
 
     def commit(self, client: raw.Client, tag: int, numbers: Set[int]) -> None:
-        """One transaction."""
+        """Acknowledges these messages in one transaction."""
         self.committing = numbers
         client.send(wire.method(1, "basic.ack", delivery_tag=tag, multiple=True))
         client.call(1, "tx.commit")
@@ -135,11 +135,12 @@ class Kept:
         self.publisher.confirmed -= numbers
 
     def check(self, address: Address, keep: int = 40, may_come_back: bool = False) -> Verdict:
-        """Holds the board to the ledger, and settles all but the newest. After damage what was settled may be back."""
+        """Compares the board with the records, and settles all but the newest. After damage, settled messages may be
+        delivered again."""
         client = connect(address)
         client.call(1, "tx.select")
         count = client.call(1, "queue.declare", queue=self.name, durable=True).args["message_count"]
-        # Small boards deliver this many at once, and more only after some are acknowledged.
+        # Small boards deliver this many messages at once, and more after some are acknowledged.
         client.call(1, "basic.qos", prefetch_count=CHECKED_AT_ONCE)
         client.send(wire.method(1, "basic.consume", queue=self.name))
         client.expect("basic.consume-ok")
@@ -149,7 +150,7 @@ class Kept:
             try:
                 content = client.expect("basic.deliver")
             except TimeoutError:
-                # Messages that the log has lost are counted until they would be read.
+                # The queue counts lost messages until it tries to read them.
                 break
             numbers.append(number_of(self.name, content.body))
             if len(numbers) == count - keep or len(numbers) - settled == CHECKED_AT_ONCE:
@@ -201,7 +202,7 @@ class Access:
         self.changes = 0
 
     def __call__(self, address: Address, stop: threading.Event) -> None:
-        """One change after the other."""
+        """Sends one change after the other."""
         while not stop.is_set():
             after = dict(self.state)
             method, path, value = self.change(after)
@@ -212,7 +213,7 @@ class Access:
             stop.wait(0.02)
 
     def change(self, state: Dict[str, Any]) -> tuple:
-        """The next change, done to `state`: the request for it."""
+        """Applies the next change to `state`. Returns the request for it."""
         name = f"u{self.chance.randrange(8)}"
         queue = f"q{self.chance.randrange(8)}"
         kind = self.chance.randrange(5)
@@ -254,7 +255,7 @@ class Access:
 
 
 def difference(found: Dict[str, Any], expected: Dict[str, Any]) -> str:
-    """Where two states differ."""
+    """Returns the differences between two states."""
     names = sorted(set(found) | set(expected))
     parts = [f"{name}: {found.get(name)} instead of {expected.get(name)}" for name in names
              if found.get(name) != expected.get(name)]
@@ -262,7 +263,7 @@ def difference(found: Dict[str, Any], expected: Dict[str, Any]) -> str:
 
 
 def ask(address: Address, method: str, path: str, value: Any = None) -> Any:
-    """One request to the management API; an error that looks like a broken connection when it is one."""
+    """Sends one request to the management API. Raises OSError if the failure is that of a broken connection."""
     connection = http.client.HTTPConnection(*address, timeout=PATIENCE_S)
     login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     try:
@@ -299,7 +300,7 @@ class Centre:
         self.thread.start()
 
     def take(self) -> None:
-        """Everything that arrives, as it arrives."""
+        """Takes everything that arrives."""
         while not self.stopping:
             try:
                 content = self.client.recv(0.5)
@@ -313,7 +314,7 @@ class Centre:
             self.client.send(wire.method(1, "basic.ack", delivery_tag=content.method.args["delivery_tag"]))
 
     def note(self, content: raw.Content) -> None:
-        """One reading: the first time in its place, again with a mark and the same id."""
+        """Records one reading: in order the first time; a repetition must be marked and have the same id."""
         headers = {name: field.value for name, field in content.header.props.get("headers", [])}
         number, own_id = number_of(self.queue, content.body), headers[b"x-bridge-id"]
         if number in self.ids:
@@ -326,11 +327,11 @@ class Centre:
         self.last, self.ids[number] = number, own_id
 
     def missing(self) -> List[int]:
-        """Confirmed readings that have not come yet."""
+        """Returns confirmed readings that have not arrived yet."""
         return sorted(self.publisher.confirmed - set(self.ids))
 
     def close(self) -> None:
-        """Before the upstream goes."""
+        """Closes the connection before the upstream is stopped."""
         self.stopping = True
         self.thread.join(10.0)
         self.client.close()
@@ -338,7 +339,7 @@ class Centre:
 
 def run_together(parts: List[Callable[[Address, threading.Event], None]], addresses: List[Address],
                  stop: threading.Event) -> tuple:
-    """Each part in a thread of its own until its connection breaks; the threads, and a list that mistakes go to."""
+    """Runs each part in a thread until its connection breaks. Returns the threads and a list of their errors."""
     mistakes: List[str] = []
 
     def guarded(part: Callable[[Address, threading.Event], None], address: Address) -> None:
@@ -349,7 +350,7 @@ def run_together(parts: List[Callable[[Address, threading.Event], None]], addres
                 mistakes.append(f"the broker closed a connection: {closed}")
         except OSError:
             pass
-        except Exception as mistake:  # whatever it is, the check wants to know
+        except Exception as mistake:  # the check reports any error
             mistakes.append(f"{type(mistake).__name__}: {mistake}")
 
     threads = [threading.Thread(target=guarded, args=pair, daemon=True) for pair in zip(parts, addresses)]

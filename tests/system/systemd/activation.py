@@ -3,9 +3,9 @@
 
     tests/system/systemd/activation.py [CASE... | --list]
 
-The tool listens, waits for a connection, and then executes the broker, which has to serve that connection. A socket of an
-address that the configuration does not name is refused, with a text that says what to do. Each address of the shipped
-leveret.socket is in the shipped configuration.
+The tool listens, waits for a connection, and then executes the broker, which has to serve that connection. A socket of
+an address that the configuration does not name is refused, with a text that says what to do. Each address of the
+shipped leveret.socket is in the shipped configuration.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ PATIENCE_S = 30.0
 
 
 class Taken(Exception):
-    """Another program took the port before the tool did."""
+    """Raised when another program took the port before the tool did."""
 
 
 class Activated:
-    """The tool, which becomes a broker with the first who connects to one of `ports`."""
+    """The tool, which executes the broker when the first client connects to one of `ports`."""
 
     def __init__(self, ports: List[int], configured: List[str]) -> None:
         if shutil.which(TOOL) is None:
@@ -44,13 +44,14 @@ class Activated:
         self.log = Path(self.home.name, "log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True)
-        said = suite.until("it listens", lambda: self.listens(len(ports)), PATIENCE_S)
+        said = suite.until("the tool listens", lambda: self.listens(len(ports)), PATIENCE_S)
         if said == "taken":
             self.__exit__()
             raise Taken
 
     def listens(self, count: int) -> str:
-        """Returns "yes" if the tool listens on `count` ports, "taken" if another program has one, otherwise an empty text."""
+        """Returns "yes" if the tool listens on `count` ports, "taken" if another program has one, otherwise an empty
+        text."""
         said = self.log.read_text()
         if "Address already in use" in said:
             return "taken"
@@ -65,14 +66,15 @@ class Activated:
 
 
 def served_once_it_is_there() -> None:
-    """A client that connects before the broker runs is served by it; later clients and those of the other listener too.
-    """
+    """A client that connects before the broker runs is served by it, and so are later clients and those of the other
+    listener."""
     first, second = brokers.free_port(), brokers.free_port()
     configured = [f"127.0.0.1:{port}" for port in (first, second, 0)]
     with Activated([second, first], [word for at in configured for word in ("--listen", at)]) as activated:
         raw.Client(brokers.Address("127.0.0.1", first), timeout=PATIENCE_S).close()
         pattern = re.compile(r" listening on 127\.0\.0\.1:(\d+)$", re.MULTILINE)
-        ports = suite.until("its own port", lambda: set(map(int, pattern.findall(activated.log.read_text()))), PATIENCE_S)
+        ports = suite.until("the broker listens on its own port",
+                            lambda: set(map(int, pattern.findall(activated.log.read_text()))), PATIENCE_S)
         assert len(ports) == 3 and ports > {first, second}, activated.log.read_text()
         for port in sorted(ports):
             client = raw.Client(brokers.Address("127.0.0.1", port), timeout=PATIENCE_S)
@@ -82,7 +84,7 @@ def served_once_it_is_there() -> None:
 
 
 def the_management_api_too() -> None:
-    """A listener of systemd has the access rules of its address in the configuration."""
+    """A socket from systemd has the access rules of its address in the configuration."""
     management = brokers.free_port()
     words = ["--listen", "127.0.0.1:0", "--management", f"127.0.0.1:{management}"]
     with Activated([management], words):
@@ -95,7 +97,7 @@ def an_unconfigured_socket_is_refused() -> None:
     """A socket for an address that the configuration does not name is refused."""
     stranger = brokers.free_port()
     with Activated([stranger], ["--listen", "127.0.0.1:0"]) as activated:
-        # The broker may be gone, and its sockets with it, before the connection is looked at here.
+        # The broker may end and close its sockets before the connection is read here.
         with contextlib.suppress(ConnectionResetError):
             socket.create_connection(("127.0.0.1", stranger), suite.patience(PATIENCE_S)).close()
         assert activated.process.wait(suite.patience(PATIENCE_S)) != 0
@@ -104,7 +106,7 @@ def an_unconfigured_socket_is_refused() -> None:
 
 
 def what_is_shipped() -> None:
-    """The shipped sockets are those of the shipped configuration."""
+    """The sockets of the shipped unit are those of the shipped configuration."""
     folder = brokers.ROOT / "systemd"
     listened = re.findall(r"^ListenStream=(.*)$", (folder / "leveret.socket").read_text(), re.MULTILINE)
     configured = re.search(r"^listen = \[(.*)\]$", (folder / "leveret.toml").read_text(), re.MULTILINE)
@@ -112,11 +114,12 @@ def what_is_shipped() -> None:
 
 
 def with_free_ports(case: Callable[[], None]) -> None:
-    """The tool cannot choose ports and the broker has to be told which, so a case begins anew with others."""
+    """Runs a case with free ports, and again with others if one was taken. The tool cannot choose ports, and the
+    broker's configuration must contain them."""
     for _ in range(brokers.PORT_TRIES):
         with contextlib.suppress(Taken):
             return case()
-    raise AssertionError("each port that was free was taken in the same moment")
+    raise AssertionError("another program took each of the free ports first")
 
 
 CASES = {case.__name__.replace("_", "-"): case
@@ -124,7 +127,7 @@ CASES = {case.__name__.replace("_", "-"): case
 
 
 def main() -> int:
-    """All of them, or those that are named."""
+    """Runs all cases, or those that are named."""
     if sys.argv[1:] == ["--list"]:
         print("\n".join(CASES))
         return 0

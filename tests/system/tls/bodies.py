@@ -1,4 +1,4 @@
-"""Large bodies both ways at once, and readers that do not read."""
+"""Large bodies in both directions at once, and clients that do not read."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BODY = 16 * MIB
 
 
 def pump(client: Client, out: bytes, enough: Callable[[List[wire.Frame]], bool]) -> List[wire.Frame]:
-    """Writes and reads at the same time until all is written and enough has come."""
+    """Writes and reads at the same time until everything is written and `enough` accepts the received frames."""
     secure = client.socket
     secure.setblocking(False)
     frames: List[wire.Frame] = []
     view, at = memoryview(out), 0
     deadline = time.monotonic() + patience(6 * PATIENCE)
     while at < len(view) or not enough(frames):
-        assert time.monotonic() < deadline, f"{at} of {len(view)} bytes written, {len(frames)} frames came"
+        assert time.monotonic() < deadline, f"{at} of {len(view)} bytes were written, {len(frames)} frames received"
         moved = False
         if at < len(view):
             try:
@@ -38,7 +38,7 @@ def pump(client: Client, out: bytes, enough: Callable[[List[wire.Frame]], bool])
                 pass
         try:
             data = secure.recv(262_144)
-            assert data, "the broker hung up"
+            assert data, "the broker closed the connection"
             client.buffer += data
             frames.extend(wire.split_frames(client.buffer))
             others = [wire.decode_method(f.payload) for f in frames[-1:] if f.kind == wire.FRAME_METHOD]
@@ -53,7 +53,7 @@ def pump(client: Client, out: bytes, enough: Callable[[List[wire.Frame]], bool])
 
 
 def both_ways(folder: Path) -> None:
-    """One connection sends 16 MiB bodies and is sent them at the same time, over both versions."""
+    """One connection sends and receives 16 MiB bodies at the same time, with TLS 1.2 and 1.3."""
     office = Office(folder)
     with Broker(office.server()) as broker:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -67,13 +67,13 @@ def both_ways(folder: Path) -> None:
             count = lambda frames: sum(len(f.payload) for f in frames if f.kind == wire.FRAME_BODY)  # noqa: E731
             frames = pump(client, out, lambda frames: count(frames) >= total)
             came = b"".join(f.payload for f in frames if f.kind == wire.FRAME_BODY)
-            assert zlib.crc32(came) == zlib.crc32(b"".join(bodies)), "they came back otherwise"
+            assert zlib.crc32(came) == zlib.crc32(b"".join(bodies)), "the bodies were altered"
             client.close()
         assert broker.peak_kib() <= 128_000_000 // 1024, f"{broker.peak_kib()} KiB resident"
 
 
 def slow_readers(folder: Path) -> None:
-    """Forty consumers of large messages that stop reading: each costs a record and no more."""
+    """Forty consumers of large messages stop reading. Each uses the memory of one TLS record."""
     office = Office(folder)
     with Broker(office.server(), limits='socket_send_buffer_bytes = "64KiB"') as broker:
         how = context(office)
@@ -92,19 +92,19 @@ def slow_readers(folder: Path) -> None:
         for reader in readers:
             reader.call(1, "basic.consume", queue=f"slow-{readers.index(reader)}", consumer_tag="t", no_ack=False)
         time.sleep(0.5)
-        # Others are served while all of them stand still.
+        # Other clients are served while the forty read nothing.
         for _ in range(20):
             publisher.publish(1, "", "slow-0", b"x")
             publisher.expect("basic.ack")
         grown = broker.rss_kib() - before
-        assert grown <= len(readers) * 24 + 1024, f"{grown} KiB for {len(readers)} readers that do not read"
+        assert grown <= len(readers) * 24 + 1024, f"{grown} KiB for {len(readers)} clients that do not read"
         got = readers[7].expect("basic.deliver")
-        assert len(got.body) == 8 * MIB, "it goes on when it reads again"
+        assert len(got.body) == 8 * MIB, "the body is incomplete after the client reads again"
 
 
-def leaves_while_it_waits(folder: Path) -> None:
-    """A publisher that waits for room closes its connection, with TLS and without: it is answered, others are served,
-    and what of it was taken stays."""
+def close_while_blocked(folder: Path) -> None:
+    """A blocked publisher closes its connection, with and without TLS: it gets close-ok, other clients are served, and
+    its accepted messages stay."""
     office = Office(folder)
     small = 'body_bytes_max = "4MiB"\nassembly_bytes_max = "1800KiB"\nmessage_size_max = "1MiB"'
     with Broker(office.server(), limits=small) as broker:
@@ -120,19 +120,19 @@ def leaves_while_it_waits(folder: Path) -> None:
                     client.held.append(client.expect("connection.blocked", timeout=0.02))
                 except TimeoutError:
                     pass
-                assert sent < 10_000, "it never waits"
+                assert sent < 10_000, "it is never blocked"
             behind = [wire.publish(1, "", "q", bytes(100)) for _ in range(3)]
             client.send(b"".join([*behind, wire.method(0, "connection.close", reply_code=200, reply_text="bye")]))
             client.expect("connection.close-ok", timeout=patience(3 * PATIENCE))
             other = Client(broker.address)
             other.open()
             count = other.call(1, "queue.purge", queue="q").args["message_count"]
-            assert count == sent - 1, f"{count} of {sent}, of which one waited"
+            assert count == sent - 1, f"{count} of {sent} messages, one of which was blocked"
             other.close()
 
 
 CASES: Dict[str, Callable[[Path], None]] = {
-    "leaves-while-it-waits": leaves_while_it_waits,
+    "close-while-blocked": close_while_blocked,
     "full-duplex": both_ways,
     "slow-readers": slow_readers,
 }

@@ -1,4 +1,4 @@
-"""Versions of TLS, and whose certificate lets whom in."""
+"""Versions of TLS, and which certificates are accepted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 
 def there_and_back(broker: Broker, how: ssl.SSLContext) -> None:
-    """Publishes and fetches bodies of all sizes with confirms."""
+    """Publishes and gets bodies of all sizes with confirms."""
     connection = pika_client(broker, how)
     channel = connection.channel()
     channel.confirm_delivery()
@@ -31,18 +31,18 @@ def there_and_back(broker: Broker, how: ssl.SSLContext) -> None:
         body = chance("there-and-back").randbytes(size)
         channel.basic_publish("", "there", body, mandatory=True)
         _, _, got = channel.basic_get("there", auto_ack=True)
-        assert (got or b"") == body, f"{size} bytes came back otherwise"
+        assert (got or b"") == body, f"the body of {size} bytes was altered"
     connection.close()
 
 
 def refuses(broker: Broker, how: ssl.SSLContext, logged: str) -> None:
-    """A client gets no AMQP out of it, and the log says why."""
+    """Checks that a client gets no AMQP, and that the log names the reason."""
     try:
         raw_client(broker, how)
     except (ssl.SSLError, OSError, Exception) as error:
         assert not isinstance(error, AssertionError), error
     else:
-        raise AssertionError("it was let in")
+        raise AssertionError("the client was accepted")
     broker.logged(logged)
 
 
@@ -64,7 +64,7 @@ def rsa_key(folder: Path) -> None:
 
 
 def mutual(folder: Path) -> None:
-    """A client's certificate: required, allowed, and all the ways it can be wrong."""
+    """Client certificates: required, optional, and invalid in every way."""
     office, others = Office(folder / "office"), Office(folder / "others", "another authority")
     meter = office.issue("meter-7", "meter-7", ["DNS:meter-7.example"])
     wrong = others.issue("stranger")
@@ -111,14 +111,14 @@ def external(folder: Path) -> None:
             log_in(broker, paper)
         except (pika.exceptions.ProbableAuthenticationError, pika.exceptions.AuthenticationError):
             return
-        raise AssertionError("it was let in")
+        raise AssertionError("the client was accepted")
 
     with Broker(office.server(), how) as broker:
         log_in(broker, guest)
         refused(broker, nobody)
         refused(broker, by_name)
         refused(broker, None)
-        # With a certificate, a password is still one way.
+        # A client with a certificate can still log in with a password.
         there_and_back(broker, context(office, nobody))
     with Broker(office.server(), how + '\nlogin_from = "subject_alternative_name_dns"') as broker:
         log_in(broker, by_name)
@@ -126,8 +126,8 @@ def external(folder: Path) -> None:
 
 
 def clock_at_1970(folder: Path) -> None:
-    """A board that does not know the time: clients whose certificates are no younger than its own get in, for it
-    cannot be earlier; an expired one stays out; and the log names the clock."""
+    """The clock of a board is not set. Clients whose certificates are at least as old as the broker's are accepted,
+    because the time cannot be earlier. An expired one is refused, and the log names the clock."""
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
     if library is None:
         environment.apt_install("libfaketime")
@@ -162,7 +162,8 @@ def clock_at_1970(folder: Path) -> None:
 
 
 def distrustful_client(folder: Path) -> None:
-    """A client that does not know our authority says so, and the log says what to give it."""
+    """A client that does not trust our certificate authority sends an alert, and the log says what to give to the
+    client."""
     office, others = Office(folder / "office"), Office(folder / "others", "another authority")
     with Broker(office.server()) as broker:
         try:
@@ -170,13 +171,13 @@ def distrustful_client(folder: Path) -> None:
         except ssl.SSLCertVerificationError:
             pass
         else:
-            raise AssertionError("the client should not have trusted it")
+            raise AssertionError("the client trusted the certificate")
         broker.logged("the TLS handshake failed: the client does not trust the issuer of our certificate")
         Client(broker.address).close()
 
 
 def by_name(folder: Path) -> None:
-    """Several certificates: the one made out to the name that is asked for."""
+    """Of several certificates, the broker uses the one for the requested name."""
     office = Office(folder)
     first, second = office.server(), office.issue("second", names=["DNS:second.example"])
     with Broker(first) as broker:
@@ -191,7 +192,7 @@ def by_name(folder: Path) -> None:
             with socket.create_connection(("127.0.0.1", broker.tls_port)) as plain:
                 with how.wrap_socket(plain, server_hostname=name) as secure:
                     names = [value for _, value in secure.getpeercert()["subjectAltName"]]
-            assert shown in names, f"{name} was shown the certificate of {names}"
+            assert shown in names, f"the client asked for {name} and got the certificate of {names}"
 
 
 CASES: Dict[str, Callable[[Path], None]] = {

@@ -1,4 +1,4 @@
-"""Handshakes by the hundred, and handshakes that never end."""
+"""Hundreds of handshakes, and handshakes that never end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from support import Broker, context, hello, raw_client
 
 
 def slow_handshakes(folder: Path) -> None:
-    """One octet a second from more peers than there are places: when their time is up, others get in."""
+    """More clients than there are connections send one octet a second. After the handshake timeout other clients are
+    accepted."""
     office = Office(folder)
     limits = 'tls_handshakes_max = 8\nhandshake_timeout = "2s"'
     with Broker(office.server(), limits=limits) as broker:
@@ -51,8 +52,8 @@ def slow_handshakes(folder: Path) -> None:
 
 
 def tiny_records(folder: Path) -> None:
-    """A hello in records of an octet each is cut off after a bounded number of them, whether they come one by one or
-    in bulk; one in a hundred records is a hello like any other."""
+    """A client hello in records of one octet is refused after a bounded number of records, sent singly or at once. A
+    hello in a hundred records is accepted."""
     office = Office(folder)
     with Broker(office.server()) as broker:
         large = b"\x01" + (15000).to_bytes(3, "big") + b"\x03\x03" + bytes(15000)
@@ -75,11 +76,11 @@ def tiny_records(folder: Path) -> None:
             for at in range(0, len(words), each):
                 part = words[at:at + each]
                 peer.sendall(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part)
-            assert peer.recv(1)[0] == 0x16, "it is answered with a hello"
+            assert peer.recv(1)[0] == 0x16, "the answer is no TLS handshake"
 
 
 def broken_off(folder: Path) -> None:
-    """Handshakes broken off in the middle by the hundred leave nothing behind."""
+    """Hundreds of handshakes that are broken off leave nothing behind."""
     office = Office(folder)
     with Broker(office.server(), limits="tls_handshakes_max = 4\ntls_connections_max = 4") as broker:
         how = context(office)
@@ -95,8 +96,8 @@ def broken_off(folder: Path) -> None:
 
 
 def all_clients_at_once(folder: Path) -> None:
-    """Two hundred clients come at once, each costing a signature with a large key: all get in, and meanwhile the
-    messages of one that is there go on."""
+    """Two hundred clients connect at once, and each needs a signature with a large key. All are accepted, and the
+    messages of a connected client continue."""
     office = Office(folder)
     limits = "tls_connections_max = 220\ntls_handshakes_max = 16"
     with Broker(office.server(kind="rsa:4096"), limits=limits, top='memory_limit = "160MB"') as broker:
@@ -120,8 +121,9 @@ def all_clients_at_once(folder: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join(patience(120))
-        assert not accidents and len(crowd) == 200, f"{len(crowd)} of 200 got in: {accidents[:3]}"
-        assert counts[-1] - counts[0] >= 50, f"{counts[-1] - counts[0]} messages of the other while they came in"
+        assert not accidents and len(crowd) == 200, f"{len(crowd)} of 200 were accepted: {accidents[:3]}"
+        assert counts[-1] - counts[0] >= 50, (
+            f"only {counts[-1] - counts[0]} messages of the other client while they connected")
         traffic.more()
         traffic.stop()
         for client in crowd:
@@ -129,7 +131,7 @@ def all_clients_at_once(folder: Path) -> None:
 
 
 def at_the_cap(folder: Path) -> None:
-    """Connections over TLS have a cap of their own: who comes beyond waits, and gets in when there is room."""
+    """Connections over TLS have a limit of their own. A client beyond it waits, and is accepted when one is closed."""
     office = Office(folder)
     with Broker(office.server(), limits="tls_connections_max = 3") as broker:
         how = context(office)
@@ -139,10 +141,10 @@ def at_the_cap(folder: Path) -> None:
         thread = threading.Thread(target=lambda: came.append(raw_client(broker, how)), daemon=True)
         thread.start()
         thread.join(0.5)
-        assert not came, "the fourth had to wait"
+        assert not came, "the fourth client did not have to wait"
         clients.pop().close()
         thread.join(patience(20))
-        assert came, "the fourth got in"
+        assert came, "the fourth client was not accepted"
 
 
 CASES: Dict[str, Callable[[Path], None]] = {

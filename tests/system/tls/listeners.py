@@ -30,7 +30,7 @@ def say(port: int, words: bytes) -> bytes:
 
 
 def wrong_protocols(folder: Path) -> None:
-    """AMQP where TLS is spoken, TLS where AMQP is, HTTP at either: a word for each that says what to change."""
+    """AMQP to a TLS listener, TLS to an AMQP listener, and HTTP to either: the log says for each what to change."""
     office = Office(folder)
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
     for is_tls, words, answer, logged in [
@@ -45,18 +45,18 @@ def wrong_protocols(folder: Path) -> None:
             port = broker.tls_port if is_tls else broker.address.port
             for octets in [words] * 7:
                 heard = say(port, octets)
-                assert heard.startswith(answer) and (answer or not heard), f"{octets!r} was answered {heard!r}"
+                assert heard.startswith(answer) and (answer or not heard), f"{octets!r} was answered with {heard!r}"
             broker.logged(f"127.0.0.1:\\d+: {logged}")
-            # Five lines at once are an address's budget; the log is written beside the loop.
+            # One address may cause five lines at once. The log is written by another thread.
             broker.logged(f"(127.0.0.1:\\d+: {logged}[^\0]*){{5}}")
             count = broker.log().count("refused: ")
-            assert count == 5, f"five lines of one address at once, not {count}"
+            assert count == 5, f"{count} lines of one address at once, not 5"
             raw_client(broker, context(office)).close()
             Client(broker.address).close()
 
 
 def unix_socket(folder: Path) -> None:
-    """Programs of this machine, without a password over the network; the file comes and goes with the broker."""
+    """Programs of this machine connect over a Unix socket. Its file is created and removed by the broker."""
     path = folder / "amqp.sock"
 
     def start() -> brokers.Leveret:
@@ -72,7 +72,7 @@ def unix_socket(folder: Path) -> None:
         body = chance("unix-socket").randbytes(3_000_000)
         client.publish(1, "", "local", body)
         got = client.call(1, "basic.get", queue="local", no_ack=True)
-        assert got.body == body, "it came back otherwise"
+        assert got.body == body, "the body was altered"
         client.close()
 
     broker = start()
@@ -85,23 +85,24 @@ def unix_socket(folder: Path) -> None:
                                 text=True, timeout=patience(30))
         assert second.returncode == 1 and "another program listens there" in second.stderr, second.stderr
         broker.kill()
-        assert path.exists(), "a kill leaves it behind"
+        assert path.exists(), "the file is gone after a kill"
     finally:
         broker.close()
     broker = start()
     try:
         visit()
         broker.stop()
-        assert not path.exists(), "it goes with the broker"
+        assert not path.exists(), "the file is left after a stop"
     finally:
         broker.close()
 
 
 def unix_socket_of_a_container(folder: Path) -> None:
-    """The broker's process namespace is its own, so the kernel has no number for who visits: it gets in all the same."""
+    """The broker has its own process namespace, so the kernel reports no process id for the client. The client is
+    accepted nevertheless."""
     alone = ["unshare", "--pid", "--fork", "--kill-child"]
     if os.getuid() != 0 or subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
-        raise Skip("only root makes a process namespace")
+        raise Skip("only root can create a process namespace")
     path = folder / "amqp.sock"
     broker = brokers.Leveret(brokers.leveret_binary(), ["--listen-unix", str(path), "--log-level", "debug"], prefix=alone)
     try:
@@ -115,13 +116,13 @@ def unix_socket_of_a_container(folder: Path) -> None:
             client.close()
         wait_for(lambda: f"process 0 of user {os.getuid()}" in broker.log())
     finally:
-        # The started process is the one that waits for it.
+        # The started process is the parent that waits for the broker.
         broker.process.kill()
         broker.close()
 
 
 def bad_files(folder: Path) -> None:
-    """Files that cannot be used: one sentence with key and path, nothing of what is in them."""
+    """Certificate files that cannot be used: one error line with key and path, and nothing of their content."""
     office = Office(folder)
     good = office.server()
     other = office.server("other")

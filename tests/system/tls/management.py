@@ -24,14 +24,14 @@ GUEST = "Basic " + base64.b64encode(b"guest:guest").decode()
 
 
 def management(office: Office, limits: str = "", tls: str = "", paper: Optional[Paper] = None) -> Broker:
-    """A broker whose management API is served with TLS only."""
+    """Starts a broker whose management API is served over TLS only."""
     broker = Broker(paper or office.server(), limits=limits, tls=tls, extra=["--management-tls", "127.0.0.1:0"])
     broker.api_port = int(broker.logged(r"management API on https://127\.0\.0\.1:(\d+)/").group(1))
     return broker
 
 
 def visitor(broker: Broker, how: ssl.SSLContext, source: str = "127.0.0.1") -> http.client.HTTPSConnection:
-    """A client as programs have it."""
+    """Returns a TLS client of the management API."""
     return http.client.HTTPSConnection(
         "127.0.0.1", broker.api_port, context=how, timeout=patience(20), source_address=(source, 0))
 
@@ -47,7 +47,8 @@ def ask(peer: http.client.HTTPSConnection, path: str, method: str = "GET", body:
 
 
 def requests_and_answers(folder: Path) -> None:
-    """One connection: small ones, bodies of 50 KB, answers of more than 200 KB, the page, metrics, and the end."""
+    """One connection: small requests, bodies of 50 KB, answers of more than 200 KB, the page, metrics, and the close.
+    """
     office = Office(folder)
     with management(office) as broker:
         how = context(office)
@@ -81,7 +82,7 @@ def requests_and_answers(folder: Path) -> None:
         while data := sock.recv(65536):
             heard += data
         assert heard.count(b'"name":"guest"') == 2, heard
-        # A hundred kilobytes of requests at once: what waits behind others lies in what is this client's own.
+        # 100 KB of requests at once: those that wait are stored in the buffer of this client.
         peer = visitor(broker, how)
         peer.connect()
         peer.sock.sendall(request * 1000)
@@ -94,10 +95,9 @@ def requests_and_answers(folder: Path) -> None:
         assert f"port: {broker.api_port}, protocol: https, purpose: HTTP API over TLS" in broker.ctl("status")
 
 
-def wrong_words(folder: Path) -> None:
+def wrong_protocol(folder: Path) -> None:
     """HTTP without TLS gets an error text, and other bytes close the connection. A client with another authority
-    refuses the certificate. The listener continues.
-    """
+    refuses the certificate. The listener continues."""
     office = Office(folder)
     with management(office) as broker:
         heard = say(broker.api_port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -110,14 +110,15 @@ def wrong_words(folder: Path) -> None:
         except ssl.SSLCertVerificationError:
             pass
         else:
-            raise AssertionError("a certificate that nobody vouches for was trusted")
+            raise AssertionError("a certificate of an unknown authority was trusted")
         broker.logged("the TLS handshake failed")
         assert ask(visitor(broker, context(office)), "/api/whoami")["name"] == "guest"
         Client(broker.address).close()
 
 
-def silence_keeps_no_places(folder: Path) -> None:
-    """Forty that say nothing or half a greeting, with two places: who comes from elsewhere comes in all the same."""
+def silent_clients(folder: Path) -> None:
+    """Forty clients of one address are silent or send half a hello, and there are two connections. A client of another
+    address is accepted."""
     office = Office(folder)
     with management(office, limits="management_clients_max = 2") as broker:
         how = context(office)
@@ -143,11 +144,11 @@ def client_certificates(folder: Path) -> None:
         except (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected):
             pass
         else:
-            raise AssertionError("somebody without a certificate came in")
+            raise AssertionError("a client without a certificate was accepted")
 
 
 def new_certificates(folder: Path) -> None:
-    """A replaced certificate is used after a reload, by this listener and by AMQP's."""
+    """After a reload this listener and the AMQP listener use the replaced certificate."""
     office = Office(folder)
     place = Paper(folder / "in-use.pem", folder / "in-use.key")
     put(office.server("before"), place)
@@ -170,8 +171,8 @@ def shown(broker: Broker, how: ssl.SSLContext) -> str:
 
 CASES: Dict[str, Callable[[Path], None]] = {
     "management": requests_and_answers,
-    "management-wrong-words": wrong_words,
-    "management-silence-keeps-no-places": silence_keeps_no_places,
+    "management-wrong-protocol": wrong_protocol,
+    "management-silent-clients": silent_clients,
     "management-client-certificates": client_certificates,
     "management-new-certificates": new_certificates,
 }

@@ -1,4 +1,4 @@
-"""An authority of our own: certificates made by the `openssl` program, in a folder of their own."""
+"""A certificate authority for tests. Certificates are created by the `openssl` program in their own folder."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ distinguished_name = name
 
 
 class Paper(NamedTuple):
-    """A certificate and its key, as files."""
+    """The files of a certificate and its key."""
 
     certificate: Path
     key: Path
 
 
 class Office:
-    """Signs certificates."""
+    """A certificate authority."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
         self.folder = folder
@@ -74,8 +74,8 @@ class Office:
 
     def issue(self, name: str, common_name: str = "", names: Optional[List[str]] = None, kind: str = "P-256",
               days: int = 365, starts_in: int = -1, is_version_3: bool = True) -> Paper:
-        """A certificate for `names` (such as `DNS:localhost`), good from `starts_in` days from now on. One without
-        any extension is of version 1."""
+        """Creates a certificate for `names` (such as `DNS:localhost`), valid from `starts_in` days from now on. A
+        certificate without extensions has version 1."""
         key = self.make_key(name, kind)
         request, certificate = self.folder / f"{name}.csr", self.folder / f"{name}.pem"
         extensions = ["-addext", "basicConstraints=CA:FALSE"] if is_version_3 else []
@@ -103,5 +103,5 @@ class Office:
         os.replace(beside, place)
 
     def server(self, name: str = "server", kind: str = "P-256", starts_in: int = -1) -> Paper:
-        """A certificate for this machine."""
+        """Creates a certificate for this machine."""
         return self.issue(name, "localhost", ["DNS:localhost", "IP:127.0.0.1"], kind, starts_in=starts_in)

@@ -1,7 +1,7 @@
-"""TLS with the clients and tools people have.
+"""TLS with common clients and tools.
 
-Each case starts a broker of its own with certificates made for it. Verdicts are about what is let in, what is
-refused with which words, what gets through and how many; never about how long something took.
+Each case starts a broker with certificates created for it. The cases check which clients are accepted, which are
+refused with which text, and which messages arrive. They do not check durations.
 
 Suite lines: `PASS tls/NAME` and so on.
 """
@@ -23,7 +23,7 @@ from harness.suite import Skip, Suite  # noqa: E402
 
 
 def prepare() -> str:
-    """Why the suite cannot run here; empty when it can. It goes on under an interpreter that has pika."""
+    """Returns why the suite cannot run here; empty if it can. Starts itself again with an interpreter that has pika."""
     try:
         import pika  # noqa: F401
     except ImportError:
@@ -41,7 +41,7 @@ def prepare() -> str:
 
 
 def main() -> int:
-    """Run the cases named on the command line, or all of them."""
+    """Runs the cases named on the command line, or all of them."""
     brokers.raise_on_sigterm()
     suite = Suite("tls", sys.argv[1:])
     why = prepare()

@@ -1,4 +1,4 @@
-"""A broker with TLS, and clients that reach it."""
+"""A broker with TLS, and clients that connect to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE = 20.0
 
 
 class Broker(brokers.Leveret):
-    """A broker with a plain port and one for TLS."""
+    """A broker with a plain and a TLS listener."""
 
     def __init__(self, paper: Paper, tls: str = "", limits: str = "", top: str = "", extra: Optional[list] = None) -> None:
         text = f'{top}\n[tls]\ncertificate = "{paper.certificate}"\nkey = "{paper.key}"\n{tls}\n[limits]\n{limits}\n'
@@ -35,7 +35,7 @@ class Broker(brokers.Leveret):
 
 
 def wait_for(look: Callable, complaint: Callable[[], str] = lambda: "nothing came"):
-    """The first true value of `look`."""
+    """Waits for the first true value of `look` and returns it."""
     deadline = time.monotonic() + patience(PATIENCE)
     while True:
         found = look()
@@ -57,7 +57,7 @@ def context(office: Office, paper: Optional[Paper] = None, version: Optional[ssl
 
 
 def hello(how: ssl.SSLContext) -> bytes:
-    """The first record of a client."""
+    """Returns the first TLS record of a client."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     half = how.wrap_bio(incoming, outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -66,7 +66,7 @@ def hello(how: ssl.SSLContext) -> bytes:
 
 
 def dial(broker: Broker, how: ssl.SSLContext, receive_buffer: int = 0) -> ssl.SSLSocket:
-    """A socket whose handshake is over."""
+    """Returns a socket after its TLS handshake."""
     raw = socket.socket()
     if receive_buffer:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -77,12 +77,12 @@ def dial(broker: Broker, how: ssl.SSLContext, receive_buffer: int = 0) -> ssl.SS
 
 
 def raw_client(broker: Broker, how: ssl.SSLContext, receive_buffer: int = 0) -> Client:
-    """An AMQP client over TLS."""
+    """Returns an AMQP client over TLS."""
     return Client(broker.address, connected=dial(broker, how, receive_buffer))
 
 
 def pika_client(broker: Broker, how: ssl.SSLContext, **options: object) -> pika.BlockingConnection:
-    """pika, as people set it up for TLS."""
+    """Returns a pika connection with common TLS settings."""
     return pika.BlockingConnection(pika.ConnectionParameters(
         "localhost", broker.tls_port, ssl_options=pika.SSLOptions(how, "localhost"), heartbeat=0,
         blocked_connection_timeout=patience(PATIENCE), socket_timeout=patience(PATIENCE), **options))

@@ -33,13 +33,13 @@ def with_openssl(folder: Path) -> None:
             said = s_client(broker, office, flag)
             assert "Verify return code: 0 (ok)" in said and f"New, {name}" in said, said
             ticket = folder / f"ticket{flag}"
-            # TLS 1.3 sends its ticket after the handshake: the protocol header keeps the client there for it.
+            # TLS 1.3 sends its ticket after the handshake. The protocol header keeps the client connected until then.
             subprocess.run(
                 ["openssl", "s_client", "-connect", f"127.0.0.1:{broker.tls_port}", "-servername",
                  "localhost", "-CAfile", str(office.authority), flag, "-sess_out", str(ticket), "-ign_eof"], input="HELO who is there", stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL, text=True, timeout=patience(30))
             said = s_client(broker, office, flag, "-sess_in", str(ticket))
-            assert re.search(f"Reused, {name}", said), f"{name}: the session is not taken up again:\n{said}"
+            assert re.search(f"Reused, {name}", said), f"{name}: the session is not resumed:\n{said}"
         for flag in ("-tls1", "-tls1_1"):
             said = s_client(broker, office, flag, "-cipher", "ALL:@SECLEVEL=0")
             assert "Verify return code: 0 (ok)" not in said or "Cipher is (NONE)" in said, said
@@ -49,7 +49,7 @@ def with_openssl(folder: Path) -> None:
 
 
 def scanner() -> Path:
-    """sslyze in an environment of its own."""
+    """Installs sslyze in its own environment."""
     home = cache.folder("env") / f"sslyze-{SSLYZE}"
     program, done = home / "bin" / "sslyze", home / "complete"
     if done.exists() and program.exists():
@@ -64,7 +64,7 @@ def scanner() -> Path:
 
 
 def with_scanner(folder: Path) -> None:
-    """No old versions, no weak ciphers, none of the known holes."""
+    """The scanner finds no old versions, no weak ciphers and no known vulnerabilities."""
     program = scanner()
     office = Office(folder)
     with Broker(office.server()) as broker:

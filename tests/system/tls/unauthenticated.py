@@ -15,18 +15,18 @@ from office import Office
 from reloading import Traffic
 from support import Broker, context, dial, raw_client
 
-# Input behind the login: as much as an input buffer of a small board holds.
+# Data sent behind the login: as much as the input buffer of a small board holds.
 BEHIND = wire.publish(1, "", "nowhere", bytes(64 << 10), frame_max=4096)
 
 
 def wrong_login() -> bytes:
-    """A start-ok with a wrong password."""
+    """Returns a start-ok with a wrong password."""
     return wire.method(0, "connection.start-ok", client_properties={}, mechanism="PLAIN",
                        response="\0guest\0wrong", locale="en_US")
 
 
 def pour(peer: socket.socket, data: bytes, patience_s: float = 0.2) -> int:
-    """Sends what the socket takes at once and for a moment after; says how much that was."""
+    """Sends what the socket accepts at once and shortly after. Returns the number of bytes."""
     peer.setblocking(False)
     sent, deadline = 0, time.monotonic() + patience_s
     while sent < len(data) and time.monotonic() < deadline:
@@ -46,7 +46,7 @@ def attack(broker: Broker, count: int, connect: Callable[[], socket.socket]) -> 
         peer = connect()
         taken += pour(peer, data)
         peers.append(peer)
-    assert taken > 4 * count * 1024, f"the peers sent only {taken} bytes, which is no attack"
+    assert taken > 4 * count * 1024, f"the clients sent only {taken} bytes, which is no attack"
     return peers
 
 
@@ -70,8 +70,8 @@ def freeze(folder: Path, board: str, count: int, over_tls: bool) -> None:
 
 
 def waiting_publishers(folder: Path) -> None:
-    """Publishers that wait for memory fill what is shared for input that waits: who comes over TLS to take the
-    messages away has room of its own, and lets them go on."""
+    """Publishers that wait for memory fill the shared input backlog. A client over TLS that consumes the messages has a
+    buffer of its own, and unblocks them."""
     office = Office(folder)
     with Broker(office.server(), extra=["--board", "router-128"]) as broker:
         setup = Client(broker.address)
@@ -84,13 +84,13 @@ def waiting_publishers(folder: Path) -> None:
         counts = [0] * len(publishers)
         idle = 0
         while idle < 3:
-            # Until no client can send any more.
+            # Until no client can send more.
             before = sum(counts)
             for at, client in enumerate(publishers):
                 begun = counts[at] % len(message)
                 counts[at] += pour(client.socket, message[begun:] + message * 40, 0.03)
             idle = 0 if sum(counts) > before else idle + 1
-        assert sum(counts) > 8 << 20, f"{sum(counts)} bytes are no flood"
+        assert sum(counts) > 8 << 20, f"{sum(counts)} bytes are too few for a flood"
         consumer = raw_client(broker, context(office))
         consumer.open()
         consumer.call(1, "basic.qos", prefetch_count=10)
@@ -102,14 +102,14 @@ def waiting_publishers(folder: Path) -> None:
         for at, client in enumerate(publishers):
             begun = counts[at] % len(message)
             counts[at] += pour(client.socket, message[begun:] + message * 40)
-        assert sum(counts) > before, "none of the publishers goes on"
+        assert sum(counts) > before, "no publisher continues"
         consumer.close()
         for client in (*publishers, setup):
             client.socket.close()
 
 
 def large_start_ok(folder: Path) -> None:
-    """A login larger than any frame may be before it is refused by name, over TLS and without."""
+    """A login larger than the frame size before tuning is refused with a log line, with and without TLS."""
     office = Office(folder)
     with Broker(office.server()) as broker:
         login = wire.method(0, "connection.start-ok", client_properties={"x": "y" * 5000}, mechanism="PLAIN",
@@ -125,8 +125,8 @@ def large_start_ok(folder: Path) -> None:
 
 
 def in_pieces(folder: Path) -> None:
-    """A login that comes an octet at a time, over TLS in records of an octet, is a login like any other; so is one
-    with everything behind it that does not wait for an answer."""
+    """A login that is sent one octet at a time, over TLS in records of one octet, succeeds. So does one that is sent in
+    one write with everything that may follow it."""
     office = Office(folder)
     login = wire.method(0, "connection.start-ok", client_properties={"x": "y" * 3500}, mechanism="PLAIN",
                         response="\0guest\0guest", locale="en_US")
@@ -153,7 +153,7 @@ def in_pieces(folder: Path) -> None:
             while count < 12:
                 got = with_them.call(1, "basic.get", queue="blind", no_ack=True)
                 count += hasattr(got, "body")
-                assert time.monotonic() < deadline, f"{count} of 12 came in round {round_}"
+                assert time.monotonic() < deadline, f"{count} of 12 messages arrived in round {round_}"
             with_them.close()
             peer.close()
 

@@ -12,7 +12,7 @@ def on_reply(ch, method, props, body):
     print("not reached")
 
 
-# A caller that has gone when the answer comes.
+# The caller is gone when the answer arrives.
 channel.basic_consume(on_reply, queue='amq.rabbitmq.reply-to', no_ack=True)
 channel.basic_publish(
     exchange='',

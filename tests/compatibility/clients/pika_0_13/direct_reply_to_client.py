@@ -13,7 +13,7 @@ def on_reply(ch, method, props, body):
     ch.stop_consuming()
 
 
-# The pseudo-queue must be consumed before anything is asked.
+# The pseudo-queue must be consumed before a request is published.
 channel.basic_consume(on_reply, queue='amq.rabbitmq.reply-to', no_ack=True)
 channel.basic_publish(
     exchange='',

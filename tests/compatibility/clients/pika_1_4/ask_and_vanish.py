@@ -12,7 +12,7 @@ def on_reply(ch, method, props, body):
     print("not reached")
 
 
-# A caller that has gone when the answer comes.
+# The caller is gone when the answer arrives.
 channel.basic_consume('amq.rabbitmq.reply-to', on_reply, auto_ack=True)
 channel.basic_publish(
     exchange='',

@@ -19,7 +19,7 @@ for _ in range(3):
         method.NAME, method.delivery_tag, method.exchange, method.routing_key, method.message_count,
         method.redelivered, body.decode()))
 
-# settles 1 and 2; 3 is left and comes back when the channel closes
+# Settles 1 and 2. Message 3 is requeued when the channel closes.
 channel.basic_ack(2, multiple=True)
 channel.close()
 

@@ -10,7 +10,7 @@ channel = connection.channel()
 
 channel.queue_declare(queue='hello')
 
-# No connection.close(): many people's programs just end here.
+# Without connection.close(), as many programs do.
 for number in range(1000):
     channel.basic_publish(exchange='', routing_key='hello', body='Hello %d' % number)
 print(" [x] Sent 1000")

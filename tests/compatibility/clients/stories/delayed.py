@@ -1,4 +1,5 @@
-"""Tasks on quorum queues, which wait in the broker: native delayed delivery. Results in files, for chords need that."""
+"""Tasks on quorum queues with Celery's native delayed delivery. Results are in files, because chords need a result
+backend."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Tasks as people write them: classic queues, results by rpc://."""
+"""Tasks with common settings: classic queues, results by rpc://."""
 
 import os
 import time
@@ -31,7 +31,7 @@ def add(first, second):
 
 @app.task
 def fail():
-    raise ValueError("as it should")
+    raise ValueError("an intended failure")
 
 
 @app.task(bind=True, max_retries=5)
@@ -60,7 +60,7 @@ def mark(self, number):
 
 @app.task(bind=True, acks_late=True, reject_on_worker_lost=True)
 def stay(self, number):
-    """The first to run it never comes to its end."""
+    """The first worker that runs it never finishes it."""
     redelivered = bool(self.request.delivery_info["redelivered"])
     write("stay", number, redelivered)
     while not redelivered:

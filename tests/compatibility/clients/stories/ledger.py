@@ -16,7 +16,7 @@ def write(*words):
 
 
 def lines():
-    """All of them."""
+    """Returns all lines."""
     try:
         with open(os.environ["LEDGER"], encoding="utf-8") as file:
             return file.read().splitlines()
@@ -25,19 +25,19 @@ def lines():
 
 
 def numbers():
-    """The first words, which are numbers."""
+    """Returns the first word of each line, which is a number."""
     return {int(line.split()[0]) for line in lines()}
 
 
 def until(ready, what):
-    """Wait for it; it is never about how long."""
+    """Waits until `ready` returns true. Durations are not tested."""
     deadline = time.monotonic() + PATIENCE
     while not ready():
-        assert time.monotonic() < deadline, f"never {what}: {lines()}"
+        assert time.monotonic() < deadline, f"not {what}: {lines()}"
         time.sleep(0.05)
 
 
 def please(what):
-    """Ask for a kill, `worker` or `broker`, and go on when it has happened and all is up again."""
+    """Requests a kill of `worker` or `broker`, and returns when it is done and both run again."""
     print("please", what, flush=True)
     sys.stdin.readline()

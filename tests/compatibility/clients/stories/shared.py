@@ -1,4 +1,4 @@
-"""Three queues and one worker that holds no task in advance: its prefetch is that of the whole channel."""
+"""Three queues and one worker without prefetching: its prefetch applies to the whole channel."""
 
 import os
 import time

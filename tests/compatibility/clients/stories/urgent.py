@@ -1,4 +1,4 @@
-"""Tasks with priorities, as Celery's guide has them: a queue that knows ten of them, and no task held in advance."""
+"""Tasks with priorities, as in Celery's guide: a queue with ten priorities, and a worker without prefetching."""
 
 import os
 import time

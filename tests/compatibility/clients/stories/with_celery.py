@@ -9,14 +9,14 @@ from celery.exceptions import TaskRevokedError
 from ledger import PATIENCE, lines, please, until, write
 
 def results():
-    """Results, errors, retries, groups."""
+    """Results, errors, retries and groups work."""
     import jobs
 
     assert jobs.add.delay(2, 3).get(PATIENCE) == 5
     broken = jobs.fail.delay()
     try:
         broken.get(PATIENCE)
-        raise AssertionError("an error was no error")
+        raise AssertionError("the failed task raised no error")
     except ValueError as why:
         assert str(why) == "as it should"
     assert broken.status == "FAILURE"
@@ -27,30 +27,30 @@ def results():
 
 
 def countdown():
-    """More tasks that wait than the prefetch has room for do not stand in the way of one that is due."""
+    """Waiting tasks that exceed the prefetch do not block one that is due."""
     import jobs
 
     for number in range(6):
         jobs.note.apply_async((f"later-{number}",), countdown=10)
     jobs.note.delay("now")
-    until(lambda: len(lines()) == 7, "all seven")
+    until(lambda: len(lines()) == 7, "all seven tasks are done")
     assert lines()[0] == "now" and sorted(lines()[1:]) == [f"later-{n}" for n in range(6)], lines()
 
 
 def topics():
-    """One queue, the other, both, none."""
+    """Messages are routed by topic to one queue, the other, both or none."""
     import jobs
 
     for key in ("news.local", "fine.sport", "news.sport", "weather"):
         jobs.where.apply_async((key,), exchange="topics", routing_key=key)
     jobs.where.delay("end")
-    until(lambda: len(lines()) == 5, "all five")
+    until(lambda: len(lines()) == 5, "all five tasks are done")
     assert sorted(lines()) == ["end jobs", "fine.sport fine.sport", "news.local news.local",
                                "news.sport news.sport", "news.sport news.sport"], lines()
 
 
 def control():
-    """ping, inspect, revoke, rate_limit; events of a worker."""
+    """ping, inspect, revoke, rate_limit and the events of a worker work."""
     import jobs
 
     seen = []
@@ -63,10 +63,10 @@ def control():
         (worker,) = inspect.ping()
         assert sorted(queue["name"] for queue in inspect.active_queues()[worker]) == ["jobs", "news", "sport"]
         assert "jobs.add" in inspect.registered()[worker]
-        until(lambda: any(event["type"] == "worker-heartbeat" for event in seen), "a heartbeat")
+        until(lambda: any(event["type"] == "worker-heartbeat" for event in seen), "a heartbeat arrived")
         assert jobs.add.delay(1, 1).get(PATIENCE) == 2
         until(lambda: {"task-received", "task-started", "task-succeeded"} <= {event["type"] for event in seen},
-              "the events of a task")
+              "the events of a task arrived")
         waits = jobs.note.apply_async(("never",), countdown=3600)
         until(lambda: [task["request"]["id"] for task in inspect.scheduled()[worker]] == [waits.id], "scheduled")
         waits.revoke()
@@ -76,19 +76,19 @@ def control():
         early.revoke()
         try:
             early.get(PATIENCE)
-            raise AssertionError("it was revoked")
+            raise AssertionError("a revoked task returned a result")
         except TaskRevokedError:
             pass
         assert lines() == []
     finally:
-        # It looks at this after the next event, and a worker's heart beats.
+        # The receiver checks this after the next event, and a worker's heartbeat is one.
         receiver.should_stop = True
         listener.join()
         connection.release()
 
 
 def killed_worker():
-    """A worker dies over tasks that are acknowledged late; the next has them, marked."""
+    """A worker is killed during tasks that are acknowledged late. The next worker gets them, marked as redelivered."""
     import jobs
 
     tasks = [jobs.stay.delay(number) for number in range(2)]
@@ -99,7 +99,7 @@ def killed_worker():
 
 
 def killed_broker():
-    """The broker dies in the middle of a hundred; each is done, and twice only with a mark."""
+    """The broker is killed during 100 tasks. Each is done, and done twice only if marked as redelivered."""
     import jobs
 
     for number in range(80):
@@ -109,13 +109,14 @@ def killed_broker():
     for number in range(80, 100):
         jobs.mark.apply_async((number,), ignore_result=True, retry=True,
                               retry_policy={"max_retries": 100, "interval_start": 0.1, "interval_max": 0.3})
-    until(lambda: {int(line.split()[0]) for line in lines()} == set(range(100)), "all hundred")
+    until(lambda: {int(line.split()[0]) for line in lines()} == set(range(100)), "all 100 tasks are done")
     first = [int(line.split()[0]) for line in lines() if line.endswith("False")]
-    assert len(first) == len(set(first)), "twice without a mark"
+    assert len(first) == len(set(first)), "a task was done twice without a redelivered mark"
 
 
 def delayed():
-    """28 exchanges and queues: due tasks, delays that outlive the broker, a chord whose unlocking waits as well."""
+    """Delayed delivery with 28 exchanges and queues: tasks that are due, delays that survive a broker restart, and a
+    chord whose unlock task is delayed."""
     import delayed as app
 
     assert app.later.delay("now").get(PATIENCE) == "now"
@@ -144,17 +145,17 @@ def priorities():
     for priority, number in sent:
         urgent.note.apply_async((f"{priority or 0}-{number}-{priority is None}",), priority=priority)
     write("open")
-    until(lambda: len(lines()) == 3 + len(sent), "all of them")
+    until(lambda: len(lines()) == 3 + len(sent), "all tasks are done")
     by_priority = sorted(sent, key=lambda one: -(one[0] or 0))
     expected = [f"{priority or 0}-{number}-{priority is None}" for priority, number in by_priority]
     done = lines()[3:]
-    # Two work side by side, so that neighbours may change places.
+    # Two tasks run at the same time, so that neighbours may be swapped.
     moved = [one for at, one in enumerate(done) if abs(expected.index(one) - at) > 1]
     assert sorted(done) == sorted(expected) and not moved, done
 
 
 def turns():
-    """Queues that are full at once are emptied side by side, not one after the other."""
+    """One worker consumes several full queues in turn, not one after the other."""
     import shared
 
     for number in range(2):
@@ -164,7 +165,7 @@ def turns():
         for _ in range(20):
             shared.note.apply_async((name,), queue=name)
     write("open")
-    until(lambda: len(lines()) == 63, "all of them")
+    until(lambda: len(lines()) == 63, "all tasks are done")
     first = lines()[3:33]
     counts = [first.count(name) for name in shared.NAMES]
     assert min(counts) >= 5, counts

@@ -1,4 +1,5 @@
-"""Dramatiq: a hundred actors' messages over both kills, a retry, a message that waits, one that dies into `.XQ`."""
+"""Dramatiq: the messages of 100 actors over both kills, a retry, a delayed message, and one that is dead-lettered to
+`.XQ`."""
 
 import os
 import sys
@@ -24,16 +25,16 @@ def mark(number):
 def third_time(number):
     write(number)
     if sum(line == str(number) for line in lines()) < 3:
-        raise ValueError("again")
+        raise ValueError("to be retried")
 
 
 @dramatiq.actor(max_retries=0)
 def die():
-    raise ValueError("as it should")
+    raise ValueError("an intended failure")
 
 
 def send(actor, *args, **options):
-    """As programs do: once more when the broker has gone."""
+    """Sends a message, and retries when the broker was gone."""
     while True:
         try:
             return actor.send_with_options(args=args, **options)
@@ -54,8 +55,8 @@ def story():
         send(mark, number)
     send(third_time, 300)
     send(die)
-    until(lambda: numbers() == {*range(100), 200, 300} and lines().count("300") == 3, "all of it")
-    until(lambda: broker.get_queue_message_counts("default") == (0, 0, 1), "the dead one")
+    until(lambda: numbers() == {*range(100), 200, 300} and lines().count("300") == 3, "all messages are processed")
+    until(lambda: broker.get_queue_message_counts("default") == (0, 0, 1), "the dead-lettered message is processed")
 
 
 if __name__ == "__main__":

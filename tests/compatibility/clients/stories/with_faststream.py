@@ -1,4 +1,5 @@
-"""FastStream: a hundred messages over both kills, twice only with a mark; a topic exchange; a request answered."""
+"""FastStream: 100 messages over both kills, done twice only if marked as redelivered; a topic exchange; an answered
+request."""
 
 import asyncio
 import os
@@ -16,11 +17,11 @@ topics = RabbitExchange("topics", type=ExchangeType.TOPIC, durable=True)
 
 
 async def send(*args, **options):
-    """As programs do: once more when the broker has gone."""
+    """Publishes a message, and retries when the broker was gone."""
     while True:
         try:
             return await broker.publish(*args, **options)
-        except Exception as why:  # whatever the layers below made of a connection that has gone
+        except Exception as why:  # the layers below raise various errors for a lost connection
             print("again:", why, flush=True)
             await asyncio.sleep(0.1)
 
@@ -41,7 +42,7 @@ async def story():
     await send(201, exchange=topics, routing_key="weather", persist=True)
     await asyncio.to_thread(until, lambda: numbers() >= {*range(100), 200}, "all of it")
     first = [line for line in lines() if line.endswith("False")]
-    assert len(first) == len(set(first)), "twice without a mark"
+    assert len(first) == len(set(first)), "a message was processed twice without a redelivered mark"
     assert 201 not in numbers()
     answer = await broker.request(4, queue="double", timeout=30)
     assert await answer.decode() == 8

@@ -1,5 +1,5 @@
-"""oslo.messaging: notifications over both kills, each worked on at least once; calls answered before and after, and a
-fanout that reaches the server."""
+"""oslo.messaging: notifications over both kills, each processed at least once; calls answered before and after them,
+and a fanout that reaches the server."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ HERE = "marks"
 
 
 def transport(kind):
-    """Durable queues, confirms, as OpenStack is set up."""
+    """Returns a transport with durable queues and confirms, the settings of OpenStack."""
     config = cfg.CONF
     config([], project="story")
     make = oslo_messaging.get_notification_transport if kind == "notify" else oslo_messaging.get_rpc_transport
@@ -60,7 +60,7 @@ def work():
 
 
 def call(client, number):
-    """As programs do: once more when no answer came."""
+    """Calls the server, and retries when no answer came."""
     while True:
         try:
             return client.prepare(timeout=3).call({}, "double", number=number)
@@ -81,10 +81,10 @@ def story():
     please("broker")
     for number in range(80, 100):
         notifier.info({}, "mark", {"number": number})
-    until(lambda: numbers() == set(range(100)), "all of it")
+    until(lambda: numbers() == set(range(100)), "all notifications are processed")
     assert call(client, 5) == 10
     client.prepare(fanout=True).cast({}, "tell", number=200)
-    until(lambda: "200 told" in lines(), "what was told to all")
+    until(lambda: "200 told" in lines(), "the fanout reached the server")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""taskiq-aio-pika: a hundred tasks over both kills, on a quorum queue with a delay queue in front."""
+"""taskiq-aio-pika: 100 tasks over both kills, on a quorum queue behind a delay queue."""
 
 import asyncio
 import os
@@ -18,11 +18,11 @@ async def mark(number: int) -> None:
 
 
 async def send(number, **labels):
-    """As programs do: once more when the broker has gone."""
+    """Sends a task, and retries when the broker was gone."""
     while True:
         try:
             return await mark.kicker().with_labels(**labels).kiq(number)
-        except Exception as why:  # whatever the layers below made of a connection that has gone
+        except Exception as why:  # the layers below raise various errors for a lost connection
             print("again:", why, flush=True)
             await asyncio.sleep(0.1)
 

@@ -1,4 +1,4 @@
-"""Importing this package registers every scenario, in the order of the protocol's own chapters."""
+"""Importing this package registers every scenario, in the order of the chapters of the AMQP specification."""
 
 from . import handshake, framing, channels, exchanges, queues, bindings  # noqa: F401
 from . import publishing, routing, confirms, consuming, settling, transactions  # noqa: F401

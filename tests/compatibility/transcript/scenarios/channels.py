@@ -1,4 +1,4 @@
-"""Opening, closing and re-opening channels; the channel class's small methods."""
+"""Opening, closing and reopening channels, and the other methods of the class channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publisher confirms: numbering, order, and what excludes what."""
+"""Publisher confirms: numbering, order, and modes that exclude each other."""
 
 from __future__ import annotations
 

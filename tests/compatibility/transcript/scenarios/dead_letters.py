@@ -9,7 +9,7 @@ from ..registry import scenario
 
 
 def drain(t: Script, ch: Channel, queue: str) -> None:
-    """Get until the queue is empty."""
+    """Gets messages until the queue is empty."""
     t.settle()
     while True:
         reply = ch.call("basic.get", queue=queue, no_ack=True)
@@ -18,7 +18,7 @@ def drain(t: Script, ch: Channel, queue: str) -> None:
 
 
 def to(exchange: str, key: str = "", **more: Any) -> Dict[str, Any]:
-    """The arguments of a queue with dead letters."""
+    """Returns the arguments of a queue with a dead-letter exchange."""
     arguments: Dict[str, Any] = {"x-dead-letter-exchange": exchange}
     if key:
         arguments["x-dead-letter-routing-key"] = key
@@ -27,7 +27,7 @@ def to(exchange: str, key: str = "", **more: Any) -> Dict[str, Any]:
 
 
 def reject(ch: Channel, queue: str) -> None:
-    """Get one, and do not want it."""
+    """Gets one message and rejects it without requeue."""
     reply = ch.call("basic.get", queue=queue)
     ch.send("basic.reject", delivery_tag=reply.args["delivery_tag"], requeue=False)
 

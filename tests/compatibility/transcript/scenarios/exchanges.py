@@ -1,4 +1,4 @@
-"""Declaring, comparing and deleting exchanges; alternate exchanges; internal ones."""
+"""Declaring, comparing and deleting exchanges; alternate and internal exchanges."""
 
 from __future__ import annotations
 

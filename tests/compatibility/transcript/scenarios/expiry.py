@@ -12,7 +12,7 @@ from .dead_letters import drain, to
 
 
 def pass_over(t: Script) -> None:
-    """Everything short has expired by now, and nothing long has."""
+    """Waits until all short times have expired. The long ones have not."""
     t.settle()
     time.sleep(patience(0.5))
 

@@ -11,14 +11,14 @@ OWN = Own("", "")
 
 
 def told(t: Script, *words: str) -> None:
-    """Have it done by the command line, and let the channels hear of it."""
+    """Runs a command and waits until the channels have seen the change."""
     t.broker.ctl(*words)
     time.sleep(0.5)
     t.note(" ".join(words))
 
 
 def drain(t: Script, ch: Channel, queue: str) -> None:
-    """Get until the queue is empty."""
+    """Gets messages until the queue is empty."""
     t.settle()
     while True:
         reply = ch.call("basic.get", queue=queue, no_ack=True)

@@ -1,4 +1,4 @@
-"""Frames that are wrong: out of place, too large, unfinished, of no known kind."""
+"""Wrong frames: misplaced, too large, incomplete, or of an unknown type."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..registry import scenario
 
 
 def ready(t: Script) -> Connection:
-    """A connection with channel 1 open."""
+    """Returns a connection with channel 1 open."""
     a = t.connect()
     a.channel(1)
     return a
 
 
 def wrong(t: Script, what: str, data: bytes) -> None:
-    """Send it on a connection that has channel 1 open, and write down what comes of it."""
+    """Sends bytes on a connection with channel 1 open, and records the result."""
     t.note(what)
     a = ready(t)
     a.say(f"bytes {wire.show(data)}", data)

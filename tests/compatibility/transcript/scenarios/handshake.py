@@ -1,4 +1,4 @@
-"""From the first eight bytes to connection.open-ok, and everything that can go wrong on the way."""
+"""The handshake from the protocol header to connection.open-ok, and its errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CAPABLE = {"capabilities": {"authentication_failure_close": True}}
 
 
 def start(t: Script, name: str = "A", **start_ok: Any) -> Connection:
-    """Up to start-ok; what the server says next is the caller's to hear."""
+    """Does the handshake up to start-ok. The caller records the server's next method."""
     a = t.raw(name)
     a.send(wire.PROTOCOL_HEADER)
     a._await("connection.start")
@@ -27,7 +27,7 @@ def start(t: Script, name: str = "A", **start_ok: Any) -> Connection:
 
 def tuned(t: Script, name: str = "A", channel_max: int = 2047, frame_max: int = 131072,
           heartbeat: int = 0) -> Connection:
-    """Up to tune-ok, with these values."""
+    """Does the handshake up to tune-ok with these values."""
     a = start(t, name)
     a._await("connection.tune")
     a.method("connection.tune-ok", channel_max=channel_max, frame_max=frame_max, heartbeat=heartbeat)
@@ -35,7 +35,7 @@ def tuned(t: Script, name: str = "A", channel_max: int = 2047, frame_max: int = 
 
 
 def opened(a: Connection, vhost: str = "/", **args: Any) -> Optional[wire.Method]:
-    """connection.open and its answer."""
+    """Sends connection.open and records the answer."""
     a.method("connection.open", virtual_host=vhost, **args)
     return a.hear()
 
@@ -122,7 +122,7 @@ def plain(t: Script) -> None:
 
 
 def opened_after_tune(a: Connection) -> None:
-    """Finish a handshake whose tune was already heard, if there was one."""
+    """Finishes a handshake after connection.tune, if there was one."""
     if a.dead:
         return
     a.method("connection.tune-ok", channel_max=2047, frame_max=131072, heartbeat=0)

@@ -1,4 +1,4 @@
-"""Queues with a length limit: what is dropped, what is refused, and what publishers hear."""
+"""Queues with a length limit: which messages are dropped, which are refused, and what publishers receive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..registry import Own, scenario
 
 
 def drain(ch: Channel, queue: str) -> None:
-    """Get until the queue is empty."""
+    """Gets messages until the queue is empty."""
     while True:
         reply = ch.call("basic.get", queue=queue, no_ack=True)
         if reply is None or reply.name != "basic.get-ok":

@@ -1,5 +1,5 @@
-"""Commands that come in one piece: what was published while a consumer was ready is the consumer's, whatever comes next.
-"""
+"""Several methods in one write: a message that was published while a consumer was ready is delivered to it, whatever
+follows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..registry import scenario
 
 
 def ready_consumer(t: Script, queue: str, no_ack: bool = True) -> "tuple[Channel, Channel]":
-    """A channel that publishes, and one that has a consumer."""
+    """Returns a channel that publishes, and one that has a consumer."""
     a = t.connect()
     ch, eats = a.channel(), a.channel(2)
     ch.call("queue.declare", queue=queue)

@@ -1,4 +1,4 @@
-"""Policies and operator policies: with arguments and without, set and cleared while messages wait."""
+"""Policies and operator policies: with and without arguments, set and cleared while messages wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OWN = Own("", "")
 
 
 def told(t: Script, *words: str) -> None:
-    """Have it done by the command line, and let the queues hear of it."""
+    """Runs a command and waits until the queues have seen the change."""
     t.broker.ctl(*words)
     time.sleep(0.5)
     t.note(" ".join(words))

@@ -1,6 +1,7 @@
-"""Queues with priorities: who goes first, and which goes first when something has to go.
+"""Queues with priorities: the order of delivery, and which message is dropped at a length limit.
 
-A body tells its own priority: `5a` was sent with 5."""
+A body states its own priority: `5a` was sent with priority 5.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from .expiry import pass_over
 
 
 def send(ch: Channel, queue: str, *bodies: str, **props: Any) -> None:
-    """Publish each with the priority that its first character tells; `-` for none."""
+    """Publishes each body with the priority of its first character; `-` means none."""
     for body in bodies:
         own = {} if body[0] == "-" else {"priority": int(body[0])}
         ch.publish("", queue, body, props={**own, **props})
 
 
 def priorities(ch: Channel, queue: str, **more: Any) -> None:
-    """A queue with priorities up to 5."""
+    """Declares a queue with priorities up to 5."""
     ch.call("queue.declare", queue=queue, arguments={"x-max-priority": 5, **more})
 
 

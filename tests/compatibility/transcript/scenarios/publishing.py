@@ -1,4 +1,4 @@
-"""Publishing: flags, properties bit for bit, sizes, CC and BCC, and what is refused."""
+"""Publishing: flags, unaltered properties, sizes, CC and BCC, and refused publishes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Declaring, comparing, purging and deleting queues; exclusive and auto-delete ones."""
+"""Declaring, comparing, purging and deleting queues; exclusive and auto-delete queues."""
 
 from __future__ import annotations
 
@@ -163,7 +163,8 @@ ARGUMENTS: List[Tuple[str, Any, Any]] = [
 
 @scenario("queue-arguments-compared")
 def queue_arguments_compared(t: Script) -> None:
-    """Each argument: the same, none, another; then one where there was none."""
+    """Each argument is redeclared with the same value, without it, and with another value; then added to a queue
+    without it."""
     a = t.connect()
     for name, value, other in ARGUMENTS:
         t.note(name)

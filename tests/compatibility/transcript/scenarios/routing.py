@@ -1,4 +1,4 @@
-"""Topic and headers exchanges: which binding takes which message."""
+"""Topic and headers exchanges: which bindings match which messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOPIC_KEYS = [
 
 
 def routed(ch: Channel, queues: List[str], exchange: str, key: str, props: Dict[str, Any]) -> List[str]:
-    """Publish one message and say which of the queues got it, emptying them."""
+    """Publishes one message and records which queues got it. Empties the queues."""
     connection = ch.connection
     connection.send(wire.publish(ch.number, exchange, key, b"x", props=props))
     got = []
@@ -34,7 +34,7 @@ def routed(ch: Channel, queues: List[str], exchange: str, key: str, props: Dict[
 
 
 def plain_queues(ch: Channel, prefix: str, count: int) -> List[str]:
-    """Queues for a matrix, unwritten."""
+    """Declares queues for a matrix of routes without recording it."""
     names = [f"{prefix}{index}" for index in range(count)]
     for name in names:
         ch.ask("queue.declare", queue=name)

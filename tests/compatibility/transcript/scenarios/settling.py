@@ -20,7 +20,7 @@ def filled(t: Script, queue: str, bodies: str, connection: str = "A") -> Channel
 
 
 def get(ch: Channel, queue: str, times: int = 1, **args: object) -> None:
-    """Some gets."""
+    """Calls basic.get several times."""
     for _ in range(times):
         ch.call("basic.get", queue=queue, **args)
 

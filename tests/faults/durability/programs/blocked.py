@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Publishes persistent messages with pika until told to wait, waits until told to go on."""
+"""Publishes persistent messages with pika until the broker blocks the connection, and continues when it is unblocked.
+"""
 
 import os
 import sys
@@ -10,7 +11,7 @@ told = []
 
 
 def note(name):
-    """Say what the broker said."""
+    """Prints the name of the notification from the broker."""
     told.append(name)
     print(name, flush=True)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Publishers and a worker with pika, until the broker is gone; then what they know, as JSON.
+"""Runs publishers and a worker with pika until the broker is gone, then prints their records as JSON.
 
-For each stream: what was sent, what was confirmed, what the worker got and acknowledged.
+For each stream: what was sent, what was confirmed, and what the worker got and acknowledged.
 """
 
 import json
@@ -19,14 +19,14 @@ PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
 
 def connect():
-    """A connection with a channel."""
+    """Returns a connection with a channel."""
     parameters = pika.ConnectionParameters(host=os.environ["AMQP_HOST"], port=int(os.environ["AMQP_PORT"]),
                                            socket_timeout=10)
     return pika.BlockingConnection(parameters).channel()
 
 
 def confirm(stream, first, told):
-    """Publishes, each message confirmed before the next."""
+    """Publishes, and waits for the confirm of each message before the next."""
     channel = connect()
     channel.confirm_delivery()
     told.update(sent=first, confirmed=first)
@@ -37,7 +37,7 @@ def confirm(stream, first, told):
 
 
 def tx(stream, first, told):
-    """Publishes in transactions of seven."""
+    """Publishes in transactions of seven messages."""
     channel = connect()
     channel.tx_select()
     told.update(sent=first, confirmed=first)
@@ -50,7 +50,7 @@ def tx(stream, first, told):
 
 
 def work(stream, first, told):
-    """Takes from the stream's queue and acknowledges most of it."""
+    """Consumes the queue of the stream and acknowledges most messages."""
     channel = connect()
     channel.basic_qos(prefetch_count=10)
     told.update(got=[], acknowledged=[])
@@ -76,7 +76,7 @@ def guarded(run, stream, first, told):
 
 
 def main():
-    """Arguments: KIND:STREAM:FIRST for each thread."""
+    """Reads the arguments: KIND:STREAM:FIRST for each thread."""
     told, threads = {}, []
     for argument in sys.argv[1:]:
         kind, stream, first = argument.split(":")

@@ -1,4 +1,4 @@
-"""pika 0.13.1 looks for these in `collections`, where Python 3.10 no longer has them."""
+"""Adds the names to `collections` that pika 0.13.1 uses and Python 3.10 removed."""
 
 import collections
 import collections.abc
