@@ -209,7 +209,7 @@ def let_in(folder: Path) -> Tuple[bool, FrozenSet[str], bool]:
             has_log = bool(counts(copy).get("before"))
             users = frozenset(name for name in ("guest", "early", "bob", "eve")
                               if knows(copy, name, {"bob": "old"}.get(name, name)))
-            return has_log, users, "InDoubt" in copy.log() or "nobody is let in" in copy.log()
+            return has_log, users, "InDoubt" in copy.log() or "all logins are refused" in copy.log()
     except BrokerError as error:
         if "a restore into it was interrupted" not in str(error):
             raise

@@ -145,7 +145,7 @@ def bad_files(folder: Path) -> None:
         (good.certificate, other.key, "is not the key of the certificate in"),
         (good.key, good.certificate, "interchanged"),
         (good.certificate, good.certificate, "interchanged"),
-        (good.certificate, secret, "holds no private key"),
+        (good.certificate, secret, "contains no private key"),
         (good.certificate, folder / "locked.key", "is encrypted"),
     ]:
         config = folder / "leveret.toml"
@@ -175,7 +175,7 @@ def credentials_and_modes(folder: Path) -> None:
         paper = good._replace(certificate=Path("tls.pem"), key=Path("tls.key"))
         with Broker(paper) as broker:
             raw_client(broker, context(office)).close()
-            broker.logged("tls.key may be read by everybody on this machine")
+            broker.logged(r"all users of this machine can read \S*tls.key")
     finally:
         del os.environ["CREDENTIALS_DIRECTORY"]
 
