@@ -130,7 +130,7 @@ impl Broker {
         if self.jobs.take_due() {
             self.run_jobs(cx);
         }
-        self.queues.records().charge_levels(cx.work);
+        self.queues.records().charge_walked_levels(cx.work);
         if answers_at_once || result.is_err() {
             cx.awaited = Batch::NONE;
         }

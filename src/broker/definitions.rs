@@ -26,7 +26,7 @@ use super::context::Work;
 use super::job::{Job, Sweep, spend};
 use super::orphans::{Orphan, key_of};
 use super::policy::{Applied, EffectivePolicy, Listener, Subject};
-use super::queue_records::{DurableIndex, Peeked, Queue, SLOTS, Targets, first_rank};
+use super::queue_records::{DurableIndex, PeekedExpiry, Queue, SLOTS, Targets, first_rank};
 use super::quota::Declared;
 use super::reply_text::{check_deletable, version_for};
 use super::state::REPLY_TO;
@@ -651,7 +651,7 @@ impl Broker {
         }
         if let Some(owner) = owner {
             let owned = &mut self.consumers.connection_mut(owner).exclusive_queues;
-            self.queues.records_mut().enter_owned(owned, queue);
+            self.queues.records_mut().link_exclusive_queue(owned, queue);
         }
         self.topology.revise();
         Ok(queue)
@@ -784,7 +784,7 @@ impl Broker {
         if let Some(owner) = owner {
             self.queues
                 .records_mut()
-                .leave_owned(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
+                .unlink_exclusive_queue(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
         }
         self.topology.revise();
     }
@@ -950,7 +950,7 @@ impl Broker {
             return created;
         };
         self.queues.restore_contents(queue, &orphan.contents);
-        self.queues.at_mut(queue).returning += 1;
+        self.queues.at_mut(queue).blocking_jobs += 1;
         self.recovery.adopted(&orphan, queue);
         Ok(queue)
     }
@@ -970,7 +970,7 @@ impl Broker {
         let record = self.queues.at_mut(queue);
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
         record.arguments = declaration.arguments.into();
-        record.times.peeked = Peeked::NOTHING;
+        record.times.peeked = PeekedExpiry::NOTHING;
         (record.declared.auto_delete, record.declared.is_rebuilt) = (declaration.auto_delete, false);
         self.recovery.note_rebuilt_gone();
         self.apply_to_queue(cx, queue);

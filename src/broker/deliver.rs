@@ -23,7 +23,7 @@ use leveret_core::pending_writes::PendingWrites;
 use super::consumers::ConsumerState;
 use super::deliveries::{Carrier, NewDelivery};
 use super::job::Job;
-use super::queue_flow::{Getting, Patience};
+use super::queue_flow::{ExpiryGrace, Getting};
 use super::queue_records::{Front, Rank, Taken};
 use super::reply_text::out_of;
 use super::republish::{ExpiryResult, TrimTurn};
@@ -84,7 +84,7 @@ impl Broker {
         while left > 0 {
             let Some(queue) = self.queues.records_mut().pop_ready() else { return };
             left -= self.deliver_burst(cx, queue, left.min(self.burst(queue)));
-            self.queues.records().charge_levels(cx.work);
+            self.queues.records().charge_walked_levels(cx.work);
             left = left.saturating_sub(cx.work.take() / UNITS_PER_DELIVERY);
         }
     }
@@ -200,7 +200,7 @@ impl Broker {
                 continue;
             }
             if self.queues.at(level).settings.may_expire {
-                let is_clear = self.republisher().expire_before_delivery(cx, level, Patience::OneTurn)
+                let is_clear = self.republisher().expire_before_delivery(cx, level, ExpiryGrace::OneTurn)
                     == ExpiryResult::Done;
                 // Expiring messages is work too: messages behind them may have to wait for the next turn.
                 let units = cx.work.units() - units_before;
@@ -212,7 +212,7 @@ impl Broker {
                     continue;
                 }
             }
-            let Some(first) = self.queues.first_to_go(cx, level) else { break };
+            let Some(first) = self.queues.first_deliverable(cx, level) else { break };
             let taken = self.queues.take_first(cx, level, first);
             self.assign(cx, consumer, level, &taken);
             delivered += 1;
@@ -340,7 +340,7 @@ impl Broker {
             } else if delivery.no_ack {
                 self.finish_delivery(cx, index);
             } else {
-                self.queues.deliveries_mut().allow_page_out(index);
+                self.queues.deliveries_mut().allow_eviction(index);
             }
             self.consumers.free_channel_if_done(&mut self.quota, channel);
         }
@@ -414,7 +414,7 @@ impl Broker {
             (ExpiryResult::Blocked, _) => return Ok(Some(false)),
         };
         let (whole, record) = (self.queues.at(queue), self.queues.at(level));
-        if (whole.returning > 0 || record.returning > 0) && !whole.is_deleted() {
+        if (whole.blocking_jobs > 0 || record.blocking_jobs > 0) && !whole.is_deleted() {
             return Ok(None);
         }
         if record.backlog.ready() == 0 || whole.is_deleted() {
@@ -433,7 +433,7 @@ impl Broker {
                 Ok(None)
             };
         }
-        let Some(first) = self.queues.first_to_go(cx, level) else { return Ok(None) };
+        let Some(first) = self.queues.first_deliverable(cx, level) else { return Ok(None) };
         let stand_in = self.get_record(channel, queue, no_ack)?;
         let taken = self.queues.take_first(cx, level, first);
         self.queues.note_delivery(cx, level, &taken);
@@ -464,7 +464,7 @@ impl Broker {
             if !self.queues.at(level).settings.may_expire {
                 return (ExpiryResult::Done, level);
             }
-            let cleared = self.republisher().expire_before_delivery(cx, level, Patience::No);
+            let cleared = self.republisher().expire_before_delivery(cx, level, ExpiryGrace::No);
             if cleared != ExpiryResult::Done || self.queues.records().first_level(queue) == level {
                 return (cleared, level);
             }

@@ -383,7 +383,7 @@ impl Deliveries {
 
     /// Allows the message of a delivery to be evicted from now on, if the log has it. The record must be in
     /// no outbox.
-    pub(crate) fn allow_page_out(&mut self, index: usize) {
+    pub(crate) fn allow_eviction(&mut self, index: usize) {
         let record = &mut self.slab[index];
         if record.logged.is_some() && record.message.is_some() && !record.is_pageable {
             record.is_pageable = true;
@@ -399,7 +399,7 @@ impl Deliveries {
     }
 
     /// Returns the first delivery whose message may be evicted.
-    pub(crate) const fn first_pageable(&self) -> Option<usize> {
+    pub(crate) const fn first_evictable(&self) -> Option<usize> {
         self.pageable.front()
     }
 
@@ -438,7 +438,7 @@ impl Deliveries {
 
     /// Returns whether half of all records serve requeued messages. These may never be consumed again, and
     /// with more of them no record would be left for new deliveries.
-    pub(crate) const fn are_half_returned(&self) -> bool {
+    pub(crate) const fn are_half_requeued(&self) -> bool {
         2 * self.returned >= self.slab.len() + self.slab.free_count()
     }
 

@@ -22,7 +22,7 @@ use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
 use super::policy::{NewPolicy, PolicyKind, PolicyView};
-use super::reply_text::{check_changeable, check_deletable, check_room};
+use super::reply_text::{check_changeable, check_definition_space, check_deletable};
 use super::republish::{Firehose, TracedName};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
 use super::{Broker, Context};
@@ -288,7 +288,7 @@ impl Broker {
         }
         check_metadata(name, change, after)?;
         check_changeable(pending_writes)?;
-        check_room(pending_writes)?;
+        check_definition_space(pending_writes)?;
         let (bytes_before, bytes) = (before.text_bytes(), after.text_bytes());
         if bytes > self.quota.names_room() + bytes_before {
             return Err(OperatorFault::NoCapacity("names_bytes_max"));

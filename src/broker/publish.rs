@@ -150,9 +150,13 @@ impl Broker {
         };
         let has_timed_out = core::mem::take(&mut self.consumers.connection_mut(connection).has_timed_out);
         let room = match in_transaction {
-            true => {
-                self.queues.reserve_transaction(cx, &self.quota, connection, (routed, targets), has_timed_out)
-            }
+            true => self.queues.check_transaction_capacity(
+                cx,
+                &self.quota,
+                connection,
+                (routed, targets),
+                has_timed_out,
+            ),
             false => Ok(()),
         };
         let result = if let Err(hindrance) = room {
@@ -211,19 +215,19 @@ impl Broker {
         }
         let routed = targets.len() as u64;
         let (kept, refused) = self.filter_targets(cx, message, targets);
-        if self.queues.take_lacks_slot() {
+        if self.queues.take_slot_capacity_lack() {
             cx.messages.release(message);
             return Err(out_of("queues_max"));
         }
         self.queues.count_live_log_bytes(cx.pending_writes);
         let Publish { share, may_wait, has_timed_out, .. } = *publish;
         let claim = Claim { share, may_wait, has_timed_out };
-        let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
+        let mut reserved = self.queues.check_capacity(cx, &self.quota, message, &targets[..kept], claim);
         if matches!(reserved, Err(CannotPublish::Wait(Shortage::QueueDisk(_)))) {
             // The count of bytes in the log may be outdated: some messages may have been taken since.
             self.queues.recount_live_log_bytes(cx.pending_writes.durable());
             self.queues.count_live_log_bytes(cx.pending_writes);
-            reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
+            reserved = self.queues.check_capacity(cx, &self.quota, message, &targets[..kept], claim);
         }
         match reserved {
             Ok(()) => {
@@ -356,7 +360,7 @@ impl Broker {
         channel: ChannelId,
     ) {
         let free = self.queues.free_memory(messages).with(messages, message);
-        let full = targets.iter().copied().find(|&queue| !self.queues.records().within_share(free, queue));
+        let full = targets.iter().copied().find(|&queue| !self.queues.records().is_within_share(free, queue));
         let connection = self.consumers.connection_of(channel);
         self.consumers.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
             queue,
@@ -763,12 +767,12 @@ impl Broker {
             self.find_route(cx, channel, (message, route), targets)?;
             cx.work.check()?;
             self.queues.choose_levels(cx, &mut self.quota, message, targets);
-            if self.queues.take_lacks_slot() {
+            if self.queues.take_slot_capacity_lack() {
                 return Err(out_of("queues_max"));
             }
             entries += targets.len();
             returns += usize::from(targets.is_empty() && cx.messages.is_mandatory(message));
-            if self.queues.logged_targets(cx, message, targets) > 0 {
+            if self.queues.logged_target_count(cx, message, targets) > 0 {
                 log_bytes += cx.messages.stream_len(message) as u64;
                 let (bytes, body_bytes) = (cx.messages.stream_len(message), cx.messages.body_len(message));
                 if !cx.pending_writes.fits_commit(bytes as u64, body_bytes.into(), targets.len()) {

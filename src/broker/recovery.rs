@@ -558,7 +558,7 @@ impl Broker {
             let (_, drops) = self.purge(queue);
             drops.into_iter().for_each(|job| self.jobs.begin(job));
         }
-        self.end_returning(queue);
+        self.end_blocking_job(queue);
         if self.queues.records().get(queue.index()).is_some() {
             self.queues.examine_stored(queue);
         }

@@ -22,7 +22,7 @@ use super::consumers::ChannelState;
 use super::consumers::{Channel, Mode, Transaction};
 use super::deliveries::Carrier;
 use super::job::{Job, spend};
-use super::queue_flow::take_step;
+use super::queue_flow::subtract_steps;
 use super::queue_records::Purged;
 use super::queue_records::QueueState;
 use super::republish::Reason;
@@ -118,7 +118,7 @@ impl Broker {
     /// Settles all written deliveries with tags up to `through`, in bounded steps.
     fn settle_now(&mut self, channel: ChannelId, through: u64, settlement: Settlement) {
         if settlement == Settlement::Requeue {
-            self.consumers.mark_returning(&mut self.queues, channel);
+            self.consumers.mark_requeueing(&mut self.queues, channel);
         }
         let &Channel { connection, last_sent, .. } = self.consumers.channel(channel);
         // The job may take several turns, and does not include deliveries written meanwhile.
@@ -204,7 +204,7 @@ impl Broker {
         delivery.redelivered = true;
         let (consumer, channel) = (delivery.consumer, delivery.channel);
         let (logged, requeues) = (delivery.logged, delivery.requeues);
-        if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.tells_requeues) {
+        if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.reports_requeues) {
             self.queues.records_mut().note_requeue(cx.pending_writes, &self.access, queue, offset, requeues);
         }
         self.queues.put_back(cx.messages, queue, index);
@@ -215,12 +215,12 @@ impl Broker {
     }
 
     /// Notes that the messages of a channel's consumers are back in their queues.
-    pub(crate) fn end_returning_of(&mut self, channel: ChannelId) {
+    pub(crate) fn end_requeueing_of(&mut self, channel: ChannelId) {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
             at = self.consumers.next_of_channel(channel, Some(index));
-            if let Some(queue) = self.consumers.take_returning(index) {
-                self.end_returning(queue);
+            if let Some(queue) = self.consumers.take_requeueing(index) {
+                self.end_blocking_job(queue);
             }
         }
     }
@@ -295,9 +295,9 @@ impl Broker {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, settlement);
             // A rejected message may be routed to many queues.
-            take_step(left, before, cx.work);
+            subtract_steps(left, before, cx.work);
         }
-        self.end_returning_of(channel);
+        self.end_requeueing_of(channel);
         let connection = self.consumers.connection_of(channel);
         self.consumers.unpark(cx.work, &mut self.queues, &self.quota, connection);
         true
@@ -316,7 +316,7 @@ impl Broker {
             }
             assert!(self.queues.drop_purged(cx, queue, parts), "what is not empty has something");
         }
-        self.end_returning(queue);
+        self.end_blocking_job(queue);
         true
     }
 
@@ -379,7 +379,7 @@ impl Broker {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.requeue_delivery(cx, index);
         }
-        self.end_returning_of(channel);
+        self.end_requeueing_of(channel);
         self.consumers.channel_mut(channel).state = ChannelState::Cleared;
         self.consumers.free_channel_if_done(&mut self.quota, channel);
         true
@@ -583,7 +583,7 @@ impl Broker {
     /// Frees the record of an ended consumer when nothing refers to it.
     pub(crate) fn free_consumer_if_done(&mut self, index: usize) {
         if let Some(queue) = self.consumers.free_if_done(&mut self.quota, index) {
-            self.end_returning(queue);
+            self.end_blocking_job(queue);
         }
     }
 
@@ -601,7 +601,7 @@ impl Broker {
 
     fn stop_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
         self.consumers.channel_mut(channel).state = ChannelState::Closing;
-        self.consumers.mark_returning(&mut self.queues, channel);
+        self.consumers.mark_requeueing(&mut self.queues, channel);
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
             at = self.consumers.next_of_channel(channel, Some(index));

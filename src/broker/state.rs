@@ -424,8 +424,8 @@ impl Broker {
 
     /// Notes that a job has requeued all its messages of a queue. When no other job does so, delivery resumes
     /// in the right order.
-    pub(crate) fn end_returning(&mut self, queue: QueueId) {
-        self.queues.end_returning(queue);
+    pub(crate) fn end_blocking_job(&mut self, queue: QueueId) {
+        self.queues.end_blocking_job(queue);
         self.free_queue_if_done(queue);
     }
 

@@ -95,7 +95,7 @@ impl Consumers {
     /// A number beyond what a queue can hold means that there is no limit.
     pub(crate) fn waiting_credit(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> u64 {
         let whole = queues.records().record_of_queue(queue);
-        if whole.returning > 0 {
+        if whole.blocking_jobs > 0 {
             return 0;
         }
         let (mut credit, mut at) = (0, whole.queue_consumers.eligible.front());

@@ -446,8 +446,8 @@ pub(crate) struct Consumer {
     parked: bool,
     /// The consumer is on its connection's list of cancellations for the client.
     pub(crate) needs_cancel_notice: bool,
-    /// The consumer counts in its queue's `returning`: its messages are being requeued.
-    pub(crate) returning: bool,
+    /// The consumer's messages are being requeued. Its queue counts this in `blocking_jobs`.
+    pub(crate) is_requeueing: bool,
     channel_links: Links,
     queue_links: Links,
     eligible_links: Links,
@@ -470,7 +470,7 @@ impl Consumer {
             eligible: false,
             parked: false,
             needs_cancel_notice: false,
-            returning: false,
+            is_requeueing: false,
             channel_links: Links::default(),
             queue_links: Links::default(),
             eligible_links: Links::default(),
@@ -582,7 +582,7 @@ impl Consumers {
         list.remove(&mut self.slab, index, |consumer| &mut consumer.channel_links);
         let consumer = self.slab.remove(index);
         quota.give_back(self.connection_of(channel), Pool::Consumers);
-        consumer.returning.then_some(consumer.queue)
+        consumer.is_requeueing.then_some(consumer.queue)
     }
 
     /// Returns the first consumer of a channel, or the one behind `after`. Includes cancelled ones with
@@ -656,22 +656,22 @@ impl Consumers {
 
     /// Marks the consumers of a channel whose messages are being requeued. Their queues deliver nothing
     /// meanwhile, because the first message requeued need not be the oldest.
-    pub(crate) fn mark_returning(&mut self, queues: &mut Queues, channel: ChannelId) {
+    pub(crate) fn mark_requeueing(&mut self, queues: &mut Queues, channel: ChannelId) {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
             let consumer = &mut self.slab[index];
-            if consumer.unsettled > 0 && !consumer.returning {
-                consumer.returning = true;
-                queues.records_mut().begin_returning(consumer.queue);
+            if consumer.unsettled > 0 && !consumer.is_requeueing {
+                consumer.is_requeueing = true;
+                queues.records_mut().begin_blocking_job(consumer.queue);
             }
             at = List::after(&self.slab, index, |consumer| &consumer.channel_links);
         }
     }
 
     /// Notes that the messages of a consumer are requeued. Returns the queue that waited for that, if any.
-    pub(crate) fn take_returning(&mut self, index: usize) -> Option<QueueId> {
+    pub(crate) fn take_requeueing(&mut self, index: usize) -> Option<QueueId> {
         let consumer = &mut self.slab[index];
-        core::mem::take(&mut consumer.returning).then_some(consumer.queue)
+        core::mem::take(&mut consumer.is_requeueing).then_some(consumer.queue)
     }
 
     // ---- channels

@@ -113,7 +113,7 @@ impl ConsumersFixture {
                 continue;
             }
             let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
-            let first = self.queues.first_to_go(&mut cx, level)?;
+            let first = self.queues.first_deliverable(&mut cx, level)?;
             let taken = self.queues.take_first(&mut cx, level, first);
             self.send(index, level, &taken);
             self.consumers.end_turn(&mut self.work, &mut self.queues, index);
@@ -409,12 +409,12 @@ fn a_queue_waits_for_messages_being_requeued() {
     let (queue, channel) = (world.queue(false, 2), world.channel());
     let consumer = world.start(channel, queue, plain("a"));
     world.deliver(queue).unwrap();
-    world.consumers.mark_returning(&mut world.queues, channel);
-    world.consumers.mark_returning(&mut world.queues, channel);
+    world.consumers.mark_requeueing(&mut world.queues, channel);
+    world.consumers.mark_requeueing(&mut world.queues, channel);
     assert_eq!(world.deliver(queue), None, "what comes back goes first");
-    assert_eq!(world.consumers.take_returning(consumer), Some(queue));
-    assert_eq!(world.consumers.take_returning(consumer), None, "once");
-    world.queues.end_returning(queue);
+    assert_eq!(world.consumers.take_requeueing(consumer), Some(queue));
+    assert_eq!(world.consumers.take_requeueing(consumer), None, "once");
+    world.queues.end_blocking_job(queue);
     assert_eq!(world.deliver_all(queue), "a");
 }
 

@@ -236,11 +236,13 @@ impl Republisher<'_> {
         targets: &[QueueId],
     ) -> bool {
         let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
-        let lacks_slot = self.queues.take_lacks_slot();
-        if lacks_slot || !self.queues.entries().may_take(needed + self.republish.reservation.chunks, 0) {
+        let lacks_slot_capacity = self.queues.take_slot_capacity_lack();
+        if lacks_slot_capacity
+            || !self.queues.entries().may_take(needed + self.republish.reservation.chunks, 0)
+        {
             return false;
         }
-        let logged = self.queues.logged_targets(cx, message, targets);
+        let logged = self.queues.logged_target_count(cx, message, targets);
         let takes = logged == 0
             || cx.pending_writes.can_begin_group()
                 && cx.pending_writes.fits_transaction(self.republish.reservation.logged + 1)
@@ -274,7 +276,7 @@ impl Republisher<'_> {
         let Republication::Copy(copy, _) = *republication else { return false };
         let begins = is_logged
             && !cx.pending_writes.is_grouping()
-            && self.queues.logged_targets(cx, copy, &self.republish.targets) > 0;
+            && self.queues.logged_target_count(cx, copy, &self.republish.targets) > 0;
         if begins {
             cx.pending_writes.begin_group();
         }

@@ -27,12 +27,12 @@ use crate::Context;
 use crate::arguments::copy_flags;
 use crate::queue_flow::LevelChoice;
 use crate::queue_flow::Scratch;
-use crate::queue_flow::take_step;
-use crate::queue_flow::{Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
+use crate::queue_flow::subtract_steps;
+use crate::queue_flow::{DueItem, HeldMessage, NARROWEST_PUBLISHED, Slot, delay_ms};
 use crate::queue_records::Queue;
 use crate::queue_records::Taken;
 
-/// Steps per turn for routing or moving delayed messages; a message may take several steps ([`take_step`]).
+/// Steps per turn for routing or moving delayed messages; a message may take several steps ([`subtract_steps`]).
 const DELAYED_STEPS_PER_TURN: u32 = 512;
 /// A message due more than this many milliseconds after its slot began is moved to a narrower slot and not
 /// held.
@@ -58,15 +58,15 @@ impl Republisher<'_> {
             cx.work.charge(1);
             let step = match self.queues.delay_wheel().next(cx.pending_writes.time_ms()) {
                 None => return,
-                Some(Next::Slot(key, level)) => self.open_slot(cx, key, level),
-                Some(Next::Held(held)) => self.route_held(cx, held),
+                Some(DueItem::Slot(key, level)) => self.open_slot(cx, key, level),
+                Some(DueItem::Held(held)) => self.route_held(cx, held),
             };
             if step == ReleaseStep::Blocked {
                 let room = self.freed_count(cx.pending_writes, cx.messages);
                 self.queues.delay_wheel_mut().note_stuck(room);
                 return;
             }
-            take_step(&mut left, before, cx.work);
+            subtract_steps(&mut left, before, cx.work);
         }
     }
 
@@ -86,7 +86,7 @@ impl Republisher<'_> {
             return ReleaseStep::Done;
         }
         let Some((first, message, is_logged)) = self.queues.first_in_memory(level) else {
-            self.queues.want_pages(level);
+            self.queues.request_read(level);
             return ReleaseStep::Blocked;
         };
         let (slot, now_ms, due_ms) =
@@ -171,7 +171,7 @@ impl Republisher<'_> {
     }
 
     /// Routes a held message that is due.
-    fn route_held(&mut self, cx: &mut Context<'_>, held: Held) -> ReleaseStep {
+    fn route_held(&mut self, cx: &mut Context<'_>, held: HeldMessage) -> ReleaseStep {
         let Some(republication) = self.write_due(cx, held.queue, held.message) else {
             return ReleaseStep::Blocked;
         };
@@ -183,9 +183,9 @@ impl Republisher<'_> {
     }
 
     /// Settles a held message that was routed.
-    pub(crate) fn settle_held(&mut self, cx: &mut Context<'_>, held: Held) {
+    pub(crate) fn settle_held(&mut self, cx: &mut Context<'_>, held: HeldMessage) {
         let (message, logged) = (held.message, held.logged());
-        self.queues.forget_taken(
+        self.queues.drop_taken(
             cx,
             held.queue,
             &Taken { message, offset: 0, logged, redelivered: false, requeues: 0 },
@@ -251,7 +251,7 @@ impl Republisher<'_> {
         self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
         let (bytes, body_bytes) = (cx.messages.stream_len(message) as u64, cx.messages.body_len(message));
         let bytes = bytes + written.as_bytes().len() as u64;
-        let logged = self.queues.logged_targets(cx, message, targets);
+        let logged = self.queues.logged_target_count(cx, message, targets);
         if !cx.pending_writes.fits_commit(bytes, body_bytes.into(), logged)
             || targets.len() > self.queues.fan_out_max()
         {

@@ -16,12 +16,12 @@ use leveret_core::mem::{MessageFlags, MessageId};
 use super::Republisher;
 use super::dead_letter::{Reason, Republication};
 use crate::Context;
-use crate::queue_flow::{Patience, take_step};
+use crate::queue_flow::{ExpiryGrace, subtract_steps};
 use crate::queue_records::Front;
 
 /// Maximum number of expired messages that one delivery turn of a queue removes.
 const DELIVER_STEP: u32 = 64;
-/// Steps per turn for removing messages; a message may take several steps ([`take_step`]).
+/// Steps per turn for removing messages; a message may take several steps ([`subtract_steps`]).
 const STEPS_PER_TURN: u32 = 512;
 /// Maximum number of messages that one command removes at once.
 const COMMAND_STEP: u32 = 8;
@@ -117,7 +117,7 @@ impl Republisher<'_> {
         }
         // Each kind stops by itself: a dead letter without capacity may precede messages that need none.
         let are_all_sent = self.dead_letter_rejected_all(cx, queue, left);
-        let has_expired = self.expire_by(cx, queue, left, Patience::OneTurn);
+        let has_expired = self.expire_by(cx, queue, left, ExpiryGrace::OneTurn);
         let is_trimmed = self.trim_by(cx, queue, left);
         // Rejected messages are kept apart: the first message may be removed whether or not they have
         // capacity.
@@ -208,9 +208,9 @@ impl Republisher<'_> {
             if !is_gone {
                 return false;
             }
-            self.queues.note_taken_off(queue, level);
-            self.queues.records().charge_levels(cx.work);
-            take_step(left, before, cx.work);
+            self.queues.examine_next_level(queue, level);
+            self.queues.records().charge_walked_levels(cx.work);
+            subtract_steps(left, before, cx.work);
         }
         true
     }
@@ -225,7 +225,7 @@ impl Republisher<'_> {
             return true;
         }
         let Some((_, message, is_logged)) = self.queues.first_in_memory(queue) else {
-            self.queues.want_pages(queue);
+            self.queues.request_read(queue);
             return false;
         };
         let Some(republication) = self.write_dead_letter(cx, queue, message, reason) else { return false };
@@ -246,7 +246,7 @@ impl Republisher<'_> {
                 panic!("a message that is republished is the first of its queue")
             };
             let taken = republisher.queues.take_first(cx, queue, first);
-            republisher.queues.forget_taken(cx, queue, &taken);
+            republisher.queues.drop_taken(cx, queue, &taken);
         });
     }
 
@@ -277,7 +277,7 @@ impl Republisher<'_> {
             if *left == 0 || !self.dead_letter_rejected(cx, queue, index) {
                 return false;
             }
-            take_step(left, before, cx.work);
+            subtract_steps(left, before, cx.work);
         }
         true
     }
@@ -286,7 +286,7 @@ impl Republisher<'_> {
         let delivery = &self.queues.deliveries()[index];
         let (is_logged, reason) = (delivery.logged.is_some(), delivery.death.unwrap_or(Reason::Rejected));
         let Some(message) = delivery.message else {
-            self.queues.want_pages(queue);
+            self.queues.request_read(queue);
             return false;
         };
         let Some(republication) = self.write_dead_letter(cx, queue, message, reason) else { return false };
@@ -317,7 +317,7 @@ impl Republisher<'_> {
         if looks && waits {
             self.queues.relist_for_trim(queue);
         } else if looks {
-            self.expire_by(cx, queue, &mut 1, Patience::No);
+            self.expire_by(cx, queue, &mut 1, ExpiryGrace::No);
         }
         looks
     }
@@ -329,10 +329,10 @@ impl Republisher<'_> {
         cx: &mut Context<'_>,
         queue: QueueId,
         left: &mut u32,
-        patience: Patience,
+        grace: ExpiryGrace,
     ) -> bool {
         while self.queues.at(queue).settings.may_expire {
-            if !self.queues.has_expired(cx, queue, patience) {
+            if !self.queues.has_expired(cx, queue, grace) {
                 break;
             }
             let before = cx.work.units();
@@ -342,7 +342,7 @@ impl Republisher<'_> {
                 return false;
             }
             // A failed attempt is not counted as a step, or the queue would be processed again at once.
-            take_step(left, before, cx.work);
+            subtract_steps(left, before, cx.work);
         }
         true
     }
@@ -352,10 +352,10 @@ impl Republisher<'_> {
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
-        patience: Patience,
+        grace: ExpiryGrace,
     ) -> ExpiryResult {
         let mut left = DELIVER_STEP;
-        if self.expire_by(cx, queue, &mut left, patience) {
+        if self.expire_by(cx, queue, &mut left, grace) {
             return ExpiryResult::Done;
         }
         self.queues.at_mut(queue).front = Front::Expired;
@@ -366,7 +366,7 @@ impl Republisher<'_> {
     /// Removes expired messages and reschedules expiry after a message before them was taken.
     #[cold]
     pub(crate) fn expire_behind(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        self.expire_by(cx, queue, &mut { DELIVER_STEP }, Patience::No);
+        self.expire_by(cx, queue, &mut { DELIVER_STEP }, ExpiryGrace::No);
         self.queues.schedule(cx, queue);
     }
 }

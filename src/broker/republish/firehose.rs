@@ -182,7 +182,7 @@ impl Republisher<'_> {
         targets.truncate(kept);
         let claim = Claim { share: Share::Ordinary, may_wait: true, has_timed_out: false };
         if !targets.is_empty() {
-            match self.queues.reserve(cx, self.quota, copy, &targets, claim) {
+            match self.queues.check_capacity(cx, self.quota, copy, &targets, claim) {
                 Ok(()) => self.queues.push_copy(cx, copy, &targets),
                 Err(_) => self.log_omitted(vhost),
             }
