@@ -141,14 +141,14 @@ impl Broker {
         version: u64,
     ) -> Result<ExchangeId, Fault> {
         self.access.check_vhost_alive(vhost)?;
-        let (bytes, who) = (declaration.bytes(), cx.declarer);
-        self.declare_quota(Declared::Exchange, bytes, who)?;
+        let (bytes, declarer) = (declaration.bytes(), cx.declarer);
+        self.declare_quota(Declared::Exchange, bytes, declarer)?;
         let is_delayed = declaration.is_delayed();
         let delayed_queue =
             is_delayed.then(|| self.add_delayed_queue(cx, vhost, (version, declaration.durable)));
         let delayed_queue = delayed_queue
             .transpose()
-            .inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, who))?;
+            .inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, declarer))?;
         self.access.hold_vhost(vhost);
         let new =
             NewExchange { vhost, declaration: *declaration, version, declarer: cx.declarer, delayed_queue };
@@ -257,7 +257,7 @@ impl Broker {
     /// Returns whether routing keys are to be checked when a connection's user writes to or reads from an
     /// exchange.
     #[inline]
-    fn limits_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
+    fn checks_routing_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
         self.access.limits_topics(&self.consumers.connection(connection).identity)
             && self.topology.exchange(exchange).kind == ExchangeKind::Topic
     }
@@ -271,7 +271,7 @@ impl Broker {
         right: Right,
         key: &[u8],
     ) -> Result<(), Fault> {
-        if !self.limits_keys(connection, exchange) {
+        if !self.checks_routing_keys(connection, exchange) {
             return Ok(());
         }
         let record = self.topology.exchange(exchange);
@@ -343,7 +343,7 @@ impl Broker {
         let by_key_alone = self.topology.route(work, exchange, key, headers, &mut chosen)?;
         if by_key_alone && headers.is_empty() {
             let connection = self.consumers.connection_of(channel);
-            let for_all_keys = (!self.limits_keys(connection, exchange)).then_some(exchange);
+            let for_all_keys = (!self.checks_routing_keys(connection, exchange)).then_some(exchange);
             let revision = self.revision();
             let cache = &mut self.consumers.channel_mut(channel).route_cache;
             cache.set(revision, messages, message, for_all_keys, targets);
@@ -526,8 +526,8 @@ impl Broker {
         declaration: &QueueDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
         let record = self.queues.at(queue);
-        let is_mine = record.declared.exclusive_owner == Some(connection);
-        if record.declared.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
+        let is_owner = record.declared.exclusive_owner == Some(connection);
+        if record.declared.exclusive_owner.is_some() && !is_owner || declaration.exclusive != is_owner {
             return Err(self.locked(queue));
         }
         if record.declared.is_rebuilt && declaration.durable {
@@ -566,7 +566,7 @@ impl Broker {
 
     /// Returns the number of ready messages of a queue, including adopted ones that are not in it yet.
     fn ready_or_adopted(&self, queue: QueueId) -> u32 {
-        self.queues.records().ready_in(queue).saturating_add(self.recovery.adopted_by(queue))
+        self.queues.records().ready_in(queue).saturating_add(self.recovery.adopted_count(queue))
     }
 
     fn declared(&self, queue: QueueId) -> Outcome {
@@ -587,8 +587,10 @@ impl Broker {
         hidden: bool,
     ) -> Result<QueueId, Fault> {
         let vhost_name = self.access.vhost_name(vhost);
-        let at =
-            self.recovery.orphan_of(vhost_name, declaration.queue).filter(|_| declaration.outlives_broker());
+        let at = self
+            .recovery
+            .find_orphan_by_name(vhost_name, declaration.queue)
+            .filter(|_| declaration.outlives_broker());
         let orphan = at.map(|at| self.recovery.take_orphan(at));
         let incarnation = orphan.as_ref().map(|orphan| orphan.incarnation);
         let created = self.create_as(cx, owner, vhost, declaration, (hidden, incarnation));
@@ -701,8 +703,8 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
-        let (count, drops) = self.purge(queue);
-        drops.into_iter().for_each(|job| self.begin_job(connection, job));
+        let (count, drop_jobs) = self.purge(queue);
+        drop_jobs.into_iter().for_each(|job| self.begin_job(connection, job));
         Ok(Outcome::MessageCount(count))
     }
 
@@ -711,8 +713,8 @@ impl Broker {
     pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<Job>) {
         let adopted = self.recovery.purge_adopted(queue);
         let (count, taken) = self.queues.purge(queue);
-        let drops = taken.into_iter().map(|(queue, parts)| Job::Purge { queue, parts });
-        (count.saturating_add(adopted), drops.collect())
+        let drop_jobs = taken.into_iter().map(|(queue, parts)| Job::Purge { queue, parts });
+        (count.saturating_add(adopted), drop_jobs.collect())
     }
 
     pub(crate) fn delete_queue_by_name(
@@ -951,7 +953,7 @@ impl Broker {
         };
         self.queues.restore_contents(queue, &orphan.contents);
         self.queues.at_mut(queue).blocking_jobs += 1;
-        self.recovery.adopted(&orphan, queue);
+        self.recovery.note_adoption(&orphan, queue);
         Ok(queue)
     }
 
@@ -1015,7 +1017,7 @@ impl Broker {
         vhost: VhostId,
         queue: &str,
     ) -> Result<bool, Fault> {
-        let Some(at) = self.recovery.orphan_of(self.access.vhost_name(vhost), queue) else {
+        let Some(at) = self.recovery.find_orphan_by_name(self.access.vhost_name(vhost), queue) else {
             return Ok(false);
         };
         check_deletable(cx.pending_writes, true)?;
@@ -1028,14 +1030,14 @@ impl Broker {
         let batch = cx.pending_writes.append_queue_deleted(orphan.incarnation);
         cx.await_batch(batch);
         if let Some((vhost, name)) = &orphan.name {
-            self.forget_name(cx, vhost, name);
+            self.delete_definition_of_name(cx, vhost, name);
         }
         orphan.contents.count
     }
 
     /// Appends to the log that the definition of a queue of this name is void, if there is one and no queue
     /// has the name now.
-    pub(crate) fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
+    pub(crate) fn delete_definition_of_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
         let is_used = self
             .access
             .find_vhost(vhost)

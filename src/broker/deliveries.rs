@@ -149,16 +149,16 @@ pub(crate) struct Delivered {
     /// Automatic acknowledgement: the delivery is settled when it is written.
     pub(crate) no_ack: bool,
     /// The delivery was written: the client has it, or it is on its way there.
-    pub(crate) sent: bool,
+    pub(crate) is_sent: bool,
     /// The message is back in its queue.
     returned: bool,
     /// The delivery is on the list of those whose messages may be evicted.
     is_pageable: bool,
     /// The channel closed while the delivery was in the outbox: when it has been written, the message is
     /// requeued.
-    pub(crate) orphaned: bool,
+    pub(crate) is_detached: bool,
     /// The channel closed, and the delivery is dropped unless a part of it was written.
-    pub(crate) withdrawn: bool,
+    pub(crate) is_withdrawn: bool,
     /// What `tx.commit` will do with the delivery, in an open transaction.
     decided: Option<Settlement>,
     links: Links,
@@ -243,11 +243,11 @@ impl Deliveries {
             requeues: new.requeues,
             death: None,
             no_ack: new.no_ack,
-            sent: false,
+            is_sent: false,
             returned: false,
             is_pageable: false,
-            orphaned: false,
-            withdrawn: false,
+            is_detached: false,
+            is_withdrawn: false,
             decided: None,
             links: Links::default(),
             outbox_links: Links::default(),

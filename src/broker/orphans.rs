@@ -156,12 +156,12 @@ impl Recovery {
     }
 
     /// Returns the index of the orphan whose queue had this name.
-    pub(crate) fn orphan_of(&self, vhost: &str, queue: &str) -> Option<usize> {
+    pub(crate) fn find_orphan_by_name(&self, vhost: &str, queue: &str) -> Option<usize> {
         self.orphans.entries.iter().position(|orphan| orphan.is_of(vhost, queue))
     }
 
     /// Returns the index of an orphan whose queue was in this virtual host.
-    pub(crate) fn orphan_in(&self, vhost: &str) -> Option<usize> {
+    pub(crate) fn find_orphan_in_vhost(&self, vhost: &str) -> Option<usize> {
         let is_in = |orphan: &Orphan| orphan.name.as_ref().is_some_and(|(host, _)| **host == *vhost);
         self.orphans.entries.iter().position(is_in)
     }
@@ -172,14 +172,14 @@ impl Recovery {
     }
 
     /// Notes that a queue has adopted an orphan, whose messages are not in it yet.
-    pub(crate) fn adopted(&mut self, orphan: &Orphan, queue: QueueId) {
+    pub(crate) fn note_adoption(&mut self, orphan: &Orphan, queue: QueueId) {
         let (incarnation, count) = (orphan.incarnation, orphan.contents.count);
         self.orphans.adopted.push(Adoption { incarnation, queue, count, is_purged: false });
     }
 
     /// Returns the number of messages that a queue has adopted and that are not in it yet.
-    pub(crate) fn adopted_by(&self, queue: QueueId) -> u32 {
-        self.orphans.adopted_by(queue)
+    pub(crate) fn adopted_count(&self, queue: QueueId) -> u32 {
+        self.orphans.adopted_count(queue)
     }
 
     /// Returns the next queue whose adopted messages are to be put into it, with its incarnation.
@@ -191,7 +191,7 @@ impl Recovery {
     /// Notes that a queue is purged: adopted messages are dropped as soon as they are in it. Returns their
     /// number.
     pub(crate) fn purge_adopted(&mut self, queue: QueueId) -> u32 {
-        let count = self.orphans.adopted_by(queue);
+        let count = self.orphans.adopted_count(queue);
         let adopted = self.orphans.adopted.iter_mut();
         adopted.filter(|adoption| adoption.queue == queue).for_each(|adoption| adoption.is_purged = true);
         count
@@ -398,7 +398,7 @@ impl Orphans {
 
     /// Returns the number of messages that a queue has adopted and that are not in it yet, without purged
     /// ones.
-    fn adopted_by(&self, queue: QueueId) -> u32 {
+    fn adopted_count(&self, queue: QueueId) -> u32 {
         let by = self.adopted.iter().find(|adoption| adoption.queue == queue && !adoption.is_purged);
         by.map_or(0, |adoption| u32::try_from(adoption.count).unwrap_or(u32::MAX))
     }
@@ -686,14 +686,14 @@ mod tests {
         }
         let recovery = &mut world.recovery;
         let known = |recovery: &Recovery, at: Option<usize>| at.map(|at| recovery.orphans()[at].incarnation);
-        assert_eq!(known(recovery, recovery.orphan_of("/", "q")), Some(2));
-        assert_eq!(known(recovery, recovery.orphan_of("tenant", "q")), Some(3));
-        assert_eq!(known(recovery, recovery.orphan_in("tenant")), Some(3));
-        assert_eq!(recovery.orphan_of("/", "other"), None);
+        assert_eq!(known(recovery, recovery.find_orphan_by_name("/", "q")), Some(2));
+        assert_eq!(known(recovery, recovery.find_orphan_by_name("tenant", "q")), Some(3));
+        assert_eq!(known(recovery, recovery.find_orphan_in_vhost("tenant")), Some(3));
+        assert_eq!(recovery.find_orphan_by_name("/", "other"), None);
         assert_eq!(known(recovery, recovery.find_orphan(1).ok()), Some(1));
         let at = recovery.find_orphan(2).unwrap();
         assert_eq!(recovery.take_orphan(at).contents.count, 20);
-        assert_eq!(recovery.orphan_of("/", "q"), None);
+        assert_eq!(recovery.find_orphan_by_name("/", "q"), None);
         assert!(recovery.find_orphan(2).unwrap_err().text.contains("no orphan 2"));
         assert_eq!(recovery.orphans().len(), 2);
     }
@@ -729,9 +729,9 @@ mod tests {
     fn adopted_messages_count_for_their_queue_until_they_are_in_it() {
         let mut world = OrphansFixture::new(8);
         let [one, two] = [1, 2].map(QueueId::from_index);
-        world.recovery.adopted(&orphan(5, None), one);
-        world.recovery.adopted(&orphan(6, None), two);
-        let counts = |recovery: &Recovery| [one, two].map(|queue| recovery.adopted_by(queue));
+        world.recovery.note_adoption(&orphan(5, None), one);
+        world.recovery.note_adoption(&orphan(6, None), two);
+        let counts = |recovery: &Recovery| [one, two].map(|queue| recovery.adopted_count(queue));
         assert_eq!(counts(&world.recovery), [50, 60]);
         assert_eq!(world.recovery.next_adopted(), Some((6, two)));
         assert!(!world.recovery.end_adoption(two));

@@ -37,7 +37,7 @@ pub(crate) struct Declarer {
 
 impl Declarer {
     /// Returns the declarer of objects that were restored at start, or whose connection is closed.
-    pub(crate) fn nobody() -> Self {
+    pub(crate) fn none() -> Self {
         Self { connection: ConnectionId::from_index(0), number: 0 }
     }
 }
@@ -70,7 +70,7 @@ impl Declared {
 
 /// Free capacity for declared objects that the quota does not count itself.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct FreeCapacity {
     /// Number of queues that still fit.
     pub(crate) queues: usize,
 }
@@ -220,9 +220,9 @@ impl Quota {
     // ---- connections and users
 
     /// Sets which users exist, by their places and numbers. Connections of a deleted user count for none.
-    pub(crate) fn note_users(&mut self, there: impl Iterator<Item = (usize, u32)>) {
+    pub(crate) fn note_users(&mut self, existing: impl Iterator<Item = (usize, u32)>) {
         let mut numbers = vec![0; self.users.len()];
-        there.for_each(|(place, number)| numbers[place] = number);
+        existing.for_each(|(place, number)| numbers[place] = number);
         for (place, number) in numbers.into_iter().enumerate() {
             if self.users[place].number != number {
                 self.users[place] = User { number, ..User::default() };
@@ -306,13 +306,13 @@ impl Quota {
     ///
     /// # Errors
     /// The connection holds as many as are free.
-    pub(crate) fn may_take(
+    pub(crate) fn check_share(
         &mut self,
         connection: ConnectionId,
         pool: Pool,
-        room: usize,
+        free_count: usize,
     ) -> Result<(), Fault> {
-        if room > 0 && *self.share_mut(connection).pool_mut(pool) as usize >= room {
+        if free_count > 0 && *self.share_mut(connection).pool_mut(pool) as usize >= free_count {
             return Err(share_used_up(pool.key()));
         }
         Ok(())
@@ -340,9 +340,9 @@ impl Quota {
 
     /// Returns whether a connection may have one more delivery of a pool with this much free capacity.
     #[inline]
-    pub(crate) fn may_take_delivery(&self, connection: ConnectionId, room: usize) -> bool {
+    pub(crate) fn may_take_delivery(&self, connection: ConnectionId, free_count: usize) -> bool {
         let share = self.share(connection);
-        (share.unsettled as usize) < room && self.leaves_bytes(share.pinned.unsettled_bytes)
+        (share.unsettled as usize) < free_count && self.leaves_bytes(share.pinned.unsettled_bytes)
     }
 
     /// Returns whether a connection has unsettled deliveries.
@@ -454,28 +454,28 @@ impl Quota {
         declared: Declared,
         names_bytes: usize,
         declarer: Option<Declarer>,
-        room: Room,
+        free_capacity: FreeCapacity,
     ) -> Result<(), Fault> {
-        let room = match declared {
-            Declared::Queue => room.queues,
+        let free_count = match declared {
+            Declared::Queue => free_capacity.queues,
             Declared::Exchange => self.sizes.exchanges - self.exchanges,
             Declared::Binding(_) => self.sizes.binding_places - self.binding_places,
         };
         let places = declared.places();
-        let names_room = self.names_room();
-        if places > room {
+        let names_bytes_free = self.names_bytes_free();
+        if places > free_count {
             return Err(out_of(declared.key()));
         }
-        if names_bytes > names_room {
+        if names_bytes > names_bytes_free {
             return Err(out_of("names_bytes_max"));
         }
         if let Some(share) = self.share_of(declarer) {
             let names_held = share.names_bytes as usize;
             let held = share.declared_mut(declared);
-            if *held as usize + places - 1 > DECLARED_TIMES * (room - places) {
+            if *held as usize + places - 1 > DECLARED_TIMES * (free_count - places) {
                 return Err(share_used_up(declared.key()));
             }
-            if names_held + names_bytes > DECLARED_TIMES * (names_room - names_bytes) {
+            if names_held + names_bytes > DECLARED_TIMES * (names_bytes_free - names_bytes) {
                 return Err(share_used_up("names_bytes_max"));
             }
             *held += places as u32;
@@ -509,7 +509,7 @@ impl Quota {
     /// # Errors
     /// There is no capacity for the names.
     pub(crate) fn take_names(&mut self, names_bytes: usize) -> Result<(), Fault> {
-        if names_bytes > self.names_room() {
+        if names_bytes > self.names_bytes_free() {
             return Err(out_of("names_bytes_max"));
         }
         self.names_bytes += names_bytes;
@@ -522,7 +522,7 @@ impl Quota {
     }
 
     /// Returns how many bytes of names still fit.
-    pub(crate) const fn names_room(&self) -> usize {
+    pub(crate) const fn names_bytes_free(&self) -> usize {
         self.sizes.names_bytes.saturating_sub(self.names_bytes)
     }
 
@@ -614,7 +614,8 @@ mod tests {
     /// Returns how many records of a pool of 100 a connection gets while no other takes any.
     fn channels_of(quota: &mut Quota, connection: ConnectionId, used: usize) -> usize {
         let mut taken = 0;
-        while quota.may_take(connection, Pool::Channels, 100 - used - taken).is_ok() && used + taken < 100 {
+        while quota.check_share(connection, Pool::Channels, 100 - used - taken).is_ok() && used + taken < 100
+        {
             quota.take(connection, Pool::Channels);
             taken += 1;
         }
@@ -641,10 +642,10 @@ mod tests {
         let mut quota = quota();
         let connection = connected(&mut quota, 0);
         let declarer = Some(quota.declarer(connection));
-        let room = |queues| Room { queues };
-        quota.declare(Declared::Queue, 10, declarer, room(100)).unwrap();
-        quota.declare(Declared::Exchange, 20, declarer, room(99)).unwrap();
-        quota.declare(Declared::Binding(3), 30, declarer, room(99)).unwrap();
+        let free_count = |queues| FreeCapacity { queues };
+        quota.declare(Declared::Queue, 10, declarer, free_count(100)).unwrap();
+        quota.declare(Declared::Exchange, 20, declarer, free_count(99)).unwrap();
+        quota.declare(Declared::Binding(3), 30, declarer, free_count(99)).unwrap();
         assert_eq!((quota.names_bytes(), quota.exchanges()), (60, 1));
         assert_eq!(quota.fills()[0], (3, 100));
         quota.leave_vhost(connection);
@@ -665,15 +666,15 @@ mod tests {
         let connection = connected(&mut quota, 0);
         let declarer = Some(quota.declarer(connection));
         let mut count = 0;
-        while quota.declare(Declared::Exchange, 1, declarer, Room { queues: 0 }).is_ok() {
+        while quota.declare(Declared::Exchange, 1, declarer, FreeCapacity { queues: 0 }).is_ok() {
             count += 1;
         }
         assert_eq!(count, 93);
         // Durable objects are restored at start whatever the shares are.
         for _ in 93..100 {
-            quota.declare(Declared::Exchange, 1, None, Room { queues: 0 }).unwrap();
+            quota.declare(Declared::Exchange, 1, None, FreeCapacity { queues: 0 }).unwrap();
         }
-        let fault = quota.declare(Declared::Exchange, 1, None, Room { queues: 0 }).unwrap_err();
+        let fault = quota.declare(Declared::Exchange, 1, None, FreeCapacity { queues: 0 }).unwrap_err();
         assert!(fault.text.contains("raise exchanges_max"), "{fault:?}");
     }
 

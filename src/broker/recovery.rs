@@ -99,7 +99,7 @@ struct Restoring {
     /// Definitions that belong to nothing.
     orphans: Vec<Unowned>,
     /// Number of definitions that this version cannot read.
-    unread: usize,
+    unreadable_count: usize,
 }
 
 impl Restoring {
@@ -112,7 +112,7 @@ impl Restoring {
         (key, value): (&[u8], &[u8]),
     ) {
         let Some(definition) = Definition::parse(key, value) else {
-            self.unread += 1;
+            self.unreadable_count += 1;
             return;
         };
         let levels = Levels::in_log(&definition, log);
@@ -149,13 +149,13 @@ impl Restoring {
                 incarnations.extend(Some(incarnation).filter(|incarnation| *incarnation > 0));
                 self.orphans.push((key.into(), value.into(), incarnations));
             }
-            not_now @ (Restored::NoCapacity | Restored::Unknown) => {
-                let why = match not_now {
+            failure @ (Restored::NoCapacity | Restored::Unknown) => {
+                let why = match failure {
                     Restored::NoCapacity => "it exceeds the limits",
                     _ => "its type is unknown to this version",
                 };
                 log::error!("{definition} is stored, but {why}");
-                if not_now == Restored::NoCapacity {
+                if failure == Restored::NoCapacity {
                     broker.recovery_mut().note_beyond_limits();
                 }
                 broker.recovery_mut().note_left_out_levels(incarnation, &levels.known);
@@ -190,7 +190,7 @@ impl Restoring {
             return Ok(());
         }
         let mut keys = log.read_names(disk, &lost)?;
-        keys.extend(self.orphans.iter().filter_map(|(key, value, _)| named_by(key, value)));
+        keys.extend(self.orphans.iter().filter_map(|(key, value, _)| queue_name_in(key, value)));
         for incarnation in lost {
             let Some(found) = log.index().queues().get(&incarnation) else { continue };
             let key = keys.get(&incarnation);
@@ -226,7 +226,7 @@ impl Restoring {
 
 /// Returns the incarnation of the queue whose name a definition contains, and the key that the queue is
 /// defined under.
-fn named_by(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
+fn queue_name_in(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
     let (vhost, name, incarnation) = match Definition::parse(key, value)? {
         Definition::Queue { incarnation, .. } => return Some((incarnation, key.into())),
         Definition::Binding {
@@ -251,7 +251,7 @@ fn restore_definitions(
         queues: BTreeMap::new(),
         absent: BTreeSet::new(),
         orphans: Vec::new(),
-        unread: 0,
+        unreadable_count: 0,
     };
     for AccessDefinition { key, value } in of_access {
         restoring.restore(broker, context, log, (key, value));
@@ -266,10 +266,10 @@ fn restore_definitions(
     if damaged > 0 {
         log::error!("{damaged} definitions are damaged and were skipped");
     }
-    if restoring.unread > 0 {
-        let unread = restoring.unread;
+    if restoring.unreadable_count > 0 {
+        let unreadable_count = restoring.unreadable_count;
         log::error!(
-            "{unread} stored definitions cannot be read by this version: they stay stored and are not used"
+            "{unreadable_count} stored definitions cannot be read by this version: they stay stored and are not used"
         );
     }
     if !repeated.is_empty() {
@@ -282,7 +282,7 @@ fn restore_definitions(
         context.pending_writes_mut().define(key, Some(value));
     }
     let is_suspect = damaged > 0
-        || restoring.unread > 0
+        || restoring.unreadable_count > 0
         || log.is_damaged()
         || broker.access().doubtful_access_reason().is_some();
     if !is_suspect {
@@ -407,10 +407,10 @@ impl Broker {
                 record.logged = DurableIndex::as_incarnation(incarnation);
                 record.requeues = requeues;
                 record.rank = first_rank(cx.pending_writes, &record, priorities_from);
-                let is_news = record.priorities_from() != priorities_from;
+                let is_upgraded = record.priorities_from() != priorities_from;
                 match self.add_queue(cx, record) {
                     Ok(queue) => {
-                        if is_news {
+                        if is_upgraded {
                             // The definition was written by a version without levels.
                             self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
                         }
@@ -432,8 +432,8 @@ impl Broker {
             } => {
                 let Some(apply_to) = ApplyTo::from_name(apply_to) else { return Restored::Unknown };
                 let kind = if is_operator_policy { PolicyKind::Operator } else { PolicyKind::User };
-                let said = NewPolicy { kind, name, pattern, apply_to, priority, definition };
-                self.restore_policy(vhost, &said)
+                let policy = NewPolicy { kind, name, pattern, apply_to, priority, definition };
+                self.restore_policy(vhost, &policy)
             }
             Definition::Parameter { vhost, component, name, value } => {
                 self.restore_parameter(&ParameterView { vhost, component, name, value })
@@ -555,8 +555,8 @@ impl Broker {
     /// Notes that all adopted messages are in their queue.
     pub fn end_adoption(&mut self, queue: QueueId) {
         if self.recovery.end_adoption(queue) && !self.queues.at(queue).is_deleted() {
-            let (_, drops) = self.purge(queue);
-            drops.into_iter().for_each(|job| self.jobs.begin(job));
+            let (_, drop_jobs) = self.purge(queue);
+            drop_jobs.into_iter().for_each(|job| self.jobs.begin(job));
         }
         self.end_blocking_job(queue);
         if self.queues.records().get(queue.index()).is_some() {
@@ -583,7 +583,7 @@ impl Broker {
     ///
     /// `unreadable` are keys of definitions that the storage cannot read.
     pub fn mark_access_doubtful(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
-        self.access.doubt_users(why, unreadable);
+        self.access.set_doubt(why, unreadable);
         self.note_users();
     }
 
@@ -597,14 +597,14 @@ impl Broker {
             Definition::Vhost { name, queues_max, connections_max, metadata } => {
                 let found = self.access.find_vhost(name);
                 let known = found.map_or(0, |vhost| self.access.vhost_metadata(vhost).text_bytes());
-                if metadata.text_bytes() > self.quota.names_room() + known {
-                    return self.access.no_room_at_start();
+                if metadata.text_bytes() > self.quota.names_bytes_free() + known {
+                    return self.access.note_no_capacity_at_start();
                 }
                 let found = found.or_else(|| self.add_vhost(name).ok());
-                let Some(vhost) = found else { return self.access.no_room_at_start() };
+                let Some(vhost) = found else { return self.access.note_no_capacity_at_start() };
                 self.access.limit_vhost(vhost, VhostLimits { queues_max, connections_max });
                 if self.describe_vhost(vhost, metadata).is_err() {
-                    return self.access.no_room_at_start();
+                    return self.access.note_no_capacity_at_start();
                 }
                 Restored::Exists(None)
             }
@@ -629,9 +629,9 @@ impl Broker {
         self.note_users();
     }
 
-    pub(crate) fn restore_policy(&mut self, vhost: &str, said: &NewPolicy<'_>) -> Restored {
+    pub(crate) fn restore_policy(&mut self, vhost: &str, policy: &NewPolicy<'_>) -> Restored {
         let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
-        restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, said))
+        restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, policy))
     }
 
     /// Applies policies to everything, at start when all definitions are restored, before the first message
@@ -648,11 +648,11 @@ impl Broker {
         self.parameters.doubt();
     }
 
-    pub(crate) fn restore_parameter(&mut self, said: &ParameterView<'_>) -> Restored {
-        let Ok(vhost) = said.vhost.map(|name| self.access.require_vhost(name)).transpose() else {
+    pub(crate) fn restore_parameter(&mut self, policy: &ParameterView<'_>) -> Restored {
+        let Ok(vhost) = policy.vhost.map(|name| self.access.require_vhost(name)).transpose() else {
             return self.access.orphaned();
         };
-        restored(self.parameters.restore(vhost, said))
+        restored(self.parameters.restore(vhost, policy))
     }
 }
 

@@ -4,7 +4,7 @@
 //! slot    88…81        80…73      …   40…33       …   8…1        0
 //! width   2^32 ms      2^29 ms        16,384 ms       4 ms       arrived before the slots were known
 //!         each is a level of a hidden queue, on the disk         │
-//!                      opened at its start, wider slots first  ▼
+//!                      opened at its start, wider slots first ▼
 //!                      held: the nearest few, in memory, in the order of due time ──→ routed
 //! ```
 //!
@@ -102,7 +102,7 @@ impl Queues {
     /// Returns the level of a slot and registers the slot's time; `None` if there is no capacity for another
     /// level.
     pub(crate) fn level_of_slot(&mut self, quota: &mut Quota, queue: QueueId, slot: Slot) -> Option<QueueId> {
-        let declarer = self.records[queue].declared.declarer.unwrap_or_else(Declarer::nobody);
+        let declarer = self.records[queue].declared.declarer.unwrap_or_else(Declarer::none);
         let level = self.records.level_at(quota, queue, slot.number, Some(declarer)).ok()?;
         self.register_slot(level, slot);
         Some(level)

@@ -6,8 +6,8 @@
 //! real-time clock, which a board may not have.
 //!
 //! ```text
-//! first message in memory: arrival + lower of its own and the queue's time to live ──→ examined at that time
-//! only in the log: peek (reads its record only) ──→ examined at that time ──→ read back when due
+//! first message in memory:  arrival + lower of its own and the queue's time to live ──→ examined at that time
+//! only in the log:          peek (reads its record only) ──→ examined at that time ──→ read back when due
 //! ```
 //!
 //! # Invariants

@@ -185,7 +185,7 @@ impl Queues {
             } else if let Rank::Lowest { .. } = record.rank {
                 let priority = choice.priority.min(record.settings.max_priority);
                 // A level counts as a queue in the share of the connection that declared its queue.
-                let declarer = record.declared.declarer.unwrap_or_else(Declarer::nobody);
+                let declarer = record.declared.declarer.unwrap_or_else(Declarer::none);
                 *target = self.level_for(quota, *target, priority, Some(declarer));
             }
         }

@@ -29,7 +29,7 @@ use super::record::QueueState;
 use super::record::{Queue, Rank, Records};
 use crate::arguments::{QueueSettings, max_priority};
 use crate::context::Work;
-use crate::quota::{Declared, Declarer, Quota, Room};
+use crate::quota::{Declared, Declarer, FreeCapacity, Quota};
 use crate::reply_text::out_of;
 use crate::topology::DELAYED;
 
@@ -249,7 +249,7 @@ impl Records {
         (record.rank, record.delayed_exchange) =
             (Rank::Level { queue, priority, below }, whole.delayed_exchange);
         record.is_forwarded = whole.is_forwarded;
-        quota.declare(Declared::Queue, 0, declarer, Room { queues: self.slab.free_count() })?;
+        quota.declare(Declared::Queue, 0, declarer, FreeCapacity { queues: self.slab.free_count() })?;
         record.declared.declarer = declarer;
         record.serial = self.next_serial();
         let has_dead_letters = record.dead_letters_logged();
