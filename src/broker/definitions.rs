@@ -11,8 +11,8 @@
 //! - Only its own connection can use an exclusive queue.
 //! - An auto-delete queue is deleted with its last consumer, but not before it had one.
 //! - The name of a deleted queue is free at once.
-//! - A queue's settings follow from its arguments and policies, as soon as the queue has been notified of a
-//!   change.
+//! - A queue's settings follow from its arguments and policies. After a change of policies, a job updates the
+//!   settings.
 
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
@@ -75,7 +75,7 @@ const UNITS_PER_RECORD: u32 = 8;
 impl Broker {
     // ---- exchanges and bindings
 
-    /// Handles a passive `exchange.declare`: after a positive answer the client may rely on the exchange.
+    /// Handles a passive `exchange.declare`. The reply waits until the definition of the exchange is durable.
     pub(crate) fn check_exchange_exists(
         &self,
         cx: &mut Context<'_>,
@@ -279,7 +279,7 @@ impl Broker {
         self.access.check_topic(work, &self.consumers.connection(connection).identity, topic, right, key)
     }
 
-    /// Handles `exchange.bind` and `queue.bind` when both ends are known.
+    /// Handles `exchange.bind` and `queue.bind`, for a source and destination that were found.
     pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &FoundBinding<'_>) -> Result<Outcome, Fault> {
         self.topology.bind(cx, &self.access, &mut self.quota, &mut self.queues, new)?;
         Ok(Outcome::Done)
@@ -389,7 +389,7 @@ impl Broker {
         )
     }
 
-    /// Handles a passive `queue.declare`: after a positive answer the client may rely on the queue.
+    /// Handles a passive `queue.declare`. The reply waits until the definition of the queue is durable.
     pub(crate) fn check_queue_exists(
         &mut self,
         cx: &mut Context<'_>,
@@ -406,7 +406,8 @@ impl Broker {
         Ok(self.declared(queue))
     }
 
-    /// Handles `queue.declare` of a reply queue: answers whether a consumer still waits for the reply.
+    /// Handles `queue.declare` of a reply queue, by which a client checks whether a consumer still waits for
+    /// the reply.
     fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
         let exists = name == REPLY_TO || self.queues.records().find_queue(vhost, name).is_some();
         if exists {
@@ -597,7 +598,8 @@ impl Broker {
         self.end_creation(created, orphan)
     }
 
-    /// Creates a queue; with the incarnation of an orphan, the one whose messages the storage has.
+    /// Creates a queue. `incarnation` is that of an orphan whose messages the queue adopts; `None` for a new
+    /// one.
     pub(crate) fn create_as(
         &mut self,
         cx: &mut Context<'_>,
@@ -889,7 +891,8 @@ impl Broker {
 
     // ---- virtual hosts
 
-    /// Deletes what is left of a virtual host, as much as `left` allows. Returns whether all is deleted.
+    /// Deletes the queues and exchanges of a deleted virtual host, at most `left` records in this step.
+    /// Returns whether all are deleted.
     pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
         while sweep.queue < self.queues.records().places() {
             if cx.pending_writes.is_crowded() || !spend(left) {
@@ -935,12 +938,12 @@ impl Broker {
         self.remove_vhost(vhost);
     }
 
-    // ---- what could not be restored at start
+    // ---- objects that could not be restored at start
 
     /// Gives a queue that was just declared the messages of the orphan with its incarnation.
     ///
-    /// The messages are in the queue when the storage has been asked for their offsets; until then the queue
-    /// waits. If the queue could not be declared, the orphan stays.
+    /// The queue delivers nothing until the storage has returned the offsets of the messages and these are in
+    /// the queue. If the queue could not be declared, the orphan stays.
     pub(crate) fn end_creation(
         &mut self,
         created: Result<QueueId, Fault>,
@@ -957,7 +960,7 @@ impl Broker {
         Ok(queue)
     }
 
-    /// Gives a rebuilt queue the flags and arguments that a client declares it with.
+    /// Gives a rebuilt queue the flags and arguments of a client's declaration.
     ///
     /// # Errors
     /// There is no capacity for the arguments, or the storage cannot be written.
@@ -970,7 +973,7 @@ impl Broker {
         version_for(cx.pending_writes, true)?;
         self.quota.take_names(declaration.arguments.len())?;
         let record = self.queues.at_mut(queue);
-        assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
+        assert!(record.arguments.is_empty(), "a rebuilt queue has no arguments");
         record.arguments = declaration.arguments.into();
         record.times.peeked = PeekedExpiry::NOTHING;
         (record.declared.auto_delete, record.declared.is_rebuilt) = (declaration.auto_delete, false);
@@ -989,6 +992,7 @@ impl Broker {
     /// Deletes an exchange or queue that the start left out, a queue with its messages, and orphans of that
     /// name. Returns `false` when there is none.
     ///
+    /// # Errors
     /// The storage cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
     /// checked.
     pub(crate) fn delete_left_out(
@@ -1035,8 +1039,7 @@ impl Broker {
         orphan.contents.count
     }
 
-    /// Appends to the log that the definition of a queue of this name is void, if there is one and no queue
-    /// has the name now.
+    /// Appends the deletion of the definition of this queue name to the log, unless a queue has the name now.
     pub(crate) fn delete_definition_of_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
         let is_used = self
             .access

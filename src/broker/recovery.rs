@@ -1,14 +1,14 @@
-//! Restores the broker at start: declares everything again that the storage has, and tells each queue which
-//! messages the log has for it.
+//! Restores the broker at start: declares the stored objects again, and adds the stored messages to their
+//! queues.
 //!
 //! # Invariants
-//! - No message is read here.
-//! - A start declares again exactly what was durable. What cannot be declared is logged and stays untouched
-//!   in the log, with its bindings. Reasons are missing capacity under today's limits, or a type that only
-//!   another version knows. A definition that belongs to nothing is deleted; messages that belong to nothing
-//!   stay.
-//! - An object known to have been deleted is not rebuilt.
-//! - A queue that adopts messages delivers nothing before they are in it.
+//! - No message is read here: queues get only the offsets of their messages.
+//! - A start declares exactly the durable objects. An object for which the present limits have no capacity,
+//!   or whose type only another version supports, is reported in the log file and stays stored with its
+//!   bindings. A definition whose virtual host, user, exchange or queue does not exist is deleted. Messages
+//!   without a queue stay.
+//! - A queue is not rebuilt if the log has its deletion.
+//! - A queue that adopts messages delivers nothing before these messages are in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -51,7 +51,7 @@ pub fn restore(
     first: First<'_>,
     now: Now,
 ) -> io::Result<()> {
-    // A start is a use of a queue: its time is the time of the start, not of the creation of the store.
+    // The start counts as a use of each queue, so broker time must be set before queues are restored.
     context.pending_writes_mut().set_time(log.time_ms(now));
     let AccessReport { access, unreadable, is_thin, definitions, .. } = report;
     match access {
@@ -67,15 +67,15 @@ pub fn restore(
     Ok(())
 }
 
-/// A definition that belongs to nothing: key, value, and the incarnations of its queue and levels that are to
-/// be deleted with it.
+/// A definition whose virtual host, user, exchange or queue does not exist: key, value, and the incarnations
+/// of the queue and levels that must be deleted with it.
 type Unowned = (Box<[u8]>, Box<[u8]>, Vec<u64>);
 
-/// What the log has of the levels of a queue with priorities.
+/// The levels of a queue with priorities that the log has.
 struct Levels {
     /// Incarnation of the level for priority 1.
     from: u64,
-    /// Incarnations of which the log has something.
+    /// Incarnations of the levels that the log has.
     known: Vec<u64>,
 }
 
@@ -96,7 +96,7 @@ struct Restoring {
     queues: BTreeMap<u64, QueueId>,
     /// Queues that are defined and could not be restored.
     absent: BTreeSet<u64>,
-    /// Definitions that belong to nothing.
+    /// Definitions whose virtual host, user, exchange or queue does not exist.
     orphans: Vec<Unowned>,
     /// Number of definitions that this version cannot read.
     unreadable_count: usize,
@@ -126,7 +126,7 @@ impl Restoring {
         let version = log.index().definitions().get(key).map_or(0, |definition| definition.version);
         let is_renamed = self.versions.get(&incarnation).is_some_and(|newest| *newest > version);
         if is_gone || is_renamed || self.queues.contains_key(&incarnation) {
-            // The queue was deleted, or has another name now: the record of that for this definition was
+            // The queue was deleted, or has another name now. The log entry that deleted this definition was
             // damaged.
             let levels = if is_gone { levels.known } else { Vec::new() };
             self.orphans.push((key.into(), value.into(), levels));
@@ -165,13 +165,13 @@ impl Restoring {
         }
     }
 
-    /// Creates the levels of a queue with priorities of which the log has something.
+    /// Creates those levels of a queue with priorities that the log has.
     fn restore_levels(&mut self, broker: &mut Broker, (queue, levels): (QueueId, &Levels)) {
         for &incarnation in &levels.known {
             let priority = (incarnation - levels.from + 1) as u8;
             match broker.restore_level(queue, priority) {
                 Some(level) => self.queues.insert(incarnation, level),
-                None => panic!("there was room for all levels"),
+                None => panic!("the caller checked the capacity for all levels"),
             };
         }
     }
@@ -212,7 +212,7 @@ impl Restoring {
                 self.absent.insert(incarnation);
             }
         }
-        // Its bindings may be among the definitions that belonged to nothing.
+        // The bindings of a rebuilt queue may be among the definitions without their objects.
         for (key, value, incarnations) in core::mem::take(&mut self.orphans) {
             let definition = Definition::parse(&key, &value);
             let binding = definition.filter(|definition| matches!(definition, Definition::Binding { .. }));
@@ -292,9 +292,9 @@ fn restore_definitions(
     broker.apply_policies(context);
     if is_suspect {
         broker.mark_parameters_doubtful();
-        // What seems to belong to nothing may belong to something that cannot be read. For access
-        // definitions, the operator who confirms the others decides: they are not listed, and would become
-        // valid again with a user of that name.
+        // A definition that seems to lack its object may belong to an object whose definition cannot be read.
+        // Access definitions of this kind are deleted when an operator confirms the users, because they are
+        // not shown, and would become valid again if a user of that name were created.
         let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
         broker.access_mut().drop_unreadable_access(context.pending_writes_mut(), hidden.collect());
     }
@@ -494,8 +494,8 @@ impl Broker {
         self.queues.restore_level(&mut self.quota, queue, priority)
     }
 
-    /// Deletes a definition that an interrupted deletion left behind; a queue with its messages, which the
-    /// log has under these incarnations.
+    /// Deletes a definition that an interrupted deletion left behind, and the messages of the queue and
+    /// levels with these incarnations.
     pub fn delete_stale_definition(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -508,10 +508,11 @@ impl Broker {
         pending_writes.define(key.into(), None);
     }
 
-    /// Registers messages of the store whose queue definition is missing.
+    /// Handles stored messages whose queue has no definition: rebuilds the queue if that is possible, or adds
+    /// an orphan.
     ///
-    /// It takes the queue's name, if it is known, and whether the queue may be rebuilt. Returns the queue, if
-    /// it exists again.
+    /// `name` is virtual host and name of the queue, if they are known. Returns the rebuilt queue; `None` for
+    /// an orphan.
     pub fn restore_lost(
         &mut self,
         cx: &mut Context<'_>,
