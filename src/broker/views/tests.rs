@@ -251,7 +251,8 @@ fn each_cause_has_its_text() {
         let text = world.explained(shortage, 1);
         assert!(text.starts_with(&format!("{}: ", shortage.kind())), "{text}");
         let deed = text.split("something else; ").nth(1).unwrap();
-        let is_deed = ["consume", "have ", "raise ", "wait, ", "see ", "make "];
+        let is_deed =
+            ["consume", "have ", "raise ", "this ends by itself", "repair ", "free ", "see ", "make "];
         assert!(is_deed.iter().any(|verb| deed.starts_with(verb)), "{text}");
         assert!(texts.insert(text.clone()), "the text of another cause: {text}");
     }
