@@ -130,7 +130,7 @@ impl Broker {
         if self.jobs.take_due() {
             self.run_jobs(cx);
         }
-        self.queues.records().charge_levels(cx.work);
+        self.queues.records().charge_walked_levels(cx.work);
         if answers_at_once || result.is_err() {
             cx.awaited = Batch::NONE;
         }
@@ -145,7 +145,7 @@ impl Broker {
             || !self.jobs.is_empty() && !pending_writes.is_crowded()
             || self.queues.records().is_any_ready()
             || self.consumers.has_connections_with_output()
-            || self.consumers.has_share_news()
+            || self.consumers.may_resume_over_share()
     }
 
     fn apply_to_connection(
@@ -329,7 +329,9 @@ impl Broker {
         let words = self.queue_text(vhost, request.queue);
         let priority = priority_of(words, Table::trusted(request.arguments))?;
         let record = self.queues.at(queue);
-        if record.queue_consumers.has_exclusive() || request.exclusive && record.queue_consumers.is_taken() {
+        if record.queue_consumers.has_exclusive()
+            || request.exclusive && record.queue_consumers.refuses_exclusive()
+        {
             return Err(Fault::new(ReplyCode::AccessRefused, format_args!("{words} in exclusive use")));
         }
         let tag = self.consumer_tag(request.tag);
@@ -632,7 +634,7 @@ impl Broker {
         let is_head = self.queues.deliveries()[head].tag == tag;
         let index = if is_head { head } else { self.queues.deliveries().find(channel, tag)? };
         let delivery = &self.queues.deliveries()[index];
-        delivery.message.filter(|_| delivery.sent).map(|message| (index, message))
+        delivery.message.filter(|_| delivery.is_sent).map(|message| (index, message))
     }
 
     /// Pushes a copy to a queue and takes ownership of it, pushed or not. Returns whether it is in the queue.

@@ -47,7 +47,7 @@ pub(crate) struct QueueSettings {
     /// A message requeued more often than this is dropped or dead-lettered.
     pub(crate) delivery_limit: u32,
     /// Deliveries have the header `x-delivery-count` (quorum queues).
-    pub(crate) tells_requeues: bool,
+    pub(crate) reports_requeues: bool,
     /// The queue has a single active consumer.
     pub(crate) single_active: bool,
     /// The highest priority that the queue distinguishes.
@@ -78,7 +78,7 @@ impl QueueSettings {
             expires_ms: effective.limit("x-expires"),
             dead_letters: effective.value("x-dead-letter-exchange").is_some(),
             delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
-            tells_requeues: is_quorum,
+            reports_requeues: is_quorum,
             single_active: effective.arguments().get("x-single-active-consumer") == Some(Value::Bool(true)),
             max_priority: max_priority(effective.arguments()),
             consumer_timeout_ms: consumer_timeout_ms(effective),
@@ -240,7 +240,8 @@ pub(crate) fn inequivalent(
     current: Option<Value<'_>>,
 ) -> Fault {
     let both = received.is_some() && current.is_some();
-    let (received, current) = (Shown { value: received, bare: both }, Shown { value: current, bare: both });
+    let (received, current) =
+        (Shown { value: received, is_bare: both }, Shown { value: current, is_bare: both });
     Fault::new(
         ReplyCode::PreconditionFailed,
         format_args!("inequivalent arg '{name}' for {thing}: received {received} but current is {current}"),

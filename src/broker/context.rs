@@ -1,7 +1,7 @@
 //! What the broker borrows for one call: pending writes, messages, work.
 //!
-//! The pending writes and the messages belong to the caller of the broker, which passes them on to the storage.
-//! Facts about a single command are not state of the broker.
+//! The pending writes and the messages belong to the caller of the broker, which passes them to the storage
+//! too. What concerns only one command is kept here and not in the broker.
 
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
@@ -9,16 +9,17 @@ use leveret_core::pending_writes::{Batch, PendingWrites};
 
 use super::quota::Declarer;
 
-/// What a call of the broker borrows, and the batch that its answer must wait for. A new context waits for no
-/// batch and has no declarer.
+/// What a call of the broker borrows, and the batch that must be durable before the reply to the command is
+/// sent. A new context waits for no batch and has no declarer.
 #[derive(Debug)]
 pub struct Context<'a> {
     pub(crate) pending_writes: &'a mut PendingWrites,
     pub(crate) messages: &'a mut Messages,
     pub(crate) work: &'a mut Work,
-    /// The batch that the answer to the command must wait for.
+    /// The batch that must be durable before the reply is sent.
     pub(crate) awaited: Batch,
-    /// The connection in whose share the command declares things; `None` at start.
+    /// The connection in whose share the objects that the command declares count; `None` at start and for
+    /// operators.
     pub(crate) declarer: Option<Declarer>,
 }
 
@@ -33,7 +34,7 @@ impl<'a> Context<'a> {
         Self { pending_writes, messages, work, awaited: Batch::NONE, declarer: None }
     }
 
-    /// Returns the batch that must be durable before the command is answered.
+    /// Returns the batch that must be durable before the reply to the command is sent.
     #[inline]
     pub const fn awaited(&self) -> Batch {
         self.awaited
@@ -49,23 +50,25 @@ impl<'a> Context<'a> {
         self.messages
     }
 
-    /// Makes the answer wait for this batch too.
+    /// Makes the reply wait for this batch too.
     pub(crate) fn await_batch(&mut self, batch: Batch) {
         self.awaited = self.awaited.max(batch);
     }
 
-    /// Makes the answer wait for all changes so far.
+    /// Makes the reply wait until all changes so far are durable.
     ///
-    /// What the client asked for is already the case, because of another client's change. That change must be
-    /// durable before this client relies on it.
+    /// For a command that changes nothing because another client has just made the same change: that change
+    /// must be durable before this client can rely on it.
     pub(crate) fn await_all_changes(&mut self) {
         let batch = self.pending_writes.last_entry_batch();
         self.await_batch(batch);
     }
 
-    /// Makes the answer wait until a definition is durable that the client may rely on.
+    /// Makes the reply wait until the definition of an existing object is durable. `defined` is the batch of
+    /// that definition.
     ///
-    /// It does not wait for all changes: on a full disk these wait for space, and a mere query must not.
+    /// The reply does not wait for all changes: on a full disk the changes wait for space, but a query must
+    /// not.
     pub(crate) fn await_defined(&mut self, defined: Batch) {
         if defined > self.pending_writes.durable() {
             self.await_batch(defined);
@@ -75,19 +78,20 @@ impl<'a> Context<'a> {
 
 /// Reading or copying this many octets costs one unit of work.
 const OCTETS_PER_UNIT: usize = 512;
-/// A larger charge counts as this many units.
+/// Maximum number of units that one charge adds.
 const CHARGE_MAX: usize = 1 << 24;
 
-/// Units of work since they were last taken: steps that do not follow from the size of a command, such as
-/// bindings examined, consumers skipped, and targets. Most messages take one or none.
+/// Counts units of work since the last [`Work::take`]: steps whose number does not follow from the size of a
+/// command, such as bindings examined, consumers skipped and target queues. Most messages take one unit or
+/// none.
 ///
-/// The event loop takes the units ([`Work::take`]) and ends a connection's turn when they are many. Within
-/// one command there is a limit, so that the routing of one message cannot delay all others. Work that grows
-/// with several things at once (keys, their words, exchanges) is charged while it is done, not afterwards.
+/// The event loop ends a connection's turn when its commands took many units. The routing of one message has
+/// a limit of units, so that it cannot delay all other clients. Work that is a product of several numbers
+/// (keys, their words, exchanges) is charged while it is done, so that the limit stops it early.
 #[derive(Debug)]
 pub struct Work {
     units: u32,
-    /// Number of units beyond which the current routing is refused.
+    /// The current routing is refused when `units` exceeds this value.
     units_max: u32,
 }
 
@@ -139,7 +143,7 @@ impl Work {
     /// Checks whether the work is still within its limit.
     ///
     /// # Errors
-    /// 406 beyond the limit, because the message requires too much work.
+    /// 406: the work exceeds its limit.
     pub(crate) fn check(&self) -> Result<(), Fault> {
         if self.units <= self.units_max {
             return Ok(());

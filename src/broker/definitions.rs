@@ -11,8 +11,8 @@
 //! - Only its own connection can use an exclusive queue.
 //! - An auto-delete queue is deleted with its last consumer, but not before it had one.
 //! - The name of a deleted queue is free at once.
-//! - A queue's settings follow from its arguments and policies, as soon as the queue has been notified of a
-//!   change.
+//! - A queue's settings follow from its arguments and policies. After a change of policies, a job updates the
+//!   settings.
 
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
@@ -26,7 +26,7 @@ use super::context::Work;
 use super::job::{Job, Sweep, spend};
 use super::orphans::{Orphan, key_of};
 use super::policy::{Applied, EffectivePolicy, Listener, Subject};
-use super::queue_records::{DurableIndex, Peeked, Queue, SLOTS, Targets, first_rank};
+use super::queue_records::{DurableIndex, PeekedExpiry, Queue, SLOTS, Targets, first_rank};
 use super::quota::Declared;
 use super::reply_text::{check_deletable, version_for};
 use super::state::REPLY_TO;
@@ -75,7 +75,7 @@ const UNITS_PER_RECORD: u32 = 8;
 impl Broker {
     // ---- exchanges and bindings
 
-    /// Handles a passive `exchange.declare`: after a positive answer the client may rely on the exchange.
+    /// Handles a passive `exchange.declare`. The reply waits until the definition of the exchange is durable.
     pub(crate) fn check_exchange_exists(
         &self,
         cx: &mut Context<'_>,
@@ -141,14 +141,14 @@ impl Broker {
         version: u64,
     ) -> Result<ExchangeId, Fault> {
         self.access.check_vhost_alive(vhost)?;
-        let (bytes, who) = (declaration.bytes(), cx.declarer);
-        self.declare_quota(Declared::Exchange, bytes, who)?;
+        let (bytes, declarer) = (declaration.bytes(), cx.declarer);
+        self.declare_quota(Declared::Exchange, bytes, declarer)?;
         let is_delayed = declaration.is_delayed();
         let delayed_queue =
             is_delayed.then(|| self.add_delayed_queue(cx, vhost, (version, declaration.durable)));
         let delayed_queue = delayed_queue
             .transpose()
-            .inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, who))?;
+            .inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, declarer))?;
         self.access.hold_vhost(vhost);
         let new =
             NewExchange { vhost, declaration: *declaration, version, declarer: cx.declarer, delayed_queue };
@@ -257,7 +257,7 @@ impl Broker {
     /// Returns whether routing keys are to be checked when a connection's user writes to or reads from an
     /// exchange.
     #[inline]
-    fn limits_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
+    fn checks_routing_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
         self.access.limits_topics(&self.consumers.connection(connection).identity)
             && self.topology.exchange(exchange).kind == ExchangeKind::Topic
     }
@@ -271,7 +271,7 @@ impl Broker {
         right: Right,
         key: &[u8],
     ) -> Result<(), Fault> {
-        if !self.limits_keys(connection, exchange) {
+        if !self.checks_routing_keys(connection, exchange) {
             return Ok(());
         }
         let record = self.topology.exchange(exchange);
@@ -279,7 +279,7 @@ impl Broker {
         self.access.check_topic(work, &self.consumers.connection(connection).identity, topic, right, key)
     }
 
-    /// Handles `exchange.bind` and `queue.bind` when both ends are known.
+    /// Handles `exchange.bind` and `queue.bind`, for a source and destination that were found.
     pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &FoundBinding<'_>) -> Result<Outcome, Fault> {
         self.topology.bind(cx, &self.access, &mut self.quota, &mut self.queues, new)?;
         Ok(Outcome::Done)
@@ -343,7 +343,7 @@ impl Broker {
         let by_key_alone = self.topology.route(work, exchange, key, headers, &mut chosen)?;
         if by_key_alone && headers.is_empty() {
             let connection = self.consumers.connection_of(channel);
-            let for_all_keys = (!self.limits_keys(connection, exchange)).then_some(exchange);
+            let for_all_keys = (!self.checks_routing_keys(connection, exchange)).then_some(exchange);
             let revision = self.revision();
             let cache = &mut self.consumers.channel_mut(channel).route_cache;
             cache.set(revision, messages, message, for_all_keys, targets);
@@ -389,7 +389,7 @@ impl Broker {
         )
     }
 
-    /// Handles a passive `queue.declare`: after a positive answer the client may rely on the queue.
+    /// Handles a passive `queue.declare`. The reply waits until the definition of the queue is durable.
     pub(crate) fn check_queue_exists(
         &mut self,
         cx: &mut Context<'_>,
@@ -406,7 +406,8 @@ impl Broker {
         Ok(self.declared(queue))
     }
 
-    /// Handles `queue.declare` of a reply queue: answers whether a consumer still waits for the reply.
+    /// Handles `queue.declare` of a reply queue, by which a client checks whether a consumer still waits for
+    /// the reply.
     fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
         let exists = name == REPLY_TO || self.queues.records().find_queue(vhost, name).is_some();
         if exists {
@@ -526,8 +527,8 @@ impl Broker {
         declaration: &QueueDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
         let record = self.queues.at(queue);
-        let is_mine = record.declared.exclusive_owner == Some(connection);
-        if record.declared.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
+        let is_owner = record.declared.exclusive_owner == Some(connection);
+        if record.declared.exclusive_owner.is_some() && !is_owner || declaration.exclusive != is_owner {
             return Err(self.locked(queue));
         }
         if record.declared.is_rebuilt && declaration.durable {
@@ -566,7 +567,7 @@ impl Broker {
 
     /// Returns the number of ready messages of a queue, including adopted ones that are not in it yet.
     fn ready_or_adopted(&self, queue: QueueId) -> u32 {
-        self.queues.records().ready_in(queue).saturating_add(self.recovery.adopted_by(queue))
+        self.queues.records().ready_in(queue).saturating_add(self.recovery.adopted_count(queue))
     }
 
     fn declared(&self, queue: QueueId) -> Outcome {
@@ -587,15 +588,18 @@ impl Broker {
         hidden: bool,
     ) -> Result<QueueId, Fault> {
         let vhost_name = self.access.vhost_name(vhost);
-        let at =
-            self.recovery.orphan_of(vhost_name, declaration.queue).filter(|_| declaration.outlives_broker());
+        let at = self
+            .recovery
+            .find_orphan_by_name(vhost_name, declaration.queue)
+            .filter(|_| declaration.outlives_broker());
         let orphan = at.map(|at| self.recovery.take_orphan(at));
         let incarnation = orphan.as_ref().map(|orphan| orphan.incarnation);
         let created = self.create_as(cx, owner, vhost, declaration, (hidden, incarnation));
         self.end_creation(created, orphan)
     }
 
-    /// Creates a queue; with the incarnation of an orphan, the one whose messages the storage has.
+    /// Creates a queue. `incarnation` is that of an orphan whose messages the queue adopts; `None` for a new
+    /// one.
     pub(crate) fn create_as(
         &mut self,
         cx: &mut Context<'_>,
@@ -651,7 +655,7 @@ impl Broker {
         }
         if let Some(owner) = owner {
             let owned = &mut self.consumers.connection_mut(owner).exclusive_queues;
-            self.queues.records_mut().enter_owned(owned, queue);
+            self.queues.records_mut().link_exclusive_queue(owned, queue);
         }
         self.topology.revise();
         Ok(queue)
@@ -701,8 +705,8 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
-        let (count, drops) = self.purge(queue);
-        drops.into_iter().for_each(|job| self.begin_job(connection, job));
+        let (count, drop_jobs) = self.purge(queue);
+        drop_jobs.into_iter().for_each(|job| self.begin_job(connection, job));
         Ok(Outcome::MessageCount(count))
     }
 
@@ -711,8 +715,8 @@ impl Broker {
     pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<Job>) {
         let adopted = self.recovery.purge_adopted(queue);
         let (count, taken) = self.queues.purge(queue);
-        let drops = taken.into_iter().map(|(queue, parts)| Job::Purge { queue, parts });
-        (count.saturating_add(adopted), drops.collect())
+        let drop_jobs = taken.into_iter().map(|(queue, parts)| Job::Purge { queue, parts });
+        (count.saturating_add(adopted), drop_jobs.collect())
     }
 
     pub(crate) fn delete_queue_by_name(
@@ -784,7 +788,7 @@ impl Broker {
         if let Some(owner) = owner {
             self.queues
                 .records_mut()
-                .leave_owned(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
+                .unlink_exclusive_queue(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
         }
         self.topology.revise();
     }
@@ -887,7 +891,8 @@ impl Broker {
 
     // ---- virtual hosts
 
-    /// Deletes what is left of a virtual host, as much as `left` allows. Returns whether all is deleted.
+    /// Deletes the queues and exchanges of a deleted virtual host, at most `left` records in this step.
+    /// Returns whether all are deleted.
     pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
         while sweep.queue < self.queues.records().places() {
             if cx.pending_writes.is_crowded() || !spend(left) {
@@ -933,12 +938,12 @@ impl Broker {
         self.remove_vhost(vhost);
     }
 
-    // ---- what could not be restored at start
+    // ---- objects that could not be restored at start
 
     /// Gives a queue that was just declared the messages of the orphan with its incarnation.
     ///
-    /// The messages are in the queue when the storage has been asked for their offsets; until then the queue
-    /// waits. If the queue could not be declared, the orphan stays.
+    /// The queue delivers nothing until the storage has returned the offsets of the messages and these are in
+    /// the queue. If the queue could not be declared, the orphan stays.
     pub(crate) fn end_creation(
         &mut self,
         created: Result<QueueId, Fault>,
@@ -950,12 +955,12 @@ impl Broker {
             return created;
         };
         self.queues.restore_contents(queue, &orphan.contents);
-        self.queues.at_mut(queue).returning += 1;
-        self.recovery.adopted(&orphan, queue);
+        self.queues.at_mut(queue).blocking_jobs += 1;
+        self.recovery.note_adoption(&orphan, queue);
         Ok(queue)
     }
 
-    /// Gives a rebuilt queue the flags and arguments that a client declares it with.
+    /// Gives a rebuilt queue the flags and arguments of a client's declaration.
     ///
     /// # Errors
     /// There is no capacity for the arguments, or the storage cannot be written.
@@ -968,9 +973,9 @@ impl Broker {
         version_for(cx.pending_writes, true)?;
         self.quota.take_names(declaration.arguments.len())?;
         let record = self.queues.at_mut(queue);
-        assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
+        assert!(record.arguments.is_empty(), "a rebuilt queue has no arguments");
         record.arguments = declaration.arguments.into();
-        record.times.peeked = Peeked::NOTHING;
+        record.times.peeked = PeekedExpiry::NOTHING;
         (record.declared.auto_delete, record.declared.is_rebuilt) = (declaration.auto_delete, false);
         self.recovery.note_rebuilt_gone();
         self.apply_to_queue(cx, queue);
@@ -987,6 +992,7 @@ impl Broker {
     /// Deletes an exchange or queue that the start left out, a queue with its messages, and orphans of that
     /// name. Returns `false` when there is none.
     ///
+    /// # Errors
     /// The storage cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
     /// checked.
     pub(crate) fn delete_left_out(
@@ -1015,7 +1021,7 @@ impl Broker {
         vhost: VhostId,
         queue: &str,
     ) -> Result<bool, Fault> {
-        let Some(at) = self.recovery.orphan_of(self.access.vhost_name(vhost), queue) else {
+        let Some(at) = self.recovery.find_orphan_by_name(self.access.vhost_name(vhost), queue) else {
             return Ok(false);
         };
         check_deletable(cx.pending_writes, true)?;
@@ -1028,14 +1034,13 @@ impl Broker {
         let batch = cx.pending_writes.append_queue_deleted(orphan.incarnation);
         cx.await_batch(batch);
         if let Some((vhost, name)) = &orphan.name {
-            self.forget_name(cx, vhost, name);
+            self.delete_definition_of_name(cx, vhost, name);
         }
         orphan.contents.count
     }
 
-    /// Appends to the log that the definition of a queue of this name is void, if there is one and no queue
-    /// has the name now.
-    pub(crate) fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
+    /// Appends the deletion of the definition of this queue name to the log, unless a queue has the name now.
+    pub(crate) fn delete_definition_of_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
         let is_used = self
             .access
             .find_vhost(vhost)

@@ -1,17 +1,17 @@
 //! Delivers messages from queues to the outboxes of connections, and from there to the socket.
 //!
-//! A delivery pass is bounded. Each queue gives its messages to its eligible consumers in turn, one each, the
-//! highest priority first. A consumer without credit, or whose connection takes no more, leaves the list of
-//! eligible consumers and costs nothing until that changes.
+//! [`Broker::deliver`] makes a bounded number of deliveries. The eligible consumers of a queue with the
+//! highest priority get its messages in turn. A consumer is eligible while it has credit and its connection
+//! can take messages. A consumer that is not eligible is on no list and takes no time.
 //!
-//! A `basic.get` is normally answered at once. If the first message is being read back or requeued, the
-//! connection waits for its answer, and every turn checks whether there is one. An expired message is never
-//! delivered.
+//! The reply to a `basic.get` is normally returned at once. If the first message is being read back or
+//! requeued, the get is put on a list and retried, and the connection waits for the reply. An expired message
+//! is never delivered.
 //!
 //! # Invariants
 //! - A message that left its queue is in exactly one delivery record.
-//! - An outbox never has much more than the output budget, so a peer that does not read pins a bounded number
-//!   of messages.
+//! - The bytes in an outbox exceed the output budget by at most a few messages. A client that does not read
+//!   therefore occupies a bounded amount of memory.
 
 use leveret_core::command::{
     ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder,
@@ -23,7 +23,7 @@ use leveret_core::pending_writes::PendingWrites;
 use super::consumers::ConsumerState;
 use super::deliveries::{Carrier, NewDelivery};
 use super::job::Job;
-use super::queue_flow::{Getting, Patience};
+use super::queue_flow::{ExpiryGrace, Getting};
 use super::queue_records::{Front, Rank, Taken};
 use super::reply_text::out_of;
 use super::republish::{ExpiryResult, TrimTurn};
@@ -32,7 +32,8 @@ use super::{Broker, Context};
 
 /// Number of deliveries that a queue makes before the next queue has its turn.
 const QUEUE_BURST: u32 = 64;
-/// Maximum number of deliveries made before a command: about the number of publishes in one read of a socket.
+/// Maximum number of deliveries made before a command (see `catch_up`): about the number of publishes in one
+/// read of a socket.
 const CATCH_UP_MAX: u32 = 1024;
 /// Units of work that count as much as one delivery.
 const UNITS_PER_DELIVERY: u32 = 8;
@@ -63,7 +64,7 @@ impl Outbox for OutboxView<'_> {
             redelivered: delivery.redelivered,
             delivery_count: self.broker.queues.delivery_count(delivery),
             message: delivery.message?,
-            is_withdrawn: delivery.withdrawn,
+            is_withdrawn: delivery.is_withdrawn,
         })
     }
 
@@ -74,7 +75,7 @@ impl Outbox for OutboxView<'_> {
 }
 
 impl Broker {
-    /// Delivers at most `most` messages, and removes expired and surplus messages from queues.
+    /// Delivers at most `most` messages, after removing messages that are expired or over a length limit.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
         self.queues.records_mut().write_requeue_counts(cx.pending_writes, &self.access);
         self.consumers.recheck_over_share(cx.work, &mut self.queues, &self.quota);
@@ -84,12 +85,12 @@ impl Broker {
         while left > 0 {
             let Some(queue) = self.queues.records_mut().pop_ready() else { return };
             left -= self.deliver_burst(cx, queue, left.min(self.burst(queue)));
-            self.queues.records().charge_levels(cx.work);
+            self.queues.records().charge_walked_levels(cx.work);
             left = left.saturating_sub(cx.work.take() / UNITS_PER_DELIVERY);
         }
     }
 
-    /// Removes expired, rejected and surplus messages from queues, and deletes expired queues.
+    /// Removes messages that are expired, rejected or over a length limit, and deletes expired queues.
     fn expire_and_trim(&mut self, cx: &mut Context<'_>) {
         let mut turn = TrimTurn::new();
         while let Some(unused) = self.republisher().expire_and_trim(cx, &mut turn) {
@@ -101,7 +102,7 @@ impl Broker {
         }
     }
 
-    /// Returns whether any queue has messages to remove and may be able to do so.
+    /// Returns whether any queue has messages to remove and may be able to remove them now.
     pub fn may_expire_or_trim(&self, pending_writes: &PendingWrites, messages: &Messages) -> bool {
         let capacity_freed =
             || self.capacity_freed() + pending_writes.capacity_freed() + messages.capacity_freed();
@@ -110,7 +111,8 @@ impl Broker {
 
     /// Returns how many deliveries a queue makes before the next queue's turn.
     ///
-    /// It is 1 if the prefetch is that of a whole channel, so that its other consumers get their part.
+    /// That is 1 if the consumers of a channel share a prefetch, so that the channel's consumers of other
+    /// queues get messages too.
     #[inline]
     fn burst(&self, queue: QueueId) -> u32 {
         let next = self.queues.records().queue_consumers(queue).next();
@@ -126,8 +128,8 @@ impl Broker {
         let delivered = self.deliver_from(cx, queue, most);
         let record = self.queues.at(queue);
         if record.has_rules() {
-            // If a consumer is ready, messages over the length limit are kept: they are delivered in the next
-            // turn, or after the sync or read that the first one waits for.
+            // If a consumer is ready, the queue keeps messages over its length limit. They are delivered in
+            // the next turn, or after the sync or read for which the first one waits.
             let first = self.queues.at(self.queues.records().first_level(queue));
             let is_over =
                 !record.queue_consumers.is_ready() || delivered < most && first.front != Front::Blocked;
@@ -142,10 +144,12 @@ impl Broker {
         delivered
     }
 
-    /// Makes the deliveries of a queue that were possible before a command that sees or changes its messages.
+    /// Before a command that sees or changes the messages of a queue, makes the deliveries of that queue that
+    /// are possible now.
     ///
-    /// Deliveries are otherwise made at the end of a turn. As in RabbitMQ, a message belongs to the consumer
-    /// that was ready when it arrived. A commit is applied after these deliveries as a whole.
+    /// All other deliveries are made at the end of a turn. Without this, a purge or `basic.get` could take a
+    /// message for which a consumer was ready when the message arrived; in RabbitMQ that consumer gets it.
+    /// While a group of changes is open (`tx.commit`), no deliveries are made.
     #[inline]
     pub(crate) fn catch_up(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         if self.queues.records().is_any_ready() && !cx.pending_writes.is_grouping() {
@@ -163,18 +167,18 @@ impl Broker {
         cx.work.charge((delivered * UNITS_PER_DELIVERY) as usize);
     }
 
-    /// Makes the deliveries that were possible before a command, for the queues of all consumers of a
-    /// channel.
+    /// Calls [`Self::catch_up`] for the queues of all consumers of a channel.
     pub(crate) fn catch_up_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
-        // A consumer that received a message moves behind the others of the channel, and is not processed
-        // again.
+        // A consumer that received a message moves to the end of the channel's list. `left` prevents that it
+        // is processed again.
         let mut at = self.consumers.next_of_channel(channel, None);
         let mut left = self.consumers.channel(channel).consumers.len();
         while let Some(index) = at.filter(|_| left > 0 && self.queues.records().is_any_ready()) {
             left -= 1;
             at = self.consumers.next_of_channel(channel, Some(index));
             cx.work.charge(1);
-            // The queue of a cancelled consumer whose client must still be notified may be deleted.
+            // A cancelled consumer without unsettled deliveries may refer to a deleted queue until its client
+            // is notified.
             let consumer = self.consumers.at(index);
             if !consumer.needs_cancel_notice || consumer.unsettled > 0 {
                 self.catch_up(cx, consumer.queue);
@@ -187,7 +191,7 @@ impl Broker {
         while delivered < most {
             let Some(level) = self.queues.records().wanted_level(queue) else { break };
             let Some(consumer) = self.queues.records().queue_consumers(queue).next() else {
-                panic!("a queue that wants a delivery has a consumer for it");
+                panic!("a queue with a level to deliver from has an eligible consumer");
             };
             if !self.consumers.has_credit(consumer) {
                 // Other consumers of the channel used up the shared prefetch.
@@ -196,13 +200,14 @@ impl Broker {
                 continue;
             }
             if !self.consumers.connection_can_take(&self.queues, &self.quota, consumer) {
-                self.consumers.park(&mut self.queues, &self.quota, consumer);
+                self.consumers.pause_consumer(&mut self.queues, &self.quota, consumer);
                 continue;
             }
             if self.queues.at(level).settings.may_expire {
-                let is_clear = self.republisher().expire_before_delivery(cx, level, Patience::OneTurn)
+                let is_clear = self.republisher().expire_before_delivery(cx, level, ExpiryGrace::OneTurn)
                     == ExpiryResult::Done;
-                // Expiring messages is work too: messages behind them may have to wait for the next turn.
+                // Removing expired messages counts as work, so the messages behind them may have to wait for
+                // the next turn.
                 let units = cx.work.units() - units_before;
                 if !is_clear || delivered + units / UNITS_PER_DELIVERY >= most {
                     break;
@@ -212,7 +217,7 @@ impl Broker {
                     continue;
                 }
             }
-            let Some(first) = self.queues.first_to_go(cx, level) else { break };
+            let Some(first) = self.queues.first_deliverable(cx, level) else { break };
             let taken = self.queues.take_first(cx, level, first);
             self.assign(cx, consumer, level, &taken);
             delivered += 1;
@@ -229,8 +234,8 @@ impl Broker {
         }
     }
 
-    /// Puts a message that was taken out of a queue into the outbox of a consumer, or of the record for a
-    /// `basic.get`. Returns the channel.
+    /// Puts a message that was taken out of a queue into the outbox. `index` is the consumer, or the consumer
+    /// record of a `basic.get`. Returns the channel.
     pub(crate) fn send(
         &mut self,
         cx: &mut Context<'_>,
@@ -252,7 +257,7 @@ impl Broker {
         self.consumers.put_into_outbox(messages, queues, quota, new, || ack_timeout.begin());
     }
 
-    /// Returns whether a connection may have one more delivery.
+    /// Returns whether the connection's share and the pool have capacity for one more delivery.
     #[inline]
     pub(crate) fn may_take_delivery(&self, connection: ConnectionId) -> bool {
         self.quota.may_take_delivery(connection, self.queues.deliveries().free_count())
@@ -264,10 +269,10 @@ impl Broker {
         OutboxView { broker: self, at }
     }
 
-    /// Removes the first `count` deliveries, which were written, from the outbox. The first of them may have
-    /// been dropped instead, because its channel is closed.
+    /// Removes the first `count` deliveries, which were written, from the outbox. If `is_first_dropped`, the
+    /// first of them was not written because its channel is closed.
     ///
-    /// `takes_more` tells that everything written has left.
+    /// `takes_more` is whether the socket can take more output.
     #[inline]
     pub fn written(
         &mut self,
@@ -283,18 +288,18 @@ impl Broker {
         self.set_writable(cx, connection, takes_more);
     }
 
-    /// Removes the first delivery of the outbox, of which nothing was written because its channel is closed.
-    /// Its message is requeued, even with automatic acknowledgement.
+    /// Removes the first delivery of the outbox, which was not written because its channel is closed. Its
+    /// message is requeued, even with automatic acknowledgement.
     fn drop_first(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         let Some(index) = self.consumers.connection(connection).outbox.front() else {
-            panic!("a delivery that is dropped was in the outbox");
+            panic!("the caller counted a delivery that is not in the outbox");
         };
         self.consumers.leave_outbox(&mut self.queues, connection, index);
         let channel = self.queues.deliveries()[index].channel;
         self.abandon_unsent(cx, index);
         self.consumers.free_channel_if_done(&mut self.quota, channel);
         self.queues.note_release();
-        self.consumers.unpark(cx.work, &mut self.queues, &self.quota, connection);
+        self.consumers.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
     }
 
     /// Notes that the first `count` deliveries of the outbox are completely written.
@@ -302,10 +307,10 @@ impl Broker {
     pub fn sent(&mut self, cx: &mut Context<'_>, connection: ConnectionId, count: u32) {
         for _ in 0..count {
             let Some(index) = self.consumers.connection(connection).outbox.front() else {
-                panic!("what was written was in the outbox");
+                panic!("the caller counted a delivery that is not in the outbox");
             };
             self.consumers.leave_outbox(&mut self.queues, connection, index);
-            self.queues.deliveries_mut()[index].sent = true;
+            self.queues.deliveries_mut()[index].is_sent = true;
             let delivery = &self.queues.deliveries()[index];
             let channel = delivery.channel;
             if delivery.carrier != Carrier::Return {
@@ -335,24 +340,23 @@ impl Broker {
                     }
                 }
             }
-            if delivery.orphaned && !delivery.no_ack {
+            if delivery.is_detached && !delivery.no_ack {
                 self.requeue_delivery(cx, index);
             } else if delivery.no_ack {
                 self.finish_delivery(cx, index);
             } else {
-                self.queues.deliveries_mut().allow_page_out(index);
+                self.queues.deliveries_mut().allow_eviction(index);
             }
             self.consumers.free_channel_if_done(&mut self.quota, channel);
         }
         if count > 0 {
             self.queues.note_release();
             self.queues.gets_mut().note_change();
-            self.consumers.unpark(cx.work, &mut self.queues, &self.quota, connection);
+            self.consumers.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
         }
     }
 
-    /// Returns whether the connection has deliveries to send, or cancelled consumers of which to notify its
-    /// client.
+    /// Returns whether the connection has deliveries or `basic.cancel` notifications to send.
     pub fn has_output(&self, connection: ConnectionId) -> bool {
         self.consumers.has_output(connection)
     }
@@ -363,13 +367,14 @@ impl Broker {
         self.consumers.connection(connection).sequence
     }
 
-    /// Returns a consumer that could take a message but is on no list, so that it would be forgotten.
+    /// Returns a consumer that could take a message but is on no list, which is a fault of the broker: it
+    /// would never get a message.
     #[cfg(debug_assertions)]
     pub fn forgotten_consumer(&self) -> Option<usize> {
         self.consumers.forgotten_consumer(&self.queues)
     }
 
-    /// Sets whether the socket takes more. While it does not, none of the connection's consumers gets
+    /// Sets whether the socket can take more output. While it cannot, no consumer of the connection gets
     /// messages.
     pub fn set_writable(&mut self, cx: &mut Context<'_>, connection: ConnectionId, writable: bool) {
         self.consumers.set_writable(cx.work, &mut self.queues, &self.quota, connection, writable);
@@ -397,7 +402,8 @@ impl Broker {
         }
     }
 
-    /// Gets the first message if there is one; `None` while it is being read back or requeued.
+    /// Gets the first message of a queue. Returns whether there was one; `None` if the get must wait, because
+    /// the message is being read back or requeued, or the outbox is full.
     fn get_now(
         &mut self,
         cx: &mut Context<'_>,
@@ -409,12 +415,12 @@ impl Broker {
         let level = match self.expire_before_get(cx, queue) {
             (ExpiryResult::Done, level) => level,
             (ExpiryResult::More, _) => return Ok(None),
-            // An expired message is not delivered, and the client must not wait for capacity that only it may
-            // free.
+            // An expired message is not delivered. The get does not wait until it is dead-lettered, because
+            // that may need capacity that only this client can free.
             (ExpiryResult::Blocked, _) => return Ok(Some(false)),
         };
         let (whole, record) = (self.queues.at(queue), self.queues.at(level));
-        if (whole.returning > 0 || record.returning > 0) && !whole.is_deleted() {
+        if (whole.blocking_jobs > 0 || record.blocking_jobs > 0) && !whole.is_deleted() {
             return Ok(None);
         }
         if record.backlog.ready() == 0 || whole.is_deleted() {
@@ -425,15 +431,15 @@ impl Broker {
         let owner = self.consumers.connection(connection);
         let is_crowded = self.consumers.is_output_full(connection, 1);
         if is_crowded || !self.may_take_delivery(connection) {
-            // Deliveries in the outbox may be settled by being written; a client does not wait for its own
-            // acknowledgements.
+            // Deliveries in the outbox may free capacity when they are written. With an empty outbox only the
+            // client's own acknowledgements can free capacity, so waiting would be endless.
             return if owner.outbox.is_empty() {
                 Err(out_of(self.quota.key_of_deliveries(connection)))
             } else {
                 Ok(None)
             };
         }
-        let Some(first) = self.queues.first_to_go(cx, level) else { return Ok(None) };
+        let Some(first) = self.queues.first_deliverable(cx, level) else { return Ok(None) };
         let stand_in = self.get_record(channel, queue, no_ack)?;
         let taken = self.queues.take_first(cx, level, first);
         self.queues.note_delivery(cx, level, &taken);
@@ -441,8 +447,8 @@ impl Broker {
         if self.queues.at(behind).settings.may_expire {
             self.republisher().expire_behind(cx, behind);
         }
-        // The last message of a level may have left or expired: another level is first then, and may be
-        // deliverable at once.
+        // If the level lost its last message, another level is the first one now, and its first message may
+        // be deliverable at once.
         if self.queues.records().first_level(queue) != level {
             self.queues.records_mut().wake(queue);
         }
@@ -454,7 +460,8 @@ impl Broker {
         Ok(Some(true))
     }
 
-    /// Expires messages at the front before a get. Then returns the level whose first message is the queue's.
+    /// Removes expired messages at the front of a queue before a get. Returns the result, and the level that
+    /// has the first message.
     fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (ExpiryResult, QueueId) {
         if self.queues.at(queue).has_expiry() {
             self.queues.touch_queue(cx.pending_writes, queue);
@@ -464,7 +471,7 @@ impl Broker {
             if !self.queues.at(level).settings.may_expire {
                 return (ExpiryResult::Done, level);
             }
-            let cleared = self.republisher().expire_before_delivery(cx, level, Patience::No);
+            let cleared = self.republisher().expire_before_delivery(cx, level, ExpiryGrace::No);
             if cleared != ExpiryResult::Done || self.queues.records().first_level(queue) == level {
                 return (cleared, level);
             }
@@ -472,7 +479,7 @@ impl Broker {
         }
     }
 
-    /// Retries the waiting gets whose queue has a message for them now.
+    /// Retries the waiting gets whose queue may have a message for them now.
     pub(crate) fn serve_gets(&mut self, cx: &mut Context<'_>) {
         self.queues.gets_mut().take_due();
         for at in 0..self.queues.gets().len() {
@@ -496,7 +503,8 @@ impl Broker {
         }
     }
 
-    /// Returns the answer to the connection's [`Outcome::Later`] when the connection is not busy any more.
+    /// Returns the reply to the connection's waiting `basic.get` (for which [`Outcome::Later`] was returned);
+    /// `None` while it must wait. Called when the connection is not busy any more.
     pub fn take_later(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
         let getting =
             self.queues.gets_mut().remove(|get| get.connection == connection && get.outcome.is_some())?;
@@ -508,7 +516,7 @@ impl Broker {
         Some((outcome, self.consumers.reply_order(connection, Some(getting.channel))))
     }
 
-    /// Returns the consumer record that represents this channel's gets from this queue, acknowledged or not.
+    /// Returns the consumer record for this channel's `basic.get`s from this queue; adds it if there is none.
     fn get_record(&mut self, channel: ChannelId, queue: QueueId, no_ack: bool) -> Result<usize, Fault> {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {

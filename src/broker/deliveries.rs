@@ -149,16 +149,16 @@ pub(crate) struct Delivered {
     /// Automatic acknowledgement: the delivery is settled when it is written.
     pub(crate) no_ack: bool,
     /// The delivery was written: the client has it, or it is on its way there.
-    pub(crate) sent: bool,
+    pub(crate) is_sent: bool,
     /// The message is back in its queue.
     returned: bool,
     /// The delivery is on the list of those whose messages may be evicted.
     is_pageable: bool,
     /// The channel closed while the delivery was in the outbox: when it has been written, the message is
     /// requeued.
-    pub(crate) orphaned: bool,
+    pub(crate) is_detached: bool,
     /// The channel closed, and the delivery is dropped unless a part of it was written.
-    pub(crate) withdrawn: bool,
+    pub(crate) is_withdrawn: bool,
     /// What `tx.commit` will do with the delivery, in an open transaction.
     decided: Option<Settlement>,
     links: Links,
@@ -243,11 +243,11 @@ impl Deliveries {
             requeues: new.requeues,
             death: None,
             no_ack: new.no_ack,
-            sent: false,
+            is_sent: false,
             returned: false,
             is_pageable: false,
-            orphaned: false,
-            withdrawn: false,
+            is_detached: false,
+            is_withdrawn: false,
             decided: None,
             links: Links::default(),
             outbox_links: Links::default(),
@@ -383,7 +383,7 @@ impl Deliveries {
 
     /// Allows the message of a delivery to be evicted from now on, if the log has it. The record must be in
     /// no outbox.
-    pub(crate) fn allow_page_out(&mut self, index: usize) {
+    pub(crate) fn allow_eviction(&mut self, index: usize) {
         let record = &mut self.slab[index];
         if record.logged.is_some() && record.message.is_some() && !record.is_pageable {
             record.is_pageable = true;
@@ -399,7 +399,7 @@ impl Deliveries {
     }
 
     /// Returns the first delivery whose message may be evicted.
-    pub(crate) const fn first_pageable(&self) -> Option<usize> {
+    pub(crate) const fn first_evictable(&self) -> Option<usize> {
         self.pageable.front()
     }
 
@@ -438,7 +438,7 @@ impl Deliveries {
 
     /// Returns whether half of all records serve requeued messages. These may never be consumed again, and
     /// with more of them no record would be left for new deliveries.
-    pub(crate) const fn are_half_returned(&self) -> bool {
+    pub(crate) const fn are_half_requeued(&self) -> bool {
         2 * self.returned >= self.slab.len() + self.slab.free_count()
     }
 

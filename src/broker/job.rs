@@ -1,4 +1,4 @@
-//! Work that takes more than one step; `Broker::run_jobs` executes it.
+//! Jobs: work that takes more than one step. `Broker::run_jobs` runs them.
 
 use std::collections::VecDeque;
 
@@ -6,12 +6,12 @@ use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settle
 
 use super::queue_records::Purged;
 
-/// A piece of work.
+/// One job.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// Settle a channel's deliveries in order, as long as they are written and not beyond a tag.
+    /// Settle a channel's deliveries in the order of their tags, up to the tag `through`.
     Settle { channel: ChannelId, through: u64, settlement: Settlement },
-    /// Drop messages that were purged from a queue.
+    /// Settle and release messages that were purged from a queue.
     Purge { queue: QueueId, parts: Box<Purged> },
     /// Clear a deleted queue: messages, consumers, bindings.
     Queue(QueueId),
@@ -23,14 +23,15 @@ pub(crate) enum Job {
     Connection(ConnectionId),
     /// Clear a deleted virtual host: queues, exchanges.
     Vhost(Sweep),
-    /// Notify queues and exchanges of the policies that apply to them.
+    /// Apply changed policies to the queues and exchanges that they match.
     Policies,
 }
 
-/// A job and the connection that waits for it.
+/// A job, and the connection that waits for it.
 #[derive(Debug)]
 pub(crate) struct Begun {
     pub(crate) job: Job,
+    /// No further command of this connection is read until the job is done.
     pub(crate) waiting: Option<ConnectionId>,
 }
 
@@ -38,7 +39,8 @@ pub(crate) struct Begun {
 #[derive(Debug)]
 pub(crate) struct Jobs {
     begun: VecDeque<Begun>,
-    /// The current command has begun a job, whose first step is due when the command is done.
+    /// The current command has begun a job. The job's first step must run as soon as the command is carried
+    /// out.
     is_due: bool,
 }
 
@@ -58,19 +60,19 @@ impl Jobs {
         self.is_due = true;
     }
 
-    /// Notes that the first steps of the command's jobs are due, because its connection may see their end at
-    /// once.
+    /// Makes the first steps of jobs run directly after the current command, so that short jobs are done
+    /// before the connection's next command.
     pub(crate) const fn note_due(&mut self) {
         self.is_due = true;
     }
 
-    /// Returns whether the first steps of a command's jobs are due; the caller runs them.
+    /// Returns whether the first steps of jobs must run now, and clears that mark. The caller runs them.
     #[inline]
     pub(crate) const fn take_due(&mut self) -> bool {
         core::mem::replace(&mut self.is_due, false)
     }
 
-    /// Takes the job that was begun first.
+    /// Removes and returns the job that was begun first.
     pub(crate) fn pop(&mut self) -> Option<Begun> {
         self.begun.pop_front()
     }
@@ -89,15 +91,17 @@ impl Jobs {
     }
 }
 
-/// Progress in clearing a virtual host.
+/// Progress in deleting the queues and exchanges of a virtual host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sweep {
     pub(crate) vhost: VhostId,
+    /// Index of the next queue to examine.
     pub(crate) queue: usize,
+    /// Index of the next exchange to examine.
     pub(crate) exchange: usize,
 }
 
-/// Takes one of the steps left. Returns `false` when none are left.
+/// Subtracts one step from `left`. Returns `false` if no step was left.
 pub(crate) fn spend(left: &mut u32) -> bool {
     if *left == 0 {
         return false;

@@ -8,47 +8,65 @@
 //! | `policy` | policies | the effective policy of a queue: its policies and arguments combined |
 //! | `parameters` | runtime parameters | settings of components, for example shovels |
 //! | `topology` | exchanges, bindings, alternate exchanges | routes a message to queues |
-//! | `queue_records` | records of all queues: messages, names, limits | which queue has a name, is full, can deliver |
-//! | `queue_flow` | pools and schedules of messages in queues | adds, takes, expires, evicts, reads back messages |
+//! | `queue_records` | records of all queues: messages, names, limits | finds queues; checks limits and readiness |
+//! | `queue_flow` | pools and schedules of messages in queues | adds, takes, expires, evicts and reads back messages |
 //! | `consumers` | connections, channels, consumers; credit, outboxes | which consumer gets the next message |
-//! | `republish` | little | publishes dead letters, due delayed messages and firehose copies |
-//! | `orphans` | what could not be restored at start | whether a name may be declared |
-//! | `views` | nothing | rows for operators; why publishers wait |
+//! | `republish` | progress of a republish, parked messages | publishes dead letters, due delayed messages, firehose copies |
+//! | `orphans` | definitions without capacity at start | checks whether a name may be declared |
+//! | `views` | nothing | rows of tables for operators; the reasons why publishers wait |
 //!
-//! [`Broker`] has one of each and sequences them, in these files. Each file calls only files above it, with one
-//! exception: `settle` and `deliver` call each other, because a delivery may first have to be requeued.
+//! [`Broker`] has the state of each folder and calls the folders in the right order. The code for this is in
+//! the following files. A file calls only files above it in the table, with one exception: `settle` and
+//! `deliver` call each other, because a delivery may first have to be requeued.
 //!
 //! | file | content |
 //! |---|---|
-//! | `state` | the broker's state, its creation, steps shared by the files below; counters, sizes, name tables |
+//! | `state` | the broker's state and its creation; functions shared by the files below; counters, sizes, name tables |
 //! | `definitions` | declares and deletes exchanges, queues and bindings; applies policies |
 //! | `settle`, `deliver` | settles deliveries and clears closed or deleted objects; delivers messages |
-//! | `publish` | publishes messages, one by one or with a commit |
-//! | `apply` | applies commands: what each changes, and what it answers |
+//! | `publish` | publishes messages, one by one or with `tx.commit` |
+//! | `apply` | applies commands: changes the state and returns the reply |
 //! | `operator` | changes by an operator |
 //! | `recovery` | restores everything from the log at start |
 //!
-//! These files have the values that the others exchange:
+//! These files define types that the other files share:
 //!
 //! | file | content |
 //! |---|---|
-//! | `context` | pending writes, messages and work counter that a call borrows |
+//! | `context` | what every call of the broker borrows: pending writes, messages, work counter |
 //! | `arguments` | arguments of `queue.declare`, settings of a queue, checked message properties |
 //! | `deliveries` | unsettled deliveries |
-//! | `quota` | what each connection uses of the shared pools |
-//! | `job` | work in steps |
-//! | `shortage` | why publishers wait |
-//! | `retry_list` | lists of what waits for a change |
+//! | `quota` | counts what each connection uses of the shared pools |
+//! | `job` | work that takes more than one step |
+//! | `shortage` | the causes for which publishers wait |
+//! | `retry_list` | lists of requests that are retried after a change |
 //! | `reply_text` | formatting of reply texts, and common faults |
 //!
-//! A command goes through [`Broker::apply`], which changes the state and answers at once. Later work of the turn
-//! follows in this order: [`Broker::run_jobs`], [`Broker::deliver`], then [`Broker::outbox`] and [`Broker::sent`]
-//! per connection.
+//! [`Broker::apply`] carries out a command: it changes the state and returns the reply at once. At the end of
+//! each turn of the event loop the caller calls, in this order, [`Broker::run_jobs`], [`Broker::deliver`],
+//! and for each connection [`Broker::outbox`] and [`Broker::sent`].
+//!
+//! These terms have a fixed meaning in this crate:
+//!
+//! | term | meaning |
+//! |---|---|
+//! | log, commit | the append-only log on the disk, and one write and sync of it; AMQP's commit is `tx.commit` |
+//! | batch | the log entries that one commit makes durable together |
+//! | incarnation | the number that identifies one declaration of a queue in the log; never reused |
+//! | offset | the number of a message among the messages of its queue in the log |
+//! | watermark | a log entry of a queue: messages with smaller offsets may have been delivered |
+//! | level | the record of a queue with priorities for the messages of one priority |
+//! | hidden queue | the queue of a delayed exchange, which has no name and is not shown |
+//! | slot | a level of a hidden queue: the messages that are due in one interval |
+//! | entry, chunk | one place in a queue, and the unit of memory in which places are allocated |
+//! | share | the part of a pool that one queue, or one connection, may use |
+//! | absent | an absent message is only in the log, not in memory |
 //!
 //! # Invariants
 //! - The same commands in the same order give the same state.
 //! - Nothing here uses a socket or a clock.
-//! - All state is in pools that were sized at start. What does not fit is refused with the name of the limit.
+//! - All state is in pools that were sized at start. A command for which a pool has no capacity is refused;
+//!   the error has the configuration key of the pool.
 
 #![warn(clippy::unwrap_used)]
 

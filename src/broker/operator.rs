@@ -22,7 +22,7 @@ use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
 use super::policy::{NewPolicy, PolicyKind, PolicyView};
-use super::reply_text::{check_changeable, check_deletable, check_room};
+use super::reply_text::{check_changeable, check_definition_space, check_deletable};
 use super::republish::{Firehose, TracedName};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
 use super::{Broker, Context};
@@ -288,9 +288,9 @@ impl Broker {
         }
         check_metadata(name, change, after)?;
         check_changeable(pending_writes)?;
-        check_room(pending_writes)?;
+        check_definition_space(pending_writes)?;
         let (bytes_before, bytes) = (before.text_bytes(), after.text_bytes());
-        if bytes > self.quota.names_room() + bytes_before {
+        if bytes > self.quota.names_bytes_free() + bytes_before {
             return Err(OperatorFault::NoCapacity("names_bytes_max"));
         }
         let (description, tags) = (after.description.to_string(), after.tags.to_string());
@@ -518,7 +518,7 @@ impl Broker {
         let created = self.create_as(cx, None, id, &declaration, (false, Some(incarnation)));
         self.end_creation(created, Some(orphan))?;
         if let Some((vhost, name)) = old {
-            self.forget_name(cx, &vhost, &name);
+            self.delete_definition_of_name(cx, &vhost, &name);
         }
         Ok(count)
     }
@@ -535,7 +535,7 @@ impl Broker {
 
     /// Deletes the orphans of a virtual host that is deleted.
     pub(crate) fn delete_orphans_in(&mut self, cx: &mut Context<'_>, vhost: &str) {
-        while let Some(at) = self.recovery.orphan_in(vhost) {
+        while let Some(at) = self.recovery.find_orphan_in_vhost(vhost) {
             self.delete_orphan(cx, at);
         }
     }

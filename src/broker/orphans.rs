@@ -1,31 +1,31 @@
-//! What could not be restored at start: definitions that were left out, and messages without a queue
-//! (orphans).
+//! Stored objects that could not be restored at start: definitions that were left out, and messages without a
+//! queue (orphans).
 //!
-//! A start under lower limits, or after damage, leaves definitions without capacity and messages without a
-//! definition. Neither may be lost or mistaken for something else.
+//! A start with lower limits cannot restore all definitions, and after damage the definition of a queue with
+//! messages may be missing. Neither the definitions nor the messages may be lost.
 //!
-//! Definitions left out: a start under lower limits has no capacity for some exchanges and queues, and an
-//! older version does not know the type of others. They stay in the storage and are restored when possible,
-//! so their bindings must not be mistaken for the rest of a deletion. Meanwhile no client can declare another
-//! object of the same name. The log has one definition per name, so the messages of the first would belong to
-//! no queue and take space forever. A client that is refused for this reason may have the limit raised or the
-//! first object deleted.
+//! Definitions left out: a start with lower limits has no capacity for some exchanges and queues, and an
+//! older version does not support the type of others. Their definitions stay in the storage, with their
+//! bindings, and are restored at a later start if possible. Meanwhile no client can declare another object of
+//! the same name. The log has one definition per name: a second object would replace the definition of the
+//! first one, whose messages would then belong to no queue and take space forever. A client whose declaration
+//! is refused for this reason can delete the first object, or an operator raises the limit.
 //!
-//! Orphans: each definition is stored twice, and a flash card may lose both. The messages are left then, with
-//! a number for their queue. If the name of that queue is still recorded, the queue is rebuilt at start as a
-//! plain durable one. A queue without its arguments is better than messages that cannot be reached, and the
-//! next declaration gives it its arguments. If the name is unknown or cannot be used, the messages are
-//! orphans. They stay so until an operator gives them a queue or deletes them, or a client declares a queue
+//! Orphans: each definition is stored twice, and a flash card may lose both copies. The messages of the queue
+//! are still stored, with the queue's incarnation. If the name of the queue is recorded elsewhere in the log,
+//! the queue is rebuilt at start as a durable queue without arguments, so that its messages can be consumed.
+//! The next declaration by a client sets the arguments. If the name is unknown or cannot be used, the
+//! messages are orphans, until an operator gives them a queue or deletes them, or a client declares a queue
 //! of their name.
 //!
 //! # Invariants
 //! - A definition that was left out keeps its name in the storage until it is deleted or restored.
-//! - Nothing is added here except at start, and for queues whose messages could not be read back.
-//! - Only as many orphans are listed as there is capacity for.
-//! - There are at most as many entries as limits allow queues and exchanges together. When more is left out,
-//!   any name may be among them.
-//! - Levels without a place become orphans when their queue is deleted: they are listed, and belong to no
-//!   queue.
+//! - Entries are added only at start. Damage is also added when messages cannot be read back.
+//! - At most [`ORPHANS_MAX`] orphans are listed. Further orphans are only counted.
+//! - The list of definitions left out has at most as many entries as the limits allow queues and exchanges
+//!   together. If more are left out, every name counts as possibly left out.
+//! - If the list has no place for the levels of a queue that was left out, they become orphans when the queue
+//!   is deleted.
 
 use core::hash::BuildHasher;
 
@@ -63,7 +63,7 @@ impl Recovery {
         }
     }
 
-    /// Counts something stored for which the limits have no capacity.
+    /// Counts a stored object for which the limits have no capacity.
     pub const fn note_beyond_limits(&mut self) {
         self.beyond_limits += 1;
     }
@@ -75,7 +75,7 @@ impl Recovery {
 
     // ---- damage
 
-    /// Returns what the storage could not read, at this start, at earlier ones and since.
+    /// Returns the damage that was found at this start, at earlier starts and since.
     pub const fn damage(&self) -> &ReportedDamage {
         &self.damage
     }
@@ -85,14 +85,14 @@ impl Recovery {
         self.damage = damage;
     }
 
-    /// Notes that messages could not be read when they were to be delivered.
+    /// Adds a line about messages that could not be read back to the reported damage.
     pub(crate) fn note_lost_messages(&mut self, pending_writes: &mut PendingWrites, line: &str) {
         if self.damage.add(line) && pending_writes.mode() == Mode::On {
             pending_writes.define(DAMAGE_KEY.into(), self.damage.value().map(Vec::into_boxed_slice));
         }
     }
 
-    /// Ends the alarm about damage, for an operator who has seen it.
+    /// Ends the alarm about damage, for an operator who has seen the report. Returns the batch of the change.
     ///
     /// # Errors
     /// The storage cannot be written, or has no space.
@@ -135,7 +135,7 @@ impl Recovery {
 
     /// Subtracts a rebuilt queue that was declared or deleted.
     pub(crate) fn note_rebuilt_gone(&mut self) {
-        assert!(self.orphans.rebuilt > 0, "a rebuilt queue that goes was counted when it came");
+        assert!(self.orphans.rebuilt > 0, "note_rebuilt counted every rebuilt queue");
         self.orphans.rebuilt -= 1;
     }
 
@@ -156,33 +156,33 @@ impl Recovery {
     }
 
     /// Returns the index of the orphan whose queue had this name.
-    pub(crate) fn orphan_of(&self, vhost: &str, queue: &str) -> Option<usize> {
+    pub(crate) fn find_orphan_by_name(&self, vhost: &str, queue: &str) -> Option<usize> {
         self.orphans.entries.iter().position(|orphan| orphan.is_of(vhost, queue))
     }
 
     /// Returns the index of an orphan whose queue was in this virtual host.
-    pub(crate) fn orphan_in(&self, vhost: &str) -> Option<usize> {
+    pub(crate) fn find_orphan_in_vhost(&self, vhost: &str) -> Option<usize> {
         let is_in = |orphan: &Orphan| orphan.name.as_ref().is_some_and(|(host, _)| **host == *vhost);
         self.orphans.entries.iter().position(is_in)
     }
 
-    /// Takes out the orphan at an index.
+    /// Removes and returns the orphan at this index.
     pub(crate) fn take_orphan(&mut self, at: usize) -> Orphan {
         self.orphans.take(at)
     }
 
     /// Notes that a queue has adopted an orphan, whose messages are not in it yet.
-    pub(crate) fn adopted(&mut self, orphan: &Orphan, queue: QueueId) {
+    pub(crate) fn note_adoption(&mut self, orphan: &Orphan, queue: QueueId) {
         let (incarnation, count) = (orphan.incarnation, orphan.contents.count);
         self.orphans.adopted.push(Adoption { incarnation, queue, count, is_purged: false });
     }
 
     /// Returns the number of messages that a queue has adopted and that are not in it yet.
-    pub(crate) fn adopted_by(&self, queue: QueueId) -> u32 {
-        self.orphans.adopted_by(queue)
+    pub(crate) fn adopted_count(&self, queue: QueueId) -> u32 {
+        self.orphans.adopted_count(queue)
     }
 
-    /// Returns the next queue whose adopted messages are to be put into it, with its incarnation.
+    /// Returns the next queue into which adopted messages must be put, with its incarnation.
     /// [`Broker::end_adoption`](crate::Broker::end_adoption) must follow.
     pub fn next_adopted(&self) -> Option<(u64, QueueId)> {
         self.orphans.adopted.last().map(|adoption| (adoption.incarnation, adoption.queue))
@@ -191,13 +191,14 @@ impl Recovery {
     /// Notes that a queue is purged: adopted messages are dropped as soon as they are in it. Returns their
     /// number.
     pub(crate) fn purge_adopted(&mut self, queue: QueueId) -> u32 {
-        let count = self.orphans.adopted_by(queue);
+        let count = self.orphans.adopted_count(queue);
         let adopted = self.orphans.adopted.iter_mut();
         adopted.filter(|adoption| adoption.queue == queue).for_each(|adoption| adoption.is_purged = true);
         count
     }
 
-    /// Notes that adopted messages are in their queue. Returns whether they were purged meanwhile.
+    /// Notes that the adopted messages of a queue are in it now. Returns whether the queue was purged
+    /// meanwhile.
     pub(crate) fn end_adoption(&mut self, queue: QueueId) -> bool {
         let place = self.orphans.adopted.iter().position(|adoption| adoption.queue == queue);
         place.is_some_and(|place| self.orphans.adopted.swap_remove(place).is_purged)
@@ -218,12 +219,12 @@ impl Recovery {
         }
     }
 
-    /// Notes the levels that the log has of a queue that was left out.
+    /// Notes the incarnations of those levels of a queue left out of which the log has messages.
     pub fn note_left_out_levels(&mut self, incarnation: u64, levels: &[u64]) {
         self.left_out.add_levels(incarnation, levels);
     }
 
-    /// Returns whether an object of this name and version may be missing only because it was left out.
+    /// Returns whether an object with this name and version may have been left out.
     pub(crate) fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
         self.left_out.may_have(vhost, name, version)
     }
@@ -398,7 +399,7 @@ impl Orphans {
 
     /// Returns the number of messages that a queue has adopted and that are not in it yet, without purged
     /// ones.
-    fn adopted_by(&self, queue: QueueId) -> u32 {
+    fn adopted_count(&self, queue: QueueId) -> u32 {
         let by = self.adopted.iter().find(|adoption| adoption.queue == queue && !adoption.is_purged);
         by.map_or(0, |adoption| u32::try_from(adoption.count).unwrap_or(u32::MAX))
     }
@@ -454,7 +455,7 @@ impl LeftOut {
         self.levels.extract_if(.., move |(queue, _)| *queue == incarnation).map(|(_, level)| level)
     }
 
-    /// Returns whether an object of this name and version may be missing only because it was left out.
+    /// Returns whether an object with this name and version may have been left out.
     fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
         self.has_more || self.find(vhost, name).is_some_and(|at| self.entries[at].1 == version)
     }
@@ -686,14 +687,14 @@ mod tests {
         }
         let recovery = &mut world.recovery;
         let known = |recovery: &Recovery, at: Option<usize>| at.map(|at| recovery.orphans()[at].incarnation);
-        assert_eq!(known(recovery, recovery.orphan_of("/", "q")), Some(2));
-        assert_eq!(known(recovery, recovery.orphan_of("tenant", "q")), Some(3));
-        assert_eq!(known(recovery, recovery.orphan_in("tenant")), Some(3));
-        assert_eq!(recovery.orphan_of("/", "other"), None);
+        assert_eq!(known(recovery, recovery.find_orphan_by_name("/", "q")), Some(2));
+        assert_eq!(known(recovery, recovery.find_orphan_by_name("tenant", "q")), Some(3));
+        assert_eq!(known(recovery, recovery.find_orphan_in_vhost("tenant")), Some(3));
+        assert_eq!(recovery.find_orphan_by_name("/", "other"), None);
         assert_eq!(known(recovery, recovery.find_orphan(1).ok()), Some(1));
         let at = recovery.find_orphan(2).unwrap();
         assert_eq!(recovery.take_orphan(at).contents.count, 20);
-        assert_eq!(recovery.orphan_of("/", "q"), None);
+        assert_eq!(recovery.find_orphan_by_name("/", "q"), None);
         assert!(recovery.find_orphan(2).unwrap_err().text.contains("no orphan 2"));
         assert_eq!(recovery.orphans().len(), 2);
     }
@@ -729,9 +730,9 @@ mod tests {
     fn adopted_messages_count_for_their_queue_until_they_are_in_it() {
         let mut world = OrphansFixture::new(8);
         let [one, two] = [1, 2].map(QueueId::from_index);
-        world.recovery.adopted(&orphan(5, None), one);
-        world.recovery.adopted(&orphan(6, None), two);
-        let counts = |recovery: &Recovery| [one, two].map(|queue| recovery.adopted_by(queue));
+        world.recovery.note_adoption(&orphan(5, None), one);
+        world.recovery.note_adoption(&orphan(6, None), two);
+        let counts = |recovery: &Recovery| [one, two].map(|queue| recovery.adopted_count(queue));
         assert_eq!(counts(&world.recovery), [50, 60]);
         assert_eq!(world.recovery.next_adopted(), Some((6, two)));
         assert!(!world.recovery.end_adoption(two));

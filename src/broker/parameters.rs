@@ -23,7 +23,7 @@ use leveret_core::mem::Slab;
 use leveret_core::pending_writes::{Batch, Definition, Mode, PendingWrites};
 
 use crate::access::OperatorFault;
-use crate::reply_text::{check_changeable, check_room};
+use crate::reply_text::{check_changeable, check_definition_space};
 
 /// One parameter. Its value has a bounded size, and is never part of a text for people.
 struct Parameter {
@@ -133,7 +133,7 @@ impl Parameters {
         if old.is_some_and(|old| &*self.records[old].value == view.value) {
             return Ok(pending_writes.last_entry_batch());
         }
-        check_room(pending_writes)?;
+        check_definition_space(pending_writes)?;
         let is_shovel = vhost.is_some() && view.component == SHOVEL;
         if old.is_none() && is_shovel && self.count(Parameter::is_shovel) >= self.shovels_max {
             return Err(OperatorFault::NoCapacity("bridges_max"));

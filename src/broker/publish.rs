@@ -1,15 +1,19 @@
-//! Publishing: parses the message if needed, routes it, reserves capacity and pushes it; all or nothing.
+//! Publishing: routes a message, checks the capacity of all its target queues, and pushes it to all of them
+//! or to none.
 //!
-//! A transaction keeps its messages, the routes of those published to a named exchange, and its settlements
-//! on lists through their own records, so it needs no further memory. The commit first checks that everything
-//! fits, and only then changes anything.
+//! A transaction is a linked list of its messages and a list of its settlements. Behind a message that was
+//! published to a named exchange, the list has its route, stored as a message too. The links are in the
+//! records of messages and deliveries, so a transaction needs no memory of its own. `tx.commit` first checks
+//! the capacity for all messages, and only then changes anything.
 //!
 //! # Invariants
-//! - When any target has no capacity, nothing is pushed anywhere. A message that must wait is the original,
-//!   not a copy with other properties.
+//! - If any target queue has no capacity, the message is pushed to no queue. A message that must wait for
+//!   capacity is the one that the client sent: a copy with other properties is discarded and written again
+//!   later.
 //! - The message is stored once, whatever the number of target queues.
-//! - A publisher waits only for what others can free. A connection that itself holds deliveries or an open
-//!   transaction is served from the reserve or refused, and never has to wait.
+//! - A publisher waits only for capacity that others can free. A connection with unsettled deliveries or an
+//!   open transaction does not wait for memory: it may use the reserve, or is refused. It waits for the disk
+//!   only for a limited time.
 
 use leveret_amqp::Writer;
 use leveret_amqp::field::{Table, Value};
@@ -38,11 +42,11 @@ pub(crate) struct Publish {
     pub(crate) mandatory: bool,
     /// The part of the pools that the message may use.
     pub(crate) share: Share,
-    /// Whether the publisher can be made to wait; not in the middle of a commit.
+    /// Whether the publisher can wait for capacity; `false` while `tx.commit` is carried out.
     pub(crate) may_wait: bool,
-    /// The publisher has waited too long for the disk.
+    /// The publisher has waited too long for space on the disk and must be refused.
     pub(crate) has_timed_out: bool,
-    /// How long the message may wait for its commit, if it has one.
+    /// How soon the log must commit the message, if it is logged.
     pub(crate) urgency: Urgency,
 }
 
@@ -69,10 +73,12 @@ fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
     }
 }
 
-/// A commit may take this many times the routing work that one message may take.
+/// The routing of all messages of a transaction may take this many times the work that the routing of one
+/// message may take.
 const COMMIT_TIMES: u32 = 8;
 
-/// Returns the next message of a transaction, and its stored route if it has one.
+/// Returns the message `next` of a transaction, and its stored route if it has one. Advances `next` to the
+/// message behind them.
 fn take_published(
     messages: &Messages,
     next: &mut Option<MessageId>,
@@ -84,7 +90,7 @@ fn take_published(
     Some((message, route))
 }
 
-/// 506: too many messages wait to be written by one commit.
+/// Returns 506: the transaction has more persistent messages than can be pending writes.
 fn too_much_to_write() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
@@ -95,7 +101,8 @@ fn too_much_to_write() -> Fault {
     )
 }
 
-/// 406, in RabbitMQ's words: a full queue refused a message of the commit, and the rest was carried out.
+/// Returns 406, with RabbitMQ's text: a full queue refused a message of the transaction, and the rest of the
+/// transaction was carried out.
 fn partly_completed() -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("partial tx completion"))
 }
@@ -105,7 +112,7 @@ fn not_transactional() -> Fault {
 }
 
 impl Broker {
-    /// Handles `basic.publish` with its content. Takes ownership of the message unless it answers
+    /// Handles `basic.publish` with its content. Takes ownership of the message, unless it returns
     /// [`Outcome::Wait`].
     pub(crate) fn publish(
         &mut self,
@@ -115,13 +122,13 @@ impl Broker {
         mandatory: bool,
     ) -> Result<Outcome, Fault> {
         let mut targets = core::mem::take(&mut self.publishing.targets);
-        let result = self.publish_by(cx, channel, (message, mandatory), &mut targets);
+        let result = self.publish_with_buffer(cx, channel, (message, mandatory), &mut targets);
         self.publishing.targets = targets;
         result
     }
 
     #[inline]
-    fn publish_by(
+    fn publish_with_buffer(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -149,17 +156,21 @@ impl Broker {
             Mode::Transaction(_) => (true, true),
         };
         let has_timed_out = core::mem::take(&mut self.consumers.connection_mut(connection).has_timed_out);
-        let room = match in_transaction {
-            true => {
-                self.queues.reserve_transaction(cx, &self.quota, connection, (routed, targets), has_timed_out)
-            }
+        let capacity = match in_transaction {
+            true => self.queues.check_transaction_capacity(
+                cx,
+                &self.quota,
+                connection,
+                (routed, targets),
+                has_timed_out,
+            ),
             false => Ok(()),
         };
-        let result = if let Err(hindrance) = room {
+        let result = if let Err(hindrance) = capacity {
             self.wait_or_refuse(cx, routed, targets, channel, hindrance)
         } else if in_transaction {
-            // On the default exchange the keys are the names of the queues, so a commit finds them without a
-            // stored route. A rewritten copy needs one, because its BCC keys may be removed.
+            // On the default exchange the routing keys are names of queues, so `tx.commit` needs no stored
+            // route. A rewritten copy needs one, because its BCC keys may have been removed.
             let is_by_name = cx.messages.exchange_len(routed) == 0 && routed == message;
             let route = (!is_by_name).then_some(&**targets);
             self.publish_in_transaction(cx, channel, (routed, mandatory), route)
@@ -190,7 +201,7 @@ impl Broker {
         }
         if routed != message {
             match result {
-                // The connection layer keeps the original message and publishes it again later.
+                // The connection keeps the original message and publishes it again later.
                 Ok(Outcome::Wait) => cx.messages.discard(routed),
                 _ => cx.messages.release(message),
             }
@@ -198,7 +209,8 @@ impl Broker {
         result
     }
 
-    /// Pushes a message to the queues that routing chose, except those that refuse it.
+    /// Pushes a message to the queues that routing chose, except those that refuse it. Takes ownership of the
+    /// message, unless it returns [`Outcome::Wait`].
     pub(crate) fn deliver_to_targets(
         &mut self,
         cx: &mut Context<'_>,
@@ -210,38 +222,41 @@ impl Broker {
             return self.unroutable(cx.messages, message, publish);
         }
         let routed = targets.len() as u64;
-        let (kept, refused) = self.filter_targets(cx, message, targets);
-        if self.queues.take_lacks_slot() {
+        let (accepting_count, is_refused) = self.filter_targets(cx, message, targets);
+        if self.queues.take_slot_capacity_lack() {
             cx.messages.release(message);
             return Err(out_of("queues_max"));
         }
         self.queues.count_live_log_bytes(cx.pending_writes);
         let Publish { share, may_wait, has_timed_out, .. } = *publish;
         let claim = Claim { share, may_wait, has_timed_out };
-        let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
+        let mut reserved =
+            self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
         if matches!(reserved, Err(CannotPublish::Wait(Shortage::QueueDisk(_)))) {
-            // The count of bytes in the log may be outdated: some messages may have been taken since.
+            // The count of bytes in the log may be outdated, because messages may have been settled since.
             self.queues.recount_live_log_bytes(cx.pending_writes.durable());
             self.queues.count_live_log_bytes(cx.pending_writes);
-            reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
+            reserved =
+                self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
         }
         match reserved {
             Ok(()) => {
                 self.counters.routed += routed;
-                if self.queues.push(cx, message, &targets[..kept], publish.urgency) {
-                    self.republisher().enforce_limits_after_push(cx, message, &targets[..kept]);
+                if self.queues.push(cx, message, &targets[..accepting_count], publish.urgency) {
+                    self.republisher().enforce_limits_after_push(cx, message, &targets[..accepting_count]);
                 }
-                if kept < targets.len() {
-                    self.republisher().dead_letter_refused(cx, message, &targets[kept..]);
+                if accepting_count < targets.len() {
+                    self.republisher().dead_letter_refused(cx, message, &targets[accepting_count..]);
                 }
                 cx.messages.release(message);
-                Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
+                Ok(if is_refused { Outcome::PublishRefused } else { Outcome::Published })
             }
             Err(hindrance) => self.wait_or_refuse(cx, message, targets, publish.channel, hindrance),
         }
     }
 
-    /// Handles a message that is not accepted now: its publisher waits, or is refused.
+    /// Handles a message that cannot be published now: its publisher waits, or the message is released and
+    /// refused.
     fn wait_or_refuse(
         &mut self,
         cx: &mut Context<'_>,
@@ -265,29 +280,32 @@ impl Broker {
         }
     }
 
-    /// Returns whether a connection that waits for space on the disk may be waiting for itself.
+    /// Returns whether a connection that waits for space on the disk may wait for space that only this
+    /// connection can free.
     ///
-    /// That is so when the disk is full of messages that were delivered to it. It is also so when both this
-    /// connection and another have open transactions: each waits for the space that is reserved for the other.
+    /// That is possible if the connection has unsettled deliveries, whose messages may fill the disk. It is
+    /// also possible if this connection and another have open transactions: each may wait for the space that
+    /// is reserved for the other.
     pub fn may_wait_for_itself(&self, connection: ConnectionId) -> bool {
         let own = self.quota.open_log_bytes_of(connection);
         self.holds_messages(connection) || (own > 0 && self.quota.open_log_bytes() > own)
     }
 
-    /// Returns whether messages wait for this connection: unsettled deliveries, or messages that its socket
-    /// cannot take now.
+    /// Returns whether messages wait for this connection: it has unsettled deliveries, or consumers that are
+    /// paused because its socket takes no more.
     fn holds_messages(&self, connection: ConnectionId) -> bool {
-        self.quota.has_deliveries(connection) || self.consumers.connection(connection).has_parked_consumers()
+        self.quota.has_deliveries(connection) || self.consumers.connection(connection).has_paused_consumers()
     }
 
-    /// Has the publish that a connection waits for refused with 506 at the next attempt, if the disk still
-    /// has no space for it.
+    /// Marks the waiting publish of a connection: at the next attempt it is refused with 506 if the disk
+    /// still has no space for the message.
     pub fn time_out_waiting(&mut self, connection: ConnectionId) {
         self.consumers.connection_mut(connection).has_timed_out = true;
     }
 
-    /// Returns the part of the pools that a connection's publishes may use. A publisher with deliveries that
-    /// others wait for must not have to wait.
+    /// Returns the part of the pools that a connection's publishes may use. A connection with unsettled
+    /// deliveries or open transactions may use the reserve, because others may wait until it settles or
+    /// commits.
     #[inline]
     pub(crate) fn publish_share(&self, connection: ConnectionId) -> Share {
         let record = self.consumers.connection(connection);
@@ -298,19 +316,19 @@ impl Broker {
         }
     }
 
-    /// Returns the part of the pools that the content of the connection's next publish may use. Clients may
-    /// leave transactions open, so transactions leave some of the reserve to others.
+    /// Returns the part of the pools that the content of the connection's next publish may use. Within a
+    /// transaction that is less than the whole reserve, because clients may leave transactions open.
     #[inline]
     pub fn content_share(&self, connection: ConnectionId) -> Share {
         let record = self.consumers.connection(connection);
         if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }
     }
 
-    /// Replaces queues with priorities by their levels, and removes target queues that do not take the
+    /// Replaces queues with priorities by their levels, and removes target queues that do not accept the
     /// message (see `Records::keep_accepting`).
     ///
-    /// Returns how many queues at the front of `targets` take the message, and whether a length limit refused
-    /// it.
+    /// Returns the number of queues at the front of `targets` that accept the message, and whether the length
+    /// limit of any queue refused the message.
     #[inline]
     pub(crate) fn filter_targets(
         &mut self,
@@ -332,11 +350,11 @@ impl Broker {
         self.keep_accepting(cx.messages, message, targets)
     }
 
-    /// Removes target queues that refuse the message because of their length limit, and those where a message
-    /// that expires at once would expire without effect.
+    /// Removes target queues that refuse the message because of their length limit, and those in which a
+    /// message that expires at once would be dropped.
     ///
-    /// Returns how many queues at the front of `targets` take the message; those behind them refuse and
-    /// dead-letter it. The Boolean tells whether a length limit refused it.
+    /// Returns the number of queues at the front of `targets` that accept the message; the queues behind them
+    /// refuse and dead-letter it. The Boolean is whether the length limit of any queue refused the message.
     pub(crate) fn keep_accepting(
         &self,
         messages: &Messages,
@@ -347,7 +365,8 @@ impl Broker {
         self.queues.records().keep_accepting(messages, message, targets, Some(&credit))
     }
 
-    /// Notes the target queue that the channel's connection waits for, if one has used up its share.
+    /// Notes the target queue for which the channel's connection waits, if any target queue has used up its
+    /// share of the memory.
     pub(crate) fn note_wait(
         &mut self,
         messages: &Messages,
@@ -356,7 +375,7 @@ impl Broker {
         channel: ChannelId,
     ) {
         let free = self.queues.free_memory(messages).with(messages, message);
-        let full = targets.iter().copied().find(|&queue| !self.queues.records().within_share(free, queue));
+        let full = targets.iter().copied().find(|&queue| !self.queues.records().is_within_share(free, queue));
         let connection = self.consumers.connection_of(channel);
         self.consumers.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
             queue,
@@ -365,10 +384,11 @@ impl Broker {
         });
     }
 
-    /// Returns whether the connection waits for a queue that has not fallen well below its share yet, so that
-    /// a retry would fail.
+    /// Returns whether the connection must still wait for a queue, so that retrying its publish would be
+    /// useless.
     ///
-    /// A publisher waits from a full share, and continues at three quarters of it.
+    /// A publisher waits when a queue has used up its share, and continues when the queue uses at most three
+    /// quarters of its share.
     pub fn is_still_blocked(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
         let Some(full) = self.consumers.connection(connection).waits_for else { return false };
         let record = self.queues.records().get(full.queue.index());
@@ -376,15 +396,16 @@ impl Broker {
             && self.revision() == full.revision;
         let is_full = is_there
             && !self.queues.records().is_well_within_share(self.queues.free_memory(messages), full.queue);
-        // A publisher that now holds deliveries which others wait for does not have to wait.
-        let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
-        if !is_kept {
+        // A connection that got deliveries meanwhile may use the reserve.
+        let must_wait = is_full && self.publish_share(connection) == Share::Ordinary;
+        if !must_wait {
             self.consumers.connection_mut(connection).waits_for = None;
         }
-        is_kept
+        must_wait
     }
 
-    /// Finds the target queues. They get the message itself, or a copy if its properties change.
+    /// Checks a message and finds its target queues. Returns the message to push: this one, or a copy if
+    /// properties must change.
     fn parse_and_route(
         &mut self,
         cx: &mut Context<'_>,
@@ -392,9 +413,9 @@ impl Broker {
         message: MessageId,
         targets: &mut Vec<QueueId>,
     ) -> Result<MessageId, Fault> {
-        let looks = cx.messages.flags(message).has(MessageFlags::PARSE_PROPERTIES);
+        let needs_properties = cx.messages.flags(message).has(MessageFlags::PARSE_PROPERTIES);
         let cache = &self.consumers.channel(channel).route_cache;
-        if !looks && cache.leads(self.revision(), cx.messages, message, targets) {
+        if !needs_properties && cache.leads(self.revision(), cx.messages, message, targets) {
             return Ok(message);
         }
         self.topology.limit_routing(cx.work, 1);
@@ -402,7 +423,7 @@ impl Broker {
             Some(exchange) => exchange,
             None => self.allowed_exchange(cx, channel, message)?,
         };
-        if !looks {
+        if !needs_properties {
             self.route((cx.messages, cx.work), channel, exchange, (message, Table::EMPTY), targets)?;
             return Ok(message);
         }
@@ -412,7 +433,10 @@ impl Broker {
         result
     }
 
-    /// Returns the exchange, if this channel may publish this message to it.
+    /// Returns the exchange of a message.
+    ///
+    /// # Errors
+    /// The exchange does not exist, or this channel may not publish this message to it.
     fn allowed_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -427,8 +451,8 @@ impl Broker {
         Ok(exchange)
     }
 
-    /// Checks whether a channel may publish to this exchange, which need not exist. The result is cached
-    /// until a permission or a route changes.
+    /// Checks whether a channel may publish to this exchange, which need not exist. A positive result is
+    /// cached until a permission or a route changes.
     fn check_publish(&mut self, work: &mut Work, channel: ChannelId, exchange: &str) -> Result<(), Fault> {
         let record = self.consumers.channel(channel);
         let (connection, vhost) = (record.connection, record.vhost);
@@ -455,8 +479,8 @@ impl Broker {
         Ok(exchange)
     }
 
-    /// Checks the properties that the broker is responsible for, routes with all keys, and rewrites headers
-    /// that must not be passed on (BCC).
+    /// Checks user-id, delivery mode, expiration, CC and BCC, and routes the message with its routing key and
+    /// these headers. Returns the message, or a copy if reply-to must be replaced or BCC removed.
     fn parse_and_check(
         &mut self,
         cx: &mut Context<'_>,
@@ -478,10 +502,11 @@ impl Broker {
             self.check_key(cx.work, connection, exchange, Right::Write, key)?;
         }
         let reply_to = self.reply_queue_for(channel, &properties)?;
-        // The reply token replaces amq.rabbitmq.reply-to, which is shorter.
+        // The token that replaces amq.rabbitmq.reply-to is longer.
         let len = bytes.len() + reply_to.as_ref().map_or(0, |token| token.len());
         let (is_blind, is_long) = (headers.get("BCC").is_some(), len > BLIND_BYTES_MAX);
-        // BCC could not be removed from headers of this length later.
+        // BCC is normally removed when the message is delivered, which is impossible for properties of this
+        // length.
         let drops_bcc = is_blind && is_long;
         self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
         let due = match expiration_ms {
@@ -526,7 +551,8 @@ impl Broker {
         }
     }
 
-    /// Returns the token that replaces `amq.rabbitmq.reply-to`, if the publisher put that into reply-to.
+    /// Returns the name of the channel's reply queue if reply-to is `amq.rabbitmq.reply-to`, which that name
+    /// replaces; otherwise `None`.
     fn reply_queue_for(
         &self,
         channel: ChannelId,
@@ -590,10 +616,10 @@ impl Broker {
         Ok(Outcome::Published)
     }
 
-    /// Keeps a message, with its route, until `tx.commit`. As in RabbitMQ, a message is routed when it is
-    /// published, whatever is bound or unbound until the commit.
+    /// Adds a message and its route to the channel's transaction. As in RabbitMQ, a message is routed when it
+    /// is published, and later changes of bindings have no effect on its route.
     ///
-    /// `route` is the chosen queues; `None` on the default exchange, whose keys are names of queues.
+    /// `route` has the target queues; `None` on the default exchange, whose routing keys are names of queues.
     pub(crate) fn publish_in_transaction(
         &mut self,
         cx: &mut Context<'_>,
@@ -601,7 +627,7 @@ impl Broker {
         (message, mandatory): (MessageId, bool),
         route: Option<&[QueueId]>,
     ) -> Result<Outcome, Fault> {
-        let result = self.hold_published(cx.messages, channel, message, route);
+        let result = self.add_to_transaction(cx.messages, channel, message, route);
         match result {
             Ok(()) => cx.messages.set_mandatory(message, mandatory),
             Err(_) => cx.messages.release(message),
@@ -609,7 +635,7 @@ impl Broker {
         result.map(|()| Outcome::Published)
     }
 
-    fn hold_published(
+    fn add_to_transaction(
         &mut self,
         messages: &mut Messages,
         channel: ChannelId,
@@ -618,25 +644,25 @@ impl Broker {
     ) -> Result<(), Fault> {
         let route =
             route.map(|targets| self.queues.records_mut().write_route(messages, targets)).transpose()?;
-        let held = || core::iter::once(message).chain(route);
-        let bytes = held().map(|id| u64::from(messages.footprint_bytes(id)) - SLOT_BYTES).sum();
+        let added = || core::iter::once(message).chain(route);
+        let bytes = added().map(|id| u64::from(messages.footprint_bytes(id)) - SLOT_BYTES).sum();
         let connection = self.consumers.connection_of(channel);
-        if let Err(fault) = self.quota.take_open(connection, held().count() as u32, bytes) {
+        if let Err(fault) = self.quota.take_open(connection, added().count() as u32, bytes) {
             route.into_iter().for_each(|route| messages.release(route));
             return Err(fault);
         }
-        self.touch(channel);
+        self.note_transaction_change(channel);
         let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
-            panic!("the channel is in a transaction");
+            panic!("the caller checked that the channel is transactional");
         };
-        for id in held() {
+        for id in added() {
             messages.set_link(id, None);
             match transaction.last {
                 Some(last) => messages.set_link(last, Some(id)),
                 None => transaction.first = Some(id),
             }
             transaction.last = Some(id);
-            transaction.held += 1;
+            transaction.slots += 1;
         }
         transaction.messages += 1;
         transaction.bytes += bytes;
@@ -648,12 +674,12 @@ impl Broker {
             return Err(not_transactional());
         }
         let mut targets = core::mem::take(&mut self.publishing.targets);
-        let result = self.commit_by(cx, channel, &mut targets);
+        let result = self.commit_with_buffer(cx, channel, &mut targets);
         self.publishing.targets = targets;
         result
     }
 
-    fn commit_by(
+    fn commit_with_buffer(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -661,20 +687,21 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let reservation = self.check_commit_fits(cx, channel, targets)?;
         self.republish.set_reservation(reservation);
-        // The commit was within its work limit when it was checked, and must not end half-way.
+        // The check of the transaction was within the work limit. Carrying it out must not end half-way.
         cx.work.lift_limit();
-        let said = cx.pending_writes.change_count();
+        let changes_before = cx.pending_writes.change_count();
         cx.pending_writes.begin_group();
         let outcome = self.carry_out(cx, channel, targets);
         self.republish.set_reservation(CommitReservation::default());
         let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
-        if cx.pending_writes.change_count() != said {
+        if cx.pending_writes.change_count() != changes_before {
             cx.await_batch(batch);
         }
         outcome
     }
 
-    /// Carries out a transaction that was checked.
+    /// Publishes the messages and carries out the settlements of a transaction for which capacity was
+    /// checked.
     fn carry_out(
         &mut self,
         cx: &mut Context<'_>,
@@ -699,7 +726,7 @@ impl Broker {
                 urgency: Urgency::Awaited,
             };
             let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
-            assert!(outcome != Outcome::Wait, "a commit never waits");
+            assert!(outcome != Outcome::Wait, "tx.commit checked the capacity, so no message waits");
             is_refused |= outcome == Outcome::PublishRefused;
         }
         self.republish.set_reservation(CommitReservation::default());
@@ -722,7 +749,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Returns the queues of a message of the transaction, as far as they still exist.
+    /// Finds the target queues of a message of the transaction, as far as they still exist.
     fn find_route(
         &mut self,
         cx: &mut Context<'_>,
@@ -752,7 +779,7 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> Result<CommitReservation, Fault> {
         let Mode::Transaction(transaction) = &self.consumers.channel(channel).mode else {
-            panic!("only a transaction is committed");
+            panic!("the caller checked that the channel is transactional");
         };
         let mut next = transaction.first;
         self.topology.limit_routing(cx.work, COMMIT_TIMES);
@@ -763,12 +790,12 @@ impl Broker {
             self.find_route(cx, channel, (message, route), targets)?;
             cx.work.check()?;
             self.queues.choose_levels(cx, &mut self.quota, message, targets);
-            if self.queues.take_lacks_slot() {
+            if self.queues.take_slot_capacity_lack() {
                 return Err(out_of("queues_max"));
             }
             entries += targets.len();
             returns += usize::from(targets.is_empty() && cx.messages.is_mandatory(message));
-            if self.queues.logged_targets(cx, message, targets) > 0 {
+            if self.queues.logged_target_count(cx, message, targets) > 0 {
                 log_bytes += cx.messages.stream_len(message) as u64;
                 let (bytes, body_bytes) = (cx.messages.stream_len(message), cx.messages.body_len(message));
                 if !cx.pending_writes.fits_commit(bytes as u64, body_bytes.into(), targets.len()) {
@@ -778,9 +805,10 @@ impl Broker {
                 if !cx.pending_writes.fits_transaction(logged) {
                     return Err(too_much_to_write());
                 }
-                self.check_log(cx.pending_writes, log_bytes)?;
+                self.check_log_space(cx.pending_writes, log_bytes)?;
             }
-            // Checked for each message, so that a transaction far too large is not routed to its end first.
+            // Checked after each message, so that the routing of a transaction that is far too large stops
+            // early.
             chunks =
                 entries.min(self.queues.records().len() + entries / leveret_core::mem::ENTRIES_PER_CHUNK + 1);
             if !self.queues.entries().may_take(chunks, 0) || targets.len() > self.queues.fan_out_max() {
@@ -793,9 +821,9 @@ impl Broker {
         Ok(CommitReservation { chunks, logged })
     }
 
-    /// Checks whether the log has capacity for this many bytes together. A transaction larger than one commit
-    /// is written twice.
-    fn check_log(&self, pending_writes: &PendingWrites, bytes: u64) -> Result<(), Fault> {
+    /// Checks whether the log has space for the messages of a transaction with this many bytes. A transaction
+    /// that is larger than one commit of the log is written twice.
+    fn check_log_space(&self, pending_writes: &PendingWrites, bytes: u64) -> Result<(), Fault> {
         let times = if pending_writes.fits_commit(bytes, 0, 0) { 1 } else { 2 };
         match pending_writes.admit(times * bytes + self.queues.reserved_for_dead_letters(pending_writes), 1) {
             Err(NoCapacity::Disk) => Err(out_of_disk(pending_writes)),
@@ -807,8 +835,8 @@ impl Broker {
     }
 }
 
-/// Capacity that a commit being carried out still needs at most. Dead letters that it causes leave that much
-/// free, or the commit would end half-way.
+/// Upper bound of the capacity that the `tx.commit` being carried out still needs. Dead letters that it
+/// causes must leave this capacity free, or it would end half-way.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct CommitReservation {
     /// Number of chunks for queue entries.
@@ -820,9 +848,10 @@ pub(crate) struct CommitReservation {
 /// State kept between publishes.
 #[derive(Debug)]
 pub(crate) struct Publishing {
-    /// Buffer for the target queues of a message; taken out while one is routed and pushed.
+    /// Buffer for the target queues of a message. Empty while a message is routed and pushed, because the
+    /// code that does so has taken the buffer.
     pub(crate) targets: Vec<QueueId>,
-    /// What the publish that was last answered with a wait waits for.
+    /// The cause for which the publish that last returned [`Outcome::Wait`] waits.
     pub(crate) shortage: Shortage,
 }
 

@@ -1,9 +1,9 @@
 //! Limits what one connection may take of the pools that all connections share.
 //!
-//! A connection may hold at most a fixed multiple of what is still free in a pool. A client that takes what
-//! it can get thus leaves something for the next one. What is declared outlives its connection, and then
-//! counts for no connection. RabbitMQ's limits of users and virtual hosts count connections and channels here
-//! as well.
+//! A connection may use at most a fixed multiple of the capacity that is still free in a pool, so that no
+//! client can use up a pool. Declared objects remain when their connection is closed, and then count for no
+//! connection. This file also counts the connections and channels of users and virtual hosts, for RabbitMQ's
+//! limits.
 //!
 //! | pool | a connection may hold |
 //! |---|---|
@@ -13,9 +13,10 @@
 //! | queues, exchanges, bindings, names | 15 times as many as are free: one program often declares everything |
 //!
 //! # Invariants
-//! - What is taken is given back as the same kind, so every count is 0 when everything was drained and
-//!   closed.
-//! - A connection is identified by its id and by a number that no other connection has had.
+//! - Every count that is raised is lowered by the same amount later, so all counts are 0 when all connections
+//!   are closed.
+//! - A connection is identified by its id and by a number that no other connection has, because ids are
+//!   reused.
 //! - Queues have a rule of the same form for the messages in them (`queue_records::fullness`).
 
 use crate::reply_text::out_of;
@@ -27,17 +28,17 @@ use leveret_core::mem::MESSAGE_SLOT_BYTES;
 /// A connection may hold this many times the free capacity for declared objects.
 const DECLARED_TIMES: usize = 15;
 
-/// The connection that declared something.
+/// The connection that declared an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Declarer {
     connection: ConnectionId,
-    /// Number of the connection; 0 for none.
+    /// Number of the connection; 0 for no connection.
     number: u32,
 }
 
 impl Declarer {
     /// Returns the declarer of objects that were restored at start, or whose connection is closed.
-    pub(crate) fn nobody() -> Self {
+    pub(crate) fn none() -> Self {
         Self { connection: ConnectionId::from_index(0), number: 0 }
     }
 }
@@ -68,9 +69,9 @@ impl Declared {
     }
 }
 
-/// Free capacity for declared objects that the quota does not count itself.
+/// Free capacity that the caller has to pass, because the quota does not count queues.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct FreeCapacity {
     /// Number of queues that still fit.
     pub(crate) queues: usize,
 }
@@ -91,7 +92,7 @@ impl Pool {
     }
 }
 
-/// Memory for messages that unsettled deliveries and open transactions of clients pin.
+/// Memory of messages that cannot be freed before clients settle deliveries or end transactions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Pinned {
     /// Bytes of blocks of the messages of unsettled deliveries.
@@ -102,7 +103,7 @@ pub(crate) struct Pinned {
     pub(crate) open_bytes: u64,
 }
 
-/// What one connection holds.
+/// What one connection uses of the pools.
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
     /// Number of the connection; 0 for no connection.
@@ -139,10 +140,10 @@ impl Share {
     }
 }
 
-/// What counts towards the limits of a user.
+/// The counts for the limits of a user.
 #[derive(Clone, Copy, Default, Debug)]
 struct User {
-    /// Number of the user, which distinguishes it from others that had its place before; 0 for no user.
+    /// Number of the user, which distinguishes it from earlier users with the same index; 0 for no user.
     number: u32,
     connections: u32,
     channels: u32,
@@ -160,7 +161,7 @@ struct Sizes {
     body_bytes: u64,
 }
 
-/// How much of the pools is taken, and by which connection.
+/// The use of the pools, in total and by each connection.
 #[derive(Debug)]
 pub(crate) struct Quota {
     sizes: Sizes,
@@ -170,9 +171,10 @@ pub(crate) struct Quota {
     binding_places: usize,
     /// Number of exchanges that clients declared.
     exchanges: usize,
-    /// Memory for messages that unsettled deliveries and open transactions of all connections pin.
+    /// Memory of messages that unsettled deliveries and open transactions of all connections keep.
     pinned: Pinned,
-    /// As many entries as there were connections at once: memory that was never used is not touched.
+    /// The shares by connection index. The vector grows to the largest number of simultaneous connections so
+    /// far, so that unused memory is never touched.
     shares: Vec<Share>,
     /// Number of connections ever created, which numbers them.
     serial: u32,
@@ -219,10 +221,10 @@ impl Quota {
 
     // ---- connections and users
 
-    /// Sets which users exist, by their places and numbers. Connections of a deleted user count for none.
-    pub(crate) fn note_users(&mut self, there: impl Iterator<Item = (usize, u32)>) {
+    /// Sets which users exist, by their indices and numbers. Connections of a deleted user count for no user.
+    pub(crate) fn note_users(&mut self, existing: impl Iterator<Item = (usize, u32)>) {
         let mut numbers = vec![0; self.users.len()];
-        there.for_each(|(place, number)| numbers[place] = number);
+        existing.for_each(|(place, number)| numbers[place] = number);
         for (place, number) in numbers.into_iter().enumerate() {
             if self.users[place].number != number {
                 self.users[place] = User { number, ..User::default() };
@@ -244,7 +246,7 @@ impl Quota {
         self.shares[index] = Share { number: self.serial, ..Share::default() };
     }
 
-    /// Notes that a connection is closed and everything that it held was given back.
+    /// Notes that a connection is closed. The caller has given back everything that it used.
     pub(crate) fn note_connection_closed(&mut self, connection: ConnectionId) {
         let share = core::mem::take(self.share_mut(connection));
         assert!(share.vhost.is_none(), "a connection leaves its virtual host before it goes");
@@ -301,18 +303,18 @@ impl Quota {
 
     // ---- channels and consumers
 
-    /// Checks whether a connection may have one more record of a pool with this much free capacity. A full
-    /// pool is not refused here.
+    /// Checks whether a connection may have one more record of a pool with this number of free records. A
+    /// full pool is not an error here, because the caller reports it.
     ///
     /// # Errors
-    /// The connection holds as many as are free.
-    pub(crate) fn may_take(
+    /// The connection uses as many records as are free.
+    pub(crate) fn check_share(
         &mut self,
         connection: ConnectionId,
         pool: Pool,
-        room: usize,
+        free_count: usize,
     ) -> Result<(), Fault> {
-        if room > 0 && *self.share_mut(connection).pool_mut(pool) as usize >= room {
+        if free_count > 0 && *self.share_mut(connection).pool_mut(pool) as usize >= free_count {
             return Err(share_used_up(pool.key()));
         }
         Ok(())
@@ -338,11 +340,12 @@ impl Quota {
 
     // ---- unsettled deliveries
 
-    /// Returns whether a connection may have one more delivery of a pool with this much free capacity.
+    /// Returns whether a connection may have one more delivery. `free_count` is the number of free delivery
+    /// records.
     #[inline]
-    pub(crate) fn may_take_delivery(&self, connection: ConnectionId, room: usize) -> bool {
+    pub(crate) fn may_take_delivery(&self, connection: ConnectionId, free_count: usize) -> bool {
         let share = self.share(connection);
-        (share.unsettled as usize) < room && self.leaves_bytes(share.pinned.unsettled_bytes)
+        (share.unsettled as usize) < free_count && self.leaves_bytes(share.pinned.unsettled_bytes)
     }
 
     /// Returns whether a connection has unsettled deliveries.
@@ -350,14 +353,15 @@ impl Quota {
         self.share(connection).unsettled > 0
     }
 
-    /// Returns the configuration key of the pool of which a connection has used up its share, so that it gets
-    /// no more deliveries.
+    /// For a connection that may have no more deliveries, returns the configuration key of the pool whose
+    /// share it has used up.
     pub(crate) fn key_of_deliveries(&self, connection: ConnectionId) -> &'static str {
         let held = self.share(connection).pinned.unsettled_bytes;
         if self.leaves_bytes(held) { "unacknowledged_max" } else { "body_bytes_max" }
     }
 
-    /// Returns whether a connection that holds this many bytes of messages leaves as many to others.
+    /// Returns whether a connection whose deliveries keep `held` bytes may keep more: it keeps none, or less
+    /// than is free.
     #[inline]
     const fn leaves_bytes(&self, held: u64) -> bool {
         held == 0 || held < self.sizes.body_bytes.saturating_sub(self.pinned.unsettled_bytes)
@@ -388,18 +392,19 @@ impl Quota {
 
     // ---- open transactions
 
-    /// Returns the memory for messages that unsettled deliveries and open transactions of all connections
-    /// pin.
+    /// Returns the memory of messages that unsettled deliveries and open transactions of all connections
+    /// keep.
     pub(crate) const fn pinned(&self) -> Pinned {
         self.pinned
     }
 
-    /// Returns the bytes of the log that all open transactions need at most when they are committed.
+    /// Returns the maximum number of bytes in the log that all open transactions need for their `tx.commit`.
     pub(crate) fn open_log_bytes(&self) -> u64 {
         log_bytes_of(self.pinned)
     }
 
-    /// Returns the bytes of the log that the open transactions of a connection need at most.
+    /// Returns the maximum number of bytes in the log that the open transactions of a connection need for
+    /// their `tx.commit`.
     pub(crate) fn open_log_bytes_of(&self, connection: ConnectionId) -> u64 {
         log_bytes_of(self.share(connection).pinned)
     }
@@ -407,8 +412,8 @@ impl Quota {
     /// Counts slots and bytes for an open transaction of the connection.
     ///
     /// # Errors
-    /// The connection's transactions would hold more than is free for transactions, and hold something
-    /// already. Or all transactions would hold more than half of the pool.
+    /// All transactions together would use more than half of a pool. Or this connection's transactions, which
+    /// have messages already, would use more than is left of that half.
     pub(crate) fn take_open(
         &mut self,
         connection: ConnectionId,
@@ -443,9 +448,9 @@ impl Quota {
 
     // ---- declared objects
 
-    /// Counts something that is about to be declared, with its names.
+    /// Counts an object that will be declared, and the bytes of its names and arguments.
     ///
-    /// `declarer` is `None` for what a start restores and for operators, which no share limits.
+    /// `declarer` is `None` for objects that are restored at start and for operators: they count in no share.
     ///
     /// # Errors
     /// There is no more capacity, or the connection has used up its share.
@@ -454,28 +459,28 @@ impl Quota {
         declared: Declared,
         names_bytes: usize,
         declarer: Option<Declarer>,
-        room: Room,
+        free_capacity: FreeCapacity,
     ) -> Result<(), Fault> {
-        let room = match declared {
-            Declared::Queue => room.queues,
+        let free_count = match declared {
+            Declared::Queue => free_capacity.queues,
             Declared::Exchange => self.sizes.exchanges - self.exchanges,
             Declared::Binding(_) => self.sizes.binding_places - self.binding_places,
         };
         let places = declared.places();
-        let names_room = self.names_room();
-        if places > room {
+        let names_bytes_free = self.names_bytes_free();
+        if places > free_count {
             return Err(out_of(declared.key()));
         }
-        if names_bytes > names_room {
+        if names_bytes > names_bytes_free {
             return Err(out_of("names_bytes_max"));
         }
         if let Some(share) = self.share_of(declarer) {
             let names_held = share.names_bytes as usize;
             let held = share.declared_mut(declared);
-            if *held as usize + places - 1 > DECLARED_TIMES * (room - places) {
+            if *held as usize + places - 1 > DECLARED_TIMES * (free_count - places) {
                 return Err(share_used_up(declared.key()));
             }
-            if names_held + names_bytes > DECLARED_TIMES * (names_room - names_bytes) {
+            if names_held + names_bytes > DECLARED_TIMES * (names_bytes_free - names_bytes) {
                 return Err(share_used_up("names_bytes_max"));
             }
             *held += places as u32;
@@ -490,7 +495,7 @@ impl Quota {
         Ok(())
     }
 
-    /// Subtracts a declared object that was deleted, with its names.
+    /// Subtracts a deleted object, and the bytes of its names and arguments.
     pub(crate) fn undeclare(&mut self, declared: Declared, names_bytes: usize, declarer: Option<Declarer>) {
         self.names_bytes -= names_bytes;
         match declared {
@@ -504,29 +509,29 @@ impl Quota {
         }
     }
 
-    /// Counts names of something that no connection declared.
+    /// Counts bytes of names for which no connection has a share.
     ///
     /// # Errors
     /// There is no capacity for the names.
     pub(crate) fn take_names(&mut self, names_bytes: usize) -> Result<(), Fault> {
-        if names_bytes > self.names_room() {
+        if names_bytes > self.names_bytes_free() {
             return Err(out_of("names_bytes_max"));
         }
         self.names_bytes += names_bytes;
         Ok(())
     }
 
-    /// Subtracts names of something that no connection declared.
+    /// Subtracts bytes of names for which no connection has a share.
     pub(crate) const fn give_names_back(&mut self, names_bytes: usize) {
         self.names_bytes -= names_bytes;
     }
 
     /// Returns how many bytes of names still fit.
-    pub(crate) const fn names_room(&self) -> usize {
+    pub(crate) const fn names_bytes_free(&self) -> usize {
         self.sizes.names_bytes.saturating_sub(self.names_bytes)
     }
 
-    /// Returns how many are used, and the maximum, of places of bindings, of exchanges and of bytes of names.
+    /// Returns number in use and maximum of three pools: places of bindings, exchanges, bytes of names.
     pub(crate) const fn fills(&self) -> [(usize, usize); 3] {
         let sizes = self.sizes;
         [
@@ -551,7 +556,7 @@ impl Quota {
         Declarer { connection, number: self.share(connection).number }
     }
 
-    /// Returns the share of the connection that declared something, unless it is closed.
+    /// Returns the share of a declarer; `None` if its connection is closed.
     fn share_of(&mut self, declarer: Option<Declarer>) -> Option<&mut Share> {
         let Declarer { connection, number } = declarer?;
         self.shares.get_mut(connection.index()).filter(|share| number != 0 && share.number == number)
@@ -614,7 +619,8 @@ mod tests {
     /// Returns how many records of a pool of 100 a connection gets while no other takes any.
     fn channels_of(quota: &mut Quota, connection: ConnectionId, used: usize) -> usize {
         let mut taken = 0;
-        while quota.may_take(connection, Pool::Channels, 100 - used - taken).is_ok() && used + taken < 100 {
+        while quota.check_share(connection, Pool::Channels, 100 - used - taken).is_ok() && used + taken < 100
+        {
             quota.take(connection, Pool::Channels);
             taken += 1;
         }
@@ -641,10 +647,10 @@ mod tests {
         let mut quota = quota();
         let connection = connected(&mut quota, 0);
         let declarer = Some(quota.declarer(connection));
-        let room = |queues| Room { queues };
-        quota.declare(Declared::Queue, 10, declarer, room(100)).unwrap();
-        quota.declare(Declared::Exchange, 20, declarer, room(99)).unwrap();
-        quota.declare(Declared::Binding(3), 30, declarer, room(99)).unwrap();
+        let free_count = |queues| FreeCapacity { queues };
+        quota.declare(Declared::Queue, 10, declarer, free_count(100)).unwrap();
+        quota.declare(Declared::Exchange, 20, declarer, free_count(99)).unwrap();
+        quota.declare(Declared::Binding(3), 30, declarer, free_count(99)).unwrap();
         assert_eq!((quota.names_bytes(), quota.exchanges()), (60, 1));
         assert_eq!(quota.fills()[0], (3, 100));
         quota.leave_vhost(connection);
@@ -665,15 +671,15 @@ mod tests {
         let connection = connected(&mut quota, 0);
         let declarer = Some(quota.declarer(connection));
         let mut count = 0;
-        while quota.declare(Declared::Exchange, 1, declarer, Room { queues: 0 }).is_ok() {
+        while quota.declare(Declared::Exchange, 1, declarer, FreeCapacity { queues: 0 }).is_ok() {
             count += 1;
         }
         assert_eq!(count, 93);
         // Durable objects are restored at start whatever the shares are.
         for _ in 93..100 {
-            quota.declare(Declared::Exchange, 1, None, Room { queues: 0 }).unwrap();
+            quota.declare(Declared::Exchange, 1, None, FreeCapacity { queues: 0 }).unwrap();
         }
-        let fault = quota.declare(Declared::Exchange, 1, None, Room { queues: 0 }).unwrap_err();
+        let fault = quota.declare(Declared::Exchange, 1, None, FreeCapacity { queues: 0 }).unwrap_err();
         assert!(fault.text.contains("raise exchanges_max"), "{fault:?}");
     }
 

@@ -1,14 +1,14 @@
-//! Restores the broker at start: declares everything again that the storage has, and tells each queue which
-//! messages the log has for it.
+//! Restores the broker at start: declares the stored objects again, and adds the stored messages to their
+//! queues.
 //!
 //! # Invariants
-//! - No message is read here.
-//! - A start declares again exactly what was durable. What cannot be declared is logged and stays untouched
-//!   in the log, with its bindings. Reasons are missing capacity under today's limits, or a type that only
-//!   another version knows. A definition that belongs to nothing is deleted; messages that belong to nothing
-//!   stay.
-//! - An object known to have been deleted is not rebuilt.
-//! - A queue that adopts messages delivers nothing before they are in it.
+//! - No message is read here: queues get only the offsets of their messages.
+//! - A start declares exactly the durable objects. An object for which the present limits have no capacity,
+//!   or whose type only another version supports, is reported in the log file and stays stored with its
+//!   bindings. A definition whose virtual host, user, exchange or queue does not exist is deleted. Messages
+//!   without a queue stay.
+//! - A queue is not rebuilt if the log has its deletion.
+//! - A queue that adopts messages delivers nothing before these messages are in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -51,7 +51,7 @@ pub fn restore(
     first: First<'_>,
     now: Now,
 ) -> io::Result<()> {
-    // A start is a use of a queue: its time is the time of the start, not of the creation of the store.
+    // The start counts as a use of each queue, so broker time must be set before queues are restored.
     context.pending_writes_mut().set_time(log.time_ms(now));
     let AccessReport { access, unreadable, is_thin, definitions, .. } = report;
     match access {
@@ -67,15 +67,15 @@ pub fn restore(
     Ok(())
 }
 
-/// A definition that belongs to nothing: key, value, and the incarnations of its queue and levels that are to
-/// be deleted with it.
+/// A definition whose virtual host, user, exchange or queue does not exist: key, value, and the incarnations
+/// of the queue and levels that must be deleted with it.
 type Unowned = (Box<[u8]>, Box<[u8]>, Vec<u64>);
 
-/// What the log has of the levels of a queue with priorities.
+/// The levels of a queue with priorities that the log has.
 struct Levels {
     /// Incarnation of the level for priority 1.
     from: u64,
-    /// Incarnations of which the log has something.
+    /// Incarnations of the levels that the log has.
     known: Vec<u64>,
 }
 
@@ -96,10 +96,10 @@ struct Restoring {
     queues: BTreeMap<u64, QueueId>,
     /// Queues that are defined and could not be restored.
     absent: BTreeSet<u64>,
-    /// Definitions that belong to nothing.
+    /// Definitions whose virtual host, user, exchange or queue does not exist.
     orphans: Vec<Unowned>,
     /// Number of definitions that this version cannot read.
-    unread: usize,
+    unreadable_count: usize,
 }
 
 impl Restoring {
@@ -112,7 +112,7 @@ impl Restoring {
         (key, value): (&[u8], &[u8]),
     ) {
         let Some(definition) = Definition::parse(key, value) else {
-            self.unread += 1;
+            self.unreadable_count += 1;
             return;
         };
         let levels = Levels::in_log(&definition, log);
@@ -126,7 +126,7 @@ impl Restoring {
         let version = log.index().definitions().get(key).map_or(0, |definition| definition.version);
         let is_renamed = self.versions.get(&incarnation).is_some_and(|newest| *newest > version);
         if is_gone || is_renamed || self.queues.contains_key(&incarnation) {
-            // The queue was deleted, or has another name now: the record of that for this definition was
+            // The queue was deleted, or has another name now. The log entry that deleted this definition was
             // damaged.
             let levels = if is_gone { levels.known } else { Vec::new() };
             self.orphans.push((key.into(), value.into(), levels));
@@ -149,13 +149,13 @@ impl Restoring {
                 incarnations.extend(Some(incarnation).filter(|incarnation| *incarnation > 0));
                 self.orphans.push((key.into(), value.into(), incarnations));
             }
-            not_now @ (Restored::NoCapacity | Restored::Unknown) => {
-                let why = match not_now {
+            failure @ (Restored::NoCapacity | Restored::Unknown) => {
+                let why = match failure {
                     Restored::NoCapacity => "it exceeds the limits",
                     _ => "its type is unknown to this version",
                 };
                 log::error!("{definition} is stored, but {why}");
-                if not_now == Restored::NoCapacity {
+                if failure == Restored::NoCapacity {
                     broker.recovery_mut().note_beyond_limits();
                 }
                 broker.recovery_mut().note_left_out_levels(incarnation, &levels.known);
@@ -165,13 +165,13 @@ impl Restoring {
         }
     }
 
-    /// Creates the levels of a queue with priorities of which the log has something.
+    /// Creates those levels of a queue with priorities that the log has.
     fn restore_levels(&mut self, broker: &mut Broker, (queue, levels): (QueueId, &Levels)) {
         for &incarnation in &levels.known {
             let priority = (incarnation - levels.from + 1) as u8;
             match broker.restore_level(queue, priority) {
                 Some(level) => self.queues.insert(incarnation, level),
-                None => panic!("there was room for all levels"),
+                None => panic!("the caller checked the capacity for all levels"),
             };
         }
     }
@@ -190,7 +190,7 @@ impl Restoring {
             return Ok(());
         }
         let mut keys = log.read_names(disk, &lost)?;
-        keys.extend(self.orphans.iter().filter_map(|(key, value, _)| named_by(key, value)));
+        keys.extend(self.orphans.iter().filter_map(|(key, value, _)| queue_name_in(key, value)));
         for incarnation in lost {
             let Some(found) = log.index().queues().get(&incarnation) else { continue };
             let key = keys.get(&incarnation);
@@ -212,7 +212,7 @@ impl Restoring {
                 self.absent.insert(incarnation);
             }
         }
-        // Its bindings may be among the definitions that belonged to nothing.
+        // The bindings of a rebuilt queue may be among the definitions without their objects.
         for (key, value, incarnations) in core::mem::take(&mut self.orphans) {
             let definition = Definition::parse(&key, &value);
             let binding = definition.filter(|definition| matches!(definition, Definition::Binding { .. }));
@@ -226,7 +226,7 @@ impl Restoring {
 
 /// Returns the incarnation of the queue whose name a definition contains, and the key that the queue is
 /// defined under.
-fn named_by(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
+fn queue_name_in(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
     let (vhost, name, incarnation) = match Definition::parse(key, value)? {
         Definition::Queue { incarnation, .. } => return Some((incarnation, key.into())),
         Definition::Binding {
@@ -251,7 +251,7 @@ fn restore_definitions(
         queues: BTreeMap::new(),
         absent: BTreeSet::new(),
         orphans: Vec::new(),
-        unread: 0,
+        unreadable_count: 0,
     };
     for AccessDefinition { key, value } in of_access {
         restoring.restore(broker, context, log, (key, value));
@@ -266,10 +266,10 @@ fn restore_definitions(
     if damaged > 0 {
         log::error!("{damaged} definitions are damaged and were skipped");
     }
-    if restoring.unread > 0 {
-        let unread = restoring.unread;
+    if restoring.unreadable_count > 0 {
+        let unreadable_count = restoring.unreadable_count;
         log::error!(
-            "{unread} stored definitions cannot be read by this version: they stay stored and are not used"
+            "{unreadable_count} stored definitions cannot be read by this version: they stay stored and are not used"
         );
     }
     if !repeated.is_empty() {
@@ -282,7 +282,7 @@ fn restore_definitions(
         context.pending_writes_mut().define(key, Some(value));
     }
     let is_suspect = damaged > 0
-        || restoring.unread > 0
+        || restoring.unreadable_count > 0
         || log.is_damaged()
         || broker.access().doubtful_access_reason().is_some();
     if !is_suspect {
@@ -292,9 +292,9 @@ fn restore_definitions(
     broker.apply_policies(context);
     if is_suspect {
         broker.mark_parameters_doubtful();
-        // What seems to belong to nothing may belong to something that cannot be read. For access
-        // definitions, the operator who confirms the others decides: they are not listed, and would become
-        // valid again with a user of that name.
+        // A definition that seems to lack its object may belong to an object whose definition cannot be read.
+        // Access definitions of this kind are deleted when an operator confirms the users, because they are
+        // not shown, and would become valid again if a user of that name were created.
         let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
         broker.access_mut().drop_unreadable_access(context.pending_writes_mut(), hidden.collect());
     }
@@ -407,10 +407,10 @@ impl Broker {
                 record.logged = DurableIndex::as_incarnation(incarnation);
                 record.requeues = requeues;
                 record.rank = first_rank(cx.pending_writes, &record, priorities_from);
-                let is_news = record.priorities_from() != priorities_from;
+                let is_upgraded = record.priorities_from() != priorities_from;
                 match self.add_queue(cx, record) {
                     Ok(queue) => {
-                        if is_news {
+                        if is_upgraded {
                             // The definition was written by a version without levels.
                             self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
                         }
@@ -432,8 +432,8 @@ impl Broker {
             } => {
                 let Some(apply_to) = ApplyTo::from_name(apply_to) else { return Restored::Unknown };
                 let kind = if is_operator_policy { PolicyKind::Operator } else { PolicyKind::User };
-                let said = NewPolicy { kind, name, pattern, apply_to, priority, definition };
-                self.restore_policy(vhost, &said)
+                let policy = NewPolicy { kind, name, pattern, apply_to, priority, definition };
+                self.restore_policy(vhost, &policy)
             }
             Definition::Parameter { vhost, component, name, value } => {
                 self.restore_parameter(&ParameterView { vhost, component, name, value })
@@ -494,8 +494,8 @@ impl Broker {
         self.queues.restore_level(&mut self.quota, queue, priority)
     }
 
-    /// Deletes a definition that an interrupted deletion left behind; a queue with its messages, which the
-    /// log has under these incarnations.
+    /// Deletes a definition that an interrupted deletion left behind, and the messages of the queue and
+    /// levels with these incarnations.
     pub fn delete_stale_definition(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -508,10 +508,11 @@ impl Broker {
         pending_writes.define(key.into(), None);
     }
 
-    /// Registers messages of the store whose queue definition is missing.
+    /// Handles stored messages whose queue has no definition: rebuilds the queue if that is possible, or adds
+    /// an orphan.
     ///
-    /// It takes the queue's name, if it is known, and whether the queue may be rebuilt. Returns the queue, if
-    /// it exists again.
+    /// `name` is virtual host and name of the queue, if they are known. Returns the rebuilt queue; `None` for
+    /// an orphan.
     pub fn restore_lost(
         &mut self,
         cx: &mut Context<'_>,
@@ -555,10 +556,10 @@ impl Broker {
     /// Notes that all adopted messages are in their queue.
     pub fn end_adoption(&mut self, queue: QueueId) {
         if self.recovery.end_adoption(queue) && !self.queues.at(queue).is_deleted() {
-            let (_, drops) = self.purge(queue);
-            drops.into_iter().for_each(|job| self.jobs.begin(job));
+            let (_, drop_jobs) = self.purge(queue);
+            drop_jobs.into_iter().for_each(|job| self.jobs.begin(job));
         }
-        self.end_returning(queue);
+        self.end_blocking_job(queue);
         if self.queues.records().get(queue.index()).is_some() {
             self.queues.examine_stored(queue);
         }
@@ -583,7 +584,7 @@ impl Broker {
     ///
     /// `unreadable` are keys of definitions that the storage cannot read.
     pub fn mark_access_doubtful(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
-        self.access.doubt_users(why, unreadable);
+        self.access.set_doubt(why, unreadable);
         self.note_users();
     }
 
@@ -597,14 +598,14 @@ impl Broker {
             Definition::Vhost { name, queues_max, connections_max, metadata } => {
                 let found = self.access.find_vhost(name);
                 let known = found.map_or(0, |vhost| self.access.vhost_metadata(vhost).text_bytes());
-                if metadata.text_bytes() > self.quota.names_room() + known {
-                    return self.access.no_room_at_start();
+                if metadata.text_bytes() > self.quota.names_bytes_free() + known {
+                    return self.access.note_no_capacity_at_start();
                 }
                 let found = found.or_else(|| self.add_vhost(name).ok());
-                let Some(vhost) = found else { return self.access.no_room_at_start() };
+                let Some(vhost) = found else { return self.access.note_no_capacity_at_start() };
                 self.access.limit_vhost(vhost, VhostLimits { queues_max, connections_max });
                 if self.describe_vhost(vhost, metadata).is_err() {
-                    return self.access.no_room_at_start();
+                    return self.access.note_no_capacity_at_start();
                 }
                 Restored::Exists(None)
             }
@@ -629,9 +630,9 @@ impl Broker {
         self.note_users();
     }
 
-    pub(crate) fn restore_policy(&mut self, vhost: &str, said: &NewPolicy<'_>) -> Restored {
+    pub(crate) fn restore_policy(&mut self, vhost: &str, policy: &NewPolicy<'_>) -> Restored {
         let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
-        restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, said))
+        restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, policy))
     }
 
     /// Applies policies to everything, at start when all definitions are restored, before the first message
@@ -648,11 +649,11 @@ impl Broker {
         self.parameters.doubt();
     }
 
-    pub(crate) fn restore_parameter(&mut self, said: &ParameterView<'_>) -> Restored {
-        let Ok(vhost) = said.vhost.map(|name| self.access.require_vhost(name)).transpose() else {
+    pub(crate) fn restore_parameter(&mut self, policy: &ParameterView<'_>) -> Restored {
+        let Ok(vhost) = policy.vhost.map(|name| self.access.require_vhost(name)).transpose() else {
             return self.access.orphaned();
         };
-        restored(self.parameters.restore(vhost, said))
+        restored(self.parameters.restore(vhost, policy))
     }
 }
 

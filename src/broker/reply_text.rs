@@ -1,8 +1,8 @@
-//! Formats queues, exchanges, values and Erlang terms as RabbitMQ's reply texts show them, and builds common
-//! faults.
+//! Formats queues, exchanges, values and Erlang terms as in RabbitMQ's reply texts, and builds faults that
+//! several files use.
 //!
-//! Clients and operators match on these texts, so they are RabbitMQ's byte for byte. A peer's own bytes are
-//! shown as far as they are text.
+//! Clients and operators match on these texts, so they are RabbitMQ's byte for byte. Of bytes that a peer
+//! sent, those that are not UTF-8 are left out.
 
 use core::fmt;
 
@@ -12,7 +12,7 @@ use leveret_core::pending_writes::{Mode, PendingWrites};
 
 use super::access::OperatorFault;
 
-/// A queue's name and virtual host as reply texts show them.
+/// A queue's name and virtual host, formatted as in reply texts.
 #[derive(Clone, Copy)]
 pub(crate) struct QueueText<'a> {
     pub(crate) name: &'a str,
@@ -25,7 +25,7 @@ impl fmt::Display for QueueText<'_> {
     }
 }
 
-/// An exchange's name and virtual host as reply texts show them.
+/// An exchange's name and virtual host, formatted as in reply texts.
 pub(crate) struct ExchangeText<'a> {
     pub(crate) name: &'a str,
     pub(crate) vhost: &'a str,
@@ -37,17 +37,19 @@ impl fmt::Display for ExchangeText<'_> {
     }
 }
 
-/// A value in a reply text: bare when both sides have one, with its type when only one has.
+/// A value of an argument in a reply text about a mismatch. It is formatted without its type when both the
+/// request and the existing object have the argument, and with its type when only one has it.
 pub(crate) struct Shown<'a> {
     pub(crate) value: Option<Value<'a>>,
-    pub(crate) bare: bool,
+    /// Whether to leave out the type.
+    pub(crate) is_bare: bool,
 }
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.value {
             None => f.write_str("none"),
-            Some(value) if self.bare => write!(f, "'{}'", Plain(value)),
+            Some(value) if self.is_bare => write!(f, "'{}'", Plain(value)),
             Some(value) => write!(f, "the value '{}' of type '{}'", Plain(value), value.type_name()),
         }
     }
@@ -95,7 +97,7 @@ impl fmt::Display for ErlangTerm<'_> {
     }
 }
 
-/// Bytes of a peer's text, shown as far as they are text.
+/// Text that a peer sent. Bytes that are not UTF-8 are left out.
 pub(crate) struct Lossy<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Lossy<'_> {
@@ -107,7 +109,7 @@ impl fmt::Display for Lossy<'_> {
     }
 }
 
-/// 506: the pool that this configuration key sizes is full.
+/// Returns 506: the pool whose size is set by this configuration key is full.
 pub(crate) fn out_of(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
@@ -115,7 +117,7 @@ pub(crate) fn out_of(key: &str) -> Fault {
     )
 }
 
-/// 506: the log has no space.
+/// Returns 506: the log has no space.
 pub(crate) fn out_of_disk(pending_writes: &PendingWrites) -> Fault {
     if pending_writes.is_file_system_full() {
         return Fault::new(
@@ -126,15 +128,15 @@ pub(crate) fn out_of_disk(pending_writes: &PendingWrites) -> Fault {
     out_of(pending_writes.exhausted_limit_key())
 }
 
-/// 506: the storage cannot be written.
-pub(crate) fn unwritable() -> Fault {
+/// Returns 506: the storage cannot be written.
+pub(crate) fn storage_unwritable_fault() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!("the store cannot be written, so nothing durable can be declared or deleted now"),
     )
 }
 
-/// 506: the storage cannot be written, for a publisher of a persistent message.
+/// Returns 506 for the publisher of a persistent message: the storage cannot be written.
 pub(crate) fn unwritable_for_messages() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
@@ -142,8 +144,8 @@ pub(crate) fn unwritable_for_messages() -> Fault {
     )
 }
 
-/// 506: a publisher waited too long for space in the log, while it held deliveries or had an open transaction
-/// itself.
+/// Returns 506 for a publisher that waited too long for space in the log, while its own connection had
+/// unsettled deliveries or an open transaction.
 pub(crate) fn waited_too_long(pending_writes: &PendingWrites) -> Fault {
     let raise = if pending_writes.is_file_system_full() { "free space on the file system" } else { "raise" };
     let key = if pending_writes.is_file_system_full() { "" } else { pending_writes.exhausted_limit_key() };
@@ -156,7 +158,8 @@ pub(crate) fn waited_too_long(pending_writes: &PendingWrites) -> Fault {
     )
 }
 
-/// Returns the version for something that is about to be declared; 0 if it is not durable, or not stored.
+/// Returns the version for an object that will be declared; 0 if the object is not durable, or the broker
+/// stores nothing.
 ///
 /// # Errors
 /// The storage cannot be written, or has no space, so nothing durable can be declared.
@@ -164,32 +167,37 @@ pub(crate) fn version_for(pending_writes: &mut PendingWrites, durable: bool) -> 
     match pending_writes.mode() {
         Mode::On if durable && !pending_writes.can_define() => Err(out_of_disk(pending_writes)),
         Mode::On if durable => Ok(pending_writes.next_version()),
-        Mode::Unwritable if durable => Err(unwritable()),
+        Mode::Unwritable if durable => Err(storage_unwritable_fault()),
         Mode::On | Mode::Off | Mode::Unwritable => Ok(0),
     }
 }
 
-/// Checks whether something durable can be deleted: that needs no space, but writable storage.
+/// Checks whether an object can be deleted. `is_stored` is whether the log has it: its deletion needs no free
+/// space, but storage that can be written.
 ///
 /// # Errors
 /// The storage cannot be written.
 pub(crate) fn check_deletable(pending_writes: &PendingWrites, is_stored: bool) -> Result<(), Fault> {
-    if is_stored && pending_writes.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
+    if is_stored && pending_writes.mode() == Mode::Unwritable {
+        Err(storage_unwritable_fault())
+    } else {
+        Ok(())
+    }
 }
 
-/// Checks whether the storage accepts an operator's change.
+/// Checks whether an operator's change can be stored.
 ///
-/// On a full disk it does, because an operator must be able to lock out the client that filled it. The change
-/// takes a block of the space reserved for settlements.
+/// The change is accepted even when the disk is full, because an operator must be able to lock out the client
+/// that filled the disk. The change then takes a block of the space that is reserved for settlements.
 pub(crate) fn check_changeable(pending_writes: &PendingWrites) -> Result<(), OperatorFault> {
     match pending_writes.mode() {
-        Mode::Unwritable => Err(OperatorFault::Store(unwritable().text.into())),
+        Mode::Unwritable => Err(OperatorFault::Store(storage_unwritable_fault().text.into())),
         Mode::On | Mode::Off => Ok(()),
     }
 }
 
-/// Checks whether the storage has space for a further declaration.
-pub(crate) fn check_room(pending_writes: &PendingWrites) -> Result<(), OperatorFault> {
+/// Checks whether the storage has space for a further definition.
+pub(crate) fn check_definition_space(pending_writes: &PendingWrites) -> Result<(), OperatorFault> {
     match pending_writes.mode() == Mode::On && !pending_writes.can_define() {
         false => Ok(()),
         true if pending_writes.is_file_system_full() => Err(OperatorFault::FileSystemFull),

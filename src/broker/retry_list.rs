@@ -1,11 +1,11 @@
-//! Lists of connections or gets that wait for a change, and whether they must be retried.
+//! A list of requests that wait for a change and are then retried, for example `basic.get`s.
 //!
 //! # Invariants
-//! - A waiter is not retried without a reason, and no waiter misses a reason.
+//! - Waiters are retried after every change that may let them succeed, and only then.
 
 use std::collections::VecDeque;
 
-/// A list of waiters, and whether they must be retried.
+/// A list of waiting requests ("waiters"), and whether they must be retried.
 #[derive(Debug)]
 pub(crate) struct RetryList<T> {
     list: VecDeque<T>,
@@ -19,11 +19,11 @@ impl<T> RetryList<T> {
     }
 
     /// Adds a waiter.
-    pub(crate) fn push(&mut self, one: T) {
-        self.list.push_back(one);
+    pub(crate) fn push(&mut self, waiter: T) {
+        self.list.push_back(waiter);
     }
 
-    /// Notes a change that the waiters may wait for.
+    /// Notes a change after which a waiter may succeed: the waiters must be retried.
     #[inline]
     pub(crate) fn note_change(&mut self) {
         self.is_due |= !self.list.is_empty();
@@ -35,7 +35,7 @@ impl<T> RetryList<T> {
         self.is_due
     }
 
-    /// Returns whether the waiters must be retried; the caller does so now.
+    /// Returns whether the waiters must be retried, and clears that mark. The caller retries them.
     #[inline]
     pub(crate) const fn take_due(&mut self) -> bool {
         core::mem::replace(&mut self.is_due, false)
@@ -45,7 +45,7 @@ impl<T> RetryList<T> {
         self.list.len()
     }
 
-    /// Takes out the waiter that has waited longest.
+    /// Removes and returns the waiter that has waited longest.
     pub(crate) fn pop(&mut self) -> Option<T> {
         self.list.pop_front()
     }
@@ -58,14 +58,14 @@ impl<T> RetryList<T> {
         &mut self.list[at]
     }
 
-    /// Takes out the first waiter for which `is_it` holds.
-    pub(crate) fn remove(&mut self, is_it: impl FnMut(&T) -> bool) -> Option<T> {
-        let found = self.list.iter().position(is_it)?;
+    /// Removes and returns the first waiter for which `is_selected` is true.
+    pub(crate) fn remove(&mut self, is_selected: impl FnMut(&T) -> bool) -> Option<T> {
+        let found = self.list.iter().position(is_selected)?;
         self.list.remove(found)
     }
 
-    /// Keeps the waiters for which `stays` holds.
-    pub(crate) fn retain(&mut self, stays: impl FnMut(&T) -> bool) {
-        self.list.retain(stays);
+    /// Removes the waiters for which `is_kept` is false.
+    pub(crate) fn retain(&mut self, is_kept: impl FnMut(&T) -> bool) {
+        self.list.retain(is_kept);
     }
 }

@@ -1,15 +1,16 @@
 //! Settles deliveries, and clears closed channels, connections and deleted objects.
 //!
-//! This covers acknowledgements, rejections and requeues, the end of channels and connections, and deliveries
-//! and transactions that are held too long. It also runs the jobs. What one command or one lost connection
-//! can cause without bound is processed a few hundred records at a time, in order of arrival. All other
-//! clients are served in between.
+//! This file handles acknowledgements, rejections and requeues, the end of channels and connections, and
+//! deliveries and transactions that are open for too long. It also runs the jobs. One command or one lost
+//! connection can cause any amount of work. This work is done in jobs, a few hundred records at a time, and
+//! all other clients are served between the steps.
 //!
 //! # Invariants
 //! - A tag is settled at most once. Only completely written deliveries can be settled, so an acknowledgement
-//!   of all deliveries never includes a message that the client has not seen.
-//! - A requeued message is marked redelivered and precedes all that have not been delivered yet.
-//! - Names are free at once. A connection whose own command began a job is not read until the job is done.
+//!   of all deliveries never includes a delivery that the client has not received.
+//! - A requeued message is marked as redelivered, and precedes all messages that were never delivered.
+//! - The name of a deleted object is free at once. A connection whose own command began a job is not read
+//!   until the job is done.
 //! - As in RabbitMQ, a channel is overdue because of its oldest delivery or an open transaction. No channel
 //!   is closed early, and none more than a minute late.
 
@@ -22,7 +23,7 @@ use super::consumers::ChannelState;
 use super::consumers::{Channel, Mode, Transaction};
 use super::deliveries::Carrier;
 use super::job::{Job, spend};
-use super::queue_flow::take_step;
+use super::queue_flow::subtract_steps;
 use super::queue_records::Purged;
 use super::queue_records::QueueState;
 use super::republish::Reason;
@@ -35,7 +36,7 @@ const STEP: u32 = 512;
 /// Maximum number of channels examined in one turn.
 const CHECK_STEP: u32 = 512;
 
-/// A channel to be closed, and why.
+/// A channel that must be closed because a delivery or transaction is open for too long.
 #[derive(Debug)]
 pub struct Overdue {
     /// The connection of the channel.
@@ -46,7 +47,8 @@ pub struct Overdue {
     pub fault: Fault,
 }
 
-/// Returns when something was last added to the channel's open transaction, in seconds; `None` without one.
+/// Returns when the channel's open transaction last changed, in seconds since the start of the process;
+/// `None` if there is no open transaction.
 const fn open_since_s(channel: &Channel) -> Option<u32> {
     match &channel.mode {
         Mode::Transaction(transaction) if !transaction.is_empty() => Some(transaction.touched_s),
@@ -118,7 +120,7 @@ impl Broker {
     /// Settles all written deliveries with tags up to `through`, in bounded steps.
     fn settle_now(&mut self, channel: ChannelId, through: u64, settlement: Settlement) {
         if settlement == Settlement::Requeue {
-            self.consumers.mark_returning(&mut self.queues, channel);
+            self.consumers.mark_requeueing(&mut self.queues, channel);
         }
         let &Channel { connection, last_sent, .. } = self.consumers.channel(channel);
         // The job may take several turns, and does not include deliveries written meanwhile.
@@ -126,7 +128,7 @@ impl Broker {
         self.begin_job(connection, Job::Settle { channel, through, settlement });
     }
 
-    /// Settles a delivery that is on no list any more and whose tag is forgotten.
+    /// Settles a delivery, which the caller has removed from its channel's list of unacknowledged deliveries.
     pub(crate) fn settle_one(&mut self, cx: &mut Context<'_>, index: usize, settlement: Settlement) {
         match settlement {
             Settlement::Requeue => self.requeue_delivery(cx, index),
@@ -142,7 +144,7 @@ impl Broker {
         }
     }
 
-    /// Settles a delivery whose message is not needed any more, and frees its record.
+    /// Settles the message of a delivery, releases it, and frees the delivery record.
     pub(crate) fn finish_delivery(&mut self, cx: &mut Context<'_>, index: usize) {
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = self.queues.deliveries_mut().remove(index);
@@ -155,8 +157,8 @@ impl Broker {
         self.after_uncount(cx, delivery.queue, delivery.consumer, delivery.channel);
     }
 
-    /// Removes the message of a delivery for this reason: it is dead-lettered if its queue has a dead-letter
-    /// exchange.
+    /// Dead-letters the message of a delivery for this reason if its queue has a dead-letter exchange;
+    /// otherwise settles it.
     fn dead_letter_or_drop(&mut self, cx: &mut Context<'_>, index: usize, reason: Reason) {
         let queue = self.queues.deliveries()[index].queue;
         match queue.filter(|queue| self.queues.records().has_dead_letters(*queue)) {
@@ -181,16 +183,19 @@ impl Broker {
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
 
-    /// Counts one more requeue of a message. Returns whether it exceeds the delivery limit now.
+    /// Counts one more requeue of a delivery. Returns whether the count now exceeds the delivery limit of the
+    /// queue.
     ///
-    /// A bridge requeues what it could not send, however often its link broke: that is not counted.
+    /// Requeues by a bridge are not counted: a bridge requeues messages because its link broke, not because
+    /// the messages are faulty.
     fn count_requeue(&mut self, index: usize) -> bool {
         let channel = self.queues.deliveries()[index].channel;
         let connection = self.consumers.connection_of(channel);
         !self.consumers.connection(connection).identity.is_own() && self.queues.count_requeue_in_queue(index)
     }
 
-    /// Requeues a delivery at its old position.
+    /// Requeues a delivery at its old position; dead-letters or settles it if it is over the delivery limit,
+    /// or its queue is deleted.
     pub(crate) fn requeue_delivery(&mut self, cx: &mut Context<'_>, index: usize) {
         if self.count_requeue(index) {
             return self.dead_letter_or_drop(cx, index, Reason::DeliveryLimit);
@@ -204,7 +209,7 @@ impl Broker {
         delivery.redelivered = true;
         let (consumer, channel) = (delivery.consumer, delivery.channel);
         let (logged, requeues) = (delivery.logged, delivery.requeues);
-        if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.tells_requeues) {
+        if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.reports_requeues) {
             self.queues.records_mut().note_requeue(cx.pending_writes, &self.access, queue, offset, requeues);
         }
         self.queues.put_back(cx.messages, queue, index);
@@ -214,18 +219,19 @@ impl Broker {
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
 
-    /// Notes that the messages of a channel's consumers are back in their queues.
-    pub(crate) fn end_returning_of(&mut self, channel: ChannelId) {
+    /// Notes that all messages of a channel's consumers are requeued, so that their queues deliver again.
+    pub(crate) fn end_requeueing_of(&mut self, channel: ChannelId) {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
             at = self.consumers.next_of_channel(channel, Some(index));
-            if let Some(queue) = self.consumers.take_returning(index) {
-                self.end_returning(queue);
+            if let Some(queue) = self.consumers.take_requeueing(index) {
+                self.end_blocking_job(queue);
             }
         }
     }
 
-    /// Wakes the queue and the consumer for which a settled delivery frees capacity.
+    /// After a delivery was subtracted from the counts: makes its consumer eligible again, and frees records
+    /// to which no delivery refers any more.
     fn after_uncount(
         &mut self,
         cx: &mut Context<'_>,
@@ -247,12 +253,12 @@ impl Broker {
         }
     }
 
-    /// Runs a bounded part of the jobs. Returns whether there is more.
+    /// Runs a bounded number of steps of the jobs. Returns whether there is more to do.
     pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
         let mut left = STEP;
         while left > 0 {
             let Some(mut begun) = self.jobs.pop() else { return false };
-            let done = self.run(cx, &mut begun.job, &mut left);
+            let done = self.run_job(cx, &mut begun.job, &mut left);
             if !done {
                 self.jobs.put_back(begun);
                 return true;
@@ -264,7 +270,7 @@ impl Broker {
         !self.jobs.is_empty()
     }
 
-    fn run(&mut self, cx: &mut Context<'_>, job: &mut Job, left: &mut u32) -> bool {
+    fn run_job(&mut self, cx: &mut Context<'_>, job: &mut Job, left: &mut u32) -> bool {
         match job {
             Job::Settle { channel, through, settlement } => {
                 self.run_settle(cx, *channel, *through, *settlement, left)
@@ -295,11 +301,11 @@ impl Broker {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, settlement);
             // A rejected message may be routed to many queues.
-            take_step(left, before, cx.work);
+            subtract_steps(left, before, cx.work);
         }
-        self.end_returning_of(channel);
+        self.end_requeueing_of(channel);
         let connection = self.consumers.connection_of(channel);
-        self.consumers.unpark(cx.work, &mut self.queues, &self.quota, connection);
+        self.consumers.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
         true
     }
 
@@ -314,9 +320,12 @@ impl Broker {
             if !spend(left) {
                 return false;
             }
-            assert!(self.queues.drop_purged(cx, queue, parts), "what is not empty has something");
+            assert!(
+                self.queues.drop_purged(cx, queue, parts),
+                "a purged queue that is not empty has an item"
+            );
         }
-        self.end_returning(queue);
+        self.end_blocking_job(queue);
         true
     }
 
@@ -349,7 +358,7 @@ impl Broker {
         true
     }
 
-    /// Removes bindings as long as there is a `next` one, up to `left`. Returns whether all are removed.
+    /// Removes the bindings that `next` returns, at most `left` ones. Returns whether all are removed.
     fn remove_bindings(
         &mut self,
         cx: &mut Context<'_>,
@@ -379,7 +388,7 @@ impl Broker {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.requeue_delivery(cx, index);
         }
-        self.end_returning_of(channel);
+        self.end_requeueing_of(channel);
         self.consumers.channel_mut(channel).state = ChannelState::Cleared;
         self.consumers.free_channel_if_done(&mut self.quota, channel);
         true
@@ -399,7 +408,7 @@ impl Broker {
             }
             assert!(
                 self.consumers.find_channel(channel).is_none(),
-                "nothing refers to a lost channel any more"
+                "a channel of a lost connection has no records after its job"
             );
         }
         self.consumers.connection_mut(connection).is_cleared = true;
@@ -407,21 +416,21 @@ impl Broker {
         true
     }
 
-    /// Takes back a delivery that will not be written.
+    /// Requeues a delivery that will not be written, or leaves that to the job of its channel.
     ///
-    /// One that needs an acknowledgement stays on its channel's list, which is being requeued. Another one is
-    /// requeued now, because the client has not seen it.
+    /// A delivery that needs an acknowledgement stays on its channel's list, which a job requeues. Any other
+    /// delivery is requeued now, because the client has not received it. A `basic.return` is dropped.
     pub(crate) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
         let delivery = &self.queues.deliveries()[index];
         match delivery.carrier {
             Carrier::Return => self.finish_delivery(cx, index),
-            _ if delivery.no_ack || delivery.orphaned => self.requeue_delivery(cx, index),
-            _ => self.queues.deliveries_mut()[index].sent = true,
+            _ if delivery.no_ack || delivery.is_detached => self.requeue_delivery(cx, index),
+            _ => self.queues.deliveries_mut()[index].is_sent = true,
         }
     }
 
-    /// Sets the time of this turn. Returns whether a new second began, so that [`Self::set_unix_time`] is
-    /// due.
+    /// Sets the time of this turn. Returns whether the caller must call [`Self::set_unix_time`], because a
+    /// new second began.
     pub const fn set_time(&mut self, now: Now) -> bool {
         let before = core::mem::replace(&mut self.ack_timeout.now_s, (now.as_ms() / 1000) as u32);
         self.ack_timeout.left = CHECK_STEP;
@@ -434,7 +443,8 @@ impl Broker {
         self.republish.set_unix_s(unix_s);
     }
 
-    /// Returns when a channel may be overdue next.
+    /// Returns the earliest time at which a channel may be overdue; never if there are no unsettled
+    /// deliveries and no open transactions.
     pub fn overdue_deadline(&self) -> Deadline {
         let holds_nothing = self.queues.deliveries().is_empty() && self.quota.pinned().open_messages == 0;
         match self.ack_timeout.next_check_s {
@@ -443,10 +453,10 @@ impl Broker {
         }
     }
 
-    /// Returns the next channel with an overdue delivery or transaction. A bounded number of channels is
-    /// examined in a turn.
+    /// Returns the next channel with an overdue delivery or transaction; `None` if there is none among the
+    /// bounded number of channels that one turn examines.
     ///
-    /// A channel that is not closed is returned again by the next check.
+    /// If the caller does not close the channel, the next check returns it again.
     pub fn next_overdue(&mut self) -> Option<Overdue> {
         if self.ack_timeout.next_check_s.is_none_or(|next_check_s| self.ack_timeout.now_s < next_check_s) {
             return None;
@@ -510,18 +520,18 @@ impl Broker {
         Some((delivery.delivered_s, timeout_ms))
     }
 
-    /// Notes how `tx.commit` is to settle a delivery.
+    /// Adds the settlement of a delivery to the channel's transaction. `tx.commit` carries it out.
     pub(crate) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
-        self.touch(channel);
+        self.note_transaction_change(channel);
         self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
         let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
-            panic!("the channel is in a transaction");
+            panic!("the caller checked that the channel is transactional");
         };
         self.queues.deliveries_mut().decide(&mut transaction.settlements, index, settlement);
     }
 
-    /// Drops the messages of a transaction. Its deliveries are unacknowledged again, in the order of their
-    /// tags.
+    /// Rolls a transaction back: drops its messages, and puts its deliveries back on the channel's list of
+    /// unacknowledged ones, in the order of their tags.
     pub(crate) fn abandon_transaction(&mut self, messages: &mut Messages, channel: ChannelId) {
         let transaction = self.take_transaction(channel);
         let mut next = transaction.first;
@@ -533,25 +543,26 @@ impl Broker {
         self.queues.deliveries_mut().undecide(list, transaction.settlements);
     }
 
-    /// Takes a transaction that is committed or rolled back. Publishers may be waiting for the space on the
-    /// disk that was reserved for it.
+    /// Takes the content of a transaction that is committed or rolled back, and gives back the capacity that
+    /// was reserved for it. Waiting publishers retry, because they may wait for that capacity.
     pub(crate) fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
         let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else {
-            panic!("only a transaction is ended");
+            panic!("the caller checked that the channel is transactional");
         };
         let taken = core::mem::take(transaction);
         let connection = record.connection;
         if !taken.is_empty() {
             self.consumers.connection_mut(connection).open_transactions -= 1;
         }
-        self.quota.give_open_back(connection, taken.held, taken.bytes);
+        self.quota.give_open_back(connection, taken.slots, taken.bytes);
         self.queues.note_release();
         taken
     }
 
-    /// Notes that the transaction is about to hold something: its connection must not wait for itself.
-    pub(crate) fn touch(&mut self, channel: ChannelId) {
+    /// Called before a message or settlement is added to the channel's transaction: sets the time of the
+    /// change. Counts the transaction as open, so that its connection may use the reserve.
+    pub(crate) fn note_transaction_change(&mut self, channel: ChannelId) {
         let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else { return };
         transaction.touched_s = self.ack_timeout.begin();
@@ -561,14 +572,14 @@ impl Broker {
         }
     }
 
-    /// Ends a consumer whose queue is deleted, and has its client notified.
+    /// Ends a consumer whose queue is deleted. Its client will be notified with `basic.cancel`.
     pub(crate) fn cancel_by_broker(&mut self, cx: &mut Context<'_>, index: usize) {
         self.end_consumer(cx, index);
         self.consumers.note_cancelled(index);
         self.free_consumer_if_done(index);
     }
 
-    /// Ends a consumer; an auto-delete queue may be deleted with it.
+    /// Ends a consumer. Deletes its queue if that is an auto-delete queue and this was its last consumer.
     pub(crate) fn end_consumer(&mut self, cx: &mut Context<'_>, index: usize) {
         let Some(queue) = self.consumers.end(cx.work, &mut self.queues, index) else { return };
         let record = self.queues.at(queue);
@@ -583,11 +594,12 @@ impl Broker {
     /// Frees the record of an ended consumer when nothing refers to it.
     pub(crate) fn free_consumer_if_done(&mut self, index: usize) {
         if let Some(queue) = self.consumers.free_if_done(&mut self.quota, index) {
-            self.end_returning(queue);
+            self.end_blocking_job(queue);
         }
     }
 
-    /// Closes a channel: nothing new starts, unwritten deliveries are withdrawn, the rest is requeued.
+    /// Closes a channel: ends its consumers, takes unwritten deliveries out of the outbox, and begins a job
+    /// that requeues the unacknowledged ones.
     pub(crate) fn close_channel(
         &mut self,
         cx: &mut Context<'_>,
@@ -601,7 +613,7 @@ impl Broker {
 
     fn stop_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
         self.consumers.channel_mut(channel).state = ChannelState::Closing;
-        self.consumers.mark_returning(&mut self.queues, channel);
+        self.consumers.mark_requeueing(&mut self.queues, channel);
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
             at = self.consumers.next_of_channel(channel, Some(index));
@@ -611,10 +623,11 @@ impl Broker {
         }
     }
 
-    /// Removes the channel's deliveries from the outbox, except the very first, which may be partly written.
+    /// Removes a closed channel's deliveries from the outbox, except the first entry of the outbox, which may
+    /// be partly written.
     ///
-    /// `basic.return` and `basic.get-ok` answer something that the client sent, so they are still sent before the close;
-    /// so are the deliveries before a `basic.get-ok`, because delivery tags have no gaps.
+    /// `basic.return` and `basic.get-ok` are replies to commands of the client, so they are still sent before
+    /// the close. The deliveries before a `basic.get-ok` are sent too, because delivery tags have no gaps.
     fn withdraw_unwritten(&mut self, cx: &mut Context<'_>, connection: ConnectionId, channel: ChannelId) {
         let front = self.consumers.connection(connection).outbox.front();
         let (mut at, mut last_get) = (front, None);
@@ -637,11 +650,11 @@ impl Broker {
                 continue;
             }
             if !is_behind_gets {
-                self.orphan(channel, index);
+                self.detach_delivery(channel, index);
                 is_behind_gets = last_get == Some(index);
             } else if Some(index) == front {
-                self.queues.deliveries_mut()[index].withdrawn = true;
-                self.orphan(channel, index);
+                self.queues.deliveries_mut()[index].is_withdrawn = true;
+                self.detach_delivery(channel, index);
             } else {
                 self.consumers.leave_outbox(&mut self.queues, connection, index);
                 self.abandon_unsent(cx, index);
@@ -649,11 +662,11 @@ impl Broker {
         }
     }
 
-    fn orphan(&mut self, channel: ChannelId, index: usize) {
+    fn detach_delivery(&mut self, channel: ChannelId, index: usize) {
         if !self.queues.deliveries()[index].no_ack {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
         }
-        self.queues.deliveries_mut()[index].orphaned = true;
+        self.queues.deliveries_mut()[index].is_detached = true;
     }
 
     pub(crate) fn free_connection_if_done(&mut self, connection: ConnectionId) {
@@ -663,8 +676,8 @@ impl Broker {
         }
     }
 
-    /// Ends a connection that will send no more commands. Its names are free now; its deliveries are requeued
-    /// in bounded steps. May be called again.
+    /// Ends a connection that will send no more commands. Its exclusive queues and consumers end now; a job
+    /// requeues its deliveries. Further calls have no effect.
     pub fn disconnect(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         if core::mem::replace(&mut self.consumers.connection_mut(connection).is_lost, true) {
             return;
@@ -686,7 +699,8 @@ impl Broker {
         self.jobs.begin(Job::Connection(connection));
     }
 
-    /// Notes that the socket is closed: the connection's id may be used again when everything is requeued.
+    /// Notes that the socket is closed. The connection's id may be used again as soon as all its deliveries
+    /// are requeued.
     pub fn release(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         self.disconnect(cx, connection);
         self.consumers.connection_mut(connection).is_released = true;
@@ -701,14 +715,14 @@ impl Broker {
         }
     }
 
-    /// Drops the gets of a connection that no longer waits for their answers.
+    /// Drops the waiting `basic.get`s of a lost connection.
     pub(crate) fn forget_gets(&mut self, connection: ConnectionId) {
         let before = self.queues.gets().len();
         let open =
             self.queues.gets().iter().filter(|get| get.connection == connection && get.outcome.is_none());
         let open = open.count() as u32;
         self.queues.gets_mut().retain(|get| get.connection != connection);
-        assert!(self.queues.gets().len() + 1 >= before, "a connection asks for one thing at a time");
+        assert!(self.queues.gets().len() + 1 >= before, "a connection has at most one waiting get");
         self.consumers.connection_mut(connection).jobs -= open;
     }
 }

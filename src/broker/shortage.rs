@@ -1,8 +1,8 @@
 //! The causes for which a publisher waits.
 //!
-//! Only where a message is refused is it known which pool lacks capacity, so the cause is noted there.
-//! Deriving it later from the fill of the pools would name the wrong one. Every cause that can make a
-//! publisher wait is listed here.
+//! The code that refuses a message notes the cause, because only this code has checked which pool lacks
+//! capacity. When the cause is reported later, another pool may be fuller. Every cause that can make a
+//! publisher wait is in [`Shortage`].
 
 use leveret_core::command::QueueId;
 use leveret_core::mem::PoolFull;
@@ -31,7 +31,7 @@ pub enum Shortage {
     QueueMemory(QueueId),
     /// The client does not read messages that are returned to it.
     Returns,
-    /// The maximum number of messages wait to be written.
+    /// The next commit of the log is full: the maximum number of messages is waiting to be written.
     Commit,
     /// The storage cannot be written.
     Unwritable,
@@ -45,16 +45,16 @@ pub enum Shortage {
     QueueDisk(QueueId),
 }
 
-/// Publishers that wait for one cause.
+/// The publishers that wait for the same cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WaitingPublishers {
-    /// The cause that they wait for.
+    /// The cause for which they wait.
     pub shortage: Shortage,
-    /// Number of waiting publishers; 0 for none yet.
+    /// Number of publishers that wait for this cause; 0 if none waits yet.
     pub count: u32,
-    /// How long the first of them has waited, in milliseconds.
+    /// Waiting time of the publisher that has waited longest, in milliseconds.
     pub for_ms: u64,
-    /// Number of other publishers that wait for something else.
+    /// Number of publishers that wait for other causes.
     pub others: u32,
 }
 
@@ -88,13 +88,13 @@ impl From<PoolFull> for Shortage {
 }
 
 impl Shortage {
-    /// Returns whether the log lacks capacity, so that nothing is accepted until an operator or a consumer
-    /// frees some.
+    /// Returns whether the log lacks space, so that no persistent message is accepted until an operator or a
+    /// consumer frees space.
     pub const fn is_log_full(self) -> bool {
         matches!(self, Self::DiskLimit | Self::Index | Self::FileSystem | Self::QueueDisk(_))
     }
 
-    /// Returns the word that the text for this shortage begins with.
+    /// Returns the word with which the text for this shortage begins.
     pub(crate) const fn kind(self) -> &'static str {
         match self {
             Self::Pool(_) | Self::QueueMemory(_) => "memory",

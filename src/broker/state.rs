@@ -31,7 +31,7 @@ use super::policy::Policies;
 use super::publish::Publishing;
 use super::queue_flow::{DelayWheel, Getting, QueueSchedule, Queues};
 use super::queue_records::Queue;
-use super::quota::{Declared, Declarer, Quota, Room};
+use super::quota::{Declared, Declarer, FreeCapacity, Quota};
 use super::reply_text::QueueText;
 use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
 use super::shortage::Shortage;
@@ -397,7 +397,7 @@ impl Broker {
             declared,
             names_bytes,
             declarer,
-            Room { queues: self.queues.records().free_count() },
+            FreeCapacity { queues: self.queues.records().free_count() },
         )
     }
 
@@ -424,8 +424,8 @@ impl Broker {
 
     /// Notes that a job has requeued all its messages of a queue. When no other job does so, delivery resumes
     /// in the right order.
-    pub(crate) fn end_returning(&mut self, queue: QueueId) {
-        self.queues.end_returning(queue);
+    pub(crate) fn end_blocking_job(&mut self, queue: QueueId) {
+        self.queues.end_blocking_job(queue);
         self.free_queue_if_done(queue);
     }
 

@@ -1,4 +1,5 @@
-//! Publishers that wait for capacity: the order of their retries, slow bodies, and what is logged.
+//! Publishers that wait for capacity: the order of their retries, message bodies that arrive slowly, and log
+//! lines about the wait.
 //!
 //! A publisher that is faster than its consumers waits for capacity many times per second, which is normal. The log
 //! therefore reports only waits that last, and their end, so that an operator can see why programs stand still. Waits
@@ -69,7 +70,7 @@ pub(super) enum BlockedReport {
     No,
     /// Publishers have been blocked since then without interruption.
     Since(Now),
-    /// Publishers are blocked, and the log says so.
+    /// Publishers are blocked, and a log line has reported that.
     Logged,
 }
 
@@ -91,7 +92,7 @@ pub(super) struct BlockedOn {
 }
 
 impl BlockedOn {
-    /// Returns what most publishers wait for; `None` if none waits.
+    /// Returns the shortage for which most publishers wait; `None` if no publisher waits.
     pub(super) fn most_common(needs: impl Iterator<Item = Self>, now: Now) -> Option<WaitingPublishers> {
         let mut causes: heapless::Vec<(Self, u32), CAUSES> = heapless::Vec::new();
         let mut all = 0;
@@ -166,7 +167,8 @@ impl<P: Platform> Engine<P> {
         self.close();
         let is_taken = self.shared.broker.counters().received > taken_before;
         self.blocked.retries_left = 0;
-        // The publishers asked for a commit when they blocked. Asking again is no reason for another turn.
+        // The publishers requested a commit when they blocked. A repeated request is no reason for another
+        // turn.
         self.shared.pending_writes.take_urgency();
         // Peers with output and a full socket were listed to be written to. They still cannot be written to.
         self.shared

@@ -5,25 +5,25 @@
 //!
 //! | file | contents |
 //! |------|----------|
-//! | `turn` | one turn of the loop, its order, and its budget of bytes and work |
-//! | `state` | `Engine`: everything that runs, reserved at start; the resources that its parts share |
+//! | `turn` | the steps of one turn of the loop, and its budget of bytes and work |
+//! | `state` | `Engine`, which owns all parts of the loop, and the resources that these parts share |
 //! | `socket_io` | reading from and writing to AMQP connections |
-//! | `sessions` | what follows after a session of a peer was called; how a peer is closed |
-//! | `peer` | a peer: socket, session, what it waits for; peer ids and addresses |
+//! | `sessions` | handles the results of calls of a peer's session; closes peers |
+//! | `peer` | a peer: its socket, its session, the reasons why it waits; peer ids and addresses |
 //! | `lists` | lists of peers to be read, written and closed, and of peers that wait |
 //! | `deadlines` | the timer heap |
 //! | `stream` | the byte stream of a peer: readiness, TLS, input backlog, unsent output |
 //! | `protocol_sniff` | TLS handshakes, and peers that speak another protocol |
-//! | `admission` | listeners, accepted sockets, and which connection is closed to admit another one |
-//! | `blocked_publishers` | publishers that wait for capacity: order of retries, slow bodies, log lines |
-//! | `storage_driver` | entries and commits between the broker and storage, and answers that wait for the disk |
+//! | `admission` | listeners and accepted sockets; closes a connection when another one must be admitted |
+//! | `blocked_publishers` | publishers that wait for capacity: the order of their retries, slow message bodies, log lines |
+//! | `storage_driver` | passes log entries and commits between broker and storage; replies that wait for the disk |
 //! | `worker` | jobs that would block the loop, and their queue |
 //! | `password_checks` | logins that wait for the check of their password; limits on failed logins |
 //! | `operators` | clients of the control socket and of the management API |
 //! | `bridges` | federation and shovels: links to other brokers |
 //! | `idle_memory` | when unused memory is returned to the system |
 //! | `stop` | the shutdown |
-//! | `platform` | the traits that the operating system's side implements |
+//! | `platform` | the traits for sockets, clock and worker thread, which the daemon and the tests implement |
 //!
 //! # Invariants
 //! - The loop has one thread and never blocks.

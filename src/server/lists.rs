@@ -1,4 +1,5 @@
-//! The lists of peers: to be read, written, closed or called at a deadline, and waiting for something.
+//! The lists of peers: those that must be read, written, closed or called at a deadline, and those that wait
+//! for capacity or a result.
 //!
 //! # Invariants
 //! - A peer is on each list at most once, and on `to_read` only while it waits for nothing.
@@ -56,7 +57,7 @@ impl Lists {
         }
     }
 
-    /// Lists a peer to be read in the next turn, unless it waits for something.
+    /// Puts a peer on the list of those that are read in the next turn, unless the peer waits.
     pub(super) fn list_to_read<S: Socket>(&mut self, peers: &Peers<S>, id: impl Into<PeerId>) {
         let id = id.into();
         if peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No) {

@@ -89,7 +89,7 @@ pub(super) struct OperatorClient {
     /// When the request or answer under way must be complete.
     pub(super) exchange_at: Deadline,
     exchange: Exchange,
-    /// When the client can be closed for another one that waits.
+    /// From this time on the client can be closed to admit another client that waits.
     pub(super) closable_at: Deadline,
 }
 
@@ -228,7 +228,7 @@ impl<P: Platform> Engine<P> {
             return;
         };
         if client.session.awaits_disk() {
-            // Entries made in this step may be what the answer waits for.
+            // The reply may wait for log entries that were appended in this step.
             self.shared.lists.for_disk.push(id);
         }
         match stream.write(&mut self.shared.buffers, client.session.output()) {

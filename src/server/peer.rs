@@ -1,4 +1,4 @@
-//! A peer of the event loop: its socket, its session, and what it waits for.
+//! A peer of the event loop: its socket, its session, and the reasons why the peer waits.
 //!
 //! AMQP clients, operator clients and bridge links are peers in the same lists. Reading, writing, closing, deadlines
 //! and budgets do not depend on the kind of a peer. [`Session`] handles its bytes according to the kind.

@@ -259,7 +259,7 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Resumes an operator's client if the broker has done what it waits for.
+    /// Resumes an operator's client if the broker has finished the work for which the client waits.
     pub(super) fn resume_operator(&mut self, id: PeerId) {
         let Some(Peer { session: Session::Operator(client), .. }) = self.peers.get(id) else { return };
         match client.session.awaits_messages(&self.broker) {

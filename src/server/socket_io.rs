@@ -1,4 +1,5 @@
-//! Reading from and writing to AMQP connections, applying what was read, and ending peers that read nothing.
+//! Reads from AMQP connections, applies the commands read, writes to the connections, and closes peers that
+//! do not read.
 //!
 //! # Invariants
 //! - One read takes at most the shared input buffer.
@@ -265,8 +266,9 @@ impl<P: Platform> Shared<P> {
         !self.resources.messages.is_held() || self.resources.messages.lift_hold()
     }
 
-    /// A counter that rises with everything that can unblock a publisher. Each pool counts what is returned to it.
-    /// [`Engine::check_no_missed_wakeup`](super::state::Engine) finds what is not counted.
+    /// A counter that rises with every event that can unblock a publisher. Each pool counts the records and
+    /// bytes that are returned to it. [`Engine::check_no_missed_wakeup`](super::state::Engine) finds events
+    /// that are not counted.
     pub(super) fn capacity_freed(&self) -> u64 {
         self.broker.capacity_freed()
             + self.pending_writes.capacity_freed()
@@ -299,7 +301,7 @@ impl<P: Platform> Shared<P> {
 }
 
 impl<P: Platform> Shared<P> {
-    /// Writes what was kept, then replies, confirms and deliveries.
+    /// Writes the output that was left from the last write, then replies, confirms and deliveries.
     ///
     /// While a whole output buffer can be kept, that is one write. With less capacity it is several writes, until the
     /// socket takes no more or one output buffer was written.

@@ -59,7 +59,7 @@ pub struct EngineSetup {
     pub own_uid: u32,
 }
 
-/// The event loop: its parts, and what they share.
+/// The event loop: its parts, and the resources that these share.
 pub struct Engine<P: Platform> {
     pub(super) shared: Shared<P>,
     /// Storage, unless it cannot be used at all.
@@ -127,7 +127,8 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Sets where durable entries go from now on. The broker has already recovered what the store contains.
+    /// Sets the storage driver that gets durable entries from now on. The broker has already been restored
+    /// from the store.
     pub fn set_store(&mut self, mut store: StorageDriver) {
         let disk_limit = &mut self.operators.process.disk_limit_bytes;
         if *disk_limit == 0 {
@@ -339,7 +340,7 @@ impl<P: Platform> Shared<P> {
         (&mut self.broker, context)
     }
 
-    /// Lists a peer to be read in the next turn, unless it waits for something.
+    /// Puts a peer on the list of those that are read in the next turn, unless the peer waits.
     pub(super) fn list_to_read(&mut self, id: impl Into<PeerId>) {
         self.lists.list_to_read(&self.peers, id);
     }

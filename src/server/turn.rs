@@ -40,7 +40,7 @@ use super::worker::{HandshakeStep, WorkerResult};
 const DELIVERIES_PER_TURN: u32 = 8192;
 /// Maximum work of the broker for input, in work units per turn: some milliseconds. Usual traffic takes far less.
 const WORK_UNITS_PER_TURN: u32 = 50_000;
-/// Work units charged per decrypted TLS record, whatever its content.
+/// Work units charged for each decrypted TLS record, of any content.
 const WORK_UNITS_PER_RECORD: u32 = 16;
 
 /// The input read and the work done in the current turn.
@@ -95,7 +95,8 @@ impl TurnBudget {
         self.charge(records * WORK_UNITS_PER_RECORD);
     }
 
-    /// Returns whether the turn's work budget is used up, whatever is left to read.
+    /// Returns whether the turn's work budget is used up. The turn then reads no more, even if there is more
+    /// to read.
     pub(super) const fn is_over(&self) -> bool {
         self.work_units >= WORK_UNITS_PER_TURN
     }
@@ -508,7 +509,7 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Closes a connection from our side, whatever it waits for.
+    /// Closes a connection by decision of the broker, even if the connection waits.
     pub(super) fn force_close(&mut self, id: ConnectionId, fault: &Fault) {
         let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
             self.call_bridge(id, Call::Close(&fault.text));
@@ -545,7 +546,7 @@ impl<P: Platform> Engine<P> {
         self.shared.lists.remove_closed(&self.shared.peers);
     }
 
-    /// Releases what a closed connection of the broker used.
+    /// Releases the resources of a closed AMQP connection.
     fn release_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
         if peer.session.is_bridge() {
             return self.note_bridge_closed(id);
@@ -564,7 +565,8 @@ impl<P: Platform> Engine<P> {
         self.shared.admission.note_closed(id, peer.stream.is_tls());
     }
 
-    /// Releases what a closed operator client used, and resumes what waited for it.
+    /// Releases the resources of a closed operator client, and resumes the peers that waited for these
+    /// resources.
     pub(super) fn release_operator(&mut self, id: PeerId, peer: &mut Peer<P::Socket>) {
         if let Session::Operator(client) = &mut peer.session {
             let session = core::mem::take(&mut client.session);
@@ -604,7 +606,7 @@ impl<P: Platform> Engine<P> {
         self.bridges.note_closed(&mut self.shared, id);
     }
 
-    /// Runs what is due in the bridges, once per turn.
+    /// Runs the due work of the bridges, once per turn.
     pub(super) fn poll_bridges(&mut self) {
         self.bridges.poll(&mut self.shared);
     }

@@ -65,13 +65,13 @@ impl Access {
     pub fn is_remembered(&self, check: &PasswordCheck) -> bool {
         let Some(user) = self.find_user(check.user()) else { return false };
         let user = &self.users[user];
-        let Some(tag) = user.remembered.filter(|_| !check.password().is_empty()) else { return false };
+        let Some(tag) = user.password_digest.filter(|_| !check.password().is_empty()) else { return false };
         let digest = self.digest(&user.name, check.password());
         *check.hash() == user.hash && leveret_core::password::equal(digest.as_ref(), tag.as_ref())
     }
 
     fn digest(&self, user: &str, password: &[u8]) -> hmac::Tag {
-        let mut context = hmac::Context::with_key(&self.memory);
+        let mut context = hmac::Context::with_key(&self.password_digest_key);
         debug_assert!(user.len() <= NAME_BYTES_MAX, "its length fits into a byte");
         context.update(&[user.len() as u8]);
         context.update(user.as_bytes());
@@ -103,7 +103,7 @@ impl Access {
         match user.filter(|user| self.users[*user].hash == *check.hash()) {
             Some(user) => {
                 let digest = self.digest(check.user(), check.password());
-                self.users[user].remembered = Some(digest);
+                self.users[user].password_digest = Some(digest);
                 Ok(())
             }
             None if self.is_loopback_user(check.user()) && !check.from_loopback() => {
@@ -141,7 +141,7 @@ impl Access {
         name: &str,
         from_loopback: bool,
     ) -> Result<(), Fault> {
-        if let Some(why) = self.doubt {
+        if let Some(why) = self.doubt_reason {
             let remedy = self.doubt_remedy(pending_writes);
             return Err(refused(
                 name,

@@ -1,25 +1,27 @@
-//! Users, virtual hosts and permissions: which logins are accepted, and what each user may do.
+//! Users, virtual hosts and permissions. Checks logins, and checks each operation of a user against the
+//! user's permissions.
 //!
-//! Virtual hosts separate names. Users may see and change only what they have permissions for.
+//! A virtual host is a separate set of exchanges, queues and their names. A user may use only those exchanges
+//! and queues for which the user has permissions.
 //!
 //! | file | content |
 //! |---|---|
-//! | `mod` | all records; writing them to the log and restoring them |
-//! | `login` | from credentials to a user; the identity of a connection; why a change cannot be made |
-//! | `users` | users, virtual hosts and their limits; views for operators |
-//! | `rights` | permissions of a user in a virtual host, and the checks |
-//! | `pattern` | patterns of names: compiled ones, plain ones, and the memory that they take |
+//! | `mod` | the records of users, virtual hosts and permissions; writing them to the log and restoring them |
+//! | `login` | checks credentials; the identity of a connection; why an operator's change is refused |
+//! | `users` | changes of users, of virtual hosts and of their limits; views for operators |
+//! | `rights` | changes and checks of permissions |
+//! | `pattern` | the regular expressions of permissions and policies, and the memory that they take |
 //!
-//! This module does not know the connections, shares and queues of a user or a virtual host: the code that
-//! deletes one handles them.
+//! This module does not have the connections, quota shares and queues of users and virtual hosts. When a user
+//! or a virtual host is deleted, the caller closes the connections and deletes the queues.
 //!
 //! # Invariants
-//! - A user without a permission for a virtual host cannot open it, and may do nothing there once the
-//!   permission is cleared.
+//! - A user without permissions in a virtual host cannot connect to the virtual host. When the permissions
+//!   are cleared, all later operations of the user's open connections are refused.
 //! - A change is made completely or not at all. It returns the [`Batch`](leveret_core::pending_writes::Batch) that
 //!   must be durable before the change is acknowledged.
-//! - Every change raises the revision, so nothing that a channel caches outlives the permission it was based
-//!   on.
+//! - Every change raises the revision. Channels cache the results of checks together with the revision, and
+//!   discard them when the revision has risen.
 
 mod login;
 mod pattern;
@@ -49,7 +51,7 @@ pub(super) use rights::Topic;
 pub(super) use users::Load;
 pub use users::{PermissionView, TopicPermissionView, UserView, VhostView};
 
-/// The name of the user of a new store.
+/// The name of the user of a new store, unless the configuration sets a first user.
 const GUEST: &str = "guest";
 /// The virtual host of a new store.
 pub(crate) const FIRST_VHOST: &str = "/";
@@ -80,7 +82,7 @@ pub(crate) const PERMISSION_BYTES: usize = if size_of::<Permission>() > size_of:
     Slab::<TopicPermission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
 };
 
-/// Users, virtual hosts and permissions. The counts of a virtual host or a user are deleted with it.
+/// The records of users, virtual hosts and permissions.
 #[expect(missing_debug_implementations, reason = "it holds passwords")]
 pub struct Access {
     vhosts: Slab<Vhost>,
@@ -92,16 +94,18 @@ pub struct Access {
     pattern_bytes: PatternBytes,
     /// Users that may log in from this machine only.
     loopback_users: Vec<Box<str>>,
-    /// Key of the digests by which correct passwords are remembered.
-    memory: hmac::Key,
-    /// The log has users, so the user of a new store is not assumed.
-    is_written: bool,
-    /// Why the storage cannot vouch for its users; all logins are then refused.
-    doubt: Option<&'static str>,
-    /// Keys of definitions that the storage cannot read, or whose user cannot be read.
+    /// Key of the password digests, by which a password that was correct before is checked quickly.
+    password_digest_key: hmac::Key,
+    /// The log has users, so that the default user of a new store does not exist.
+    has_stored_users: bool,
+    /// Why the stored users may be incomplete or damaged. While this is set, all logins are refused.
+    doubt_reason: Option<&'static str>,
+    /// Keys of stored access definitions that cannot be read, or that belong to a user whose definition
+    /// cannot be read.
     unreadable: Vec<Box<[u8]>>,
-    /// At start: a definition had no capacity, so that others may seem to lack their user or virtual host.
-    lacks_room: bool,
+    /// At start, a user or virtual host was not restored for lack of capacity. Other definitions then lack
+    /// their user or virtual host, although it is stored.
+    lacked_capacity: bool,
     /// Number of users ever created, which numbers them.
     epoch: u32,
     /// Number of changes of permissions ever made.
@@ -122,11 +126,11 @@ impl Access {
             topic_table: IndexTable::with_capacity(permissions, seed),
             pattern_bytes: PatternBytes::with_max(limits.patterns_bytes_max as usize),
             loopback_users: vec![GUEST.into()],
-            memory: hmac::Key::new(hmac::HMAC_SHA256, &key),
-            is_written: false,
-            doubt: None,
+            password_digest_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            has_stored_users: false,
+            doubt_reason: None,
             unreadable: Vec::new(),
-            lacks_room: false,
+            lacked_capacity: false,
             epoch: 0,
             revision: 0,
         }
@@ -134,8 +138,8 @@ impl Access {
 }
 
 impl Access {
-    /// Returns a number that rises with every change of a permission: cached permissions may not hold any
-    /// more.
+    /// Returns a number that rises with every change of a permission. Results of checks that were cached with
+    /// a lower number are outdated.
     #[inline]
     pub(crate) const fn revision(&self) -> u64 {
         self.revision
@@ -170,7 +174,7 @@ impl Access {
         self.find_user(name).ok_or_else(|| OperatorFault::NoSuchUser(name.into()))
     }
 
-    /// Returns the name of the user in a place.
+    /// Returns the name of the user with this index.
     fn user_name(&self, user: usize) -> &str {
         self.users[user].name()
     }
@@ -222,7 +226,7 @@ pub struct VhostChange {
     pub tags: Option<String>,
     /// The type of queues that are declared without one.
     pub default_queue_type: Option<String>,
-    /// The virtual host cannot be deleted until this is removed.
+    /// The virtual host cannot be deleted while this is set.
     pub is_protected: Option<bool>,
 }
 
@@ -250,11 +254,11 @@ pub struct UserLimits {
 /// A permission for an exchange or a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Right {
-    /// To declare and delete.
+    /// To declare and delete an exchange or a queue.
     Configure,
-    /// To publish to an exchange; to bind a queue to something.
+    /// To publish to an exchange; to bind a queue or exchange as the destination.
     Write,
-    /// To get, consume, purge; to bind something to an exchange.
+    /// To get from, consume from or purge a queue; to bind an exchange as the source.
     Read,
 }
 
@@ -266,7 +270,7 @@ pub(crate) enum Resource<'a> {
 }
 
 impl<'a> Resource<'a> {
-    /// Returns the name that is matched: the default exchange is `amq.default` here.
+    /// Returns the name that permission patterns are matched with; `amq.default` for the default exchange.
     fn name(self) -> &'a str {
         match self {
             Self::Exchange("") => "amq.default",
@@ -308,8 +312,8 @@ struct User {
     /// The comma-separated tags.
     tags: Box<str>,
     hash: PasswordHash,
-    /// The digest of the password, after it was found correct.
-    remembered: Option<hmac::Tag>,
+    /// The digest of the password, once a login with it has succeeded.
+    password_digest: Option<hmac::Tag>,
     /// Number of topic permissions of the user, in all virtual hosts.
     topics: u32,
     /// Number of the user, which distinguishes it from earlier users with its place or its name.
@@ -323,7 +327,7 @@ impl User {
             name: name.into(),
             tags: tags.into(),
             hash,
-            remembered: None,
+            password_digest: None,
             topics: 0,
             serial: 0,
             limits: UserLimits::default(),
@@ -347,7 +351,7 @@ impl User {
     }
 
     fn set_hash(&mut self, hash: PasswordHash) {
-        (self.hash, self.remembered) = (hash, None);
+        (self.hash, self.password_digest) = (hash, None);
     }
 
     fn has_tag(&self, tag: &str) -> bool {
@@ -364,18 +368,18 @@ struct Vhost {
     tags: Box<str>,
     /// The type of queues that are declared without one; empty if it is not set.
     default_queue_type: Box<str>,
-    /// The virtual host cannot be deleted until this is removed.
+    /// The virtual host cannot be deleted while this is set.
     is_protected: bool,
-    /// Number of queues of the virtual host that can be found.
+    /// Number of queues of the virtual host, without hidden ones.
     queues: u32,
-    /// Number of records of queues, exchanges and connections that still refer to the virtual host.
-    held: u32,
+    /// Number of records of queues, exchanges and connections that refer to the virtual host.
+    reference_count: u32,
     /// The firehose copies the messages of the virtual host.
     is_traced: bool,
-    /// The virtual host is deleted, and being cleared.
+    /// The virtual host is deleted, and a job deletes its queues and exchanges.
     is_deleted: bool,
-    /// Everything in the deleted virtual host is deleted too.
-    swept: bool,
+    /// The job has deleted all queues and exchanges of the deleted virtual host.
+    is_swept: bool,
 }
 
 impl Vhost {
@@ -390,8 +394,8 @@ impl Vhost {
 }
 
 impl Access {
-    /// Confirms all users and permissions as they are now, for an operator who has checked them. The storage
-    /// deletes all others, and logins are accepted again.
+    /// Confirms the present users and permissions, for an operator who has checked them. Unreadable access
+    /// definitions are deleted, and logins are accepted again. Returns the batch of the change.
     ///
     /// # Errors
     /// The storage cannot be written, or has no space.
@@ -402,15 +406,16 @@ impl Access {
                 pending_writes.define(key, None);
             }
         }
-        self.doubt = None;
+        self.doubt_reason = None;
         Ok(self.write_access(pending_writes))
     }
 
     // ---- at start
     //
-    // If the log cannot vouch for its users (`storage::access`), all logins are refused until an operator has
-    // confirmed them. A definition without its user or virtual host is deleted at the next start. In case of
-    // doubt it is deleted on confirmation, and never while its user may be missing only for lack of capacity.
+    // If the stored users may be incomplete (`storage::access`), all logins are refused until an operator has
+    // confirmed the users. A permission or limit without its user or virtual host is normally deleted at
+    // start. If the stored users may be incomplete, it is deleted when the operator confirms the users. It is
+    // never deleted while its user or virtual host may be missing only for lack of capacity.
 
     /// Adds guest, with all permissions in the virtual host of a new store.
     ///
@@ -423,7 +428,7 @@ impl Access {
         self.put_permission(user, vhost, [".*"; 3])
     }
 
-    /// Sets the user of a new store, with all permissions in `/`; or none.
+    /// Sets the only user of a new store, an administrator with all permissions in `/`; `None` for no user.
     pub(crate) fn set_first_user(&mut self, first: Option<(&str, PasswordHash)>) {
         self.forget_users();
         let Some((name, hash)) = first else { return };
@@ -435,21 +440,21 @@ impl Access {
         }
     }
 
-    /// Notes that the storage cannot vouch for its users: all logins are refused until an operator confirms
-    /// the users.
+    /// Refuses all logins until an operator confirms the users, because the stored users may be incomplete.
+    /// `why` is the reason for operators.
     ///
-    /// `unreadable` are keys of definitions that the storage cannot read.
-    pub(crate) fn doubt_users(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
+    /// `unreadable` are the keys of the access definitions that cannot be read.
+    pub(crate) fn set_doubt(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
         self.forget_users();
-        self.is_written = true;
-        self.doubt = Some(why);
+        self.has_stored_users = true;
+        self.doubt_reason = Some(why);
         self.unreadable = unreadable;
     }
 
-    /// Notes definitions whose user cannot be read. While the storage is in doubt, they are deleted on
-    /// confirmation; otherwise at once.
+    /// Deletes access definitions whose user cannot be read: when an operator confirms the users, or at once
+    /// if no confirmation is required.
     pub fn drop_unreadable_access(&mut self, pending_writes: &mut PendingWrites, keys: Vec<Box<[u8]>>) {
-        if self.doubt.is_some() {
+        if self.doubt_reason.is_some() {
             self.unreadable.extend(keys);
         } else {
             for key in keys {
@@ -458,12 +463,13 @@ impl Access {
         }
     }
 
-    /// Returns why all logins are refused, if they are.
+    /// Returns why all logins are refused; `None` if logins are accepted.
     pub const fn doubtful_access_reason(&self) -> Option<&'static str> {
-        self.doubt
+        self.doubt_reason
     }
 
-    /// Returns the remedy when all logins are refused: only storage that can be written can be confirmed.
+    /// Returns what the operator must do when all logins are refused. Users can be confirmed only if the
+    /// storage can be written.
     pub fn doubt_remedy(&self, pending_writes: &PendingWrites) -> &'static str {
         match pending_writes.mode() {
             Mode::On => "correct them, then confirm_users (see `leveret ctl help confirm_users`)",
@@ -471,14 +477,15 @@ impl Access {
         }
     }
 
-    /// Returns whether the log has users. Then the user assumed for a new store is dropped.
+    /// Drops the default user because the log has users. Returns `false`, and changes nothing, if the stored
+    /// users may be incomplete.
     ///
-    /// When the storage is in doubt, the first virtual host stays, so that its queues can be found again.
+    /// In the latter case the caller keeps the first virtual host, so that its queues can be restored.
     pub(crate) fn forget_first_users(&mut self) -> bool {
-        if self.doubt.is_some() {
+        if self.doubt_reason.is_some() {
             return false;
         }
-        self.is_written = true;
+        self.has_stored_users = true;
         self.forget_users();
         true
     }
@@ -514,12 +521,12 @@ impl Access {
         };
         match result {
             Ok(()) => Restored::Exists(None),
-            Err(_) => self.no_room_at_start(),
+            Err(_) => self.note_no_capacity_at_start(),
         }
     }
 
     fn restore_user(&mut self, name: &str, tags: &str, hash: &[u8]) -> Result<(), OperatorFault> {
-        // A hash of a kind that only a later version knows matches no password here, and stays in the log.
+        // A hash of a type that only a later version supports matches no password. The log keeps it.
         let hash = PasswordHash::from_bytes(hash).unwrap_or(PasswordHash::NoPassword);
         if let Some(user) = self.find_user(name) {
             self.users[user].set_tags(tags);
@@ -530,16 +537,17 @@ impl Access {
         added.map(|_| ()).ok_or(OperatorFault::NoCapacity("users_max"))
     }
 
-    /// Notes that a definition has no capacity at start, so that others may seem to lack their user or
-    /// virtual host.
-    pub(crate) fn no_room_at_start(&mut self) -> Restored {
-        self.lacks_room = true;
+    /// Notes that a user or virtual host could not be restored for lack of capacity. Returns the result for
+    /// its definition.
+    pub(crate) fn note_no_capacity_at_start(&mut self) -> Restored {
+        self.lacked_capacity = true;
         Restored::NoCapacity
     }
 
-    /// Returns the result for a definition whose virtual host or user does not exist.
+    /// Returns the result of restoring a definition whose virtual host or user does not exist: `NoCapacity`
+    /// if it may be missing only for lack of capacity.
     pub(crate) const fn orphaned(&self) -> Restored {
-        if self.lacks_room { Restored::NoCapacity } else { Restored::Orphaned }
+        if self.lacked_capacity { Restored::NoCapacity } else { Restored::Orphaned }
     }
 
     fn forget_users(&mut self) {
@@ -558,19 +566,20 @@ impl Access {
 
 // ---- writing to the log
 //
-// Only the log determines which users exist. The user of a new store is written with the first change, so a
-// deleted guest stays deleted. What is written is consistent at every point of the log: a power cut in the
-// middle of a change leaves the old or the new state.
+// The first change writes all users, the default user of a new store included. From then on the users in the
+// log are the only ones, so a deleted guest stays deleted. A power cut in the middle of a change leaves the
+// old or the new state.
 
 impl Access {
-    /// Appends to the log that a virtual host exists, or is deleted.
+    /// Appends the definition of a virtual host to the log, or its deletion if it no longer `exists`. Returns
+    /// the batch.
     pub(crate) fn append_vhost(
         &mut self,
         pending_writes: &mut PendingWrites,
         vhost: VhostId,
         exists: bool,
     ) -> Batch {
-        if !self.begin_to_write(pending_writes) {
+        if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
         let record = &self.vhosts[vhost.index()];
@@ -581,9 +590,10 @@ impl Access {
         pending_writes.define(key, value)
     }
 
-    /// Appends to the log that a user exists, or is deleted.
+    /// Appends the definition of a user to the log, or its deletion if it no longer `exists`. Returns the
+    /// batch.
     fn append_user(&mut self, pending_writes: &mut PendingWrites, user: usize, exists: bool) -> Batch {
-        if !self.begin_to_write(pending_writes) {
+        if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
         let record = &self.users[user];
@@ -593,9 +603,9 @@ impl Access {
         pending_writes.define(key, value)
     }
 
-    /// Appends to the log the limits of a user, or that there are none.
+    /// Appends the limits of a user to the log, or their deletion unless they `exist`. Returns the batch.
     fn append_user_limits(&mut self, pending_writes: &mut PendingWrites, user: usize, exist: bool) -> Batch {
-        if !self.begin_to_write(pending_writes) {
+        if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
         let UserLimits { connections_max, channels_max } = self.users[user].limits;
@@ -605,7 +615,8 @@ impl Access {
         pending_writes.define(key, value)
     }
 
-    /// Appends to the log the permission of a user in a virtual host, or that there is none.
+    /// Appends the permission of a user in a virtual host to the log, or its deletion unless it `exists`.
+    /// Returns the batch.
     fn append_permission(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -613,7 +624,7 @@ impl Access {
         vhost: VhostId,
         exists: bool,
     ) -> Batch {
-        if !self.begin_to_write(pending_writes) {
+        if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
         let Some(index) = self.find_permission(user, vhost) else { return Batch::NONE };
@@ -624,7 +635,8 @@ impl Access {
         pending_writes.define(key, value)
     }
 
-    /// Appends to the log the topic permission of a user for an exchange, or that there is none.
+    /// Appends the topic permission of a user for an exchange to the log, or its deletion unless it `exists`.
+    /// Returns the batch.
     fn append_topic_permission(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -633,7 +645,7 @@ impl Access {
         exchange: &str,
         exists: bool,
     ) -> Batch {
-        if !self.begin_to_write(pending_writes) {
+        if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
         let Some(index) = self.find_topic(user, vhost, exchange) else { return Batch::NONE };
@@ -644,24 +656,25 @@ impl Access {
         pending_writes.define(key, value)
     }
 
-    /// Writes all users and permissions before the first change. Returns `false` if nothing is written at
-    /// all.
-    fn begin_to_write(&mut self, pending_writes: &mut PendingWrites) -> bool {
+    /// Writes all users and permissions if the log has none yet. Returns `false` if the broker stores
+    /// nothing.
+    fn ensure_users_written(&mut self, pending_writes: &mut PendingWrites) -> bool {
         if pending_writes.mode() != Mode::On {
             return false;
         }
-        if !self.is_written {
+        if !self.has_stored_users {
             self.write_access(pending_writes);
         }
         true
     }
 
-    /// Writes all users and permissions, and finally that they are complete.
+    /// Writes all users and permissions, and then a definition which marks them as complete. Returns the
+    /// batch of the latter.
     pub fn write_access(&mut self, pending_writes: &mut PendingWrites) -> Batch {
         if pending_writes.mode() != Mode::On {
             return Batch::NONE;
         }
-        self.is_written = true;
+        self.has_stored_users = true;
         for index in 0..self.vhosts.places() {
             if self.vhosts.get(index).is_some_and(|vhost| !vhost.is_deleted) {
                 self.append_vhost(pending_writes, vhost_at(index), true);
@@ -730,7 +743,7 @@ mod tests {
         assert!(!may(&access, Right::Read, "t-1"));
         let before = access.revision();
         access.set_permissions(&mut pending_writes, "sensor", "/", "^$", "^t-", ".*").unwrap();
-        assert!(access.revision() > before, "what a channel remembers must not outlive a permission");
+        assert!(access.revision() > before, "a changed permission must invalidate the caches of channels");
         let allowed = [Right::Configure, Right::Write, Right::Read].map(|right| may(&access, right, "t-1"));
         assert_eq!(allowed, [false, true, true]);
         assert!(!may(&access, Right::Write, "other"));
@@ -804,10 +817,13 @@ mod tests {
     #[test]
     fn logins_are_refused_until_doubtful_users_are_confirmed() {
         let (mut access, mut pending_writes) = access();
-        access.doubt_users("a block is damaged", Vec::new());
+        access.set_doubt("a block is damaged", Vec::new());
         let refused = access.check_admission(&pending_writes, "guest", true).unwrap_err();
         assert!(refused.text.contains("a block is damaged"), "{}", refused.text);
-        assert!(!access.forget_first_users(), "what lies in the first virtual host is to be found again");
+        assert!(
+            !access.forget_first_users(),
+            "the first virtual host is kept, so that its queues can be restored"
+        );
         access.confirm_access(&mut pending_writes).unwrap();
         assert!(access.check_admission(&pending_writes, "guest", true).is_ok());
     }

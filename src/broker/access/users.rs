@@ -267,10 +267,10 @@ impl Access {
             default_queue_type: Box::default(),
             is_protected: false,
             queues: 0,
-            held: 0,
+            reference_count: 0,
             is_traced: false,
             is_deleted: false,
-            swept: false,
+            is_swept: false,
         };
         self.vhosts.insert(record).map(vhost_at).map_err(|_| out_of("vhosts_max"))
     }
@@ -278,7 +278,7 @@ impl Access {
     /// Removes a virtual host that no record refers to any more.
     pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
         let record = self.vhosts.remove(vhost.index());
-        assert!(record.held == 0 && record.queues == 0, "nothing names a virtual host that goes");
+        assert!(record.reference_count == 0 && record.queues == 0, "nothing names a virtual host that goes");
     }
 
     /// Sets the limits of a virtual host; existing queues and connections stay.
@@ -384,12 +384,12 @@ impl Access {
 
     /// Counts a record that refers to a virtual host.
     pub(crate) fn hold_vhost(&mut self, vhost: VhostId) {
-        self.vhosts[vhost.index()].held += 1;
+        self.vhosts[vhost.index()].reference_count += 1;
     }
 
     /// Subtracts a record that referred to a virtual host.
     pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
-        let held = &mut self.vhosts[vhost.index()].held;
+        let held = &mut self.vhosts[vhost.index()].reference_count;
         assert!(*held > 0, "a record that goes named its virtual host");
         *held -= 1;
     }
@@ -403,13 +403,13 @@ impl Access {
     pub(crate) fn note_swept(&mut self, vhost: VhostId) {
         let host = &mut self.vhosts[vhost.index()];
         assert!(host.is_deleted, "a virtual host is retired before it is cleared away");
-        host.swept = true;
+        host.is_swept = true;
     }
 
     /// Returns whether no record refers to a deleted virtual host any more.
     pub(crate) fn is_vhost_done(&self, vhost: VhostId) -> bool {
         let host = &self.vhosts[vhost.index()];
-        host.swept && host.held == 0
+        host.is_swept && host.reference_count == 0
     }
 }
 

@@ -1,17 +1,17 @@
-//! Decides which consumers can take another message: prefetch, capacity of the output, share of the
-//! deliveries.
+//! Decides whether a consumer can take another message, by prefetch, capacity of its connection's output, and
+//! the connection's share of deliveries.
 //!
 //! ```text
-//! eligible: on its queue's list ──output full, or share used up──→ parked: on its connection's list
+//! eligible: on its queue's list ──output full, or share used up──→ paused: on its connection's list
 //!     ↑ credit again                                                  │ written, settled
 //!     └───────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! # Invariants
-//! - A consumer without credit, or whose connection takes no more, is on no queue's list and costs nothing
-//!   until that changes.
-//! - The eligible consumers of a queue are served by priority, and within a priority in turn: first the one
-//!   that was served longest ago.
+//! - Only consumers that can take a message now are on their queue's list. The others take no time in a
+//!   delivery.
+//! - The eligible consumers of a queue are sorted by priority. Within a priority, the consumer that waited
+//!   longest for a message is the first.
 //! - The single active consumer of a queue is the first on the queue's list.
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
@@ -24,7 +24,7 @@ use crate::context::Work;
 use crate::queue_flow::Queues;
 use crate::quota::Quota;
 
-/// Maximum number of consumers examined for one that takes a message which expires at once.
+/// Maximum number of consumers of a queue whose credit is summed up for a publish.
 const WAITING_EXAMINED_MAX: u32 = 64;
 
 impl Consumers {
@@ -41,14 +41,15 @@ impl Consumers {
         let own = consumer.no_ack
             || consumer.prefetch_count == 0
             || consumer.unsettled < u32::from(consumer.prefetch_count);
-        // As in RabbitMQ, a consumer with automatic acknowledgement waits while others have used up the
-        // channel's prefetch.
+        // As in RabbitMQ, the shared prefetch of a channel also limits consumers with automatic
+        // acknowledgement, whose own deliveries do not count.
         let shared = channel.global_prefetch_count == 0
             || channel.consumer_unsettled < u32::from(channel.global_prefetch_count);
         own && shared
     }
 
-    /// Returns how many more messages the prefetch limits allow a consumer.
+    /// Returns the number of further messages that the prefetch limits allow a consumer; `u32::MAX` is
+    /// unlimited.
     pub(crate) fn credit(&self, index: usize) -> u32 {
         let consumer = &self.slab[index];
         let channel = &self.channels[consumer.channel.index()];
@@ -70,8 +71,8 @@ impl Consumers {
         self.channels[channel.index()].global_prefetch_count > 0
     }
 
-    /// Notes that a consumer received a message: the next credit of its channel goes to the consumer that has
-    /// waited longest.
+    /// Moves a consumer that got a message to the end of its channel's list, so that the channel's next
+    /// credit goes to the consumer that has waited longest.
     #[cold]
     pub(super) fn move_to_end_of_channel(&mut self, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].consumers;
@@ -89,13 +90,13 @@ impl Consumers {
             && quota.may_take_delivery(connection, queues.deliveries().free_count())
     }
 
-    /// Returns how many messages the first [`WAITING_EXAMINED_MAX`] waiting consumers of a queue can take now by
-    /// their prefetch limits.
+    /// Returns the number of messages that the eligible consumers of a queue can take now by their prefetch
+    /// limits. Only the first [`WAITING_EXAMINED_MAX`] consumers are counted.
     ///
-    /// A number beyond what a queue can hold means that there is no limit.
+    /// A consumer without a limit counts as `u32::MAX` messages, which is more than a queue can have.
     pub(crate) fn waiting_credit(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> u64 {
         let whole = queues.records().record_of_queue(queue);
-        if whole.returning > 0 {
+        if whole.blocking_jobs > 0 {
             return 0;
         }
         let (mut credit, mut at) = (0, whole.queue_consumers.eligible.front());
@@ -116,12 +117,12 @@ impl Consumers {
 
     // ---- the list of a queue
 
-    /// Puts a consumer on its queue's list of eligible consumers, behind those of its priority, if it may
-    /// take a message.
+    /// Puts a consumer on its queue's list of eligible consumers, behind those of its priority, if it has
+    /// credit and is not paused.
     pub(crate) fn make_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         let consumer = &self.slab[index];
         // Credit is checked first: an ended consumer has none, and its queue may be deleted.
-        if consumer.eligible || consumer.parked || !self.has_credit(index) {
+        if consumer.is_eligible || consumer.is_paused || !self.has_credit(index) {
             return;
         }
         let queue = consumer.queue;
@@ -132,7 +133,8 @@ impl Consumers {
         queues.records_mut().wake(queue);
     }
 
-    /// Makes all consumers of a channel eligible that may take a message now, because its credit has changed.
+    /// Calls [`Self::make_eligible`] for all consumers of a channel, because the channel's credit has
+    /// changed.
     pub(crate) fn make_all_eligible(&mut self, work: &mut Work, queues: &mut Queues, channel: ChannelId) {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
@@ -154,13 +156,13 @@ impl Consumers {
             after = List::before(&self.slab, other, |consumer| &consumer.eligible_links);
         }
         eligible.insert_after(&mut self.slab, after, index, |consumer| &mut consumer.eligible_links);
-        self.slab[index].eligible = true;
+        self.slab[index].is_eligible = true;
         work.charge(steps);
     }
 
     /// Removes a consumer from its queue's list of eligible consumers.
     pub(crate) fn leave_eligible(&mut self, queues: &mut Queues, index: usize) {
-        if !core::mem::take(&mut self.slab[index].eligible) {
+        if !core::mem::take(&mut self.slab[index].is_eligible) {
             return;
         }
         let queue = self.slab[index].queue;
@@ -171,11 +173,12 @@ impl Consumers {
             && !record.queue_consumers.is_ready()
             && queues.records().is_over_length(queue)
         {
-            // Messages over the length limit waited for this consumer.
+            // The queue kept messages over its length limit for this consumer.
             queues.relist_for_trim(queue);
         }
         if queues.at(queue).settings.overflow != Overflow::DropHead {
-            // A publisher that waits for space on the disk may be refused now.
+            // The credit of this consumer no longer counts for the length limit, so a waiting publish may be
+            // refused now.
             queues.note_release();
         }
     }
@@ -191,7 +194,7 @@ impl Consumers {
         }
     }
 
-    /// Moves a consumer that was served behind the others of its priority.
+    /// Moves a consumer that got a message behind the others of its priority.
     pub(super) fn rotate(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         if queues.records().queue_consumers(self.slab[index].queue).eligible.len() > 1 {
             self.leave_eligible(queues, index);
@@ -201,22 +204,24 @@ impl Consumers {
 
     // ---- the list of a connection
 
-    /// Parks a consumer whose connection takes no more now: it is eligible again when that changes.
-    pub(crate) fn park(&mut self, queues: &mut Queues, quota: &Quota, index: usize) {
+    /// Pauses a consumer whose connection takes no more messages now: it is not eligible until
+    /// [`Self::resume_consumers`].
+    pub(crate) fn pause_consumer(&mut self, queues: &mut Queues, quota: &Quota, index: usize) {
         self.leave_eligible(queues, index);
         let connection = self.connection_of(self.slab[index].channel);
         let record = &mut self.connections[connection.index()];
-        if record.parked.is_empty() {
-            // A publisher that waits on the same connection may use the reserve now.
+        if record.paused.is_empty() {
+            // A publish that waits on the same connection may now use the reserve, because messages wait for
+            // the connection.
             queues.note_release();
         }
-        record.parked.push_back(&mut self.slab, index, |consumer| &mut consumer.connection_links);
-        self.slab[index].parked = true;
+        record.paused.push_back(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+        self.slab[index].is_paused = true;
         self.note_share(queues, quota, connection);
     }
 
-    /// Lets the parked consumers of a connection try again.
-    pub(crate) fn unpark(
+    /// Makes the paused consumers of a connection eligible again, if the connection can take messages now.
+    pub(crate) fn resume_consumers(
         &mut self,
         work: &mut Work,
         queues: &mut Queues,
@@ -231,28 +236,28 @@ impl Consumers {
         if !can_take {
             return;
         }
-        let parked = |all: &mut Self| {
+        let paused = |all: &mut Self| {
             let record = &mut all.connections[connection.index()];
-            record.parked.pop_front(&mut all.slab, |consumer| &mut consumer.connection_links)
+            record.paused.pop_front(&mut all.slab, |consumer| &mut consumer.connection_links)
         };
-        while let Some(index) = parked(self) {
-            self.slab[index].parked = false;
+        while let Some(index) = paused(self) {
+            self.slab[index].is_paused = false;
             self.make_eligible(work, queues, index);
         }
     }
 
-    pub(super) fn leave_parked(&mut self, index: usize) {
-        if !core::mem::take(&mut self.slab[index].parked) {
+    pub(super) fn leave_paused(&mut self, index: usize) {
+        if !core::mem::take(&mut self.slab[index].is_paused) {
             return;
         }
         let connection = self.connection_of(self.slab[index].channel);
         let record = &mut self.connections[connection.index()];
-        record.parked.remove(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+        record.paused.remove(&mut self.slab, index, |consumer| &mut consumer.connection_links);
     }
 
     // ---- the share of deliveries
 
-    /// Sets whether the socket takes more. While it does not, none of the connection's consumers gets
+    /// Sets whether the socket can take more output. While it cannot, no consumer of the connection gets
     /// messages.
     pub(crate) fn set_writable(
         &mut self,
@@ -264,12 +269,12 @@ impl Consumers {
     ) {
         let was_writable = core::mem::replace(&mut self.connections[connection.index()].writable, writable);
         if writable && !was_writable {
-            self.unpark(work, queues, quota, connection);
+            self.resume_consumers(work, queues, quota, connection);
         }
     }
 
-    /// Notes that a consumer of a connection is parked. If the delivery share is the reason, settlements on
-    /// other connections may unblock it.
+    /// If a connection with paused consumers has used up its share of deliveries, puts it on the list of
+    /// those that are checked again after settlements, also by other connections.
     fn note_share(&mut self, queues: &Queues, quota: &Quota, connection: ConnectionId) {
         let is_beyond = !quota.may_take_delivery(connection, queues.deliveries().free_count());
         let record = &mut self.connections[connection.index()];
@@ -278,19 +283,20 @@ impl Consumers {
         }
     }
 
-    /// Notes that a delivery was settled: connections refused for their share may try again.
+    /// Notes that a delivery was settled: the connections that have used up their share are checked again.
     #[inline]
     pub(crate) fn note_settled(&mut self) {
         self.over_share.note_change();
     }
 
-    /// Returns whether a connection that was refused for its share may try again.
+    /// Returns whether a connection that had used up its share may take messages again.
     #[inline]
-    pub(crate) const fn has_share_news(&self) -> bool {
+    pub(crate) const fn may_resume_over_share(&self) -> bool {
         self.over_share.is_due()
     }
 
-    /// Lets connections that were refused for their share try again, if something was settled since.
+    /// Resumes the consumers of connections that had used up their share, if a delivery was settled since and
+    /// their share has capacity again.
     pub(crate) fn recheck_over_share(&mut self, work: &mut Work, queues: &mut Queues, quota: &Quota) {
         if !self.over_share.take_due() {
             return;
@@ -302,19 +308,20 @@ impl Consumers {
             if !core::mem::take(&mut record.waits_for_share) {
                 continue;
             }
-            self.unpark(work, queues, quota, connection);
-            if !self.connections[connection.index()].parked.is_empty() {
+            self.resume_consumers(work, queues, quota, connection);
+            if !self.connections[connection.index()].paused.is_empty() {
                 self.note_share(queues, quota, connection);
             }
         }
     }
 
-    /// Returns a consumer that could take a message but is on no list, so that it would be forgotten.
+    /// Returns a consumer that could take a message but is on no list, which is a fault of the broker: it
+    /// would never get a message.
     #[cfg(debug_assertions)]
     pub(crate) fn forgotten_consumer(&self, queues: &Queues) -> Option<usize> {
         let is_forgotten = |index: usize| {
             let consumer = &self.slab[index];
-            let is_listed = consumer.eligible || consumer.parked;
+            let is_listed = consumer.is_eligible || consumer.is_paused;
             !is_listed
                 && self.has_credit(index)
                 && !queues.records().queue_consumers(consumer.queue).keeps_waiting(index)
@@ -328,14 +335,14 @@ impl Consumers {
 pub(crate) struct QueueConsumers {
     pub(super) all: List,
     pub(super) eligible: List,
-    /// One consumer is exclusive.
+    /// The queue has an exclusive consumer.
     pub(super) has_exclusive: bool,
-    /// The queue has a single active consumer: the others wait until that one ends.
+    /// The queue was declared with `x-single-active-consumer`: only the first consumer is active.
     pub(super) is_single_active: bool,
 }
 
 impl QueueConsumers {
-    /// Creates an empty list of consumers. `is_single_active`: the queue has a single active consumer.
+    /// Creates an empty list. `is_single_active` is whether the queue has a single active consumer.
     pub(crate) fn new(is_single_active: bool) -> Self {
         Self { is_single_active, ..Self::default() }
     }
@@ -365,9 +372,9 @@ impl QueueConsumers {
         self.has_exclusive
     }
 
-    /// Returns whether the queue refuses an exclusive consumer: it has consumers, or a single active
-    /// consumer.
-    pub(crate) const fn is_taken(&self) -> bool {
+    /// Returns whether the queue refuses an exclusive consumer, because it has consumers, or was declared
+    /// with a single active consumer.
+    pub(crate) const fn refuses_exclusive(&self) -> bool {
         !self.all.is_empty() || self.is_single_active
     }
 
@@ -383,12 +390,13 @@ impl QueueConsumers {
         self.eligible.front()
     }
 
-    /// Returns the single active consumer of a queue with that argument.
+    /// Returns the active consumer of a queue that was declared with a single active consumer; otherwise
+    /// `None`.
     pub(crate) const fn single_active(&self) -> Option<usize> {
         if self.is_single_active { self.all.front() } else { None }
     }
 
-    /// Returns whether a consumer has to wait until the single active consumer ends.
+    /// Returns whether a consumer gets no messages until the single active consumer ends.
     pub(crate) fn keeps_waiting(&self, consumer: usize) -> bool {
         self.is_single_active && self.all.front() != Some(consumer)
     }

@@ -1,18 +1,20 @@
-//! Connections, channels and consumers, and which consumer gets the next message of a queue.
+//! The records of connections, channels and consumers, and the choice of the consumer for the next message of
+//! a queue.
 //!
-//! A message goes to the consumer whose turn it is, if its prefetch, its socket and the share of its
-//! connection allow it. Turns do not depend on the messages.
+//! The consumers of a queue get its messages in turn. A consumer is left out while its prefetch, the socket
+//! of its connection, or the connection's share of deliveries does not allow another message.
 //!
 //! | file | content |
 //! |---|---|
-//! | `mod` | connections, channels and consumers; starting and ending them; the change of the single active consumer |
-//! | `credit` | which consumers can take another message; the consumers of one queue in the order of their turns |
-//! | `outbox` | deliveries on their way to a socket, and deliveries that their channel has not settled |
+//! | `mod` | the records; starting and ending consumers; opening and freeing channels and connections |
+//! | `credit` | checks whether a consumer can take another message; the lists of eligible and paused consumers |
+//! | `outbox` | deliveries that are not written to the socket yet, and unacknowledged deliveries of a channel |
 //!
 //! # Invariants
-//! - A consumer that can take a message is on its queue's list of eligible consumers. A consumer that could
-//!   if its connection took more is on the connection's list. All others are on neither.
-//! - A record is freed only when nothing refers to it any more.
+//! - A consumer that can take a message is on its queue's list of eligible consumers. A consumer with credit
+//!   whose connection takes no more is on the connection's list of paused consumers. All others are on
+//!   neither list.
+//! - A record is freed only when no other record refers to it.
 
 mod credit;
 mod outbox;
@@ -40,13 +42,13 @@ pub(super) use credit::QueueConsumers;
 /// Connections, channels and consumers.
 ///
 /// # Invariants
-/// - A record is freed only when nothing refers to it any more.
+/// - A record is freed only when no other record refers to it.
 /// - A consumer is on its channel's list until its record is freed, and on its queue's list only while it is
 ///   active.
 /// - A cancelled consumer keeps its record until its last unacknowledged message is settled, because the
-///   record tells which queue the message came from.
+///   record has the queue of the message.
 /// - A closed channel keeps its record until all its deliveries are requeued.
-/// - The client is notified of every consumer that it did not end itself.
+/// - The client is notified of every consumer that the broker ends (`basic.cancel`).
 #[derive(Debug)]
 pub(crate) struct Consumers {
     connections: Slab<Connection>,
@@ -54,21 +56,22 @@ pub(crate) struct Consumers {
     slab: Slab<Consumer>,
     /// Consumers by their channel and tag.
     table: IndexTable,
-    /// Connections whose outbox was empty and is not any more.
+    /// Connections whose output must be processed in this turn.
     output: VecDeque<ConnectionId>,
-    /// Connections that are to be closed by force.
+    /// Connections that must be closed with `connection.close` 320.
     forced: VecDeque<ConnectionId>,
-    /// Connections with a consumer that was refused because the connection has used up its share of
-    /// deliveries.
+    /// Connections that have paused consumers because they have used up their share of deliveries.
     over_share: RetryList<ConnectionId>,
     /// Approximate maximum number of bytes in the outbox of a connection.
     output_budget_bytes: u64,
 }
 
-/// How many records of a kind exist, and how many can exist.
+/// The number of records of a type.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fill {
+    /// Number of existing records.
     pub(crate) used: usize,
+    /// Maximum number of records.
     pub(crate) max: usize,
 }
 
@@ -172,36 +175,36 @@ impl Consumers {
         Fill::of(&self.slab)
     }
 
-    /// Returns the number of places of channels that were ever used.
+    /// Returns the upper bound of the indices of channels: the number of indices ever used.
     pub(crate) const fn channel_places(&self) -> usize {
         self.channels.places()
     }
 
-    /// Returns the number of places of consumers that were ever used.
+    /// Returns the upper bound of the indices of consumers: the number of indices ever used.
     pub(crate) const fn consumer_places(&self) -> usize {
         self.slab.places()
     }
 
-    /// Returns the number of channels on which something was published.
+    /// Returns the number of open channels on which a message was published.
     pub(crate) fn publishers(&self) -> usize {
         self.channels.iter().filter(|(_, channel)| channel.has_published && !channel.is_closed()).count()
     }
 
     /// Returns all existing connections.
     pub(crate) fn connection_ids(&self) -> impl Iterator<Item = ConnectionId> + use<> {
-        let there: Vec<ConnectionId> =
+        let existing: Vec<ConnectionId> =
             self.connections.iter().map(|(index, _)| ConnectionId::from_index(index)).collect();
-        there.into_iter()
+        existing.into_iter()
     }
 
     // ---- memory
 
-    /// Returns roughly the unused bytes of the pools for which the system holds memory.
+    /// Returns roughly the bytes of the pools that are unused but not returned to the operating system.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes() + self.channels.idle_bytes() + self.connections.idle_bytes()
     }
 
-    /// Returns unused memory to the system.
+    /// Returns unused memory to the operating system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
         self.channels.trim();
@@ -214,7 +217,7 @@ impl Consumers {
 pub(crate) struct Connection {
     pub(crate) identity: Identity,
     pub(crate) vhost: Option<VhostId>,
-    /// Why the connection is to be closed by force, if it is.
+    /// The reason for which the connection must be closed by force; `None` if it need not be.
     forced: Option<Box<str>>,
     channels: List,
     pub(crate) exclusive_queues: List,
@@ -223,24 +226,23 @@ pub(crate) struct Connection {
     pub(crate) outbox_bytes: u64,
     /// Sequence number of the last delivery put into the outbox.
     pub(crate) sequence: u64,
-    /// The socket takes more: no unwritten rest waits for it.
+    /// The socket can take more output: everything written so far has left.
     pub(crate) writable: bool,
-    /// Consumers that would be eligible if the connection could take more.
-    parked: List,
-    /// Cancelled consumers of whose end the client must be notified (`basic.cancel`).
+    /// Consumers with credit that are not eligible because the connection takes no more messages.
+    paused: List,
+    /// Cancelled consumers for which the client must get a `basic.cancel`.
     cancelled: List,
-    /// The queue that had used up its share when the connection last had to wait.
+    /// The full queue for which the connection's publish waits, if it waits for a queue.
     pub(crate) waits_for: Option<FullQueue>,
     /// Number of open transactions that are not empty.
     pub(crate) open_transactions: u32,
-    /// The connection has waited too long for the disk: its next publish is refused if it would have to wait
-    /// again.
+    /// The connection has waited too long for the disk: its next publish is refused instead of waiting again.
     pub(crate) has_timed_out: bool,
     /// Number of jobs begun by the connection's last command; the connection is not read until they are done.
     pub(crate) jobs: u32,
-    /// The connection is on the list of those whose output the turn must process.
-    noted: bool,
-    /// The connection is on the list of those with a consumer that waits for the delivery share.
+    /// The connection is in `Consumers::output`.
+    is_on_output_list: bool,
+    /// The connection is in `Consumers::over_share`.
     waits_for_share: bool,
     /// The connection is lost; its deliveries are being requeued.
     pub(crate) is_lost: bool,
@@ -256,9 +258,9 @@ impl Connection {
         self.channels.len()
     }
 
-    /// Returns whether a consumer could take a message if the connection took more.
-    pub(crate) const fn has_parked_consumers(&self) -> bool {
-        !self.parked.is_empty()
+    /// Returns whether any consumer of the connection is paused.
+    pub(crate) const fn has_paused_consumers(&self) -> bool {
+        !self.paused.is_empty()
     }
 
     fn new() -> Self {
@@ -272,13 +274,13 @@ impl Connection {
             outbox_bytes: 0,
             sequence: 0,
             writable: true,
-            parked: List::default(),
+            paused: List::default(),
             cancelled: List::default(),
             waits_for: None,
             open_transactions: 0,
             has_timed_out: false,
             jobs: 0,
-            noted: false,
+            is_on_output_list: false,
             waits_for_share: false,
             is_lost: false,
             is_cleared: false,
@@ -287,13 +289,14 @@ impl Connection {
     }
 }
 
-/// A queue that had used up its share when a client wanted to publish to it.
+/// A queue that had used up its share of the memory when a publish had to wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FullQueue {
     pub(crate) queue: QueueId,
     /// Serial number of the queue, which distinguishes it from others with the same id.
     pub(crate) serial: u64,
-    /// The revision of the routes at that time: with a later one the message may not be routed to this queue.
+    /// The revision of routes and permissions at that time. With a later revision the message may not be
+    /// routed to this queue.
     pub(crate) revision: u64,
 }
 
@@ -306,23 +309,25 @@ pub(crate) struct Channel {
     /// Deliveries waiting for acknowledgement, in the order of their tags; those not yet written are last.
     pub(crate) unacknowledged: List,
     pub(crate) last_tag: u64,
-    /// Tag of the last delivery that was written: the end of an acknowledgement of everything (tag 0,
-    /// multiple).
+    /// Tag of the last delivery that was written. An acknowledgement of all deliveries (tag 0, multiple) ends
+    /// there.
     pub(crate) last_sent: u64,
     /// Consumers of the channel, including cancelled ones with unsettled deliveries and the records for
     /// `basic.get`s.
     pub(crate) consumers: List,
-    /// `basic.qos` for consumers started from now on; 0 is unlimited.
+    /// The prefetch from `basic.qos` for consumers that are started later; 0 is unlimited.
     pub(crate) prefetch_count: u16,
-    /// `basic.qos` with global=true: for all consumers of the channel together; 0 is unlimited.
+    /// The prefetch from `basic.qos` with global=true, for all consumers of the channel together; 0 is
+    /// unlimited.
     pub(crate) global_prefetch_count: u16,
-    /// Number of unsettled deliveries to consumers that acknowledge.
+    /// Number of unsettled deliveries to consumers with manual acknowledgement.
     pub(crate) consumer_unsettled: u32,
     pub(crate) mode: Mode,
     pub(crate) route_cache: RouteCache,
-    /// The exchange that this channel may publish to, until the topology changes.
+    /// The exchange to which this channel was last allowed to publish. Valid while the revision is
+    /// `may_write_until`.
     pub(crate) may_write: Option<ExchangeId>,
-    /// The revision until which `may_write` holds.
+    /// The revision for which `may_write` is valid.
     pub(crate) may_write_until: u64,
     /// A message was published on the channel.
     pub(crate) has_published: bool,
@@ -331,7 +336,7 @@ pub(crate) struct Channel {
     /// Sequence number of the channel's last delivery in the outbox.
     pub(crate) outbox_last: u64,
     pub(crate) state: ChannelState,
-    /// Number of the channel among all that were opened, unique among all channels.
+    /// Number of the channel, unique among all channels ever opened.
     pub(crate) serial: u64,
     pub(crate) counters: ChannelCounters,
     links: Links,
@@ -375,7 +380,7 @@ impl Channel {
 pub(crate) enum ChannelState {
     /// The channel is open.
     Open,
-    /// The channel is closed: nothing new starts, and its deliveries are being requeued.
+    /// The channel is closed. It accepts no commands, and a job requeues its deliveries.
     Closing,
     /// The channel's deliveries are all requeued: the record is freed when the outbox no longer refers to it.
     Cleared,
@@ -392,17 +397,17 @@ pub(crate) enum Mode {
 /// An open transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
-    /// The first published message. Each is linked to the next through its slot, behind its route if it has
-    /// one.
+    /// The first published message. Each message is linked to its route, if it has one, and that to the next
+    /// message.
     pub(crate) first: Option<MessageId>,
     pub(crate) last: Option<MessageId>,
     /// Number of messages that were published.
     pub(crate) messages: u32,
-    /// Number of slots that messages and their routes occupy.
-    pub(crate) held: u32,
+    /// Number of message slots that the messages and their routes occupy.
+    pub(crate) slots: u32,
     /// Bytes of blocks that messages and their routes occupy.
     pub(crate) bytes: u64,
-    /// When something was last added to the transaction, in seconds since the start of the process.
+    /// When a message or settlement was last added, in seconds since the start of the process.
     pub(crate) touched_s: u32,
     /// Deliveries whose settlement is part of the transaction.
     pub(crate) settlements: List,
@@ -421,7 +426,7 @@ pub(crate) enum ConsumerState {
     Active,
     /// The consumer takes no more messages, but still has unsettled deliveries.
     Cancelled,
-    /// Not a consumer: represents the `basic.get`s of a channel from one queue.
+    /// Not a consumer: the record counts the deliveries by `basic.get` of a channel from one queue.
     Get,
 }
 
@@ -437,21 +442,22 @@ pub(crate) struct Consumer {
     pub(crate) priority: i32,
     /// The consumer's prefetch; 0 is unlimited.
     pub(crate) prefetch_count: u16,
-    /// Number of unsettled deliveries; for a consumer with automatic acknowledgement, of those not yet
+    /// Number of unsettled deliveries. With automatic acknowledgement a delivery is settled when it is
     /// written.
     pub(crate) unsettled: u32,
-    /// The consumer is on its queue's list of those that can take a message now.
-    eligible: bool,
-    /// The consumer is on its connection's list of those waiting for capacity in the output.
-    parked: bool,
-    /// The consumer is on its connection's list of cancellations for the client.
+    /// The consumer is on its queue's list of eligible consumers.
+    is_eligible: bool,
+    /// The consumer is on its connection's list of paused consumers.
+    is_paused: bool,
+    /// The consumer is on its connection's list of cancelled consumers for which the client must get a
+    /// `basic.cancel`.
     pub(crate) needs_cancel_notice: bool,
-    /// The consumer counts in its queue's `returning`: its messages are being requeued.
-    pub(crate) returning: bool,
+    /// The consumer's messages are being requeued. Its queue counts this in `blocking_jobs`.
+    pub(crate) is_requeueing: bool,
     channel_links: Links,
     queue_links: Links,
     eligible_links: Links,
-    /// Links in the connection's list of parked or of cancelled consumers; never of both.
+    /// Links in the connection's list of paused or of cancelled consumers; never of both.
     connection_links: Links,
 }
 
@@ -467,10 +473,10 @@ impl Consumer {
             priority: 0,
             prefetch_count: 0,
             unsettled: 0,
-            eligible: false,
-            parked: false,
+            is_eligible: false,
+            is_paused: false,
             needs_cancel_notice: false,
-            returning: false,
+            is_requeueing: false,
             channel_links: Links::default(),
             queue_links: Links::default(),
             eligible_links: Links::default(),
@@ -496,8 +502,8 @@ impl Consumers {
         self.table.find((channel, tag), is_it)
     }
 
-    /// Adds a record to its channel's list: for a consumer that is to be started, or for the `basic.get`s of
-    /// a channel from a queue.
+    /// Adds a consumer record to its channel's list: for a consumer that [`Self::start`] will start, or for
+    /// the `basic.get`s of the channel from this queue. Returns its index.
     ///
     /// # Errors
     /// There is no capacity, or the connection has used up its share.
@@ -509,7 +515,7 @@ impl Consumers {
         state: ConsumerState,
     ) -> Result<usize, Fault> {
         let connection = self.connection_of(channel);
-        quota.may_take(connection, Pool::Consumers, self.slab.free_count())?;
+        quota.check_share(connection, Pool::Consumers, self.slab.free_count())?;
         let record = Consumer::new(channel, queue, state);
         let index = self.slab.insert(record).map_err(|_| out_of("consumers_max"))?;
         quota.take(connection, Pool::Consumers);
@@ -518,7 +524,7 @@ impl Consumers {
         Ok(index)
     }
 
-    /// Starts a consumer that was added: it takes messages from now on.
+    /// Starts a consumer that was added: it can now take messages.
     pub(crate) fn start(&mut self, work: &mut Work, queues: &mut Queues, index: usize, new: NewConsumer) {
         let (channel, queue) = (self.slab[index].channel, self.slab[index].queue);
         self.table.insert((channel, new.tag.as_str()), index);
@@ -531,8 +537,8 @@ impl Consumers {
         self.make_eligible(work, queues, index);
     }
 
-    /// Puts a consumer on its queue's list. A single active consumer stays the first, whatever the priority
-    /// of the others, and those are in the order in which they become active.
+    /// Puts a consumer on its queue's list. In a queue with a single active consumer, the active one stays
+    /// the first. The others are behind it by priority, in the order in which they will become active.
     fn enter_queue(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         let queue_consumers = queues.records_mut().queue_consumers_mut(self.slab[index].queue);
         let mut after = queue_consumers.all.back();
@@ -555,7 +561,7 @@ impl Consumers {
             return None;
         }
         self.leave_eligible(queues, index);
-        self.leave_parked(index);
+        self.leave_paused(index);
         let consumer = &mut self.slab[index];
         consumer.state = ConsumerState::Cancelled;
         let (queue, channel, exclusive) = (consumer.queue, consumer.channel, consumer.exclusive);
@@ -569,10 +575,11 @@ impl Consumers {
         Some(queue)
     }
 
-    /// Frees the record of an ended consumer when nothing refers to it. Returns the queue that waited for its
-    /// messages to be requeued, if any.
+    /// Frees the record of an ended consumer if no delivery or notification refers to it. Returns its queue
+    /// if the consumer was marked as requeueing: the caller ends the queue's blocking job.
     pub(crate) fn free_if_done(&mut self, quota: &mut Quota, index: usize) -> Option<QueueId> {
-        // The last reference to a consumer may ask more often than needed.
+        // The record may have been freed already: callers also check consumers that they do not refer to any
+        // more.
         let consumer = self.slab.get(index)?;
         if consumer.unsettled > 0 || consumer.state == ConsumerState::Active || consumer.needs_cancel_notice {
             return None;
@@ -582,7 +589,7 @@ impl Consumers {
         list.remove(&mut self.slab, index, |consumer| &mut consumer.channel_links);
         let consumer = self.slab.remove(index);
         quota.give_back(self.connection_of(channel), Pool::Consumers);
-        consumer.returning.then_some(consumer.queue)
+        consumer.is_requeueing.then_some(consumer.queue)
     }
 
     /// Returns the first consumer of a channel, or the one behind `after`. Includes cancelled ones with
@@ -606,7 +613,8 @@ impl Consumers {
 
     // ---- consumers cancelled by the broker
 
-    /// Notes that a consumer's queue is deleted: its client must be notified (`basic.cancel`).
+    /// Puts an ended consumer, whose queue is deleted, on the list of those for which the client must get a
+    /// `basic.cancel`.
     pub(crate) fn note_cancelled(&mut self, index: usize) {
         let connection = self.connection_of(self.slab[index].channel);
         let record = &mut self.connections[connection.index()];
@@ -617,7 +625,8 @@ impl Consumers {
         }
     }
 
-    /// Returns a consumer that the broker has ended and whose client has not been notified yet.
+    /// Returns the consumer of a channel with this tag that the broker has ended and whose client has not
+    /// been notified yet.
     pub(crate) fn find_cancelled(&self, channel: ChannelId, tag: &str) -> Option<usize> {
         let connection = self.connection_of(channel);
         let mut at = self.connections[connection.index()].cancelled.front();
@@ -630,20 +639,20 @@ impl Consumers {
         None
     }
 
-    /// Returns the first cancelled consumer of whose end the connection's client must be notified.
+    /// Returns the first consumer of a connection for which the client must get a `basic.cancel`.
     pub(crate) fn first_cancelled(&self, connection: ConnectionId) -> Option<usize> {
         self.connections.get(connection.index())?.cancelled.front()
     }
 
-    /// Returns the next cancelled consumer of which the client must be notified: channel number, tag, and the
-    /// position of `basic.cancel` among the connection's deliveries.
+    /// Returns the next `basic.cancel` that the client must get: channel number, consumer tag, and the
+    /// position of the method among the connection's deliveries.
     pub(crate) fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
         let consumer = &self.slab[self.first_cancelled(connection)?];
         let order = self.reply_order(connection, Some(consumer.channel));
         Some((self.channels[consumer.channel.index()].number, &consumer.tag, order))
     }
 
-    /// Notes that the client was notified of the consumer's end, or need not be.
+    /// Removes a consumer from the list of those for which the client must get a `basic.cancel`.
     pub(crate) fn leave_cancelled(&mut self, index: usize) {
         if core::mem::take(&mut self.slab[index].needs_cancel_notice) {
             let connection = self.connection_of(self.slab[index].channel);
@@ -654,24 +663,25 @@ impl Consumers {
 
     // ---- messages being requeued
 
-    /// Marks the consumers of a channel whose messages are being requeued. Their queues deliver nothing
-    /// meanwhile, because the first message requeued need not be the oldest.
-    pub(crate) fn mark_returning(&mut self, queues: &mut Queues, channel: ChannelId) {
+    /// Marks the consumers of a channel before a job requeues their messages. Their queues deliver nothing
+    /// until the job is done, because the first message that is requeued need not be the oldest one.
+    pub(crate) fn mark_requeueing(&mut self, queues: &mut Queues, channel: ChannelId) {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
             let consumer = &mut self.slab[index];
-            if consumer.unsettled > 0 && !consumer.returning {
-                consumer.returning = true;
-                queues.records_mut().begin_returning(consumer.queue);
+            if consumer.unsettled > 0 && !consumer.is_requeueing {
+                consumer.is_requeueing = true;
+                queues.records_mut().begin_blocking_job(consumer.queue);
             }
             at = List::after(&self.slab, index, |consumer| &consumer.channel_links);
         }
     }
 
-    /// Notes that the messages of a consumer are requeued. Returns the queue that waited for that, if any.
-    pub(crate) fn take_returning(&mut self, index: usize) -> Option<QueueId> {
+    /// Notes that the messages of a consumer are requeued. Returns its queue if the consumer was marked as
+    /// requeueing: the caller ends the queue's blocking job.
+    pub(crate) fn take_requeueing(&mut self, index: usize) -> Option<QueueId> {
         let consumer = &mut self.slab[index];
-        core::mem::take(&mut consumer.returning).then_some(consumer.queue)
+        core::mem::take(&mut consumer.is_requeueing).then_some(consumer.queue)
     }
 
     // ---- channels
@@ -687,7 +697,7 @@ impl Consumers {
         vhost: VhostId,
         number: u16,
     ) -> Result<ChannelId, Fault> {
-        quota.may_take(connection, Pool::Channels, self.channels.free_count())?;
+        quota.check_share(connection, Pool::Channels, self.channels.free_count())?;
         let Ok(index) = self.channels.insert(Channel::new(number, connection, vhost)) else {
             return Err(Fault::new(
                 ReplyCode::ResourceError,
@@ -700,7 +710,7 @@ impl Consumers {
         Ok(ChannelId::from_index(index))
     }
 
-    /// Frees the record of a closed channel when nothing refers to it.
+    /// Frees the record of a closed channel if no delivery or consumer refers to it.
     pub(crate) fn free_channel_if_done(&mut self, quota: &mut Quota, channel: ChannelId) {
         let record = &self.channels[channel.index()];
         if record.state == ChannelState::Cleared && record.outbox_len == 0 && record.consumers.is_empty() {
@@ -754,7 +764,7 @@ impl Consumers {
         self.connections.get(connection.index()).is_some_and(|record| record.jobs > 0)
     }
 
-    /// Notes that a user is deleted: no connection acts as that user any more.
+    /// Removes a deleted user from the identities of all connections: they have no permissions any more.
     pub(crate) fn forget_user(&mut self, user: usize) {
         for connection in self.connection_ids() {
             self.connections[connection.index()].identity.forget_user(user);
@@ -770,16 +780,16 @@ impl Consumers {
         }
     }
 
-    /// Requests that the event loop close all connections for which `is_meant` holds.
-    pub(crate) fn force_close_all(&mut self, reason: &str, is_meant: impl Fn(&Connection) -> bool) {
+    /// Requests that the event loop close all connections for which `is_selected` is true.
+    pub(crate) fn force_close_all(&mut self, reason: &str, is_selected: impl Fn(&Connection) -> bool) {
         for connection in self.connection_ids() {
-            if is_meant(self.connection(connection)) {
+            if is_selected(self.connection(connection)) {
                 self.force_close(connection, reason);
             }
         }
     }
 
-    /// Returns the next connection that is to be closed by force, and the reason for its client.
+    /// Returns the next connection that must be closed by force, and the fault for its client.
     pub(crate) fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
         loop {
             let connection = self.forced.pop_front()?;
@@ -791,7 +801,7 @@ impl Consumers {
         }
     }
 
-    /// Returns whether any connection is to be closed by force.
+    /// Returns whether any connection must be closed by force.
     pub(crate) fn has_forced(&self) -> bool {
         !self.forced.is_empty()
     }

@@ -1,8 +1,9 @@
-//! Deliveries in the outbox of a connection, and unacknowledged deliveries of a channel.
+//! Deliveries that are not completely written (the outbox of a connection), and unacknowledged deliveries of
+//! a channel.
 //!
 //! # Invariants
-//! - An outbox never has much more than the output budget, so a peer that does not read pins a bounded number
-//!   of messages.
+//! - The bytes in an outbox exceed the output budget by at most a few messages. A client that does not read
+//!   therefore occupies a bounded amount of memory.
 //! - A tag is settled at most once, and only when its delivery was completely written.
 
 use super::ConsumerState;
@@ -21,8 +22,8 @@ const FRAMES_BYTES: u32 = 48;
 impl Consumers {
     // ---- into the outbox
 
-    /// Returns a delivery of the taken message with the next delivery tag of the consumer's channel. It
-    /// counts for the consumer's prefetch from now on.
+    /// Returns a delivery of the taken message with the next delivery tag of the consumer's channel, and
+    /// counts the delivery in the consumer's prefetch.
     #[inline]
     pub(crate) fn next_delivery(
         &mut self,
@@ -54,8 +55,8 @@ impl Consumers {
         }
     }
 
-    /// Ends the turn of a consumer that was served: the others of its queue, and of its channel if they share
-    /// a prefetch, come before it.
+    /// Ends the turn of a consumer that got a message: moves it behind the other consumers of its queue, and
+    /// of its channel if these share a prefetch.
     #[inline]
     pub(crate) fn end_turn(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         if self.has_credit(index) {
@@ -69,8 +70,8 @@ impl Consumers {
         }
     }
 
-    /// Appends a delivery to its connection's outbox, and to its channel's list if it will be acknowledged.
-    /// Its queue, if any, counts it.
+    /// Appends a delivery to its connection's outbox, and to its channel's list of unacknowledged deliveries
+    /// unless acknowledgement is automatic. Counts the delivery in its queue, if it has one.
     ///
     /// The caller has checked the capacity of the pool. `now_s` is the time of the delivery in seconds since
     /// the start of the process.
@@ -95,7 +96,7 @@ impl Consumers {
         let is_acknowledged = !new.no_ack;
         let deliveries = queues.deliveries_mut();
         let index = deliveries.insert(new, sequence, (wire_bytes, body_len));
-        let index = index.expect("the caller made sure of room");
+        let index = index.expect("the caller checked that a delivery record is free");
         deliveries.enter_outbox(&mut connection.outbox, index);
         channel.outbox_len += 1;
         channel.outbox_last = sequence;
@@ -120,30 +121,31 @@ impl Consumers {
         self.channels[channel.index()].outbox_len -= 1;
     }
 
-    /// Removes a delivery from the unacknowledged list of its channel, and forgets its tag.
+    /// Removes a delivery from its channel's list of unacknowledged deliveries: its tag is unknown from now
+    /// on.
     #[inline]
     pub(crate) fn leave_unacknowledged(&mut self, queues: &mut Queues, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].unacknowledged;
         queues.deliveries_mut().leave_unacknowledged(list, index);
     }
 
-    /// Returns the written, unsettled delivery with this tag.
+    /// Returns the index of the completely written, unacknowledged delivery with this tag.
     pub(crate) fn find_sent(&self, queues: &Queues, channel: ChannelId, tag: u64) -> Option<usize> {
         let head = self.channels[channel.index()].unacknowledged.front()?;
         let deliveries = queues.deliveries();
         let index = if deliveries[head].tag == tag { head } else { deliveries.find(channel, tag)? };
-        deliveries[index].sent.then_some(index)
+        deliveries[index].is_sent.then_some(index)
     }
 
-    /// Returns the channel's oldest unacknowledged delivery, if it was written and its tag is not beyond
-    /// `through`.
+    /// Returns the index of the channel's oldest unacknowledged delivery, if it was completely written and
+    /// its tag is at most `through`.
     pub(crate) fn first_sent(&self, queues: &Queues, channel: ChannelId, through: u64) -> Option<usize> {
         let index = self.channels[channel.index()].unacknowledged.front()?;
         let delivery = &queues.deliveries()[index];
-        (delivery.sent && delivery.tag <= through).then_some(index)
+        (delivery.is_sent && delivery.tag <= through).then_some(index)
     }
 
-    /// Subtracts a settled delivery from its connection and its consumer.
+    /// Subtracts a delivery from the counts of its queue, connection, channel and consumer.
     pub(crate) fn uncount_delivery(
         &mut self,
         messages: &Messages,
@@ -167,19 +169,19 @@ impl Consumers {
 
     // ---- notifications for the event loop
 
-    /// Notes that the turn must process this connection's output.
+    /// Puts a connection on the list of those whose output this turn must process.
     pub(crate) fn note_output(&mut self, connection: ConnectionId) {
         let record = &mut self.connections[connection.index()];
-        if !core::mem::replace(&mut record.noted, true) {
+        if !core::mem::replace(&mut record.is_on_output_list, true) {
             self.output.push_back(connection);
         }
     }
 
-    /// Returns the next connection whose outbox received something since the last call.
+    /// Removes and returns the next connection whose output this turn must process.
     pub(crate) fn next_with_output(&mut self) -> Option<ConnectionId> {
         let connection = self.output.pop_front()?;
         if let Some(record) = self.connections.get_mut(connection.index()) {
-            record.noted = false;
+            record.is_on_output_list = false;
         }
         Some(connection)
     }
@@ -190,15 +192,14 @@ impl Consumers {
         !self.output.is_empty()
     }
 
-    /// Returns whether a connection has deliveries to send, or cancelled consumers of which to notify its
-    /// client.
+    /// Returns whether a connection has deliveries or `basic.cancel` notifications to send.
     pub(crate) fn has_output(&self, connection: ConnectionId) -> bool {
         let record = &self.connections[connection.index()];
         !record.outbox.is_empty() || !record.cancelled.is_empty()
     }
 
-    /// Returns the position of a reply on a channel among the deliveries of its connection: behind those put
-    /// into the outbox for the channel before.
+    /// Returns the position of a reply on a channel: the sequence number of the delivery behind which it must
+    /// be sent, which is the channel's last one in the outbox; 0 if there is none.
     pub(crate) fn reply_order(&self, connection: ConnectionId, channel: Option<ChannelId>) -> ReplyOrder {
         let Some(channel) = channel else { return 0 };
         match self.channels.get(channel.index()) {

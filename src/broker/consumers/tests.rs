@@ -109,11 +109,11 @@ impl ConsumersFixture {
                 continue;
             }
             if !self.consumers.connection_can_take(&self.queues, &self.quota, index) {
-                self.consumers.park(&mut self.queues, &self.quota, index);
+                self.consumers.pause_consumer(&mut self.queues, &self.quota, index);
                 continue;
             }
             let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
-            let first = self.queues.first_to_go(&mut cx, level)?;
+            let first = self.queues.first_deliverable(&mut cx, level)?;
             let taken = self.queues.take_first(&mut cx, level, first);
             self.send(index, level, &taken);
             self.consumers.end_turn(&mut self.work, &mut self.queues, index);
@@ -138,12 +138,12 @@ impl ConsumersFixture {
         let connection = self.consumers.connection_of(channel);
         while let Some(index) = self.consumers.connection(connection).outbox.front() {
             self.consumers.leave_outbox(&mut self.queues, connection, index);
-            self.queues.deliveries_mut()[index].sent = true;
+            self.queues.deliveries_mut()[index].is_sent = true;
             if self.queues.deliveries()[index].no_ack {
                 self.uncount(index);
             }
         }
-        self.consumers.unpark(&mut self.work, &mut self.queues, &self.quota, connection);
+        self.consumers.resume_consumers(&mut self.work, &mut self.queues, &self.quota, connection);
     }
 
     /// Acknowledges a delivery. Returns `false` if no sent delivery has this tag.
@@ -260,12 +260,12 @@ fn a_connection_over_its_delivery_share_waits_for_a_settlement() {
     world.start(two, queue, plain("two"));
     assert_eq!(world.deliver_all(queue), "one two one two one");
     world.written(two);
-    assert!(!world.consumers.has_share_news());
+    assert!(!world.consumers.may_resume_over_share());
     let consumer = world.consumers.find(two, "two").unwrap();
     world.end(consumer);
     (1..=2).for_each(|tag| assert!(world.ack(two, tag)));
     assert_eq!(world.deliver(queue), None, "nobody has looked yet");
-    assert!(world.consumers.has_share_news());
+    assert!(world.consumers.may_resume_over_share());
     world.consumers.recheck_over_share(&mut world.work, &mut world.queues, &world.quota);
     assert_eq!(world.deliver_all(queue), "one", "half of all is left to others");
 }
@@ -409,12 +409,12 @@ fn a_queue_waits_for_messages_being_requeued() {
     let (queue, channel) = (world.queue(false, 2), world.channel());
     let consumer = world.start(channel, queue, plain("a"));
     world.deliver(queue).unwrap();
-    world.consumers.mark_returning(&mut world.queues, channel);
-    world.consumers.mark_returning(&mut world.queues, channel);
+    world.consumers.mark_requeueing(&mut world.queues, channel);
+    world.consumers.mark_requeueing(&mut world.queues, channel);
     assert_eq!(world.deliver(queue), None, "what comes back goes first");
-    assert_eq!(world.consumers.take_returning(consumer), Some(queue));
-    assert_eq!(world.consumers.take_returning(consumer), None, "once");
-    world.queues.end_returning(queue);
+    assert_eq!(world.consumers.take_requeueing(consumer), Some(queue));
+    assert_eq!(world.consumers.take_requeueing(consumer), None, "once");
+    world.queues.end_blocking_job(queue);
     assert_eq!(world.deliver_all(queue), "a");
 }
 

@@ -28,7 +28,7 @@ use leveret_core::pending_writes::{Batch, Definition, Mode, PendingWrites};
 
 use crate::access::{OperatorFault, Pattern, PatternBytes};
 use crate::context::Work;
-use crate::reply_text::{check_changeable, check_room};
+use crate::reply_text::{check_changeable, check_definition_space};
 
 pub(super) use keys::EffectivePolicy;
 pub(super) use keys::Listener;
@@ -153,7 +153,7 @@ impl Policies {
         check_changeable(pending_writes)?;
         // An operator policy is accepted on a full disk too, because it may free space.
         if new.kind == PolicyKind::User {
-            check_room(pending_writes)?;
+            check_definition_space(pending_writes)?;
         }
         self.put(patterns, vhost, new)?;
         Ok(append(pending_writes, view, true))

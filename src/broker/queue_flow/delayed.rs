@@ -4,23 +4,25 @@
 //! slot    88…81        80…73      …   40…33       …   8…1        0
 //! width   2^32 ms      2^29 ms        16,384 ms       4 ms       arrived before the slots were known
 //!         each is a level of a hidden queue, on the disk         │
-//!                      opened, the widest and the earliest first ▼
+//!                      opened at its start, wider slots first ▼
 //!                      held: the nearest few, in memory, in the order of due time ──→ routed
 //! ```
 //!
-//! The slot of a message follows from its due time, written in octal digits, and the wheel's current time.
-//! The first digit in which the two differ determines the width of the slot, and its value which of eight
-//! slots. When a slot begins, its messages are held in memory, or, if there are too many, moved to narrower
-//! slots. Publishers use no slot narrower than [`NARROWEST_PUBLISHED`].
+//! The slot of a message follows from the octal digits of its due time and of the wheel's current time. The
+//! position of the first different digit determines the width (the tier) of the slot. The value of that digit
+//! in the due time selects one of the eight slots of this width. When the time of a slot begins, the slot is
+//! opened: its messages are held in memory until they are due. If there are too many, they are moved to
+//! narrower slots. The slots for publishers' messages have at least the width of tier
+//! [`NARROWEST_PUBLISHED`].
 //!
 //! # Invariants
-//! - A message waits in a slot as in any queue: confirmed when durable, evicted when memory is short,
-//!   recovered at start, deleted with its exchange.
-//! - A slot never contains messages of two wheel times. Its first message therefore determines when it
-//!   begins, and nothing but messages need be stored.
-//! - No slot is opened before the times of all slots with messages in the log are known.
-//! - What is due in an open slot is routed before anything held that is due later.
-//! - For the log, a held message is still in its slot.
+//! - A message in a slot is treated like a message in any queue: it is confirmed when it is durable, evicted
+//!   when memory is short, recovered at start, and deleted with its exchange.
+//! - All messages in a slot are due in the same interval. The first message therefore determines when the
+//!   slot begins, and the log needs only the messages.
+//! - At start, no slot is opened before the first message of every slot in the log has been read.
+//! - A held message is routed only when no unopened slot can have a message that is due earlier.
+//! - In the log, a held message still belongs to its slot, and is settled when it is routed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -41,14 +43,14 @@ use crate::queue_records::{Rank, SLOTS};
 use crate::quota::{Declarer, Quota};
 
 impl Queues {
-    /// Retires the hidden queue of an exchange with its levels. Returns the held messages, for the caller to
-    /// settle.
+    /// Marks the hidden queue of an exchange and its levels as deleted. Returns the held messages of the
+    /// exchange, which the caller must settle.
     #[cold]
     pub(crate) fn retire_delayed_queue(
         &mut self,
         pending_writes: &mut PendingWrites,
         queue: QueueId,
-    ) -> Vec<Held> {
+    ) -> Vec<HeldMessage> {
         let record = &mut self.records[queue];
         record.state = QueueState::Deleting;
         if record.logged.is_on() {
@@ -62,15 +64,15 @@ impl Queues {
             let due_ms = core::mem::replace(&mut self.records[level].times.due_ms, u64::MAX);
             unknown += u32::from(due_ms == UNKNOWN);
         }
-        self.delay_wheel.unknown -= unknown;
+        self.delay_wheel.unknown_slot_count -= unknown;
         self.delay_wheel.note_change();
         gone
     }
 
     /// Returns the level for a message with this delay: its slot, or the hidden queue itself.
     ///
-    /// The hidden queue itself is used while the slots are not known, and when there is no capacity for that
-    /// slot (see [`Self::take_lacks_slot`]).
+    /// Returns the hidden queue itself while the time of any slot is unknown. Also returns it when there is
+    /// no capacity for the slot; the caller then refuses the message (see [`Self::take_slot_capacity_lack`]).
     pub(crate) fn slot_for(
         &mut self,
         cx: &mut Context<'_>,
@@ -79,28 +81,28 @@ impl Queues {
         choice: LevelChoice,
     ) -> QueueId {
         let now_ms = cx.pending_writes.time_ms();
-        if self.delay_wheel.unknown > 0 {
+        if self.delay_wheel.unknown_slot_count > 0 {
             self.register_slot(queue, Slot { number: 0, start_ms: now_ms });
             return queue;
         }
         let at_ms = self.delay_wheel.current_ms(now_ms);
-        let since_ms = if choice.came_ms == 0 { now_ms } else { choice.came_ms };
+        let since_ms = if choice.arrived_ms == 0 { now_ms } else { choice.arrived_ms };
         let slot = Slot::of(since_ms.saturating_add(choice.delay_ms), at_ms, NARROWEST_PUBLISHED, u32::MAX);
         let level = self.level_of_slot(quota, queue, slot);
-        self.delay_wheel.lacks_slot |= level.is_none();
+        self.delay_wheel.lacks_slot_capacity |= level.is_none();
         level.unwrap_or(queue)
     }
 
-    /// Returns whether there was no capacity for the slot of the message being published, which is then
-    /// refused.
-    pub(crate) const fn take_lacks_slot(&mut self) -> bool {
-        core::mem::replace(&mut self.delay_wheel.lacks_slot, false)
+    /// Returns whether there was no capacity for the slot of the message being published, and clears the
+    /// mark. The caller then refuses the message.
+    pub(crate) const fn take_slot_capacity_lack(&mut self) -> bool {
+        core::mem::replace(&mut self.delay_wheel.lacks_slot_capacity, false)
     }
 
     /// Returns the level of a slot and registers the slot's time; `None` if there is no capacity for another
     /// level.
     pub(crate) fn level_of_slot(&mut self, quota: &mut Quota, queue: QueueId, slot: Slot) -> Option<QueueId> {
-        let declarer = self.records[queue].declared.declarer.unwrap_or_else(Declarer::nobody);
+        let declarer = self.records[queue].declared.declarer.unwrap_or_else(Declarer::none);
         let level = self.records.level_at(quota, queue, slot.number, Some(declarer)).ok()?;
         self.register_slot(level, slot);
         Some(level)
@@ -122,25 +124,25 @@ impl Queues {
         self.delay_wheel.note_change();
     }
 
-    /// Sets the arrival time of a message in a slot.
+    /// Sets the arrival time of a message that enters a slot, unless it is set.
     pub(crate) fn note_delayed_arrival(&self, cx: &mut Context<'_>, message: MessageId) {
         if cx.messages.arrived_ms(message) == 0 {
             cx.messages.set_arrived_ms(message, cx.pending_writes.time_ms().max(1));
         }
     }
 
-    /// Notes, at start, a slot with messages in the log. Its first message must be read to know the slot's
-    /// time.
+    /// Notes, at start, a slot with messages in the log, and requests its first message, which determines the
+    /// time of the slot.
     #[cold]
     pub(crate) fn note_slot_restored(&mut self, level: QueueId) {
         self.records[level].times.due_ms = UNKNOWN;
-        self.delay_wheel.unknown += 1;
-        self.want_peek(level);
+        self.delay_wheel.unknown_slot_count += 1;
+        self.request_peek(level);
     }
 
     /// Sets the time of a slot whose first message was read.
     #[cold]
-    pub(crate) fn slot_peeked(&mut self, level: QueueId, page: &ReadMessage<'_>) {
+    pub(crate) fn set_slot_time(&mut self, level: QueueId, page: &ReadMessage<'_>) {
         let headers = Properties::trusted(page.properties).headers().unwrap_or(Table::EMPTY);
         let due_ms = page.enqueued_ms.saturating_add(delay_ms(headers));
         let slot = match self.records[level].rank {
@@ -155,17 +157,18 @@ impl Queues {
         let record = &mut self.records[level];
         if record.times.due_ms == UNKNOWN {
             record.times.due_ms = u64::MAX;
-            self.delay_wheel.unknown -= 1;
+            self.delay_wheel.unknown_slot_count -= 1;
         }
     }
 
-    /// Ends a read for a slot, with or without a message.
+    /// Notes that a read for a slot has ended. If the time of the slot is still unknown, requests the next
+    /// message, or, if the slot is empty, drops the unknown time.
     #[cold]
-    pub(crate) fn slot_fetched(&mut self, level: QueueId) {
+    pub(crate) fn note_slot_read_ended(&mut self, level: QueueId) {
         self.delay_wheel.note_change();
         let record = &self.records[level];
         match record.times.due_ms == UNKNOWN && !record.is_deleted() {
-            true if record.backlog.ready() > 0 => self.want_peek(level),
+            true if record.backlog.ready() > 0 => self.request_peek(level),
             true => self.clear_unknown_slot(level),
             false => {}
         }
@@ -195,13 +198,13 @@ const NEVER: u64 = u64::MAX;
 /// `due_ms` of a slot that was found at start and whose first message has not been read yet.
 pub(crate) const UNKNOWN: u64 = u64::MAX - 1;
 /// One message in this many of the pool may be held.
-const HELD_PART: usize = 64;
+const MESSAGES_PER_HELD: usize = 64;
 const HELD_MAX: usize = 1024;
 
 /// Returns the delay that these headers request, in milliseconds; 0 for none.
 ///
-/// As in RabbitMQ's delayed message exchange, text is read as a number and a fraction is cut off. Text that
-/// is not a number closes the channel there, and is no delay here.
+/// As in RabbitMQ's delayed message exchange, text is parsed as a number, and a fraction is cut off. Text
+/// that is not a number means no delay here; RabbitMQ closes the channel.
 pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
     let delay = match headers.get("x-delay") {
         None => return 0,
@@ -216,17 +219,19 @@ pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
     delay.filter(|ms| (1..=DELAY_MAX_MS).contains(ms)).map_or(0, |ms| ms as u64)
 }
 
-/// A slot of the timing wheel, and when it begins.
+/// A slot of the timing wheel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slot {
-    /// The slot's number, from 1; 0 for messages that arrived before the slots were known.
+    /// The slot's number, from 1; 0 is the hidden queue itself, for messages that arrived before the times of
+    /// all slots were known.
     pub(crate) number: u8,
+    /// When the slot begins, in milliseconds of broker time.
     pub(crate) start_ms: u64,
 }
 
 impl Slot {
-    /// Returns the slot, between two tiers, for a message that is due at `due_ms` when the wheel's time is
-    /// `at_ms`.
+    /// Returns the slot for a message that is due at `due_ms` when the wheel's time is `at_ms`. Its tier is
+    /// at least `narrowest` and at most `widest`.
     pub(crate) fn of(due_ms: u64, at_ms: u64, narrowest: u32, widest: u32) -> Self {
         let due_ms = due_ms.max(at_ms);
         let bit = 63_u32.saturating_sub((due_ms ^ at_ms).leading_zeros());
@@ -237,7 +242,8 @@ impl Slot {
         Self { number, start_ms: start_ms(number, due_ms) }
     }
 
-    /// Returns the key that slots are sorted by: among slots with the same start the widest comes first.
+    /// Returns the key by which slots are sorted: by start, and among slots with the same start the widest
+    /// first.
     pub(crate) const fn key(self) -> u64 {
         self.start_ms << 8 | (u8::MAX - self.number) as u64
     }
@@ -246,7 +252,7 @@ impl Slot {
         Self { number: u8::MAX - key as u8, start_ms: key >> 8 }
     }
 
-    /// Returns the tier of the slot's width; `None` for messages that arrived before the slots were known.
+    /// Returns the tier of the slot, from 0 for the narrowest; `None` for the hidden queue itself.
     pub(crate) const fn tier(self) -> Option<u32> {
         match self.number {
             0 => None,
@@ -254,7 +260,8 @@ impl Slot {
         }
     }
 
-    /// Returns the widest tier that the messages of this slot may be moved to.
+    /// Returns the widest tier that the messages of this slot may be moved to; `None` if they can only be
+    /// held.
     pub(crate) const fn widest_below(self) -> Option<u32> {
         match self.tier() {
             None => Some(WIDEST),
@@ -263,7 +270,7 @@ impl Slot {
     }
 }
 
-/// Returns when the slot of this number begins, given that it has a message due at `due_ms`.
+/// Returns when the slot of this number begins whose interval contains `due_ms`.
 pub(crate) const fn start_ms(number: u8, due_ms: u64) -> u64 {
     let bits = bits((number.saturating_sub(1) as u32) / DIGITS);
     due_ms >> bits << bits
@@ -273,9 +280,9 @@ const fn bits(tier: u32) -> u32 {
     FINEST_BITS + DIGIT_BITS * tier
 }
 
-/// A message that left its slot and waits in memory for its due time.
+/// A message of an opened slot, which waits in memory for its due time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldMessage {
     pub(crate) due_ms: u64,
     /// Order of arrival among held messages.
     serial: u64,
@@ -285,51 +292,52 @@ pub(crate) struct Held {
     logged: u64,
 }
 
-impl Held {
+impl HeldMessage {
     /// Returns the log offset of the message, if the log has it.
     pub(crate) fn logged(&self) -> Option<u64> {
         Some(self.logged).filter(|offset| *offset != u64::MAX)
     }
 }
 
-impl Ord for Held {
+impl Ord for HeldMessage {
     fn cmp(&self, other: &Self) -> core::cmp::Ordering {
         (self.due_ms, self.serial).cmp(&(other.due_ms, other.serial))
     }
 }
 
-impl PartialOrd for Held {
+impl PartialOrd for HeldMessage {
     fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-/// What the timing wheel has to do next.
+/// A slot or a held message that is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Next {
-    /// Open the slot with this key; its level is this queue.
+pub(crate) enum DueItem {
+    /// A slot to be opened: its key, and its level.
     Slot(u64, QueueId),
-    /// Route this held message, which is due.
-    Held(Held),
+    /// A held message to be routed.
+    Held(HeldMessage),
 }
 
-/// The slots of all delayed exchanges that have a time, and the held messages.
+/// The start times of all slots with messages, and the held messages.
 #[derive(Debug)]
 pub(crate) struct DelayWheel {
     slots: QueueSchedule,
-    held: BinaryHeap<Reverse<Held>>,
+    held: BinaryHeap<Reverse<HeldMessage>>,
     held_max: usize,
     serial: u64,
     /// Number of slots whose time is not known yet. No slot is opened before all times are known.
-    pub(crate) unknown: u32,
+    pub(crate) unknown_slot_count: u32,
     /// There was no capacity for the slot of the message that is being published.
-    pub(crate) lacks_slot: bool,
-    /// Counter of freed capacity at the time when nothing could be done.
+    pub(crate) lacks_slot_capacity: bool,
+    /// Value of the counter of freed capacity when a due message could not be moved or routed; `None` if
+    /// nothing waits for capacity.
     stuck_at: Option<u64>,
 }
 
 impl DelayWheel {
-    /// Bytes of the timing wheel per queue that the broker may have.
+    /// Bytes of the timing wheel for each of the maximum number of queues.
     pub(crate) const QUEUE_BYTES: usize = QueueSchedule::QUEUE_BYTES;
 
     /// Creates a timing wheel for up to this many queues and messages.
@@ -340,26 +348,26 @@ impl DelayWheel {
             held: BinaryHeap::with_capacity(held_max),
             held_max,
             serial: 0,
-            unknown: 0,
-            lacks_slot: false,
+            unknown_slot_count: 0,
+            lacks_slot_capacity: false,
             stuck_at: None,
         }
     }
 
     /// Returns the maximum number of messages held in memory: at least 1.
     const fn held_max(messages: usize) -> usize {
-        let part = messages / HELD_PART + 1;
+        let part = messages / MESSAGES_PER_HELD + 1;
         if part < HELD_MAX { part } else { HELD_MAX }
     }
 
     /// Returns the maximum bytes that held messages take in a broker with this many messages.
     pub(crate) const fn held_bytes(messages: usize) -> usize {
-        Self::held_max(messages) * size_of::<Reverse<Held>>()
+        Self::held_max(messages) * size_of::<Reverse<HeldMessage>>()
     }
 
     /// Returns when the next slot or held message is due, in milliseconds of broker time.
     pub(crate) fn next_ms(&self) -> Option<u64> {
-        if self.unknown > 0 || self.stuck_at.is_some() {
+        if self.unknown_slot_count > 0 || self.stuck_at.is_some() {
             return None;
         }
         let slot = self.first_slot().map(|slot| slot.start_ms);
@@ -367,7 +375,8 @@ impl DelayWheel {
         [slot, held].into_iter().flatten().min()
     }
 
-    /// Returns whether a slot or held message is due and may be moved, given this counter of freed capacity.
+    /// Returns whether a slot or held message is due, or may be retried because capacity became free.
+    /// `capacity_freed` returns the current value of that counter.
     pub(crate) fn is_due(&self, now_ms: u64, capacity_freed: impl FnOnce() -> u64) -> bool {
         match self.stuck_at {
             Some(stuck_at) => stuck_at != capacity_freed(),
@@ -375,17 +384,17 @@ impl DelayWheel {
         }
     }
 
-    /// Returns the slot or held message that is due now.
-    pub(crate) fn next(&self, now_ms: u64) -> Option<Next> {
+    /// Returns the slot or held message that must be processed first, if any is due.
+    pub(crate) fn next(&self, now_ms: u64) -> Option<DueItem> {
         let held = self.held.peek().map(|Reverse(held)| *held);
         let slot = self.slots.first().filter(|(key, _)| Slot::of_key(*key).start_ms <= now_ms);
         match (slot, held) {
-            _ if self.unknown > 0 => None,
+            _ if self.unknown_slot_count > 0 => None,
             (Some((key, _)), Some(held)) if Slot::of_key(key).start_ms > held.due_ms => {
-                Some(Next::Held(held))
+                Some(DueItem::Held(held))
             }
-            (Some((key, queue)), _) => Some(Next::Slot(key, queue)),
-            (None, held) => held.filter(|held| held.due_ms <= now_ms).map(Next::Held),
+            (Some((key, queue)), _) => Some(DueItem::Slot(key, queue)),
+            (None, held) => held.filter(|held| held.due_ms <= now_ms).map(DueItem::Held),
         }
     }
 
@@ -393,7 +402,8 @@ impl DelayWheel {
         self.slots.first().map(|(key, _)| Slot::of_key(key))
     }
 
-    /// Returns the wheel's time: not later than the start of any unopened slot.
+    /// Returns the wheel's time, which determines the slots of new messages: now, but not later than the
+    /// start of the first unopened slot.
     pub(crate) fn current_ms(&self, now_ms: u64) -> u64 {
         match self.first_slot() {
             None => now_ms,
@@ -404,7 +414,7 @@ impl DelayWheel {
         }
     }
 
-    /// Adds the time at which the slot of this queue begins. `all` are the current times, as for
+    /// Adds a slot, by its key, with its level. `all` returns the keys of all slots, as for
     /// [`QueueSchedule::add`].
     pub(crate) fn add<I>(&mut self, key: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
@@ -432,7 +442,7 @@ impl DelayWheel {
     pub(crate) fn hold(&mut self, due_ms: u64, (queue, message, logged): (QueueId, MessageId, Option<u64>)) {
         self.serial += 1;
         let (serial, logged) = (self.serial, logged.unwrap_or(u64::MAX));
-        self.held.push(Reverse(Held { due_ms, serial, queue, message, logged }));
+        self.held.push(Reverse(HeldMessage { due_ms, serial, queue, message, logged }));
     }
 
     /// Removes the first held message.
@@ -440,25 +450,26 @@ impl DelayWheel {
         self.held.pop();
     }
 
-    /// Takes out the held messages of the queues for which `is_of` holds.
-    pub(crate) fn take_held_of(&mut self, is_of: impl Fn(QueueId) -> bool) -> Vec<Held> {
+    /// Removes and returns the held messages of the queues for which `is_selected` is true.
+    pub(crate) fn take_held_of(&mut self, is_selected: impl Fn(QueueId) -> bool) -> Vec<HeldMessage> {
         let mut taken = Vec::new();
         self.held.retain(|Reverse(held)| {
-            let goes = is_of(held.queue);
-            if goes {
+            let is_removed = is_selected(held.queue);
+            if is_removed {
                 taken.push(*held);
             }
-            !goes
+            !is_removed
         });
         taken
     }
 
-    /// Notes that nothing could be done, given this counter of freed capacity.
+    /// Notes that a due message could not be moved or routed. It is retried when the counter of freed
+    /// capacity differs from this value.
     pub(crate) const fn note_stuck(&mut self, capacity_freed: u64) {
         self.stuck_at = Some(capacity_freed);
     }
 
-    /// Notes a change that the wheel may wait for.
+    /// Makes the wheel be processed again, because the reason why it waited may have ended.
     pub(crate) const fn note_change(&mut self) {
         self.stuck_at = None;
     }
@@ -482,7 +493,7 @@ mod delay_wheel_tests {
         let mut came = 0;
         let put = |slots: &mut Vec<(u64, Vec<(u64, u64)>)>, slot: Slot, message| {
             let (start, messages) = &mut slots[usize::from(slot.number)];
-            assert!(messages.is_empty() || *start == slot.start_ms, "two times of the wheel in one slot");
+            assert!(messages.is_empty() || *start == slot.start_ms, "messages of two intervals in one slot");
             *start = slot.start_ms;
             messages.push(message);
         };
@@ -491,7 +502,7 @@ mod delay_wheel_tests {
                 let full = slots.iter().zip(0_u8..).filter(|((_, messages), _)| !messages.is_empty());
                 full.map(|((start_ms, _), number)| Slot { number, start_ms: *start_ms }.key()).min()
             };
-            // At times messages arrive while open slots have yet to be emptied.
+            // Sometimes messages arrive before the due slots are emptied.
             let is_late = came < 4_000 && next(3) > 0;
             while let Some(slot) =
                 first(&slots).map(Slot::of_key).filter(|slot| !is_late && slot.start_ms <= now)

@@ -1,15 +1,15 @@
-//! Evicts messages that the log has from memory when memory is short (`page_in` reads them back).
+//! Removes messages that the log has from memory when memory is short (eviction). `page_in` reads them back.
 //!
 //! ```text
-//! evict: fifo ──→ middle (neighbours become one entry); deliveries that are not settled
+//! evict: fifo ──→ middle (messages with successive offsets become one entry); messages of unsettled
+//! deliveries
 //! ```
 //!
 //! # Invariants
 //! - Order is kept.
-//! - A message is evicted only when its commit is durable.
+//! - A message is evicted only when it is durable in the log.
 //! - A message that cannot be evicted keeps its place in the order and does not block the messages behind it.
-//! - While the log alone has a message, the memory to read it back is kept free of messages that cannot be
-//!   evicted, whatever is published meanwhile.
+//! - While a message is only in the log, publishers cannot use the memory that is needed to read it back.
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
@@ -26,9 +26,10 @@ const EVICT_STEP: u32 = 512;
 const DELIVERED_STEP: u32 = 128;
 /// Maximum number of queues that one step examines.
 const EVICT_QUEUES: usize = 64;
-/// Number of messages before the first evicted one that stay in memory in a queue with consumers.
+/// In a queue with consumers, this many messages at the front stay in memory, before the first evicted
+/// message.
 const WINDOW: u32 = 64;
-/// Free chunks of queue entries that eviction leaves to other uses.
+/// Eviction takes no new chunk of queue entries while fewer chunks than this are free.
 const CHUNKS_LEFT: usize = 4;
 
 impl Queues {
@@ -37,8 +38,8 @@ impl Queues {
         self.paging.set_largest_stored_body(body_bytes);
     }
 
-    /// Evicts a bounded number of messages that the log has, if memory is short. Returns whether to continue
-    /// at once.
+    /// Evicts a bounded number of messages that the log has, if memory is short. Returns whether there is
+    /// more to do, so that the caller must call again without waiting for an event.
     pub(crate) fn evict(
         &mut self,
         cx: &mut Context<'_>,
@@ -47,9 +48,9 @@ impl Queues {
     ) -> bool {
         let (slab, places) = (&self.records, self.records.places());
         let has_absent = |index: usize| slab.get(index).is_some_and(Queue::has_absent);
-        let is_looking = self.paging.keep_read_back_reserve(cx.messages, places, has_absent);
+        let is_searching = self.paging.keep_read_back_reserve(cx.messages, places, has_absent);
         if cx.pending_writes.mode() != Mode::On || !self.is_short(cx.messages) {
-            return is_looking;
+            return is_searching;
         }
         // Only durable messages can be evicted.
         cx.pending_writes.hurry();
@@ -62,19 +63,21 @@ impl Queues {
             let may_evict =
                 self.records.get(index).is_some_and(|queue| !queue.is_deleted() && queue.logged.count() > 0);
             if may_evict && self.evict_from_queue(cx, QueueId::from_index(index), &mut left) {
-                // The step is used up, or memory is no longer short.
+                // Either the maximum number of messages for this step is evicted, or memory is no longer
+                // short.
                 return true;
             }
             self.paging.skip_place();
         }
-        left < EVICT_STEP || is_looking
+        left < EVICT_STEP || is_searching
     }
 
     fn is_short(&self, messages: &Messages) -> bool {
         messages.is_above_spill_mark() || self.pool.chunks_free() < self.pool.chunks_max() / 2
     }
 
-    /// Evicts the messages of unsettled deliveries first: they are needed again only if they are requeued.
+    /// Evicts the messages of unsettled deliveries, before those that wait in queues: the former are needed
+    /// again only if they are requeued.
     ///
     /// Returns whether any was evicted.
     fn evict_delivered(
@@ -83,22 +86,24 @@ impl Queues {
         quota: &mut Quota,
         connection_of: impl Fn(ChannelId) -> ConnectionId,
     ) -> bool {
-        let mut has_left = false;
+        let mut has_evicted = false;
         for _ in 0..DELIVERED_STEP {
-            let Some(index) = self.deliveries.first_pageable() else { break };
+            let Some(index) = self.deliveries.first_evictable() else { break };
             let delivery = &self.deliveries[index];
             let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else {
-                panic!("what may leave memory is in it, and came from a queue");
+                panic!("an evictable delivery has its message in memory, and a queue");
             };
-            // A requeued message that a consumer may soon ask for stays. The exception: the first message of
-            // some queue finds no memory, and that queue is blocked until it does.
+            // A requeued message of a queue with consumers stays in memory, because it will soon be
+            // delivered. The exception: some queue is blocked because there is no memory to read its first
+            // message back.
             let is_wanted = delivery.is_requeued()
                 && !self.paging.is_short_of_memory()
                 && !self.records[self.records.queue_of_level(queue)].queue_consumers.is_empty();
             if is_wanted || messages.is_shared(message) {
-                // Evicting this message would not free memory, or not for long: it goes behind the others.
+                // Evicting this message would not free memory (another reference shares it), or not for long.
+                // The delivery moves to the end of the list.
                 self.deliveries.keep(index);
-                self.deliveries.allow_page_out(index);
+                self.deliveries.allow_eviction(index);
                 continue;
             }
             if !messages.flags(message).has(MessageFlags::STORED) {
@@ -109,38 +114,39 @@ impl Queues {
                 quota.give_delivered_bytes_back(connection_of(channel), bytes);
             }
             self.evict_delivery(messages, index, queue, message);
-            has_left = true;
+            has_evicted = true;
         }
-        has_left
+        has_evicted
     }
 
-    /// Evicts the message of a delivery: from now on only the log has it.
+    /// Evicts the message of a delivery: afterwards only the log has this message.
     fn evict_delivery(&mut self, messages: &mut Messages, index: usize, queue: QueueId, message: MessageId) {
         self.deliveries.keep(index);
         let delivery = &mut self.deliveries[index];
         delivery.message = None;
-        let returned = delivery.is_requeued();
+        let is_requeued = delivery.is_requeued();
         let record = &mut self.records[queue];
-        if returned {
-            record.backlog.evict_returned(Size::of(messages, message));
+        if is_requeued {
+            record.backlog.evict_requeued(Size::of(messages, message));
         } else {
             record.unsettled.absent += 1;
             record.unsettled.bytes -= block_bytes(messages, message);
         }
-        self.paging.paged_out(messages.stream_len(message) as u64);
+        self.paging.note_evicted(messages.stream_len(message) as u64);
         messages.release(message);
         self.releases += 1;
     }
 
-    /// Evicts up to `left` messages of one queue. Returns `false` if the queue has no more that can be
-    /// evicted now.
+    /// Evicts up to `left` messages of one queue, and subtracts their number from `left`. Returns `false` if
+    /// no further message of the queue can be evicted now.
     fn evict_from_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         // Stops as soon as memory is not short. Where a consumer keeps up, messages evicted needlessly would
         // be read back at once.
         while *left > 0 && self.is_short(cx.messages) {
             let backlog = &self.records[queue].backlog;
-            // A message that joins a run needs no entry, and frees its own.
-            if self.pool.chunks_free() < CHUNKS_LEFT && !backlog.joins_middle(&self.pool) {
+            // A message whose offset continues the last run of the middle needs no new entry, and frees its
+            // old one.
+            if self.pool.chunks_free() < CHUNKS_LEFT && !backlog.extends_middle_run(&self.pool) {
                 return false;
             }
             if !self.keep_window(queue) && !self.evict_first(cx, queue) {
@@ -151,29 +157,28 @@ impl Queues {
         true
     }
 
-    /// Keeps the first message of the fifo in memory while the queue has consumers and few messages precede
-    /// it.
-    ///
-    /// Returns `false` if it is not kept.
+    /// Moves the first message of the fifo to the head, where it stays in memory, if the queue has consumers
+    /// and fewer than [`WINDOW`] messages precede it. Returns `false` if the message was not moved.
     fn keep_window(&mut self, queue: QueueId) -> bool {
         let record = &mut self.records[queue];
         let window = if record.queue_consumers.is_empty() { 0 } else { WINDOW };
         record.backlog.keep_in_window(&mut self.pool, window)
     }
 
-    /// Evicts the first message of the fifo, or moves it to the middle if it must stay in memory.
+    /// Evicts the first message of the fifo, or moves a transient one to the middle, where it stays in
+    /// memory. Returns `false` if the fifo is empty or its first message is not durable yet.
     fn evict_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let record = &mut self.records[queue];
         let Some(place) = record.backlog.first_in_fifo(&self.pool) else { return false };
         let Place::Logged(message, offset) = place else {
-            record.backlog.stay(&mut self.pool, place);
+            record.backlog.keep_in_middle(&mut self.pool, place);
             return true;
         };
         if !is_stored(cx.messages, record, message) {
             return false;
         }
         record.backlog.evict(&mut self.pool, offset, Size::of(cx.messages, message));
-        self.paging.paged_out(cx.messages.stream_len(message) as u64);
+        self.paging.note_evicted(cx.messages.stream_len(message) as u64);
         cx.messages.release(message);
         self.releases += 1;
         true
@@ -185,7 +190,7 @@ impl Queues {
     }
 }
 
-/// Returns whether the message is durable in the log and can be counted among the evicted ones.
+/// Returns whether the message is durable in the log and the queue can count one more evicted message.
 fn is_stored(messages: &Messages, queue: &Queue, message: MessageId) -> bool {
     let flags = messages.flags(message);
     flags.has(MessageFlags::STORED) && !flags.has(MessageFlags::WITHHELD) && queue.backlog.can_evict()

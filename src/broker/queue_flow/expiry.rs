@@ -1,22 +1,23 @@
 //! Expiry, length limits and purging of queues.
 //!
-//! As in RabbitMQ's classic queues, a message expires when it is the first of its queue, across all priority
-//! levels; expired messages behind it have to wait. Each queue therefore has one time at which it is examined
-//! (`schedule`): that of its first message. Times are broker time, which is added up over the runs of the
-//! process, so nothing depends on a real-time clock that a board may not have.
+//! As in RabbitMQ's classic queues, an expired message is removed only when it is the first message of its
+//! queue, on all levels. Each queue therefore has one time at which it is examined (`schedule`): the expiry
+//! time of its first message. Times are broker time: the sum of the run times of the process. They need no
+//! real-time clock, which a board may not have.
 //!
 //! ```text
-//! first message in memory:  arrival, own time to live, the queue's ──→ examined at that time
+//! first message in memory:  arrival + lower of its own and the queue's time to live ──→ examined at that time
 //! only in the log:          peek (reads its record only) ──→ examined at that time ──→ read back when due
 //! ```
 //!
 //! # Invariants
-//! - A message that is dead-lettered leaves its queue only when the dead letter is routed. Until then it is
-//!   unchanged in its queue, or among the rejected messages, which are not delivered any more.
+//! - A message that is dead-lettered leaves its queue only when the dead letter is routed. Until then the
+//!   message stays in its queue or, if it was rejected, among the queue's rejected messages, which are not
+//!   delivered.
 //! - An expired message is not delivered, not even while there is no capacity for its dead letter.
-//! - A queue is examined no later than its first message expires. If that time is unknown, it is read from
-//!   the log.
-//! - Waiting to expire takes no memory.
+//! - A queue is examined at the latest when its first message expires. If the expiry time is unknown, it is
+//!   read from the log.
+//! - A message that will expire needs no memory for a timer.
 
 use std::collections::VecDeque;
 
@@ -30,26 +31,28 @@ use super::page_in::{LogRead, ReadMessage};
 use crate::Context;
 use crate::arguments::expiration_ms;
 use crate::context::Work;
-use crate::queue_records::{First, Peeked, Place, Purged, PurgedItem};
+use crate::queue_records::{First, PeekedExpiry, Place, Purged, PurgedItem};
 
-/// Maximum number of messages that one command drops after the length limit was lowered.
+/// Maximum number of messages that one command drops from a queue that is over its length limit.
 const DROP_STEP: u32 = 512;
-/// Maximum number of messages beyond its length limit that a queue keeps for a ready consumer.
+/// A queue with a ready consumer may exceed its length limit by this many messages, which the consumer may
+/// take.
 const BURST_MESSAGES: u64 = 2_048;
-/// Maximum number of due queues that one turn takes up.
+/// Maximum number of due queues that one turn puts on the trim list.
 const DUE_STEP: u32 = 512;
 
-/// How long an expired message may still be delivered, in milliseconds.
+/// The time after its expiry for which a message may still be delivered, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Patience {
-    /// No consumer waits for the message.
+pub(crate) enum ExpiryGrace {
+    /// No time: for a `basic.get`, and for a requeued message.
     No = 0,
-    /// A waiting consumer may get the message in the turn in which it arrived.
+    /// The turn in which the message arrived: as in RabbitMQ, a waiting consumer gets even a message with a
+    /// time to live of 0.
     OneTurn = 1,
 }
 
 /// Whether, and when, a queue's first message expires.
-enum Head {
+enum FrontExpiry {
     Nothing,
     /// Only the log has the message, and its expiry is unknown.
     Unknown,
@@ -60,7 +63,8 @@ enum Head {
 }
 
 impl Queues {
-    /// Returns whether a queue may be able to expire or trim messages, given this counter of freed capacity.
+    /// Returns whether any queue has messages to expire or trim and may be able to do so. `capacity_freed`
+    /// returns the counter of freed capacity.
     pub(crate) fn may_expire_or_trim(
         &self,
         pending_writes: &PendingWrites,
@@ -71,7 +75,8 @@ impl Queues {
             || self.may_release_delayed(pending_writes, capacity_freed)
     }
 
-    /// Returns whether a delayed message is due and may be moved, given this counter of freed capacity.
+    /// Returns whether a delayed message is due and may be moved or routed. `capacity_freed` returns the
+    /// counter of freed capacity.
     pub(crate) fn may_release_delayed(
         &self,
         pending_writes: &PendingWrites,
@@ -83,21 +88,22 @@ impl Queues {
     /// Drops the oldest messages of a queue without dead letters that is over its length limit.
     pub(crate) fn drop_excess(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let queue = self.records.queue_of_level(queue);
-        assert!(!self.records.has_dead_letters(queue), "what goes on is not dropped");
+        assert!(!self.records.has_dead_letters(queue), "the queue dead-letters its excess messages");
         // More than one message is over the limit only when the limit was lowered.
         for _ in 0..DROP_STEP {
             let level = self.records.first_level(queue);
             if !self.records.is_over_length(queue) || !self.drop_first(cx, level) {
                 return;
             }
-            self.note_taken_off(queue, level);
+            self.examine_next_level(queue, level);
         }
         self.relist_for_trim(queue);
     }
 
-    /// Applies the length limit of each queue that a copy was pushed to.
+    /// Applies the length limit of each queue to which a copy was pushed.
     ///
-    /// Dead letters that this causes are written later, because only one is written at a time.
+    /// Queues with a dead-letter exchange are put on the trim list instead: only one dead letter is published
+    /// at a time.
     #[cold]
     pub(crate) fn enforce_limits_after_copy(
         &mut self,
@@ -134,22 +140,22 @@ impl Queues {
         }
     }
 
-    /// Notes that the first message of a level is gone: if it was the level's last one, another level is
-    /// first now.
-    pub(crate) fn note_taken_off(&mut self, queue: QueueId, level: QueueId) {
+    /// Examines the queue's new first message, if `level` lost its last message and another level is the
+    /// first one now.
+    pub(crate) fn examine_next_level(&mut self, queue: QueueId, level: QueueId) {
         if self.records.first_level(queue) != level {
             self.examine_first_level(queue);
         }
     }
 
-    /// Returns the first message if it is in memory, and whether the log has it too.
+    /// Returns the first message if it is in memory, its id, and whether the log has it too.
     pub(crate) fn first_in_memory(&self, queue: QueueId) -> Option<(First, MessageId, bool)> {
         let first = self.first(queue)?;
         let (message, is_logged) = match first {
             First::Absent(_) | First::At(_, Place::Stored(..)) => return None,
             First::Requeued => {
                 let backlog = &self.records[queue].backlog;
-                let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
+                let (message, logged) = backlog.first_requeued(&self.pool, &self.deliveries);
                 (message, logged.is_some())
             }
             First::At(_, Place::Plain(message)) => (message, false),
@@ -167,9 +173,11 @@ impl Queues {
         true
     }
 
-    /// Returns whether the queue is so far over its length limit that it does not wait for its consumer.
+    /// Returns whether the queue is so far over its length limit that it drops messages although a consumer
+    /// is ready.
     ///
-    /// That is by more than a consumer gets in a turn or two, or by a quarter of the memory.
+    /// That is the case from [`BURST_MESSAGES`] messages or the output budget on, which a consumer gets in
+    /// one or two turns, or from a quarter of the memory on.
     pub(crate) fn is_far_over_length(&self, queue: QueueId) -> bool {
         let settings = &self.settings;
         let messages = BURST_MESSAGES.min(u64::from(settings.messages) / 4);
@@ -180,10 +188,10 @@ impl Queues {
         )
     }
 
-    // ---- purge
+    // ---- purging
 
-    /// Takes all ready messages out of a queue and its levels. Returns their number, and the parts for the
-    /// caller to drop.
+    /// Takes all ready messages out of a queue and its levels. Returns the number of messages, and for each
+    /// level with messages the parts that the caller must drop in a job.
     pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<(QueueId, Box<Purged>)>) {
         let (mut level, mut count, mut parts) = (self.records.highest_level(queue), 0, Vec::new());
         loop {
@@ -192,19 +200,20 @@ impl Queues {
                 count += messages;
                 parts.push((level, taken));
             } else {
-                self.end_returning(level);
+                self.end_blocking_job(level);
             }
             let Some(below) = self.records.below(level) else { return (count, parts) };
             level = below;
         }
     }
 
-    /// Takes all ready messages out of a queue or a level, for a job to drop.
+    /// Takes all ready messages out of a queue or a level. Returns their number, and the parts, which a job
+    /// must drop.
     pub(crate) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
         let record = &mut self.records[queue];
-        let (count, parts) = record.backlog.detach();
-        // The queue's record stays until all its messages are dropped.
-        record.returning += 1;
+        let (count, parts) = record.backlog.take_all();
+        // Counts the job that will drop the messages, so that the queue's record stays until then.
+        record.blocking_jobs += 1;
         (count, Box::new(parts))
     }
 
@@ -219,7 +228,7 @@ impl Queues {
         }
     }
 
-    /// Drops the next item of a purged queue. Returns `false` if there was none.
+    /// Settles and releases the next item of a purged queue. Returns `false` if there is none.
     pub(crate) fn drop_purged(&mut self, cx: &mut Context<'_>, queue: QueueId, parts: &mut Purged) -> bool {
         let item = parts.pop(&mut self.pool, &mut self.deliveries);
         match item {
@@ -233,7 +242,8 @@ impl Queues {
 
     // ---- expiry
 
-    /// Lists the queues that have an expired message or are expired themselves.
+    /// Puts the queues whose time has come on the trim list: they have an expired message or are expired
+    /// themselves.
     pub(crate) fn take_due(&mut self, pending_writes: &PendingWrites) {
         for _ in 0..DUE_STEP {
             let Some((at, queue)) = self.schedule.pop(pending_writes.time_ms()) else { return };
@@ -265,71 +275,78 @@ impl Queues {
         if cx.messages.arrived_ms(message) == 0 {
             cx.messages.set_arrived_ms(message, cx.pending_writes.time_ms().max(1));
         }
-        // A message behind others has to wait; its queue is already scheduled for those.
+        // The queue is scheduled for its first message, so only a message that is the first one changes the
+        // schedule.
         if is_first_to || self.records[queue].backlog.ready() == 1 {
             self.schedule(cx, queue);
         }
     }
 
-    /// Schedules when a queue is examined next: when its first message expires, or the unused queue itself.
+    /// Schedules when a queue is examined next: when its first message expires, or when the queue itself
+    /// expires.
     #[cold]
     pub(crate) fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let mut due_ms = self.records.unused_until_ms(cx.pending_writes, queue);
         if self.records[queue].settings.may_expire {
-            match self.head(cx, queue, Patience::OneTurn) {
-                Head::Nothing => {}
-                Head::Unknown => self.want_peek(queue),
-                Head::DueAbsent => self.want_pages(queue),
-                Head::At(at) => due_ms = due_ms.min(at),
+            match self.front_expiry(cx, queue, ExpiryGrace::OneTurn) {
+                FrontExpiry::Nothing => {}
+                FrontExpiry::Unknown => self.request_peek(queue),
+                FrontExpiry::DueAbsent => self.request_read(queue),
+                FrontExpiry::At(at) => due_ms = due_ms.min(at),
             }
         }
         self.note_due(queue, due_ms);
     }
 
     /// Returns whether the first message of a queue has expired and is in memory.
-    pub(crate) fn has_expired(&mut self, cx: &mut Context<'_>, queue: QueueId, patience: Patience) -> bool {
-        matches!(self.head(cx, queue, patience), Head::At(at) if at <= cx.pending_writes.time_ms())
+    pub(crate) fn has_expired(&mut self, cx: &mut Context<'_>, queue: QueueId, grace: ExpiryGrace) -> bool {
+        matches!(self.front_expiry(cx, queue, grace), FrontExpiry::At(at) if at <= cx.pending_writes.time_ms())
     }
 
     #[inline(never)]
-    fn head(&mut self, cx: &mut Context<'_>, queue: QueueId, mut patience: Patience) -> Head {
+    fn front_expiry(&mut self, cx: &mut Context<'_>, queue: QueueId, mut grace: ExpiryGrace) -> FrontExpiry {
         let record = &self.records[queue];
-        let is_returning =
-            record.returning > 0 || self.records[self.records.queue_of_level(queue)].returning > 0;
-        if record.is_deleted() || is_returning || !self.records.is_first_level(queue) {
-            return Head::Nothing;
+        let has_blocking_job =
+            record.blocking_jobs > 0 || self.records[self.records.queue_of_level(queue)].blocking_jobs > 0;
+        if record.is_deleted() || has_blocking_job || !self.records.is_first_level(queue) {
+            return FrontExpiry::Nothing;
         }
         let message = match self.first(queue) {
-            None => return Head::Nothing,
+            None => return FrontExpiry::Nothing,
             Some(First::Absent(offset) | First::At(_, Place::Stored(offset, _))) => {
-                return self.absent_head(cx.pending_writes, queue, offset);
+                return self.absent_front_expiry(cx.pending_writes, queue, offset);
             }
-            // A consumer had this message already, so it gets no extra turn for a waiting one.
+            // The message had its extra turn for a waiting consumer before it was delivered and requeued.
             Some(First::Requeued) => {
-                patience = Patience::No;
-                record.backlog.first_returned(&self.pool, &self.deliveries).0
+                grace = ExpiryGrace::No;
+                record.backlog.first_requeued(&self.pool, &self.deliveries).0
             }
             Some(First::At(_, Place::Plain(message) | Place::Logged(message, _))) => message,
         };
         let (queue_ttl_ms, since_ms) = (record.settings.message_ttl_ms, record.times.ttl_since_ms);
         let ttl_ms = queue_ttl_ms.min(self.own_ttl_ms(cx, message));
         if ttl_ms == u64::MAX {
-            return Head::At(u64::MAX);
+            return FrontExpiry::At(u64::MAX);
         }
         if cx.messages.arrived_ms(message) == 0 {
             // The message arrived before its queue had a time to live.
             let now_ms = cx.pending_writes.time_ms().max(1);
             cx.messages.set_arrived_ms(message, if since_ms == 0 { now_ms } else { since_ms });
         }
-        Head::At(cx.messages.arrived_ms(message).saturating_add(ttl_ms.max(patience as u64)))
+        FrontExpiry::At(cx.messages.arrived_ms(message).saturating_add(ttl_ms.max(grace as u64)))
     }
 
-    fn absent_head(&self, pending_writes: &PendingWrites, queue: QueueId, offset: u64) -> Head {
+    fn absent_front_expiry(
+        &self,
+        pending_writes: &PendingWrites,
+        queue: QueueId,
+        offset: u64,
+    ) -> FrontExpiry {
         let peeked = self.records[queue].times.peeked;
         match () {
-            () if !peeked.is_of(offset) => Head::Unknown,
-            () if peeked.due_ms <= pending_writes.time_ms() => Head::DueAbsent,
-            () => Head::At(peeked.due_ms),
+            () if !peeked.is_of(offset) => FrontExpiry::Unknown,
+            () if peeked.due_ms <= pending_writes.time_ms() => FrontExpiry::DueAbsent,
+            () => FrontExpiry::At(peeked.due_ms),
         }
     }
 
@@ -346,24 +363,24 @@ impl Queues {
 
     // ---- messages that only the log has
 
-    /// Requests the expiry time of a queue's first message, at start or when messages in the log got a queue.
+    /// Requests the expiry time of the first message of a queue that was restored with messages in the log.
     ///
-    /// Without it, expired messages without a consumer would fill the log. The queue's arguments are not
-    /// enough: a message may have its own time to live.
+    /// Without the expiry time, expired messages of a queue without consumers would never be removed from the
+    /// log. The time is requested even if the queue has no time to live, because messages may have their own.
     #[cold]
     pub(crate) fn examine_stored(&mut self, queue: QueueId) {
         match self.records[queue].delayed_exchange {
             Some(_) => self.note_slot_restored(queue),
-            None => self.want_peek(queue),
+            None => self.request_peek(queue),
         }
     }
 
-    /// Notes the expiry time of the first message, whose record was read from the log.
+    /// Notes the expiry time of the first message of a queue, whose record was read from the log by a peek.
     #[cold]
-    pub(crate) fn peeked(&mut self, fetch: &LogRead, page: &ReadMessage<'_>) {
+    pub(crate) fn note_peeked(&mut self, fetch: &LogRead, page: &ReadMessage<'_>) {
         if self.records[fetch.queue].delayed_exchange.is_some() {
-            self.records[fetch.queue].times.peeked = Peeked::of(page.offset, u64::MAX);
-            return self.slot_peeked(fetch.queue, page);
+            self.records[fetch.queue].times.peeked = PeekedExpiry::of(page.offset, u64::MAX);
+            return self.set_slot_time(fetch.queue, page);
         }
         let own_ttl_ms = expiration_ms(&Properties::trusted(page.properties)).ok().flatten();
         if own_ttl_ms.is_some() {
@@ -371,40 +388,41 @@ impl Queues {
         }
         let record = &mut self.records[fetch.queue];
         let ttl_ms = own_ttl_ms.unwrap_or(u64::MAX).min(record.settings.message_ttl_ms);
-        record.times.peeked = Peeked::of(page.offset, page.enqueued_ms.saturating_add(ttl_ms));
+        record.times.peeked = PeekedExpiry::of(page.offset, page.enqueued_ms.saturating_add(ttl_ms));
     }
 }
 
-/// A message's removal counts as one more step for each of this many units of work.
+/// Removing a message counts as one step, plus one step for each of this many units of work.
 const UNITS_PER_STEP: u32 = 16;
 
-/// Queues that have messages to expire, trim or dead-letter, and whether retrying them makes sense.
+/// The list of queues that have messages to expire, trim or dead-letter.
 ///
 /// # Invariants
 /// - A queue is on the list once.
-/// - When none of the queues could remove a message, they are processed again only after capacity became free
-///   or a message that they wait for was read back.
+/// - When no queue on the list could remove a message, the list is processed again only after capacity became
+///   free or [`TrimList::note_change`] was called.
 #[derive(Debug)]
 pub(crate) struct TrimList {
     queues: VecDeque<QueueId>,
-    /// Number of queues processed in a row without a removal, since the last change that they may wait for.
+    /// Number of queues that were processed in a row without removing a message, since the last change.
     stuck: usize,
-    /// Counter of freed capacity when a queue was processed last.
-    room_seen: u64,
-    /// Counter of freed capacity when no queue could remove a message.
+    /// Value of the counter of freed capacity when a queue was processed last.
+    capacity_freed_seen: u64,
+    /// Value of the counter of freed capacity when no queue could remove a message; `None` if the list is to
+    /// be processed.
     stuck_at: Option<u64>,
 }
 
 impl TrimList {
     pub(crate) fn with_capacity(queues: usize) -> Self {
-        Self { queues: VecDeque::with_capacity(queues), stuck: 0, room_seen: 0, stuck_at: None }
+        Self { queues: VecDeque::with_capacity(queues), stuck: 0, capacity_freed_seen: 0, stuck_at: None }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.queues.len()
     }
 
-    /// Returns whether queues are to be processed, given this counter of freed capacity.
+    /// Returns whether the list is to be processed. `capacity_freed` returns the counter of freed capacity.
     pub(crate) fn is_due(&self, capacity_freed: impl FnOnce() -> u64) -> bool {
         !self.queues.is_empty() && self.stuck_at.is_none_or(|stuck_at| stuck_at != capacity_freed())
     }
@@ -417,15 +435,16 @@ impl TrimList {
         self.queues.pop_front()
     }
 
-    /// Notes a change that queues may wait for: those processed before are processed again.
+    /// Makes all queues on the list be processed again, because the reason why they could remove nothing may
+    /// have ended.
     pub(crate) const fn note_change(&mut self) {
         self.stuck_at = None;
         self.stuck = 0;
     }
 
-    /// Begins to process queues, given this counter of freed capacity.
+    /// Begins to process queues in this turn. `capacity_freed` is the counter of freed capacity.
     pub(crate) const fn begin(&mut self, capacity_freed: u64) {
-        if capacity_freed != self.room_seen {
+        if capacity_freed != self.capacity_freed_seen {
             self.stuck = 0;
         }
     }
@@ -435,9 +454,9 @@ impl TrimList {
         self.stuck = if has_removed { 0 } else { self.stuck + 1 };
     }
 
-    /// Ends the processing of a turn, given this counter of freed capacity.
+    /// Ends the processing of queues in this turn. `capacity_freed` is the counter of freed capacity.
     pub(crate) fn end(&mut self, capacity_freed: u64) {
-        self.room_seen = capacity_freed;
+        self.capacity_freed_seen = capacity_freed;
         self.stuck_at = (self.stuck >= self.queues.len()).then_some(capacity_freed);
         if self.stuck_at.is_some() {
             self.stuck = 0;
@@ -450,9 +469,9 @@ impl TrimList {
     }
 }
 
-/// Takes one step off `left`, or several if the message was more work than usual: large bodies are copied,
-/// and dead letters routed.
-pub(crate) const fn take_step(left: &mut u32, units_before: u32, work: &Work) {
+/// Subtracts one step from `left`, and further steps for the work units charged since `units_before`:
+/// dead-lettering a message copies its body and routes it.
+pub(crate) const fn subtract_steps(left: &mut u32, units_before: u32, work: &Work) {
     let units = work.units().saturating_sub(units_before);
     *left = left.saturating_sub(1 + units / UNITS_PER_STEP);
 }
@@ -483,8 +502,16 @@ mod trim_list_tests {
         list.note_change();
         assert!(turn(&mut list, 1));
         list.note_change();
-        assert_eq!([turn(&mut list, 1), turn(&mut list, 1)], [true, false], "all were asked after it");
-        assert_eq!([turn(&mut list, 2), turn(&mut list, 3)], [true; 2], "room was made before each");
+        assert_eq!(
+            [turn(&mut list, 1), turn(&mut list, 1)],
+            [true, false],
+            "all queues were processed after the change"
+        );
+        assert_eq!(
+            [turn(&mut list, 2), turn(&mut list, 3)],
+            [true; 2],
+            "capacity became free before each turn"
+        );
         assert!(!turn(&mut list, 3));
     }
 }

@@ -1,13 +1,14 @@
-//! The front of a queue: which message is next, whether it may be delivered now, and what happens to a taken
-//! message.
+//! The front of a queue: finds the first message, checks whether it may be delivered now, takes it, and
+//! settles it.
 //!
 //! # Invariants
-//! - A message that the log has is delivered only when the log says that it may have been delivered. After a
-//!   power cut it is then marked as redelivered, and its offset is never reused. Exception: if no other
-//!   broker knows the message by its offset, the message's own commit may record this.
-//! - A message that replaces another, as a dead letter does, is delivered only when the settlement of the
-//!   original is durable.
-//! - A message that leaves a queue is in memory.
+//! - A message that the log has is delivered only when the durable watermark is above its offset. After a
+//!   power cut the message is then marked as redelivered, and its offset is never reused. Exception: a
+//!   message that is still a pending write is delivered at once, and its own commit records the delivery. The
+//!   exception does not apply if another broker knows the messages of the queue by their offsets.
+//! - A message that replaces another one (a dead letter replaces its original) is delivered only when the
+//!   settlement of the original is durable. The log entry for both is called a move.
+//! - A message that is taken out of a queue is in memory.
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::error::Fault;
@@ -20,7 +21,7 @@ use crate::deliveries::{Carrier, Delivered, NewDelivery};
 use crate::queue_records::{First, Front, Place, QueuePart, Size, Taken, block_bytes};
 use crate::republish::Reason;
 
-/// Bytes of memory that must be free for reading ahead.
+/// Bytes of message memory that must be free before messages are read back ahead of need.
 const READ_AHEAD_FREE_BYTES: usize = 16 << 10;
 
 impl Queues {
@@ -29,24 +30,26 @@ impl Queues {
         self.records[queue].backlog.first(&self.pool, &self.deliveries)
     }
 
-    /// Returns the first message if it can be delivered now. Otherwise what it waits for has been requested.
-    pub(crate) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
+    /// Returns the first message of a queue or level if it can be delivered now. Otherwise requests the read,
+    /// watermark or commit that the message waits for, and returns `None`.
+    pub(crate) fn first_deliverable(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
         let first = self.first(queue)?;
         let may_go = match first {
             First::At(_, Place::Plain(_)) => true,
-            First::Requeued if self.records[queue].is_forwarded => self.may_forward_returned(cx, queue),
+            First::Requeued if self.records[queue].is_forwarded => self.may_forward_requeued(cx, queue),
             First::Requeued => true,
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
-                self.want_pages(queue);
+                self.request_read(queue);
                 false
             }
             First::At(_, Place::Logged(message, offset)) => {
                 if cx.messages.flags(message).has(MessageFlags::WITHHELD) {
-                    self.await_move(cx.pending_writes, queue, offset);
+                    self.await_durable_move(cx.pending_writes, queue, offset);
                     false
                 } else {
-                    // Another broker learns the message's offset, so the offset must never be reused. A
-                    // watermark above it in the log ensures that, whether the log has the message or not.
+                    // A bridge sends the offset of the message to another broker, so the offset must never be
+                    // reused. A durable watermark above the offset ensures that, even if a power cut takes
+                    // the message.
                     let is_forwarded = self.records[queue].is_forwarded;
                     !is_forwarded && cx.pending_writes.is_pending_write(cx.messages, message)
                         || self.is_below_watermark(cx.pending_writes, queue, offset)
@@ -59,20 +62,20 @@ impl Queues {
         may_go.then_some(first)
     }
 
-    /// Returns whether a requeued first message may go to another broker. It was delivered to a local client,
-    /// which does not know its offset.
+    /// Returns whether a requeued first message may be forwarded to another broker. Its first delivery may
+    /// have been to a local client, without a durable watermark above its offset.
     #[cold]
-    fn may_forward_returned(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+    fn may_forward_requeued(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let backlog = &self.records[queue].backlog;
-        let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
+        let (message, logged) = backlog.first_requeued(&self.pool, &self.deliveries);
         logged.is_none_or(|offset| {
             !cx.pending_writes.is_pending_write(cx.messages, message)
                 || self.is_below_watermark(cx.pending_writes, queue, offset)
         })
     }
 
-    /// Returns whether a message of the log is below the watermark, so that it may be delivered. Requests a
-    /// higher watermark ahead of need.
+    /// Returns whether the offset of a logged message is below the durable watermark, so that the message may
+    /// be delivered. Requests a higher watermark if the offset is near the requested one.
     fn is_below_watermark(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -84,26 +87,27 @@ impl Queues {
         }
         let record = &mut self.records[queue];
         let (is_forwarded, logged) = (record.is_forwarded, &mut record.logged);
-        if let Some(through) = logged.ask_watermark(offset, is_forwarded) {
+        if let Some(through) = logged.request_watermark(offset, is_forwarded) {
             let incarnation = logged.incarnation();
-            let fact = pending_writes.set_delivered_watermark(incarnation, through);
-            self.awaited.watermarks.push_back(PendingWatermark { fact, queue, incarnation, through });
+            let entry = pending_writes.set_delivered_watermark(incarnation, through);
+            self.awaited.watermarks.push_back(PendingWatermark { entry, queue, incarnation, through });
         }
         self.records[queue].logged.is_below_watermark(offset)
     }
 
-    /// Notes that a queue waits for a message that replaces another: it is delivered when the log has both.
+    /// Notes that the first message of a queue replaces another one and is delivered when the move is
+    /// durable.
     #[cold]
-    fn await_move(&mut self, pending_writes: &mut PendingWrites, queue: QueueId, offset: u64) {
-        // The watermark is written with it, so that the message need not wait for it afterwards.
+    fn await_durable_move(&mut self, pending_writes: &mut PendingWrites, queue: QueueId, offset: u64) {
+        // Requests the watermark now, so that the message need not wait for a second commit after the move.
         let _ = self.is_below_watermark(pending_writes, queue, offset);
         pending_writes.hurry();
         self.awaited.moves.push((pending_writes.durable(), queue));
     }
 
-    /// Wakes the queues whose first message replaces another, if that is durable now.
+    /// Wakes the queues whose first message waited for a move that is durable now.
     #[cold]
-    fn note_moved(&mut self, pending_writes: &PendingWrites) {
+    fn wake_after_durable_moves(&mut self, pending_writes: &PendingWrites) {
         let mut awaited = core::mem::take(&mut self.awaited.moves);
         awaited.retain(|&(before, queue)| {
             let is_new = before < pending_writes.durable();
@@ -121,16 +125,17 @@ impl Queues {
         self.awaited.moves = awaited;
     }
 
-    /// Wakes the queues that waited for a watermark or a move that may have become durable.
+    /// Wakes the queues whose first message waited for a watermark or a move that is durable now. Called
+    /// after each commit.
     pub fn note_durable(&mut self, pending_writes: &PendingWrites) {
         if !self.awaited.moves.is_empty() {
-            self.note_moved(pending_writes);
+            self.wake_after_durable_moves(pending_writes);
         }
         let durable = pending_writes.entries_durable();
-        while let Some(&PendingWatermark { fact, queue, incarnation, through }) =
+        while let Some(&PendingWatermark { entry, queue, incarnation, through }) =
             self.awaited.watermarks.front()
         {
-            if fact > durable {
+            if entry > durable {
                 return;
             }
             self.awaited.watermarks.pop_front();
@@ -145,24 +150,24 @@ impl Queues {
         }
     }
 
-    /// Takes the first message of a queue, which is in memory.
+    /// Takes the first message out of a queue. `first` is that message, which must be in memory.
     pub(crate) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
         let taken = match first {
             First::Requeued => {
                 let record = &mut self.records[queue];
                 let mut taken =
-                    record.backlog.take_returned(&mut self.pool, &mut self.deliveries, cx.messages);
+                    record.backlog.take_requeued(&mut self.pool, &mut self.deliveries, cx.messages);
                 if let Some(offset) = taken.logged {
                     taken.requeues = taken.requeues.max(record.requeues.count_of(offset));
                 }
                 taken
             }
-            First::At(part, Place::Plain(message)) => self.take_from(cx, (queue, part), message, None),
+            First::At(part, Place::Plain(message)) => self.take_from_part(cx, (queue, part), message, None),
             First::At(part, Place::Logged(message, offset)) => {
-                self.take_from(cx, (queue, part), message, Some(offset))
+                self.take_from_part(cx, (queue, part), message, Some(offset))
             }
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
-                panic!("what is taken is in memory: {first:?}")
+                panic!("the caller checked that the first message is in memory: {first:?}")
             }
         };
         self.releases += 1;
@@ -170,7 +175,7 @@ impl Queues {
     }
 
     #[inline]
-    fn take_from(
+    fn take_from_part(
         &mut self,
         cx: &Context<'_>,
         (queue, part): (QueueId, QueuePart),
@@ -178,17 +183,18 @@ impl Queues {
         logged: Option<u64>,
     ) -> Taken {
         let record = &mut self.records[queue];
-        let offset = record.backlog.take_from(&mut self.pool, part, Size::of(cx.messages, message));
-        let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
+        let offset = record.backlog.take_from_part(&mut self.pool, part, Size::of(cx.messages, message));
+        let redelivered = logged.is_some_and(|offset| record.logged.note_taken(offset));
         let requeues = logged.map_or(0, |offset| record.requeues.count_of(offset));
-        let is_to_spare = || cx.messages.has_ordinary_room(READ_AHEAD_FREE_BYTES);
-        if part == QueuePart::Head && record.backlog.is_head_low(is_to_spare) {
-            self.want_pages(queue);
+        let has_memory_to_spare = || cx.messages.has_ordinary_room(READ_AHEAD_FREE_BYTES);
+        if part == QueuePart::Head && record.backlog.is_head_low(has_memory_to_spare) {
+            self.request_read(queue);
         }
         Taken { message, offset, logged, redelivered, requeues }
     }
 
-    /// Notes in the pending commit that one of its messages is already being sent to a consumer.
+    /// If the commit with this message is still pending, records in that commit that the message may have
+    /// been delivered.
     pub(crate) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         if let Some(offset) = taken.logged
             && cx.pending_writes.is_pending_write(cx.messages, taken.message)
@@ -197,8 +203,8 @@ impl Queues {
         }
     }
 
-    /// Drops a message that was taken and is not delivered.
-    pub(crate) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+    /// Settles and releases a message that was taken out of its queue and is not delivered.
+    pub(crate) fn drop_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         self.records[queue].backlog.note_dropped();
         self.settle_logged(cx, queue, taken.logged, taken.message);
         cx.messages.release(taken.message);
@@ -215,7 +221,7 @@ impl Queues {
     ) {
         let Some(offset) = logged else { return };
         let record = &mut self.records[queue];
-        record.logged.settled(log_bytes(cx.messages, message));
+        record.logged.settle(log_bytes(cx.messages, message));
         record.requeues.note_settled(offset, offset);
         if record.is_deleted() {
             cx.pending_writes.drop_target(cx.messages, message);
@@ -225,36 +231,37 @@ impl Queues {
         }
     }
 
-    /// Drops the first message, in memory or not. Returns `false` if there is none.
+    /// Drops the first message, in memory or not; of a deleted queue the whole first run of absent messages.
+    /// Returns `false` if the queue is empty.
     pub(crate) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         match self.first(queue) {
             None => false,
             Some(First::Absent(offset)) => {
-                self.leave_absent(queue);
+                self.remove_first_absent(queue);
                 self.settle_run(cx.pending_writes, queue, offset, 1);
                 true
             }
             Some(First::At(part, Place::Stored(start, count))) => {
-                assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
+                assert_eq!(part, QueuePart::Middle, "runs of absent messages are only in the middle");
                 let count = if self.records[queue].is_deleted() { count } else { 1 };
                 self.settle_run(cx.pending_writes, queue, start, count);
-                self.records[queue].backlog.leave_stored(&mut self.pool, count);
+                self.records[queue].backlog.remove_stored(&mut self.pool, count);
                 true
             }
             Some(first) => {
                 let taken = self.take_first(cx, queue, first);
-                self.forget_taken(cx, queue, &taken);
+                self.drop_taken(cx, queue, &taken);
                 true
             }
         }
     }
 
-    /// Removes the first requeued message without reading it.
-    pub(crate) fn leave_absent(&mut self, queue: QueueId) {
-        self.records[queue].backlog.drop_absent(&mut self.pool, &mut self.deliveries);
+    /// Removes the first requeued message, which only the log has, from the queue without reading it.
+    pub(crate) fn remove_first_absent(&mut self, queue: QueueId) {
+        self.records[queue].backlog.remove_first_absent(&mut self.pool, &mut self.deliveries);
     }
 
-    /// Settles the first `count` messages of a run that only the log has, without reading them.
+    /// Settles, without reading them, `count` messages from the log offset `start` on that only the log has.
     pub(crate) fn settle_run(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -263,11 +270,11 @@ impl Queues {
         count: u32,
     ) {
         let record = &mut self.records[queue];
-        record.logged.settled_unread(count.into());
+        record.logged.settle_absent(count.into());
         if count > 0 {
             record.requeues.note_settled(start, start + u64::from(count) - 1);
         }
-        // The virtual host of the queue has fewer bytes in the log now.
+        // The messages take fewer bytes in the log now, and a publisher may wait for that.
         self.releases += 1;
         let record = &self.records[queue];
         if !record.is_deleted() {
@@ -278,20 +285,22 @@ impl Queues {
 
     // ---- what happens to a taken message
 
-    /// Returns how often the message was requeued, for queues that report it.
+    /// Returns how often the message was requeued, for the header `x-delivery-count`; `None` if the queue
+    /// does not report it.
     ///
-    /// As in RabbitMQ, on a first delivery only `basic.get-ok` reports it. After a restart the broker knows
-    /// that the message was delivered, but not how often.
+    /// As in RabbitMQ, only `basic.get-ok` reports the count on a first delivery. A message that was
+    /// delivered before a restart counts as requeued at least once, because its exact count may be lost.
     #[inline]
     pub(crate) fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
         if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
             return None;
         }
-        let tells = self.records[delivery.queue?].settings.tells_requeues;
-        tells.then(|| delivery.requeues.max(delivery.redelivered.into()))
+        let is_reported = self.records[delivery.queue?].settings.reports_requeues;
+        is_reported.then(|| delivery.requeues.max(delivery.redelivered.into()))
     }
 
-    /// Settles the message of a delivery, which leaves the queue for good.
+    /// Settles the message of a delivery in the log and releases its memory. The message does not return to
+    /// its queue.
     #[inline]
     pub(crate) fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
         match (delivery.message, delivery.logged) {
@@ -304,8 +313,9 @@ impl Queues {
         }
     }
 
-    /// Returns whether the queue cannot have a message for a `basic.get` yet. An expired first message is
-    /// examined again, because nothing else may do so.
+    /// Returns whether a `basic.get` on this queue must still wait, because the first message is blocked. An
+    /// expired first message does not count as blocked: the retried get must examine it, because perhaps
+    /// nothing else does.
     pub(crate) fn cannot_get_yet(&self, queue: QueueId) -> bool {
         let record = &self.records[self.records.first_level(queue)];
         record.front == Front::Blocked && !record.is_deleted()
@@ -320,8 +330,8 @@ impl Queues {
         record.unsettled.bytes += block_bytes(messages, new.message);
     }
 
-    /// Removes a settled delivery from its queue's counts. Returns the bytes of blocks that its message
-    /// occupies.
+    /// Subtracts a settled delivery from the counts of its queue. Returns the bytes of blocks that the
+    /// delivery's message occupies; 0 if only the log has the message.
     pub(crate) fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
         let delivery = &self.deliveries[index];
         let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
@@ -333,12 +343,16 @@ impl Queues {
                 Some(_) => record.unsettled.bytes -= bytes,
                 None => record.unsettled.absent -= 1,
             }
-            debug_assert!(record.unsettled.count > 0 || record.unsettled.body_bytes == 0, "counted alike");
+            debug_assert!(
+                record.unsettled.count > 0 || record.unsettled.body_bytes == 0,
+                "no delivery, no bytes"
+            );
         }
         bytes
     }
 
-    /// Counts one more requeue of a delivery. Returns whether that exceeds the delivery limit of its queue.
+    /// Counts one more requeue of a delivery. Returns whether the count now exceeds the delivery limit of the
+    /// queue.
     pub(crate) fn count_requeue_in_queue(&mut self, index: usize) -> bool {
         let delivery = &mut self.deliveries[index];
         delivery.requeues = delivery.requeues.saturating_add(1);
@@ -348,30 +362,30 @@ impl Queues {
         })
     }
 
-    /// Requeues, at its old position, a delivery that no longer counts for any consumer.
+    /// Requeues a delivery at its old position. The caller has subtracted it from the counts of its consumer.
     pub(crate) fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
         let backlog = &mut self.records[queue].backlog;
         backlog.put_back(&mut self.pool, &mut self.deliveries, messages, index);
-        // The requeued message precedes the one that the queue waits for, and may take the very memory that
-        // this one needs.
+        // The requeued message comes before the message that blocks the queue. It may occupy the memory that
+        // the blocking message waits for, so it must be delivered first.
         self.unblock_front(queue);
     }
 
-    /// Rejects, for this reason, a delivery that no longer counts for any consumer. It is kept apart until it
-    /// is dead-lettered.
+    /// Adds a delivery to the rejected messages of its queue, where it stays until it is dead-lettered for
+    /// this reason. The caller has subtracted it from the counts of its consumer.
     pub(crate) fn reject(&mut self, messages: &Messages, queue: QueueId, index: usize, reason: Reason) {
         self.deliveries.keep(index);
         self.deliveries[index].death = Some(reason);
         self.records[queue].backlog.reject(&mut self.deliveries, messages, index);
     }
 
-    /// Notes that what the first message of a queue waited for may have happened: deliveries and gets try
-    /// again.
+    /// Notes that the first message of a queue may be deliverable now: the queue's deliveries and waiting
+    /// gets are retried.
     pub(crate) fn unblock_front(&mut self, queue: QueueId) {
         self.records[queue].front = Front::Free;
         self.trim_list.note_change();
         if self.records[queue].delayed_exchange.is_some() {
-            return self.slot_fetched(queue);
+            return self.note_slot_read_ended(queue);
         }
         if self.records[queue].settings.may_expire {
             self.relist_for_trim(queue);
@@ -384,7 +398,8 @@ impl Queues {
     }
 }
 
-/// Returns roughly how many bytes a message takes in the log: always the same number for the same message.
+/// Returns roughly the number of bytes that a message takes in the log. The number is always the same for the
+/// same message, so that sums can be counted up and down.
 #[inline]
 pub(crate) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
     const RECORD_BYTES: u64 = 40;
@@ -397,9 +412,9 @@ pub(crate) struct Getting {
     pub(crate) connection: ConnectionId,
     pub(crate) channel: ChannelId,
     pub(crate) queue: QueueId,
-    /// Serial number of the queue's declaration: its id may be given to another queue.
+    /// Serial number of the queue's declaration, because another queue may get the id `queue` meanwhile.
     pub(crate) serial: u64,
     pub(crate) no_ack: bool,
-    /// The result of the get when it is over: whether there was a message, or why not.
+    /// The result of the get; `None` while it waits. `Ok` has whether there was a message.
     pub(crate) outcome: Option<Result<bool, Fault>>,
 }

@@ -1,23 +1,25 @@
 //! Moves messages into queues, through them, out of memory and back, and removes them.
 //!
 //! This module decides what happens to a message while it is in a queue, using the records of
-//! [`crate::queue_records`]. Which consumer gets it, and where its dead letter goes, is decided elsewhere.
+//! [`crate::queue_records`]. `deliver` and `consumers` choose the consumer of a message, and `republish`
+//! routes its dead letter.
 //!
 //! | file | content |
 //! |---|---|
-//! | `mod` | all state; changing the settings of queues; deleting queues |
-//! | `push` | the capacity check and the level of a new message; adding it |
-//! | `head` | the first message: whether it may be delivered, and what happens to it; waiting `basic.get`s |
-//! | `expiry` | expiry, length limits, rejected and purged messages; when to try again |
-//! | `schedule` | when each queue is examined, and for what |
+//! | `mod` | the state of all queues; changing their settings; freeing their records |
+//! | `push` | checks the capacity for a new message, chooses its level, adds it |
+//! | `head` | checks whether the first message may be delivered; takes and settles it; waiting `basic.get`s |
+//! | `expiry` | expiry, length limits, rejected and purged messages; the list of queues to trim |
+//! | `schedule` | puts queues on the lists and the schedule by which they are examined |
 //! | `delayed` | the messages of delayed exchanges and their timing wheel |
 //! | `evict` | moves messages out of memory |
-//! | `page_in` | reads messages back from the log: requests, waiting queues, reserved memory; browsing |
+//! | `page_in` | reads messages back from the log: requests, waiting queues, reserved memory; reads for browsing |
 //!
 //! # Invariants
-//! - A queue with something to remove, to read back or to expire is on the list for it.
-//! - A message is counted in exactly one place: in its queue, among the deliveries, or among what only the
-//!   log has.
+//! - A queue with messages to remove is on the trim list, one with messages to read back on the list of
+//!   reads, and one with an expiry time in the schedule.
+//! - A message is counted in exactly one place: as ready in memory, as delivered, or as absent (only in the
+//!   log).
 
 mod delayed;
 mod evict;
@@ -47,9 +49,9 @@ use crate::recovery::Contents;
 use crate::retry_list::RetryList;
 use crate::shortage::Shortage;
 
-pub(super) use delayed::{DelayWheel, Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
-pub(super) use expiry::Patience;
-pub(super) use expiry::take_step;
+pub(super) use delayed::{DelayWheel, DueItem, HeldMessage, NARROWEST_PUBLISHED, Slot, delay_ms};
+pub(super) use expiry::ExpiryGrace;
+pub(super) use expiry::subtract_steps;
 pub(super) use head::Getting;
 pub use page_in::BrowseRequests;
 pub use page_in::{LogRead, PageInOutcome, ReadMessage, ReadPosition};
@@ -57,7 +59,7 @@ pub use push::disk_shortage;
 pub(super) use push::{CannotPublish, Claim, LevelChoice};
 pub(super) use schedule::QueueSchedule;
 
-/// Buffers for reading properties; taken out while in use.
+/// Buffers for the properties of one message. They are empty while [`Queues::lend_scratch`] has lent them.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) properties: Box<[u8]>,
@@ -74,7 +76,7 @@ pub(crate) struct Settings {
     pub(crate) chunks_reserve: usize,
     /// Maximum bytes of the log that publishers leave free for dead letters.
     pub(crate) dead_letter_log_bytes: u64,
-    /// Every message to a durable queue counts as persistent, whatever its delivery mode.
+    /// Every message in a durable queue counts as persistent, whatever its delivery mode.
     pub(crate) persist_all: bool,
     /// Message slots that ordinary publishers may use.
     pub(crate) messages: u32,
@@ -82,7 +84,7 @@ pub(crate) struct Settings {
     pub(crate) body_bytes: u64,
 }
 
-/// The minute of a turn, for messages that are logged at most once a minute.
+/// The minute of the current turn, for log lines that are written at most once a minute.
 #[derive(Debug, Default)]
 struct Minutes {
     /// Minute of this turn since the start of the process.
@@ -96,20 +98,20 @@ struct Minutes {
 struct AwaitedCommits {
     /// Watermarks being written, in the order of their batches.
     watermarks: VecDeque<PendingWatermark>,
-    /// Queues whose first message replaces another: the batch that was durable when they asked, and the
-    /// queue.
+    /// Queues whose first message replaces another one (a move): the newest durable batch when the wait
+    /// began, and the queue.
     moves: Vec<(Batch, QueueId)>,
 }
 
-/// A watermark that is being written.
+/// A watermark whose log entry is not known to be durable.
 #[derive(Clone, Copy, Debug)]
 struct PendingWatermark {
     /// Number of the log entry.
-    fact: u64,
+    entry: u64,
     queue: QueueId,
     /// Number that identifies the queue in the log.
     incarnation: u64,
-    /// When the entry is durable, messages with smaller offsets may be delivered.
+    /// The value of the watermark: when the entry is durable, messages with smaller offsets may be delivered.
     through: u64,
 }
 
@@ -126,9 +128,9 @@ pub struct Queues {
     schedule: QueueSchedule,
     /// The timing wheel of the delayed exchanges.
     delay_wheel: DelayWheel,
-    /// Queues that have messages to remove.
+    /// Queues that have messages to expire, trim or dead-letter.
     trim_list: TrimList,
-    /// Queues that read messages from the log, and the search for messages to evict.
+    /// Queues whose messages are to be read back, and the search for messages to evict.
     paging: Paging,
     /// Reads for operators who browse messages.
     browses: BrowseRequests,
@@ -140,10 +142,10 @@ pub struct Queues {
     /// Bytes that all messages take in the log, and the batch that was durable when they were counted. `None`
     /// while more than half of the log is free.
     live_log_bytes: Option<(Batch, u64)>,
-    /// Number of messages that left memory or an outbox. A publisher that waits for capacity retries when it
-    /// rises.
+    /// Number of times that a message left memory or an outbox. Publishers that wait for capacity retry when
+    /// the number rises.
     releases: u64,
-    /// The messages that the last read did not find.
+    /// The messages that the last read did not find in the log.
     lost: Option<LostMessages>,
     minutes: Minutes,
 }
@@ -203,8 +205,8 @@ impl Queues {
         self.scratch = scratch;
     }
 
-    /// Returns the buffers for reading properties, for a caller that needs nothing else of the queues
-    /// meanwhile.
+    /// Returns the buffers for reading properties. For callers that use no other part of the queues while
+    /// they use a buffer.
     pub(crate) const fn scratch_mut(&mut self) -> &mut Scratch {
         &mut self.scratch
     }
@@ -313,8 +315,8 @@ impl Queues {
         self.minutes.now = minute;
     }
 
-    /// Returns whether missing capacity for a level was not logged in this minute yet, and notes that it is
-    /// logged now.
+    /// Returns whether a missing level was not logged in this minute yet, and marks it as logged in this
+    /// minute.
     pub(crate) fn should_log_this_minute(&mut self) -> bool {
         self.minutes.no_level_logged.replace(self.minutes.now) != Some(self.minutes.now)
     }
@@ -347,24 +349,25 @@ impl Queues {
 
     /// Returns a counter that rises when capacity becomes free that a publisher may wait for.
     ///
-    /// It covers places for entries and deliveries (counted by their pools), capacity in the share of a
-    /// queue, and capacity in an outbox.
+    /// It rises for freed queue entries and delivery records (counted by their pools), for messages that
+    /// leave a queue's share, and for messages that leave an outbox.
     pub(crate) const fn capacity_freed(&self) -> u64 {
         self.pool.given() + self.deliveries.given() + self.releases
     }
 
-    /// Notes that a message left memory, an outbox or a transaction, or that a waiting publisher may be
-    /// refused now.
+    /// Makes waiting publishers retry, because a message left memory, an outbox or a transaction, or because
+    /// a waiting publisher must now be refused.
     pub(crate) const fn note_release(&mut self) {
         self.releases += 1;
     }
 
-    /// Returns roughly the unused bytes of the queue pools for which the system holds memory.
+    /// Returns roughly the bytes of the queue pools that are unused but not returned to the operating system.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.pool.idle_bytes() + self.deliveries.idle_bytes() + self.records.idle_bytes()
     }
 
-    /// Returns unused memory to the system, a bounded part per call. Returns whether that was the last part.
+    /// Returns a bounded part of the unused memory to the operating system. Returns whether that was the last
+    /// part.
     pub(crate) fn trim(&mut self) -> bool {
         self.deliveries.trim();
         self.records.trim();
@@ -383,15 +386,20 @@ impl Queues {
 
     /// Gives a queue and its levels new settings.
     pub(crate) fn renew(&mut self, pending_writes: &PendingWrites, queue: QueueId, settings: QueueSettings) {
-        self.renew_one(pending_writes, queue, settings);
+        self.apply_settings_to_record(pending_writes, queue, settings);
         let mut level = self.records.highest_level(queue);
         while level != queue {
-            self.renew_one(pending_writes, level, settings.of_level());
+            self.apply_settings_to_record(pending_writes, level, settings.of_level());
             level = self.records.below(level).unwrap_or(queue);
         }
     }
 
-    fn renew_one(&mut self, pending_writes: &PendingWrites, queue: QueueId, settings: QueueSettings) {
+    fn apply_settings_to_record(
+        &mut self,
+        pending_writes: &PendingWrites,
+        queue: QueueId,
+        settings: QueueSettings,
+    ) {
         let expired_ms = self.records[queue].settings.expires_ms;
         if !self.records.set_settings(pending_writes.time_ms(), queue, settings) {
             return;
@@ -406,7 +414,7 @@ impl Queues {
 
     // ---- at start
 
-    /// Sets, at start, what the log has for a queue.
+    /// Sets, at start, the counts of a queue's messages in the log.
     pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         self.records.restore_contents(queue, contents);
         if contents.count > 0 {
@@ -414,10 +422,10 @@ impl Queues {
         }
     }
 
-    /// Adds messages of a queue that the log has, in order. Returns `false` when there is no capacity for
-    /// them.
+    /// Adds, at start, absent messages to a queue: those with log offsets from `start` to before `end`.
+    /// Returns `false` when there is no capacity for them.
     ///
-    /// A queue that was deleted meanwhile gets none.
+    /// Does nothing for a deleted queue.
     pub fn restore_messages(&mut self, queue: QueueId, start: u64, end: u64) -> bool {
         if self.records[queue].is_deleted() {
             return true;
@@ -434,9 +442,10 @@ impl Queues {
         true
     }
 
-    /// Frees the record of a cleared queue or level when nothing refers to it any more.
+    /// Frees the record of a cleared queue or level, if no delivery, job or level refers to it.
     ///
-    /// Returns the record, and for a level its queue, which may be free to go now.
+    /// Returns the record if it was freed, and for a level its queue, whose record may be unreferenced now
+    /// too.
     pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
         let (record, whole) = self.records.take_if_done(queue)?;
         if record.listed.is_listed_for_trim {

@@ -1,19 +1,19 @@
-//! Reads messages that only the log has back into memory ahead of delivery (`evict` is the opposite
-//! direction).
+//! Reads messages that only the log has back into memory before their delivery. `evict` is the opposite
+//! direction.
 //!
 //! ```text
-//! page in: middle ──→ head; a requeued first message stays at its position
+//! page in: middle ──→ head; a requeued or rejected message is read back at its position
 //! ```
 //!
 //! # Invariants
 //! - Order is kept.
-//! - A message that could not be read back is dropped and settled in the log; its bytes stay on the disk for
-//!   a later attempt to recover it.
-//! - A queue that found no memory to read into, or no place among the queue entries, is tried again only
-//!   after some became free.
-//! - As long as a message is only in the log, memory is kept free to read back the largest such message.
-//! - A read takes only memory that is kept free for it. A read for browsing takes only memory that publishers
-//!   could have had.
+//! - A message that cannot be read back is dropped and counted as settled. The damaged segment stays on the
+//!   disk, so that the message may be recovered from it later.
+//! - A queue without memory or queue entries to read its messages back is retried only after memory or
+//!   entries became free.
+//! - As long as any message is only in the log, memory is kept free to read back the largest such message.
+//! - A read for delivery may use the memory that is kept free for reads. A read for browsing uses only memory
+//!   that publishers may use too.
 
 use std::collections::VecDeque;
 
@@ -40,26 +40,27 @@ const FETCH_BYTES: u32 = 128 << 10;
 impl Queues {
     /// Returns whether any queue waits for a read and there may be memory for it.
     pub fn wants_read_back(&self, messages: &Messages) -> bool {
-        self.browses.is_wanted() || self.paging.is_wanted(self.page_room_made(messages))
+        self.browses.is_wanted() || self.paging.is_wanted(self.read_capacity_freed(messages))
     }
 
-    /// Returns a counter that rises when memory or queue entries are freed, which reading a message back may
-    /// wait for.
-    const fn page_room_made(&self, messages: &Messages) -> u64 {
+    /// Returns a counter that rises when memory or queue entries are freed. Queues that wait for these retry
+    /// their read when the counter rises.
+    const fn read_capacity_freed(&self, messages: &Messages) -> u64 {
         messages.capacity_freed() + self.pool.given()
     }
 
-    /// Returns the next messages to read back; [`Self::fetched`] must follow.
+    /// Returns the next messages to read back; `None` if there are none. The caller ends the read with
+    /// [`Self::end_read`], [`Self::retry_read`] or [`Self::note_no_memory`].
     pub fn next_read(&mut self, messages: &Messages) -> Option<LogRead> {
-        if let Some(fetch) = self.browses.next_read() {
-            return Some(fetch);
+        if let Some(read) = self.browses.next_read() {
+            return Some(read);
         }
-        while let Some(queue) = self.paging.next_wanted(self.page_room_made(messages)) {
+        while let Some(queue) = self.paging.next_wanted(self.read_capacity_freed(messages)) {
             if self.records.get(queue.index()).is_none() {
                 continue;
             }
-            if let Some(fetch) = self.fetch_for(queue) {
-                return Some(fetch);
+            if let Some(read) = self.next_read_of(queue) {
+                return Some(read);
             }
             self.records[queue].listed.is_fetching = false;
             self.unblock_front(queue);
@@ -67,12 +68,12 @@ impl Queues {
         None
     }
 
-    fn fetch_for(&self, queue: QueueId) -> Option<LogRead> {
+    fn next_read_of(&self, queue: QueueId) -> Option<LogRead> {
         let record = &self.records[queue];
-        let (from, (start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
+        let (from, (start, count)) = match (self.first_absent_rejected(queue), self.first(queue)) {
             _ if record.is_deleted() => return None,
             (Some(offset), _) => (ReadPosition::Rejected, (offset, 1)),
-            (None, Some(First::Absent(offset))) => (ReadPosition::Returned, (offset, 1)),
+            (None, Some(First::Absent(offset))) => (ReadPosition::Requeued, (offset, 1)),
             (None, _) => (ReadPosition::Middle, record.backlog.first_stored(&self.pool)?),
         };
         let is_peek = record.times.peeked.is_wanted() && from != ReadPosition::Rejected;
@@ -88,80 +89,83 @@ impl Queues {
         })
     }
 
-    /// Takes a message that was read back; its body follows.
+    /// Begins a message of this read, of which everything but the body is known. The outcome is
+    /// [`PageInOutcome::Begun`] if the caller must append the body.
     pub fn page_in(
         &mut self,
         messages: &mut Messages,
-        fetch: &LogRead,
+        read: &LogRead,
         page: &ReadMessage<'_>,
     ) -> PageInOutcome {
-        if fetch.from == ReadPosition::Browse {
-            if self.records.get(fetch.queue.index()).is_none() {
+        if read.from == ReadPosition::Browse {
+            if self.records.get(read.queue.index()).is_none() {
                 return PageInOutcome::NotWanted;
             }
-            return self.browses.begin(messages, fetch, page);
+            return self.browses.begin(messages, read, page);
         }
-        self.skip_lost(fetch, page.offset);
-        if self.front_run(fetch).is_none_or(|(start, _)| start != page.offset) {
+        self.skip_lost(read, page.offset);
+        if self.front_run(read).is_none_or(|(start, _)| start != page.offset) {
             return PageInOutcome::NotWanted;
         }
-        if fetch.is_peek {
-            self.peeked(fetch, page);
+        if read.is_peek {
+            self.note_peeked(read, page);
             return PageInOutcome::NotWanted;
         }
         if page.body_len as usize > messages.body_bytes_max() / 16 * 15 {
             log::error!("a message of {} bytes is larger than body_bytes_max", page.body_len);
-            self.skip_lost(fetch, page.offset + 1);
+            self.skip_lost(read, page.offset + 1);
             return PageInOutcome::NotWanted;
         }
-        if !self.has_place(fetch) {
+        if !self.has_entry_capacity(read) {
             return PageInOutcome::NoCapacity;
         }
-        // A message that blocks its queue may take the last memory; messages read ahead may not.
-        let is_first = fetch.is_single() || self.records[fetch.queue].backlog.is_head_empty();
+        // The message that is delivered next may take the last memory; messages that are read ahead of need
+        // may not.
+        let is_first = read.is_single() || self.records[read.queue].backlog.is_head_empty();
         if !is_first && !messages.has_ordinary_room(page.bytes()) {
             return PageInOutcome::NoCapacity;
         }
         begin_page(messages, page).map_or(PageInOutcome::NoCapacity, PageInOutcome::Begun)
     }
 
-    /// Notes that there was no memory for a message that was read.
+    /// Ends a read because there was no memory for a message.
     ///
-    /// If the message blocks its queue, it is read again when memory is freed. What was read ahead is
-    /// requested again when the head runs low.
-    pub fn note_no_memory(&mut self, messages: &Messages, fetch: &LogRead) {
-        if fetch.from == ReadPosition::Browse {
+    /// If its queue cannot deliver without this message, the message is read again when memory is freed.
+    /// Messages that were to be read ahead are requested again when the head runs low.
+    pub fn note_no_memory(&mut self, messages: &Messages, read: &LogRead) {
+        if read.from == ReadPosition::Browse {
             return self.browses.end(false);
         }
-        if !self.is_same_queue(fetch) {
+        if !self.is_same_queue(read) {
             return;
         }
-        let capacity_freed = self.page_room_made(messages);
-        let record = &mut self.records[fetch.queue];
-        if record.backlog.is_head_empty() || fetch.is_single() {
-            self.paging.await_memory(fetch.queue, capacity_freed);
+        let capacity_freed = self.read_capacity_freed(messages);
+        let record = &mut self.records[read.queue];
+        if record.backlog.is_head_empty() || read.is_single() {
+            self.paging.await_memory(read.queue, capacity_freed);
         } else {
             record.listed.is_fetching = false;
         }
-        self.unblock_front(fetch.queue);
+        self.unblock_front(read.queue);
     }
 
-    /// Notes that a message could not be read now: it is read again in the next turn.
-    pub fn retry_read(&mut self, fetch: &LogRead) {
-        if fetch.from == ReadPosition::Browse {
+    /// Ends a read that failed but may succeed later: the read is repeated in the next turn.
+    pub fn retry_read(&mut self, read: &LogRead) {
+        if read.from == ReadPosition::Browse {
             return self.browses.end(true);
         }
-        if self.is_same_queue(fetch) {
-            self.paging.want(fetch.queue);
+        if self.is_same_queue(read) {
+            self.paging.want(read.queue);
         }
     }
 
-    /// Returns whether there is a place among the queue entries for a message that was read back.
+    /// Returns whether there is a queue entry for a message that was read back.
     ///
-    /// A message that blocks its queue may take the last chunk. A requeued message has its place already.
-    fn has_place(&self, fetch: &LogRead) -> bool {
-        let backlog = &self.records[fetch.queue].backlog;
-        fetch.is_single()
+    /// The message that is delivered next may take the last chunk of entries. A requeued or rejected message
+    /// has its entry or delivery record already.
+    fn has_entry_capacity(&self, read: &LogRead) -> bool {
+        let backlog = &self.records[read.queue].backlog;
+        read.is_single()
             || if backlog.is_head_empty() {
                 self.pool.has_read_back_chunk()
             } else {
@@ -169,44 +173,45 @@ impl Queues {
             }
     }
 
-    fn is_same_queue(&self, fetch: &LogRead) -> bool {
-        let record = self.records.get(fetch.queue.index());
-        record.is_some_and(|record| record.logged.is_on() && record.logged.incarnation() == fetch.incarnation)
+    fn is_same_queue(&self, read: &LogRead) -> bool {
+        let record = self.records.get(read.queue.index());
+        record.is_some_and(|record| record.logged.is_on() && record.logged.incarnation() == read.incarnation)
     }
 
-    /// Completes a message whose body has been read: it is in its queue again if it is still wanted.
+    /// Puts a message whose body has been read back into its queue, if the queue still waits for this
+    /// message.
     ///
-    /// `enqueued_ms` is its arrival in broker time. Returns `false` if it is wanted but there is no place for
-    /// it now.
+    /// `enqueued_ms` is the arrival of the message in milliseconds of broker time. Returns `false` if the
+    /// queue waits for the message but there is no queue entry for it now.
     pub fn paged_in(
         &mut self,
         cx: &mut Context<'_>,
-        fetch: &LogRead,
+        read: &LogRead,
         (offset, enqueued_ms): (u64, u64),
         message: MessageId,
     ) -> bool {
-        if fetch.from == ReadPosition::Browse {
+        if read.from == ReadPosition::Browse {
             self.browses.add(cx.messages, offset, message);
             return true;
         }
         cx.messages.finish(message);
         cx.messages.set_arrived_ms(message, enqueued_ms.max(1));
-        if self.records.get(fetch.queue.index()).is_some()
+        if self.records.get(read.queue.index()).is_some()
             && cx.messages.flags(message).has(MessageFlags::EXPIRES)
         {
-            self.records.note_may_expire(fetch.queue);
+            self.records.note_may_expire(read.queue);
         }
-        let is_next = self.front_run(fetch).is_some_and(|(start, _)| start == offset);
-        if !is_next || !self.has_place(fetch) {
+        let is_next = self.front_run(read).is_some_and(|(start, _)| start == offset);
+        if !is_next || !self.has_entry_capacity(read) {
             cx.messages.release(message);
             return !is_next;
         }
         let size = Size::of(cx.messages, message);
-        let backlog = &mut self.records[fetch.queue].backlog;
-        match fetch.from {
-            ReadPosition::Returned => {
+        let backlog = &mut self.records[read.queue].backlog;
+        match read.from {
+            ReadPosition::Requeued => {
                 let place = (message, offset);
-                backlog.returned_paged_in(&mut self.pool, &mut self.deliveries, place, size);
+                backlog.requeued_paged_in(&mut self.pool, &mut self.deliveries, place, size);
                 return true;
             }
             ReadPosition::Rejected => {
@@ -219,87 +224,89 @@ impl Queues {
         true
     }
 
-    /// Returns, once, the messages that the last read did not find.
+    /// Returns the messages that the last read did not find in the log; `None` when called again.
     pub(crate) const fn take_lost(&mut self) -> Option<LostMessages> {
         self.lost.take()
     }
 
-    /// Ends a read: messages with offsets below `through` that were not found are lost.
-    pub fn end_read(&mut self, fetch: &LogRead, through: u64) {
-        if fetch.from == ReadPosition::Browse {
+    /// Ends a read that went up to the offset `through`: messages with smaller offsets that were not found
+    /// are lost.
+    pub fn end_read(&mut self, read: &LogRead, through: u64) {
+        if read.from == ReadPosition::Browse {
             return self.browses.end(false);
         }
-        let record = self.records.get(fetch.queue.index());
-        let was_seen = fetch.is_peek && record.is_some_and(|record| record.times.peeked.is_of(fetch.start));
+        let record = self.records.get(read.queue.index());
+        let was_seen = read.is_peek && record.is_some_and(|record| record.times.peeked.is_of(read.start));
         if !was_seen {
-            self.skip_lost(fetch, through);
+            self.skip_lost(read, through);
         }
-        if !self.is_same_queue(fetch) {
+        if !self.is_same_queue(read) {
             return;
         }
-        let record = &mut self.records[fetch.queue];
+        let record = &mut self.records[read.queue];
         record.listed.is_fetching = false;
         // Deliveries and gets try again. If the first message is still not in memory, they request it again.
-        self.unblock_front(fetch.queue);
+        self.unblock_front(read.queue);
     }
 
     /// Returns the offset of the first rejected message, if only the log has it.
-    fn absent_rejected(&self, queue: QueueId) -> Option<u64> {
+    fn first_absent_rejected(&self, queue: QueueId) -> Option<u64> {
         let delivery = &self.deliveries[self.records[queue].backlog.first_rejected()?];
         delivery.logged.filter(|_| delivery.message.is_none())
     }
 
-    /// Returns the run that is being read, if it is still wanted: at the front of the middle, or one requeued
-    /// message.
-    fn front_run(&self, fetch: &LogRead) -> Option<(u64, u32)> {
-        let record = self.records.get(fetch.queue.index()).filter(|record| !record.is_deleted())?;
-        let is_first = match fetch.from {
-            ReadPosition::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
-            ReadPosition::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
+    /// Returns offset and count of the messages that this read is for and that their queue still waits for:
+    /// the run at the front of the middle, or one requeued or rejected message. `None` if the queue was
+    /// purged or deleted meanwhile.
+    fn front_run(&self, read: &LogRead) -> Option<(u64, u32)> {
+        let record = self.records.get(read.queue.index()).filter(|record| !record.is_deleted())?;
+        let is_first = match read.from {
+            ReadPosition::Requeued => self.first(read.queue) == Some(First::Absent(read.start)),
+            ReadPosition::Rejected => self.first_absent_rejected(read.queue) == Some(read.start),
             ReadPosition::Middle | ReadPosition::Browse => false,
         };
-        if fetch.is_single() {
-            let is_first = is_first && self.is_same_queue(fetch);
-            return is_first.then_some((fetch.start, 1));
+        if read.is_single() {
+            let is_first = is_first && self.is_same_queue(read);
+            return is_first.then_some((read.start, 1));
         }
         let run = record.backlog.first_stored(&self.pool);
-        run.filter(|_| record.logged.incarnation() == fetch.incarnation)
+        run.filter(|_| record.logged.incarnation() == read.incarnation)
     }
 
-    fn skip_lost(&mut self, fetch: &LogRead, through: u64) {
+    fn skip_lost(&mut self, read: &LogRead, through: u64) {
         // The queue may have been purged or deleted during the read.
-        let Some((start, count)) = self.front_run(fetch) else { return };
+        let Some((start, count)) = self.front_run(read) else { return };
         let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
         if lost > 0 {
-            let name = &self.records[self.records.queue_of_level(fetch.queue)].name;
+            let name = &self.records[self.records.queue_of_level(read.queue)].name;
             log::error!(
                 "queue '{}': {lost} messages cannot be read back from the log; they are skipped",
                 name.escape_debug()
             );
             self.lost =
-                Some(LostMessages { queue: fetch.queue, first: start, last: start + u64::from(lost) - 1 });
-            let backlog = &mut self.records[fetch.queue].backlog;
-            match fetch.from {
-                ReadPosition::Returned => self.leave_absent(fetch.queue),
+                Some(LostMessages { queue: read.queue, first: start, last: start + u64::from(lost) - 1 });
+            let backlog = &mut self.records[read.queue].backlog;
+            match read.from {
+                ReadPosition::Requeued => self.remove_first_absent(read.queue),
                 ReadPosition::Rejected => backlog.lose_rejected(&mut self.deliveries),
-                ReadPosition::Middle | ReadPosition::Browse => backlog.leave_stored(&mut self.pool, lost),
+                ReadPosition::Middle | ReadPosition::Browse => backlog.remove_stored(&mut self.pool, lost),
             }
-            self.records[fetch.queue].logged.settled_unread(lost.into());
+            self.records[read.queue].logged.settle_absent(lost.into());
             self.releases += 1;
         }
     }
 }
 
-/// Queues that read messages from the log, and the search for messages to evict.
+/// Queues whose messages are to be read back, and the search for messages to evict.
 #[derive(Debug)]
 pub(crate) struct Paging {
     /// Queues whose first messages are to be read back.
     wanted: VecDeque<QueueId>,
-    /// Queues for whose messages there was no memory.
+    /// Queues whose read failed because there was no memory or queue entry.
     awaiting_memory: VecDeque<QueueId>,
-    /// Counter of freed memory (`Queues::page_room_made`) when the first queue began to wait for memory.
+    /// Value of `Queues::read_capacity_freed` when the first of these queues began to wait.
     awaiting_since: u64,
-    /// Place at which the search for messages to evict continues.
+    /// Index of the queue at which the search for messages to evict continues.
     next_place: usize,
     /// The memory kept free to read back messages that only the log has.
     read_back: ReadBackReserve,
@@ -328,7 +335,7 @@ impl Paging {
         !self.wanted.is_empty() || self.may_find_memory(capacity_freed)
     }
 
-    /// Returns the queue to read for next, if any.
+    /// Removes and returns the queue whose messages are read next, if any.
     pub(crate) fn next_wanted(&mut self, capacity_freed: u64) -> Option<QueueId> {
         if self.may_find_memory(capacity_freed) {
             self.wanted.append(&mut self.awaiting_memory);
@@ -336,7 +343,8 @@ impl Paging {
         self.wanted.pop_front()
     }
 
-    /// Notes that there was no memory for a message of this queue: it is read again when some is freed.
+    /// Notes that there was no memory for a message of this queue: the message is read again when memory is
+    /// freed.
     pub(crate) fn await_memory(&mut self, queue: QueueId, capacity_freed: u64) {
         if self.awaiting_memory.is_empty() {
             self.awaiting_since = capacity_freed;
@@ -344,7 +352,7 @@ impl Paging {
         self.awaiting_memory.push_back(queue);
     }
 
-    /// Returns whether the first message of any queue found no memory.
+    /// Returns whether any queue waits for memory to read its first message back.
     pub(crate) fn is_short_of_memory(&self) -> bool {
         !self.awaiting_memory.is_empty()
     }
@@ -355,7 +363,7 @@ impl Paging {
 
     // ---- eviction
 
-    /// Returns the place, among `places`, at which the search for messages to evict continues.
+    /// Returns the index, below `places`, of the queue at which the search for messages to evict continues.
     pub(crate) const fn next_place(&mut self, places: usize) -> usize {
         if self.next_place >= places {
             self.next_place = 0;
@@ -363,7 +371,7 @@ impl Paging {
         self.next_place
     }
 
-    /// Moves the search on: this place has nothing more to evict.
+    /// Moves the search to the next queue, because the current one has nothing more to evict.
     pub(crate) const fn skip_place(&mut self) {
         self.next_place += 1;
     }
@@ -376,12 +384,12 @@ impl Paging {
     }
 
     /// Notes that from now on only the log has a message of this many bytes.
-    pub(crate) fn paged_out(&mut self, bytes: u64) {
+    pub(crate) fn note_evicted(&mut self, bytes: u64) {
         self.read_back.need(bytes);
     }
 
-    /// Keeps memory free to read messages back, as long as a queue at one of these places `has_absent`
-    /// messages.
+    /// Keeps memory free to read messages back, as long as `has_absent` is true for any queue index below
+    /// `places`.
     ///
     /// Returns whether the search for such a queue continues. A step examines a bounded number of queues.
     pub(crate) fn keep_read_back_reserve(
@@ -397,20 +405,21 @@ impl Paging {
 /// Maximum number of queues that one step examines.
 const QUEUES_STEP: usize = 64;
 
-/// The memory kept free to read back the largest message that only the log has. That message may precede
-/// transient ones that fill the rest of the memory.
+/// The memory kept free to read back the largest message that only the log has. Without this memory,
+/// transient messages that are behind that message in its queue could fill the memory and block the queue.
 #[derive(Debug)]
 pub(crate) struct ReadBackReserve {
-    /// Bytes of the largest message that only the log has, or of one that has left since; 0 if there is none.
+    /// Upper bound of the bytes of the largest message that only the log has; 0 if no message is only in the
+    /// log.
     bytes: u64,
     /// Bytes of the largest possible message.
     message_bytes_max: u64,
     /// Bytes that names and properties may add to a body.
     frame_bytes: u64,
-    /// Place at which the search for a queue with messages that only the log has continues.
+    /// Index of the queue at which the search for absent messages continues.
     next_place: usize,
-    /// Number of consecutive places whose queues have no such message.
-    clear: usize,
+    /// Number of consecutive indices whose queues have no absent message.
+    clear_count: usize,
 }
 
 impl ReadBackReserve {
@@ -418,24 +427,25 @@ impl ReadBackReserve {
         // Exchange and routing key are short strings.
         let frame_bytes = u64::from(limits.frame_max) + 512;
         let message_bytes_max = u64::from(limits.message_size_max) + frame_bytes;
-        Self { bytes: 0, message_bytes_max, frame_bytes, next_place: 0, clear: 0 }
+        Self { bytes: 0, message_bytes_max, frame_bytes, next_place: 0, clear_count: 0 }
     }
 
     /// Notes that from now on only the log has a message of this many bytes.
     pub(crate) fn need(&mut self, bytes: u64) {
         self.bytes = self.bytes.max(bytes);
-        self.clear = 0;
+        self.clear_count = 0;
     }
 
-    /// Notes that only the log has a message of which only the body's size is known; 0 when there is none.
+    /// Notes that only the log has a message whose body has this many bytes. Its properties count with their
+    /// maximum. 0 means that there is no such message.
     pub(crate) fn need_for_body(&mut self, body_bytes: u64) {
         if body_bytes > 0 {
             self.need(body_bytes + self.frame_bytes);
         }
     }
 
-    /// Keeps the memory free as long as a queue at one of these places `has_absent` messages. Returns whether
-    /// the search for such a queue continues.
+    /// Keeps the memory free as long as `has_absent` is true for any queue index below `places`. Returns
+    /// whether the search for such a queue must continue.
     pub(crate) fn keep(
         &mut self,
         messages: &mut Messages,
@@ -447,18 +457,18 @@ impl ReadBackReserve {
         }
         for _ in 0..QUEUES_STEP {
             if has_absent(self.next_place) {
-                self.clear = 0;
+                self.clear_count = 0;
                 break;
             }
             self.next_place = if self.next_place + 1 < places { self.next_place + 1 } else { 0 };
-            self.clear += 1;
+            self.clear_count += 1;
         }
-        let is_needed = self.clear < places;
+        let is_needed = self.clear_count < places;
         if !is_needed {
-            (self.bytes, self.clear) = (0, 0);
+            (self.bytes, self.clear_count) = (0, 0);
         }
         messages.keep_for_read_back(self.bytes, self.message_bytes_max);
-        is_needed && self.clear > 0
+        is_needed && self.clear_count > 0
     }
 }
 
@@ -477,20 +487,20 @@ pub struct LogRead {
     pub bytes_max: u32,
     /// Position of the messages in their queue.
     pub from: ReadPosition,
-    /// Only the expiry time of the first message is wanted: the message stays in the log.
+    /// The read is a peek: it only finds the expiry time of the first message, which stays in the log.
     pub is_peek: bool,
 }
 
-/// Position in its queue of a message that is to be read back.
+/// Where in its queue a message that is read back belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadPosition {
     /// In the middle, among waiting messages.
     Middle,
-    /// At the front: one message that was delivered before and requeued.
-    Returned,
+    /// At the front: one requeued message.
+    Requeued,
     /// Among the rejected messages: one message that is to be dead-lettered.
     Rejected,
-    /// Anywhere: an operator browses the queue, which does not change.
+    /// Anywhere: an operator browses the queue. The queue does not change.
     Browse,
 }
 
@@ -523,7 +533,7 @@ impl ReadMessage<'_> {
     }
 }
 
-/// What happens with a message that was read back.
+/// The result of [`Queues::page_in`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PageInOutcome {
     /// The body of the message follows, and then [`Queues::paged_in`].
@@ -547,7 +557,8 @@ pub(crate) fn begin_page(messages: &mut Messages, page: &ReadMessage<'_>) -> Res
     match messages.reserve_content(message, page.properties, flags, page.body_len, Share::ReadBack) {
         Ok(()) => Ok(message),
         Err(full) => {
-            // A failed attempt must not wake what waits for memory.
+            // `discard` instead of `release`: a failed attempt must not wake the queues and publishers that
+            // wait for memory.
             messages.discard(message);
             Err(full)
         }
@@ -574,10 +585,11 @@ enum BrowseState {
     Done,
 }
 
-/// The browse requests. One of them is read at a time, and its messages are held until the caller takes them.
+/// The browse requests. One request is read at a time, and its messages stay in memory until the caller takes
+/// them.
 ///
 /// ```text
-/// want ─→ next_fetch ~ disk ~ page_in, paged_in ─→ fetched ─→ take
+/// want ─→ next_read ~ disk ~ page_in, paged_in ─→ end_read ─→ take
 /// ```
 #[derive(Debug, Default)]
 pub struct BrowseRequests {
@@ -593,14 +605,14 @@ impl BrowseRequests {
         self.last
     }
 
-    /// Returns whether the messages of this request have been read.
+    /// Returns whether the read for this request has ended. Also true for a request that does not exist.
     pub fn is_done(&self, number: u64) -> bool {
         let browse = self.list.iter().find(|browse| browse.number == number);
         browse.is_none_or(|browse| browse.state == BrowseState::Done)
     }
 
-    /// Returns the messages of a request, each with whether it was delivered before. The caller releases
-    /// them.
+    /// Removes a request and returns its messages, each with whether it was delivered before. The caller
+    /// releases the messages.
     pub fn take(&mut self, number: u64) -> Vec<(MessageId, bool)> {
         let place = self.list.iter().position(|browse| browse.number == number);
         place.map(|place| self.list.swap_remove(place).found).unwrap_or_default()
@@ -612,7 +624,7 @@ impl BrowseRequests {
         !self.list.is_empty() && self.list.iter().any(|browse| browse.state == BrowseState::Wanted)
     }
 
-    /// Returns what is to be read for the next request.
+    /// Returns the read for the next request; `None` if no request waits.
     pub(super) fn next_read(&mut self) -> Option<LogRead> {
         let browse = self.list.iter_mut().find(|browse| browse.state == BrowseState::Wanted)?;
         browse.state = BrowseState::Reading;
@@ -625,10 +637,10 @@ impl BrowseRequests {
     pub(super) fn begin(
         &mut self,
         messages: &mut Messages,
-        fetch: &LogRead,
+        read: &LogRead,
         page: &ReadMessage<'_>,
     ) -> PageInOutcome {
-        if self.reading().is_none() || !(fetch.start..fetch.end).contains(&page.offset) {
+        if self.reading().is_none() || !(read.start..read.end).contains(&page.offset) {
             return PageInOutcome::NotWanted;
         }
         if page.body_len as usize > messages.body_bytes_max() / 4 || !messages.has_ordinary_room(page.bytes())
@@ -647,10 +659,10 @@ impl BrowseRequests {
         }
     }
 
-    /// Ends the read for a request, or has it repeated.
-    pub(super) fn end(&mut self, is_again: bool) {
+    /// Ends the current read. If `must_repeat`, its request waits to be read again.
+    pub(super) fn end(&mut self, must_repeat: bool) {
         if let Some(browse) = self.reading() {
-            browse.state = if is_again { BrowseState::Wanted } else { BrowseState::Done };
+            browse.state = if must_repeat { BrowseState::Wanted } else { BrowseState::Done };
         }
     }
 

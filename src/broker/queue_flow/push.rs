@@ -1,11 +1,13 @@
-//! Adds messages to queues: chooses the level, checks capacity, and appends to memory and, for persistent
-//! messages, to the log.
+//! Adds messages to queues: chooses the level of a message, checks the capacity, and appends the message to
+//! the queue and, if it is persistent, to the log.
 //!
-//! Capacity means queue entries, a share of the memory, and the log.
+//! A queue has capacity for a message if there is a queue entry, memory in the queue's share, and space in
+//! the log.
 //!
 //! # Invariants
-//! - A capacity check changes nothing. Capacity in all target queues is checked before anything is pushed.
-//! - A publisher waits only for what others can free.
+//! - A capacity check changes nothing. The capacity of all target queues is checked before the message is
+//!   pushed to any of them.
+//! - A publisher waits only for capacity that other connections can free.
 //! - The message is stored once, whatever the number of target queues.
 
 use super::Queues;
@@ -23,19 +25,19 @@ use leveret_core::error::Fault;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
 use leveret_core::pending_writes::{Appended, Batch, Mode, NoCapacity, PendingWrites, Urgency};
 
-/// Why a message that is valid in itself cannot be published now.
+/// Why a valid message cannot be published now.
 pub(crate) enum CannotPublish {
-    /// Others will free the missing capacity: the publisher waits.
+    /// The publisher waits, because other connections can free the missing capacity.
     Wait(Shortage),
     Fault(Fault),
 }
 
-/// The capacity that a publisher may use, and whether it can be made to wait.
+/// The capacity that a publisher may use, and whether the publisher can wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
     /// The part of the pools that the publisher may use.
     pub(crate) share: Share,
-    /// Whether the publisher can be made to wait; not in the middle of a commit.
+    /// Whether the publisher can wait for capacity; `false` while `tx.commit` is carried out.
     pub(crate) may_wait: bool,
     /// The publisher has waited too long for the disk and is refused now: see
     /// [`crate::Broker::time_out_waiting`].
@@ -48,30 +50,30 @@ pub(crate) struct LevelChoice {
     pub(crate) priority: u8,
     /// Delay of the message in milliseconds: see [`delay_ms`].
     pub(crate) delay_ms: u64,
-    /// Arrival of the message in milliseconds of broker time; 0 for now.
-    pub(crate) came_ms: u64,
+    /// Arrival of the message in milliseconds of broker time; 0 for a message that arrives now.
+    pub(crate) arrived_ms: u64,
 }
 
 impl LevelChoice {
-    pub(crate) fn of(properties: &Properties<'_>, came_ms: u64) -> Self {
+    pub(crate) fn of(properties: &Properties<'_>, arrived_ms: u64) -> Self {
         let priority = properties.priority().unwrap_or(0);
-        Self { priority, delay_ms: delay_ms(properties.headers().unwrap_or(Table::EMPTY)), came_ms }
+        Self { priority, delay_ms: delay_ms(properties.headers().unwrap_or(Table::EMPTY)), arrived_ms }
     }
 }
 
 impl Queues {
     /// Pushes a message that the broker itself publishes: a dead letter, or a firehose copy.
     ///
-    /// Where messages are dead-lettered, length limits are checked later, because dead letters may cause dead
-    /// letters.
+    /// If a target queue has a dead-letter exchange, its length limit is applied later by the trim list: a
+    /// dead letter must not cause further dead letters while it is being published.
     pub(crate) fn push_copy(&mut self, cx: &mut Context<'_>, message: MessageId, targets: &[QueueId]) {
         if self.push(cx, message, targets, Urgency::Window) {
             self.enforce_limits_after_copy(cx, message, targets);
         }
     }
 
-    /// Pushes a message to queues. Returns whether limits or expiry of one of them must be checked
-    /// afterwards.
+    /// Pushes a message to queues. Returns whether the length limit or the expiry of any target queue must be
+    /// checked afterwards.
     pub(crate) fn push(
         &mut self,
         cx: &mut Context<'_>,
@@ -82,7 +84,7 @@ impl Queues {
         let size = Size::of(cx.messages, message);
         cx.work.charge(targets.len().saturating_sub(1));
         let mut has_rules = cx.messages.flags(message).has(MessageFlags::EXPIRES);
-        let appended = self.append_to_journal(cx, message, targets, urgency);
+        let appended = self.append_pending_write(cx, message, targets, urgency);
         for &queue in targets {
             cx.messages.retain(message);
             let record = &mut self.records[queue];
@@ -93,16 +95,16 @@ impl Queues {
         has_rules
     }
 
-    /// Gives the message its next offset in each durable queue, if it is persistent, and passes it to the
-    /// pending-write buffer.
-    fn append_to_journal(
+    /// Appends the message to the pending-write buffer if it is persistent, with the next offset of each
+    /// durable target queue.
+    fn append_pending_write(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
         targets: &[QueueId],
         urgency: Urgency,
     ) -> Appended {
-        if !self.is_for_log(cx, message) {
+        if !self.needs_log(cx, message) {
             return PendingWrites::transient(message);
         }
         let bytes = log_bytes(cx.messages, message);
@@ -120,23 +122,29 @@ impl Queues {
         appended
     }
 
-    /// Returns whether durable queues write this message to the log.
+    /// Returns whether the message is written to the log when it enters a durable queue.
     #[inline]
-    fn is_for_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
+    fn needs_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
         let is_persistent =
             self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
         is_persistent && cx.pending_writes.mode() != Mode::Off
     }
 
-    /// Returns how many of the target queues write this message to the log.
-    pub(crate) fn logged_targets(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> usize {
-        if !self.is_for_log(cx, message) {
+    /// Returns the number of target queues for which this message is written to the log.
+    pub(crate) fn logged_target_count(
+        &self,
+        cx: &Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+    ) -> usize {
+        if !self.needs_log(cx, message) {
             return 0;
         }
         targets.iter().filter(|queue| self.records[**queue].logged.is_on()).count()
     }
 
-    /// Returns the maximum number of new chunks that one message may take.
+    /// Returns the maximum number of new chunks of queue entries that one message may take in all its target
+    /// queues.
     pub(crate) const fn fan_out_max(&self) -> usize {
         self.pool.chunks_max() - self.settings.chunks_reserve
     }
@@ -176,15 +184,15 @@ impl Queues {
                 *target = self.slot_for(cx, quota, *target, choice);
             } else if let Rank::Lowest { .. } = record.rank {
                 let priority = choice.priority.min(record.settings.max_priority);
-                // The levels count in the share of the queue's declarer.
-                let declarer = record.declared.declarer.unwrap_or_else(Declarer::nobody);
+                // A level counts as a queue in the share of the connection that declared its queue.
+                let declarer = record.declared.declarer.unwrap_or_else(Declarer::none);
                 *target = self.level_for(quota, *target, priority, Some(declarer));
             }
         }
     }
 
-    /// Returns the level of a queue for this priority, or the next lower one if there is no capacity for
-    /// another level.
+    /// Returns the level of a queue for this priority. If there is no capacity for that level, returns the
+    /// next lower one.
     fn level_for(
         &mut self,
         quota: &mut Quota,
@@ -198,7 +206,8 @@ impl Queues {
         })
     }
 
-    /// Logs, at most once a minute, why the order of priorities is not kept.
+    /// Logs, at most once a minute, that messages are queued with a lower priority because `queues_max` is
+    /// reached.
     fn log_no_level(&mut self, queue: QueueId, priority: u8) {
         if self.should_log_this_minute() {
             log::warn!(
@@ -209,8 +218,8 @@ impl Queues {
         }
     }
 
-    /// Returns, at start, the level for this priority of a queue that was just declared again. The log has
-    /// messages of that level.
+    /// Returns, at start, the level of a restored queue for this priority, of which the log has messages.
+    /// `None` if there is no capacity for the level.
     pub(crate) fn restore_level(
         &mut self,
         quota: &mut Quota,
@@ -235,7 +244,8 @@ impl Queues {
         }
     }
 
-    /// Returns the maximum bytes that the messages of one queue may take in the log now.
+    /// Returns the maximum number of bytes that the messages of one queue may take in the log now. `u64::MAX`
+    /// while more than half of the log is free.
     pub(crate) fn queue_log_bytes_max(&self, pending_writes: &PendingWrites) -> u64 {
         match self.live_log_bytes {
             Some((_, live)) => {
@@ -245,19 +255,19 @@ impl Queues {
         }
     }
 
-    /// Counts, once for each commit, the bytes that all messages take in the log, while at most half of the
-    /// log is free. With more free space no queue can exceed its share.
+    /// Counts the bytes that all messages take in the log, at most once for each commit. Counts nothing while
+    /// more than half of the log is free, because then no queue can exceed its share.
     pub(crate) fn count_live_log_bytes(&mut self, pending_writes: &PendingWrites) {
-        let (room, most, durable) =
+        let (free_bytes, bytes_max, durable) =
             (pending_writes.log_free_bytes(), pending_writes.disk_bytes_max(), pending_writes.durable());
-        if pending_writes.mode() != Mode::On || room > most / 2 {
+        if pending_writes.mode() != Mode::On || free_bytes > bytes_max / 2 {
             self.live_log_bytes = None;
         } else if self.live_log_bytes.is_none_or(|(counted, _)| counted != durable) {
             self.recount_live_log_bytes(durable);
         }
     }
 
-    /// Counts the bytes that all messages take in the log, because a publisher is about to wait for space.
+    /// Counts the bytes that all messages take in the log. `durable` is the newest durable batch.
     #[cold]
     pub(crate) fn recount_live_log_bytes(&mut self, durable: Batch) {
         let queues = self.records.iter().filter(|(_, queue)| !queue.is_deleted());
@@ -265,7 +275,10 @@ impl Queues {
     }
 
     /// Checks whether every target queue has capacity for the message now. Changes nothing.
-    pub(crate) fn reserve(
+    ///
+    /// # Errors
+    /// The publisher must wait, or the message is refused.
+    pub(crate) fn check_capacity(
         &self,
         cx: &Context<'_>,
         quota: &Quota,
@@ -274,22 +287,22 @@ impl Queues {
         claim: Claim,
     ) -> Result<(), CannotPublish> {
         let share = claim.share;
-        let needed = targets.iter().filter(|&&queue| self.records.needs_chunk(queue)).count();
+        let chunks_needed = targets.iter().filter(|&&queue| self.records.needs_chunk(queue)).count();
         let reserve = match share {
             Share::Ordinary => self.settings.chunks_reserve,
             Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter => 0,
         };
-        if needed > self.fan_out_max() {
+        if chunks_needed > self.fan_out_max() {
             return Err(CannotPublish::Fault(out_of("queue_entries_max")));
         }
-        let fits = self.pool.may_take(needed, reserve);
+        let has_chunks = self.pool.may_take(chunks_needed, reserve);
         let free = self.free_memory(cx.messages).with(cx.messages, message);
-        let within_share =
-            share == Share::Reserve || targets.iter().all(|&queue| self.records.within_share(free, queue));
-        match (fits && within_share, share) {
-            (true, _) => self.reserve_log(cx, quota, message, targets, claim),
-            (false, Share::Ordinary) => Err(CannotPublish::Wait(match fits {
-                true => self.records.crowded_queue(free, targets),
+        let is_within_shares =
+            share == Share::Reserve || targets.iter().all(|&queue| self.records.is_within_share(free, queue));
+        match (has_chunks && is_within_shares, share) {
+            (true, _) => self.check_log_capacity(cx, quota, message, targets, claim),
+            (false, Share::Ordinary) => Err(CannotPublish::Wait(match has_chunks {
+                true => self.records.queue_memory_shortage(free, targets),
                 false => Shortage::Pool(Pool::Entries),
             })),
             (false, Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter) => {
@@ -298,11 +311,14 @@ impl Queues {
         }
     }
 
-    /// Checks whether the log has capacity for the message now, if it is to be logged.
+    /// Checks whether the log has capacity for the message now, if the message must be logged.
     ///
-    /// Every publisher can wait for the next commit and for space on the disk. A publisher that holds
-    /// deliveries itself waits for a limited time.
-    fn reserve_log(
+    /// Every publisher can wait for the next commit of the log and for space on the disk. A publisher with
+    /// unsettled deliveries waits for a limited time, because the space may be taken by these deliveries.
+    ///
+    /// # Errors
+    /// The publisher must wait, or the message is refused.
+    fn check_log_capacity(
         &self,
         cx: &Context<'_>,
         quota: &Quota,
@@ -310,7 +326,7 @@ impl Queues {
         targets: &[QueueId],
         claim: Claim,
     ) -> Result<(), CannotPublish> {
-        let logged = self.logged_targets(cx, message, targets);
+        let logged = self.logged_target_count(cx, message, targets);
         if logged == 0 {
             return Ok(());
         }
@@ -318,35 +334,39 @@ impl Queues {
         if !cx.pending_writes.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
             return Err(CannotPublish::Fault(out_of("commit_bytes_max")));
         }
-        let holds_up = claim.share == Share::Reserve && claim.may_wait;
-        if holds_up && cx.pending_writes.mode() == Mode::Unwritable {
-            // Others wait for what the publisher holds, and the disk will not recover by itself.
+        let holds_messages = claim.share == Share::Reserve && claim.may_wait;
+        if holds_messages && cx.pending_writes.mode() == Mode::Unwritable {
+            // Other publishers may wait for the messages that were delivered to this one, and a disk that
+            // cannot be written does not recover by itself.
             return Err(CannotPublish::Fault(unwritable_for_messages()));
         }
-        // Capacity was reserved for open transactions when their messages were published.
-        let kept = self.reserved_for_dead_letters(cx.pending_writes) + quota.open_log_bytes();
-        let room = cx.pending_writes.admit(bytes + kept, logged);
-        let most = self.queue_log_bytes_max(cx.pending_writes);
-        let within = targets
+        // The space for the messages of open transactions was reserved when these messages were published.
+        let reserved_bytes = self.reserved_for_dead_letters(cx.pending_writes) + quota.open_log_bytes();
+        let log_capacity = cx.pending_writes.admit(bytes + reserved_bytes, logged);
+        let queue_bytes_max = self.queue_log_bytes_max(cx.pending_writes);
+        let is_within_shares = targets
             .iter()
-            .all(|&queue| self.records.sum_over_levels(queue, Queue::log_bytes) + bytes <= most);
-        match room {
-            Ok(()) if within => Ok(()),
-            // For a commit all capacity was checked before.
+            .all(|&queue| self.records.sum_over_levels(queue, Queue::log_bytes) + bytes <= queue_bytes_max);
+        match log_capacity {
+            Ok(()) if is_within_shares => Ok(()),
+            // `tx.commit` checks the capacity for all its messages before it publishes the first one.
             _ if !claim.may_wait => Ok(()),
             Err(NoCapacity::Commit) if cx.pending_writes.mode() == Mode::Unwritable => {
                 Err(CannotPublish::Wait(Shortage::Unwritable))
             }
             Err(NoCapacity::Commit) => Err(CannotPublish::Wait(Shortage::Commit)),
             _ if claim.has_timed_out => Err(CannotPublish::Fault(waited_too_long(cx.pending_writes))),
-            Ok(()) => Err(CannotPublish::Wait(self.records.longest_in_log(targets))),
+            Ok(()) => Err(CannotPublish::Wait(self.records.queue_disk_shortage(targets))),
             Err(NoCapacity::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.pending_writes))),
         }
     }
 
-    /// Checks whether the log will have capacity for a message of an open transaction when it is committed,
-    /// beside all other open transactions. Changes nothing.
-    pub(crate) fn reserve_transaction(
+    /// Checks whether the log has space for this message of an open transaction, and for the messages of all
+    /// open transactions so far, so that `tx.commit` will not lack space. Changes nothing.
+    ///
+    /// # Errors
+    /// The publisher must wait, or the message is refused.
+    pub(crate) fn check_transaction_capacity(
         &self,
         cx: &Context<'_>,
         quota: &Quota,
@@ -354,16 +374,16 @@ impl Queues {
         (message, targets): (MessageId, &[QueueId]),
         has_timed_out: bool,
     ) -> Result<(), CannotPublish> {
-        if self.logged_targets(cx, message, targets) == 0 {
+        if self.logged_target_count(cx, message, targets) == 0 {
             return Ok(());
         }
         let bytes = cx.messages.stream_len(message) as u64 + quota.open_log_bytes();
-        // A transaction that one commit cannot hold is written twice.
+        // A transaction that is too large for one commit of the log is written twice.
         let times = if cx.pending_writes.fits_commit(bytes, 0, 0) { 1 } else { 2 };
-        let own = cx.messages.stream_len(message) as u64 + quota.open_log_bytes_of(connection);
-        let most = cx.pending_writes.disk_bytes_max();
-        if most > 0 && times * own > most {
-            // The transaction would never fit, whatever others free.
+        let own_bytes = cx.messages.stream_len(message) as u64 + quota.open_log_bytes_of(connection);
+        let disk_bytes_max = cx.pending_writes.disk_bytes_max();
+        if disk_bytes_max > 0 && times * own_bytes > disk_bytes_max {
+            // The transaction is larger than the log may become.
             return Err(CannotPublish::Fault(out_of("disk_limit")));
         }
         match cx
@@ -382,7 +402,7 @@ impl Queues {
     }
 }
 
-/// Returns why the log has no space at all, if it has none.
+/// Returns the shortage to report when the log has no space.
 #[cold]
 pub fn disk_shortage(pending_writes: &PendingWrites) -> Shortage {
     match pending_writes.exhausted_limit_key() {

@@ -1,11 +1,10 @@
-//! Schedules when a queue is examined: to remove messages, to read messages back, or because something
-//! expires.
+//! Puts queues on the trim list, the list of reads, the ready list and the schedule of expiry times.
 //!
 //! # Invariants
-//! - A queue has at most one current time, the one in its record. Other times in the list are skipped when
-//!   they come.
-//! - The list never has more than 1.5 times as many entries as there can be queues.
-//! - Every change that a queue may wait for puts the queue on the list that is processed for it.
+//! - A queue has at most one current time, which is also in its record (`due_ms`). Outdated times in the
+//!   schedule are skipped when they are reached.
+//! - The schedule never has more than 1.5 times as many entries as there can be queues.
+//! - When the reason why a queue waits may have ended, the queue is put on the list that processes it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,16 +13,16 @@ use leveret_core::command::QueueId;
 use leveret_core::pending_writes::PendingWrites;
 
 use super::Queues;
-use crate::queue_records::Peeked;
+use crate::queue_records::PeekedExpiry;
 
-/// A time in two halves, the high one first (a u64 would need padding), and its queue.
+/// A time as two halves, the high one first, and its queue. A `u64` would need 4 bytes of padding.
 type Time = (u32, u32, QueueId);
 
 /// The times at which queues are examined, the earliest first.
 #[derive(Debug)]
 pub(crate) struct QueueSchedule {
     times: BinaryHeap<Reverse<Time>>,
-    most: usize,
+    entries_max: usize,
 }
 
 fn time(at_ms: u64, queue: QueueId) -> Reverse<Time> {
@@ -31,26 +30,26 @@ fn time(at_ms: u64, queue: QueueId) -> Reverse<Time> {
 }
 
 impl QueueSchedule {
-    /// Bytes of the list per queue that the broker may have.
+    /// Bytes of the schedule for each of the maximum number of queues.
     pub(crate) const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
 
     pub(crate) fn with_capacity(queues: usize) -> Self {
-        let most = queues * 3 / 2;
-        Self { times: BinaryHeap::with_capacity(most), most }
+        let entries_max = queues * 3 / 2;
+        Self { times: BinaryHeap::with_capacity(entries_max), entries_max }
     }
 
-    /// Returns the earliest time in the list, in milliseconds of broker time. Its queue may have another time
-    /// now.
+    /// Returns the earliest time in the schedule, in milliseconds of broker time. The time may be outdated.
     pub(crate) fn next_ms(&self) -> Option<u64> {
         self.times.peek().map(|Reverse((high, low, _))| u64::from(*high) << 32 | u64::from(*low))
     }
 
-    /// Adds a time for a queue. A full list is rebuilt from `all`, the current times including the new one.
+    /// Adds a time for a queue. A full schedule is rebuilt from `all`, which returns the current times of all
+    /// queues, the new one included.
     pub(crate) fn add<I>(&mut self, at_ms: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
         I: Iterator<Item = (u64, QueueId)>,
     {
-        if self.times.len() < self.most {
+        if self.times.len() < self.entries_max {
             self.times.push(time(at_ms, queue));
         } else {
             self.times.clear();
@@ -63,7 +62,7 @@ impl QueueSchedule {
         self.next_ms().zip(self.times.peek().map(|Reverse((.., queue))| *queue))
     }
 
-    /// Removes and returns the next queue that is due.
+    /// Removes and returns the earliest time and its queue, if that time has come.
     pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(u64, QueueId)> {
         let at_ms = self.next_ms().filter(|at_ms| *at_ms <= now_ms)?;
         self.times.pop().map(|Reverse((.., queue))| (at_ms, queue))
@@ -73,11 +72,11 @@ impl QueueSchedule {
 impl Queues {
     // ---- deliveries
 
-    /// Notes that a job has requeued all its messages of a queue. When no other job does so, delivery resumes
-    /// in the right order.
-    pub(crate) fn end_returning(&mut self, queue: QueueId) {
+    /// Notes that a job has requeued or dropped all its messages of a queue. Delivery from the queue resumes
+    /// when there is no further such job.
+    pub(crate) fn end_blocking_job(&mut self, queue: QueueId) {
         let record = &mut self.records[queue];
-        record.returning -= 1;
+        record.blocking_jobs -= 1;
         if record.settings.may_expire {
             self.relist_for_trim(queue);
         }
@@ -85,8 +84,8 @@ impl Queues {
         self.records.wake(queue);
     }
 
-    /// Examines a queue with priorities that lost messages: its new first message may have to expire, or may
-    /// be deliverable where the previous one was not.
+    /// Examines a queue with priorities of which messages were removed: its new first message may have to
+    /// expire, or may be deliverable although the previous one was not.
     #[cold]
     pub(crate) fn examine_first_level(&mut self, queue: QueueId) {
         let whole = self.records.queue_of_level(queue);
@@ -99,7 +98,7 @@ impl Queues {
 
     // ---- removed messages
 
-    /// Notes that a queue has messages to remove that it cannot remove now, or not all at once.
+    /// Puts a queue with messages to remove on the trim list, unless it is there already.
     pub(crate) fn list_for_trim(&mut self, queue: QueueId) {
         if !core::mem::replace(&mut self.records[queue].listed.is_listed_for_trim, true) {
             self.trim_list.push(queue);
@@ -107,18 +106,19 @@ impl Queues {
         }
     }
 
-    /// Notes that a queue has further messages to remove.
+    /// Puts a queue with further messages to remove on the trim list, and makes the list be processed again.
     ///
-    /// If it is on the list already because of rejected messages without capacity, it is processed again.
+    /// The queue may be on the list already, and waiting for capacity for its dead letters.
     pub(crate) fn relist_for_trim(&mut self, queue: QueueId) {
         self.list_for_trim(queue);
         self.trim_list.note_change();
     }
 
-    /// Returns the bytes of the log that publishers leave free for dead letters.
+    /// Returns the bytes of the log that publishers leave free for dead letters; 0 if no durable queue has a
+    /// dead-letter exchange.
     ///
-    /// A dead letter needs space before its original frees any. Without the reserve, a log full of messages
-    /// to be dead-lettered would stay full forever.
+    /// A dead letter needs space in the log before the settlement of its original frees space. Without the
+    /// reserve, a log full of messages to be dead-lettered would stay full forever.
     pub(crate) fn reserved_for_dead_letters(&self, pending_writes: &PendingWrites) -> u64 {
         match self.records.has_dead_lettering() {
             false => 0,
@@ -128,23 +128,24 @@ impl Queues {
 
     // ---- messages read back
 
-    /// Requests that messages at the front of the middle be read back.
-    pub(crate) fn want_pages(&mut self, queue: QueueId) {
+    /// Requests that the first absent messages of a queue be read back.
+    pub(crate) fn request_read(&mut self, queue: QueueId) {
         let record = &mut self.records[queue];
         if record.times.peeked.is_wanted() {
-            record.times.peeked = Peeked::NOTHING;
+            record.times.peeked = PeekedExpiry::NOTHING;
         }
         if !core::mem::replace(&mut record.listed.is_fetching, true) {
             self.paging.want(queue);
         }
     }
 
-    /// Requests the expiry time of the first message, which only the log has.
+    /// Requests a peek: a read of the record of the first message, which only the log has, for its expiry
+    /// time.
     #[cold]
-    pub(crate) fn want_peek(&mut self, queue: QueueId) {
+    pub(crate) fn request_peek(&mut self, queue: QueueId) {
         if !self.records[queue].listed.is_fetching {
-            self.want_pages(queue);
-            self.records[queue].times.peeked = Peeked::WANTED;
+            self.request_read(queue);
+            self.records[queue].times.peeked = PeekedExpiry::WANTED;
         }
     }
 
@@ -171,7 +172,7 @@ impl Queues {
         }
     }
 
-    /// Notes that a client used the queue, which postpones the queue's expiry.
+    /// Notes that a client used the queue: the queue's own expiry time (`x-expires`) begins anew.
     #[cold]
     pub(crate) fn touch_queue(&mut self, pending_writes: &PendingWrites, queue: QueueId) {
         let record = &mut self.records[queue];
@@ -211,7 +212,7 @@ mod tests {
                     due[queue.index()] = u64::MAX;
                 }
             }
-            assert!(due.iter().all(|at| *at > now), "one was passed over");
+            assert!(due.iter().all(|at| *at > now), "a due queue was not returned");
             assert_eq!(schedule.times.capacity(), room);
         }
     }

@@ -116,7 +116,7 @@ impl QueueFlowFixture {
     fn take(&mut self, queue: QueueId) -> (QueueId, usize) {
         let level = self.queues.records().first_level(queue);
         let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
-        let first = self.queues.first_to_go(&mut cx, level).unwrap();
+        let first = self.queues.first_deliverable(&mut cx, level).unwrap();
         let Taken { message, offset, logged, redelivered, requeues } =
             self.queues.take_first(&mut cx, level, first);
         let new = NewDelivery {
@@ -162,7 +162,7 @@ impl QueueFlowFixture {
 
     fn has_expired(&mut self, level: QueueId) -> bool {
         let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
-        self.queues.has_expired(&mut cx, level, Patience::No)
+        self.queues.has_expired(&mut cx, level, ExpiryGrace::No)
     }
 
     /// Empties a queue. Returns the bodies in the order of departure, separated by a space.
@@ -193,7 +193,7 @@ impl QueueFlowFixture {
         let message = self.message("m", &[], MessageFlags::NONE);
         let cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         let claim = Claim { share, may_wait: true, has_timed_out: false };
-        let reserved = self.queues.reserve(&cx, &self.quota, message, &[queue], claim);
+        let reserved = self.queues.check_capacity(&cx, &self.quota, message, &[queue], claim);
         self.messages.release(message);
         reserved.map_err(|hindrance| match hindrance {
             CannotPublish::Wait(Shortage::QueueMemory(queue)) => Ok(queue),
@@ -277,10 +277,10 @@ fn a_queue_is_ready_with_a_message_and_a_consumer_and_without_a_requeue_in_progr
     assert!(!world.queues.records().is_any_ready(), "nobody is there");
     let consumer = world.consumer(queue);
     assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
-    world.queues.records_mut().begin_returning(queue);
+    world.queues.records_mut().begin_blocking_job(queue);
     world.queues.records_mut().wake(queue);
     assert!(!world.queues.records().is_any_ready(), "something older may come");
-    world.queues.end_returning(queue);
+    world.queues.end_blocking_job(queue);
     assert_eq!(
         (world.queues.records_mut().pop_ready(), world.queues.records_mut().pop_ready()),
         (Some(queue), None)
@@ -327,10 +327,10 @@ fn a_record_is_freed_when_it_is_cleared_and_nothing_refers_to_it() {
     assert!(world.queues.take_if_done(queue).is_none(), "it is not cleared away");
     world.queues.at_mut(queue).state = QueueState::Cleared;
     assert!(world.queues.take_if_done(queue).is_none(), "a message of it is delivered");
-    world.queues.records_mut().begin_returning(queue);
+    world.queues.records_mut().begin_blocking_job(queue);
     world.settle(taken);
     assert!(world.queues.take_if_done(queue).is_none(), "a job works for it");
-    world.queues.end_returning(queue);
+    world.queues.end_blocking_job(queue);
     let (record, whole) = world.queues.take_if_done(queue).unwrap();
     assert_eq!((&*record.name, whole, world.queues.records().len()), ("q", None, 0));
     assert!(world.queues.take_if_done(queue).is_none());
@@ -372,10 +372,10 @@ fn a_queue_with_priorities_is_ready_for_a_message_of_any_of_them() {
     assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
     let level = world.queues.records().wanted_level(queue).unwrap();
     assert_ne!(level, queue);
-    world.queues.records_mut().begin_returning(level);
+    world.queues.records_mut().begin_blocking_job(level);
     world.put_ranked(queue, &[(0, "none")]);
     assert!(!world.queues.records().is_any_ready(), "a lower one does not go before what may come back");
-    world.queues.end_returning(level);
+    world.queues.end_blocking_job(level);
     assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
 }
 
@@ -405,9 +405,9 @@ fn a_purge_removes_ready_messages_of_all_levels_and_no_deliveries() {
     for (level, mut purged) in parts {
         let mut cx = Context::new(&mut world.pending_writes, &mut world.messages, &mut world.work);
         while world.queues.drop_purged(&mut cx, level, &mut purged) {}
-        world.queues.end_returning(level);
+        world.queues.end_blocking_job(level);
     }
-    assert_eq!((world.messages.messages_used(), world.queues.at(queue).returning), (1, 0));
+    assert_eq!((world.messages.messages_used(), world.queues.at(queue).blocking_jobs), (1, 0));
     world.give_back(delivered);
     world.put_ranked(queue, &[(2, "new")]);
     assert_eq!(world.drain(queue), "delivered new");

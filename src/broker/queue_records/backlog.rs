@@ -1,4 +1,4 @@
-//! The messages waiting in a queue, in order, in memory and out of it.
+//! The messages waiting in a queue, in order, in memory or only in the log.
 //!
 //! ```text
 //! requeued           │ head │ middle                     │ fifo
@@ -6,14 +6,15 @@
 //!                    │ back │ and transient ones between │
 //! ```
 //!
-//! A queue that fits into memory has only its `fifo`. When memory is short, messages that the log has move
-//! from the front of the `fifo` to the `middle`, where any number of neighbours are one entry. Ahead of
-//! delivery they are read back into the `head`. Transient messages stay in memory.
+//! While memory is not short, a queue has only its `fifo`. When memory is short, messages that the log has
+//! are moved from the front of the `fifo` to the `middle` and removed from memory. In the `middle` any number
+//! of messages with successive offsets are one entry. Before their delivery they are read back into the
+//! `head`. Transient messages stay in memory.
 //!
 //! # Invariants
-//! - The parts are in the order of arrival, and a message that moves keeps its position in that order.
+//! - The messages of `head`, `middle` and `fifo`, in this order of the parts, are in the order of arrival.
 //! - Requeued messages precede all others.
-//! - Counts and bytes are those of the messages in the parts, in memory or not.
+//! - Counts and bytes always match the messages in the parts.
 
 use leveret_core::command::QueueId;
 use leveret_core::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages, QueueEntry};
@@ -22,10 +23,10 @@ use super::record::Records;
 use super::record::{Front, Rank};
 use crate::deliveries::{Delivered, Deliveries, RequeuedHeap};
 
-/// Maximum number of messages in the middle of one queue, in memory or not. With the messages outside of it,
-/// the number fits the 32 bits of `queue.declare-ok`.
+/// Maximum number of messages in the middle of one queue. It leaves room in the 32 bits of `queue.declare-ok`
+/// for the messages of the other parts.
 const ABSENT_MAX: u32 = u32::MAX / 2;
-/// If the head has fewer messages than this, more are read back from the log.
+/// Messages are read back when the head has fewer messages than this.
 const HEAD_LOW: u32 = 32;
 
 /// Bytes of the pool slot that each message takes.
@@ -76,7 +77,8 @@ pub(crate) enum QueuePart {
 /// A message taken out of its queue.
 pub(crate) struct Taken {
     pub(crate) message: MessageId,
-    /// Queue offset of the message, which orders requeued messages.
+    /// Number of the message in its queue, in the order of first departure, by which requeued messages are
+    /// sorted. Not its log offset.
     pub(crate) offset: u64,
     /// Log offset of the message, if the log has it.
     pub(crate) logged: Option<u64>,
@@ -86,11 +88,11 @@ pub(crate) struct Taken {
     pub(crate) requeues: u16,
 }
 
-/// Everything that a purge took out of a queue, to be dropped in steps.
+/// All messages that a purge took out of a queue. A job drops them in steps.
 #[derive(Debug)]
 pub(crate) struct Purged {
     fifos: [Fifo; 4],
-    returned: RequeuedHeap,
+    requeued: RequeuedHeap,
 }
 
 /// One item of a purged queue.
@@ -105,14 +107,14 @@ pub(crate) enum PurgedItem {
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     /// Requeued messages that have a delivery record.
-    returned: RequeuedHeap,
-    /// Requeued messages without a delivery record, as entries in the order of their return. Used when half
-    /// of all delivery records belong to requeued messages.
-    returned_entries: Fifo,
+    requeued: RequeuedHeap,
+    /// Further requeued messages as entries, in the order in which they were requeued. Used when half of all
+    /// delivery records belong to requeued messages.
+    requeued_entries: Fifo,
     /// Number of requeued messages that only the log has.
-    returned_absent: u32,
+    requeued_absent: u32,
     /// Bytes of the bodies of requeued messages that only the log has.
-    returned_absent_bytes: u64,
+    requeued_absent_bytes: u64,
     /// Rejected messages that cannot be dead-lettered yet. They are not delivered any more and not counted as
     /// ready.
     rejected: RequeuedHeap,
@@ -120,7 +122,7 @@ pub(crate) struct Backlog {
     rejected_absent: u32,
     /// Bytes of pool memory that rejected messages occupy.
     rejected_bytes: u64,
-    /// Messages read back from the log.
+    /// Messages that were read back from the log or kept in memory at the front.
     head: Fifo,
     /// Messages still to be read back from the log, and transient ones between them.
     middle: Fifo,
@@ -136,7 +138,8 @@ pub(crate) struct Backlog {
     bytes: u64,
     /// Bytes of the bodies of the ready messages that are in memory.
     body_bytes: u64,
-    /// Number of messages taken from the front for the first time; it numbers them in the order of arrival.
+    /// Number of messages taken from the front for the first time. Its value numbers the messages in the
+    /// order of arrival.
     taken: u64,
     /// Number of times that requeued messages were taken again.
     retaken: u64,
@@ -150,21 +153,21 @@ impl Backlog {
     /// Returns the number of messages ready for delivery.
     #[inline]
     pub(crate) const fn ready(&self) -> u32 {
-        self.resident() + self.stored + self.returned_absent
+        self.resident() + self.stored + self.requeued_absent
     }
 
     /// Returns the number of ready messages that are in memory.
     #[inline]
     pub(crate) const fn resident(&self) -> u32 {
         let deep = self.head.len() + self.middle_messages - self.stored;
-        let returned = self.returned.len() + self.returned_entries.len() - self.returned_absent;
-        self.fifo.len() + returned + deep
+        let requeued = self.requeued.len() + self.requeued_entries.len() - self.requeued_absent;
+        self.fifo.len() + requeued + deep
     }
 
     /// Returns the number of entries of the queue.
     #[inline]
     pub(crate) const fn entries(&self) -> u64 {
-        self.returned_entries.len() as u64
+        self.requeued_entries.len() as u64
             + self.head.len() as u64
             + self.middle.len() as u64
             + self.fifo.len() as u64
@@ -193,12 +196,12 @@ impl Backlog {
 
     /// Returns whether only the log has some messages of this queue.
     pub(crate) const fn has_absent(&self) -> bool {
-        self.stored > 0 || self.returned_absent > 0 || self.rejected_absent > 0
+        self.stored > 0 || self.requeued_absent > 0 || self.rejected_absent > 0
     }
 
     /// Returns the number of requeued messages that only the log has.
-    pub(crate) const fn returned_absent(&self) -> u32 {
-        self.returned_absent
+    pub(crate) const fn requeued_absent(&self) -> u32 {
+        self.requeued_absent
     }
 
     /// Returns the bytes of pool memory that the ready and the rejected messages occupy.
@@ -209,7 +212,7 @@ impl Backlog {
 
     /// Returns the bytes of all bodies, in memory or not: what `x-max-length-bytes` limits.
     pub(crate) const fn body_bytes(&self) -> u64 {
-        self.body_bytes + self.stored_bytes + self.returned_absent_bytes
+        self.body_bytes + self.stored_bytes + self.requeued_absent_bytes
     }
 
     /// Returns whether the next message needs a new chunk.
@@ -218,19 +221,19 @@ impl Backlog {
         self.fifo.needs_chunk()
     }
 
-    /// Returns whether more messages may move to the middle, whose number of messages is limited.
+    /// Returns whether the middle can count one more message.
     pub(crate) const fn can_evict(&self) -> bool {
         self.middle_messages < ABSENT_MAX
     }
 
     #[inline]
-    const fn count_in(&mut self, size: Size) {
+    const fn add_size(&mut self, size: Size) {
         self.bytes += size.footprint;
         self.body_bytes += size.body_len;
     }
 
     #[inline]
-    const fn count_out(&mut self, size: Size) {
+    const fn subtract_size(&mut self, size: Size) {
         self.bytes -= size.footprint;
         self.body_bytes -= size.body_len;
     }
@@ -241,19 +244,19 @@ impl Backlog {
     #[inline]
     pub(crate) fn push(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
         let pushed = self.fifo.push(pool, place.entry());
-        assert!(pushed, "a chunk was reserved for every target");
-        self.count_in(size);
+        assert!(pushed, "the caller checked that a chunk is free for every target queue");
+        self.add_size(size);
     }
 
     /// Returns the message that leaves the queue next.
     #[inline]
     pub(crate) fn first(&self, pool: &FifoPool, deliveries: &Deliveries) -> Option<First> {
-        if let Some(index) = self.returned.first() {
+        if let Some(index) = self.requeued.first() {
             let delivery = &deliveries[index];
             let absent = delivery.logged.filter(|_| delivery.message.is_none());
             return Some(absent.map_or(First::Requeued, First::Absent));
         }
-        if let Some(entry) = self.returned_entries.front(pool) {
+        if let Some(entry) = self.requeued_entries.front(pool) {
             return Some(match Place::of(entry) {
                 Place::Stored(offset, _) => First::Absent(offset),
                 _ => First::Requeued,
@@ -265,8 +268,8 @@ impl Backlog {
             .or_else(|| at(QueuePart::Fifo, &self.fifo))
     }
 
-    /// Calls `each` with every place in queue order until it returns that it has enough. For a requeued
-    /// message `each` also receives whether it was delivered.
+    /// Calls `each` with every place in queue order, until `each` returns `false`. For a requeued message,
+    /// `each` also receives whether the message counts as redelivered; for others `None`.
     #[cold]
     pub(crate) fn for_each_place(
         &self,
@@ -274,60 +277,62 @@ impl Backlog {
         deliveries: &Deliveries,
         each: &mut dyn FnMut(Place, Option<bool>) -> bool,
     ) {
-        for index in self.returned.in_order(deliveries) {
+        for index in self.requeued.in_order(deliveries) {
             let delivery = &deliveries[index];
             let place = match (delivery.message, delivery.logged) {
                 (Some(message), None) => Place::Plain(message),
                 (Some(message), Some(offset)) => Place::Logged(message, offset),
                 (None, Some(offset)) => Place::Stored(offset, 1),
-                (None, None) => panic!("a message is in memory or in the log"),
+                (None, None) => panic!("every message is in memory or in the log"),
             };
             if !each(place, Some(delivery.redelivered)) {
                 return;
             }
         }
-        let came_back = self.returned_entries.for_each(pool, &mut |entry| each(Place::of(entry), Some(true)));
+        let was_requeued =
+            self.requeued_entries.for_each(pool, &mut |entry| each(Place::of(entry), Some(true)));
         let parts = [&self.head, &self.middle, &self.fifo];
         let mut rest = parts.into_iter();
-        if came_back {
+        if was_requeued {
             rest.all(|part| part.for_each(pool, &mut |entry| each(Place::of(entry), None)));
         }
     }
 
-    /// Takes the first message of a part, which is in memory. Returns its number in the order of departure.
+    /// Takes the first message of a part, which is in memory. Returns the number of the message in its queue.
     #[inline]
-    pub(crate) fn take_from(&mut self, pool: &mut FifoPool, part: QueuePart, size: Size) -> u64 {
+    pub(crate) fn take_from_part(&mut self, pool: &mut FifoPool, part: QueuePart, size: Size) -> u64 {
         self.pop(pool, part);
-        self.count_out(size);
+        self.subtract_size(size);
         let number = self.taken;
         self.taken += 1;
         number
     }
 
     /// Takes the first requeued message, which is in memory.
-    pub(crate) fn take_returned(
+    pub(crate) fn take_requeued(
         &mut self,
         pool: &mut FifoPool,
         deliveries: &mut Deliveries,
         messages: &Messages,
     ) -> Taken {
-        let taken = if let Some(index) = self.returned.pop(deliveries) {
+        let taken = if let Some(index) = self.requeued.pop(deliveries) {
             let old = deliveries.remove(index);
-            let message = old.message.expect("the first is in memory");
+            let message = old.message.expect("the caller checked that the first message is in memory");
             let (offset, logged, redelivered) = (old.offset, old.logged, old.redelivered);
             Taken { message, offset, logged, redelivered, requeues: old.requeues }
         } else {
-            let (offset, entry) = self.returned_entries.pop(pool).expect("one came back");
+            let (offset, entry) =
+                self.requeued_entries.pop(pool).expect("the caller checked that there is a requeued message");
             let logged = match Place::of(entry) {
                 Place::Logged(_, offset) => Some(offset),
                 Place::Plain(_) => None,
-                Place::Stored(..) => panic!("the first is in memory"),
+                Place::Stored(..) => panic!("the caller checked that the first message is in memory"),
             };
             // An entry has no requeue count; the queue's requeue counts may have it.
             Taken { message: entry.message, offset, logged, redelivered: true, requeues: 1 }
         };
         self.retaken += 1;
-        self.count_out(Size::of(messages, taken.message));
+        self.subtract_size(Size::of(messages, taken.message));
         taken
     }
 
@@ -342,26 +347,27 @@ impl Backlog {
             QueuePart::Fifo => &mut self.fifo,
         };
         let popped = fifo.pop(pool);
-        assert!(popped.is_some(), "a part that has a first message is not empty");
+        assert!(popped.is_some(), "the caller checked that this part has a message");
     }
 
-    /// Takes all ready messages out for the caller to drop. Returns their number.
-    pub(crate) fn detach(&mut self) -> (u32, Purged) {
+    /// Takes all ready messages out of the queue. Returns their number, and the messages, which the caller
+    /// must drop.
+    pub(crate) fn take_all(&mut self) -> (u32, Purged) {
         let count = self.ready();
-        // The messages taken out use up their numbers.
+        // Each of these messages has a number, as if it had been taken singly.
         let fresh = u64::from(self.fresh());
         (self.taken, self.dropped) = (self.taken + fresh, self.dropped + fresh);
         (self.bytes, self.body_bytes) = (0, 0);
-        (self.returned_absent, self.returned_absent_bytes) = (0, 0);
+        (self.requeued_absent, self.requeued_absent_bytes) = (0, 0);
         (self.middle_messages, self.stored, self.stored_bytes) = (0, 0, 0);
-        let fifos = [&mut self.returned_entries, &mut self.head, &mut self.middle, &mut self.fifo];
-        (count, Purged { fifos: fifos.map(Fifo::detach), returned: core::mem::take(&mut self.returned) })
+        let fifos = [&mut self.requeued_entries, &mut self.head, &mut self.middle, &mut self.fifo];
+        (count, Purged { fifos: fifos.map(Fifo::detach), requeued: core::mem::take(&mut self.requeued) })
     }
 
     // ---- requeued messages
 
-    /// Requeues a delivery at its old position: as its record or, when requeued messages have too many
-    /// records, as an entry.
+    /// Requeues a delivery. It keeps its delivery record and its old position. When half of all delivery
+    /// records belong to requeued messages, it becomes an entry behind them instead.
     pub(crate) fn put_back(
         &mut self,
         pool: &mut FifoPool,
@@ -374,35 +380,35 @@ impl Backlog {
             (Some(message), None) => Place::Plain(message),
             (Some(message), Some(offset)) => Place::Logged(message, offset),
             (None, Some(offset)) => Place::Stored(offset, 1),
-            (None, None) => panic!("a message is in memory or in the log"),
+            (None, None) => panic!("every message is in memory or in the log"),
         };
         match delivery.message {
-            Some(message) => self.count_in(Size::of(messages, message)),
+            Some(message) => self.add_size(Size::of(messages, message)),
             None => {
-                self.returned_absent += 1;
-                self.returned_absent_bytes += u64::from(delivery.body_len);
+                self.requeued_absent += 1;
+                self.requeued_absent_bytes += u64::from(delivery.body_len);
             }
         }
-        let is_entry = deliveries.are_half_returned() && self.returned_entries.push(pool, place.entry());
+        let is_entry = deliveries.are_half_requeued() && self.requeued_entries.push(pool, place.entry());
         if is_entry {
             deliveries.remove(index);
         } else {
-            self.returned.insert(deliveries, index);
-            // A delivery that was never sent may not be evicted yet. From here on it may, because messages
-            // before it may need memory.
-            deliveries.allow_page_out(index);
+            self.requeued.insert(deliveries, index);
+            // A delivery that was not sent could not be evicted. The requeued message can, because messages
+            // before it may need the memory.
+            deliveries.allow_eviction(index);
         }
     }
 
-    /// Evicts a requeued message: from now on only the log has it.
-    pub(crate) fn evict_returned(&mut self, size: Size) {
-        self.count_out(size);
-        self.returned_absent += 1;
-        self.returned_absent_bytes += size.body_len;
+    /// Notes that a requeued message of this size was evicted: now only the log has it.
+    pub(crate) fn evict_requeued(&mut self, size: Size) {
+        self.subtract_size(size);
+        self.requeued_absent += 1;
+        self.requeued_absent_bytes += size.body_len;
     }
 
     /// Completes the read of the first requeued message: it is in memory again.
-    pub(crate) fn returned_paged_in(
+    pub(crate) fn requeued_paged_in(
         &mut self,
         pool: &mut FifoPool,
         deliveries: &mut Deliveries,
@@ -410,45 +416,49 @@ impl Backlog {
         size: Size,
     ) {
         self.uncount_absent();
-        self.count_in(size);
-        match self.returned.first() {
+        self.add_size(size);
+        match self.requeued.first() {
             Some(index) => deliveries[index].message = Some(message),
-            None => self.returned_entries.set_front(pool, Place::Logged(message, offset).entry()),
+            None => self.requeued_entries.set_front(pool, Place::Logged(message, offset).entry()),
         }
     }
 
     /// Removes the first requeued message, which only the log has, without reading it.
-    pub(crate) fn drop_absent(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) {
+    pub(crate) fn remove_first_absent(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) {
         self.uncount_absent();
-        if let Some(index) = self.returned.pop(deliveries) {
+        if let Some(index) = self.requeued.pop(deliveries) {
             deliveries.remove(index);
         } else {
-            let popped = self.returned_entries.pop(pool);
-            assert!(popped.is_some(), "one came back");
+            let popped = self.requeued_entries.pop(pool);
+            assert!(popped.is_some(), "the caller checked that there is a requeued message");
         }
     }
 
     /// Returns the first requeued message, which is in memory, and its log offset if the log has it.
-    pub(crate) fn first_returned(
+    pub(crate) fn first_requeued(
         &self,
         pool: &FifoPool,
         deliveries: &Deliveries,
     ) -> (MessageId, Option<u64>) {
-        if let Some(index) = self.returned.first() {
+        if let Some(index) = self.requeued.first() {
             let delivery = &deliveries[index];
-            return (delivery.message.expect("the first is in memory"), delivery.logged);
+            return (
+                delivery.message.expect("the caller checked that the first message is in memory"),
+                delivery.logged,
+            );
         }
-        let entry = self.returned_entries.front(pool).expect("one came back");
+        let entry =
+            self.requeued_entries.front(pool).expect("the caller checked that there is a requeued message");
         match Place::of(entry) {
             Place::Logged(message, offset) => (message, Some(offset)),
             Place::Plain(message) => (message, None),
-            Place::Stored(..) => panic!("the first is in memory"),
+            Place::Stored(..) => panic!("the caller checked that the first message is in memory"),
         }
     }
 
     // ---- rejected messages
 
-    /// Keeps a rejected delivery, which is not delivered any more.
+    /// Adds a delivery to the rejected messages, which are not delivered any more.
     pub(crate) fn reject(&mut self, deliveries: &mut Deliveries, messages: &Messages, index: usize) {
         match deliveries[index].message {
             Some(message) => self.rejected_bytes += Size::of(messages, message).footprint,
@@ -478,14 +488,15 @@ impl Backlog {
 
     /// Drops the first rejected message, which cannot be read back, and frees its record.
     pub(crate) fn lose_rejected(&mut self, deliveries: &mut Deliveries) {
-        let index = self.rejected.pop(deliveries).expect("what is read back for it is there");
+        let index =
+            self.rejected.pop(deliveries).expect("the message that was read is the first rejected one");
         self.rejected_absent -= 1;
         deliveries.remove(index);
     }
 
     /// Completes the read of the first rejected message: it is in memory again.
     pub(crate) fn rejected_paged_in(&mut self, deliveries: &mut Deliveries, message: MessageId, size: Size) {
-        let index = self.rejected.first().expect("what is read back for it is there");
+        let index = self.rejected.first().expect("the message that was read is the first rejected one");
         deliveries[index].message = Some(message);
         self.rejected_bytes += size.footprint;
         self.rejected_absent -= 1;
@@ -493,9 +504,9 @@ impl Backlog {
 
     const fn uncount_absent(&mut self) {
         // The size of a single body is unknown, so the average is subtracted.
-        let share = self.returned_absent_bytes / self.returned_absent as u64;
-        self.returned_absent_bytes -= share;
-        self.returned_absent -= 1;
+        let share = self.requeued_absent_bytes / self.requeued_absent as u64;
+        self.requeued_absent_bytes -= share;
+        self.requeued_absent -= 1;
     }
 
     // ---- eviction
@@ -505,42 +516,42 @@ impl Backlog {
         self.fifo.front(pool).map(Place::of)
     }
 
-    /// Keeps the first message of the fifo in memory, if fewer than `window` messages in memory precede the
-    /// first evicted one.
+    /// Moves the first message of the fifo to the head, if the middle is empty and the head has fewer than
+    /// `window` messages. Returns whether the message was moved.
     pub(crate) fn keep_in_window(&mut self, pool: &mut FifoPool, window: u32) -> bool {
         if !self.middle.is_empty() || self.head.len() >= window {
             return false;
         }
         let Some((_, entry)) = self.fifo.pop(pool) else { return false };
         let kept = self.head.push(pool, entry);
-        assert!(kept, "there are chunks");
+        assert!(kept, "the caller checked that chunks are free");
         true
     }
 
     /// Moves the first message of the fifo to the middle, where it stays in memory.
-    pub(crate) fn stay(&mut self, pool: &mut FifoPool, place: Place) {
+    pub(crate) fn keep_in_middle(&mut self, pool: &mut FifoPool, place: Place) {
         self.pop(pool, QueuePart::Fifo);
         self.middle_messages += 1;
         let kept = self.middle.push(pool, place.entry());
-        assert!(kept, "there are chunks");
+        assert!(kept, "the caller checked that chunks are free");
     }
 
-    /// Evicts the first message of the fifo: from now on only the log has it.
+    /// Moves the first message of the fifo to the middle as an absent one; the caller releases its memory.
     pub(crate) fn evict(&mut self, pool: &mut FifoPool, offset: u64, size: Size) {
         self.pop(pool, QueuePart::Fifo);
-        self.count_out(size);
+        self.subtract_size(size);
         self.stored_bytes += size.body_len;
         let pushed = self.push_stored(pool, offset, 1);
-        assert!(pushed, "there are chunks, and it can be counted");
+        assert!(pushed, "the caller checked that chunks are free and the middle can count the message");
     }
 
-    /// Appends messages that only the log has to the middle. Returns `false` when there is no chunk for them
-    /// or they are too many to be counted.
+    /// Appends `count` absent messages, from log offset `start` on, to the middle. Returns `false` when there
+    /// is no free chunk or the middle cannot count so many messages.
     pub(crate) fn push_stored(&mut self, pool: &mut FifoPool, start: u64, count: u32) -> bool {
         if count > ABSENT_MAX.saturating_sub(self.middle_messages) {
             return false;
         }
-        let pushed = match self.joined(pool, start, count) {
+        let pushed = match self.extended_run(pool, start, count) {
             Some(place) => {
                 self.middle.set_back(pool, place.entry());
                 true
@@ -554,8 +565,9 @@ impl Backlog {
         pushed
     }
 
-    /// Returns the run at the end of the middle, extended by `count` messages, if those follow it in the log.
-    fn joined(&self, pool: &FifoPool, start: u64, count: u32) -> Option<Place> {
+    /// Returns the last run of the middle, extended by `count` messages, if the offset `start` directly
+    /// follows the run.
+    fn extended_run(&self, pool: &FifoPool, start: u64, count: u32) -> Option<Place> {
         match Place::of(self.middle.back(pool)?) {
             Place::Stored(first, so_far) if first + u64::from(so_far) == start => {
                 Some(Place::Stored(first, so_far.checked_add(count)?))
@@ -564,22 +576,24 @@ impl Backlog {
         }
     }
 
-    /// Returns whether the first message of the fifo can be evicted without an entry of its own.
-    pub(crate) fn joins_middle(&self, pool: &FifoPool) -> bool {
+    /// Returns whether the first message of the fifo can be evicted without a new entry, because it extends
+    /// the last run of the middle.
+    pub(crate) fn extends_middle_run(&self, pool: &FifoPool) -> bool {
         match self.first_in_fifo(pool) {
-            Some(Place::Logged(_, offset)) => self.joined(pool, offset, 1).is_some(),
+            Some(Place::Logged(_, offset)) => self.extended_run(pool, offset, 1).is_some(),
             _ => false,
         }
     }
 
-    /// Sets, at start, the bytes of bodies of the messages about to be put into the middle.
+    /// Sets, at start, the bytes of the bodies of the messages that will be put into the middle.
     pub(crate) const fn set_stored_bytes(&mut self, body_bytes: u64) {
         self.stored_bytes = body_bytes;
     }
 
     // ---- reading back
 
-    /// Returns first offset and length of the run at the front of the middle, if only the log has it.
+    /// Returns first offset and length of the run at the front of the middle; `None` if the first message of
+    /// the middle is in memory or the middle is empty.
     pub(crate) fn first_stored(&self, pool: &FifoPool) -> Option<(u64, u32)> {
         match Place::of(self.middle.front(pool)?) {
             Place::Stored(start, count) => Some((start, count)),
@@ -592,25 +606,28 @@ impl Backlog {
         self.head.is_empty()
     }
 
-    /// Returns whether more messages should be read back; ahead of need only if memory is to spare.
-    pub(crate) fn is_head_low(&self, is_memory_to_spare: impl FnOnce() -> bool) -> bool {
+    /// Returns whether more messages should be read back: the head is empty, or it has few messages and there
+    /// is memory to spare.
+    pub(crate) fn is_head_low(&self, has_memory_to_spare: impl FnOnce() -> bool) -> bool {
         self.head.len() < HEAD_LOW
             && !self.middle.is_empty()
-            && (self.head.is_empty() || is_memory_to_spare())
+            && (self.head.is_empty() || has_memory_to_spare())
     }
 
     /// Moves the first message of the middle, which is in memory again, to the end of the head.
     pub(crate) fn paged_in(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
-        self.leave_stored(pool, 1);
-        self.count_in(size);
+        self.remove_stored(pool, 1);
+        self.add_size(size);
         let pushed = self.head.push_read_back(pool, place.entry());
-        assert!(pushed, "there are chunks");
+        assert!(pushed, "the caller checked that a chunk is free");
     }
 
     /// Removes the first `count` messages of the run at the front of the middle.
-    pub(crate) fn leave_stored(&mut self, pool: &mut FifoPool, count: u32) {
-        let Some((start, all)) = self.first_stored(pool) else { panic!("no run is at the front") };
-        self.stored_bytes -= self.stored_share(count);
+    pub(crate) fn remove_stored(&mut self, pool: &mut FifoPool, count: u32) {
+        let Some((start, all)) = self.first_stored(pool) else {
+            panic!("the caller checked that a run is at the front of the middle")
+        };
+        self.stored_bytes -= self.average_stored_bytes(count);
         self.middle_messages -= count;
         self.stored -= count;
         if count == all {
@@ -621,9 +638,9 @@ impl Backlog {
         }
     }
 
-    /// Returns the average bytes of bodies of `count` messages that only the log has. The size of each is
-    /// unknown.
-    fn stored_share(&self, count: u32) -> u64 {
+    /// Returns the estimated bytes of the bodies of `count` absent messages of the middle: their average,
+    /// because single sizes are unknown.
+    fn average_stored_bytes(&self, count: u32) -> u64 {
         if count >= self.stored {
             return self.stored_bytes;
         }
@@ -634,7 +651,7 @@ impl Backlog {
 impl Purged {
     /// Takes the next item of a purged queue, to be dropped.
     pub(crate) fn pop(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) -> Option<PurgedItem> {
-        if let Some(index) = self.returned.pop(deliveries) {
+        if let Some(index) = self.requeued.pop(deliveries) {
             return Some(PurgedItem::Delivered(deliveries.remove(index)));
         }
         let entry = self.fifos.iter_mut().find_map(|fifo| fifo.pop(pool));
@@ -643,19 +660,19 @@ impl Purged {
 
     /// Returns whether all items of a purged queue are dropped.
     pub(crate) fn is_empty(&self) -> bool {
-        self.returned.is_empty() && self.fifos.iter().all(Fifo::is_empty)
+        self.requeued.is_empty() && self.fifos.iter().all(Fifo::is_empty)
     }
 }
 
-/// Entry flags: the lower 3 bits are the kind, the upper 61 the log offset. No queue ever uses up that many
-/// offsets.
+/// Flags of an entry: the lower 3 bits are the kind of the place, the upper 61 bits the log offset. No queue
+/// reaches larger offsets.
 const LOGGED: u64 = 1;
 const STORED: u64 = 2;
 const KIND: u64 = 7;
 const KIND_BITS: u32 = 3;
 
-/// The messages at one place of a queue. An entry of the queue stores it with its offset and kind in the
-/// flags.
+/// The content of one entry of a queue: one message, or a run of absent messages. The flags of the entry
+/// store kind and offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
     /// A message that only memory has.
@@ -677,7 +694,7 @@ impl Place {
         match flags & KIND {
             LOGGED => Self::Logged(message, offset),
             STORED => Self::Stored(offset, message.index() as u32 + 1),
-            _ => panic!("an entry is of one of these kinds"),
+            _ => panic!("every entry is created by Place::entry, with one of these kinds"),
         }
     }
 
@@ -697,8 +714,9 @@ impl Place {
 impl Records {
     // ---- the ready list
     //
-    // A queue is on it exactly when it has a message, a consumer that can take it, and nothing that has to
-    // come first. For a queue with priorities this is the queue itself, never one of its levels.
+    // A queue is on this list exactly when it has a message that can be delivered now, and a consumer that
+    // can take the message. Of a queue with priorities, the queue itself is on the list, never one of its
+    // levels.
 
     /// Removes and returns the next queue that can deliver from the ready list.
     #[inline]
@@ -728,8 +746,8 @@ impl Records {
         }
     }
 
-    /// Puts the queue of a level on the ready list if it can deliver now, because a message arrived or may be
-    /// delivered.
+    /// Puts the queue of a level on the ready list if it can deliver now. Called when a message of a level
+    /// arrived or became deliverable.
     #[cold]
     pub(crate) fn wake_queue_of_level(&mut self, queue: QueueId) {
         let queue = self.queue_of_level(queue);
@@ -739,13 +757,14 @@ impl Records {
         }
     }
 
-    /// Notes that a job begins to requeue messages of a queue. Until the job is done, nothing is delivered
-    /// from the queue.
-    pub(crate) fn begin_returning(&mut self, queue: QueueId) {
-        self.slab[queue.index()].returning += 1;
+    /// Notes that a job begins to requeue messages of a queue. Nothing is delivered from the queue until the
+    /// job is done.
+    pub(crate) fn begin_blocking_job(&mut self, queue: QueueId) {
+        self.slab[queue.index()].blocking_jobs += 1;
     }
 
-    /// Returns the queue itself if it can deliver now, or its level that can.
+    /// Returns the level of the queue that can deliver now; the queue itself if it has no priorities; `None`
+    /// if there is nothing to deliver.
     #[inline(always)]
     pub(crate) fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
         let record = &self.slab[queue.index()];
@@ -762,13 +781,13 @@ impl Records {
         let whole = &self.slab[queue.index()];
         let level = self.first_level(queue);
         let first = &self.slab[level.index()];
-        let may_go = first.backlog.ready() > 0 && first.returning == 0 && first.front == Front::Free;
-        let is_wanted = whole.queue_consumers.is_ready() && whole.returning == 0 && !whole.is_deleted();
+        let may_go = first.backlog.ready() > 0 && first.blocking_jobs == 0 && first.front == Front::Free;
+        let is_wanted = whole.queue_consumers.is_ready() && whole.blocking_jobs == 0 && !whole.is_deleted();
         (may_go && is_wanted).then_some(level)
     }
 
-    /// Returns a queue that can deliver now but is missing from the ready list, so that it would be
-    /// forgotten.
+    /// Returns a queue that can deliver now but is missing from the ready list, which is a fault of the
+    /// broker: its messages would not be delivered.
     #[cfg(debug_assertions)]
     pub(crate) fn forgotten_queue(&self) -> Option<usize> {
         let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();

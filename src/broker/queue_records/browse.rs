@@ -1,7 +1,7 @@
 //! Browses a queue: lists its messages in order without taking or changing them.
 //!
-//! Messages that only the log has are returned as a run of offsets, for the caller to have them read.
-//! Browsing changes no count, mark, order or position.
+//! Messages that only the log has are returned as a run of offsets, which the caller requests from the log.
+//! Browsing changes neither the queue nor any count.
 
 use super::backlog::Place;
 use super::record::Records;
@@ -22,7 +22,7 @@ pub struct LogRun {
     pub(crate) incarnation: u64,
     pub(crate) start: u64,
     pub(crate) count: u32,
-    /// Messages with smaller offsets were delivered before.
+    /// Messages with smaller offsets may have been delivered before.
     pub(crate) redelivered_below: u64,
 }
 
@@ -40,7 +40,8 @@ pub enum Browsed {
 pub struct BrowseResult {
     /// Number of ready messages of the queue.
     pub ready: u32,
-    /// The requested messages in order, as far as all of them are in memory, or all in one run in the log.
+    /// The requested messages in order. The list ends before the message at which it would change from memory
+    /// to the log; a run in the log is alone in the list.
     pub seen: Vec<Browsed>,
 }
 
@@ -54,10 +55,10 @@ struct BrowseProgress {
 }
 
 impl Records {
-    /// Returns messages of a queue from this position on, counted from 0.
+    /// Returns up to `count` messages of a queue from position `from` on, counted from 0.
     ///
     /// # Errors
-    /// The position is too far from the front.
+    /// The position is behind more than [`ENTRIES_MAX`] entries.
     pub(crate) fn browse(
         &self,
         pool: &FifoPool,
@@ -66,16 +67,17 @@ impl Records {
         from: u32,
         count: u32,
     ) -> Result<Vec<Browsed>, Fault> {
-        let mut look = BrowseProgress { seen: Vec::new(), skip: from, entries: 0 };
+        let mut progress = BrowseProgress { seen: Vec::new(), skip: from, entries: 0 };
         let mut levels = self.levels(queue);
-        while levels.next().is_some_and(|level| self.browse_level(pool, deliveries, level, count, &mut look))
-        {
-        }
-        if look.seen.is_empty() && look.entries >= ENTRIES_MAX {
+        while levels
+            .next()
+            .is_some_and(|level| self.browse_level(pool, deliveries, level, count, &mut progress))
+        {}
+        if progress.seen.is_empty() && progress.entries >= ENTRIES_MAX {
             let text = format_args!("a queue cannot be browsed that far from its front");
             return Err(Fault::new(ReplyCode::PreconditionFailed, text));
         }
-        Ok(look.seen)
+        Ok(progress.seen)
     }
 
     /// Browses a queue or one of its levels. Returns whether the next level is to be browsed too.
@@ -85,46 +87,46 @@ impl Records {
         deliveries: &Deliveries,
         queue: QueueId,
         count: u32,
-        look: &mut BrowseProgress,
+        progress: &mut BrowseProgress,
     ) -> bool {
         let record = &self.slab[queue.index()];
-        let BrowseProgress { seen, skip, entries } = look;
-        let mut goes_on = true;
-        let mut each = |place: Place, came_back: Option<bool>| {
+        let BrowseProgress { seen, skip, entries } = progress;
+        let mut must_continue = true;
+        let mut each = |place: Place, was_requeued: Option<bool>| {
             *entries += 1;
-            let here = if let Place::Stored(_, run) = place { run } else { 1 };
-            if *skip >= here {
-                *skip -= here;
-                goes_on = *entries < ENTRIES_MAX;
-                return goes_on;
+            let message_count = if let Place::Stored(_, run) = place { run } else { 1 };
+            if *skip >= message_count {
+                *skip -= message_count;
+                must_continue = *entries < ENTRIES_MAX;
+                return must_continue;
             }
-            let past = core::mem::take(skip);
+            let skipped = core::mem::take(skip);
             let was_delivered =
-                |offset| came_back.unwrap_or_else(|| offset < record.logged.delivered_below());
+                |offset| was_requeued.unwrap_or_else(|| offset < record.logged.redelivered_below());
             let one = match place {
-                Place::Plain(message) => Browsed::InMemory(message, came_back.unwrap_or(false)),
+                Place::Plain(message) => Browsed::InMemory(message, was_requeued.unwrap_or(false)),
                 Place::Logged(message, offset) => Browsed::InMemory(message, was_delivered(offset)),
                 Place::Stored(start, run) => {
-                    let start = start + u64::from(past);
-                    let redelivered_below = match came_back {
+                    let start = start + u64::from(skipped);
+                    let redelivered_below = match was_requeued {
                         Some(true) => u64::MAX,
-                        _ => record.logged.delivered_below(),
+                        _ => record.logged.redelivered_below(),
                     };
                     let incarnation = record.logged.incarnation();
-                    let count = (run - past).min(count);
+                    let count = (run - skipped).min(count);
                     Browsed::InLog(LogRun { queue, incarnation, start, count, redelivered_below })
                 }
             };
             let is_in_log = matches!(one, Browsed::InLog(_));
-            goes_on = false;
+            must_continue = false;
             if is_in_log && !seen.is_empty() {
                 return false;
             }
             seen.push(one);
-            goes_on = !is_in_log && (seen.len() as u32) < count;
-            goes_on
+            must_continue = !is_in_log && (seen.len() as u32) < count;
+            must_continue
         };
         record.backlog.for_each_place(pool, deliveries, &mut each);
-        goes_on
+        must_continue
     }
 }

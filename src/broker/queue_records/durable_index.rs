@@ -1,9 +1,9 @@
-//! Tracks what the log has of each queue: offsets, counts, the delivered watermark and requeue counts.
+//! Tracks the messages of each queue in the log: offsets, counts, the watermark and requeue counts.
 //!
 //! # Invariants
 //! - An offset is given to one message only.
 //! - The counts are those of unsettled messages in the log or in the pending-write buffer.
-//! - The delivered watermark never falls.
+//! - The watermark never falls while the broker runs.
 
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::QueueId;
@@ -11,14 +11,14 @@ use leveret_core::pending_writes::{Batch, Target};
 
 use crate::recovery::Contents;
 
-/// The watermark is up to this many offsets ahead of the deliveries. At most as many undelivered messages are
-/// marked as redelivered after a power cut.
+/// The watermark is up to this many offsets ahead of the deliveries. After a power cut, up to this many
+/// messages that were never delivered are marked as redelivered.
 const WATERMARK_STEP: u64 = 256;
-/// The step of the watermark in a queue that a bridge forwards. It is larger because most of its messages
-/// leave without ever being written, and each watermark is a write.
+/// The step of the watermark in a queue that a bridge forwards. It is larger because most messages of such a
+/// queue are settled before they are written, so that the watermarks are most of its writes.
 const WATERMARK_STEP_FORWARDED: u64 = 1024;
 
-/// What the log has of a queue; all 0 for a queue that is not durable.
+/// Offsets and counts of a queue's messages in the log; all 0 for a queue that is not durable.
 #[derive(Debug, Default)]
 pub(crate) struct DurableIndex {
     /// Number that identifies the queue in the log, never reused; 0 when nothing of the queue is logged.
@@ -35,8 +35,8 @@ pub(crate) struct DurableIndex {
     redelivered_below: u64,
     /// Messages with smaller offsets may be delivered: the log records that they may have been.
     watermark: u64,
-    /// The watermark when everything that is being written is durable.
-    watermark_asked: u64,
+    /// The watermark that was last requested: the value when all pending writes are durable.
+    watermark_requested: u64,
     /// The highest watermark of earlier runs of the process.
     watermark_before: u64,
     /// No message at or above this offset is known to have left the front of the queue, in this run or an
@@ -67,7 +67,7 @@ impl DurableIndex {
         self.defined
     }
 
-    /// Notes that the queue's definition is rewritten with this batch.
+    /// Notes that the queue's definition is written with this batch.
     pub(crate) const fn set_defined(&mut self, batch: Batch) {
         self.defined = batch;
     }
@@ -83,16 +83,16 @@ impl DurableIndex {
         self.bytes
     }
 
-    /// Sets, at start, what the log has for the queue.
+    /// Sets, at start, the counts that recovery found in the log.
     pub(crate) fn restore(&mut self, contents: &Contents) {
         self.count = contents.count;
         self.bytes = contents.bytes;
         self.next_offset = contents.next_offset;
-        // The watermark runs ahead of the deliveries, but a message that was never published was not
-        // delivered either.
+        // The watermark may be higher than the next offset. Offsets that no message has yet do not count as
+        // delivered.
         self.redelivered_below = contents.delivered_through.min(contents.next_offset);
         self.watermark = contents.delivered_through;
-        self.watermark_asked = contents.delivered_through;
+        self.watermark_requested = contents.delivered_through;
         self.taken_below = self.redelivered_below;
         self.watermark_before = contents.watermark;
     }
@@ -127,14 +127,14 @@ impl DurableIndex {
 
     /// Subtracts a settled message that took `bytes` in the log.
     #[inline]
-    pub(crate) const fn settled(&mut self, bytes: u64) {
+    pub(crate) const fn settle(&mut self, bytes: u64) {
         self.count -= 1;
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Subtracts `count` settled messages that were not in memory.
-    pub(crate) fn settled_unread(&mut self, count: u64) {
-        // The size of each is unknown: the average is subtracted.
+    /// Subtracts `count` settled messages of unknown size.
+    pub(crate) fn settle_absent(&mut self, count: u64) {
+        // The average size is subtracted.
         let share = u128::from(self.bytes) * u128::from(count) / u128::from(self.count.max(1));
         self.bytes = self.bytes.saturating_sub(share as u64);
         self.count = self.count.saturating_sub(count);
@@ -145,32 +145,34 @@ impl DurableIndex {
     /// Notes that a message leaves the front for the first time: delivered, expired or dropped. Returns
     /// whether it may have been delivered in an earlier run of the process.
     #[inline]
-    pub(crate) fn taken(&mut self, offset: u64) -> bool {
+    pub(crate) fn note_taken(&mut self, offset: u64) -> bool {
         self.taken_below = self.taken_below.max(offset + 1);
         offset < self.redelivered_below
     }
 
     /// Returns the offset below which messages may have been delivered in an earlier run of the process.
-    pub(crate) const fn delivered_below(&self) -> u64 {
+    pub(crate) const fn redelivered_below(&self) -> u64 {
         self.redelivered_below
     }
 
-    /// Returns whether a message is below the watermark, so that it may be delivered.
+    /// Returns whether this offset is below the durable watermark, so that its message may be delivered.
     #[inline]
     pub(crate) const fn is_below_watermark(&self, offset: u64) -> bool {
         offset < self.watermark
     }
 
-    /// Returns the watermark to write, if the message is near the one being written: requested ahead of need.
+    /// Returns a higher watermark to write, if this offset is within half a step of the requested watermark;
+    /// otherwise `None`.
     #[inline]
-    pub(crate) fn ask_watermark(&mut self, offset: u64, is_forwarded: bool) -> Option<u64> {
+    pub(crate) fn request_watermark(&mut self, offset: u64, is_forwarded: bool) -> Option<u64> {
         let step = if is_forwarded { WATERMARK_STEP_FORWARDED } else { WATERMARK_STEP };
-        if offset + step / 2 < self.watermark_asked {
+        if offset + step / 2 < self.watermark_requested {
             return None;
         }
-        // The watermark is set above all earlier ones, so that a reset of those has no effect.
-        self.watermark_asked = (offset + step).max(self.watermark_before + 1);
-        Some(self.watermark_asked)
+        // The watermark is above all earlier ones. A reset of an earlier watermark in the log therefore has
+        // no effect on it.
+        self.watermark_requested = (offset + step).max(self.watermark_before + 1);
+        Some(self.watermark_requested)
     }
 
     /// Raises the watermark to one that is durable.
@@ -178,14 +180,16 @@ impl DurableIndex {
         self.watermark = self.watermark.max(through);
     }
 
-    /// Returns the correct watermark and the one in the log, if the latter is ahead of the deliveries.
+    /// If the watermark in the log is ahead of the deliveries, returns the correct watermark and the one in
+    /// the log.
     pub(crate) fn watermark_reset(&self) -> Option<(u64, u64)> {
-        let watermark = self.watermark_asked.max(self.watermark_before);
+        let watermark = self.watermark_requested.max(self.watermark_before);
         (self.count > 0 && watermark > self.taken_below).then_some((self.taken_below, watermark))
     }
 }
 
-/// Maximum number of ranges of messages with a count per queue. They take at most 5 KiB in its definition.
+/// Maximum number of ranges with a requeue count in one queue. They take at most 5 KiB in the queue's
+/// definition.
 const RANGES_MAX: usize = 256;
 /// Bytes of an entry in the argument.
 const ENTRY_BYTES: usize = 8 + 2;
@@ -208,8 +212,9 @@ struct Range {
 
 /// The requeue counts of messages in one quorum queue, as they are written to the log; most queues have none.
 ///
-/// A message that makes its consumer fail each time must reach its delivery limit, even if the power fails in
-/// between. The counts are therefore part of the queue's definition, as one more argument, the last:
+/// A message that makes its consumer crash each time must reach its delivery limit even if the power fails
+/// between deliveries. The counts are therefore stored in the queue's definition, as an additional last
+/// argument:
 ///
 /// ```text
 /// | arguments | 15 "leveret-returns" x | length u32 | length ÷ 10 × (offset u64, count u16) |
@@ -221,15 +226,16 @@ struct Range {
 ///
 /// # Invariants
 /// - Ranges are ascending, do not overlap, and neighbours with the same count are one range.
-/// - A queue has at most [`RANGES_MAX`] ranges. Beyond that the messages with the lowest count are dropped, so
-///   that the delivery limit still ends those that are nearest to it.
-/// - At most one write of a queue is under way. Changes meanwhile go with the next one, so thousands of
-///   requeues in a second cost one write for each commit.
-/// - The count of a message that a power cut took is never given to a new message at the same offset.
+/// - A queue has at most [`RANGES_MAX`] ranges. Beyond that, the ranges with the lowest count are dropped, so
+///   that the messages nearest to the delivery limit still reach it.
+/// - At most one write of a queue's requeue counts is pending. Later changes wait for the next write, so
+///   thousands of requeues in a second cost one write for each commit.
+/// - When a power cut loses a message, a new message at the same offset does not get the lost message's
+///   count.
 #[derive(Debug, Default)]
 pub(crate) struct RequeueCounts {
     ranges: Vec<Range>,
-    /// The counts changed and wait to be written.
+    /// The counts changed since they were last written.
     is_due: bool,
 }
 
@@ -307,33 +313,33 @@ impl RequeueCounts {
         joined
     }
 
-    /// Drops, at start, the counts of this offset and later ones: a power cut took their messages, and new
-    /// messages get the offsets. Returns whether that is to be written.
+    /// Drops, at start, the counts from this offset on: a power cut lost their messages, and new messages get
+    /// these offsets. Returns whether the counts must be written.
     pub(crate) fn forget_from(&mut self, next_offset: u64) -> bool {
         let Some(end) = self.ranges.last().map(|range| range.last) else { return self.is_due };
         if end >= next_offset {
-            self.cut(next_offset, end);
+            self.drop_counts(next_offset, end);
             self.is_due = true;
         }
         self.is_due
     }
 
-    /// Returns how often the message at this log offset was requeued, as far as that is known.
+    /// Returns how often the message at this log offset was requeued; 0 if no count is stored.
     #[inline]
     pub(crate) fn count_of(&self, offset: u64) -> u16 {
         let at = self.ranges.partition_point(|range| range.last < offset);
         self.ranges.get(at).filter(|range| range.first <= offset).map_or(0, |range| range.count)
     }
 
-    /// Sets how often the message at this log offset was requeued. Returns whether the queue must be put on
-    /// the list of those to be written.
+    /// Sets how often the message at this log offset was requeued. Returns whether the caller must add the
+    /// queue to [`RequeueCountsDue`].
     pub(crate) fn note(&mut self, offset: u64, count: u16) -> bool {
         self.set(Range { first: offset, last: offset, count });
         !core::mem::replace(&mut self.is_due, true)
     }
 
-    /// Drops the counts of messages that are settled, unless that would split a range. The log keeps them
-    /// until the counts are next written.
+    /// Drops the counts of settled messages, from offset `first` to `last`, unless that would split a range.
+    /// In the log the counts remain until the next write.
     #[inline]
     pub(crate) fn note_settled(&mut self, first: u64, last: u64) {
         if self.ranges.is_empty() {
@@ -341,11 +347,11 @@ impl RequeueCounts {
         }
         let at = self.ranges.partition_point(|range| range.last < first);
         if !self.ranges.get(at).is_some_and(|range| range.first < first && last < range.last) {
-            self.cut(first, last);
+            self.drop_counts(first, last);
         }
     }
 
-    /// Returns whether the counts wait to be written, and clears the mark.
+    /// Returns whether the counts must be written, and clears that mark.
     pub(crate) fn take_due(&mut self) -> bool {
         core::mem::take(&mut self.is_due)
     }
@@ -355,7 +361,7 @@ impl RequeueCounts {
         if range.first > range.last || range.last >= RANGE_END {
             return;
         }
-        self.cut(range.first, range.last);
+        self.drop_counts(range.first, range.last);
         let mut at = self.ranges.partition_point(|other| other.last < range.first);
         self.ranges.insert(at, range);
         if at > 0 && self.joins(at - 1) {
@@ -373,7 +379,7 @@ impl RequeueCounts {
     }
 
     /// Drops the counts of these messages.
-    fn cut(&mut self, first: u64, last: u64) {
+    fn drop_counts(&mut self, first: u64, last: u64) {
         let mut at = self.ranges.partition_point(|range| range.last < first);
         while let Some(range) = self.ranges.get_mut(at).filter(|range| range.first <= last) {
             let before = *range;

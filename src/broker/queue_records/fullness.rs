@@ -1,4 +1,5 @@
-//! Limits of a queue: its length limit, and its share of the memory and of the log.
+//! Checks of a queue against its limits: the length limit, and the queue's share of the memory and of the
+//! log.
 //!
 //! The limits of a queue with priorities apply to all its levels together.
 
@@ -11,13 +12,14 @@ use leveret_core::command::QueueId;
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
 
 /// A queue may use up to this many times the memory for messages that is still free. One queue alone can
-/// therefore use two thirds, and three queues without consumers leave one seventh to all others.
+/// therefore use two thirds of the memory. Three full queues use two sevenths each and leave one seventh
+/// free.
 const TIMES_FREE_MEMORY: u64 = 2;
-/// A queue may use up to this many times the free space of the log: one queue alone four fifths.
+/// A queue may use up to this many times the free space of the log: one queue alone can use four fifths of
+/// the log.
 pub(crate) const TIMES_FREE_DISK: u64 = 4;
-/// A queue must have fallen to this many quarters of its share before the publishers that wait for it
-/// continue.
-const LOW_QUARTERS: u64 = 3;
+/// The publishers that wait for a queue continue when the queue uses at most this many quarters of its share.
+const RESUME_QUARTERS: u64 = 3;
 
 /// The memory for messages that ordinary publishers can still use.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +33,7 @@ pub(crate) struct FreeMemory {
 }
 
 impl FreeMemory {
-    /// Counts the memory of an incoming message as free, because it is not in a queue yet.
+    /// Returns the free memory including the memory of this message, which arrived but is not in a queue yet.
     #[inline]
     pub(crate) fn with(self, messages: &Messages, message: MessageId) -> Self {
         let bytes = self.bytes + block_bytes(messages, message);
@@ -40,8 +42,8 @@ impl FreeMemory {
 }
 
 impl Records {
-    /// Returns whether the queue refuses the message because of its length limit (`reject-publish`), ignoring
-    /// the credit of its consumers.
+    /// Returns whether the queue refuses the message because of its length limit (`reject-publish`). Assumes
+    /// that its consumers have no credit.
     pub(crate) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
         self.refuses_body(queue, messages.body_len(message), 0)
     }
@@ -49,8 +51,9 @@ impl Records {
     /// Returns whether the queue refuses a message with a body of this many bytes because of its length limit
     /// (`reject-publish`).
     ///
-    /// `credit` is the number of messages that its consumers can take now. These do not count towards the
-    /// limit, although messages of a transaction are delivered only after their sync.
+    /// `credit` is the number of messages that the consumers of the queue can take now. That many messages do
+    /// not count towards the limit, although messages of a transaction are delivered only after the sync of
+    /// their commit.
     pub(crate) fn refuses_body(&self, queue: QueueId, body_len: u32, credit: u64) -> bool {
         let settings = &self.slab[queue.index()].settings;
         let ready = u64::from(self.ready_in(queue));
@@ -67,12 +70,12 @@ impl Records {
         self.is_over_length_by(queue, 0, 0)
     }
 
-    /// Returns whether the queue is over its length limit by more than this many messages, or bytes of
-    /// bodies.
+    /// Returns whether the queue (`drop-head`) is over its length limit by more than `messages` messages, or
+    /// by more than `bytes` bytes of bodies.
     pub(crate) fn is_over_length_by(&self, queue: QueueId, messages: u64, bytes: u64) -> bool {
         let settings = &self.slab[queue.index()].settings;
         let ready = self.ready_in(queue);
-        // A queue with reject-publish keeps requeued messages even over its length limit.
+        // A queue with reject-publish drops nothing: requeued messages may put it over its length limit.
         if settings.overflow != Overflow::DropHead || ready == 0 {
             return false;
         }
@@ -83,42 +86,44 @@ impl Records {
 
     /// Returns whether a queue is within its share of the memory for messages, unsettled deliveries included.
     #[inline]
-    pub(crate) fn within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
+    pub(crate) fn is_within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
         self.is_within(free, queue, 4)
     }
 
-    /// Returns whether a queue has fallen well below its share of the memory for messages.
+    /// Returns whether a queue uses so much less than its share of the memory that waiting publishers may
+    /// continue.
     pub(crate) fn is_well_within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
-        self.is_within(free, queue, LOW_QUARTERS)
+        self.is_within(free, queue, RESUME_QUARTERS)
     }
 
     /// Returns whether a queue uses at most this many quarters of its share.
     #[inline]
     fn is_within(&self, free: FreeMemory, queue: QueueId, quarters: u64) -> bool {
-        let most = |free: u64| free * TIMES_FREE_MEMORY * quarters / 4;
-        let used = self.taken_by(queue);
-        // No other queue can use the rest of a chunk of entries.
+        let share_of = |free: u64| free * TIMES_FREE_MEMORY * quarters / 4;
+        let used = self.memory_usage(queue);
+        // The unused entries of this queue's last chunk can be used by no other queue.
         let has_entries = !self.slab[queue.index()].backlog.needs_chunk();
-        used.messages <= most(free.messages)
-            && used.bytes <= most(free.bytes)
-            && (has_entries || used.entries <= most(free.entries))
+        used.messages <= share_of(free.messages)
+            && used.bytes <= share_of(free.bytes)
+            && (has_entries || used.entries <= share_of(free.entries))
     }
 
     #[inline]
-    fn taken_by(&self, queue: QueueId) -> Used {
+    fn memory_usage(&self, queue: QueueId) -> MemoryUsage {
         let record = &self.slab[queue.index()];
         match record.rank {
-            Rank::Plain => Used::by(record),
+            Rank::Plain => MemoryUsage::of(record),
             Rank::Lowest { .. } | Rank::Level { .. } => {
                 let levels = self.levels(self.queue_of_level(queue));
-                levels.fold(Used::default(), |taken, level| taken.with(&self.slab[level.index()]))
+                levels.fold(MemoryUsage::default(), |sum, level| sum.plus(&self.slab[level.index()]))
             }
         }
     }
 
-    /// Returns the pool of whose share the queue uses most, and how much it uses.
+    /// Returns the pool in which the queue uses most of its share, and the number of units of the pool that
+    /// the queue uses: messages, bytes or entries.
     pub(crate) fn fullest_pool(&self, free: FreeMemory, queue: QueueId) -> (Pool, u64) {
-        let used = self.taken_by(queue);
+        let used = self.memory_usage(queue);
         let pools = [
             (Pool::Messages, used.messages, free.messages),
             (Pool::Bodies, used.bytes, free.bytes),
@@ -133,10 +138,10 @@ impl Records {
         (pool, used)
     }
 
-    /// Returns the number of messages that left the queue which this publisher waits for; `None` if it waits
-    /// for something else.
+    /// Returns the number of messages that have left the queue of this shortage; `None` if the shortage does
+    /// not concern a queue, or the queue is deleted.
     ///
-    /// While the number rises, the publisher need not be refused.
+    /// While the number rises, a publisher that waits for the queue need not be refused.
     pub(crate) fn departures_from_awaited_queue(&self, shortage: Shortage) -> Option<u64> {
         let (Shortage::QueueMemory(queue) | Shortage::QueueDisk(queue)) = shortage else { return None };
         // The queue may have been deleted since.
@@ -145,38 +150,41 @@ impl Records {
         Some(came.wrapping_sub(self.ready_in(queue).into()))
     }
 
-    /// Returns the queue with the largest sum of `much` over all its levels.
-    pub(crate) fn fullest(&self, much: impl Fn(&Queue) -> u64) -> Option<(QueueId, u64)> {
-        let whole = self.slab.iter().map(|(place, _)| QueueId::from_index(place));
-        let shown = whole.filter(|queue| {
+    /// Returns the shown queue with the largest sum of `value_of` over all its levels, and that sum. `None`
+    /// if all sums are 0.
+    pub(crate) fn queue_with_largest_sum(&self, value_of: impl Fn(&Queue) -> u64) -> Option<(QueueId, u64)> {
+        let all = self.slab.iter().map(|(place, _)| QueueId::from_index(place));
+        let shown = all.filter(|queue| {
             let record = &self.slab[queue.index()];
             !record.is_deleted() && !record.hidden
         });
-        let found = shown.map(|queue| (queue, self.sum_over_levels(queue, &much)));
-        found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
+        let sums = shown.map(|queue| (queue, self.sum_over_levels(queue, &value_of)));
+        sums.max_by_key(|(_, sum)| *sum).filter(|(_, sum)| *sum > 0)
     }
 
-    /// Returns whether the next message of a queue needs a new chunk.
+    /// Returns whether a further message of the queue needs a new chunk of entries.
     pub(crate) fn needs_chunk(&self, queue: QueueId) -> bool {
         self.slab[queue.index()].backlog.needs_chunk()
     }
 
-    /// Returns the target queue that has used up its share of the memory.
+    /// Returns the shortage for a message of which a target queue has used up its share of the memory: the
+    /// first such queue.
     #[cold]
-    pub(crate) fn crowded_queue(&self, free: FreeMemory, targets: &[QueueId]) -> Shortage {
-        let full = targets.iter().copied().find(|&queue| !self.within_share(free, queue));
-        Shortage::QueueMemory(self.queue_of_level(full.unwrap_or(targets[0])))
+    pub(crate) fn queue_memory_shortage(&self, free: FreeMemory, targets: &[QueueId]) -> Shortage {
+        let over_share = targets.iter().copied().find(|&queue| !self.is_within_share(free, queue));
+        Shortage::QueueMemory(self.queue_of_level(over_share.unwrap_or(targets[0])))
     }
 
-    /// Returns the target queue with most bytes in the log.
+    /// Returns the shortage for a message of which a target queue has used up its share of the log: the queue
+    /// with most bytes in the log.
     #[cold]
-    pub(crate) fn longest_in_log(&self, targets: &[QueueId]) -> Shortage {
+    pub(crate) fn queue_disk_shortage(&self, targets: &[QueueId]) -> Shortage {
         let longest =
             targets.iter().copied().max_by_key(|queue| self.sum_over_levels(*queue, Queue::log_bytes));
         Shortage::QueueDisk(self.queue_of_level(longest.unwrap_or(targets[0])))
     }
 
-    // ---- which queues take a message
+    // ---- which target queues accept a message
 
     /// Returns whether removed messages of this queue are dead-lettered.
     pub(crate) fn has_dead_letters(&self, queue: QueueId) -> bool {
@@ -185,20 +193,20 @@ impl Records {
     }
 
     /// Returns whether a message that the queue refuses because of its length limit is dead-lettered.
-    pub(crate) fn dead_letters_refused(&self, queue: QueueId) -> bool {
+    pub(crate) fn dead_letters_on_refusal(&self, queue: QueueId) -> bool {
         let overflow = self.slab[queue.index()].settings.overflow;
         overflow == Overflow::RejectPublishDlx && self.has_dead_letters(queue)
     }
 
-    /// Removes the target queues that do not take the message.
+    /// Removes the target queues that neither accept nor dead-letter the message, and sorts the others.
     ///
-    /// A queue does not take a message that its length limit refuses. For a message that expires at once,
-    /// neither does a queue whose consumers cannot take it now, unless it has a dead-letter exchange.
-    /// `credit` returns how many messages the consumers of a queue can take now. Without it (`None`), the
-    /// limit counts every message, and nothing expires at once.
+    /// A queue does not accept a message that its length limit refuses. A message that expires at once is
+    /// accepted only by a queue whose consumers can take it now, or which has a dead-letter exchange or
+    /// delays messages. `credit` returns how many messages the consumers of a queue can take now. If `credit`
+    /// is `None`, the length limit counts every message, and no message expires at once.
     ///
-    /// Returns how many queues at the front of `targets` take the message; those behind them refuse and
-    /// dead-letter it. The Boolean tells whether a length limit refused it.
+    /// Returns the number of queues at the front of `targets` that accept the message; the queues behind them
+    /// refuse and dead-letter it. The Boolean is whether the length limit of any queue refused the message.
     pub(crate) fn keep_accepting(
         &self,
         messages: &Messages,
@@ -207,40 +215,41 @@ impl Records {
         credit: Option<&dyn Fn(QueueId) -> u64>,
     ) -> (usize, bool) {
         let due = messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
-        let (mut kept, mut end, mut refused) = (0, 0, false);
+        let (mut accepting_count, mut end, mut is_refused) = (0, 0, false);
         for at in 0..targets.len() {
             let queue = targets[at];
-            let is_accepted_at_once =
+            let is_taken_at_once =
                 |queue| credit.is_none_or(|credit| credit(queue) > u64::from(self.ready_before(queue)));
             let refuses = self.refuses(messages, queue, message)
                 && credit
                     .is_none_or(|credit| self.refuses_body(queue, messages.body_len(message), credit(queue)));
-            refused |= refuses;
+            is_refused |= refuses;
             let due = due || self[queue].settings.message_ttl_ms == 0;
-            let stays = !refuses && (!due || self.outlives_expiry(queue) || is_accepted_at_once(queue));
-            let is_dead_lettered = refuses && self.dead_letters_refused(queue);
-            if stays || is_dead_lettered {
+            let accepts = !refuses && (!due || self.accepts_expired(queue) || is_taken_at_once(queue));
+            let is_dead_lettered = refuses && self.dead_letters_on_refusal(queue);
+            if accepts || is_dead_lettered {
                 targets.swap(end, at);
                 end += 1;
             }
-            if stays {
-                targets.swap(kept, end - 1);
-                kept += 1;
+            if accepts {
+                targets.swap(accepting_count, end - 1);
+                accepting_count += 1;
             }
         }
         targets.truncate(end);
-        (kept, refused)
+        (accepting_count, is_refused)
     }
 
-    /// Returns whether a message that expires at once is dead-lettered by the queue, or delayed first.
-    fn outlives_expiry(&self, queue: QueueId) -> bool {
+    /// Returns whether the queue accepts a message that expires at once although no consumer can take it: the
+    /// queue dead-letters expired messages, or delays messages before they can expire.
+    fn accepts_expired(&self, queue: QueueId) -> bool {
         self[queue].delayed_exchange.is_some() || self.has_dead_letters(queue)
     }
 }
 
 /// How much of the memory for messages a queue uses.
 #[derive(Clone, Copy, Default)]
-struct Used {
+struct MemoryUsage {
     /// Entries of the queue.
     entries: u64,
     /// Messages in memory, ready or delivered.
@@ -249,9 +258,9 @@ struct Used {
     bytes: u64,
 }
 
-impl Used {
+impl MemoryUsage {
     #[inline]
-    fn by(record: &Queue) -> Self {
+    fn of(record: &Queue) -> Self {
         let slots = u64::from(record.backlog.resident()) * SLOT_BYTES;
         Self {
             entries: record.backlog.entries(),
@@ -260,8 +269,8 @@ impl Used {
         }
     }
 
-    fn with(self, record: &Queue) -> Self {
-        let other = Self::by(record);
+    fn plus(self, record: &Queue) -> Self {
+        let other = Self::of(record);
         Self {
             entries: self.entries + other.entries,
             messages: self.messages + other.messages,

@@ -4,17 +4,17 @@
 //! queue, x-max-priority 9 ── highest ──→ level 9 ── below ──→ level 4 ── below ──→ the queue itself: 0
 //! ```
 //!
-//! A level is a queue record of its own, so that order, log, memory, requeueing and expiry need not know of
-//! priorities. This file answers questions about the whole queue: which message is first, and how many there
-//! are.
+//! A level has a queue record of its own, so that the code for order, log, memory, requeueing and expiry is
+//! the same with and without priorities. This file has the functions that concern a queue with all its
+//! levels: the first message, and sums over the levels.
 //!
 //! # Invariants
 //! - A level is created for the first message of its priority. It has no name, consumer or binding, is not
 //!   shown to clients or operators, and is deleted with its queue.
 //! - The levels of a queue form a chain from the highest down to the queue itself, which is the lowest.
-//! - The log identifies levels by incarnations that were reserved when the queue was declared, so nothing is
-//!   written for the first message of a priority.
-//! - Where there is no capacity for a level, its messages go to the next lower one.
+//! - The incarnations of all levels are reserved when the queue is declared, so nothing is written when a
+//!   level is created.
+//! - If there is no capacity for a level, its messages are added to the next lower level.
 
 use core::ops::Range;
 
@@ -29,18 +29,19 @@ use super::record::QueueState;
 use super::record::{Queue, Rank, Records};
 use crate::arguments::{QueueSettings, max_priority};
 use crate::context::Work;
-use crate::quota::{Declared, Declarer, Quota, Room};
+use crate::quota::{Declared, Declarer, FreeCapacity, Quota};
 use crate::reply_text::out_of;
 use crate::topology::DELAYED;
 
 /// Slots of the timing wheel of delayed messages; each is a level of a delayed exchange's hidden queue.
 pub(crate) const SLOTS: u8 = 88;
-/// Number of levels walked through that cost as much as one unit of work.
+/// Iterating over this many levels counts as one unit of work.
 const LEVELS_PER_UNIT: u32 = 16;
 
-/// Returns the incarnations of a defined queue's levels, from priority 1, or of a delayed exchange's slots.
+/// Returns the incarnations that a definition reserves: for a queue those of its levels, from priority 1, for
+/// a delayed exchange those of its slots. Empty for other definitions.
 ///
-/// The log identifies the hidden queue of an exchange by the exchange's own version.
+/// The incarnation of an exchange's hidden queue is the exchange's own version.
 pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
     match *definition {
         Definition::Queue { priorities_from, arguments, .. } if priorities_from != 0 => {
@@ -51,8 +52,8 @@ pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
     }
 }
 
-/// Returns the rank of a queue without messages. `priorities_from` is the first incarnation of its levels in the
-/// log; a new queue has none yet.
+/// Returns the rank of a queue without levels above it. `priorities_from` is the first incarnation of its
+/// levels in the log; 0 for a new queue, for which incarnations are reserved if it is durable.
 pub(crate) fn first_rank(pending_writes: &mut PendingWrites, record: &Queue, priorities_from: u64) -> Rank {
     let max_priority = record.settings.max_priority;
     let priorities_from = match priorities_from {
@@ -65,8 +66,8 @@ pub(crate) fn first_rank(pending_writes: &mut PendingWrites, record: &Queue, pri
 }
 
 impl Queue {
-    /// Returns the record of a delayed exchange's hidden queue. The log identifies it by the exchange's
-    /// version: 0 for an exchange that is not in the log.
+    /// Returns the record of a delayed exchange's hidden queue. `version` is the exchange's version, which is
+    /// the incarnation of the queue; 0 for an exchange that is not in the log.
     pub(crate) fn delayed_queue(
         pending_writes: &mut PendingWrites,
         vhost: VhostId,
@@ -84,7 +85,7 @@ impl Queue {
 }
 
 impl Records {
-    /// Returns the queue that this is a level of; a queue without priorities is its own.
+    /// Returns the queue of a level; for any other queue, the queue itself.
     #[inline]
     pub(crate) fn queue_of_level(&self, queue: QueueId) -> QueueId {
         match self.slab[queue.index()].rank {
@@ -93,13 +94,13 @@ impl Records {
         }
     }
 
-    /// Returns the record of the queue that this is a level of; a queue without priorities is its own.
+    /// Returns the record of the queue of a level; for any other queue, its own record.
     #[inline]
     pub(crate) fn record_of_queue(&self, queue: QueueId) -> &Queue {
         &self[self.queue_of_level(queue)]
     }
 
-    /// Returns the levels of a queue from the highest; a queue without priorities is its only level.
+    /// Returns the levels of a queue, the highest first and the queue itself last.
     pub(crate) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
         core::iter::successors(Some(self.highest_level(queue)), |level| {
             self.levels_walked.set(self.levels_walked.get().saturating_add(1));
@@ -121,7 +122,8 @@ impl Records {
         }
     }
 
-    /// Notes that another broker learns the offsets of the queue's messages, on all levels, from now on.
+    /// Marks all levels of a queue as forwarded: from now on a bridge sends the offsets of their messages to
+    /// another broker.
     #[cold]
     pub(crate) fn note_forwarded(&mut self, queue: QueueId) {
         let mut at = Some(self.highest_level(queue));
@@ -131,7 +133,7 @@ impl Records {
         }
     }
 
-    /// Returns the sum over all levels of the queue that this is, or is a level of.
+    /// Returns the sum of `of` over all levels of a queue, which is given by itself or by one of its levels.
     #[inline]
     pub(crate) fn sum_over_levels(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
         let record = &self.slab[queue.index()];
@@ -147,7 +149,8 @@ impl Records {
         self.sum_over_levels(queue, |record| record.backlog.ready().into()) as u32
     }
 
-    /// Returns the number of ready messages, on all levels, that precede a new message of this level.
+    /// Returns the number of ready messages of a queue that precede a new message of this level: those of
+    /// this level and of higher ones.
     pub(crate) fn ready_before(&self, level: QueueId) -> u32 {
         let mut before = 0;
         for higher in self.levels(self.queue_of_level(level)) {
@@ -159,9 +162,9 @@ impl Records {
         before
     }
 
-    /// Charges the work for the levels that were walked through since the last call.
+    /// Charges the work for the levels that were iterated over since the last call.
     #[inline]
-    pub(crate) fn charge_levels(&self, work: &mut Work) {
+    pub(crate) fn charge_walked_levels(&self, work: &mut Work) {
         work.charge((self.levels_walked.take() / LEVELS_PER_UNIT) as usize);
     }
 
@@ -175,7 +178,7 @@ impl Records {
         levels.find(|level| self.slab[level.index()].backlog.ready() > 0).unwrap_or(queue)
     }
 
-    /// Returns whether the first message of this level is the first of its queue.
+    /// Returns whether this level is the highest one of its queue that has a message.
     pub(crate) fn is_first_level(&self, level: QueueId) -> bool {
         self.slab[level.index()].rank == Rank::Plain || self.first_level(self.queue_of_level(level)) == level
     }
@@ -199,7 +202,7 @@ impl Records {
     /// Returns the level of a queue for this priority, and creates it if needed.
     ///
     /// # Errors
-    /// There is no capacity for another level; the error is the next lower level.
+    /// There is no capacity for another level. The error value is the next lower level that exists.
     pub(crate) fn level_at(
         &mut self,
         quota: &mut Quota,
@@ -246,12 +249,12 @@ impl Records {
         (record.rank, record.delayed_exchange) =
             (Rank::Level { queue, priority, below }, whole.delayed_exchange);
         record.is_forwarded = whole.is_forwarded;
-        quota.declare(Declared::Queue, 0, declarer, Room { queues: self.slab.free_count() })?;
+        quota.declare(Declared::Queue, 0, declarer, FreeCapacity { queues: self.slab.free_count() })?;
         record.declared.declarer = declarer;
         record.serial = self.next_serial();
-        let has_letters = record.dead_letters_logged();
+        let has_dead_letters = record.dead_letters_logged();
         let Ok(index) = self.slab.insert(record) else { return Err(out_of("queues_max")) };
-        self.dead_lettering += u32::from(has_letters);
+        self.dead_lettering += u32::from(has_dead_letters);
         Ok(QueueId::from_index(index))
     }
 
@@ -263,8 +266,8 @@ impl Records {
         }
     }
 
-    /// Removes a level, whose record is about to be freed, from the chain of its queue. Returns the queue,
-    /// whose record may be free to go too.
+    /// Removes a level from the chain of its queue, before the level's record is freed. Returns the queue,
+    /// whose own record may be unreferenced now; `None` if this is no level.
     #[cold]
     pub(crate) fn unlink_level(&mut self, level: QueueId) -> Option<QueueId> {
         let Rank::Level { queue, below, .. } = self.slab[level.index()].rank else { return None };
@@ -277,7 +280,8 @@ impl Records {
         Some(queue)
     }
 
-    /// Retires the levels of a queue, but not the queue itself. Returns them for the caller to clear.
+    /// Marks the levels of a queue, but not the queue itself, as deleted. Returns these levels, whose
+    /// messages the caller must delete.
     #[cold]
     pub(crate) fn retire_levels(
         &mut self,
@@ -298,21 +302,23 @@ impl Records {
         retired
     }
 
-    /// Returns whether a queue or level is cleared and neither a delivery nor a level refers to it.
+    /// Returns whether a queue or level is cleared, and no delivery, job or level refers to it.
     #[inline]
     pub(crate) fn is_done(&self, queue: QueueId) -> bool {
-        // The last reference to a queue may ask more often than needed.
+        // The record may have been freed already: callers also check queues that they do not refer to any
+        // more.
         self.slab.get(queue.index()).is_some_and(|record| {
             record.state == QueueState::Cleared
                 && record.unsettled.count == 0
-                && record.returning == 0
+                && record.blocking_jobs == 0
                 && !record.has_levels()
         })
     }
 
-    /// Frees the record of a cleared queue or level when neither a delivery nor a level refers to it.
+    /// Frees the record of a cleared queue or level, if no delivery, job or level refers to it.
     ///
-    /// Returns the record, and for a level its queue, which may be free to go now.
+    /// Returns the record if it was freed, and for a level its queue, whose record may be unreferenced now
+    /// too.
     pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
         if !self.is_done(queue) {
             return None;
@@ -325,7 +331,7 @@ impl Records {
 /// Octets of a hidden queue in a stored route.
 const HIDDEN_LEN: usize = 1 + 4 + 8;
 
-/// The queues as routing sees them, and those chosen for a message.
+/// The queues that exist, and those that routing has chosen for a message.
 pub(crate) struct Targets<'a> {
     pub(crate) queues: &'a mut Records,
     pub(crate) chosen: &'a mut Vec<QueueId>,
@@ -337,7 +343,7 @@ impl Targets<'_> {
         self.queues.find_queue(vhost, name)
     }
 
-    /// Adds a queue to the route of this number, at most once.
+    /// Adds a queue to the chosen ones, unless the routing with this number has chosen it before.
     pub(crate) fn choose(&mut self, queue: QueueId, route: u64) {
         let record = &mut self.queues.slab[queue.index()];
         if record.routed_at != route && !record.is_deleted() {
@@ -384,7 +390,7 @@ impl Records {
                 messages.append_body(route, record.name.as_bytes());
             }
         }
-        assert!(messages.body_missing(route) == 0, "a route is as long as it was reckoned");
+        assert!(messages.body_missing(route) == 0, "the route has the length that was reserved for it");
         Ok(route)
     }
 
@@ -415,7 +421,7 @@ impl Records {
         }
     }
 
-    /// Returns the hidden queue of this place and serial, if it still exists.
+    /// Returns the hidden queue with the index and serial number in these octets, if it still exists.
     fn hidden_queue(&self, octets: &[u8; 255]) -> Option<QueueId> {
         let (place, rest) = octets.split_first_chunk()?;
         let serial = u64::from_be_bytes(*rest.first_chunk()?);

@@ -1,22 +1,24 @@
-//! The records of all queues: messages in order, names, levels, limits, and what the log has of them.
+//! The records of all queues: their messages in order, names, levels and limits, and their counts of logged
+//! messages.
 //!
-//! This module only describes queues. [`crate::queue_flow`] decides when queues are examined, which messages
-//! leave memory and which are removed. `consumers` decides which consumer gets a message.
+//! This module only has data and answers questions about it. [`crate::queue_flow`] decides when queues are
+//! examined, which messages leave memory and which are removed. `consumers` decides which consumer gets a
+//! message.
 //!
 //! | file | content |
 //! |---|---|
 //! | `record` | the record of one queue; finding, creating, deleting and writing records |
-//! | `backlog` | the messages waiting in a queue, in memory and out of it; the ready list of queues |
-//! | `durable_index` | what the log has of a queue; requeue counts of quorum queues |
-//! | `levels` | queues with priorities; stored routes of messages in a transaction |
-//! | `fullness` | length limits and shares of memory: which queues take a message |
+//! | `backlog` | the messages of a queue, in memory or only in the log; the ready list of queues |
+//! | `durable_index` | offsets and counts of a queue's messages in the log; requeue counts of quorum queues |
+//! | `levels` | the levels of queues with priorities; stored routes of messages in a transaction |
+//! | `fullness` | length limits and shares of memory: which queues accept a message |
 //! | `browse` | reading a queue's messages without changing it |
 //!
 //! # Invariants
-//! - Offsets rise with arrival and never change. Requeued messages therefore precede everything not yet
-//!   delivered, in their old order. When half of all delivery records belong to such messages, further ones
-//!   are in the order of their return.
-//! - A message is in one place of one queue, or in one delivery of it.
+//! - The number of a message in its queue rises with arrival and never changes. Requeued messages are ordered
+//!   by it, and precede all messages that were never delivered. Exception: while half of all delivery records
+//!   belong to requeued messages, further requeued messages are kept in the order in which they are requeued.
+//! - A queue has a message either in one of its entries or in one delivery record.
 
 mod backlog;
 mod browse;
@@ -34,7 +36,7 @@ pub(super) use fullness::{FreeMemory, TIMES_FREE_DISK};
 pub(super) use levels::Targets;
 pub(super) use levels::{SLOTS, first_rank};
 pub(super) use record::Records;
-pub(super) use record::{Front, Peeked, Queue, QueueState, Rank};
+pub(super) use record::{Front, PeekedExpiry, Queue, QueueState, Rank};
 
 pub use browse::{BROWSED_MAX, BrowseResult, Browsed, LogRun};
 pub use levels::levels_of;
@@ -152,8 +154,8 @@ mod tests {
         let mut world = QueueRecordsFixture::new();
         let queue = world.ranked();
         let [five, nine, two] = [5, 9, 2].map(|priority| world.level(queue, priority).unwrap());
-        assert_eq!(world.level(queue, 5), Ok(five), "there is one for each priority");
-        assert_eq!(world.level(queue, 0), Ok(queue), "the queue itself is the lowest");
+        assert_eq!(world.level(queue, 5), Ok(five), "there is one level for each priority");
+        assert_eq!(world.level(queue, 0), Ok(queue), "the queue itself is the lowest level");
         assert_eq!(world.records.levels(queue).collect::<Vec<_>>(), [nine, five, two, queue]);
         assert_eq!([nine, two, queue].map(|level| world.records.queue_of_level(level)), [queue; 3]);
         world.put(five, &[1, 2]);
@@ -199,7 +201,7 @@ mod tests {
         let now = world.queue("now", QueueSettings { message_ttl_ms: 0, ..settings() });
         let mut targets = vec![now, plain];
         assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (1, false));
-        assert_eq!(targets, [plain], "it would expire at once, and nobody waits for it");
+        assert_eq!(targets, [plain], "the message would expire at once, and no consumer waits for it");
         let mut targets = vec![now];
         assert_eq!(
             world.records.keep_accepting(&world.messages, message, &mut targets, Some(&|_| 1)),
@@ -212,14 +214,17 @@ mod tests {
         let mut world = QueueRecordsFixture::new();
         let queue = world.queue("q", settings());
         world.records[queue].logged = DurableIndex::as_incarnation(7);
-        assert!(!world.records.set_settings(5, queue, settings()), "they are the same");
+        assert!(!world.records.set_settings(5, queue, settings()), "the settings are the same");
         let buries = QueueSettings { dead_letters: true, message_ttl_ms: 10, may_expire: true, ..settings() };
         assert!(!world.records.has_dead_lettering() && !world.records.has_deadlines());
         assert!(world.records.set_settings(5, queue, buries));
         assert!(world.records.has_dead_lettering() && world.records.has_deadlines());
-        assert_eq!(world.records[queue].times.ttl_since_ms, 5, "what is older counts from then on");
+        assert_eq!(
+            world.records[queue].times.ttl_since_ms, 5,
+            "the time to live of older messages begins now"
+        );
         assert!(world.records.set_settings(9, queue, QueueSettings { message_ttl_ms: 20, ..buries }));
-        assert_eq!(world.records[queue].times.ttl_since_ms, 5, "it had a time to live before");
+        assert_eq!(world.records[queue].times.ttl_since_ms, 5, "the queue had a time to live before");
         world.records.retire(queue);
         assert!(!world.records.has_dead_lettering());
     }

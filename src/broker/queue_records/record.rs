@@ -1,9 +1,9 @@
 //! The record of a queue (settings, consumers, deletion), and the table of all records.
 //!
 //! # Invariants
-//! - A name refers to one queue that is not deleted.
-//! - A record stays in its place until nothing refers to it.
-//! - A declaration is answered when it is durable.
+//! - A name in a virtual host refers to at most one queue that is not deleted.
+//! - A record keeps its index until no delivery, job or level refers to it.
+//! - The reply to the declaration of a durable queue is sent when the declaration is durable.
 
 use core::cell::Cell;
 use core::ops::{Index, IndexMut};
@@ -37,8 +37,8 @@ pub(crate) struct Queue {
     /// The policies that apply to the queue.
     pub(crate) applied: Applied,
     pub(crate) settings: QueueSettings,
-    /// The queue is not listed: a level of another queue, the hidden queue of a delayed exchange, or the
-    /// reply queue behind `amq.rabbitmq.reply-to`. The last one can be reached by its name.
+    /// The queue is not shown to operators: a level of another queue, the hidden queue of a delayed exchange,
+    /// or the reply queue behind `amq.rabbitmq.reply-to`. Only the reply queue has a name.
     pub(crate) hidden: bool,
     /// The delayed exchange that routes the messages of this queue when they are due.
     pub(crate) delayed_exchange: Option<ExchangeId>,
@@ -52,16 +52,17 @@ pub(crate) struct Queue {
     pub(crate) unsettled: Unsettled,
     pub(crate) times: Times,
     pub(crate) listed: Listed,
-    /// Number of jobs that are still requeueing messages. Nothing is delivered until they are done, because
-    /// the order would not be kept.
-    pub(crate) returning: u32,
+    /// Number of jobs that requeue or drop messages of this queue. Nothing is delivered from the queue until
+    /// the jobs are done, because the order of messages would not be kept.
+    pub(crate) blocking_jobs: u32,
     /// A bridge consumes the queue, or has consumed it: other brokers know its messages by their offsets.
     pub(crate) is_forwarded: bool,
     pub(crate) front: Front,
     pub(crate) queue_consumers: QueueConsumers,
     /// Bindings whose destination is this queue.
     pub(crate) bindings: List,
-    /// Number of the route that last chose this queue: a message enters a queue once.
+    /// Number of the routing that last chose this queue. It prevents that one routing chooses the queue
+    /// twice.
     pub(crate) routed_at: u64,
     pub(crate) state: QueueState,
 }
@@ -73,7 +74,7 @@ pub(crate) enum QueueState {
     Active,
     /// The queue is deleted: its name is free, and a job deletes its messages and bindings.
     Deleting,
-    /// The queue's messages and bindings are deleted: its record is freed with the last delivery that refers to it.
+    /// The queue's messages and bindings are deleted. The record is freed when no delivery refers to it.
     Cleared,
 }
 
@@ -82,11 +83,11 @@ pub(crate) enum QueueState {
 pub(crate) struct Declared {
     pub(crate) durable: bool,
     pub(crate) auto_delete: bool,
-    /// The declaration of the queue is lost: the queue is rebuilt from its messages until a client declares
-    /// it again.
+    /// The declaration of the queue was lost to damage, and the queue was rebuilt from its messages. Cleared
+    /// when a client declares it again.
     pub(crate) is_rebuilt: bool,
     pub(crate) exclusive_owner: Option<ConnectionId>,
-    /// The virtual host and user whose quotas the queue counts in.
+    /// The connection in whose share the queue counts.
     pub(crate) declarer: Option<Declarer>,
 }
 
@@ -111,11 +112,11 @@ pub(crate) struct Times {
     /// When the queue expires unless it is used; it does not expire while it has a consumer. `u64::MAX` means
     /// never.
     pub(crate) unused_until_ms: u64,
-    /// For messages that arrived before the queue had a time to live: when their time begins. 0 if the queue
-    /// always had one.
+    /// When the queue got its time to live: the time to live of messages that arrived earlier begins then. 0
+    /// if the queue was declared with one.
     pub(crate) ttl_since_ms: u64,
     /// The expiry time of a first message that only the log has.
-    pub(crate) peeked: Peeked,
+    pub(crate) peeked: PeekedExpiry,
 }
 
 /// The lists that a queue is on.
@@ -160,24 +161,25 @@ pub(crate) enum Rank {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Front {
     Free,
-    /// The first message must be read back, or the watermark raised above it, before it can be delivered.
+    /// The first message cannot be delivered until it is read back, or the watermark above it or its move is
+    /// durable.
     Blocked,
     /// The first message has expired, and there is no capacity for its dead letter yet.
     Expired,
 }
 
-/// The expiry time of a first message.
+/// The expiry time of the first message of a queue, as far as a peek has read it from the log.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peeked {
+pub(crate) struct PeekedExpiry {
     offset: u64,
     /// When the message expires, in milliseconds of broker time; `u64::MAX` for never.
     pub(crate) due_ms: u64,
 }
 
-impl Peeked {
-    /// The expiry time of no message.
+impl PeekedExpiry {
+    /// No expiry time was read.
     pub(crate) const NOTHING: Self = Self { offset: u64::MAX, due_ms: u64::MAX };
-    /// The next read is only for the expiry time of the first message.
+    /// A peek is requested: the next read is only for the expiry time of the first message.
     pub(crate) const WANTED: Self = Self { offset: u64::MAX - 1, due_ms: u64::MAX };
 
     pub(crate) const fn is_wanted(self) -> bool {
@@ -216,10 +218,10 @@ impl Queue {
                 due_ms: u64::MAX,
                 unused_until_ms: u64::MAX,
                 ttl_since_ms: 0,
-                peeked: Peeked::NOTHING,
+                peeked: PeekedExpiry::NOTHING,
             },
             listed: Listed::default(),
-            returning: 0,
+            blocking_jobs: 0,
             is_forwarded: false,
             front: Front::Free,
             queue_consumers: QueueConsumers::new(settings.single_active),
@@ -245,7 +247,7 @@ impl Queue {
         !matches!(self.state, QueueState::Active)
     }
 
-    /// Returns whether only the log has some messages of the queue, delivered ones included.
+    /// Returns whether the queue has absent messages, unsettled deliveries included.
     pub(crate) const fn has_absent(&self) -> bool {
         self.backlog.has_absent() || self.unsettled.absent > 0
     }
@@ -260,12 +262,14 @@ impl Queue {
         (self.backlog.resident() + self.unsettled.count - self.unsettled.absent) as u64
     }
 
-    /// Returns whether messages of the log that the queue removes are dead-lettered.
+    /// Returns whether the queue is durable and has a dead-letter exchange, so that its dead letters need
+    /// space in the log.
     pub(crate) const fn dead_letters_logged(&self) -> bool {
         self.settings.dead_letters && self.logged.is_on()
     }
 
-    /// Returns whether limits or expiry must be checked when a message arrives, leaves or is requeued.
+    /// Returns whether the queue has a length limit, an expiry or a delay, so that it must be checked when a
+    /// message arrives, leaves or is requeued.
     #[inline]
     pub(crate) const fn has_rules(&self) -> bool {
         self.settings.may_expire || self.settings.limits_length || self.delayed_exchange.is_some()
@@ -300,12 +304,13 @@ impl Queue {
         self.settings.may_expire || self.settings.expires()
     }
 
-    /// Returns whether the queue has a message to deliver; `levels` answers for a queue with priorities.
+    /// Returns whether a queue without priorities can deliver a message now. Always `false` for a queue with
+    /// priorities, for which [`Records::level_to_deliver`] is used.
     #[inline]
     pub(crate) fn wants_delivery(&self) -> bool {
         self.backlog.ready() > 0
             && self.queue_consumers.is_ready()
-            && self.returning == 0
+            && self.blocking_jobs == 0
             && !self.is_deleted()
             && self.front == Front::Free
             && self.rank == Rank::Plain
@@ -327,7 +332,7 @@ pub(crate) struct Records {
     has_deadlines: bool,
     /// Number of queues ever created, which numbers them.
     serial: u64,
-    /// Number of levels of queues with priorities that were walked through and not charged as work yet.
+    /// Number of levels that were iterated over and not charged as work yet.
     pub(super) levels_walked: Cell<u32>,
 }
 
@@ -348,8 +353,8 @@ impl IndexMut<QueueId> for Records {
 }
 
 impl Records {
-    /// Reserves capacity for this many queues and levels. `seed` prevents peers from choosing names that
-    /// collide.
+    /// Reserves capacity for this many queues and levels. `seed` makes the hash table's collisions
+    /// unpredictable for clients.
     pub(crate) fn with_capacity(queues: usize, seed: u64) -> Self {
         Self {
             slab: Slab::with_capacity(queues),
@@ -373,7 +378,7 @@ impl Records {
         self.slab.free_count()
     }
 
-    /// Returns the number of places of queues ever used.
+    /// Returns the upper bound of the indices of queues: the number of indices ever used.
     pub(crate) const fn places(&self) -> usize {
         self.slab.places()
     }
@@ -390,9 +395,9 @@ impl Records {
         self.slab.iter()
     }
 
-    /// Returns the number of unsettled or requeued messages that only the log has.
+    /// Returns the number of messages in unsettled deliveries, or requeued, that only the log has.
     pub(crate) fn absent(&self) -> u32 {
-        self.slab.iter().map(|(_, queue)| queue.unsettled.absent + queue.backlog.returned_absent()).sum()
+        self.slab.iter().map(|(_, queue)| queue.unsettled.absent + queue.backlog.requeued_absent()).sum()
     }
 
     /// Returns a number that no other queue has.
@@ -420,12 +425,12 @@ impl Records {
     }
 
     /// Appends a queue to a connection's exclusive queues.
-    pub(crate) fn enter_owned(&mut self, owned: &mut List, queue: QueueId) {
+    pub(crate) fn link_exclusive_queue(&mut self, owned: &mut List, queue: QueueId) {
         owned.push_back(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
     /// Removes a queue from the list of a connection's exclusive queues.
-    pub(crate) fn leave_owned(&mut self, owned: &mut List, queue: QueueId) {
+    pub(crate) fn unlink_exclusive_queue(&mut self, owned: &mut List, queue: QueueId) {
         owned.remove(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
@@ -434,7 +439,7 @@ impl Records {
         &mut self.slab[queue.index()].bindings
     }
 
-    /// Adds a queue under its name. The caller counted it against the quotas.
+    /// Adds a queue under its name. The caller has counted it in the quotas.
     ///
     /// # Errors
     /// There is no capacity for another queue.
@@ -448,22 +453,22 @@ impl Records {
         Ok(QueueId::from_index(index))
     }
 
-    /// Adds the hidden queue of a delayed exchange, which has no name. The caller counted it against the
+    /// Adds the hidden queue of a delayed exchange, which has no name. The caller has counted it in the
     /// quotas.
     ///
     /// # Errors
     /// There is no capacity for another queue.
     pub(crate) fn insert_hidden(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
-        assert!(record.name.is_empty() && record.hidden, "nobody can name it");
+        assert!(record.name.is_empty() && record.hidden, "a hidden queue has no name");
         record.serial = self.next_serial();
-        // Delayed messages need the clock from now on.
+        // Delayed messages have due times, so broker time must advance.
         self.has_deadlines = true;
         let index = self.slab.insert(record).map_err(|_| out_of("queues_max"))?;
         Ok(QueueId::from_index(index))
     }
 
-    /// Returns whether any message in the log may expire, as the first or behind others, so that broker time
-    /// must be stored for the next run.
+    /// Returns whether any message in the log may expire or is delayed, so that broker time must be stored
+    /// for the next run.
     pub(crate) fn has_stored_deadline(&self) -> bool {
         let waits = |queue: &Queue| queue.settings.may_expire || queue.delayed_exchange.is_some();
         self.slab.iter().any(|(_, queue)| waits(queue) && queue.logged.count() > 0)
@@ -482,20 +487,21 @@ impl Records {
         self.has_deadlines = true;
     }
 
-    /// Returns when the queue expires if it is not used.
+    /// Returns when the queue expires if it is not used, in milliseconds of broker time; `u64::MAX` for
+    /// never.
     pub(crate) fn unused_until_ms(&self, pending_writes: &PendingWrites, queue: QueueId) -> u64 {
         let record = &self.slab[queue.index()];
-        // A queue whose deletion cannot be written stays.
-        let may_go = record.queue_consumers.is_empty()
+        // A durable queue does not expire while its deletion cannot be written.
+        let may_expire = record.queue_consumers.is_empty()
             && !(record.logged.is_on() && pending_writes.mode() == Mode::Unwritable);
-        if may_go { record.times.unused_until_ms } else { u64::MAX }
+        if may_expire { record.times.unused_until_ms } else { u64::MAX }
     }
 
     pub(crate) fn is_unused_for_too_long(&self, pending_writes: &PendingWrites, queue: QueueId) -> bool {
         self.unused_until_ms(pending_writes, queue) <= pending_writes.time_ms()
     }
 
-    /// Notes that this hidden queue has the messages of this delayed exchange.
+    /// Sets the delayed exchange whose messages this hidden queue has.
     pub(crate) fn set_delayed_exchange(&mut self, queue: QueueId, exchange: ExchangeId) {
         self.slab[queue.index()].delayed_exchange = Some(exchange);
     }
@@ -525,13 +531,13 @@ impl Records {
             record.times.unused_until_ms = u64::MAX;
         }
         if !record.times.peeked.is_wanted() {
-            record.times.peeked = Peeked::NOTHING;
+            record.times.peeked = PeekedExpiry::NOTHING;
         }
-        let had_letters = record.dead_letters_logged();
+        let had_dead_letters = record.dead_letters_logged();
         record.settings = settings;
         record.queue_consumers.set_single_active(settings.single_active);
         self.dead_lettering =
-            self.dead_lettering - u32::from(had_letters) + u32::from(record.dead_letters_logged());
+            self.dead_lettering - u32::from(had_dead_letters) + u32::from(record.dead_letters_logged());
         self.has_deadlines |= settings.may_expire;
         true
     }
@@ -541,12 +547,12 @@ impl Records {
         self.dead_lettering > 0
     }
 
-    /// Returns roughly the unused bytes of records for which the system holds memory.
+    /// Returns roughly the bytes of records that are unused but not returned to the operating system.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()
     }
 
-    /// Returns unused memory to the system.
+    /// Returns unused memory to the operating system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
     }
@@ -562,7 +568,8 @@ impl Records {
 }
 
 impl Records {
-    /// Appends to the log that a queue exists, or that it is deleted with all its messages.
+    /// Appends the definition of a durable queue to the log, or its deletion with all its messages. The reply
+    /// to the command waits for that entry.
     pub(crate) fn append_queue(&mut self, cx: &mut Context<'_>, access: &Access, index: usize, exists: bool) {
         let record = &self.slab[index];
         let incarnation = record.logged.incarnation();
@@ -598,7 +605,7 @@ impl Records {
         (definition.key(), exists.then(|| definition.value()))
     }
 
-    /// Notes how often a message was requeued, in a queue that counts it.
+    /// Sets the requeue count of a message, in a queue that reports requeue counts.
     #[cold]
     pub(crate) fn note_requeue(
         &mut self,
@@ -630,7 +637,7 @@ impl Records {
             return;
         }
         for queue in self.requeue_counts_due.take() {
-            // The queue may have been deleted since, and another one be in its place.
+            // The queue may have been deleted since, and another queue may have its index.
             let Some(record) = self.slab.get_mut(queue.index()) else { continue };
             let is_due = record.requeues.take_due();
             if is_due && pending_writes.mode() == Mode::On && !record.is_deleted() && record.logged.is_on() {
@@ -660,11 +667,11 @@ impl Records {
         }
     }
 
-    /// Resets watermarks that are ahead of the deliveries and writes the requeue counts, before a clean stop
-    /// when all else is written.
+    /// At a clean stop, when everything else is written: resets watermarks that are ahead of the deliveries,
+    /// and writes the requeue counts.
     ///
-    /// Messages that were not sent are then not marked as redelivered. Returns whether there was anything to
-    /// write.
+    /// Without the reset, messages that were not sent would be marked as redelivered after the next start.
+    /// Returns whether pending writes remain.
     pub(crate) fn reset_watermarks(&mut self, pending_writes: &mut PendingWrites, access: &Access) -> bool {
         if pending_writes.mode() != Mode::On {
             return false;
@@ -682,14 +689,15 @@ impl Records {
         !pending_writes.is_empty()
     }
 
-    /// Sets, at start, what the log has for a queue.
+    /// Sets, at start, the counts of a queue's messages in the log.
     pub(crate) fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.slab[queue.index()];
         record.logged.restore(contents);
         if record.requeues.forget_from(contents.next_offset) {
             self.requeue_counts_due.push(queue);
         }
-        // The bytes in the log include names and properties: this is the best available estimate.
+        // An estimate: the bytes in the log include names and properties, for which 64 bytes a message are
+        // subtracted.
         record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
     }
 }

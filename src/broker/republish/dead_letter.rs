@@ -6,15 +6,15 @@
 //!   └── x-dead-letter-exchange, -routing-key ──→ route ──→ queues, without automatic cycles
 //! ```
 //!
-//! As in RabbitMQ, a dead letter is dropped if it reaches no queue or if a full target refuses it. If the
-//! target dead-letters what it refuses, the dead letter is published again at once, up to [`CHAINED_MAX`]
-//! times.
+//! As in RabbitMQ, a dead letter is dropped if it reaches no queue, or if a full target queue refuses it. If
+//! that queue dead-letters refused messages, a further dead letter is published at once, up to
+//! [`CHAINED_MAX`] times.
 //!
 //! # Invariants
-//! - A message in the log is settled in its queue and published to the others in one group: after a power cut
-//!   it is in one place.
-//! - Nothing is settled before there is capacity for the dead letter, which comes from a reserve of memory
-//!   and of the log. Without capacity the message stays where it is: late, but not lost.
+//! - For a logged message, the settlement in its queue and the publish of the dead letter are one group in
+//!   the log. After a power cut the message is therefore in exactly one place.
+//! - A message is settled only when there is capacity for its dead letter, for which some memory and space of
+//!   the log are reserved. Until then the message stays in its queue, so it is late but not lost.
 
 use crate::arguments::copy_flags;
 use leveret_amqp::field::{Array, ArrayWriter, Table, TableWriter, Value};
@@ -34,18 +34,18 @@ use crate::queue_records::Targets;
 
 /// The routing of a dead letter may take this many times the work that one publish may take.
 const ROUTING_TIMES: u32 = 8;
-/// Maximum number of further dead letters that one dead letter may cause at once by being refused.
+/// Maximum number of further dead letters that one dead letter may cause because queues refuse it.
 const CHAINED_MAX: u32 = 8;
 /// Bytes of a header frame besides the properties.
 const HEADER_BYTES: usize = 22;
 
 /// The copy that replaces a message when it is removed from its queue.
-#[must_use = "the message goes with it"]
+#[must_use = "the copy would never be released"]
 pub(crate) enum Republication {
-    /// No copy: it reaches no queue, or cannot be written.
+    /// There is no copy, because it would reach no queue or cannot be written. The original is dropped.
     Dropped,
-    /// A copy, and the number of queues at the front of `RepublishState::targets` that accept it. The other
-    /// queues refuse it and dead-letter the refusal.
+    /// A copy, and the number of queues at the front of `RepublishState::targets` that accept the copy. The
+    /// other queues there refuse and dead-letter it.
     Copy(MessageId, usize),
 }
 
@@ -62,7 +62,7 @@ const NEVER_ROUTED: u64 = u64::MAX;
 impl Republisher<'_> {
     /// Writes the dead letter for a message that the queue removes. Changes no queue.
     ///
-    /// Returns `None` if there is no capacity for it now.
+    /// Returns `None` if there is no capacity for the dead letter now.
     #[cold]
     pub(crate) fn write_dead_letter(
         &mut self,
@@ -131,8 +131,8 @@ impl Republisher<'_> {
         let edit = PropertyEdit { expiration: Edit::Remove, ..PropertyEdit::default() };
         let written = properties.write_with_headers(edit, &mut |headers| death.write(headers), &mut writer);
         let edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..edit };
-        // Headers that fill a frame stay without x-death. Only rejected messages may be republished without
-        // it: for all other reasons x-death is what ends a cycle.
+        // If x-death would not fit into a frame, a rejected message is republished without it. With any other
+        // reason the message is dropped: without x-death a cycle of dead letters would not be detected.
         let is_written =
             written.is_ok() || reason == Reason::Rejected && properties.write_with(edit, &mut writer).is_ok();
         if !is_written {
@@ -147,8 +147,8 @@ impl Republisher<'_> {
             self.log_dropped(&name, &fault.text);
             return Some(Republication::Dropped);
         }
-        self.remove_passed(cx.work, vhost, &death, targets);
-        let (kept, _) = self.queues.records().keep_accepting(cx.messages, message, targets, None);
+        self.remove_cycle_targets(cx.work, vhost, &death, targets);
+        let (accepting_count, _) = self.queues.records().keep_accepting(cx.messages, message, targets, None);
         if targets.is_empty() {
             return Some(Republication::Dropped);
         }
@@ -161,21 +161,22 @@ impl Republisher<'_> {
         let flags = copy_flags(cx.messages, message, &written);
         let names = (&*address.name, &*own_key);
         let copy = cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter);
-        copy.ok().map(|copy| Republication::Copy(copy, kept))
+        copy.ok().map(|copy| Republication::Copy(copy, accepting_count))
     }
 
-    /// Removes the target queues that the dead letter has passed without a rejection.
+    /// Removes the target queues through which the message has passed since it was last rejected: publishing
+    /// to them would be a cycle.
     ///
     /// The publisher may have forged any number of x-death entries, so each is examined once, whatever the
     /// number of queues.
-    fn remove_passed(
+    fn remove_cycle_targets(
         &mut self,
         work: &mut Work,
         vhost: VhostId,
         death: &Death<'_>,
         targets: &mut Vec<QueueId>,
     ) {
-        let deaths = death.for_each_passed(&mut |queue| {
+        let deaths = death.for_each_passed_queue(&mut |queue| {
             if let Some(queue) = self.queues.records().find_queue(vhost, queue) {
                 self.queues.at_mut(queue).routed_at = NEVER_ROUTED;
             }
@@ -192,7 +193,7 @@ impl Republisher<'_> {
     /// Routes a copy with this routing key and these headers.
     ///
     /// # Errors
-    /// Routing takes more than [`ROUTING_TIMES`] times the work of a publish.
+    /// Routing has_log_capacity more than [`ROUTING_TIMES`] times the work of a publish.
     pub(super) fn route(
         &mut self,
         work: &mut Work,
@@ -204,7 +205,7 @@ impl Republisher<'_> {
         self.topology.limit_routing(work, ROUTING_TIMES);
         let mut chosen = Targets { queues: self.queues.records_mut(), chosen: targets };
         let routed = self.topology.route(work, exchange, key, headers, &mut chosen);
-        // The commit must not end half-way.
+        // What follows must not be limited: a `tx.commit` must not end half-way.
         work.lift_limit();
         routed.map(|_| ())
     }
@@ -216,7 +217,7 @@ impl Republisher<'_> {
         }
     }
 
-    /// Returns whether no dropped message was logged in this minute yet, and notes that one is logged now.
+    /// Returns whether no dropped message was logged in this minute yet, and marks this minute as logged.
     pub(crate) fn should_log_this_minute(&mut self) -> bool {
         let minute = self.queues.minute();
         self.republish.dropped_logged_minute.replace(minute) != Some(minute)
@@ -236,26 +237,28 @@ impl Republisher<'_> {
         targets: &[QueueId],
     ) -> bool {
         let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
-        let lacks_slot = self.queues.take_lacks_slot();
-        if lacks_slot || !self.queues.entries().may_take(needed + self.republish.reservation.chunks, 0) {
+        let lacks_slot_capacity = self.queues.take_slot_capacity_lack();
+        if lacks_slot_capacity
+            || !self.queues.entries().may_take(needed + self.republish.reservation.chunks, 0)
+        {
             return false;
         }
-        let logged = self.queues.logged_targets(cx, message, targets);
-        let takes = logged == 0
+        let logged = self.queues.logged_target_count(cx, message, targets);
+        let has_log_capacity = logged == 0
             || cx.pending_writes.can_begin_group()
                 && cx.pending_writes.fits_transaction(self.republish.reservation.logged + 1)
                 && cx.pending_writes.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
                 && cx.pending_writes.admit(bytes, logged).is_ok();
-        if !takes {
-            // The copy may be waiting for capacity that the pending commit frees.
+        if !has_log_capacity {
+            // The copy may wait for capacity that the pending commit of the log frees.
             cx.pending_writes.hurry();
         }
-        takes
+        has_log_capacity
     }
 
-    /// Publishes a copy and removes its original with `take`: one group in the log, if the log has the
-    /// original.
-    pub(super) fn send(
+    /// Publishes a copy and removes its original by calling `take`. If the log has the original
+    /// (`is_logged`), both are one group in the log.
+    pub(super) fn publish_and_remove(
         &mut self,
         cx: &mut Context<'_>,
         republication: Republication,
@@ -268,35 +271,35 @@ impl Republisher<'_> {
         self.end_group_of(cx, has_begun);
     }
 
-    /// Begins a group in the log for a copy and the settlement of its original, if needed. Returns whether it
-    /// began one.
+    /// Begins a group in the log for a copy and the settlement of its original, if both are logged. Returns
+    /// whether a group was begun.
     fn begin_group_for(&self, cx: &mut Context<'_>, republication: &Republication, is_logged: bool) -> bool {
         let Republication::Copy(copy, _) = *republication else { return false };
         let begins = is_logged
             && !cx.pending_writes.is_grouping()
-            && self.queues.logged_targets(cx, copy, &self.republish.targets) > 0;
+            && self.queues.logged_target_count(cx, copy, &self.republish.targets) > 0;
         if begins {
             cx.pending_writes.begin_group();
         }
         begins
     }
 
-    /// Publishes a copy to its queues. Their length limits are checked later, because dead letters may cause
-    /// dead letters.
+    /// Publishes a copy to its target queues. The length limits of queues with a dead-letter exchange are
+    /// applied later, because only one dead letter is published at a time.
     pub(crate) fn publish_copy(&mut self, cx: &mut Context<'_>, republication: Republication) {
         self.publish_chained(cx, republication, &mut { CHAINED_MAX });
     }
 
     fn publish_chained(&mut self, cx: &mut Context<'_>, republication: Republication, left: &mut u32) {
-        let Republication::Copy(copy, kept) = republication else { return };
+        let Republication::Copy(copy, accepting_count) = republication else { return };
         let targets = core::mem::take(&mut self.republish.targets);
-        if kept > 0 {
-            self.queues.push_copy(cx, copy, &targets[..kept]);
+        if accepting_count > 0 {
+            self.queues.push_copy(cx, copy, &targets[..accepting_count]);
         }
-        let refused = targets[kept..].iter().copied();
+        let refused = targets[accepting_count..].iter().copied();
         let refused: heapless::Vec<QueueId, { CHAINED_MAX as usize }> =
             refused.take(*left as usize).collect();
-        let is_all = kept + refused.len() == targets.len();
+        let is_all = accepting_count + refused.len() == targets.len();
         let beyond = (!is_all).then(|| targets[targets.len() - 1]);
         self.republish.targets = targets;
         if let Some(queue) = beyond {
@@ -321,10 +324,10 @@ impl Republisher<'_> {
     }
 }
 
-/// Maximum number of x-death entries searched for others of their queue and reason: a client may have forged
-/// any number.
+/// Up to this number of x-death entries, entries with the same queue and reason are merged. A client may have
+/// forged any number.
 const GROUPED_ENTRIES_MAX: usize = 32;
-/// Headers that the first death writes. A further death writes only x-death.
+/// Headers that are written at the first death of a message. At a further death only x-death is written.
 const OWN: [&str; 4] = ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"];
 
 /// Why a queue removes a message.
@@ -343,7 +346,7 @@ pub(crate) enum Reason {
     Parked(u8),
 }
 
-/// Why and by which bridge messages are parked, and in which queue.
+/// Why messages are parked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Parking {
     pub(crate) bridge: Box<str>,
@@ -374,8 +377,8 @@ impl Reason {
 /// x-first-death-reason, x-first-death-queue, x-first-death-exchange       of the very first death
 /// ```
 ///
-/// These headers stand among the others, sorted by name. A dead letter that returns to a queue without a
-/// rejection in between is in an automatic cycle.
+/// These headers are among the other headers, sorted by name. A dead letter that returns to a queue without a
+/// rejection in between is in an automatic cycle and is dropped.
 pub(crate) struct Death<'a> {
     pub(crate) reason: Reason,
     pub(crate) queue: &'a str,
@@ -386,9 +389,9 @@ pub(crate) struct Death<'a> {
     /// The message's expiration property before the death.
     pub(crate) expiration: Option<&'a [u8]>,
     pub(crate) headers: Table<'a>,
-    /// The dead letter has another routing key, so the CC header is removed.
+    /// The CC header is removed, because the dead letter has another routing key.
     pub(crate) drops_cc: bool,
-    /// BCC is removed because, with this death, the headers may become too long for removing it later.
+    /// The BCC header is removed now, because the headers may become too long to remove it on delivery.
     pub(crate) drops_bcc: bool,
 }
 
@@ -407,7 +410,7 @@ impl<'a> Death<'a> {
         death.is_some_and(|death| is(death, "queue", self.queue) && is(death, "reason", self.reason.name()))
     }
 
-    /// Writes the headers with this death. An x-death header that is not a list of deaths is dropped.
+    /// Writes the headers of the dead letter. An existing x-death header that is not an array is replaced.
     pub(crate) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
         let own = match self.headers.get("x-death") {
             None => &OWN[..],
@@ -426,12 +429,13 @@ impl<'a> Death<'a> {
         })
     }
 
-    /// Writes this death and those before it: one entry with a total count for each queue and reason.
+    /// Writes the entry of this death and the older entries: one entry with a total count for each queue and
+    /// reason.
     fn write_deaths(&self, deaths: &mut ArrayWriter<'_, '_>, before: Array<'_>) -> Result<(), Full> {
         let mut known = heapless::Vec::<_, GROUPED_ENTRIES_MAX>::new();
         let is_grouped = before.iter().try_for_each(|value| known.push(queue_and_reason(value))).is_ok();
-        // An entry without a count counts as 1; beside others it represents all entries of its queue and
-        // reason.
+        // The count of an entry that has none: 0 if it is the only entry, otherwise the number of entries
+        // with its queue and reason.
         let uncounted = |kind| match known.len() {
             1 => 0,
             _ => known.iter().filter(|other| **other == kind).count() as i64,
@@ -487,18 +491,18 @@ impl<'a> Death<'a> {
         self.expiration.map_or(Ok(()), |text| death.long_str("original-expiration", text))
     }
 
-    /// Calls `each` with the queues that the message passed since it was last rejected: returning to these
-    /// would be a cycle.
+    /// Calls `each` with the names of the queues through which the message has passed since it was last
+    /// rejected.
     ///
-    /// Returns how many deaths were examined.
-    pub(crate) fn for_each_passed(&self, each: &mut dyn FnMut(&str)) -> usize {
+    /// Returns the number of x-death entries examined.
+    pub(crate) fn for_each_passed_queue(&self, each: &mut dyn FnMut(&str)) -> usize {
         if self.reason == Reason::Rejected {
             return 0;
         }
         each(self.queue);
-        let mut looked_at = 1;
+        let mut examined_count = 1;
         for death in self.before().into_iter().flatten().filter_map(|value| value.as_table()) {
-            looked_at += 1;
+            examined_count += 1;
             let text = |name| death.get(name).and_then(|value| value.as_bytes());
             if text("reason") == Some(Reason::Rejected.name().as_bytes()) {
                 break;
@@ -508,11 +512,11 @@ impl<'a> Death<'a> {
                 each(queue);
             }
         }
-        looked_at
+        examined_count
     }
 }
 
-/// Returns the queue and the reason of an x-death entry, or `None` if the value is none.
+/// Returns the queue and the reason of an x-death entry; `None` if the value is no such entry.
 fn queue_and_reason(value: Value<'_>) -> Option<(&[u8], &[u8])> {
     let death = value.as_table()?;
     let text = |name| death.get(name).and_then(|value| value.as_bytes());
@@ -525,7 +529,7 @@ fn queue_and_reason(value: Value<'_>) -> Option<(&[u8], &[u8])> {
 fn write_counted(death: &mut TableWriter<'_, '_>, same: Table<'_>, uncounted: i64) -> Result<(), Full> {
     let count = same.get("count").and_then(|value| value.as_integer()).unwrap_or(uncounted);
     death.long("count", count.saturating_add(1))?;
-    // A client may have forged the entry. One with more fields than the broker writes keeps their order.
+    // A client may have forged the entry. The fields of an entry with more than 16 fields are not sorted.
     let mut fields = heapless::Vec::<_, 16>::new();
     let others = || same.iter().filter(|(name, _)| *name != b"count");
     if others().try_for_each(|field| fields.push(field)).is_err() {

@@ -6,15 +6,18 @@
 //!                                       queues ◄── routed by x-delayed-type ┴── x-delay -5000
 //! ```
 //!
-//! The hidden queue is a queue with levels (`queue_records::levels`) that clients cannot name. A message in it is
-//! treated as in any queue: it is confirmed when durable, evicted when memory is short, recovered at start,
-//! and deleted with its exchange. `queue_flow::delayed` decides when a slot is due.
+//! The hidden queue is a queue without a name. Its levels (`queue_records::levels`) are the slots of a timing
+//! wheel. A message in it is treated like a message in any queue: it is confirmed when it is durable, evicted
+//! when memory is short, recovered at start, and deleted with its exchange. `queue_flow::delayed` decides
+//! when a slot is due.
 //!
 //! # Invariants
-//! - A message moves from slot to slot, and from there to its queues, with publish and settlement in one
-//!   group: after a power cut it is in one place.
-//! - It is routed no earlier than its due time by the broker's clock, and in the order of due times.
-//! - Without capacity it stays: late, but not lost.
+//! - When a message is moved to another slot or to its target queues, the publish and the settlement are one
+//!   group in the log. After a power cut the message is therefore in exactly one place.
+//! - A message is routed at its due time in broker time or later, and messages are routed in the order of
+//!   their due times.
+//! - While there is no capacity in the target queues, a due message stays in its slot, so it is late but not
+//!   lost.
 
 use leveret_amqp::field::{Table, TableWriter};
 use leveret_amqp::props::{Properties, PropertyEdit};
@@ -27,15 +30,15 @@ use crate::Context;
 use crate::arguments::copy_flags;
 use crate::queue_flow::LevelChoice;
 use crate::queue_flow::Scratch;
-use crate::queue_flow::take_step;
-use crate::queue_flow::{Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
+use crate::queue_flow::subtract_steps;
+use crate::queue_flow::{DueItem, HeldMessage, NARROWEST_PUBLISHED, Slot, delay_ms};
 use crate::queue_records::Queue;
 use crate::queue_records::Taken;
 
-/// Steps per turn for routing or moving delayed messages; a message may take several steps ([`take_step`]).
+/// Steps per turn for routing or moving delayed messages; a message may take several steps ([`subtract_steps`]).
 const DELAYED_STEPS_PER_TURN: u32 = 512;
-/// A message due more than this many milliseconds after its slot began is moved to a narrower slot and not
-/// held.
+/// A message that is due more than this many milliseconds after the start of its slot is moved to a narrower
+/// slot and not held in memory.
 const HELD_AHEAD_MS_MAX: u64 = 1 << 14;
 /// Bytes of memory that must remain free when a message is held.
 const HELD_FREE_BYTES: usize = 16 << 10;
@@ -44,7 +47,7 @@ const HELD_FREE_BYTES: usize = 16 << 10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ReleaseStep {
     Done,
-    /// The step has to wait for capacity or for a message to be read back.
+    /// The step must wait for capacity, or until a message is read back.
     Blocked,
 }
 
@@ -58,15 +61,15 @@ impl Republisher<'_> {
             cx.work.charge(1);
             let step = match self.queues.delay_wheel().next(cx.pending_writes.time_ms()) {
                 None => return,
-                Some(Next::Slot(key, level)) => self.open_slot(cx, key, level),
-                Some(Next::Held(held)) => self.route_held(cx, held),
+                Some(DueItem::Slot(key, level)) => self.open_slot(cx, key, level),
+                Some(DueItem::Held(held)) => self.route_held(cx, held),
             };
             if step == ReleaseStep::Blocked {
-                let room = self.freed_count(cx.pending_writes, cx.messages);
-                self.queues.delay_wheel_mut().note_stuck(room);
+                let capacity_freed = self.freed_count(cx.pending_writes, cx.messages);
+                self.queues.delay_wheel_mut().note_stuck(capacity_freed);
                 return;
             }
-            take_step(&mut left, before, cx.work);
+            subtract_steps(&mut left, before, cx.work);
         }
     }
 
@@ -86,15 +89,15 @@ impl Republisher<'_> {
             return ReleaseStep::Done;
         }
         let Some((first, message, is_logged)) = self.queues.first_in_memory(level) else {
-            self.queues.want_pages(level);
+            self.queues.request_read(level);
             return ReleaseStep::Blocked;
         };
         let (slot, now_ms, due_ms) =
             (Slot::of_key(key), cx.pending_writes.time_ms(), self.queues.due_ms(cx, message));
-        let is_room =
+        let has_memory =
             self.queues.delay_wheel().holds_none() || cx.messages.has_ordinary_room(HELD_FREE_BYTES);
         if self.queues.delay_wheel().has_place()
-            && is_room
+            && has_memory
             && due_ms <= slot.start_ms.saturating_add(HELD_AHEAD_MS_MAX)
         {
             let taken = self.queues.take_first(cx, level, first);
@@ -112,12 +115,13 @@ impl Republisher<'_> {
                 let Some(republication) = self.write_due(cx, level, message) else {
                     return ReleaseStep::Blocked;
                 };
-                self.send_first(cx, level, republication, is_logged);
+                self.publish_and_remove_first(cx, level, republication, is_logged);
                 ReleaseStep::Done
             }
             None => {
-                // The slot is the narrowest, or there is no capacity for a narrower one: the message and
-                // those behind it wait here.
+                // The slot is the narrowest one, or there is no capacity for a narrower one. The message
+                // waits at the front of this slot, and so do the messages behind it, although some may be due
+                // earlier.
                 self.log_no_slot(level, slot);
                 self.queues.delay_wheel_mut().pop_slot();
                 self.queues.at_mut(level).times.due_ms = u64::MAX;
@@ -127,11 +131,12 @@ impl Republisher<'_> {
         }
     }
 
-    /// Logs, at most once a minute, why delayed messages are late.
+    /// Logs, at most once a minute, that delayed messages are late because there is no capacity for a
+    /// narrower slot.
     #[cold]
     fn log_no_slot(&mut self, level: QueueId, slot: Slot) {
-        let is_room = slot.widest_below().is_none();
-        if !is_room && self.queues.should_log_this_minute() {
+        let has_memory = slot.widest_below().is_none();
+        if !has_memory && self.queues.should_log_this_minute() {
             let exchange = self.queues.at(level).delayed_exchange;
             let name = exchange.map(|exchange| self.topology.exchange(exchange).name.escape_debug());
             log::warn!(
@@ -142,7 +147,7 @@ impl Republisher<'_> {
         }
     }
 
-    /// Moves the first message of a slot to a narrower one.
+    /// Moves the first message of a slot to the narrower slot `target`.
     fn move_first(
         &mut self,
         cx: &mut Context<'_>,
@@ -166,16 +171,16 @@ impl Republisher<'_> {
         cx.messages.set_arrived_ms(copy, arrived_ms);
         self.republish.targets.clear();
         self.republish.targets.push(target);
-        self.send_first(cx, level, Republication::Copy(copy, 1), is_logged);
+        self.publish_and_remove_first(cx, level, Republication::Copy(copy, 1), is_logged);
         ReleaseStep::Done
     }
 
     /// Routes a held message that is due.
-    fn route_held(&mut self, cx: &mut Context<'_>, held: Held) -> ReleaseStep {
+    fn route_held(&mut self, cx: &mut Context<'_>, held: HeldMessage) -> ReleaseStep {
         let Some(republication) = self.write_due(cx, held.queue, held.message) else {
             return ReleaseStep::Blocked;
         };
-        self.send(cx, republication, held.logged().is_some(), |republisher, cx| {
+        self.publish_and_remove(cx, republication, held.logged().is_some(), |republisher, cx| {
             republisher.queues.delay_wheel_mut().pop_held();
             republisher.settle_held(cx, held);
         });
@@ -183,9 +188,9 @@ impl Republisher<'_> {
     }
 
     /// Settles a held message that was routed.
-    pub(crate) fn settle_held(&mut self, cx: &mut Context<'_>, held: Held) {
+    pub(crate) fn settle_held(&mut self, cx: &mut Context<'_>, held: HeldMessage) {
         let (message, logged) = (held.message, held.logged());
-        self.queues.forget_taken(
+        self.queues.drop_taken(
             cx,
             held.queue,
             &Taken { message, offset: 0, logged, redelivered: false, requeues: 0 },
@@ -226,11 +231,12 @@ impl Republisher<'_> {
         let headers = properties.headers().unwrap_or(Table::EMPTY);
         let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
         let mut fill = |writer: &mut TableWriter<'_, '_>| {
-            let awakened = -(delay_ms(headers) as i64);
-            writer.sorted(headers, &|_| true, &["x-delay"], &mut |writer, name| match i32::try_from(awakened)
-            {
+            let negative_delay = -(delay_ms(headers) as i64);
+            writer.sorted(headers, &|_| true, &["x-delay"], &mut |writer, name| match i32::try_from(
+                negative_delay,
+            ) {
                 Ok(short) => writer.int(name, short),
-                Err(_) => writer.long(name, awakened),
+                Err(_) => writer.long(name, negative_delay),
             })
         };
         if properties.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).is_err() {
@@ -243,7 +249,7 @@ impl Republisher<'_> {
         if let Err(fault) = self.route(cx.work, exchange, &key, headers, targets) {
             return Some(self.drop_due(exchange, &fault.text));
         }
-        let (kept, _) = self.queues.records().keep_accepting(cx.messages, message, targets, None);
+        let (accepting_count, _) = self.queues.records().keep_accepting(cx.messages, message, targets, None);
         if targets.is_empty() {
             self.counters.unroutable_dropped += 1;
             return Some(Republication::Dropped);
@@ -251,7 +257,7 @@ impl Republisher<'_> {
         self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
         let (bytes, body_bytes) = (cx.messages.stream_len(message) as u64, cx.messages.body_len(message));
         let bytes = bytes + written.as_bytes().len() as u64;
-        let logged = self.queues.logged_targets(cx, message, targets);
+        let logged = self.queues.logged_target_count(cx, message, targets);
         if !cx.pending_writes.fits_commit(bytes, body_bytes.into(), logged)
             || targets.len() > self.queues.fan_out_max()
         {
@@ -262,7 +268,7 @@ impl Republisher<'_> {
         }
         let flags = copy_flags(cx.messages, message, &written);
         let copy = cx.messages.copy_with_properties(message, written.as_bytes(), flags);
-        copy.ok().map(|copy| Republication::Copy(copy, kept))
+        copy.ok().map(|copy| Republication::Copy(copy, accepting_count))
     }
 
     /// Drops a delayed message that cannot be routed, and logs why, at most once a minute.

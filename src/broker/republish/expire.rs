@@ -1,13 +1,14 @@
-//! Removes messages from queues in bounded steps: rejected, expired, or over the length limit.
+//! Removes messages from queues in bounded steps: messages that are rejected, expired, or over the length
+//! limit.
 //!
-//! Without a dead-letter exchange such a message is dropped at once. With one it is republished
-//! (`dead_letter`). That may need capacity, or the message may have to be read back into memory first. Its
-//! queue is then on a list. The list is processed in every turn as long as messages are removed, and after
-//! that again whenever capacity becomes free.
+//! In a queue without a dead-letter exchange such a message is dropped at once. Otherwise it is republished
+//! (`dead_letter`), for which it may have to wait: for capacity, or until it is read back into memory. A
+//! queue with such a message is on the trim list. The list is processed in every turn in which messages are
+//! removed, and later whenever capacity becomes free.
 //!
 //! # Invariants
-//! - A message that cannot be republished yet is unchanged in its queue, or among the rejected messages,
-//!   which are not delivered any more.
+//! - A message that cannot be republished yet stays in its queue, or, if it was rejected, among the queue's
+//!   rejected messages, which are not delivered.
 //! - A length limit removes messages from the front.
 
 use leveret_core::command::QueueId;
@@ -16,19 +17,19 @@ use leveret_core::mem::{MessageFlags, MessageId};
 use super::Republisher;
 use super::dead_letter::{Reason, Republication};
 use crate::Context;
-use crate::queue_flow::{Patience, take_step};
+use crate::queue_flow::{ExpiryGrace, subtract_steps};
 use crate::queue_records::Front;
 
-/// Maximum number of expired messages that one delivery turn of a queue removes.
+/// Maximum number of steps for removing expired messages before one delivery.
 const DELIVER_STEP: u32 = 64;
-/// Steps per turn for removing messages; a message may take several steps ([`take_step`]).
+/// Steps per turn for removing messages; a message may take several steps ([`subtract_steps`]).
 const STEPS_PER_TURN: u32 = 512;
-/// Maximum number of messages that one command removes at once.
+/// Maximum number of steps for removing messages within one command.
 const COMMAND_STEP: u32 = 8;
 /// Maximum number of queues that one turn processes.
 const QUEUES_STEP: usize = 64;
 
-/// What one turn may still do to expire and trim messages.
+/// What remains of the work that one turn may do to expire and trim messages.
 #[derive(Debug)]
 pub(crate) struct TrimTurn {
     has_begun: bool,
@@ -44,20 +45,21 @@ impl TrimTurn {
     }
 }
 
-/// Whether the expired messages at the front of a queue have been removed.
+/// The result of removing the expired messages at the front of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ExpiryResult {
     Done,
-    /// Some expired messages remain for the next step.
+    /// Expired messages remain, because the maximum number of steps was taken.
     More,
-    /// An expired message remains because there is no capacity for its dead letter now.
+    /// An expired message remains, because there is no capacity for its dead letter now.
     Blocked,
 }
 
 impl Republisher<'_> {
-    /// Removes messages from the listed queues until the turn's steps are used up.
+    /// Removes messages from the queues on the trim list until the steps of the turn are used up.
     ///
-    /// Returns early with an unused queue that has expired: the caller deletes it and calls again.
+    /// Returns an unused queue that has expired, which the caller deletes before it calls again; `None` at
+    /// the end.
     pub(crate) fn expire_and_trim(&mut self, cx: &mut Context<'_>, turn: &mut TrimTurn) -> Option<QueueId> {
         if !turn.has_begun {
             turn.has_begun = true;
@@ -74,8 +76,8 @@ impl Republisher<'_> {
             {
                 self.route_due_delayed(cx);
             }
-            let room = self.freed_count(cx.pending_writes, cx.messages);
-            self.queues.trim_list_mut().begin(room);
+            let capacity_freed = self.freed_count(cx.pending_writes, cx.messages);
+            self.queues.trim_list_mut().begin(capacity_freed);
             turn.queues = self.queues.trim_list_mut().len().min(QUEUES_STEP);
         }
         while turn.queues > 0 && turn.left > 0 {
@@ -95,8 +97,8 @@ impl Republisher<'_> {
             }
             self.queues.trim_list_mut().note_step(is_done || turn.left < before);
         }
-        let room = self.freed_count(cx.pending_writes, cx.messages);
-        self.queues.trim_list_mut().end(room);
+        let capacity_freed = self.freed_count(cx.pending_writes, cx.messages);
+        self.queues.trim_list_mut().end(capacity_freed);
         None
     }
 
@@ -112,15 +114,16 @@ impl Republisher<'_> {
             return true;
         }
         if is_unused {
-            // The log has too much to write now for the queue to be deleted.
+            // Too many writes are pending now for the deletion of the queue.
             return false;
         }
-        // Each kind stops by itself: a dead letter without capacity may precede messages that need none.
-        let are_all_sent = self.dead_letter_rejected_all(cx, queue, left);
-        let has_expired = self.expire_by(cx, queue, left, Patience::OneTurn);
-        let is_trimmed = self.trim_by(cx, queue, left);
-        // Rejected messages are kept apart: the first message may be removed whether or not they have
-        // capacity.
+        // Each of the three continues although another one stopped: some messages need capacity, and others
+        // do not.
+        let are_all_republished = self.dead_letter_rejected_all(cx, queue, left);
+        let has_expired = self.expire_up_to(cx, queue, left, ExpiryGrace::OneTurn);
+        let is_trimmed = self.trim_up_to(cx, queue, left);
+        // The front does not depend on rejected messages: the first message may expire although a rejected
+        // one waits for capacity.
         if has_expired && self.queues.at(queue).has_expiry() {
             self.queues.schedule(cx, queue);
             if self.queues.at(queue).front == Front::Expired {
@@ -130,26 +133,26 @@ impl Republisher<'_> {
         if !self.queues.records().is_first_level(queue) {
             self.queues.examine_first_level(queue);
         }
-        are_all_sent && has_expired && is_trimmed
+        are_all_republished && has_expired && is_trimmed
     }
 
     // ---- length limit
 
     /// Drops or dead-letters the oldest messages of a queue over its length limit.
     ///
-    /// During a commit dead letters wait for its end, because capacity is reserved for the messages that the
-    /// commit publishes.
+    /// While `tx.commit` is carried out, the trim list does this later: the reserved capacity is for the
+    /// messages of the transaction.
     pub(crate) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let (queue, mut left) = (self.queues.records().queue_of_level(queue), COMMAND_STEP);
         if !self.queues.records().has_dead_letters(queue) {
             self.queues.drop_excess(cx, queue);
-        } else if cx.pending_writes.is_grouping() || !self.trim_by(cx, queue, &mut left) {
+        } else if cx.pending_writes.is_grouping() || !self.trim_up_to(cx, queue, &mut left) {
             self.queues.relist_for_trim(queue);
         }
     }
 
-    /// Applies the length limit and schedules expiry after a message left the queue or was requeued: another
-    /// message may be first.
+    /// Applies the length limit and schedules expiry, because a message left the queue or was requeued and
+    /// another message may be the first one.
     #[cold]
     pub(crate) fn enforce_limits(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         if self.queues.at(queue).settings.limits_length {
@@ -160,8 +163,8 @@ impl Republisher<'_> {
         }
     }
 
-    /// Applies length limit and expiry to the queues that a message was pushed to: it may have expired
-    /// already.
+    /// Applies length limits and expiry to the queues to which a message was pushed. With a time to live of 0
+    /// the message expires at once.
     #[cold]
     pub(crate) fn enforce_limits_after_push(
         &mut self,
@@ -184,9 +187,10 @@ impl Republisher<'_> {
         }
     }
 
-    /// Dead-letters a message that these queues refused.
+    /// Dead-letters a message that these queues refused because of their length limit.
     ///
-    /// The publisher learns of the refusal, so a dead letter without capacity is dropped.
+    /// A dead letter for which there is no capacity is dropped: the publisher is notified of the refusal, and
+    /// can publish the message again.
     pub(crate) fn dead_letter_refused(
         &mut self,
         cx: &mut Context<'_>,
@@ -200,17 +204,17 @@ impl Republisher<'_> {
         }
     }
 
-    fn trim_by(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+    fn trim_up_to(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         let queue = self.queues.records().queue_of_level(queue);
         while self.queues.records().is_over_length(queue) {
             let (before, level) = (cx.work.units(), self.queues.records().first_level(queue));
-            let is_gone = *left > 0 && self.remove_first(cx, level, Reason::MaxLength);
-            if !is_gone {
+            let is_removed = *left > 0 && self.remove_first(cx, level, Reason::MaxLength);
+            if !is_removed {
                 return false;
             }
-            self.queues.note_taken_off(queue, level);
-            self.queues.records().charge_levels(cx.work);
-            take_step(left, before, cx.work);
+            self.queues.examine_next_level(queue, level);
+            self.queues.records().charge_walked_levels(cx.work);
+            subtract_steps(left, before, cx.work);
         }
         true
     }
@@ -225,36 +229,38 @@ impl Republisher<'_> {
             return true;
         }
         let Some((_, message, is_logged)) = self.queues.first_in_memory(queue) else {
-            self.queues.want_pages(queue);
+            self.queues.request_read(queue);
             return false;
         };
         let Some(republication) = self.write_dead_letter(cx, queue, message, reason) else { return false };
-        self.send_first(cx, queue, republication, is_logged);
+        self.publish_and_remove_first(cx, queue, republication, is_logged);
         true
     }
 
-    /// Replaces the first message of a queue or priority level by this copy.
-    pub(super) fn send_first(
+    /// Publishes a copy and removes its original, the first message of a queue or level.
+    pub(super) fn publish_and_remove_first(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
         republication: Republication,
         is_logged: bool,
     ) {
-        self.send(cx, republication, is_logged, |republisher, cx| {
+        self.publish_and_remove(cx, republication, is_logged, |republisher, cx| {
             let Some(first) = republisher.queues.first(queue) else {
-                panic!("a message that is republished is the first of its queue")
+                panic!("the caller wrote the copy of the first message of this queue")
             };
             let taken = republisher.queues.take_first(cx, queue, first);
-            republisher.queues.forget_taken(cx, queue, &taken);
+            republisher.queues.drop_taken(cx, queue, &taken);
         });
     }
 
     // ---- rejected messages
 
-    /// Dead-letters a delivery that its consumer rejects or that is over the delivery limit.
+    /// Dead-letters the message of a delivery that was rejected or is over the delivery limit: now, or when
+    /// there is capacity.
     ///
-    /// The delivery is on no list and counts for no consumer any more.
+    /// The caller has removed the delivery from its channel's list and subtracted it from the counts of its
+    /// consumer.
     pub(crate) fn dead_letter_delivery(
         &mut self,
         cx: &mut Context<'_>,
@@ -277,7 +283,7 @@ impl Republisher<'_> {
             if *left == 0 || !self.dead_letter_rejected(cx, queue, index) {
                 return false;
             }
-            take_step(left, before, cx.work);
+            subtract_steps(left, before, cx.work);
         }
         true
     }
@@ -286,11 +292,11 @@ impl Republisher<'_> {
         let delivery = &self.queues.deliveries()[index];
         let (is_logged, reason) = (delivery.logged.is_some(), delivery.death.unwrap_or(Reason::Rejected));
         let Some(message) = delivery.message else {
-            self.queues.want_pages(queue);
+            self.queues.request_read(queue);
             return false;
         };
         let Some(republication) = self.write_dead_letter(cx, queue, message, reason) else { return false };
-        self.send(cx, republication, is_logged, |republisher, cx| {
+        self.publish_and_remove(cx, republication, is_logged, |republisher, cx| {
             republisher.queues.drop_rejected(cx, queue);
         });
         true
@@ -298,7 +304,8 @@ impl Republisher<'_> {
 
     // ---- expired messages
 
-    /// Expires a message with a time to live of 0 if no consumer is ready for it and it is the first one.
+    /// Expires a message with a time to live of 0 that was just pushed, if it is the first one and no
+    /// consumer is ready.
     ///
     /// Returns whether the queue's front was examined.
     pub(crate) fn expire_arrival(
@@ -310,39 +317,41 @@ impl Republisher<'_> {
         let record = self.queues.at(queue);
         let is_due =
             cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE) || record.settings.message_ttl_ms == 0;
-        // During a commit the dead letter waits for its end, because capacity is reserved for the messages
-        // that the commit publishes.
+        // While `tx.commit` is carried out, the trim list does this later: the reserved capacity is for the
+        // messages of the transaction.
         let waits = cx.pending_writes.is_grouping() && record.settings.dead_letters;
-        let looks = is_due && !self.queues.records().record_of_queue(queue).queue_consumers.is_ready();
-        if looks && waits {
+        let examines_front =
+            is_due && !self.queues.records().record_of_queue(queue).queue_consumers.is_ready();
+        if examines_front && waits {
             self.queues.relist_for_trim(queue);
-        } else if looks {
-            self.expire_by(cx, queue, &mut 1, Patience::No);
+        } else if examines_front {
+            self.expire_up_to(cx, queue, &mut 1, ExpiryGrace::No);
         }
-        looks
+        examines_front
     }
 
     /// Removes the expired messages at the front of a queue. Returns `false` if some remain.
     #[inline(never)]
-    pub(crate) fn expire_by(
+    pub(crate) fn expire_up_to(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
         left: &mut u32,
-        patience: Patience,
+        grace: ExpiryGrace,
     ) -> bool {
         while self.queues.at(queue).settings.may_expire {
-            if !self.queues.has_expired(cx, queue, patience) {
+            if !self.queues.has_expired(cx, queue, grace) {
                 break;
             }
             let before = cx.work.units();
             cx.work.charge(1);
-            let is_gone = *left > 0 && self.remove_first(cx, queue, Reason::Expired);
-            if !is_gone {
+            let is_removed = *left > 0 && self.remove_first(cx, queue, Reason::Expired);
+            if !is_removed {
                 return false;
             }
-            // A failed attempt is not counted as a step, or the queue would be processed again at once.
-            take_step(left, before, cx.work);
+            // A failed attempt is not counted as a step: the caller processes a queue again at once if steps
+            // were taken.
+            subtract_steps(left, before, cx.work);
         }
         true
     }
@@ -352,10 +361,10 @@ impl Republisher<'_> {
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
-        patience: Patience,
+        grace: ExpiryGrace,
     ) -> ExpiryResult {
         let mut left = DELIVER_STEP;
-        if self.expire_by(cx, queue, &mut left, patience) {
+        if self.expire_up_to(cx, queue, &mut left, grace) {
             return ExpiryResult::Done;
         }
         self.queues.at_mut(queue).front = Front::Expired;
@@ -363,10 +372,11 @@ impl Republisher<'_> {
         if left < DELIVER_STEP { ExpiryResult::More } else { ExpiryResult::Blocked }
     }
 
-    /// Removes expired messages and reschedules expiry after a message before them was taken.
+    /// Removes the expired messages at the front and reschedules expiry, because a `basic.get` took the
+    /// message before them.
     #[cold]
     pub(crate) fn expire_behind(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        self.expire_by(cx, queue, &mut { DELIVER_STEP }, Patience::No);
+        self.expire_up_to(cx, queue, &mut { DELIVER_STEP }, ExpiryGrace::No);
         self.queues.schedule(cx, queue);
     }
 }

@@ -9,12 +9,12 @@
 //!                                           redelivered vhost connection channel user
 //! ```
 //!
-//! As in RabbitMQ, BCC keys are visible here and nowhere else, because an operator asked for the copies.
-//! Tracing ends with the process.
+//! As in RabbitMQ, the copies contain the BCC keys, which clients otherwise never get. Tracing ends with the
+//! process.
 //!
 //! # Invariants
-//! - While the firehose is off, it costs the check of one flag.
-//! - Its own copies are not traced.
+//! - While the firehose is off, a message costs only the check of one flag.
+//! - Copies are not traced again.
 //! - Copies use only the memory of ordinary publishers and delay no client. Without capacity a copy is
 //!   omitted.
 
@@ -48,7 +48,8 @@ enum TracedEvent<'a> {
 }
 
 impl Republisher<'_> {
-    /// Returns the copy of a message that is being published, for [`Self::publish_trace`].
+    /// Returns a copy of a message that is being published, for [`Self::publish_trace`]; `None` if the
+    /// virtual host is not traced or there is no capacity.
     #[cold]
     pub(crate) fn trace_published(
         &mut self,
@@ -178,11 +179,12 @@ impl Republisher<'_> {
         self.queues.choose_levels(cx, self.quota, copy, &mut targets);
         let (consumers, quota, queues) = (self.consumers, &*self.quota, &*self.queues);
         let credit = |queue| consumers.waiting_credit(queues, quota, queue);
-        let (kept, _) = queues.records().keep_accepting(cx.messages, copy, &mut targets, Some(&credit));
-        targets.truncate(kept);
+        let (accepting_count, _) =
+            queues.records().keep_accepting(cx.messages, copy, &mut targets, Some(&credit));
+        targets.truncate(accepting_count);
         let claim = Claim { share: Share::Ordinary, may_wait: true, has_timed_out: false };
         if !targets.is_empty() {
-            match self.queues.reserve(cx, self.quota, copy, &targets, claim) {
+            match self.queues.check_capacity(cx, self.quota, copy, &targets, claim) {
                 Ok(()) => self.queues.push_copy(cx, copy, &targets),
                 Err(_) => self.log_omitted(vhost),
             }

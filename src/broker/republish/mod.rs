@@ -1,8 +1,7 @@
-//! Publishes messages that the broker itself sends on: dead letters, delayed messages and firehose copies.
+//! Publishes copies of messages: dead letters, due delayed messages, parked messages and firehose copies.
 //!
-//! A queue decides which message it removes and why. Where the message goes is a matter of routing, as for a
-//! publish. Messages that were rejected, expired, over a limit, parked by a bridge or due after a delay, and
-//! the copies of the firehose, all take the same path:
+//! A queue removes a message when it is rejected, expired, over a limit, parked by a bridge or due after a
+//! delay. In each case a copy of the message is published and the original is settled, in these steps:
 //!
 //! ```text
 //! first message, reason ──→ copy written, routed, capacity checked ──→ pushed to its queues ──→ original removed
@@ -11,14 +10,14 @@
 //! | file | content |
 //! |---|---|
 //! | `dead_letter` | writes, routes and publishes a dead letter; the `x-death` header |
-//! | `parked` | messages that the other side of a bridge refuses |
+//! | `parked` | writes the copies of messages that the broker at the other end of a bridge has refused |
 //! | `expire` | removes messages in bounded steps: rejected, expired, over the length limit |
 //! | `delayed_release` | routes the messages of delayed exchanges when they are due |
-//! | `firehose` | copies of published and delivered messages for an operator |
+//! | `firehose` | publishes copies of published and delivered messages for an operator |
 //!
 //! # Invariants
-//! - A message leaves its queue only when there is capacity in all target queues. Without capacity it stays
-//!   in its queue: late, but not lost.
+//! - A message leaves its queue only when there is capacity for the copy in all target queues. Until then it
+//!   stays in its queue, so it is late but not lost.
 //! - Publishing the copy and settling the original are one group in the log.
 
 mod dead_letter;
@@ -47,18 +46,19 @@ pub use parked::{parked_from, write_parked_properties, write_unparked_properties
 /// State kept between calls of the [`Republisher`].
 #[derive(Debug, Default)]
 pub(crate) struct RepublishState {
-    /// Why bridges parked messages, and the queues these messages go to.
+    /// The causes for which bridges parked messages, with the queues for these messages.
     parkings: Vec<Parking>,
-    /// Buffer for the target queues of a copy. The buffer for those of a publish may be in use.
+    /// Buffer for the target queues of a copy. A publish has its own buffer, which may be in use at the same
+    /// time.
     targets: Vec<QueueId>,
-    /// Capacity that the commit being carried out may still need.
+    /// Capacity that the `tx.commit` being carried out may still need.
     reservation: CommitReservation,
     /// Time of this turn in seconds since 1970: the `time` of dead letters.
     unix_s: u64,
     /// Minute in which a dropped dead letter was logged last.
     dropped_logged_minute: Option<u32>,
-    /// Priority levels or delay slots that lost messages and may now be empty, so that their records can be
-    /// deleted.
+    /// Hidden queues and slots from which held messages were settled. If they are deleted, their records may
+    /// be unreferenced now.
     maybe_empty: Vec<QueueId>,
 }
 
@@ -68,7 +68,7 @@ impl RepublishState {
         Self { targets: Vec::with_capacity(queues), ..Self::default() }
     }
 
-    /// Sets the capacity that a beginning commit may need, or none when it is over.
+    /// Sets the capacity that a `tx.commit` may still need; nothing when it is done.
     pub(crate) const fn set_reservation(&mut self, reservation: CommitReservation) {
         self.reservation = reservation;
     }
@@ -83,7 +83,7 @@ impl RepublishState {
         self.unix_s = unix_s;
     }
 
-    /// Returns the next priority level or delay slot that may be empty.
+    /// Removes and returns the next hidden queue or slot whose record may be unreferenced.
     pub(crate) fn next_maybe_empty(&mut self) -> Option<QueueId> {
         self.maybe_empty.pop()
     }
@@ -103,8 +103,8 @@ pub(crate) struct Republisher<'b> {
 }
 
 impl Republisher<'_> {
-    /// Returns a counter that rises when capacity becomes free or routing changes: what a blocked message may
-    /// wait for.
+    /// Returns a counter that rises when capacity becomes free or routes change. Blocked messages are retried
+    /// when it rises.
     fn freed_count(&self, pending_writes: &PendingWrites, messages: &Messages) -> u64 {
         let revision = self.topology.revision() + self.access.revision();
         self.queues.capacity_freed() + revision + pending_writes.capacity_freed() + messages.capacity_freed()
@@ -114,16 +114,17 @@ impl Republisher<'_> {
 /// A connection's name: two IPv6 addresses with their ports, and an arrow.
 pub(crate) type TracedName = heapless::String<104>;
 
-/// State of the firehose. It takes no memory while the firehose is off; the memory table counts one name per
-/// connection.
+/// State of the firehose. While the firehose is off, it has no names of connections and takes no memory for
+/// them.
 #[derive(Debug, Default)]
 pub(crate) struct Firehose {
     /// Whether any virtual host is traced.
     pub(crate) is_on: bool,
-    /// The broker's node name in the copies.
+    /// The broker's node name, which is written into the copies.
     pub(crate) node: Box<str>,
-    /// Names of connections in the copies, indexed by connection; empty while the firehose is off.
+    /// Names of connections, which are written into the copies, indexed by connection; empty while the
+    /// firehose is off.
     pub(crate) names: Vec<TracedName>,
-    /// Minute in which missing copies were logged last.
+    /// Minute in which omitted copies were logged last.
     pub(crate) omitted_logged_minute: Option<u32>,
 }

@@ -1,7 +1,8 @@
-//! Parks a message that the other side of a bridge refuses.
+//! Parks messages that the broker at the other end of a bridge refuses: publishes a copy to a queue for
+//! refused messages.
 //!
-//! A parked message is dead-lettered like a rejected one, but to the bridge's own queue for that, and with
-//! headers about the cause instead of `x-death`.
+//! A parked message is treated like a rejected message with a dead letter. But the copy goes to the queue
+//! that the bridge's configuration names, and has headers about the cause instead of `x-death`.
 //!
 //! ```text
 //! Broker::park_delivery ──→ rejected, with Reason::Parked ── read back, capacity ──→ copy ──→ parked queue
@@ -12,13 +13,13 @@
 //! | `x-parked-cause` | the reason, as text |
 //! | `x-parked-bridge` | the bridge that parked the message |
 //! | `x-parked-queue` | the local queue that the message came from, if it came from one |
-//! | `x-parked-time` | the time, as far as the board knew it |
+//! | `x-parked-time` | the time by the board's clock, which may be wrong |
 //! | `x-parked-count` | how often the message has been parked; kept when the other headers are removed |
 //!
 //! # Invariants
 //! - A parked message keeps its exchange, routing key and body, and does not expire.
-//! - It is either in its old queue, which no longer delivers it, or in the bridge's queue, and never in
-//!   neither.
+//! - A parked message is either in its old queue, which no longer delivers it, or in the bridge's queue for
+//!   parked messages.
 
 use crate::arguments::copy_flags;
 use leveret_amqp::field::Table;
@@ -37,10 +38,11 @@ const BRIDGE: &str = "x-parked-bridge";
 const QUEUE: &str = "x-parked-queue";
 const TIME: &str = "x-parked-time";
 const COUNT: &str = "x-parked-count";
-/// The headers that are written anew each time; the last one is a count.
+/// The headers that are written anew each time a message is parked. `write_unparked_properties` relies on the
+/// count being the last.
 const OWN: [&str; 5] = [CAUSE, BRIDGE, QUEUE, TIME, COUNT];
 
-/// A parked message does not expire, like a dead letter: it stays until an operator handles it.
+/// As with a dead letter, the expiration is removed: a parked message stays until an operator handles it.
 const PARKED: PropertyEdit<'static> = PropertyEdit {
     headers: HeadersEdit::Keep,
     reply_to: Edit::Keep,
@@ -48,12 +50,12 @@ const PARKED: PropertyEdit<'static> = PropertyEdit {
     user_id: Edit::Keep,
 };
 
-/// Maximum number of distinct parking causes, of all bridges together.
+/// Maximum number of different parking causes, of all bridges together.
 const PARKINGS_MAX: usize = 256;
 
 impl Republisher<'_> {
-    /// Returns the index of this cause in the list of causes, or `None` when all places are in use by other
-    /// causes.
+    /// Returns the index of this cause in the list of causes, to which it is added if needed; `None` when
+    /// messages with [`PARKINGS_MAX`] other causes wait to be parked.
     pub(crate) fn parking_index(&mut self, parking: Parking) -> Option<u8> {
         let known = self.republish.parkings.iter().position(|known| *known == parking);
         let is_unused = |place: &usize| !self.queues.deliveries().has_death(Reason::Parked(*place as u8));
@@ -72,8 +74,8 @@ impl Republisher<'_> {
         u8::try_from(place).ok()
     }
 
-    /// Writes the copy of a message that is parked. Returns `None` if there is no capacity for it now, or no
-    /// queue.
+    /// Writes the copy of a message that is parked. Returns `None` if there is no capacity for the copy now,
+    /// or its queue is missing or full.
     pub(crate) fn write_parked(
         &mut self,
         cx: &mut Context<'_>,
@@ -102,13 +104,14 @@ impl Republisher<'_> {
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
         let cause = format!("{why}");
-        let words = (&*bridge, Some(&*from), &*cause);
-        // If the headers fill a frame, the copy gets no parking headers: the message must remain deliverable.
-        let bare = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PARKED };
-        let is_written = write_parked_properties(properties, words, self.republish.unix_s, &mut writer)
+        let texts = (&*bridge, Some(&*from), &*cause);
+        // If the parking headers do not fit into a frame, the copy gets none, because the message must remain
+        // deliverable.
+        let without_parking_headers = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PARKED };
+        let is_written = write_parked_properties(properties, texts, self.republish.unix_s, &mut writer)
             .is_ok()
-            || properties.write_with(bare, &mut writer).is_ok();
-        assert!(is_written, "properties that came in a frame fit into one");
+            || properties.write_with(without_parking_headers, &mut writer).is_ok();
+        assert!(is_written, "properties that arrived in a frame fit into a frame");
         let written = Properties::trusted(writer.written());
         let mut targets = core::mem::take(&mut self.republish.targets);
         targets.clear();
@@ -162,8 +165,8 @@ pub fn write_parked_properties(
     )
 }
 
-/// Returns `Some` if a bridge has parked the message, with the local queue that it came from, if it came from
-/// one.
+/// Returns `None` if no bridge has parked the message; otherwise the local queue from which it came, or
+/// `Some(None)` if it came from no local queue.
 pub fn parked_from(properties: Properties<'_>) -> Option<Option<&str>> {
     let headers = properties.headers()?;
     headers.get(CAUSE)?;
@@ -199,10 +202,10 @@ mod tests {
 
     #[test]
     fn parking_headers_are_written_and_only_the_count_survives_unparking() {
-        let words = ("plant", Some("telemetry"), "larger than the upstream accepts");
+        let texts = ("plant", Some("telemetry"), "larger than the upstream accepts");
         let set_aside = |properties: &[u8]| {
             written(properties, |properties, writer| {
-                write_parked_properties(properties, words, 77, writer).expect("it fits")
+                write_parked_properties(properties, texts, 77, writer).expect("it fits")
             })
         };
         let once = set_aside(b"\x20\x00\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01");

@@ -20,7 +20,7 @@ use leveret_core::pending_writes::{Definition, DestinationName, Mode, PendingWri
 use super::select::{self, Rule};
 use super::{Binding, BindingSpec, Destination, Exchange, ExchangeKind, FoundBinding, Topology};
 use crate::queue_flow::Queues;
-use crate::quota::{Declared, Quota, Room};
+use crate::quota::{Declared, FreeCapacity, Quota};
 use crate::reply_text::{out_of, version_for};
 use crate::{Access, Context};
 
@@ -114,7 +114,12 @@ impl Topology {
         if self.trie.missing(root, kind, key) > self.trie.free_count() - self.exchanges.free_count() {
             return Err(out_of("bindings_max"));
         }
-        quota.declare(declared, bytes, cx.declarer, Room { queues: queues.records().free_count() })?;
+        quota.declare(
+            declared,
+            bytes,
+            cx.declarer,
+            FreeCapacity { queues: queues.records().free_count() },
+        )?;
         let node = self.trie.place(root, kind, key);
         let record = Binding {
             source: new.source,

@@ -8,7 +8,7 @@ use crate::context::Work;
 use crate::policy::{Applied, Policies};
 use crate::queue_flow::Queues;
 use crate::queue_records::{DurableIndex, Queue, Targets};
-use crate::quota::{Declared, Quota, Room};
+use crate::quota::{Declared, FreeCapacity, Quota};
 use crate::{Access, Context};
 use leveret_amqp::Full;
 use leveret_amqp::Writer;
@@ -73,7 +73,7 @@ impl TopologyFixture {
     fn add(&mut self, declaration: ExchangeDeclaration<'_>) -> ExchangeId {
         let vhost = self.vhost;
         if !declaration.exchange.is_empty() {
-            let (bytes, room) = (declaration.bytes(), Room { queues: 0 });
+            let (bytes, room) = (declaration.bytes(), FreeCapacity { queues: 0 });
             self.quota.declare(Declared::Exchange, bytes, None, room).unwrap();
         }
         let is_logged = declaration.durable && !declaration.exchange.is_empty();

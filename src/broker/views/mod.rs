@@ -652,7 +652,9 @@ impl Explained<'_> {
             Pool::Unacknowledged => queue.unsettled.count.into(),
             Pool::Assembly => 0,
         };
-        let Some((queue, much)) = self.views.queues.records().fullest(much) else { return Ok(None) };
+        let Some((queue, much)) = self.views.queues.records().queue_with_largest_sum(much) else {
+            return Ok(None);
+        };
         f.write_str(", most by ")?;
         self.queue(f, queue)?;
         match pool {
@@ -723,7 +725,8 @@ impl Explained<'_> {
 
     /// Writes the queue that uses most of the log; `None` if none does.
     fn most_in_log(&self, f: &mut fmt::Formatter<'_>) -> Result<Option<()>, fmt::Error> {
-        let Some((queue, bytes)) = self.views.queues.records().fullest(Queue::log_bytes) else {
+        let Some((queue, bytes)) = self.views.queues.records().queue_with_largest_sum(Queue::log_bytes)
+        else {
             return Ok(None);
         };
         f.write_str(", most by ")?;

@@ -26,7 +26,8 @@ impl Bridge {
         rules.map(|(rule, _)| u64::from(depth(&rule.queue))).sum()
     }
 
-    /// Returns the number of messages that ever arrived in the forwarded queues, as far as the queues know.
+    /// Returns the number of messages that have arrived in the forwarded queues since these exist in this
+    /// process.
     pub(super) fn arrived_count(&self, broker: &Broker) -> u64 {
         let config = &self.head.config;
         let loads = config.forward.iter().filter_map(|rule| broker.queue_load(&config.vhost, &rule.queue));

@@ -290,7 +290,7 @@ impl Bridges {
     }
 }
 
-/// Where a parked message goes.
+/// The destination of a parked message.
 enum ReturnTo {
     /// To the end of this queue.
     Queue(String),
@@ -320,7 +320,7 @@ impl Bridges {
         retries.any(|retry| broker.has_output(retry.own.connection))
     }
 
-    /// Continues the retries under way, and begins those that are due.
+    /// Continues the retries of parked messages that have begun, and begins those that are due.
     pub(super) fn retry_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let head = &mut self.places[place].head;

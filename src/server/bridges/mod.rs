@@ -156,7 +156,7 @@ impl Bridges {
         }
     }
 
-    /// Does what is due, and begins what can be begun.
+    /// Does the due work of all bridges, and opens links that can be opened.
     pub(crate) fn poll<P: Platform>(&mut self, shared: &mut Shared<P>) {
         if self.has_parameter_news(&shared.broker) {
             self.take_parameters(shared);
@@ -203,7 +203,7 @@ impl Bridges {
         })
     }
 
-    /// Returns the first link for which `is_it` holds.
+    /// Returns the first link for which `is_it` is true.
     fn find(&self, is_it: impl Fn(&Link) -> bool) -> Option<LinkId> {
         self.links().find(|(_, link)| is_it(link)).map(|(id, _)| id)
     }
@@ -213,7 +213,7 @@ impl Bridges {
         (&mut bridge.head, &mut bridge.links[id.link])
     }
 
-    /// Does something with a link. Returns `None` if it has no socket.
+    /// Calls a function with a link. Returns `None` if the link has no socket.
     fn with<P: Platform, T>(
         &mut self,
         id: LinkId,

@@ -71,7 +71,8 @@ fn arguments_of(end: &ShovelEnd) -> Result<Vec<u8>, String> {
 }
 
 impl BridgeState {
-    /// Returns what a rule needs at the upstream before its messages can flow.
+    /// Returns the declarations that a rule makes at the upstream before its messages can flow; `None` if it
+    /// makes none.
     pub(super) fn preparation(&self, direction: Direction, rule: usize) -> Option<Preparation> {
         let rule = &self.rules(direction)[rule];
         if !self.config.declares {

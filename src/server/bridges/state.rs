@@ -9,10 +9,10 @@
 //! ```
 //!
 //! # Invariants
-//! - A link is in one phase, which owns what it needs.
+//! - A link is in one phase. Data that a link needs only in this phase is stored in the phase.
 //! - The last error of a link or rule is kept with its time until the link works again or another error replaces it.
 //! - The same error is logged again only after the link was up for a while.
-//! - A rule that waits has no channel at the upstream, no consumer here, and holds no messages.
+//! - A rule that waits has no channel at the upstream, no consumer in this broker, and no messages in flight.
 //! - The range from which pauses are drawn grows with each refusal. It is reset when a message is taken, or when the
 //!   rule's queue at the upstream was consumed for long.
 //! - Messages sent before a refusal and taken after it do not end the wait.
@@ -517,7 +517,7 @@ impl Bridge {
         is_resting && may_move && !head.is_leaving
     }
 
-    /// Returns when something of the bridge is due, except the deadlines of connected links.
+    /// Returns the earliest time at which the bridge has work to do, except the deadlines of connected links.
     pub(super) fn deadline(&self) -> Deadline {
         let head = &self.head;
         let demand = head.demand.as_ref().filter(|_| self.may_be_wanted());

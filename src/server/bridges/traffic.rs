@@ -1,4 +1,4 @@
-//! A link while it has a socket: reading, writing, timers, and what each rule does over it.
+//! A link with a socket: reading, writing, timers, and the lane of each rule.
 //!
 //! Input from the upstream is handled in order. Output leaves in pages of one output buffer:
 //!
@@ -120,7 +120,7 @@ impl OpenLink {
         self.fetch(rule)?.incoming.as_mut()
     }
 
-    /// Returns what the loop must know of the link.
+    /// Returns the status of the link for the event loop.
     pub(super) fn needs(&self) -> LinkStatus {
         LinkStatus {
             has_output: !self.client.pending().is_empty(),
@@ -196,7 +196,7 @@ pub(super) struct Forward {
     pub(super) progress: Now,
     /// Whether no further message is begun. The lane ends when those under way are settled.
     pub(super) is_ending: bool,
-    /// Whether the lane ends, whatever its rule wants.
+    /// Whether the lane must end, even if its rule needs it.
     pub(super) end: End,
 }
 
@@ -698,7 +698,7 @@ impl<P: Platform> LinkTask<'_, P> {
 
     // ---- lanes
 
-    /// Changes a lane to what its rule wants, as far as possible now.
+    /// Opens, closes, pauses or resumes a lane as its rule requires, as far as that is possible now.
     pub(super) fn update_lane(&mut self, rule: usize) {
         self.state.rule_states[rule].take_due(self.shared.now);
         let is_held = self.head.holds(&self.head.rules(self.direction)[rule]);

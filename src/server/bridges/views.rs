@@ -184,7 +184,8 @@ impl Bridges {
         order: BridgeOrder,
     ) {
         let is_it = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config.name == name;
-        // The bridge existed when the operator asked. A reload may have removed it since.
+        // The bridge existed when the operator's request was checked. A reload may have removed the bridge
+        // since.
         let Some(place) = self.places.iter().position(is_it) else { return };
         let now = shared.now;
         if order != BridgeOrder::Retry {

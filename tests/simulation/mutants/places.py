@@ -47,9 +47,9 @@ PLACES = [
     ),
     (
         "src/broker/queue_records/durable_index.rs",
-        "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
+        "        self.watermark_requested = (offset + step).max(self.watermark_before + 1);\n",
         "        let step = if PLANTED(\"marks-a-million-ahead\") { 1_048_576 } else { step };\n"
-        "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
+        "        self.watermark_requested = (offset + step).max(self.watermark_before + 1);\n",
     ),
     (
         "src/storage/compaction.rs",
