@@ -128,7 +128,7 @@ class Hour:
         text = re.sub(r"\b\d{4,}( bytes| of disk_limit)", r"N\1", text)
         text = re.sub(r"\bin \d+ messages|\bfor \d+ s\b", lambda found: re.sub(r"\d+", "N", found[0]), text)
         text = re.sub(r"<leveret\.[\d.]+>", "PID", text)
-        text = re.sub(r"good until [-\d]+ [:\d]+", "good until TIME", text)
+        text = re.sub(r"valid until [-\d]+ [:\d]+", "valid until TIME", text)
         text = re.sub(r"\(\d+ of (\d+|N)\)", "(N of N)", text)
         text = re.sub(r"(?<=Messages ready: )\d{3,}|(?<=bytes, )\d+(?= of them)", "N", text)
         text = re.sub(r"^(queue +)\d{10}( +\d+ +\d+ +)\d+", r"\1N\2N", text)

@@ -79,7 +79,7 @@ def mutual(folder: Path) -> None:
     for paper, why in [
         (None, "the client presented no certificate"),
         (wrong, "the client's certificate is not signed by an authority in \\[tls\\] client_ca"),
-        (late, "the client's certificate was good until .* only; the clock here shows"),
+        (late, "the client's certificate expired at .*; the clock here shows"),
         (old, "the client's certificate is of X.509 version 1"),
         (early, "the client's certificate is good from .* on, but the clock here shows .*: check the clock"),
     ]:
@@ -149,7 +149,7 @@ def clock_at_1970(folder: Path) -> None:
         broker.logged("the clock of this machine says 1970-01-02 .*: until the clock is set")
         there_and_back(broker, context(office, meter))
         there_and_back(broker, context(office, young))
-        refuses(broker, context(office, late), "the client's certificate was good until .* only; the clock here shows 1970-01-02")
+        refuses(broker, context(office, late), "the client's certificate expired at .*; the clock here shows 1970-01-02")
     early = office.issue("early", starts_in=2)
     os.environ.update(fake)
     try:
