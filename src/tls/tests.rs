@@ -335,7 +335,7 @@ fn who_shows_no_good_certificate_is_refused_with_the_reason() {
         );
         let why = refused(Some(&expired), &keys, versions);
         assert!(
-            why.starts_with("the client's certificate was good until 2020-01-01 00:00 UTC only; the clock"),
+            why.starts_with("the client's certificate expired at 2020-01-01 00:00 UTC; the clock"),
             "{why}"
         );
     }

@@ -151,14 +151,14 @@ impl Target {
             }
             Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
                 format!(
-                    "the upstream's certificate was good until {} only; the time here is {}",
+                    "the upstream's certificate expired at {}; the time here is {}",
                     at(not_after),
                     Utc(self.clock.now_s())
                 )
             }
             Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
                 format!(
-                    "the clock here shows {}, but the upstream's certificate is good from {} on: check the clock",
+                    "the clock here shows {}, but the upstream's certificate is valid from {} on: check the clock",
                     Utc(system_s()),
                     at(not_before)
                 )

@@ -144,7 +144,7 @@ class OverTls:
                  keys(self.office, self.meter, 'server_name = "rabbit.example"\n')),
                 ("the upstream requires a client certificate", self.rabbitmq, keys(self.office)),
                 ("does not trust the issuer of our certificate", self.rabbitmq, keys(self.office, self.stranger)),
-                ("the upstream's certificate was good until", Address("127.0.0.1", old.tls_port), good),
+                ("the upstream's certificate expired at", Address("127.0.0.1", old.tls_port), good),
                 ("the clock here shows", Address("127.0.0.1", new.tls_port), good),
                 ("AMQP without TLS on this port", place.upstream.address, good),
                 ("speaks HTTP, not TLS", Address("127.0.0.1", web.getsockname()[1]), good),

@@ -81,7 +81,7 @@ def mutual(folder: Path) -> None:
         (wrong, "the client's certificate is not signed by an authority in \\[tls\\] client_ca"),
         (late, "the client's certificate expired at .*; the clock here shows"),
         (old, "the client's certificate is of X.509 version 1"),
-        (early, "the client's certificate is good from .* on, but the clock here shows .*: check the clock"),
+        (early, "the client's certificate is valid from .* on, but the clock here shows .*: check the clock"),
     ]:
         for version in (TLS12, TLS13):
             with Broker(office.server(), how) as broker:
