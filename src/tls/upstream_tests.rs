@@ -172,7 +172,7 @@ fn a_clock_that_is_not_to_be_trusted_is_told_and_the_last_known_time_counts() {
     fs::write(office.path("last-known-time"), "2398377600\n").unwrap();
     let mut server = CertificateStore::open(&office.keys("rabbit")).unwrap();
     let late = why(meet(&mut server, "rabbit", &trusting(&office), &mut known()));
-    assert!(late.contains("good until 2045-01-01") && late.contains("the time here is 2046-01-01"), "{late}");
+    assert!(late.contains("expired at 2045-01-01") && late.contains("the time here is 2046-01-01"), "{late}");
 }
 
 #[test]
