@@ -458,7 +458,7 @@ fn log_validity(pair: &CertifiedKey, path: &Path, clock: Clock) {
     } else if certificate.is_authority {
         "is that of an authority (CA:TRUE): let the authority sign one with CA:FALSE for this broker"
     } else if !certificate.names_a_host() {
-        "names no host and no address, and a common name does not count: create it with subjectAltName"
+        "names no host and no address, and a common name does not count: add subjectAltName"
     } else {
         return;
     };

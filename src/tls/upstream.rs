@@ -135,7 +135,7 @@ impl Target {
             Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })
                 if presented.is_empty() =>
             {
-                "the upstream's certificate names no host, and a common name does not count: create it with \
+                "the upstream's certificate names no host, and a common name does not count: add \
                  subjectAltName, or accept exactly this certificate by server_certificate_sha256"
                     .into()
             }

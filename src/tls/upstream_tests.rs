@@ -211,7 +211,7 @@ fn odd(office: &Office) -> [(&'static str, &'static str); 3] {
     office.issue_version_1("old");
     office.issue_itself("itself", IsCa::Ca(BasicConstraints::Unconstrained));
     [
-        ("nameless", "names no host, and a common name does not count: create it with subjectAltName"),
+        ("nameless", "names no host, and a common name does not count: add subjectAltName"),
         ("old", "is of X.509 version 1"),
         ("itself", "(CA:TRUE), which no server may use"),
     ]
