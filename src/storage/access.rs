@@ -1,11 +1,12 @@
 //! Decides at a start whether the log's definitions of users and permissions are complete, and keeps copies
 //! of them.
 //!
-//! A start sets damaged records aside and continues with the rest. For messages that is right. For access
-//! definitions it is not: the rest may include a permission that was revoked. Therefore every commit with
-//! enough space, and each commit that follows a change, repeats a digest of all access definitions. A start
-//! compares it with what it has read. If the log is not complete, the files
-//! beside the log may be; otherwise all logins are refused.
+//! A start sets damaged records aside and continues with the other records. That is right for messages, but not for
+//! access definitions (users and permissions): the readable ones may include a permission that was revoked in a
+//! damaged record. Therefore every commit with enough space, and each commit that follows a change, repeats a digest
+//! of all access definitions. A start compares this digest with the definitions that it has read. If definitions are
+//! missing in the log, they are taken from the files beside the log. If these files are not complete either, all
+//! logins are refused.
 //!
 //! ```text
 //! value of the definition "access is written down", see `pending_writes::definition`
@@ -14,16 +15,18 @@
 //! | 1 whole, 2 in doubt | definitions u32 | sum u64 |
 //! ```
 //!
-//! All integers are little endian. The sum is over a hash of key and version of each live access definition
-//! except this one. The state "in doubt" means that a start found them incomplete and no operator has
-//! confirmed them since. Versions without the digest ignore the value.
+//! All integers are little endian. The sum is over a hash of key and version of each live access definition except
+//! the digest itself. "In doubt" means that a start found the access definitions incomplete and no operator has
+//! confirmed them since. Versions of Leveret that know no digest ignore the value.
 //!
-//! The files beside the log contain every confirmed change. Definitions that the log has lost are written
-//! into the log again from these files. A file that is older than the digest in the log is ignored: it could
-//! not be removed when it was due. A file that is not older and says "in doubt" is believed.
+//! The files beside the log contain every confirmed change. Definitions that the log has lost are written into the
+//! log again from these files. A file that is older than the digest in the log is ignored: the broker could neither
+//! update nor remove it at the change. If a file is not older and its state is "in doubt", the definitions are in
+//! doubt.
 //!
 //! # Invariants
-//! - A commit with a change of access contains the digest, so a power cut never separates them.
+//! - A commit with a change of access contains the digest, so a power cut never separates the change from its
+//!   digest.
 //! - The digest covers what is durable with its commit.
 //! - A doubt ends only when an operator confirms the definitions, however often the broker starts.
 
@@ -51,9 +54,11 @@ use super::varint::Input;
 /// Where a definition was read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum FoundAt {
+    /// In the first copy.
     First,
+    /// In the second copy.
     Second,
-    /// Neither place can be read; a footer repeats it.
+    /// Neither copy can be read, but a footer repeats the definition.
     Footer,
 }
 
@@ -63,7 +68,8 @@ const LOST_COMMITS_MIN: u64 = 2;
 const DOUBTED: Access = Access::InDoubt("they were in doubt earlier and have not been confirmed since");
 
 impl Log {
-    /// Judges the access definitions that were read, and prepares the digest of the next commits.
+    /// Decides whether the access definitions that were read are complete, stores the result in `report`, and
+    /// prepares the digest of the next commits.
     pub(super) fn judge_access<D: Disk>(&mut self, disk: &mut D, report: &mut Report) -> io::Result<()> {
         let (mut unreadable, mut is_thin, mut written, mut read) = (Vec::new(), false, None, Vec::new());
         let mut bytes = Vec::new();
@@ -94,7 +100,7 @@ impl Log {
             None | Some((_, DigestValue::Empty)) if report.is_damaged() => {
                 Access::InDoubt("the store is damaged, and too old to contain their number")
             }
-            None if self.access.was_there => Access::InDoubt("the log has lost all of them"),
+            None if self.access.existed_before => Access::InDoubt("the log has lost all of them"),
             None => Access::Silent,
             Some((_, DigestValue::Empty)) => Access::Whole,
             Some((_, DigestValue::Whole(digest))) if *digest == self.index.access() => Access::Whole,
@@ -119,7 +125,7 @@ impl Log {
         let is_in_doubt = matches!(access, Access::InDoubt(_));
         let version = self.version_of_epoch();
         self.access.digest = match written {
-            // The digest does not hold yet; see `restore_access`.
+            // The digest would not match before the lost definitions are written; see `restore_access`.
             _ if !restored.is_empty() => None,
             Some((version, _)) if by_log == Access::Whole => {
                 Some(DigestState { version, is_in_doubt, is_due: false })
@@ -184,8 +190,8 @@ impl Log {
         matches!(digest_value, Some(DigestValue::Whole(digest)) if digest == together)
     }
 
-    /// Writes lost definitions into the log again, and the new digest with the last of them. If the digest
-    /// came earlier, it would vouch for definitions that are not there. Blocks.
+    /// Writes lost definitions into the log again, and the new digest with the last of them. An earlier digest would
+    /// count definitions that the log does not contain yet. Blocks.
     pub(super) fn restore_access<D: Disk>(
         &mut self,
         disk: &mut D,
@@ -217,8 +223,8 @@ impl Log {
         }
     }
 
-    /// Updates both files beside the log unless they agree with it. From now on, every commit that changes
-    /// access updates them. Blocks.
+    /// Updates both files beside the log unless they contain the same definitions as the log. From now on, every
+    /// commit that changes access updates both files. Blocks.
     pub(super) fn renew_access_file<D: Disk>(&mut self, disk: &mut D) -> io::Result<()> {
         self.access.keeps_files = true;
         let Some(digest) = self.access.digest else { return Ok(()) };
@@ -248,8 +254,8 @@ impl Log {
             }
         }
         if !is_in_doubt && snapshot.digest() != self.index.access() {
-            // The disk refuses what it returned a moment ago. A copy without that definition would delete it
-            // at a later start.
+            // The disk refuses to read a definition that it could read earlier in this start. A copy without the
+            // definition would delete it at a later start.
             self.access.are_files_lost = true;
             return if kept.contains(&true) { Ok(()) } else { forget(disk) };
         }
@@ -257,8 +263,8 @@ impl Log {
         Ok(())
     }
 
-    /// Reads the value of a definition from one of its places or from a footer, and returns which of them it
-    /// was.
+    /// Reads the value of a definition from one of its copies or from a footer, and returns the value and where it
+    /// was found. Returns `None` if none of them can be read.
     pub(super) fn read_definition<'b, D: Disk>(
         &self,
         disk: &mut D,
@@ -371,7 +377,7 @@ pub(super) fn parse_digest(value: &[u8]) -> DigestValue {
 pub(super) struct DigestState {
     pub(super) version: u64,
     pub(super) is_in_doubt: bool,
-    /// Whether it must be written even if nothing else is.
+    /// Whether the digest must be written even if no other record is pending.
     pub(super) is_due: bool,
 }
 
@@ -381,13 +387,13 @@ pub(super) struct DigestState {
 #[derive(Debug)]
 pub(super) struct AccessState {
     /// Whether access definitions existed before this start.
-    pub(super) was_there: bool,
+    pub(super) existed_before: bool,
     /// The digest for the next commits, once there are access definitions.
     pub(super) digest: Option<DigestState>,
-    /// Whether the files beside the log are updated with each change. During a start they are evidence and
-    /// stay unchanged.
+    /// Whether the files beside the log are updated with each change. A start reads these files first, and does not
+    /// change them before it has compared them with the log.
     pub(super) keeps_files: bool,
-    /// Whether none of these files is good any more.
+    /// Whether neither of the files beside the log is good any more.
     pub(super) are_files_lost: bool,
     /// Deletions that were rewritten once and are still to be written with the next commit, because each
     /// belongs in two commits.
@@ -395,10 +401,10 @@ pub(super) struct AccessState {
 }
 
 impl AccessState {
-    /// Creates the state at a start. `was_there` tells whether access definitions existed before.
-    pub(super) const fn new(was_there: bool) -> Self {
+    /// Creates the state at a start. `existed_before` is true if access definitions existed before this start.
+    pub(super) const fn new(existed_before: bool) -> Self {
         Self {
-            was_there,
+            existed_before,
             digest: None,
             keeps_files: false,
             are_files_lost: false,
@@ -408,7 +414,7 @@ impl AccessState {
 
     /// Returns whether access definitions have ever existed.
     pub(super) const fn is_there(&self) -> bool {
-        self.was_there || self.digest.is_some()
+        self.existed_before || self.digest.is_some()
     }
 
     /// Returns whether commits contain a digest.
@@ -425,17 +431,17 @@ impl AccessState {
         self.digest.is_some_and(|digest| digest.is_due)
     }
 
-    /// Makes the next commit contain the digest, if there is one at all.
+    /// Makes the next commit contain the digest. Does nothing if there are no access definitions.
     pub(super) const fn note_digest_due(&mut self) {
         if let Some(digest) = &mut self.digest {
             digest.is_due = true;
         }
     }
 
-    /// Records that a commit was built; returns whether the files beside the log must be updated with it.
+    /// Records that a commit was built; returns whether the files beside the log must be updated when it is durable.
     ///
-    /// A change is followed by another commit with a digest. The loss of the change is therefore noticed
-    /// wherever it lies in the log.
+    /// After a commit with a change, another commit with the digest is written. If damage destroys the commit with
+    /// the change, a start still finds the later digest and detects the loss.
     pub(super) fn note_built(&mut self, is_change: bool) -> bool {
         let may_change = is_change || self.is_digest_due();
         if let Some(digest) = &mut self.digest {
@@ -449,12 +455,12 @@ impl AccessState {
         self.keeps_files
     }
 
-    /// Returns whether none of these files is good any more.
+    /// Returns whether neither of the files beside the log is good any more.
     pub(super) const fn are_files_lost(&self) -> bool {
         self.are_files_lost
     }
 
-    /// Sets whether these files are lost.
+    /// Sets whether neither of the files beside the log is good any more.
     pub(super) const fn set_files_lost(&mut self, are_lost: bool) {
         self.are_files_lost = are_lost;
     }
@@ -464,7 +470,8 @@ impl AccessState {
         self.repeated_deletions.push((key, version));
     }
 
-    /// Takes a deletion that was rewritten once, if its record `fits`.
+    /// Removes the next deletion that was rewritten once and must be written again, if its record `fits`, and returns
+    /// its key and version.
     pub(super) fn next_repeated_deletion(
         &mut self,
         fits: impl FnOnce(&Record<'_>) -> bool,
@@ -473,8 +480,8 @@ impl AccessState {
             .pop_if(|(key, version)| fits(&Record::Defined { version: *version, key, value: None }))
     }
 
-    /// Handles an access definition that is being appended. Returns `false` if the record must not be written
-    /// as it is, because the digest of its commit replaces it.
+    /// Updates the digest for a record that is being appended. Returns `false` for the definition
+    /// [`ACCESS_STORED_KEY`]: it must not be written, because its commit contains the digest under the same key.
     pub(super) fn note(&mut self, record: &Record<'_>, pending: &mut PendingCommit) -> bool {
         let Record::Defined { version, key, .. } = record else { return true };
         if !is_access(key) {
@@ -493,7 +500,8 @@ impl AccessState {
         true
     }
 
-    /// Appends the digest of everything durable with this commit. The commit may have up to `end` bytes.
+    /// Appends the digest of all access definitions that are durable when this commit is. The commit may have up to
+    /// `end` bytes.
     pub(super) fn append_digest(&self, pending: &mut PendingCommit, index: &Index, end: usize) {
         let Some(digest) = self.digest else { return };
         let is_room = pending.len() + DIGEST_RECORD_BYTES <= end;
@@ -571,7 +579,7 @@ pub(super) struct AccessEntry {
 /// All access definitions with their versions.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Snapshot {
-    /// Version of the newest change, deletions and the digest included.
+    /// Version of the newest change. Deletions and changes of the digest count as changes.
     pub(super) version: u64,
     /// Whether no operator has confirmed that the definitions are complete.
     pub(super) is_in_doubt: bool,
@@ -599,8 +607,8 @@ pub(super) struct UpdateResult {
 
 /// A good copy of the access definitions, in a file beside the log.
 ///
-/// The newest part of the log is what a bad flash card loses in a power cut. If the log cannot vouch for the
-/// users, these files can: they contain every access definition, not only a digest.
+/// A bad flash card loses the newest part of the log in a power cut. Then these files are needed: they contain every
+/// access definition, not only a digest.
 ///
 /// ```text
 /// directory | access.a | access.b |                two copies, written and synced one after the other
@@ -617,9 +625,9 @@ pub(super) struct UpdateResult {
 /// the version of the format. `version` is that of the newest change: a definition of the log that is not
 /// newer and is missing here was deleted. A restored backup has no such files; the next start creates them.
 ///
-/// The *end* is the number of the last commit of a clean stop. It is here because damage to the end of the
-/// log would destroy it there. Versions that do not know it leave it out. Its CRC starts from the store's
-/// seed, so that it is valid even in a copy that is not good.
+/// The *end* is the number of the last commit of a clean stop. It is stored in these files because damage to the end
+/// of the log would destroy it in the log. Versions of Leveret that know no *end* do not write it. It has its own
+/// CRC, which starts from the store's seed, so it can be used even if the rest of the copy is not good.
 ///
 /// # Invariants
 /// - A copy is written after the sync of the commit that it reflects, and before the change is confirmed.
@@ -627,10 +635,10 @@ pub(super) struct UpdateResult {
 ///   The first is the time between that commit and the copy. The second is a copy that could neither be
 ///   written nor removed; its version shows that it is old. The third is a start, which reads and reconciles
 ///   both.
-/// - A copy that is not good has no meaning.
-/// - The older copy is written first. Once there are two, one is good while the other is written.
+/// - A copy that is not good is ignored, except for its *end*.
+/// - The older copy is written first. Once there are two copies, one is good while the other is written.
 /// - Lost copies are written again with the next change.
-/// - A copy that cannot be written is not fatal, unless an old one stays that would be believed.
+/// - A copy that cannot be written is not fatal, unless an outdated good copy stays that a start would use.
 pub(super) struct AccessCopy {
     number: u64,
     pub(super) owner: Owner,
@@ -746,8 +754,8 @@ pub(super) fn copies<D: Disk>(disk: &mut D) -> [Option<AccessCopy>; ACCESS_SLOTS
     ACCESS_SLOTS.map(|slot| read_copy(disk, slot))
 }
 
-/// Reads a copy. One that cannot be read after several attempts is treated as not good; the log may still be
-/// complete.
+/// Reads a copy. A copy that cannot be read after [`READS`] attempts is treated as not good, because the log may
+/// still be complete.
 fn read_copy<D: Disk>(disk: &mut D, slot: u32) -> Option<AccessCopy> {
     AccessCopy::parse(&read_bytes(disk, slot)?)
 }
@@ -767,16 +775,16 @@ fn read_bytes<D: Disk>(disk: &mut D, slot: u32) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Returns the newest commit that any copy records as synced, for the store with this `identity`. The record
-/// has its own checksum, so a copy left half written by a power cut may still contain it.
+/// Returns the number of the newest commit that any copy records as synced, for the store with this `identity`; 0 if
+/// there is none. This number has its own checksum, so a copy left half written by a power cut may still contain it.
 pub(super) fn read_end_of<D: Disk>(disk: &mut D, identity: &Identity) -> u64 {
     let copies = ACCESS_SLOTS.into_iter().filter_map(|slot| read_bytes(disk, slot));
     let end_in = |bytes: Vec<u8>| (0..bytes.len()).filter_map(|at| read_end(&bytes[at..], identity)).max();
     copies.filter_map(end_in).max().unwrap_or(0)
 }
 
-/// Records in the existing copies that a commit is the last of its epoch and was synced; returns the bytes
-/// written. `only_repeated` means that the epoch only repeated what was known.
+/// Records in the existing copies that a commit is the last of its epoch and was synced; returns the bytes written.
+/// `only_repeated` means that the epoch wrote nothing except the commit that repeats the last one found.
 pub(super) fn note_end<D: Disk>(
     disk: &mut D,
     owner: &Owner,
@@ -791,7 +799,7 @@ pub(super) fn note_end<D: Disk>(
     }
 }
 
-/// Returns whether there is a copy, good or not. A store that has one is not new.
+/// Returns whether there is a copy, good or not. A store with such a file is not new.
 pub(super) fn is_there<D: Disk>(disk: &mut D) -> bool {
     ACCESS_SLOTS.into_iter().any(|slot| is_copy_there(disk, slot))
 }
@@ -828,8 +836,8 @@ fn rebuild<D: Disk>(disk: &mut D, known: &[DefinitionLocations]) -> Option<Snaps
     Some(snapshot)
 }
 
-/// Updates the copies from the records of a commit that was just synced. If the copies were lost, `lost`
-/// contains the locations of the other definitions in the log.
+/// Updates the copies from the records of a commit that was just synced. If the copies were lost, `lost` contains the
+/// locations of all access definitions in the log.
 pub(super) fn update<D: Disk>(
     disk: &mut D,
     owner: &Owner,
@@ -870,12 +878,13 @@ pub(super) fn update<D: Disk>(
 
 /// Writes both copies, the older one first, and returns the bytes written.
 ///
-/// The copies also record that commit `synced` was synced, unless they know a newer one. A copy that cannot
-/// be written is created anew, and given up if that fails too: the log has all definitions, and the broker
-/// continues.
+/// The copies also record that commit `synced` was synced, unless they already record a newer one. A copy that cannot
+/// be written is deleted and created again. If that fails too, the broker continues without the copy, because the log
+/// has all definitions.
 ///
-/// # Errors Writing a copy is not permitted, or the disk failed. The disk failed if the directory cannot be
-/// synced, or if an old copy stays that would be believed.
+/// # Errors
+/// Writing a copy is not permitted, or the disk failed. The disk failed if the directory cannot be synced, or if an
+/// outdated good copy stays.
 pub(super) fn write<D: Disk>(
     disk: &mut D,
     owner: &Owner,
@@ -894,7 +903,7 @@ pub(super) fn write<D: Disk>(
     }
     let mut written = 0;
     for slot in slots {
-        let made = make(disk, slot, &bytes).or_else(|error| {
+        let made = create_copy(disk, slot, &bytes).or_else(|error| {
             // A wrong permission is a mistake of the installation. The file is intact, and may be the last
             // good copy.
             if error.kind() == io::ErrorKind::PermissionDenied {
@@ -902,19 +911,19 @@ pub(super) fn write<D: Disk>(
             }
             // A bad sector or a damaged inode: create another file elsewhere.
             let _ = disk.remove(slot);
-            make(disk, slot, &bytes)
+            create_copy(disk, slot, &bytes)
         });
         match made {
             Ok(()) => written += bytes.len(),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-            Err(error) => give_up(disk, slot, error)?,
+            Err(error) => abandon_copy(disk, slot, error)?,
         }
     }
     Ok(written)
 }
 
 /// Creates or replaces the file of a copy, durably.
-fn make<D: Disk>(disk: &mut D, slot: u32, bytes: &[u8]) -> io::Result<()> {
+fn create_copy<D: Disk>(disk: &mut D, slot: u32, bytes: &[u8]) -> io::Result<()> {
     let is_new = !is_copy_there(disk, slot);
     disk.create(slot)?;
     disk.write(slot, 0, bytes)?;
@@ -922,15 +931,15 @@ fn make<D: Disk>(disk: &mut D, slot: u32, bytes: &[u8]) -> io::Result<()> {
     if is_new { disk.sync_directory() } else { Ok(()) }
 }
 
-/// Gives up a copy that cannot be written.
+/// Continues without a copy that cannot be written.
 #[cold]
-fn give_up<D: Disk>(disk: &mut D, slot: u32, error: io::Error) -> io::Result<()> {
+fn abandon_copy<D: Disk>(disk: &mut D, slot: u32, error: io::Error) -> io::Result<()> {
     let name = if slot == ACCESS_SLOTS[0] { "access.a" } else { "access.b" };
     log::error!(
         "{name}, a copy of the users outside the log, cannot be written ({error}); it is written again with the \
          next change of users or at the next start: check the disk"
     );
-    let silenced = silence(disk, slot);
+    let silenced = invalidate(disk, slot);
     disk.sync_directory()?;
     silenced.map_err(|_| error)
 }
@@ -938,18 +947,18 @@ fn give_up<D: Disk>(disk: &mut D, slot: u32, error: io::Error) -> io::Result<()>
 /// Invalidates the existing copies. A start still sees from the files that there was a store.
 ///
 /// # Errors
-/// A copy stays as it is, and would be believed.
+/// A copy stays as it is, and a later start would use it.
 pub fn forget<D: Disk>(disk: &mut D) -> io::Result<()> {
     for slot in ACCESS_SLOTS {
         if is_copy_there(disk, slot) {
-            silence(disk, slot)?;
+            invalidate(disk, slot)?;
         }
     }
     Ok(())
 }
 
-/// Invalidates a copy: an old one would be believed when the log is damaged.
-fn silence<D: Disk>(disk: &mut D, slot: u32) -> io::Result<()> {
+/// Invalidates a copy, because a start with a damaged log would use the outdated definitions in it.
+fn invalidate<D: Disk>(disk: &mut D, slot: u32) -> io::Result<()> {
     let zeroed = disk.write(slot, 0, &[0; BLOCK_BYTES]).and_then(|()| disk.sync(slot));
     let Err(error) = zeroed else { return Ok(()) };
     if disk.remove(slot).is_ok() {

@@ -30,8 +30,8 @@ use super::space::Slot;
 use super::space::Space;
 
 impl Log {
-    /// Returns the next commit if none is in flight and one is due. It is due if a publisher waits, a window
-    /// has passed, or pending records must make space.
+    /// Returns the job of the next commit. Returns `None` if a commit is in flight or none is due. A commit is due if
+    /// a publisher waits, a window has passed, or the pending records free space that is needed.
     pub fn next_commit(&mut self, now: Now) -> Option<CommitJob> {
         if self.is_postponed() {
             return self.next_postponed(now);
@@ -55,7 +55,8 @@ impl Log {
             postponed: None,
         };
         if self.space.is_short() {
-            // Entries that free a segment come first.
+            // Settlements that a segment to be removed still contains are written first, because this frees the
+            // segment.
             self.rewrite_settlements(&mut in_flight, end);
             in_flight.position = self.append_settlements(end);
         } else {
@@ -76,11 +77,12 @@ impl Log {
 
     /// Returns an empty commit for a clean stop.
     ///
-    /// A commit that follows another proves that the other was complete. Recovery then does not mistake
-    /// damage to it for a commit that a power cut left half written.
+    /// A commit proves that the commit before it was complete. With the closing commit, recovery recognises later
+    /// damage to the last commit with records. Otherwise such damage would look like a commit that a power cut left
+    /// half written.
     ///
-    /// Returns `None` if the commit would open a segment or take space that the next start may need. Also
-    /// returns `None` if this epoch has written nothing except its first commit, which repeats another.
+    /// Returns `None` if the commit would open a segment or take space that the next start may need. Also returns
+    /// `None` if this epoch has written only its first commit, which repeats the last commit of the epoch before.
     pub fn closing_commit(&mut self, now: Now) -> Option<CommitJob> {
         if self.counters.commits < 2 || self.space.is_short() || !self.space.fits_active(BLOCK_BYTES) {
             return None;
@@ -90,9 +92,9 @@ impl Log {
 
     /// Returns a commit that only records the broker time.
     ///
-    /// Returns `None` if it would open a reserved segment, or if the compactor is using the last reserved
-    /// one. A log full of messages that are to expire needs the time, or it would be just as full after the
-    /// next start.
+    /// Returns `None` if the commit would open a reserved segment, or if the compactor is using the last reserved
+    /// one. A full log of expiring messages needs this commit: without the recorded time, no message would be closer
+    /// to its expiry after the next start.
     pub(super) fn empty_commit(&mut self, now: Now) -> Option<CommitJob> {
         let fits_beside = self.space.leaves_reserve_alone() && self.space.fits_active(BLOCK_BYTES);
         if self.space.is_short() && !fits_beside {
@@ -114,15 +116,16 @@ impl Log {
         (self.access.keeps_files() && !self.failed && self.writer.number > 0).then_some(job)
     }
 
-    /// Returns the commit that did not fit on the file system, when it is time to retry it.
+    /// Returns the postponed commit, for which the file system had no space, if it is time to retry. Returns `None`
+    /// otherwise.
     fn next_postponed(&mut self, now: Now) -> Option<CommitJob> {
-        self.schedule.note_asked(now);
+        self.schedule.note_requested(now);
         if self.failed || !self.space.slots.may_ask(now) {
             return None;
         }
-        let gives = self.space.slots.to_give();
+        let deletable_slot = self.space.slots.deletable_file();
         let postponed = self.in_flight.as_mut().and_then(|commit| commit.postponed.take());
-        postponed.map(|job| CommitJob { gives, ..job })
+        postponed.map(|job| CommitJob { deletable_slot, ..job })
     }
 
     /// Applies the result of a commit and returns the position up to which everything is durable.
@@ -133,31 +136,31 @@ impl Log {
     /// # Errors
     /// The disk failed: nothing more becomes durable, and the process must end.
     pub fn commit_done(&mut self, mut done: CommitDone) -> Result<LogPosition, Failed> {
-        let given = done.job.given.take();
-        if let Some(slot) = given {
+        let deleted_slot = done.job.deleted_slot.take();
+        if let Some(slot) = deleted_slot {
             self.space.slots.set(slot, Slot::Unusable);
-            self.space.note_no_commit_room(self.schedule.asked_at());
+            self.space.note_no_commit_room(self.schedule.requested_at());
         }
         match done.outcome {
             Outcome::Durable => {}
             Outcome::NoCapacity => {
-                self.space.note_no_commit_room(self.schedule.asked_at());
+                self.space.note_no_commit_room(self.schedule.requested_at());
                 let Some(in_flight) = &mut self.in_flight else {
-                    panic!("a commit is done that was not handed out")
+                    panic!("the result of a commit that was not handed out")
                 };
                 in_flight.postponed = Some(done.job);
                 return Ok(self.durable);
             }
             Outcome::Failed(error) => return Err(self.fail(error)),
         }
-        if given.is_none() && self.space.is_file_system_full() {
+        if deleted_slot.is_none() && self.space.is_file_system_full() {
             self.space.note_commit_room();
         }
         if done.job.keeps_access {
             self.access.set_files_lost(done.job.access.is_lost);
         }
         let Some(in_flight) = self.in_flight.take() else {
-            panic!("a commit is done that was not handed out")
+            panic!("the result of a commit that was not handed out")
         };
         self.counters.bytes_written += done.bytes() as u64;
         self.counters.syncs += done.syncs();
@@ -166,8 +169,8 @@ impl Log {
         if let Some((opened, header_bytes)) = in_flight.opens {
             self.index.add_segment(opened.sequence, opened.slot, header_bytes);
         }
-        // Settlements are applied first, so that messages which are already settled leave no trace in the
-        // index.
+        // Settlements are applied before messages, so that a message settled in the same commit leaves no trace in
+        // the index.
         let (segment, settled_from) = (self.space.active.sequence(), in_flight.settled_from);
         let (at, first) = (in_flight.at, COMMIT_HEADER_BYTES);
         let (records, settled) = (&commit.bytes[first..settled_from], &commit.bytes[settled_from..]);
@@ -201,7 +204,7 @@ impl Log {
         let is_stale = self.space.index_memory.is_stale(&self.index);
         if changes_segments
             || is_stale
-            || self.space.index_memory.is_tight()
+            || self.space.index_memory.has_only_last_eighth()
             || self.compactor.compaction.is_some()
         {
             self.measure_index();
@@ -252,7 +255,7 @@ impl Log {
         };
         self.space.active.advance(length);
         let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
-        let (done, gives) = (WrittenPart::Nothing, self.space.slots.to_give());
+        let (done, deletable_slot) = (WrittenPart::Nothing, self.space.slots.deletable_file());
         Some(CommitJob {
             seal,
             header,
@@ -264,15 +267,17 @@ impl Log {
             access: UpdateResult::default(),
             header_copy_bytes: 0,
             done,
-            gives,
-            given: None,
+            deletable_slot,
+            deleted_slot: None,
         })
     }
 
-    /// Returns the footer job for the active segment, or `None` if an earlier epoch sealed the segment.
+    /// Returns the job that writes the footer of the active segment, or `None` if an earlier epoch sealed the
+    /// segment.
     ///
-    /// A segment with a block that the disk refused to read at this start gets no footer. The footer would
-    /// lack the records in that block, and a later start that can read the block would rely on the footer.
+    /// A segment with a block that the disk refused to read at this start gets no footer. The footer would lack the
+    /// records in that block. A later start may be able to read the block, but would read the incomplete footer
+    /// instead.
     fn seal(&mut self, now: Now) -> Option<Seal> {
         if self.space.active.is_sealed() || self.refused_files.contains(&self.space.active.slot()) {
             return None;
@@ -302,7 +307,7 @@ impl Log {
 
     /// Returns the number of the newest commit that is certainly durable.
     ///
-    /// The last commit that a start found may exist only in the page cache. So may the commits that it
+    /// The last commit that a start found may exist only in the page cache. The same is true for the commits that it
     /// repeats, if several earlier epochs were killed right after their start.
     const fn number_synced(&self) -> u64 {
         if self.schedule.is_starting() {
@@ -338,7 +343,7 @@ impl Log {
         (self.space.active.segment(), SegmentWrite { slot, at: 0, bytes })
     }
 
-    /// Releases the files of segments whose removal is durable.
+    /// Releases the files of segments whose removal from the log is durable.
     fn free(&mut self, left: Vec<u64>) {
         for segment in left.iter().filter_map(|sequence| self.index.segments().get(sequence)) {
             if self.reading.pins.has(segment.slot) {
@@ -353,7 +358,7 @@ impl Log {
         self.yield_backup_pin();
     }
 
-    /// Runs the next job itself, in place of a helper thread. Blocks.
+    /// Runs the next job on the calling thread, because a start has no helper threads. Blocks.
     pub(super) fn step<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<StepResult> {
         if self.space.segments_free() == 0
             && let Some(job) = self.next_prepare()
@@ -371,7 +376,7 @@ const _: () = assert!(BLOCK_BYTES > COMMIT_HEADER_BYTES);
 
 /// A commit that fills the segment up must have at least this fraction (1/8) of the largest commit's bytes to
 /// be worth its sync.
-const FILLING_PART: usize = 8;
+const FILLING_DIVISOR: usize = 8;
 
 /// The segment that is being written: the offset of its next commit, and the content of its footer.
 ///
@@ -391,7 +396,7 @@ pub(super) struct ActiveSegment {
 }
 
 impl ActiveSegment {
-    /// Creates it from the state that a start found. No segment had a sequence above `sequence_max`.
+    /// Creates the active segment from the state that a start found. No segment had a sequence above `sequence_max`.
     pub(super) fn new(
         segment: SegmentRef,
         segment_bytes: u32,
@@ -403,17 +408,17 @@ impl ActiveSegment {
         Self { segment, segment_bytes, tail, footer, sequence_max }
     }
 
-    /// Returns its sequence and its file.
+    /// Returns the segment's sequence and file.
     pub(super) const fn segment(&self) -> SegmentRef {
         self.segment
     }
 
-    /// Returns its sequence; 0 if there is no segment yet.
+    /// Returns the segment's sequence; 0 if there is no segment yet.
     pub(super) const fn sequence(&self) -> u64 {
         self.segment.sequence
     }
 
-    /// Returns its file.
+    /// Returns the slot of the segment's file.
     pub(super) const fn slot(&self) -> u32 {
         self.segment.slot
     }
@@ -423,22 +428,22 @@ impl ActiveSegment {
         self.tail
     }
 
-    /// Returns the content of its footer so far.
+    /// Returns the content of the segment's footer so far.
     pub(super) const fn footer(&self) -> &Footer {
         &self.footer
     }
 
-    /// Returns whether an earlier epoch sealed it, or there is no segment yet.
+    /// Returns whether an earlier epoch sealed the segment, or there is no segment yet.
     pub(super) const fn is_sealed(&self) -> bool {
         self.tail == self.segment_bytes || self.segment.sequence == 0
     }
 
-    /// Adds the records of the next commit, which goes to the tail, to the footer.
+    /// Adds the records of the next commit, which is written at the tail, to the footer.
     pub(super) fn note(&mut self, records: &[u8]) {
         self.footer.note_records(records, self.tail + COMMIT_HEADER_BYTES as u32);
     }
 
-    /// Takes back the last `note`: its commit goes to another segment.
+    /// Undoes the last [`Self::note`], because the commit is written to another segment.
     pub(super) fn undo(&mut self) {
         self.footer.undo();
     }
@@ -448,18 +453,18 @@ impl ActiveSegment {
         self.tail += bytes as u32;
     }
 
-    /// Takes the footer to be written, and replaces it by an empty one for the next segment.
+    /// Returns the footer to be written, and puts `empty` in its place for the next segment.
     pub(super) fn replace_footer(&mut self, empty: Footer) -> Footer {
         self.footer.replace(empty)
     }
 
-    /// Starts the next segment in this file. [`Self::begin`] follows when its header is known.
+    /// Starts the next segment in the file `slot`. [`Self::begin`] is called when the size of the header is known.
     pub(super) const fn open(&mut self, slot: u32) {
         self.sequence_max += 1;
         self.segment = SegmentRef { sequence: self.sequence_max, slot };
     }
 
-    /// Sets the size of the header, and the bytes of the footer reserved for queue names.
+    /// Sets the tail behind the header, and reserves `names_bytes` of the footer for queue names.
     pub(super) fn begin(&mut self, header_bytes: usize, names_bytes: usize) {
         self.tail = header_bytes as u32;
         self.footer.clear();
@@ -487,8 +492,8 @@ impl ActiveSegment {
         commit_bytes + footer <= self.bytes_left()
     }
 
-    /// Returns the maximum bytes of a commit in this segment. The last free segment may be filled without
-    /// leaving space for the footer.
+    /// Returns the maximum bytes of a commit in this segment. If `is_last`, no other segment is free, and no space is
+    /// left for the footer.
     pub(super) fn commit_room(&self, is_last: bool) -> usize {
         if is_last {
             return self.bytes_left();
@@ -499,8 +504,8 @@ impl ActiveSegment {
 
     /// Returns about the maximum bytes of a commit that fills the segment up and leaves space for the footer.
     ///
-    /// Returns 0 if such a commit is too small to be worth its sync. Filling the segment up leaves little of
-    /// it unused.
+    /// Returns 0 if such a commit is too small to be worth its sync. A commit of this size leaves little of the
+    /// segment unused.
     #[inline]
     pub(super) fn filling_room(&self, commit_bytes_max: usize) -> usize {
         let (tail, footer) = (self.tail as usize, self.footer.bytes_max());
@@ -508,7 +513,7 @@ impl ActiveSegment {
         let commit =
             (room as u64 * tail as u64 / (tail + footer) as u64) as usize / BLOCK_BYTES * BLOCK_BYTES;
         let commit = commit.saturating_sub(BLOCK_BYTES);
-        if commit * FILLING_PART < commit_bytes_max { 0 } else { commit }
+        if commit * FILLING_DIVISOR < commit_bytes_max { 0 } else { commit }
     }
 
     /// Returns a low estimate of the bytes that still fit.
@@ -539,7 +544,7 @@ pub(super) struct PendingCommit {
     has_access: bool,
     /// Whether a record deletes a queue, which frees space.
     frees: bool,
-    /// Length of `bytes` when the digest of access definitions was added; 0 if it was not.
+    /// Length of `bytes` right after the digest of access definitions was added; 0 if it was not added.
     digest_at: usize,
     /// The buffer of the last finished commit, for reuse.
     spare: Vec<u8>,
@@ -556,27 +561,27 @@ pub(super) struct CommitContent {
 }
 
 impl PendingCommit {
-    /// Creates a buffer of `commit_bytes`, with the records that a start writes again.
-    pub(super) fn new(commit_bytes: usize, again: &[u8], again_records: u32) -> Self {
+    /// Creates a buffer of `commit_bytes`, with the encoded records that a start writes again.
+    pub(super) fn new(commit_bytes: usize, repeated_bytes: &[u8], repeated_count: u32) -> Self {
         let mut bytes = Vec::with_capacity(commit_bytes);
         commit::begin(&mut bytes);
-        bytes.extend_from_slice(again);
+        bytes.extend_from_slice(repeated_bytes);
         Self {
             bytes,
-            records: again_records,
+            records: repeated_count,
             fresh_bytes: 0,
             fresh_bytes_before: 0,
             appended: LogPosition(1),
             copied_bytes: 0,
-            has_group: again_records > 0,
-            has_access: again_records > 0,
+            has_group: repeated_count > 0,
+            has_access: repeated_count > 0,
             frees: false,
             digest_at: 0,
             spare: Vec::with_capacity(commit_bytes),
         }
     }
 
-    /// Returns the bytes so far, the header included.
+    /// Returns the number of bytes so far, the header included.
     pub(super) const fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -591,12 +596,12 @@ impl PendingCommit {
         &self.bytes[COMMIT_HEADER_BYTES..]
     }
 
-    /// Appends a record and returns its bytes.
+    /// Appends a record and returns the number of bytes added.
     pub(super) fn add(&mut self, record: &Record<'_>) -> usize {
         self.add_with(|bytes| record.encode(bytes))
     }
 
-    /// Appends the one record that `encode` writes and returns its bytes. If `encode` writes nothing, no
+    /// Appends the record that `encode` writes and returns the number of bytes added. If `encode` writes nothing, no
     /// record is counted.
     pub(super) fn add_with(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
         let start = self.bytes.len();
@@ -651,8 +656,8 @@ impl PendingCommit {
         self.has_access
     }
 
-    /// Returns whether the same version of this access definition is pending already. The two copies of a
-    /// definition belong in two commits.
+    /// Returns whether this version of this access definition is pending already. A second copy must then wait,
+    /// because the two copies of a definition belong in different commits.
     pub(super) fn has_copy_of(&self, record: &Record<'_>) -> bool {
         let Record::Defined { version, key, .. } = record else { return false };
         let mut records = self.record_bytes();
@@ -667,7 +672,7 @@ impl PendingCommit {
         false
     }
 
-    /// Marks that a queue is deleted, which frees space.
+    /// Marks that a record of the commit deletes a queue, which frees space.
     pub(super) const fn note_frees(&mut self) {
         self.frees = true;
     }
@@ -687,7 +692,7 @@ impl PendingCommit {
         self.digest_at == self.bytes.len()
     }
 
-    /// Takes the pending commit. Later records belong to the next one.
+    /// Returns the content of the pending commit, and starts an empty one for later records.
     pub(super) fn take(&mut self) -> CommitContent {
         let mut empty = core::mem::take(&mut self.spare);
         commit::begin(&mut empty);
@@ -702,7 +707,7 @@ impl PendingCommit {
         content
     }
 
-    /// Takes back the buffer of a finished commit.
+    /// Keeps the buffer of a finished commit for reuse.
     pub(super) fn reuse_buffer(&mut self, buffer: Vec<u8>) {
         self.spare = buffer;
     }
@@ -727,7 +732,7 @@ impl SegmentBuffers {
     }
 }
 
-/// Buffers for the removal of segments, reused as well.
+/// Buffers for the removal of segments. They are reused, so that the compactor allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct CompactorBuffers {
     /// Queues whose settlements are still to be rewritten.
@@ -740,7 +745,7 @@ pub(super) struct CompactorBuffers {
     pub(super) ranges_up_to: Vec<(u64, usize)>,
 }
 
-/// Zeros that are copied at once.
+/// A buffer of zeros, copied as often as necessary.
 const ZEROES: [u8; 1024] = [0; 1024];
 
 /// Resizing with zeros, faster than `Vec::resize`, which writes byte by byte when compiled for size. Every

@@ -6,19 +6,19 @@
 //! token bucket of syncs: empty → confirmed messages are delayed too ┘
 //! ```
 //!
-//! Publishers leave two segments free. Settlements and entries may open the first of them. The last one is
-//! for:
+//! Publishers leave two segments free: the reserved segments. Settlements and entries (definitions, deletions,
+//! watermarks) may open the first reserved segment. The last one may be opened by:
 //!
 //! - the compactor;
-//! - settlements that leave some segment so empty that the compactor can free it. This may be the active one:
-//!   a segment with nothing but settlements is freed when they are rewritten, merged;
-//! - entries, when the compactor cannot use it.
+//! - settlements that leave some segment so empty that the compactor can free it. This includes the active segment:
+//!   if it contains only settlements, it is freed when they are merged and rewritten;
+//! - entries, when the compactor cannot use the last segment.
 //!
 //! # Invariants
 //! - Whatever is appended makes a commit due within the window of its urgency.
 //! - Nothing is due while a commit is in flight.
-//! - A commit that no publisher waits for, and that frees no file, takes no token.
-//! - Removing a segment opens none, because the removal is a record in a durable commit.
+//! - A commit takes a token only if a publisher waits for it or it frees a file.
+//! - Removing a segment does not require a new one, because the removal is a record in a normal commit.
 //! - A file beyond the limit is created only when neither a start nor the compactor could write otherwise.
 
 use leveret_core::pending_writes::Urgency;
@@ -36,11 +36,11 @@ use super::space::{SEGMENTS_EMERGENCY, SEGMENTS_RESERVED, Slot};
 const PREPARE_STEP_BYTES: u32 = 256 << 10;
 
 impl Log {
-    /// Returns whether waiting entries should be appended now, because a commit is about to be made.
+    /// Returns whether the caller should append waiting entries now, because a commit is about to be built.
     pub fn is_time(&self, now: Now) -> bool {
-        let make_due =
+        let must_commit_now =
             self.must_remove(now) || self.compactor.is_done_copying() || self.schedule.is_starting();
-        !self.failed && self.in_flight.is_none() && (self.schedule.due_at().is_due(now) || make_due)
+        !self.failed && self.in_flight.is_none() && (self.schedule.due_at().is_due(now) || must_commit_now)
     }
 
     /// Returns whether a commit is made even if it is empty.
@@ -50,29 +50,29 @@ impl Log {
 
     /// Returns whether a commit should be made now.
     pub(super) fn is_due(&mut self, now: Now) -> bool {
-        self.schedule.note_asked(now);
+        self.schedule.note_requested(now);
         if self.failed || self.in_flight.is_some() {
             return false;
         }
         let has_pending_records = self.has_pending_records() && !self.has_only_pending_copies();
-        let something = self.must_commit()
+        let has_work = self.must_commit()
             || has_pending_records
             || !self.settlements.is_empty()
             || self.compactor.drain.is_some();
-        let make_due = self.must_remove(now) || self.compactor.is_done_copying();
-        something && (self.schedule.due_at().is_due(now) || make_due)
+        let must_commit_now = self.must_remove(now) || self.compactor.is_done_copying();
+        has_work && (self.schedule.due_at().is_due(now) || must_commit_now)
     }
 
     /// Returns whether only copies are pending and more are to follow.
     ///
-    /// A waiting publisher has nothing in such a commit and waits only for a few reads. One commit per read
-    /// would take as much space as the segment frees.
+    /// Such a commit is delayed until more copies are appended: one commit per read would take as much space as the
+    /// compaction frees. No publisher is delayed, because the commit contains no message of a publisher.
     fn has_only_pending_copies(&self) -> bool {
         self.is_copying() && self.pending.has_only_copies() && !self.access.is_due()
     }
 
-    /// Returns whether segments are being removed, and their space is needed or the sync budget allows a
-    /// sync.
+    /// Returns whether a commit must be made now to remove segments: segments are being removed, and their space is
+    /// needed or the sync budget allows a sync.
     fn must_remove(&self, now: Now) -> bool {
         self.compactor.drain.is_some()
             && (self.space.needs_room() || self.space.wants_files() || self.schedule.has_sync(now))
@@ -98,28 +98,30 @@ impl Log {
     /// Schedules the removal of segments: at once if their space is needed or the sync budget allows a sync,
     /// otherwise with the next commit.
     pub(super) fn schedule_removal(&mut self) {
-        let must_remove = self.must_remove(self.schedule.asked_at());
+        let must_remove = self.must_remove(self.schedule.requested_at());
         self.schedule.note_removal(must_remove);
     }
 
     /// Returns whether the compactor continues copying without waiting for another commit.
     pub(super) fn is_copying(&self) -> bool {
         let is_running = |compaction: &Compaction| {
-            compaction.copied.is_none() && compaction.waits_for != self.writer.number + 1
+            compaction.copied.is_none() && compaction.waits_for_commit != self.writer.number + 1
         };
-        !self.space.index_memory.is_crowded() && self.compactor.compaction.as_ref().is_some_and(is_running)
+        !self.space.index_memory.pauses_compaction()
+            && self.compactor.compaction.as_ref().is_some_and(is_running)
     }
 
     /// Returns the maximum bytes of the next commit, or `None` while the pending records must wait for space.
     pub(super) fn commit_bytes_max(&self) -> Option<usize> {
         let most = self.settings.commit_bytes as usize;
         let available = self.space.slots.available();
-        // A publisher that waits for space must not cause each settlement to take a block of the last segment
-        // before the compactor has freed any.
+        // While a publisher waits for space, each settlement could otherwise cause a commit of its own, and use up
+        // the blocks of the last segment before the compactor has freed any.
         let is_lazy = self.has_only_lazy_settlements() || (self.is_copying() && self.has_only_settlements());
-        // A compacted segment is removed when everything appended before is durable.
-        let may_wait =
-            !self.compactor.is_done_copying() && (self.compactor.is_active() || !self.would_leave_half());
+        // Settlements must not wait if the compactor has copied a whole segment: the segment is removed only when
+        // everything appended before is durable.
+        let may_wait = !self.compactor.is_done_copying()
+            && (self.compactor.is_active() || !self.would_leave_half_live());
         if available == 0 && is_lazy && may_wait {
             return None;
         }
@@ -143,38 +145,39 @@ impl Log {
         {
             return true;
         }
-        available == SEGMENTS_RESERVED || self.would_leave_half() || self.is_last_segment_useless()
+        available == SEGMENTS_RESERVED || self.would_leave_half_live() || self.is_last_segment_useless()
     }
 
-    /// Returns whether watermarks or definitions wait while the last segment is reserved for a compactor that
-    /// finds nothing fitting into it.
+    /// Returns whether watermarks or definitions wait, and the last segment is reserved for the compactor although it
+    /// has found no segment whose copies fit.
     ///
-    /// Nothing is delivered without its watermark. So nothing would be settled either, and the compactor
-    /// would never find anything.
+    /// If they had to wait, no message would be delivered, because its watermark must be durable before. Then no
+    /// message would be settled, and the compactor would never find such a segment.
     fn is_last_segment_useless(&self) -> bool {
         !self.compactor.may_have_work && !self.has_only_settlements()
     }
 
-    /// Returns whether the waiting settlements leave some segment at most half live, or the active one is so
-    /// already. The compactor can free it when they are written.
-    fn would_leave_half(&self) -> bool {
+    /// Returns whether some segment is at most half live when the waiting settlements are written, or the active
+    /// segment already is. The compactor can free such a segment.
+    fn would_leave_half_live(&self) -> bool {
         let is_worth = |live, bytes| self.space.copies_bytes(live) * 2 <= u64::from(bytes);
         self.index.would_leave(self.space.active.sequence(), is_worth)
     }
 
-    /// Returns whether the compactor could free some segment by copying at most half of it, given enough
-    /// space.
+    /// Returns whether there is a sealed segment that is at most half live. With enough space, the compactor could
+    /// free it.
     fn has_half_dead(&self) -> bool {
         self.half_dead_copies().next().is_some()
     }
 
-    /// Returns whether there are such segments, and there is not enough space for any of them.
+    /// Returns whether there are segments that are at most half live, but not enough space for the copies of any of
+    /// them.
     fn is_half_dead_without_room(&self) -> bool {
         let room = self.space.room_to_compact() as u64;
         self.has_half_dead() && self.half_dead_copies().all(|bytes| bytes > room)
     }
 
-    /// Returns the bytes of the copies for each segment that is at most half live.
+    /// Returns, for each readable sealed segment that is at most half live, the bytes that its copies take.
     fn half_dead_copies(&self) -> impl Iterator<Item = u64> {
         let sealed =
             self.index.segments().iter().filter(|(sequence, _)| **sequence != self.space.active.sequence());
@@ -184,32 +187,34 @@ impl Log {
         copies.filter(|(copies, bytes)| copies * 2 <= u64::from(*bytes)).map(|(copies, _)| copies)
     }
 
-    /// Returns the next step of preparing another segment, if one is needed.
+    /// Returns a job that prepares another segment or a part of one. Returns `None` if none is needed, none may be
+    /// created, or a prepare job is in flight.
     pub fn next_prepare(&mut self) -> Option<PrepareJob> {
         if self.failed
             || self.space.slots.preparing.is_some()
-            || !self.space.slots.may_ask(self.schedule.asked_at())
+            || !self.space.slots.may_ask(self.schedule.requested_at())
         {
             return None;
         }
         let is_stuck = self.is_stuck();
         let is_wanted = is_stuck || self.space.wants_files() || self.space.is_file_system_full();
-        if self.space.slots.unready == 0 && !is_wanted {
+        if self.space.slots.unready_count == 0 && !is_wanted {
             return None;
         }
-        // Without a file a start would fail, and so would the next one. If a segment without live records is
-        // being removed, one file yields another without any reading. So do settlements that empty a segment.
-        let gives_one = || {
+        // Without a new file this start would fail, and so would every later one. One file beyond the limit suffices
+        // in two cases, because a commit in it frees another file without reading: a segment without live records is
+        // being removed, or waiting settlements empty a segment.
+        let will_free_file = || {
             self.compactor.drain.is_some()
                 || self.index.would_leave(self.space.active.sequence(), |live, _| live == 0)
         };
         let most = match is_stuck {
-            true if self.schedule.is_starting() || gives_one() => self.space.slots.used + 1,
+            true if self.schedule.is_starting() || will_free_file() => self.space.slots.used + 1,
             true => self.space.slots.max + SEGMENTS_EMERGENCY + self.index.stuck(),
             false => self.space.slots.max,
         };
         let Some(slot) = self.space.slots.begin(most) else {
-            // The limit is reached, so it determines the available space, not the file system.
+            // The limit is reached, so the limit and not the file system determines the available space.
             self.space.slots.note_room();
             return None;
         };
@@ -221,23 +226,23 @@ impl Log {
         Some(PrepareJob { slot, create, from: prepared, bytes, last })
     }
 
-    /// Returns whether a start, the compactor or settlements that free space cannot write what they must
-    /// write. Unreadable records take up the space that their copies should have freed.
+    /// Returns whether a start, the compactor or settlements that free space must write, but have no space. This can
+    /// happen because a segment with unreadable records cannot be freed.
     fn is_stuck(&self) -> bool {
         let is_blocked = padded(self.pending.len() + 1) > self.space.active_room();
-        let must = self.schedule.is_starting() || self.compactor.drain.is_some();
+        let must_write = self.schedule.is_starting() || self.compactor.drain.is_some();
         let copying = match (self.pending.records(), &self.compactor.compaction) {
-            (0, Some(compaction)) => compaction.waits_for == self.writer.number + 1,
+            (0, Some(compaction)) => compaction.waits_for_commit == self.writer.number + 1,
             (_, Some(_)) => is_blocked,
             (_, None) if is_blocked => {
-                (self.has_settlements() && self.would_leave_half()) || self.has_half_dead()
+                (self.has_settlements() && self.would_leave_half_live()) || self.has_half_dead()
             }
-            // One or two blocks are left. Settlements fit into them, but no record that leaves the share of
-            // settlements free.
+            // One or two blocks are left. Settlements fit into them, but other records do not, because they must
+            // leave the share of settlements free.
             (0, None) if !self.has_room(1) => self.is_half_dead_without_room(),
             (_, None) => false,
         };
-        self.space.slots.available() == 0 && (copying || (must && is_blocked))
+        self.space.slots.available() == 0 && (copying || (must_write && is_blocked))
     }
 
     /// Applies the result of a prepare job. If the file system has less space than `disk_limit` allows, the
@@ -264,14 +269,14 @@ impl Log {
             Err(error) if is_full(&error) => {
                 // The file is prepared from the beginning again.
                 self.space.slots.prepared = 0;
-                self.space.slots.note_full(self.schedule.asked_at());
+                self.space.slots.note_full(self.schedule.requested_at());
                 Ok(())
             }
             Err(error) => Err(self.fail(error)),
         }
     }
 
-    /// Updates the memory use of the index.
+    /// Measures the memory use of the index, and frees memory kept for reuse if the index is full.
     pub(super) fn measure_index(&mut self) {
         self.space.index_memory.set(&self.index);
         if self.space.index_memory.is_full() {
@@ -292,8 +297,8 @@ const TIME_MS_MAX: u64 = 3_600_000;
 /// When the next commit is due, and whether it is made even if it is empty.
 ///
 /// # Invariants
-/// - Every `note` makes a commit due within the window of its urgency.
-/// - A due time moves later only when a commit was handed out or nothing waits any more.
+/// - Every [`Schedule::note`] makes a commit due within the window of the given urgency.
+/// - The due time is postponed only when a commit was handed out or nothing waits any more.
 #[derive(Debug)]
 pub(super) struct Schedule {
     commit_window_ms: u64,
@@ -302,12 +307,12 @@ pub(super) struct Schedule {
     budget: SyncBudget,
     due_at: Deadline,
     /// When a commit was last requested.
-    asked_at: Now,
+    requested_at: Now,
     /// When a commit last recorded the broker time.
     time_recorded_at: Now,
     /// Whether a client waits for the pending commit.
     is_awaited: bool,
-    /// Whether the pending commit has a waiting client and waits for the sync budget.
+    /// Whether a client waits for the pending commit, and the commit waits for the sync budget.
     is_over_budget: bool,
     /// Number of commits since the start that waited for the sync budget while a client waited, and the time
     /// of the last one.
@@ -327,7 +332,7 @@ impl Schedule {
             settle_window_ms: settings.settle_window_ms,
             budget: SyncBudget::new(settings.syncs_per_s, settings.sync_burst),
             due_at: Now::from_ms(0).after_ms(0),
-            asked_at: Now::from_ms(0),
+            requested_at: Now::from_ms(0),
             time_recorded_at: Now::from_ms(0),
             is_awaited: true,
             is_over_budget: false,
@@ -347,7 +352,7 @@ impl Schedule {
         self.due_at = Now::from_ms(0).after_ms(0);
     }
 
-    /// Makes a commit due at `now`, not before.
+    /// Sets the due time of the next commit to `now`.
     pub(super) fn set_due(&mut self, now: Now) {
         self.due_at = now.after_ms(0);
     }
@@ -367,10 +372,10 @@ impl Schedule {
         self.due_at = self.due_at.earlier(now.after_ms(window_ms));
     }
 
-    /// Schedules the removal of segments: at once if necessary, otherwise within the settle window.
+    /// Makes a commit that removes segments due: at once if `must_remove`, otherwise within the settle window.
     pub(super) fn note_removal(&mut self, must_remove: bool) {
         let window_ms = if must_remove { 0 } else { self.settle_window_ms };
-        self.due_at = self.due_at.earlier(self.asked_at.after_ms(window_ms));
+        self.due_at = self.due_at.earlier(self.requested_at.after_ms(window_ms));
     }
 
     /// Returns whether a client waits for the pending commit.
@@ -397,13 +402,13 @@ impl Schedule {
     }
 
     /// Records that a commit was requested.
-    pub(super) const fn note_asked(&mut self, now: Now) {
-        self.asked_at = now;
+    pub(super) const fn note_requested(&mut self, now: Now) {
+        self.requested_at = now;
     }
 
     /// Returns when a commit was last requested.
-    pub(super) const fn asked_at(&self) -> Now {
-        self.asked_at
+    pub(super) const fn requested_at(&self) -> Now {
+        self.requested_at
     }
 
     /// Returns whether the first commit of this epoch is still to be made. It is made even if it is empty.
@@ -426,7 +431,7 @@ impl Schedule {
         self.is_starting || self.is_closing
     }
 
-    /// Records that the broker time was written, or need not be.
+    /// Records that the broker time was written, or need not be written now.
     pub(super) const fn note_time_recorded(&mut self, now: Now) {
         self.time_recorded_at = now;
     }
@@ -449,8 +454,8 @@ impl Schedule {
 
     /// Returns when the log should record the broker time, which timeouts that span restarts depend on.
     ///
-    /// If this epoch ends abruptly, at most 1/8 of its time is forgotten. The minimum is a minute, the
-    /// maximum an hour.
+    /// The interval is 1/8 of the time since the start of the epoch, at least a minute and at most an hour. If the
+    /// epoch ends abruptly, only the time since the last record is lost.
     pub(super) const fn time_deadline(&self) -> Deadline {
         let eighth_ms = self.time_recorded_at.as_ms() / 8;
         let ms = if eighth_ms < TIME_MS_MAX { eighth_ms } else { TIME_MS_MAX };
@@ -478,7 +483,7 @@ impl SyncBudget {
         self.bucket.has(now, self.cost_ns, self.capacity_ns)
     }
 
-    /// Takes a token. A sync that is done although none is left takes nothing.
+    /// Takes a token for a sync if one is left. A sync that is done without a token takes nothing.
     pub(super) fn take_one(&mut self, now: Now) {
         self.bucket.try_take(now, self.cost_ns, self.capacity_ns);
     }

@@ -35,7 +35,7 @@ use super::jobs::{ReadDone, ReadJob};
 use super::log::Settings;
 use super::log::{InFlight, Log};
 use super::log::{LogPosition, RecordLocation};
-use super::reader::{self, ServedCommit};
+use super::reader::{self, DamagedCommit};
 use super::record::{
     Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets, ranges_fitting,
 };
@@ -45,19 +45,19 @@ use super::space::SEGMENTS_RESERVED;
 const COMPACT_BELOW_FREE: usize = 1;
 /// Once started, the compactor continues until another 1/16 of all segments is free. A longer pass is better because the
 /// copies, which are old records and mostly stay live, are then in the same segments, separate from new messages.
-const COMPACT_AHEAD_PART: usize = 16;
+const COMPACT_AHEAD_DIVISOR: usize = 16;
 /// Maximum number of these additional segments, so that publishers are throttled for seconds only.
 const COMPACT_AHEAD_MAX: usize = 8;
 /// A segment is compacted if at most this percentage of its bytes must be written for that.
 const WRITTEN_PERCENT_MAX: u64 = 96;
 /// The same percentage while the compactor continues although enough segments are free.
 const WRITTEN_AHEAD_PERCENT_MAX: u64 = 75;
-/// The same percentage when only one segment is free: compacting a fuller segment might not free enough space to
-/// compact the next one.
+/// The same percentage when no segment is free and none can be created: compacting a fuller segment might not free
+/// enough space to compact the next one.
 const WRITTEN_LAST_PERCENT_MAX: u64 = 50;
 /// While the compactor is active, new messages take at most 1/32 of a commit. So old records are in segments of their
 /// own, separate from new messages, which may soon be consumed.
-const FRESH_PART: usize = 32;
+const FRESH_DIVISOR: usize = 32;
 /// Approximate bytes of a rewritten settled range.
 const RANGE_BYTES: usize = 5;
 /// Minimum space in a commit for rewriting settlements, in bytes.
@@ -86,7 +86,7 @@ impl Log {
     /// wait. A caller may append the messages nevertheless.
     pub fn should_defer(&mut self, bytes: usize) -> bool {
         let is_part_used_up = self.compactor.is_active()
-            && self.pending.fresh_bytes() + bytes > self.settings.commit_bytes as usize / FRESH_PART;
+            && self.pending.fresh_bytes() + bytes > self.settings.commit_bytes as usize / FRESH_DIVISOR;
         let defers = self.pending.fresh_bytes() > 0 && (is_part_used_up || self.overfills(bytes));
         if defers {
             self.make_due();
@@ -188,7 +188,7 @@ impl Log {
         if room < REWRITE_BYTES_MIN {
             return false;
         }
-        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));
+        let (mut from, since) = drain.partial_queue.take().unwrap_or((0, self.space.active.sequence()));
         if entry.gone {
             self.pending.add(&Record::Gone { queue });
             in_flight.rewritten.push((queue, since));
@@ -204,7 +204,7 @@ impl Log {
                 from = last.end;
             }
             if fitting.len() < part.len() {
-                drain.half = Some((from, since));
+                drain.partial_queue = Some((from, since));
                 return false;
             }
             if part.len() < REWRITE_RANGES {
@@ -246,7 +246,7 @@ impl Log {
                 self.compactor.compaction.as_ref().map_or(0, |compaction| compaction.segment),
             );
         }
-        let is_crowded = self.space.index_memory.is_crowded();
+        let pauses_compaction = self.space.index_memory.pauses_compaction();
         // Settlements may wait for space that exists only after the compactor has continued.
         let is_all_written = !self.has_pending_records() && self.in_flight.is_none();
         let compaction = self.compactor.compaction.as_mut()?;
@@ -261,26 +261,26 @@ impl Log {
             }
             return None;
         }
-        if compaction.reading || is_crowded || compaction.waits_for == self.writer.number + 1 {
+        if compaction.reading || pauses_compaction || compaction.waits_for_commit == self.writer.number + 1 {
             return None;
         }
         // The buffer may still hold records that did not fit into a commit.
         self.copy_on();
         let compaction = self.compactor.compaction.as_mut()?;
-        if compaction.copied.is_some() || compaction.waits_for == self.writer.number + 1 {
+        if compaction.copied.is_some() || compaction.waits_for_commit == self.writer.number + 1 {
             return None;
         }
         compaction.reading = true;
-        let (slot, at, wanted) = (compaction.slot, compaction.at, compaction.wanted);
+        let (slot, at, next_read_bytes) = (compaction.slot, compaction.at, compaction.next_read_bytes);
         self.shrink_buffer();
         let mut buffer = core::mem::take(&mut self.compactor.buffer);
         let most = self.settings.commit_bytes as usize;
-        buffer.resize_zeroed(wanted.min(most));
+        buffer.resize_zeroed(next_read_bytes.min(most));
         Some(ReadJob {
             slot,
             at,
             buffer,
-            longer: (wanted > most).then(|| (wanted, self.writer.identity.seed())),
+            longer: (next_read_bytes > most).then(|| (next_read_bytes, self.writer.identity.seed())),
         })
     }
 
@@ -308,15 +308,15 @@ impl Log {
         self.has_refused_reads |= done.outcome.is_err();
         let known = done.outcome.unwrap_or(0);
         self.counters.bytes_read_to_copy += known as u64;
-        (compaction.read, compaction.asked) = ((compaction.at, known), compaction.wanted);
+        (compaction.read, compaction.requested_bytes) = ((compaction.at, known), compaction.next_read_bytes);
         if known < BLOCK_BYTES {
-            if compaction.is_careful {
+            if compaction.reads_single_blocks {
                 // The first half of the commit may have been copied already, if it could be read a moment
                 // ago.
                 compaction.skip = 0;
                 compaction.at += BLOCK_BYTES as u32;
             }
-            compaction.is_careful = true;
+            compaction.reads_single_blocks = true;
         }
         self.compactor.compaction = Some(compaction);
         self.copy_on();
@@ -336,26 +336,26 @@ impl Log {
         };
         let bytes = core::mem::take(&mut self.compactor.buffer);
         let end = self.index.segments().get(&compaction.segment).map_or(0, |segment| segment.bytes);
-        compaction.waits_for = 0;
-        while compaction.left > 0 && compaction.at < end && compaction.waits_for == 0 {
+        compaction.waits_for_commit = 0;
+        while compaction.left > 0 && compaction.at < end && compaction.waits_for_commit == 0 {
             let (from, known) = compaction.read;
             let known = bytes.get((compaction.at - from) as usize..known).unwrap_or_default();
             let rest = (end - compaction.at) as usize;
-            let most = if compaction.is_careful { BLOCK_BYTES } else { self.read_bytes().min(rest) };
+            let most = if compaction.reads_single_blocks { BLOCK_BYTES } else { self.read_bytes().min(rest) };
             if known.len() < BLOCK_BYTES {
-                compaction.wanted = most;
+                compaction.next_read_bytes = most;
                 break;
             }
             let claimed = claimed_length(known).map_or(0, padded);
-            let was_asked_for = compaction.at == from && compaction.asked >= claimed;
+            let was_asked_for = compaction.at == from && compaction.requested_bytes >= claimed;
             if claimed > known.len() && claimed <= rest && !was_asked_for {
-                compaction.wanted = claimed.max(most);
+                compaction.next_read_bytes = claimed.max(most);
                 break;
             }
             self.copy_commit(&mut compaction, known);
         }
         self.compactor.buffer = bytes;
-        if compaction.waits_for == 0 && (compaction.left == 0 || compaction.at >= end) {
+        if compaction.waits_for_commit == 0 && (compaction.left == 0 || compaction.at >= end) {
             compaction.copied = Some(self.pending.appended);
             self.make_due();
         }
@@ -366,8 +366,8 @@ impl Log {
     fn copy_commit(&mut self, compaction: &mut Compaction, bytes: &[u8]) {
         let commit = Commit::parse(bytes, self.writer.identity.seed());
         let Some(commit) = commit.filter(|commit| commit.header.segment == compaction.segment) else {
-            match reader::served(bytes, self.writer.identity.seed(), compaction.segment) {
-                Some(served) => self.copy_served(compaction, bytes, &served),
+            match reader::read_damaged_commit(bytes, self.writer.identity.seed(), compaction.segment) {
+                Some(damaged) => self.copy_damaged_commit(compaction, bytes, &damaged),
                 None => {
                     // The first half of the commit may have been copied already, if it could be read a moment
                     // ago.
@@ -377,7 +377,7 @@ impl Log {
             }
             return;
         };
-        compaction.is_careful = false;
+        compaction.reads_single_blocks = false;
         let mut rest = &commit.records[compaction.skip..];
         while let Ok((record, length)) = Record::parse(rest) {
             if !self.copy_live(&record, &rest[..length], compaction) {
@@ -392,8 +392,8 @@ impl Log {
     }
 
     /// Copies the live records of a damaged commit that can still be served, then continues block by block.
-    fn copy_served(&mut self, compaction: &mut Compaction, bytes: &[u8], served: &ServedCommit) {
-        for &(from, length) in &served.records {
+    fn copy_damaged_commit(&mut self, compaction: &mut Compaction, bytes: &[u8], damaged: &DamagedCommit) {
+        for &(from, length) in &damaged.records {
             let skip = from - COMMIT_HEADER_BYTES;
             let Some(raw) = bytes.get(from..from + length).filter(|_| skip >= compaction.skip) else {
                 continue;
@@ -410,14 +410,14 @@ impl Log {
 
     /// Copies a record as far as it is live. Returns `false` if there is no space for it now.
     fn copy_live(&mut self, record: &Record<'_>, raw: &[u8], compaction: &mut Compaction) -> bool {
-        let live = self.index.live_in(record, compaction.segment);
+        let live = self.index.live_count_in(record, compaction.segment);
         if live == 0 {
             return true;
         }
         let overfills = self.pending.has_copies() && self.overfills(raw.len());
         if overfills || !self.has_room(raw.len()) || self.pending.has_copy_of(record) {
             self.make_due();
-            compaction.waits_for = self.writer.number + 1;
+            compaction.waits_for_commit = self.writer.number + 1;
             return false;
         }
         self.copy_record(record, raw, compaction);
@@ -425,8 +425,9 @@ impl Log {
         true
     }
 
-    /// Copies a record for those queues only that still need it here. A copy for all queues would stay as
-    /// large for one live queue, and look worth compacting again.
+    /// Copies a record, and in a message keeps only the queues whose live message this record is. With all its
+    /// queues, the copy for a single live queue would be as large as the original, and would look worth compacting
+    /// again.
     fn copy_record(&mut self, record: &Record<'_>, raw: &[u8], compaction: &mut Compaction) {
         if let Record::Defined { key, .. } = record
             && **key == ACCESS_STORED_KEY
@@ -443,7 +444,8 @@ impl Log {
         let copied = match record {
             Record::Message(message) if message.targets.len() > 1 => {
                 compaction.targets.clear();
-                let live = message.targets.iter().filter(|to| self.index.is_held_in(to, compaction.segment));
+                let live =
+                    message.targets.iter().filter(|to| self.index.is_message_live_in(to, compaction.segment));
                 compaction.targets.extend(live);
                 let targets = Targets::List(&compaction.targets);
                 self.pending.add(&Record::Message(Message { targets, ..*message }))
@@ -458,13 +460,13 @@ impl Log {
     /// Returns the percentage of a segment's bytes that may be written for compacting it, or `None` if the
     /// compactor should not run.
     ///
-    /// The percentage is high while segments are short, lower while the compactor continues until some more
-    /// are free, and lowest with the last free segment. A full index alone must not cause dense segments to
-    /// be rewritten repeatedly.
+    /// The percentage is [`WRITTEN_PERCENT_MAX`] while free segments are short, [`WRITTEN_AHEAD_PERCENT_MAX`] while
+    /// the compactor continues although enough are free, and [`WRITTEN_LAST_PERCENT_MAX`] when none is free. A full
+    /// index alone does not raise the percentage, because dense segments would be rewritten repeatedly.
     fn percent_worth_writing(&mut self) -> Option<u64> {
         let available = self.space.slots.available();
         let low = SEGMENTS_RESERVED + COMPACT_BELOW_FREE;
-        let high = low + (self.space.slots.most() / COMPACT_AHEAD_PART).min(COMPACT_AHEAD_MAX);
+        let high = low + (self.space.slots.most() / COMPACT_AHEAD_DIVISOR).min(COMPACT_AHEAD_MAX);
         let is_short = available <= low;
         self.compactor.runs_ahead =
             is_short || self.space.index_memory.is_full() || self.compactor.runs_ahead && available <= high;
@@ -484,8 +486,8 @@ impl Log {
         (segments + self.space.active.tail() as u64).saturating_sub(self.pending.fresh_bytes_before())
     }
 
-    /// Returns the sealed segment that frees the most space for the bytes written, if one is worth
-    /// compacting.
+    /// Returns a compaction of the sealed segment that costs the fewest written bytes per byte of the segment.
+    /// Returns `None` if no segment is worth compacting now.
     fn choose_segment(&mut self) -> Option<Compaction> {
         if self.compactor.drain.is_some() {
             return None;
@@ -529,33 +531,36 @@ impl Log {
         let (_, segment) = best?;
         self.compactor.history.note_chosen(used_bytes);
         let found = self.index.segments().get(&segment)?;
-        // The header's length is not known here. Blocks that are no commit are skipped.
+        // The length of the segment's header is not known here, so the compaction begins at the second block. Blocks
+        // that contain no commit are skipped.
         Some(Compaction {
             segment,
             slot: found.slot,
             at: BLOCK_BYTES as u32,
             skip: 0,
             read: (BLOCK_BYTES as u32, 0),
-            asked: 0,
-            wanted: self.read_bytes(),
-            is_careful: false,
+            requested_bytes: 0,
+            next_read_bytes: self.read_bytes(),
+            reads_single_blocks: false,
             left: found.live,
             copied: None,
             reading: false,
-            waits_for: 0,
+            waits_for_commit: 0,
             targets: Vec::new(),
         })
     }
 
-    /// Returns the read of the next definition that needs a second copy.
+    /// Returns a job that reads the next definition that needs a second copy. Returns `None` if there is no such
+    /// definition, or if replication must wait.
     pub(super) fn next_replication_read(&mut self) -> Option<ReadJob> {
-        // A full file system may lack space that `disk_limit` allows.
+        // Copies would take the last space of a full file system, even if `disk_limit` allows more.
         let is_scarce = self.space.is_short() && self.space.is_file_system_full();
         if self.compactor.compaction.is_some() || self.compactor.drain.is_some() || is_scarce {
             return None;
         }
         if !self.compactor.replication.is_running {
-            // Copies in flight are not in the index yet.
+            // Until the copies of the last pass are durable, the index does not contain them, and a new pass would
+            // copy the same definitions again.
             if !self.compactor.replication.is_due || self.compactor.replication.copied > self.durable {
                 return None;
             }
@@ -602,8 +607,9 @@ impl Log {
         }
     }
 
-    /// Returns whether the read was one for a definition, and if so copies the definition. One that cannot be
-    /// read stays where it is.
+    /// Handles a finished read if it was requested by definition replication. `known` is the number of bytes read.
+    /// Appends a second copy of the definition that was read; a definition that cannot be read gets no second copy
+    /// now. Returns `false` if the read was requested by the compactor.
     pub(super) fn replication_read_done(&mut self, known: usize) -> bool {
         let Some((version, place)) = self.compactor.replication.reading.take() else { return false };
         let (bytes, key) = (
@@ -635,9 +641,9 @@ impl Log {
         {
             self.pending.note_access();
         }
-        self.compactor.replication.copied = self.note_appended(Urgency::Lazy, self.schedule.asked_at());
-        // A second copy does not make compaction worthwhile. Otherwise compaction and replication would keep
-        // each other busy forever.
+        self.compactor.replication.copied = self.note_appended(Urgency::Lazy, self.schedule.requested_at());
+        // A second copy is not counted as an entry that makes compaction worthwhile. Otherwise compaction and
+        // replication would cause each other forever.
         self.compactor.history.note_copied();
     }
 }
@@ -654,11 +660,12 @@ pub(super) struct Compactor {
     pub(super) compaction: Option<Compaction>,
     /// The copying of definitions that need a second copy.
     pub(super) replication: DefinitionReplication,
-    /// Whether the compactor has started and continues until some more segments are free.
+    /// Whether the compactor has started because free segments were short or the index was full, and continues until
+    /// 1/16 of all segments is free in addition ([`COMPACT_AHEAD_DIVISOR`]).
     pub(super) runs_ahead: bool,
     /// The results of past compactions.
     pub(super) history: CompactionHistory,
-    /// Whether something has changed since the compactor last looked for a segment.
+    /// Whether records were settled or written since the compactor last looked for a segment.
     pub(super) may_have_work: bool,
     /// Bytes read from the segment; empty while a read is in flight.
     pub(super) buffer: Vec<u8>,
@@ -685,7 +692,8 @@ impl Compactor {
         self.drain.is_some() || self.compaction.is_some()
     }
 
-    /// Returns whether a segment was read to its end, and is removed when its copies are durable.
+    /// Returns whether all live records of a segment have been copied. The segment is removed when the copies are
+    /// durable.
     pub(super) fn is_done_copying(&self) -> bool {
         self.compaction.as_ref().is_some_and(|compaction| compaction.copied.is_some())
     }
@@ -702,7 +710,7 @@ pub(super) struct Drain {
     pub(super) deletions: Vec<(Box<[u8]>, u64)>,
     /// Progress in a partially rewritten queue: the end of the last range written, and the segment of the
     /// first.
-    pub(super) half: Option<(u64, u64)>,
+    pub(super) partial_queue: Option<(u64, u64)>,
 }
 
 impl Drain {
@@ -713,7 +721,7 @@ impl Drain {
         let deletions = deletions.map(|(key, version)| (key.into(), version)).collect();
         queues.clear();
         queues.extend(index.queues_to_rewrite(&segments).map(|(queue, _)| queue));
-        Self { segments, queues, deletions, half: None }
+        Self { segments, queues, deletions, partial_queue: None }
     }
 
     /// Returns the maximum number of segments removed with one commit of `commit_bytes`.
@@ -734,23 +742,25 @@ pub(super) struct Compaction {
     /// Offset and length of the part of the segment that is in the buffer.
     pub(super) read: (u32, usize),
     /// Number of bytes that were requested for the buffer.
-    pub(super) asked: usize,
+    pub(super) requested_bytes: usize,
     /// Bytes to read next.
-    pub(super) wanted: usize,
-    /// Whether the disk has refused a read here. Then single blocks are read.
-    pub(super) is_careful: bool,
+    pub(super) next_read_bytes: usize,
+    /// Whether the disk has refused a read of this segment. The compactor then reads single blocks.
+    pub(super) reads_single_blocks: bool,
     /// Number of live records still to be copied. It may include some that were settled meanwhile.
     pub(super) left: u64,
-    /// Position with which the copies are durable, once the segment was read to its end.
+    /// The copies are durable when the log is durable up to this position. `None` until the segment was read to its
+    /// end.
     pub(super) copied: Option<LogPosition>,
     pub(super) reading: bool,
-    /// Number of the commit to wait for, because the pending commit has no more space; 0 for none.
-    pub(super) waits_for: u64,
+    /// Number of the commit that must be built before more records can be copied, because it has no more space; 0 if
+    /// the compactor need not wait.
+    pub(super) waits_for_commit: u64,
     pub(super) targets: Vec<Target>,
 }
 
-/// A compaction that frees no space lowers the threshold for the next ones by this many percentage points.
-/// One that frees space raises it by 1 again.
+/// A compaction that frees no space lowers the threshold for the next compactions by this many percentage points. A
+/// compaction that frees space raises the threshold by 1 again.
 const THRESHOLD_STEP_PERCENT: u64 = 5;
 /// The threshold is lowered by at most this many percentage points.
 const THRESHOLD_REDUCTION_MAX_PERCENT: u64 = 46;
@@ -786,7 +796,8 @@ impl CompactionHistory {
         self.appended += 1;
     }
 
-    /// Takes back the last count: the entry was a copy of one that the log already had.
+    /// Undoes the last [`Self::note_appended`], because the appended entry was a copy of an entry that the log
+    /// already had.
     pub(super) const fn note_copied(&mut self) {
         self.appended -= 1;
     }
@@ -854,7 +865,7 @@ pub(super) struct RewriteCost {
     /// Per segment, ascending: cumulative number of settled ranges first recorded in it or in an older
     /// segment.
     ranges_up_to: Vec<(u64, usize)>,
-    /// Number of segments that share one rewrite of these ranges.
+    /// Number of segments whose removal shares one rewrite of these ranges.
     sharing_segments: u64,
 }
 
@@ -882,35 +893,35 @@ impl RewriteCost {
 /// N is sealed        | N: copy | N + 1: copy |              two segments; the oldest copy does not count any more
 /// ```
 ///
-/// A checkpoint of all definitions in every segment would cost their full size for every segment. This costs
-/// two copies per definition, and one more whenever compaction has brought both into one segment. Deletions
-/// are copied as well, as long as they delete a record in another segment. The deletion of a queue is copied
-/// as long as messages of the queue lie elsewhere.
+/// A checkpoint of all definitions in every segment would cost their full size for every segment. Replication costs
+/// two copies per definition, and one more whenever compaction has moved both copies into one segment. A deletion is
+/// copied as well, as long as another segment contains a record of the deleted object. The deletion of a queue is
+/// copied as long as other segments contain messages of the queue.
 ///
 /// # Invariants
-/// - One definition is read at a time, by the helper. A copy delays nothing: it is written within the settle
-///   window.
+/// - One definition is read at a time, by the read helper. A copy delays no other write, because it is only due
+///   within the settle window.
 /// - Copies use the space available to publishers, not the reserve.
-/// - Copies precede the compaction of the next segment, which may bring both copies into one. A definition
-///   therefore gets two copies even if the log is nearly full for years.
-/// - Nothing is replicated during compaction, which uses the buffer.
-/// - A copy is made of a durable record, so it lies in another commit.
+/// - All copies are made before the next segment is compacted, because that compaction may move both copies of a
+///   definition into one segment. A definition therefore gets two copies even if the log is nearly full for years.
+/// - Nothing is replicated during compaction, because both use the same read buffer.
+/// - Only durable records are copied, so a copy never lies in the commit of its original.
 #[derive(Debug, Default)]
 pub(super) struct DefinitionReplication {
     /// Whether a definition was written or a segment was opened since the last pass.
     pub(super) is_due: bool,
     /// Whether a pass over the definitions is in progress.
     pub(super) is_running: bool,
-    /// The key that was looked at last.
+    /// The key of the definition that this pass examined last.
     pub(super) key: Vec<u8>,
     /// Version and location of the definition that is being read.
     pub(super) reading: Option<(u64, RecordLocation)>,
-    /// Position with which the copies made so far are durable.
+    /// The copies made so far are durable when the log is durable up to this position.
     pub(super) copied: LogPosition,
 }
 
 impl DefinitionReplication {
-    /// Creates it with a pass due, because the index has not been searched yet.
+    /// Creates the state at a start. A pass is due, because the index has not been searched yet.
     pub(super) fn due() -> Self {
         Self { is_due: true, ..Self::default() }
     }

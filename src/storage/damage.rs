@@ -1,6 +1,7 @@
-//! Reports what a start could not read, and reads around blocks that the disk refuses.
+//! Describes what a start could not read, and reads around blocks that the disk refuses to read.
 //!
-//! The damage is described in sentences. They are written into the log before a damaged segment is removed.
+//! The damage is described in sentences for the operator. They are written into the log before a damaged segment is
+//! removed, so that no loss goes unreported.
 
 use std::fmt::Write as _;
 use std::io;
@@ -118,8 +119,9 @@ impl Log {
         Ok(())
     }
 
-    /// Appends the damage that this start found first to the pending commit. Returns `false` if it has no
-    /// space: no segment may be removed from the log before the damage is written.
+    /// Appends the sentences about all reported damage to the pending commit, if this start has added one. Returns
+    /// `false` if the commit has no space for them. Then the caller must not remove segments before the sentences are
+    /// written.
     pub(super) fn append_damage(&mut self, report: &Report, now: Now) -> bool {
         if !report.has_new_damage {
             return true;
@@ -134,22 +136,22 @@ impl Log {
 pub(super) const REFUSED_IN_FILE_MAX: usize = 16;
 /// Number of refused blocks above which the disk counts as broken.
 const REFUSED_MAX: usize = 256;
-/// The content of a refused block.
+/// The byte with which a refused block is filled.
 const REFUSED: u8 = 0xFF;
 
 /// A disk wrapper that reads around blocks which the disk refuses.
 ///
-/// A worn flash card refuses single sectors, permanently or until the next attempt. The records in them are
-/// damaged; all others must still be served.
+/// A worn flash card refuses single sectors, permanently or until the next attempt. The records in these sectors are
+/// damaged; all other records must still be usable.
 ///
 /// # Invariants
 /// - A refused read is repeated block by block. A refused block is recorded and reads as 0xFF, which is no
 ///   header, no commit and no empty block.
 /// - A block is requested only once. After [`REFUSED_IN_FILE_MAX`] refused blocks of a file, no further block
 ///   of it is requested, because each refusal can take a second.
-/// - If the disk refuses more than [`REFUSED_MAX`] blocks, it is broken as a whole, and the error is
+/// - If the disk refuses more than [`REFUSED_MAX`] blocks, the whole disk counts as broken, and its error is
 ///   returned.
-/// - A file that cannot be opened reads as empty. The disk lists these files.
+/// - A file that cannot be opened reads as empty; [`Disk::unopened`] lists these files.
 pub(super) struct ReadAround<'d, D> {
     disk: &'d mut D,
     /// File and offset of each refused block, ascending, without duplicates.
@@ -214,7 +216,7 @@ impl<'d, D: Disk> ReadAround<'d, D> {
         &self.refused[from..to]
     }
 
-    /// Returns whether a part of the requested bytes is known to be refused.
+    /// Returns whether the disk has already refused a block with some of these bytes.
     fn has_refused(&self, slot: u32, at: u64, length: usize) -> bool {
         let end = at + length as u64;
         let is_within = |block: u32| u64::from(block) < end && at < u64::from(block) + BLOCK_BYTES as u64;
@@ -222,8 +224,8 @@ impl<'d, D: Disk> ReadAround<'d, D> {
     }
 }
 
-/// Returns whether an error is about a part of a file: a bad sector, or a wrong checksum in a file system
-/// with checksums. A lack of memory, or a missing file, says nothing about the card.
+/// Returns whether an error is about a part of a file: a bad sector, or a wrong checksum in a file system with
+/// checksums. Other errors, such as a lack of memory or a missing file, are no sign of a bad block.
 pub(super) fn is_about_a_block(error: &io::Error) -> bool {
     match Errno::from_io_error(error) {
         Some(errno) => {

@@ -9,8 +9,8 @@
 
 use std::io;
 
-/// Returns whether the error means that the file system, or the user's quota, is full. This is no fault of
-/// the disk and is temporary.
+/// Returns whether the error means that the file system or the user's quota is full. Such an error is temporary, and
+/// no failure of the disk.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -21,8 +21,8 @@ pub const ACCESS_SLOTS: [u32; 2] = [u32::MAX - 1, u32::MAX];
 /// The slot of the file `newest`, which is not part of the log; see `newest_segment`.
 pub const NEWEST_SLOT: u32 = u32::MAX - 2;
 
-/// The slot of the file `mending`: a segment that a repair by an older version did not finish. It is
-/// reported, and not read.
+/// The slot of the file `mending`: a segment whose repair an older version of Leveret did not finish. A start reports
+/// this file and does not read it.
 pub const REPAIR_SLOT: u32 = u32::MAX - 3;
 
 /// Returns whether a slot belongs to a file beside the log.
@@ -35,7 +35,7 @@ pub const fn is_beside_the_log(slot: u32) -> bool {
 pub struct UnopenedFile {
     /// The file's name.
     pub name: String,
-    /// Its slot; `None` if it has none.
+    /// The file's slot; `None` if the name is not that of a slot.
     pub slot: Option<u32>,
     /// The error of the operating system.
     pub why: String,
@@ -60,7 +60,7 @@ pub trait Disk {
     /// The directory cannot be read.
     fn slots(&mut self) -> io::Result<Vec<u32>>;
 
-    /// Creates an empty file for a slot, unless it has one.
+    /// Creates an empty file for a slot, unless the slot has a file.
     ///
     /// # Errors
     /// The file system refuses.
@@ -70,7 +70,7 @@ pub trait Disk {
     /// once.
     ///
     /// # Errors
-    /// [`is_full`]; nothing was reserved.
+    /// There is not enough space ([`is_full`]); nothing was reserved.
     fn reserve(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
         let _ = (slot, bytes);
         Ok(())
@@ -80,19 +80,19 @@ pub trait Disk {
     /// requested only at the end of the file.
     ///
     /// # Errors
-    /// The disk cannot read them.
+    /// The disk cannot read the bytes.
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize>;
 
     /// Writes `bytes` from offset `at` of a slot on.
     ///
     /// # Errors
-    /// The disk cannot write all of them.
+    /// The disk cannot write all bytes.
     fn write(&mut self, slot: u32, at: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Writes zeros. Separate from [`Disk::write`], because these bytes are counted separately.
+    /// Writes zeros. Not a case of [`Disk::write`], because these bytes are counted separately.
     ///
     /// # Errors
-    /// The disk cannot write all of them.
+    /// The disk cannot write all bytes.
     fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()>;
 
     /// Makes everything written to a slot durable.
@@ -101,7 +101,7 @@ pub trait Disk {
     /// Written bytes may be lost; this is final.
     fn sync(&mut self, slot: u32) -> io::Result<()>;
 
-    /// Deletes a slot's file to free its space. A disk may keep it.
+    /// Deletes a slot's file to free its space. A disk may be unable to delete files.
     ///
     /// # Errors
     /// The file still exists.

@@ -3,15 +3,15 @@
 //! # Invariants
 //! - Reads and writes are positional; files have no cursor. Nothing is memory-mapped.
 //! - Segments are synced with `fdatasync` only, never by syncing the file system.
-//! - The lock file is held as long as the disk. A disk that only reads leaves no trace.
-//! - The path is resolved once. Everything else is opened relative to the directory found then. Links are not
-//!   followed there, and only regular files are accepted. The reason: root may work in directories of other
-//!   users, who can place anything in them.
-//! - A file that cannot be opened counts as one damaged file and is recorded. The small files have a second
-//!   name for this case, because a file with a damaged inode cannot be deleted either.
-//! - However many segments there are, only a few files are open ([`FileDisk::DESCRIPTORS_MAX`]). A file with
-//!   unsynced bytes is never closed to open others, because a later open might not report that they were
-//!   lost.
+//! - The lock is held as long as the disk object exists. A read-only disk creates, changes and locks nothing.
+//! - The path of the directory is resolved once, and files are opened relative to that directory. In it, links are
+//!   not followed, and only regular files are accepted, because root may work in directories into which other users
+//!   can place links, pipes or sockets.
+//! - A file that cannot be opened counts as damaged and is recorded. The access files have a second name for this
+//!   case, because a file with a damaged inode cannot be deleted either.
+//! - At most [`FileDisk::DESCRIPTORS_MAX`] descriptors are open, for any number of segments. A file with unsynced
+//!   bytes is never closed to open another file: if the bytes were lost, a sync after opening the file again might
+//!   not report the loss.
 
 use core::fmt;
 use std::fs::{DirBuilder, File, TryLockError};
@@ -39,21 +39,22 @@ const SUFFIX: &str = ".seg";
 const NEWEST_NAME: &str = "newest";
 const REPAIR_NAME: &str = "mending";
 const ACCESS_NAMES: [&str; 2] = ["access.a", "access.b"];
-/// Used in place of access files that cannot be opened.
+/// Names of the access files when those with the first names cannot be opened.
 const ACCESS_SPARE_NAMES: [&str; 2] = ["access.c", "access.d"];
 const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
-/// Number of segment files kept open: two for commits, one each for the compactor and the fetches of a few
-/// queues. Opening one again is cheap compared with a sync.
+/// Number of segment files kept open: two for commits, one for the compactor, and others for the fetches of a few
+/// queues. If more are needed, opening a file again is cheap compared with a sync.
 const OPEN_MAX: usize = 16;
-/// Time to wait for other parts of the process to close a file when no descriptors are left.
+/// Interval between attempts to open a file while the process has no descriptors left.
 const DESCRIPTOR_WAIT: Duration = Duration::from_millis(20);
 
 /// Makes btrfs overwrite prepared blocks in place.
 ///
-/// Without this, prepared space would be useless there: a full file system could not write any commit, not
+/// Without this flag, prepared space would be useless on btrfs: on a full file system no commit could be written, not
 /// even one that frees space. The flag has an effect only while the file is empty and not compressed, because
-/// compressed zeros reserve no space. Other file systems refuse the flag. Some of them also write elsewhere
-/// (f2fs, UBIFS) but reserve space for overwriting. [`not_in_place`] reports the others.
+/// compressed zeros reserve no space. Other file systems refuse the flag. Some of those (f2fs, UBIFS) write changed
+/// blocks to another place as well, but reserve space for that. [`not_in_place`] reports file systems that do not
+/// write in place.
 fn write_in_place(file: &File) {
     if let Ok(flags) = ioctl_getflags(file) {
         // Two separate calls, because a compressed file cannot be marked.
@@ -69,7 +70,7 @@ fn write_in_place(file: &File) {
 /// hashes.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// Creates a directory and makes it durable. Otherwise a power cut could remove it with its content.
+/// Creates a directory and makes its name durable. Otherwise a power cut could remove the directory with its content.
 ///
 /// # Errors
 /// The directory cannot be created, or its parent cannot be synced.
@@ -122,7 +123,7 @@ impl FileDisk {
         }
     }
 
-    /// Creates the disk over an open directory, to create the files in it.
+    /// Creates the disk over an open directory. Missing files are created in this directory.
     pub fn within(folder: OwnedFd) -> Self {
         Self { folder: Some(Arc::new(folder)), ..Self::new(Path::new("")) }
     }
@@ -144,14 +145,14 @@ impl FileDisk {
         }
         let directory = self.directory.clone();
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let found = self.descriptor(|| Ok(rustix::fs::open(&directory, flags, Mode::empty())?))?;
+        let found = self.open_with_retry(|| Ok(rustix::fs::open(&directory, flags, Mode::empty())?))?;
         Ok(self.folder.insert(Arc::new(found)).clone())
     }
 
     /// Opens a file of the directory.
     fn open_at(&mut self, name: &str, flags: OFlags) -> io::Result<File> {
         let folder = self.open_folder()?;
-        self.descriptor(|| open_plain(&folder, name, flags))
+        self.open_with_retry(|| open_plain(&folder, name, flags))
     }
 
     /// Returns the open file of a slot; opens it if necessary.
@@ -175,9 +176,9 @@ impl FileDisk {
         }
     }
 
-    /// Opens a file, and waits while no descriptors are left, after closing its own files. The lack of
-    /// descriptors is temporary and says nothing about the disk. A read-only disk returns the error instead.
-    fn descriptor<T>(&mut self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    /// Calls `open`, and retries while the process has no descriptors left, after closing this disk's synced files.
+    /// The lack of descriptors is temporary and no failure of the disk. A read-only disk returns the error instead.
+    fn open_with_retry<T>(&mut self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
         let mut is_reported = self.only_reads;
         loop {
             match open() {
@@ -236,7 +237,8 @@ impl FileDisk {
         if is_lost { ACCESS_SPARE_NAMES[at].into() } else { ACCESS_NAMES[at].into() }
     }
 
-    /// Removes the file with the second name, which is outdated, after the first can be opened again.
+    /// Removes the access file with the second name when the one with the first name can be opened again: its content
+    /// is outdated then.
     fn remove_spare_name(&mut self, slot: u32) -> io::Result<()> {
         let Some(at) = ACCESS_SLOTS.iter().position(|other| *other == slot) else { return Ok(()) };
         if self.name_of(slot) == ACCESS_NAMES[at] {
@@ -249,7 +251,8 @@ impl FileDisk {
         Ok(())
     }
 
-    /// Opens a segment. A worn card, or a card image under inspection, may be read-only.
+    /// Opens a segment for writing, or for reading only if that fails: a worn card, or a card image under inspection,
+    /// may be read-only.
     fn open_segment(&mut self, slot: u32) -> io::Result<File> {
         if !self.only_reads {
             match self.open_slot(slot, OFlags::RDWR) {
@@ -262,13 +265,13 @@ impl FileDisk {
 
     /// Returns the reason why a file could not be opened for writing, instead of the error of the failed
     /// write.
-    fn why_only_readable(&mut self, slot: u32, error: io::Error) -> io::Error {
+    fn write_open_error(&mut self, slot: u32, error: io::Error) -> io::Error {
         self.open_slot(slot, OFlags::WRONLY).err().unwrap_or(error)
     }
 
-    /// Locks the lock file as well, because other versions of the broker know only that.
+    /// Locks the lock file in addition to the directory, because other versions of Leveret lock only the file.
     fn lock_file(&mut self) -> io::Result<()> {
-        // The messages on a read-only card must still be delivered.
+        // On a read-only card the lock file cannot be opened for writing, but the messages must still be delivered.
         let file = match self.open_at(LOCK_NAME, OFlags::WRONLY | OFlags::CREATE) {
             Err(error) if !is_out_of_descriptors(&error) => {
                 self.open_at(LOCK_NAME, OFlags::RDONLY).map_err(|_| error)?
@@ -286,8 +289,9 @@ impl FileDisk {
         }
     }
 
-    /// Changes the owner of a file created by root to the directory's owner, who could not use it otherwise.
-    /// Files with a second hard link are left alone, because they may belong to another user.
+    /// Gives a file that root has created to the owner of the directory, because the broker of that user could not
+    /// open the file otherwise. Files with a second hard link are left alone, because they may belong to another
+    /// user.
     fn give_to_owner(&self, file: &File) -> io::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let (owner, found) = (rustix::fs::fstat(folder)?, file.metadata()?);
@@ -308,9 +312,10 @@ fn is_no_file(error: &io::Error) -> bool {
     is_known_error || error.kind() == io::ErrorKind::InvalidInput
 }
 
-/// Returns whether the broker may run without the lock file, because the directory is locked. Not so if
-/// another process holds the lock, or on missing permission, which is a mistake of the installation.
-fn is_dispensable(error: &io::Error) -> bool {
+/// Returns whether the broker may run without the lock file after this error, because the directory itself is locked.
+/// It may not if another process has locked the file, or if a permission is missing, which is a mistake of the
+/// installation.
+fn may_run_without_lock_file(error: &io::Error) -> bool {
     !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied)
 }
 
@@ -333,13 +338,14 @@ impl Disk for FileDisk {
     fn lock(&mut self) -> io::Result<()> {
         self.may_write()?;
         let folder = self.open_folder()?;
-        // The directory is always locked, so that all brokers lock the same object.
+        // The directory is locked in addition to the lock file, so that all brokers lock the same object even if one
+        // of them cannot use the lock file.
         let by_folder = match flock(folder, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::WouldBlock.into()),
             locked => locked,
         };
         match self.lock_file() {
-            Err(error) if by_folder.is_ok() && is_dispensable(&error) => {
+            Err(error) if by_folder.is_ok() && may_run_without_lock_file(&error) => {
                 self.note_unopened(LOCK_NAME, None, &error);
                 Ok(())
             }
@@ -354,11 +360,12 @@ impl Disk for FileDisk {
     fn slots(&mut self) -> io::Result<Vec<u32>> {
         let mut slots = Vec::new();
         let folder = self.open_folder()?;
-        for entry in self.descriptor(|| Ok(Dir::read_from(&folder)?))? {
+        for entry in self.open_with_retry(|| Ok(Dir::read_from(&folder)?))? {
             let entry = entry?;
             let name = entry.file_name();
             let number = name.to_str().ok().and_then(|name| name.strip_suffix(SUFFIX));
-            // Other names, and numbers above any that a store uses, are not files of the store.
+            // Files with other names, or with numbers above the highest slot of any store, do not belong to the
+            // store.
             slots.extend(number.and_then(|number| number.parse::<u32>().ok()).filter(|slot| *slot < 1 << 20));
         }
         Ok(slots)
@@ -373,8 +380,8 @@ impl Disk for FileDisk {
         self.give_to_owner(&file)
     }
 
-    /// Keeps the file's length, which tells how far it is prepared. On a file system that cannot reserve
-    /// space, compares the free space instead, so that a full one is not filled with zeros repeatedly.
+    /// Keeps the file's length, because the length shows how much of the file is prepared. If the file system cannot
+    /// reserve space, checks the free space instead, so that a full file system is not filled with zeros repeatedly.
     #[inline(never)]
     fn reserve(&mut self, slot: u32, bytes: u64) -> io::Result<()> {
         let file = &self.file(slot)?.file;
@@ -392,7 +399,7 @@ impl Disk for FileDisk {
     fn read(&mut self, slot: u32, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
         let file = match self.file(slot) {
             Ok(open) => &open.file,
-            // A deleted file is damage like any other: the rest must still be served.
+            // A deleted file is treated as damage: it reads as empty, and the other segments stay readable.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(error) => return Err(error),
         };
@@ -413,7 +420,7 @@ impl Disk for FileDisk {
         let open = self.file(slot)?;
         open.is_unsynced = true;
         let written = open.file.write_all_at(bytes, at);
-        written.map_err(|error| self.why_only_readable(slot, error))
+        written.map_err(|error| self.write_open_error(slot, error))
     }
 
     fn zero(&mut self, slot: u32, at: u64, bytes: u32) -> io::Result<()> {
@@ -432,7 +439,7 @@ impl Disk for FileDisk {
     fn sync(&mut self, slot: u32) -> io::Result<()> {
         let open = self.file(slot)?;
         open.file.sync_data()?;
-        // A deleted file disappears with this process, whatever was synced.
+        // A deleted file disappears when this process ends, even if its content was synced.
         if rustix::fs::fstat(&open.file)?.st_nlink == 0 {
             return Err(io::Error::other(
                 "a file of the store was removed while in use; do not change files in the data directory",
@@ -458,10 +465,10 @@ const SECTOR_BYTES: u64 = 512;
 
 /// A partition that does not begin at an erase block boundary of the flash.
 ///
-/// A flash card erases in large blocks. If a partition begins within one, every segment spans one block more
-/// than necessary. That wears the card, and a power cut may destroy neighbouring data. It cannot be corrected
-/// here, so it is reported once, before much data is stored. It is reported only if the system provides the
-/// start of the partition and the size of an erase block. It does for SD cards and eMMC.
+/// A flash card erases in large blocks. If a partition begins within such a block, every segment spans one block more
+/// than necessary. That wears the card, and a power cut may destroy neighbouring data. Only the operator can align
+/// the partition, so the misalignment is reported once, before much data is stored. It can be detected only if `/sys`
+/// contains the start of the partition and the size of an erase block, as it does for SD cards and eMMC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Misaligned {
     /// Start of the partition, in bytes.
@@ -496,7 +503,7 @@ fn misaligned_in(partition: &Path) -> Option<Misaligned> {
 }
 
 /// Copy-on-write file systems, by the magic numbers of `statfs`.
-const ELSEWHERE: [(u32, &str); 6] = [
+const COPY_ON_WRITE_FILE_SYSTEMS: [(u32, &str); 6] = [
     (0xF2F5_2010, "f2fs"),
     (0x2405_1905, "UBIFS"),
     (0x2FC1_2FC1, "ZFS"),
@@ -504,14 +511,14 @@ const ELSEWHERE: [(u32, &str); 6] = [
     (0x3434, "NILFS"),
     (0x72B6, "JFFS2"),
 ];
-/// Writes in place only in marked files.
+/// btrfs overwrites in place only in files with the flag `NOCOW`.
 const BTRFS: u32 = 0x9123_683E;
 
-/// The reason why prepared space may not be available.
+/// The reason why prepared space may not be usable on a full file system.
 ///
-/// Prepared space is useful only if the file system overwrites in place. If it does not, a full file system
-/// may have no space for a commit. The store then deletes a free segment file, and the operator should keep
-/// some space free. This is reported once at a start, and by every inspection.
+/// Prepared space is useful only if the file system overwrites blocks in place. Otherwise a full file system may have
+/// no space for a commit. The store then deletes a free segment file; in addition the operator should keep some space
+/// free. The reason is reported once at a start, and by every inspection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NotInPlace {
     /// The file system writes overwritten blocks elsewhere. Contains its name.
@@ -534,18 +541,21 @@ impl fmt::Display for NotInPlace {
     }
 }
 
-/// Returns why the segments in a directory are not overwritten in place; `None` if they are or it is unknown.
+/// Returns why the segments in a directory are not overwritten in place; `None` if they are, or if that is unknown.
 pub fn not_in_place(directory: &Path) -> Option<NotInPlace> {
     let is_segment = |path: &Path| path.extension().is_some_and(|extension| extension == "seg");
     let mut paths = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path());
-    // In directories of other users the name may belong to another object.
+    // In directories of other users an object that is no regular file may have the name of a segment.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let segment = open(paths.find(|path| is_segment(path))?, flags, Mode::empty()).ok()?;
-    judge(fstatfs(&segment).ok()?.f_type as u32, ioctl_getflags(&segment).unwrap_or(IFlags::empty()))
+    not_in_place_reason(
+        fstatfs(&segment).ok()?.f_type as u32,
+        ioctl_getflags(&segment).unwrap_or(IFlags::empty()),
+    )
 }
 
 /// Returns why a file with these flags on this file system is not overwritten in place.
-fn judge(file_system: u32, flags: IFlags) -> Option<NotInPlace> {
+fn not_in_place_reason(file_system: u32, flags: IFlags) -> Option<NotInPlace> {
     let is_known = |(number, name): &(u32, &'static str)| (*number == file_system).then_some(*name);
     if flags.contains(IFlags::COMPRESSED) {
         return Some(NotInPlace::Compressed);
@@ -553,7 +563,7 @@ fn judge(file_system: u32, flags: IFlags) -> Option<NotInPlace> {
     if file_system == BTRFS && !flags.contains(IFlags::NOCOW) {
         return Some(NotInPlace::Elsewhere("btrfs"));
     }
-    ELSEWHERE.iter().find_map(is_known).map(NotInPlace::Elsewhere)
+    COPY_ON_WRITE_FILE_SYSTEMS.iter().find_map(is_known).map(NotInPlace::Elsewhere)
 }
 
 #[cfg(test)]
@@ -613,7 +623,7 @@ mod in_place_tests {
             (0x2405_1905, IFlags::empty(), Some(NotInPlace::Elsewhere("UBIFS"))),
         ];
         for (file_system, flags, expected) in cases {
-            assert_eq!(judge(file_system, flags), expected, "{file_system:#x} {flags:?}");
+            assert_eq!(not_in_place_reason(file_system, flags), expected, "{file_system:#x} {flags:?}");
         }
         assert_eq!(not_in_place(Path::new("/nowhere")), None);
     }

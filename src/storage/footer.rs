@@ -1,4 +1,4 @@
-//! Footers: the content of a sealed segment without the bodies, so that a start need not read them.
+//! Footers: the content of a sealed segment without message bodies, so that a start need not read the bodies.
 //!
 //! ```text
 //! ... unused | part | part | ... | entries | zeros | trailer 44 bytes | end of the segment
@@ -14,13 +14,13 @@
 //!
 //! The last entries are queue names, which are only in footers: see `queue_names`.
 //!
-//! The footer begins in a block of its own. Entries are all records except messages, in their order, with the
-//! kinds of records. Messages are listed by queue in one part each (layout in `parts`), so that reading a
-//! queue needs only its own part. The CRC covers the rest of the trailer and then the entries; parts have
-//! their own.
+//! The footer begins at the start of a block. The *entries* are all records except messages, in the order of the
+//! segment; `kind` is the type of the record. Messages are listed by queue: each queue has one *part* (layout in
+//! `parts`), so that reading the messages of a queue needs only its own part. The CRC covers the rest of the trailer
+//! and then the entries; parts have CRCs of their own.
 //!
-//! While a segment is active, its messages are recorded in their order. The helper that writes the footer
-//! groups them:
+//! While a segment is active, its messages are recorded in memory in the order of the segment, in the following
+//! layout. The helper that writes the footer groups them by queue.
 //!
 //! ```text
 //! message | flags: 8 = an offset follows, 16 = the next offset of the same queue and lane,
@@ -31,7 +31,7 @@
 //! # Invariants
 //! - Space for the footer is reserved while the segment is active.
 //! - The footer is synced before the header of the next segment is written.
-//! - A segment whose footer is not good, or did not fit, is read commit by commit.
+//! - A segment whose footer is damaged, or did not fit, is read commit by commit.
 
 use super::commit::padded;
 use super::commit_builder::ResizeZeroed;
@@ -46,13 +46,13 @@ use super::varint::{self, Input};
 pub(super) const TRAILER_BYTES: usize = 44;
 /// Number of messages grouped at once. A segment with more needs several passes.
 const GROUP_ENTRIES: usize = 4096;
-/// The recorded messages of a segment take at most this fraction (1/8) of its bytes: three for a record of at
-/// least 24.
-pub(super) const RECORDED_PART: usize = 8;
+/// The recorded messages of a segment take at most this fraction (1/8) of its bytes: three bytes for a record of at
+/// least 24 bytes.
+pub(super) const RECORDED_DIVISOR: usize = 8;
 /// Binary logarithm of the number of queues whose newest entry is known while a segment is active.
 const SEEN_QUEUES_LOG2: u32 = 11;
-/// Overhead of the blocks in parts: this fraction (1/10) of their bytes, plus a fixed amount.
-const BLOCKS_SHARE: usize = 10;
+/// Overhead of the blocks in parts: this fraction (1/10) of the parts' bytes, plus [`BLOCKS_BYTES_MIN`].
+const BLOCKS_DIVISOR: usize = 10;
 const BLOCKS_BYTES_MIN: usize = 64;
 
 const MESSAGE: u8 = 1;
@@ -72,11 +72,11 @@ pub(super) struct Footer {
     parts_bytes: usize,
     /// Bytes reserved for queue names.
     names_bytes: usize,
-    /// State before the last commit's records, for [`Self::undo`].
+    /// The state before the records of the last commit were added, for [`Self::undo`].
     mark: (Mark, Mark, usize),
 }
 
-/// Records in their order.
+/// Records of a segment, encoded in the order of their offsets.
 #[derive(Clone, Debug, Default)]
 struct RecordedEntries {
     bytes: Vec<u8>,
@@ -132,7 +132,7 @@ pub(super) struct Trailer {
 }
 
 impl Trailer {
-    /// Returns the chain of commits at the end of the segment.
+    /// Returns the chain of commits after the last commit of the segment.
     pub(super) const fn chain(&self) -> Chain {
         let Self { epoch, sequence: segment, number, time_ms, .. } = *self;
         Chain { segment, epoch, number, is_known: true, time_ms, repeats: 0 }
@@ -145,27 +145,27 @@ impl Footer {
         self.entries.bytes.len()
             + self.names_bytes
             + self.parts_bytes
-            + self.parts_bytes / BLOCKS_SHARE
+            + self.parts_bytes / BLOCKS_DIVISOR
             + BLOCKS_BYTES_MIN
             + TRAILER_BYTES
     }
 
-    /// Returns the usual maximum that a commit of `commit_bytes` adds. If many tiny records for many queues
-    /// add more, the segment may remain without a footer.
+    /// Returns the maximum bytes that a commit of `commit_bytes` usually adds to the footer. If many tiny records for
+    /// many queues add more, the segment may remain without a footer.
     pub(super) const fn bytes_max_of(commit_bytes: usize) -> usize {
         commit_bytes
     }
 
-    /// Returns the maximum memory of footers: two with their recorded messages, the encoded form of one, and
-    /// the entries being sorted.
+    /// Returns the maximum memory of footers in bytes: two footers with their recorded messages, the encoded form of
+    /// one footer, and the entries being sorted.
     pub(super) const fn bytes(segment_bytes: usize) -> usize {
         let seen = size_of::<Option<(u64, PreviousEntry)>>() << SEEN_QUEUES_LOG2;
-        let each = segment_bytes / RECORDED_PART + segment_bytes / 64 + seen;
-        2 * each + segment_bytes / RECORDED_PART + 2 * GROUP_ENTRIES * size_of::<MessageEntry>()
+        let each = segment_bytes / RECORDED_DIVISOR + segment_bytes / 64 + seen;
+        2 * each + segment_bytes / RECORDED_DIVISOR + 2 * GROUP_ENTRIES * size_of::<MessageEntry>()
     }
 
-    /// Reserves memory for the usual content of a segment of `segment_bytes`, so that it does not grow while
-    /// messages flow.
+    /// Reserves memory for the usual content of a segment of `segment_bytes`, so that nothing is allocated while
+    /// messages are appended.
     pub(super) fn with_room(mut self, segment_bytes: u32) -> Self {
         self.messages.bytes.reserve(segment_bytes as usize / 16);
         self.entries.bytes.reserve(segment_bytes as usize / 64);
@@ -177,7 +177,7 @@ impl Footer {
         &self.messages.bytes
     }
 
-    /// Returns the same without those of the last commit, which may still be in flight.
+    /// Returns the messages recorded so far except those of the last commit, which may still be in flight.
     pub(super) fn messages_before_last(&self) -> &[u8] {
         &self.messages.bytes[..self.mark.0.bytes]
     }
@@ -192,7 +192,7 @@ impl Footer {
         }
     }
 
-    /// Takes back the last [`Footer::note_records`].
+    /// Undoes the last [`Footer::note_records`].
     pub(super) fn undo(&mut self) {
         self.messages.undo(self.mark.0);
         self.entries.undo(self.mark.1);
@@ -207,7 +207,7 @@ impl Footer {
         self.seen.fill(None);
     }
 
-    /// Reserves space for queue names.
+    /// Reserves this number of bytes for queue names.
     pub(super) const fn keep_room_for_names(&mut self, bytes: usize) {
         self.names_bytes = bytes;
     }
@@ -228,7 +228,7 @@ impl Footer {
         entries[start..].rotate_left(bytes);
     }
 
-    /// Takes this footer to be written, and replaces it by an empty one with the buffers of `spare`.
+    /// Returns this footer, which is to be written, and puts an empty one with the buffers of `spare` in its place.
     pub(super) fn replace(&mut self, spare: Self) -> Self {
         let mut full = core::mem::replace(self, spare);
         self.seen = core::mem::take(&mut full.seen);
@@ -290,8 +290,8 @@ impl Footer {
         self.seen[place] = Some((entry.queue, PreviousEntry::after(entry)));
     }
 
-    /// Writes the whole footer in whole blocks to `out`; it belongs at the very end of its segment. Stores
-    /// each queue's part, relative to the start of the footer, in `parts`.
+    /// Encodes the whole footer into `out` as whole blocks, to be written to the very end of the segment. Stores the
+    /// location of each queue's part, relative to the start of the footer, in `parts`.
     pub(super) fn finish(
         &self,
         trailer: &Trailer,
@@ -318,7 +318,8 @@ impl Footer {
         out[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
     }
 
-    /// Passes the messages to `writer`, grouped by queue, each offset once: of two records the later one.
+    /// Passes the messages to `writer`, grouped by queue, each offset once. If two records have the same offset, the
+    /// later one counts.
     fn group(&self, mut writer: BodyPartWriter<'_>) {
         let (mut done, mut held): (Option<MessageEntry>, Option<MessageEntry>) = (None, None);
         let mut is_cut = true;
@@ -366,7 +367,7 @@ pub(super) struct Lengths {
 }
 
 impl Lengths {
-    /// Returns the bytes of the whole footer in whole blocks.
+    /// Returns the bytes of the whole footer, rounded up to whole blocks.
     pub(super) const fn footer(&self) -> usize {
         padded(self.entries + self.parts + TRAILER_BYTES)
     }
@@ -384,7 +385,8 @@ impl Lengths {
     }
 }
 
-/// Verifies a footer's entries and its trailer, which is at the end of `end`.
+/// Verifies a footer's entries and its trailer, which is at the end of `end`. Returns the trailer, or `None` if the
+/// checksum is wrong.
 pub(super) fn parse(entries: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
     let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
     if trailer[..4] != FOOTER_MAGIC {
@@ -400,7 +402,8 @@ pub(super) fn parse(entries: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
     Some(Trailer { epoch, sequence, number: input.u64()?, time_ms: input.u64()? })
 }
 
-/// Returns the footer of the segment with these bytes, if it is good.
+/// Returns the lengths and the trailer of the footer in the segment `bytes`, if the footer is undamaged and belongs
+/// to segment `sequence`.
 pub(super) fn of_segment(bytes: &[u8], sequence: u64, seed: u32) -> Option<(Lengths, Trailer)> {
     let lengths = Lengths::claimed(bytes, bytes.len())?;
     let entries = bytes.len() - lengths.footer() + lengths.parts;
@@ -408,8 +411,8 @@ pub(super) fn of_segment(bytes: &[u8], sequence: u64, seed: u32) -> Option<(Leng
     (trailer.sequence == sequence).then_some((lengths, trailer))
 }
 
-/// Calls `each` with the entries of a footer (chunks without their bytes) and their locations. Returns `None`
-/// if they are malformed, which never happens in a verified footer.
+/// Calls `each` with the entries of a footer and their locations. Chunks are passed without their bytes. Returns
+/// `None` if the entries are malformed, which never happens in a verified footer.
 pub(super) fn for_each_entry(
     entries: &[u8],
     segment: u64,
@@ -423,7 +426,7 @@ pub(super) fn for_each_entry(
         end = at.checked_add(bytes)?;
         let place = RecordLocation { segment, at, bytes };
         match kind {
-            // Names have no other location.
+            // Queue names are only in footers, so they have no location in a commit.
             NAMED => {
                 input.take(bytes as usize)?;
             }

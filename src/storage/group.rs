@@ -45,7 +45,7 @@ use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets,
     encode_message,
 };
-use super::recovery::{LOOKS_MAX, Report, StepResult};
+use super::recovery::{READ_ATTEMPTS_MAX, Report, StepResult};
 use super::settled::RangeSet;
 
 /// Maximum number of settled ranges in one record of a part.
@@ -352,7 +352,7 @@ fn read_part<D: Disk>(
     let mut record = Vec::new();
     record.resize_zeroed(place.bytes as usize);
     let mut read = disk.read(segment.slot, place.at.into(), &mut record);
-    for _ in 1..LOOKS_MAX {
+    for _ in 1..READ_ATTEMPTS_MAX {
         if read.is_ok() {
             break;
         }

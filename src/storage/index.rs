@@ -1,14 +1,14 @@
 //! The in-memory index of the log: which segment holds which part of each queue.
 //!
-//! [`Index::apply`] is used both when a commit becomes durable and in recovery. It does not depend on the
-//! order of records. A message is live if it was seen and not settled. The copy seen last determines the
-//! place of a message. The higher of two versions determines a definition.
+//! [`Index::apply`] is used both when a commit becomes durable and in recovery. It does not depend on the order of
+//! records. A message is live if the index contains it and it is not settled. If a message has several copies, its
+//! *place* is the copy applied last. If a definition has several versions, the highest version counts.
 //!
 //! # Invariants
 //! - A segment's `live` is the number of message targets, definitions and chunks whose place is in the
 //!   segment.
-//! - A segment is removed only when `live` is 0 and its settlements and deletions that still affect records
-//!   elsewhere were written again.
+//! - A segment is removed only when its `live` is 0, and its settlements and deletions that still affect records in
+//!   other segments were written again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -30,7 +30,8 @@ use super::settled::Spans;
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     segments: BTreeMap<u64, Segment>,
-    // Boxed, because a tree with ascending keys is little more than half full.
+    // Boxed, because the nodes of a tree with ascending keys are little more than half full, and unused space in a
+    // node should be small.
     queues: BTreeMap<u64, Box<QueueIndex>>,
     definitions: BTreeMap<Box<[u8]>, Box<DefinitionIndex>>,
     bodies: BTreeMap<u64, LargeBody>,
@@ -39,7 +40,7 @@ pub struct Index {
     runs: usize,
     /// Digest of the live access definitions.
     access: Digest,
-    /// The segments that are being compacted and drained; 0 for none.
+    /// The segment that is being compacted, and the segment that is being drained; 0 for none.
     leaving: [u64; 2],
     /// Whether a definition was added since the last `take_defined`.
     has_defined: bool,
@@ -47,7 +48,8 @@ pub struct Index {
     deleted_in_last: usize,
     /// Memory of a removed segment's spans, for reuse.
     spare_spans: Spans,
-    /// Bodies that no message will reference, each with the position up to which its chunks were appended.
+    /// Ids of bodies that no message will reference. Some of their chunks may still be in flight, up to the given
+    /// position.
     dropped: Vec<(u64, LogPosition)>,
 }
 
@@ -68,23 +70,24 @@ impl Index {
         &self.definitions
     }
 
-    /// Returns the queues that have messages, except transient ones and those that represent groups.
+    /// Returns the incarnations of the queues that have live messages. Transient queues and queues that represent
+    /// groups are excluded.
     pub fn queues_with_messages(&self) -> BTreeSet<u64> {
         let is_queue = |incarnation: u64, queue: &QueueIndex| {
             queue.live > 0 && !queue.gone && !is_transient(incarnation) && !is_group(incarnation)
         };
-        // Inserted one by one, because they are in order: `collect` would add code for sorting.
+        // Inserted one by one, because the queues are already in order, and `collect` would add code for sorting.
         let mut found = BTreeSet::new();
         found.extend(self.queues.iter().filter(|(at, queue)| is_queue(**at, queue)).map(|(at, _)| *at));
         found
     }
 
-    /// Returns whether the object defined by `key` was deleted after this queue was created.
+    /// Returns whether the object defined by `key` was deleted after the queue with incarnation `queue` was created.
     pub fn is_deleted_since(&self, key: &[u8], queue: u64) -> bool {
         self.definitions.get(key).is_some_and(|definition| definition.deleted && definition.version > queue)
     }
 
-    /// Returns the version of the newest definition of each queue.
+    /// Returns, for each queue with a definition, the version of its newest definition by incarnation.
     pub fn versions_of_queues(&self) -> BTreeMap<u64, u64> {
         let mut newest = BTreeMap::new();
         for definition in self.definitions.values().filter(|definition| definition.names_queue()) {
@@ -107,8 +110,8 @@ impl Index {
         self.access
     }
 
-    /// Sets the segment that is being compacted; 0 for none. If a definition has three copies, one in such a
-    /// segment is given up.
+    /// Sets the segment that is being compacted; 0 for none. If a definition has three copies, the index stops
+    /// counting the one in this segment.
     pub(super) const fn set_compacting(&mut self, segment: u64) {
         self.leaving[0] = segment;
     }
@@ -118,7 +121,7 @@ impl Index {
         self.leaving[1] = segment;
     }
 
-    /// Returns a high estimate of its memory in bytes.
+    /// Returns a high estimate of the memory of the index in bytes.
     pub fn bytes(&self) -> usize {
         let queues = self.queues.values().map(|queue| queue.heap_bytes()).sum::<usize>();
         let keys = self.definitions.keys().map(|key| key.len() + ALLOCATION_BYTES).sum::<usize>();
@@ -134,7 +137,8 @@ impl Index {
             + definitions
     }
 
-    /// Returns the part of [`Self::bytes`] that does not depend on messages: definitions and empty queues.
+    /// Returns the part of [`Self::bytes`] that does not depend on messages: the bytes for definitions and queues
+    /// without messages.
     pub(super) fn fixed_index_bytes(&self) -> usize {
         let definitions = self.definitions.iter().filter(|(_, definition)| !definition.deleted);
         let bytes = |key: &[u8], definition: &DefinitionIndex| {
@@ -145,8 +149,8 @@ impl Index {
             + self.queues.values().filter(|queue| !queue.gone).count() * EMPTY_QUEUE_BYTES
     }
 
-    /// Returns the number of deleted queues and definitions, and their part of [`Self::bytes`]. They are
-    /// forgotten when their segments are removed, and need no copies for that.
+    /// Returns the number of deleted queues and definitions, and their part of [`Self::bytes`]. The index forgets
+    /// them when their segments are removed, and nothing must be copied before.
     pub(super) fn deleted(&self) -> (usize, usize) {
         let queues = self.queues.values().filter(|queue| queue.gone);
         let definitions = self.definitions.iter().filter(|(_, definition)| definition.deleted);
@@ -186,27 +190,27 @@ impl Index {
         let (stuck, spans) = (false, Spans::default());
         let segment = Segment { slot, live, live_bytes, pending, pending_bytes, bytes, stuck, spans };
         let known = self.segments.insert(sequence, segment);
-        // The counts of the old segment would never be subtracted from the new one.
+        // Replacing a segment would lose the counts of its live records.
         assert!(known.is_none(), "a segment of the log is added twice");
         self.deleted_in_last = 0;
     }
 
-    /// Sets the bytes of a segment that are in use.
+    /// Sets the number of bytes of a segment that are in use.
     pub(super) fn set_bytes(&mut self, sequence: u64, bytes: u32) {
         if let Some(segment) = self.segments.get_mut(&sequence) {
             segment.bytes = bytes;
         }
     }
 
-    /// Ends the compaction of a segment. If it was read to its end, records that are still live are
-    /// unreadable.
+    /// Ends the compaction of a segment. If the segment was read to its end and still has live records, these are
+    /// unreadable, and the segment is marked as stuck.
     pub(super) fn end_compaction(&mut self, sequence: u64, was_read_to_its_end: bool) {
         if let Some(segment) = self.segments.get_mut(&sequence) {
             segment.stuck = segment.live > 0 && was_read_to_its_end;
         }
     }
 
-    /// Returns the number of segments that the compactor has given up.
+    /// Returns the number of segments with live records that the compactor could not read.
     pub(super) fn stuck(&self) -> usize {
         self.segments.values().filter(|segment| segment.stuck).count()
     }
@@ -243,7 +247,7 @@ impl Index {
                 let queue = self.queue(*queue);
                 queue.watermark_reset = queue.watermark_reset.max(reset);
             }
-            // Handled by the code that writes or reads the log.
+            // These records do not change the index. The code that writes or reads the log handles them.
             Record::Left { .. } | Record::Optional { .. } => {}
         }
     }
@@ -258,7 +262,8 @@ impl Index {
         queue.settled_since = queue.settled_since.min(place.segment);
     }
 
-    /// Forgets all watermark corrections, because part of the log is missing, perhaps a higher watermark.
+    /// Forgets all watermark resets. Called when a part of the log is missing, because that part may contain a higher
+    /// watermark, which would make the reset void.
     pub(super) fn forget_watermark_resets(&mut self) {
         self.queues.values_mut().for_each(|queue| queue.watermark_reset = WatermarkReset::default());
     }
@@ -270,7 +275,8 @@ impl Index {
         }
     }
 
-    // A damaged record may name a segment that is not in the log any more; such records are not counted.
+    // A record may belong to a segment that is not in the log any more, because of damage. Such records are not
+    // counted.
     fn gain(&mut self, segment: u64, count: u64, bytes: u64) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.live += count;
@@ -291,30 +297,31 @@ impl Index {
         for target in message.targets.iter() {
             self.apply_target(target.queue, target.offset, body, share, place.segment);
         }
-        // All its queues may have settled it already. Then no later settlement frees its chunks.
-        if let Some(large) = body.and_then(|body| self.bodies.get_mut(&body)).filter(|l| l.holders == 0) {
+        // If all queues of the message have settled it already, no later settlement will free the chunks of its body.
+        if let Some(large) = body.and_then(|body| self.bodies.get_mut(&body)).filter(|l| l.live_messages == 0)
+        {
             large.mark_dead(&mut self.segments);
         }
     }
 
-    /// Applies a message in one of its queues, as recorded in a footer.
+    /// Applies an entry of a footer: a message in one of its queues.
     pub(super) fn apply_entry(&mut self, entry: &MessageEntry, segment: u64) {
         let body = entry.is_chunked.then_some(entry.body);
         self.apply_target(entry.queue, entry.offset, body, entry.share(), segment);
     }
 
-    /// Applies messages of one queue, ascending by offset. Contiguous messages that are certainly new are
-    /// added together, because a start goes over all messages.
+    /// Applies messages of one queue, ascending by offset. Contiguous messages that are certainly new are added in
+    /// one step, because a start applies all messages of the log and should be fast.
     pub(super) fn apply_entries(
         &mut self,
         queue: u64,
         entries: impl Iterator<Item = MessageEntry>,
         segment: u64,
     ) {
-        let new_from = self.queues.get(&queue).map_or(0, |queue| queue.new_from());
+        let first_new_offset = self.queues.get(&queue).map_or(0, |queue| queue.first_new_offset());
         let mut entries = entries.peekable();
         while let Some(entry) = entries.next() {
-            if entry.is_chunked || entry.offset < new_from {
+            if entry.is_chunked || entry.offset < first_new_offset {
                 self.apply_entry(&entry, segment);
                 continue;
             }
@@ -351,7 +358,7 @@ impl Index {
             AddOutcome::New => {
                 if let Some(body) = body {
                     let large = self.bodies.entry(body).or_default();
-                    large.holders += 1;
+                    large.live_messages += 1;
                     entry.large.insert(offset, body);
                     entry.large_bytes += large.bytes();
                 }
@@ -367,17 +374,19 @@ impl Index {
         }
     }
 
-    /// Returns the location of a queue's part in a sealed segment's footer; empty if it is unknown.
+    /// Returns the approximate location of a queue's part in a sealed segment's footer ([`Spans`]); empty if it is
+    /// unknown.
     pub(super) fn span_of(&self, segment: u64, queue: u64) -> BodyPart {
         self.segments.get(&segment).map_or(BodyPart::default(), |segment| segment.spans.find(queue))
     }
 
-    /// Returns the location of a chunk of a large body.
+    /// Returns the location of a chunk of a large body; `None` if the index has no such chunk.
     pub(super) fn place_of_chunk(&self, body: u64, index: u32) -> Option<RecordLocation> {
         self.bodies.get(&body)?.chunks.get(&index).copied()
     }
 
-    /// Returns the file and the offset of the block in which a chunk of a large body begins.
+    /// Returns the file and the offset of the block in which a chunk of a large body begins; `None` if the index has
+    /// no such chunk.
     pub(super) fn block_of_chunk(&self, body: u64, index: u32) -> Option<(u32, u32)> {
         let place = self.place_of_chunk(body, index)?;
         let block = BLOCK_BYTES as u32;
@@ -397,7 +406,8 @@ impl Index {
         self.gain(place.segment, 1, place.bytes.into());
     }
 
-    /// Applies a definition of the queue with incarnation `queue`, or of another object.
+    /// Applies a definition. `queue` is the incarnation of the queue that it defines, or 0 if it defines another
+    /// object.
     fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, queue: u64, place: RecordLocation) {
         self.has_defined |= has_two_copies(key);
         let Some(old) = self.definitions.get_mut(key) else {
@@ -412,7 +422,7 @@ impl Index {
             return;
         };
         if *key != ACCESS_STORED_KEY {
-            // That definition is in every commit and is never deleted.
+            // [`ACCESS_STORED_KEY`] is excluded: it is in every commit and is never deleted.
             note(&mut old.segments, place.segment);
         }
         if old.version > version {
@@ -446,19 +456,22 @@ impl Index {
 
     /// Applies another copy of a known definition.
     ///
-    /// Two copies count. If there are three, one is given up: preferably one in a segment that is being
-    /// removed, then one in the newest copy's segment, then the oldest. A definition that is in every commit
-    /// counts only in its newest copy.
+    /// Only two copies count as live. Of three copies, one stops counting: preferably one in a segment that is being
+    /// removed, otherwise one in the segment of the newest copy, otherwise the oldest. Of a definition that is in
+    /// every commit, only the newest copy counts.
     fn apply_again(&mut self, key: &[u8], place: RecordLocation) {
         let leaving = self.leaving;
-        let Some(definition) = self.definitions.get_mut(key) else { panic!("it is not known yet") };
+        let Some(definition) = self.definitions.get_mut(key) else {
+            panic!("the definition is not in the index")
+        };
         let is_deleted = definition.deleted;
         let lost = if !has_two_copies(key) {
             definition.second = Some(definition.place);
             Some(core::mem::replace(&mut definition.place, place))
         } else {
             match definition.second {
-                // The compactor has copied the only copy, which would otherwise keep the segment alive.
+                // The compactor has copied the only copy. If the original still counted, its segment could not be
+                // removed.
                 None if leaving.contains(&definition.place.segment) => {
                     Some(core::mem::replace(&mut definition.place, place))
                 }
@@ -488,13 +501,13 @@ impl Index {
         self.gain(place.segment, 1, place.bytes.into());
     }
 
-    /// Returns whether a message was ever seen or settled at this offset of the queue.
+    /// Returns whether this offset of the queue is settled or has a live message.
     pub(super) fn has_known(&self, target: &Target) -> bool {
         let queue = self.queues.get(&target.queue);
         queue.is_some_and(|q| q.settled.contains(target.offset) || q.segment_of(target.offset).is_some())
     }
 
-    /// Returns whether a queue is known to be deleted.
+    /// Returns whether the log contains the deletion of a queue.
     pub(super) fn is_gone(&self, queue: u64) -> bool {
         self.queues.get(&queue).is_some_and(|queue| queue.gone)
     }
@@ -509,8 +522,8 @@ impl Index {
                 entry.large.remove(&offset);
                 let Some(large) = bodies.get_mut(&body) else { continue };
                 entry.large_bytes = entry.large_bytes.saturating_sub(large.bytes());
-                large.holders -= 1;
-                if large.holders == 0 {
+                large.live_messages -= 1;
+                if large.live_messages == 0 {
                     large.mark_dead(segments);
                 }
             }
@@ -529,7 +542,7 @@ impl Index {
     /// Adds settlements that are not durable yet to the pending counts of their segments.
     pub(super) fn note_pending(&mut self, queue: u64, range: Range) {
         let Self { queues, segments, bodies, .. } = self;
-        // A settlement of a message that was never written may be the only record of the queue.
+        // The queue is not in the index if its only messages were settled before they were written.
         let Some(entry) = queues.get(&queue) else { return };
         let mut note = |segment, count: u32, bytes: u32| {
             if let Some(segment) = segments.get_mut(&segment) {
@@ -537,11 +550,11 @@ impl Index {
                 segment.pending_bytes += u64::from(bytes);
             }
         };
-        entry.for_each_held(range, &mut note);
+        entry.for_each_live_part(range, &mut note);
         for body in entry.large.range(range.start..range.end).map(|(_, body)| body) {
             let Some(large) = bodies.get_mut(body) else { continue };
             large.pending += 1;
-            if large.pending == large.holders {
+            if large.pending == large.live_messages {
                 large.chunks.values().for_each(|at| note(at.segment, 1, at.bytes));
             }
         }
@@ -555,12 +568,12 @@ impl Index {
         self.bodies.values_mut().for_each(|large| large.pending = 0);
     }
 
-    /// Returns whether the pending settlements leave some segment worth copying according to `is_worth`,
-    /// which receives its live bytes and its bytes. The active segment is tested even without pending
-    /// settlements.
+    /// Returns whether `is_worth` holds for some segment when the pending settlements are durable. `is_worth`
+    /// receives the live bytes and the used bytes of a segment. It is called for segments with pending settlements,
+    /// and for the segment `active` in any case.
     pub(super) fn would_leave(&self, active: u64, is_worth: impl Fn(u64, u32) -> bool) -> bool {
         self.segments.iter().any(|(sequence, segment)| {
-            // Bytes are shares of messages, so only the count shows that nothing is left.
+            // The bytes of settled messages are estimates, so only the count shows that no live record is left.
             let is_empty = segment.pending >= segment.live;
             let bytes = segment.live_bytes.saturating_sub(segment.pending_bytes);
             let left = if is_empty { 0 } else { bytes.max(1) };
@@ -575,8 +588,8 @@ impl Index {
         }
     }
 
-    /// Does the same for a body whose chunks may still be in flight. Everything up to `appended` was
-    /// appended.
+    /// Marks the chunks of a body as dead, because no message will reference it, including chunks that are still in
+    /// flight. `appended` is the position of the last chunk appended.
     pub(super) fn drop_body_on_its_way(&mut self, body: u64, appended: LogPosition) {
         self.drop_body(body);
         self.dropped.push((body, appended));
@@ -598,11 +611,11 @@ impl Index {
     /// Ends recovery: marks chunks without a message as dead, and forgets deletions that no longer affect a
     /// record.
     ///
-    /// Bodies in `named` are referenced by a group and stay. `None` means that a group cannot be read, so
-    /// that it may reference any body.
+    /// Bodies in `named` are referenced by an unfinished group and stay. `None` means that a group cannot be read;
+    /// then all bodies stay, because the group may reference any of them.
     pub(super) fn end_recovery(&mut self, named: Option<&[u64]>) {
         for (body, large) in &mut self.bodies {
-            if large.holders == 0 && named.is_some_and(|named| !named.contains(body)) {
+            if large.live_messages == 0 && named.is_some_and(|named| !named.contains(body)) {
                 large.mark_dead(&mut self.segments);
             }
         }
@@ -641,20 +654,21 @@ impl Index {
     }
 
     /// Returns whether the message is live in this queue and its place is in `segment`.
-    pub(super) fn is_held_in(&self, target: &Target, segment: u64) -> bool {
+    pub(super) fn is_message_live_in(&self, target: &Target, segment: u64) -> bool {
         self.queues.get(&target.queue).and_then(|queue| queue.segment_of(target.offset)) == Some(segment)
     }
 
-    /// Returns whether `record`, found in `segment`, must be copied before the segment can be removed.
+    /// Returns whether `record`, which was found in `segment`, must be copied before the segment can be removed.
     pub(super) fn is_live_in(&self, record: &Record<'_>, segment: u64) -> bool {
-        self.live_in(record, segment) > 0
+        self.live_count_in(record, segment) > 0
     }
 
-    /// Returns how much a record found in `segment` contributes to the segment's `live`.
-    pub(super) fn live_in(&self, record: &Record<'_>, segment: u64) -> u64 {
+    /// Returns the number by which a record, which was found in `segment`, contributes to the segment's `live`.
+    pub(super) fn live_count_in(&self, record: &Record<'_>, segment: u64) -> u64 {
         let is_live = match record {
             Record::Message(message) => {
-                return message.targets.iter().filter(|to| self.is_held_in(to, segment)).count() as u64;
+                return message.targets.iter().filter(|to| self.is_message_live_in(to, segment)).count()
+                    as u64;
             }
             Record::Chunk { body, index, .. } => self.bodies.get(body).is_some_and(|large| {
                 !large.dead && large.chunks.get(index).is_some_and(|p| p.segment == segment)
@@ -678,7 +692,7 @@ impl Index {
     }
 
     /// Returns the first definition after the key `after` that has a single copy, or two copies in one sealed
-    /// segment. Deletions are included as long as they affect a record elsewhere.
+    /// segment. Deletions are included if another segment contains a record of the deleted object.
     pub(super) fn next_with_one_copy(&self, after: &[u8], active: u64) -> Option<(&[u8], &DefinitionIndex)> {
         let behind = (Bound::Excluded(after), Bound::Unbounded);
         let mut definitions = self.definitions.range::<[u8], _>(behind);
@@ -691,7 +705,7 @@ impl Index {
     pub(super) fn next_deletion_with_one_copy(&self, after: u64, active: u64) -> Option<u64> {
         let mut queues = self.queues.range((Bound::Excluded(after), Bound::Unbounded));
         let has_one_copy = |queue: &QueueIndex| {
-            let only = queue.gone_only_in(active);
+            let only = queue.only_deletion_segment(active);
             only.is_some_and(|only| segments_of(&self.segments, queue).any(|segment| segment != only))
         };
         queues.find(|(_, queue)| has_one_copy(queue)).map(|(queue, _)| *queue)
@@ -703,17 +717,18 @@ impl Index {
         let last = leaving.last().copied().unwrap_or(0);
         self.queues.iter().filter_map(move |(&queue, entry)| {
             let stays = |segment: u64| leaving.binary_search(&segment).is_err();
-            let mut held = segments_of(&self.segments, entry);
-            let is_needed = entry.settled_since <= last && (!entry.gone || held.any(stays));
+            let mut segments = segments_of(&self.segments, entry);
+            let is_needed = entry.settled_since <= last && (!entry.gone || segments.any(stays));
             is_needed.then(|| (queue, entry.settled.len()))
         })
     }
 
-    /// Returns the deleted definitions whose record must be written again before `segment` may be removed.
+    /// Returns key and version of the deleted definitions whose record must be written again before `segment` may be
+    /// removed.
     pub(super) fn deletions_to_rewrite(&self, segment: u64) -> impl Iterator<Item = (&[u8], u64)> {
         self.definitions.iter().filter_map(move |(key, definition)| {
-            let kills = definition.segments.iter().any(|other| *other != segment);
-            (definition.deleted && definition.lies_in(key, segment) && kills)
+            let deletes_elsewhere = definition.segments.iter().any(|other| *other != segment);
+            (definition.deleted && definition.lies_in(key, segment) && deletes_elsewhere)
                 .then_some((&**key, definition.version))
         })
     }
@@ -727,18 +742,18 @@ pub const DEFINITION_BYTES: usize = tree_bytes::<Box<[u8]>, Box<DefinitionIndex>
     + KEY_BYTES
     + ALLOCATION_BYTES;
 /// Memory of a queue without messages in the index, in addition to its definition.
-pub const EMPTY_QUEUE_BYTES: usize = tree_bytes::<u64, Box<QueueIndex>>(1) + QueueIndex::STANDING_BYTES;
+pub const EMPTY_QUEUE_BYTES: usize = tree_bytes::<u64, Box<QueueIndex>>(1) + QueueIndex::EMPTY_HEAP_BYTES;
 
 /// Returns the segments that may contain records of a queue.
 fn segments_of(segments: &BTreeMap<u64, Segment>, queue: &QueueIndex) -> impl Iterator<Item = u64> {
-    let between = queue.held_between().map(|(first, last)| segments.range(first..=last));
+    let between = queue.segments_between().map(|(first, last)| segments.range(first..=last));
     between.into_iter().flatten().map(|(sequence, _)| *sequence)
 }
 
-/// Adds a segment to an ascending list without duplicates.
+/// Adds a segment to an ascending list, unless the list contains it.
 fn note(list: &mut Vec<u64>, segment: u64) {
     if let Err(at) = list.binary_search(&segment) {
-        // Two segments are the rule, and a list that doubles its capacity would have space for four.
+        // Most lists have two segments. By default a list would reserve space for four.
         list.reserve_exact(usize::from(list.len() == list.capacity()));
         list.insert(at, segment);
     }
@@ -749,11 +764,11 @@ fn note(list: &mut Vec<u64>, segment: u64) {
 pub struct Segment {
     /// The slot of its file.
     pub slot: u32,
-    /// Number of targets, definitions and chunks whose place is in it.
+    /// Number of message targets, definitions and chunks whose place is in the segment.
     pub live: u64,
-    /// Bytes of those records. The bytes of a message for several queues are divided among them.
+    /// Bytes of those records. The bytes of a message with several targets are divided among the targets.
     pub live_bytes: u64,
-    /// Number of live records that are settled, but not durably.
+    /// Number of live records that are settled, but whose settlement is not durable yet.
     pub(super) pending: u64,
     /// Approximate bytes of the pending records.
     pub(super) pending_bytes: u64,
@@ -777,32 +792,35 @@ impl Segment {
 /// The newest state of one definition: the one with the highest version in the log.
 #[derive(Clone, Debug)]
 pub struct DefinitionIndex {
-    /// Its version.
+    /// Version of the definition.
     pub version: u64,
     /// Location of the record in the log.
     pub place: RecordLocation,
-    /// Location of the second copy: in another commit, and soon in another segment.
+    /// Location of the second copy, if there is one. It lies in another commit, and definition replication soon
+    /// writes it to another segment.
     pub second: Option<RecordLocation>,
     /// Whether the record deletes the object.
     pub deleted: bool,
-    /// Incarnation of the queue that it defines. 0 if it defines none, or if a footer of version 1 does not
-    /// contain the incarnation.
+    /// Incarnation of the queue that it defines; 0 if it defines no queue, or if it was read from a footer of version
+    /// 1, which contains no incarnations.
     pub queue: u64,
     /// Segments with records of this key.
     pub(super) segments: Vec<u64>,
 }
 
 impl DefinitionIndex {
-    /// Returns whether damage to one block, or to one sealed segment, may lose the definition.
+    /// Returns whether damage to one block of the active segment, or to one sealed segment, may lose the definition.
     ///
-    /// A deletion may be lost together with the records that it deletes. A sealed segment's footer contains
-    /// both copies in it; the active segment's blocks fail one by one.
+    /// A deletion needs no second copy if all records that it deletes lie in its own segment, because damage loses
+    /// them together. Two copies in a sealed segment count as one, because both are read from the segment's footer.
+    /// Two copies in the active segment count as two, because they lie in different blocks.
     pub(super) fn has_one_copy(&self, active: u64) -> bool {
         let first = self.place.segment;
         let is_alone = self.second.is_none_or(|second| second.segment == first && first != active);
         let second = self.second.map_or(first, |second| second.segment);
-        let kills = || self.segments.iter().any(|segment| *segment != first && *segment != second);
-        is_alone && (!self.deleted || first == active || kills())
+        let deletes_elsewhere =
+            || self.segments.iter().any(|segment| *segment != first && *segment != second);
+        is_alone && (!self.deleted || first == active || deletes_elsewhere())
     }
 
     /// Returns whether it names a queue that may have messages.
@@ -810,7 +828,7 @@ impl DefinitionIndex {
         self.queue != 0 && !self.deleted
     }
 
-    /// Usual heap bytes, itself included: there are records of it in two segments.
+    /// Usual heap bytes of a definition, itself included: it has records in two segments.
     pub(super) const USUAL_BYTES: usize = size_of::<Self>() + 2 * size_of::<u64>() + 2 * ALLOCATION_BYTES;
 
     /// Returns the heap bytes, itself included.
@@ -823,36 +841,37 @@ impl DefinitionIndex {
         &self.segments
     }
 
-    /// Returns whether one of its counted copies is in `segment`.
+    /// Returns whether one of the copies that count as live is in `segment`.
     pub(super) fn lies_in(&self, key: &[u8], segment: u64) -> bool {
         self.place.segment == segment
             || has_two_copies(key) && self.second.is_some_and(|place| place.segment == segment)
     }
 }
 
-/// Returns whether both copies of a definition count. Not so for the definition that every commit repeats.
+/// Returns whether two copies of a definition count as live. This is false for the definition that every commit
+/// repeats.
 pub(super) fn has_two_copies(key: &[u8]) -> bool {
     *key != ACCESS_STORED_KEY
 }
 
 /// A body over 64 KiB: the locations of its chunks, and the number of messages that use it.
 ///
-/// It is dead from the time when no message needs it any more. It is removed when the last segment with a
-/// chunk of it has been removed.
+/// A body is dead when no live message references it any more. The index removes it when the last segment with one of
+/// its chunks has been removed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LargeBody {
     /// Location of each chunk by its index.
     pub(super) chunks: BTreeMap<u32, RecordLocation>,
     /// Number of live messages that have this body.
-    pub(super) holders: u64,
-    /// Number of those that are settled, but not durably.
+    pub(super) live_messages: u64,
+    /// Number of those messages that are settled, but whose settlement is not durable yet.
     pub(super) pending: u64,
     /// Whether no live message needs the body.
     pub(super) dead: bool,
 }
 
 impl LargeBody {
-    /// Returns the bytes of all its known chunks in the log.
+    /// Returns the bytes of all chunks in the index.
     pub(super) fn bytes(&self) -> u64 {
         self.chunks.values().map(|place| u64::from(place.bytes)).sum()
     }
@@ -875,25 +894,24 @@ impl LargeBody {
     }
 }
 
-/// When at most this fraction (1/8) of the limit is left, only records that free space by being written may
-/// use it: dead letters.
-const LAST_PART: usize = 8;
+/// The last 1/8 of the limit is reserved for dead letters, because writing a dead letter frees space.
+const LAST_CAPACITY_DIVISOR: usize = 8;
 /// Maximum number of queues and definitions deleted between two measurements, each a few hundred bytes.
 const DELETED_PER_MEASUREMENT: usize = 256;
 /// The active segment ends early when deleted objects in it take this fraction (1/8) of the limit.
-const DELETED_PART: usize = 8;
+const DELETED_DIVISOR: usize = 8;
 
 /// The memory use of the index, as last measured, and its limit.
 ///
-/// Definitions and empty queues have memory of their own, sufficient for the number that the other limits
-/// allow. They do not block publishers. The excess, with very long names, counts against the limit, so that
-/// the memory of both is bounded. Deleted definitions and queues count until their segments have been
-/// removed. The active segment cannot be removed, so it ends early if it contains many deletions while the
-/// index is full.
+/// Definitions and empty queues have a separate limit, which suffices for the number that the broker's limits allow.
+/// Within that limit they do not block publishers. With very long names they may exceed it; the excess counts against
+/// the limit for messages, so that the total memory is bounded. Deleted definitions and queues count until their
+/// segments have been removed. The active segment cannot be removed, so it ends early if it contains many deletions
+/// while the index is full.
 ///
 /// # Invariants
-/// - The index is measured after every change of segments, and at each commit once it is nearly full. It is
-///   measured at the latest when [`DELETED_PER_MEASUREMENT`] queues and definitions were deleted.
+/// - The index is measured after every change of segments, at each commit once it is nearly full, and after
+///   [`DELETED_PER_MEASUREMENT`] deletions of queues and definitions.
 /// - At most one segment is therefore written beyond the limit.
 #[derive(Debug)]
 pub(super) struct IndexMemory {
@@ -905,31 +923,31 @@ pub(super) struct IndexMemory {
     deleted_in_active: usize,
     bytes_max: usize,
     /// Separate limit of definitions and empty queues.
-    standing_max: usize,
-    /// The compactor waits when the index takes at least this many bytes, deleted objects excluded. Its
+    fixed_bytes_max: usize,
+    /// The compactor pauses while the index takes at least this many bytes, deleted objects excluded. The reason: its
     /// copies may split runs, and each run takes memory.
-    crowded_bytes: usize,
+    compaction_pause_bytes: usize,
     is_full: bool,
     ends_active: bool,
     overflow: Option<usize>,
 }
 
 impl IndexMemory {
-    /// Measures the index that a start found.
+    /// Creates the state at a start and measures the index.
     pub(super) fn new(index: &Index, settings: &Settings) -> Self {
         let mut index_memory = Self {
             bytes: 0,
             deleted_bytes: 0,
             deleted_in_active: 0,
             bytes_max: settings.index_bytes,
-            standing_max: settings.fixed_index_bytes,
-            crowded_bytes: 0,
+            fixed_bytes_max: settings.fixed_index_bytes,
+            compaction_pause_bytes: 0,
             is_full: false,
             ends_active: false,
             overflow: None,
         };
         index_memory.set(index);
-        index_memory.crowded_bytes = index_memory.bytes.max(index_memory.bytes_max) / 4 * 5;
+        index_memory.compaction_pause_bytes = index_memory.bytes.max(index_memory.bytes_max) / 4 * 5;
         index_memory.overflow = None;
         index_memory
     }
@@ -938,13 +956,14 @@ impl IndexMemory {
     pub(super) fn set(&mut self, index: &Index) {
         let was_full = self.is_full;
         let (deleted, deleted_bytes) = index.deleted();
-        self.bytes = index.bytes() - index.fixed_index_bytes().min(self.standing_max);
+        self.bytes = index.bytes() - index.fixed_index_bytes().min(self.fixed_bytes_max);
         self.deleted_bytes = deleted_bytes;
         self.deleted_in_active = index.deleted_in_last();
         self.is_full = self.bytes > self.bytes_max;
-        // An object that is created and deleted repeatedly is in the index once.
+        // An object that is created and deleted repeatedly is counted once per deletion, but is in the index only
+        // once.
         let in_active_bytes = deleted_bytes / deleted.max(1) * self.deleted_in_active.min(deleted);
-        self.ends_active = self.is_full && in_active_bytes > self.bytes_max / DELETED_PART;
+        self.ends_active = self.is_full && in_active_bytes > self.bytes_max / DELETED_DIVISOR;
         if self.is_full && !was_full {
             self.overflow = Some(self.bytes);
         }
@@ -960,12 +979,12 @@ impl IndexMemory {
         self.is_full
     }
 
-    /// Returns whether at most the last eighth is left.
-    pub(super) const fn is_tight(&self) -> bool {
-        self.bytes > self.bytes_max - self.bytes_max / LAST_PART
+    /// Returns whether at most 1/8 of the limit is left.
+    pub(super) const fn has_only_last_eighth(&self) -> bool {
+        self.bytes > self.bytes_max - self.bytes_max / LAST_CAPACITY_DIVISOR
     }
 
-    /// Returns whether the index would not be full without deleted objects.
+    /// Returns whether the index is full, but would not be without deleted objects.
     pub(super) const fn is_full_of_deleted(&self) -> bool {
         self.is_full && self.bytes.saturating_sub(self.deleted_bytes) <= self.bytes_max
     }
@@ -975,13 +994,14 @@ impl IndexMemory {
         self.ends_active
     }
 
-    /// Returns whether the compactor should wait. Deleted objects do not count, because only the compactor
-    /// removes them.
-    pub(super) const fn is_crowded(&self) -> bool {
-        self.bytes.saturating_sub(self.deleted_bytes) >= self.crowded_bytes
+    /// Returns whether the compactor should pause. Deleted objects do not count, because only the compactor can
+    /// remove them.
+    pub(super) const fn pauses_compaction(&self) -> bool {
+        self.bytes.saturating_sub(self.deleted_bytes) >= self.compaction_pause_bytes
     }
 
-    /// Returns the bytes that the index took when it became full, once each time.
+    /// Returns the bytes that the index took when it became full. Returns `None` if it has not become full since the
+    /// last call.
     pub(super) const fn take_overflow(&mut self) -> Option<usize> {
         self.overflow.take()
     }

@@ -1,9 +1,9 @@
 //! Reading a store without changing it: for `leveret check`, `inspect`, `restore` and tests.
 //!
-//! An inspection uses the reader of a start, so it finds what a start would find. It takes no lock and writes
-//! nothing. So it works while a broker writes, on a file system mounted read-only, and for a user without
-//! write permission. While a broker writes, a file may be read half written. Only damage that two consecutive
-//! inspections find is real.
+//! An inspection reads the store with the same code as a start, so it finds what a start would find. It takes no lock
+//! and writes nothing. It therefore works while a broker uses the store, on a file system mounted read-only, and for
+//! a user without write permission. While a broker writes, an inspection may read a half-written block and report it
+//! as damage. Damage is certain only if two consecutive inspections report it.
 
 use std::io;
 
@@ -26,11 +26,11 @@ use super::segment::Identity;
 pub struct FoundRecord<'a> {
     /// Location of the record.
     pub place: RecordLocation,
-    /// Number of its commit.
+    /// Number of the commit that contains the record.
     pub commit: u64,
-    /// Number of the broker start that wrote the commit.
+    /// Epoch that wrote the commit.
     pub life: u32,
-    /// Whether the checksum of the commit is wrong and the checksum of this record is right.
+    /// Whether the commit is damaged: its checksum is wrong, although the checksum of this record is right.
     pub is_of_damaged_commit: bool,
     /// The record.
     pub record: Record<'a>,
@@ -45,11 +45,11 @@ pub struct SegmentSummary {
     pub slot: u32,
     /// Number of whole commits.
     pub commits: u64,
-    /// Number of records in those, and of readable records in damaged commits.
+    /// Number of records in whole commits and of readable records in damaged commits.
     pub records: u64,
     /// Bytes up to the end of the last commit.
     pub used_bytes: u32,
-    /// Whether it is full and has a footer.
+    /// Whether the segment is full and has a footer.
     pub is_sealed: bool,
 }
 
@@ -57,7 +57,7 @@ impl Log {
     /// Reads the store as a start does. The log must not be appended to.
     ///
     /// # Errors
-    /// See [`Log::open`]; or there is no store.
+    /// As for [`Log::open`]. Also if there is no store.
     pub fn read_only<D: Disk>(disk: &mut D) -> Result<(Self, Report), OpenError> {
         Self::read(disk, false)
     }
@@ -66,14 +66,14 @@ impl Log {
     /// to.
     ///
     /// # Errors
-    /// See [`Log::open`]; or there is no store.
+    /// As for [`Log::open`]. Also if there is no store.
     pub fn inspect<D: Disk>(disk: &mut D) -> Result<(Self, Report), OpenError> {
         Self::read(disk, true)
     }
 
     fn read<D: Disk>(disk: &mut D, checks_all: bool) -> Result<(Self, Report), OpenError> {
         let unused = Identity { id: [0; 16], secret: 0 };
-        let (mut log, mut report) = Self::look(disk, Settings::default(), unused, checks_all)?;
+        let (mut log, mut report) = Self::read_store(disk, Settings::default(), unused, checks_all)?;
         if report.is_new {
             return Err(OpenError::NoStore);
         }
@@ -83,8 +83,8 @@ impl Log {
         Ok((log, report))
     }
 
-    /// Calls `each` with every readable message of a queue, ascending by offset. Messages are read as for a
-    /// delivery.
+    /// Calls `each` with every readable live message of a queue, ascending by offset. Messages are read in the same
+    /// way as for a delivery.
     ///
     /// # Errors
     /// The first error of `each`.
@@ -98,7 +98,7 @@ impl Log {
         while from < u64::MAX {
             let Some(job) = self.fetch(queue, Range { start: from, end: u64::MAX }, FETCH_BYTES as u32)
             else {
-                panic!("no other fetch is under way")
+                panic!("a fetch is refused although none is in flight")
             };
             let done = job.run(disk);
             let called = done.messages().try_for_each(|(offset, message)| each(self, offset, &message));
@@ -153,8 +153,8 @@ impl Log {
                         records_of(commit.records).map(|(from, length)| (first + from, length)).collect();
                     (commit.header, records, commit.bytes())
                 }
-                None => match reader::served(rest, seed, segment) {
-                    Some(served) => (served.header, served.records, BLOCK_BYTES),
+                None => match reader::read_damaged_commit(rest, seed, segment) {
+                    Some(damaged) => (damaged.header, damaged.records, BLOCK_BYTES),
                     None => {
                         at += BLOCK_BYTES;
                         continue;
@@ -179,9 +179,10 @@ impl Log {
         self.settings.segment_bytes
     }
 
-    /// Returns whether a message is live in a queue, and its place is in this segment.
+    /// Returns whether a message is live in the queue and at the offset of `target`, and its newest copy is in
+    /// `segment`.
     pub fn is_live_in(&self, target: &Target, segment: u64) -> bool {
-        self.index.is_held_in(target, segment)
+        self.index.is_message_live_in(target, segment)
     }
 
     /// Reads a chunk of a large body into `bytes`; returns `None` if it cannot be read.
@@ -216,7 +217,7 @@ impl Log {
     }
 }
 
-/// Returns the offset and length of each record of a whole commit.
+/// Returns the offset and length of each record in the records of a whole commit.
 fn records_of(records: &[u8]) -> impl Iterator<Item = (usize, usize)> {
     let mut at = 0;
     core::iter::from_fn(move || {

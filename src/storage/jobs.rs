@@ -1,12 +1,14 @@
-//! The jobs of the helper threads, which are handed out as values and handed back with their result.
+//! The jobs of the helper threads. The event loop sends a job to a helper thread as a value, and receives it back
+//! with the result.
 //!
 //! # Invariants
-//! - A job owns its buffers and returns them whatever happens.
+//! - A job owns its buffers and returns them with the result, even on failure.
 //! - Jobs of one kind never overlap. The writes of a finished commit job are therefore durable before the
 //!   next job is created.
-//! - Nothing is retried, because the state of a disk is unknown after a failure. There are two exceptions. A
-//!   write for which the file system had no space is repeated at its place, before its sync, when there is
-//!   space. The files beside the log are read again, and recreated once (`access`).
+//! - A failed write or sync is not retried, because the state of the disk is unknown after a failure. There are two
+//!   exceptions. If the file system had no space for a write, the same bytes are written to the same place when there
+//!   is space; nothing was synced in between. The access files beside the log are read again, and created again once
+//!   (`access`).
 
 use std::io;
 
@@ -30,25 +32,27 @@ pub struct CommitJob {
     pub(super) owner: Owner,
     /// Whether the commit may change users or permissions, which are also kept beside the log.
     pub(super) keeps_access: bool,
-    /// Locations of all access definitions in the log, if the files beside it were lost.
+    /// Locations of all access definitions in the log, if the access files beside the log were lost.
     pub(super) access_places: Option<Vec<DefinitionLocations>>,
-    /// Result of updating those files.
+    /// Result of updating the access files.
     pub(super) access: UpdateResult,
-    /// Bytes of the header copy beside the log for the segment that it opens.
+    /// Bytes written to the header copy beside the log, if the commit opens a segment; otherwise 0.
     pub(super) header_copy_bytes: usize,
-    /// The parts of the job that are durable.
+    /// The last part of the job that is durable.
     pub(super) done: WrittenPart,
     /// A free segment file that may be deleted if the file system has no space for a write.
-    pub(super) gives: Option<u32>,
-    /// That file, if it was deleted.
-    pub(super) given: Option<u32>,
+    pub(super) deletable_slot: Option<u32>,
+    /// Slot of `deletable_slot`, if that file was deleted.
+    pub(super) deleted_slot: Option<u32>,
 }
 
 /// The last durable part of a commit job, in the order of writing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum WrittenPart {
     Nothing,
+    /// The footer of the previous segment, or there was none to write.
     Seal,
+    /// The header of the new segment, or there was none to write.
     Header,
 }
 
@@ -75,7 +79,7 @@ pub(super) struct SegmentWrite {
 #[derive(Default)]
 struct DeletableFile {
     file: Option<u32>,
-    given: Option<u32>,
+    deleted_slot: Option<u32>,
 }
 
 impl DeletableFile {
@@ -86,7 +90,7 @@ impl DeletableFile {
             && let Some(file) = self.file.take()
             && disk.remove(file).is_ok()
         {
-            self.given = Some(file);
+            self.deleted_slot = Some(file);
             written = disk.write(slot, at.into(), bytes);
         }
         match written {
@@ -97,7 +101,8 @@ impl DeletableFile {
     }
 }
 
-/// Seals a segment. Grouping the records of the footer takes time, so the helper does it.
+/// Writes the footer of a full segment. The messages in the footer are grouped by the helper thread, because that
+/// takes time.
 #[derive(Debug)]
 pub(super) struct Seal {
     pub(super) slot: u32,
@@ -143,12 +148,12 @@ impl CommitJob {
         CommitDone { job: self, outcome }
     }
 
-    /// Writes the parts. Each is durable before the next is begun, so that a header proves the footer, and a
-    /// commit the header.
+    /// Writes the parts of the commit in their order. Each part is synced before the next is written. A header
+    /// therefore proves that the footer before it is durable, and a commit proves the header.
     fn write(&mut self, disk: &mut impl Disk) -> Result<(), Outcome> {
-        let mut reserve = DeletableFile { file: self.gives.take(), given: None };
+        let mut reserve = DeletableFile { file: self.deletable_slot.take(), deleted_slot: None };
         let written = self.write_log(disk, &mut reserve);
-        self.given = reserve.given;
+        self.deleted_slot = reserve.deleted_slot;
         written?;
         if self.keeps_access {
             let records = &self.commit.bytes[COMMIT_HEADER_BYTES..];
@@ -180,8 +185,8 @@ impl CommitJob {
     }
 }
 
-/// Writes the header copy. Without it, damage to the newest header is only detected less reliably, so an
-/// error is not fatal.
+/// Writes the header copy and returns the number of bytes written; 0 on an error. The error is not fatal: without the
+/// header copy, damage to the newest header is only detected less reliably.
 fn write_header_copy(disk: &mut impl Disk, header: &SegmentWrite) -> usize {
     newest_segment::write(disk, header.slot, &header.bytes).unwrap_or_else(|error| {
         log::warn!("the file newest cannot be written ({error}): the end of the log is not recorded");
@@ -190,8 +195,8 @@ fn write_header_copy(disk: &mut impl Disk, header: &SegmentWrite) -> usize {
 }
 
 impl CommitDone {
-    /// Returns the number of syncs, except those of the directory and of a copy of the access definitions
-    /// that was given up.
+    /// Returns the number of syncs. Syncs of the directory and of an access file that could not be written are not
+    /// counted.
     pub fn syncs(&self) -> u64 {
         let access = if self.job.access.bytes > 0 { ACCESS_SLOTS.len() as u64 } else { 0 };
         let header_copy = u64::from(self.job.header_copy_bytes > 0);
@@ -211,13 +216,13 @@ impl CommitDone {
 pub struct EndJob {
     pub(super) owner: Owner,
     pub(super) number: u64,
-    /// Whether this epoch only repeated the last commit found.
+    /// Whether this epoch wrote only the commit that repeats the last one found.
     pub(super) only_repeated: bool,
 }
 
 impl EndJob {
-    /// Runs the job; blocks. If the disk refuses the write, nothing is lost. Damage at the end of the log is
-    /// then only detected less reliably.
+    /// Runs the job; blocks. A failed write is not fatal: damage at the end of the log is then only detected less
+    /// reliably.
     pub fn run(self, disk: &mut impl Disk) {
         let Self { owner, number, only_repeated } = self;
         if let Err(error) = access::note_end(disk, &owner, number, only_repeated) {
@@ -234,8 +239,8 @@ pub struct ReadJob {
     pub(super) slot: u32,
     pub(super) at: u32,
     pub(super) buffer: Vec<u8>,
-    /// For a commit that is longer than the buffer: the size to which the buffer may grow, and the store's
-    /// seed. The buffer grows only after the commit's checksum has been verified.
+    /// If the commit at this offset may be longer than the buffer: the size to which the buffer may grow, and the
+    /// store's seed. The buffer grows only if the commit's checksum is right.
     pub(super) longer: Option<(usize, u32)>,
 }
 
@@ -260,8 +265,7 @@ impl ReadJob {
     }
 }
 
-/// Prepares another segment, or a part of one. The step is small and synced, so that it never delays a
-/// commit.
+/// Writes zeros to a part of a new segment file. The part is small and synced, so that the job never delays a commit.
 #[derive(Debug)]
 pub struct PrepareJob {
     pub(super) slot: u32,
@@ -285,7 +289,8 @@ impl PrepareJob {
     pub fn run(self, disk: &mut impl Disk) -> PrepareDone {
         let outcome = self.prepare(disk);
         if outcome.as_ref().is_err_and(is_full) {
-            // An unusable file must not fill the file system. The disk may fail to delete it.
+            // A file that could not be prepared must not take space. If it cannot be deleted either, the next attempt
+            // prepares it again.
             let _ = disk.remove(self.slot);
         }
         PrepareDone { job: self, outcome }

@@ -32,28 +32,33 @@
 //! record    | type | length | CRC32C | payload |
 //! ```
 //!
-//! An *epoch* is one run of the broker on this store. Epochs are numbered from 1.
+//! An *epoch* is one run of the broker on this store; epochs are numbered from 1. A *live* record is still needed: a
+//! message that is not settled, the newest definition of an object, or a chunk of a live message. A *settlement*
+//! means that a queue no longer needs messages: they were acknowledged, expired or dropped. A *group* is a set of
+//! records that become durable together, such as a transaction.
 //!
 //! # How a commit is made
 //!
-//! Records are encoded into the pending commit. Settled offsets are kept as sets and encoded when the commit
-//! is built. A full segment is sealed first: its footer is written and synced, then the header of the next
-//! segment. Then a helper thread writes the commit with one call and syncs it. Only then its records enter the
-//! index, and everything up to its position is durable. The next commit is handed out after that, never before.
+//! Records are encoded into the pending commit. Settled offsets are kept as sets and encoded when the commit is
+//! built. If the active segment is full, it is sealed first: its footer is written and synced, then the header of the
+//! next segment. A helper thread then writes the commit with one call and syncs it. After the sync, the records of
+//! the commit are applied to the index, and everything up to its position is durable. Only then the next commit is
+//! built.
 //!
 //! # Invariants
 //!
 //! - A block that was synced is not written again before its segment is recycled.
-//! - Records form a set that only grows. Reading them twice or in another order changes nothing, so copies,
-//!   repeated commits and recovery need no special rules.
-//! - A settlement is dropped only when every segment with a record that it settles has durably left the log.
+//! - Applying records twice or in another order gives the same index. So copies, repeated commits and recovery need
+//!   no special rules.
+//! - A settlement is dropped only when every segment with a record that it settles has been removed from the log
+//!   durably.
 //! - A segment's file is reused only when a durable commit records that the segment was removed.
-//! - Damage loses only the records that it touches. A damaged commit is lost as a whole if it contains a group,
-//!   or if its header is damaged.
-//! - All losses are reported, with one exception. At the end of the log after a kill, commits of which at
-//!   most one header is left look like an unfinished commit.
-//! - A failed write or sync is final. The exceptions are a write for which the file system has no space, and
-//!   writes to the access files beside the log.
+//! - Damage to a commit loses only the damaged records, with two exceptions: the commit is lost as a whole if it
+//!   contains a group, or if its header is damaged.
+//! - All losses are reported, with one exception: damaged commits at the end of the log after a kill are not
+//!   recognised if at most one of their headers is left. They look like one unfinished commit.
+//! - A failed write or sync is final: the log writes nothing any more. The exceptions are a write for which the
+//!   file system has no space, and writes to the access files beside the log.
 //! - The log has no clock and no threads: time is passed in, and jobs are handed out.
 
 #![warn(clippy::unwrap_used)]

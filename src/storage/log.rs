@@ -143,15 +143,16 @@ pub(super) struct RecoveredState {
     pub(super) written_before: u64,
     pub(super) footer: Footer,
     /// Records of the last accepted commit, which are written again.
-    pub(super) again: Vec<u8>,
-    pub(super) again_records: u32,
+    pub(super) repeated_bytes: Vec<u8>,
+    pub(super) repeated_count: u32,
 }
 
 impl Log {
     /// Creates a log from the recovered state.
     pub(super) fn start(start: RecoveredState) -> Self {
         let settings = start.settings;
-        let commit_bytes = (settings.commit_bytes as usize).max(padded(start.again.len() + BLOCK_BYTES));
+        let commit_bytes =
+            (settings.commit_bytes as usize).max(padded(start.repeated_bytes.len() + BLOCK_BYTES));
         let slots = Slots::new(&start.slots, settings.segments_max, start.active.slot, start.cut);
         let active = ActiveSegment::new(
             start.active,
@@ -164,7 +165,7 @@ impl Log {
             writer: start.writer,
             space: Space::new(&settings, slots, active, &start.index),
             index: start.index,
-            pending: PendingCommit::new(commit_bytes, &start.again, start.again_records),
+            pending: PendingCommit::new(commit_bytes, &start.repeated_bytes, start.repeated_count),
             settlements: PendingSettlements::default(),
             durable: LogPosition(0),
             in_flight: None,
@@ -209,7 +210,7 @@ impl Log {
         self.writer.identity.id
     }
 
-    /// Returns the number of this start, from 1.
+    /// Returns the number of the current epoch, from 1.
     pub const fn life(&self) -> u32 {
         self.writer.epoch
     }
@@ -404,7 +405,7 @@ impl Log {
         self.pending.len() + bytes + self.space.settle_share() <= self.space.pending_bytes_max()
     }
 
-    /// Returns an error if records of `bytes` cannot be appended now.
+    /// Checks whether records of `bytes` can be appended now; returns the reason if not.
     pub(super) fn admit(&mut self, bytes: usize) -> Result<(), AppendRefused> {
         self.admit_to_commit(bytes)?;
         let commit = padded(self.pending.len() + bytes + self.space.settle_share());
@@ -417,7 +418,7 @@ impl Log {
             return Err(AppendRefused::TooLarge);
         }
         if !self.has_room(bytes) {
-            // Other records wait, so the pending commit is written without waiting for its window.
+            // The records that do not fit wait for the next commit, so the pending commit is written at once.
             self.make_due();
             return Err(AppendRefused::CommitFull);
         }
@@ -449,8 +450,8 @@ impl Log {
         self.pending.records() > 0 || self.access.is_due()
     }
 
-    /// Appends the waiting settlements to the pending commit, up to `end` bytes. Returns the position up to
-    /// which everything is contained in the commit.
+    /// Appends waiting settlements to the pending commit until it has `end` bytes. Returns the position up to which
+    /// the log is durable when this commit is.
     pub(super) fn append_settlements(&mut self, end: usize) -> LogPosition {
         let pending = &mut self.pending;
         self.settlements.drain(|queue, ranges| {
@@ -486,7 +487,7 @@ impl Log {
         if self.in_flight.is_some() || self.failed { Deadline::NEVER } else { self.schedule.due_at() }
     }
 
-    /// Schedules a commit for an entry of this urgency that is not appended yet.
+    /// Schedules a commit for an entry that will be appended with this urgency.
     pub fn note(&mut self, urgency: Urgency, now: Now) {
         self.schedule.note(urgency, now);
     }
@@ -496,7 +497,7 @@ impl Log {
         self.schedule.time_deadline()
     }
 
-    /// Cancels the scheduled commit, because nothing waits after all.
+    /// Cancels the scheduled commit. The caller has checked that nothing waits to be written.
     pub const fn rest(&mut self) {
         self.schedule.rest();
     }
@@ -512,12 +513,13 @@ impl Log {
         self.index.stuck()
     }
 
-    /// Returns the bytes that the index took when it became full, once each time.
+    /// Returns the bytes that the index took when it became full. Returns `None` if it has not become full since the
+    /// last call.
     pub const fn take_index_full_bytes(&mut self) -> Option<usize> {
         self.space.index_memory.take_overflow()
     }
 
-    /// Returns when a full file system is asked for space again.
+    /// Returns when the log tries again to get space from a full file system; never if the file system is not full.
     pub fn ask_deadline(&self) -> Deadline {
         if self.failed { Deadline::NEVER } else { self.space.ask_deadline() }
     }
@@ -544,7 +546,8 @@ pub struct LogPosition(pub u64);
 /// third of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes of a segment: a multiple of 4 KiB, at least 64 KiB. Best a multiple of the flash's erase block.
+    /// Bytes of a segment: a multiple of 4 KiB, at least 64 KiB. A multiple of the flash's erase block causes the
+    /// least wear.
     pub segment_bytes: u32,
     /// Maximum bytes of a commit: a multiple of 4 KiB, at least 4 KiB, at most a third of a segment.
     pub commit_bytes: u32,
@@ -564,7 +567,7 @@ pub struct Settings {
     pub syncs_per_s: u32,
     /// Number of syncs that may be done in a burst after an idle period.
     pub sync_burst: u32,
-    /// Whether a new store is created if the disk contains no store.
+    /// Whether a new store may be created if the disk contains no store.
     pub may_begin: bool,
 }
 
@@ -692,17 +695,17 @@ impl fmt::Display for Counters {
     }
 }
 
-/// Maximum ranges for which an emptied set keeps its memory.
+/// Maximum number of ranges for which an emptied set keeps its memory.
 const RANGES_KEPT: usize = 256;
-/// Maximum ranges for which all emptied sets together keep their memory.
+/// Maximum number of ranges for which all emptied sets together keep their memory.
 const SPARE_RANGES_MAX: usize = 2048;
 
 /// Settlements that wait to be written together: one set of offsets per queue, in the order of first arrival.
 ///
 /// Emptied sets are reused, so steady traffic allocates nothing.
 #[derive(Debug, Default)]
-/// Queues with a non-empty set.
 pub(super) struct PendingSettlements {
+    /// Queues with a non-empty set, in the order of their first waiting settlement.
     order: Vec<u64>,
     sets: HashMap<u64, RangeSet, FixedState>,
     /// The position at which the oldest waiting settlement was recorded.
@@ -718,7 +721,7 @@ impl PendingSettlements {
         self.order.is_empty()
     }
 
-    /// Adds settled offsets of a queue. Calls `fresh` with those that were not waiting already.
+    /// Adds settled offsets of a queue. Calls `fresh` with the offsets that were not waiting already.
     ///
     /// `appended` is the position of everything appended so far.
     pub(super) fn insert(
@@ -741,7 +744,7 @@ impl PendingSettlements {
         set.insert(range, fresh);
     }
 
-    /// Returns the position up to which everything is written when the log is written up to `appended`.
+    /// Returns the position up to which records and settlements are written when all records up to `appended` are.
     pub(super) fn covered_through(&self, appended: LogPosition) -> LogPosition {
         if self.is_empty() { appended } else { self.first }
     }
@@ -751,8 +754,8 @@ impl PendingSettlements {
         self.order.iter().filter_map(|queue| Some((*queue, self.sets.get(queue)?.ranges())))
     }
 
-    /// Passes the ranges to `take` queue by queue, which returns how many it took. Stops at the first queue
-    /// with ranges left.
+    /// Passes the ranges to `take` queue by queue. `take` returns how many of them it has written; these are removed.
+    /// Stops at the first queue of which ranges are left.
     pub(super) fn drain(&mut self, mut take: impl FnMut(u64, &[Range]) -> usize) {
         let mut done = 0;
         for &queue in &self.order {

@@ -1,4 +1,4 @@
-//! The newest segment: where the log ends, and whether that is the end that was synced.
+//! The newest segment: finds the end of the log, and whether commits that were synced are missing there.
 //!
 //! ```text
 //! segment | header | commit | ... | last commit | an unfinished commit, or damage | zeros | footer
@@ -6,12 +6,13 @@
 //!                                                                   headers and header copy prove commits up to here
 //! ```
 //!
-//! This module also contains the header copy (the file `newest`) and the proofs that a commit was synced. It
-//! assigns files with unreadable headers to segments.
+//! This module also contains the header copy (the file `newest`), the rules by which a commit is proven to have been
+//! synced, and the assignment of files with unreadable headers to segments.
 //!
 //! # Invariants
-//! - Possible damage is not overwritten, and its commit numbers are not reused.
-//! - Data is taken for an unfinished commit only if nothing proves that it was synced.
+//! - Bytes that may be a damaged commit are not overwritten, and the numbers of commits that may be lost are not
+//!   reused.
+//! - Bytes behind the last whole commit count as an unfinished commit only if nothing proves that they were synced.
 
 use std::io;
 
@@ -37,9 +38,10 @@ use super::space::Slot;
 use super::varint::Input;
 
 impl<D: Disk> Reader<'_, '_, D> {
-    /// Reads the messages of the newest segment, and the other entries of commits that are not `known` from
-    /// an earlier read. The disk may have refused them then, and the entries that are written again must be
-    /// in the index. If `proven` is not 0, the commit with this number was certainly synced.
+    /// Reads the messages of the newest segment, and also the other entries of commits that are not in `known`.
+    /// `known` contains number and offset of the commits found by the first read. The disk may have refused to read a
+    /// commit then; its entries must be in the index, because the last commit is written again. If `proven` is not 0,
+    /// the commit with this number was certainly synced.
     pub(super) fn read_newest(
         &mut self,
         segment: SegmentRef,
@@ -47,7 +49,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         proven: u64,
         known: &[(u64, u32)],
     ) -> io::Result<Newest> {
-        self.served.clear();
+        self.served_records.clear();
         let (mut tail, commits) = self.scan(segment, header_bytes, Pass::Messages)?;
         for (_, at) in commits.iter().filter(|commit| known.binary_search(commit).is_err()) {
             if let Some(commit) = Commit::parse(&self.bytes[*at as usize..], self.identity.seed()) {
@@ -57,13 +59,13 @@ impl<D: Disk> Reader<'_, '_, D> {
             }
         }
         let served_end = self.serve(segment, tail..self.segment_bytes, proven, Pass::Messages);
-        let mut served = self.served.iter().peekable();
+        let mut served = self.served_records.iter().peekable();
         let commit_at = |at: u32| Commit::parse(&self.bytes[at as usize..], self.identity.seed());
         let last = commits.last().and_then(|(_, at)| commit_at(*at));
-        let (again, again_records) =
-            last.map_or((Vec::new(), 0), |commit| records_again(&commit, |segment| self.is_needed(segment)));
-        // The last commit, and what it repeats, may exist only in the page cache. It is added to the footer
-        // when it is written again: a footer must not prove commits that a power cut can still destroy.
+        let (repeated_bytes, repeated_count) = last
+            .map_or((Vec::new(), 0), |commit| records_to_repeat(&commit, |segment| self.is_needed(segment)));
+        // The last commit and the commits that it repeats may exist only in the page cache. They are added to the
+        // footer when they are written again: a footer must not prove commits that a power cut can still destroy.
         let mut footer = Footer::default();
         let synced = self.chain.number.saturating_sub(u64::from(self.chain.repeats));
         for (_, at) in commits.iter().filter(|(number, _)| *number < synced) {
@@ -79,8 +81,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         let sealed = footer::of_segment(&self.bytes, segment.sequence, self.identity.seed());
         let is_sealed = sealed.is_some();
         if let Some((lengths, trailer)) = sealed {
-            // An epoch may have left nothing but this footer. Commits of another epoch with the same or a
-            // lower number would count as older.
+            // An epoch may have written nothing except this footer. The next epoch must have a higher number, because
+            // commits of an epoch with the same or a lower number would count as older.
             self.chain.epoch = self.chain.epoch.max(trailer.epoch);
             let end = self.segment_bytes as usize;
             let base = end - lengths.footer();
@@ -90,11 +92,21 @@ impl<D: Disk> Reader<'_, '_, D> {
         }
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
         let is_damaged = false;
-        Ok(Newest { segment, tail, length, again, again_records, footer, is_sealed, synced, is_damaged })
+        Ok(Newest {
+            segment,
+            tail,
+            length,
+            repeated_bytes,
+            repeated_count,
+            footer,
+            is_sealed,
+            synced,
+            is_damaged,
+        })
     }
 
-    /// Returns the newest commit that the newest segment proves to have been synced, or 0. The segment is in
-    /// the buffer and was read up to offset `tail`.
+    /// Returns the number of the newest commit that the newest segment proves to have been synced; 0 if there is
+    /// none. The segment is in the buffer; its last whole commit ends at offset `tail`.
     pub(super) fn synced_in_newest(&self, segment: SegmentRef, tail: u32) -> u64 {
         let seed = Some(self.identity.seed());
         let headers =
@@ -105,14 +117,15 @@ impl<D: Disk> Reader<'_, '_, D> {
         )
     }
 
-    /// Returns whether a segment has live records. If its removal was recorded, their copies are damaged.
+    /// Returns whether a segment has live records. If the log also contains its removal, the copies of these records
+    /// are damaged.
     fn is_needed(&self, segment: u64) -> bool {
         self.index.segments().get(&segment).is_some_and(|segment| segment.live > 0)
     }
 
-    /// Finds out whether the end of the log is damaged, and not just an unfinished commit. Damage is not
-    /// overwritten and its commit numbers are not reused, so that every start sees it until its segment is
-    /// removed.
+    /// Finds out whether commits at the end of the log are lost, or there is only an unfinished commit. The damage is
+    /// not overwritten and its commit numbers are not reused. Therefore every start finds it again until its segment
+    /// is removed.
     pub(super) fn find_lost_end(
         &mut self,
         newest: &mut Newest,
@@ -136,10 +149,10 @@ impl<D: Disk> Reader<'_, '_, D> {
                 self.report.set_aside.push(SetAside { slot, segment: header.sequence, from: first, to: end });
             }
             synced = synced.max(headers);
-            // A file has its full length before it gets a header. The header copy decides for the segment
-            // that it names.
+            // A file has its full length before its header is written, so a shorter file was truncated. The segment
+            // that the header copy names is checked by `check_header_copy`.
             if (length as u32) < end && self.header_copy.is_none_or(|copied| copied.slot != slot) {
-                self.note_cut(SegmentRef { sequence: header.sequence, slot }, length as u32);
+                self.note_truncated(SegmentRef { sequence: header.sequence, slot }, length as u32);
                 self.set_aside.push(slot);
                 let commits = u64::from((end - length as u32).div_ceil(BLOCK_BYTES as u32));
                 self.report.commits_lost_at_end += commits;
@@ -160,8 +173,9 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
-    /// Returns the newest commit that commit headers prove to have been synced in segment `sequence`, the one
-    /// after the newest of the log. Its segment header and all its commits are damaged. Sets its file aside.
+    /// Searches for segment `sequence`, which follows the newest readable segment, and whose segment header and
+    /// commits are all damaged. Sets its file aside. Returns the number of the newest commit that its commit headers
+    /// prove to have been synced; 0 if there is none.
     fn find_next_without_header(
         &mut self,
         sequence: u64,
@@ -191,9 +205,9 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(synced)
     }
 
-    /// Checks the newest segment against the header copy beside the log, which proves that the header was
-    /// synced and the file had its full length. If that is not so any more and no commit of the segment can
-    /// be found, the maximum number of its commits counts as lost.
+    /// Checks the newest segment against the header copy beside the log. The header copy proves that the header was
+    /// synced and the file had its full length. If the header is damaged or the file is shorter now, and no commit of
+    /// the segment can be found, the maximum number of commits of a segment counts as lost.
     pub(super) fn check_header_copy(&mut self, newest: &mut Newest) -> io::Result<()> {
         let Some(copied) = self.header_copy.filter(|copied| copied.sequence >= newest.segment.sequence)
         else {
@@ -214,7 +228,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         if self.is_only_in_header_copy {
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: 0, to: end });
         } else {
-            self.note_cut(copied, length);
+            self.note_truncated(copied, length);
         }
         let commits = u64::from(end / BLOCK_BYTES as u32);
         self.report.commits_lost_at_end += commits;
@@ -224,12 +238,12 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
-    /// Detects a truncated newest segment. A segment has its full length before it gets a header. The maximum
+    /// Detects a truncated newest segment: a file has its full length before its header is written. The maximum
     /// number of commits in the missing part counts as lost.
-    pub(super) fn find_cut_end(&mut self, newest: &mut Newest) {
+    pub(super) fn find_truncated_end(&mut self, newest: &mut Newest) {
         let (end, length) = (self.segment_bytes, newest.length);
         if length < end {
-            self.note_cut(newest.segment, length);
+            self.note_truncated(newest.segment, length);
             if !newest.is_damaged {
                 self.report.commits_lost_at_end += u64::from((end - length).div_ceil(BLOCK_BYTES as u32));
             }
@@ -238,28 +252,28 @@ impl<D: Disk> Reader<'_, '_, D> {
     }
 
     /// Reports a truncated segment file.
-    pub(super) fn note_cut(&mut self, segment: SegmentRef, length: u32) {
+    pub(super) fn note_truncated(&mut self, segment: SegmentRef, length: u32) {
         let (SegmentRef { sequence, slot }, to) = (segment, self.segment_bytes);
         self.report.set_aside.push(SetAside { slot, segment: sequence, from: length, to });
         self.report.files_truncated += 1;
         self.cut.push(slot);
     }
 
-    /// Returns the number of files that cannot be opened or read, and that are not known to be older
-    /// segments. A file counts as unreadable if its first block is refused.
-    pub(super) fn unopened_beside(&self, found: &[FoundFile], list: &[SegmentRef]) -> u32 {
+    /// Returns the number of files that cannot be opened or read and are not in `list`; these may be newer segments.
+    /// A file counts as unreadable if the disk refuses to read its first block.
+    pub(super) fn unopened_newer_count(&self, found: &[FoundFile], list: &[SegmentRef]) -> u32 {
         let is_listed = |slot| list.iter().any(|segment| segment.slot == slot);
         let is_unread =
             |slot| self.disk.is_unopened(slot) || self.disk.refused.binary_search(&(slot, 0)).is_ok();
         found.iter().filter(|file| is_unread(file.slot) && !is_listed(file.slot)).count() as u32
     }
 
-    /// Takes files that cannot be opened for newer segments if the newest readable segment is full: another
-    /// is opened only then. The maximum number of their commits counts as lost.
-    pub(super) fn pass_over_unopened(&mut self, newest: &mut Newest, unopened: u32) {
+    /// Counts files that cannot be opened as newer segments if the newest readable segment is full, because only then
+    /// a newer segment is opened. The maximum number of commits in these files counts as lost.
+    pub(super) fn count_unopened_as_newer(&mut self, newest: &mut Newest, unopened: u32) {
         let room = (self.segment_bytes - newest.tail) as usize;
-        let footer = newest.footer.bytes_max() + Footer::bytes_max_of(newest.again.len());
-        let is_full = padded(newest.again.len() + footer) > room;
+        let footer = newest.footer.bytes_max() + Footer::bytes_max_of(newest.repeated_bytes.len());
+        let is_full = padded(newest.repeated_bytes.len() + footer) > room;
         if !is_full || unopened == 0 {
             return;
         }
@@ -272,16 +286,16 @@ impl<D: Disk> Reader<'_, '_, D> {
 
     /// Detects missing files, such as in a partial copy of the directory.
     ///
-    /// A segment is sealed when the next one is opened, and each opened segment gets a header copy. If the
-    /// newest segment is sealed, and there is neither a newer file nor its header copy, files are missing.
-    /// The maximum number of commits of one segment counts as lost. An old header copy is no sign of this,
-    /// because it may not have been written. An invalid one is a sign: when it is half written, the newer
-    /// header already exists.
+    /// A segment is sealed when the next one is opened, and for each opened segment a header copy is written. If the
+    /// newest segment is sealed, and there is neither a newer file nor a header copy, files are missing. The maximum
+    /// number of commits of one segment counts as lost. A header copy of an older segment is no sign of missing
+    /// files, because writing the newer header copy may have failed. An invalid header copy is a sign: when it was
+    /// half written, the header of the newer segment already existed.
     ///
-    /// A power cut can tear the newer header while there is no header copy, because a full file system had no
-    /// space for one. A file with a bad header and nothing behind it therefore counts as the newer file: no
-    /// commit of it was durable.
-    pub(super) fn find_gone(
+    /// If a full file system had no space for a header copy, a power cut can leave a half-written newer header
+    /// without one. A file with a bad header and no commits therefore counts as the newer file, of which no commit
+    /// was durable.
+    pub(super) fn find_missing_files(
         &mut self,
         newest: &mut Newest,
         headers: &Headers<'_>,
@@ -294,7 +308,7 @@ impl<D: Disk> Reader<'_, '_, D> {
             return Ok(());
         }
         for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
-            if !has_more(self.disk, file.slot)? {
+            if !has_content(self.disk, file.slot)? {
                 return Ok(());
             }
         }
@@ -308,9 +322,9 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
-    /// Keeps files with refused blocks from being written to. A refused block may contain a durable commit
-    /// and become readable again, so its commit number is not used either.
-    pub(super) fn keep_off_refused(&mut self, newest: &mut Newest, slots: &mut [Slot]) {
+    /// Excludes files with refused blocks from writing. A refused block may contain a durable commit and become
+    /// readable again, so numbers of commits that it may contain are not used either.
+    pub(super) fn protect_refused_files(&mut self, newest: &mut Newest, slots: &mut [Slot]) {
         let end = self.segment_bytes;
         for &(slot, _) in &self.disk.refused {
             let Some(state) = slots.get_mut(slot as usize) else { continue };
@@ -338,33 +352,34 @@ impl<D: Disk> Reader<'_, '_, D> {
 
 const MAGIC: [u8; 8] = *b"LEVERETN";
 const HEADER_AT: usize = 16;
-/// Maximum bytes of a header copy. No store has enough segments for a longer one.
+/// Maximum bytes of a header copy. No store has enough segments for a longer header.
 const HEADER_COPY_BYTES_MAX: usize = 1 << 20;
 
 /// A valid header copy: the newest segment's header once more, in the file `newest` beside the log.
 ///
-/// Only the newest header contains the list of segments, and nothing behind the newest segment proves that it
-/// existed. Without the copy, a flash card that loses the header's block would bring back the segments of an
-/// older list. One that loses the segment would lose its commits undetected.
+/// Only the newest header contains the current list of segments, and no later segment proves that the newest segment
+/// existed. Without the header copy, a start would use an older list of segments if the flash card lost the block of
+/// the newest header. If the card lost the whole newest segment, the loss of its commits would not be detected.
 ///
 /// ```text
 /// newest | magic "LEVERETN" | CRC32C u32 | slot u32 | header, as in the segment | zeros to 4 KiB |
 ///          0                  8            12         16
 /// ```
 ///
-/// All integers are little endian. The CRC repeats everything from `slot` to the end of the header's list.
+/// All integers are little endian. The CRC covers everything from `slot` to the end of the header's list.
 ///
 /// # Invariants
-/// - It is written after the sync of the header, and synced before the first commit of the segment is
-///   written. So it proves that the header is durable, and a commit of the newest segment proves the copy.
-/// - It is written once per segment, and again at a start that continues with another segment.
-/// - An invalid copy has no meaning. If it could not be written, an older segment's copy stays, and a newer
-///   segment that is found is believed instead.
+/// - The header copy is written after the sync of the segment header, and synced before the first commit of the
+///   segment is written. A header copy therefore proves that the segment header was durable, and a commit in the
+///   newest segment proves that the header copy was.
+/// - The header copy is written once per segment, and again by a start that continues with another segment.
+/// - The content of an invalid header copy is ignored. If writing it fails, the header copy of an older segment
+///   stays. A start that finds a newer segment ignores that header copy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct HeaderCopy {
     pub(super) segment: SegmentRef,
     pub(super) header: SegmentHeader,
-    /// Bytes of the header in the segment.
+    /// Number of bytes of the header in the segment.
     pub(super) header_bytes: u32,
 }
 
@@ -390,10 +405,10 @@ pub(super) fn read<D: Disk>(disk: &mut D) -> Option<HeaderCopy> {
     is_good.then_some(HeaderCopy { segment, header, header_bytes })
 }
 
-/// Writes the header copy of a segment whose header was just synced; returns the bytes.
+/// Writes the header copy of a segment whose header was just synced; returns the number of bytes written.
 ///
 /// # Errors
-/// It cannot be written. There may be an older one or none.
+/// The header copy cannot be written. There may be an older header copy or none.
 pub(super) fn write<D: Disk>(disk: &mut D, slot: u32, header: &[u8]) -> io::Result<usize> {
     let length = SegmentHeader::length(header).unwrap_or(0);
     let mut bytes = Vec::with_capacity(padded(HEADER_AT + length));
@@ -417,7 +432,8 @@ pub(super) fn write<D: Disk>(disk: &mut D, slot: u32, header: &[u8]) -> io::Resu
 /// Writes the header copy of the segment with which a start continues, before any file is reused.
 ///
 /// # Errors
-/// The copy of a newer segment stays. That segment would count as lost when its file is reused.
+/// The header copy of a newer segment can neither be replaced nor invalidated. The start must fail, because that
+/// segment would count as lost when its file is reused.
 pub(super) fn renew<D: Disk>(disk: &mut D, active: SegmentRef) -> io::Result<()> {
     let copied = read(disk).map_or(0, |note| note.segment.sequence);
     if copied == active.sequence {
@@ -430,7 +446,7 @@ pub(super) fn renew<D: Disk>(disk: &mut D, active: SegmentRef) -> io::Result<()>
     };
     match written {
         Err(_) if copied > active.sequence => forget(disk),
-        // The next segment will have one.
+        // The header copy is written again when the next segment is opened.
         _ => Ok(()),
     }
 }
@@ -458,7 +474,7 @@ fn header_of<D: Disk>(disk: &mut D, segment: SegmentRef) -> Option<Vec<u8>> {
 /// Invalidates the header copy.
 ///
 /// # Errors
-/// It stays as it is.
+/// The header copy cannot be invalidated.
 pub fn forget<D: Disk>(disk: &mut D) -> io::Result<()> {
     if disk.read(NEWEST_SLOT, 0, &mut [0]).is_ok_and(|length| length == 0) {
         return Ok(());
@@ -475,7 +491,7 @@ pub(super) struct UnreadableHeader {
 }
 
 impl UnreadableHeader {
-    /// Creates it from the segments that the file's commits name, in order.
+    /// Creates the entry of a file from the segments that its whole commits name, in the order of the commits.
     pub(super) fn of(slot: u32, commits: impl Iterator<Item = u64>) -> Self {
         let mut named: Vec<(u64, usize)> = Vec::new();
         for segment in commits {
@@ -488,12 +504,12 @@ impl UnreadableHeader {
     }
 }
 
-/// Assigns a segment to each of these files; returns the segments in ascending order.
+/// Decides which segment each of these files is; returns the segments in ascending order.
 ///
-/// Each file is the segment that its first whole commit names, because older commits of an earlier use may
-/// follow the newest ones. The flash may have moved a block of another file there. So if two files name the
-/// same segment, it is the one with more such commits. The other is the segment that its next commits name.
-/// No two files are the same segment.
+/// A file is normally the segment that its first whole commit names; commits of an earlier use of the file may
+/// follow. But the flash may have moved a block of another file to this place. If two files would be the same
+/// segment, the file with more commits of that segment is the segment. The other file is the segment that its next
+/// commits name. No two files are the same segment.
 pub(super) fn segments_of(mut files: Vec<UnreadableHeader>) -> Vec<SegmentRef> {
     sort_by_key(&mut files, |file| file.slot);
     loop {
@@ -518,28 +534,28 @@ pub(super) fn segments_of(mut files: Vec<UnreadableHeader>) -> Vec<SegmentRef> {
     found
 }
 
-/// Returns the records of the last commit that are to be written again, and their number. The removal of a
-/// segment that is still needed is not repeated.
-pub(super) fn records_again(commit: &Commit<'_>, is_needed: impl Fn(u64) -> bool) -> (Vec<u8>, u32) {
-    let (mut again, mut count) = (Vec::with_capacity(commit.records.len()), commit.header.records);
+/// Returns the records of the last commit that must be written again, and their number. The removal of a segment is
+/// left out if the segment is still needed.
+pub(super) fn records_to_repeat(commit: &Commit<'_>, is_needed: impl Fn(u64) -> bool) -> (Vec<u8>, u32) {
+    let (mut repeated_bytes, mut count) = (Vec::with_capacity(commit.records.len()), commit.header.records);
     let mut rest = commit.records;
     while let Ok((record, length)) = Record::parse_known(rest) {
         if matches!(record, Record::Left { segment } if is_needed(segment)) {
             count -= 1;
         } else {
-            again.extend_from_slice(&rest[..length]);
+            repeated_bytes.extend_from_slice(&rest[..length]);
         }
         rest = &rest[length..];
     }
-    (again, count)
+    (repeated_bytes, count)
 }
 
-/// Bytes read at once to check that a file is empty.
+/// Number of bytes read at once to check whether a file is empty.
 const LOOK_BYTES: usize = 16 * BLOCK_BYTES;
 
-/// Returns whether a file with an empty header contains anything. If it does, the header was lost. Files that
-/// were never written are read completely at every start; there are only a few.
-pub(super) fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
+/// Returns whether a file with an empty first block contains anything else. If it does, its header was lost. Files
+/// that were never written are read completely at every start; there are only a few.
+pub(super) fn has_content<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
     let mut bytes = vec![0; LOOK_BYTES];
     for at in (BLOCK_BYTES as u64..SEGMENT_BYTES_MAX.into()).step_by(LOOK_BYTES) {
         let length = disk.read(slot, at, &mut bytes)?;
@@ -553,7 +569,7 @@ pub(super) fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Returns the owner of a store whose segment headers are all damaged: the one that the commits of most files
+/// Returns the owner of a store whose segment headers are all damaged: the owner that the first commits of most files
 /// name.
 pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[FoundFile]) -> io::Result<Option<Owner>> {
     let mut named = Vec::new();
@@ -563,7 +579,7 @@ pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[FoundFile]) -> io::Result
     Ok(most_frequent(named))
 }
 
-/// Returns the value that occurs most often, the first one in case of a tie.
+/// Returns the value that occurs most often; the first of them in case of a tie, `None` if there are no values.
 pub(super) fn most_frequent<T: Copy + PartialEq>(named: impl IntoIterator<Item = T>) -> Option<T> {
     let mut counted: Vec<(T, usize)> = Vec::new();
     for owner in named {
@@ -576,7 +592,7 @@ pub(super) fn most_frequent<T: Copy + PartialEq>(named: impl IntoIterator<Item =
     counted.into_iter().find(|(_, count)| *count == most).map(|(owner, _)| owner)
 }
 
-/// Returns the owner named by the first commit of a file with a correct checksum.
+/// Returns the owner in the first commit of a file that has a correct checksum; `None` if there is no such commit.
 fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
     let mut bytes = [0; BLOCK_BYTES];
     for at in (BLOCK_BYTES as u64..SEGMENT_BYTES_MAX.into()).step_by(BLOCK_BYTES) {
@@ -594,11 +610,12 @@ fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
     Ok(None)
 }
 
-/// Returns the number of the last commit that segment `sequence` certainly had and that no later commit
-/// repeats, or 0.
+/// Returns the number of the last commit that segment `sequence` certainly had. Commits that the next segment repeats
+/// do not count. Returns 0 if no such commit is known.
 ///
-/// The chain is at the segment's last whole commit. `trailer` is the number in its footer, or 0. `next` is
-/// the following segment with the number of commits in its header. The buffer is as long as a segment.
+/// `chain` is the state after the segment's last whole commit. `trailer` is the commit number in the segment's
+/// footer, or 0. `next` is the following segment, with the number of commits in its header. `buffer` is as long as a
+/// segment.
 pub(super) fn proven_by_next<D: Disk>(
     disk: &mut ReadAround<'_, D>,
     sequence: u64,
@@ -621,7 +638,7 @@ pub(super) fn proven_by_next<D: Disk>(
     Ok(next_commits.or(before).unwrap_or(0).max(trailer))
 }
 
-/// Returns the newest commit that good segment headers prove to have been synced.
+/// Returns the number of the newest commit that good segment headers prove to have been synced; 0 if there is none.
 pub(super) fn synced_by_headers(headers: &Headers<'_>) -> u64 {
     headers.iter().map(|(_, _, header)| header.commits).max().unwrap_or(0)
 }
@@ -633,19 +650,19 @@ pub(super) fn has_synced(bytes: &[u8], first: u32, header: &SegmentHeader, seed:
     synced_by_commit_headers(bytes, first as usize, header.sequence, &before, seed) > header.commits
 }
 
-/// Returns the newest commit that commit headers prove to have been synced, or 0.
+/// Returns the number of the newest commit that commit headers prove to have been synced; 0 if there is none.
 ///
-/// A commit is written only after the sync of the one before. A header of a commit therefore proves the
-/// previous commit, even if its own commit is torn or damaged. If there are several headers, all commits
-/// except the last were synced. The headers lie in `bytes` from offset `from` on, name the store with this
-/// `seed` and segment `sequence`, and follow `chain`. The identity in the header is secret, so no message
-/// body can imitate a header.
+/// A commit is written only after the sync of the previous commit. A commit header therefore proves the previous
+/// commit, even if its own commit is torn or damaged. Of several headers, each except the last proves its own commit
+/// too. Headers are searched in `bytes` from offset `from` on. They must contain the identity of the store with this
+/// `seed` and the segment `sequence`, and follow `chain`. The identity is secret, so no message body can imitate a
+/// header.
 ///
-/// A torn or forged header can claim at most one commit per block, and its length is verified block by block.
+/// A torn or forged header cannot prove an arbitrarily high number: at most one commit per block is accepted.
 ///
-/// The first commit of an epoch repeats the last one before it, which may never have been synced. A kill can
-/// tear its header, and then the rest of the header, including `repeats`, is from an older use of the file. So
-/// `repeats` counts as at least 1 there.
+/// The first commit of an epoch repeats the last commit of the epoch before, which may never have been synced. A kill
+/// can tear the header of the first commit. Then the rest of that header, including `repeats`, is from an older use
+/// of the file. For the first commit of an epoch, `repeats` therefore counts as at least 1.
 pub(super) fn synced_by_commit_headers(
     bytes: &[u8],
     from: usize,
@@ -661,8 +678,9 @@ pub(super) fn synced_by_commit_headers(
         epoch = epoch.max(header.epoch);
         let most = chain.number + ((at - from) / BLOCK_BYTES) as u64 + 1;
         let is_next = header.number > chain.number && header.number <= most;
-        // Headers of an older use of the file have another segment and an older number; damage changes one of
-        // them. A repeated commit may never have been synced.
+        // A header from an older use of the file differs in both segment and number. If only one of them differs, the
+        // header is damaged but belongs here. A repeated commit is not counted, because it may never have been
+        // synced.
         headers += u64::from((header.segment == sequence || is_next) && repeats == 0);
         if header.segment == sequence && header.epoch >= chain.epoch && header.number <= most {
             proven = proven.max(header.number.saturating_sub(1 + u64::from(repeats)));

@@ -1,5 +1,5 @@
-//! Parts of footers: the locations of one queue's messages in a segment, which can be found and read
-//! independently.
+//! Parts of footers. A part contains the locations of one queue's messages in a segment, and can be found and read
+//! without the other parts.
 //!
 //! ```text
 //! part    | block, 1 KiB | block, 1 KiB | ... | last block, as long as needed |
@@ -11,14 +11,15 @@
 //!         | [8: lane u8] | [16: targets of the record] | [32: id of the body, which is chunked] |
 //! ```
 //!
-//! Numbers are varints. An entry contains the differences to the previous entry. At the start of a block, the
-//! previous entry is the offset before the first in lane 0, with an empty record at byte 0. With steady
-//! traffic a message takes one byte. The CRC covers everything except itself. It starts from the store's seed
-//! and the segment's sequence.
+//! Numbers are varints. An entry contains the differences to the previous entry. For the first entry of a block, the
+//! previous entry is taken to have the offset before `first offset`, lane 0, and an empty record at byte 0 of the
+//! segment. With steady traffic a message takes one byte. The CRC covers everything except itself. It starts from the
+//! store's seed and the segment's sequence.
 //!
 //! # Invariants
 //! - The entries of a queue are ascending by offset, each offset once.
-//! - Each block can be read independently, so a few of a million messages are found by reading a few blocks.
+//! - Each block can be decoded without the others, so a few of a million messages are found by reading a few
+//!   blocks.
 
 use leveret_core::mem::sort;
 
@@ -40,14 +41,15 @@ const HAS_LANE: u8 = 8;
 const IS_SHARED: u8 = 16;
 const IS_CHUNKED: u8 = 32;
 
-/// The location of a queue's part of a footer in the segment. It has no bytes if the location is unknown.
+/// The location in the segment of a queue's part of the footer. `bytes` is 0 if the location is unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BodyPart {
     pub(super) at: u32,
     pub(super) bytes: u32,
 }
 
-/// One message in one queue, in the order of a footer.
+/// One message in one queue, as listed in a footer. The order of the fields makes entries sort in the order of a
+/// footer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct MessageEntry {
     pub queue: u64,
@@ -60,23 +62,23 @@ pub(super) struct MessageEntry {
     pub targets: u32,
     pub lane: u8,
     pub is_chunked: bool,
-    /// The id of the body if it is chunked.
+    /// The id of the body if `is_chunked`; otherwise 0.
     pub body: u64,
 }
 
 impl MessageEntry {
-    /// Returns the record's bytes that count for this queue.
+    /// Returns the share of the record's bytes that counts for this queue.
     pub(super) const fn share(&self) -> u32 {
         self.bytes / self.targets
     }
 }
 
-/// Collects the `most` smallest of all items pushed, with memory for twice this number.
+/// Collects the `most` smallest of all items pushed, in memory for twice this number.
 #[derive(Debug, Default)]
 pub(super) struct Smallest<T> {
     items: Vec<T>,
     most: usize,
-    /// Whether items were left out. All items kept are smaller than those.
+    /// Whether items were left out. They are larger than all items kept.
     pub is_cut: bool,
 }
 
@@ -97,14 +99,14 @@ impl<T: Ord + Copy> Smallest<T> {
     /// Removes all items except the smallest.
     fn cut(&mut self) {
         if self.items.len() > self.most {
-            // In linear time, because an unordered segment causes many cuts.
+            // Not sorted, because selecting takes only linear time, and items in random order cause many cuts.
             self.items.select_nth_unstable(self.most);
             self.items.truncate(self.most);
             self.is_cut = true;
         }
     }
 
-    /// Returns the items in ascending order, and `is_cut`.
+    /// Returns the collected items in ascending order, and whether items were left out.
     pub(super) fn sorted(mut self) -> (Vec<T>, bool) {
         self.cut();
         sort(&mut self.items);
@@ -122,7 +124,7 @@ pub(super) struct PreviousEntry {
 }
 
 impl PreviousEntry {
-    /// Returns the state after `entry`.
+    /// Returns the state to which the entry after `entry` is relative.
     pub(super) const fn after(entry: &MessageEntry) -> Self {
         Self { next: entry.offset + 1, end: entry.at + entry.bytes, bytes: entry.bytes, lane: entry.lane }
     }
@@ -167,7 +169,7 @@ fn put(out: &mut heapless::Vec<u8, ENTRY_BYTES_MAX>, value: u64) {
     let _ = out.extend_from_slice(&bytes[..length]);
 }
 
-/// Writes parts one after the other. Entries must be in order.
+/// Writes parts one after the other. Entries must be pushed in the order of a footer: by queue and offset.
 #[derive(Debug)]
 pub(super) struct BodyPartWriter<'a> {
     out: &'a mut Vec<u8>,
@@ -254,7 +256,7 @@ impl<'a> BodyPartWriter<'a> {
 pub(super) struct BodyPartBlock<'a> {
     pub queue: u64,
     pub first: u64,
-    /// Distance to the start of the next block, of this queue or another.
+    /// Distance in bytes to the start of the next block, which may be of another queue.
     pub stride: usize,
     entries: Input<'a>,
 }
@@ -275,7 +277,7 @@ impl<'a> BodyPartBlock<'a> {
         Some(Self { queue, first, stride, entries })
     }
 
-    /// Iterates over its entries in ascending order.
+    /// Iterates over the entries of the block in ascending order.
     pub(super) fn entries(&self) -> impl Iterator<Item = MessageEntry> + use<'a> {
         let (mut input, queue) = (self.entries, self.queue);
         let mut before = PreviousEntry { next: self.first, ..PreviousEntry::default() };
@@ -298,8 +300,8 @@ fn read_entry(input: &mut Input<'_>, queue: u64, before: &mut PreviousEntry) -> 
     Some(MessageEntry { queue, offset, at, bytes, targets: targets.max(1), lane, is_chunked, body })
 }
 
-/// Returns an upper bound of the bytes of `entry` in its part, without the overhead of blocks. `before` is
-/// the newest entry of the queue, if it is known.
+/// Returns an upper bound of the bytes that `entry` takes in its part, without the overhead of blocks. `before` is
+/// the state after the newest entry of the queue, if it is known.
 pub(super) fn bytes_max(entry: &MessageEntry, before: Option<PreviousEntry>) -> usize {
     let head =
         if before.is_some() { 0 } else { 6 + varint::bytes(entry.queue) + varint::bytes(entry.offset) };

@@ -1,10 +1,9 @@
 //! The index of one queue: which segment holds which of its offsets, and which are live.
 //!
-//! A queue's messages are grouped in *runs*: ascending offsets in one segment. A queue therefore needs one
-//! run per segment, however many messages it has, and a run takes a few bytes (layout in `runs`). Offsets
-//! that were settled before the next message was written do not end a run. A message consumed before its
-//! commit is never written, and such gaps must take no memory. When the compactor copies a message, the
-//! message moves to a run of the new segment.
+//! A queue's messages are grouped in *runs*: ascending offsets in one segment. A queue therefore needs one run per
+//! segment, however many messages it has, and a run takes a few bytes (layout in `runs`). A gap of settled offsets
+//! does not end a run: messages consumed before their commit are never written, and the gaps that they leave must
+//! take no memory. When the compactor copies a message, the index moves the message to a run of the new segment.
 //!
 //! # Invariants
 //! - An offset in a run is live and lies in the run's segment, or it is settled.
@@ -17,11 +16,11 @@ use super::record::Range;
 use super::runs::{Run, Runs, share_of};
 use super::settled::SettledSet;
 
-/// Corrects a delivered watermark that ran ahead: written at a clean stop with the offset up to which
-/// messages were really delivered.
+/// Corrects a delivered watermark that is higher than the offset up to which messages were really delivered. A clean
+/// stop writes it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(super) struct WatermarkReset {
-    /// The highest watermark at that time; a higher one makes this void.
+    /// The highest watermark at the clean stop. The correction is void if the log contains a higher watermark.
     pub(super) watermark: u64,
     /// The first offset that was certainly not delivered.
     pub(super) offset: u64,
@@ -36,22 +35,22 @@ pub struct QueueIndex {
     pub settled: SettledSet,
     /// Number of live messages.
     pub live: u64,
-    /// The highest watermark: nothing from there on was delivered; 0 if there is none.
+    /// The highest watermark: no message with this or a higher offset was delivered. 0 if there is no watermark.
     pub delivered_through: u64,
-    /// The correction of that by the last clean stop.
+    /// The correction of `delivered_through` by the last clean stop.
     pub(super) watermark_reset: WatermarkReset,
     /// Whether the queue is deleted.
     pub gone: bool,
-    /// The newest two segments that record the deletion; 0 for none.
-    gone_in: [u64; 2],
-    /// The oldest segment with settlements and watermarks of this queue.
+    /// The newest two segments that contain the deletion of the queue, newest first; 0 for none.
+    deletion_segments: [u64; 2],
+    /// The oldest segment with settlements or watermarks of this queue.
     pub(super) settled_since: u64,
-    /// The first and the last segment with messages of this queue, settled ones included. There are none if
-    /// the first is above the last.
-    held: (u64, u64),
+    /// The first and the last segment with messages of this queue, settled messages included. If there are no
+    /// messages, the first is above the last.
+    segment_bounds: (u64, u64),
     /// Live messages with chunked bodies: the body's id by offset.
     pub(super) large: BTreeMap<u64, u64>,
-    /// Bytes of those chunks.
+    /// Bytes of the chunks of those bodies.
     pub(super) large_bytes: u64,
     next_offset: u64,
 }
@@ -65,9 +64,9 @@ impl Default for QueueIndex {
             delivered_through: 0,
             watermark_reset: WatermarkReset::default(),
             gone: false,
-            gone_in: [0; 2],
+            deletion_segments: [0; 2],
             settled_since: u64::MAX,
-            held: (u64::MAX, 0),
+            segment_bounds: (u64::MAX, 0),
             large: BTreeMap::new(),
             large_bytes: 0,
             next_offset: 0,
@@ -78,22 +77,23 @@ impl Default for QueueIndex {
 /// The effect of a message record on a queue index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum AddOutcome {
-    /// The message is settled.
+    /// The message is settled, or its queue is deleted.
     Dead,
-    /// Another copy in the same segment is known.
+    /// The index already contains a copy in the same segment.
     Again,
-    /// Another copy was known. Contains its segment and its bytes.
+    /// The index contained a copy in another segment, which the new copy replaces. Contains the old copy's segment
+    /// and bytes.
     Moved(u64, u32),
-    /// The message was not known.
+    /// The message is new to the index.
     New,
 }
 
 /// The effect of a settlement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SettleEffect {
-    /// A segment loses this number of live messages and bytes.
+    /// Live messages were settled. Contains their segment, their number and their bytes.
     Live(u64, u32, u32),
-    /// Offsets that were not settled before.
+    /// Contains offsets that were not settled before.
     Offsets(Range),
 }
 
@@ -125,10 +125,10 @@ impl QueueIndex {
         self.runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>() + self.large_bytes
     }
 
-    /// Heap bytes when all messages are settled, itself included.
-    pub(super) const STANDING_BYTES: usize = size_of::<Self>() + 3 * ALLOCATION_BYTES;
+    /// Heap bytes of a queue whose messages are all settled, this struct included.
+    pub(super) const EMPTY_HEAP_BYTES: usize = size_of::<Self>() + 3 * ALLOCATION_BYTES;
 
-    /// Returns the approximate heap bytes, itself included.
+    /// Returns the approximate heap bytes, this struct included.
     pub(super) fn heap_bytes(&self) -> usize {
         size_of::<Self>()
             + self.runs.heap_bytes(ALLOCATION_BYTES)
@@ -145,12 +145,12 @@ impl QueueIndex {
 
     /// Returns the first and the last segment with records of this queue, live or settled; `None` if there
     /// are none.
-    pub(super) fn held_between(&self) -> Option<(u64, u64)> {
-        let (first, last) = self.held;
-        (first <= last).then_some(self.held)
+    pub(super) fn segments_between(&self) -> Option<(u64, u64)> {
+        let (first, last) = self.segment_bounds;
+        (first <= last).then_some(self.segment_bounds)
     }
 
-    /// Returns the segment that holds a live message.
+    /// Returns the segment that contains the message at `offset`; `None` if there is no live message at this offset.
     pub fn segment_of(&self, offset: u64) -> Option<u64> {
         if self.settled.contains(offset) {
             return None;
@@ -158,9 +158,9 @@ impl QueueIndex {
         self.runs.around(offset).map(|run| run.segment)
     }
 
-    /// Adds a message in `segment`.
+    /// Adds a message that was found in `segment`. `bytes` is its share of the record.
     pub(super) fn add(&mut self, offset: u64, segment: u64, bytes: u32) -> AddOutcome {
-        self.hold(segment);
+        self.extend_bounds(segment);
         self.next_offset = self.next_offset.max(offset + 1);
         if self.gone || self.settled.contains(offset) {
             return AddOutcome::Dead;
@@ -168,34 +168,35 @@ impl QueueIndex {
         match self.runs.around(offset) {
             Some(run) if run.segment == segment => AddOutcome::Again,
             Some(run) => {
-                let lost = self.take_out(run, offset, bytes);
-                self.put_in(Range { start: offset, end: offset + 1 }, segment, bytes);
+                let lost = self.remove_from_run(run, offset, bytes);
+                self.add_to_run(Range { start: offset, end: offset + 1 }, segment, bytes);
                 AddOutcome::Moved(run.segment, lost)
             }
             None => {
-                self.put_in(Range { start: offset, end: offset + 1 }, segment, bytes);
+                self.add_to_run(Range { start: offset, end: offset + 1 }, segment, bytes);
                 self.live += 1;
                 AddOutcome::New
             }
         }
     }
 
-    /// Returns the offset from which on every message is new: neither seen, settled nor deleted.
-    pub(super) fn new_from(&self) -> u64 {
+    /// Returns the lowest offset such that all messages with this or a higher offset are certainly new to the index
+    /// and not settled.
+    pub(super) fn first_new_offset(&self) -> u64 {
         if self.gone { u64::MAX } else { self.next_offset.max(self.settled.end()) }
     }
 
-    /// Adds messages in `segment` with offsets from [`Self::new_from`] on.
+    /// Adds contiguous messages of `segment`, whose offsets are at least [`Self::first_new_offset`].
     pub(super) fn add_new(&mut self, offsets: Range, segment: u64, bytes: u32) {
-        assert!(offsets.start >= self.new_from(), "a message is noted twice");
-        self.hold(segment);
+        assert!(offsets.start >= self.first_new_offset(), "a message is noted twice");
+        self.extend_bounds(segment);
         self.next_offset = offsets.end;
         self.live += offsets.end - offsets.start;
-        self.put_in(offsets, segment, bytes);
+        self.add_to_run(offsets, segment, bytes);
     }
 
-    /// Adds live messages that are in no run to one.
-    fn put_in(&mut self, offsets: Range, segment: u64, bytes: u32) {
+    /// Adds live messages that are in no run, to the run before them or to a new run.
+    fn add_to_run(&mut self, offsets: Range, segment: u64, bytes: u32) {
         let (Range { start, end }, live) = (offsets, (offsets.end - offsets.start) as u32);
         let is_free = |from| self.settled.contains_all(Range { start: from, end: start });
         let before = self.runs.before(start);
@@ -209,8 +210,9 @@ impl QueueIndex {
         self.runs.insert(Run { offsets, segment, live, bytes });
     }
 
-    /// Removes a live message from its run; returns the bytes that the run loses.
-    fn take_out(&mut self, mut run: Run, offset: u64, bytes: u32) -> u32 {
+    /// Removes a live message from its run, and splits the run if necessary. Returns the number of bytes by which the
+    /// run shrinks.
+    fn remove_from_run(&mut self, mut run: Run, offset: u64, bytes: u32) -> u32 {
         let start = run.offsets.start;
         let before = Range { start, end: offset };
         let after = Range { start: offset + 1, end: run.offsets.end };
@@ -236,51 +238,51 @@ impl QueueIndex {
     /// Records that `segment` contains the deletion of the queue.
     pub(super) const fn note_gone(&mut self, segment: u64) {
         self.gone = true;
-        if self.gone_in[0] != segment {
-            self.gone_in = [segment, self.gone_in[0]];
+        if self.deletion_segments[0] != segment {
+            self.deletion_segments = [segment, self.deletion_segments[0]];
         }
     }
 
-    /// Returns the only segment that contains the deletion, unless it is `active` or there is another.
-    pub(super) fn gone_only_in(&self, active: u64) -> Option<u64> {
-        let [only, other] = self.gone_in;
+    /// Returns the segment that contains the deletion of the queue, if it is the only one and not `active`.
+    pub(super) fn only_deletion_segment(&self, active: u64) -> Option<u64> {
+        let [only, other] = self.deletion_segments;
         (self.gone && other == 0 && only != active).then_some(only)
     }
 
     /// Extends the range of segments with messages of this queue.
-    fn hold(&mut self, segment: u64) {
-        let (first, last) = self.held;
-        self.held = (first.min(segment), last.max(segment));
+    fn extend_bounds(&mut self, segment: u64) {
+        let (first, last) = self.segment_bounds;
+        self.segment_bounds = (first.min(segment), last.max(segment));
     }
 
-    /// Settles offsets and passes the consequences to `tell`, part by part.
-    pub(super) fn settle(&mut self, range: Range, mut tell: impl FnMut(&mut Self, SettleEffect)) {
+    /// Settles offsets and passes the effects to `report`, one for each run concerned and one for each new range.
+    pub(super) fn settle(&mut self, range: Range, mut report: impl FnMut(&mut Self, SettleEffect)) {
         let mut settled = core::mem::take(&mut self.settled);
         settled.insert(range, |fresh| {
-            self.lose(fresh, &mut tell);
-            tell(self, SettleEffect::Offsets(fresh));
+            self.lose(fresh, &mut report);
+            report(self, SettleEffect::Offsets(fresh));
         });
         self.settled = settled;
     }
 
     /// Removes newly settled offsets from their runs.
-    fn lose(&mut self, fresh: Range, tell: &mut impl FnMut(&mut Self, SettleEffect)) {
+    fn lose(&mut self, fresh: Range, report: &mut impl FnMut(&mut Self, SettleEffect)) {
         let mut runs = core::mem::take(&mut self.runs);
         runs.retain_in(fresh, |run| {
-            // Offsets settled before are not in `fresh`, so all of `fresh` is live.
+            // `fresh` contains no offsets that were settled before, so all its offsets within a run are live.
             let count = (run.offsets.end.min(fresh.end) - run.offsets.start.max(fresh.start)) as u32;
             let bytes = share_of(run.bytes, count, run.live);
             run.bytes -= bytes;
             run.live -= count;
             self.live -= u64::from(count);
-            tell(self, SettleEffect::Live(run.segment, count, bytes));
+            report(self, SettleEffect::Live(run.segment, count, bytes));
             run.live > 0
         });
         self.runs = runs;
     }
 
-    /// Calls `each` with the segments of live messages in `range`, their number and their bytes.
-    pub(super) fn for_each_held(&self, range: Range, mut each: impl FnMut(u64, u32, u32)) {
+    /// Calls `each` with segment, number and bytes of the live messages in `range`, once for each run.
+    pub(super) fn for_each_live_part(&self, range: Range, mut each: impl FnMut(u64, u32, u32)) {
         let runs = self.runs.iter_from(range.start);
         for run in runs.take_while(|run| run.offsets.start < range.end) {
             let count = run.offsets.end.min(range.end) - run.offsets.start.max(range.start);
@@ -291,8 +293,9 @@ impl QueueIndex {
 
     /// Forgets removed segments. They contain no live messages, and so no runs.
     pub(super) fn forget_segments(&mut self, have_left: impl Fn(&u64) -> bool) {
-        let [newer, older] = self.gone_in.map(|segment| if have_left(&segment) { 0 } else { segment });
-        self.gone_in = if newer == 0 { [older, 0] } else { [newer, older] };
+        let [newer, older] =
+            self.deletion_segments.map(|segment| if have_left(&segment) { 0 } else { segment });
+        self.deletion_segments = if newer == 0 { [older, 0] } else { [newer, older] };
         // Free the memory of a backlog after it was consumed.
         if self.live == 0 {
             self.release_memory();
@@ -304,7 +307,7 @@ impl QueueIndex {
         self.live_ranges_from(0)
     }
 
-    /// Returns the live offsets from `start` on.
+    /// Returns the live offsets from `start` on, as ascending ranges.
     pub fn live_ranges_from(&self, start: u64) -> impl Iterator<Item = Range> + '_ {
         let mut pieces = self.pieces_from(start).map(|(piece, _)| piece).peekable();
         core::iter::from_fn(move || {
@@ -345,8 +348,8 @@ impl QueueIndex {
 
     /// Plans the read of the first live messages within `offsets`, all in one segment.
     ///
-    /// `wanted` receives exactly the live offsets, up to its capacity. Returns `None` if nothing is live
-    /// there.
+    /// Stores the live offsets that the fetch reads in `wanted`, up to its capacity. Returns `None` if no offset in
+    /// `offsets` is live.
     pub(super) fn plan(&self, offsets: Range, wanted: &mut Vec<Range>) -> Option<FetchPlan> {
         wanted.clear();
         let mut pieces = self.pieces_from(offsets.start).peekable();
@@ -363,10 +366,10 @@ impl QueueIndex {
     }
 }
 
-/// Approximate overhead of the allocator per allocation.
+/// Approximate overhead of the allocator per allocation, in bytes.
 pub(super) const ALLOCATION_BYTES: usize = 16;
 
-/// Returns the bytes of a tree's nodes, which are at least half full.
+/// Returns a high estimate of the bytes of a tree's nodes, which are at least half full.
 pub(super) const fn tree_bytes<K, V>(entries: usize) -> usize {
     entries * (2 * (size_of::<K>() + size_of::<V>()) + ALLOCATION_BYTES)
 }

@@ -1,23 +1,23 @@
-//! Queue names in the footers of the segments with their messages, in addition to the definitions.
+//! Queue names in footers: the footer of a segment repeats the names of the queues whose messages it contains.
 //!
-//! A definition has two copies, and a flash card may lose both. Messages contain only the incarnation of
-//! their queue, so without its name their queue could not be identified. A footer is the cheapest third
-//! place: it is written anyway, far from the definitions, and is removed together with the messages.
+//! A flash card may lose both copies of a queue's definition. Messages contain only the incarnation of their queue,
+//! so without the definition the name of the queue would be unknown. A footer is the cheapest place for a third copy
+//! of the name: it is written anyway, far from the definitions, and is removed together with the messages.
 //!
 //! ```text
 //! payload | incarnation varint | key of the definition |        of a record of the kind 129
 //! ```
 //!
-//! Names take at most one of [`SHARE`] bytes of a segment. If all names need more, each footer continues
-//! after the last name of the previous one. A backlog over several segments therefore has every name in one
-//! of them.
+//! Names take at most 1/[`NAMES_DIVISOR`] of a segment's bytes. If all names need more, each footer continues after
+//! the last name of the previous footer. If a queue's messages extend over several segments, one of their footers
+//! therefore contains its name.
 //!
 //! A footer also repeats the definitions that its segment contains, with their values. If no copy of a
 //! definition can be read, it is read from a footer.
 //!
 //! # Invariants
 //! - Names never take space that another part of a footer needs.
-//! - They are read only when a definition is missing, so an undamaged store reads none at a start.
+//! - Names are read only when a definition is missing, so a start with an undamaged store reads none.
 //! - A name is only a hint for rebuilding a queue. It is ignored if the queue has a definition.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,23 +37,23 @@ use super::record::Record;
 use super::segment::NAMED;
 use super::varint::{self, Input};
 
-/// Names take at most one of this number of bytes of a segment.
-const SHARE: usize = 128;
-/// Maximum bytes of a name beside its key: kind, place, length, checksum and incarnation.
+/// Names take at most this fraction (1/128) of a segment's bytes.
+const NAMES_DIVISOR: usize = 128;
+/// Maximum bytes of a name in addition to its key: kind, place, length, checksum and incarnation.
 pub(super) const NAME_OVERHEAD_BYTES: usize = 24;
 
 /// The keys of the definitions of queues, by incarnation.
 pub type Names = BTreeMap<u64, Box<[u8]>>;
 
-/// Parses the payload of a name's record.
+/// Parses the payload of a name's record; returns the incarnation and the key.
 fn parse(payload: &[u8]) -> Option<(u64, &[u8])> {
     let mut input = Input::new(payload);
     Some((input.varint()?, input.rest()))
 }
 
-/// Returns the bytes that a footer reserves for names.
+/// Returns the number of bytes that a footer reserves for names.
 pub(super) fn room_kept(index: &Index, segment_bytes: u32) -> usize {
-    let most = segment_bytes as usize / SHARE;
+    let most = segment_bytes as usize / NAMES_DIVISOR;
     let mut bytes = 0;
     for (key, _) in index.definitions().iter().filter(|(_, definition)| definition.names_queue()) {
         bytes += key.len() + NAME_OVERHEAD_BYTES;
@@ -84,16 +84,16 @@ impl NameProgress {
     ) {
         let segment_bytes = segment_bytes as usize;
         let room = footer.room_for_names(segment_bytes - active.tail() as usize);
-        let mut left = room.min(segment_bytes / SHARE);
+        let mut left = room.min(segment_bytes / NAMES_DIVISOR);
         let (segment, Self { after, payload }) = (active.sequence(), self);
         let definitions = index.definitions();
         let behind = definitions.range::<[u8], _>((Bound::Excluded(&**after), Bound::Unbounded));
         let again = definitions.range::<[u8], _>((Bound::Unbounded, Bound::Included(&**after)));
         let mut last = None;
         for (key, definition) in behind.chain(again).filter(|(_, definition)| definition.names_queue()) {
-            // No segment is newer than the active one.
+            // The active segment is the newest, so a queue with messages in it has them in its last segment.
             let is_there =
-                |queue: &super::QueueIndex| queue.held_between().is_some_and(|(_, last)| last == segment);
+                |queue: &super::QueueIndex| queue.segments_between().is_some_and(|(_, last)| last == segment);
             if !index.queues().get(&definition.queue).is_some_and(|queue| is_there(queue)) {
                 continue;
             }
@@ -171,7 +171,7 @@ impl FooterView<'_> {
         Ok(false)
     }
 
-    /// Returns the entries of a segment's footer, if it is good.
+    /// Returns the encoded entries of a segment's footer, if the footer is undamaged.
     fn read_entries<D: Disk>(&self, disk: &mut D, sequence: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(segment) = self.index.segments().get(&sequence) else { return Ok(None) };
         let (slot, end) = (segment.slot, self.segment_bytes as usize);
@@ -202,7 +202,7 @@ pub(super) fn for_each_name(entries: &[u8], mut each: impl FnMut(u64, &[u8])) {
     });
 }
 
-/// Reads `bytes`; returns whether all of them could be read.
+/// Fills `bytes` from offset `at` of a file; returns whether all of them could be read.
 fn read_all<D: Disk>(disk: &mut D, slot: u32, at: usize, bytes: &mut [u8]) -> io::Result<bool> {
     match disk.read(slot, at as u64, bytes) {
         Err(error) if is_about_a_block(&error) => Ok(false),

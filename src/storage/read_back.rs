@@ -4,28 +4,29 @@
 //! fetch, fetch_chunk → FetchJob ~ helper ~ FetchDone → fetch_done, chunk_done → the caller's own memory
 //! ```
 //!
-//! The event loop determines from the index which offsets are live and in which segment they lie. The helper
-//! finds their locations, reads them with few calls, and verifies them. A part of the footer is read only as
-//! far as needed. Neighbouring records are read together as long as at least half of the bytes are wanted. If
-//! a part is damaged or was never written, the records are searched in the segment's commits. There is one
-//! buffer, so one fetch at a time.
+//! The event loop determines from the index which offsets are live and in which segment they lie. The helper finds
+//! the locations of these records in the footer, reads the records with few calls, and verifies them. A part of the
+//! footer is read only as far as needed. Neighbouring records are read with one call as long as at least half of the
+//! bytes are wanted. If the part is damaged or was never written, the helper searches the records in the segment's
+//! commits. There is one set of buffers, so one fetch at a time.
 //!
 //! The file also contains [`Pins`], which keeps files unchanged while they are read or copied.
 //!
 //! # Invariants
-//! - Only durable records are read. Every record found has been verified and is one that was requested.
-//! - A location that cannot be read loses only its own records.
-//! - A fetch covers a known range of offsets. A live message in this range that is not found is lost.
+//! - Only durable records are read. A fetch returns only verified records that were requested.
+//! - If a location cannot be read, only the records at this location are lost.
+//! - A fetch covers a range of offsets, which it returns. A live message in this range that the fetch does not find
+//!   is lost.
 //! - The file that a fetch reads is not reused before the fetch is done.
-//! - No buffer grows beyond one fetch and one span. The exceptions are a single longer record, and a longer
-//!   commit with a verified checksum; their memory is freed before the next fetch.
+//! - A buffer takes at most [`FETCH_BYTES`] and [`SPAN_BYTES_MAX`] together. The exceptions are a single longer
+//!   record, and a longer commit with a verified checksum. That memory is freed before the next fetch.
 
 use std::io;
 
 use super::commit::{BLOCK_BYTES, ClaimedHeader, Commit, claimed_length, verified_length};
 use super::commit_builder::ResizeZeroed;
 use super::disk::Disk;
-use super::footer::{RECORDED_PART, for_each_message};
+use super::footer::{RECORDED_DIVISOR, for_each_message};
 use super::index::Segment;
 use super::log::{Log, RecordLocation};
 use super::parts::{BodyPart, BodyPartBlock, PART_BLOCK_BYTES, Smallest, part_seed};
@@ -42,15 +43,16 @@ const RECORDS_MAX: usize = 1024;
 const WANTED_MAX: usize = 256;
 /// Maximum bytes per read call, except for a longer record.
 const SPAN_BYTES_MAX: usize = 32 << 10;
-/// Number of guesses after which a block is found by binary search.
+/// Maximum number of guesses when a block is searched by interpolation; then binary search is used.
 const GUESSES_MAX: usize = 4;
 
 /// The result of a fetch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FetchResult {
-    /// End of the offsets covered. Live offsets below that were not passed to the caller are lost.
+    /// End of the offsets that the fetch covers. Messages that were live below this offset and were not passed to the
+    /// caller are lost.
     pub through: u64,
-    /// Whether records were moved meanwhile. Fetch again from `through` on.
+    /// Whether the compactor has moved records during the fetch. The caller should fetch again from `through` on.
     pub retry: bool,
     /// The last error of the disk.
     pub error: Option<io::ErrorKind>,
@@ -71,14 +73,15 @@ impl Log {
                 .map(|job| FetchJob { through: offsets.end, ..job });
         };
         let is_sealing = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.seals == plan.segment);
-        // If that takes long, the segment is read commit by commit.
+        // While the footer is being written, the fetch waits. If the write is postponed for lack of space, the
+        // segment is read commit by commit.
         if is_sealing && !self.is_postponed() {
             self.reading.spare = Some(buffers);
             return None;
         }
-        // After a disk failure the footer entries may include records that were not written.
+        // After a disk failure the footer entries in memory may include records that were not written.
         let source = if plan.segment == self.space.active.sequence() && !self.failed {
-            // Copies made by the commit in flight are not at their new location yet.
+            // The records of the commit in flight are not readable at their location yet.
             let recorded = match self.in_flight {
                 Some(_) => self.space.active.footer().messages_before_last(),
                 None => self.space.active.footer().messages(),
@@ -106,7 +109,7 @@ impl Log {
         }
     }
 
-    /// Creates a job for a segment and pins its file.
+    /// Creates a fetch job for a segment and pins the segment's file.
     fn job(&mut self, source: FetchSource, segment: u64, buffers: FetchBuffers) -> Option<FetchJob> {
         let found = self.index.segments().get(&segment);
         let source = if found.is_some() { source } else { FetchSource::Nothing };
@@ -126,8 +129,8 @@ impl Log {
         })
     }
 
-    /// Applies the result of [`Log::fetch`] and calls `each` with every intact message, ascending by offset.
-    /// Some may have been settled meanwhile.
+    /// Applies the result of [`Log::fetch`] and calls `each` with every intact message, ascending by offset. Some of
+    /// the messages may have been settled during the fetch.
     pub fn fetch_done(&mut self, done: FetchDone, mut each: impl FnMut(u64, &Message<'_>)) -> FetchResult {
         let FetchDone { job, error } = done;
         self.has_refused_reads |= error.is_some();
@@ -142,7 +145,8 @@ impl Log {
         FetchResult { through, retry: moved.is_some(), error }
     }
 
-    /// Applies the result of [`Log::fetch_chunk`]; `each` receives the chunk, or `None` if it is lost.
+    /// Applies the result of [`Log::fetch_chunk`]. Calls `each` with the bytes of the chunk, or with `None` if the
+    /// chunk is lost.
     pub fn chunk_done(&mut self, done: FetchDone, each: impl FnOnce(Option<&[u8]>)) -> FetchResult {
         let FetchDone { job, error } = done;
         self.has_refused_reads |= error.is_some();
@@ -161,7 +165,8 @@ impl Log {
         FetchResult { through: 0, retry, error }
     }
 
-    /// Returns the first wanted offset that was not found and has moved to another segment.
+    /// Returns the first wanted offset that was not found because its message has moved to another segment; `None` if
+    /// there is none.
     fn first_moved(&self, job: &FetchJob) -> Option<u64> {
         let queue = self.index.queues().get(&job.queue)?;
         let mut found = job.buffers.found.iter().map(|found| found.offset).peekable();
@@ -208,7 +213,7 @@ impl Log {
         Some(held)
     }
 
-    /// Returns whether the pinned files are still unchanged.
+    /// Returns whether files are pinned for a backup. If not, the running backup must be cancelled.
     pub const fn is_pinned_for_backup(&self) -> bool {
         self.reading.pins.is_copying()
     }
@@ -244,7 +249,7 @@ pub(super) struct FetchBuffers {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The location of a record.
+/// The offset of a message in its queue, and the location of its record.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct FetchedMessage {
     pub(super) offset: u64,
@@ -263,12 +268,12 @@ impl FetchBuffers {
         }
     }
 
-    /// Returns their maximum bytes. One record may be as long as a commit.
+    /// Returns the maximum memory of the buffers in bytes. One record may be as long as a commit.
     pub(super) const fn bytes(segment_bytes: usize, commit_bytes: usize) -> usize {
         let fetch = FETCH_BYTES + SPAN_BYTES_MAX;
         let longest = if fetch > commit_bytes { fetch } else { commit_bytes };
         let lists = WANTED_MAX * size_of::<Range>() + 2 * RECORDS_MAX * size_of::<FetchedMessage>();
-        longest + lists + segment_bytes / RECORDED_PART
+        longest + lists + segment_bytes / RECORDED_DIVISOR
     }
 
     /// Clears the buffers for the next fetch, and frees the memory of a single long record.
@@ -344,7 +349,7 @@ pub(super) enum FetchSource {
     Span(BodyPart),
     /// In the commits, because the segment has no good footer.
     Scan,
-    /// The location of a chunk is known. Contains the body and the index of the chunk.
+    /// The location of a chunk is already known. Contains it, the id of the body, and the index of the chunk.
     Chunk(RecordLocation, u64, u32),
 }
 
@@ -401,15 +406,15 @@ impl FetchJob {
             let length = claimed_length(&bytes[..known]).unwrap_or(0);
             if length > known
                 && length <= (self.segment_bytes - at) as usize
-                && self.may_hold(disk, at, length, &bytes[..known])
+                && self.may_buffer(disk, at, length, &bytes[..known])
             {
                 bytes.resize_zeroed(length);
                 known = read(disk, self.slot, at, &mut bytes, error);
             }
             let commit = Commit::parse(&bytes[..known], self.seed);
             let Some(commit) = commit.filter(|commit| commit.header.segment == self.segment) else {
-                let served = reader::served(&bytes[..known], self.seed, self.segment);
-                for (from, length) in served.into_iter().flat_map(|served| served.records) {
+                let damaged = reader::read_damaged_commit(&bytes[..known], self.seed, self.segment);
+                for (from, length) in damaged.into_iter().flat_map(|damaged| damaged.records) {
                     if let Ok((Record::Message(message), _)) = Record::parse(&bytes[from..known]) {
                         self.note_targets(&message, at + from as u32, length as u32, &mut smallest);
                     }
@@ -433,12 +438,12 @@ impl FetchJob {
         self.keep(smallest);
     }
 
-    /// Returns whether memory may be allocated for a commit of `length` bytes. That is so if it is not longer
-    /// than usual, or if the secret identity in its header or its checksum is correct.
-    fn may_hold(&self, disk: &mut impl Disk, at: u32, length: usize, head: &[u8]) -> bool {
+    /// Returns whether memory may be allocated for a commit of `length` bytes, which its header claims. It may if the
+    /// commit is not longer than usual, or if the secret identity in its header or its checksum is correct.
+    fn may_buffer(&self, disk: &mut impl Disk, at: u32, length: usize, head: &[u8]) -> bool {
         length <= FETCH_BYTES + SPAN_BYTES_MAX
             || ClaimedHeader::read(head)
-                .is_some_and(|claim| reader::is_served(&claim, self.seed, self.segment))
+                .is_some_and(|claim| reader::is_servable(&claim, self.seed, self.segment))
             || matches!(verified_length(disk, self.slot, at.into(), self.seed), Ok(Some(_)))
     }
 
@@ -457,7 +462,8 @@ impl FetchJob {
         }
     }
 
-    /// Keeps the records that fit into the fetch; of two records with the same offset the later one.
+    /// Stores the collected records as far as they fit into the fetch. Of two records with the same offset the later
+    /// one counts.
     fn keep(&mut self, smallest: Smallest<FetchedMessage>) {
         let (found, is_cut) = smallest.sorted();
         self.buffers.found = found;
@@ -474,19 +480,19 @@ impl FetchJob {
             bytes > self.bytes_max
         });
         if let Some(fitting) = fitting {
-            self.end_behind(fitting.max(1));
+            self.end_before(fitting.max(1));
         }
     }
 
-    /// Ends the fetch before the record at index `count`.
-    fn end_behind(&mut self, count: usize) {
+    /// Limits the fetch to the first `count` records found.
+    fn end_before(&mut self, count: usize) {
         if let Some(next) = self.buffers.found.get(count) {
             self.through = next.offset;
         }
         self.buffers.found.truncate(count);
     }
 
-    /// Finds the queue's part within a span. A long span is a single part.
+    /// Finds the queue's part of the footer within a span ([`super::settled::Spans`]).
     fn find_part(
         &mut self,
         disk: &mut impl Disk,
@@ -549,7 +555,7 @@ impl FetchJob {
                 sum += entry.bytes as usize;
                 let count = self.buffers.found.len();
                 if count > RECORDS_MAX || (sum > self.bytes_max && count > 1) {
-                    self.end_behind(count - 1);
+                    self.end_before(count - 1);
                     return Some(());
                 }
             }
@@ -557,7 +563,7 @@ impl FetchJob {
         Some(())
     }
 
-    /// Reads and verifies the records found. Bad ones are left out.
+    /// Reads and verifies the records found. Damaged records are left out.
     fn read(&mut self, disk: &mut impl Disk, error: &mut Option<io::ErrorKind>) {
         let mut found = core::mem::take(&mut self.buffers.found);
         let (mut done, mut end) = (0, 0);
@@ -571,7 +577,7 @@ impl FetchJob {
             }
             let known = read(disk, self.slot, start, &mut self.buffers.bytes[end..end + length], error);
             if known < length && span > 1 {
-                // Read them one by one, so that one bad record does not lose its neighbours.
+                // The records are read again one by one, so that the other records of this read are not lost.
                 end = self.read_singly(disk, &mut found[done..done + span], end, error);
             } else {
                 let from = end;
@@ -602,11 +608,12 @@ impl FetchJob {
         end
     }
 
-    /// Verifies the record at offset `at` of the buffer and moves it to offset `to`; returns its end.
+    /// Verifies the record at offset `at` of the buffer, of which `known` bytes were read, and moves it to offset
+    /// `to`. Returns the end of the moved record, or `to` if the record is not good.
     fn take(&mut self, found: &mut FetchedMessage, at: usize, known: usize, to: usize) -> usize {
         let bytes = found.bytes as usize;
-        let is_good =
-            at + bytes <= known && self.is_asked_for(&self.buffers.bytes[at..at + bytes], found.offset);
+        let is_good = at + bytes <= known
+            && self.is_requested_record(&self.buffers.bytes[at..at + bytes], found.offset);
         if !is_good {
             found.bytes = 0;
             return to;
@@ -617,7 +624,7 @@ impl FetchJob {
     }
 
     /// Returns whether the bytes are the record that was requested.
-    fn is_asked_for(&self, bytes: &[u8], offset: u64) -> bool {
+    fn is_requested_record(&self, bytes: &[u8], offset: u64) -> bool {
         match (Record::parse(bytes), self.source) {
             (Ok((Record::Chunk { body, index, .. }, _)), FetchSource::Chunk(_, asked, at)) => {
                 (body, index) == (asked, at)
@@ -630,7 +637,7 @@ impl FetchJob {
     }
 }
 
-/// Returns how many of `found` are read with one call.
+/// Returns how many of the records `found` are read with one call, from the first on.
 fn span_of(found: &[FetchedMessage]) -> usize {
     let (start, mut wanted, mut end) = (found[0].at, 0, found[0].at);
     let is_near = |found: &&FetchedMessage| {
@@ -644,7 +651,7 @@ fn span_of(found: &[FetchedMessage]) -> usize {
     found.iter().take_while(is_near).count().max(1)
 }
 
-/// Reads, and stores an error in `error`; returns the number of bytes read.
+/// Reads and returns the number of bytes read. On an error returns 0 and stores the error in `error`.
 fn read(
     disk: &mut impl Disk,
     slot: u32,
@@ -671,7 +678,8 @@ struct PartSearch {
 }
 
 impl PartSearch {
-    /// Reads the block, from `low` on, that contains `offset` or where it would be. Returns `None` on damage.
+    /// Reads the block that contains `offset`, or would contain it. Searches from block `low` on. Returns `None` if a
+    /// block is damaged.
     fn seek(
         &mut self,
         disk: &mut impl Disk,
@@ -729,7 +737,7 @@ impl PartSearch {
 pub struct PinnedFile {
     /// The slot of the file.
     pub slot: u32,
-    /// Number of bytes to copy from its start. In the copy, zeros follow.
+    /// Number of bytes to copy from the start of the file. The rest of the copy is filled with zeros.
     pub bytes: u32,
     /// The file's length in bytes.
     pub length: u32,
@@ -738,13 +746,13 @@ pub struct PinnedFile {
 /// Files that must not be reused while they are read or copied, although their segments may have been
 /// removed.
 ///
-/// A copy is a consistent store only if none of its files is reused before it is copied. All durable records
-/// lie in the live segments, in the active one up to its tail.
+/// A backup copies the files one after the other. The copy is a consistent store only if no file is reused before it
+/// is copied. All durable records lie in the live segments; in the active segment they end at its tail.
 ///
 /// # Invariants
-/// - At most one file is read, because there is one buffer.
-/// - A copy never delays a publisher confirm: when space gets short, the pin is released, and the backup can
-///   see that.
+/// - At most one file is pinned by a fetch, because there is one set of buffers.
+/// - A backup never delays a publisher confirm: when space gets short, the files are unpinned, and the backup is
+///   cancelled.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     read: Option<u32>,

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - Nothing is written.
-//! - Other entries are read before messages, each in the order of the log.
-//! - A footer with any bad part is ignored, and the commits are read instead.
+//! - All records except messages are read before the messages, both in the order of the log.
+//! - A footer with a damaged part is ignored, and the commits of its segment are read instead.
 //! - A file that cannot be opened is not used. Commit numbers and sequences that it may contain are not
 //!   reused.
 
@@ -48,17 +48,17 @@ impl Pass {
         }
     }
 
-    /// Returns whether this pass reports damage. Each segment has one pass that does.
+    /// Returns whether this pass reports damage. Exactly one pass over each segment does.
     pub(super) fn reports(self) -> bool {
         self != Self::Messages
     }
 }
 
-/// A segment whose other entries were read and whose messages are still to be read.
+/// A segment that is not the newest. Its records except messages were read; its messages are still to be read.
 struct OlderSegment {
     segment: SegmentRef,
     header_bytes: u32,
-    /// The chain of commits before the segment.
+    /// The state of the chain of commits before the segment.
     chain: Chain,
     /// Lengths of its footer and number of the footer's last commit, if the footer is good.
     footer: Option<(Lengths, u64)>,
@@ -73,10 +73,10 @@ pub(super) struct Newest {
     /// Length of its file in bytes.
     pub(super) length: u32,
     /// Records of its last commit, which are written again, and their number.
-    pub(super) again: Vec<u8>,
-    pub(super) again_records: u32,
+    pub(super) repeated_bytes: Vec<u8>,
+    pub(super) repeated_count: u32,
     pub(super) footer: Footer,
-    /// Whether it has a footer: the next segment was about to be opened.
+    /// Whether the segment has a good footer, because the next segment was about to be opened.
     pub(super) is_sealed: bool,
     /// Number of the newest commit that the segment proves to have been synced.
     pub(super) synced: u64,
@@ -94,8 +94,8 @@ pub(super) struct Reader<'d, 'r, D> {
     pub(super) report: Report,
     /// Segments that the last commit removes.
     pub(super) leaving: Vec<u64>,
-    /// Good records of damaged commits.
-    pub(super) served: Vec<RecordLocation>,
+    /// Locations of the good records of damaged commits that were found in the segment read last.
+    pub(super) served_records: Vec<RecordLocation>,
     /// Damaged files, which are not used.
     pub(super) set_aside: Vec<u32>,
     /// Live segment files that are missing or shorter than a segment.
@@ -104,7 +104,7 @@ pub(super) struct Reader<'d, 'r, D> {
     pub(super) newer_missing: u32,
     /// The newest segment according to the header copy.
     pub(super) header_copy: Option<SegmentRef>,
-    /// Whether the header is readable only in the header copy.
+    /// Whether the newest header can be read only in the header copy.
     pub(super) is_only_in_header_copy: bool,
     /// Whether every commit is verified, even where a footer suffices for a start.
     pub(super) checks_all: bool,
@@ -121,7 +121,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             chain: Chain::default(),
             report: Report::default(),
             leaving: Vec::new(),
-            served: Vec::new(),
+            served_records: Vec::new(),
             set_aside: Vec::new(),
             cut: Vec::new(),
             newer_missing: 0,
@@ -133,8 +133,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
     }
 
-    /// Lists and reads the segments, and removes misplaced headers from `headers`. `recorded_end` is the
-    /// number of a commit recorded as synced beside the log, or 0.
+    /// Lists and reads the segments, removes misplaced headers from `headers`, and returns the newest segment.
+    /// `recorded_end` is the number of a commit recorded as synced beside the log, or 0.
     pub(super) fn read_log(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
@@ -170,8 +170,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let header_bytes = bytes_of_header(newest, headers);
         self.index.add_segment(newest.sequence, newest.slot, self.segment_bytes);
         let chain = self.chain;
-        // If the segment is sealed, its footer contains the records of damaged commits, and later starts rely
-        // on that.
+        // If the segment is sealed, its footer contains the records of its damaged commits. Later starts read the
+        // footer, so this start reads it as well to find the same records.
         self.read_footer(newest)?;
         self.chain = chain;
         let (tail, known) = self.scan(newest, header_bytes, Pass::Entries)?;
@@ -186,9 +186,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         self.index.end_recovery(named.as_deref());
         self.find_lost_end(&mut newest, headers, found, recorded_end)?;
         self.check_header_copy(&mut newest)?;
-        self.find_cut_end(&mut newest);
-        self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
-        self.find_gone(&mut newest, headers, found)?;
+        self.find_truncated_end(&mut newest);
+        self.count_unopened_as_newer(&mut newest, self.unopened_newer_count(found, &list));
+        self.find_missing_files(&mut newest, headers, found)?;
         if newest.is_damaged || !self.report.set_aside.is_empty() {
             self.index.forget_watermark_resets();
         }
@@ -196,28 +196,30 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         if is_only_in_header_copy
             || !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence)
         {
-            // Its header is damaged. The next segment will have a good one.
+            // The header of this segment is damaged. The segment is treated as full, so that the next one gets a good
+            // header.
             newest.tail = self.segment_bytes;
         }
         Ok(newest)
     }
 
-    /// Returns the result if no file contains a log: the store is new, or it is lost.
+    /// Returns the newest segment for the case that no file contains a log, and reports whether the store is new or
+    /// lost.
     fn read_nothing(&mut self, found: &[FoundFile], recorded_end: u64) -> io::Result<Newest> {
         self.report.is_lost = self.is_only_in_header_copy || self.has_remains(found)?;
         self.report.is_new = !self.report.is_lost;
         self.report.is_gone =
             self.report.is_lost && found.iter().all(|file| file.header == HeaderRead::Empty);
-        // Its commit numbers are not reused, or the next start would count them as missing.
+        // The commit numbers of the lost log are not reused. Otherwise the next start would count commits as missing.
         self.chain.number = recorded_end;
-        self.newer_missing = self.unopened_beside(found, &[]);
+        self.newer_missing = self.unopened_newer_count(found, &[]);
         let tail = self.segment_bytes;
         let mut newest = Newest {
             segment: SegmentRef { sequence: 0, slot: 0 },
             tail,
             length: tail,
-            again: Vec::new(),
-            again_records: 0,
+            repeated_bytes: Vec::new(),
+            repeated_count: 0,
             footer: Footer::default(),
             is_sealed: false,
             synced: 0,
@@ -227,11 +229,11 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Ok(newest)
     }
 
-    /// Returns whether files without a log once contained one.
+    /// Returns whether the files, in which no log was found, once contained a log.
     ///
-    /// A power cut during the first start leaves the previous content of the disk. It also leaves headers
-    /// that record no commit, with half of the first commit behind them. The access files are created after
-    /// that commit. So is a second segment file, even if nothing was written to it.
+    /// A power cut during the first start may leave the previous content of the disk, or headers that record no
+    /// commit, with half of the first commit behind them. These are no sign of a log. The access files and the second
+    /// segment file are created only after the first commit, so each of them is a sign.
     fn has_remains(&mut self, found: &[FoundFile]) -> io::Result<bool> {
         let has_one_more = found.iter().filter(|file| file.is_unused()).count() > 1;
         if has_one_more || access::is_there(self.disk) {
@@ -264,17 +266,19 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             self.report.set_aside.push(aside);
             return Ok(None);
         }
-        // The file of a removed segment may have been deleted to free space.
+        // The file of a segment that the last commit removes may have been deleted to free space.
         if self.leaving.contains(&segment.sequence) && self.disk.read(segment.slot, 0, &mut [0])? == 0 {
             return Ok(None);
         }
         let header = headers.iter().find(|(slot, _, _)| *slot == segment.slot);
-        // An older header was moved there by the flash; the commits behind it are read nevertheless.
+        // If the header has a lower sequence, the flash has moved another block there, and the commits behind it are
+        // read nevertheless.
         if header.is_some_and(|(_, _, header)| header.sequence > segment.sequence) {
             if self.leaving.contains(&segment.sequence) {
                 return Ok(None);
             }
-            // The list is older than the file's present use, because the newest header was lost.
+            // The file has been reused since the list of segments was written: the newer header with the current list
+            // was lost.
             let (slot, sequence) = (segment.slot, segment.sequence);
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: 0, to: 0 });
             return Ok(None);
@@ -291,12 +295,12 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 None => (Pass::Entries, 0),
             };
             let (tail, commits) = self.scan(segment, header_bytes, pass)?;
-            let through = self.number_before(segment, next, headers, known)?;
+            let through = self.last_proven_number(segment, next, headers, known)?;
             self.read_end(segment, tail, through, pass)?;
             self.report.footers_missing += u32::from(footer.is_none());
             let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
             if length < self.segment_bytes {
-                self.note_cut(segment, length);
+                self.note_truncated(segment, length);
             }
             if commits.is_empty() && footer.is_none() {
                 let (slot, sequence) = (segment.slot, segment.sequence);
@@ -324,17 +328,18 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             number = of_footer;
             self.chain = old.chain;
             let (tail, _) = self.scan(segment, old.header_bytes, Pass::Entries)?;
-            let through = self.number_before(segment, old.next, headers, number)?;
+            let through = self.last_proven_number(segment, old.next, headers, number)?;
             self.read_end(segment, tail, through, Pass::Entries)?;
         }
         self.chain = old.chain;
         let (tail, _) = self.scan(segment, old.header_bytes, Pass::Messages)?;
-        let through = self.number_before(segment, old.next, headers, number)?;
+        let through = self.last_proven_number(segment, old.next, headers, number)?;
         self.read_end(segment, tail, through, Pass::Messages)
     }
 
-    /// Records the locations of a footer's parts and, with `has_messages`, the messages in them. The footer
-    /// is at offset `base` of its segment; the parts are at `within` of the buffer.
+    /// Records the locations of a footer's parts in the index, and applies the messages in them if `has_messages`.
+    /// The footer is at offset `base` of its segment; the parts are in the range `within` of the buffer. Returns
+    /// `None` if a part is damaged.
     pub(super) fn read_parts(
         &mut self,
         segment: u64,
@@ -363,8 +368,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Some(())
     }
 
-    /// Reads everything except the messages from a segment's footer; returns `None` if the footer is not
-    /// good.
+    /// Reads everything except the messages from a segment's footer, and returns the lengths of the footer. Returns
+    /// `None` if the footer is damaged.
     fn read_footer(&mut self, segment: SegmentRef) -> io::Result<Option<Lengths>> {
         let end = u64::from(self.segment_bytes);
         let mut block = [0; BLOCK_BYTES];
@@ -394,7 +399,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Ok(Some(lengths))
     }
 
-    /// Reads a segment commit by commit; returns its end, and number and offset of each commit.
+    /// Reads a segment commit by commit. Returns the end of its last commit, and number and offset of each commit.
     pub(super) fn scan(
         &mut self,
         segment: SegmentRef,
@@ -413,7 +418,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                     self.report.commits_missing += step.missing.unwrap_or(0);
                     self.report.set_aside.push(SetAside { slot, segment: sequence, from, to: at });
                 }
-                // The following commit proves that the missing ones were synced.
+                // The commit behind the gap proves that the missing commits were synced.
                 self.serve(segment, step.gap.clone(), header.number - 1, pass);
             }
             let records = &self.bytes[step.records.start as usize..step.records.end as usize];
@@ -429,7 +434,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         Ok((walk.tail, commits))
     }
 
-    /// Returns the use of each file.
+    /// Returns the use of each file, by slot.
     pub(super) fn slots(&mut self, found: &[FoundFile], headers: &Headers<'_>) -> Vec<Slot> {
         // The file of a segment may be missing.
         let of_log = self.index.segments().values().map(|segment| segment.slot);
@@ -437,7 +442,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let last = of_files.chain(of_log).max();
         let count = last.map_or(0, |slot| slot as usize + 1);
         let mut slots = vec![Slot::Unusable; count];
-        // A header that is only in the header copy does not make a file one of this store.
+        // A header that is only in the header copy does not prove that the file belongs to this store.
         let only_in_header_copy =
             self.header_copy.filter(|_| self.is_only_in_header_copy).map(|noted| noted.slot);
         let stand =
@@ -469,8 +474,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         slots
     }
 
-    /// Returns whether nothing follows the header: an interrupted format leaves a bad header and nothing
-    /// behind it.
+    /// Returns whether the file contains only zeros behind the header. If the first start is interrupted while it
+    /// creates the store, it leaves such a file with a bad header.
     fn is_blank_behind(&mut self, file: &FoundFile) -> bool {
         let length = self.disk.read(file.slot, BLOCK_BYTES as u64, &mut self.bytes).unwrap_or(0);
         self.bytes[..length].iter().all(|byte| *byte == 0)
@@ -498,11 +503,12 @@ pub(super) struct FoundRecords {
     damaged: u64,
 }
 
-/// A damaged commit whose good records are served.
+/// A damaged commit whose good records are *served*: they are read as if the commit were whole.
 ///
-/// A commit is damaged if its checksum is wrong, but each record has its own checksum. If a whole commit
-/// behind it proves that it was synced, its good records are served. An exception are commits with grouped
-/// records (a transaction, a dead-lettering): of those all records are served or none, and so none are.
+/// A commit is damaged if its checksum is wrong. Each record has a checksum of its own, so some of its records may be
+/// good. They are served if a later commit proves that the damaged commit was synced. The exception is a commit with
+/// a group (a transaction or a dead-lettering): a group counts as a whole or not at all, so no record of such a
+/// commit is served.
 ///
 /// # Invariants
 /// - No location is guessed. Message bodies come from clients and may look like records or commits, so a
@@ -511,7 +517,7 @@ pub(super) struct FoundRecords {
 ///   records of the commit, and its end.
 /// - The compactor and fetches find the same records as the start, by the same rule.
 #[derive(Debug)]
-pub(super) struct ServedCommit {
+pub(super) struct DamagedCommit {
     pub(super) header: CommitHeader,
     /// Bytes of the commit in the segment.
     pub(super) bytes: usize,
@@ -519,24 +525,25 @@ pub(super) struct ServedCommit {
     pub(super) records: Vec<(usize, usize)>,
 }
 
-/// Returns the damaged commit at the start of `bytes` if its header appears whole and names this segment and
-/// the store with this seed.
-pub(super) fn served(bytes: &[u8], seed: u32, segment: u64) -> Option<ServedCommit> {
-    let claim = ClaimedHeader::read(bytes).filter(|claim| is_served(claim, seed, segment))?;
+/// Reads the damaged commit at the start of `bytes`. Returns `None` if its header is damaged too, if the header is
+/// not of this segment and the store with this seed, or if the commit contains a group.
+pub(super) fn read_damaged_commit(bytes: &[u8], seed: u32, segment: u64) -> Option<DamagedCommit> {
+    let claim = ClaimedHeader::read(bytes).filter(|claim| is_servable(claim, seed, segment))?;
     let records = bytes.get(COMMIT_HEADER_BYTES..claim.length)?;
     let found = walk_records(records, claim.header.records);
     let records = found.whole.into_iter().map(|(at, length)| (COMMIT_HEADER_BYTES + at, length)).collect();
-    Some(ServedCommit { header: claim.header, bytes: padded(claim.length), records })
+    Some(DamagedCommit { header: claim.header, bytes: padded(claim.length), records })
 }
 
-/// Adds a good record of a damaged commit to the footer, so that it is found when the segment is sealed.
+/// Adds a good record of a damaged commit to the footer, so that the record is still found after the segment was
+/// sealed.
 pub(super) fn note(footer: &mut Footer, bytes: &[u8], place: &RecordLocation) {
     footer.note_records(&bytes[place.at as usize..][..place.bytes as usize], place.at);
 }
 
-/// Returns the good records of consecutive damaged commits with these numbers, from offset `at` of `bytes`
-/// on, and the end of the last commit.
-pub(super) fn all_served(
+/// Returns the good records of damaged commits with consecutive numbers, the first of them at offset `at` of `bytes`,
+/// and the end of the last commit found.
+pub(super) fn servable_records(
     bytes: &[u8],
     mut at: u32,
     numbers: Range<u64>,
@@ -545,7 +552,8 @@ pub(super) fn all_served(
 ) -> (Vec<RecordLocation>, u32) {
     let mut places = Vec::new();
     for number in numbers {
-        let found = bytes.get(at as usize..).and_then(|bytes| served(bytes, seed, segment.sequence));
+        let found =
+            bytes.get(at as usize..).and_then(|bytes| read_damaged_commit(bytes, seed, segment.sequence));
         let Some(found) = found.filter(|found| found.header.number == number) else { break };
         places.extend(found.records.into_iter().map(|(from, length)| RecordLocation {
             segment: segment.sequence,
@@ -558,12 +566,12 @@ pub(super) fn all_served(
 }
 
 /// Returns whether the good records of a commit with this header may be served.
-pub(super) fn is_served(claim: &ClaimedHeader, seed: u32, segment: u64) -> bool {
+pub(super) fn is_servable(claim: &ClaimedHeader, seed: u32, segment: u64) -> bool {
     let is_ours = claim.has_magic && claim.identity.seed() == seed && claim.header.segment == segment;
     is_ours && !claim.header.has_group && claim.length >= COMMIT_HEADER_BYTES
 }
 
-/// Returns the whole records of a commit that had `count` records.
+/// Returns the good records of a damaged commit whose header claims `count` records.
 pub(super) fn walk_records(bytes: &[u8], count: u32) -> FoundRecords {
     let (mut at, mut found, mut sure) = (0, FoundRecords::default(), None);
     while at < bytes.len() {
@@ -606,17 +614,18 @@ pub(super) fn claimed_extent(bytes: &[u8]) -> Option<usize> {
 // next one  | header: number of commits synced before it | first commit: its number, how many it repeats |
 // ```
 //
-// The next segment tells how many commits this one had. Their good records are served like those between two
-// whole commits, and the rest is reported as lost. Nothing behind the last commit proven to be synced is
+// The header of the next segment contains the number of commits that were synced before it. So it is known how many
+// commits at the end of this segment are damaged. Their good records are served like those of damaged commits between
+// two whole commits, and the others are reported as lost. Behind the last commit proven to be synced, no record is
 // served. Commits that the next segment's first commit repeats are not lost.
 
 impl<D: Disk> Reader<'_, '_, D> {
-    /// Returns the number of the last commit that `segment` certainly had and that no later commit repeats,
-    /// or 0.
+    /// Returns the number of the last commit that `segment` certainly had. Commits that the next segment repeats do
+    /// not count. Returns 0 if no such commit is known.
     ///
-    /// The chain is at its last whole commit. `trailer` is the number in its footer, or 0. `next` is the
-    /// following segment.
-    pub(super) fn number_before(
+    /// The chain is at the segment's last whole commit. `trailer` is the commit number in its footer, or 0. `next` is
+    /// the following segment.
+    pub(super) fn last_proven_number(
         &mut self,
         segment: SegmentRef,
         next: Option<SegmentRef>,
@@ -638,8 +647,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         )
     }
 
-    /// Serves the good records of damaged commits behind offset `tail` of a segment that is not the newest.
-    /// Goes up to commit `through`, and reports the missing commits.
+    /// Serves the good records of damaged commits behind offset `tail` of a segment that is not the newest, up to
+    /// commit number `through`. Reports the missing commits.
     pub(super) fn read_end(
         &mut self,
         segment: SegmentRef,
@@ -662,8 +671,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
-    /// Serves the good records of damaged commits within the given range of the buffered segment, from the
-    /// one after the chain up to commit `through`. Returns the end of the last one.
+    /// Serves the good records of damaged commits in the range `within` of the buffered segment. Their numbers are
+    /// those after the chain, up to `through`. Returns the end of the last damaged commit found.
     pub(super) fn serve(
         &mut self,
         segment: SegmentRef,
@@ -673,14 +682,14 @@ impl<D: Disk> Reader<'_, '_, D> {
     ) -> u32 {
         let numbers = self.chain.number + 1..through + 1;
         let bytes = &self.bytes[..within.end as usize];
-        let (places, end) = all_served(bytes, within.start, numbers, self.identity.seed(), segment);
+        let (places, end) = servable_records(bytes, within.start, numbers, self.identity.seed(), segment);
         for place in places {
             if let Ok((record, _)) = Record::parse(&self.bytes[place.at as usize..])
                 && pass.wants(&record)
             {
                 self.index.apply(&record, place);
             }
-            self.served.push(place);
+            self.served_records.push(place);
         }
         end
     }
@@ -703,8 +712,8 @@ pub(super) fn for_each_record(
     count
 }
 
-/// Applies the wanted records of a commit to the index. The first record is at offset `at` of its segment.
-/// Returns the number of all records.
+/// Applies those records of a commit for which `is_wanted` is true to the index. The first record is at offset `at`
+/// of its segment. Returns the number of all records.
 pub(super) fn apply_records(
     index: &mut Index,
     records: &[u8],

@@ -22,10 +22,10 @@
 //!
 //! # Invariants
 //! - [`Record::parse`] returns exactly what an encoder wrote. Malformed bytes give an error, never a panic.
-//! - Every record is independent, so the log may be read in any order and any record twice. Messages and
-//!   settlements are sets. If there are two definitions the higher version holds, if there are two watermarks
-//!   the higher offset.
-//! - A watermark reset counts as long as there is no watermark above the one that it names.
+//! - The records may be applied in any order, and any record twice, with the same result. Messages and settlements
+//!   form sets. Of two definitions with the same key, the one with the higher version counts. Of two watermarks, the
+//!   one with the higher offset counts.
+//! - A watermark reset counts only if the log contains no watermark above the one in the reset.
 
 use super::commit_builder::ResizeZeroed;
 use super::segment::OPTIONAL;
@@ -33,7 +33,7 @@ use super::varint::{self, Input};
 
 /// Maximum bytes of an inline body and of a chunk. Larger bodies are stored in chunks.
 pub const CHUNK_BODY_BYTES: usize = 64 << 10;
-/// Maximum bytes of a record beside its chunk or inline body, without names and properties.
+/// Maximum bytes of a record in addition to its body, names and properties.
 pub const RECORD_OVERHEAD_BYTES_MAX: usize = 128;
 
 const MESSAGE: u8 = 1;
@@ -66,7 +66,7 @@ pub enum RecordError {
 pub struct Target {
     /// The queue's incarnation, which no other queue ever gets.
     pub queue: u64,
-    /// The message's offset in the queue; rises by one with each message that is logged.
+    /// The message's offset in the queue. Each message gets the next higher offset.
     pub offset: u64,
     /// The message's priority lane.
     pub lane: u8,
@@ -81,7 +81,7 @@ pub enum Targets<'a> {
     Encoded {
         /// Number of targets.
         count: usize,
-        /// Their bytes.
+        /// The encoded targets.
         bytes: &'a [u8],
     },
 }
@@ -133,7 +133,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// Returns whether it contains no offset.
+    /// Returns whether the range contains no offset.
     pub const fn is_empty(&self) -> bool {
         self.end <= self.start
     }
@@ -171,7 +171,7 @@ impl PartialEq for Ranges<'_> {
     }
 }
 
-/// Returns how many of `ranges` fit into a settlement of `bytes`.
+/// Returns how many of `ranges`, from the first on, fit into a settlement record of `bytes`.
 pub(super) fn ranges_fitting(ranges: &[Range], bytes: usize) -> usize {
     let (mut end, mut left) = (0, bytes.saturating_sub(RECORD_OVERHEAD_BYTES_MAX));
     let fits = |range: &&Range| {
@@ -209,11 +209,11 @@ pub enum Body<'a> {
 /// A message with all its durable targets.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Message<'a> {
-    /// Its queues and offsets; never empty.
+    /// The message's queues and offsets; never empty.
     pub targets: Targets<'a>,
     /// Broker time of its arrival, in milliseconds.
     pub enqueued_ms: u64,
-    /// Its own expiration in milliseconds.
+    /// The expiration of this message in milliseconds, if it has one.
     pub expiration_ms: Option<u64>,
     /// The exchange: a name or an id, chosen by the caller.
     pub exchange: &'a [u8],
@@ -230,7 +230,7 @@ pub struct Message<'a> {
 pub enum Record<'a> {
     /// A message.
     Message(Message<'a>),
-    /// A part of a large body. It counts only if a message references its id.
+    /// A part of a large body. It is live only if a message references the body's id.
     Chunk {
         /// The body's id.
         body: u64,
@@ -239,7 +239,7 @@ pub enum Record<'a> {
         /// Its bytes.
         bytes: &'a [u8],
     },
-    /// These offsets are settled, in every copy.
+    /// These offsets of a queue are settled: every copy of their messages is dead.
     Settled {
         /// The queue's incarnation.
         queue: u64,
@@ -257,29 +257,28 @@ pub enum Record<'a> {
         version: u64,
         /// Key of the object.
         key: &'a [u8],
-        /// Its new value; `None` if it is deleted.
+        /// The new value; `None` if the object is deleted.
         value: Option<&'a [u8]>,
     },
-    /// Offsets below may have been delivered before.
+    /// Messages of the queue below `offset` may have been delivered.
     DeliveredWatermark {
         /// The queue's incarnation.
         queue: u64,
         /// The first offset that was certainly not delivered.
         offset: u64,
     },
-    /// At a clean stop: offsets from this one on were never delivered, although a watermark ran ahead.
+    /// Written at a clean stop: messages from `offset` on were never delivered, although there is a higher watermark.
     WatermarkReset {
         /// The queue's incarnation.
         queue: u64,
         /// The first offset that was certainly not delivered.
         offset: u64,
-        /// The highest watermark at that time; a higher one makes this void.
+        /// The highest watermark at the clean stop. The record is void if the log contains a higher watermark.
         watermark: u64,
     },
-    /// A segment is no longer part of the log: none of its records is live, and its settlements were written
-    /// again.
+    /// A segment is removed from the log: none of its records is live, and its settlements were written again.
     Left {
-        /// Its sequence.
+        /// The segment's sequence.
         segment: u64,
     },
     /// A record of a later version that this one may ignore.
@@ -292,7 +291,7 @@ pub enum Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Parses the record at the start of `bytes`; returns it and its length.
+    /// Parses and verifies the record at the start of `bytes`; returns the record and its length.
     ///
     /// # Errors
     /// The bytes are padding, or no complete and undamaged record.
@@ -305,7 +304,8 @@ impl<'a> Record<'a> {
         Ok((Self::parse_payload(kind, payload)?, length))
     }
 
-    /// Does the same for bytes that were verified before or written by this process.
+    /// Parses a record without verifying its checksum, for bytes that were verified before or written by this
+    /// process.
     #[inline]
     pub(super) fn parse_known(bytes: &'a [u8]) -> Result<(Self, usize), RecordError> {
         let (kind, _, payload, length) = split(bytes)?;
@@ -395,7 +395,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Appends a message whose inline body of `body_len` bytes `fill` writes in place.
+/// Appends a message with an inline body of `body_len` bytes. `fill` writes the body into the zeroed space for it.
 pub(super) fn encode_message(
     message: &Message<'_>,
     body_len: usize,
@@ -432,7 +432,8 @@ pub(super) fn encode_message(
     });
 }
 
-/// Appends a chunk whose bytes `fill` appends; returns their number. Appends nothing if there are none.
+/// Appends a chunk whose content `fill` appends; returns the number of bytes of the content. If `fill` appends
+/// nothing, no chunk is appended.
 pub(super) fn encode_part(
     body: u64,
     index: u32,
@@ -458,8 +459,8 @@ fn put_counted(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Appends a record whose payload `payload` writes. The payload is moved by a byte or two if the guessed
-/// length of the length field was wrong.
+/// Appends a record whose payload is written by `payload`. Two bytes are left for the length field. If it needs
+/// another number of bytes, the payload is moved.
 fn encode_with(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) {
     const GUESS: usize = 2;
     let start = out.len();

@@ -1,14 +1,15 @@
 //! Recovery: turns the files found at a start into a log again.
 //!
-//! 1. All segment headers are read. The newest header with a commit behind it is proven; its list of
-//!    segments is the log. A header without a commit proves nothing, and its file is free.
-//! 2. The listed segments are read in order into the index, by their footers or commit by commit. The newest
-//!    segment is always read commit by commit. Settlements and all other entries are applied before the
-//!    messages, so that settled messages leave no trace. A bad commit with a good one behind it is damage:
-//!    it is set aside and reported. So is a bad commit that was certainly synced (`newest_segment`). Any
-//!    other bad commit at the end is the unfinished tail and is cut off.
-//! 3. A new epoch begins. The last accepted commit, which may exist only in the page cache, is written again
-//!    and synced before anything relies on it. Unfinished large groups are completed or undone (`group`),
+//! 1. All segment headers are read. The newest header with a commit behind it is proven to be durable; its list of
+//!    segments is the log. A header without a commit may be half written, so its list is ignored and its file is
+//!    free.
+//! 2. The listed segments are read into the index in order, either their footers or commit by commit. The newest
+//!    segment is always read commit by commit. All other records are applied before the messages, so that settled
+//!    messages take no memory. A bad commit is damage if a good commit follows, or if it was certainly synced
+//!    (`newest_segment`): it is set aside and reported. Any other bad commit at the end is an unfinished commit and
+//!    is overwritten.
+//! 3. A new epoch begins. The last commit found, which may exist only in the page cache, is written again and
+//!    synced first, so that everything found is durable. Unfinished large groups are completed or undone (`group`),
 //!    and lost access definitions are written again (`access`).
 //!
 //! # Invariants
@@ -35,7 +36,7 @@ use super::file_disk::FileDisk;
 use super::log::{Log, RecordLocation, RecoveredState, Settings, WriterState};
 use super::newest_segment::HeaderCopy;
 use super::newest_segment::{UnreadableHeader, segments_of};
-use super::newest_segment::{has_more, has_synced, most_frequent, owner_of};
+use super::newest_segment::{has_content, has_synced, most_frequent, owner_of};
 use super::queue_names::Names;
 use super::reader::Reader;
 use super::reader::for_each_record;
@@ -46,19 +47,19 @@ use super::segment::{
 };
 use super::{access, footer, newest_segment, reader};
 
-/// Maximum number of times that a start reads the store while the disk refuses to read a part of it.
-pub(super) const LOOKS_MAX: u32 = 3;
+/// Maximum number of times that a start reads the store, if the disk refuses to read a part of it.
+pub(super) const READ_ATTEMPTS_MAX: u32 = 3;
 
 /// The reason why a store cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// Another process uses it.
+    /// Another process uses the store.
     InUse,
-    /// A newer version of Leveret wrote it.
+    /// A newer version of Leveret wrote the store.
     NewerFormat,
-    /// Leveret 0.1 wrote at least a part of it.
+    /// Leveret 0.1 wrote at least a part of the store.
     OlderFormat,
-    /// There is no store, and none may be created.
+    /// There is no store, and a new one must not be created.
     NoStore,
     /// The store cannot be read at all.
     Unreadable(io::Error),
@@ -94,7 +95,7 @@ impl core::error::Error for OpenError {}
 impl Log {
     /// Opens the store on `disk`, or formats an empty one with the identity `fresh`. Blocks.
     ///
-    /// Afterwards everything found is durable, unless the report says that the store cannot be written.
+    /// Afterwards everything found is durable, unless [`Report::is_pending`] or [`Report::unwritable`] is set.
     ///
     /// # Errors
     /// The store cannot be read, or must not be opened.
@@ -109,7 +110,7 @@ impl Log {
             _ => OpenError::Unreadable(error),
         })?;
         let may_begin = settings.may_begin;
-        let (mut log, mut report) = Self::look_well(disk, settings, fresh)?;
+        let (mut log, mut report) = Self::read_with_retries(disk, settings, fresh)?;
         if (report.is_new || report.is_gone) && !may_begin {
             return Err(OpenError::NoStore);
         }
@@ -125,33 +126,33 @@ impl Log {
         Ok((log, report))
     }
 
-    /// Returns whether the start may continue although its first commits must wait for space. Then everything
-    /// found is complete, and users are known without these commits.
+    /// Returns whether the start may continue although there is no space for its first commits. It may if the store
+    /// is neither new nor lost, and no access definitions must be restored by these commits.
     fn may_begin_later(&self, error: &io::Error, report: &Report) -> bool {
         let is_known = !report.is_new && !report.is_lost && report.access.restored.is_empty();
         is_full(error) && self.space.is_file_system_full() && !self.failed && is_known
     }
 
-    /// Reads the store, and repeats this while the disk refuses to read a part of it. A flash card may refuse
-    /// temporarily, and later writes depend on what was read.
-    fn look_well<D: Disk>(
+    /// Reads the store up to [`READ_ATTEMPTS_MAX`] times, until the disk does not refuse to read any part of it. A
+    /// flash card may refuse temporarily, and what is written later depends on the result.
+    fn read_with_retries<D: Disk>(
         disk: &mut D,
         settings: Settings,
         fresh: Identity,
     ) -> Result<(Self, Report), OpenError> {
-        for _ in 1..LOOKS_MAX {
-            match Self::look(disk, settings.clone(), fresh, false) {
+        for _ in 1..READ_ATTEMPTS_MAX {
+            match Self::read_store(disk, settings.clone(), fresh, false) {
                 Ok((_, report)) if !report.refused.is_empty() => {}
                 Err(OpenError::Unreadable(error)) if is_about_a_block(&error) => {}
                 looked => return looked,
             }
         }
-        Self::look(disk, settings, fresh, false)
+        Self::read_store(disk, settings, fresh, false)
     }
 
     /// Reads the store as a start does, and writes nothing. With `checks_all`, every commit is verified, even
     /// where a footer suffices for a start.
-    pub(super) fn look<D: Disk>(
+    pub(super) fn read_store<D: Disk>(
         disk: &mut D,
         settings: Settings,
         fresh: Identity,
@@ -186,18 +187,20 @@ impl Log {
 
     /// Writes the last commit again in the new epoch.
     ///
-    /// If segments are short, also writes an empty commit for the next start to repeat, and the records that
-    /// free space. Otherwise a broker that is killed soon after each start would use up the disk.
+    /// If segments are short, also writes an empty commit and the records that free space. The next start then
+    /// repeats the empty commit instead of a large one. Otherwise a broker that is killed soon after each start would
+    /// use up the disk.
     fn begin_epoch<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
         let mut is_damage_appended = self.append_damage(report, now);
         if is_damage_appended {
             self.find_drain();
         }
-        // If the end of the log is lost, the header copy is evidence until the next segment has its own.
+        // If the end of the log is lost, the header copy is kept as the proof of the loss until the next segment is
+        // opened.
         if report.commits_lost_at_end == 0 {
             newest_segment::renew(disk, self.space.active.segment())?;
         }
-        // A process that was killed before it synced the directory may have created a file.
+        // An earlier process may have created a file and been killed before it synced the directory.
         disk.sync_directory()?;
         let mut is_large = self.pending.len() > BLOCK_BYTES;
         while self.schedule.is_starting() || (self.space.is_short() && self.compactor.drain.is_some()) {
@@ -222,14 +225,14 @@ impl Log {
         Ok(())
     }
 
-    /// Reads the values of all definitions in the order of their keys. `each` receives the key, the value,
-    /// and whether only a footer still contains the definition.
+    /// Reads the values of all definitions in the order of their keys, and returns the number of damaged ones. `each`
+    /// receives the key, the value, and whether only a footer still contains the definition.
     ///
-    /// Access definitions are excluded; they are in the report of the start
-    /// ([`AccessReport`]).
+    /// Access definitions and the reported damage are excluded; they are in the report of the start
+    /// ([`AccessReport`], [`Report::reported_damage`]).
     ///
     /// # Errors
-    /// The disk cannot be read. A damaged value is left out and counted in the result.
+    /// The disk cannot be read.
     pub fn read_definitions<D: Disk>(
         &self,
         disk: &mut D,
@@ -260,7 +263,7 @@ impl Log {
         reader::read_record(&self.index, disk, place, bytes)
     }
 
-    /// Returns the queues and offsets in which a message found in the log is still live.
+    /// Returns the queues, each with the offset, in which a message that was found in the log is still live.
     pub fn live_targets(&self, message: &Message<'_>) -> impl Iterator<Item = (u64, u64)> {
         message.targets.iter().filter_map(|target| {
             let queue = self.index.queues().get(&target.queue)?;
@@ -268,7 +271,8 @@ impl Log {
         })
     }
 
-    /// Returns the names of these queues that the footers contain; of two names the newer one.
+    /// Returns the names that the footers contain for these queues. Of two names for the same queue, the newer one
+    /// counts.
     ///
     /// # Errors
     /// The disk cannot be read.
@@ -279,7 +283,7 @@ impl Log {
     /// Opens a store in files; see [`Self::open`].
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// See [`Self::open`].
     #[inline(never)]
     pub fn open_files(
         files: &mut FileDisk,
@@ -328,21 +332,22 @@ fn recover<D: Disk>(
     let mut newest = reader.read_log(&mut headers, &found, recorded_end).map_err(OpenError::Unreadable)?;
     let has_found_nothing = reader.report.is_lost || reader.report.is_new;
     if has_found_nothing && reader.disk.refused.len() > REFUSED_IN_FILE_MAX {
-        // A new store in the same directory would be what the next start finds, even if the disk can read the
-        // old one then.
+        // If a new store were created here, later starts would use it, even if the disk could read the old store
+        // again.
         let why =
             io::Error::other("the disk refuses to read so many blocks that no part of the log can be found");
         return Err(OpenError::Unreadable(why));
     }
     let settings = settings.with_segments_of(segment_bytes);
     let mut slots = reader.slots(&found, &headers);
-    reader.keep_off_refused(&mut newest, &mut slots);
-    // A version begins with the epoch that wrote it. If the log is lost, its epochs must not be used again.
+    reader.protect_refused_files(&mut newest, &mut slots);
+    // The upper half of a definition's version is the epoch that wrote it. If the log is lost, the access files still
+    // show which epochs were used, and these must not be used again.
     let kept_epoch = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
     let header_epoch = headers.iter().map(|(_, _, header)| header.epoch).max().unwrap_or(0);
     let epoch = header_epoch.max(reader.chain.epoch).max(kept_epoch).saturating_add(1 + reader.newer_missing);
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
-    let has_commit = newest.again_records > 0 || reader.chain.number > 0;
+    let has_commit = newest.repeated_count > 0 || reader.chain.number > 0;
     let start = RecoveredState {
         settings,
         writer: WriterState {
@@ -361,14 +366,14 @@ fn recover<D: Disk>(
         tail: newest.tail,
         sequence_max: sequence_max.max(newest.segment.sequence) + u64::from(reader.newer_missing),
         footer: newest.footer,
-        again: newest.again,
-        again_records: newest.again_records,
+        repeated_bytes: newest.repeated_bytes,
+        repeated_count: newest.repeated_count,
     };
     Ok((start, reader.report))
 }
 
-/// Returns whether segments of the log have format version 1. Such a header in a file outside the log means
-/// nothing: its segment was removed.
+/// Returns whether segments of the log have format version 1. A file outside the log may have such a header, because
+/// its segment was removed.
 fn has_older_format(found: &[FoundFile], headers: &Headers<'_>) -> bool {
     let is_live = |slot: u32| match headers.first() {
         Some((_, _, newest)) => newest.live.iter().any(|segment| segment.slot == slot),
@@ -377,7 +382,7 @@ fn has_older_format(found: &[FoundFile], headers: &Headers<'_>) -> bool {
     found.iter().any(|file| file.header == HeaderRead::OlderVersion && is_live(file.slot))
 }
 
-/// Returns the bytes written in earlier epochs. The newest segment is counted up to its tail.
+/// Returns the number of bytes written in earlier epochs. The newest segment is counted up to its tail.
 fn written_before(headers: &Headers<'_>, newest: SegmentRef, tail: u32) -> u64 {
     let written = headers.iter().map(|(_, _, header)| header.written).max().unwrap_or(0);
     written.saturating_add(if newest.sequence > 0 { tail.into() } else { 0 })
@@ -405,8 +410,8 @@ pub struct Report {
     pub set_aside: Vec<SetAside>,
     /// Number of commits missing from the middle of the log.
     pub commits_missing: u64,
-    /// Number of full segments with a bad footer. Commits may be missing at their ends. A power cut right
-    /// after a crash may cause this without any loss.
+    /// Number of full segments with a bad footer. Commits may be missing at the ends of these segments. A power cut
+    /// right after a crash may damage a footer without any loss of commits.
     pub footers_missing: u32,
     /// Number of commits lost at the end of the log. No later commit repeats their content.
     pub commits_lost_at_end: u64,
@@ -418,13 +423,13 @@ pub struct Report {
     pub files_truncated: usize,
     /// Files that cannot be opened.
     pub unopened: Vec<UnopenedFile>,
-    /// Whether there was a log, but no part of it can be read any more.
+    /// Whether there was a log, and no part of it can be read any more.
     pub is_lost: bool,
     /// Whether the log is lost and no file contains any part of it: the files were moved or deleted, or
     /// another file system is mounted.
     pub is_gone: bool,
-    /// Whether the file of a repair exists which an older version did not finish. The segment under repair
-    /// may be damaged.
+    /// Whether the file of an unfinished repair by an older version of Leveret exists. The segment that was being
+    /// repaired may be damaged.
     pub has_unfinished_repair: bool,
     /// Damage found by this start and earlier ones, until an operator acknowledges it.
     pub reported_damage: ReportedDamage,
@@ -439,8 +444,8 @@ pub struct Report {
     pub access: AccessReport,
     /// Whether the file system is full.
     pub is_full: bool,
-    /// Whether the first commits of the start wait for space. Until they are written, what was found may
-    /// exist only in the page cache.
+    /// Whether the first commits of the start wait for space. Until they are written, records that the start found
+    /// may exist only in the page cache.
     pub is_pending: bool,
     /// The error if the store can be read but not written, so that nothing can become durable.
     pub unwritable: Option<io::Error>,
@@ -464,11 +469,11 @@ pub enum Access {
     /// There was no store.
     #[default]
     New,
-    /// An undamaged store in which users were never written.
+    /// The store is undamaged, and users were never written to it.
     Silent,
-    /// Everything written last was found.
+    /// All access definitions were found in their newest version.
     Whole,
-    /// Something is missing or may be missing. Contains the reason.
+    /// An access definition is missing or may be missing. Contains the reason.
     InDoubt(&'static str),
 }
 
@@ -493,22 +498,22 @@ pub struct AccessDefinition {
 /// The access definitions that a start found.
 #[derive(Debug, Default)]
 pub struct AccessReport {
-    /// Whether they can be relied on.
+    /// Whether the definitions are complete.
     pub access: Access,
     /// Keys of definitions that cannot be read.
     pub unreadable: Vec<Box<[u8]>>,
-    /// Whether some definition has a single readable copy, so that it should be written again.
+    /// Whether some definition has only one readable copy and should be written again.
     pub is_thin: bool,
     /// Definitions that the log had lost or had in an older version, and that the files beside it contain.
     pub restored: Vec<Restored>,
-    /// All access definitions, ascending by key. They are read once: if the disk refuses a second read, users
-    /// must not be locked out.
+    /// All access definitions, ascending by key. They are kept here so that they are read only once: if the disk
+    /// refused a second read, users would be locked out.
     pub definitions: Vec<AccessDefinition>,
 }
 
 impl AccessReport {
-    /// Applies the restored definitions. If access is whole, also adds the definition [`ACCESS_STORED_KEY`],
-    /// which the log may have lost. Without it, the default user of a new store would be created.
+    /// Applies `restored` to `definitions`. If access is whole, also adds the definition [`ACCESS_STORED_KEY`], which
+    /// the log may have lost. Without this definition, the default user of a new store would be created.
     pub(super) fn take_restored(&mut self) {
         for Restored { key, value } in &self.restored {
             let place = self.definitions.binary_search_by(|known| known.key.cmp(key));
@@ -531,35 +536,35 @@ impl AccessReport {
 
 /// What [`Log::step`] has done.
 pub(super) enum StepResult {
-    /// It prepared a part of a segment.
+    /// A part of a segment was prepared.
     Prepared,
-    /// It wrote a commit.
+    /// A commit was written.
     Committed,
     /// There was nothing to do, or no space for it.
     Nothing,
 }
 
-/// The chain of commits: the fields of its last commit.
+/// The state of the chain of commits: fields of the last commit read. Commits of the log have consecutive numbers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Chain {
     pub(super) segment: u64,
     pub(super) epoch: u32,
     pub(super) number: u64,
-    /// Whether the number is that of the last commit written.
+    /// Whether `number` is the number of the last commit written up to this point of the log.
     pub(super) is_known: bool,
-    /// The latest time in any of its commits.
+    /// The highest broker time in any commit so far.
     pub(super) time_ms: u64,
     pub(super) repeats: u32,
 }
 
 impl Chain {
-    /// Returns whether the numbers of a segment's commits continue where the chain ends. Numbers in removed
-    /// segments are gone.
+    /// Returns whether the commit numbers of `segment` must continue those of the chain. They need not if a segment
+    /// between them was removed.
     pub(super) const fn is_adjacent(&self, segment: u64) -> bool {
         self.is_known && segment <= self.segment + 1
     }
 
-    /// Advances to a commit.
+    /// Advances the state to a commit.
     pub(super) fn advance(&mut self, header: &CommitHeader) {
         let CommitHeader { epoch, number, segment, time_ms, repeats, .. } = *header;
         *self = Self { segment, epoch, number, is_known: true, time_ms: time_ms.max(self.time_ms), repeats };
@@ -580,7 +585,7 @@ pub(super) struct WholeCommit {
 }
 
 impl WholeCommit {
-    /// Returns whether nothing was lost with the missing commits, because this one repeats them.
+    /// Returns whether this commit repeats all missing commits, so that nothing was lost with them.
     pub(super) fn repeats_missing(&self) -> bool {
         self.missing.is_none_or(|missing| missing <= u64::from(self.header.repeats))
     }
@@ -595,8 +600,8 @@ impl WholeCommit {
 /// ```
 ///
 /// # Invariants
-/// - A step is a whole commit of this segment. Its number is above, and its epoch is not below, those of
-///   every commit before it.
+/// - Each step returns a whole commit of this segment. Its number is higher, and its epoch not lower, than in every
+///   commit before.
 /// - The same bytes and the same chain give the same steps.
 pub(super) struct CommitWalk {
     sequence: u64,
@@ -612,8 +617,8 @@ impl CommitWalk {
         Self { sequence, seed, at: first as usize, tail: first }
     }
 
-    /// Returns the next commit in `bytes`, the segment up to the end of its commits. The caller handles
-    /// missing commits and then advances the chain.
+    /// Returns the next whole commit, or `None` at the end of `bytes`. `bytes` is the content of the segment, without
+    /// its footer. The caller handles the missing commits and then advances the chain.
     pub(super) fn next(&mut self, bytes: &[u8], chain: &Chain) -> Option<WholeCommit> {
         while self.at < bytes.len() {
             let (at, rest) = (self.at, &bytes[self.at..]);
@@ -621,7 +626,7 @@ impl CommitWalk {
                 self.at += BLOCK_BYTES;
                 continue;
             };
-            // A truncated file may end within a commit's padding.
+            // A truncated file may end within the padding of this commit.
             let behind = rest.get(commit.bytes()..).unwrap_or_default();
             let (begin, end) = (at as u32, (at + commit.bytes()) as u32);
             let Commit { header, records } = commit;
@@ -641,9 +646,8 @@ impl CommitWalk {
     }
 }
 
-/// Returns whether a commit whose number skips others stands in the place of one of them, because the flash
-/// moved its block. Then the next commit behind it belongs before it. `before` is the number of the previous
-/// commit.
+/// Returns whether the flash has moved a commit to the place of an older one. Then the commit's number skips others,
+/// and the next commit in `behind` has one of the skipped numbers. `before` is the number of the previous commit.
 fn is_misplaced(header: &CommitHeader, before: u64, behind: &[u8], seed: u32) -> bool {
     if header.number == before + 1 {
         return false;
@@ -653,7 +657,7 @@ fn is_misplaced(header: &CommitHeader, before: u64, behind: &[u8], seed: u32) ->
     next.is_some_and(|next| next.number < header.number && next.epoch <= header.epoch)
 }
 
-/// Maximum bytes read for a header. No store has enough segments for a longer one.
+/// Maximum bytes read for a header. No store has enough segments for a longer header.
 const HEADER_BYTES_MAX: usize = 1 << 20;
 
 /// Reads the header of every file.
@@ -672,10 +676,10 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<FoundFile>> 
             header = SegmentHeader::parse(&bytes[..length]);
         }
         if matches!(header, HeaderRead::Longer(_)) {
-            // The length field itself is damaged.
+            // The length field of the header is damaged.
             header = HeaderRead::Bad;
         }
-        if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {
+        if header == HeaderRead::Empty && length > 0 && has_content(disk, slot)? {
             header = HeaderRead::Bad;
         }
         found.push(FoundFile { slot, length: length as u64, header });
@@ -697,8 +701,8 @@ pub(super) fn own_headers(found: &[FoundFile]) -> Vec<FoundHeader<'_>> {
     headers
 }
 
-/// Uses the header copy beside the log in place of a header that its file has lost. Returns whether it was
-/// used.
+/// Adds the header in the header copy to `headers` if the segment's file has lost its header. Returns whether it was
+/// added.
 pub(super) fn use_header_copy<'h>(headers: &mut Vec<FoundHeader<'h>>, note: &'h HeaderCopy) -> bool {
     let is_newer = headers.iter().all(|(_, _, header)| header.sequence < note.segment.sequence);
     let is_ours = headers.is_empty() || headers.iter().any(|(_, _, h)| h.identity == note.header.identity);
@@ -719,24 +723,24 @@ fn sort_newest_first(headers: &mut [FoundHeader<'_>]) {
 pub(super) struct Listing {
     /// The segments, oldest first.
     pub(super) segments: Vec<SegmentRef>,
-    /// Segments whose header cannot be read.
+    /// Segments whose header cannot be read; their commits name the segment.
     pub(super) unreadable_headers: Vec<SegmentRef>,
-    /// Files with the header of another file.
+    /// Files whose header belongs to another file.
     pub(super) misplaced: Vec<u32>,
-    /// Segments that the last commit removes. The commit may exist only in the page cache, so they are listed
-    /// as well.
+    /// Segments that the last commit removes. They are in `segments` as well, because the commit may exist only in
+    /// the page cache.
     pub(super) leaving: Vec<u64>,
 }
 
 /// Finds which files are the log, and their order.
 ///
-/// The newest header with a commit behind it contains the list of segments. Segments with unreadable headers
-/// but newer commits follow. Segments removed by later commits are left out.
+/// The newest header with a commit behind it contains the list of segments. Segments with unreadable headers and
+/// newer commits are added. Segments that were removed by later commits are left out.
 ///
 /// # Invariants
 /// - Nothing is written.
 /// - No segment is listed twice.
-/// - A removal is believed only if all copies made before it were found.
+/// - A removal counts only if all commits before it, which contain the copies, were found.
 pub(super) struct Lister<'l, 'r, D> {
     pub(super) disk: &'l mut ReadAround<'r, D>,
     /// Buffer of the size of a segment.
@@ -747,8 +751,8 @@ pub(super) struct Lister<'l, 'r, D> {
 }
 
 impl<D: Disk> Lister<'_, '_, D> {
-    /// Lists the segments. Drops headers in front of a segment that is not theirs, because the flash moved
-    /// their block. The content behind them is read nevertheless.
+    /// Lists the segments. Removes headers from `headers` that the flash has moved to the file of another segment.
+    /// The commits in such a file are read nevertheless.
     pub(super) fn list(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
@@ -765,16 +769,16 @@ impl<D: Disk> Lister<'_, '_, D> {
                 listing.segments.push(segment);
                 break;
             }
-            // The list of this header is unproven. But if a segment in it has lost its header, nothing else
-            // names the segment.
+            // The list of this header is not proven. It is used only to find files whose own headers are lost,
+            // because no other header may name them.
             not_begun.extend(header.live.iter().map(|segment| segment.slot));
         }
         self.add_unreadable_headers(found, newest, &not_begun, &mut listing)?;
-        self.note_left_out(newest, headers, &mut listing)?;
+        self.drop_removed(newest, headers, &mut listing)?;
         Ok(listing)
     }
 
-    /// Drops headers with a duplicate sequence whose segment has no commit behind them.
+    /// Of headers with the same sequence, removes those without a commit of that segment behind them.
     fn drop_misplaced(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
@@ -810,11 +814,11 @@ impl<D: Disk> Lister<'_, '_, D> {
         Ok(has_commit || is_proven() || footer::of_segment(self.bytes, segment.sequence, seed).is_some())
     }
 
-    /// Adds segments with damaged headers whose commits are newer than segment `newest`.
+    /// Adds segments with damaged headers whose commits are of a newer segment than `newest`.
     ///
-    /// A header that the flash moved is older than the commits behind it. The lists of newer headers name
-    /// such files; for the newest segment the header copy does. Without the header copy, every file outside
-    /// the list is examined.
+    /// A file may also have the header of an older segment, which the flash has moved there. The lists in newer
+    /// headers name such a file, or the header copy does if it is the newest segment. Without the header copy, every
+    /// file outside the list is examined.
     fn add_unreadable_headers(
         &mut self,
         found: &[FoundFile],
@@ -841,7 +845,7 @@ impl<D: Disk> Lister<'_, '_, D> {
         }
         listing.unreadable_headers = segments_of(unreadable_headers);
         let newer = &listing.unreadable_headers;
-        // The list is older than the current use of their files.
+        // The list in the header is older than the current use of these files.
         listing.segments.retain(|segment| newer.iter().all(|newer| newer.slot != segment.slot));
         listing.segments.extend_from_slice(newer);
         Ok(())
@@ -849,10 +853,10 @@ impl<D: Disk> Lister<'_, '_, D> {
 
     /// Removes segments from the list that were removed from the log after the header was written.
     ///
-    /// Removals in the last commit do not count yet: the commit may exist only in the page cache, and then
-    /// the segment is still needed. Removals behind missing commits do not count either, because the copies
-    /// may be among those. Such a segment counts as long as its file contains no other segment.
-    fn note_left_out(
+    /// Removals in the last commit do not count yet, because the commit may exist only in the page cache. Removals
+    /// behind missing commits do not count either, because the missing commits may contain the copies. In that case
+    /// the segment stays in the list if its file still has its header.
+    fn drop_removed(
         &mut self,
         newest: u64,
         headers: &[FoundHeader<'_>],

@@ -9,28 +9,28 @@
 //! flags | length minus the previous run's length, plus 3; 7: the length follows | bits as above, and 2: next segment |
 //! ```
 //!
-//! Numbers are varints relative to the previous run. At the start of a chunk that is an empty run in segment
-//! 0 which ends at the chunk's first offset. A queue with steady traffic takes a byte or two per segment. The
-//! run changed last is kept uncompressed, because most messages arrive in order; steady traffic therefore
-//! compresses nothing.
+//! Numbers are varints relative to the previous run. For the first run of a chunk, the previous run is taken to be an
+//! empty run in segment 0 that ends at the chunk's first offset. A queue with steady traffic takes one or two bytes
+//! per segment. The run changed last is kept uncompressed. Most messages arrive in order and extend that run, so they
+//! cause no compression.
 //!
 //! # Invariants
 //! - Runs are ascending and do not overlap. No chunk is empty. The uncompressed run is in no chunk.
 //! - A change affects one chunk, or two if a chunk is split or merged with the next.
-//! - The last chunk that was freed is kept for reuse, so a queue with steady traffic allocates nothing. It is
-//!   freed when the queue is empty and a segment is removed, or when memory is short.
+//! - One unused chunk is kept for reuse, so a queue with steady traffic allocates nothing. Its memory is freed when
+//!   the queue is empty and a segment is removed, or when memory is short.
 
 use super::record::Range;
 use super::varint::{self, Input};
 
-/// Bytes of runs in a chunk.
+/// Maximum bytes of the encoded runs in a chunk.
 const CHUNK_RUNS_BYTES: usize = 236;
-/// Maximum number of runs decompressed at once: those of a chunk, and those added by a change.
+/// Maximum number of runs decompressed at once: the runs of a chunk, and the runs added by a change.
 const UNPACKED_MAX: usize = CHUNK_RUNS_BYTES + 4;
 /// Maximum bytes of a run: five numbers and the flags.
 const RUN_BYTES_MAX: usize = 51;
-/// Two chunks are merged if together they take at most this number of bytes.
-const TOGETHER_BYTES: usize = CHUNK_RUNS_BYTES / 2;
+/// Two neighbouring chunks are merged if their runs together take at most this number of bytes.
+const MERGED_BYTES_MAX: usize = CHUNK_RUNS_BYTES / 2;
 
 /// The list of chunks keeps memory for at least this number of chunks.
 const CHUNKS_KEPT: usize = 4;
@@ -41,12 +41,12 @@ const HAS_SEGMENT: u8 = 4;
 const HAS_SETTLED: u8 = 8;
 const HAS_BYTES: u8 = 16;
 const LENGTH_SHIFT: u8 = 5;
-/// Code of a length that follows, because the flags cannot express it.
+/// Code in the flags which means that the length follows, because the flags cannot express it.
 const LENGTH_FOLLOWS: u8 = 7;
 /// Added to the difference of lengths, so that it is not negative.
 const LENGTH_BIAS: i64 = 3;
 
-/// Offsets whose live records lie in one segment. Missing offsets are settled.
+/// A range of offsets whose live messages lie in one segment. Offsets without a live message are settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     /// The offsets.
@@ -55,8 +55,8 @@ pub struct Run {
     pub segment: u64,
     /// Number of live messages.
     pub live: u32,
-    /// Bytes of their records; the bytes of a record for several queues are divided among them. After some
-    /// were settled, an estimate from the number of those left.
+    /// Bytes of the live messages' records. The bytes of a record for several queues are divided among the queues.
+    /// After some messages of the run were settled, this is an estimate from the number of live messages.
     pub bytes: u32,
 }
 
@@ -163,7 +163,7 @@ fn unpack(input: &mut Input<'_>, before: &mut PreviousRun) -> Option<Run> {
 }
 
 impl Chunk {
-    /// Creates a chunk with as many of `runs` as fit, at least one. Returns it and their number.
+    /// Creates a chunk with as many of `runs` as fit, at least one. Returns the chunk and the number of its runs.
     fn of(runs: &[Run], spare: &mut Option<Box<Self>>) -> (Box<Self>, usize) {
         let empty = || Box::new(Self { first: 0, end: 0, runs: 0, used: 0, bytes: [0; CHUNK_RUNS_BYTES] });
         let mut chunk = spare.take().unwrap_or_else(empty);
@@ -171,8 +171,8 @@ impl Chunk {
         (chunk, taken)
     }
 
-    /// Replaces its content by as many of `runs` as fit into `most` bytes, at least one. Returns their
-    /// number.
+    /// Replaces the content of the chunk by as many of `runs` as fit into `most` bytes, at least one. Returns the
+    /// number of runs stored.
     fn fill(&mut self, runs: &[Run], most: usize) -> usize {
         self.first = runs.first().map_or(0, |run| run.offsets.start);
         (self.runs, self.used) = (0, 0);
@@ -195,7 +195,7 @@ impl Chunk {
     }
 
     /// Returns the state to which a run appended to the chunk is relative.
-    fn behind(&self) -> PreviousRun {
+    fn end_state(&self) -> PreviousRun {
         let mut runs = self.iter();
         runs.by_ref().for_each(drop);
         runs.before
@@ -230,9 +230,9 @@ pub struct Runs {
     chunks: Vec<Box<Chunk>>,
     /// The run that was changed last, uncompressed.
     uncompressed: Option<Run>,
-    /// The state to which a run appended to the last chunk is relative, if known. Otherwise the whole chunk
-    /// would be decompressed for every new segment of a queue.
-    behind: Option<PreviousRun>,
+    /// The state to which a run appended to the last chunk is relative, if known. Stored because computing it
+    /// requires decompressing the whole chunk, for every new segment of a queue.
+    end_state: Option<PreviousRun>,
     count: usize,
     /// A freed chunk, for reuse.
     spare: Option<Box<Chunk>>,
@@ -300,27 +300,27 @@ impl Runs {
     /// Returns the last run that ends at or before `offset`.
     pub(super) fn before(&self, offset: u64) -> Option<Run> {
         let uncompressed = self.uncompressed.filter(|uncompressed| uncompressed.offsets.end <= offset);
-        let behind = self.chunks.partition_point(|chunk| chunk.first < offset);
+        let chunks_before = self.chunks.partition_point(|chunk| chunk.first < offset);
         if let Some(uncompressed) = uncompressed
-            && self.chunks[..behind].last().is_none_or(|chunk| chunk.end <= uncompressed.offsets.start)
+            && self.chunks[..chunks_before].last().is_none_or(|chunk| chunk.end <= uncompressed.offsets.start)
         {
             return Some(uncompressed);
         }
         let ends_before = |run: &Run| run.offsets.end <= offset;
-        let mut chunks = self.chunks[..behind].iter().rev();
+        let mut chunks = self.chunks[..chunks_before].iter().rev();
         let packed = chunks.find_map(|chunk| chunk.iter().take_while(ends_before).last());
         uncompressed.into_iter().chain(packed).max_by_key(|run| run.offsets.start)
     }
 
-    /// Adds a run at free offsets. It becomes the uncompressed run.
+    /// Adds a run at offsets that are in no other run. The new run becomes the uncompressed run.
     pub(super) fn insert(&mut self, run: Run) {
         self.compress();
         self.uncompressed = Some(run);
         self.count += 1;
     }
 
-    /// Replaces the run that starts at `start` by others, which are ascending and lie within its offsets or
-    /// right behind them.
+    /// Replaces the run that starts at `start` by the runs `with`, which are ascending and lie within the offsets of
+    /// the old run or right behind them.
     pub(super) fn replace(&mut self, start: u64, with: &[Run]) {
         self.count = self.count + with.len() - 1;
         if self.uncompressed.is_some_and(|uncompressed| uncompressed.offsets.start == start) {
@@ -355,8 +355,8 @@ impl Runs {
         self.uncompressed.as_mut()
     }
 
-    /// Calls `change` with the runs that overlap `range`. It may shrink them, and returns whether to keep
-    /// them.
+    /// Calls `change` with each run that overlaps `range`. `change` may shrink the run, and returns whether to keep
+    /// it.
     pub(super) fn retain_in(&mut self, range: Range, mut change: impl FnMut(&mut Run) -> bool) {
         let overlaps = |run: &Run| run.offsets.start < range.end && run.offsets.end > range.start;
         if let Some(uncompressed) = self.uncompressed.as_mut().filter(|uncompressed| overlaps(uncompressed))
@@ -392,26 +392,26 @@ impl Runs {
         }
     }
 
-    /// Adds a run that is in no chunk to one.
+    /// Compresses a run into the chunk to which its offsets belong.
     fn put(&mut self, run: Run) {
-        let behind = self.chunks.partition_point(|chunk| chunk.first <= run.offsets.start);
-        if behind == self.chunks.len()
+        let chunks_before = self.chunks.partition_point(|chunk| chunk.first <= run.offsets.start);
+        if chunks_before == self.chunks.len()
             && let Some(last) = self.chunks.last_mut()
             && last.end <= run.offsets.start
         {
-            let mut before = self.behind.unwrap_or_else(|| last.behind());
+            let mut before = self.end_state.unwrap_or_else(|| last.end_state());
             if last.push(&run, &mut before, CHUNK_RUNS_BYTES) {
                 last.end = run.offsets.end;
             } else {
                 let (chunk, _) = Chunk::of(&[run], &mut self.spare);
                 self.chunks.push(chunk);
             }
-            self.behind = Some(PreviousRun::after(&run));
+            self.end_state = Some(PreviousRun::after(&run));
         } else if self.chunks.is_empty() {
             let (chunk, _) = Chunk::of(&[run], &mut self.spare);
             self.chunks.push(chunk);
         } else {
-            self.edit(behind.saturating_sub(1), |runs| {
+            self.edit(chunks_before.saturating_sub(1), |runs| {
                 let place = runs.partition_point(|other| other.offsets.start < run.offsets.start);
                 let _ = runs.insert(place, run);
             });
@@ -421,7 +421,7 @@ impl Runs {
     /// Decompresses a chunk, changes its runs, and compresses them again.
     fn edit(&mut self, at: usize, change: impl FnOnce(&mut Unpacked)) {
         let Some(chunk) = self.chunks.get_mut(at) else { return };
-        self.behind = None;
+        self.end_state = None;
         let mut runs: Unpacked = chunk.iter().collect();
         change(&mut runs);
         if runs.is_empty() {
@@ -439,19 +439,20 @@ impl Runs {
         }
     }
 
-    /// Merges a chunk with the next if both are nearly empty.
+    /// Merges the chunks at `at` and `at + 1` if together they take at most [`MERGED_BYTES_MAX`].
     fn join(&mut self, at: usize) {
         let used = |at: usize| self.chunks.get(at).map_or(CHUNK_RUNS_BYTES, |chunk| chunk.used.into());
-        if used(at) + used(at + 1) > TOGETHER_BYTES {
+        if used(at) + used(at + 1) > MERGED_BYTES_MAX {
             return;
         }
         let next = self.chunks.remove(at + 1);
-        self.behind = None;
+        self.end_state = None;
         let mut runs: Unpacked = self.chunks[at].iter().collect();
         runs.extend(next.iter());
-        // Relative to the first chunk, at most one run takes more bytes.
+        // Only the first run of the second chunk is relative to another run now, so at most this run takes more
+        // bytes.
         let fitting = self.chunks[at].fill(&runs, CHUNK_RUNS_BYTES);
-        assert!(fitting == runs.len(), "two halves do not fit into one chunk");
+        assert!(fitting == runs.len(), "the runs of two merged chunks do not fit into one chunk");
         self.spare = Some(next);
     }
 }
@@ -475,8 +476,8 @@ mod tests {
             let (last, count) = (chunk.iter().last().map(|run| run.offsets.end), chunk.iter().count());
             last == Some(chunk.end) && count == usize::from(chunk.runs)
         }));
-        let behind = runs.chunks.last().map(|last| last.behind());
-        assert!(runs.behind.is_none() || runs.behind == behind);
+        let end_state = runs.chunks.last().map(|last| last.end_state());
+        assert!(runs.end_state.is_none() || runs.end_state == end_state);
         for offset in model.iter().flat_map(|run| [run.offsets.start, run.offsets.end, run.offsets.end + 1]) {
             let from = model.iter().copied().filter(|run| run.offsets.end > offset);
             assert!(runs.iter_from(offset).take(3).eq(from.take(3)), "from {offset}");

@@ -16,15 +16,15 @@
 //! flags   | 1: access definitions have existed, so a log without any has lost them
 //! ```
 //!
-//! All integers are little endian. A *slot* is the number in a file's name and is reused. A *sequence* is a
-//! segment's place in the log and only rises.
+//! All integers are little endian. A *slot* is the number in a file's name; several segments use it one after the
+//! other. A *sequence* is the number of a segment in the order of the log, and is never reused.
 //!
 //! - The CRC covers the magic and everything from `length` to the end of the list.
-//! - The last byte of the magic is the version of the format. The broker does not touch a newer version.
-//!   Magic, CRC and length are the same in every version, so that a damaged byte is not taken for a newer
-//!   version.
-//! - Unknown flags in the lower 16 bits are ignored. An unknown higher flag makes the header one of a newer
-//!   version.
+//! - The last byte of the magic is the version of the format. The broker does not open a store of a newer version.
+//!   The layout of magic, CRC and length is the same in every version, so that the CRC distinguishes a damaged
+//!   version byte from a newer version.
+//! - Unknown flags in the lower 16 bits are ignored. An unknown flag in the upper 16 bits means that a newer
+//!   version wrote the header.
 //!
 //! ```text
 //! version | segment     | commit | footer |
@@ -36,11 +36,11 @@
 //! [`OPTIONAL`] set, the lower flags of a header, and what follows the flags.
 //!
 //! # Invariants
-//! - A header is synced before the first commit of its segment is written. So a commit proves its header
-//!   durable, and a header without a commit proves nothing.
+//! - A header is synced before the first commit of its segment is written. So a commit proves that the header
+//!   before it was durable. A header without a commit may be half written and proves nothing.
 //! - Segments that the newest proven header does not list are not part of the log, whatever their files
 //!   contain.
-//! - An unknown version is reported. Its files are never interpreted or overwritten.
+//! - A store of an unknown version is reported, and its files are neither interpreted nor overwritten.
 
 use core::cmp::Ordering;
 
@@ -65,9 +65,10 @@ pub(super) const NAMED: u8 = OPTIONAL | 1;
 /// The identity of a store, created once when it is formatted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
-    /// Distinguishes stores; not secret.
+    /// Distinguishes this store from others; not secret.
     pub id: [u8; 16],
-    /// Part of every checksum; never leaves the store.
+    /// Part of the initial value of every checksum of a commit. It is never sent to clients, so no client can forge a
+    /// commit.
     pub secret: u64,
 }
 
@@ -81,14 +82,14 @@ impl Identity {
 const MAGIC_OF_ANY_VERSION: [u8; 7] = *b"LEVERET";
 const FIXED_BYTES: usize = 76;
 const HAS_ACCESS: u32 = 1;
-/// Flags that are ignored if they are unknown.
+/// Mask of the flags that are ignored if they are unknown.
 const FLAGS_PASSED_OVER: u32 = 0xffff;
 /// Bytes that are the same in every version of the format: magic, CRC, length.
 const PREFIX_BYTES: usize = 16;
 /// The smallest segment in bytes.
 pub const SEGMENT_BYTES_MIN: u32 = 64 << 10;
-/// The largest segment in bytes. A segment is read as a whole. A larger size in a damaged or foreign header
-/// would exceed the address space of a 32-bit board.
+/// The largest segment in bytes. A segment is read into memory as a whole, and a larger one, as a damaged or foreign
+/// header may claim, would exceed the address space of a 32-bit board.
 pub const SEGMENT_BYTES_MAX: u32 = 256 << 20;
 
 /// Returns whether a store can have segments of this size. Sizes come from the disk and must be validated.
@@ -106,7 +107,7 @@ fn checksum(header: &[u8]) -> u32 {
 /// A segment of the log and its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SegmentRef {
-    /// Its sequence, from 1.
+    /// The segment's sequence, from 1.
     pub sequence: u64,
     /// The slot of its file.
     pub slot: u32,
@@ -115,21 +116,22 @@ pub(super) struct SegmentRef {
 /// The content of a segment header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct SegmentHeader {
-    /// The store it belongs to.
+    /// The identity of the store.
     pub identity: Identity,
     /// Bytes of each segment of the store.
     pub segment_bytes: u32,
-    /// Number of the broker start that opened it.
+    /// The epoch that opened the segment.
     pub epoch: u32,
     /// Its sequence.
     pub sequence: u64,
-    /// Broker time when it was opened, in milliseconds.
+    /// Broker time when the segment was opened, in milliseconds.
     pub time_ms: u64,
-    /// Number of the newest commit that was synced before. If fewer are found, some are lost.
+    /// Number of the newest commit that was synced before the header was written. If a start finds fewer commits,
+    /// some are lost.
     pub commits: u64,
-    /// Whether access definitions existed before.
+    /// Whether access definitions existed before the header was written.
     pub has_access: bool,
-    /// Bytes that all epochs wrote before; 0 if that was not counted yet.
+    /// Number of bytes that all epochs wrote before the header; 0 if the version that wrote it did not count them.
     pub written: u64,
     /// All older segments of the log, ascending.
     pub live: Vec<SegmentRef>,
@@ -138,17 +140,17 @@ pub(super) struct SegmentHeader {
 /// The result of parsing the first bytes of a segment file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum HeaderRead {
-    /// A header, and its bytes.
+    /// A good header, and its length in bytes.
     Good(SegmentHeader, u32),
     /// A header of a newer version of the format.
     NewerVersion,
     /// A header of version 1.
     OlderVersion,
-    /// The header is longer than the bytes given. Contains the number of bytes needed.
+    /// The header is longer than the given bytes. Contains the number of bytes needed.
     Longer(usize),
-    /// Nothing was ever written.
+    /// The bytes are all zero: the file was prepared and no header was written to it.
     Empty,
-    /// The block is no known header.
+    /// The bytes are no header of any known version, or the header is damaged.
     Bad,
 }
 
@@ -160,13 +162,13 @@ pub(super) struct FoundFile {
 }
 
 impl FoundFile {
-    /// Returns whether the file was prepared and never written.
+    /// Returns whether the file contains only prepared zeros.
     pub(super) fn is_unused(&self) -> bool {
         self.header == HeaderRead::Empty && self.length > 0
     }
 }
 
-/// A good header: its file, its bytes, and its content.
+/// A good header: slot of the file, length of the header in bytes, content.
 pub(super) type FoundHeader<'h> = (u32, u32, &'h SegmentHeader);
 
 /// The good headers, newest first.
@@ -236,7 +238,8 @@ impl SegmentHeader {
         }
     }
 
-    /// Returns the header and its flags.
+    /// Parses a header with a right checksum, from the field after `length` on. Returns the header and its flags;
+    /// `None` if it is malformed.
     fn parse_checked(bytes: &[u8]) -> Option<(Self, u32)> {
         let mut input = Input::new(bytes);
         let (segment_bytes, epoch) = (input.u32()?, input.u32()?);
@@ -247,7 +250,8 @@ impl SegmentHeader {
         let mut live = Vec::new();
         let mut previous = 0;
         for _ in 0..count {
-            // A header that lists a segment twice, or itself, was never written by a broker: it is forged.
+            // No broker writes a header that lists a segment twice, or lists its own segment, so such a header is
+            // forged.
             let older = u64::checked_add(previous, input.varint()?)?;
             if older <= previous || older >= sequence {
                 return None;

@@ -1,41 +1,42 @@
-//! The settled offsets of one queue, compressed, and other sets of offset ranges.
+//! Sets of offsets: the settled offsets of one queue, compressed ([`SettledSet`]), and settlements that wait to be
+//! written ([`RangeSet`]). Also the approximate locations of a footer's parts ([`Spans`]).
 //!
-//! A message that stays in the queue while later ones are acknowledged splits a range. If consumers
-//! acknowledge out of order, or requeue, there is a range for each message that stays.
+//! A message that stays in the queue while later ones are acknowledged splits a range. So there is one range more for
+//! each such message, for example if consumers acknowledge out of order, or requeue.
 //!
 //! ```text
 //! chunk | first offset | end | length | gap | length | gap | ... | length |
 //! ```
 //!
 //! Lengths and gaps are varints, so a range takes two or three bytes. The last range is kept uncompressed:
-//! consumption in order only extends it, and compresses nothing.
+//! consumption in order only extends this range, so it causes no compression.
 //!
 //! # Invariants
 //! - Ranges are ascending, not empty, and do not touch each other. No chunk is empty.
 //! - A change affects only the chunks that contain its offsets.
-//! - The memory of a freed chunk is kept for the next.
+//! - The memory of one freed chunk is kept for the next new chunk.
 
 use super::parts::BodyPart;
 use super::record::Range;
 use super::varint::{self, Input};
 
-/// Maximum ranges per chunk.
+/// Maximum number of ranges per chunk.
 const CHUNK_RANGES: usize = 64;
-/// Two chunks are merged if together they have at most this number of ranges.
-const TOGETHER_RANGES: usize = CHUNK_RANGES / 2;
+/// Two neighbouring chunks are merged if together they have at most this number of ranges.
+const MERGED_RANGES_MAX: usize = CHUNK_RANGES / 2;
 /// The list of chunks keeps memory for at least this number of chunks.
 const CHUNKS_KEPT: usize = 4;
-/// Bytes by which a chunk's memory grows at once.
-const STEP_BYTES: usize = 32;
+/// Number of bytes by which a chunk's memory grows at once.
+const GROWTH_BYTES: usize = 32;
 
 /// A compressed set of offsets.
 #[derive(Clone, Debug, Default)]
 pub struct SettledSet {
     chunks: Vec<Chunk>,
-    /// The last range, behind all chunks; empty if nothing is settled.
+    /// The last range, whose offsets are above those of all chunks; empty if nothing is settled.
     last: Range,
     count: usize,
-    /// The memory of a freed chunk.
+    /// The memory of a freed chunk, for reuse.
     spare: Vec<u8>,
 }
 
@@ -47,7 +48,7 @@ struct Chunk {
     bytes: Vec<u8>,
 }
 
-/// The ranges of two chunks, and one between them.
+/// Space for the ranges of two chunks and one range between them.
 type Unpacked = heapless::Vec<Range, { 2 * CHUNK_RANGES + 1 }>;
 
 impl Chunk {
@@ -71,7 +72,7 @@ impl Chunk {
 
     fn put(&mut self, number: u64) {
         if self.bytes.capacity() < self.bytes.len() + varint::bytes(number) {
-            self.bytes.reserve_exact(STEP_BYTES);
+            self.bytes.reserve_exact(GROWTH_BYTES);
         }
         varint::put(&mut self.bytes, number);
     }
@@ -135,7 +136,7 @@ impl SettledSet {
         within.map(|old| old.end.min(range.end) - old.start.max(range.start)).sum()
     }
 
-    /// Returns the range that contains an offset.
+    /// Returns the range that contains `offset`; `None` if `offset` is not in the set.
     #[inline]
     fn around(&self, offset: u64) -> Option<Range> {
         if offset >= self.last.start {
@@ -179,7 +180,7 @@ impl SettledSet {
             return;
         }
         let reaches_last = range.end >= self.last.start;
-        // The ranges that it touches are in these chunks, if anywhere.
+        // Chunks with ranges that overlap or touch `range`.
         let low = self.chunks.partition_point(|chunk| chunk.end < range.start);
         let high = self.chunks.partition_point(|chunk| chunk.first <= range.end).max(low);
         let (mut merged, mut from, mut touched) = (range, range.start, 0);
@@ -202,7 +203,7 @@ impl SettledSet {
             return;
         }
         let mut ranges = Unpacked::new();
-        // Nothing remains of the chunks in between.
+        // Only ranges before or behind `range` remain of these chunks; `merged` replaces the others.
         let at = if low == high { low.min(self.chunks.len().saturating_sub(1)) } else { low };
         let behind = high.max(at + 1).min(self.chunks.len());
         if let Some(first) = self.chunks.get(at) {
@@ -227,7 +228,7 @@ impl SettledSet {
         }
     }
 
-    /// Inserts a chunk of these ranges before the one at `at`.
+    /// Inserts a chunk with these ranges at index `at`.
     fn put_chunk(&mut self, at: usize, ranges: &[Range]) {
         let chunk = Chunk::of(ranges, core::mem::take(&mut self.spare));
         if self.chunks.len() == self.chunks.capacity() {
@@ -236,7 +237,7 @@ impl SettledSet {
         self.chunks.insert(at, chunk);
     }
 
-    /// Replaces the chunks from `at` to `behind` by these ranges.
+    /// Replaces the chunks with the indexes `at..behind` by chunks with these ranges.
     fn replace(&mut self, at: usize, behind: usize, ranges: &[Range]) {
         if let Some(last) = self.chunks.drain(at..behind).next_back() {
             self.spare = last.bytes;
@@ -247,7 +248,7 @@ impl SettledSet {
         }
         for first in [at, at.saturating_sub(1)] {
             if let Some([left, right]) = self.chunks.get_mut(first..first + 2)
-                && left.ranges + right.ranges <= TOGETHER_RANGES
+                && left.ranges + right.ranges <= MERGED_RANGES_MAX
             {
                 left.join(right);
                 self.spare = self.chunks.remove(first + 1).bytes;
@@ -302,8 +303,8 @@ impl RangeSet {
         self.ranges.last().map_or(0, |range| range.end)
     }
 
-    /// Adds `range` and calls `fresh` with each part of it that was not in the set. An empty range adds
-    /// nothing: encoded it would be an invalid record, at which a reader would stop reading the commit.
+    /// Adds `range` and calls `fresh` with each part of it that was not in the set. An empty range adds nothing,
+    /// because a record with an empty range would be invalid, and a reader would stop at this record.
     pub fn insert(&mut self, range: Range, mut fresh: impl FnMut(Range)) {
         if range.is_empty() {
             return;
@@ -336,7 +337,7 @@ impl RangeSet {
         self.ranges.capacity() * size_of::<Range>()
     }
 
-    /// Frees memory beyond that for `count` ranges.
+    /// Frees memory, but keeps enough for `count` ranges.
     pub(super) fn shrink_to(&mut self, count: usize) {
         self.ranges.shrink_to(count);
     }
@@ -347,16 +348,16 @@ impl RangeSet {
     }
 }
 
-/// A span ends with the part that makes it at least this long, in bytes.
+/// Parts are combined into one span until it has at least this number of bytes.
 const SPAN_BYTES: u32 = 2 << 10;
-/// A span of at least this number of bytes is a single part.
+/// A span with at least this number of bytes contains a single part.
 pub(super) const SHARED_SPAN_BYTES_MAX: u32 = 2 * SPAN_BYTES;
 
 /// The approximate locations of the queues' parts in one segment's footer; empty if it has no footer.
 ///
-/// Exact locations of each queue in each segment would be the largest part of the index. So small parts are
-/// combined into a *span*, and a reader searches it for the part. A large part is a span of its own. Spans
-/// are ascending by queue and by offset, without gaps, as parts are.
+/// Exact locations of each queue's part in each segment would take most of the index's memory. So neighbouring small
+/// parts are combined into a *span*: the index contains the location of the span, and a fetch searches the span for
+/// the part. A large part is a span of its own. Like parts, spans are ascending by queue and by offset, without gaps.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Spans {
     /// The first queue of each span, and the span's offset in the segment.
@@ -382,7 +383,7 @@ impl Spans {
         Self { starts, end }
     }
 
-    /// Returns the span with the part of a queue; empty if there is none.
+    /// Returns the span in which a queue's part lies, if there is such a part; empty if no span can contain it.
     pub(super) fn find(&self, queue: u64) -> BodyPart {
         let behind = self.starts.partition_point(|(first, _)| *first <= queue);
         let Some((_, at)) = behind.checked_sub(1).and_then(|at| self.starts.get(at)) else {

@@ -1,13 +1,13 @@
 //! The segment files, the active segment, and how many bytes may still be written.
 //!
-//! Publishers stop while two segments are still free; `commit_schedule` decides what may use those. With none
-//! left, a commit must fit into the active segment together with the footer. A segment without a footer is
-//! read commit by commit at a start.
+//! Publishers stop while two segments are still free; `commit_schedule` decides which records may use these reserved
+//! segments. If no segment is free, commits must fit into the active segment, and may use the space of its footer. A
+//! start then reads this segment commit by commit, which is slower.
 //!
 //! # Invariants
 //! - A publisher's commit leaves the reserved segments alone.
-//! - A full file system is asked again at growing intervals until it has space for a segment. If it had no
-//!   space even for a commit, only retries of that commit are written.
+//! - While the file system is full, the store tries at growing intervals to create or prepare a segment. If there
+//!   is no space even for a commit, only retries of that commit are written.
 
 use std::collections::VecDeque;
 
@@ -32,12 +32,12 @@ pub struct Space {
     /// Memory use of the index, compared with its limit.
     pub(super) index_memory: IndexMemory,
     pub(super) buffers: SegmentBuffers,
-    /// Which queues were named last in a footer.
+    /// The progress of writing queue names into footers.
     pub(super) naming: NameProgress,
 }
 
 impl Space {
-    /// Creates it from the state that a start found.
+    /// Creates the state from the files and the index that a start found.
     pub(super) fn new(settings: &Settings, slots: Slots, active: ActiveSegment, index: &Index) -> Self {
         Self {
             segment_bytes: settings.segment_bytes,
@@ -50,14 +50,14 @@ impl Space {
         }
     }
 
-    /// Returns when a full file system is asked for space again.
+    /// Returns when the store tries again to get space from a full file system; never if it is not full.
     pub(super) fn ask_deadline(&self) -> Deadline {
         self.slots.full_until.unwrap_or(Deadline::NEVER)
     }
 
-    /// Records that there was no space for a commit, which was last requested at `asked_at`.
-    pub(super) fn note_no_commit_room(&mut self, asked_at: Now) {
-        self.slots.note_full(asked_at);
+    /// Records that the file system had no space for a commit. `requested_at` is the current time.
+    pub(super) fn note_no_commit_room(&mut self, requested_at: Now) {
+        self.slots.note_full(requested_at);
         self.slots.has_no_commit_room = true;
     }
 
@@ -82,8 +82,8 @@ impl Space {
         self.slots.available() <= SEGMENTS_RESERVED + SEGMENTS_READY || self.index_memory.is_full()
     }
 
-    /// Returns whether a new file would be prepared next. Reusing the file of a removed segment causes no
-    /// wear.
+    /// Returns whether a new file would be prepared next. Removing a segment instead avoids the wear of preparing a
+    /// file, because its file can be reused.
     pub(super) const fn wants_files(&self) -> bool {
         self.slots.free() < SEGMENTS_RESERVED + SEGMENTS_READY
     }
@@ -119,7 +119,7 @@ impl Space {
         free as u64 * (segment / 16 * 15) + self.active.room_bytes(self.commit_bytes)
     }
 
-    /// Returns the maximum bytes of all its files.
+    /// Returns the maximum bytes of all segment files.
     pub const fn limit_bytes(&self) -> u64 {
         self.slots.limit() as u64 * self.segment_bytes as u64
     }
@@ -170,8 +170,8 @@ impl Space {
         self.slots.full_until.is_some()
     }
 
-    /// Records that a commit was written for which there was no space at first. Whether there is more space
-    /// shows when a segment is prepared. If none is to be prepared, this commit is taken as the sign.
+    /// Records that a postponed commit was written. If all segment files exist already, the file system counts as no
+    /// longer full. Otherwise it does so only when the next segment has been prepared.
     pub(super) const fn note_commit_room(&mut self) {
         if self.slots.used >= self.slots.max {
             self.slots.note_room();
@@ -180,15 +180,15 @@ impl Space {
 
     /// Returns how much of the index's memory is left.
     pub const fn index_capacity(&self) -> IndexCapacity {
-        match (self.index_memory.is_full(), self.index_memory.is_tight()) {
+        match (self.index_memory.is_full(), self.index_memory.has_only_last_eighth()) {
             (true, _) => IndexCapacity::None,
             (false, true) => IndexCapacity::Last,
             (false, false) => IndexCapacity::Enough,
         }
     }
 
-    /// Returns a high estimate of the bytes that copies of `live_bytes` take. Every commit may waste a block,
-    /// and the first and the last more, but no commit exceeds `commit_bytes`.
+    /// Returns a high estimate of the bytes that copies of `live_bytes` take in commits. Every commit may leave up to
+    /// a block unused, and the first and the last commit more. No commit exceeds `commit_bytes`.
     pub(super) fn copies_bytes(&self, live_bytes: u64) -> u64 {
         let most = self.commit_bytes as usize;
         let commits = live_bytes / (most - self.settle_share() - BLOCK_BYTES / 2) as u64 + 2;
@@ -201,8 +201,7 @@ impl Space {
         self.commit_bytes as usize / 8
     }
 
-    /// Returns the maximum bytes of one record. The segments of an old store may be smaller than those of a
-    /// new one.
+    /// Returns the maximum bytes of one record. It depends on the segment size, which differs between stores.
     pub const fn record_bytes_max(&self) -> usize {
         self.commit_bytes as usize - self.settle_share() - COMMIT_HEADER_BYTES
     }
@@ -216,84 +215,86 @@ pub const SEGMENTS_RESERVED: usize = 2;
 pub(super) const SEGMENTS_EMERGENCY: usize = 4;
 /// Number of segments kept ready beyond the reserved ones.
 pub(super) const SEGMENTS_READY: usize = 2;
-/// Interval after which a full file system is asked for space again, in milliseconds. It grows by half each
-/// time.
+/// Interval until the first new attempt to get space from a full file system, in milliseconds. Each further interval
+/// is 1.5 times as long.
 const ASK_AGAIN_MS: u64 = 1_000;
-/// Maximum of that interval.
+/// Maximum of that interval, in milliseconds.
 const ASK_AGAIN_MS_MAX: u64 = 30_000;
 
 /// The use of a slot's file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Slot {
-    /// There is no such file, or it cannot be used.
+    /// There is no file for this slot, or the file cannot be used.
     Unusable,
-    /// Zeros are being written to it.
+    /// The file exists, but zeros must still be written to it.
     Preparing,
-    /// It is ready to become a segment.
+    /// The file is ready to become a segment.
     Free,
-    /// It is a segment of the log.
+    /// The file is a segment of the log.
     Live,
-    /// Its segment was removed from the log, but a fetch or a backup still reads it.
+    /// The file's segment was removed from the log, but a fetch or a backup still reads the file.
     Pinned,
 }
 
 /// The files of the log.
 ///
-/// The counts agree with the list. Free files have the length of a segment and are used in turn, so that all
-/// wear equally.
+/// Invariant: the counts agree with the list. Free files have the length of a segment. They are used in the order in
+/// which they became free, so that all files wear equally.
 #[derive(Debug)]
 pub(super) struct Slots {
     pub(super) slots: Vec<Slot>,
     pub(super) free: usize,
+    /// Number of slots that are not [`Slot::Unusable`].
     pub(super) used: usize,
     /// `disk_limit` in segments.
     pub(super) max: usize,
-    /// Bytes of the file `begun` that contain zeros.
+    /// Number of bytes of the file `preparing_file` that are prepared; 0 if no file is partly prepared.
     pub(super) prepared: u32,
-    /// The file that is being prepared.
-    begun: u32,
+    /// The slot that is being prepared in several steps.
+    preparing_file: u32,
     /// Live segment files that are missing or shorter than a segment.
     cut: Vec<u32>,
+    /// The slot of the prepare job in flight, if there is one.
     pub(super) preparing: Option<u32>,
-    /// Number of slots with zeros still to be written.
-    pub(super) unready: usize,
-    /// When the file system, which is full, is asked for space again.
+    /// Number of slots in the state [`Slot::Preparing`].
+    pub(super) unready_count: usize,
+    /// When the next attempt to get space is made; `None` while the file system is not full.
     pub(super) full_until: Option<Deadline>,
-    /// Whether the file system had no space even for a write into an existing segment.
+    /// Whether the file system had no space even for a commit into an existing segment.
     pub(super) has_no_commit_room: bool,
     pub(super) ask_again_ms: u64,
     /// Free files in the order in which they became free.
-    pub(super) in_turn: VecDeque<u32>,
+    pub(super) free_slots: VecDeque<u32>,
 }
 
 impl Slots {
-    /// Creates it from the files found. `taken` is the file of the newest segment; the files in `cut` are
-    /// part of the log.
+    /// Creates the state from the files found. `taken` is the slot of the newest segment. `cut` contains live segment
+    /// files that are missing or shorter than a segment.
     pub(super) fn new(found: &[Slot], max: u32, taken: u32, cut: Vec<u32>) -> Self {
         let max = max as usize;
         let mut slots = Vec::with_capacity(found.len().max(max + SEGMENTS_EMERGENCY));
         slots.extend_from_slice(found);
-        let mut in_turn = VecDeque::with_capacity(slots.capacity());
+        let mut free_slots = VecDeque::with_capacity(slots.capacity());
         let is_free = |slot: &u32| slots.get(*slot as usize) == Some(&Slot::Free);
-        in_turn.extend((taken + 1..slots.len() as u32).filter(is_free));
-        in_turn.extend((0..=taken).filter(is_free));
+        free_slots.extend((taken + 1..slots.len() as u32).filter(is_free));
+        free_slots.extend((0..=taken).filter(is_free));
         let free = slots.iter().filter(|slot| **slot == Slot::Free).count();
         let used = slots.iter().filter(|slot| **slot != Slot::Unusable).count();
-        let unready = slots.iter().filter(|slot| **slot == Slot::Preparing).count();
+        let unready_count = slots.iter().filter(|slot| **slot == Slot::Preparing).count();
         Self {
             slots,
             free,
             used,
             max,
             prepared: 0,
-            begun: 0,
+            preparing_file: 0,
             cut,
             preparing: None,
-            unready,
+            unready_count,
             full_until: None,
             has_no_commit_room: false,
             ask_again_ms: ASK_AGAIN_MS,
-            in_turn,
+            free_slots,
         }
     }
 
@@ -310,20 +311,22 @@ impl Slots {
         self.ask_again_ms = ASK_AGAIN_MS;
     }
 
-    /// Returns whether the file system is not known to be full, or is due to be asked again.
+    /// Returns whether the store may try to get space: the file system is not known to be full, or the interval since
+    /// the last attempt has passed.
     pub(super) fn may_ask(&self, now: Now) -> bool {
         self.full_until.is_none_or(|until| until.is_due(now))
     }
 
-    /// Returns the maximum number of segments: the number of ready files while the file system is full.
+    /// Returns the maximum number of segments. While the file system is full, this is the number of prepared files.
     pub(super) const fn limit(&self) -> usize {
-        let ready = self.used - self.unready;
+        let ready = self.used - self.unready_count;
         if self.full_until.is_some() && ready < self.max { ready } else { self.max }
     }
 
-    /// Returns a free file that may be deleted for its space. One free file is kept for acknowledgements.
-    pub(super) fn to_give(&self) -> Option<u32> {
-        if self.free > 1 { self.in_turn.back().copied() } else { None }
+    /// Returns a free file that may be deleted to make space; `None` if at most one file is free. One free file is
+    /// kept for acknowledgements.
+    pub(super) fn deletable_file(&self) -> Option<u32> {
+        if self.free > 1 { self.free_slots.back().copied() } else { None }
     }
 
     pub(super) fn get(&self, slot: u32) -> Slot {
@@ -335,19 +338,19 @@ impl Slots {
         let Some(place) = self.slots.get_mut(slot as usize) else { panic!("there is no file {slot}") };
         let old = core::mem::replace(place, state);
         if old == Slot::Free {
-            // Nearly always the first one.
-            if let Some(at) = self.in_turn.iter().position(|free| *free == slot) {
-                self.in_turn.remove(at);
+            // The search is short, because it is nearly always the first file.
+            if let Some(at) = self.free_slots.iter().position(|free| *free == slot) {
+                self.free_slots.remove(at);
             }
         }
         if state == Slot::Free {
-            self.in_turn.push_back(slot);
+            self.free_slots.push_back(slot);
         }
         let count =
             |of: &mut usize, is: fn(Slot) -> bool| *of = *of + usize::from(is(state)) - usize::from(is(old));
         count(&mut self.free, |slot| slot == Slot::Free);
         count(&mut self.used, |slot| slot != Slot::Unusable);
-        count(&mut self.unready, |slot| slot == Slot::Preparing);
+        count(&mut self.unready_count, |slot| slot == Slot::Preparing);
     }
 
     /// Frees a file whose content is not needed any more. A truncated file is prepared again.
@@ -359,7 +362,7 @@ impl Slots {
 
     /// Takes the file that has been free for longest.
     pub(super) fn take_free(&mut self) -> Option<u32> {
-        let slot = self.in_turn.front().copied()?;
+        let slot = self.free_slots.front().copied()?;
         self.set(slot, Slot::Live);
         Some(slot)
     }
@@ -369,7 +372,7 @@ impl Slots {
         self.free
     }
 
-    /// Returns `disk_limit` in segments, or what the file system has space for.
+    /// Returns `disk_limit` as a number of segments.
     pub(super) const fn most(&self) -> usize {
         self.max
     }
@@ -379,27 +382,29 @@ impl Slots {
         self.free + self.limit().saturating_sub(self.used)
     }
 
-    /// Returns a free file beyond the limit. Some free files are kept for the next segments.
+    /// Returns a free file to delete, if there are more files than `disk_limit` allows. Enough free files are kept
+    /// for the next segments.
     pub(super) fn surplus(&self) -> Option<u32> {
         let is_surplus = self.used > self.max && self.free > SEGMENTS_RESERVED + SEGMENTS_READY;
         let last = self.slots.iter().rposition(|slot| *slot == Slot::Free)?;
         is_surplus.then_some(last as u32)
     }
 
-    /// Returns a file to prepare: the one being prepared, an unprepared one, or a new one.
+    /// Returns the slot of a file to prepare: the partly prepared file, another unprepared file, or a new one.
+    /// Returns `None` if a new file is needed and there are `most` files already.
     pub(super) fn begin(&mut self, most: usize) -> Option<u32> {
         if self.prepared > 0 {
-            return Some(self.begun);
+            return Some(self.preparing_file);
         }
-        let unready = self.slots.iter().position(|slot| *slot == Slot::Preparing);
-        if unready.is_none() {
+        let unprepared = self.slots.iter().position(|slot| *slot == Slot::Preparing);
+        if unprepared.is_none() {
             if self.used >= most {
                 return None;
             }
             self.slots.push(Slot::Preparing);
-            (self.used, self.unready) = (self.used + 1, self.unready + 1);
+            (self.used, self.unready_count) = (self.used + 1, self.unready_count + 1);
         }
-        self.begun = unready.unwrap_or(self.slots.len() - 1) as u32;
-        Some(self.begun)
+        self.preparing_file = unprepared.unwrap_or(self.slots.len() - 1) as u32;
+        Some(self.preparing_file)
     }
 }

@@ -1,10 +1,10 @@
 //! Variable-length integers: seven bits per byte, least significant first; the top bit means that more bytes
 //! follow.
 //!
-//! [`Input::varint`] reads what [`put`] wrote. Reading never exceeds the input and never panics, whatever the
-//! bytes are.
+//! [`put`] writes a number, and [`Input::varint`] reads it. Reading never goes beyond the input and never panics, for
+//! any bytes.
 
-/// Maximum bytes of a number.
+/// Maximum number of bytes of an encoded number.
 const BYTES_MAX: usize = 10;
 
 /// Appends `value`.
@@ -16,7 +16,7 @@ pub(super) fn put(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&bytes[..length]);
 }
 
-/// Returns the bytes of `value` and their number.
+/// Returns the encoding of `value`, padded with zeros, and its length in bytes.
 #[inline]
 pub(super) fn encode(mut value: u64) -> ([u8; BYTES_MAX], usize) {
     let (mut bytes, mut length) = ([0; BYTES_MAX], 0);
@@ -29,7 +29,7 @@ pub(super) fn encode(mut value: u64) -> ([u8; BYTES_MAX], usize) {
     (bytes, length + 1)
 }
 
-/// Returns the number of bytes of `value`.
+/// Returns the number of bytes that the encoding of `value` takes.
 pub(super) const fn bytes(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
@@ -44,7 +44,7 @@ pub(super) const fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
-/// Bytes being read from the front. Its methods return `None` if the input is too short or malformed.
+/// A slice that is decoded from the front. Methods that read return `None` if the input is too short or malformed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input<'a> {
     bytes: &'a [u8],
@@ -81,7 +81,8 @@ impl<'a> Input<'a> {
         self.take(8)?.try_into().ok().map(u64::from_le_bytes)
     }
 
-    // Not inlined, because records are read in dozens of places. Most numbers have one byte.
+    // Not inlined, because dozens of places read numbers, and the program would grow. The first test is a fast path,
+    // because most numbers have one byte.
     #[inline(never)]
     pub(super) fn varint(&mut self) -> Option<u64> {
         let (first, rest) = self.bytes.split_first()?;
@@ -102,7 +103,7 @@ impl<'a> Input<'a> {
         None
     }
 
-    /// Reads a length and that number of bytes.
+    /// Reads a length and then returns that number of bytes.
     #[inline]
     pub(super) fn counted(&mut self) -> Option<&'a [u8]> {
         let count = usize::try_from(self.varint()?).ok()?;

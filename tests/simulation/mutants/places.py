@@ -30,18 +30,18 @@ PLACES = [
     # The settlements of a queue do not fit into one commit, and the second half is not written.
     (
         "src/storage/compaction.rs",
-        "                drain.half = Some((from, since));\n",
+        "                drain.partial_queue = Some((from, since));\n",
         "                if PLANTED(\"second-half-of-carried-settlements-dropped\") {\n"
         "                    in_flight.rewritten.push((queue, since));\n"
         "                    return true;\n"
         "                }\n"
-        "                drain.half = Some((from, since));\n",
+        "                drain.partial_queue = Some((from, since));\n",
     ),
     # Both halves are written, but the first is recorded in the segment of the second.
     (
         "src/storage/compaction.rs",
-        "        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));\n",
-        "        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));\n"
+        "        let (mut from, since) = drain.partial_queue.take().unwrap_or((0, self.space.active.sequence()));\n",
+        "        let (mut from, since) = drain.partial_queue.take().unwrap_or((0, self.space.active.sequence()));\n"
         "        let is_moved = PLANTED(\"first-half-of-carried-settlements-dropped\");\n"
         "        let since = if is_moved { self.space.active.sequence() } else { since };\n",
     ),
