@@ -19,7 +19,7 @@ use leveret_core::pending_writes::PendingWrites;
 use leveret_core::time::Now;
 use leveret_storage::{CommitWriter, Log, Read, ReadOutcome, SyncTimes, WriteDone};
 
-use super::bridges::Call;
+use super::bridges::LinkEvent;
 use super::peer::Waiting;
 use super::platform::Platform;
 use super::state::Engine;
@@ -395,7 +395,7 @@ impl<P: Platform> Engine<P> {
             };
             let Some(peer) = self.shared.peers.get_mut(id) else { continue };
             if peer.session.is_bridge() {
-                self.call_bridge(connection, Call::Durable);
+                self.call_bridge(connection, LinkEvent::Durable);
                 self.shared.after_session(id);
                 continue;
             }

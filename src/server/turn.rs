@@ -30,7 +30,7 @@ use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::time::{Deadline, Now};
 use leveret_tls::HandshakeOutput;
 
-use super::bridges::Call;
+use super::bridges::LinkEvent;
 use super::peer::{Ending, Peer, PeerId, Session, Waiting};
 use super::platform::{ListenerId, Platform, Readiness};
 use super::state::Engine;
@@ -306,7 +306,7 @@ impl<P: Platform> Engine<P> {
         while let Some(overdue) = self.shared.broker.next_overdue() {
             let id = overdue.connection;
             let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
-                self.call_bridge(id, Call::Close(&overdue.fault.text));
+                self.call_bridge(id, LinkEvent::Close(&overdue.fault.text));
                 continue;
             };
             let mut context = self.shared.resources.context(
@@ -475,7 +475,7 @@ impl<P: Platform> Engine<P> {
         }
         let Some(connection) = id.connection() else { return self.shared.call_operator(id) };
         if peer.session.is_bridge() {
-            self.call_bridge(connection, Call::Time);
+            self.call_bridge(connection, LinkEvent::DeadlineDue);
             return;
         }
         if peer.write_stall.is_due(self.shared.now) {
@@ -504,7 +504,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: HandshakeOutput) {
         let is_bridge = self.shared.peers.get(id).is_some_and(|peer| peer.session.is_bridge());
         match id.connection().filter(|_| is_bridge) {
-            Some(link) => drop(self.call_bridge(link, Call::HandshakeStep(shaken))),
+            Some(link) => drop(self.call_bridge(link, LinkEvent::HandshakeStep(shaken))),
             None => self.shared.take_handshake_step(id, since, shaken),
         }
     }
@@ -512,7 +512,7 @@ impl<P: Platform> Engine<P> {
     /// Closes a connection by decision of the broker, even if the connection waits.
     pub(super) fn force_close(&mut self, id: ConnectionId, fault: &Fault) {
         let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
-            self.call_bridge(id, Call::Close(&fault.text));
+            self.call_bridge(id, LinkEvent::Close(&fault.text));
             return;
         };
         if peer.stream.is_in_tls_handshake() {
@@ -584,19 +584,19 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Passes an event of a bridge's link or own connection to the bridge. Returns the number of bytes written.
-    pub(super) fn call_bridge(&mut self, id: ConnectionId, call: Call<'_>) -> usize {
+    pub(super) fn call_bridge(&mut self, id: ConnectionId, call: LinkEvent<'_>) -> usize {
         self.bridges.handle(&mut self.shared, id, call)
     }
 
     /// Lets a bridge link read once.
     pub(super) fn read_bridge(&mut self, id: ConnectionId) {
-        self.call_bridge(id, Call::Read);
+        self.call_bridge(id, LinkEvent::Read);
         self.shared.after_session(id.into());
     }
 
     /// Lets a bridge link write once.
     pub(super) fn write_bridge(&mut self, id: ConnectionId) {
-        let count = self.call_bridge(id, Call::Write);
+        let count = self.call_bridge(id, LinkEvent::Write);
         self.shared.after_write(id.into(), count > 0);
     }
 
@@ -620,7 +620,7 @@ impl<P: Platform> Engine<P> {
     /// Carries out an operator's order for a bridge.
     #[cold]
     pub(super) fn order_bridge(&mut self, name: &str, order: leveret_management::request::BridgeOrder) {
-        self.bridges.carry_out_order(&mut self.shared, name, order);
+        self.bridges.apply_order(&mut self.shared, name, order);
     }
 }
 

@@ -21,7 +21,8 @@ impl Bridge {
         let head = &self.head;
         let Some(link) = self.link(Direction::Forward) else { return 0 };
         let rules = head.config.forward.iter().zip(&link.state.rule_states);
-        let rules = rules.filter(|(rule, rule_state)| !head.holds(rule) && !rule_state.is_waiting(now));
+        let rules =
+            rules.filter(|(rule, rule_state)| !head.is_over_budget(rule) && !rule_state.is_waiting(now));
         let depth = |queue: &str| broker.queue_depth(&head.config.vhost, queue).unwrap_or(0);
         rules.map(|(rule, _)| u64::from(depth(&rule.queue))).sum()
     }
@@ -42,13 +43,13 @@ impl Bridge {
     }
 
     /// Returns whether the demand must be evaluated: messages began to wait, or none waits any longer.
-    pub(super) fn has_demand_news(
+    pub(super) fn must_evaluate_demand(
         &self,
         broker: &Broker,
         is_unblocked: bool,
         now: leveret_core::time::Now,
     ) -> bool {
-        let demand = self.head.demand.as_ref().filter(|_| self.may_be_wanted());
+        let demand = self.head.demand.as_ref().filter(|_| self.may_connect_on_demand());
         demand.is_some_and(|demand| {
             let waiting = self.waiting(broker, now);
             demand.needs_check(waiting) || waiting > 0 && !is_unblocked
@@ -61,9 +62,9 @@ impl Bridges {
     pub(super) fn end_days<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let bridge = &mut self.places[place];
-            if bridge.head.day.keep_time(shared.now) {
+            if bridge.head.day_budget.keep_time(shared.now) {
                 bridge.note_inflow(&shared.broker);
-                let [_, yesterday, _] = bridge.head.day.numbers(shared.now);
+                let [_, yesterday, _] = bridge.head.day_budget.numbers(shared.now);
                 for link in &mut bridge.links {
                     let today = core::mem::take(&mut link.state.today);
                     // If more than a day has passed, yesterday had no traffic.
@@ -80,9 +81,9 @@ impl Bridges {
     #[cold]
     fn hold_or_resume_rules<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         let head = &mut self.places[place].head;
-        head.is_held = head.day.is_spent();
+        head.is_budget_spent = head.day_budget.is_spent();
         let name = &head.config.name;
-        let (level, text) = match head.is_held {
+        let (level, text) = match head.is_budget_spent {
             true => (
                 log::Level::Warn,
                 format_args!(
@@ -99,7 +100,7 @@ impl Bridges {
             ),
         };
         shared.log_bridge(level, head.serial, text);
-        self.settle(shared, place);
+        self.update_links(shared, place);
     }
 
     /// Disconnects links that have nothing to do, and connects those with demand.
@@ -122,7 +123,7 @@ impl Bridges {
             }
         }
         let bridge = &mut self.places[place];
-        if !bridge.may_be_wanted() {
+        if !bridge.may_connect_on_demand() {
             return;
         }
         let waiting = bridge.waiting(&shared.broker, now);
@@ -146,7 +147,7 @@ impl Bridges {
     /// Ends a link that has been idle for a while, unless messages wait to be forwarded over it.
     #[cold]
     fn end_if_idle<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, waiting: u64) {
-        self.with(id, shared, |task| {
+        self.with_link(id, shared, |task| {
             let open_link = &mut *task.open_link;
             let is_idle = open_link.is_idle() && !open_link.is_draining;
             let has_output =

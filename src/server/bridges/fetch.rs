@@ -108,11 +108,11 @@ impl Scratch {
 impl<P: Platform> LinkTask<'_, P> {
     /// Returns the prefetch of a rule: its share of the window, and in addition the messages held there. Each queue
     /// has its own share, because a quorum queue of RabbitMQ refuses a prefetch shared by the channel.
-    pub(super) fn ahead(&self, rule: usize) -> u16 {
+    pub(super) fn prefetch(&self, rule: usize) -> u16 {
         let rule_state = &self.state.rule_states[rule];
         let share = self.head.config.window / self.head.config.fetch.len().max(1) as u16;
-        let ahead = if rule_state.is_one_at_a_time() { 1 } else { share.max(1) };
-        ahead.saturating_add(rule_state.held)
+        let prefetch = if rule_state.is_one_at_a_time() { 1 } else { share.max(1) };
+        prefetch.saturating_add(rule_state.oversized_count)
     }
 
     /// Begins to fetch messages of a rule whose consumer at the upstream has begun.
@@ -121,14 +121,14 @@ impl<P: Platform> LinkTask<'_, P> {
     /// The fault of the broker.
     #[cold]
     pub(super) fn begin_fetch(&mut self, rule: usize) -> Result<(), Cause> {
-        if self.open_link.channel.is_none() {
+        if self.open_link.publish_channel.is_none() {
             let own = self.shared.open_own(self.open_link.peer)?;
-            self.open_link.channel = Some(own.channel);
+            self.open_link.publish_channel = Some(own.channel);
             self.shared.apply_checked(own, Command::ConfirmSelect)?;
         }
-        let arrivals = Arrivals::new(self.ahead(rule).into());
+        let arrivals = Arrivals::new(self.prefetch(rule).into());
         // Held messages arrive again on the new channel.
-        self.state.rule_states[rule].held = 0;
+        self.state.rule_states[rule].oversized_count = 0;
         let (incoming, is_ending, is_over) = (None, false, false);
         self.open_link.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
         self.state.rule_states[rule].note_open(self.shared.now);
@@ -136,7 +136,7 @@ impl<P: Platform> LinkTask<'_, P> {
     }
 
     /// Returns whether a complete message of a rule waits for capacity.
-    pub(super) fn has_whole(&mut self, rule: usize) -> bool {
+    pub(super) fn has_complete_message(&mut self, rule: usize) -> bool {
         self.open_link.incoming(rule).is_some_and(|it| matches!(it.content, Received::Whole(_)))
     }
 
@@ -144,9 +144,9 @@ impl<P: Platform> LinkTask<'_, P> {
     ///
     /// # Errors
     /// The upstream sent a part of a delivery where it is not permitted.
-    pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Result<Next, Cause> {
+    pub(super) fn handle_delivery(&mut self, event: Event<'_>) -> Result<Next, Cause> {
         self.open_link.has_moved = true;
-        let (now, left) = (self.shared.now, self.state.left);
+        let (now, left) = (self.shared.now, self.state.messages_left);
         let misplaced = || Err(Cause::new(format_args!("an unexpected delivery")));
         match event {
             Event::Deliver { rule, tag, redelivered, exchange, key } => {
@@ -173,7 +173,7 @@ impl<P: Platform> LinkTask<'_, P> {
             Event::Header { rule, properties, body_len } => {
                 if let Err(full) = self.begin_arriving(rule, properties, body_len) {
                     let shortage = Shortage::from(full);
-                    return Ok(self.wait_for_room(shortage));
+                    return Ok(self.wait_for_capacity(shortage));
                 }
                 self.publish_arrived(rule)
             }
@@ -220,18 +220,18 @@ impl<P: Platform> LinkTask<'_, P> {
             incoming.content = Received::Skipped(body_len);
             return Ok(());
         }
-        let marks = BridgeHeaders { id: None, is_repeat: incoming.redelivered };
+        let added = BridgeHeaders { id: None, is_repeat: incoming.redelivered };
         let Scratch { headers, edited, properties: again, .. } = &mut self.common.scratch;
-        let said = ((self.state.upstream, 0), self.shared.platform.unix_ms() / 1000, &*self.common.node);
-        let (shovel, marks) = (self.head.config.shovel.as_deref(), (marks, self.common.origin));
-        let marked = bridged_properties(properties, marks, shovel, said, (headers, edited, again));
+        let transfer = ((self.state.upstream, 0), self.shared.platform.unix_ms() / 1000, &*self.common.node);
+        let (shovel, added) = (self.head.config.shovel.as_deref(), (added, self.common.origin));
+        let marked = bridged_properties(properties, added, shovel, transfer, (headers, edited, again));
         let limits = &self.shared.limits;
         let marked = marked.ok().filter(|it| it.as_bytes().len() + 32 <= limits.frame_max as usize);
         let len = u32::try_from(body_len).ok().filter(|len| *len <= limits.message_size_max);
         let Some((properties, len)) = marked.zip(len) else {
             incoming.content = Received::Skipped(body_len);
             let tag = incoming.tag;
-            self.leave_there(rule, tag, body_len);
+            self.leave_at_upstream(rule, tag, body_len);
             return Ok(());
         };
         let broker = &self.shared.broker;
@@ -255,7 +255,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Handles a message that is too large for this broker. It is dead-lettered there, if the rule permits that.
     /// Otherwise it stays unacknowledged until the channel ends, and blocks no other message.
     #[cold]
-    fn leave_there(&mut self, rule: usize, tag: u64, body_len: u64) {
+    fn leave_at_upstream(&mut self, rule: usize, tag: u64, body_len: u64) {
         let most = self.shared.limits.message_size_max;
         let queue = &self.head.config.fetch[rule].queue;
         let name = &self.head.config.name;
@@ -278,13 +278,13 @@ impl<P: Platform> LinkTask<'_, P> {
             self.open_link.client.settle(rule, tag, DeliverySettlement::Reject);
         } else {
             let rule_state = &mut self.state.rule_states[rule];
-            rule_state.held = rule_state.held.saturating_add(1);
+            rule_state.oversized_count = rule_state.oversized_count.saturating_add(1);
             self.restart_consumer(rule);
         }
         self.count_down(1);
     }
 
-    fn wait_for_room(&mut self, shortage: Shortage) -> Next {
+    fn wait_for_capacity(&mut self, shortage: Shortage) -> Next {
         let (id, since) = (self.open_link.peer, self.shared.now);
         if let Some(peer) = self.shared.peers.get_mut(id) {
             (peer.waiting, peer.blocked_on) = (Waiting::Capacity, BlockedOn { shortage, since });
@@ -298,7 +298,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// # Errors
     /// The upstream sent more messages than the prefetch.
     pub(super) fn publish_arrived(&mut self, rule: usize) -> Result<Next, Cause> {
-        let channel = self.open_link.channel;
+        let channel = self.open_link.publish_channel;
         let Some(incoming) = self.open_link.incoming(rule) else { return Ok(Next::GoOn) };
         let (Received::Whole(message), tag, Some(channel)) = (incoming.content, incoming.tag, channel) else {
             return Ok(Next::GoOn);
@@ -319,7 +319,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let why = match outcome {
             Outcome::Wait => {
                 self.shared.resources.messages.release(message);
-                return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
+                return Ok(self.wait_for_capacity(self.shared.broker.last_shortage()));
             }
             Outcome::Published if self.shared.broker.has_returned(peer) => {
                 let (broker, mut context) = self.shared.broker_mut();
@@ -328,13 +328,13 @@ impl<P: Platform> LinkTask<'_, P> {
                     // The message is not at fault. The queue is declared before the next attempt.
                     let cause =
                         Cause::new(format_args!("queue '{queue}' is missing here: it is declared again"));
-                    self.wait(rule, cause, Remedy::OneTaken);
+                    self.hold_rule(rule, cause, Remedy::OneTaken);
                     self.close_lane(rule);
                     return Ok(Next::GoOn);
                 }
                 "unroutable here: it reaches no queue".to_string()
             }
-            Outcome::Published => return self.take_over(rule, (tag, message), batch),
+            Outcome::Published => return self.acknowledge_when_durable(rule, (tag, message), batch),
             Outcome::Fault(fault) => format!("refused here: {}", fault.text),
             _ => "refused here by its queue's own arguments".to_string(),
         };
@@ -342,7 +342,7 @@ impl<P: Platform> LinkTask<'_, P> {
     }
 
     /// Records that a message is acknowledged as soon as `batch` is durable.
-    fn take_over(
+    fn acknowledge_when_durable(
         &mut self,
         rule: usize,
         (tag, message): (u64, MessageId),
@@ -368,17 +368,17 @@ impl<P: Platform> LinkTask<'_, P> {
         why: &str,
     ) -> Result<Next, Cause> {
         let cause = match self.park_copy(message, why) {
-            Ok(Some(batch)) => return self.take_over(rule, (tag, message), batch),
+            Ok(Some(batch)) => return self.acknowledge_when_durable(rule, (tag, message), batch),
             Ok(None) => {
                 // Some of its destination queues may have it already.
                 if let Some(incoming) = self.open_link.incoming(rule) {
                     incoming.refused = Some(why.into());
                 }
-                return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
+                return Ok(self.wait_for_capacity(self.shared.broker.last_shortage()));
             }
             Err(cause) => Cause::new(format_args!("{why}, and it cannot be parked now: {cause}")),
         };
-        self.wait(rule, cause, Remedy::OneTaken);
+        self.hold_rule(rule, cause, Remedy::OneTaken);
         // Closing the channel requeues all unacknowledged messages there, in their order.
         self.close_lane(rule);
         Ok(Next::GoOn)
@@ -391,14 +391,15 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     fn park_copy(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
         self.shared.declare_parked(self.head)?;
-        let Some(channel) = self.open_link.channel else {
+        let Some(channel) = self.open_link.publish_channel else {
             unreachable!("the channel is open before messages are published")
         };
         let Scratch { properties, edited, .. } = &mut self.common.scratch;
         let own = Properties::trusted(self.shared.resources.messages.properties(message, properties));
         let mut writer = Writer::new(edited);
-        let (said, unix_s) = ((&*self.head.config.name, None, why), self.shared.platform.unix_ms() / 1000);
-        let is_written = write_parked_properties(own, said, unix_s, &mut writer).is_ok();
+        let (transfer, unix_s) =
+            ((&*self.head.config.name, None, why), self.shared.platform.unix_ms() / 1000);
+        let is_written = write_parked_properties(own, transfer, unix_s, &mut writer).is_ok();
         let mut len = writer.at();
         // If the headers would become too long, they stay unchanged, because the message must fit a frame when it is
         // delivered.
@@ -425,11 +426,11 @@ impl<P: Platform> LinkTask<'_, P> {
         for rule in 0..self.open_link.lanes.len() {
             let Lane::Fetch(lane) = &mut self.open_link.lanes[rule] else { continue };
             // Held messages must not be acknowledged by a later `multiple`.
-            let together = self.state.rule_states[rule].held == 0;
+            let may_ack_multiple = self.state.rule_states[rule].oversized_count == 0;
             while self.open_link.client.can_settle()
-                && let Some((tag, count)) = lane.arrivals.next_durable(durable, together)
+                && let Some((tag, count)) = lane.arrivals.next_durable(durable, may_ack_multiple)
             {
-                self.open_link.client.settle(rule, tag, DeliverySettlement::Ack(together));
+                self.open_link.client.settle(rule, tag, DeliverySettlement::Ack(may_ack_multiple));
                 moved += count;
             }
         }
@@ -442,25 +443,25 @@ impl<P: Platform> LinkTask<'_, P> {
 
 /// Returns the properties of a message that crosses a bridge, with the bridge's headers and those of its shovel.
 ///
-/// `said` are the indexes of the addresses, the time, and the node name. The buffers are for the headers of a shovel,
+/// `transfer` are the indexes of the addresses, the time, and the node name. The buffers are for the headers of a shovel,
 /// and two to write in.
 ///
 /// The properties do not fit.
 /// They do not fit.
 pub(super) fn bridged_properties<'r>(
     own: Properties<'_>,
-    (marks, origin): (BridgeHeaders, Origin),
+    (added, origin): (BridgeHeaders, Origin),
     shovel: Option<&Shovel>,
-    said: ((usize, usize), u64, &str),
+    transfer: ((usize, usize), u64, &str),
     (headers, edited, again): (&mut [u8], &'r mut [u8], &'r mut [u8]),
 ) -> Result<Properties<'r>, Full> {
     let mut writer = Writer::new(edited);
-    marked(own, marks, origin, &mut writer)?;
+    marked(own, added, origin, &mut writer)?;
     let len = writer.at();
     let marked = Properties::trusted(&edited[..len]);
     let Some(shovel) = shovel else { return Ok(marked) };
     let mut writer = Writer::new(again);
-    shovelled(marked, shovel, said, headers, &mut writer)?;
+    shovelled(marked, shovel, transfer, headers, &mut writer)?;
     let len = writer.at();
     Ok(Properties::trusted(&again[..len]))
 }

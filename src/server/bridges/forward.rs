@@ -24,7 +24,7 @@ use super::own_connections::of_broker;
 use super::state::BridgeState;
 use super::state::Remedy;
 use super::traffic::LinkTask;
-use super::traffic::{End, Forward, Lane, OpenLink, OwnConnection};
+use super::traffic::{Forward, Lane, LaneEnd, OpenLink, OwnConnection};
 use crate::platform::Platform;
 use crate::state::Shared;
 
@@ -35,7 +35,7 @@ const SHARE_BYTES_MIN: usize = 4096;
 const NO_ROUTE: u16 = 312;
 
 /// The output buffer while it is filled.
-pub(super) struct Page {
+pub(super) struct OutputBuffer {
     pub(super) octets: Box<[u8]>,
     pub(super) len: usize,
     /// Maximum length of the page.
@@ -44,7 +44,7 @@ pub(super) struct Page {
     unsendable: heapless::Vec<(usize, u64, Refusal), RULES_MAX>,
 }
 
-impl Page {
+impl OutputBuffer {
     pub(super) const fn left(&self) -> usize {
         self.room - self.len
     }
@@ -58,12 +58,12 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     pub(super) fn begin_forward(&mut self, rule: usize) -> Result<(), Cause> {
         let config = &self.head.config;
-        let ahead = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { config.window };
-        let own = self.shared.consume(config, (&config.forward[rule].queue, "bridge"), ahead)?;
+        let prefetch = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { config.window };
+        let own = self.shared.consume(config, (&config.forward[rule].queue, "bridge"), prefetch)?;
         let in_flight = InFlight::new(config.window.into());
-        let (progress, begun, is_ending, end) = (self.shared.now, 0, false, End::No);
+        let (progressed_at, written_bytes, is_ending, end) = (self.shared.now, 0, false, LaneEnd::No);
         self.open_link.lanes[rule] =
-            Lane::Forward(Forward { own, in_flight, begun, progress, is_ending, end });
+            Lane::Forward(Forward { own, in_flight, written_bytes, progressed_at, is_ending, end });
         Ok(())
     }
 
@@ -73,8 +73,8 @@ impl<P: Platform> LinkTask<'_, P> {
             let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else { continue };
             if self.shared.broker.next_cancelled(lane.own.connection).is_some() {
                 self.shared.broker.note_cancel_sent(lane.own.connection);
-                lane.end(End::Settled);
-                self.wait(rule, Cause::new(format_args!("this queue was deleted here")), Remedy::Open);
+                lane.end(LaneEnd::Settled);
+                self.hold_rule(rule, Cause::new(format_args!("this queue was deleted here")), Remedy::Open);
             }
         }
     }
@@ -82,69 +82,70 @@ impl<P: Platform> LinkTask<'_, P> {
     // ---- filling pages
 
     /// Takes the output buffer, to be filled up to `room` bytes.
-    pub(super) fn begin_page(&mut self, room: usize) -> Page {
+    pub(super) fn take_output_buffer(&mut self, room: usize) -> OutputBuffer {
         let octets = core::mem::take(&mut self.shared.scratch.output);
-        Page { octets, len: 0, room, unsendable: heapless::Vec::new() }
+        OutputBuffer { octets, len: 0, room, unsendable: heapless::Vec::new() }
     }
 
     /// Fills the rest of a page: urgent rules first, and equal rules in turns.
-    pub(super) fn fill_lanes(&mut self, page: &mut Page) {
+    pub(super) fn fill_lanes(&mut self, output: &mut OutputBuffer) {
         let count = self.open_link.lanes.len();
         for is_urgent in [true, false] {
-            let turn = self.open_link.turn;
-            let has_something = |rule: &usize| {
+            let first = self.open_link.next_first_lane;
+            let has_output = |rule: &usize| {
                 self.open_link.forward(*rule).is_some_and(|lane| {
                     // If the channel of a lane is closed, only the rest of a partial frame is sent.
                     self.head.config.forward[*rule].is_urgent == is_urgent
-                        && lane.end != End::AtOnce
-                        && (lane.begun > 0
+                        && lane.end != LaneEnd::AtOnce
+                        && (lane.written_bytes > 0
                             || !lane.is_ending && self.shared.broker.has_output(lane.own.connection))
                 })
             };
-            let those: heapless::Vec<usize, RULES_MAX> =
-                (0..count).map(|at| (turn + at) % count).filter(has_something).collect();
-            for (at, rule) in those.iter().enumerate() {
-                let share = (page.left() / (those.len() - at)).max(SHARE_BYTES_MIN);
-                self.fill_lane(*rule, page, share);
+            let lanes_with_output: heapless::Vec<usize, RULES_MAX> =
+                (0..count).map(|at| (first + at) % count).filter(has_output).collect();
+            for (at, rule) in lanes_with_output.iter().enumerate() {
+                let share = (output.left() / (lanes_with_output.len() - at)).max(SHARE_BYTES_MIN);
+                self.fill_lane(*rule, output, share);
                 if self.open_link.partial_lane.is_some() {
                     return;
                 }
             }
         }
-        self.open_link.turn = (self.open_link.turn + 1) % count.max(1);
+        self.open_link.next_first_lane = (self.open_link.next_first_lane + 1) % count.max(1);
     }
 
     /// Adds messages of a lane to a page: about `share` bytes, up to the end of a frame. With a share of 0, only the
     /// rest of the partial frame. Messages in a page count as sent.
-    pub(super) fn fill_lane(&mut self, rule: usize, page: &mut Page, share: usize) {
+    pub(super) fn fill_lane(&mut self, rule: usize, output: &mut OutputBuffer, share: usize) {
         let now = self.shared.now;
         let unix_s = self.shared.platform.unix_ms() / 1000;
-        let window = self.state.left.unwrap_or(u64::MAX).min(self.head.config.window.into());
+        let window = self.state.messages_left.unwrap_or(u64::MAX).min(self.head.config.window.into());
         let window = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { window as usize };
-        let OpenLink { client, lanes, partial_lane, progress, .. } = &mut *self.open_link;
+        let OpenLink { client, lanes, partial_lane, progressed_at, .. } = &mut *self.open_link;
         let Lane::Forward(lane) = &mut lanes[rule] else { return };
         let mut outbox = self.shared.broker.outbox(lane.own.connection);
-        let stop = page.len.saturating_add(share);
+        let stop = output.len.saturating_add(share);
         let messages = &self.shared.resources.messages;
         let mut done = 0;
-        while page.left() > 0 {
+        while output.left() > 0 {
             let may_begin = !lane.is_ending
                 && !client.is_stopped(rule)
-                && page.len < stop
-                && self.head.pace.left(now) > 0
+                && output.len < stop
+                && self.head.rate_limit.left(now) > 0
                 && lane.in_flight.len() < window;
-            if lane.begun == 0 && !may_begin {
+            if lane.written_bytes == 0 && !may_begin {
                 break;
             }
             let (Some(delivery), Some(source)) = (outbox.peek(), outbox.source()) else { break };
             let id = OwnId { queue: source.queue, offset: source.offset, is_transient: source.is_transient };
-            let item = Item { head: self.head, rule, delivery, id, way: (self.state.upstream, unix_s) };
-            let lent = (messages, self.common.origin, client.frame_max());
+            let item =
+                OutgoingMessage { head: self.head, rule, delivery, id, way: (self.state.upstream, unix_s) };
+            let environment = (messages, self.common.origin, client.frame_max());
             let scratch = &mut self.common.scratch;
-            let head = match item.write_head(lent, &self.common.node, scratch) {
+            let head = match item.write_head(environment, &self.common.node, scratch) {
                 Ok(head) => head,
                 Err(why) => {
-                    let kept = page.unsendable.push((rule, item.delivery.delivery_tag, why));
+                    let kept = output.unsendable.push((rule, item.delivery.delivery_tag, why));
                     debug_assert!(kept.is_ok(), "there is at most one per lane");
                     break;
                 }
@@ -153,23 +154,23 @@ impl<P: Platform> LinkTask<'_, P> {
             let (tag, is_repeat) = (item.delivery.delivery_tag, item.delivery.redelivered);
             let body_len = messages.body_len(message);
             let total = publish_len(head, body_len);
-            let wanted = (lane.begun + stop.saturating_sub(page.len) as u64).min(total);
+            let wanted = (lane.written_bytes + stop.saturating_sub(output.len) as u64).min(total);
             let until = wanted + left_of_frame(head, total, wanted);
-            let room = page.left().min((until - lane.begun) as usize);
+            let room = output.left().min((until - lane.written_bytes) as usize);
             let way = (Client::channel_of(rule), &scratch.head[..head]);
-            let out = &mut page.octets[page.len..][..room];
-            let written = write_publish(messages, message, way, lane.begun, out);
-            page.len += written;
-            let reached = lane.begun + written as u64;
+            let out = &mut output.octets[output.len..][..room];
+            let written = write_publish(messages, message, way, lane.written_bytes, out);
+            output.len += written;
+            let reached = lane.written_bytes + written as u64;
             *partial_lane = (left_of_frame(head, total, reached) > 0).then_some(rule);
-            lane.begun = if reached == total { 0 } else { reached };
-            client.note_message(rule, lane.begun > 0);
-            (*progress, lane.progress) = (now, now);
+            lane.written_bytes = if reached == total { 0 } else { reached };
+            client.note_message(rule, lane.written_bytes > 0);
+            (*progressed_at, lane.progressed_at) = (now, now);
             if reached < total {
                 break;
             }
             lane.in_flight.launch(tag, id);
-            self.head.pace.note_sent(now, total);
+            self.head.rate_limit.note_sent(now, total);
             self.state.counts.repeats += u64::from(is_repeat);
             let today = &mut self.state.today;
             if is_repeat {
@@ -190,7 +191,7 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn update_writable(&mut self, has_unsent: bool) {
         for lane in self.open_link.forwards() {
             let (broker, mut context) = self.shared.broker_mut();
-            broker.set_writable(&mut context, lane.own.connection, lane.begun == 0 && !has_unsent);
+            broker.set_writable(&mut context, lane.own.connection, lane.written_bytes == 0 && !has_unsent);
         }
     }
 
@@ -200,22 +201,22 @@ impl<P: Platform> LinkTask<'_, P> {
     ///
     /// # Errors
     /// The upstream confirmed a message that was never sent, or this broker refuses the settlement.
-    pub(super) fn take_confirm(
+    pub(super) fn handle_confirm(
         &mut self,
         rule: usize,
         number: u64,
         multiple: bool,
-        is_taken: bool,
+        is_accepted: bool,
     ) -> Result<(), Cause> {
         let now = self.shared.now;
         self.open_link.has_moved = true;
-        self.open_link.progress = now;
+        self.open_link.progressed_at = now;
         loop {
             let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else {
                 return Err(Cause::new(format_args!("an unexpected confirm")));
             };
-            lane.progress = now;
-            let settled = lane.in_flight.confirm(number, multiple, is_taken)?;
+            lane.progressed_at = now;
+            let settled = lane.in_flight.confirm(number, multiple, is_accepted)?;
             let (own, Some((flight, refusal))) = (lane.own, settled) else { break };
             match refusal {
                 Some(why) => self.refuse(rule, flight.tag, why),
@@ -246,7 +247,7 @@ impl<P: Platform> LinkTask<'_, P> {
         cause: Cause,
     ) {
         if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
-            lane.end(End::AtOnce);
+            lane.end(LaneEnd::AtOnce);
             if let Some(only) = lane.in_flight.only().filter(|_| is_publish_error) {
                 return self.refuse(rule, only.tag, Refusal::Closed(code));
             }
@@ -254,7 +255,7 @@ impl<P: Platform> LinkTask<'_, P> {
             self.open_link.lanes[rule] = Lane::Closed;
         }
         let remedy = if is_publish_error { Remedy::OneTaken } else { Remedy::Open };
-        self.wait(rule, Cause::new(format_args!("it closed the channel: {cause}")), remedy);
+        self.hold_rule(rule, Cause::new(format_args!("it closed the channel: {cause}")), remedy);
     }
 
     // ---- refused messages
@@ -267,7 +268,7 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     fn refuse(&mut self, rule: usize, tag: u64, why: Refusal) {
         let is_of_message = !matches!(why, Refusal::Nacked | Refusal::Closed(_));
-        let is_enough =
+        let may_park =
             is_of_message || self.state.rule_states[rule].failures() >= self.head.config.park_after.into();
         let config = &self.head.config.forward[rule];
         let missing = match (&config.to, why) {
@@ -276,7 +277,7 @@ impl<P: Platform> LinkTask<'_, P> {
             ))),
             _ => None,
         };
-        let is_parked = config.refused == RefusedAction::Park && is_enough && missing.is_none();
+        let is_parked = config.refused == RefusedAction::Park && may_park && missing.is_none();
         let Some(&Forward { own, .. }) = self.open_link.forward(rule) else {
             unreachable!("only sent messages are refused")
         };
@@ -286,7 +287,7 @@ impl<P: Platform> LinkTask<'_, P> {
             Some(Ok(())) => {
                 self.count_down(1);
                 if !is_of_message {
-                    self.wait(
+                    self.hold_rule(
                         rule,
                         Cause::new(format_args!("a message was parked: {why}")),
                         Remedy::OneTaken,
@@ -296,7 +297,7 @@ impl<P: Platform> LinkTask<'_, P> {
             }
         };
         match self.shared.settle(own, tag, Settlement::Requeue) {
-            Ok(()) => self.wait(rule, cause, Remedy::OneTaken),
+            Ok(()) => self.hold_rule(rule, cause, Remedy::OneTaken),
             Err(cause) => self.close_with(cause),
         }
     }
@@ -308,22 +309,22 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     fn park(&mut self, channel: ChannelId, tag: u64, why: Refusal) -> Result<(), Cause> {
         self.shared.declare_parked(self.head)?;
-        let words = (&*self.head.config.name, &*self.head.config.parked);
+        let bridge_names = (&*self.head.config.name, &*self.head.config.parked);
         let (broker, mut context) = self.shared.broker_mut();
-        broker.park_delivery(&mut context, (channel, tag), words, why).map_err(of_broker)?;
+        broker.park_delivery(&mut context, (channel, tag), bridge_names, why).map_err(of_broker)?;
         self.head.parked_alarm.note_parked();
         Ok(())
     }
 
     /// Refuses the messages at the head of their outboxes that must not be sent.
     #[cold]
-    pub(super) fn refuse_unsendable(&mut self, page: &Page) {
-        for &(rule, tag, why) in &page.unsendable {
+    pub(super) fn refuse_unsendable(&mut self, output: &OutputBuffer) {
+        for &(rule, tag, why) in &output.unsendable {
             let Some(lane) = self.open_link.forward(rule) else { continue };
             let own = lane.own.connection;
             let is_first =
                 self.shared.broker.outbox(own).peek().is_some_and(|delivery| delivery.delivery_tag == tag);
-            if is_first && lane.begun == 0 {
+            if is_first && lane.written_bytes == 0 {
                 let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, own, 1);
                 self.refuse(rule, tag, why);
@@ -340,7 +341,7 @@ impl<P: Platform> Shared<P> {
 }
 
 /// A message that is about to be sent.
-struct Item<'i> {
+struct OutgoingMessage<'i> {
     head: &'i BridgeState,
     rule: usize,
     delivery: Delivery<'i>,
@@ -349,7 +350,7 @@ struct Item<'i> {
     way: (usize, u64),
 }
 
-impl Item<'_> {
+impl OutgoingMessage<'_> {
     /// Writes the beginning of its publish, up to the body. Returns its length.
     ///
     /// # Errors
@@ -372,11 +373,11 @@ impl Item<'_> {
         let to = &config.forward[self.rule].to;
         let key = to.key().map_or_else(|| messages.routing_key(message), str::as_bytes);
         let exchange = to.exchange().unwrap_or_else(|| messages.exchange(message));
-        let marks = BridgeHeaders { id: Some(self.id), is_repeat: self.delivery.redelivered };
+        let added = BridgeHeaders { id: Some(self.id), is_repeat: self.delivery.redelivered };
         let (upstream, unix_s) = self.way;
-        let (shovel, said) = (config.shovel.as_deref(), ((0, upstream), unix_s, by));
+        let (shovel, transfer) = (config.shovel.as_deref(), ((0, upstream), unix_s, by));
         let bridged_properties =
-            bridged_properties(own, (marks, origin), shovel, said, (headers, edited, properties));
+            bridged_properties(own, (added, origin), shovel, transfer, (headers, edited, properties));
         let written = bridged_properties.and_then(|properties| {
             let (channel, limits) = (Client::channel_of(self.rule), (body_len, frame_max));
             write_head(channel, (exchange, key), properties, limits, head)

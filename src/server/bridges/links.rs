@@ -171,7 +171,7 @@ impl Bridges {
         let rules = bridge.rules(link.direction).len();
         let client = Client::new(shared.now, rules, credentials, origin, limits);
         link.phase = Phase::Connected(Box::new(OpenLink::new(own, client, rules, shared.now)));
-        self.with(id, shared, |_| ());
+        self.with_link(id, shared, |_| ());
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl Bridges {
     /// Handles that a link has lost its socket: it is connected again, if it is still wanted.
     #[cold]
     pub(super) fn end_link<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId) {
-        self.with(id, shared, |task| task.count_octets());
+        self.with_link(id, shared, |task| task.count_octets());
         let now = shared.now;
         let (bridge, link) = self.get_mut(id);
         let phase = core::mem::replace(&mut link.phase, Phase::Paused);
@@ -192,7 +192,7 @@ impl Bridges {
         shared.worker.remove_peer(open_link.peer.into());
         let since = link.state.ready_since.take();
         if since.is_some() {
-            link.state.was_ready = Some(now);
+            link.state.last_open_at = Some(now);
         }
         link.state.rest_due = Deadline::NEVER;
         let may_rest = core::mem::take(&mut link.state.is_going_to_rest);
@@ -252,7 +252,7 @@ impl Bridges {
     pub(super) fn drain<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         for link in 0..self.places[place].links.len() {
             let id = LinkId { place, link };
-            if self.with(id, shared, |task| task.open_link.is_draining = true).is_none() {
+            if self.with_link(id, shared, |task| task.open_link.is_draining = true).is_none() {
                 self.get_mut(id).1.phase = Phase::Paused;
             }
         }
@@ -269,7 +269,7 @@ impl Bridges {
         let leaving: Vec<LinkId> = self.links().map(|(id, _)| id).filter(is_leaving).collect();
         for id in leaving {
             let why = "this broker: it was changed again before its links ended";
-            self.with(id, shared, |task| task.close_with(Cause::new(format_args!("{why}"))));
+            self.with_link(id, shared, |task| task.close_with(Cause::new(format_args!("{why}"))));
         }
     }
 
@@ -283,9 +283,9 @@ impl Bridges {
             let is_next =
                 |next: &&mut Bridge| !next.head.is_leaving && next.head.config.name == left.head.config.name;
             if let Some(next) = self.places.iter_mut().find(is_next) {
-                left.hand_counts_on(&mut next.links);
+                left.move_counts_to(&mut next.links);
             }
-            self.delete_leftovers(shared, &left.head);
+            self.delete_queues_of(shared, &left.head);
         }
     }
 }
@@ -332,7 +332,7 @@ impl Bridges {
             let Some(mut retry) = head.retry.take() else { continue };
             let step = match head.is_leaving || shared.is_stopping() {
                 true => Err(Cause::new(format_args!("it was closed: the bridge or the broker is stopping"))),
-                false => shared.retry_one(head, &mut self.common.scratch, &mut retry),
+                false => shared.retry_next_message(head, &mut self.common.scratch, &mut retry),
             };
             match step {
                 Ok(true) => head.retry = Some(retry),
@@ -422,7 +422,7 @@ impl<P: Platform> Shared<P> {
         // `log_parked_of`.
         head.retry_due = Deadline::NEVER;
         if cut.is_some() {
-            (retry.stayed, retry.why) = (retry.stayed + retry.left, cut);
+            (retry.remaining_count, retry.last_cause) = (retry.remaining_count + retry.unexamined_count, cut);
         }
         let Retry { moved, stayed, why, .. } = retry;
         let result = match why {
@@ -435,14 +435,14 @@ impl<P: Platform> Shared<P> {
     fn log_retried(&mut self, head: &mut BridgeState, cause: Cause) {
         let text = format_args!("bridge {}, parked messages: {cause}", head.config.name);
         self.log_bridge(log::Level::Info, head.serial, text);
-        head.retried = Some(cause);
+        head.last_retry_result = Some(cause);
     }
 
     /// Examines the next message, if there is one. Returns whether the retry continues.
     ///
     /// # Errors
     /// Why the retry cannot continue now.
-    fn retry_one(
+    fn retry_next_message(
         &mut self,
         head: &BridgeState,
         scratch: &mut Scratch,
@@ -473,14 +473,14 @@ impl<P: Platform> Shared<P> {
         };
         let is_done = match done {
             Ok(is_done) => {
-                retry.moved += u32::from(is_done);
-                retry.left -= u32::from(is_done);
+                retry.moved_count += u32::from(is_done);
+                retry.unexamined_count -= u32::from(is_done);
                 is_done
             }
             Err(fault) => {
-                retry.why = Some(Cause::new(format_args!("{}", fault.text)));
-                retry.stayed += 1;
-                retry.left -= 1;
+                retry.last_cause = Some(Cause::new(format_args!("{}", fault.text)));
+                retry.remaining_count += 1;
+                retry.unexamined_count -= 1;
                 // The message goes behind the others, so that they are tried, too.
                 matches!(broker.move_delivery(&mut context, channel, tag, parked, &as_it_was), Ok(Some(_)))
             }
@@ -488,7 +488,7 @@ impl<P: Platform> Shared<P> {
         if !is_done {
             return Err(Cause::new(format_args!("there is no capacity for more now: try again later")));
         }
-        Ok(retry.left > 0)
+        Ok(retry.unexamined_count > 0)
     }
 
     /// Returns where a message goes, its present properties, and those with which it goes.

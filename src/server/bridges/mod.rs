@@ -54,11 +54,11 @@ use crate::platform::Platform;
 use crate::state::Shared;
 
 pub(super) use shovels::check;
-pub(super) use traffic::Call;
+pub(super) use traffic::LinkEvent;
 pub(super) use views::ShownBridges;
 
 /// Maximum interval at which counters are written, in milliseconds.
-const NOTED_EVERY_MS: u64 = 3_600_000;
+const NOTES_INTERVAL_MAX_MS: u64 = 3_600_000;
 /// Memory of a link's client for commands and names, in bytes.
 const CLIENT_BYTES: usize = 8 << 10;
 
@@ -81,11 +81,11 @@ pub(crate) struct Bridges {
     max: usize,
     /// Whether links may use TLS: memory is reserved for it.
     has_tls_memory: bool,
-    serials: u64,
+    last_serial: u64,
     /// Interval until counters are written again, in milliseconds.
-    note_pause_ms: u64,
+    notes_interval_ms: u64,
     /// The text that was last written.
-    noted: Option<String>,
+    last_notes: Option<String>,
     common: Common,
 }
 
@@ -104,9 +104,9 @@ impl Bridges {
             parameters_seen: 0,
             max,
             has_tls_memory,
-            serials: 0,
-            note_pause_ms: NOTED_EVERY_MS,
-            noted: None,
+            last_serial: 0,
+            notes_interval_ms: NOTES_INTERVAL_MAX_MS,
+            last_notes: None,
             common: Common::new(max, frame_max, (node, version), seed),
         }
     }
@@ -136,16 +136,16 @@ impl Bridges {
         &mut self,
         shared: &mut Shared<P>,
         connection: ConnectionId,
-        call: Call<'_>,
+        call: LinkEvent<'_>,
     ) -> usize {
-        let is_it = |link: &Link| link.peer() == Some(connection) || link.has_own(connection);
-        let Some(id) = self.find(is_it) else {
-            if let Call::Close(why) = call {
+        let is_linked = |link: &Link| link.peer() == Some(connection) || link.has_own(connection);
+        let Some(id) = self.find(is_linked) else {
+            if let LinkEvent::Close(why) = call {
                 self.end_closed_retry(shared, connection, why);
             }
             return 0;
         };
-        self.with(id, shared, |task| task.handle(call)).unwrap_or(0)
+        self.with_link(id, shared, |task| task.handle(call)).unwrap_or(0)
     }
 
     /// Handles that the socket of a link is about to be closed.
@@ -158,7 +158,7 @@ impl Bridges {
 
     /// Does the due work of all bridges, and opens links that can be opened.
     pub(crate) fn poll<P: Platform>(&mut self, shared: &mut Shared<P>) {
-        if self.has_parameter_news(&shared.broker) {
+        if self.has_parameter_change(&shared.broker) {
             self.take_parameters(shared);
         }
         if self.places.is_empty() {
@@ -182,9 +182,9 @@ impl Bridges {
     /// no publisher here is blocked.
     pub(crate) fn is_ready(&self, broker: &Broker, now: Now, is_unblocked: bool, is_stopping: bool) -> bool {
         let is_ready = |bridge: &Bridge| {
-            bridge.head.has_budget_change() || bridge.has_demand_news(broker, is_unblocked, now)
+            bridge.head.has_budget_change() || bridge.must_evaluate_demand(broker, is_unblocked, now)
         };
-        self.has_parameter_news(broker)
+        self.has_parameter_change(broker)
             || self.has_retry_work(broker)
             || !is_stopping && self.places.iter().any(is_ready)
     }
@@ -197,15 +197,15 @@ impl Bridges {
 
     // ---- inside
 
-    fn links(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+    fn links(&self) -> impl Iterator<OutgoingMessage = (LinkId, &Link)> {
         self.places.iter().enumerate().flat_map(|(place, bridge)| {
             bridge.links.iter().enumerate().map(move |(link, it)| (LinkId { place, link }, it))
         })
     }
 
-    /// Returns the first link for which `is_it` is true.
-    fn find(&self, is_it: impl Fn(&Link) -> bool) -> Option<LinkId> {
-        self.links().find(|(_, link)| is_it(link)).map(|(id, _)| id)
+    /// Returns the first link for which `is_linked` is true.
+    fn find(&self, is_linked: impl Fn(&Link) -> bool) -> Option<LinkId> {
+        self.links().find(|(_, link)| is_linked(link)).map(|(id, _)| id)
     }
 
     fn get_mut(&mut self, id: LinkId) -> (&mut BridgeState, &mut Link) {
@@ -214,7 +214,7 @@ impl Bridges {
     }
 
     /// Calls a function with a link. Returns `None` if the link has no socket.
-    fn with<P: Platform, T>(
+    fn with_link<P: Platform, T>(
         &mut self,
         id: LinkId,
         shared: &mut Shared<P>,
@@ -227,7 +227,7 @@ impl Bridges {
         let (direction, common) = (*direction, &mut self.common);
         let mut task = LinkTask { direction, head, state, open_link, common, shared };
         let done = work(&mut task);
-        task.settle();
+        task.update_link();
         if task.is_over() {
             shared.end_shovel(head);
         }
@@ -235,9 +235,9 @@ impl Bridges {
     }
 
     /// Lets the links of a bridge take over its changed state.
-    fn settle<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
+    fn update_links<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         for link in 0..self.places[place].links.len() {
-            self.with(LinkId { place, link }, shared, |_| ());
+            self.with_link(LinkId { place, link }, shared, |_| ());
         }
     }
 
@@ -245,7 +245,7 @@ impl Bridges {
     fn retry_rules<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             if self.places[place].links.iter().any(|link| link.rule_deadline().is_due(shared.now)) {
-                self.settle(shared, place);
+                self.update_links(shared, place);
             }
         }
     }

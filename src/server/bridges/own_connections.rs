@@ -65,7 +65,7 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Opens a connection that consumes a queue here, with a prefetch of `ahead` messages.
+    /// Opens a connection that consumes a queue here, with a prefetch of `prefetch` messages.
     ///
     /// # Errors
     /// The fault of the broker.
@@ -74,13 +74,13 @@ impl<P: Platform> Shared<P> {
         &mut self,
         config: &Config,
         (queue, tag): (&str, &str),
-        ahead: u16,
+        prefetch: u16,
     ) -> Result<OwnConnection, Cause> {
         let name = format!("bridge {}", config.name);
         let connection = self.broker.connect_own(&name, &config.vhost).map_err(of_broker)?;
         let (no_ack, exclusive, arguments) = (false, false, &[][..]);
         let begun = self.open_own(connection).and_then(|own| {
-            self.take_ahead(own, ahead)?;
+            self.set_prefetch(own, prefetch)?;
             self.apply_checked(own, Command::Consume { queue, tag, no_ack, exclusive, arguments })
                 .map(|()| own)
         });
@@ -92,7 +92,7 @@ impl<P: Platform> Shared<P> {
     /// # Errors
     /// The fault of the broker.
     #[cold]
-    pub(super) fn take_ahead(&mut self, own: OwnConnection, prefetch_count: u16) -> Result<(), Cause> {
+    pub(super) fn set_prefetch(&mut self, own: OwnConnection, prefetch_count: u16) -> Result<(), Cause> {
         self.apply_checked(own, Command::Qos { prefetch_count, global: true })
     }
 
@@ -144,7 +144,7 @@ pub(super) fn of_broker(fault: Fault) -> Cause {
 }
 
 /// Time until the declaration of a queue is retried, in milliseconds.
-const AGAIN_MS: u64 = 10_000;
+const DECLARE_RETRY_MS: u64 = 10_000;
 
 impl<P: Platform> Shared<P> {
     /// Declares all queues of a bridge, as far as possible now. Failures are logged and retried.
@@ -166,11 +166,11 @@ impl<P: Platform> Shared<P> {
                     let text = format_args!(
                         "bridge {name}: a queue of it here could not be declared: {cause}; until it is, messages \
                          published for it are unroutable; it is retried every {} s",
-                        AGAIN_MS / 1000
+                        DECLARE_RETRY_MS / 1000
                     );
                     self.log_bridge(log::Level::Warn, head.serial, text);
                 }
-                self.now.after_ms(AGAIN_MS)
+                self.now.after_ms(DECLARE_RETRY_MS)
             }
         };
     }

@@ -28,10 +28,10 @@ use crate::platform::Platform;
 use crate::state::Shared;
 
 /// Arguments of a shovel's own queue: the name of the shovel, and the virtual host in which it is defined.
-const OF_SHOVEL: &str = "x-shovel";
-const OF_SHOVELS_VHOST: &str = "x-shovel-vhost";
+const SHOVEL_NAME_ARGUMENT: &str = "x-shovel";
+const SHOVEL_VHOST_ARGUMENT: &str = "x-shovel-vhost";
 /// Additional bytes for both arguments: two keys, and two names of at most 255 bytes.
-const ARGUMENTS_MORE: usize = 1024;
+const OWN_ARGUMENTS_BYTES_MAX: usize = 1024;
 
 /// Checks the value of a parameter. Returns which permissions it requires.
 ///
@@ -101,7 +101,7 @@ impl BridgeState {
     /// source exchange carries the shovel's name, so that a start finds queues whose shovel was deleted.
     pub(super) fn arguments_here(&self) -> Vec<u8> {
         if let Some(shovel) = self.config.shovel.as_ref().filter(|_| source_of(&self.config).is_some()) {
-            let own = [(OF_SHOVEL, &*shovel.name), (OF_SHOVELS_VHOST, &*shovel.vhost)];
+            let own = [(SHOVEL_NAME_ARGUMENT, &*shovel.name), (SHOVEL_VHOST_ARGUMENT, &*shovel.vhost)];
             if let Some(arguments) = arguments_of(&shovel.source).ok().and_then(|said| with_own(&said, own)) {
                 return arguments;
             }
@@ -113,7 +113,7 @@ impl BridgeState {
 
 /// Returns `arguments` with `own` added, in the order of their names.
 fn with_own(arguments: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; arguments.len() + ARGUMENTS_MORE];
+    let mut bytes = vec![0; arguments.len() + OWN_ARGUMENTS_BYTES_MAX];
     let mut writer = Writer::new(&mut bytes);
     let names = own.map(|(name, _)| name);
     let text = |name: &str| own.iter().find(|(own, _)| *own == name).map_or("", |(_, text)| text);
@@ -151,7 +151,7 @@ impl Bridges {
                 Some(Value::LongStr(text)) => core::str::from_utf8(text).ok(),
                 _ => None,
             };
-            let shovel = text_of(OF_SHOVELS_VHOST).zip(text_of(OF_SHOVEL));
+            let shovel = text_of(SHOVEL_VHOST_ARGUMENT).zip(text_of(SHOVEL_NAME_ARGUMENT));
             shovel.is_some_and(|(vhost, name)| {
                 !shared.broker.may_have_parameter(vhost, SHOVEL, name)
                     && !self.places.iter().any(|bridge| {
@@ -170,7 +170,7 @@ impl Bridges {
     }
 
     /// Returns whether parameters have changed since they were last examined.
-    pub(super) const fn has_parameter_news(&self, broker: &Broker) -> bool {
+    pub(super) const fn has_parameter_change(&self, broker: &Broker) -> bool {
         broker.parameters_version() != self.parameters_seen
     }
 
@@ -226,9 +226,9 @@ impl Bridges {
             return refuse("bridges_max is reached");
         }
         self.close_leaving(shared);
-        self.serials += 1;
+        self.last_serial += 1;
         let before = self.places.iter_mut().rfind(|bridge| bridge.head.config.name == config.name);
-        let mut bridge = Bridge::new(config.clone(), self.serials, shared.now, before);
+        let mut bridge = Bridge::new(config.clone(), self.last_serial, shared.now, before);
         // Messages that arrived until now are not counted.
         bridge.head.inflow.begin(bridge.arrived_count(&shared.broker));
         shared.declare_queues(&mut bridge.head);
@@ -239,20 +239,21 @@ impl Bridges {
     /// Deletes what a deleted shovel had here: the queue behind its source exchange, which is no longer consumed, and
     /// the queue of parked messages if it is empty.
     #[cold]
-    pub(super) fn delete_leftovers<P: Platform>(&self, shared: &mut Shared<P>, left: &BridgeState) {
+    pub(super) fn delete_queues_of<P: Platform>(&self, shared: &mut Shared<P>, left: &BridgeState) {
         let Some(shovel) = &left.config.shovel else { return };
-        let is_it = |other: &Config| {
+        let is_same_shovel = |other: &Config| {
             let other = other.shovel.as_ref();
             other.is_some_and(|it| (&it.vhost, &it.name) == (&shovel.vhost, &shovel.name))
         };
         let vhost = &*left.config.vhost;
-        let behind = left.config.forward.first().filter(|_| source_of(&left.config).is_some());
-        let next = self.places.iter().find(|other| !other.head.is_leaving && is_it(&other.head.config));
+        let source_rule = left.config.forward.first().filter(|_| source_of(&left.config).is_some());
+        let next =
+            self.places.iter().find(|other| !other.head.is_leaving && is_same_shovel(&other.head.config));
         if let Some(Bridge { head: next, .. }) = next {
             // The shovel was changed. A queue behind an exchange that it no longer uses is deleted, unless it has
             // messages.
             let goes_on = source_of(&next.config).is_some() && next.config.vhost == vhost;
-            if let Some(rule) = behind.filter(|_| !goes_on) {
+            if let Some(rule) = source_rule.filter(|_| !goes_on) {
                 shared.delete_queue((vhost, &rule.queue), DeleteIf { unused: true, empty: true });
             }
             return;
@@ -265,7 +266,7 @@ impl Bridges {
             // The shovel has no slot now, and gets one when there is capacity again.
             return;
         }
-        if let Some(rule) = behind {
+        if let Some(rule) = source_rule {
             shared.delete_queue((vhost, &rule.queue), DeleteIf::default());
         }
         shared.delete_queue((vhost, &left.config.parked), DeleteIf { unused: true, empty: true });
@@ -327,19 +328,19 @@ impl<P: Platform> LinkTask<'_, P> {
                 }
                 Direction::Fetch => depth_there,
             };
-            self.state.left.get_or_insert(depth.into());
+            self.state.messages_left.get_or_insert(depth.into());
         }
     }
 
     /// Records that `count` further messages were moved or parked.
     pub(super) const fn count_down(&mut self, count: u64) {
-        if let Some(left) = &mut self.state.left {
+        if let Some(left) = &mut self.state.messages_left {
             *left = left.saturating_sub(count);
         }
     }
 
     /// Returns whether the shovel has moved all its messages.
     pub(super) fn is_over(&self) -> bool {
-        self.state.left == Some(0) && self.head.config.shovel.is_some()
+        self.state.messages_left == Some(0) && self.head.config.shovel.is_some()
     }
 }

@@ -27,16 +27,16 @@ use leveret_core::command::ConnectionId;
 use leveret_core::time::{Deadline, Now};
 
 use super::traffic::{OpenLink, OwnConnection};
-use super::{Bridges, NOTED_EVERY_MS};
+use super::{Bridges, NOTES_INTERVAL_MAX_MS};
 use crate::platform::Platform;
 use crate::state::Shared;
 
 /// Maximum number of addresses of a name that are tried.
 pub(super) const ADDRESSES_MAX: usize = 8;
 /// Time until the first write if a bridge has a daily budget, in milliseconds. Each interval is twice the one before,
-/// up to [`NOTED_EVERY_MS`]. A board that often loses power therefore loses at most half of each run from its counters,
+/// up to [`NOTES_INTERVAL_MAX_MS`]. A board that often loses power therefore loses at most half of each run from its counters,
 /// and its day still ends.
-const NOTED_FIRST_MS: u64 = 60_000;
+const NOTES_INTERVAL_FIRST_MS: u64 = 60_000;
 
 /// The direction in which messages move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,17 +85,17 @@ pub(super) struct BridgeState {
     /// The retry of parked messages under way.
     pub(super) retry: Option<Retry>,
     /// The result of the last retry.
-    pub(super) retried: Option<Cause>,
+    pub(super) last_retry_result: Option<Cause>,
     /// When parked messages are retried automatically.
     pub(super) retry_due: Deadline,
     /// Whether the log reports parked messages.
     pub(super) parked_alarm: ParkedAlarm,
     /// The rate limit of forwarding.
-    pub(super) pace: RateLimit,
+    pub(super) rate_limit: RateLimit,
     /// The bytes moved today.
-    pub(super) day: DayBudget,
+    pub(super) day_budget: DayBudget,
     /// Whether the daily bytes are used up: rules that are not urgent take no messages.
-    pub(super) is_held: bool,
+    pub(super) is_budget_spent: bool,
     /// Counter of messages that arrive to be forwarded.
     pub(super) inflow: Inflow,
     /// When links connect; `None`: they are always connected.
@@ -112,13 +112,13 @@ impl BridgeState {
     }
 
     /// Returns whether a rule takes no messages until the next day.
-    pub(super) fn holds(&self, rule: &Rule) -> bool {
-        self.is_held && !rule.is_urgent
+    pub(super) fn is_over_budget(&self, rule: &Rule) -> bool {
+        self.is_budget_spent && !rule.is_urgent
     }
 
     /// Returns whether the rules must be held or resumed because of the daily budget.
     pub(super) fn has_budget_change(&self) -> bool {
-        !self.is_leaving && self.is_held != self.day.is_spent()
+        !self.is_leaving && self.is_budget_spent != self.day_budget.is_spent()
     }
 }
 
@@ -127,11 +127,11 @@ impl BridgeState {
 pub(super) struct Retry {
     pub(super) own: OwnConnection,
     /// Number of messages that were not examined yet.
-    pub(super) left: u32,
-    pub(super) moved: u32,
-    pub(super) stayed: u32,
+    pub(super) unexamined_count: u32,
+    pub(super) moved_count: u32,
+    pub(super) remaining_count: u32,
     /// Why the last of `stayed` was not moved.
-    pub(super) why: Option<Cause>,
+    pub(super) last_cause: Option<Cause>,
 }
 
 /// Whether the log reports parked messages.
@@ -186,7 +186,7 @@ pub(super) struct LinkState {
     pub(super) rule_states: Vec<RuleState>,
     pub(super) ready_since: Option<Now>,
     /// When the link was last open, if it is not open now.
-    pub(super) was_ready: Option<Now>,
+    pub(super) last_open_at: Option<Now>,
     /// When to check whether the link on demand can disconnect.
     pub(super) rest_due: Deadline,
     /// Whether the link is ending because it has nothing to do.
@@ -201,22 +201,22 @@ pub(super) struct LinkState {
     pub(super) today: LinkTraffic,
     pub(super) yesterday: LinkTraffic,
     /// Number of messages still to be moved, if the shovel ends after a number of messages.
-    pub(super) left: Option<u64>,
+    pub(super) messages_left: Option<u64>,
     /// When the link was made.
-    pub(super) since: Now,
+    pub(super) created_at: Now,
 }
 
 impl LinkState {
     fn new(config: &Config, rules: usize, now: Now) -> Self {
-        let left = match config.shovel.as_ref().map(|shovel| shovel.delete_after) {
+        let messages_left = match config.shovel.as_ref().map(|shovel| shovel.delete_after) {
             Some(DeleteAfter::Messages(count)) => Some(count),
             Some(DeleteAfter::Never | DeleteAfter::QueueLength) | None => None,
         };
         Self {
             rule_states: vec![RuleState::default(); rules],
             logged: vec![LoggedCauses::default(); config.upstream.len()],
-            left,
-            since: now,
+            messages_left,
+            created_at: now,
             ..Self::default()
         }
     }
@@ -287,7 +287,7 @@ impl Link {
     /// Returns the number of rules that take no messages now: until the next day, or until an error is resolved.
     pub(super) fn held_rules(&self, head: &BridgeState) -> usize {
         let rules = head.rules(self.direction).iter().zip(&self.state.rule_states);
-        rules.filter(|(rule, rule_state)| head.holds(rule) || rule_state.error().is_some()).count()
+        rules.filter(|(rule, rule_state)| head.is_over_budget(rule) || rule_state.error().is_some()).count()
     }
 
     /// Returns the newest unresolved error, of the link or of a held rule.
@@ -304,7 +304,7 @@ pub(super) struct RuleState {
     backoff: Backoff,
     /// Why the rule is held, since when, and what ends that.
     error: Option<(Cause, Now, Remedy)>,
-    waits: Option<Deadline>,
+    retry_at: Option<Deadline>,
     /// Since when the rule's queue at the upstream is consumed again, while no message was taken.
     open_since: Option<Now>,
     /// Whether messages are tried one by one, because one of them was refused.
@@ -312,28 +312,28 @@ pub(super) struct RuleState {
     /// The causes logged since the rule last went on.
     logged_causes: LoggedCauses,
     /// Number of messages that nothing here can take, and that the queue at the upstream keeps unacknowledged.
-    pub(super) held: u16,
+    pub(super) oversized_count: u16,
 }
 
 impl RuleState {
     /// Returns whether the rule must take no messages now.
     pub(super) fn is_waiting(&self, now: Now) -> bool {
-        self.waits.is_some_and(|until| !until.is_due(now))
+        self.retry_at.is_some_and(|until| !until.is_due(now))
     }
 
     /// Returns when the rule retries; never if it does not wait.
     pub(super) fn deadline(&self) -> Deadline {
-        self.waits.unwrap_or(Deadline::NEVER)
+        self.retry_at.unwrap_or(Deadline::NEVER)
     }
 
     /// Ends the wait if the rule may retry now.
-    pub(super) fn take_due(&mut self, now: Now) {
-        self.waits.take_if(|until| until.is_due(now));
+    pub(super) fn end_due_wait(&mut self, now: Now) {
+        self.retry_at.take_if(|until| until.is_due(now));
     }
 
     /// Lets the rule retry now.
     pub(super) fn retry_now(&mut self, now: Now) {
-        if let Some(until) = &mut self.waits {
+        if let Some(until) = &mut self.retry_at {
             *until = now.after_ms(0);
             self.backoff.reset();
             // It still tries one message at a time.
@@ -363,7 +363,7 @@ impl RuleState {
     }
 
     /// Lets the rule wait from now on, with this cause, until the remedy. Returns whether the cause must be logged.
-    pub(super) fn wait(
+    pub(super) fn hold(
         &mut self,
         now: Now,
         cause: &Cause,
@@ -371,8 +371,8 @@ impl RuleState {
         most_ms: u64,
         random: u64,
     ) -> bool {
-        if self.waits.is_none() {
-            self.waits = Some(self.backoff.fail(now, self.open_since.take(), most_ms, random));
+        if self.retry_at.is_none() {
+            self.retry_at = Some(self.backoff.fail(now, self.open_since.take(), most_ms, random));
             if self.failures() == 1 {
                 self.logged_causes.clear();
             }
@@ -391,13 +391,13 @@ impl RuleState {
     /// Records that a message was taken. Returns whether that ended a retry.
     pub(super) fn note_taken(&mut self) -> bool {
         // Messages under way before the refusal do not show whether the retry succeeds.
-        if self.waits.is_some() {
+        if self.retry_at.is_some() {
             return false;
         }
         let was_trying = self.failures() > 0;
         if was_trying {
-            let held = self.held;
-            *self = Self { held, ..Self::default() };
+            let oversized_count = self.oversized_count;
+            *self = Self { oversized_count, ..Self::default() };
         }
         was_trying
     }
@@ -445,14 +445,17 @@ impl Bridge {
             }
         }
         // A bridge that was changed continues its day and its counters.
-        let (day, is_held, inflow, is_paused) = match &before {
-            Some(Self { head, .. }) => {
-                (head.day.with_max(config.day_bytes_max), head.is_held, head.inflow, head.is_paused)
-            }
+        let (day_budget, is_budget_spent, inflow, is_paused) = match &before {
+            Some(Self { head, .. }) => (
+                head.day_budget.with_max(config.day_bytes_max),
+                head.is_budget_spent,
+                head.inflow,
+                head.is_paused,
+            ),
             None => (DayBudget::new(config.day_bytes_max, now), false, Inflow::default(), false),
         };
         if let Some(before) = before {
-            before.hand_counts_on(&mut links);
+            before.move_counts_to(&mut links);
         }
         let head = BridgeState {
             serial,
@@ -460,14 +463,14 @@ impl Bridge {
             is_leaving: false,
             queues_due: Deadline::NEVER,
             retry: None,
-            retried: None,
+            last_retry_result: None,
             retry_due: Deadline::NEVER,
             parked_alarm: ParkedAlarm::Unknown,
-            pace: RateLimit::new(config.drain_rate, now),
-            day,
-            is_held,
+            rate_limit: RateLimit::new(config.drain_rate, now),
+            day_budget,
+            is_budget_spent,
             inflow,
-            demand: config.on_demand.clone().map(|said| Demand::new(said, now)),
+            demand: config.on_demand.clone().map(|config| Demand::new(config, now)),
             config,
         };
         let mut bridge = Self { head, links };
@@ -484,7 +487,7 @@ impl Bridge {
     }
 
     /// Moves the counters to the links of the changed bridge.
-    pub(super) fn hand_counts_on(&mut self, links: &mut [Link]) {
+    pub(super) fn move_counts_to(&mut self, links: &mut [Link]) {
         for Link { direction, state: from, .. } in &mut self.links {
             let next = links.iter_mut().find(|next| next.direction == *direction);
             let Some(Link { state: to, .. }) = next else { continue };
@@ -509,21 +512,21 @@ impl Bridge {
     }
 
     /// Returns whether a link is resting that could move messages.
-    pub(super) fn may_be_wanted(&self) -> bool {
+    pub(super) fn may_connect_on_demand(&self) -> bool {
         let head = &self.head;
         let is_resting = self.links.iter().any(|link| matches!(link.phase, Phase::Resting));
         let mut rules = head.config.forward.iter().chain(&head.config.fetch);
-        let may_move = !head.is_held || rules.any(|rule| rule.is_urgent);
+        let may_move = !head.is_budget_spent || rules.any(|rule| rule.is_urgent);
         is_resting && may_move && !head.is_leaving
     }
 
     /// Returns the earliest time at which the bridge has work to do, except the deadlines of connected links.
     pub(super) fn deadline(&self) -> Deadline {
         let head = &self.head;
-        let demand = head.demand.as_ref().filter(|_| self.may_be_wanted());
+        let demand = head.demand.as_ref().filter(|_| self.may_connect_on_demand());
         let demand = demand.map_or(Deadline::NEVER, Demand::deadline);
         let links = self.links.iter().map(Link::deadline);
-        let own = head.queues_due.earlier(head.retry_due).earlier(head.day.next_day()).earlier(demand);
+        let own = head.queues_due.earlier(head.retry_due).earlier(head.day_budget.next_day()).earlier(demand);
         links.fold(own, Deadline::earlier)
     }
 }
@@ -543,7 +546,7 @@ impl Bridge {
             }
         }
         if has_day {
-            write(text, "day ", &head.day.numbers(now), name);
+            write(text, "day ", &head.day_budget.numbers(now), name);
             write(text, "inflow ", &head.inflow.numbers(), name);
         }
     }
@@ -551,7 +554,7 @@ impl Bridge {
     fn read_notes(&mut self, notes: &str, now: leveret_core::time::Now) {
         let name = self.head.config.name.clone();
         if let Some(day) = find(notes, "day ", &name) {
-            self.head.day.restore(now, day);
+            self.head.day_budget.restore(now, day);
         }
         if let Some(inflow) = find(notes, "inflow ", &name) {
             self.head.inflow.restore(inflow);
@@ -630,9 +633,9 @@ impl Bridges {
     /// Plans to write the counters of a bridge that begins.
     pub(super) fn plan_notes(&mut self, has_budget: bool, now: leveret_core::time::Now) {
         if has_budget {
-            self.note_pause_ms = NOTED_FIRST_MS;
+            self.notes_interval_ms = NOTES_INTERVAL_FIRST_MS;
         }
-        self.common.note_due = self.common.note_due.earlier(now.after_ms(self.note_pause_ms));
+        self.common.note_due = self.common.note_due.earlier(now.after_ms(self.notes_interval_ms));
     }
 
     /// Has the changed state written, if that is due.
@@ -640,14 +643,14 @@ impl Bridges {
         if !self.common.note_due.is_due(shared.now) {
             return;
         }
-        self.note_pause_ms = (2 * self.note_pause_ms).min(NOTED_EVERY_MS);
-        self.common.note_due = shared.now.after_ms(self.note_pause_ms);
+        self.notes_interval_ms = (2 * self.notes_interval_ms).min(NOTES_INTERVAL_MAX_MS);
+        self.common.note_due = shared.now.after_ms(self.notes_interval_ms);
         // The elapsed time of a day always changes. Without a budget the day is only counted, and is no reason to
         // write.
         let reason = self.notes_with_days(shared, |bridge| bridge.head.config.day_bytes_max.is_some());
-        if reason != self.noted {
+        if reason != self.last_notes {
             shared.worker.note = self.notes(shared);
-            self.noted = reason;
+            self.last_notes = reason;
         }
     }
 }

@@ -40,14 +40,14 @@ pub(super) struct OpenLink {
     pub(super) peer: ConnectionId,
     pub(super) client: Client,
     /// The channel here over which fetched messages are published, once the first has arrived.
-    pub(super) channel: Option<ChannelId>,
+    pub(super) publish_channel: Option<ChannelId>,
     pub(super) lanes: Vec<Lane>,
     /// The lane of which a partial frame was written.
     pub(super) partial_lane: Option<usize>,
     /// The lane that comes first among equals in the next page.
-    pub(super) turn: usize,
+    pub(super) next_first_lane: usize,
     /// When the upstream last confirmed something, owed no confirms, or was last sent a part of a message.
-    pub(super) progress: Now,
+    pub(super) progressed_at: Now,
     /// Why the link ends.
     pub(super) cause: Option<Cause>,
     /// Whether a part of a message was sent or received since the last check.
@@ -56,7 +56,7 @@ pub(super) struct OpenLink {
     pub(super) is_draining: bool,
     /// When the message or frame that the upstream is sending last progressed. `None`: none is under way, or we do
     /// not read.
-    pub(super) begun: Option<Now>,
+    pub(super) input_begun_at: Option<Now>,
 }
 
 impl OpenLink {
@@ -64,15 +64,15 @@ impl OpenLink {
         Self {
             peer,
             client,
-            channel: None,
+            publish_channel: None,
             lanes: (0..rules).map(|_| Lane::Closed).collect(),
             partial_lane: None,
-            turn: 0,
-            progress: now,
+            next_first_lane: 0,
+            progressed_at: now,
             cause: None,
             has_moved: false,
             is_draining: false,
-            begun: None,
+            input_begun_at: None,
         }
     }
 
@@ -97,11 +97,11 @@ impl OpenLink {
         forward + self.fetches().map(|lane| lane.arrivals.len()).sum::<usize>()
     }
 
-    pub(super) fn forwards(&self) -> impl Iterator<Item = &Forward> {
+    pub(super) fn forwards(&self) -> impl Iterator<OutgoingMessage = &Forward> {
         self.lanes.iter().filter_map(|lane| if let Lane::Forward(lane) = lane { Some(lane) } else { None })
     }
 
-    pub(super) fn fetches(&self) -> impl Iterator<Item = &Fetch> {
+    pub(super) fn fetches(&self) -> impl Iterator<OutgoingMessage = &Fetch> {
         self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
     }
 
@@ -121,10 +121,10 @@ impl OpenLink {
     }
 
     /// Returns the status of the link for the event loop.
-    pub(super) fn needs(&self) -> LinkStatus {
+    pub(super) fn status(&self) -> LinkStatus {
         LinkStatus {
             has_output: !self.client.pending().is_empty(),
-            has_remainder: self.partial_lane.is_some() || self.forwards().any(|lane| lane.begun > 0),
+            has_remainder: self.partial_lane.is_some() || self.forwards().any(|lane| lane.written_bytes > 0),
             awaits_disk: self.fetches().any(|lane| !lane.arrivals.is_empty()),
             body_since: self.fetches().filter_map(Fetch::body_since).min(),
             input_deadline: Deadline::NEVER,
@@ -132,14 +132,14 @@ impl OpenLink {
     }
 
     /// Records that all input except `left` bytes was handled. `has_new_input`: some of it was new.
-    pub(super) fn note_begun(&mut self, now: Now, has_new_input: bool, left: usize) {
+    pub(super) fn note_input_begun(&mut self, now: Now, has_new_input: bool, left: usize) {
         let is_begun = left > 0 || self.client.is_in_content();
-        self.begun = is_begun.then(|| self.begun.filter(|_| !has_new_input).unwrap_or(now));
+        self.input_begun_at = is_begun.then(|| self.input_begun_at.filter(|_| !has_new_input).unwrap_or(now));
     }
 
     /// Returns when the message or frame under way has not progressed for too long.
     pub(super) fn content_deadline(&self, content_timeout_ms: u64) -> Deadline {
-        self.begun.map_or(Deadline::NEVER, |since| since.after_ms(content_timeout_ms))
+        self.input_begun_at.map_or(Deadline::NEVER, |since| since.after_ms(content_timeout_ms))
     }
 
     /// Returns when the upstream has not confirmed a rule's messages for too long.
@@ -154,7 +154,7 @@ impl OpenLink {
         });
         let deadlines = owed.map(|lane| {
             // The confirms of a lane that ends without them are owed only by the link as a whole.
-            let since = if lane.end < End::Sent { lane.progress } else { self.progress };
+            let since = if lane.end < LaneEnd::Sent { lane.progressed_at } else { self.progressed_at };
             since.after_ms(confirm_timeout_ms)
         });
         deadlines.fold(Deadline::NEVER, Deadline::earlier)
@@ -162,10 +162,10 @@ impl OpenLink {
 
     /// Restarts the confirm timeout of the link and all its rules.
     pub(super) fn restart_confirm_timeout(&mut self, now: Now) {
-        self.progress = now;
+        self.progressed_at = now;
         for lane in &mut self.lanes {
             if let Lane::Forward(lane) = lane {
-                lane.progress = now;
+                lane.progressed_at = now;
             }
         }
     }
@@ -191,29 +191,29 @@ pub(super) struct Forward {
     pub(super) own: OwnConnection,
     pub(super) in_flight: InFlight,
     /// Number of octets written of the first message in the outbox; 0 if none is partly written.
-    pub(super) begun: u64,
+    pub(super) written_bytes: u64,
     /// When the upstream last confirmed something of this rule, or was last sent a part of a message.
-    pub(super) progress: Now,
+    pub(super) progressed_at: Now,
     /// Whether no further message is begun. The lane ends when those under way are settled.
     pub(super) is_ending: bool,
     /// Whether the lane must end, even if its rule needs it.
-    pub(super) end: End,
+    pub(super) end: LaneEnd,
 }
 
 impl Forward {
     pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.begun == 0
+        self.in_flight.is_empty() && self.input_begun_at == 0
     }
 
     /// Ends the lane in this way, or as before if that is sooner.
-    pub(super) fn end(&mut self, end: End) {
+    pub(super) fn end(&mut self, end: LaneEnd) {
         self.end = self.end.max(end);
     }
 }
 
 /// How a lane ends. A later variant ends it sooner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum End {
+pub(super) enum LaneEnd {
     /// The lane ends only if its rule wants that.
     No,
     /// The lane ends when all messages under way are settled: its consumer here was cancelled.
@@ -282,7 +282,7 @@ pub(super) struct OwnConnection {
 }
 
 /// An event of a link.
-pub(crate) enum Call<'c> {
+pub(crate) enum LinkEvent<'c> {
     /// The link can be read.
     Read,
     /// The link can be written to, or has output.
@@ -372,7 +372,7 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         if waits {
             // We are the side that does not read.
-            self.open_link.begun = None;
+            self.open_link.input_begun_at = None;
             return;
         }
         if is_over_budget {
@@ -386,7 +386,7 @@ impl<P: Platform> LinkTask<'_, P> {
             };
             return self.close_with(cause);
         }
-        self.open_link.note_begun(self.shared.now, has_new_input, got.len - handled);
+        self.open_link.note_input_begun(self.shared.now, has_new_input, got.len - handled);
         let (lacks_backlog, is_readable) = (peer.stream.lacks_backlog(), peer.stream.readable);
         if lacks_backlog {
             self.shared.lists.for_backlog.push(id);
@@ -412,10 +412,10 @@ impl<P: Platform> LinkTask<'_, P> {
             let header_of = if let Event::Header { rule, .. } = event { Some(rule) } else { None };
             let next = match event {
                 Event::NeedMore => break,
-                event => self.take_event(event)?,
+                event => self.handle_event(event)?,
             };
             if next == Next::Wait {
-                if let Some(rule) = header_of.filter(|rule| !self.has_whole(*rule)) {
+                if let Some(rule) = header_of.filter(|rule| !self.has_complete_message(*rule)) {
                     // The header is parsed again when there is capacity.
                     self.open_link.client.expect_header_again(rule);
                     *at = before;
@@ -432,7 +432,7 @@ impl<P: Platform> LinkTask<'_, P> {
         Ok(Next::GoOn)
     }
 
-    fn take_event(&mut self, event: Event<'_>) -> Result<Next, Cause> {
+    fn handle_event(&mut self, event: Event<'_>) -> Result<Next, Cause> {
         match event {
             Event::NeedMore => {}
             Event::Lost(cause) => return Err(cause),
@@ -441,8 +441,8 @@ impl<P: Platform> LinkTask<'_, P> {
                 (0..self.open_link.lanes.len()).for_each(|rule| self.update_lane(rule));
             }
             Event::Ready { rule, depth } => {
-                let made = self.shared.declare_queues_of(self.head, self.direction, rule);
-                let begun = made.and_then(|()| match self.direction {
+                let declared = self.shared.declare_queues_of(self.head, self.direction, rule);
+                let begun = declared.and_then(|()| match self.direction {
                     Direction::Forward => self.begin_forward(rule),
                     Direction::Fetch => self.begin_fetch(rule),
                 });
@@ -452,8 +452,8 @@ impl<P: Platform> LinkTask<'_, P> {
                 }
                 self.note_source_depth(rule, depth);
             }
-            Event::Confirm { rule, number, multiple, is_taken } => {
-                self.take_confirm(rule, number, multiple, is_taken)?;
+            Event::Confirm { rule, number, multiple, is_accepted } => {
+                self.handle_confirm(rule, number, multiple, is_accepted)?;
             }
             Event::Returned { rule, code, id } => match &mut self.open_link.lanes[rule] {
                 // Its confirm is still to come.
@@ -461,7 +461,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 _ => return Err(Cause::new(format_args!("an unexpected basic.return"))),
             },
             Event::Deliver { .. } | Event::Header { .. } | Event::Body(..) => {
-                return self.take_arriving(event);
+                return self.handle_delivery(event);
             }
             Event::Cancelled(rule) => {
                 if let Some(lane) = self.open_link.fetch(rule) {
@@ -476,8 +476,8 @@ impl<P: Platform> LinkTask<'_, P> {
             },
             Event::Resumed(rule) => {
                 if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
-                    lane.progress = self.shared.now;
-                    self.open_link.progress = self.shared.now;
+                    lane.progressed_at = self.shared.now;
+                    self.open_link.progressed_at = self.shared.now;
                 }
             }
             Event::QueueGone(rule, cause) => self.fail_rule(rule, cause),
@@ -490,7 +490,7 @@ impl<P: Platform> LinkTask<'_, P> {
     fn note_link_open(&mut self) {
         // Logged after the start, and after an error.
         let had_error = self.state.last_error.take().is_some();
-        if self.state.was_ready.is_none() || had_error {
+        if self.state.last_open_at.is_none() || had_error {
             let way = (self.direction, self.state.upstream);
             self.shared.log_link(log::Level::Info, self.head, way, format_args!("up"));
         }
@@ -559,27 +559,27 @@ impl<P: Platform> LinkTask<'_, P> {
             return flushed;
         }
         let room = self.shared.buffers.output_bytes(self.shared.scratch.output.len());
-        let mut page = self.begin_page(room);
+        let mut output = self.take_output_buffer(room);
         let is_alive = self.open_link.cause.is_none();
         if let Some(rule) = self.open_link.partial_lane {
-            self.fill_lane(rule, &mut page, 0);
+            self.fill_lane(rule, &mut output, 0);
         }
         if self.open_link.partial_lane.is_none() {
             let pending = self.open_link.client.pending();
-            let said = pending.len().min(page.left());
-            page.octets[page.len..][..said].copy_from_slice(&pending[..said]);
-            let is_all = said == pending.len();
-            page.len += said;
+            let said = pending.len().min(output.left());
+            output.octets[output.len..][..said].copy_from_slice(&pending[..said]);
+            let is_all_copied = said == pending.len();
+            output.len += said;
             self.open_link.client.note_written(self.shared.now, said);
-            if is_all && is_alive {
-                self.fill_lanes(&mut page);
+            if is_all_copied && is_alive {
+                self.fill_lanes(&mut output);
             }
         }
-        let taken = self.write_out(&page.octets[..page.len]);
-        self.shared.scratch.output = core::mem::take(&mut page.octets);
+        let taken = self.write_out(&output.octets[..output.len]);
+        self.shared.scratch.output = core::mem::take(&mut output.octets);
         let Some((count, has_unsent)) = taken else { return 0 };
         self.update_writable(has_unsent);
-        self.refuse_unsendable(&page);
+        self.refuse_unsendable(&output);
         flushed + count
     }
 
@@ -630,22 +630,22 @@ impl<P: Platform> LinkTask<'_, P> {
 
 impl<P: Platform> LinkTask<'_, P> {
     /// Handles an event. Returns the number of octets written.
-    pub(super) fn handle(&mut self, call: Call<'_>) -> usize {
+    pub(super) fn handle(&mut self, call: LinkEvent<'_>) -> usize {
         match call {
-            Call::Read => self.read(),
-            Call::Write => return self.write(),
-            Call::Time => self.keep_time(),
-            Call::Durable => self.acknowledge(),
-            Call::HandshakeStep(shaken) => self.take_handshake_step(shaken),
-            Call::Close(_) if self.shared.is_stopping() => self.open_link.is_draining = true,
-            Call::Close(why) => self.close_with(Cause::new(format_args!("this broker: {why}"))),
+            LinkEvent::Read => self.read(),
+            LinkEvent::Write => return self.write(),
+            LinkEvent::DeadlineDue => self.keep_time(),
+            LinkEvent::Durable => self.acknowledge(),
+            LinkEvent::HandshakeStep(shaken) => self.take_handshake_step(shaken),
+            LinkEvent::Close(_) if self.shared.is_stopping() => self.open_link.is_draining = true,
+            LinkEvent::Close(why) => self.close_with(Cause::new(format_args!("this broker: {why}"))),
         }
         0
     }
 
     /// Updates what may have changed after an event: lanes become what their rules want, and the loop learns what
     /// the link waits for.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn update_link(&mut self) {
         if self.open_link.cause.is_none() {
             (0..self.open_link.lanes.len()).for_each(|rule| self.update_lane(rule));
         }
@@ -664,16 +664,16 @@ impl<P: Platform> LinkTask<'_, P> {
             self.open_link.lanes.iter_mut().for_each(|lane| self.shared.end_lane(lane));
         }
         let input_deadline = if is_alive { self.input_deadline(is_read) } else { Deadline::NEVER };
-        let pace = if is_alive { self.pace_deadline() } else { Deadline::NEVER };
-        self.shared.lists.deadlines.lower(id.into(), input_deadline.earlier(pace));
-        let needs = LinkStatus { input_deadline, ..self.open_link.needs() };
-        if let Some(Peer { session: Session::Bridge(known), .. }) = self.shared.peers.get_mut(id) {
-            *known = needs;
+        let rate_limit = if is_alive { self.rate_limit_deadline() } else { Deadline::NEVER };
+        self.shared.lists.deadlines.lower(id.into(), input_deadline.earlier(rate_limit));
+        let status = LinkStatus { input_deadline, ..self.open_link.status() };
+        if let Some(Peer { session: Session::Bridge(stored), .. }) = self.shared.peers.get_mut(id) {
+            *known = status;
         }
         if !self.open_link.client.pending().is_empty() {
             self.shared.list_to_write(id);
         }
-        if needs.awaits_disk {
+        if status.awaits_disk {
             self.shared.lists.for_disk.push(id);
         }
         self.note_active(now);
@@ -700,12 +700,12 @@ impl<P: Platform> LinkTask<'_, P> {
 
     /// Opens, closes, pauses or resumes a lane as its rule requires, as far as that is possible now.
     pub(super) fn update_lane(&mut self, rule: usize) {
-        self.state.rule_states[rule].take_due(self.shared.now);
-        let is_held = self.head.holds(&self.head.rules(self.direction)[rule]);
+        self.state.rule_states[rule].end_due_wait(self.shared.now);
+        let is_over_budget = self.head.is_over_budget(&self.head.rules(self.direction)[rule]);
         let wants = !self.open_link.is_draining
-            && !is_held
+            && !is_over_budget
             && !self.state.rule_states[rule].is_waiting(self.shared.now);
-        let is_cut = self.open_link.partial_lane == Some(rule);
+        let has_partial_frame = self.open_link.partial_lane == Some(rule);
         match &mut self.open_link.lanes[rule] {
             Lane::Closed => {
                 let client = &self.open_link.client;
@@ -716,14 +716,14 @@ impl<P: Platform> LinkTask<'_, P> {
             Lane::Opening if wants => {}
             Lane::Opening => self.close_lane(rule),
             Lane::Forward(lane) => {
-                lane.is_ending = lane.end != End::No || !wants;
+                lane.is_ending = lane.end != LaneEnd::No || !wants;
                 let is_over = match lane.end {
-                    End::AtOnce => true,
-                    End::Sent => lane.begun == 0,
+                    LaneEnd::AtOnce => true,
+                    LaneEnd::Sent => lane.written_bytes == 0,
                     // When the whole link is closed, channels need no close of their own.
-                    End::Settled | End::No => lane.is_idle() && !self.open_link.is_draining,
+                    LaneEnd::Settled | LaneEnd::No => lane.is_idle() && !self.open_link.is_draining,
                 };
-                if lane.is_ending && !is_cut && is_over {
+                if lane.is_ending && !has_partial_frame && is_over {
                     self.close_lane(rule);
                 }
             }
@@ -742,7 +742,7 @@ impl<P: Platform> LinkTask<'_, P> {
     fn open_lane(&mut self, rule: usize) {
         let consumes = match self.direction {
             Direction::Forward => None,
-            Direction::Fetch => Some((self.head.config.fetch[rule].queue.clone(), self.ahead(rule))),
+            Direction::Fetch => Some((self.head.config.fetch[rule].queue.clone(), self.prefetch(rule))),
         };
         let needed = self.head.preparation(self.direction, rule);
         self.open_link.client.open(self.shared.now, rule, consumes, needed);
@@ -759,7 +759,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Handles that a rule's channel or consumer at the upstream ended or could not begin: the rule waits.
     #[cold]
     pub(super) fn fail_rule(&mut self, rule: usize, cause: Cause) {
-        self.wait(rule, cause, Remedy::Open);
+        self.hold_rule(rule, cause, Remedy::Open);
         self.close_lane(rule);
     }
 
@@ -770,7 +770,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let most_ms = self.head.config.reconnect_max_ms.into();
         let queue = &self.head.rules(self.direction)[rule].queue;
         let cause = Cause::new(format_args!("{queue}: {cause}"));
-        if self.state.rule_states[rule].wait(now, &cause, remedy, most_ms, random) {
+        if self.state.rule_states[rule].hold(now, &cause, remedy, most_ms, random) {
             let text = format_args!("{cause}; it is retried with growing pauses; other rules continue");
             let way = (self.direction, self.state.upstream);
             self.shared.log_link(log::Level::Warn, self.head, way, text);
@@ -797,8 +797,8 @@ impl<P: Platform> LinkTask<'_, P> {
         match &self.open_link.lanes[rule] {
             Lane::Closed | Lane::Opening => {}
             Lane::Forward(lane) => {
-                if let Err(cause) = self.shared.take_ahead(lane.own, self.head.config.window) {
-                    self.wait(rule, cause, Remedy::Open);
+                if let Err(cause) = self.shared.set_prefetch(lane.own, self.head.config.window) {
+                    self.hold_rule(rule, cause, Remedy::Open);
                 }
             }
             Lane::Fetch(_) => self.restart_consumer(rule),
@@ -809,10 +809,10 @@ impl<P: Platform> LinkTask<'_, P> {
     /// consumer still arrive.
     #[cold]
     pub(super) fn restart_consumer(&mut self, rule: usize) {
-        let ahead = self.ahead(rule);
+        let prefetch = self.prefetch(rule);
         if let Lane::Fetch(lane) = &mut self.open_link.lanes[rule] {
-            lane.arrivals.note_consumer_restart(ahead.into());
-            self.open_link.client.restart_consumer(rule, ahead);
+            lane.arrivals.note_consumer_restart(prefetch.into());
+            self.open_link.client.restart_consumer(rule, prefetch);
         }
     }
 
@@ -827,10 +827,10 @@ impl<P: Platform> LinkTask<'_, P> {
     }
 
     /// Returns when the byte rate of the rule permits the next message.
-    fn pace_deadline(&self) -> Deadline {
+    fn rate_limit_deadline(&self) -> Deadline {
         // If there is nothing to send, this costs one check: the rate permits the next message at that time.
         match self.direction {
-            Direction::Forward => self.head.pace.deadline(self.shared.now),
+            Direction::Forward => self.head.rate_limit.deadline(self.shared.now),
             Direction::Fetch => Deadline::NEVER,
         }
     }
@@ -841,13 +841,13 @@ impl<P: Platform> LinkTask<'_, P> {
         if let Err(cause) = self.open_link.client.keep_time(now, is_read) {
             return self.close_with(cause);
         }
-        let patience = self.shared.limits.content_timeout_ms.into();
-        if self.open_link.content_deadline(patience).is_due(now) {
+        let content_timeout_ms = self.shared.limits.content_timeout_ms.into();
+        if self.open_link.content_deadline(content_timeout_ms).is_due(now) {
             return self.close_with(Cause::new(format_args!(
                 "a message or frame was begun and not continued for {patience} ms"
             )));
         }
-        self.look_for_confirms();
+        self.check_confirm_timeout();
         // Messages may have waited for the byte rate.
         if self.direction == Direction::Forward || !self.open_link.client.pending().is_empty() {
             self.shared.list_to_write(id);
@@ -856,7 +856,7 @@ impl<P: Platform> LinkTask<'_, P> {
 
     /// Checks the confirm timeout, which runs from when a message was sent. On a slow link that is long after it was
     /// begun, and the system accepts only what it is about to send.
-    fn look_for_confirms(&mut self) {
+    fn check_confirm_timeout(&mut self) {
         let (now, timeout_ms) = (self.shared.now, self.head.config.confirm_timeout_ms.into());
         if !self.open_link.confirm_deadline(timeout_ms).is_due(now) {
             return;
@@ -864,19 +864,19 @@ impl<P: Platform> LinkTask<'_, P> {
         let cause = Cause::new(format_args!(
             "it has confirmed nothing for {timeout_ms} ms although messages are unconfirmed"
         ));
-        if self.open_link.progress.after_ms(timeout_ms).is_due(now) {
+        if self.open_link.progressed_at.after_ms(timeout_ms).is_due(now) {
             return self.close_with(cause);
         }
         for rule in 0..self.open_link.lanes.len() {
             if let Lane::Forward(lane) = &mut self.open_link.lanes[rule]
                 && !lane.in_flight.is_empty()
                 && !self.open_link.client.is_stopped(rule)
-                && lane.end < End::Sent
-                && lane.progress.after_ms(timeout_ms).is_due(now)
+                && lane.end < LaneEnd::Sent
+                && lane.progressed_at.after_ms(timeout_ms).is_due(now)
             {
                 // Other rules get confirms, so the cause is this rule's queue at the upstream.
-                lane.end(End::Sent);
-                self.wait(rule, cause.clone(), Remedy::Taken);
+                lane.end(LaneEnd::Sent);
+                self.hold_rule(rule, cause.clone(), Remedy::Taken);
             }
         }
     }
@@ -901,8 +901,8 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         self.state.today.sent += sent;
         self.state.today.received += received;
-        self.head.day.note(received + sent);
-        if self.head.day.must_store() {
+        self.head.day_budget.note(received + sent);
+        if self.head.day_budget.must_store() {
             self.common.note_due = self.shared.now.after_ms(0);
         }
     }

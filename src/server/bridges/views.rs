@@ -40,7 +40,7 @@ impl BridgeViews for ShownBridges<'_> {
         let direction = Direction::BOTH[place % 2];
         let link = links.iter().find(|link| link.direction == direction)?;
         let (state, open_link) = (&link.state, link.open_link());
-        let [day_bytes, yesterday_bytes, gone_ms] = head.day.numbers(self.now);
+        let [day_bytes, yesterday_bytes, gone_ms] = head.day_budget.numbers(self.now);
         let mut lately = state.today;
         lately.add(state.yesterday);
         let retry_in_ms = match link.phase {
@@ -50,7 +50,7 @@ impl BridgeViews for ShownBridges<'_> {
         };
         let last_error = link.last_error();
         let failed_at = last_error.map(|(_, at)| at);
-        let changes = [Some(state.since), state.ready_since, state.was_ready, failed_at];
+        let changes = [Some(state.created_at), state.ready_since, state.last_open_at, failed_at];
         let changed_at = changes.into_iter().flatten().max().unwrap_or_default();
         // Parked messages belong to the bridge, and are shown with the first of its links.
         let is_first = links.first().is_some_and(|first| first.direction == direction);
@@ -72,7 +72,7 @@ impl BridgeViews for ShownBridges<'_> {
             log_free_bytes: self.log_free_bytes,
             outage_days_min: head.config.outage_days_min,
             parked_queue: is_first.then_some(&*head.config.parked),
-            held: state.rule_states.iter().map(|rule_state| u64::from(rule_state.held)).sum(),
+            held: state.rule_states.iter().map(|rule_state| u64::from(rule_state.oversized_count)).sum(),
             today: state.today.kinds(),
             yesterday: state.yesterday.kinds(),
             day_bytes,
@@ -80,18 +80,18 @@ impl BridgeViews for ShownBridges<'_> {
             yesterday_bytes,
             held_rules: link.held_rules(head) as u64,
             rules: rules_of(head, link),
-            is_day_spent: head.day.is_spent(),
+            is_day_spent: head.day_budget.is_spent(),
             connected: state.counts.connected,
             failed: state.counts.failed,
-            retried: match (&head.retry, &head.retried) {
-                (Some(retry), _) => format!("{} were sent again so far", retry.moved),
+            last_retry_result: match (&head.retry, &head.last_retry_result) {
+                (Some(retry), _) => format!("{} were sent again so far", retry.moved_count),
                 (None, Some(cause)) => cause.to_string(),
                 (None, None) => String::new(),
             },
             last_error: last_error.map(|(cause, at)| (cause.as_str(), self.now.ms_since(at))),
             up_for_ms: state.ready_since.map(|since| self.now.ms_since(since)),
             down_for_ms: state
-                .was_ready
+                .last_open_at
                 .filter(|_| state.ready_since.is_none())
                 .map(|since| self.now.ms_since(since)),
             retry_in_ms,
@@ -121,7 +121,7 @@ fn shovel_of<'a>(head: &'a BridgeState, state: &LinkState) -> Option<ShovelView<
         vhost: &shovel.vhost,
         source: view(&shovel.source),
         destination: view(&shovel.destination),
-        left: state.left,
+        left: state.messages_left,
     })
 }
 
@@ -149,7 +149,7 @@ fn state_of(head: &BridgeState, link: &Link) -> &'static str {
 /// Returns the state of a rule whose link is open.
 #[cold]
 fn state_of_rule(head: &BridgeState, link: &Link, open_link: &OpenLink, rule: usize) -> &'static str {
-    let is_of_budget = head.holds(&head.rules(link.direction)[rule]);
+    let is_of_budget = head.is_over_budget(&head.rules(link.direction)[rule]);
     match &open_link.lanes[rule] {
         _ if link.state.rule_states[rule].error().is_some() => "held",
         _ if is_of_budget => "budget used",
@@ -177,7 +177,7 @@ fn rules_of<'a>(head: &'a BridgeState, link: &Link) -> Vec<(&'a str, &'static st
 impl Bridges {
     /// Carries out an operator's order for a bridge.
     #[cold]
-    pub(crate) fn carry_out_order<P: Platform>(
+    pub(crate) fn apply_order<P: Platform>(
         &mut self,
         shared: &mut Shared<P>,
         name: &str,
@@ -216,6 +216,6 @@ impl Bridges {
                 }
             }
         }
-        self.settle(shared, place);
+        self.update_links(shared, place);
     }
 }
