@@ -304,10 +304,10 @@ impl Channel {
                 Some(Event::Cancelled(rule))
             }
             Method::BasicAck { delivery_tag: number, multiple } if expects_confirms => {
-                Some(Event::Confirm { rule, number, multiple, is_taken: true })
+                Some(Event::Confirm { rule, number, multiple, is_accepted: true })
             }
             Method::BasicNack { delivery_tag: number, multiple, .. } if expects_confirms => {
-                Some(Event::Confirm { rule, number, multiple, is_taken: false })
+                Some(Event::Confirm { rule, number, multiple, is_accepted: false })
             }
             Method::BasicReturn { reply_code, .. } if expects_confirms => {
                 // Only the header, which comes next, identifies the returned message.

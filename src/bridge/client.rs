@@ -667,7 +667,7 @@ pub enum Event<'i> {
         /// Whether the event is about all earlier unconfirmed messages, too.
         multiple: bool,
         /// `true` for `basic.ack`, `false` for `basic.nack`.
-        is_taken: bool,
+        is_accepted: bool,
     },
     /// A published message was returned: it was routed to no queue at the upstream.
     Returned {

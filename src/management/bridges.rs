@@ -32,7 +32,7 @@ impl ListedKind for BridgeLinks {
         ("backlog", |link, writer| or_null(link.backlog(writer.context.broker), writer)),
         ("repeats", |link, writer| writer.json.number(link.repeats)),
         ("parked", |link, writer| writer.json.number(link.parked_messages(writer.context.broker))),
-        ("retried", |link, writer| writer.json.text(&link.retried)),
+        ("retried", |link, writer| writer.json.text(&link.last_retry_result)),
         ("held", |link, writer| writer.json.number(link.held)),
         ("day_bytes", |link, writer| writer.json.number(link.day_bytes)),
         ("day_bytes_max", |link, writer| or_null(link.day_bytes_max, writer)),

@@ -458,7 +458,7 @@ pub struct BridgeLinkView<'a> {
     /// There is an alarm if the disk has no capacity for an outage of this many days.
     pub outage_days_min: Option<u16>,
     /// The result of the last `retry_parked` as a sentence; empty if there was none.
-    pub retried: String,
+    pub last_retry_result: String,
     /// Number of messages that this broker cannot accept and that remain at the upstream.
     pub held: u64,
     /// The link's traffic of today, by category.

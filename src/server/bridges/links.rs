@@ -406,12 +406,12 @@ impl<P: Platform> Shared<P> {
     }
 
     fn open_retry(&mut self, head: &BridgeState) -> Result<Retry, Cause> {
-        let (left, queue) = (self.parked_depth(head), &*head.config.parked);
-        if left == 0 {
+        let (unexamined_count, queue) = (self.parked_depth(head), &*head.config.parked);
+        if unexamined_count == 0 {
             return Err(Cause::new(format_args!("{queue} is empty")));
         }
         let own = self.consume(&head.config, (queue, "retry"), 1)?;
-        Ok(Retry { own, left, moved: 0, stayed: 0, why: None })
+        Ok(Retry { own, unexamined_count, moved_count: 0, remaining_count: 0, last_cause: None })
     }
 
     /// Ends a retry. `cut`: why the messages that were not examined stay.
@@ -424,10 +424,12 @@ impl<P: Platform> Shared<P> {
         if cut.is_some() {
             (retry.remaining_count, retry.last_cause) = (retry.remaining_count + retry.unexamined_count, cut);
         }
-        let Retry { moved, stayed, why, .. } = retry;
-        let result = match why {
-            None => Cause::new(format_args!("{moved} were sent again")),
-            Some(why) => Cause::new(format_args!("{moved} were sent again, {stayed} remain: {why}")),
+        let Retry { moved_count, remaining_count, last_cause, .. } = retry;
+        let result = match last_cause {
+            None => Cause::new(format_args!("{moved_count} were sent again")),
+            Some(cause) => {
+                Cause::new(format_args!("{moved_count} were sent again, {remaining_count} remain: {cause}"))
+            }
         };
         self.log_retried(head, result);
     }

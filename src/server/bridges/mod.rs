@@ -197,7 +197,7 @@ impl Bridges {
 
     // ---- inside
 
-    fn links(&self) -> impl Iterator<OutgoingMessage = (LinkId, &Link)> {
+    fn links(&self) -> impl Iterator<Item = (LinkId, &Link)> {
         self.places.iter().enumerate().flat_map(|(place, bridge)| {
             bridge.links.iter().enumerate().map(move |(link, it)| (LinkId { place, link }, it))
         })

@@ -130,7 +130,7 @@ pub(super) struct Retry {
     pub(super) unexamined_count: u32,
     pub(super) moved_count: u32,
     pub(super) remaining_count: u32,
-    /// Why the last of `stayed` was not moved.
+    /// Why the last of the remaining messages was not moved.
     pub(super) last_cause: Option<Cause>,
 }
 

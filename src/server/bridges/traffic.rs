@@ -97,11 +97,11 @@ impl OpenLink {
         forward + self.fetches().map(|lane| lane.arrivals.len()).sum::<usize>()
     }
 
-    pub(super) fn forwards(&self) -> impl Iterator<OutgoingMessage = &Forward> {
+    pub(super) fn forwards(&self) -> impl Iterator<Item = &Forward> {
         self.lanes.iter().filter_map(|lane| if let Lane::Forward(lane) = lane { Some(lane) } else { None })
     }
 
-    pub(super) fn fetches(&self) -> impl Iterator<OutgoingMessage = &Fetch> {
+    pub(super) fn fetches(&self) -> impl Iterator<Item = &Fetch> {
         self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
     }
 
@@ -202,7 +202,7 @@ pub(super) struct Forward {
 
 impl Forward {
     pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.input_begun_at == 0
+        self.in_flight.is_empty() && self.written_bytes == 0
     }
 
     /// Ends the lane in this way, or as before if that is sooner.
@@ -288,7 +288,7 @@ pub(crate) enum LinkEvent<'c> {
     /// The link can be written to, or has output.
     Write,
     /// The deadline of the link has come.
-    Time,
+    DeadlineDue,
     /// More is durable here.
     Durable,
     /// A step of the TLS handshake was carried out.
@@ -668,7 +668,7 @@ impl<P: Platform> LinkTask<'_, P> {
         self.shared.lists.deadlines.lower(id.into(), input_deadline.earlier(rate_limit));
         let status = LinkStatus { input_deadline, ..self.open_link.status() };
         if let Some(Peer { session: Session::Bridge(stored), .. }) = self.shared.peers.get_mut(id) {
-            *known = status;
+            *stored = status;
         }
         if !self.open_link.client.pending().is_empty() {
             self.shared.list_to_write(id);
@@ -765,7 +765,7 @@ impl<P: Platform> LinkTask<'_, P> {
 
     /// Holds a rule, and no other, until `remedy`.
     #[cold]
-    pub(super) fn wait(&mut self, rule: usize, cause: Cause, remedy: Remedy) {
+    pub(super) fn hold_rule(&mut self, rule: usize, cause: Cause, remedy: Remedy) {
         let (now, random) = (self.shared.now, self.common.random());
         let most_ms = self.head.config.reconnect_max_ms.into();
         let queue = &self.head.rules(self.direction)[rule].queue;
@@ -844,7 +844,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let content_timeout_ms = self.shared.limits.content_timeout_ms.into();
         if self.open_link.content_deadline(content_timeout_ms).is_due(now) {
             return self.close_with(Cause::new(format_args!(
-                "a message or frame was begun and not continued for {patience} ms"
+                "a message or frame was begun and not continued for {content_timeout_ms} ms"
             )));
         }
         self.check_confirm_timeout();

@@ -190,9 +190,9 @@ PLACES = [
     ),
     (
         "src/storage/recovery.rs",
-        "        if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {\n",
+        "        if header == HeaderRead::Empty && length > 0 && has_content(disk, slot)? {\n",
         "        let is_taken = PLANTED(\"empty-header-taken-for-a-free-segment\");\n"
-        "        if header == HeaderRead::Empty && length > 0 && !is_taken && has_more(disk, slot)? {\n",
+        "        if header == HeaderRead::Empty && length > 0 && !is_taken && has_content(disk, slot)? {\n",
     ),
     # A bridge settles messages when they are sent, not when its upstream confirms them.
     (
