@@ -207,7 +207,7 @@ impl OperatorSession {
         }
     }
 
-    /// Takes input, at most [`Self::room`] of it.
+    /// Takes input, at most [`Self::input_capacity_bytes`] of it.
     pub fn take(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.input_capacity_bytes(), "no more than there is room for");
         // Line ends before a request are ignored and not kept, so that they are not examined again.

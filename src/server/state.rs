@@ -39,7 +39,7 @@ pub struct EngineSetup {
     pub limits: Limits,
     /// The identity of the broker that clients are told.
     pub identity: Identity,
-    /// Maximum number of accepted sockets that wait for a slot, at most [`WAITING_SOCKETS_MAX`](crate::WAITING_MAX).
+    /// Maximum number of accepted sockets that wait for a slot, at most [`WAITING_SOCKETS_MAX`](crate::WAITING_SOCKETS_MAX).
     pub waiting_sockets_max: usize,
     /// Listeners for AMQP, by index: whether TLS is used.
     pub listeners: Vec<bool>,

@@ -29,8 +29,6 @@ pub struct Limits {
     pub connections_max: u32,
     /// Maximum number of clients of the management API, up to [`MANAGEMENT_CLIENTS_UPPER_BOUND`]. An idle one is closed for
     /// a new one.
-    ///
-    /// [`MANAGEMENT_CLIENTS_UPPER_BOUND`]: self::MANAGEMENT_CLIENTS_MOST
     pub management_clients_max: u32,
     /// Maximum number of bridges. Each has a connection for each direction, in addition to `connections_max`.
     pub bridges_max: u32,

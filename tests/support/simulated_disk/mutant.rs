@@ -19,7 +19,7 @@ pub enum Mutant {
     None,
     /// Syncs report success and do nothing.
     SyncLeftOut,
-    /// One sync in [`SELDOM`] reports success and does nothing.
+    /// One sync in 150 reports success and does nothing.
     SyncSeldomLeftOut,
     /// Settlements include the next offset, whose message has not been published yet.
     SettlementAhead,

@@ -8,7 +8,7 @@ use leveret_storage::Record;
 
 /// Bytes of a commit before its first record.
 pub(super) const COMMIT_HEADER_BYTES: usize = 76;
-/// As the count of a [`Spell`]: all calls of this kind until the next start fail.
+/// As the number of failing calls: all calls of this kind until the next start fail.
 pub const LASTING: u64 = u64::MAX;
 
 /// A fault and the number of calls before it, counted from now.
