@@ -190,7 +190,8 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
         OptionRow::new(
             "--management",
             "ADDR:PORT",
-            "serve the management API here, such as 127.0.0.1:15672",
+            "serve the web page and the management API here; without a file and\n\
+             without addresses at 127.0.0.1:15672",
             |said, given| given.value().map(|at| said.flags.management.get_or_insert_default().push(at)),
         ),
         OptionRow::new(

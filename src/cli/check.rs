@@ -49,7 +49,7 @@ mod tests {
     use leveret_config::Layer;
     use leveret_core::limits::Megabytes;
 
-    const GUIDE: &str = include_str!("../../systemd/packages/guide/configuration.md");
+    const GUIDE: &str = include_str!("../../systemd/guide/configuration.md");
 
     /// The guide's table of profiles has the values that the generator writes.
     #[test]

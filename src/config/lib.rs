@@ -112,6 +112,9 @@ impl Config {
         apply_layer(&mut config, profile, &mut announced);
         config.profile =
             Profile { limits: config.limits.clone(), memory_limit_bytes: config.memory_limit_bytes };
+        if path.is_none() && !flags.has_address() {
+            config.management = settings::optional_loopback(transports::MANAGEMENT_PORT).into();
+        }
         for layer in [file, flags] {
             config.explicit_limits.add(&layer);
             apply_layer(&mut config, layer, &mut announced);

@@ -1,7 +1,7 @@
 //! All settings, their defaults, and the keys that a layer can set.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use leveret_core::command::RABBITMQ_VERSION;
@@ -34,7 +34,8 @@ pub struct Config {
     pub listen_tls: Vec<TlsAddress>,
     /// The Unix socket for AMQP.
     pub unix: UnixListener,
-    /// Addresses to listen on for the management API and its page; empty: it is off.
+    /// Addresses to listen on for the management API and its page; empty: it is off. If neither a file nor an address
+    /// is named on the command line, they are `127.0.0.1` and `[::1]` with RabbitMQ's port 15672.
     pub management: Vec<ListenAddress>,
     /// Addresses to listen on for the management API with TLS.
     pub management_tls: Vec<ListenAddress>,
@@ -93,12 +94,11 @@ impl Default for Config {
     /// Returns the built-in defaults. They listen only on loopback addresses, so that a broker that somebody tries out is
     /// not reachable from outside. There are two addresses, because many clients try `::1` first for `localhost`.
     fn default() -> Self {
-        let ipv4 = ListenAddress::required(SocketAddr::from((Ipv4Addr::LOCALHOST, AMQP_PORT)));
-        let socket = SocketAddr::from((Ipv6Addr::LOCALHOST, AMQP_PORT));
+        let [ipv4, ipv6] = optional_loopback(AMQP_PORT);
         Self {
             board: BOARD_DEFAULT.to_string(),
             board_why: None,
-            listen: vec![ipv4, ListenAddress { if_available: true, ..ListenAddress::required(socket) }],
+            listen: vec![ListenAddress { if_available: false, ..ipv4 }, ipv6],
             listen_tls: Vec::new(),
             unix: UnixListener::default(),
             management: Vec::new(),
@@ -124,6 +124,14 @@ impl Default for Config {
             origin: Origin::default(),
         }
     }
+}
+
+/// Returns both loopback addresses with this port. The broker starts even if it cannot listen on one of them.
+pub(super) fn optional_loopback(port: u16) -> [ListenAddress; 2] {
+    [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)].map(|address| ListenAddress {
+        if_available: true,
+        ..ListenAddress::required(SocketAddr::from((address, port)))
+    })
 }
 
 /// Returns the folder that systemd has created (`StateDirectory=`), or `leveret-data` in the current folder.
@@ -310,6 +318,12 @@ fn read_text(file: &Path) -> Result<String, ConfigError> {
 }
 
 impl Layer {
+    /// Returns whether the layer sets an address to listen on, of any kind.
+    pub(super) const fn has_address(&self) -> bool {
+        let is_network = self.listen.is_some() || self.listen_tls.is_some() || self.listen_unix.is_some();
+        is_network || self.management.is_some() || self.management_tls.is_some() || self.metrics.is_some()
+    }
+
     /// Reads a configuration file.
     pub(super) fn read(file: &Path) -> Result<Self, ConfigError> {
         Self::parse(&file.display().to_string(), &read_text(file)?)

@@ -1,6 +1,7 @@
 //! Tests of every error text of the configuration, and of the order of the layers.
 
 use std::fs;
+use std::path::Path;
 
 use super::settings::LimitsLayer;
 use super::transports::FileMode;
@@ -197,6 +198,27 @@ fn the_generic_profile_names_every_key_and_is_the_default() {
 }
 
 #[test]
+fn a_start_without_file_and_address_has_the_page_on_loopback() {
+    let addresses = |file: Option<&Path>, flags| {
+        let management = Config::gather(file, flags).unwrap().management;
+        management.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let with_board = Layer { board: Some("router-64".into()), ..Layer::default() };
+    for flags in [Layer::default(), with_board] {
+        assert_eq!(addresses(None, flags), ["127.0.0.1:15672", "[::1]:15672"]);
+    }
+    let file = std::env::temp_dir().join(format!("leveret-management-{}.toml", std::process::id()));
+    fs::write(&file, "memory_limit = \"64MB\"\n").unwrap();
+    assert!(addresses(Some(&file), Layer::default()).is_empty(), "a file turns it off");
+    fs::remove_file(&file).unwrap();
+    for text in ["listen = [\"127.0.0.1:5673\"]", "listen_unix = \"/run/leveret.sock\"", "management = []"] {
+        assert!(addresses(None, Layer::parse("", text).unwrap()).is_empty(), "{text}");
+    }
+    let text = "management = [\"127.0.0.1:8080\"]";
+    assert_eq!(addresses(None, Layer::parse("", text).unwrap()), ["127.0.0.1:8080"]);
+}
+
+#[test]
 fn profiles_come_without_their_comments_and_say_the_same() {
     for board in BOARDS {
         let file = format!("{}/../../boards/{}.toml", env!("CARGO_MANIFEST_DIR"), board.name);
@@ -247,7 +269,7 @@ fn is_configuration(line: &str) -> bool {
 /// Returns the lines of configuration in the README and in the guide, each with its place.
 fn documented() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    let guide = fs::read_dir(root.join("systemd/packages/guide")).unwrap().map(|file| file.unwrap().path());
+    let guide = fs::read_dir(root.join("systemd/guide")).unwrap().map(|file| file.unwrap().path());
     let mut found = Vec::new();
     for path in [root.join("README.md")].into_iter().chain(guide) {
         let text = fs::read_to_string(&path).unwrap();

@@ -13,6 +13,8 @@ use super::units::{BadValue, ListenAddress, split_zone};
 
 /// The port registered for AMQP.
 pub const AMQP_PORT: u16 = 5672;
+/// The port of RabbitMQ's management API.
+pub(super) const MANAGEMENT_PORT: u16 = 15672;
 
 /// The port registered for AMQP over TLS.
 pub const AMQPS_PORT: u16 = 5671;

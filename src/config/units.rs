@@ -260,8 +260,8 @@ pub struct ListenAddress {
     pub socket: SocketAddr,
     /// The interface of an IPv6 link-local address, as in `[fe80::1%eth0]:5672`.
     pub zone: Option<Zone>,
-    /// Whether the broker starts even if the machine does not have this address. So it is with the default address
-    /// `[::1]`.
+    /// Whether the broker starts even if it cannot listen here. So it is with the default address `[::1]`, and with the
+    /// default addresses of the management API.
     pub if_available: bool,
 }
 

@@ -126,7 +126,8 @@ impl Listener {
         Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls, is_listening })
     }
 
-    /// Opens a listener, or keeps its place if the address family or interface is missing.
+    /// Opens a listener. If the address family or interface is missing, or an optional address cannot be used, the
+    /// listener keeps its place and is opened later.
     ///
     /// # Errors
     /// Any other error of the system.
@@ -137,8 +138,12 @@ impl Listener {
         passed: &mut Passed,
     ) -> io::Result<Self> {
         match Self::open(listen, with_tls, limits, passed) {
-            Err(error) if is_absent(&error) => {
-                log::warn!(
+            Err(error) if listen.if_available || is_absent(&error) => {
+                let is_in_use = error.kind() == io::ErrorKind::AddrInUse;
+                // Many machines have no IPv6: that is no problem for an optional address.
+                let level = if listen.if_available && !is_in_use { log::Level::Info } else { log::Level::Warn };
+                log::log!(
+                    level,
                     "not listening on {listen} now: {}; retried every {} s; the other listeners work",
                     why_absent(&error),
                     LISTEN_AGAIN_MS / 1000
@@ -316,6 +321,8 @@ fn is_absent(error: &io::Error) -> bool {
 fn why_absent(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
         Some(Errno::NODEV) => "there is no such interface",
+        Some(Errno::ADDRINUSE) => "another program has the port",
+        Some(Errno::ADDRNOTAVAIL) => "no interface has this address",
         _ => "the kernel has no such address family (is it booted with ipv6.disable=1?)",
     }
 }

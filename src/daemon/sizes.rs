@@ -231,8 +231,8 @@ mod tests {
     fn every_configuration_in_the_readme_and_the_guide_starts() {
         let texts = [
             include_str!("../../README.md"),
-            include_str!("../../systemd/packages/guide/configuration.md"),
-            include_str!("../../systemd/packages/guide/install.md"),
+            include_str!("../../systemd/guide/configuration.md"),
+            include_str!("../../systemd/guide/install.md"),
         ];
         let blocks: Vec<&str> = texts.iter().flat_map(|text| text.split("```toml\n").skip(1)).collect();
         assert!(blocks.len() >= texts.len());

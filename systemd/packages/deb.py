@@ -170,9 +170,9 @@ def contents(binary: Path, bench: Path, says: Path, architecture: str, version: 
     }
     if is_static:
         files["usr/share/lintian/overrides/leveret"] = OVERRIDES.encode()
-    for chapter in sorted((systemd / "packages" / "guide").glob("*.md")):
+    for chapter in sorted((systemd / "guide").glob("*.md")):
         files[f"usr/share/doc/leveret/guide/{chapter.name}.gz"] = packed(chapter.read_text())
-    for picture in sorted((systemd / "packages" / "guide").glob("*.svg")):
+    for picture in sorted((systemd / "guide").glob("*.svg")):
         files[f"usr/share/doc/leveret/guide/{picture.name}"] = picture.read_bytes()
     for place, text in manual.make(says).items():
         is_page = place.startswith("man/")

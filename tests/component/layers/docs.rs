@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::project;
 
-const GUIDE: &str = "systemd/packages/guide";
+const GUIDE: &str = "systemd/guide";
 /// Allowed entries of the top folder, besides files whose names begin with a dot.
 const TOP: &[&str] =
     &["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "boards", "cross.toml", "src", "systemd", "tests"];

@@ -17,7 +17,7 @@ const DEVICES: usize = 10_000;
 /// Default of `reconnect_max` of bridges, in milliseconds.
 const RECONNECT_MAX_MS: u64 = 300_000;
 const MINUTE_MS: u64 = 60_000;
-const PICTURE: &str = "systemd/packages/guide/fleet.svg";
+const PICTURE: &str = "systemd/guide/fleet.svg";
 
 /// Returns the connection attempts in each second since all devices lost their upstream. The first attempt
 /// after the outage succeeds, and is the last of its device.

@@ -13,7 +13,7 @@ from harness import brokers, environment
 from harness.suite import patience
 from root import Root
 
-GUIDE = sorted((brokers.ROOT / "systemd" / "packages" / "guide").glob("*.md"))
+GUIDE = sorted((brokers.ROOT / "systemd" / "guide").glob("*.md"))
 README = "\n".join(file.read_text() for file in [brokers.ROOT / "README.md", *GUIDE])
 
 

@@ -47,7 +47,9 @@ def scripts_parse() -> None:
     """Every script of the page is a valid module. A browser would only show an empty page otherwise."""
     environment.have("node", "nodejs")
     with tempfile.TemporaryDirectory() as folder:
-        for script in sorted((brokers.ROOT / "src" / "operator" / "web").glob("*.js")):
+        scripts = sorted((brokers.ROOT / "src" / "management" / "web").glob("*.js"))
+        assert scripts, "the page has no scripts"
+        for script in scripts:
             module = shutil.copy(script, Path(folder) / f"{script.stem}.mjs")
             done = subprocess.run(["node", "--check", module], stdin=subprocess.DEVNULL, capture_output=True, text=True)
             assert done.returncode == 0, f"{script.name}: {done.stderr}"
