@@ -1,0 +1,418 @@
+"""The recipes of the guide and the first section of the README, run as they stand.
+
+Each recipe has a folder and a broker of its own, in a network without other machines. Blocks whose first line is a comment
+with a file name become files, and blocks of shell commands are typed. Only these are replaced: paths of an installed broker
+(`/etc/leveret`, `/var/lib/leveret`, `/media/stick`), names of other machines, and the installation of Python packages.
+`sudo` and `systemctl` are small scripts.
+
+Suite lines: `PASS recipes/NAME` and so on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1] / "support"))
+sys.dont_write_bytecode = True
+
+from harness import brokers, environment, suite  # noqa: E402
+
+GUIDE = brokers.ROOT / "systemd" / "guide"
+INSIDE = "LEVERET_TEST_INSIDE"
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--net"]
+PACKAGES = ["celery==5.7.0", f"pika=={environment.PIKA_NEW}"]
+FILE_LINE = re.compile(r"# (\S+\.(?:py|toml|yml))\n")
+SYSTEMCTL = """#!/bin/sh
+end() { [ -e pid ] && kill "$(cat pid)" && while kill -0 "$(cat pid)" 2>/dev/null; do sleep 0.05; done; rm -f pid; }
+begin() {
+    file=; [ -e etc/leveret.toml ] && file="--config etc/leveret.toml"
+    leveret $file --data-dir var/leveret >>log 2>&1 &
+    echo $! >pid
+    leveretctl -q await_startup --timeout 60
+}
+case "$1" in
+    start) begin ;;
+    stop) end ;;
+    restart) end; begin ;;
+    reload) kill -HUP "$(cat pid)" ;;
+esac
+"""
+
+
+def sections() -> Dict[str, List[Tuple[str, str]]]:
+    """Returns the blocks of each recipe by its heading: their languages and texts."""
+    found = {}
+    for part in re.split(r"^## ", (GUIDE / "recipes.md").read_text(), flags=re.MULTILINE)[1:]:
+        title, _, text = part.partition("\n")
+        found[title] = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return found
+
+
+class Board:
+    """A folder with an installed broker, and the recipe that is followed in it."""
+
+    def __init__(self, title: Optional[str], replaced: Dict[str, str]) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="leveret-recipes-"))
+        self.replaced = {**replaced, "/etc/leveret": f"{self.home}/etc", "/var/lib/leveret": f"{self.home}/var/leveret",
+                         "/media/stick": f"{self.home}/stick"}
+        self.blocks = [(language, self.here(text)) for language, text in sections()[title]] if title else []
+        for folder in ("bin", "etc", "var", "stick"):
+            (self.home / folder).mkdir()
+        shutil.copy(brokers.leveret_binary(), self.home / "bin" / "leveret")
+        (self.home / "bin" / "leveretctl").symlink_to("leveret")
+        if title:
+            (self.home / "env").symlink_to(environment.python_with("recipes", *PACKAGES).parents[1])
+        self.tool("sudo", '#!/bin/sh\nexec "$@"\n')
+        self.tool("systemctl", SYSTEMCTL)
+        for language, text in self.blocks:
+            if name := FILE_LINE.match(text):
+                self.file(name[1], text)
+
+    def here(self, text: str) -> str:
+        """Returns a text with the places of this test."""
+        for old, new in self.replaced.items():
+            text = text.replace(old, new)
+        return text
+
+    def tool(self, name: str, text: str) -> None:
+        """Makes a program in the search path."""
+        (self.home / "bin" / name).write_text(text)
+        (self.home / "bin" / name).chmod(0o755)
+
+    def file(self, name: str, text: str) -> None:
+        """Writes a file; a relative name is in the folder of the recipe."""
+        (self.home / name).write_text(text)
+
+    def run(self, commands: str, patience_s: float = 120.0) -> str:
+        """Types shell commands. Returns their output; an error in one of them ends the case."""
+        out = self.home / "out"
+        before = out.stat().st_size if out.exists() else 0
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("LEVERET_", "RUST_", "PYTHON"))}
+        words = {**kept, "PATH": f"{self.home}/bin:{kept['PATH']}", "HOME": str(self.home), "PYTHONUNBUFFERED": "1",
+                 "PYTHONDONTWRITEBYTECODE": "1", "LEVERET_SOCKET": f"{self.home}/var/leveret/ctl.sock"}
+        with open(out, "ab") as log:
+            child = subprocess.Popen(["sh", "-ec", commands], cwd=self.home, env=words, stdin=subprocess.DEVNULL, stdout=log,
+                                     stderr=log, start_new_session=True)
+            self.groups.append(child.pid)
+            code = child.wait(suite.patience(patience_s))
+        text = out.read_bytes()[before:].decode(errors="replace")
+        assert code == 0, f"{commands}\nexit code {code}\n{text}\n{self.log()}"
+        return text
+
+    groups: List[int]
+
+    def shell(self, number: int = 0) -> str:
+        """Types a block of shell commands. Returns their output."""
+        text = [text for language, text in self.blocks if language == "sh"][number]
+        return self.run(re.sub(r"^(python3 -m venv env|env/bin/pip install .*)\n", "", text, flags=re.MULTILINE))
+
+    def until(self, pattern: str) -> str:
+        """Waits until the output of all commands so far matches."""
+        return suite.until(pattern, lambda: re.search(pattern, self.output(), re.DOTALL | re.MULTILINE), 60.0)
+
+    def output(self) -> str:
+        """Returns the output of all commands so far."""
+        out = self.home / "out"
+        return out.read_text(errors="replace") if out.exists() else ""
+
+    def log(self) -> str:
+        """Returns the broker's log."""
+        log = self.home / "log"
+        return log.read_text(errors="replace")[-4000:] if log.exists() else ""
+
+    def counts(self) -> Dict[str, int]:
+        """Returns the number of messages in each queue of this broker."""
+        return counts(self.run("leveretctl -s list_queues name messages"))
+
+
+def counts(text: str) -> Dict[str, int]:
+    """Reads the output of `list_queues name messages`."""
+    return {name: int(count) for name, count in re.findall(r"^(\S+)\t(\d+)$", text, re.MULTILINE)}
+
+
+@contextlib.contextmanager
+def board(title: Optional[str], **replaced: str) -> Iterator[Board]:
+    """Sets up the folder of a recipe. The broker is started by `systemctl`."""
+    made = Board(title, replaced)
+    made.groups = []
+    try:
+        yield made
+    finally:
+        for group in made.groups:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        if str(made.home) not in Path("/proc/self/mountinfo").read_text():
+            shutil.rmtree(made.home, ignore_errors=True)
+
+
+def celery() -> None:
+    """A task of Celery is carried out and its result received."""
+    with board("Celery") as it:
+        it.run("systemctl start leveret")
+        assert re.search(r"^8$", it.shell(), re.MULTILINE), it.output()
+
+
+def work_queue() -> None:
+    """Each job is done once. A job of a killed worker is done by the next one."""
+    with board("Work queue") as it:
+        it.run("systemctl start leveret")
+        it.shell()
+        it.until("done: first.*done: second.*done: third")
+        it.run("pkill -KILL -f '[w]orker.py'; env/bin/python producer.py fourth; systemctl restart leveret")
+        assert it.counts() == {"jobs": 1}
+        it.run("env/bin/python worker.py &")
+        it.until("done: fourth")
+
+
+def retry() -> None:
+    """A job that fails is tried three times, and then goes to the queue for failed jobs."""
+    with board("Retry with delay and dead letters") as it:
+        it.run("systemctl start leveret")
+        said = it.shell()
+        assert re.search(r"good 0\nbad 0\nbad 1\nbad 2\n", said), said
+        assert counts(said) == {"orders": 0, "orders.retry": 0, "orders.failed": 1}, said
+
+
+def rpc() -> None:
+    """A question is answered."""
+    with board("RPC") as it:
+        it.run("systemctl start leveret")
+        assert re.search(r"^144$", it.shell(), re.MULTILINE), it.output()
+
+
+def ring() -> None:
+    """The queue keeps the newest messages."""
+    with board("Ring buffer of the last readings") as it:
+        it.run("systemctl start leveret")
+        it.shell(0)
+        assert it.shell(1) == "1000 messages\noldest: 500\n", it.output()
+
+
+def certificate(folder: Path, address: str) -> None:
+    """Creates an authority, and a certificate for an address."""
+    subprocess.run(["sh", "-ec", f"""
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=plant-ca \
+    -keyout ca.key -out ca.pem
+openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=upstream -keyout server.key -out server.csr
+echo subjectAltName=IP:{address} >names
+openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile names -out server.pem
+"""], cwd=folder, check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def upstream(folder: Path, queues: List[str]) -> Iterator[brokers.Leveret]:
+    """Starts an upstream on 127.0.0.2 with and without TLS, with the user `edge` and these queues."""
+    certificate(folder, "127.0.0.2")
+    config = (f'listen_tls = ["127.0.0.2:5671"]\n[tls]\n'
+              f'certificate = "{folder}/server.pem"\nkey = "{folder}/server.key"\n')
+    with brokers.leveret(config=config, args=["--listen", "127.0.0.2:5672"]) as broker:
+        broker.ctl("add_user", "edge", "secret")
+        broker.ctl("set_permissions", "edge", ".*", ".*", ".*")
+        definitions = ", ".join(f'{{"name": "{name}", "vhost": "/", "durable": true}}' for name in queues)
+        file = folder / "queues.json"
+        file.write_text(f'{{"queues": [{definitions}]}}')
+        broker.ctl("import_definitions", str(file))
+        yield broker
+
+
+PUBLISH = """
+import sys, pika
+channel = pika.BlockingConnection(pika.ConnectionParameters("localhost")).channel()
+channel.confirm_delivery()
+for number in range(int(sys.argv[2])):
+    channel.basic_publish("", sys.argv[1], str(number), pika.BasicProperties(delivery_mode=2), mandatory=True)
+"""
+
+
+def lte() -> None:
+    """A bridge over TLS connects on demand, forwards, and counts the bytes of the day."""
+    with board("LTE with a byte budget", **{"rabbit.example.com": "127.0.0.2"}) as it, \
+            upstream(it.home / "stick", ["readings", "alarms"]) as there:
+        shutil.copy(it.home / "stick" / "ca.pem", it.home / "etc" / "plant-ca.pem")
+        it.file("etc/lte.password", "secret\n")
+        it.file("publish.py", PUBLISH)
+        it.shell()
+        it.run("env/bin/python publish.py readings 20; env/bin/python publish.py alarms 1; leveretctl resume_bridge lte")
+        suite.until("all messages are at the upstream", lambda: counts(
+            there.ctl("-s", "list_queues", "name", "messages")) == {"readings": 20, "alarms": 1}, 60.0)
+        said = it.run("leveretctl -s bridge_status name day_bytes day_bytes_max")
+        assert re.search(r"^lte\t[1-9]\d{3,}\t20000000$", said, re.MULTILINE), said
+
+
+def moving() -> None:
+    """Users, queues and messages of a RabbitMQ move."""
+    environment.have_rabbitmq()
+    with brokers.rabbitmq() as old:
+        replaced = {"old-machine": f"127.0.0.1:{old.address.port}"}
+        with board("Moving from RabbitMQ", **replaced) as it:
+            old.ctl("add_user", "mover", "secret")
+            old.ctl("set_permissions", "mover", ".*", ".*", ".*")
+            queues = [f"orders {number}" for number in range(10)]
+            publish = PUBLISH.replace('"localhost"', f'"127.0.0.1", {old.address.port}') + (
+                "\nfor name in sys.argv[3:]:\n    channel.queue_declare(name, durable=True)\n"
+                '    channel.basic_publish("", name, name, pika.BasicProperties(delivery_mode=2))\n')
+            it.file("publish.py", publish)
+            words = " ".join(f"'{name}'" for name in queues)
+            it.run(f"systemctl start leveret; env/bin/python publish.py none 0 {words}")
+            exported = it.home / "all.json"
+            old.ctl("export_definitions", str(exported))
+            it.shell(1)
+            suite.until("all messages are here", lambda: re.findall(
+                r"^(orders \d)\t1$", it.run("leveretctl -s list_queues name messages"), re.MULTILINE) == queues, 90.0)
+            left = old.ctl("-s", "list_queues", "name", "messages")
+            assert re.findall(r"\t(\d+)$", left, re.MULTILINE) == ["0"] * 10, left
+            assert "mover" in it.run("leveretctl -s list_users")
+
+
+def prometheus() -> None:
+    """Prometheus accepts the configuration and the alerts, and each metric in an alert exists."""
+    environment.have("promtool", "prometheus")
+    bridge = '[[bridge]]\nname = "b"\nupstream = "amqp://x:y@127.0.0.9"\n[[bridge.forward]]\nqueue = "q"\nto_queue = "q"\n'
+    with board("Prometheus with Grafana") as it:
+        shutil.copy(GUIDE / "leveret-alerts.yml", it.home)
+        it.run("promtool check config prometheus.yml")
+        (it.home / "etc" / "leveret.toml").open("a").write(bridge)
+        it.run("systemctl start leveret")
+        metrics = it.run(f"{sys.executable} -c \"import urllib.request as r; "
+                         "print(r.urlopen('http://127.0.0.1:15692/metrics').read().decode())\"")
+        names = set(re.findall(r"\b(?:leveret|rabbitmq)_\w+", (GUIDE / "leveret-alerts.yml").read_text()))
+        assert len(names) > 5, names
+        for name in names:
+            assert re.search(rf"^{name}[ {{]", metrics, re.MULTILINE), name
+        labels = re.search(r"^leveret_bridge_state(\{.*\})", metrics, re.MULTILINE)
+        assert labels and 'bridge="' in labels[1], metrics
+        assert 'leveret_pool_used{pool="' in metrics and 'leveret_alarms{alarm="' in metrics
+
+
+def fleet() -> None:
+    """One file and one list of definitions make a board with its own queue at the upstream."""
+    with board("A fleet from one configuration", **{"rabbit.example.com": "127.0.0.2"}) as it, \
+            upstream(it.home / "stick", []) as there:
+        it.file("etc/plant.password", "secret\n")
+        json, = [text for language, text in it.blocks if language == "json"]
+        it.file("etc/definitions.json", json)
+        said = it.shell()
+        assert "commands." + socket.gethostname() in said and "${" not in said, said
+        assert re.search(r"^meter\t\t\^\(readings", said, re.MULTILINE), said
+        wanted = {"readings", "commands." + socket.gethostname()}
+        suite.until("the queues are declared", lambda: wanted <= set(counts(
+            there.ctl("-s", "list_queues", "name", "messages"))), 60.0)
+
+
+def read_only_root() -> None:
+    """The broker runs where only its data directory and /run can be written to."""
+    with board("A read-only root") as it:
+        text = (it.home / "etc" / "leveret.toml").read_text()
+        it.run("leveret --data-dir var/leveret 2>first & leveretctl -q await_startup; leveretctl stop")
+        assert "require_store = true" in text
+        it.file("publish.py", PUBLISH.replace("channel.confirm", 'channel.queue_declare("q", durable=True); channel.confirm'))
+        (it.home / "root").mkdir()
+        it.file("follow.sh", f"""
+cd {it.home}
+if touch etc/new 2>/dev/null; then exit 9; fi
+leveret --config etc/leveret.toml 2>/run/log &
+leveretctl -q await_startup --timeout 60
+env/bin/python publish.py q 10
+leveretctl -s list_queues name messages
+leveretctl -q status | grep -A3 Alarms
+ls /run/leveret/flight
+""")
+        # The mounts are in a namespace of these commands: what deletes the folder afterwards must not see them.
+        said = it.run("""
+unshare --mount sh -ec '
+mount --rbind / root
+mount -o remount,bind,ro root
+mount --bind var "root$PWD/var"
+mount -t tmpfs tmpfs root/run
+mkdir root/run/leveret
+chroot root sh -e "$PWD/follow.sh"
+'
+""")
+        assert not any((it.home / "root").iterdir()), "the mounts are visible here"
+        assert counts(said) == {"q": 10} and "(none)" in said, said
+
+
+def backup_and_restore() -> None:
+    """A backup that was made while the broker ran has everything after a restore."""
+    with board("Backup and restore") as it:
+        it.file("publish.py", PUBLISH.replace("channel.confirm", 'channel.queue_declare("q", durable=True); channel.confirm'))
+        it.run("systemctl start leveret; env/bin/python publish.py q 10")
+        it.shell(0)
+        it.run("leveretctl purge_queue q")
+        assert counts(it.shell(1)) == {"q": 10}, it.output()
+
+
+def readme() -> None:
+    """The commands and the program of the README's first section do what it says."""
+    text = (brokers.ROOT / "README.md").read_text().split("## The first message\n")[1].split("\n## ")[0]
+    program, = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    said = re.search(r"It prints `(.*?)`", text)
+    command, output = re.findall(r"^    \$ target/release/leveret (.*)\n((?:    .*\n)+)", text, re.MULTILINE)[0]
+    assert said and "    cargo run --release\n" in text, text
+    with board(None) as it:
+        (it.home / "env").symlink_to(environment.pika_python(environment.PIKA_NEW).parents[1])
+        it.file("hello.py", program)
+        it.run("leveret 2>log & leveretctl --data-dir leveret-data -q await_startup --timeout 60")
+        assert it.run("env/bin/python hello.py") == f"{said[1]}\n"
+        assert it.run(f"leveret {command} --data-dir leveret-data") == re.sub(r"^    ", "", output, flags=re.MULTILINE)
+        page = it.run("env/bin/python -c \"import urllib.request as r; print(r.urlopen('http://localhost:15672').status)\"")
+        assert page == "200\n", page
+    # Another program has the page's port: a warning, and the broker works.
+    with board(None) as it, socket.create_server(("127.0.0.1", 15672)):
+        it.run("leveret 2>log & leveretctl --data-dir leveret-data -q await_startup --timeout 60")
+        assert "not listening on 127.0.0.1:15672 now: another program has the port" in it.log(), it.log()
+
+
+CASES: Dict[str, Callable[[], None]] = {
+    "readme": readme, "celery": celery, "work-queue": work_queue, "retry": retry, "rpc": rpc, "ring-buffer": ring, "lte": lte,
+    "moving": moving, "prometheus": prometheus, "fleet": fleet, "read-only-root": read_only_root,
+    "backup-and-restore": backup_and_restore,
+}
+
+
+def every_recipe_has_a_case() -> None:
+    """The guide has as many recipes as this suite has cases for them."""
+    assert len(sections()) == len(CASES) - 1, (list(sections()), list(CASES))
+
+
+def main() -> int:
+    """Installs what the recipes need, and starts this program again in a namespace."""
+    if INSIDE not in os.environ:
+        if shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"], check=False,
+                                                              stderr=subprocess.DEVNULL).returncode != 0:
+            print("SKIP recipes: no network namespace can be created (unshare --user --net)")
+            return 0
+        if sys.argv[1:] == ["readme"]:
+            installs = [lambda: environment.pika_python(environment.PIKA_NEW)]
+        else:
+            installs = [lambda: environment.pika_python(environment.PIKA_NEW),
+                        lambda: environment.python_with("recipes", *PACKAGES), environment.have_rabbitmq,
+                        lambda: environment.have("promtool", "prometheus")]
+        for install in installs:
+            with contextlib.suppress(suite.Skip):
+                install()
+        os.environ[INSIDE] = "1"
+        os.execvp(NAMESPACE[0], [*NAMESPACE, sys.executable, __file__, *sys.argv[1:]])
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    brokers.watchdog(900)
+    cases = suite.Suite("recipes", sys.argv[1:])
+    cases.case("every-recipe-has-a-case", every_recipe_has_a_case)
+    for name, run in CASES.items():
+        cases.case(name, run)
+    return cases.status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
