@@ -141,7 +141,8 @@ impl Listener {
             Err(error) if listen.if_available || is_absent(&error) => {
                 let is_in_use = error.kind() == io::ErrorKind::AddrInUse;
                 // Many machines have no IPv6: that is no problem for an optional address.
-                let level = if listen.if_available && !is_in_use { log::Level::Info } else { log::Level::Warn };
+                let level =
+                    if listen.if_available && !is_in_use { log::Level::Info } else { log::Level::Warn };
                 log::log!(
                     level,
                     "not listening on {listen} now: {}; retried every {} s; the other listeners work",

@@ -45,6 +45,7 @@ class Command(NamedTuple):
     name: str
     usage: str
     about: str
+    example: str
 
 
 class Said(NamedTuple):
@@ -71,10 +72,11 @@ def ask(binary: Path) -> Said:
         for line in say(ctl, "help").split("Available commands:", 1)[1].splitlines():
             if re.match(r"^\S.*:$", line):
                 sections.append((line[:-1], []))
-            elif line.startswith("   "):
+            elif re.match(r"^ {3}\S", line):
                 name = line.split()[0]
-                _, usage, about, _ = re.split(r"\n\n", say(ctl, "help", name).lstrip("\n"), maxsplit=3)
-                sections[-1][1].append(Command(name, usage.removeprefix("leveretctl "), about.strip()))
+                parts = re.split(r"\n\n", say(ctl, "help", name).lstrip("\n"), maxsplit=5)
+                usage, about, example = parts[1].removeprefix("leveretctl "), parts[2].strip(), parts[4]
+                sections[-1][1].append(Command(name, usage, " ".join(about.split()), example))
         options = say(ctl, "help", "help").split("General Options\n\n", 1)[1]
         return Said(say(binary, "--version").split()[1], say(binary, "--help"), say(static.bench(binary), "--help"),
                     say(binary, "inspect", "--help"), sections, options)

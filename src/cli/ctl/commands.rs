@@ -25,6 +25,10 @@ pub(super) struct Command {
     pub(super) run: fn(&Call) -> Result<(), Failure>,
 }
 
+/// Width of the help in columns.
+const HELP_COLUMNS: usize = 80;
+/// The column in which the description of a command begins.
+const ABOUT_COLUMN: usize = 33;
 /// Any number of arguments.
 const ANY: usize = usize::MAX;
 
@@ -348,6 +352,103 @@ commands! {
         operations::close_all_connections, "Closes all connections for a vhost, or all connections";
 }
 
+/// An example of each command: what follows its name.
+const EXAMPLES: &[(&str, &str)] = &[
+    ("help", "list_queues"),
+    ("version", ""),
+    ("ping", ""),
+    ("await_startup", "--timeout 60"),
+    ("report", "> report.txt"),
+    ("status", ""),
+    ("environment", ""),
+    ("cluster_status", "--formatter json"),
+    ("list_feature_flags", "name state"),
+    ("enable_feature_flag", "all"),
+    ("is_running", ""),
+    ("is_booting", ""),
+    ("check_running", ""),
+    ("check_alarms", ""),
+    ("check_local_alarms", ""),
+    ("check_port_connectivity", ""),
+    ("check_port_listener", "5672"),
+    ("check_protocol_listener", "amqp"),
+    ("check_virtual_hosts", ""),
+    ("node_health_check", ""),
+    ("list_alarms", ""),
+    ("stop", ""),
+    ("list_queues", "-p plant name messages consumers"),
+    ("list_exchanges", "name type durable"),
+    ("list_bindings", "-p plant source_name routing_key destination_name"),
+    ("list_connections", "pid name user state"),
+    ("list_channels", "pid number prefetch_count messages_unacknowledged"),
+    ("list_consumers", "-p plant queue_name channel_pid prefetch_count"),
+    ("list_vhosts", "name description"),
+    ("list_users", ""),
+    ("add_user", "meter < password-file"),
+    ("delete_user", "guest"),
+    ("change_password", "meter"),
+    ("clear_password", "meter"),
+    ("hash_password", "< password-file"),
+    ("confirm_users", ""),
+    ("authenticate_user", "meter"),
+    ("set_user_tags", "meter monitoring"),
+    ("list_permissions", "-p plant"),
+    ("list_user_permissions", "meter"),
+    ("set_permissions", r#"-p plant meter '^meter' '^(meter|amq\.default)$' '^meter'"#),
+    ("clear_permissions", "-p plant meter"),
+    ("list_topic_permissions", "-p plant"),
+    ("list_user_topic_permissions", "meter"),
+    ("set_topic_permissions", r#"-p plant meter amq.topic '^{username}\.' '.*'"#),
+    ("clear_topic_permissions", "-p plant meter amq.topic"),
+    ("add_vhost", r#"plant --description "Hall 3""#),
+    ("update_vhost_metadata", "plant --tags test"),
+    ("enable_vhost_protection_from_deletion", "plant"),
+    ("disable_vhost_protection_from_deletion", "plant"),
+    ("delete_vhost", "plant"),
+    ("list_vhost_limits", "-p plant"),
+    ("set_vhost_limits", r#"-p plant '{"max-queues": 100}'"#),
+    ("clear_vhost_limits", "-p plant"),
+    ("trace_on", "-p plant"),
+    ("trace_off", "-p plant"),
+    ("list_user_limits", "--user meter"),
+    ("set_user_limits", r#"meter '{"max-connections": 4}'"#),
+    ("clear_user_limits", "meter max-connections"),
+    ("set_policy", r#"--apply-to queues ring '^readings$' '{"max-length": 1000}'"#),
+    ("clear_policy", "ring"),
+    ("list_policies", "-p plant"),
+    ("set_operator_policy", r#"all '.*' '{"max-length-bytes": 50000000}'"#),
+    ("clear_operator_policy", "all"),
+    ("list_operator_policies", "-p plant"),
+    (
+        "set_parameter",
+        r#"shovel up '{"src-uri": "amqp://", "src-queue": "q", "dest-uri": "amqp://u:p@host", "dest-queue": "q"}'"#,
+    ),
+    ("clear_parameter", "shovel up"),
+    ("list_parameters", "-p plant"),
+    ("set_global_parameter", r#"site '"hall 3"'"#),
+    ("clear_global_parameter", "site"),
+    ("list_global_parameters", ""),
+    ("shovel_status", ""),
+    ("restart_shovel", "up"),
+    ("delete_shovel", "up"),
+    ("export_definitions", "all.json"),
+    ("import_definitions", "all.json"),
+    ("backup", "/media/stick/leveret.tar"),
+    ("purge_queue", "readings -p plant"),
+    ("delete_queue", "readings --if-empty"),
+    ("acknowledge_damage", ""),
+    ("list_orphans", ""),
+    ("adopt_orphan", "4294967299 readings"),
+    ("delete_orphan", "4294967299"),
+    ("bridge_status", "name state backlog last_error"),
+    ("pause_bridge", "plant"),
+    ("resume_bridge", "plant"),
+    ("retry_parked", "plant"),
+    ("close_connection", r#""<leveret.7>" "maintenance""#),
+    ("close_all_user_connections", r#"meter "maintenance""#),
+    ("close_all_connections", r#"-p plant "maintenance""#),
+];
+
 /// Handles `help [<command>]`.
 pub(super) fn help(call: &Call) -> Result<(), Failure> {
     let Some(name) = call.args.first() else {
@@ -364,11 +465,14 @@ pub(super) fn help(call: &Call) -> Result<(), Failure> {
 pub(super) fn help_for(command: &Command) -> Result<(), Failure> {
     let columns = listings::columns_of(command.name)
         .map_or_else(String::new, |columns| format!(" Columns: {}.", columns.join(", ")));
+    let about = wrapped(&format!("{}.{columns}", command.about), 0);
+    let example = EXAMPLES.iter().find(|(name, _)| *name == command.name).map_or("", |(_, words)| words);
     let text = format!(
-        "\n{}\n\nleveretctl {}\n\n{}.{columns}\n\n{}",
+        "\n{}\n\nleveretctl {}\n\n{about}\n\n{}\n\n{}\n\n{}",
         heading("Usage"),
         command.usage,
-        command.about,
+        heading("Example"),
+        format!("leveretctl {} {example}", command.name).trim_end(),
         general_options()
     );
     writeln!(io::stdout(), "{text}")?;
@@ -386,10 +490,33 @@ pub(super) fn overview() -> String {
         text += &format!("\n{}:\n\n", heading(section));
         for name in names {
             let about = COMMANDS.iter().find(|command| command.name == *name).map_or("", |found| found.about);
-            text += &format!("   {name:<29} {about}\n");
+            let name = format!("   {name}");
+            // A long name has a line of its own.
+            let gap = if name.len() < ABOUT_COLUMN { " " } else { "\n" };
+            let indent = if gap == " " { ABOUT_COLUMN - name.len() - 1 } else { ABOUT_COLUMN };
+            let about = wrapped(about, ABOUT_COLUMN);
+            text += &format!("{name}{gap}{:indent$}{about}\n", "");
         }
     }
     text + "\nUse 'leveretctl help <command>' to learn more about a specific command"
+}
+
+/// Breaks a text into lines of at most [`HELP_COLUMNS`] columns. Lines after the first begin with `indent` spaces.
+fn wrapped(text: &str, indent: usize) -> String {
+    let mut lines = String::new();
+    let mut column = indent;
+    for word in text.split(' ') {
+        if column > indent && column + 1 + word.chars().count() > HELP_COLUMNS {
+            lines += &format!("\n{:indent$}", "");
+            column = indent;
+        } else if column > indent {
+            lines.push(' ');
+            column += 1;
+        }
+        lines += word;
+        column += word.chars().count();
+    }
+    lines
 }
 
 fn general_options() -> String {
@@ -400,10 +527,12 @@ fn general_options() -> String {
          -q, --quiet           suppress informational messages\n\
          -s, --silent          suppress informational messages and the table header row\n\
          --formatter <name>    table, json, csv or pretty_table, for commands that list\n\
-         --data-dir <folder>   the broker's data directory, which has its control socket; or --config <file>\n\
+         --data-dir <folder>   the broker's data directory, with its control socket; or\n\
+         {:22}--config <file>\n\
          --socket <file>       the control socket; also set by LEVERET_SOCKET\n\
          -n, --node <node>     ignored; accepted for existing scripts",
-        heading("General Options")
+        heading("General Options"),
+        ""
     )
 }
 
@@ -568,27 +697,25 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["bench"], "That is a program of its own: leveret-bench"),
     (
         &["federation_status"],
-        "There is no federation here: bridges are [[bridge]] in the configuration file, or shovels \
-         (set_parameter); bridge_status shows how they go",
+        "There is no federation: use a [[bridge]] in the configuration file, or a shovel (set_parameter); \
+         bridge_status shows its state",
     ),
     (
         &["set_vm_memory_high_watermark"],
-        "The memory of the whole process is memory_limit in the configuration file; it counts from the next \
-         start",
+        "Set memory_limit in the configuration file, for the whole process, and restart the broker",
     ),
     (
         &["set_disk_free_limit"],
-        "What the store may take is disk_limit under [store] in the configuration file; it counts from the \
-         next start",
+        "Set disk_limit under [store] in the configuration file, and restart the broker",
     ),
     (
         &["set_log_level", "rotate_logs"],
-        "The log goes to standard error, and so to the pending_writes; log_level in the configuration file counts \
-         from the next SIGHUP on (systemctl reload leveret)",
+        "The log goes to standard error, and so to the journal. Set log_level in the configuration file, and \
+         reload it (systemctl reload leveret)",
     ),
     (
         &["start_app", "stop_app", "reset", "force_reset", "shutdown"],
-        "There is no application apart from the process: use stop, and systemctl start leveret",
+        "The broker is one process: use stop, and systemctl start leveret",
     ),
     (
         &[
@@ -606,38 +733,33 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
             "check_if_node_is_quorum_critical",
             "schema_info",
         ],
-        "There is one node and no cluster: status shows how it goes, and a bridge sends messages on to \
-         others",
+        "There is one node and no cluster: status shows its state, and a bridge forwards messages to other \
+         brokers",
     ),
-    (
-        &["memory_breakdown"],
-        "What takes how much memory is known before the start: leveret check prints it, line by line, and status \
-         what is resident",
-    ),
+    (&["memory_breakdown"], "leveret check prints the memory of each pool, and status the resident memory"),
     (
         &["enable_plugin", "plugins"],
-        "There are no plug-ins: everything that is there is on; the configuration file has the rest",
+        "There are no plug-ins: all features are always available, and the configuration file has their settings",
     ),
     (
         &["suspend_listeners", "resume_listeners", "restart_vhost", "list_unresponsive_queues", "force_gc"],
-        "The broker is one process that serves everybody: ping says whether it turns, and memory goes back \
-         by itself",
+        "The broker is one process: ping checks that it answers, and unused memory is returned by itself",
     ),
     (
         &["list_ciphers", "list_hashes", "hipe_compile", "check_certificate_expiration"],
-        "The chapters of the guide on TLS, and on users and logins, say what there is of that",
+        "The pages of the guide on TLS and on users describe what Leveret supports",
     ),
-    (&["list_node_auth_attempt_stats"], "That is not kept here: list_users shows what is"),
+    (&["list_node_auth_attempt_stats"], "Leveret does not count these; list_users lists the users"),
     (&["set_vhost_tags"], "Use update_vhost_metadata with the virtual host and --tags"),
-    (&["wait"], "The process needs no file to be found by: use await_startup"),
+    (&["wait"], "There is no PID file: use await_startup"),
     (
         &["autocomplete"],
-        "What a shell completes commands with comes with the packages, as completions for bash and others",
+        "The packages contain completions for bash, zsh and fish; leveret completions prints them",
     ),
     (
         &["eval", "exec", "eval_file", "encode", "decode", "remote_shell"],
-        "There is no Erlang here: trace_on tells what is published and delivered, and log_level = \"debug\" \
-         in the configuration file shows more",
+        "There is no Erlang: trace_on copies what is published and delivered to an exchange, and log_level = \
+         \"debug\" in the configuration file logs more",
     ),
 ];
 
@@ -762,6 +884,41 @@ mod tests {
             assert!(command.usage.starts_with(command.name));
         }
         assert_eq!(shown.len(), COMMANDS.len());
+    }
+
+    #[test]
+    fn every_command_has_an_example_that_it_accepts() {
+        for command in COMMANDS {
+            let (_, words) =
+                EXAMPLES.iter().find(|(name, _)| *name == command.name).expect("it has an example");
+            // The shell removes quotes, and redirections with what follows.
+            let words = words.split(['<', '>']).next().filter(|_| !words.contains("\"<")).unwrap_or(words);
+            let mut call = vec![OsString::from(command.name)];
+            let mut quote = None;
+            let mut word = String::new();
+            for letter in words.chars().chain([' ']) {
+                match quote {
+                    Some(end) if letter == end => quote = None,
+                    None if letter == '\'' || letter == '"' => quote = Some(letter),
+                    None if letter == ' ' && word.is_empty() => {}
+                    None if letter == ' ' => call.push(core::mem::take(&mut word).into()),
+                    _ => word.push(letter),
+                }
+            }
+            let call = parse(call);
+            let (least, most) = command.args;
+            assert!((least..=most).contains(&call.args.len()), "{}: {:?}", command.name, call.args);
+            assert_eq!((call.bad, quote), (None, None), "{}", command.name);
+        }
+        assert_eq!(EXAMPLES.len(), COMMANDS.len());
+    }
+
+    #[test]
+    fn the_help_has_at_most_eighty_columns() {
+        for line in overview().lines() {
+            assert!(line.chars().count() <= HELP_COLUMNS, "{line}");
+        }
+        assert_eq!(wrapped("aa bb", 77), format!("aa\n{:77}bb", ""));
     }
 }
 
