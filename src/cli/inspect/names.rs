@@ -292,7 +292,7 @@ fn read_at_once(file: &str) -> io::Result<String> {
 impl fmt::Display for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::No => f.write_str("none has the directory"),
+            Self::No => f.write_str("none uses the directory"),
             Self::Process(0) => f.write_str("a process uses the directory and may be writing"),
             Self::Process(id) => write!(f, "process {id} uses the directory and may be writing"),
             Self::Unknown => f.write_str("unknown: /proc/locks cannot be read"),

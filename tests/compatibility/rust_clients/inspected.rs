@@ -129,7 +129,7 @@ fn what_a_broker_keeps_is_found_while_it_serves_and_when_it_was_killed() {
     check(&report, &messages, &large);
     drop(broker);
     let (report, messages) = look(&home);
-    assert!(report.contains("\nbroker     none has the directory\n"), "{report}");
+    assert!(report.contains("\nbroker     none uses the directory\n"), "{report}");
     check(&report, &messages, &large);
     println!("{report}");
 }
