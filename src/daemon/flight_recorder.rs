@@ -106,7 +106,7 @@ fn open(path: &Path) -> io::Result<(File, Begun)> {
     let kind = statfs(folder)?.f_type as u64 & 0xffff_ffff;
     if kind != TMPFS && kind != RAMFS {
         return Err(io::Error::other(format!(
-            "{} is on a disk, which so many small writes would wear: name a file below /run",
+            "{} is not a tmpfs, so the many small writes would wear a disk: name a file below /run",
             folder.display()
         )));
     }
