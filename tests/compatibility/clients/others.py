@@ -75,7 +75,7 @@ class Story:
 
     def __init__(self, stage: frameworks.Stage, other: Other, command: List[str]) -> None:
         self.stage, self.other, self.command = stage, other, command
-        stage.environment["AMQP_PORT"] = str(stage.node.port)
+        stage.environment["AMQP_PORT"] = str(stage.server.port)
 
     def worker(self) -> Program:
         """Starts a worker."""
@@ -85,12 +85,12 @@ class Story:
 
     def published(self) -> int:
         """Returns the number of published messages: those in the queue and those that were processed."""
-        state = queue_state(brokers.Address("127.0.0.1", self.stage.node.port), "jobs")
+        state = queue_state(brokers.Address("127.0.0.1", self.stage.server.port), "jobs")
         return (state[0] if state else 0) + len(set(self.done()))
 
     def lines(self) -> List[str]:
         """Returns the lines that the programs wrote."""
-        ledger = self.stage.node.home / "ledger"
+        ledger = self.stage.server.home / "ledger"
         return ledger.read_text().splitlines() if ledger.exists() else []
 
     def done(self) -> List[int]:
@@ -112,7 +112,7 @@ class Story:
             # The client uses no confirms, but everything is stored within a second (commit_window).
             more.ended(PATIENCE_S)
             time.sleep(2.0)
-        self.stage.node.kill()
+        self.stage.server.kill()
         more.ended(PATIENCE_S)
         until("all numbers are processed", lambda: set(self.done()) == set(range(180)), PATIENCE_S)
         # Messages confirmed before the broker was killed are handled twice only if they are marked as redelivered.
