@@ -115,7 +115,7 @@ pub struct Origin {
     /// The identifier of the store.
     pub store: [u8; 16],
     /// The current epoch of the store.
-    pub life: u32,
+    pub epoch: u32,
 }
 
 /// The identifier of a message in a queue of this broker.
@@ -144,7 +144,7 @@ impl OwnId {
         let store = u128::from_be_bytes(origin.store);
         let written = match is_transient {
             false => write!(text, "{store:032x}-{queue:x}-{offset:x}"),
-            true => write!(text, "{store:032x}-t{:x}-{queue:x}-{offset:x}", origin.life),
+            true => write!(text, "{store:032x}-t{:x}-{queue:x}-{offset:x}", origin.epoch),
         };
         debug_assert!(written.is_ok(), "ID_BYTES_MAX is the length of the longest identifier");
         text
@@ -287,7 +287,7 @@ fn write_end(which: &str, end: &ShovelEnd, uri: usize, table: &mut TableWriter<'
 mod tests {
     use super::*;
 
-    const ORIGIN: Origin = Origin { store: [0xab; 16], life: 3 };
+    const ORIGIN: Origin = Origin { store: [0xab; 16], epoch: 3 };
     const OWN: OwnId = OwnId { queue: 5, offset: 0x1a2, is_transient: false };
 
     fn written(properties: &[u8], write: impl FnOnce(Properties<'_>, &mut Writer<'_>)) -> Vec<u8> {
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!((sent.content_type(), sent.is_persistent()), (Some(&b"t"[..]), true));
         assert_eq!(own_id_of(sent, ORIGIN), Some(OWN));
         assert_eq!(hops_of(sent), 1);
-        let second = Origin { store: [1; 16], life: 1 };
+        let second = Origin { store: [1; 16], epoch: 1 };
         let via = written(&once, |properties, writer| {
             let other = OwnId { queue: 9, offset: 9, is_transient: true };
             let marks = BridgeHeaders { id: Some(other), is_repeat: true };
@@ -392,7 +392,7 @@ mod own_id_tests {
 
     #[test]
     fn what_is_written_reads_back_and_what_is_anothers_does_not() {
-        let origin = Origin { store: *b"\0a store's own i", life: u32::MAX };
+        let origin = Origin { store: *b"\0a store's own i", epoch: u32::MAX };
         for is_transient in [false, true] {
             for number in [0, 1, 255, u64::MAX] {
                 let id = OwnId { queue: number, offset: u64::MAX - number, is_transient };
@@ -400,7 +400,7 @@ mod own_id_tests {
                 assert_eq!(OwnId::parse(text.as_bytes(), origin), Some(id), "{text}");
                 let other = Origin { store: [7; 16], ..origin };
                 assert_eq!(OwnId::parse(text.as_bytes(), other), None);
-                let later = Origin { life: 1, ..origin };
+                let later = Origin { epoch: 1, ..origin };
                 assert_eq!(OwnId::parse(text.as_bytes(), later).is_none(), is_transient);
                 let longer = format!("{text}-0");
                 assert_eq!(OwnId::parse(longer.as_bytes(), origin), None);

@@ -261,14 +261,14 @@ impl<P: Platform> Engine<P> {
             (self.shared.worker.is_busy, self.shared.worker.certificates) = (false, certificates);
             match result {
                 WorkerResult::Password(login, is_right) => self.shared.finish_login(&login, is_right),
-                WorkerResult::Handshake(HandshakeStep { peer, ticket, since, shaken }) => {
+                WorkerResult::Handshake(HandshakeStep { peer, ticket, since, output }) => {
                     if self.shared.awaits(peer, Waiting::Handshake(ticket)) {
-                        self.take_handshake_step(peer, since, shaken);
+                        self.take_handshake_step(peer, since, output);
                     }
                 }
                 WorkerResult::Reload(again) => self.shared.worker.reloaded = Some(again),
                 WorkerResult::Certificates => {}
-                WorkerResult::Note(noted) => self.take_bridge_state_written(noted),
+                WorkerResult::BridgeState(written) => self.take_bridge_state_written(written),
             }
         }
         if !self.shared.worker.is_busy
@@ -281,8 +281,8 @@ impl<P: Platform> Engine<P> {
 
     /// Logs if the state of the bridges that outlives a restart could not be written.
     #[cold]
-    pub(super) fn take_bridge_state_written(&mut self, noted: Result<(), String>) {
-        if let Err(why) = noted {
+    pub(super) fn take_bridge_state_written(&mut self, written: Result<(), String>) {
+        if let Err(why) = written {
             let text = format_args!("the state of the bridges cannot be written: {why}");
             self.shared.resources.log.warn(self.shared.now, LogSource::Anybody, LogKind::Bridge, text);
         }

@@ -62,7 +62,7 @@ impl Bridges {
     pub(super) fn end_days<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let bridge = &mut self.places[place];
-            if bridge.head.day_budget.keep_time(shared.now) {
+            if bridge.head.day_budget.begin_day_if_due(shared.now) {
                 bridge.note_inflow(&shared.broker);
                 let [_, yesterday, _] = bridge.head.day_budget.numbers(shared.now);
                 for link in &mut bridge.links {

@@ -638,7 +638,7 @@ impl Bridges {
         self.common.note_due = self.common.note_due.earlier(now.after_ms(self.notes_interval_ms));
     }
 
-    /// Has the changed state written, if that is due.
+    /// Lets the worker write the changed state, if that is due.
     pub(super) fn write_notes<P: Platform>(&mut self, shared: &mut Shared<P>) {
         if !self.common.note_due.is_due(shared.now) {
             return;
@@ -649,7 +649,7 @@ impl Bridges {
         // write.
         let reason = self.notes_with_days(shared, |bridge| bridge.head.config.day_bytes_max.is_some());
         if reason != self.last_notes {
-            shared.worker.note = self.notes(shared);
+            shared.worker.bridge_state_due = self.notes(shared);
             self.last_notes = reason;
         }
     }

@@ -570,7 +570,7 @@ impl<P: Platform> LinkTask<'_, P> {
             output.octets[output.len..][..said].copy_from_slice(&pending[..said]);
             let is_all_copied = said == pending.len();
             output.len += said;
-            self.open_link.client.note_written(self.shared.now, said);
+            self.open_link.client.note_methods_written(self.shared.now, said);
             if is_all_copied && is_alive {
                 self.fill_lanes(&mut output);
             }
@@ -591,7 +591,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let (count, _) = self.note_write(sent)?;
         if count > 0 {
             // The confirm timeout runs from when a message was sent.
-            self.open_link.client.note_sent(self.shared.now);
+            self.open_link.client.note_messages_written(self.shared.now);
             self.open_link.restart_confirm_timeout(self.shared.now);
         }
         Some(count)
@@ -604,7 +604,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let sent = peer.stream.write_all(&mut self.shared.buffers, bytes);
         let (count, has_unsent) = self.note_write(sent)?;
         if count > 0 {
-            self.open_link.client.note_sent(self.shared.now);
+            self.open_link.client.note_messages_written(self.shared.now);
         }
         Some((count, has_unsent))
     }
@@ -634,7 +634,7 @@ impl<P: Platform> LinkTask<'_, P> {
         match call {
             LinkEvent::Read => self.read(),
             LinkEvent::Write => return self.write(),
-            LinkEvent::DeadlineDue => self.keep_time(),
+            LinkEvent::DeadlineDue => self.handle_timeout(),
             LinkEvent::Durable => self.acknowledge(),
             LinkEvent::HandshakeStep(shaken) => self.take_handshake_step(shaken),
             LinkEvent::Close(_) if self.shared.is_stopping() => self.open_link.is_draining = true,
@@ -835,10 +835,10 @@ impl<P: Platform> LinkTask<'_, P> {
         }
     }
 
-    fn keep_time(&mut self) {
+    fn handle_timeout(&mut self) {
         let (id, now) = (self.open_link.peer, self.shared.now);
         let is_read = self.shared.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No);
-        if let Err(cause) = self.open_link.client.keep_time(now, is_read) {
+        if let Err(cause) = self.open_link.client.handle_timeout(now, is_read) {
             return self.close_with(cause);
         }
         let content_timeout_ms = self.shared.limits.content_timeout_ms.into();
