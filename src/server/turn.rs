@@ -501,11 +501,11 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Takes the result of one step of a TLS handshake.
-    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: HandshakeOutput) {
+    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, output: HandshakeOutput) {
         let is_bridge = self.shared.peers.get(id).is_some_and(|peer| peer.session.is_bridge());
         match id.connection().filter(|_| is_bridge) {
-            Some(link) => drop(self.call_bridge(link, LinkEvent::HandshakeStep(shaken))),
-            None => self.shared.take_handshake_step(id, since, shaken),
+            Some(link) => drop(self.call_bridge(link, LinkEvent::HandshakeStep(output))),
+            None => self.shared.take_handshake_step(id, since, output),
         }
     }
 
