@@ -761,7 +761,7 @@ impl Broker {
         let problem = match () {
             () if only_if.unused && !record.queue_consumers.is_empty() => "in use",
             () if only_if.empty && count > 0 => "not empty",
-            () => return check_deletable(pending_writes, record.logged.is_on()).map(|()| count),
+            () => return check_deletable(pending_writes, record.logged.is_logged()).map(|()| count),
         };
         let words = self.queue_text(record.vhost, &record.name);
         Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))

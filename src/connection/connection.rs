@@ -72,7 +72,7 @@ impl fmt::Display for Caller<'_> {
     }
 }
 
-/// The stage of a connection.
+/// The phase of a connection, as far as the server needs to know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// The user is not authenticated yet.
@@ -96,7 +96,7 @@ pub struct Negotiated {
     pub heartbeat_ms: u32,
 }
 
-/// The state of a connection. Only an open one has channels.
+/// The exact phase of the protocol. Only in `Open` are there channels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
     /// The protocol header is expected.
@@ -108,7 +108,7 @@ pub(super) enum Phase {
     /// connection.open is expected.
     Opening { due: Deadline },
     /// The client was refused. Its socket is closed after a delay, which slows down guessing passwords. With `answer`,
-    /// connection.close for a refused login with this mechanism is sent before.
+    /// connection.close is sent instead when the delay is over; its text names this mechanism.
     Refused { until: Deadline, answer: Option<Mechanism> },
     /// The connection is in use.
     Open,
@@ -134,7 +134,7 @@ pub(super) struct Capabilities {
 pub(super) struct Input {
     /// The command that the broker has not answered yet.
     pub(super) pending: Pending,
-    /// A channel that an error has closed, and that the broker must close next.
+    /// A channel for which channel.close was queued because of an error. The next command closes it in the broker.
     pub(super) release: Option<(Slot, ChannelId)>,
     /// The channel with a complete message for which the broker had no capacity; [`NONE`] if there is none.
     pub(super) retry_publish: Slot,
@@ -163,7 +163,7 @@ pub(super) struct Output {
 /// The channels with confirms that are not sent yet.
 #[derive(Debug)]
 pub(super) struct Confirming {
-    /// Channels whose first confirm is for durable messages, or for such as need not be.
+    /// Channels whose first confirm may be sent: its messages are durable, or need not be.
     pub(super) sendable: ConfirmList,
     /// Channels whose first confirm is for messages that are not durable yet.
     pub(super) awaits_disk: ConfirmList,
@@ -319,7 +319,7 @@ impl Connection {
 
     /// Returns whether the broker may remove its state of the connection before the socket is closed: no more commands
     /// come, and no delivery of the outbox is needed.
-    pub const fn is_over(&self) -> bool {
+    pub const fn may_leave_broker(&self) -> bool {
         let ends = matches!(
             self.phase,
             Phase::Refused { .. } | Phase::Closing { .. } | Phase::Ending { .. } | Phase::Finished { .. }

@@ -57,8 +57,9 @@ impl Display for BadEnd<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let column = self.snippet.write(f)? + 2;
         f.write_str(": {invalid_frame_end_marker,")?;
-        let flat = "{invalid_frame_end_marker,}".len() + digits(self.found);
-        if column + flat >= COLUMNS {
+        // The tuple stays on one line if it fits; Erlang breaks before its second element.
+        let unbroken_columns = "{invalid_frame_end_marker,}".len() + digits(self.found);
+        if column + unbroken_columns >= COLUMNS {
             write!(f, "\n{:indent$}", "", indent = column + 1)?;
         }
         write!(f, "{}}}", self.found)

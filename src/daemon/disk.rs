@@ -79,7 +79,7 @@ pub(super) fn open(
     tell(&report, directory);
     let is_writable = report.unwritable.is_none();
     let record_bytes_max = log.space().record_bytes_max() as u64;
-    context.pending_writes_mut().start(log.life(), is_writable, record_bytes_max);
+    context.pending_writes_mut().start(log.epoch(), is_writable, record_bytes_max);
     let (first, access) = (first_user(config, report.access.access), report.access.access);
     restore(broker, &mut context, &log, &mut files, (report.access, report.reported_damage), first, START)
         .map_err(|error| refused(OpenError::Unreadable(error)))?;
@@ -127,7 +127,7 @@ fn settings(config: &Config, directory: &Path) -> Settings {
         settle_window_ms: store.settle_window_ms.into(),
         syncs_per_s: store.syncs_per_s,
         sync_burst: store.sync_burst,
-        may_begin: !store.require_store,
+        may_create_store: !store.require_store,
     }
 }
 

@@ -154,8 +154,8 @@ fn run(
     match job {
         WorkerJob::Password(login) => login.check(),
         WorkerJob::Handshake(shake) => shake.step(certificates, known),
-        WorkerJob::Note(notes) => {
-            WorkerResult::Note(system::write(folder, &notes).map_err(|error| error.to_string()))
+        WorkerJob::BridgeState(text) => {
+            WorkerResult::BridgeState(system::write(folder, &text).map_err(|error| error.to_string()))
         }
         WorkerJob::Certificates => {
             certificates.map(CertificateStore::reload_if_changed);

@@ -146,7 +146,7 @@ impl Talk {
         let mut client = Client::new(now, 1, credentials, Origin::default(), limits);
         loop {
             self.line.write(client.pending())?;
-            client.note_written(now, usize::MAX);
+            client.note_methods_written(now, usize::MAX);
             let mut at = 0;
             let event = client.next(&self.input, &mut at);
             let ended = match event {

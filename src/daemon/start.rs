@@ -72,7 +72,7 @@ impl EventLoop {
             },
             own_uid: rustix::process::geteuid().as_raw(),
         };
-        let is_tls_unavailable = setup.certificates.is_shut;
+        let is_tls_unavailable = setup.certificates.is_unavailable;
         let worker = helpers::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
         let mut system = System::new(poll, (listeners, management), worker, &config, limits);
         system.is_tls_unavailable = is_tls_unavailable;
@@ -90,8 +90,8 @@ impl EventLoop {
         // is allocated behind it.
         if let Some((store, threads)) = disk::open(config, engine.broker_mut(), waker)? {
             engine.platform_mut().disk = Some(threads);
-            let (id, life) = (store.log().id(), store.log().life());
-            engine.set_origin(id, life);
+            let (id, epoch) = (store.log().id(), store.log().epoch());
+            engine.set_origin(id, epoch);
             engine.set_store(store);
         }
         if let Some(file) = &config.load_definitions

@@ -281,7 +281,7 @@ impl Platform for System {
         let worked = self.worker.take();
         if let Some((_, certificates)) = &worked
             && self.is_tls_unavailable
-            && !certificates.is_shut
+            && !certificates.is_unavailable
         {
             self.is_tls_unavailable = false;
             self.listen_again();

@@ -489,7 +489,7 @@ impl<P: Platform> Engine<P> {
         let has_tokens = || self.shared.worker.checks.has_tokens(self.shared.now, peer.address.origin());
         match (peer.waiting, &peer.session) {
             (peer::Waiting::Handshake(_), _) => Deadline::NEVER,
-            (peer::Waiting::Worker(_), _) if has_tokens() => Deadline::NEVER,
+            (peer::Waiting::PasswordCheck(_), _) if has_tokens() => Deadline::NEVER,
             _ if !peer.has_sent => peer.silent_since.after_ms(unanswered_ms),
             (_, Session::Operator(client)) => {
                 let is_ours = client.session.awaits_disk() || client.session.awaits_read_back();

@@ -285,8 +285,8 @@ impl<P: Platform> Engine<P> {
         process.handshakes_evicted = self.shared.admission.evicted_count();
         process.has_refused_reads =
             self.store.as_mut().is_some_and(|store| store.keeper.log_mut().has_refused_reads());
-        let CertificateState { is_shut, end_s } = self.shared.worker.certificates;
-        process.is_tls_unavailable = is_shut;
+        let CertificateState { is_unavailable, end_s } = self.shared.worker.certificates;
+        process.is_tls_unavailable = is_unavailable;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
         process.waiting_publishers = self.shared.lists.for_capacity.len() as u32;
         let needs = self
@@ -300,7 +300,7 @@ impl<P: Platform> Engine<P> {
         if let Some(store) = &mut self.store {
             let log = store.keeper.log_mut();
             let counters = log.counters();
-            let (commits_over_budget, _) = log.over_budget();
+            let (commits_over_budget, _) = log.delayed_by_budget();
             process.store = StoreView {
                 written_bytes: counters.bytes_written + counters.bytes_zeroed,
                 written_all_runs_bytes: log.bytes_written_total(),
@@ -308,7 +308,7 @@ impl<P: Platform> Engine<P> {
                 bytes_max: log.space().most_bytes(),
                 room_bytes: log.space().room_bytes(),
                 commits_over_budget,
-                is_over_budget: is_over_budget(log.over_budget(), self.shared.now),
+                is_over_budget: is_over_budget(log.delayed_by_budget(), self.shared.now),
             };
         }
         let held_before = self.operators.backup_client.is_some();
@@ -397,7 +397,7 @@ pub(super) struct Connections<'p, S> {
 }
 
 /// Returns whether a commit waited for the sync budget recently. The arguments are the result of
-/// [`Log::over_budget`].
+/// [`Log::delayed_by_budget`].
 fn is_over_budget((count, last): (u64, Now), now: Now) -> bool {
     count > 0 && now.ms_since(last) < SYNC_BUDGET_SHOWN_MS
 }

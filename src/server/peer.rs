@@ -54,8 +54,8 @@ pub(super) enum Waiting {
     Handshake(u64),
     /// The answer to the peer's last command is sent when this batch is durable.
     Disk(Batch),
-    /// The answer to the peer's last command is sent when the worker's job with this ticket is done.
-    Worker(u64),
+    /// The worker checks the password of the peer, as the job with this ticket.
+    PasswordCheck(u64),
 }
 
 /// The stages of closing a peer.

@@ -67,7 +67,7 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Takes the result of a step of the handshake with a client.
-    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: HandshakeOutput) {
+    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, output: HandshakeOutput) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
         (peer.has_sent, peer.silent_since) = (true, self.now);
@@ -75,8 +75,8 @@ impl<P: Platform> Shared<P> {
         if let Session::Amqp(session) = &mut peer.session {
             session.postpone(waited_ms);
         }
-        let shaken = peer.stream.finish_handshake_step(&mut self.buffers, shaken);
-        match shaken {
+        let result = peer.stream.finish_handshake_step(&mut self.buffers, output);
+        match result {
             Ok(None) => {}
             Ok(Some((login, spoken))) => {
                 log::debug!("{}: {spoken}, certificate of {login:?}", peer.address);

@@ -70,7 +70,7 @@ impl<P: Platform> Shared<P> {
             }
             return;
         }
-        if let Waiting::Worker(_) = peer.waiting {
+        if let Waiting::PasswordCheck(_) = peer.waiting {
             // The client cannot be told the result, and its slot may be needed.
             return self.end_now(id);
         }
@@ -112,7 +112,7 @@ impl<P: Platform> Shared<P> {
             let (source, text) = (caller.peer.source, format_args!("{caller}: connection opened"));
             log.log(self.now, log::Level::Info, source, LogKind::ConnectionLifecycle, text);
         }
-        if session.is_over() {
+        if session.may_leave_broker() {
             let (broker, mut context) = self.broker_mut();
             broker.disconnect(&mut context, id);
         }
@@ -205,7 +205,7 @@ impl<P: Platform> Shared<P> {
         match waited {
             Waiting::Capacity => self.lists.for_capacity.remove(id),
             Waiting::Job => self.lists.for_jobs.remove(id),
-            Waiting::Worker(_) => self.worker.checks.remove(id.into()),
+            Waiting::PasswordCheck(_) => self.worker.checks.remove(id.into()),
             Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
         }
         self.resume(id);

@@ -128,7 +128,7 @@ impl<P: Platform> Shared<P> {
                             let ticket = self.worker.ticket();
                             let from = peer.address;
                             self.worker.checks.push(Login { peer: id.into(), from, ticket, check });
-                            peer.waiting = Waiting::Worker(ticket);
+                            peer.waiting = Waiting::PasswordCheck(ticket);
                             peer.silent_since = self.now;
                             break;
                         }
@@ -172,7 +172,7 @@ impl<P: Platform> Shared<P> {
             | Waiting::Replies
             | Waiting::Handshake(_)
             | Waiting::Disk(_)
-            | Waiting::Worker(_) => {}
+            | Waiting::PasswordCheck(_) => {}
         }
         (at, is_done)
     }

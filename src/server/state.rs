@@ -92,7 +92,8 @@ impl<P: Platform> Engine<P> {
         };
         let with_tls = listeners.amqp.contains(&true);
         let manages_tls = listeners.management.contains(&true);
-        let tls_others =
+        // Links of bridges and management clients.
+        let other_tls_peers_max =
             setup.tls_links_max + if manages_tls { limits.management_clients_max as usize } else { 0 };
         let has_api = listeners.management.len() > listeners.metrics;
         let samples = if has_api { Samples::new(sampled_places(&limits)) } else { Samples::default() };
@@ -111,8 +112,8 @@ impl<P: Platform> Engine<P> {
             },
             broker,
             pending_writes: PendingWrites::new(limits.messages_max as usize),
-            worker: WorkerQueue::new(&limits, with_tls, setup.certificates, tls_others),
-            buffers: Buffers::new(&limits, with_tls, tls_others),
+            worker: WorkerQueue::new(&limits, with_tls, setup.certificates, other_tls_peers_max),
+            buffers: Buffers::new(&limits, with_tls, other_tls_peers_max),
             scratch: Scratch::new(&limits),
             budget: TurnBudget::default(),
             limits,
@@ -193,8 +194,8 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Sets the origin that outgoing bridge messages carry: the id of the store and its epoch.
-    pub const fn set_origin(&mut self, store: [u8; 16], life: u32) {
-        self.bridges.set_origin(Origin { store, life });
+    pub const fn set_origin(&mut self, store: [u8; 16], epoch: u32) {
+        self.bridges.set_origin(Origin { store, epoch });
     }
 
     /// Sets the bridges of the configuration file, beside those of parameters. Unchanged bridges go on undisturbed.

@@ -360,7 +360,7 @@ impl<P: Platform> Engine<P> {
         if let Some(job) = store.keeper.next_write(pending_writes, messages, now) {
             shared.platform.start_write(job);
         }
-        if !store.has_logged_budget && store.log().over_budget().0 >= COMMITS_OVER_BUDGET_LOGGED {
+        if !store.has_logged_budget && store.log().delayed_by_budget().0 >= COMMITS_OVER_BUDGET_LOGGED {
             store.has_logged_budget = true;
             let text = format_args!(
                 "confirms wait for the sync budget: a publisher that waits for each confirm gets at most \

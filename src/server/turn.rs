@@ -261,14 +261,14 @@ impl<P: Platform> Engine<P> {
             (self.shared.worker.is_busy, self.shared.worker.certificates) = (false, certificates);
             match result {
                 WorkerResult::Password(login, is_right) => self.shared.finish_login(&login, is_right),
-                WorkerResult::Handshake(HandshakeStep { peer, ticket, since, shaken }) => {
+                WorkerResult::Handshake(HandshakeStep { peer, ticket, since, output }) => {
                     if self.shared.awaits(peer, Waiting::Handshake(ticket)) {
-                        self.take_handshake_step(peer, since, shaken);
+                        self.take_handshake_step(peer, since, output);
                     }
                 }
                 WorkerResult::Reload(again) => self.shared.worker.reloaded = Some(again),
                 WorkerResult::Certificates => {}
-                WorkerResult::Note(noted) => self.take_bridge_state_written(noted),
+                WorkerResult::BridgeState(written) => self.take_bridge_state_written(written),
             }
         }
         if !self.shared.worker.is_busy
@@ -281,8 +281,8 @@ impl<P: Platform> Engine<P> {
 
     /// Logs if the state of the bridges that outlives a restart could not be written.
     #[cold]
-    pub(super) fn take_bridge_state_written(&mut self, noted: Result<(), String>) {
-        if let Err(why) = noted {
+    pub(super) fn take_bridge_state_written(&mut self, written: Result<(), String>) {
+        if let Err(why) = written {
             let text = format_args!("the state of the bridges cannot be written: {why}");
             self.shared.resources.log.warn(self.shared.now, LogSource::Anybody, LogKind::Bridge, text);
         }
@@ -501,11 +501,11 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Takes the result of one step of a TLS handshake.
-    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: HandshakeOutput) {
+    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, output: HandshakeOutput) {
         let is_bridge = self.shared.peers.get(id).is_some_and(|peer| peer.session.is_bridge());
         match id.connection().filter(|_| is_bridge) {
-            Some(link) => drop(self.call_bridge(link, LinkEvent::HandshakeStep(shaken))),
-            None => self.shared.take_handshake_step(id, since, shaken),
+            Some(link) => drop(self.call_bridge(link, LinkEvent::HandshakeStep(output))),
+            None => self.shared.take_handshake_step(id, since, output),
         }
     }
 

@@ -37,12 +37,12 @@ pub enum WorkerJob {
     Password(Login),
     /// Carry out one step of a TLS handshake.
     Handshake(HandshakeJob),
-    /// Read configuration and certificates again.
+    /// Read configuration and certificates again. Contains the configuration in use, which names its file and flags.
     Reload(Box<Config>),
     /// Read the certificates again if their files have changed.
     Certificates,
     /// Write the state of the bridges that outlives a restart.
-    Note(String),
+    BridgeState(String),
 }
 
 /// A step of a TLS handshake that is to be carried out.
@@ -59,7 +59,7 @@ pub struct HandshakeStep {
     pub(super) peer: PeerId,
     pub(super) ticket: u64,
     pub(super) since: Now,
-    pub(super) shaken: HandshakeOutput,
+    pub(super) output: HandshakeOutput,
 }
 
 /// The result of a job.
@@ -74,7 +74,7 @@ pub enum WorkerResult {
     /// The files of the certificates were checked.
     Certificates,
     /// Whether the state of the bridges was written, or why not.
-    Note(Result<(), String>),
+    BridgeState(Result<(), String>),
 }
 
 impl Login {
@@ -89,20 +89,20 @@ impl HandshakeJob {
     /// Carries out the step. This may take long.
     pub fn step(self, certificates: Option<&mut CertificateStore>, known: &mut KnownTime) -> WorkerResult {
         let Self { peer, ticket, since, handshake } = self;
-        let shaken = handshake.step(certificates, known);
-        WorkerResult::Handshake(HandshakeStep { peer, ticket, since, shaken })
+        let output = handshake.step(certificates, known);
+        WorkerResult::Handshake(HandshakeStep { peer, ticket, since, output })
     }
 }
 
 impl core::fmt::Debug for HandshakeJob {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Shake").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("HandshakeJob").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
 impl core::fmt::Debug for HandshakeStep {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Step").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("HandshakeStep").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
@@ -110,7 +110,7 @@ impl core::fmt::Debug for HandshakeStep {
 #[derive(Clone, Copy, Default, Debug)]
 pub struct CertificateState {
     /// Whether no client can connect over TLS because the files cannot be used.
-    pub is_shut: bool,
+    pub is_unavailable: bool,
     /// When the first certificate expires, in seconds since 1970; 0 without certificates.
     pub end_s: u64,
 }
@@ -119,7 +119,7 @@ impl CertificateState {
     /// Returns the state of the certificates in a store, if there is one.
     pub fn of(store: Option<&CertificateStore>) -> Self {
         store.map_or_else(Self::default, |store| Self {
-            is_shut: store.is_unavailable(),
+            is_unavailable: store.is_unavailable(),
             end_s: store.expiry_s(),
         })
     }
@@ -137,26 +137,28 @@ pub(super) struct WorkerQueue {
     /// Steps of TLS handshakes, in the order of their arrival.
     pub(super) handshakes: VecDeque<HandshakeJob>,
     /// State of the bridges that is to be written.
-    pub(super) note: Option<String>,
-    /// Configuration that is to be read again.
+    pub(super) bridge_state_due: Option<String>,
+    /// The configuration in use, if it is to be read again.
     pub(super) reload: Option<Box<Config>>,
     /// Result of the last reload.
     pub(super) reloaded: Option<Box<Result<Config, String>>>,
     /// Whether the files of the certificates are to be checked.
     pub(super) are_certificates_due: bool,
-    /// Whether the next job is a handshake, if there is one.
-    pub(super) is_handshake_next: bool,
+    /// Whether the last turn preferred a handshake. The next turn then prefers a login.
+    pub(super) was_handshake_turn: bool,
 }
 
 impl WorkerQueue {
-    /// Makes an empty queue.
+    /// Creates an empty queue. `other_tls_peers_max` is the maximum number of TLS peers that are not AMQP clients:
+    /// links of bridges and management clients.
     pub(super) fn new(
         limits: &Limits,
         with_tls: bool,
         certificates: CertificateState,
-        tls_others: usize,
+        other_tls_peers_max: usize,
     ) -> Self {
-        let handshakes_max = tls_others + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
+        let handshakes_max =
+            other_tls_peers_max + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
         Self {
             is_busy: false,
             certificates,
@@ -165,23 +167,23 @@ impl WorkerQueue {
             checks: PasswordChecks::new(limits.handshakes_max as usize + MANAGEMENT_CLIENTS_UPPER_BOUND),
             handshakes: VecDeque::with_capacity(handshakes_max),
             reload: None,
-            note: None,
+            bridge_state_due: None,
             are_certificates_due: false,
             reloaded: None,
-            is_handshake_next: false,
+            was_handshake_turn: false,
         }
     }
 
     /// Removes the jobs of a closed peer.
     pub(super) fn remove_peer(&mut self, id: PeerId) {
         self.checks.remove(id);
-        self.handshakes.retain(|shake| shake.peer != id);
+        self.handshakes.retain(|job| job.peer != id);
     }
 
     pub(super) fn has_next(&self, now: Now) -> bool {
         self.are_certificates_due
             || self.reload.is_some()
-            || self.note.is_some()
+            || self.bridge_state_due.is_some()
             || !self.handshakes.is_empty()
             || self.checks.deadline().is_due(now)
     }
@@ -199,7 +201,7 @@ impl<P: Platform> Shared<P> {
         !self.worker.is_busy && self.worker.has_next(self.now)
     }
 
-    /// Returns when a job can be started that must wait until then.
+    /// Returns when the next waiting login may be checked; never while the worker is busy.
     pub(super) fn job_deadline(&self) -> Deadline {
         if self.worker.is_busy { Deadline::NEVER } else { self.worker.checks.deadline() }
     }
@@ -211,11 +213,11 @@ impl<P: Platform> Shared<P> {
         if core::mem::take(&mut self.worker.are_certificates_due) {
             return Some(WorkerJob::Certificates);
         }
-        if let Some(notes) = self.worker.note.take() {
-            return Some(WorkerJob::Note(notes));
+        if let Some(text) = self.worker.bridge_state_due.take() {
+            return Some(WorkerJob::BridgeState(text));
         }
-        self.worker.is_handshake_next = !self.worker.is_handshake_next;
-        if self.worker.is_handshake_next {
+        self.worker.was_handshake_turn = !self.worker.was_handshake_turn;
+        if self.worker.was_handshake_turn {
             self.next_handshake().or_else(|| self.next_login())
         } else {
             self.next_login().or_else(|| self.next_handshake())
@@ -224,9 +226,9 @@ impl<P: Platform> Shared<P> {
 
     /// Returns the handshake that has waited longest. Those of closed peers are dropped.
     fn next_handshake(&mut self) -> Option<WorkerJob> {
-        while let Some(shake) = self.worker.handshakes.pop_front() {
-            if self.awaits(shake.peer, Waiting::Handshake(shake.ticket)) {
-                return Some(WorkerJob::Handshake(shake));
+        while let Some(job) = self.worker.handshakes.pop_front() {
+            if self.awaits(job.peer, Waiting::Handshake(job.ticket)) {
+                return Some(WorkerJob::Handshake(job));
             }
         }
         None
@@ -256,9 +258,9 @@ impl<P: Platform> Shared<P> {
                 self.resources.log.warn(self.now, from.source(), LogKind::Login, text);
             }
         }
-        if !self.awaits(login.peer, Waiting::Worker(login.ticket)) {
+        if !self.awaits(login.peer, Waiting::PasswordCheck(login.ticket)) {
             if is_right {
-                // A client that was disconnected meanwhile is known when it connects again.
+                // The client has gone meanwhile. Its password is remembered as correct for when it connects again.
                 let _ = self.broker.access_mut().note_checked(&login.check, true);
             }
             return;
@@ -288,14 +290,14 @@ impl<P: Platform> Shared<P> {
         self.after_session(id.into());
     }
 
-    /// Has the password of a management request checked, unless it is known to be wrong.
+    /// Lets the worker check the password of a management request, or answers at once if it is known to be wrong.
     pub(super) fn begin_management_login(&mut self, id: PeerId, check: Box<PasswordCheck>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if self.worker.checks.is_known_wrong(&check) {
             return self.answer_management_login(id, &check, false);
         }
         let ticket = self.worker.ticket();
-        peer.waiting = Waiting::Worker(ticket);
+        peer.waiting = Waiting::PasswordCheck(ticket);
         self.worker.checks.push(Login { peer: id, from: peer.address, ticket, check });
     }
 

@@ -22,9 +22,9 @@ use leveret_core::time::{Deadline, Now};
 
 use super::commit_builder::ResizeZeroed;
 use super::disk::Disk;
+use super::disk_jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::footer::Footer;
 use super::group::{self, Groups};
-use super::jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::log::{AppendRefused, Failed, Log};
 use super::read_back::FetchJob;
 use super::read_back::{FetchBuffers, FetchDone};

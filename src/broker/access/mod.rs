@@ -20,8 +20,8 @@
 //!   are cleared, all later operations of the user's open connections are refused.
 //! - A change is made completely or not at all. It returns the [`Batch`](leveret_core::pending_writes::Batch) that
 //!   must be durable before the change is acknowledged.
-//! - Every change raises the revision. Channels cache the results of checks together with the revision, and
-//!   discard them when the revision has risen.
+//! - Every change of a permission or topic permission raises the revision. Channels cache the results of checks
+//!   together with the revision, and discard them when the revision has risen.
 
 mod login;
 mod pattern;
@@ -89,14 +89,15 @@ pub struct Access {
     users: Slab<User>,
     permissions: Slab<Permission>,
     permission_table: IndexTable,
-    topics: Slab<TopicPermission>,
-    topic_table: IndexTable,
+    topic_permissions: Slab<TopicPermission>,
+    topic_permission_table: IndexTable,
     pattern_bytes: PatternBytes,
     /// Users that may log in from this machine only.
     loopback_users: Vec<Box<str>>,
     /// Key of the password digests, by which a password that was correct before is checked quickly.
     password_digest_key: hmac::Key,
-    /// The log has users, so that the default user of a new store does not exist.
+    /// Whether the log has the users, found there at start or written since. While it has none, the next change
+    /// writes all of them.
     has_stored_users: bool,
     /// Why the stored users may be incomplete or damaged. While this is set, all logins are refused.
     doubt_reason: Option<&'static str>,
@@ -106,8 +107,8 @@ pub struct Access {
     /// At start, a user or virtual host was not restored for lack of capacity. Other definitions then lack
     /// their user or virtual host, although it is stored.
     lacked_capacity: bool,
-    /// Number of users ever created, which numbers them.
-    epoch: u32,
+    /// The serial number of the user created last.
+    last_serial: u32,
     /// Number of changes of permissions ever made.
     revision: u64,
 }
@@ -122,8 +123,8 @@ impl Access {
             users: Slab::with_capacity(limits.users_max as usize),
             permissions: Slab::with_capacity(permissions),
             permission_table: IndexTable::with_capacity(permissions, seed),
-            topics: Slab::with_capacity(permissions),
-            topic_table: IndexTable::with_capacity(permissions, seed),
+            topic_permissions: Slab::with_capacity(permissions),
+            topic_permission_table: IndexTable::with_capacity(permissions, seed),
             pattern_bytes: PatternBytes::with_max(limits.patterns_bytes_max as usize),
             loopback_users: vec![GUEST.into()],
             password_digest_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
@@ -131,7 +132,7 @@ impl Access {
             doubt_reason: None,
             unreadable: Vec::new(),
             lacked_capacity: false,
-            epoch: 0,
+            last_serial: 0,
             revision: 0,
         }
     }
@@ -186,9 +187,9 @@ impl Access {
         })
     }
 
-    fn find_topic(&self, user: usize, vhost: VhostId, exchange: &str) -> Option<usize> {
-        self.topic_table.find((user, vhost, exchange), |index| {
-            let topic = &self.topics[index];
+    fn find_topic_permission(&self, user: usize, vhost: VhostId, exchange: &str) -> Option<usize> {
+        self.topic_permission_table.find((user, vhost, exchange), |index| {
+            let topic = &self.topic_permissions[index];
             (topic.user, topic.vhost, &*topic.exchange) == (user, vhost, exchange)
         })
     }
@@ -315,8 +316,9 @@ struct User {
     /// The digest of the password, once a login with it has succeeded.
     password_digest: Option<hmac::Tag>,
     /// Number of topic permissions of the user, in all virtual hosts.
-    topics: u32,
-    /// Number of the user, which distinguishes it from earlier users with its place or its name.
+    topic_permission_count: u32,
+    /// Number of the user, never reused. It distinguishes the user from a deleted one that had the same index or the
+    /// same name.
     serial: u32,
     limits: UserLimits,
 }
@@ -328,7 +330,7 @@ impl User {
             tags: tags.into(),
             hash,
             password_digest: None,
-            topics: 0,
+            topic_permission_count: 0,
             serial: 0,
             limits: UserLimits::default(),
         }
@@ -648,8 +650,8 @@ impl Access {
         if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
-        let Some(index) = self.find_topic(user, vhost, exchange) else { return Batch::NONE };
-        let patterns = self.topics[index].patterns.each_ref().map(|pattern| pattern.text());
+        let Some(index) = self.find_topic_permission(user, vhost, exchange) else { return Batch::NONE };
+        let patterns = self.topic_permissions[index].patterns.each_ref().map(|pattern| pattern.text());
         let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
         let definition = Definition::TopicPermission { vhost, user, exchange, patterns };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
@@ -695,8 +697,8 @@ impl Access {
                 self.append_permission(pending_writes, user, vhost, true);
             }
         }
-        for index in 0..self.topics.places() {
-            if let Some(topic) = self.topics.get(index) {
+        for index in 0..self.topic_permissions.places() {
+            if let Some(topic) = self.topic_permissions.get(index) {
                 let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
                 self.append_topic_permission(pending_writes, user, vhost, &exchange, true);
             }

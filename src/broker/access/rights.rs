@@ -68,7 +68,7 @@ impl Access {
     /// Returns whether routing keys are to be checked when a user writes to or reads from a topic exchange.
     #[inline]
     pub(crate) fn limits_topics(&self, who: &Identity) -> bool {
-        who.user.is_some_and(|user| self.users[user].topics > 0)
+        who.user.is_some_and(|user| self.users[user].topic_permission_count > 0)
     }
 
     /// Checks whether a user may write to, or read from, a topic exchange with this routing key.
@@ -84,9 +84,9 @@ impl Access {
         key: &[u8],
     ) -> Result<(), Fault> {
         let Topic { vhost, exchange } = topic;
-        let permission = who.user.and_then(|user| self.find_topic(user, vhost, exchange));
+        let permission = who.user.and_then(|user| self.find_topic_permission(user, vhost, exchange));
         let Some(permission) = permission else { return Ok(()) };
-        let [write, read] = &self.topics[permission].patterns;
+        let [write, read] = &self.topic_permissions[permission].patterns;
         let pattern = if right == Right::Read { read } else { write };
         let key = core::str::from_utf8(key);
         if key.is_ok_and(|key| pattern.matches(work, key)) {
@@ -219,8 +219,10 @@ impl Access {
         pending_writes: &mut PendingWrites,
         is_meant: impl Fn(&TopicPermission) -> bool,
     ) {
-        for index in 0..self.topics.places() {
-            let Some(topic) = self.topics.get(index).filter(|topic| is_meant(topic)) else { continue };
+        for index in 0..self.topic_permissions.places() {
+            let Some(topic) = self.topic_permissions.get(index).filter(|topic| is_meant(topic)) else {
+                continue;
+            };
             let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
             self.append_topic_permission(pending_writes, user, vhost, &exchange, false);
             self.remove_topic(index);
@@ -275,17 +277,17 @@ impl Access {
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
         let patterns =
             [write.map_err(|error| bad("write", error))?, read.map_err(|error| bad("read", error))?];
-        let old = self.find_topic(user, vhost, exchange);
-        let freed = old.map_or(0, |old| bytes_of(&self.topics[old].patterns));
+        let old = self.find_topic_permission(user, vhost, exchange);
+        let freed = old.map_or(0, |old| bytes_of(&self.topic_permissions[old].patterns));
         self.take_room(old.is_none(), bytes_of(&patterns), freed)?;
         match old {
-            Some(old) => self.topics[old].patterns = patterns,
+            Some(old) => self.topic_permissions[old].patterns = patterns,
             None => {
                 let record = TopicPermission { user, vhost, exchange: exchange.into(), patterns };
-                let index = self.topics.insert(record);
+                let index = self.topic_permissions.insert(record);
                 let index = index.map_err(|_| OperatorFault::NoCapacity("permissions_max"))?;
-                self.topic_table.insert((user, vhost, exchange), index);
-                self.users[user].topics += 1;
+                self.topic_permission_table.insert((user, vhost, exchange), index);
+                self.users[user].topic_permission_count += 1;
             }
         }
         self.revision += 1;
@@ -295,7 +297,7 @@ impl Access {
     /// Counts the patterns of a permission in place of its previous patterns.
     fn take_room(&mut self, is_new: bool, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
         let permissions_max = self.permissions.len() + self.permissions.free_count();
-        if is_new && self.permissions.len() + self.topics.len() >= permissions_max {
+        if is_new && self.permissions.len() + self.topic_permissions.len() >= permissions_max {
             return Err(OperatorFault::NoCapacity("permissions_max"));
         }
         self.pattern_bytes.take(bytes, freed)
@@ -309,10 +311,10 @@ impl Access {
     }
 
     fn remove_topic(&mut self, index: usize) {
-        let topic = self.topics.remove(index);
-        self.topic_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
+        let topic = self.topic_permissions.remove(index);
+        self.topic_permission_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
         self.pattern_bytes.give_back(bytes_of(&topic.patterns));
-        self.users[topic.user].topics -= 1;
+        self.users[topic.user].topic_permission_count -= 1;
         self.revision += 1;
     }
 }

@@ -62,8 +62,8 @@ impl Access {
 
     /// Adds a user; `None` if there is no capacity for one more.
     pub(super) fn add_user(&mut self, mut user: User) -> Option<usize> {
-        self.epoch += 1;
-        user.serial = self.epoch;
+        self.last_serial += 1;
+        user.serial = self.last_serial;
         self.users.insert(user).ok()
     }
 
@@ -528,12 +528,12 @@ impl Access {
 
     /// Returns the number of places of topic permissions ever used, for listing them one by one.
     pub const fn topic_permission_places(&self) -> usize {
-        self.topics.places()
+        self.topic_permissions.places()
     }
 
     /// Returns the topic permission in a place.
     pub fn topic_permission_at(&self, place: usize) -> Option<TopicPermissionView<'_>> {
-        let topic = self.topics.get(place)?;
+        let topic = self.topic_permissions.get(place)?;
         let [write, read] = topic.patterns.each_ref().map(Pattern::text);
         let (user, vhost) = (self.user_name(topic.user), self.vhost_name(topic.vhost));
         Some(TopicPermissionView { user, vhost, exchange: &topic.exchange, write, read })

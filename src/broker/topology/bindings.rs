@@ -247,7 +247,7 @@ impl Topology {
     /// Returns whether a binding between these two survives a restart.
     fn is_stored(&self, pending_writes: &PendingWrites, queues: &Queues, new: &FoundBinding<'_>) -> bool {
         let is_kept = match new.destination {
-            Destination::Queue(queue) => queues.at(queue).logged.is_on(),
+            Destination::Queue(queue) => queues.at(queue).logged.is_logged(),
             Destination::Exchange(exchange) => self.exchange(exchange).durable,
         };
         pending_writes.mode() != Mode::Off && self.exchange(new.source).durable && is_kept

@@ -32,9 +32,9 @@ struct RecordLine<'a> {
 
 impl fmt::Display for RecordLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FoundRecord { place, commit, life, is_of_damaged_commit, record } = self.found;
+        let FoundRecord { place, commit, epoch, is_of_damaged_commit, record } = self.found;
         write!(f, "record segment={} at={} bytes={}", place.segment, place.at, place.bytes)?;
-        write!(f, " commit={commit} life={life}")?;
+        write!(f, " commit={commit} epoch={epoch}")?;
         if *is_of_damaged_commit {
             f.write_str(" commit_damaged")?;
         }

@@ -58,7 +58,7 @@ pub(super) fn write_details(
     writeln!(out)?;
     writeln!(out, "log        {} segments of {} bytes", segments.len(), inspection.log.segment_bytes())?;
     // The log's epoch is that of the next start; the last one that wrote is one less.
-    writeln!(out, "last       life {}", inspection.log.life().saturating_sub(1))?;
+    writeln!(out, "last       epoch {}", inspection.log.epoch().saturating_sub(1))?;
     writeln!(out)?;
     writeln!(
         out,

@@ -461,7 +461,7 @@ impl Life {
         let settings = Settings { segment_bytes: 512 << 10, segments_max: 30, ..Settings::default() };
         let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).ok()?;
         let mut node = TestBroker::with(limits);
-        node.pending_writes.start(log.life(), true, log.space().record_bytes_max() as u64);
+        node.pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
         node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
         let first = Some(("guest", PasswordHash::NoPassword));
         restore(

@@ -45,7 +45,7 @@ impl GroupedCommits {
         }
         assert_eq!(report.groups_damaged, 0);
         let mut pending_writes = PendingWrites::new(4096);
-        pending_writes.start(log.life(), true, log.space().record_bytes_max() as u64);
+        pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
         let messages = Messages::new(MessageLimits {
             messages_max: 4096,
             body_bytes_max: 16 << 20,

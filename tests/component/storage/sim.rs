@@ -207,10 +207,10 @@ impl SimulatedStore {
         if served_before && !is_damaged && is_told && !self.has_been_unread {
             self.complain(format!("damage reported where there is none: {report:?}"));
         }
-        if log.life() <= self.life && !self.damaged {
-            self.complain(format!("life {} is lived twice", log.life()));
+        if log.epoch() <= self.life && !self.damaged {
+            self.complain(format!("life {} is lived twice", log.epoch()));
         }
-        self.life = log.life();
+        self.life = log.epoch();
         self.check(&log, &report);
         self.log = Some(log);
         if !self.is_sieve {
@@ -239,10 +239,10 @@ impl SimulatedStore {
         match opened {
             Ok((log, report)) => {
                 let is_told = report.is_damaged() || !report.refused.is_empty() || report.is_lost;
-                if log.life() <= self.life {
-                    self.complain(format!("life {} is lived twice by a start that cannot read", log.life()));
+                if log.epoch() <= self.life {
+                    self.complain(format!("life {} is lived twice by a start that cannot read", log.epoch()));
                 }
-                self.life = self.life.max(log.life());
+                self.life = self.life.max(log.epoch());
                 self.unread_told += u64::from(is_told);
                 if is_short && !report.refused.is_empty() {
                     self.complain(format!("what was refused for a moment is gone: {report:?}"));

@@ -55,7 +55,7 @@ impl IndexWeight {
         };
         let now = Now::from_ms(1);
         let log = Log::open(&mut disk.clone(), settings, IDENTITY, now).expect("it opens").0;
-        let version = u64::from(log.life()) << 32;
+        let version = u64::from(log.epoch()) << 32;
         Self { log, disk, random: Random::new(9), now, version, next: vec![0; queues as usize] }
     }
 
