@@ -649,7 +649,7 @@ impl Bridges {
         // write.
         let reason = self.notes_with_days(shared, |bridge| bridge.head.config.day_bytes_max.is_some());
         if reason != self.last_notes {
-            shared.worker.note = self.notes(shared);
+            shared.worker.bridge_state = self.notes(shared);
             self.last_notes = reason;
         }
     }

@@ -218,7 +218,7 @@ fn a_passive_declaration_waits_until_the_object_is_durable() {
     house.done(b, queue("transient", true, false));
     assert!(house.awaited.is_none(), "no answer depends on that");
     // Other log entries may wait for space for a long time.
-    while house.pending_writes.fact().is_some() {
+    while house.pending_writes.next_entry().is_some() {
         house.pending_writes.pop_entry();
     }
     let batch = house.pending_writes.cover(false);
@@ -253,7 +253,7 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     house.done(b, bind);
     while house.broker.run_jobs(&mut context!(house)) {}
     let mut said = std::collections::BTreeMap::new();
-    while let Some(fact) = house.pending_writes.fact() {
+    while let Some(fact) = house.pending_writes.next_entry() {
         if let leveret_core::pending_writes::LogEntry::Defined { key, value, .. } = fact {
             said.insert(key.clone(), value.is_some());
         }
