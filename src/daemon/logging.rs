@@ -143,7 +143,7 @@ pub fn log_fatal(error: &dyn std::error::Error) {
     let _ = writeln!(io::stderr(), "{}{error}", mark_of_last());
 }
 
-/// Waits until the last lines are written, at most [`LAST_LINES`].
+/// Waits until the last lines are written, at most 900 ms.
 pub fn finish() {
     flight_recorder::record(EventKind::Ended, format_args!("the process ends"));
     WRITER.flush(Instant::now() + LAST_LINES);

@@ -47,7 +47,7 @@ pub(super) const TABLES_BYTES: usize =
 pub struct Login {
     pub(super) peer: PeerId,
     pub(super) from: PeerAddress,
-    /// Ticket of the job; see [`WaitReason::Worker`]. It distinguishes the peer from a later one with the
+    /// Ticket of the job; see `WaitReason::Worker`. It distinguishes the peer from a later one with the
     /// same id.
     pub(super) ticket: u64,
     pub(super) check: Box<PasswordCheck>,

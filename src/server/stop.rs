@@ -21,7 +21,7 @@ use super::state::Engine;
 const STOP_MS: u64 = 700;
 
 impl<P: Platform> Engine<P> {
-    /// Begins the shutdown: closes all connections, and stops when they have ended or after [`STOP_MS`].
+    /// Begins the shutdown: closes all connections, and stops when they have ended or after 700 ms.
     /// `how` is the reason, for the log. A second call stops at once.
     pub fn begin_stop(&mut self, how: &str) {
         if self.shared.stopping.is_some() {

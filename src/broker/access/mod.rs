@@ -18,7 +18,7 @@
 //! # Invariants
 //! - A user without permissions in a virtual host cannot connect to the virtual host. When the permissions
 //!   are cleared, all later operations of the user's open connections are refused.
-//! - A change is made completely or not at all. It returns the [`Batch`](leveret_core::pending_writes::Batch) that
+//! - A change is made completely or not at all. It returns the [`Batch`] that
 //!   must be durable before the change is acknowledged.
 //! - Every change raises the revision. Channels cache the results of checks together with the revision, and
 //!   discard them when the revision has risen.
