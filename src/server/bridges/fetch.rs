@@ -31,7 +31,7 @@ use leveret_core::time::Deadline;
 use super::state::Remedy;
 use super::traffic::{Fetch, Incoming, Lane, LinkTask, Next, Received};
 use crate::blocked_publishers::BlockedOn;
-use crate::peer::Waiting;
+use crate::peer::WaitReason;
 use crate::platform::Platform;
 
 /// Upper bound of the headers that a bridge adds and of the names in a publish, in bytes.
@@ -288,7 +288,7 @@ impl<P: Platform> LinkTask<'_, P> {
     fn wait_for_capacity(&mut self, shortage: Shortage) -> Next {
         let (id, since) = (self.open_link.peer, self.shared.now);
         if let Some(peer) = self.shared.peers.get_mut(id) {
-            (peer.waiting, peer.blocked_on) = (Waiting::Capacity, BlockedOn { shortage, since });
+            (peer.waiting, peer.blocked_on) = (WaitReason::Capacity, BlockedOn { shortage, since });
             self.shared.lists.for_capacity.push(id);
         }
         Next::Wait

@@ -157,7 +157,7 @@ impl Bridges {
         let session = Session::Bridge(LinkStatus::default());
         let mut peer = Peer::new(socket, PeerAddress::Network(address), session, shared.now);
         // The poll reports when the socket is connected, or cannot be.
-        (peer.stream.readable, peer.stream.writable) = (false, false);
+        (peer.stream.is_readable, peer.stream.is_writable) = (false, false);
         if let Some((host, tls)) = tls {
             peer.stream.begin_tls_to(&host, &tls);
         }

@@ -185,7 +185,7 @@ impl Bridges {
                 Ok(bridge) => wanted.push(bridge),
                 Err(why) => {
                     let text = format_args!("shovel {} in virtual host {vhost}: {why}", it.name);
-                    shared.resources.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
+                    shared.resources.log.warn(shared.now, LogSource::Unknown, LogKind::Bridge, text);
                 }
             }
         }
@@ -217,7 +217,7 @@ impl Bridges {
         let name = &config.name;
         let mut refuse = |words| {
             let text = format_args!("bridge {name}: {words} until a restart");
-            shared.resources.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
+            shared.resources.log.warn(shared.now, LogSource::Unknown, LogKind::Bridge, text);
         };
         if config.has_tls() && !self.has_tls_memory {
             return refuse("there is no memory for TLS with upstreams");
@@ -288,7 +288,7 @@ impl<P: Platform> Shared<P> {
                 (log::Level::Warn, format!("bridge {name}: all messages were moved, but it stays: {why}"))
             }
         };
-        self.resources.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
+        self.resources.log.log(self.now, level, LogSource::Unknown, LogKind::Bridge, format_args!("{text}"));
     }
 
     /// Deletes a queue here, under the conditions of `only`. It does nothing if the queue does not exist or a

@@ -650,7 +650,7 @@ impl Bridges {
         // write.
         let reason = self.notes_with_days(shared, |bridge| bridge.state.config.day_bytes_max.is_some());
         if reason != self.last_notes {
-            shared.worker.bridge_state_due = self.notes(shared);
+            shared.worker.bridge_state = self.notes(shared);
             self.last_notes = reason;
         }
     }

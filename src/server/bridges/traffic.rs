@@ -28,10 +28,10 @@ use leveret_tls::HandshakeOutput;
 
 use super::fetch::Common;
 use super::state::{BridgeState, Direction, LinkState, Remedy};
-use crate::peer::{Ending, LinkStatus, Peer, Session, Waiting};
+use crate::peer::{CloseStage, LinkStatus, Peer, Session, WaitReason};
 use crate::platform::{Platform, Socket};
 use crate::state::Shared;
-use crate::stream::Reading;
+use crate::stream::ReadMode;
 use crate::worker::HandshakeJob;
 
 /// A link while it has a socket.
@@ -330,7 +330,7 @@ impl<P: Platform> LinkTask<'_, P> {
             let cause = Cause::new(format_args!("{} cannot be reached: {error}", peer.address));
             return self.close_with(cause);
         }
-        let reading = if is_scarce { Reading::Peek } else { Reading::Take };
+        let reading = if is_scarce { ReadMode::Peek } else { ReadMode::Take };
         let got = peer.stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input, reading);
         self.shared.budget.note_read(got.len);
         let records = peer.stream.take_records();
@@ -341,7 +341,7 @@ impl<P: Platform> LinkTask<'_, P> {
             return self.close_with(Cause::new(format_args!("no memory to keep its unfinished TLS record")));
         }
         if is_in_handshake {
-            return self.continue_handshake(got.end);
+            return self.continue_handshake(got.is_end);
         }
         let has_new_input = self.open_link.client.note_input(self.shared.now, got.len) > 0;
         let input = core::mem::take(&mut self.shared.scratch.input);
@@ -379,7 +379,7 @@ impl<P: Platform> LinkTask<'_, P> {
             peer.stream.assume_readable();
             return self.shared.list_to_read(id);
         }
-        if got.end {
+        if got.is_end {
             let cause = match peer.stream.tls_fault() {
                 Some(why) => Cause::new(format_args!("TLS: {why}")),
                 None => Cause::new(format_args!("it closed the connection without a reason")),
@@ -387,7 +387,7 @@ impl<P: Platform> LinkTask<'_, P> {
             return self.close_with(cause);
         }
         self.open_link.note_input_begun(self.shared.now, has_new_input, got.len - handled);
-        let (lacks_backlog, is_readable) = (peer.stream.lacks_backlog(), peer.stream.readable);
+        let (lacks_backlog, is_readable) = (peer.stream.lacks_backlog(), peer.stream.is_readable);
         if lacks_backlog {
             self.shared.lists.for_backlog.push(id);
         }
@@ -504,16 +504,16 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     fn continue_handshake(&mut self, end: bool) {
         let id = self.open_link.peer;
-        let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| peer.waiting == Waiting::No) else {
+        let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| peer.waiting == WaitReason::No) else {
             return;
         };
-        if let Some(cause) = peer.stream.opening().and_then(not_tls) {
+        if let Some(cause) = peer.stream.first_bytes().and_then(not_tls) {
             peer.stream.end_tls_handshake();
             return self.close_with(cause);
         }
         if let Some(handshake) = peer.stream.take_handshake() {
             let ticket = self.shared.worker.ticket();
-            peer.waiting = Waiting::Handshake(ticket);
+            peer.waiting = WaitReason::Handshake(ticket);
             let since = self.shared.now;
             self.shared.worker.handshakes.push_back(HandshakeJob {
                 peer: id.into(),
@@ -523,7 +523,7 @@ impl<P: Platform> LinkTask<'_, P> {
             });
         } else if end {
             self.close_with(Cause::new(format_args!("it closed the connection during the TLS handshake")));
-        } else if peer.stream.readable {
+        } else if peer.stream.is_readable {
             self.shared.list_to_read(id);
         }
     }
@@ -533,7 +533,7 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn take_handshake_step(&mut self, output: HandshakeOutput) {
         let id = self.open_link.peer;
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        peer.waiting = Waiting::No;
+        peer.waiting = WaitReason::No;
         match peer.stream.finish_handshake_step(&mut self.shared.buffers, output) {
             Ok(spoken) => {
                 log::debug!("{}: {spoken:?}", peer.address);
@@ -555,7 +555,7 @@ impl<P: Platform> LinkTask<'_, P> {
             self.continue_handshake(false);
         }
         let Some(flushed) = self.flush() else { return 0 };
-        if self.shared.peers.get(id).is_none_or(|peer| peer.stream.has_unsent() || !peer.stream.writable) {
+        if self.shared.peers.get(id).is_none_or(|peer| peer.stream.has_unsent() || !peer.stream.is_writable) {
             return flushed;
         }
         let room = self.shared.buffers.output_bytes(self.shared.scratch.output.len());
@@ -615,7 +615,7 @@ impl<P: Platform> LinkTask<'_, P> {
             Ok(count) => Some((count, peer.stream.has_unsent())),
             Err(_) if self.open_link.client.has_received_nothing() => {
                 // The upstream may have sent the reason before it closed the connection.
-                (peer.stream.writable, peer.stream.read_closed) = (false, true);
+                (peer.stream.is_writable, peer.stream.is_read_closed) = (false, true);
                 peer.stream.assume_readable();
                 self.shared.list_to_read(self.open_link.peer);
                 None
@@ -651,15 +651,15 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         let (id, now) = (self.open_link.peer, self.shared.now);
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        let (is_read, is_alive) = (peer.waiting == Waiting::No, peer.ending == Ending::No);
+        let (is_read, is_alive) = (peer.waiting == WaitReason::No, peer.ending == CloseStage::No);
         if is_alive && self.open_link.is_drained() {
             if self.open_link.client.stage() == Stage::Open {
                 self.open_link.client.close();
-                peer.ending = Ending::Flushing;
+                peer.ending = CloseStage::Flushing;
                 self.shared.list_to_write(id);
             } else {
                 // The connection is not open yet, so there is no close to be sent.
-                self.shared.end_now(id);
+                self.shared.close_at_turn_end(id);
             }
             self.open_link.lanes.iter_mut().for_each(|lane| self.shared.end_lane(lane));
         }
@@ -685,7 +685,7 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn close_with(&mut self, cause: Cause) {
         let id = self.open_link.peer;
         if let Some(peer) = self.shared.peers.get_mut(id)
-            && peer.stream.writable
+            && peer.stream.is_writable
             && !peer.stream.has_unsent()
             && self.open_link.partial_lane.is_none()
         {
@@ -693,7 +693,7 @@ impl<P: Platform> LinkTask<'_, P> {
             let _ = peer.stream.write(&mut self.shared.buffers, self.open_link.client.pending());
         }
         self.open_link.cause.get_or_insert(cause);
-        self.shared.end_now(id);
+        self.shared.close_at_turn_end(id);
     }
 
     // ---- lanes
@@ -837,7 +837,7 @@ impl<P: Platform> LinkTask<'_, P> {
 
     fn handle_timeout(&mut self) {
         let (id, now) = (self.open_link.peer, self.shared.now);
-        let is_read = self.shared.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No);
+        let is_read = self.shared.peers.get(id).is_some_and(|peer| peer.waiting == WaitReason::No);
         if let Err(cause) = self.open_link.client.handle_timeout(now, is_read) {
             return self.close_with(cause);
         }

@@ -91,7 +91,7 @@ impl TestBroker {
     }
 
     fn drain_facts(&mut self) {
-        while let Some(fact) = self.pending_writes.fact() {
+        while let Some(fact) = self.pending_writes.next_entry() {
             self.facts.push(fact.clone());
             self.pending_writes.pop_entry();
         }
@@ -128,7 +128,7 @@ impl TestBroker {
         let (connection, outcome) = self.login(user, password, from_loopback);
         let (outcome, took_time) = match outcome {
             Outcome::Check(check) => {
-                (self.broker.checked(&self.pending_writes, connection, &check, check.is_right()), true)
+                (self.broker.checked(&self.pending_writes, connection, &check, check.is_correct()), true)
             }
             outcome => (outcome, false),
         };
@@ -216,7 +216,7 @@ fn guest_logs_in_only_from_this_machine_unless_configured_otherwise() {
     }
     let (connection, outcome) = node.login("guest", b"guest", false);
     let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
-    let outcome = node.broker.checked(&node.pending_writes, connection, &check, check.is_right());
+    let outcome = node.broker.checked(&node.pending_writes, connection, &check, check.is_correct());
     let said = refused(&outcome);
     assert!(said.contains("create another user") && said.contains("loopback_users = []"), "{said}");
     node.broker.access_mut().set_loopback_users(&[]);

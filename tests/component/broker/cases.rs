@@ -218,7 +218,7 @@ fn a_passive_declaration_waits_until_the_object_is_durable() {
     node.done(b, queue("transient", true, false));
     assert!(node.awaited.is_none(), "no answer depends on that");
     // Other log entries may wait for space for a long time.
-    while node.pending_writes.fact().is_some() {
+    while node.pending_writes.next_entry().is_some() {
         node.pending_writes.pop_entry();
     }
     let batch = node.pending_writes.cover(false);
@@ -253,7 +253,7 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     node.done(b, bind);
     while node.broker.run_jobs(&mut context!(node)) {}
     let mut said = std::collections::BTreeMap::new();
-    while let Some(fact) = node.pending_writes.fact() {
+    while let Some(fact) = node.pending_writes.next_entry() {
         if let leveret_core::pending_writes::LogEntry::Defined { key, value, .. } = fact {
             said.insert(key.clone(), value.is_some());
         }

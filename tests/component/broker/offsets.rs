@@ -95,7 +95,7 @@ fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
     };
     node.broker.queues_mut().restore_contents(queue, &Contents::default());
     node.broker.deliver(&mut context!(node), 8);
-    let Some(LogEntry::Defined { key, value: Some(value), .. }) = node.pending_writes.fact() else {
+    let Some(LogEntry::Defined { key, value: Some(value), .. }) = node.pending_writes.next_entry() else {
         panic!("the next start is told, too")
     };
     let Some(Definition::Queue { arguments, .. }) = Definition::parse(key, value) else {

@@ -176,7 +176,7 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
     };
     assert_eq!(levels_of(&definition(0)), 0..0);
     assert!(matches!(node.broker.restore(&mut context!(node), &definition(0)), Restored::Exists(Some(_))));
-    let Some(LogEntry::Defined { key, value: Some(value), .. }) = node.pending_writes.fact() else {
+    let Some(LogEntry::Defined { key, value: Some(value), .. }) = node.pending_writes.next_entry() else {
         panic!("it is written down")
     };
     let Some(written @ Definition::Queue { priorities_from, incarnation, .. }) =

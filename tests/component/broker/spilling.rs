@@ -26,7 +26,7 @@ fn publish_persistent(node: &mut TestBroker, at: At) {
 /// Marks everything as durable.
 pub(crate) fn store(node: &mut TestBroker) {
     let pending_writes = &mut node.pending_writes;
-    while pending_writes.fact().is_some() {
+    while pending_writes.next_entry().is_some() {
         pending_writes.pop_entry();
     }
     let mut places = Vec::new();
