@@ -12,7 +12,7 @@
 //! A message is built in three steps:
 //! 1. [`Messages::begin`], when the method frame arrived.
 //! 2. [`Messages::reserve_content`], when the content header arrived: reserves all memory that the message
-//! needs, or none.
+//!    needs, or none.
 //! 3. [`Messages::append_body`] until [`Messages::finish`].
 //!
 //! Afterwards the bytes of the message do not change. [`Messages::retain`] and [`Messages::release`] count
