@@ -14,13 +14,13 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A cursor at the start of `bytes`.
+    /// Creates a cursor at the start of `bytes`.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
-    /// The next `len` octets.
+    /// Reads `len` octets.
     #[inline]
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
         let (head, tail) = self.bytes.split_at_checked(len).ok_or(WireError::Truncated)?;
@@ -35,74 +35,74 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
-    /// One octet.
+    /// Reads one octet.
     #[inline]
     pub fn u8(&mut self) -> Result<u8, WireError> {
         self.array::<1>().map(|[octet]| octet)
     }
 
-    /// A 16-bit unsigned number.
+    /// Reads a 16-bit unsigned number.
     #[inline]
     pub fn u16(&mut self) -> Result<u16, WireError> {
         self.array().map(u16::from_be_bytes)
     }
 
-    /// A 32-bit unsigned number.
+    /// Reads a 32-bit unsigned number.
     #[inline]
     pub fn u32(&mut self) -> Result<u32, WireError> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// A 64-bit unsigned number.
+    /// Reads a 64-bit unsigned number.
     #[inline]
     pub fn u64(&mut self) -> Result<u64, WireError> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// A signed octet.
+    /// Reads a signed octet.
     #[inline]
     pub fn i8(&mut self) -> Result<i8, WireError> {
         self.array().map(i8::from_be_bytes)
     }
 
-    /// A 16-bit signed number.
+    /// Reads a 16-bit signed number.
     #[inline]
     pub fn i16(&mut self) -> Result<i16, WireError> {
         self.array().map(i16::from_be_bytes)
     }
 
-    /// A 32-bit signed number.
+    /// Reads a 32-bit signed number.
     #[inline]
     pub fn i32(&mut self) -> Result<i32, WireError> {
         self.array().map(i32::from_be_bytes)
     }
 
-    /// A 64-bit signed number.
+    /// Reads a 64-bit signed number.
     #[inline]
     pub fn i64(&mut self) -> Result<i64, WireError> {
         self.array().map(i64::from_be_bytes)
     }
 
-    /// An IEEE 754 single, whatever its value.
+    /// Reads an IEEE 754 single, which may be infinite or not a number.
     #[inline]
     pub fn f32(&mut self) -> Result<f32, WireError> {
         self.array().map(f32::from_be_bytes)
     }
 
-    /// An IEEE 754 double, whatever its value.
+    /// Reads an IEEE 754 double, which may be infinite or not a number.
     #[inline]
     pub fn f64(&mut self) -> Result<f64, WireError> {
         self.array().map(f64::from_be_bytes)
     }
 
-    /// Eight bits of one octet, the lowest first: the flags of a method (§4.2.5.2). The caller ignores unused bits, as
-    /// RabbitMQ does.
+    /// Reads an octet with the flags of a method (§4.2.5.2). Returns its bits, the lowest first. Callers
+    /// ignore unused bits, as RabbitMQ does.
     #[inline]
     pub fn bits(&mut self) -> Result<[bool; 8], WireError> {
         self.u8().map(|octet| core::array::from_fn(|bit| octet & (1 << bit) != 0))
     }
 
-    /// A short string (§4.2.5.3): at most 255 octets of any value.
+    /// Reads a short string (§4.2.5.3): at most 255 octets of any value.
     #[inline]
     pub fn short_str(&mut self) -> Result<&'a [u8], WireError> {
         let mut ahead = *self;
@@ -112,11 +112,11 @@ impl<'a> Reader<'a> {
         Ok(octets)
     }
 
-    /// A short string that must be UTF-8: a name or a text.
+    /// Reads a short string that must be UTF-8: a name or a text.
     ///
     /// # Errors
-    /// [`WireError::NotUtf8`], besides running out of bytes. RabbitMQ refuses such methods as well (501,
-    /// "Malformed UTF-8 in shortstr").
+    /// [`WireError::Truncated`], or [`WireError::NotUtf8`]. RabbitMQ refuses methods with such strings too
+    /// (501, "Malformed UTF-8 in shortstr").
     #[inline]
     pub fn short_string(&mut self) -> Result<&'a str, WireError> {
         let mut ahead = *self;
@@ -125,31 +125,31 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
-    /// A long string (§4.2.5.3): octets of any value behind a 32-bit length.
+    /// Reads a long string (§4.2.5.3): a 32-bit length, and so many octets of any value.
     #[inline]
     pub fn long_str(&mut self) -> Result<&'a [u8], WireError> {
         let mut ahead = *self;
         let len = ahead.u32()?;
-        // On a 32-bit machine a length beyond usize cannot be in memory, so it is truncated by definition.
+        // So many octets cannot be in the memory of a 32-bit machine, so the string cannot be complete.
         let len = usize::try_from(len).map_err(|_| WireError::Truncated)?;
         let octets = ahead.take(len)?;
         *self = ahead;
         Ok(octets)
     }
 
-    /// Everything that has not been read yet.
+    /// Returns the octets that have not been read yet.
     #[inline]
     pub fn rest(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Octets that have not been read yet.
+    /// Returns the number of octets that have not been read yet.
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether everything has been read.
+    /// Returns whether everything has been read.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
@@ -158,15 +158,15 @@ impl<'a> Reader<'a> {
     /// Ends reading.
     ///
     /// # Errors
-    /// [`WireError::TrailingBytes`] if there are unread octets. RabbitMQ refuses those, too.
+    /// [`WireError::TrailingBytes`] if there are unread octets. RabbitMQ refuses them too.
     #[inline]
     pub fn finish(self) -> Result<(), WireError> {
         if self.is_empty() { Ok(()) } else { Err(WireError::TrailingBytes) }
     }
 }
 
-/// A cursor over an output buffer. A write either succeeds completely, or returns [`Full`] and changes nothing. So a
-/// caller can send the written octets and then repeat the write.
+/// A cursor over an output buffer. A write either succeeds completely, or returns [`Full`] and changes
+/// nothing. After [`Full`] a caller can send the octets written so far, and then repeat the write.
 #[derive(Debug)]
 pub struct Writer<'a> {
     buf: &'a mut [u8],
@@ -174,13 +174,13 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Writes to `buf` from its first octet on.
+    /// Creates a cursor at the first octet of `buf`.
     #[inline]
     pub fn new(buf: &'a mut [u8]) -> Self {
         Self { buf, at: 0 }
     }
 
-    /// Octets written so far; also the position of the next one.
+    /// Returns the number of octets written so far, which is also the position of the next one.
     #[inline]
     pub fn at(&self) -> usize {
         self.at
@@ -204,9 +204,9 @@ impl<'a> Writer<'a> {
         self.at = self.at.min(at);
     }
 
-    /// Returns the next `len` octets of the buffer, which the caller must fill. They count as written.
+    /// Returns the next `len` octets of the buffer, and counts them as written. The caller must fill them.
     ///
-    /// Until then they contain old data of the buffer.
+    /// Until the caller fills them, they contain old data of the buffer.
     #[inline]
     pub fn claim(&mut self, len: usize) -> Result<&mut [u8], Full> {
         let claimed = self.buf.get_mut(self.at..).and_then(|room| room.get_mut(..len)).ok_or(Full)?;
@@ -222,38 +222,38 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Octets as they are, without a length.
+    /// Writes octets without a length.
     #[inline]
     pub fn write_raw(&mut self, octets: &[u8]) -> Result<(), Full> {
         self.claim(octets.len())?.copy_from_slice(octets);
         Ok(())
     }
 
-    /// One octet.
+    /// Writes one octet.
     #[inline]
     pub fn write_u8(&mut self, value: u8) -> Result<(), Full> {
         self.array([value])
     }
 
-    /// A 16-bit unsigned number.
+    /// Writes a 16-bit unsigned number.
     #[inline]
     pub fn write_u16(&mut self, value: u16) -> Result<(), Full> {
         self.array(value.to_be_bytes())
     }
 
-    /// A 32-bit unsigned number.
+    /// Writes a 32-bit unsigned number.
     #[inline]
     pub fn write_u32(&mut self, value: u32) -> Result<(), Full> {
         self.array(value.to_be_bytes())
     }
 
-    /// A 64-bit unsigned number.
+    /// Writes a 64-bit unsigned number.
     #[inline]
     pub fn write_u64(&mut self, value: u64) -> Result<(), Full> {
         self.array(value.to_be_bytes())
     }
 
-    /// Up to eight bits in one octet, the lowest first.
+    /// Writes up to eight bits in one octet, the lowest first.
     #[inline]
     pub fn write_bits<const N: usize>(&mut self, bits: [bool; N]) -> Result<(), Full> {
         const { assert!(N <= 8, "no method has more than eight flags in a row") };
@@ -261,7 +261,7 @@ impl<'a> Writer<'a> {
         self.write_u8(octet)
     }
 
-    /// A short string.
+    /// Writes a short string.
     ///
     /// # Errors
     /// [`Full`] also if the string is longer than 255 octets, the maximum of its length field.
@@ -276,13 +276,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// A long string.
+    /// Writes a long string.
     #[inline]
     pub fn write_long_str(&mut self, octets: &[u8]) -> Result<(), Full> {
         self.with_length(|w| w.write_raw(octets))
     }
 
-    /// Writes a 32-bit length and then the octets that `fill` writes. The length is their number.
+    /// Writes the octets that `fill` writes, and before them their number as a 32-bit length.
     #[inline]
     pub(super) fn with_length(
         &mut self,

@@ -2,14 +2,15 @@
 
 use core::fmt;
 
-/// Maximum nesting depth of tables and arrays, including the outermost. RabbitMQ has no such limit. It keeps a few
-/// hundred octets of hostile input from overflowing the stack; ordinary clients nest far less deeply.
+/// Maximum nesting depth of tables and arrays, including the outermost. RabbitMQ has no such limit. Without
+/// it, a few hundred octets from a hostile client could overflow the stack. Ordinary clients nest much less
+/// deeply.
 pub const TABLE_DEPTH_MAX: usize = 32;
 
 /// Why received bytes are not valid AMQP.
 ///
-/// RabbitMQ answers all of these with 501 FRAME_ERROR, or by dropping the connection. The caller chooses the
-/// reply code and the text.
+/// For all of these RabbitMQ sends 501 FRAME_ERROR, or closes the connection without a reply. The caller
+/// chooses the reply code and the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
     /// A field extends beyond the end of the surrounding data.
@@ -35,7 +36,7 @@ impl fmt::Display for WireError {
         match self {
             Self::Truncated => f.write_str("a field reaches beyond the end"),
             Self::TrailingBytes => f.write_str("octets left over after the last field"),
-            // The text of RabbitMQ.
+            // RabbitMQ's error text.
             Self::NotUtf8 => f.write_str("Malformed UTF-8 in shortstr"),
             Self::UnknownFieldType(tag) => write!(f, "unknown field type {tag:#04x} in a table"),
             Self::TableTooDeep => write!(f, "tables nested more than {TABLE_DEPTH_MAX} deep"),

@@ -1,8 +1,7 @@
 //! Frames, and the protocol header that precedes the first frame.
 //!
-//! A frame is the unit in which a connection is read and written. Its size is checked against the accepted
-//! maximum before anything behind the header is looked at, so a false size costs only the connection that sent
-//! it.
+//! All data of a connection is sent in frames. The size of a frame is checked before its payload is read, so
+//! a wrong size affects only the connection that sent it.
 //!
 //! ```text
 //!    0      1         3             7                size+7    size+8
@@ -14,8 +13,8 @@
 
 use super::{Full, Writer};
 
-/// The protocol header that a client sends first: `AMQP` 0 0 9 1 (§4.2.2). The server answers any other header
-/// with this one.
+/// The protocol header that a client sends first: `AMQP` 0 0 9 1 (§4.2.2). If a client sends another header,
+/// the server sends this one.
 pub const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\x00\x00\x09\x01";
 
 /// The octet that ends every frame.
@@ -27,7 +26,7 @@ pub const FRAME_HEADER_LEN: usize = 7;
 /// Octets of a frame that are not payload: its header and its end.
 pub const FRAME_OVERHEAD: usize = FRAME_HEADER_LEN + 1;
 
-/// A heartbeat, ready to be sent (§4.2.7). Always on channel 0, always empty.
+/// A complete heartbeat frame (§4.2.7), which is always on channel 0 and has no payload.
 pub const HEARTBEAT_FRAME: [u8; 8] = [FrameKind::Heartbeat as u8, 0, 0, 0, 0, 0, 0, FRAME_END];
 
 /// The type of a frame, which determines its payload.
@@ -38,9 +37,9 @@ pub enum FrameKind {
     Method = 1,
     /// Class, body length and properties of a content.
     Header = 2,
-    /// A piece of a body.
+    /// A part of a body.
     Body = 3,
-    /// Nothing: the frame only shows that the peer is alive.
+    /// No payload: the frame only shows that the peer is alive.
     Heartbeat = 8,
 }
 
@@ -63,9 +62,9 @@ impl FrameKind {
 pub struct FrameHeader {
     /// The type octet; see [`FrameHeader::kind`].
     pub raw_kind: u8,
-    /// The channel, 0 for the connection itself.
+    /// The channel; 0 for frames about the connection itself.
     pub channel: u16,
-    /// Octets of payload that follow.
+    /// Number of octets of the payload.
     pub size: u32,
 }
 
@@ -77,13 +76,13 @@ impl FrameHeader {
         Self { raw_kind, channel: u16::from_be_bytes([c0, c1]), size: u32::from_be_bytes([s0, s1, s2, s3]) }
     }
 
-    /// Reads the frame header that `input` begins with; `None` if there are fewer than seven octets yet.
+    /// Reads the frame header at the start of `input`; `None` if there are fewer than seven octets.
     #[inline]
     pub fn peek(input: &[u8]) -> Option<Self> {
         input.first_chunk().map(Self::parse)
     }
 
-    /// The header as octets.
+    /// Returns the header as octets.
     #[inline]
     pub fn to_bytes(self) -> [u8; FRAME_HEADER_LEN] {
         let [c0, c1] = self.channel.to_be_bytes();
@@ -101,14 +100,14 @@ impl FrameHeader {
 /// One whole frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The header before the payload.
+    /// The frame header.
     pub header: FrameHeader,
-    /// The payload, `header.size` octets.
+    /// The payload of `header.size` octets.
     pub payload: &'a [u8],
 }
 
 impl Frame<'_> {
-    /// Octets of input the frame takes up.
+    /// Returns the number of octets of the whole frame in the input.
     #[inline]
     pub fn input_len(&self) -> usize {
         self.payload.len() + FRAME_OVERHEAD
@@ -125,7 +124,7 @@ pub enum FrameError {
     BadEnd {
         /// The frame's header.
         header: FrameHeader,
-        /// The octet at that position.
+        /// The octet in place of the frame end.
         found: u8,
     },
 }
@@ -136,7 +135,8 @@ pub enum FrameError {
 /// overhead of eight octets, is larger than `frame_max`.
 ///
 /// # Errors
-/// [`FrameError`] as early as possible: a size that is too large is reported when the seventh octet has arrived.
+/// The input is not a valid frame. A size that is too large is reported as soon as the frame header is
+/// complete.
 #[inline]
 pub fn next_frame(input: &[u8], payload_max: u32) -> Result<Option<Frame<'_>>, FrameError> {
     let Some((octets, rest)) = input.split_first_chunk() else {
@@ -161,13 +161,13 @@ pub fn next_frame(input: &[u8], payload_max: u32) -> Result<Option<Frame<'_>>, F
 /// The protocol of a client, recognised by its first octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// AMQP 0-9-1: eight octets of header, frames follow.
+    /// AMQP 0-9-1: a header of eight octets, after which frames follow.
     Amqp091,
-    /// Not decided yet; read more.
+    /// More octets are needed to recognise the protocol.
     NeedMore,
     /// AMQP of another version.
     OtherAmqp,
-    /// An HTTP request line: a browser or a health check was pointed at the AMQP port.
+    /// An HTTP request line: a browser or a health check uses the AMQP port.
     Http,
     /// A TLS ClientHello: the client uses `amqps://` with a port without TLS.
     Tls,
@@ -197,7 +197,8 @@ pub fn classify_opening(input: &[u8]) -> Opening {
     if HTTP_METHODS.iter().any(|method| input.starts_with(method)) {
         return Opening::Http;
     }
-    // A CONNECT with its length in one octet or two, then the name of the protocol with its own length.
+    // An MQTT CONNECT: the type, the length in one or two octets, and the protocol name, which begins with
+    // its own length.
     if input.first() == Some(&0x10) {
         let is_named = |at: usize| {
             input.get(at..).is_some_and(|name| name.starts_with(b"\0\x04MQ") || name.starts_with(b"\0\x06MQ"))
@@ -219,10 +220,10 @@ pub fn classify_opening(input: &[u8]) -> Opening {
 }
 
 impl Writer<'_> {
-    /// One whole frame (§2.3.5): header, the payload that `payload` writes, end octet.
+    /// Writes one complete frame (§2.3.5): the header, the payload that `payload` writes, and the end octet.
     ///
     /// # Errors
-    /// [`Full`] when the frame does not fit; then nothing of it is left in the buffer.
+    /// [`Full`] if the frame does not fit. The buffer is then unchanged.
     #[inline]
     pub fn frame(
         &mut self,

@@ -1,15 +1,15 @@
 //! Reading and writing AMQP 0-9-1.
 //!
-//! Received bytes become borrowed views whose content has been checked; everything that is written is valid for
-//! any AMQP 0-9-1 client.
+//! Received bytes are parsed into views that borrow the bytes and have been checked. Everything that is
+//! written is valid for any AMQP 0-9-1 client.
 //!
 //! # Invariants
-//! - The same bytes give the same result: no I/O, no clock, no allocation, no `unsafe`.
+//! - The result depends only on the bytes: there is no I/O and no clock. Nothing is allocated, and there is
+//!   no `unsafe`.
 //! - A view ([`Method`], [`Table`], [`Properties`]) borrows the bytes it was parsed from. Nothing is copied.
-//!   Tables and properties are kept exactly as received, so a consumer gets what the publisher sent.
+//!   Tables and properties are kept exactly as received, so a consumer receives what the publisher sent.
 //! - A view is checked completely when it is parsed. Reading from it afterwards cannot fail.
-//! - Work and stack are bounded by the input: one pass over the bytes, and at most [`TABLE_DEPTH_MAX`] nested
-//!   tables.
+//! - Parsing takes one pass over the bytes, and recursion at most [`TABLE_DEPTH_MAX`] deep.
 //! - A frame is written completely or not at all.
 //!
 //! # Files

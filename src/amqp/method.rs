@@ -1,11 +1,12 @@
 //! Every method of AMQP 0-9-1 and of RabbitMQ's extensions, in both directions.
 //!
 //! One table describes each method. Reading, writing, number and name are generated from it, so they cannot
-//! disagree. The server side reads what clients send and writes what servers send; the bridge does the opposite.
+//! disagree. The server reads the methods of clients and writes those of servers; the bridge, which is a
+//! client, does the opposite.
 //!
 //! [`Method::parse`] accepts and refuses what RabbitMQ 3.10 does, with one exception: the exchange of
 //! `basic.publish`, `basic.return`, `basic.deliver` and `basic.get-ok` must be UTF-8 like any other name.
-//! RabbitMQ does not check it, and then finds no such exchange.
+//! RabbitMQ does not check this name, and then reports that there is no such exchange.
 //!
 //! # Invariants
 //! - [`Method::parse`] consumes the payload exactly: an octet too few or too many is an error, as in RabbitMQ.
@@ -22,16 +23,16 @@
 //!      short      short
 //! ```
 //!
-//! Arguments, by the words the table below uses for them:
+//! The types of arguments in the table below:
 //!
 //! ```text
 //!    octet short long longlong    unsigned numbers of 8, 16, 32 and 64 bits
 //!    name                         short string that must be UTF-8: a name or a text
-//!    key                          short string of any octets: routing keys, unchecked on publish
+//!    key                          short string of any octets: routing keys
 //!    blob                         long string of any octets
 //!    table                        field table, checked
 //!    bits [a, b, c]               flags packed into one octet, the first in the lowest bit
-//!    unused_*                     read over, written as zero or empty
+//!    unused_*                     ignored when read, written as zero or empty
 //! ```
 
 use core::fmt;
@@ -41,16 +42,16 @@ use super::{FrameKind, Full, Reader, Table, WireError, Writer};
 /// Why the payload of a method frame is not a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MethodError {
-    /// It is too short to say which method it is.
+    /// The payload is too short for class and method number.
     NoId,
     /// AMQP and RabbitMQ have no such method.
     Unknown {
-        /// The class it claims.
+        /// The class number.
         class_id: u16,
-        /// The method it claims.
+        /// The method number.
         method_id: u16,
     },
-    /// The method is known, its arguments make no sense.
+    /// The method is known, but its arguments are not valid.
     Malformed {
         /// The class.
         class_id: u16,
@@ -78,7 +79,8 @@ impl core::error::Error for MethodError {}
 /// Octets of class and method number.
 const ID_LEN: usize = 4;
 
-/// Class and method number of a method frame's payload, without a look at its arguments.
+/// Returns class and method number of a method frame's payload, without parsing the arguments; `None` if the
+/// payload is too short.
 #[inline]
 pub fn method_id_of(payload: &[u8]) -> Option<(u16, u16)> {
     let [c0, c1, m0, m1] = *payload.first_chunk()?;
@@ -138,9 +140,10 @@ macro_rules! methods {
             $( $kind:ident $($field:ident)? $([ $($bit:ident)* ])? ),* $(,)?
         }
     )*) => {
-        /// A method with its arguments, borrowed from the frame it came in.
+        /// A method with its arguments, which borrow from the received frame.
         ///
-        /// Arguments have the specification's names. Reserved ones (tickets, known hosts, …) are left out.
+        /// The names of arguments are those of the specification. Reserved arguments (tickets, known hosts,
+        /// …) are left out.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[allow(missing_docs, reason = "the specification documents the arguments, under the same names")]
         pub enum Method<'a> {
@@ -169,19 +172,19 @@ macro_rules! methods {
                 Ok(())
             }
 
-            /// Class and method number.
+            /// Returns class and method number.
             #[inline]
             pub fn id(&self) -> (u16, u16) {
                 match self { $( Self::$variant { .. } => ($class, $number), )* }
             }
 
-            /// The name as the specification writes it, such as `queue.declare-ok`.
+            /// Returns the name in the specification, for example `queue.declare-ok`.
             pub fn name(&self) -> &'static str {
                 match self { $( Self::$variant { .. } => $name, )* }
             }
         }
 
-        /// The name of a method as the specification writes it, by its numbers.
+        /// Returns the name in the specification of the method with these numbers; `None` if there is none.
         pub fn method_name(class_id: u16, method_id: u16) -> Option<&'static str> {
             match (class_id, method_id) {
                 $( ($class, $number) => Some($name), )*
@@ -194,146 +197,146 @@ macro_rules! methods {
 methods! {
     // ---- connection (§1.4) --------------------
 
-    /// Server: who it is and how one may log in.
+    /// Server: its properties and the login mechanisms.
     10 10 "connection.start" ConnectionStart {
         octet version_major, octet version_minor, table server_properties, blob mechanisms, blob locales,
     }
-    /// Client: who it is and its credentials.
+    /// Client: its properties and its credentials.
     10 11 "connection.start-ok" ConnectionStartOk {
         table client_properties, name mechanism, blob response, name locale,
     }
-    /// Server: a question of a login mechanism with several rounds.
+    /// Server: a challenge of a login mechanism with several rounds.
     10 20 "connection.secure" ConnectionSecure { blob challenge }
-    /// Client: the answer.
+    /// Client: the response to the challenge.
     10 21 "connection.secure-ok" ConnectionSecureOk { blob response }
     /// Server: its limits; 0 means none. Frame size in octets, heartbeat in seconds.
     10 30 "connection.tune" ConnectionTune { short channel_max, long frame_max, short heartbeat }
-    /// Client: the limits that hold.
+    /// Client: the limits that apply from now on.
     10 31 "connection.tune-ok" ConnectionTuneOk { short channel_max, long frame_max, short heartbeat }
-    /// Client: which virtual host it wants to work with.
+    /// Client: opens a virtual host.
     10 40 "connection.open" ConnectionOpen { name virtual_host, unused_name, unused_octet }
-    /// Server: go ahead.
+    /// Server: the virtual host is open.
     10 41 "connection.open-ok" ConnectionOpenOk { unused_name }
-    /// Either: the connection ends. Class and method are those at fault, or 0.
+    /// Either: closes the connection. Class and method are those that caused an error, or 0.
     10 50 "connection.close" ConnectionClose {
         short reply_code, name reply_text, short class_id, short method_id
     }
-    /// Either: agreed.
+    /// Either: the close was received.
     10 51 "connection.close-ok" ConnectionCloseOk {}
-    /// Server (RabbitMQ): what you publish is not being read for now.
+    /// Server (RabbitMQ): published messages are not being read.
     10 60 "connection.blocked" ConnectionBlocked { name reason }
-    /// Server (RabbitMQ): it is being read again.
+    /// Server (RabbitMQ): published messages are being read again.
     10 61 "connection.unblocked" ConnectionUnblocked {}
-    /// Client (RabbitMQ): fresh credentials for this connection.
+    /// Client (RabbitMQ): new credentials for this connection.
     10 70 "connection.update-secret" ConnectionUpdateSecret { blob new_secret, name reason }
-    /// Server (RabbitMQ): taken.
+    /// Server (RabbitMQ): the new credentials are accepted.
     10 71 "connection.update-secret-ok" ConnectionUpdateSecretOk {}
 
     // ---- channel (§1.5) --------------------
 
-    /// Client: a channel begins.
+    /// Client: opens a channel.
     20 10 "channel.open" ChannelOpen { unused_name }
-    /// Server: done.
+    /// Server: the method was carried out.
     20 11 "channel.open-ok" ChannelOpenOk { unused_blob }
-    /// Either: stop or go on sending content.
+    /// Either: requests that the other side stop or continue sending content.
     20 20 "channel.flow" ChannelFlow { bits [active] }
-    /// Either: done.
+    /// Either: the request was carried out.
     20 21 "channel.flow-ok" ChannelFlowOk { bits [active] }
-    /// Either: the channel ends. Class and method are those at fault, or 0.
+    /// Either: closes the channel. Class and method are those that caused an error, or 0.
     20 40 "channel.close" ChannelClose { short reply_code, name reply_text, short class_id, short method_id }
-    /// Either: agreed.
+    /// Either: the close was received.
     20 41 "channel.close-ok" ChannelCloseOk {}
 
     // ---- access (AMQP 0-8, still sent by old clients) --------------------
 
-    /// Client: asks for an access ticket.
+    /// Client: requests an access ticket.
     30 10 "access.request" AccessRequest { name realm, bits [exclusive passive active write read] }
     /// Server: the ticket.
     30 11 "access.request-ok" AccessRequestOk { short ticket }
 
     // ---- exchange (§1.6) --------------------
 
-    /// Client: create an exchange, or see that it is there.
+    /// Client: declares an exchange, or checks that it exists.
     40 10 "exchange.declare" ExchangeDeclare {
         unused_short, name exchange, name kind, bits [passive durable auto_delete internal no_wait],
         table arguments,
     }
-    /// Server: it is there.
+    /// Server: the exchange exists.
     40 11 "exchange.declare-ok" ExchangeDeclareOk {}
-    /// Client: delete an exchange.
+    /// Client: deletes an exchange.
     40 20 "exchange.delete" ExchangeDelete { unused_short, name exchange, bits [if_unused no_wait] }
-    /// Server: it is gone.
+    /// Server: the exchange is deleted.
     40 21 "exchange.delete-ok" ExchangeDeleteOk {}
-    /// Client (RabbitMQ): bind an exchange to another.
+    /// Client (RabbitMQ): binds an exchange to another one.
     40 30 "exchange.bind" ExchangeBind {
         unused_short, name destination, name source, name routing_key, bits [no_wait], table arguments,
     }
-    /// Server (RabbitMQ): bound.
+    /// Server (RabbitMQ): the binding exists.
     40 31 "exchange.bind-ok" ExchangeBindOk {}
-    /// Client (RabbitMQ): take such a binding away.
+    /// Client (RabbitMQ): removes a binding between exchanges.
     40 40 "exchange.unbind" ExchangeUnbind {
         unused_short, name destination, name source, name routing_key, bits [no_wait], table arguments,
     }
-    /// Server (RabbitMQ): unbound. Its number really is 51.
+    /// Server (RabbitMQ): the binding is removed. The number 51 is correct, although it breaks the pattern.
     40 51 "exchange.unbind-ok" ExchangeUnbindOk {}
 
     // ---- queue (§1.7) --------------------
 
-    /// Client: create a queue, or see that it is there.
+    /// Client: declares a queue, or checks that it exists.
     50 10 "queue.declare" QueueDeclare {
         unused_short, name queue, bits [passive durable exclusive auto_delete no_wait], table arguments,
     }
-    /// Server: the queue exists; it has this number of ready messages and consumers.
+    /// Server: the queue exists, with these numbers of ready messages and consumers.
     50 11 "queue.declare-ok" QueueDeclareOk { name queue, long message_count, long consumer_count }
-    /// Client: bind a queue to an exchange.
+    /// Client: binds a queue to an exchange.
     50 20 "queue.bind" QueueBind {
         unused_short, name queue, name exchange, name routing_key, bits [no_wait], table arguments,
     }
-    /// Server: bound.
+    /// Server: the binding exists.
     50 21 "queue.bind-ok" QueueBindOk {}
-    /// Client: drop a queue's ready messages.
+    /// Client: deletes the ready messages of a queue.
     50 30 "queue.purge" QueuePurge { unused_short, name queue, bits [no_wait] }
     /// Server: this number of messages was deleted.
     50 31 "queue.purge-ok" QueuePurgeOk { long message_count }
-    /// Client: delete a queue.
+    /// Client: deletes a queue.
     50 40 "queue.delete" QueueDelete { unused_short, name queue, bits [if_unused if_empty no_wait] }
     /// Server: the queue is deleted, with this number of ready messages.
     50 41 "queue.delete-ok" QueueDeleteOk { long message_count }
-    /// Client: take a binding away.
+    /// Client: removes a binding.
     50 50 "queue.unbind" QueueUnbind {
         unused_short, name queue, name exchange, name routing_key, table arguments
     }
-    /// Server: unbound.
+    /// Server: the binding is removed.
     50 51 "queue.unbind-ok" QueueUnbindOk {}
 
     // ---- basic (§1.8) --------------------
 
-    /// Client: how much may be delivered ahead of acknowledgements; 0 means no limit. Size in octets.
+    /// Client: the prefetch, a limit of unacknowledged deliveries; 0 means no limit. Size in octets.
     60 10 "basic.qos" BasicQos { long prefetch_size, short prefetch_count, bits [global] }
-    /// Server: so be it.
+    /// Server: the prefetch applies.
     60 11 "basic.qos-ok" BasicQosOk {}
-    /// Client: start a consumer.
+    /// Client: starts a consumer.
     60 20 "basic.consume" BasicConsume {
         unused_short, name queue, name consumer_tag, bits [no_local no_ack exclusive no_wait],
         table arguments,
     }
-    /// Server: started, under this tag.
+    /// Server: the consumer is started and has this tag.
     60 21 "basic.consume-ok" BasicConsumeOk { name consumer_tag }
-    /// Client: end a consumer. Server (RabbitMQ): its queue is gone.
+    /// Client: ends a consumer. Server (RabbitMQ): the consumer has ended, because its queue was deleted.
     60 30 "basic.cancel" BasicCancel { name consumer_tag, bits [no_wait] }
-    /// Either: ended.
+    /// Either: the consumer has ended.
     60 31 "basic.cancel-ok" BasicCancelOk { name consumer_tag }
-    /// Client: a message for an exchange. Content follows.
+    /// Client: publishes a message to an exchange. Content follows.
     60 40 "basic.publish" BasicPublish {
         unused_short, name exchange, key routing_key, bits [mandatory immediate]
     }
-    /// Server: your message found no queue. Content follows.
+    /// Server: returns a message that was routed to no queue. Content follows.
     60 50 "basic.return" BasicReturn { short reply_code, name reply_text, name exchange, key routing_key }
-    /// Server: a message for a consumer. Content follows.
+    /// Server: delivers a message to a consumer. Content follows.
     60 60 "basic.deliver" BasicDeliver {
         name consumer_tag, longlong delivery_tag, bits [redelivered], name exchange, key routing_key,
     }
-    /// Client: asks for one message.
+    /// Client: requests one message.
     60 70 "basic.get" BasicGet { unused_short, name queue, bits [no_ack] }
     /// Server: one message, and the number of ready messages that remain. Content follows.
     60 71 "basic.get-ok" BasicGetOk {
@@ -345,35 +348,35 @@ methods! {
     60 80 "basic.ack" BasicAck { longlong delivery_tag, bits [multiple] }
     /// Client: refuses a message.
     60 90 "basic.reject" BasicReject { longlong delivery_tag, bits [requeue] }
-    /// Client: deliver again what is not acknowledged, without an answer (deprecated).
+    /// Client: requests that unacknowledged messages be delivered again, without a reply (deprecated).
     60 100 "basic.recover-async" BasicRecoverAsync { bits [requeue] }
-    /// Client: deliver again what is not acknowledged.
+    /// Client: requests that unacknowledged messages be delivered again.
     60 110 "basic.recover" BasicRecover { bits [requeue] }
-    /// Server: agreed.
+    /// Server: the request was carried out.
     60 111 "basic.recover-ok" BasicRecoverOk {}
-    /// Client (RabbitMQ): refuses messages. Server (RabbitMQ): a publish was not taken.
+    /// Client (RabbitMQ): refuses messages. Server (RabbitMQ): refuses published messages.
     60 120 "basic.nack" BasicNack { longlong delivery_tag, bits [multiple requeue] }
 
     // ---- confirm (RabbitMQ) --------------------
 
-    /// Client: asks for publisher confirms on this channel.
+    /// Client: requests publisher confirms on this channel.
     85 10 "confirm.select" ConfirmSelect { bits [no_wait] }
-    /// Server: agreed.
+    /// Server: the request was carried out.
     85 11 "confirm.select-ok" ConfirmSelectOk {}
 
     // ---- tx (§1.9) --------------------
 
-    /// Client: make this channel transactional.
+    /// Client: puts this channel into transaction mode.
     90 10 "tx.select" TxSelect {}
-    /// Server: agreed.
+    /// Server: the request was carried out.
     90 11 "tx.select-ok" TxSelectOk {}
     /// Client: commits the transaction.
     90 20 "tx.commit" TxCommit {}
-    /// Server: done.
+    /// Server: the method was carried out.
     90 21 "tx.commit-ok" TxCommitOk {}
     /// Client: rolls the transaction back.
     90 30 "tx.rollback" TxRollback {}
-    /// Server: done.
+    /// Server: the method was carried out.
     90 31 "tx.rollback-ok" TxRollbackOk {}
 }
 
@@ -381,13 +384,13 @@ impl<'a> Method<'a> {
     /// Reads the payload of a method frame.
     ///
     /// # Errors
-    /// [`MethodError`]; RabbitMQ answers a malformed method with 501 and an unknown one with 503.
+    /// The payload is not a method. RabbitMQ sends 501 for a malformed method, and 503 for an unknown one.
     #[inline]
     pub fn parse(payload: &'a [u8]) -> Result<Self, MethodError> {
         let id = method_id_of(payload).ok_or(MethodError::NoId)?;
         let mut reader = Reader::new(payload.get(ID_LEN..).unwrap_or_default());
-        // The two most frequent methods do not go through the long match, and are small enough to be inlined by their
-        // callers.
+        // The two most frequent methods are handled before the long match, in functions small enough to be
+        // inlined.
         match id {
             (60, 40) => complete(id, parse_publish(&mut reader), reader),
             (60, 80) => complete(id, parse_ack(&mut reader), reader),
@@ -407,7 +410,7 @@ impl<'a> Method<'a> {
     /// Writes the payload of a method frame.
     ///
     /// # Errors
-    /// [`Full`]: nothing of it is left in the buffer then.
+    /// [`Full`] if the payload does not fit. The buffer is then unchanged.
     #[inline]
     pub fn emit(&self, w: &mut Writer<'_>) -> Result<(), Full> {
         let start = w.at();
@@ -418,13 +421,13 @@ impl<'a> Method<'a> {
             .inspect_err(|_| w.rewind(start))
     }
 
-    /// Writes a method frame, whole or not at all.
+    /// Writes a method frame completely, or nothing.
     #[inline]
     pub fn emit_frame(&self, channel: u16, w: &mut Writer<'_>) -> Result<(), Full> {
         w.frame(FrameKind::Method, channel, |w| self.emit(w))
     }
 
-    /// Whether a content header and a body follow the method.
+    /// Returns whether a content header and a body follow the method.
     #[inline]
     pub fn has_content(&self) -> bool {
         matches!(
@@ -437,7 +440,7 @@ impl<'a> Method<'a> {
     }
 }
 
-/// Refuses a method if octets of its payload are left.
+/// Returns the method, or an error if its payload has octets left.
 #[inline]
 fn complete<'a>(
     id: (u16, u16),

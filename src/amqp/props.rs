@@ -1,12 +1,12 @@
 //! Content headers, and the properties of messages.
 //!
-//! Properties travel with every message and are rarely looked at. They are kept as the octets that the publisher
-//! sent, so consumers get them unchanged, an empty or absent header table included. The few properties that the
-//! broker acts upon are found by walking the flags.
+//! Every message has properties, but the broker seldom needs them. They are kept as the octets that the
+//! publisher sent, so consumers receive them unchanged, even if the header table is empty or absent. A
+//! property that the broker needs is found by skipping those before it, according to the flags.
 //!
 //! # Invariants
-//! - [`Properties`] made by `parse` have been checked completely: every flag is defined, every property is there,
-//!   nothing is left over, and the header table is valid. The accessors cannot fail.
+//! - [`Properties`] returned by `parse` have been checked completely: every flag is defined, every property
+//!   is present, no octets are left, and the header table is valid. The accessors cannot fail.
 //!
 //! ```text
 //!    payload of a header frame (§4.2.6.1):
@@ -15,7 +15,7 @@
 //!    +----------+--------+-----------+----------------+-------------------+
 //!    | class-id | weight | body size | property flags | property list ... |
 //!    +----------+--------+-----------+----------------+-------------------+
-//!      short      short    long long   short            those whose flag is set, in this order
+//!      short      short    long long   short            properties whose flag is set, in this order
 //!                                    '------------- [`Properties`] -------------'
 //!
 //!    flag  property          type             flag  property        type
@@ -29,13 +29,14 @@
 //!    0200  reply-to          short string     0004  cluster-id      short string
 //! ```
 //!
-//! Flag 0001 announces another word of flags. No class has that many properties, so it is refused, and so is 0002.
-//! RabbitMQ ignores both but forwards them to consumers, which then look for octets that are not there.
+//! Flag 0001 means that another word of flags follows, and 0002 is undefined. There are no more properties,
+//! so both are refused. RabbitMQ ignores both but sends them to consumers, which then read octets that do not
+//! exist.
 
 use super::{FrameKind, Full, Reader, Table, TableWriter, Value, WireError, Writer};
 use leveret_core::mem::MessageFlags;
 
-/// The one class whose methods carry content.
+/// The only class with methods that have content.
 pub const BASIC_CLASS: u16 = 60;
 
 const CONTENT_TYPE: u16 = 0x8000;
@@ -53,7 +54,7 @@ const USER_ID: u16 = 0x0010;
 const APP_ID: u16 = 0x0008;
 const CLUSTER_ID: u16 = 0x0004;
 
-/// How a property is written.
+/// The type of a property.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PropertyKind {
     /// A short string.
@@ -66,7 +67,7 @@ pub enum PropertyKind {
     Timestamp,
 }
 
-/// All properties by their names, in the order in which they stand, each with its flag.
+/// All properties in their order in the list: name, flag and type.
 pub const PROPERTIES: [(&str, u16, PropertyKind); 14] = [
     ("content_type", CONTENT_TYPE, PropertyKind::Text),
     ("content_encoding", CONTENT_ENCODING, PropertyKind::Text),
@@ -89,24 +90,25 @@ const OCTETS: u16 = DELIVERY_MODE | PRIORITY;
 
 const PERSISTENT: u8 = 2;
 
-/// Properties of more bytes are not searched for BCC keys and for the number of returns.
+/// Properties with more bytes than this are sent to consumers unchanged: BCC is not removed, and
+/// `x-delivery-count` is not added.
 pub const BLIND_BYTES_MAX: usize = 8192;
 
 /// The payload of a header frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentHeader<'a> {
-    /// The class of the method the content belongs to; always [`BASIC_CLASS`] after `parse`.
+    /// The class of the method to which the content belongs. After `parse` it is always [`BASIC_CLASS`].
     pub class_id: u16,
-    /// Unused, to be 0 (§4.2.6.1). RabbitMQ takes anything else for a frame out of place.
+    /// Unused; it must be 0 (§4.2.6.1). RabbitMQ treats a frame with another value as an unexpected frame.
     pub weight: u16,
-    /// Octets of body that follow in body frames. With 0, no body frame follows at all.
+    /// Number of octets of the body, which follow in body frames. If it is 0, no body frame follows.
     pub body_len: u64,
     /// The message's properties.
     pub properties: Properties<'a>,
 }
 
 impl<'a> ContentHeader<'a> {
-    /// A header for a message with `body_len` octets of body.
+    /// Returns the header for a message with a body of `body_len` octets.
     #[inline]
     pub fn new(body_len: u64, properties: Properties<'a>) -> Self {
         Self { class_id: BASIC_CLASS, weight: 0, body_len, properties }
@@ -115,8 +117,7 @@ impl<'a> ContentHeader<'a> {
     /// Reads the payload of a header frame.
     ///
     /// # Errors
-    /// [`WireError::UnexpectedClass`] for a class without content, before its properties are looked at;
-    /// otherwise whatever is wrong with the properties.
+    /// [`WireError::UnexpectedClass`] for a class without content; else the first error in the properties.
     #[inline]
     pub fn parse(payload: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(payload);
@@ -139,7 +140,7 @@ impl<'a> ContentHeader<'a> {
         w.write_raw(self.properties.as_bytes())
     }
 
-    /// Writes a header frame, whole or not at all.
+    /// Writes a header frame completely, or nothing.
     #[inline]
     pub fn emit_frame(&self, channel: u16, w: &mut Writer<'_>) -> Result<(), Full> {
         w.frame(FrameKind::Header, channel, |w| self.emit(w))
@@ -148,21 +149,21 @@ impl<'a> ContentHeader<'a> {
 
 /// The properties of a message: flags and property list as received.
 ///
-/// Strings are octets: RabbitMQ does not ask whether they are UTF-8, so we do not either.
+/// Strings are octets: as in RabbitMQ, they need not be UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Properties<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Properties<'a> {
-    /// No properties at all.
+    /// No properties.
     pub const EMPTY: Properties<'static> = Properties { bytes: &[0, 0] };
 
-    /// Checks `bytes`: flags and property list, up to the end.
+    /// Checks `bytes`, which are flags and property list, and returns the properties.
     ///
     /// # Errors
-    /// [`WireError::UndefinedFlags`], [`WireError::Truncated`], [`WireError::TrailingBytes`], or what
-    /// [`Table::parse`] finds wrong with the headers.
+    /// [`WireError::UndefinedFlags`], [`WireError::Truncated`], [`WireError::TrailingBytes`], or an error of
+    /// [`Table::parse`] in the headers.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
@@ -183,42 +184,43 @@ impl<'a> Properties<'a> {
         Ok(Self { bytes })
     }
 
-    /// Wraps properties that were checked before, such as those of a stored message. If the bytes are wrong after
-    /// all, a property that cannot be found counts as absent.
+    /// Returns properties that were checked before, for example those of a stored message. If the bytes are
+    /// not valid nevertheless, a property that cannot be read counts as absent.
     #[inline]
     pub fn trusted(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
-    /// Flags and property list as received.
+    /// Returns flags and property list as received.
     #[inline]
     pub fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Whether there is a header table, be it empty.
+    /// Returns whether there is a header table, which may be empty.
     #[inline]
     pub fn has_headers(&self) -> bool {
         self.flags() & HEADERS != 0
     }
 
-    /// Whether the delivery mode is 2. Any other value means what absence means: transient.
+    /// Returns whether the delivery mode is 2. Without a delivery mode, or with any other value, the message
+    /// is transient.
     #[inline]
     pub fn is_persistent(&self) -> bool {
         self.delivery_mode() == Some(PERSISTENT)
     }
 
-    /// MIME type of the body.
+    /// Returns the MIME type of the body.
     pub fn content_type(&self) -> Option<&'a [u8]> {
         self.short_str(CONTENT_TYPE)
     }
 
-    /// MIME encoding of the body.
+    /// Returns the MIME encoding of the body.
     pub fn content_encoding(&self) -> Option<&'a [u8]> {
         self.short_str(CONTENT_ENCODING)
     }
 
-    /// One of [`PROPERTIES`], by its flag, if it is there.
+    /// Returns the property with this flag and type, as in [`PROPERTIES`]; `None` if it is absent.
     pub fn by_flag(&self, flag: u16, kind: PropertyKind) -> Option<Value<'a>> {
         let mut reader = self.find(flag)?;
         match kind {
@@ -229,7 +231,7 @@ impl<'a> Properties<'a> {
         }
     }
 
-    /// Returns what the broker needs to know of a message with these properties.
+    /// Returns the flags of a message with these properties.
     #[inline]
     pub fn message_flags(self) -> MessageFlags {
         let mode = self.delivery_mode();
@@ -242,89 +244,92 @@ impl<'a> Properties<'a> {
         if wants_a_look { flags.with(MessageFlags::PARSE_PROPERTIES) } else { flags }
     }
 
-    /// The header table. Absent is not the same as empty.
+    /// Returns the header table; `None` if it is absent, which is not the same as empty.
     pub fn headers(&self) -> Option<Table<'a>> {
         let octets = self.find(HEADERS)?.long_str().ok()?;
         Some(Table::trusted(octets))
     }
 
-    /// Returns whether the headers have the key `BCC`, whose routing keys are not shown to consumers. A publisher may
-    /// set it; messages sent to a client never have it.
+    /// Returns whether there is a header `BCC`. Publishers may set it; it is removed from messages for
+    /// consumers.
     pub fn is_blind(&self) -> bool {
         self.headers().is_some_and(|headers| headers.get("BCC").is_some())
     }
 
-    /// 1 transient, 2 persistent, by convention; any octet is legal.
+    /// Returns the delivery mode. By convention 1 is transient and 2 persistent, but any octet is allowed.
     #[inline]
     pub fn delivery_mode(&self) -> Option<u8> {
         self.octet(DELIVERY_MODE)
     }
 
-    /// Priority, larger is more urgent; any octet is legal.
+    /// Returns the priority. Messages with a larger one are more urgent. Any octet is allowed.
     pub fn priority(&self) -> Option<u8> {
         self.octet(PRIORITY)
     }
 
-    /// The application's correlation identifier.
+    /// Returns the application's correlation identifier.
     pub fn correlation_id(&self) -> Option<&'a [u8]> {
         self.short_str(CORRELATION_ID)
     }
 
-    /// Where replies go.
+    /// The address for replies.
     #[inline]
     pub fn reply_to(&self) -> Option<&'a [u8]> {
         self.short_str(REPLY_TO)
     }
 
-    /// Milliseconds until the message expires, as a decimal number if the publisher kept the rules.
+    /// Returns the time until the message expires. It should be a decimal number of milliseconds, but is not
+    /// checked here.
     #[inline]
     pub fn expiration(&self) -> Option<&'a [u8]> {
         self.short_str(EXPIRATION)
     }
 
-    /// The application's message identifier.
+    /// Returns the application's message identifier.
     pub fn message_id(&self) -> Option<&'a [u8]> {
         self.short_str(MESSAGE_ID)
     }
 
-    /// Seconds since 1970 by convention; any 64 bits are legal.
+    /// Returns the timestamp. By convention it is in seconds since 1970, but any 64 bits are allowed.
     pub fn timestamp(&self) -> Option<u64> {
         self.find(TIMESTAMP)?.u64().ok()
     }
 
-    /// The application's name for the kind of message: the property `type`.
+    /// Returns the property `type`: the application's name for the kind of message.
     pub fn kind(&self) -> Option<&'a [u8]> {
         self.short_str(KIND)
     }
 
-    /// The user who published the message; must be the login name of the publisher.
+    /// Returns the name of the user that published the message. The broker checks that it is that of the
+    /// publisher's login.
     #[inline]
     pub fn user_id(&self) -> Option<&'a [u8]> {
         self.short_str(USER_ID)
     }
 
-    /// The application's identifier.
+    /// Returns the application's identifier.
     pub fn app_id(&self) -> Option<&'a [u8]> {
         self.short_str(APP_ID)
     }
 
-    /// Unused ("reserved" in the specification), but handed on.
+    /// Returns a property that is reserved in the specification. The broker does not use it, but passes it to
+    /// consumers.
     pub fn cluster_id(&self) -> Option<&'a [u8]> {
         self.short_str(CLUSTER_ID)
     }
 
-    /// Writes the properties with some of them changed. All others stay bit for bit.
+    /// Writes the properties with the changes in `edit`. All other properties are copied bit for bit.
     ///
     /// # Errors
-    /// [`Full`]: nothing is left in the buffer then.
+    /// [`Full`] if they do not fit. The buffer is then unchanged.
     pub fn write_with(&self, edit: PropertyEdit<'_>, w: &mut Writer<'_>) -> Result<(), Full> {
         self.write_or_rewind(edit, None, w)
     }
 
-    /// Like [`Self::write_with`], with a header table that `fill` builds, whether there was one or not.
+    /// Like [`Self::write_with`], but with a header table that `fill` builds. It replaces an existing one.
     ///
     /// # Errors
-    /// [`Full`]: nothing is left in the buffer then.
+    /// [`Full`] if they do not fit. The buffer is then unchanged.
     pub fn write_with_headers(
         &self,
         edit: PropertyEdit<'_>,
@@ -335,11 +340,12 @@ impl<'a> Properties<'a> {
         self.write_or_rewind(edit, Some(fill), w)
     }
 
-    /// Like [`Self::write_with`], but removes header entries of some names and appends others. Entries that stay are
-    /// copied octet by octet. `BCC` is always removed: only the broker that the message was published to may read it.
+    /// Like [`Self::write_with`], but removes the header entries with the names `without`, and appends those
+    /// that `add` writes. The other entries are copied octet by octet. `BCC` is always removed, because only
+    /// the broker to which the message was published may read it.
     ///
     /// # Errors
-    /// [`Full`]: nothing is left in the buffer then.
+    /// [`Full`] if they do not fit. The buffer is then unchanged.
     pub fn write_with_other_headers(
         &self,
         edit: PropertyEdit<'_>,
@@ -409,7 +415,7 @@ impl<'a> Properties<'a> {
         self.bytes.first_chunk().map_or(0, |flags| u16::from_be_bytes(*flags))
     }
 
-    /// A cursor at the property of `flag`, if it is there.
+    /// Returns a cursor at the property of `flag`; `None` if it is absent.
     #[inline]
     fn find(&self, flag: u16) -> Option<Reader<'a>> {
         let flags = self.flags();
@@ -418,7 +424,7 @@ impl<'a> Properties<'a> {
         }
         let mut reader = Reader::new(self.bytes);
         reader.u16().ok()?;
-        // The flags above this one: their properties are skipped.
+        // The flags of the properties before this one, which are skipped.
         let mut before = flags & !(flag | (flag - 1));
         while before != 0 {
             let first = highest(before);
@@ -428,7 +434,7 @@ impl<'a> Properties<'a> {
         Some(reader)
     }
 
-    /// The octets of one property, its length included.
+    /// Returns the octets of one property, including its length.
     fn encoded(&self, flag: u16) -> &'a [u8] {
         let Some(start) = self.find(flag) else {
             return &[];
@@ -451,7 +457,7 @@ impl<'a> Properties<'a> {
     }
 }
 
-/// Returns the highest bit of `flags`, which must not be 0: the flag of the property that comes first.
+/// Returns the highest bit of `flags`, which is the flag of the first property. `flags` must not be 0.
 #[inline]
 fn highest(flags: u16) -> u16 {
     0x8000 >> flags.leading_zeros()
@@ -476,7 +482,7 @@ fn set(flags: &mut u16, flag: u16, present: bool) {
     }
 }
 
-/// Copies entries of other names, consecutive ones in one piece.
+/// Copies the entries whose names are not in `without`. Consecutive entries are copied in one piece.
 fn entries_but(headers: Table<'_>, without: &[&str], table: &mut TableWriter<'_, '_>) -> Result<(), Full> {
     let mut entries = headers.iter();
     let mut from = entries.rest();
@@ -502,12 +508,12 @@ pub type HeadersFill<'f> = &'f mut dyn FnMut(&mut TableWriter<'_, '_>) -> Result
 /// The change of one property.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Edit<T> {
-    /// It stays as it is, be it absent.
+    /// The property is unchanged, present or absent.
     #[default]
     Keep,
-    /// It is removed.
+    /// The property is removed.
     Remove,
-    /// It is set to this value.
+    /// The property is set to this value.
     Set(T),
 }
 
@@ -524,14 +530,15 @@ impl<T> Edit<T> {
 /// The change of the header table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeadersEdit<'e> {
-    /// It stays as it is, be it absent.
+    /// The header table is unchanged, present or absent.
     #[default]
     Keep,
-    /// It is removed.
+    /// The header table is removed.
     Remove,
-    /// It is replaced, or added.
+    /// The header table is replaced, or added.
     Set(Table<'e>),
-    /// It loses every entry of this name. It stays even if that leaves it empty.
+    /// All entries with this name are removed from the header table. The table stays even if it is empty
+    /// then.
     Without(&'e str),
 }
 
@@ -550,11 +557,11 @@ impl HeadersEdit<'_> {
 pub struct PropertyEdit<'e> {
     /// The header table.
     pub headers: HeadersEdit<'e>,
-    /// Where replies go.
+    /// The address for replies.
     pub reply_to: Edit<&'e [u8]>,
-    /// When the message expires.
+    /// The time until the message expires.
     pub expiration: Edit<&'e [u8]>,
-    /// The user who claims to have sent the message.
+    /// The user that published the message.
     pub user_id: Edit<&'e [u8]>,
 }
 

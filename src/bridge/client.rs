@@ -89,7 +89,8 @@ pub struct Client {
     /// When bytes were last received.
     last_received: Now,
     has_received_nothing: bool,
-    /// Number of received bytes that no event has consumed yet, since the last [`Self::note_unhandled`].
+    /// Number of bytes at the end of the last input that [`Self::next`] did not consume; set by
+    /// [`Self::note_unhandled`].
     unhandled_bytes: usize,
     /// When bytes were last written to the socket.
     last_written: Now,
@@ -205,8 +206,8 @@ impl Client {
 
     // ---- time
 
-    /// Returns when [`Self::keep_time`] must be called next. `is_read` is whether this broker reads the socket at the
-    /// moment. If it does not, answers cannot arrive, so their timeouts are suspended.
+    /// Returns when [`Self::handle_timeout`] must be called next. `is_read` is whether this broker reads the socket at
+    /// the moment. If it does not, answers cannot arrive, so their timeouts are suspended.
     pub fn deadline(&self, is_read: bool) -> Deadline {
         if self.stage != Stage::Open {
             return self.opening_deadline;
@@ -226,7 +227,7 @@ impl Client {
     ///
     /// # Errors
     /// The upstream sent nothing for two heartbeat intervals, or an answer is missing after `OPENING_MS`.
-    pub fn keep_time(&mut self, now: Now, is_read: bool) -> Result<(), Cause> {
+    pub fn handle_timeout(&mut self, now: Now, is_read: bool) -> Result<(), Cause> {
         let timed_out = |missing| {
             Err(Cause::new(format_args!("the upstream did not send {missing} within {OPENING_MS} ms")))
         };
@@ -269,7 +270,7 @@ impl Client {
     }
 
     /// Records that the first `count` bytes of [`Self::pending`] were written, and removes them.
-    pub fn note_written(&mut self, now: Now, count: usize) {
+    pub fn note_methods_written(&mut self, now: Now, count: usize) {
         if count > 0 {
             self.last_written = now;
             self.out.drain(..count.min(self.out.len()));
@@ -278,7 +279,7 @@ impl Client {
     }
 
     /// Records that bytes of published messages were written, which postpones the next heartbeat.
-    pub const fn note_sent(&mut self, now: Now) {
+    pub const fn note_messages_written(&mut self, now: Now) {
         self.last_written = now;
     }
 

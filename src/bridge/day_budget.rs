@@ -64,7 +64,7 @@ impl DayBudget {
     }
 
     /// Begins a new day if the current one is over. Returns whether it was.
-    pub const fn keep_time(&mut self, now: Now) -> bool {
+    pub const fn begin_day_if_due(&mut self, now: Now) -> bool {
         let elapsed_ms = self.elapsed_ms(now);
         let days = elapsed_ms / DAY_MS;
         if days == 0 {
@@ -166,11 +166,11 @@ mod tests {
         budget.note(999);
         assert!(!budget.is_spent());
         budget.note(500);
-        assert!(budget.is_spent() && !budget.keep_time(at(28)) && budget.is_spent());
+        assert!(budget.is_spent() && !budget.begin_day_if_due(at(28)) && budget.is_spent());
         assert_eq!(budget.next_day().ms_left(at(28)), Some(3_600_000));
-        assert!(budget.keep_time(at(29)) && !budget.is_spent());
+        assert!(budget.begin_day_if_due(at(29)) && !budget.is_spent());
         assert_eq!(budget.numbers(at(29)), [0, 1_499, 0]);
-        assert!(budget.keep_time(at(29 + 49)));
+        assert!(budget.begin_day_if_due(at(29 + 49)));
         assert_eq!(budget.numbers(at(78)), [0, 0, 3_600_000], "a day passed with nothing");
         assert!(!DayBudget::new(None, at(0)).is_spent());
     }
@@ -182,10 +182,10 @@ mod tests {
         let [used, yesterday, gone_ms] = before.numbers(at(20));
         let mut after = DayBudget::new(Some(100), at(0));
         after.restore(at(0), [used, yesterday, gone_ms]);
-        assert!(after.is_spent() && !after.keep_time(at(3)) && after.is_spent());
-        assert!(after.keep_time(at(4)) && !after.is_spent());
+        assert!(after.is_spent() && !after.begin_day_if_due(at(3)) && after.is_spent());
+        assert!(after.begin_day_if_due(at(4)) && !after.is_spent());
         after.restore(at(0), [1, 2, u64::MAX]);
-        assert!(after.keep_time(at(0)), "nonsense is a day that is over");
+        assert!(after.begin_day_if_due(at(0)), "nonsense is a day that is over");
     }
 
     #[test]

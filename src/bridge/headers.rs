@@ -115,7 +115,7 @@ pub struct Origin {
     /// The identifier of the store.
     pub store: [u8; 16],
     /// The current epoch of the store.
-    pub life: u32,
+    pub epoch: u32,
 }
 
 /// The identifier of a message in a queue of this broker.
@@ -144,7 +144,7 @@ impl OwnId {
         let store = u128::from_be_bytes(origin.store);
         let written = match is_transient {
             false => write!(text, "{store:032x}-{queue:x}-{offset:x}"),
-            true => write!(text, "{store:032x}-t{:x}-{queue:x}-{offset:x}", origin.life),
+            true => write!(text, "{store:032x}-t{:x}-{queue:x}-{offset:x}", origin.epoch),
         };
         debug_assert!(written.is_ok(), "ID_BYTES_MAX is the length of the longest identifier");
         text
@@ -163,17 +163,26 @@ impl OwnId {
 const SHOVELLED: &str = "x-shovelled";
 const TIMESTAMP: &str = "x-shovelled-timestamp";
 
-/// Writes a message's properties with a shovel's headers and configured properties to `writer`.
-///
-/// `used_uris` are the indices of the source's and the destination's address in the shovel's two lists. `unix_s` is the
-/// time of the transfer. `by` is the value of `shovelled-by`. `scratch` is a buffer for the headers.
+/// A transfer of a message by a shovel, for the headers that describe it.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer<'n> {
+    /// Indices of the source's and the destination's address in the shovel's two lists.
+    pub addresses: (usize, usize),
+    /// The time of the transfer in seconds since 1970.
+    pub unix_s: u64,
+    /// The name of this broker's node, the value of `shovelled-by`.
+    pub node: &'n str,
+}
+
+/// Writes a message's properties with a shovel's headers and configured properties to `writer`. `scratch` is a buffer
+/// for the headers.
 ///
 /// # Errors
 /// The headers do not fit into `scratch`, or the properties not into `writer`.
 pub fn shovelled(
     properties: Properties<'_>,
     shovel: &Shovel,
-    (used_uris, unix_s, by): ((usize, usize), u64, &str),
+    transfer: Transfer<'_>,
     scratch: &mut [u8],
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
@@ -181,7 +190,7 @@ pub fn shovelled(
     let adds_any = shovel.adds_headers || shovel.adds_timestamp;
     if adds_any {
         let headers = properties.headers().unwrap_or(Table::EMPTY);
-        table.table(|table| write_headers(headers, shovel, (used_uris, unix_s, by), table))?;
+        table.table(|table| write_headers(headers, shovel, transfer, table))?;
     }
     let headers = adds_any.then(|| Table::trusted(table.written().get(4..).unwrap_or_default()));
     let has = |name: &str, flag, kind| {
@@ -244,9 +253,10 @@ fn write_property(
 fn write_headers(
     headers: Table<'_>,
     shovel: &Shovel,
-    ((from, to), unix_s, by): ((usize, usize), u64, &str),
+    transfer: Transfer<'_>,
     table: &mut TableWriter<'_, '_>,
 ) -> Result<(), Full> {
+    let Transfer { addresses: (from, to), unix_s, node } = transfer;
     let before = headers.get(SHOVELLED).and_then(|value| value.as_array());
     for (name, value) in headers.iter() {
         let is_replaced = name == SHOVELLED.as_bytes() && shovel.adds_headers
@@ -258,7 +268,7 @@ fn write_headers(
     if shovel.adds_headers {
         table.array(SHOVELLED, |array| {
             array.table(|table| {
-                let constants = [("shovelled-by", by), ("shovel-type", "dynamic")];
+                let constants = [("shovelled-by", node), ("shovel-type", "dynamic")];
                 constants.iter().try_for_each(|(name, text)| table.text(name, text))?;
                 table.text("shovel-name", &shovel.name)?;
                 table.text("shovel-vhost", &shovel.vhost)?;
@@ -287,7 +297,7 @@ fn write_end(which: &str, end: &ShovelEnd, uri: usize, table: &mut TableWriter<'
 mod tests {
     use super::*;
 
-    const ORIGIN: Origin = Origin { store: [0xab; 16], life: 3 };
+    const ORIGIN: Origin = Origin { store: [0xab; 16], epoch: 3 };
     const OWN: OwnId = OwnId { queue: 5, offset: 0x1a2, is_transient: false };
 
     fn written(properties: &[u8], write: impl FnOnce(Properties<'_>, &mut Writer<'_>)) -> Vec<u8> {
@@ -321,7 +331,7 @@ mod tests {
         assert_eq!((sent.content_type(), sent.is_persistent()), (Some(&b"t"[..]), true));
         assert_eq!(own_id_of(sent, ORIGIN), Some(OWN));
         assert_eq!(hops_of(sent), 1);
-        let second = Origin { store: [1; 16], life: 1 };
+        let second = Origin { store: [1; 16], epoch: 1 };
         let via = written(&once, |properties, writer| {
             let other = OwnId { queue: 9, offset: 9, is_transient: true };
             let marks = BridgeHeaders { id: Some(other), is_repeat: true };
@@ -392,7 +402,7 @@ mod own_id_tests {
 
     #[test]
     fn what_is_written_reads_back_and_what_is_anothers_does_not() {
-        let origin = Origin { store: *b"\0a store's own i", life: u32::MAX };
+        let origin = Origin { store: *b"\0a store's own i", epoch: u32::MAX };
         for is_transient in [false, true] {
             for number in [0, 1, 255, u64::MAX] {
                 let id = OwnId { queue: number, offset: u64::MAX - number, is_transient };
@@ -400,7 +410,7 @@ mod own_id_tests {
                 assert_eq!(OwnId::parse(text.as_bytes(), origin), Some(id), "{text}");
                 let other = Origin { store: [7; 16], ..origin };
                 assert_eq!(OwnId::parse(text.as_bytes(), other), None);
-                let later = Origin { life: 1, ..origin };
+                let later = Origin { epoch: 1, ..origin };
                 assert_eq!(OwnId::parse(text.as_bytes(), later).is_none(), is_transient);
                 let longer = format!("{text}-0");
                 assert_eq!(OwnId::parse(longer.as_bytes(), origin), None);
@@ -440,7 +450,8 @@ mod shovelled_tests {
         let (mut scratch, mut out) = ([0; 1000], [0; 1000]);
         let mut writer = Writer::new(&mut out);
         let properties = Properties::parse(properties).expect("sound");
-        shovelled(properties, shovel, ((0, 0), 77, "here"), &mut scratch, &mut writer).expect("it fits");
+        let transfer = Transfer { addresses: (0, 0), unix_s: 77, node: "here" };
+        shovelled(properties, shovel, transfer, &mut scratch, &mut writer).expect("it fits");
         let written = writer.written().to_vec();
         Properties::parse(&written).expect("what is written is sound");
         written

@@ -1,14 +1,14 @@
-//! Applies commands: what each changes, and what it answers.
+//! Applies commands: each changes the state and returns its reply.
 //!
-//! This file also has the broker's own connections: the local end of a bridge, and requests of the management
-//! API. They can do what any client can, and two things that no client can do in one step. They park a
-//! message, or publish it again and settle it, both or neither.
+//! This file also has the broker's own connections: the local end of a bridge, and requests to the management
+//! API. In addition to what clients can do, they can settle a delivery and, in the same commit, publish its
+//! message again or move it to a parking queue.
 //!
 //! # Invariants
-//! - The state is changed and the answer given at once. An error is answered without waiting for anything.
-//! - A command that depends on which consumer has which messages is applied after the deliveries that were
-//!   possible before it. Commands therefore have the same effect whether they arrive one by one or many in
-//!   one read.
+//! - The state is changed and the reply returned at once. An error reply is sent without waiting for a
+//!   commit.
+//! - Before a command whose effect depends on which messages were delivered, all deliveries that are possible
+//!   are made. Commands therefore have the same effect whether they arrive one by one or many in one read.
 
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
@@ -38,8 +38,8 @@ fn cannot_switch(from: &str, to: &str) -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("cannot switch from {from} to {to} mode"))
 }
 
-/// The fault of a command that the connection layer never sends in this place.
-fn out_of_place() -> Fault {
+/// The fault for a command that is not valid in this state. The connection layer never passes such a command.
+fn unexpected_command() -> Fault {
     Fault::connection(ReplyCode::CommandInvalid, format_args!("unexpected method"))
 }
 
@@ -66,21 +66,20 @@ fn priority_of(queue: QueueText<'_>, arguments: Table<'_>) -> Result<i32, Fault>
     }
 }
 
-/// Identifies a delivery to another broker.
+/// Identifies the message of a delivery, so that another broker can detect duplicates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeliverySource {
-    /// Number of the queue, never reused: in all runs of the process if the queue is durable, else in this
-    /// one.
+    /// Number of the queue. It is never reused in this process; that of a durable queue, never in later
+    /// processes either.
     pub queue: u64,
     /// Offset of the message in its queue.
     pub offset: u64,
-    /// The message is lost when the broker stops.
+    /// The message is not in the log, so it is lost when the broker stops.
     pub is_transient: bool,
 }
 
 impl OutboxView<'_> {
-    /// Returns the identification of the delivery at the cursor; `None` for a message that comes from no
-    /// queue.
+    /// Returns the identification of the delivery at the cursor; `None` for a `basic.return`.
     pub fn source(&self) -> Option<DeliverySource> {
         let delivery = &self.broker.queues.deliveries()[self.at?];
         let queue = self.broker.queues.at(delivery.queue?);
@@ -91,9 +90,14 @@ impl OutboxView<'_> {
     }
 }
 
-/// Returns whether a copy is in its queue. Without capacity for it now, it is dropped. `refused` is the text
-/// for a queue that takes no such message.
-fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str) -> Result<bool, Fault> {
+/// Converts the outcome of publishing a copy: `true` if it is in the queue, `false` if there is no capacity
+/// now. In the latter case the copy is discarded. `refused` is the error text if the queue refuses the copy.
+fn publish_result_of_copy(
+    cx: &mut Context<'_>,
+    copy: MessageId,
+    outcome: Outcome,
+    refused: &str,
+) -> Result<bool, Fault> {
     match outcome {
         Outcome::Published => Ok(true),
         Outcome::Wait => {
@@ -104,15 +108,17 @@ fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str)
     }
 }
 
-/// Returns a copy of a message with other properties, which is not referenced yet.
+/// Returns a copy of a message with other properties; `None` without capacity. The caller must publish or
+/// discard the copy.
 #[cold]
-fn copied(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
+fn copy_with_properties_of(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
     let flags = copy_flags(cx.messages, message, &Properties::trusted(properties));
     cx.messages.copy_with_properties(message, properties, flags.with(MessageFlags::PARSE_PROPERTIES)).ok()
 }
 
 impl Broker {
-    /// Applies one command. Returns the position of its reply among the connection's deliveries.
+    /// Applies one command. Returns its outcome, and the position of the reply among the connection's
+    /// deliveries.
     #[inline]
     pub fn apply(
         &mut self,
@@ -122,7 +128,7 @@ impl Broker {
         command: Command<'_>,
     ) -> (Outcome, ReplyOrder) {
         cx.awaited = Batch::NONE;
-        let answers_at_once = matches!(command, Command::Cancel { .. } | Command::CloseChannel);
+        let replies_at_once = matches!(command, Command::Cancel { .. } | Command::CloseChannel);
         let result = match channel {
             None => self.apply_to_connection(cx.pending_writes, connection, command),
             Some(channel) => self.apply_to_channel(cx, connection, channel, command),
@@ -131,15 +137,15 @@ impl Broker {
             self.run_jobs(cx);
         }
         self.queues.records().charge_walked_levels(cx.work);
-        if answers_at_once || result.is_err() {
+        if replies_at_once || result.is_err() {
             cx.awaited = Batch::NONE;
         }
         let outcome = result.unwrap_or_else(Outcome::Fault);
         (outcome, self.consumers.reply_order(connection, channel))
     }
 
-    /// Returns whether a turn has work without new input: jobs, deliveries that became possible, connections
-    /// with something new to send.
+    /// Returns whether there is work without new input: jobs, deliveries that became possible, or connections
+    /// with new output.
     pub fn has_work(&self, pending_writes: &PendingWrites) -> bool {
         self.queues.gets().is_due()
             || !self.jobs.is_empty() && !pending_writes.is_crowded()
@@ -163,7 +169,7 @@ impl Broker {
             }
             Command::OpenVhost { vhost } => self.open_vhost(connection, vhost),
             Command::OpenChannel { number } => self.open_channel(connection, number),
-            _ => Err(out_of_place()),
+            _ => Err(unexpected_command()),
         }
     }
 
@@ -213,7 +219,8 @@ impl Broker {
         }
     }
 
-    /// Makes the deliveries, possible before the command, of a queue that the command names.
+    /// If a command has the name of a queue, makes the deliveries of that queue that were possible before the
+    /// command.
     fn catch_up_for(&mut self, cx: &mut Context<'_>, vhost: VhostId, command: &Command<'_>) {
         if let Command::QueueDeclare { queue, .. }
         | Command::QueuePurge { queue }
@@ -227,7 +234,7 @@ impl Broker {
         }
     }
 
-    /// Applies a command that names queues or exchanges.
+    /// Applies a command that has the name of a queue or an exchange.
     fn apply_definition(
         &mut self,
         cx: &mut Context<'_>,
@@ -303,7 +310,7 @@ impl Broker {
                 let queue = self.require_queue(connection, vhost, queue)?;
                 self.get(cx, channel, queue, no_ack)
             }
-            _ => Err(out_of_place()),
+            _ => Err(unexpected_command()),
         }
     }
 
@@ -338,7 +345,8 @@ impl Broker {
         self.start_consumer(cx, channel, queue, tag, priority, request)
     }
 
-    /// Gives the consumer of `amq.rabbitmq.reply-to` its own queue, which can be reached only with its token.
+    /// Creates a hidden queue for a consumer of `amq.rabbitmq.reply-to`. Messages are routed to this queue
+    /// only by its random name.
     fn consume_replies(
         &mut self,
         cx: &mut Context<'_>,
@@ -368,8 +376,8 @@ impl Broker {
         self.start_consumer(cx, channel, queue, tag, 0, request)
     }
 
-    fn consumer_tag(&mut self, asked: &str) -> Name {
-        match Name::try_from(asked) {
+    fn consumer_tag(&mut self, requested: &str) -> Name {
+        match Name::try_from(requested) {
             Ok(tag) if !tag.is_empty() => tag,
             _ => self.unique_name("amq.ctag-"),
         }
@@ -395,22 +403,22 @@ impl Broker {
         Ok(outcome)
     }
 
-    /// Handles `basic.cancel` of the client. With an unknown tag it does nothing.
+    /// Handles `basic.cancel` from the client. An unknown tag is ignored.
     pub(crate) fn cancel(&mut self, cx: &mut Context<'_>, channel: ChannelId, tag: &str) {
         if let Some(index) = self.consumers.find(channel, tag) {
             self.catch_up(cx, self.consumers.at(index).queue);
             self.end_consumer(cx, index);
             self.free_consumer_if_done(index);
         } else if let Some(index) = self.consumers.find_cancelled(channel, tag) {
-            // The consumer's queue was deleted just before, and basic.cancel-ok says that the consumer has
-            // ended. The client is notified once.
+            // The consumer's queue was deleted, and the client has not been notified of it yet. The reply
+            // basic.cancel-ok replaces this notification.
             self.consumers.leave_cancelled(index);
             self.free_consumer_if_done(index);
         }
     }
 
-    /// Returns the next cancelled consumer of which the client must be notified: channel number, tag, and the
-    /// position of `basic.cancel` among the connection's deliveries.
+    /// Returns the next consumer for which the broker must send `basic.cancel`: channel number, tag, and the
+    /// position of the method among the connection's deliveries.
     pub fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
         self.consumers.next_cancelled(connection)
     }
@@ -426,8 +434,8 @@ impl Broker {
         if !global {
             record.prefetch_count = prefetch_count;
         }
-        // As in RabbitMQ, a prefetch per new consumer removes the one that all consumers of the channel
-        // share.
+        // As in RabbitMQ, `basic.qos` with `global` = `false` removes the prefetch limit that all consumers
+        // of the channel share.
         let shared = if global { prefetch_count } else { 0 };
         if core::mem::replace(&mut record.global_prefetch_count, shared) != shared {
             self.consumers.make_all_eligible(cx.work, &mut self.queues, channel);
@@ -446,46 +454,47 @@ impl Broker {
         Ok(Outcome::ChannelOpened(channel))
     }
 
-    /// Creates a connection, before its handshake.
+    /// Creates the record of a connection, before the handshake.
     ///
     /// # Errors
-    /// No connection record is free: a lost connection is still being cleared.
+    /// No connection record is free, because those of lost connections are still being cleared.
     pub fn connect(&mut self) -> Option<ConnectionId> {
         self.consumers.connect(&mut self.quota)
     }
 
-    /// Returns how many more connections may be opened. Lost connections may still be being cleared.
+    /// Returns the number of free connection records. Records of lost connections that are still being
+    /// cleared are not free.
     pub const fn connections_free(&self) -> usize {
         self.consumers.connections_fill().free_count()
     }
 
-    /// Requests that the event loop close a connection with `connection.close` 320 and this reason.
+    /// Requests that the event loop close a connection: with `connection.close`, code 320 and this reason.
     pub fn force_close(&mut self, connection: ConnectionId, reason: &str) {
         self.consumers.force_close(connection, reason);
     }
 
-    /// Returns the next connection that is to be closed by force, and the reason for its client.
+    /// Returns the next connection for which [`Self::force_close`] was called, and the fault with the reason.
     pub fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
         self.consumers.next_forced()
     }
 
-    /// Returns whether any connection is to be closed by force.
+    /// Returns whether [`Self::next_forced`] would return a connection.
     pub fn has_forced(&self) -> bool {
         self.consumers.has_forced()
     }
 
-    /// Returns whether jobs of the connection's last command are running; until they are done, the connection
-    /// is not read.
+    /// Returns whether jobs of the connection's last command are not done. The caller does not read the
+    /// connection until then.
     pub fn is_busy(&self, connection: ConnectionId) -> bool {
         self.consumers.is_busy(connection)
     }
 
-    /// Returns the next connection whose outbox received something since the last call.
+    /// Returns the next connection with new deliveries in its outbox.
     pub fn next_with_output(&mut self) -> Option<ConnectionId> {
         self.consumers.next_with_output()
     }
 
-    /// Opens a connection of the broker itself in a virtual host.
+    /// Opens one of the broker's own connections in a virtual host.
     ///
     /// # Errors
     /// There is no such virtual host, or no connection record is free.
@@ -495,22 +504,22 @@ impl Broker {
             return Err(Fault::connection(ReplyCode::NotAllowed, format_args!("vhost {vhost} not found")));
         };
         let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
-        // The connection that had the place before may have had a name in the firehose.
+        // Replaces the firehose name of an earlier connection with the same id.
         self.set_firehose_name(connection, name);
         let record = self.consumers.connection_mut(connection);
         (record.identity, record.vhost) = (Identity::own(name), Some(id));
         self.quota.enter_vhost(connection, id);
-        self.access.hold_vhost(id);
+        self.access.add_vhost_reference(id);
         Ok(connection)
     }
 
-    /// Opens a connection and a channel for a user of the management API, who can do with it what AMQP allows
-    /// that user.
+    /// Opens a connection and a channel for a user of the management API. The user has the same permissions
+    /// on it as over AMQP.
     ///
-    /// The connection is not listed anywhere, and the caller releases it.
+    /// No list of connections shows it. The caller releases it after the request.
     ///
     /// # Errors
-    /// The user is refused, or no connection record is free.
+    /// The user may not open the virtual host, or no connection record is free.
     #[cold]
     pub fn connect_user(
         &mut self,
@@ -519,7 +528,7 @@ impl Broker {
         vhost: &str,
     ) -> Result<(ConnectionId, ChannelId), Fault> {
         let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
-        // The address that the user connects from was checked with the password.
+        // The management API has already checked whether the user may log in from its address.
         let commands = [
             Command::LoginExternal { user, from_loopback: true },
             Command::OpenVhost { vhost },
@@ -538,8 +547,9 @@ impl Broker {
         unreachable!("opening a channel is answered with a channel or a fault")
     }
 
-    /// Moves a written delivery to another queue with other properties. Returns `None` if there is no
-    /// capacity for the copy now; the delivery is then unchanged.
+    /// Moves the message of a written delivery to another queue, with other properties, and settles the
+    /// delivery. Returns the batch of the move; `None` if there is no capacity for the copy now. The delivery
+    /// is unchanged then.
     ///
     /// # Errors
     /// There is no such queue, or the queue accepts no more.
@@ -553,10 +563,10 @@ impl Broker {
         properties: &[u8],
     ) -> Result<Option<Batch>, Fault> {
         let queue = self.queue_for(channel, queue)?;
-        let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(None) };
-        let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
+        let Some((index, message)) = self.find_sent_in_memory(channel, tag) else { return Ok(None) };
+        let Some(copy) = copy_with_properties_of(cx, message, properties) else { return Ok(None) };
         cx.pending_writes.begin_group();
-        let is_moved = self.push_aside(cx, channel, copy, queue);
+        let is_moved = self.push_copy(cx, channel, copy, queue);
         if is_moved == Ok(true) {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, Settlement::Ack);
@@ -565,10 +575,10 @@ impl Broker {
         is_moved.map(|is_moved| is_moved.then_some(batch))
     }
 
-    /// Publishes the message of a written delivery again with other properties and settles the delivery, both
-    /// or neither.
+    /// Publishes the message of a written delivery again, with other properties, and settles the delivery.
+    /// Both are done in one commit, or neither.
     ///
-    /// Returns `false` if there is no capacity for the copy now; the delivery is then unchanged.
+    /// Returns `false` if there is no capacity for the copy now. The delivery is unchanged then.
     ///
     /// # Errors
     /// The message reaches no queue, or is refused.
@@ -580,27 +590,27 @@ impl Broker {
         tag: u64,
         properties: &[u8],
     ) -> Result<bool, Fault> {
-        let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(false) };
-        let Some(copy) = copied(cx, message, properties) else { return Ok(false) };
+        let Some((index, message)) = self.find_sent_in_memory(channel, tag) else { return Ok(false) };
+        let Some(copy) = copy_with_properties_of(cx, message, properties) else { return Ok(false) };
         let connection = self.consumers.connection_of(channel);
         cx.pending_writes.begin_group();
         let mut outcome = self.publish(cx, channel, copy, true);
-        let is_requeued = self.has_returned(connection);
-        if outcome == Ok(Outcome::Published) && !is_requeued {
+        let is_returned = self.has_returned(connection);
+        if outcome == Ok(Outcome::Published) && !is_returned {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, Settlement::Ack);
         }
         cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
-        if is_requeued {
+        if is_returned {
             self.sent(cx, connection, 1);
             let why = format_args!("it is routed to no queue here");
             outcome = Err(Fault::new(ReplyCode::NoRoute, why));
         }
-        taken(cx, copy, outcome?, "a queue refuses it by its own arguments")
+        publish_result_of_copy(cx, copy, outcome?, "a queue refuses it by its own arguments")
     }
 
-    /// Puts a copy of a message that is in no queue into one, with other properties. Returns `None` if there
-    /// is no capacity for the copy now.
+    /// Adds a copy of a message, with other properties, to a queue. The original is in no queue. Returns the
+    /// batch of the copy; `None` if there is no capacity for it now.
     ///
     /// # Errors
     /// There is no such queue, or the queue accepts no more.
@@ -614,9 +624,9 @@ impl Broker {
         properties: &[u8],
     ) -> Result<Option<Batch>, Fault> {
         let queue = self.queue_for(channel, queue)?;
-        let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
+        let Some(copy) = copy_with_properties_of(cx, message, properties) else { return Ok(None) };
         cx.awaited = Batch::NONE;
-        let is_taken = self.push_aside(cx, channel, copy, queue)?;
+        let is_taken = self.push_copy(cx, channel, copy, queue)?;
         Ok(is_taken.then_some(cx.awaited))
     }
 
@@ -628,7 +638,7 @@ impl Broker {
         })
     }
 
-    fn sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
+    fn find_sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
         let record = self.consumers.find_channel(channel).filter(|record| !record.is_closed())?;
         let head = record.unacknowledged.front()?;
         let is_head = self.queues.deliveries()[head].tag == tag;
@@ -637,9 +647,9 @@ impl Broker {
         delivery.message.filter(|_| delivery.is_sent).map(|message| (index, message))
     }
 
-    /// Pushes a copy to a queue and takes ownership of it, pushed or not. Returns whether it is in the queue.
+    /// Adds a copy to a queue. Returns `false` if there is no capacity now; the copy is discarded then.
     #[cold]
-    fn push_aside(
+    fn push_copy(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -659,17 +669,17 @@ impl Broker {
         targets.push(queue);
         let outcome = self.deliver_to_targets(cx, copy, &mut targets, &publish);
         self.publishing.targets = targets;
-        taken(cx, copy, outcome?, "the parking queue is full by its own arguments")
+        publish_result_of_copy(cx, copy, outcome?, "the parking queue is full by its own arguments")
     }
 
-    /// Returns whether the first entry of the connection's outbox is a `basic.return` of a message that it
-    /// published.
+    /// Returns whether the first entry of the connection's outbox is a `basic.return`.
     pub fn has_returned(&self, connection: ConnectionId) -> bool {
         let front = self.consumers.connection(connection).outbox.front();
         front.is_some_and(|index| self.queues.deliveries()[index].queue.is_none())
     }
 
-    /// Browses messages of a queue from this position on, counted from 0, with the permissions of a user.
+    /// Returns up to `count` messages of a queue, beginning with position `from`, without delivering them.
+    /// Position 0 is the front of the queue. The permissions of the user are checked.
     ///
     /// # Errors
     /// The user may not read the queue, there is no such queue, or the position is too far from the front.
@@ -691,8 +701,9 @@ impl Broker {
         Ok(BrowseResult { ready: self.queues.records().ready_in(queue), seen })
     }
 
-    /// Moves a written delivery, with the cause, to the queue for messages that the other side of a bridge
-    /// refuses. This happens at once, or when the message is read back and there is capacity.
+    /// Moves the message of a written delivery to a parking queue, because the other end of a bridge refuses
+    /// the message. The cause is added to its headers. If the message is not in memory or there is no
+    /// capacity, it is moved later.
     ///
     /// # Errors
     /// There is no such delivery or queue, or the queue accepts no more. The delivery is unchanged.
@@ -730,7 +741,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Sets the name of a connection in firehose copies; a longer name is cut.
+    /// Sets the name of a connection in firehose copies. A name that is too long is truncated.
     pub fn set_firehose_name(&mut self, connection: ConnectionId, name: &str) {
         let Some(place) = self.firehose.names.get_mut(connection.index()) else { return };
         place.clear();
@@ -775,19 +786,19 @@ impl Broker {
         }
     }
 
-    /// Completes a login whose password was checked.
+    /// Completes a login after the check of its password. Returns the outcome of the login command.
     pub fn checked(
         &mut self,
         pending_writes: &PendingWrites,
         connection: ConnectionId,
         check: &PasswordCheck,
-        is_right: bool,
+        is_correct: bool,
     ) -> Outcome {
-        let admitted = self.access.admit_checked(pending_writes, check, is_right);
+        let admitted = self.access.admit_checked(pending_writes, check, is_correct);
         admitted.map_or_else(Outcome::Fault, |identity| self.admit(connection, identity))
     }
 
-    /// Logs a connection in as the user that a client certificate names.
+    /// Logs a connection in as the user whose name is in the client certificate.
     pub(crate) fn login_external(
         &mut self,
         pending_writes: &PendingWrites,
@@ -811,7 +822,7 @@ impl Broker {
         let connections_in = |vhost| self.quota.connections_in(vhost);
         let vhost = self.access.check_open(who, name, connections_in, self.load_of(who))?;
         self.quota.enter_vhost(connection, vhost);
-        self.access.hold_vhost(vhost);
+        self.access.add_vhost_reference(vhost);
         self.consumers.connection_mut(connection).vhost = Some(vhost);
         Ok(Outcome::Done)
     }

@@ -1,8 +1,8 @@
-//! Arguments of `queue.declare`: which are known, which values are valid, and when two declarations are
-//! equivalent.
+//! Arguments of `queue.declare`: the checks of their values, and the comparison of a declaration with an
+//! existing queue.
 //!
-//! The checks and their texts are those of RabbitMQ 3.10. Arguments that it does not know are kept, ignored
-//! and not compared. The code that acts on an argument decides what it does.
+//! The checks and the error texts are those of RabbitMQ 3.10. Arguments that RabbitMQ does not know are
+//! stored, but neither checked nor compared.
 
 use core::fmt;
 
@@ -14,7 +14,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages};
 use super::policy::EffectivePolicy;
 use super::reply_text::{Lossy, QueueText, Shown};
 
-/// What happens to a message for a full queue (`x-overflow`).
+/// What happens when a message arrives in a full queue (`x-overflow`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Overflow {
     /// `drop-head`: the oldest message is dropped.
@@ -26,23 +26,23 @@ pub(crate) enum Overflow {
     RejectPublishDlx,
 }
 
-/// The settings of a queue, from its arguments and policies. A missing limit is the largest number, which is
-/// never reached.
+/// The settings of a queue, from its arguments and policies. A limit that is not set has the maximum value of
+/// its type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct QueueSettings {
     pub(crate) max_length: u64,
     pub(crate) max_length_bytes: u64,
-    /// The queue has a limit of messages or of bytes.
+    /// `max_length` or `max_length_bytes` is set.
     pub(crate) limits_length: bool,
     pub(crate) overflow: Overflow,
     /// The queue has a dead-letter exchange.
     pub(crate) dead_letters: bool,
     /// Time to live of messages in the queue, in milliseconds.
     pub(crate) message_ttl_ms: u64,
-    /// Messages of the queue may expire: by the queue's time to live or, since a message with an expiration
-    /// arrived, by their own.
+    /// Messages of the queue may expire: the queue has a time to live, or a message with an expiration has
+    /// arrived.
     pub(crate) may_expire: bool,
-    /// The queue is deleted after it was unused for this long, in milliseconds.
+    /// The queue is deleted after it was unused for this time, in milliseconds.
     pub(crate) expires_ms: u64,
     /// A message requeued more often than this is dropped or dead-lettered.
     pub(crate) delivery_limit: u32,
@@ -85,28 +85,29 @@ impl QueueSettings {
         }
     }
 
-    /// Returns the settings of a level of such a queue, which clients do not use directly.
+    /// Returns the settings for a level of a queue with these settings. A level does not expire separately
+    /// from its queue.
     pub(crate) const fn of_level(self) -> Self {
         Self { expires_ms: u64::MAX, ..self }
     }
 
-    /// Returns whether the queue is deleted when it is unused.
+    /// Returns whether the queue is deleted after it was unused for some time.
     pub(crate) const fn expires(&self) -> bool {
         self.expires_ms != u64::MAX
     }
 }
 
-/// Returns the consumer timeout: the shorter of argument and policy, so that a client which may declare a
-/// queue cannot raise a policy's limit.
+/// Returns the consumer timeout in milliseconds: the shorter of argument and policy. A client can therefore
+/// not exceed the policy with an argument. 0 is unlimited, and `u32::MAX` stands for the configured timeout.
 ///
-/// RabbitMQ 3.10 has no such argument and accepts any value, so a value that is not a time counts as missing
-/// here too.
+/// RabbitMQ 3.10 does not know this argument and accepts any value. So Leveret ignores a value that is not a
+/// time, instead of refusing it.
 fn consumer_timeout_ms(effective: &EffectivePolicy<'_>) -> u32 {
     let timeout = effective.time("x-consumer-timeout");
     timeout.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
 }
 
-/// The flags of a declaration that some arguments forbid.
+/// The flags of a declaration that certain queue types do not allow.
 #[derive(Clone, Copy)]
 pub(crate) struct QueueFlags {
     pub(crate) durable: bool,
@@ -115,7 +116,7 @@ pub(crate) struct QueueFlags {
 }
 
 enum Check {
-    /// Milliseconds; `zero` tells whether 0 is allowed.
+    /// Milliseconds. 0 is allowed only with `zero`.
     Milliseconds {
         zero: bool,
     },
@@ -134,13 +135,13 @@ enum Check {
     Anything,
 }
 
-/// The types of queues that have an argument.
+/// The queue types for which an argument is valid.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Both,
     Classic,
     Quorum,
-    /// Only streams have the argument; there are no streams here.
+    /// The argument is valid only for streams, which Leveret does not have.
     Neither,
 }
 
@@ -155,7 +156,7 @@ impl Takes {
     }
 }
 
-/// All arguments that are compared, in RabbitMQ's order.
+/// All arguments that are checked and compared, in RabbitMQ's order.
 const KNOWN: [(&str, Takes, Check); 19] = [
     ("x-expires", Takes::Both, Check::Milliseconds { zero: false }),
     ("x-message-ttl", Takes::Both, Check::Milliseconds { zero: true }),
@@ -184,7 +185,7 @@ pub(crate) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
 /// Checks the arguments of a new queue.
 ///
 /// # Errors
-/// The first argument that is not valid, in RabbitMQ's words.
+/// The text that RabbitMQ has for the first argument that is not valid.
 pub(crate) fn check(queue: QueueText<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let quorum = is_quorum(arguments);
     check_type(queue, arguments, flags)?;
@@ -193,7 +194,8 @@ pub(crate) fn check(queue: QueueText<'_>, arguments: Table<'_>, flags: QueueFlag
             check_one(queue, name, check, value, arguments)?;
         }
     }
-    // The fault names the first argument, as declared, that belongs to another type of queue.
+    // The fault contains the first argument, in the order of the declaration, that is valid only for other
+    // queue types.
     for (declared, _) in arguments.iter() {
         let known = KNOWN.iter().find(|(name, ..)| name.as_bytes() == declared);
         if let Some((name, ..)) = known.filter(|(_, takes, _)| !takes.is_taken(quorum)) {
@@ -203,13 +205,13 @@ pub(crate) fn check(queue: QueueText<'_>, arguments: Table<'_>, flags: QueueFlag
     if quorum { check_quorum_flags(queue, flags) } else { Ok(()) }
 }
 
-/// Compares a declaration with the existing queue.
+/// Compares the arguments of a declaration (`received`) with those of the existing queue (`current`).
 ///
 /// # Errors
-/// 406 with both values, or with "none" if only one of them has the argument.
+/// An argument differs: a fault with code 406 and both values, or "none" for a missing value.
 pub(crate) fn compare(queue: QueueText<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
     let quorum = is_quorum(current);
-    // Arguments of another type of queue are ignored.
+    // Arguments that are not valid for the type of the existing queue are ignored.
     for (name, ..) in KNOWN.iter().filter(|(_, takes, _)| takes.is_taken(quorum)) {
         let (one, two) = (with_default(name, received), with_default(name, current));
         if !equivalent(one, two) {
@@ -219,7 +221,7 @@ pub(crate) fn compare(queue: QueueText<'_>, received: Table<'_>, current: Table<
     Ok(())
 }
 
-/// Returns whether two values are equivalent; integers of all widths are the same type.
+/// Returns whether two values are equivalent. Integers are compared by value, whatever their width.
 pub(crate) fn equivalent(one: Option<Value<'_>>, two: Option<Value<'_>>) -> bool {
     match (one, two) {
         (None, None) => true,
@@ -232,7 +234,7 @@ pub(crate) fn equivalent(one: Option<Value<'_>>, two: Option<Value<'_>>) -> bool
     }
 }
 
-/// 406 for an argument that differs.
+/// Returns the fault with code 406 for an argument that differs.
 pub(crate) fn inequivalent(
     name: &str,
     thing: &dyn fmt::Display,
@@ -248,7 +250,7 @@ pub(crate) fn inequivalent(
     )
 }
 
-/// 406 for a flag that differs.
+/// Returns the fault with code 406 for a flag that differs.
 pub(crate) fn inequivalent_flag(
     name: &str,
     thing: &dyn fmt::Display,
@@ -339,7 +341,7 @@ fn check_one(
 fn check_type(queue: QueueText<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let Some(value) = arguments.get("x-queue-type") else { return Ok(()) };
     match text(queue, "x-queue-type", value)? {
-        // On one node, a quorum queue is a durable queue.
+        // Leveret is one node, so a quorum queue is like a durable classic queue.
         b"classic" | b"quorum" => Ok(()),
         b"stream" => {
             check_quorum_flags(queue, flags)?;
@@ -394,7 +396,8 @@ fn wrong_type(queue: QueueText<'_>, name: &str, is_quorum: bool) -> Fault {
     )
 }
 
-/// Returns the expiration property: a decimal number of milliseconds in a string. The errors are RabbitMQ's.
+/// Returns the property expiration in milliseconds; `None` if the message has none. On the wire it is a
+/// string with a decimal number. The error texts are RabbitMQ's.
 #[inline(never)]
 pub(crate) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
     let Some(text) = properties.expiration() else { return Ok(None) };
@@ -421,8 +424,8 @@ pub(crate) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, 
     }
 }
 
-/// Returns the flags for a copy of a message with these properties. They follow from the copy's own
-/// properties.
+/// Returns the flags for a copy of `message` that has these properties. Persistence is taken from the
+/// message, the rest from the properties.
 pub(crate) fn copy_flags(
     messages: &Messages,
     message: MessageId,

@@ -31,7 +31,7 @@ use super::quota::Declared;
 use super::reply_text::{check_deletable, version_for};
 use super::state::REPLY_TO;
 use super::topology::{
-    BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, FoundBinding, NewExchange,
+    BindingIdentity, BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, NewExchange,
     check_deletable_name, exchange_text, refuse_default,
 };
 use super::{Broker, Context};
@@ -84,7 +84,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         refuse_default(name)?;
         let exchange = self.topology.require_exchange(&self.access, vhost, name)?;
-        cx.await_defined(self.topology.exchange(exchange).defined);
+        cx.await_defined(self.topology.exchange(exchange).definition_batch);
         Ok(Outcome::Done)
     }
 
@@ -96,7 +96,7 @@ impl Broker {
         declaration: &ExchangeDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
         let name = declaration.exchange;
-        declaration.check_askable()?;
+        declaration.check_type_and_name()?;
         self.check(cx.work, connection, vhost, Right::Configure, Resource::Exchange(name))?;
         if let Some(exchange) = self.topology.find_exchange(vhost, name) {
             self.topology.compare_exchange(cx, &self.access, exchange, declaration)?;
@@ -149,7 +149,7 @@ impl Broker {
         let delayed_queue = delayed_queue
             .transpose()
             .inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, declarer))?;
-        self.access.hold_vhost(vhost);
+        self.access.add_vhost_reference(vhost);
         let new =
             NewExchange { vhost, declaration: *declaration, version, declarer: cx.declarer, delayed_queue };
         let exchange = self.topology.insert_exchange(&new);
@@ -200,7 +200,7 @@ impl Broker {
     /// Frees an exchange that is retired and has no bindings any more.
     pub(crate) fn free_exchange(&mut self, exchange: ExchangeId) {
         let vhost = self.topology.free_exchange(&mut self.quota, exchange);
-        self.release_vhost(vhost);
+        self.remove_vhost_reference(vhost);
     }
 
     /// Creates the hidden queue of a delayed exchange with this version.
@@ -215,7 +215,7 @@ impl Broker {
         let mut record = Queue::delayed_queue(cx.pending_writes, vhost, settings, version, durable);
         record.declared.declarer = cx.declarer;
         let queue = self.queues.records_mut().insert_hidden(record)?;
-        self.access.hold_vhost(vhost);
+        self.access.add_vhost_reference(vhost);
         Ok(queue)
     }
 
@@ -280,7 +280,7 @@ impl Broker {
     }
 
     /// Handles `exchange.bind` and `queue.bind`, for a source and destination that were found.
-    pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &FoundBinding<'_>) -> Result<Outcome, Fault> {
+    pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &BindingIdentity<'_>) -> Result<Outcome, Fault> {
         self.topology.bind(cx, &self.access, &mut self.quota, &mut self.queues, new)?;
         Ok(Outcome::Done)
     }
@@ -306,7 +306,7 @@ impl Broker {
     /// # Errors
     /// The log accepts nothing now.
     pub(crate) fn unbind(&mut self, cx: &mut Context<'_>, binding: BindingId) -> Result<(), Fault> {
-        check_deletable(cx.pending_writes, self.topology.binding(binding).stored)?;
+        check_deletable(cx.pending_writes, self.topology.binding(binding).is_stored)?;
         self.remove_binding(cx, binding);
         Ok(())
     }
@@ -645,7 +645,7 @@ impl Broker {
         self.declare_quota(Declared::Queue, bytes, cx.declarer)?;
         record.declared.declarer = cx.declarer;
         let queue = self.queues.records_mut().insert(record)?;
-        self.access.hold_vhost(vhost);
+        self.access.add_vhost_reference(vhost);
         if is_rebuilt {
             self.recovery.note_rebuilt();
         }
@@ -761,7 +761,7 @@ impl Broker {
         let problem = match () {
             () if only_if.unused && !record.queue_consumers.is_empty() => "in use",
             () if only_if.empty && count > 0 => "not empty",
-            () => return check_deletable(pending_writes, record.logged.is_on()).map(|()| count),
+            () => return check_deletable(pending_writes, record.logged.is_logged()).map(|()| count),
         };
         let words = self.queue_text(record.vhost, &record.name);
         Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
@@ -802,12 +802,12 @@ impl Broker {
         vhost: VhostId,
         name: &str,
     ) {
-        self.policies.drop_of_vhost(pending_writes, vhost, name);
+        self.policies.clear_all_of_vhost(pending_writes, vhost, name);
         self.notify_of_policies();
     }
 
     pub(crate) fn notify_of_policies(&mut self) {
-        if self.policies.take_job() {
+        if self.policies.take_job_request() {
             self.jobs.begin(Job::Policies);
         }
     }
@@ -922,7 +922,7 @@ impl Broker {
             }
             sweep.exchange += 1;
         }
-        self.access.note_swept(sweep.vhost);
+        self.access.note_vhost_emptied(sweep.vhost);
         self.free_vhost_if_done(sweep.vhost);
         true
     }

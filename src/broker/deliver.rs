@@ -254,7 +254,7 @@ impl Broker {
     #[inline]
     pub(crate) fn put_into_outbox(&mut self, messages: &Messages, new: NewDelivery) {
         let (queues, quota, ack_timeout) = (&mut self.queues, &mut self.quota, &mut self.ack_timeout);
-        self.consumers.put_into_outbox(messages, queues, quota, new, || ack_timeout.begin());
+        self.consumers.put_into_outbox(messages, queues, quota, new, || ack_timeout.note_activity());
     }
 
     /// Returns whether the connection's share and the pool have capacity for one more delivery.

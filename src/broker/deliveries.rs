@@ -1,9 +1,9 @@
-//! Deliveries, from the moment a message leaves its queue until it is settled or back in its queue.
+//! Deliveries: messages that have left their queue and are not settled, and messages that were requeued.
 //!
-//! One record serves a message all that time: on its way to a socket, waiting for an acknowledgement, or
-//! requeued. Only the list that the record is on changes, so this path needs no memory that might be missing.
-//! Exception: when half of all records serve requeued messages, a message is requeued as a queue entry, if
-//! there is capacity for that.
+//! A delivery has the same record in the outbox of the connection, while it is unacknowledged, and after it
+//! was requeued. Only the list that contains the record changes. So requeueing never fails for lack of
+//! memory. Exception: when half of all records are those of requeued messages, a message is requeued as a
+//! queue entry, if there is capacity for an entry.
 //!
 //! ```text
 //! queue ──deliver──> outbox of the connection ──written──> unacknowledged list of the channel ──ack──> free
@@ -11,10 +11,9 @@
 //!   └──────── requeued heap of the queue, by offset <──requeue─────┘
 //! ```
 //!
-//! Acknowledgements find their record by channel and delivery tag. Nearly always it is the head of the
-//! channel's list. Otherwise it is found through one table of buckets shared by all channels. Consecutive
-//! tags are in consecutive buckets, so the table behaves like one ring, however sparse a channel's tags
-//! become.
+//! An acknowledgement has the channel and the delivery tag. Its record is usually the first of the channel's
+//! unacknowledged list. If not, it is found in a hash table that all channels share. Consecutive tags of a
+//! channel are in consecutive buckets, so they do not collide.
 
 use core::ops::{Index, IndexMut};
 
@@ -23,12 +22,13 @@ use leveret_core::mem::{Links, List, MessageId, Slab, sort_by_key};
 
 use crate::republish::Reason;
 
-/// The requeued messages of one queue, lowest offset first: a leftist heap through the records. Requeueing
-/// and taking the first are both logarithmic, whatever the order.
+/// The requeued messages of one queue, ordered by offset: a leftist heap whose nodes are the delivery
+/// records. Adding a message, and removing the one with the lowest offset, takes logarithmic time in any
+/// order.
 ///
 /// # Invariants
-/// - A record is in at most one heap, and on no list that needs it elsewhere.
-/// - The first record is the one with the lowest offset.
+/// - A record in a heap is in no other heap, in no outbox, and on no unacknowledged list.
+/// - The first record has the lowest offset.
 #[derive(Debug, Default)]
 pub(crate) struct RequeuedHeap {
     root: u32,
@@ -50,11 +50,11 @@ impl RequeuedHeap {
     }
 
     pub(crate) fn insert(&mut self, pool: &mut Deliveries, index: usize) {
-        pool.slab[index].returned = true;
+        pool.slab[index].is_requeued = true;
         pool.slab[index].heap = HeapLinks { left: 0, right: 0, rank: 1 };
         self.root = merge(&mut pool.slab, self.root, index as u32 + 1);
         self.len += 1;
-        pool.returned += 1;
+        pool.requeued_count += 1;
     }
 
     /// Returns all requeued deliveries of the heap, lowest offset first.
@@ -72,13 +72,13 @@ impl RequeuedHeap {
         found
     }
 
-    /// Takes the delivery with the lowest offset.
+    /// Removes and returns the delivery with the lowest offset.
     pub(crate) fn pop(&mut self, pool: &mut Deliveries) -> Option<usize> {
         let first = self.first()?;
         let HeapLinks { left, right, .. } = core::mem::take(&mut pool.slab[first].heap);
         self.root = merge(&mut pool.slab, left, right);
         self.len -= 1;
-        pool.returned -= 1;
+        pool.requeued_count -= 1;
         Some(first)
     }
 }
@@ -107,14 +107,14 @@ fn rank(slab: &Slab<Delivered>, heap: u32) -> u16 {
     }
 }
 
-/// The method that carries the message to the client.
+/// The AMQP method with which the message is sent to the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Carrier {
     /// `basic.deliver`.
     Deliver,
-    /// `basic.get-ok` with the number of messages left.
+    /// `basic.get-ok`, with the number of messages that are still in the queue.
     Get(u32),
-    /// `basic.return`: without a queue, and never acknowledged.
+    /// `basic.return`. Such a message is in no queue and is never acknowledged.
     Return,
 }
 
@@ -124,11 +124,12 @@ pub(crate) struct Delivered {
     pub(crate) tag: u64,
     /// Position of the message in the order in which messages left the queue.
     pub(crate) offset: u64,
-    /// Log offset of the message, if the log has it.
+    /// Offset of the message in the log; `None` if it is not in the log.
     pub(crate) logged: Option<u64>,
     /// Sequence number of the delivery in the outbox of its connection.
     pub(crate) sequence: u64,
-    /// The message; `None` after it was evicted, which happens only after it was written to the socket.
+    /// The message; `None` if it was evicted, so that it is only in the log. A message is not evicted before
+    /// it was written to the socket.
     pub(crate) message: Option<MessageId>,
     /// Bytes of the message body.
     pub(crate) body_len: u32,
@@ -136,33 +137,33 @@ pub(crate) struct Delivered {
     /// The consumer, or the record for `basic.get`; `None` for returns.
     pub(crate) consumer: Option<ConsumerId>,
     pub(crate) queue: Option<QueueId>,
-    /// Bytes that the delivery counts for in the outbox.
+    /// Bytes for which the delivery is counted in the outbox.
     pub(crate) wire_bytes: u32,
-    /// When it was delivered, in seconds since the start of the process.
+    /// Time of the delivery, in seconds since the start of the process.
     pub(crate) delivered_s: u32,
     pub(crate) carrier: Carrier,
     pub(crate) redelivered: bool,
-    /// How often the message was requeued, up to the largest number.
+    /// How often the message was requeued; at most `u16::MAX`.
     pub(crate) requeues: u16,
-    /// Why the queue removes the message, if it does.
-    pub(crate) death: Option<Reason>,
-    /// Automatic acknowledgement: the delivery is settled when it is written.
+    /// The reason for which the message will be dead-lettered; `None` if it will not.
+    pub(crate) dead_letter_reason: Option<Reason>,
+    /// Automatic acknowledgement: the delivery is settled when it is written to the socket.
     pub(crate) no_ack: bool,
-    /// The delivery was written: the client has it, or it is on its way there.
+    /// The delivery has left the outbox. Nearly always this is because it was written to the socket.
     pub(crate) is_sent: bool,
-    /// The message is back in its queue.
-    returned: bool,
-    /// The delivery is on the list of those whose messages may be evicted.
-    is_pageable: bool,
-    /// The channel closed while the delivery was in the outbox: when it has been written, the message is
+    /// The message was requeued: the record is in the heap of its queue.
+    is_requeued: bool,
+    /// The delivery is on the list of deliveries whose messages may be evicted.
+    is_evictable: bool,
+    /// The channel was closed while the delivery was in the outbox. When it leaves the outbox, the message is
     /// requeued.
     pub(crate) is_detached: bool,
-    /// The channel closed, and the delivery is dropped unless a part of it was written.
+    /// The channel was closed. The delivery is not written any more, unless a part of it was written already.
     pub(crate) is_withdrawn: bool,
-    /// What `tx.commit` will do with the delivery, in an open transaction.
-    decided: Option<Settlement>,
+    /// How `tx.commit` will settle the delivery; `None` outside of an open transaction.
+    tx_settlement: Option<Settlement>,
     links: Links,
-    /// Links in the outbox, and afterwards in the list of deliveries whose messages may be evicted.
+    /// Links in the outbox, and later in the list of deliveries whose messages may be evicted.
     outbox_links: Links,
     bucket_next: u32,
     heap: HeapLinks,
@@ -197,14 +198,15 @@ pub(crate) struct Deliveries {
     slab: Slab<Delivered>,
     buckets: Box<[u32]>,
     /// Number of delivery records in the requeued heaps of all queues.
-    returned: usize,
-    /// Deliveries, written or requeued, whose messages the log has too and that may be evicted; the oldest
-    /// first.
-    pageable: List,
+    requeued_count: usize,
+    /// Written or requeued deliveries whose messages may be evicted, because they are in the log too; the
+    /// oldest first.
+    evictable: List,
 }
 
 impl Deliveries {
-    /// Bytes per delivery record, including its buckets (up to two for each record).
+    /// Bytes of a delivery record and its buckets in the hash table: up to two, because their number is a
+    /// power of two.
     pub(crate) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
 
     pub(crate) fn with_capacity(capacity: usize) -> Self {
@@ -212,20 +214,20 @@ impl Deliveries {
         Self {
             slab: Slab::with_capacity(capacity),
             buckets: vec![0; buckets].into_boxed_slice(),
-            returned: 0,
-            pageable: List::default(),
+            requeued_count: 0,
+            evictable: List::default(),
         }
     }
 
-    /// Creates a delivery record, with its position in the outbox and its bytes there; `None` when the pool
-    /// is full.
+    /// Creates a delivery record; `None` if the pool is full. `sequence` is its number in the outbox,
+    /// `wire_bytes` are the bytes for which it is counted there.
     pub(crate) fn insert(
         &mut self,
         new: NewDelivery,
         sequence: u64,
         (wire_bytes, body_len): (u32, u32),
     ) -> Option<usize> {
-        let findable = !new.no_ack && new.carrier != Carrier::Return;
+        let has_tag = !new.no_ack && new.carrier != Carrier::Return;
         let record = Delivered {
             tag: new.tag,
             offset: new.offset,
@@ -241,27 +243,27 @@ impl Deliveries {
             carrier: new.carrier,
             redelivered: new.redelivered,
             requeues: new.requeues,
-            death: None,
+            dead_letter_reason: None,
             no_ack: new.no_ack,
             is_sent: false,
-            returned: false,
-            is_pageable: false,
+            is_requeued: false,
+            is_evictable: false,
             is_detached: false,
             is_withdrawn: false,
-            decided: None,
+            tx_settlement: None,
             links: Links::default(),
             outbox_links: Links::default(),
             bucket_next: 0,
             heap: HeapLinks::default(),
         };
         let index = self.slab.insert(record).ok()?;
-        if findable {
-            self.remember_tag(index);
+        if has_tag {
+            self.add_tag(index);
         }
         Some(index)
     }
 
-    /// Returns the unsettled delivery with this tag.
+    /// Returns the unsettled delivery with this tag on this channel.
     pub(crate) fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
         let mut at = self.buckets[self.bucket(channel, tag)];
         while at != 0 {
@@ -274,8 +276,8 @@ impl Deliveries {
         None
     }
 
-    /// Removes the tag of a delivery, which the client no longer knows; the record itself stays.
-    fn forget_tag(&mut self, index: usize) {
+    /// Removes a delivery from the hash table, because its tag is not valid any more. The record stays.
+    fn remove_tag(&mut self, index: usize) {
         let (channel, tag) = (self.slab[index].channel, self.slab[index].tag);
         let bucket = self.bucket(channel, tag);
         let this = index as u32 + 1;
@@ -295,19 +297,19 @@ impl Deliveries {
         }
     }
 
-    /// Adds the tag of a delivery that the client knows, for the first time or again (a transaction was
-    /// rolled back).
+    /// Adds a delivery to the hash table: a new one, or one whose tag is valid again after a transaction was
+    /// rolled back.
     #[inline]
-    fn remember_tag(&mut self, index: usize) {
+    fn add_tag(&mut self, index: usize) {
         let bucket = self.bucket(self.slab[index].channel, self.slab[index].tag);
         self.slab[index].bucket_next = self.buckets[bucket];
         self.buckets[bucket] = index as u32 + 1;
     }
 
-    /// Frees a delivery record. If a client had its tag, the tag must have been forgotten.
+    /// Frees a delivery record. It must not be in the hash table any more.
     #[inline]
     pub(crate) fn remove(&mut self, index: usize) -> Delivered {
-        self.keep(index);
+        self.forbid_eviction(index);
         self.slab.remove(index)
     }
 
@@ -319,13 +321,13 @@ impl Deliveries {
         outbox.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
-    /// Removes a delivery from an outbox, whatever its position there.
+    /// Removes a delivery from an outbox, at any position.
     #[inline]
     pub(crate) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
-    /// Returns the delivery behind this one in the outbox.
+    /// Returns the next delivery after this one in its outbox.
     #[inline]
     pub(crate) fn next_in_outbox(&self, index: usize) -> Option<usize> {
         List::after(&self.slab, index, |delivery| &delivery.outbox_links)
@@ -339,38 +341,46 @@ impl Deliveries {
         list.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
-    /// Removes an acknowledged or otherwise decided delivery from the unacknowledged list, and forgets its
-    /// tag.
+    /// Removes a delivery from the unacknowledged list, and its tag from the hash table. Called when it is
+    /// settled, or when an open transaction will settle it.
     #[inline]
     pub(crate) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
         list.remove(&mut self.slab, index, |delivery| &mut delivery.links);
-        self.forget_tag(index);
+        self.remove_tag(index);
     }
 
-    /// Notes how a transaction is to settle a delivery, which must have left the unacknowledged list.
-    pub(crate) fn decide(&mut self, decided: &mut List, index: usize, settlement: Settlement) {
-        self.slab[index].decided = Some(settlement);
-        decided.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
+    /// Adds a delivery to the settlements of an open transaction. The caller has removed it from the
+    /// unacknowledged list.
+    pub(crate) fn add_to_transaction(
+        &mut self,
+        settlements: &mut List,
+        index: usize,
+        settlement: Settlement,
+    ) {
+        self.slab[index].tx_settlement = Some(settlement);
+        settlements.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
-    /// Takes the next delivery for which a transaction has a settlement.
-    pub(crate) fn next_decided(&mut self, decided: &mut List) -> Option<(usize, Settlement)> {
-        let index = decided.pop_front(&mut self.slab, |delivery| &mut delivery.links)?;
-        let settlement = self.slab[index].decided.take();
-        Some((index, settlement.expect("what is on this list is decided")))
+    /// Removes and returns the next of a transaction's settlements.
+    pub(crate) fn next_settlement(&mut self, settlements: &mut List) -> Option<(usize, Settlement)> {
+        let index = settlements.pop_front(&mut self.slab, |delivery| &mut delivery.links)?;
+        let settlement = self.slab[index].tx_settlement.take();
+        Some((index, settlement.expect("every delivery on this list has a settlement")))
     }
 
-    /// Rolls a transaction back: its deliveries are unacknowledged again, at their old positions.
+    /// Rolls the settlements of a transaction back: its deliveries return to their old positions in the
+    /// unacknowledged list.
     ///
-    /// It takes one pass over the list from its end. A client settles in any order, and searching each
-    /// position separately would take unbounded time.
-    pub(crate) fn undecide(&mut self, list: &mut List, mut decided: List) {
-        decided.sort_by_key(&mut self.slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
+    /// A client may settle in any order, so searching the position of each delivery separately could take
+    /// quadratic time. Instead the settlements are sorted by tag, and merged into the list in one pass from
+    /// its end.
+    pub(crate) fn roll_back_settlements(&mut self, list: &mut List, mut settlements: List) {
+        settlements.sort_by_key(&mut self.slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
         let mut after = list.back();
-        while let Some(index) = decided.back() {
-            decided.remove(&mut self.slab, index, |delivery| &mut delivery.links);
-            self.slab[index].decided = None;
-            self.remember_tag(index);
+        while let Some(index) = settlements.back() {
+            settlements.remove(&mut self.slab, index, |delivery| &mut delivery.links);
+            self.slab[index].tx_settlement = None;
+            self.add_tag(index);
             let tag = self.slab[index].tag;
             while let Some(other) = after.filter(|&other| self.slab[other].tag > tag) {
                 after = List::before(&self.slab, other, |delivery| &delivery.links);
@@ -381,36 +391,36 @@ impl Deliveries {
 
     // ---- eviction
 
-    /// Allows the message of a delivery to be evicted from now on, if the log has it. The record must be in
-    /// no outbox.
+    /// Allows the message of a delivery to be evicted, if it is in the log. The delivery must be in no
+    /// outbox.
     pub(crate) fn allow_eviction(&mut self, index: usize) {
         let record = &mut self.slab[index];
-        if record.logged.is_some() && record.message.is_some() && !record.is_pageable {
-            record.is_pageable = true;
-            self.pageable.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+        if record.logged.is_some() && record.message.is_some() && !record.is_evictable {
+            record.is_evictable = true;
+            self.evictable.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
         }
     }
 
-    /// Removes a delivery from the list of those whose messages may be evicted.
-    pub(crate) fn keep(&mut self, index: usize) {
-        if core::mem::take(&mut self.slab[index].is_pageable) {
-            self.pageable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+    /// Forbids to evict the message of a delivery.
+    pub(crate) fn forbid_eviction(&mut self, index: usize) {
+        if core::mem::take(&mut self.slab[index].is_evictable) {
+            self.evictable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
         }
     }
 
-    /// Returns the first delivery whose message may be evicted.
+    /// Returns the oldest delivery whose message may be evicted.
     pub(crate) const fn first_evictable(&self) -> Option<usize> {
-        self.pageable.front()
+        self.evictable.front()
     }
 
     // ---- counts
 
-    /// Returns the number of deliveries that are not settled, and returns that are not written.
+    /// Returns the number of delivery records in use, including those of `basic.return`.
     pub(crate) const fn len(&self) -> usize {
         self.slab.len()
     }
 
-    /// Returns whether there are no deliveries.
+    /// Returns whether no delivery records are in use.
     pub(crate) const fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
@@ -421,12 +431,12 @@ impl Deliveries {
         self.slab.free_count()
     }
 
-    /// Returns a counter that rises with every delivery record that becomes free.
-    pub(crate) const fn given(&self) -> u64 {
+    /// Returns the number of delivery records freed since the start.
+    pub(crate) const fn freed_total(&self) -> u64 {
         self.slab.given()
     }
 
-    /// Returns roughly the unused bytes of the pool for which the system holds memory.
+    /// Returns approximately how many bytes of system memory the pool has but does not use.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()
     }
@@ -436,21 +446,22 @@ impl Deliveries {
         self.slab.trim();
     }
 
-    /// Returns whether half of all records serve requeued messages. These may never be consumed again, and
-    /// with more of them no record would be left for new deliveries.
+    /// Returns whether half of all records are those of requeued messages. Such messages may stay in their
+    /// queues for any time, so others must still find free records for new deliveries.
     pub(crate) const fn are_half_requeued(&self) -> bool {
-        2 * self.returned >= self.slab.len() + self.slab.free_count()
+        2 * self.requeued_count >= self.slab.len() + self.slab.free_count()
     }
 
     fn bucket(&self, channel: ChannelId, tag: u64) -> usize {
-        // The odd factor spreads channels over the ring; tags of one channel remain neighbours.
+        // The factor distributes the channels over the buckets. Consecutive tags of a channel have
+        // consecutive buckets.
         let start = channel.index().wrapping_mul(0x9E37_79B1);
         start.wrapping_add(tag as usize) & (self.buckets.len() - 1)
     }
 
-    /// Returns whether any rejected delivery has this reason.
-    pub(crate) fn has_death(&self, reason: Reason) -> bool {
-        self.slab.iter().any(|(_, delivery)| delivery.death == Some(reason))
+    /// Returns whether any delivery will be dead-lettered for this reason.
+    pub(crate) fn is_dead_letter_reason_in_use(&self, reason: Reason) -> bool {
+        self.slab.iter().any(|(_, delivery)| delivery.dead_letter_reason == Some(reason))
     }
 }
 
@@ -471,50 +482,58 @@ impl IndexMut<usize> for Deliveries {
 }
 
 impl Delivered {
-    /// Returns whether the message is back in its queue.
+    /// Returns whether the message was requeued and is in the heap of its queue.
     pub(crate) const fn is_requeued(&self) -> bool {
-        self.returned
+        self.is_requeued
     }
 }
 
-/// Minimum time between two checks, in seconds.
+/// Minimum time between two checks for overdue deliveries, in seconds.
 const CHECK_INTERVAL_MIN_S: u32 = 60;
 
-/// When to check for overdue deliveries, and the progress of the current check.
+/// The schedule of the checks for overdue deliveries, and the progress of the current check.
 ///
 /// `Broker::next_overdue` does the check.
 ///
-/// Most queues use the configured consumer timeout. If a queue has a shorter one, the checks are as frequent
-/// as the shortest timeout requires, so that a delivery need not know when it will be overdue.
+/// The next check is scheduled with the shortest timeout of all queues, so the time at which a delivery will
+/// be overdue need not be stored in its record. Most queues have the configured consumer timeout.
 ///
 /// # Invariants
-/// - There is no check before a delivery may be overdue, whether the last check saw it or it was made
-///   afterwards.
+/// - A check is made only when a delivery can be overdue.
 #[derive(Debug)]
 pub(crate) struct AcknowledgementTimeout {
-    /// How long a delivery may be unsettled, in milliseconds, unless its queue has a timeout; 0 is unlimited.
+    /// The configured timeout in milliseconds, for queues without their own; 0 is unlimited.
     pub(crate) timeout_ms: u32,
     /// The shortest of all timeouts so far, in milliseconds; 0 when all are unlimited.
     shortest_ms: u32,
-    /// Second of this turn since the start of the process.
+    /// Time of this turn, in seconds since the start of the process.
     pub(crate) now_s: u32,
-    /// When to check for overdue deliveries next, in seconds of broker time.
+    /// Time of the next check, in seconds since the start of the process; `None` if none is needed.
     pub(crate) next_check_s: Option<u32>,
     /// Place of the channel where the current check continues.
     pub(crate) next_place: usize,
-    /// When the first delivery that the current check has seen will be overdue, in seconds.
+    /// The earliest time at which a delivery examined by the current check becomes overdue, in seconds since
+    /// the start of the process.
     first_s: Option<u32>,
     /// Number of channels that may still be checked in this turn.
-    pub(crate) left: u32,
+    pub(crate) channels_left: u32,
 }
 
 impl AcknowledgementTimeout {
     pub(crate) const fn new(timeout_ms: u32) -> Self {
         let shortest_ms = timeout_ms;
-        Self { timeout_ms, shortest_ms, now_s: 0, next_check_s: None, next_place: 0, first_s: None, left: 0 }
+        Self {
+            timeout_ms,
+            shortest_ms,
+            now_s: 0,
+            next_check_s: None,
+            next_place: 0,
+            first_s: None,
+            channels_left: 0,
+        }
     }
 
-    /// Notes the consumer timeout of a queue; `u32::MAX` is none.
+    /// Notes the consumer timeout of a queue; `u32::MAX` if it has none.
     pub(crate) fn note_timeout(&mut self, timeout_ms: u32) {
         if timeout_ms == 0 || timeout_ms == u32::MAX || self.shortest_ms > 0 && timeout_ms >= self.shortest_ms
         {
@@ -525,30 +544,31 @@ impl AcknowledgementTimeout {
         self.next_check_s = Some(self.next_check_s.map_or(next_s, |next_check_s| next_check_s.min(next_s)));
     }
 
-    /// Notes that a delivery, or a message of a transaction, is held from now on. Returns the time in
-    /// seconds.
-    pub(crate) const fn begin(&mut self) -> u32 {
+    /// Notes a new delivery, or new activity in a transaction. Schedules a check if none is scheduled.
+    /// Returns the present time, in seconds since the start of the process.
+    pub(crate) const fn note_activity(&mut self) -> u32 {
         if self.next_check_s.is_none() && self.shortest_ms > 0 {
             self.next_check_s = Some(overdue_s(self.now_s, self.shortest_ms));
         }
         self.now_s
     }
 
-    /// Notes a delivery or transaction seen by the check, held since `since_s` for at most `timeout_ms`.
-    /// Returns whether it is overdue.
+    /// Returns whether a delivery, or an open transaction, is overdue: it has existed since `since_s` and may
+    /// exist for `timeout_ms`; 0 is unlimited. Also notes when it becomes overdue, for the time of the next
+    /// check.
     pub(crate) fn is_overdue(&mut self, since_s: u32, timeout_ms: u32) -> bool {
         let at_s = overdue_s(since_s, timeout_ms);
-        let is_for_ever = timeout_ms == 0;
-        if !is_for_ever {
+        let is_unlimited = timeout_ms == 0;
+        if !is_unlimited {
             self.first_s = Some(self.first_s.map_or(at_s, |first_s| first_s.min(at_s)));
         }
-        !is_for_ever && at_s <= self.now_s
+        !is_unlimited && at_s <= self.now_s
     }
 
-    /// Ends a check, and sets the time of the next.
+    /// Ends a check, and schedules the next one.
     pub(crate) fn end(&mut self) {
         let pause_s = CHECK_INTERVAL_MIN_S.min(self.shortest_ms.div_ceil(1000));
-        // This check has not seen deliveries from now on.
+        // Deliveries made after this check are overdue at the earliest after the shortest timeout.
         let next_s = |first_s: u32| first_s.min(overdue_s(self.now_s, self.shortest_ms));
         self.next_check_s =
             self.first_s.map(|first_s| next_s(first_s).max(self.now_s.saturating_add(pause_s)));
@@ -557,8 +577,8 @@ impl AcknowledgementTimeout {
     }
 }
 
-/// Returns the first second in which a delivery held since `since_s` is overdue. Both times are truncated, so
-/// it is one second later.
+/// Returns the first second in which a delivery made at `since_s` is overdue. Times are truncated to seconds,
+/// so one second is added.
 const fn overdue_s(since_s: u32, timeout_ms: u32) -> u32 {
     since_s.saturating_add(timeout_ms.div_ceil(1000)).saturating_add(1)
 }
@@ -592,7 +612,7 @@ mod records_tests {
             let other = pool.insert(new(4, tag, tag), 0, (0, 0)).unwrap();
             assert_eq!(pool.find(ChannelId::from_index(3), tag), Some(index));
             for gone in [other, index] {
-                pool.forget_tag(gone);
+                pool.remove_tag(gone);
                 pool.remove(gone);
             }
             assert_eq!(pool.find(ChannelId::from_index(4), tag), None);
@@ -616,7 +636,7 @@ mod records_tests {
             let offset = pool.slab[index].offset;
             assert!(offset >= last);
             last = offset;
-            pool.forget_tag(index);
+            pool.remove_tag(index);
             pool.remove(index);
         }
         assert!(heap.is_empty() && pool.slab.is_empty());

@@ -60,6 +60,10 @@
 //! | slot | a level of a hidden queue: the messages that are due in one interval |
 //! | entry, chunk | one place in a queue, and the unit of memory in which places are allocated |
 //! | share | the part of a pool that one queue, or one connection, may use |
+//! | place | the index of a record in its pool; another record may have the place after the first is freed |
+//! | serial | the number of a user, an exchange, a queue or a channel that no later one has in this process |
+//! | revision | a number that rises with each change of routes or permissions; caches store it to detect changes |
+//! | turn | one pass of the event loop: it applies the received commands and makes deliveries |
 //! | absent | an absent message is only in the log, not in memory |
 //!
 //! # Invariants

@@ -1,15 +1,16 @@
-//! Changes by an operator: queues, exchanges and bindings, users and virtual hosts, policies and parameters,
-//! orphans.
+//! Changes by an operator, over `leveret ctl` or the management API: queues, exchanges, bindings, users,
+//! virtual hosts, policies, parameters, orphans.
 //!
 //! ```text
 //! delete a virtual host: name ─→ permissions, policies, parameters ─→ close connections ─→ job: queues, exchanges
-//! delete a user: name ─→ permissions ─→ close connections, which may do nothing meanwhile
+//! delete a user: name ─→ permissions ─→ close connections, which have no permissions until they are closed
 //! ```
 //!
 //! # Invariants
-//! - No permissions are checked here, and no connection waits for the work.
-//! - A change is written like any client's change. The batch to wait for is returned, or is that of the
-//!   context.
+//! - The caller has checked the permissions of the operator. Jobs begun here do not stop the reading of any
+//!   connection.
+//! - A change is appended to the log like a change by a client. The caller waits for the returned batch, or
+//!   for that of the [`Context`], before it acknowledges the change.
 
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
@@ -36,8 +37,8 @@ pub enum Declared {
     Differs,
 }
 
-/// Returns the result of declaring an object that exists already: with the same properties, or with others.
-fn compared(outcome: Result<impl Sized, Fault>) -> Result<Declared, Fault> {
+/// Converts the result of comparing a declaration with an existing object.
+fn comparison_result(outcome: Result<impl Sized, Fault>) -> Result<Declared, Fault> {
     match outcome {
         Ok(_) => Ok(Declared::Done),
         Err(fault) if fault.code == ReplyCode::PreconditionFailed => Ok(Declared::Differs),
@@ -45,15 +46,13 @@ fn compared(outcome: Result<impl Sized, Fault>) -> Result<Declared, Fault> {
     }
 }
 
-type Changed = Result<Batch, OperatorFault>;
-
-/// The types of queues that RabbitMQ has.
+/// The types of queues that RabbitMQ has. A virtual host may have any of them as its default queue type.
 const QUEUE_TYPES: [&str; 3] = ["classic", "quorum", "stream"];
 
 /// Checks the metadata that a virtual host would have after a change.
 ///
 /// # Errors
-/// The texts are too long, or there is no such type of queues.
+/// The texts are too long, or there is no such queue type.
 fn check_metadata(name: &str, change: &VhostChange, after: VhostMetadata<'_>) -> Result<(), OperatorFault> {
     let bytes = after.description.len() + after.tags.len();
     if bytes > VHOST_METADATA_BYTES_MAX {
@@ -70,11 +69,10 @@ fn check_metadata(name: &str, change: &VhostChange, after: VhostMetadata<'_>) ->
     }
 }
 
-/// The number of messages that arrived in a queue, and its size.
+/// The number of messages that arrived in a queue, and the present size of the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueLoad {
-    /// Messages that arrived since the queue exists in this process, including those recovered from the log
-    /// at start.
+    /// Messages that arrived in the queue in this process, including those recovered from the log at start.
     pub arrived: u64,
     /// Number of ready messages.
     pub ready: u32,
@@ -83,7 +81,7 @@ pub struct QueueLoad {
 }
 
 impl Broker {
-    /// Empties a queue. Returns how many messages were ready.
+    /// Deletes the ready messages of a queue. Returns their number.
     ///
     /// # Errors
     /// There is no such queue.
@@ -97,11 +95,11 @@ impl Broker {
         Ok(count)
     }
 
-    /// Checks whether a user may declare a queue of this name, publish to it over the default exchange and
-    /// consume from it. The queue need not exist.
+    /// Checks whether a user has the permissions to declare a queue of this name, to consume from it, and to
+    /// publish to it over the default exchange. The queue need not exist.
     ///
     /// # Errors
-    /// The user may not, or there is no such user or virtual host.
+    /// The user does not have them, or there is no such user or virtual host.
     pub fn check_use_of_queue(&self, user: &str, vhost: &str, queue: &str) -> Result<(), Fault> {
         let Some(vhost) = self.access.find_vhost(vhost) else {
             return Err(Fault::new(ReplyCode::NotFound, format_args!("no vhost '{vhost}'")));
@@ -117,10 +115,10 @@ impl Broker {
         Ok(())
     }
 
-    /// Deletes a queue, exclusive ones included. Returns how many messages were ready.
+    /// Deletes a queue, even an exclusive one. Returns how many messages were ready.
     ///
     /// # Errors
-    /// There is no such queue, or it has consumers or messages although the conditions forbid that.
+    /// There is no such queue, or the condition `only_if` is not met.
     pub fn operator_delete_queue(
         &mut self,
         cx: &mut Context<'_>,
@@ -156,7 +154,8 @@ impl Broker {
         Ok((queue.ok_or_else(not_found)?, vhost))
     }
 
-    /// Declares an exchange by name and type; the flags are durable, auto-delete and internal.
+    /// Declares an exchange. The tuples are its name and type, and the flags durable, auto-delete and
+    /// internal.
     ///
     /// # Errors
     /// The exchange cannot be declared with these properties, or there is no capacity.
@@ -170,14 +169,16 @@ impl Broker {
     ) -> Result<Declared, Fault> {
         let vhost = self.operator_vhost(vhost)?;
         let declaration = ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
-        declaration.check_askable()?;
+        declaration.check_type_and_name()?;
         match self.topology.find_exchange(vhost, exchange) {
-            Some(found) => compared(self.topology.compare_exchange(cx, &self.access, found, &declaration)),
+            Some(found) => {
+                comparison_result(self.topology.compare_exchange(cx, &self.access, found, &declaration))
+            }
             None => self.create_exchange(cx, vhost, &declaration).map(|_| Declared::Done),
         }
     }
 
-    /// Declares a queue; the flags are durable and auto-delete.
+    /// Declares a queue. The flags are durable and auto-delete.
     ///
     /// # Errors
     /// The queue cannot be declared with these properties, or there is no capacity.
@@ -196,15 +197,15 @@ impl Broker {
             QueueDeclaration { arguments: typed.as_deref().unwrap_or(arguments), ..declaration };
         match self.queues.records().find_queue(vhost, queue) {
             Some(found) if self.queues.at(found).declared.exclusive_owner.is_some() => Ok(Declared::Differs),
-            Some(found) => compared(self.compare_properties(cx, vhost, found, &declaration)),
+            Some(found) => comparison_result(self.compare_properties(cx, vhost, found, &declaration)),
             None => self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done),
         }
     }
 
-    /// Binds a queue or an exchange to an exchange with a key.
+    /// Binds a queue or an exchange to the exchange `source`.
     ///
     /// # Errors
-    /// Source or destination is missing, the binding is refused, or there is no capacity.
+    /// Source or destination does not exist, the arguments are not valid, or there is no capacity.
     pub fn operator_bind(
         &mut self,
         cx: &mut Context<'_>,
@@ -227,10 +228,10 @@ impl Broker {
         self.bind(cx, &spec.between(from, to)).map(|_| Declared::Done)
     }
 
-    /// Removes a binding of a queue that has no arguments, if it exists.
+    /// Removes the binding without arguments between an exchange and a queue, if it exists.
     ///
     /// # Errors
-    /// The log accepts nothing now.
+    /// The storage cannot be written.
     pub fn operator_unbind(
         &mut self,
         cx: &mut Context<'_>,
@@ -254,7 +255,7 @@ impl Broker {
             .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{name}'")))
     }
 
-    /// Creates a virtual host with the predeclared exchanges and without limits, unless it exists.
+    /// Creates a virtual host without limits, unless it exists. It has the predeclared exchanges.
     ///
     /// # Errors
     /// The name is not valid, or there is no capacity.
@@ -269,7 +270,7 @@ impl Broker {
     /// Creates a virtual host, unless it exists, and changes its metadata.
     ///
     /// # Errors
-    /// The name or the metadata are not valid, or there is no capacity. Then nothing is changed.
+    /// The name or the metadata are not valid, or there is no capacity. Nothing is changed then.
     pub fn put_vhost_with(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -305,27 +306,28 @@ impl Broker {
             default_queue_type: &default_queue_type,
             is_protected,
         };
-        self.describe_vhost(vhost, after).map_err(|fault| OperatorFault::Store(fault.text.into()))?;
+        self.set_metadata_of_vhost(vhost, after).map_err(|fault| OperatorFault::Store(fault.text.into()))?;
         Ok(self.access.append_vhost(pending_writes, vhost, true))
     }
 
-    /// Sets the metadata of a virtual host and counts their bytes, without writing them.
+    /// Sets the metadata of a virtual host and counts their bytes, without appending them to the log.
     ///
     /// # Errors
     /// There is no capacity for the texts.
-    pub(crate) fn describe_vhost(
+    pub(crate) fn set_metadata_of_vhost(
         &mut self,
         vhost: VhostId,
         metadata: VhostMetadata<'_>,
     ) -> Result<(), Fault> {
         self.quota.give_names_back(self.access.vhost_metadata(vhost).text_bytes());
-        self.access.describe_vhost(vhost, VhostMetadata::default());
+        self.access.set_metadata_of_vhost(vhost, VhostMetadata::default());
         self.quota.take_names(metadata.text_bytes())?;
-        self.access.describe_vhost(vhost, metadata);
+        self.access.set_metadata_of_vhost(vhost, metadata);
         Ok(())
     }
 
-    /// Deletes a virtual host with everything in it: the name at once, the rest step by step.
+    /// Deletes a virtual host and everything in it. Its name, permissions, policies and parameters are
+    /// deleted at once, its queues and exchanges step by step by a job. Returns the batch of the former.
     ///
     /// # Errors
     /// There is no such virtual host, or the storage cannot be written.
@@ -337,11 +339,11 @@ impl Broker {
         }
         check_changeable(cx.pending_writes)?;
         self.quota.give_names_back(metadata.text_bytes());
-        self.access.describe_vhost(vhost, VhostMetadata::default());
+        self.access.set_metadata_of_vhost(vhost, VhostMetadata::default());
         self.access.append_vhost(cx.pending_writes, vhost, false);
         self.access.drop_permissions_for(cx.pending_writes, vhost);
         self.drop_policies_of(cx.pending_writes, vhost, name);
-        self.parameters.drop_of_vhost(cx.pending_writes, vhost, name);
+        self.parameters.clear_all_of_vhost(cx.pending_writes, vhost, name);
         self.consumers
             .force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.access.retire_vhost(vhost);
@@ -351,7 +353,8 @@ impl Broker {
         Ok(cx.pending_writes.last_entry_batch())
     }
 
-    /// Creates a user, or gives an existing one this password and these comma-separated tags.
+    /// Creates a user, or sets password and tags of an existing one. Tags are separated by commas. Returns
+    /// the batch of the change.
     ///
     /// # Errors
     /// The name or the tags are not valid, or there is no capacity.
@@ -367,7 +370,7 @@ impl Broker {
         Ok(batch)
     }
 
-    /// Deletes a user with its permissions, and closes its connections.
+    /// Deletes a user with its permissions, and closes its connections. Returns the batch of the change.
     ///
     /// # Errors
     /// There is no such user, or the storage cannot be written.
@@ -384,20 +387,25 @@ impl Broker {
         Ok(pending_writes.last_entry_batch())
     }
 
-    /// Creates a policy, or changes the one of that name.
+    /// Creates a policy, or changes the policy of that name. Returns the batch of the change.
     ///
     /// # Errors
     /// There is no such virtual host, the policy is not valid, or there is no capacity.
-    pub fn set_policy(&mut self, cx: &mut Context<'_>, vhost: &str, said: &NewPolicy<'_>) -> Changed {
+    pub fn set_policy(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        view: &NewPolicy<'_>,
+    ) -> Result<Batch, OperatorFault> {
         let id = self.access.require_vhost(vhost)?;
-        let view = PolicyView { vhost, policy: *said };
+        let view = PolicyView { vhost, policy: *view };
         let batch = self.policies.set(cx.pending_writes, self.access.pattern_bytes_mut(), id, &view)?;
         self.notify_of_policies();
         self.run_jobs(cx);
         Ok(batch)
     }
 
-    /// Deletes a policy.
+    /// Deletes a policy. Returns the batch of the change.
     ///
     /// # Errors
     /// There is no policy of that name, or the storage cannot be written.
@@ -407,7 +415,7 @@ impl Broker {
         vhost: &str,
         kind: PolicyKind,
         name: &str,
-    ) -> Changed {
+    ) -> Result<Batch, OperatorFault> {
         let id = self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter)?;
         self.policies.clear(cx.pending_writes, id, vhost, kind, name)?;
         self.notify_of_policies();
@@ -420,32 +428,33 @@ impl Broker {
         self.parameters.set_check(check);
     }
 
-    /// Sets the maximum number of shovels; existing shovels stay.
+    /// Sets the maximum number of shovels. Existing shovels stay even if there are more.
     pub const fn set_shovel_places(&mut self, shovels_max: usize) {
         self.parameters.set_shovel_places(shovels_max);
     }
 
-    /// Returns a number that changes whenever a parameter is set, changed or cleared.
+    /// Returns a number that rises whenever a parameter is set, changed or cleared.
     pub const fn parameters_version(&self) -> u64 {
         self.parameters.version()
     }
 
-    /// Creates a parameter, or changes the one of that name.
+    /// Creates a parameter, or changes the value of an existing one. Returns the batch of the change.
     ///
-    /// `user` is the user that sets it, or `None` for the operator of this machine. A user needs permissions
-    /// in the virtual host that the component would connect to.
+    /// `user` is the user that sets it, or `None` for the operator on this machine. A user needs permissions
+    /// in the virtual host to which the component will connect.
     ///
     /// # Errors
-    /// There is no such virtual host or component, it does not accept the value, or there is no capacity.
+    /// There is no such virtual host or component, the component does not accept the value, or there is no
+    /// capacity.
     pub fn set_parameter(
         &mut self,
         pending_writes: &mut PendingWrites,
-        said: &ParameterView<'_>,
+        view: &ParameterView<'_>,
         user: Option<&str>,
-    ) -> Changed {
-        // As in RabbitMQ the value is checked before the virtual host.
-        let needs = self.parameters.needs(said)?;
-        let vhost = said.vhost.map(|name| self.access.require_vhost(name)).transpose()?;
+    ) -> Result<Batch, OperatorFault> {
+        // As in RabbitMQ, an error in the value is reported before a missing virtual host.
+        let needs = self.parameters.check_value(view)?;
+        let vhost = view.vhost.map(|name| self.access.require_vhost(name)).transpose()?;
         let may_connect = |needs: &ParameterNeeds| {
             let may_enter = user.is_none_or(|user| self.access.has_permission(user, &needs.vhost));
             may_enter && self.access.find_vhost(&needs.vhost).is_some()
@@ -455,10 +464,10 @@ impl Broker {
             is_administrator: user.is_none_or(|user| self.access.is_administrator(user)),
             may_connect: needs.as_ref().is_none_or(may_connect),
         };
-        self.parameters.set(pending_writes, vhost, said, needs.as_ref(), &setter)
+        self.parameters.set(pending_writes, vhost, view, needs.as_ref(), &setter)
     }
 
-    /// Deletes a parameter.
+    /// Deletes a parameter. Returns the batch of the change.
     ///
     /// # Errors
     /// There is no parameter of that name, or the storage cannot be written.
@@ -468,18 +477,18 @@ impl Broker {
         vhost: Option<&str>,
         component: &str,
         name: &str,
-    ) -> Changed {
+    ) -> Result<Batch, OperatorFault> {
         let found = vhost.map(|vhost| self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter));
         self.parameters.clear(pending_writes, found.transpose()?, ParameterName { vhost, component, name })
     }
 
-    /// Returns whether the log has this parameter, or may have it, even without a place in memory.
+    /// Returns whether this parameter exists or may exist, in memory or only in the log.
     pub fn may_have_parameter(&self, vhost: &str, component: &str, name: &str) -> bool {
         let full_name = ParameterName { vhost: Some(vhost), component, name };
         self.parameters.may_have(self.access.find_vhost(vhost), full_name)
     }
 
-    /// Gives the messages of an orphan a new durable queue. Returns their number.
+    /// Creates a durable queue with the messages of an orphan. Returns their number.
     ///
     /// # Errors
     /// There is no such orphan or virtual host, a queue of that name exists, or there is no capacity.
@@ -533,21 +542,21 @@ impl Broker {
         Ok(self.delete_orphan(cx, at))
     }
 
-    /// Deletes the orphans of a virtual host that is deleted.
+    /// Deletes the orphans of a virtual host, when it is deleted.
     pub(crate) fn delete_orphans_in(&mut self, cx: &mut Context<'_>, vhost: &str) {
         while let Some(at) = self.recovery.find_orphan_in_vhost(vhost) {
             self.delete_orphan(cx, at);
         }
     }
 
-    /// Returns whether any virtual host is traced, so that connections must have names.
+    /// Returns whether the firehose of any virtual host is on. Then connections need names for the copies.
     pub const fn is_tracing(&self) -> bool {
         self.firehose.is_on
     }
 
-    /// Turns the firehose of a virtual host on or off. Returns whether there is such a virtual host.
+    /// Turns the firehose of a virtual host on or off. Returns `false` if there is no such virtual host.
     ///
-    /// `node` is the broker's node name in the copies.
+    /// `node` is the node name that the copies contain.
     pub fn trace(&mut self, vhost: &str, node: &str, is_on: bool) -> bool {
         let Some(vhost) = self.access.find_vhost(vhost) else { return false };
         self.access.set_traced(vhost, is_on);
@@ -568,7 +577,8 @@ impl Broker {
         Some(self.queues.records().ready_in(queue))
     }
 
-    /// Returns the number of messages that arrived in a queue, and its size.
+    /// Returns the number of messages that arrived in a queue, and its size; `None` if there is no such
+    /// queue.
     pub fn queue_load(&self, vhost: &str, queue: &str) -> Option<QueueLoad> {
         let queue = self.queues.records().find_queue(self.access.find_vhost(vhost)?, queue)?;
         Some(QueueLoad {

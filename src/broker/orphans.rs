@@ -598,7 +598,7 @@ mod tests {
         /// are.
         fn written(&mut self) -> (Vec<u64>, Vec<Box<[u8]>>) {
             let (mut queues, mut keys) = (Vec::new(), Vec::new());
-            while let Some(fact) = self.pending_writes.fact() {
+            while let Some(fact) = self.pending_writes.next_entry() {
                 match fact {
                     LogEntry::Gone { queue } => queues.push(*queue),
                     LogEntry::Defined { key, value: None, .. } => keys.push(key.clone()),

@@ -5,15 +5,15 @@
 //!                    └─ version ──→ components reread them when it has changed
 //! ```
 //!
-//! A component, for example a shovel, is configured from outside of it. Its parameters are stored here,
-//! shared among virtual hosts, and survive a start that has no place for them.
+//! A component is a part of the server outside of this crate, for example the shovels. This module only
+//! stores its parameters. Parameters for which there is no capacity at a start stay in the log.
 //!
 //! # Invariants
-//! - A value is JSON that its component has accepted (the owner of the component provides the check), and has
-//!   a bounded size.
+//! - A value is JSON of a bounded size that its component has accepted. The server sets the function for this
+//!   check ([`Parameters::set_check`]).
 //! - No error here shows a value, because it may contain a password.
-//! - Parameters of a virtual host are deleted with it.
-//! - A change is written before it is acknowledged. Every change raises the version.
+//! - The parameters of a virtual host are deleted together with the virtual host.
+//! - A change is acknowledged only when it is durable. Every change raises the version.
 
 use core::hash::BuildHasher;
 
@@ -25,7 +25,7 @@ use leveret_core::pending_writes::{Batch, Definition, Mode, PendingWrites};
 use crate::access::OperatorFault;
 use crate::reply_text::{check_changeable, check_definition_space};
 
-/// One parameter. Its value has a bounded size, and is never part of a text for people.
+/// One parameter. Its value is never part of an error or log text, because it may contain a password.
 struct Parameter {
     /// The virtual host; `None` if the parameter is global.
     vhost: Option<VhostId>,
@@ -35,8 +35,8 @@ struct Parameter {
 }
 
 impl Parameter {
-    /// Returns whether the parameter has this name, in the virtual host of this id.
-    fn is(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
+    /// Returns whether the parameter has this virtual host, component and name.
+    fn has_full_name(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
         self.vhost == vhost && (&*self.component, &*self.name) == (name.component, name.name)
     }
 
@@ -44,18 +44,16 @@ impl Parameter {
         self.vhost.is_some() && &*self.component == SHOVEL
     }
 
-    /// Returns the parameter as shown to an operator, in a virtual host of this name.
+    /// Returns the parameter as shown to operators. `vhost` is the name of its virtual host.
     const fn view<'a>(&'a self, vhost: Option<&'a str>) -> ParameterView<'a> {
         ParameterView { vhost, component: &self.component, name: &self.name, value: &self.value }
     }
 }
 
-type Changed = Result<Batch, OperatorFault>;
-
 /// All parameters.
 pub(crate) struct Parameters {
     records: Slab<Parameter>,
-    /// Rises with each change of a parameter.
+    /// Rises whenever a parameter is set, changed or cleared.
     version: u64,
     check: ParameterCheck,
     /// Maximum number of shovels.
@@ -63,13 +61,14 @@ pub(crate) struct Parameters {
     unplaced: Unplaced,
 }
 
-/// The check of a broker without components: it refuses every value.
-fn check_none(view: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+/// The check before [`Parameters::set_check`] was called: it refuses every value.
+fn refuse_all_values(view: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     Err(format!("component {} not found", view.component))
 }
 
 impl Parameters {
-    /// Bytes of memory that a parameter takes with the longest names and value, each a separate allocation.
+    /// Maximum bytes of memory that a parameter takes: its record, and the longest names and value, each a
+    /// separate allocation.
     pub(crate) const PARAMETER_BYTES: usize =
         Slab::<Parameter>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
 
@@ -77,7 +76,7 @@ impl Parameters {
         Self {
             records: Slab::with_capacity(parameters),
             version: 0,
-            check: check_none,
+            check: refuse_all_values,
             shovels_max: 0,
             unplaced: Unplaced::new(seed),
         }
@@ -88,27 +87,31 @@ impl Parameters {
         self.check = check;
     }
 
-    /// Sets the maximum number of shovels; existing shovels stay.
+    /// Sets the maximum number of shovels. Existing shovels stay even if there are more.
     pub(crate) const fn set_shovel_places(&mut self, shovels_max: usize) {
         self.shovels_max = shovels_max;
     }
 
     // ---- changes
 
-    /// Returns what a value of a component needs; `None` for a global parameter.
+    /// Checks a value and returns its requirements; `None` for a global parameter, which has none.
     ///
     /// # Errors
     /// The component does not accept the value.
-    pub(crate) fn needs(&self, view: &ParameterView<'_>) -> Result<Option<ParameterNeeds>, OperatorFault> {
+    pub(crate) fn check_value(
+        &self,
+        view: &ParameterView<'_>,
+    ) -> Result<Option<ParameterNeeds>, OperatorFault> {
         let needs = view.vhost.map(|_| (self.check)(view)).transpose();
         needs.map_err(OperatorFault::Invalid)
     }
 
-    /// Creates a parameter, or changes the one of that name. `setter` is the user that sets it, `needs` the
-    /// result of [`Self::needs`].
+    /// Creates a parameter, or changes the value of an existing one. `needs` is the result of
+    /// [`Self::check_value`]. Returns the batch of the change.
     ///
     /// # Errors
-    /// The setter may not set it, or there is no capacity.
+    /// The setter does not fulfil the requirements, the name or the value is too long, or there is no
+    /// capacity.
     pub(crate) fn set(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -116,7 +119,7 @@ impl Parameters {
         view: &ParameterView<'_>,
         needs: Option<&ParameterNeeds>,
         setter: &Setter<'_>,
-    ) -> Changed {
+    ) -> Result<Batch, OperatorFault> {
         assert_eq!(needs.is_some(), vhost.is_some(), "what a virtual host has was checked");
         if view.name.is_empty() || view.name.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("parameter", "have from 1 to 255 bytes"));
@@ -145,7 +148,7 @@ impl Parameters {
     /// Restores a parameter from the log at start.
     ///
     /// # Errors
-    /// There is no place for the parameter; it can still be cleared.
+    /// There is no capacity. The parameter stays in the log and can be cleared.
     pub(crate) fn restore(
         &mut self,
         vhost: Option<VhostId>,
@@ -168,7 +171,7 @@ impl Parameters {
         Ok(())
     }
 
-    /// Clears a parameter, even one that only the log has.
+    /// Clears a parameter, even if it is only in the log. Returns the batch of the change.
     ///
     /// # Errors
     /// There is no parameter of that name, or the storage cannot be written.
@@ -177,7 +180,7 @@ impl Parameters {
         pending_writes: &mut PendingWrites,
         vhost: Option<VhostId>,
         name: ParameterName<'_>,
-    ) -> Changed {
+    ) -> Result<Batch, OperatorFault> {
         assert_eq!(vhost.is_some(), name.vhost.is_some(), "a virtual host has a name");
         let found = self.find(vhost, name);
         if found.is_none() && !self.unplaced.has(name) {
@@ -185,7 +188,7 @@ impl Parameters {
         }
         check_changeable(pending_writes)?;
         match found {
-            Some(index) => self.drop_at(pending_writes, index, name.vhost),
+            Some(index) => self.clear_at(pending_writes, index, name.vhost),
             None => {
                 self.unplaced.remove(name);
                 let ParameterName { vhost, component, name } = name;
@@ -195,8 +198,8 @@ impl Parameters {
         Ok(pending_writes.last_entry_batch())
     }
 
-    /// Clears all parameters of a virtual host that is deleted.
-    pub(crate) fn drop_of_vhost(
+    /// Clears all parameters of a virtual host, when it is deleted.
+    pub(crate) fn clear_all_of_vhost(
         &mut self,
         pending_writes: &mut PendingWrites,
         vhost: VhostId,
@@ -204,60 +207,63 @@ impl Parameters {
     ) {
         for index in 0..self.records.places() {
             if self.records.get(index).is_some_and(|it| it.vhost == Some(vhost)) {
-                self.drop_at(pending_writes, index, Some(vhost_name));
+                self.clear_at(pending_writes, index, Some(vhost_name));
             }
         }
     }
 
-    fn drop_at(&mut self, pending_writes: &mut PendingWrites, index: usize, vhost_name: Option<&str>) {
+    fn clear_at(&mut self, pending_writes: &mut PendingWrites, index: usize, vhost_name: Option<&str>) {
         append(pending_writes, &self.records.remove(index).view(vhost_name), false);
         self.version += 1;
     }
 
-    /// Notes that the log may have parameters that cannot be read.
-    pub(crate) const fn doubt(&mut self) {
-        self.unplaced.doubt();
+    /// Notes that the log may have unreadable parameters.
+    pub(crate) const fn note_unreadable(&mut self) {
+        self.unplaced.note_unreadable();
     }
 
     // ---- all parameters
 
     fn find(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> Option<usize> {
-        self.records.iter().find(|(_, parameter)| parameter.is(vhost, name)).map(|(index, _)| index)
+        self.records
+            .iter()
+            .find(|(_, parameter)| parameter.has_full_name(vhost, name))
+            .map(|(index, _)| index)
     }
 
-    fn count(&self, is_counted: impl Fn(&Parameter) -> bool) -> usize {
-        self.records.iter().filter(|(_, parameter)| is_counted(parameter)).count()
+    fn count(&self, predicate: impl Fn(&Parameter) -> bool) -> usize {
+        self.records.iter().filter(|(_, parameter)| predicate(parameter)).count()
     }
 
-    /// Returns whether the log has a parameter of a virtual host, or may have it, even without a place in
-    /// memory.
+    /// Returns whether a parameter of a virtual host exists or may exist, in memory or only in the log.
     ///
-    /// `vhost` is the virtual host of that name, if there is one.
+    /// `vhost` is the virtual host that `name` contains, if it exists.
     pub(crate) fn may_have(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
         vhost.is_some_and(|vhost| self.find(Some(vhost), name).is_some()) || self.unplaced.may_have(name)
     }
 
-    /// Returns a number that changes whenever a parameter is set, changed or cleared.
+    /// Returns a number that rises whenever a parameter is set, changed or cleared.
     pub(crate) const fn version(&self) -> u64 {
         self.version
     }
 
-    /// Returns the number of parameters that have a place.
+    /// Returns the number of parameters in memory.
     pub(crate) const fn len(&self) -> usize {
         self.records.len()
     }
 
     /// Returns the maximum number of parameters.
-    pub(crate) const fn most(&self) -> usize {
+    pub(crate) const fn max(&self) -> usize {
         self.records.len() + self.records.free_count()
     }
 
-    /// Returns the number of places of parameters ever used.
+    /// Returns the number of places that parameters have used since the start.
     pub(crate) const fn places(&self) -> usize {
         self.records.places()
     }
 
-    /// Returns the parameter in a place; `name_of` returns the name of its virtual host.
+    /// Returns the parameter in a place; `None` if the place is empty. `name_of` returns the name of a
+    /// virtual host.
     pub(crate) fn at<'a>(
         &'a self,
         place: usize,
@@ -269,7 +275,7 @@ impl Parameters {
 }
 
 impl Setter<'_> {
-    /// Checks whether the setter of a parameter has what its value needs.
+    /// Checks whether the setter fulfils the requirements of a value.
     fn check(&self, needs: &ParameterNeeds) -> Result<(), OperatorFault> {
         if let Some(what) = needs.of_administrator.filter(|_| !self.is_administrator) {
             return Err(OperatorFault::Invalid(format!("only an administrator may configure it to {what}")));
@@ -277,7 +283,8 @@ impl Setter<'_> {
         if self.may_connect {
             return Ok(());
         }
-        // A user without permissions gets the same answer whether the virtual host exists or not.
+        // A user receives the same error whether the virtual host does not exist or the user has no
+        // permissions there. So the user cannot find out which virtual hosts exist.
         let vhost = &needs.vhost;
         Err(OperatorFault::Invalid(match self.user {
             Some(user) => format!("user \"{user}\" may not connect to vhost \"{vhost}\""),
@@ -286,7 +293,7 @@ impl Setter<'_> {
     }
 }
 
-/// Appends to the log that a parameter exists, or is deleted.
+/// Appends a parameter to the log, or its deletion unless it `exists`. Returns the batch.
 fn append(pending_writes: &mut PendingWrites, view: &ParameterView<'_>, exists: bool) -> Batch {
     if pending_writes.mode() != Mode::On {
         return Batch::NONE;
@@ -296,56 +303,56 @@ fn append(pending_writes: &mut PendingWrites, view: &ParameterView<'_>, exists: 
     pending_writes.define(definition.key(), exists.then(|| definition.value()))
 }
 
-/// Maximum number of parameters without a place that can still be cleared.
+/// Maximum number of unplaced parameters that are known by name.
 const UNPLACED_MAX: usize = 64;
 
-/// Parameters in the log for which there was no place at start.
+/// The unplaced parameters: those that are in the log but found no capacity in memory at start.
 ///
-/// A start under a lower `parameters_max` leaves some parameters in the log only. They can still be cleared,
-/// and components must not treat them as cleared. The list is bounded, and takes memory only if there are
-/// entries. Parameters beyond it, or not readable, may have any name.
+/// This happens after `parameters_max` was lowered. Operators can clear unplaced parameters, and components
+/// must not act as if they had been cleared. Only [`UNPLACED_MAX`] of them are known by name. If there are
+/// more, or if the log has unreadable parameters, any name may be that of a parameter in the log.
 #[derive(Debug)]
 struct Unplaced {
     /// Hashes of the parameters' virtual hosts, components and names.
     hashes: Vec<u64>,
-    /// The log may have further parameters without a place.
-    is_in_doubt: bool,
+    /// The log may have more parameters, of unknown names.
+    has_unknown_names: bool,
     hasher: FixedState,
 }
 
 impl Unplaced {
     const fn new(seed: u64) -> Self {
-        Self { hashes: Vec::new(), is_in_doubt: false, hasher: FixedState::with_seed(seed) }
+        Self { hashes: Vec::new(), has_unknown_names: false, hasher: FixedState::with_seed(seed) }
     }
 
-    /// Notes that the log may have parameters that cannot be read.
-    const fn doubt(&mut self) {
-        self.is_in_doubt = true;
+    /// Notes that the log may have unreadable parameters.
+    const fn note_unreadable(&mut self) {
+        self.has_unknown_names = true;
     }
 
-    /// Notes that there was no place for a parameter.
+    /// Adds a parameter for which there is no capacity.
     fn add(&mut self, name: ParameterName<'_>) {
         if self.hashes.len() < UNPLACED_MAX {
             self.hashes.push(self.hasher.hash_one(name));
         } else {
-            self.doubt();
+            self.note_unreadable();
         }
     }
 
-    /// Notes that a parameter has a place now, or is deleted.
+    /// Removes a parameter that is in memory now, or is deleted.
     fn remove(&mut self, name: ParameterName<'_>) {
         let hash = self.hasher.hash_one(name);
         self.hashes.retain(|other| *other != hash);
     }
 
-    /// Returns whether a parameter is known to be without a place.
+    /// Returns whether the parameter of this name is unplaced for certain.
     fn has(&self, name: ParameterName<'_>) -> bool {
         self.hashes.contains(&self.hasher.hash_one(name))
     }
 
-    /// Returns whether a parameter is without a place, or may be.
+    /// Returns whether the parameter of this name is or may be unplaced.
     fn may_have(&self, name: ParameterName<'_>) -> bool {
-        self.is_in_doubt || self.has(name)
+        self.has_unknown_names || self.has(name)
     }
 }
 
@@ -355,24 +362,26 @@ pub const PARAMETER_BYTES_MAX: usize = 2048;
 /// The component whose parameters are shovels: each takes a place of `bridges_max`.
 pub const SHOVEL: &str = "shovel";
 
-/// Checks whether a component accepts a value, and returns what the value needs.
+/// Checks whether a component accepts the value of a parameter. Returns the requirements of the value.
 ///
-/// The error is in RabbitMQ's words, without secrets in the value.
+/// The error is the text that RabbitMQ has for it. It does not contain passwords.
 pub type ParameterCheck = fn(&ParameterView<'_>) -> Result<ParameterNeeds, String>;
 
-/// What the value of a parameter needs.
+/// The requirements of a parameter's value: what its setter must have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ParameterNeeds {
-    /// The local virtual host that the component would connect to; its setter needs permissions there.
+    /// The virtual host of this broker to which the component will connect. The setter needs permissions
+    /// there.
     pub vhost: String,
-    /// The part of the value that only a user with the tag `administrator` may set, if any.
+    /// The part of the value, if any, that only an administrator may set: the end of the error text "only an
+    /// administrator may configure it to …".
     pub of_administrator: Option<&'static str>,
 }
 
-/// A parameter as it is set and shown. It can be set again with the same fields.
+/// A parameter as it is set and shown.
 #[derive(Clone, Copy, Debug)]
 pub struct ParameterView<'a> {
-    /// The virtual host; `None` if the parameter is global and has no component.
+    /// The virtual host; `None` if the parameter is global.
     pub vhost: Option<&'a str>,
     /// The component that the parameter configures.
     pub component: &'a str,
@@ -383,7 +392,7 @@ pub struct ParameterView<'a> {
 }
 
 impl<'a> ParameterView<'a> {
-    /// Returns the full name, by which the parameter is found.
+    /// Returns the full name: virtual host, component and name.
     const fn full_name(&self) -> ParameterName<'a> {
         ParameterName { vhost: self.vhost, component: self.component, name: self.name }
     }
@@ -398,14 +407,14 @@ pub(crate) struct ParameterName<'a> {
     pub(crate) name: &'a str,
 }
 
-/// The user or operator that sets a parameter.
+/// The user that sets a parameter, or the operator on this machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setter<'a> {
-    /// Name of the user; `None` if the operator of this machine sets the parameter.
+    /// Name of the user; `None` for the operator on this machine (`leveret ctl`).
     pub(crate) user: Option<&'a str>,
-    /// The user has the tag `administrator`, or is the operator of this machine.
+    /// The user has the tag `administrator`; `true` also for the operator on this machine.
     pub(crate) is_administrator: bool,
-    /// The virtual host that the component would connect to exists, and the user has permissions there.
+    /// The virtual host to which the component will connect exists, and the user has permissions there.
     pub(crate) may_connect: bool,
 }
 
@@ -462,7 +471,7 @@ mod tests {
         }
 
         fn set(&mut self, parameter: ParameterView<'_>, setter: Setter<'_>) -> Result<Batch, OperatorFault> {
-            let needs = self.parameters.needs(&parameter)?;
+            let needs = self.parameters.check_value(&parameter)?;
             let id = parameter.vhost.map(|_| vhost(0));
             self.parameters.set(&mut self.pending_writes, id, &parameter, needs.as_ref(), &setter)
         }
@@ -482,7 +491,7 @@ mod tests {
         /// parameter.
         fn written(&mut self) -> [usize; 2] {
             let mut counts = [0; 2];
-            while let Some(fact) = self.pending_writes.fact() {
+            while let Some(fact) = self.pending_writes.next_entry() {
                 let LogEntry::Defined { value, .. } = fact else { panic!("no definition") };
                 counts[usize::from(value.is_none())] += 1;
                 self.pending_writes.pop_entry();
@@ -566,7 +575,7 @@ mod tests {
         world.set(shovel("f", "2"), OPERATOR).expect("it has a place now");
         world.clear(shovel("f", "")).unwrap();
         assert!(!may_have(&world, Some(vhost(0)), "f"), "it is gone with its place");
-        world.parameters.doubt();
+        world.parameters.note_unreadable();
         assert!(may_have(&world, None, "f"));
     }
 
@@ -590,7 +599,7 @@ mod tests {
         world.set(global("g", "1"), OPERATOR).unwrap();
         world.parameters.restore(Some(vhost(1)), &shovel("a", "2")).unwrap();
         world.written();
-        world.parameters.drop_of_vhost(&mut world.pending_writes, vhost(0), "v");
+        world.parameters.clear_all_of_vhost(&mut world.pending_writes, vhost(0), "v");
         assert_eq!((world.all(), world.written()), (vec!["g=1".to_string(), "a=2".to_string()], [0, 1]));
     }
 

@@ -33,7 +33,7 @@ use super::queue_records::SLOT_BYTES;
 use super::reply_text::{Lossy, out_of, out_of_disk, unwritable_for_messages};
 use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, count_up};
-use super::topology::{copies, exchange_text};
+use super::topology::{cc_and_bcc, exchange_text};
 use super::{Broker, Context};
 
 /// How a message is published.
@@ -270,7 +270,7 @@ impl Broker {
                 self.publishing.shortage = shortage;
                 self.note_wait(cx.messages, message, targets, channel);
                 // The publisher may be waiting for the pending commit.
-                cx.pending_writes.hurry();
+                cx.pending_writes.request_commit_now();
                 Ok(Outcome::Wait)
             }
             CannotPublish::Fault(fault) => {
@@ -415,7 +415,7 @@ impl Broker {
     ) -> Result<MessageId, Fault> {
         let needs_properties = cx.messages.flags(message).has(MessageFlags::PARSE_PROPERTIES);
         let cache = &self.consumers.channel(channel).route_cache;
-        if !needs_properties && cache.leads(self.revision(), cx.messages, message, targets) {
+        if !needs_properties && cache.set_targets_if_cached(self.revision(), cx.messages, message, targets) {
             return Ok(message);
         }
         self.topology.limit_routing(cx.work, 1);
@@ -498,7 +498,7 @@ impl Broker {
         check_copies(headers, "CC")?;
         check_copies(headers, "BCC")?;
         let connection = self.consumers.connection_of(channel);
-        for key in copies(headers).into_iter().flatten().filter_map(|value| value.as_bytes()) {
+        for key in cc_and_bcc(headers).into_iter().flatten().filter_map(|value| value.as_bytes()) {
             self.check_key(cx.work, connection, exchange, Right::Write, key)?;
         }
         let reply_to = self.reply_queue_for(channel, &properties)?;
@@ -735,7 +735,7 @@ impl Broker {
             // The deletion of a queue settles its messages.
             cx.await_all_changes();
         }
-        while let Some((index, settlement)) = self.queues.deliveries_mut().next_decided(&mut settlements) {
+        while let Some((index, settlement)) = self.queues.deliveries_mut().next_settlement(&mut settlements) {
             self.settle_one(cx, index, settlement);
         }
         if is_refused { Err(partly_completed()) } else { Ok(Outcome::Done) }

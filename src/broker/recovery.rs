@@ -372,7 +372,9 @@ impl Broker {
     fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
             Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
-                let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
+                let Some(vhost) = self.access.find_vhost(vhost) else {
+                    return self.access.result_without_owner();
+                };
                 let declaration = ExchangeDeclaration {
                     exchange: name,
                     kind,
@@ -396,7 +398,9 @@ impl Broker {
                 priorities_from,
                 arguments,
             } => {
-                let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
+                let Some(vhost) = self.access.find_vhost(vhost) else {
+                    return self.access.result_without_owner();
+                };
                 let (arguments, requeues) = RequeueCounts::split(arguments);
                 // Policies are applied to the queue later, in `Broker::apply_policies`.
                 let settings =
@@ -460,7 +464,7 @@ impl Broker {
         else {
             return Restored::Orphaned;
         };
-        let Some(vhost_id) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
+        let Some(vhost_id) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
         let exchange = |name: &str, version: u64| {
             let found = self.topology.find_exchange(vhost_id, name);
             found.filter(|exchange| self.topology.exchange(*exchange).version == version)
@@ -603,8 +607,8 @@ impl Broker {
                 }
                 let found = found.or_else(|| self.add_vhost(name).ok());
                 let Some(vhost) = found else { return self.access.note_no_capacity_at_start() };
-                self.access.limit_vhost(vhost, VhostLimits { queues_max, connections_max });
-                if self.describe_vhost(vhost, metadata).is_err() {
+                self.access.set_limits_of_vhost(vhost, VhostLimits { queues_max, connections_max });
+                if self.set_metadata_of_vhost(vhost, metadata).is_err() {
                     return self.access.note_no_capacity_at_start();
                 }
                 Restored::Exists(None)
@@ -631,7 +635,7 @@ impl Broker {
     }
 
     pub(crate) fn restore_policy(&mut self, vhost: &str, policy: &NewPolicy<'_>) -> Restored {
-        let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
+        let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
         restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, policy))
     }
 
@@ -646,12 +650,12 @@ impl Broker {
 
     /// Notes, at start, that the log may have parameters that cannot be read.
     pub const fn mark_parameters_doubtful(&mut self) {
-        self.parameters.doubt();
+        self.parameters.note_unreadable();
     }
 
     pub(crate) fn restore_parameter(&mut self, policy: &ParameterView<'_>) -> Restored {
         let Ok(vhost) = policy.vhost.map(|name| self.access.require_vhost(name)).transpose() else {
-            return self.access.orphaned();
+            return self.access.result_without_owner();
         };
         restored(self.parameters.restore(vhost, policy))
     }

@@ -433,7 +433,7 @@ impl Broker {
     /// new second began.
     pub const fn set_time(&mut self, now: Now) -> bool {
         let before = core::mem::replace(&mut self.ack_timeout.now_s, (now.as_ms() / 1000) as u32);
-        self.ack_timeout.left = CHECK_STEP;
+        self.ack_timeout.channels_left = CHECK_STEP;
         self.queues.set_minute(self.ack_timeout.now_s / 60);
         before != self.ack_timeout.now_s || self.republish.unix_s() == 0
     }
@@ -462,7 +462,7 @@ impl Broker {
             return None;
         }
         while self.ack_timeout.next_place < self.consumers.channel_places() {
-            if !spend(&mut self.ack_timeout.left) {
+            if !spend(&mut self.ack_timeout.channels_left) {
                 return None;
             }
             let index = self.ack_timeout.next_place;
@@ -527,7 +527,7 @@ impl Broker {
         let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
             panic!("the caller checked that the channel is transactional");
         };
-        self.queues.deliveries_mut().decide(&mut transaction.settlements, index, settlement);
+        self.queues.deliveries_mut().add_to_transaction(&mut transaction.settlements, index, settlement);
     }
 
     /// Rolls a transaction back: drops its messages, and puts its deliveries back on the channel's list of
@@ -540,7 +540,7 @@ impl Broker {
             messages.release(message);
         }
         let list = &mut self.consumers.channel_mut(channel).unacknowledged;
-        self.queues.deliveries_mut().undecide(list, transaction.settlements);
+        self.queues.deliveries_mut().roll_back_settlements(list, transaction.settlements);
     }
 
     /// Takes the content of a transaction that is committed or rolled back, and gives back the capacity that
@@ -565,7 +565,7 @@ impl Broker {
     pub(crate) fn note_transaction_change(&mut self, channel: ChannelId) {
         let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else { return };
-        transaction.touched_s = self.ack_timeout.begin();
+        transaction.touched_s = self.ack_timeout.note_activity();
         let (was_empty, connection) = (transaction.is_empty(), record.connection);
         if was_empty {
             self.consumers.connection_mut(connection).open_transactions += 1;
@@ -672,7 +672,7 @@ impl Broker {
     pub(crate) fn free_connection_if_done(&mut self, connection: ConnectionId) {
         let gone = self.consumers.free_connection_if_done(&mut self.quota, connection);
         if let Some(vhost) = gone.and_then(|record| record.vhost) {
-            self.release_vhost(vhost);
+            self.remove_vhost_reference(vhost);
         }
     }
 

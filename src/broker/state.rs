@@ -1,7 +1,7 @@
 //! The broker's state and its creation, counters, record sizes and name tables.
 //!
-//! The other files implement what [`Broker`] does with this state. The folders (`topology`, `access`,
-//! `queues` and others) keep their own rules.
+//! The other files implement the methods of [`Broker`]. The rules of each part of the state are in its folder
+//! (`topology`, `access`, `queue_flow` and others).
 
 use core::hash::{BuildHasher, Hash};
 
@@ -41,7 +41,7 @@ use super::views::Views;
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// How much of the pools is in use. All values are 0 when everything was drained and closed.
+/// How much of the pools is in use. All values are 0 when all objects are deleted and all connections closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Gauges {
     /// Connections, including lost ones that are still being cleared.
@@ -70,9 +70,9 @@ pub struct Gauges {
     pub open_messages: u32,
     /// Bytes of blocks of messages in open transactions.
     pub open_bytes: u64,
-    /// Unsettled or requeued messages that only the log has.
+    /// Unsettled or requeued messages that are only in the log, not in memory.
     pub absent: u32,
-    /// Virtual hosts and users that hold, or declared, something counted in a quota.
+    /// Number of virtual hosts and users for which the quota counts anything.
     pub holders: usize,
 }
 
@@ -89,7 +89,7 @@ pub struct Broker {
     pub(crate) jobs: Jobs,
     pub(crate) publishing: Publishing,
     pub(crate) ack_timeout: AcknowledgementTimeout,
-    /// What connections, users and virtual hosts use of the shared pools, and their limits.
+    /// How much of the shared pools each connection, user and virtual host uses, and the limits.
     pub(crate) quota: Quota,
     pub(crate) counters: Counters,
     pub(crate) firehose: Firehose,
@@ -119,20 +119,21 @@ impl Broker {
         &self.recovery
     }
 
-    /// Returns the definitions and messages that could not be restored at start, for the storage to change.
+    /// Returns the definitions and messages that could not be restored at start, for changes by the storage.
     pub const fn recovery_mut(&mut self) -> &mut Recovery {
         &mut self.recovery
     }
 
-    /// Returns the queues, for the storage and operators to change where nothing else depends on it.
+    /// Returns the queues, for changes by the storage and by operators that concern no other part of the
+    /// broker.
     pub const fn queues_mut(&mut self) -> &mut Queues {
         &mut self.queues
     }
 
-    /// Reserves all memory and declares what exists from the start.
+    /// Creates the broker of a new store, with `/` and the user guest. Reserves all memory.
     ///
     /// # Errors
-    /// The limits leave no capacity for the predeclared exchanges.
+    /// The limits are too low for `/` with its predeclared exchanges, or for guest.
     pub fn new(limits: &Limits, mut entropy: Entropy) -> Result<Self, Fault> {
         let seed = draw_seed(&mut entropy);
         let vhosts = limits.vhosts_max as usize;
@@ -161,8 +162,8 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Evicts a bounded number of messages that the log has, if memory is short. Returns whether to continue
-    /// at once.
+    /// If memory is short, evicts a bounded number of messages that are in the log too. Returns whether the
+    /// caller should call it again at once.
     pub fn evict(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.quota.pinned().unsettled_bytes;
         let connection_of = |channel| self.consumers.connection_of(channel);
@@ -173,7 +174,8 @@ impl Broker {
         goes_on
     }
 
-    /// Stores the messages that the last read from the log did not find, for the alarm about damage.
+    /// Reports the messages that the last read from the log did not find: stores a line about them for the
+    /// alarm about damage.
     pub fn note_lost_messages(&mut self, cx: &mut Context<'_>) {
         let Some(lost) = self.queues.take_lost() else { return };
         if self.queues.records().get(lost.queue.index()).is_none() {
@@ -187,18 +189,18 @@ impl Broker {
         self.recovery.note_lost_messages(cx.pending_writes, &line);
     }
 
-    /// Resets watermarks that are ahead of the deliveries, before a clean stop when all else is written.
-    /// Returns whether there was anything to write.
+    /// Lowers watermarks to the messages that were delivered. Called before a clean stop, after everything
+    /// else was written. Returns whether there is anything to write.
     pub fn reset_watermarks(&mut self, pending_writes: &mut PendingWrites) -> bool {
         self.queues.records_mut().reset_watermarks(pending_writes, &self.access)
     }
 
-    /// Returns roughly the unused bytes of the pools for which the system holds memory.
+    /// Returns approximately how many bytes of system memory the pools have but do not use.
     pub const fn idle_bytes(&self) -> usize {
         self.queues.idle_bytes() + self.topology.idle_bytes() + self.consumers.idle_bytes()
     }
 
-    /// Returns unused memory to the system, a bounded part per call. Returns whether that was the last part.
+    /// Returns a bounded part of the unused memory to the system. Returns whether it was the last part.
     pub fn trim(&mut self) -> bool {
         self.topology.trim();
         self.consumers.trim();
@@ -220,8 +222,8 @@ impl Broker {
         }
     }
 
-    /// Begins a job for a connection, which is not read until the job is done. The job's first step, nearly
-    /// always all of it, runs right after the command.
+    /// Begins a job for a connection. The connection is not read until the job is done. The first step of the
+    /// job runs directly after the command; for nearly all jobs it is the only one.
     pub(crate) fn begin_job(&mut self, connection: ConnectionId, job: Job) {
         self.consumers.connection_mut(connection).jobs += 1;
         self.jobs.begin_for(connection, job);
@@ -232,7 +234,7 @@ impl Broker {
         self.counters
     }
 
-    /// Returns what the last publish that was answered with `Outcome::Wait` waits for.
+    /// Returns what was missing for the last publish with the outcome `Outcome::Wait`.
     pub const fn last_shortage(&self) -> Shortage {
         self.publishing.shortage
     }
@@ -256,8 +258,8 @@ impl Broker {
         draw_seed(&mut self.entropy)
     }
 
-    /// Returns whether others gain something when this connection ends: the capacity of its exclusive queues,
-    /// or messages that were delivered to it and are not settled.
+    /// Returns whether closing this connection would free capacity, or messages for other consumers: the
+    /// connection has exclusive queues or unsettled deliveries.
     pub fn blocks_others(&self, connection: ConnectionId) -> bool {
         !self.consumers.connection(connection).exclusive_queues.is_empty()
             || self.quota.has_deliveries(connection)
@@ -265,9 +267,9 @@ impl Broker {
 
     /// Returns a counter that rises when capacity becomes free that a publisher may wait for.
     ///
-    /// It covers places for entries and deliveries (counted by their pools), and capacity in the share of a
-    /// queue, in an outbox, or in the log. It also rises when routes change, because other queues may have
-    /// capacity.
+    /// This is capacity for queue entries and deliveries, in the share of a queue, in an outbox, or in the
+    /// log. The counter also rises when routes change, because a message may then be routed to queues that
+    /// have capacity.
     pub const fn capacity_freed(&self) -> u64 {
         self.queues.capacity_freed() + self.revision()
     }
@@ -305,16 +307,16 @@ impl Broker {
         &self.access
     }
 
-    /// Returns the users, virtual hosts and permissions, for an operator to change where nothing else depends
-    /// on it.
+    /// Returns the users, virtual hosts and permissions, for changes by operators that concern no other part
+    /// of the broker.
     pub const fn access_mut(&mut self) -> &mut Access {
         &mut self.access
     }
 
-    /// Creates what a new store begins with: `/`, and guest with all permissions for it.
+    /// Creates the virtual host and the user of a new store: `/`, and guest with all permissions in it.
     pub(crate) fn begin_access(&mut self) -> Result<(), Fault> {
         self.add_vhost(FIRST_VHOST)?;
-        self.access.begin_guest().map_err(|fault| match fault {
+        self.access.add_guest().map_err(|fault| match fault {
             OperatorFault::NoCapacity(key) => super::reply_text::out_of(key),
             other => unreachable!("guest can be: {other}"),
         })?;
@@ -322,12 +324,12 @@ impl Broker {
         Ok(())
     }
 
-    /// Notes that a user was added or deleted.
+    /// Updates the users in the quota, after one was added or deleted.
     pub(crate) fn note_users(&mut self) {
         self.quota.note_users(self.access.user_serials());
     }
 
-    /// Returns the number of connections and channels of a connection's user.
+    /// Returns the number of connections and channels that a user has.
     pub(crate) fn load_of(&self, who: &Identity) -> Load {
         let (connections, channels) = who.user().map_or((0, 0), |user| self.quota.of_user(user));
         Load { connections, channels }
@@ -358,35 +360,36 @@ impl Broker {
                 internal,
                 arguments: &[],
             };
-            self.access.hold_vhost(vhost);
+            self.access.add_vhost_reference(vhost);
             let new = NewExchange { vhost, declaration, version: 0, declarer: None, delayed_queue: None };
             self.topology.insert_exchange(&new);
         }
         Ok(vhost)
     }
 
-    /// Frees the record of a virtual host when no record refers to it any more.
+    /// Removes the record of a virtual host to which no other record refers.
     pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
         self.access.remove_vhost(vhost);
         self.note_users();
     }
 
-    /// Notes that a record which referred to a virtual host is deleted.
-    pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
-        self.access.release_vhost(vhost);
+    /// Subtracts a deleted record that referred to a virtual host. If it was the last one of a deleted
+    /// virtual host, removes the virtual host.
+    pub(crate) fn remove_vhost_reference(&mut self, vhost: VhostId) {
+        self.access.remove_vhost_reference(vhost);
         self.free_vhost_if_done(vhost);
     }
 
     pub(crate) fn free_vhost_if_done(&mut self, vhost: VhostId) {
-        if self.access.is_vhost_done(vhost) {
+        if self.access.can_remove_vhost(vhost) {
             self.remove_vhost(vhost);
         }
     }
 
-    /// Counts something that is about to be declared, with its names.
+    /// Counts an object that is about to be declared, and the bytes of its names, in the quota.
     ///
     /// # Errors
-    /// There is no more capacity, or the connection that declares it has used up its share.
+    /// There is no capacity, or the connection that declares the object has used up its share.
     pub(crate) fn declare_quota(
         &mut self,
         declared: Declared,
@@ -401,7 +404,7 @@ impl Broker {
         )
     }
 
-    /// Frees the record of a cleared queue when neither a delivery nor a level refers to it.
+    /// Frees the record of a cleared queue if no delivery, job or level refers to it any more.
     #[inline]
     pub(crate) fn free_queue_if_done(&mut self, queue: QueueId) {
         if self.queues.records().is_done(queue) {
@@ -416,20 +419,22 @@ impl Broker {
             let bytes = record.name.len() + record.arguments.len();
             self.quota.undeclare(Declared::Queue, bytes, record.declared.declarer);
             if !record.is_level() {
-                self.release_vhost(record.vhost);
+                self.remove_vhost_reference(record.vhost);
             }
             next = whole;
         }
     }
 
-    /// Notes that a job has requeued all its messages of a queue. When no other job does so, delivery resumes
-    /// in the right order.
+    /// Notes that a job has requeued all messages that it had to requeue in a queue. While such a job runs,
+    /// the queue delivers nothing, because messages requeued later may come first. After the last such job,
+    /// delivery resumes.
     pub(crate) fn end_blocking_job(&mut self, queue: QueueId) {
         self.queues.end_blocking_job(queue);
         self.free_queue_if_done(queue);
     }
 
-    /// Returns an unused, unguessable name of RabbitMQ's form: 128 random bits in base64.
+    /// Returns a new name with this prefix that cannot be guessed. As in RabbitMQ, it ends with 128 random
+    /// bits in base64.
     pub(crate) fn unique_name(&mut self, prefix: &str) -> Name {
         let mut random = [0; 16];
         (self.entropy)(&mut random);
@@ -437,7 +442,7 @@ impl Broker {
         let written = URL_SAFE_NO_PAD.encode_slice(random, &mut digits);
         assert_eq!(written, Ok(digits.len()), "16 bytes are 22 digits");
         let digits = core::str::from_utf8(&digits).unwrap_or_default();
-        // Prefix and digits fit into any name.
+        // Prefix and digits together are shorter than the longest name.
         let mut name = Name::try_from(prefix).unwrap_or_default();
         let _ = name.push_str(digits);
         name
@@ -447,7 +452,7 @@ impl Broker {
         QueueText { name, vhost: self.access.vhost_name(vhost) }
     }
 
-    /// Returns the hidden queue behind `amq.rabbitmq.reply-to` of this channel.
+    /// Returns the hidden queue of this channel's consumer of `amq.rabbitmq.reply-to`, if it has one.
     pub(crate) fn reply_queue_of(&self, channel: ChannelId) -> Option<QueueId> {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
@@ -465,29 +470,29 @@ impl Broker {
 /// Counters since the start. Metrics and the management API both show them.
 ///
 /// # Invariants
-/// - Counts only rise, and each event is counted once, where it happens.
-/// - A message that has to be published again, because capacity was missing, counts once.
-/// - Messages that the broker moves by itself (dead letters, messages read back) count neither as received
-///   nor as delivered.
+/// - Counters only rise. Each event is counted once.
+/// - A message that is published again after `Outcome::Wait` counts once.
+/// - Messages that the broker itself moves (dead letters, messages read back from the log) count neither as
+///   received nor as delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     /// Messages published by clients.
     pub received: u64,
     /// Messages published in confirm mode, in a transaction, or mandatory.
     pub received_confirm: u64,
-    /// Queues that published messages were routed to; a message counts once per queue.
+    /// The number of queues to which published messages were routed; a message counts once per queue.
     pub routed: u64,
     /// Messages that reached no queue and were dropped.
     pub unroutable_dropped: u64,
     /// Messages that reached no queue and were returned (mandatory).
     pub unroutable_returned: u64,
-    /// Messages written to consumers that acknowledge.
+    /// Messages written to consumers with manual acknowledgement.
     pub delivered_manual: u64,
     /// Messages written to consumers with automatic acknowledgement.
     pub delivered_auto: u64,
-    /// Messages written for basic.get, to be acknowledged.
+    /// Messages written for `basic.get` with manual acknowledgement.
     pub get_manual: u64,
-    /// Messages written for basic.get with automatic acknowledgement.
+    /// Messages written for `basic.get` with automatic acknowledgement.
     pub get_auto: u64,
     /// Number of times that `basic.get` found no message.
     pub get_empty: u64,
@@ -514,7 +519,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Counts a message that is dead-lettered for this reason. Messages parked by bridges are not counted.
+    /// Counts a message that is dead-lettered for this reason. Messages moved to a parking queue are not
+    /// counted.
     pub(crate) const fn note_dead_lettered(&mut self, reason: Reason) {
         match reason {
             Reason::Rejected => self.dead_lettered_rejected += 1,
@@ -542,13 +548,13 @@ pub struct ChannelCounters {
     pub returned: u32,
     /// Messages that reached no queue and were dropped.
     pub dropped: u32,
-    /// Messages written to consumers that acknowledge.
+    /// Messages written to consumers with manual acknowledgement.
     pub delivered_manual: u32,
     /// Messages written to consumers with automatic acknowledgement.
     pub delivered_auto: u32,
-    /// Messages written for basic.get, to be acknowledged.
+    /// Messages written for `basic.get` with manual acknowledgement.
     pub get_manual: u32,
-    /// Messages written for basic.get with automatic acknowledgement.
+    /// Messages written for `basic.get` with automatic acknowledgement.
     pub get_auto: u32,
     /// Number of times that `basic.get` found no message.
     pub get_empty: u32,
@@ -574,7 +580,8 @@ pub(crate) const fn count_up(counter: &mut u32) {
     *counter = counter.wrapping_add(1);
 }
 
-/// Bytes of a connection's record, with its places in tables and on lists, for the memory table.
+/// Bytes of memory that a connection takes: its record, and its entries in tables and lists. This and the
+/// following constants are for the memory table.
 pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
     + Quota::CONNECTION_BYTES
     + 3 * size_of::<ConnectionId>()
@@ -586,9 +593,9 @@ pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::
 pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
 /// Bytes of a queue's record and everything that exists once per queue.
 ///
-/// That is its place among the targets of a message and of a dead letter, and on several lists. These are the
-/// lists of queues to trim, of times (twice), jobs, watermarks and reads (which grow by doubling). The size
-/// includes the allocator's overhead for its names.
+/// These are the entries of the queue in the targets of a message and of a dead letter, and in several lists:
+/// queues to trim, times (twice), jobs, watermarks and reads. Reads count double, because their list grows by
+/// doubling. The size includes the allocator's overhead for the names of the queue.
 pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + IndexTable::ENTRY_BYTES
     + 3 * size_of::<QueueId>()
@@ -601,10 +608,10 @@ pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
 /// Bytes of an exchange's record with its root node.
 pub const EXCHANGE_BYTES: usize =
     Topology::EXCHANGE_BYTES + size_of::<Begun>() + LeftOut::ENTRY_BYTES + 4 * ALLOCATION_BYTES;
-/// Bytes of a binding's record with its nodes, or its pairs.
+/// Bytes of a binding's record with its trie nodes and one indexed pair.
 pub const BINDING_BYTES: usize =
     Topology::BINDING_BYTES + (2 + Topology::NODES_PER_BINDING) * ALLOCATION_BYTES;
-/// Bytes of a virtual host's record with its predeclared exchanges, its place among the jobs, and the
+/// Bytes of a virtual host's record with its predeclared exchanges, its entry in the jobs, and the
 /// allocator's overhead for its metadata.
 pub const VHOST_BYTES: usize = access::VHOST_BYTES
     + Quota::VHOST_BYTES
@@ -624,20 +631,21 @@ pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
 /// Approximate bytes that the allocator adds to each allocation.
 const ALLOCATION_BYTES: usize = 16;
 
-/// Returns the bytes of the buffers that exist once, for frames of this size and this many messages.
+/// Returns the bytes of the buffers that exist once, for frames of `frame_max` bytes and up to `messages_max`
+/// messages.
 pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
     let once = orphans::ORPHANS_BYTES + DelayWheel::held_bytes(messages_max);
-    2 * frame_max + 256 + Topology::header_names_bytes(frame_max) + once
+    2 * frame_max + 256 + Topology::header_positions_bytes(frame_max) + once
 }
 
-/// Fills a buffer with random bytes, for names that must not be guessable.
+/// A source of random bytes: fills the buffer. Used for seeds, keys and names that must not be guessable.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 
-/// A table from a key to the index of a record. The records own the keys.
+/// A hash table from a key to the index of a record. The key is stored in the record only.
 ///
 /// # Invariants
-/// - A table is sized once and holds indices with their hashes.
-/// - The hash uses a seed drawn at start, so clients cannot choose names that collide.
+/// - A table never grows. It contains the indices of records with the hashes of their keys.
+/// - The hash has a random seed, so clients cannot choose names that collide.
 #[derive(Debug)]
 pub(crate) struct IndexTable {
     table: HashTable<(u64, u32)>,
@@ -645,14 +653,15 @@ pub(crate) struct IndexTable {
 }
 
 impl IndexTable {
-    /// Bytes per record: an entry and its control byte at the table's usual load factor.
+    /// Bytes per record: an entry and its control byte, with 7 of 16 slots used in the worst case.
     pub(crate) const ENTRY_BYTES: usize = (size_of::<(u64, u32)>() + 1) * 16 / 7;
 
     pub(crate) fn with_capacity(capacity: usize, seed: u64) -> Self {
         Self { table: HashTable::with_capacity(capacity), hasher: FixedState::with_seed(seed) }
     }
 
-    /// Returns the record with this key; `is_it` compares the key of a candidate.
+    /// Returns the index of the record with this key. `is_it` returns whether the record with an index has
+    /// the key.
     pub(crate) fn find(&self, key: impl Hash, is_it: impl Fn(usize) -> bool) -> Option<usize> {
         let hash = self.hasher.hash_one(key);
         let found = self.table.find(hash, |&(other, index)| other == hash && is_it(index as usize))?;

@@ -1,6 +1,6 @@
-//! Files of backups and exports: a minimal tar format, checksums, and safe creation of folders and files.
+//! Archives of backups in a minimal tar format, their checksums, and the safe creation of folders and files.
 //!
-//! The archive contains regular files with short names, as every `tar` writes and reads them.
+//! An archive contains only regular files with short names, so every `tar` program can read it.
 //!
 //! ```text
 //! file  | header 512 bytes | content | zeros to the next 512 |
@@ -36,11 +36,11 @@ const TYPE_AT: usize = 156;
 /// A file in an archive.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ArchiveEntry {
-    /// Its name.
+    /// The name of the file.
     pub(super) name: String,
-    /// Length of its content in bytes.
+    /// Length of the content in bytes.
     pub(super) bytes: u64,
-    /// Whether it is a regular file.
+    /// The entry is a regular file.
     pub(super) is_file: bool,
 }
 
@@ -80,7 +80,8 @@ pub(super) fn end(out: &mut impl Write) -> io::Result<()> {
     out.write_all(&[0; 2 * BLOCK_BYTES])
 }
 
-/// Reads the header of the next file; `None` at the end. Its content and [`skip_padding`] must follow.
+/// Reads the header of the next file; `None` at the end. The caller must then read the content and call
+/// [`skip_padding`].
 pub(super) fn next(archive: &mut impl Read) -> io::Result<Option<ArchiveEntry>> {
     let mut head = [0; BLOCK_BYTES];
     archive.read_exact(&mut head)?;
@@ -151,7 +152,7 @@ pub(super) struct CreatedFolders(Vec<(OwnedFd, OsString)>);
 impl CreatedFolders {
     /// Removes the folders, and `file` in the innermost one. A folder with other content stays.
     pub(super) fn remove(self, file: &str) {
-        if let Some(Ok(innermost)) = self.0.last().map(|(above, name)| open_way(above, name)) {
+        if let Some(Ok(innermost)) = self.0.last().map(|(above, name)| open_path_folder(above, name)) {
             let _ = unlinkat(&innermost, file, AtFlags::empty());
         }
         for (above, name) in self.0.iter().rev() {
@@ -162,17 +163,18 @@ impl CreatedFolders {
 
 /// Opens a folder, and creates it and its parents if necessary. Returns which folders were created.
 ///
-/// Root may restore into a folder of another user, who may have put a symbolic link into a folder above it. The path is
-/// therefore walked name by name, each in the open parent folder. A link is followed only if it and its folder belong
-/// to root or to the caller. The last name must not be a link.
+/// Root may restore into a folder of another user, who may have created a symbolic link in a folder above it.
+/// The names of the path are therefore opened one after the other, each in its open parent folder. A link is
+/// followed only if the link and its folder belong to root or to the caller. The last name must not be a
+/// link.
 ///
 /// # Errors
-/// It cannot be opened or created, or the path contains a link of another user.
+/// The folder cannot be opened or created, or the path contains a link of another user.
 pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, CreatedFolders)> {
     let mut made = Vec::new();
     let mut names: VecDeque<OsString> = names_of(path);
     let mut walked = PathBuf::from(if path.is_absolute() { "/" } else { "." });
-    let mut folder = open_way(CWD, walked.as_os_str())?;
+    let mut folder = open_path_folder(CWD, walked.as_os_str())?;
     let mut links = 0;
     while let Some(name) = names.pop_front() {
         let is_last = names.is_empty();
@@ -200,7 +202,7 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, CreatedFolders)>
             walked.pop();
             if target.is_absolute() {
                 walked = PathBuf::from("/");
-                folder = open_way(CWD, walked.as_os_str())?;
+                folder = open_path_folder(CWD, walked.as_os_str())?;
             }
             for name in names_of(&target).into_iter().rev() {
                 names.push_front(name);
@@ -214,7 +216,7 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<(OwnedFd, CreatedFolders)>
             Err(_) if kind_of(&folder, &name)?.is_some() => false,
             Err(error) => return Err(error.into()),
         };
-        let inner = open_way(&folder, &name)?;
+        let inner = open_path_folder(&folder, &name)?;
         let above = mem::replace(&mut folder, inner);
         if is_made {
             sync_names(&above)?;
@@ -239,8 +241,8 @@ fn names_of(path: &Path) -> VecDeque<OsString> {
     names.map(|part| part.as_os_str().to_owned()).collect()
 }
 
-/// Opens a folder on the path, which need not be readable.
-fn open_way(at: impl std::os::fd::AsFd, name: &std::ffi::OsStr) -> io::Result<OwnedFd> {
+/// Opens a folder of the path. The caller needs no permission to read it.
+fn open_path_folder(at: impl std::os::fd::AsFd, name: &std::ffi::OsStr) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(at, name, flags, Mode::empty())?)
 }
@@ -259,11 +261,12 @@ fn foreign_owner_of(folder: &OwnedFd, name: &OsString) -> io::Result<Option<u32>
     Ok(owners.into_iter().find(|owner| *owner != 0 && *owner != geteuid().as_raw()))
 }
 
-/// A file that gets its name only when it is complete.
+/// A new file that gets its name only when it is complete.
 ///
-/// Root writes exports and backups into folders of other users, who may put links there. The path of the folder is
-/// resolved once. The file is created there exclusively, with a random name, for its owner only, following no link. It
-/// is synced before it gets its name. An incomplete file is removed.
+/// Root writes exports and backups into folders of other users, who may create links there. So the path of
+/// the folder is resolved only once, and the file is created in it exclusively, with a random name, without
+/// following links, and readable only by its owner. The file is synced before it gets its name. An incomplete
+/// file is removed.
 #[derive(Debug)]
 pub(super) struct NewFile {
     /// The open file.
@@ -276,10 +279,10 @@ pub(super) struct NewFile {
 
 /// How an existing file of the same name is handled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Old {
-    /// It is replaced. If it is a link, the link itself is replaced.
+pub(super) enum ExistingFile {
+    /// The existing file is replaced. If it is a link, the link itself is replaced.
     Replaced,
-    /// It stays, and the new file is removed.
+    /// The existing file stays, and the new one is removed.
     Kept,
 }
 
@@ -304,14 +307,14 @@ impl NewFile {
     /// Gives the file its name.
     ///
     /// # Errors
-    /// It cannot be synced or named.
-    pub(super) fn finish(mut self, old: Old) -> io::Result<()> {
+    /// The file cannot be synced or renamed.
+    pub(super) fn finish(mut self, old: ExistingFile) -> io::Result<()> {
         self.file.sync_all()?;
         let (folder, part, name): (_, _, &OsStr) = (&self.folder, &*self.part, &self.name);
         match old {
-            Old::Replaced => renameat(folder, part, folder, name)?,
-            Old::Kept => match renameat_with(folder, part, folder, name, RenameFlags::NOREPLACE) {
-                // Some file systems do not support it, such as FAT on a USB stick.
+            ExistingFile::Replaced => renameat(folder, part, folder, name)?,
+            ExistingFile::Kept => match renameat_with(folder, part, folder, name, RenameFlags::NOREPLACE) {
+                // Some file systems do not support this flag, for example FAT on a USB stick.
                 Err(Errno::INVAL | Errno::NOSYS) => {
                     if rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
                         return Err(io::ErrorKind::AlreadyExists.into());
@@ -329,7 +332,8 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.is_finished {
-            // A failure cannot be handled, and the file's name says what it is.
+            // A failure is ignored: nothing can be done about it, and the name of the file shows that it is
+            // incomplete.
             let _ = unlinkat(&self.folder, &*self.part, AtFlags::empty());
         }
     }
@@ -342,17 +346,19 @@ const STEP_BYTES: usize = 64 << 10;
 /// Maximum size of the file with the checksums in bytes.
 const TEXT_BYTES_MAX: u64 = 8 << 20;
 
-/// SHA-256 checksums of the files of an archive, in the format of `sha256sum`. They are its last file.
+/// SHA-256 checksums of the files of an archive, in the format of `sha256sum`. They are in the last file of
+/// the archive.
 ///
-/// A USB stick that is removed too early leaves zeros, and a store that ends in zeros looks like one after a power cut:
-/// its last commits are missing, perhaps with the deletion of a user, and nothing in it says so.
+/// If a USB stick is removed too early, the end of the archive may be zeros. A store that ends in zeros looks
+/// like one after a power cut, so without checksums nobody would notice that its last commits (perhaps the
+/// deletion of a user) are missing.
 #[derive(Default)]
 pub(super) struct Checksums {
     text: String,
 }
 
 impl Checksums {
-    /// Copies a file's content, records its checksum, and returns its length in bytes.
+    /// Copies a file's content, adds its checksum, and returns its length in bytes.
     pub(super) fn copy(&mut self, name: &str, from: &mut impl Read, to: &mut impl Write) -> io::Result<u64> {
         let (mut context, mut buffer, mut copied) = (Context::new(&SHA256), vec![0; STEP_BYTES], 0);
         loop {

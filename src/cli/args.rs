@@ -1,7 +1,6 @@
-//! The command line of `leveret`: commands, options, and flags as a layer of the configuration.
+//! The command line of `leveret`: commands, options, and flags that override keys of the configuration.
 //!
-//! A flag has the name of its configuration key with hyphens and accepts the same values; `leveret_config::units`
-//! parses both.
+//! A flag has the name of its configuration key, with hyphens, and accepts the same values.
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
@@ -19,9 +18,9 @@ use lexopt::Arg;
 
 use crate::{check, ctl, inspect, restore};
 
-/// What the program is to do.
+/// The command to run.
 #[derive(Debug)]
-pub enum Ask {
+pub enum CommandLine {
     /// Run the broker.
     Serve(ConfigArguments),
     /// Show the configuration and the memory table.
@@ -45,9 +44,9 @@ pub struct ConfigArguments {
     pub file: Option<PathBuf>,
     /// The flags.
     pub flags: Layer,
-    /// Whether `leveret check` connects to the upstreams of bridges.
+    /// `leveret check` connects to the upstreams of bridges.
     pub connects: bool,
-    /// Whether `leveret check` only prints a drop-in for the systemd unit.
+    /// `leveret check` only prints a drop-in for the systemd unit.
     pub is_drop_in: bool,
 }
 
@@ -56,7 +55,7 @@ pub struct ConfigArguments {
 pub enum HelpPage {
     /// The page of the program.
     Program,
-    /// The page of a command that has no help of its own.
+    /// The page of a command.
     Command(&'static CommandRow),
 }
 
@@ -101,7 +100,7 @@ pub struct CommandRow {
     name: &'static str,
     usage: &'static str,
     about: &'static str,
-    /// The options that it uses; all if the list is empty.
+    /// The options of the command; an empty list stands for all.
     options: &'static [&'static str],
 }
 
@@ -250,21 +249,21 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
     ],
 }]);
 
-/// If the program is called by this name, it is `leveret ctl`.
+/// If the program is called by this name, it runs `leveret ctl`.
 const CTL_NAME: &str = "leveretctl";
 
-/// A command that users look for here; another program has it.
+/// A command that users may expect in this program; it is in another one.
 const BENCH: &str = "bench";
 
 /// Parses all arguments, beginning with the program's name.
 ///
 /// # Errors
 /// The first invalid argument, and what was probably meant.
-pub fn parse_all(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadArguments> {
+pub fn parse_all(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLine, BadArguments> {
     let mut arguments = arguments.into_iter();
     let name = arguments.next();
     if name.is_some_and(|name| Path::new(&name).file_name().is_some_and(|name| name == CTL_NAME)) {
-        return Ok(Ask::Ctl(arguments.collect()));
+        return Ok(CommandLine::Ctl(arguments.collect()));
     }
     parse(arguments)
 }
@@ -273,7 +272,7 @@ pub fn parse_all(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, B
 ///
 /// # Errors
 /// The first invalid argument, and what was probably meant.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadArguments> {
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLine, BadArguments> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut said = ConfigArguments::default();
     let mut command: Option<String> = None;
@@ -282,22 +281,22 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
         let word = match OPTIONS.next(&mut said, &mut parser)? {
             NextArgument::End => break,
             NextArgument::Help => {
-                return Ok(Ask::Help(command.as_deref().map_or(HelpPage::Program, page_of)));
+                return Ok(CommandLine::Help(command.as_deref().map_or(HelpPage::Program, page_of)));
             }
-            NextArgument::Version => return Ok(Ask::Version),
+            NextArgument::Version => return Ok(CommandLine::Version),
             NextArgument::Option => continue,
             NextArgument::Word(word) => word,
         };
         match (command.as_deref(), word.to_str()) {
-            // These commands have options of their own.
+            // These commands have separate options.
             (None, Some(BENCH)) => return Err(unknown_command(BENCH)),
             (None, Some("inspect")) => {
-                let asked = inspect::parse(&mut parser).map(Ask::Inspect);
-                return asked.map_err(|bad| BadArguments { exit_code: inspect::CANNOT, ..bad });
+                let asked = inspect::parse(&mut parser).map(CommandLine::Inspect);
+                return asked.map_err(|bad| BadArguments { exit_code: inspect::CANNOT_INSPECT, ..bad });
             }
-            (None, Some("ctl")) => return Ok(Ask::Ctl(parser.raw_args()?.collect())),
+            (None, Some("ctl")) => return Ok(CommandLine::Ctl(parser.raw_args()?.collect())),
             (None, Some("help")) => return help_on(parser.value().ok()),
-            (None, Some("version")) => return Ok(Ask::Version),
+            (None, Some("version")) => return Ok(CommandLine::Version),
             (None, _) => command = Some(word.to_string_lossy().into_owned()),
             (Some("restore"), _) if file.is_none() => file = Some(PathBuf::from(word)),
             (Some(_), _) => return Err(BadArguments::one_too_many(&word)),
@@ -309,10 +308,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
         }
     }
     match command.as_deref() {
-        None | Some("serve") => Ok(Ask::Serve(said)),
-        Some("check") => Ok(Ask::Check(said)),
+        None | Some("serve") => Ok(CommandLine::Serve(said)),
+        Some("check") => Ok(CommandLine::Check(said)),
         Some("restore") => match file {
-            Some(file) => Ok(Ask::Restore(file, said)),
+            Some(file) => Ok(CommandLine::Restore(file, said)),
             None => Err(BadArguments::new("leveret restore FILE: name the backup".to_string())),
         },
         Some(other) => Err(unknown_command(other)),
@@ -337,14 +336,14 @@ fn page_of(name: &str) -> HelpPage {
 }
 
 /// Handles `leveret help` and `leveret help COMMAND`.
-fn help_on(command: Option<OsString>) -> Result<Ask, BadArguments> {
-    let Some(command) = command else { return Ok(Ask::Help(HelpPage::Program)) };
+fn help_on(command: Option<OsString>) -> Result<CommandLine, BadArguments> {
+    let Some(command) = command else { return Ok(CommandLine::Help(HelpPage::Program)) };
     match command.to_string_lossy().as_ref() {
-        "inspect" => Ok(Ask::Inspect(None)),
-        "ctl" => Ok(Ask::Ctl(vec!["help".into()])),
+        "inspect" => Ok(CommandLine::Inspect(None)),
+        "ctl" => Ok(CommandLine::Ctl(vec!["help".into()])),
         name => match page_of(name) {
             HelpPage::Program => Err(unknown_command(name)),
-            page => Ok(Ask::Help(page)),
+            page => Ok(CommandLine::Help(page)),
         },
     }
 }
@@ -354,25 +353,25 @@ const ABOUT_COLUMN: usize = 24;
 
 /// An option of a command line whose values are stored in a `T`.
 pub struct OptionRow<T> {
-    /// Its name, such as `--config`.
+    /// The name, for example `--config`.
     pub name: &'static str,
-    /// Its short name.
+    /// The short name.
     pub letter: Option<char>,
-    /// The name of its value in the help; empty for an option without one.
+    /// The name of the value in the help; empty if the option has no value.
     pub value: &'static str,
-    /// Its description in the help, line by line.
+    /// The description in the help.
     pub about: &'static str,
-    /// Its effect.
+    /// The effect of the option.
     pub action: Action<T>,
 }
 
 /// The effect of an option.
 pub enum Action<T> {
-    /// It sets something.
+    /// The option sets something in the `T`.
     Take(fn(&mut T, &mut Given<'_>) -> Result<(), BadArguments>),
-    /// It asks for the help.
+    /// The option requests the help.
     Help,
-    /// It asks for the version.
+    /// The option requests the version.
     Version,
 }
 
@@ -399,7 +398,7 @@ pub struct Section<T: 'static> {
     pub rows: &'static [OptionRow<T>],
 }
 
-/// All options of a command line. Parsing, help and errors are made from this table, so they agree.
+/// All options of a command line. Parsing, help and error texts use this table, so they are consistent.
 pub struct Table<T: 'static>(pub &'static [Section<T>]);
 
 /// An option on the command line, with access to its value.
@@ -409,7 +408,7 @@ pub struct Given<'p> {
 }
 
 impl<T> OptionRow<T> {
-    /// Makes an option with a value.
+    /// Returns an option with a value.
     pub const fn new(
         name: &'static str,
         value: &'static str,
@@ -419,12 +418,12 @@ impl<T> OptionRow<T> {
         Self { name, letter: None, value, about, action: Action::Take(take) }
     }
 
-    /// `-h` and `--help`.
+    /// Returns the option `-h`, `--help`.
     pub const fn help() -> Self {
         Self { name: "--help", letter: Some('h'), value: "", about: "print this", action: Action::Help }
     }
 
-    /// `-V` and `--version`.
+    /// Returns the option `-V`, `--version`.
     pub const fn version() -> Self {
         Self {
             name: "--version",
@@ -469,7 +468,7 @@ impl<T> Table<T> {
         Ok(NextArgument::Option)
     }
 
-    /// Formats the help for the options whose names `is_shown` accepts.
+    /// Formats the help for the options for whose names `is_shown` returns `true`.
     pub fn help(&self, is_shown: impl Fn(&str) -> bool) -> String {
         let mut text = String::new();
         for section in self.0 {
@@ -482,7 +481,7 @@ impl<T> Table<T> {
                 if !row.value.is_empty() {
                     left += &format!(" {}", row.value);
                 }
-                // At least two blanks, however long the option is.
+                // The description begins at least two spaces after the option.
                 let width = ABOUT_COLUMN.max(left.len() + 2);
                 let about = row.about.replace('\n', &format!("\n{:ABOUT_COLUMN$}", ""));
                 text += &format!("{left:width$}{about}\n");
@@ -545,12 +544,12 @@ pub struct BadArguments {
 }
 
 impl BadArguments {
-    /// Makes an error with exit code 1, that of `leveret`.
+    /// Returns an error with exit code 1, that of `leveret`.
     pub const fn new(sentence: String) -> Self {
         Self { sentence, exit_code: 1, program: "leveret" }
     }
 
-    /// Makes an error for a superfluous word.
+    /// Returns the error for a superfluous word.
     pub fn one_too_many(word: &OsStr) -> Self {
         Self::new(format!("unexpected argument {word:?}"))
     }
@@ -582,16 +581,16 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode, Box<dyn Error>> {
     match parse_all(std::env::args_os())? {
-        Ask::Help(page) => print(&page.text())?,
-        Ask::Inspect(None) => print(&inspect::help())?,
-        Ask::Inspect(Some(options)) => return Ok(inspect::run(&options)?),
-        Ask::Restore(archive, said) => {
+        CommandLine::Help(page) => print(&page.text())?,
+        CommandLine::Inspect(None) => print(&inspect::help())?,
+        CommandLine::Inspect(Some(options)) => return Ok(inspect::run(&options)?),
+        CommandLine::Restore(archive, said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
             print(&restore::run(&archive, &config.data_dir)?)?;
         }
-        Ask::Ctl(arguments) => return Ok(ctl::run(arguments)),
-        Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
-        Ask::Check(said) => {
+        CommandLine::Ctl(arguments) => return Ok(ctl::run(arguments)),
+        CommandLine::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
+        CommandLine::Check(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
             if said.is_drop_in {
                 print(&check::drop_in(config)?)?;
@@ -609,7 +608,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
                 }
             }
         }
-        Ask::Serve(said) => {
+        CommandLine::Serve(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
             let no_thread = |error| StartError::System("start the thread that writes the log", error);
             logging::start(config.log_level, config.flight_recorder.as_deref()).map_err(no_thread)?;
@@ -633,7 +632,7 @@ mod tests {
     use super::*;
     use leveret_config::units::Bytes;
 
-    fn parsed(line: &str) -> Result<Ask, BadArguments> {
+    fn parsed(line: &str) -> Result<CommandLine, BadArguments> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
@@ -644,24 +643,24 @@ mod tests {
 
     #[test]
     fn the_command_is_serve_unless_said_otherwise() {
-        assert!(matches!(parsed(""), Ok(Ask::Serve(_))));
-        assert!(matches!(parsed("serve --board pi-4"), Ok(Ask::Serve(_))));
-        assert!(matches!(parsed("--board pi-4 check"), Ok(Ask::Check(_))));
-        assert!(matches!(parsed("-h"), Ok(Ask::Help(HelpPage::Program))));
-        assert!(matches!(parsed("-V"), Ok(Ask::Version)));
-        assert!(matches!(parsed("ctl -q list_queues"), Ok(Ask::Ctl(rest)) if rest.len() == 2));
+        assert!(matches!(parsed(""), Ok(CommandLine::Serve(_))));
+        assert!(matches!(parsed("serve --board pi-4"), Ok(CommandLine::Serve(_))));
+        assert!(matches!(parsed("--board pi-4 check"), Ok(CommandLine::Check(_))));
+        assert!(matches!(parsed("-h"), Ok(CommandLine::Help(HelpPage::Program))));
+        assert!(matches!(parsed("-V"), Ok(CommandLine::Version)));
+        assert!(matches!(parsed("ctl -q list_queues"), Ok(CommandLine::Ctl(rest)) if rest.len() == 2));
         let by_name = parse_all(["/usr/bin/leveretctl", "ping"].map(OsString::from));
         assert!(
-            matches!(parsed("restore f --data-dir d"), Ok(Ask::Restore(file, _)) if file == Path::new("f"))
+            matches!(parsed("restore f --data-dir d"), Ok(CommandLine::Restore(file, _)) if file == Path::new("f"))
         );
         refused("restore", "leveret restore FILE: name the backup");
-        assert!(matches!(by_name, Ok(Ask::Ctl(rest)) if rest == ["ping"]));
+        assert!(matches!(by_name, Ok(CommandLine::Ctl(rest)) if rest == ["ping"]));
     }
 
     #[test]
     fn flags_become_a_layer() {
         let line = "--listen 127.0.0.1:0 --listen=[::1]:7 --data-dir d --memory-limit 64MB --config c";
-        let Ok(Ask::Serve(said)) = parsed(line) else { panic!("{line}") };
+        let Ok(CommandLine::Serve(said)) = parsed(line) else { panic!("{line}") };
         assert_eq!(said.file, Some("c".into()));
         assert_eq!(said.flags.data_dir, Some("d".into()));
         assert_eq!(said.flags.memory_limit, Some(Bytes(64_000_000)));
@@ -683,8 +682,8 @@ mod tests {
         assert_eq!(parsed("inspect d --no").unwrap_err().exit_code, 3);
         refused("--connect", "--connect is an option of leveret check");
         refused("serve --drop-in", "--drop-in is an option of leveret check");
-        assert!(matches!(parsed("check --drop-in"), Ok(Ask::Check(said)) if said.is_drop_in));
-        assert!(matches!(parsed("check --connect"), Ok(Ask::Check(said)) if said.connects));
+        assert!(matches!(parsed("check --drop-in"), Ok(CommandLine::Check(said)) if said.is_drop_in));
+        assert!(matches!(parsed("check --connect"), Ok(CommandLine::Check(said)) if said.connects));
         refused("chek", "unknown command chek; did you mean check?");
         refused("status", "unknown command status; did you mean leveret ctl status?");
         for line in ["bench --size 16", "help bench"] {
@@ -710,26 +709,26 @@ mod tests {
     #[test]
     fn every_command_has_a_page_by_every_habit() {
         for line in ["help restore", "restore --help", "--data-dir d restore -h"] {
-            let Ok(Ask::Help(page)) = parsed(line) else { panic!("{line}") };
+            let Ok(CommandLine::Help(page)) = parsed(line) else { panic!("{line}") };
             let text = page.text();
             assert!(text.starts_with("Usage: leveret restore FILE\n"), "{text}");
             assert!(text.contains("--data-dir") && !text.contains("--listen"), "{text}");
         }
         for name in ["serve", "check"] {
-            let Ok(Ask::Help(page)) = parsed(&format!("{name} --help")) else { panic!("{name}") };
+            let Ok(CommandLine::Help(page)) = parsed(&format!("{name} --help")) else { panic!("{name}") };
             assert!(page.text().contains("--memory-limit"));
         }
-        assert!(matches!(parsed("help"), Ok(Ask::Help(HelpPage::Program))));
-        assert!(matches!(parsed("help inspect"), Ok(Ask::Inspect(None))));
-        assert!(matches!(parsed("help ctl"), Ok(Ask::Ctl(rest)) if rest == ["help"]));
-        assert!(matches!(parsed("version"), Ok(Ask::Version)));
+        assert!(matches!(parsed("help"), Ok(CommandLine::Help(HelpPage::Program))));
+        assert!(matches!(parsed("help inspect"), Ok(CommandLine::Inspect(None))));
+        assert!(matches!(parsed("help ctl"), Ok(CommandLine::Ctl(rest)) if rest == ["help"]));
+        assert!(matches!(parsed("version"), Ok(CommandLine::Version)));
         refused("help chek", "unknown command chek; did you mean check?");
     }
 
     #[test]
     fn a_port_alone_is_one_of_this_machine() {
         for line in ["-p 25001", "--port 25001", "--listen 25001", "--listen localhost:25001"] {
-            let Ok(Ask::Serve(said)) = parsed(line) else { panic!("{line}") };
+            let Ok(CommandLine::Serve(said)) = parsed(line) else { panic!("{line}") };
             let sockets = said.flags.listen.unwrap_or_default().into_iter().map(|listen| listen.socket);
             assert_eq!(sockets.collect::<Vec<_>>(), ["127.0.0.1:25001".parse().unwrap()], "{line}");
         }

@@ -1,5 +1,6 @@
-//! `leveret check`: prints the resulting configuration and the memory table, and checks whether the broker would
-//! start. The report is printed first, so the table that explains a failure is always there.
+//! `leveret check`: prints the resulting configuration and the memory table, and checks whether the broker
+//! would start. The report is printed first, because its memory table may explain why the broker would not
+//! start.
 
 use std::fmt::Write;
 
@@ -11,7 +12,7 @@ use leveret_daemon::StartError;
 /// Returns the report on a configuration, and whether the broker would start with it.
 ///
 /// # Errors
-/// Why it would not start, besides the report.
+/// The second part of the result is an error if the broker would not start.
 pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
     let fitted =
         leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.locate_error(&error)));
@@ -20,7 +21,7 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
     let mut report = format!("{}\n\n{}", config.to_toml(), table.shown(config.memory_limit_bytes));
     let (remarks, verdict) = match rehearsed {
         Ok(mut remarks) => {
-            remarks.extend(store_limits::beyond(&config));
+            remarks.extend(store_limits::exceeded_limits(&config));
             (remarks, Ok(()))
         }
         Err(error) => (Vec::new(), Err(error)),

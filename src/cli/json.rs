@@ -1,7 +1,7 @@
 //! Writing JSON objects field by field, through the management API's writer.
 //!
-//! The output is valid JSON in UTF-8 on one line. Bytes that are not text become base64 under a name that says
-//! so; they are never replaced.
+//! The output is valid JSON in UTF-8 on one line. Bytes that are not UTF-8 are never replaced: they are
+//! written as base64, with another field name.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -59,7 +59,7 @@ impl<'j, 'o> Object<'j, 'o> {
         self.json.raw(b"}");
     }
 
-    /// Writes a field's name. The value is written to the result.
+    /// Writes a field's name. Returns the writer for the value.
     pub fn field(&mut self, name: &str) -> &mut Json<'o> {
         self.json.name(name, &mut self.is_first);
         self.json
@@ -80,7 +80,7 @@ impl<'j, 'o> Object<'j, 'o> {
         self.field(name).text(text);
     }
 
-    /// Writes a string field if the bytes are text, or else a base64 field under another name.
+    /// Writes a string field if the bytes are UTF-8; else a base64 field with another name.
     pub fn bytes(&mut self, name: &str, bytes: &[u8]) {
         match std::str::from_utf8(bytes) {
             Ok(found) => self.text(name, found),
@@ -99,7 +99,7 @@ impl<'j, 'o> Object<'j, 'o> {
 /// A base64 string that is written in pieces.
 pub(crate) struct Base64<'j, 'o>(EncoderWriter<'static, GeneralPurpose, Raw<'j, 'o>>);
 
-/// Writes characters that need no escapes.
+/// A writer of characters that need no escaping.
 struct Raw<'j, 'o>(&'j mut Json<'o>);
 
 impl Write for Raw<'_, '_> {

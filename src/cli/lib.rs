@@ -1,7 +1,7 @@
 //! The command line: `leveretctl`, `check`, `inspect`, `restore`, and the start of the broker.
 //!
-//! Everything here runs for a person at a terminal, a script or systemd, never for a client. A mistake of that
-//! person is answered with one sentence that says what to change.
+//! A mistake in arguments or configuration ends the program with an error of one sentence, which says what to
+//! change.
 
 #![warn(clippy::unwrap_used)]
 
@@ -21,8 +21,8 @@ use std::process::ExitCode;
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     match error.downcast_ref::<args::BadArguments>() {
         Some(bad) => ExitCode::from(bad.exit_code),
-        // Other exit codes of `inspect` report what was found.
-        None if error.is::<inspect::InspectError>() => ExitCode::from(inspect::CANNOT),
+        // The other exit codes of `inspect` are its verdicts.
+        None if error.is::<inspect::InspectError>() => ExitCode::from(inspect::CANNOT_INSPECT),
         None => ExitCode::FAILURE,
     }
 }

@@ -1,21 +1,23 @@
-//! `leveret restore FILE`: makes a store of a backup.
+//! `leveret restore FILE`: creates a store from a backup.
 //!
 //! ```text
 //! FOLDER/restore.part/*.seg   written, synced and checked
 //! FOLDER/access.a, access.b   copies of an older store are invalidated, and synced
 //! FOLDER/NEWEST.seg           gets its name, and the folder is synced
-//! FOLDER/*.seg                and so do the others
+//! FOLDER/*.seg                get their names, and the folder is synced
 //! ```
 //!
 //! # Invariants
-//! - An existing store is not touched, and neither is a folder that a broker uses.
-//! - Only segment files are unpacked, each under its own name.
-//! - If the backup cannot be restored completely, no file is left. It is complete if its last file says so: a
-//!   store that was damaged when it was backed up is restored as it was.
-//! - After a power cut at any time, a start finds the previous content, or the backup with its users, or a store
-//!   whose newest segment tells that others are missing. Then no login is accepted.
-//! - The folder belongs to another user, who may put links there. It is opened once, and every file is created in
-//!   it exclusively and given to that user while it is open.
+//! - Nothing is changed in a folder with a store, or in one that a broker uses.
+//! - Only segment files are unpacked, with their original names.
+//! - If the backup cannot be restored completely, no file is left. Completeness is checked with the checksums
+//!   in the last file of the archive. So a store that was already damaged when it was backed up is restored
+//!   as it was.
+//! - After a power cut at any time, a start finds one of three things: the previous content; the whole
+//!   backup; or a store whose newest segment shows that others are missing. In the last case no login is
+//!   accepted.
+//! - The folder may belong to another user, who may create links there. So it is opened only once. Every file
+//!   is created in it exclusively, and given to that user over its open descriptor.
 
 use std::error::Error;
 use std::fmt;
@@ -76,7 +78,7 @@ impl Error for NotRestored {}
 /// Restores the archive into a folder, which is created if necessary. Returns a description of the store.
 ///
 /// # Errors
-/// See [`NotRestored`]. The folder is as it was before.
+/// See [`NotRestored`]. The folder is then unchanged.
 pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     let of = |path: &Path| {
         let path = path.to_path_buf();
@@ -126,15 +128,16 @@ fn restore(
         NotRestored::NoStore(archive.to_path_buf(), why)
     })?;
     let why = match sums {
-        // Damage that existed before the backup is no fault of the archive, and the backup may be all that is left.
-        Sums::Agree => None,
+        // The archive is complete. If the store in it is damaged, it was so before the backup, and the backup
+        // may be the only copy that is left.
+        ChecksumResult::Agree => None,
         _ if !inspection.is_whole() => Some("the store in it is damaged".to_string()),
-        Sums::Differ => Some(format!(
+        ChecksumResult::Differ => Some(format!(
             "it is damaged: the checksums in {0} at its end do not match its files (unpack it with tar; sha256sum \
              --check {0} names them); copy it again, or use another backup",
             archive::NAME
         )),
-        Sums::Missing => Some(format!(
+        ChecksumResult::Missing => Some(format!(
             "it is incomplete or damaged: it does not end with {}, the list of its checksums (backups of older \
              versions have none: unpack such a backup with tar)",
             archive::NAME
@@ -143,7 +146,8 @@ fn restore(
     if let Some(why) = why {
         return Err(NotRestored::NoStore(archive.to_path_buf(), why));
     }
-    // Copies of users and permissions of a removed store are not those of the backup, and might be newer.
+    // The folder may have copies of users and permissions of a removed store. They must not be used with the
+    // backup, even if they are newer.
     invalidate_access_copies(&mut disk).map_err(of(folder))?;
     invalidate_header_copy(&mut disk).map_err(of(folder))?;
     if disk.read(REPAIR_SLOT, 0, &mut [0]).is_ok_and(|length| length > 0) {
@@ -172,8 +176,9 @@ struct RestoredFiles {
 }
 
 impl RestoredFiles {
-    /// Begins with an empty folder for incomplete files. The rest of an interrupted restore is not removed
-    /// automatically, because the owner of the folder may have put something else there.
+    /// Creates an empty folder for incomplete files. If the rest of an interrupted restore exists, this
+    /// fails: it is not removed automatically, because the owner of the folder may have created something
+    /// else there.
     fn begin(folder: OwnedFd) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         match unlinkat(&folder, RESTORE_PART, AtFlags::REMOVEDIR) {
@@ -190,7 +195,8 @@ impl RestoredFiles {
         Ok(Self { folder, part, files: Vec::new(), named: 0, is_finished: false })
     }
 
-    /// Gives the files their names, the newest segment first: it knows which others there are.
+    /// Gives the files their names. The newest segment gets its name first, because it contains which other
+    /// segments exist.
     fn finish(&mut self, newest: Option<&str>) -> io::Result<()> {
         if let Some(at) = self.files.iter().position(|file| Some(&**file) == newest) {
             self.files.swap(0, at);
@@ -211,8 +217,8 @@ impl RestoredFiles {
 
 impl Drop for RestoredFiles {
     fn drop(&mut self) {
-        // A failure cannot be handled; the next attempt reports it. The newest segment is removed last, as it was
-        // named first.
+        // Failures are ignored, because the next attempt reports them. The newest segment is removed last,
+        // because it got its name first.
         if !self.is_finished {
             for file in &self.files[self.named..] {
                 let _ = unlinkat(&self.part, &**file, AtFlags::empty());
@@ -226,26 +232,26 @@ impl Drop for RestoredFiles {
 }
 
 /// The result of comparing checksums.
-enum Sums {
-    /// They are equal.
+enum ChecksumResult {
+    /// The checksums are equal.
     Agree,
-    /// They differ.
+    /// The checksums differ.
     Differ,
     /// The last file of the archive is not the one with the checksums.
     Missing,
 }
 
 /// Unpacks all files.
-fn unpack(archive: &mut impl Read, made: &mut RestoredFiles) -> io::Result<Sums> {
+fn unpack(archive: &mut impl Read, made: &mut RestoredFiles) -> io::Result<ChecksumResult> {
     let owner = fstat(&made.folder)?;
-    let (mut sums, mut told) = (Checksums::default(), Sums::Missing);
+    let (mut sums, mut told) = (Checksums::default(), ChecksumResult::Missing);
     while let Some(entry) = archive::next(archive)? {
         let mut content = archive.take(entry.bytes);
         let name = &*entry.name;
         told = match entry.is_file && name == archive::NAME {
-            true if sums.agree(&mut content)? => Sums::Agree,
-            true => Sums::Differ,
-            false => Sums::Missing,
+            true if sums.agree(&mut content)? => ChecksumResult::Agree,
+            true => ChecksumResult::Differ,
+            false => ChecksumResult::Missing,
         };
         if entry.is_file && is_segment(name) && entry.bytes <= SEGMENT_BYTES_MAX {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -268,7 +274,8 @@ fn unpack(archive: &mut impl Read, made: &mut RestoredFiles) -> io::Result<Sums>
     Ok(told)
 }
 
-/// Gives an open file to the folder's owner, which is the broker's user, whatever the file's name is now.
+/// Gives an open file to the folder's owner, which is the broker's user. The descriptor is used, because the
+/// name may refer to another file now.
 fn give(file: &File, owner: &Stat) -> io::Result<()> {
     if geteuid().is_root() {
         fchown(file, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;

@@ -1,12 +1,12 @@
 //! Compares the content of a store with the limits of a configuration.
 //!
-//! A start with smaller limits keeps what exceeds them and does not serve it (alarm `limits`). `leveret check`
-//! warns before. The counts are those of a start or lower: a binding is counted once, and so are its names,
-//! although some bindings take more.
+//! If a store exceeds the limits, a start leaves the excess objects in the log and does not serve them (alarm
+//! `limits`). `leveret check` warns of that. Its counts may be too low: each binding is counted once,
+//! although some bindings count several times.
 //!
 //! # Invariants
 //! - The store is only read, without its lock: a broker may be using it.
-//! - The memory used is the index of the log, as at a start, and one definition at a time.
+//! - Memory is needed only for the index of the log, as at a start, and for one definition at a time.
 
 use leveret_broker::{declared_arguments, levels_of};
 use leveret_config::Config;
@@ -15,7 +15,7 @@ use leveret_core::mem::ENTRIES_PER_CHUNK;
 use leveret_core::pending_writes::{Definition, is_group, is_transient};
 use leveret_storage::{FileDisk, Index, Log, QueueIndex};
 
-/// What the definitions of a store take of each limit.
+/// The use of each limit by the definitions of a store.
 #[derive(Default)]
 struct Counts {
     vhosts: u64,
@@ -29,8 +29,8 @@ struct Counts {
     parameters: u64,
 }
 
-/// Returns a warning for each exceeded limit. A store that is missing or cannot be read exceeds none.
-pub(crate) fn beyond(config: &Config) -> Vec<String> {
+/// Returns a warning for each exceeded limit; none if the store is missing or cannot be read.
+pub(crate) fn exceeded_limits(config: &Config) -> Vec<String> {
     let mut disk = FileDisk::open_read_only(&config.data_dir);
     let Ok((log, report)) = Log::read_only(&mut disk) else { return Vec::new() };
     let mut counts = Counts::default();
@@ -76,10 +76,10 @@ pub(crate) fn beyond(config: &Config) -> Vec<String> {
 }
 
 impl Counts {
-    /// Counts a definition. One that this version cannot read is not counted.
+    /// Counts a definition. A definition that cannot be read is not counted.
     fn add(&mut self, index: &Index, key: &[u8], value: &[u8]) {
         let Some(definition) = Definition::parse(key, value) else { return };
-        // Each priority of a queue counts as a queue while it has messages.
+        // Each level of a queue with priorities counts as a queue while it has messages.
         let is_kept = |queue: &u64| index.queues().get(queue).is_some_and(|queue| !queue.gone);
         let levels = levels_of(&definition);
         let is_delayed = matches!(definition, Definition::Exchange { .. }) && !levels.is_empty();
@@ -130,7 +130,8 @@ fn served(index: &Index) -> impl Iterator<Item = &QueueIndex> {
     queues.map(|(_, queue)| &**queue)
 }
 
-/// Entries that a start needs: one for each run of messages that follow each other in the log, in whole chunks.
+/// Returns the number of queue entries that a start needs: one for each run of consecutive messages in the
+/// log, rounded up to whole chunks.
 fn entries_of(index: &Index) -> u64 {
     let chunks = served(index).map(|queue| queue.live_ranges().count().div_ceil(ENTRIES_PER_CHUNK));
     (chunks.sum::<usize>() * ENTRIES_PER_CHUNK) as u64

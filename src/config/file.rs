@@ -152,10 +152,10 @@ impl<T: Readable> Readable for Vec<T> {
 
 /// The keys that one layer sets in a section of the file, or at its top level.
 pub(super) trait Section {
-    /// Returns all keys of the section, including the names of sections below it.
+    /// Returns all keys of the section, including the names of the sections inside it.
     fn keys(&self) -> &'static [&'static str];
 
-    /// Reads the value of a key, unless the key is unknown or the name of a section below.
+    /// Reads the value of a key, unless the key is unknown or the name of a section inside this one.
     ///
     /// # Errors
     /// The value is invalid.
@@ -172,14 +172,14 @@ pub(super) enum Taken<'a> {
     Unknown,
 }
 
-/// Declares a section: its keys with their types, and below `above` the sections below it. Each key becomes a field that
-/// is `None` until it is set.
+/// Declares a section: its keys with their types, and under `sections` the sections inside it. Each key becomes a field
+/// that is `None` until it is set.
 macro_rules! section {
     (
         $(#[$doc:meta])* $vis:vis struct $layer:ident {
             $($(#[$about:meta])* $key_vis:vis $key:ident: $kind:ty,)*
         }
-        $(above { $($section_vis:vis $section:ident: $inner:ident,)* })?
+        $(sections { $($section_vis:vis $section:ident: $inner:ident,)* })?
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -189,7 +189,7 @@ macro_rules! section {
         }
 
         impl $layer {
-            /// All keys, including the names of sections below.
+            /// All keys, including the names of the sections inside it.
             pub(super) const KEYS: &'static [&'static str] =
                 &[$(stringify!($key),)* $($(stringify!($section),)*)?];
         }

@@ -184,7 +184,7 @@ section! {
         pub(super) channel_max: Count<u16>,
         pub(super) bridge: Bridges,
     }
-    above {
+    sections {
         pub(super) store: StoreLayer,
         pub(super) tls: TlsLayer,
         pub(super) limits: LimitsLayer,
@@ -338,11 +338,11 @@ impl Layer {
         match read(text, &mut layer, describe_unknown_key) {
             Ok(()) => Ok(layer),
             Err(ParseError { at, mut why, earlier_at }) => {
-                let line_of =
+                let line_at =
                     |at: usize| text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-                let line = line_of(at);
+                let line = line_at(at);
                 if let Some(earlier_at) = earlier_at {
-                    why.push_str(&format!("; the first is in line {}", line_of(earlier_at)));
+                    why.push_str(&format!("; the first is in line {}", line_at(earlier_at)));
                 }
                 Err(ConfigError::Refused { file: file.to_string(), line, why })
             }

@@ -191,11 +191,11 @@ impl<T: TryFrom<u64>> FromStr for Bytes<T> {
         let expected = "a size: write a whole number of bytes, or a whole number with B, kB, KiB, MB, MiB, GB or \
                     GiB behind it";
         let (digits, unit) = split_number(text);
-        let times = if unit.is_empty() { Some(1) } else { factor(&SIZE_UNITS, unit) };
-        let (Ok(number), Some(times)) = (digits.parse::<u64>(), times) else {
+        let scale = if unit.is_empty() { Some(1) } else { factor(&SIZE_UNITS, unit) };
+        let (Ok(number), Some(scale)) = (digits.parse::<u64>(), scale) else {
             return Err(BadValue::new(text, expected));
         };
-        let bytes = number.checked_mul(times).and_then(|bytes| T::try_from(bytes).ok());
+        let bytes = number.checked_mul(scale).and_then(|bytes| T::try_from(bytes).ok());
         let bits = 8 * size_of::<T>();
         bytes
             .map(Self)
@@ -221,14 +221,14 @@ impl FromStr for Millis {
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let (digits, unit) = split_number(text);
-        let times = if digits == "0" && unit.is_empty() { Some(1) } else { factor(&TIME_UNITS, unit) };
-        let (Ok(number), Some(times)) = (digits.parse::<u64>(), times) else {
+        let scale = if digits == "0" && unit.is_empty() { Some(1) } else { factor(&TIME_UNITS, unit) };
+        let (Ok(number), Some(scale)) = (digits.parse::<u64>(), scale) else {
             return Err(BadValue::new(
                 text,
                 "a time: write a number with ms, s, min or h behind it, such as 10s",
             ));
         };
-        let ms = number.checked_mul(times).and_then(|ms| u32::try_from(ms).ok());
+        let ms = number.checked_mul(scale).and_then(|ms| u32::try_from(ms).ok());
         ms.map(Self).ok_or_else(|| BadValue::new(text, "a time of less than 49 days"))
     }
 }
@@ -253,15 +253,15 @@ impl FromStr for Seconds {
     }
 }
 
-/// An address to listen on. A port alone, or one of `localhost`, means 127.0.0.1.
+/// An address to listen on. A port alone, or `localhost:PORT`, means 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     /// Address and port. With port 0 the system chooses a free port.
     pub socket: SocketAddr,
     /// The interface of an IPv6 link-local address, as in `[fe80::1%eth0]:5672`.
     pub zone: Option<Zone>,
-    /// Whether the broker starts even if it cannot listen here. So it is with the default address `[::1]`, and with the
-    /// default addresses of the management API.
+    /// Whether the broker starts even if it cannot listen on this address. True for the default address `[::1]`, and for
+    /// the default addresses of the management API.
     pub if_available: bool,
 }
 

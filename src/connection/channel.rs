@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //! - A record is in exactly one bucket and in the list of its connection.
-//! - If the broker has no channel for a record, the channel is being opened, or the client has not answered channel.close
-//!   yet.
+//! - If the broker has no channel for a record, the channel is being opened, or the client has not sent
+//!   channel.close-ok yet.
 
 use core::hash::BuildHasher as _;
 
@@ -52,7 +52,7 @@ pub(super) struct Channel {
 pub(super) enum ConfirmListKind {
     /// No list: the channel has no confirms to send.
     None,
-    /// The list of channels whose first confirm is for durable messages, or for such as need not be.
+    /// The list of channels whose first confirm is for messages that are durable or need not be.
     Sendable,
     /// The list of channels whose first confirm is for messages that are not durable yet.
     AwaitsDisk,
@@ -109,7 +109,7 @@ impl ConfirmList {
 /// Whether a channel is open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ChannelState {
-    /// The broker has not answered channel.open yet.
+    /// The broker has not handled channel.open yet.
     Opening,
     /// The channel is open. This is its identifier in the broker.
     Open(ChannelId),
@@ -155,9 +155,9 @@ impl OwnChannels {
     pub(super) const NONE: Self = Self { first: NONE, count: 0, contents: 0, cached: (0, NONE) };
 }
 
-/// Number of records besides `channels_max`, for channels that the broker has refused because all of its channels are in
-/// use. Such a channel needs a record until its client sends channel.close-ok. Without a free record, channel.open closes
-/// the connection.
+/// Number of additional records, for channels that the broker has refused because `channels_max` are in use.
+/// Such a channel needs a record until its client sends channel.close-ok. If no record is free, channel.open
+/// closes the connection.
 const REFUSED_MAX: usize = 64;
 
 impl Channels {
@@ -303,7 +303,7 @@ pub(super) struct Run {
     pub(super) order: ReplyOrder,
     /// All messages of the run are durable when this batch is durable.
     pub(super) batch: Batch,
-    /// `true`: the broker has refused the messages (basic.nack). `false`: it has accepted them (basic.ack).
+    /// The broker has refused the messages (basic.nack); otherwise it has accepted them (basic.ack).
     pub(super) is_refused: bool,
 }
 
@@ -312,9 +312,10 @@ const RUNS_MAX: usize = 5;
 
 /// The publisher confirms of one channel that are not sent yet.
 ///
-/// A publisher that sends a million messages and does not read its confirms must not cost memory. Consecutive confirms of
-/// the same kind are therefore merged into one [`Run`], which becomes one frame with `multiple`. If the number of runs
-/// reaches its limit, later confirms are merged into the last one, which then waits for the latest of its messages.
+/// The confirms of a publisher that does not read them must take only little memory. Consecutive confirms of
+/// the same kind are therefore merged into one [`Run`], which is sent as one frame with `multiple`. If the
+/// number of runs reaches its limit, later confirms are merged into the last run, which is then sent when the
+/// last of its messages is durable.
 ///
 /// ```text
 ///   numbers   1 2 3 4 5 6 7 8 9 10 11
@@ -326,7 +327,7 @@ const RUNS_MAX: usize = 5;
 /// # Invariants
 /// - Runs follow each other without gaps, from `sent` on.
 /// - A run is sent only after all deliveries and returns up to its order are written and all of its messages are durable.
-/// - The order and the batch of the first run do not increase, so that it is sent at some time.
+/// - The order and the batch of the first run do not increase, so that it is sent eventually.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Confirms {
     /// The publish number of the next message; 0 if the channel is not in confirm mode.
@@ -342,7 +343,7 @@ impl Confirms {
         self.next = self.next.max(1);
     }
 
-    /// Returns whether another message can be published: there is space for a further run, which its confirm may need.
+    /// Returns whether there is space for another run, which the confirm of the next message may need.
     pub(super) fn has_room(&self) -> bool {
         self.next == 0 || !self.runs.is_full()
     }

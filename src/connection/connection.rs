@@ -32,15 +32,15 @@ pub(super) const SOCKET_CLOSE_TIMEOUT_MS: u64 = 3_000;
 /// Facts about a client that are known before it sends anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {
-    /// Whether the client has connected from this machine.
+    /// The client has connected from this machine.
     pub from_loopback: bool,
     /// The source whose rate limit applies to log lines about the client.
     pub source: LogSource,
-    /// The port of the client, by which connections from one address can be distinguished in the log; 0 if it has none.
+    /// The port of the client; 0 if it has none. It distinguishes connections from one address in the log.
     pub port: u16,
 }
 
-/// Maximum length of the names in a log line, in bytes. Longer names are cut.
+/// Maximum length of the names in a log line, in bytes. Longer names are truncated.
 const NAMES_BYTES_MAX: usize = 62;
 
 /// Identifies a connection in a log line: `10.0.0.7:51234 user meter vhost plant`, with the parts that are known.
@@ -72,7 +72,7 @@ impl fmt::Display for Caller<'_> {
     }
 }
 
-/// The stage of a connection.
+/// The phase of a connection, as far as the server needs to know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// The user is not authenticated yet.
@@ -96,7 +96,7 @@ pub struct Negotiated {
     pub heartbeat_ms: u32,
 }
 
-/// The state of a connection. Only an open one has channels.
+/// The exact phase of the protocol. Only in `Open` are there channels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
     /// The protocol header is expected.
@@ -108,7 +108,7 @@ pub(super) enum Phase {
     /// connection.open is expected.
     Opening { due: Deadline },
     /// The client was refused. Its socket is closed after a delay, which slows down guessing passwords. With `answer`,
-    /// connection.close for a refused login with this mechanism is sent before.
+    /// connection.close is sent instead when the delay is over; its text names this mechanism.
     Refused { until: Deadline, answer: Option<Mechanism> },
     /// The connection is in use.
     Open,
@@ -132,28 +132,28 @@ pub(super) struct Capabilities {
 /// The state of the input.
 #[derive(Debug)]
 pub(super) struct Input {
-    /// The command that the broker has not answered yet.
+    /// The command whose outcome the broker has not returned yet.
     pub(super) pending: Pending,
-    /// A channel that an error has closed, and that the broker must close next.
+    /// A channel for which channel.close was queued because of an error. The next command closes it in the broker.
     pub(super) release: Option<(Slot, ChannelId)>,
     /// The channel with a complete message for which the broker had no capacity; [`NONE`] if there is none.
     pub(super) retry_publish: Slot,
     /// The body frame that is arriving.
     pub(super) body: BodyFrame,
-    /// Whether the broker does not handle input at the moment.
+    /// No input is handled at present.
     pub(super) is_suspended: bool,
 }
 
-/// Output besides the deliveries in the outbox.
+/// All output except the deliveries in the outbox.
 #[derive(Debug)]
 pub(super) struct Output {
     /// The replies that are not written yet.
     pub(super) replies: ByteChain,
-    /// Whether the header of AMQP 0-9-1 must be sent, because the client has sent another one.
+    /// The protocol header of AMQP 0-9-1 must be sent, because the client has sent another one.
     pub(super) is_protocol_header_due: bool,
     /// Number of bytes of `connection.start` that are not written yet.
     pub(super) start_left: u16,
-    /// The position in the first delivery of the outbox, if that is partly written.
+    /// The position in the first delivery of the outbox, if a part of this delivery was written.
     pub(super) begun: Option<Begun>,
     pub(super) is_heartbeat_due: bool,
     /// The channel whose content stays incomplete because the connection is being closed; 0 if there is none.
@@ -163,7 +163,7 @@ pub(super) struct Output {
 /// The channels with confirms that are not sent yet.
 #[derive(Debug)]
 pub(super) struct Confirming {
-    /// Channels whose first confirm is for durable messages, or for such as need not be.
+    /// Channels whose first confirm may be sent: its messages are durable, or need not be.
     pub(super) sendable: ConfirmList,
     /// Channels whose first confirm is for messages that are not durable yet.
     pub(super) awaits_disk: ConfirmList,
@@ -178,11 +178,11 @@ pub(super) struct Timing {
     pub(super) resumed: Now,
     /// When output was last written.
     pub(super) last_written: Now,
-    /// When an incomplete content or frame must have continued.
+    /// The deadline until which more of an incomplete content or frame must arrive.
     pub(super) content_due: Deadline,
     /// Number of bytes of an incomplete frame after the last input was handled.
     pub(super) unhandled_bytes: u32,
-    /// Since when that number has not changed.
+    /// Since when `unhandled_bytes` has not changed.
     pub(super) unhandled_since: Now,
 }
 
@@ -307,7 +307,8 @@ impl Connection {
         }
     }
 
-    /// Returns whether the broker has accepted a login. That remains true when the connection is closed.
+    /// Returns whether the broker has accepted a login. The result remains `true` after the connection was
+    /// closed.
     pub const fn is_logged_in(&self) -> bool {
         self.is_logged_in
     }
@@ -319,7 +320,7 @@ impl Connection {
 
     /// Returns whether the broker may remove its state of the connection before the socket is closed: no more commands
     /// come, and no delivery of the outbox is needed.
-    pub const fn is_over(&self) -> bool {
+    pub const fn may_leave_broker(&self) -> bool {
         let ends = matches!(
             self.phase,
             Phase::Refused { .. } | Phase::Closing { .. } | Phase::Ending { .. } | Phase::Finished { .. }
@@ -352,7 +353,7 @@ impl Connection {
         if !self.capabilities.consumer_cancel_notify || !self.is_channel_open(context, channel_number) {
             return true;
         }
-        // While a command is not answered, the rest of the capacity is reserved for its reply.
+        // While the outcome of a command is pending, the rest of the capacity is reserved for its reply.
         if !self.has_reply_room(context) || self.expects_answer() {
             return false;
         }
@@ -361,8 +362,8 @@ impl Connection {
         true
     }
 
-    /// Records that this publisher waits for memory, or with `is_for_disk` for disk space. `connection.blocked` is sent
-    /// once, if the client supports it.
+    /// Notes that this publisher waits for memory, or with `is_for_disk` for disk space. `connection.blocked`
+    /// is sent once, if the client supports it.
     pub const fn block(&mut self, now: Now, is_for_disk: bool) {
         if !self.blocked.is_waiting {
             (self.blocked.is_waiting, self.blocked.since, self.blocked.is_stable) = (true, now, true);
@@ -372,8 +373,8 @@ impl Connection {
         }
     }
 
-    /// Records that this publisher no longer waits. `connection.unblocked` is sent only after a delay, because the
-    /// publisher may have to wait again at once.
+    /// Notes that this publisher no longer waits. `connection.unblocked` is sent only after a delay, because
+    /// the publisher may have to wait again at once.
     pub const fn unblock(&mut self, now: Now) {
         if self.blocked.is_waiting {
             (self.blocked.is_waiting, self.blocked.since, self.blocked.is_stable) = (false, now, false);
@@ -426,8 +427,8 @@ pub struct Pools {
     pub(super) channels: Channels,
     pub(super) replies: BytePool,
     pub(super) clients: ClientPool,
-    /// The consumer tag of the basic.cancel in progress. There is at most one, because a command is answered before
-    /// any connection is asked for its next.
+    /// The consumer tag of the basic.cancel in progress. There is at most one, because each command is
+    /// completed before the next one of any connection begins.
     pub(super) cancelled_tag: Name,
     /// Number of messages that were confirmed to publishers since the start.
     pub(super) confirmed: u64,
@@ -461,7 +462,7 @@ impl Pools {
         Channels::REFUSED_BYTES
     }
 
-    /// Returns about how many unused bytes the system holds memory for.
+    /// Returns approximately how many bytes of system memory the pools have but do not use.
     pub const fn idle_bytes(&self) -> usize {
         self.channels.idle_bytes() + self.replies.idle_bytes()
     }
@@ -482,7 +483,7 @@ impl Pools {
         self.channels.len()
     }
 
-    /// Returns the bytes of waiting replies, in whole pages.
+    /// Returns the bytes of stored replies, in whole pages.
     pub const fn reply_bytes_used(&self) -> usize {
         self.replies.bytes_used()
     }
@@ -517,7 +518,7 @@ pub struct Context<'p> {
     pub log: &'p mut LogLimiter,
 }
 
-/// How the broker introduces itself in connection.start.
+/// The server properties in connection.start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// `product`: some clients change their behaviour depending on it.
@@ -591,7 +592,7 @@ fn start_frame(identity: &Identity, mechanisms: &[u8]) -> Box<[u8]> {
     let mut writer = Writer::new(&mut properties);
     let mut frame = vec![0; START_BYTES_MAX];
     let mut out = Writer::new(&mut frame);
-    // Both fit: six texts of at most `TEXT_BYTES_MAX` bytes, and nine names.
+    // The frame fits: it has six texts of at most `TEXT_BYTES_MAX` bytes, and nine names.
     let complete = writer.table(|table| write_properties(table, identity)).and_then(|()| {
         let start = Method::ConnectionStart {
             version_major: 0,
@@ -624,7 +625,7 @@ fn write_properties(table: &mut TableWriter<'_, '_>, identity: &Identity) -> Res
     texts.iter().try_for_each(|(name, text)| table.text(name, cut(text)))
 }
 
-/// Returns the first `TEXT_BYTES_MAX` bytes of a text, or fewer so that no character is split.
+/// Returns at most the first `TEXT_BYTES_MAX` bytes of a text, only complete characters.
 fn cut(text: &str) -> &str {
     let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.get(..end.unwrap_or(0)).unwrap_or_default()

@@ -5,9 +5,10 @@
 //!   0              method         header                                                        total
 //! ```
 //!
-//! A delivery larger than the output buffer is written in parts. Only the number of written bytes is stored between
-//! them: the positions of the frames are computed from lengths. Properties that differ from those of the stored message
-//! (without `BCC`, or with `x-delivery-count`) are computed again for each part.
+//! A delivery larger than the output buffer is written in parts. Between two parts, only the number of
+//! written bytes is stored, because the positions of the frames can be computed from lengths. Properties that
+//! differ from those of the stored message (without `BCC`, or with `x-delivery-count`) are computed again for
+//! each part.
 
 use leveret_amqp::props::{BLIND_BYTES_MAX, Properties, PropertyEdit};
 use leveret_amqp::{
@@ -83,7 +84,7 @@ pub(super) struct Layout {
     header_end: u32,
     body_len: u32,
     frame_max: u32,
-    /// Whether the properties differ from those of the stored message.
+    /// The properties differ from those of the stored message.
     is_rewritten: bool,
 }
 
@@ -386,7 +387,7 @@ impl PartWriter<'_> {
     }
 }
 
-/// Advances a cursor without using the bytes.
+/// Advances a cursor by `count` bytes.
 fn skip(messages: &Messages, id: MessageId, cursor: &mut Cursor, mut count: usize) {
     let mut nowhere = [0; 256];
     while count > 0 {

@@ -1,7 +1,7 @@
-//! Bytes in error texts, as RabbitMQ shows them.
+//! Formats bytes in error texts as RabbitMQ does.
 //!
-//! Clients and their users compare error texts, and RabbitMQ's contain parts of the offending frame in Erlang's
-//! notation, line breaks included.
+//! Clients and their users compare error texts. RabbitMQ's texts contain parts of the invalid frame in
+//! Erlang's notation, including its line breaks.
 //!
 //! # Invariants
 //! - Nothing here fails or allocates.
@@ -15,7 +15,7 @@ pub(super) struct FrameSnippet<'a> {
     pub(super) payload: &'a [u8],
 }
 
-/// Such a frame followed by `: {invalid_frame_end_marker,0}`.
+/// A refused frame followed by `: {invalid_frame_end_marker,0}`.
 pub(super) struct BadEnd<'a> {
     pub(super) snippet: FrameSnippet<'a>,
     pub(super) found: u8,
@@ -25,7 +25,7 @@ pub(super) struct BadEnd<'a> {
 pub(super) struct Numbers<'a>(pub(super) &'a [u8]);
 
 const SNIPPET_BYTES: usize = 16;
-/// Erlang's pretty printer breaks lines here.
+/// The column at which Erlang's pretty printer breaks lines.
 const COLUMNS: usize = 80;
 
 impl Display for FrameSnippet<'_> {
@@ -35,7 +35,7 @@ impl Display for FrameSnippet<'_> {
 }
 
 impl FrameSnippet<'_> {
-    /// Writes the frame and returns the column behind it.
+    /// Writes the frame. Returns the column after it.
     fn write(&self, f: &mut Formatter<'_>) -> Result<usize, fmt::Error> {
         let (which, shown) = match self.payload.get(..SNIPPET_BYTES) {
             Some(first) if self.payload.len() > SNIPPET_BYTES => ("first 16", first),
@@ -57,8 +57,9 @@ impl Display for BadEnd<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let column = self.snippet.write(f)? + 2;
         f.write_str(": {invalid_frame_end_marker,")?;
-        let flat = "{invalid_frame_end_marker,}".len() + digits(self.found);
-        if column + flat >= COLUMNS {
+        // The tuple stays on one line if it fits; Erlang breaks before its second element.
+        let unbroken_columns = "{invalid_frame_end_marker,}".len() + digits(self.found);
+        if column + unbroken_columns >= COLUMNS {
             write!(f, "\n{:indent$}", "", indent = column + 1)?;
         }
         write!(f, "{}}}", self.found)
@@ -118,7 +119,8 @@ fn write_text(f: &mut Formatter<'_>, octets: &[u8], start: usize) -> Result<usiz
     Ok(column)
 }
 
-/// Erlang also considers the upper half of Latin-1 printable. A reply text is UTF-8, so those stay numbers.
+/// Returns whether an octet is written as a character. Erlang also prints the upper half of Latin-1, but a
+/// reply text is UTF-8, so these octets are written as numbers.
 fn is_printable(octet: u8) -> bool {
     matches!(octet, 0x20..=0x7E | 0x08..=0x0D | 0x1B)
 }

@@ -11,11 +11,11 @@
 //!                             <-   connection.open-ok    → Open
 //! ```
 //!
-//! Every machine on the network can begin a handshake, so its state is small. After an error, the socket of the client is
-//! closed with a delay of one second.
+//! Any machine on the network can begin a handshake, so the state of a handshake is small. After an error,
+//! the socket of the client is closed with a delay of one second.
 //!
 //! # Invariants
-//! - Before the login, an error is not answered, as in RabbitMQ.
+//! - Before the login, no reply is sent for an error, as in RabbitMQ.
 //! - Frames of the handshake are at most as large as the smallest `frame_max` that AMQP allows.
 //! - No log line contains a password.
 
@@ -267,7 +267,7 @@ impl Connection {
         let Phase::Tune { due } = self.phase else { panic!("this phase has no tune-ok") };
         self.phase = Phase::Opening { due };
         if let Some(fault) = check_negotiated(context.settings, channel_max, frame_max) {
-            // RabbitMQ names connection.tune as the method that failed.
+            // RabbitMQ sends class and method of connection.tune as those that caused the error.
             self.close_connection(context, &fault, (10, 30));
             return;
         }
@@ -277,7 +277,7 @@ impl Connection {
         self.timing.last_written = context.now;
     }
 
-    /// Refuses the client: after a delay its socket is closed without an answer.
+    /// Refuses the client: its socket is closed after a delay, without a reply.
     pub(super) fn refuse(&mut self, context: &mut Context<'_>, why: fmt::Arguments<'_>) {
         self.warn(context, LogKind::Login, format_args!(": refused during the handshake: {why}"));
         let until = context.now.after_ms(timeouts::REFUSAL_DELAY_MS);
@@ -354,7 +354,7 @@ fn plain_credentials(response: &[u8]) -> Option<(&[u8], &[u8])> {
     (identity.is_empty() && parts.next().is_none()).then_some((user, password))
 }
 
-/// Parses a field table without its length. Numbers are no credentials, but RabbitMQ reads them.
+/// Parses a field table without its length, and returns user and password.
 fn amqplain_credentials(response: &[u8]) -> Result<(&[u8], &[u8]), CredentialsError> {
     let table = Table::parse(response).map_err(|_| CredentialsError::Malformed)?;
     let field = |name| table.get(name).map(|value| value.as_bytes()).ok_or(CredentialsError::Malformed);
@@ -369,19 +369,20 @@ fn amqplain_credentials(response: &[u8]) -> Result<(&[u8], &[u8]), CredentialsEr
 pub(super) const BYTES_PER_CONNECTION: usize = 256;
 /// Maximum size of one connection's properties, in bytes.
 const BYTES_MAX: usize = 2_048;
-/// Texts are cut to this many bytes if there is no capacity for the whole.
+/// Texts are truncated to this number of bytes if there is not enough capacity.
 const CUT_TEXT_BYTES: usize = 36;
-/// Marks a text that was cut.
+/// The mark at the end of a truncated text.
 const ELLIPSIS: &str = "…";
-/// Properties by which an operator recognises a program. They are kept even if nothing else fits.
+/// Properties by which an operator recognises a program. They are stored even if there is no capacity for
+/// others.
 const NAMES: [&str; 3] = ["connection_name", "product", "version"];
 
 /// The properties that a client sent in connection.start-ok, as the entries of a field table.
 ///
-/// Texts, numbers, Booleans and the table `capabilities` are kept under any name. All connections share a pool of
-/// [`BYTES_PER_CONNECTION`] per possible connection. One connection gets at most half of its free part. If that
-/// is too small, texts are cut, and then all properties except [`NAMES`] are left out. A login never fails
-/// because of it.
+/// Texts, numbers, Booleans and the table `capabilities` are stored, with any name. All connections share a
+/// pool with [`BYTES_PER_CONNECTION`] for each possible connection. One connection gets at most half of the
+/// free part of the pool. If the properties do not fit, texts are truncated; if they still do not fit, only
+/// [`NAMES`] are stored. A login never fails because of the pool.
 #[derive(Debug, Default)]
 pub(super) struct ClientProperties {
     entries: Box<[u8]>,
@@ -393,7 +394,7 @@ pub(super) struct ClientPool {
     free_bytes: usize,
 }
 
-/// How many of the properties are kept.
+/// Which of the properties are stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
     Whole,
@@ -406,7 +407,7 @@ impl ClientPool {
         Self { free_bytes: connections_max * BYTES_PER_CONNECTION }
     }
 
-    /// Keeps the properties of a client, or as many of them as fit.
+    /// Stores the properties of a client, or as many of them as fit.
     pub(super) fn keep(&mut self, properties: Table<'_>) -> ClientProperties {
         let room = BYTES_MAX.min(self.free_bytes / 2);
         let mut bytes = [0; 4 + BYTES_MAX];

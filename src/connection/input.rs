@@ -1,8 +1,9 @@
 //! Reads the frames of an open connection, handles errors in them, and closes channels and connections.
 //!
-//! One loop handles everything that a client sends after the handshake, in order. Method and header frames are handled
-//! when they are complete. Body frames are streamed into the message while they arrive, so that a large one is not in
-//! memory twice. A frame that the protocol does not allow ends the connection with RabbitMQ's error text.
+//! One loop handles everything that a client sends after the handshake, in order. Method and header frames
+//! are handled when they are complete. The bytes of a body frame are added to the message while they arrive,
+//! so that a large frame is not in memory twice. A frame that the protocol does not allow ends the connection
+//! with RabbitMQ's error text.
 //!
 //! # Invariants
 //! - Input is consumed up to the first [`InputStep`] that the caller must handle, and not further.
@@ -220,8 +221,8 @@ impl Connection {
         Some(self.body_frame_complete(context, self.input.body.slot))
     }
 
-    /// Closes the connection because a body frame has no valid end octet. The error text differs from RabbitMQ's, which
-    /// contains the beginning of the body: here, that is no longer in the input.
+    /// Closes the connection because a body frame has no valid end octet. RabbitMQ's error text contains the
+    /// beginning of the body; this one does not, because the beginning is no longer in the input.
     fn fail_body_end(&mut self, context: &mut Context<'_>, found: u8) -> FrameResult<'static> {
         self.input.body = BodyFrame::NONE;
         let fault = hard_fault(
@@ -285,8 +286,8 @@ impl Connection {
         }
     }
 
-    /// Handles input of a connection that was closed or refused. Only connection.close-ok matters, and a connection.close
-    /// that has crossed the broker's.
+    /// Handles input of a connection that was closed or refused. Everything is ignored except
+    /// connection.close-ok, and a connection.close that the client sent before it received the broker's.
     pub(super) fn step_over<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -334,8 +335,8 @@ impl Connection {
         false
     }
 
-    /// Closes the connection of a client whose connection.close is behind input that waits for capacity
-    /// ([`Self::has_close`]). That input is dropped, and the close is answered.
+    /// Closes the connection of a client that has sent connection.close after input that waits for capacity
+    /// ([`Self::has_close`]). That input is dropped, and connection.close-ok is sent.
     pub fn close_suspended(&mut self, context: &mut Context<'_>) {
         let text = format_args!(
             ": the client has closed the connection while its messages waited for capacity: they are dropped"
@@ -449,7 +450,7 @@ impl Connection {
         }
     }
 
-    /// Sends connection.close and waits for the answer for a limited time.
+    /// Sends connection.close, and waits for close-ok for a limited time.
     pub(super) fn close_connection(&mut self, context: &mut Context<'_>, fault: &Fault, id: (u16, u16)) {
         self.warn(context, LogKind::Connection, format_args!(": closed: {fault}"));
         let close = Method::ConnectionClose {
@@ -518,13 +519,13 @@ struct CompletePublish<'i> {
 }
 
 impl Connection {
-    /// The fast path: handles all frames of a publish, or a basic.ack, at the start of `unread`. Returns their length
-    /// in bytes and the step for the caller.
+    /// The fast path: handles a basic.ack, or all frames of a publish, at the start of `unread`. Returns the
+    /// length of the frames in bytes and the step for the caller.
     ///
-    /// A small publish has three frames. To handle them separately, with all checks, takes more time than to route the
-    /// message. If all three are in the input and valid, and the pools have capacity, the message is created in one
-    /// step. In any other case the function returns `None` and changes nothing, and the general path handles the frames
-    /// with the same result.
+    /// A small publish has three frames. Handling them separately takes more time than routing the message.
+    /// If all three are in the input and valid, and the pools have capacity, the message is created in one
+    /// step. Otherwise the function returns `None` and changes nothing, and the general path handles the
+    /// frames with the same result.
     #[inline]
     pub(super) fn step_fast_path(
         &mut self,
@@ -647,8 +648,8 @@ impl<'i> CompletePublish<'i> {
     }
 }
 
-/// Returns the payload of the frame at the start of `unread`, and the bytes behind the frame. `None` if the frame is
-/// incomplete, or of another type or channel.
+/// Returns the payload of the frame at the start of `unread`, and the bytes after the frame; `None` if the
+/// frame is incomplete, or of another type or channel.
 #[inline]
 fn take_frame(unread: &[u8], kind: FrameKind, number: u16) -> Option<(&[u8], &[u8])> {
     let (header, unread) = unread.split_first_chunk::<FRAME_HEADER_LEN>()?;
@@ -659,7 +660,7 @@ fn take_frame(unread: &[u8], kind: FrameKind, number: u16) -> Option<(&[u8], &[u
     fits.then_some((payload, unread))
 }
 
-/// Splits a short string from the start of `unread`. Returns the string and the bytes behind it.
+/// Returns the short string at the start of `unread`, and the bytes after it; `None` if it is incomplete.
 #[inline]
 fn take_short(unread: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, unread) = unread.split_first()?;
@@ -750,7 +751,7 @@ pub enum Suspension {
 pub enum InputStep<'a> {
     /// Every complete frame was handled: more input is needed.
     NeedMore,
-    /// Pass the command to the broker, call [`super::Connection::answer`] with its answer, and then
+    /// Pass the command to the broker, call [`super::Connection::answer`] with the outcome, and then
     /// [`super::Connection::next`] again.
     Command {
         /// The broker's channel; `None` for commands of the connection itself.
@@ -790,7 +791,7 @@ impl FrameResult<'_> {
 pub(super) struct BodyFrame {
     /// The channel; [`NONE`] if the frame is dropped.
     pub(super) slot: Slot,
-    /// Number of payload bytes still to come, before the end octet.
+    /// Number of payload bytes that have not arrived yet, without the end octet.
     pub(super) left: u32,
     pub(super) is_begun: bool,
 }

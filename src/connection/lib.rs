@@ -1,8 +1,8 @@
 //! The protocol state of one AMQP client: the server's side of a connection, without its socket.
 //!
-//! The package does no input or output itself. Its caller passes in received bytes, the time and the broker's answers,
-//! and gets `Command`s for the broker and bytes for the client. So a test can drive a connection in memory, byte by
-//! byte, and simulate a day in a millisecond.
+//! The package does no input or output itself. Its caller passes in received bytes, the time and the outcomes
+//! of commands, and gets `Command`s for the broker and bytes for the client. So a test can run a connection
+//! in memory, byte by byte, and simulate a day in a millisecond.
 //!
 //! A *content* is what AMQP calls the header and body frames of a message. A *delivery* is a message that the broker
 //! sends with `basic.deliver`, `basic.get-ok` or `basic.return`. The *outbox* of a connection has its deliveries that
@@ -15,7 +15,7 @@
 //! | `input`      | the frames of an open connection; the fast path; faulty frames; closing                   |
 //! | `methods`    | methods on channels become commands                                                       |
 //! | `publish`    | method, header and body become one message                                                |
-//! | `replies`    | the broker's answers become methods, which are stored until they may be written           |
+//! | `replies`    | outcomes of commands become reply methods, which are stored until they may be written     |
 //! | `channel`    | the state of all channels; the publisher confirms of a channel                            |
 //! | `output`     | which replies, confirms and deliveries are written, and in which order                    |
 //! | `deliveries` | the frames of one delivery, from any byte on                                              |
@@ -31,9 +31,10 @@
 //! ```
 //!
 //! # Invariants
-//! - An invalid frame or method of a client ends its channel or its connection and affects nothing else.
-//! - Each connection has a fixed capacity for replies, of which a part is reserved for the closes. A command is passed to
-//!   the broker only if its reply fits. Otherwise input is suspended.
+//! - An invalid frame or method of a client closes its channel or its connection, and affects nothing else.
+//! - Each connection has a fixed capacity for replies. A part of it is reserved for channel.close and
+//!   connection.close. A command is passed to the broker only if there is capacity for its reply; otherwise
+//!   input is suspended.
 //! - A reply is not written between the frames of a content on the same channel, nor before deliveries that must precede
 //!   it. After channel.close nothing more is written on that channel.
 //! - Bytes written by `fill` count as sent.

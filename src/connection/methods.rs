@@ -1,11 +1,12 @@
-//! Converts methods on channels to commands for the broker. A few methods are answered without the broker.
+//! Converts methods on channels to commands for the broker. The replies to a few methods are sent without the
+//! broker.
 //!
 //! An empty queue name is replaced by the last declared queue. Line breaks are removed from names, as in RabbitMQ.
 //! Methods that RabbitMQ does not implement are refused with RabbitMQ's texts.
 //!
 //! # Invariants
 //! - Each method leads to one reply, one command, or one error.
-//! - A command is answered before the input from which it borrows is released.
+//! - A command is completed before the input from which it borrows is released.
 
 use leveret_amqp::Method;
 use leveret_core::command::{Command, Name, Settlement};
@@ -91,8 +92,8 @@ impl Connection {
         FrameResult::InputStep(InputStep::Command { channel: None, command: Command::OpenChannel { number } })
     }
 
-    /// Handles a method on a channel that the broker has closed. Only channel.close-ok and channel.close matter; the
-    /// contents of publishes are dropped.
+    /// Handles a method on a channel that the broker has closed. Everything is ignored except
+    /// channel.close-ok and channel.close; the contents of publishes are dropped.
     fn handle_while_closing<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -116,9 +117,9 @@ impl Connection {
 
     /// Handles a method between the frames of a refused content on a closed channel.
     ///
-    /// Clients for RabbitMQ may answer channel.close, and open the channel again, while another of their threads still
-    /// sends the body: RabbitMQ itself refuses a content only at its end. Returns `None` for any other method, which is
-    /// an error.
+    /// RabbitMQ itself refuses a content only at its end. Clients for RabbitMQ may therefore send
+    /// channel.close-ok, and open the channel again, while another of their threads still sends the body.
+    /// Returns `None` for any other method, which is an error.
     fn handle_inside_refused<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -230,7 +231,7 @@ impl Connection {
         FrameResult::InputStep(self.command_step(context, slot, command))
     }
 
-    /// Replies without the broker.
+    /// Stores a reply that needs no command for the broker.
     fn reply_now<'a>(
         &mut self,
         context: &mut Context<'_>,
@@ -431,8 +432,8 @@ fn queue_or_last<'a>(queue: &'a str, last_queue: &Name, buffer: &'a mut Name) ->
     Ok(buffer)
 }
 
-/// Returns the queue as [`queue_or_last`], and the routing key. If both are empty, the key is the name of the last
-/// declared queue, too.
+/// Returns the result of [`queue_or_last`], and the routing key. If both names are empty, the routing key is
+/// the name of the last declared queue too.
 fn queue_and_key<'a>(
     queue: &'a str,
     routing_key: &'a str,
@@ -444,7 +445,7 @@ fn queue_and_key<'a>(
     Ok((queue, if is_both { queue } else { routing_key }))
 }
 
-/// Returns the name without line breaks, which RabbitMQ removes, too. `buffer` is used only if there are any.
+/// Returns the name without line breaks, as in RabbitMQ. `buffer` is used only if the name has line breaks.
 fn strip<'a>(name: &'a str, buffer: &'a mut Name) -> &'a str {
     let is_line_end = |character: char| matches!(character, '\r' | '\n');
     if !name.contains(is_line_end) {
@@ -452,7 +453,7 @@ fn strip<'a>(name: &'a str, buffer: &'a mut Name) -> &'a str {
     }
     buffer.clear();
     for piece in name.split(is_line_end) {
-        // Never fails: all pieces together are not longer than the name.
+        // This never fails, because all pieces together are not longer than the name.
         let _ = buffer.push_str(piece);
     }
     buffer
@@ -461,7 +462,7 @@ fn strip<'a>(name: &'a str, buffer: &'a mut Name) -> &'a str {
 /// Copies a name into a buffer.
 fn store(buffer: &mut Name, name: &str) {
     buffer.clear();
-    // Never fails: a name in a frame is not longer than a `Name` can be.
+    // This never fails, because the maximum length of a name in a frame is that of a `Name`.
     let _ = buffer.push_str(name);
 }
 
@@ -484,7 +485,7 @@ impl Mechanism {
     }
 }
 
-/// The type of a command, which determines how the broker's answer is handled.
+/// The type of a command, which determines how its outcome is handled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum CommandKind {
     /// There is no command.
@@ -510,7 +511,7 @@ pub(super) enum CommandKind {
     Get,
 }
 
-/// The command that the broker has not answered yet. A connection has at most one.
+/// The command whose outcome the broker has not returned yet. A connection has at most one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
     pub(super) kind: CommandKind,

@@ -44,18 +44,18 @@ pub struct Filled {
 /// have published and support them.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Blocked {
-    /// Whether the publisher waits for memory or disk space now.
+    /// The publisher waits for memory or disk space now.
     pub(super) is_waiting: bool,
-    /// Whether the last notification that was sent is `connection.blocked`.
+    /// The last notification that was sent is `connection.blocked`.
     pub(super) is_client_notified: bool,
-    /// Whether the client has published and supports the notifications.
+    /// The client has published and supports the notifications.
     pub(super) wants_notification: bool,
-    /// Whether the publisher waits for disk space, not for memory.
+    /// The publisher waits for disk space, not for memory.
     pub(super) is_for_disk: bool,
     /// When `is_waiting` last changed.
     pub(super) since: Now,
-    /// Whether `is_waiting` has been unchanged for long enough to notify the client. For the beginning of a wait that
-    /// is at once.
+    /// `is_waiting` has been unchanged for long enough to notify the client. At the beginning of a wait, no
+    /// time is needed.
     pub(super) is_stable: bool,
 }
 
@@ -65,12 +65,13 @@ impl Blocked {
         self.is_stable && self.differs()
     }
 
-    /// Returns whether the client has to be notified, now or later.
+    /// Returns whether `is_waiting` differs from what the client was last notified of.
     pub(super) const fn differs(self) -> bool {
         (self.is_waiting && self.wants_notification) != self.is_client_notified
     }
 
-    /// Returns `connection.blocked` with RabbitMQ's reason if `is_client_notified`, and else `connection.unblocked`.
+    /// Returns `connection.blocked` with RabbitMQ's reason if `is_client_notified`; else
+    /// `connection.unblocked`.
     const fn method(self) -> Method<'static> {
         match (self.is_client_notified, self.is_for_disk) {
             (true, false) => Method::ConnectionBlocked { reason: "low on memory" },
@@ -130,8 +131,9 @@ impl Connection {
     /// Writes the frames that may be sent now to `out`, which must have space for the longest reply; 512 bytes are
     /// enough.
     ///
-    /// `outbox` is positioned at the connection's first delivery. Afterwards the caller removes as many deliveries from
-    /// the outbox as [`Filled::deliveries`] says. It must send all bytes before it calls this function again.
+    /// `outbox` is positioned at the connection's first delivery. Afterwards the caller removes
+    /// [`Filled::deliveries`] deliveries from the outbox. It must send all bytes before it calls this
+    /// function again.
     pub fn fill<O: Outbox>(&mut self, context: &mut Context<'_>, out: &mut [u8], outbox: &mut O) -> Filled {
         let mut buffer = OutputBuffer { out, filled: Filled::default() };
         if self.finish_frame(context, &mut buffer, outbox) == Progress::Continue {
@@ -199,7 +201,7 @@ impl Connection {
                 has_other = self.has_other_output();
             }
             let Some(delivery) = front else { return };
-            // An error has closed the channel of this delivery, and the broker is about to requeue the delivery.
+            // An error has closed the channel of this delivery, and the broker will requeue the delivery.
             if self.output.begun.is_none() && Some(delivery.channel) == released {
                 return;
             }
@@ -230,7 +232,7 @@ impl Connection {
         if self.output.begun.is_some() || total > buffer.out.len() as u64 || !layout.is_small() {
             return self.write_until(messages, buffer, delivery, layout, total);
         }
-        // The delivery would fit into an empty buffer. So it is not split, and the next call writes it.
+        // The delivery fits into an empty buffer. So it is not split, and the next call writes it.
         if total > buffer.left() as u64 {
             return Progress::BufferFull;
         }
@@ -335,8 +337,8 @@ impl Connection {
         Progress::Continue
     }
 
-    /// Writes the confirms of all channels. Those are left out that must follow a delivery after `written_up_to`, are not
-    /// durable yet, or are on `content_channel`.
+    /// Writes the confirms of all channels, except for those that must follow a delivery after
+    /// `written_up_to`, that are for messages which are not durable yet, or that are on `content_channel`.
     fn write_confirms(
         &mut self,
         context: &mut Context<'_>,

@@ -9,8 +9,8 @@
 //! - Each step reserves either all the memory that it needs or none.
 //! - If a content is refused (too large, no memory, channel closed), its frames are still parsed and dropped, so that the
 //!   frames after it are read correctly.
-//! - A content may wait for memory only if the connection has no other incomplete content. Otherwise connections could
-//!   wait for memory that each of them holds.
+//! - A content may wait for memory only if the connection has no other incomplete content. Otherwise
+//!   connections could wait for memory that the incomplete contents of the others occupy.
 
 use leveret_amqp::{BASIC_CLASS, ContentHeader, Properties, WireError};
 use leveret_core::command::Command;
@@ -134,7 +134,7 @@ impl Connection {
             context.share,
         );
         reserved.map_err(|full| {
-            // The one incomplete content is this one.
+            // One incomplete content is allowed: this one.
             if self.may_wait_for_memory(context, 1) {
                 ReserveError::Wait(full)
             } else {
@@ -144,8 +144,8 @@ impl Connection {
     }
 
     /// Returns whether a publish may wait until memory is free. It may not if the connection has more than
-    /// `allowed_contents` incomplete contents, or uses another share than the ordinary one: it could then wait for
-    /// memory that it holds itself.
+    /// `allowed_contents` incomplete contents, or uses another share than the ordinary one, because it could
+    /// then wait for memory that it occupies itself.
     fn may_wait_for_memory(&self, context: &Context<'_>, allowed_contents: u16) -> bool {
         context.share == Share::Ordinary && self.channels.contents <= allowed_contents
     }
@@ -277,7 +277,7 @@ impl Connection {
     }
 }
 
-/// Returns RabbitMQ's error for a body frame that arrives in a state where no body, or not so long a one, is expected.
+/// Returns RabbitMQ's error for a body frame that is not expected, or is longer than the rest of the body.
 #[cold]
 pub(super) fn misplaced_body<'a>(content: Content) -> FrameResult<'a> {
     match content {
@@ -359,7 +359,7 @@ pub(super) enum Content {
     Header { message: Option<MessageId>, flags: PublishFlags },
     /// This number of body bytes comes next.
     Body { message: Option<MessageId>, flags: PublishFlags, missing: u64 },
-    /// The content is complete. The broker has not answered yet, or had no capacity for the message.
+    /// The content is complete. The broker has not handled the message yet, or had no capacity for it.
     Complete { message: MessageId, flags: PublishFlags },
 }
 

@@ -1,4 +1,4 @@
-//! The broker's answers become methods, and wait until they may be written.
+//! Converts the outcomes of commands to reply methods, and stores them until they may be written.
 //!
 //! ```text
 //!   a connection's replies: | order (8) | length (2) | frame | order | length | frame | ...
@@ -8,9 +8,9 @@
 //! the requests.
 //!
 //! # Invariants
-//! - There is capacity for the reply when a command is given to the broker.
-//! - The replies of a connection never exceed its part of the pool, so no connection can keep another one from
-//!   being answered.
+//! - When a command is passed to the broker, there is capacity for its reply.
+//! - The replies of a connection never exceed its part of the pool, so there is always capacity for the
+//!   replies of others.
 
 use super::channel::{ChannelState, ConfirmList, ConfirmListKind, NONE, Slot};
 use super::connection::Context;
@@ -31,11 +31,11 @@ pub(super) const RECORD_HEAD_BYTES: usize = 10;
 const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 7 + 4 + 256 + 8 + 1;
 
 impl Connection {
-    /// Handles the broker's answer to the command that [`Self::next`] returned last.
+    /// Handles the outcome of the command that [`Self::next`] returned last.
     ///
-    /// The reply to the client, a confirm or a channel.close is sent after the deliveries up to `order`. A confirm is
-    /// sent only after `batch` is durable. For all other answers, the caller waits until they are durable before it
-    /// calls this function.
+    /// The reply to the client, a confirm or a channel.close is sent after the deliveries up to `order`. A
+    /// confirm is sent only after `batch` is durable. For all other outcomes, the caller waits until the
+    /// batch is durable before it calls this function.
     pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder, batch: Batch) {
         let pending = core::mem::replace(&mut self.input.pending, Pending::NOTHING);
         // The two most frequent cases are handled without moving the outcome, which is large.
@@ -73,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// Records that the broker has accepted or refused a message, and adds its confirm.
+    /// Notes that the broker has accepted or refused a message, and adds its confirm.
     #[inline]
     fn published(
         &mut self,
@@ -107,7 +107,7 @@ impl Connection {
         }
     }
 
-    /// Handles the answer to a successful command.
+    /// Handles the outcome of a successful command.
     fn answer_done(
         &mut self,
         context: &mut Context<'_>,
@@ -193,7 +193,8 @@ impl Connection {
         head[8..].copy_from_slice(&(len as u16).to_be_bytes());
         let record = &record[..RECORD_HEAD_BYTES + len];
         if !self.output.replies.append(&mut context.pools.replies, record) {
-            // The size of the pool should make this impossible. A closed connection is better than a missing reply.
+            // The size of the pool should make this impossible. If it happens, the connection is closed,
+            // because a client would wait without end for a missing reply.
             self.warn(
                 context,
                 LogKind::Shortage,
@@ -216,8 +217,8 @@ impl Connection {
 
     #[inline]
     const fn has_room_for(&self, context: &Context<'_>, records: usize) -> bool {
-        // A chain can take one block more than its length suggests: all but one byte of its first block may be consumed
-        // already.
+        // A chain may take one block more than its length needs, because all but one byte of its first block
+        // may be consumed already.
         self.output.replies.len() + records * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
             <= context.settings.replies_bytes_max
     }
@@ -271,9 +272,9 @@ impl Connection {
         }
     }
 
-    /// Closes a channel because of an error that no method of the client has caused. Returns `true` if the channel is
-    /// closed, also if it was already. Returns `false` if the close is not possible now: there is no capacity for it,
-    /// or the broker has not answered a command yet.
+    /// Closes a channel because of an error that no method of the client has caused. Returns `true` if the
+    /// channel is closed now or was closed before. Returns `false` if the close is not possible now, because
+    /// there is no capacity for it or the outcome of a command is pending.
     ///
     /// The caller must then call [`Self::next`], which returns the command that closes the channel in the broker.
     pub fn close_channel(&mut self, context: &mut Context<'_>, number: u16, fault: &Fault) -> bool {
@@ -295,7 +296,8 @@ impl Connection {
         true
     }
 
-    /// Makes the confirms sendable whose messages have become durable.
+    /// Moves channels whose first confirm is for messages that are durable now to the list of sendable
+    /// confirms.
     pub fn note_durable(&mut self, context: &mut Context<'_>) {
         let mut slot = self.confirms.awaits_disk.first;
         while slot != NONE {
@@ -315,8 +317,8 @@ impl Connection {
         self.input.pending.no_wait
     }
 
-    /// Records that [`Self::answer`] will be called later for the command that [`Self::next`] returned last. Input is
-    /// suspended until then.
+    /// Notes that [`Self::answer`] will be called later for the command that [`Self::next`] returned last.
+    /// Input is suspended until then.
     pub const fn defer(&mut self) {
         self.input.is_suspended = true;
     }
@@ -327,8 +329,8 @@ impl Connection {
         self.phase = Phase::Start { due: now.after_ms(timeouts::LOGIN_TIMEOUT_MS) };
     }
 
-    /// Returns whether the broker has not answered the last command yet and its answer is still needed. It is not if the
-    /// connection was closed in the meantime.
+    /// Returns whether the outcome of the last command is pending and still needed. It is not needed if the
+    /// connection was closed meanwhile.
     pub fn expects_answer(&self) -> bool {
         self.input.pending.is_something() && matches!(self.phase, Phase::Start { .. } | Phase::Open)
     }

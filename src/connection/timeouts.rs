@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - While the broker does not read from a client, the timeouts for input do not run.
-//! - After a deadline has passed and was handled, [`Connection::deadline`] returns a later one. Otherwise the event loop
+//! - After a deadline was handled, [`Connection::deadline`] returns a later one. Otherwise the event loop
 //!   would never sleep.
 
 use super::channel::NONE;
@@ -23,8 +23,8 @@ pub(super) const LOGIN_TIMEOUT_MS: u64 = 60_000;
 /// Time limit for connection.close-ok in milliseconds, unless the heartbeat interval is shorter.
 const CLOSE_OK_TIMEOUT_MS: u64 = 30_000;
 
-/// If the broker checks a deadline this many milliseconds late, the process was paused or the board was too busy, and the
-/// client may not be the cause of the missed deadline.
+/// If the broker checks a deadline at least this many milliseconds late, the process was paused or the board
+/// was too busy. The client may then have sent something in time.
 const PAUSE_MS_MIN: u64 = 1_000;
 
 /// Time in milliseconds for which a publisher must have been unblocked before `connection.unblocked` is sent.
@@ -55,7 +55,7 @@ impl Connection {
         }
     }
 
-    /// Returns the earliest deadline that input of the client would extend.
+    /// Returns the earliest deadline that received input postpones.
     ///
     /// The caller must read the socket before it handles this deadline: after a pause of the process, input that
     /// arrived in time may still be unread.
@@ -97,7 +97,8 @@ impl Connection {
         self.timing.last_written.after_ms(self.send_after_ms()).earlier(self.silence_deadline())
     }
 
-    /// Returns when the client has been silent for two heartbeat intervals; never while the broker does not read from it.
+    /// Returns when the client has been silent for two heartbeat intervals; [`Deadline::NEVER`] while the
+    /// broker does not read from it.
     fn silence_deadline(&self) -> Deadline {
         if self.negotiated.heartbeat_ms == 0 || self.input.is_suspended {
             return Deadline::NEVER;
@@ -105,12 +106,13 @@ impl Connection {
         self.timing.last_received.after_ms(self.lost_after_ms())
     }
 
-    /// Returns when an incomplete message or frame must have continued; never while the broker does not read.
+    /// Returns the deadline until which more of an incomplete message or frame must arrive;
+    /// [`Deadline::NEVER`] while the broker does not read.
     const fn content_deadline(&self) -> Deadline {
         if self.input.is_suspended { Deadline::NEVER } else { self.timing.content_due }
     }
 
-    /// Returns when `connection.unblocked` may be sent; never if it is not pending.
+    /// Returns when `connection.unblocked` may be sent; [`Deadline::NEVER`] if it is not pending.
     const fn blocked_deadline(&self) -> Deadline {
         match self.blocked {
             blocked if blocked.is_stable || !blocked.differs() => Deadline::NEVER,
@@ -219,8 +221,8 @@ impl Connection {
         false
     }
 
-    /// Records that there are `octets` bytes of unhandled input. Only if these are more than at the last call, the
-    /// client has sent something.
+    /// Notes that there are `octets` bytes of unhandled input. The client has sent something only if these
+    /// are more than at the last call.
     #[inline]
     pub(super) fn note_input(&mut self, now: Now, octets: usize) {
         if self.input.is_suspended {
@@ -233,9 +235,9 @@ impl Connection {
         }
     }
 
-    /// Records that all complete frames were handled and `unhandled` bytes of an incomplete frame are left. Sets the
-    /// deadline for the rest of an incomplete frame or message. `has_handled` is whether frames were handled since the
-    /// last call.
+    /// Notes that all complete frames were handled, and that `unhandled` bytes of an incomplete frame are
+    /// left. Sets the deadline for the rest of an incomplete frame or message. `has_handled` means that
+    /// frames were handled since the last call.
     #[inline]
     pub(super) fn note_progress(&mut self, context: &Context<'_>, has_handled: bool, unhandled: usize) {
         let unhandled = unhandled as u32;

@@ -7,7 +7,7 @@
 //! # Invariants
 //! - A command is applied completely or not at all.
 //! - Names and tables in a command are validated bytes borrowed from the input.
-//! - A message in a command is owned by the holder of the command.
+//! - A command with a message owns one reference to the message.
 
 use crate::error::{Fault, ReplyCode};
 use crate::mem::MessageId;
@@ -51,7 +51,7 @@ macro_rules! ids {
 ids! {
     /// A connection. Socket, connection state and the broker's record share its index.
     ConnectionId;
-    /// An open channel, in the broker's channel pool.
+    /// An open channel.
     ChannelId;
     /// A consumer.
     ConsumerId;
@@ -92,7 +92,8 @@ pub enum Command<'a> {
     OpenChannel {
         number: u16,
     },
-    /// channel.close by the client, or by the broker after a fault: everything the channel holds is released.
+    /// channel.close by the client, or by the broker after a fault. Consumers, transaction and deliveries of
+    /// the channel are released.
     CloseChannel,
     ExchangeDeclare {
         exchange: &'a str,
@@ -161,7 +162,7 @@ pub enum Command<'a> {
     Cancel {
         tag: &'a str,
     },
-    /// A complete message. The broker takes ownership, whatever the outcome. The exception is [`Outcome::Wait`]: the
+    /// A complete message. The broker takes ownership of it, except with [`Outcome::Wait`]: then the
     /// connection keeps the message and retries.
     Publish {
         message: MessageId,
@@ -171,7 +172,7 @@ pub enum Command<'a> {
         queue: &'a str,
         no_ack: bool,
     },
-    /// basic.ack, basic.nack and basic.reject; they differ in `settlement`.
+    /// basic.ack, basic.nack or basic.reject, according to `settlement`.
     Settle {
         delivery_tag: u64,
         multiple: bool,
@@ -188,26 +189,26 @@ pub enum Command<'a> {
 /// How a delivered message is settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Settlement {
-    /// It is acknowledged and removed.
+    /// The message is acknowledged and removed.
     Ack,
-    /// It is rejected: dropped or dead-lettered.
+    /// The message is rejected: dropped or dead-lettered.
     Reject,
-    /// It returns to its old place in the queue, marked as redelivered.
+    /// The message returns to its old place in the queue, marked as redelivered.
     Requeue,
 }
 
 /// Why the upstream broker of a bridge refuses a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// It was returned with this code because it reaches no queue there.
+    /// The upstream returned the message with this code, because it is routed to no queue there.
     Returned(u16),
-    /// The upstream refused it with basic.nack.
+    /// The upstream refused the message with basic.nack.
     Nacked,
     /// The upstream closed the channel with this code each time the message was sent.
     Closed(u16),
-    /// It is larger than the upstream accepts.
+    /// The message is larger than the upstream accepts.
     TooLarge,
-    /// It has crossed the maximum number of bridges.
+    /// The message has passed the maximum number of bridges.
     Hops,
 }
 
@@ -224,7 +225,7 @@ impl core::fmt::Display for Refusal {
     }
 }
 
-/// The broker's answer to one command.
+/// The result of a command.
 #[derive(PartialEq, Debug)]
 pub enum Outcome {
     /// The command is done. The reply is the method's plain "ok", if it has one.
@@ -255,20 +256,20 @@ pub enum Outcome {
     GetEmpty,
     /// [`Command::Get`]: a delivery is in the outbox.
     GetQueued,
-    /// [`Command::Login`]: the caller must have this check done and pass the result to the broker, which then
-    /// replies.
+    /// [`Command::Login`]: the caller must make this check, and pass its result to the broker. The broker
+    /// then returns the outcome.
     Check(Box<PasswordCheck>),
-    /// [`Command::Get`]: the message is being read back. The broker reports the result when the connection is no
-    /// longer busy.
+    /// [`Command::Get`]: the message is being read back from the disk. The delivery or get-empty follows;
+    /// until then the connection is busy.
     Later,
     /// Nothing was done because memory is short now. The caller retries when it is notified.
     Wait,
-    /// The client's mistake.
+    /// The client made a mistake.
     Fault(Fault),
 }
 
-/// The position of a reply among the deliveries of its connection. It may be written once every delivery with
-/// [`Delivery::sequence`] up to this is written. 0: at any frame boundary.
+/// The position of a reply among the deliveries of its connection. The reply may be written after all
+/// deliveries with a [`Delivery::sequence`] up to this number; with 0, between any two frames.
 pub type ReplyOrder = u64;
 
 /// A message with its method, to be written to a client.
@@ -278,21 +279,22 @@ pub struct Delivery<'a> {
     pub sequence: u64,
     /// The channel number.
     pub channel: u16,
-    /// The method that carries it.
+    /// The method with which the message is sent.
     pub kind: DeliveryKind<'a>,
     /// The delivery tag; 0 for returns.
     pub delivery_tag: u64,
     /// The redelivered flag.
     pub redelivered: bool,
-    /// How often it returned to its queue, for the `x-delivery-count` header; `None` for queues without that header.
+    /// How often the message was requeued, for the header `x-delivery-count`; `None` for queues without this
+    /// header.
     pub delivery_count: Option<u16>,
-    /// The message; it stays until the delivery is reported as sent.
+    /// The message. It stays in memory until the delivery is reported as sent.
     pub message: MessageId,
-    /// Whether its channel is closed. Then it is written only if it was begun.
+    /// The channel is closed. The delivery is then written only if a part of it was written before.
     pub is_withdrawn: bool,
 }
 
-/// The method that carries a delivery.
+/// The method with which a message is sent to a client.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum DeliveryKind<'a> {
     /// basic.deliver to this consumer.
@@ -305,7 +307,7 @@ pub enum DeliveryKind<'a> {
         /// Number of ready messages left after this one.
         message_count: u32,
     },
-    /// basic.return of a mandatory message; its confirm comes after it.
+    /// basic.return of a mandatory message. The message's confirm is sent afterwards.
     Return(ReplyCode),
 }
 

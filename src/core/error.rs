@@ -3,7 +3,7 @@
 //! A [`Fault`] ends a channel or a connection. Bugs of the broker are assertions, never faults. A disk failure is
 //! not a fault either, because no client can correct it.
 //!
-//! `ReplyCode::row` is the only table of codes, names and scopes.
+//! `ReplyCode::name_and_scope` has the table of codes, names and scopes.
 
 use core::fmt::{self, Write as _};
 use std::io;
@@ -24,7 +24,7 @@ pub enum ReplyCode {
     NoRoute = 312,
     /// The operator closes the connection, or the broker stops; clients reconnect.
     ConnectionForced = 320,
-    /// Credentials or permissions do not suffice.
+    /// Wrong credentials, or missing permissions.
     AccessRefused = 403,
     /// No such exchange, queue or binding.
     NotFound = 404,
@@ -64,7 +64,7 @@ impl ReplyCode {
     ///
     /// The scopes are RabbitMQ's soft and hard errors, except 506: a channel that exceeds a limit of this board is no
     /// reason to close the connection's other channels.
-    const fn row(self) -> (&'static str, Scope) {
+    const fn name_and_scope(self) -> (&'static str, Scope) {
         match self {
             Self::ReplySuccess => ("OK", Scope::Connection),
             Self::NoRoute => ("NO_ROUTE", Scope::Channel),
@@ -91,24 +91,24 @@ impl ReplyCode {
 
     /// Returns the upper-case name; clients split reply texts at it.
     pub const fn name(self) -> &'static str {
-        self.row().0
+        self.name_and_scope().0
     }
 
     /// Returns what this code closes unless the fault says otherwise.
     pub const fn scope(self) -> Scope {
-        self.row().1
+        self.name_and_scope().1
     }
 }
 
 /// Advice to the operator about a fault. It is only logged, because the text for the client is RabbitMQ's.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Advice {
-    /// None.
+    /// No advice.
     #[default]
     None,
     /// The message exceeds the size limit.
     RaiseMessageSize,
-    /// The default exchange has an empty name, so the pattern to match it is not obvious.
+    /// Which permission pattern matches the default exchange, whose name is empty.
     MatchDefaultExchange,
 }
 
@@ -129,22 +129,23 @@ pub struct Fault {
     pub code: ReplyCode,
     /// Whether the fault closes the channel or the connection.
     pub scope: Scope,
-    /// The advice that is logged with it.
+    /// The advice that is logged with the fault.
     pub advice: Advice,
-    /// The whole text, name included, at most [`REPLY_TEXT_BYTES_MAX`] bytes. Boxed because the answer to every
-    /// command can carry a fault, but seldom does.
+    /// The whole reply text, including the name of the code; at most [`REPLY_TEXT_BYTES_MAX`] bytes. It is
+    /// boxed to keep `Outcome` small, because faults are rare.
     pub text: Box<str>,
 }
 
 impl Fault {
-    /// Returns a fault with its code's scope. A text that is too long is cut as in RabbitMQ: 252 bytes and three
-    /// dots.
+    /// Returns a fault with the scope of its code. A text that is too long is truncated as in RabbitMQ: to
+    /// 252 bytes, followed by three dots.
     #[cold]
     pub fn new(code: ReplyCode, explanation: fmt::Arguments<'_>) -> Self {
         Self { code, scope: code.scope(), advice: Advice::None, text: reply_text(code.name(), explanation) }
     }
 
-    /// Returns a fault that closes the connection whatever its code (403 and 404 can, during the handshake).
+    /// Returns a fault that closes the connection, whatever the scope of its code. During the handshake this
+    /// is the case for 403 and 404 too.
     #[cold]
     pub fn connection(code: ReplyCode, explanation: fmt::Arguments<'_>) -> Self {
         Self { scope: Scope::Connection, ..Self::new(code, explanation) }
@@ -156,7 +157,7 @@ impl Fault {
         Self { advice, ..self }
     }
 
-    /// Returns the fault as it is logged.
+    /// Returns the formatter of the fault for the log.
     pub const fn logged(&self) -> Logged<'_> {
         Logged(self)
     }
@@ -180,12 +181,12 @@ impl fmt::Display for Fault {
 
 fn reply_text(name: &str, explanation: fmt::Arguments<'_>) -> Box<str> {
     let mut writer = TruncatingWriter { text: ReplyText::new(), is_truncated: false };
-    // Writing to `TruncatingWriter` never fails, and neither does formatting names and numbers.
+    // Neither writing to `TruncatingWriter` nor formatting names and numbers fails.
     let _ = write!(writer, "{name} - {explanation}");
     writer.finish().as_str().into()
 }
 
-/// Keeps the text that fits and whether it was longer.
+/// A writer that keeps as much text as fits, and notes if the text was longer.
 struct TruncatingWriter {
     text: ReplyText,
     is_truncated: bool,
@@ -224,8 +225,8 @@ fn truncate_at_char(text: &mut ReplyText, bytes: usize) {
     text.truncate(end);
 }
 
-/// Returns whether the process or the system has no free file descriptor. That is temporary, and no property of the
-/// file or socket to be opened.
+/// Returns whether an error means that the process or the system has no free file descriptor. Such an error
+/// is temporary and has no relation to the file or socket that was to be opened.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))

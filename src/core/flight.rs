@@ -1,8 +1,8 @@
 //! File format of the flight recorder: the last events of the broker, of this run and of earlier ones.
 //!
-//! A broker may be killed, hang in a loop or be stopped by the watchdog. The log that is left on a board seldom
-//! shows why. So each event is also written to a small file in memory, which the kernel keeps when the process
-//! ends.
+//! After a broker was killed, looped without end or was stopped by the watchdog, the log on the board seldom
+//! shows the cause. So each event is also written to a small file in a RAM file system, which remains when
+//! the process ends.
 //!
 //! ```text
 //! file    │ header │ record │ record │ ...                       2,048 records of one size
@@ -13,18 +13,19 @@
 //!         0        4        8     12              20               28     29      30          256
 //! ```
 //!
-//! Numbers are little endian. The checksum covers everything after it. The text is stored as it was logged; the
-//! reader has to make it safe to display.
+//! Numbers are little endian. The checksum covers the rest of the record. The text is stored without
+//! escaping, so the reader must escape it before it is displayed.
 //!
 //! ```text
 //! start of a run  │ first event of the new run ─→        ...  │ last events of earlier runs │
-//! full            │ over its own oldest, from the start again │ unchanged                   │
+//! full            │ overwrites its own oldest events          │ unchanged                   │
 //! ```
 //!
 //! # Invariants
 //! - Records are numbered through all runs, from 1.
-//! - A record with a wrong checksum is not an event: it was not written completely, or not by the broker.
-//! - A run overwrites its own events before it touches the last `KEPT_EVENTS` events before it.
+//! - A record with a wrong checksum is ignored: it was not written completely, or not by the broker.
+//! - A run never overwrites the last `KEPT_EVENTS` events of earlier runs. When its part of the file is full,
+//!   it overwrites its own oldest events.
 
 use core::fmt::{self, Write as _};
 
@@ -73,7 +74,7 @@ impl EventKind {
         }
     }
 
-    /// Returns the word that is displayed for it.
+    /// Returns the word that is displayed for the kind.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Started => "START",
@@ -88,7 +89,7 @@ impl EventKind {
 /// The number and time of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
-    /// Its number, counted through all runs.
+    /// The number of the event, counted through all runs.
     pub number: u32,
     /// The run, counted from 1.
     pub life: u32,
@@ -98,16 +99,16 @@ pub struct Stamp {
     pub run_ms: u64,
 }
 
-/// An event as it is read.
+/// An event that was read from the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// Its number and time.
+    /// Number and time of the event.
     pub stamp: Stamp,
-    /// Its kind.
+    /// The kind of the event.
     pub kind: EventKind,
-    /// Its text. Peers may have chosen parts of it.
+    /// The text, not escaped. It may contain parts that clients chose.
     pub text: String,
-    /// Whether the text was truncated.
+    /// The text was truncated.
     pub is_cut: bool,
 }
 
@@ -121,33 +122,34 @@ impl fmt::Display for Foreign {
     }
 }
 
-/// Returns the events in a file, in order. A file of another version, or an empty one, has none.
+/// Returns the events in a file, in order. None are returned for an empty file or one of another format
+/// version.
 ///
 /// # Errors
-/// The file is something else.
+/// The file is not that of a flight recorder.
 pub fn read(file: &[u8]) -> Result<Vec<Event>, Foreign> {
     Ok(valid_records(file)?.into_iter().filter_map(|(_, record)| parse_event(record)).collect())
 }
 
-/// A run that begins: where its events are written, and what must be written before the first.
+/// The beginning of a run: where its events are written, and what must be written before the first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Begun {
     /// The run, counted from 1.
     pub life: u32,
-    /// The number of its first event.
+    /// The number of the run's first event.
     pub first: u32,
-    /// Whether the previous run, if any, ended without an event of its end.
+    /// There was a previous run, and it has no event of kind `Ended`.
     pub ended_unexpectedly: bool,
-    /// The header, for the start of the file.
+    /// The header, to be written at the start of the file.
     pub header: [u8; RECORD_BYTES],
-    /// The events of earlier runs, for the end of the file.
+    /// The kept events of earlier runs, to be written at the end of the file.
     pub before: Vec<u8>,
 }
 
-/// Begins a run in a file that earlier runs may have left.
+/// Begins a run, given the present content of the file.
 ///
 /// # Errors
-/// The file is something else.
+/// The file is not that of a flight recorder.
 pub fn begin(file: &[u8]) -> Result<Begun, Foreign> {
     let found = valid_records(file)?;
     let last = found.last().and_then(|(_, record)| parse_event(record));
@@ -177,7 +179,7 @@ pub fn record(stamp: Stamp, kind: EventKind, text: fmt::Arguments<'_>) -> [u8; R
     bytes[12..20].copy_from_slice(&stamp.unix_ms.to_le_bytes());
     bytes[20..28].copy_from_slice(&stamp.run_ms.to_le_bytes());
     let mut writer = TextWriter { buffer: &mut bytes[TEXT_AT..], len: 0 };
-    // Fails at the end of the buffer; then the rest is not even formatted.
+    // An error means that the buffer is full. The rest of the text is then not formatted.
     let is_cut = writer.write_fmt(text).is_err();
     let len = writer.len;
     bytes[28] = kind as u8 | if is_cut { TRUNCATED } else { 0 };
@@ -202,7 +204,7 @@ fn valid_records(file: &[u8]) -> Result<Vec<(u32, &[u8])>, Foreign> {
     let mut found: Vec<_> =
         records.filter_map(|record| parse_event(record).map(|event| (event.stamp.number, record))).collect();
     sort_by_key(&mut found, |(number, _)| *number);
-    // Records that were moved at a start exist twice until they are overwritten.
+    // Records that a start moved to the end of the file exist twice until the old ones are overwritten.
     found.dedup_by_key(|(number, _)| *number);
     Ok(found)
 }
@@ -222,7 +224,7 @@ fn parse_event(bytes: &[u8]) -> Option<Event> {
     })
 }
 
-/// Writes whole characters into a buffer until it is full.
+/// A writer of complete characters into a buffer. It returns an error when the buffer is full.
 struct TextWriter<'r> {
     buffer: &'r mut [u8],
     len: usize,

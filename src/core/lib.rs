@@ -1,7 +1,6 @@
 //! Limits, memory pools, errors, time and other types that all packages of Leveret share.
 //!
-//! This package depends on no other package of Leveret. The others import its modules at their root, as
-//! `crate::limits` or `crate::mem`.
+//! This package depends on no other package of Leveret.
 
 #![warn(clippy::unwrap_used)]
 

@@ -1,7 +1,7 @@
 //! Rate limit for log lines that peers can cause.
 //!
-//! The log is on a card that wears out, or goes over a link that is paid by the byte. So lines about peers have a
-//! budget. Lines beyond it are counted and reported later.
+//! The log is on a flash card that wears out, or is sent over a link that is paid by the byte. So the number
+//! of log lines about peers is limited. Suppressed lines are counted, and their number is logged later.
 //!
 //! ```text
 //! warn(source, kind) ─→ bucket of (source, kind) ─→ bucket of all ─→ the log
@@ -10,17 +10,19 @@
 //!                       counted by kind ──────→ one report line every REPORT_MS, and one at the end
 //! ```
 //!
-//! Lines about connections that open and close are no warnings. They have a separate bucket for all sources, so
-//! that they suppress no warning, and they are reported less often.
+//! Lines about opened and closed connections have a separate bucket for all sources, because they are no
+//! warnings and must not suppress any. If they are suppressed, this is reported less often.
 //!
-//! The flight recorder, if there is one, also records lines that are not logged ([`RECORDED_ONLY`]). They have a
-//! separate budget: the recorder is in memory, which does not wear out, but a flood must not fill it.
+//! Suppressed lines are still passed to the flight recorder, if there is one ([`RECORDED_ONLY`]). They have a
+//! separate limit: the recorder is in memory that does not wear out, but too many lines would overwrite all
+//! others.
 //!
 //! # Invariants
 //! - Every line is either logged or counted, and every count is reported.
-//! - A deadline exists only while there is something to report, so an idle broker sleeps.
-//! - The table has a fixed size. A full table drops its fullest bucket, because that loses the least information.
-//! - An IPv6 source is identified by its first 64 bits: every peer has at least a /64 network.
+//! - There is a deadline only while suppressed lines are to be reported, so an idle broker does not wake up.
+//! - The table has a fixed size. When it is full, the bucket with the most tokens is removed, because it
+//!   limits the least.
+//! - IPv6 sources are distinguished by their first 64 bits, because every peer may have a whole /64 network.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr};
@@ -41,8 +43,8 @@ const TOTAL_BURST: u64 = 60;
 const TOTAL_REFILL_MS: u64 = 5_000;
 /// Time until suppressed lines are reported, in milliseconds.
 const REPORT_MS: u64 = 30_000;
-/// Like [`REPORT_MS`], for lines that are no warnings: a program that connects every second must not wear out the
-/// card.
+/// Like [`REPORT_MS`], for lines about opened and closed connections. It is longer, so that a program that
+/// connects every second does not wear out the card.
 const CONNECTION_REPORT_MS: u64 = 600_000;
 /// Burst of events that are recorded but not logged.
 const RECORDED_BURST: u64 = 64;
@@ -53,7 +55,7 @@ pub const RECORDED_ONLY: &str = "recorded";
 /// Maximum number of buckets.
 const BUCKETS_MAX: usize = 128;
 
-/// The source of a line, which has its own budget.
+/// The source of a log line. Each source has its own buckets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogSource {
     /// A network peer.
@@ -63,11 +65,11 @@ pub enum LogSource {
     /// A bridge, by its number.
     Bridge(u64),
     /// A peer whose address is unknown.
-    Anybody,
+    Unknown,
 }
 
 impl LogSource {
-    /// Returns the source under which its budget is kept.
+    /// Returns the source whose buckets apply to this one.
     fn key(self) -> Self {
         match self {
             Self::Address(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
@@ -85,7 +87,7 @@ impl fmt::Display for LogSource {
             Self::Address(address) => address.fmt(f),
             Self::User(id) => write!(f, "uid {id}"),
             Self::Bridge(_) => f.write_str("one of them"),
-            Self::Anybody => f.write_str("an unknown peer"),
+            Self::Unknown => f.write_str("an unknown peer"),
         }
     }
 }
@@ -193,12 +195,12 @@ impl Default for LogLimiter {
 }
 
 impl LogLimiter {
-    /// Logs a warning that `source` caused, or counts it.
+    /// Logs a warning that `source` caused, or counts it as suppressed.
     pub fn warn(&mut self, now: Now, source: LogSource, kind: LogKind, text: fmt::Arguments<'_>) {
         self.log(now, Level::Warn, source, kind, text);
     }
 
-    /// Logs a line that `source` caused at any enabled level, or counts it.
+    /// Logs a line that `source` caused, at an enabled level, or counts it as suppressed.
     pub fn log(
         &mut self,
         now: Now,
@@ -214,7 +216,7 @@ impl LogLimiter {
         }
     }
 
-    /// Passes a line that is not logged to the flight recorder, if there is one.
+    /// Passes a suppressed line to the flight recorder, if there is one.
     pub fn record(&mut self, now: Now, level: Level, text: fmt::Arguments<'_>) {
         if log::log_enabled!(target: RECORDED_ONLY, level)
             && let Some(recorded) = take_token(self.recorded, now, RECORDED_BURST, RECORDED_REFILL_MS)
@@ -268,7 +270,8 @@ impl LogLimiter {
         false
     }
 
-    /// Returns the bucket of a source and kind. A new one replaces the fullest if the table is full.
+    /// Returns the bucket of a source and kind. Creates it if it does not exist; if the table is full, it
+    /// replaces the bucket with the most tokens.
     fn entry(&mut self, source: LogSource, kind: LogKind) -> &mut LimitedSource {
         let found = self.entries.iter().position(|entry| entry.source == source && entry.kind == kind);
         let at = found.unwrap_or_else(|| {
@@ -287,14 +290,14 @@ impl LogLimiter {
         &mut self.entries[at]
     }
 
-    /// Returns the source of most suppressed lines of a kind.
+    /// Returns the source with the most suppressed lines of a kind.
     fn main_source(&self, kind: LogKind) -> Option<LogSource> {
         let entries = self.entries.iter().filter(|entry| entry.kind == kind && entry.suppressed > 0);
         entries.max_by_key(|entry| entry.suppressed).map(|entry| entry.source)
     }
 }
 
-/// The line that reports what was suppressed.
+/// Formats the line about suppressed lines.
 struct Report<'l>(&'l LogLimiter);
 
 impl fmt::Display for Report<'_> {
@@ -316,7 +319,7 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// Returns the bucket after taking one token; `None` if it is empty.
+/// Returns the bucket without one token; `None` if it is empty.
 ///
 /// The bucket holds `burst` tokens and gains one every `refill_ms`.
 fn take_token(mut bucket: TokenBucket, now: Now, burst: u64, refill_ms: u64) -> Option<TokenBucket> {

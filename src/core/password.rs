@@ -11,8 +11,8 @@
 //! ```
 //!
 //! # Invariants
-//! - Verifying takes at least as long as one PBKDF2 hash of [`ITERATIONS`] rounds. That includes unknown users and
-//!   the fast hashes of RabbitMQ, so the time reveals nothing.
+//! - Verifying takes at least as long as one PBKDF2 hash of [`ITERATIONS`] rounds. This is also so for
+//!   unknown users and for the fast hashes of RabbitMQ, so that the time does not show which users exist.
 //! - `Debug` shows neither passwords nor hashes.
 //! - The bytes of a password to check are wiped after use.
 
@@ -29,8 +29,8 @@ use crate::mem::Name;
 /// Maximum length of a password in bytes. Longer ones never match.
 pub const PASSWORD_BYTES_MAX: usize = 512;
 
-/// Rounds of a new hash. They take 80 ms on the only core of a Raspberry Pi Zero. With more, many clients that
-/// reconnect at the same time would wait too long.
+/// Rounds of a new hash. They take 80 ms on the single core of a Raspberry Pi Zero. With more rounds, many
+/// clients that reconnect at the same time would wait too long.
 pub const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(20_000 - 1);
 
 /// Maximum rounds of an imported hash. More would delay every other login.
@@ -48,7 +48,8 @@ const PBKDF2: u8 = 1;
 const RABBIT_SHA256: u8 = 2;
 const RABBIT_SHA512: u8 = 3;
 
-/// Names of the algorithms in RabbitMQ's definitions, with the first byte of a hash. The first one is Leveret's.
+/// Names of the algorithms in exported definitions, with the first byte of an encoded hash. The first
+/// algorithm is Leveret's own.
 const ALGORITHMS: [(&str, u8); 3] = [
     ("leveret_password_hashing_pbkdf2_sha256", PBKDF2),
     ("rabbit_password_hashing_sha256", RABBIT_SHA256),
@@ -95,7 +96,7 @@ pub const GUEST: PasswordHash = PasswordHash::Pbkdf2 {
     ],
 };
 
-/// The hash that is computed for unknown users. No password matches.
+/// The hash that is computed for unknown users. No password matches it.
 const DUMMY: PasswordHash = PasswordHash::Pbkdf2 { iterations: ITERATIONS, salt: [0; 16], digest: [0; 32] };
 
 impl PasswordHash {
@@ -107,8 +108,8 @@ impl PasswordHash {
         Self::Pbkdf2 { iterations: ITERATIONS, salt, digest }
     }
 
-    /// Returns a new hash in RabbitMQ's default format, which is fast: for passwords that arrive where the caller
-    /// must not block. The hash of an empty password is [`Self::NoPassword`].
+    /// Returns a new hash in RabbitMQ's default format, for callers that must not block: this hash is fast.
+    /// The hash of an empty password is [`Self::NoPassword`].
     pub fn as_rabbitmq(password: &[u8], salt: [u8; RABBIT_SALT_BYTES]) -> Self {
         if password.is_empty() {
             return Self::NoPassword;
@@ -156,7 +157,7 @@ impl PasswordHash {
     /// Returns the encoded hash.
     pub fn to_bytes(&self) -> heapless::Vec<u8, HASH_BYTES_MAX> {
         let mut bytes = heapless::Vec::new();
-        // Every kind fits: see [`HASH_BYTES_MAX`].
+        // [`HASH_BYTES_MAX`] is enough for every kind of hash.
         let mut put = |part: &[u8]| {
             let fits = bytes.extend_from_slice(part).is_ok();
             debug_assert!(fits, "the longest kind sets the size");
@@ -178,7 +179,7 @@ impl PasswordHash {
         bytes
     }
 
-    /// Parses what [`Self::to_bytes`] returned; `None` for anything else.
+    /// Parses an encoded hash; `None` if the bytes are not one.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         match *kind {
@@ -260,7 +261,7 @@ impl fmt::Debug for Secret<'_> {
     }
 }
 
-/// A login whose password must be verified outside the event loop.
+/// The check of a login's password, which is made outside of the event loop.
 pub struct PasswordCheck {
     user: Name,
     password: Zeroizing<Box<[u8]>>,
@@ -269,7 +270,8 @@ pub struct PasswordCheck {
 }
 
 impl PasswordCheck {
-    /// Creates the check for a user as the peer named it. Unknown users have [`PasswordHash::NoPassword`].
+    /// Creates the check. `user` is the name that the peer sent; the `hash` of an unknown user is
+    /// [`PasswordHash::NoPassword`].
     pub fn new(user: Name, password: &[u8], hash: PasswordHash, from_loopback: bool) -> Self {
         let is_short_enough = password.len() <= PASSWORD_BYTES_MAX;
         let (password, hash) =
@@ -277,7 +279,7 @@ impl PasswordCheck {
         Self { user, password: Zeroizing::new(password.into()), hash, from_loopback }
     }
 
-    /// Returns the user as the peer named it.
+    /// Returns the user name that the peer sent.
     pub fn user(&self) -> &str {
         &self.user
     }
@@ -297,8 +299,8 @@ impl PasswordCheck {
         self.from_loopback
     }
 
-    /// Verifies the password, which takes time. An empty password is always wrong, as in RabbitMQ.
-    pub fn is_right(&self) -> bool {
+    /// Verifies the password, which is slow. An empty password is always wrong, as in RabbitMQ.
+    pub fn is_correct(&self) -> bool {
         self.hash.fits(&self.password) && !self.password.is_empty()
     }
 }
@@ -328,7 +330,7 @@ fn matches_salted(
     equal(context.finish().as_ref(), wanted)
 }
 
-/// Compares in a time that depends only on the lengths.
+/// Compares two byte strings in a time that depends only on their lengths.
 pub fn equal(one: &[u8], two: &[u8]) -> bool {
     let differing = one.iter().zip(two).fold(0, |differing, (a, b)| differing | (a ^ b));
     one.len() == two.len() && core::hint::black_box(differing) == 0
@@ -415,9 +417,9 @@ mod tests {
     fn an_empty_or_too_long_password_is_always_wrong() {
         let empty = PasswordHash::of(b"", &mut counting());
         let user = Name::try_from("u").unwrap();
-        assert!(!PasswordCheck::new(user.clone(), b"", empty, true).is_right());
+        assert!(!PasswordCheck::new(user.clone(), b"", empty, true).is_correct());
         let long = [b'x'; PASSWORD_BYTES_MAX + 1];
         let hash = PasswordHash::of(&long, &mut counting());
-        assert!(!PasswordCheck::new(user, &long, hash, true).is_right());
+        assert!(!PasswordCheck::new(user, &long, hash, true).is_correct());
     }
 }

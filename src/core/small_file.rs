@@ -1,20 +1,21 @@
 //! Small text files beside the log that are read and replaced as a whole.
 //!
-//! They hold a few bytes that are not worth a log record: the last known time, and state of bridges that outlives a
-//! restart. They survive a power cut during a write.
+//! They contain a few bytes that are not worth a log record: the last known time, and the state of the
+//! bridges for the next start. A power cut during a write does not damage them.
 //!
 //! # Invariants
-//! - The file is complete and either old or new. Once [`write()`] has returned it is new.
-//! - A file longer than the maximum was not written here and is not read.
+//! - The file always has either the complete old text or the complete new one; after [`write()`] has
+//!   returned, the new one.
+//! - A file that is longer than the maximum is not read, because it was not written by this function.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
-/// Returns the contents. `None`: there is no file, it is not a regular file, it has more than `bytes_max` bytes, or
-/// it is not valid UTF-8.
+/// Returns the text of a file; `None` if it is missing, not a regular file, longer than `bytes_max` bytes, or
+/// not UTF-8.
 pub fn read(path: &Path, bytes_max: u64) -> Option<String> {
-    // Opening a pipe would block the start.
+    // Opening a pipe would block.
     if !fs::metadata(path).ok()?.is_file() {
         return None;
     }
@@ -23,7 +24,7 @@ pub fn read(path: &Path, bytes_max: u64) -> Option<String> {
     (read as u64 <= bytes_max).then_some(text)
 }
 
-/// Replaces the file; waits for the disk.
+/// Replaces the file, and waits until it is on the disk.
 ///
 /// # Errors
 /// The error of the system; the file is then either old or new.
@@ -33,7 +34,7 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
-    // Without this a power cut may bring back the old file.
+    // Without this sync of the folder, the old file could be there again after a power cut.
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 

@@ -1,12 +1,12 @@
 //! Monotonic time, which is passed in as a value and never read here.
 //!
-//! The daemon reads the clock of the event loop after each poll; all code below gets a [`Now`]. So a test can run a
-//! day of heartbeats in a millisecond, and everything in one turn happens at the same time. Other clocks (the
-//! duration of a sync, the date of an HTTP reply, whether a certificate has expired) affect no deadline of the
-//! loop. The exception is a bridge with a time of day.
+//! The daemon reads the clock after each poll, and passes the time as a [`Now`]. So all code in a turn has
+//! the same time, and a test can simulate a day in a millisecond. Other clocks (for the duration of a sync,
+//! the date of an HTTP reply, the expiry of a certificate) affect no deadline of the event loop, except for
+//! bridges with a time of day.
 //!
-//! [`Now`] is monotonic: a board without a real-time clock boots in 1970 and jumps later, which must not matter
-//! here.
+//! [`Now`] is monotonic. A board without a real-time clock boots in 1970, and its system clock jumps later;
+//! this has no effect on [`Now`].
 
 /// An instant in monotonic milliseconds since the process started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]

@@ -1,12 +1,13 @@
 //! A token bucket: limits a rate, and allows a burst up to its capacity.
 //!
-//! Amounts are the time in which they refill. For example, a bucket of 10 tokens that gains one per second holds 10
-//! s, and a token costs 1 s. So the only state is the instant at which the bucket is full again. Capacity and costs
-//! are parameters: many buckets of one kind store them once.
+//! Amounts are expressed as the time in which they are refilled. For example, a bucket with 10 tokens that
+//! gains one token per second has a capacity of 10 s, and a token costs 1 s. So the only state is the time at
+//! which the bucket is full again. Capacity and costs are parameters, so that many buckets need not store
+//! them.
 //!
 //! # Invariants
-//! - Over any time span, at most the span plus the capacity is taken. [`TokenBucket::take`] may exceed that, and
-//!   then later calls have to wait for the difference.
+//! - In any period, at most its duration plus the capacity can be taken. [`TokenBucket::take`] may take more;
+//!   later calls then wait until the difference is refilled.
 
 use super::time::{Deadline, Now};
 

@@ -1,10 +1,10 @@
 //! The data directory, opening the store, and the disk threads.
 //!
 //! # Invariants
-//! - The event loop's thread does not access the disk once it runs.
-//! - After a failed write nothing is confirmed: the turn ends there, and the process with it.
-//! - If a store cannot be used, an error is logged and the broker runs without it, but accepts no login, because
-//!   no store says which users there are.
+//! - After the start, the thread of the event loop does not access the disk.
+//! - After a failed write nothing more is confirmed: the turn ends with an error, and then the process.
+//! - If the store cannot be used, an error is logged and the broker runs without it. It accepts no logins
+//!   then, because the users are in the store.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -36,19 +36,20 @@ const AUTO_LIMIT_BYTES_MAX: u64 = 8 << 30;
 
 /// The threads that access the disk.
 pub(super) struct Threads {
-    /// The writer also returns how many microseconds the write took.
+    /// Writes to the disk. A result includes the duration of the write in microseconds.
     pub(super) writer: Helper<Write, (WriteDone, u64)>,
     pub(super) reader: Helper<leveret_storage::Read, leveret_storage::ReadOutcome>,
 }
 
-/// The clock begins with the process.
+/// The time at the start of the process, where the clock begins.
 const START: Now = Now::from_ms(0);
 
-/// Opens the store of `config` and restores its content. Returns `None` if there is no usable store: then nothing
-/// is durable, and no login is accepted.
+/// Opens the store in `config.data_dir`, and restores the broker from it. Returns `None` if the store cannot
+/// be used. Nothing is durable then, and no login is accepted.
 ///
 /// # Errors
-/// The store is in use by another process, was written by a newer version, or was set up wrongly.
+/// The store is in use by another process or was written by a newer version, or the data directory is not set
+/// up as required.
 pub(super) fn open(
     config: &Config,
     (broker, mut context): (&mut Broker, Context<'_>),
@@ -59,27 +60,27 @@ pub(super) fn open(
     broker.queues_mut().set_persist_all(config.store.persist_all);
     let mut files = FileDisk::new(directory);
     if let Err(error) = prepare(config, &mut files)? {
-        return Ok(degraded(broker, context.pending_writes_mut(), directory, &error));
+        return Ok(run_without_store(broker, context.pending_writes_mut(), directory, &error));
     }
     let settings = settings(config, directory);
-    let (log, mut report) = match Log::open_files(&mut files, settings, fresh_identity(), START) {
+    let (log, mut report) = match Log::open_files(&mut files, settings, random_identity(), START) {
         Ok(opened) => opened,
         Err(OpenError::Unreadable(error)) => {
-            let error = judge(config, error)?;
-            return Ok(degraded(broker, context.pending_writes_mut(), directory, &error));
+            let error = disk_error_or_mistake(config, error)?;
+            return Ok(run_without_store(broker, context.pending_writes_mut(), directory, &error));
         }
         Err(error) => return Err(refused(error)),
     };
     if let Some(error) = report.unwritable.take() {
-        report.unwritable = Some(judge(config, error)?);
+        report.unwritable = Some(disk_error_or_mistake(config, error)?);
         if report.is_new {
             report.access.access = Access::InDoubt("a new store could not be begun");
         }
     }
-    tell(&report, directory);
+    log_report(&report, directory);
     let is_writable = report.unwritable.is_none();
     let record_bytes_max = log.space().record_bytes_max() as u64;
-    context.pending_writes_mut().start(log.life(), is_writable, record_bytes_max);
+    context.pending_writes_mut().start(log.epoch(), is_writable, record_bytes_max);
     let (first, access) = (first_user(config, report.access.access), report.access.access);
     restore(broker, &mut context, &log, &mut files, (report.access, report.reported_damage), first, START)
         .map_err(|error| refused(OpenError::Unreadable(error)))?;
@@ -105,7 +106,7 @@ impl Threads {
     }
 }
 
-fn fresh_identity() -> leveret_storage::Identity {
+fn random_identity() -> leveret_storage::Identity {
     let (mut id, mut secret) = ([0; 16], [0; 8]);
     entropy(&mut id);
     entropy(&mut secret);
@@ -127,11 +128,12 @@ fn settings(config: &Config, directory: &Path) -> Settings {
         settle_window_ms: store.settle_window_ms.into(),
         syncs_per_s: store.syncs_per_s,
         sync_burst: store.sync_burst,
-        may_begin: !store.require_store,
+        may_create_store: !store.require_store,
     }
 }
 
-/// Returns half of the free space in bytes, own files counted as free.
+/// Returns half of the free space of the file system in bytes. Space of the broker's own files counts as
+/// free.
 fn auto_limit(directory: &Path) -> u64 {
     let free = rustix::fs::statvfs(directory).map_or(0, |found| found.f_bavail * found.f_frsize);
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -139,7 +141,8 @@ fn auto_limit(directory: &Path) -> u64 {
     ((free + ours) / 2).min(AUTO_LIMIT_BYTES_MAX)
 }
 
-/// Returns the first user of a new store. Hashing takes long on purpose, so it is done only if needed.
+/// Returns the configured first user if the store is new. Its password is hashed only then, because hashing
+/// is deliberately slow.
 fn first_user(config: &Config, access: Access) -> First<'_> {
     if !matches!(access, Access::New | Access::Silent) {
         return None;
@@ -164,8 +167,8 @@ fn log_first_user(config: &Config, broker: &Broker, access: Access) {
     }
 }
 
-/// Handles a store that cannot be used: it is not known who may log in, and nothing can be durable.
-fn degraded(
+/// Makes the broker run without a store: all logins are refused, and nothing is durable.
+fn run_without_store(
     broker: &mut Broker,
     pending_writes: &mut PendingWrites,
     directory: &Path,
@@ -181,7 +184,7 @@ fn degraded(
     None
 }
 
-fn tell(report: &Report, directory: &Path) {
+fn log_report(report: &Report, directory: &Path) {
     if report.is_full {
         log_file_system_full(false, true);
     }
@@ -225,7 +228,7 @@ fn tell(report: &Report, directory: &Path) {
     }
 }
 
-/// Logs what happened to transactions that no commit contains and that were not written completely.
+/// Logs how many large transactions were undone because they had not been written completely.
 fn log_groups(report: &Report, directory: &Path) {
     if report.groups_undone > 0 {
         log::warn!(
@@ -237,7 +240,8 @@ fn log_groups(report: &Report, directory: &Path) {
     }
 }
 
-/// Logs what the store knows of users and permissions if that differs from the log.
+/// Logs that users and permissions were restored from their copies outside of the log, or that they may be
+/// wrong.
 fn log_access(report: &Report, directory: &Path) {
     if report.access.access == Access::Whole && !report.access.restored.is_empty() {
         log::warn!(
@@ -262,7 +266,7 @@ fn log_access(report: &Report, directory: &Path) {
     }
 }
 
-/// The folder in which `leveret restore` collects everything until it is complete.
+/// The folder in which `leveret restore` collects the files of a backup until it is complete.
 pub const RESTORE_PART: &str = "restore.part";
 
 /// `SYSFS_MAGIC` of linux/magic.h.
@@ -272,34 +276,35 @@ const SYSFS_MAGIC: FsWord = 0x6265_6572;
 enum DirectoryState {
     Directory,
     Nothing,
-    /// The disk reports an error.
+    /// The disk returned an error.
     Bad(io::Error),
 }
 
-/// Creates the data directory if it is missing: only the last folder of the path. The inner result is an error of
-/// the disk.
+/// Creates the data directory if it is missing, but no folder above it. The inner result is an error of the
+/// disk.
 ///
-/// A mistake in the setup (a folder that is missing, or owned by another user) is not a broken disk. A mistake is
-/// reported with what to type and ends the start. With a broken disk the broker runs as far as possible.
-/// Otherwise a broker with a mistake in its setup might run for years without storing anything.
+/// Mistakes in the setup (a folder is missing, or belongs to another user) are distinguished from a broken
+/// disk. A mistake ends the start, with an error that contains the command to type; otherwise the broker
+/// might run for years without storing anything. With a broken disk the broker runs without a store.
 ///
 /// # Errors
-/// The directory, or something in it, is not as required.
+/// The directory, or something in it, is not set up as required.
 pub(super) fn prepare(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>, StartError> {
     match find(config)? {
         DirectoryState::Directory => {}
         DirectoryState::Nothing => {
             if let Err(error) = make_directory(&config.data_dir) {
-                return judge(config, error).map(Err);
+                return disk_error_or_mistake(config, error).map(Err);
             }
         }
         DirectoryState::Bad(error) => return Ok(Err(error)),
     }
-    // Checked before anything is created in it: an empty mount point stays empty.
+    // This is checked before a file is created, so that nothing is written to an empty mount point.
     expect_store(config, files)
 }
 
-/// Checks that there is a store where one is required, or at least no incomplete one.
+/// Checks the data directory: with `require_store` it must have a store, and it must not have an incomplete
+/// restore.
 fn expect_store(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>, StartError> {
     match files.slots() {
         Ok(slots) if slots.is_empty() && config.store.require_store => {
@@ -315,7 +320,7 @@ fn expect_store(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>,
             Err(StartError::Directory(config.data_dir.clone(), why))
         }
         Ok(_) => Ok(Ok(())),
-        Err(error) => judge(config, error).map(Err),
+        Err(error) => disk_error_or_mistake(config, error).map(Err),
     }
 }
 
@@ -323,7 +328,7 @@ fn expect_store(config: &Config, files: &mut FileDisk) -> Result<io::Result<()>,
 ///
 /// # Errors
 /// See [`prepare`].
-pub(super) fn rehearse(config: &Config) -> Result<io::Result<()>, StartError> {
+pub(super) fn dry_run(config: &Config) -> Result<io::Result<()>, StartError> {
     let directory = config.data_dir.as_path();
     let to_be_written = match find(config)? {
         DirectoryState::Directory => directory,
@@ -332,7 +337,7 @@ pub(super) fn rehearse(config: &Config) -> Result<io::Result<()>, StartError> {
     };
     let may = FileAccess::READ_OK | FileAccess::WRITE_OK | FileAccess::EXEC_OK;
     if let Err(error) = rustix::fs::access(to_be_written, may) {
-        return judge(config, error.into()).map(Err);
+        return disk_error_or_mistake(config, error.into()).map(Err);
     }
     if to_be_written == directory { expect_store(config, &mut FileDisk::new(directory)) } else { Ok(Ok(())) }
 }
@@ -351,12 +356,12 @@ fn find(config: &Config) -> Result<DirectoryState, StartError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(StartError::Store(directory.clone(), OpenError::NoStore))
         }
-        Err(error) => judge(config, error).map(DirectoryState::Bad),
+        Err(error) => disk_error_or_mistake(config, error).map(DirectoryState::Bad),
     }
 }
 
-/// Checks that files can be created in the file system of `place`. The kernel's pseudo file systems tell root that it
-/// may, and refuse it then.
+/// Refuses a data directory in a pseudo file system of the kernel. There root seems to have the permission to
+/// create files, but creating one fails.
 fn expect_files(config: &Config, place: &Path) -> Result<(), StartError> {
     let kind = statfs(place).map(|found| found.f_type);
     if kind.is_ok_and(|kind| kind == PROC_SUPER_MAGIC || kind == SYSFS_MAGIC) {
@@ -372,14 +377,14 @@ fn parent(directory: &Path) -> &Path {
     parent.unwrap_or(Path::new("."))
 }
 
-/// Returns the error if it is one of the disk.
+/// Distinguishes an error of the disk, which is returned, from a mistake in the setup.
 ///
 /// # Errors
-/// The directory is not as required; the error says what to change.
-pub(super) fn judge(config: &Config, error: io::Error) -> Result<io::Error, StartError> {
+/// A mistake in the setup; the text says what to change.
+pub(super) fn disk_error_or_mistake(config: &Config, error: io::Error) -> Result<io::Error, StartError> {
     let directory = &config.data_dir;
     let why = match error.kind() {
-        io::ErrorKind::PermissionDenied => forbidden(directory, &error),
+        io::ErrorKind::PermissionDenied => access_denied_text(directory, &error),
         io::ErrorKind::NotFound => {
             let parent = parent(directory).display();
             format!("{parent} does not exist; create it (mkdir -p {parent}), or mount its file system")
@@ -396,8 +401,8 @@ pub(super) fn judge(config: &Config, error: io::Error) -> Result<io::Error, Star
     Err(StartError::Directory(directory.clone(), why))
 }
 
-/// Returns what to type so that the broker may use it.
-fn forbidden(directory: &Path, error: &io::Error) -> String {
+/// Returns the text for a data directory to which the broker has no access, with the command to type.
+fn access_denied_text(directory: &Path, error: &io::Error) -> String {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
     if fs::metadata(directory).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return format!(
@@ -408,7 +413,7 @@ fn forbidden(directory: &Path, error: &io::Error) -> String {
             directory.display()
         );
     }
-    // It cannot be read at all: a folder above it forbids access.
+    // The directory cannot even be examined, so a folder above it forbids access.
     let closed = directory.ancestors().skip(1).find(|above| fs::metadata(above).is_ok());
     if let (Err(_), Some(above)) = (fs::metadata(directory), closed) {
         return format!(

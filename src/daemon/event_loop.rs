@@ -1,15 +1,15 @@
 //! The poll, the clock, signals, and the server's turns after each poll.
 //!
 //! ```text
-//! sleep until something is reported or due ─ set_now ─ what was reported ─ turn ─┐
-//!   ↑                                                                            │
-//!   └────────────────────────────────────────────────────────────────────────────┘
+//! sleep until an event or a deadline ─ set_now ─ pass events to the engine ─ turn ─┐
+//!   ↑                                                                              │
+//!   └──────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! # Invariants
-//! - Work that is left after a turn is on a list of the server. While there is some, the poll does not sleep.
-//! - The result of a helper thread is handled in the turn that its wake-up begins.
-//! - The time is read once after each sleep, and once before it to compute its duration.
+//! - While the engine has work left after a turn, the poll does not sleep.
+//! - The result of a helper thread wakes the poll, and is handled in the next turn.
+//! - The clock is read once after each sleep, and once before it to compute how long to sleep.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -23,12 +23,12 @@ use leveret_server::{Engine, Readiness};
 
 use super::listen::LISTEN_AGAIN_MS;
 use super::start::StartError;
-use super::system::{HANGUP, HELPERS, SIGNAL, System, Whose, whose};
+use super::system::{HANGUP, HELPERS, SIGNAL, System, TokenOwner, owner_of};
 use super::systemd;
 use super::{signals, system};
 
 const EVENTS_PER_POLL: usize = 256;
-/// Minimum duration of a turn that is recorded as slow, in milliseconds.
+/// A turn that takes at least this time is logged, in milliseconds.
 const LONG_TURN_MS: u64 = 250;
 
 /// The server on this machine: sockets, clock, threads and signals.
@@ -42,9 +42,9 @@ pub struct EventLoop {
     pub(super) hangups: UnixStream,
     /// The interval at which the service manager expects a watchdog message, and the next deadline.
     watchdog: Option<(u64, Deadline)>,
-    /// When unavailable listen addresses are tried again.
+    /// When unavailable listen addresses are retried.
     listen_again: Deadline,
-    has_said_stopping: bool,
+    has_notified_stopping: bool,
 }
 
 impl core::fmt::Debug for EventLoop {
@@ -54,7 +54,7 @@ impl core::fmt::Debug for EventLoop {
 }
 
 impl EventLoop {
-    /// Wraps a server that is ready.
+    /// Creates the event loop of an engine.
     pub(super) fn new(
         engine: Engine<System>,
         config: Config,
@@ -70,7 +70,7 @@ impl EventLoop {
             hangups,
             watchdog: systemd::watchdog_interval_ms().map(|ms| (ms, Now::from_ms(0).after_ms(ms))),
             listen_again: Deadline::NEVER,
-            has_said_stopping: false,
+            has_notified_stopping: false,
         }
     }
 
@@ -88,7 +88,7 @@ impl EventLoop {
     }
 
     fn run_until_stopped(&mut self) -> Result<(), StartError> {
-        // The duration of the start does not count as a turn.
+        // The clock is read again, so that the time of the start is not counted as part of the first turn.
         let now = self.clock();
         self.engine.set_now(now);
         if self.engine.platform().has_closed_listener() {
@@ -121,9 +121,9 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Does what concerns the system after a turn.
+    /// After a turn: handles a reload, listening again, and the watchdog.
     fn follow_up(&mut self) {
-        if self.engine.is_stopping() && !core::mem::replace(&mut self.has_said_stopping, true) {
+        if self.engine.is_stopping() && !core::mem::replace(&mut self.has_notified_stopping, true) {
             systemd::notify_stopping();
         }
         if let Some(again) = self.engine.take_reload_result() {
@@ -146,7 +146,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Tries unavailable addresses and unusable certificates again, every [`LISTEN_AGAIN_MS`].
+    /// Retries unavailable addresses and unusable certificates, every [`LISTEN_AGAIN_MS`].
     fn listen_again(&mut self) {
         let now = self.engine.now();
         if self.listen_again.is_due(now) {
@@ -159,9 +159,9 @@ impl EventLoop {
         }
     }
 
-    /// Waits for events until `deadline`; with `None`, handles only those that are there.
+    /// Waits for events until `deadline`, and passes them to the engine. With `None`, does not wait.
     fn wait_until(&mut self, deadline: Option<Deadline>) -> Result<(), StartError> {
-        // Without a sleep, the time is read soon enough afterwards to measure the turn.
+        // Without a sleep, the clock need not be read before the poll: it is read directly after it.
         let (timeout, slept_from) = match deadline {
             None => (Some(Duration::ZERO), None),
             Some(deadline) => {
@@ -186,7 +186,7 @@ impl EventLoop {
             match event.token() {
                 SIGNAL => is_stop_wanted = true,
                 HANGUP => is_reload_wanted = true,
-                // Results of helper threads are handled in every turn.
+                // This only wakes the loop: every turn takes the results of helper threads.
                 HELPERS => {}
                 token => report(&mut self.engine, token, event),
             }
@@ -216,9 +216,9 @@ fn report(engine: &mut Engine<System>, token: Token, event: &mio::event::Event) 
         is_write_closed: event.is_write_closed(),
         is_error: event.is_error(),
     };
-    match whose(token) {
-        Whose::Peer(id) => engine.note_peer(id, readiness),
-        Whose::Listener(listener) => engine.note_listener(listener),
+    match owner_of(token) {
+        TokenOwner::Peer(id) => engine.note_peer(id, readiness),
+        TokenOwner::Listener(listener) => engine.note_listener(listener),
     }
 }
 

@@ -1,10 +1,11 @@
 //! The flight recorder: writes the events of this process to a file that remains when the process has ended.
 //!
-//! The file is in a RAM file system, so that writing a record costs one system call and wears no flash card. A reader
-//! needs only the name of the file. A memory mapping, or a descriptor passed to another process, would be more complex.
+//! The file is in a RAM file system, so writing an event takes one system call and does not wear a flash
+//! card. A reader needs only the name of the file. Shared memory, or a descriptor passed to another process,
+//! would be more complex.
 //!
 //! # Invariants
-//! - The file is in a RAM file system, never on a flash card. Only one process writes to the file.
+//! - A file that is not in a RAM file system is refused. Only one process writes to the file.
 //! - Recording an event does not block.
 //! - A failure is logged once, and the broker continues.
 
@@ -25,15 +26,16 @@ use rustix::io::Errno;
 use super::system::unix_ms;
 use leveret_core::flight::{self, Begun, EventKind, FILE_BYTES, Stamp};
 
-/// Numbers of file systems in memory, in `statfs`.
+/// The `f_type` of RAM file systems in `statfs`.
 const TMPFS: u64 = 0x0102_1994;
 const RAMFS: u64 = 0x8584_58f6;
 
-/// Number of attempts to get the lock, and the delay between them: together longer than a reader holds it.
+/// Number of attempts to lock the file, and the delay between them. Together they take longer than a reader
+/// keeps the lock.
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// The only flight recorder, as there is only one log.
+/// The flight recorder. It is global like the log.
 static RECORDER: OnceLock<FlightRecorder> = OnceLock::new();
 
 struct FlightRecorder {
@@ -43,7 +45,7 @@ struct FlightRecorder {
     first: u32,
     next: AtomicU32,
     started: Instant,
-    /// Whether a failure was logged.
+    /// A failure was logged, and further ones are not.
     has_failed: AtomicBool,
 }
 
@@ -84,7 +86,7 @@ impl FlightRecorder {
     }
 }
 
-/// Locks the file for this process. A reader may hold the lock for a moment.
+/// Locks the file for this process. Retries, because a reader may have the lock for a moment.
 fn lock(file: &File) -> io::Result<()> {
     for _ in 0..LOCK_TRIES {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
@@ -101,16 +103,17 @@ fn open(path: &Path) -> io::Result<(File, Begun)> {
         return Err(io::Error::other("it must be an absolute path"));
     }
     let folder = path.parent().unwrap_or(path);
-    // The width of the type depends on the architecture.
+    // `f_type` has different widths on different architectures.
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
     let kind = statfs(folder)?.f_type as u64 & 0xffff_ffff;
     if kind != TMPFS && kind != RAMFS {
         return Err(io::Error::other(format!(
-            "{} is on a disk, which so many small writes would wear: name a file below /run",
+            "{} is not a tmpfs, so the many small writes would wear a disk: name a file below /run",
             folder.display()
         )));
     }
-    // Neither a symbolic link nor a pipe without a reader is opened.
+    // With these flags a symbolic link is refused, and opening a pipe without a reader fails instead of
+    // blocking.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);

@@ -1,4 +1,5 @@
-//! Helper threads for work that would block the event loop: disk, password hashing, TLS handshakes, name look-up.
+//! Helper threads for work that would block the event loop: disk jobs, password hashing, TLS handshakes, name
+//! look-ups.
 //!
 //! ```text
 //! loop ──jobs──→ helper ──results──→ loop        bounded queues both ways; the waker ends the poll
@@ -26,8 +27,8 @@ use mio::Waker;
 
 use super::system;
 
-/// Capacity of each queue: one job, and the message to stop.
-const PLACES: usize = 4;
+/// Capacity of each queue. At most two messages are in it: one job, and the message to stop.
+const QUEUE_CAPACITY: usize = 4;
 
 /// A message to a helper thread.
 enum Order<J> {
@@ -65,14 +66,14 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         stack_bytes: usize,
         mut work: impl FnMut(J) -> D + Send + 'static,
     ) -> io::Result<Self> {
-        // One pair per helper, which exists as long as the process.
-        let orders: &'static mut Queue<Order<J>, PLACES> = Box::leak(Box::new(Queue::new()));
-        let results: &'static mut Queue<D, PLACES> = Box::leak(Box::new(Queue::new()));
+        // The queues are leaked: there is one pair per helper, and helpers exist until the process ends.
+        let orders: &'static mut Queue<Order<J>, QUEUE_CAPACITY> = Box::leak(Box::new(Queue::new()));
+        let results: &'static mut Queue<D, QUEUE_CAPACITY> = Box::leak(Box::new(Queue::new()));
         let (orders, mut to_do) = orders.split();
         let (mut done, results) = results.split();
         let builder = thread::Builder::new().name(name.to_string()).stack_size(stack_bytes);
         let thread = builder.spawn(move || {
-            let _alarm = Alarm;
+            let _alarm = ExitOnPanic;
             loop {
                 match to_do.dequeue() {
                     Some(Order::Do(job)) => {
@@ -90,7 +91,7 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         Ok(Self { orders, results, thread: Some(thread) })
     }
 
-    /// Gives the helper a job; the previous one must be done.
+    /// Sends a job to the helper. The result of the previous job must have been taken.
     pub(super) fn give(&mut self, job: J) {
         let is_given = self.orders.enqueue(Order::Do(job)).is_ok();
         assert!(is_given, "one job at a time");
@@ -99,7 +100,7 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         }
     }
 
-    /// Returns a result, if there is one.
+    /// Returns the result of the job; `None` if it is not done.
     pub(super) fn take(&mut self) -> Option<D> {
         self.results.dequeue()
     }
@@ -115,10 +116,10 @@ impl<J: Send + 'static, D: Send + 'static> Drop for Helper<J, D> {
     }
 }
 
-/// Ends the process if a helper panics, because its jobs would never be completed.
-struct Alarm;
+/// Ends the process if a helper panics, because its jobs would never have results.
+struct ExitOnPanic;
 
-impl Drop for Alarm {
+impl Drop for ExitOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
             std::process::abort();
@@ -126,8 +127,9 @@ impl Drop for Alarm {
     }
 }
 
-/// Starts the worker thread: password hashing, TLS handshakes, and reading the configuration again. It owns the
-/// certificates and the last known time. Each result contains the state of the certificates.
+/// Starts the worker thread, which hashes passwords, carries out steps of TLS handshakes, and reads the
+/// configuration again. It owns the certificates and the last known time. Each result includes the state of
+/// the certificates.
 ///
 /// # Errors
 /// The system starts no more threads.
@@ -154,8 +156,8 @@ fn run(
     match job {
         WorkerJob::Password(login) => login.check(),
         WorkerJob::Handshake(shake) => shake.step(certificates, known),
-        WorkerJob::Note(notes) => {
-            WorkerResult::Note(system::write(folder, &notes).map_err(|error| error.to_string()))
+        WorkerJob::BridgeState(text) => {
+            WorkerResult::BridgeState(system::write(folder, &text).map_err(|error| error.to_string()))
         }
         WorkerJob::Certificates => {
             certificates.map(CertificateStore::reload_if_changed);
@@ -177,42 +179,42 @@ fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Resul
     Ok(config)
 }
 
-/// Stack size for the system's resolver in bytes, which needs more than other helpers.
+/// Stack size of a look-up thread in bytes. The system's resolver needs more than other helpers.
 pub(super) const LOOKUP_STACK_BYTES: usize = 256 << 10;
 
-/// Name look-ups in progress, and those that wait.
+/// The name look-ups in progress, and those that wait for a thread.
 ///
-/// Each look-up has a thread of its own, which ends with it: a name server that does not answer must not delay a login
-/// or another bridge. There are at most as many threads as bridge links.
+/// Each look-up runs in a separate thread, which ends after it, so that a name server without a reply delays
+/// neither logins nor other bridges. The maximum number of threads is that of bridge links.
 pub(super) struct Resolver {
     waker: Arc<Waker>,
-    tell: Sender<FoundAddresses>,
-    found: Receiver<FoundAddresses>,
+    sender: Sender<FoundAddresses>,
+    receiver: Receiver<FoundAddresses>,
     running: usize,
     running_max: usize,
     waiting: VecDeque<NameLookup>,
     look_up: LookUp,
 }
 
-/// The function that looks a name up: the system's resolver, or a replacement in tests.
+/// The type of the function that looks a name up: the system's resolver, or a replacement in tests.
 type LookUp = fn(&NameLookup) -> FoundAddresses;
 
 impl Resolver {
     /// Creates a resolver for at most `running_max` look-ups at once.
     pub(super) fn new(waker: Arc<Waker>, running_max: usize) -> Self {
-        let (tell, found) = mpsc::channel();
-        Self { waker, tell, found, running: 0, running_max, waiting: VecDeque::new(), look_up }
+        let (sender, receiver) = mpsc::channel();
+        Self { waker, sender, receiver, running: 0, running_max, waiting: VecDeque::new(), look_up }
     }
 
-    /// Begins a look-up.
+    /// Begins a look-up, or queues it if all threads are in use.
     pub(super) fn give(&mut self, lookup: NameLookup) {
         self.waiting.push_back(lookup);
         self.go_on();
     }
 
-    /// Returns the result of a look-up, if there is one.
+    /// Returns the result of a finished look-up; `None` if there is none.
     pub(super) fn take(&mut self) -> Option<FoundAddresses> {
-        let found = self.found.try_recv().ok()?;
+        let found = self.receiver.try_recv().ok()?;
         self.running -= 1;
         self.go_on();
         Some(found)
@@ -223,18 +225,18 @@ impl Resolver {
             && let Some(lookup) = self.waiting.pop_front()
         {
             self.running += 1;
-            let (tell, waker, ticket) = (self.tell.clone(), self.waker.clone(), lookup.ticket);
+            let (sender, waker, ticket) = (self.sender.clone(), self.waker.clone(), lookup.ticket);
             let look_up = self.look_up;
             let work = move || {
-                // The receiver is gone when the process ends.
-                let _ = tell.send(look_up(&lookup));
+                // Sending fails only if the receiver was dropped because the process ends.
+                let _ = sender.send(look_up(&lookup));
                 let _ = waker.wake();
             };
             let started =
                 thread::Builder::new().name("resolver".into()).stack_size(LOOKUP_STACK_BYTES).spawn(work);
             if let Err(error) = started {
                 let found = Err(format!("the system starts no more threads: {error}"));
-                let _ = self.tell.send(FoundAddresses { ticket, found });
+                let _ = self.sender.send(FoundAddresses { ticket, found });
                 let _ = self.waker.wake();
             }
         }

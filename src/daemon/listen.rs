@@ -1,9 +1,10 @@
 //! Listening and accepting, on the network and on Unix sockets.
 //!
 //! # Invariants
-//! - When file descriptors run out, the new connection is closed and the event loop continues.
-//! - A socket passed by systemd must have an address that the configuration names, because the configuration says
-//!   which protocol it serves. Any other is refused: its clients would wait forever.
+//! - When there is no free file descriptor, the next connection is accepted and closed, so that the event
+//!   loop continues.
+//! - The address of a socket passed by systemd must be in the configuration, which determines the protocol.
+//!   Otherwise the start fails, because no client of such a socket would be served.
 
 use core::fmt;
 use std::fs::{self, File, Permissions};
@@ -37,18 +38,19 @@ use super::systemd;
 
 /// Maximum number of listeners of the management API and for metrics.
 pub(super) const MANAGEMENT_LISTENERS_MAX: usize = 16;
-/// Interval for trying an address again whose address family, interface or certificate is missing.
+/// Interval at which an address is retried whose address family, interface or certificate is missing, in
+/// milliseconds.
 pub(super) const LISTEN_AGAIN_MS: u64 = 2_000;
-/// Number of connections that may wait in the kernel's queue.
+/// Maximum number of connections in the kernel's queue of a listener.
 const BACKLOG: i32 = 1024;
-/// Bytes that the kernel accepts from a bridge before they are sent: two seconds at 64 kbit/s, and as much as a
-/// fast link sends between two turns.
+/// Maximum number of bytes that the kernel accepts from a bridge and has not sent yet. They take two seconds
+/// at 64 kbit/s, and suffice for a fast link between two turns.
 const UNSENT_BYTES_MAX: u32 = 16 << 10;
-/// Idle time after which the kernel probes a peer, and interval between probes.
+/// Idle time after which the kernel sends keepalive probes to a peer, and the interval between probes.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// A peer that answers no probe, or takes no byte, for this time is disconnected; after consumer_stall_timeout if
-/// that is longer. The time is long because the kernel cannot distinguish a peer that is gone from a program that
+/// A peer that acknowledges no probe, or no data, for this time is disconnected; for consumer_stall_timeout
+/// if that is longer. The time is long because the kernel cannot distinguish a lost peer from a program that
 /// does not read for minutes. Heartbeats detect lost peers sooner.
 const USER_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -56,11 +58,11 @@ const USER_TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) struct Listener {
     listener: ListeningSocket,
-    /// Its name in the log.
+    /// The address as shown in the log.
     pub(super) address: ListenerAddress,
-    /// Whether clients use TLS.
+    /// Clients use TLS.
     pub(super) with_tls: bool,
-    /// Whether the kernel accepts connections. A listener with TLS stays closed while there is no certificate.
+    /// The kernel accepts connections. A listener with TLS does not listen while there is no certificate.
     is_listening: bool,
 }
 
@@ -68,7 +70,7 @@ pub(super) struct Listener {
 enum ListeningSocket {
     Tcp(TcpListener),
     Local(LocalListener),
-    /// The address family or the interface is missing: no client can connect.
+    /// There is no socket, because the address family or the interface is missing.
     Absent(ListenAddress),
 }
 
@@ -107,8 +109,9 @@ impl ListeningSocket {
 }
 
 impl Listener {
-    /// Binds to an address without accepting connections yet; port 0 takes a free one. Accepted connections inherit
-    /// the options of the listening socket, so options cost no system call per connection.
+    /// Binds to an address without accepting connections yet; port 0 stands for any free port. Options are
+    /// set on the listening socket, because accepted connections inherit them. This saves system calls for
+    /// each connection.
     fn open(listen: ListenAddress, with_tls: bool, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
         let address = address_with_scope(listen)?;
         let (socket, is_listening) = match passed.take(address) {
@@ -126,8 +129,8 @@ impl Listener {
         Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls, is_listening })
     }
 
-    /// Opens a listener. If the address family or interface is missing, or an optional address cannot be used, the
-    /// listener keeps its place and is opened later.
+    /// Opens a listener. If the address family or interface is missing, or an optional address cannot be used, returns
+    /// one without a socket, which is retried later.
     ///
     /// # Errors
     /// Any other error of the system.
@@ -156,11 +159,11 @@ impl Listener {
         }
     }
 
-    /// Lets the kernel accept connections. This is the last step of a start, so that whatever a script does after a
-    /// successful connection works, the command line included.
+    /// Makes the kernel accept connections. This is the last step of the start: when a script can connect,
+    /// everything else works too, including `leveret ctl`.
     ///
     /// # Errors
-    /// Another program has begun to listen there.
+    /// Another program listens on the address.
     pub(super) fn listen(&mut self) -> Result<(), StartError> {
         match (&self.listener, &self.address) {
             (ListeningSocket::Absent(_), _) => return Ok(()),
@@ -182,23 +185,23 @@ impl Listener {
         Ok(())
     }
 
-    /// Logs that clients can connect here.
+    /// Logs that clients can connect to this address.
     pub(super) fn log_open(&self) {
         log::info!("listening {}on {}", if self.with_tls { "with TLS " } else { "" }, self.address);
     }
 
-    /// Returns whether the kernel accepts connections here.
+    /// Returns whether the kernel accepts connections.
     pub(super) const fn is_listening(&self) -> bool {
         self.is_listening
     }
 
-    /// Returns whether it is bound to its address and does not accept connections yet.
+    /// Returns whether the socket is bound to its address but does not accept connections yet.
     pub(super) const fn is_closed(&self) -> bool {
         !self.is_listening && !matches!(self.listener, ListeningSocket::Absent(_))
     }
 
-    /// Tries to listen again: the missing address family or interface may be there now, or another program may have
-    /// left the port. With `is_tls_unavailable` no certificate can be used, so an address with TLS is not tried.
+    /// Retries listening: the missing address family or interface may exist now, or the port may be free now.
+    /// With `is_tls_unavailable` an address with TLS is not retried, because no certificate can be used.
     pub(super) fn try_again(&mut self, poll: &Poll, token: Token, limits: &Limits, is_tls_unavailable: bool) {
         if self.with_tls && is_tls_unavailable {
             return;
@@ -230,7 +233,7 @@ impl Listener {
         }
     }
 
-    /// Limits the segment size of future connections to `bytes`; 0: no limit.
+    /// Limits the segment size of future connections to `bytes`; 0 for no limit.
     pub(super) fn limit_segments(&self, bytes: u32) {
         if let ListeningSocket::Tcp(listener) = &self.listener
             && let Err(error) = SockRef::from(listener).set_tcp_mss(bytes)
@@ -239,7 +242,7 @@ impl Listener {
         }
     }
 
-    /// Accepts the next connection, if one waits and can be accepted.
+    /// Accepts the next connection.
     pub(super) fn accept(
         &mut self,
         spare: &mut SpareDescriptor,
@@ -247,7 +250,7 @@ impl Listener {
         now: Now,
     ) -> Result<Accepted<Socket>, AcceptFailure> {
         if !self.is_listening {
-            // epoll reports a hang-up for a TCP socket that does not listen.
+            // epoll reports an event (a hang-up) for a TCP socket that does not listen.
             return Err(AcceptFailure::Empty);
         }
         let error = match self.listener.accept() {
@@ -257,15 +260,15 @@ impl Listener {
         if is_out_of_descriptors(&error) {
             let hint = "raise the limit (LimitNOFILE)";
             let text = format_args!("no file descriptor for a new connection ({error}): {hint}");
-            limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
-            // Logged although it is not known yet whether a connection waits.
-            let turned_away = spare.turn_away(&self.listener);
+            limiter.warn(now, LogSource::Unknown, LogKind::Shortage, text);
+            // This is logged even if no connection waits, because that is not known here.
+            let turned_away = spare.accept_and_close(&self.listener);
             return Err(turned_away.map_or_else(|error| failure_of(&error), |()| AcceptFailure::Connection));
         }
         let failure = failure_of(&error);
         if failure == AcceptFailure::System {
             let text = format_args!("accepting on {} failed: {error}", self.address);
-            limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+            limiter.warn(now, LogSource::Unknown, LogKind::Shortage, text);
         }
         Err(failure)
     }
@@ -277,31 +280,31 @@ pub(super) struct Passed(Vec<RawSocket>);
 impl Passed {
     /// # Errors
     /// The environment variables are invalid.
-    pub(super) fn to_us() -> Result<Self, StartError> {
+    pub(super) fn take_from_systemd() -> Result<Self, StartError> {
         let failed = |error| StartError::System("take over leveret.socket", io::Error::other(error));
         let sockets = systemd::passed_sockets().map_err(failed)?;
         Ok(Self(sockets.into_iter().map(RawSocket::from).collect()))
     }
 
-    /// Removes the socket with this address.
+    /// Removes and returns the socket with this address.
     fn take(&mut self, address: SocketAddr) -> Option<RawSocket> {
         let is_it = |socket: &RawSocket| address_of(socket) == Some(address);
         self.0.iter().position(is_it).map(|place| self.0.swap_remove(place))
     }
 
     /// # Errors
-    /// A socket is left that the configuration does not name.
-    pub(super) fn none_left(self) -> Result<(), StartError> {
+    /// There is a socket left whose address is not in the configuration.
+    pub(super) fn check_none_left(self) -> Result<(), StartError> {
         self.0.first().map_or(Ok(()), |socket| Err(StartError::Passed(address_of(socket))))
     }
 }
 
-/// Returns the network address of a socket.
+/// Returns the network address to which a socket is bound; `None` for a Unix socket.
 fn address_of(socket: &RawSocket) -> Option<SocketAddr> {
     socket.local_addr().ok()?.as_socket()
 }
 
-/// Returns the address with the number of its interface.
+/// Returns the socket address, with the number of its interface if it has one.
 ///
 /// # Errors
 /// There is no such interface now.
@@ -314,7 +317,7 @@ fn address_with_scope(listen: ListenAddress) -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// Returns whether the error means that the kernel lacks the address family, or that the interface is missing.
+/// Returns whether an error means that the kernel does not have the address family or the interface.
 fn is_absent(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::NODEV))
 }
@@ -334,15 +337,15 @@ fn bound(listen: ListenAddress) -> io::Result<RawSocket> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // 0.0.0.0 and :: are two listeners that do not conflict.
+        // So that listeners for 0.0.0.0 and :: do not conflict.
         socket.set_only_v6(true)?;
     }
     bind(&socket, listen)?;
     Ok(socket)
 }
 
-/// Binds to an address, also to one that no interface has yet: a board may start before its network, and must
-/// have a broker nevertheless.
+/// Binds to an address. No interface need have the address yet, because the broker may start before the
+/// network.
 fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
     let address = listen.socket;
     match socket.bind(&address.into()) {
@@ -362,10 +365,10 @@ fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
     }
 }
 
-/// Returns the addresses to listen on, and whether with TLS; those without TLS come first.
+/// Returns the addresses to listen on, each with whether it uses TLS. Those without TLS come first.
 ///
 /// # Errors
-/// There is no address, not even a Unix socket, or an address is named twice.
+/// There is neither an address nor a Unix socket, or an address occurs twice.
 pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, StartError> {
     let with_tls = config.listen_tls.iter().map(|listen| (listen.0, true));
     let wanted: Vec<_> = config.listen.iter().map(|listen| (*listen, false)).chain(with_tls).collect();
@@ -382,8 +385,8 @@ pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, Star
     Ok(wanted)
 }
 
-/// Opens all listeners, each with the token of its place. An optional address is left out if it is missing.
-/// Listeners without TLS come first.
+/// Opens all AMQP listeners. The token of a listener is its index. Optional addresses that are missing are
+/// left out. Listeners without TLS come first.
 pub(super) fn open_listeners(
     poll: &mut Poll,
     config: &Config,
@@ -402,7 +405,7 @@ pub(super) fn open_listeners(
         listeners.push(opened.map_err(|error| StartError::Listen(listen, error))?);
     }
     if let Some(path) = &config.unix.path {
-        let listener = LocalListener::bind(path, Folder::Anybodys, config.unix.mode.0);
+        let listener = LocalListener::bind(path, FolderUse::Shared, config.unix.mode.0);
         let listener =
             listener.map(ListeningSocket::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
         listeners.push(Listener {
@@ -435,7 +438,8 @@ pub(super) fn open_management(
         return Err(StartError::System("listen on so many addresses of management and metrics", why));
     }
     for (listen, with_tls) in wanted {
-        // A missing address keeps its place, because places identify the listeners of the API.
+        // A listener without a socket keeps its place in the list, because listeners are identified by their
+        // place.
         let opened = Listener::open_or_wait(*listen, with_tls, &config.limits, passed);
         let mut listener = opened.map_err(|error| StartError::Listen(*listen, error))?;
         let failed = |error| StartError::System("wait for connections", error);
@@ -445,8 +449,8 @@ pub(super) fn open_management(
     Ok(listeners)
 }
 
-/// A spare file descriptor, for accepting and closing a connection when there are no others. Otherwise the
-/// connection would stay in the queue and wake the event loop again and again.
+/// A spare file descriptor. When there is no other, it is used to accept a connection and close it at once.
+/// Otherwise the connection would stay in the queue and wake the event loop again and again.
 #[derive(Debug)]
 pub(super) struct SpareDescriptor(Option<File>);
 
@@ -456,8 +460,8 @@ impl SpareDescriptor {
     }
 
     /// # Errors
-    /// Accepting fails nevertheless: no connection waits, or there is no spare descriptor.
-    fn turn_away(&mut self, listener: &ListeningSocket) -> io::Result<()> {
+    /// No connection waits, or there is no spare descriptor.
+    fn accept_and_close(&mut self, listener: &ListeningSocket) -> io::Result<()> {
         drop(self.0.take());
         let accepted = listener.accept().map(drop);
         *self = Self::new();
@@ -486,12 +490,14 @@ pub(super) fn connect(address: SocketAddr, limits: &Limits) -> io::Result<Socket
     Ok(Socket::new(Stream::Tcp(TcpStream::from_std(socket.into()))))
 }
 
-/// Limits the unsent data in the kernel. Urgent data cannot overtake it there, and its amount is unknown.
+/// Limits the amount of unsent data in the kernel. The bridge cannot put urgent data before it, and does not
+/// know how much it is.
 fn limit_unsent(socket: &RawSocket) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
 }
 
-/// Sets options for an event loop that gathers its writes and must notice lost peers.
+/// Sets the options of a socket: no delay of small writes, because the event loop collects them, and
+/// detection of lost peers.
 fn set_options(socket: &RawSocket, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
@@ -499,12 +505,14 @@ fn set_options(socket: &RawSocket, limits: &Limits) -> io::Result<()> {
     if limits.consumer_stall_timeout_ms == 0 {
         return Ok(());
     }
-    // A little later than the server closes such a connection and says why.
+    // A little longer than the server's own timeout, so that the server can close the connection with a
+    // reason first.
     let stall = Duration::from_millis(limits.consumer_stall_timeout_ms.into());
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT.max(stall) + Duration::from_secs(5)))
 }
 
-/// On Linux accept() also reports what has happened to the connection meanwhile, which is removed from the queue.
+/// Converts an error of accept(). On Linux it may be an error of the accepted connection, which is then
+/// removed from the queue.
 pub(super) fn failure_of(error: &io::Error) -> AcceptFailure {
     match Errno::from_io_error(error) {
         Some(Errno::WOULDBLOCK) => AcceptFailure::Empty,
@@ -525,40 +533,40 @@ pub(super) fn failure_of(error: &io::Error) -> AcceptFailure {
     }
 }
 
-/// What is known of the folder of a Unix socket.
+/// Which processes may use the folder of a Unix socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Folder {
-    /// Other programs may listen there.
-    Anybodys,
-    /// This process has locked it.
-    Ours,
+pub(super) enum FolderUse {
+    /// Any process may listen there.
+    Shared,
+    /// Only this process, because it has locked the folder.
+    Locked,
 }
 
-/// A Unix socket that is listened on.
+/// A listening Unix socket.
 ///
 /// # Invariants
-/// - A socket that another process listens on is left alone, and so is anything that is not a socket. A socket
-///   that was left behind is removed. The own socket is removed at the end.
-/// - In a folder that this process has locked, no other process listens. A socket there that may not be connected
-///   to was left behind by another user.
-/// - A socket that root creates in a folder of another user belongs to that user, so that the broker can later
-///   run as that user.
+/// - A stale socket, on which no process listens, is replaced. A socket on which another process listens, and
+///   a file that is not a socket, are never removed. The broker's own socket is removed at the end.
+/// - In a folder that this process has locked, no other process listens. A socket there to which this process
+///   may not connect is stale and belongs to another user.
+/// - If root creates a socket in a folder that belongs to another user, the socket is given to that user. The
+///   broker can then run as that user later.
 #[derive(Debug)]
 pub(super) struct LocalListener {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode number of its file, to recognise it.
+    /// Device and inode number of the socket's file, to recognise it before it is removed.
     file: (u64, u64),
 }
 
 impl LocalListener {
-    /// Listens. Whoever may write to a file of this mode may connect.
-    pub(super) fn open(path: &Path, folder: Folder, mode: u32, backlog: i32) -> io::Result<Self> {
+    /// Creates the socket and listens. Clients may connect if they may write to a file with this mode.
+    pub(super) fn open(path: &Path, folder: FolderUse, mode: u32, backlog: i32) -> io::Result<Self> {
         let bound = Self::bind(path, folder, mode)?;
         bound.listen(backlog).map(|()| bound)
     }
 
-    /// Lets the kernel accept connections.
+    /// Makes the kernel accept connections.
     pub(super) fn listen(&self, backlog: i32) -> io::Result<()> {
         SockRef::from(&self.listener).listen(backlog)
     }
@@ -568,13 +576,13 @@ impl LocalListener {
     }
 
     /// Creates the socket, which accepts no connections yet.
-    pub(super) fn bind(path: &Path, folder: Folder, mode: u32) -> io::Result<Self> {
+    pub(super) fn bind(path: &Path, folder: FolderUse, mode: u32) -> io::Result<Self> {
         remove_stale(path, folder)?;
         let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.bind(&SockAddr::unix(path)?)?;
         fs::set_permissions(path, Permissions::from_mode(mode))?;
-        if folder == Folder::Ours {
+        if folder == FolderUse::Locked {
             give_to_owner(path)?;
         }
         let found = fs::symlink_metadata(path)?;
@@ -588,7 +596,7 @@ impl LocalListener {
 
     pub(super) fn accept(&self) -> io::Result<(Socket, PeerAddress)> {
         let (stream, _) = self.listener.accept()?;
-        // The process number is 0 if it is in another namespace, such as a container's.
+        // The process id is 0 if the client is in another process namespace, for example in a container.
         let who = getsockopt(&stream, PeerCredentials)?;
         let address = PeerAddress::Local { pid: who.pid(), uid: who.uid() };
         Ok((Socket::new(Stream::Unix(stream)), address))
@@ -605,8 +613,8 @@ impl Drop for LocalListener {
     }
 }
 
-/// Gives a socket that root creates in a folder of another user to that user, as the store does with files. The
-/// descriptor is used, whatever the owner may put in the place of the file meanwhile.
+/// If root has created a socket in a folder that belongs to another user, gives it to that user. The change
+/// is made over a descriptor, so that the owner of the folder cannot redirect it to another file.
 fn give_to_owner(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let owner = fs::metadata(folder.unwrap_or(Path::new(".")))?;
@@ -623,8 +631,8 @@ fn give_to_owner(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a socket that no process listens on any more.
-fn remove_stale(path: &Path, folder: Folder) -> io::Result<()> {
+/// Removes a stale socket.
+fn remove_stale(path: &Path, folder: FolderUse) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -637,7 +645,7 @@ fn remove_stale(path: &Path, folder: Folder) -> io::Result<()> {
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && folder == Folder::Ours => {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && folder == FolderUse::Locked => {
             fs::remove_file(path)
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
@@ -688,9 +696,9 @@ mod local_tests {
         let path = folder.join("amqp.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "it was left behind");
-        let listener = LocalListener::open(&path, Folder::Anybodys, 0o600, 8).unwrap();
+        let listener = LocalListener::open(&path, FolderUse::Shared, 0o600, 8).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        let refused = LocalListener::open(&path, Folder::Anybodys, 0o600, 8).unwrap_err().to_string();
+        let refused = LocalListener::open(&path, FolderUse::Shared, 0o600, 8).unwrap_err().to_string();
         assert_eq!(refused, "another program listens there");
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         // The first connection is the probe of the second listener.
@@ -701,7 +709,7 @@ mod local_tests {
         drop((listener, client));
         assert!(!path.exists(), "it is removed at the end");
         fs::write(&path, "a file").unwrap();
-        assert!(LocalListener::open(&path, Folder::Anybodys, 0o600, 8).is_err());
+        assert!(LocalListener::open(&path, FolderUse::Shared, 0o600, 8).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"a file");
         fs::remove_dir_all(&folder).unwrap();
     }

@@ -1,16 +1,18 @@
 //! Log lines on standard error: their format, and the thread that writes them.
 //!
-//! On a terminal a line has level and text. For systemd's journal it begins with `<n>`, which the journal
-//! removes; the journal adds the time. Any other destination also gets the time. `RUST_LOG` overrides the
-//! configuration.
+//! On a terminal a line has level and text. For systemd's journal it begins with the priority `<n>`, which
+//! the journal removes; the journal adds the time. For any other destination the line also has the time.
+//! `RUST_LOG` overrides the configured level.
 //!
-//! Lines are also recorded by the flight recorder if it is on, from level `info` regardless of the level of the
-//! log, because lines wear a card and records do not.
+//! If the flight recorder is on, it records lines of level `info` and higher, even if the log has a higher
+//! level. The level of the log may be higher to avoid wear of a flash card; the flight recorder does not use
+//! the card.
 //!
 //! # Invariants
-//! - One record is one line with at most `LINE_BYTES_MAX` bytes of text. Texts contain data of clients, so
-//!   unprintable characters are escaped: a client cannot forge a line or control a terminal.
-//! - Logging does not block. The end of the program waits at most a second for the last lines.
+//! - One log call writes one line with at most `LINE_BYTES_MAX` bytes of text. Unprintable characters are
+//!   escaped, because texts contain data from clients: otherwise a client could forge a line or control a
+//!   terminal.
+//! - Logging does not block. At its end, the program waits at most a second until the last lines are written.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
@@ -35,25 +37,28 @@ use rustix::io::Errno;
 
 use super::flight_recorder;
 
-/// Maximum length of a line's text in bytes. A longer text is cut and marked.
+/// Maximum length of a line's text in bytes. A longer text is truncated and marked.
 const LINE_BYTES_MAX: usize = 1024;
-/// Marks a text that was cut.
-const CUT_MARK: &str = "... [cut]";
+/// The mark at the end of a truncated text.
+const TRUNCATION_MARK: &str = "... [cut]";
 /// Time limit for writing the last lines at the end of the program.
 const LAST_LINES: Duration = Duration::from_millis(900);
 
 /// The maximum level of printed lines.
 static PRINTED: AtomicUsize = AtomicUsize::new(log::LevelFilter::Off as usize);
 
-/// Starts logging, and recording if a file is given; later calls change nothing.
+/// Starts logging, and the flight recorder if `recorder` is its file. Later calls change nothing.
 ///
 /// # Errors
 /// The system starts no more threads.
 pub fn start(level: log::LevelFilter, recorder: Option<&Path>) -> io::Result<()> {
     WRITER.start()?;
     let mut builder = Builder::new();
-    // The level is kept separately, so that it can be changed. RUST_LOG overrides it.
-    builder.filter_level(if is_fixed() { level } else { log::LevelFilter::Trace }).parse_default_env();
+    // The logger accepts all levels, and `PRINTED` has the level, so that it can be changed at run time.
+    // RUST_LOG overrides it.
+    builder
+        .filter_level(if is_level_from_environment() { level } else { log::LevelFilter::Trace })
+        .parse_default_env();
     if is_journal() {
         builder.format(write_for_journal);
     } else if io::stderr().is_terminal() {
@@ -63,11 +68,11 @@ pub fn start(level: log::LevelFilter, recorder: Option<&Path>) -> io::Result<()>
     }
     builder.target(Target::Pipe(Box::new(Out)));
     let printer = builder.build();
-    let level = if is_fixed() { printer.filter() } else { level };
-    // Fails only if there is a logger already.
+    let level = if is_level_from_environment() { printer.filter() } else { level };
+    // This fails only if there is a logger already.
     drop(log::set_boxed_logger(Box::new(Lines(printer))));
     let recorded = recorder.map(|file| (file, flight_recorder::start(file)));
-    show_up_to(level);
+    set_printed_level(level);
     panic::set_hook(Box::new(log_panic));
     match recorded {
         None | Some((_, Ok(false))) => {}
@@ -85,18 +90,18 @@ pub fn start(level: log::LevelFilter, recorder: Option<&Path>) -> io::Result<()>
 
 /// Changes the level of the log, unless RUST_LOG sets it.
 pub fn set_level(level: log::LevelFilter) {
-    if !is_fixed() {
-        show_up_to(level);
+    if !is_level_from_environment() {
+        set_printed_level(level);
     }
 }
 
-fn show_up_to(level: log::LevelFilter) {
+fn set_printed_level(level: log::LevelFilter) {
     PRINTED.store(level as usize, Ordering::Relaxed);
     let recorded = if flight_recorder::is_on() { log::LevelFilter::Info } else { log::LevelFilter::Off };
     log::set_max_level(level.max(recorded));
 }
 
-/// Records and prints lines.
+/// The logger: records and prints lines.
 struct Lines(env_logger::Logger);
 
 impl Lines {
@@ -125,7 +130,7 @@ impl log::Log for Lines {
     fn flush(&self) {}
 }
 
-fn is_fixed() -> bool {
+fn is_level_from_environment() -> bool {
     std::env::var_os("RUST_LOG").is_some()
 }
 
@@ -134,17 +139,18 @@ pub fn log_fatal(error: &dyn std::error::Error) {
     if WRITER.is_started() {
         return log_last_words(Instant::now() + LAST_LINES, format_args!("{error}"));
     }
-    // If standard error is closed, there is nowhere to report to.
+    // If standard error is closed, the failure cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{}{error}", mark_of_last());
 }
 
-/// Waits until the last lines are written, at most a second.
+/// Waits until the last lines are written, at most 900 ms.
 pub fn finish() {
     flight_recorder::record(EventKind::Ended, format_args!("the process ends"));
     WRITER.flush(Instant::now() + LAST_LINES);
 }
 
-/// Logs a panic as the standard library does, which would wait for standard error.
+/// Logs a panic in the format of the standard library. The standard library's own function would block if
+/// standard error blocks.
 fn log_panic(panicked: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let name = thread.name().unwrap_or("?");
@@ -155,7 +161,7 @@ fn log_panic(panicked: &PanicHookInfo<'_>) {
     let place = panicked.location().map(ToString::to_string).unwrap_or_default();
     let deadline = Instant::now() + LAST_LINES;
     log_last_words(deadline, format_args!("thread '{name}' panicked at {place}: {text}"));
-    // A release build has neither names nor the tables for walking the stack.
+    // A release build has no symbols and no unwind tables, so a backtrace would be empty.
     let trace = if cfg!(debug_assertions) { Backtrace::capture() } else { Backtrace::disabled() };
     if trace.status() == BacktraceStatus::Captured {
         for line in trace.to_string().lines() {
@@ -164,7 +170,7 @@ fn log_panic(panicked: &PanicHookInfo<'_>) {
     }
 }
 
-/// Appends a line, whatever the level of the log, and waits until it is written.
+/// Appends a line at any level of the log, and waits until it is written, at most until `deadline`.
 fn log_last_words(deadline: Instant, text: fmt::Arguments<'_>) {
     flight_recorder::record(EventKind::Error, text);
     WRITER.append(format!("{}{}\n", mark_of_last(), LogText(text)).as_bytes());
@@ -175,7 +181,7 @@ fn mark_of_last() -> &'static str {
     if is_journal() { "<3>" } else { "leveret: " }
 }
 
-/// Returns whether standard error is the stream that systemd connected to the journal.
+/// Returns whether systemd has connected standard error to the journal.
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     fs::metadata("/proc/self/fd/2").is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
@@ -193,7 +199,7 @@ fn write_for_file(out: &mut Line, record: &log::Record<'_>) -> io::Result<()> {
     writeln!(out, "{} {:5} {}", out.timestamp_millis(), record.level(), LogText(*record.args()))
 }
 
-/// The destination of the logger's lines, each in one piece.
+/// The destination of the logger's lines. Each call of `write` has one complete line.
 struct Out;
 
 impl io::Write for Out {
@@ -207,35 +213,35 @@ impl io::Write for Out {
     }
 }
 
-/// A text as it is shown in a line.
+/// A log text, truncated to [`LINE_BYTES_MAX`] and with unprintable characters escaped.
 struct LogText<'a>(fmt::Arguments<'a>);
 
 impl fmt::Display for LogText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut cutting = Cutting { out: f, left: LINE_BYTES_MAX, is_cut: false };
+        let mut cutting = Truncating { out: f, left: LINE_BYTES_MAX, is_truncated: false };
         let written = fmt::write(&mut Escaping(&mut cutting), self.0);
-        if cutting.is_cut { f.write_str(CUT_MARK) } else { written }
+        if cutting.is_truncated { f.write_str(TRUNCATION_MARK) } else { written }
     }
 }
 
-/// Passes a limited number of bytes, in complete characters, and then fails, so that formatting stops.
-struct Cutting<'a, 'f> {
+/// Writes at most `left` bytes, only complete characters. Then it returns an error, so that formatting stops.
+struct Truncating<'a, 'f> {
     out: &'a mut fmt::Formatter<'f>,
     left: usize,
-    is_cut: bool,
+    is_truncated: bool,
 }
 
-impl fmt::Write for Cutting<'_, '_> {
+impl fmt::Write for Truncating<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut fitting = text.len().min(self.left);
         while !text.is_char_boundary(fitting) {
             fitting -= 1;
         }
-        self.is_cut |= fitting < text.len();
-        // Text behind a cut is cut as well.
-        self.left = if self.is_cut { 0 } else { self.left - fitting };
+        self.is_truncated |= fitting < text.len();
+        // After the text was truncated, nothing more is written.
+        self.left = if self.is_truncated { 0 } else { self.left - fitting };
         self.out.write_str(&text[..fitting])?;
-        if self.is_cut { Err(fmt::Error) } else { Ok(()) }
+        if self.is_truncated { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -249,20 +255,20 @@ const fn priority(level: log::Level) -> u8 {
     }
 }
 
-/// Maximum number of bytes per write.
+/// Maximum number of bytes per write to standard error.
 const PIECE_BYTES: usize = 4096;
 
-/// The only writer, as there is only one standard error.
+/// The writer of standard error.
 pub(super) static WRITER: LogWriter = LogWriter::new();
 
 thread_local! {
-    /// Lines that the writing thread logs itself; `None` in all other threads.
+    /// In the writing thread: the lines that this thread itself logs. `None` in all other threads.
     static OWN_LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// Writes log lines to standard error in a thread of its own, so that logging does not block. Standard error may
-/// be a pipe that is not read, a serial line, or a journal that is being restarted. Each can block a writer
-/// forever.
+/// Writes log lines to standard error in a separate thread, so that logging does not block. Standard error
+/// may be a pipe that is not read, a serial line, or a journal that is being restarted. A write to any of
+/// these may block for any time.
 ///
 /// ```text
 /// logging thread ─append→ ring of LOG_RING_BYTES ─→ writing thread ─write→ standard error
@@ -273,13 +279,14 @@ thread_local! {
 ///
 /// # Invariants
 /// - The lock is held only to copy a line, never during a call that can block.
-/// - A line is in the ring completely or not at all. Lines keep their order, and the last ones are always there.
-/// - Logging does not allocate here, and no thread wakes up while nothing is logged.
+/// - The ring contains only complete lines, in their order. If it is full, the oldest lines are dropped,
+///   never the newest.
+/// - Appending a line allocates no memory. The thread sleeps while nothing is logged.
 pub(super) struct LogWriter {
     ring: Mutex<Ring>,
-    /// Signalled when there is something to write.
+    /// Signalled when a line was appended.
     filled: Condvar,
-    /// Signalled when everything is written.
+    /// Signalled when all lines are written.
     drained: Condvar,
 }
 
@@ -289,7 +296,7 @@ struct Ring {
     len: usize,
     /// Number of lines that were dropped and not reported yet.
     dropped: u64,
-    /// Whether the last lines taken out are not written yet.
+    /// Lines were removed from the ring and are not written yet.
     is_writing: bool,
     is_started: bool,
 }
@@ -305,7 +312,7 @@ impl Ring {
         while line.len() > LOG_RING_BYTES - self.len {
             self.drop_oldest();
         }
-        // An empty ring starts from its beginning, so it touches no more memory than necessary.
+        // An empty ring starts again at its beginning, so that no more of its pages are used than necessary.
         self.start = if self.len == 0 { 0 } else { self.start };
         let at = (self.start + self.len) % LOG_RING_BYTES;
         let (first, rest) = line.split_at(line.len().min(LOG_RING_BYTES - at));
@@ -321,7 +328,7 @@ impl Ring {
         self.dropped += 1;
     }
 
-    /// Removes the complete lines that fit into `piece`.
+    /// Moves as many complete lines as fit to `piece`. Returns their number of bytes.
     fn pop(&mut self, piece: &mut [u8]) -> usize {
         let (first, rest) = self.halves();
         let first = &first[..first.len().min(piece.len())];
@@ -334,7 +341,8 @@ impl Ring {
         count
     }
 
-    /// Returns the content before the end of the buffer and the content at its beginning.
+    /// Returns the content in two parts: the one before the end of the buffer, and the one that continues at
+    /// its beginning.
     fn halves(&self) -> (&[u8], &[u8]) {
         let first = self.len.min(LOG_RING_BYTES - self.start);
         (&self.bytes[self.start..self.start + first], &self.bytes[..self.len - first])
@@ -378,9 +386,10 @@ impl LogWriter {
         self.ring().is_started
     }
 
-    /// Appends a line, which ends with a line break.
+    /// Appends a line, including its line break.
     pub(super) fn append(&self, line: &[u8]) {
-        // Lines that the writing thread itself logs are written before the lines that it is about to write.
+        // Lines that the writing thread itself logs are collected separately, and written before the lines
+        // from the ring.
         let is_own = OWN_LINES.with_borrow_mut(|own| own.as_mut().map(|own| own.extend_from_slice(line)));
         if is_own.is_none() {
             self.ring().push(line);
@@ -388,7 +397,7 @@ impl LogWriter {
         }
     }
 
-    /// Waits until everything is written, at most until `deadline`.
+    /// Waits until all lines are written, at most until `deadline`.
     pub(super) fn flush(&self, deadline: Instant) {
         if OWN_LINES.with_borrow(Option::is_some) {
             return;
@@ -430,13 +439,15 @@ impl LogWriter {
         (core::mem::take(&mut ring.dropped), ring.pop(piece))
     }
 
-    /// A panic while the lock is held is not possible. If it were, the content would still be valid.
+    /// No code panics while it has the lock, so the lock is never poisoned. Even if it were, the content
+    /// would be valid.
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes without the standard library's lock, which a panic takes. A failure cannot be reported anywhere.
+/// Writes to standard error without the standard library's lock, because a panicking thread may have that.
+/// Errors are ignored, because they could not be reported anywhere.
 fn write_all(mut bytes: &[u8]) {
     let stderr = io::stderr();
     while !bytes.is_empty() {
@@ -451,7 +462,7 @@ fn write_all(mut bytes: &[u8]) {
     }
 }
 
-/// Marks without width that belong to no script: they make two names look alike.
+/// Characters without width that belong to no script. With them, two different names could look the same.
 const INVISIBLE: [(char, char); 8] = [
     ('\u{34f}', '\u{34f}'),
     ('\u{115f}', '\u{1160}'),
@@ -463,22 +474,23 @@ const INVISIBLE: [(char, char); 8] = [
     ('\u{e0100}', '\u{e01ef}'),
 ];
 
-/// Returns whether a character may be shown as it is. Control characters, invisible characters and characters
-/// that change the writing direction may not: they could forge a line, control the terminal, or make a name look
-/// like another. All scripts are allowed.
+/// Returns whether a character is shown without escaping. Control characters, invisible characters and
+/// characters that change the writing direction are escaped, because they could forge a line, control the
+/// terminal, or make a name look like another. Characters of all scripts are shown.
 pub fn is_printable(letter: char) -> bool {
     if letter.is_ascii() {
         return !letter.is_ascii_control();
     }
-    // Behind another letter, the standard library escapes characters without a shape of their own (controls,
-    // formats, separators, private and unassigned code points), and leaves combining marks.
+    // The standard library's `escape_debug` is used for a string with another letter before the character. It
+    // then escapes controls, formats, separators, private and unassigned code points, but not combining
+    // marks.
     let mut room = [b'a'; 5];
     let len = 1 + letter.encode_utf8(&mut room[1..]).len();
     let is_shaped = str::from_utf8(&room[..len]).is_ok_and(|pair| pair.escape_debug().count() == 2);
     is_shaped && !INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&letter))
 }
 
-/// A text that is formatted with all unprintable characters escaped.
+/// Formats a value with all unprintable characters escaped.
 pub struct Printable<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Printable<T> {
@@ -487,7 +499,7 @@ impl<T: fmt::Display> fmt::Display for Printable<T> {
     }
 }
 
-/// Escapes what is written through it.
+/// A writer that escapes unprintable characters.
 pub(super) struct Escaping<'w, W>(pub(super) &'w mut W);
 
 impl<W: fmt::Write> fmt::Write for Escaping<'_, W> {
@@ -513,8 +525,8 @@ mod tests {
     fn a_long_text_is_cut_between_characters_and_marked() {
         for (text, shown) in [("a", 1024), ("ä", 1024), ("日", 1023), ("😀", 1024), ("\n", 1024)] {
             let line = LogText(format_args!("{}", text.repeat(3000))).to_string();
-            assert_eq!(line.len(), shown + CUT_MARK.len(), "{text}");
-            assert!(line.ends_with(CUT_MARK), "{text}");
+            assert_eq!(line.len(), shown + TRUNCATION_MARK.len(), "{text}");
+            assert!(line.ends_with(TRUNCATION_MARK), "{text}");
         }
         let text = "x".repeat(LINE_BYTES_MAX);
         assert_eq!(LogText(format_args!("{text}")).to_string(), text);

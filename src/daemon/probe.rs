@@ -1,13 +1,13 @@
 //! `leveret check --connect`: tries every upstream of every bridge once, with blocking sockets.
 //!
-//! The permission for a rule is tested with a request that has no effect: a publish with an invalid expiration,
-//! or a consumer with an invalid priority. An upstream that permits the valid request refuses this one with 406;
-//! otherwise it answers 403 or 404.
+//! Whether the user has the permission for a rule is tested with an invalid request: a publish with an
+//! invalid expiration, or a consumer with an invalid priority. It has no effect. If the user has the
+//! permission, the upstream refuses the request with 406, otherwise with 403 or 404.
 //!
 //! # Invariants
 //! - No message is published or delivered.
-//! - Each upstream gets one line that says what works and what does not.
-//! - No step waits longer than [`PATIENCE`].
+//! - The result has one line per upstream, with what works and what does not.
+//! - No step takes longer than [`STEP_TIMEOUT`].
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -29,27 +29,27 @@ use leveret_tls::{
 
 /// An invalid expiration.
 const NO_EXPIRATION: &[u8] = b"check";
-/// Buffer size for a method and a content header.
-const SAID_BYTES_MAX: usize = 2048;
-/// The reply code that means: permitted, but invalid.
+/// Buffer size for a method or a content header.
+const METHOD_BYTES_MAX: usize = 2048;
+/// The reply code for a request that is permitted but invalid.
 const PRECONDITION_FAILED: u16 = 406;
 /// Maximum size of a received frame in bytes.
 const FRAME_BYTES_MAX: u32 = 128 << 10;
 
-/// The result of trying an upstream.
+/// The result of trying an upstream: the texts of what works and of what does not.
 #[derive(Default)]
 struct Found {
     works: Vec<String>,
     fails: Vec<String>,
 }
 
-/// Tries every upstream once. Returns a line for each, and whether everything works.
+/// Tries every upstream once. Returns a text with one line for each, and whether everything works.
 pub fn try_upstreams(config: &Config) -> (String, bool) {
     let (mut text, mut is_good) = (String::new(), true);
     for bridge in &config.bridges {
         for upstream in &bridge.upstream {
             let mut found = Found::default();
-            if let Err(why) = visit(config, bridge, upstream, &mut found) {
+            if let Err(why) = try_upstream(config, bridge, upstream, &mut found) {
                 found.fails.push(why);
             }
             // Writing into a String cannot fail.
@@ -72,7 +72,12 @@ pub fn try_upstreams(config: &Config) -> (String, bool) {
     (text, is_good)
 }
 
-fn visit(config: &Config, bridge: &Bridge, upstream: &Upstream, found: &mut Found) -> Result<(), String> {
+fn try_upstream(
+    config: &Config,
+    bridge: &Bridge,
+    upstream: &Upstream,
+    found: &mut Found,
+) -> Result<(), String> {
     let addresses = (upstream.host.as_str(), upstream.port).to_socket_addrs();
     let addresses: Vec<_> = addresses
         .map_err(|error| format!("its name {} cannot be looked up: {error}", upstream.host))?
@@ -82,17 +87,17 @@ fn visit(config: &Config, bridge: &Bridge, upstream: &Upstream, found: &mut Foun
     found.works.push("connection".into());
     if upstream.with_tls {
         let mut known = KnownTime::stored_in(&config.data_dir);
-        let spoken = line.shake(&upstream.host, &bridge.tls, &mut known)?;
+        let spoken = line.make_handshake(&upstream.host, &bridge.tls, &mut known)?;
         found.works.push(format!("TLS ({spoken})"));
     }
-    let mut talk = Talk { line, input: Vec::new(), frame_max: FRAME_BYTES_MAX };
-    talk.log_in(config, bridge, upstream)?;
-    found.works.push(format!("login and virtual host (frames of {} bytes)", talk.frame_max));
+    let mut connection = ProbeConnection { line, input: Vec::new(), frame_max: FRAME_BYTES_MAX };
+    connection.log_in(config, bridge, upstream)?;
+    found.works.push(format!("login and virtual host (frames of {} bytes)", connection.frame_max));
     for (rules, is_forward) in [(&bridge.forward, true), (&bridge.fetch, false)] {
         for rule in rules {
-            let asked = if is_forward { talk.try_forward(rule) } else { talk.try_fetch(rule) };
+            let result = if is_forward { connection.try_forward(rule) } else { connection.try_fetch(rule) };
             let shown = shown(rule, is_forward);
-            match asked? {
+            match result? {
                 Ok(()) => found.works.push(shown),
                 Err(why) if bridge.declares && why.starts_with("404") && why.contains("no queue") => {
                     found.works.push(format!(
@@ -104,7 +109,7 @@ fn visit(config: &Config, bridge: &Bridge, upstream: &Upstream, found: &mut Foun
             }
         }
     }
-    talk.say(
+    connection.send(
         0,
         &Method::ConnectionClose { reply_code: 200, reply_text: "Goodbye", class_id: 0, method_id: 0 },
     )
@@ -120,17 +125,17 @@ fn shown(rule: &Rule, is_forward: bool) -> String {
     }
 }
 
-/// An open connection to an upstream.
-struct Talk {
+/// An AMQP connection to an upstream.
+struct ProbeConnection {
     line: Line,
     input: Vec<u8>,
     frame_max: u32,
 }
 
-/// Whether a request is permitted, or why not.
+/// `Ok` if a request is permitted; else the reason why not.
 type Allowed = Result<(), String>;
 
-impl Talk {
+impl ProbeConnection {
     fn log_in(&mut self, config: &Config, bridge: &Bridge, upstream: &Upstream) -> Result<(), String> {
         let mut upstream = upstream.clone();
         if let Some(file) = bridge.password_file.as_ref().filter(|_| upstream.password.is_none()) {
@@ -146,7 +151,7 @@ impl Talk {
         let mut client = Client::new(now, 1, credentials, Origin::default(), limits);
         loop {
             self.line.write(client.pending())?;
-            client.note_written(now, usize::MAX);
+            client.note_methods_written(now, usize::MAX);
             let mut at = 0;
             let event = client.next(&self.input, &mut at);
             let ended = match event {
@@ -171,15 +176,16 @@ impl Talk {
         }
     }
 
-    fn say(&mut self, channel: u16, method: &Method<'_>) -> Result<(), String> {
-        let mut room = [0; SAID_BYTES_MAX];
+    fn send(&mut self, channel: u16, method: &Method<'_>) -> Result<(), String> {
+        let mut room = [0; METHOD_BYTES_MAX];
         let mut writer = Writer::new(&mut room);
         method.emit_frame(channel, &mut writer).map_err(|_| "its names are too long for a frame")?;
         self.line.write(writer.written())
     }
 
-    /// Waits for the answer: success, or the code and text with which the channel is closed.
-    fn hear(&mut self) -> Result<Result<(), (u16, String)>, String> {
+    /// Waits for a reply: success, or the code and text with which the channel was closed. The outer error is
+    /// a failure of the connection.
+    fn receive_reply(&mut self) -> Result<Result<(), (u16, String)>, String> {
         loop {
             let frame = next_frame(&self.input, self.frame_max);
             let Some(frame) = frame.map_err(|_| "it sent something that is not a frame of AMQP 0-9-1")?
@@ -188,7 +194,7 @@ impl Talk {
                 continue;
             };
             let (len, is_method) = (frame.input_len(), frame.header.kind() == Some(FrameKind::Method));
-            let heard = match Method::parse(frame.payload) {
+            let reply = match Method::parse(frame.payload) {
                 Ok(Method::ChannelClose { reply_code, reply_text, .. }) if is_method => {
                     Some(Ok(Err((reply_code, reply_text.to_string()))))
                 }
@@ -199,35 +205,35 @@ impl Talk {
                 _ => None,
             };
             self.input.drain(..len);
-            if let Some(heard) = heard {
-                return heard;
+            if let Some(reply) = reply {
+                return reply;
             }
         }
     }
 
-    /// Sends a request, and opens the channel again if it was closed.
-    fn ask(&mut self, method: &Method<'_>, content: &[u8]) -> Result<Result<(), (u16, String)>, String> {
-        self.say(1, method)?;
+    /// Sends a request and waits for the reply. If the upstream closed the channel, opens it again.
+    fn request(&mut self, method: &Method<'_>, content: &[u8]) -> Result<Result<(), (u16, String)>, String> {
+        self.send(1, method)?;
         self.line.write(content)?;
-        let answer = self.hear()?;
+        let answer = self.receive_reply()?;
         if answer.is_err() {
-            self.say(1, &Method::ChannelCloseOk {})?;
-            self.say(1, &Method::ChannelOpen {})?;
-            if let Err((code, text)) = self.hear()? {
+            self.send(1, &Method::ChannelCloseOk {})?;
+            self.send(1, &Method::ChannelOpen {})?;
+            if let Err((code, text)) = self.receive_reply()? {
                 return Err(format!("it opens no further channel: {code} {text}"));
             }
         }
         Ok(answer)
     }
 
-    fn is_there(&mut self, method: &Method<'_>) -> Result<Allowed, String> {
-        Ok(self.ask(method, &[])?.map_err(|(code, text)| format!("{code} {text}")))
+    fn check_exists(&mut self, method: &Method<'_>) -> Result<Allowed, String> {
+        Ok(self.request(method, &[])?.map_err(|(code, text)| format!("{code} {text}")))
     }
 
-    fn queue_is_there(&mut self, queue: &str) -> Result<Allowed, String> {
+    fn check_queue_exists(&mut self, queue: &str) -> Result<Allowed, String> {
         let arguments = Table::EMPTY;
         let (passive, durable, exclusive, auto_delete, no_wait) = (true, false, false, false, false);
-        self.is_there(&Method::QueueDeclare {
+        self.check_exists(&Method::QueueDeclare {
             queue,
             passive,
             durable,
@@ -238,9 +244,9 @@ impl Talk {
         })
     }
 
-    /// Returns whether the request is permitted: an upstream that permits it answers with 406.
-    fn is_allowed(&mut self, method: &Method<'_>, content: &[u8]) -> Result<Allowed, String> {
-        Ok(match self.ask(method, content)? {
+    /// Returns whether a request is permitted: the reply is a success or 406.
+    fn check_allowed(&mut self, method: &Method<'_>, content: &[u8]) -> Result<Allowed, String> {
+        Ok(match self.request(method, content)? {
             Ok(()) | Err((PRECONDITION_FAILED, _)) => Ok(()),
             Err((code, text)) => Err(format!("{code} {text}")),
         })
@@ -248,7 +254,7 @@ impl Talk {
 
     fn try_forward(&mut self, rule: &Rule) -> Result<Allowed, String> {
         if let Destination::Queue(queue) = &rule.to
-            && let Err(why) = self.queue_is_there(queue)?
+            && let Err(why) = self.check_queue_exists(queue)?
         {
             return Ok(Err(why));
         }
@@ -269,11 +275,11 @@ impl Talk {
             mandatory: false,
             immediate: false,
         };
-        self.is_allowed(&publish, writer.written())
+        self.check_allowed(&publish, writer.written())
     }
 
     fn try_fetch(&mut self, rule: &Rule) -> Result<Allowed, String> {
-        if let Err(why) = self.queue_is_there(&rule.queue)? {
+        if let Err(why) = self.check_queue_exists(&rule.queue)? {
             return Ok(Err(why));
         }
         let mut room = [0; 64];
@@ -281,7 +287,7 @@ impl Talk {
         let written = writer.table(|table| table.text("x-priority", "check"));
         written.map_err(|_| "its names are too long for a frame")?;
         let arguments = Table::trusted(writer.written().get(4..).unwrap_or_default());
-        self.is_allowed(
+        self.check_allowed(
             &Method::BasicConsume {
                 queue: &rule.queue,
                 consumer_tag: "leveret-check",
@@ -297,55 +303,55 @@ impl Talk {
 }
 
 /// Time limit for each step.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// Size of the buffers for messages of rustls and for input behind a handshake.
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Size of the buffers for messages of rustls and for input that follows a handshake.
 const POOL_BYTES: usize = 64 << 10;
 
-/// Prefix of errors of TLS.
+/// Prefix of the error texts about TLS.
 const OF_TLS: &str = "TLS: ";
 
 /// A blocking connection, optionally with TLS.
 pub(super) struct Line {
     socket: TcpStream,
-    safe: Option<Safe>,
+    tls_state: Option<TlsState>,
 }
 
 /// The state of TLS.
-struct Safe {
+struct TlsState {
     session: Session,
     pool: BytePool,
-    /// Encrypted input that was not opened yet.
-    held: Vec<u8>,
-    /// Plaintext that followed the handshake.
+    /// Encrypted input that was not decrypted yet.
+    encrypted: Vec<u8>,
+    /// Decrypted input that followed the handshake.
     early: Vec<u8>,
 }
 
 impl Line {
-    /// Connects to the first address that answers.
+    /// Connects to the first address that accepts the connection.
     ///
     /// # Errors
-    /// Why none does.
+    /// Why no address accepts a connection.
     pub(super) fn connect(addresses: &[SocketAddr]) -> Result<Self, String> {
         let mut why = "its name has no address".to_string();
         for address in addresses {
-            let connected = TcpStream::connect_timeout(address, PATIENCE).and_then(|socket| {
-                socket.set_read_timeout(Some(PATIENCE))?;
-                socket.set_write_timeout(Some(PATIENCE))?;
+            let connected = TcpStream::connect_timeout(address, STEP_TIMEOUT).and_then(|socket| {
+                socket.set_read_timeout(Some(STEP_TIMEOUT))?;
+                socket.set_write_timeout(Some(STEP_TIMEOUT))?;
                 socket.set_nodelay(true).map(|()| socket)
             });
             match connected {
-                Ok(socket) => return Ok(Self { socket, safe: None }),
+                Ok(socket) => return Ok(Self { socket, tls_state: None }),
                 Err(error) => why = format!("{address} cannot be reached: {error}"),
             }
         }
         Err(why)
     }
 
-    /// Runs the TLS handshake; returns version and cipher.
+    /// Makes the TLS handshake. Returns version and cipher suite, as text.
     ///
     /// # Errors
-    /// Why it failed.
-    pub(super) fn shake(
+    /// Why the handshake failed.
+    pub(super) fn make_handshake(
         &mut self,
         host: &str,
         tls: &UpstreamTls,
@@ -383,7 +389,7 @@ impl Line {
                     let (held, early) = (taken(&mut session.incomplete_record), taken(&mut stash));
                     session.incomplete_record.clear(&mut pool);
                     stash.clear(&mut pool);
-                    self.safe = Some(Safe { session, pool, held, early });
+                    self.tls_state = Some(TlsState { session, pool, encrypted: held, early });
                     return Ok(spoken);
                 }
             }
@@ -393,48 +399,55 @@ impl Line {
     /// Writes all bytes.
     ///
     /// # Errors
-    /// The peer does not accept them.
+    /// The connection was closed or failed.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let Some(safe) = &mut self.safe else { return self.socket.write_all(bytes).map_err(failed) };
+        let Some(tls_state) = &mut self.tls_state else {
+            return self.socket.write_all(bytes).map_err(failed);
+        };
         let mut sealed = vec![0; SEALED_BYTES_MAX];
         for piece in bytes.chunks(PLAIN_BYTES_MAX) {
-            let len = safe.session.seal(piece, &mut sealed).map_err(failed)?;
+            let len = tls_state.session.seal(piece, &mut sealed).map_err(failed)?;
             if let Err(error) = self.socket.write_all(&sealed[..len]) {
-                return Err(self.last_words(error));
+                return Err(self.reason_of_failed_write(error));
             }
         }
         Ok(())
     }
 
-    /// Returns why nothing is accepted: what the peer sent before it closed the connection, if anything.
-    fn last_words(&mut self, error: io::Error) -> String {
+    /// Returns why writing failed: the reason that the peer sent before it closed the connection, if there is
+    /// one, else `error`.
+    fn reason_of_failed_write(&mut self, error: io::Error) -> String {
         match self.read(&mut Vec::new()) {
             Err(why) if why.starts_with(OF_TLS) => why,
             _ => failed(error),
         }
     }
 
-    /// Appends the next input to `input`.
+    /// Waits for input and appends it to `input`.
     ///
     /// # Errors
-    /// No input arrives.
+    /// No input arrived within the time limit, or the connection failed.
     pub(super) fn read(&mut self, input: &mut Vec<u8>) -> Result<(), String> {
         let mut room = vec![0; RECORD_BYTES_MAX];
         loop {
-            let Some(safe) = &mut self.safe else {
+            let Some(tls_state) = &mut self.tls_state else {
                 let len = self.receive(&mut room)?;
                 input.extend_from_slice(&room[..len]);
                 return Ok(());
             };
             let before = input.len();
-            input.append(&mut safe.early);
-            let mut plain = vec![0; safe.held.len()];
+            input.append(&mut tls_state.early);
+            let mut plain = vec![0; tls_state.encrypted.len()];
             let mut unsent = ByteChain::default();
-            let unsealed = safe.session.unseal(&mut safe.held, &mut plain, (&mut unsent, &mut safe.pool));
-            unsent.clear(&mut safe.pool);
+            let unsealed = tls_state.session.unseal(
+                &mut tls_state.encrypted,
+                &mut plain,
+                (&mut unsent, &mut tls_state.pool),
+            );
+            unsent.clear(&mut tls_state.pool);
             input.extend_from_slice(&plain[..unsealed.plain]);
-            safe.held.drain(..unsealed.taken);
-            if let Some(why) = safe.session.fault() {
+            tls_state.encrypted.drain(..unsealed.taken);
+            if let Some(why) = tls_state.session.fault() {
                 return Err(format!("{OF_TLS}{why}"));
             }
             if input.len() > before {
@@ -444,8 +457,8 @@ impl Line {
                 return Err(hung_up());
             }
             let len = self.receive(&mut room)?;
-            if let Some(safe) = &mut self.safe {
-                safe.held.extend_from_slice(&room[..len]);
+            if let Some(tls_state) = &mut self.tls_state {
+                tls_state.encrypted.extend_from_slice(&room[..len]);
             }
         }
     }
@@ -466,7 +479,7 @@ fn hung_up() -> String {
 fn failed(error: io::Error) -> String {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            format!("it sent nothing for {} s", PATIENCE.as_secs())
+            format!("it sent nothing for {} s", STEP_TIMEOUT.as_secs())
         }
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => hung_up(),
         _ => format!("the connection broke: {error}"),

@@ -7,11 +7,11 @@ use leveret_config::Config;
 use super::event_loop::EventLoop;
 use super::logging;
 
-/// Keys that take effect at once, besides those of [`is_live`] sections.
+/// Single keys that take effect without a restart, in addition to the sections of [`takes_effect_at_once`].
 const LIVE: [&str; 1] = ["log_level"];
 
 impl EventLoop {
-    /// If SIGHUP has arrived, lets the worker thread read the configuration.
+    /// If SIGHUP has arrived, requests that the worker thread read the configuration.
     pub(super) fn take_hangup(&mut self) {
         if !super::signals::drain(&mut self.hangups) {
             return;
@@ -20,7 +20,7 @@ impl EventLoop {
         self.engine.reload(Box::new(self.config.clone()));
     }
 
-    /// Applies the configuration that the worker thread has read, as far as that is possible without a restart.
+    /// Applies the configuration that the worker thread has read, as far as possible without a restart.
     pub(super) fn take_reload_result(&mut self, again: Result<Config, String>) {
         let config = match again {
             Ok(config) => config,
@@ -41,8 +41,7 @@ impl EventLoop {
     }
 }
 
-/// Returns the changed keys that need a restart. Limits that changed only because they are derived from others are left
-/// out.
+/// Returns the changed keys that need a restart. Limits that are derived from other keys are left out.
 fn changed_keys(before: &Config, after: &Config) -> Vec<String> {
     let [shown_before, shown_after] = [before.to_toml(), after.to_toml()];
     let mut gone: Vec<_> = shown_keys(&shown_before).collect();
@@ -51,22 +50,22 @@ fn changed_keys(before: &Config, after: &Config) -> Vec<String> {
         let had = gone.iter().position(|(it, name, _)| (*it, *name) == (section, key));
         let had = had.map(|at| gone.remove(at).2);
         let follows = before.is_limit_derived(key) && after.is_limit_derived(key);
-        if had != Some(value) && !is_live(section) && !LIVE.contains(&key) && !follows {
+        if had != Some(value) && !takes_effect_at_once(section) && !LIVE.contains(&key) && !follows {
             changed.push(key.to_string());
         }
     }
-    let gone = gone.iter().filter(|(section, ..)| !is_live(section));
+    let gone = gone.iter().filter(|(section, ..)| !takes_effect_at_once(section));
     changed.extend(gone.map(|(_, key, _)| (*key).to_string()));
     changed
 }
 
-/// Returns whether all keys of a section take effect at once.
-fn is_live(section: &str) -> bool {
+/// Returns whether all keys of a section take effect without a restart.
+fn takes_effect_at_once(section: &str) -> bool {
     section == "[tls]" || section.starts_with("[[bridge")
 }
 
-/// Returns section, key and value of each line. A comment behind a value explains a derived value, and is
-/// ignored.
+/// Returns section, key and value of each line of a shown configuration. A comment after a value is ignored;
+/// it only explains a derived value.
 fn shown_keys(shown: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     let mut section = "";
     shown.lines().filter_map(move |line| {

@@ -1,7 +1,7 @@
 //! Signals as sockets that the poll can wait for: SIGTERM and SIGINT to stop, SIGHUP to reload the configuration;
 //! and the limit of file descriptors.
 //!
-//! A signal handler only writes a byte to a socket. The turn that reads the byte reacts to the signal.
+//! A signal handler only writes a byte to a socket. The event loop reads the byte and handles the signal.
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,16 +39,16 @@ pub(super) fn drain(signals: &mut UnixStream) -> bool {
     came
 }
 
-/// Descriptors besides connections and the store: standard streams, poll, waker, signals, a spare one, the
-/// control socket, and files that are open for a moment.
+/// Number of descriptors for other things than connections and the store: standard streams, poll, waker,
+/// signals, the spare one, the control socket, and files that are open for a short time.
 const OWN: u64 = 20;
 
 /// Raises the limit of file descriptors as far as needed and as the system allows. Returns the number of connections
 /// for which there are descriptors, at most `connections_max`, and the number of additional accepted connections that
 /// may wait for admission.
 ///
-/// If there are too few descriptors for both, a third is for waiting connections. The descriptors that the store needs
-/// are never used for connections.
+/// If there are too few descriptors for both, a third of them is for waiting connections. The descriptors
+/// that the store needs are never used for connections.
 ///
 /// # Errors
 /// There is no descriptor for a single connection.
@@ -73,7 +73,7 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
     Ok((connections, waiting as usize))
 }
 
-/// Returns the number of descriptors besides those of connections.
+/// Returns the number of descriptors needed for other things than connections.
 fn others(config: &Config) -> u64 {
     let listeners = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
     let links = config.limits.bridge_links();
@@ -84,7 +84,7 @@ fn others(config: &Config) -> u64 {
     OWN + (listeners + links + CONTROL_CLIENTS_MAX + management + 2 * FileDisk::DESCRIPTORS_MAX) as u64
 }
 
-/// Raises the process's limit to `wanted` if it is lower and that is allowed. Returns the limit.
+/// Raises the limit of the process to `wanted`, if it is lower and the system allows it. Returns the limit.
 fn raise_to(wanted: u64) -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let current = limit.current.unwrap_or(u64::MAX);

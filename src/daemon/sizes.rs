@@ -13,7 +13,8 @@ use leveret_core::{flight, mem};
 /// Returns the sizes of all records and of fixed buffers, for the memory table.
 pub fn record_sizes(config: &Config) -> RecordSizes {
     let limits = &config.limits;
-    // Larger values are refused later, by `Limits::check`. They are cut here so that no sum overflows before that.
+    // Larger values are refused later, by `Limits::check`. Here they are reduced so that no sum overflows
+    // before.
     let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
         .map(|bytes| bytes.min(leveret_storage::SEGMENT_BYTES_MAX) as usize);
     let if_link = |bytes| if config.has_tls_bridge() { bytes } else { 0 };

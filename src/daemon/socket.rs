@@ -1,4 +1,4 @@
-//! A connected socket, of the network or of this machine, and the kernel's buffers of connections.
+//! A connected socket (TCP or Unix), and the choice of its kernel buffers.
 //!
 //! Sockets do not block.
 
@@ -18,9 +18,9 @@ use super::listen::Listener;
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) stream: Stream,
-    /// Whether the poll reports its events.
+    /// The socket is registered with the poll.
     is_registered: bool,
-    /// The kernel buffers it was given.
+    /// The size of the socket's kernel buffers.
     pub(super) buffer_size: BufferSize,
 }
 
@@ -144,23 +144,24 @@ impl BufferSize {
     }
 }
 
-/// Buffers of at least this size cause no delay: two segments of the loopback interface.
+/// Buffers of at least this size cause no delays, because two segments of the loopback interface fit into
+/// them.
 const ENOUGH_BYTES: u32 = 128 << 10;
 /// Number of segments that fit into a small buffer.
 const SEGMENTS_PER_BUFFER: u32 = 4;
-/// Segments are not limited below Ethernet's size.
+/// The segment size is never limited to less than Ethernet's.
 const SEGMENT_BYTES_MIN: u32 = 1460;
 
 /// Segments of at least this size in bytes occur only on the loopback interface.
 const LOCAL_SEGMENT_BYTES_MIN: u32 = 16 << 10;
 
-/// Counts the connections with large kernel buffers.
+/// Counts the connections with large kernel buffers, and decides which new ones get them.
 ///
-/// Segments of the loopback interface have 64 KiB. A buffer of fewer than two segments is full with one that is
-/// not complete, and its receiver acknowledges that one only after 40 ms. Connections from this machine therefore
-/// get larger buffers, up to `socket_local_buffers_max`, which the memory table includes. When all are in use,
-/// listeners ask for segments of which several fit into a small buffer. That costs some speed but causes no
-/// delay. On a real link segments are shorter anyway.
+/// Segments of the loopback interface have 64 KiB. If less than two of them fit into a buffer, a segment that
+/// is not full fills it, and its receiver acknowledges such a segment only after 40 ms. Connections from this
+/// machine therefore get larger buffers, for up to `socket_local_buffers_max` connections (the memory table
+/// includes them). When all are in use, listeners request smaller segments of which several fit into a small
+/// buffer. This costs some speed but causes no delays. On real links segments are smaller anyway.
 ///
 /// # Invariants
 /// - At most `socket_local_buffers_max` connections have large buffers.
@@ -168,7 +169,7 @@ const LOCAL_SEGMENT_BYTES_MIN: u32 = 16 << 10;
 pub(super) struct LocalBuffers {
     used: u32,
     max: u32,
-    /// The segment size for further connections in bytes; 0 if it need not be limited.
+    /// The limit of the segment size for new connections in bytes; 0 for no limit.
     segment_bytes: u32,
 }
 
@@ -184,7 +185,7 @@ impl LocalBuffers {
         buffers
     }
 
-    /// Chooses the buffers of a new connection.
+    /// Chooses the buffers of a new connection, and counts large ones.
     pub(super) fn take(&mut self, socket: &Socket, listeners: &[Listener]) -> BufferSize {
         if self.used >= self.max || !is_local(socket) {
             return BufferSize::Usual;
@@ -196,7 +197,7 @@ impl LocalBuffers {
         BufferSize::Local
     }
 
-    /// Returns the buffers of a closed connection.
+    /// Subtracts a closed connection.
     pub(super) fn give_back(&mut self, size: BufferSize, listeners: &[Listener]) {
         if size == BufferSize::Local {
             self.used -= 1;

@@ -1,4 +1,4 @@
-//! A start: everything is created and reserved before the first connection is accepted.
+//! The start: everything is created, and all memory reserved, before the first connection is accepted.
 
 use core::fmt;
 use std::convert::Infallible;
@@ -32,12 +32,12 @@ use super::systemd;
 use super::{disk, helpers, signals, sizes, system};
 
 impl EventLoop {
-    /// Reserves everything, opens the store, and listens.
+    /// Starts the broker: reserves all memory, opens the store, and listens.
     ///
     /// # Errors
     /// Why the broker cannot start.
     pub fn open(config: &Config) -> Result<Self, StartError> {
-        leave_no_core();
+        disable_core_dumps();
         let mut config = config.clone();
         let table = fit(&mut config)?;
         let mut limits = config.limits.clone();
@@ -47,10 +47,10 @@ impl EventLoop {
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
         let certificates = config.serves_tls().then(|| open_certificates(&config)).transpose()?;
-        let mut passed = Passed::to_us()?;
+        let mut passed = Passed::take_from_systemd()?;
         let listeners = listen::open_listeners(&mut poll, &config, &mut passed)?;
         let management = listen::open_management(&poll, &config, management_token, &mut passed)?;
-        passed.none_left()?;
+        passed.check_none_left()?;
         log_limits(&config, &table);
         let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
         broker.access_mut().set_loopback_users(&config.loopback_users);
@@ -72,7 +72,7 @@ impl EventLoop {
             },
             own_uid: rustix::process::geteuid().as_raw(),
         };
-        let is_tls_unavailable = setup.certificates.is_shut;
+        let is_tls_unavailable = setup.certificates.is_unavailable;
         let worker = helpers::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
         let mut system = System::new(poll, (listeners, management), worker, &config, limits);
         system.is_tls_unavailable = is_tls_unavailable;
@@ -86,12 +86,12 @@ impl EventLoop {
 
     fn begin(&mut self, waker: Arc<Waker>) -> Result<(), StartError> {
         let Self { engine, config, .. } = self;
-        // The store is opened last. Memory that reading it takes temporarily is returned to the system only if nothing
-        // is allocated behind it.
+        // The store is opened after everything else was allocated. Recovery allocates memory temporarily, and
+        // the allocator can return this memory to the system only if nothing is allocated after it.
         if let Some((store, threads)) = disk::open(config, engine.broker_mut(), waker)? {
             engine.platform_mut().disk = Some(threads);
-            let (id, life) = (store.log().id(), store.log().life());
-            engine.set_origin(id, life);
+            let (id, epoch) = (store.log().id(), store.log().epoch());
+            engine.set_origin(id, epoch);
             engine.set_store(store);
         }
         if let Some(file) = &config.load_definitions
@@ -116,7 +116,8 @@ impl EventLoop {
         if config.memory_lock {
             lock_memory()?;
         }
-        // After the control socket: a script that can connect can also use the command line.
+        // Listening starts after the control socket is open, so that a script which can connect can also use
+        // `leveret ctl`.
         engine.platform_mut().listen()?;
         let management = engine.platform().management.iter().enumerate();
         for (place, listener) in management.filter(|(_, listener)| listener.is_listening()) {
@@ -125,7 +126,7 @@ impl EventLoop {
             let scheme = if listener.with_tls { "https" } else { "http" };
             log::info!("{what} on {scheme}://{}/", listener.address);
         }
-        // Logged last: scripts wait for this line.
+        // This line is logged last, because scripts wait for it.
         engine
             .platform()
             .listeners
@@ -136,15 +137,15 @@ impl EventLoop {
     }
 }
 
-/// Disables core dumps: memory contains messages and passwords, and the card is small.
-fn leave_no_core() {
+/// Disables core dumps, because memory contains messages and passwords, and the flash card is small.
+fn disable_core_dumps() {
     let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
     if let Err(error) = setrlimit(Resource::Core, none) {
         log::warn!("the system may write a core dump when the process fails: {error}");
     }
 }
 
-/// Derives the limits and logs what the operator should know about them.
+/// Derives the limits from the configuration, and logs warnings about them.
 fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
     let table = sizes::fit(config).map_err(|error| StartError::Limits(config.locate_error(&error)))?;
     for remark in config.warnings() {
@@ -162,7 +163,7 @@ fn open_certificates(config: &Config) -> Result<CertificateStore, StartError> {
 /// Loads the certificates. Also returns a warning if one of their files cannot be used.
 ///
 /// # Errors
-/// The error in the configuration itself.
+/// The configuration of TLS is not valid.
 pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Option<String>), StartError> {
     CertificateStore::open_or_unavailable(&config.tls).map_err(StartError::Tls)
 }
@@ -182,7 +183,7 @@ fn log_limits(config: &Config, table: &MemoryTable) {
     log::info!("data in {}", absolute(&config.data_dir));
 }
 
-/// Returns whether the listener at `place` among those of management and metrics serves the management API.
+/// Returns whether the listener with this index serves the management API; else it serves metrics.
 const fn is_api(config: &Config, place: usize) -> bool {
     place < config.management.len() + config.management_tls.len()
 }
@@ -252,7 +253,7 @@ fn absolute(path: &Path) -> String {
     path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
 }
 
-/// Touches and locks all reserved memory, and later allocations, so that no page fault delays the broker.
+/// Locks all reserved memory, and memory allocated later, so that no page fault delays the broker.
 fn lock_memory() -> Result<(), StartError> {
     let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
     mlockall(all).map_err(|error| StartError::MemoryLock(error.into()))?;
@@ -271,36 +272,36 @@ fn identity(config: &Config) -> Identity {
     }
 }
 
-/// Why the broker cannot start: one sentence that says what to change.
+/// Why the broker cannot start. The text is one sentence that says what to change.
 #[derive(Debug)]
 pub enum StartError {
-    /// The address cannot be listened on.
+    /// Listening on the address failed.
     Listen(ListenAddress, io::Error),
     /// The address is configured twice.
     ListenTwice(ListenAddress),
-    /// systemd passed a socket that is not configured: its address if it is a TCP socket.
+    /// systemd passed a socket that is not in the configuration; its address if it is a TCP socket.
     Passed(Option<SocketAddr>),
-    /// The Unix socket cannot be listened on.
+    /// Listening on the Unix socket failed.
     ListenLocal(PathBuf, io::Error),
     /// The certificates cannot be used.
     Tls(TlsError),
-    /// None of the addresses could be listened on.
+    /// Listening failed on all addresses.
     NowhereToListen,
-    /// The data directory is not usable: its path, what is wrong, and what to type.
+    /// The data directory cannot be used: its path, and the text that says what is wrong and what to type.
     Directory(PathBuf, String),
-    /// The store must not be opened.
+    /// The store was not opened: its path, and the reason.
     Store(PathBuf, OpenError),
     /// The limits do not fit the memory or each other.
     Limits(ConfigError),
-    /// The system refused something that every program gets.
+    /// A basic function of the system failed: its description, and the error.
     System(&'static str, io::Error),
     /// The system does not allow locking memory.
     MemoryLock(io::Error),
     /// The system allows too few file descriptors.
     Descriptors {
-        /// Number that the system allows.
+        /// The number that the system allows.
         allowed: u64,
-        /// Number that the configuration needs.
+        /// The number that the configuration needs.
         wanted: u64,
     },
     /// The limits are below the broker's minimum.
@@ -376,19 +377,19 @@ fn is_link_local(listen: &ListenAddress) -> bool {
 
 impl core::error::Error for StartError {}
 
-/// Creates everything that the file of `load_definitions` defines.
+/// Creates all objects that are defined in the file `load_definitions`.
 ///
-/// - A file that cannot be read or is damaged changes nothing and does not prevent a start. Its definitions are
-///   in the store since an earlier start, and an alarm is raised.
+/// - If the file cannot be read, or is damaged, nothing is created, an alarm is raised, and the start
+///   continues. The definitions are in the store since an earlier start.
 /// - A definition that cannot be created is logged, and the others are created.
 /// - Existing definitions are not written again, so frequent starts do not wear the flash.
-/// - systemd is notified meanwhile, because hashing passwords takes long.
+/// - The start timeout of systemd is extended meanwhile, because hashing passwords takes long.
 ///
 /// # Errors
-/// The file cannot be read to its end: one sentence with its name, and the line with the error.
+/// The file cannot be read to its end. The text has the name of the file and the line with the error.
 pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>)) -> Result<(), String> {
     let (mut made, mut refused) = (0, 0);
-    go_through(path, |at, parsed| {
+    for_each_definition(path, |at, parsed| {
         let done = parsed.and_then(|parsed| {
             let Parsed { mut item, unknown_fields } = parsed;
             unknown_fields
@@ -415,10 +416,10 @@ pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>
     Ok(())
 }
 
-/// Returns warnings about the file without creating anything.
-pub(super) fn rehearse(path: &Path) -> Vec<String> {
+/// Returns warnings about the file `load_definitions`, without creating anything.
+pub(super) fn dry_run_definitions(path: &Path) -> Vec<String> {
     let mut remarks = Vec::new();
-    let done = go_through(path, |at, parsed| match parsed {
+    let done = for_each_definition(path, |at, parsed| match parsed {
         Ok(parsed) => {
             let unknown = parsed.unknown_fields.iter();
             remarks.extend(unknown.map(|name| format!("{}: {at}: {}", path.display(), unknown_field(name))));
@@ -429,8 +430,11 @@ pub(super) fn rehearse(path: &Path) -> Vec<String> {
     remarks
 }
 
-/// Passes each definition of the file, or its error, to `take`.
-fn go_through(path: &Path, mut take: impl FnMut(At<'_>, Result<Parsed, String>)) -> Result<(), String> {
+/// Calls `take` with each definition of the file, or its error.
+fn for_each_definition(
+    path: &Path,
+    mut take: impl FnMut(At<'_>, Result<Parsed, String>),
+) -> Result<(), String> {
     let unusable = |why: String| {
         let path = path.display();
         format!(

@@ -1,7 +1,7 @@
 //! The implementation of the server's platform with `mio` and threads.
 //!
 //! # Invariants
-//! - Every socket has one token, which identifies its owner.
+//! - Every socket has a unique token, from which its owner is known.
 //! - A helper thread wakes the poll when it has a result.
 
 use std::io;
@@ -25,7 +25,7 @@ use mio::{Interest, Poll, Token};
 use super::disk::Threads;
 use super::helpers::{Helper, Resolver};
 use super::listen::{
-    self, Folder, Listener, ListenerAddress, LocalListener, MANAGEMENT_LISTENERS_MAX, SpareDescriptor,
+    self, FolderUse, Listener, ListenerAddress, LocalListener, MANAGEMENT_LISTENERS_MAX, SpareDescriptor,
     failure_of,
 };
 use super::socket::{BufferSize, LocalBuffers, Socket};
@@ -33,7 +33,7 @@ use super::start::StartError;
 
 /// The name of the control socket in the data directory.
 pub const SOCKET_NAME: &str = "ctl.sock";
-/// Number of clients that may wait in the control socket's queue.
+/// Maximum number of clients in the kernel's queue of the control socket.
 const CONTROL_BACKLOG: i32 = 64;
 
 /// The token of the pipe for SIGTERM and SIGINT.
@@ -51,20 +51,20 @@ const FIRST_PEER: usize = 1 << 16;
 
 /// The owner of a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Whose {
+pub(super) enum TokenOwner {
     Listener(ListenerId),
     Peer(PeerId),
 }
 
 /// Returns the owner of a socket's token.
-pub(super) fn whose(Token(token): Token) -> Whose {
+pub(super) fn owner_of(Token(token): Token) -> TokenOwner {
     match token {
-        CONTROL => Whose::Listener(ListenerId::Control),
+        CONTROL => TokenOwner::Listener(ListenerId::Control),
         token if (FIRST_MANAGEMENT..CONTROL).contains(&token) => {
-            Whose::Listener(ListenerId::Management(token - FIRST_MANAGEMENT))
+            TokenOwner::Listener(ListenerId::Management(token - FIRST_MANAGEMENT))
         }
-        token if token < FIRST_PEER => Whose::Listener(ListenerId::Amqp(token)),
-        token => Whose::Peer(PeerId::from_index(token - FIRST_PEER)),
+        token if token < FIRST_PEER => TokenOwner::Listener(ListenerId::Amqp(token)),
+        token => TokenOwner::Peer(PeerId::from_index(token - FIRST_PEER)),
     }
 }
 
@@ -82,7 +82,7 @@ pub(super) struct System {
     pub(super) poll: Poll,
     pub(super) listeners: Vec<Listener>,
     pub(super) management: Vec<Listener>,
-    /// Whether no certificate can be used, so that listeners with TLS stay closed.
+    /// No certificate can be used, so listeners with TLS do not listen.
     pub(super) is_tls_unavailable: bool,
     control_listener: Option<LocalListener>,
     control_path: PathBuf,
@@ -103,7 +103,8 @@ impl System {
             || self.listeners.iter().chain(&self.management).any(|listener| !listener.is_listening())
     }
 
-    /// Lets the kernel accept connections at every listener that may be open.
+    /// Makes the kernel accept connections at all listeners; at those with TLS only if there is a
+    /// certificate.
     ///
     /// # Errors
     /// See [`Listener::listen`].
@@ -124,7 +125,7 @@ impl System {
         Ok(())
     }
 
-    /// Tries closed listeners again.
+    /// Retries listeners that do not listen.
     pub(super) fn listen_again(&mut self) {
         let Self { poll, limits, is_tls_unavailable, .. } = self;
         for (place, listener) in self.listeners.iter_mut().enumerate() {
@@ -158,11 +159,12 @@ impl System {
         }
     }
 
-    /// Opens the control socket in the data directory, which this process has locked. Returns `false`, and logs why,
-    /// if that fails. The broker runs without it then.
+    /// Opens the control socket in the data directory, which this process has locked. If this fails, logs the
+    /// reason and returns `false`; the broker runs without the control socket then.
     pub(super) fn open_control_listener(&mut self) -> bool {
-        // The permissions admit root and the broker's user. The kernel is also asked who each client is.
-        let opened = LocalListener::open(&self.control_path, Folder::Ours, 0o600, CONTROL_BACKLOG);
+        // The file mode permits only root and the broker's user to connect. In addition, the engine checks
+        // the user of each client that the kernel reports.
+        let opened = LocalListener::open(&self.control_path, FolderUse::Locked, 0o600, CONTROL_BACKLOG);
         match opened.and_then(|mut listener| listener.register(&self.poll, Token(CONTROL)).map(|()| listener))
         {
             Ok(listener) => self.control_listener = Some(listener),
@@ -180,7 +182,7 @@ impl System {
             let failure = failure_of(&error);
             if failure == AcceptFailure::System {
                 let text = format_args!("accepting on {} failed: {error}", self.control_path.display());
-                limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+                limiter.warn(now, LogSource::Unknown, LogKind::Shortage, text);
             }
             failure
         })
@@ -248,7 +250,7 @@ impl Platform for System {
 
     fn close(&mut self, socket: Socket) {
         self.give_back(&socket);
-        // The descriptor has no duplicate, so the poll forgets it when it is closed.
+        // The descriptor has no duplicate, so closing it also removes it from the poll.
         drop(socket);
     }
 
@@ -281,7 +283,7 @@ impl Platform for System {
         let worked = self.worker.take();
         if let Some((_, certificates)) = &worked
             && self.is_tls_unavailable
-            && !certificates.is_shut
+            && !certificates.is_unavailable
         {
             self.is_tls_unavailable = false;
             self.listen_again();
@@ -322,8 +324,8 @@ impl Platform for System {
     }
 }
 
-/// Returns the processor time in milliseconds from `/proc/PID/stat`, in user and in system mode; 0 if it is
-/// missing.
+/// Returns the processor time of the process (user and system mode) in milliseconds, from the text of
+/// `/proc/PID/stat`; 0 if the text has none.
 fn cpu_ms(stat: &str, ticks_per_s: u64) -> u64 {
     // The name of the program is in parentheses and may contain spaces; utime and stime are fields 14 and 15.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
@@ -347,25 +349,26 @@ pub(super) fn shown(listener: &Listener) -> String {
     format!("{protocol} {}", listener.address)
 }
 
-/// Returns random bytes. Early in the boot of a board this may block for a moment. The broker cannot work without
-/// random bytes, so a failure ends the process.
+/// Fills `bytes` with random bytes. Early in the boot of a board this may block for a moment. A failure ends
+/// the process, because the broker cannot work without random bytes.
 pub(super) fn entropy(bytes: &mut [u8]) {
     if let Err(error) = getrandom::fill(bytes) {
         panic!("the system returns no random bytes: {error}");
     }
 }
 
-/// The name of the file in the data directory with bridge state that outlives a restart.
+/// The name of the file in the data directory with the state of the bridges, from which the next start
+/// restores it.
 const NAME: &str = "bridges";
 /// Maximum length of the file in bytes.
 const BYTES_MAX: u64 = 256 << 10;
 
-/// Reads the file; empty if there is none.
+/// Returns the text of the file; empty if it cannot be read.
 pub(super) fn read(folder: &Path) -> String {
     small_file::read(&folder.join(NAME), BYTES_MAX).unwrap_or_default()
 }
 
-/// Replaces the file.
+/// Replaces the file by one with this text.
 ///
 /// # Errors
 /// The error of the system.
@@ -386,12 +389,15 @@ mod tests {
     #[test]
     fn a_token_says_whose_it_is() {
         for peer in [0, 65_535].map(PeerId::from_index) {
-            assert_eq!(whose(token_of(peer)), Whose::Peer(peer));
+            assert_eq!(owner_of(token_of(peer)), TokenOwner::Peer(peer));
         }
-        assert_eq!(whose(Token(3)), Whose::Listener(ListenerId::Amqp(3)));
-        assert_eq!(whose(Token(CONTROL)), Whose::Listener(ListenerId::Control));
+        assert_eq!(owner_of(Token(3)), TokenOwner::Listener(ListenerId::Amqp(3)));
+        assert_eq!(owner_of(Token(CONTROL)), TokenOwner::Listener(ListenerId::Control));
         for place in [0, MANAGEMENT_LISTENERS_MAX - 1] {
-            assert_eq!(whose(management_token(place)), Whose::Listener(ListenerId::Management(place)));
+            assert_eq!(
+                owner_of(management_token(place)),
+                TokenOwner::Listener(ListenerId::Management(place))
+            );
         }
     }
 }

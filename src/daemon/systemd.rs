@@ -1,8 +1,8 @@
 //! The protocols between the process and systemd: notifications by `sd_notify` (ready, stopping, watchdog, start
 //! timeout), and listening sockets of `leveret.socket`. The drop-in with `MemoryMax=` is printed by `leveret check`.
 //!
-//! If the process was not started by systemd, nothing is sent. A notification that cannot be sent is logged and not
-//! repeated: the broker continues, and systemd acts on the missing notification.
+//! If the process was not started by systemd, nothing is sent. If a notification cannot be sent, this is
+//! logged and the broker continues. systemd then handles the missing notification as configured in the unit.
 
 use std::os::fd::OwnedFd;
 
@@ -22,7 +22,7 @@ pub(super) fn notify_ready() {
     notify(&NotifyState::Ready);
 }
 
-/// Time by which the start timeout is extended in microseconds. A step of the start takes less.
+/// Time by which the start timeout is extended, in microseconds. Each step of the start takes less.
 const START_STEP_US_MAX: u32 = 30_000_000;
 
 /// Notifies systemd that the start continues: extends the unit's start timeout by `START_STEP_US_MAX` from now.
@@ -35,8 +35,8 @@ pub(super) fn notify_stopping() {
     notify(&NotifyState::Stopping);
 }
 
-/// Returns the interval for [`notify_watchdog`] in milliseconds: half of the unit's `WatchdogSec`, so that one late
-/// notification does no harm. `None` if the unit has no watchdog.
+/// Returns the interval for [`notify_watchdog`] in milliseconds: half of the unit's `WatchdogSec`, so that
+/// one notification may be late. `None` if the unit has no watchdog.
 pub(super) fn watchdog_interval_ms() -> Option<u64> {
     let limit = sd_notify::watchdog_enabled()?;
     u64::try_from(limit.as_millis() / 2).ok().filter(|ms| *ms > 0)

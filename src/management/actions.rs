@@ -203,11 +203,11 @@ impl<'b, 's> ActingUser<'b, 's> {
     pub(super) fn unbind(&mut self) -> Answered {
         let (source, destination) = (default_named(self.call.name("source")), self.destination());
         let key = self.call.name("key");
-        let ends = BindingEnds {
+        let binding_ends = BindingEnds {
             source: Some(source.into()),
             destination: Some((destination.0.into(), destination.1)),
         };
-        let filter = Filter { vhost: Some(self.vhost.into()), ends, ..Filter::default() };
+        let filter = Filter { vhost: Some(self.vhost.into()), binding_ends, ..Filter::default() };
         let seen = self.context.context();
         let found = (0..Bindings::places(seen))
             .filter_map(|place| Bindings::at(seen, place))

@@ -194,7 +194,7 @@ pub trait ListedKind: 'static {
         false
     }
     /// Returns whether the object is a binding between these ends, or no binding at all.
-    fn is_between(_: &Self::View<'_>, _: &BindingEnds) -> bool {
+    fn is_binding_of(_: &Self::View<'_>, _: &BindingEnds) -> bool {
         true
     }
     /// The columns by which a list is sorted over the network if the request names no order, as in RabbitMQ.

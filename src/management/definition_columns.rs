@@ -159,8 +159,8 @@ impl ListedKind for Bindings {
         Some(properties_key(view))
     }
 
-    fn is_between(view: &Self::View<'_>, ends: &BindingEnds) -> bool {
-        let BindingEnds { source, destination } = ends;
+    fn is_binding_of(view: &Self::View<'_>, binding_ends: &BindingEnds) -> bool {
+        let BindingEnds { source, destination } = binding_ends;
         source.as_deref().is_none_or(|source| view.source == source)
             && destination.as_ref().is_none_or(|(name, is_exchange)| {
                 (view.destination, view.to_exchange) == (&**name, *is_exchange)
@@ -194,8 +194,8 @@ impl ListedKind for DefaultBindings {
         Bindings::name(view)
     }
 
-    fn is_between(view: &Self::View<'_>, ends: &BindingEnds) -> bool {
-        Bindings::is_between(view, ends)
+    fn is_binding_of(view: &Self::View<'_>, binding_ends: &BindingEnds) -> bool {
+        Bindings::is_binding_of(view, binding_ends)
     }
 
     fn places(context: ReadContext<'_>) -> usize {

@@ -78,12 +78,12 @@ pub(super) fn handle(
             Some(login) => {
                 let check =
                     context.broker.access().password_check(&login.user, &login.password, from_loopback);
-                let is_right = context.broker.access().is_remembered(&check);
+                let is_correct = context.broker.access().is_remembered(&check);
                 // If the check succeeded a moment ago, the user has changed since.
-                if !is_right && is_login_right.is_none() {
+                if !is_correct && is_login_right.is_none() {
                     return Err(Box::new(check));
                 }
-                is_right.then_some(login.user)
+                is_correct.then_some(login.user)
             }
             None => None,
         },

@@ -8,7 +8,7 @@
 //! are compared by the next bytes of the sort key, one examined row at a time.
 //!
 //! # Invariants
-//! - One call examines at most `PLACES_PER_STEP` records, or does as much work with fewer.
+//! - One call examines at most `POSITIONS_PER_STEP` positions, or does as much work with fewer.
 //! - One call writes at most the bytes it was allowed to, plus one row. Every row is one line.
 //! - Rows are only those that the user may see.
 //! - Examining a row returns how much work it was, so that the time of a step is bounded.
@@ -30,8 +30,8 @@ use super::request::{
 use super::request::{ReadContext, RequestContext};
 use super::samples::Ranges;
 
-/// The work of one step, in examined records.
-const PLACES_PER_STEP: usize = 512;
+/// The work of one step, in examined positions.
+const POSITIONS_PER_STEP: usize = 512;
 /// The longest cell that can be a sort key, in bytes.
 const CELL_BYTES_MAX: usize = 4096;
 /// The most columns of one kind.
@@ -74,8 +74,8 @@ pub struct OutputLimits {
     pub enough: usize,
     /// The most bytes that the output may have.
     pub bytes_max: usize,
-    /// Whether the output is otherwise empty, so that waiting would free no space.
-    pub is_alone: bool,
+    /// Whether the output contains nothing else, so that waiting would free no space.
+    pub is_output_empty: bool,
 }
 
 /// A listing in progress.
@@ -119,12 +119,12 @@ impl Listing {
     pub fn gather(&mut self, context: ReadContext<'_>) -> Result<(), PageError> {
         let Some(ordered) = &mut self.ordered else { return Ok(()) };
         let mut work = 0;
-        while work < PLACES_PER_STEP {
+        while work < POSITIONS_PER_STEP {
             let Some(part) = self.parts.get(self.part) else {
                 let nothing = RowProbe { cell: |_, _, _, _, _| false, name: |_, _| None };
                 let parts = self.parts;
                 let probe = |part: usize| parts.get(part).and_then(|part| part.probe).unwrap_or(nothing);
-                if ordered.put_in_order(&probe, &self.filter, context, PLACES_PER_STEP - work) {
+                if ordered.put_in_order(&probe, &self.filter, context, POSITIONS_PER_STEP - work) {
                     self.before = Some(ordered.begin()?);
                 }
                 return Ok(());
@@ -149,8 +149,8 @@ impl Listing {
             out.extend_from_slice(before.as_bytes());
             self.is_begun = true;
         }
-        let is_alone = limits.is_alone && out.len() == start;
-        for _ in 0..PLACES_PER_STEP {
+        let is_output_empty = limits.is_output_empty && out.len() == start;
+        for _ in 0..POSITIONS_PER_STEP {
             let Some(ordered) = &self.ordered else { return true };
             let Some((part, place)) = ordered.next() else {
                 out.extend_from_slice(ordered.end().as_bytes());
@@ -163,7 +163,7 @@ impl Listing {
             let part = self.parts[part];
             let mut written = self.write_row(part, context, out, limits.bytes_max, Tables::Plain);
             if written == Written::Full {
-                if out.len() > start || !is_alone {
+                if out.len() > start || !is_output_empty {
                     return false;
                 }
                 written = self.write_row(part, context, out, limits.bytes_max, Tables::LeftOut);
@@ -174,21 +174,21 @@ impl Listing {
         false
     }
 
-    /// Creates a listing of all objects of these parts, with rows that have no chosen columns.
+    /// Creates a listing of all objects of these parts. No columns are chosen: the parts write all ([`whole_row`]).
     pub fn whole(parts: &'static [ListingPart]) -> Self {
         Self::new(parts, Filter::default(), SelectedColumns::new())
     }
 
     /// Appends rows to `out`, which then has at most `bytes_max` bytes. Stops at `enough` bytes.
     ///
-    /// Returns whether the listing is complete. If no more space can become free (`is_alone`), a row that is too
+    /// Returns whether the listing is complete. If no more space can become free (`is_output_empty`), a row that is too
     /// large omits its tables.
     pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, limits: OutputLimits) -> bool {
         if self.ordered.is_some() {
             return self.write_ordered(context, out, limits);
         }
         let start = out.len();
-        for _ in 0..PLACES_PER_STEP {
+        for _ in 0..POSITIONS_PER_STEP {
             let Some(part) = self.parts.get(self.part).copied() else { return true };
             if out.len() >= limits.enough {
                 return false;
@@ -205,7 +205,7 @@ impl Listing {
             }
             let mut written = self.write_row(part, context, out, limits.bytes_max, Tables::Plain);
             if written == Written::Full {
-                if out.len() > start || !limits.is_alone {
+                if out.len() > start || !limits.is_output_empty {
                     return false;
                 }
                 written = self.write_row(part, context, out, limits.bytes_max, Tables::LeftOut);
@@ -258,6 +258,8 @@ pub const fn probe<K: ListedKind>() -> RowProbe {
     RowProbe { cell: cell::<K>, name: |context, place| K::name(&K::at(context, place)?) }
 }
 
+/// Writes the sort key of a row: the cell of a column, or of several (`a,b`), joined into one JSON text. Returns
+/// `false` if there is no row.
 fn cell<K: ListedKind>(
     filter: &Filter,
     context: ReadContext<'_>,
@@ -272,7 +274,8 @@ fn cell<K: ListedKind>(
     write_cell::<K>(&view, context, first, out);
     let mut next = Vec::new();
     for column in columns {
-        // The columns form one text, separated by a byte that sorts below every character.
+        // The closing quote of the one and the opening quote of the other are replaced by a byte that sorts below every
+        // character.
         if out.pop().is_none() {
             out.push(b'"');
         }
@@ -316,10 +319,10 @@ pub(super) fn is_wanted<K: ListedKind>(
     context: ReadContext<'_>,
     view: &K::View<'_>,
 ) -> bool {
-    let Filter { vhost, user, viewer, ends, ranges: _, is_ctl: _ } = filter;
+    let Filter { vhost, user, viewer, binding_ends, ranges: _, is_ctl: _ } = filter;
     if vhost.as_deref().is_some_and(|wanted| K::vhost(view) != Some(wanted))
         || user.as_deref().is_some_and(|wanted| K::user(view) != Some(wanted))
-        || !K::is_between(view, ends)
+        || !K::is_binding_of(view, binding_ends)
     {
         return false;
     }
@@ -496,22 +499,22 @@ fn one_of<K: ListedKind>(call: &Call<'_>, context: &RequestContext<'_>, filter: 
 
 /// Lists the bindings of a virtual host, optionally only those from an exchange, or to a queue or an exchange.
 pub(super) fn bindings(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    list_of::<Bindings>(call, context, BINDINGS, between(call))
+    list_of::<Bindings>(call, context, BINDINGS, binding_filter(call))
 }
 
 /// Shows the binding between two objects that has this key.
 pub(super) fn binding(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    match one_of::<DefaultBindings>(call, context, between(call)) {
+    match one_of::<DefaultBindings>(call, context, binding_filter(call)) {
         Answer::Now(Status::Ok, body) => Answer::Now(Status::Ok, body),
-        _ => one_of::<Bindings>(call, context, between(call)),
+        _ => one_of::<Bindings>(call, context, binding_filter(call)),
     }
 }
 
-fn between(call: &Call<'_>) -> Filter {
+fn binding_filter(call: &Call<'_>) -> Filter {
     let to = |word| call.optional_name(word).map(|name| (default_named(name).into(), word == "exchange"));
     let source = call.optional_name("source").map(|source| default_named(source).into());
-    let ends = BindingEnds { source, destination: to("queue").or_else(|| to("exchange")) };
-    Filter { ends, ..call.filter() }
+    let binding_ends = BindingEnds { source, destination: to("queue").or_else(|| to("exchange")) };
+    Filter { binding_ends, ..call.filter() }
 }
 
 /// Lists the shovels in the virtual hosts in which the user has permissions.
@@ -578,7 +581,7 @@ pub struct Filter {
     /// Only objects that this user may see; the kind's [`Audience`] decides.
     pub viewer: Option<Viewer>,
     /// Only bindings between these objects.
-    pub ends: BindingEnds,
+    pub binding_ends: BindingEnds,
     /// Which histories are written besides rates.
     pub ranges: Ranges,
     /// Whether the command line sends the request.

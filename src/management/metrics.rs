@@ -16,7 +16,7 @@
 //! - The samples of one name are consecutive and have one head.
 //! - Single values are written at once, rows while the client reads them.
 //! - Labels are escaped, so a name may contain any character.
-//! - One call examines at most `PLACES_PER_STEP` positions. It writes at most the bytes it was allowed to, plus one
+//! - One call examines at most `POSITIONS_PER_STEP` positions. It writes at most the bytes it was allowed to, plus one
 //!   sample.
 
 use core::fmt::Display;
@@ -362,7 +362,7 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
 }
 
 /// Positions examined in one step.
-const PLACES_PER_STEP: usize = 512;
+const POSITIONS_PER_STEP: usize = 512;
 /// The most virtual hosts that one request may name.
 pub(super) const VHOSTS_MAX: usize = 16;
 /// The most values of a row.
@@ -625,7 +625,7 @@ impl Exposition {
     /// Appends rows to `out`. Returns whether the exposition is complete.
     #[cold]
     pub fn write(&mut self, context: ReadContext<'_>, out: &mut Vec<u8>, limits: OutputLimits) -> bool {
-        for _ in 0..PLACES_PER_STEP {
+        for _ in 0..POSITIONS_PER_STEP {
             let Some(group) = GROUPS.get(self.group) else { return true };
             if out.len() >= limits.enough {
                 return false;

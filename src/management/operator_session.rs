@@ -645,10 +645,10 @@ fn write_chunk(
     write: &mut dyn FnMut(&mut Vec<u8>, OutputLimits) -> bool,
 ) -> bool {
     output.drain(..core::mem::take(written));
-    let is_alone = output.is_empty();
+    let is_output_empty = output.is_empty();
     let at = http::open_chunk(output);
     let bytes_max = OUTPUT_BYTES_MAX - http::CHUNK_OVERHEAD_BYTES;
-    let is_done = write(output, OutputLimits { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_alone });
+    let is_done = write(output, OutputLimits { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_output_empty });
     http::close_chunk(output, at);
     if is_done {
         http::end_chunks(output);

@@ -1,18 +1,23 @@
-//! Admission: which accepted socket gets a connection slot, and which connection is closed for it.
+//! Admission: gives connection slots to accepted sockets, and closes connections that have not logged in when
+//! slots are needed.
 //!
-//! Connections that have not logged in are limited in number: `handshakes_max` of them, half of that (32 at most)
-//! from one address. Those over TLS are limited by `tls_handshakes_max` and `tls_connections_max`. Clients of the
-//! management API and of the control socket have a fixed number of slots each.
+//! Connections that have not logged in are limited in number: `handshakes_max` of them, half of that (32 at
+//! most) from one address. Connections over TLS are also limited by `tls_handshakes_max` and
+//! `tls_connections_max`. Clients of the management API have a fixed number of slots, and so have clients of
+//! the control socket.
 //!
-//! Accepted sockets wait in one list until there is a slot for them. A socket whose address is at its limit does not
-//! hold up those behind it. When a limit is reached, the connection that could be closed first loses its slot: see
-//! [`Engine::closable_at`].
+//! Accepted sockets wait in one list until there is a slot for them. A socket whose address is at its limit
+//! does not delay the sockets after it. When a limit is reached, a connection that has not logged in may be
+//! evicted: closed to free its slot. [`Engine::closable_at`] returns from when on this is allowed; the
+//! connection with the earliest such time is evicted.
 //!
 //! # Invariants
-//! - A connection that waits for the broker (a step of TLS, the check of its password) is not closed for another.
-//! - A connection is closed for another only if that one gets its slot in the same call.
-//! - When the list is full, the oldest connection of the address with the most of them is closed: its client has most
-//!   likely gone. Nothing more is accepted when no address has more than an eighth of the list.
+//! - A connection that waits for the broker (a step of TLS, the check of its password) is not evicted. But it
+//!   may be if the check is delayed because of wrong passwords from its address.
+//! - A connection is evicted only if a waiting socket gets its slot in the same call.
+//! - When the list is full, the oldest socket of the address with the most sockets is closed, because its
+//!   client has most likely given up. If no address has more than an eighth of the list, no more sockets are
+//!   accepted instead.
 //! - One turn calls `accept` at most [`ACCEPTS_PER_TURN`] times for each listener.
 
 use leveret_connection::Stage;
@@ -28,53 +33,55 @@ use leveret_management::request::Sockets;
 use super::operators::Connections;
 use super::operators::OperatorClient;
 use super::peer::PeerId;
-use super::peer::{self, Ending, Peer, Session};
-use super::peer::{PeerAddress, Source};
+use super::peer::{CloseStage, Peer, Session, WaitReason};
+use super::peer::{PeerAddress, PeerOrigin};
 use super::platform::{AcceptFailure, Accepted, ListenerId, Platform, Socket};
 use super::state::Engine;
 use super::state::Shared;
 
-/// Maximum number of `accept` calls per listener and turn, and of connections admitted per turn.
+/// Maximum number of `accept` calls per listener and turn, and of sockets that get slots per turn.
 const ACCEPTS_PER_TURN: usize = 64;
 /// Maximum number of accepted sockets that wait for a slot, if there are enough file descriptors.
 pub const WAITING_SOCKETS_MAX: usize = 256;
-/// An address with more than this part of a full list loses its oldest connection in it.
-const CROWD_PART: usize = 8;
-/// Connections of one address that have not logged in: half of `handshakes_max`, and at most this many. A
-/// right password therefore waits behind at most this many wrong ones of its address.
+/// If an address has more than 1/8 of a full list, its oldest socket on the list is closed.
+const ORIGIN_SHARE_DIVISOR: usize = 8;
+/// Upper bound of the limit for connections from one address that have not logged in; the limit is half of
+/// `handshakes_max`. The check of a correct password therefore waits for at most this many checks of wrong
+/// passwords from its address.
 const PER_ADDRESS_MAX: usize = 32;
-/// A connection to which the broker has not answered anything yet can be closed for another after this time: its
-/// client has not sent a complete first message.
-const UNANSWERED_MS: u64 = 100;
-/// As `UNANSWERED_MS`, if both connections come from one address: programs that start together on one machine wait
-/// for each other.
-const UNANSWERED_OF_ADDRESS_MS: u64 = 1_000;
-/// A connection that has been answered and has not logged in can be closed for another this time after the last
-/// answer. A microcontroller needs up to 2 s for a step of TLS.
-const SILENT_MS: u64 = 3_000;
-/// Time until accepting is tried again when the system could not, in milliseconds.
+/// A connection whose client has not sent a complete first message can be evicted after this time, in
+/// milliseconds.
+const FIRST_MESSAGE_MS: u64 = 100;
+/// The same time if the evicted connection and the waiting socket are from one address, in milliseconds. It
+/// is longer because programs on one machine often start, and connect, at the same time.
+const FIRST_MESSAGE_SAME_ADDRESS_MS: u64 = 1_000;
+/// A connection that has not logged in can be evicted this time after the broker's last reply, in
+/// milliseconds. A microcontroller needs up to 2 s for a step of TLS.
+const NEXT_MESSAGE_MS: u64 = 3_000;
+/// Time after which accepting is retried when the system could not accept a connection, in milliseconds.
 const RETRY_MS: u64 = 100;
 
-/// The listeners, and the connections that have not logged in.
+/// The listeners, the accepted sockets without a slot, and the connections that have not logged in.
 #[derive(Debug)]
 pub(super) struct Admission<S> {
     listeners: Vec<Listener>,
     /// Accepted sockets without a slot, in the order of their arrival.
-    waiting: Vec<Waiting<S>>,
+    waiting: Vec<WaitingSocket<S>>,
     waiting_sockets_max: usize,
-    /// The kind that got the last slot of the management API. The API and metrics alternate.
+    /// The kind of client that got the last slot of the management API. Clients of the API and of metrics
+    /// share these slots and get them alternately.
     last: OperatorKind,
     /// Connections that have not opened a virtual host.
     unauthenticated: Vec<ConnectionId>,
     /// Connections over TLS, before and after their login.
     tls_connections: u32,
-    /// Connections closed for another since the start.
+    /// Number of connections evicted since the start.
     evicted_count: u64,
 }
 
 /// An accepted socket that waits for a slot.
 #[derive(Debug)]
-struct Waiting<S> {
+struct WaitingSocket<S> {
     kind: ListenerKind,
     with_tls: bool,
     accepted: Accepted<S>,
@@ -86,9 +93,10 @@ struct Listener {
     kind: ListenerKind,
     id: ListenerId,
     with_tls: bool,
-    /// The kernel reports a new connection once, so this stays set until accepting finds none.
+    /// A connection may wait to be accepted. The kernel reports a new connection only once, so this flag is
+    /// cleared only when `accept` finds none.
     is_ready: bool,
-    /// When accepting is retried after the system could not.
+    /// When accepting is retried after the system could not accept a connection.
     retry: Deadline,
 }
 
@@ -98,7 +106,7 @@ enum ListenerKind {
     Operator(OperatorKind),
 }
 
-/// The kind of an operator's client. The broker has no record of such clients.
+/// The kind of an operator client. The broker has no records of such clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum OperatorKind {
     /// The management API, with a login.
@@ -109,7 +117,7 @@ enum OperatorKind {
     Control,
 }
 
-/// The listeners of the configuration, each with whether it uses TLS.
+/// The listeners in the configuration. An entry is `true` if the listener uses TLS.
 pub(super) struct Listeners {
     pub(super) amqp: Vec<bool>,
     /// The listeners of the management API, followed by those for metrics.
@@ -125,8 +133,8 @@ enum Limit {
     TlsHandshakes,
     /// `tls_connections_max`, which also counts connections that have logged in.
     TlsConnections,
-    /// The share of one address.
-    Address(Source),
+    /// The limit for connections from one address.
+    Address(PeerOrigin),
     /// `handshakes_max` and `connections_max`.
     All,
 }
@@ -136,12 +144,12 @@ impl Limit {
         match self {
             Self::TlsHandshakes => peer.stream.is_in_tls_handshake(),
             Self::TlsConnections => peer.stream.is_tls(),
-            Self::Address(source) => peer.address.origin() == source,
+            Self::Address(origin) => peer.address.origin() == origin,
             Self::All => true,
         }
     }
 
-    /// Returns the key to raise.
+    /// Returns the configuration key of the limit.
     const fn key(self) -> &'static str {
         match self {
             Self::TlsHandshakes => "tls_handshakes_max",
@@ -151,11 +159,11 @@ impl Limit {
         }
     }
 
-    /// Returns whether the limit, when reached, keeps a connection of this address from getting a slot.
-    fn holds_up(self, source: Source, with_tls: bool) -> bool {
+    /// Returns whether a connection from this address cannot get a slot while the limit is reached.
+    fn prevents_slot_for(self, origin: PeerOrigin, with_tls: bool) -> bool {
         match self {
             Self::TlsHandshakes | Self::TlsConnections => with_tls,
-            Self::Address(other) => other == source,
+            Self::Address(other) => other == origin,
             Self::All => true,
         }
     }
@@ -163,31 +171,34 @@ impl Limit {
 
 const CONTROL: ListenerKind = ListenerKind::Operator(OperatorKind::Control);
 
-/// Connections that lose their slots, with the limit that is reached: at most one per limit.
+/// Connections to be evicted, each with the configuration key of the limit that is reached. There is at most
+/// one per limit.
 type Evicted = heapless::Vec<(PeerId, &'static str), 4>;
 
 /// Bytes for each place of `handshakes_max`.
 pub(super) const SLOT_BYTES: usize = size_of::<ConnectionId>();
 
-/// Returns the bytes of the list of accepted sockets of type `S`.
+/// Returns the bytes of the list of waiting sockets, for sockets of type `S`.
 pub(super) const fn waiting_bytes<S>() -> usize {
-    WAITING_SOCKETS_MAX * size_of::<Waiting<S>>()
+    WAITING_SOCKETS_MAX * size_of::<WaitingSocket<S>>()
 }
 
 impl Listener {
-    /// A connection may have arrived before the first event.
+    /// Creates a listener. It is marked as ready, because a connection may have arrived before the first
+    /// event.
     const fn new(kind: ListenerKind, id: ListenerId, with_tls: bool) -> Self {
         Self { kind, id, with_tls, is_ready: true, retry: Deadline::NEVER }
     }
 
-    /// Retries accepting when that is due.
+    /// Marks the listener as ready if a retry is due.
     const fn update_retry(&mut self, now: Now) {
         if self.retry.is_due(now) {
             (self.is_ready, self.retry) = (true, Deadline::NEVER);
         }
     }
 
-    /// Accepting is tried again at once after a connection failed, and after [`RETRY_MS`] when the system could not.
+    /// Handles a failure to accept. If a single connection failed, accepting is retried at once; if the
+    /// system could not accept any, after [`RETRY_MS`].
     const fn note_failure(&mut self, failure: AcceptFailure, now: Now) {
         match failure {
             AcceptFailure::Empty => self.is_ready = false,
@@ -198,7 +209,8 @@ impl Listener {
 }
 
 impl<S> Admission<S> {
-    /// Makes the admission. `waiting_sockets_max` is the maximum number of accepted sockets that wait for a slot.
+    /// Creates the admission without connections. `waiting_sockets_max` is the maximum number of accepted
+    /// sockets that wait for a slot.
     pub(super) fn new(listeners: &Listeners, handshakes_max: usize, waiting_sockets_max: usize) -> Self {
         let first_metrics = listeners.management.len() - listeners.metrics;
         let amqp = listeners.amqp.iter().enumerate();
@@ -224,39 +236,41 @@ impl<S> Admission<S> {
         self.listeners.iter_mut().filter(|listener| listener.id == id).for_each(|one| one.is_ready = true);
     }
 
-    /// Accepts nothing more, except at the control socket, and closes what waits.
+    /// Closes all listeners except the control socket, and all waiting sockets.
     pub(super) fn stop_listening(&mut self) {
         self.listeners.retain(|listener| listener.kind == CONTROL);
         self.waiting.retain(|waiting| waiting.kind == CONTROL);
     }
 
-    /// Returns whether another socket can be appended to the list.
+    /// Returns whether another socket can be appended to the list of waiting sockets.
     fn has_capacity(&self) -> bool {
-        self.waiting.len() < self.waiting_sockets_max || self.crowd().is_some()
+        self.waiting.len() < self.waiting_sockets_max || self.largest_origin().is_some()
     }
 
-    /// Returns the address with the most sockets on the list, if it exceeds its share.
-    fn crowd(&self) -> Option<Source> {
-        let sources = self.waiting.iter().map(|waiting| waiting.accepted.address.origin());
-        let mut sources: heapless::Vec<Source, WAITING_SOCKETS_MAX> =
-            sources.take(WAITING_SOCKETS_MAX).collect();
-        sort(&mut sources);
-        let largest = sources.chunk_by(|one, next| one == next).max_by_key(|all| all.len())?;
-        (largest.len() > self.waiting_sockets_max / CROWD_PART).then_some(largest[0])
+    /// Returns the address with the most sockets on the list, if it has more than its share of the list.
+    fn largest_origin(&self) -> Option<PeerOrigin> {
+        let origins = self.waiting.iter().map(|waiting| waiting.accepted.address.origin());
+        let mut origins: heapless::Vec<PeerOrigin, WAITING_SOCKETS_MAX> =
+            origins.take(WAITING_SOCKETS_MAX).collect();
+        sort(&mut origins);
+        let largest = origins.chunk_by(|one, next| one == next).max_by_key(|all| all.len())?;
+        (largest.len() > self.waiting_sockets_max / ORIGIN_SHARE_DIVISOR).then_some(largest[0])
     }
 
-    /// Appends a socket. If the list is full, the oldest one of the address with the most is closed.
-    fn push(&mut self, waiting: Waiting<S>) {
+    /// Appends a socket to the list. If the list is full, closes the oldest socket of the address with the
+    /// most sockets first.
+    fn push(&mut self, waiting: WaitingSocket<S>) {
         if self.waiting.len() >= self.waiting_sockets_max
-            && let Some(source) = self.crowd()
+            && let Some(origin) = self.largest_origin()
         {
-            let oldest = self.waiting.iter().position(|other| other.accepted.address.origin() == source);
+            let oldest = self.waiting.iter().position(|other| other.accepted.address.origin() == origin);
             oldest.map(|at| self.waiting.remove(at));
         }
         self.waiting.push(waiting);
     }
 
-    /// Notes that a connection has logged in and opened a virtual host.
+    /// Removes a connection from the unauthenticated ones, because it has logged in and opened a virtual
+    /// host.
     pub(super) fn note_opened(&mut self, id: ConnectionId) {
         self.unauthenticated.retain(|other| *other != id);
     }
@@ -267,14 +281,14 @@ impl<S> Admission<S> {
         self.tls_connections -= u32::from(was_tls);
     }
 
-    /// Returns the number of connections closed for another since the start.
+    /// Returns the number of connections evicted since the start.
     pub(super) const fn evicted_count(&self) -> u64 {
         self.evicted_count
     }
 }
 
 impl<P: Platform> Engine<P> {
-    /// Accepts connections, and gives slots to those that wait.
+    /// Accepts sockets, and gives slots to waiting ones.
     pub(super) fn admit(&mut self) {
         for at in 0..self.shared.admission.listeners.len() {
             self.accept_at(at);
@@ -282,7 +296,7 @@ impl<P: Platform> Engine<P> {
         for _ in 0..ACCEPTS_PER_TURN {
             let Ok((at, evicted)) = self.next_admission() else { return };
             evicted.into_iter().for_each(|(id, limit)| self.evict(id, limit));
-            let Waiting { kind, with_tls, accepted } = self.shared.admission.waiting.remove(at);
+            let WaitingSocket { kind, with_tls, accepted } = self.shared.admission.waiting.remove(at);
             let address = accepted.address;
             let begun = match kind {
                 ListenerKind::Amqp => self.shared.begin_amqp(accepted, with_tls),
@@ -309,7 +323,8 @@ impl<P: Platform> Engine<P> {
         retries.fold(self.next_admission().err().unwrap_or(Deadline::NEVER), Deadline::earlier)
     }
 
-    /// The control socket is served only when the data directory is known to be ours.
+    /// Returns whether sockets of this kind may be accepted. Those of the control socket may only after
+    /// [`Self::open_control_socket`]. Before, another process may be using the data directory.
     const fn is_open(&self, kind: ListenerKind) -> bool {
         self.operators.is_open || !matches!(kind, CONTROL)
     }
@@ -324,14 +339,14 @@ impl<P: Platform> Engine<P> {
             }
             match self.shared.platform.accept(id, &mut self.shared.resources.log, now) {
                 Ok(accepted) if kind == CONTROL && !self.may_use_control(accepted.address) => {}
-                Ok(accepted) => self.shared.admission.push(Waiting { kind, with_tls, accepted }),
+                Ok(accepted) => self.shared.admission.push(WaitingSocket { kind, with_tls, accepted }),
                 Err(failure) => self.shared.admission.listeners[at].note_failure(failure, now),
             }
         }
     }
 
-    /// The mode of the control socket's file already admits only root and the broker's user. This also checks the
-    /// user that the kernel reports.
+    /// Returns whether a client may use the control socket: only root and the broker's user may. The mode of
+    /// the socket's file already ensures this; here the user that the kernel reports is checked too.
     fn may_use_control(&mut self, address: PeerAddress) -> bool {
         let ours = self.operators.own_uid;
         let may = matches!(address, PeerAddress::Local { uid, .. } if uid == 0 || uid == ours);
@@ -342,11 +357,12 @@ impl<P: Platform> Engine<P> {
         may
     }
 
-    /// Returns the next socket that gets a slot, by its position on the list, and the connections to be closed for
-    /// it, usually none.
+    /// Returns the position of the next socket that gets a slot, and the connections to be evicted for it,
+    /// usually none.
     ///
     /// # Errors
-    /// The deadline until which no socket gets a slot, unless something else happens.
+    /// No socket can get a slot now. The error is the deadline until which this is so, if nothing else
+    /// changes.
     fn next_admission(&self) -> Result<(usize, Evicted), Deadline> {
         let ways = [
             self.next_amqp(),
@@ -363,24 +379,25 @@ impl<P: Platform> Engine<P> {
         Err(earliest)
     }
 
-    /// As [`Self::next_admission`], for AMQP clients: the first for which no limit is reached, or for which
-    /// connections can be closed.
+    /// Like [`Self::next_admission`], for AMQP clients. Chooses the first socket for which no limit is
+    /// reached, or for which connections can be evicted.
     fn next_amqp(&self) -> Result<(usize, Evicted), Deadline> {
         let mut earliest = Deadline::NEVER;
         let mut reached: heapless::Vec<Limit, 24> = heapless::Vec::new();
         let waiting = self.shared.admission.waiting.iter().enumerate();
-        for (at, Waiting { with_tls, accepted, .. }) in
+        for (at, WaitingSocket { with_tls, accepted, .. }) in
             waiting.filter(|(_, one)| one.kind == ListenerKind::Amqp)
         {
-            let source = accepted.address.origin();
-            if reached.iter().any(|limit| limit.holds_up(source, *with_tls)) {
+            let origin = accepted.address.origin();
+            if reached.iter().any(|limit| limit.prevents_slot_for(origin, *with_tls)) {
                 continue;
             }
-            match self.slot_for_amqp(source, *with_tls) {
+            match self.slot_for_amqp(origin, *with_tls) {
                 Ok(evicted) => return Ok((at, evicted)),
                 Err((limit, deadline)) => {
                     earliest = earliest.earlier(deadline);
-                    // If it cannot be remembered here, the limit is checked again for the next connection.
+                    // If the list of reached limits is full, this limit is only checked again for the next
+                    // socket.
                     let _ = reached.push(limit);
                 }
             }
@@ -388,34 +405,35 @@ impl<P: Platform> Engine<P> {
         Err(earliest)
     }
 
-    /// As [`Self::next_admission`], for operators' clients of these kinds, which share slots. Chooses the address
-    /// with the fewest slots, then the kind that did not get the last slot.
+    /// Like [`Self::next_admission`], for the kinds of operator clients for which `is_of` returns `true`;
+    /// they share slots. Chooses a socket from the address with the fewest slots, and among these one of the
+    /// kind that did not get the last slot.
     fn next_operator(&self, is_of: fn(OperatorKind) -> bool) -> Result<(usize, Evicted), Deadline> {
         let waiting = self.shared.admission.waiting.iter().enumerate();
         let waiting = waiting.filter_map(|(at, one)| match one.kind {
             ListenerKind::Operator(kind) if is_of(kind) => Some((at, kind, one.accepted.address.origin())),
             _ => None,
         });
-        let held = |kind, source| {
+        let held = |kind, origin| {
             let peers = self.slots(kind).filter_map(|id| self.shared.peers.get(id));
-            peers.filter(|peer| peer.address.origin() == source).count()
+            peers.filter(|peer| peer.address.origin() == origin).count()
         };
-        let next = waiting.min_by_key(|(at, kind, source)| {
-            (held(*kind, *source), *kind == self.shared.admission.last, *at)
+        let next = waiting.min_by_key(|(at, kind, origin)| {
+            (held(*kind, *origin), *kind == self.shared.admission.last, *at)
         });
         let Some((at, kind, _)) = next else { return Err(Deadline::NEVER) };
         if self.free_slot(kind).is_some() {
             return Ok((at, Evicted::new()));
         }
-        let id = self.first_closable(self.slots(kind), UNANSWERED_MS)?;
+        let id = self.first_closable(self.slots(kind), FIRST_MESSAGE_MS)?;
         Ok((at, Evicted::from_iter([(id, "management_clients_max")])))
     }
 
-    /// Returns the connections to be closed for a new one of this address.
+    /// Returns the connections to be evicted for a new AMQP connection from this address.
     ///
     /// # Errors
-    /// The limit that is reached, and the deadline before which no connection can be closed for it.
-    fn slot_for_amqp(&self, source: Source, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
+    /// The limit that is reached, and the deadline before which no connection can be evicted for it.
+    fn slot_for_amqp(&self, origin: PeerOrigin, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
         let Shared { admission, limits, peers, broker, .. } = &self.shared;
         let ids_of = |limit: Limit| {
             let ids = admission.unauthenticated.iter().map(|id| PeerId::from(*id));
@@ -433,16 +451,17 @@ impl<P: Platform> Engine<P> {
                     || broker.connections_free() == 0
             }
         };
-        // The narrowest limit first: a connection that is closed for it also counts for the wider ones.
-        let all = [Limit::Address(source), Limit::TlsHandshakes, Limit::TlsConnections, Limit::All];
+        // The narrowest limit comes first, because a connection evicted for it also frees capacity of the
+        // wider limits.
+        let all = [Limit::Address(origin), Limit::TlsHandshakes, Limit::TlsConnections, Limit::All];
         let mut evicted = Evicted::new();
         for limit in all.into_iter().filter(|limit| is_reached(*limit)) {
             if !ids_of(limit).any(|id| evicted.iter().any(|(other, _)| *other == id)) {
-                let unanswered_ms = match limit {
-                    Limit::Address(_) => UNANSWERED_OF_ADDRESS_MS,
-                    Limit::TlsHandshakes | Limit::TlsConnections | Limit::All => UNANSWERED_MS,
+                let first_message_ms = match limit {
+                    Limit::Address(_) => FIRST_MESSAGE_SAME_ADDRESS_MS,
+                    Limit::TlsHandshakes | Limit::TlsConnections | Limit::All => FIRST_MESSAGE_MS,
                 };
-                let closable = self.first_closable(ids_of(limit), unanswered_ms);
+                let closable = self.first_closable(ids_of(limit), first_message_ms);
                 let id = closable.map_err(|deadline| (limit, deadline))?;
                 let is_in = evicted.push((id, limit.key())).is_ok();
                 assert!(is_in, "at most one is closed for each limit");
@@ -451,20 +470,20 @@ impl<P: Platform> Engine<P> {
         Ok(evicted)
     }
 
-    /// Returns which of these connections is closed for another. Idle ones come before those with a request or an
-    /// answer under way, then the one that could be closed first.
+    /// Returns which of these connections is to be evicted: an idle one if there is any, else one that is
+    /// receiving or sending a message. Among these it is the one with the earliest [`Self::closable_at`].
     ///
     /// # Errors
-    /// The deadline before which none can be closed.
+    /// The deadline before which none of them can be evicted.
     fn first_closable(
         &self,
         ids: impl Iterator<Item = PeerId>,
-        unanswered_ms: u64,
+        first_message_ms: u64,
     ) -> Result<PeerId, Deadline> {
         let (mut first, mut earliest) = (None, Deadline::NEVER);
         for id in ids {
             let Some(peer) = self.shared.peers.get(id) else { continue };
-            let at = self.closable_at(id, peer, unanswered_ms);
+            let at = self.closable_at(id, peer, first_message_ms);
             let is_busy = matches!(&peer.session, Session::Operator(client) if !client.session.is_empty());
             if at.is_due(self.shared.now) {
                 first = first.into_iter().chain([(is_busy, at, id)]).min();
@@ -475,32 +494,33 @@ impl<P: Platform> Engine<P> {
         first.map(|(_, _, id)| id).ok_or(earliest)
     }
 
-    /// Returns when a connection can be closed for another one that waits. If it has not been answered, that is
-    /// `unanswered_ms` after it was accepted.
-    fn closable_at(&self, id: PeerId, peer: &Peer<P::Socket>, unanswered_ms: u64) -> Deadline {
+    /// Returns from when on a connection can be evicted. If its client has not sent a complete first message,
+    /// that is `first_message_ms` after it was accepted.
+    fn closable_at(&self, id: PeerId, peer: &Peer<P::Socket>, first_message_ms: u64) -> Deadline {
         let is_over = match &peer.session {
             Session::Amqp(session) => session.stage() == Stage::Over,
             Session::Operator(_) | Session::Bridge(_) => false,
         };
-        let is_answered = peer.ending == Ending::Flushing && matches!(peer.session, Session::Operator(_));
-        if is_over || peer.ending != Ending::No && !is_answered {
-            return peer.silent_since.after_ms(0);
+        let is_answered = peer.ending == CloseStage::Flushing && matches!(peer.session, Session::Operator(_));
+        if is_over || peer.ending != CloseStage::No && !is_answered {
+            return peer.last_reply_at.after_ms(0);
         }
         let has_tokens = || self.shared.worker.checks.has_tokens(self.shared.now, peer.address.origin());
         match (peer.waiting, &peer.session) {
-            (peer::Waiting::Handshake(_), _) => Deadline::NEVER,
-            (peer::Waiting::Worker(_), _) if has_tokens() => Deadline::NEVER,
-            _ if !peer.has_sent => peer.silent_since.after_ms(unanswered_ms),
+            (WaitReason::Handshake(_), _) => Deadline::NEVER,
+            (WaitReason::PasswordCheck(_), _) if has_tokens() => Deadline::NEVER,
+            _ if !peer.has_first_message => peer.last_reply_at.after_ms(first_message_ms),
             (_, Session::Operator(client)) => {
                 let is_ours = client.session.awaits_disk() || client.session.awaits_read_back();
                 let holds_files = self.operators.backup_client == Some(id);
                 if is_ours || holds_files { Deadline::NEVER } else { client.closable_at }
             }
-            (_, Session::Amqp(_) | Session::Bridge(_)) => peer.silent_since.after_ms(SILENT_MS),
+            (_, Session::Amqp(_) | Session::Bridge(_)) => peer.last_reply_at.after_ms(NEXT_MESSAGE_MS),
         }
     }
 
-    /// Closes a connection whose slot another one gets, because `limit` is reached.
+    /// Closes a connection to free its slot. `limit` is the configuration key of the limit that is reached,
+    /// for the log.
     fn evict(&mut self, id: PeerId, limit: &str) {
         let Some(peer) = self.shared.peers.get(id) else { return };
         let address = peer.address;
@@ -514,11 +534,11 @@ impl<P: Platform> Engine<P> {
         } else {
             log::debug!("{address}: closed in favour of another client ({limit})");
         }
-        self.shared.end_now(id);
+        self.shared.close_at_turn_end(id);
         self.close();
     }
 
-    /// Returns the slots of clients of this kind. Clients of the API and of metrics share theirs.
+    /// Returns the slots for clients of this kind. Clients of the API and of metrics share the same slots.
     fn slots(&self, kind: OperatorKind) -> impl Iterator<Item = PeerId> + use<P> {
         self.slot_range(kind).map(PeerId::from_index)
     }
@@ -537,7 +557,7 @@ impl<P: Platform> Engine<P> {
         self.shared.peers.free_non_broker_slot(self.slot_range(kind))
     }
 
-    /// Admits a client of the management API, of metrics or of the control socket.
+    /// Creates the session of an operator client in a free slot.
     fn begin_operator(
         &mut self,
         kind: OperatorKind,
@@ -568,7 +588,7 @@ impl<P: Platform> Engine<P> {
 }
 
 impl<P: Platform> Shared<P> {
-    /// Admits an AMQP connection, and makes its record at the broker.
+    /// Creates the session of an AMQP connection, and its record at the broker.
     fn begin_amqp(&mut self, accepted: Accepted<P::Socket>, with_tls: bool) -> std::io::Result<()> {
         let Accepted { mut socket, address } = accepted;
         let Some(id) = self.broker.connect() else { return Err(std::io::Error::other("no record is free")) };

@@ -1,13 +1,14 @@
 //! Publishers that wait for capacity: the order of their retries, message bodies that arrive slowly, and log
 //! lines about the wait.
 //!
-//! A publisher that is faster than its consumers waits for capacity many times per second, which is normal. The log
-//! therefore reports only waits that last, and their end, so that an operator can see why programs stand still. Waits
-//! for disk space come and go while the compactor frees some. They are logged at once, but at most once per minute.
+//! A publisher that is faster than its consumers waits for capacity many times per second, which is normal.
+//! The log therefore reports only long waits and their end, so that an operator can see why a program does
+//! not continue. Waits for disk space are short while the compactor frees space. They are logged at once, but
+//! at most once per minute.
 //!
 //! # Invariants
-//! - Per virtual host, the publisher that has waited longest retries first. While there is no memory for it,
-//!   publishers of other virtual hosts go on.
+//! - Per virtual host, the publisher that has waited longest retries first. While there is no memory for its
+//!   message, publishers of other virtual hosts can continue.
 //! - A logged wait is followed by a logged end.
 
 use leveret_broker::{DiskFacts, Shortage, WaitingPublishers};
@@ -16,11 +17,11 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::time::{Deadline, Now};
 
-use super::peer::{Session, Waiting};
+use super::peer::{Session, WaitReason};
 use super::platform::Platform;
 use super::state::Engine;
 
-/// A body may take this many times `content_timeout` while others wait for its memory.
+/// While other publishers wait for memory, a body must arrive within this multiple of `content_timeout`.
 const SLOW_BODY_TIMES: u64 = 10;
 /// Maximum number of publishers that retry per turn.
 const RETRIES_PER_TURN: usize = 64;
@@ -28,21 +29,22 @@ const RETRIES_PER_TURN: usize = 64;
 const DISK_LOG_INTERVAL_MS: u64 = 60_000;
 /// A wait is logged after this time, in milliseconds.
 const LOGGED_AFTER_MS: u64 = 2_000;
-/// Number of causes that are counted separately. Publishers with a further cause are counted as others.
-const CAUSES: usize = 16;
+/// Maximum number of different causes that are counted. Publishers with any other cause count as "others".
+const CAUSES_MAX: usize = 16;
 
 /// The state of the publishers that wait for capacity.
 #[derive(Debug)]
 pub(super) struct BlockedPublishers {
-    /// Since when publishers have been blocked, and whether that is in the log.
+    /// Whether publishers are blocked, and whether this was logged.
     pub(super) report: BlockedReport,
     /// When a wait for disk space was last logged.
     pub(super) disk_logged_at: Option<Now>,
     /// Value of `Shared::capacity_freed` at the last retry.
     pub(super) capacity_seen: u64,
-    /// Number of publishers that have not retried since then.
+    /// Number of publishers that have not retried since that value was reached.
     pub(super) retries_left: usize,
-    /// The claim of a message that waits for memory to be assembled, and when slow bodies are ended for it.
+    /// The claim of a message that waits for memory for its body, and the time at which slow bodies are ended
+    /// to free memory.
     pub(super) assembly_wait: Option<(u64, Deadline)>,
 }
 
@@ -63,14 +65,14 @@ impl BlockedPublishers {
     }
 }
 
-/// Whether publishers are blocked, and whether that is in the log.
+/// Whether publishers are blocked, and whether this was logged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BlockedReport {
     /// No publisher is blocked.
     No,
-    /// Publishers have been blocked since then without interruption.
+    /// Since this time there have been blocked publishers without interruption.
     Since(Now),
-    /// Publishers are blocked, and a log line has reported that.
+    /// Publishers are blocked, and this was logged.
     Logged,
 }
 
@@ -92,9 +94,10 @@ pub(super) struct BlockedOn {
 }
 
 impl BlockedOn {
-    /// Returns the shortage for which most publishers wait; `None` if no publisher waits.
+    /// Returns the most frequent shortage and the number of publishers that wait for it; `None` if no
+    /// publisher waits.
     pub(super) fn most_common(needs: impl Iterator<Item = Self>, now: Now) -> Option<WaitingPublishers> {
-        let mut causes: heapless::Vec<(Self, u32), CAUSES> = heapless::Vec::new();
+        let mut causes: heapless::Vec<(Self, u32), CAUSES_MAX> = heapless::Vec::new();
         let mut all = 0;
         for need in needs {
             all += 1;
@@ -103,7 +106,7 @@ impl BlockedOn {
                     known.since = known.since.min(need.since);
                     *count += 1;
                 }
-                // A cause that does not fit is counted among the others.
+                // The list of causes is full, so this one counts as one of the "others".
                 None => drop(causes.push((need, 1))),
             }
         }
@@ -123,11 +126,11 @@ impl<P: Platform> Engine<P> {
 
     /// Asserts that no blocked publisher could proceed with the capacity that is free now.
     ///
-    /// Called before the loop sleeps, in builds with assertions. Every blocked publisher retries once although
-    /// nothing was freed, and must block again.
+    /// Called before the loop sleeps, in builds with assertions. Every blocked publisher retries once,
+    /// although no capacity was freed, and must block again.
     #[cfg(debug_assertions)]
     pub(super) fn check_no_missed_wakeup(&mut self) {
-        use super::peer::{Ending, PeerId};
+        use super::peer::{CloseStage, PeerId};
 
         debug_assert!(
             !self.shared.can_resume_backlogged(),
@@ -148,7 +151,7 @@ impl<P: Platform> Engine<P> {
                 .shared
                 .peers
                 .get(*id)
-                .filter(|peer| peer.waiting == Waiting::No && peer.ending == Ending::No);
+                .filter(|peer| peer.waiting == WaitReason::No && peer.ending == CloseStage::No);
             peer.is_some_and(|peer| peer.stream.lacks_backlog())
                 && !self.shared.lists.for_backlog.contains(*id)
         };
@@ -170,17 +173,18 @@ impl<P: Platform> Engine<P> {
         // The publishers requested a commit when they blocked. A repeated request is no reason for another
         // turn.
         self.shared.pending_writes.take_urgency();
-        // Peers with output and a full socket were listed to be written to. They still cannot be written to.
+        // The retries listed peers that have output but whose sockets are full. These peers cannot be written
+        // to.
         self.shared
             .lists
             .to_write
-            .retain(|id| self.shared.peers.get(id).is_some_and(|peer| peer.stream.writable));
+            .retain(|id| self.shared.peers.get(id).is_some_and(|peer| peer.stream.is_writable));
         for (id, shortage) in blocked_ids {
             let peer = self.shared.peers.get(id);
-            // A publisher may have been refused because another pool has become full. It no longer waits, but missed
-            // nothing.
+            // A publisher may have been refused meanwhile because another pool is full. It does not wait any
+            // more, but no wake-up was missed.
             let still_waits =
-                peer.is_none_or(|peer| peer.waiting == Waiting::Capacity || peer.ending != Ending::No);
+                peer.is_none_or(|peer| peer.waiting == WaitReason::Capacity || peer.ending != CloseStage::No);
             assert!(
                 still_waits || !is_taken,
                 "peer {} waited for {shortage:?} although there was capacity for it",
@@ -189,7 +193,7 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Lets blocked publishers retry, each once per time that capacity is freed.
+    /// Makes blocked publishers retry. Each retries once whenever capacity was freed.
     pub(super) fn retry_blocked_publishers(&mut self) {
         if !self.has_publisher_to_retry() {
             return;
@@ -199,13 +203,15 @@ impl<P: Platform> Engine<P> {
             (self.blocked.capacity_seen, self.blocked.retries_left) =
                 (made, self.shared.lists.for_capacity.len());
         }
-        // Memory is reserved for a large message at the head of the list, so it may fit where small ones do not.
+        // Freed memory is reserved for a large message at the head of the list. So the first publisher may
+        // succeed although others cannot publish.
         let is_large_next = self.shared.resources.messages.claim_fits();
-        // Input of this turn does not count here, so that the first publisher can always retry.
+        // The budget that input has used in this turn is not counted, so that the first publisher can always
+        // retry.
         self.shared.budget.begin_retries();
         let mut left = RETRIES_PER_TURN;
         while left > 0 && self.blocked.retries_left > 0 && !self.shared.budget.is_over() {
-            // While the first publisher does not fit, all wait in their order.
+            // While there is no capacity for the first publisher, all wait, and keep their order.
             let first =
                 self.shared.lists.for_capacity.get(0).filter(|_| is_large_next || self.shared.can_publish());
             let Some(peer) = first else {
@@ -221,7 +227,7 @@ impl<P: Platform> Engine<P> {
                 continue;
             }
             let Some(peer) = self.shared.peers.get_mut(id) else { continue };
-            peer.waiting = Waiting::No;
+            peer.waiting = WaitReason::No;
             let before = peer.blocked_on;
             if let Session::Amqp(session) = &mut peer.session {
                 session.unblock(self.shared.now);
@@ -230,7 +236,8 @@ impl<P: Platform> Engine<P> {
             self.read_from(waiting);
             self.shared.keep_waiting_time(waiting, before);
             let is_held = self.shared.resources.messages.is_held() && !is_large_next;
-            // The publisher may have been refused instead, if it wanted more than a connection may wait for.
+            // Instead of blocking again, the publisher may have been refused, because it needs more than a
+            // connection may wait for.
             if is_held && self.shared.lists.for_capacity.last() == Some(waiting) {
                 self.shared.lists.for_capacity.move_to(waiting, 0);
             }
@@ -239,9 +246,9 @@ impl<P: Platform> Engine<P> {
 
     /// Closes connections whose messages have been arriving too slowly while others wait for their memory.
     ///
-    /// This happens when a message has waited for memory to assemble its body for `content_timeout`. A body that has
-    /// been arriving for [`SLOW_BODY_TIMES`] that time is then ended. A few octets now and then count as progress for
-    /// `content_timeout`, so that limit alone would not end it.
+    /// When a message has waited for `content_timeout` for memory for its body, connections are closed whose
+    /// bodies have been arriving for [`SLOW_BODY_TIMES`] × `content_timeout`. `content_timeout` alone does
+    /// not close them, because every few octets restart it.
     pub(super) fn end_slow_bodies(&mut self) {
         let timeout_ms = self.shared.limits.content_timeout_ms.into();
         let due = self.shared.now.after_ms(timeout_ms);
@@ -290,7 +297,7 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Logs that publishers have been blocked for a while, and that they go on.
+    /// Logs that publishers have been blocked for [`LOGGED_AFTER_MS`], and later that they continue.
     pub(super) fn report_blocked_publishers(&mut self) {
         match (self.blocked.report, self.shared.lists.for_capacity.is_empty()) {
             (BlockedReport::No, false) => {
@@ -316,7 +323,7 @@ impl<P: Platform> Engine<P> {
                 self.shared.resources.log.log(
                     self.shared.now,
                     log::Level::Info,
-                    LogSource::Anybody,
+                    LogSource::Unknown,
                     LogKind::Shortage,
                     text,
                 );
@@ -344,6 +351,6 @@ impl<P: Platform> Engine<P> {
         let disk = DiskFacts { limit_bytes, has_no_inodes: machine.has_no_inodes };
         let why = self.shared.broker.views().explain(pools, waiters, disk);
         let text = format_args!("{why}");
-        self.shared.resources.log.warn(self.shared.now, LogSource::Anybody, LogKind::Shortage, text);
+        self.shared.resources.log.warn(self.shared.now, LogSource::Unknown, LogKind::Shortage, text);
     }
 }

@@ -1,8 +1,9 @@
 //! The deadlines of peers: a heap with one entry per peer.
 //!
-//! Deadlines mostly move later: each received byte postpones the heartbeat timeout. The heap is therefore only told
-//! about earlier ones. When an entry is due, its peer is asked for its deadline again, which is often later. That
-//! costs one extra check per heartbeat interval instead of one heap operation per read.
+//! Deadlines mostly move later: each received byte postpones the heartbeat timeout. The heap is updated only
+//! when a deadline moves earlier. When an entry is due, the caller computes the deadline of the peer again,
+//! and often it is later. This costs one additional check per heartbeat interval instead of one heap
+//! operation per read.
 //!
 //! # Invariants
 //! - A peer has at most one entry.
@@ -23,7 +24,7 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Bytes per peer.
+    /// Bytes of memory per peer.
     pub(super) const ENTRY_BYTES: usize = size_of::<(Deadline, PeerId)>() + size_of::<u32>();
 
     pub(super) fn with_capacity(peers_max: usize) -> Self {
@@ -49,17 +50,17 @@ impl Deadlines {
             ABSENT => {
                 self.heap.push((deadline, peer));
                 self.positions[peer.index()] = self.heap.len() as u32 - 1;
-                self.rise(self.heap.len() - 1);
+                self.sift_up(self.heap.len() - 1);
             }
             position if self.heap[position as usize].0 > deadline => {
                 self.heap[position as usize].0 = deadline;
-                self.rise(position as usize);
+                self.sift_up(position as usize);
             }
             _ => {}
         }
     }
 
-    /// Removes and returns the peer with the earliest deadline, if that is due.
+    /// Removes the entry with the earliest deadline if it is due, and returns its peer.
     pub(super) fn pop_due(&mut self, now: Now) -> Option<PeerId> {
         let &(deadline, peer) = self.heap.first()?;
         deadline.is_due(now).then(|| {
@@ -78,12 +79,12 @@ impl Deadlines {
         self.heap.swap_remove(position);
         if position < self.heap.len() {
             self.positions[self.heap[position].1.index()] = position as u32;
-            self.rise(position);
-            self.sink(position);
+            self.sift_up(position);
+            self.sift_down(position);
         }
     }
 
-    fn rise(&mut self, mut position: usize) {
+    fn sift_up(&mut self, mut position: usize) {
         while position > 0 {
             let parent = (position - 1) / 2;
             if self.heap[parent].0 <= self.heap[position].0 {
@@ -94,7 +95,7 @@ impl Deadlines {
         }
     }
 
-    fn sink(&mut self, mut position: usize) {
+    fn sift_down(&mut self, mut position: usize) {
         loop {
             let children = [2 * position + 1, 2 * position + 2];
             let earliest = children.into_iter().filter(|&child| child < self.heap.len());

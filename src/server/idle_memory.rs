@@ -1,14 +1,15 @@
-//! When memory that is idle after a burst or after the start is returned to the system.
+//! Decides when memory that is unused after a burst or after the start is returned to the system.
 //!
 //! # Invariants
-//! - There is no deadline while no more is idle than what is kept for the next burst.
-//! - Memory that could not be returned, because memory in use lies between, is not tried again until the idle amount
-//!   changes.
+//! - There is no deadline while at most [`IDLE_BYTES_KEPT`] bytes are idle.
+//! - Idle memory that could not be returned, because it is in the same pages as used memory, is not tried
+//!   again until the number of idle bytes changes.
 
 use leveret_core::mem;
 use leveret_core::time::{Deadline, Now};
 
-/// How long memory is idle before it is returned, in milliseconds: the next burst may come soon.
+/// How long memory is idle before it is returned, in milliseconds. It is kept so long because another burst
+/// may follow.
 const TRIM_AFTER_MS: u64 = 1_000;
 /// Idle memory that is kept for the next burst, in bytes.
 const IDLE_BYTES_KEPT: usize = 1 << 20;
@@ -16,17 +17,18 @@ const IDLE_BYTES_KEPT: usize = 1 << 20;
 /// The state of the return of idle memory.
 #[derive(Debug)]
 pub(super) struct IdleMemory {
-    /// Whether all memory is locked, so that nothing is returned.
+    /// All memory is locked, so nothing is returned.
     is_locked: bool,
     due: Deadline,
-    /// Whether the code of the start is still mapped.
+    /// The code that only the start needs is still in memory.
     is_fresh: bool,
     /// Idle bytes that remained after the last return.
     left_bytes: usize,
 }
 
 impl IdleMemory {
-    /// Makes the state at start. Memory that the start left idle is also returned, unless all memory is locked.
+    /// Creates the state at start. Memory that the start no longer needs is returned too, unless all memory
+    /// is locked.
     pub(super) const fn new(is_locked: bool) -> Self {
         let due = if is_locked { Deadline::NEVER } else { Now::from_ms(0).after_ms(TRIM_AFTER_MS) };
         Self { is_locked, due, is_fresh: true, left_bytes: 0 }
@@ -37,8 +39,8 @@ impl IdleMemory {
         self.due
     }
 
-    /// Returns whether a bounded part must be returned now. If nothing is due, it checks `idle_bytes` and may set the
-    /// deadline.
+    /// Returns whether a bounded part of the memory must be returned now. If not, sets the deadline if
+    /// `idle_bytes` are more than what is kept.
     pub(super) fn is_due(&mut self, now: Now, idle_bytes: usize) -> bool {
         if self.is_locked {
             return false;
@@ -52,7 +54,7 @@ impl IdleMemory {
         self.due.is_due(now)
     }
 
-    /// Records that the last part was returned, and that `left_bytes` stay idle.
+    /// Notes that the last part was returned, and that `left_bytes` could not be.
     pub(super) fn note_returned(&mut self, left_bytes: usize) {
         if core::mem::replace(&mut self.is_fresh, false) {
             mem::drop_startup_pages();

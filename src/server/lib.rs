@@ -21,7 +21,7 @@
 //! | `password_checks` | logins that wait for the check of their password; limits on failed logins |
 //! | `operators` | clients of the control socket and of the management API |
 //! | `bridges` | federation and shovels: links to other brokers |
-//! | `idle_memory` | when unused memory is returned to the system |
+//! | `idle_memory` | decides when unused memory is returned to the system |
 //! | `stop` | the shutdown |
 //! | `platform` | the traits for sockets, clock and worker thread, which the daemon and the tests implement |
 //!
@@ -72,7 +72,7 @@ pub use storage_driver::StorageDriver;
 pub use storage_driver::log_file_system_full;
 pub use worker::{CertificateState, WorkerJob, WorkerResult};
 
-/// Returns the memory per peer in this package, in bytes, for sockets of type `S`.
+/// Returns the bytes of memory that this package needs per peer, for sockets of type `S`.
 pub const fn peer_bytes<S>() -> usize {
     lists::peer_bytes::<S>()
 }
@@ -80,7 +80,8 @@ pub const fn peer_bytes<S>() -> usize {
 /// Bytes per connection that has not logged in, in addition to its [`peer_bytes`].
 pub const LOGIN_BYTES: usize = password_checks::LOGIN_BYTES + admission::SLOT_BYTES;
 
-/// Returns the bytes of the waiting accepted sockets (of type `S`) and of the tables of failed logins.
+/// Returns the bytes of memory of the list of waiting sockets (of type `S`) and of the tables of failed
+/// logins.
 pub const fn admission_bytes<S>() -> usize {
     admission::waiting_bytes::<S>() + password_checks::TABLES_BYTES
 }

@@ -1,8 +1,8 @@
-//! The lists of peers: those that must be read, written, closed or called at a deadline, and those that wait
+//! The lists of peers: peers that must be read, written, closed or called at a deadline, and peers that wait
 //! for capacity or a result.
 //!
 //! # Invariants
-//! - A peer is on each list at most once, and on `to_read` only while it waits for nothing.
+//! - A peer is on each list at most once. A peer on `to_read` has [`WaitReason::No`].
 //! - A closed peer is on no list.
 
 use std::collections::VecDeque;
@@ -10,10 +10,10 @@ use std::collections::VecDeque;
 use leveret_core::pending_writes::Batch;
 
 use super::deadlines::Deadlines;
-use super::peer::{Ending, Peer, PeerId, Peers, Waiting};
+use super::peer::{CloseStage, Peer, PeerId, Peers, WaitReason};
 use super::platform::Socket;
 
-/// Returns the memory per peer in this package, in bytes: its record, its list entries, its deadline.
+/// Returns the bytes of memory that this package needs per peer: its record, its list entries, its deadline.
 pub(super) const fn peer_bytes<S>() -> usize {
     size_of::<Option<Peer<S>>>()
         + 6 * WaitList::ENTRY_BYTES
@@ -29,15 +29,15 @@ pub(super) struct Lists {
     pub(super) to_read: WaitList,
     pub(super) to_write: WaitList,
     pub(super) to_close: Vec<PeerId>,
-    /// Peers with confirms or answers that wait for the disk.
+    /// Peers with confirms or replies that wait for the disk.
     pub(super) for_disk: WaitList,
-    /// The newest durable batch that was announced to the peers that wait for the disk.
+    /// The newest durable batch of which the peers on `for_disk` were notified.
     pub(super) durable_announced: Batch,
     /// Publishers that wait for capacity, in the order of their arrival.
     pub(super) for_capacity: WaitList,
-    /// Peers whose input needs more input backlog than is free.
+    /// Peers that need more input backlog than is free.
     pub(super) for_backlog: WaitList,
-    /// Peers whose last command the broker is still carrying out.
+    /// Peers whose last command began a job of the broker that is not done.
     pub(super) for_jobs: WaitList,
 }
 
@@ -57,10 +57,10 @@ impl Lists {
         }
     }
 
-    /// Puts a peer on the list of those that are read in the next turn, unless the peer waits.
+    /// Lists a peer to be read in the next turn, unless the peer waits.
     pub(super) fn list_to_read<S: Socket>(&mut self, peers: &Peers<S>, id: impl Into<PeerId>) {
         let id = id.into();
-        if peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No) {
+        if peers.get(id).is_some_and(|peer| peer.waiting == WaitReason::No) {
             self.to_read.push(id);
         }
     }
@@ -71,12 +71,12 @@ impl Lists {
     }
 
     /// Lists a peer to be closed at the end of the turn.
-    pub(super) fn end_now<S: Socket>(&mut self, peers: &mut Peers<S>, id: impl Into<PeerId>) {
+    pub(super) fn close_at_turn_end<S: Socket>(&mut self, peers: &mut Peers<S>, id: impl Into<PeerId>) {
         let id = id.into();
         if let Some(peer) = peers.get_mut(id)
-            && peer.ending != Ending::Now
+            && peer.ending != CloseStage::AtTurnEnd
         {
-            peer.ending = Ending::Now;
+            peer.ending = CloseStage::AtTurnEnd;
             self.to_close.push(id);
         }
     }
@@ -85,13 +85,13 @@ impl Lists {
     pub(super) fn resume<S: Socket>(&mut self, peers: &mut Peers<S>, id: impl Into<PeerId>) {
         let id = id.into();
         if let Some(peer) = peers.get_mut(id) {
-            peer.waiting = Waiting::No;
+            peer.waiting = WaitReason::No;
             peer.stream.assume_readable();
             self.list_to_read(peers, id);
         }
     }
 
-    /// Takes closed peers off all lists: once for all that were closed, and before their slots are used again.
+    /// Removes all closed peers from all lists. Called before their slots are used again.
     pub(super) fn remove_closed<S: Socket>(&mut self, peers: &Peers<S>) {
         let waiting = [&mut self.for_capacity, &mut self.for_backlog, &mut self.for_jobs, &mut self.for_disk];
         for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
@@ -103,7 +103,7 @@ impl Lists {
 /// A list of peers in the order of their arrival.
 ///
 /// # Invariants
-/// - The flag of a peer is set exactly while it is on the list.
+/// - The flag of a peer is set if and only if the peer is on the list.
 /// - Nothing allocates after construction.
 #[derive(Debug)]
 pub(super) struct WaitList {
@@ -113,7 +113,7 @@ pub(super) struct WaitList {
 }
 
 impl WaitList {
-    /// Bytes per peer, with its bit rounded up.
+    /// Bytes of memory per peer; its bit counts as one byte.
     pub(super) const ENTRY_BYTES: usize = size_of::<PeerId>() + 1;
 
     pub(super) fn with_capacity(peers_max: usize) -> Self {
@@ -190,14 +190,14 @@ impl WaitList {
         }
     }
 
-    /// Removes the peers for which `stays` returns `false`.
-    pub(super) fn retain(&mut self, stays: impl Fn(PeerId) -> bool) {
+    /// Removes the peers for which `keep` returns `false`.
+    pub(super) fn retain(&mut self, keep: impl Fn(PeerId) -> bool) {
         let flags = &mut self.flags;
         self.queue.retain(|id| {
-            let stays = stays(*id);
+            let keep = keep(*id);
             let (word, bit) = Self::bit(*id);
-            flags[word] &= if stays { u64::MAX } else { !bit };
-            stays
+            flags[word] &= if keep { u64::MAX } else { !bit };
+            keep
         });
     }
 

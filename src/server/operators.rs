@@ -1,16 +1,16 @@
-//! Clients of operators: `leveret ctl` on the control socket, the management API, and readers of metrics.
+//! Operator clients: `leveret ctl` on the control socket, and clients of the management API and of metrics.
 //!
-//! The broker has no record of them.
+//! The broker has no records of these clients.
 //!
 //! ```text
-//!   read ─→ OperatorSession::handle, one request ─→ its answer ───────────┐
-//!           answers that waited for the disk, rows ─→ OperatorSession::fill ┴─→ write
+//!   read ─→ OperatorSession::handle, one request ─→ its reply ────────────┐
+//!           replies that waited for the disk, rows ─→ OperatorSession::fill ┴─→ write
 //! ```
 //!
 //! # Invariants
 //! - Only root and the user that the broker runs as may use the control socket. The mode of its file ensures that,
 //!   and the user that the kernel reports is checked.
-//! - There are never more clients than slots for them.
+//! - The number of clients is limited by the number of their slots.
 //! - Each client causes at most one read, one request and one write per turn.
 //! - A client that makes no progress for [`IDLE_MS`] is disconnected.
 
@@ -28,28 +28,28 @@ use leveret_storage::Log;
 
 use super::blocked_publishers::BlockedOn;
 use super::bridges::ShownBridges;
-use super::peer::{Ending, Peer, PeerAddress, PeerId, Peers, Session, Waiting};
+use super::peer::{CloseStage, Peer, PeerAddress, PeerId, Peers, Session, WaitReason};
 use super::platform::{Platform, Socket};
 use super::state::Engine;
-use super::stream::Reading;
+use super::stream::ReadMode;
 use super::worker::CertificateState;
 
 /// Maximum number of bytes taken from a client per turn.
 const READ_BYTES: usize = 16 << 10;
-/// A client that neither sends nor takes anything for this time is disconnected, in milliseconds.
+/// A client that sends nothing and reads nothing for this time is disconnected, in milliseconds.
 pub(super) const IDLE_MS: u64 = 60_000;
 /// Maximum time of a request over the network from its first octet to its last, in milliseconds.
 const REQUEST_MS: u64 = 15_000;
-/// Maximum time for an answer over the network to be read, in milliseconds. Also the maximum time for an upload: a
-/// request whose body is longer than the request buffer.
+/// Maximum time for a client to read a reply over the network, in milliseconds. Also the maximum time of an
+/// upload: a request whose body is longer than the request buffer.
 const ANSWER_MS: u64 = 120_000;
-/// Maximum time for an answer with metrics to be read, in milliseconds. Only programs read them, and Prometheus waits
-/// no longer either.
+/// Maximum time for a client to read a reply with metrics, in milliseconds. Only programs read metrics, and
+/// Prometheus does not wait longer either.
 const METRICS_ANSWER_MS: u64 = 30_000;
-/// Time for a request to arrive before the client can be closed for another one, in milliseconds.
+/// Time for a request to arrive before the client can be evicted, in milliseconds.
 const REQUEST_KEPT_MS: u64 = 1_500;
-/// Time for an upload or an answer before the client can be closed for another one, in milliseconds. It is long
-/// enough for the web page over a slow link.
+/// Time for an upload or a reply before the client can be evicted, in milliseconds. It is long enough for
+/// loading the web page over a slow link.
 const ANSWER_KEPT_MS: u64 = 8_000;
 
 /// The state that all operator clients share.
@@ -60,12 +60,13 @@ pub(super) struct Operators {
     pub(super) orders: Orders,
     pub(super) tokens: Tokens,
     pub(super) samples: Samples,
-    /// The client for whose backup the files of storage are pinned.
+    /// The client for whose backup the files of the storage are pinned, so that the compactor does not delete
+    /// them.
     pub(super) backup_client: Option<PeerId>,
 }
 
 impl Operators {
-    /// Makes a control socket that is not yet open.
+    /// Creates the state. Clients of the control socket are not accepted yet.
     pub(super) fn closed(process: Process, own_uid: u32, samples: Samples) -> Self {
         Self {
             is_open: false,
@@ -83,13 +84,13 @@ impl Operators {
 #[derive(Debug)]
 pub(super) struct OperatorClient {
     pub(super) session: OperatorSession,
-    /// Whether the client will send nothing more. Earlier requests are still answered.
+    /// The client has shut down writing. Requests that it sent before still get their replies.
     pub(super) has_ended: bool,
     pub(super) idle_at: Deadline,
-    /// When the request or answer under way must be complete.
+    /// When the current request or reply must be complete.
     pub(super) exchange_at: Deadline,
     exchange: Exchange,
-    /// From this time on the client can be closed to admit another client that waits.
+    /// From this time on the client can be evicted.
     pub(super) closable_at: Deadline,
 }
 
@@ -109,9 +110,9 @@ impl OperatorClient {
         self.idle_at.earlier(self.exchange_at)
     }
 
-    /// Sets the deadlines again after a read, a request or a write. Clients of the control socket have no limit for a
-    /// whole request or answer.
-    pub(super) fn keep_exchange_time(&mut self, now: Now) {
+    /// Updates the deadlines after a read, a request or a write. Clients of the control socket have no
+    /// deadline for a whole request or reply.
+    pub(super) fn update_exchange_deadlines(&mut self, now: Now) {
         let exchange = match (self.session.is_empty(), self.session.has_output(), self.session.is_uploading())
         {
             (true, ..) => Exchange::None,
@@ -137,12 +138,12 @@ impl OperatorClient {
         self.closable_at = now.after_ms(kept_ms);
     }
 
-    /// Records that the client made progress, or waits for the broker.
+    /// Restarts the idle timeout, because the client made progress or waits for the broker.
     pub(super) fn note_progress(&mut self, now: Now) {
         self.idle_at = now.after_ms(IDLE_MS);
     }
 
-    /// Returns whether the client has sent everything and all its requests are answered.
+    /// Returns whether the client has shut down writing and all its requests have been replied to.
     pub(super) fn is_done(&self) -> bool {
         let is_idle =
             !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();
@@ -150,7 +151,7 @@ impl OperatorClient {
     }
 }
 
-/// The exchange under way with a client.
+/// The current request or reply of a client, which determines its deadlines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Exchange {
     None,
@@ -161,32 +162,32 @@ enum Exchange {
 }
 
 impl<P: Platform> Engine<P> {
-    /// Reads once, and handles one request.
+    /// Reads once from a client, and handles one request.
     pub(super) fn read_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Operator(client), address, has_sent, .. }) =
+        let Some(Peer { stream, session: Session::Operator(client), address, has_first_message, .. }) =
             self.shared.peers.get_mut(id)
         else {
             return;
         };
         let now = self.shared.now;
         let room = client.session.input_capacity_bytes();
-        let most = stream.reach(room.min(READ_BYTES)).min(self.shared.scratch.input.len());
+        let most = stream.buffer_bytes_for(room.min(READ_BYTES)).min(self.shared.scratch.input.len());
         if room > 0 {
             let got =
-                stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input[..most], Reading::Take);
+                stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input[..most], ReadMode::Take);
             self.shared.budget.note_read(got.len);
             self.shared.budget.charge_records(stream.take_records());
             if stream.is_in_tls_handshake() {
-                return self.shared.continue_handshake(id, got.end);
+                return self.shared.continue_handshake(id, got.is_end);
             }
             let taken = room.min(got.len);
             client.session.take(&self.shared.scratch.input[..taken]);
-            client.has_ended |= got.end && taken == got.len;
+            client.has_ended |= got.is_end && taken == got.len;
             if taken > 0 {
-                *has_sent = true;
+                *has_first_message = true;
                 client.note_progress(now);
             }
-            client.keep_exchange_time(now);
+            client.update_exchange_deadlines(now);
             if !stream.keep(
                 &mut self.shared.buffers,
                 &mut self.shared.scratch.input,
@@ -200,16 +201,17 @@ impl<P: Platform> Engine<P> {
                     address
                 );
                 self.shared.resources.log.warn(now, address.source(), LogKind::Shortage, text);
-                return self.shared.end_now(id);
+                return self.shared.close_at_turn_end(id);
             }
         }
         if client.session.has_request() {
             self.serve_operator(id, OperatorSession::handle);
             self.shared.budget.charge_work();
             if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
-                client.keep_exchange_time(now);
+                client.update_exchange_deadlines(now);
             }
-            // An answer that waits for the disk may already be complete, and then no commit would wake it.
+            // The batch that a reply waits for may be durable already, and then no commit would wake the
+            // client.
             self.shared.list_to_write(id);
         }
         if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id)
@@ -220,7 +222,7 @@ impl<P: Platform> Engine<P> {
         self.shared.after_session(id);
     }
 
-    /// Writes once: answers that waited, or rows of a listing, as much as the client takes.
+    /// Writes once to a client: replies that waited, or rows of a listing, as much as the socket takes.
     pub(super) fn write_operator(&mut self, id: PeerId) {
         self.serve_operator(id, OperatorSession::fill);
         let Some(Peer { stream, session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id)
@@ -228,7 +230,7 @@ impl<P: Platform> Engine<P> {
             return;
         };
         if client.session.awaits_disk() {
-            // The reply may wait for log entries that were appended in this step.
+            // The reply may wait for the commit of log entries that were appended in this step.
             self.shared.lists.for_disk.push(id);
         }
         match stream.write(&mut self.shared.buffers, client.session.output()) {
@@ -237,21 +239,22 @@ impl<P: Platform> Engine<P> {
                 if count > 0 {
                     client.note_progress(self.shared.now);
                 }
-                client.keep_exchange_time(self.shared.now);
+                client.update_exchange_deadlines(self.shared.now);
                 self.shared.after_write(id, count > 0);
             }
             Err(error) => self.shared.note_write_failed(id, &error),
         }
     }
 
-    /// Takes a sample for rates and histories, if one is due.
+    /// Takes a sample of the counters, if one is due. Rates and histories are computed from samples.
     #[cold]
     pub(super) fn take_sample(&mut self) {
         let now_ms = self.shared.now.as_ms();
         if !self.operators.samples.is_due(now_ms) {
             return;
         }
-        let counters = self.store.as_mut().map(|store| store.keeper.log_mut().counters()).unwrap_or_default();
+        let counters =
+            self.store.as_mut().map(|store| store.commit_writer.log_mut().counters()).unwrap_or_default();
         let outside = LoopCounters {
             confirmed: self.shared.resources.pools.confirmed(),
             connections: (self.shared.peers.connections_opened(), self.shared.peers.connections().into()),
@@ -267,9 +270,9 @@ impl<P: Platform> Engine<P> {
         self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, connections, outside);
     }
 
-    /// Lets the session of a client continue, with access to everything that it may show.
+    /// Calls `step` with the session of a client and everything that replies may contain.
     fn serve_operator(&mut self, id: PeerId, step: fn(&mut OperatorSession, &mut RequestContext<'_>)) {
-        // The session is taken out of the peer meanwhile, because it may list all peers.
+        // The session is taken out of its peer during the call, because the call borrows all peers.
         let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) else {
             return;
         };
@@ -284,9 +287,9 @@ impl<P: Platform> Engine<P> {
         process.confirmed = self.shared.resources.pools.confirmed();
         process.handshakes_evicted = self.shared.admission.evicted_count();
         process.has_refused_reads =
-            self.store.as_mut().is_some_and(|store| store.keeper.log_mut().has_refused_reads());
-        let CertificateState { is_shut, end_s } = self.shared.worker.certificates;
-        process.is_tls_unavailable = is_shut;
+            self.store.as_mut().is_some_and(|store| store.commit_writer.log_mut().has_refused_reads());
+        let CertificateState { is_unavailable, end_s } = self.shared.worker.certificates;
+        process.is_tls_unavailable = is_unavailable;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
         process.waiting_publishers = self.shared.lists.for_capacity.len() as u32;
         let needs = self
@@ -298,9 +301,9 @@ impl<P: Platform> Engine<P> {
             .map(|peer| peer.blocked_on);
         process.waiters = BlockedOn::most_common(needs, self.shared.now);
         if let Some(store) = &mut self.store {
-            let log = store.keeper.log_mut();
+            let log = store.commit_writer.log_mut();
             let counters = log.counters();
-            let (commits_over_budget, _) = log.over_budget();
+            let (commits_over_budget, _) = log.delayed_by_budget();
             process.store = StoreView {
                 written_bytes: counters.bytes_written + counters.bytes_zeroed,
                 written_all_runs_bytes: log.bytes_written_total(),
@@ -308,7 +311,7 @@ impl<P: Platform> Engine<P> {
                 bytes_max: log.space().most_bytes(),
                 room_bytes: log.space().room_bytes(),
                 commits_over_budget,
-                is_over_budget: is_over_budget(log.over_budget(), self.shared.now),
+                is_over_budget: is_over_budget(log.delayed_by_budget(), self.shared.now),
             };
         }
         let held_before = self.operators.backup_client.is_some();
@@ -323,7 +326,7 @@ impl<P: Platform> Engine<P> {
         let bridges = ShownBridges { bridges: &self.bridges, log_free_bytes, now: self.shared.now, unix_ms };
         let backup_client = &mut self.operators.backup_client;
         let mut files = self.store.as_mut().map(|disk| PinnedFiles {
-            log: disk.keeper.log_mut(),
+            log: disk.commit_writer.log_mut(),
             backup_client,
             client: id,
         });
@@ -350,7 +353,7 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Wakes the clients that wait for the pinned files, which are free again.
+    /// Wakes the clients that wait for the end of another client's backup.
     pub(super) fn wake_backup_clients(&mut self) {
         for id in self.shared.lists.for_disk.iter().filter(|id| id.connection().is_none()) {
             self.shared.lists.to_write.push(id);
@@ -358,7 +361,7 @@ impl<P: Platform> Engine<P> {
     }
 }
 
-/// The files of storage, pinned for the backup of one client.
+/// Pins the files of the storage for the backup of one client.
 struct PinnedFiles<'c> {
     log: &'c mut Log,
     backup_client: &'c mut Option<PeerId>,
@@ -387,17 +390,17 @@ impl Files for PinnedFiles<'_> {
     }
 }
 
-/// The broker's connections as operators see them.
+/// The AMQP connections as shown to operators.
 pub(super) struct Connections<'p, S> {
     pub(super) peers: &'p Peers<S>,
     pub(super) now: Now,
     pub(super) unix_ms: u64,
-    /// Whether commits, and therefore confirms, wait for the sync budget.
+    /// Commits, and therefore confirms, are delayed to stay within the sync budget.
     pub(super) is_over_budget: bool,
 }
 
-/// Returns whether a commit waited for the sync budget recently. The arguments are the result of
-/// [`Log::over_budget`].
+/// Returns whether a commit was delayed by the sync budget recently. The first argument is the result of
+/// [`Log::delayed_by_budget`].
 fn is_over_budget((count, last): (u64, Now), now: Now) -> bool {
     count > 0 && now.ms_since(last) < SYNC_BUDGET_SHOWN_MS
 }
@@ -423,10 +426,10 @@ impl<S: Socket> Sockets for Connections<'_, S> {
             is_tls: peer.stream.is_tls(),
             connected_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(peer.since)),
             state: match (peer.ending, peer.waiting) {
-                (Ending::No, Waiting::Capacity) => "blocked",
-                // RabbitMQ's state of a publisher that is slowed down.
-                (Ending::No, _) if self.is_over_budget && session.awaits_disk() => "flow",
-                (Ending::No, _) => "running",
+                (CloseStage::No, WaitReason::Capacity) => "blocked",
+                // `flow` is RabbitMQ's state of a publisher whose speed is limited.
+                (CloseStage::No, _) if self.is_over_budget && session.awaits_disk() => "flow",
+                (CloseStage::No, _) => "running",
                 _ => "closing",
             },
             frame_max: negotiated.frame_max,

@@ -1,13 +1,14 @@
 //! Logins that wait for the check of their password, and the limit on failed logins.
 //!
-//! A check is slow on purpose: 80 ms on a Raspberry Pi Zero. The worker thread makes one at a time. Each address has
-//! a token bucket for wrong passwords: 10 at once, then 10 per second, and fewer where a check takes long. Logins of
-//! an address without tokens wait. A right password costs no token.
+//! A check is deliberately slow: 80 ms on a Raspberry Pi Zero. The worker thread makes one check at a time.
+//! Each address has a token bucket for wrong passwords: 10 at once, then 10 per second, or fewer if a check
+//! takes long. Logins from an address without tokens wait. A correct password costs no token.
 //!
 //! # Invariants
-//! - The address with the most tokens has the next check, and of its logins the oldest.
-//! - If one of the last [`WRONG_KEPT`] wrong passwords is sent again for its user, it is refused without a check.
-//! - Whether a user exists makes no difference here.
+//! - The next check is that of the oldest login from the address with the most tokens.
+//! - The last [`WRONG_KEPT`] wrong passwords are stored as digests. If one of them is sent again for the same
+//!   user, it is refused without a check.
+//! - Logins of users that do not exist take the same steps as others.
 //! - Every table has a fixed size.
 
 use std::collections::VecDeque;
@@ -19,9 +20,10 @@ use leveret_core::time::{Deadline, Now};
 use leveret_core::token_bucket::{NS_PER_MS, TokenBucket};
 
 use super::peer::PeerId;
-use super::peer::{PeerAddress, Source};
+use super::peer::{PeerAddress, PeerOrigin};
 
-/// Maximum number of addresses with a bucket. When there are more, the one with the most tokens is removed.
+/// Maximum number of addresses with a stored bucket. When another is needed, the bucket with the most tokens
+/// is removed.
 const ADDRESSES_KEPT: usize = 128;
 /// Number of wrong passwords that are refused without a check.
 const WRONG_KEPT: usize = 64;
@@ -29,41 +31,43 @@ const WRONG_KEPT: usize = 64;
 const BURST: u64 = 10;
 /// Time until an address may send one more wrong password, in nanoseconds.
 const TOKEN_NS: u64 = 100 * NS_PER_MS;
-/// After a wrong password whose check took `t` ms, its address waits at least this many times `t` ms. One address
-/// therefore takes at most a fifth of a processor core.
-const REST_TIMES: u64 = 4;
-const CAPACITY_NS: u64 = BURST * TOKEN_NS;
+/// After a wrong password, its address must wait at least this multiple of the time that the check took. One
+/// address can therefore use at most a fifth of a processor core.
+const WAIT_PER_CHECK_TIME: u64 = 4;
+const BUCKET_CAPACITY_NS: u64 = BURST * TOKEN_NS;
 
-/// Bytes of one login that waits.
+/// Bytes of memory of a waiting login.
 pub(super) const LOGIN_BYTES: usize = size_of::<Login>() + size_of::<PasswordCheck>() + PASSWORD_BYTES_MAX;
-/// Bytes of the tables of addresses and wrong passwords.
+/// Bytes of memory of the tables of addresses and of wrong passwords.
 pub(super) const TABLES_BYTES: usize =
-    ADDRESSES_KEPT * size_of::<(Source, TokenBucket)>() + WRONG_KEPT * size_of::<u64>();
+    ADDRESSES_KEPT * size_of::<(PeerOrigin, TokenBucket)>() + WRONG_KEPT * size_of::<u64>();
 
-/// A login that waits.
+/// A login that waits for the check of its password.
 #[derive(Debug)]
 pub struct Login {
     pub(super) peer: PeerId,
     pub(super) from: PeerAddress,
-    /// Distinguishes the peer from a later one with the same id.
+    /// Ticket of the job; see `WaitReason::Worker`. It distinguishes the peer from a later one with the
+    /// same id.
     pub(super) ticket: u64,
     pub(super) check: Box<PasswordCheck>,
 }
 
-/// The queue of logins, and the last wrong passwords.
+/// The waiting logins, the token buckets of addresses, and the last wrong passwords.
 #[derive(Debug)]
 pub(super) struct PasswordChecks {
-    /// In the order of arrival, at most one per peer.
+    /// The waiting logins in the order of their arrival; at most one per peer.
     queue: VecDeque<Login>,
-    /// Addresses that have sent a wrong password.
-    buckets: Vec<(Source, TokenBucket)>,
-    /// Keyed hashes of user, password and the password hash that it was compared with.
+    /// The token buckets of addresses that sent a wrong password. Other addresses have a full bucket.
+    buckets: Vec<(PeerOrigin, TokenBucket)>,
+    /// Digests of the last wrong passwords: keyed hashes of the user name, the password and the user's
+    /// password hash.
     wrong: VecDeque<u64>,
     keys: RandomState,
 }
 
 impl PasswordChecks {
-    /// Makes an empty queue for `logins_max` peers.
+    /// Creates an empty queue with capacity for `logins_max` logins.
     pub(super) fn new(logins_max: usize) -> Self {
         Self {
             queue: VecDeque::with_capacity(logins_max),
@@ -73,7 +77,8 @@ impl PasswordChecks {
         }
     }
 
-    /// Returns whether this password is one of the last wrong ones, compared with the same hash of the same user.
+    /// Returns whether this password is one of the last wrong ones for this user, and the user's password was
+    /// not changed since.
     pub(super) fn is_known_wrong(&self, check: &PasswordCheck) -> bool {
         self.wrong.contains(&self.digest(check))
     }
@@ -83,33 +88,34 @@ impl PasswordChecks {
         self.queue.push_back(login);
     }
 
-    /// Takes the login to check next.
+    /// Removes and returns the login whose password is checked next; `None` if none may be checked now.
     pub(super) fn next(&mut self, now: Now) -> Option<Login> {
         let ready = self.queue.iter().enumerate().filter(|(_, login)| self.due(login).is_due(now));
         let (at, _) = ready.min_by_key(|(at, login)| (self.bucket(login.from.origin()), *at))?;
         self.queue.remove(at)
     }
 
-    /// Returns when the next login can be checked.
+    /// Returns when the next password can be checked.
     pub(super) fn deadline(&self) -> Deadline {
         self.queue.iter().map(|login| self.due(login)).min().unwrap_or(Deadline::NEVER)
     }
 
-    /// Returns whether an address may have another password checked now.
-    pub(super) fn has_tokens(&self, now: Now, source: Source) -> bool {
-        self.bucket(source).has(now, TOKEN_NS, CAPACITY_NS)
+    /// Returns whether the next password from an address can be checked now.
+    pub(super) fn has_tokens(&self, now: Now, origin: PeerOrigin) -> bool {
+        self.bucket(origin).has(now, TOKEN_NS, BUCKET_CAPACITY_NS)
     }
 
-    /// Records that a password was wrong, and how long its check took.
+    /// Notes a wrong password, whose check took `check_ms` milliseconds.
     pub(super) fn note_wrong(&mut self, now: Now, login: &Login, check_ms: u64) {
         let digest = self.digest(&login.check);
         if self.wrong.len() == WRONG_KEPT {
             self.wrong.pop_front();
         }
         self.wrong.push_back(digest);
-        let source = login.from.origin();
-        let cost_ns = (check_ms.saturating_mul(REST_TIMES * NS_PER_MS)).clamp(TOKEN_NS, CAPACITY_NS);
-        if let Some((_, bucket)) = self.buckets.iter_mut().find(|(other, _)| *other == source) {
+        let origin = login.from.origin();
+        let cost_ns =
+            (check_ms.saturating_mul(WAIT_PER_CHECK_TIME * NS_PER_MS)).clamp(TOKEN_NS, BUCKET_CAPACITY_NS);
+        if let Some((_, bucket)) = self.buckets.iter_mut().find(|(other, _)| *other == origin) {
             return bucket.take(now, cost_ns);
         }
         if self.buckets.len() == ADDRESSES_KEPT {
@@ -118,20 +124,20 @@ impl PasswordChecks {
         }
         let mut bucket = TokenBucket::default();
         bucket.take(now, cost_ns);
-        self.buckets.push((source, bucket));
+        self.buckets.push((origin, bucket));
     }
 
-    /// Removes the login of a closed peer.
+    /// Removes the login of a closed peer, if there is one.
     pub(super) fn remove(&mut self, peer: PeerId) {
         self.queue.retain(|login| login.peer != peer);
     }
 
     fn due(&self, login: &Login) -> Deadline {
-        self.bucket(login.from.origin()).due(TOKEN_NS, CAPACITY_NS)
+        self.bucket(login.from.origin()).due(TOKEN_NS, BUCKET_CAPACITY_NS)
     }
 
-    fn bucket(&self, source: Source) -> TokenBucket {
-        let found = self.buckets.iter().find(|(other, _)| *other == source);
+    fn bucket(&self, origin: PeerOrigin) -> TokenBucket {
+        let found = self.buckets.iter().find(|(other, _)| *other == origin);
         found.map_or_else(TokenBucket::default, |(_, bucket)| *bucket)
     }
 
@@ -174,8 +180,8 @@ mod tests {
         assert_eq!(core::iter::from_fn(|| checks.next(now)).count(), 40);
         (0..40).for_each(|index| push(&mut checks, index, 1));
         assert_eq!(run_wrong(&mut checks, now, 0), (0..10).collect::<Vec<_>>());
-        let source = PeerAddress::Network(([192, 0, 2, 1], 9).into()).origin();
-        assert!(!checks.has_tokens(now, source));
+        let origin = PeerAddress::Network(([192, 0, 2, 1], 9).into()).origin();
+        assert!(!checks.has_tokens(now, origin));
         assert_eq!(checks.deadline(), now.after_ms(100));
         assert_eq!(run_wrong(&mut checks, Now::from_ms(5_100), 0), [10]);
     }

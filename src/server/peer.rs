@@ -4,7 +4,7 @@
 //! and budgets do not depend on the kind of a peer. [`Session`] handles its bytes according to the kind.
 //!
 //! # Invariants
-//! - The kind of a peer never changes, nor whether the broker has a record of it.
+//! - The kind of a peer never changes.
 //! - The slot of a peer and its record at the broker can be computed from each other.
 
 use core::fmt;
@@ -23,53 +23,55 @@ use super::operators::OperatorClient;
 use super::platform::Socket;
 use super::stream::Stream;
 
-/// Why a connection is not read.
+/// Why a peer is not read.
 ///
-/// The table lists what ends each kind of waiting and how the loop notices it. Conditions that the loop evaluates
-/// before every sleep cannot be missed by the code that changes them.
+/// The table lists when each kind of waiting ends, and how the loop notices that. Some conditions are
+/// evaluated before every sleep, so code that changes them need not wake the peer.
 ///
 /// | waits for | ends when | the loop notices by |
 /// |---|---|---|
-/// | `Replies` | some of its output was written | the socket's next event, after which all output is written |
+/// | `Replies` | a part of its output was written | the next event of its socket, after which output is written |
 /// | `Capacity` | memory or disk space became free | counters of the pools: `Engine::has_publisher_to_retry` |
-/// | `Job` | the broker's job for it is done | `Broker::has_work`, until it is done |
+/// | `Job` | the broker's job for its command is done | `Broker::has_work`, while the job is not done |
 /// | `Handshake` | the worker returned the handshake | the worker's waker |
-/// | `Worker` | the job is done, or its address may try again | that waker, and `PasswordChecks::deadline` |
+/// | `Worker` | the worker's job is done | the worker's waker; before the job starts, `PasswordChecks::deadline` |
 /// | `Disk` | the batch is durable | the disk thread's waker: `Engine::note_durable` |
 ///
-/// In addition, a connection that is read may need more input backlog than is free (`Lists::for_backlog`);
-/// `Engine::has_work` compares that with what is free now. Accepted sockets that wait for a slot are checked in the
-/// same way (`Engine::may_admit`), and so is a crowded pending-write buffer.
+/// Three more conditions are evaluated before every sleep: whether enough input backlog is free for a peer on
+/// `Lists::for_backlog`, whether an accepted socket can get a slot (`Engine::may_admit`), and whether the
+/// pending-write buffer has capacity again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Waiting {
+pub(super) enum WaitReason {
     /// The peer waits for nothing and is read.
     No,
     /// Replies to the peer must be written first.
     Replies,
     /// There is no capacity for the peer's message.
     Capacity,
-    /// The broker is still carrying out the peer's last command.
+    /// A job that the peer's last command began at the broker is not done.
     Job,
-    /// The worker carries out a step of the TLS handshake, as the job with this ticket.
+    /// The worker carries out a step of the TLS handshake. The number is the ticket of the job.
     Handshake(u64),
-    /// The answer to the peer's last command is sent when this batch is durable.
+    /// The reply to the peer's last command is sent when this batch is durable.
     Disk(Batch),
-    /// The answer to the peer's last command is sent when the worker's job with this ticket is done.
-    Worker(u64),
+    /// The reply to the peer's last command is sent when the worker has checked the password. The number is
+    /// the ticket of the job.
+    PasswordCheck(u64),
 }
 
 /// The stages of closing a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Ending {
+pub(super) enum CloseStage {
     /// The peer is not being closed.
     No,
     /// The session has ended. Its output is written, then the writing side is shut down.
     Flushing,
-    /// All output is written. Input is read and discarded until the peer closes, because closing a socket with unread
-    /// input could destroy output that is still on its way.
+    /// All output is written. Input is read and discarded until the peer closes the connection or the
+    /// deadline is reached. If a socket with unread input were closed, the kernel could discard output that
+    /// the peer has not received yet.
     Draining(Deadline),
     /// The peer is closed at the end of the turn.
-    Now,
+    AtTurnEnd,
 }
 
 /// The session of a peer, by kind.
@@ -77,24 +79,25 @@ pub(super) enum Ending {
 pub(super) enum Session {
     /// An AMQP client. The broker has a record of it under the same id.
     Amqp(leveret_connection::Connection),
-    /// An operator's client. The broker has no record of it.
+    /// An operator client. The broker has no record of it.
     Operator(OperatorClient),
-    /// A bridge link to another broker. The broker's record under its id is that of the bridge's own publisher.
+    /// A bridge link to another broker. The broker's record under the same id is that of the bridge's own
+    /// connection, which publishes the link's messages.
     Bridge(LinkStatus),
 }
 
-/// The properties of a bridge link that the loop uses.
+/// The status of a bridge link, as far as the loop needs it.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct LinkStatus {
-    /// The link has output of its own.
+    /// The link has output to be written.
     pub(super) has_output: bool,
-    /// The link has written a part of a frame, and the rest remains.
+    /// The link has written a part of a frame and must write the rest.
     pub(super) has_remainder: bool,
     /// The link has output that waits for the disk.
     pub(super) awaits_disk: bool,
-    /// Since when the body that has been arriving for longest has been arriving.
+    /// Of the message bodies that are arriving: the time at which the oldest began.
     pub(super) body_since: Option<Now>,
-    /// The earliest deadline that input can still move.
+    /// The earliest deadline that received input postpones.
     pub(super) input_deadline: Deadline,
 }
 
@@ -124,12 +127,12 @@ impl Session {
         match self {
             Self::Amqp(session) => session.deadline(),
             Self::Operator(client) => client.deadline(),
-            // A bridge link sets its own deadline when it is polled.
+            // The deadlines of bridge links are in `Bridges`.
             Self::Bridge(_) => Deadline::NEVER,
         }
     }
 
-    /// Returns the earliest deadline that input can still move.
+    /// Returns the earliest deadline that received input postpones.
     pub(super) fn input_deadline(&self) -> Deadline {
         match self {
             Self::Amqp(session) => session.input_deadline(),
@@ -161,7 +164,7 @@ impl Session {
         }
     }
 
-    /// Returns whether the session has written a part of a frame, and the rest remains.
+    /// Returns whether the session has written a part of a frame and must write the rest.
     pub(super) fn has_remainder(&self) -> bool {
         match self {
             Self::Amqp(session) => session.has_remainder(),
@@ -174,34 +177,37 @@ impl Session {
 /// A peer.
 #[derive(Debug)]
 pub(super) struct Peer<S> {
-    /// Sequence number of a broker connection, from 1. Other peers have 0.
+    /// Sequence number of a connection of the broker, from 1; 0 for other peers.
     pub(super) number: u64,
     pub(super) since: Now,
     pub(super) address: PeerAddress,
     pub(super) stream: Stream<S>,
     pub(super) traffic: Traffic,
     pub(super) session: Session,
-    pub(super) waiting: Waiting,
+    pub(super) waiting: WaitReason,
     /// The resource that the peer waits for while `waiting` is `Capacity`.
     pub(super) blocked_on: BlockedOn,
-    pub(super) ending: Ending,
-    /// The answer that waits for the disk or for a job.
-    pub(super) held: Option<(Outcome, ReplyOrder)>,
-    /// Whether the peer has not yet logged in and opened a virtual host.
+    pub(super) ending: CloseStage,
+    /// The deferred reply: it is sent when the disk or a job is done. With it, the position among the
+    /// deliveries.
+    pub(super) deferred_reply: Option<(Outcome, ReplyOrder)>,
+    /// The peer has not yet logged in and opened a virtual host.
     pub(super) is_opening: bool,
-    /// When the broker last answered the peer before its login, or when the peer was accepted.
-    pub(super) silent_since: Now,
-    /// Whether the first message has arrived: an AMQP client was answered, or an operator's client sent something.
-    pub(super) has_sent: bool,
-    /// When the connection is closed because output waits and its socket takes nothing.
+    /// Before the login: the time of the broker's last reply to the peer, or of its acceptance.
+    pub(super) last_reply_at: Now,
+    /// The first message has arrived: the broker has replied to an AMQP client, or an operator client has
+    /// sent something.
+    pub(super) has_first_message: bool,
+    /// When the connection is closed because its socket takes no output.
     pub(super) write_stall: Deadline,
     /// When the loop next checks whether the blocked publisher wants to close its connection.
     pub(super) close_check_due: Deadline,
-    /// The value of the freed-capacity counter at the last check, and since when it has not changed.
+    /// The value of the freed-capacity counter at the last check for `connection.close`, and since when it
+    /// has not changed.
     pub(super) close_check_seen: Option<(u64, Now)>,
-    /// When a peer that is gone is closed although its last input has not been handled.
+    /// When a lost peer is closed even if its last input has not been handled.
     pub(super) lost_deadline: Deadline,
-    /// When the socket was last read, whether or not it had data.
+    /// When the socket was last read, even if it had no data.
     pub(super) read_at: Now,
 }
 
@@ -229,7 +235,7 @@ impl Traffic {
 }
 
 impl<S: Socket> Peer<S> {
-    /// Makes a peer that was just accepted.
+    /// Creates a peer that was just accepted.
     pub(super) fn new(socket: S, address: PeerAddress, session: Session, now: Now) -> Self {
         Self {
             number: 0,
@@ -238,13 +244,13 @@ impl<S: Socket> Peer<S> {
             stream: Stream::new(socket),
             traffic: Traffic::default(),
             session,
-            waiting: Waiting::No,
+            waiting: WaitReason::No,
             blocked_on: BlockedOn { shortage: Shortage::Commit, since: now },
-            ending: Ending::No,
-            held: None,
+            ending: CloseStage::No,
+            deferred_reply: None,
             is_opening: false,
-            silent_since: now,
-            has_sent: false,
+            last_reply_at: now,
+            has_first_message: false,
             write_stall: Deadline::NEVER,
             close_check_due: Deadline::NEVER,
             close_check_seen: None,
@@ -253,7 +259,7 @@ impl<S: Socket> Peer<S> {
         }
     }
 
-    /// Returns when the peer must be called if nothing happens to it.
+    /// Returns the earliest deadline of the peer.
     pub(super) fn deadline(&self) -> Deadline {
         self.session
             .deadline()
@@ -262,25 +268,27 @@ impl<S: Socket> Peer<S> {
             .earlier(self.close_check_due)
     }
 
-    /// Returns whether a deadline that input can move is due and the socket has not been read since.
+    /// Returns whether the socket must be read before a due deadline is handled: input that has arrived may
+    /// postpone the deadline.
     pub(super) fn must_read_first(&self, now: Now) -> bool {
-        self.waiting == Waiting::No
-            && self.ending == Ending::No
+        self.waiting == WaitReason::No
+            && self.ending == CloseStage::No
             && self.read_at < now
             && self.session.input_deadline().is_due(now)
     }
 
-    /// Defers the answer to a command if it comes later. Returns what the peer then waits for.
+    /// Defers the reply to a command if it cannot be sent yet. Returns what the peer then waits for; `None`
+    /// if the reply is not deferred.
     ///
-    /// The confirm of a publish may come later, but its connection does not wait for it.
-    pub(super) fn defer(&mut self, outcome: &Outcome, batch: Batch, durable: Batch) -> Option<Waiting> {
+    /// The confirm of a publish may be sent later too, but meanwhile the connection continues to be read.
+    pub(super) fn defer(&mut self, outcome: &Outcome, batch: Batch, durable: Batch) -> Option<WaitReason> {
         let session = self.session.amqp();
         let waiting = match outcome {
-            Outcome::Later => Waiting::Job,
+            Outcome::Later => WaitReason::Job,
             Outcome::Published | Outcome::PublishRefused | Outcome::Wait => return None,
-            // If no answer is sent, none can turn out to be wrong.
+            // The reply need not wait if its batch is durable, or if the client wants no reply.
             _ if batch <= durable || session.wants_no_answer() => return None,
-            _ => Waiting::Disk(batch),
+            _ => WaitReason::Disk(batch),
         };
         session.defer();
         Some(waiting)
@@ -290,7 +298,7 @@ impl<S: Socket> Peer<S> {
 /// Maximum number of peers without a record at the broker.
 pub(super) const NON_BROKER_PEERS_MAX: usize = CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_UPPER_BOUND;
 
-/// The slot of a peer among all peers: its name in all lists.
+/// The id of a peer: the index of its slot. Lists and results of jobs contain it.
 ///
 /// ```text
 ///   0 .. NON_BROKER_PEERS_MAX    peers without a record at the broker: clients of the control socket, then those
@@ -312,7 +320,8 @@ impl PeerId {
         self.0 as usize
     }
 
-    /// Returns the broker's id of the connection, if the peer is of a kind that has one.
+    /// Returns the id of the peer's connection at the broker; `None` for a peer without a record at the
+    /// broker.
     #[inline]
     pub fn connection(self) -> Option<ConnectionId> {
         self.index().checked_sub(NON_BROKER_PEERS_MAX).map(ConnectionId::from_index)
@@ -329,9 +338,9 @@ impl From<ConnectionId> for PeerId {
 /// All peers, by slot. Memory is touched only up to the highest slot used so far.
 pub(super) struct Peers<S> {
     slots: Vec<Option<Peer<S>>>,
-    /// Number of peers that are accepted connections of the broker.
+    /// Number of accepted AMQP connections that exist now.
     connections: u32,
-    /// Number of connections of the broker accepted since the start.
+    /// Number of AMQP connections accepted since the start.
     connections_opened: u64,
 }
 
@@ -346,22 +355,22 @@ impl<S> Peers<S> {
         NON_BROKER_PEERS_MAX + connections_max
     }
 
-    /// Returns the number of slots of broker connections that were ever used.
+    /// Returns the number of slots that connections of the broker have used since the start.
     pub(super) fn connections_seen(&self) -> usize {
         self.slots.len().saturating_sub(NON_BROKER_PEERS_MAX)
     }
 
-    /// Returns the number of accepted connections of the broker that exist now.
+    /// Returns the number of accepted AMQP connections that exist now.
     pub(super) const fn connections(&self) -> u32 {
         self.connections
     }
 
-    /// Returns the number of connections of the broker accepted since the start.
+    /// Returns the number of AMQP connections accepted since the start.
     pub(super) const fn connections_opened(&self) -> u64 {
         self.connections_opened
     }
 
-    /// Puts an accepted connection of the broker into its slot, and numbers it.
+    /// Puts an accepted AMQP connection into its slot, and gives it a sequence number.
     pub(super) fn put_connection(&mut self, id: impl Into<PeerId>, mut peer: Peer<S>) {
         self.connections_opened += 1;
         peer.number = self.connections_opened;
@@ -369,19 +378,19 @@ impl<S> Peers<S> {
         self.connections += 1;
     }
 
-    /// Counts an accepted connection of the broker as closed.
-    pub(super) const fn note_connection_gone(&mut self) {
+    /// Notes that an accepted AMQP connection was closed.
+    pub(super) const fn note_connection_closed(&mut self) {
         self.connections -= 1;
     }
 
-    /// Returns a peer, or `None` if it has been closed. Ids kept over several steps of a turn can be stale, because a
-    /// socket may fail at any time.
+    /// Returns a peer; `None` if it has been closed. Any read or write may close a peer, so ids may be
+    /// outdated.
     #[inline]
     pub(super) fn get(&self, id: impl Into<PeerId>) -> Option<&Peer<S>> {
         self.slots.get(id.into().index())?.as_ref()
     }
 
-    /// Returns a peer, or `None` if it has been closed.
+    /// Returns a peer; `None` if it has been closed.
     #[inline]
     pub(super) fn get_mut(&mut self, id: impl Into<PeerId>) -> Option<&mut Peer<S>> {
         self.slots.get_mut(id.into().index())?.as_mut()
@@ -401,7 +410,7 @@ impl<S> Peers<S> {
         self.slots.get_mut(id.into().index())?.take()
     }
 
-    /// Returns an empty slot in `places`, which are slots of peers without a record at the broker.
+    /// Returns an empty slot among `places`, which are slots for peers without a record at the broker.
     pub(super) fn free_non_broker_slot(&self, mut places: Range<usize>) -> Option<PeerId> {
         debug_assert!(
             places.end <= NON_BROKER_PEERS_MAX,
@@ -442,7 +451,7 @@ impl PeerAddress {
         self.ip().is_none_or(|ip| ip.is_loopback())
     }
 
-    /// Returns the source on whose log rate limit lines about the peer count.
+    /// Returns the source of log lines about the peer, for the rate limit per source.
     pub(super) fn source(self) -> LogSource {
         match self {
             Self::Network(address) => LogSource::Address(address.ip()),
@@ -450,7 +459,7 @@ impl PeerAddress {
         }
     }
 
-    /// Returns what a session must know of its peer.
+    /// Returns the address in the form that an AMQP session needs.
     pub(super) fn peer(self) -> leveret_connection::Peer {
         let port = match self {
             Self::Network(address) => address.port(),
@@ -459,11 +468,11 @@ impl PeerAddress {
         leveret_connection::Peer { from_loopback: self.is_loopback(), source: self.source(), port }
     }
 
-    /// Returns the unit by which peers share limited resources.
-    pub(super) fn origin(self) -> Source {
+    /// Returns the origin of the peer, to which limits per address apply.
+    pub(super) fn origin(self) -> PeerOrigin {
         match self {
-            Self::Network(address) => Source::of(address.ip()),
-            Self::Local { uid, .. } => Source::of_user(uid),
+            Self::Network(address) => PeerOrigin::of(address.ip()),
+            Self::Local { uid, .. } => PeerOrigin::of_local_user(uid),
         }
     }
 
@@ -476,16 +485,17 @@ impl PeerAddress {
     }
 }
 
-/// Where a peer comes from: an IPv4 address, a /64 network of IPv6, or a user of this machine. A customer of a
-/// provider has at least a /64, so single IPv6 addresses tell nothing apart.
+/// The unit to which limits per address apply: an IPv4 address, a /64 network of IPv6, or a user of this
+/// machine. A single IPv6 address would be no useful unit, because every customer of a provider has at least
+/// a /64 network.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) struct Source([u8; 8]);
+pub(super) struct PeerOrigin([u8; 8]);
 
-impl Source {
-    /// Returns the source of a network address.
+impl PeerOrigin {
+    /// Returns the origin for a network address.
     pub(super) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
-            // IPv6 addresses in use do not begin like this.
+            // No IPv6 address in use begins with this tag.
             IpAddr::V4(address) => Self::tagged(0, u32::from(address)),
             IpAddr::V6(address) => {
                 let octets = address.octets();
@@ -494,8 +504,8 @@ impl Source {
         }
     }
 
-    /// Returns the source for a user of this machine who connects over a Unix socket.
-    fn of_user(uid: u32) -> Self {
+    /// Returns the origin for a user of this machine that connects over a Unix socket.
+    fn of_local_user(uid: u32) -> Self {
         // The prefix of IPv6 multicast, which is never a source address.
         Self::tagged(0xff, uid)
     }
@@ -521,12 +531,12 @@ mod address_tests {
 
     #[test]
     fn a_whole_network_is_one_source_and_every_user_is_another() {
-        let v6 = |last: u8| Source::of(IpAddr::from([1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, last]));
+        let v6 = |last: u8| PeerOrigin::of(IpAddr::from([1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, last]));
         assert_eq!(v6(1), v6(2));
-        let v4 = |last: u8| Source::of(IpAddr::from([127, 0, 0, last]));
+        let v4 = |last: u8| PeerOrigin::of(IpAddr::from([127, 0, 0, last]));
         assert_ne!(v4(1), v4(2));
         let mapped = IpAddr::V6(core::net::Ipv4Addr::new(127, 0, 0, 1).to_ipv6_mapped());
-        assert_eq!(v4(1), Source::of(mapped), "whichever way it came");
+        assert_eq!(v4(1), PeerOrigin::of(mapped), "whichever way it came");
         let user = |uid| PeerAddress::Local { pid: 7, uid }.origin();
         assert_eq!(user(1), PeerAddress::Local { pid: 8, uid: 1 }.origin());
         assert_ne!(user(1), user(2));

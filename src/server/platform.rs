@@ -1,4 +1,4 @@
-//! The interface of the engine to the operating system, as traits that tests implement, too.
+//! The interface between the engine and the operating system: traits that the daemon and the tests implement.
 //!
 //! ```text
 //!   octets             Socket::{read, peek, write, shut_down_writing}   one connection, never blocking
@@ -6,19 +6,19 @@
 //!   closing            Platform::close
 //!   connecting         Platform::{connect, start_lookup, take_lookup}
 //!   jobs               Platform::{start_write, start_read, start_work}    one job of each kind at a time
-//!                      Platform::{take_written, take_read, take_worked}   its result, when it is there
+//!                      Platform::{take_write_result, take_read_result, take_work_result}   its result
 //! ```
 //!
 //! In the other direction, the platform calls `Engine::set_now` after each sleep, `Engine::note_peer` and
-//! `Engine::note_listener` for each event, then `Engine::turn`. `Engine::sleep_deadline` returns how long to sleep
-//! next. One and the same engine runs over `mio` and threads in `leveret-daemon`, and over in-memory sockets in the
-//! tests.
+//! `Engine::note_listener` for each event, then `Engine::turn`. `Engine::sleep_deadline` returns how long to
+//! sleep next. In `leveret-daemon` the engine runs over `mio` and threads, in the tests over in-memory
+//! sockets.
 //!
 //! # Invariants
 //! - No call here blocks.
 //! - The engine gets the time only from `set_now`.
 //! - Readiness is reported when it begins, not as long as it lasts (edge-triggered).
-//! - Every started job gives a result, after which the engine gets another turn.
+//! - Every started job has a result. When the result arrives, the platform calls `Engine::turn`.
 
 use core::net::SocketAddr;
 use std::io::{self, Read, Write};
@@ -35,18 +35,19 @@ pub trait Socket: Read + Write {
     /// Reads without removing the data: the next read returns it again.
     ///
     /// # Errors
-    /// As a read from the socket.
+    /// The same errors as those of a read.
     fn peek(&self, room: &mut [u8]) -> io::Result<usize>;
 
-    /// Shuts down the writing side. Errors are ignored: a peer that is gone need not be told.
+    /// Shuts down the writing side. Errors are ignored, because then the peer has closed the connection
+    /// already.
     fn shut_down_writing(&mut self);
 
-    /// Returns and clears the error with which connecting failed, if it did.
+    /// Returns and clears the error with which connecting failed; `None` if it did not fail.
     fn take_error(&self) -> Option<io::Error> {
         None
     }
 
-    /// Returns our address, if the socket is one of the network.
+    /// Returns the local address of a network socket; `None` for a Unix socket.
     fn local_address(&self) -> Option<SocketAddr>;
 }
 
@@ -70,16 +71,16 @@ pub enum ListenerId {
     Management(usize),
 }
 
-/// The events that the poll reported about a socket.
+/// The state of a socket, as reported by the poll.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Readiness {
-    /// A read may return something.
+    /// A read may return bytes, or the end of the input.
     pub is_readable: bool,
-    /// A write may take something.
+    /// A write may take bytes.
     pub is_writable: bool,
     /// The peer will send nothing more.
     pub is_read_closed: bool,
-    /// The peer takes nothing more.
+    /// The peer receives nothing more.
     pub is_write_closed: bool,
     /// The connection is broken.
     pub is_error: bool,
@@ -90,7 +91,7 @@ pub struct Readiness {
 pub enum AcceptFailure {
     /// No connection waits to be accepted.
     Empty,
-    /// This connection failed or was closed. Another may wait.
+    /// The next connection failed or was closed. Another one may wait.
     Connection,
     /// The system cannot accept any connection now.
     System,
@@ -112,7 +113,7 @@ pub trait Platform {
         now: Now,
     ) -> Result<Accepted<Self::Socket>, AcceptFailure>;
 
-    /// Registers a socket with the poll: events are reported to `Engine::note_peer` from now on.
+    /// Registers a socket with the poll. From now on its events are reported to `Engine::note_peer`.
     ///
     /// # Errors
     /// The system cannot register it, and the socket must be closed.
@@ -124,10 +125,10 @@ pub trait Platform {
     /// Connecting could not be begun.
     fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
 
-    /// Begins to look up a name, on a thread of its own that may block.
+    /// Begins to resolve a host name, on a separate thread, because this may block.
     fn start_lookup(&mut self, lookup: NameLookup);
 
-    /// Returns the result of a lookup that has finished.
+    /// Returns the result of a finished lookup; `None` if there is none.
     fn take_lookup(&mut self) -> Option<FoundAddresses>;
 
     /// Closes a socket that was registered.
@@ -139,22 +140,23 @@ pub trait Platform {
     /// Begins a write, on a thread that may block.
     fn start_write(&mut self, job: leveret_storage::Write);
 
-    /// Returns the result of a write that has finished, and its duration in microseconds.
+    /// Returns the result of a finished write, and its duration in microseconds; `None` if there is none.
     fn take_write_result(&mut self) -> Option<(leveret_storage::WriteDone, u64)>;
 
     /// Begins a read, on a thread that may block.
     fn start_read(&mut self, job: leveret_storage::Read);
 
-    /// Returns the result of a read that has finished.
+    /// Returns the result of a finished read; `None` if there is none.
     fn take_read_result(&mut self) -> Option<leveret_storage::ReadOutcome>;
 
-    /// Begins another long job on the worker thread.
+    /// Begins a job on the worker thread.
     fn start_work(&mut self, job: WorkerJob);
 
-    /// Returns the result of a job that has finished, and the state of the certificates now.
+    /// Returns the result of a finished job, and the present state of the certificates; `None` if there is
+    /// none.
     fn take_work_result(&mut self) -> Option<(WorkerResult, CertificateState)>;
 
-    /// Returns what the machine reports about the process. It is only displayed.
+    /// Returns what the operating system reports about the process, for display only.
     fn machine(&self) -> Machine {
         Machine::default()
     }
@@ -163,12 +165,12 @@ pub trait Platform {
     fn unix_ms(&self) -> u64;
 }
 
-/// A name that is to be looked up.
+/// A host name to be resolved.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NameLookup {
-    /// Distinguishes it from earlier lookups.
+    /// Number that distinguishes this lookup from earlier ones.
     pub ticket: u64,
-    /// A name or an address.
+    /// A host name or an IP address.
     pub host: String,
     /// The port to connect to.
     pub port: u16,
@@ -179,6 +181,6 @@ pub struct NameLookup {
 pub struct FoundAddresses {
     /// The ticket of the lookup.
     pub ticket: u64,
-    /// All addresses, or the error of the system.
+    /// All addresses of the host, or the error text of the system.
     pub found: Result<Vec<SocketAddr>, String>,
 }

@@ -1,8 +1,9 @@
-//! The first bytes of a connection: TLS handshakes, and peers that speak another protocol.
+//! The first bytes of a connection: TLS handshakes, and peers that use another protocol than that of the
+//! port.
 //!
 //! # Invariants
-//! - A peer that speaks the wrong protocol is logged with its address and what to change. The log's rate limit
-//!   applies.
+//! - A peer that uses the wrong protocol is logged, with its address and what to change. The rate limit of
+//!   the log applies.
 //! - Time that a handshake waits for the worker does not count against its peer's timeout.
 
 use leveret_amqp::{Opening, classify_opening};
@@ -12,27 +13,27 @@ use leveret_core::time::Now;
 use leveret_tls::HandshakeOutput;
 
 use super::peer::PeerId;
-use super::peer::{Ending, Session, Waiting};
+use super::peer::{CloseStage, Session, WaitReason};
 use super::platform::Platform;
 use super::state::Shared;
 use super::worker::HandshakeJob;
 
-/// Answer to a browser that connects to the AMQP port.
+/// The reply to a browser that connects to the AMQP port.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 63\r\n\r\n\
     This port speaks AMQP 0-9-1 (RabbitMQ's protocol) and no HTTP.\n";
 
-/// Answer to plain HTTP on a TLS port of the management API.
+/// The reply to HTTP without TLS on a TLS port of the management API.
 const HTTPS_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 44\r\n\r\n\
     This port speaks TLS: use https:// with it.\n";
 
 impl<P: Platform> Shared<P> {
-    /// Continues a TLS handshake after a read: next step, refusal, or end.
+    /// Continues a TLS handshake after a read: passes the next step to the worker, or closes the peer.
     pub(super) fn continue_handshake(&mut self, id: PeerId, end: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_amqp = id.connection().is_some();
-        let refused = match (peer.stream.opening().map(classify_opening), is_amqp) {
+        let refused = match (peer.stream.first_bytes().map(classify_opening), is_amqp) {
             (None | Some(Opening::NeedMore | Opening::Tls), _) => None,
             (Some(Opening::Http), false) => {
                 Some((Some(HTTPS_ANSWER), "HTTP on the port for the management API with TLS: use https://"))
@@ -54,29 +55,29 @@ impl<P: Platform> Shared<P> {
         }
         if let Some(handshake) = peer.stream.take_handshake() {
             let ticket = self.worker.ticket();
-            peer.waiting = Waiting::Handshake(ticket);
+            peer.waiting = WaitReason::Handshake(ticket);
             self.worker.handshakes.push_back(HandshakeJob { peer: id, ticket, since: self.now, handshake });
         } else if end {
-            // The last data of the peer, such as a TLS alert, has been processed.
-            self.end_now(id);
-        } else if peer.stream.readable && !peer.stream.is_handshake_with_worker() {
+            // The peer has ended, and its last data (such as a TLS alert) has been processed.
+            self.close_at_turn_end(id);
+        } else if peer.stream.is_readable && !peer.stream.is_handshake_with_worker() {
             self.list_to_read(id);
         } else {
             self.lists.deadlines.lower(id, peer.deadline());
         }
     }
 
-    /// Takes the result of a step of the handshake with a client.
-    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: HandshakeOutput) {
+    /// Handles the result of a step of the TLS handshake with a client.
+    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, output: HandshakeOutput) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        peer.waiting = Waiting::No;
-        (peer.has_sent, peer.silent_since) = (true, self.now);
+        peer.waiting = WaitReason::No;
+        (peer.has_first_message, peer.last_reply_at) = (true, self.now);
         let waited_ms = self.now.ms_since(since);
         if let Session::Amqp(session) = &mut peer.session {
             session.postpone(waited_ms);
         }
-        let shaken = peer.stream.finish_handshake_step(&mut self.buffers, shaken);
-        match shaken {
+        let result = peer.stream.finish_handshake_step(&mut self.buffers, output);
+        match result {
             Ok(None) => {}
             Ok(Some((login, spoken))) => {
                 log::debug!("{}: {spoken}, certificate of {login:?}", peer.address);
@@ -85,7 +86,7 @@ impl<P: Platform> Shared<P> {
                 }
             }
             Err(why) => {
-                peer.ending = Ending::Flushing;
+                peer.ending = CloseStage::Flushing;
                 let text = format_args!("{}: the TLS handshake failed: {why}", peer.address);
                 self.resources.log.warn(self.now, peer.address.source(), LogKind::TlsHandshake, text);
             }
@@ -95,8 +96,8 @@ impl<P: Platform> Shared<P> {
         self.after_session(id);
     }
 
-    /// Examines the first octets of a peer that should speak AMQP. Returns `false` if it speaks HTTP and was answered
-    /// in HTTP. Other peers are answered by their session, as AMQP requires.
+    /// Examines the first octets on an AMQP port. If they are HTTP, sends an HTTP reply and returns `false`.
+    /// Other wrong first octets are left to the session, which replies as AMQP requires.
     pub(super) fn check_protocol(&mut self, id: ConnectionId, len: usize) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_tls = peer.stream.is_tls();
@@ -120,7 +121,8 @@ impl<P: Platform> Shared<P> {
         true
     }
 
-    /// Closes a peer that speaks another protocol, with an answer if it understands one.
+    /// Closes a peer that uses another protocol, after a reply in that protocol if there is one. `hint` is
+    /// the log text.
     fn reject_protocol(&mut self, id: PeerId, answer: Option<&[u8]>, hint: &str) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let text = format_args!("{}: refused: {hint}", peer.address);
@@ -129,7 +131,7 @@ impl<P: Platform> Shared<P> {
             peer.stream.write_unencrypted(answer);
         }
         peer.stream.end_tls_handshake();
-        peer.ending = Ending::Flushing;
+        peer.ending = CloseStage::Flushing;
         self.list_to_write(id);
     }
 }

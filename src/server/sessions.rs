@@ -1,8 +1,8 @@
-//! Follow-up work after a session was called: a peer has output, is flushed, or is closed.
+//! The work after a call of a session: listing a peer that has output, flushing, closing.
 //!
 //! # Invariants
 //! - Code that calls a session calls [`Shared::after_session`] afterwards.
-//! - A connection is closed only at the end of a turn, or when another connection is admitted in its slot.
+//! - A connection is closed only at the end of a turn, or when it is evicted.
 
 use std::io;
 
@@ -13,66 +13,68 @@ use leveret_core::pending_writes::Batch;
 use leveret_core::time::Deadline;
 
 use super::peer::PeerId;
-use super::peer::{Ending, Peer, Session, Waiting};
+use super::peer::{CloseStage, Peer, Session, WaitReason};
 use super::platform::{Platform, Readiness};
 use super::state::Shared;
 
-/// How long the last input of a lost client may wait to be handled while the client holds what others need. That is
-/// exclusive queues, deliveries, or output that will not be read. The input may be waiting for exactly that.
+/// How long a lost client may exist because its last input waits to be handled, if it occupies resources that
+/// others need: exclusive queues, deliveries, or memory for output. The input itself may be waiting for these
+/// resources.
 const LOST_HOLDER_MS: u64 = 5_000;
-/// How long the last input of any other lost client may wait to be handled. Messages that programs sent before they
-/// ended count.
+/// How long any other lost client may exist because its last input waits to be handled. It is long so that
+/// messages are not lost which a program published just before it ended.
 const LOST_MS: u64 = 600_000;
-/// How long the peer of a finished connection may take to close it.
+/// How long a peer may take to close its side of a finished connection, in milliseconds.
 const DRAIN_MS: u64 = 1_000;
 
 impl<P: Platform> Shared<P> {
-    /// Records what the poll reported about a peer.
+    /// Handles an event of the poll about a peer.
     pub(super) fn note_peer(&mut self, id: PeerId, seen: Readiness) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if seen.is_readable || seen.is_read_closed || seen.is_error {
-            peer.stream.readable = true;
-            peer.stream.read_closed |= seen.is_read_closed || seen.is_error;
+            peer.stream.is_readable = true;
+            peer.stream.is_read_closed |= seen.is_read_closed || seen.is_error;
             self.list_to_read(id);
         }
         if seen.is_error || seen.is_read_closed {
             self.note_read_closed(id);
         }
         if seen.is_error || seen.is_read_closed && seen.is_write_closed {
-            // The client reads no more. Its earlier input is still read as soon as possible, but messages are no
-            // longer delivered to it: they would only be lost from view.
+            // The client receives nothing more. Its earlier input is still handled, but no more messages are
+            // delivered to it, because other consumers would not get them until the client is closed.
             self.note_write_closed(id);
         } else if seen.is_writable
             && let Some(peer) = self.peers.get_mut(id)
-            && !peer.stream.writable
-            && !peer.stream.write_closed
+            && !peer.stream.is_writable
+            && !peer.stream.is_write_closed
         {
-            // The system reports this with every other event. A peer that was writable before is on the list if it
-            // has output.
-            peer.stream.writable = true;
+            // The system reports writability with every other event. If the peer was writable before and has
+            // output, it is on the list already.
+            peer.stream.is_writable = true;
             self.list_to_write(id);
         }
     }
 
-    /// Handles that a peer is lost, or has shut down its writing side. AMQP has no half-closed connections, so both
-    /// are the same.
+    /// Handles the end of a peer's input. AMQP has no half-closed connections, so a peer that has shut down
+    /// writing is treated like a lost one.
     ///
-    /// A waiting peer is not read to the end of its input. Without a deadline it would keep its connection record,
-    /// its exclusive queues and their messages until capacity becomes free. An operator's client may shut down
-    /// writing and wait for the answer.
+    /// While a peer waits, its input is not read to the end. Without a deadline it would keep its connection
+    /// record, its exclusive queues and their messages until capacity becomes free. An operator client,
+    /// however, may shut down writing and wait for its reply.
     fn note_read_closed(&mut self, id: PeerId) {
         let (Some(peer), Some(connection)) = (self.peers.get_mut(id), id.connection()) else { return };
         if peer.session.is_bridge() {
-            // Messages that the link has not taken still belong to the upstream. Its remaining input is
-            // read: the last data of a handshake, such as a TLS alert, when the step under way is done.
-            if !matches!(peer.waiting, Waiting::No | Waiting::Handshake(_)) {
-                self.end_now(id);
+            // Messages that the link has not acknowledged remain in the upstream, so a waiting link can be
+            // closed. In other states its remaining input is read first, for example a TLS alert at the end
+            // of a handshake.
+            if !matches!(peer.waiting, WaitReason::No | WaitReason::Handshake(_)) {
+                self.close_at_turn_end(id);
             }
             return;
         }
-        if let Waiting::Worker(_) = peer.waiting {
-            // The client cannot be told the result, and its slot may be needed.
-            return self.end_now(id);
+        if let WaitReason::PasswordCheck(_) = peer.waiting {
+            // The client would not receive the reply, and its slot may be needed.
+            return self.close_at_turn_end(id);
         }
         if peer.lost_deadline == Deadline::NEVER {
             let ms = if self.broker.blocks_others(connection) { LOST_HOLDER_MS } else { LOST_MS };
@@ -89,18 +91,18 @@ impl<P: Platform> Shared<P> {
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
         self.lists.deadlines.lower(id, peer.deadline());
-        if peer.session.awaits_disk() || matches!(peer.waiting, Waiting::Disk(_)) {
+        if peer.session.awaits_disk() || matches!(peer.waiting, WaitReason::Disk(_)) {
             self.lists.for_disk.push(id);
         }
         if peer.session.waits_for_get() {
             self.lists.for_jobs.push(id);
         }
-        if peer.session.has_output() || peer.stream.has_unsent() || peer.ending == Ending::Flushing {
+        if peer.session.has_output() || peer.stream.has_unsent() || peer.ending == CloseStage::Flushing {
             self.list_to_write(id);
         }
     }
 
-    /// Handles that a session of AMQP has opened or has ended.
+    /// Handles that an AMQP session has opened its virtual host, or has ended.
     fn after_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Session::Amqp(session) = &mut peer.session else { return };
@@ -112,25 +114,25 @@ impl<P: Platform> Shared<P> {
             let (source, text) = (caller.peer.source, format_args!("{caller}: connection opened"));
             log.log(self.now, log::Level::Info, source, LogKind::ConnectionLifecycle, text);
         }
-        if session.is_over() {
+        if session.may_leave_broker() {
             let (broker, mut context) = self.broker_mut();
             broker.disconnect(&mut context, id);
         }
     }
 
-    /// Lists an operator's client to be read if it has more input or requests, and closes it if it is done.
+    /// Lists an operator client to be read if it has more input or requests, and closes it if it is done.
     pub(super) fn after_operator(&mut self, id: PeerId) {
         let Some(Peer { stream, session: Session::Operator(client), ending, .. }) = self.peers.get_mut(id)
         else {
             return;
         };
-        if *ending != Ending::No {
+        if *ending != CloseStage::No {
             return;
         }
         if client.is_done() && !stream.has_unsent() {
-            self.end_now(id);
+            self.close_at_turn_end(id);
         } else if client.session.is_ending() {
-            *ending = Ending::Flushing;
+            *ending = CloseStage::Flushing;
         } else if client.session.has_request()
             || stream.has_more() && client.session.input_capacity_bytes() > 0
         {
@@ -138,25 +140,26 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Continues after a write. `has_moved`: the socket took bytes, or replies or deliveries were written.
+    /// Updates lists and deadlines after a write. `has_moved`: the socket took bytes, or replies or
+    /// deliveries were written.
     pub(super) fn after_write(&mut self, id: PeerId, has_moved: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.is_opening && has_moved {
-            (peer.has_sent, peer.silent_since) = (true, self.now);
+            (peer.has_first_message, peer.last_reply_at) = (true, self.now);
         }
-        if peer.waiting == Waiting::Replies && has_moved {
+        if peer.waiting == WaitReason::Replies && has_moved {
             self.resume(id);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
         let more = peer.session.has_output() || peer.session.has_remainder() || peer.stream.has_unsent();
-        if peer.ending == Ending::Flushing && !more {
+        if peer.ending == CloseStage::Flushing && !more {
             peer.stream.shut_down_writing(&mut self.buffers);
             let until = self.now.after_ms(DRAIN_MS);
-            peer.ending = Ending::Draining(until);
+            peer.ending = CloseStage::Draining(until);
             peer.stream.assume_readable();
             self.lists.deadlines.lower(id, until);
             self.list_to_read(id);
-        } else if peer.stream.writable && has_moved && (more || self.has_deliveries(id)) {
+        } else if peer.stream.is_writable && has_moved && (more || self.has_deliveries(id)) {
             self.list_to_write(id);
         }
         self.after_session(id);
@@ -166,22 +169,23 @@ impl<P: Platform> Shared<P> {
         id.connection().is_some_and(|connection| self.broker.has_output(connection))
     }
 
-    /// Handles a failed write. Input that the peer sent before still counts and is read to its end.
+    /// Handles a failed write. Input that the peer sent before is still read and handled.
     pub(super) fn note_write_failed(&mut self, id: PeerId, error: &io::Error) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         log::debug!("{}: writing failed: {error}", peer.address);
-        peer.stream.read_closed = true;
+        peer.stream.is_read_closed = true;
         peer.stream.assume_readable();
         self.note_write_closed(id);
         self.list_to_read(id);
     }
 
-    /// Handles that no output reaches the peer any more. A peer that waits until its replies have been sent would
-    /// otherwise keep its resources until its last deadline.
+    /// Handles that the peer receives nothing more. Closes a peer that waits for its replies to be written,
+    /// which would otherwise keep its resources until a deadline.
     pub(super) fn note_write_closed(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        (peer.stream.write_closed, peer.stream.writable) = (true, false);
-        let is_waiting_for_writing = peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing;
+        (peer.stream.is_write_closed, peer.stream.is_writable) = (true, false);
+        let is_waiting_for_writing =
+            peer.waiting == WaitReason::Replies || peer.ending == CloseStage::Flushing;
         if peer.lost_deadline != Deadline::NEVER && (peer.session.has_output() || peer.stream.has_unsent()) {
             peer.lost_deadline = peer.lost_deadline.min(self.now.after_ms(LOST_HOLDER_MS));
             self.lists.deadlines.lower(id, peer.lost_deadline);
@@ -191,44 +195,45 @@ impl<P: Platform> Shared<P> {
             let (broker, mut context) = self.broker_mut();
             broker.set_writable(&mut context, connection, false);
         }
-        // A client without a record at the broker exists only for answers.
+        // A client without a record at the broker only waits for replies.
         if is_waiting_for_writing || connection.is_none() {
-            self.end_now(id);
+            self.close_at_turn_end(id);
         }
     }
 
-    /// Ends the waiting of a connection that we closed, so that its `connection.close-ok` is read.
+    /// Resumes a connection to which the broker has sent `connection.close`, so that its
+    /// `connection.close-ok` is read.
     pub(super) fn resume_closed(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        peer.held = None;
-        let waited = core::mem::replace(&mut peer.waiting, Waiting::No);
+        peer.deferred_reply = None;
+        let waited = core::mem::replace(&mut peer.waiting, WaitReason::No);
         match waited {
-            Waiting::Capacity => self.lists.for_capacity.remove(id),
-            Waiting::Job => self.lists.for_jobs.remove(id),
-            Waiting::Worker(_) => self.worker.checks.remove(id.into()),
-            Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
+            WaitReason::Capacity => self.lists.for_capacity.remove(id),
+            WaitReason::Job => self.lists.for_jobs.remove(id),
+            WaitReason::PasswordCheck(_) => self.worker.checks.remove(id.into()),
+            WaitReason::No | WaitReason::Replies | WaitReason::Handshake(_) | WaitReason::Disk(_) => {}
         }
         self.resume(id);
         self.after_session(id.into());
     }
 
-    /// Sends the deferred answer, and resumes the connection.
-    pub(super) fn answer_held(&mut self, id: ConnectionId) {
+    /// Sends the deferred reply, and resumes the connection.
+    pub(super) fn send_deferred_reply(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let session = peer.session.amqp();
-        if let Some((outcome, order)) = peer.held.take()
+        if let Some((outcome, order)) = peer.deferred_reply.take()
             && session.expects_answer()
         {
             let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
             session.answer(&mut context, outcome, order, Batch::NONE);
         }
         if self.broker.is_busy(id) {
-            peer.waiting = Waiting::Job;
+            peer.waiting = WaitReason::Job;
             self.lists.for_jobs.push(id);
         } else {
             self.resume(id);
         }
-        // Output that must follow the answer, such as the cancellation of a consumer.
+        // There may be output that must follow the reply, such as the cancellation of a consumer.
         if self.broker.has_output(id) {
             self.list_to_write(id);
         }
@@ -250,8 +255,8 @@ impl<P: Platform> Shared<P> {
             if let Some(later) = self.broker.take_later(id)
                 && let Some(peer) = self.peers.get_mut(id)
             {
-                peer.held = Some(later);
-                self.answer_held(id);
+                peer.deferred_reply = Some(later);
+                self.send_deferred_reply(id);
                 self.after_session(id.into());
             } else {
                 self.resume(id);
@@ -259,7 +264,7 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Resumes an operator's client if the broker has finished the work for which the client waits.
+    /// Resumes an operator client if the broker has finished the work for which the client waits.
     pub(super) fn resume_operator(&mut self, id: PeerId) {
         let Some(Peer { session: Session::Operator(client), .. }) = self.peers.get(id) else { return };
         match client.session.awaits_messages(&self.broker) {
@@ -268,24 +273,24 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Closes an operator's client that has been idle for too long. Time spent waiting for the disk or the broker
-    /// does not count.
+    /// Handles the deadline of an operator client: closes it if it has been idle for too long. Time during
+    /// which it waited for the disk or the broker is not counted.
     pub(super) fn call_operator(&mut self, id: PeerId) {
         let now = self.now;
         let Some(Peer { session: Session::Operator(client), waiting, .. }) = self.peers.get_mut(id) else {
             return;
         };
         let is_ours = client.session.awaits_disk() || client.session.awaits_read_back();
-        if is_ours || *waiting != Waiting::No {
+        if is_ours || *waiting != WaitReason::No {
             client.note_progress(now);
             client.exchange_at = Deadline::NEVER;
         } else if client.deadline().is_due(now) {
-            return self.end_now(id);
+            return self.close_at_turn_end(id);
         }
         self.lists.deadlines.lower(id, client.deadline());
     }
 
-    /// Logs how a connection ended that had been opened.
+    /// Logs how a connection ended, if it had opened a virtual host.
     pub(super) fn log_closed(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(id) else { return };
         let Session::Amqp(session) = &peer.session else { return };

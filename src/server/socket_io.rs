@@ -1,9 +1,9 @@
-//! Reads from AMQP connections, applies the commands read, writes to the connections, and closes peers that
-//! do not read.
+//! Reads from AMQP connections, applies the commands that they sent, writes to them, and closes peers that do
+//! not read.
 //!
 //! # Invariants
 //! - One read takes at most the shared input buffer.
-//! - Input that is not handled is kept in the input backlog or left in the socket.
+//! - Input that cannot be handled yet is kept in the input backlog or left in the socket.
 
 use std::io;
 
@@ -15,28 +15,29 @@ use leveret_core::time::Deadline;
 
 use super::blocked_publishers::BlockedOn;
 use super::password_checks::Login;
-use super::peer::{Ending, PeerId, Waiting};
+use super::peer::{CloseStage, PeerId, WaitReason};
 use super::platform::Platform;
 use super::state::Shared;
-use super::stream::Reading;
+use super::stream::ReadMode;
 
-/// A blocked publisher is checked after this time, and again after each such period, in milliseconds. If nothing that
-/// it waits for became free in between, its input is searched for `connection.close`.
+/// Interval of the checks for `connection.close` from a blocked publisher, in milliseconds. Its input is
+/// searched for this method if no part of the missing resource became free during the interval.
 const CLOSE_CHECK_MS: u64 = 10_000;
 
-/// How long a connection that may be waiting for itself may wait for disk space while none is freed, in milliseconds.
+/// How long a connection whose own deliveries may be the reason why no disk space becomes free may wait for
+/// disk space, in milliseconds.
 const SELF_WAIT_MS: u64 = 60_000;
 
 impl<P: Platform> Shared<P> {
-    /// Reads once, and applies as much of the input as possible.
+    /// Reads once from a connection, and handles as much of the input as possible.
     pub(super) fn read_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_scarce = self.resources.messages.is_held() || !self.buffers.can_take(self.scratch.input.len());
         let session = peer.session.amqp();
         let reading = match session.is_logged_in() {
-            false => Reading::Unauthenticated,
-            true if is_scarce => Reading::Peek,
-            true => Reading::Take,
+            false => ReadMode::Unauthenticated,
+            true if is_scarce => ReadMode::Peek,
+            true => ReadMode::Take,
         };
         let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, reading);
         self.budget.note_read(got.len);
@@ -47,30 +48,32 @@ impl<P: Platform> Shared<P> {
         }
         self.budget.charge_records(peer.stream.take_records());
         if peer.stream.is_in_tls_handshake() {
-            return self.continue_handshake(id.into(), got.end);
+            return self.continue_handshake(id.into(), got.is_end);
         }
         let is_known = !session.awaits_header() || self.check_protocol(id, got.len);
         let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };
         let Some(peer) = self.peers.get_mut(id) else { return };
-        // The rest is read and counted again later.
+        // Only handled bytes are counted, because the rest is read and counted again later.
         peer.traffic.received(handled);
-        let more = peer.waiting != Waiting::No || !is_done;
+        let more = peer.waiting != WaitReason::No || !is_done;
         let kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, handled, more);
         if !kept {
             let text = "no memory to keep its unfinished frame; raise input_backlog_bytes_max";
             let text = format_args!("{}: {text}", peer.address);
             self.resources.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
-            self.end_now(id);
+            self.close_at_turn_end(id);
         } else if !is_done {
-            // The connection is read again in a later turn, including input that was left in the socket.
+            // The connection is read again in a later turn. The kernel will not report input again that was
+            // left in the socket.
             peer.stream.assume_readable();
             self.list_to_read(id);
-        } else if got.end && peer.waiting == Waiting::No && peer.ending == Ending::No {
-            self.end_now(id);
+        } else if got.is_end && peer.waiting == WaitReason::No && peer.ending == CloseStage::No {
+            self.close_at_turn_end(id);
         } else {
             let lacks_backlog = peer.stream.lacks_backlog();
-            // A peer without backlog capacity that made no progress would make none again.
-            let goes_on = peer.stream.readable && (handled > 0 || !lacks_backlog);
+            // A peer that made no progress for lack of backlog capacity would make none in the next turn
+            // either.
+            let goes_on = peer.stream.is_readable && (handled > 0 || !lacks_backlog);
             if lacks_backlog {
                 self.lists.for_backlog.push(id);
             }
@@ -81,8 +84,8 @@ impl<P: Platform> Shared<P> {
         self.after_session(id.into());
     }
 
-    /// Lets the session handle the first `len` bytes of the input buffer. Returns the number of bytes handled, and
-    /// whether that is everything that can be handled now.
+    /// Passes the first `len` bytes of the input buffer to the session. Returns the number of bytes that it
+    /// handled, and whether it can handle no more now.
     pub(super) fn handle(&mut self, id: ConnectionId, len: usize) -> (usize, bool) {
         let (mut at, mut is_done) = (0, true);
         let Some(peer) = self.peers.get_mut(id) else { return (0, true) };
@@ -92,22 +95,22 @@ impl<P: Platform> Shared<P> {
             match session.next(&mut context, &mut self.scratch.names, &self.scratch.input[..len], &mut at) {
                 InputStep::NeedMore => break,
                 InputStep::Finished => {
-                    peer.ending = Ending::Flushing;
+                    peer.ending = CloseStage::Flushing;
                     break;
                 }
-                InputStep::Suspended(Suspension::ReplySpace) if peer.stream.write_closed => {
-                    peer.ending = Ending::Now;
+                InputStep::Suspended(Suspension::ReplySpace) if peer.stream.is_write_closed => {
+                    peer.ending = CloseStage::AtTurnEnd;
                     self.lists.to_close.push(id.into());
                     break;
                 }
                 InputStep::Suspended(Suspension::ReplySpace) => {
-                    peer.waiting = Waiting::Replies;
+                    peer.waiting = WaitReason::Replies;
                     break;
                 }
                 InputStep::Suspended(Suspension::ContentRoom(full)) => {
                     let shortage = leveret_broker::Shortage::from(full);
                     (peer.waiting, peer.blocked_on) =
-                        (Waiting::Capacity, BlockedOn { shortage, since: self.now });
+                        (WaitReason::Capacity, BlockedOn { shortage, since: self.now });
                     break;
                 }
                 InputStep::Command { channel, command } => {
@@ -128,14 +131,14 @@ impl<P: Platform> Shared<P> {
                             let ticket = self.worker.ticket();
                             let from = peer.address;
                             self.worker.checks.push(Login { peer: id.into(), from, ticket, check });
-                            peer.waiting = Waiting::Worker(ticket);
-                            peer.silent_since = self.now;
+                            peer.waiting = WaitReason::PasswordCheck(ticket);
+                            peer.last_reply_at = self.now;
                             break;
                         }
                         outcome => outcome,
                     };
                     if let Some(waiting) = peer.defer(&outcome, batch, context.durable) {
-                        peer.held = Some((outcome, order));
+                        peer.deferred_reply = Some((outcome, order));
                         peer.waiting = waiting;
                         break;
                     }
@@ -144,11 +147,11 @@ impl<P: Platform> Shared<P> {
                     if must_wait {
                         let shortage = self.broker.last_shortage();
                         (peer.waiting, peer.blocked_on) =
-                            (Waiting::Capacity, BlockedOn { shortage, since: self.now });
+                            (WaitReason::Capacity, BlockedOn { shortage, since: self.now });
                         break;
                     }
                     if self.broker.is_busy(id) {
-                        peer.waiting = Waiting::Job;
+                        peer.waiting = WaitReason::Job;
                         break;
                     }
                     if self.budget.is_over() {
@@ -159,7 +162,7 @@ impl<P: Platform> Shared<P> {
             }
         }
         match peer.waiting {
-            Waiting::Capacity => {
+            WaitReason::Capacity => {
                 peer.session.amqp().block(self.now, peer.blocked_on.shortage.is_log_full());
                 if peer.close_check_due == Deadline::NEVER || at > 0 {
                     peer.close_check_due = self.now.after_ms(CLOSE_CHECK_MS);
@@ -167,18 +170,19 @@ impl<P: Platform> Shared<P> {
                 }
                 self.lists.for_capacity.push(id);
             }
-            Waiting::Job => self.lists.for_jobs.push(id),
-            Waiting::No
-            | Waiting::Replies
-            | Waiting::Handshake(_)
-            | Waiting::Disk(_)
-            | Waiting::Worker(_) => {}
+            WaitReason::Job => self.lists.for_jobs.push(id),
+            WaitReason::No
+            | WaitReason::Replies
+            | WaitReason::Handshake(_)
+            | WaitReason::Disk(_)
+            | WaitReason::PasswordCheck(_) => {}
         }
         (at, is_done)
     }
 
-    /// Refuses what a connection waits to publish if no disk space was freed for [`SELF_WAIT_MS`] and the connection
-    /// may be waiting for itself. Returns whether it was refused.
+    /// Refuses the publish for which a connection waits, if no disk space was freed for [`SELF_WAIT_MS`] and
+    /// unsettled deliveries of the same connection may be the reason. Returns whether the publish was
+    /// refused.
     fn refuse_self_wait(&mut self, id: ConnectionId, unchanged_ms: u64) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_for_disk = peer.blocked_on.shortage.is_log_full();
@@ -194,19 +198,20 @@ impl<P: Platform> Shared<P> {
 
     /// Checks whether a blocked publisher wants to close its connection.
     ///
-    /// A client may have sent `connection.close` behind messages that wait for capacity, and hang until it is
-    /// answered. After a while the close is answered. The messages before it are dropped, as if the connection had
-    /// been lost.
+    /// A client may have sent `connection.close` after messages that wait for capacity, and would wait for
+    /// the reply without end. After [`CLOSE_CHECK_MS`] the close is replied to. The messages before it are
+    /// dropped, as if the connection had been lost.
     pub(super) fn check_for_close(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.close_check_due.is_due(self.now)) else {
             return;
         };
         peer.close_check_due = Deadline::NEVER;
-        if peer.waiting != Waiting::Capacity || peer.ending != Ending::No {
+        if peer.waiting != WaitReason::Capacity || peer.ending != CloseStage::No {
             return;
         }
         peer.close_check_due = self.now.after_ms(CLOSE_CHECK_MS);
-        // As long as some of the exhausted resource is freed, the publisher may still go on, however slowly.
+        // While parts of the missing resource become free, the publisher may still be able to continue, even
+        // if slowly.
         let shortage = peer.blocked_on.shortage;
         let freed_count = match shortage.is_log_full() {
             true => self.pending_writes.freed(),
@@ -232,7 +237,7 @@ impl<P: Platform> Shared<P> {
             return;
         }
         peer.stream.assume_readable();
-        let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, Reading::Peek);
+        let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, ReadMode::Peek);
         let session = peer.session.amqp();
         let leaves = session.has_close(&self.scratch.input[..got.len]);
         if leaves {
@@ -246,7 +251,7 @@ impl<P: Platform> Shared<P> {
         let is_kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, 0, true);
         peer.stream.assume_readable();
         if !is_kept {
-            self.end_now(id);
+            self.close_at_turn_end(id);
         } else if leaves {
             self.resume_closed(id);
         }
@@ -255,7 +260,7 @@ impl<P: Platform> Shared<P> {
     /// Keeps the original waiting time of a publisher that blocks again at once for the same resource.
     pub(super) fn keep_waiting_time(&mut self, id: PeerId, before: BlockedOn) {
         if let Some(peer) = self.peers.get_mut(id)
-            && peer.waiting == Waiting::Capacity
+            && peer.waiting == WaitReason::Capacity
             && peer.blocked_on.shortage == before.shortage
         {
             peer.blocked_on.since = before.since;
@@ -266,8 +271,8 @@ impl<P: Platform> Shared<P> {
         !self.resources.messages.is_held() || self.resources.messages.lift_hold()
     }
 
-    /// A counter that rises with every event that can unblock a publisher. Each pool counts the records and
-    /// bytes that are returned to it. [`Engine::check_no_missed_wakeup`](super::state::Engine) finds events
+    /// Returns a counter that rises with every event that may unblock a publisher. It is the sum of what has
+    /// been returned to each pool. [`Engine::check_no_missed_wakeup`](super::state::Engine) detects events
     /// that are not counted.
     pub(super) fn capacity_freed(&self) -> u64 {
         self.broker.capacity_freed()
@@ -275,18 +280,19 @@ impl<P: Platform> Shared<P> {
             + self.resources.messages.capacity_freed()
     }
 
-    /// Returns whether enough input backlog is free for a peer that waits for it. Peers that also wait for something
-    /// else need not stay on the list: they are read when that wait ends.
+    /// Returns whether a peer on `for_backlog` can be removed from the list: enough input backlog is free for
+    /// it, or it has another reason to wait, after which it is read anyway.
     pub(super) fn can_resume_backlogged(&self) -> bool {
         self.lists.for_backlog.iter().any(|id| self.has_backlog_capacity_for(id))
     }
 
     fn has_backlog_capacity_for(&self, id: PeerId) -> bool {
         let peer = self.peers.get(id);
-        peer.is_none_or(|peer| peer.waiting != Waiting::No || peer.stream.can_resume(&self.buffers))
+        peer.is_none_or(|peer| peer.waiting != WaitReason::No || peer.stream.can_resume(&self.buffers))
     }
 
-    /// Lists peers to be read for which enough input backlog is free now.
+    /// Removes peers from `for_backlog` for which enough input backlog is free now, and lists them to be
+    /// read.
     pub(super) fn resume_backlogged(&mut self) {
         for _ in 0..self.lists.for_backlog.len() {
             let Some(id) = self.lists.for_backlog.pop() else { break };
@@ -301,10 +307,10 @@ impl<P: Platform> Shared<P> {
 }
 
 impl<P: Platform> Shared<P> {
-    /// Writes the output that was left from the last write, then replies, confirms and deliveries.
+    /// Writes the rest of the last write, then replies, confirms and deliveries.
     ///
-    /// While a whole output buffer can be kept, that is one write. With less capacity it is several writes, until the
-    /// socket takes no more or one output buffer was written.
+    /// This is one write if a whole output buffer could be kept in memory. With less free memory it is
+    /// several smaller writes, until the socket takes no more or one output buffer was written.
     pub(super) fn write_amqp(&mut self, id: ConnectionId) {
         let mut written = 0;
         let result = self.flush_and_fill(id, &mut written);
@@ -317,7 +323,8 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Returns how many bytes the session filled, and adds to `written` how many bytes the socket took.
+    /// Returns how many bytes the session put into the output buffer. Adds the number of bytes that the
+    /// socket took to `written`.
     fn flush_and_fill(&mut self, id: ConnectionId, written: &mut usize) -> io::Result<usize> {
         let Some(peer) = self.peers.get_mut(id) else { return Ok(0) };
         *written += peer.stream.flush_output(&mut self.buffers, &mut self.scratch.output)?;
@@ -335,13 +342,13 @@ impl<P: Platform> Shared<P> {
         Ok(filled)
     }
 
-    /// Returns whether everything that was written has been sent.
+    /// Returns whether the session may be called for more output: the socket has taken all earlier output.
     fn may_fill(&self, id: ConnectionId) -> bool {
-        self.peers.get(id).is_some_and(|peer| peer.stream.writable && !peer.stream.has_unsent())
+        self.peers.get(id).is_some_and(|peer| peer.stream.is_writable && !peer.stream.has_unsent())
     }
 
-    /// Has the session fill at most `fill_bytes` bytes and writes them. Returns how many were filled, and how many of
-    /// them the socket took.
+    /// Lets the session put at most `fill_bytes` bytes into the output buffer, and writes them. Returns their
+    /// number, and how many of them the socket took.
     fn write_one_fill(&mut self, id: ConnectionId, fill_bytes: usize) -> (usize, io::Result<usize>) {
         let Some(peer) = self.peers.get_mut(id) else { return (0, Ok(0)) };
         let session = peer.session.amqp();
@@ -361,13 +368,13 @@ impl<P: Platform> Shared<P> {
         (filled.bytes, sent)
     }
 
-    /// Starts the timeout of a connection whose socket takes nothing while output waits, or restarts it if the socket
-    /// took `count` bytes: output that waits takes memory.
+    /// Starts the write timeout of a connection if output remains that its socket did not take, because this
+    /// output occupies memory. Restarts the timeout if the socket took bytes (`count` > 0).
     pub(super) fn note_stall(&mut self, id: ConnectionId, count: usize) {
         let timeout_ms = self.limits.consumer_stall_timeout_ms;
         let Some(peer) = self.peers.get_mut(id) else { return };
         let waits = peer.stream.has_unsent() || self.broker.has_output(id);
-        if peer.stream.writable || !waits || timeout_ms == 0 {
+        if peer.stream.is_writable || !waits || timeout_ms == 0 {
             peer.write_stall = Deadline::NEVER;
         } else if count > 0 || peer.write_stall == Deadline::NEVER {
             peer.write_stall = self.now.after_ms(timeout_ms.into());
@@ -375,13 +382,14 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Closes a connection whose socket has taken nothing for the permitted time. The kernel reports a socket as
-    /// writable only when a third of its buffer is free. The socket of a slow reader is therefore tried once more.
+    /// Closes a connection when its write timeout is over. Writing is tried once more before, because the
+    /// kernel reports a socket as writable only when a third of its buffer is free.
     pub(super) fn end_if_stalled(&mut self, id: ConnectionId) {
         let timeout_ms = self.limits.consumer_stall_timeout_ms;
         let Some(peer) = self.peers.get_mut(id) else { return };
-        peer.stream.writable = !peer.stream.write_closed;
-        if peer.stream.writable && !matches!(peer.ending, Ending::Draining(_) | Ending::Now) {
+        peer.stream.is_writable = !peer.stream.is_write_closed;
+        if peer.stream.is_writable && !matches!(peer.ending, CloseStage::Draining(_) | CloseStage::AtTurnEnd)
+        {
             self.write_amqp(id);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -400,8 +408,9 @@ impl<P: Platform> Shared<P> {
         let session = peer.session.amqp();
         session.close(&mut context, &fault);
         if session.has_begun_delivery() {
-            // The peer cannot be told the reason after a partial frame. The log has it.
-            self.end_now(id);
+            // A part of a frame was written, so no method with the reason can follow. The reason is in the
+            // log.
+            self.close_at_turn_end(id);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The engine: everything that runs, reserved at start, and its interface to the daemon.
+//! The engine: the state of the event loop, and its interface to the daemon.
 //!
-//! The parts of the engine are AMQP sessions, worker jobs, bridges, operators and the disk. One of them runs at a
-//! time and has [`Shared`] for itself meanwhile. `Shared` knows nothing of bridges, operators or the disk. Work that
-//! concerns several parts is done by [`Engine`].
+//! The parts of the engine are AMQP sessions, worker jobs, bridges, operator clients and the disk. One of
+//! them runs at a time and borrows [`Shared`]. `Shared` contains no bridges, operator clients or disk. Work
+//! that concerns several parts is in methods of [`Engine`].
 
 use leveret_bridge::Origin;
 use leveret_broker::Broker;
@@ -35,9 +35,9 @@ use super::worker::{CertificateState, WorkerQueue};
 /// The values from which an [`Engine`] is made.
 #[derive(Clone, Debug)]
 pub struct EngineSetup {
-    /// The limits of all resources, which are reserved at start.
+    /// The limits. All resources are reserved at start.
     pub limits: Limits,
-    /// The identity of the broker that clients are told.
+    /// The name and version of the broker that are sent to clients.
     pub identity: Identity,
     /// Maximum number of accepted sockets that wait for a slot, at most [`WAITING_SOCKETS_MAX`](crate::WAITING_SOCKETS_MAX).
     pub waiting_sockets_max: usize,
@@ -47,11 +47,11 @@ pub struct EngineSetup {
     pub management_listeners: Vec<bool>,
     /// Number of `management_listeners` that serve metrics without a login.
     pub metrics_listeners: usize,
-    /// The validity of our certificates at start.
+    /// The state of the broker's certificates at start.
     pub certificates: CertificateState,
     /// Maximum number of bridge links that use TLS at a time.
     pub tls_links_max: usize,
-    /// Whether all memory is locked, so that none is returned to the system.
+    /// All memory is locked, so none is returned to the system.
     pub is_memory_locked: bool,
     /// The description of the process for operators.
     pub process: Process,
@@ -62,7 +62,7 @@ pub struct EngineSetup {
 /// The event loop: its parts, and the resources that these share.
 pub struct Engine<P: Platform> {
     pub(super) shared: Shared<P>,
-    /// Storage, unless it cannot be used at all.
+    /// The storage driver; `None` if there is no usable storage.
     pub(super) store: Option<StorageDriver>,
     /// The state of the publishers that wait for capacity.
     pub(super) blocked: BlockedPublishers,
@@ -72,13 +72,15 @@ pub struct Engine<P: Platform> {
 }
 
 impl<P: Platform> Engine<P> {
-    /// Reserves everything. No connection is accepted before the first turn. [`Self::set_store`] adds storage.
+    /// Creates the engine and reserves its memory. No connection is accepted before the first turn.
+    /// [`Self::set_store`] adds the storage.
     pub fn new(setup: EngineSetup, broker: Broker, platform: P) -> Self {
         let limits = setup.limits;
         let connections = limits.connection_records();
         let (bridges_max, frame_max) = (limits.bridges_max as usize, limits.frame_max as usize);
         let mut broker = broker;
-        // Bridges of the configuration file reserve theirs later, in `set_bridges`.
+        // All places of `bridges_max` are for shovels until `set_bridges` reserves those of the configuration
+        // file.
         broker.set_shovel_places(bridges_max);
         broker.set_parameter_check(bridges::check);
         let has_tls_memory = setup.tls_links_max > 0;
@@ -92,7 +94,8 @@ impl<P: Platform> Engine<P> {
         };
         let with_tls = listeners.amqp.contains(&true);
         let manages_tls = listeners.management.contains(&true);
-        let tls_others =
+        // Links of bridges and management clients.
+        let other_tls_peers_max =
             setup.tls_links_max + if manages_tls { limits.management_clients_max as usize } else { 0 };
         let has_api = listeners.management.len() > listeners.metrics;
         let samples = if has_api { Samples::new(sampled_places(&limits)) } else { Samples::default() };
@@ -111,8 +114,8 @@ impl<P: Platform> Engine<P> {
             },
             broker,
             pending_writes: PendingWrites::new(limits.messages_max as usize),
-            worker: WorkerQueue::new(&limits, with_tls, setup.certificates, tls_others),
-            buffers: Buffers::new(&limits, with_tls, tls_others),
+            worker: WorkerQueue::new(&limits, with_tls, setup.certificates, other_tls_peers_max),
+            buffers: Buffers::new(&limits, with_tls, other_tls_peers_max),
             scratch: Scratch::new(&limits),
             budget: TurnBudget::default(),
             limits,
@@ -127,17 +130,17 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Sets the storage driver that gets durable entries from now on. The broker has already been restored
-    /// from the store.
+    /// Sets the storage driver, which from now on writes the log entries of the broker. The broker has been
+    /// restored from this storage already.
     pub fn set_store(&mut self, mut store: StorageDriver) {
         let disk_limit = &mut self.operators.process.disk_limit_bytes;
         if *disk_limit == 0 {
-            *disk_limit = store.keeper.log_mut().space().limit_bytes();
+            *disk_limit = store.commit_writer.log_mut().space().limit_bytes();
         }
         self.store = Some(store);
     }
 
-    /// Returns storage, if there is a disk.
+    /// Returns the storage driver; `None` if there is no usable storage.
     pub const fn store(&self) -> Option<&StorageDriver> {
         self.store.as_ref()
     }
@@ -162,7 +165,7 @@ impl<P: Platform> Engine<P> {
         &self.shared.broker
     }
 
-    /// Returns the pending-write buffer: entries of the broker that are to be written.
+    /// Returns the pending-write buffer: the broker's log entries that are to be written.
     pub const fn pending_writes(&self) -> &PendingWrites {
         &self.shared.pending_writes
     }
@@ -177,7 +180,7 @@ impl<P: Platform> Engine<P> {
         &self.shared.resources.pools
     }
 
-    /// Returns the number of bytes of input and output that wait, of all peers.
+    /// Returns the number of bytes of input and output that are kept in memory for all peers.
     pub const fn waiting_bytes(&self) -> usize {
         self.shared.buffers.bytes_used()
     }
@@ -187,29 +190,31 @@ impl<P: Platform> Engine<P> {
         self.shared.now
     }
 
-    /// Returns whether there is a bridge.
+    /// Returns whether any bridge exists.
     pub const fn has_bridges(&self) -> bool {
         !self.bridges.is_empty()
     }
 
-    /// Sets the origin that outgoing bridge messages carry: the id of the store and its epoch.
-    pub const fn set_origin(&mut self, store: [u8; 16], life: u32) {
-        self.bridges.set_origin(Origin { store, life });
+    /// Sets the origin that bridges add to messages for other brokers: the id of the store and its epoch.
+    pub const fn set_origin(&mut self, store: [u8; 16], epoch: u32) {
+        self.bridges.set_origin(Origin { store, epoch });
     }
 
-    /// Sets the bridges of the configuration file, beside those of parameters. Unchanged bridges go on undisturbed.
+    /// Sets the bridges of the configuration file. Those of runtime parameters, and unchanged ones, continue
+    /// without interruption.
     #[cold]
     pub fn set_bridges(&mut self, said: &[BridgeConfig]) {
         self.bridges.set(&mut self.shared, said);
     }
 
-    /// Returns the state of the bridges that is to be written to the disk. `None`: there are no bridges.
+    /// Returns the state of the bridges that must be written to the disk; `None` if there are no bridges.
     #[cold]
     pub fn bridge_state_text(&mut self) -> Option<String> {
         self.bridges.notes(&self.shared)
     }
 
-    /// Restores the state of the bridges from `notes`. Called after `set_bridges`, before the bridges do anything.
+    /// Restores the state of the bridges from the text that [`Self::bridge_state_text`] returned. Called
+    /// after `set_bridges` and before the first turn.
     #[cold]
     pub fn restore_bridge_state(&mut self, notes: &str) {
         self.bridges.restore(notes, self.shared.now);
@@ -220,7 +225,7 @@ impl<P: Platform> Engine<P> {
         self.operators.is_open = true;
     }
 
-    /// Sets the description of the configuration that operators see.
+    /// Sets the description of the configuration that is shown to operators.
     pub fn set_environment(&mut self, shown: String) {
         self.operators.process.environment = shown;
     }
@@ -230,23 +235,24 @@ impl<P: Platform> Engine<P> {
         self.operators.process.has_unread_definitions = true;
     }
 
-    /// Has the worker read the configuration and its certificates again.
+    /// Requests that the worker read the configuration and the certificates again.
     pub fn reload(&mut self, config: Box<Config>) {
         self.shared.worker.reload = Some(config);
     }
 
-    /// Has the worker read the certificates again if their files have changed.
+    /// Requests that the worker read the certificates again if their files have changed.
     pub fn check_certificates(&mut self) {
         self.shared.worker.are_certificates_due = true;
     }
 
-    /// Returns the result of a reload: the new configuration, or why it cannot be used.
+    /// Returns the result of a finished reload: the new configuration, or why it cannot be used. `None` if
+    /// there is none.
     pub fn take_reload_result(&mut self) -> Option<Result<Config, String>> {
         self.shared.worker.reloaded.take().map(|again| *again)
     }
 }
 
-/// Pools, messages and log that sessions and other parts borrow while they work. Each exists once.
+/// The pools, the messages and the log, which the parts of the engine borrow.
 #[derive(Debug)]
 pub(super) struct SharedResources {
     pub(super) settings: Settings,
@@ -256,7 +262,7 @@ pub(super) struct SharedResources {
     pub(super) log: LogLimiter,
 }
 
-/// Buffers for one read or write. Their content is not kept.
+/// Buffers for a single read or write. Their content is not used afterwards.
 #[derive(Debug)]
 pub(super) struct Scratch {
     /// Input of one peer.
@@ -300,13 +306,13 @@ impl SharedResources {
     }
 }
 
-/// The state that every part of the engine borrows while it works.
+/// The state that each part of the engine borrows while it runs.
 pub(super) struct Shared<P: Platform> {
     pub(super) limits: Limits,
     pub(super) now: Now,
-    /// During a shutdown: when the last connection must have ended.
+    /// During the shutdown: when the remaining connections are closed. Otherwise `None`.
     pub(super) stopping: Option<Deadline>,
-    /// The operating system's side.
+    /// The interface to the operating system.
     pub(super) platform: P,
     pub(super) admission: Admission<P::Socket>,
     /// All peers, of every kind.
@@ -315,7 +321,7 @@ pub(super) struct Shared<P: Platform> {
     pub(super) lists: Lists,
     pub(super) resources: SharedResources,
     pub(super) broker: Broker,
-    /// Pending-write buffer: entries of the broker that are to be written.
+    /// The pending-write buffer: the broker's log entries that are to be written.
     pub(super) pending_writes: PendingWrites,
     /// Jobs for the worker.
     pub(super) worker: WorkerQueue,
@@ -340,7 +346,7 @@ impl<P: Platform> Shared<P> {
         (&mut self.broker, context)
     }
 
-    /// Puts a peer on the list of those that are read in the next turn, unless the peer waits.
+    /// Lists a peer to be read in the next turn, unless the peer waits.
     pub(super) fn list_to_read(&mut self, id: impl Into<PeerId>) {
         self.lists.list_to_read(&self.peers, id);
     }
@@ -356,7 +362,7 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Closes a peer at the end of the turn.
-    pub(super) fn end_now(&mut self, id: impl Into<PeerId>) {
-        self.lists.end_now(&mut self.peers, id);
+    pub(super) fn close_at_turn_end(&mut self, id: impl Into<PeerId>) {
+        self.lists.close_at_turn_end(&mut self.peers, id);
     }
 }

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! # Invariants
-//! - A stop takes as long as clients need to answer `connection.close`, and at most [`STOP_MS`].
-//! - A store that finds no disk space is not waited for.
+//! - A stop takes as long as clients need to reply to `connection.close`, at most [`STOP_MS`].
+//! - The stop does not wait for pending writes if there is no disk space for them.
 
 use std::io;
 
@@ -17,12 +17,12 @@ use leveret_core::time::Deadline;
 use super::platform::Platform;
 use super::state::Engine;
 
-/// How long clients get to answer `connection.close`, in milliseconds.
+/// How long clients may take to reply to `connection.close`, in milliseconds.
 const STOP_MS: u64 = 700;
 
 impl<P: Platform> Engine<P> {
-    /// Begins the shutdown: closes all connections, and stops when they have ended or after 700 ms. `how` names
-    /// the reason for the log. A second call stops at once.
+    /// Begins the shutdown: closes all connections, and stops when they have ended or after 700 ms.
+    /// `how` is the reason, for the log. A second call stops at once.
     pub fn begin_stop(&mut self, how: &str) {
         if self.shared.stopping.is_some() {
             self.shared.stopping = Some(self.shared.now.after_ms(0));
@@ -48,25 +48,25 @@ impl<P: Platform> Engine<P> {
         self.shared.stopping.is_some()
     }
 
-    /// Returns whether no further turn is to be run.
+    /// Returns whether the shutdown has ended, so that no further turn must be run.
     pub fn is_stopped(&self) -> bool {
         self.shared.stopping.is_some_and(|at| {
             self.shared.peers.connections() == 0 && !self.bridges.is_connected() || at.is_due(self.shared.now)
         })
     }
 
-    /// Begins to write pending entries after the last turn. If it returns `true`, [`Self::flush`] must be called
-    /// after a sleep.
+    /// Begins to write the pending entries after the last turn. Returns whether [`Self::flush`] must be
+    /// called after a sleep.
     pub fn begin_flush(&mut self) -> bool {
         let Some(store) = &mut self.store else { return false };
-        store.keeper.flush(self.shared.now);
+        store.commit_writer.flush(self.shared.now);
         self.go_on_flushing()
     }
 
-    /// Continues to write. If it returns `true`, it must be called again.
+    /// Continues to write. Returns whether it must be called again.
     ///
     /// # Errors
-    /// Returns the error of the disk if it failed.
+    /// The disk failed.
     pub fn flush(&mut self) -> io::Result<bool> {
         self.take_disk_results()?;
         Ok(self.go_on_flushing())
@@ -76,7 +76,7 @@ impl<P: Platform> Engine<P> {
         let (broker, mut context) = self.shared.broker_mut();
         let has_jobs = broker.run_jobs(&mut context);
         self.start_disk_jobs();
-        // There are no more turns, so an unfinished job also requires the next call.
+        // There are no more turns, so unfinished jobs of the broker must be continued by the next call.
         if has_jobs && let Some(store) = &mut self.store {
             store.set_evicting(true);
         }
@@ -85,7 +85,7 @@ impl<P: Platform> Engine<P> {
 
     fn is_flushing(&self) -> bool {
         let Some(store) =
-            self.store.as_ref().filter(|store| !store.keeper.is_idle(&self.shared.pending_writes))
+            self.store.as_ref().filter(|store| !store.commit_writer.is_idle(&self.shared.pending_writes))
         else {
             return false;
         };
@@ -96,24 +96,25 @@ impl<P: Platform> Engine<P> {
         true
     }
 
-    /// Returns until when to sleep before the next flush. `None`: do not sleep. Only storage matters here: the
-    /// deadline of the shutdown is long past.
+    /// Returns until when to sleep before the next flush; `None` for no sleep. Only deadlines of the storage
+    /// are used, because that of the shutdown is past.
     pub fn flush_deadline(&self) -> Option<Deadline> {
         let store = self.store.as_ref()?;
         let is_busy =
             store.has_work(&self.shared.broker, &self.shared.pending_writes, &self.shared.resources.messages);
-        (!is_busy).then(|| store.keeper.deadline())
+        (!is_busy).then(|| store.commit_writer.deadline())
     }
 
-    /// Ends the epoch of the store when everything is written. If it returns `true`, there is more to flush for that.
+    /// Ends the epoch of the store after everything was written. Returns whether [`Self::flush`] must be
+    /// called again for that.
     pub fn close_store(&mut self) -> bool {
         let Some(store) =
-            self.store.as_mut().filter(|store| store.keeper.is_idle(&self.shared.pending_writes))
+            self.store.as_mut().filter(|store| store.commit_writer.is_idle(&self.shared.pending_writes))
         else {
             return false;
         };
         self.shared.broker.reset_watermarks(&mut self.shared.pending_writes);
-        store.keeper.close(self.shared.now);
+        store.commit_writer.close(self.shared.now);
         self.begin_flush()
     }
 

@@ -1,13 +1,13 @@
-//! The interface between the broker and storage: jobs for the disk, and their results.
+//! The interface between the broker and the storage: starts disk jobs, and handles their results.
 //!
-//! The daemon runs the jobs on threads, and the simulator runs them at times of its own choice. Everything between is
-//! the same code.
+//! The daemon runs the jobs on threads; the simulator runs them at simulated times. All other code is the
+//! same.
 //!
 //! # Invariants
-//! - There is no thread, clock or disk in this file.
+//! - The code in this file starts no threads, reads no clock and does no disk I/O.
 //! - At most one write and one read are under way.
-//! - Messages that were read are put into their queue in order, as far as memory allows.
-//! - A failed write is final: nothing that was not durable before is confirmed.
+//! - Messages that were read are put into their queue in order, until memory is full.
+//! - After a failed write nothing more is confirmed, except what was durable before.
 //! - Every peer that waits for the disk is notified of every commit.
 
 use std::io;
@@ -20,41 +20,41 @@ use leveret_core::time::Now;
 use leveret_storage::{CommitWriter, Log, Read, ReadOutcome, SyncTimes, WriteDone};
 
 use super::bridges::LinkEvent;
-use super::peer::Waiting;
+use super::peer::WaitReason;
 use super::platform::Platform;
 use super::state::Engine;
 
 /// Number of retries of a failed read before its messages are reported as lost.
 const READ_RETRIES: u32 = 4;
-/// A commit that takes this long is logged, in microseconds.
+/// A commit that takes at least this time is logged, in microseconds.
 const SLOW_COMMIT_US: u64 = 1_000_000;
-/// Number of commits that waited for the sync budget after which that is logged once.
+/// When this many commits have been delayed by the sync budget, this is logged once.
 const COMMITS_OVER_BUDGET_LOGGED: u64 = 100;
 
-/// Storage as the event loop sees it.
+/// Drives the storage for the event loop.
 pub struct StorageDriver {
-    pub(super) keeper: CommitWriter,
-    /// The read under way: for a queue, or for compaction.
-    reading: Reading,
+    pub(super) commit_writer: CommitWriter,
+    /// The read that the reader thread is carrying out: for a queue, or for compaction.
+    reading: QueuedRead,
     is_compaction_next: bool,
-    /// Whether reads for queues may start, because no commit is under way that must finish first.
+    /// Reads for queues may start: no commit is being written that must finish first.
     may_read_queues: bool,
-    /// Number of consecutive reads for queues that the disk refused.
+    /// Number of reads for queues that failed without a success in between.
     refused_reads: u32,
-    /// Whether messages can leave memory in the next turn.
+    /// More messages can be evicted from memory in the next turn.
     is_evicting: bool,
     /// How long commits took.
     sync_times: SyncTimes,
-    /// Whether it was logged that confirms wait for the sync budget.
+    /// It was logged that commits are delayed by the sync budget.
     pub(super) has_logged_budget: bool,
 }
 
 impl StorageDriver {
-    /// Makes a driver for messages with properties of at most `frame_max` bytes.
+    /// Creates a driver. `frame_max` is the maximum size of a message's properties in bytes.
     pub fn new(log: Log, frame_max: usize) -> Self {
         Self {
-            keeper: CommitWriter::new(log, frame_max),
-            reading: Reading::Nothing,
+            commit_writer: CommitWriter::new(log, frame_max),
+            reading: QueuedRead::Nothing,
             is_compaction_next: false,
             may_read_queues: true,
             refused_reads: 0,
@@ -66,22 +66,23 @@ impl StorageDriver {
 
     /// Returns the log.
     pub const fn log(&self) -> &Log {
-        self.keeper.log()
+        self.commit_writer.log()
     }
 
-    /// Returns whether a read must be retried. SD cards sometimes refuse a read that succeeds at the next attempt,
-    /// and a lost message is skipped for as long as the process runs.
+    /// Counts failed reads, and returns whether to retry. Retries are worthwhile because SD cards sometimes
+    /// fail a read that succeeds at the next attempt, and a message reported as lost is skipped until the
+    /// process ends.
     fn must_retry(&mut self, was_refused: bool) -> bool {
         self.refused_reads = if was_refused { self.refused_reads + 1 } else { 0 };
         was_refused && self.refused_reads < READ_RETRIES
     }
 
-    /// Records whether messages can leave memory in the next turn.
+    /// Sets whether more messages can be evicted from memory in the next turn.
     pub(super) const fn set_evicting(&mut self, is_evicting: bool) {
         self.is_evicting = is_evicting;
     }
 
-    /// Returns whether a job can be started now.
+    /// Returns whether a disk job can be started now.
     pub(crate) fn has_work(
         &self,
         broker: &Broker,
@@ -91,14 +92,14 @@ impl StorageDriver {
         let wants_to_read = self.may_read_queues && broker.queues().wants_read_back(messages)
             || self.log().wants_compaction();
         self.is_evicting
-            || pending_writes.has_news()
-            || wants_to_read && matches!(self.reading, Reading::Nothing)
+            || pending_writes.has_changes()
+            || wants_to_read && matches!(self.reading, QueuedRead::Nothing)
     }
 
-    /// Takes the result of a write.
+    /// Handles the result of a write.
     ///
     /// # Errors
-    /// Returns the error of the disk if the write failed.
+    /// The write failed.
     pub(crate) fn take_write(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -107,13 +108,13 @@ impl StorageDriver {
         now: Now,
     ) -> io::Result<()> {
         self.may_read_queues = true;
-        self.keeper.write_done(pending_writes, messages, done, now).map_err(|failed| failed.0)
+        self.commit_writer.write_done(pending_writes, messages, done, now).map_err(|failed| failed.0)
     }
 
     /// Returns the next read, if none is under way.
     pub(crate) fn next_read(&mut self, broker: &mut Broker, messages: &Messages) -> Option<Read> {
         self.restore_adopted(broker);
-        if !matches!(self.reading, Reading::Nothing) {
+        if !matches!(self.reading, QueuedRead::Nothing) {
             return None;
         }
         // Queues and the compactor alternate, so that neither starves.
@@ -127,18 +128,18 @@ impl StorageDriver {
             && let Some(fetch) = broker.queues_mut().next_read(messages)
         {
             let range = leveret_storage::Range { start: fetch.start, end: fetch.end };
-            if let Some(job) = self.keeper.log_mut().fetch(fetch.incarnation, range, fetch.bytes_max) {
-                self.reading = Reading::Queue(fetch);
+            if let Some(job) = self.commit_writer.log_mut().fetch(fetch.incarnation, range, fetch.bytes_max) {
+                self.reading = QueuedRead::Queue(fetch);
                 return Some(Read::Fetch(job));
             }
-            // The segment is just being sealed. The read is retried after that commit.
+            // The commit that is being written seals the segment. The read is retried after this commit.
             broker.queues_mut().retry_read(&fetch);
             self.may_read_queues = false;
         }
         self.start_compaction_read()
     }
 
-    /// Puts the recovered messages into queues that adopted orphans, before a consumer takes from them.
+    /// Puts recovered messages into queues that adopted orphans, before consumers can get any of them.
     fn restore_adopted(&self, broker: &mut Broker) {
         while let Some((incarnation, queue)) = broker.recovery_mut().next_adopted() {
             if let Some(found) = self.log().index().queues().get(&incarnation) {
@@ -149,27 +150,27 @@ impl StorageDriver {
     }
 
     fn start_compaction_read(&mut self) -> Option<Read> {
-        let job = self.keeper.log_mut().next_compaction_read()?;
-        self.reading = Reading::Compaction;
+        let job = self.commit_writer.log_mut().next_compaction_read()?;
+        self.reading = QueuedRead::Compaction;
         Some(Read::Clean(job))
     }
 
-    /// Takes the result of a read. Returns a further read if the same message continues.
+    /// Handles the result of a read. Returns another read if the message is not complete.
     pub(crate) fn take_read_result(
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
         outcome: ReadOutcome,
     ) -> Option<Read> {
-        let next = match (core::mem::replace(&mut self.reading, Reading::Nothing), outcome) {
-            (Reading::Compaction, ReadOutcome::Clean(done)) => {
-                self.keeper.log_mut().compaction_read_done(done);
+        let next = match (core::mem::replace(&mut self.reading, QueuedRead::Nothing), outcome) {
+            (QueuedRead::Compaction, ReadOutcome::Clean(done)) => {
+                self.commit_writer.log_mut().compaction_read_done(done);
                 None
             }
-            (Reading::Queue(fetch), ReadOutcome::Fetch(done)) => {
+            (QueuedRead::Queue(fetch), ReadOutcome::Fetch(done)) => {
                 self.put_messages(broker, context, fetch, done)
             }
-            (Reading::Chunk(fetch, large), ReadOutcome::Fetch(done)) => {
+            (QueuedRead::Chunk(fetch, large), ReadOutcome::Fetch(done)) => {
                 self.take_chunk(broker, context, (fetch, large), done)
             }
             // One read is under way at a time, and `reading` is kept until its result arrives.
@@ -179,7 +180,8 @@ impl StorageDriver {
         next
     }
 
-    /// Puts messages that were read into their queue, as far as memory allows.
+    /// Puts messages that were read into their queue, until memory is full. Returns another read if the last
+    /// message is not complete.
     fn put_messages(
         &mut self,
         broker: &mut Broker,
@@ -188,25 +190,28 @@ impl StorageDriver {
         done: leveret_storage::FetchDone,
     ) -> Option<Read> {
         if self.must_retry(done.was_refused()) {
-            self.keeper.log_mut().fetch_done(done, |_, _| {});
+            self.commit_writer.log_mut().fetch_done(done, |_, _| {});
             broker.queues_mut().retry_read(&fetch);
             return None;
         }
         let mut stopped = None;
-        let fetched = self.keeper.log_mut().fetch_done(done, |offset, message| {
+        let fetched = self.commit_writer.log_mut().fetch_done(done, |offset, message| {
             if stopped.is_none() {
                 stopped = put_message(broker, context, &fetch, offset, message);
             }
         });
         match stopped {
             None => broker.queues_mut().end_read(&fetch, fetched.through),
-            Some(Stopped::NoCapacity) => broker.queues_mut().note_no_memory(context.messages_mut(), &fetch),
-            Some(Stopped::LargeMessage(large)) => return self.read_chunk(broker, context, fetch, large),
+            Some(StopReason::NoCapacity) => {
+                broker.queues_mut().note_no_memory(context.messages_mut(), &fetch)
+            }
+            Some(StopReason::LargeMessage(large)) => return self.read_chunk(broker, context, fetch, large),
         }
         None
     }
 
-    /// Continues to read a large body, or completes it.
+    /// Returns the read of the next chunk of a large body; if there is none, puts the complete message into
+    /// its queue.
     fn read_chunk(
         &mut self,
         broker: &mut Broker,
@@ -230,9 +235,9 @@ impl StorageDriver {
             broker.queues_mut().end_read(&fetch, large.offset + 1);
             return None;
         }
-        match self.keeper.log_mut().fetch_chunk(large.body, large.next) {
+        match self.commit_writer.log_mut().fetch_chunk(large.body, large.next) {
             Some(job) => {
-                self.reading = Reading::Chunk(fetch, large);
+                self.reading = QueuedRead::Chunk(fetch, large);
                 Some(Read::Fetch(job))
             }
             None => {
@@ -252,7 +257,7 @@ impl StorageDriver {
     ) -> Option<Read> {
         let must_retry = self.must_retry(done.was_refused());
         let mut is_good = false;
-        let fetched = self.keeper.log_mut().chunk_done(done, |bytes| {
+        let fetched = self.commit_writer.log_mut().chunk_done(done, |bytes| {
             if let Some(bytes) = bytes
                 .filter(|bytes| bytes.len() <= context.messages_mut().body_missing(large.message) as usize)
             {
@@ -268,7 +273,7 @@ impl StorageDriver {
         self.read_chunk(broker, context, fetch, large)
     }
 
-    /// Records that a commit took `took_us` microseconds.
+    /// Notes that a commit took `took_us` microseconds.
     pub(super) fn note_sync(&mut self, took_us: u64) {
         self.sync_times.add(took_us);
     }
@@ -285,14 +290,15 @@ impl StorageDriver {
         }
     }
 
-    /// Returns whether the disk lacks space for pending writes while no read is under way that could free any.
+    /// Returns whether there is no disk space for pending writes, and no read is in progress whose result
+    /// could free some.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.keeper.is_stuck() && matches!(self.reading, Reading::Nothing)
+        self.commit_writer.is_stuck() && matches!(self.reading, QueuedRead::Nothing)
     }
 }
 
 /// The read that the reader thread carries out.
-enum Reading {
+enum QueuedRead {
     Nothing,
     Compaction,
     Queue(LogRead),
@@ -309,14 +315,15 @@ struct LargeMessage {
     next: u32,
 }
 
-/// Why no more of the read messages was taken.
-enum Stopped {
+/// Why no more of the messages that were read are put into their queue.
+enum StopReason {
     NoCapacity,
     LargeMessage(LargeMessage),
 }
 
 impl<P: Platform> Engine<P> {
-    /// Takes the results of disk jobs. A failure is final: nothing that was not durable before is confirmed.
+    /// Handles the results of finished disk jobs. After an error nothing more is confirmed, except what was
+    /// durable before.
     pub(super) fn take_disk_results(&mut self) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
         let shared = &mut self.shared;
@@ -353,33 +360,34 @@ impl<P: Platform> Engine<P> {
         }
         let (queues, now) = (shared.broker.queues(), shared.now);
         if queues.has_deadlines() && store.log().time_deadline().is_due(now) {
-            store.keeper.record_time(queues.has_stored_deadline(), now);
+            store.commit_writer.record_time(queues.has_stored_deadline(), now);
         }
-        // After the reads, which may find that a segment can be deleted, because that takes a commit.
+        // Writes are started after reads. Starting a read may show that a segment can be deleted, which needs
+        // a commit.
         let (pending_writes, messages) = (&mut shared.pending_writes, &mut shared.resources.messages);
-        if let Some(job) = store.keeper.next_write(pending_writes, messages, now) {
+        if let Some(job) = store.commit_writer.next_write(pending_writes, messages, now) {
             shared.platform.start_write(job);
         }
-        if !store.has_logged_budget && store.log().over_budget().0 >= COMMITS_OVER_BUDGET_LOGGED {
+        if !store.has_logged_budget && store.log().delayed_by_budget().0 >= COMMITS_OVER_BUDGET_LOGGED {
             store.has_logged_budget = true;
             let text = format_args!(
                 "confirms wait for the sync budget: a publisher that waits for each confirm gets at most \
                  syncs_per_second confirms per second; publish several messages before waiting, or raise it"
             );
-            shared.resources.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Shortage, text);
+            shared.resources.log.log(now, log::Level::Info, LogSource::Unknown, LogKind::Shortage, text);
         }
-        if let Some(bytes) = store.keeper.log_mut().take_index_full_bytes() {
+        if let Some(bytes) = store.commit_writer.log_mut().take_index_full_bytes() {
             let text = format_args!(
                 "the index of the log takes {bytes} bytes: publishers of persistent messages are blocked until \
                  messages are consumed; raise index_bytes_max, or segment_bytes for a new store"
             );
-            shared.resources.log.warn(now, LogSource::Anybody, LogKind::Shortage, text);
+            shared.resources.log.warn(now, LogSource::Unknown, LogKind::Shortage, text);
         }
         self.note_durable(false);
     }
 
-    /// Tells the peers that wait for the disk what is durable now. Operators' clients wait for more than messages, so
-    /// they are called after every write.
+    /// Notifies the peers on `for_disk` of the newest durable batch. Operator clients also wait for other
+    /// results, so they are listed after every write.
     fn note_durable(&mut self, is_written: bool) {
         self.shared.broker.queues_mut().note_durable(&self.shared.pending_writes);
         let durable = self.shared.pending_writes.durable();
@@ -389,7 +397,7 @@ impl<P: Platform> Engine<P> {
         for _ in 0..self.shared.lists.for_disk.len() {
             let Some(id) = self.shared.lists.for_disk.pop() else { break };
             let Some(connection) = id.connection() else {
-                // The answer of an operator's client is built when it is written.
+                // The reply to an operator client is built when it is written.
                 self.shared.list_to_write(id);
                 continue;
             };
@@ -406,22 +414,23 @@ impl<P: Platform> Engine<P> {
                 connection,
             );
             peer.session.amqp().note_durable(&mut context);
-            if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
-                self.shared.answer_held(connection);
+            if matches!(peer.waiting, WaitReason::Disk(batch) if batch <= durable) {
+                self.shared.send_deferred_reply(connection);
             }
             self.shared.after_session(id);
         }
     }
 }
 
-/// Puts one message into its queue. Returns why not, if that stops all messages behind it.
+/// Puts one message into its queue. Returns why this and all messages after it cannot be put there now;
+/// `None` if the next message can follow.
 fn put_message(
     broker: &mut Broker,
     context: &mut Context<'_>,
     fetch: &LogRead,
     offset: u64,
     message: &leveret_storage::Message<'_>,
-) -> Option<Stopped> {
+) -> Option<StopReason> {
     let (body, body_len) = match message.body {
         leveret_storage::Body::Inline(bytes) => (bytes, bytes.len() as u64),
         leveret_storage::Body::Chunked { bytes, .. } => (&[][..], bytes),
@@ -437,11 +446,11 @@ fn put_message(
     let id = match broker.queues_mut().page_in(context.messages_mut(), fetch, &page) {
         PageInOutcome::Begun(id) => id,
         PageInOutcome::NotWanted => return None,
-        PageInOutcome::NoCapacity => return Some(Stopped::NoCapacity),
+        PageInOutcome::NoCapacity => return Some(StopReason::NoCapacity),
     };
     if let leveret_storage::Body::Chunked { body, chunks, .. } = message.body {
         let enqueued_ms = message.enqueued_ms;
-        return Some(Stopped::LargeMessage(LargeMessage {
+        return Some(StopReason::LargeMessage(LargeMessage {
             offset,
             enqueued_ms,
             message: id,
@@ -454,7 +463,7 @@ fn put_message(
     if broker.queues_mut().paged_in(context, fetch, (offset, message.enqueued_ms), id) {
         None
     } else {
-        Some(Stopped::NoCapacity)
+        Some(StopReason::NoCapacity)
     }
 }
 

@@ -12,7 +12,7 @@ use leveret_core::limits::{Limits, OUTPUT_BYTES_MIN};
 use leveret_tls::{CertificateStore, KnownTime, PLAIN_BYTES_MAX};
 
 use super::platform::Socket;
-use super::stream::{Buffers, Reading, Stream};
+use super::stream::{Buffers, ReadMode, Stream};
 
 /// A socket with the input that it was given. After `takes` writes it fails. A write takes at most `room` bytes.
 #[derive(Default)]
@@ -78,7 +78,7 @@ impl End {
     /// Reads, carries out a handshake step if possible, and returns what must be sent.
     fn go_on(&mut self) -> Vec<u8> {
         let mut input = vec![0; 64 << 10];
-        let got = self.stream.read(&mut self.buffers, &mut input, Reading::Take);
+        let got = self.stream.read(&mut self.buffers, &mut input, ReadMode::Take);
         if let Some(handshake) = self.stream.take_handshake() {
             let shaken = handshake.step(self.certificates.as_mut(), &mut KnownTime::default());
             self.stream.finish_handshake_step(&mut self.buffers, shaken).expect("they trust each other");
@@ -160,9 +160,9 @@ fn what_the_socket_does_not_take_is_kept_and_leaves_in_order() {
         let (mut all, mut heard) = (0, Vec::new());
         for round in 0..40 {
             end.stream.socket.room = Some(round * 1_777 % 20_000);
-            end.stream.writable = true;
+            end.stream.is_writable = true;
             end.stream.flush_output(&mut end.buffers, &mut scratch).expect("the socket is sound");
-            if !end.stream.has_unsent() && end.stream.writable {
+            if !end.stream.has_unsent() && end.stream.is_writable {
                 let count = end.buffers.output_bytes(50_000);
                 let sent = end.stream.write_all(&mut end.buffers, &counted(all, count));
                 assert!(sent.expect("the socket is sound") <= count);
@@ -171,7 +171,7 @@ fn what_the_socket_does_not_take_is_kept_and_leaves_in_order() {
         }
         end.stream.socket.room = None;
         while end.stream.has_unsent() {
-            end.stream.writable = true;
+            end.stream.is_writable = true;
             end.stream.flush_output(&mut end.buffers, &mut scratch).expect("the socket is sound");
         }
         if is_tls {

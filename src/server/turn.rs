@@ -9,17 +9,17 @@
 //! ```
 //!
 //! # Invariants
-//! - Every peer that waits is woken by an event or a deadline, or is on a list that each turn examines.
-//! - The result of a worker or disk job is taken in the turn that its wake-up begins.
+//! - A peer that waits is woken by an event or a deadline, or is on a list that every turn examines.
+//! - The result of a worker or disk job wakes the loop, and is handled in the next turn.
 //!
-//! The clock is read after the poll, and that time holds for the whole turn. It is also read once before the poll, to
-//! compute how long to sleep. Peers that still have work are listed for the next turn, which then polls without
-//! sleeping. If there is no work, the poll sleeps until the earliest deadline, or without limit. An idle broker
-//! therefore wakes up only for heartbeats and the watchdog.
+//! The clock is read after the poll, and the whole turn uses this time. It is also read before the poll, to
+//! compute how long to sleep. If there is work for the next turn, the poll does not sleep. Otherwise it
+//! sleeps until the earliest deadline, or without limit. An idle broker therefore wakes up only for
+//! heartbeats and the watchdog.
 //!
-//! Messages read in a turn are delivered in the same turn, and all output that a turn produces for a peer leaves in
-//! one write. The disk comes after the writes, because messages sent to consumers without acknowledgements are then
-//! settled and are not written to the disk.
+//! Messages that are read in a turn are delivered in the same turn, and all output for a peer is sent in one
+//! write. Disk jobs are started after the writes: messages sent to consumers with automatic acknowledgement
+//! are then settled already and need not be written to the disk.
 
 use std::io;
 
@@ -31,40 +31,42 @@ use leveret_core::time::{Deadline, Now};
 use leveret_tls::HandshakeOutput;
 
 use super::bridges::LinkEvent;
-use super::peer::{Ending, Peer, PeerId, Session, Waiting};
+use super::peer::{CloseStage, Peer, PeerId, Session, WaitReason};
 use super::platform::{ListenerId, Platform, Readiness};
 use super::state::Engine;
 use super::worker::{HandshakeStep, WorkerResult};
 
 /// Maximum number of deliveries per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
-/// Maximum work of the broker for input, in work units per turn: some milliseconds. Usual traffic takes far less.
+/// Maximum work of the broker for input per turn, in work units. It takes some milliseconds; usual traffic
+/// needs far less.
 const WORK_UNITS_PER_TURN: u32 = 50_000;
-/// Work units charged for each decrypted TLS record, of any content.
+/// Work units charged for each decrypted TLS record, whatever its content.
 const WORK_UNITS_PER_RECORD: u32 = 16;
 
 /// The input read and the work done in the current turn.
 #[derive(Debug, Default)]
 pub(super) struct TurnBudget {
-    /// Work units of the broker's last calls.
+    /// Work units of the broker's calls that were not yet added to `work_units`.
     pub(super) work: leveret_broker::Work,
     /// Bytes read from all peers in this turn.
     bytes_read: usize,
     /// Work units of the broker in this turn, for peers of every kind.
     work_units: u32,
-    /// Whether reading is skipped in this turn, because the last turn left output to be written.
+    /// No input is read in this turn, because the last turn left output to be written.
     is_read_skipped: bool,
 }
 
 impl TurnBudget {
-    /// Begins a turn. Returns whether it may read: while output is left to be written, only every other turn reads.
+    /// Begins a turn. Returns whether the turn may read. While output is left to be written, only every other
+    /// turn may.
     pub(super) const fn begin(&mut self, has_to_write: bool) -> bool {
         let is_read_skipped = !self.is_read_skipped && has_to_write;
         (self.bytes_read, self.work_units, self.is_read_skipped) = (0, 0, is_read_skipped);
         !is_read_skipped
     }
 
-    /// Resets the work units: retries of blocked publishers have a budget of their own.
+    /// Resets the work units, because retries of blocked publishers have a separate budget.
     pub(super) const fn begin_retries(&mut self) {
         self.work_units = 0;
     }
@@ -84,25 +86,24 @@ impl TurnBudget {
         self.work_units = self.work_units.saturating_add(units);
     }
 
-    /// Adds the work units of the broker's last calls.
+    /// Adds the work units of the broker's calls since the last call of this method.
     pub(super) const fn charge_work(&mut self) {
         let units = self.work.take();
         self.charge(units);
     }
 
-    /// Charges for the decryption of `records` TLS records.
+    /// Adds the work units for the decryption of `records` TLS records.
     pub(super) const fn charge_records(&mut self, records: u32) {
         self.charge(records * WORK_UNITS_PER_RECORD);
     }
 
-    /// Returns whether the turn's work budget is used up. The turn then reads no more, even if there is more
-    /// to read.
+    /// Returns whether the work budget of the turn is used up. The turn reads no more input then.
     pub(super) const fn is_over(&self) -> bool {
         self.work_units >= WORK_UNITS_PER_TURN
     }
 }
 
-/// One part of the engine, as far as the sleep between two turns is concerned.
+/// One part of the engine, with what determines the sleep between two turns.
 struct TurnPart<P: Platform> {
     /// Returns whether a turn would make progress now, without an event and without time passing.
     is_ready: fn(&Engine<P>) -> bool,
@@ -126,7 +127,7 @@ impl<P: Platform> Engine<P> {
     /// Runs one turn.
     ///
     /// # Errors
-    /// Returns the error of the disk if it failed: nothing more becomes durable, and the process must end.
+    /// The disk failed. Nothing more becomes durable, and the process must end.
     pub fn turn(&mut self) -> io::Result<()> {
         self.take_disk_results()?;
         self.read();
@@ -157,7 +158,8 @@ impl<P: Platform> Engine<P> {
         self.shared.resources.log.record(self.shared.now, log::Level::Warn, text);
     }
 
-    /// Returns until when to sleep before the next turn if no event happens. `None`: do not sleep, there is work.
+    /// Returns until when to sleep before the next turn if no event happens; `None` if there is work, so that
+    /// the loop must not sleep.
     pub fn sleep_deadline(&mut self) -> Option<Deadline> {
         if self.has_work() {
             return None;
@@ -172,7 +174,7 @@ impl<P: Platform> Engine<P> {
         Some(self.next_deadline())
     }
 
-    /// The parts of a turn. Each gives its readiness and its deadline together, so that none can be forgotten.
+    /// The parts of a turn, each with its readiness and its deadline.
     const PARTS: [TurnPart<P>; 10] = [
         // Peers to be read or written, and deadlines of peers.
         TurnPart {
@@ -206,7 +208,7 @@ impl<P: Platform> Engine<P> {
                     )
                 })
             },
-            deadline: |it| it.store.as_ref().map_or(Deadline::NEVER, |store| store.keeper.deadline()),
+            deadline: |it| it.store.as_ref().map_or(Deadline::NEVER, |store| store.commit_writer.deadline()),
         },
         // Accepted sockets, and listeners that may accept.
         TurnPart { is_ready: Self::may_admit, deadline: Self::admission_deadline },
@@ -218,7 +220,7 @@ impl<P: Platform> Engine<P> {
         // The worker.
         TurnPart { is_ready: |it| it.shared.has_job(), deadline: |it| it.shared.job_deadline() },
         TurnPart { is_ready: Self::has_bridge_work, deadline: |it| it.bridges.deadline() },
-        // Parts that only time makes due: return of idle memory, suppressed log lines, shutdown.
+        // Parts with only a deadline: return of idle memory, report of suppressed log lines, shutdown.
         TurnPart { is_ready: |_| false, deadline: |it| it.idle_memory.deadline() },
         TurnPart { is_ready: |_| false, deadline: |it| it.shared.resources.log.deadline() },
         TurnPart { is_ready: |_| false, deadline: |it| it.shared.stopping.unwrap_or(Deadline::NEVER) },
@@ -234,8 +236,8 @@ impl<P: Platform> Engine<P> {
         Self::PARTS.iter().fold(Deadline::NEVER, |earliest, part| earliest.earlier((part.deadline)(self)))
     }
 
-    /// Returns when a message or queue expires, or when the time for the next epoch's expiry must be written to the
-    /// log.
+    /// Returns when the next message or queue expires, or when the time must be written to the log from which
+    /// the next start computes expirations.
     fn expiry_deadline(&self) -> Deadline {
         let time_ms = self.shared.pending_writes.time_ms();
         let at_ms = self.shared.broker.queues().next_expiry_ms();
@@ -245,30 +247,30 @@ impl<P: Platform> Engine<P> {
         store.map_or(due, |store| due.earlier(store.log().time_deadline()))
     }
 
-    /// Records what the poll reported about a peer.
+    /// Handles an event of the poll about a peer.
     pub fn note_peer(&mut self, id: PeerId, seen: Readiness) {
         self.shared.note_peer(id, seen);
     }
 
-    /// Records that a listener may have a connection to accept.
+    /// Notes that a connection may wait to be accepted at a listener.
     pub fn note_listener(&mut self, listener: ListenerId) {
         self.shared.admission.note_event(listener);
     }
 
-    /// Takes the result of the worker's job, and starts the next job.
+    /// Handles the result of the worker's job, and starts the next job.
     pub(super) fn run_worker(&mut self) {
         if let Some((result, certificates)) = self.shared.platform.take_work_result() {
             (self.shared.worker.is_busy, self.shared.worker.certificates) = (false, certificates);
             match result {
                 WorkerResult::Password(login, is_right) => self.shared.finish_login(&login, is_right),
-                WorkerResult::Handshake(HandshakeStep { peer, ticket, since, shaken }) => {
-                    if self.shared.awaits(peer, Waiting::Handshake(ticket)) {
-                        self.take_handshake_step(peer, since, shaken);
+                WorkerResult::Handshake(HandshakeStep { peer, ticket, since, output }) => {
+                    if self.shared.awaits(peer, WaitReason::Handshake(ticket)) {
+                        self.take_handshake_step(peer, since, output);
                     }
                 }
                 WorkerResult::Reload(again) => self.shared.worker.reloaded = Some(again),
                 WorkerResult::Certificates => {}
-                WorkerResult::Note(noted) => self.take_bridge_state_written(noted),
+                WorkerResult::BridgeState(written) => self.note_bridge_state_written(written),
             }
         }
         if !self.shared.worker.is_busy
@@ -279,18 +281,19 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Logs if the state of the bridges that outlives a restart could not be written.
+    /// Logs an error if the state of the bridges could not be written.
     #[cold]
-    pub(super) fn take_bridge_state_written(&mut self, noted: Result<(), String>) {
-        if let Err(why) = noted {
+    pub(super) fn note_bridge_state_written(&mut self, written: Result<(), String>) {
+        if let Err(why) = written {
             let text = format_args!("the state of the bridges cannot be written: {why}");
-            self.shared.resources.log.warn(self.shared.now, LogSource::Anybody, LogKind::Bridge, text);
+            self.shared.resources.log.warn(self.shared.now, LogSource::Unknown, LogKind::Bridge, text);
         }
     }
 
     fn run_timers(&mut self) {
         self.end_slow_bodies();
-        // Each peer at most once: a deadline that the call does not move is due again in the next turn.
+        // Each peer is called at most once. If its deadline is still due, it is called again in the next
+        // turn.
         for _ in 0..self.shared.lists.deadlines.len() {
             let Some(id) = self.shared.lists.deadlines.pop_due(self.shared.now) else { break };
             self.call_at_deadline(id);
@@ -299,9 +302,9 @@ impl<P: Platform> Engine<P> {
         self.shared.resources.log.report_due(self.shared.now);
     }
 
-    /// Closes channels whose consumers exceeded the acknowledgement timeout. A blocked publisher is resumed, because
-    /// it may wait for memory that its own deliveries hold. If the channel cannot be closed now, the next check tries
-    /// again.
+    /// Closes channels with deliveries that exceeded the acknowledgement timeout. If the connection of the
+    /// channel is a blocked publisher, it is resumed, because the memory that it waits for may be that of its
+    /// own deliveries. If a channel cannot be closed now, the next check tries again.
     fn close_overdue(&mut self) {
         while let Some(overdue) = self.shared.broker.next_overdue() {
             let id = overdue.connection;
@@ -318,7 +321,7 @@ impl<P: Platform> Engine<P> {
             if !peer.session.amqp().close_channel(&mut context, overdue.channel, &overdue.fault) {
                 continue;
             }
-            if peer.waiting == Waiting::Capacity {
+            if peer.waiting == WaitReason::Capacity {
                 peer.session.amqp().unblock(self.shared.now);
                 self.shared.lists.for_capacity.remove(id);
                 self.shared.resume(id);
@@ -331,14 +334,15 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Closes the connections that the broker wants closed, for example those of deleted users or virtual hosts.
+    /// Closes the connections for which the broker requested this, for example those of deleted users or
+    /// virtual hosts.
     fn close_forced(&mut self) {
         while let Some((id, fault)) = self.shared.broker.next_forced() {
             self.force_close(id, &fault);
         }
     }
 
-    /// Returns memory that is idle after a burst or after the start to the system, delayed and in bounded steps.
+    /// Returns idle memory to the system, after a delay and in bounded steps.
     fn return_idle_memory(&mut self) {
         let idle_bytes = self.idle_bytes();
         if self.idle_memory.is_due(self.shared.now, idle_bytes) {
@@ -362,7 +366,7 @@ impl<P: Platform> Engine<P> {
             + self.shared.buffers.idle_bytes()
     }
 
-    /// Carries out the operator's orders that concern the loop itself.
+    /// Carries out operators' requests that concern the loop itself.
     pub(super) fn run_operator_orders(&mut self) {
         let orders = core::mem::take(&mut self.operators.orders);
         if let Some((bridge, order)) = orders.bridge {
@@ -375,10 +379,10 @@ impl<P: Platform> Engine<P> {
 }
 
 impl<P: Platform> Engine<P> {
-    /// Reads from the listed peers: at most one input buffer of bytes over all peers.
+    /// Reads from the listed peers: from all of them together at most as many bytes as the input buffer has.
     ///
-    /// Reading about as much as is written avoids a backlog of messages that have left the CPU caches when they are
-    /// delivered. While output is left to be written, only every other turn reads.
+    /// While output is left to be written, only every other turn reads. Otherwise messages would accumulate,
+    /// and would not be in the CPU caches any more when they are delivered.
     pub(super) fn read(&mut self) {
         let may_read = self.shared.budget.begin(!self.shared.lists.to_write.is_empty());
         if !may_read || self.shared.pending_writes.is_crowded() {
@@ -397,9 +401,9 @@ impl<P: Platform> Engine<P> {
 
     pub(super) fn read_from(&mut self, id: PeerId) {
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        if let Ending::Draining(_) = peer.ending {
+        if let CloseStage::Draining(_) = peer.ending {
             return match peer.stream.drain(&mut self.shared.scratch.input) {
-                Some(0) => self.shared.end_now(id),
+                Some(0) => self.shared.close_at_turn_end(id),
                 // The end of the stream may follow this data, and the kernel reports both at once.
                 Some(count) => {
                     self.shared.budget.note_read(count);
@@ -408,7 +412,7 @@ impl<P: Platform> Engine<P> {
                 None => {}
             };
         }
-        if peer.waiting != Waiting::No || peer.ending != Ending::No {
+        if peer.waiting != WaitReason::No || peer.ending != CloseStage::No {
             return;
         }
         peer.read_at = self.shared.now;
@@ -421,7 +425,7 @@ impl<P: Platform> Engine<P> {
 
     pub(super) fn write(&mut self) {
         while let Some(id) = self.shared.broker.next_with_output() {
-            // A connection that a bridge opened in this broker has no socket: its link has one.
+            // The broker's own connections have no peer. Their output goes to the bridge.
             let is_own = self.shared.peers.get(id).is_none();
             let peer = if is_own { self.bridges.peer_of(id) } else { Some(id) };
             peer.into_iter().for_each(|peer| self.shared.list_to_write(peer));
@@ -435,8 +439,8 @@ impl<P: Platform> Engine<P> {
     pub(super) fn write_to(&mut self, id: PeerId) {
         let Some(peer) = self.shared.peers.get(id) else { return };
         let is_bridge = peer.session.is_bridge();
-        let is_over = matches!(peer.ending, Ending::Draining(_) | Ending::Now);
-        match (id.connection(), peer.stream.writable) {
+        let is_over = matches!(peer.ending, CloseStage::Draining(_) | CloseStage::AtTurnEnd);
+        match (id.connection(), peer.stream.is_writable) {
             (Some(connection), true) if !is_over && is_bridge => self.write_bridge(connection),
             (Some(connection), true) if !is_over => self.shared.write_amqp(connection),
             (Some(connection), false) if !is_bridge => self.shared.note_stall(connection, 0),
@@ -447,21 +451,21 @@ impl<P: Platform> Engine<P> {
 
     pub(super) fn call_at_deadline(&mut self, id: PeerId) {
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        if let Ending::Draining(until) = peer.ending {
+        if let CloseStage::Draining(until) = peer.ending {
             if until.is_due(self.shared.now) {
-                self.shared.end_now(id);
+                self.shared.close_at_turn_end(id);
             } else {
                 self.shared.lists.deadlines.lower(id, until);
             }
             return;
         }
-        if let Waiting::Handshake(_) = peer.waiting {
-            // The result of the worker is handled when it arrives; the peer then gets the time back that it waited
-            // for the worker.
+        if let WaitReason::Handshake(_) = peer.waiting {
+            // While the worker has the handshake, its timeout is not applied. When the result arrives, the
+            // deadline is moved by the time that the worker took.
             return;
         }
         if peer.lost_deadline.is_due(self.shared.now) {
-            return self.shared.end_now(id);
+            return self.shared.close_at_turn_end(id);
         }
         if let Session::Amqp(session) = &mut peer.session {
             let limits = &self.shared.limits;
@@ -469,7 +473,8 @@ impl<P: Platform> Engine<P> {
             session.extend_after_pause(self.shared.now, handshake_ms.into(), content_ms.into());
         }
         if peer.must_read_first(self.shared.now) {
-            // After a pause of the process, input that arrived in time is still unread. Reading moves the deadline.
+            // After a pause of the process, input that arrived in time may still be unread. Reading it
+            // postpones the deadline.
             peer.stream.assume_readable();
             return self.shared.list_to_read(id);
         }
@@ -490,9 +495,9 @@ impl<P: Platform> Engine<P> {
             connection,
         );
         if peer.session.amqp().handle_timeout(&mut context) == Timeout::Close {
-            return self.shared.end_now(id);
+            return self.shared.close_at_turn_end(id);
         }
-        // The timeout may have allowed the session to go on with unhandled input, or to finish.
+        // After the timeout the session may be able to handle input that it left before, or may have ended.
         if let Some(peer) = self.shared.peers.get_mut(id) {
             peer.stream.assume_readable();
         }
@@ -500,23 +505,23 @@ impl<P: Platform> Engine<P> {
         self.shared.after_session(id);
     }
 
-    /// Takes the result of one step of a TLS handshake.
-    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, shaken: HandshakeOutput) {
+    /// Handles the result of one step of a TLS handshake.
+    pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, output: HandshakeOutput) {
         let is_bridge = self.shared.peers.get(id).is_some_and(|peer| peer.session.is_bridge());
         match id.connection().filter(|_| is_bridge) {
-            Some(link) => drop(self.call_bridge(link, LinkEvent::HandshakeStep(shaken))),
-            None => self.shared.take_handshake_step(id, since, shaken),
+            Some(link) => drop(self.call_bridge(link, LinkEvent::HandshakeStep(output))),
+            None => self.shared.take_handshake_step(id, since, output),
         }
     }
 
-    /// Closes a connection by decision of the broker, even if the connection waits.
+    /// Closes a connection because the broker requested it, even if the connection waits.
     pub(super) fn force_close(&mut self, id: ConnectionId, fault: &Fault) {
         let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
             self.call_bridge(id, LinkEvent::Close(&fault.text));
             return;
         };
         if peer.stream.is_in_tls_handshake() {
-            return self.shared.end_now(id);
+            return self.shared.close_at_turn_end(id);
         }
         let mut context = self.shared.resources.context(
             self.shared.now,
@@ -561,7 +566,7 @@ impl<P: Platform> Engine<P> {
         let (broker, mut context) = self.shared.broker_mut();
         broker.release(&mut context, id);
         self.shared.worker.remove_peer(id.into());
-        self.shared.peers.note_connection_gone();
+        self.shared.peers.note_connection_closed();
         self.shared.admission.note_closed(id, peer.stream.is_tls());
     }
 
@@ -577,30 +582,31 @@ impl<P: Platform> Engine<P> {
         if self.operators.backup_client == Some(id) {
             self.operators.backup_client = None;
             if let Some(store) = &mut self.store {
-                store.keeper.log_mut().release_backup_pin();
+                store.commit_writer.log_mut().release_backup_pin();
             }
             self.wake_backup_clients();
         }
     }
 
-    /// Passes an event of a bridge's link or own connection to the bridge. Returns the number of bytes written.
+    /// Passes an event of a bridge link, or of a bridge's own connection, to the bridge. Returns the number
+    /// of bytes written.
     pub(super) fn call_bridge(&mut self, id: ConnectionId, call: LinkEvent<'_>) -> usize {
         self.bridges.handle(&mut self.shared, id, call)
     }
 
-    /// Lets a bridge link read once.
+    /// Reads once from a bridge link.
     pub(super) fn read_bridge(&mut self, id: ConnectionId) {
         self.call_bridge(id, LinkEvent::Read);
         self.shared.after_session(id.into());
     }
 
-    /// Lets a bridge link write once.
+    /// Writes once to a bridge link.
     pub(super) fn write_bridge(&mut self, id: ConnectionId) {
         let count = self.call_bridge(id, LinkEvent::Write);
         self.shared.after_write(id.into(), count > 0);
     }
 
-    /// Tells the bridge that the socket of its link is about to be closed.
+    /// Notifies a bridge that the socket of its link is about to be closed.
     #[cold]
     pub(super) fn note_bridge_closed(&mut self, id: ConnectionId) {
         self.bridges.note_closed(&mut self.shared, id);
@@ -617,7 +623,7 @@ impl<P: Platform> Engine<P> {
         self.bridges.is_ready(&self.shared.broker, self.shared.now, is_unblocked, self.shared.is_stopping())
     }
 
-    /// Carries out an operator's order for a bridge.
+    /// Carries out an operator's request for a bridge.
     #[cold]
     pub(super) fn order_bridge(&mut self, name: &str, order: leveret_management::request::BridgeOrder) {
         self.bridges.apply_order(&mut self.shared, name, order);

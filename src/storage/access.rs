@@ -547,7 +547,7 @@ fn digest_with(pending: &PendingCommit, index: &Index) -> Digest {
 }
 
 /// Returns the locations of all access definitions in the log, ascending by key.
-pub(super) fn access_places(index: &Index) -> Vec<DefinitionLocations> {
+pub(super) fn access_locations(index: &Index) -> Vec<DefinitionLocations> {
     let segments = index.segments();
     let slot_of = |place: RecordLocation| segments.get(&place.segment).map(|segment| (segment.slot, place));
     let known = index.definitions().iter().filter(|(key, _)| is_counted(key));
@@ -784,7 +784,7 @@ pub(super) fn read_end_of<D: Disk>(disk: &mut D, identity: &Identity) -> u64 {
 }
 
 /// Records in the existing copies that a commit is the last of its epoch and was synced; returns the bytes written.
-/// `only_repeated` means that the epoch wrote nothing except the commit that repeats the last one found.
+/// With `only_repeated`, the epoch's only commit is the one that repeats the last commit that its start found.
 pub(super) fn note_end<D: Disk>(
     disk: &mut D,
     owner: &Owner,
@@ -836,18 +836,18 @@ fn rebuild<D: Disk>(disk: &mut D, known: &[DefinitionLocations]) -> Option<Snaps
     Some(snapshot)
 }
 
-/// Updates the copies from the records of a commit that was just synced. If the copies were lost, `lost` contains the
-/// locations of all access definitions in the log.
+/// Updates the copies from the records of a commit that was just synced. If the copies were lost,
+/// `known_locations` are the locations of all access definitions in the log.
 pub(super) fn update<D: Disk>(
     disk: &mut D,
     owner: &Owner,
     number: u64,
     records: &[u8],
-    lost: Option<&[DefinitionLocations]>,
+    known_locations: Option<&[DefinitionLocations]>,
 ) -> io::Result<UpdateResult> {
     let kept = read_snapshot(disk).filter(|copy| copy.owner == *owner);
     let before = kept.as_ref().map(|copy| &copy.snapshot);
-    let rebuilt = lost.and_then(|known| rebuild(disk, known));
+    let rebuilt = known_locations.and_then(|known| rebuild(disk, known));
     let is_some = rebuilt.is_some() || kept.is_some();
     let mut snapshot = rebuilt.or_else(|| before.cloned()).unwrap_or_default();
     let (mut digest_value, mut digest_version) = (DigestValue::Empty, 0);

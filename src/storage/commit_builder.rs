@@ -13,11 +13,11 @@ use std::io;
 use leveret_core::pending_writes::definition::is_access;
 use leveret_core::time::Now;
 
-use super::access::{DIGEST_RECORD_BYTES, UpdateResult, access_places};
+use super::access::{DIGEST_RECORD_BYTES, UpdateResult, access_locations};
 use super::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
 use super::disk::Disk;
+use super::disk_jobs::{CommitDone, CommitJob, EndJob, Outcome, Seal, SegmentWrite, WrittenPart};
 use super::footer::{Footer, Trailer};
-use super::jobs::{CommitDone, CommitJob, EndJob, Outcome, Seal, SegmentWrite, WrittenPart};
 use super::log::LogPosition;
 use super::log::{Failed, InFlight, Log};
 use super::parts::BodyPart;
@@ -54,7 +54,7 @@ impl Log {
             drained: Vec::new(),
             postponed: None,
         };
-        if self.space.is_short() {
+        if self.space.is_scarce() {
             // Settlements that a segment to be removed still contains are written first, because this frees the
             // segment.
             self.rewrite_settlements(&mut in_flight, end);
@@ -84,7 +84,7 @@ impl Log {
     /// Returns `None` if the commit would open a segment or take space that the next start may need. Also returns
     /// `None` if this epoch has written only its first commit, which repeats the last commit of the epoch before.
     pub fn closing_commit(&mut self, now: Now) -> Option<CommitJob> {
-        if self.counters.commits < 2 || self.space.is_short() || !self.space.fits_active(BLOCK_BYTES) {
+        if self.counters.commits < 2 || self.space.is_scarce() || !self.space.fits_active(BLOCK_BYTES) {
             return None;
         }
         self.empty_commit(now)
@@ -97,7 +97,7 @@ impl Log {
     /// to its expiry after the next start.
     pub(super) fn empty_commit(&mut self, now: Now) -> Option<CommitJob> {
         let fits_beside = self.space.leaves_reserve_alone() && self.space.fits_active(BLOCK_BYTES);
-        if self.space.is_short() && !fits_beside {
+        if self.space.is_scarce() && !fits_beside {
             return None;
         }
         self.schedule.set_closing(true);
@@ -156,7 +156,7 @@ impl Log {
         if deleted_slot.is_none() && self.space.is_file_system_full() {
             self.space.note_commit_room();
         }
-        if done.job.keeps_access {
+        if done.job.updates_access_files {
             self.access.set_files_lost(done.job.access.is_lost);
         }
         let Some(in_flight) = self.in_flight.take() else {
@@ -164,7 +164,7 @@ impl Log {
         };
         self.counters.bytes_written += done.bytes() as u64;
         self.counters.syncs += done.syncs();
-        let CommitJob { seal, header, commit, .. } = done.job;
+        let CommitJob { seal, segment_header, commit, .. } = done.job;
         let changes_segments = in_flight.opens.is_some() || !in_flight.drained.is_empty();
         if let Some((opened, header_bytes)) = in_flight.opens {
             self.index.add_segment(opened.sequence, opened.slot, header_bytes);
@@ -185,7 +185,7 @@ impl Log {
         if !in_flight.drained.is_empty() {
             self.free(in_flight.drained);
         }
-        if self.space.is_short() {
+        if self.space.is_scarce() {
             self.index.forget_pending();
             for (queue, settled) in self.settlements.iter() {
                 settled.iter().for_each(|range| self.index.note_pending(queue, *range));
@@ -195,8 +195,8 @@ impl Log {
         self.compactor.may_have_work = true;
         self.index.end_dropped(self.durable);
         self.pending.reuse_buffer(commit.bytes);
-        self.space.buffers.header =
-            header.map_or_else(|| core::mem::take(&mut self.space.buffers.header), |write| write.bytes);
+        self.space.buffers.header = segment_header
+            .map_or_else(|| core::mem::take(&mut self.space.buffers.header), |write| write.bytes);
         if let Some(seal) = seal {
             self.index.set_parts(seal.trailer.sequence, seal.at, &seal.parts);
             self.space.buffers.seal = (seal.footer, seal.bytes, seal.parts);
@@ -210,7 +210,7 @@ impl Log {
             self.measure_index();
         }
         self.compactor.replication.is_due |= changes_segments | self.index.take_defined();
-        self.find_drain();
+        self.start_drain();
         Ok(self.durable)
     }
 
@@ -218,7 +218,7 @@ impl Log {
     fn build(&mut self, in_flight: &mut InFlight, now: Now) -> Option<CommitJob> {
         let length = padded(self.pending.len());
         self.space.active.note(self.pending.record_bytes());
-        let (mut header, mut seal) = (None, None);
+        let (mut segment_header, mut seal) = (None, None);
         let is_full = self.space.ends_active_early() || !self.space.active.holds_with_footer(length);
         let slot = if is_full { self.space.slots.take_free() } else { None };
         if slot.is_none() && !self.space.active.holds(length) {
@@ -232,11 +232,11 @@ impl Log {
             let (opened, write) = self.open_segment(slot, now);
             in_flight.opens = Some((opened, write.bytes.len() as u32));
             in_flight.at = self.space.active.tail();
-            header = Some(write);
+            segment_header = Some(write);
             self.space.active.note(self.pending.record_bytes());
         }
         self.writer.number += 1;
-        let keeps_access = self.access.note_built(self.pending.has_access());
+        let updates_access_files = self.access.note_built(self.pending.has_access());
         let content = self.pending.take();
         self.schedule.note_built(now);
         let commit_header = CommitHeader {
@@ -258,12 +258,13 @@ impl Log {
         let (done, deletable_slot) = (WrittenPart::Nothing, self.space.slots.deletable_file());
         Some(CommitJob {
             seal,
-            header,
+            segment_header,
             commit,
             commit_header,
             owner,
-            keeps_access,
-            access_places: (keeps_access && self.access.are_files_lost()).then(|| access_places(&self.index)),
+            updates_access_files,
+            access_locations: (updates_access_files && self.access.are_files_lost())
+                .then(|| access_locations(&self.index)),
             access: UpdateResult::default(),
             header_copy_bytes: 0,
             done,
@@ -735,11 +736,11 @@ impl SegmentBuffers {
 /// Buffers for the removal of segments. They are reused, so that the compactor allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct CompactorBuffers {
-    /// Queues whose settlements are still to be rewritten.
+    /// Buffer for [`super::compaction::Drain::queues`].
     pub(super) draining: Vec<u64>,
-    /// Queues whose settlements were rewritten.
+    /// Buffer for [`InFlight::rewritten`].
     pub(super) rewritten: Vec<(u64, u64)>,
-    /// Segments to remove.
+    /// Buffer for [`super::compaction::Drain::segments`].
     pub(super) drained: Vec<u64>,
     /// For [`super::Index::rewrite_cost`].
     pub(super) ranges_up_to: Vec<(u64, usize)>,

@@ -28,7 +28,7 @@ use leveret_core::token_bucket::{NS_PER_MS, TokenBucket};
 use super::commit::padded;
 use super::compaction::Compaction;
 use super::disk::is_full;
-use super::jobs::{PrepareDone, PrepareJob};
+use super::disk_jobs::{PrepareDone, PrepareJob};
 use super::log::{Failed, Log, Settings};
 use super::space::{SEGMENTS_EMERGENCY, SEGMENTS_RESERVED, Slot};
 
@@ -314,9 +314,9 @@ pub(super) struct Schedule {
     is_awaited: bool,
     /// Whether a client waits for the pending commit, and the commit waits for the sync budget.
     is_over_budget: bool,
-    /// Number of commits since the start that waited for the sync budget while a client waited, and the time
-    /// of the last one.
-    over_budget: (u64, Now),
+    /// Number of commits since the start that the sync budget delayed while a client waited for them, and when the last
+    /// of them was handed out.
+    delayed_by_budget: (u64, Now),
     /// Whether the first commit of this epoch is still to be made.
     is_starting: bool,
     /// Whether the next commit is the last of this epoch, or one that records the broker time.
@@ -336,7 +336,7 @@ impl Schedule {
             time_recorded_at: Now::from_ms(0),
             is_awaited: true,
             is_over_budget: false,
-            over_budget: (0, Now::from_ms(0)),
+            delayed_by_budget: (0, Now::from_ms(0)),
             is_starting: true,
             is_closing: false,
         }
@@ -388,10 +388,10 @@ impl Schedule {
         self.budget.has_one(now)
     }
 
-    /// Returns the number of awaited commits that waited for the sync budget, since the start, and when the last of
-    /// them was handed out.
-    pub(super) const fn over_budget(&self) -> (u64, Now) {
-        self.over_budget
+    /// Returns how many commits since the start were delayed by the sync budget while a client waited for them, and
+    /// when the last of them was handed out.
+    pub(super) const fn delayed_by_budget(&self) -> (u64, Now) {
+        self.delayed_by_budget
     }
 
     /// Cancels the scheduled commit, because nothing waits after all.
@@ -444,7 +444,7 @@ impl Schedule {
     /// Records that a commit was handed out, whether it frees files, and whether more entries wait.
     pub(super) fn note_handed_out(&mut self, frees_files: bool, has_more: bool, now: Now) {
         if core::mem::take(&mut self.is_over_budget) {
-            self.over_budget = (self.over_budget.0 + 1, now);
+            self.delayed_by_budget = (self.delayed_by_budget.0 + 1, now);
         }
         if core::mem::take(&mut self.is_awaited) || frees_files {
             self.budget.take_one(now);

@@ -22,9 +22,9 @@ use leveret_core::time::{Deadline, Now};
 
 use super::commit_builder::ResizeZeroed;
 use super::disk::Disk;
+use super::disk_jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::footer::Footer;
 use super::group::{self, Groups};
-use super::jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::log::{AppendRefused, Failed, Log};
 use super::read_back::FetchJob;
 use super::read_back::{FetchBuffers, FetchDone};
@@ -382,7 +382,7 @@ impl CommitWriter {
 
     /// Appends the content of the pending-write buffer in the order of arrival, as far as one commit has space.
     fn append_waiting(&mut self, pending_writes: &mut PendingWrites, messages: &mut Messages, now: Now) {
-        while let Some(entry) = pending_writes.fact() {
+        while let Some(entry) = pending_writes.next_entry() {
             if self.log.append_reserved(&record_of(entry), Urgency::Awaited, now).is_err() {
                 return;
             }

@@ -29,9 +29,9 @@ use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, is_access};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, claimed_length, padded};
 use super::commit_builder::CompactorBuffers;
 use super::commit_builder::ResizeZeroed;
+use super::disk_jobs::{ReadDone, ReadJob};
 use super::index::Index;
 use super::index::Segment;
-use super::jobs::{ReadDone, ReadJob};
 use super::log::Settings;
 use super::log::{InFlight, Log};
 use super::log::{LogPosition, RecordLocation};
@@ -103,9 +103,9 @@ impl Log {
 
     /// Starts removing segments without live records.
     ///
-    /// While free segments are short, only the oldest one is removed, because that requires the least rewriting. At
+    /// While free segments are scarce, only the oldest one is removed, because that requires the least rewriting. At
     /// most one of the segments contains a deletion that must be rewritten.
-    pub(super) fn find_drain(&mut self) {
+    pub(super) fn start_drain(&mut self) {
         if self.compactor.drain.is_some()
             || self.in_flight.as_ref().is_some_and(|commit| !commit.drained.is_empty())
         {
@@ -257,7 +257,7 @@ impl Log {
                 self.shrink_buffer();
                 self.index.set_compacting(0);
                 self.index.end_compaction(segment, is_whole);
-                self.find_drain();
+                self.start_drain();
             }
             return None;
         }
@@ -460,19 +460,20 @@ impl Log {
     /// Returns the percentage of a segment's bytes that may be written for compacting it, or `None` if the
     /// compactor should not run.
     ///
-    /// The percentage is [`WRITTEN_PERCENT_MAX`] while free segments are short, [`WRITTEN_AHEAD_PERCENT_MAX`] while
+    /// The percentage is [`WRITTEN_PERCENT_MAX`] while free segments are scarce, [`WRITTEN_AHEAD_PERCENT_MAX`] while
     /// the compactor continues although enough are free, and [`WRITTEN_LAST_PERCENT_MAX`] when none is free. A full
     /// index alone does not raise the percentage, because dense segments would be rewritten repeatedly.
     fn percent_worth_writing(&mut self) -> Option<u64> {
         let available = self.space.slots.available();
         let low = SEGMENTS_RESERVED + COMPACT_BELOW_FREE;
         let high = low + (self.space.slots.most() / COMPACT_AHEAD_DIVISOR).min(COMPACT_AHEAD_MAX);
-        let is_short = available <= low;
-        self.compactor.runs_ahead =
-            is_short || self.space.index_memory.is_full() || self.compactor.runs_ahead && available <= high;
+        let are_free_scarce = available <= low;
+        self.compactor.runs_ahead = are_free_scarce
+            || self.space.index_memory.is_full()
+            || self.compactor.runs_ahead && available <= high;
         let percent = match available {
             0 => WRITTEN_LAST_PERCENT_MAX,
-            _ if is_short || self.space.index_memory.is_full_of_deleted() => WRITTEN_PERCENT_MAX,
+            _ if are_free_scarce || self.space.index_memory.is_full_of_deleted() => WRITTEN_PERCENT_MAX,
             _ => WRITTEN_AHEAD_PERCENT_MAX,
         };
         self.compactor.runs_ahead.then_some(
@@ -554,7 +555,7 @@ impl Log {
     /// definition, or if replication must wait.
     pub(super) fn next_replication_read(&mut self) -> Option<ReadJob> {
         // Copies would take the last space of a full file system, even if `disk_limit` allows more.
-        let is_scarce = self.space.is_short() && self.space.is_file_system_full();
+        let is_scarce = self.space.is_scarce() && self.space.is_file_system_full();
         if self.compactor.compaction.is_some() || self.compactor.drain.is_some() || is_scarce {
             return None;
         }

@@ -29,7 +29,7 @@ pub struct FoundRecord<'a> {
     /// Number of the commit that contains the record.
     pub commit: u64,
     /// Epoch that wrote the commit.
-    pub life: u32,
+    pub epoch: u32,
     /// Whether the commit is damaged: its checksum is wrong, although the checksum of this record is right.
     pub is_of_damaged_commit: bool,
     /// The record.
@@ -164,9 +164,9 @@ impl Log {
             for (from, length) in records {
                 let Ok((record, _)) = Record::parse(&rest[from..from + length]) else { continue };
                 let place = RecordLocation { segment, at: (at + from) as u32, bytes: length as u32 };
-                let (commit, life) = (header.number, header.epoch);
+                let (commit, epoch) = (header.number, header.epoch);
                 found.records += 1;
-                each(&FoundRecord { place, commit, life, is_of_damaged_commit: whole.is_none(), record })?;
+                each(&FoundRecord { place, commit, epoch, is_of_damaged_commit: whole.is_none(), record })?;
             }
             at += step;
             found.used_bytes = at as u32;

@@ -7,7 +7,7 @@
 //! | `commit_schedule` | when a commit is due and how many bytes it may take; the sync budget |
 //! | `commit_writer` | from the pending-write buffer (`pending_writes`) into the log, one commit at a time |
 //! | `group` | transactions and other records that become durable together, even if they exceed one commit |
-//! | `jobs` | the jobs of the helper threads |
+//! | `disk_jobs` | the jobs of the helper threads: writing and syncing a commit, reading, preparing a segment |
 //! | `space` | the segment files, and the space that publishers and the compactor may use |
 //! | `compaction` | the compactor: copies live records, removes segments; two copies of each definition |
 //! | `index`, `queue_index` | the in-memory index of segments, definitions, large bodies and queues |
@@ -32,10 +32,11 @@
 //! record    | type | length | CRC32C | payload |
 //! ```
 //!
-//! An *epoch* is one run of the broker on this store; epochs are numbered from 1. A *live* record is still needed: a
-//! message that is not settled, the newest definition of an object, or a chunk of a live message. A *settlement*
-//! means that a queue no longer needs messages: they were acknowledged, expired or dropped. A *group* is a set of
-//! records that become durable together, such as a transaction.
+//! A *slot* is the number of a file; a segment keeps its sequence number, but its file is reused. An *epoch* is one run
+//! of the broker on this store; epochs are numbered from 1. A *live* record is still needed: a message that is not
+//! settled, the newest definition of an object, or a chunk of a live message. A *settlement* means that a queue no
+//! longer needs messages: they were acknowledged, expired or dropped. A *group* is a set of records that become durable
+//! together, such as a transaction.
 //!
 //! # How a commit is made
 //!
@@ -71,12 +72,12 @@ mod commit_writer;
 mod compaction;
 mod damage;
 mod disk;
+mod disk_jobs;
 mod file_disk;
 mod footer;
 mod group;
 mod index;
 mod inspection;
-mod jobs;
 mod log;
 mod newest_segment;
 mod parts;
@@ -96,6 +97,7 @@ pub use access::forget as invalidate_access_copies;
 pub use commit::BLOCK_BYTES;
 pub use commit_writer::{CommitWriter, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, UnopenedFile, is_beside_the_log, is_full};
+pub use disk_jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use file_disk::{FileDisk, LOCK_NAME, make_directory};
 pub use file_disk::{Misaligned, misaligned};
 pub use file_disk::{NotInPlace, not_in_place};
@@ -103,7 +105,6 @@ pub use index::DefinitionIndex;
 pub use index::Segment;
 pub use index::{DEFINITION_BYTES, EMPTY_QUEUE_BYTES, Index};
 pub use inspection::{FoundRecord, SegmentSummary};
-pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use leveret_core::pending_writes::Urgency;
 pub use log::Settings;
 pub use log::{AppendRefused, Failed, Log};

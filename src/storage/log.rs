@@ -28,9 +28,9 @@ use super::commit::{BLOCK_BYTES, padded};
 use super::commit_builder::{ActiveSegment, PendingCommit};
 use super::commit_schedule::Schedule;
 use super::compaction::Compactor;
+use super::disk_jobs::CommitJob;
 use super::footer::Footer;
 use super::index::Index;
-use super::jobs::CommitJob;
 use super::queue_names::FooterView;
 use super::read_back::FetchBuffers;
 use super::read_back::Pins;
@@ -69,8 +69,8 @@ pub(super) struct InFlight {
     pub(super) opens: Option<(SegmentRef, u32)>,
     /// Sequence number of the segment that this commit seals; 0 if there is none.
     pub(super) seals: u64,
-    /// Queues of which this commit rewrites all settlements, each with the oldest segment that contains the rewritten
-    /// settlements.
+    /// Queues whose settlements have all been written again with this commit, each with the segment in which that
+    /// began.
     pub(super) rewritten: Vec<(u64, u64)>,
     /// Segments that this commit removes from the log.
     pub(super) drained: Vec<u64>,
@@ -137,6 +137,7 @@ pub(super) struct RecoveredState {
     /// Live segment files that are missing or shorter than a segment.
     pub(super) cut: Vec<u32>,
     pub(super) active: SegmentRef,
+    /// Whether a segment header says that the log has access definitions.
     pub(super) had_access: bool,
     pub(super) tail: u32,
     pub(super) sequence_max: u64,
@@ -211,7 +212,7 @@ impl Log {
     }
 
     /// Returns the number of the current epoch, from 1.
-    pub const fn life(&self) -> u32 {
+    pub const fn epoch(&self) -> u32 {
         self.writer.epoch
     }
 
@@ -236,10 +237,10 @@ impl Log {
         FooterView { index: &self.index, segment_bytes, seed }
     }
 
-    /// Returns the number of awaited commits that waited for the sync budget, since the start, and when the last of
-    /// them was handed out.
-    pub const fn over_budget(&self) -> (u64, Now) {
-        self.schedule.over_budget()
+    /// Returns how many commits since the start were delayed by the sync budget while a client waited for them, and
+    /// when the last of them was handed out.
+    pub const fn delayed_by_budget(&self) -> (u64, Now) {
+        self.schedule.delayed_by_budget()
     }
 
     /// Returns the segment files and the space in them.
@@ -315,6 +316,7 @@ impl Log {
         now: Now,
     ) -> Result<LogPosition, AppendRefused> {
         self.admit_to_commit(record.bytes_max())?;
+        // The definition ACCESS_STORED_KEY is not written itself: the commit contains the digest under that key.
         if !self.access.note(record, &mut self.pending) {
             return Ok(self.note_appended(urgency, now));
         }
@@ -358,7 +360,7 @@ impl Log {
     /// others.
     pub fn append_settled(&mut self, queue: u64, ranges: &[Range], now: Now) -> bool {
         let record = Record::Settled { queue, ranges: Ranges::List(ranges) };
-        let is_scarce = self.space.is_short() || !self.settlements.is_empty();
+        let is_scarce = self.space.is_scarce() || !self.settlements.is_empty();
         if is_scarce || !self.has_room(record.bytes_max()) {
             return false;
         }
@@ -372,9 +374,9 @@ impl Log {
         if range.is_empty() {
             return self.pending.appended;
         }
-        let (is_short, index) = (self.space.is_short(), &mut self.index);
+        let (is_scarce, index) = (self.space.is_scarce(), &mut self.index);
         self.settlements.insert(queue, range, self.pending.appended, |fresh| {
-            if is_short {
+            if is_scarce {
                 index.note_pending(queue, fresh);
             }
         });
@@ -568,7 +570,7 @@ pub struct Settings {
     /// Number of syncs that may be done in a burst after an idle period.
     pub sync_burst: u32,
     /// Whether a new store may be created if the disk contains no store.
-    pub may_begin: bool,
+    pub may_create_store: bool,
 }
 
 impl Default for Settings {
@@ -584,7 +586,7 @@ impl Default for Settings {
             settle_window_ms: 5_000,
             syncs_per_s: 0,
             sync_burst: 200,
-            may_begin: true,
+            may_create_store: true,
         }
     }
 }

@@ -229,7 +229,7 @@ impl Log {
 
     /// Releases the files pinned for a backup if their space is needed.
     pub(super) fn yield_backup_pin(&mut self) {
-        if self.is_pinned_for_backup() && self.space.is_short() {
+        if self.is_pinned_for_backup() && self.space.is_scarce() {
             log::warn!("the disk is nearly full: the running backup is cancelled to free space");
             self.release_backup_pin();
         }

@@ -208,7 +208,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     fn read_nothing(&mut self, found: &[FoundFile], recorded_end: u64) -> io::Result<Newest> {
         self.report.is_lost = self.is_only_in_header_copy || self.has_remains(found)?;
         self.report.is_new = !self.report.is_lost;
-        self.report.is_gone =
+        self.report.has_no_files =
             self.report.is_lost && found.iter().all(|file| file.header == HeaderRead::Empty);
         // The commit numbers of the lost log are not reused. Otherwise the next start would count commits as missing.
         self.chain.number = recorded_end;

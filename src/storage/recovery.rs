@@ -4,7 +4,7 @@
 //!    segments is the log. A header without a commit may be half written, so its list is ignored and its file is
 //!    free.
 //! 2. The listed segments are read into the index in order, either their footers or commit by commit. The newest
-//!    segment is always read commit by commit. All other records are applied before the messages, so that settled
+//!    segment is always read commit by commit. Records that are not messages are applied first, so that settled
 //!    messages take no memory. A bad commit is damage if a good commit follows, or if it was certainly synced
 //!    (`newest_segment`): it is set aside and reported. Any other bad commit at the end is an unfinished commit and
 //!    is overwritten.
@@ -109,16 +109,16 @@ impl Log {
             io::ErrorKind::WouldBlock => OpenError::InUse,
             _ => OpenError::Unreadable(error),
         })?;
-        let may_begin = settings.may_begin;
+        let may_create_store = settings.may_create_store;
         let (mut log, mut report) = Self::read_with_retries(disk, settings, fresh)?;
-        if (report.is_new || report.is_gone) && !may_begin {
+        if (report.is_new || report.has_no_files) && !may_create_store {
             return Err(OpenError::NoStore);
         }
-        let begun = log.begin(disk, &mut report, now);
+        let written = log.write_first_commits(disk, &mut report, now);
         report.is_full = log.space.is_file_system_full();
         report.is_pending = log.schedule.is_starting() || log.is_busy();
-        if let Err(error) = begun
-            && !log.may_begin_later(&error, &report)
+        if let Err(error) = written
+            && !log.may_start_without_commits(&error, &report)
         {
             log.failed = true;
             report.unwritable = Some(error);
@@ -128,7 +128,7 @@ impl Log {
 
     /// Returns whether the start may continue although there is no space for its first commits. It may if the store
     /// is neither new nor lost, and no access definitions must be restored by these commits.
-    fn may_begin_later(&self, error: &io::Error, report: &Report) -> bool {
+    fn may_start_without_commits(&self, error: &io::Error, report: &Report) -> bool {
         let is_known = !report.is_new && !report.is_lost && report.access.restored.is_empty();
         is_full(error) && self.space.is_file_system_full() && !self.failed && is_known
     }
@@ -144,7 +144,7 @@ impl Log {
             match Self::read_store(disk, settings.clone(), fresh, false) {
                 Ok((_, report)) if !report.refused.is_empty() => {}
                 Err(OpenError::Unreadable(error)) if is_about_a_block(&error) => {}
-                looked => return looked,
+                result => return result,
             }
         }
         Self::read_store(disk, settings, fresh, false)
@@ -170,13 +170,18 @@ impl Log {
     }
 
     /// Writes the first commits of an epoch.
-    fn begin<D: Disk>(&mut self, disk: &mut D, report: &mut Report, now: Now) -> io::Result<()> {
+    fn write_first_commits<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        report: &mut Report,
+        now: Now,
+    ) -> io::Result<()> {
         let groups = self.find_groups(disk, report)?;
         self.is_damaged = !report.describe_damage().is_empty();
         self.refused_files = report.refused.iter().map(|(slot, _)| *slot).collect();
         self.refused_files.dedup();
         self.merge_damage(disk, report)?;
-        if let Err(error) = self.begin_epoch(disk, report, now) {
+        if let Err(error) = self.repeat_last_commit(disk, report, now) {
             self.hide_groups(&groups);
             return Err(error);
         }
@@ -187,13 +192,13 @@ impl Log {
 
     /// Writes the last commit again in the new epoch.
     ///
-    /// If segments are short, also writes an empty commit and the records that free space. The next start then
+    /// If free segments are scarce, also writes an empty commit and the records that free space. The next start then
     /// repeats the empty commit instead of a large one. Otherwise a broker that is killed soon after each start would
     /// use up the disk.
-    fn begin_epoch<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
+    fn repeat_last_commit<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
         let mut is_damage_appended = self.append_damage(report, now);
         if is_damage_appended {
-            self.find_drain();
+            self.start_drain();
         }
         // If the end of the log is lost, the header copy is kept as the proof of the loss until the next segment is
         // opened.
@@ -203,20 +208,20 @@ impl Log {
         // An earlier process may have created a file and been killed before it synced the directory.
         disk.sync_directory()?;
         let mut is_large = self.pending.len() > BLOCK_BYTES;
-        while self.schedule.is_starting() || (self.space.is_short() && self.compactor.drain.is_some()) {
+        while self.schedule.is_starting() || (self.space.is_scarce() && self.compactor.drain.is_some()) {
             match self.step(disk, now)? {
                 StepResult::Prepared => continue,
                 StepResult::Committed if is_damage_appended => {}
                 StepResult::Committed => {
                     is_damage_appended = self.append_damage(report, now);
-                    self.find_drain();
+                    self.start_drain();
                 }
                 StepResult::Nothing if self.schedule.is_starting() => {
                     return Err(io::ErrorKind::StorageFull.into());
                 }
                 StepResult::Nothing => return Ok(()),
             }
-            if core::mem::take(&mut is_large) && self.space.is_short() {
+            if core::mem::take(&mut is_large) && self.space.is_scarce() {
                 self.schedule.set_starting(true);
                 self.make_due();
             }
@@ -263,7 +268,7 @@ impl Log {
         reader::read_record(&self.index, disk, place, bytes)
     }
 
-    /// Returns the queues, each with the offset, in which a message that was found in the log is still live.
+    /// Returns where a message found in the log is still live: queues (incarnations), each with the message's offset.
     pub fn live_targets(&self, message: &Message<'_>) -> impl Iterator<Item = (u64, u64)> {
         message.targets.iter().filter_map(|target| {
             let queue = self.index.queues().get(&target.queue)?;
@@ -306,9 +311,9 @@ fn recover<D: Disk>(
     if found.iter().any(|found| found.header == HeaderRead::NewerVersion) {
         return Err(OpenError::NewerFormat);
     }
-    let note = newest_segment::read(disk);
+    let header_copy = newest_segment::read(disk);
     let mut headers = own_headers(&found);
-    let is_only_in_header_copy = note.as_ref().is_some_and(|note| use_header_copy(&mut headers, note));
+    let is_only_in_header_copy = header_copy.as_ref().is_some_and(|copy| use_header_copy(&mut headers, copy));
     let owner = match headers.first() {
         Some((_, _, header)) => {
             Some(Owner { identity: header.identity, segment_bytes: header.segment_bytes })
@@ -324,7 +329,7 @@ fn recover<D: Disk>(
     }
     let mut reader = Reader::new(disk, identity, segment_bytes);
     reader.header_copy =
-        note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
+        header_copy.as_ref().filter(|copy| copy.header.identity == identity).map(|copy| copy.segment);
     reader.is_only_in_header_copy = is_only_in_header_copy;
     reader.checks_all = checks_all;
     let kept = kept.filter(|copy| copy.owner.identity == identity);
@@ -342,7 +347,8 @@ fn recover<D: Disk>(
     let mut slots = reader.slots(&found, &headers);
     reader.protect_refused_files(&mut newest, &mut slots);
     // The upper half of a definition's version is the epoch that wrote it. If the log is lost, the access files still
-    // show which epochs were used, and these must not be used again.
+    // show which epochs were used, and these must not be used again. Each missing file that may be newer than all
+    // others may have been opened by an epoch of its own.
     let kept_epoch = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
     let header_epoch = headers.iter().map(|(_, _, header)| header.epoch).max().unwrap_or(0);
     let epoch = header_epoch.max(reader.chain.epoch).max(kept_epoch).saturating_add(1 + reader.newer_missing);
@@ -425,9 +431,9 @@ pub struct Report {
     pub unopened: Vec<UnopenedFile>,
     /// Whether there was a log, and no part of it can be read any more.
     pub is_lost: bool,
-    /// Whether the log is lost and no file contains any part of it: the files were moved or deleted, or
-    /// another file system is mounted.
-    pub is_gone: bool,
+    /// Whether the log is lost, and no file contains any part of it: the files were moved or deleted, or another file
+    /// system is mounted.
+    pub has_no_files: bool,
     /// Whether the file of an unfinished repair by an older version of Leveret exists. The segment that was being
     /// repaired may be damaged.
     pub has_unfinished_repair: bool,
@@ -703,12 +709,12 @@ pub(super) fn own_headers(found: &[FoundFile]) -> Vec<FoundHeader<'_>> {
 
 /// Adds the header in the header copy to `headers` if the segment's file has lost its header. Returns whether it was
 /// added.
-pub(super) fn use_header_copy<'h>(headers: &mut Vec<FoundHeader<'h>>, note: &'h HeaderCopy) -> bool {
-    let is_newer = headers.iter().all(|(_, _, header)| header.sequence < note.segment.sequence);
-    let is_ours = headers.is_empty() || headers.iter().any(|(_, _, h)| h.identity == note.header.identity);
+pub(super) fn use_header_copy<'h>(headers: &mut Vec<FoundHeader<'h>>, copy: &'h HeaderCopy) -> bool {
+    let is_newer = headers.iter().all(|(_, _, header)| header.sequence < copy.segment.sequence);
+    let is_ours = headers.is_empty() || headers.iter().any(|(_, _, h)| h.identity == copy.header.identity);
     if is_newer && is_ours {
-        headers.retain(|(slot, _, _)| *slot != note.segment.slot);
-        headers.push((note.segment.slot, note.header_bytes, &note.header));
+        headers.retain(|(slot, _, _)| *slot != copy.segment.slot);
+        headers.push((copy.segment.slot, copy.header_bytes, &copy.header));
         sort_newest_first(headers);
     }
     is_newer && is_ours

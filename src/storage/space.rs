@@ -89,7 +89,7 @@ impl Space {
     }
 
     /// Returns whether only entries that free space may open another segment.
-    pub(super) const fn is_short(&self) -> bool {
+    pub(super) const fn is_scarce(&self) -> bool {
         self.slots.available() <= SEGMENTS_RESERVED
     }
 

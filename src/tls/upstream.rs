@@ -43,18 +43,18 @@ const SYSTEM_ROOTS: [&str; 5] = [
     "/etc/ssl/cert.pem",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
 ];
-/// The configuration key that errors in a file of authorities name.
+/// The configuration key that is named in errors about a file of authorities.
 const CA_FILE: &str = "ca_file";
 /// Maximum number of names from a certificate in an error text.
 const NAMES_SHOWN: usize = 3;
 
-/// The upstream that a handshake as a client is for.
+/// The upstream with which a handshake is made, and how to verify it.
 #[derive(Debug)]
 pub(super) struct Target {
     /// The name that the upstream's certificate must contain.
     name: String,
     tls: UpstreamTls,
-    /// The time for the verification; [`Self::begin`] sets the minimum.
+    /// The clock for checking validity periods; [`Self::begin`] sets its minimum.
     clock: Clock,
 }
 
@@ -77,7 +77,7 @@ impl Target {
         self.tls.certificate_sha256.is_none()
     }
 
-    /// Begins a connection. `known` is the minimum of the time for the verification.
+    /// Begins a connection. Certificates are checked at a time not earlier than `known`.
     ///
     /// # Errors
     /// A file of the configuration cannot be used, or the name is invalid.
@@ -87,8 +87,9 @@ impl Target {
         let pair = self.tls.identity.as_ref().map(|(chain, key)| read_pair(&provider, keys, (chain, key)));
         let pair = pair.transpose().map_err(|error| error.to_string())?;
         let own = pair.as_ref().and_then(|pair| Certificate::parse(pair.cert.first()?));
-        let made_s = own.map_or(0, |certificate| certificate.not_before);
-        self.clock = Clock { not_before_s: known.seconds().max(made_s) };
+        // Our own certificate was not made in the future, so its start is a lower bound of the time (see [`Clock`]).
+        let own_not_before_s = own.map_or(0, |certificate| certificate.not_before);
+        self.clock = Clock { not_before_s: known.seconds().max(own_not_before_s) };
         let failed = |error: Error| format!("TLS cannot be set up: {error}");
         let verifier: Arc<dyn ServerCertVerifier> = match self.tls.certificate_sha256 {
             Some(sum) => Arc::new(PinnedCertificateVerifier { sum, provider: provider.clone() }),
@@ -226,7 +227,7 @@ impl ServerCertVerifier for PinnedCertificateVerifier {
         let mut shown = [0; 32];
         shown.copy_from_slice(sum.as_ref());
         Err(Refusal::error(&format!(
-            "the upstream's certificate has the SHA-256 {}, not server_certificate_sha256",
+            "the upstream's certificate has the SHA-256 {}, not the one in server_certificate_sha256",
             Sha256(shown)
         )))
     }
@@ -255,8 +256,8 @@ impl ServerCertVerifier for PinnedCertificateVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let own = Certificate::parse(cert).ok_or(CertificateError::BadEncoding)?;
-        let key = SubjectPublicKeyInfoDer::from(own.public_key_der);
+        let certificate = Certificate::parse(cert).ok_or(CertificateError::BadEncoding)?;
+        let key = SubjectPublicKeyInfoDer::from(certificate.public_key_der);
         let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature_with_raw_key(message, &key, dss, algorithms)
     }

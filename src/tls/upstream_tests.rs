@@ -295,7 +295,7 @@ fn server_certificate_sha256_accepts_exactly_one_certificate() {
         let mut server = CertificateStore::open(&office.keys("other")).unwrap();
         let said = why(meet(&mut server, "rabbit", &tls, &mut known));
         let shown = sum_of(&office, "other").to_string();
-        assert!(said.contains(&shown) && said.contains("not server_certificate_sha256"), "{said}");
+        assert!(said.contains(&shown) && said.contains("not the one in server_certificate_sha256"), "{said}");
     }
     assert_eq!(known.seconds(), 0, "nothing was held against the clock");
 }

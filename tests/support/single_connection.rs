@@ -335,7 +335,7 @@ impl Host {
     }
 
     pub fn with_id(environment: &Environment, id: ConnectionId) -> Self {
-        let peer = Peer { from_loopback: true, source: LogSource::Anybody, port: 0 };
+        let peer = Peer { from_loopback: true, source: LogSource::Unknown, port: 0 };
         Self {
             connection: Connection::new(environment.now, id, peer, &environment.settings),
             rules: Rules::default(),

@@ -1,7 +1,8 @@
 //! Field tables and arrays (§4.2.5.5): the arguments of methods and the headers of messages.
 //!
-//! A table is kept as the bytes received, and checked once. An entry is decoded only when it is looked up.
-//! [`TableWriter`] and [`ArrayWriter`] write only types that all clients read alike.
+//! A table is kept as the received bytes, which are checked once. An entry is decoded only when it is read.
+//! [`TableWriter`] and [`ArrayWriter`] create only values of types that all clients interpret in the same
+//! way.
 //!
 //! ```text
 //!    table   = long-length  *( name value )          [`Table`] is what comes after the length
@@ -34,13 +35,13 @@ use crate::{Reader, TABLE_DEPTH_MAX, WireError};
 
 pub use writer::{ArrayWriter, TableWriter};
 
-/// A field table: its entries as received, without the length in front.
+/// A field table: its entries as received, without the length before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Table<'a> {
     bytes: &'a [u8],
 }
 
-/// A field array: its values as received, without the length in front.
+/// A field array: its values as received, without the length before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Array<'a> {
     bytes: &'a [u8],
@@ -87,17 +88,17 @@ pub enum Value<'a> {
     Table(Table<'a>),
     /// `A`
     Array(Array<'a>),
-    /// `V`: there, but nothing.
+    /// `V`: no value.
     Void,
     /// `x`: octets that are not text.
     Binary(&'a [u8]),
 }
 
 impl<'a> Table<'a> {
-    /// The table without entries.
+    /// The empty table.
     pub const EMPTY: Table<'static> = Table { bytes: &[] };
 
-    /// Checks every entry of `bytes`, which come without the length in front.
+    /// Checks every entry in `bytes`, which do not include the length, and returns the table.
     ///
     /// # Errors
     /// [`WireError::Truncated`], [`WireError::UnknownFieldType`], [`WireError::NotFinite`] or
@@ -110,38 +111,38 @@ impl<'a> Table<'a> {
         Ok(Self { bytes })
     }
 
-    /// A table from bytes that were checked before, such as those of a stored message.
+    /// Returns a table with bytes that were checked before, for example those of a stored message.
     ///
-    /// Wrong bytes are no danger: iteration ends where they stop making sense.
+    /// If the bytes are not valid nevertheless, iteration ends at the first invalid entry.
     #[inline]
     pub fn trusted(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
-    /// The entries as received.
+    /// Returns the entries as received.
     #[inline]
     pub fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Whether there is no entry.
+    /// Returns whether there are no entries.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Bytes of all entries.
+    /// Returns the number of bytes of all entries.
     pub const fn bytes_len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The entries in the order received. A name may occur twice.
+    /// Returns an iterator over the entries in the order in which they were received. A name may occur twice.
     #[inline]
     pub fn iter(&self) -> TableIter<'a> {
         TableIter { reader: Reader::new(self.bytes) }
     }
 
-    /// The value of the first entry called `name`.
+    /// Returns the value of the first entry with this name.
     pub fn get(&self, name: &str) -> Option<Value<'a>> {
         self.iter().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
     }
@@ -157,31 +158,31 @@ impl<'a> IntoIterator for Table<'a> {
 }
 
 impl<'a> Array<'a> {
-    /// The array without values.
+    /// The empty array.
     pub const EMPTY: Array<'static> = Array { bytes: &[] };
 
-    /// Checks every value of `bytes`, which come without the length in front.
+    /// Checks every value in `bytes`, which do not include the length, and returns the array.
     ///
     /// # Errors
-    /// As [`Table::parse`].
+    /// The same as for [`Table::parse`].
     pub fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
         check_array(bytes, TABLE_DEPTH_MAX)?;
         Ok(Self { bytes })
     }
 
-    /// The values as received.
+    /// Returns the values as received.
     #[inline]
     pub fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Whether there is no value.
+    /// Returns whether there are no values.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// The values in order.
+    /// Returns an iterator over the values in their order.
     #[inline]
     pub fn iter(&self) -> ArrayIter<'a> {
         ArrayIter { reader: Reader::new(self.bytes) }
@@ -204,8 +205,8 @@ pub struct TableIter<'a> {
 }
 
 impl<'a> TableIter<'a> {
-    /// Returns the entries that were not iterated yet, as received. The difference between two results is one entry's
-    /// own octets.
+    /// Returns the entries that were not iterated yet, as received. An entry consists of the octets that are
+    /// in the result before [`Self::next`] and not in the result after it.
     #[inline]
     pub fn rest(&self) -> &'a [u8] {
         self.reader.rest()
@@ -239,8 +240,8 @@ impl<'a> Iterator for ArrayIter<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The value as a number, whatever the width it was sent with. Timestamps, floats and decimals are not
-    /// integers.
+    /// Returns the value of an integer of any width; `None` for other types, including timestamps, floats and
+    /// decimals.
     pub fn as_integer(&self) -> Option<i64> {
         match *self {
             Self::Byte(n) => Some(n.into()),
@@ -254,7 +255,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The octets of a long string; not those of a `binary`.
+    /// Returns the octets of a long string; `None` for other types, including `binary`.
     pub fn as_bytes(&self) -> Option<&'a [u8]> {
         match *self {
             Self::LongStr(octets) => Some(octets),
@@ -262,12 +263,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The text of a long string that is UTF-8.
+    /// Returns the text of a long string; `None` for other types, and if it is not UTF-8.
     pub fn as_str(&self) -> Option<&'a str> {
         self.as_bytes().and_then(|octets| core::str::from_utf8(octets).ok())
     }
 
-    /// The truth of a boolean.
+    /// Returns the value of a boolean; `None` for other types.
     pub fn as_bool(&self) -> Option<bool> {
         match *self {
             Self::Bool(truth) => Some(truth),
@@ -275,7 +276,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The nested table.
+    /// Returns the nested table; `None` for other types.
     pub fn as_table(&self) -> Option<Table<'a>> {
         match *self {
             Self::Table(table) => Some(table),
@@ -283,7 +284,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The nested array.
+    /// Returns the nested array; `None` for other types.
     pub fn as_array(&self) -> Option<Array<'a>> {
         match *self {
             Self::Array(array) => Some(array),
@@ -291,7 +292,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The type as RabbitMQ's error texts name it ("received the value '1' of type 'signedint'").
+    /// Returns the name of the type in RabbitMQ's error texts ("received the value '1' of type 'signedint'").
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::LongStr(_) => "longstr",
@@ -345,7 +346,7 @@ fn check_value(reader: &mut Reader<'_>, depth_left: usize) -> Result<(), WireErr
     }
 }
 
-/// Reads a tag and its payload. Nested tables and arrays are delimited, not parsed.
+/// Reads a tag and its payload. Of nested tables and arrays only the length is read.
 #[inline]
 fn read_value<'a>(reader: &mut Reader<'a>) -> Result<Value<'a>, WireError> {
     Ok(match reader.u8()? {
@@ -371,7 +372,7 @@ fn read_value<'a>(reader: &mut Reader<'a>) -> Result<Value<'a>, WireError> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads a field table (§4.2.5.5) with its 32-bit length in front, and checks it completely.
+    /// Reads a field table (§4.2.5.5), which begins with its 32-bit length, and checks it completely.
     #[inline]
     pub fn table(&mut self) -> Result<Table<'a>, WireError> {
         let mut ahead = *self;

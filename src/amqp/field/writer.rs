@@ -1,17 +1,17 @@
 //! Writing field tables and arrays.
 //!
-//! Clients disagree about the meaning of some type tags. Values that Leveret creates use only tags that all
-//! clients read alike (`S I l t F A T V d`). Values received from a client are written with the tags they came
-//! with.
+//! Clients interpret some type tags differently. Values that Leveret creates have only tags that all clients
+//! interpret in the same way (`S I l t F A T V d`). Values received from a client are written with their
+//! original tags.
 
 use super::{Table, Value};
 use crate::{Full, Writer};
 use leveret_core::mem::sort_by_key;
 
-/// Number of entries that can be sorted. A larger table keeps its order.
+/// Maximum number of entries that are sorted. The order of a larger table is not changed.
 const SORTED_MAX: usize = 128;
 
-/// Writes a value with the tag it was read with (`l` for either 64-bit tag).
+/// Writes a value with the tag with which it was read (`l` for both 64-bit tags).
 fn write_value(w: &mut Writer<'_>, value: Value<'_>) -> Result<(), Full> {
     match value {
         Value::LongStr(octets) => tagged(w, b'S', |w| w.write_long_str(octets)),
@@ -48,16 +48,16 @@ fn tagged(
 }
 
 impl<'a> Writer<'a> {
-    /// A field table with its length in front.
+    /// Writes a field table, with its length before it.
     #[inline]
     pub fn write_table(&mut self, table: Table<'_>) -> Result<(), Full> {
         self.write_long_str(table.as_bytes())
     }
 
-    /// A field table with its length in front, built by `fill`.
+    /// Writes a field table whose entries `fill` writes, with its length before it.
     ///
     /// # Errors
-    /// [`Full`] when it does not fit; then nothing of it is left in the buffer.
+    /// [`Full`] if the table does not fit. The buffer is then unchanged.
     #[inline]
     pub fn table(
         &mut self,
@@ -69,11 +69,11 @@ impl<'a> Writer<'a> {
 
 /// Builds a table inside a [`Writer`]; see [`Writer::table`].
 ///
-/// The typed methods write only tags that all clients read alike: `S I l t F A T V d`. [`TableWriter::value`] and
-/// [`TableWriter::entries`] copy received values unchanged.
+/// The methods for single types write only tags that all clients interpret in the same way: `S I l t F A T V
+/// d`. [`TableWriter::value`] and [`TableWriter::entries`] copy received values unchanged.
 ///
-/// After [`Full`] the table must be discarded, for an entry may be incomplete. [`Writer::table`] discards it when
-/// its closure returns the error.
+/// After [`Full`] the table must be discarded, because an entry may be incomplete. [`Writer::table`] does
+/// this if its closure returns the error.
 #[derive(Debug)]
 pub struct TableWriter<'w, 'b> {
     w: &'w mut Writer<'b>,
@@ -89,47 +89,47 @@ impl<'w, 'b> TableWriter<'w, 'b> {
         Ok(ArrayWriter { w: self.w })
     }
 
-    /// A text, as `S`.
+    /// Writes a text, as `S`.
     pub fn text(&mut self, name: &str, text: &str) -> Result<(), Full> {
         self.named(name)?.text(text)
     }
 
-    /// Octets, as `S`.
+    /// Writes octets, as `S`.
     pub fn long_str(&mut self, name: &str, octets: &[u8]) -> Result<(), Full> {
         self.named(name)?.long_str(octets)
     }
 
-    /// A number, as `I`.
+    /// Writes a number, as `I`.
     pub fn int(&mut self, name: &str, number: i32) -> Result<(), Full> {
         self.named(name)?.int(number)
     }
 
-    /// A number, as `l`.
+    /// Writes a number, as `l`.
     pub fn long(&mut self, name: &str, number: i64) -> Result<(), Full> {
         self.named(name)?.long(number)
     }
 
-    /// A number, as `d`; it must be finite.
+    /// Writes a number, as `d`. It must be finite.
     pub fn double(&mut self, name: &str, number: f64) -> Result<(), Full> {
         self.named(name)?.double(number)
     }
 
-    /// A boolean, as `t`.
+    /// Writes a boolean, as `t`.
     pub fn bool(&mut self, name: &str, truth: bool) -> Result<(), Full> {
         self.named(name)?.bool(truth)
     }
 
-    /// A point in time, as `T`; in seconds since 1970.
+    /// Writes a time in seconds since 1970, as `T`.
     pub fn timestamp(&mut self, name: &str, seconds: u64) -> Result<(), Full> {
         self.named(name)?.timestamp(seconds)
     }
 
-    /// Nothing, as `V`.
+    /// Writes an entry without a value, as `V`.
     pub fn void(&mut self, name: &str) -> Result<(), Full> {
         self.named(name)?.void()
     }
 
-    /// A nested table, as `F`.
+    /// Writes a nested table, as `F`.
     pub fn table(
         &mut self,
         name: &str,
@@ -138,7 +138,7 @@ impl<'w, 'b> TableWriter<'w, 'b> {
         self.named(name)?.table(fill)
     }
 
-    /// A nested array, as `A`.
+    /// Writes a nested array, as `A`.
     pub fn array(
         &mut self,
         name: &str,
@@ -147,7 +147,7 @@ impl<'w, 'b> TableWriter<'w, 'b> {
         self.named(name)?.array(fill)
     }
 
-    /// A value that was received, with the type it had. The name may be any octets, up to 255.
+    /// Writes a received value with its original type. The name may be up to 255 octets of any value.
     pub fn value(&mut self, name: &[u8], value: Value<'_>) -> Result<(), Full> {
         self.w.write_short_str(name)?;
         write_value(self.w, value)
@@ -158,15 +158,15 @@ impl<'w, 'b> TableWriter<'w, 'b> {
         self.w.write_raw(table.as_bytes())
     }
 
-    /// Writes the entries of a received table, octet by octet, except those called `name`.
+    /// Writes the entries of a received table, octet by octet, except those with the name `name`.
     pub fn entries_without(&mut self, table: Table<'_>, name: &str) -> Result<(), Full> {
         let mut kept = raw_entries(table).filter(|(key, _)| *key != name.as_bytes());
         kept.try_for_each(|(_, octets)| self.w.write_raw(octets))
     }
 
-    /// Writes the entries of a received table whose names `keeps` accepts, and the entries `own`, which `write`
-    /// writes. An own entry replaces received ones of the same name. The entries are sorted by name, as RabbitMQ does
-    /// when it changes a table.
+    /// Writes those entries of a received table for whose names `keeps` returns `true`, and new entries.
+    /// `own` are the names of the new entries, and `write` writes one of them. A new entry replaces received
+    /// ones with the same name. The entries are sorted by name, as in RabbitMQ when it changes a table.
     pub fn sorted(
         &mut self,
         table: Table<'_>,
@@ -178,7 +178,7 @@ impl<'w, 'b> TableWriter<'w, 'b> {
         let kept = || raw_entries(table).filter(|(name, _)| keeps(name) && !is_own(name));
         let mut fields = heapless::Vec::<(&[u8], u8, &[u8]), SORTED_MAX>::new();
         let all = kept().chain(own.iter().map(|name| (name.as_bytes(), &[][..])));
-        // Of two entries with the same name the first stays first.
+        // The position is part of the sort key, so that entries with the same name keep their order.
         let mut numbered = all.zip(0_u8..).map(|((name, octets), at)| (name, at, octets));
         if numbered.by_ref().take(SORTED_MAX + 1).try_for_each(|field| fields.push(field)).is_err() {
             kept().try_for_each(|(_, octets)| self.w.write_raw(octets))?;
@@ -202,55 +202,56 @@ fn raw_entries(table: Table<'_>) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Builds an array inside a [`Writer`]; see [`TableWriter::array`], whose rules hold here as well.
+/// Builds an array inside a [`Writer`]; see [`TableWriter::array`]. The same rules as for [`TableWriter`]
+/// apply.
 #[derive(Debug)]
 pub struct ArrayWriter<'w, 'b> {
     w: &'w mut Writer<'b>,
 }
 
 impl<'b> ArrayWriter<'_, 'b> {
-    /// A text, as `S`.
+    /// Writes a text, as `S`.
     pub fn text(&mut self, text: &str) -> Result<(), Full> {
         self.long_str(text.as_bytes())
     }
 
-    /// Octets, as `S`.
+    /// Writes octets, as `S`.
     pub fn long_str(&mut self, octets: &[u8]) -> Result<(), Full> {
         self.value(Value::LongStr(octets))
     }
 
-    /// A number, as `I`.
+    /// Writes a number, as `I`.
     pub fn int(&mut self, number: i32) -> Result<(), Full> {
         self.value(Value::Int(number))
     }
 
-    /// A number, as `l`.
+    /// Writes a number, as `l`.
     pub fn long(&mut self, number: i64) -> Result<(), Full> {
         self.value(Value::Long(number))
     }
 
-    /// A number, as `d`; it must be finite.
+    /// Writes a number, as `d`. It must be finite.
     pub fn double(&mut self, number: f64) -> Result<(), Full> {
         debug_assert!(number.is_finite(), "clients and RabbitMQ cannot read {number}");
         self.value(Value::Double(number))
     }
 
-    /// A boolean, as `t`.
+    /// Writes a boolean, as `t`.
     pub fn bool(&mut self, truth: bool) -> Result<(), Full> {
         self.value(Value::Bool(truth))
     }
 
-    /// A point in time, as `T`; in seconds since 1970.
+    /// Writes a time in seconds since 1970, as `T`.
     pub fn timestamp(&mut self, seconds: u64) -> Result<(), Full> {
         self.value(Value::Timestamp(seconds))
     }
 
-    /// Nothing, as `V`.
+    /// Writes an entry without a value, as `V`.
     pub fn void(&mut self) -> Result<(), Full> {
         self.value(Value::Void)
     }
 
-    /// A nested table, as `F`.
+    /// Writes a nested table, as `F`.
     pub fn table(
         &mut self,
         fill: impl FnOnce(&mut TableWriter<'_, 'b>) -> Result<(), Full>,
@@ -259,7 +260,7 @@ impl<'b> ArrayWriter<'_, 'b> {
         self.w.table(fill)
     }
 
-    /// A nested array, as `A`.
+    /// Writes a nested array, as `A`.
     pub fn array(
         &mut self,
         fill: impl FnOnce(&mut ArrayWriter<'_, 'b>) -> Result<(), Full>,
@@ -268,7 +269,7 @@ impl<'b> ArrayWriter<'_, 'b> {
         self.w.with_length(|w| fill(&mut ArrayWriter { w }))
     }
 
-    /// Writes a received value with the type it had.
+    /// Writes a received value with its original type.
     pub fn value(&mut self, value: Value<'_>) -> Result<(), Full> {
         write_value(self.w, value)
     }

@@ -1,12 +1,13 @@
-//! Logins: from credentials to a user, the identity of a connection, and the faults of operator changes.
+//! Logins: checks of credentials, the identity of a connection, and the errors of changes by an operator.
 //!
-//! Comparing a password is deliberately slow, so the broker never does it. It answers a login with
-//! [`Login::Check`]; the caller compares elsewhere and returns with the result.
+//! Password hashes are slow to compute, deliberately, so the broker never computes one. It returns
+//! [`Login::Check`] for a login, the caller makes the check outside of the broker, and then passes the result
+//! to [`Access::admit_checked`].
 //!
 //! # Invariants
-//! - A peer gets the same answer whatever was wrong.
-//! - A correct password is recognized at once until its user changes, by a digest with a key that only this
-//!   process has.
+//! - A client receives the same refusal for every cause, so it cannot find out which user names exist.
+//! - Once a password was found correct, it is recognized without the slow hash until its user is changed. For
+//!   this the broker stores a digest of the password, made with a random key of this process.
 
 use core::fmt;
 
@@ -18,23 +19,24 @@ use ring::hmac;
 
 use super::Access;
 
-/// Why a user of [`Access::set_loopback_users`] is refused.
+/// The log text for a loopback user that connects from another machine.
 const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; create another user for other \
                              machines, or allow it from anywhere with loopback_users = []";
 
-/// The result of a login.
+/// The result of the first step of a login.
 pub(crate) enum Login {
     /// The user is logged in.
     Admitted(Identity),
-    /// The password must be compared first.
+    /// The password must be checked by the caller first.
     Check(Box<PasswordCheck>),
 }
 
 impl Access {
-    /// Logs a user in with name and password (SASL).
+    /// Begins a login with name and password (SASL). Admits the user at once if the password was found
+    /// correct before.
     ///
     /// # Errors
-    /// The password is known to be correct, but its user may not log in.
+    /// The password is correct, but the user may not log in.
     pub(crate) fn login(
         &self,
         pending_writes: &PendingWrites,
@@ -49,19 +51,20 @@ impl Access {
         Ok(Login::Check(Box::new(check)))
     }
 
-    /// Returns the check that these credentials need.
+    /// Returns the check that the caller must make for these credentials.
     pub fn password_check(&self, user: &str, password: &[u8], from_loopback: bool) -> PasswordCheck {
         let known = self.find_user(user);
-        // No user has a name that is too long.
+        // A name that is too long becomes empty, and no user has an empty name.
         let name = Name::try_from(user).unwrap_or_default();
-        // A user who may not log in from there is answered, and delayed, as with a wrong password. Otherwise
-        // the correct password could be found out remotely.
+        // A loopback user that connects from another machine gets the same reply, after the same time, as
+        // with a wrong password. Otherwise passwords could be tried out from another machine.
         let known = known.filter(|_| from_loopback || !self.is_loopback_user(user));
         let hash = known.map_or(PasswordHash::NoPassword, |user| self.users[user].hash);
         PasswordCheck::new(name, password, hash, from_loopback)
     }
 
-    /// Returns whether this password was found correct before, so that the comparison can be skipped.
+    /// Returns whether this password was found correct before and the user was not changed since. The caller
+    /// can then skip the check.
     pub fn is_remembered(&self, check: &PasswordCheck) -> bool {
         let Some(user) = self.find_user(check.user()) else { return false };
         let user = &self.users[user];
@@ -79,7 +82,7 @@ impl Access {
         context.sign()
     }
 
-    /// Completes a login whose password was checked.
+    /// Completes a login after the check of its password.
     ///
     /// # Errors
     /// The password was wrong, or the user may not log in.
@@ -87,19 +90,20 @@ impl Access {
         &mut self,
         pending_writes: &PendingWrites,
         check: &PasswordCheck,
-        is_right: bool,
+        is_correct: bool,
     ) -> Result<Identity, Fault> {
-        self.note_checked(check, is_right)?;
+        self.note_check_result(check, is_correct)?;
         self.admit(pending_writes, check.user(), check.from_loopback())
     }
 
-    /// Remembers a correct password, from a connection or from an operator's request.
+    /// Stores the digest of a password that was found correct, in a login or in a request to the management
+    /// API.
     ///
     /// # Errors
     /// The password was wrong, or was changed since the check began.
-    pub fn note_checked(&mut self, check: &PasswordCheck, is_right: bool) -> Result<(), Fault> {
-        let user = self.find_user(check.user()).filter(|_| is_right);
-        // If the password was changed since the check began, the result is void.
+    pub fn note_check_result(&mut self, check: &PasswordCheck, is_correct: bool) -> Result<(), Fault> {
+        let user = self.find_user(check.user()).filter(|_| is_correct);
+        // If the password was changed since the check began, the result is not valid.
         match user.filter(|user| self.users[*user].hash == *check.hash()) {
             Some(user) => {
                 let digest = self.digest(check.user(), check.password());
@@ -113,7 +117,7 @@ impl Access {
         }
     }
 
-    /// Logs in the user that a client certificate names.
+    /// Logs in the user whose name is in a client certificate (SASL EXTERNAL).
     ///
     /// # Errors
     /// There is no such user, or the user may not log in.
@@ -131,10 +135,11 @@ impl Access {
         self.admit(pending_writes, user, from_loopback)
     }
 
-    /// Checks whether a user whose password was correct may log in now.
+    /// Checks whether a user with correct credentials may log in.
     ///
     /// # Errors
-    /// All logins are refused, or this user's from there.
+    /// All logins are refused, because the stored users may be wrong; or the user is a loopback user and
+    /// connects from another machine.
     pub fn check_admission(
         &self,
         pending_writes: &PendingWrites,
@@ -157,7 +162,7 @@ impl Access {
         Ok(())
     }
 
-    /// Returns the identity of a user, without logging in.
+    /// Returns the identity of a user, without any check.
     pub(crate) fn identity_of(&self, name: &str) -> Identity {
         let (name, user) = (Name::try_from(name).unwrap_or_default(), self.find_user(name));
         Identity { name, user, is_own: false }
@@ -174,7 +179,7 @@ impl Access {
     }
 }
 
-/// Returns the refusal of a login. The log gets the reason, the peer does not.
+/// Returns the fault of a refused login. Its text is for the log; it is not sent to the client.
 fn refused(user: &str, why: &str) -> Fault {
     let mut end = user.len().min(64);
     while !user.is_char_boundary(end) {
@@ -183,22 +188,22 @@ fn refused(user: &str, why: &str) -> Fault {
     Fault::connection(ReplyCode::AccessRefused, format_args!("user {:?}: {why}", &user[..end]))
 }
 
-/// The user that a connection acts as; none before the login.
+/// The user of a connection. Before the login, the name is empty.
 ///
 /// A user may be deleted while its connections are still being closed. Such connections keep the user's name
 /// but have no permissions any more.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Identity {
     pub(super) name: Name,
-    /// The place of the user, while the user exists.
+    /// The place of the user; `None` after the user was deleted.
     pub(super) user: Option<usize>,
-    /// The connection is one of the broker's own.
+    /// The connection is one of the broker's own, for example the local end of a bridge.
     pub(super) is_own: bool,
 }
 
 impl Identity {
-    /// Returns the identity of one of the broker's own connections, which may do what its configuration
-    /// allows. The name is only shown.
+    /// Returns the identity of one of the broker's own connections. Its permissions are not checked, because
+    /// only the configuration decides what it does. The name is only for display.
     pub(crate) fn own(name: &str) -> Self {
         let mut shown = Name::new();
         for letter in name.chars() {
@@ -209,12 +214,12 @@ impl Identity {
         Self { name: shown, user: None, is_own: true }
     }
 
-    /// Returns the name that logged in, even when that user is deleted.
+    /// Returns the name of the user, even after the user was deleted.
     pub(crate) const fn name(&self) -> &Name {
         &self.name
     }
 
-    /// Returns the place of the user, while the user exists.
+    /// Returns the place of the user; `None` after the user was deleted.
     pub(crate) const fn user(&self) -> Option<usize> {
         self.user
     }
@@ -225,13 +230,13 @@ impl Identity {
         self.is_own
     }
 
-    /// Notes that the user in this place is deleted.
+    /// Notes that the user in this place was deleted, if it is the user of this connection.
     pub(crate) fn forget_user(&mut self, user: usize) {
         self.user = self.user.filter(|own| *own != user);
     }
 }
 
-/// Why an operator's change is not made.
+/// Why a change by an operator is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OperatorFault {
     /// There is no such virtual host.
@@ -251,15 +256,15 @@ pub enum OperatorFault {
         /// Why the pattern is not valid.
         why: String,
     },
-    /// A policy or a parameter is not valid, in RabbitMQ's words.
+    /// A policy or a parameter is not valid: the text that RabbitMQ has for it.
     Invalid(String),
     /// There is no policy or parameter of that name.
     NoSuchParameter,
-    /// A limit is reached: the configuration key to raise.
+    /// A limit is reached: its configuration key.
     NoCapacity(&'static str),
     /// The file system is full, although the log is within `disk_limit`.
     FileSystemFull,
-    /// The storage has no space, or cannot be written.
+    /// The storage has no space or cannot be written: the text for the operator.
     Store(String),
 }
 
@@ -291,7 +296,7 @@ impl fmt::Display for OperatorFault {
 
 impl core::error::Error for OperatorFault {}
 
-/// Checks the name of an object of this kind.
+/// Checks the length of a name. `what` is the kind of the object, for the error.
 ///
 /// # Errors
 /// The name is empty, or too long.

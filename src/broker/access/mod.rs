@@ -7,21 +7,21 @@
 //! | file | content |
 //! |---|---|
 //! | `mod` | the records of users, virtual hosts and permissions; writing them to the log and restoring them |
-//! | `login` | checks credentials; the identity of a connection; why an operator's change is refused |
+//! | `login` | checks credentials; the identity of a connection; the errors of changes by an operator |
 //! | `users` | changes of users, of virtual hosts and of their limits; views for operators |
 //! | `rights` | changes and checks of permissions |
 //! | `pattern` | the regular expressions of permissions and policies, and the memory that they take |
 //!
-//! This module does not have the connections, quota shares and queues of users and virtual hosts. When a user
-//! or a virtual host is deleted, the caller closes the connections and deletes the queues.
+//! Connections, queues and quotas are not in this module. When a user or a virtual host is deleted, the
+//! caller closes its connections and deletes its queues.
 //!
 //! # Invariants
 //! - A user without permissions in a virtual host cannot connect to the virtual host. When the permissions
 //!   are cleared, all later operations of the user's open connections are refused.
-//! - A change is made completely or not at all. It returns the [`Batch`](leveret_core::pending_writes::Batch) that
+//! - A change is made completely or not at all. It returns the [`Batch`] that
 //!   must be durable before the change is acknowledged.
-//! - Every change raises the revision. Channels cache the results of checks together with the revision, and
-//!   discard them when the revision has risen.
+//! - Every change of a permission or topic permission raises the revision. Channels cache the results of checks
+//!   together with the revision, and discard them when the revision has risen.
 
 mod login;
 mod pattern;
@@ -51,13 +51,13 @@ pub(super) use rights::Topic;
 pub(super) use users::Load;
 pub use users::{PermissionView, TopicPermissionView, UserView, VhostView};
 
-/// The name of the user of a new store, unless the configuration sets a first user.
+/// The name of the default user: the only user of a new store, unless the configuration sets a first user.
 const GUEST: &str = "guest";
 /// The virtual host of a new store.
 pub(crate) const FIRST_VHOST: &str = "/";
-/// The tag of a new store's user.
+/// The tag of the default user.
 const ADMINISTRATOR: &str = "administrator";
-/// What exists in every virtual host before any client declares anything: name, type, internal.
+/// The exchanges that exist in every virtual host from its creation: name, type, whether it is internal.
 pub(crate) const PREDECLARED: [(&str, ExchangeKind, bool); 8] = [
     ("", ExchangeKind::Default, false),
     ("amq.direct", ExchangeKind::Direct, false),
@@ -69,11 +69,11 @@ pub(crate) const PREDECLARED: [(&str, ExchangeKind, bool); 8] = [
     ("amq.rabbitmq.log", ExchangeKind::Topic, true),
 ];
 
-/// Number of exchanges that a virtual host starts with.
+/// Number of exchanges that exist in every virtual host from its creation.
 pub(crate) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
-/// Bytes of memory that a virtual host takes without its exchanges, with the longest name.
+/// Maximum bytes of memory that a virtual host takes without its exchanges: its record and the longest name.
 pub(crate) const VHOST_BYTES: usize = Slab::<Vhost>::record_bytes() + 256;
-/// Bytes of memory that a user takes, with the longest name.
+/// Maximum bytes of memory that a user takes: its record, the longest name and the longest tags.
 pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256;
 /// Bytes of memory that a permission or a topic permission takes, without its patterns.
 pub(crate) const PERMISSION_BYTES: usize = if size_of::<Permission>() > size_of::<TopicPermission>() {
@@ -89,25 +89,28 @@ pub struct Access {
     users: Slab<User>,
     permissions: Slab<Permission>,
     permission_table: IndexTable,
-    topics: Slab<TopicPermission>,
-    topic_table: IndexTable,
+    topic_permissions: Slab<TopicPermission>,
+    topic_permission_table: IndexTable,
     pattern_bytes: PatternBytes,
-    /// Users that may log in from this machine only.
+    /// The loopback users: those that may log in from this machine only.
     loopback_users: Vec<Box<str>>,
-    /// Key of the password digests, by which a password that was correct before is checked quickly.
+    /// Key of the password digests. They make it possible to recognize a correct password without the slow
+    /// hash.
     password_digest_key: hmac::Key,
-    /// The log has users, so that the default user of a new store does not exist.
+    /// Whether the log has the users, found there at start or written since. While it has none, the next change
+    /// writes all of them.
     has_stored_users: bool,
     /// Why the stored users may be incomplete or damaged. While this is set, all logins are refused.
     doubt_reason: Option<&'static str>,
     /// Keys of stored access definitions that cannot be read, or that belong to a user whose definition
     /// cannot be read.
     unreadable: Vec<Box<[u8]>>,
-    /// At start, a user or virtual host was not restored for lack of capacity. Other definitions then lack
-    /// their user or virtual host, although it is stored.
+    /// At start, a user or virtual host was not restored for lack of capacity. A permission whose user or
+    /// virtual host does not exist must then be kept, because its user or virtual host may still be in the
+    /// log.
     lacked_capacity: bool,
-    /// Number of users ever created, which numbers them.
-    epoch: u32,
+    /// The serial number of the user created last.
+    last_serial: u32,
     /// Number of changes of permissions ever made.
     revision: u64,
 }
@@ -122,8 +125,8 @@ impl Access {
             users: Slab::with_capacity(limits.users_max as usize),
             permissions: Slab::with_capacity(permissions),
             permission_table: IndexTable::with_capacity(permissions, seed),
-            topics: Slab::with_capacity(permissions),
-            topic_table: IndexTable::with_capacity(permissions, seed),
+            topic_permissions: Slab::with_capacity(permissions),
+            topic_permission_table: IndexTable::with_capacity(permissions, seed),
             pattern_bytes: PatternBytes::with_max(limits.patterns_bytes_max as usize),
             loopback_users: vec![GUEST.into()],
             password_digest_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
@@ -131,15 +134,15 @@ impl Access {
             doubt_reason: None,
             unreadable: Vec::new(),
             lacked_capacity: false,
-            epoch: 0,
+            last_serial: 0,
             revision: 0,
         }
     }
 }
 
 impl Access {
-    /// Returns a number that rises with every change of a permission. Results of checks that were cached with
-    /// a lower number are outdated.
+    /// Returns a number that rises with every change of a permission. Cached results of checks are valid
+    /// while it is unchanged.
     #[inline]
     pub(crate) const fn revision(&self) -> u64 {
         self.revision
@@ -147,12 +150,12 @@ impl Access {
 }
 
 impl Access {
-    /// Returns the name of an existing virtual host.
+    /// Returns the name of a virtual host, also of one that is being deleted.
     pub(crate) fn vhost_name(&self, vhost: VhostId) -> &str {
         &self.vhosts[vhost.index()].name
     }
 
-    /// Returns the virtual host of this name that is not being deleted.
+    /// Returns the virtual host of this name; `None` if there is none or it is being deleted.
     pub(crate) fn find_vhost(&self, name: &str) -> Option<VhostId> {
         let mut vhosts = self.vhosts.iter();
         vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.is_deleted).map(|(index, _)| vhost_at(index))
@@ -186,9 +189,9 @@ impl Access {
         })
     }
 
-    fn find_topic(&self, user: usize, vhost: VhostId, exchange: &str) -> Option<usize> {
-        self.topic_table.find((user, vhost, exchange), |index| {
-            let topic = &self.topics[index];
+    fn find_topic_permission(&self, user: usize, vhost: VhostId, exchange: &str) -> Option<usize> {
+        self.topic_permission_table.find((user, vhost, exchange), |index| {
+            let topic = &self.topic_permissions[index];
             (topic.user, topic.vhost, &*topic.exchange) == (user, vhost, exchange)
         })
     }
@@ -199,7 +202,7 @@ fn vhost_at(index: usize) -> VhostId {
 }
 
 impl Access {
-    /// Returns the count of bytes that patterns take, including those of policies.
+    /// Returns the counter of the bytes of all patterns, including those of policies.
     pub(crate) const fn pattern_bytes_mut(&mut self) -> &mut PatternBytes {
         &mut self.pattern_bytes
     }
@@ -220,18 +223,18 @@ pub const VHOST_METADATA_BYTES_MAX: usize = 1024;
 /// A change of the metadata of a virtual host. Absent fields keep their value.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct VhostChange {
-    /// A description for operators.
+    /// The description.
     pub description: Option<String>,
     /// The comma-separated tags.
     pub tags: Option<String>,
-    /// The type of queues that are declared without one.
+    /// The default queue type: for queues that are declared without `x-queue-type`.
     pub default_queue_type: Option<String>,
     /// The virtual host cannot be deleted while this is set.
     pub is_protected: Option<bool>,
 }
 
 impl VhostChange {
-    /// Returns the metadata after this change.
+    /// Returns the metadata after this change, given the metadata `before` it.
     pub fn applied_to<'a>(&'a self, before: VhostMetadata<'a>) -> VhostMetadata<'a> {
         VhostMetadata {
             description: self.description.as_deref().unwrap_or(before.description),
@@ -251,7 +254,7 @@ pub struct UserLimits {
     pub channels_max: Option<u32>,
 }
 
-/// A permission for an exchange or a queue.
+/// One of the three permissions that a user may have for an exchange or a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Right {
     /// To declare and delete an exchange or a queue.
@@ -262,7 +265,7 @@ pub(crate) enum Right {
     Read,
 }
 
-/// The kind of object that an operation needs a permission for.
+/// The exchange or queue for which an operation needs a permission, by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Resource<'a> {
     Exchange(&'a str),
@@ -270,7 +273,7 @@ pub(crate) enum Resource<'a> {
 }
 
 impl<'a> Resource<'a> {
-    /// Returns the name that permission patterns are matched with; `amq.default` for the default exchange.
+    /// Returns the name with which permission patterns are compared: `amq.default` for the default exchange.
     fn name(self) -> &'a str {
         match self {
             Self::Exchange("") => "amq.default",
@@ -293,16 +296,16 @@ impl fmt::Display for Resource<'_> {
 struct Permission {
     user: usize,
     vhost: VhostId,
-    /// The patterns to configure, write and read.
+    /// The patterns of the permissions to configure, write and read, in this order.
     patterns: [Pattern; 3],
 }
 
-/// The routing keys with which a user may write to and read from a topic exchange.
+/// The topic permission of a user for one exchange.
 struct TopicPermission {
     user: usize,
     vhost: VhostId,
     exchange: Box<str>,
-    /// The patterns to write and read.
+    /// The patterns of routing keys for publishing (write) and binding (read).
     patterns: [Pattern; 2],
 }
 
@@ -315,8 +318,9 @@ struct User {
     /// The digest of the password, once a login with it has succeeded.
     password_digest: Option<hmac::Tag>,
     /// Number of topic permissions of the user, in all virtual hosts.
-    topics: u32,
-    /// Number of the user, which distinguishes it from earlier users with its place or its name.
+    topic_permission_count: u32,
+    /// Number of the user, never reused. It distinguishes the user from a deleted one that had the same index or the
+    /// same name.
     serial: u32,
     limits: UserLimits,
 }
@@ -328,7 +332,7 @@ impl User {
             tags: tags.into(),
             hash,
             password_digest: None,
-            topics: 0,
+            topic_permission_count: 0,
             serial: 0,
             limits: UserLimits::default(),
         }
@@ -366,20 +370,20 @@ struct Vhost {
     description: Box<str>,
     /// The comma-separated tags.
     tags: Box<str>,
-    /// The type of queues that are declared without one; empty if it is not set.
+    /// The default queue type: for queues that are declared without `x-queue-type`. Empty if it is not set.
     default_queue_type: Box<str>,
     /// The virtual host cannot be deleted while this is set.
     is_protected: bool,
     /// Number of queues of the virtual host, without hidden ones.
     queues: u32,
-    /// Number of records of queues, exchanges and connections that refer to the virtual host.
+    /// Number of records of queues, exchanges and connections that have the id of the virtual host.
     reference_count: u32,
-    /// The firehose copies the messages of the virtual host.
+    /// The firehose is on for the virtual host.
     is_traced: bool,
     /// The virtual host is deleted, and a job deletes its queues and exchanges.
     is_deleted: bool,
     /// The job has deleted all queues and exchanges of the deleted virtual host.
-    is_swept: bool,
+    is_emptied: bool,
 }
 
 impl Vhost {
@@ -394,8 +398,9 @@ impl Vhost {
 }
 
 impl Access {
-    /// Confirms the present users and permissions, for an operator who has checked them. Unreadable access
-    /// definitions are deleted, and logins are accepted again. Returns the batch of the change.
+    /// Accepts logins again after an operator has checked the users and permissions. Unreadable definitions
+    /// of users and permissions are deleted from the log, and the present ones are written. Returns the batch
+    /// of these changes.
     ///
     /// # Errors
     /// The storage cannot be written, or has no space.
@@ -412,23 +417,25 @@ impl Access {
 
     // ---- at start
     //
-    // If the stored users may be incomplete (`storage::access`), all logins are refused until an operator has
-    // confirmed the users. A permission or limit without its user or virtual host is normally deleted at
-    // start. If the stored users may be incomplete, it is deleted when the operator confirms the users. It is
-    // never deleted while its user or virtual host may be missing only for lack of capacity.
+    // If the stored users may be incomplete (`storage::access` decides this), all logins are refused until an
+    // operator has confirmed the users. A stored permission or limit whose user or virtual host does not
+    // exist is an orphan. Orphans are deleted at start; if the stored users may be incomplete, only when the
+    // operator confirms the users. They are kept if their user or virtual host may be missing only for lack
+    // of capacity.
 
-    /// Adds guest, with all permissions in the virtual host of a new store.
+    /// Adds the default user guest to a new store, with all permissions in `/`.
     ///
     /// # Errors
     /// There is no capacity for one user and one permission.
-    pub(crate) fn begin_guest(&mut self) -> Result<(), OperatorFault> {
+    pub(crate) fn add_guest(&mut self) -> Result<(), OperatorFault> {
         let guest = User::new(GUEST, ADMINISTRATOR, password::GUEST);
         let user = self.add_user(guest).ok_or(OperatorFault::NoCapacity("users_max"))?;
         let vhost = self.require_vhost(FIRST_VHOST)?;
         self.put_permission(user, vhost, [".*"; 3])
     }
 
-    /// Sets the only user of a new store, an administrator with all permissions in `/`; `None` for no user.
+    /// Replaces the default user of a new store by `first`, an administrator with all permissions in `/`.
+    /// With `None` the store has no user.
     pub(crate) fn set_first_user(&mut self, first: Option<(&str, PasswordHash)>) {
         self.forget_users();
         let Some((name, hash)) = first else { return };
@@ -440,8 +447,8 @@ impl Access {
         }
     }
 
-    /// Refuses all logins until an operator confirms the users, because the stored users may be incomplete.
-    /// `why` is the reason for operators.
+    /// Makes the broker refuse all logins until an operator confirms the users, because the stored users may
+    /// be incomplete. `why` is shown to operators.
     ///
     /// `unreadable` are the keys of the access definitions that cannot be read.
     pub(crate) fn set_doubt(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
@@ -451,8 +458,8 @@ impl Access {
         self.unreadable = unreadable;
     }
 
-    /// Deletes access definitions whose user cannot be read: when an operator confirms the users, or at once
-    /// if no confirmation is required.
+    /// Deletes definitions of permissions and limits whose user cannot be read. If an operator must confirm
+    /// the users, they are deleted at the confirmation, else at once.
     pub fn drop_unreadable_access(&mut self, pending_writes: &mut PendingWrites, keys: Vec<Box<[u8]>>) {
         if self.doubt_reason.is_some() {
             self.unreadable.extend(keys);
@@ -468,8 +475,8 @@ impl Access {
         self.doubt_reason
     }
 
-    /// Returns what the operator must do when all logins are refused. Users can be confirmed only if the
-    /// storage can be written.
+    /// Returns the text of what an operator must do so that logins are accepted again. Users can be confirmed
+    /// only if the storage can be written.
     pub fn doubt_remedy(&self, pending_writes: &PendingWrites) -> &'static str {
         match pending_writes.mode() {
             Mode::On => "correct them, then confirm_users (see `leveret ctl help confirm_users`)",
@@ -477,10 +484,10 @@ impl Access {
         }
     }
 
-    /// Drops the default user because the log has users. Returns `false`, and changes nothing, if the stored
-    /// users may be incomplete.
+    /// Removes the default user because the log has users. If the stored users may be incomplete, changes
+    /// nothing and returns `false`.
     ///
-    /// In the latter case the caller keeps the first virtual host, so that its queues can be restored.
+    /// After `false` the caller keeps the virtual host `/`, so that its queues can be restored.
     pub(crate) fn forget_first_users(&mut self) -> bool {
         if self.doubt_reason.is_some() {
             return false;
@@ -490,24 +497,25 @@ impl Access {
         true
     }
 
-    /// Restores a user or permission from the log. Definitions come in the order of their keys.
+    /// Restores a user, a limit or a permission from the log. The caller passes definitions in the order of
+    /// their keys, so users come before their permissions.
     pub(crate) fn restore(&mut self, definition: &Definition<'_>) -> Restored {
         let result = match *definition {
             Definition::User { name, tags, hash } => self.restore_user(name, tags, hash),
             Definition::UserLimits { user, connections_max, channels_max } => {
-                let Some(user) = self.find_user(user) else { return self.orphaned() };
+                let Some(user) = self.find_user(user) else { return self.result_without_owner() };
                 self.users[user].limits = UserLimits { connections_max, channels_max };
                 Ok(())
             }
             Definition::Permission { vhost, user, patterns } => {
                 let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
-                    return self.orphaned();
+                    return self.result_without_owner();
                 };
                 self.put_permission(user, vhost, patterns)
             }
             Definition::TopicPermission { vhost, user, exchange, patterns } => {
                 let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
-                    return self.orphaned();
+                    return self.result_without_owner();
                 };
                 self.put_topic(user, vhost, exchange, patterns)
             }
@@ -526,7 +534,8 @@ impl Access {
     }
 
     fn restore_user(&mut self, name: &str, tags: &str, hash: &[u8]) -> Result<(), OperatorFault> {
-        // A hash of a type that only a later version supports matches no password. The log keeps it.
+        // If the hash has a type that only a later version supports, no password matches. The hash stays in
+        // the log for that version.
         let hash = PasswordHash::from_bytes(hash).unwrap_or(PasswordHash::NoPassword);
         if let Some(user) = self.find_user(name) {
             self.users[user].set_tags(tags);
@@ -537,16 +546,15 @@ impl Access {
         added.map(|_| ()).ok_or(OperatorFault::NoCapacity("users_max"))
     }
 
-    /// Notes that a user or virtual host could not be restored for lack of capacity. Returns the result for
-    /// its definition.
+    /// Notes that a user or virtual host could not be restored for lack of capacity. Returns `NoCapacity`.
     pub(crate) fn note_no_capacity_at_start(&mut self) -> Restored {
         self.lacked_capacity = true;
         Restored::NoCapacity
     }
 
-    /// Returns the result of restoring a definition whose virtual host or user does not exist: `NoCapacity`
-    /// if it may be missing only for lack of capacity.
-    pub(crate) const fn orphaned(&self) -> Restored {
+    /// Returns the result for a definition whose user or virtual host does not exist. It is `NoCapacity` if
+    /// that may have been left out for lack of capacity, else `Orphaned`.
+    pub(crate) const fn result_without_owner(&self) -> Restored {
         if self.lacked_capacity { Restored::NoCapacity } else { Restored::Orphaned }
     }
 
@@ -566,9 +574,9 @@ impl Access {
 
 // ---- writing to the log
 //
-// The first change writes all users, the default user of a new store included. From then on the users in the
-// log are the only ones, so a deleted guest stays deleted. A power cut in the middle of a change leaves the
-// old or the new state.
+// The first change appends all users to the log, including the default user. From then on a start restores
+// the users from the log and creates no default user, so a deleted guest stays deleted. After a power cut
+// during a change, the log has the state before or after the change.
 
 impl Access {
     /// Appends the definition of a virtual host to the log, or its deletion if it no longer `exists`. Returns
@@ -603,7 +611,8 @@ impl Access {
         pending_writes.define(key, value)
     }
 
-    /// Appends the limits of a user to the log, or their deletion unless they `exist`. Returns the batch.
+    /// Appends the limits of a user to the log, or their deletion if they no longer `exist`. Returns the
+    /// batch.
     fn append_user_limits(&mut self, pending_writes: &mut PendingWrites, user: usize, exist: bool) -> Batch {
         if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
@@ -615,8 +624,8 @@ impl Access {
         pending_writes.define(key, value)
     }
 
-    /// Appends the permission of a user in a virtual host to the log, or its deletion unless it `exists`.
-    /// Returns the batch.
+    /// Appends the permission of a user in a virtual host to the log, or its deletion if it no longer
+    /// `exists`. Returns the batch.
     fn append_permission(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -635,8 +644,8 @@ impl Access {
         pending_writes.define(key, value)
     }
 
-    /// Appends the topic permission of a user for an exchange to the log, or its deletion unless it `exists`.
-    /// Returns the batch.
+    /// Appends the topic permission of a user for an exchange to the log, or its deletion if it no longer
+    /// `exists`. Returns the batch.
     fn append_topic_permission(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -648,16 +657,16 @@ impl Access {
         if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
-        let Some(index) = self.find_topic(user, vhost, exchange) else { return Batch::NONE };
-        let patterns = self.topics[index].patterns.each_ref().map(|pattern| pattern.text());
+        let Some(index) = self.find_topic_permission(user, vhost, exchange) else { return Batch::NONE };
+        let patterns = self.topic_permissions[index].patterns.each_ref().map(|pattern| pattern.text());
         let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
         let definition = Definition::TopicPermission { vhost, user, exchange, patterns };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
         pending_writes.define(key, value)
     }
 
-    /// Writes all users and permissions if the log has none yet. Returns `false` if the broker stores
-    /// nothing.
+    /// Appends all users and permissions to the log if it has none yet. Returns `false` if the broker does
+    /// not write to a log.
     fn ensure_users_written(&mut self, pending_writes: &mut PendingWrites) -> bool {
         if pending_writes.mode() != Mode::On {
             return false;
@@ -668,8 +677,8 @@ impl Access {
         true
     }
 
-    /// Writes all users and permissions, and then a definition which marks them as complete. Returns the
-    /// batch of the latter.
+    /// Appends all users and permissions to the log, and after them a definition that marks them as complete.
+    /// Returns the batch of the latter.
     pub fn write_access(&mut self, pending_writes: &mut PendingWrites) -> Batch {
         if pending_writes.mode() != Mode::On {
             return Batch::NONE;
@@ -695,8 +704,8 @@ impl Access {
                 self.append_permission(pending_writes, user, vhost, true);
             }
         }
-        for index in 0..self.topics.places() {
-            if let Some(topic) = self.topics.get(index) {
+        for index in 0..self.topic_permissions.places() {
+            if let Some(topic) = self.topic_permissions.get(index) {
                 let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
                 self.append_topic_permission(pending_writes, user, vhost, &exchange, true);
             }
@@ -723,7 +732,7 @@ mod tests {
         let mut entropy: crate::Entropy = Box::new(|bytes| bytes.fill(7));
         let mut access = Access::new(&limits, &mut entropy, 1);
         access.add_vhost(FIRST_VHOST).unwrap();
-        access.begin_guest().unwrap();
+        access.add_guest().unwrap();
         (access, PendingWrites::new(64))
     }
 
@@ -775,7 +784,7 @@ mod tests {
     fn a_deleted_virtual_host_keeps_its_place_until_nothing_refers_to_it() {
         let (mut access, mut pending_writes) = access();
         let vhost = access.add_vhost("tenant").unwrap();
-        access.hold_vhost(vhost);
+        access.add_vhost_reference(vhost);
         access.count_queue(vhost, true);
         access
             .set_vhost_limits(
@@ -788,11 +797,11 @@ mod tests {
         access.retire_vhost(vhost);
         assert!(access.find_vhost("tenant").is_none() && access.is_being_deleted("tenant"));
         assert!(access.check_vhost_alive(vhost).is_err() && access.vhost_name(vhost) == "tenant");
-        access.note_swept(vhost);
+        access.note_vhost_emptied(vhost);
         access.count_queue(vhost, false);
-        assert!(!access.is_vhost_done(vhost));
-        access.release_vhost(vhost);
-        assert!(access.is_vhost_done(vhost));
+        assert!(!access.can_remove_vhost(vhost));
+        access.remove_vhost_reference(vhost);
+        assert!(access.can_remove_vhost(vhost));
         access.remove_vhost(vhost);
     }
 

@@ -1,11 +1,12 @@
-//! Patterns of names, as in permissions.
+//! Regular expressions for names, in permissions and policies.
 //!
-//! RabbitMQ matches with `re:run`, unanchored, and treats an empty pattern as `^$`.
+//! As in RabbitMQ, a pattern may match any part of a name unless it is anchored, and an empty pattern means
+//! `^$`.
 //!
 //! # Invariants
 //! - Matching takes time linear in the length of the name, whatever the pattern.
-//! - A pattern's memory is bounded and known. Common patterns (`.*`, names and lists of names) take only
-//!   their text.
+//! - The memory of a pattern is bounded and counted. Plain patterns (names and lists of names) need no
+//!   compilation and take only the bytes of their text; neither does `.*`.
 
 use core::fmt;
 
@@ -18,22 +19,22 @@ use crate::context::Work;
 /// Maximum length of a pattern in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;
 
-/// Possible sizes of a compiled pattern in bytes; the smallest that suffices is charged. The last is enough
-/// for any pattern without counted repetitions.
+/// Size limits for a compiled pattern in bytes. The smallest limit with which it compiles is counted as its
+/// size. The largest is enough for any pattern without counted repetitions.
 const PROGRAM_BYTES: [usize; 8] = [512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
-/// Bytes of a compiled pattern and its matching space, as a multiple of the program. These are two sets of
-/// states and two tables of slots, small because nothing is captured, and unused capacity of the grown
-/// program.
-const SPACE_TIMES: usize = 3;
-/// Bytes of a name times bytes of a program that cost one unit of work: each byte is tested with all states
-/// that the program may be in.
-const PROGRAM_PER_UNIT: usize = 256;
-/// Bytes of a name times bytes of a plain pattern that cost one unit of work.
-const TEXT_PER_UNIT: usize = 1024;
-/// The compiler's error for a program that is too large.
+/// Bytes that are counted in addition to a compiled pattern, as a multiple of its size. They are for the
+/// working memory of a match (two sets of states and two tables of slots, small without captures), and for
+/// unused capacity of the program's vectors.
+const WORKING_MEMORY_FACTOR: usize = 3;
+/// Divides (bytes of the name) × (bytes of the compiled pattern) to get units of work, because each byte of
+/// the name is tested in every state of the program.
+const PROGRAM_WORK_DIVISOR: usize = 256;
+/// Divides (bytes of the name) × (bytes of the plain pattern) to get units of work.
+const TEXT_WORK_DIVISOR: usize = 1024;
+/// The error text of `regex_lite` for a compiled pattern that exceeds the size limit.
 const TOO_LARGE: &str = "compiled regex exceeded size limit";
 
-/// A pattern of names.
+/// A pattern for names.
 pub(crate) struct Pattern {
     text: Box<str>,
     matcher: Matcher,
@@ -58,22 +59,23 @@ impl fmt::Display for BadPattern {
 }
 
 impl Pattern {
-    /// Compiles a pattern as an operator wrote it; it may take at most `bytes_max` bytes.
+    /// Compiles a pattern without variables. It may take at most `bytes_max` bytes.
     pub(crate) fn new(text: &str, bytes_max: usize) -> Result<Self, BadPattern> {
-        Self::expanded(text, text, bytes_max)
+        Self::with_variables(text, text, bytes_max)
     }
 
-    /// Compiles a pattern written as `text` that means `meant`, with its variables expanded.
-    pub(super) fn expanded(text: &str, meant: &str, bytes_max: usize) -> Result<Self, BadPattern> {
+    /// Compiles a pattern. `text` is the pattern as the operator wrote it, `expanded` the same with its
+    /// variables replaced.
+    pub(super) fn with_variables(text: &str, expanded: &str, bytes_max: usize) -> Result<Self, BadPattern> {
         if text.len() > PATTERN_BYTES_MAX {
             return Err(BadPattern(format!("it is longer than {PATTERN_BYTES_MAX} bytes")));
         }
-        let (matcher, program_bytes) = match meant {
+        let (matcher, program_bytes) = match expanded {
             "" => (Matcher::Plain("^$".into()), 0),
             ".*" | "^.*" | ".*$" | "^.*$" => (Matcher::Everything, 0),
-            _ if is_plain(meant) => (Matcher::Plain(meant.into()), 0),
+            _ if is_plain(expanded) => (Matcher::Plain(expanded.into()), 0),
             _ => {
-                let (regex, bytes) = compile(meant, bytes_max)?;
+                let (regex, bytes) = compile(expanded, bytes_max)?;
                 (Matcher::Compiled(regex), bytes)
             }
         };
@@ -85,23 +87,23 @@ impl Pattern {
         &self.text
     }
 
-    /// Returns the maximum bytes of memory that the pattern takes.
+    /// Returns the bytes of memory that are counted for the pattern.
     pub(crate) fn bytes(&self) -> usize {
         let plain = if let Matcher::Plain(text) = &self.matcher { text.len() } else { 0 };
-        self.text.len() + plain + self.program_bytes * (1 + SPACE_TIMES)
+        self.text.len() + plain + self.program_bytes * (1 + WORKING_MEMORY_FACTOR)
     }
 
-    /// Returns whether the pattern matches somewhere in this name, and charges the work.
+    /// Returns whether the pattern matches a name or a part of it, and charges the work.
     pub(crate) fn matches(&self, work: &mut Work, name: &str) -> bool {
         let places = name.len() + 1;
         match &self.matcher {
             Matcher::Everything => true,
             Matcher::Plain(text) => {
-                work.charge(text.len() * places / TEXT_PER_UNIT);
+                work.charge(text.len() * places / TEXT_WORK_DIVISOR);
                 matches(text, name)
             }
             Matcher::Compiled(regex) => {
-                work.charge(self.program_bytes * places / PROGRAM_PER_UNIT);
+                work.charge(self.program_bytes * places / PROGRAM_WORK_DIVISOR);
                 regex.is_match(name)
             }
         }
@@ -109,9 +111,9 @@ impl Pattern {
 }
 
 fn compile(text: &str, bytes_max: usize) -> Result<(Regex, usize), BadPattern> {
-    let text = prepared(text);
+    let text = rewrite_for_compiler(text);
     let mut last = TOO_LARGE.to_string();
-    for bytes in PROGRAM_BYTES.into_iter().filter(|bytes| bytes * (1 + SPACE_TIMES) <= bytes_max) {
+    for bytes in PROGRAM_BYTES.into_iter().filter(|bytes| bytes * (1 + WORKING_MEMORY_FACTOR) <= bytes_max) {
         match RegexBuilder::new(&text).size_limit(bytes).nest_limit(32).build() {
             Ok(regex) => return Ok((regex, bytes)),
             Err(error) => last = error.to_string(),
@@ -126,12 +128,12 @@ fn compile(text: &str, bytes_max: usize) -> Result<(Regex, usize), BadPattern> {
     Err(BadPattern(last))
 }
 
-/// Returns a pattern for the compiler. A brace that begins no repetition is a literal, as in RabbitMQ. No
-/// group captures, because captures would need space in every state.
-fn prepared(text: &str) -> String {
+/// Rewrites a pattern for the compiler. A brace that does not begin a repetition is escaped, because it is a
+/// literal in RabbitMQ. Groups become non-capturing, because captures would need memory in every state.
+fn rewrite_for_compiler(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     let mut rest = text.char_indices();
-    // Start of the content of a bracketed class.
+    // Inside a bracketed class: the position where its content starts.
     let mut class: Option<usize> = None;
     while let Some((at, character)) = rest.next() {
         let behind = &text[at + character.len_utf8()..];
@@ -140,7 +142,7 @@ fn prepared(text: &str) -> String {
                 out.push(character);
                 let Some((at, escaped)) = rest.next() else { break };
                 out.push(escaped);
-                // An escape with braces, like \\x{...}.
+                // The brace of an escape like `\x{...}` is copied unchanged.
                 if "xuU".contains(escaped) && text[at + escaped.len_utf8()..].starts_with('{') {
                     out.extend(rest.next().map(|(_, brace)| brace));
                 }
@@ -156,7 +158,7 @@ fn prepared(text: &str) -> String {
                 rest.by_ref().take(behind[..length].chars().count()).for_each(drop);
                 continue;
             }
-            // A bracket that comes first in a class is a member of it.
+            // A closing bracket directly after the opening one is a member of the class.
             ']' if class.is_some_and(|from| at > from) => class = None,
             '(' if class.is_none() => {
                 let name = ["?P<", "?<"].into_iter().find(|start| behind.starts_with(start));
@@ -176,7 +178,7 @@ fn prepared(text: &str) -> String {
     out
 }
 
-/// Returns whether this begins with the rest of a repetition: `3}`, `3,}` or `3,5}`.
+/// Returns whether a text begins with a repetition after its opening brace: `3}`, `3,}` or `3,5}`.
 fn is_repetition(text: &str) -> bool {
     let Some((inside, _)) = text.split_once('}') else { return false };
     let (least, most) = inside.split_once(',').unwrap_or((inside, ""));
@@ -189,28 +191,29 @@ pub(super) fn escaped(text: &str) -> String {
     regex_lite::escape(text)
 }
 
-/// Bytes that all patterns of permissions and policies take together, and may take (`patterns_bytes_max`).
+/// The bytes that all patterns of permissions and policies take together, and their limit
+/// `patterns_bytes_max`.
 pub(crate) struct PatternBytes {
     used: usize,
     max: usize,
 }
 
 impl PatternBytes {
-    /// Creates a count without patterns, for at most `max` bytes.
+    /// Creates a counter with the value 0 and the limit `max`.
     pub(crate) const fn with_max(max: usize) -> Self {
         Self { used: 0, max }
     }
 
-    /// Returns the bytes that all patterns may take.
-    pub(crate) const fn most(&self) -> usize {
+    /// Returns the limit.
+    pub(crate) const fn max(&self) -> usize {
         self.max
     }
 
-    /// Counts the bytes of new patterns that replace `freed` bytes.
+    /// Adds the `bytes` of new patterns and subtracts the `freed` bytes of patterns that they replace.
     ///
     /// # Errors
-    /// There is no capacity for the bytes beyond those freed.
-    pub(crate) fn take(&mut self, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
+    /// The new patterns take more bytes than the replaced ones, and the limit would be exceeded.
+    pub(crate) fn replace(&mut self, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
         assert!(freed <= self.used, "patterns that go were taken");
         let sum = self.used - freed + bytes;
         if sum > self.max && bytes > freed {
@@ -221,14 +224,14 @@ impl PatternBytes {
     }
 
     /// Subtracts the bytes of deleted patterns.
-    pub(crate) fn give_back(&mut self, bytes: usize) {
+    pub(crate) fn subtract(&mut self, bytes: usize) {
         assert!(bytes <= self.used, "patterns that go were taken");
         self.used -= bytes;
     }
 }
 
-/// Characters that a backslash makes literal.
-const MARKS: &str = r"\.+*?()|[]{}^$#&-~/";
+/// Characters that a backslash makes literal in a plain pattern.
+const ESCAPABLE: &str = r"\.+*?()|[]{}^$#&-~/";
 
 /// A token of a pattern's text.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -245,21 +248,22 @@ enum Token {
     End,
 }
 
-/// Returns the tokens of a text, `None` for one that only a compiled pattern can have.
+/// Returns the tokens of a pattern. An item is `None` if it is not allowed in a plain pattern; then the
+/// pattern must be compiled.
 ///
-/// Plain patterns are names or lists of names, matched as they are written:
+/// Plain patterns are names or lists of names, matched without compilation:
 ///
 /// ```text
 /// pattern  branch { "|" branch }
 /// branch   [ "^" ] { piece | group } [ "$" ]
 /// group    "(" [ "?:" ] { piece } { "|" { piece } } ")"
-/// piece    a character | "\" and a mark | "." | ".*"
+/// piece    a character | "\" and a character of ESCAPABLE | "." | ".*"
 /// ```
 ///
-/// Long patterns are lists of devices. A compiled one of 1,024 bytes takes 128 KiB, which is more than a
-/// small board has for all of them; a plain pattern takes the bytes of its text. It matches what the compiled
-/// pattern would (a test compares them). A match allocates nothing and passes over the text once, whatever
-/// the name.
+/// Long patterns are usually lists of devices. Compiled, a list of 1,024 bytes takes 128 KiB, more than a
+/// small board has for all patterns; as a plain pattern it takes the bytes of its text. A plain pattern
+/// matches the same names as when compiled (a test compares both). A match allocates no memory and passes
+/// over the pattern once.
 fn tokens(text: &str) -> impl Iterator<Item = Option<Token>> {
     let mut rest = text;
     core::iter::from_fn(move || {
@@ -278,9 +282,10 @@ fn tokens(text: &str) -> impl Iterator<Item = Option<Token>> {
                 chars.nth(1);
                 Some(Token::Open)
             }
-            // "(?" begins another construct, whose question mark is refused later.
+            // "(?" without ":" begins another construct. The "?" is not allowed in a plain pattern, so the
+            // next item is `None`.
             '(' => Some(Token::Open),
-            '\\' => chars.next().filter(|mark| MARKS.contains(*mark)).map(Token::Char),
+            '\\' => chars.next().filter(|mark| ESCAPABLE.contains(*mark)).map(Token::Char),
             '*' | '+' | '?' | '{' | '}' | '[' | ']' => None,
             character => Some(Token::Char(character)),
         };
@@ -297,7 +302,7 @@ pub(super) fn is_plain(text: &str) -> bool {
             None => false,
             Some(Token::Start) => !is_in_group && before == Some(Token::Or),
             Some(Token::Or) => true,
-            // After `$` only another branch or the end may follow.
+            // After `$` only `|` or the end of the pattern may follow.
             Some(_) if before == Some(Token::End) => false,
             Some(Token::Open) => !core::mem::replace(&mut is_in_group, true),
             Some(Token::Close) => core::mem::replace(&mut is_in_group, false),
@@ -312,7 +317,8 @@ pub(super) fn is_plain(text: &str) -> bool {
     !is_in_group
 }
 
-/// Positions in a name that a match may have reached: one bit for each byte, and one for the end.
+/// A set of positions in a name that a match may have reached: one bit per byte of the longest name, and one
+/// for its end.
 #[derive(Clone, Copy, Default)]
 struct Positions([u64; (NAME_BYTES_MAX + 1) / 64]);
 
@@ -355,18 +361,18 @@ impl Positions {
         })
     }
 
-    /// Returns the positions behind one character for which `is_right` holds.
-    fn behind(self, name: &str, is_right: impl Fn(char) -> bool) -> Self {
+    /// Returns the positions after one more character, for which `is_match` returns `true`.
+    fn after_char(self, name: &str, is_match: impl Fn(char) -> bool) -> Self {
         let mut all = Self::default();
         for at in self.iter() {
-            let character = name[at..].chars().next().filter(|character| is_right(*character));
+            let character = name[at..].chars().next().filter(|character| is_match(*character));
             character.into_iter().for_each(|character| all.insert(at + character.len_utf8()));
         }
         all
     }
 
-    /// Returns the positions behind any characters, or none.
-    fn behind_any(self, name: &str) -> Self {
+    /// Returns the positions after any number of characters other than line feeds, including these positions.
+    fn after_any_text(self, name: &str) -> Self {
         let (mut all, mut is_open) = (self, false);
         for (at, character) in name.char_indices() {
             is_open |= self.contains(at);
@@ -389,9 +395,9 @@ pub(super) fn matches(text: &str, name: &str) -> bool {
     let (mut before_group, mut behind_group) = (Positions::default(), Positions::default());
     for token in tokens(text).flatten() {
         here = match token {
-            Token::Char(meant) => here.behind(name, |character| character == meant),
-            Token::AnyChar => here.behind(name, |character| character != '\n'),
-            Token::AnyText => here.behind_any(name),
+            Token::Char(wanted) => here.after_char(name, |character| character == wanted),
+            Token::AnyChar => here.after_char(name, |character| character != '\n'),
+            Token::AnyText => here.after_any_text(name),
             Token::Open => {
                 (is_in_group, before_group, behind_group) = (true, here, Positions::default());
                 here
@@ -519,7 +525,7 @@ mod tests {
     #[test]
     fn escaped_text_matches_itself() {
         let name = "a.b*c{2}[d]";
-        let pattern = Pattern::expanded("{username}", &format!("^{}$", escaped(name)), PLENTY).unwrap();
+        let pattern = Pattern::with_variables("{username}", &format!("^{}$", escaped(name)), PLENTY).unwrap();
         assert!(is_match(&pattern, name) && !is_match(&pattern, "axb*c{2}[d]"));
     }
 }

@@ -1,12 +1,12 @@
-//! Permissions of a user in a virtual host, and the checks.
+//! Permissions of users in virtual hosts: setting, clearing and checking them.
 //!
 //! # Invariants
 //! - Without a permission a user may do nothing.
-//! - The texts of refusals are RabbitMQ's.
-//! - Patterns are compiled when they are set, with their variables expanded, because each belongs to one user
-//!   and one virtual host.
+//! - The error texts of refused operations are RabbitMQ's.
+//! - A pattern is compiled when it is set. Its variables `{username}` and `{vhost}` are expanded then,
+//!   because each permission has one user and one virtual host.
 //! - Every change raises the revision.
-//! - A check allocates nothing and searches once.
+//! - A check allocates no memory and looks up one record.
 
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::error::{Advice, Fault, ReplyCode};
@@ -21,7 +21,7 @@ use crate::context::Work;
 use crate::reply_text::ExchangeText;
 use crate::reply_text::check_changeable;
 
-/// A topic exchange whose routing keys are to be checked.
+/// The topic exchange for which a routing key is checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Topic<'a> {
     pub(crate) vhost: VhostId,
@@ -29,10 +29,11 @@ pub(crate) struct Topic<'a> {
 }
 
 impl Access {
-    /// Checks whether a user has this permission for an object of this name, which need not exist.
+    /// Checks whether a user has a permission for an exchange or a queue, which need not exist. Charges the
+    /// work of matching.
     ///
     /// # Errors
-    /// The user does not have it.
+    /// The user does not have the permission.
     pub(crate) fn check(
         &self,
         work: &mut Work,
@@ -65,16 +66,18 @@ impl Access {
         Err(if is_default { fault.advising(Advice::MatchDefaultExchange) } else { fault })
     }
 
-    /// Returns whether routing keys are to be checked when a user writes to or reads from a topic exchange.
+    /// Returns whether the user has topic permissions, so that routing keys must be checked when it publishes
+    /// or binds to a topic exchange.
     #[inline]
     pub(crate) fn limits_topics(&self, who: &Identity) -> bool {
-        who.user.is_some_and(|user| self.users[user].topics > 0)
+        who.user.is_some_and(|user| self.users[user].topic_permission_count > 0)
     }
 
-    /// Checks whether a user may write to, or read from, a topic exchange with this routing key.
+    /// Checks whether a user may publish to, or bind to, a topic exchange with this routing key. Without a
+    /// topic permission for the exchange, every key is allowed.
     ///
     /// # Errors
-    /// The user may not.
+    /// The user's topic permission for this exchange does not match the key.
     pub(crate) fn check_topic(
         &self,
         work: &mut Work,
@@ -84,9 +87,9 @@ impl Access {
         key: &[u8],
     ) -> Result<(), Fault> {
         let Topic { vhost, exchange } = topic;
-        let permission = who.user.and_then(|user| self.find_topic(user, vhost, exchange));
+        let permission = who.user.and_then(|user| self.find_topic_permission(user, vhost, exchange));
         let Some(permission) = permission else { return Ok(()) };
-        let [write, read] = &self.topics[permission].patterns;
+        let [write, read] = &self.topic_permissions[permission].patterns;
         let pattern = if right == Right::Read { read } else { write };
         let key = core::str::from_utf8(key);
         if key.is_ok_and(|key| pattern.matches(work, key)) {
@@ -111,7 +114,8 @@ impl Access {
 
     // ---- changes by an operator
 
-    /// Sets what a user may configure, write to and read from in a virtual host, as patterns of names.
+    /// Sets a user's permission in a virtual host: patterns of the names that the user may configure, write
+    /// to and read from.
     ///
     /// # Errors
     /// There is no such user or virtual host, a pattern is not valid, or there is no capacity.
@@ -130,7 +134,8 @@ impl Access {
         Ok(self.append_permission(pending_writes, user, vhost, true))
     }
 
-    /// Clears a user's permission for a virtual host; without one nothing is done.
+    /// Clears a user's permission in a virtual host, if there is one. Topic permissions stay. Returns the
+    /// batch of the change.
     ///
     /// # Errors
     /// There is no such user or virtual host, or the storage cannot be written.
@@ -149,8 +154,8 @@ impl Access {
         Ok(pending_writes.last_entry_batch())
     }
 
-    /// Sets the routing keys with which a user may publish to, and bind to, a topic exchange, which need not
-    /// exist.
+    /// Sets the patterns of routing keys with which a user may publish to (`write`) and bind to (`read`) a
+    /// topic exchange. The exchange need not exist.
     ///
     /// # Errors
     /// There is no such user or virtual host, a pattern is not valid, or there is no capacity.
@@ -172,7 +177,8 @@ impl Access {
         Ok(self.append_topic_permission(pending_writes, user, vhost, exchange, true))
     }
 
-    /// Clears a user's topic permissions in a virtual host: that for one exchange, or all.
+    /// Clears a user's topic permission for one exchange of a virtual host; all of the virtual host if
+    /// `exchange` is `None`.
     ///
     /// # Errors
     /// There is no such user or virtual host, or the storage cannot be written.
@@ -186,28 +192,29 @@ impl Access {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
         check_changeable(pending_writes)?;
         self.drop_topics(pending_writes, |topic| {
-            let is_meant = exchange.is_none_or(|exchange| *topic.exchange == *exchange);
-            (topic.user, topic.vhost) == (user, vhost) && is_meant
+            let should_remove = exchange.is_none_or(|exchange| *topic.exchange == *exchange);
+            (topic.user, topic.vhost) == (user, vhost) && should_remove
         });
         Ok(pending_writes.last_entry_batch())
     }
 
-    /// Drops all permissions for a virtual host that is deleted.
+    /// Removes all permissions in a virtual host, when it is deleted.
     pub(crate) fn drop_permissions_for(&mut self, pending_writes: &mut PendingWrites, vhost: VhostId) {
         self.remove_permissions(pending_writes, |_, other| other == vhost);
     }
 
-    /// Removes every permission for which `is_meant` holds, given its user and its virtual host.
+    /// Removes all permissions and topic permissions for whose user and virtual host `should_remove` returns
+    /// `true`.
     pub(super) fn remove_permissions(
         &mut self,
         pending_writes: &mut PendingWrites,
-        is_meant: impl Fn(usize, VhostId) -> bool,
+        should_remove: impl Fn(usize, VhostId) -> bool,
     ) {
-        self.drop_topics(pending_writes, |topic| is_meant(topic.user, topic.vhost));
+        self.drop_topics(pending_writes, |topic| should_remove(topic.user, topic.vhost));
         for index in 0..self.permissions.places() {
             let Some(permission) = self.permissions.get(index) else { continue };
             let (user, vhost) = (permission.user, permission.vhost);
-            if is_meant(user, vhost) {
+            if should_remove(user, vhost) {
                 self.append_permission(pending_writes, user, vhost, false);
                 self.remove_permission(index);
             }
@@ -217,10 +224,12 @@ impl Access {
     fn drop_topics(
         &mut self,
         pending_writes: &mut PendingWrites,
-        is_meant: impl Fn(&TopicPermission) -> bool,
+        should_remove: impl Fn(&TopicPermission) -> bool,
     ) {
-        for index in 0..self.topics.places() {
-            let Some(topic) = self.topics.get(index).filter(|topic| is_meant(topic)) else { continue };
+        for index in 0..self.topic_permissions.places() {
+            let Some(topic) = self.topic_permissions.get(index).filter(|topic| should_remove(topic)) else {
+                continue;
+            };
             let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
             self.append_topic_permission(pending_writes, user, vhost, &exchange, false);
             self.remove_topic(index);
@@ -233,7 +242,7 @@ impl Access {
         vhost: VhostId,
         texts: [&str; 3],
     ) -> Result<(), OperatorFault> {
-        let most = self.pattern_bytes.most();
+        let most = self.pattern_bytes.max();
         let [configure, write, read] = texts.map(|text| Pattern::new(text, most));
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
         let patterns = [
@@ -243,7 +252,7 @@ impl Access {
         ];
         let old = self.find_permission(user, vhost);
         let freed = old.map_or(0, |old| bytes_of(&self.permissions[old].patterns));
-        self.take_room(old.is_none(), bytes_of(&patterns), freed)?;
+        self.replace_pattern_bytes(old.is_none(), bytes_of(&patterns), freed)?;
         match old {
             Some(old) => self.permissions[old].patterns = patterns,
             None => {
@@ -268,51 +277,57 @@ impl Access {
             let user = escaped(self.user_name(user));
             let vhost = escaped(self.vhost_name(vhost));
             // AMQP 0-9-1 has no client ids, so RabbitMQ leaves {client_id} unexpanded.
-            let meant = text.replace("{username}", &user).replace("{vhost}", &vhost);
-            Pattern::expanded(text, &meant, self.pattern_bytes.most())
+            let expanded = text.replace("{username}", &user).replace("{vhost}", &vhost);
+            Pattern::with_variables(text, &expanded, self.pattern_bytes.max())
         };
         let [write, read] = texts.map(fill);
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
         let patterns =
             [write.map_err(|error| bad("write", error))?, read.map_err(|error| bad("read", error))?];
-        let old = self.find_topic(user, vhost, exchange);
-        let freed = old.map_or(0, |old| bytes_of(&self.topics[old].patterns));
-        self.take_room(old.is_none(), bytes_of(&patterns), freed)?;
+        let old = self.find_topic_permission(user, vhost, exchange);
+        let freed = old.map_or(0, |old| bytes_of(&self.topic_permissions[old].patterns));
+        self.replace_pattern_bytes(old.is_none(), bytes_of(&patterns), freed)?;
         match old {
-            Some(old) => self.topics[old].patterns = patterns,
+            Some(old) => self.topic_permissions[old].patterns = patterns,
             None => {
                 let record = TopicPermission { user, vhost, exchange: exchange.into(), patterns };
-                let index = self.topics.insert(record);
+                let index = self.topic_permissions.insert(record);
                 let index = index.map_err(|_| OperatorFault::NoCapacity("permissions_max"))?;
-                self.topic_table.insert((user, vhost, exchange), index);
-                self.users[user].topics += 1;
+                self.topic_permission_table.insert((user, vhost, exchange), index);
+                self.users[user].topic_permission_count += 1;
             }
         }
         self.revision += 1;
         Ok(())
     }
 
-    /// Counts the patterns of a permission in place of its previous patterns.
-    fn take_room(&mut self, is_new: bool, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
+    /// Counts the `bytes` of a permission's new patterns, and subtracts the `freed` bytes of its previous
+    /// ones.
+    fn replace_pattern_bytes(
+        &mut self,
+        is_new: bool,
+        bytes: usize,
+        freed: usize,
+    ) -> Result<(), OperatorFault> {
         let permissions_max = self.permissions.len() + self.permissions.free_count();
-        if is_new && self.permissions.len() + self.topics.len() >= permissions_max {
+        if is_new && self.permissions.len() + self.topic_permissions.len() >= permissions_max {
             return Err(OperatorFault::NoCapacity("permissions_max"));
         }
-        self.pattern_bytes.take(bytes, freed)
+        self.pattern_bytes.replace(bytes, freed)
     }
 
     pub(super) fn remove_permission(&mut self, index: usize) {
         let permission = self.permissions.remove(index);
         self.permission_table.remove((permission.user, permission.vhost), index);
-        self.pattern_bytes.give_back(bytes_of(&permission.patterns));
+        self.pattern_bytes.subtract(bytes_of(&permission.patterns));
         self.revision += 1;
     }
 
     fn remove_topic(&mut self, index: usize) {
-        let topic = self.topics.remove(index);
-        self.topic_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
-        self.pattern_bytes.give_back(bytes_of(&topic.patterns));
-        self.users[topic.user].topics -= 1;
+        let topic = self.topic_permissions.remove(index);
+        self.topic_permission_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
+        self.pattern_bytes.subtract(bytes_of(&topic.patterns));
+        self.users[topic.user].topic_permission_count -= 1;
         self.revision += 1;
     }
 }

@@ -1,11 +1,12 @@
 //! Users and virtual hosts: creation, limits, changes and deletion, and views of them for operators.
 //!
 //! # Invariants
-//! - A user is identified by its place and by a number that no other user has had (`serial`).
-//! - The id of a virtual host is not reused before its last queue, exchange and connection is gone.
-//! - A deleted virtual host cannot be found. Its name can be reused only when everything in it is cleared, so
-//!   the log never takes the new one for the old.
-//! - A listing visits the places in ascending order and may pause between any two.
+//! - A user is identified by its place together with its serial, which no other user of this process has had.
+//! - The id of a deleted virtual host is not reused before its last queue and exchange are deleted and its
+//!   last connection is closed.
+//! - A deleted virtual host cannot be found. Its name can be reused only when everything in it is deleted in
+//!   the log too. So recovery cannot restore a queue of the old virtual host in the new one.
+//! - A listing visits the places in ascending order and may pause after each.
 
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
@@ -20,7 +21,7 @@ use crate::reply_text::{check_changeable, out_of};
 /// Maximum bytes of a user's tags, including the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
 
-/// Number of connections and channels of a user, in all virtual hosts together.
+/// The present number of connections and channels of a user, in all virtual hosts together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) connections: u32,
@@ -28,13 +29,13 @@ pub(crate) struct Load {
 }
 
 impl Access {
-    /// Sets the users that may log in from this machine only.
+    /// Sets the loopback users: those that may log in from this machine only.
     pub fn set_loopback_users(&mut self, users: &[String]) {
         self.loopback_users = users.iter().map(|user| user.as_str().into()).collect();
     }
 
-    /// Warns if guest still has the default password and may log in from anywhere. Also warns if there is no
-    /// other user although the broker listens to other machines.
+    /// Logs a warning if guest may log in from any machine and still has the default password. Logs a hint if
+    /// other machines can connect but guest is the only user and may log in from this machine only.
     pub fn warn_of_guest(&self, listens_to_others: bool) {
         let is_known = |user: &User| user.name() == GUEST && *user.hash() == password::GUEST;
         let mut users = self.users.iter();
@@ -55,15 +56,15 @@ impl Access {
         self.loopback_users.iter().any(|other| **other == *user)
     }
 
-    /// Returns all users: the place of each, and its number, which no other user has had.
+    /// Returns the place and the serial of each user.
     pub(crate) fn user_serials(&self) -> impl Iterator<Item = (usize, u32)> {
         self.users.iter().map(|(index, user)| (index, user.serial))
     }
 
-    /// Adds a user; `None` if there is no capacity for one more.
+    /// Adds a user. Returns its place; `None` if there is no capacity.
     pub(super) fn add_user(&mut self, mut user: User) -> Option<usize> {
-        self.epoch += 1;
-        user.serial = self.epoch;
+        self.last_serial += 1;
+        user.serial = self.last_serial;
         self.users.insert(user).ok()
     }
 
@@ -72,9 +73,9 @@ impl Access {
         self.find_user(user).is_some_and(|user| self.users[user].has_tag(ADMINISTRATOR))
     }
 
-    /// Returns whether messages of a connection may have another user's name in user-id.
+    /// Returns whether messages from a connection may have the name of another user in the property user-id.
     pub(crate) fn may_impersonate(&self, who: &Identity) -> bool {
-        // Messages that a bridge forwards keep the user-id of their publisher.
+        // Messages that a bridge forwards have the user-id of their publisher.
         who.is_own || who.user.is_some_and(|user| self.users[user].has_tag("impersonator"))
     }
 
@@ -119,7 +120,8 @@ impl Access {
 
     // ---- changes by an operator
 
-    /// Creates a user, or gives an existing one this password and these comma-separated tags.
+    /// Creates a user, or sets password and tags of an existing one. Tags are separated by commas. Returns
+    /// the batch of the change.
     ///
     /// # Errors
     /// The name or the tags are not valid, or there is no capacity.
@@ -147,7 +149,8 @@ impl Access {
         Ok(self.append_user(pending_writes, index, true))
     }
 
-    /// Deletes a user with its permissions. Returns its place, which connections must forget.
+    /// Deletes a user and its permissions. Returns the user's place; the caller passes it to
+    /// [`Identity::forget_user`] of each connection.
     ///
     /// # Errors
     /// There is no such user, or the storage cannot be written.
@@ -167,7 +170,7 @@ impl Access {
         Ok(user)
     }
 
-    /// Sets the limits of a user; existing connections and channels stay.
+    /// Sets the limits of a user. Existing connections and channels stay open even if they exceed the limits.
     ///
     /// # Errors
     /// There is no such user, or the storage has no space.
@@ -200,7 +203,7 @@ impl Access {
         Ok(self.append_user(pending_writes, user, true))
     }
 
-    /// Sets the password hash of a user, whose connections stay.
+    /// Sets the password hash of a user. Existing connections stay open.
     ///
     /// # Errors
     /// There is no such user, or the storage has no space.
@@ -217,7 +220,8 @@ impl Access {
     }
 }
 
-/// Returns the tags without blanks around them, and without empty ones.
+/// Returns comma-separated tags without spaces around each and without empty tags, or an error if they are
+/// too long.
 fn checked_tags(tags: &str) -> Result<String, OperatorFault> {
     let words: Vec<&str> = tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()).collect();
     let tags = words.join(",");
@@ -248,12 +252,12 @@ impl Access {
         self.vhosts.iter().any(|(_, vhost)| vhost.is_traced)
     }
 
-    /// Returns whether a virtual host of this name is being cleared.
+    /// Returns whether a deleted virtual host of this name still has queues, exchanges or connections.
     pub(crate) fn is_being_deleted(&self, name: &str) -> bool {
         self.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.is_deleted)
     }
 
-    /// Creates a virtual host without limits. Its name must be free.
+    /// Creates a virtual host without limits. No other one has this name.
     ///
     /// # Errors
     /// There is no capacity for one more virtual host.
@@ -270,18 +274,19 @@ impl Access {
             reference_count: 0,
             is_traced: false,
             is_deleted: false,
-            is_swept: false,
+            is_emptied: false,
         };
         self.vhosts.insert(record).map(vhost_at).map_err(|_| out_of("vhosts_max"))
     }
 
-    /// Removes a virtual host that no record refers to any more.
+    /// Removes the record of a deleted virtual host to which no other record refers.
     pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
         let record = self.vhosts.remove(vhost.index());
         assert!(record.reference_count == 0 && record.queues == 0, "nothing names a virtual host that goes");
     }
 
-    /// Sets the limits of a virtual host; existing queues and connections stay.
+    /// Sets the limits of a virtual host. Existing queues and connections stay even if they exceed the
+    /// limits.
     ///
     /// # Errors
     /// There is no such virtual host, or the storage has no space.
@@ -293,12 +298,12 @@ impl Access {
     ) -> Result<Batch, OperatorFault> {
         let vhost = self.require_vhost(name)?;
         check_changeable(pending_writes)?;
-        self.limit_vhost(vhost, limits);
+        self.set_limits_of_vhost(vhost, limits);
         Ok(self.append_vhost(pending_writes, vhost, true))
     }
 
-    /// Sets the limits of a virtual host, without writing them.
-    pub(crate) fn limit_vhost(&mut self, vhost: VhostId, limits: VhostLimits) {
+    /// Sets the limits of a virtual host without appending them to the log.
+    pub(crate) fn set_limits_of_vhost(&mut self, vhost: VhostId, limits: VhostLimits) {
         self.vhosts[vhost.index()].limits = limits;
     }
 
@@ -307,8 +312,8 @@ impl Access {
         self.vhosts[vhost.index()].metadata()
     }
 
-    /// Sets the metadata of a virtual host, without writing them.
-    pub(crate) fn describe_vhost(&mut self, vhost: VhostId, metadata: VhostMetadata<'_>) {
+    /// Sets the metadata of a virtual host without appending them to the log.
+    pub(crate) fn set_metadata_of_vhost(&mut self, vhost: VhostId, metadata: VhostMetadata<'_>) {
         let host = &mut self.vhosts[vhost.index()];
         host.description = metadata.description.into();
         host.tags = metadata.tags.into();
@@ -316,10 +321,12 @@ impl Access {
         host.is_protected = metadata.is_protected;
     }
 
-    /// Returns the virtual host of this name, if one more connection of a user may open it.
+    /// Checks whether a connection of a user may open the virtual host of this name, and returns it.
+    /// `connections_in` returns the number of connections in a virtual host; `load` is that of the user.
     ///
     /// # Errors
-    /// There is no such virtual host, the user has no permission for it, or a limit of either is reached.
+    /// There is no such virtual host, the user has no permission for it, or a limit of the virtual host or
+    /// the user is reached.
     pub(crate) fn check_open(
         &self,
         who: &Identity,
@@ -362,7 +369,7 @@ impl Access {
         }
     }
 
-    /// Checks that something new may be declared in a virtual host.
+    /// Checks whether objects may be declared in a virtual host.
     ///
     /// # Errors
     /// The virtual host is being deleted.
@@ -375,41 +382,42 @@ impl Access {
         Ok(())
     }
 
-    /// Counts a queue that can be found in a virtual host from now on, or no longer.
+    /// Adds 1 to the number of queues of a virtual host if a queue `exists` now, else subtracts 1.
     pub(crate) fn count_queue(&mut self, vhost: VhostId, exists: bool) {
         let queues = &mut self.vhosts[vhost.index()].queues;
         assert!(exists || *queues > 0, "a queue that goes was counted when it came");
         *queues = if exists { *queues + 1 } else { *queues - 1 };
     }
 
-    /// Counts a record that refers to a virtual host.
-    pub(crate) fn hold_vhost(&mut self, vhost: VhostId) {
+    /// Counts a new record that refers to a virtual host.
+    pub(crate) fn add_vhost_reference(&mut self, vhost: VhostId) {
         self.vhosts[vhost.index()].reference_count += 1;
     }
 
-    /// Subtracts a record that referred to a virtual host.
-    pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
+    /// Subtracts a deleted record that referred to a virtual host.
+    pub(crate) fn remove_vhost_reference(&mut self, vhost: VhostId) {
         let held = &mut self.vhosts[vhost.index()].reference_count;
         assert!(*held > 0, "a record that goes named its virtual host");
         *held -= 1;
     }
 
-    /// Frees the name of a virtual host.
+    /// Marks a virtual host as deleted, so that it cannot be found any more.
     pub(crate) fn retire_vhost(&mut self, vhost: VhostId) {
         self.vhosts[vhost.index()].is_deleted = true;
     }
 
-    /// Notes that everything in a retired virtual host is deleted.
-    pub(crate) fn note_swept(&mut self, vhost: VhostId) {
+    /// Notes that the job has deleted all queues and exchanges of a deleted virtual host.
+    pub(crate) fn note_vhost_emptied(&mut self, vhost: VhostId) {
         let host = &mut self.vhosts[vhost.index()];
         assert!(host.is_deleted, "a virtual host is retired before it is cleared away");
-        host.is_swept = true;
+        host.is_emptied = true;
     }
 
-    /// Returns whether no record refers to a deleted virtual host any more.
-    pub(crate) fn is_vhost_done(&self, vhost: VhostId) -> bool {
+    /// Returns whether the record of a virtual host can be removed: it is deleted, and no other record refers
+    /// to it.
+    pub(crate) fn can_remove_vhost(&self, vhost: VhostId) -> bool {
         let host = &self.vhosts[vhost.index()];
-        host.is_swept && host.reference_count == 0
+        host.is_emptied && host.reference_count == 0
     }
 }
 
@@ -422,7 +430,8 @@ pub struct VhostView<'a> {
     pub limits: VhostLimits,
     /// The metadata of the virtual host.
     pub metadata: VhostMetadata<'a>,
-    /// The firehose copies the messages of the virtual host.
+    /// The firehose is on: messages published and delivered in the virtual host are copied to
+    /// `amq.rabbitmq.trace`.
     pub is_traced: bool,
 }
 
@@ -446,11 +455,11 @@ pub struct PermissionView<'a> {
     pub user: &'a str,
     /// The virtual host.
     pub vhost: &'a str,
-    /// The pattern of names that may be declared and deleted.
+    /// The pattern of names of exchanges and queues that the user may declare and delete.
     pub configure: &'a str,
-    /// The pattern of names that may be written to.
+    /// The pattern of names of exchanges and queues that the user may write to.
     pub write: &'a str,
-    /// The pattern of names that may be read from.
+    /// The pattern of names of exchanges and queues that the user may read from.
     pub read: &'a str,
 }
 
@@ -463,9 +472,9 @@ pub struct TopicPermissionView<'a> {
     pub vhost: &'a str,
     /// The topic exchange.
     pub exchange: &'a str,
-    /// Pattern of routing keys that may be published with.
+    /// The pattern of routing keys with which the user may publish.
     pub write: &'a str,
-    /// The pattern of routing keys that may be bound.
+    /// The pattern of routing keys with which the user may bind to the exchange.
     pub read: &'a str,
 }
 
@@ -475,12 +484,14 @@ impl Access {
         (0..self.vhost_places()).filter_map(|place| self.vhost_at(place))
     }
 
-    /// Returns the number of places of virtual hosts ever used, for listing them one by one.
+    /// Returns the number of places that virtual hosts have used since the start, for listing them one by
+    /// one.
     pub const fn vhost_places(&self) -> usize {
         self.vhosts.places()
     }
 
-    /// Returns the virtual host in a place, unless it is being deleted.
+    /// Returns the virtual host in a place; `None` if the place is empty or the virtual host is being
+    /// deleted.
     pub fn vhost_at(&self, place: usize) -> Option<VhostView<'_>> {
         let vhost = self.vhosts.get(place).filter(|vhost| !vhost.is_deleted)?;
         let (metadata, is_traced) = (vhost.metadata(), vhost.is_traced);
@@ -492,12 +503,12 @@ impl Access {
         (0..self.user_places()).filter_map(|place| self.user_at(place))
     }
 
-    /// Returns the number of places of users ever used, for listing them one by one.
+    /// Returns the number of places that users have used since the start, for listing them one by one.
     pub const fn user_places(&self) -> usize {
         self.users.places()
     }
 
-    /// Returns the user in a place.
+    /// Returns the user in a place; `None` if the place is empty.
     pub fn user_at(&self, place: usize) -> Option<UserView<'_>> {
         let user = self.users.get(place)?;
         Some(UserView { name: user.name(), tags: user.tags(), hash: user.hash(), limits: user.limits })
@@ -508,12 +519,12 @@ impl Access {
         (0..self.permission_places()).filter_map(|place| self.permission_at(place))
     }
 
-    /// Returns the number of places of permissions ever used, for listing them one by one.
+    /// Returns the number of places that permissions have used since the start, for listing them one by one.
     pub const fn permission_places(&self) -> usize {
         self.permissions.places()
     }
 
-    /// Returns the permission in a place.
+    /// Returns the permission in a place; `None` if the place is empty.
     pub fn permission_at(&self, place: usize) -> Option<PermissionView<'_>> {
         let permission = self.permissions.get(place)?;
         let [configure, write, read] = permission.patterns.each_ref().map(Pattern::text);
@@ -526,14 +537,15 @@ impl Access {
         (0..self.topic_permission_places()).filter_map(|place| self.topic_permission_at(place))
     }
 
-    /// Returns the number of places of topic permissions ever used, for listing them one by one.
+    /// Returns the number of places that topic permissions have used since the start, for listing them one by
+    /// one.
     pub const fn topic_permission_places(&self) -> usize {
-        self.topics.places()
+        self.topic_permissions.places()
     }
 
-    /// Returns the topic permission in a place.
+    /// Returns the topic permission in a place; `None` if the place is empty.
     pub fn topic_permission_at(&self, place: usize) -> Option<TopicPermissionView<'_>> {
-        let topic = self.topics.get(place)?;
+        let topic = self.topic_permissions.get(place)?;
         let [write, read] = topic.patterns.each_ref().map(Pattern::text);
         let (user, vhost) = (self.user_name(topic.user), self.vhost_name(topic.vhost));
         Some(TopicPermissionView { user, vhost, exchange: &topic.exchange, write, read })

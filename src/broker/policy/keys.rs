@@ -1,9 +1,9 @@
-//! The keys of a policy's definition: which are valid, the notification of queues after a change, and the
-//! effective policy.
+//! The keys of a policy's definition and their checks, the progress of a notification after a change, and the
+//! effective policy of a queue.
 //!
 //! The checks, their order and their texts are those of RabbitMQ 3.10. The keys for mirrored and lazy queues
-//! have no effect on one node, as in RabbitMQ. The key of a missing plug-in (`federation-upstream`) is as
-//! unknown as any other word. A definition that passes the checks is not empty, has a bounded size, and no
+//! are accepted but have no effect. The keys of plug-ins that Leveret does not have (`federation-upstream`)
+//! are refused as unknown. A definition that passes the checks is not empty, has a bounded size, and has no
 //! unknown key.
 
 use core::fmt;
@@ -14,65 +14,66 @@ use leveret_core::command::{ExchangeId, QueueId};
 use super::PolicyKind;
 use crate::reply_text::ErlangBinary;
 
-/// Maximum size of a definition in bytes of a field table.
+/// Maximum bytes of a definition, encoded as a field table.
 pub(super) const DEFINITION_BYTES_MAX: usize = 1024;
 
-/// The check of a key's value, with the text for an invalid one.
+/// The check of a key's value, with the end of the error text "… is not a valid …".
 enum Check {
-    /// A number not less than this one.
+    /// An integer, at least this one.
     Number(i64, &'static str),
-    /// Any text.
+    /// Any string.
     Text(&'static str),
-    /// One of these texts.
+    /// One of these strings.
     OneOf(&'static [&'static str], &'static str),
     /// A version of classic queues (`queue-version`).
     Version,
 }
 
-/// A key: its name, its check, and which kinds of queues ignore it.
-struct Key(&'static str, Check, Not);
+/// A key: its name, its check, and the queue types to which a policy with this key does not apply.
+struct Key(&'static str, Check, QueueTypes);
 
-/// The kinds of queues that a policy with a key does not apply to.
+/// The queue types to which a policy with a certain key does not apply.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Not {
+enum QueueTypes {
     None,
     Classic,
     Quorum,
     Both,
 }
 
-/// The kinds of queues that a policy does not apply to at all because of its keys, as in RabbitMQ.
+/// Whether a policy applies to no classic queues, or to no quorum queues, because of its keys. As in
+/// RabbitMQ, one such key is enough: then no other key of the policy applies to them either.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct NotFor {
+pub(super) struct ExcludedQueues {
     pub(super) classic: bool,
     pub(super) quorum: bool,
 }
 
 /// The keys in the order in which they are checked.
 const KEYS: [Key; 21] = [
-    Key("alternate-exchange", Check::Text("a valid alternate exchange name"), Not::None),
+    Key("alternate-exchange", Check::Text("a valid alternate exchange name"), QueueTypes::None),
     // RabbitMQ has this key since a version after 3.10.
-    Key("consumer-timeout", Check::Number(0, "a valid consumer timeout"), Not::None),
-    Key("dead-letter-exchange", Check::Text("a valid dead letter exchange name"), Not::None),
-    Key("dead-letter-routing-key", Check::Text("a valid dead letter routing key"), Not::None),
+    Key("consumer-timeout", Check::Number(0, "a valid consumer timeout"), QueueTypes::None),
+    Key("dead-letter-exchange", Check::Text("a valid dead letter exchange name"), QueueTypes::None),
+    Key("dead-letter-routing-key", Check::Text("a valid dead letter routing key"), QueueTypes::None),
     Key(
         "dead-letter-strategy",
         Check::OneOf(&["at-least-once", "at-most-once"], "a valid dead letter strategy"),
-        Not::Classic,
+        QueueTypes::Classic,
     ),
-    Key("delivery-limit", Check::Number(0, "a valid delivery limit"), Not::Classic),
-    Key("expires", Check::Number(1, "a valid queue expiry"), Not::None),
-    Key("initial-cluster-size", Check::Number(0, "a valid cluster size"), Not::Both),
-    Key("max-age", Check::Text("a valid max age"), Not::Both),
-    Key("max-in-memory-bytes", Check::Number(0, "a valid maximum memory in bytes"), Not::None),
-    Key("max-in-memory-length", Check::Number(0, "a valid maximum memory in bytes"), Not::None),
-    Key("max-length", Check::Number(0, "a valid maximum length"), Not::None),
-    Key("max-length-bytes", Check::Number(0, "a valid maximum length in bytes"), Not::None),
-    Key("message-ttl", Check::Number(0, "a valid message TTL"), Not::None),
+    Key("delivery-limit", Check::Number(0, "a valid delivery limit"), QueueTypes::Classic),
+    Key("expires", Check::Number(1, "a valid queue expiry"), QueueTypes::None),
+    Key("initial-cluster-size", Check::Number(0, "a valid cluster size"), QueueTypes::Both),
+    Key("max-age", Check::Text("a valid max age"), QueueTypes::Both),
+    Key("max-in-memory-bytes", Check::Number(0, "a valid maximum memory in bytes"), QueueTypes::None),
+    Key("max-in-memory-length", Check::Number(0, "a valid maximum memory in bytes"), QueueTypes::None),
+    Key("max-length", Check::Number(0, "a valid maximum length"), QueueTypes::None),
+    Key("max-length-bytes", Check::Number(0, "a valid maximum length in bytes"), QueueTypes::None),
+    Key("message-ttl", Check::Number(0, "a valid message TTL"), QueueTypes::None),
     Key(
         "overflow",
         Check::OneOf(&["drop-head", "reject-publish", "reject-publish-dlx"], "a valid overflow value"),
-        Not::None,
+        QueueTypes::None,
     ),
     Key(
         "queue-leader-locator",
@@ -80,21 +81,25 @@ const KEYS: [Key; 21] = [
             &["client-local", "balanced", "random", "least-leaders"],
             "a valid queue leader locator value",
         ),
-        Not::Classic,
+        QueueTypes::Classic,
     ),
-    Key("queue-mode", Check::OneOf(&["default", "lazy"], "a valid queue-mode value"), Not::Quorum),
-    Key("queue-version", Check::Version, Not::None),
-    Key("stream-max-segment-size-bytes", Check::Number(0, "a valid segment size"), Not::Both),
-    // This key follows those that RabbitMQ's core checks.
-    Key("queue-master-locator", Check::OneOf(&["min-masters", "client-local", "random"], ""), Not::Quorum),
-    Key("ha-sync-batch-size", Check::Number(1, ""), Not::None),
+    Key("queue-mode", Check::OneOf(&["default", "lazy"], "a valid queue-mode value"), QueueTypes::Quorum),
+    Key("queue-version", Check::Version, QueueTypes::None),
+    Key("stream-max-segment-size-bytes", Check::Number(0, "a valid segment size"), QueueTypes::Both),
+    // From here on come the keys that RabbitMQ checks in other modules, after the keys above.
+    Key(
+        "queue-master-locator",
+        Check::OneOf(&["min-masters", "client-local", "random"], ""),
+        QueueTypes::Quorum,
+    ),
+    Key("ha-sync-batch-size", Check::Number(1, ""), QueueTypes::None),
 ];
 
-/// The keys that belong to `ha-mode`.
+/// The keys of mirrored queues, which RabbitMQ checks together.
 const MIRROR_KEYS: [&str; 5] =
     ["ha-mode", "ha-params", "ha-sync-mode", "ha-promote-on-shutdown", "ha-promote-on-failure"];
 
-/// The limits that an operator policy may have.
+/// The keys that an operator policy may have: limits only.
 const OPERATOR_KEYS: [&str; 7] = [
     "expires",
     "message-ttl",
@@ -105,10 +110,10 @@ const OPERATOR_KEYS: [&str; 7] = [
     "delivery-limit",
 ];
 
-/// Checks a definition.
+/// Checks the definition of a policy of this kind.
 ///
 /// # Errors
-/// The first mistake, in RabbitMQ's words.
+/// The text that RabbitMQ has for the first mistake.
 pub(super) fn check(definition: Table<'_>, kind: PolicyKind) -> Result<(), String> {
     if definition.is_empty() {
         return Err("no policy provided".to_string());
@@ -128,13 +133,16 @@ pub(super) fn check(definition: Table<'_>, kind: PolicyKind) -> Result<(), Strin
     if unknown.terms().next().is_some() { Err(unknown.to_string()) } else { Ok(()) }
 }
 
-/// Returns the kinds of queues that a definition with these keys does not apply to.
-pub(super) fn not_for(definition: Table<'_>) -> NotFor {
-    let has = |kinds: [Not; 2]| {
+/// Returns the queue types to which a policy with this definition does not apply.
+pub(super) fn excluded_queues(definition: Table<'_>) -> ExcludedQueues {
+    let has = |kinds: [QueueTypes; 2]| {
         KEYS.iter().any(|Key(name, _, not)| kinds.contains(not) && definition.get(name).is_some())
     };
     let is_mirrored = MIRROR_KEYS.iter().any(|name| definition.get(name).is_some());
-    NotFor { classic: has([Not::Classic, Not::Both]), quorum: has([Not::Quorum, Not::Both]) || is_mirrored }
+    ExcludedQueues {
+        classic: has([QueueTypes::Classic, QueueTypes::Both]),
+        quorum: has([QueueTypes::Quorum, QueueTypes::Both]) || is_mirrored,
+    }
 }
 
 fn is_known(name: &str, kind: PolicyKind) -> bool {
@@ -162,12 +170,12 @@ fn check_one(name: &str, check: &Check, value: Value<'_>) -> Result<(), String> 
     }
 }
 
-/// Checks the keys for mirrors, which one node does not have.
+/// Checks the keys of mirrored queues. They are valid, but have no effect.
 fn check_mirrors(definition: Table<'_>) -> Result<(), String> {
     let text = |name| definition.get(name).map(|value| (value, value.as_str().unwrap_or_default()));
     let Some((mode, words)) = text("ha-mode") else {
-        let is_said = MIRROR_KEYS.iter().any(|name| definition.get(name).is_some());
-        return match is_said {
+        let has_mirror_key = MIRROR_KEYS.iter().any(|name| definition.get(name).is_some());
+        return match has_mirror_key {
             false => Ok(()),
             true => Err("ha-mode must be specified to specify ha-params, ha-sync-mode or \
                          ha-promote-on-shutdown"
@@ -201,7 +209,7 @@ fn check_mirrors(definition: Table<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// The unknown keys of a definition.
+/// The error text that lists the unknown keys of a definition.
 struct Unknown<'a>(Table<'a>, PolicyKind);
 
 impl<'a> Unknown<'a> {
@@ -224,7 +232,7 @@ impl fmt::Display for Unknown<'_> {
     }
 }
 
-/// A value that was JSON, as RabbitMQ's `~p` prints it.
+/// A value from JSON, formatted as by Erlang's `~p` in RabbitMQ's error texts.
 struct Term<'a>(Value<'a>);
 
 impl fmt::Display for Term<'_> {
@@ -256,14 +264,14 @@ impl fmt::Display for Term<'_> {
     }
 }
 
-/// A queue or an exchange that is notified of a change.
+/// A queue or an exchange that must be notified of a policy change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Listener {
     Queue(QueueId),
     Exchange(ExchangeId),
 }
 
-/// How many places of queues and of exchanges have been notified.
+/// The progress of a notification: the number of places of queues, and of exchanges, that have been notified.
 #[derive(Clone, Copy, Debug, Default)]
 struct NotifiedPlaces {
     queues: usize,
@@ -272,30 +280,31 @@ struct NotifiedPlaces {
 
 /// The notification of queues and exchanges about a policy change, if one is in progress.
 ///
-/// It is done in steps by a job, because there may be too many queues and exchanges for one turn. A change
-/// during a notification restarts it from the first queue, for both changes together. Only one job runs at a
-/// time.
+/// A job notifies them in steps, because there may be too many for one turn of the event loop. If another
+/// policy changes meanwhile, the same job starts again at the first queue, for both changes together. There
+/// is never a second job.
 #[derive(Debug, Default)]
 pub(super) struct PolicyNotification {
     notified: Option<NotifiedPlaces>,
-    /// The job for the notification must still be begun.
-    wants_job: bool,
+    /// A notification was begun, and the caller has not yet begun the job for it.
+    must_begin_job: bool,
 }
 
 impl PolicyNotification {
-    /// Begins to notify of a change, from the first queue.
+    /// Begins a notification at the first queue, or restarts the current one there.
     pub(super) fn begin(&mut self) {
         if self.notified.replace(NotifiedPlaces::default()).is_none() {
-            self.wants_job = true;
+            self.must_begin_job = true;
         }
     }
 
-    /// Returns whether the job must be begun; the caller begins it.
-    pub(super) const fn take_job(&mut self) -> bool {
-        core::mem::replace(&mut self.wants_job, false)
+    /// Returns whether the caller must begin the job now. Returns `true` once per job.
+    pub(super) const fn take_job_request(&mut self) -> bool {
+        core::mem::replace(&mut self.must_begin_job, false)
     }
 
-    /// Returns the next queue or exchange to notify, among this many places of each.
+    /// Returns the next queue or exchange to notify; `None` when all are notified, or if no notification is
+    /// in progress. `queues` and `exchanges` are the numbers of their places.
     pub(super) fn next(&self, queues: usize, exchanges: usize) -> Option<Listener> {
         let notified = self.notified?;
         if notified.queues < queues {
@@ -316,18 +325,19 @@ impl PolicyNotification {
         *count += 1;
     }
 
-    /// Notes that all have been notified.
+    /// Ends the notification: all queues and exchanges have been notified.
     pub(super) const fn end(&mut self) {
         self.notified = None;
-        self.wants_job = false;
+        self.must_begin_job = false;
     }
 }
 
-/// The effective policy of a queue: its arguments, policy and operator policy; a missing one is empty.
+/// The effective policy of a queue: its arguments, policy and operator policy. If the queue has no policy, or
+/// no operator policy, its table is empty.
 ///
-/// As in RabbitMQ 3.10, the smallest of several limits counts, and the shortest consumer timeout. For all
-/// other keys the argument counts, and without one the policy. An operator policy has only limits. Arguments
-/// have `x-` before the names that policies use.
+/// As in RabbitMQ 3.10, the smallest of the limits applies, and the shortest consumer timeout. For all other
+/// keys the argument applies, and without an argument the policy. An operator policy has only limits. The
+/// name of an argument is `x-` and the key of the policy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EffectivePolicy<'a> {
     pub(super) arguments: Table<'a>,
@@ -336,33 +346,36 @@ pub(crate) struct EffectivePolicy<'a> {
 }
 
 impl<'a> EffectivePolicy<'a> {
-    /// Returns the arguments alone, for keys that no policy can have.
+    /// Returns the arguments only, for settings that no policy can have.
     pub(crate) const fn arguments(&self) -> Table<'a> {
         self.arguments
     }
 
-    /// Returns the smallest value of a limit, by the name of its argument; `u64::MAX` without a limit.
+    /// Returns the smallest value of a limit; `u64::MAX` without a limit. `argument` is the name of its
+    /// argument, with `x-`.
     #[inline(never)]
     pub(crate) fn limit(&self, argument: &str) -> u64 {
         self.numbers(argument).into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
-    /// Returns the shortest value of a time for which 0 means unlimited; `None` without one.
+    /// Returns the shortest of the times, in the unit of the argument. 0 means unlimited, and counts as
+    /// longer than any other time. `None` if neither argument nor policies have a value.
     #[inline(never)]
     pub(crate) fn time(&self, argument: &str) -> Option<u64> {
-        // Subtracting 1 turns 0 into the largest number.
+        // Subtracting 1 turns 0 (unlimited) into the largest number.
         self.numbers(argument).into_iter().flatten().min_by_key(|ms| ms.wrapping_sub(1))
     }
 
-    /// Returns the numbers in arguments, policy and operator policy; a value that is not a number counts as
-    /// missing.
+    /// Returns the values in the arguments, the policy and the operator policy; `None` for a value that is
+    /// missing or cannot be a limit.
     fn numbers(&self, argument: &str) -> [Option<u64>; 3] {
         let key = key_of(argument);
         let values = [self.arguments.get(argument), self.policy.get(key), self.operator.get(key)];
-        values.map(|value| value.and_then(limit_in))
+        values.map(|value| value.and_then(as_limit))
     }
 
-    /// Returns the value of a key that is not a limit.
+    /// Returns the value of a key that is not a limit: that of the argument, else that of the policy, else
+    /// `None`.
     #[inline(never)]
     pub(crate) fn value(&self, argument: &str) -> Option<Value<'a>> {
         self.arguments.get(argument).or_else(|| self.policy.get(key_of(argument)))
@@ -373,7 +386,7 @@ fn key_of(argument: &str) -> &str {
     argument.strip_prefix("x-").unwrap_or(argument)
 }
 
-/// Returns a number that can be a limit.
-fn limit_in(value: Value<'_>) -> Option<u64> {
+/// Returns the value as a limit; `None` if it is not an integer, or negative.
+fn as_limit(value: Value<'_>) -> Option<u64> {
     value.as_integer().and_then(|number| u64::try_from(number).ok())
 }

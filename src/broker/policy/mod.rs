@@ -1,18 +1,20 @@
-//! Policies: setting and clearing them, choosing which apply, and combining them with arguments.
+//! Policies: set and cleared by operators, chosen by priority for each queue and exchange, and combined with
+//! arguments.
 //!
-//! Code that acts on a limit asks for the effective one and need not know where it came from. Only this
-//! module knows which queues a policy applies to, and which have still to be notified of a change.
+//! Other modules read the effective value of a setting from [`EffectivePolicy`], whatever it comes from. The
+//! choice of the policies that apply to a queue, and the progress of the notification after a change, are
+//! private to this module.
 //!
 //! | file | content |
 //! |---|---|
-//! | `mod` | all policies: set, cleared, chosen; the notification of queues; views for operators |
-//! | `keys` | valid keys of a definition; the state of a notification; the effective policy |
+//! | `mod` | all policies; setting, clearing and choosing them; the notification of queues; views for operators |
+//! | `keys` | the checks of a definition's keys; the progress of a notification; the effective policy |
 //!
 //! # Invariants
-//! - Of two policies of one kind that match, the one with the higher priority applies.
-//! - A cleared policy applies to nothing new. It keeps its place until the last queue or exchange that it
-//!   applied to has been notified.
-//! - Bytes of patterns are counted together with those of permissions (`PatternBytes`).
+//! - Of the matching policies of one kind (user or operator), only the one with the highest priority applies.
+//! - A cleared policy is not chosen any more. It keeps its place until all queues and exchanges have been
+//!   notified, because until then some still refer to it.
+//! - The bytes of policies' patterns and of permissions' patterns are counted together (`PatternBytes`).
 //! - Every change begins a notification.
 
 mod keys;
@@ -20,7 +22,7 @@ mod keys;
 use std::sync::Arc;
 
 use keys::PolicyNotification;
-use keys::{DEFINITION_BYTES_MAX, NotFor};
+use keys::{DEFINITION_BYTES_MAX, ExcludedQueues};
 use leveret_amqp::field::Table;
 use leveret_core::command::{NAME_BYTES_MAX, PolicyId, VhostId};
 use leveret_core::mem::Slab;
@@ -33,7 +35,7 @@ use crate::reply_text::{check_changeable, check_definition_space};
 pub(super) use keys::EffectivePolicy;
 pub(super) use keys::Listener;
 
-/// A queue or an exchange that policies may apply to.
+/// What a policy may apply to: an exchange, or a queue of a certain type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Subject {
     Exchange,
@@ -49,7 +51,7 @@ pub(crate) struct Applied {
 }
 
 impl Applied {
-    /// Returns the applied policy of a kind, if there is one.
+    /// Returns the applied policy of this kind, for reading and setting.
     const fn of_kind_mut(&mut self, kind: PolicyKind) -> &mut Option<PolicyId> {
         match kind {
             PolicyKind::User => &mut self.policy,
@@ -58,7 +60,7 @@ impl Applied {
     }
 }
 
-/// A policy. Its definition was checked (`keys`) and has a bounded size.
+/// A policy. Its definition passed the checks in `keys`.
 struct Policy {
     vhost: VhostId,
     name: Box<str>,
@@ -66,44 +68,45 @@ struct Policy {
     pattern: Pattern,
     apply_to: ApplyTo,
     priority: i32,
-    /// The definition: the bytes of a table.
+    /// The definition, encoded as a field table.
     definition: Box<[u8]>,
-    /// The alternate exchange that the definition names; exchanges share the text.
+    /// The name of the alternate exchange in the definition. All exchanges that the policy applies to share
+    /// the string.
     alternate: Option<Arc<str>>,
-    not_for: NotFor,
-    /// The policy was cleared and applies to nothing.
-    is_gone: bool,
+    excluded_queues: ExcludedQueues,
+    /// The policy was cleared. Its record stays until the notification has ended.
+    is_cleared: bool,
 }
 
 impl Policy {
-    /// Returns whether the policy exists and has this name.
-    fn is(&self, vhost: VhostId, kind: PolicyKind, name: &str) -> bool {
-        (self.vhost, self.kind, &*self.name) == (vhost, kind, name) && !self.is_gone
+    /// Returns whether the policy has this virtual host, kind and name, and is not cleared.
+    fn is_named(&self, vhost: VhostId, kind: PolicyKind, name: &str) -> bool {
+        (self.vhost, self.kind, &*self.name) == (vhost, kind, name) && !self.is_cleared
     }
 
-    /// Returns whether the policy exists and is for this kind of queue or exchange.
-    fn is_for(&self, vhost: VhostId, subject: Subject) -> bool {
+    /// Returns whether the policy may apply to such a queue or exchange, if the pattern matches its name.
+    fn may_apply_to(&self, vhost: VhostId, subject: Subject) -> bool {
         use ApplyTo::{All, ClassicQueues, Exchanges, Queues, QuorumQueues};
         let applies = match subject {
             Subject::Exchange => matches!(self.apply_to, All | Exchanges),
             Subject::ClassicQueue => {
-                matches!(self.apply_to, All | Queues | ClassicQueues) && !self.not_for.classic
+                matches!(self.apply_to, All | Queues | ClassicQueues) && !self.excluded_queues.classic
             }
             Subject::QuorumQueue => {
-                matches!(self.apply_to, All | Queues | QuorumQueues) && !self.not_for.quorum
+                matches!(self.apply_to, All | Queues | QuorumQueues) && !self.excluded_queues.quorum
             }
         };
-        applies && self.vhost == vhost && !self.is_gone
+        applies && self.vhost == vhost && !self.is_cleared
     }
 
-    /// Returns whether the policy precedes another if both match. RabbitMQ does not define which of two with
-    /// the same priority does.
+    /// Returns whether this policy applies, and not the other one, if both match. With the same priority the
+    /// name that sorts first decides; RabbitMQ does not define the order then.
     fn precedes(&self, other: &Self) -> bool {
         (other.priority, &self.name) < (self.priority, &other.name)
     }
 
-    /// Returns the policy as an operator would set it.
-    const fn as_set(&self) -> NewPolicy<'_> {
+    /// Returns the policy in the form in which an operator sets it.
+    const fn as_new_policy(&self) -> NewPolicy<'_> {
         NewPolicy {
             kind: self.kind,
             name: &self.name,
@@ -122,8 +125,8 @@ pub(crate) struct Policies {
 }
 
 impl Policies {
-    /// Bytes of memory that a policy takes without its pattern: the longest name and definition, each a
-    /// separate allocation, and the name of an alternate exchange.
+    /// Maximum bytes of memory that a policy takes without its pattern. These are the record and the longest
+    /// name, definition and name of an alternate exchange, each a separate allocation.
     pub(crate) const POLICY_BYTES: usize =
         Slab::<Policy>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
 
@@ -133,8 +136,8 @@ impl Policies {
 
     // ---- changes
 
-    /// Creates a policy in a virtual host, or changes the one of that name. Returns the batch with which that
-    /// is durable.
+    /// Creates a policy in a virtual host, or changes the policy of that name. Returns the batch that makes
+    /// the change durable.
     ///
     /// # Errors
     /// The policy is not valid, or there is no capacity.
@@ -151,7 +154,8 @@ impl Policies {
         }
         keys::check(Table::trusted(new.definition), new.kind).map_err(OperatorFault::Invalid)?;
         check_changeable(pending_writes)?;
-        // An operator policy is accepted on a full disk too, because it may free space.
+        // An operator policy is accepted even if the disk is full, because it may limit queues and so free
+        // space.
         if new.kind == PolicyKind::User {
             check_definition_space(pending_writes)?;
         }
@@ -159,7 +163,8 @@ impl Policies {
         Ok(append(pending_writes, view, true))
     }
 
-    /// Stores a policy, new or changed, without writing it: a start finds it in the log.
+    /// Creates or changes a policy in memory only. Recovery uses this for policies that are in the log
+    /// already.
     ///
     /// # Errors
     /// The pattern is not valid, or there is no capacity.
@@ -169,7 +174,7 @@ impl Policies {
         vhost: VhostId,
         new: &NewPolicy<'_>,
     ) -> Result<(), OperatorFault> {
-        let pattern = Pattern::new(new.pattern, patterns.most()).map_err(|why| {
+        let pattern = Pattern::new(new.pattern, patterns.max()).map_err(|why| {
             let text = format!("pattern should be regular expression but is invalid: {why}");
             OperatorFault::Invalid(text)
         })?;
@@ -178,7 +183,7 @@ impl Policies {
             return Err(OperatorFault::NoCapacity("policies_max"));
         }
         let freed = old.map_or(0, |old| self.records[old].pattern.bytes());
-        patterns.take(pattern.bytes(), freed)?;
+        patterns.replace(pattern.bytes(), freed)?;
         let definition = Table::trusted(new.definition);
         let alternate = definition.get("alternate-exchange").and_then(|value| value.as_str());
         let policy = Policy {
@@ -190,8 +195,8 @@ impl Policies {
             priority: new.priority,
             definition: new.definition.into(),
             alternate: alternate.map(Arc::from),
-            not_for: keys::not_for(definition),
-            is_gone: false,
+            excluded_queues: keys::excluded_queues(definition),
+            is_cleared: false,
         };
         match old {
             Some(old) => self.records[old] = policy,
@@ -215,33 +220,33 @@ impl Policies {
     ) -> Result<(), OperatorFault> {
         let index = self.find(vhost, kind, name).ok_or(OperatorFault::NoSuchParameter)?;
         check_changeable(pending_writes)?;
-        self.drop_at(pending_writes, index, vhost_name);
+        self.clear_at(pending_writes, index, vhost_name);
         Ok(())
     }
 
-    /// Clears all policies of a virtual host that is deleted.
-    pub(crate) fn drop_of_vhost(
+    /// Clears all policies of a virtual host, when it is deleted.
+    pub(crate) fn clear_all_of_vhost(
         &mut self,
         pending_writes: &mut PendingWrites,
         vhost: VhostId,
         vhost_name: &str,
     ) {
         for index in 0..self.records.places() {
-            if self.records.get(index).is_some_and(|it| it.vhost == vhost && !it.is_gone) {
-                self.drop_at(pending_writes, index, vhost_name);
+            if self.records.get(index).is_some_and(|it| it.vhost == vhost && !it.is_cleared) {
+                self.clear_at(pending_writes, index, vhost_name);
             }
         }
     }
 
-    fn drop_at(&mut self, pending_writes: &mut PendingWrites, index: usize, vhost_name: &str) {
+    fn clear_at(&mut self, pending_writes: &mut PendingWrites, index: usize, vhost_name: &str) {
         let policy = &mut self.records[index];
-        policy.is_gone = true;
-        append(pending_writes, &PolicyView { vhost: vhost_name, policy: policy.as_set() }, false);
+        policy.is_cleared = true;
+        append(pending_writes, &PolicyView { vhost: vhost_name, policy: policy.as_new_policy() }, false);
         self.notification.begin();
     }
 
     fn find(&self, vhost: VhostId, kind: PolicyKind, name: &str) -> Option<usize> {
-        self.records.iter().find(|(_, policy)| policy.is(vhost, kind, name)).map(|(index, _)| index)
+        self.records.iter().find(|(_, policy)| policy.is_named(vhost, kind, name)).map(|(index, _)| index)
     }
 
     // ---- which policies apply
@@ -250,10 +255,11 @@ impl Policies {
         self.records.get(policy?.index())
     }
 
-    /// Returns the policies that apply to a queue or an exchange of this name, and charges the work.
+    /// Returns the policies that apply to a queue or an exchange of this name, and charges the work of
+    /// matching.
     pub(crate) fn choose(&self, work: &mut Work, vhost: VhostId, name: &str, subject: Subject) -> Applied {
         let mut applied = Applied::default();
-        for (index, policy) in self.records.iter().filter(|(_, policy)| policy.is_for(vhost, subject)) {
+        for (index, policy) in self.records.iter().filter(|(_, policy)| policy.may_apply_to(vhost, subject)) {
             let chosen = applied.of_kind_mut(policy.kind);
             if self.get(*chosen).is_some_and(|other| !policy.precedes(other)) {
                 continue;
@@ -266,7 +272,7 @@ impl Policies {
         applied
     }
 
-    /// Returns the effective policy: arguments and the applied policies combined.
+    /// Returns the effective policy of a queue with these arguments and policies.
     pub(crate) fn effective_policy<'a>(
         &'a self,
         arguments: &'a [u8],
@@ -280,12 +286,13 @@ impl Policies {
         }
     }
 
-    /// Returns the alternate exchange named by the policies that apply to an exchange.
+    /// Returns the name of the alternate exchange in the user policy that applies to an exchange; `None`
+    /// without one.
     pub(crate) fn alternate(&self, applied: Applied) -> Option<Arc<str>> {
         self.get(applied.policy)?.alternate.clone()
     }
 
-    /// Returns the policies that apply to a queue or an exchange, for an operator.
+    /// Returns the names and definitions of policies that apply to a queue or an exchange, for operators.
     pub(crate) fn applied_view(&self, applied: Applied) -> AppliedView<'_> {
         let effective = self.effective_policy(&[], applied);
         let name = |policy| self.get(policy).map(|policy| &*policy.name);
@@ -299,40 +306,41 @@ impl Policies {
 
     // ---- notification
 
-    /// Begins to notify all queues and exchanges of the policies that apply to them.
+    /// Begins to notify all queues and exchanges that the policies which apply to them may have changed.
     pub(crate) fn begin_notification(&mut self) {
         self.notification.begin();
     }
 
-    /// Returns whether the job for the notification must be begun; the caller begins it.
-    pub(crate) const fn take_job(&mut self) -> bool {
-        self.notification.take_job()
+    /// Returns whether the caller must begin the job for the notification now. Returns `true` once per job.
+    pub(crate) const fn take_job_request(&mut self) -> bool {
+        self.notification.take_job_request()
     }
 
-    /// Returns the next queue or exchange to notify, among this many places of each; `None` when all are
-    /// done.
+    /// Returns the next queue or exchange to notify; `None` when all are notified. `queues` and `exchanges`
+    /// are the numbers of their places.
     pub(crate) fn next_to_notify(&self, queues: usize, exchanges: usize) -> Option<Listener> {
         self.notification.next(queues, exchanges)
     }
 
-    /// Notes that a queue or an exchange has been notified of the change.
+    /// Notes that a queue or an exchange has been notified.
     pub(crate) fn note_notified(&mut self, listener: Listener) {
         self.notification.note(listener);
     }
 
-    /// Ends the notification when all are done: nothing refers to cleared policies any more.
+    /// Ends the notification and removes the records of cleared policies. All queues and exchanges have been
+    /// notified, so none refers to a cleared policy any more.
     pub(crate) fn end_notification(&mut self, patterns: &mut PatternBytes) {
         self.notification.end();
         for index in 0..self.records.places() {
-            if self.records.get(index).is_some_and(|policy| policy.is_gone) {
-                patterns.give_back(self.records.remove(index).pattern.bytes());
+            if self.records.get(index).is_some_and(|policy| policy.is_cleared) {
+                patterns.subtract(self.records.remove(index).pattern.bytes());
             }
         }
     }
 
     // ---- all policies
 
-    /// Returns the number of policies, including cleared ones that a queue or an exchange may still use.
+    /// Returns the number of policies, including cleared ones whose records have not been removed.
     pub(crate) const fn len(&self) -> usize {
         self.records.len()
     }
@@ -343,27 +351,28 @@ impl Policies {
     }
 
     /// Returns the maximum number of policies.
-    pub(crate) const fn most(&self) -> usize {
+    pub(crate) const fn max(&self) -> usize {
         self.records.len() + self.records.free_count()
     }
 
-    /// Returns the number of places of policies ever used.
+    /// Returns the number of places that policies have used since the start.
     pub(crate) const fn places(&self) -> usize {
         self.records.places()
     }
 
-    /// Returns the policy in a place; `name_of` returns the name of its virtual host.
+    /// Returns the policy in a place; `None` if the place is empty or the policy is cleared. `name_of`
+    /// returns the name of a virtual host.
     pub(crate) fn at<'a>(
         &'a self,
         place: usize,
         name_of: impl Fn(VhostId) -> &'a str,
     ) -> Option<PolicyView<'a>> {
-        let policy = self.records.get(place).filter(|policy| !policy.is_gone)?;
-        Some(PolicyView { vhost: name_of(policy.vhost), policy: policy.as_set() })
+        let policy = self.records.get(place).filter(|policy| !policy.is_cleared)?;
+        Some(PolicyView { vhost: name_of(policy.vhost), policy: policy.as_new_policy() })
     }
 }
 
-/// Appends to the log that a policy exists, or is deleted.
+/// Appends a policy to the log, or its deletion unless it `exists`. Returns the batch.
 fn append(pending_writes: &mut PendingWrites, view: &PolicyView<'_>, exists: bool) -> Batch {
     if pending_writes.mode() != Mode::On {
         return Batch::NONE;
@@ -381,12 +390,13 @@ fn append(pending_writes: &mut PendingWrites, view: &PolicyView<'_>, exists: boo
     pending_writes.define(definition.key(), exists.then(|| definition.value()))
 }
 
-/// Whether a policy is a user's or the operator's. One of each kind may have the same name.
+/// Whether a policy is a user policy or an operator policy. Policies of different kinds may have the same
+/// name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PolicyKind {
-    /// A policy of a user with the tag `policymaker`.
+    /// A policy set by a user with the tag `policymaker`.
     User,
-    /// An operator policy, which limits what user policies and arguments set.
+    /// An operator policy. Its limits apply where they are lower than those of user policies and arguments.
     Operator,
 }
 
@@ -404,12 +414,12 @@ pub enum ApplyTo {
     ClassicQueues,
     /// Quorum queues alone.
     QuorumQueues,
-    /// Streams alone, so nothing here.
+    /// Streams only. Leveret has no streams, so such a policy applies to nothing.
     Streams,
 }
 
 impl ApplyTo {
-    /// Returns the word for it in the definition.
+    /// Returns the value of `apply-to` for it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -421,7 +431,7 @@ impl ApplyTo {
         }
     }
 
-    /// Returns the value for a word.
+    /// Returns the variant for a value of `apply-to`; `None` if there is none.
     pub fn from_name(name: &str) -> Option<Self> {
         use ApplyTo::{All, ClassicQueues, Exchanges, Queues, QuorumQueues, Streams};
         let all = [All, Queues, Exchanges, ClassicQueues, QuorumQueues, Streams];
@@ -432,17 +442,17 @@ impl ApplyTo {
 /// A policy to be set.
 #[derive(Clone, Copy, Debug)]
 pub struct NewPolicy<'a> {
-    /// Whether the policy is a user's or the operator's.
+    /// Whether the policy is a user policy or an operator policy.
     pub kind: PolicyKind,
     /// The name of the policy.
     pub name: &'a str,
-    /// The pattern of the names that the policy matches.
+    /// The pattern for names of queues and exchanges.
     pub pattern: &'a str,
     /// Whether the policy is for queues, exchanges or both.
     pub apply_to: ApplyTo,
-    /// The priority: of several matching policies the highest applies.
+    /// The priority: of several matching policies, the one with the highest priority applies.
     pub priority: i32,
-    /// The definition: the bytes of a table.
+    /// The definition, encoded as a field table.
     pub definition: &'a [u8],
 }
 
@@ -464,7 +474,7 @@ pub struct AppliedView<'a> {
     pub operator: Option<&'a str>,
     /// The definition of the policy.
     pub definition: Table<'a>,
-    /// The definition of the operator policy, whose limits count where they are smaller.
+    /// The definition of the operator policy. Its limits apply where they are lower than those of the policy.
     pub limits: Table<'a>,
 }
 
@@ -540,7 +550,7 @@ mod tests {
         /// Returns the names of policies written since the last call, cleared ones with a `-`.
         fn written(&mut self) -> Vec<String> {
             let mut names = Vec::new();
-            while let Some(fact) = self.pending_writes.fact() {
+            while let Some(fact) = self.pending_writes.next_entry() {
                 let LogEntry::Defined { key, value, .. } = fact else { panic!("no definition") };
                 let is_news = value.is_some();
                 let said = table("expires", "1");
@@ -654,7 +664,7 @@ mod tests {
         let operators = NewPolicy { kind: PolicyKind::Operator, ..said("p", "", &ttl) };
         assert!(matches!(world.set(operators), Err(OperatorFault::Invalid(_))));
         assert_eq!(world.clear(PolicyKind::User, "p"), Err(OperatorFault::NoSuchParameter));
-        assert!(world.policies.is_empty() && !world.policies.take_job());
+        assert!(world.policies.is_empty() && !world.policies.take_job_request());
         assert!(world.written().is_empty());
     }
 
@@ -668,7 +678,7 @@ mod tests {
         assert_eq!(world.set(said("e", "", &expires)), Err(OperatorFault::NoCapacity("policies_max")));
         let longer = table("expires", "2");
         world.set(said("b", "^r", &longer)).unwrap();
-        assert_eq!((world.policies.len(), world.policies.most()), (4, 4));
+        assert_eq!((world.policies.len(), world.policies.max()), (4, 4));
         assert_eq!(world.choose("r-1", Subject::ClassicQueue).policy, Some("b"));
         assert_eq!(world.choose("q-1", Subject::ClassicQueue).policy, Some("a"));
         assert_eq!(world.written(), ["a", "b", "c", "d", "b"]);
@@ -720,18 +730,18 @@ mod tests {
         let expires = table("expires", "1");
         assert_eq!(world.policies.next_to_notify(1, 1), None, "nothing has changed");
         world.set(said("a", "", &expires)).unwrap();
-        assert!(world.policies.take_job() && !world.policies.take_job());
+        assert!(world.policies.take_job_request() && !world.policies.take_job_request());
         let queue = |index| Some(Listener::Queue(QueueId::from_index(index)));
         assert_eq!(world.policies.next_to_notify(2, 1), queue(0));
         world.policies.note_notified(queue(0).unwrap());
         assert_eq!(world.policies.next_to_notify(2, 1), queue(1));
         world.clear(PolicyKind::User, "a").unwrap();
-        assert!(!world.policies.take_job(), "the job is there");
+        assert!(!world.policies.take_job_request(), "the job is there");
         assert_eq!(world.policies.next_to_notify(2, 1), queue(0));
         assert_eq!(world.tell(2, 1), 3);
         assert_eq!(world.policies.next_to_notify(2, 1), None);
         world.set(said("a", "", &expires)).unwrap();
-        assert!(world.policies.take_job(), "the last job is done");
+        assert!(world.policies.take_job_request(), "the last job is done");
         let exchange = Listener::Exchange(ExchangeId::from_index(0));
         assert_eq!(world.policies.next_to_notify(0, 1), Some(exchange), "there is no queue");
     }
@@ -745,7 +755,7 @@ mod tests {
         world.tell(1, 1);
         let applied = world.policies.choose(&mut Work::default(), vhost(0), "e", Subject::Exchange);
         assert_eq!(world.policies.alternate(applied).as_deref(), Some("x"));
-        world.policies.drop_of_vhost(&mut world.pending_writes, vhost(0), "v");
+        world.policies.clear_all_of_vhost(&mut world.pending_writes, vhost(0), "v");
         assert_eq!(world.written(), ["a", "-a"]);
         assert_eq!(world.choose("e", Subject::Exchange).policy, None);
         assert_eq!(world.policies.applied_view(applied).policy, Some("a"), "who has not heard goes by it");

@@ -53,7 +53,7 @@ impl Queues {
     ) -> Vec<HeldMessage> {
         let record = &mut self.records[queue];
         record.state = QueueState::Deleting;
-        if record.logged.is_on() {
+        if record.logged.is_logged() {
             pending_writes.append_queue_deleted(record.logged.incarnation());
         }
         let records = &self.records;

@@ -53,7 +53,7 @@ impl Queues {
             return is_searching;
         }
         // Only durable messages can be evicted.
-        cx.pending_writes.hurry();
+        cx.pending_writes.request_commit_now();
         let mut left = EVICT_STEP;
         if self.evict_delivered(cx.messages, quota, connection_of) {
             return true;
@@ -102,7 +102,7 @@ impl Queues {
             if is_wanted || messages.is_shared(message) {
                 // Evicting this message would not free memory (another reference shares it), or not for long.
                 // The delivery moves to the end of the list.
-                self.deliveries.keep(index);
+                self.deliveries.forbid_eviction(index);
                 self.deliveries.allow_eviction(index);
                 continue;
             }
@@ -121,7 +121,7 @@ impl Queues {
 
     /// Evicts the message of a delivery: afterwards only the log has this message.
     fn evict_delivery(&mut self, messages: &mut Messages, index: usize, queue: QueueId, message: MessageId) {
-        self.deliveries.keep(index);
+        self.deliveries.forbid_eviction(index);
         let delivery = &mut self.deliveries[index];
         delivery.message = None;
         let is_requeued = delivery.is_requeued();

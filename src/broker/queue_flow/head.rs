@@ -101,7 +101,7 @@ impl Queues {
     fn await_durable_move(&mut self, pending_writes: &mut PendingWrites, queue: QueueId, offset: u64) {
         // Requests the watermark now, so that the message need not wait for a second commit after the move.
         let _ = self.is_below_watermark(pending_writes, queue, offset);
-        pending_writes.hurry();
+        pending_writes.request_commit_now();
         self.awaited.moves.push((pending_writes.durable(), queue));
     }
 
@@ -374,8 +374,8 @@ impl Queues {
     /// Adds a delivery to the rejected messages of its queue, where it stays until it is dead-lettered for
     /// this reason. The caller has subtracted it from the counts of its consumer.
     pub(crate) fn reject(&mut self, messages: &Messages, queue: QueueId, index: usize, reason: Reason) {
-        self.deliveries.keep(index);
-        self.deliveries[index].death = Some(reason);
+        self.deliveries.forbid_eviction(index);
+        self.deliveries[index].dead_letter_reason = Some(reason);
         self.records[queue].backlog.reject(&mut self.deliveries, messages, index);
     }
 

@@ -352,7 +352,7 @@ impl Queues {
     /// It rises for freed queue entries and delivery records (counted by their pools), for messages that
     /// leave a queue's share, and for messages that leave an outbox.
     pub(crate) const fn capacity_freed(&self) -> u64 {
-        self.pool.given() + self.deliveries.given() + self.releases
+        self.pool.given() + self.deliveries.freed_total() + self.releases
     }
 
     /// Makes waiting publishers retry, because a message left memory, an outbox or a transaction, or because

@@ -175,7 +175,9 @@ impl Queues {
 
     fn is_same_queue(&self, read: &LogRead) -> bool {
         let record = self.records.get(read.queue.index());
-        record.is_some_and(|record| record.logged.is_on() && record.logged.incarnation() == read.incarnation)
+        record.is_some_and(|record| {
+            record.logged.is_logged() && record.logged.incarnation() == read.incarnation
+        })
     }
 
     /// Puts a message whose body has been read back into its queue, if the queue still waits for this

@@ -140,7 +140,7 @@ impl Queues {
         if !self.needs_log(cx, message) {
             return 0;
         }
-        targets.iter().filter(|queue| self.records[**queue].logged.is_on()).count()
+        targets.iter().filter(|queue| self.records[**queue].logged.is_logged()).count()
     }
 
     /// Returns the maximum number of new chunks of queue entries that one message may take in all its target

@@ -565,7 +565,7 @@ fn rejected_messages_are_kept_apart_and_not_delivered() {
     assert_eq!((backlog.ready(), backlog.first_rejected()), (0, Some(delivery)));
     assert!(backlog.bytes() > 0, "it counts for the memory of its queue");
     assert!(world.queues.first(queue).is_none() && !world.queues.records().is_any_ready());
-    assert_eq!(world.queues.deliveries()[delivery].death, Some(Reason::Rejected));
+    assert_eq!(world.queues.deliveries()[delivery].dead_letter_reason, Some(Reason::Rejected));
     let mut cx = Context::new(&mut world.pending_writes, &mut world.messages, &mut world.work);
     assert!(world.queues.drop_rejected(&mut cx, queue) && !world.queues.drop_rejected(&mut cx, queue));
     assert_eq!(world.queues.at(queue).backlog.bytes(), 0);

@@ -33,9 +33,11 @@ pub(crate) struct DurableIndex {
     bytes: u64,
     /// Messages with smaller offsets may have been delivered in an earlier run of the process.
     redelivered_below: u64,
-    /// Messages with smaller offsets may be delivered: the log records that they may have been.
+    /// The durable watermark. Only messages with smaller offsets may be delivered now, because the log already says
+    /// that they may have been.
     watermark: u64,
-    /// The watermark that was last requested: the value when all pending writes are durable.
+    /// The watermark that was last requested, durable or not. `watermark` reaches it when all pending writes are
+    /// durable.
     watermark_requested: u64,
     /// The highest watermark of earlier runs of the process.
     watermark_before: u64,
@@ -58,7 +60,7 @@ impl DurableIndex {
 
     /// Returns whether the queue is in the log.
     #[inline]
-    pub(crate) const fn is_on(&self) -> bool {
+    pub(crate) const fn is_logged(&self) -> bool {
         self.incarnation != 0
     }
 
@@ -101,7 +103,7 @@ impl DurableIndex {
     /// that is not in the log.
     #[inline]
     pub(crate) fn next_target(&mut self, bytes: u64) -> Option<Target> {
-        if !self.is_on() {
+        if !self.is_logged() {
             return None;
         }
         let target = Target { queue: self.incarnation, offset: self.next_offset };
@@ -118,6 +120,8 @@ impl DurableIndex {
     }
 
     /// Uses up `count` offsets without messages. Returns the first of them.
+    ///
+    /// Only the simulator uses it, to reach large offsets quickly.
     #[cfg(debug_assertions)]
     pub(crate) const fn pass_offsets(&mut self, count: u64) -> u64 {
         let start = self.next_offset;
@@ -169,8 +173,8 @@ impl DurableIndex {
         if offset + step / 2 < self.watermark_requested {
             return None;
         }
-        // The watermark is above all earlier ones. A reset of an earlier watermark in the log therefore has
-        // no effect on it.
+        // It is above every watermark of earlier runs: a reset counts only if the log contains no watermark above it,
+        // so a reset from an earlier clean stop no longer counts.
         self.watermark_requested = (offset + step).max(self.watermark_before + 1);
         Some(self.watermark_requested)
     }
@@ -191,11 +195,11 @@ impl DurableIndex {
 /// Maximum number of ranges with a requeue count in one queue. They take at most 5 KiB in the queue's
 /// definition.
 const RANGES_MAX: usize = 256;
-/// Bytes of an entry in the argument.
+/// Bytes of an entry in the argument `leveret-returns` (see [`RequeueCounts`]).
 const ENTRY_BYTES: usize = 8 + 2;
 /// Marks an entry as the last offset of a range. No log reaches such an offset.
 const RANGE_END: u64 = 1 << 63;
-/// Name and type of the argument.
+/// Name and type of the argument `leveret-returns`.
 const ARGUMENT: &[u8] = b"\x0fleveret-returnsx";
 const NAME: &str = "leveret-returns";
 

@@ -58,7 +58,7 @@ pub(crate) fn first_rank(pending_writes: &mut PendingWrites, record: &Queue, pri
     let max_priority = record.settings.max_priority;
     let priorities_from = match priorities_from {
         _ if max_priority == 0 => return Rank::Plain,
-        _ if !record.logged.is_on() => 0,
+        _ if !record.logged.is_logged() => 0,
         0 => pending_writes.next_versions(max_priority.into()),
         known => known,
     };
@@ -293,7 +293,7 @@ impl Records {
             let record = &mut self.slab[level.index()];
             record.state = QueueState::Deleting;
             self.dead_lettering -= u32::from(record.dead_letters_logged());
-            if record.logged.is_on() {
+            if record.logged.is_logged() {
                 pending_writes.append_queue_deleted(record.logged.incarnation());
             }
             retired.push(level);

@@ -234,7 +234,7 @@ impl Queue {
     /// Adds a new message of this size. The caller has checked the capacity.
     #[inline]
     pub(crate) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
-        let place = match appended.targets() > 0 && self.logged.is_on() {
+        let place = match appended.targets() > 0 && self.logged.is_logged() {
             true => Place::Logged(appended.message(), self.logged.last_offset()),
             false => Place::Plain(appended.message()),
         };
@@ -265,7 +265,7 @@ impl Queue {
     /// Returns whether the queue is durable and has a dead-letter exchange, so that its dead letters need
     /// space in the log.
     pub(crate) const fn dead_letters_logged(&self) -> bool {
-        self.settings.dead_letters && self.logged.is_on()
+        self.settings.dead_letters && self.logged.is_logged()
     }
 
     /// Returns whether the queue has a length limit, an expiry or a delay, so that it must be checked when a
@@ -493,7 +493,7 @@ impl Records {
         let record = &self.slab[queue.index()];
         // A durable queue does not expire while its deletion cannot be written.
         let may_expire = record.queue_consumers.is_empty()
-            && !(record.logged.is_on() && pending_writes.mode() == Mode::Unwritable);
+            && !(record.logged.is_logged() && pending_writes.mode() == Mode::Unwritable);
         if may_expire { record.times.unused_until_ms } else { u64::MAX }
     }
 
@@ -640,7 +640,11 @@ impl Records {
             // The queue may have been deleted since, and another queue may have its index.
             let Some(record) = self.slab.get_mut(queue.index()) else { continue };
             let is_due = record.requeues.take_due();
-            if is_due && pending_writes.mode() == Mode::On && !record.is_deleted() && record.logged.is_on() {
+            if is_due
+                && pending_writes.mode() == Mode::On
+                && !record.is_deleted()
+                && record.logged.is_logged()
+            {
                 let (key, value) = self.definition_of_queue(access, queue.index(), true);
                 self.requeue_counts_due.note_written(pending_writes.define(key, value));
             }
@@ -655,7 +659,7 @@ impl Records {
     pub(crate) fn pass_offsets(&mut self, pending_writes: &mut PendingWrites, count: u64) {
         for index in 0..self.slab.places() {
             let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.is_deleted()) else { continue };
-            if queue.logged.is_on() {
+            if queue.logged.is_logged() {
                 let start = queue.logged.pass_offsets(count);
                 let queue = queue.logged.incarnation();
                 pending_writes.settle_stored(leveret_core::pending_writes::Settled {

@@ -251,7 +251,7 @@ impl Republisher<'_> {
                 && cx.pending_writes.admit(bytes, logged).is_ok();
         if !has_log_capacity {
             // The copy may wait for capacity that the pending commit of the log frees.
-            cx.pending_writes.hurry();
+            cx.pending_writes.request_commit_now();
         }
         has_log_capacity
     }

@@ -29,7 +29,7 @@ use super::TracedName;
 use crate::Context;
 use crate::queue_flow::Claim;
 use crate::queue_flow::Scratch;
-use crate::topology::copies;
+use crate::topology::cc_and_bcc;
 
 /// Exchange that the copies are published to.
 const EXCHANGE: &str = "amq.rabbitmq.trace";
@@ -212,7 +212,7 @@ fn write_message(
     properties: Properties<'_>,
 ) -> Result<(), Full> {
     headers.text("exchange_name", exchange)?;
-    let further = copies(properties.headers().unwrap_or(Table::EMPTY));
+    let further = cc_and_bcc(properties.headers().unwrap_or(Table::EMPTY));
     headers.array("routing_keys", |keys| {
         keys.long_str(key)?;
         let mut further = further.into_iter().flat_map(Array::into_iter).filter_map(|value| value.as_bytes());

@@ -58,7 +58,9 @@ impl Republisher<'_> {
     /// messages with [`PARKINGS_MAX`] other causes wait to be parked.
     pub(crate) fn parking_index(&mut self, parking: Parking) -> Option<u8> {
         let known = self.republish.parkings.iter().position(|known| *known == parking);
-        let is_unused = |place: &usize| !self.queues.deliveries().has_death(Reason::Parked(*place as u8));
+        let is_unused = |place: &usize| {
+            !self.queues.deliveries().is_dead_letter_reason_in_use(Reason::Parked(*place as u8))
+        };
         let place = match known {
             Some(place) => place,
             None if self.republish.parkings.len() < PARKINGS_MAX => {

@@ -1,12 +1,12 @@
 //! Creates, finds, counts, stores and removes bindings.
 //!
-//! A binding is on several lists at once, counts in a quota, and may be in the log. The code that adds it
-//! there and the code that removes it are side by side here.
+//! A binding is on several lists at once, is counted in the quota, and may be in the log. The functions that
+//! add a binding to all of these, and remove it from all of them, are next to each other in this file.
 //!
 //! # Invariants
-//! - The places that a binding takes follow from its own fields and the type of its source, so the same
-//!   number is given back.
-//! - A binding is in the log while both its source and its destination are.
+//! - The number of bindings that a binding counts as depends only on its own fields and the type of its
+//!   source, which never change. So the same number is subtracted when the binding is removed.
+//! - While both its source and its destination are in the log, a binding is in the log too.
 
 use core::hash::{BuildHasher, Hash, Hasher};
 
@@ -18,7 +18,7 @@ use leveret_core::mem::{Links, List, Slab};
 use leveret_core::pending_writes::{Definition, DestinationName, Mode, PendingWrites};
 
 use super::select::{self, Rule};
-use super::{Binding, BindingSpec, Destination, Exchange, ExchangeKind, FoundBinding, Topology};
+use super::{Binding, BindingIdentity, BindingSpec, Destination, Exchange, ExchangeKind, Topology};
 use crate::queue_flow::Queues;
 use crate::quota::{Declared, FreeCapacity, Quota};
 use crate::reply_text::{out_of, version_for};
@@ -40,7 +40,7 @@ impl Topology {
         self.bindings.len()
     }
 
-    /// Returns the number of places of bindings ever used.
+    /// Returns the number of places that bindings have used since the start.
     pub(crate) const fn binding_places(&self) -> usize {
         self.bindings.places()
     }
@@ -57,15 +57,16 @@ impl Topology {
         spec: &BindingSpec<'_>,
         destination: Destination,
     ) -> Option<BindingId> {
-        self.find_same(&spec.between(self.find_exchange(vhost, spec.source)?, destination))
+        self.find_identical(&spec.between(self.find_exchange(vhost, spec.source)?, destination))
     }
 
-    fn find_same(&self, wanted: &FoundBinding<'_>) -> Option<BindingId> {
-        let is_it = |index: usize| self.bindings[index].found() == *wanted;
+    fn find_identical(&self, wanted: &BindingIdentity<'_>) -> Option<BindingId> {
+        let is_it = |index: usize| self.bindings[index].identity() == *wanted;
         self.binding_table.find(wanted, is_it).map(BindingId::from_index)
     }
 
-    /// Creates a binding, unless it exists, and writes it; the answer waits until it is durable.
+    /// Creates a binding, unless it exists, and appends it to the log. The reply waits until the binding is
+    /// durable.
     ///
     /// # Errors
     /// The arguments are not valid for a headers exchange, there is no capacity, or the storage cannot be
@@ -76,18 +77,18 @@ impl Topology {
         access: &Access,
         quota: &mut Quota,
         queues: &mut Queues,
-        new: &FoundBinding<'_>,
+        new: &BindingIdentity<'_>,
     ) -> Result<(), Fault> {
         if self.exchange(new.source).kind == ExchangeKind::Headers {
             select::check_match(Table::trusted(new.arguments))?;
         }
-        if let Some(binding) = self.find_same(new) {
-            if self.binding(binding).stored {
+        if let Some(binding) = self.find_identical(new) {
+            if self.binding(binding).is_stored {
                 cx.await_all_changes();
             }
             return Ok(());
         }
-        if self.is_stored(cx.pending_writes, queues, new) {
+        if self.survives_restart(cx.pending_writes, queues, new) {
             version_for(cx.pending_writes, true)?;
         }
         let binding = self.add_binding(cx, quota, queues, new)?;
@@ -95,7 +96,7 @@ impl Topology {
         Ok(())
     }
 
-    /// Counts a binding and puts it on every list, without writing it.
+    /// Counts a binding in the quota and adds it to all lists, without appending it to the log.
     ///
     /// # Errors
     /// There is no capacity, or the connection that declares it has used up its share.
@@ -104,14 +105,14 @@ impl Topology {
         cx: &Context<'_>,
         quota: &mut Quota,
         queues: &mut Queues,
-        new: &FoundBinding<'_>,
+        new: &BindingIdentity<'_>,
     ) -> Result<BindingId, Fault> {
         let Exchange { kind, root, is_deleted, .. } = self.exchanges[new.source.index()];
-        assert!(!is_deleted, "nothing is bound to an exchange that is gone");
+        assert!(!is_deleted, "nothing is bound to a deleted exchange");
         let key = new.routing_key.as_bytes();
         let (declared, bytes) = (new.declared(kind), new.bytes(kind));
-        // Each exchange needs a root node, so nodes are reserved for the maximum number of exchanges.
-        if self.trie.missing(root, kind, key) > self.trie.free_count() - self.exchanges.free_count() {
+        // Every exchange that can still be created needs a root node, so a binding must not use those nodes.
+        if self.trie.missing_nodes(root, kind, key) > self.trie.free_count() - self.exchanges.free_count() {
             return Err(out_of("bindings_max"));
         }
         quota.declare(
@@ -120,16 +121,16 @@ impl Topology {
             cx.declarer,
             FreeCapacity { queues: queues.records().free_count() },
         )?;
-        let node = self.trie.place(root, kind, key);
+        let node = self.trie.node_for(root, kind, key);
         let record = Binding {
             source: new.source,
             destination: new.destination,
             key: new.routing_key.into(),
             arguments: new.arguments.into(),
-            stored: self.is_stored(cx.pending_writes, queues, new),
+            is_stored: self.survives_restart(cx.pending_writes, queues, new),
             declarer: cx.declarer,
             node,
-            hook: None,
+            first_pair: None,
             source_links: Links::default(),
             destination_links: Links::default(),
             node_links: Links::default(),
@@ -144,16 +145,16 @@ impl Topology {
         if is_on_node(kind, arguments) {
             self.trie.insert_binding(&mut self.bindings, node, index);
         } else {
-            let (hook, count) = self.pairs.insert(new.source, index, arguments);
-            self.bindings[index].hook = hook;
-            self.exchanges[new.source.index()].pairs += count;
+            let (first_pair, count) = self.pair_index.insert(new.source, index, arguments);
+            self.bindings[index].first_pair = first_pair;
+            self.exchanges[new.source.index()].pair_count += count;
         }
         self.revise();
         Ok(BindingId::from_index(index))
     }
 
-    /// Removes a binding from every list, and writes that. Returns the auto-delete exchange that it was the
-    /// last binding of.
+    /// Removes a binding from all lists and from the log. If it was the last binding of an auto-delete
+    /// exchange, returns that exchange, which the caller deletes.
     pub(crate) fn remove_binding(
         &mut self,
         cx: &mut Context<'_>,
@@ -166,7 +167,7 @@ impl Topology {
             self.append_binding(cx, access, queues, binding, false);
         }
         let index = binding.index();
-        let Binding { source, destination, hook, mut node, .. } = self.bindings[index];
+        let Binding { source, destination, first_pair, mut node, .. } = self.bindings[index];
         let outgoing = &mut self.exchanges[source.index()].bindings;
         outgoing.remove(&mut self.bindings, index, |binding| &mut binding.source_links);
         let incoming = incoming(&mut self.exchanges, queues, destination);
@@ -175,11 +176,11 @@ impl Topology {
         if is_on_node(kind, Table::trusted(&self.bindings[index].arguments)) {
             self.trie.remove_binding(&mut self.bindings, node, index);
         }
-        self.exchanges[source.index()].pairs -= self.pairs.remove(hook);
-        let gone = self.bindings.remove(index);
-        self.binding_table.remove(gone.found(), index);
+        self.exchanges[source.index()].pair_count -= self.pair_index.remove(first_pair);
+        let removed = self.bindings.remove(index);
+        self.binding_table.remove(removed.identity(), index);
         self.revise();
-        quota.undeclare(gone.found().declared(kind), gone.found().bytes(kind), gone.declarer);
+        quota.undeclare(removed.identity().declared(kind), removed.identity().bytes(kind), removed.declarer);
         while let Some(parent) = self.trie.prune(node) {
             node = parent;
         }
@@ -187,8 +188,9 @@ impl Topology {
         (record.auto_delete && !record.is_deleted && record.bindings.is_empty()).then_some(source)
     }
 
-    /// Returns whether the source or destination of a binding was deleted, and objects of the same names are
-    /// bound in the same way now. In the log both bindings are one, which exists.
+    /// Returns whether an identical binding exists between objects that have the names of this binding's
+    /// source and destination. This happens when the source or destination was deleted and declared again.
+    /// The log identifies bindings by these names, so the deletion of the old binding must not be appended.
     fn is_bound_anew(&self, queues: &Queues, binding: BindingId) -> bool {
         let record = self.binding(binding);
         let source = self.exchange(record.source);
@@ -204,10 +206,10 @@ impl Topology {
             BindingSpec { source: &source.name, routing_key: &record.key, arguments: &record.arguments };
         let found = destination.and_then(|destination| self.find_binding(source.vhost, &spec, destination));
         // A binding whose source and destination both still exist finds itself.
-        found.is_some_and(|found| found != binding && record.stored && self.binding(found).stored)
+        found.is_some_and(|found| found != binding && record.is_stored && self.binding(found).is_stored)
     }
 
-    /// Appends to the log that a binding exists, or is deleted.
+    /// Appends the definition of a binding to the log, or its deletion unless the binding `exists`.
     fn append_binding(
         &self,
         cx: &mut Context<'_>,
@@ -217,7 +219,7 @@ impl Topology {
         exists: bool,
     ) {
         let binding = self.binding(binding);
-        if !binding.stored {
+        if !binding.is_stored {
             return;
         }
         let source = self.exchange(binding.source);
@@ -244,33 +246,40 @@ impl Topology {
         cx.await_batch(batch);
     }
 
-    /// Returns whether a binding between these two survives a restart.
-    fn is_stored(&self, pending_writes: &PendingWrites, queues: &Queues, new: &FoundBinding<'_>) -> bool {
+    /// Returns whether a new binding is written to the log: source and destination must be durable.
+    fn survives_restart(
+        &self,
+        pending_writes: &PendingWrites,
+        queues: &Queues,
+        new: &BindingIdentity<'_>,
+    ) -> bool {
         let is_kept = match new.destination {
-            Destination::Queue(queue) => queues.at(queue).logged.is_on(),
+            Destination::Queue(queue) => queues.at(queue).logged.is_logged(),
             Destination::Exchange(exchange) => self.exchange(exchange).durable,
         };
         pending_writes.mode() != Mode::Off && self.exchange(new.source).durable && is_kept
     }
 }
 
-impl FoundBinding<'_> {
-    /// Returns the places that a binding takes in the quota: one for each pair, if any single pair is enough.
+impl BindingIdentity<'_> {
+    /// Returns how many bindings the quota counts for this one. A binding with `x-match` `any` counts once
+    /// for each of its pairs, others count once.
     fn declared(&self, kind: ExchangeKind) -> Declared {
         Declared::Binding(match kind {
-            ExchangeKind::Headers => select::places(Table::trusted(self.arguments)),
+            ExchangeKind::Headers => select::counted_bindings(Table::trusted(self.arguments)),
             _ => 1,
         })
     }
 
-    /// Returns the bytes of a binding's names; the trie may store the words of its routing key again.
+    /// Returns the bytes that the quota counts for a binding's routing key and arguments. The key counts
+    /// twice if the trie stores its words too.
     const fn bytes(&self, kind: ExchangeKind) -> usize {
         let words = matches!(kind, ExchangeKind::Direct | ExchangeKind::Topic);
         self.routing_key.len() * (1 + words as usize) + self.arguments.len()
     }
 }
 
-/// Returns the list of the bindings of a destination.
+/// Returns the list of the bindings that have this destination.
 fn incoming<'a>(
     exchanges: &'a mut Slab<Exchange>,
     queues: &'a mut Queues,
@@ -282,60 +291,62 @@ fn incoming<'a>(
     }
 }
 
-/// Returns whether a binding is on the list of its node, and not found by its pairs.
+/// Returns whether a binding is on the list of a trie node; otherwise its pairs are in [`PairIndex`].
 fn is_on_node(kind: ExchangeKind, arguments: Table<'_>) -> bool {
-    kind != ExchangeKind::Headers || select::takes_everything(arguments)
+    kind != ExchangeKind::Headers || select::matches_everything(arguments)
 }
 
-/// One pair of a binding, in the bucket of its hash.
+/// A pair of name and value that a binding of a headers exchange requires, in the bucket of the pair's hash.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hook {
+pub(super) struct IndexedPair {
     pub(super) binding: u32,
-    /// Hash of the binding's exchange and of the pair.
+    /// Hash of the binding's source exchange and of the pair.
     pub(super) hash: u32,
     /// Where the pair begins in the binding's arguments.
     pub(super) at: u32,
-    /// The binding's `x-match` is `any`: this pair is enough.
+    /// The binding's `x-match` is `any`: a message with this pair matches.
     pub(super) any: bool,
-    /// The next hook of the same binding.
+    /// The next indexed pair of the same binding.
     pub(super) next: Option<u32>,
     links: Links,
 }
 
-/// Finds bindings of headers exchanges by their pairs: from a header to the bindings that require it.
+/// Finds the bindings of headers exchanges that require a given header.
+///
+/// A pair is the name and the value that a binding requires of a header.
 ///
 /// ```text
-/// exchange, name, value ─hash→ bucket ─ hook ─ hook ─ hook
-///                                        │ binding, where its pair begins in its arguments
-/// binding ─ hook ─ hook                  `any`: one for each pair; `all`: one, for one of its pairs
+/// exchange, name, value ─hash→ bucket ─ pair ─ pair ─ pair
+///                                        │ binding, position of the pair in the binding's arguments
+/// binding ─ pair ─ pair                  `any`: all pairs are indexed; `all`: one of them is
 /// ```
 ///
-/// Bindings that have nothing in common with a message are not examined. If all pairs of a binding are
-/// required, it has one hook, for the pair that the fewest others require.
+/// Bindings that have no indexed pair in common with a message are not examined. If a binding requires all of
+/// its pairs, only one of them is indexed: the one whose bucket has the fewest pairs.
 ///
 /// # Invariants
-/// - A binding has hooks from its creation to its end.
-/// - There is capacity for the hooks of all bindings, because each counts as one of `bindings_max`.
+/// - The indexed pairs of a binding do not change while it exists.
+/// - There is always capacity for a pair, because each indexed pair is counted as one of `bindings_max`.
 #[derive(Debug)]
-pub(super) struct Pairs {
-    hooks: Slab<Hook>,
+pub(super) struct PairIndex {
+    pairs: Slab<IndexedPair>,
     buckets: Box<[List]>,
     hasher: FixedState,
 }
 
-impl Pairs {
-    /// Bytes of memory that one hook takes.
-    pub(super) const BYTES_EACH: usize = Slab::<Hook>::record_bytes() + size_of::<List>();
+impl PairIndex {
+    /// Bytes of memory that one indexed pair takes, with its bucket.
+    pub(super) const BYTES_PER_PAIR: usize = Slab::<IndexedPair>::record_bytes() + size_of::<List>();
 
     pub(super) fn with_capacity(bindings_max: usize, seed: u64) -> Self {
         Self {
-            hooks: Slab::with_capacity(bindings_max),
+            pairs: Slab::with_capacity(bindings_max),
             buckets: List::table(bindings_max.max(1)),
             hasher: FixedState::with_seed(seed),
         }
     }
 
-    /// Creates a binding's hooks. Returns the first, and their number.
+    /// Indexes the pairs of a binding. Returns the first indexed pair, and their number.
     pub(super) fn insert(
         &mut self,
         exchange: ExchangeId,
@@ -348,73 +359,74 @@ impl Pairs {
                 (at as u32, self.hash(exchange, name, wanted))
             };
             let pairs = rule.pairs(arguments).map(hashed);
-            let lonely = pairs.min_by_key(|&(_, hash)| self.buckets[self.bucket(hash)].len());
-            let first = lonely.map(|pair| self.insert_hook(binding, pair, false, None));
+            let rarest = pairs.min_by_key(|&(_, hash)| self.buckets[self.bucket(hash)].len());
+            let first = rarest.map(|pair| self.insert_pair(binding, pair, false, None));
             return (first, u32::from(first.is_some()));
         }
         let (mut first, mut count) = (None, 0);
         for (at, name, wanted) in rule.pairs(arguments) {
             let pair = (at as u32, self.hash(exchange, name, wanted));
-            first = Some(self.insert_hook(binding, pair, true, first));
+            first = Some(self.insert_pair(binding, pair, true, first));
             count += 1;
         }
         (first, count)
     }
 
-    fn insert_hook(&mut self, binding: usize, (at, hash): (u32, u32), any: bool, next: Option<u32>) -> u32 {
+    fn insert_pair(&mut self, binding: usize, (at, hash): (u32, u32), any: bool, next: Option<u32>) -> u32 {
         let bucket = self.bucket(hash);
-        let hook = Hook { binding: binding as u32, hash, at, any, next, links: Links::default() };
-        let index = self.hooks.insert(hook).expect("each was counted as a binding");
-        self.buckets[bucket].push_back(&mut self.hooks, index, |hook| &mut hook.links);
+        let pair = IndexedPair { binding: binding as u32, hash, at, any, next, links: Links::default() };
+        let index = self.pairs.insert(pair).expect("each was counted as a binding");
+        self.buckets[bucket].push_back(&mut self.pairs, index, |pair| &mut pair.links);
         index as u32
     }
 
-    /// Removes all hooks of a binding. Returns their number.
+    /// Removes all indexed pairs of a binding, beginning with `first`. Returns their number.
     pub(super) fn remove(&mut self, first: Option<u32>) -> u32 {
         let (mut next, mut count) = (first, 0);
         while let Some(index) = next {
             let index = index as usize;
-            let bucket = self.bucket(self.hooks[index].hash);
-            self.buckets[bucket].remove(&mut self.hooks, index, |hook| &mut hook.links);
-            next = self.hooks.remove(index).next;
+            let bucket = self.bucket(self.pairs[index].hash);
+            self.buckets[bucket].remove(&mut self.pairs, index, |pair| &mut pair.links);
+            next = self.pairs.remove(index).next;
             count += 1;
         }
         count
     }
 
-    /// Returns the hash that a pair is found by. A void value represents the mere presence of the name.
+    /// Returns the hash of a pair in an exchange. A void value means that only the header's presence is
+    /// required.
     pub(super) fn hash(&self, exchange: ExchangeId, name: &[u8], wanted: Value<'_>) -> u32 {
         let mut state = self.hasher.build_hasher();
         (exchange, name).hash(&mut state);
-        select::feed(wanted, &mut state);
+        select::hash_value(wanted, &mut state);
         state.finish() as u32
     }
 
-    /// Returns the first hook in the bucket of this hash.
+    /// Returns the first pair in the bucket of this hash. The bucket may contain pairs with other hashes.
     pub(super) fn first(&self, hash: u32) -> Option<usize> {
         self.buckets[self.bucket(hash)].front()
     }
 
-    /// Returns the hook behind another one in its bucket.
+    /// Returns the pair after this one in its bucket.
     pub(super) fn after(&self, index: usize) -> Option<usize> {
-        List::after(&self.hooks, index, |hook| &hook.links)
+        List::after(&self.pairs, index, |pair| &pair.links)
     }
 
-    pub(super) fn hook(&self, index: usize) -> Hook {
-        self.hooks[index]
+    pub(super) fn pair_at(&self, index: usize) -> IndexedPair {
+        self.pairs[index]
     }
 
     fn bucket(&self, hash: u32) -> usize {
         ((u64::from(hash) * self.buckets.len() as u64) >> 32) as usize
     }
 
-    /// Returns roughly the unused bytes of hooks for which the system holds memory.
+    /// Returns approximately how many bytes of system memory the pool of pairs has but does not use.
     pub(super) const fn idle_bytes(&self) -> usize {
-        self.hooks.idle_bytes()
+        self.pairs.idle_bytes()
     }
 
     /// Returns unused memory to the system.
     pub(super) fn trim(&mut self) {
-        self.hooks.trim();
+        self.pairs.trim();
     }
 }

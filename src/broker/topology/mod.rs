@@ -1,23 +1,24 @@
 //! Exchanges and bindings, and the routing of messages to queues.
 //!
-//! Publishers name an exchange and a routing key, never a queue. Clients declare what connects them at run
-//! time. It may be large and irregular, and is evaluated for every message.
+//! Publishers name an exchange and a routing key, never a queue. The exchanges and bindings between
+//! publishers and queues are declared by clients at run time. They may be many and in any arrangement, and
+//! every message is routed through them.
 //!
 //! | file | content |
 //! |---|---|
 //! | `mod` | all records; creating, finding, comparing, counting and deleting exchanges; the route cache of a channel |
-//! | `bindings` | the same for bindings |
-//! | `select` | from an exchange, routing keys and headers to queues: the trie of keys and patterns, the matching rule of headers exchanges |
+//! | `bindings` | creating, finding, counting, storing and removing bindings |
+//! | `select` | selects the queues for a message: the trie of routing keys and patterns, and the matching of headers |
 //!
 //! The caller decides which user may declare, which policies apply and what is deleted with an exchange.
 //!
 //! # Invariants
 //! - Everything that can change a route raises the revision.
-//! - A retired exchange cannot be found or routed to. Its record is freed with its last binding.
-//! - A binding counts in the quota as long as it exists.
+//! - A deleted exchange is retired at once: its name is free, and it cannot be found or routed to. Its record
+//!   is freed with its last binding.
+//! - A binding is counted in the quota as long as it exists.
 //! - Only an exchange with a version is in the log.
-//! - A repeated declaration is compared with the first one, whatever policies are applied.
-//! - The name of a deleted exchange is freed first, and the record when nothing is bound any more.
+//! - A repeated declaration is compared with the first declaration. Policies are not part of the comparison.
 
 mod bindings;
 mod select;
@@ -27,7 +28,7 @@ mod tests;
 use core::fmt;
 use std::sync::Arc;
 
-use bindings::Pairs;
+use bindings::PairIndex;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{ExchangeId, QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
@@ -43,35 +44,34 @@ use crate::reply_text::ExchangeText;
 use crate::state::IndexTable;
 use crate::{Access, Context};
 
-pub(super) use select::copies;
+pub(super) use select::cc_and_bcc;
 
-/// Nodes of the tries per binding: a topic pattern of that many words on average.
+/// Trie nodes reserved per binding. This suffices for topic patterns of two words on average.
 const NODES_PER_BINDING: usize = 2;
-/// Units of work that routing one message may take per possible binding: a key of eight words reaches every
-/// node of a topic exchange, whatever is bound.
+/// Units of work that routing one message may take, per binding of `bindings_max`. A routing key of eight
+/// words may visit every trie node once per word, and there are [`NODES_PER_BINDING`] nodes per binding.
 const UNITS_PER_BINDING: u32 = 16;
-/// Minimum of the units of work that routing one message may take, however few bindings are possible: enough
-/// for thousands of routing keys.
+/// Units of work that routing one message may take at least, even if `bindings_max` is small. They suffice
+/// for thousands of routing keys in CC and BCC.
 const UNITS_MIN: u32 = 1 << 16;
 
 /// Exchanges, bindings, and the routing from exchanges along bindings to queues.
 ///
-/// The cost of a message must not depend on what was declared before it, so the tables are sized once. There
-/// are as many trie nodes as the maximum number of exchanges and bindings needs on average, and the quota
-/// counts them.
+/// No table grows while a message is routed, so all tables get their final size at start. There are one trie
+/// node per exchange and [`NODES_PER_BINDING`] per binding, of the configured maximum numbers.
 #[derive(Debug)]
 pub(crate) struct Topology {
     exchanges: Slab<Exchange>,
     exchange_table: IndexTable,
     bindings: Slab<Binding>,
     binding_table: IndexTable,
-    pairs: Pairs,
+    pair_index: PairIndex,
     trie: Trie,
-    header_names: select::Names,
+    header_positions: select::HeaderPositions,
     /// Exchanges still to be visited for the message that is being routed.
     to_visit: Vec<ExchangeId>,
-    /// Number of messages routed, which numbers the routes.
-    routes: u64,
+    /// Number of messages routed since the start. It identifies the route of the current message.
+    route_count: u64,
     /// Rises whenever a route or a permission may have changed.
     revision: u64,
     /// Units of work that routing one message may take.
@@ -79,22 +79,22 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// Bytes of memory that an exchange takes, with its root node.
+    /// Bytes of memory that an exchange takes, with the root node of its trie.
     pub(crate) const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
         + IndexTable::ENTRY_BYTES
         + size_of::<ExchangeId>()
         + Trie::NODE_BYTES;
-    /// Bytes of memory that a binding takes, with its nodes, or its pairs.
+    /// Bytes of memory that a binding takes, with its trie nodes and one indexed pair.
     pub(crate) const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
-        + Pairs::BYTES_EACH
+        + PairIndex::BYTES_PER_PAIR
         + IndexTable::ENTRY_BYTES
         + NODES_PER_BINDING * Trie::NODE_BYTES;
     /// Nodes of the tries per binding; the allocator adds an overhead to each.
     pub(crate) const NODES_PER_BINDING: usize = NODES_PER_BINDING;
 
-    /// Returns the bytes of memory that searching the headers of a message takes.
-    pub(crate) const fn header_names_bytes(frame_max: usize) -> usize {
-        select::Names::bytes(frame_max)
+    /// Returns the bytes of memory that [`select::HeaderPositions`] takes for frames of `frame_max` bytes.
+    pub(crate) const fn header_positions_bytes(frame_max: usize) -> usize {
+        select::HeaderPositions::bytes(frame_max)
     }
 
     pub(crate) fn with_capacity(exchanges: usize, bindings: usize, frame_max: usize, seed: u64) -> Self {
@@ -104,58 +104,58 @@ impl Topology {
             exchange_table: IndexTable::with_capacity(exchanges, seed),
             bindings: Slab::with_capacity(bindings),
             binding_table: IndexTable::with_capacity(bindings, seed),
-            pairs: Pairs::with_capacity(bindings, seed),
+            pair_index: PairIndex::with_capacity(bindings, seed),
             trie: Trie::with_capacity(nodes, seed),
-            header_names: select::Names::for_frames(frame_max, seed),
+            header_positions: select::HeaderPositions::for_frames(frame_max, seed),
             to_visit: Vec::with_capacity(exchanges),
-            routes: 0,
+            route_count: 0,
             revision: 1,
             units_max: (bindings as u32).saturating_mul(UNITS_PER_BINDING).max(UNITS_MIN),
         }
     }
 
-    /// Limits the routing work from here on to that of this many messages.
+    /// Limits the work that may be charged from now on to `units_max` for each of `messages` messages.
     pub(crate) const fn limit_routing(&self, work: &mut Work, messages: u32) {
         work.limit(self.units_max.saturating_mul(messages));
     }
 
-    /// Returns the number that rises whenever a route may have changed: a cached route is valid while it
-    /// stays.
+    /// Returns the revision of the routes. A cached route is valid while the revision is unchanged.
     #[inline]
     pub(crate) const fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Notes that routes and permissions may have changed.
+    /// Raises the revision, because routes or permissions may have changed.
     pub(crate) const fn revise(&mut self) {
         self.revision += 1;
     }
 
-    /// Returns roughly the unused bytes of the topology for which the system holds memory.
+    /// Returns approximately how many bytes of system memory the topology has but does not use.
     pub(crate) const fn idle_bytes(&self) -> usize {
-        self.bindings.idle_bytes() + self.pairs.idle_bytes() + self.trie.idle_bytes()
+        self.bindings.idle_bytes() + self.pair_index.idle_bytes() + self.trie.idle_bytes()
     }
 
     /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.bindings.trim();
-        self.pairs.trim();
+        self.pair_index.trim();
         self.trie.trim();
     }
 }
 
-/// Returns the exchange of this name, while other fields of the topology are borrowed.
+/// Returns the exchange of this name. A free function, for callers that have borrowed other fields of the
+/// topology.
 fn find_exchange(
     exchanges: &Slab<Exchange>,
     table: &IndexTable,
     vhost: VhostId,
     name: &str,
 ) -> Option<ExchangeId> {
-    let is_it = |index: usize| exchanges[index].vhost == vhost && &*exchanges[index].name == name;
-    table.find((vhost, name), is_it).map(ExchangeId::from_index)
+    let has_name = |index: usize| exchanges[index].vhost == vhost && &*exchanges[index].name == name;
+    table.find((vhost, name), has_name).map(ExchangeId::from_index)
 }
 
-/// The type of delayed exchanges, which keep a message for its delay before they route it.
+/// The type of delayed exchanges. They keep each message for the delay in its header, and then route it.
 pub(crate) const DELAYED: &str = "x-delayed-message";
 
 /// How an exchange routes.
@@ -165,7 +165,7 @@ pub(crate) enum ExchangeKind {
     Default,
     /// The routing key equals the binding key.
     Direct,
-    /// Every message goes to every binding.
+    /// Every message goes along every binding.
     Fanout,
     /// Words of the routing key are matched against patterns with `*` and `#`.
     Topic,
@@ -184,7 +184,7 @@ impl ExchangeKind {
         }
     }
 
-    /// Returns the kind for a type's name as clients give it.
+    /// Returns the kind with this AMQP type name; `None` if there is none.
     fn from_name(name: &str) -> Option<Self> {
         [Self::Direct, Self::Fanout, Self::Topic, Self::Headers].into_iter().find(|kind| kind.name() == name)
     }
@@ -196,19 +196,20 @@ pub(crate) struct Exchange {
     pub(crate) vhost: VhostId,
     pub(crate) name: Box<str>,
     pub(crate) kind: ExchangeKind,
-    /// Version of the exchange, never reused; 0 when it is not in the log.
+    /// Number of this declaration of the exchange in the log, never reused; 0 when the exchange is not in the
+    /// log.
     pub(crate) version: u64,
-    /// The batch with which the definition of the exchange is durable.
-    pub(crate) defined: Batch,
+    /// The batch that makes the definition of the exchange durable.
+    pub(crate) definition_batch: Batch,
     pub(crate) durable: bool,
     pub(crate) auto_delete: bool,
     pub(crate) internal: bool,
     pub(crate) arguments: Box<[u8]>,
-    /// The connection whose share the exchange counts in.
+    /// The connection in whose share the exchange is counted; `None` for a predeclared one.
     declarer: Option<Declarer>,
-    /// The hidden queue of a delayed exchange, where messages wait for their delay.
+    /// The hidden queue of a delayed exchange, in which messages wait until their delay has passed.
     pub(crate) delayed_queue: Option<QueueId>,
-    /// The alternate exchange, for messages that match no binding.
+    /// The name of the alternate exchange, which gets the messages that match no binding.
     alternate: Option<Arc<str>>,
     /// The policies that apply to the exchange.
     pub(crate) applied: Applied,
@@ -218,15 +219,16 @@ pub(crate) struct Exchange {
     bindings: List,
     /// Bindings whose destination is the exchange.
     incoming: List,
-    /// Number of pairs that bindings from the exchange are found by.
-    pairs: u32,
-    /// Number of the route that reached the exchange last.
-    routed_at: u64,
+    /// Number of indexed pairs of all bindings whose source is the exchange.
+    pair_count: u32,
+    /// The route (`Topology::route_count`) that last reached the exchange.
+    last_route: u64,
     /// Number of the exchange, unique in this process.
     pub(crate) serial: u64,
-    /// Messages published to the exchange, and queues that those were routed to, modulo 2³².
+    /// The number of messages published to the exchange, and the number of queues that these messages were
+    /// routed to; both modulo 2³².
     pub(crate) published: [u32; 2],
-    /// The exchange is deleted: its record is freed with its last binding.
+    /// The exchange is retired: its record is freed with its last binding.
     pub(crate) is_deleted: bool,
 }
 
@@ -246,30 +248,32 @@ pub(crate) enum Destination {
 
 /// A binding.
 ///
-/// It is on its source's list, on its destination's list and, unless it is found by its pairs, on its node's
-/// list. Bindings of a headers exchange that take everything are on the list of its root.
+/// A binding is on the list of its source and on the list of its destination. To be found for a message, it
+/// is also on the list of a trie node, or its pairs are in [`PairIndex`]. The index has the bindings of
+/// headers exchanges, except those that match every message: these are on the list of the exchange's root
+/// node.
 #[derive(Debug)]
 pub(crate) struct Binding {
     pub(crate) source: ExchangeId,
     pub(crate) destination: Destination,
     pub(crate) key: Box<str>,
     pub(crate) arguments: Box<[u8]>,
-    /// Whether the log has the binding.
-    pub(crate) stored: bool,
-    /// The connection whose share the binding counts in.
+    /// The log has the binding.
+    pub(crate) is_stored: bool,
+    /// The connection in whose share the binding is counted, if any.
     declarer: Option<Declarer>,
     /// The trie node for the routing key.
     node: usize,
-    /// The first of the pairs that the binding is found by, if any.
-    hook: Option<u32>,
+    /// The first of the binding's indexed pairs; `None` if the binding is on the list of a trie node.
+    first_pair: Option<u32>,
     source_links: Links,
     destination_links: Links,
     node_links: Links,
 }
 
 impl Binding {
-    fn found(&self) -> FoundBinding<'_> {
-        FoundBinding {
+    fn identity(&self) -> BindingIdentity<'_> {
+        BindingIdentity {
             source: self.source,
             destination: self.destination,
             routing_key: &self.key,
@@ -278,7 +282,7 @@ impl Binding {
     }
 }
 
-/// The fields of a binding as a client names them.
+/// The fields of a binding in a client's request, except the destination.
 pub(crate) struct BindingSpec<'a> {
     pub(crate) source: &'a str,
     pub(crate) routing_key: &'a str,
@@ -286,15 +290,15 @@ pub(crate) struct BindingSpec<'a> {
 }
 
 impl<'a> BindingSpec<'a> {
-    /// Returns the binding with these fields, when source and destination are found.
-    pub(crate) const fn between(&self, source: ExchangeId, destination: Destination) -> FoundBinding<'a> {
-        FoundBinding { source, destination, routing_key: self.routing_key, arguments: self.arguments }
+    /// Returns the identity of the binding with these fields between the given source and destination.
+    pub(crate) const fn between(&self, source: ExchangeId, destination: Destination) -> BindingIdentity<'a> {
+        BindingIdentity { source, destination, routing_key: self.routing_key, arguments: self.arguments }
     }
 }
 
-/// What identifies a binding, with its source and destination found.
+/// What identifies a binding. No two bindings have the same identity.
 #[derive(PartialEq, Eq, Hash)]
-pub(crate) struct FoundBinding<'a> {
+pub(crate) struct BindingIdentity<'a> {
     source: ExchangeId,
     destination: Destination,
     routing_key: &'a str,
@@ -306,14 +310,15 @@ const CACHED_TARGETS_MAX: usize = 4;
 
 /// The last route of a channel: most publishers publish repeatedly to the same place.
 ///
-/// What is cached is valid for one revision of the routing, and anything that may change a route makes a new
-/// one. Long names and large fan-outs are not cached, so a channel's record stays small.
+/// A cached route is valid for one revision of the topology, because every change of a route raises the
+/// revision. Long names and routes to many queues are not cached, so a channel's record stays small.
 #[derive(Debug, Default)]
 pub(crate) struct RouteCache {
-    /// The revision that the cached route is valid for; 0 for none.
+    /// The revision for which the cached route is valid; 0 if no route is cached.
     revision: u64,
     exchange_len: u8,
-    /// The exchange, if every key may be published to it.
+    /// The exchange, if the user may publish to it with every routing key. Otherwise each key must be
+    /// checked.
     exchange: Option<ExchangeId>,
     /// The names of exchange and routing key, concatenated.
     names: heapless::Vec<u8, CACHED_NAMES_BYTES_MAX>,
@@ -321,28 +326,29 @@ pub(crate) struct RouteCache {
 }
 
 impl RouteCache {
-    /// Sets the targets of a message to the cached ones, if it has the same exchange and routing key and
-    /// nothing has changed. Returns whether it did.
+    /// Sets `targets` to the cached queues if the message has the cached exchange and routing key, and the
+    /// revision is unchanged. Returns whether the targets were set.
     #[inline]
-    pub(crate) fn leads(
+    pub(crate) fn set_targets_if_cached(
         &self,
         revision: u64,
         messages: &Messages,
         message: MessageId,
         targets: &mut Vec<QueueId>,
     ) -> bool {
-        let is_it = self.revision == revision
+        let is_cached = self.revision == revision
             && usize::from(self.exchange_len) == messages.exchange_len(message)
             && self.names == messages.names(message);
-        if is_it {
+        if is_cached {
             targets.clear();
             targets.extend_from_slice(&self.targets);
         }
-        is_it
+        is_cached
     }
 
-    /// Returns the exchange of a message, if the last one had the same, whatever its key, and nothing has
-    /// changed. For a publisher to many queues in turn, only the key is checked for each message.
+    /// Returns the exchange of a message if it is the cached one and the revision is unchanged. The routing
+    /// key may differ. This saves a publisher that alternates between routing keys the search for the
+    /// exchange.
     pub(crate) fn exchange(
         &self,
         revision: u64,
@@ -350,14 +356,14 @@ impl RouteCache {
         message: MessageId,
     ) -> Option<ExchangeId> {
         let (exchange_len, names) = (messages.exchange_len(message), messages.names(message));
-        let is_it = self.revision == revision
+        let is_cached = self.revision == revision
             && usize::from(self.exchange_len) == exchange_len
             && self.names.get(..exchange_len) == names.get(..exchange_len);
-        self.exchange.filter(|_| is_it)
+        self.exchange.filter(|_| is_cached)
     }
 
-    /// Caches the route of a message, if it is short enough; `exchange` too, if every key may be published to
-    /// it.
+    /// Caches the route of a message if it fits into the cache. `exchange` is `Some` if the user may publish
+    /// to the exchange with every routing key.
     pub(crate) fn set(
         &mut self,
         revision: u64,
@@ -382,10 +388,11 @@ impl RouteCache {
 pub(crate) struct NewExchange<'a> {
     pub(crate) vhost: VhostId,
     pub(crate) declaration: ExchangeDeclaration<'a>,
-    /// Version of the exchange, never reused; 0 when it is not in the log.
+    /// Number of this declaration of the exchange in the log, never reused; 0 when the exchange is not in the
+    /// log.
     pub(crate) version: u64,
     pub(crate) declarer: Option<Declarer>,
-    /// The hidden queue of a delayed exchange, where messages wait for their delay.
+    /// The hidden queue of a delayed exchange, in which messages wait until their delay has passed.
     pub(crate) delayed_queue: Option<QueueId>,
 }
 
@@ -413,14 +420,14 @@ impl Topology {
         &self.exchanges[exchange.index()]
     }
 
-    /// Counts a message that was published to an exchange and routed to this many queues.
+    /// Counts a message that was published to an exchange and routed to `queues` queues.
     #[inline]
     pub(crate) fn count_published(&mut self, exchange: ExchangeId, queues: u32) {
         let [published, routed] = &mut self.exchanges[exchange.index()].published;
         (*published, *routed) = (published.wrapping_add(1), routed.wrapping_add(queues));
     }
 
-    /// Returns the number of places of exchanges ever used.
+    /// Returns the number of places that exchanges have used since the start.
     pub(crate) const fn exchange_places(&self) -> usize {
         self.exchanges.places()
     }
@@ -430,8 +437,8 @@ impl Topology {
         self.exchanges.get(place).filter(|record| !record.is_deleted)
     }
 
-    /// Compares an existing exchange with another declaration of it; the answer waits until its definition is
-    /// durable.
+    /// Compares an existing exchange with another declaration of it. If they are equivalent, the reply waits
+    /// until the exchange's definition is durable.
     ///
     /// # Errors
     /// The exchange was declared with other properties.
@@ -461,12 +468,12 @@ impl Topology {
         if !arguments::equivalent(received, current) {
             return Err(arguments::inequivalent("alternate-exchange", &words, received, current));
         }
-        cx.await_defined(record.defined);
+        cx.await_defined(record.definition_batch);
         Ok(())
     }
 
-    /// Adds an exchange under its name. The caller has checked its declaration and the capacity, and has
-    /// counted it unless it is predeclared.
+    /// Adds an exchange. The caller has checked the declaration and the capacity. Unless the exchange is
+    /// predeclared, the caller has counted it in the quota.
     pub(crate) fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
         let declaration = &new.declaration;
         assert!(
@@ -484,7 +491,7 @@ impl Topology {
             name: declaration.exchange.into(),
             kind,
             version: new.version,
-            defined: Batch::NONE,
+            definition_batch: Batch::NONE,
             durable: declaration.durable,
             auto_delete: declaration.auto_delete,
             internal: declaration.internal,
@@ -496,8 +503,8 @@ impl Topology {
             root: self.trie.add_root(),
             bindings: List::default(),
             incoming: List::default(),
-            pairs: 0,
-            routed_at: 0,
+            pair_count: 0,
+            last_route: 0,
             // The revision rises with every exchange.
             serial: self.revision() + 1,
             published: [0; 2],
@@ -509,8 +516,8 @@ impl Topology {
         ExchangeId::from_index(index)
     }
 
-    /// Sets which policies apply to an exchange, and their alternate exchange, unless the exchange was
-    /// declared with one.
+    /// Sets the policies that apply to an exchange. Their alternate exchange takes effect only if the
+    /// exchange was declared without one.
     pub(crate) fn apply_policies(
         &mut self,
         exchange: ExchangeId,
@@ -526,7 +533,7 @@ impl Topology {
         }
     }
 
-    /// Appends to the log that an exchange exists, or is deleted.
+    /// Appends the definition of an exchange to the log, or its deletion unless the exchange `exists`.
     pub(crate) fn append_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -547,12 +554,13 @@ impl Topology {
             internal: record.internal,
             arguments: &record.arguments,
         };
-        record.defined = cx.pending_writes.define(definition.key(), exists.then(|| definition.value()));
-        cx.await_batch(record.defined);
+        record.definition_batch =
+            cx.pending_writes.define(definition.key(), exists.then(|| definition.value()));
+        cx.await_batch(record.definition_batch);
     }
 
-    /// Frees the name of a deleted exchange, in the log too; the record stays until its bindings are
-    /// removed.
+    /// Frees the name of a deleted exchange, and appends the deletion to the log. The record stays until the
+    /// bindings of the exchange are removed.
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, access: &Access, exchange: ExchangeId) {
         self.append_exchange(cx, access, exchange, false);
         let record = &mut self.exchanges[exchange.index()];
@@ -581,8 +589,8 @@ impl Topology {
     }
 }
 
-/// Exchange types that plug-ins or later versions of RabbitMQ add. The fault names the missing plug-in;
-/// RabbitMQ without it says only that the type is unknown.
+/// Exchange types that RabbitMQ has only with a plug-in or in a later version: the type, and the plug-in or
+/// version. The error text contains the latter, unlike RabbitMQ's.
 const PLUG_INS: [(&str, &str); 8] = [
     ("x-consistent-hash", "rabbitmq_consistent_hash_exchange"),
     ("x-event", "rabbitmq_event_exchange"),
@@ -596,8 +604,8 @@ const PLUG_INS: [(&str, &str); 8] = [
 
 /// The fields of `exchange.declare`.
 ///
-/// The checks are separate, in RabbitMQ's order: a client that declares an existing exchange first learns
-/// what is wrong with the type, and of the rest only what differs.
+/// The checks are separate methods, called in RabbitMQ's order. For an exchange that exists, the type is
+/// checked, and the other fields are only compared with the existing exchange.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExchangeDeclaration<'a> {
     pub(crate) exchange: &'a str,
@@ -614,14 +622,14 @@ impl<'a> ExchangeDeclaration<'a> {
         self.kind == DELAYED
     }
 
-    /// Returns the bytes that the names of the exchange count for.
+    /// Returns the bytes of the exchange's name and arguments, which are counted in the quota.
     pub(crate) const fn bytes(&self) -> usize {
         self.exchange.len() + self.arguments.len()
     }
 
-    /// Checks, whether the exchange exists or not, that its type is known and that it is not the default
-    /// exchange. `x-delayed-type` is checked only for a new exchange.
-    pub(crate) fn check_askable(&self) -> Result<(), Fault> {
+    /// Makes the checks that apply to new and existing exchanges: the type is known, and the name is not that
+    /// of the default exchange. `x-delayed-type` is checked only for a new exchange, by [`Self::new_kind`].
+    pub(crate) fn check_type_and_name(&self) -> Result<(), Fault> {
         if !self.is_delayed() {
             kind_named(self.kind)?;
         }
@@ -638,7 +646,8 @@ impl<'a> ExchangeDeclaration<'a> {
         }
         let declaration =
             Table::trusted(self.arguments).get("x-delayed-type").and_then(|value| value.as_str());
-        // A message delayed by a delayed type would never be routed.
+        // `x-delayed-type` says how messages are routed after their delay, so it must not be a delayed type
+        // again.
         let declaration = declaration.filter(|kind| *kind != DELAYED).ok_or_else(|| {
             Fault::new(
                 ReplyCode::PreconditionFailed,
@@ -655,10 +664,10 @@ impl<'a> ExchangeDeclaration<'a> {
         refuse_if(name.starts_with("amq."), words)
     }
 
-    /// Returns the alternate exchange that the arguments name.
+    /// Returns the name of the alternate exchange in the arguments; `None` without this argument.
     ///
     /// # Errors
-    /// The argument exists, but names no exchange.
+    /// The argument is not a string.
     pub(crate) fn alternate(&self, access: &Access, vhost: VhostId) -> Result<Option<&'a str>, Fault> {
         match Table::trusted(self.arguments).get("alternate-exchange") {
             None => Ok(None),
@@ -675,7 +684,7 @@ impl<'a> ExchangeDeclaration<'a> {
     }
 }
 
-/// Returns the kind for a type's name.
+/// Returns the kind with this AMQP type name, or the fault for an unknown type.
 fn kind_named(kind: &str) -> Result<ExchangeKind, Fault> {
     ExchangeKind::from_name(kind).ok_or_else(|| {
         let invalid = |words: fmt::Arguments<'_>| Fault::connection(ReplyCode::CommandInvalid, words);
@@ -699,7 +708,7 @@ pub(crate) fn refuse_default(name: &str) -> Result<(), Fault> {
     refuse_if(name.is_empty(), format_args!("operation not permitted on the default exchange"))
 }
 
-/// Checks whether an exchange of this name may be deleted: the predeclared ones stay.
+/// Checks whether an exchange of this name may be deleted. Predeclared exchanges cannot be deleted.
 pub(crate) fn check_deletable_name(access: &Access, vhost: VhostId, name: &str) -> Result<(), Fault> {
     refuse_default(name)?;
     let words = exchange_text(access, vhost, name);
@@ -711,6 +720,6 @@ fn is_system_name(name: &str) -> bool {
     name.is_empty() || name.starts_with("amq.")
 }
 
-fn refuse_if(is_so: bool, words: fmt::Arguments<'_>) -> Result<(), Fault> {
-    if is_so { Err(Fault::new(ReplyCode::AccessRefused, words)) } else { Ok(()) }
+fn refuse_if(condition: bool, words: fmt::Arguments<'_>) -> Result<(), Fault> {
+    if condition { Err(Fault::new(ReplyCode::AccessRefused, words)) } else { Ok(()) }
 }

@@ -1,14 +1,14 @@
 //! Selects the queues for a message from an exchange and the message's keys and headers.
 //!
-//! A message has as many keys as fit into a frame, and may reach an exchange in several ways. Whatever is
-//! bound, the target queues must be found in bounded time and each of them once.
+//! A message may have as many routing keys (in CC and BCC) as fit into a frame, and may reach an exchange
+//! over several bindings. Whatever is bound, the selection takes bounded time, and returns each queue once.
 //!
 //! # Invariants
 //! - A queue is chosen at most once per message and an exchange visited at most once, so cycles of
 //!   exchange-to-exchange bindings end.
 //! - The selection needs only memory that was reserved at start.
-//! - The work is charged. Routing whose work grows with several things at once (keys, their words, exchanges)
-//!   is refused beyond a limit, which depends on how much can be bound.
+//! - All work is charged. A message is refused if routing it takes more than a limit, which depends on
+//!   `bindings_max`. Otherwise the product of many keys, many words and many exchanges could be unbounded.
 
 use core::fmt;
 use core::hash::{BuildHasher, Hash, Hasher};
@@ -19,7 +19,7 @@ use leveret_core::command::{ExchangeId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{List, Slab};
 
-use super::bindings::{Hook, Pairs};
+use super::bindings::{IndexedPair, PairIndex};
 use super::{Binding, Destination, Exchange, ExchangeKind, Topology, find_exchange};
 use crate::context::Work;
 use crate::queue_flow::delay_ms;
@@ -30,10 +30,10 @@ use crate::state::IndexTable;
 /// Bytes of a routing key or of arguments that cost one unit of work.
 const BYTES_PER_UNIT: usize = 64;
 
-/// The routing keys and headers of a message: its own key, those in CC and BCC, and its headers.
+/// The routing keys and headers of a message.
 struct Keys<'a> {
-    own: &'a [u8],
-    copies: [Array<'a>; 2],
+    routing_key: &'a [u8],
+    cc_and_bcc: [Array<'a>; 2],
     /// The headers of the message; empty unless routing needs them.
     headers: Table<'a>,
 }
@@ -41,12 +41,13 @@ struct Keys<'a> {
 /// The routing of one message through the exchanges.
 struct Selection<'a, 'q> {
     vhost: VhostId,
-    /// Number of this route, which marks exchanges and queues as reached.
+    /// Number of this route. Exchanges and queues store it when they are reached, so that they are reached
+    /// once.
     route: u64,
     exchanges: &'a mut Slab<Exchange>,
     exchange_table: &'a IndexTable,
     bindings: &'a Slab<Binding>,
-    pairs: &'a Pairs,
+    pairs: &'a PairIndex,
     trie: &'a mut Trie,
     to_visit: &'a mut Vec<ExchangeId>,
     targets: &'a mut Targets<'q>,
@@ -54,8 +55,8 @@ struct Selection<'a, 'q> {
 }
 
 impl Topology {
-    /// Chooses the queues for a message with this routing key. Returns whether exchange and key alone
-    /// determined them.
+    /// Sets `targets` to the queues for a message with this routing key. Returns whether they depend only on
+    /// the exchange and the routing key, and not on headers.
     ///
     /// `headers` is empty unless routing needs them.
     ///
@@ -65,35 +66,40 @@ impl Topology {
         &mut self,
         work: &mut Work,
         exchange: ExchangeId,
-        own: &[u8],
+        routing_key: &[u8],
         headers: Table<'_>,
         targets: &mut Targets<'_>,
     ) -> Result<bool, Fault> {
         targets.chosen.clear();
-        self.routes += 1;
+        self.route_count += 1;
         self.to_visit.clear();
         let mut selection = Selection {
             vhost: self.exchanges[exchange.index()].vhost,
-            route: self.routes,
+            route: self.route_count,
             exchanges: &mut self.exchanges,
             exchange_table: &self.exchange_table,
             bindings: &self.bindings,
-            pairs: &self.pairs,
+            pairs: &self.pair_index,
             trie: &mut self.trie,
             to_visit: &mut self.to_visit,
             targets,
             work,
         };
-        let keys = Keys { own, copies: copies(headers), headers };
-        selection.run(exchange, &keys, &mut self.header_names)
+        let keys = Keys { routing_key, cc_and_bcc: cc_and_bcc(headers), headers };
+        selection.run(exchange, &keys, &mut self.header_positions)
     }
 }
 
 impl Selection<'_, '_> {
-    fn run(&mut self, first: ExchangeId, keys: &Keys<'_>, names: &mut Names) -> Result<bool, Fault> {
+    fn run(
+        &mut self,
+        first: ExchangeId,
+        keys: &Keys<'_>,
+        names: &mut HeaderPositions,
+    ) -> Result<bool, Fault> {
         let mut by_key_alone = true;
         self.to_visit.push(first);
-        self.exchanges[first.index()].routed_at = self.route;
+        self.exchanges[first.index()].last_route = self.route;
         let mut visited = 0;
         while visited < self.to_visit.len() {
             let exchange = self.to_visit[visited];
@@ -106,8 +112,13 @@ impl Selection<'_, '_> {
         Ok(by_key_alone)
     }
 
-    /// Follows one exchange's bindings. Returns whether any matched.
-    fn follow(&mut self, exchange: ExchangeId, keys: &Keys<'_>, names: &mut Names) -> Result<bool, Fault> {
+    /// Follows the bindings of one exchange that match the message. Returns whether any matched.
+    fn follow(
+        &mut self,
+        exchange: ExchangeId,
+        keys: &Keys<'_>,
+        names: &mut HeaderPositions,
+    ) -> Result<bool, Fault> {
         let Exchange { kind, root, delayed_queue, .. } = self.exchanges[exchange.index()];
         if let Some(queue) = delayed_queue
             && delay_ms(keys.headers) > 0
@@ -116,18 +127,18 @@ impl Selection<'_, '_> {
             return Ok(true);
         }
         match kind {
-            ExchangeKind::Fanout => Ok(self.take_node(root)),
+            ExchangeKind::Fanout => Ok(self.follow_node(root)),
             ExchangeKind::Headers => {
-                Ok(self.take_node(root) | self.take_by_headers(exchange, keys.headers, names))
+                Ok(self.follow_node(root) | self.follow_by_headers(exchange, keys.headers, names))
             }
             ExchangeKind::Default | ExchangeKind::Direct | ExchangeKind::Topic => {
-                let mut any = self.take_key(kind, root, keys.own)?;
-                for value in keys.copies.into_iter().flatten() {
+                let mut any = self.follow_key(kind, root, keys.routing_key)?;
+                for value in keys.cc_and_bcc.into_iter().flatten() {
                     let key = value.as_bytes();
                     self.work.charge(1 + key.map_or(0, <[u8]>::len) / BYTES_PER_UNIT);
                     self.work.check()?;
                     if let Some(key) = key {
-                        any |= self.take_key(kind, root, key)?;
+                        any |= self.follow_key(kind, root, key)?;
                     }
                 }
                 Ok(any)
@@ -135,15 +146,17 @@ impl Selection<'_, '_> {
         }
     }
 
-    fn take_key(&mut self, kind: ExchangeKind, root: usize, key: &[u8]) -> Result<bool, Fault> {
+    fn follow_key(&mut self, kind: ExchangeKind, root: usize, key: &[u8]) -> Result<bool, Fault> {
         match kind {
-            ExchangeKind::Topic => self.take_topic(root, key),
-            ExchangeKind::Direct => Ok(self.trie.child(root, key).is_some_and(|node| self.take_node(node))),
-            ExchangeKind::Default | ExchangeKind::Fanout | ExchangeKind::Headers => Ok(self.take_named(key)),
+            ExchangeKind::Topic => self.follow_topic(root, key),
+            ExchangeKind::Direct => Ok(self.trie.child(root, key).is_some_and(|node| self.follow_node(node))),
+            ExchangeKind::Default | ExchangeKind::Fanout | ExchangeKind::Headers => {
+                Ok(self.follow_to_queue(key))
+            }
         }
     }
 
-    fn take_named(&mut self, name: &[u8]) -> bool {
+    fn follow_to_queue(&mut self, name: &[u8]) -> bool {
         let found = core::str::from_utf8(name).ok().and_then(|name| self.targets.find(self.vhost, name));
         if let Some(queue) = found {
             self.targets.choose(queue, self.route);
@@ -151,52 +164,68 @@ impl Selection<'_, '_> {
         found.is_some()
     }
 
-    fn take_topic(&mut self, root: usize, key: &[u8]) -> Result<bool, Fault> {
+    fn follow_topic(&mut self, root: usize, key: &[u8]) -> Result<bool, Fault> {
         let visits = self.trie.match_topic(root, key, self.work.left());
         let (mut any, mut place) = (false, 0);
-        while let Some(node) = self.trie.matched(place) {
-            any |= self.take_node(node);
+        while let Some(node) = self.trie.matched_node(place) {
+            any |= self.follow_node(node);
             place += 1;
         }
         self.work.charge(visits);
         self.work.check().map(|()| any)
     }
 
-    /// Follows the bindings of a headers exchange that require headers. It starts from the side with less to
-    /// examine: the headers, each with its bindings, or the bindings, each with its headers.
-    fn take_by_headers(&mut self, exchange: ExchangeId, headers: Table<'_>, names: &mut Names) -> bool {
-        let pairs = self.exchanges[exchange.index()].pairs as usize;
+    /// Follows the matching bindings of a headers exchange that require headers. Returns whether any matched.
+    /// If examining the indexed pairs of the exchange takes less work than examining all headers, each pair
+    /// is looked up among the headers; else each header is looked up among the pairs.
+    fn follow_by_headers(
+        &mut self,
+        exchange: ExchangeId,
+        headers: Table<'_>,
+        names: &mut HeaderPositions,
+    ) -> bool {
+        let pairs = self.exchanges[exchange.index()].pair_count as usize;
         if pairs == 0 || headers.is_empty() {
             return false;
         }
-        self.work.charge(names.take_in(headers, self.route));
-        if pairs <= names.steps() {
-            return self.take_from_bindings(exchange, headers, names);
+        self.work.charge(names.fill(headers, self.route));
+        if pairs <= names.work_units() {
+            return self.follow_from_bindings(exchange, headers, names);
         }
-        self.work.charge(names.steps());
-        self.take_from_headers(exchange, headers, names)
+        self.work.charge(names.work_units());
+        self.follow_from_headers(exchange, headers, names)
     }
 
-    fn take_from_bindings(&mut self, exchange: ExchangeId, headers: Table<'_>, names: &Names) -> bool {
+    fn follow_from_bindings(
+        &mut self,
+        exchange: ExchangeId,
+        headers: Table<'_>,
+        names: &HeaderPositions,
+    ) -> bool {
         let (bindings, pairs) = (self.bindings, self.pairs);
         let mut any = false;
         let mut at = self.exchanges[exchange.index()].bindings.front();
         while let Some(binding) = at {
             at = List::after(bindings, binding, |binding| &binding.source_links);
-            let mut hook = bindings[binding].hook;
-            while let Some(index) = hook {
-                let found = pairs.hook(index as usize);
-                any |= self.take_by_hook(found, headers, names);
-                hook = found.next;
+            let mut next = bindings[binding].first_pair;
+            while let Some(index) = next {
+                let found = pairs.pair_at(index as usize);
+                any |= self.follow_if_matching(found, headers, names);
+                next = found.next;
             }
         }
         any
     }
 
-    fn take_from_headers(&mut self, exchange: ExchangeId, headers: Table<'_>, names: &Names) -> bool {
+    fn follow_from_headers(
+        &mut self,
+        exchange: ExchangeId,
+        headers: Table<'_>,
+        names: &HeaderPositions,
+    ) -> bool {
         let (bindings, pairs) = (self.bindings, self.pairs);
         let mut any = false;
-        for place in names.places() {
+        for place in names.positions() {
             let Some((name, value)) = entry(headers, place) else { continue };
             // Some bindings require the header's value, some only its presence.
             for wanted in [value, Value::Void] {
@@ -204,49 +233,57 @@ impl Selection<'_, '_> {
                 let mut at = pairs.first(hash);
                 while let Some(index) = at {
                     at = pairs.after(index);
-                    let hook = pairs.hook(index);
-                    let is_from_here = bindings[hook.binding as usize].source == exchange;
-                    any |= hook.hash == hash && is_from_here && self.take_by_hook(hook, headers, names);
+                    let indexed_pair = pairs.pair_at(index);
+                    let is_from_here = bindings[indexed_pair.binding as usize].source == exchange;
+                    any |= indexed_pair.hash == hash
+                        && is_from_here
+                        && self.follow_if_matching(indexed_pair, headers, names);
                 }
             }
         }
         any
     }
 
-    /// Takes a binding if the pair of this hook, and everything else it requires, is among the headers.
-    fn take_by_hook(&mut self, hook: Hook, headers: Table<'_>, names: &Names) -> bool {
-        let record = &self.bindings[hook.binding as usize];
+    /// Follows the binding of this pair if the headers contain the pair and everything else that the binding
+    /// requires. Returns whether they do.
+    fn follow_if_matching(
+        &mut self,
+        indexed_pair: IndexedPair,
+        headers: Table<'_>,
+        names: &HeaderPositions,
+    ) -> bool {
+        let record = &self.bindings[indexed_pair.binding as usize];
         let arguments = Table::trusted(&record.arguments);
-        let pair = entry(arguments, hook.at as usize);
-        let mut matches = pair.is_some_and(|(name, wanted)| names.agree(headers, name, wanted));
+        let pair = entry(arguments, indexed_pair.at as usize);
+        let mut matches = pair.is_some_and(|(name, wanted)| names.contains_match(headers, name, wanted));
         let mut units = 1;
-        if matches && !hook.any {
+        if matches && !indexed_pair.any {
             units += arguments.bytes_len() / BYTES_PER_UNIT;
             matches = Rule::of(arguments).pairs(arguments).all(|(_, name, wanted)| {
                 units += 1;
-                names.agree(headers, name, wanted)
+                names.contains_match(headers, name, wanted)
             });
         }
         self.work.charge(units);
         if matches {
-            self.take(record.destination);
+            self.follow_to(record.destination);
         }
         matches
     }
 
-    fn take_node(&mut self, node: usize) -> bool {
+    fn follow_node(&mut self, node: usize) -> bool {
         let bindings = self.bindings;
         let mut at = self.trie.first_binding(node);
         let any = at.is_some();
         while let Some(binding) = at {
             self.work.charge(1);
-            self.take(bindings[binding].destination);
+            self.follow_to(bindings[binding].destination);
             at = List::after(bindings, binding, |binding| &binding.node_links);
         }
         any
     }
 
-    fn take(&mut self, destination: Destination) {
+    fn follow_to(&mut self, destination: Destination) {
         match destination {
             Destination::Queue(queue) => self.targets.choose(queue, self.route),
             Destination::Exchange(exchange) => self.visit(exchange),
@@ -255,8 +292,8 @@ impl Selection<'_, '_> {
 
     fn visit(&mut self, exchange: ExchangeId) {
         let record = &mut self.exchanges[exchange.index()];
-        if record.routed_at != self.route && !record.is_deleted {
-            record.routed_at = self.route;
+        if record.last_route != self.route && !record.is_deleted {
+            record.last_route = self.route;
             self.to_visit.push(exchange);
             self.work.charge(1);
         }
@@ -273,19 +310,19 @@ impl Selection<'_, '_> {
     }
 }
 
-/// Returns the lists of further routing keys in the CC and BCC headers. Entries that are not text are
-/// ignored.
-pub(crate) fn copies(headers: Table<'_>) -> [Array<'_>; 2] {
+/// Returns the lists of further routing keys in the headers CC and BCC. Callers ignore entries that are not
+/// strings.
+pub(crate) fn cc_and_bcc(headers: Table<'_>) -> [Array<'_>; 2] {
     ["CC", "BCC"].map(|name| match headers.get(name) {
         Some(Value::Array(array)) => array,
         _ => Array::EMPTY,
     })
 }
 
-/// Bytes of headers that cost as much as examining one of them.
-const BYTES_PER_STEP: usize = 64;
+/// Bytes of headers that cost one unit of work, in addition to one unit for each header.
+const HEADER_BYTES_PER_UNIT: usize = 64;
 
-/// Checks a binding's `x-match`, in RabbitMQ's words.
+/// Checks the `x-match` argument of a binding. The error texts are RabbitMQ's.
 pub(super) fn check_match(arguments: Table<'_>) -> Result<(), Fault> {
     let known: [&[u8]; 4] = [b"all", b"any", b"all-with-x", b"any-with-x"];
     let fault = |what: fmt::Arguments<'_>| {
@@ -305,14 +342,14 @@ pub(super) fn check_match(arguments: Table<'_>) -> Result<(), Fault> {
 
 /// The matching rule of a binding of a headers exchange, from its `x-match`.
 ///
-/// `x-match` is `all` (the default) or `any`. With the suffix `-with-x`, arguments that begin with `x-` count
-/// too. A void argument requires only the header's presence. Of several headers with one name the first
-/// counts.
+/// `x-match` is `all` (the default) or `any`. Arguments whose name begins with `x-` are compared only with
+/// the suffix `-with-x`. A void argument requires only that the header is present. If a message has several
+/// headers of one name, the first is compared.
 #[derive(Clone, Copy)]
 pub(super) struct Rule {
     /// `any`: one matching pair is enough.
     pub(super) any: bool,
-    /// Arguments that begin with `x-` count too.
+    /// Arguments whose name begins with `x-` are compared too.
     with_x: bool,
 }
 
@@ -326,7 +363,7 @@ impl Rule {
         name != b"x-match" && (self.with_x || !name.starts_with(b"x-"))
     }
 
-    /// Returns the arguments that the rule compares, and where each begins in the table.
+    /// Returns the arguments that are compared with headers: position in the table, name, value.
     pub(super) fn pairs<'a>(
         self,
         arguments: Table<'a>,
@@ -335,20 +372,20 @@ impl Rule {
     }
 }
 
-/// Returns whether a binding takes every message, whatever its headers.
-pub(super) fn takes_everything(arguments: Table<'_>) -> bool {
+/// Returns whether a binding matches every message, whatever its headers.
+pub(super) fn matches_everything(arguments: Table<'_>) -> bool {
     let rule = Rule::of(arguments);
     !rule.any && rule.pairs(arguments).next().is_none()
 }
 
-/// Returns how many places of `bindings_max` a binding with these arguments takes: with `any` one for each
-/// pair.
-pub(super) fn places(arguments: Table<'_>) -> u32 {
+/// Returns how many of `bindings_max` a binding with these arguments counts as: with `any` one for each pair,
+/// at least one.
+pub(super) fn counted_bindings(arguments: Table<'_>) -> u32 {
     let rule = Rule::of(arguments);
     if rule.any { rule.pairs(arguments).count().max(1) as u32 } else { 1 }
 }
 
-/// Returns the entry of a table that begins at `at`.
+/// Returns the field of a table that begins at byte `at`: its name and value.
 pub(super) fn entry(table: Table<'_>, at: usize) -> Option<(&[u8], Value<'_>)> {
     Table::trusted(table.as_bytes().get(at..)?).iter().next()
 }
@@ -361,28 +398,29 @@ fn entries<'a>(table: Table<'a>) -> impl Iterator<Item = (usize, &'a [u8], Value
     })
 }
 
-/// The position of each name among the headers of the message that is being routed.
+/// The positions of the headers of the message that is being routed, by name.
 ///
 /// ```text
-/// slot = hash(name) ─→ position of the first entry with that name + 1, or 0; used slots are skipped
+/// slot = hash(name) ─→ position of the first header with that name + 1, or 0; a collision uses the next free slot
 /// ```
 ///
-/// Finding a header by name therefore costs the same however many headers there are.
+/// Finding a header by name therefore takes the same time however many headers there are.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct HeaderPositions {
     slots: Box<[u32]>,
-    /// Number of slots used for this message: twice its entries, if there are that many slots.
+    /// Number of slots used for this message: twice the number of its headers, if there are so many slots.
     in_use: usize,
-    /// Steps of work for examining every header.
-    steps: usize,
+    /// Units of work for examining every header.
+    work_units: usize,
     /// Number of the route whose headers the slots refer to.
     route: u64,
     hasher: FixedState,
 }
 
-impl Names {
-    /// Returns the number of slots for the headers of one frame. That is more than the names that fit into
-    /// it: 256 names take three bytes (one octet of name) and the others four.
+impl HeaderPositions {
+    /// Returns the number of slots for the headers of one frame: more than the number of different names that
+    /// fit into the frame, so that one slot is always free. A header with a name of one octet takes at least
+    /// three bytes, and there are 256 such names. Longer names take at least four bytes.
     const fn slots_for(frame_max: usize) -> usize {
         frame_max / 4 + frame_max / 16 + 128
     }
@@ -396,14 +434,15 @@ impl Names {
         Self {
             slots: vec![0; Self::slots_for(frame_max)].into_boxed_slice(),
             in_use: 0,
-            steps: 0,
+            work_units: 0,
             route: 0,
             hasher: FixedState::with_seed(seed),
         }
     }
 
-    /// Fills the slots from the headers, once per route. Returns how many steps that took.
-    pub(super) fn take_in(&mut self, headers: Table<'_>, route: u64) -> usize {
+    /// Fills the slots from the headers, once per route. Returns the units of work of that; 0 if the slots
+    /// were filled already.
+    pub(super) fn fill(&mut self, headers: Table<'_>, route: u64) -> usize {
         if self.route == route {
             return 0;
         }
@@ -417,25 +456,25 @@ impl Names {
                 self.slots[slot] = at as u32 + 1;
             }
         }
-        self.steps = count + headers.bytes_len() / BYTES_PER_STEP;
-        self.steps
+        self.work_units = count + headers.bytes_len() / HEADER_BYTES_PER_UNIT;
+        self.work_units
     }
 
-    /// Returns the steps of work for examining every header.
-    pub(super) const fn steps(&self) -> usize {
-        self.steps
+    /// Returns the units of work for examining every header.
+    pub(super) const fn work_units(&self) -> usize {
+        self.work_units
     }
 
-    /// Returns where each header begins, the first of each name, in no order.
-    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+    /// Returns the positions of the headers in no order; of several headers with one name, only the first.
+    pub(super) fn positions(&self) -> impl Iterator<Item = usize> {
         self.slots[..self.in_use].iter().filter(|place| **place > 0).map(|place| *place as usize - 1)
     }
 
-    /// Returns whether the headers, which were taken in, match a pair of a binding.
-    pub(super) fn agree(&self, headers: Table<'_>, name: &[u8], wanted: Value<'_>) -> bool {
+    /// Returns whether the headers, from which the slots were filled, contain a pair that a binding requires.
+    pub(super) fn contains_match(&self, headers: Table<'_>, name: &[u8], wanted: Value<'_>) -> bool {
         let place = self.slots[self.slot(headers, name)];
         let found = (place as usize).checked_sub(1).and_then(|at| entry(headers, at));
-        found.is_some_and(|(_, found)| wanted == Value::Void || same(wanted, found))
+        found.is_some_and(|(_, found)| wanted == Value::Void || are_equal(wanted, found))
     }
 
     /// Returns the slot of this name, or a free one for it; one slot is always free.
@@ -457,8 +496,8 @@ impl Names {
 
 /// Returns whether two values are equal. RabbitMQ compares values, not types, so 1, 1.0 and the timestamp 1
 /// are equal.
-fn same(one: Value<'_>, two: Value<'_>) -> bool {
-    match (whole(one), whole(two), real(one), real(two)) {
+fn are_equal(one: Value<'_>, two: Value<'_>) -> bool {
+    match (as_integer(one), as_integer(two), as_float(one), as_float(two)) {
         (Some(one), Some(two), ..) => one == two,
         (_, _, Some(one), Some(two)) => one == two,
         _ => match (one.as_bytes(), two.as_bytes()) {
@@ -468,11 +507,11 @@ fn same(one: Value<'_>, two: Value<'_>) -> bool {
     }
 }
 
-/// Feeds a hash with a value, so that values equal by [`same`] have equal hashes. A whole number may equal a
-/// real one, so it is fed as one.
-pub(super) fn feed(value: Value<'_>, state: &mut impl Hasher) {
-    if let Some(number) = real(value) {
-        // Adding 0 makes -0 the same as 0.
+/// Adds a value to a hash, so that values that [`are_equal`] have equal hashes. An integer may equal a
+/// floating-point number, so integers are hashed as floating-point numbers.
+pub(super) fn hash_value(value: Value<'_>, state: &mut impl Hasher) {
+    if let Some(number) = as_float(value) {
+        // Adding 0 turns -0 into 0: both are equal but have different bits.
         return (number + 0.0).to_bits().hash(state);
     }
     core::mem::discriminant(&value).hash(state);
@@ -486,22 +525,22 @@ pub(super) fn feed(value: Value<'_>, state: &mut impl Hasher) {
     }
 }
 
-fn whole(value: Value<'_>) -> Option<i128> {
+fn as_integer(value: Value<'_>) -> Option<i128> {
     match value {
         Value::Timestamp(seconds) => Some(seconds.into()),
         other => other.as_integer().map(i128::from),
     }
 }
 
-fn real(value: Value<'_>) -> Option<f64> {
+fn as_float(value: Value<'_>) -> Option<f64> {
     match value {
         Value::Double(number) => Some(number),
         Value::Float(number) => Some(number.into()),
-        other => whole(other).map(|number| number as f64),
+        other => as_integer(other).map(|number| number as f64),
     }
 }
 
-/// A routing key or a word of one.
+/// A node of a trie: a whole routing key (direct exchanges), or one word of a pattern (topic exchanges).
 #[derive(Debug)]
 struct Node {
     /// The node above this one; `None` for a root.
@@ -510,10 +549,10 @@ struct Node {
     bindings: List,
     children: u32,
     /// The child with the word `*`, if there is one.
-    star: Option<usize>,
+    star_child: Option<usize>,
     /// The child with the word `#`, if there is one.
-    hash: Option<usize>,
-    /// The step of a topic match that last reached this node.
+    hash_child: Option<usize>,
+    /// The step of a topic match that last reached this node, so that each step reaches it once.
     reached_at: u64,
 }
 
@@ -522,14 +561,13 @@ struct Node {
 /// ```text
 /// root ─ "kern" ─ "*"        direct: one node per routing key, below the root
 ///      └ "#"                 topic: one node per word of a pattern
-///                            fanout, and headers that take everything: the root itself
+///                            fanout, and headers bindings that match everything: the root itself
 /// ```
 ///
-/// Topic matching walks all words of the key once with the set of nodes reached so far, each node at most
-/// once per word. A hostile pattern like `#.a.#.a.#` therefore costs words times nodes and never grows
-/// exponentially. Recursion is no deeper than a chain of `#.#.#`, which collapses into one step per node.
-/// Words times nodes can still be much, because a key in a CC header may be as long as a frame. The caller
-/// therefore limits the walk.
+/// Topic matching passes over the words of the key once, with the set of nodes reached so far. For each word,
+/// each node is visited at most once. Hostile patterns like `#.a.#.a.#` therefore cost at most the number of
+/// words times the number of nodes. That can still be much, because a key in a CC header may be as long as a
+/// frame. The caller therefore limits the number of visits.
 ///
 /// # Invariants
 /// - Except for roots, every node has bindings or children.
@@ -537,16 +575,15 @@ struct Node {
 pub(super) struct Trie {
     nodes: Slab<Node>,
     table: IndexTable,
-    /// The set of nodes reached so far in a match; like `next`, it is sized once for the maximum number of
-    /// nodes.
+    /// The nodes reached so far in a match. Like `next`, it has capacity for all nodes.
     reached: Vec<usize>,
-    /// The set of nodes reached with the next word of a match.
+    /// The nodes reached with the next word of a match.
     next: Vec<usize>,
     step: u64,
 }
 
 impl Trie {
-    /// Bytes of memory per node: its record, its place in the table and in both sets of a match.
+    /// Bytes of memory per node: its record, and its places in the table and in both node sets of a match.
     pub(super) const NODE_BYTES: usize =
         Slab::<Node>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * size_of::<usize>();
 
@@ -576,7 +613,7 @@ impl Trie {
     }
 
     /// Returns how many nodes have to be created for a binding with this routing key.
-    pub(super) fn missing(&self, root: usize, kind: ExchangeKind, key: &[u8]) -> usize {
+    pub(super) fn missing_nodes(&self, root: usize, kind: ExchangeKind, key: &[u8]) -> usize {
         let mut at = Some(root);
         let mut is_missing = |word: &[u8]| {
             at = at.and_then(|parent| self.child(parent, word));
@@ -591,7 +628,7 @@ impl Trie {
 
     /// Finds or creates the node for a binding with this routing key. The caller has checked the capacity for
     /// new nodes.
-    pub(super) fn place(&mut self, root: usize, kind: ExchangeKind, key: &[u8]) -> usize {
+    pub(super) fn node_for(&mut self, root: usize, kind: ExchangeKind, key: &[u8]) -> usize {
         match kind {
             ExchangeKind::Fanout | ExchangeKind::Headers | ExchangeKind::Default => root,
             ExchangeKind::Direct => self.child_or_new(root, key),
@@ -604,7 +641,7 @@ impl Trie {
         self.nodes[node].bindings.push_back(bindings, binding, |binding| &mut binding.node_links);
     }
 
-    /// Removes a binding from the list of its node, which stays until it is pruned.
+    /// Removes a binding from the list of its node. The node stays until it is pruned.
     pub(super) fn remove_binding(&mut self, bindings: &mut Slab<Binding>, node: usize, binding: usize) {
         self.nodes[node].bindings.remove(bindings, binding, |binding| &mut binding.node_links);
     }
@@ -626,8 +663,8 @@ impl Trie {
         let above = &mut self.nodes[parent];
         above.children -= 1;
         match &*record.word {
-            b"*" => above.star = None,
-            b"#" => above.hash = None,
+            b"*" => above.star_child = None,
+            b"#" => above.hash_child = None,
             _ => {}
         }
         Some(parent)
@@ -643,14 +680,14 @@ impl Trie {
         })
     }
 
-    /// Finds the nodes whose pattern matches `key`, to be read with [`Self::matched`]. Returns how many nodes
-    /// were visited.
+    /// Finds the nodes whose pattern matches `key`, to be read with [`Self::matched_node`]. Returns how many
+    /// nodes were visited.
     ///
-    /// Beyond `visits_max` the walk stops, and none matches.
+    /// With more than `visits_max` visits the search stops, and no node matches.
     pub(super) fn match_topic(&mut self, root: usize, key: &[u8], visits_max: usize) -> usize {
         self.step += 1;
         self.reached.clear();
-        enter(&mut self.nodes, root, self.step, &mut self.reached);
+        reach(&mut self.nodes, root, self.step, &mut self.reached);
         let mut visits = 0;
         for word in words(key) {
             self.step += 1;
@@ -663,13 +700,13 @@ impl Trie {
             for at in 0..self.reached.len() {
                 let at = self.reached[at];
                 if *self.nodes[at].word == *b"#" && self.nodes[at].parent.is_some() {
-                    enter(&mut self.nodes, at, self.step, &mut self.next);
+                    reach(&mut self.nodes, at, self.step, &mut self.next);
                 }
-                if let Some(star) = self.nodes[at].star {
-                    enter(&mut self.nodes, star, self.step, &mut self.next);
+                if let Some(star) = self.nodes[at].star_child {
+                    reach(&mut self.nodes, star, self.step, &mut self.next);
                 }
                 if let Some(child) = self.child(at, word) {
-                    enter(&mut self.nodes, child, self.step, &mut self.next);
+                    reach(&mut self.nodes, child, self.step, &mut self.next);
                 }
             }
             core::mem::swap(&mut self.reached, &mut self.next);
@@ -677,8 +714,8 @@ impl Trie {
         visits
     }
 
-    /// Returns the node at this place among those that the last match found.
-    pub(super) fn matched(&self, place: usize) -> Option<usize> {
+    /// Returns the node at this position among those that the last match found; `None` after the last one.
+    pub(super) fn matched_node(&self, place: usize) -> Option<usize> {
         self.reached.get(place).copied()
     }
 
@@ -691,8 +728,8 @@ impl Trie {
         let record = &mut self.nodes[parent];
         record.children += 1;
         match word {
-            b"*" => record.star = Some(child),
-            b"#" => record.hash = Some(child),
+            b"*" => record.star_child = Some(child),
+            b"#" => record.hash_child = Some(child),
             _ => {}
         }
         child
@@ -704,14 +741,14 @@ impl Trie {
             word: word.into(),
             bindings: List::default(),
             children: 0,
-            star: None,
-            hash: None,
+            star_child: None,
+            hash_child: None,
             reached_at: 0,
         };
         self.nodes.insert(node).expect("the caller made sure of room")
     }
 
-    /// Returns roughly the unused bytes of nodes for which the system holds memory.
+    /// Returns approximately how many bytes of system memory the pool of nodes has but does not use.
     pub(super) const fn idle_bytes(&self) -> usize {
         self.nodes.idle_bytes()
     }
@@ -722,14 +759,14 @@ impl Trie {
     }
 }
 
-/// Returns the words of a routing key or pattern; an empty one has none.
+/// Returns the words of a routing key or pattern. An empty key has no words.
 fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> {
     let count = if key.is_empty() { 0 } else { usize::MAX };
     key.split(|byte| *byte == b'.').take(count)
 }
 
-/// Reaches a node, and every `#` below it, which also matches zero words.
-fn enter(nodes: &mut Slab<Node>, from: usize, step: u64, reached: &mut Vec<usize>) {
+/// Marks a node as reached. `#` also matches zero words, so a `#` below a reached node is reached too.
+fn reach(nodes: &mut Slab<Node>, from: usize, step: u64, reached: &mut Vec<usize>) {
     let mut at = Some(from);
     while let Some(index) = at {
         if nodes[index].reached_at == step {
@@ -737,6 +774,6 @@ fn enter(nodes: &mut Slab<Node>, from: usize, step: u64, reached: &mut Vec<usize
         }
         nodes[index].reached_at = step;
         reached.push(index);
-        at = nodes[index].hash;
+        at = nodes[index].hash_child;
     }
 }

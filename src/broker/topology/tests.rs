@@ -152,7 +152,7 @@ impl TopologyFixture {
     /// deleted.
     fn written(&mut self) -> Vec<String> {
         let mut written = Vec::new();
-        while let Some(fact) = self.pending_writes.fact() {
+        while let Some(fact) = self.pending_writes.next_entry() {
             let LogEntry::Defined { key, value, .. } = fact else { panic!("no definition") };
             let names: String =
                 key.iter().filter(|byte| byte.is_ascii_lowercase()).map(|byte| char::from(*byte)).collect();
@@ -171,12 +171,12 @@ fn invalid_declarations_are_refused_with_a_reason() {
         table(|table| table.text("x-delayed-type", DELAYED)),
     );
     let text = |result: Result<(), Fault>| result.unwrap_err().text;
-    let askable = |exchange, kind| text(declaration(exchange, kind, &[]).check_askable());
+    let askable = |exchange, kind| text(declaration(exchange, kind, &[]).check_type_and_name());
     assert!(askable("x", "x-random").contains("RabbitMQ has it with rabbitmq_random_exchange"));
     assert!(askable("x", "").contains("invalid exchange type ''"));
     assert!(askable("", "odd").contains("unknown exchange type 'odd'"), "the type comes first");
     assert!(askable("", "fanout").contains("not permitted on the default exchange"));
-    declaration("x", DELAYED, &[]).check_askable().unwrap();
+    declaration("x", DELAYED, &[]).check_type_and_name().unwrap();
     assert!(declaration("x", DELAYED, &twice).new_kind().is_err(), "it would never be routed");
     assert!(text(declaration("amq.x", "fanout", &[]).check_name()).contains("reserved prefix"));
     let odd = declaration("x", "fanout", &number).alternate(&world.access, world.vhost);

@@ -1,11 +1,11 @@
-//! The records of the broker as shown to operators: one at a time, by place in the pool.
+//! The records of the broker as shown to operators. Each kind of record is listed by place in its pool.
 //!
-//! A listing visits the places in ascending order and may pause between any two. A record that stays is shown
-//! exactly once; one that is created or deleted meanwhile may be shown or not. [`Explained`] is the text that
-//! explains why publishers wait.
+//! A listing visits the places in ascending order and may pause after each. A record that exists during the
+//! whole listing is shown exactly once. A record that is created or deleted meanwhile may or may not be
+//! shown. [`Explained`] is the text that explains why publishers wait.
 //!
 //! # Invariants
-//! - Nothing is changed or collected here: a view borrows from the record.
+//! - A view changes nothing and allocates nothing: it borrows from the records.
 
 #[cfg(test)]
 mod tests;
@@ -29,7 +29,7 @@ use crate::shortage::{Pool, Shortage, WaitingPublishers};
 use crate::state::{ChannelCounters, QUEUE_BYTES};
 use crate::topology::{Destination, Topology};
 
-/// The parts of the broker that operators may see, borrowed.
+/// Read-only access to the parts of the broker that operators may see.
 #[derive(Clone, Copy)]
 pub struct Views<'b> {
     pub(crate) access: &'b Access,
@@ -48,23 +48,24 @@ impl core::fmt::Debug for Views<'_> {
 }
 
 impl<'b> Views<'b> {
-    /// Returns the bytes that all messages take in the log, without what is settled and not yet compacted.
+    /// Returns the bytes that unsettled messages take in the log. Settled messages whose space was not yet
+    /// freed are not counted.
     pub fn live_log_bytes(self) -> u64 {
         let queues = self.queues.records().iter().filter(|(_, queue)| !queue.is_deleted());
         queues.map(|(_, queue)| queue.log_bytes()).sum()
     }
 
-    /// Returns the number of channels on which something was published.
+    /// Returns the number of open channels on which a message was published.
     pub fn publishers(self) -> u64 {
         self.consumers.publishers() as u64
     }
 
-    /// Returns the number of places of queues ever used.
+    /// Returns the number of places that queues have used since the start.
     pub const fn queue_places(self) -> usize {
         self.queues.records().places()
     }
 
-    /// Returns the queue in a place, unless it is hidden.
+    /// Returns the queue in a place; `None` if the place is empty or the queue is hidden.
     pub fn queue_at(self, place: usize) -> Option<QueueView<'b>> {
         let records = self.queues.records();
         let record = records.get(place).filter(|record| !record.hidden && !record.is_deleted())?;
@@ -100,7 +101,8 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns ready messages and unsettled deliveries in all queues of a virtual host except hidden ones.
+    /// Returns the number of ready messages, and of unsettled deliveries, in all queues of a virtual host
+    /// except hidden ones.
     pub fn depth_of(self, vhost: &str) -> (u64, u64) {
         let queues =
             self.queues.records().iter().filter(|(_, record)| !record.hidden && !record.is_deleted());
@@ -112,12 +114,12 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns the number of places of exchanges ever used.
+    /// Returns the number of places that exchanges have used since the start.
     pub const fn exchange_places(self) -> usize {
         self.topology.exchange_places()
     }
 
-    /// Returns the exchange in a place.
+    /// Returns the exchange in a place; `None` if the place is empty.
     pub fn exchange_at(self, place: usize) -> Option<ExchangeView<'b>> {
         let record = self.topology.exchange_at(place)?;
         Some(ExchangeView {
@@ -136,12 +138,12 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns the number of places of bindings ever used.
+    /// Returns the number of places that bindings have used since the start.
     pub const fn binding_places(self) -> usize {
         self.topology.binding_places()
     }
 
-    /// Returns the binding in a place.
+    /// Returns the binding in a place; `None` if the place is empty.
     pub fn binding_at(self, place: usize) -> Option<BindingView<'b>> {
         let record = self.topology.binding_at(place)?;
         let source = self.topology.exchange_at(record.source.index())?;
@@ -174,8 +176,7 @@ impl<'b> Views<'b> {
         vhost.map_or("", |vhost| self.access.vhost_name(vhost))
     }
 
-    /// Returns how full the pools are that publishers and other clients can fill, with the configuration keys
-    /// that make them larger.
+    /// Returns how full each pool is that clients can fill, with its configuration key.
     pub fn pools(self, messages: &Messages) -> [PoolFill; 13] {
         let fill = |key, fill: Fill| PoolFill { key, used: fill.used as u64, max: fill.max as u64 };
         let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
@@ -202,12 +203,12 @@ impl<'b> Views<'b> {
                 self.queues.records().len(),
                 self.queues.records().len() + self.queues.records().free_count(),
             ),
-            pool("policies_max", self.policies.len(), self.policies.most()),
-            pool("parameters_max", self.parameters.len(), self.parameters.most()),
+            pool("policies_max", self.policies.len(), self.policies.max()),
+            pool("parameters_max", self.parameters.len(), self.parameters.max()),
         ]
     }
 
-    /// Returns a connection that is in use.
+    /// Returns a connection; `None` if it is closed or has not opened a virtual host.
     pub fn connection_view(self, connection: ConnectionId) -> Option<ConnectionView<'b>> {
         let record = self.consumers.find_connection(connection).filter(|record| !record.is_lost)?;
         Some(ConnectionView {
@@ -217,12 +218,12 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns the number of places of channels ever used.
+    /// Returns the number of places that channels have used since the start.
     pub const fn channel_places(self) -> usize {
         self.consumers.channel_places()
     }
 
-    /// Returns the channel in a place.
+    /// Returns the channel in a place; `None` if the place is empty.
     pub fn channel_at(self, place: usize) -> Option<ChannelView<'b>> {
         let record =
             self.consumers.find_channel(ChannelId::from_index(place)).filter(|record| !record.is_closed())?;
@@ -249,12 +250,12 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns the number of places of consumers ever used.
+    /// Returns the number of places that consumers have used since the start.
     pub const fn consumer_places(self) -> usize {
         self.consumers.consumer_places()
     }
 
-    /// Returns the consumer in a place.
+    /// Returns the consumer in a place; `None` if the place is empty.
     pub fn consumer_at(self, place: usize) -> Option<ConsumerView<'b>> {
         let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
         let queue = self
@@ -280,12 +281,12 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns the number of places of policies ever used, for listing them one by one.
+    /// Returns the number of places that policies have used since the start, for listing them one by one.
     pub const fn policy_places(self) -> usize {
         self.policies.places()
     }
 
-    /// Returns the policy in a place.
+    /// Returns the policy in a place; `None` if the place is empty.
     pub fn policy_at(self, place: usize) -> Option<PolicyView<'b>> {
         self.policies.at(place, |vhost| self.access.vhost_name(vhost))
     }
@@ -295,12 +296,12 @@ impl<'b> Views<'b> {
         (0..self.policy_places()).filter_map(move |place| self.policy_at(place))
     }
 
-    /// Returns the number of places of parameters ever used, for listing them one by one.
+    /// Returns the number of places that parameters have used since the start, for listing them one by one.
     pub const fn parameter_places(self) -> usize {
         self.parameters.places()
     }
 
-    /// Returns the parameter in a place.
+    /// Returns the parameter in a place; `None` if the place is empty.
     pub fn parameter_at(self, place: usize) -> Option<ParameterView<'b>> {
         self.parameters.at(place, |vhost| self.access.vhost_name(vhost))
     }
@@ -326,7 +327,7 @@ pub struct QueueView<'a> {
     pub durable: bool,
     /// The queue is deleted with its last consumer.
     pub auto_delete: bool,
-    /// The connection of an exclusive queue, with which it is deleted.
+    /// The connection that owns an exclusive queue. The queue is deleted when the connection is closed.
     pub owner: Option<ConnectionId>,
     /// The queue's arguments.
     pub arguments: Table<'a>,
@@ -340,7 +341,7 @@ pub struct QueueView<'a> {
     pub messages_unacknowledged: u32,
     /// Number of unsettled deliveries whose messages are in memory.
     pub messages_unacknowledged_ram: u32,
-    /// Number of messages that the log has.
+    /// Number of messages in the log.
     pub messages_persistent: u64,
     /// Bytes of the bodies of the ready messages.
     pub message_bytes_ready: u64,
@@ -354,10 +355,9 @@ pub struct QueueView<'a> {
     pub single_active_consumer: Option<(&'a str, ChannelId)>,
     /// Bytes of memory that the queue and its ready messages take.
     pub memory_bytes: u64,
-    /// Messages that arrived since the queue exists in this process, including those recovered from the log
-    /// at start.
+    /// Messages that arrived in the queue in this process, including those recovered from the log at start.
     pub arrived: u64,
-    /// Messages delivered since the queue exists in this process; a message counts once for each delivery.
+    /// Messages delivered from the queue in this process; a message counts once for each delivery.
     pub taken: u64,
 }
 
@@ -397,7 +397,8 @@ pub struct ExchangeView<'a> {
     pub place: usize,
     /// Number of the exchange, unique in this process.
     pub serial: u64,
-    /// Messages published to the exchange, and queues that those were routed to, modulo 2³².
+    /// The number of messages published to the exchange, and the number of queues that these messages were
+    /// routed to; both modulo 2³².
     pub published: [u32; 2],
 }
 
@@ -442,9 +443,9 @@ pub struct ChannelView<'a> {
     pub user: &'a str,
     /// The virtual host.
     pub vhost: &'a str,
-    /// Publishes are confirmed.
+    /// The channel is in confirm mode.
     pub confirm: bool,
-    /// Publishes and acknowledgements are in transactions.
+    /// The channel is in transaction mode.
     pub transactional: bool,
     /// Number of consumers of the channel.
     pub consumers: u32,
@@ -454,7 +455,7 @@ pub struct ChannelView<'a> {
     pub messages_uncommitted: u32,
     /// Number of acknowledgements of the open transaction.
     pub acks_uncommitted: u32,
-    /// Prefetch of consumers started from now on; 0 is unlimited.
+    /// Prefetch for consumers that are started later; 0 is unlimited.
     pub prefetch_count: u16,
     /// Prefetch of all consumers of the channel together; 0 is unlimited.
     pub global_prefetch_count: u16,
@@ -477,31 +478,32 @@ pub struct ConsumerView<'a> {
     pub user: &'a str,
     /// The consumer tag.
     pub tag: &'a str,
-    /// The consumer acknowledges.
+    /// The consumer uses manual acknowledgement.
     pub ack_required: bool,
     /// The consumer is exclusive.
     pub exclusive: bool,
     /// The consumer's prefetch; 0 is unlimited.
     pub prefetch_count: u16,
-    /// The consumer's priority: higher ones go first.
+    /// The consumer's priority: consumers with a higher priority get messages first.
     pub priority: i32,
-    /// Whether the consumer may take messages.
+    /// Whether the consumer may get messages.
     pub activity: ConsumerActivity,
 }
 
-/// Whether a consumer may take messages.
+/// Whether a consumer may get messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConsumerActivity {
-    /// The consumer takes messages, like all others of its queue.
+    /// The consumer gets messages, like all others of its queue.
     Up,
     /// The consumer is the single active one of its queue.
     SingleActive,
-    /// The consumer waits until the single active one ends.
+    /// The consumer gets no messages until the single active consumer of its queue ends.
     Waiting,
 }
 
 impl<'b> Views<'b> {
-    /// Returns the text for waiting publishers: how many, since when, for what, and the remedy.
+    /// Returns the text about waiting publishers: how many wait, for how long, what is missing, and the
+    /// remedy.
     pub const fn explain(
         self,
         (pending_writes, messages): (&'b PendingWrites, &'b Messages),
@@ -512,10 +514,10 @@ impl<'b> Views<'b> {
     }
 }
 
-/// Facts about the disk for the text that the broker does not know.
+/// Facts about the disk that [`Explained`] needs from the caller, because the broker does no I/O.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct DiskFacts {
-    /// `disk_limit` in bytes; 0 when it is not shown.
+    /// `disk_limit` in bytes; 0 if the text should not contain it.
     pub limit_bytes: u64,
     /// The file system has no free inodes.
     pub has_no_inodes: bool,
@@ -523,8 +525,8 @@ pub struct DiskFacts {
 
 /// The text that explains why publishers wait.
 ///
-/// The log, the command line, the management API and the status page print the same text. It names the pool
-/// or queue, the numbers, and the one remedy. Every key that it names is a configuration key.
+/// The log, the command line, the management API and the status page all show this text. It contains the pool
+/// or queue that is full, the numbers, and one remedy, which often is to raise a configuration key.
 #[derive(Debug)]
 pub struct Explained<'a> {
     views: Views<'a>,
@@ -543,58 +545,58 @@ impl fmt::Display for Explained<'_> {
             Shortage::QueueMemory(queue) => self.queue_memory(f, queue),
             Shortage::Returns => {
                 f.write_str("a publisher does not read its returned messages")?;
-                self.deed(f, format_args!("make it read from its connection"))
+                self.waiters_and_remedy(f, format_args!("make it read from its connection"))
             }
             Shortage::Commit => {
                 let count = self.pending_writes.len();
                 write!(f, "{count} messages wait to be written, and the disk is slower than publishers")?;
-                self.deed(
+                self.waiters_and_remedy(
                     f,
                     format_args!("this ends by itself; if it lasts, publish fewer persistent messages"),
                 )
             }
             Shortage::Unwritable => {
                 f.write_str("it cannot be written, so no new message or definition is durable")?;
-                self.deed(f, format_args!("repair the disk and restart the broker"))
+                self.waiters_and_remedy(f, format_args!("repair the disk and restart the broker"))
             }
             Shortage::DiskLimit => {
                 f.write_str("disk_limit is reached, so publishers of persistent messages wait")?;
                 self.disk_used(f)?;
-                self.free_log(f, "disk_limit")
+                self.largest_user_and_remedy(f, "disk_limit")
             }
             Shortage::Index => {
                 f.write_str("index_bytes_max is reached, so publishers of persistent messages wait")?;
-                self.free_log(f, "index_bytes_max")
+                self.largest_user_and_remedy(f, "index_bytes_max")
             }
             Shortage::FileSystem if self.disk.has_no_inodes => {
                 f.write_str(
                     "the file system of the data directory has no free inodes, whatever its free bytes",
                 )?;
-                self.deed(f, format_args!("delete files there, also small ones"))
+                self.waiters_and_remedy(f, format_args!("delete files there, also small ones"))
             }
             Shortage::FileSystem => {
                 f.write_str("the file system of the data directory is full before disk_limit is reached")?;
-                self.deed(f, format_args!("free space there"))
+                self.waiters_and_remedy(f, format_args!("free space there"))
             }
             Shortage::QueueDisk(queue) => {
                 self.queue(f, queue)?;
                 let bytes = self.sum_over_levels(queue, Queue::log_bytes);
                 let (bytes, most) =
                     (Megabytes(bytes), Megabytes(self.views.queues.queue_log_bytes_max(self.pending_writes)));
-                let (of, deed) = self.disk();
+                let (of, remedy) = self.log_limit();
                 write!(f, " uses its whole share of {of}, {bytes} of {most}")?;
                 self.with_messages(f, self.sum_over_levels(queue, |record| record.logged.count()))?;
                 f.write_str(" (at most four times the free space)")?;
                 self.limit(f)?;
-                self.deed(f, format_args!("consume or purge that queue, or {deed}"))
+                self.waiters_and_remedy(f, format_args!("consume or purge that queue, or {remedy}"))
             }
         }
     }
 }
 
 impl Explained<'_> {
-    /// Writes how many publishers wait, and the remedy.
-    fn deed(&self, f: &mut fmt::Formatter<'_>, deed: fmt::Arguments<'_>) -> fmt::Result {
+    /// Writes how many publishers wait and for how long, and then the remedy.
+    fn waiters_and_remedy(&self, f: &mut fmt::Formatter<'_>, remedy: fmt::Arguments<'_>) -> fmt::Result {
         let WaitingPublishers { count, for_ms, others, .. } = self.waiters;
         let seconds = for_ms / 1000;
         match count {
@@ -607,12 +609,12 @@ impl Explained<'_> {
             1 => f.write_str(", and 1 other for something else")?,
             _ => write!(f, ", and {others} others for something else")?,
         }
-        write!(f, "; {deed}")
+        write!(f, "; {remedy}")
     }
 
-    /// Returns the total that shares of the disk refer to, and how to enlarge it. A full file system leaves
-    /// less than `disk_limit`, and raising that would not help.
-    const fn disk(&self) -> (&'static str, &'static str) {
+    /// Returns what limits the log, and how to raise that limit: `disk_limit`, or the file system. If the
+    /// file system is full before `disk_limit` is reached, raising `disk_limit` would not help.
+    const fn log_limit(&self) -> (&'static str, &'static str) {
         match self.pending_writes.is_file_system_full() {
             true => ("the space on the full file system", "free space there"),
             false => ("disk_limit", "raise disk_limit"),
@@ -626,25 +628,26 @@ impl Explained<'_> {
             Pool::Assembly => write!(f, "messages that are still being received use up {key}")?,
             Pool::Unacknowledged => write!(f, "unacknowledged deliveries use up {key}")?,
         }
-        self.used(f, pool)?;
-        let Some(()) = self.most_by(f, pool)? else {
+        self.pool_usage(f, pool)?;
+        let Some(()) = self.largest_user_of(f, pool)? else {
             return match pool {
-                Pool::Assembly => {
-                    self.deed(f, format_args!("make publishers complete their messages, or raise {key}"))
-                }
-                _ => self.deed(f, format_args!("raise {key}")),
+                Pool::Assembly => self.waiters_and_remedy(
+                    f,
+                    format_args!("make publishers complete their messages, or raise {key}"),
+                ),
+                _ => self.waiters_and_remedy(f, format_args!("raise {key}")),
             };
         };
         match pool {
             Pool::Unacknowledged => {
-                self.deed(f, format_args!("make its consumers acknowledge, or raise {key}"))
+                self.waiters_and_remedy(f, format_args!("make its consumers acknowledge, or raise {key}"))
             }
-            _ => self.deed(f, format_args!("consume or purge that queue, or raise {key}")),
+            _ => self.waiters_and_remedy(f, format_args!("consume or purge that queue, or raise {key}")),
         }
     }
 
-    /// Writes the queue that uses most of a pool; `None` if none does.
-    fn most_by(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> Result<Option<()>, fmt::Error> {
+    /// Writes the queue that uses most of a pool; returns `None`, and writes nothing, if no queue uses it.
+    fn largest_user_of(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> Result<Option<()>, fmt::Error> {
         let much = |queue: &Queue| match pool {
             Pool::Messages => queue.resident_messages(),
             Pool::Bodies => queue.backlog.bytes() + queue.unsettled.bytes,
@@ -665,7 +668,7 @@ impl Explained<'_> {
     }
 
     /// Writes how much of a pool is used, and its size.
-    fn used(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> fmt::Result {
+    fn pool_usage(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> fmt::Result {
         let (views, messages) = (self.views, self.messages);
         let bytes = |used: usize, most: usize| (Megabytes(used as u64), Megabytes(most as u64));
         let (used, most) = match pool {
@@ -693,7 +696,7 @@ impl Explained<'_> {
     fn queue_memory(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
         self.queue(f, queue)?;
         if self.views.queues.records().get(queue.index()).is_none() {
-            return self.deed(f, format_args!("this ends by itself"));
+            return self.waiters_and_remedy(f, format_args!("this ends by itself"));
         }
         let free = self.views.queues.free_memory(self.messages);
         let (pool, used) = self.views.queues.records().fullest_pool(free, queue);
@@ -712,19 +715,22 @@ impl Explained<'_> {
             _ => write!(f, "{used} of {}", self.messages.messages_max())?,
         }
         f.write_str(" (at most twice the free part)")?;
-        self.deed(f, format_args!("consume or purge that queue, or raise {key}"))
+        self.waiters_and_remedy(f, format_args!("consume or purge that queue, or raise {key}"))
     }
 
-    /// Writes the remedy when the log has no space: the queue that uses most of it, and the key.
-    fn free_log(&self, f: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
-        match self.most_in_log(f)? {
-            None => self.deed(f, format_args!("raise {key}")),
-            Some(()) => self.deed(f, format_args!("consume or purge that queue, or raise {key}")),
+    /// Writes the remedy when the log has no space: the queue that uses most of the log, and the
+    /// configuration key to raise.
+    fn largest_user_and_remedy(&self, f: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
+        match self.largest_user_of_log(f)? {
+            None => self.waiters_and_remedy(f, format_args!("raise {key}")),
+            Some(()) => {
+                self.waiters_and_remedy(f, format_args!("consume or purge that queue, or raise {key}"))
+            }
         }
     }
 
-    /// Writes the queue that uses most of the log; `None` if none does.
-    fn most_in_log(&self, f: &mut fmt::Formatter<'_>) -> Result<Option<()>, fmt::Error> {
+    /// Writes the queue that uses most of the log; returns `None`, and writes nothing, if no queue uses it.
+    fn largest_user_of_log(&self, f: &mut fmt::Formatter<'_>) -> Result<Option<()>, fmt::Error> {
         let Some((queue, bytes)) = self.views.queues.records().queue_with_largest_sum(Queue::log_bytes)
         else {
             return Ok(None);
@@ -735,7 +741,7 @@ impl Explained<'_> {
         Ok(Some(()))
     }
 
-    /// Writes how much the log uses, and how much of the limit it can use.
+    /// Writes how many bytes the log uses, and how many it may use.
     fn disk_used(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let usable = self.pending_writes.disk_bytes_max();
         let used = usable.saturating_sub(self.pending_writes.log_free_bytes());
@@ -755,7 +761,7 @@ impl Explained<'_> {
         write!(f, " in {count} message{s}")
     }
 
-    /// Writes the name of a queue, escaped because clients choose names.
+    /// Writes the name of a queue. It is escaped, because clients may choose any characters.
     fn queue(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
         let Some(record) = self.views.queues.records().get(queue.index()) else {
             return f.write_str("a queue");
@@ -764,9 +770,9 @@ impl Explained<'_> {
         write!(f, "queue '{}' (virtual host '{vhost}')", record.name.escape_debug())
     }
 
-    /// Returns the sum over a queue and its levels; 0 for a deleted queue.
-    fn sum_over_levels(&self, queue: QueueId, much: impl Fn(&Queue) -> u64) -> u64 {
-        let is_there = self.views.queues.records().get(queue.index()).is_some();
-        if is_there { self.views.queues.records().sum_over_levels(queue, much) } else { 0 }
+    /// Returns the sum of `value` over a queue and its levels; 0 if the queue is deleted.
+    fn sum_over_levels(&self, queue: QueueId, value: impl Fn(&Queue) -> u64) -> u64 {
+        let exists = self.views.queues.records().get(queue.index()).is_some();
+        if exists { self.views.queues.records().sum_over_levels(queue, value) } else { 0 }
     }
 }

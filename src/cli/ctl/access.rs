@@ -20,7 +20,7 @@ use super::commands::Call;
 use super::commands::{ask, connect};
 use super::listings::{RowSource, print};
 
-/// Tags that give rights. Other tags are stored and shown.
+/// Tags with a meaning for the management API. Other tags are only stored and shown.
 const TAGS_WITH_RIGHTS: [&str; 5] =
     ["administrator", "monitoring", "policymaker", "management", "impersonator"];
 const MUST_BE_THERE: &str = "if-match: *\r\n";
@@ -96,7 +96,7 @@ pub(super) fn clear_password(call: &Call) -> Result<(), Failure> {
     user_done(&put_user(call, user, MUST_BE_THERE, &body)?, user)
 }
 
-/// Needs no broker: the result goes into a definitions file or a request.
+/// Prints the hash of a password, for a definitions file or a request. Needs no broker.
 pub(super) fn hash_password(call: &Call) -> Result<(), Failure> {
     let password = password(call, 0)?;
     let mut salt = [0; 4];
@@ -107,7 +107,7 @@ pub(super) fn hash_password(call: &Call) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Compares the password here. The broker gives the hash to clients of the control socket.
+/// Checks a password in this process, with the hash from the broker.
 pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     let password = password(call, 1)?;
@@ -272,7 +272,7 @@ fn password(call: &Call, at: usize) -> Result<String, Failure> {
                     "Error: there is no password in the arguments or on standard input",
                 ));
             }
-            // Input that has arrived is checked; later input is not waited for.
+            // A further line is an error if it has arrived already; this does not wait for one.
             if !stdin.buffer().is_empty() && line.len() <= PASSWORD_BYTES_MAX {
                 return Err(Failure::new(
                     USAGE,
@@ -282,7 +282,7 @@ fn password(call: &Call, at: usize) -> Result<String, Failure> {
             line.trim_end_matches(['\n', '\r']).to_string()
         }
     };
-    // An empty argument is handled elsewhere; here a file was empty, or Enter was pressed too early.
+    // The password was not given as an argument, so standard input was empty, or Enter was pressed too early.
     if password.is_empty() && call.args.get(at).is_none() {
         return Err(Failure::new(
             USAGE,
@@ -318,7 +318,7 @@ fn prompt() -> io::Result<String> {
     read.map(|_| line.trim_end_matches(['\n', '\r']).to_string())
 }
 
-/// Returns the hash of a password. An empty password fits no user.
+/// Returns the hash of a password as JSON. No password matches the hash of an empty password.
 pub(super) fn hash_of(password: &[u8]) -> Result<Value, Failure> {
     let mut failed = None;
     let mut entropy = |bytes: &mut [u8]| failed = getrandom::fill(bytes).err();
@@ -358,7 +358,7 @@ pub(super) fn done(reply: &Reply) -> Result<(), Failure> {
     }
 }
 
-/// Handles an answer with rabbitmqctl's text for an unknown user.
+/// Handles a reply, with rabbitmqctl's text for an unknown user.
 fn user_done(reply: &Reply, user: &str) -> Result<(), Failure> {
     if reply.error() == "no_such_user" {
         return Err(Failure::error(NO_USER, format_args!("User \"{user}\" does not exist")));
@@ -366,7 +366,7 @@ fn user_done(reply: &Reply, user: &str) -> Result<(), Failure> {
     done(reply)
 }
 
-/// Handles an answer about permissions, for which rabbitmqctl has another text.
+/// Handles a reply about permissions, for which rabbitmqctl has another text.
 fn permission_done(reply: &Reply, call: &Call, user: &str) -> Result<(), Failure> {
     match reply.error() {
         "no_such_user" => Err(Failure::error(NO_USER, format_args!("User {user} does not exist"))),

@@ -4,8 +4,8 @@
 //! leveretctl                       broker
 //! hold ────────────────────────→   waits until everything is durable, between two commits
 //!      ←──── files and lengths ──  does not reuse these files
-//! copy, and ask after each file →  still held?
-//! done ────────────────────────→   may reuse them
+//! copy; a request after each file → reply: still held?
+//! done ────────────────────────→   may reuse these files
 //! ```
 //!
 //! # Invariants
@@ -22,12 +22,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{Mode, OFlags, openat};
 use serde_json::Value;
 
-use crate::archive::{self, Checksums, NewFile, Old};
+use crate::archive::{self, Checksums, ExistingFile, NewFile};
 
 use super::client::{BAD_DATA, Client, Failure, UNAVAILABLE, tell};
 use super::commands::{Call, connect};
 
-/// The first file in the archive explains what it is.
+/// The name of the first file in the archive, which explains the archive.
 const NOTE_NAME: &str = "README.leveret-backup";
 const NOTE: &str = "\
 The store of a Leveret broker as it was at one moment. To bring it back, on the machine that is to have it:
@@ -60,7 +60,7 @@ pub(super) fn backup(call: &Call) -> Result<(), Failure> {
     out.flush().map_err(|error| unwritable(target, &error))?;
     drop(out);
     let file_bytes = part.file.metadata().map_err(|error| unwritable(target, &error))?.len();
-    part.finish(Old::Kept).map_err(|error| unwritable(target, &error))?;
+    part.finish(ExistingFile::Kept).map_err(|error| unwritable(target, &error))?;
     tell(call, &format!("Done: a file of {file_bytes} bytes, {bytes} of them the store's"))
 }
 
@@ -108,11 +108,12 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
         let (slot, bytes, length) = (number(0)?, number(1)?, number(2)?);
         let name = format!("{slot:08}.seg");
         let source = open_segment(&opened, &name).map_err(|error| unreadable(&folder.join(&name), error))?;
-        // Anything written behind this length belongs to a later moment.
+        // Bytes after this length were written later and do not belong to the backup.
         let mut content = source.take(bytes).chain(io::repeat(0));
         add(out, &mut sums, (&name, length, now), &mut content).map_err(wrote)?;
         copied += bytes;
-        // Asking after each file shows the broker that the backup continues, and that the files are still held.
+        // The request after each file prevents the idle timeout, and its reply shows whether the files are
+        // still held.
         if client.ask("GET", "/api/ctl/backup", "", "")?.status != 204 {
             let why =
                 "Error: the broker's disk became full, so it cancelled the backup; free space and try again";

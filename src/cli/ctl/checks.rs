@@ -1,8 +1,7 @@
-//! Checks for scripts: whether the broker runs, listens and has no alarm; and commands about the cluster, which
-//! has one node.
+//! Checks for scripts: whether the broker runs, listens and has no alarm. Also the commands about the
+//! cluster, which consists of this node.
 //!
-//! Output and exit codes are those of `rabbitmqctl` and `rabbitmq-diagnostics`. A check reports the state of this
-//! moment.
+//! Output and exit codes are those of `rabbitmqctl` and `rabbitmq-diagnostics`.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -29,15 +28,15 @@ const FLAGS: [(&str, bool); 7] = [
     ("virtual_host_metadata", false),
 ];
 
-/// The facts about a broker that checks use.
-struct Seen {
+/// The state of the broker that the checks need.
+struct BrokerState {
     node: String,
     version: String,
     alarms: Vec<String>,
     listeners: Vec<String>,
 }
 
-impl Seen {
+impl BrokerState {
     fn ask(call: &Call) -> Result<Self, Failure> {
         let overview = overview(call)?;
         let text = |key: &str| overview.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
@@ -73,7 +72,7 @@ fn joined<'t>(words: impl Iterator<Item = &'t str>) -> String {
 }
 
 pub(super) fn is_running(call: &Call) -> Result<(), Failure> {
-    let seen = Seen::ask(call)?;
+    let seen = BrokerState::ask(call)?;
     let question = match &*call.command {
         "check_running" => format!("Checking if RabbitMQ is running on node {} ...", seen.node),
         _ => format!("Asking node {} for its status ...", seen.node),
@@ -82,16 +81,16 @@ pub(super) fn is_running(call: &Call) -> Result<(), Failure> {
     say(call, &format!("RabbitMQ on node {} is fully booted and running", seen.node))
 }
 
-/// A broker that answers has finished booting.
+/// Prints that the broker has booted: a broker that replies has finished its start.
 pub(super) fn is_booting(call: &Call) -> Result<(), Failure> {
-    let node = Seen::ask(call)?.node;
+    let node = BrokerState::ask(call)?.node;
     tell(call, &format!("Asking node {node} for its boot status ..."))?;
     let rest = "is fully booted (check with is_running), stopped or has not started booting yet";
     say(call, &format!("RabbitMQ on node {node} {rest}"))
 }
 
 pub(super) fn check_alarms(call: &Call) -> Result<(), Failure> {
-    let Seen { node, alarms, .. } = Seen::ask(call)?;
+    let BrokerState { node, alarms, .. } = BrokerState::ask(call)?;
     tell(call, &format!("Asking node {node} to report any local resource alarms ..."))?;
     if !alarms.is_empty() {
         let lines: Vec<_> = alarms.iter().map(|alarm| shown(call, alarm)).collect();
@@ -107,13 +106,13 @@ pub(super) fn check_alarms(call: &Call) -> Result<(), Failure> {
 }
 
 pub(super) fn check_virtual_hosts(call: &Call) -> Result<(), Failure> {
-    let node = Seen::ask(call)?.node;
+    let node = BrokerState::ask(call)?.node;
     tell(call, &format!("Checking if all vhosts are running on node {node} ..."))?;
     say(call, &format!("Node {node} reported all vhosts as running"))
 }
 
 pub(super) fn check_port_listener(call: &Call) -> Result<(), Failure> {
-    let (seen, wanted) = (Seen::ask(call)?, &call.args[0]);
+    let (seen, wanted) = (BrokerState::ask(call)?, &call.args[0]);
     let node = &seen.node;
     tell(call, &format!("Asking node {node} if there's an active listener on port {wanted} ..."))?;
     if seen.ports().any(|(_, port, _)| port == wanted) {
@@ -128,7 +127,7 @@ pub(super) fn check_port_listener(call: &Call) -> Result<(), Failure> {
 }
 
 pub(super) fn check_protocol_listener(call: &Call) -> Result<(), Failure> {
-    let (seen, wanted) = (Seen::ask(call)?, &call.args[0]);
+    let (seen, wanted) = (BrokerState::ask(call)?, &call.args[0]);
     let node = &seen.node;
     tell(call, &format!("Asking node {node} if there's an active listener for protocol {wanted} ..."))?;
     if seen.ports().any(|(.., protocol)| protocol == wanted) {
@@ -144,7 +143,7 @@ pub(super) fn check_protocol_listener(call: &Call) -> Result<(), Failure> {
 
 /// Checks that each listener accepts connections.
 pub(super) fn check_port_connectivity(call: &Call) -> Result<(), Failure> {
-    let seen = Seen::ask(call)?;
+    let seen = BrokerState::ask(call)?;
     let node = &seen.node;
     tell(call, &format!("Testing TCP connections to all active listeners on node {node} ..."))?;
     let is_deaf = |(host, port, _): &(&str, &str, &str)| {
@@ -161,9 +160,9 @@ pub(super) fn check_port_connectivity(call: &Call) -> Result<(), Failure> {
     say(call, &format!("Successfully connected to ports {ports} on node {node}."))
 }
 
-/// RabbitMQ itself advises to use the other checks.
+/// Runs the check that RabbitMQ has deprecated in favour of the others.
 pub(super) fn node_health_check(call: &Call) -> Result<(), Failure> {
-    let node = Seen::ask(call)?.node;
+    let node = BrokerState::ask(call)?.node;
     tell(
         call,
         &format!(
@@ -181,7 +180,7 @@ const fn state(is_there: bool) -> &'static str {
 }
 
 pub(super) fn cluster_status(call: &Call) -> Result<(), Failure> {
-    let seen = Seen::ask(call)?;
+    let seen = BrokerState::ask(call)?;
     let node = &seen.node;
     if call.formatter() == Formatter::Json {
         let listeners = seen.listeners.iter().map(|listener| listener_parts(listener));
@@ -232,7 +231,7 @@ fn uncapital(listener: &str) -> String {
 }
 
 pub(super) fn list_feature_flags(call: &Call) -> Result<(), Failure> {
-    Seen::ask(call)?;
+    BrokerState::ask(call)?;
     tell(call, "Listing feature flags ...")?;
     if call.formatter() == Formatter::Json {
         let flags = FLAGS.map(|(name, is_there)| json!({"name": name, "state": state(is_there)}));
@@ -246,9 +245,9 @@ pub(super) fn list_feature_flags(call: &Call) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Existing features are always enabled; others cannot be.
+/// Succeeds for an existing feature, because it is always enabled. Others cannot be enabled.
 pub(super) fn enable_feature_flag(call: &Call) -> Result<(), Failure> {
-    let (node, flag) = (Seen::ask(call)?.node, &call.args[0]);
+    let (node, flag) = (BrokerState::ask(call)?.node, &call.args[0]);
     if flag == "all" {
         return tell(call, "Enabling all feature flags ...");
     }

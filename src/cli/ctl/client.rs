@@ -1,9 +1,9 @@
 //! The client of the control socket, and errors with their exit codes.
 //!
 //! # Invariants
-//! - The length of an answer is bounded.
-//! - If the broker does not answer within the caller's time limit, the request fails.
-//! - Rows are passed on one by one, whatever their number.
+//! - The length of a line, and of a small reply, is bounded.
+//! - If the broker does not reply within the caller's time limit, the request fails.
+//! - Rows are passed to the caller one by one, so their number is not limited.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::commands::Call;
 
-/// Maximum length of a line or a small answer in bytes.
+/// Maximum length of a line or a small reply in bytes.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 /// A connection to the broker.
@@ -26,7 +26,7 @@ pub(super) struct Client {
     stream: BufReader<UnixStream>,
 }
 
-/// An answer that is not a listing.
+/// A small reply.
 #[derive(Debug)]
 pub(super) struct Reply {
     /// The HTTP status.
@@ -48,7 +48,7 @@ impl Reply {
 }
 
 impl Client {
-    /// Connects to the socket with a time limit for answers.
+    /// Connects to the socket, with a time limit for replies.
     ///
     /// # Errors
     /// The error of the system.
@@ -59,7 +59,7 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// Sends a request and returns a small answer.
+    /// Sends a request and returns a small reply.
     ///
     /// # Errors
     /// The broker cannot be reached.
@@ -79,7 +79,8 @@ impl Client {
         Ok(Reply { status, body: if text.is_empty() { Value::Null } else { parse(&text)? } })
     }
 
-    /// Requests rows and passes them to `row` one by one. A refusal is returned.
+    /// Requests rows and calls `row` with each. Returns the reply if the broker refuses the request, else
+    /// `None`.
     ///
     /// # Errors
     /// The broker cannot be reached, or `row` fails.
@@ -105,7 +106,7 @@ impl Client {
         if status == 200 { Ok(None) } else { Ok(Some(Reply { status, body: parse(&refusal)? })) }
     }
 
-    /// Copies a long answer.
+    /// Sends a request and copies a long reply to `out`.
     ///
     /// # Errors
     /// The broker cannot be reached or refuses, or the output fails.
@@ -130,24 +131,24 @@ impl Client {
             body.len()
         );
         let stream = self.stream.get_mut();
-        // A broker that refuses a connection has closed it before the request was written. Its answer is read
-        // nevertheless.
+        // If the broker refuses the connection, writing the request may fail, because the broker has closed
+        // it already. Its reply is read nevertheless.
         let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
-        sent.map_err(|error| broken(&error))
+        sent.map_err(|error| connection_failure(&error))
     }
 
-    /// Reads an answer line by line and returns its status.
+    /// Reads a reply, calls `line` with each line, and returns the status.
     fn receive(&mut self, line: &mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<u16, Failure> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if self.read_line(&mut head)? == 0 {
-                return Err(broken(&io::ErrorKind::UnexpectedEof.into()));
+                return Err(connection_failure(&io::ErrorKind::UnexpectedEof.into()));
             }
         }
         let mut headers = [httparse::EMPTY_HEADER; 16];
         let mut response = httparse::Response::new(&mut headers);
         let is_whole = response.parse(&head).is_ok_and(|parsed| parsed.is_complete());
-        let status = response.code.filter(|_| is_whole).ok_or_else(nonsense)?;
+        let status = response.code.filter(|_| is_whole).ok_or_else(invalid_reply)?;
         let header = |name: &str| {
             let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
             found.and_then(|header| core::str::from_utf8(header.value).ok())
@@ -155,9 +156,9 @@ impl Client {
         if header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
             self.receive_chunks(line)?;
         } else if let Some(length) = header("content-length") {
-            let length: u64 = length.parse().map_err(|_| nonsense())?;
+            let length: u64 = length.parse().map_err(|_| invalid_reply())?;
             let mut body = vec![0; length.min(LINE_BYTES_MAX) as usize];
-            self.stream.read_exact(&mut body).map_err(|error| broken(&error))?;
+            self.stream.read_exact(&mut body).map_err(|error| connection_failure(&error))?;
             line(&body)?;
         }
         Ok(status)
@@ -168,15 +169,15 @@ impl Client {
         loop {
             let mut head = Vec::new();
             if self.read_line(&mut head)? == 0 {
-                return Err(broken(&io::ErrorKind::UnexpectedEof.into()));
+                return Err(connection_failure(&io::ErrorKind::UnexpectedEof.into()));
             }
-            let digits = core::str::from_utf8(head.trim_ascii()).map_err(|_| nonsense())?;
+            let digits = core::str::from_utf8(head.trim_ascii()).map_err(|_| invalid_reply())?;
             let length =
                 usize::from_str_radix(digits, 16).ok().filter(|length| *length as u64 <= LINE_BYTES_MAX);
-            let length = length.ok_or_else(nonsense)?;
+            let length = length.ok_or_else(invalid_reply)?;
             let start = pending.len();
             pending.resize(start + length + 2, 0);
-            self.stream.read_exact(&mut pending[start..]).map_err(|error| broken(&error))?;
+            self.stream.read_exact(&mut pending[start..]).map_err(|error| connection_failure(&error))?;
             pending.truncate(start + length);
             if length == 0 {
                 return line(&pending);
@@ -186,24 +187,24 @@ impl Client {
                 pending.drain(..=end);
             }
             if pending.len() as u64 > LINE_BYTES_MAX {
-                return Err(nonsense());
+                return Err(invalid_reply());
             }
         }
     }
 
     fn read_line(&mut self, into: &mut Vec<u8>) -> Result<usize, Failure> {
         let mut limited = (&mut self.stream).take(LINE_BYTES_MAX);
-        limited.read_until(b'\n', into).map_err(|error| broken(&error))
+        limited.read_until(b'\n', into).map_err(|error| connection_failure(&error))
     }
 }
 
 fn parse(text: &[u8]) -> Result<Value, Failure> {
-    let text = core::str::from_utf8(text).map_err(|_| nonsense())?;
-    text.parse().map_err(|_| nonsense())
+    let text = core::str::from_utf8(text).map_err(|_| invalid_reply())?;
+    text.parse().map_err(|_| invalid_reply())
 }
 
 #[cold]
-fn broken(error: &io::Error) -> Failure {
+fn connection_failure(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             Failure::new(TIMED_OUT, "Error: the broker did not answer in time (-t sets the time limit)")
@@ -220,12 +221,12 @@ fn broken(error: &io::Error) -> Failure {
 }
 
 #[cold]
-fn nonsense() -> Failure {
+fn invalid_reply() -> Failure {
     Failure::new(SOFTWARE, "Error: the answer is not from a Leveret of this version")
 }
 
 impl Failure {
-    /// Makes the failure for a refusal of the broker.
+    /// Returns the failure for a request that the broker refused.
     #[cold]
     pub(super) fn refused(reply: &Reply) -> Self {
         let code = if reply.status == 404 { BAD_DATA } else { UNAVAILABLE };
@@ -241,11 +242,11 @@ pub(super) const BAD_DATA: u8 = 65;
 pub(super) const NO_INPUT: u8 = 66;
 /// The user does not exist.
 pub(super) const NO_USER: u8 = 67;
-/// There is no broker, or it could not do what was asked.
+/// There is no broker, or it could not carry out the request.
 pub(super) const UNAVAILABLE: u8 = 69;
 /// An internal error; also used if a user exists already.
 pub(super) const SOFTWARE: u8 = 70;
-/// The broker did not answer in time.
+/// The broker did not reply in time.
 pub(super) const TIMED_OUT: u8 = 75;
 /// The user may not use the socket.
 pub(super) const NOT_PERMITTED: u8 = 77;
@@ -263,7 +264,7 @@ impl Failure {
         Self { code, text: text.into() }
     }
 
-    /// Makes a failure that begins with `Error:`, as in rabbitmqctl.
+    /// Returns a failure whose text begins with `Error:`, as in rabbitmqctl.
     #[cold]
     pub(super) fn error(code: u8, what: impl fmt::Display) -> Self {
         Self::new(code, format!("Error:\n{what}"))
@@ -278,7 +279,7 @@ impl fmt::Display for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        // The reader of a pipe has seen enough, such as `head`: that is not a failure.
+        // The reader of the pipe (for example `head`) has closed it. This is not a failure.
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::new(0, "");
         }
@@ -286,7 +287,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Makes the failure for an invalid argument, with the usage.
+/// Returns the failure for an invalid argument, with the usage.
 pub(super) fn misused(call: &Call, why: &str) -> Failure {
     misused_as(USAGE, call, why)
 }
@@ -313,22 +314,22 @@ pub(super) fn tell(call: &Call, text: &str) -> Result<(), Failure> {
 
 /// Prints a warning to standard error.
 pub(super) fn warn(text: &str) {
-    // A closed standard error leaves no place to report to.
+    // If standard error is closed, the failure cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Makes the failure for an unknown user, with rabbitmqctl's text and a plain one.
+/// Returns the failure for an unknown user, with rabbitmqctl's text and a plain one.
 pub(super) fn no_such_user(user: &str) -> Failure {
     Failure::error(UNAVAILABLE, format_args!("{{:no_such_user, {user:?}}}\nThere is no user {user:?}"))
 }
 
-/// Makes the failure for invalid JSON, with rabbitmqctl's text and a plain one.
+/// Returns the failure for invalid JSON, with rabbitmqctl's text and a plain one.
 pub(super) fn no_json(what: &str, error: &serde_json::Error) -> Failure {
     let text = format_args!("JSON decoding error. Reason: badarg\nThe {what} is not JSON: {error}");
     Failure::error(UNAVAILABLE, text)
 }
 
-/// Returns a line of an answer as it is shown. In a report, characters chosen by clients are escaped.
+/// Returns a line of a reply for printing. In a report, unprintable characters are escaped.
 pub(super) fn shown<'t>(call: &Call, line: &'t str) -> Cow<'t, str> {
     if call.in_report { Printable(line).to_string().into() } else { line.into() }
 }

@@ -1,4 +1,4 @@
-//! All commands, with their usage, and the help made of that.
+//! All commands with their usage; the help; parsing of arguments; finding the control socket.
 
 use super::client::{Client, Failure, NOT_PERMITTED, Reply, UNAVAILABLE, USAGE, heading};
 use super::format::{self, Formatter};
@@ -17,7 +17,7 @@ use std::{env, fs};
 /// One command.
 pub(super) struct Command {
     pub(super) name: &'static str,
-    /// Its description: a sentence without full stop.
+    /// The description: a sentence without full stop.
     pub(super) about: &'static str,
     pub(super) usage: &'static str,
     /// Minimum and maximum number of arguments.
@@ -541,21 +541,21 @@ fn general_options() -> String {
 pub(super) struct Call {
     /// The command; empty if there is none.
     pub(super) command: String,
-    /// Its usage, for errors about arguments; empty until the command is known.
+    /// The usage of the command, for errors about arguments; empty until the command is known.
     pub(super) usage: &'static str,
-    /// Its arguments.
+    /// The arguments of the command.
     pub(super) args: Vec<String>,
     /// All arguments as given, for error texts.
     pub(super) given: String,
     /// The virtual host, if given.
     pub(super) vhost: Option<String>,
-    /// Time limit for an answer, if given.
+    /// Time limit for a reply, if given.
     pub(super) timeout: Option<Duration>,
-    /// Whether informational messages are suppressed.
+    /// Informational messages are suppressed.
     pub(super) quiet: bool,
-    /// Whether informational messages and table headers are suppressed.
+    /// Informational messages and table headers are suppressed.
     pub(super) silent: bool,
-    /// Whether table headers are suppressed.
+    /// Table headers are suppressed.
     pub(super) no_headers: bool,
     /// The format of rows, if given.
     pub(super) formatter: Option<Formatter>,
@@ -563,7 +563,7 @@ pub(super) struct Call {
     pub(super) flags: Vec<String>,
     /// Options with a value.
     pub(super) values: Vec<(String, String)>,
-    /// Whether the command is a part of a report, which people read wherever it is written to.
+    /// The command is a part of `report`, whose output is for people even if it is not a terminal.
     pub(super) in_report: bool,
     /// The control socket, if given.
     pub(super) socket: Option<PathBuf>,
@@ -571,7 +571,7 @@ pub(super) struct Call {
     pub(super) data_dir: Option<PathBuf>,
     /// The broker's configuration, if given.
     pub(super) config: Option<PathBuf>,
-    /// Whether help was requested.
+    /// Help was requested.
     pub(super) help: bool,
     /// The first invalid argument, if any.
     pub(super) bad: Option<String>,
@@ -692,7 +692,7 @@ impl Call {
 }
 
 /// Commands of `rabbitmqctl` and of `leveret` that users try here, with what to do instead.
-const ELSEWHERE: &[(&[&str], &str)] = &[
+const ADVICE: &[(&[&str], &str)] = &[
     (&["serve", "check", "inspect", "restore"], "That is a command of the program: {}"),
     (&["bench"], "That is a program of its own: leveret-bench"),
     (
@@ -765,7 +765,7 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
 
 /// Returns what to do instead of a command.
 pub(super) fn find(name: &str) -> Option<&'static str> {
-    ELSEWHERE.iter().find(|(names, _)| names.contains(&name)).map(|(_, words)| *words)
+    ADVICE.iter().find(|(names, _)| names.contains(&name)).map(|(_, words)| *words)
 }
 
 /// Returns what to do instead of an unknown command, or how to find it.
@@ -779,16 +779,17 @@ pub(super) fn advice(name: &str) -> String {
 /// The data directory and the configuration of the packaged broker.
 const PACKAGED_DATA_DIR: &str = "/var/lib/leveret";
 const PACKAGED_CONFIG: &str = "/etc/leveret/leveret.toml";
-/// Default time limit for an answer.
+/// Default time limit for a reply.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Connects to the control socket. Given paths are tried before guesses. A folder below the current one is used
-/// only if it belongs to the caller, so that another user cannot provide a socket that receives passwords.
+/// Connects to the control socket. Paths from options are tried first, then default ones. A folder below the
+/// current one is used only if it belongs to the caller; otherwise another user could provide a socket that
+/// receives passwords.
 pub(super) fn connect(call: &Call) -> Result<Client, Failure> {
     let candidates = candidates(call)?;
     let socket = candidates.iter().find(|socket| fs::symlink_metadata(socket).is_ok()).or(candidates.first());
     let Some(socket) = socket else {
-        return Err(absent(&candidates, &io::ErrorKind::NotFound.into()));
+        return Err(no_broker(&candidates, &io::ErrorKind::NotFound.into()));
     };
     let timeout = call.timeout.unwrap_or(TIMEOUT);
     Client::connect(socket, Some(timeout)).map_err(|error| match error.kind() {
@@ -799,7 +800,7 @@ pub(super) fn connect(call: &Call) -> Result<Client, Failure> {
                 socket.display()
             ),
         ),
-        _ => absent(&candidates, &error),
+        _ => no_broker(&candidates, &error),
     })
 }
 
@@ -831,7 +832,7 @@ pub(super) fn data_dirs(call: &Call) -> Result<Vec<PathBuf>, Failure> {
         return Ok(vec![config.data_dir]);
     }
     let mut found = Vec::new();
-    // Without a file the configuration has no errors.
+    // Without a configuration file, there are no errors.
     if let Ok(config) = gather(None)
         && (config.data_dir.is_absolute() || is_own(&config.data_dir))
     {
@@ -858,7 +859,7 @@ fn is_own(folder: &Path) -> bool {
     fs::symlink_metadata(folder).is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw())
 }
 
-fn absent(candidates: &[PathBuf], error: &io::Error) -> Failure {
+fn no_broker(candidates: &[PathBuf], error: &io::Error) -> Failure {
     let tried: Vec<String> = candidates.iter().map(|socket| socket.display().to_string()).collect();
     Failure::new(
         UNAVAILABLE,
@@ -962,7 +963,7 @@ mod elsewhere_tests {
 
     #[test]
     fn nothing_here_is_a_command() {
-        for name in ELSEWHERE.iter().flat_map(|(names, _)| *names) {
+        for name in ADVICE.iter().flat_map(|(names, _)| *names) {
             assert!(super::super::COMMANDS.iter().all(|command| command.name != *name), "{name}");
         }
     }

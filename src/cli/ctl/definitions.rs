@@ -1,8 +1,8 @@
 //! `export_definitions` and `import_definitions`: files in RabbitMQ's format.
 //!
 //! # Invariants
-//! - An export gets its name only when it is complete.
-//! - An import reports everything that was refused, with the reason, and continues with the rest.
+//! - The file of an export gets its name only when it is complete.
+//! - An import reports every definition that was refused, with the reason, and continues with the others.
 //! - A plain-text password is hashed here, so that the broker is not delayed.
 
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::archive::{NewFile, Old};
+use crate::archive::{ExistingFile, NewFile};
 use leveret_management::definitions::{FILE_BYTES_MAX, Item, Password, ReadError, parse, read};
 
 use super::access::hash_of;
@@ -22,9 +22,10 @@ use super::commands::connect;
 
 /// Maximum number of bytes sent at once.
 const BATCH_BYTES: usize = 32 << 10;
-/// A definition larger than this does not fit into a request, in bytes.
-const THING_BYTES_MAX: usize = 60 << 10;
-/// After this number of password hashes a batch is sent, because the broker disconnects silent clients.
+/// Maximum size of a definition in bytes, because it must fit into a request.
+const DEFINITION_BYTES_MAX: usize = 60 << 10;
+/// A batch is sent after this number of password hashes at the latest. Hashing takes time, and the broker
+/// disconnects idle clients.
 const HASHES_AT_ONCE: usize = 32;
 
 pub(super) fn export(call: &Call) -> Result<(), Failure> {
@@ -47,7 +48,7 @@ pub(super) fn export(call: &Call) -> Result<(), Failure> {
     connect(call)?.copy("/api/definitions", &mut out)?;
     out.flush().map_err(|error| unwritable(target, &error))?;
     drop(out);
-    part.finish(Old::Replaced).map_err(|error| unwritable(target, &error))
+    part.finish(ExistingFile::Replaced).map_err(|error| unwritable(target, &error))
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {
@@ -61,7 +62,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         batch: String::new(),
         places: Vec::new(),
         hashes: 0,
-        complaints: 0,
+        refused_count: 0,
     };
     let done = if name == "-" {
         tell(call, "Importing definitions in JSON from standard input ...")?;
@@ -86,7 +87,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         error => Failure::error(BAD_DATA, format_args!("Failed to read the definitions: {error}")),
     })?;
     importer.send()?;
-    match importer.complaints {
+    match importer.refused_count {
         0 => tell(call, "Successfully imported the definitions."),
         count => {
             Err(Failure::new(UNAVAILABLE, format!("Error: {count} objects were not imported; the rest was")))
@@ -98,40 +99,41 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
 struct Importer {
     client: Client,
     batch: String,
-    /// The place of each definition of the batch in the file.
+    /// For each definition of the batch, its place in the file, for error texts.
     places: Vec<String>,
     /// Number of passwords hashed for the batch.
     hashes: usize,
-    complaints: usize,
+    refused_count: usize,
 }
 
 impl Importer {
     fn take(&mut self, place: &str, section: &str, thing: &str) -> Result<(), Failure> {
         let Ok(mut value) = thing.parse::<Value>() else {
-            self.complain(place, "it is nested too deeply, or contains an invalid number or text");
+            self.report_refused(place, "it is nested too deeply, or contains an invalid number or text");
             return Ok(());
         };
-        if section == "global_parameters" && is_of_no_matter(&value) {
+        if section == "global_parameters" && can_be_ignored(&value) {
             return Ok(());
         }
         if section == "users" {
             match hash_password(thing, &mut value)? {
                 Ok(was_hashed) => self.hashes += usize::from(was_hashed),
                 Err(why) => {
-                    self.complain(place, &why);
+                    self.report_refused(place, &why);
                     return Ok(());
                 }
             }
         }
         let thing = value.to_string();
-        if thing.len() > THING_BYTES_MAX {
-            self.complain(place, "it is larger than 60 KiB");
+        if thing.len() > DEFINITION_BYTES_MAX {
+            self.report_refused(place, "it is larger than 60 KiB");
             return Ok(());
         }
         if self.batch.len() + thing.len() > BATCH_BYTES {
             self.send()?;
         }
-        // JSON without line breaks: there are none outside of strings, and inside they are escaped.
+        // A definition is one line: JSON has no unescaped line breaks in strings, and none outside of them
+        // here.
         self.batch += &format!("{section} {thing}\n");
         self.places.push(place.to_string());
         if self.hashes == HASHES_AT_ONCE { self.send() } else { Ok(()) }
@@ -154,12 +156,13 @@ impl Importer {
                     place.ok_or_else(|| Failure::new(SOFTWARE, "Error: the broker reported no error"))?;
                 let text = problem.get(2).and_then(Value::as_str).unwrap_or_default();
                 match problem.get(1).and_then(Value::as_str) {
-                    Some("error") => self.complain(place, text),
+                    Some("error") => self.report_refused(place, text),
                     Some("stopped") => stopped_at = Some(number),
-                    _ => remark(&format!("{place}: {text}")),
+                    _ => print_error(&format!("{place}: {text}")),
                 }
             }
-            // The answer was full: the following definitions were not handled yet.
+            // The reply had no space for more, so the following definitions were not handled. They are sent
+            // again.
             let Some(count) = stopped_at.filter(|count| *count > 0) else { break };
             let handled: usize = lines.split_inclusive('\n').take(count).map(str::len).sum();
             lines = lines.get(handled..).unwrap_or_default();
@@ -168,9 +171,9 @@ impl Importer {
         Ok(())
     }
 
-    fn complain(&mut self, place: &str, why: &str) {
-        self.complaints += 1;
-        remark(&format!("{place}: {why}"));
+    fn report_refused(&mut self, place: &str, why: &str) {
+        self.refused_count += 1;
+        print_error(&format!("{place}: {why}"));
     }
 }
 
@@ -193,13 +196,14 @@ fn hash_password(thing: &str, user: &mut Value) -> Result<Result<bool, String>, 
     Ok(Ok(false))
 }
 
-/// Returns whether a parameter is one that every RabbitMQ exports and that has no meaning for one broker.
-fn is_of_no_matter(parameter: &Value) -> bool {
+/// Returns whether a parameter can be left out silently: every RabbitMQ exports it, and it has no meaning for
+/// a single broker.
+fn can_be_ignored(parameter: &Value) -> bool {
     let name = parameter.get("name").and_then(Value::as_str);
     matches!(name, Some("cluster_name" | "internal_cluster_id"))
 }
 
-fn remark(text: &str) {
+fn print_error(text: &str) {
     // A closed standard error leaves no place to report to.
     let _ = writeln!(io::stderr(), "{text}");
 }

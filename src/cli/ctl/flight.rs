@@ -1,9 +1,9 @@
-//! The last events of a broker, from the file of its flight recorder. The file is read directly, because the
-//! question is often why the broker does not answer.
+//! Prints the last events of a broker from the file of its flight recorder. The file is read directly,
+//! because often the broker does not reply any more.
 //!
 //! # Invariants
-//! - The file is only read, also while a broker writes to it.
-//! - Texts are escaped: clients chose parts of them, and could forge a line or control a terminal.
+//! - The file is only read, even while a broker writes to it.
+//! - Texts are escaped, because clients choose parts of them and could forge a line or control a terminal.
 //! - Missing events are reported.
 
 use std::fmt::{self, Write as _};
@@ -29,7 +29,7 @@ pub(super) fn shown(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     Read::by_ref(&mut file).take(FILE_BYTES as u64).read_to_end(&mut bytes)?;
     let events = flight::read(&bytes).map_err(|foreign| io::Error::other(foreign.to_string()))?;
-    // A running broker holds the lock, even if it is stopped. It is tried without waiting.
+    // A running broker has the lock, even while it is suspended. This attempt to take the lock does not wait.
     let lives_on = flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
     drop(file);
     let mut text = String::new();

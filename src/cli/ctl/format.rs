@@ -1,7 +1,7 @@
 //! Rows in the formats of rabbitmqctl 3.10 (tab-separated, JSON, CSV, or drawn), and `report`.
 //!
-//! On a terminal and in a report, unprintable characters chosen by clients are escaped. A pipe gets the original
-//! bytes.
+//! On a terminal and in a report, unprintable characters are escaped, because clients choose some texts.
+//! Output to a pipe or a file is not escaped.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -51,12 +51,12 @@ pub(super) struct Printer<'o, W: Write> {
     formatter: Formatter,
     columns: Vec<String>,
     has_header: bool,
-    /// Whether unprintable characters are escaped.
+    /// The output is a terminal: unprintable characters are escaped.
     is_terminal: bool,
-    /// Whether they are escaped, tabs included.
+    /// The output is a report: unprintable characters and tabs are escaped.
     is_report: bool,
     rows: u64,
-    /// Rows that can be drawn only when all are known.
+    /// Rows of a drawn table, which can be printed only when the widths of all rows are known.
     kept: Vec<Vec<String>>,
 }
 
@@ -105,7 +105,7 @@ impl<'o, W: Write> Printer<'o, W> {
         }
     }
 
-    /// Prints the end behind the rows.
+    /// Prints what follows the last row.
     ///
     /// # Errors
     /// The output is closed.
@@ -145,7 +145,8 @@ impl<'o, W: Write> Printer<'o, W> {
         self.out.write_all(b"}\n")
     }
 
-    /// In JSON only strings contain unprintable characters, and they have escapes for them.
+    /// Formats a value as JSON. Unprintable characters occur only in strings, where they are escaped as in
+    /// JSON.
     fn shown_json(&self, cell: &Value) -> String {
         let mut text = cell.to_string();
         if self.is_terminal || self.is_report {
@@ -210,7 +211,7 @@ impl<'o, W: Write> Printer<'o, W> {
     }
 }
 
-/// Formats a cell of a table: strings bare, arguments as Erlang terms, tags in brackets.
+/// Formats a cell of a table: strings without quotes, arguments as Erlang terms, tags in brackets.
 fn plain(cell: &Value) -> String {
     match cell {
         Value::Null => String::new(),
@@ -290,7 +291,7 @@ const SYSTEM_LINES_MAX: usize = 5;
 const STARTUP: Duration = Duration::from_secs(300);
 const STARTUP_STEP: Duration = Duration::from_millis(200);
 
-/// Default time limit for an answer. A suspended broker never answers.
+/// Default time limit for a reply, because a suspended broker never replies.
 const ANSWER: Duration = Duration::from_secs(10);
 /// The configuration key of the flight recorder.
 const FLIGHT_KEY: &str = "flight_recorder = ";
@@ -336,7 +337,7 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
     .and(environment.map(drop))
 }
 
-/// Returns the broker's configuration, if the broker answers.
+/// Returns the broker's configuration, if the broker replies.
 fn environment(call: &Call) -> Result<String, Failure> {
     let soon = Call { timeout: call.timeout.or(Some(ANSWER)), ..call.clone() };
     let reply = connect(&soon)?.ask("GET", "/api/ctl/environment", "", "")?;
@@ -369,8 +370,8 @@ fn tell_failure(failure: &Failure) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{}", Printable(reason))?)
 }
 
-/// Runs another command with all its columns. Its error takes its place, and the report continues. A report
-/// contains no secrets, because no command used here returns any.
+/// Runs another command with all its columns. If it fails, its error is printed instead, and the report
+/// continues. A report contains no secrets, because no command used here prints any.
 fn ask(call: &Call, (name, run): (&str, Run), vhost: Option<&str>) -> Result<(), Failure> {
     let title = vhost.map_or_else(|| name.to_string(), |vhost| format!("{name} --vhost {vhost}"));
     writeln!(io::stdout(), "\n{}\n", heading(&Printable(title).to_string()))?;

@@ -15,7 +15,7 @@ use super::format::Formatter;
 pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
     let (limits, vhost) = (&call.args[0], call.vhost());
     tell(call, &format!("Setting vhost limits to \"{limits}\" for vhost \"{vhost}\" ..."))?;
-    if let Some(why) = what_is_wrong(limits, ["max-connections", "max-queues"], "limits")? {
+    if let Some(why) = invalid_limits_text(limits, ["max-connections", "max-queues"], "limits")? {
         return Err(Failure::error(UNAVAILABLE, format_args!("Validation failed\n\n{why}\n")));
     }
     let reply = ask(call, "PUT", &["vhost-limits", vhost], limits)?;
@@ -46,7 +46,7 @@ pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
 pub(super) fn set_user_limits(call: &Call) -> Result<(), Failure> {
     let (user, limits) = (&call.args[0], &call.args[1]);
     tell(call, &format!("Setting user limits to \"{limits}\" for user \"{user}\" ..."))?;
-    if let Some(why) = what_is_wrong(limits, ["max-channels", "max-connections"], "user-limits")? {
+    if let Some(why) = invalid_limits_text(limits, ["max-channels", "max-connections"], "user-limits")? {
         return Err(Failure::error(UNAVAILABLE, why));
     }
     let reply = ask(call, "PUT", &["user-limits", user], limits)?;
@@ -113,7 +113,7 @@ fn show_all(call: &Call, what: &str, all: &[(String, Value)]) -> Result<(), Fail
 }
 
 /// Returns why limits are invalid, with rabbitmqctl's text.
-fn what_is_wrong(limits: &str, known: [&str; 2], what: &str) -> Result<Option<String>, Failure> {
+fn invalid_limits_text(limits: &str, known: [&str; 2], what: &str) -> Result<Option<String>, Failure> {
     let limits = limits.parse::<Value>().map_err(|error| no_json("definition", &error))?;
     let Some(limits) = limits.as_object() else { return Ok(None) };
     let erlang =

@@ -1,4 +1,4 @@
-//! Commands that list something.
+//! Commands that list objects.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -28,9 +28,9 @@ pub(super) struct RowSource<'a> {
     pub(super) banner: String,
     /// The columns to show.
     pub(super) columns: Vec<&'a str>,
-    /// Whether the rows arrive together; a table without rows is then an empty line.
+    /// The rows arrive together. A table without rows is then printed as an empty line.
     pub(super) is_whole: bool,
-    /// Whether rabbitmqctl prints no header for this listing.
+    /// rabbitmqctl prints no header for this listing.
     pub(super) is_headless: bool,
 }
 
@@ -130,7 +130,7 @@ fn columns<'a, K: ListedKind>(call: &'a Call, default: &[&'a str]) -> Result<Vec
     if call.args.is_empty() {
         return Ok(default.to_vec());
     }
-    // "name messages" and "name,messages" are both used.
+    // Scripts write columns as "name messages" or as "name,messages".
     let asked: Vec<&str> = call.args.iter().flat_map(|word| word.split([' ', ',', '\t'])).collect();
     let asked: Vec<&str> = asked.into_iter().filter(|word| !word.is_empty()).collect();
     let has_typed = K::COLUMNS.iter().any(|(name, _)| *name == TYPED);

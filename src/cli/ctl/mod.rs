@@ -41,7 +41,7 @@ use commands::Call;
 
 /// Runs the command.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let done = do_it(commands::parse(arguments));
+    let done = run_command(commands::parse(arguments));
     let failure = match done.and_then(|()| io::stdout().flush().map_err(Failure::from)) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(failure) => failure,
@@ -53,7 +53,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(failure.code)
 }
 
-fn do_it(mut call: Call) -> Result<(), Failure> {
+fn run_command(mut call: Call) -> Result<(), Failure> {
     if call.command.is_empty() && call.help {
         return commands::help(&call);
     }
@@ -81,7 +81,7 @@ pub(crate) fn has_command(name: &str) -> bool {
     COMMANDS.iter().any(|command| command.name == name)
 }
 
-/// Makes the failure `Command 'x' not found`, with a suggestion.
+/// Returns the failure `Command 'x' not found`, with a suggestion.
 fn unknown(name: &str) -> Failure {
     if name.is_empty() {
         return Failure::new(USAGE, commands::overview());

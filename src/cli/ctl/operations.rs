@@ -1,4 +1,4 @@
-//! Commands about the state of the broker, and commands that change something.
+//! Commands that print the state of the broker, and commands for queues, connections, bridges and orphans.
 
 use std::io::{self, Write};
 
@@ -133,7 +133,7 @@ pub(super) fn listener_line(listener: &str) -> String {
     format!("Interface: {interface}{port}, protocol: {protocol}, purpose: {purpose}")
 }
 
-/// Returns a text as a list; an empty text gives an empty list.
+/// Returns a list with the text; an empty list for an empty text.
 fn list_of(text: String) -> Vec<String> {
     if text.is_empty() { Vec::new() } else { vec![text] }
 }

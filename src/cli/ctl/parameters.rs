@@ -14,8 +14,8 @@ use super::commands::{ask, connect};
 use super::format::Printer;
 use super::listings::{RowSource, print};
 
-/// Returns a value as text that was checked to be JSON.
-fn body_of(value: &str) -> Result<String, Failure> {
+/// Checks that a value is JSON. Returns the body of the request.
+fn checked_json(value: &str) -> Result<String, Failure> {
     match value.parse::<Value>() {
         Ok(value) => Ok(json!({ "value": value }).to_string()),
         Err(error) => Err(no_json("value", &error)),
@@ -32,7 +32,7 @@ pub(super) fn set(call: &Call) -> Result<(), Failure> {
              \"{vhost}\" ..."
         ),
     )?;
-    let body = body_of(value)?;
+    let body = checked_json(value)?;
     done(&ask(call, "PUT", &["parameters", component, vhost, name], &body)?)
 }
 
@@ -67,7 +67,7 @@ pub(super) fn list(call: &Call) -> Result<(), Failure> {
 pub(super) fn set_global(call: &Call) -> Result<(), Failure> {
     let [name, value] = call.args.as_slice() else { return Ok(()) };
     tell(call, &format!("Setting global runtime parameter \"{name}\" to \"{value}\" ..."))?;
-    let body = body_of(value)?;
+    let body = checked_json(value)?;
     done(&ask(call, "PUT", &["global-parameters", name], &body)?)
 }
 
@@ -93,8 +93,8 @@ pub(super) fn list_global(call: &Call) -> Result<(), Failure> {
 /// The name of the node, where rabbitmqctl shows one.
 const NODE: &str = "leveret";
 
-/// Columns of `shovel_status`, the broker's names for them, and whether a column exists although no shovel has
-/// the value.
+/// Columns of `shovel_status`, the broker's names for them, and whether a column is printed even if no shovel
+/// has a value for it.
 const COLUMNS: [(&str, &str, bool); 16] = [
     ("destination", "dest_uri", true),
     ("destination_exchange", "dest_exchange", false),

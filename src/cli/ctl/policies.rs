@@ -10,8 +10,8 @@ use super::commands::Call;
 use super::commands::ask;
 use super::listings::{RowSource, print};
 
-/// Returns the path of the policies that a command is about, and the names for setting, clearing and listing
-/// them.
+/// Returns the API path for a command about policies or operator policies, and the verbs for the printed
+/// messages about setting, clearing and listing them.
 fn words(call: &Call) -> (&'static str, [&'static str; 3]) {
     match call.command.contains("operator") {
         true => (

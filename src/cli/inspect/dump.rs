@@ -1,6 +1,6 @@
-//! Every record as a line of `name=value` words, for `grep`; and properties of messages as JSON.
+//! Prints every record as a line of `name=value` words, for `grep`; writes properties of messages as JSON.
 //!
-//! Data of clients is escaped, so a line stays one line. Bodies are cut, so it stays short.
+//! Data from clients is escaped, so that a record is one line. Bodies are truncated, so that lines are short.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -32,9 +32,9 @@ struct RecordLine<'a> {
 
 impl fmt::Display for RecordLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FoundRecord { place, commit, life, is_of_damaged_commit, record } = self.found;
+        let FoundRecord { place, commit, epoch, is_of_damaged_commit, record } = self.found;
         write!(f, "record segment={} at={} bytes={}", place.segment, place.at, place.bytes)?;
-        write!(f, " commit={commit} life={life}")?;
+        write!(f, " commit={commit} epoch={epoch}")?;
         if *is_of_damaged_commit {
             f.write_str(" commit_damaged")?;
         }
@@ -96,14 +96,14 @@ impl RecordLine<'_> {
         }
     }
 
-    /// Returns how many queues still have the message, and have it from this segment.
+    /// Returns how many queues still have the message and read it from this segment.
     fn live(&self, targets: Targets<'_>) -> usize {
         let segment = self.found.place.segment;
         targets.iter().filter(|target| self.log.is_live_in(target, segment)).count()
     }
 }
 
-/// Writes the first parts, and how many follow.
+/// Writes the first parts, and how many more there are.
 fn parts(f: &mut fmt::Formatter<'_>, mut all: impl Iterator<Item = String>) -> fmt::Result {
     for (at, part) in all.by_ref().take(SHOWN_PARTS_MAX).enumerate() {
         if at > 0 {
@@ -125,7 +125,7 @@ impl fmt::Display for Cut<'_> {
         if self.0.len() <= SHOWN_BYTES_MAX {
             return Quoted(self.0).fmt(f);
         }
-        // Text is not cut within a character.
+        // Text is truncated only between characters.
         let mut end = SHOWN_BYTES_MAX;
         while end > SHOWN_BYTES_MAX - 3 && self.0[end] & 0xc0 == 0x80 {
             end -= 1;
@@ -134,8 +134,8 @@ impl fmt::Display for Cut<'_> {
     }
 }
 
-/// Writes `properties` with the names of RabbitMQ's management API, and `properties_base64` if that loses
-/// something: JSON has fewer types than a header table. The message can be made again from both.
+/// Writes `properties` with the names of RabbitMQ's management API. JSON has fewer types than a header table;
+/// if something is lost, also writes `properties_base64`, from which the original can be restored.
 pub(super) fn write_properties(object: &mut Object<'_, '_>, bytes: &[u8]) {
     let parsed = Properties::parse(bytes);
     if let Ok(properties) = parsed {
@@ -211,7 +211,7 @@ fn write_value(json: &mut Json<'_>, value: Value<'_>) {
             }
         },
         Value::Timestamp(seconds) => json.number(seconds),
-        // Finite: other values are refused when a table is checked.
+        // The number is finite, because a table with other values is refused.
         Value::Float(number) => json.shown_raw(format_args!("{number:?}")),
         Value::Double(number) => json.shown_raw(format_args!("{number:?}")),
         Value::Decimal { scale, value } => json.shown_raw(format_args!("{value}e-{scale}")),

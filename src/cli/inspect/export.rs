@@ -1,9 +1,9 @@
 //! Exports every live message as one JSON object per line, for importing into another broker.
 //!
 //! # Invariants
-//! - A message is exported once, with all queues that have it.
-//! - A message is exported only with the complete body that was published.
-//! - Of a body in chunks only one chunk is in memory.
+//! - A message is exported once, with all queues that contain it.
+//! - A message is exported only if its complete body can be read.
+//! - Of a body that is stored in chunks, only one chunk is in memory at a time.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -25,13 +25,13 @@ use leveret_storage::{Body, FileDisk, Log, Message, Range, RangeSet};
 pub(super) struct Exported {
     /// Number of messages.
     pub(super) messages: u64,
-    /// Bytes of their bodies.
+    /// Bytes of the bodies of these messages.
     pub(super) bytes: u64,
     /// Number of messages that cannot be read, counted once per queue.
     pub(super) unreadable: u64,
 }
 
-/// Exports from the store in `directory`, which was read before.
+/// Exports the messages of the store in `directory`, which was inspected before.
 pub(super) fn run(
     inspection: &mut Inspection,
     directory: &Path,
@@ -57,7 +57,7 @@ fn all(inspection: &mut Inspection, directory: &Path, sink: &mut Sink<'_>) -> io
     let mut export = Export { sink, done: BTreeMap::new(), exported: Exported::default() };
     export.round(&mut inspection.log, directory)?;
     if export.exported.unreadable > inspection.count_unreadable() {
-        // A broker has moved them meanwhile.
+        // A running broker may have moved messages meanwhile, so the unread ones are searched again.
         if let Ok((mut again, _)) = Log::read_only(&mut FileDisk::open_read_only(directory)) {
             export.round(&mut again, directory)?;
         }
@@ -88,8 +88,8 @@ impl Sink<'_> {
         }
     }
 
-    /// Removes what was written since the position. In a stream the line can only be left incomplete, so that it is
-    /// not valid JSON.
+    /// Removes everything that was written after the position. If the output is a stream, this is not
+    /// possible; the line then remains incomplete, so that it is not valid JSON.
     fn take_back(&mut self, mark: u64) -> io::Result<()> {
         match self {
             Self::File(file) => {
@@ -176,8 +176,8 @@ struct Export<'e, 's> {
 }
 
 impl Export<'_, '_> {
-    /// Exports messages that were not exported yet, queue by queue. A message in several queues is exported with the
-    /// first.
+    /// Exports messages that were not exported yet, queue by queue. A message in several queues is exported
+    /// with the first one.
     fn round(&mut self, log: &mut Log, directory: &Path) -> io::Result<()> {
         let mut disk = FileDisk::open_read_only(directory);
         let names = QueueNames::of(log, &mut disk)?;
@@ -213,7 +213,7 @@ impl Export<'_, '_> {
         Ok(())
     }
 
-    /// Returns the queues that still have the message and were not exported with it.
+    /// Returns the queues that still contain the message, without those with which it was exported before.
     fn targets(&self, log: &Log, message: &Message<'_>) -> Vec<(u64, u64)> {
         let is_new = |queue, offset| !self.done.get(&queue).is_some_and(|done| done.contains(offset));
         log.live_targets(message).filter(|&(queue, offset)| is_new(queue, offset)).collect()

@@ -1,6 +1,6 @@
 //! `leveret inspect`: the content of a data directory, its damage, and its messages as JSON.
 //!
-//! It runs the reader that a start runs, checks every commit, and counts.
+//! The store is read as by a start; in addition, every commit is checked.
 //!
 //! | file     | content                                                                      |
 //! |----------|------------------------------------------------------------------------------|
@@ -11,7 +11,7 @@
 //!
 //! # Invariants
 //! - Nothing is written and no lock is taken, so a broker may be writing meanwhile.
-//! - Exported messages are those published, byte for byte.
+//! - Exported messages are byte for byte those that were published.
 
 mod dump;
 mod export;
@@ -31,8 +31,8 @@ use std::time::Duration;
 use std::{fmt, thread};
 
 /// The exit code when a directory could not be inspected, or the arguments are invalid.
-pub const CANNOT: u8 = 3;
-/// How long data that a broker is writing may look incomplete.
+pub const CANNOT_INSPECT: u8 = 3;
+/// How long data that a broker is writing may look damaged.
 const UNFINISHED_FOR: Duration = Duration::from_millis(300);
 /// Maximum number of inspections of a store while a broker writes.
 const INSPECTIONS_MAX: usize = 4;
@@ -44,7 +44,7 @@ const INSPECTIONS_MAX: usize = 4;
 pub fn run(options: &Options) -> Result<ExitCode, InspectError> {
     let stdout = io::stdout().lock();
     let outcome = match options.export {
-        // Exported messages use standard output alone.
+        // If messages are exported to standard output, the report is written to standard error.
         Some(ExportTo::StandardOutput) => {
             inspect(options, &mut io::stderr().lock(), &mut BufWriter::new(stdout))
         }
@@ -52,9 +52,9 @@ pub fn run(options: &Options) -> Result<ExitCode, InspectError> {
     };
     match outcome {
         Ok(verdict) => Ok(ExitCode::from(verdict.code())),
-        // The reader of the pipe has seen enough.
+        // The reader of the pipe has closed it.
         Err(InspectError::Output(why)) if why.kind() == io::ErrorKind::BrokenPipe => {
-            Ok(ExitCode::from(CANNOT))
+            Ok(ExitCode::from(CANNOT_INSPECT))
         }
         Err(trouble) => Err(trouble),
     }
@@ -96,9 +96,9 @@ pub fn inspect(
     Ok(verdict)
 }
 
-/// Inspects the store. While a broker uses the directory, it is inspected up to [`INSPECTIONS_MAX`] times: what
-/// all of them find damaged is damaged, and users are in doubt when all of them say so. Also returns how many
-/// places were being written.
+/// Inspects the store. While a broker uses the directory, the store is inspected up to [`INSPECTIONS_MAX`]
+/// times. Only damage that all inspections find is reported, because data that is being written may look
+/// damaged. Also returns how many places only looked damaged.
 fn inspect_store(
     disk: &mut FileDisk,
     directory: &Path,
@@ -114,7 +114,7 @@ fn inspect_store(
             break;
         }
         thread::sleep(UNFINISHED_FOR);
-        // There may be new files.
+        // The broker may have created new files.
         *disk = FileDisk::open_read_only(directory);
         let mut again = Inspection::of(disk);
         if let (Ok(again), Ok(earlier)) = (&mut again, &inspection) {
@@ -196,9 +196,9 @@ const OPTIONS: Table<Options> = Table(&[Section {
 pub struct Options {
     /// The data directory.
     pub directory: PathBuf,
-    /// Print the structure of the log.
+    /// Prints the structure of the log.
     pub details: bool,
-    /// Print every record.
+    /// Prints every record.
     pub records: bool,
     /// The destination of live messages.
     pub export: Option<ExportTo>,

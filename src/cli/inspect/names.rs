@@ -20,11 +20,12 @@ use std::path::Path;
 pub(super) struct QueueNames {
     /// Virtual host and name of each queue, by its incarnation.
     pub(super) queues: BTreeMap<u64, (String, String)>,
-    /// Queues that hold one priority of another queue: that queue's incarnation, and the priority.
+    /// The levels of queues with priorities, by their incarnation: the incarnation of the queue, and the
+    /// priority.
     pub(super) levels: BTreeMap<u64, (u64, u64)>,
     /// Queues with messages but without a definition; virtual host and name if a footer contains them.
     pub(super) orphans: BTreeMap<u64, Option<(String, String)>>,
-    /// Number of those that belong to delayed exchanges.
+    /// Number of orphans that belong to delayed exchanges.
     pub(super) hidden: usize,
     pub(super) exchanges: u64,
     pub(super) bindings: u64,
@@ -75,7 +76,8 @@ impl QueueNames {
         }
     }
 
-    /// Returns virtual host and name of a queue, with or without a definition.
+    /// Returns virtual host and name of a queue, from its definition or from a footer; `None` if both are
+    /// missing.
     fn of_queue(&self, queue: u64) -> Option<&(String, String)> {
         let queue = self.levels.get(&queue).map_or(queue, |(whole, _)| *whole);
         self.queues.get(&queue).or_else(|| self.orphans.get(&queue)?.as_ref())
@@ -109,7 +111,7 @@ impl QueueNames {
         Shown(queue, self.of_queue(queue), self.priority_of(queue))
     }
 
-    /// Writes the fields that name a queue.
+    /// Writes the fields that identify a queue.
     pub(super) fn write(&self, object: &mut Object<'_, '_>, queue: u64) {
         if let Some((vhost, name)) = self.of_queue(queue) {
             object.bytes("vhost", vhost.as_bytes());
@@ -244,15 +246,15 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// The list is read this often before a lock counts as missing.
+/// Number of times that the list is read before a lock counts as missing.
 const READS: u32 = 3;
 /// Size of the buffer for the list of locks in bytes.
 const LIST_BYTES: usize = 64 << 10;
 
 /// Which process uses the data directory.
 ///
-/// Trying to take the lock would tell, but a broker that starts at that moment would fail. The kernel's list of
-/// all locks is readable for everyone, so it is used instead.
+/// This is found in the kernel's list of all locks. Trying to take the lock is no alternative, because a
+/// broker that starts at the same time would fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Broker {
     /// No broker has the directory open.
@@ -281,8 +283,8 @@ impl Broker {
     }
 }
 
-/// Reads the list with as few reads as possible: a lock that is released between two reads makes the kernel skip
-/// another one.
+/// Reads the list with as few system calls as possible, because the kernel may skip a lock if another one is
+/// released between two calls.
 fn read_at_once(file: &str) -> io::Result<String> {
     let mut bytes = Vec::with_capacity(LIST_BYTES);
     fs::File::open(file)?.take(LIST_BYTES as u64).read_to_end(&mut bytes)?;
@@ -292,7 +294,7 @@ fn read_at_once(file: &str) -> io::Result<String> {
 impl fmt::Display for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::No => f.write_str("none has the directory"),
+            Self::No => f.write_str("none uses the directory"),
             Self::Process(0) => f.write_str("a process uses the directory and may be writing"),
             Self::Process(id) => write!(f, "process {id} uses the directory and may be writing"),
             Self::Unknown => f.write_str("unknown: /proc/locks cannot be read"),
@@ -300,8 +302,9 @@ impl fmt::Display for Broker {
     }
 }
 
-/// Returns the process that holds a `flock` on a file: `1: FLOCK ADVISORY WRITE 4711 b3:02:1234 0 EOF`. The
-/// device is not compared, because some file systems report another one here.
+/// Returns the process that has a `flock` on the file with this inode, from lines like `1: FLOCK ADVISORY
+/// WRITE 4711 b3:02:1234 0 EOF`. The device is not compared, because some file systems report another one in
+/// this list.
 fn holder(locks: &str, inode: u64) -> Option<u32> {
     locks.lines().find_map(|line| {
         let mut words = line.split_whitespace().skip(1);

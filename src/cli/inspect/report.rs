@@ -1,8 +1,8 @@
 //! The tables of `leveret inspect`, for people and scripts.
 //!
 //! # Invariants
-//! - The first word of a line names its subject. A number stands alone between blanks, and its unit is in its
-//!   name or above it. An unknown value is a question mark.
+//! - The first word of a line is its subject. Numbers are separate words; their unit is in the name of the
+//!   value or in the heading. An unknown value is a question mark.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -57,8 +57,8 @@ pub(super) fn write_details(
 ) -> io::Result<()> {
     writeln!(out)?;
     writeln!(out, "log        {} segments of {} bytes", segments.len(), inspection.log.segment_bytes())?;
-    // The log's epoch is that of the next start; the last one that wrote is one less.
-    writeln!(out, "last       life {}", inspection.log.life().saturating_sub(1))?;
+    // The log returns the epoch of the next start. The last epoch that wrote is one less.
+    writeln!(out, "last       epoch {}", inspection.log.epoch().saturating_sub(1))?;
     writeln!(out)?;
     writeln!(
         out,
@@ -122,7 +122,7 @@ fn count_of(offsets: &RangeSet) -> u64 {
     offsets.ranges().iter().map(|range| range.end - range.start).sum()
 }
 
-/// Writes what cannot be read now, and what earlier starts could not read.
+/// Writes which parts cannot be read now, and which ones earlier starts could not read.
 fn write_damage(out: &mut dyn Write, inspection: &Inspection) -> io::Result<()> {
     if inspection.report.footers_missing > 0 {
         writeln!(
@@ -187,7 +187,7 @@ pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()
     }
 }
 
-/// Writes the verdict and what to do: the first line.
+/// Writes the first line: the verdict, and what to do.
 pub(super) fn write_verdict(
     out: &mut dyn Write,
     verdict: Verdict,
@@ -222,8 +222,8 @@ pub(super) fn write_verdict(
     }
 }
 
-/// Returns whether messages may have been lost: more is damaged than headers of segments, of which there are
-/// copies.
+/// Returns whether messages may have been lost: something else is damaged than headers of segments, which
+/// exist twice.
 fn may_hide_messages(report: &Report) -> bool {
     let is_header = |from: u32, to: u32| from == 0 && to as usize <= leveret_storage::BLOCK_BYTES;
     report.is_lost
@@ -255,8 +255,8 @@ impl fmt::Display for Id {
     }
 }
 
-/// The store as a start would read it, with every message read once. A message is unreadable if a start would
-/// have it in a queue and could not deliver it.
+/// The store as a start would read it, after every message was read once. A message is unreadable if it would
+/// be in a queue after a start, but could not be delivered.
 #[derive(Debug)]
 pub(crate) struct Inspection {
     pub(super) log: Log,
@@ -271,7 +271,7 @@ impl Inspection {
     /// Reads the store on `disk`.
     ///
     /// # Errors
-    /// It cannot be read, or there is none.
+    /// The store cannot be read, or there is none.
     pub(crate) fn of(disk: &mut FileDisk) -> Result<Self, OpenError> {
         let (mut log, report) = Log::inspect(disk)?;
         let (mut unreadable, mut bytes) = (BTreeMap::new(), Vec::new());
@@ -317,8 +317,8 @@ impl Inspection {
         self.unreadable.values().flat_map(RangeSet::ranges).map(|range| range.end - range.start).sum()
     }
 
-    /// Drops damage that an earlier inspection did not find, because a broker was writing there. Returns the number
-    /// of sentences and queues dropped.
+    /// Removes damage that an earlier inspection did not find, because it is only a place where a broker was
+    /// writing. Returns the number of removed sentences and queues.
     pub(super) fn keep_damage_of(&mut self, earlier: &Self) -> usize {
         let before = self.damage.len() + self.unreadable.len();
         self.damage.retain(|line| earlier.damage.contains(line));
@@ -338,7 +338,7 @@ impl Inspection {
     }
 }
 
-/// Returns the queues whose messages a start serves.
+/// Returns the queues whose messages a start restores.
 pub(super) fn queues_of(log: &Log) -> Vec<u64> {
     let is_served = |id: u64, queue: &QueueIndex| !queue.gone && !is_group(id) && !is_transient(id);
     let queues = log.index().queues().iter();

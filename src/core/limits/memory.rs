@@ -1,7 +1,7 @@
-//! The memory table: what every pool costs when it is full, and what the process needs in addition.
+//! The memory table: the bytes of every pool when it is full, and of everything else in the process.
 //!
-//! Lines are computed from the sizes of the records themselves, so they follow when a record grows. Sizes that can
-//! only be measured are constants in this file.
+//! Lines are computed from the sizes of the record types, so they are correct when a type changes. Sizes that
+//! can only be measured are constants in this file.
 
 use core::fmt::{self, Write};
 
@@ -22,7 +22,7 @@ pub const SORTED_ROW_BYTES: usize = 2 * 24;
 
 /// Upper bound of `management_clients_max`.
 pub const MANAGEMENT_CLIENTS_UPPER_BOUND: usize = 8;
-/// Number of threads: those that wait for the disk, one for other slow work, and one that writes the log.
+/// Number of helper threads: two for the disk, the worker, and the one that writes the log.
 const HELPERS: u64 = 4;
 /// Bytes of log lines that standard error has not accepted yet; further lines are dropped and counted.
 pub const LOG_RING_BYTES: usize = 32 << 10;
@@ -30,10 +30,11 @@ pub const LOG_RING_BYTES: usize = 32 << 10;
 pub const HELPER_STACK_BYTES: usize = 128 << 10;
 /// Bytes of buffered log lines and of the log rate limit.
 const LOG_BYTES: usize = LOG_RING_BYTES + size_of::<LogLimiter>();
-/// Bytes of the main thread's stack that are ever touched.
+/// Maximum number of bytes of the main thread's stack that are used.
 const STACK_BYTES: u64 = 256 << 10;
 
-/// Bytes of output that are reserved for each connection, so that this much can always be written at once.
+/// Bytes reserved for each connection for output that its socket does not take. So much can therefore always
+/// be written at once.
 pub const OUTPUT_BYTES_MIN: usize = 1024;
 
 /// Maximum number of rules of one bridge in each direction.
@@ -42,7 +43,7 @@ pub const BRIDGE_RULES_MAX: usize = 8;
 /// One line of the memory table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryLine {
-    /// The configuration key that sizes it, or a name if no key does.
+    /// The configuration key that determines the size, or a name if there is none.
     pub key: &'static str,
     /// Number of records in the pool.
     pub count: u64,
@@ -64,7 +65,7 @@ impl MemoryLine {
 pub struct MemoryTable {
     /// The lines, in the order of the configuration.
     pub lines: Vec<MemoryLine>,
-    /// Bytes that the kernel may hold for sockets in addition; `None` if the system decides.
+    /// Maximum bytes of socket buffers in the kernel, in addition; `None` if the system decides.
     pub kernel_bytes: Option<u64>,
 }
 
@@ -90,13 +91,14 @@ impl MemoryTable {
         text
     }
 
-    /// Returns the sum of all lines in bytes, without the kernel's part.
+    /// Returns the sum of all lines in bytes, without `kernel_bytes`.
     pub fn bytes(&self) -> u64 {
         self.lines.iter().map(MemoryLine::bytes).fold(0, u64::saturating_add)
     }
 }
 
-/// Sizes of records of other packages. They are passed in because this package does not depend on those.
+/// Sizes of the records of other packages, in bytes. This package does not depend on these packages, so the
+/// caller provides the sizes.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordSizes {
     /// A TLS session with its pending output; 0 without TLS.
@@ -137,7 +139,7 @@ pub struct RecordSizes {
     pub policy_bytes: usize,
     /// A runtime parameter.
     pub parameter_bytes: usize,
-    /// A connection before login, in addition to its record: its password while the check is pending.
+    /// A connection before the login, in addition to its record: the password that waits for its check.
     pub login_bytes: usize,
     /// The list of accepted sockets that wait, and the tables of failed logins.
     pub admission_bytes: usize,
@@ -171,7 +173,8 @@ impl Limits {
 
     /// Returns the maximum number of channels of one connection, which connection.tune announces.
     ///
-    /// A connection may have as many channels as it leaves to others, so half of `channels_max` when it is alone.
+    /// A connection may have at most as many channels as remain free for other connections. So a single
+    /// connection may have half of `channels_max`.
     pub fn channels_of_a_connection(&self) -> u16 {
         let half = self.channels_max.div_ceil(2);
         self.channel_max.min(u16::try_from(half).unwrap_or(u16::MAX))
@@ -218,7 +221,7 @@ impl Limits {
 
     /// Returns the lines for clients and what they declare.
     fn lines_of_peers(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
-        // The operator sets both factors; on a 32-bit board their product could wrap to a small one.
+        // The operator sets both factors. On a 32-bit board their product could overflow.
         let replies = (self.connections_max as usize).saturating_mul(self.replies_bytes_max as usize);
         vec![
             line(
@@ -292,7 +295,7 @@ impl Limits {
         ]
     }
 
-    /// Returns the lines for what exists once in the process.
+    /// Returns the lines for memory that exists once in the process.
     fn lines_of_the_process(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
         let management_bytes = match sizes.management_bytes {
             0 => 0,
@@ -369,7 +372,7 @@ impl Limits {
             self.exchanges_max,
             self.bindings_max,
             self.vhosts_max,
-            // Once for users, once for the limits of users.
+            // `users_max` is counted twice: a user and its limits are separate definitions.
             self.users_max,
             self.users_max,
             self.permissions_max,
@@ -379,15 +382,16 @@ impl Limits {
         numbers.into_iter().map(u64::from).sum()
     }
 
-    /// Returns the bytes of the index of the log for queues and definitions, whether or not there are messages.
+    /// Returns the bytes of the index of the log that queues and definitions take, without messages.
     pub fn fixed_index_bytes(&self, sizes: &RecordSizes) -> u64 {
         u64::from(self.queues_max) * sizes.empty_queue_index_bytes as u64
             + self.definitions() * sizes.definition_bytes as u64
     }
 
-    /// Returns the bytes that fragmentation may cost: a quarter of the memory for pieces of varying sizes.
+    /// Returns the bytes that fragmentation may take: a quarter of the memory that consists of allocations of
+    /// varying sizes.
     ///
-    /// Each pool is one allocation and is not affected.
+    /// Pools are not affected, because each is a single allocation.
     fn spread_bytes(&self) -> u64 {
         (u64::from(self.names_bytes_max) + u64::from(self.index_bytes_max)) / 4
     }
@@ -446,7 +450,8 @@ impl Limits {
         ]
     }
 
-    /// Returns the bytes that the kernel may hold for all sockets: twice the requested size, each way.
+    /// Returns the maximum bytes of all sockets' buffers in the kernel, which uses twice the requested size
+    /// in each direction; `None` if the system decides the size.
     fn kernel_bytes(&self) -> Option<u64> {
         let (receive, send) = (self.socket_receive_buffer_bytes, self.socket_send_buffer_bytes);
         if receive == 0 || send == 0 {

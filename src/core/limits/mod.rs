@@ -1,13 +1,14 @@
-//! The limits of a broker and the memory they cost.
+//! The limits of a broker, and the memory that they need.
 //!
-//! The memory of a board is fixed. So the pools are sized once, from these limits. Their sum is printed at start
-//! and by `leveret check`, line by line. The broker refuses to start if the sum exceeds `memory_limit`.
+//! A board has a fixed amount of memory, so all pools get their size at start, from these limits. The start
+//! and `leveret check` print the memory table with the sum of all pools. The broker does not start if the sum
+//! exceeds `memory_limit`.
 //!
 //! # Invariants
-//! - Everything that grows with the actions of peers has a field in [`Limits`] and a line in
+//! - All memory whose use depends on what peers do has a field in [`Limits`] and a line in
 //!   [`Limits::memory_table`].
 //! - A field's name is its configuration key.
-//! - An error names one key to change and what it must be.
+//! - An error contains one key to change and the required value.
 
 mod memory;
 
@@ -27,17 +28,17 @@ pub const FRAME_BYTES_MIN: u32 = 4096;
 pub struct Limits {
     /// Maximum number of connections, handshakes included.
     pub connections_max: u32,
-    /// Maximum number of clients of the management API, up to [`MANAGEMENT_CLIENTS_UPPER_BOUND`]. An idle one is closed for
-    /// a new one.
+    /// Maximum number of clients of the management API, up to [`MANAGEMENT_CLIENTS_UPPER_BOUND`]. When it is
+    /// reached, an idle client is closed if another one connects.
     pub management_clients_max: u32,
     /// Maximum number of bridges. Each has a connection for each direction, in addition to `connections_max`.
     pub bridges_max: u32,
-    /// Maximum number of connections in their handshake, at most half of them from one address. Further ones wait, or
-    /// the address with the most handshakes loses one.
+    /// Maximum number of connections that have not logged in, at most half of them from one address. Further
+    /// connections wait, and may cause the close of one that does not log in.
     pub handshakes_max: u32,
-    /// Maximum number of TLS connections, those in their handshake included; further ones wait.
+    /// Maximum number of TLS connections, including those in the handshake. Further ones wait.
     pub tls_connections_max: u32,
-    /// Maximum number of connections in the TLS handshake; further ones wait as with `handshakes_max`.
+    /// Maximum number of connections in the TLS handshake. Further ones wait as with `handshakes_max`.
     pub tls_handshakes_max: u32,
     /// Maximum number of open channels over all connections.
     pub channels_max: u32,
@@ -71,16 +72,16 @@ pub struct Limits {
     pub parameters_max: u32,
     /// Bytes of the compiled patterns in permissions and policies. `.*` and the empty pattern take almost nothing.
     pub patterns_bytes_max: u32,
-    /// Maximum number of messages in memory, regardless of how many queues hold each.
+    /// Maximum number of messages in memory. A message in several queues counts once.
     pub messages_max: u32,
     /// Bytes of message data beyond what fits into the messages' slots.
     pub body_bytes_max: u64,
-    /// Bytes of message data that incomplete messages may hold together.
+    /// Maximum bytes of message data of all incomplete messages together.
     pub assembly_bytes_max: u64,
     /// Maximum number of queue entries: a message in three queues takes three.
     pub queue_entries_max: u32,
-    /// Maximum number of messages that are unacknowledged or being written to a socket. One connection may hold as
-    /// many as it leaves to others: half of them when it is alone.
+    /// Maximum number of messages that are unacknowledged or being written to a socket. A connection may have
+    /// at most as many as remain free for others; a single connection half of them.
     pub unacknowledged_max: u32,
     /// Largest message body in bytes; larger ones are refused with 406.
     pub message_size_max: u32,
@@ -88,30 +89,33 @@ pub struct Limits {
     pub input_buffer_bytes: u32,
     /// Bytes written to one socket in one turn.
     pub output_buffer_bytes: u32,
-    /// Bytes of received but unprocessed input of waiting connections, over all of them.
+    /// Bytes of received but not yet handled input of all connections together.
     pub input_backlog_bytes_max: u32,
-    /// Bytes of replies kept for one connection that does not read them. Beyond it, the broker stops reading from it.
+    /// Bytes of replies kept for a connection that does not read them. When they are reached, the broker
+    /// stops reading from the connection.
     pub replies_bytes_max: u32,
-    /// Bytes of output that sockets did not accept, over all connections, in addition to 1 KiB for each of them.
+    /// Bytes of output of all connections that sockets did not take, in addition to 1 KiB for each
+    /// connection.
     pub unsent_bytes_max: u32,
     /// SO_RCVBUF of each connection in bytes; 0 leaves it to the system.
     pub socket_receive_buffer_bytes: u32,
     /// SO_SNDBUF of each connection in bytes; 0 leaves it to the system.
     pub socket_send_buffer_bytes: u32,
-    /// SO_RCVBUF and SO_SNDBUF of a connection from the same machine, whose segments are 64 KiB, in bytes. 0: as for
-    /// other connections.
+    /// SO_RCVBUF and SO_SNDBUF in bytes of a connection from the same machine, which has segments of 64 KiB.
+    /// 0: as for other connections.
     pub socket_local_buffer_bytes: u32,
     /// Maximum number of connections from the same machine with those buffers; further ones get the ordinary buffers.
     pub socket_local_buffers_max: u32,
     /// Time from accepting a connection until connection.open, in milliseconds.
     pub handshake_timeout_ms: u32,
-    /// Time without progress of an incomplete frame or message, in milliseconds. It is also a tenth of the time in
-    /// which a message must arrive while another message waits for its memory.
+    /// Maximum time without progress of an incomplete frame or message, in milliseconds. While another
+    /// message waits for memory, a message must arrive completely within ten times this time.
     pub content_timeout_ms: u32,
-    /// Time a consumer's socket may accept nothing while deliveries wait for it, in milliseconds; 0: unlimited.
+    /// Maximum time for which a consumer's socket takes nothing while deliveries wait, in milliseconds; 0:
+    /// unlimited.
     pub consumer_stall_timeout_ms: u32,
-    /// Time until a delivery must be settled, and until an open transaction must grow, in milliseconds; 0: unlimited.
-    /// After that the channel is closed.
+    /// Maximum time until a delivery is settled, and between two operations of an open transaction, in
+    /// milliseconds; 0: unlimited. Then the channel is closed.
     pub consumer_timeout_ms: u32,
     /// Bytes of a segment of the log, best a multiple of the card's erase block. An existing store keeps its own
     /// size.
@@ -172,10 +176,11 @@ impl Default for Limits {
     }
 }
 
-/// With fewer segments the log cannot be compacted.
+/// Minimum number of segments of the log. With fewer it cannot be compacted.
 pub const SEGMENTS_MIN: u64 = 8;
 
-/// With less, a few segments and a backlog of a hundred queues would stop publishers.
+/// Minimum of `index_bytes_max`. With less, publishers would have to wait when a hundred queues have messages
+/// in a few segments.
 const INDEX_BYTES_MIN: u32 = 64 << 10;
 
 /// Why a set of limits is refused.
@@ -211,7 +216,7 @@ pub enum LimitsError {
         /// Value of `memory_limit` in bytes.
         memory_limit: u64,
     },
-    /// `disk_limit` has room for too few segments.
+    /// `disk_limit` is too small for the minimum number of segments.
     Disk {
         /// `disk_limit` in bytes.
         disk_limit: u64,
@@ -243,7 +248,7 @@ impl fmt::Display for LimitsError {
             ),
             Self::LimitTooSmall { memory_limit, least } => {
                 match memory_limit {
-                    // A unit is missing: no operator wants so few bytes.
+                    // So few bytes mean that the operator forgot the unit.
                     1..10_000 => {
                         return write!(
                             f,
@@ -284,7 +289,8 @@ impl fmt::Display for LimitsError {
 impl core::error::Error for LimitsError {}
 
 impl Limits {
-    /// Returns the smallest `commit_bytes_max` for frames of `frame_max` bytes: every record must fit.
+    /// Returns the smallest `commit_bytes_max` for frames of `frame_max` bytes. Every record must fit into a
+    /// commit.
     pub const fn commit_bytes_min(frame_max: u32) -> u32 {
         (frame_max.saturating_add(96 << 10) / 3).saturating_mul(4).saturating_add(4095) / 4096 * 4096
     }
@@ -300,8 +306,8 @@ impl Limits {
         }
         let table = self.memory_table(sizes);
         let sum = table.bytes();
-        // A sum below `isize::MAX` means that every pool is below it. So no size wraps in a `usize` on a 32-bit
-        // board.
+        // With a sum below `isize::MAX` the size of each pool is below it too, and fits into a `usize` on a
+        // 32-bit board.
         let memory_limit = memory_limit.min(isize::MAX as u64);
         if sum <= memory_limit {
             return Ok(table);
@@ -327,7 +333,7 @@ impl Limits {
         Err(LimitsError::SumTooLarge { sum, memory_limit, key })
     }
 
-    /// Checks that a log of at most `disk_limit` bytes has room for the segments that it needs.
+    /// Checks that the minimum number of segments fits into `disk_limit` bytes.
     ///
     /// # Errors
     /// The value to set instead.

@@ -1,4 +1,5 @@
-//! Message bytes beyond the inline part of a slot: chained blocks of one region.
+//! Blocks for message bytes that do not fit into the message's slot. All blocks are in one region; those of a
+//! message form a chain.
 //!
 //! ```text
 //! region   | page 0 (4 KiB)                | page 1                        | page 2 ...
@@ -6,14 +7,15 @@
 //! split    | u0 | u1 | u2 | ......... | u15|    sixteen blocks of 256 bytes
 //! ```
 //!
-//! A block is identified by its first unit, counted from 1; 0 ends a chain. A chain takes whole pages as long as it
-//! needs at least half a page, and units for the rest. So its last block wastes at most 255 bytes if it is a unit,
-//! and at most half a page if it is a page.
+//! A block is identified by its first unit, counted from 1; 0 ends a chain. A chain takes a whole page while
+//! at least half a page of data is left, and units for the rest. So at most 255 bytes of its last block are
+//! unused if that is a unit, and at most half of it if that is a page.
 //!
 //! # Invariants
 //! - Every unit is in exactly one chain or free.
-//! - A page is whole, split or free. It is free as soon as its last unit is.
-//! - The lowest free page is taken first, so the pages of a burst can be returned to the system.
+//! - A page is whole, split or free. A split page becomes free when its last unit is freed.
+//! - The lowest free page is taken first. After a burst the highest pages are therefore free and can be
+//!   returned to the system.
 
 use super::give_back::{give_back, lazy_zeroed};
 use super::pool::FreePlaces;
@@ -24,11 +26,12 @@ pub const BLOCK_UNIT_BYTES: usize = 256;
 pub const PAGE_BYTES: usize = 4096;
 const UNITS_PER_PAGE: usize = PAGE_BYTES / BLOCK_UNIT_BYTES;
 const ALL_UNITS_FREE: u16 = u16::MAX;
-/// Runs of fewer free pages (32 KiB) are not worth a system call.
+/// Minimum number of consecutive free pages that are returned to the system (32 KiB). Fewer are not worth a
+/// system call.
 const TRIM_RUN_PAGES_MIN: usize = 8;
 /// Pages checked in one step of returning memory (16 MiB): a few system calls.
 pub(super) const TRIM_PAGES: usize = 4096;
-/// From this many bytes on, a chain takes a whole page.
+/// If at least this many bytes are left, a chain takes a whole page for them.
 const WHOLE_PAGE_FROM_BYTES: usize = PAGE_BYTES / 2;
 
 /// The first unit of a block, counted from 1; 0 for none.
@@ -47,7 +50,7 @@ enum PageUse {
 #[derive(Debug)]
 struct PageState {
     kind: PageUse,
-    /// Whether the page may be resident in memory.
+    /// The page may be resident in memory.
     resident: bool,
     /// A set bit is a free unit; only used in split pages.
     free_units: u16,
@@ -56,7 +59,7 @@ struct PageState {
     previous: u32,
 }
 
-/// The region and the use of its pages.
+/// The region, and how its pages are used.
 #[derive(Debug)]
 pub(super) struct Blocks {
     bytes: Box<[u8]>,
@@ -99,7 +102,8 @@ impl Blocks {
         self.pages_idle
     }
 
-    /// Checks the next `count` pages and returns runs of idle ones to the system. Returns whether it reached the end.
+    /// Checks the next `count` pages, and returns free ones to the system. Returns whether the end of the
+    /// region was reached.
     pub(super) fn trim(&mut self, count: usize) -> bool {
         let start = self.trim_at;
         let end = (start + count).min(self.pages.len());
@@ -119,7 +123,7 @@ impl Blocks {
         is_end
     }
 
-    /// Returns a run of free pages to the system, except parts of a system page at its ends.
+    /// Returns consecutive free pages to the system, except for parts of a system page at both ends.
     fn give_back(&mut self, run: core::ops::Range<usize>) {
         let is_idle = self.pages[run.clone()].iter().any(|page| page.resident);
         if !is_idle || run.len() < TRIM_RUN_PAGES_MIN {
@@ -132,12 +136,12 @@ impl Blocks {
         }
     }
 
-    /// Returns the maximum number of free pages that a chain of `bytes` takes.
+    /// Returns the maximum number of free pages that a chain for `bytes` bytes takes.
     pub(super) const fn pages_for(bytes: usize) -> usize {
         bytes.div_ceil(PAGE_BYTES)
     }
 
-    /// Returns the bytes of all blocks of a chain for `bytes`.
+    /// Returns the bytes of all blocks of a chain for `bytes` bytes.
     pub(super) const fn bytes_for(bytes: usize) -> usize {
         let rest = bytes % PAGE_BYTES;
         let last =
@@ -145,7 +149,8 @@ impl Blocks {
         bytes - rest + last
     }
 
-    /// Allocates a chain of blocks for `bytes` (at least 1), or nothing.
+    /// Allocates a chain of blocks for `bytes` bytes (at least 1); `None`, without any change, if too few
+    /// blocks are free.
     pub(super) fn allocate_chain(&mut self, bytes: usize) -> Option<BlockId> {
         let mut left = bytes;
         let first = self.allocate_block(left)?;
@@ -163,7 +168,7 @@ impl Blocks {
         Some(first)
     }
 
-    /// Appends `chain` to the block `block`, which ends its chain.
+    /// Appends `chain` to `block`, which is the last block of its chain.
     pub(super) fn link(&mut self, block: BlockId, chain: BlockId) {
         debug_assert!(self.next(block) == 0, "only the end of a chain is continued");
         self.next[block as usize - 1] = chain;

@@ -1,14 +1,14 @@
-//! Byte queues of single connections: replies to be sent, and input that must wait.
+//! Byte queues of single connections, for replies to be sent and for input that cannot be handled yet.
 //!
 //! # Invariants
 //! - An empty chain owns no block.
-//! - Appending is all or nothing.
-//! - The pool is separate from the messages' blocks. So a pool full of messages never prevents buffering a reply or
-//!   a frame.
+//! - Bytes are appended completely or not at all.
+//! - The pool is separate from the blocks of messages. So replies and frames can be kept even if the memory
+//!   for messages is full.
 
 use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
 
-/// Blocks for all byte queues of one kind.
+/// The blocks of all byte queues of one kind.
 #[derive(Debug)]
 pub struct BytePool {
     blocks: Blocks,
@@ -27,7 +27,7 @@ impl BytePool {
         Self { blocks: Blocks::with_pages(pages_max), pages_max }
     }
 
-    /// Returns the bytes in pages without any use.
+    /// Returns the bytes of free pages.
     pub const fn bytes_free(&self) -> usize {
         (self.pages_max - self.blocks.pages_used()) * PAGE_BYTES
     }
@@ -42,13 +42,13 @@ impl BytePool {
         self.blocks.trim(TRIM_PAGES)
     }
 
-    /// Returns the bytes in pages with any use; 0 if every chain is empty.
+    /// Returns the bytes of pages that are not free; 0 if every chain is empty.
     pub const fn bytes_used(&self) -> usize {
         self.blocks.pages_used() * PAGE_BYTES
     }
 }
 
-/// One byte queue, whose bytes are in a [`BytePool`].
+/// One byte queue. Its bytes are in a [`BytePool`].
 #[derive(Debug, Default)]
 pub struct ByteChain {
     /// First and last block of the chain; 0 if it is empty.
@@ -72,7 +72,7 @@ impl ByteChain {
         self.len == 0
     }
 
-    /// Appends all of `bytes`. Appends nothing and returns `false` if the pool has no capacity.
+    /// Appends `bytes`. Returns `false`, and appends nothing, if the pool has no capacity.
     #[must_use]
     pub fn append(&mut self, pool: &mut BytePool, bytes: &[u8]) -> bool {
         if bytes.is_empty() {
@@ -113,7 +113,7 @@ impl ByteChain {
         }
     }
 
-    /// Returns the first contiguous bytes; empty if there are none.
+    /// Returns the first bytes of the queue, as many as are contiguous; an empty slice if the queue is empty.
     pub fn front<'a>(&self, pool: &'a BytePool) -> &'a [u8] {
         if self.first == 0 {
             return &[];

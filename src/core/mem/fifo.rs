@@ -7,7 +7,8 @@
 //!
 //! # Invariants
 //! - An empty `Fifo` owns no chunk.
-//! - The offset of an entry in its queue is the head's offset plus its distance from the head, so it is not stored.
+//! - The offset of an entry is not stored. It is the offset of the first entry plus the number of entries
+//!   before it.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -16,8 +17,8 @@ use super::pool::PlainPool;
 
 /// Entries in one chunk.
 pub const ENTRIES_PER_CHUNK: usize = 21;
-/// Additional chunks that only messages read back from the disk may take. Without them the queues that wait for
-/// reading back could hold all chunks, and each would wait for the others.
+/// Additional chunks, only for messages that are read back from the disk. Without them, all chunks could
+/// belong to queues that need a chunk to read messages back, and none of these queues could continue.
 pub const READ_BACK_CHUNKS: usize = 2;
 /// Bytes of one chunk with its link.
 pub const CHUNK_BYTES: usize = size_of::<Chunk>();
@@ -27,12 +28,12 @@ pub const CHUNK_BYTES: usize = size_of::<Chunk>();
 pub struct QueueEntry {
     /// The message; the queue holds one reference.
     pub message: MessageId,
-    /// State of the message in this queue (bits defined by the broker).
+    /// State of the message in this queue; the broker defines the bits.
     pub flags: u64,
 }
 
-/// An entry in a chunk. The message is its slot's index, so zeros are a valid value. The flags are two halves: a
-/// `u64` would add four bytes of alignment.
+/// An entry in a chunk. The message is stored as the index of its slot, so that zeroed memory is a valid
+/// value. The flags are stored in two halves, because a `u64` would need four more bytes for alignment.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 struct StoredEntry {
@@ -72,13 +73,13 @@ pub struct Fifo {
 }
 
 impl FifoPool {
-    /// Reserves chunks for `entries_max` entries, and those for reading back.
+    /// Reserves chunks for `entries_max` entries, and [`READ_BACK_CHUNKS`].
     pub fn with_entries(entries_max: usize) -> Self {
         let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK) + READ_BACK_CHUNKS;
         Self { chunks: PlainPool::new(chunks_max) }
     }
 
-    /// Returns whether `chunks` more are free while `reserve` chunks stay unused.
+    /// Returns whether `chunks` chunks can be taken so that `reserve` chunks remain free.
     #[inline]
     pub const fn may_take(&self, chunks: usize, reserve: usize) -> bool {
         chunks + reserve <= self.chunks_free()
@@ -94,7 +95,7 @@ impl FifoPool {
         self.chunks.used() < self.chunks.max()
     }
 
-    /// Returns how many chunks were given back since the start.
+    /// Returns how many chunks were freed since the start.
     pub const fn given(&self) -> u64 {
         self.chunks.given()
     }
@@ -177,8 +178,8 @@ impl Fifo {
         self.push_read_back(pool, entry)
     }
 
-    /// Appends an entry that was read back, which may take the last chunks. Returns `false` if those are taken as
-    /// well.
+    /// Appends an entry of a message that was read back. It may take one of [`READ_BACK_CHUNKS`]. Returns
+    /// `false` if no chunk is free.
     #[must_use]
     pub fn push_read_back(&mut self, pool: &mut FifoPool, entry: QueueEntry) -> bool {
         if self.needs_chunk() {
@@ -211,7 +212,7 @@ impl Fifo {
         (self.len > 0).then(|| pool.get(self.tail_chunk, self.tail_at - 1))
     }
 
-    /// Passes the entries to `each` in order until it returns `false`. Returns whether all were passed without that.
+    /// Calls `each` with the entries in order until it returns `false`. Returns whether it never did.
     pub fn for_each(&self, pool: &FifoPool, each: &mut dyn FnMut(QueueEntry) -> bool) -> bool {
         let (mut chunk, mut at) = (self.head_chunk, self.head_at);
         for _ in 0..self.len {

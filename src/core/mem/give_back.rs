@@ -1,17 +1,18 @@
-//! Returns memory to the system that is not needed any more, while its addresses stay reserved.
+//! Returns unused memory to the system, while its addresses stay reserved.
 //!
-//! Measured without this: after one message of 16 MiB the process stayed 16.9 MB larger. On a board with 64 MB for
-//! everything, a burst must not cost memory forever. Freeing and allocating again would have the same effect, but
-//! it would allocate in the path of messages. This is the only file with `unsafe` code.
+//! Without this, the process stayed 16.9 MB larger after one message of 16 MiB (measured). On a board with 64
+//! MB, a burst must not take memory permanently. Freeing the pools and allocating them again would have the
+//! same effect, but then messages would have to wait for the allocator. This is the only file with `unsafe`
+//! code.
 //!
-//! The program's own pages are dropped once, after the start. A third of what is mapped then was needed only for
-//! the start (configuration, certificates, reading the log). A process that idles for months should not be charged
-//! for it. Pages that are needed again come from the page cache or from the file.
+//! The pages of the program itself are dropped once, after the start. A third of the pages that are mapped
+//! then were needed only for the start (configuration, certificates, recovery). Pages that are needed again
+//! are loaded from the page cache or from the file.
 //!
 //! # Invariants
 //! - Only whole system pages inside the range are returned. They read as zeros afterwards.
 //! - The caller borrows the range mutably, so no other code accesses it meanwhile.
-//! - Of the program, only pages that cannot have been written to are dropped.
+//! - Only pages of the program that cannot have been written to are dropped.
 
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -20,12 +21,13 @@ use std::io::{self, Read};
 
 use bytemuck::Pod;
 
-/// Bytes read of the list of mappings, more than it usually has. Mappings beyond it stay.
+/// Maximum number of bytes read of the list of mappings, which usually is shorter. Mappings after them are
+/// not dropped.
 const MAPS_BYTES: usize = 8 << 10;
 
 /// Allocates `count` zeros that are not resident until they are written to.
 ///
-/// Most C libraries return large zeroed memory untouched. The one of Zig writes the zeros, so those pages are
+/// Most C libraries do not write to large zeroed allocations. That of Zig writes the zeros, so the pages are
 /// returned to the system at once.
 pub(super) fn lazy_zeroed<T: Pod>(count: usize) -> Box<[T]> {
     let mut zeros = bytemuck::zeroed_slice_box(count);
@@ -35,7 +37,7 @@ pub(super) fn lazy_zeroed<T: Pod>(count: usize) -> Box<[T]> {
 
 /// Returns the whole system pages within `range` to the system, and their position in `range`.
 ///
-/// If the system refuses, it keeps them: only the saving is lost.
+/// If the system refuses, the pages stay resident, without other effects.
 #[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
 pub(super) fn give_back(range: &mut [u8]) -> Range<usize> {
     // SAFETY: the slice is borrowed mutably, and any bytes, zeros included, are valid values.
@@ -74,7 +76,7 @@ pub fn can_be_mapped(pieces: impl Iterator<Item = u64>) -> bool {
 /// Drops the resident pages of code and constants of the program and its libraries. They are loaded again on use.
 pub fn drop_startup_pages() {
     let mut text = [0; MAPS_BYTES];
-    // Without /proc they stay resident: only the saving is lost.
+    // Without /proc the pages stay resident, without other effects.
     let read = File::open("/proc/self/maps").and_then(|mut maps| read_into(&mut maps, &mut text));
     let lines = text[..read.unwrap_or(0)].split(|byte| *byte == b'\n');
     let lines = lines.filter_map(|line| core::str::from_utf8(line).ok());

@@ -1,4 +1,4 @@
-//! The pool of messages: one slot per message, regardless of how many queues hold it.
+//! The pool of messages. A message has one slot, even if it is in several queues.
 //!
 //! ```text
 //! slot (128 B) | counts and lengths | inline: first 94 bytes of the stream |
@@ -6,22 +6,24 @@
 //! stream       | exchange | routing key | properties | body |
 //! ```
 //!
-//! Exchange and routing key are contiguous, so routing borrows them. If they are longer than the inline part, that
-//! stays empty and the chain begins with a block that holds both.
+//! Exchange and routing key are contiguous, so that routing can borrow them as one slice. If they do not fit
+//! into the inline part, that is not used, and the first block of the chain contains both.
 //!
 //! A message is built in three steps:
 //! 1. [`Messages::begin`], when the method frame arrived.
-//! 2. [`Messages::reserve_content`], when the content header arrived: reserves all memory the message needs, or
-//!    none.
+//! 2. [`Messages::reserve_content`], when the content header arrived: reserves all memory that the message
+//!    needs, or none.
 //! 3. [`Messages::append_body`] until [`Messages::finish`].
 //!
-//! After that its bytes do not change. [`Messages::retain`] and [`Messages::release`] count the references.
+//! Afterwards the bytes of the message do not change. [`Messages::retain`] and [`Messages::release`] count
+//! the references to it.
 //!
 //! # Invariants
-//! - Ordinary publishers never use the reserve. So deliveries, and acknowledgements on connections that also
-//!   publish, find memory while all other publishers wait.
-//! - A refusal names the full pool. The publisher is admitted when that pool has capacity again.
-//! - Incomplete contents never hold more than the assembly share, except for a single content that exceeds it.
+//! - Ordinary publishers never use the reserve. It is for connections whose progress frees memory, and for
+//!   the broker itself, while ordinary publishers wait.
+//! - A refusal returns the full pool. The publisher is admitted when this pool has capacity again.
+//! - All incomplete contents together use at most the assembly share. A single content that is larger than
+//!   the share is admitted while there is no other.
 
 #[cfg(test)]
 mod tests;
@@ -39,26 +41,29 @@ pub struct Messages {
     slots: PlainPool<Slot>,
     /// Number of slots that ordinary publishers may not use.
     slots_reserve: usize,
-    /// While fewer slots are in use, every share gets one without further checks, unless a message has a claim.
+    /// While fewer slots than this are in use, a message of any share gets a slot without further checks,
+    /// unless a message has a claim.
     slots_unchecked_max: usize,
     blocks: Blocks,
     pages_max: usize,
     /// Number of pages that ordinary publishers may not use.
     pages_reserve: usize,
-    /// While at most this many pages are in use, every share gets some without further checks.
+    /// While at most this many pages are in use, a message of any share gets pages without further checks.
     pages_unchecked_max: usize,
-    /// Pages reserved to read a message back from the disk, in addition to the part that is always for that.
+    /// Pages reserved to read one message back from the disk, in addition to the part that is always reserved
+    /// for reading back.
     read_back_pages: usize,
     /// Pages of incomplete contents, and the assembly share, which limits them.
     assembly_pages: usize,
     assembly_pages_max: usize,
-    /// Whether an ordinary publisher was refused. Then all of them wait until use has fallen to the low mark.
+    /// An ordinary publisher was refused. All ordinary publishers then wait until the use has fallen to the
+    /// low mark.
     is_held: bool,
-    /// The claim of the message that waits, if any.
+    /// The claim of a message that waits for memory, if there is one.
     claim: Option<Claim>,
     /// Number of claims since the start.
     claims: u64,
-    /// Numbers of messages that left the pool and of pages they freed, since the start.
+    /// Number of messages that left the pool since the start, and number of pages that they freed.
     frees: u64,
     pages_freed: u64,
     /// Number of pages that left the assembly share, since the start.
@@ -96,10 +101,10 @@ impl Messages {
         }
     }
 
-    /// Begins a message. The caller holds the first reference.
+    /// Begins a message. The caller owns the first reference.
     ///
     /// # Errors
-    /// No slot is free, or no page for names that do not fit inline.
+    /// No slot is free, or no page for names that do not fit into the slot.
     pub fn begin(&mut self, exchange: &str, routing_key: &[u8], share: Share) -> Result<MessageId, PoolFull> {
         debug_assert!(exchange.len() <= 255 && routing_key.len() <= 255, "short strings");
         let names_len = exchange.len() + routing_key.len();
@@ -110,7 +115,7 @@ impl Messages {
         } else {
             self.admit(share, 0)?;
         }
-        // An admitted message has a slot.
+        // `admit` has checked that a slot is free.
         let place = self.slots.take().ok_or(PoolFull::Messages)?;
         let flags = if first_block == 0 { MessageFlags::INLINE } else { MessageFlags::NONE };
         self.slots[place] = Slot {
@@ -145,14 +150,15 @@ impl Messages {
         body_len: u32,
         share: Share,
     ) -> Result<(), PoolFull> {
-        // Reading back is as fast as the disk and delays no publisher, so it needs no assembly share.
+        // Messages that are read back do not count for the assembly share, because the disk delivers their
+        // bodies without the delays of a network.
         self.reserve(id, properties, body_len, flags, share, share != Share::ReadBack)
     }
 
     /// Stores the properties and reserves all blocks for the body of a message that the broker itself creates, or
     /// none.
     ///
-    /// Its body is written at once, so it takes nothing of the share for bodies that arrive slowly.
+    /// The body is written at once, so the message does not count for the assembly share.
     ///
     /// # Errors
     /// Too few blocks are free. The message is unchanged.
@@ -205,7 +211,7 @@ impl Messages {
         Ok(())
     }
 
-    /// Appends bytes of the body, no more than the content header announced.
+    /// Appends bytes of the body. All bytes together must not be more than the content header announced.
     pub fn append_body(&mut self, id: MessageId, bytes: &[u8]) {
         let slot = &self.slots[id.index()];
         assert!(
@@ -215,7 +221,7 @@ impl Messages {
         self.append(id, bytes);
     }
 
-    /// Returns the number of body bytes still to come.
+    /// Returns the number of body bytes that have not been appended yet.
     #[inline]
     pub fn body_missing(&self, id: MessageId) -> u32 {
         let slot = &self.slots[id.index()];
@@ -233,7 +239,7 @@ impl Messages {
         self.slots[id.index()].references += 1;
     }
 
-    /// Drops a reference. The last one frees slot and blocks.
+    /// Drops a reference. When the last one is dropped, slot and blocks are freed.
     pub fn release(&mut self, id: MessageId) {
         let slot = &mut self.slots[id.index()];
         assert!(slot.references > 0, "message released more often than held");
@@ -248,14 +254,14 @@ impl Messages {
         self.slots[id.index()].references > 1
     }
 
-    /// Returns the exchange it was published to.
+    /// Returns the name of the exchange to which the message was published.
     #[inline]
     pub fn exchange(&self, id: MessageId) -> &str {
         let slot = &self.slots[id.index()];
         text(&self.names(id)[..slot.exchange_len as usize])
     }
 
-    /// Returns the routing key it was published with: any bytes.
+    /// Returns the routing key with which the message was published. It need not be UTF-8.
     #[inline]
     pub fn routing_key(&self, id: MessageId) -> &[u8] {
         let slot = &self.slots[id.index()];
@@ -284,7 +290,7 @@ impl Messages {
         self.slots[id.index()].exchange_len as usize
     }
 
-    /// Returns its flags.
+    /// Returns the flags of a message.
     pub fn flags(&self, id: MessageId) -> MessageFlags {
         self.slots[id.index()].flags.without(MessageFlags::INLINE)
     }
@@ -311,17 +317,18 @@ impl Messages {
         self.slots[id.index()].properties_len
     }
 
-    /// Returns the bytes of pool memory that the message occupies, slot included.
+    /// Returns the bytes of pool memory that the message takes, including its slot.
     #[inline]
     pub fn footprint_bytes(&self, id: MessageId) -> u32 {
         let slot = &self.slots[id.index()];
         MESSAGE_SLOT_BYTES as u32 + slot.block_bytes()
     }
 
-    /// Frees a message that was begun or copied but is not used, before any other request for memory.
+    /// Frees a message that was begun or copied but is not used. Must be called before any other request for
+    /// memory.
     ///
-    /// Beginning and freeing it cancel out, so no capacity is reported. Otherwise a waiting publisher would retry
-    /// forever.
+    /// The freed memory is not reported as new capacity, because it was free before. Otherwise a publisher
+    /// that waits for capacity would retry again and again.
     pub fn discard(&mut self, id: MessageId) {
         assert!(!self.is_shared(id), "a discarded message has one reference");
         let pages_freed = self.pages_freed;
@@ -330,12 +337,12 @@ impl Messages {
         self.pages_freed = pages_freed;
     }
 
-    /// Returns whether it must be returned if it reaches no queue; kept while a transaction is open.
+    /// Returns whether the message was published as mandatory. Only used while a transaction is open.
     pub fn is_mandatory(&self, id: MessageId) -> bool {
         self.flags(id).has(MessageFlags::MANDATORY)
     }
 
-    /// Sets whether it must be returned if it reaches no queue.
+    /// Sets whether the message must be returned if it is routed to no queue.
     pub fn set_mandatory(&mut self, id: MessageId, mandatory: bool) {
         let flags = &mut self.slots[id.index()].flags;
         *flags = if mandatory {
@@ -345,19 +352,19 @@ impl Messages {
         };
     }
 
-    /// Returns the next message on the owner's list.
+    /// Returns the next message on the list of the owner (an open transaction).
     pub fn link(&self, id: MessageId) -> Option<MessageId> {
         MessageId::from_link(self.slots[id.index()].link)
     }
 
-    /// Sets the next message on the owner's list; allowed only while that owner has the only reference.
+    /// Sets the next message on the list of the owner. Allowed only while the owner has the only reference.
     pub fn set_link(&mut self, id: MessageId, next: Option<MessageId>) {
         self.slots[id.index()].link = next.map_or(0, MessageId::to_link);
     }
 
-    /// Returns the mark that its pending write set; 0 for none.
+    /// Returns the mark of the message, by which the pending-write buffer finds it; 0 for none.
     ///
-    /// The mark shares its memory with the link: a message is either on a list or waits to be written.
+    /// Mark and link use the same memory, because a message is never on a list while it waits to be written.
     pub fn mark(&self, id: MessageId) -> u32 {
         self.slots[id.index()].link
     }
@@ -373,19 +380,21 @@ impl Messages {
         self.slots[id.index()].stream_len()
     }
 
-    /// Returns whether messages that are in the log should leave memory.
+    /// Returns whether messages that are also in the log should be evicted from memory.
     ///
-    /// That is the case above half of what ordinary publishers may use, or while a large message waits for pages.
+    /// This is so while more than half of the memory for ordinary publishers is used, or while a large
+    /// message waits for pages.
     pub fn is_above_spill_mark(&self) -> bool {
         self.slots.used() > (self.slots.max() - self.slots_reserve) / 2
             || self.blocks.pages_used() > self.pages_for_publishers() / 2
             || self.claims_pages()
     }
 
-    /// Reserves pages to read back a message of `bytes`, but leaves enough for a new message of `message_bytes_max`.
+    /// Reserves pages to read back a message of `bytes` bytes, but leaves enough for a new message of
+    /// `message_bytes_max` bytes.
     ///
-    /// Messages that cannot leave memory may fill all other pages. Without the reserve the message on the disk, and
-    /// all messages behind it in its queue, could never be delivered.
+    /// Messages that cannot be evicted may fill all other pages. Without these reserved pages the message on
+    /// the disk, and all messages after it in its queue, could then never be delivered.
     pub fn keep_for_read_back(&mut self, bytes: u64, message_bytes_max: u64) {
         let pages = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(PAGE_BYTES);
         let room = (self.pages_max - self.pages_reserve).saturating_sub(pages(message_bytes_max));
@@ -408,7 +417,7 @@ impl Messages {
         (slots, pages * PAGE_BYTES)
     }
 
-    /// Returns about how many unused bytes are resident in memory.
+    /// Returns approximately how many unused bytes are resident in memory.
     pub const fn idle_bytes(&self) -> usize {
         self.slots.idle_bytes() + self.blocks.pages_idle() * PAGE_BYTES
     }
@@ -449,17 +458,18 @@ impl Messages {
         self.pages_max * PAGE_BYTES
     }
 
-    /// Returns the bytes of blocks that incomplete contents may hold.
+    /// Returns the assembly share in bytes: the maximum for incomplete contents.
     pub const fn assembly_bytes_max(&self) -> usize {
         self.assembly_pages_max * PAGE_BYTES
     }
 
-    /// Returns the bytes of blocks that incomplete contents hold, in whole pages.
+    /// Returns the bytes of blocks of incomplete contents, in whole pages.
     pub const fn assembly_bytes_used(&self) -> usize {
         self.assembly_pages * PAGE_BYTES
     }
 
-    /// Checks whether a content may take `pages`. A large one that is refused gets the claim, if no other has it.
+    /// Checks whether a content may take `pages` pages. If a large content is refused, it gets the claim,
+    /// unless another message has it.
     fn admit_content(&mut self, share: Share, pages: usize, id: MessageId) -> Result<(), PoolFull> {
         let Err(full) = self.admit_pages(share, pages, Some(id)) else { return Ok(()) };
         if share == Share::Ordinary && self.claim(id, pages) {
@@ -482,7 +492,7 @@ impl Messages {
         }
     }
 
-    /// Removes a message from the assembly share. Returns how many pages of the share that frees.
+    /// Removes a message from the assembly share. Returns how many pages of the share become free.
     #[inline(always)]
     fn leave_assembly(&mut self, id: MessageId) -> usize {
         let slot = &mut self.slots[id.index()];
@@ -522,7 +532,7 @@ impl Messages {
         self.seek(id, head + offset as usize)
     }
 
-    /// Copies the next `out.len()` bytes and advances the cursor. There must be that many.
+    /// Copies the next `out.len()` bytes and advances the cursor. There must be so many bytes.
     pub fn read(&self, id: MessageId, cursor: &mut Cursor, out: &mut [u8]) {
         let mut done = 0;
         while done < out.len() {
@@ -535,7 +545,8 @@ impl Messages {
         }
     }
 
-    /// Returns when a complete message reached its queues, in ms of broker time; 0 if that was not recorded.
+    /// Returns when a complete message reached its queues, in milliseconds of broker time; 0 if this was not
+    /// set.
     pub fn arrived_ms(&self, id: MessageId) -> u64 {
         let slot = &self.slots[id.index()];
         match slot.flags.has(MessageFlags::ARRIVED) {
@@ -544,7 +555,8 @@ impl Messages {
         }
     }
 
-    /// Records when a complete message reached its queues. Overwrites the fields that were used to write its bytes.
+    /// Sets when a complete message reached its queues. The value is stored in the fields that were used to
+    /// write the message's bytes.
     pub fn set_arrived_ms(&mut self, id: MessageId, time_ms: u64) {
         assert!(self.body_missing(id) == 0, "only a complete message reaches a queue");
         let slot = &mut self.slots[id.index()];
@@ -585,7 +597,7 @@ impl Messages {
             block[at..at + take].copy_from_slice(&bytes[..take]);
             bytes = &bytes[take..];
             slot.write_at += take as u16;
-            // Advances only if there are bytes left: the last block has no successor.
+            // Moves to the next block only if bytes are left, because the last block has no next one.
             if take == 0 || (at + take == block.len() && !bytes.is_empty()) {
                 slot.write_block = self.blocks.next(slot.write_block);
                 slot.write_at = 0;
@@ -593,7 +605,8 @@ impl Messages {
         }
     }
 
-    /// Returns a copy with other properties; the caller holds its only reference. The old message is unchanged.
+    /// Returns a copy with other properties. The caller owns the only reference to it. The original is
+    /// unchanged.
     ///
     /// # Errors
     /// The pool has no capacity for the copy.
@@ -603,7 +616,7 @@ impl Messages {
         properties: &[u8],
         flags: MessageFlags,
     ) -> Result<MessageId, PoolFull> {
-        // At most two short strings.
+        // Exchange and routing key are short strings of at most 255 bytes each.
         let names: heapless::Vec<u8, 510> = heapless::Vec::from_slice(self.names(id)).unwrap_or_default();
         let (exchange, routing_key) = names.split_at(self.exchange_len(id).min(names.len()));
         self.copy_as(id, (text(exchange), routing_key), properties, flags, Share::Reserve)
@@ -657,11 +670,12 @@ impl Messages {
             at -= self.blocks.bytes(block).len();
             block = self.blocks.next(block);
         }
-        // At the end of the stream no byte is read from here.
+        // At the end of the stream there is no block. No byte is read at such a cursor.
         Cursor { block, at: if block == 0 { inline_len as u32 } else { at as u32 } }
     }
 
-    /// Returns the rest of the contiguous bytes at the cursor. Moves a cursor at their end to the next block.
+    /// Returns the bytes from the cursor to the end of its block. If there are none, moves the cursor to the
+    /// next block first.
     fn bytes_at(&self, id: MessageId, cursor: &mut Cursor) -> &[u8] {
         let slot = &self.slots[id.index()];
         if cursor.block == 0 {
@@ -687,7 +701,7 @@ impl Messages {
 
 /// Bytes of the stream that fit into the slot.
 const INLINE_BYTES: usize = 94;
-/// One part in this many of the slots and pages is only for messages that are read back from the disk.
+/// This fraction (1/64) of the slots and pages is only for messages that are read back from the disk.
 const READ_BACK_PART: usize = 64;
 /// Bytes of one message slot.
 pub const MESSAGE_SLOT_BYTES: usize = size_of::<Slot>();
@@ -717,7 +731,7 @@ impl MessageId {
         self.0.get()
     }
 
-    /// Returns the index of its slot.
+    /// Returns the index of the message's slot.
     pub const fn index(self) -> usize {
         self.0.get() as usize - 1
     }
@@ -735,25 +749,27 @@ impl MessageFlags {
     pub const PERSISTENT: Self = Self(1);
     /// The properties must be parsed before routing: they have headers, an expiration, a user id or a reply-to.
     pub const PARSE_PROPERTIES: Self = Self(2);
-    /// Its expiration is 0: it is delivered to a waiting consumer at once or expires.
+    /// The expiration is 0: the message expires unless it can be delivered to a consumer at once.
     pub const DUE_AT_ONCE: Self = Self(16);
-    /// It is in the log: its body can be read back.
+    /// The message is in the log, from which its body can be read back.
     pub const STORED: Self = Self(32);
-    /// It replaces another message whose settlement is not durable yet.
+    /// The message must not be delivered yet, because its batch is not durable; see
+    /// `PendingWrites::end_group`.
     pub const WITHHELD: Self = Self(1024);
-    /// It has its own expiration.
+    /// The message has the property expiration.
     pub const EXPIRES: Self = Self(64);
-    /// The time it reached its queues is recorded.
+    /// The time at which the message reached its queues is set.
     const ARRIVED: Self = Self(128);
-    /// Its headers have a BCC key, which is removed before delivery.
+    /// The message has the header BCC, which is removed before delivery.
     pub const HAS_BCC: Self = Self(256);
-    /// Not a published message: keeps the routing of the message before it until the transaction is committed.
+    /// Not a published message, but a record on the list of an open transaction: the queues to which the
+    /// message before it is routed.
     pub const ROUTE: Self = Self(2048);
     /// Names and the first bytes of the content are in the slot.
     const INLINE: Self = Self(512);
-    /// The content is incomplete and counts for the assembly share.
+    /// The content is incomplete, and its pages are counted in the assembly share.
     const ASSEMBLING: Self = Self(4);
-    /// It must be returned if it reaches no queue.
+    /// The message must be returned if it is routed to no queue.
     const MANDATORY: Self = Self(8);
 
     /// Returns the union of both flag sets.
@@ -772,20 +788,20 @@ impl MessageFlags {
     }
 }
 
-/// The share of the pools that a message may take memory from.
+/// The part of the pools that a message may use. Each variant may use everything that the previous ones may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Share {
-    /// The share of every publisher.
+    /// The part for ordinary publishers.
     Ordinary,
     /// Also half of the reserve: for connections with an open transaction, which may be rolled back.
     Transaction,
     /// The whole reserve as well: for connections with unacknowledged deliveries, and for the broker itself.
     Reserve,
-    /// The part for reading back as well, except for one slot: for messages that are read back. Until they are
-    /// delivered, nothing behind them is.
+    /// Also the part for reading back, except for one slot: for messages that are read back, because the
+    /// messages after them in their queue wait for them.
     ReadBack,
-    /// Everything: for a dead letter, which replaces the message that it is of. Without the last slot, memory full of
-    /// expired messages that were read back would never be free again.
+    /// Everything: for a dead letter, which replaces its original message. It needs the last slot when memory
+    /// is full of expired messages that were read back; without it none of them could leave memory.
     DeadLetter,
 }
 
@@ -831,11 +847,13 @@ struct Slot {
     properties_len: u32,
     /// First block of its chain; 0 for none.
     first_block: BlockId,
-    /// Bytes of the stream that are present. While the body arrives they end at `write_block` and `write_at`. In a
-    /// complete message these two hold the time it reached its queues, if that is recorded.
+    /// Number of bytes of the stream that have been written. While the body arrives, the next byte is written
+    /// at `write_at` in `write_block`. In a complete message these two fields have the time at which it
+    /// reached its queues.
     filled: u32,
     write_block: BlockId,
-    /// The slot after it on its owner's list (an open transaction), counted from 1; or the mark of its pending write.
+    /// The next slot on the list of the owner (an open transaction), counted from 1; or the mark for the
+    /// pending-write buffer.
     link: u32,
     /// The offset in `write_block` of the next byte of the body.
     write_at: u16,
@@ -846,7 +864,7 @@ struct Slot {
 }
 
 impl Slot {
-    /// Returns the pages of the assembly share that it holds.
+    /// Returns the number of pages that the message uses of the assembly share.
     #[inline]
     const fn assembly_pages(&self) -> usize {
         if !self.flags.has(MessageFlags::ASSEMBLING) {
@@ -890,7 +908,7 @@ impl Slot {
 /// A position in a message's stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cursor {
-    /// 0 while inside the inline part.
+    /// The block; 0 in the inline part.
     block: BlockId,
     at: u32,
 }
@@ -907,7 +925,7 @@ const fn read_back_part(all: usize) -> usize {
     all.div_ceil(READ_BACK_PART)
 }
 
-/// Returns the number of slots that only messages that are read back and dead letters may take.
+/// Returns the number of slots that are reserved for messages that are read back and for dead letters.
 fn read_back_slots(all: usize) -> usize {
     read_back_part(all).max(2)
 }
@@ -917,7 +935,7 @@ const fn non_transaction_part(reserve: usize, all: usize) -> usize {
     (reserve + read_back_part(all)).div_ceil(2)
 }
 
-/// Returns the use up to which every share is admitted. In a small pool the part for reading back exceeds the reserve.
+/// Returns the use of a pool up to which messages of all shares are admitted.
 fn unchecked_max(all: usize) -> usize {
     all.saturating_sub((all / 16).max(read_back_slots(all)))
 }
@@ -932,29 +950,31 @@ const LARGE_PAGES_MIN: usize = 16;
 
 /// The claim of a message that waits for memory: a large one for pages, any message for the assembly share.
 ///
-/// A message of many pages may have to wait long. Small messages that come later should not wait because of it. But
-/// if all of them were admitted first, it would wait forever. So pages that are free when it begins to wait stay
-/// available to others. Pages that are freed from then on are reserved for it, up to the number it needs.
+/// A message that needs many pages may have to wait for a long time. If small messages that come later always
+/// took the free pages, it would wait without end. If they all had to wait, the delay would affect everyone.
+/// So small messages may use the pages that were free when the large message began to wait. Pages freed later
+/// are reserved for the large message, up to the number that it needs.
 ///
 /// # Invariants
-/// - The message is admitted after the pool was turned over once at most, provided that it is turned over. For the
-///   assembly share the server ensures that.
+/// - The message is admitted at the latest when all pages used at the beginning of its wait have been freed
+///   once. For the assembly share the server ensures that they are freed.
 /// - At most one message has a claim, and the claim ends with the message.
 #[derive(Clone, Copy, Debug)]
 struct Claim {
     id: MessageId,
-    /// The number of claims before it.
+    /// The number of earlier claims.
     number: u64,
-    /// Number of pages that it needs.
+    /// Number of pages that the message needs.
     pages: usize,
-    /// The count of freed pages when it began to wait for pages.
+    /// The value of `pages_freed` when the message began to wait for pages; `None` if it does not.
     pages_since: Option<u64>,
-    /// The count of pages that left the assembly share when it began to wait for that.
+    /// The value of `assembly_left` when the message began to wait for the assembly share; `None` if it does
+    /// not.
     assembly_since: Option<u64>,
 }
 
 impl Claim {
-    /// Returns how many of the pages freed since then are reserved for it.
+    /// Returns how many of the pages freed since then are reserved for the message.
     fn claimed_pages(&self, since: Option<u64>, freed: u64) -> usize {
         since.map_or(0, |since| self.pages.min((freed - since) as usize))
     }
@@ -966,9 +986,10 @@ impl Messages {
         self.is_held
     }
 
-    /// Ends the wait of ordinary publishers if use has fallen below the low mark. Returns whether they may publish.
+    /// Ends the wait of ordinary publishers if the use has fallen to the low mark. Returns whether they may
+    /// publish.
     ///
-    /// The low mark is 7/8 of their share, so that the state does not change with every message.
+    /// The low mark is 7/8 of their part of the pools, so that the state does not change with every message.
     pub fn lift_hold(&mut self) -> bool {
         let slots = self.slots.max() - self.slots_reserve;
         let pages = self.pages_max - self.pages_reserve - self.claimed_pages(None);
@@ -977,7 +998,7 @@ impl Messages {
         !self.is_held
     }
 
-    /// Returns whether an ordinary publisher would get memory for a message of `bytes`.
+    /// Returns whether there is memory for a message of `bytes` bytes from an ordinary publisher.
     pub fn has_ordinary_room(&self, bytes: usize) -> bool {
         let pages = Blocks::pages_for(bytes);
         !self.is_held
@@ -985,7 +1006,7 @@ impl Messages {
             && self.blocks.pages_used() + pages + self.read_back_pages <= self.pages_max - self.pages_reserve
     }
 
-    /// Checks whether a message may begin; its names take `pages` (0 or 1).
+    /// Checks whether a message may begin. Its names need `pages` pages (0 or 1).
     #[inline]
     fn admit(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
         let is_unchecked = self.claim.is_none()
@@ -1008,7 +1029,8 @@ impl Messages {
         admitted.map_err(|full| self.refuse(share, full))
     }
 
-    /// Returns the pool with the higher use, relative to its size: held publishers wait for that one.
+    /// Returns the pool of slots or of pages that is used more, relative to its size. Ordinary publishers
+    /// wait for this pool.
     #[cold]
     fn fullest_pool(&self) -> PoolFull {
         let slots = self.slots.used() * self.pages_max;
@@ -1028,7 +1050,7 @@ impl Messages {
         }
     }
 
-    /// Checks whether `pages` more may be taken, without creating a claim or holding publishers.
+    /// Checks whether `pages` more pages may be taken. Creates no claim, and does not make publishers wait.
     #[inline]
     fn admit_pages(&self, share: Share, pages: usize, requester: Option<MessageId>) -> Result<(), PoolFull> {
         let pages_max = self.pages_max;
@@ -1040,29 +1062,31 @@ impl Messages {
                 .saturating_sub(self.read_back_pages),
             Share::Reserve => (pages_max - read_back_part(pages_max)).saturating_sub(self.read_back_pages),
         };
-        // Split pages may have units left for the end of a chain. Counting whole pages is conservative. But content
-        // smaller than a page is not refused while a split page might still have units.
+        // The end of a chain may fit into free units of a split page, so counting whole pages may refuse too
+        // much. Content smaller than a page is therefore not refused here while a split page may have free
+        // units.
         let used = self.blocks.pages_used();
         let is_full = pages > 1 && used + pages > limit || used > limit;
         if is_full { Err(PoolFull::Bodies) } else { Ok(()) }
     }
 
-    /// Holds all ordinary publishers if one was refused. Large messages do not come here: they get a claim instead.
+    /// Makes all ordinary publishers wait if one was refused. Not called for large messages, which get a
+    /// claim instead.
     fn refuse(&mut self, share: Share, full: PoolFull) -> PoolFull {
         self.is_held |= share == Share::Ordinary;
         full
     }
 
-    /// Returns the pages that other messages than `requester` may not take because a waiting message has claimed them.
+    /// Returns the number of pages that `requester` may not take because another message has claimed them.
     fn claimed_pages(&self, requester: Option<MessageId>) -> usize {
         let claim = self.claim.filter(|claim| Some(claim.id) != requester);
         claim.map_or(0, |claim| claim.claimed_pages(claim.pages_since, self.pages_freed))
     }
 
-    /// Checks whether a content of `pages` may be assembled now.
+    /// Checks whether the body of a content of `pages` pages may begin to arrive.
     ///
-    /// A refused ordinary content gets the claim, if no other message has it. Content larger than the whole assembly
-    /// share is admitted while no other content is incomplete.
+    /// If an ordinary content is refused, it gets the claim, unless another message has it. Content larger
+    /// than the whole assembly share is admitted while no other content is incomplete.
     fn admit_assembly(&mut self, share: Share, pages: usize, requester: MessageId) -> Result<(), PoolFull> {
         let is_ordinary = share == Share::Ordinary;
         let claim = self.claim.filter(|claim| is_ordinary && claim.id != requester);
@@ -1083,7 +1107,7 @@ impl Messages {
         self.claim.is_some_and(|claim| claim.pages_since.is_some())
     }
 
-    /// Returns the number of the claim of a content that waits until others are complete.
+    /// Returns the number of the claim of a content that waits for the assembly share; `None` if none waits.
     pub fn awaits_assembly(&self) -> Option<u64> {
         self.claim.filter(|claim| claim.assembly_since.is_some()).map(|claim| claim.number)
     }
@@ -1095,7 +1119,8 @@ impl Messages {
         self.claim.is_some_and(|claim| claim.pages_since.is_some() && fits(claim))
     }
 
-    /// Claims pages for a message that waits, if no other message has a claim. Returns whether the message is large.
+    /// Claims pages for a waiting message if it is large and no other message has a claim. Returns whether
+    /// the message is large.
     fn claim(&mut self, id: MessageId, pages: usize) -> bool {
         let is_large = pages > (self.pages_max / READ_BACK_PART).max(LARGE_PAGES_MIN);
         let freed = self.pages_freed;
@@ -1105,7 +1130,8 @@ impl Messages {
         is_large
     }
 
-    /// Returns the claim of this message. Creates it if no message has one.
+    /// Returns the claim of this message; `None` if another message has the claim. Creates it if there is
+    /// none.
     fn claim_of(&mut self, id: MessageId, pages: usize) -> Option<&mut Claim> {
         if self.claim.is_none() {
             let number = self.claims;
@@ -1115,7 +1141,8 @@ impl Messages {
         self.claim.as_mut().filter(|claim| claim.id == id)
     }
 
-    /// Ends the claim of a message that has its pages or is gone. Its reserved pages are free for others again.
+    /// Ends the claim of a message that got its pages or was freed. The reserved pages can be used by others
+    /// again.
     fn drop_claim(&mut self, id: MessageId) {
         let Some(claim) = self.claim.filter(|claim| claim.id == id) else { return };
         self.claim = None;

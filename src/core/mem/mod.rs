@@ -1,4 +1,4 @@
-//! Memory pools: everything that grows with traffic has its memory here, sized once at start.
+//! Memory pools for everything whose amount depends on traffic. Their sizes are fixed at start.
 //!
 //! | file        | contents |
 //! |-------------|----------|
@@ -10,10 +10,9 @@
 //! | `give_back` | returns memory to the system |
 //!
 //! # Invariants
-//! - A pool reserves address space at start and never calls the allocator again. So nothing here allocates while
-//!   messages flow.
+//! - A pool reserves its address space at start, and never calls the allocator again.
 //! - Memory becomes resident when it is first used, so an idle broker is small.
-//! - A full pool reports that to its caller, which makes the peer wait or refuses the request.
+//! - A full pool returns an error. The caller then makes the peer wait, or refuses the request.
 
 mod blocks;
 mod bytes;
@@ -36,15 +35,15 @@ pub use pool::{Links, LinksOf, List, Slab};
 /// Maximum length of a name in bytes (AMQP short string).
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// A name kept inline: consumer tags, server-generated names, users.
+/// A name without a heap allocation, for consumer tags, server-generated names and users.
 pub type Name = heapless::String<NAME_BYTES_MAX>;
 
 // Sorting.
 //
-// The sort of the standard library consists of about ten functions, which are compiled for each type: 8 KB a type
-// on ARM. For the twenty types sorted here that is 1/15 of the program. The slices sorted here are short or in
-// order already. This heapsort takes no memory and at most n log n steps in whatever order a peer sends the items.
-// Equal items end up in any order.
+// The standard library's sort is compiled for each type, with about 8 KB of code per type on ARM: for the
+// twenty types sorted here 1/15 of the program. The slices here are short, or in order already, so a smaller
+// heapsort suffices. It takes no memory and at most n log n steps in any order of the items. It is not
+// stable.
 
 /// Sorts the items.
 pub fn sort<T: Ord>(items: &mut [T]) {
@@ -68,12 +67,12 @@ pub fn sort_by<T>(items: &mut [T], compare: impl Fn(&T, &T) -> Ordering) {
         if top.is_none() {
             items.swap(0, step);
         }
-        sink(&mut items[..step.min(len)], top.unwrap_or(0), &compare);
+        sift_down(&mut items[..step.min(len)], top.unwrap_or(0), &compare);
     }
 }
 
-/// Moves an item down the heap until both its children are no larger.
-fn sink<T>(items: &mut [T], mut at: usize, compare: &impl Fn(&T, &T) -> Ordering) {
+/// Moves an item down the heap until none of its children is larger.
+fn sift_down<T>(items: &mut [T], mut at: usize, compare: &impl Fn(&T, &T) -> Ordering) {
     loop {
         let mut child = 2 * at + 1;
         if child >= items.len() {

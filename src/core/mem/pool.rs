@@ -12,14 +12,14 @@ use super::give_back::{give_back, give_back_uninit, lazy_zeroed};
 ///
 /// # Invariants
 /// - The index of a record does not change until the record is removed.
-/// - The lowest free index is used first, so after a burst the memory above the highest record can be returned to
-///   the system.
+/// - The lowest free index is used first. After a burst, the memory above the highest record can therefore be
+///   returned to the system.
 /// - Inserting never allocates.
 #[derive(Debug)]
 pub struct Slab<T> {
     records: Vec<Option<T>>,
     places: FreePlaces,
-    /// Number of records at the start of the pool whose memory was touched since the last `trim`.
+    /// Number of places, from the first one, whose memory was used since the last `trim`.
     touched: usize,
 }
 
@@ -64,7 +64,7 @@ impl<T> Slab<T> {
         Ok(index)
     }
 
-    /// Returns how many records were removed since the start.
+    /// Returns the number of records removed since the start.
     pub const fn given(&self) -> u64 {
         self.places.given()
     }
@@ -155,7 +155,7 @@ pub struct Links {
     next: u32,
 }
 
-/// A list of records. Its owner knows which field of the record has the links.
+/// A list of records. Its methods take a function that returns the field of the record with the links.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct List {
@@ -257,7 +257,7 @@ impl List {
         Some(index)
     }
 
-    /// Sorts the records by their keys; stable.
+    /// Sorts the records by their keys. The sort is stable.
     ///
     /// Merges runs of doubling length, so it needs no memory and n log n steps.
     pub fn sort_by_key<T>(&mut self, slab: &mut Slab<T>, key: fn(&T) -> u64, links: LinksOf<T>) {
@@ -340,8 +340,8 @@ const BITS: usize = usize::BITS as usize;
 /// # Invariants
 /// - A place is taken, or its bit is set, or it is at or above `end`.
 /// - No bit is set below the word `low`.
-/// - Giving a place back accesses three words. So does taking one, except for bits of the upper levels that it
-///   clears while it searches: they are cleared only when their word turns out to be 0.
+/// - Freeing a place accesses three words. Taking one does too, plus those words of the upper levels whose
+///   bits are outdated: a bit is cleared only when a search finds that its word is 0.
 #[derive(Debug)]
 pub(super) struct FreePlaces {
     /// One bit per place, set if the place was taken and is free again.
@@ -351,13 +351,13 @@ pub(super) struct FreePlaces {
     groups: Box<[usize]>,
     /// The lowest word of `bits` that may be non-zero.
     low: usize,
-    /// All taken places are below it.
+    /// All taken places are below this one.
     end: usize,
     /// Number of places.
     max: usize,
     /// Number of free places below `end`.
     freed: usize,
-    /// Number of places given back since the start.
+    /// Number of places freed since the start.
     given: u64,
 }
 
@@ -377,7 +377,7 @@ impl FreePlaces {
         self.end - self.freed
     }
 
-    /// Returns how many places were given back since the start. A caller that waits for a place retries when it
+    /// Returns the number of places freed since the start. A caller that waits for a place retries when it
     /// rises.
     pub(super) const fn given(&self) -> u64 {
         self.given
@@ -432,7 +432,7 @@ impl FreePlaces {
         }
     }
 
-    /// Gives a place back.
+    /// Frees a place.
     ///
     /// # Panics
     /// Panics if the place is free already, which is a bug of the caller.
@@ -525,7 +525,7 @@ impl<T: Pod> PlainPool<T> {
         self.places.used()
     }
 
-    /// Returns how many places were given back since the start.
+    /// Returns the number of places freed since the start.
     pub(super) const fn given(&self) -> u64 {
         self.places.given()
     }
@@ -535,7 +535,7 @@ impl<T: Pod> PlainPool<T> {
         self.places.max()
     }
 
-    /// Takes a place. Its value is an earlier one or zeros.
+    /// Takes a place. Its value is an earlier one, or zero.
     #[inline]
     pub(super) fn take(&mut self) -> Option<usize> {
         let place = self.places.take()?;
@@ -547,7 +547,7 @@ impl<T: Pod> PlainPool<T> {
         Some(place)
     }
 
-    /// Gives a place back.
+    /// Frees a place.
     #[inline]
     pub(super) fn give(&mut self, place: usize) {
         self.places.give(place);

@@ -1,21 +1,23 @@
-//! Remembers in the log which parts of the store could not be read, until an operator acknowledges them.
+//! Reports about parts of the store that could not be read. They are stored in the log until an operator
+//! acknowledges them.
 //!
-//! A board restarts without staff on site, and the broker's log file may be in memory. A damaged segment leaves the
-//! disk when its last message is consumed. So recovery writes what it could not read as a definition into the log
-//! itself. A later recovery adds what it finds. `leveretctl acknowledge_damage` marks all of it as seen.
+//! An operator may not see the log lines about damage: boards restart unattended, and the log file may be in
+//! memory. Also, a damaged segment is deleted when its last message is consumed. So recovery appends the
+//! reports to the log as a definition, and each later recovery adds new ones. `leveretctl acknowledge_damage`
+//! marks all reports as acknowledged.
 //!
 //! ```text
 //! key   | 8 | 0 |
 //! value | flags: 1 acknowledged | count u16 | CRC32C of each report, count u32 | one report per line, UTF-8 |
 //! ```
 //!
-//! Numbers are little endian. Only the first reports are kept as text. The checksums tell of every report whether
-//! it is new.
+//! Numbers are little endian. Only the first reports are kept as text. All have a checksum, by which a
+//! repeated report is recognized.
 //!
 //! # Invariants
 //! - The value has at most [`CHECKSUMS_MAX`] checksums and [`TEXT_BYTES_MAX`] bytes of text.
 
-/// Maximum number of reports. Beyond it the oldest are forgotten.
+/// Maximum number of reports. If there are more, the oldest are removed.
 const CHECKSUMS_MAX: usize = 256;
 /// Maximum bytes of the reports kept as text, line breaks included.
 const TEXT_BYTES_MAX: usize = 2048;
@@ -35,7 +37,7 @@ pub struct ReportedDamage {
 }
 
 impl ReportedDamage {
-    /// Parses the value of the definition. An invalid value counts as absent.
+    /// Parses the value of the definition. An invalid value is treated as if there were no reports.
     pub fn parse(value: &[u8]) -> Self {
         let parsed = || {
             let (flags, rest) = value.split_first()?;
@@ -49,7 +51,7 @@ impl ReportedDamage {
         parsed().unwrap_or_default()
     }
 
-    /// Returns the value of the definition; `None` without any report.
+    /// Returns the value of the definition; `None` if there are no reports.
     pub fn value(&self) -> Option<Vec<u8>> {
         if self.checksums.is_empty() {
             return None;
@@ -81,7 +83,7 @@ impl ReportedDamage {
         self.is_acknowledged = true;
     }
 
-    /// Adds a report without a line break. Returns whether it is a new one.
+    /// Adds a report, a text without a line break. Returns whether it is new.
     pub fn add(&mut self, line: &str) -> bool {
         let checksum = crc32c::crc32c(line.as_bytes());
         if self.checksums.contains(&checksum) {
@@ -99,10 +101,10 @@ impl ReportedDamage {
         true
     }
 
-    /// Merges the reports of a recovery.
+    /// Merges the reports that a recovery `found`.
     ///
-    /// Drops acknowledged reports about segments that recovery did not repeat. Recovery does not look for messages
-    /// that could not be delivered, so those reports stay.
+    /// Removes acknowledged reports about segments that this recovery did not find again. Reports about
+    /// messages that could not be delivered stay, because recovery does not search for these messages.
     pub fn merge(&mut self, found: &[String]) {
         if self.is_acknowledged {
             let holds =

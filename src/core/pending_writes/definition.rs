@@ -35,22 +35,22 @@
 //! value. Numbers are little endian. The exception is the number of the priority queues: programs without priority
 //! queues read it as an argument, which they ignore.
 //!
-//! The metadata of a virtual host is absent if it is empty. Older versions do not read it. Programs that know no
-//! policies or no parameters skip them and leave them in the log.
+//! If the metadata of a virtual host are empty, they are not written. Older versions of Leveret do not read
+//! them. Versions without policies or parameters ignore these definitions and leave them in the log.
 //!
 //! # Invariants
 //! - [`Definition::parse`] returns what [`Definition::key`] and [`Definition::value`] wrote.
-//! - Keys sort so that everything a binding needs is read before the binding.
-//! - Without the key `0 0` the log has no statement about access: the defaults of a new store apply in addition to
-//!   what is stored. With it, only stored users, virtual hosts and permissions exist.
-//! - A binding names versions. A binding that a power cut left behind while its exchange or queue was deleted never
-//!   binds a later one of the same name.
+//! - In the order of the keys, virtual hosts, exchanges and queues come before the bindings that need them.
+//! - Without the key `0 0`, the users, virtual hosts and permissions of a new store exist in addition to
+//!   those in the log. With this key, only those in the log exist.
+//! - A binding contains the versions of its source and destination. After a power cut during a deletion, a
+//!   binding that is left in the log can therefore not apply to a later exchange or queue of the same name.
 //! - `Display` and `Debug` show the type and the names of a definition. They never show a password hash, nor the
 //!   value of a parameter, which may contain a password.
 
 use core::fmt;
 
-/// A definition: an object of the broker that outlives a restart.
+/// A definition: an object of the broker that is restored at the next start.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Definition<'a> {
     /// Marks that all access definitions are stored: only users, virtual hosts and permissions in the log exist.
@@ -110,13 +110,13 @@ pub enum Definition<'a> {
         vhost: &'a str,
         /// Its name.
         name: &'a str,
-        /// Its version, which no other exchange ever gets.
+        /// The version of the exchange, never used for another one.
         version: u64,
         /// Its type.
         kind: &'a str,
-        /// Whether it is deleted with its last binding.
+        /// The exchange is deleted with its last binding.
         auto_delete: bool,
-        /// Whether clients cannot publish to it.
+        /// Clients may not publish to the exchange.
         internal: bool,
         /// Its arguments, encoded as an AMQP table.
         arguments: &'a [u8],
@@ -127,14 +127,15 @@ pub enum Definition<'a> {
         vhost: &'a str,
         /// Its name.
         name: &'a str,
-        /// Its incarnation, which no other queue ever gets.
+        /// The incarnation of the queue, never used for another one.
         incarnation: u64,
-        /// Whether it is deleted with its last consumer.
+        /// The queue is deleted with its last consumer.
         auto_delete: bool,
-        /// Whether its original arguments are lost: recovery rebuilt it. A client's next declaration sets them.
+        /// The arguments were lost, and recovery has rebuilt the queue without them. The next declaration by
+        /// a client sets them.
         is_rebuilt: bool,
-        /// For a priority queue: the incarnation of priority 1, followed by those of the higher priorities. Otherwise
-        /// 0.
+        /// For a queue with priorities: the incarnation of the level for priority 1. The higher priorities
+        /// have the following numbers. Otherwise 0.
         priorities_from: u64,
         /// Its arguments, encoded as an AMQP table.
         arguments: &'a [u8],
@@ -164,9 +165,9 @@ pub enum Definition<'a> {
         name: &'a str,
         /// Whether it is an operator policy.
         is_operator_policy: bool,
-        /// The pattern of the names it applies to.
+        /// The pattern for names of queues and exchanges.
         pattern: &'a str,
-        /// The kinds of objects it applies to: queues, exchanges or all.
+        /// The value of `apply-to`: the kinds of objects to which the policy applies.
         apply_to: &'a str,
         /// The policy with the highest priority applies if several match.
         priority: i32,
@@ -193,9 +194,9 @@ pub struct VhostMetadata<'a> {
     pub description: &'a str,
     /// The tags, separated by commas.
     pub tags: &'a str,
-    /// The type of queues that are declared without one; empty if not set.
+    /// The default queue type: for queues that are declared without `x-queue-type`. Empty if it is not set.
     pub default_queue_type: &'a str,
-    /// Whether the virtual host cannot be deleted (`protected_from_deletion`).
+    /// The virtual host cannot be deleted (`protected_from_deletion`).
     pub is_protected: bool,
 }
 
@@ -238,7 +239,7 @@ const INTERNAL: u8 = 2;
 const REBUILT: u8 = 2;
 const LEVELS: u8 = 4;
 const PROTECTED: u8 = 1;
-/// Precedes the number of the priority queues, in the form of an argument's name and type.
+/// The bytes before the number of the priority queues: they have the form of an argument's name and type.
 const LEVELS_NAME: &[u8] = b"\x0eleveret-levelsl";
 
 const NO_LIMIT: u32 = u32::MAX;
@@ -365,7 +366,7 @@ impl<'a> Definition<'a> {
         if kind == ACCESS {
             return Self::parse_access(key, value);
         }
-        // For a global parameter this is its own name.
+        // For a global parameter, the first name in the key is that of the parameter itself.
         let vhost = key.name()?;
         match kind {
             EXCHANGE => {
@@ -518,12 +519,13 @@ impl fmt::Debug for Definition<'_> {
     }
 }
 
-/// Returns whether a key is of an access definition. These are written twice.
+/// Returns whether a key is that of an access definition (user, virtual host, permission or limits). These
+/// are written twice.
 pub fn is_access(key: &[u8]) -> bool {
     key.first() == Some(&ACCESS)
 }
 
-/// Returns the virtual host and the name from the key of a queue.
+/// Returns the virtual host and the name from the key of a queue; `None` for any other key.
 pub fn queue_in(key: &[u8]) -> Option<(&str, &str)> {
     let mut key = Input(key);
     let kind = key.byte()?;

@@ -1,18 +1,19 @@
-//! Groups: messages and settlements that become durable together or not at all, as those of a transaction.
+//! Groups: messages and settlements that become durable together or not at all, for example those of a
+//! transaction.
 //!
 //! ```text
 //! begin_group ── publish, settle, publish, … ── end_group → the batch to wait for
 //! pending     │ 7 │ 8 │ 9 │ 10 │ 11 │      a group is messages 8 to 10, and settlements of its own
 //! ```
 //!
-//! The messages of a group are consecutive among all pending messages. Its settlements are kept apart from others
-//! until its messages are written. A pending message that a group settles is written all the same: its publisher
-//! may get the confirm before the group is durable.
+//! The messages of a group are consecutive among all pending messages. Its settlements are kept separate from
+//! others until its messages are written. A pending message that a group settles must be written
+//! nevertheless, because its publisher may receive the confirm before the group is durable.
 //!
 //! # Invariants
 //! - Groups are in the order of their messages.
-//! - A group without messages, or with one message and no settlements, is not kept as a group: one commit has all
-//!   of it anyway.
+//! - A group without messages, or with one message and no settlements, is not stored as a group, because one
+//!   commit contains all of it anyway.
 
 use std::collections::VecDeque;
 
@@ -20,10 +21,11 @@ use super::{Batch, Front, PendingWrites, Settled, Target, Urgency};
 use super::{CHUNK_BYTES, TRANSIENT, merge_settles};
 use crate::mem::{MessageFlags, Messages};
 
-/// Marks incarnations that stand for a group that no commit could hold at once, not for a queue.
+/// The flag of incarnations that identify a group, not a queue. They are used for groups that are too large
+/// for one commit.
 pub(super) const GROUP: u64 = 1 << 62;
 
-/// Number of waiting groups at which no new ones are begun, except those that a client waits for.
+/// Maximum number of waiting groups. When it is reached, only groups for which a client waits are begun.
 pub(super) const GROUPS_MAX: usize = 512;
 
 /// Upper bounds of a record of settlements, in bytes: for each queue and for each range.
@@ -33,11 +35,11 @@ const RANGE_BYTES: u64 = 20;
 /// A group that waits to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Group {
-    /// The number of its first message, counted since the start.
+    /// The number of the first message, counted since the start.
     pub first: u64,
-    /// The number after that of its last message.
+    /// The number after that of the last message.
     pub end: u64,
-    /// Upper bound of the bytes of its records, without bodies that are written in chunks.
+    /// Upper bound of the bytes of the group's records, without bodies that are written in chunks.
     pub bytes: u64,
     pub(super) settles: usize,
     pub(super) batch: Batch,
@@ -47,7 +49,7 @@ pub struct Group {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Cursor {
     pub(super) number: u64,
-    /// Number of targets before it, counted since the start.
+    /// Number of targets before this position, counted since the start.
     pub(super) target: u64,
 }
 
@@ -103,12 +105,12 @@ impl Groups {
 }
 
 impl PendingWrites {
-    /// Returns a new incarnation that stands for a group in the log.
+    /// Returns a new incarnation that identifies a group in the log.
     pub const fn next_group(&mut self) -> u64 {
         self.next_version() | GROUP
     }
 
-    /// Begins a group: what is published and settled until [`Self::end_group`] belongs to it.
+    /// Begins a group. All messages and settlements until [`Self::end_group`] belong to it.
     pub fn begin_group(&mut self) {
         assert!(!self.groups.is_open(), "no group is within another");
         self.groups.open = Some(self.first_number + self.pending.len() as u64);
@@ -119,16 +121,17 @@ impl PendingWrites {
         self.groups.is_open()
     }
 
-    /// Returns whether one more group that no client waits for may be begun.
+    /// Returns whether a group may be begun for which no client waits.
     pub fn can_begin_group(&self) -> bool {
         self.groups.waiting.len() < GROUPS_MAX && !self.groups.is_crowded()
     }
 
-    /// Ends the group, which must be written with this urgency. Returns the batch to wait for.
+    /// Ends the group. It is written with this urgency. Returns the batch that makes it durable.
     ///
-    /// If the group settles something or a client waits for it, its messages are [`MessageFlags::WITHHELD`] until that
-    /// batch is durable. A power cut before would bring back what the group settled, and its messages would be
-    /// created once more. And a consumer must not see one message of a transaction without the others.
+    /// If the group has settlements, or a client waits for it, its messages are [`MessageFlags::WITHHELD`]
+    /// (not delivered) until that batch is durable. There are two reasons. After a power cut before that, the
+    /// settled messages would exist again, and the messages of the group would be created a second time. And
+    /// a consumer must not receive one message of a transaction if the others are lost.
     pub fn end_group(&mut self, messages: &mut Messages, urgency: Urgency) -> Batch {
         let first = self.groups.open.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
@@ -191,13 +194,15 @@ impl PendingWrites {
         bytes.sum()
     }
 
-    /// Returns the group to write now. [`Self::front`] has no message left that was appended before it.
+    /// Returns the group to write next; `None` if messages that were appended before it must be written first
+    /// ([`Self::front`]), or if there is none.
     pub fn group(&self) -> Option<Group> {
         let group = self.groups.waiting.front()?;
         (group.first <= self.first_number).then_some(*group)
     }
 
-    /// Returns the next message of the group to write, at or after the cursor, and puts its targets into `targets`.
+    /// Returns the next message of a group that must be written, at or after the cursor, and puts its targets
+    /// into `targets`. `None` if there is no more.
     ///
     /// Moves the cursor to that message. The message stays in the buffer.
     pub fn peek(&self, group: &Group, cursor: &mut Cursor, targets: &mut Vec<Target>) -> Option<Front> {
@@ -225,13 +230,13 @@ impl PendingWrites {
         cursor.target += at.map_or(0, |pending| u64::from(pending.targets));
     }
 
-    /// Returns the settlements of the group to write now, queue by queue, without the first `done`.
+    /// Returns the settlements of the group to write next, ordered by queue, without the first `done`.
     pub fn group_settles(&self, done: usize) -> impl Iterator<Item = Settled> {
         let count = self.groups.waiting.front().map_or(0, |group| group.settles);
         self.groups.settles.iter().copied().take(count).skip(done)
     }
 
-    /// Removes the group that was to be written: all of it is in commits.
+    /// Removes the group that was to be written next. All of it is in commits now.
     pub fn group_written(&mut self) {
         if let Some(group) = self.groups.waiting.pop_front() {
             self.groups.settles.drain(..group.settles);

@@ -12,14 +12,16 @@
 //! A pending message is held by reference, not as bytes. If it is consumed and acknowledged before its commit
 //! begins, it leaves the buffer and is never written. Broker and storage do not depend on each other.
 //!
-//! Everything appended belongs to a [`Batch`]: the unit that becomes durable as a whole. A confirm or a reply waits
-//! for a batch. A batch is closed when a commit takes all of it, or when it is as large as a commit.
+//! Everything that is appended belongs to a [`Batch`], which becomes durable as a whole. A confirm or a reply
+//! waits for a batch. A batch is closed when all of it is in a commit, or when it is as large as a commit may
+//! be.
 //!
 //! # Invariants
-//! - Log entries are written no later than messages that were appended after them.
+//! - A log entry is written before, or in the same commit as, messages that were appended after it.
 //! - Batches become durable in order.
-//! - Access definitions (users, virtual hosts, permissions, limits) go into two consecutive commits and count as
-//!   durable with the second. So a damaged block neither removes an access nor brings a removed one back.
+//! - Access definitions (users, virtual hosts, permissions, limits) are written in two consecutive commits,
+//!   and count as durable with the second. So a single damaged block can neither remove a permission nor
+//!   restore a removed one.
 //! - The buffer does no I/O and reads no clock.
 
 mod damage;
@@ -39,7 +41,7 @@ pub use damage::{ReportedDamage, UNDELIVERED};
 pub use definition::{Definition, DestinationName, VhostMetadata};
 pub use groups::{Cursor, Group, is_group};
 
-/// The number of a batch: what becomes durable as a whole. Numbers rise; [`Batch::NONE`] is always durable.
+/// The number of a batch. Numbers rise. [`Batch::NONE`] is always durable.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Batch(u64);
 
@@ -69,18 +71,18 @@ impl Batch {
 /// How long a change may wait for its commit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Urgency {
-    /// A confirm or a reply waits for it: it is written at once.
+    /// A confirm or a reply waits for the change: it is written at once.
     Awaited,
-    /// No client waits for it: it is written within the commit window.
+    /// No client waits for the change: it is written within the commit window.
     Window,
-    /// It may be lost: it is written within the settle window.
+    /// The change may be lost: it is written within the settle window.
     Lazy,
 }
 
 /// Whether the buffer is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
-    /// There is no store: nothing becomes durable, and no client waits for that.
+    /// There is no store: nothing becomes durable, and clients do not wait for the disk.
     Off,
     /// Everything appended becomes durable.
     On,
@@ -88,7 +90,7 @@ pub enum Mode {
     Unwritable,
 }
 
-/// Why a message is not taken now.
+/// Why a message cannot be appended now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoCapacity {
     /// Too many messages wait for their commit, or the store cannot be written.
@@ -97,24 +99,24 @@ pub enum NoCapacity {
     Disk,
 }
 
-/// A durable place of a message: a queue's incarnation and an offset in it.
+/// The place of a message in the log: the incarnation of its queue, and its offset there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// The queue's incarnation, which no other queue ever gets.
+    /// The incarnation of the queue, never used for another one.
     pub queue: u64,
     /// The message's place in the queue.
     pub offset: u64,
 }
 
-/// Marks the incarnations of transient messages, which are in the log only to be out of memory.
+/// The flag of incarnations of transient messages. They are in the log only because memory was short.
 const TRANSIENT: u64 = 1 << 63;
 
-/// Returns whether this incarnation is of transient messages, which recovery discards.
+/// Returns whether an incarnation is that of transient messages, which recovery discards.
 pub const fn is_transient(incarnation: u64) -> bool {
     incarnation & TRANSIENT != 0
 }
 
-/// A range of settled offsets; `end` is excluded.
+/// A range of settled offsets of a queue, from `start` to `end` (excluded).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settled {
     /// The queue's incarnation.
@@ -128,24 +130,24 @@ pub struct Settled {
 /// The message to be written next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Front {
-    /// The message; held until [`self::PendingWrites::stored`].
+    /// The message. It stays in memory until [`self::PendingWrites::stored`].
     pub message: MessageId,
-    /// Its number since the start. Unlike its id it is never used again.
+    /// The number of the message, counted since the start. Unlike its id it is never used again.
     pub number: u64,
 }
 
 /// A log entry about something other than messages.
 ///
-/// Entries accumulate. For one object the later entry applies, or the one with the higher version.
+/// There may be several entries about an object. The last one applies, or the one with the highest version.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LogEntry {
     /// A definition was created, changed, or (without a value) deleted.
     Defined {
-        /// The definition with the higher version holds.
+        /// Of several definitions with this key, the one with the highest version applies.
         version: u64,
-        /// Identifies what is defined; see [`self::definition`].
+        /// The key of the definition; see [`self::definition`].
         key: Box<[u8]>,
-        /// Its value.
+        /// The value of the definition; `None` if it is deleted.
         value: Option<Box<[u8]>>,
     },
     /// The queue is deleted with all its messages.
@@ -160,24 +162,25 @@ pub enum LogEntry {
         /// The first message that was certainly not delivered.
         offset: u64,
     },
-    /// At a clean stop: messages from this offset on were never delivered, although a watermark covers some of them.
+    /// At a clean stop: messages from this offset on were never delivered, although some of them are below a
+    /// watermark.
     WatermarkReset {
         /// The queue's incarnation.
         queue: u64,
         /// The first message that was certainly not delivered.
         offset: u64,
-        /// The highest watermark at that time. A higher one written later cancels this entry.
+        /// The highest watermark at this time. A higher watermark that is written later cancels this entry.
         watermark: u64,
     },
 }
 
 impl LogEntry {
-    /// Returns whether it defines access, and is therefore written twice.
+    /// Returns whether this is an access definition, which is written twice.
     fn is_access(&self) -> bool {
         matches!(self, Self::Defined { key, .. } if is_access(key))
     }
 
-    /// Returns the heap memory it takes in the buffer, in bytes, approximately.
+    /// Returns approximately how many bytes of heap memory the entry takes.
     fn bytes(&self) -> usize {
         match self {
             Self::Defined { key, value, .. } => key.len() + value.as_ref().map_or(0, |value| value.len()),
@@ -188,8 +191,9 @@ impl LogEntry {
 
 /// Proof that the buffer has the record of a message, or that the message needs none.
 ///
-/// A queue takes a new message only with an `Appended`, and only the buffer makes one. So no persistent message is
-/// in a queue before the buffer has it. Other packages cannot construct one:
+/// A message can be added to a queue only with an `Appended`, and only [`PendingWrites`] creates one. So
+/// every persistent message is in the buffer before it is in a queue. Other packages cannot construct an
+/// `Appended`:
 ///
 /// ```compile_fail,E0451
 /// use leveret_core::pending_writes::{Appended, Batch};
@@ -235,32 +239,33 @@ impl Appended {
     }
 }
 
-/// How much of the memory for the index of the log is left.
+/// How much of `index_bytes_max` is left.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum IndexCapacity {
     /// Enough for all messages.
     Enough,
-    /// Enough for dead letters only. Otherwise expired messages could never leave their queues.
+    /// Enough for dead letters only. Without this last part, expired messages could never leave their queues.
     Last,
     /// None.
     None,
 }
 
-/// Bytes of a body in one record, at most.
+/// Maximum bytes of a body in one record.
 const CHUNK_BYTES: u64 = 64 << 10;
 
-/// Number of settlements kept before they are sorted and merged.
+/// Maximum number of settlements before they are sorted and merged.
 const SETTLES_MAX: usize = 8192;
-/// Number and bytes of pending log entries above which [`PendingWrites::is_crowded`] tells the broker to pause.
+/// Number and bytes of pending log entries above which [`PendingWrites::is_crowded`] returns `true`.
 const ENTRIES_MAX: usize = 1024;
 const ENTRY_BYTES_MAX: usize = 64 << 10;
-/// Upper bounds of what a record adds to names, properties and body: bytes per message and per target.
+/// Upper bounds of the bytes of a message's record without names, properties and body: per message, and per
+/// target.
 const RECORD_BYTES: u64 = 48;
 const TARGET_BYTES: u64 = 21;
-/// Below this much free disk no new definitions are accepted.
+/// With less free disk space than this, no new definitions are accepted.
 const DEFINITION_FREE_BYTES_MIN: u64 = 256 << 10;
 
-/// The log's limit divided by this is the most that publishers leave to dead letters.
+/// At most this fraction (1/8) of the log's limit is reserved for dead letters.
 const DEAD_LETTER_LOG_DIVISOR: u64 = 8;
 
 /// A message that waits for its commit.
@@ -269,7 +274,8 @@ struct Pending {
     message: MessageId,
     /// Number of its targets in `PendingWrites::targets`.
     targets: u32,
-    /// Number of targets that are not settled. At 0 the buffer no longer holds the message and does not write it.
+    /// Number of targets that are not settled. At 0 the buffer has released the message and does not write
+    /// it.
     live: u32,
     /// Upper bound of the bytes of its record.
     bytes: u32,
@@ -303,31 +309,31 @@ pub struct PendingWrites {
     groups: Groups,
     /// Messages in a commit that is not durable yet.
     in_commit: VecDeque<MessageId>,
-    /// Messages that are held until this batch is durable, because they replace others: see `withhold_until`.
+    /// Messages that must not be delivered until the batch is durable; see `end_group`.
     withheld: VecDeque<(Batch, MessageId)>,
     /// Log entries that wait for their commit.
     entries: VecDeque<(Batch, LogEntry)>,
-    /// Log entries, with their numbers, that are in one commit and must go into the next one as well. The first
-    /// `repeats_ready` of them may go into the next commit.
+    /// Log entries, with their numbers, that are in one commit and must be written in a second one. The first
+    /// `repeats_ready` of them may be in the next commit.
     repeats: VecDeque<(Batch, u64, LogEntry)>,
     repeats_ready: usize,
     /// Heap memory of `entries` and `repeats` in bytes.
     entry_bytes: usize,
     /// Batch of the last log entry.
     last_entry_batch: Batch,
-    /// Numbers of the log entries that were appended, went into a commit, and are durable.
+    /// Number of log entries that were appended, that are in a commit, and that are durable, since the start.
     entries_appended: u64,
     entries_in_commit: u64,
     entries_durable: u64,
-    /// Number of log entries that are durable in as many commits as they need.
+    /// Number of log entries that are durable in one commit, or for access definitions in two.
     entries_safe: u64,
     /// Settlements that wait for their commit, without those of groups.
     settles: Vec<Settled>,
-    /// Whether some settlements are of messages in the log.
+    /// Some settlements are those of messages in the log.
     has_stored_settles: bool,
     /// The first batch whose confirm or reply waits for settlements.
     settles_awaited: Option<Batch>,
-    /// Delivered watermarks (queue, offset) of messages that are delivered before their commit. They are written with
+    /// Watermarks (queue, offset) for messages that were delivered before their commit. They are written in
     /// the next commit.
     piggybacked: Vec<(u64, u64)>,
     /// Deleted queues, each with the number of the first message that was appended after the deletion.
@@ -338,26 +344,27 @@ pub struct PendingWrites {
     /// The batch to which changes are added, and the bytes of its messages.
     open: Batch,
     open_bytes: u64,
-    /// Whether something that must be written belongs to the open batch.
+    /// The open batch contains something that must be written.
     is_open_used: bool,
     batch_bytes_max: u64,
     /// The last durable batch.
     durable: Batch,
-    /// Bytes that may still be written, pending messages not subtracted; and the same for an empty log.
+    /// Bytes that may still be written, without subtracting pending messages; and the same for an empty log.
     log_free_bytes: u64,
     disk_bytes_max: u64,
     is_file_system_full: bool,
-    /// Room for the index of the log in memory, which can run out before the disk limit is reached.
+    /// How much memory is left for the index of the log. It may be used up before the disk limit is reached.
     index_capacity: IndexCapacity,
-    /// Counts whenever the buffer gains capacity.
+    /// Rises whenever the buffer gains capacity.
     capacity_freed: u64,
-    /// Counts everything that frees bytes of the log, now or with the next compaction.
+    /// Rises with everything that frees bytes of the log, now or with the next compaction.
     freed_count: u64,
     latency: LatencyMeter,
 }
 
 impl PendingWrites {
-    /// Returns an empty buffer for a pool of `messages_max` messages. It is off until [`Self::start`].
+    /// Returns an empty buffer for a pool of `messages_max` messages. Its mode is `Off` until
+    /// [`Self::start`].
     pub fn new(messages_max: usize) -> Self {
         let pending_max = Self::pending_max(messages_max);
         let pending_capacity = pending_max + Self::transaction_extra(messages_max);
@@ -407,7 +414,7 @@ impl PendingWrites {
         }
     }
 
-    /// Returns how long messages waited for the disk whose publishers waited for a confirm.
+    /// Returns how long publishers waited for the disk until their messages were durable.
     pub const fn latency(&self) -> LatencyHistogram {
         self.latency.histogram()
     }
@@ -452,12 +459,12 @@ impl PendingWrites {
         (pending + Self::transaction_extra(messages_max)) * each + settles + entries + groups
     }
 
-    /// Switches the buffer on for this epoch of the store. `batch_bytes_max` is the size of a commit.
+    /// Starts the buffer for this epoch of the store. `batch_bytes_max` is the maximum size of a commit.
     ///
-    /// If the store is not writable, everything that would have to be durable waits.
+    /// If the store is not writable, the mode becomes `Unwritable`.
     pub fn start(&mut self, epoch: u32, is_writable: bool, batch_bytes_max: u64) {
         self.mode = if is_writable { Mode::On } else { Mode::Unwritable };
-        // No version of an earlier epoch is ever returned again.
+        // Versions of this epoch are higher than those of all earlier epochs.
         self.last_version = u64::from(epoch) << 32;
         self.batch_bytes_max = batch_bytes_max;
     }
@@ -495,7 +502,7 @@ impl PendingWrites {
         self.durable
     }
 
-    /// Returns the batch that a change made now belongs to.
+    /// Returns the open batch, to which a change made now belongs.
     pub const fn batch(&self) -> Batch {
         self.open
     }
@@ -538,7 +545,7 @@ impl PendingWrites {
         self.live == 0 && !has_entries && !self.has_stored_settles && self.groups.is_empty()
     }
 
-    /// Checks whether a message of `bytes` for `targets` queues is taken now.
+    /// Checks whether a message of `bytes` bytes for `targets` queues can be appended now.
     ///
     /// # Errors
     /// What the message would have to wait for.
@@ -553,7 +560,7 @@ impl PendingWrites {
         }
     }
 
-    /// Returns whether a message fits into one commit for `targets` queues, and into one part of a group.
+    /// Returns whether a message for `targets` queues fits into one commit, and into one part of a group.
     ///
     /// `bytes` includes the body's `body_bytes`. A large body is written in chunks, so only one chunk counts.
     pub const fn fits_commit(&self, bytes: u64, body_bytes: u64, targets: usize) -> bool {
@@ -562,23 +569,23 @@ impl PendingWrites {
         matches!(self.mode, Mode::Unwritable) || bytes <= self.batch_bytes_max
     }
 
-    /// Returns whether a transaction of `messages` messages is taken now. It may exceed the number of messages at
-    /// which publishers wait.
+    /// Returns whether a transaction with `messages` messages can be appended now. With it, more messages may
+    /// be pending than publishers may cause.
     pub fn fits_transaction(&self, messages: usize) -> bool {
         self.mode != Mode::On || self.pending.len() + messages <= self.pending_capacity
     }
 
-    /// Returns whether the disk has room for a new definition. Removing a definition needs none.
+    /// Returns whether there is disk space for a new definition. Removing a definition needs none.
     pub const fn can_define(&self) -> bool {
         self.log_free_bytes > DEFINITION_FREE_BYTES_MIN
     }
 
-    /// Returns whether the file system has less room than the disk limit.
+    /// Returns whether the file system is full before the disk limit is reached.
     pub const fn is_file_system_full(&self) -> bool {
         self.is_file_system_full
     }
 
-    /// Returns the configuration key that limits the log at the moment, for the operator to raise.
+    /// Returns the configuration key that limits the log at present.
     pub const fn exhausted_limit_key(&self) -> &'static str {
         let has_disk = self.log_free_bytes() > self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
         match self.index_capacity {
@@ -594,9 +601,11 @@ impl PendingWrites {
         self.index_capacity = room;
     }
 
-    /// Returns the bytes of the disk that publishers must leave to dead letters, which need `bytes`.
+    /// Returns the bytes of disk space that publishers may not use, so that there is space for `bytes` bytes
+    /// of dead letters.
     ///
-    /// That is at most 1/8 of the log's limit, but all of the disk while the last part of the index memory is in use.
+    /// They are at most 1/8 of the log's limit; but all space while the last part of the index memory is
+    /// used.
     pub const fn reserved_for_dead_letters(&self, bytes: u64) -> u64 {
         let part = self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
         match self.index_capacity {
@@ -612,7 +621,7 @@ impl PendingWrites {
         Appended { message, targets: 0, batch: Batch::NONE }
     }
 
-    /// Appends a message for these queues of the log. Without queues nothing is written.
+    /// Appends a message with these targets. Without targets, nothing is written.
     pub fn append(
         &mut self,
         messages: &mut Messages,
@@ -656,14 +665,14 @@ impl PendingWrites {
         Appended { message, targets, batch: self.open }
     }
 
-    /// Returns whether a persistent message has not gone into a commit yet.
+    /// Returns whether a persistent message is not in a commit yet.
     #[inline]
     pub fn is_pending_write(&self, messages: &Messages, message: MessageId) -> bool {
         self.position_of(messages, message).is_some()
     }
 
-    /// Requests a commit at once because a client waits for capacity in the buffer.
-    pub fn hurry(&mut self) {
+    /// Requests a commit at once, because a client waits for capacity in the buffer.
+    pub fn request_commit_now(&mut self) {
         if self.mode == Mode::On && self.live > 0 {
             self.note_change(Urgency::Awaited);
         }
@@ -683,7 +692,7 @@ impl PendingWrites {
         if self.is_empty() { Batch::NONE } else { self.await_settles() }
     }
 
-    /// Records that a message is delivered before its commit. The commit includes the delivered watermark.
+    /// Notes that a message is delivered before its commit. The commit will contain a watermark for it.
     pub fn note_delivered_early(&mut self, queue: u64, offset: u64) {
         match self.piggybacked.last_mut().filter(|last| last.0 == queue) {
             Some(last) => last.1 = last.1.max(offset),
@@ -723,7 +732,7 @@ impl PendingWrites {
             return None;
         }
         let at = marks_between(mark_of(self.first_number), mark) as usize;
-        // Marks repeat after four billion messages, so the message found there may be another one.
+        // Marks repeat after four billion messages, so the message at this position may be another one.
         let found = self.pending.get(at).filter(|pending| pending.message == message && pending.live > 0);
         found.map(|_| at)
     }
@@ -732,7 +741,7 @@ impl PendingWrites {
 // Log entries.
 
 impl PendingWrites {
-    /// Returns the batch with which all log entries appended so far are durable.
+    /// Returns the batch that makes all log entries appended so far durable.
     pub fn last_entry_batch(&self) -> Batch {
         if self.last_entry_batch > self.durable { self.last_entry_batch } else { Batch::NONE }
     }
@@ -746,8 +755,8 @@ impl PendingWrites {
 
     /// Appends that a queue is deleted with all its messages. Pending messages of the queue are no longer written.
     ///
-    /// Their publishers get their confirms when the deletion is durable. Otherwise a power cut could bring the queue
-    /// back without them.
+    /// The publishers of these messages receive their confirms when the deletion is durable. Otherwise, after
+    /// a power cut, the queue could exist again without confirmed messages.
     pub fn append_queue_deleted(&mut self, queue: u64) -> Batch {
         self.freed_count += 1;
         if self.mode == Mode::On && !self.pending.is_empty() {
@@ -755,23 +764,26 @@ impl PendingWrites {
         }
         let batch = self.append_entry(LogEntry::Gone { queue });
         if let (Some(first), Some((entry_batch, _))) = (self.pending.front(), self.entries.back_mut()) {
-            // So no batch of a pending message becomes durable before the deletion.
+            // The deletion belongs to the batch of the first pending message, so that no batch of a pending
+            // message becomes durable before it.
             *entry_batch = first.batch;
         }
         batch
     }
 
-    /// Appends that messages below `offset` may have been delivered. It must be durable before any of them is
-    /// delivered.
+    /// Appends that messages below `offset` may have been delivered. The entry must be durable before any of
+    /// them is delivered.
     ///
-    /// Returns how many log entries must be durable for that. A batch would be wrong: it includes messages that were
-    /// appended earlier. On a full disk those wait for space that only deliveries can free.
+    /// Returns the value that [`Self::entries_durable`] must reach for that. Waiting for a batch would be
+    /// wrong, because it also contains messages that were appended earlier. On a full disk these messages
+    /// wait for space that only deliveries can free.
     pub fn set_delivered_watermark(&mut self, queue: u64, offset: u64) -> u64 {
         self.append_entry(LogEntry::DeliveredWatermark { queue, offset });
         self.entries_appended
     }
 
-    /// Appends at a clean stop that no message from `offset` on was delivered, although `watermark` covers some.
+    /// Appends, at a clean stop, that no message from `offset` on was delivered, although some of them are
+    /// below `watermark`.
     pub fn reset_watermark(&mut self, queue: u64, offset: u64, watermark: u64) {
         self.append_entry(LogEntry::WatermarkReset { queue, offset, watermark });
     }
@@ -781,13 +793,13 @@ impl PendingWrites {
         self.entries_durable
     }
 
-    /// Returns how many log entries were appended. Waiting for this count does not include messages that were
-    /// appended before, which on a full disk wait for space.
+    /// Returns how many log entries were appended. A caller may wait until so many are durable; unlike
+    /// waiting for a batch, this does not include messages, which on a full disk wait for space.
     pub const fn entries_appended(&self) -> u64 {
         self.entries_appended
     }
 
-    /// Returns how many log entries are durable in as many commits as they need: access definitions need two.
+    /// Returns how many log entries are durable in one commit, or for access definitions in two.
     pub const fn entries_safe(&self) -> u64 {
         self.entries_safe
     }
@@ -825,8 +837,8 @@ impl PendingWrites {
         self.settle_range(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
     }
 
-    /// Removes one target of a message whose queue is deleted. Returns whether the message will not be written at
-    /// all.
+    /// Removes one target of a message, because its queue was deleted. Returns `true` if no target is left,
+    /// so that the message will not be written.
     pub fn drop_target(&mut self, messages: &mut Messages, message: MessageId) -> bool {
         let Some(at) = self.position_of(messages, message) else { return false };
         let pending = &mut self.pending[at];
@@ -876,7 +888,7 @@ impl PendingWrites {
         self.settles.push(settled);
     }
 
-    /// Requests a commit of everything settled so far. Returns the batch to wait for.
+    /// Requests a commit of all settlements so far. Returns the batch to wait for.
     pub fn await_settles(&mut self) -> Batch {
         if self.mode == Mode::On && self.has_stored_settles {
             self.settles_awaited.get_or_insert(self.open);
@@ -888,26 +900,25 @@ impl PendingWrites {
 // Used by the storage: what goes into a commit, and what is durable.
 
 impl PendingWrites {
-    /// Returns how urgent the changes since the last call are, and resets that.
+    /// Returns the highest urgency of the changes since the last call; `None` if there were none.
     pub fn take_urgency(&mut self) -> Option<Urgency> {
         self.urgency.take()
     }
 
     /// Returns whether something changed since the last call of [`Self::take_urgency`].
-    pub const fn has_news(&self) -> bool {
+    pub const fn has_changes(&self) -> bool {
         self.urgency.is_some()
     }
 
-    /// Returns the next log entry for a commit. Entries that the last commit has and that are written twice come
-    /// first.
-    pub fn fact(&self) -> Option<&LogEntry> {
+    /// Returns the next log entry for a commit. Entries that must be written a second time come first.
+    pub fn next_entry(&self) -> Option<&LogEntry> {
         if self.repeats_ready > 0 {
             return self.repeats.front().map(|(_, _, entry)| entry);
         }
         self.entries.front().map(|(_, entry)| entry)
     }
 
-    /// Removes the entry that [`Self::fact`] returned: it is in a commit.
+    /// Removes the entry that [`Self::next_entry`] returned: it is in a commit.
     pub fn pop_entry(&mut self) {
         if let Some(ready) = self.repeats_ready.checked_sub(1) {
             self.repeats_ready = ready;
@@ -925,15 +936,15 @@ impl PendingWrites {
         self.capacity_freed += 1;
     }
 
-    /// Passes all settlements to `each`, merged and sorted, and removes them.
+    /// Calls `each` with all settlements, merged and sorted, and removes them.
     pub fn drain_settles(&mut self, each: impl FnMut(Settled)) {
         merge_settles(&mut self.settles);
         self.has_stored_settles = false;
         self.settles.drain(..).for_each(each);
     }
 
-    /// Passes the delivered watermarks to `each`, one per queue, until it returns `false` for lack of space. Returns
-    /// whether all of them were taken.
+    /// Calls `each` with the watermarks for early deliveries, one per queue, until it returns `false` for
+    /// lack of space. Returns whether all were written.
     pub fn drain_piggybacked(&mut self, mut each: impl FnMut(u64, u64) -> bool) -> bool {
         self.merge_piggybacked();
         while let Some(&(queue, offset)) = self.piggybacked.last() {
@@ -981,7 +992,7 @@ impl PendingWrites {
         }
     }
 
-    /// Records that the message that [`Self::front`] returned is in a commit.
+    /// Notes that the message that [`Self::front`] returned is in a commit.
     pub fn move_front_to_commit(&mut self, messages: &mut Messages) {
         if let Some(pending) = self.pending.front().copied().filter(|pending| pending.live > 0) {
             messages.set_mark(pending.message, 0);
@@ -1006,9 +1017,10 @@ impl PendingWrites {
         }
     }
 
-    /// Ends a commit of everything fetched. Returns the last batch that it completes.
+    /// Ends a commit of everything fetched since the last one. Returns the last batch that is complete with
+    /// this commit.
     ///
-    /// `settles_left` tells that some settlements did not fit.
+    /// `settles_left` means that some settlements did not fit into the commit.
     pub fn cover(&mut self, settles_left: bool) -> Batch {
         self.repeats_ready = self.repeats.len();
         if !settles_left && !self.has_stored_settles {
@@ -1031,7 +1043,7 @@ impl PendingWrites {
         }
     }
 
-    /// Marks everything up to `batch`, and every message and log entry in a commit, as durable.
+    /// Marks everything up to `batch`, and all messages and log entries in commits, as durable.
     pub fn stored(&mut self, messages: &mut Messages, batch: Batch) {
         while let Some(message) = self.in_commit.pop_front() {
             messages.add_flags(message, MessageFlags::STORED);
@@ -1045,8 +1057,8 @@ impl PendingWrites {
         self.capacity_freed += 1;
     }
 
-    /// Advances the durable batch while no commit is running: messages that left the buffer need none. Returns
-    /// whether it advanced.
+    /// Advances the durable batch without a commit, if nothing of it must be written any more. Called while
+    /// no commit is being written. Returns whether the durable batch changed.
     pub fn advance(&mut self, messages: &mut Messages) -> bool {
         if self.mode != Mode::On || !self.in_commit.is_empty() {
             return false;
@@ -1059,11 +1071,11 @@ impl PendingWrites {
         self.durable > before
     }
 
-    /// Sets the bytes that may still be written, and those while the log is empty.
+    /// Sets the bytes that may still be written, and those that may be written to an empty log.
     ///
-    /// The limit is either the disk limit or a file system that is full before it.
+    /// `is_file_system_full` means that the file system is full before the disk limit is reached.
     pub const fn set_log_free_bytes(&mut self, (bytes, bytes_max): (u64, u64), is_file_system_full: bool) {
-        // With another total, other virtual hosts have another reserve.
+        // If the total changes, so do the reserves of virtual hosts.
         let is_total_changed = bytes_max != self.disk_bytes_max;
         if bytes > self.log_free_bytes || is_total_changed {
             self.capacity_freed += 1;
@@ -1116,7 +1128,7 @@ const fn marks_between(first: u32, mark: u32) -> u32 {
 
 /// Upper bounds of the buckets of [`LatencyHistogram`], in milliseconds. The last bucket counts longer times.
 pub const LATENCY_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000, 30_000];
-/// Number of batches that are measured at the same time. Further ones are not measured.
+/// Maximum number of batches that are measured at the same time. Others are not measured.
 const BATCHES_MAX: usize = 64;
 
 /// How long publishers waited for the disk until their messages were durable, since the start.
@@ -1141,7 +1153,7 @@ impl LatencyMeter {
         Self { histogram: LatencyHistogram::default(), waiting: VecDeque::with_capacity(BATCHES_MAX) }
     }
 
-    /// Counts a message of this batch whose publisher waits for the disk.
+    /// Notes a message of this batch whose publisher waits for the disk.
     #[inline]
     fn note_awaited(&mut self, batch: Batch, now_ms: u64) {
         if let Some((_, _, count)) = self.waiting.back_mut().filter(|(last, ..)| *last == batch) {
@@ -1151,7 +1163,7 @@ impl LatencyMeter {
         }
     }
 
-    /// Records that everything up to this batch is durable.
+    /// Notes that everything up to this batch is durable.
     fn note_durable(&mut self, durable: Batch, now_ms: u64) {
         while let Some(&(_, since_ms, count)) = self.waiting.front().filter(|(batch, ..)| *batch <= durable) {
             self.waiting.pop_front();

@@ -41,7 +41,7 @@ impl Fixture {
             self.pending_writes.move_front_to_commit(&mut self.messages);
             count += 1;
         }
-        while self.pending_writes.fact().is_some() {
+        while self.pending_writes.next_entry().is_some() {
             self.pending_writes.pop_entry();
         }
         self.pending_writes.drain_settles(|_| {});
@@ -186,7 +186,7 @@ fn log_entries_become_durable_while_messages_wait_for_disk_space() {
     let said = world.pending_writes.entries_appended();
     // The disk takes log entries only.
     let facts_only = |world: &mut Fixture| {
-        while world.pending_writes.fact().is_some() {
+        while world.pending_writes.next_entry().is_some() {
             world.pending_writes.pop_entry();
         }
         let covered = world.pending_writes.cover(false);

@@ -18,19 +18,19 @@ use crate::state::Shared;
 impl Bridge {
     /// Returns the number of messages here that wait to be forwarded, without those of rules that are held or wait.
     fn waiting(&self, broker: &Broker, now: leveret_core::time::Now) -> u64 {
-        let head = &self.head;
+        let state = &self.state;
         let Some(link) = self.link(Direction::Forward) else { return 0 };
-        let rules = head.config.forward.iter().zip(&link.state.rule_states);
+        let rules = state.config.forward.iter().zip(&link.state.rule_states);
         let rules =
-            rules.filter(|(rule, rule_state)| !head.is_over_budget(rule) && !rule_state.is_waiting(now));
-        let depth = |queue: &str| broker.queue_depth(&head.config.vhost, queue).unwrap_or(0);
+            rules.filter(|(rule, rule_state)| !state.is_over_budget(rule) && !rule_state.is_waiting(now));
+        let depth = |queue: &str| broker.queue_depth(&state.config.vhost, queue).unwrap_or(0);
         rules.map(|(rule, _)| u64::from(depth(&rule.queue))).sum()
     }
 
     /// Returns the number of messages that have arrived in the forwarded queues since these exist in this
     /// process.
     pub(super) fn arrived_count(&self, broker: &Broker) -> u64 {
-        let config = &self.head.config;
+        let config = &self.state.config;
         let loads = config.forward.iter().filter_map(|rule| broker.queue_load(&config.vhost, &rule.queue));
         loads.map(|load| load.arrived).sum()
     }
@@ -39,7 +39,7 @@ impl Bridge {
     #[cold]
     pub(super) fn note_inflow(&mut self, broker: &Broker) {
         let came = self.arrived_count(broker);
-        self.head.inflow.note(came);
+        self.state.inflow.note(came);
     }
 
     /// Returns whether the demand must be evaluated: messages began to wait, or none waits any longer.
@@ -49,7 +49,7 @@ impl Bridge {
         is_unblocked: bool,
         now: leveret_core::time::Now,
     ) -> bool {
-        let demand = self.head.demand.as_ref().filter(|_| self.may_connect_on_demand());
+        let demand = self.state.demand.as_ref().filter(|_| self.may_connect_on_demand());
         demand.is_some_and(|demand| {
             let waiting = self.waiting(broker, now);
             demand.needs_check(waiting) || waiting > 0 && !is_unblocked
@@ -62,17 +62,17 @@ impl Bridges {
     pub(super) fn end_days<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let bridge = &mut self.places[place];
-            if bridge.head.day_budget.keep_time(shared.now) {
+            if bridge.state.day_budget.begin_day_if_due(shared.now) {
                 bridge.note_inflow(&shared.broker);
-                let [_, yesterday, _] = bridge.head.day_budget.numbers(shared.now);
+                let [_, yesterday, _] = bridge.state.day_budget.numbers(shared.now);
                 for link in &mut bridge.links {
                     let today = core::mem::take(&mut link.state.today);
                     // If more than a day has passed, yesterday had no traffic.
                     link.state.yesterday = if yesterday > 0 { today } else { LinkTraffic::default() };
                 }
-                bridge.head.inflow.end_day();
+                bridge.state.inflow.end_day();
             }
-            if bridge.head.has_budget_change() && !shared.is_stopping() {
+            if bridge.state.has_budget_change() && !shared.is_stopping() {
                 self.hold_or_resume_rules(shared, place);
             }
         }
@@ -80,10 +80,10 @@ impl Bridges {
 
     #[cold]
     fn hold_or_resume_rules<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
-        let head = &mut self.places[place].head;
-        head.is_budget_spent = head.day_budget.is_spent();
-        let name = &head.config.name;
-        let (level, text) = match head.is_budget_spent {
+        let bridge = &mut self.places[place].state;
+        bridge.is_budget_spent = bridge.day_budget.is_spent();
+        let name = &bridge.config.name;
+        let (level, text) = match bridge.is_budget_spent {
             true => (
                 log::Level::Warn,
                 format_args!(
@@ -99,14 +99,14 @@ impl Bridges {
                 ),
             ),
         };
-        shared.log_bridge(level, head.serial, text);
+        shared.log_bridge(level, bridge.serial, text);
         self.update_links(shared, place);
     }
 
     /// Disconnects links that have nothing to do, and connects those with demand.
     pub(super) fn evaluate_demands<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
-            if self.places[place].head.demand.is_some() && !shared.is_stopping() {
+            if self.places[place].state.demand.is_some() && !shared.is_stopping() {
                 self.evaluate_demand(shared, place);
             }
         }
@@ -130,7 +130,7 @@ impl Bridges {
         let is_unblocked = shared.lists.for_capacity.is_empty();
         let unix_ms = shared.platform.unix_ms();
         let reason = bridge
-            .head
+            .state
             .demand
             .as_mut()
             .and_then(|demand| demand.reason_to_connect(now, unix_ms, (waiting, is_unblocked)));
@@ -140,8 +140,8 @@ impl Bridges {
                 link.phase = Phase::Waiting(now.after_ms(0));
             }
         }
-        let text = format_args!("bridge {} connects: {}", bridge.head.config.name, reason.text());
-        shared.log_bridge(log::Level::Info, bridge.head.serial, text);
+        let text = format_args!("bridge {} connects: {}", bridge.state.config.name, reason.text());
+        shared.log_bridge(log::Level::Info, bridge.state.serial, text);
     }
 
     /// Ends a link that has been idle for a while, unless messages wait to be forwarded over it.
@@ -154,7 +154,7 @@ impl Bridges {
                 open_link.forwards().any(|lane| task.shared.broker.has_output(lane.own.connection));
             let has_more = task.direction == Direction::Forward && (waiting > 0 || has_output);
             let may_rest = is_idle && !has_more;
-            let after_ms = task.head.demand.as_ref().map_or(0, Demand::rest_after_ms);
+            let after_ms = task.bridge.demand.as_ref().map_or(0, Demand::rest_after_ms);
             task.state.is_going_to_rest = may_rest;
             task.state.rest_due = if may_rest { Deadline::NEVER } else { task.shared.now.after_ms(after_ms) };
             open_link.is_draining |= may_rest;
@@ -165,10 +165,10 @@ impl Bridges {
     #[cold]
     pub(super) fn rest_link<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId) {
         let (now, unix_ms, random) = (shared.now, shared.platform.unix_ms(), self.common.random());
-        let (head, link) = self.get_mut(id);
+        let (bridge, link) = self.get_mut(id);
         link.phase = Phase::Resting;
         link.state.backoff.reset();
         link.state.forget_logged();
-        head.demand.iter_mut().for_each(|demand| demand.note_closed(now, unix_ms, random));
+        bridge.demand.iter_mut().for_each(|demand| demand.note_closed(now, unix_ms, random));
     }
 }

@@ -17,7 +17,7 @@
 
 use leveret_amqp::{Full, Properties, Writer};
 use leveret_bridge::{
-    Arrivals, BridgeHeaders, Cause, DeliverySettlement, Event, Origin, hops_of, marked, shovelled,
+    Arrivals, BridgeHeaders, Cause, DeliverySettlement, Event, Origin, Transfer, hops_of, marked, shovelled,
 };
 use leveret_broker::{Shortage, write_parked_properties};
 use leveret_config::bridge::{Destination, RefusedAction};
@@ -31,7 +31,7 @@ use leveret_core::time::Deadline;
 use super::state::Remedy;
 use super::traffic::{Fetch, Incoming, Lane, LinkTask, Next, Received};
 use crate::blocked_publishers::BlockedOn;
-use crate::peer::Waiting;
+use crate::peer::WaitReason;
 use crate::platform::Platform;
 
 /// Upper bound of the headers that a bridge adds and of the names in a publish, in bytes.
@@ -110,7 +110,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// has its own share, because a quorum queue of RabbitMQ refuses a prefetch shared by the channel.
     pub(super) fn prefetch(&self, rule: usize) -> u16 {
         let rule_state = &self.state.rule_states[rule];
-        let share = self.head.config.window / self.head.config.fetch.len().max(1) as u16;
+        let share = self.bridge.config.window / self.bridge.config.fetch.len().max(1) as u16;
         let prefetch = if rule_state.is_one_at_a_time() { 1 } else { share.max(1) };
         prefetch.saturating_add(rule_state.oversized_count)
     }
@@ -222,8 +222,9 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         let added = BridgeHeaders { id: None, is_repeat: incoming.redelivered };
         let Scratch { headers, edited, properties: again, .. } = &mut self.common.scratch;
-        let transfer = ((self.state.upstream, 0), self.shared.platform.unix_ms() / 1000, &*self.common.node);
-        let (shovel, added) = (self.head.config.shovel.as_deref(), (added, self.common.origin));
+        let (addresses, unix_s) = ((self.state.upstream, 0), self.shared.platform.unix_ms() / 1000);
+        let transfer = Transfer { addresses, unix_s, node: &self.common.node };
+        let (shovel, added) = (self.bridge.config.shovel.as_deref(), (added, self.common.origin));
         let marked = bridged_properties(properties, added, shovel, transfer, (headers, edited, again));
         let limits = &self.shared.limits;
         let marked = marked.ok().filter(|it| it.as_bytes().len() + 32 <= limits.frame_max as usize);
@@ -236,7 +237,7 @@ impl<P: Platform> LinkTask<'_, P> {
         };
         let broker = &self.shared.broker;
         let share = broker.content_share(peer);
-        let to = &self.head.config.fetch[rule].to;
+        let to = &self.bridge.config.fetch[rule].to;
         let key = to.key().map_or(&*incoming.key, str::as_bytes);
         let exchange = to.exchange().unwrap_or(&incoming.exchange);
         let messages = &mut self.shared.resources.messages;
@@ -257,9 +258,9 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     fn leave_at_upstream(&mut self, rule: usize, tag: u64, body_len: u64) {
         let most = self.shared.limits.message_size_max;
-        let queue = &self.head.config.fetch[rule].queue;
-        let name = &self.head.config.name;
-        let is_rejected = self.head.config.fetch[rule].refused == RefusedAction::Reject
+        let queue = &self.bridge.config.fetch[rule].queue;
+        let name = &self.bridge.config.name;
+        let is_rejected = self.bridge.config.fetch[rule].refused == RefusedAction::Reject
             && self.open_link.client.can_settle();
         let what =
             if is_rejected { "it is rejected there" } else { "it stays there; other messages continue" };
@@ -271,7 +272,7 @@ impl<P: Platform> LinkTask<'_, P> {
             "{queue}: a message of {body_len} bytes is too large for this broker; {what}"
         ));
         if self.state.is_news(&cause) {
-            self.shared.log_bridge(log::Level::Warn, self.head.serial, text);
+            self.shared.log_bridge(log::Level::Warn, self.bridge.serial, text);
         }
         self.state.last_error = Some((cause, self.shared.now));
         if is_rejected {
@@ -281,13 +282,13 @@ impl<P: Platform> LinkTask<'_, P> {
             rule_state.oversized_count = rule_state.oversized_count.saturating_add(1);
             self.restart_consumer(rule);
         }
-        self.count_down(1);
+        self.count_down_messages_left(1);
     }
 
     fn wait_for_capacity(&mut self, shortage: Shortage) -> Next {
         let (id, since) = (self.open_link.peer, self.shared.now);
         if let Some(peer) = self.shared.peers.get_mut(id) {
-            (peer.waiting, peer.blocked_on) = (Waiting::Capacity, BlockedOn { shortage, since });
+            (peer.waiting, peer.blocked_on) = (WaitReason::Capacity, BlockedOn { shortage, since });
             self.shared.lists.for_capacity.push(id);
         }
         Next::Wait
@@ -309,7 +310,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let peer = self.open_link.peer;
         let messages = &mut self.shared.resources.messages;
         let properties = messages.properties(message, &mut self.common.scratch.properties);
-        if hops_of(Properties::trusted(properties)) > self.head.config.hops_max.into() {
+        if hops_of(Properties::trusted(properties)) > self.bridge.config.hops_max.into() {
             return self.park_arrived(rule, (tag, message), "it has crossed the maximum number of bridges");
         }
         // The message may have to be parked.
@@ -324,7 +325,7 @@ impl<P: Platform> LinkTask<'_, P> {
             Outcome::Published if self.shared.broker.has_returned(peer) => {
                 let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, peer, 1);
-                if let Destination::Queue(queue) = &self.head.config.fetch[rule].to {
+                if let Destination::Queue(queue) = &self.bridge.config.fetch[rule].to {
                     // The message is not at fault. The queue is declared before the next attempt.
                     let cause =
                         Cause::new(format_args!("queue '{queue}' is missing here: it is declared again"));
@@ -354,7 +355,7 @@ impl<P: Platform> LinkTask<'_, P> {
         if !lane.arrivals.take(tag, batch) {
             return Err(Cause::new(format_args!("it sent more messages than the prefetch count allows")));
         }
-        self.note_rule_taken(rule);
+        self.note_message_taken(rule);
         Ok(Next::GoOn)
     }
 
@@ -390,7 +391,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// That queue does not take it either, or cannot be declared.
     #[cold]
     fn park_copy(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
-        self.shared.declare_parked(self.head)?;
+        self.shared.declare_parked(self.bridge)?;
         let Some(channel) = self.open_link.publish_channel else {
             unreachable!("the channel is open before messages are published")
         };
@@ -398,7 +399,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let own = Properties::trusted(self.shared.resources.messages.properties(message, properties));
         let mut writer = Writer::new(edited);
         let (transfer, unix_s) =
-            ((&*self.head.config.name, None, why), self.shared.platform.unix_ms() / 1000);
+            ((&*self.bridge.config.name, None, why), self.shared.platform.unix_ms() / 1000);
         let is_written = write_parked_properties(own, transfer, unix_s, &mut writer).is_ok();
         let mut len = writer.at();
         // If the headers would become too long, they stay unchanged, because the message must fit a frame when it is
@@ -409,10 +410,10 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         let kept = &edited[..len];
         let (broker, mut context) = self.shared.broker_mut();
-        let put = broker.move_copy(&mut context, channel, message, &self.head.config.parked, kept);
+        let put = broker.move_copy(&mut context, channel, message, &self.bridge.config.parked, kept);
         let put = put.map_err(|fault| Cause::new(format_args!("{}", fault.text)))?;
         if put.is_some() {
-            self.head.parked_alarm.note_parked();
+            self.bridge.parked_alarm.note_parked();
         }
         Ok(put)
     }
@@ -436,23 +437,23 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         if moved > 0 {
             self.state.counts.moved += moved;
-            self.count_down(moved);
+            self.count_down_messages_left(moved);
         }
     }
 }
 
 /// Returns the properties of a message that crosses a bridge, with the bridge's headers and those of its shovel.
 ///
-/// `transfer` are the indexes of the addresses, the time, and the node name. The buffers are for the headers of a shovel,
-/// and two to write in.
+/// The three buffers are for the headers of a shovel, for the properties with the headers of the bridge, and for those
+/// that the shovel changes.
 ///
-/// The properties do not fit.
-/// They do not fit.
+/// # Errors
+/// The properties do not fit into a buffer.
 pub(super) fn bridged_properties<'r>(
     own: Properties<'_>,
     (added, origin): (BridgeHeaders, Origin),
     shovel: Option<&Shovel>,
-    transfer: ((usize, usize), u64, &str),
+    transfer: Transfer<'_>,
     (headers, edited, again): (&mut [u8], &'r mut [u8], &'r mut [u8]),
 ) -> Result<Properties<'r>, Full> {
     let mut writer = Writer::new(edited);

@@ -12,8 +12,8 @@
 
 use leveret_amqp::{Full, Properties};
 use leveret_bridge::{
-    BridgeHeaders, Cause, Client, InFlight, Origin, OwnId, hops_of, left_of_frame, publish_len, write_head,
-    write_publish,
+    BridgeHeaders, Cause, Client, InFlight, Origin, OwnId, Transfer, hops_of, left_of_frame, publish_len,
+    write_head, write_publish,
 };
 use leveret_config::bridge::{Destination, RULES_MAX, RefusedAction};
 use leveret_core::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
@@ -40,7 +40,8 @@ pub(super) struct OutputBuffer {
     pub(super) len: usize,
     /// Maximum length of the page.
     room: usize,
-    /// Per lane, the first message that must not be sent, behind everything in the page.
+    /// Per lane, the next message (delivery tag) if it must not be sent, and why. All messages before it are in the
+    /// page.
     unsendable: heapless::Vec<(usize, u64, Refusal), RULES_MAX>,
 }
 
@@ -57,13 +58,18 @@ impl<P: Platform> LinkTask<'_, P> {
     /// The fault of the broker.
     #[cold]
     pub(super) fn begin_forward(&mut self, rule: usize) -> Result<(), Cause> {
-        let config = &self.head.config;
+        let config = &self.bridge.config;
         let prefetch = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { config.window };
         let own = self.shared.consume(config, (&config.forward[rule].queue, "bridge"), prefetch)?;
         let in_flight = InFlight::new(config.window.into());
-        let (progressed_at, written_bytes, is_ending, end) = (self.shared.now, 0, false, LaneEnd::No);
-        self.open_link.lanes[rule] =
-            Lane::Forward(Forward { own, in_flight, written_bytes, progressed_at, is_ending, end });
+        self.open_link.lanes[rule] = Lane::Forward(Forward {
+            own,
+            in_flight,
+            written_bytes: 0,
+            progressed_at: self.shared.now,
+            begins_nothing: false,
+            forced_end: LaneEnd::No,
+        });
         Ok(())
     }
 
@@ -73,7 +79,7 @@ impl<P: Platform> LinkTask<'_, P> {
             let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else { continue };
             if self.shared.broker.next_cancelled(lane.own.connection).is_some() {
                 self.shared.broker.note_cancel_sent(lane.own.connection);
-                lane.end(LaneEnd::Settled);
+                lane.force_end(LaneEnd::Settled);
                 self.hold_rule(rule, Cause::new(format_args!("this queue was deleted here")), Remedy::Open);
             }
         }
@@ -95,10 +101,10 @@ impl<P: Platform> LinkTask<'_, P> {
             let has_output = |rule: &usize| {
                 self.open_link.forward(*rule).is_some_and(|lane| {
                     // If the channel of a lane is closed, only the rest of a partial frame is sent.
-                    self.head.config.forward[*rule].is_urgent == is_urgent
-                        && lane.end != LaneEnd::AtOnce
+                    self.bridge.config.forward[*rule].is_urgent == is_urgent
+                        && lane.forced_end != LaneEnd::AtOnce
                         && (lane.written_bytes > 0
-                            || !lane.is_ending && self.shared.broker.has_output(lane.own.connection))
+                            || !lane.begins_nothing && self.shared.broker.has_output(lane.own.connection))
                 })
             };
             let lanes_with_output: heapless::Vec<usize, RULES_MAX> =
@@ -119,7 +125,7 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn fill_lane(&mut self, rule: usize, output: &mut OutputBuffer, share: usize) {
         let now = self.shared.now;
         let unix_s = self.shared.platform.unix_ms() / 1000;
-        let window = self.state.messages_left.unwrap_or(u64::MAX).min(self.head.config.window.into());
+        let window = self.state.messages_left.unwrap_or(u64::MAX).min(self.bridge.config.window.into());
         let window = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { window as usize };
         let OpenLink { client, lanes, partial_lane, progressed_at, .. } = &mut *self.open_link;
         let Lane::Forward(lane) = &mut lanes[rule] else { return };
@@ -128,18 +134,18 @@ impl<P: Platform> LinkTask<'_, P> {
         let messages = &self.shared.resources.messages;
         let mut done = 0;
         while output.left() > 0 {
-            let may_begin = !lane.is_ending
+            let may_begin = !lane.begins_nothing
                 && !client.is_stopped(rule)
                 && output.len < stop
-                && self.head.rate_limit.left(now) > 0
+                && self.bridge.rate_limit.left(now) > 0
                 && lane.in_flight.len() < window;
             if lane.written_bytes == 0 && !may_begin {
                 break;
             }
             let (Some(delivery), Some(source)) = (outbox.peek(), outbox.source()) else { break };
             let id = OwnId { queue: source.queue, offset: source.offset, is_transient: source.is_transient };
-            let item =
-                OutgoingMessage { head: self.head, rule, delivery, id, way: (self.state.upstream, unix_s) };
+            let upstream = self.state.upstream;
+            let item = OutgoingMessage { bridge: self.bridge, rule, delivery, id, upstream, unix_s };
             let environment = (messages, self.common.origin, client.frame_max());
             let scratch = &mut self.common.scratch;
             let head = match item.write_head(environment, &self.common.node, scratch) {
@@ -157,9 +163,9 @@ impl<P: Platform> LinkTask<'_, P> {
             let wanted = (lane.written_bytes + stop.saturating_sub(output.len) as u64).min(total);
             let until = wanted + left_of_frame(head, total, wanted);
             let room = output.left().min((until - lane.written_bytes) as usize);
-            let way = (Client::channel_of(rule), &scratch.head[..head]);
+            let publish_start = (Client::channel_of(rule), &scratch.head[..head]);
             let out = &mut output.octets[output.len..][..room];
-            let written = write_publish(messages, message, way, lane.written_bytes, out);
+            let written = write_publish(messages, message, publish_start, lane.written_bytes, out);
             output.len += written;
             let reached = lane.written_bytes + written as u64;
             *partial_lane = (left_of_frame(head, total, reached) > 0).then_some(rule);
@@ -170,7 +176,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 break;
             }
             lane.in_flight.launch(tag, id);
-            self.head.rate_limit.note_sent(now, total);
+            self.bridge.rate_limit.note_sent(now, total);
             self.state.counts.repeats += u64::from(is_repeat);
             let today = &mut self.state.today;
             if is_repeat {
@@ -223,8 +229,8 @@ impl<P: Platform> LinkTask<'_, P> {
                 None => {
                     self.shared.settle(own, flight.tag, Settlement::Ack)?;
                     self.state.counts.moved += 1;
-                    self.note_rule_taken(rule);
-                    self.count_down(1);
+                    self.note_message_taken(rule);
+                    self.count_down_messages_left(1);
                 }
             }
             if !multiple {
@@ -236,8 +242,8 @@ impl<P: Platform> LinkTask<'_, P> {
         Ok(())
     }
 
-    /// Handles that the upstream closed the channel of a rule that forwards or was about to. It is unknown which of
-    /// several messages caused that, so they are tried one by one.
+    /// Handles that the upstream closed the channel of a forwarding rule, before or after its lane began. If one of
+    /// several messages may be the cause, they are tried one by one.
     #[cold]
     pub(super) fn note_channel_closed(
         &mut self,
@@ -247,7 +253,7 @@ impl<P: Platform> LinkTask<'_, P> {
         cause: Cause,
     ) {
         if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
-            lane.end(LaneEnd::AtOnce);
+            lane.force_end(LaneEnd::AtOnce);
             if let Some(only) = lane.in_flight.only().filter(|_| is_publish_error) {
                 return self.refuse(rule, only.tag, Refusal::Closed(code));
             }
@@ -267,10 +273,11 @@ impl<P: Platform> LinkTask<'_, P> {
     /// `to_queue` shows that the queue is missing, and is not parked for that.
     #[cold]
     fn refuse(&mut self, rule: usize, tag: u64, why: Refusal) {
-        let is_of_message = !matches!(why, Refusal::Nacked | Refusal::Closed(_));
-        let may_park =
-            is_of_message || self.state.rule_states[rule].failures() >= self.head.config.park_after.into();
-        let config = &self.head.config.forward[rule];
+        // Whether the refusal says something about the message, not about a queue there.
+        let is_about_message = !matches!(why, Refusal::Nacked | Refusal::Closed(_));
+        let may_park = is_about_message
+            || self.state.rule_states[rule].failures() >= self.bridge.config.park_after.into();
+        let config = &self.bridge.config.forward[rule];
         let missing = match (&config.to, why) {
             (Destination::Queue(queue), Refusal::Returned(NO_ROUTE)) => Some(Cause::new(format_args!(
                 "queue '{queue}' is missing there: declare it, or set `declare = true`"
@@ -285,8 +292,8 @@ impl<P: Platform> LinkTask<'_, P> {
             None => missing.unwrap_or_else(|| Cause::new(format_args!("its first message is {why}"))),
             Some(Err(cause)) => cause,
             Some(Ok(())) => {
-                self.count_down(1);
-                if !is_of_message {
+                self.count_down_messages_left(1);
+                if !is_about_message {
                     self.hold_rule(
                         rule,
                         Cause::new(format_args!("a message was parked: {why}")),
@@ -308,11 +315,11 @@ impl<P: Platform> LinkTask<'_, P> {
     /// That queue takes nothing, or cannot be declared.
     #[cold]
     fn park(&mut self, channel: ChannelId, tag: u64, why: Refusal) -> Result<(), Cause> {
-        self.shared.declare_parked(self.head)?;
-        let bridge_names = (&*self.head.config.name, &*self.head.config.parked);
+        self.shared.declare_parked(self.bridge)?;
+        let bridge_names = (&*self.bridge.config.name, &*self.bridge.config.parked);
         let (broker, mut context) = self.shared.broker_mut();
         broker.park_delivery(&mut context, (channel, tag), bridge_names, why).map_err(of_broker)?;
-        self.head.parked_alarm.note_parked();
+        self.bridge.parked_alarm.note_parked();
         Ok(())
     }
 
@@ -342,12 +349,14 @@ impl<P: Platform> Shared<P> {
 
 /// A message that is about to be sent.
 struct OutgoingMessage<'i> {
-    head: &'i BridgeState,
+    bridge: &'i BridgeState,
     rule: usize,
     delivery: Delivery<'i>,
     id: OwnId,
-    /// Index of the upstream, and the time in seconds since 1970.
-    way: (usize, u64),
+    /// Index of the upstream.
+    upstream: usize,
+    /// The time in seconds since 1970.
+    unix_s: u64,
 }
 
 impl OutgoingMessage<'_> {
@@ -358,12 +367,12 @@ impl OutgoingMessage<'_> {
     fn write_head(
         &self,
         (messages, origin, frame_max): (&Messages, Origin, u32),
-        by: &str,
+        node: &str,
         Scratch { headers, properties, edited, head }: &mut Scratch,
     ) -> Result<usize, Refusal> {
         let message = self.delivery.message;
         let own = Properties::trusted(messages.properties(message, head));
-        let (config, body_len) = (&self.head.config, messages.body_len(message));
+        let (config, body_len) = (&self.bridge.config, messages.body_len(message));
         if body_len > config.message_size_max {
             return Err(Refusal::TooLarge);
         }
@@ -374,8 +383,8 @@ impl OutgoingMessage<'_> {
         let key = to.key().map_or_else(|| messages.routing_key(message), str::as_bytes);
         let exchange = to.exchange().unwrap_or_else(|| messages.exchange(message));
         let added = BridgeHeaders { id: Some(self.id), is_repeat: self.delivery.redelivered };
-        let (upstream, unix_s) = self.way;
-        let (shovel, transfer) = (config.shovel.as_deref(), ((0, upstream), unix_s, by));
+        let transfer = Transfer { addresses: (0, self.upstream), unix_s: self.unix_s, node };
+        let shovel = config.shovel.as_deref();
         let bridged_properties =
             bridged_properties(own, (added, origin), shovel, transfer, (headers, edited, properties));
         let written = bridged_properties.and_then(|properties| {

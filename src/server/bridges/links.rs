@@ -157,7 +157,7 @@ impl Bridges {
         let session = Session::Bridge(LinkStatus::default());
         let mut peer = Peer::new(socket, PeerAddress::Network(address), session, shared.now);
         // The poll reports when the socket is connected, or cannot be.
-        (peer.stream.readable, peer.stream.writable) = (false, false);
+        (peer.stream.is_readable, peer.stream.is_writable) = (false, false);
         if let Some((host, tls)) = tls {
             peer.stream.begin_tls_to(&host, &tls);
         }
@@ -265,7 +265,7 @@ impl Bridges {
         if self.places.len() < 2 * self.max {
             return;
         }
-        let is_leaving = |id: &LinkId| self.places[id.place].head.is_leaving;
+        let is_leaving = |id: &LinkId| self.places[id.place].state.is_leaving;
         let leaving: Vec<LinkId> = self.links().map(|(id, _)| id).filter(is_leaving).collect();
         for id in leaving {
             let why = "this broker: it was changed again before its links ended";
@@ -276,16 +276,17 @@ impl Bridges {
     /// Drops leaving bridges whose links have ended.
     #[cold]
     pub(super) fn drop_ended<P: Platform>(&mut self, shared: &mut Shared<P>) {
-        let is_left = |bridge: &Bridge| bridge.head.is_leaving && !bridge.is_connected();
+        let is_left = |bridge: &Bridge| bridge.state.is_leaving && !bridge.is_connected();
         while let Some(place) = self.places.iter().position(is_left) {
             let mut left = self.places.remove(place);
             // Counters since the bridge was changed belong to its successor.
-            let is_next =
-                |next: &&mut Bridge| !next.head.is_leaving && next.head.config.name == left.head.config.name;
+            let is_next = |next: &&mut Bridge| {
+                !next.state.is_leaving && next.state.config.name == left.state.config.name
+            };
             if let Some(next) = self.places.iter_mut().find(is_next) {
                 left.move_counts_to(&mut next.links);
             }
-            self.delete_queues_of(shared, &left.head);
+            self.delete_queues_of(shared, &left.state);
         }
     }
 }
@@ -304,39 +305,39 @@ impl Bridges {
     /// Begins a retry, unless one is under way. The result is shown by `bridge_status` and logged.
     #[cold]
     pub(super) fn begin_retry<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
-        let head = &mut self.places[place].head;
-        if head.retry.is_some() {
+        let bridge = &mut self.places[place].state;
+        if bridge.retry.is_some() {
             return;
         }
-        match shared.open_retry(head) {
-            Ok(retry) => head.retry = Some(retry),
-            Err(cause) => shared.log_retried(head, cause),
+        match shared.open_retry(bridge) {
+            Ok(retry) => bridge.retry = Some(retry),
+            Err(cause) => shared.log_retried(bridge, cause),
         }
     }
 
     /// Returns whether a retry can continue at once.
     pub(super) fn has_retry_work(&self, broker: &Broker) -> bool {
-        let mut retries = self.places.iter().filter_map(|bridge| bridge.head.retry.as_ref());
+        let mut retries = self.places.iter().filter_map(|bridge| bridge.state.retry.as_ref());
         retries.any(|retry| broker.has_output(retry.own.connection))
     }
 
     /// Continues the retries of parked messages that have begun, and begins those that are due.
     pub(super) fn retry_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
-            let head = &mut self.places[place].head;
-            if head.retry_due.is_due(shared.now) {
-                head.retry_due = Deadline::NEVER;
+            let bridge = &mut self.places[place].state;
+            if bridge.retry_due.is_due(shared.now) {
+                bridge.retry_due = Deadline::NEVER;
                 self.begin_retry(shared, place);
             }
-            let head = &mut self.places[place].head;
-            let Some(mut retry) = head.retry.take() else { continue };
-            let step = match head.is_leaving || shared.is_stopping() {
+            let bridge = &mut self.places[place].state;
+            let Some(mut retry) = bridge.retry.take() else { continue };
+            let step = match bridge.is_leaving || shared.is_stopping() {
                 true => Err(Cause::new(format_args!("it was closed: the bridge or the broker is stopping"))),
-                false => shared.retry_next_message(head, &mut self.common.scratch, &mut retry),
+                false => shared.retry_next_message(bridge, &mut self.common.scratch, &mut retry),
             };
             match step {
-                Ok(true) => head.retry = Some(retry),
-                step => shared.end_retry(head, retry, step.err()),
+                Ok(true) => bridge.retry = Some(retry),
+                step => shared.end_retry(bridge, retry, step.err()),
             }
         }
     }
@@ -349,43 +350,43 @@ impl Bridges {
         connection: ConnectionId,
         why: &str,
     ) {
-        let is_its =
-            |head: &BridgeState| head.retry.as_ref().is_some_and(|retry| retry.own.connection == connection);
-        let Some(bridge) = self.places.iter_mut().find(|bridge| is_its(&bridge.head)) else { return };
-        if let Some(retry) = bridge.head.retry.take() {
+        let is_its = |bridge: &BridgeState| {
+            bridge.retry.as_ref().is_some_and(|retry| retry.own.connection == connection)
+        };
+        let Some(bridge) = self.places.iter_mut().find(|bridge| is_its(&bridge.state)) else { return };
+        if let Some(retry) = bridge.state.retry.take() {
             let cause = Cause::new(format_args!("this broker: {why}"));
-            shared.end_retry(&mut bridge.head, retry, Some(cause));
+            shared.end_retry(&mut bridge.state, retry, Some(cause));
         }
     }
 
     /// Logs which bridges have parked messages, and which have none any longer: one line at the beginning and one at
     /// the end.
     pub(super) fn log_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
-        for bridge in &mut self.places {
-            let head = &mut bridge.head;
-            if head.parked_alarm != ParkedAlarm::Off && head.retry.is_none() && !head.is_leaving {
-                shared.log_parked_of(head);
+        for Bridge { state: bridge, .. } in &mut self.places {
+            if bridge.parked_alarm != ParkedAlarm::Off && bridge.retry.is_none() && !bridge.is_leaving {
+                shared.log_parked_of(bridge);
             }
         }
     }
 }
 
 impl<P: Platform> Shared<P> {
-    fn parked_depth(&self, head: &BridgeState) -> u32 {
-        self.broker.queue_depth(&head.config.vhost, &head.config.parked).unwrap_or(0)
+    fn parked_depth(&self, bridge: &BridgeState) -> u32 {
+        self.broker.queue_depth(&bridge.config.vhost, &bridge.config.parked).unwrap_or(0)
     }
 
     #[cold]
-    fn log_parked_of(&mut self, head: &mut BridgeState) {
-        let (name, queue) = (&head.config.name, &head.config.parked);
-        let next = if self.parked_depth(head) == 0 { ParkedAlarm::Off } else { ParkedAlarm::On };
-        let was = core::mem::replace(&mut head.parked_alarm, next);
-        match (next, head.config.park_retry_ms) {
-            (ParkedAlarm::On, Some(ms)) if head.retry_due == Deadline::NEVER => {
-                head.retry_due = self.now.after_ms(ms.into());
+    fn log_parked_of(&mut self, bridge: &mut BridgeState) {
+        let (name, queue) = (&bridge.config.name, &bridge.config.parked);
+        let next = if self.parked_depth(bridge) == 0 { ParkedAlarm::Off } else { ParkedAlarm::On };
+        let was = core::mem::replace(&mut bridge.parked_alarm, next);
+        match (next, bridge.config.park_retry_ms) {
+            (ParkedAlarm::On, Some(ms)) if bridge.retry_due == Deadline::NEVER => {
+                bridge.retry_due = self.now.after_ms(ms.into());
             }
             (ParkedAlarm::On, _) => {}
-            (ParkedAlarm::Off | ParkedAlarm::Unknown, _) => head.retry_due = Deadline::NEVER,
+            (ParkedAlarm::Off | ParkedAlarm::Unknown, _) => bridge.retry_due = Deadline::NEVER,
         }
         // A name with a space must be quoted in a shell.
         let quote = if name.contains(' ') { "\"" } else { "" };
@@ -402,25 +403,25 @@ impl<P: Platform> Shared<P> {
             }
             _ => return,
         };
-        self.log_bridge(level, head.serial, text);
+        self.log_bridge(level, bridge.serial, text);
     }
 
-    fn open_retry(&mut self, head: &BridgeState) -> Result<Retry, Cause> {
-        let (unexamined_count, queue) = (self.parked_depth(head), &*head.config.parked);
+    fn open_retry(&mut self, bridge: &BridgeState) -> Result<Retry, Cause> {
+        let (unexamined_count, queue) = (self.parked_depth(bridge), &*bridge.config.parked);
         if unexamined_count == 0 {
             return Err(Cause::new(format_args!("{queue} is empty")));
         }
-        let own = self.consume(&head.config, (queue, "retry"), 1)?;
+        let own = self.consume(&bridge.config, (queue, "retry"), 1)?;
         Ok(Retry { own, unexamined_count, moved_count: 0, remaining_count: 0, last_cause: None })
     }
 
     /// Ends a retry. `cut`: why the messages that were not examined stay.
-    fn end_retry(&mut self, head: &mut BridgeState, mut retry: Retry, cut: Option<Cause>) {
+    fn end_retry(&mut self, bridge: &mut BridgeState, mut retry: Retry, cut: Option<Cause>) {
         self.release_own(retry.own.connection);
-        head.parked_alarm.note_parked();
+        bridge.parked_alarm.note_parked();
         // Messages that are refused again after an automatic retry are retried after the same time: see
         // `log_parked_of`.
-        head.retry_due = Deadline::NEVER;
+        bridge.retry_due = Deadline::NEVER;
         if cut.is_some() {
             (retry.remaining_count, retry.last_cause) = (retry.remaining_count + retry.unexamined_count, cut);
         }
@@ -431,13 +432,13 @@ impl<P: Platform> Shared<P> {
                 Cause::new(format_args!("{moved_count} were sent again, {remaining_count} remain: {cause}"))
             }
         };
-        self.log_retried(head, result);
+        self.log_retried(bridge, result);
     }
 
-    fn log_retried(&mut self, head: &mut BridgeState, cause: Cause) {
-        let text = format_args!("bridge {}, parked messages: {cause}", head.config.name);
-        self.log_bridge(log::Level::Info, head.serial, text);
-        head.last_retry_result = Some(cause);
+    fn log_retried(&mut self, bridge: &mut BridgeState, cause: Cause) {
+        let text = format_args!("bridge {}, parked messages: {cause}", bridge.config.name);
+        self.log_bridge(log::Level::Info, bridge.serial, text);
+        bridge.last_retry_result = Some(cause);
     }
 
     /// Examines the next message, if there is one. Returns whether the retry continues.
@@ -446,18 +447,18 @@ impl<P: Platform> Shared<P> {
     /// Why the retry cannot continue now.
     fn retry_next_message(
         &mut self,
-        head: &BridgeState,
+        bridge: &BridgeState,
         scratch: &mut Scratch,
         retry: &mut Retry,
     ) -> Result<bool, Cause> {
-        let (parked, id) = (&*head.config.parked, retry.own.connection);
+        let (parked, id) = (&*bridge.config.parked, retry.own.connection);
         if self.broker.next_cancelled(id).is_some() {
             return Err(Cause::new(format_args!("{parked} was deleted")));
         }
         let next = self.broker.outbox(id).peek().map(|delivery| (delivery.delivery_tag, delivery.message));
         let Some((tag, message)) = next else {
             // The message may be on its way from the disk, or another consumer has taken it.
-            return Ok(self.parked_depth(head) > 0);
+            return Ok(self.parked_depth(bridge) > 0);
         };
         let (back, as_it_was, kept) = self.return_target(message, scratch);
         let channel = retry.own.channel;

@@ -18,7 +18,8 @@
 //! | `shovels` | bridges that runtime parameters define |
 //!
 //! A bridge has one link per direction: messages that are fetched may have to wait for memory here, and forwarded
-//! messages must not wait with them. Over a link, each rule has a channel at the upstream and a window of its own.
+//! messages must not wait with them. Over a link, each rule has a channel at the upstream and a window of its own. A
+//! *lane* is the use of an open link by one rule (`Lane`). A *page* is one filling of the output buffer.
 //!
 //! # Invariants
 //! - A bridge acts as a client, both of this broker and of the upstream.
@@ -182,7 +183,7 @@ impl Bridges {
     /// no publisher here is blocked.
     pub(crate) fn is_ready(&self, broker: &Broker, now: Now, is_unblocked: bool, is_stopping: bool) -> bool {
         let is_ready = |bridge: &Bridge| {
-            bridge.head.has_budget_change() || bridge.must_evaluate_demand(broker, is_unblocked, now)
+            bridge.state.has_budget_change() || bridge.must_evaluate_demand(broker, is_unblocked, now)
         };
         self.has_parameter_change(broker)
             || self.has_retry_work(broker)
@@ -210,7 +211,7 @@ impl Bridges {
 
     fn get_mut(&mut self, id: LinkId) -> (&mut BridgeState, &mut Link) {
         let bridge = &mut self.places[id.place];
-        (&mut bridge.head, &mut bridge.links[id.link])
+        (&mut bridge.state, &mut bridge.links[id.link])
     }
 
     /// Calls a function with a link. Returns `None` if the link has no socket.
@@ -220,16 +221,16 @@ impl Bridges {
         shared: &mut Shared<P>,
         work: impl FnOnce(&mut LinkTask<'_, P>) -> T,
     ) -> Option<T> {
-        let Bridge { head, links } = &mut self.places[id.place];
+        let Bridge { state: bridge, links } = &mut self.places[id.place];
         let Link { direction, phase: Phase::Connected(open_link), state } = &mut links[id.link] else {
             return None;
         };
         let (direction, common) = (*direction, &mut self.common);
-        let mut task = LinkTask { direction, head, state, open_link, common, shared };
+        let mut task = LinkTask { direction, bridge, state, open_link, common, shared };
         let done = work(&mut task);
         task.update_link();
         if task.is_over() {
-            shared.end_shovel(head);
+            shared.end_shovel(bridge);
         }
         Some(done)
     }
@@ -253,8 +254,8 @@ impl Bridges {
     /// Declares queues of bridges that could not be declared before.
     fn retry_queues<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for bridge in &mut self.places {
-            if !bridge.head.is_leaving && bridge.head.queues_due.is_due(shared.now) {
-                shared.declare_queues(&mut bridge.head);
+            if !bridge.state.is_leaving && bridge.state.queues_due.is_due(shared.now) {
+                shared.declare_queues(&mut bridge.state);
             }
         }
     }

@@ -127,13 +127,13 @@ impl<P: Platform> Shared<P> {
     pub(super) fn log_link(
         &mut self,
         level: log::Level,
-        head: &BridgeState,
+        bridge: &BridgeState,
         (direction, upstream): (Direction, usize),
         text: fmt::Arguments<'_>,
     ) {
-        let (name, what) = (&head.config.name, direction.name());
-        let upstream = &head.config.upstream[upstream];
-        self.log_bridge(level, head.serial, format_args!("bridge {name}, {what}, {upstream}: {text}"));
+        let (name, what) = (&bridge.config.name, direction.name());
+        let upstream = &bridge.config.upstream[upstream];
+        self.log_bridge(level, bridge.serial, format_args!("bridge {name}, {what}, {upstream}: {text}"));
     }
 }
 
@@ -149,26 +149,26 @@ const DECLARE_RETRY_MS: u64 = 10_000;
 impl<P: Platform> Shared<P> {
     /// Declares all queues of a bridge, as far as possible now. Failures are logged and retried.
     #[cold]
-    pub(super) fn declare_queues(&mut self, head: &mut BridgeState) {
+    pub(super) fn declare_queues(&mut self, bridge: &mut BridgeState) {
         let mut all = Ok(());
         for direction in Direction::BOTH {
-            for rule in 0..head.rules(direction).len() {
-                all = all.and(self.declare_queues_of(head, direction, rule));
+            for rule in 0..bridge.rules(direction).len() {
+                all = all.and(self.declare_queues_of(bridge, direction, rule));
             }
         }
-        let all = all.and(self.declare_parked(head));
-        let was_tried = head.queues_due != Deadline::NEVER;
-        head.queues_due = match all {
+        let all = all.and(self.declare_parked(bridge));
+        let was_tried = bridge.queues_due != Deadline::NEVER;
+        bridge.queues_due = match all {
             Ok(()) => Deadline::NEVER,
             Err(cause) => {
                 if !was_tried {
-                    let name = &head.config.name;
+                    let name = &bridge.config.name;
                     let text = format_args!(
                         "bridge {name}: a queue of it here could not be declared: {cause}; until it is, messages \
                          published for it are unroutable; it is retried every {} s",
                         DECLARE_RETRY_MS / 1000
                     );
-                    self.log_bridge(log::Level::Warn, head.serial, text);
+                    self.log_bridge(log::Level::Warn, bridge.serial, text);
                 }
                 self.now.after_ms(DECLARE_RETRY_MS)
             }
@@ -182,21 +182,21 @@ impl<P: Platform> Shared<P> {
     #[cold]
     pub(super) fn declare_queues_of(
         &mut self,
-        head: &BridgeState,
+        bridge: &BridgeState,
         direction: Direction,
         rule: usize,
     ) -> Result<(), Cause> {
-        let (vhost, rule) = (&*head.config.vhost, &head.rules(direction)[rule]);
+        let (vhost, rule) = (&*bridge.config.vhost, &bridge.rules(direction)[rule]);
         match (direction, &rule.to) {
             (Direction::Forward, _) => {
-                self.declare_queue(vhost, &rule.queue, &head.arguments_here())?;
-                let Some((exchange, key)) = source_of(&head.config) else { return Ok(()) };
+                self.declare_queue(vhost, &rule.queue, &bridge.arguments_here())?;
+                let Some((exchange, key)) = source_of(&bridge.config) else { return Ok(()) };
                 let (broker, mut context) = self.broker_mut();
                 let (source, queue) = ((&*exchange, &*key), (&*rule.queue, false));
                 broker.operator_bind(&mut context, vhost, source, queue, &[]).map(|_| ()).map_err(of_broker)
             }
             (Direction::Fetch, Destination::Queue(queue)) => {
-                self.declare_queue(vhost, queue, &head.arguments_here())
+                self.declare_queue(vhost, queue, &bridge.arguments_here())
             }
             (Direction::Fetch, _) => Ok(()),
         }
@@ -207,8 +207,8 @@ impl<P: Platform> Shared<P> {
     /// # Errors
     /// The fault of the broker.
     #[cold]
-    pub(super) fn declare_parked(&mut self, head: &BridgeState) -> Result<(), Cause> {
-        self.declare_queue(&head.config.vhost, &head.config.parked, &[])
+    pub(super) fn declare_parked(&mut self, bridge: &BridgeState) -> Result<(), Cause> {
+        self.declare_queue(&bridge.config.vhost, &bridge.config.parked, &[])
     }
 
     /// Declares a durable queue, unless a queue of this name exists, with whatever properties.

@@ -155,8 +155,8 @@ impl Bridges {
             shovel.is_some_and(|(vhost, name)| {
                 !shared.broker.may_have_parameter(vhost, SHOVEL, name)
                     && !self.places.iter().any(|bridge| {
-                        bridge.head.config.vhost == queue.vhost
-                            && bridge.head.config.forward.iter().any(|rule| rule.queue == queue.name)
+                        bridge.state.config.vhost == queue.vhost
+                            && bridge.state.config.forward.iter().any(|rule| rule.queue == queue.name)
                     })
             })
         };
@@ -185,7 +185,7 @@ impl Bridges {
                 Ok(bridge) => wanted.push(bridge),
                 Err(why) => {
                     let text = format_args!("shovel {} in virtual host {vhost}: {why}", it.name);
-                    shared.resources.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
+                    shared.resources.log.warn(shared.now, LogSource::Unknown, LogKind::Bridge, text);
                 }
             }
         }
@@ -198,14 +198,14 @@ impl Bridges {
         for at in 0..self.places.len() {
             let bridge = &mut self.places[at];
             bridge.note_inflow(&shared.broker);
-            if !bridge.head.is_leaving && !wanted.contains(&bridge.head.config) {
-                bridge.head.is_leaving = true;
-                shared.unbind_source(&bridge.head.config, wanted);
+            if !bridge.state.is_leaving && !wanted.contains(&bridge.state.config) {
+                bridge.state.is_leaving = true;
+                shared.unbind_source(&bridge.state.config, wanted);
                 self.drain(shared, at);
             }
         }
         for config in wanted {
-            let is_there = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config == *config;
+            let is_there = |bridge: &Bridge| !bridge.state.is_leaving && bridge.state.config == *config;
             if !self.places.iter().any(is_there) {
                 self.add(shared, config);
             }
@@ -217,21 +217,21 @@ impl Bridges {
         let name = &config.name;
         let mut refuse = |words| {
             let text = format_args!("bridge {name}: {words} until a restart");
-            shared.resources.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
+            shared.resources.log.warn(shared.now, LogSource::Unknown, LogKind::Bridge, text);
         };
         if config.has_tls() && !self.has_tls_memory {
             return refuse("there is no memory for TLS with upstreams");
         }
-        if self.places.iter().filter(|bridge| !bridge.head.is_leaving).count() >= self.max {
+        if self.places.iter().filter(|bridge| !bridge.state.is_leaving).count() >= self.max {
             return refuse("bridges_max is reached");
         }
         self.close_leaving(shared);
         self.last_serial += 1;
-        let before = self.places.iter_mut().rfind(|bridge| bridge.head.config.name == config.name);
+        let before = self.places.iter_mut().rfind(|bridge| bridge.state.config.name == config.name);
         let mut bridge = Bridge::new(config.clone(), self.last_serial, shared.now, before);
         // Messages that arrived until now are not counted.
-        bridge.head.inflow.begin(bridge.arrived_count(&shared.broker));
-        shared.declare_queues(&mut bridge.head);
+        bridge.state.inflow.begin(bridge.arrived_count(&shared.broker));
+        shared.declare_queues(&mut bridge.state);
         self.places.push(bridge);
         self.plan_notes(config.day_bytes_max.is_some(), shared.now);
     }
@@ -248,8 +248,8 @@ impl Bridges {
         let vhost = &*left.config.vhost;
         let source_rule = left.config.forward.first().filter(|_| source_of(&left.config).is_some());
         let next =
-            self.places.iter().find(|other| !other.head.is_leaving && is_same_shovel(&other.head.config));
-        if let Some(Bridge { head: next, .. }) = next {
+            self.places.iter().find(|other| !other.state.is_leaving && is_same_shovel(&other.state.config));
+        if let Some(Bridge { state: next, .. }) = next {
             // The shovel was changed. A queue behind an exchange that it no longer uses is deleted, unless it has
             // messages.
             let goes_on = source_of(&next.config).is_some() && next.config.vhost == vhost;
@@ -276,11 +276,11 @@ impl Bridges {
 impl<P: Platform> Shared<P> {
     /// Deletes the parameter of a shovel that has moved its last message.
     #[cold]
-    pub(super) fn end_shovel(&mut self, head: &BridgeState) {
-        let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
+    pub(super) fn end_shovel(&mut self, bridge: &BridgeState) {
+        let Some(shovel) = bridge.config.shovel.as_ref().filter(|_| !bridge.is_leaving) else { return };
         let cleared =
             self.broker.clear_parameter(&mut self.pending_writes, Some(&shovel.vhost), SHOVEL, &shovel.name);
-        let name = &head.config.name;
+        let name = &bridge.config.name;
         let (level, text) = match &cleared {
             Ok(_) => (log::Level::Info, format!("bridge {name}: all messages were moved, so it is deleted")),
             Err(leveret_broker::OperatorFault::NoSuchParameter) => return,
@@ -288,7 +288,7 @@ impl<P: Platform> Shared<P> {
                 (log::Level::Warn, format!("bridge {name}: all messages were moved, but it stays: {why}"))
             }
         };
-        self.resources.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
+        self.resources.log.log(self.now, level, LogSource::Unknown, LogKind::Bridge, format_args!("{text}"));
     }
 
     /// Deletes a queue here, under the conditions of `only`. It does nothing if the queue does not exist or a
@@ -319,12 +319,12 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Records the length of the source queue when a rule begins to flow, for `delete-after` of a queue's length.
     #[cold]
     pub(super) fn note_source_depth(&mut self, rule: usize, depth_there: u32) {
-        let after = self.head.config.shovel.as_ref().map(|shovel| shovel.delete_after);
+        let after = self.bridge.config.shovel.as_ref().map(|shovel| shovel.delete_after);
         if after == Some(DeleteAfter::QueueLength) {
-            let here = &self.head.rules(self.direction)[rule].queue;
+            let here = &self.bridge.rules(self.direction)[rule].queue;
             let depth = match self.direction {
                 Direction::Forward => {
-                    self.shared.broker.queue_depth(&self.head.config.vhost, here).unwrap_or(0)
+                    self.shared.broker.queue_depth(&self.bridge.config.vhost, here).unwrap_or(0)
                 }
                 Direction::Fetch => depth_there,
             };
@@ -332,8 +332,8 @@ impl<P: Platform> LinkTask<'_, P> {
         }
     }
 
-    /// Records that `count` further messages were moved or parked.
-    pub(super) const fn count_down(&mut self, count: u64) {
+    /// Subtracts `count` messages that were moved, parked or left at the upstream from `messages_left`, if that is set.
+    pub(super) const fn count_down_messages_left(&mut self, count: u64) {
         if let Some(left) = &mut self.state.messages_left {
             *left = left.saturating_sub(count);
         }
@@ -341,6 +341,6 @@ impl<P: Platform> LinkTask<'_, P> {
 
     /// Returns whether the shovel has moved all its messages.
     pub(super) fn is_over(&self) -> bool {
-        self.state.messages_left == Some(0) && self.head.config.shovel.is_some()
+        self.state.messages_left == Some(0) && self.bridge.config.shovel.is_some()
     }
 }

@@ -67,7 +67,7 @@ pub(super) struct LinkId {
 
 /// A bridge.
 pub(super) struct Bridge {
-    pub(super) head: BridgeState,
+    pub(super) state: BridgeState,
     /// One link for each direction that has rules.
     pub(super) links: Vec<Link>,
 }
@@ -285,9 +285,9 @@ impl Link {
     }
 
     /// Returns the number of rules that take no messages now: until the next day, or until an error is resolved.
-    pub(super) fn held_rules(&self, head: &BridgeState) -> usize {
-        let rules = head.rules(self.direction).iter().zip(&self.state.rule_states);
-        rules.filter(|(rule, rule_state)| head.is_over_budget(rule) || rule_state.error().is_some()).count()
+    pub(super) fn held_rules(&self, bridge: &BridgeState) -> usize {
+        let rules = bridge.rules(self.direction).iter().zip(&self.state.rule_states);
+        rules.filter(|(rule, rule_state)| bridge.is_over_budget(rule) || rule_state.error().is_some()).count()
     }
 
     /// Returns the newest unresolved error, of the link or of a held rule.
@@ -446,18 +446,18 @@ impl Bridge {
         }
         // A bridge that was changed continues its day and its counters.
         let (day_budget, is_budget_spent, inflow, is_paused) = match &before {
-            Some(Self { head, .. }) => (
-                head.day_budget.with_max(config.day_bytes_max),
-                head.is_budget_spent,
-                head.inflow,
-                head.is_paused,
+            Some(Self { state, .. }) => (
+                state.day_budget.with_max(config.day_bytes_max),
+                state.is_budget_spent,
+                state.inflow,
+                state.is_paused,
             ),
             None => (DayBudget::new(config.day_bytes_max, now), false, Inflow::default(), false),
         };
         if let Some(before) = before {
             before.move_counts_to(&mut links);
         }
-        let head = BridgeState {
+        let state = BridgeState {
             serial,
             is_paused: false,
             is_leaving: false,
@@ -473,7 +473,7 @@ impl Bridge {
             demand: config.on_demand.clone().map(|config| Demand::new(config, now)),
             config,
         };
-        let mut bridge = Self { head, links };
+        let mut bridge = Self { state, links };
         if is_paused {
             bridge.pause();
         }
@@ -482,7 +482,7 @@ impl Bridge {
 
     /// Pauses the bridge: its links are not connected. None may have a socket.
     pub(super) fn pause(&mut self) {
-        self.head.is_paused = true;
+        self.state.is_paused = true;
         self.links.iter_mut().for_each(|link| link.phase = Phase::Paused);
     }
 
@@ -513,31 +513,32 @@ impl Bridge {
 
     /// Returns whether a link is resting that could move messages.
     pub(super) fn may_connect_on_demand(&self) -> bool {
-        let head = &self.head;
+        let state = &self.state;
         let is_resting = self.links.iter().any(|link| matches!(link.phase, Phase::Resting));
-        let mut rules = head.config.forward.iter().chain(&head.config.fetch);
-        let may_move = !head.is_budget_spent || rules.any(|rule| rule.is_urgent);
-        is_resting && may_move && !head.is_leaving
+        let mut rules = state.config.forward.iter().chain(&state.config.fetch);
+        let may_move = !state.is_budget_spent || rules.any(|rule| rule.is_urgent);
+        is_resting && may_move && !state.is_leaving
     }
 
     /// Returns the earliest time at which the bridge has work to do, except the deadlines of connected links.
     pub(super) fn deadline(&self) -> Deadline {
-        let head = &self.head;
-        let demand = head.demand.as_ref().filter(|_| self.may_connect_on_demand());
+        let state = &self.state;
+        let demand = state.demand.as_ref().filter(|_| self.may_connect_on_demand());
         let demand = demand.map_or(Deadline::NEVER, Demand::deadline);
         let links = self.links.iter().map(Link::deadline);
-        let own = head.queues_due.earlier(head.retry_due).earlier(head.day_budget.next_day()).earlier(demand);
+        let own =
+            state.queues_due.earlier(state.retry_due).earlier(state.day_budget.next_day()).earlier(demand);
         links.fold(own, Deadline::earlier)
     }
 }
 
 impl Bridge {
     fn write_notes(&self, text: &mut String, now: leveret_core::time::Now, has_day: bool) {
-        let (head, name) = (&self.head, &*self.head.config.name);
+        let (state, name) = (&self.state, &*self.state.config.name);
         for link in &self.links {
             let what = link.direction.name();
             let Counts { moved, repeats, connected, failed } = link.state.counts;
-            let numbers = [u64::from(head.is_paused), moved, repeats, connected, failed];
+            let numbers = [u64::from(state.is_paused), moved, repeats, connected, failed];
             write(text, &format!("{what} "), &numbers, name);
             if has_day {
                 let days = [link.state.today, link.state.yesterday];
@@ -546,18 +547,18 @@ impl Bridge {
             }
         }
         if has_day {
-            write(text, "day ", &head.day_budget.numbers(now), name);
-            write(text, "inflow ", &head.inflow.numbers(), name);
+            write(text, "day ", &state.day_budget.numbers(now), name);
+            write(text, "inflow ", &state.inflow.numbers(), name);
         }
     }
 
     fn read_notes(&mut self, notes: &str, now: leveret_core::time::Now) {
-        let name = self.head.config.name.clone();
+        let name = self.state.config.name.clone();
         if let Some(day) = find(notes, "day ", &name) {
-            self.head.day_budget.restore(now, day);
+            self.state.day_budget.restore(now, day);
         }
         if let Some(inflow) = find(notes, "inflow ", &name) {
-            self.head.inflow.restore(inflow);
+            self.state.inflow.restore(inflow);
         }
         let mut was_paused = false;
         for link in &mut self.links {
@@ -618,7 +619,7 @@ impl Bridges {
         has_day: impl Fn(&Bridge) -> bool,
     ) -> Option<String> {
         let mut text = String::new();
-        for bridge in self.places.iter().filter(|bridge| !bridge.head.is_leaving) {
+        for bridge in self.places.iter().filter(|bridge| !bridge.state.is_leaving) {
             bridge.write_notes(&mut text, shared.now, has_day(bridge));
         }
         (!text.is_empty()).then_some(text)
@@ -638,7 +639,7 @@ impl Bridges {
         self.common.note_due = self.common.note_due.earlier(now.after_ms(self.notes_interval_ms));
     }
 
-    /// Has the changed state written, if that is due.
+    /// Lets the worker write the changed state, if that is due.
     pub(super) fn write_notes<P: Platform>(&mut self, shared: &mut Shared<P>) {
         if !self.common.note_due.is_due(shared.now) {
             return;
@@ -647,9 +648,9 @@ impl Bridges {
         self.common.note_due = shared.now.after_ms(self.notes_interval_ms);
         // The elapsed time of a day always changes. Without a budget the day is only counted, and is no reason to
         // write.
-        let reason = self.notes_with_days(shared, |bridge| bridge.head.config.day_bytes_max.is_some());
+        let reason = self.notes_with_days(shared, |bridge| bridge.state.config.day_bytes_max.is_some());
         if reason != self.last_notes {
-            shared.worker.note = self.notes(shared);
+            shared.worker.bridge_state = self.notes(shared);
             self.last_notes = reason;
         }
     }

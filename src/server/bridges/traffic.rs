@@ -28,10 +28,10 @@ use leveret_tls::HandshakeOutput;
 
 use super::fetch::Common;
 use super::state::{BridgeState, Direction, LinkState, Remedy};
-use crate::peer::{Ending, LinkStatus, Peer, Session, Waiting};
+use crate::peer::{CloseStage, LinkStatus, Peer, Session, WaitReason};
 use crate::platform::{Platform, Socket};
 use crate::state::Shared;
-use crate::stream::Reading;
+use crate::stream::ReadMode;
 use crate::worker::HandshakeJob;
 
 /// A link while it has a socket.
@@ -154,7 +154,7 @@ impl OpenLink {
         });
         let deadlines = owed.map(|lane| {
             // The confirms of a lane that ends without them are owed only by the link as a whole.
-            let since = if lane.end < LaneEnd::Sent { lane.progressed_at } else { self.progressed_at };
+            let since = if lane.forced_end < LaneEnd::Sent { lane.progressed_at } else { self.progressed_at };
             since.after_ms(confirm_timeout_ms)
         });
         deadlines.fold(Deadline::NEVER, Deadline::earlier)
@@ -195,9 +195,9 @@ pub(super) struct Forward {
     /// When the upstream last confirmed something of this rule, or was last sent a part of a message.
     pub(super) progressed_at: Now,
     /// Whether no further message is begun. The lane ends when those under way are settled.
-    pub(super) is_ending: bool,
-    /// Whether the lane must end, even if its rule needs it.
-    pub(super) end: LaneEnd,
+    pub(super) begins_nothing: bool,
+    /// How the lane must end, even if its rule needs it.
+    pub(super) forced_end: LaneEnd,
 }
 
 impl Forward {
@@ -206,8 +206,8 @@ impl Forward {
     }
 
     /// Ends the lane in this way, or as before if that is sooner.
-    pub(super) fn end(&mut self, end: LaneEnd) {
-        self.end = self.end.max(end);
+    pub(super) fn force_end(&mut self, end: LaneEnd) {
+        self.forced_end = self.forced_end.max(end);
     }
 }
 
@@ -300,7 +300,7 @@ pub(crate) enum LinkEvent<'c> {
 /// A link with a socket, and everything that is needed to work with it.
 pub(super) struct LinkTask<'t, P: Platform> {
     pub(super) direction: Direction,
-    pub(super) head: &'t mut BridgeState,
+    pub(super) bridge: &'t mut BridgeState,
     pub(super) state: &'t mut LinkState,
     pub(super) open_link: &'t mut OpenLink,
     pub(super) common: &'t mut Common,
@@ -330,7 +330,7 @@ impl<P: Platform> LinkTask<'_, P> {
             let cause = Cause::new(format_args!("{} cannot be reached: {error}", peer.address));
             return self.close_with(cause);
         }
-        let reading = if is_scarce { Reading::Peek } else { Reading::Take };
+        let reading = if is_scarce { ReadMode::Peek } else { ReadMode::Take };
         let got = peer.stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input, reading);
         self.shared.budget.note_read(got.len);
         let records = peer.stream.take_records();
@@ -341,7 +341,7 @@ impl<P: Platform> LinkTask<'_, P> {
             return self.close_with(Cause::new(format_args!("no memory to keep its unfinished TLS record")));
         }
         if is_in_handshake {
-            return self.continue_handshake(got.end);
+            return self.continue_handshake(got.is_end);
         }
         let has_new_input = self.open_link.client.note_input(self.shared.now, got.len) > 0;
         let input = core::mem::take(&mut self.shared.scratch.input);
@@ -379,7 +379,7 @@ impl<P: Platform> LinkTask<'_, P> {
             peer.stream.assume_readable();
             return self.shared.list_to_read(id);
         }
-        if got.end {
+        if got.is_end {
             let cause = match peer.stream.tls_fault() {
                 Some(why) => Cause::new(format_args!("TLS: {why}")),
                 None => Cause::new(format_args!("it closed the connection without a reason")),
@@ -387,7 +387,7 @@ impl<P: Platform> LinkTask<'_, P> {
             return self.close_with(cause);
         }
         self.open_link.note_input_begun(self.shared.now, has_new_input, got.len - handled);
-        let (lacks_backlog, is_readable) = (peer.stream.lacks_backlog(), peer.stream.readable);
+        let (lacks_backlog, is_readable) = (peer.stream.lacks_backlog(), peer.stream.is_readable);
         if lacks_backlog {
             self.shared.lists.for_backlog.push(id);
         }
@@ -441,7 +441,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 (0..self.open_link.lanes.len()).for_each(|rule| self.update_lane(rule));
             }
             Event::Ready { rule, depth } => {
-                let declared = self.shared.declare_queues_of(self.head, self.direction, rule);
+                let declared = self.shared.declare_queues_of(self.bridge, self.direction, rule);
                 let begun = declared.and_then(|()| match self.direction {
                     Direction::Forward => self.begin_forward(rule),
                     Direction::Fetch => self.begin_fetch(rule),
@@ -491,8 +491,8 @@ impl<P: Platform> LinkTask<'_, P> {
         // Logged after the start, and after an error.
         let had_error = self.state.last_error.take().is_some();
         if self.state.last_open_at.is_none() || had_error {
-            let way = (self.direction, self.state.upstream);
-            self.shared.log_link(log::Level::Info, self.head, way, format_args!("up"));
+            let link = (self.direction, self.state.upstream);
+            self.shared.log_link(log::Level::Info, self.bridge, link, format_args!("up"));
         }
         self.state.ready_since = Some(self.shared.now);
         self.state.counts.connected += 1;
@@ -504,16 +504,16 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     fn continue_handshake(&mut self, end: bool) {
         let id = self.open_link.peer;
-        let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| peer.waiting == Waiting::No) else {
+        let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| peer.waiting == WaitReason::No) else {
             return;
         };
-        if let Some(cause) = peer.stream.opening().and_then(not_tls) {
+        if let Some(cause) = peer.stream.first_bytes().and_then(not_tls) {
             peer.stream.end_tls_handshake();
             return self.close_with(cause);
         }
         if let Some(handshake) = peer.stream.take_handshake() {
             let ticket = self.shared.worker.ticket();
-            peer.waiting = Waiting::Handshake(ticket);
+            peer.waiting = WaitReason::Handshake(ticket);
             let since = self.shared.now;
             self.shared.worker.handshakes.push_back(HandshakeJob {
                 peer: id.into(),
@@ -523,18 +523,18 @@ impl<P: Platform> LinkTask<'_, P> {
             });
         } else if end {
             self.close_with(Cause::new(format_args!("it closed the connection during the TLS handshake")));
-        } else if peer.stream.readable {
+        } else if peer.stream.is_readable {
             self.shared.list_to_read(id);
         }
     }
 
     /// Takes the result of a step of the TLS handshake.
     #[cold]
-    pub(super) fn take_handshake_step(&mut self, shaken: HandshakeOutput) {
+    pub(super) fn take_handshake_step(&mut self, output: HandshakeOutput) {
         let id = self.open_link.peer;
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        peer.waiting = Waiting::No;
-        match peer.stream.finish_handshake_step(&mut self.shared.buffers, shaken) {
+        peer.waiting = WaitReason::No;
+        match peer.stream.finish_handshake_step(&mut self.shared.buffers, output) {
             Ok(spoken) => {
                 log::debug!("{}: {spoken:?}", peer.address);
                 self.shared.list_to_write(id);
@@ -555,7 +555,7 @@ impl<P: Platform> LinkTask<'_, P> {
             self.continue_handshake(false);
         }
         let Some(flushed) = self.flush() else { return 0 };
-        if self.shared.peers.get(id).is_none_or(|peer| peer.stream.has_unsent() || !peer.stream.writable) {
+        if self.shared.peers.get(id).is_none_or(|peer| peer.stream.has_unsent() || !peer.stream.is_writable) {
             return flushed;
         }
         let room = self.shared.buffers.output_bytes(self.shared.scratch.output.len());
@@ -570,7 +570,7 @@ impl<P: Platform> LinkTask<'_, P> {
             output.octets[output.len..][..said].copy_from_slice(&pending[..said]);
             let is_all_copied = said == pending.len();
             output.len += said;
-            self.open_link.client.note_written(self.shared.now, said);
+            self.open_link.client.note_methods_written(self.shared.now, said);
             if is_all_copied && is_alive {
                 self.fill_lanes(&mut output);
             }
@@ -591,7 +591,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let (count, _) = self.note_write(sent)?;
         if count > 0 {
             // The confirm timeout runs from when a message was sent.
-            self.open_link.client.note_sent(self.shared.now);
+            self.open_link.client.note_messages_written(self.shared.now);
             self.open_link.restart_confirm_timeout(self.shared.now);
         }
         Some(count)
@@ -604,7 +604,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let sent = peer.stream.write_all(&mut self.shared.buffers, bytes);
         let (count, has_unsent) = self.note_write(sent)?;
         if count > 0 {
-            self.open_link.client.note_sent(self.shared.now);
+            self.open_link.client.note_messages_written(self.shared.now);
         }
         Some((count, has_unsent))
     }
@@ -615,7 +615,7 @@ impl<P: Platform> LinkTask<'_, P> {
             Ok(count) => Some((count, peer.stream.has_unsent())),
             Err(_) if self.open_link.client.has_received_nothing() => {
                 // The upstream may have sent the reason before it closed the connection.
-                (peer.stream.writable, peer.stream.read_closed) = (false, true);
+                (peer.stream.is_writable, peer.stream.is_read_closed) = (false, true);
                 peer.stream.assume_readable();
                 self.shared.list_to_read(self.open_link.peer);
                 None
@@ -634,9 +634,9 @@ impl<P: Platform> LinkTask<'_, P> {
         match call {
             LinkEvent::Read => self.read(),
             LinkEvent::Write => return self.write(),
-            LinkEvent::DeadlineDue => self.keep_time(),
+            LinkEvent::DeadlineDue => self.handle_timeout(),
             LinkEvent::Durable => self.acknowledge(),
-            LinkEvent::HandshakeStep(shaken) => self.take_handshake_step(shaken),
+            LinkEvent::HandshakeStep(output) => self.take_handshake_step(output),
             LinkEvent::Close(_) if self.shared.is_stopping() => self.open_link.is_draining = true,
             LinkEvent::Close(why) => self.close_with(Cause::new(format_args!("this broker: {why}"))),
         }
@@ -651,15 +651,15 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         let (id, now) = (self.open_link.peer, self.shared.now);
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        let (is_read, is_alive) = (peer.waiting == Waiting::No, peer.ending == Ending::No);
+        let (is_read, is_alive) = (peer.waiting == WaitReason::No, peer.ending == CloseStage::No);
         if is_alive && self.open_link.is_drained() {
             if self.open_link.client.stage() == Stage::Open {
                 self.open_link.client.close();
-                peer.ending = Ending::Flushing;
+                peer.ending = CloseStage::Flushing;
                 self.shared.list_to_write(id);
             } else {
                 // The connection is not open yet, so there is no close to be sent.
-                self.shared.end_now(id);
+                self.shared.close_at_turn_end(id);
             }
             self.open_link.lanes.iter_mut().for_each(|lane| self.shared.end_lane(lane));
         }
@@ -685,7 +685,7 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn close_with(&mut self, cause: Cause) {
         let id = self.open_link.peer;
         if let Some(peer) = self.shared.peers.get_mut(id)
-            && peer.stream.writable
+            && peer.stream.is_writable
             && !peer.stream.has_unsent()
             && self.open_link.partial_lane.is_none()
         {
@@ -693,7 +693,7 @@ impl<P: Platform> LinkTask<'_, P> {
             let _ = peer.stream.write(&mut self.shared.buffers, self.open_link.client.pending());
         }
         self.open_link.cause.get_or_insert(cause);
-        self.shared.end_now(id);
+        self.shared.close_at_turn_end(id);
     }
 
     // ---- lanes
@@ -701,7 +701,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Opens, closes, pauses or resumes a lane as its rule requires, as far as that is possible now.
     pub(super) fn update_lane(&mut self, rule: usize) {
         self.state.rule_states[rule].end_due_wait(self.shared.now);
-        let is_over_budget = self.head.is_over_budget(&self.head.rules(self.direction)[rule]);
+        let is_over_budget = self.bridge.is_over_budget(&self.bridge.rules(self.direction)[rule]);
         let wants = !self.open_link.is_draining
             && !is_over_budget
             && !self.state.rule_states[rule].is_waiting(self.shared.now);
@@ -716,14 +716,14 @@ impl<P: Platform> LinkTask<'_, P> {
             Lane::Opening if wants => {}
             Lane::Opening => self.close_lane(rule),
             Lane::Forward(lane) => {
-                lane.is_ending = lane.end != LaneEnd::No || !wants;
-                let is_over = match lane.end {
+                lane.begins_nothing = lane.forced_end != LaneEnd::No || !wants;
+                let is_over = match lane.forced_end {
                     LaneEnd::AtOnce => true,
                     LaneEnd::Sent => lane.written_bytes == 0,
                     // When the whole link is closed, channels need no close of their own.
                     LaneEnd::Settled | LaneEnd::No => lane.is_idle() && !self.open_link.is_draining,
                 };
-                if lane.is_ending && !has_partial_frame && is_over {
+                if lane.begins_nothing && !has_partial_frame && is_over {
                     self.close_lane(rule);
                 }
             }
@@ -742,9 +742,9 @@ impl<P: Platform> LinkTask<'_, P> {
     fn open_lane(&mut self, rule: usize) {
         let consumes = match self.direction {
             Direction::Forward => None,
-            Direction::Fetch => Some((self.head.config.fetch[rule].queue.clone(), self.prefetch(rule))),
+            Direction::Fetch => Some((self.bridge.config.fetch[rule].queue.clone(), self.prefetch(rule))),
         };
-        let needed = self.head.preparation(self.direction, rule);
+        let needed = self.bridge.preparation(self.direction, rule);
         self.open_link.client.open(self.shared.now, rule, consumes, needed);
         self.open_link.lanes[rule] = Lane::Opening;
     }
@@ -767,26 +767,26 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     pub(super) fn hold_rule(&mut self, rule: usize, cause: Cause, remedy: Remedy) {
         let (now, random) = (self.shared.now, self.common.random());
-        let most_ms = self.head.config.reconnect_max_ms.into();
-        let queue = &self.head.rules(self.direction)[rule].queue;
+        let most_ms = self.bridge.config.reconnect_max_ms.into();
+        let queue = &self.bridge.rules(self.direction)[rule].queue;
         let cause = Cause::new(format_args!("{queue}: {cause}"));
         if self.state.rule_states[rule].hold(now, &cause, remedy, most_ms, random) {
             let text = format_args!("{cause}; it is retried with growing pauses; other rules continue");
-            let way = (self.direction, self.state.upstream);
-            self.shared.log_link(log::Level::Warn, self.head, way, text);
+            let link = (self.direction, self.state.upstream);
+            self.shared.log_link(log::Level::Warn, self.bridge, link, text);
         }
         if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
-            lane.is_ending = true;
+            lane.begins_nothing = true;
         }
     }
 
     /// Records that a message of a rule was taken. A rule that was retrying resumes normal operation.
-    pub(super) fn note_rule_taken(&mut self, rule: usize) {
+    pub(super) fn note_message_taken(&mut self, rule: usize) {
         if self.state.rule_states[rule].note_taken() {
-            let (name, what) = (&self.head.config.name, self.direction.name());
-            let queue = &self.head.rules(self.direction)[rule].queue;
+            let (name, what) = (&self.bridge.config.name, self.direction.name());
+            let queue = &self.bridge.rules(self.direction)[rule].queue;
             let text = format_args!("bridge {name}, {what}: the rule of {queue} continues");
-            self.shared.log_bridge(log::Level::Info, self.head.serial, text);
+            self.shared.log_bridge(log::Level::Info, self.bridge.serial, text);
             self.restore_window(rule);
         }
     }
@@ -797,7 +797,7 @@ impl<P: Platform> LinkTask<'_, P> {
         match &self.open_link.lanes[rule] {
             Lane::Closed | Lane::Opening => {}
             Lane::Forward(lane) => {
-                if let Err(cause) = self.shared.set_prefetch(lane.own, self.head.config.window) {
+                if let Err(cause) = self.shared.set_prefetch(lane.own, self.bridge.config.window) {
                     self.hold_rule(rule, cause, Remedy::Open);
                 }
             }
@@ -821,7 +821,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Returns the earliest deadline that input from the upstream can still move.
     fn input_deadline(&self, is_read: bool) -> Deadline {
         let open_link = &self.open_link;
-        let owed = open_link.confirm_deadline(self.head.config.confirm_timeout_ms.into());
+        let owed = open_link.confirm_deadline(self.bridge.config.confirm_timeout_ms.into());
         let content = open_link.content_deadline(self.shared.limits.content_timeout_ms.into());
         open_link.client.deadline(is_read).earlier(owed).earlier(content)
     }
@@ -830,15 +830,15 @@ impl<P: Platform> LinkTask<'_, P> {
     fn rate_limit_deadline(&self) -> Deadline {
         // If there is nothing to send, this costs one check: the rate permits the next message at that time.
         match self.direction {
-            Direction::Forward => self.head.rate_limit.deadline(self.shared.now),
+            Direction::Forward => self.bridge.rate_limit.deadline(self.shared.now),
             Direction::Fetch => Deadline::NEVER,
         }
     }
 
-    fn keep_time(&mut self) {
+    fn handle_timeout(&mut self) {
         let (id, now) = (self.open_link.peer, self.shared.now);
-        let is_read = self.shared.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No);
-        if let Err(cause) = self.open_link.client.keep_time(now, is_read) {
+        let is_read = self.shared.peers.get(id).is_some_and(|peer| peer.waiting == WaitReason::No);
+        if let Err(cause) = self.open_link.client.handle_timeout(now, is_read) {
             return self.close_with(cause);
         }
         let content_timeout_ms = self.shared.limits.content_timeout_ms.into();
@@ -857,7 +857,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Checks the confirm timeout, which runs from when a message was sent. On a slow link that is long after it was
     /// begun, and the system accepts only what it is about to send.
     fn check_confirm_timeout(&mut self) {
-        let (now, timeout_ms) = (self.shared.now, self.head.config.confirm_timeout_ms.into());
+        let (now, timeout_ms) = (self.shared.now, self.bridge.config.confirm_timeout_ms.into());
         if !self.open_link.confirm_deadline(timeout_ms).is_due(now) {
             return;
         }
@@ -871,11 +871,11 @@ impl<P: Platform> LinkTask<'_, P> {
             if let Lane::Forward(lane) = &mut self.open_link.lanes[rule]
                 && !lane.in_flight.is_empty()
                 && !self.open_link.client.is_stopped(rule)
-                && lane.end < LaneEnd::Sent
+                && lane.forced_end < LaneEnd::Sent
                 && lane.progressed_at.after_ms(timeout_ms).is_due(now)
             {
                 // Other rules get confirms, so the cause is this rule's queue at the upstream.
-                lane.end(LaneEnd::Sent);
+                lane.force_end(LaneEnd::Sent);
                 self.hold_rule(rule, cause.clone(), Remedy::Taken);
             }
         }
@@ -884,7 +884,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Postpones the disconnection of a link on demand that has opened or has moved something.
     fn note_active(&mut self, now: Now) {
         let is_busy = core::mem::take(&mut self.open_link.has_moved) || !self.open_link.is_idle();
-        let Some(demand) = &self.head.demand else { return };
+        let Some(demand) = &self.bridge.demand else { return };
         let due = now.after_ms(demand.rest_after_ms());
         let is_new = self.state.rest_due == Deadline::NEVER && !self.state.is_going_to_rest;
         if self.state.ready_since.is_some() && (is_busy || is_new) {
@@ -901,8 +901,8 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         self.state.today.sent += sent;
         self.state.today.received += received;
-        self.head.day_budget.note(received + sent);
-        if self.head.day_budget.must_store() {
+        self.bridge.day_budget.note(received + sent);
+        if self.bridge.day_budget.must_store() {
             self.common.note_due = self.shared.now.after_ms(0);
         }
     }

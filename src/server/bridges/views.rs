@@ -36,16 +36,16 @@ impl BridgeViews for ShownBridges<'_> {
     }
 
     fn at(&self, place: usize) -> Option<BridgeLinkView<'_>> {
-        let Bridge { head, links } = self.bridges.places.get(place / 2)?;
+        let Bridge { state: bridge, links } = self.bridges.places.get(place / 2)?;
         let direction = Direction::BOTH[place % 2];
         let link = links.iter().find(|link| link.direction == direction)?;
         let (state, open_link) = (&link.state, link.open_link());
-        let [day_bytes, yesterday_bytes, gone_ms] = head.day_budget.numbers(self.now);
+        let [day_bytes, yesterday_bytes, gone_ms] = bridge.day_budget.numbers(self.now);
         let mut lately = state.today;
         lately.add(state.yesterday);
         let retry_in_ms = match link.phase {
             Phase::Waiting(at) => at.ms_left(self.now),
-            Phase::Resting => head.demand.as_ref().and_then(|demand| demand.due().ms_left(self.now)),
+            Phase::Resting => bridge.demand.as_ref().and_then(|demand| demand.due().ms_left(self.now)),
             Phase::Connected(_) | Phase::LookingUp(_) | Phase::Paused => None,
         };
         let last_error = link.last_error();
@@ -55,35 +55,35 @@ impl BridgeViews for ShownBridges<'_> {
         // Parked messages belong to the bridge, and are shown with the first of its links.
         let is_first = links.first().is_some_and(|first| first.direction == direction);
         Some(BridgeLinkView {
-            bridge: &head.config.name,
+            bridge: &bridge.config.name,
             direction: direction.name(),
-            state: state_of(head, link),
-            vhost: &head.config.vhost,
-            upstream: head.config.upstream[state.upstream].to_string(),
+            state: state_of(bridge, link),
+            vhost: &bridge.config.vhost,
+            upstream: bridge.config.upstream[state.upstream].to_string(),
             moved: state.counts.moved,
             pending: open_link.map_or(0, |open_link| open_link.pending()) as u64,
             // The queues whose messages wait here to be forwarded.
             queues: (direction == Direction::Forward)
-                .then(|| head.config.forward.iter().map(|rule| rule.queue.as_str()).collect()),
+                .then(|| bridge.config.forward.iter().map(|rule| rule.queue.as_str()).collect()),
             repeats: state.counts.repeats,
-            inflow: head.inflow.span(gone_ms),
-            inflow_counted: head.inflow.counted(),
+            inflow: bridge.inflow.span(gone_ms),
+            inflow_counted: bridge.inflow.counted(),
             sent_since_yesterday: (lately.messages, lately.payload),
             log_free_bytes: self.log_free_bytes,
-            outage_days_min: head.config.outage_days_min,
-            parked_queue: is_first.then_some(&*head.config.parked),
+            outage_days_min: bridge.config.outage_days_min,
+            parked_queue: is_first.then_some(&*bridge.config.parked),
             held: state.rule_states.iter().map(|rule_state| u64::from(rule_state.oversized_count)).sum(),
             today: state.today.kinds(),
             yesterday: state.yesterday.kinds(),
             day_bytes,
-            day_bytes_max: head.config.day_bytes_max,
+            day_bytes_max: bridge.config.day_bytes_max,
             yesterday_bytes,
-            held_rules: link.held_rules(head) as u64,
-            rules: rules_of(head, link),
-            is_day_spent: head.day_budget.is_spent(),
+            held_rules: link.held_rules(bridge) as u64,
+            rules: rules_of(bridge, link),
+            is_day_spent: bridge.day_budget.is_spent(),
             connected: state.counts.connected,
             failed: state.counts.failed,
-            last_retry_result: match (&head.retry, &head.last_retry_result) {
+            last_retry_result: match (&bridge.retry, &bridge.last_retry_result) {
                 (Some(retry), _) => format!("{} were sent again so far", retry.moved_count),
                 (None, Some(cause)) => cause.to_string(),
                 (None, None) => String::new(),
@@ -95,21 +95,21 @@ impl BridgeViews for ShownBridges<'_> {
                 .filter(|_| state.ready_since.is_none())
                 .map(|since| self.now.ms_since(since)),
             retry_in_ms,
-            shovel: shovel_of(head, state),
-            is_paused: head.is_paused,
+            shovel: shovel_of(bridge, state),
+            is_paused: bridge.is_paused,
             changed_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(changed_at)),
         })
     }
 
     fn is_known(&self, bridge: &str) -> bool {
-        self.bridges.places.iter().any(|other| !other.head.is_leaving && other.head.config.name == bridge)
+        self.bridges.places.iter().any(|other| !other.state.is_leaving && other.state.config.name == bridge)
     }
 }
 
 /// Returns the shovel's definition, if the bridge is one.
 #[cold]
-fn shovel_of<'a>(head: &'a BridgeState, state: &LinkState) -> Option<ShovelView<'a>> {
-    let shovel = head.config.shovel.as_ref()?;
+fn shovel_of<'a>(bridge: &'a BridgeState, state: &LinkState) -> Option<ShovelView<'a>> {
+    let shovel = bridge.config.shovel.as_ref()?;
     let view = |end: &'a ShovelEnd| ShovelEndView {
         uri: end.uris.get(if end.is_here { 0 } else { state.upstream }).map_or("", String::as_str),
         queue: end.queue.as_deref(),
@@ -127,14 +127,14 @@ fn shovel_of<'a>(head: &'a BridgeState, state: &LinkState) -> Option<ShovelView<
 
 /// Returns the state of a link: that of its connection, or else that of the rule that needs attention first.
 #[cold]
-fn state_of(head: &BridgeState, link: &Link) -> &'static str {
+fn state_of(bridge: &BridgeState, link: &Link) -> &'static str {
     match &link.phase {
-        _ if head.is_leaving => "ending",
+        _ if bridge.is_leaving => "ending",
         Phase::Connected(open_link) if open_link.is_draining => "ending",
         Phase::Connected(open_link) if open_link.client.stage() != Stage::Open => "connecting",
         Phase::Connected(open_link) => {
             let states: Vec<_> =
-                (0..open_link.lanes.len()).map(|rule| state_of_rule(head, link, open_link, rule)).collect();
+                (0..open_link.lanes.len()).map(|rule| state_of_rule(bridge, link, open_link, rule)).collect();
             let first =
                 ["held", "blocked", "budget used", "running"].into_iter().find(|it| states.contains(it));
             first.unwrap_or("connecting")
@@ -148,8 +148,8 @@ fn state_of(head: &BridgeState, link: &Link) -> &'static str {
 
 /// Returns the state of a rule whose link is open.
 #[cold]
-fn state_of_rule(head: &BridgeState, link: &Link, open_link: &OpenLink, rule: usize) -> &'static str {
-    let is_of_budget = head.is_over_budget(&head.rules(link.direction)[rule]);
+fn state_of_rule(bridge: &BridgeState, link: &Link, open_link: &OpenLink, rule: usize) -> &'static str {
+    let is_of_budget = bridge.is_over_budget(&bridge.rules(link.direction)[rule]);
     match &open_link.lanes[rule] {
         _ if link.state.rule_states[rule].error().is_some() => "held",
         _ if is_of_budget => "budget used",
@@ -162,14 +162,14 @@ fn state_of_rule(head: &BridgeState, link: &Link, open_link: &OpenLink, rule: us
 
 /// Returns the state of each rule of a link, by the rule's queue.
 #[cold]
-fn rules_of<'a>(head: &'a BridgeState, link: &Link) -> Vec<(&'a str, &'static str)> {
-    let of_link = state_of(head, link);
+fn rules_of<'a>(bridge: &'a BridgeState, link: &Link) -> Vec<(&'a str, &'static str)> {
+    let of_link = state_of(bridge, link);
     let is_open = !matches!(of_link, "ending" | "connecting");
     let open_link = link.open_link().filter(|_| is_open);
-    let rules = head.rules(link.direction).iter().enumerate();
+    let rules = bridge.rules(link.direction).iter().enumerate();
     rules
         .map(|(at, rule)| {
-            (&*rule.queue, open_link.map_or(of_link, |open_link| state_of_rule(head, link, open_link, at)))
+            (&*rule.queue, open_link.map_or(of_link, |open_link| state_of_rule(bridge, link, open_link, at)))
         })
         .collect()
 }
@@ -183,7 +183,7 @@ impl Bridges {
         name: &str,
         order: BridgeOrder,
     ) {
-        let is_it = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config.name == name;
+        let is_it = |bridge: &Bridge| !bridge.state.is_leaving && bridge.state.config.name == name;
         // The bridge existed when the operator's request was checked. A reload may have removed the bridge
         // since.
         let Some(place) = self.places.iter().position(is_it) else { return };
@@ -198,11 +198,11 @@ impl Bridges {
                 self.begin_retry(shared, place);
             }
             BridgeOrder::Pause => {
-                bridge.head.is_paused = true;
+                bridge.state.is_paused = true;
                 self.drain(shared, place);
             }
             BridgeOrder::Resume | BridgeOrder::Restart => {
-                bridge.head.is_paused = false;
+                bridge.state.is_paused = false;
                 bridge.retry_rules_now(now);
                 for link in &mut bridge.links {
                     link.state.is_going_to_rest = false;

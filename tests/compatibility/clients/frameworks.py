@@ -23,7 +23,7 @@ PATIENCE = 90.0
 CELERY = "5.7.0"
 
 
-class LeveretHouse:
+class RestartedLeveret:
     """A Leveret that restarts with the same port and data after a kill, without any settings."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class LeveretHouse:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-class RabbitHouse:
+class RestartedRabbitMq:
     """A RabbitMQ whose application is stopped and started, which closes all connections."""
 
     def __init__(self) -> None:
@@ -71,19 +71,19 @@ class RabbitHouse:
 class Stage:
     """One broker, one Python environment, and all the programs of a case."""
 
-    def __init__(self, house: "LeveretHouse | RabbitHouse", python: Path, folder: Path) -> None:
-        self.house = house
+    def __init__(self, server: "RestartedLeveret | RestartedRabbitMq", python: Path, folder: Path) -> None:
+        self.server = server
         self.python = python
         self.folder = folder
         self.programs: List[Program] = []
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-        (house.home / "results").mkdir(exist_ok=True)
+        (server.home / "results").mkdir(exist_ok=True)
         self.environment: Dict[str, str] = dict(
-            kept, AMQP_URL=f"amqp://guest:guest@127.0.0.1:{house.port}/%2F", LEDGER=str(house.home / "ledger"),
-            RESULTS=str(house.home / "results"), PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1",
+            kept, AMQP_URL=f"amqp://guest:guest@127.0.0.1:{server.port}/%2F", LEDGER=str(server.home / "ledger"),
+            RESULTS=str(server.home / "results"), PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1",
             PYTHONPATH=str(folder))
         with contextlib.suppress(FileNotFoundError):
-            (house.home / "ledger").unlink()
+            (server.home / "ledger").unlink()
 
     def start(self, *words: str) -> Program:
         """Starts a program with the interpreter of the environment."""
@@ -108,7 +108,7 @@ class Stage:
                 worker.kill()
                 worker = start_worker()
             else:
-                self.house.kill()
+                self.server.kill()
             story.answer()
 
     def end(self) -> None:
@@ -196,20 +196,20 @@ def run(rabbitmq: bool, only: Optional[List[str]] = None) -> int:
 def on_a_stage(case: Case, rabbitmq: bool) -> None:
     """Runs a case with its own broker and folder."""
     python = environment.python_with(case.packages[0].replace("==", "-").replace("[rabbit]", ""), *case.packages)
-    house = RabbitHouse() if rabbitmq else LeveretHouse()
-    stage = Stage(house, python, HERE / "stories")
+    server = RestartedRabbitMq() if rabbitmq else RestartedLeveret()
+    stage = Stage(server, python, HERE / "stories")
     told(stage, lambda: case.run(stage))
 
 
 def told(stage: Stage, run: Callable[[], None]) -> None:
     """Runs a case and always removes its broker and folder."""
-    house = stage.house
+    server = stage.server
     try:
         run()
-        assert house.broker.alive(), "the broker ended"
+        assert server.broker.alive(), "the broker ended"
     except Exception:
-        print(stage.log() + "\n" + house.broker.log()[-3000:])
+        print(stage.log() + "\n" + server.broker.log()[-3000:])
         raise
     finally:
         stage.end()
-        house.close()
+        server.close()

@@ -75,7 +75,7 @@ class Story:
 
     def __init__(self, stage: frameworks.Stage, other: Other, command: List[str]) -> None:
         self.stage, self.other, self.command = stage, other, command
-        stage.environment["AMQP_PORT"] = str(stage.house.port)
+        stage.environment["AMQP_PORT"] = str(stage.server.port)
 
     def worker(self) -> Program:
         """Starts a worker."""
@@ -85,12 +85,12 @@ class Story:
 
     def published(self) -> int:
         """Returns the number of published messages: those in the queue and those that were processed."""
-        state = queue_state(brokers.Address("127.0.0.1", self.stage.house.port), "jobs")
+        state = queue_state(brokers.Address("127.0.0.1", self.stage.server.port), "jobs")
         return (state[0] if state else 0) + len(set(self.done()))
 
     def lines(self) -> List[str]:
         """Returns the lines that the programs wrote."""
-        ledger = self.stage.house.home / "ledger"
+        ledger = self.stage.server.home / "ledger"
         return ledger.read_text().splitlines() if ledger.exists() else []
 
     def done(self) -> List[int]:
@@ -112,7 +112,7 @@ class Story:
             # The client uses no confirms, but everything is stored within a second (commit_window).
             more.ended(PATIENCE_S)
             time.sleep(2.0)
-        self.stage.house.kill()
+        self.stage.server.kill()
         more.ended(PATIENCE_S)
         until("all numbers are processed", lambda: set(self.done()) == set(range(180)), PATIENCE_S)
         # Messages confirmed before the broker was killed are handled twice only if they are marked as redelivered.
@@ -132,6 +132,6 @@ def run(rabbitmq: bool, only: Optional[List[str]] = None) -> int:
 def on_a_stage(other: Other, rabbitmq: bool) -> None:
     """Runs a case with its own broker and folder, if its packages are installed."""
     command = other.install()
-    house = frameworks.RabbitHouse() if rabbitmq else frameworks.LeveretHouse()
-    stage = frameworks.Stage(house, Path(sys.executable), HERE)
+    node = frameworks.RestartedRabbitMq() if rabbitmq else frameworks.RestartedLeveret()
+    stage = frameworks.Stage(node, Path(sys.executable), HERE)
     frameworks.told(stage, Story(stage, other, command).tell)

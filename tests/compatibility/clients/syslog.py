@@ -38,13 +38,13 @@ class Lines:
     """A file to which lines are written, and the lines that arrived."""
 
     def __init__(self, stage: frameworks.Stage) -> None:
-        self.stage, self.home = stage, stage.house.home
-        self.address = Address("127.0.0.1", stage.house.port)
+        self.stage, self.home = stage, stage.server.home
+        self.address = Address("127.0.0.1", stage.server.port)
         self.written = 0
         self.came: Set[int] = set()
         self.syslog: Optional[Program] = None
         (self.home / "lines").write_text("")
-        (self.home / "syslog-ng.conf").write_text(CONFIG.format(home=self.home, port=stage.house.port))
+        (self.home / "syslog-ng.conf").write_text(CONFIG.format(home=self.home, port=stage.server.port))
 
     def start(self) -> None:
         """Starts a syslog-ng that continues where the last one was."""
@@ -104,7 +104,7 @@ def story(lines: Lines) -> None:
     until("500 lines are in the queue", lambda: lines.depth() >= 500, PATIENCE_S)
     # Longer than commit_window, which is one second.
     time.sleep(2.0)
-    lines.stage.house.kill()
+    lines.stage.server.kill()
     until("the lines are in the queue", lambda: lines.has(0), PATIENCE_S)
     lines.declare()
     before = lines.written
@@ -136,5 +136,5 @@ def on_a_stage() -> None:
     missing: List[str] = [name for name in PACKAGES if not Path(f"/var/lib/dpkg/info/{name}.list").exists()]
     if missing:
         environment.apt_install(*missing)
-    stage = frameworks.Stage(frameworks.LeveretHouse(), Path(), Path())
+    stage = frameworks.Stage(frameworks.RestartedLeveret(), Path(), Path())
     frameworks.told(stage, lambda: story(Lines(stage)))

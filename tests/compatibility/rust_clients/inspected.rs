@@ -124,12 +124,12 @@ fn what_a_broker_keeps_is_found_while_it_serves_and_when_it_was_killed() {
     let (broker, port) = start(&home);
     futures_lite::future::block_on(fill(port, &large));
     let (report, messages) = look(&home);
-    let holder = format!("\nbroker     process {} has the directory and may be writing\n", broker.0.id());
+    let holder = format!("\nbroker     process {} uses the directory and may be writing\n", broker.0.id());
     assert!(report.contains(&holder), "{report}");
     check(&report, &messages, &large);
     drop(broker);
     let (report, messages) = look(&home);
-    assert!(report.contains("\nbroker     none has the directory\n"), "{report}");
+    assert!(report.contains("\nbroker     none uses the directory\n"), "{report}");
     check(&report, &messages, &large);
     println!("{report}");
 }

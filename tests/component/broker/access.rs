@@ -50,14 +50,13 @@ impl TestBroker {
 
     /// Creates a broker with a user that has these permissions in `/`.
     fn with_user(user: &str, configure: &str, write: &str, read: &str) -> Self {
-        let mut house = Self::new();
-        house.broker.put_user(&mut house.pending_writes, user, PasswordHash::NoPassword, "").unwrap();
-        house
-            .broker
+        let mut node = Self::new();
+        node.broker.put_user(&mut node.pending_writes, user, PasswordHash::NoPassword, "").unwrap();
+        node.broker
             .access_mut()
-            .set_permissions(&mut house.pending_writes, user, "/", configure, write, read)
+            .set_permissions(&mut node.pending_writes, user, "/", configure, write, read)
             .unwrap();
-        house
+        node
     }
 
     fn ask_connection(&mut self, connection: ConnectionId, command: Command<'_>) -> Outcome {
@@ -92,7 +91,7 @@ impl TestBroker {
     }
 
     fn drain_facts(&mut self) {
-        while let Some(fact) = self.pending_writes.fact() {
+        while let Some(fact) = self.pending_writes.next_entry() {
             self.facts.push(fact.clone());
             self.pending_writes.pop_entry();
         }
@@ -129,7 +128,7 @@ impl TestBroker {
         let (connection, outcome) = self.login(user, password, from_loopback);
         let (outcome, took_time) = match outcome {
             Outcome::Check(check) => {
-                (self.broker.checked(&self.pending_writes, connection, &check, check.is_right()), true)
+                (self.broker.checked(&self.pending_writes, connection, &check, check.is_correct()), true)
             }
             outcome => (outcome, false),
         };
@@ -164,168 +163,162 @@ impl TestBroker {
                 log.insert(key, value);
             }
         }
-        let mut house = Self::new();
+        let mut node = Self::new();
         for (key, value) in log {
             let Some(value) = value else { continue };
             let definition = Definition::parse(key, value).unwrap();
-            if house.broker.restore(&mut context!(house), &definition) == Restored::Orphaned {
-                house.broker.delete_stale_definition(&mut house.pending_writes, key, &[]);
+            if node.broker.restore(&mut context!(node), &definition) == Restored::Orphaned {
+                node.broker.delete_stale_definition(&mut node.pending_writes, key, &[]);
             }
         }
-        house
+        node
     }
 }
 
 #[test]
 fn a_password_is_checked_once_and_then_remembered_until_it_changes() {
-    let mut house = TestBroker::new();
+    let mut node = TestBroker::new();
     let hash = |password: &[u8]| PasswordHash::of(password, &mut |salt| salt.fill(1));
-    house.broker.put_user(&mut house.pending_writes, "u", hash(b"one"), "").unwrap();
-    assert_eq!(house.log_in("u", b"two", true), (false, true));
-    assert_eq!(house.log_in("u", b"one", true), (true, true));
-    assert_eq!(house.log_in("u", b"one", true), (true, false), "remembered");
-    assert_eq!(house.log_in("u", b"two", true), (false, true), "the wrong one is not");
-    assert_eq!(house.log_in("nobody", b"one", true), (false, true), "an unknown user takes as long");
-    house.broker.access_mut().change_password_hash(&mut house.pending_writes, "u", hash(b"two")).unwrap();
-    assert_eq!(house.log_in("u", b"one", true), (false, true));
-    assert_eq!(house.log_in("u", b"two", true), (true, true));
-    house.broker.delete_user(&mut house.pending_writes, "u").unwrap();
-    assert_eq!(house.log_in("u", b"two", true), (false, true));
+    node.broker.put_user(&mut node.pending_writes, "u", hash(b"one"), "").unwrap();
+    assert_eq!(node.log_in("u", b"two", true), (false, true));
+    assert_eq!(node.log_in("u", b"one", true), (true, true));
+    assert_eq!(node.log_in("u", b"one", true), (true, false), "remembered");
+    assert_eq!(node.log_in("u", b"two", true), (false, true), "the wrong one is not");
+    assert_eq!(node.log_in("nobody", b"one", true), (false, true), "an unknown user takes as long");
+    node.broker.access_mut().change_password_hash(&mut node.pending_writes, "u", hash(b"two")).unwrap();
+    assert_eq!(node.log_in("u", b"one", true), (false, true));
+    assert_eq!(node.log_in("u", b"two", true), (true, true));
+    node.broker.delete_user(&mut node.pending_writes, "u").unwrap();
+    assert_eq!(node.log_in("u", b"two", true), (false, true));
 }
 
 #[test]
 fn a_check_means_nothing_when_the_password_changed_meanwhile() {
-    let mut house = TestBroker::new();
-    let (connection, outcome) = house.login("guest", b"guest", true);
+    let mut node = TestBroker::new();
+    let (connection, outcome) = node.login("guest", b"guest", true);
     let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
-    house
-        .broker
+    node.broker
         .access_mut()
-        .change_password_hash(&mut house.pending_writes, "guest", PasswordHash::NoPassword)
+        .change_password_hash(&mut node.pending_writes, "guest", PasswordHash::NoPassword)
         .unwrap();
-    assert!(matches!(
-        house.broker.checked(&house.pending_writes, connection, &check, true),
-        Outcome::Fault(_)
-    ));
+    assert!(matches!(node.broker.checked(&node.pending_writes, connection, &check, true), Outcome::Fault(_)));
 }
 
 #[test]
 fn guest_logs_in_only_from_this_machine_unless_configured_otherwise() {
-    let mut house = TestBroker::new();
-    assert_eq!(house.log_in("guest", b"guest", false), (false, true));
-    assert_eq!(house.log_in("guest", b"guest", true), (true, true), "from afar nothing was found out");
+    let mut node = TestBroker::new();
+    assert_eq!(node.log_in("guest", b"guest", false), (false, true));
+    assert_eq!(node.log_in("guest", b"guest", true), (true, true), "from afar nothing was found out");
     // The password is known to be right by now. From a remote address it still takes as long as a wrong one,
     // and fails in the same way.
     for password in [&b"guest"[..], b"wrong"] {
-        assert_eq!(house.log_in("guest", password, false), (false, true));
+        assert_eq!(node.log_in("guest", password, false), (false, true));
     }
-    let (connection, outcome) = house.login("guest", b"guest", false);
+    let (connection, outcome) = node.login("guest", b"guest", false);
     let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
-    let outcome = house.broker.checked(&house.pending_writes, connection, &check, check.is_right());
+    let outcome = node.broker.checked(&node.pending_writes, connection, &check, check.is_correct());
     let said = refused(&outcome);
     assert!(said.contains("create another user") && said.contains("loopback_users = []"), "{said}");
-    house.broker.access_mut().set_loopback_users(&[]);
-    assert_eq!(house.log_in("guest", b"guest", false), (true, false));
+    node.broker.access_mut().set_loopback_users(&[]);
+    assert_eq!(node.log_in("guest", b"guest", false), (true, false));
 }
 
 #[test]
 fn cached_permissions_of_a_channel_end_with_the_permission() {
-    let mut house = TestBroker::with_user("u", "", "^x$|amq.default", "");
-    let guest = house.connect("guest", "/").unwrap();
+    let mut node = TestBroker::with_user("u", "", "^x$|amq.default", "");
+    let guest = node.connect("guest", "/").unwrap();
     let (passive, durable, auto_delete, internal) = (false, false, false, false);
     let (kind, arguments) = ("fanout", &[][..]);
     for exchange in ["x", "y"] {
         let declare =
             Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments };
-        assert_eq!(house.ask(guest, declare), Outcome::Done);
+        assert_eq!(node.ask(guest, declare), Outcome::Done);
     }
-    let at = house.connect("u", "/").unwrap();
+    let at = node.connect("u", "/").unwrap();
     for _ in 0..2 {
-        assert_eq!(house.publish(at, "x", "k"), Outcome::Published);
+        assert_eq!(node.publish(at, "x", "k"), Outcome::Published);
     }
     let text = "ACCESS_REFUSED - access to exchange 'y' in vhost '/' refused for user 'u'";
-    assert_eq!(refused(&house.publish(at, "y", "k")), text);
-    assert_eq!(house.publish(at, "x", "k"), Outcome::Published);
-    house.broker.access_mut().set_permissions(&mut house.pending_writes, "u", "/", "", "^y$", "").unwrap();
-    assert!(refused(&house.publish(at, "x", "k")).contains("access to exchange 'x'"));
-    assert_eq!(house.publish(at, "y", "k"), Outcome::Published);
-    house.broker.access_mut().clear_permissions(&mut house.pending_writes, "u", "/").unwrap();
-    assert!(refused(&house.publish(at, "y", "k")).contains("access to exchange 'y'"));
+    assert_eq!(refused(&node.publish(at, "y", "k")), text);
+    assert_eq!(node.publish(at, "x", "k"), Outcome::Published);
+    node.broker.access_mut().set_permissions(&mut node.pending_writes, "u", "/", "", "^y$", "").unwrap();
+    assert!(refused(&node.publish(at, "x", "k")).contains("access to exchange 'x'"));
+    assert_eq!(node.publish(at, "y", "k"), Outcome::Published);
+    node.broker.access_mut().clear_permissions(&mut node.pending_writes, "u", "/").unwrap();
+    assert!(refused(&node.publish(at, "y", "k")).contains("access to exchange 'y'"));
 }
 
 #[test]
 fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
-    let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
-    house
-        .broker
+    let mut node = TestBroker::with_user("u", ".*", ".*", ".*");
+    node.broker
         .access_mut()
-        .set_topic_permissions(&mut house.pending_writes, "u", "/", "amq.topic", "^{username}\\.", ".*")
+        .set_topic_permissions(&mut node.pending_writes, "u", "/", "amq.topic", "^{username}\\.", ".*")
         .unwrap();
-    let at = house.connect("u", "/").unwrap();
+    let at = node.connect("u", "/").unwrap();
     for _ in 0..2 {
-        assert_eq!(house.publish(at, "amq.topic", "u.1"), Outcome::Published);
-        assert!(refused(&house.publish(at, "amq.topic", "v.1")).contains("access to topic 'v.1'"));
-        assert_eq!(house.publish(at, "amq.direct", "v.1"), Outcome::Published);
+        assert_eq!(node.publish(at, "amq.topic", "u.1"), Outcome::Published);
+        assert!(refused(&node.publish(at, "amq.topic", "v.1")).contains("access to topic 'v.1'"));
+        assert_eq!(node.publish(at, "amq.direct", "v.1"), Outcome::Published);
     }
-    house
-        .broker
+    node.broker
         .access_mut()
-        .clear_topic_permissions(&mut house.pending_writes, "u", "/", Some("amq.topic"))
+        .clear_topic_permissions(&mut node.pending_writes, "u", "/", Some("amq.topic"))
         .unwrap();
-    assert_eq!(house.publish(at, "amq.topic", "v.1"), Outcome::Published);
+    assert_eq!(node.publish(at, "amq.topic", "v.1"), Outcome::Published);
 }
 
 #[test]
 fn a_deleted_user_may_do_nothing_more_and_is_disconnected() {
-    let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
-    let at = house.connect("u", "/").unwrap();
-    house.broker.delete_user(&mut house.pending_writes, "u").unwrap();
-    let (connection, fault) = house.broker.next_forced().unwrap();
+    let mut node = TestBroker::with_user("u", ".*", ".*", ".*");
+    let at = node.connect("u", "/").unwrap();
+    node.broker.delete_user(&mut node.pending_writes, "u").unwrap();
+    let (connection, fault) = node.broker.next_forced().unwrap();
     assert_eq!(connection, at.connection);
     assert_eq!(&*fault.text, "CONNECTION_FORCED - user 'u' is deleted");
-    assert!(house.broker.next_forced().is_none());
-    assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
+    assert!(node.broker.next_forced().is_none());
+    assert!(refused(&node.declare(at, "q")).contains("refused for user 'u'"));
     // A new user of the same name has none of its rights.
-    house.broker.put_user(&mut house.pending_writes, "u", PasswordHash::NoPassword, "").unwrap();
-    assert!(refused(&house.declare(at, "q")).contains("refused for user 'u'"));
-    let refusal = house.connect("u", "/").map(|_| ()).unwrap_err();
+    node.broker.put_user(&mut node.pending_writes, "u", PasswordHash::NoPassword, "").unwrap();
+    assert!(refused(&node.declare(at, "q")).contains("refused for user 'u'"));
+    let refusal = node.connect("u", "/").map(|_| ()).unwrap_err();
     assert_eq!(refused(&refusal), "NOT_ALLOWED - access to vhost '/' refused for user 'u'");
 }
 
 #[test]
 fn a_virtual_host_is_deleted_with_everything_in_it() {
-    let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
-    let other = house.connect("u", "/").unwrap();
-    house.declare(other, "q");
-    let before = house.broker.gauges();
-    house.broker.put_vhost(&mut house.pending_writes, "v").unwrap();
-    house.broker.access_mut().set_permissions(&mut house.pending_writes, "u", "v", ".*", ".*", ".*").unwrap();
-    let at = house.connect("u", "v").unwrap();
+    let mut node = TestBroker::with_user("u", ".*", ".*", ".*");
+    let other = node.connect("u", "/").unwrap();
+    node.declare(other, "q");
+    let before = node.broker.gauges();
+    node.broker.put_vhost(&mut node.pending_writes, "v").unwrap();
+    node.broker.access_mut().set_permissions(&mut node.pending_writes, "u", "v", ".*", ".*", ".*").unwrap();
+    let at = node.connect("u", "v").unwrap();
     for queue in 0..700 {
         let queue = format!("q{queue}");
-        assert!(matches!(house.declare(at, &queue), Outcome::QueueDeclared { .. }));
+        assert!(matches!(node.declare(at, &queue), Outcome::QueueDeclared { .. }));
         let (queue, exchange, routing_key, arguments) = (&*queue, "amq.topic", "a.#", &[][..]);
         assert_eq!(
-            house.ask(at, Command::QueueBind { queue, exchange, routing_key, arguments }),
+            node.ask(at, Command::QueueBind { queue, exchange, routing_key, arguments }),
             Outcome::Done
         );
-        assert_eq!(house.publish(at, "amq.topic", "a.b"), Outcome::Published);
+        assert_eq!(node.publish(at, "amq.topic", "a.b"), Outcome::Published);
     }
-    let facts = house.take_facts();
-    house.broker.delete_vhost(&mut context!(house), "v").unwrap();
+    let facts = node.take_facts();
+    node.broker.delete_vhost(&mut context!(node), "v").unwrap();
     assert_eq!(
-        house.broker.put_vhost(&mut house.pending_writes, "v"),
+        node.broker.put_vhost(&mut node.pending_writes, "v"),
         Err(OperatorFault::BeingDeleted("v".into()))
     );
-    let (connection, fault) = house.broker.next_forced().unwrap();
+    let (connection, fault) = node.broker.next_forced().unwrap();
     assert_eq!((connection, &*fault.text), (at.connection, "CONNECTION_FORCED - vhost 'v' is deleted"));
-    assert!(refused(&house.declare(at, "late")).contains("refused"));
-    house.hang_up(at.connection);
-    assert_eq!(house.broker.gauges(), before, "nothing is left of it");
-    house.broker.put_vhost(&mut house.pending_writes, "v").unwrap();
-    assert_eq!(house.broker.access().vhosts().count(), 2);
+    assert!(refused(&node.declare(at, "late")).contains("refused"));
+    node.hang_up(at.connection);
+    assert_eq!(node.broker.gauges(), before, "nothing is left of it");
+    node.broker.put_vhost(&mut node.pending_writes, "v").unwrap();
+    assert_eq!(node.broker.access().vhosts().count(), 2);
     // A start after a power cut in the middle finds the other virtual host complete, and nothing of this one.
-    let deletion = house.take_facts();
+    let deletion = node.take_facts();
     for cut in [1, 2, 100, deletion.len() - 2] {
         let said = [&facts[..], &deletion[..cut]].concat();
         let restarted = TestBroker::restart(&said);
@@ -337,37 +330,36 @@ fn a_virtual_host_is_deleted_with_everything_in_it() {
 
 #[test]
 fn limits_of_a_virtual_host_hold_and_others_have_none() {
-    let mut house = TestBroker::new();
-    house.broker.put_vhost(&mut house.pending_writes, "v").unwrap();
-    house
-        .broker
+    let mut node = TestBroker::new();
+    node.broker.put_vhost(&mut node.pending_writes, "v").unwrap();
+    node.broker
         .access_mut()
-        .set_permissions(&mut house.pending_writes, "guest", "v", ".*", ".*", ".*")
+        .set_permissions(&mut node.pending_writes, "guest", "v", ".*", ".*", ".*")
         .unwrap();
     let limits = VhostLimits { queues_max: Some(1), connections_max: Some(2) };
-    house.broker.access_mut().set_vhost_limits(&mut house.pending_writes, "v", limits).unwrap();
-    let at = house.connect("guest", "v").unwrap();
-    let second = house.connect("guest", "v").unwrap();
-    let full = house.connect("guest", "v").map(|_| ()).unwrap_err();
+    node.broker.access_mut().set_vhost_limits(&mut node.pending_writes, "v", limits).unwrap();
+    let at = node.connect("guest", "v").unwrap();
+    let second = node.connect("guest", "v").unwrap();
+    let full = node.connect("guest", "v").map(|_| ()).unwrap_err();
     let text = "NOT_ALLOWED - access to vhost 'v' refused for user 'guest': connection limit (2) is reached";
     assert_eq!(refused(&full), text);
-    house.hang_up(second.connection);
-    house.connect("guest", "v").unwrap();
-    assert!(matches!(house.declare(at, "one"), Outcome::QueueDeclared { .. }));
+    node.hang_up(second.connection);
+    node.connect("guest", "v").unwrap();
+    assert!(matches!(node.declare(at, "one"), Outcome::QueueDeclared { .. }));
     let text = "PRECONDITION_FAILED - cannot declare queue 'two': queue limit in vhost 'v' (1) is reached";
-    assert_eq!(refused(&house.declare(at, "two")), text);
-    house.ask(at, Command::QueueDelete { queue: "one", if_unused: false, if_empty: false });
-    assert!(matches!(house.declare(at, "two"), Outcome::QueueDeclared { .. }));
-    let elsewhere = house.connect("guest", "/").unwrap();
+    assert_eq!(refused(&node.declare(at, "two")), text);
+    node.ask(at, Command::QueueDelete { queue: "one", if_unused: false, if_empty: false });
+    assert!(matches!(node.declare(at, "two"), Outcome::QueueDeclared { .. }));
+    let elsewhere = node.connect("guest", "/").unwrap();
     for queue in ["one", "two"] {
-        assert!(matches!(house.declare(elsewhere, queue), Outcome::QueueDeclared { .. }));
+        assert!(matches!(node.declare(elsewhere, queue), Outcome::QueueDeclared { .. }));
     }
 }
 
 #[test]
 fn a_power_cut_leaves_the_old_or_the_new() {
-    let mut house = TestBroker::new();
-    let mut sights = vec![house.sight()];
+    let mut node = TestBroker::new();
+    let mut sights = vec![node.sight()];
     let hash = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
     type Change<'a> = Box<
         dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret_core::pending_writes::Batch, OperatorFault>
@@ -402,12 +394,12 @@ fn a_power_cut_leaves_the_old_or_the_new() {
         Box::new(|broker, context| broker.delete_vhost(context, "/")),
     ];
     for change in changes {
-        change(&mut house.broker, &mut context!(house)).unwrap();
-        house.work();
-        sights.push(house.sight());
+        change(&mut node.broker, &mut context!(node)).unwrap();
+        node.work();
+        sights.push(node.sight());
     }
-    assert!(house.sight().is_empty(), "even the first user and virtual host can go");
-    let facts = house.take_facts();
+    assert!(node.sight().is_empty(), "even the first user and virtual host can go");
+    let facts = node.take_facts();
     let mut reached = 0;
     for cut in 0..=facts.len() {
         let restarted = TestBroker::restart(&facts[..cut]);
@@ -421,12 +413,12 @@ fn a_power_cut_leaves_the_old_or_the_new() {
 
 #[test]
 fn definitions_without_capacity_are_kept() {
-    let mut house = TestBroker::new();
+    let mut node = TestBroker::new();
     for name in ["a", "b", "c"] {
-        house.broker.put_vhost(&mut house.pending_writes, name).unwrap();
+        node.broker.put_vhost(&mut node.pending_writes, name).unwrap();
     }
-    assert_eq!(house.broker.access().vhosts().count(), 4);
-    let full = house.broker.put_vhost(&mut house.pending_writes, "d").unwrap_err();
+    assert_eq!(node.broker.access().vhosts().count(), 4);
+    let full = node.broker.put_vhost(&mut node.pending_writes, "d").unwrap_err();
     assert!(full.to_string().contains("vhosts_max"), "{full}");
     let mut small = TestBroker::new();
     small.broker = {
@@ -455,8 +447,8 @@ fn definitions_without_capacity_are_kept() {
 
 #[test]
 fn invalid_operator_requests_are_refused() {
-    let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
-    let (broker, pending_writes) = (&mut house.broker, &mut house.pending_writes);
+    let mut node = TestBroker::with_user("u", ".*", ".*", ".*");
+    let (broker, pending_writes) = (&mut node.broker, &mut node.pending_writes);
     let text = |result: Result<_, OperatorFault>| result.unwrap_err().to_string();
     assert_eq!(text(broker.access_mut().set_tags(pending_writes, "x", "")), "User 'x' does not exist");
     assert_eq!(
@@ -520,10 +512,10 @@ fn patterns_have_a_pool_of_their_own() {
 
 #[test]
 fn nothing_is_left_when_all_connections_are_closed() {
-    let mut house = TestBroker::new();
-    let at = house.connect("guest", "/").unwrap();
-    house.hang_up(at.connection);
-    assert_eq!(house.broker.gauges(), Gauges::default());
+    let mut node = TestBroker::new();
+    let at = node.connect("guest", "/").unwrap();
+    node.hang_up(at.connection);
+    assert_eq!(node.broker.gauges(), Gauges::default());
 }
 
 fn described(description: &str, default_queue_type: &str) -> VhostChange {
@@ -537,18 +529,18 @@ fn described(description: &str, default_queue_type: &str) -> VhostChange {
 
 #[test]
 fn metadata_of_a_virtual_host_are_kept_and_protect_it() {
-    let mut house = TestBroker::new();
-    let before = house.broker.gauges().names_bytes;
-    house.broker.put_vhost_with(&mut house.pending_writes, "v", &described("d", "quorum")).unwrap();
-    assert_eq!(house.broker.gauges().names_bytes, before + 1 + 3 + 6);
+    let mut node = TestBroker::new();
+    let before = node.broker.gauges().names_bytes;
+    node.broker.put_vhost_with(&mut node.pending_writes, "v", &described("d", "quorum")).unwrap();
+    assert_eq!(node.broker.gauges().names_bytes, before + 1 + 3 + 6);
     let limits = VhostLimits { queues_max: Some(9), connections_max: None };
-    house.broker.access_mut().set_vhost_limits(&mut house.pending_writes, "v", limits).unwrap();
-    house.broker.put_vhost(&mut house.pending_writes, "v").unwrap();
-    let facts = house.take_facts();
+    node.broker.access_mut().set_vhost_limits(&mut node.pending_writes, "v", limits).unwrap();
+    node.broker.put_vhost(&mut node.pending_writes, "v").unwrap();
+    let facts = node.take_facts();
     let mut restarted = TestBroker::restart(&facts);
     let kept =
         VhostMetadata { description: "d", tags: "a,b", default_queue_type: "quorum", is_protected: true };
-    for broker in [&house.broker, &restarted.broker] {
+    for broker in [&node.broker, &restarted.broker] {
         let view = broker.access().vhosts().find(|view| view.name == "v").unwrap();
         assert_eq!((view.metadata, view.limits), (kept, limits));
     }
@@ -564,8 +556,8 @@ fn metadata_of_a_virtual_host_are_kept_and_protect_it() {
 
 #[test]
 fn metadata_of_a_virtual_host_are_bounded() {
-    let mut house = TestBroker::new();
-    let (broker, pending_writes) = (&mut house.broker, &mut house.pending_writes);
+    let mut node = TestBroker::new();
+    let (broker, pending_writes) = (&mut node.broker, &mut node.pending_writes);
     let most = "d".repeat(VHOST_METADATA_BYTES_MAX - 3);
     let long =
         broker.put_vhost_with(pending_writes, "v", &described(&format!("{most}d"), "quorum")).unwrap_err();
@@ -585,16 +577,15 @@ fn metadata_of_a_virtual_host_are_bounded() {
 
 #[test]
 fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
-    let mut house = TestBroker::new();
+    let mut node = TestBroker::new();
     for kind in ["quorum", "stream"] {
-        house.broker.put_vhost_with(&mut house.pending_writes, kind, &described("", kind)).unwrap();
-        house
-            .broker
+        node.broker.put_vhost_with(&mut node.pending_writes, kind, &described("", kind)).unwrap();
+        node.broker
             .access_mut()
-            .set_permissions(&mut house.pending_writes, "guest", kind, ".*", ".*", ".*")
+            .set_permissions(&mut node.pending_writes, "guest", kind, ".*", ".*", ".*")
             .unwrap();
     }
-    let at = house.connect("guest", "quorum").unwrap();
+    let at = node.connect("guest", "quorum").unwrap();
     let declare = |queue, durable, arguments| {
         let (passive, exclusive, auto_delete) = (false, false, false);
         Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments }
@@ -608,11 +599,10 @@ fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
         declare("transient", false, &[]),
         declare("", true, &[]),
     ] {
-        let outcome = house.ask(at, command);
+        let outcome = node.ask(at, command);
         assert!(matches!(outcome, Outcome::QueueDeclared { .. }), "{outcome:?}");
     }
-    let declared =
-        house.broker.operator_declare_queue(&mut context!(house), "quorum", "o", (true, false), &[]);
+    let declared = node.broker.operator_declare_queue(&mut context!(node), "quorum", "o", (true, false), &[]);
     assert_eq!(declared.unwrap(), Declared::Done);
     let types = |broker: &Broker| -> BTreeMap<String, Option<String>> {
         let views = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
@@ -625,9 +615,9 @@ fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
     let wanted =
         [("named", Some("classic")), ("o", Some("quorum")), ("transient", None), ("unnamed", Some("quorum"))];
     let wanted = wanted.map(|(name, kind)| (name.to_string(), kind.map(str::to_string))).into();
-    assert_eq!(types(&house.broker), wanted);
-    let at = house.connect("guest", "stream").unwrap();
-    let refusal = house.ask(at, declare("s", true, &[]));
+    assert_eq!(types(&node.broker), wanted);
+    let at = node.connect("guest", "stream").unwrap();
+    let refusal = node.ask(at, declare("s", true, &[]));
     assert!(refused(&refusal).starts_with("NOT_IMPLEMENTED - stream queues"), "{refusal:?}");
-    assert!(matches!(house.ask(at, declare("c", false, &[])), Outcome::QueueDeclared { .. }));
+    assert!(matches!(node.ask(at, declare("c", false, &[])), Outcome::QueueDeclared { .. }));
 }

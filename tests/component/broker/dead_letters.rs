@@ -24,9 +24,9 @@ pub(crate) fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Fu
     writer.written()[4..].to_vec()
 }
 
-pub(crate) fn declare(house: &mut TestBroker, at: At, queue: &str, durable: bool, arguments: &[u8]) {
+pub(crate) fn declare(node: &mut TestBroker, at: At, queue: &str, durable: bool, arguments: &[u8]) {
     let (passive, exclusive, auto_delete) = (false, false, false);
-    house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
 }
 
 /// Returns arguments for a queue that dead-letters to `queue` through the default exchange.
@@ -42,12 +42,12 @@ pub(crate) fn with(queue: &str, more: impl FnOnce(&mut TableWriter<'_, '_>) -> R
     })
 }
 
-fn message(house: &mut TestBroker, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
-    message_to(house, "", key, properties, body)
+fn message(node: &mut TestBroker, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
+    message_to(node, "", key, properties, body)
 }
 
 pub(crate) fn message_to(
-    house: &mut TestBroker,
+    node: &mut TestBroker,
     exchange: &str,
     key: &str,
     properties: &[u8],
@@ -59,19 +59,19 @@ pub(crate) fn message_to(
         MessageFlags::NONE
     };
     let flags = if properties.len() > 3 { flags.with(MessageFlags::PARSE_PROPERTIES) } else { flags };
-    let id = house.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
+    let id = node.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
     let len = body.len() as u32;
-    house.messages.reserve_content(id, properties, flags, len, Share::Ordinary).unwrap();
-    house.messages.append_body(id, body);
-    house.messages.finish(id);
+    node.messages.reserve_content(id, properties, flags, len, Share::Ordinary).unwrap();
+    node.messages.append_body(id, body);
+    node.messages.finish(id);
     id
 }
 
 pub(crate) const PERSISTENT: &[u8] = &[0x10, 0, 2];
 
-pub(crate) fn publish(house: &mut TestBroker, at: At, key: &str, properties: &[u8], body: &str) -> Outcome {
-    let message = message(house, key, properties, body.as_bytes());
-    house.ask(at, Command::Publish { message, mandatory: false })
+pub(crate) fn publish(node: &mut TestBroker, at: At, key: &str, properties: &[u8], body: &str) -> Outcome {
+    let message = message(node, key, properties, body.as_bytes());
+    node.ask(at, Command::Publish { message, mandatory: false })
 }
 
 /// The result of a get: tag, body and properties.
@@ -106,40 +106,40 @@ impl Got {
     }
 }
 
-pub(crate) fn get(house: &mut TestBroker, at: At, queue: &str) -> Option<Got> {
-    match house.ask(at, Command::Get { queue, no_ack: false }) {
+pub(crate) fn get(node: &mut TestBroker, at: At, queue: &str) -> Option<Got> {
+    match node.ask(at, Command::Get { queue, no_ack: false }) {
         Outcome::GetEmpty => return None,
         Outcome::GetQueued => {}
         other => panic!("basic.get answered {other:?}"),
     }
-    Some(received(house, at))
+    Some(received(node, at))
 }
 
 /// Returns the message of a get in the outbox.
-fn received(house: &mut TestBroker, at: At) -> Got {
-    let outbox = house.broker.outbox(at.connection);
+fn received(node: &mut TestBroker, at: At) -> Got {
+    let outbox = node.broker.outbox(at.connection);
     let delivery = outbox.peek().expect("it is in the outbox");
     let DeliveryKind::GetOk { message_count: left } = delivery.kind else { panic!("it answers a get") };
     let (tag, id) = (delivery.delivery_tag, delivery.message);
     let mut scratch = vec![0; 1 << 17];
-    let properties = house.messages.properties(id, &mut scratch).to_vec();
-    let mut body = vec![0; house.messages.body_len(id) as usize];
-    house.messages.read(id, &mut house.messages.body_cursor(id, 0), &mut body);
+    let properties = node.messages.properties(id, &mut scratch).to_vec();
+    let mut body = vec![0; node.messages.body_len(id) as usize];
+    node.messages.read(id, &mut node.messages.body_cursor(id, 0), &mut body);
     let body = String::from_utf8(body).unwrap();
-    let (exchange, key) = (house.messages.exchange(id).to_owned(), house.messages.routing_key(id).to_vec());
-    house.broker.sent(&mut context!(house), at.connection, 1);
+    let (exchange, key) = (node.messages.exchange(id).to_owned(), node.messages.routing_key(id).to_vec());
+    node.broker.sent(&mut context!(node), at.connection, 1);
     Got { tag, body, left, exchange, key, properties }
 }
 
 #[track_caller]
-pub(crate) fn got(house: &mut TestBroker, at: At, queue: &str) -> Got {
-    get(house, at, queue).expect("there is a message")
+pub(crate) fn got(node: &mut TestBroker, at: At, queue: &str) -> Got {
+    get(node, at, queue).expect("there is a message")
 }
 
-pub(crate) fn empty(house: &mut TestBroker, at: At, queue: &str) -> Vec<String> {
+pub(crate) fn empty(node: &mut TestBroker, at: At, queue: &str) -> Vec<String> {
     let mut bodies = Vec::new();
-    while let Some(got) = get(house, at, queue) {
-        house.settle(at, got.tag, false, Settlement::Ack);
+    while let Some(got) = get(node, at, queue) {
+        node.settle(at, got.tag, false, Settlement::Ack);
         bodies.push(got.body);
     }
     bodies
@@ -147,21 +147,21 @@ pub(crate) fn empty(house: &mut TestBroker, at: At, queue: &str) -> Vec<String> 
 
 #[test]
 fn a_rejected_message_is_dead_lettered_with_its_death() {
-    let mut house = TestBroker::new(64);
-    house.broker.set_unix_time(1_700_000_000);
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &to("dead"));
+    let mut node = TestBroker::new(64);
+    node.broker.set_unix_time(1_700_000_000);
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", false, &to("dead"));
     // Headers { mine: 1, CC: [] }, expiration "60000".
     let headers = table(|t| t.int("mine", 1).and_then(|()| t.array("CC", |keys| keys.text("copy"))));
     let mut properties = vec![0x21, 0];
     properties.extend((headers.len() as u32).to_be_bytes());
     properties.extend(&headers);
     properties.extend(b"\x0560000");
-    assert_eq!(publish(&mut house, at, "q", &properties, "body"), Outcome::Published);
-    let first = got(&mut house, at, "q");
-    house.settle(at, first.tag, false, Settlement::Reject);
-    let letter = got(&mut house, at, "dead");
+    assert_eq!(publish(&mut node, at, "q", &properties, "body"), Outcome::Published);
+    let first = got(&mut node, at, "q");
+    node.settle(at, first.tag, false, Settlement::Reject);
+    let letter = got(&mut node, at, "dead");
     assert_eq!((&*letter.body, &*letter.exchange, &*letter.key), ("body", "", &b"dead"[..]));
     assert_eq!(Properties::trusted(&letter.properties).expiration(), None, "it expired once");
     let headers = letter.headers();
@@ -178,38 +178,38 @@ fn a_rejected_message_is_dead_lettered_with_its_death() {
     assert_eq!(death.get("original-expiration"), Some(Value::LongStr(b"60000")));
     let keys = death.get("routing-keys").and_then(|value| value.as_array()).unwrap();
     assert_eq!(keys.iter().filter_map(|key| key.as_str()).collect::<Vec<_>>(), ["q", "copy"]);
-    house.settle(at, letter.tag, false, Settlement::Ack);
-    assert_eq!(house.broker.gauges().deliveries, 0);
-    assert_eq!(house.messages.messages_used(), 0);
+    node.settle(at, letter.tag, false, Settlement::Ack);
+    assert_eq!(node.broker.gauges().deliveries, 0);
+    assert_eq!(node.messages.messages_used(), 0);
 }
 
 #[test]
 fn a_message_rejected_by_a_full_queue_is_reported_and_dead_lettered() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
     let full = |t: &mut TableWriter<'_, '_>| {
         t.int("x-max-length", 1)?;
         t.text("x-overflow", "reject-publish-dlx")
     };
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &with("dead", full));
-    declare(&mut house, at, "free", false, &[]);
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", false, &with("dead", full));
+    declare(&mut node, at, "free", false, &[]);
     for queue in ["q", "free"] {
         let (exchange, routing_key, arguments) = ("amq.fanout", "", &[][..]);
-        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+        node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
     }
-    assert_eq!(publish(&mut house, at, "q", &[0, 0], "1"), Outcome::Published);
-    assert_eq!(publish(&mut house, at, "q", &[0, 0], "2"), Outcome::PublishRefused);
-    let id = house.messages.begin("amq.fanout", b"", Share::Ordinary).unwrap();
-    house.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 1, Share::Ordinary).unwrap();
-    house.messages.append_body(id, b"3");
-    house.messages.finish(id);
-    let outcome = house.ask(at, Command::Publish { message: id, mandatory: false });
+    assert_eq!(publish(&mut node, at, "q", &[0, 0], "1"), Outcome::Published);
+    assert_eq!(publish(&mut node, at, "q", &[0, 0], "2"), Outcome::PublishRefused);
+    let id = node.messages.begin("amq.fanout", b"", Share::Ordinary).unwrap();
+    node.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 1, Share::Ordinary).unwrap();
+    node.messages.append_body(id, b"3");
+    node.messages.finish(id);
+    let outcome = node.ask(at, Command::Publish { message: id, mandatory: false });
     assert_eq!(outcome, Outcome::PublishRefused);
-    assert_eq!(empty(&mut house, at, "q"), ["1"]);
-    assert_eq!(empty(&mut house, at, "free"), ["3"], "the other queue has it");
-    assert_eq!(empty(&mut house, at, "dead"), ["2", "3"]);
-    assert_eq!(house.messages.messages_used(), 0);
+    assert_eq!(empty(&mut node, at, "q"), ["1"]);
+    assert_eq!(empty(&mut node, at, "free"), ["3"], "the other queue has it");
+    assert_eq!(empty(&mut node, at, "dead"), ["2", "3"]);
+    assert_eq!(node.messages.messages_used(), 0);
 }
 
 /// Messages dropped in the middle of a transaction do not take the records that the rest of it needs.
@@ -222,82 +222,82 @@ fn a_commit_is_complete_although_its_first_messages_displace_others() {
         ("drop-head", length, 0),
         ("drop-head", ttl, 0),
     ] {
-        let mut house = TestBroker::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
-        let at = house.connect();
+        let mut node = TestBroker::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
+        let at = node.connect();
         let arguments = table(|t| {
             t.int(limit, most)?;
             t.text("x-overflow", overflow)?;
             t.text("x-dead-letter-exchange", "amq.direct")
         });
-        declare(&mut house, at, "q", false, &arguments);
+        declare(&mut node, at, "q", false, &arguments);
         let queues = |exchange: &'static str, count: usize| {
             (0..count).map(move |number| (exchange, format!("{number} of {exchange}")))
         };
         for (exchange, queue) in queues("amq.direct", 12).chain(queues("amq.fanout", 6)) {
-            house.declare(at, &queue, false);
+            node.declare(at, &queue, false);
             let (queue, routing_key, arguments) = (&*queue, "q", &[][..]);
-            house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+            node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
         }
-        house.done(at, Command::TxSelect);
+        node.done(at, Command::TxSelect);
         for exchange in ["", "", "amq.fanout"] {
-            let message = message_to(&mut house, exchange, "q", &[0, 0], b"x");
-            house.done(at, Command::Publish { message, mandatory: false });
+            let message = message_to(&mut node, exchange, "q", &[0, 0], b"x");
+            node.done(at, Command::Publish { message, mandatory: false });
         }
         // A rejection by a queue is reported; everything else has happened.
-        let refused = matches!(house.ask(at, Command::TxCommit), Outcome::Fault(_));
+        let refused = matches!(node.ask(at, Command::TxCommit), Outcome::Fault(_));
         assert_eq!(refused, overflow != "drop-head", "{overflow}");
-        let at = house.connect();
+        let at = node.connect();
         for (_, queue) in queues("amq.fanout", 6) {
-            assert_eq!(house.ready(at, &queue), 1, "{overflow}: {queue}");
-            empty(&mut house, at, &queue);
+            assert_eq!(node.ready(at, &queue), 1, "{overflow}: {queue}");
+            empty(&mut node, at, &queue);
         }
-        house.pending_writes.set_time(2);
-        house.turns(at);
-        assert_eq!(house.ready(at, "q"), most as u32, "{overflow}, {limit} {most}");
+        node.pending_writes.set_time(2);
+        node.turns(at);
+        assert_eq!(node.ready(at, "q"), most as u32, "{overflow}, {limit} {most}");
         let letters = if overflow == "drop-head" { 2 - most as usize } else { 0 };
         for (_, queue) in queues("amq.direct", 12) {
-            assert_eq!(empty(&mut house, at, &queue).len(), letters, "{overflow}: {queue}");
+            assert_eq!(empty(&mut node, at, &queue).len(), letters, "{overflow}: {queue}");
         }
-        empty(&mut house, at, "q");
-        assert_eq!((house.messages.messages_used(), house.broker.gauges().chunks), (0, 0), "{overflow}");
+        empty(&mut node, at, "q");
+        assert_eq!((node.messages.messages_used(), node.broker.gauges().chunks), (0, 0), "{overflow}");
     }
 }
 
 #[test]
 fn a_message_requeued_too_often_is_dropped() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
     let limited = |t: &mut TableWriter<'_, '_>| {
         t.text("x-queue-type", "quorum")?;
         t.int("x-delivery-limit", 2)
     };
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", true, &with("dead", limited));
-    declare(&mut house, at, "dropping", true, &table(limited));
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", true, &with("dead", limited));
+    declare(&mut node, at, "dropping", true, &table(limited));
     for queue in ["q", "dropping"] {
-        publish(&mut house, at, queue, &[0, 0], "x");
+        publish(&mut node, at, queue, &[0, 0], "x");
         for round in 0..3 {
-            assert_eq!(house.ready(at, queue), 1, "round {round}");
-            let first = got(&mut house, at, queue);
-            house.settle(at, first.tag, false, Settlement::Requeue);
+            assert_eq!(node.ready(at, queue), 1, "round {round}");
+            let first = got(&mut node, at, queue);
+            node.settle(at, first.tag, false, Settlement::Requeue);
         }
-        assert_eq!(house.ready(at, queue), 0);
+        assert_eq!(node.ready(at, queue), 0);
     }
-    let letter = got(&mut house, at, "dead");
+    let letter = got(&mut node, at, "dead");
     assert_eq!(letter.deaths(), [("q".into(), "delivery_limit".into(), 1)]);
-    assert_eq!(house.ready(at, "dead"), 0, "the other had nowhere to go");
-    house.settle(at, letter.tag, false, Settlement::Ack);
-    assert_eq!(house.messages.messages_used(), 0);
+    assert_eq!(node.ready(at, "dead"), 0, "the other had nowhere to go");
+    node.settle(at, letter.tag, false, Settlement::Ack);
+    assert_eq!(node.messages.messages_used(), 0);
 }
 
 /// Only death entries end a cycle of full queues. It must end even if the headers have no space for them.
 #[test]
 fn a_cycle_of_dead_letters_without_space_for_deaths_ends() {
     const TURNS_MAX: usize = 1_000;
-    let mut house = TestBroker::with(&Limits { frame_max: 4096, ..Limits::default() });
-    let at = house.connect();
-    declare(&mut house, at, "a", false, &with("b", |t| t.int("x-max-length", 0)));
-    declare(&mut house, at, "b", false, &with("a", |t| t.int("x-max-length", 0)));
+    let mut node = TestBroker::with(&Limits { frame_max: 4096, ..Limits::default() });
+    let at = node.connect();
+    declare(&mut node, at, "a", false, &with("b", |t| t.int("x-max-length", 0)));
+    declare(&mut node, at, "b", false, &with("a", |t| t.int("x-max-length", 0)));
     // Headers { mine: "xxx…" } of nearly a frame.
     let text = [b'x'; 4000];
     let mut headers = b"\x04mineS".to_vec();
@@ -306,142 +306,136 @@ fn a_cycle_of_dead_letters_without_space_for_deaths_ends() {
     let mut properties = vec![0x20, 0];
     properties.extend((headers.len() as u32).to_be_bytes());
     properties.extend(headers);
-    publish(&mut house, at, "a", &properties, "x");
+    publish(&mut node, at, "a", &properties, "x");
     let mut turns = 0;
-    while house.broker.may_expire_or_trim(&house.pending_writes, &house.messages) {
-        house.turn(at);
+    while node.broker.may_expire_or_trim(&node.pending_writes, &node.messages) {
+        node.turn(at);
         turns += 1;
         assert!(turns < TURNS_MAX, "the cycle does not end");
     }
-    assert_eq!(house.messages.messages_used(), 0);
+    assert_eq!(node.messages.messages_used(), 0);
 }
 
 /// A thousand queues, each of which drops its message to the next one. Neither the stack nor a turn grows
 /// with them.
 #[test]
 fn a_long_chain_of_queues_moves_on_step_by_step() {
-    let mut house = TestBroker::with(&Limits { queues_max: 1100, ..Limits::default() });
-    let at = house.connect();
+    let mut node = TestBroker::with(&Limits { queues_max: 1100, ..Limits::default() });
+    let at = node.connect();
     let name = |number: u32| format!("q{number}");
-    declare(&mut house, at, &name(1000), false, &[]);
+    declare(&mut node, at, &name(1000), false, &[]);
     for number in (0..1000).rev() {
         let arguments = with(&name(number + 1), |t| t.int("x-max-length", 0));
-        declare(&mut house, at, &name(number), false, &arguments);
+        declare(&mut node, at, &name(number), false, &arguments);
     }
-    publish(&mut house, at, "q0", &[0, 0], "x");
-    assert_eq!(house.ready(at, "q1000"), 0, "not in one go");
+    publish(&mut node, at, "q0", &[0, 0], "x");
+    assert_eq!(node.ready(at, "q1000"), 0, "not in one go");
     let mut turns = 0;
-    while house.broker.may_expire_or_trim(&house.pending_writes, &house.messages) {
-        house.turn(at);
+    while node.broker.may_expire_or_trim(&node.pending_writes, &node.messages) {
+        node.turn(at);
         turns += 1;
     }
     assert!(turns > 1, "{turns}");
-    assert_eq!(got(&mut house, at, "q1000").deaths().len(), 1000);
+    assert_eq!(got(&mut node, at, "q1000").deaths().len(), 1000);
 }
 
 /// Takes every free message record, until it is released.
-pub(crate) fn filled(house: &mut TestBroker) -> Vec<MessageId> {
-    core::iter::from_fn(|| house.messages.begin("", b"", Share::DeadLetter).ok()).collect()
+pub(crate) fn filled(node: &mut TestBroker) -> Vec<MessageId> {
+    core::iter::from_fn(|| node.messages.begin("", b"", Share::DeadLetter).ok()).collect()
 }
 
 /// Without capacity for the dead letter nothing is settled; with some, it proceeds automatically.
 #[test]
 fn without_capacity_a_dead_letter_stays_and_proceeds_later() {
     let limits = Limits { messages_max: 64, ..Limits::default() };
-    let mut house = TestBroker::with(&limits);
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &to("dead"));
-    publish(&mut house, at, "q", &[0, 0], "x");
-    let first = got(&mut house, at, "q");
-    let mut held = filled(&mut house);
-    house.settle(at, first.tag, false, Settlement::Reject);
-    house.turns(at);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 0), "it is no longer delivered");
-    assert!(
-        !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages),
-        "or the loop would burn"
-    );
-    assert_eq!(house.broker.gauges().deliveries, 1);
-    house.messages.release(held.pop().unwrap());
-    assert!(house.broker.may_expire_or_trim(&house.pending_writes, &house.messages));
-    house.turn(at);
-    held.into_iter().for_each(|id| house.messages.release(id));
-    assert_eq!(empty(&mut house, at, "dead"), ["x"]);
-    assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
+    let mut node = TestBroker::with(&limits);
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", false, &to("dead"));
+    publish(&mut node, at, "q", &[0, 0], "x");
+    let first = got(&mut node, at, "q");
+    let mut held = filled(&mut node);
+    node.settle(at, first.tag, false, Settlement::Reject);
+    node.turns(at);
+    assert_eq!((node.ready(at, "q"), node.ready(at, "dead")), (0, 0), "it is no longer delivered");
+    assert!(!node.broker.may_expire_or_trim(&node.pending_writes, &node.messages), "or the loop would burn");
+    assert_eq!(node.broker.gauges().deliveries, 1);
+    node.messages.release(held.pop().unwrap());
+    assert!(node.broker.may_expire_or_trim(&node.pending_writes, &node.messages));
+    node.turn(at);
+    held.into_iter().for_each(|id| node.messages.release(id));
+    assert_eq!(empty(&mut node, at, "dead"), ["x"]);
+    assert_eq!((node.messages.messages_used(), node.broker.gauges().deliveries), (0, 0));
 }
 
 /// A rejected message that waits for capacity does not stop the length limit: surplus messages are dropped
 /// independently.
 #[test]
 fn a_rejected_message_without_capacity_does_not_stop_the_length_limit() {
-    let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
-    let (at, publisher) = (house.connect(), house.connect());
-    declare(&mut house, at, "dead", false, &[]);
+    let mut node = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
+    let (at, publisher) = (node.connect(), node.connect());
+    declare(&mut node, at, "dead", false, &[]);
     let arguments = table(|t| {
         t.int("x-max-length", 1)?;
         t.text("x-dead-letter-exchange", "amq.direct")
     });
-    declare(&mut house, at, "q", false, &arguments);
+    declare(&mut node, at, "q", false, &arguments);
     for (queue, exchange, routing_key) in [("q", "amq.topic", "#"), ("dead", "amq.direct", "kept")] {
-        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+        node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
     }
-    let message = message_to(&mut house, "amq.topic", "kept", &[0, 0], b"x");
-    house.done(at, Command::Publish { message, mandatory: false });
-    let first = got(&mut house, at, "q");
-    house.done(publisher, Command::TxSelect);
-    let new: Vec<_> = (0..3).map(|_| message_to(&mut house, "", "q", &[0, 0], b"y")).collect();
-    let held = filled(&mut house);
-    house.settle(at, first.tag, false, Settlement::Reject);
-    house.turns(at);
-    assert!(
-        !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages),
-        "or the loop would burn"
-    );
+    let message = message_to(&mut node, "amq.topic", "kept", &[0, 0], b"x");
+    node.done(at, Command::Publish { message, mandatory: false });
+    let first = got(&mut node, at, "q");
+    node.done(publisher, Command::TxSelect);
+    let new: Vec<_> = (0..3).map(|_| message_to(&mut node, "", "q", &[0, 0], b"y")).collect();
+    let held = filled(&mut node);
+    node.settle(at, first.tag, false, Settlement::Reject);
+    node.turns(at);
+    assert!(!node.broker.may_expire_or_trim(&node.pending_writes, &node.messages), "or the loop would burn");
     for message in new {
-        house.done(publisher, Command::Publish { message, mandatory: false });
+        node.done(publisher, Command::Publish { message, mandatory: false });
     }
-    house.done(publisher, Command::TxCommit);
-    house.turns(at);
-    assert_eq!(house.ready(at, "q"), 1, "its dead letters have no target, which needs no capacity");
-    held.into_iter().for_each(|id| house.messages.release(id));
-    house.turns(at);
-    assert_eq!(empty(&mut house, at, "dead"), ["x"]);
-    assert_eq!(empty(&mut house, at, "q"), ["y"]);
-    assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
+    node.done(publisher, Command::TxCommit);
+    node.turns(at);
+    assert_eq!(node.ready(at, "q"), 1, "its dead letters have no target, which needs no capacity");
+    held.into_iter().for_each(|id| node.messages.release(id));
+    node.turns(at);
+    assert_eq!(empty(&mut node, at, "dead"), ["x"]);
+    assert_eq!(empty(&mut node, at, "q"), ["y"]);
+    assert_eq!((node.messages.messages_used(), node.broker.gauges().deliveries), (0, 0));
 }
 
 /// A missing dead-letter exchange takes no message and uses no memory.
 #[test]
 fn dead_letters_for_an_exchange_that_is_missing_are_dropped() {
-    let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
-    let at = house.connect();
+    let mut node = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
+    let at = node.connect();
     let arguments = table(|t| t.text("x-dead-letter-exchange", "none"));
-    declare(&mut house, at, "q", false, &arguments);
-    publish(&mut house, at, "q", &[0, 0], "x");
-    let first = got(&mut house, at, "q");
-    house.settle(at, first.tag, false, Settlement::Reject);
-    house.turns(at);
-    assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
+    declare(&mut node, at, "q", false, &arguments);
+    publish(&mut node, at, "q", &[0, 0], "x");
+    let first = got(&mut node, at, "q");
+    node.settle(at, first.tag, false, Settlement::Reject);
+    node.turns(at);
+    assert_eq!((node.messages.messages_used(), node.broker.gauges().deliveries), (0, 0));
 }
 
 #[test]
 fn a_deleted_queue_drops_its_waiting_dead_letters() {
-    let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &to("dead"));
-    publish(&mut house, at, "q", &[0, 0], "x");
-    let first = got(&mut house, at, "q");
-    let held = filled(&mut house);
-    house.settle(at, first.tag, false, Settlement::Reject);
-    house.done(at, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
-    house.turns(at);
-    held.into_iter().for_each(|id| house.messages.release(id));
-    house.turns(at);
-    assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
-    assert_eq!(house.broker.gauges().queues, 1);
-    assert!(!house.broker.may_expire_or_trim(&house.pending_writes, &house.messages));
+    let mut node = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", false, &to("dead"));
+    publish(&mut node, at, "q", &[0, 0], "x");
+    let first = got(&mut node, at, "q");
+    let held = filled(&mut node);
+    node.settle(at, first.tag, false, Settlement::Reject);
+    node.done(at, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    node.turns(at);
+    held.into_iter().for_each(|id| node.messages.release(id));
+    node.turns(at);
+    assert_eq!((node.messages.messages_used(), node.broker.gauges().deliveries), (0, 0));
+    assert_eq!(node.broker.gauges().queues, 1);
+    assert!(!node.broker.may_expire_or_trim(&node.pending_writes, &node.messages));
 }
 
 // ---- with power cuts
@@ -451,7 +445,7 @@ pub(crate) const NOW: Now = Now::from_ms(1);
 
 /// A broker on a disk.
 pub(crate) struct Life {
-    pub(crate) house: TestBroker,
+    pub(crate) node: TestBroker,
     pub(crate) keeper: CommitWriter,
     disk: SimDisk,
     pub(crate) at: At,
@@ -466,13 +460,13 @@ impl Life {
         let mut disk = disk.clone();
         let settings = Settings { segment_bytes: 512 << 10, segments_max: 30, ..Settings::default() };
         let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).ok()?;
-        let mut house = TestBroker::with(limits);
-        house.pending_writes.start(log.life(), true, log.space().record_bytes_max() as u64);
-        house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+        let mut node = TestBroker::with(limits);
+        node.pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
+        node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
         let first = Some(("guest", PasswordHash::NoPassword));
         restore(
-            &mut house.broker,
-            &mut context!(house),
+            &mut node.broker,
+            &mut context!(node),
             &log,
             &mut disk,
             (report.access, report.reported_damage),
@@ -480,8 +474,8 @@ impl Life {
             NOW,
         )
         .ok()?;
-        let at = house.connect();
-        Some(Self { house, keeper: CommitWriter::new(log, 1 << 17), disk, at })
+        let at = node.connect();
+        Some(Self { node, keeper: CommitWriter::new(log, 1 << 17), disk, at })
     }
 
     /// Writes until nothing is left to write. Returns `None` if the power failed.
@@ -493,25 +487,23 @@ impl Life {
     pub(crate) fn store_at(&mut self, now: Now) -> Option<()> {
         self.keeper.flush(now);
         while let Some(write) =
-            self.keeper.next_write(&mut self.house.pending_writes, &mut self.house.messages, now)
+            self.keeper.next_write(&mut self.node.pending_writes, &mut self.node.messages, now)
         {
             let done = write.run(&mut self.disk);
-            self.keeper
-                .write_done(&mut self.house.pending_writes, &mut self.house.messages, done, now)
-                .ok()?;
-            self.house.broker.queues_mut().note_durable(&self.house.pending_writes);
+            self.keeper.write_done(&mut self.node.pending_writes, &mut self.node.messages, done, now).ok()?;
+            self.node.broker.queues_mut().note_durable(&self.node.pending_writes);
             self.keeper.flush(now);
         }
-        self.house.pending_writes.is_empty().then_some(())
+        self.node.pending_writes.is_empty().then_some(())
     }
 
     /// Reads what the broker requests, like the engine. Returns how many messages were loaded, and how many
     /// were only examined.
     pub(crate) fn read_back(&mut self) -> (u32, u32) {
         let (mut came, mut seen) = (0, 0);
-        self.house.turns(self.at);
-        while let Some(fetch) = self.house.broker.queues_mut().next_read(&self.house.messages) {
-            let house = &mut self.house;
+        self.node.turns(self.at);
+        while let Some(fetch) = self.node.broker.queues_mut().next_read(&self.node.messages) {
+            let node = &mut self.node;
             let range = Range { start: fetch.start, end: fetch.end };
             let log = self.keeper.log_mut();
             let job = log.fetch(fetch.incarnation, range, fetch.bytes_max).expect("it can be read");
@@ -526,51 +518,51 @@ impl Life {
                     body_len: body.len() as u32,
                     enqueued_ms: message.enqueued_ms,
                 };
-                match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
+                match node.broker.queues_mut().page_in(&mut node.messages, &fetch, &page) {
                     PageInOutcome::Begun(id) => {
-                        house.messages.append_body(id, body);
+                        node.messages.append_body(id, body);
                         let page = (offset, message.enqueued_ms);
-                        assert!(house.broker.queues_mut().paged_in(&mut context!(house), &fetch, page, id));
+                        assert!(node.broker.queues_mut().paged_in(&mut context!(node), &fetch, page, id));
                         came += 1;
                     }
                     PageInOutcome::NotWanted => seen += 1,
                     PageInOutcome::NoCapacity => panic!("there is memory"),
                 }
             });
-            house.broker.queues_mut().end_read(&fetch, fetched.through);
-            self.house.turns(self.at);
+            node.broker.queues_mut().end_read(&fetch, fetched.through);
+            self.node.turns(self.at);
         }
         (came, seen)
     }
 
     /// Gets a message, which may have to wait until its move and its mark are durable.
     pub(crate) fn get(&mut self, queue: &str) -> Option<Got> {
-        let outcome = match self.house.ask(self.at, Command::Get { queue, no_ack: false }) {
+        let outcome = match self.node.ask(self.at, Command::Get { queue, no_ack: false }) {
             Outcome::Later => {
-                let time_ms = self.house.pending_writes.time_ms();
+                let time_ms = self.node.pending_writes.time_ms();
                 self.store().expect("the disk is well");
-                let house = &mut self.house;
-                house.pending_writes.set_time(time_ms);
-                house.broker.run_jobs(&mut context!(house));
-                house.broker.deliver(&mut context!(house), 8192);
-                house.broker.take_later(self.at.connection).expect("it is answered").0
+                let node = &mut self.node;
+                node.pending_writes.set_time(time_ms);
+                node.broker.run_jobs(&mut context!(node));
+                node.broker.deliver(&mut context!(node), 8192);
+                node.broker.take_later(self.at.connection).expect("it is answered").0
             }
             outcome => outcome,
         };
-        (outcome == Outcome::GetQueued).then(|| received(&mut self.house, self.at))
+        (outcome == Outcome::GetQueued).then(|| received(&mut self.node, self.at))
     }
 
     pub(crate) fn empty(&mut self, queue: &str) -> Vec<String> {
         let mut bodies = Vec::new();
         while let Some(got) = self.get(queue) {
-            self.house.settle(self.at, got.tag, false, Settlement::Ack);
+            self.node.settle(self.at, got.tag, false, Settlement::Ack);
             bodies.push(got.body);
         }
         bodies
     }
 
     fn counts(&mut self) -> (u32, u32) {
-        (self.house.ready(self.at, "q"), self.house.ready(self.at, "dead"))
+        (self.node.ready(self.at, "q"), self.node.ready(self.at, "dead"))
     }
 }
 
@@ -595,18 +587,18 @@ pub(crate) fn at_every_cut(
         disk.start(Trouble::Never);
         let mut life = Life::begin(&disk).expect("it opens");
         let at = life.at;
-        declare(&mut life.house, at, "dead", true, &[]);
-        declare(&mut life.house, at, "q", true, arguments);
-        life.house.done(at, Command::ConfirmSelect);
+        declare(&mut life.node, at, "dead", true, &[]);
+        declare(&mut life.node, at, "q", true, arguments);
+        life.node.done(at, Command::ConfirmSelect);
         for number in 0..COUNT {
-            publish(&mut life.house, at, "q", PERSISTENT, &format!("{number}"));
+            publish(&mut life.node, at, "q", PERSISTENT, &format!("{number}"));
         }
-        let taker = take(&mut life.house, at);
-        while get(&mut life.house, taker, "q").is_some() {}
+        let taker = take(&mut life.node, at);
+        while get(&mut life.node, taker, "q").is_some() {}
         life.store().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
-        give_up(&mut life.house, taker);
-        life.house.turns(at);
+        give_up(&mut life.node, taker);
+        life.node.turns(at);
         let is_over = life.store().is_some();
         let counts = life.counts();
         drop(life);
@@ -625,8 +617,8 @@ pub(crate) fn at_every_cut(
     }
 }
 
-fn reject_all(house: &mut TestBroker, at: At) {
-    house.settle(at, 0, true, Settlement::Reject);
+fn reject_all(node: &mut TestBroker, at: At) {
+    node.settle(at, 0, true, Settlement::Reject);
 }
 
 #[test]
@@ -640,20 +632,20 @@ fn over_power_cuts_a_message_requeued_too_often_is_in_one_place() {
         t.text("x-queue-type", "quorum")?;
         t.int("x-delivery-limit", 0)
     });
-    at_every_cut(&arguments, |_, at| at, |house, at| house.settle(at, 0, true, Settlement::Requeue));
+    at_every_cut(&arguments, |_, at| at, |node, at| node.settle(at, 0, true, Settlement::Requeue));
 }
 
 /// Everything in one transaction.
 #[test]
 fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
-    let in_transaction = |house: &mut TestBroker, at| {
-        let tx = house.open(at, 2);
-        house.done(tx, Command::TxSelect);
+    let in_transaction = |node: &mut TestBroker, at| {
+        let tx = node.open(at, 2);
+        node.done(tx, Command::TxSelect);
         tx
     };
-    at_every_cut(&to("dead"), in_transaction, |house, tx| {
-        reject_all(house, tx);
-        house.done(tx, Command::TxCommit);
+    at_every_cut(&to("dead"), in_transaction, |node, tx| {
+        reject_all(node, tx);
+        node.done(tx, Command::TxCommit);
     });
 }
 
@@ -665,15 +657,15 @@ fn a_dead_letter_has_its_own_offset_in_another_target_of_its_message() {
     disk.start(Trouble::Never);
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "full", true, &with("dead", |t| t.int("x-max-length", 1)));
-    declare(&mut life.house, at, "dead", true, &[]);
+    declare(&mut life.node, at, "full", true, &with("dead", |t| t.int("x-max-length", 1)));
+    declare(&mut life.node, at, "dead", true, &[]);
     for queue in ["full", "dead"] {
         let (exchange, routing_key) = ("amq.fanout", "");
-        life.house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+        life.node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
     }
     for body in ["1", "2", "3"] {
-        let message = message_to(&mut life.house, "amq.fanout", "", PERSISTENT, body.as_bytes());
-        assert_eq!(life.house.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+        let message = message_to(&mut life.node, "amq.fanout", "", PERSISTENT, body.as_bytes());
+        assert_eq!(life.node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
     }
     assert_eq!(life.empty("dead"), ["1", "2", "1", "3", "2"]);
     assert_eq!(life.empty("full"), ["3"]);
@@ -681,7 +673,7 @@ fn a_dead_letter_has_its_own_offset_in_another_target_of_its_message() {
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    assert_eq!((life.house.ready(at, "full"), life.house.ready(at, "dead")), (0, 0), "nothing comes back");
+    assert_eq!((life.node.ready(at, "full"), life.node.ready(at, "dead")), (0, 0), "nothing comes back");
 }
 
 /// Messages that are only in the log are read back to be dead-lettered.
@@ -690,17 +682,17 @@ fn evicted_messages_are_loaded_to_be_dead_lettered() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "dead", true, &[]);
-    declare(&mut life.house, at, "q", true, &with("dead", |t| t.int("x-max-length", COUNT as i32)));
+    declare(&mut life.node, at, "dead", true, &[]);
+    declare(&mut life.node, at, "q", true, &with("dead", |t| t.int("x-max-length", COUNT as i32)));
     for number in 0..COUNT {
-        publish(&mut life.house, at, "q", PERSISTENT, &format!("{number}"));
+        publish(&mut life.node, at, "q", PERSISTENT, &format!("{number}"));
     }
     life.store().expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    publish(&mut life.house, at, "q", PERSISTENT, "new");
-    life.house.turns(at);
+    publish(&mut life.node, at, "q", PERSISTENT, "new");
+    life.node.turns(at);
     assert_eq!(life.counts(), (COUNT + 1, 0), "it is not in memory");
     assert_eq!(life.read_back(), (COUNT, 0));
     assert_eq!(life.counts(), (COUNT, 1));

@@ -8,8 +8,8 @@ use crate::support::TestBroker;
 
 #[test]
 fn a_rejected_dead_letter_is_dead_lettered_a_few_times() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
     let full = |t: &mut TableWriter<'_, '_>| {
         t.int("x-max-length", 1)?;
         t.text("x-overflow", "reject-publish-dlx")
@@ -17,30 +17,30 @@ fn a_rejected_dead_letter_is_dead_lettered_a_few_times() {
     // Each queue rejects what the one before it rejected.
     for number in 0..12 {
         let arguments = with(&format!("{}", number + 1), full);
-        declare(&mut house, at, &number.to_string(), false, &arguments);
-        publish(&mut house, at, &number.to_string(), &[0, 0], "first");
+        declare(&mut node, at, &number.to_string(), false, &arguments);
+        publish(&mut node, at, &number.to_string(), &[0, 0], "first");
     }
-    declare(&mut house, at, "12", false, &[]);
+    declare(&mut node, at, "12", false, &[]);
     for (first, ends) in [("6", 1), ("1", 0)] {
-        declare(&mut house, at, "q", false, &to(first));
-        publish(&mut house, at, "q", &[0, 0], "second");
-        let rejected = got(&mut house, at, "q");
-        house.settle(at, rejected.tag, false, Settlement::Reject);
-        assert_eq!(house.ready(at, "12"), ends, "so many are passed at once, and no more");
-        empty(&mut house, at, "12");
-        house.done(at, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+        declare(&mut node, at, "q", false, &to(first));
+        publish(&mut node, at, "q", &[0, 0], "second");
+        let rejected = got(&mut node, at, "q");
+        node.settle(at, rejected.tag, false, Settlement::Reject);
+        assert_eq!(node.ready(at, "12"), ends, "so many are passed at once, and no more");
+        empty(&mut node, at, "12");
+        node.done(at, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
     }
     for number in 0..12 {
-        assert_eq!(empty(&mut house, at, &number.to_string()), ["first"]);
+        assert_eq!(empty(&mut node, at, &number.to_string()), ["first"]);
     }
-    assert_eq!((house.messages.messages_used(), house.broker.gauges().chunks), (0, 0));
+    assert_eq!((node.messages.messages_used(), node.broker.gauges().chunks), (0, 0));
 }
 
 /// A publisher forged thousands of deaths: each is examined once, whatever the number of target queues.
 #[test]
 fn the_cost_of_forged_deaths_does_not_depend_on_the_number_of_queues() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
     let deaths = |t: &mut TableWriter<'_, '_>| {
         t.array("x-death", |deaths| {
             (0..2000).try_for_each(|number| {
@@ -53,7 +53,7 @@ fn the_cost_of_forged_deaths_does_not_depend_on_the_number_of_queues() {
     writer.table(deaths).unwrap();
     let properties = [&[0x20, 0], writer.written()].concat();
     declare(
-        &mut house,
+        &mut node,
         at,
         "q",
         false,
@@ -64,18 +64,18 @@ fn the_cost_of_forged_deaths_does_not_depend_on_the_number_of_queues() {
     );
     for number in 0..200 {
         let queue = number.to_string();
-        house.declare(at, &queue, false);
+        node.declare(at, &queue, false);
         let (queue, exchange, routing_key, arguments) = (&*queue, "amq.fanout", "", &[][..]);
-        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+        node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
     }
-    house.pending_writes.set_time(1);
-    house.work.take();
-    assert_eq!(publish(&mut house, at, "q", &properties, "x"), Outcome::Published);
-    house.broker.deliver(&mut context!(house), 0);
-    let units = house.work.take();
+    node.pending_writes.set_time(1);
+    node.work.take();
+    assert_eq!(publish(&mut node, at, "q", &properties, "x"), Outcome::Published);
+    node.broker.deliver(&mut context!(node), 0);
+    let units = node.work.take();
     assert!((1000..5000).contains(&units), "{units}: the turn hears of each of them, and once");
     for number in 0..200 {
-        assert_eq!(house.ready(at, &number.to_string()), u32::from(number != 7), "{number}");
+        assert_eq!(node.ready(at, &number.to_string()), u32::from(number != 7), "{number}");
     }
 }
 
@@ -88,19 +88,19 @@ fn a_dead_letter_waits_only_for_its_move() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "dead", true, &[]);
-    declare(&mut life.house, at, "q", true, &to("dead"));
-    publish(&mut life.house, at, "q", PERSISTENT, "x");
-    let first = got(&mut life.house, at, "q");
+    declare(&mut life.node, at, "dead", true, &[]);
+    declare(&mut life.node, at, "q", true, &to("dead"));
+    publish(&mut life.node, at, "q", PERSISTENT, "x");
+    let first = got(&mut life.node, at, "q");
     life.store().expect("the disk is well");
-    let reader = life.house.connect();
-    life.house.consume(reader, "dead");
-    life.house.settle(at, first.tag, false, Settlement::Reject);
-    assert_eq!(life.house.turns(reader), 0, "its move is not in the log");
-    assert!(!life.house.pending_writes.is_empty());
+    let reader = life.node.connect();
+    life.node.consume(reader, "dead");
+    life.node.settle(at, first.tag, false, Settlement::Reject);
+    assert_eq!(life.node.turns(reader), 0, "its move is not in the log");
+    assert!(!life.node.pending_writes.is_empty());
     life.store().expect("the disk is well");
-    let house = &mut life.house;
-    house.broker.deliver(&mut context!(house), 8192);
-    assert_eq!(house.outbox_bodies(reader), ["x"], "what marks it as delivered went along");
-    assert!(life.house.pending_writes.is_empty(), "so nothing more is written");
+    let node = &mut life.node;
+    node.broker.deliver(&mut context!(node), 8192);
+    assert_eq!(node.outbox_bodies(reader), ["x"], "what marks it as delivered went along");
+    assert!(life.node.pending_writes.is_empty(), "so nothing more is written");
 }

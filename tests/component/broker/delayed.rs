@@ -16,28 +16,22 @@ use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 /// A time at which no slot of any width begins.
 const START_MS: u64 = 1_234_567_891;
 
-fn exchange(house: &mut TestBroker, at: At, name: &str, kind: &str, durable: bool) {
+fn exchange(node: &mut TestBroker, at: At, name: &str, kind: &str, durable: bool) {
     let arguments = table(|t| t.text("x-delayed-type", kind));
-    let outcome = declared(house, at, name, durable, &arguments);
+    let outcome = declared(node, at, name, durable, &arguments);
     assert_eq!(outcome, Outcome::Done);
 }
 
-fn declared(house: &mut TestBroker, at: At, exchange: &str, durable: bool, arguments: &[u8]) -> Outcome {
+fn declared(node: &mut TestBroker, at: At, exchange: &str, durable: bool, arguments: &[u8]) -> Outcome {
     let (kind, passive, auto_delete, internal) = ("x-delayed-message", false, false, false);
-    house.ask(
+    node.ask(
         at,
         Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments },
     )
 }
 
-fn bind(
-    house: &mut TestBroker,
-    at: At,
-    (exchange, routing_key): (&str, &str),
-    queue: &str,
-    arguments: &[u8],
-) {
-    house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+fn bind(node: &mut TestBroker, at: At, (exchange, routing_key): (&str, &str), queue: &str, arguments: &[u8]) {
+    node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
 }
 
 /// Returns properties with these headers, persistent or not.
@@ -50,83 +44,83 @@ fn headers(persistent: bool, fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Resu
     properties
 }
 
-fn send(house: &mut TestBroker, at: At, delay_ms: i64, persistent: bool, body: &str) -> Outcome {
+fn send(node: &mut TestBroker, at: At, delay_ms: i64, persistent: bool, body: &str) -> Outcome {
     let properties = headers(persistent, |t| t.long("x-delay", delay_ms));
-    send_as(house, at, ("delayed", "q"), &properties, body)
+    send_as(node, at, ("delayed", "q"), &properties, body)
 }
 
 fn send_as(
-    house: &mut TestBroker,
+    node: &mut TestBroker,
     at: At,
     (exchange, key): (&str, &str),
     properties: &[u8],
     body: &str,
 ) -> Outcome {
-    let message = message_to(house, exchange, key, properties, body.as_bytes());
-    house.ask(at, Command::Publish { message, mandatory: true })
+    let message = message_to(node, exchange, key, properties, body.as_bytes());
+    node.ask(at, Command::Publish { message, mandatory: true })
 }
 
 /// Declares a delayed exchange with a queue.
-fn ready(house: &mut TestBroker, at: At, durable: bool) {
-    exchange(house, at, "delayed", "direct", durable);
-    declare(house, at, "q", durable, &[]);
-    bind(house, at, ("delayed", "q"), "q", &[]);
+fn ready(node: &mut TestBroker, at: At, durable: bool) {
+    exchange(node, at, "delayed", "direct", durable);
+    declare(node, at, "q", durable, &[]);
+    bind(node, at, ("delayed", "q"), "q", &[]);
 }
 
-fn view<'a>(house: &'a TestBroker, name: &str) -> ExchangeView<'a> {
-    let mut all = (0..house.broker.views().exchange_places())
-        .filter_map(|place| house.broker.views().exchange_at(place));
+fn view<'a>(node: &'a TestBroker, name: &str) -> ExchangeView<'a> {
+    let mut all =
+        (0..node.broker.views().exchange_places()).filter_map(|place| node.broker.views().exchange_at(place));
     all.find(|view| view.name == name).expect("it is there")
 }
 
-fn asleep(house: &TestBroker) -> u64 {
-    view(house, "delayed").messages_delayed.expect("it is a delayed one")
+fn asleep(node: &TestBroker) -> u64 {
+    view(node, "delayed").messages_delayed.expect("it is a delayed one")
 }
 
 #[test]
 fn delayed_messages_are_released_in_the_order_of_their_times() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(START_MS);
-    let at = house.connect();
-    ready(&mut house, at, false);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(START_MS);
+    let at = node.connect();
+    ready(&mut node, at, false);
     for (delay_ms, body) in [(30, "c"), (10, "a"), (20, "b1"), (20, "b2"), (100_000, "e"), (20_000, "d")] {
-        assert_eq!(send(&mut house, at, delay_ms, false, body), Outcome::Published);
+        assert_eq!(send(&mut node, at, delay_ms, false, body), Outcome::Published);
     }
-    house.turns(at);
-    assert_eq!((house.ready(at, "q"), asleep(&house)), (0, 6));
+    node.turns(at);
+    assert_eq!((node.ready(at, "q"), asleep(&node)), (0, 6));
     for (after_ms, bodies) in
         [(10, &["a"][..]), (20, &["b1", "b2"]), (30, &["c"]), (20_000, &["d"]), (100_000, &["e"])]
     {
-        pass_to(&mut house, at, START_MS + after_ms - 1);
-        assert_eq!(house.ready(at, "q"), 0, "too early for {bodies:?}");
+        pass_to(&mut node, at, START_MS + after_ms - 1);
+        assert_eq!(node.ready(at, "q"), 0, "too early for {bodies:?}");
         while let Some(next) =
-            house.broker.queues().next_expiry_ms().filter(|next| *next < START_MS + after_ms)
+            node.broker.queues().next_expiry_ms().filter(|next| *next < START_MS + after_ms)
         {
-            pass_to(&mut house, at, next);
+            pass_to(&mut node, at, next);
         }
-        let due = house.broker.queues().next_expiry_ms();
+        let due = node.broker.queues().next_expiry_ms();
         assert_eq!(due, Some(START_MS + after_ms), "the loop sleeps until then");
-        pass_to(&mut house, at, START_MS + after_ms);
-        assert_eq!(empty(&mut house, at, "q"), bodies);
+        pass_to(&mut node, at, START_MS + after_ms);
+        assert_eq!(empty(&mut node, at, "q"), bodies);
     }
-    assert_eq!((asleep(&house), house.broker.queues().next_expiry_ms()), (0, None));
-    assert_eq!(house.messages.messages_used(), 0);
+    assert_eq!((asleep(&node), node.broker.queues().next_expiry_ms()), (0, None));
+    assert_eq!(node.messages.messages_used(), 0);
 }
 
 #[test]
 fn released_messages_have_a_negative_delay_and_invalid_delays_are_ignored() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(START_MS);
-    let at = house.connect();
-    ready(&mut house, at, false);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(START_MS);
+    let at = node.connect();
+    ready(&mut node, at, false);
     let properties = headers(false, |t| {
         t.text("z", "last")?;
         t.int("x-delay", 5_000)?;
         t.text("a", "first")
     });
-    send_as(&mut house, at, ("delayed", "q"), &properties, "x");
-    pass_to(&mut house, at, START_MS + 5_000);
-    let message = got(&mut house, at, "q");
+    send_as(&mut node, at, ("delayed", "q"), &properties, "x");
+    pass_to(&mut node, at, START_MS + 5_000);
+    let message = got(&mut node, at, "q");
     let said = message.headers();
     assert_eq!(said.get("x-delay").and_then(|value| value.as_integer()), Some(-5_000));
     assert_eq!(said.get("a").and_then(|value| value.as_str()), Some("first"));
@@ -140,47 +134,47 @@ fn released_messages_have_a_negative_delay_and_invalid_delays_are_ignored() {
         vec![0, 0],
     ];
     for properties in none {
-        send_as(&mut house, at, ("delayed", "q"), &properties, "now");
-        assert_eq!(empty(&mut house, at, "q"), ["now"]);
+        send_as(&mut node, at, ("delayed", "q"), &properties, "now");
+        assert_eq!(empty(&mut node, at, "q"), ["now"]);
     }
-    assert_eq!(asleep(&house), 0);
+    assert_eq!(asleep(&node), 0);
 }
 
 #[test]
 fn delayed_messages_are_routed_by_the_declared_exchange_type() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(START_MS);
-    let at = house.connect();
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(START_MS);
+    let at = node.connect();
     for (kind, key, bound) in
         [("direct", "a.b", "a.b"), ("topic", "a.b", "a.*"), ("fanout", "a", "b"), ("headers", "a", "b")]
     {
-        exchange(&mut house, at, kind, kind, false);
-        declare(&mut house, at, kind, false, &[]);
-        declare(&mut house, at, "other", false, &[]);
+        exchange(&mut node, at, kind, kind, false);
+        declare(&mut node, at, kind, false, &[]);
+        declare(&mut node, at, "other", false, &[]);
         let arguments = table(|t| t.text("colour", "red"));
-        bind(&mut house, at, (kind, bound), kind, if kind == "headers" { &arguments } else { &[] });
+        bind(&mut node, at, (kind, bound), kind, if kind == "headers" { &arguments } else { &[] });
         let other = table(|t| t.text("colour", "blue"));
         if kind != "fanout" {
-            bind(&mut house, at, (kind, "other"), "other", if kind == "headers" { &other } else { &[] });
+            bind(&mut node, at, (kind, "other"), "other", if kind == "headers" { &other } else { &[] });
         }
         let properties = headers(false, |t| {
             t.text("colour", "red")?;
             t.int("x-delay", 100)
         });
-        let now_ms = house.pending_writes.time_ms();
-        send_as(&mut house, at, (kind, key), &properties, kind);
-        house.turns(at);
-        assert_eq!(house.ready(at, kind), 0);
-        pass_to(&mut house, at, now_ms + 100);
-        assert_eq!((empty(&mut house, at, kind), house.ready(at, "other")), (vec![kind.to_string()], 0));
-        assert_eq!(view(&house, kind).kind, "x-delayed-message");
+        let now_ms = node.pending_writes.time_ms();
+        send_as(&mut node, at, (kind, key), &properties, kind);
+        node.turns(at);
+        assert_eq!(node.ready(at, kind), 0);
+        pass_to(&mut node, at, now_ms + 100);
+        assert_eq!((empty(&mut node, at, kind), node.ready(at, "other")), (vec![kind.to_string()], 0));
+        assert_eq!(view(&node, kind).kind, "x-delayed-message");
     }
 }
 
 #[test]
 fn invalid_delayed_exchanges_are_refused_with_the_plug_ins_error_texts() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
     let text = |outcome| match outcome {
         Outcome::Fault(fault) => (fault.code, fault.text.to_string()),
         other => panic!("{other:?}"),
@@ -192,20 +186,20 @@ fn invalid_delayed_exchanges_are_refused_with_the_plug_ins_error_texts() {
         table(|t| t.text("x-delayed-type", "x-delayed-message")),
     ];
     for arguments in arguments {
-        let said = text(declared(&mut house, at, "d", false, &arguments));
+        let said = text(declared(&mut node, at, "d", false, &arguments));
         assert_eq!(said, (ReplyCode::PreconditionFailed, wrong.to_string()));
     }
     let unknown = table(|t| t.text("x-delayed-type", "colour"));
-    let said = text(declared(&mut house, at, "d", false, &unknown));
+    let said = text(declared(&mut node, at, "d", false, &unknown));
     assert_eq!(
         said,
         (ReplyCode::CommandInvalid, "COMMAND_INVALID - unknown exchange type 'colour'".to_string())
     );
-    assert_eq!((house.broker.gauges().queues, house.broker.gauges().exchanges), (0, 0), "nothing is left");
-    exchange(&mut house, at, "d", "topic", false);
+    assert_eq!((node.broker.gauges().queues, node.broker.gauges().exchanges), (0, 0), "nothing is left");
+    exchange(&mut node, at, "d", "topic", false);
     // Once it exists, its type is not checked again.
-    assert_eq!(declared(&mut house, at, "d", false, &[]), Outcome::Done);
-    let said = text(declared(&mut house, at, "d", true, &[]));
+    assert_eq!(declared(&mut node, at, "d", false, &[]), Outcome::Done);
+    let said = text(declared(&mut node, at, "d", true, &[]));
     assert_eq!(said.0, ReplyCode::PreconditionFailed);
     let (kind, passive, durable, auto_delete, internal) = ("topic", false, false, false, false);
     let plain = Command::ExchangeDeclare {
@@ -217,49 +211,49 @@ fn invalid_delayed_exchanges_are_refused_with_the_plug_ins_error_texts() {
         internal,
         arguments: &[],
     };
-    let said = text(house.ask(at, plain)).1;
+    let said = text(node.ask(at, plain)).1;
     assert!(said.contains("received 'topic' but current is 'x-delayed-message'"), "{said}");
 }
 
 #[test]
 fn delayed_messages_are_invisible_and_deleted_with_their_exchange() {
     for durable in [false, true] {
-        let mut house = TestBroker::new(64);
-        house.pending_writes.set_time(START_MS);
-        let at = house.connect();
-        ready(&mut house, at, durable);
+        let mut node = TestBroker::new(64);
+        node.pending_writes.set_time(START_MS);
+        let at = node.connect();
+        ready(&mut node, at, durable);
         for delay_ms in [1, 1_000, 10_000, 1 << 20, 1 << 31] {
-            send(&mut house, at, delay_ms, durable, "x");
+            send(&mut node, at, delay_ms, durable, "x");
         }
-        pass_to(&mut house, at, START_MS + 500);
-        assert_eq!((asleep(&house), house.ready(at, "q")), (4, 1));
-        let names = |house: &TestBroker| -> Vec<String> {
-            let all = (0..house.broker.views().queue_places())
-                .filter_map(|place| house.broker.views().queue_at(place));
+        pass_to(&mut node, at, START_MS + 500);
+        assert_eq!((asleep(&node), node.ready(at, "q")), (4, 1));
+        let names = |node: &TestBroker| -> Vec<String> {
+            let all = (0..node.broker.views().queue_places())
+                .filter_map(|place| node.broker.views().queue_at(place));
             all.map(|view| view.name.to_string()).collect()
         };
-        assert_eq!(names(&house), ["q"]);
-        publish(&mut house, at, "", &[0, 0], "to nobody");
-        assert_eq!(asleep(&house), 4);
-        house.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
-        house.turns(at);
-        pass_to(&mut house, at, START_MS + (1 << 33));
-        let gauges = house.broker.gauges();
-        assert_eq!((gauges.queues, gauges.exchanges, house.messages.messages_used()), (1, 0, 1));
-        exchange(&mut house, at, "delayed", "direct", durable);
-        assert_eq!(asleep(&house), 0);
+        assert_eq!(names(&node), ["q"]);
+        publish(&mut node, at, "", &[0, 0], "to nobody");
+        assert_eq!(asleep(&node), 4);
+        node.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
+        node.turns(at);
+        pass_to(&mut node, at, START_MS + (1 << 33));
+        let gauges = node.broker.gauges();
+        assert_eq!((gauges.queues, gauges.exchanges, node.messages.messages_used()), (1, 0, 1));
+        exchange(&mut node, at, "delayed", "direct", durable);
+        assert_eq!(asleep(&node), 0);
     }
 }
 
 #[test]
 fn messages_are_delayed_whatever_their_source() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(START_MS);
-    let at = house.connect();
-    ready(&mut house, at, false);
-    declare(&mut house, at, "at once", false, &[]);
-    bind(&mut house, at, ("amq.fanout", ""), "at once", &[]);
-    house.done(
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(START_MS);
+    let at = node.connect();
+    ready(&mut node, at, false);
+    declare(&mut node, at, "at once", false, &[]);
+    bind(&mut node, at, ("amq.fanout", ""), "at once", &[]);
+    node.done(
         at,
         Command::ExchangeBind {
             destination: "delayed",
@@ -269,73 +263,73 @@ fn messages_are_delayed_whatever_their_source() {
         },
     );
     let properties = headers(false, |t| t.int("x-delay", 100));
-    send_as(&mut house, at, ("amq.fanout", "q"), &properties, "fanned out");
-    assert_eq!((empty(&mut house, at, "at once"), asleep(&house)), (vec!["fanned out".to_string()], 1));
+    send_as(&mut node, at, ("amq.fanout", "q"), &properties, "fanned out");
+    assert_eq!((empty(&mut node, at, "at once"), asleep(&node)), (vec!["fanned out".to_string()], 1));
     // A dead letter with a delay.
     let arguments = table(|t| {
         t.text("x-dead-letter-exchange", "delayed")?;
         t.text("x-dead-letter-routing-key", "q")
     });
-    declare(&mut house, at, "work", false, &arguments);
-    publish(&mut house, at, "work", &headers(false, |t| t.int("x-delay", 200)), "failed");
-    let failed = got(&mut house, at, "work");
-    house.settle(at, failed.tag, false, Settlement::Reject);
+    declare(&mut node, at, "work", false, &arguments);
+    publish(&mut node, at, "work", &headers(false, |t| t.int("x-delay", 200)), "failed");
+    let failed = got(&mut node, at, "work");
+    node.settle(at, failed.tag, false, Settlement::Reject);
     // A transaction.
-    let tx = house.open(at, 2);
-    house.done(tx, Command::TxSelect);
-    send(&mut house, tx, 300, false, "committed");
-    assert_eq!(asleep(&house), 2);
-    house.done(tx, Command::TxCommit);
-    house.turns(at);
-    assert_eq!(asleep(&house), 3);
+    let tx = node.open(at, 2);
+    node.done(tx, Command::TxSelect);
+    send(&mut node, tx, 300, false, "committed");
+    assert_eq!(asleep(&node), 2);
+    node.done(tx, Command::TxCommit);
+    node.turns(at);
+    assert_eq!(asleep(&node), 3);
     for (after_ms, body) in [(100, "fanned out"), (200, "failed"), (300, "committed")] {
-        pass_to(&mut house, at, START_MS + after_ms);
-        assert_eq!(empty(&mut house, at, "q"), [body]);
+        pass_to(&mut node, at, START_MS + after_ms);
+        assert_eq!(empty(&mut node, at, "q"), [body]);
     }
 }
 
 #[test]
 fn a_message_with_an_expiration_expires_only_after_its_release() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(START_MS);
-    let at = house.connect();
-    ready(&mut house, at, false);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(START_MS);
+    let at = node.connect();
+    ready(&mut node, at, false);
     for ms in ["0", "50"] {
         let mut properties = headers(false, |t| t.int("x-delay", 1_000));
         properties[0] |= 0x01;
         properties.push(ms.len() as u8);
         properties.extend(ms.as_bytes());
-        send_as(&mut house, at, ("delayed", "q"), &properties, ms);
+        send_as(&mut node, at, ("delayed", "q"), &properties, ms);
     }
-    pass_to(&mut house, at, START_MS + 999);
-    assert_eq!(asleep(&house), 2);
-    pass_to(&mut house, at, START_MS + 1_000);
-    pass_to(&mut house, at, START_MS + 1_049);
-    assert_eq!((asleep(&house), house.ready(at, "q")), (0, 1));
-    pass_to(&mut house, at, START_MS + 1_050);
-    assert_eq!(house.ready(at, "q"), 0);
+    pass_to(&mut node, at, START_MS + 999);
+    assert_eq!(asleep(&node), 2);
+    pass_to(&mut node, at, START_MS + 1_000);
+    pass_to(&mut node, at, START_MS + 1_049);
+    assert_eq!((asleep(&node), node.ready(at, "q")), (0, 1));
+    pass_to(&mut node, at, START_MS + 1_050);
+    assert_eq!(node.ready(at, "q"), 0);
 }
 
 #[test]
 fn without_capacity_messages_are_delayed_longer() {
-    let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
-    house.pending_writes.set_time(START_MS);
-    let at = house.connect();
-    ready(&mut house, at, false);
-    send(&mut house, at, 10, false, "1");
-    send(&mut house, at, 20, false, "2");
-    let mut held = filled(&mut house);
-    pass_to(&mut house, at, START_MS + 30);
-    assert_eq!((house.ready(at, "q"), asleep(&house)), (0, 2));
-    assert_eq!(house.broker.queues().next_expiry_ms(), None, "only capacity makes a difference");
+    let mut node = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
+    node.pending_writes.set_time(START_MS);
+    let at = node.connect();
+    ready(&mut node, at, false);
+    send(&mut node, at, 10, false, "1");
+    send(&mut node, at, 20, false, "2");
+    let mut held = filled(&mut node);
+    pass_to(&mut node, at, START_MS + 30);
+    assert_eq!((node.ready(at, "q"), asleep(&node)), (0, 2));
+    assert_eq!(node.broker.queues().next_expiry_ms(), None, "only capacity makes a difference");
     assert!(
-        !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages),
+        !node.broker.may_expire_or_trim(&node.pending_writes, &node.messages),
         "it is not retried forever"
     );
-    held.drain(..4).for_each(|id| house.messages.release(id));
-    house.turns(at);
-    assert_eq!(empty(&mut house, at, "q"), ["1", "2"]);
-    held.into_iter().for_each(|id| house.messages.release(id));
+    held.drain(..4).for_each(|id| node.messages.release(id));
+    node.turns(at);
+    assert_eq!(empty(&mut node, at, "q"), ["1", "2"]);
+    held.into_iter().for_each(|id| node.messages.release(id));
 }
 
 /// Many more messages than fit into memory, over all possible delays, in one clock step and in many. They are
@@ -344,30 +338,30 @@ fn without_capacity_messages_are_delayed_longer() {
 fn thousands_are_released_in_order_and_a_turn_releases_a_bounded_number() {
     for jumps in [1_u64, 40] {
         for bits in [8, 14, 20, 32] {
-            let mut house = TestBroker::with(&Limits { messages_max: 12_000, ..Limits::default() });
-            house.pending_writes.set_time(START_MS);
-            let at = house.connect();
-            ready(&mut house, at, false);
+            let mut node = TestBroker::with(&Limits { messages_max: 12_000, ..Limits::default() });
+            node.pending_writes.set_time(START_MS);
+            let at = node.connect();
+            ready(&mut node, at, false);
             let mut random = Random::new(bits);
             for _ in 0..4_000 {
                 let delay_ms = 1 + random.below((1 << bits) - 1);
-                send(&mut house, at, delay_ms as i64, false, &format!("{}", START_MS + delay_ms));
+                send(&mut node, at, delay_ms as i64, false, &format!("{}", START_MS + delay_ms));
             }
             let mut came: Vec<u64> = Vec::new();
             for jump in 1..=jumps {
-                house.pending_writes.set_time(START_MS + (1 << bits) * jump / jumps);
-                let before = house.ready(at, "q");
-                house.turn(at);
-                let count = house.ready(at, "q") - before;
+                node.pending_writes.set_time(START_MS + (1 << bits) * jump / jumps);
+                let before = node.ready(at, "q");
+                node.turn(at);
+                let count = node.ready(at, "q") - before;
                 assert!(count <= 512, "{count} in a turn");
-                house.turns(at);
-                let bodies = empty(&mut house, at, "q");
+                node.turns(at);
+                let bodies = empty(&mut node, at, "q");
                 came.extend(bodies.iter().map(|body| body.parse::<u64>().unwrap()));
             }
-            assert_eq!((came.len(), asleep(&house)), (4_000, 0), "{bits} bits, {jumps} jumps");
+            assert_eq!((came.len(), asleep(&node)), (4_000, 0), "{bits} bits, {jumps} jumps");
             // Messages that are due within 4 ms may be one step when there are too many.
             assert!(came.is_sorted_by_key(|due| due >> 2), "{bits} bits, {jumps} jumps: out of order");
-            assert_eq!(house.messages.messages_used(), 0);
+            assert_eq!(node.messages.messages_used(), 0);
         }
     }
 }
@@ -377,32 +371,32 @@ fn thousands_are_released_in_order_and_a_turn_releases_a_bounded_number() {
 fn memory_does_not_depend_on_the_number_of_delayed_messages() {
     const COUNT: u64 = 200_000;
     let limits = Limits { messages_max: 4_000, queue_entries_max: 8_192, ..Limits::default() };
-    let mut house = TestBroker::with(&limits);
-    house.pending_writes.start(1, true, 1 << 20);
-    house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
-    house.pending_writes.set_time(START_MS);
-    let at = house.connect();
-    ready(&mut house, at, true);
+    let mut node = TestBroker::with(&limits);
+    node.pending_writes.start(1, true, 1 << 20);
+    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    node.pending_writes.set_time(START_MS);
+    let at = node.connect();
+    ready(&mut node, at, true);
     let mut random = Random::new(1);
     let mut most = 0;
     for _ in 0..COUNT {
         let delay_ms = 3_600_000 + random.below(1 << 20) as i64;
-        assert_eq!(send(&mut house, at, delay_ms, true, "x"), Outcome::Published);
-        store(&mut house);
-        while house.broker.evict(&mut context!(house)) {}
-        most = most.max(house.messages.messages_used());
+        assert_eq!(send(&mut node, at, delay_ms, true, "x"), Outcome::Published);
+        store(&mut node);
+        while node.broker.evict(&mut context!(node)) {}
+        most = most.max(node.messages.messages_used());
     }
-    let gauges = house.broker.gauges();
-    assert_eq!(asleep(&house), COUNT);
+    let gauges = node.broker.gauges();
+    assert_eq!(asleep(&node), COUNT);
     assert!(most < 4_000 && gauges.queues < 12, "{most} messages in memory, {} slots", gauges.queues);
     // An entry is a message in memory or a run of any length on the disk; separately they would use 6,400.
     assert!(gauges.chunks < 200, "{} chunks", gauges.chunks);
     // They are read back from the disk in parts.
-    house.pending_writes.set_time(START_MS + 3_600_000);
+    node.pending_writes.set_time(START_MS + 3_600_000);
     let mut asked = 0;
     for _ in 0..100 {
-        house.turns(at);
-        let Some(fetch) = house.broker.queues_mut().next_read(&house.messages) else { break };
+        node.turns(at);
+        let Some(fetch) = node.broker.queues_mut().next_read(&node.messages) else { break };
         asked += 1;
         let properties = headers(true, |t| t.long("x-delay", 3_600_000));
         let mut through = fetch.end.min(fetch.start + 100);
@@ -416,11 +410,11 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
                 body_len: 1,
                 enqueued_ms,
             };
-            match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
+            match node.broker.queues_mut().page_in(&mut node.messages, &fetch, &page) {
                 PageInOutcome::Begun(id) => {
-                    house.messages.append_body(id, b"x");
-                    assert!(house.broker.queues_mut().paged_in(
-                        &mut context!(house),
+                    node.messages.append_body(id, b"x");
+                    assert!(node.broker.queues_mut().paged_in(
+                        &mut context!(node),
                         &fetch,
                         (offset, START_MS),
                         id
@@ -432,10 +426,10 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
                 }
             }
         }
-        house.broker.queues_mut().end_read(&fetch, through);
-        store(&mut house);
-        while house.broker.evict(&mut context!(house)) {}
-        most = most.max(house.messages.messages_used());
+        node.broker.queues_mut().end_read(&fetch, through);
+        store(&mut node);
+        while node.broker.evict(&mut context!(node)) {}
+        most = most.max(node.messages.messages_used());
     }
     assert!(asked > 3 && most < 4_000, "{asked} reads, {most} messages in memory");
 }
@@ -452,28 +446,28 @@ fn delayed_messages_are_released_in_time_over_any_number_of_restarts() {
         let mut expected: Vec<(u64, u64)> = Vec::new();
         let (mut came, mut serial): (Vec<(u64, u64)>, u64) = (Vec::new(), 0);
         for life in 0..8 {
-            let mut house = Life::begin(&disk).expect("it opens");
-            let at = house.at;
-            house.house.pending_writes.set_time(now_ms);
+            let mut node = Life::begin(&disk).expect("it opens");
+            let at = node.at;
+            node.node.pending_writes.set_time(now_ms);
             if life == 0 {
-                ready(&mut house.house, at, true);
+                ready(&mut node.node, at, true);
             } else if random.below(2) == 0 {
                 // Before the content of the slots is known.
-                send_dated(&mut house.house, at, &mut random, (now_ms, &mut serial), &mut expected);
+                send_dated(&mut node.node, at, &mut random, (now_ms, &mut serial), &mut expected);
             }
-            house.read_back();
+            node.read_back();
             let steps = if life == 7 { 400 } else { random.below(20) };
             for _ in 0..steps {
                 if life < 7 {
                     for _ in 0..random.below(6) {
-                        send_dated(&mut house.house, at, &mut random, (now_ms, &mut serial), &mut expected);
+                        send_dated(&mut node.node, at, &mut random, (now_ms, &mut serial), &mut expected);
                     }
                 }
                 let bits = 1 + random.below(20);
                 now_ms += if life < 7 { 1 + random.below(1 << bits) } else { 1 << 24 };
-                house.house.pending_writes.set_time(now_ms);
-                house.read_back();
-                for body in house.empty("q") {
+                node.node.pending_writes.set_time(now_ms);
+                node.read_back();
+                for body in node.empty("q") {
                     let (due, number) = body.split_once(' ').unwrap();
                     let message = (due.parse().unwrap(), number.parse().unwrap());
                     assert!(message.0 <= now_ms, "seed {seed}: {} ms too early", message.0 - now_ms);
@@ -484,9 +478,9 @@ fn delayed_messages_are_released_in_time_over_any_number_of_restarts() {
                     .filter(|(due, number)| *due <= now_ms && !came.contains(&(*due, *number)));
                 assert_eq!(late.count(), 0, "seed {seed}, life {life}: late");
             }
-            house.house.turns(at);
-            house.store().expect("the disk is well");
-            drop(house);
+            node.node.turns(at);
+            node.store().expect("the disk is well");
+            drop(node);
             disk.power_cut();
             disk.start(Trouble::Never);
         }
@@ -498,7 +492,7 @@ fn delayed_messages_are_released_in_time_over_any_number_of_restarts() {
 }
 
 fn send_dated(
-    house: &mut TestBroker,
+    node: &mut TestBroker,
     at: At,
     random: &mut Random,
     (now_ms, serial): (u64, &mut u64),
@@ -508,7 +502,7 @@ fn send_dated(
     let delay_ms = 1 + random.below(1 << bits);
     *serial += 1;
     let due = now_ms + delay_ms;
-    assert_eq!(send(house, at, delay_ms as i64, true, &format!("{due} {serial}")), Outcome::Published);
+    assert_eq!(send(node, at, delay_ms as i64, true, &format!("{due} {serial}")), Outcome::Published);
     expected.push((due, *serial));
 }
 
@@ -523,24 +517,24 @@ fn over_power_cuts_a_message_is_either_delayed_or_released() {
         disk.start(Trouble::Never);
         let mut life = Life::begin(&disk).expect("it opens");
         let at = life.at;
-        life.house.pending_writes.set_time(START_MS);
-        ready(&mut life.house, at, true);
+        life.node.pending_writes.set_time(START_MS);
+        ready(&mut life.node, at, true);
         for number in 0..COUNT {
-            send(&mut life.house, at, 1_000_000 + 20_000 * number as i64, true, "x");
+            send(&mut life.node, at, 1_000_000 + 20_000 * number as i64, true, "x");
         }
         life.store().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
         let is_over = (0..15).all(|step| {
-            life.house.pending_writes.set_time(START_MS + 1_000_000 + 20_000 * step);
-            life.house.turns(at);
+            life.node.pending_writes.set_time(START_MS + 1_000_000 + 20_000 * step);
+            life.node.turns(at);
             life.store().is_some()
         });
         drop(life);
         disk.power_cut();
         disk.start(Trouble::Never);
         let mut life = Life::begin(&disk).expect("it opens");
-        let awake = u64::from(life.house.ready(life.at, "q"));
-        let asleep = asleep(&life.house);
+        let awake = u64::from(life.node.ready(life.at, "q"));
+        let asleep = asleep(&life.node);
         assert_eq!(awake + asleep, COUNT, "cut {cut}: {awake} awake, {asleep} asleep");
         before += u32::from(awake == 0);
         behind += u32::from(awake > 0);
@@ -560,28 +554,28 @@ fn over_power_cuts_an_exchange_is_deleted_with_its_delayed_messages() {
         disk.start(Trouble::Never);
         let mut life = Life::begin(&disk).expect("it opens");
         let at = life.at;
-        life.house.pending_writes.set_time(START_MS);
-        ready(&mut life.house, at, true);
+        life.node.pending_writes.set_time(START_MS);
+        ready(&mut life.node, at, true);
         for delay_ms in [1_000, 100_000, 10_000_000] {
-            send(&mut life.house, at, delay_ms, true, "x");
+            send(&mut life.node, at, delay_ms, true, "x");
         }
         life.store().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
-        life.house.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
-        life.house.turns(at);
+        life.node.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
+        life.node.turns(at);
         let is_over = life.store().is_some();
         drop(life);
         disk.power_cut();
         disk.start(Trouble::Never);
         let mut life = Life::begin(&disk).expect("it opens");
-        let names = (0..life.house.broker.views().exchange_places())
-            .filter_map(|place| life.house.broker.views().exchange_at(place))
+        let names = (0..life.node.broker.views().exchange_places())
+            .filter_map(|place| life.node.broker.views().exchange_at(place))
             .filter(|view| view.name == "delayed");
         let count = names.count();
         if count == 1 {
-            assert_eq!(asleep(&life.house), 3, "cut {cut}");
+            assert_eq!(asleep(&life.node), 3, "cut {cut}");
         }
-        assert_eq!(life.house.broker.recovery().orphans().len(), 0, "cut {cut}: nothing is left behind");
+        assert_eq!(life.node.broker.recovery().orphans().len(), 0, "cut {cut}: nothing is left behind");
         life.read_back();
         life.store().expect("the disk is well");
         if is_over {
@@ -597,20 +591,20 @@ fn a_new_exchange_of_the_same_name_has_no_delayed_messages() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    life.house.pending_writes.set_time(START_MS);
-    ready(&mut life.house, at, true);
-    send(&mut life.house, at, 50_000, true, "old");
-    life.house.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
-    life.house.turns(at);
-    exchange(&mut life.house, at, "delayed", "fanout", true);
-    bind(&mut life.house, at, ("delayed", ""), "q", &[]);
-    send(&mut life.house, at, 60_000, true, "new");
+    life.node.pending_writes.set_time(START_MS);
+    ready(&mut life.node, at, true);
+    send(&mut life.node, at, 50_000, true, "old");
+    life.node.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
+    life.node.turns(at);
+    exchange(&mut life.node, at, "delayed", "fanout", true);
+    bind(&mut life.node, at, ("delayed", ""), "q", &[]);
+    send(&mut life.node, at, 60_000, true, "new");
     life.store().expect("the disk is well");
     drop(life);
     disk.power_cut();
     disk.start(Trouble::Never);
     let mut life = Life::begin(&disk).expect("it opens");
-    life.house.pending_writes.set_time(START_MS + 70_000);
+    life.node.pending_writes.set_time(START_MS + 70_000);
     life.read_back();
     assert_eq!(life.empty("q"), ["new"]);
 }

@@ -29,149 +29,149 @@ pub(crate) fn persistent_expiring(ms: &str) -> Vec<u8> {
 }
 
 /// Sets the time, and processes what is due.
-pub(crate) fn pass_to(house: &mut TestBroker, at: At, time_ms: u64) {
-    house.pending_writes.set_time(time_ms);
-    house.turns(at);
+pub(crate) fn pass_to(node: &mut TestBroker, at: At, time_ms: u64) {
+    node.pending_writes.set_time(time_ms);
+    node.turns(at);
 }
 
 #[test]
 fn messages_expire_at_their_time() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &ttl(500));
-    publish(&mut house, at, "q", &[0, 0], "1");
-    house.turns(at);
-    assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_500), "the loop sleeps until then");
-    pass_to(&mut house, at, 1_200);
-    publish(&mut house, at, "q", &[0, 0], "2");
-    pass_to(&mut house, at, 1_499);
-    assert_eq!(house.ready(at, "q"), 2);
-    pass_to(&mut house, at, 1_500);
-    assert_eq!((house.ready(at, "q"), house.broker.queues().next_expiry_ms()), (1, Some(1_700)));
-    pass_to(&mut house, at, 1_700);
-    assert_eq!((house.ready(at, "q"), house.broker.queues().next_expiry_ms()), (0, None));
-    assert_eq!(house.messages.messages_used(), 0);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &ttl(500));
+    publish(&mut node, at, "q", &[0, 0], "1");
+    node.turns(at);
+    assert_eq!(node.broker.queues().next_expiry_ms(), Some(1_500), "the loop sleeps until then");
+    pass_to(&mut node, at, 1_200);
+    publish(&mut node, at, "q", &[0, 0], "2");
+    pass_to(&mut node, at, 1_499);
+    assert_eq!(node.ready(at, "q"), 2);
+    pass_to(&mut node, at, 1_500);
+    assert_eq!((node.ready(at, "q"), node.broker.queues().next_expiry_ms()), (1, Some(1_700)));
+    pass_to(&mut node, at, 1_700);
+    assert_eq!((node.ready(at, "q"), node.broker.queues().next_expiry_ms()), (0, None));
+    assert_eq!(node.messages.messages_used(), 0);
 }
 
 #[test]
 fn the_shorter_of_both_times_counts_and_only_the_first_expires() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &ttl(500));
-    declare(&mut house, at, "plain", false, &[]);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &ttl(500));
+    declare(&mut node, at, "plain", false, &[]);
     for queue in ["q", "plain"] {
-        publish(&mut house, at, queue, &expiring("300"), "own");
+        publish(&mut node, at, queue, &expiring("300"), "own");
     }
-    publish(&mut house, at, "plain", &[0, 0], "for ever");
-    publish(&mut house, at, "plain", &expiring("100"), "behind");
-    pass_to(&mut house, at, 1_299);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "plain")), (1, 3));
-    pass_to(&mut house, at, 1_300);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "plain")), (0, 2), "what is behind has to wait");
-    let first = got(&mut house, at, "plain");
+    publish(&mut node, at, "plain", &[0, 0], "for ever");
+    publish(&mut node, at, "plain", &expiring("100"), "behind");
+    pass_to(&mut node, at, 1_299);
+    assert_eq!((node.ready(at, "q"), node.ready(at, "plain")), (1, 3));
+    pass_to(&mut node, at, 1_300);
+    assert_eq!((node.ready(at, "q"), node.ready(at, "plain")), (0, 2), "what is behind has to wait");
+    let first = got(&mut node, at, "plain");
     assert_eq!((first.body.as_str(), first.left), ("for ever", 0), "what expired behind it does not count");
-    assert!(get(&mut house, at, "plain").is_none(), "now it stood first");
+    assert!(get(&mut node, at, "plain").is_none(), "now it stood first");
 }
 
 #[test]
 fn expired_messages_are_dead_lettered_and_not_delivered() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
-    publish(&mut house, at, "q", &expiring("5000"), "x");
-    house.pending_writes.set_time(1_100);
-    assert!(get(&mut house, at, "q").is_none(), "even before its queue is checked");
-    let letter = got(&mut house, at, "dead");
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
+    publish(&mut node, at, "q", &expiring("5000"), "x");
+    node.pending_writes.set_time(1_100);
+    assert!(get(&mut node, at, "q").is_none(), "even before its queue is checked");
+    let letter = got(&mut node, at, "dead");
     assert_eq!(letter.deaths(), [("q".into(), "expired".into(), 1)]);
     // The dead letter has no expiration of its own, or it would expire there too.
-    pass_to(&mut house, at, 1 << 40);
-    house.settle(at, letter.tag, false, Settlement::Requeue);
-    house.turns(at);
-    assert_eq!(house.ready(at, "dead"), 1);
+    pass_to(&mut node, at, 1 << 40);
+    node.settle(at, letter.tag, false, Settlement::Requeue);
+    node.turns(at);
+    assert_eq!(node.ready(at, "dead"), 1);
 }
 
 #[test]
 fn messages_with_ttl_0_are_delivered_only_to_waiting_consumers() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &ttl(0));
-    declare(&mut house, at, "dlq", false, &with("dead", |t| t.int("x-message-ttl", 0)));
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", false, &ttl(0));
+    declare(&mut node, at, "dlq", false, &with("dead", |t| t.int("x-message-ttl", 0)));
     for queue in ["q", "dlq"] {
-        publish(&mut house, at, queue, &[0, 0], "1");
-        house.turns(at);
+        publish(&mut node, at, queue, &[0, 0], "1");
+        node.turns(at);
     }
-    pass_to(&mut house, at, 1_001);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "dlq"), house.ready(at, "dead")), (0, 0, 1));
+    pass_to(&mut node, at, 1_001);
+    assert_eq!((node.ready(at, "q"), node.ready(at, "dlq"), node.ready(at, "dead")), (0, 0, 1));
     for queue in ["q", "dlq"] {
-        house.consume(at, queue);
-        publish(&mut house, at, queue, &[0, 0], "2");
-        assert_eq!(house.turns(at), 1, "{queue}");
+        node.consume(at, queue);
+        publish(&mut node, at, queue, &[0, 0], "2");
+        assert_eq!(node.turns(at), 1, "{queue}");
     }
 }
 
 /// A hundred thousand messages whose time comes at once: no turn does all of it.
 #[test]
 fn a_turn_expires_a_bounded_number_of_messages() {
-    let mut house = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &ttl(10));
-    house.publish(at, "q", 10_000);
-    house.turns(at);
-    house.pending_writes.set_time(2_000);
-    house.turn(at);
-    let left = house.ready(at, "q");
+    let mut node = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &ttl(10));
+    node.publish(at, "q", 10_000);
+    node.turns(at);
+    node.pending_writes.set_time(2_000);
+    node.turn(at);
+    let left = node.ready(at, "q");
     assert!((9_000..10_000).contains(&left), "{left}");
-    house.turns(at);
-    assert_eq!(house.ready(at, "q"), 0);
+    node.turns(at);
+    assert_eq!(node.ready(at, "q"), 0);
 }
 
 #[test]
 fn requeued_messages_keep_their_expiry_time() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &ttl(500));
-    publish(&mut house, at, "q", &[0, 0], "1");
-    let first = got(&mut house, at, "q");
-    pass_to(&mut house, at, 1_400);
-    house.settle(at, first.tag, false, Settlement::Requeue);
-    pass_to(&mut house, at, 1_499);
-    assert_eq!(house.ready(at, "q"), 1);
-    pass_to(&mut house, at, 1_500);
-    assert_eq!(house.ready(at, "q"), 0);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &ttl(500));
+    publish(&mut node, at, "q", &[0, 0], "1");
+    let first = got(&mut node, at, "q");
+    pass_to(&mut node, at, 1_400);
+    node.settle(at, first.tag, false, Settlement::Requeue);
+    pass_to(&mut node, at, 1_499);
+    assert_eq!(node.ready(at, "q"), 1);
+    pass_to(&mut node, at, 1_500);
+    assert_eq!(node.ready(at, "q"), 0);
 }
 
 #[test]
 fn an_unused_queue_is_deleted() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
     let expires = |t: &mut TableWriter<'_, '_>| -> Result<(), Full> { t.int("x-expires", 100) };
-    declare(&mut house, at, "q", false, &table(expires));
-    house.turns(at);
-    assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_100));
+    declare(&mut node, at, "q", false, &table(expires));
+    node.turns(at);
+    assert_eq!(node.broker.queues().next_expiry_ms(), Some(1_100));
     // A get, a declaration and a consumer count as uses.
-    pass_to(&mut house, at, 1_090);
-    assert!(get(&mut house, at, "q").is_none());
-    pass_to(&mut house, at, 1_180);
-    assert_eq!(house.ready(at, "q"), 0);
-    pass_to(&mut house, at, 1_270);
-    house.consume(at, "q");
-    pass_to(&mut house, at, 9_000);
-    house.done(at, Command::Cancel { tag: "q" });
-    pass_to(&mut house, at, 9_099);
-    assert_eq!(house.broker.gauges().queues, 1);
-    pass_to(&mut house, at, 9_100);
-    assert_eq!(house.broker.gauges().queues, 0);
+    pass_to(&mut node, at, 1_090);
+    assert!(get(&mut node, at, "q").is_none());
+    pass_to(&mut node, at, 1_180);
+    assert_eq!(node.ready(at, "q"), 0);
+    pass_to(&mut node, at, 1_270);
+    node.consume(at, "q");
+    pass_to(&mut node, at, 9_000);
+    node.done(at, Command::Cancel { tag: "q" });
+    pass_to(&mut node, at, 9_099);
+    assert_eq!(node.broker.gauges().queues, 1);
+    pass_to(&mut node, at, 9_100);
+    assert_eq!(node.broker.gauges().queues, 0);
     let (queue, no_ack) = ("q", false);
-    assert!(matches!(house.ask(at, Command::Get { queue, no_ack }), Outcome::Fault(_)));
+    assert!(matches!(node.ask(at, Command::Get { queue, no_ack }), Outcome::Fault(_)));
 }
 
 // ---- consumers
@@ -179,99 +179,96 @@ fn an_unused_queue_is_deleted() {
 /// A message with TTL 0 expires before the next command if no consumer waits.
 #[test]
 fn a_message_with_ttl_0_expires_before_the_next_command() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 0)));
-    declare(&mut house, at, "own", false, &with("dead", |_| Ok(())));
-    publish(&mut house, at, "q", &[0, 0], "1");
-    publish(&mut house, at, "own", &expiring("0"), "2");
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 0)));
+    declare(&mut node, at, "own", false, &with("dead", |_| Ok(())));
+    publish(&mut node, at, "q", &[0, 0], "1");
+    publish(&mut node, at, "own", &expiring("0"), "2");
     for queue in ["q", "own"] {
-        assert_eq!(house.ready(at, queue), 0, "{queue}");
-        house.consume(at, queue);
+        assert_eq!(node.ready(at, queue), 0, "{queue}");
+        node.consume(at, queue);
     }
-    assert_eq!((house.turns(at), house.ready(at, "dead")), (0, 2));
+    assert_eq!((node.turns(at), node.ready(at, "dead")), (0, 2));
 }
 
 /// Several messages in one turn, for a consumer with a prefetch limit.
 #[test]
 fn messages_with_ttl_0_go_to_a_consumer_as_far_as_its_credit_allows() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
-    house.done(at, Command::Qos { prefetch_count: 3, global: false });
-    declare(&mut house, at, "q", false, &ttl(0));
-    house.consume(at, "q");
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
+    node.done(at, Command::Qos { prefetch_count: 3, global: false });
+    declare(&mut node, at, "q", false, &ttl(0));
+    node.consume(at, "q");
     for number in 0..5 {
-        publish(&mut house, at, "q", &[0, 0], &format!("{number}"));
+        publish(&mut node, at, "q", &[0, 0], &format!("{number}"));
     }
-    assert_eq!((house.turns(at), house.ready(at, "q")), (3, 0));
+    assert_eq!((node.turns(at), node.ready(at, "q")), (3, 0));
 }
 
 #[test]
 fn without_capacity_for_its_dead_letter_an_expired_message_stays_undelivered_and_proceeds_later() {
-    let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
-    publish(&mut house, at, "q", &[0, 0], "x");
-    let mut held = filled(&mut house);
-    pass_to(&mut house, at, 1_100);
-    house.consume(at, "q");
-    assert_eq!((house.turns(at), house.ready(at, "q"), house.ready(at, "dead")), (0, 1, 0));
-    assert!(
-        !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages),
-        "or the loop would burn"
-    );
-    assert_eq!(house.broker.queues().next_expiry_ms(), None, "likewise");
-    held.drain(..2).for_each(|id| house.messages.release(id));
-    house.turns(at);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 1));
-    held.into_iter().for_each(|id| house.messages.release(id));
+    let mut node = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
+    publish(&mut node, at, "q", &[0, 0], "x");
+    let mut held = filled(&mut node);
+    pass_to(&mut node, at, 1_100);
+    node.consume(at, "q");
+    assert_eq!((node.turns(at), node.ready(at, "q"), node.ready(at, "dead")), (0, 1, 0));
+    assert!(!node.broker.may_expire_or_trim(&node.pending_writes, &node.messages), "or the loop would burn");
+    assert_eq!(node.broker.queues().next_expiry_ms(), None, "likewise");
+    held.drain(..2).for_each(|id| node.messages.release(id));
+    node.turns(at);
+    assert_eq!((node.ready(at, "q"), node.ready(at, "dead")), (0, 1));
+    held.into_iter().for_each(|id| node.messages.release(id));
     // The queue continues after that.
-    publish(&mut house, at, "q", &[0, 0], "y");
-    assert_eq!(house.turns(at), 1);
+    publish(&mut node, at, "q", &[0, 0], "y");
+    assert_eq!(node.turns(at), 1);
 }
 
 /// While messages are being requeued, it is unknown which of them is the first.
 #[test]
 fn the_first_message_while_others_are_requeued_need_not_be_the_first_to_expire() {
-    let mut house = TestBroker::new(2_000);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &[]);
-    house.consume(at, "q");
+    let mut node = TestBroker::new(2_000);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &[]);
+    node.consume(at, "q");
     for _ in 0..600 {
-        publish(&mut house, at, "q", &[0, 0], "for ever");
+        publish(&mut node, at, "q", &[0, 0], "for ever");
     }
-    house.turns(at);
-    publish(&mut house, at, "q", &expiring("100"), "behind");
-    assert_eq!(house.turns(at), 1);
-    house.pending_writes.set_time(2_000);
-    let mut context = context!(house);
-    house.broker.disconnect(&mut context, at.connection);
-    let at = house.connect();
-    house.turns(at);
-    assert_eq!(house.ready(at, "q"), 601, "it stands behind all the others");
+    node.turns(at);
+    publish(&mut node, at, "q", &expiring("100"), "behind");
+    assert_eq!(node.turns(at), 1);
+    node.pending_writes.set_time(2_000);
+    let mut context = context!(node);
+    node.broker.disconnect(&mut context, at.connection);
+    let at = node.connect();
+    node.turns(at);
+    assert_eq!(node.ready(at, "q"), 601, "it stands behind all the others");
 }
 
 #[test]
 fn many_queues_whose_time_comes_at_once_take_several_turns() {
-    let mut house = TestBroker::with(&Limits { queues_max: 3_000, ..Limits::default() });
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
+    let mut node = TestBroker::with(&Limits { queues_max: 3_000, ..Limits::default() });
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
     for number in 0..2_000 {
         let queue = format!("q{number}");
-        declare(&mut house, at, &queue, false, &ttl(10));
-        publish(&mut house, at, &queue, &[0, 0], "x");
+        declare(&mut node, at, &queue, false, &ttl(10));
+        publish(&mut node, at, &queue, &[0, 0], "x");
     }
-    house.turns(at);
-    house.pending_writes.set_time(2_000);
-    house.turn(at);
-    assert!(house.messages.messages_used() > 1_000, "{}", house.messages.messages_used());
-    house.turns(at);
-    assert_eq!((house.messages.messages_used(), house.broker.queues().next_expiry_ms()), (0, None));
+    node.turns(at);
+    node.pending_writes.set_time(2_000);
+    node.turn(at);
+    assert!(node.messages.messages_used() > 1_000, "{}", node.messages.messages_used());
+    node.turns(at);
+    assert_eq!((node.messages.messages_used(), node.broker.queues().next_expiry_ms()), (0, None));
 }
 
 /// A store that cannot be written keeps its queues, without repeated attempts in each turn.
@@ -280,15 +277,15 @@ fn a_queue_that_cannot_be_deleted_stays() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "q", true, &table(|t| t.int("x-expires", 100)));
+    declare(&mut life.node, at, "q", true, &table(|t| t.int("x-expires", 100)));
     life.store().expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
-    life.house.pending_writes.start(9, false, 1 << 20);
+    life.node.pending_writes.start(9, false, 1 << 20);
     let at = life.at;
-    pass_to(&mut life.house, at, 1 << 30);
-    assert_eq!(life.house.broker.gauges().queues, 1);
-    assert_eq!(life.house.broker.queues().next_expiry_ms(), None, "or the loop would burn");
+    pass_to(&mut life.node, at, 1 << 30);
+    assert_eq!(life.node.broker.gauges().queues, 1);
+    assert_eq!(life.node.broker.queues().next_expiry_ms(), None, "or the loop would burn");
 }
 
 // ---- with length limits, with several queues
@@ -296,41 +293,41 @@ fn a_queue_that_cannot_be_deleted_stays() {
 /// The length limit drops the first message, which has no TTL, and the new first message has one.
 #[test]
 fn messages_left_by_the_length_limit_expire_in_time() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &table(|t| t.int("x-max-length", 1)));
-    publish(&mut house, at, "q", &[0, 0], "for ever");
-    publish(&mut house, at, "q", &expiring("300"), "x");
-    house.turns(at);
-    assert_eq!((house.ready(at, "q"), house.broker.queues().next_expiry_ms()), (1, Some(1_300)));
-    pass_to(&mut house, at, 1_300);
-    assert_eq!((house.ready(at, "q"), house.messages.messages_used()), (0, 0));
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &table(|t| t.int("x-max-length", 1)));
+    publish(&mut node, at, "q", &[0, 0], "for ever");
+    publish(&mut node, at, "q", &expiring("300"), "x");
+    node.turns(at);
+    assert_eq!((node.ready(at, "q"), node.broker.queues().next_expiry_ms()), (1, Some(1_300)));
+    pass_to(&mut node, at, 1_300);
+    assert_eq!((node.ready(at, "q"), node.messages.messages_used()), (0, 0));
 }
 
 /// Combines a length limit and a TTL with dead letters, which may take a turn.
 #[test]
 fn length_limits_and_ttls_use_the_same_dead_letter_queue() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
     let both = |t: &mut TableWriter<'_, '_>| -> Result<(), Full> {
         t.int("x-max-length", 2)?;
         t.int("x-message-ttl", 500)
     };
-    declare(&mut house, at, "q", false, &with("dead", both));
+    declare(&mut node, at, "q", false, &with("dead", both));
     for (time_ms, body) in [(1_000, "1"), (1_100, "2"), (1_200, "3"), (1_300, "4")] {
-        pass_to(&mut house, at, time_ms);
-        publish(&mut house, at, "q", &[0, 0], body);
+        pass_to(&mut node, at, time_ms);
+        publish(&mut node, at, "q", &[0, 0], body);
     }
-    pass_to(&mut house, at, 1_699);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (2, 2));
-    assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_700));
-    pass_to(&mut house, at, 1_700);
-    pass_to(&mut house, at, 1_800);
-    assert_eq!((house.ready(at, "q"), house.broker.queues().next_expiry_ms()), (0, None));
-    let reasons: Vec<_> = core::iter::from_fn(|| get(&mut house, at, "dead"))
+    pass_to(&mut node, at, 1_699);
+    assert_eq!((node.ready(at, "q"), node.ready(at, "dead")), (2, 2));
+    assert_eq!(node.broker.queues().next_expiry_ms(), Some(1_700));
+    pass_to(&mut node, at, 1_700);
+    pass_to(&mut node, at, 1_800);
+    assert_eq!((node.ready(at, "q"), node.broker.queues().next_expiry_ms()), (0, None));
+    let reasons: Vec<_> = core::iter::from_fn(|| get(&mut node, at, "dead"))
         .map(|got| (got.deaths()[0].1.clone(), got.body))
         .collect();
     let expected = [("maxlen", "1"), ("maxlen", "2"), ("expired", "3"), ("expired", "4")];
@@ -342,22 +339,22 @@ fn length_limits_and_ttls_use_the_same_dead_letter_queue() {
 #[test]
 fn a_message_in_two_queues_is_checked_in_both() {
     for (gives, has) in [("a", "b"), ("b", "a")] {
-        let mut house = TestBroker::new(64);
-        house.pending_writes.set_time(1_000);
-        let at = house.connect();
+        let mut node = TestBroker::new(64);
+        node.pending_writes.set_time(1_000);
+        let at = node.connect();
         for queue in ["a", "b"] {
             let its = if queue == has { ttl(100) } else { with(has, |t| t.int("x-message-ttl", 0)) };
-            declare(&mut house, at, queue, false, &its);
+            declare(&mut node, at, queue, false, &its);
             let (exchange, routing_key, arguments) = ("amq.fanout", "", &[][..]);
-            house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+            node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
         }
-        let message = message_to(&mut house, "amq.fanout", "", &[0, 0], b"x");
-        assert_eq!(house.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
-        pass_to(&mut house, at, 1_001);
-        assert_eq!((house.ready(at, gives), house.ready(at, has)), (0, 2));
-        assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_100));
-        pass_to(&mut house, at, 1_100);
-        assert_eq!((house.ready(at, has), house.messages.messages_used()), (0, 0));
+        let message = message_to(&mut node, "amq.fanout", "", &[0, 0], b"x");
+        assert_eq!(node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+        pass_to(&mut node, at, 1_001);
+        assert_eq!((node.ready(at, gives), node.ready(at, has)), (0, 2));
+        assert_eq!(node.broker.queues().next_expiry_ms(), Some(1_100));
+        pass_to(&mut node, at, 1_100);
+        assert_eq!((node.ready(at, has), node.messages.messages_used()), (0, 0));
     }
 }
 
@@ -369,31 +366,31 @@ fn a_restart_neither_shortens_nor_extends_a_ttl() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "dead", true, &[]);
-    declare(&mut life.house, at, "ttl", true, &ttl(100_000));
-    declare(&mut life.house, at, "own", true, &with("dead", |_| Ok(())));
-    life.house.pending_writes.set_time(50_000);
-    publish(&mut life.house, at, "ttl", PERSISTENT, "x");
-    publish(&mut life.house, at, "own", &persistent_expiring("120000"), "y");
+    declare(&mut life.node, at, "dead", true, &[]);
+    declare(&mut life.node, at, "ttl", true, &ttl(100_000));
+    declare(&mut life.node, at, "own", true, &with("dead", |_| Ok(())));
+    life.node.pending_writes.set_time(50_000);
+    publish(&mut life.node, at, "ttl", PERSISTENT, "x");
+    publish(&mut life.node, at, "own", &persistent_expiring("120000"), "y");
     life.store_at(Now::from_ms(55_000)).expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
     assert!(
-        (55_000..56_000).contains(&life.house.pending_writes.time_ms()),
+        (55_000..56_000).contains(&life.node.pending_writes.time_ms()),
         "{}",
-        life.house.pending_writes.time_ms()
+        life.node.pending_writes.time_ms()
     );
     assert_eq!(life.read_back(), (0, 2), "they are only looked at");
-    assert_eq!(life.house.messages.messages_used(), 0);
-    assert_eq!(life.house.broker.queues().next_expiry_ms(), Some(150_000));
+    assert_eq!(life.node.messages.messages_used(), 0);
+    assert_eq!(life.node.broker.queues().next_expiry_ms(), Some(150_000));
     for (time_ms, left) in
         [(149_999, (1, 1, 0)), (150_000, (0, 1, 0)), (169_999, (0, 1, 0)), (170_000, (0, 0, 1))]
     {
-        pass_to(&mut life.house, at, time_ms);
+        pass_to(&mut life.node, at, time_ms);
         life.read_back();
-        let house = &mut life.house;
-        let counts = (house.ready(at, "ttl"), house.ready(at, "own"), house.ready(at, "dead"));
+        let node = &mut life.node;
+        let counts = (node.ready(at, "ttl"), node.ready(at, "own"), node.ready(at, "dead"));
         assert_eq!(counts, left, "at {time_ms}");
     }
     assert_eq!(life.get("dead").expect("there is a message").deaths(), [("own".into(), "expired".into(), 1)]);
@@ -405,10 +402,10 @@ fn messages_in_the_log_expire_one_after_the_other() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "q", true, &ttl(1_000));
+    declare(&mut life.node, at, "q", true, &ttl(1_000));
     for time_ms in [10_000, 10_400, 10_800] {
-        life.house.pending_writes.set_time(time_ms);
-        publish(&mut life.house, at, "q", PERSISTENT, "x");
+        life.node.pending_writes.set_time(time_ms);
+        publish(&mut life.node, at, "q", PERSISTENT, "x");
     }
     life.store_at(Now::from_ms(10_800)).expect("the disk is well");
     drop(life);
@@ -416,9 +413,9 @@ fn messages_in_the_log_expire_one_after_the_other() {
     let at = life.at;
     life.read_back();
     for (time_ms, left) in [(10_999, 3), (11_000, 2), (11_399, 2), (11_400, 1), (11_800, 0)] {
-        pass_to(&mut life.house, at, time_ms);
+        pass_to(&mut life.node, at, time_ms);
         life.read_back();
-        assert_eq!(life.house.ready(at, "q"), left, "at {time_ms}");
+        assert_eq!(life.node.ready(at, "q"), left, "at {time_ms}");
     }
 }
 
@@ -429,26 +426,26 @@ fn evicted_messages_expire() {
     let disk = disk();
     let mut life = Life::begin_with(&disk, &limits).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "q", true, &ttl(100_000));
-    life.house.pending_writes.set_time(2_000);
+    declare(&mut life.node, at, "q", true, &ttl(100_000));
+    life.node.pending_writes.set_time(2_000);
     for _ in 0..100 {
-        publish(&mut life.house, at, "q", PERSISTENT, "x");
+        publish(&mut life.node, at, "q", PERSISTENT, "x");
     }
     for _ in 0..3 {
-        while life.house.broker.evict(&mut context!(life.house)) {
+        while life.node.broker.evict(&mut context!(life.node)) {
             life.store().expect("the disk is well");
         }
         life.store().expect("the disk is well");
     }
-    assert!(life.house.messages.messages_used() < 80, "{}", life.house.messages.messages_used());
+    assert!(life.node.messages.messages_used() < 80, "{}", life.node.messages.messages_used());
     assert_eq!(life.read_back(), (0, 0), "when the first expires is known");
-    pass_to(&mut life.house, at, 101_999);
+    pass_to(&mut life.node, at, 101_999);
     life.read_back();
-    assert_eq!(life.house.ready(at, "q"), 100);
-    pass_to(&mut life.house, at, 102_000);
+    assert_eq!(life.node.ready(at, "q"), 100);
+    pass_to(&mut life.node, at, 102_000);
     life.read_back();
-    assert_eq!(life.house.ready(at, "q"), 0);
-    assert_eq!(life.house.messages.messages_used(), 0);
+    assert_eq!(life.node.ready(at, "q"), 0);
+    assert_eq!(life.node.messages.messages_used(), 0);
 }
 
 #[test]
@@ -457,9 +454,9 @@ fn over_power_cuts_an_expired_message_is_in_one_place() {
     at_every_cut(
         &arguments,
         |_, at| at,
-        |house, at| {
-            house.settle(at, 0, true, Settlement::Requeue);
-            house.pending_writes.set_time(1 << 20);
+        |node, at| {
+            node.settle(at, 0, true, Settlement::Requeue);
+            node.pending_writes.set_time(1 << 20);
         },
     );
 }
@@ -472,26 +469,26 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
         let disk = disk();
         let mut life = Life::begin(&disk).expect("it opens");
         let at = life.at;
-        declare(&mut life.house, at, "q", true, &ttl_ms.map_or(Vec::new(), ttl));
-        publish(&mut life.house, at, "q", PERSISTENT, "x");
-        life.house.turns(at);
+        declare(&mut life.node, at, "q", true, &ttl_ms.map_or(Vec::new(), ttl));
+        publish(&mut life.node, at, "q", PERSISTENT, "x");
+        life.node.turns(at);
         life.store().expect("the disk is well");
         let mut commits = 0;
         let mut said_at_ms = 1;
         for now_ms in (1..3_600_000).step_by(1_000) {
             let now = Now::from_ms(now_ms);
-            life.house.pending_writes.set_time(now_ms);
+            life.node.pending_writes.set_time(now_ms);
             if life.keeper.log().time_deadline().is_due(now) {
-                life.keeper.record_time(life.house.broker.queues().has_stored_deadline(), now);
+                life.keeper.record_time(life.node.broker.queues().has_stored_deadline(), now);
             }
             while let Some(write) =
-                life.keeper.next_write(&mut life.house.pending_writes, &mut life.house.messages, now)
+                life.keeper.next_write(&mut life.node.pending_writes, &mut life.node.messages, now)
             {
                 let done = write.run(&mut disk.clone());
                 commits += u32::from(done.is_commit());
                 said_at_ms = now_ms;
                 life.keeper
-                    .write_done(&mut life.house.pending_writes, &mut life.house.messages, done, now)
+                    .write_done(&mut life.node.pending_writes, &mut life.node.messages, done, now)
                     .expect("the disk is well");
             }
             let unsaid_ms = now_ms - said_at_ms;
@@ -504,7 +501,7 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
         disk.power_cut();
         disk.start(leveret_test_support::simulated_disk::Trouble::Never);
         let life = Life::begin(&disk).expect("it opens");
-        let time_ms = life.house.pending_writes.time_ms();
+        let time_ms = life.node.pending_writes.time_ms();
         if ttl_ms.is_some() {
             assert!((3_600_000 / 9 * 8..3_600_000).contains(&time_ms), "{time_ms}");
             assert!((10..40).contains(&commits), "{commits}");
@@ -521,20 +518,20 @@ fn a_start_is_a_use_of_a_queue() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "q", true, &table(|t| t.int("x-expires", 1_000)));
+    declare(&mut life.node, at, "q", true, &table(|t| t.int("x-expires", 1_000)));
     // The store is older than the queue may stay unused.
     life.store_at(Now::from_ms(60_000)).expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    let now_ms = life.house.pending_writes.time_ms();
+    let now_ms = life.node.pending_writes.time_ms();
     assert!(now_ms >= 60_000);
-    assert_eq!(life.house.broker.queues().next_expiry_ms(), Some(now_ms + 1_000));
-    pass_to(&mut life.house, at, now_ms + 1_000);
-    assert_eq!(life.house.broker.gauges().queues, 0);
+    assert_eq!(life.node.broker.queues().next_expiry_ms(), Some(now_ms + 1_000));
+    pass_to(&mut life.node, at, now_ms + 1_000);
+    assert_eq!(life.node.broker.gauges().queues, 0);
     life.store().expect("the disk is well");
     drop(life);
-    assert_eq!(Life::begin(&disk).expect("it opens").house.broker.gauges().queues, 0, "for good");
+    assert_eq!(Life::begin(&disk).expect("it opens").node.broker.gauges().queues, 0, "for good");
 }
 
 /// A message may have an expiration in a queue without arguments. It must not fill the log forever.
@@ -543,18 +540,18 @@ fn messages_in_the_log_expire_in_a_queue_without_arguments() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "q", true, &[]);
-    life.house.pending_writes.set_time(10_000);
-    publish(&mut life.house, at, "q", &persistent_expiring("1000"), "x");
+    declare(&mut life.node, at, "q", true, &[]);
+    life.node.pending_writes.set_time(10_000);
+    publish(&mut life.node, at, "q", &persistent_expiring("1000"), "x");
     life.store_at(Now::from_ms(10_000)).expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
     assert_eq!(life.read_back(), (0, 1), "it is only looked at");
-    assert_eq!(life.house.broker.queues().next_expiry_ms(), Some(11_000));
-    pass_to(&mut life.house, at, 11_000);
+    assert_eq!(life.node.broker.queues().next_expiry_ms(), Some(11_000));
+    pass_to(&mut life.node, at, 11_000);
     life.read_back();
-    assert_eq!(life.house.ready(at, "q"), 0);
+    assert_eq!(life.node.ready(at, "q"), 0);
 }
 
 /// Any other write also records the time.
@@ -563,9 +560,9 @@ fn broker_time_is_not_written_twice() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "q", true, &ttl(1 << 30));
+    declare(&mut life.node, at, "q", true, &ttl(1 << 30));
     life.store().expect("the disk is well");
-    publish(&mut life.house, at, "q", PERSISTENT, "x");
+    publish(&mut life.node, at, "q", PERSISTENT, "x");
     let now = Now::from_ms(90_000);
     life.keeper.record_time(true, now);
     let before = life.keeper.log().counters().commits;
@@ -581,27 +578,27 @@ fn broker_time_goes_on_in_a_full_log() {
     let at = life.at;
     // No queue may use all of it.
     for queue in ["a", "b"] {
-        declare(&mut life.house, at, queue, true, &ttl(1 << 30));
+        declare(&mut life.node, at, queue, true, &ttl(1 << 30));
     }
     life.store().expect("the disk is well");
     let body = "x".repeat(4_000);
     let mut count = 0;
-    while publish(&mut life.house, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
+    while publish(&mut life.node, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
         count += 1;
         if count % 16 == 0 {
-            life.house.turns(at);
+            life.node.turns(at);
             life.store().expect("the disk is well");
-            while life.house.broker.evict(&mut context!(life.house)) {}
+            while life.node.broker.evict(&mut context!(life.node)) {}
         }
     }
     life.store().expect("the disk is well");
     assert!(count > 1_000, "{count}");
     let now = Now::from_ms(500_000);
-    life.keeper.record_time(life.house.broker.queues().has_stored_deadline(), now);
+    life.keeper.record_time(life.node.broker.queues().has_stored_deadline(), now);
     life.store_at(now).expect("the disk is well");
     drop(life);
     disk.power_cut();
     disk.start(leveret_test_support::simulated_disk::Trouble::Never);
     let life = Life::begin(&disk).expect("it opens");
-    assert!(life.house.pending_writes.time_ms() >= 500_000, "{}", life.house.pending_writes.time_ms());
+    assert!(life.node.pending_writes.time_ms() >= 500_000, "{}", life.node.pending_writes.time_ms());
 }

@@ -13,16 +13,16 @@ use crate::support::TestBroker;
 use leveret_test_support::simulated_disk::SimDisk;
 
 /// Fills the memory for bodies, until they are released. Message records stay free.
-fn bodies_filled(house: &mut TestBroker) -> Vec<MessageId> {
+fn bodies_filled(node: &mut TestBroker) -> Vec<MessageId> {
     let mut held = Vec::new();
-    while let Ok(id) = house.messages.begin("", b"", Share::Reserve) {
+    while let Ok(id) = node.messages.begin("", b"", Share::Reserve) {
         let (flags, len, share) = (MessageFlags::NONE, 4_000, Share::Reserve);
-        if house.messages.reserve_content(id, &[0, 0], flags, len, share).is_err() {
-            house.messages.release(id);
+        if node.messages.reserve_content(id, &[0, 0], flags, len, share).is_err() {
+            node.messages.release(id);
             break;
         }
-        house.messages.append_body(id, &[7; 4_000]);
-        house.messages.finish(id);
+        node.messages.append_body(id, &[7; 4_000]);
+        node.messages.finish(id);
         held.push(id);
     }
     held
@@ -32,75 +32,75 @@ fn bodies_filled(house: &mut TestBroker) -> Vec<MessageId> {
 /// consumers.
 #[test]
 fn a_rejected_message_without_capacity_does_not_stop_expiry() {
-    let mut house = TestBroker::with(&Limits {
+    let mut node = TestBroker::with(&Limits {
         messages_max: 4_000,
         body_bytes_max: 1 << 20,
         assembly_bytes_max: 1 << 18,
         ..Limits::default()
     });
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
-    publish(&mut house, at, "q", &[0, 0], &"x".repeat(200_000));
-    let rejected = got(&mut house, at, "q");
-    publish(&mut house, at, "q", &[0, 0], "small");
-    let mut bodies = bodies_filled(&mut house);
-    let records = filled(&mut house);
-    house.settle(at, rejected.tag, false, Settlement::Reject);
-    house.pending_writes.set_time(1_100);
-    house.consume(at, "q");
-    assert_eq!((house.turns(at), house.ready(at, "dead")), (0, 0), "neither has room");
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
+    publish(&mut node, at, "q", &[0, 0], &"x".repeat(200_000));
+    let rejected = got(&mut node, at, "q");
+    publish(&mut node, at, "q", &[0, 0], "small");
+    let mut bodies = bodies_filled(&mut node);
+    let records = filled(&mut node);
+    node.settle(at, rejected.tag, false, Settlement::Reject);
+    node.pending_writes.set_time(1_100);
+    node.consume(at, "q");
+    assert_eq!((node.turns(at), node.ready(at, "dead")), (0, 0), "neither has room");
     // A new message needs some memory besides, and the large one needs more.
-    records.into_iter().chain(bodies.drain(..40)).for_each(|id| house.messages.release(id));
-    house.turns(at);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 1), "the small one has");
-    publish(&mut house, at, "q", &[0, 0], "new");
-    assert_eq!(house.turns(at), 1);
-    bodies.into_iter().for_each(|id| house.messages.release(id));
-    house.turns(at);
-    assert_eq!(house.ready(at, "dead"), 2);
+    records.into_iter().chain(bodies.drain(..40)).for_each(|id| node.messages.release(id));
+    node.turns(at);
+    assert_eq!((node.ready(at, "q"), node.ready(at, "dead")), (0, 1), "the small one has");
+    publish(&mut node, at, "q", &[0, 0], "new");
+    assert_eq!(node.turns(at), 1);
+    bodies.into_iter().for_each(|id| node.messages.release(id));
+    node.turns(at);
+    assert_eq!(node.ready(at, "dead"), 2);
 }
 
 /// The capacity that a dead letter waits for may be what the client itself has not acknowledged.
 #[test]
 fn a_get_does_not_wait_for_capacity_that_its_client_has_to_free() {
-    let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &with("dead", |_| Ok(())));
-    publish(&mut house, at, "q", &[0, 0], "1");
-    let first = got(&mut house, at, "q");
-    publish(&mut house, at, "q", &expiring("100"), "2");
-    let mut held = filled(&mut house);
-    house.pending_writes.set_time(1_100);
+    let mut node = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
+    declare(&mut node, at, "q", false, &with("dead", |_| Ok(())));
+    publish(&mut node, at, "q", &[0, 0], "1");
+    let first = got(&mut node, at, "q");
+    publish(&mut node, at, "q", &expiring("100"), "2");
+    let mut held = filled(&mut node);
+    node.pending_writes.set_time(1_100);
     for _ in 0..2 {
-        assert!(get(&mut house, at, "q").is_none(), "it is answered");
-        house.turns(at);
+        assert!(get(&mut node, at, "q").is_none(), "it is answered");
+        node.turns(at);
     }
-    house.settle(at, first.tag, false, Settlement::Ack);
-    held.drain(..2).for_each(|id| house.messages.release(id));
-    house.turns(at);
-    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 1));
-    held.into_iter().for_each(|id| house.messages.release(id));
+    node.settle(at, first.tag, false, Settlement::Ack);
+    held.drain(..2).for_each(|id| node.messages.release(id));
+    node.turns(at);
+    assert_eq!((node.ready(at, "q"), node.ready(at, "dead")), (0, 1));
+    held.into_iter().for_each(|id| node.messages.release(id));
 }
 
 /// More messages have expired than a get examines in one step.
 #[test]
 fn a_get_finds_the_message_behind_all_expired_ones() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &[]);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &[]);
     for _ in 0..1_000 {
-        publish(&mut house, at, "q", &expiring("100"), "x");
+        publish(&mut node, at, "q", &expiring("100"), "x");
     }
-    publish(&mut house, at, "q", &[0, 0], "for ever");
-    house.pending_writes.set_time(1_100);
-    assert_eq!(house.ask(at, Command::Get { queue: "q", no_ack: true }), Outcome::Later);
-    house.turns(at);
-    let outcome = house.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    publish(&mut node, at, "q", &[0, 0], "for ever");
+    node.pending_writes.set_time(1_100);
+    assert_eq!(node.ask(at, Command::Get { queue: "q", no_ack: true }), Outcome::Later);
+    node.turns(at);
+    let outcome = node.broker.take_later(at.connection).map(|(outcome, _)| outcome);
     assert_eq!(outcome, Some(Outcome::GetQueued));
 }
 
@@ -110,23 +110,23 @@ fn a_turn_expires_few_large_messages() {
     const LETTERS: u32 = 60;
     let limits = Limits { body_bytes_max: 64 << 20, ..Limits::default() };
     for consumes in [false, true] {
-        let mut house = TestBroker::with(&limits);
-        house.pending_writes.set_time(1_000);
-        let at = house.connect();
-        declare(&mut house, at, "dead", false, &[]);
-        declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
+        let mut node = TestBroker::with(&limits);
+        node.pending_writes.set_time(1_000);
+        let at = node.connect();
+        declare(&mut node, at, "dead", false, &[]);
+        declare(&mut node, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
         for _ in 0..LETTERS {
-            publish(&mut house, at, "q", &[0, 0], &"x".repeat(200_000));
+            publish(&mut node, at, "q", &[0, 0], &"x".repeat(200_000));
         }
-        house.pending_writes.set_time(1_100);
+        node.pending_writes.set_time(1_100);
         if consumes {
-            house.consume(at, "q");
+            node.consume(at, "q");
         }
-        house.turn(at);
-        let gone = house.ready(at, "dead");
+        node.turn(at);
+        let gone = node.ready(at, "dead");
         assert!((1..LETTERS / 2).contains(&gone), "{gone}");
-        house.turns(at);
-        assert_eq!(house.ready(at, "dead"), LETTERS);
+        node.turns(at);
+        assert_eq!(node.ready(at, "dead"), LETTERS);
     }
 }
 
@@ -134,43 +134,43 @@ fn a_turn_expires_few_large_messages() {
 #[test]
 fn messages_that_expire_between_others_count_as_work_of_the_turn() {
     const EACH: u32 = 60;
-    let mut house = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &[]);
+    let mut node = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &[]);
     for _ in 0..100 {
         for _ in 0..EACH {
-            publish(&mut house, at, "q", &expiring("100"), "x");
+            publish(&mut node, at, "q", &expiring("100"), "x");
         }
-        publish(&mut house, at, "q", &[0, 0], "for ever");
+        publish(&mut node, at, "q", &[0, 0], "for ever");
     }
-    house.consume(at, "q");
-    house.pending_writes.set_time(1_100);
-    house.broker.deliver(&mut context!(house), 64);
+    node.consume(at, "q");
+    node.pending_writes.set_time(1_100);
+    node.broker.deliver(&mut context!(node), 64);
     // A command to the queue itself would deliver first.
-    let left = house.broker.queue_depth("/", "q").unwrap();
+    let left = node.broker.queue_depth("/", "q").unwrap();
     assert!(left > 100 * EACH - 2_000, "{left}");
-    house.turns(at);
-    assert_eq!(house.ready(at, "q"), 0);
+    node.turns(at);
+    assert_eq!(node.ready(at, "q"), 0);
 }
 
 /// Reading large properties to find the expiration of a message is counted as work.
 #[test]
 fn reading_large_properties_is_work() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &ttl(500));
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &ttl(500));
     let text = "x".repeat(50_000);
     let headers = table_of(&text);
     let mut properties = vec![0x21, 0];
     properties.extend((headers.len() as u32).to_be_bytes());
     properties.extend(headers);
     properties.extend(b"\x03300");
-    let message = message_to(&mut house, "", "q", &properties, b"x");
-    house.work.take();
-    assert_eq!(house.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
-    let units = house.work.take();
+    let message = message_to(&mut node, "", "q", &properties, b"x");
+    node.work.take();
+    assert_eq!(node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+    let units = node.work.take();
     assert!(units >= 50_000 / 512, "{units}");
 }
 
@@ -185,19 +185,19 @@ fn table_of(text: &str) -> Vec<u8> {
 /// The second of several waiting consumers counts, too.
 #[test]
 fn messages_with_ttl_0_go_to_the_next_consumer_as_well() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
-    let other = house.connect();
-    declare(&mut house, at, "q", false, &ttl(0));
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
+    let other = node.connect();
+    declare(&mut node, at, "q", false, &ttl(0));
     for one in [at, other] {
-        house.done(one, Command::Qos { prefetch_count: 1, global: false });
-        house.consume(one, "q");
+        node.done(one, Command::Qos { prefetch_count: 1, global: false });
+        node.consume(one, "q");
     }
     for body in ["1", "2", "3"] {
-        publish(&mut house, at, "q", &[0, 0], body);
+        publish(&mut node, at, "q", &[0, 0], body);
     }
-    house.broker.deliver(&mut context!(house), 64);
-    assert_eq!((house.broker.gauges().deliveries, house.ready(at, "q")), (2, 0));
+    node.broker.deliver(&mut context!(node), 64);
+    assert_eq!((node.broker.gauges().deliveries, node.ready(at, "q")), (2, 0));
 }
 
 /// The message behind one that never expires waits for its own TTL.
@@ -206,11 +206,11 @@ fn messages_behind_others_wait_for_their_ttl_too() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "q", true, &[]);
-    publish(&mut life.house, at, "q", PERSISTENT, "for ever");
-    assert!(!life.house.broker.queues().has_stored_deadline() && !life.house.broker.queues().has_deadlines());
-    publish(&mut life.house, at, "q", &persistent_expiring("1000"), "behind");
-    assert!(life.house.broker.queues().has_stored_deadline() && life.house.broker.queues().has_deadlines());
+    declare(&mut life.node, at, "q", true, &[]);
+    publish(&mut life.node, at, "q", PERSISTENT, "for ever");
+    assert!(!life.node.broker.queues().has_stored_deadline() && !life.node.broker.queues().has_deadlines());
+    publish(&mut life.node, at, "q", &persistent_expiring("1000"), "behind");
+    assert!(life.node.broker.queues().has_stored_deadline() && life.node.broker.queues().has_deadlines());
 }
 
 /// Deleting a queue writes an entry, and waits while too much is to be written.
@@ -219,21 +219,21 @@ fn the_deletion_of_an_unused_queue_waits_for_pending_writes() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "q", true, &table(|t| t.int("x-expires", 100)));
+    declare(&mut life.node, at, "q", true, &table(|t| t.int("x-expires", 100)));
     let mut declared = 0;
-    while !life.house.pending_writes.is_crowded() {
-        declare(&mut life.house, at, &format!("q{declared}"), true, &[]);
+    while !life.node.pending_writes.is_crowded() {
+        declare(&mut life.node, at, &format!("q{declared}"), true, &[]);
         declared += 1;
     }
-    pass_to(&mut life.house, at, 1 << 20);
-    assert_eq!(life.house.ready(at, "q"), 0, "it is there");
+    pass_to(&mut life.node, at, 1 << 20);
+    assert_eq!(life.node.ready(at, "q"), 0, "it is there");
     assert!(
-        !life.house.broker.may_expire_or_trim(&life.house.pending_writes, &life.house.messages),
+        !life.node.broker.may_expire_or_trim(&life.node.pending_writes, &life.node.messages),
         "or the loop would burn"
     );
     life.store().expect("the disk is well");
-    pass_to(&mut life.house, at, 1 << 21);
-    assert_eq!(life.house.broker.gauges().queues, declared);
+    pass_to(&mut life.node, at, 1 << 21);
+    assert_eq!(life.node.broker.gauges().queues, declared);
 }
 
 /// A publisher blocked by the log share of its virtual host resumes when messages expire or a queue is
@@ -241,24 +241,24 @@ fn the_deletion_of_an_unused_queue_waits_for_pending_writes() {
 #[test]
 fn expired_messages_free_the_log_share_of_their_virtual_host() {
     for argument in ["x-message-ttl", "x-expires"] {
-        let mut house = TestBroker::new(64);
-        house.pending_writes.start(1, true, 1 << 20);
-        house.admit("other", "other");
-        house.pending_writes.set_log_free_bytes((400_000, 1_000_000), false);
-        house.pending_writes.set_time(1_000);
-        let at = house.connect();
-        declare(&mut house, at, "q", true, &table(|t| t.int(argument, 100)));
-        declare(&mut house, at, "next", true, &[]);
+        let mut node = TestBroker::new(64);
+        node.pending_writes.start(1, true, 1 << 20);
+        node.admit("other", "other");
+        node.pending_writes.set_log_free_bytes((400_000, 1_000_000), false);
+        node.pending_writes.set_time(1_000);
+        let at = node.connect();
+        declare(&mut node, at, "q", true, &table(|t| t.int(argument, 100)));
+        declare(&mut node, at, "next", true, &[]);
         let body = "x".repeat(5_000);
         let mut count = 0;
-        while publish(&mut house, at, "q", PERSISTENT, &body) == Outcome::Published {
+        while publish(&mut node, at, "q", PERSISTENT, &body) == Outcome::Published {
             count += 1;
         }
         assert!(count > 10, "{count}");
-        let before = house.broker.capacity_freed();
-        pass_to(&mut house, at, 1_100);
-        assert_ne!(house.broker.capacity_freed(), before, "{argument}");
-        assert_eq!(publish(&mut house, at, "next", PERSISTENT, &body), Outcome::Published, "{argument}");
+        let before = node.broker.capacity_freed();
+        pass_to(&mut node, at, 1_100);
+        assert_ne!(node.broker.capacity_freed(), before, "{argument}");
+        assert_eq!(publish(&mut node, at, "next", PERSISTENT, &body), Outcome::Published, "{argument}");
     }
 }
 
@@ -272,13 +272,13 @@ fn a_full_log_of_expiring_messages_proceeds() {
         let disk = disk();
         let mut life = Life::begin(&disk).expect("it opens");
         let at = life.at;
-        declare(&mut life.house, at, "dead", true, &[]);
+        declare(&mut life.node, at, "dead", true, &[]);
         for queue in ["a", "b"] {
-            declare(&mut life.house, at, queue, true, &with("dead", |t| t.int("x-message-ttl", 1_000)));
+            declare(&mut life.node, at, queue, true, &with("dead", |t| t.int("x-message-ttl", 1_000)));
         }
         let body = "x".repeat(body_len);
         let mut count = 0;
-        while publish(&mut life.house, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
+        while publish(&mut life.node, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
             count += 1;
             if count % 64 == 0 {
                 write_all(&mut life, &disk);
@@ -286,23 +286,23 @@ fn a_full_log_of_expiring_messages_proceeds() {
         }
         let (mut taken, mut last, mut vain, mut has_taker) = (0, u32::MAX, 0, false);
         while last > 0 {
-            life.house.pending_writes.set_time(1 << 20);
-            taken += life.house.turns(at);
+            life.node.pending_writes.set_time(1 << 20);
+            taken += life.node.turns(at);
             life.read_back();
             write_all(&mut life, &disk);
-            let left = life.house.ready(at, "a") + life.house.ready(at, "b");
+            let left = life.node.ready(at, "a") + life.node.ready(at, "b");
             vain = if left < last { 0 } else { vain + 1 };
             last = left;
             if vain == 50 {
                 println!("{body_len}: {count} published, {left} left, {taken} taken");
                 assert!(needs_taker && !has_taker, "{left} of {count} are left of {body_len} bytes");
                 let (queue, no_ack, exclusive, arguments) = ("dead", true, false, &[][..]);
-                life.house.done(at, Command::Consume { queue, tag: "", no_ack, exclusive, arguments });
+                life.node.done(at, Command::Consume { queue, tag: "", no_ack, exclusive, arguments });
                 (has_taker, vain) = (true, 0);
             }
         }
         assert_eq!(has_taker, needs_taker);
-        assert_eq!(taken + life.house.broker.queue_depth("/", "dead").unwrap(), count as u32);
+        assert_eq!(taken + life.node.broker.queue_depth("/", "dead").unwrap(), count as u32);
     }
 }
 
@@ -314,9 +314,9 @@ fn broker_time_is_written_while_the_log_is_full() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "q", true, &[]);
+    declare(&mut life.node, at, "q", true, &[]);
     let expiring = persistent_expiring("4000000000");
-    while publish(&mut life.house, at, "q", &expiring, &"x".repeat(4_000)) == Outcome::Published {
+    while publish(&mut life.node, at, "q", &expiring, &"x".repeat(4_000)) == Outcome::Published {
         write_all(&mut life, &disk);
     }
     for hour in 1..=1_000 {
@@ -353,23 +353,23 @@ fn a_get_from_a_queue_that_is_deleted_is_answered() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
-    declare(&mut life.house, at, "q", true, &[]);
+    declare(&mut life.node, at, "q", true, &[]);
     for _ in 0..600 {
-        publish(&mut life.house, at, "q", PERSISTENT, "x");
+        publish(&mut life.node, at, "q", PERSISTENT, "x");
     }
     life.store().expect("the disk is well");
     let ask = Command::Get { queue: "q", no_ack: false };
-    assert_eq!(life.house.ask(at, ask), Outcome::Later, "that it may have been delivered is not written yet");
+    assert_eq!(life.node.ask(at, ask), Outcome::Later, "that it may have been delivered is not written yet");
     life.store().expect("the disk is well");
-    life.house.turns(at);
-    let first = life.house.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    life.node.turns(at);
+    let first = life.node.broker.take_later(at.connection).map(|(outcome, _)| outcome);
     assert_eq!(first, Some(Outcome::GetQueued));
-    while life.house.ask(at, ask) == Outcome::GetQueued {
-        life.house.broker.sent(&mut context!(life.house), at.connection, 1);
+    while life.node.ask(at, ask) == Outcome::GetQueued {
+        life.node.broker.sent(&mut context!(life.node), at.connection, 1);
     }
-    let other = life.house.connect();
-    life.house.done(other, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
-    life.house.turns(at);
-    let last = life.house.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    let other = life.node.connect();
+    life.node.done(other, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    life.node.turns(at);
+    let last = life.node.broker.take_later(at.connection).map(|(outcome, _)| outcome);
     assert_eq!(last, Some(Outcome::GetEmpty));
 }

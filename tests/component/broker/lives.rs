@@ -33,7 +33,7 @@ fn limits() -> Limits {
 }
 
 /// A broker with its messages, and the state of its clients.
-struct World {
+struct Restarts {
     broker: Broker,
     pending_writes: PendingWrites,
     work: Work,
@@ -53,7 +53,7 @@ struct Client {
     no_ack_tags: BTreeSet<(ChannelId, u64)>,
 }
 
-impl World {
+impl Restarts {
     fn new(seed: u64) -> Self {
         let limits = limits();
         let mut entropy = Random::new(seed ^ 0x5555_AAAA_1234_5678);
@@ -335,7 +335,7 @@ impl World {
 }
 
 fn run(seed: u64) {
-    let mut world = World::new(seed);
+    let mut world = Restarts::new(seed);
     for _ in 0..1_500 {
         world.step();
         let gauges = world.broker.gauges();
@@ -381,7 +381,7 @@ fn random_runs_leave_every_pool_empty() {
 /// RabbitMQ accepts any bytes as a routing key. Such a key matches bindings that match every key.
 #[test]
 fn a_routing_key_need_not_be_text() {
-    let mut world = World::new(1);
+    let mut world = Restarts::new(1);
     world.connect();
     world.open_channel(0);
     let (connection, channel) = (world.clients[0].connection, world.clients[0].channels[0]);
@@ -420,7 +420,7 @@ fn a_routing_key_need_not_be_text() {
 /// A commit uses the reserve: a queue beyond its share of the pool must not reject part of it.
 #[test]
 fn a_commit_is_whole_though_its_queue_is_over_its_share() {
-    let mut world = World::new(2);
+    let mut world = Restarts::new(2);
     world.connect();
     world.open_channel(0);
     let (connection, channel) = (world.clients[0].connection, world.clients[0].channels[0]);
@@ -433,7 +433,7 @@ fn a_commit_is_whole_though_its_queue_is_over_its_share() {
         arguments: &[],
     };
     world.apply(connection, Some(channel), declare);
-    let publish = |world: &mut World| {
+    let publish = |world: &mut Restarts| {
         let message = world.messages.begin("", b"q", world.broker.content_share(connection)).unwrap();
         world.messages.reserve_content(message, &[0, 0], MessageFlags::NONE, 0, Share::Reserve).unwrap();
         world.messages.finish(message);

@@ -41,9 +41,9 @@ fn offsets(runs: &[Range]) -> Vec<u64> {
 
 /// Returns a broker started with these messages of a queue in its log.
 fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
-    let mut house =
+    let mut node =
         TestBroker::with(&Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() });
-    house.pending_writes.start(2, true, 1 << 20);
+    node.pending_writes.start(2, true, 1 << 20);
     let definition = Definition::Queue {
         vhost: "/",
         name: "q",
@@ -53,7 +53,7 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
         priorities_from: 0,
         arguments: &[],
     };
-    let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {
+    let Restored::Exists(Some(queue)) = node.broker.restore(&mut context!(node), &definition) else {
         panic!("it is taken")
     };
     let (count, next_offset) = (offsets(runs).len() as u64, runs.last().map_or(0, |run| run.end));
@@ -64,11 +64,11 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
         delivered_through: next_offset,
         watermark: next_offset,
     };
-    house.broker.queues_mut().restore_contents(queue, &contents);
+    node.broker.queues_mut().restore_contents(queue, &contents);
     for run in runs {
-        assert!(house.broker.queues_mut().restore_messages(queue, run.start, run.end));
+        assert!(node.broker.queues_mut().restore_messages(queue, run.start, run.end));
     }
-    (house, queue)
+    (node, queue)
 }
 
 /// A power cut may lose a message and keep its return count, which is stored separately. The offset is then
@@ -76,8 +76,8 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
 #[test]
 fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
     let limits = Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() };
-    let mut house = TestBroker::with(&limits);
-    house.pending_writes.start(2, true, 1 << 20);
+    let mut node = TestBroker::with(&limits);
+    node.pending_writes.start(2, true, 1 << 20);
     let limit = b"\x0cx-queue-typeS\0\0\0\x06quorum\x10x-delivery-limitb\x02";
     // The message at offset 0 was returned twice.
     let returns = b"\x0fleveret-returnsx\0\0\0\x0a\0\0\0\0\0\0\0\0\0\x02";
@@ -90,28 +90,28 @@ fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
         priorities_from: 0,
         arguments: &[&limit[..], returns].concat(),
     };
-    let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {
+    let Restored::Exists(Some(queue)) = node.broker.restore(&mut context!(node), &definition) else {
         panic!("it is taken")
     };
-    house.broker.queues_mut().restore_contents(queue, &Contents::default());
-    house.broker.deliver(&mut context!(house), 8);
-    let Some(LogEntry::Defined { key, value: Some(value), .. }) = house.pending_writes.fact() else {
+    node.broker.queues_mut().restore_contents(queue, &Contents::default());
+    node.broker.deliver(&mut context!(node), 8);
+    let Some(LogEntry::Defined { key, value: Some(value), .. }) = node.pending_writes.next_entry() else {
         panic!("the next start is told, too")
     };
     let Some(Definition::Queue { arguments, .. }) = Definition::parse(key, value) else {
         panic!("it is what defines the queue")
     };
     assert_eq!(arguments, limit, "nothing is said of a message any more");
-    let at = house.connect();
-    publish(&mut house, at, "q", PERSISTENT, "x");
-    let first = get(&mut house, at, "q").expect("it is there");
-    house.settle(at, first.tag, false, Settlement::Requeue);
-    house.turns(at);
-    assert_eq!(house.ready(at, "q"), 1, "it came back once");
+    let at = node.connect();
+    publish(&mut node, at, "q", PERSISTENT, "x");
+    let first = get(&mut node, at, "q").expect("it is there");
+    node.settle(at, first.tag, false, Settlement::Requeue);
+    node.turns(at);
+    assert_eq!(node.ready(at, "q"), 1, "it came back once");
 }
 
 /// Loads the requested messages, all of which exist. Returns the offsets whose messages were still wanted.
-fn read_back(house: &mut TestBroker, fetch: &LogRead) -> Vec<u64> {
+fn read_back(node: &mut TestBroker, fetch: &LogRead) -> Vec<u64> {
     let mut taken = Vec::new();
     for offset in fetch.start..fetch.end {
         let page = ReadMessage {
@@ -122,21 +122,20 @@ fn read_back(house: &mut TestBroker, fetch: &LogRead) -> Vec<u64> {
             body_len: 3,
             enqueued_ms: 0,
         };
-        if let PageInOutcome::Begun(id) = house.broker.queues_mut().page_in(&mut house.messages, fetch, &page)
-        {
-            house.messages.append_body(id, b"abc");
-            assert!(house.broker.queues_mut().paged_in(&mut context!(house), fetch, (offset, 0), id));
+        if let PageInOutcome::Begun(id) = node.broker.queues_mut().page_in(&mut node.messages, fetch, &page) {
+            node.messages.append_body(id, b"abc");
+            assert!(node.broker.queues_mut().paged_in(&mut context!(node), fetch, (offset, 0), id));
             taken.push(offset);
         }
     }
-    house.broker.queues_mut().end_read(fetch, fetch.end);
+    node.broker.queues_mut().end_read(fetch, fetch.end);
     taken
 }
 
 /// Returns the offsets that the journal records as settled in the queue.
-fn settled(house: &mut TestBroker) -> Vec<u64> {
+fn settled(node: &mut TestBroker) -> Vec<u64> {
     let mut settled = Vec::new();
-    house.pending_writes.drain_settles(|said| {
+    node.pending_writes.drain_settles(|said| {
         assert_eq!(said.queue, INCARNATION);
         settled.extend(said.start..said.end);
     });
@@ -152,26 +151,26 @@ proptest! {
     #[test]
     fn a_queue_loads_messages_with_distant_offsets(runs in runs(), comes_back in any::<bool>()) {
         let expected = offsets(&runs);
-        let (mut house, _) = restored(&runs);
-        let at = house.connect();
-        house.consume(at, "q");
+        let (mut node, _) = restored(&runs);
+        let at = node.connect();
+        node.consume(at, "q");
         let (mut asked, mut delivered) = (Vec::new(), 0);
         for _ in 0..4 * expected.len() {
-            delivered += house.turns(at);
-            let Some(fetch) = house.broker.queues_mut().next_read(&house.messages) else { break };
-            asked.extend(read_back(&mut house, &fetch));
+            delivered += node.turns(at);
+            let Some(fetch) = node.broker.queues_mut().next_read(&node.messages) else { break };
+            asked.extend(read_back(&mut node, &fetch));
         }
         prop_assert_eq!(&asked, &expected);
         prop_assert_eq!(delivered as usize, expected.len());
         let mut tag = delivered.into();
         if comes_back {
-            house.settle(at, 0, true, Settlement::Requeue);
-            prop_assert_eq!(house.turns(at), delivered);
+            node.settle(at, 0, true, Settlement::Requeue);
+            prop_assert_eq!(node.turns(at), delivered);
             tag *= 2;
         }
-        house.settle(at, tag, true, Settlement::Ack);
-        while house.broker.run_jobs(&mut context!(house)) {}
-        prop_assert_eq!(settled(&mut house), expected);
+        node.settle(at, tag, true, Settlement::Ack);
+        while node.broker.run_jobs(&mut context!(node)) {}
+        prop_assert_eq!(settled(&mut node), expected);
     }
 
     /// A store keeps exactly what is appended and not settled, also after a start.
@@ -212,28 +211,28 @@ fn a_requeued_message_keeps_its_identity_while_the_queue_continues() {
     for width in WIDTHS {
         let far = 1_u64 << width;
         let runs = [Range { start: 0, end: 40 }, Range { start: far + 40, end: far + 41 }];
-        let (mut house, _) = restored(&runs);
+        let (mut node, _) = restored(&runs);
         // One connection alone may not have more than half of all deliveries, and more than half are to be
         // requeued.
-        let both = [house.connect(), house.connect()];
+        let both = [node.connect(), node.connect()];
         for at in both {
-            house.consume(at, "q");
+            node.consume(at, "q");
         }
         for settlement in [Settlement::Requeue, Settlement::Ack] {
             let mut delivered = 0;
             for _ in 0..100 {
-                if let Some(fetch) = house.broker.queues_mut().next_read(&house.messages) {
-                    read_back(&mut house, &fetch);
+                if let Some(fetch) = node.broker.queues_mut().next_read(&node.messages) {
+                    read_back(&mut node, &fetch);
                 }
-                delivered += both.map(|at| house.turn(at)).iter().sum::<u32>();
+                delivered += both.map(|at| node.turn(at)).iter().sum::<u32>();
             }
             assert_eq!(delivered, 41, "2^{width}, {settlement:?}");
             for at in both {
-                house.settle(at, 0, true, settlement);
+                node.settle(at, 0, true, settlement);
             }
-            while house.broker.run_jobs(&mut context!(house)) {}
+            while node.broker.run_jobs(&mut context!(node)) {}
         }
-        assert_eq!(settled(&mut house), offsets(&runs), "2^{width}");
+        assert_eq!(settled(&mut node), offsets(&runs), "2^{width}");
     }
 }
 

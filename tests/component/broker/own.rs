@@ -13,21 +13,21 @@ const DELIVERY_LIMIT: &[u8] = b"\x0cx-queue-typeS\0\0\0\x06quorum\x10x-delivery-
 /// Lost uplinks must not count against the messages that wait for them.
 #[test]
 fn repeated_link_failures_count_against_no_message() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = DELIVERY_LIMIT;
     let declare = Command::QueueDeclare { queue: "q", passive, durable, exclusive, auto_delete, arguments };
-    house.done(at, declare);
-    house.publish(at, "q", 3);
+    node.done(at, declare);
+    node.publish(at, "q", 3);
     for _ in 0..5 {
-        let connection = house.broker.connect_own("bridge", "/").expect("there is room");
-        let link = house.open(At { connection, channel: at.channel }, 1);
-        house.consume(link, "q");
-        assert_eq!(house.turn(link), 3);
-        house.broker.release(&mut context!(house), connection);
-        house.turns(at);
-        assert_eq!(house.ready(at, "q"), 3);
+        let connection = node.broker.connect_own("bridge", "/").expect("there is room");
+        let link = node.open(At { connection, channel: at.channel }, 1);
+        node.consume(link, "q");
+        assert_eq!(node.turn(link), 3);
+        node.broker.release(&mut context!(node), connection);
+        node.turns(at);
+        assert_eq!(node.ready(at, "q"), 3);
     }
 }
 
@@ -45,31 +45,31 @@ fn secret_headers(filler_len: u32) -> Vec<u8> {
 fn a_parked_message_keeps_its_bcc_keys_secret() {
     let frame_max = Limits::default().frame_max;
     for (filler_len, has_cause) in [(1, true), (frame_max - 100, false)] {
-        let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
-        let at = house.connect();
-        house.declare(at, "q", false);
-        house.declare(at, "parked", false);
-        let id = house.messages.begin("", b"q", Share::Ordinary).expect("there is room");
+        let mut node = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
+        let at = node.connect();
+        node.declare(at, "q", false);
+        node.declare(at, "parked", false);
+        let id = node.messages.begin("", b"q", Share::Ordinary).expect("there is room");
         let headers = secret_headers(filler_len);
-        let kept = house.messages.reserve_content(id, &headers, MessageFlags::NONE, 0, Share::Ordinary);
+        let kept = node.messages.reserve_content(id, &headers, MessageFlags::NONE, 0, Share::Ordinary);
         kept.expect("there is room");
-        house.messages.finish(id);
-        assert_eq!(house.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
-        let connection = house.broker.connect_own("bridge", "/").expect("there is room");
-        let link = house.open(At { connection, channel: at.channel }, 1);
-        house.consume(link, "q");
-        assert_eq!(house.turn(link), 1);
+        node.messages.finish(id);
+        assert_eq!(node.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
+        let connection = node.broker.connect_own("bridge", "/").expect("there is room");
+        let link = node.open(At { connection, channel: at.channel }, 1);
+        node.consume(link, "q");
+        assert_eq!(node.turn(link), 1);
         let words = ("plant", "parked");
         let is_parked =
-            house.broker.park_delivery(&mut context!(house), (link.channel, 1), words, Refusal::Nacked);
+            node.broker.park_delivery(&mut context!(node), (link.channel, 1), words, Refusal::Nacked);
         is_parked.expect("there is such a queue");
-        house.turns(at);
-        house.consume(at, "parked");
-        house.broker.deliver(&mut context!(house), 8);
-        let outbox = house.broker.outbox(at.connection);
+        node.turns(at);
+        node.consume(at, "parked");
+        node.broker.deliver(&mut context!(node), 8);
+        let outbox = node.broker.outbox(at.connection);
         let message = outbox.peek().expect("it is delivered").message;
         let mut scratch = vec![0; frame_max as usize];
-        let properties = Properties::trusted(house.messages.properties(message, &mut scratch));
+        let properties = Properties::trusted(node.messages.properties(message, &mut scratch));
         let headers = properties.headers().expect("there are headers");
         let has = |name| headers.get(name).is_some();
         assert_eq!((has("BCC"), has("a"), has("x-parked-cause")), (false, true, has_cause));

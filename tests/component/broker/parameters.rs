@@ -20,26 +20,26 @@ fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     }
 }
 
-fn set(house: &mut TestBroker, vhost: Option<&str>, name: &str, value: &str) -> Result<(), OperatorFault> {
-    house.broker.set_parameter_check(check);
-    house.broker.set_shovel_places(8);
+fn set(node: &mut TestBroker, vhost: Option<&str>, name: &str, value: &str) -> Result<(), OperatorFault> {
+    node.broker.set_parameter_check(check);
+    node.broker.set_shovel_places(8);
     let component = if vhost.is_some() { COMPONENT } else { "" };
     let said = ParameterView { vhost, component, name, value: value.as_bytes() };
-    house.broker.set_parameter(context!(house).pending_writes_mut(), &said, None).map(drop)
+    node.broker.set_parameter(context!(node).pending_writes_mut(), &said, None).map(drop)
 }
 
-fn clear(house: &mut TestBroker, vhost: Option<&str>, name: &str) -> Result<(), OperatorFault> {
+fn clear(node: &mut TestBroker, vhost: Option<&str>, name: &str) -> Result<(), OperatorFault> {
     let component = if vhost.is_some() { COMPONENT } else { "" };
-    house.broker.clear_parameter(context!(house).pending_writes_mut(), vhost, component, name).map(drop)
+    node.broker.clear_parameter(context!(node).pending_writes_mut(), vhost, component, name).map(drop)
 }
 
 /// Returns virtual host, name and value of each parameter.
-fn all(house: &TestBroker) -> Vec<String> {
+fn all(node: &TestBroker) -> Vec<String> {
     let shown = |view: ParameterView<'_>| {
         let value = String::from_utf8_lossy(view.value).into_owned();
         format!("{} {} {value}", view.vhost.unwrap_or("-"), view.name)
     };
-    let mut all: Vec<String> = house.broker.views().parameters().map(shown).collect();
+    let mut all: Vec<String> = node.broker.views().parameters().map(shown).collect();
     all.sort();
     all
 }
@@ -48,7 +48,7 @@ fn all(house: &TestBroker) -> Vec<String> {
 fn a_start_after_a_kill_finds_parameters_as_they_were_confirmed() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
-    life.house.admit("other", "v");
+    life.node.admit("other", "v");
     for (vhost, name, value) in [
         (Some("/"), "s", "{\"a\":1}"),
         (Some("/"), "gone", "1"),
@@ -56,84 +56,84 @@ fn a_start_after_a_kill_finds_parameters_as_they_were_confirmed() {
         (None, "g", "[1]"),
         (None, "cleared", "3"),
     ] {
-        set(&mut life.house, vhost, name, value).expect("there is room");
+        set(&mut life.node, vhost, name, value).expect("there is room");
     }
     life.store().expect("the disk is well");
-    set(&mut life.house, Some("/"), "s", "{\"a\":2}").expect("there is room");
-    clear(&mut life.house, Some("/"), "gone").expect("it is there");
-    clear(&mut life.house, None, "cleared").expect("it is there");
+    set(&mut life.node, Some("/"), "s", "{\"a\":2}").expect("there is room");
+    clear(&mut life.node, Some("/"), "gone").expect("it is there");
+    clear(&mut life.node, None, "cleared").expect("it is there");
     life.store().expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
-    assert_eq!(all(&life.house), ["- g [1]", "/ s {\"a\":2}", "v s 2"]);
-    life.house.broker.delete_vhost(&mut context!(life.house), "v").expect("it is there");
+    assert_eq!(all(&life.node), ["- g [1]", "/ s {\"a\":2}", "v s 2"]);
+    life.node.broker.delete_vhost(&mut context!(life.node), "v").expect("it is there");
     let at = life.at;
-    life.house.turns(at);
+    life.node.turns(at);
     life.store().expect("the disk is well");
     drop(life);
-    assert_eq!(all(&Life::begin(&disk).expect("it opens").house), ["- g [1]", "/ s {\"a\":2}"]);
+    assert_eq!(all(&Life::begin(&disk).expect("it opens").node), ["- g [1]", "/ s {\"a\":2}"]);
 }
 
 #[test]
 fn setting_the_same_value_again_is_no_change() {
-    let mut house = TestBroker::new(64);
-    set(&mut house, Some("/"), "s", "1").expect("there is room");
-    let before = house.broker.parameters_version();
-    set(&mut house, Some("/"), "s", "1").expect("it is so");
-    assert_eq!(house.broker.parameters_version(), before);
-    set(&mut house, Some("/"), "s", "2").expect("there is room");
-    assert_ne!(house.broker.parameters_version(), before);
+    let mut node = TestBroker::new(64);
+    set(&mut node, Some("/"), "s", "1").expect("there is room");
+    let before = node.broker.parameters_version();
+    set(&mut node, Some("/"), "s", "1").expect("it is so");
+    assert_eq!(node.broker.parameters_version(), before);
+    set(&mut node, Some("/"), "s", "2").expect("there is room");
+    assert_ne!(node.broker.parameters_version(), before);
 }
 
 #[test]
 fn invalid_parameters_are_refused_and_change_nothing() {
-    let mut house = TestBroker::with(&Limits { connections_max: 16, parameters_max: 2, ..Limits::default() });
+    let mut node = TestBroker::with(&Limits { connections_max: 16, parameters_max: 2, ..Limits::default() });
     let invalid = |why: &str| Err(OperatorFault::Invalid(why.to_string()));
-    assert_eq!(set(&mut house, Some("/"), "s", "0"), invalid("0 is not taken"));
-    assert!(matches!(set(&mut house, Some("none"), "s", "1"), Err(OperatorFault::NoSuchVhost(_))));
-    assert!(matches!(set(&mut house, Some("/"), "", "1"), Err(OperatorFault::BadName(..))));
+    assert_eq!(set(&mut node, Some("/"), "s", "0"), invalid("0 is not taken"));
+    assert!(matches!(set(&mut node, Some("none"), "s", "1"), Err(OperatorFault::NoSuchVhost(_))));
+    assert!(matches!(set(&mut node, Some("/"), "", "1"), Err(OperatorFault::BadName(..))));
     let long = "1".repeat(PARAMETER_BYTES_MAX + 1);
-    assert!(matches!(set(&mut house, None, "g", &long), Err(OperatorFault::Invalid(_))));
-    assert!(all(&house).is_empty());
+    assert!(matches!(set(&mut node, None, "g", &long), Err(OperatorFault::Invalid(_))));
+    assert!(all(&node).is_empty());
     for name in ["a", "b"] {
-        set(&mut house, None, name, &long[1..]).expect("there is room");
+        set(&mut node, None, name, &long[1..]).expect("there is room");
     }
-    assert_eq!(set(&mut house, None, "c", "1"), Err(OperatorFault::NoCapacity("parameters_max")));
-    set(&mut house, None, "b", "1").expect("it has its place");
-    assert_eq!(clear(&mut house, None, "c"), Err(OperatorFault::NoSuchParameter));
-    assert_eq!(clear(&mut house, Some("none"), "a"), Err(OperatorFault::NoSuchParameter));
-    clear(&mut house, None, "a").expect("it is there");
-    set(&mut house, None, "c", "1").expect("there is room again");
-    house.broker.set_shovel_places(0);
+    assert_eq!(set(&mut node, None, "c", "1"), Err(OperatorFault::NoCapacity("parameters_max")));
+    set(&mut node, None, "b", "1").expect("it has its place");
+    assert_eq!(clear(&mut node, None, "c"), Err(OperatorFault::NoSuchParameter));
+    assert_eq!(clear(&mut node, Some("none"), "a"), Err(OperatorFault::NoSuchParameter));
+    clear(&mut node, None, "a").expect("it is there");
+    set(&mut node, None, "c", "1").expect("there is room again");
+    node.broker.set_shovel_places(0);
     let said = ParameterView { vhost: Some("/"), component: COMPONENT, name: "s", value: b"1" };
-    let refused = house.broker.set_parameter(context!(house).pending_writes_mut(), &said, None);
+    let refused = node.broker.set_parameter(context!(node).pending_writes_mut(), &said, None);
     assert_eq!(refused.map(drop), Err(OperatorFault::NoCapacity("bridges_max")));
-    house.broker.set_shovel_places(1);
-    let refused = house.broker.set_parameter(context!(house).pending_writes_mut(), &said, Some("nobody"));
+    node.broker.set_shovel_places(1);
+    let refused = node.broker.set_parameter(context!(node).pending_writes_mut(), &said, Some("nobody"));
     assert_eq!(refused.map(drop), invalid("user \"nobody\" may not connect to vhost \"/\""));
 }
 
 #[test]
 fn parameters_for_administrators_are_refused_to_other_users() {
-    let mut house = TestBroker::new(64);
-    house.admit("ann", "/");
+    let mut node = TestBroker::new(64);
+    node.admit("ann", "/");
     let picky: leveret_broker::ParameterCheck = |_| {
         let of_administrator = Some("read files");
         Ok(ParameterNeeds { vhost: "/".to_string(), of_administrator })
     };
-    house.broker.set_parameter_check(picky);
-    house.broker.set_shovel_places(8);
-    let set_as = |house: &mut TestBroker, user| {
+    node.broker.set_parameter_check(picky);
+    node.broker.set_shovel_places(8);
+    let set_as = |node: &mut TestBroker, user| {
         let said = ParameterView { vhost: Some("/"), component: COMPONENT, name: "s", value: b"1" };
-        house.broker.set_parameter(context!(house).pending_writes_mut(), &said, user).map(drop)
+        node.broker.set_parameter(context!(node).pending_writes_mut(), &said, user).map(drop)
     };
-    let refused = set_as(&mut house, Some("ann"));
+    let refused = set_as(&mut node, Some("ann"));
     assert_eq!(
         refused,
         Err(OperatorFault::Invalid("only an administrator may configure it to read files".into()))
     );
-    set_as(&mut house, Some("guest")).expect("guest is one");
-    set_as(&mut house, None).expect("so is who owns the machine");
+    set_as(&mut node, Some("guest")).expect("guest is one");
+    set_as(&mut node, None).expect("so is who owns the machine");
 }
 
 #[test]
@@ -141,18 +141,18 @@ fn parameters_left_out_by_a_start_can_be_cleared_and_do_not_come_back() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
     for name in ["a", "b", "c"] {
-        set(&mut life.house, Some("/"), name, "1").expect("there is room");
+        set(&mut life.node, Some("/"), name, "1").expect("there is room");
     }
     life.store().expect("the disk is well");
     drop(life);
     let few = Limits { connections_max: 16, parameters_max: 1, ..Limits::default() };
     let mut life = Life::begin_with(&disk, &few).expect("it opens");
-    assert_eq!(all(&life.house), ["/ a 1"]);
-    assert!(life.house.broker.may_have_parameter("/", COMPONENT, "b"));
-    clear(&mut life.house, Some("/"), "b").expect("the log has it");
-    assert_eq!(clear(&mut life.house, Some("/"), "b"), Err(OperatorFault::NoSuchParameter));
-    assert_eq!(clear(&mut life.house, Some("/"), "d"), Err(OperatorFault::NoSuchParameter));
+    assert_eq!(all(&life.node), ["/ a 1"]);
+    assert!(life.node.broker.may_have_parameter("/", COMPONENT, "b"));
+    clear(&mut life.node, Some("/"), "b").expect("the log has it");
+    assert_eq!(clear(&mut life.node, Some("/"), "b"), Err(OperatorFault::NoSuchParameter));
+    assert_eq!(clear(&mut life.node, Some("/"), "d"), Err(OperatorFault::NoSuchParameter));
     life.store().expect("the disk is well");
     drop(life);
-    assert_eq!(all(&Life::begin(&disk).expect("it opens").house), ["/ a 1", "/ c 1"]);
+    assert_eq!(all(&Life::begin(&disk).expect("it opens").node), ["/ a 1", "/ c 1"]);
 }

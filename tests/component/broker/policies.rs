@@ -16,133 +16,133 @@ pub(crate) fn policy<'a>(name: &'a str, pattern: &'a str, definition: &'a [u8]) 
     NewPolicy { kind: PolicyKind::User, name, pattern, apply_to: ApplyTo::All, priority: 0, definition }
 }
 
-fn set(house: &mut TestBroker, said: &NewPolicy<'_>) {
-    house.broker.set_policy(&mut context!(house), "/", said).unwrap();
+fn set(node: &mut TestBroker, said: &NewPolicy<'_>) {
+    node.broker.set_policy(&mut context!(node), "/", said).unwrap();
 }
 
 #[track_caller]
-fn say(house: &mut TestBroker, name: &str, pattern: &str, say: Say) {
-    set(house, &policy(name, pattern, &table(say)));
+fn say(node: &mut TestBroker, name: &str, pattern: &str, say: Say) {
+    set(node, &policy(name, pattern, &table(say)));
 }
 
-fn limit(house: &mut TestBroker, name: &str, pattern: &str, say: Say) {
+fn limit(node: &mut TestBroker, name: &str, pattern: &str, say: Say) {
     let definition = table(say);
-    set(house, &NewPolicy { kind: PolicyKind::Operator, ..policy(name, pattern, &definition) });
+    set(node, &NewPolicy { kind: PolicyKind::Operator, ..policy(name, pattern, &definition) });
 }
 
-fn clear(house: &mut TestBroker, kind: PolicyKind, name: &str) {
-    house.broker.clear_policy(&mut context!(house), "/", kind, name).unwrap();
+fn clear(node: &mut TestBroker, kind: PolicyKind, name: &str) {
+    node.broker.clear_policy(&mut context!(node), "/", kind, name).unwrap();
 }
 
 /// Returns the names of the policies that apply to a queue.
-fn applied(house: &TestBroker, queue: &str) -> (Option<String>, Option<String>) {
-    let broker = &house.broker;
+fn applied(node: &TestBroker, queue: &str) -> (Option<String>, Option<String>) {
+    let broker = &node.broker;
     let mut queues = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
     let found = queues.find(|view| view.name == queue).expect("it is there");
     (found.applied.policy.map(Into::into), found.applied.operator.map(Into::into))
 }
 
-fn fill(house: &mut TestBroker, at: At, queue: &str, count: usize) {
+fn fill(node: &mut TestBroker, at: At, queue: &str, count: usize) {
     for number in 0..count {
-        publish(house, at, queue, &[0, 0], &number.to_string());
+        publish(node, at, queue, &[0, 0], &number.to_string());
     }
 }
 
 /// A smaller length limit trims the queue, a part in each turn. Clearing the policy ends that.
 #[test]
 fn a_policy_change_affects_existing_messages_in_steps() {
-    let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &[]);
-    house.publish(at, "q", 5_000);
-    say(&mut house, "p", "^q", |t| t.int("max-length", 10));
+    let mut node = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &[]);
+    node.publish(at, "q", 5_000);
+    say(&mut node, "p", "^q", |t| t.int("max-length", 10));
     let mut turns = 0;
-    while house.ready(at, "q") > 10 {
-        let before = house.ready(at, "q");
-        house.turn(at);
-        let gone = before - house.ready(at, "q");
+    while node.ready(at, "q") > 10 {
+        let before = node.ready(at, "q");
+        node.turn(at);
+        let gone = before - node.ready(at, "q");
         assert!((1..=512).contains(&gone), "{gone} in a turn");
         turns += 1;
     }
     assert!(turns >= 9, "{turns}");
-    house.publish(at, "q", 3);
-    assert_eq!(house.ready(at, "q"), 10);
-    clear(&mut house, PolicyKind::User, "p");
-    house.publish(at, "q", 3);
-    assert_eq!(house.ready(at, "q"), 13);
-    say(&mut house, "bytes", "^q", |t| t.int("max-length-bytes", 40));
-    house.turns(at);
-    assert_eq!(house.ready(at, "q"), 4);
-    say(&mut house, "bytes", "^q", |t| {
+    node.publish(at, "q", 3);
+    assert_eq!(node.ready(at, "q"), 10);
+    clear(&mut node, PolicyKind::User, "p");
+    node.publish(at, "q", 3);
+    assert_eq!(node.ready(at, "q"), 13);
+    say(&mut node, "bytes", "^q", |t| t.int("max-length-bytes", 40));
+    node.turns(at);
+    assert_eq!(node.ready(at, "q"), 4);
+    say(&mut node, "bytes", "^q", |t| {
         t.int("max-length", 4)?;
         t.text("overflow", "reject-publish")
     });
-    house.done(at, Command::ConfirmSelect);
-    assert_eq!(house.offer(at, "q", 10), Outcome::PublishRefused);
+    node.done(at, Command::ConfirmSelect);
+    assert_eq!(node.offer(at, "q", 10), Outcome::PublishRefused);
 }
 
 #[test]
 fn publishing_into_a_queue_that_became_too_long_is_bounded_too() {
-    let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &[]);
-    house.publish(at, "q", 5_000);
-    say(&mut house, "p", "^q", |t| t.int("max-length", 10));
-    house.publish(at, "q", 1);
-    assert_eq!(house.ready(at, "q"), 5_001 - 512);
-    house.turns(at);
-    assert_eq!(house.ready(at, "q"), 10);
+    let mut node = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &[]);
+    node.publish(at, "q", 5_000);
+    say(&mut node, "p", "^q", |t| t.int("max-length", 10));
+    node.publish(at, "q", 1);
+    assert_eq!(node.ready(at, "q"), 5_001 - 512);
+    node.turns(at);
+    assert_eq!(node.ready(at, "q"), 10);
 }
 
 #[test]
 fn a_ttl_policy_affects_waiting_messages_and_ends_with_the_policy() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &[]);
-    fill(&mut house, at, "q", 2);
-    say(&mut house, "t", "q", |t| t.int("message-ttl", 500));
-    house.turns(at);
-    assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_500));
-    pass_to(&mut house, at, 1_499);
-    assert_eq!(house.ready(at, "q"), 2);
-    pass_to(&mut house, at, 1_500);
-    assert_eq!(house.ready(at, "q"), 0);
-    fill(&mut house, at, "q", 1);
-    clear(&mut house, PolicyKind::User, "t");
-    pass_to(&mut house, at, 9_000);
-    assert_eq!(house.ready(at, "q"), 1);
-    limit(&mut house, "o", "q", |t| t.int("message-ttl", 100));
-    pass_to(&mut house, at, 9_200);
-    assert_eq!(house.ready(at, "q"), 0);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    declare(&mut node, at, "q", false, &[]);
+    fill(&mut node, at, "q", 2);
+    say(&mut node, "t", "q", |t| t.int("message-ttl", 500));
+    node.turns(at);
+    assert_eq!(node.broker.queues().next_expiry_ms(), Some(1_500));
+    pass_to(&mut node, at, 1_499);
+    assert_eq!(node.ready(at, "q"), 2);
+    pass_to(&mut node, at, 1_500);
+    assert_eq!(node.ready(at, "q"), 0);
+    fill(&mut node, at, "q", 1);
+    clear(&mut node, PolicyKind::User, "t");
+    pass_to(&mut node, at, 9_000);
+    assert_eq!(node.ready(at, "q"), 1);
+    limit(&mut node, "o", "q", |t| t.int("message-ttl", 100));
+    pass_to(&mut node, at, 9_200);
+    assert_eq!(node.ready(at, "q"), 0);
 }
 
 #[test]
 fn an_unused_queue_is_deleted_when_its_policy_says_so() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
+    let mut node = TestBroker::new(64);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
     for queue in ["a", "b"] {
-        declare(&mut house, at, queue, false, &[]);
+        declare(&mut node, at, queue, false, &[]);
     }
-    say(&mut house, "a", "^a$", |t| t.int("expires", 1_000));
-    say(&mut house, "b", "^b$", |t| t.int("expires", 1_000));
-    pass_to(&mut house, at, 1_500);
-    clear(&mut house, PolicyKind::User, "b");
+    say(&mut node, "a", "^a$", |t| t.int("expires", 1_000));
+    say(&mut node, "b", "^b$", |t| t.int("expires", 1_000));
+    pass_to(&mut node, at, 1_500);
+    clear(&mut node, PolicyKind::User, "b");
     // Policies of other queues do not affect it.
-    say(&mut house, "c", "^c$", |t| t.int("expires", 1));
-    pass_to(&mut house, at, 2_000);
-    assert_eq!(house.broker.gauges().queues, 1);
-    assert_eq!(house.ready(at, "b"), 0);
+    say(&mut node, "c", "^c$", |t| t.int("expires", 1));
+    pass_to(&mut node, at, 2_000);
+    assert_eq!(node.broker.gauges().queues, 1);
+    assert_eq!(node.ready(at, "b"), 0);
 }
 
 /// As in RabbitMQ 3.10.8: a policy with a key that a type of queue does not support does not apply to it.
 #[test]
 fn a_policy_applies_as_a_whole_or_not_at_all() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
-    declare(&mut house, at, "e1", true, &[]);
-    declare(&mut house, at, "e2", true, &table(|t| t.text("x-queue-type", "quorum")));
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
+    declare(&mut node, at, "e1", true, &[]);
+    declare(&mut node, at, "e2", true, &table(|t| t.text("x-queue-type", "quorum")));
     let cases: [(Say, bool, bool); 8] = [
         (|t| t.int("delivery-limit", 2).and_then(|()| t.int("max-length", 9)), false, true),
         (|t| t.text("queue-mode", "lazy").and_then(|()| t.int("max-length", 9)), true, false),
@@ -154,104 +154,104 @@ fn a_policy_applies_as_a_whole_or_not_at_all() {
         (|t| t.text("queue-master-locator", "random"), true, false),
     ];
     for (number, (definition, classic, quorum)) in cases.into_iter().enumerate() {
-        say(&mut house, "e", "^e", definition);
-        let has = |queue| applied(&house, queue).0.is_some();
+        say(&mut node, "e", "^e", definition);
+        let has = |queue| applied(&node, queue).0.is_some();
         assert_eq!((has("e1"), has("e2")), (classic, quorum), "{number}");
     }
-    say(&mut house, "e", "^e", |t| t.int("delivery-limit", 1));
-    publish(&mut house, at, "e2", &[0, 0], "x");
+    say(&mut node, "e", "^e", |t| t.int("delivery-limit", 1));
+    publish(&mut node, at, "e2", &[0, 0], "x");
     for _ in 0..2 {
-        let tag = got(&mut house, at, "e2").tag;
-        house.settle(at, tag, false, Settlement::Requeue);
-        house.turns(at);
+        let tag = got(&mut node, at, "e2").tag;
+        node.settle(at, tag, false, Settlement::Requeue);
+        node.turns(at);
     }
-    assert!(get(&mut house, at, "e2").is_none(), "it came back more often than its policy says");
+    assert!(get(&mut node, at, "e2").is_none(), "it came back more often than its policy says");
 }
 
 #[test]
 fn a_declared_queue_gets_the_policy_with_the_highest_priority_that_applies() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
     let definition = table(|t| t.int("max-length", 1));
     let said = policy("p", "^q", &definition);
-    set(&mut house, &NewPolicy { apply_to: ApplyTo::Exchanges, ..said });
-    declare(&mut house, at, "q1", false, &[]);
-    assert_eq!(applied(&house, "q1"), (None, None));
-    set(&mut house, &NewPolicy { apply_to: ApplyTo::Queues, ..said });
-    set(&mut house, &NewPolicy { name: "high", priority: 1, pattern: "3$", ..said });
+    set(&mut node, &NewPolicy { apply_to: ApplyTo::Exchanges, ..said });
+    declare(&mut node, at, "q1", false, &[]);
+    assert_eq!(applied(&node, "q1"), (None, None));
+    set(&mut node, &NewPolicy { apply_to: ApplyTo::Queues, ..said });
+    set(&mut node, &NewPolicy { name: "high", priority: 1, pattern: "3$", ..said });
     for queue in ["q2", "q3", "z"] {
-        declare(&mut house, at, queue, false, &[]);
+        declare(&mut node, at, queue, false, &[]);
     }
-    let names: Vec<_> = ["q1", "q2", "q3", "z"].map(|queue| applied(&house, queue).0).into();
+    let names: Vec<_> = ["q1", "q2", "q3", "z"].map(|queue| applied(&node, queue).0).into();
     let some = |name: &str| Some(name.to_string());
     assert_eq!(names, [some("p"), some("p"), some("high"), None]);
-    fill(&mut house, at, "q2", 3);
-    assert_eq!(house.ready(at, "q2"), 1);
+    fill(&mut node, at, "q2", 3);
+    assert_eq!(node.ready(at, "q2"), 1);
     // Each virtual host has its own policies.
-    house.admit("other", "v");
-    let there = house.connect_as("other", "v");
-    declare(&mut house, there, "q9", false, &[]);
-    assert_eq!(applied(&house, "q9"), (None, None));
+    node.admit("other", "v");
+    let there = node.connect_as("other", "v");
+    declare(&mut node, there, "q9", false, &[]);
+    assert_eq!(applied(&node, "q9"), (None, None));
 }
 
 /// A change reaches a thousand queues in steps of a few hundred per turn, or fewer if the matching takes more
 /// work.
 #[test]
 fn a_policy_change_reaches_many_queues_in_steps() {
-    let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
-    let at = house.connect();
+    let mut node = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
+    let at = node.connect();
     for number in 0..1_000 {
-        declare(&mut house, at, &format!("{}{number}", "q".repeat(200)), false, &[]);
+        declare(&mut node, at, &format!("{}{number}", "q".repeat(200)), false, &[]);
     }
-    let heard = |house: &TestBroker| {
+    let heard = |node: &TestBroker| {
         let queues =
-            (0..house.broker.views().queue_places()).filter_map(|place| house.broker.views().queue_at(place));
+            (0..node.broker.views().queue_places()).filter_map(|place| node.broker.views().queue_at(place));
         queues.filter(|view| view.applied.policy.is_some()).count()
     };
     for (pattern, most) in [("q+[0-9]", 512), (&*format!("^({})+[0-9]", "q|".repeat(400)), 16)] {
-        say(&mut house, "p", pattern, |t| t.int("max-length", 9));
-        let mut before = heard(&house);
+        say(&mut node, "p", pattern, |t| t.int("max-length", 9));
+        let mut before = heard(&node);
         assert!((1..=most).contains(&before), "{before}");
         while before < 1_000 {
-            house.turn(at);
-            let now = heard(&house);
+            node.turn(at);
+            let now = heard(&node);
             assert!((1..=most).contains(&(now - before)), "{now}");
             before = now;
         }
-        clear(&mut house, PolicyKind::User, "p");
-        house.turns(at);
-        assert_eq!((heard(&house), house.broker.gauges().jobs), (0, 0));
+        clear(&mut node, PolicyKind::User, "p");
+        node.turns(at);
+        assert_eq!((heard(&node), node.broker.gauges().jobs), (0, 0));
     }
 }
 
 #[test]
 fn policies_are_limited_by_policies_max() {
     let limits = Limits { connections_max: 16, policies_max: 2, ..Limits::default() };
-    let mut house = TestBroker::with(&limits);
+    let mut node = TestBroker::with(&limits);
     let definition = table(|t| t.int("max-length", 1));
     let said = policy("p", "", &definition);
-    let put = |house: &mut TestBroker, said: &NewPolicy<'_>| {
-        house.broker.set_policy(&mut context!(house), "/", said).map(|_| ())
+    let put = |node: &mut TestBroker, said: &NewPolicy<'_>| {
+        node.broker.set_policy(&mut context!(node), "/", said).map(|_| ())
     };
-    assert_eq!(put(&mut house, &said), Ok(()));
-    assert_eq!(put(&mut house, &NewPolicy { kind: PolicyKind::Operator, ..said }), Ok(()));
+    assert_eq!(put(&mut node, &said), Ok(()));
+    assert_eq!(put(&mut node, &NewPolicy { kind: PolicyKind::Operator, ..said }), Ok(()));
     assert_eq!(
-        put(&mut house, &NewPolicy { name: "x", ..said }),
+        put(&mut node, &NewPolicy { name: "x", ..said }),
         Err(OperatorFault::NoCapacity("policies_max"))
     );
-    assert_eq!(put(&mut house, &NewPolicy { pattern: "x", ..said }), Ok(()), "in place of another");
+    assert_eq!(put(&mut node, &NewPolicy { pattern: "x", ..said }), Ok(()), "in place of another");
     let why = |refused: Result<(), OperatorFault>| refused.unwrap_err().to_string();
     let long = "x".repeat(1_025);
-    assert!(why(put(&mut house, &NewPolicy { pattern: &long, ..said })).contains("longer than 1024 bytes"));
-    assert!(why(put(&mut house, &NewPolicy { pattern: "(a", ..said })).contains("pattern should be regular"));
+    assert!(why(put(&mut node, &NewPolicy { pattern: &long, ..said })).contains("longer than 1024 bytes"));
+    assert!(why(put(&mut node, &NewPolicy { pattern: "(a", ..said })).contains("pattern should be regular"));
     let large = table(|t| t.text("dead-letter-exchange", &"x".repeat(990)));
     let larger = [&large[..], &large[..]].concat();
-    assert!(why(put(&mut house, &NewPolicy { definition: &larger, ..said })).contains("longer than 1024"));
-    clear(&mut house, PolicyKind::User, "p");
-    let at = house.connect();
-    house.turns(at);
-    assert_eq!(put(&mut house, &NewPolicy { name: "x", ..said }), Ok(()));
-    let none = house.broker.clear_policy(&mut context!(house), "/", PolicyKind::User, "p");
+    assert!(why(put(&mut node, &NewPolicy { definition: &larger, ..said })).contains("longer than 1024"));
+    clear(&mut node, PolicyKind::User, "p");
+    let at = node.connect();
+    node.turns(at);
+    assert_eq!(put(&mut node, &NewPolicy { name: "x", ..said }), Ok(()));
+    let none = node.broker.clear_policy(&mut context!(node), "/", PolicyKind::User, "p");
     assert_eq!(none, Err(OperatorFault::NoSuchParameter));
 }
 
@@ -262,44 +262,44 @@ fn a_start_restores_policies() {
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
     for queue in ["q", "dead"] {
-        declare(&mut life.house, at, queue, true, &[]);
+        declare(&mut life.node, at, queue, true, &[]);
     }
-    say(&mut life.house, "p", "^q$", |t| {
+    say(&mut life.node, "p", "^q$", |t| {
         t.text("dead-letter-exchange", "")?;
         t.text("dead-letter-routing-key", "dead")?;
         t.int("message-ttl", 1_000)
     });
-    limit(&mut life.house, "o", "^q$", |t| t.int("max-length", 2));
-    say(&mut life.house, "gone", "^q$", |t| t.int("max-length", 1));
-    clear(&mut life.house, PolicyKind::User, "gone");
-    life.house.admit("other", "v");
+    limit(&mut life.node, "o", "^q$", |t| t.int("max-length", 2));
+    say(&mut life.node, "gone", "^q$", |t| t.int("max-length", 1));
+    clear(&mut life.node, PolicyKind::User, "gone");
+    life.node.admit("other", "v");
     let definition = table(|t| t.int("max-length", 1));
-    life.house.broker.set_policy(&mut context!(life.house), "v", &policy("v", "", &definition)).unwrap();
-    publish(&mut life.house, at, "q", PERSISTENT, "x");
+    life.node.broker.set_policy(&mut context!(life.node), "v", &policy("v", "", &definition)).unwrap();
+    publish(&mut life.node, at, "q", PERSISTENT, "x");
     life.store().expect("the disk is well");
     drop(life);
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
     let names = |life: &Life| {
         let mut names: Vec<_> =
-            life.house.broker.views().policies().map(|view| view.policy.name.to_string()).collect();
+            life.node.broker.views().policies().map(|view| view.policy.name.to_string()).collect();
         names.sort();
         names
     };
     assert_eq!(names(&life), ["o", "p", "v"]);
-    assert_eq!(applied(&life.house, "q"), (Some("p".into()), Some("o".into())));
+    assert_eq!(applied(&life.node, "q"), (Some("p".into()), Some("o".into())));
     life.read_back();
-    let due_ms = life.house.broker.queues().next_expiry_ms().expect("its time goes on");
-    pass_to(&mut life.house, at, due_ms);
+    let due_ms = life.node.broker.queues().next_expiry_ms().expect("its time goes on");
+    pass_to(&mut life.node, at, due_ms);
     life.read_back();
-    life.house.turns(at);
-    assert_eq!((life.house.ready(at, "q"), life.house.ready(at, "dead")), (0, 1), "by its policy");
+    life.node.turns(at);
+    assert_eq!((life.node.ready(at, "q"), life.node.ready(at, "dead")), (0, 1), "by its policy");
     for number in 0..4 {
-        publish(&mut life.house, at, "q", PERSISTENT, &number.to_string());
+        publish(&mut life.node, at, "q", PERSISTENT, &number.to_string());
     }
-    assert_eq!(life.house.ready(at, "q"), 2);
-    life.house.broker.delete_vhost(&mut context!(life.house), "v").unwrap();
-    life.house.turns(at);
+    assert_eq!(life.node.ready(at, "q"), 2);
+    life.node.broker.delete_vhost(&mut context!(life.node), "v").unwrap();
+    life.node.turns(at);
     life.store().expect("the disk is well");
     drop(life);
     assert_eq!(names(&Life::begin(&disk).expect("it opens")), ["o", "p"]);

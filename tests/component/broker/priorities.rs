@@ -16,19 +16,19 @@ use leveret_test_support::simulated_disk::{SimDisk, Trouble};
 const MAX: u8 = 5;
 const QUEUE: &str = "q";
 
-fn declare(house: &mut TestBroker, at: At, queue: &str, more: &[u8]) {
+fn declare(node: &mut TestBroker, at: At, queue: &str, more: &[u8]) {
     let arguments = &[PRIORITIES, more].concat();
     let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
-    house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
 }
 
-fn send(house: &mut TestBroker, at: At, priority: Option<u8>, body: &str) -> Outcome {
-    send_with(house, at, &priority.map_or(vec![0, 0], with_priority), body)
+fn send(node: &mut TestBroker, at: At, priority: Option<u8>, body: &str) -> Outcome {
+    send_with(node, at, &priority.map_or(vec![0, 0], with_priority), body)
 }
 
-fn send_with(house: &mut TestBroker, at: At, properties: &[u8], body: &str) -> Outcome {
-    let message = message_to(house, "", QUEUE, properties, body.as_bytes());
-    house.ask(at, Command::Publish { message, mandatory: false })
+fn send_with(node: &mut TestBroker, at: At, properties: &[u8], body: &str) -> Outcome {
+    let message = message_to(node, "", QUEUE, properties, body.as_bytes());
+    node.ask(at, Command::Publish { message, mandatory: false })
 }
 
 /// The expected content of the queue: by priority, the highest last, each in order of arrival.
@@ -61,21 +61,21 @@ impl Model {
 
 fn run(seed: u64, length_max: Option<u8>) {
     let mut random = Random::new(seed);
-    let mut house = TestBroker::new(1_024);
-    let at = house.connect();
+    let mut node = TestBroker::new(1_024);
+    let at = node.connect();
     let limit = length_max.map(|max| [b"\x0cx-max-lengthb".as_slice(), &[max]].concat());
-    declare(&mut house, at, QUEUE, &limit.unwrap_or_default());
+    declare(&mut node, at, QUEUE, &limit.unwrap_or_default());
     let mut model = Model::default();
     for step in 0..400 {
         match random.below(16) {
             0..=5 => {
                 let priority = random.one_of(&[None, Some(0), Some(1), Some(4), Some(5), Some(9), Some(255)]);
                 let body = model.send(priority);
-                assert_eq!(send(&mut house, at, priority, &body), Outcome::Published);
+                assert_eq!(send(&mut node, at, priority, &body), Outcome::Published);
             }
             6..=10 => {
                 let expected = model.take();
-                let got = get(&mut house, at, QUEUE);
+                let got = get(&mut node, at, QUEUE);
                 let body = got.as_ref().map(|got| got.body.clone());
                 assert_eq!(body, expected.as_ref().map(|(_, body)| body.clone()), "seed {seed}, step {step}");
                 if let (Some(got), Some(taken)) = (got, expected) {
@@ -92,11 +92,11 @@ fn run(seed: u64, length_max: Option<u8>) {
                     if settlement == Settlement::Requeue {
                         model.waiting.insert(place, body);
                     }
-                    house.settle(at, tag, false, settlement);
+                    node.settle(at, tag, false, settlement);
                 }
             }
             14 => {
-                house.done(at, Command::Recover);
+                node.done(at, Command::Recover);
                 for (place, body) in core::mem::take(&mut model.taken).into_values() {
                     model.waiting.insert(place, body);
                 }
@@ -104,7 +104,7 @@ fn run(seed: u64, length_max: Option<u8>) {
             _ if random.below(8) == 0 => {
                 let count = model.waiting.len() as u32;
                 assert_eq!(
-                    house.ask(at, Command::QueuePurge { queue: QUEUE }),
+                    node.ask(at, Command::QueuePurge { queue: QUEUE }),
                     Outcome::MessageCount(count),
                     "seed {seed}, step {step}"
                 );
@@ -112,18 +112,18 @@ fn run(seed: u64, length_max: Option<u8>) {
             }
             _ => {}
         }
-        house.turns(at);
+        node.turns(at);
         while length_max.is_some_and(|max| model.waiting.len() > max.into()) {
             model.take();
         }
-        assert_eq!(house.ready(at, QUEUE) as usize, model.waiting.len(), "seed {seed}, step {step}");
-        assert_eq!(house.broker.queues().forgotten_queue(), None);
+        assert_eq!(node.ready(at, QUEUE) as usize, model.waiting.len(), "seed {seed}, step {step}");
+        assert_eq!(node.broker.queues().forgotten_queue(), None);
     }
-    house.done(at, Command::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
-    house.done(at, Command::Recover);
-    house.turns(at);
-    assert_eq!(house.broker.gauges().queues, 0, "seed {seed}: a level was left");
-    assert_eq!(house.messages.messages_used(), 0, "seed {seed}: messages were left");
+    node.done(at, Command::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
+    node.done(at, Command::Recover);
+    node.turns(at);
+    assert_eq!(node.broker.gauges().queues, 0, "seed {seed}: a level was left");
+    assert_eq!(node.messages.messages_used(), 0, "seed {seed}: messages were left");
 }
 
 #[test]
@@ -144,27 +144,27 @@ fn the_length_limit_drops_messages_of_the_highest_priority_first() {
 #[test]
 fn without_capacity_for_a_level_messages_wait_in_the_next_lower_one() {
     let limits = Limits { queues_max: 4, unacknowledged_max: 64, connections_max: 16, ..Limits::default() };
-    let mut house = TestBroker::with(&limits);
-    let at = house.connect();
-    declare(&mut house, at, QUEUE, &[]);
-    house.declare(at, "other", false);
+    let mut node = TestBroker::with(&limits);
+    let at = node.connect();
+    declare(&mut node, at, QUEUE, &[]);
+    node.declare(at, "other", false);
     for (priority, body) in [(0, "a"), (3, "b"), (5, "c"), (2, "d"), (4, "e")] {
-        assert_eq!(send(&mut house, at, Some(priority), body), Outcome::Published);
+        assert_eq!(send(&mut node, at, Some(priority), body), Outcome::Published);
     }
-    let all: Vec<_> = core::iter::from_fn(|| get(&mut house, at, QUEUE)).map(|got| got.body).collect();
+    let all: Vec<_> = core::iter::from_fn(|| get(&mut node, at, QUEUE)).map(|got| got.body).collect();
     assert_eq!(all, ["b", "c", "e", "a", "d"]);
-    house.settle(at, 0, true, Settlement::Ack);
-    house.done(at, Command::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
-    house.turns(at);
-    house.declare(at, "another", false);
+    node.settle(at, 0, true, Settlement::Ack);
+    node.done(at, Command::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
+    node.turns(at);
+    node.declare(at, "another", false);
 }
 
 /// The log has no incarnations for the levels of a queue declared by a version without levels: it assigns
 /// some.
 #[test]
 fn a_queue_of_an_older_version_has_levels_from_now_on() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.start(2, true, 1 << 20);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.start(2, true, 1 << 20);
     let definition = |priorities_from| Definition::Queue {
         vhost: "/",
         name: QUEUE,
@@ -175,8 +175,8 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
         arguments: PRIORITIES,
     };
     assert_eq!(levels_of(&definition(0)), 0..0);
-    assert!(matches!(house.broker.restore(&mut context!(house), &definition(0)), Restored::Exists(Some(_))));
-    let Some(LogEntry::Defined { key, value: Some(value), .. }) = house.pending_writes.fact() else {
+    assert!(matches!(node.broker.restore(&mut context!(node), &definition(0)), Restored::Exists(Some(_))));
+    let Some(LogEntry::Defined { key, value: Some(value), .. }) = node.pending_writes.next_entry() else {
         panic!("it is written down")
     };
     let Some(written @ Definition::Queue { priorities_from, incarnation, .. }) =
@@ -187,7 +187,7 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
     assert_eq!((incarnation, priorities_from > 7), (7, true));
     assert_eq!(levels_of(&written), priorities_from..priorities_from + u64::from(MAX));
     assert!(
-        house.pending_writes.next_version() >= priorities_from + u64::from(MAX),
+        node.pending_writes.next_version() >= priorities_from + u64::from(MAX),
         "these numbers are not used otherwise"
     );
 }
@@ -196,26 +196,26 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
 /// itself notices this, and the next priority may be delivered at once.
 #[test]
 fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
-    let mut house = TestBroker::new(64);
-    house.pending_writes.start(100, true, u64::MAX >> 8);
-    house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
-    house.pending_writes.set_time(1_000);
-    let at = house.connect();
-    crate::dead_letters::declare(&mut house, at, QUEUE, true, PRIORITIES);
+    let mut node = TestBroker::new(64);
+    node.pending_writes.start(100, true, u64::MAX >> 8);
+    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    node.pending_writes.set_time(1_000);
+    let at = node.connect();
+    crate::dead_letters::declare(&mut node, at, QUEUE, true, PRIORITIES);
     // Delivery mode, priority, and, with the third flag, an expiration.
-    send_with(&mut house, at, b"\x19\0\x02\x05\x0250", "waits for its mark");
-    store(&mut house);
-    send_with(&mut house, at, b"\x18\0\x01\x05", "taken");
-    send_with(&mut house, at, b"\x19\0\x01\x05\x0250", "expires behind it");
-    send_with(&mut house, at, b"\x18\0\x01\x00", "of the next priority");
-    house.consume(at, QUEUE);
-    house.broker.deliver(&mut context!(house), 64);
-    assert_eq!(house.outbox_bodies(at), [""; 0], "the log does not say yet that the first may be delivered");
-    house.pending_writes.set_time(2_000);
-    assert_eq!(get(&mut house, at, QUEUE).expect("there is one").body, "taken");
-    assert_eq!(house.broker.queues().forgotten_queue(), None);
-    house.broker.deliver(&mut context!(house), 64);
-    assert_eq!(house.outbox_bodies(at), ["of the next priority"]);
+    send_with(&mut node, at, b"\x19\0\x02\x05\x0250", "waits for its mark");
+    store(&mut node);
+    send_with(&mut node, at, b"\x18\0\x01\x05", "taken");
+    send_with(&mut node, at, b"\x19\0\x01\x05\x0250", "expires behind it");
+    send_with(&mut node, at, b"\x18\0\x01\x00", "of the next priority");
+    node.consume(at, QUEUE);
+    node.broker.deliver(&mut context!(node), 64);
+    assert_eq!(node.outbox_bodies(at), [""; 0], "the log does not say yet that the first may be delivered");
+    node.pending_writes.set_time(2_000);
+    assert_eq!(get(&mut node, at, QUEUE).expect("there is one").body, "taken");
+    assert_eq!(node.broker.queues().forgotten_queue(), None);
+    node.broker.deliver(&mut context!(node), 64);
+    assert_eq!(node.outbox_bodies(at), ["of the next priority"]);
 }
 
 // ---- with power cuts
@@ -223,15 +223,15 @@ fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
 /// Declares a durable queue in a virtual host of its own, with a message in each of three levels.
 fn stored(disk: &SimDisk) -> Life {
     let mut life = Life::begin(disk).expect("it opens");
-    life.house.admit("other", "v");
-    let at = life.house.connect_as("other", "v");
+    life.node.admit("other", "v");
+    let at = life.node.connect_as("other", "v");
     let (passive, durable, exclusive, auto_delete, arguments) = (false, true, false, false, PRIORITIES);
     let queue = QUEUE;
-    life.house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    life.node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
     for priority in [1, 3, 5] {
         // `delivery-mode` and `priority`.
         let properties = [0x18, 0, 2, priority];
-        assert_eq!(send_with(&mut life.house, at, &properties, "kept"), Outcome::Published);
+        assert_eq!(send_with(&mut life.node, at, &properties, "kept"), Outcome::Published);
     }
     life.store().expect("the disk is well");
     assert_eq!(live_in_log(&mut life), [1, 1, 1], "each level is the log's by itself");
@@ -248,7 +248,7 @@ fn live_in_log(life: &mut Life) -> Vec<u64> {
 fn a_virtual_host_whose_deletion_was_cut_short_takes_all_levels_with_it() {
     let disk = disk();
     let mut life = stored(&disk);
-    life.house.broker.delete_vhost(&mut context!(life.house), "v").expect("it is there");
+    life.node.broker.delete_vhost(&mut context!(life.node), "v").expect("it is there");
     life.store().expect("the disk is well");
     assert_eq!(live_in_log(&mut life), [1, 1, 1], "its queues are deleted step by step");
     drop(life);
@@ -257,7 +257,7 @@ fn a_virtual_host_whose_deletion_was_cut_short_takes_all_levels_with_it() {
     let mut life = Life::begin(&disk).expect("it opens");
     life.store().expect("the disk is well");
     assert_eq!(live_in_log(&mut life), [] as [u64; 0]);
-    assert_eq!(life.house.broker.gauges().queues, 0, "and no orphan is left");
+    assert_eq!(life.node.broker.gauges().queues, 0, "and no orphan is left");
 }
 
 #[test]
@@ -267,16 +267,16 @@ fn a_queue_left_out_by_a_start_keeps_its_levels_until_it_is_deleted() {
     for is_deleted in [false, true] {
         let limits = Limits { queues_max: 3, connections_max: 16, ..Limits::default() };
         let mut life = Life::begin_with(&disk, &limits).expect("it opens");
-        assert_eq!(life.house.broker.gauges().queues, 0, "there is room for three of four");
+        assert_eq!(life.node.broker.gauges().queues, 0, "there is room for three of four");
         if is_deleted {
             let queue = QUEUE;
-            let at = life.house.connect_as("other", "v");
-            life.house.done(at, Command::QueueDelete { queue, if_unused: false, if_empty: false });
-            life.house.turns(at);
+            let at = life.node.connect_as("other", "v");
+            life.node.done(at, Command::QueueDelete { queue, if_unused: false, if_empty: false });
+            life.node.turns(at);
         }
         life.store().expect("the disk is well");
         assert_eq!(live_in_log(&mut life).len(), if is_deleted { 0 } else { 3 });
     }
     let mut life = Life::begin(&disk).expect("it opens");
-    assert_eq!((live_in_log(&mut life), life.house.broker.gauges().queues), (vec![], 0));
+    assert_eq!((live_in_log(&mut life), life.node.broker.gauges().queues), (vec![], 0));
 }

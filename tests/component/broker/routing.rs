@@ -231,14 +231,14 @@ proptest! {
         bindings in vec((some_arguments(), any::<bool>(), 0..4_u8), 1..24),
         headers in vec((some_entries(7, 0..6), prop_oneof![Just(0_usize), Just(40)], any::<bool>()), 1..8),
     ) {
-        let mut house = TestBroker::new();
-        house.exchange("second", "headers");
-        house.bind_exchange("second", "amq.headers");
+        let mut node = TestBroker::new();
+        node.exchange("second", "headers");
+        node.bind_exchange("second", "amq.headers");
         let mut bound = Vec::new();
         for (at, (arguments, is_second, _)) in bindings.iter().enumerate() {
             let exchange = if *is_second { "second" } else { "amq.headers" };
-            house.queue(&format!("q{at}"));
-            assert_eq!(house.bind(&format!("q{at}"), exchange, "", arguments), Outcome::Done);
+            node.queue(&format!("q{at}"));
+            assert_eq!(node.bind(&format!("q{at}"), exchange, "", arguments), Outcome::Done);
             bound.push(true);
         }
         // Some bindings are deleted; the others must still be found.
@@ -247,14 +247,14 @@ proptest! {
             let (queue, routing_key) = (&*format!("q{at}"), "");
             assert_eq!(*fate, 0);
             let unbind = Command::QueueUnbind { queue, exchange, routing_key, arguments };
-            assert_eq!(house.ask(unbind), Outcome::Done);
+            assert_eq!(node.ask(unbind), Outcome::Done);
             bound[at] = false;
         }
         let mut expected = vec![0; bindings.len()];
         for (entries, more, to_second) in &headers {
             let entries = [entries.clone(), others(*more)].concat();
             let exchange = if *to_second { "second" } else { "amq.headers" };
-            prop_assert_eq!(house.publish(exchange, "", &entries), Outcome::Published);
+            prop_assert_eq!(node.publish(exchange, "", &entries), Outcome::Published);
             for (at, (arguments, is_second, _)) in bindings.iter().enumerate() {
                 // The second exchange forwards everything to the first.
                 let is_asked = bound[at] && (*to_second || !*is_second);
@@ -262,7 +262,7 @@ proptest! {
                 expected[at] += u32::from(is_asked && takes);
             }
         }
-        let found: Vec<u32> = (0..bindings.len()).map(|at| house.ready(&format!("q{at}"))).collect();
+        let found: Vec<u32> = (0..bindings.len()).map(|at| node.ready(&format!("q{at}"))).collect();
         prop_assert_eq!(found, expected);
     }
 }
@@ -282,38 +282,38 @@ fn headers_of_a_frame() -> Vec<u8> {
 
 #[test]
 fn bindings_that_have_nothing_in_common_with_a_message_are_not_looked_at() {
-    let mut house = TestBroker::with(&many_bindings());
+    let mut node = TestBroker::with(&many_bindings());
     for queue in ["all", "any", "few"] {
-        house.queue(queue);
+        node.queue(queue);
     }
     for at in 0..4_000 {
         // A pair that all bindings require selects nothing; the other pair does, at any position.
         let (kind, id) = (text("kind", "report"), number("id", at));
         let pairs = if at % 2 == 0 { [kind, id].concat() } else { [id, kind].concat() };
-        assert_eq!(house.bind("all", "amq.headers", "", &pairs), Outcome::Done);
+        assert_eq!(node.bind("all", "amq.headers", "", &pairs), Outcome::Done);
         let any = [text("x-match", "any"), number("id", at), number("other", at)].concat();
-        assert_eq!(house.bind("any", "amq.headers", "", &any), Outcome::Done);
+        assert_eq!(node.bind("any", "amq.headers", "", &any), Outcome::Done);
     }
     let few = [text("x-match", "any"), entry("id", b"V")].concat();
-    assert_eq!(house.bind("few", "amq.headers", "", &few), Outcome::Done);
+    assert_eq!(node.bind("few", "amq.headers", "", &few), Outcome::Done);
     let message = [text("kind", "report"), number("id", 77), number("unasked", 1)].concat();
-    let steps = house.steps("amq.headers", "", &message);
-    assert_eq!(["all", "any", "few"].map(|queue| house.ready(queue)), [1, 1, 1]);
+    let steps = node.steps("amq.headers", "", &message);
+    assert_eq!(["all", "any", "few"].map(|queue| node.ready(queue)), [1, 1, 1]);
     assert!(steps < 60, "{steps} steps for three matches among 8,001 bindings");
-    assert!(house.steps("amq.headers", "", &[]) < 4, "without headers there is nothing to look for");
+    assert!(node.steps("amq.headers", "", &[]) < 4, "without headers there is nothing to look for");
     // Common pairs are work and are counted.
     let common: Vec<u8> = (0..5).flat_map(|at| number(&format!("c{at}"), at)).collect();
     for at in 0..1_000 {
-        assert_eq!(house.bind("all", "amq.headers", &at.to_string(), &common), Outcome::Done);
+        assert_eq!(node.bind("all", "amq.headers", &at.to_string(), &common), Outcome::Done);
     }
-    let steps = house.steps("amq.headers", "", &common);
+    let steps = node.steps("amq.headers", "", &common);
     assert!((6_000..9_000).contains(&steps), "{steps} steps for a thousand bindings of five pairs");
 }
 
 #[test]
 fn thousands_of_headers_against_thousands_of_bindings_are_not_their_product() {
-    let mut house = TestBroker::with(&many_bindings());
-    house.queue("q");
+    let mut node = TestBroker::with(&many_bindings());
+    node.queue("q");
     let headers = headers_of_a_frame();
     for at in 0..3_000 {
         let mut pairs: Vec<u8> = (0..4).flat_map(|pair| number(&format!("zz{pair}"), at)).collect();
@@ -322,58 +322,58 @@ fn thousands_of_headers_against_thousands_of_bindings_are_not_their_product() {
             pairs.extend(&headers[..4]);
         }
         let rule = text("x-match", ["any", "all"][at as usize % 4 / 2]);
-        assert_eq!(house.bind("q", "amq.headers", "", &[rule, pairs].concat()), Outcome::Done);
+        assert_eq!(node.bind("q", "amq.headers", "", &[rule, pairs].concat()), Outcome::Done);
     }
-    let steps = house.steps("amq.headers", "", &headers);
+    let steps = node.steps("amq.headers", "", &headers);
     assert!(steps < 100_000, "{steps} steps for 30,000 headers and 3,000 bindings");
 }
 
 #[test]
 fn thousands_of_headers_are_not_looked_at_in_each_of_many_exchanges() {
-    let mut house = TestBroker::with(&many_bindings());
-    house.queue("q");
-    house.exchange("fan", "fanout");
+    let mut node = TestBroker::with(&many_bindings());
+    node.queue("q");
+    node.exchange("fan", "fanout");
     for at in 0..900 {
         let exchange = format!("e{at}");
-        house.exchange(&exchange, ["headers", "direct", "topic"][at % 3]);
-        house.bind_exchange("fan", &exchange);
+        node.exchange(&exchange, ["headers", "direct", "topic"][at % 3]);
+        node.bind_exchange("fan", &exchange);
         for pair in 0..8 {
             let arguments = number(&format!("zz{pair}"), pair);
-            assert_eq!(house.bind("q", &exchange, &pair.to_string(), &arguments), Outcome::Done);
+            assert_eq!(node.bind("q", &exchange, &pair.to_string(), &arguments), Outcome::Done);
         }
     }
-    let steps = house.steps("fan", "", &[headers_of_a_frame(), list("CC", &[b"7".to_vec()])].concat());
+    let steps = node.steps("fan", "", &[headers_of_a_frame(), list("CC", &[b"7".to_vec()])].concat());
     assert!(steps < 50_000, "{steps} steps for 30,000 headers in 900 exchanges");
-    assert_eq!(house.ready("q"), 1);
+    assert_eq!(node.ready("q"), 1);
 }
 
 #[test]
 fn a_binding_by_any_of_its_pairs_takes_a_place_for_each() {
-    let mut house = TestBroker::with(&Limits { bindings_max: 64, ..Limits::default() });
-    house.queue("q");
+    let mut node = TestBroker::with(&Limits { bindings_max: 64, ..Limits::default() });
+    node.queue("q");
     let any = |from: u32, count: u32| {
         let pairs: Vec<u8> = (from..from + count).flat_map(|at| number("k", at)).collect();
         [text("x-match", "any"), pairs].concat()
     };
-    assert_eq!(house.bind("q", "amq.headers", "", &any(0, 40)), Outcome::Done);
-    let refused = house.bind("q", "amq.headers", "", &any(100, 40));
+    assert_eq!(node.bind("q", "amq.headers", "", &any(0, 40)), Outcome::Done);
+    let refused = node.bind("q", "amq.headers", "", &any(100, 40));
     assert!(matches!(&refused, Outcome::Fault(fault) if fault.text.contains("bindings_max")), "{refused:?}");
-    assert_eq!(house.bind("q", "amq.headers", "", &any(100, 16)), Outcome::Done);
-    assert_eq!(house.publish("amq.headers", "", &number("k", 39)), Outcome::Published);
+    assert_eq!(node.bind("q", "amq.headers", "", &any(100, 16)), Outcome::Done);
+    assert_eq!(node.publish("amq.headers", "", &number("k", 39)), Outcome::Published);
     let (queue, exchange, routing_key) = ("q", "amq.headers", "");
     for arguments in [&*any(0, 40), &*any(100, 16)] {
         let unbind = Command::QueueUnbind { queue, exchange, routing_key, arguments };
-        assert_eq!(house.ask(unbind), Outcome::Done);
+        assert_eq!(node.ask(unbind), Outcome::Done);
     }
-    assert_eq!(house.bind("q", "amq.headers", "", &any(200, 58)), Outcome::Done, "the places are free again");
-    assert_eq!(house.publish("amq.headers", "", &number("k", 39)), Outcome::Published);
-    assert_eq!(house.publish("amq.headers", "", &number("k", 257)), Outcome::Published);
-    assert_eq!(house.ready("q"), 2);
+    assert_eq!(node.bind("q", "amq.headers", "", &any(200, 58)), Outcome::Done, "the places are free again");
+    assert_eq!(node.publish("amq.headers", "", &number("k", 39)), Outcome::Published);
+    assert_eq!(node.publish("amq.headers", "", &number("k", 257)), Outcome::Published);
+    assert_eq!(node.ready("q"), 2);
 }
 
 /// Declares patterns for which one key visits thousands of nodes. Returns that key of single letters.
-fn topic_trap(house: &mut TestBroker) -> String {
-    house.queue("q");
+fn topic_trap(node: &mut TestBroker) -> String {
+    node.queue("q");
     let letters: Vec<String> = ('A'..='Z').map(String::from).collect();
     let mut patterns = BTreeSet::new();
     for one in 0..20 {
@@ -388,7 +388,7 @@ fn topic_trap(house: &mut TestBroker) -> String {
         }
     }
     for pattern in &patterns {
-        assert_eq!(house.bind("q", "amq.topic", pattern, &[]), Outcome::Done);
+        assert_eq!(node.bind("q", "amq.topic", pattern, &[]), Outcome::Done);
     }
     let words: Vec<&str> = (0..127).map(|at| letters.get(at).map_or("Z", |letter| &**letter)).collect();
     words.join(".")
@@ -399,72 +399,72 @@ const STEPS_MAX: u32 = 8_192 * 16 + 40_000;
 
 #[test]
 fn long_keys_and_many_keys_are_refused_before_they_take_long() {
-    let mut house = TestBroker::new();
-    let key = topic_trap(&mut house);
-    assert!(house.steps("amq.topic", "a.key.as.people.have.it", &[]) < 20);
-    assert!(house.steps("amq.topic", &key[..15], &[]) < STEPS_MAX, "eight words are never too many");
-    let steps = house.steps_until_refused("amq.topic", &key, &[]);
+    let mut node = TestBroker::new();
+    let key = topic_trap(&mut node);
+    assert!(node.steps("amq.topic", "a.key.as.people.have.it", &[]) < 20);
+    assert!(node.steps("amq.topic", &key[..15], &[]) < STEPS_MAX, "eight words are never too many");
+    let steps = node.steps_until_refused("amq.topic", &key, &[]);
     assert!(steps <= STEPS_MAX, "{steps} steps for one key");
     let copies: Vec<Vec<u8>> = (0..400).map(|at| format!("{at}.{key}").into_bytes()).collect();
-    let steps = house.steps_until_refused("amq.topic", "", &list("CC", &copies));
+    let steps = node.steps_until_refused("amq.topic", "", &list("CC", &copies));
     assert!(steps <= STEPS_MAX, "{steps} steps for 400 copies");
     let long = list("BCC", &[[&*key, &*".Z".repeat(55_000)].concat().into_bytes()]);
-    let steps = house.steps_until_refused("amq.topic", "", &[list("CC", &[]), long].concat());
+    let steps = node.steps_until_refused("amq.topic", "", &[list("CC", &[]), long].concat());
     assert!(steps <= STEPS_MAX, "{steps} steps for one long key");
     // A thousand direct copies cost little.
     let names: Vec<Vec<u8>> = (0..1_000).map(|at: u32| at.to_string().into_bytes()).collect();
-    assert!(house.steps("", "q", &list("CC", &names)) < 2_000);
-    assert_eq!(house.ready("q"), 1);
-    assert_eq!(house.messages.messages_used(), 1, "what is refused is gone");
+    assert!(node.steps("", "q", &list("CC", &names)) < 2_000);
+    assert_eq!(node.ready("q"), 1);
+    assert_eq!(node.messages.messages_used(), 1, "what is refused is gone");
 }
 
 #[test]
 fn thousands_of_copies_are_not_looked_for_in_each_of_many_exchanges() {
-    let mut house = TestBroker::new();
-    house.queue("q");
-    house.exchange("fan", "fanout");
+    let mut node = TestBroker::new();
+    node.queue("q");
+    node.exchange("fan", "fanout");
     for at in 0..900 {
         let exchange = format!("e{at}");
-        house.exchange(&exchange, "direct");
-        house.bind_exchange("fan", &exchange);
-        assert_eq!(house.bind("q", &exchange, "k", &[]), Outcome::Done);
+        node.exchange(&exchange, "direct");
+        node.bind_exchange("fan", &exchange);
+        assert_eq!(node.bind("q", &exchange, "k", &[]), Outcome::Done);
     }
     let copies: Vec<Vec<u8>> = (0..10_000_u32).map(|at| at.to_string().into_bytes()).collect();
-    let steps = house.steps_until_refused("fan", "", &list("CC", &copies));
+    let steps = node.steps_until_refused("fan", "", &list("CC", &copies));
     assert!(steps <= STEPS_MAX, "{steps} steps for 10,000 copies in 900 exchanges");
 }
 
 #[test]
 fn a_commit_may_not_take_long_either() {
-    let mut house = TestBroker::new();
-    let key = topic_trap(&mut house);
-    assert_eq!(house.ask(Command::TxSelect), Outcome::Done);
+    let mut node = TestBroker::new();
+    let key = topic_trap(&mut node);
+    assert_eq!(node.ask(Command::TxSelect), Outcome::Done);
     // A message that was routed when it was published is not routed again.
     for _ in 0..1_000 {
-        assert_eq!(house.publish("amq.topic", &key[..47], &[]), Outcome::Published);
-        assert!(house.work.take() < STEPS_MAX);
+        assert_eq!(node.publish("amq.topic", &key[..47], &[]), Outcome::Published);
+        assert!(node.work.take() < STEPS_MAX);
     }
-    assert_eq!(house.ask(Command::TxCommit), Outcome::Done);
-    assert!(house.work.take() <= 9 * STEPS_MAX, "a commit without routing");
+    assert_eq!(node.ask(Command::TxCommit), Outcome::Done);
+    assert!(node.work.take() <= 9 * STEPS_MAX, "a commit without routing");
     // A message that names its queues by keys is routed at the commit. Each one is allowed, all together are
     // not.
     let copies = vec![vec![b'1']; 2_000];
     for _ in 0..600 {
-        assert_eq!(house.publish("", "nobody", &list("CC", &copies)), Outcome::Published);
-        assert!(house.work.take() < STEPS_MAX);
+        assert_eq!(node.publish("", "nobody", &list("CC", &copies)), Outcome::Published);
+        assert!(node.work.take() < STEPS_MAX);
     }
-    match house.ask(Command::TxCommit) {
+    match node.ask(Command::TxCommit) {
         Outcome::Fault(fault) => assert!(fault.text.contains("takes too long"), "{fault:?}"),
         other => panic!("{other:?}"),
     }
-    let steps = house.work.take();
+    let steps = node.work.take();
     assert!(steps <= 9 * STEPS_MAX, "{steps} steps for a commit");
-    assert_eq!(house.ask(Command::TxRollback), Outcome::Done);
-    assert_eq!(house.messages.messages_used(), 0);
+    assert_eq!(node.ask(Command::TxRollback), Outcome::Done);
+    assert_eq!(node.messages.messages_used(), 0);
     // An ordinary transaction works as before.
     for _ in 0..1_000 {
-        assert_eq!(house.publish("", "q", &[]), Outcome::Published);
+        assert_eq!(node.publish("", "q", &[]), Outcome::Published);
     }
-    assert_eq!(house.ask(Command::TxCommit), Outcome::Done);
-    assert_eq!(house.ready("q"), 1_000);
+    assert_eq!(node.ask(Command::TxCommit), Outcome::Done);
+    assert_eq!(node.ready("q"), 1_000);
 }

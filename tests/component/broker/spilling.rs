@@ -14,36 +14,36 @@ use crate::support::{At, TestBroker};
 
 const BODY_BYTES: u32 = 1024;
 
-fn publish_persistent(house: &mut TestBroker, at: At) {
-    let message = house.messages.begin("", b"q", Share::Ordinary).unwrap();
+fn publish_persistent(node: &mut TestBroker, at: At) {
+    let message = node.messages.begin("", b"q", Share::Ordinary).unwrap();
     let flags = MessageFlags::PERSISTENT;
-    house.messages.reserve_content(message, &[0x10, 0, 2], flags, BODY_BYTES, Share::Ordinary).unwrap();
-    house.messages.append_body(message, &[7; BODY_BYTES as usize]);
-    house.messages.finish(message);
-    assert_eq!(house.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+    node.messages.reserve_content(message, &[0x10, 0, 2], flags, BODY_BYTES, Share::Ordinary).unwrap();
+    node.messages.append_body(message, &[7; BODY_BYTES as usize]);
+    node.messages.finish(message);
+    assert_eq!(node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
 }
 
 /// Marks everything as durable.
-pub(crate) fn store(house: &mut TestBroker) {
-    let pending_writes = &mut house.pending_writes;
-    while pending_writes.fact().is_some() {
+pub(crate) fn store(node: &mut TestBroker) {
+    let pending_writes = &mut node.pending_writes;
+    while pending_writes.next_entry().is_some() {
         pending_writes.pop_entry();
     }
     let mut places = Vec::new();
-    while pending_writes.front(&mut house.messages, &mut places).is_some() {
-        pending_writes.move_front_to_commit(&mut house.messages);
+    while pending_writes.front(&mut node.messages, &mut places).is_some() {
+        pending_writes.move_front_to_commit(&mut node.messages);
     }
     let batch = pending_writes.cover(false);
-    pending_writes.stored(&mut house.messages, batch);
+    pending_writes.stored(&mut node.messages, batch);
 }
 
 #[test]
 fn no_more_messages_are_evicted_than_necessary() {
     let limits = Limits { body_bytes_max: 4 << 20, messages_max: 16_000, ..Limits::default() };
-    let mut house = TestBroker::with(&limits);
-    house.pending_writes.start(1, true, 1 << 20);
-    house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
-    let at = house.connect();
+    let mut node = TestBroker::with(&limits);
+    node.pending_writes.start(1, true, 1 << 20);
+    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    let at = node.connect();
     let declare = Command::QueueDeclare {
         queue: "q",
         passive: false,
@@ -52,84 +52,84 @@ fn no_more_messages_are_evicted_than_necessary() {
         auto_delete: false,
         arguments: &[],
     };
-    house.done(at, declare);
+    node.done(at, declare);
     let mut published = 0;
-    while !house.messages.is_above_spill_mark() {
-        publish_persistent(&mut house, at);
-        store(&mut house);
+    while !node.messages.is_above_spill_mark() {
+        publish_persistent(&mut node, at);
+        store(&mut node);
         published += 1;
     }
     for _ in 0..100 {
-        publish_persistent(&mut house, at);
-        store(&mut house);
+        publish_persistent(&mut node, at);
+        store(&mut node);
     }
-    while house.broker.evict(&mut context!(house)) {}
-    assert!(!house.messages.is_above_spill_mark(), "nothing left");
-    let (kept, before) = (house.messages.messages_used(), published + 100);
+    while node.broker.evict(&mut context!(node)) {}
+    assert!(!node.messages.is_above_spill_mark(), "nothing left");
+    let (kept, before) = (node.messages.messages_used(), published + 100);
     assert!(kept + 10 >= published, "{kept} of {before} stayed, and {published} have room");
 }
 
 /// Publishes transient messages until publishers are blocked. Returns the number of messages.
-fn fill(house: &mut TestBroker, at: At, queue: &str, body_len: u32) -> u32 {
+fn fill(node: &mut TestBroker, at: At, queue: &str, body_len: u32) -> u32 {
     let mut count = 0;
-    house.messages.lift_hold();
-    while house.offer(at, queue, body_len) == Outcome::Published {
+    node.messages.lift_hold();
+    while node.offer(at, queue, body_len) == Outcome::Published {
         count += 1;
     }
     count
 }
 
 /// Publishes a persistent message of the maximum size, and lets it be evicted.
-fn leave_to_the_log(house: &mut TestBroker, at: At, limits: &Limits) {
+fn leave_to_the_log(node: &mut TestBroker, at: At, limits: &Limits) {
     let body = limits.message_size_max;
-    let id = house.messages.begin("", b"q", Share::Ordinary).unwrap();
+    let id = node.messages.begin("", b"q", Share::Ordinary).unwrap();
     let reserved =
-        house.messages.reserve_content(id, &[0x10, 0, 2], MessageFlags::PERSISTENT, body, Share::Ordinary);
+        node.messages.reserve_content(id, &[0x10, 0, 2], MessageFlags::PERSISTENT, body, Share::Ordinary);
     assert_eq!(reserved, Ok(()), "another of the largest messages comes in");
     let piece = vec![7; 1 << 16];
     for at in (0..body).step_by(piece.len()) {
-        house.messages.append_body(id, &piece[..piece.len().min((body - at) as usize)]);
+        node.messages.append_body(id, &piece[..piece.len().min((body - at) as usize)]);
     }
-    house.messages.finish(id);
-    assert_eq!(house.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
-    store(house);
+    node.messages.finish(id);
+    assert_eq!(node.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
+    store(node);
 }
 
 /// Loads the first message of a queue, which is only in the log.
-fn read_back(house: &mut TestBroker, limits: &Limits) -> PageInOutcome {
-    let fetch = house.broker.queues_mut().next_read(&house.messages).expect("the first message is wanted");
+fn read_back(node: &mut TestBroker, limits: &Limits) -> PageInOutcome {
+    let fetch = node.broker.queues_mut().next_read(&node.messages).expect("the first message is wanted");
     let (exchange, routing_key, properties) = ("", &b"q"[..], &[0x10, 0, 2][..]);
     let body_len = limits.message_size_max;
     let page =
         ReadMessage { offset: fetch.start, exchange, routing_key, properties, body_len, enqueued_ms: 0 };
-    house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page)
+    node.broker.queues_mut().page_in(&mut node.messages, &fetch, &page)
 }
 
 /// Returns a queue whose first message has the maximum size and is only in the log. Transient messages behind
 /// it take all the memory that publishers can have.
 fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
-    let mut house = TestBroker::with(limits);
-    house.pending_writes.start(1, true, u64::MAX >> 8);
-    house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
-    let at = house.connect();
+    let mut node = TestBroker::with(limits);
+    node.pending_writes.start(1, true, u64::MAX >> 8);
+    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    let at = node.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = &[];
     let queue = "q";
-    house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
-    leave_to_the_log(&mut house, at, limits);
+    node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    leave_to_the_log(&mut node, at, limits);
     // While something else is short of memory, it is evicted.
-    let helper = fill(&mut house, at, "q", 3_000);
-    while house.broker.evict(&mut context!(house)) {}
+    let helper = fill(&mut node, at, "q", 3_000);
+    while node.broker.evict(&mut context!(node)) {}
     if is_after_start {
-        house.broker.queues_mut().set_largest_stored_body(limits.message_size_max.into());
+        node.broker.queues_mut().set_largest_stored_body(limits.message_size_max.into());
     }
     let mut count = helper;
     for body_len in [20_000, 3_000, 10] {
-        count += fill(&mut house, at, "q", body_len);
-        while house.broker.evict(&mut context!(house)) {}
+        count += fill(&mut node, at, "q", body_len);
+        while node.broker.evict(&mut context!(node)) {}
     }
     assert!(count > 50, "{count} messages are no crowd");
-    (house, at)
+    (node, at)
 }
 
 #[test]
@@ -139,13 +139,13 @@ fn on_every_board_transient_messages_leave_memory_for_the_largest_message_before
         flags.board = Some(board.name.to_string());
         let limits = Config::gather(None, flags).expect("it comes with the program").limits;
         for is_after_start in [false, true] {
-            let (mut house, at) = crowd(&limits, is_after_start);
-            house.consume(at, "q");
-            house.turns(at);
-            let PageInOutcome::Begun(id) = read_back(&mut house, &limits) else {
+            let (mut node, at) = crowd(&limits, is_after_start);
+            node.consume(at, "q");
+            node.turns(at);
+            let PageInOutcome::Begun(id) = read_back(&mut node, &limits) else {
                 panic!("{}: the first message cannot be read back", board.name);
             };
-            house.messages.release(id);
+            node.messages.release(id);
         }
     }
 }
@@ -153,54 +153,54 @@ fn on_every_board_transient_messages_leave_memory_for_the_largest_message_before
 #[test]
 fn memory_reserved_for_loading_is_for_publishers_again_when_nothing_has_to_be_loaded() {
     let limits = Limits { body_bytes_max: 4 << 20, message_size_max: 1 << 20, ..Limits::default() };
-    let (mut house, at) = crowd(&limits, false);
-    let before = house.messages.body_bytes_used();
-    house.done(at, Command::QueuePurge { queue: "q" });
-    house.turns(at);
-    while house.broker.evict(&mut context!(house)) {}
-    fill(&mut house, at, "q", 3_000);
-    let now = house.messages.body_bytes_used();
+    let (mut node, at) = crowd(&limits, false);
+    let before = node.messages.body_bytes_used();
+    node.done(at, Command::QueuePurge { queue: "q" });
+    node.turns(at);
+    while node.broker.evict(&mut context!(node)) {}
+    fill(&mut node, at, "q", 3_000);
+    let now = node.messages.body_bytes_used();
     assert!(now >= before + (300 << 10), "{before} bytes were in use beside it, and {now} without it");
 }
 
 /// Publishes a persistent message with a body of this length, which then is in the log.
-fn publish_large(house: &mut TestBroker, at: At, queue: &str, body_len: u32) {
-    let id = house.messages.begin("", queue.as_bytes(), Share::Ordinary).unwrap();
+fn publish_large(node: &mut TestBroker, at: At, queue: &str, body_len: u32) {
+    let id = node.messages.begin("", queue.as_bytes(), Share::Ordinary).unwrap();
     let flags = MessageFlags::PERSISTENT;
-    house.messages.reserve_content(id, LASTING, flags, body_len, Share::Ordinary).unwrap();
-    append_body(house, id, body_len);
-    house.messages.finish(id);
-    assert_eq!(house.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
-    store(house);
+    node.messages.reserve_content(id, LASTING, flags, body_len, Share::Ordinary).unwrap();
+    append_body(node, id, body_len);
+    node.messages.finish(id);
+    assert_eq!(node.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
+    store(node);
 }
 
 /// Properties of a persistent message.
 const LASTING: &[u8] = &[0x10, 0, 2];
 
-fn append_body(house: &mut TestBroker, id: MessageId, body_len: u32) {
+fn append_body(node: &mut TestBroker, id: MessageId, body_len: u32) {
     let piece = vec![7; 1 << 16];
     for at in (0..body_len).step_by(piece.len()) {
-        house.messages.append_body(id, &piece[..piece.len().min((body_len - at) as usize)]);
+        node.messages.append_body(id, &piece[..piece.len().min((body_len - at) as usize)]);
     }
 }
 
 /// Loads a message, as the engine does. Returns whether there was memory for it, or `None` if no message is
 /// wanted.
-fn read_wanted(house: &mut TestBroker, body_len: u32) -> Option<bool> {
-    let fetch = house.broker.queues_mut().next_read(&house.messages)?;
+fn read_wanted(node: &mut TestBroker, body_len: u32) -> Option<bool> {
+    let fetch = node.broker.queues_mut().next_read(&node.messages)?;
     let (routing_key, properties) = (&b"q"[..], LASTING);
     let page =
         ReadMessage { offset: fetch.start, exchange: "", routing_key, properties, body_len, enqueued_ms: 0 };
-    match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
+    match node.broker.queues_mut().page_in(&mut node.messages, &fetch, &page) {
         PageInOutcome::Begun(id) => {
-            append_body(house, id, body_len);
-            assert!(house.broker.queues_mut().paged_in(&mut context!(house), &fetch, (fetch.start, 0), id));
-            house.broker.queues_mut().end_read(&fetch, fetch.start + 1);
+            append_body(node, id, body_len);
+            assert!(node.broker.queues_mut().paged_in(&mut context!(node), &fetch, (fetch.start, 0), id));
+            node.broker.queues_mut().end_read(&fetch, fetch.start + 1);
             Some(true)
         }
         PageInOutcome::NotWanted => panic!("it is wanted"),
         PageInOutcome::NoCapacity => {
-            house.broker.queues_mut().note_no_memory(&house.messages, &fetch);
+            node.broker.queues_mut().note_no_memory(&node.messages, &fetch);
             Some(false)
         }
     }
@@ -213,39 +213,39 @@ fn queues_that_wait_for_memory_do_not_wake_each_other() {
     const BODY_LEN: u32 = (1 << 20) - 1000;
     let limits = Limits { body_bytes_max: 8 << 20, message_size_max: 1 << 20, ..Limits::default() };
     for queues in [&["one", "two"][..], &["one", "two", "three", "four"]] {
-        let mut house = TestBroker::with(&limits);
-        house.pending_writes.start(1, true, u64::MAX >> 8);
-        house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
-        let at = house.connect();
+        let mut node = TestBroker::with(&limits);
+        node.pending_writes.start(1, true, u64::MAX >> 8);
+        node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+        let at = node.connect();
         let floods = ["flood-1", "flood-2", "flood-3", "flood-4", "flood-5", "flood-6"];
-        floods.iter().for_each(|queue| house.declare(at, queue, false));
+        floods.iter().for_each(|queue| node.declare(at, queue, false));
         for queue in queues {
             let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
             let arguments = &[];
-            house.done(
+            node.done(
                 at,
                 Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
             );
-            publish_large(&mut house, at, queue, BODY_LEN);
+            publish_large(&mut node, at, queue, BODY_LEN);
         }
         for body_len in [20_000, 20_000, 20_000, 3_000, 3_000, 10, 10] {
-            house.messages.lift_hold();
+            node.messages.lift_hold();
             for queue in floods {
-                while house.offer(at, queue, body_len) == Outcome::Published {}
+                while node.offer(at, queue, body_len) == Outcome::Published {}
             }
-            while house.broker.evict(&mut context!(house)) {}
+            while node.broker.evict(&mut context!(node)) {}
         }
         // No consumer reads its socket: the first loaded message stays in its outbox.
         for queue in queues {
-            let peer = house.connect();
-            house.consume(peer, queue);
+            let peer = node.connect();
+            node.consume(peer, queue);
         }
         let mut reads = Vec::new();
         while reads.len() < 100 {
-            house.broker.run_jobs(&mut context!(house));
-            house.broker.deliver(&mut context!(house), 8192);
-            while house.broker.next_with_output().is_some() {}
-            let Some(read) = read_wanted(&mut house, BODY_LEN) else { break };
+            node.broker.run_jobs(&mut context!(node));
+            node.broker.deliver(&mut context!(node), 8192);
+            while node.broker.next_with_output().is_some() {}
+            let Some(read) = read_wanted(&mut node, BODY_LEN) else { break };
             reads.push(read);
         }
         assert_eq!(reads.iter().filter(|came| **came).count(), 1, "there is memory for one");

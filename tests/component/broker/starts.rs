@@ -17,9 +17,9 @@ const NOW: Now = Now::from_ms(1);
 fn a_user_that_was_read_exists_although_a_second_read_fails() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut life = Life::begin(&disk).expect("it is a new store");
-    life.house
+    life.node
         .broker
-        .put_user(&mut life.house.pending_writes, "ann", PasswordHash::NoPassword, "")
+        .put_user(&mut life.node.pending_writes, "ann", PasswordHash::NoPassword, "")
         .expect("there is room");
     life.store().expect("the disk is well");
     drop(life);
@@ -28,11 +28,11 @@ fn a_user_that_was_read_exists_although_a_second_read_fails() {
     for slot in disk.slots().expect("it can be read") {
         (0..512 << 10).step_by(4096).for_each(|at| disk.refuse(slot, at));
     }
-    let mut house = TestBroker::with(&Default::default());
+    let mut node = TestBroker::with(&Default::default());
     let first = Some(("guest", PasswordHash::NoPassword));
     restore(
-        &mut house.broker,
-        &mut context!(house),
+        &mut node.broker,
+        &mut context!(node),
         &log,
         &mut disk,
         (report.access, report.reported_damage),
@@ -40,7 +40,7 @@ fn a_user_that_was_read_exists_although_a_second_read_fails() {
         NOW,
     )
     .expect("there is nothing else to read");
-    let mut users: Vec<&str> = house.broker.access().users().map(|user| user.name).collect();
+    let mut users: Vec<&str> = node.broker.access().users().map(|user| user.name).collect();
     users.sort_unstable();
     assert_eq!(users, ["ann", "guest"]);
 }

@@ -12,8 +12,8 @@ use leveret_core::pending_writes::{Batch, PendingWrites};
 /// The context of a call to a test broker.
 #[macro_export]
 macro_rules! context {
-    ($house:expr) => {
-        leveret_broker::Context::new(&mut $house.pending_writes, &mut $house.messages, &mut $house.work)
+    ($node:expr) => {
+        leveret_broker::Context::new(&mut $node.pending_writes, &mut $node.messages, &mut $node.work)
     };
 }
 

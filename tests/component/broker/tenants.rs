@@ -37,7 +37,7 @@ struct Peer {
 }
 
 struct Life {
-    house: TestBroker,
+    node: TestBroker,
     random: Random,
     peers: Vec<Peer>,
     now_ms: u64,
@@ -70,15 +70,15 @@ fn limits() -> Limits {
 
 impl Life {
     fn begin(seed: u64) -> Self {
-        let mut house = TestBroker::with(&limits());
+        let mut node = TestBroker::with(&limits());
         let is_logged = seed.is_multiple_of(2);
         if is_logged {
-            house.pending_writes.start(1_000, true, u64::MAX >> 8);
-            house.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+            node.pending_writes.start(1_000, true, u64::MAX >> 8);
+            node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
         }
         let now_ms = 1_000_000;
-        house.pending_writes.set_time(now_ms);
-        Self { house, random: Random::new(seed), peers: Vec::new(), now_ms, is_logged, seed }
+        node.pending_writes.set_time(now_ms);
+        Self { node, random: Random::new(seed), peers: Vec::new(), now_ms, is_logged, seed }
     }
 
     fn flips(&mut self) -> bool {
@@ -89,20 +89,20 @@ impl Life {
     fn connect(&mut self) {
         let (user, vhost) = (self.random.one_of(&USERS), self.random.one_of(&VHOSTS));
         if self.random.once_in(3) {
-            let pending_writes = &mut self.house.pending_writes;
-            let _ = self.house.broker.put_vhost(pending_writes, vhost);
-            if self.house.broker.access().users().all(|view| view.name != user) {
-                let _ = self.house.broker.put_user(pending_writes, user, PasswordHash::NoPassword, "");
+            let pending_writes = &mut self.node.pending_writes;
+            let _ = self.node.broker.put_vhost(pending_writes, vhost);
+            if self.node.broker.access().users().all(|view| view.name != user) {
+                let _ = self.node.broker.put_user(pending_writes, user, PasswordHash::NoPassword, "");
             }
             let _ =
-                self.house.broker.access_mut().set_permissions(pending_writes, user, vhost, ".*", ".*", ".*");
+                self.node.broker.access_mut().set_permissions(pending_writes, user, vhost, ".*", ".*", ".*");
         }
-        let Some(connection) = self.house.broker.connect() else { return };
+        let Some(connection) = self.node.broker.connect() else { return };
         let login = Command::LoginExternal { user, from_loopback: true };
         for command in [login, Command::OpenVhost { vhost }] {
-            let answer = self.house.broker.apply(&mut context!(self.house), connection, None, command).0;
+            let answer = self.node.broker.apply(&mut context!(self.node), connection, None, command).0;
             if answer != Outcome::Done {
-                return self.house.broker.release(&mut context!(self.house), connection);
+                return self.node.broker.release(&mut context!(self.node), connection);
             }
         }
         self.peers.push(Peer { connection, channels: Vec::new(), tags: 0 });
@@ -111,7 +111,7 @@ impl Life {
     fn open_channel(&mut self, at: usize) {
         let open = Command::OpenChannel { number: 1 + self.random.below(60_000) as u16 };
         let connection = self.peers[at].connection;
-        let answer = self.house.broker.apply(&mut context!(self.house), connection, None, open).0;
+        let answer = self.node.broker.apply(&mut context!(self.node), connection, None, open).0;
         if let Outcome::ChannelOpened(channel) = answer {
             self.peers[at].channels.push(channel);
         }
@@ -230,7 +230,7 @@ impl Life {
             }
             _ => return self.publish(connection, channel, (exchange, key)),
         };
-        let _ = self.house.broker.apply(&mut context!(self.house), connection, Some(channel), command);
+        let _ = self.node.broker.apply(&mut context!(self.node), connection, Some(channel), command);
     }
 
     /// Returns properties with some of: headers, delivery mode, priority, reply-to, expiration; and whether
@@ -277,22 +277,22 @@ impl Life {
         let (properties, is_persistent) = self.properties();
         let body_len = self.random.one_of(&[0_u32, 10, 3_000]);
         let mandatory = self.random.once_in(3);
-        let house = &mut self.house;
-        let share = house.broker.content_share(connection);
-        let Ok(message) = house.messages.begin(exchange, key.as_bytes(), share) else {
-            house.messages.lift_hold();
+        let node = &mut self.node;
+        let share = node.broker.content_share(connection);
+        let Ok(message) = node.messages.begin(exchange, key.as_bytes(), share) else {
+            node.messages.lift_hold();
             return;
         };
         let persistent = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
         let flags = MessageFlags::PARSE_PROPERTIES.with(persistent);
-        if house.messages.reserve_content(message, &properties, flags, body_len, share).is_err() {
-            return house.messages.discard(message);
+        if node.messages.reserve_content(message, &properties, flags, body_len, share).is_err() {
+            return node.messages.discard(message);
         }
-        house.messages.append_body(message, &vec![7; body_len as usize]);
-        house.messages.finish(message);
+        node.messages.append_body(message, &vec![7; body_len as usize]);
+        node.messages.finish(message);
         let publish = Command::Publish { message, mandatory };
-        if house.broker.apply(&mut context!(house), connection, Some(channel), publish).0 == Outcome::Wait {
-            house.messages.release(message);
+        if node.broker.apply(&mut context!(node), connection, Some(channel), publish).0 == Outcome::Wait {
+            node.messages.release(message);
         }
     }
 
@@ -304,20 +304,20 @@ impl Life {
             0 => {
                 let at = self.random.below(self.peers.len() as u64) as usize;
                 let peer = self.peers.swap_remove(at);
-                self.house.broker.release(&mut context!(self.house), peer.connection);
+                self.node.broker.release(&mut context!(self.node), peer.connection);
             }
             1 => {
                 self.now_ms += self.random.one_of(&[1, 50, 1_000, 60_000, 5_000_000_000]);
-                self.house.pending_writes.set_time(self.now_ms);
+                self.node.pending_writes.set_time(self.now_ms);
             }
             2 if !self.seed.is_multiple_of(3) => {
-                let _ = self.house.broker.trace(vhost, "n", flag);
+                let _ = self.node.broker.trace(vhost, "n", flag);
             }
             3 if is_rare => {
-                let _ = self.house.broker.delete_vhost(&mut context!(self.house), vhost);
+                let _ = self.node.broker.delete_vhost(&mut context!(self.node), vhost);
             }
             4 if is_rare => {
-                let _ = self.house.broker.delete_user(&mut self.house.pending_writes, user);
+                let _ = self.node.broker.delete_user(&mut self.node.pending_writes, user);
             }
             5 => {
                 let rule = self.random.below(5);
@@ -332,85 +332,85 @@ impl Life {
                 let (kind, apply_to) = (PolicyKind::User, ApplyTo::All);
                 let definition = &definition;
                 let policy = NewPolicy { kind, name, pattern: "", apply_to, priority, definition };
-                let _ = self.house.broker.set_policy(&mut context!(self.house), vhost, &policy);
+                let _ = self.node.broker.set_policy(&mut context!(self.node), vhost, &policy);
             }
             6 => {
                 let kind = PolicyKind::User;
-                let _ = self.house.broker.clear_policy(&mut context!(self.house), vhost, kind, "p");
+                let _ = self.node.broker.clear_policy(&mut context!(self.node), vhost, kind, "p");
             }
-            7 if self.is_logged => store(&mut self.house),
+            7 if self.is_logged => store(&mut self.node),
             8 => {
-                let _ = self.house.broker.operator_purge(&mut context!(self.house), vhost, queue);
+                let _ = self.node.broker.operator_purge(&mut context!(self.node), vhost, queue);
             }
             _ => {}
         }
-        while let Some((connection, _)) = self.house.broker.next_forced() {
+        while let Some((connection, _)) = self.node.broker.next_forced() {
             self.peers.retain(|peer| peer.connection != connection);
-            self.house.broker.release(&mut context!(self.house), connection);
+            self.node.broker.release(&mut context!(self.node), connection);
         }
     }
 
     /// Does what the event loop does after reading; of each outbox a part is written.
     fn turn(&mut self) {
-        let house = &mut self.house;
-        house.broker.set_time(Now::from_ms(self.now_ms));
-        house.broker.run_jobs(&mut context!(house));
-        house.broker.deliver(&mut context!(house), 1 + self.random.below(64) as u32);
-        while house.broker.next_with_output().is_some() {}
+        let node = &mut self.node;
+        node.broker.set_time(Now::from_ms(self.now_ms));
+        node.broker.run_jobs(&mut context!(node));
+        node.broker.deliver(&mut context!(node), 1 + self.random.below(64) as u32);
+        while node.broker.next_with_output().is_some() {}
         for peer in &mut self.peers {
-            while house.broker.next_cancelled(peer.connection).is_some() {
-                house.broker.note_cancel_sent(peer.connection);
+            while node.broker.next_cancelled(peer.connection).is_some() {
+                node.broker.note_cancel_sent(peer.connection);
             }
-            let _ = house.broker.take_later(peer.connection);
-            let mut outbox = house.broker.outbox(peer.connection);
+            let _ = node.broker.take_later(peer.connection);
+            let mut outbox = node.broker.outbox(peer.connection);
             let mut waiting = 0;
             while outbox.peek().is_some_and(|delivery| !delivery.is_withdrawn) {
                 waiting += 1;
                 outbox.advance();
             }
             let sent = self.random.below(waiting + 1) as u32;
-            house.broker.sent(&mut context!(house), peer.connection, sent);
-            if house.broker.outbox(peer.connection).peek().is_some_and(|delivery| delivery.is_withdrawn) {
-                house.broker.written(&mut context!(house), peer.connection, (1, true), true);
+            node.broker.sent(&mut context!(node), peer.connection, sent);
+            if node.broker.outbox(peer.connection).peek().is_some_and(|delivery| delivery.is_withdrawn) {
+                node.broker.written(&mut context!(node), peer.connection, (1, true), true);
             }
             peer.tags += u64::from(sent);
         }
-        assert_eq!(house.broker.forgotten_consumer(), None, "a consumer could take a message");
-        assert_eq!(house.broker.queues().forgotten_queue(), None, "a queue could deliver one");
+        assert_eq!(node.broker.forgotten_consumer(), None, "a consumer could take a message");
+        assert_eq!(node.broker.queues().forgotten_queue(), None, "a queue could deliver one");
     }
 
     /// Closes all connections, and deletes everything.
     fn end(mut self) {
-        let house = &mut self.house;
+        let node = &mut self.node;
         for vhost in VHOSTS {
-            house.broker.trace(vhost, "n", false);
+            node.broker.trace(vhost, "n", false);
         }
         for peer in self.peers.drain(..) {
-            house.broker.release(&mut context!(house), peer.connection);
+            node.broker.release(&mut context!(node), peer.connection);
         }
         for vhost in VHOSTS {
-            let _ = house.broker.delete_vhost(&mut context!(house), vhost);
+            let _ = node.broker.delete_vhost(&mut context!(node), vhost);
         }
         let mut rounds = 0;
         loop {
-            house.broker.run_jobs(&mut context!(house));
-            house.broker.deliver(&mut context!(house), 1_000);
-            while house.broker.next_with_output().is_some() {}
+            node.broker.run_jobs(&mut context!(node));
+            node.broker.deliver(&mut context!(node), 1_000);
+            while node.broker.next_with_output().is_some() {}
             if self.is_logged {
-                store(house);
-                house.broker.queues_mut().note_durable(&house.pending_writes);
+                store(node);
+                node.broker.queues_mut().note_durable(&node.pending_writes);
             }
-            if !house.broker.has_work(&house.pending_writes)
-                && !house.broker.may_expire_or_trim(&house.pending_writes, &house.messages)
+            if !node.broker.has_work(&node.pending_writes)
+                && !node.broker.may_expire_or_trim(&node.pending_writes, &node.messages)
             {
                 break;
             }
             rounds += 1;
-            assert!(rounds < 2_000, "it never rests: {:?}", house.broker.gauges());
+            assert!(rounds < 2_000, "it never rests: {:?}", node.broker.gauges());
         }
-        assert_eq!(house.broker.gauges(), Gauges::default());
+        assert_eq!(node.broker.gauges(), Gauges::default());
         if !self.is_logged {
-            assert_eq!((house.messages.messages_used(), house.messages.body_bytes_used()), (0, 0));
+            assert_eq!((node.messages.messages_used(), node.messages.body_bytes_used()), (0, 0));
         }
     }
 }
@@ -425,7 +425,7 @@ fn live(seed: u64) {
             continue;
         }
         let at = life.random.below(life.peers.len() as u64) as usize;
-        if !life.house.broker.is_busy(life.peers[at].connection) {
+        if !life.node.broker.is_busy(life.peers[at].connection) {
             let channels = life.peers[at].channels.len();
             if channels == 0 || channels < 3 && life.random.once_in(20) {
                 life.open_channel(at);

@@ -9,10 +9,10 @@ const TRANSIENT: &[u8] = &[0, 0];
 
 /// Returns the bodies of the messages delivered to a consumer now.
 fn delivered(life: &mut Life, at: At) -> Vec<String> {
-    while life.house.broker.run_jobs(&mut context!(life.house)) {}
-    life.house.broker.deliver(&mut context!(life.house), 8192);
-    while life.house.broker.next_with_output().is_some() {}
-    life.house.outbox_bodies(at)
+    while life.node.broker.run_jobs(&mut context!(life.node)) {}
+    life.node.broker.deliver(&mut context!(life.node), 8192);
+    while life.node.broker.next_with_output().is_some() {}
+    life.node.outbox_bodies(at)
 }
 
 #[test]
@@ -21,27 +21,27 @@ fn persistent_messages_of_a_transaction_are_delivered_after_its_sync_and_keep_th
         for is_got in [false, true] {
             let disk = disk();
             let mut life = Life::begin(&disk).expect("it opens");
-            let (publisher, taker) = (life.at, life.house.connect());
-            let transacted = life.house.open(publisher, 2);
-            declare(&mut life.house, publisher, "q", true, &[]);
+            let (publisher, taker) = (life.at, life.node.connect());
+            let transacted = life.node.open(publisher, 2);
+            declare(&mut life.node, publisher, "q", true, &[]);
             if !is_got {
-                life.house.consume(taker, "q");
+                life.node.consume(taker, "q");
             }
             life.store().expect("the disk is well");
-            life.house.done(transacted, Command::TxSelect);
+            life.node.done(transacted, Command::TxSelect);
             let bodies: Vec<String> = (0..size).map(|number| format!("t{number}")).collect();
             for body in &bodies {
-                assert_eq!(publish(&mut life.house, transacted, "q", PERSISTENT, body), Outcome::Published);
+                assert_eq!(publish(&mut life.node, transacted, "q", PERSISTENT, body), Outcome::Published);
             }
-            let commit = life.house.ask(transacted, Command::TxCommit);
+            let commit = life.node.ask(transacted, Command::TxCommit);
             assert_eq!(commit, Outcome::Done);
             for (properties, body) in [(TRANSIENT, "later"), (PERSISTENT, "last")] {
-                assert_eq!(publish(&mut life.house, publisher, "q", properties, body), Outcome::Published);
+                assert_eq!(publish(&mut life.node, publisher, "q", properties, body), Outcome::Published);
             }
             let expected = [&bodies[..], &["later".into(), "last".into()]].concat();
             if is_got {
                 let get = Command::Get { queue: "q", no_ack: true };
-                assert_eq!(life.house.ask(taker, get), Outcome::Later, "it waits for the sync");
+                assert_eq!(life.node.ask(taker, get), Outcome::Later, "it waits for the sync");
                 assert_eq!(delivered(&mut life, taker), [""; 0]);
                 life.store().expect("the disk is well");
                 assert_eq!(delivered(&mut life, taker), expected[..1]);
@@ -62,18 +62,18 @@ fn persistent_messages_of_a_transaction_are_delivered_after_its_sync_and_keep_th
 /// consumer with this prefetch of a queue with these arguments.
 fn committed(arguments: &[u8], prefetch_count: u16) -> (Life, At, At) {
     let mut life = Life::begin(&disk()).expect("it opens");
-    let (publisher, taker) = (life.at, life.house.connect());
-    let transacted = life.house.open(publisher, 2);
-    declare(&mut life.house, publisher, "q", true, arguments);
-    life.house.done(taker, Command::Qos { prefetch_count, global: false });
-    life.house.consume(taker, "q");
+    let (publisher, taker) = (life.at, life.node.connect());
+    let transacted = life.node.open(publisher, 2);
+    declare(&mut life.node, publisher, "q", true, arguments);
+    life.node.done(taker, Command::Qos { prefetch_count, global: false });
+    life.node.consume(taker, "q");
     life.store().expect("the disk is well");
-    life.house.done(transacted, Command::TxSelect);
+    life.node.done(transacted, Command::TxSelect);
     for number in 0..320 {
-        publish(&mut life.house, transacted, "q", PERSISTENT, &format!("{number}"));
+        publish(&mut life.node, transacted, "q", PERSISTENT, &format!("{number}"));
     }
     // If the queue rejects some messages, this is a fault.
-    let _ = life.house.ask(transacted, Command::TxCommit);
+    let _ = life.node.ask(transacted, Command::TxCommit);
     (life, publisher, taker)
 }
 
@@ -102,7 +102,7 @@ fn a_length_limit_counts_only_what_consumers_cannot_take_after_the_sync() {
             }
             let wanted: Vec<String> = expected.map(|number| number.to_string()).collect();
             assert_eq!(all, wanted, "{overflow}, {prefetch:?}");
-            assert_eq!(life.house.ready(publisher, "q"), left, "{overflow}, {levels}, {prefetch:?}");
+            assert_eq!(life.node.ready(publisher, "q"), left, "{overflow}, {levels}, {prefetch:?}");
         }
     }
 }
@@ -111,10 +111,10 @@ fn a_length_limit_counts_only_what_consumers_cannot_take_after_the_sync() {
 fn a_length_limit_acts_when_the_waiting_consumer_leaves_before_the_sync() {
     let (mut life, publisher, taker) = committed(&table(|t| t.long("x-max-length", 5)), 0);
     assert_eq!(delivered(&mut life, taker), [""; 0]);
-    life.house.done(taker, Command::Cancel { tag: "q" });
+    life.node.done(taker, Command::Cancel { tag: "q" });
     life.store().expect("the disk is well");
-    life.house.turns(publisher);
-    assert_eq!(life.house.ready(publisher, "q"), 5);
+    life.node.turns(publisher);
+    assert_eq!(life.node.ready(publisher, "q"), 5);
 }
 
 /// Transient messages, and messages of transient queues, need no sync.
@@ -122,17 +122,17 @@ fn a_length_limit_acts_when_the_waiting_consumer_leaves_before_the_sync() {
 fn transactions_that_need_no_log_are_delivered_at_once() {
     let disk = disk();
     let mut life = Life::begin(&disk).expect("it opens");
-    let (publisher, taker) = (life.at, life.house.connect());
-    let transacted = life.house.open(publisher, 2);
-    declare(&mut life.house, publisher, "q", true, &[]);
-    declare(&mut life.house, publisher, "brief", false, &[]);
-    life.house.consume(taker, "q");
-    life.house.consume(taker, "brief");
+    let (publisher, taker) = (life.at, life.node.connect());
+    let transacted = life.node.open(publisher, 2);
+    declare(&mut life.node, publisher, "q", true, &[]);
+    declare(&mut life.node, publisher, "brief", false, &[]);
+    life.node.consume(taker, "q");
+    life.node.consume(taker, "brief");
     life.store().expect("the disk is well");
-    life.house.done(transacted, Command::TxSelect);
-    publish(&mut life.house, transacted, "q", TRANSIENT, "a");
-    publish(&mut life.house, transacted, "brief", PERSISTENT, "b");
-    life.house.done(transacted, Command::TxCommit);
+    life.node.done(transacted, Command::TxSelect);
+    publish(&mut life.node, transacted, "q", TRANSIENT, "a");
+    publish(&mut life.node, transacted, "brief", PERSISTENT, "b");
+    life.node.done(transacted, Command::TxCommit);
     let mut bodies = delivered(&mut life, taker);
     bodies.sort();
     assert_eq!(bodies, ["a", "b"]);

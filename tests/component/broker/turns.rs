@@ -57,7 +57,7 @@ fn script(random: &mut Random) -> Vec<Step> {
 }
 
 struct Side {
-    house: TestBroker,
+    node: TestBroker,
     channels: Vec<At>,
     /// Unsettled tags of each channel, by their bodies.
     held: Vec<BTreeMap<String, u64>>,
@@ -66,7 +66,7 @@ struct Side {
 
 impl Side {
     fn new() -> Self {
-        let mut house = TestBroker::with(&Limits {
+        let mut node = TestBroker::with(&Limits {
             connections_max: 16,
             queues_max: 16,
             exchanges_max: 16,
@@ -79,8 +79,8 @@ impl Side {
             message_size_max: 1 << 16,
             ..Limits::default()
         });
-        let channels: Vec<_> = (0..3).map(|_| house.connect()).collect();
-        let mut side = Self { house, channels, held: vec![BTreeMap::new(); 3], published: 0 };
+        let channels: Vec<_> = (0..3).map(|_| node.connect()).collect();
+        let mut side = Self { node, channels, held: vec![BTreeMap::new(); 3], published: 0 };
         QUEUES.iter().for_each(|queue| side.declare(queue));
         side
     }
@@ -91,7 +91,7 @@ impl Side {
             t.text("x-overflow", "reject-publish")
         });
         let arguments = if queue == "limited" { &*limited } else { &[] };
-        declare(&mut self.house, self.channels[0], queue, false, arguments);
+        declare(&mut self.node, self.channels[0], queue, false, arguments);
     }
 
     /// Executes one step. Returns the answer.
@@ -101,7 +101,7 @@ impl Side {
             Step::Publish(queue) => {
                 self.published += 1;
                 let body = format!("{queue} {:05}", self.published);
-                format!("{:?}", publish(&mut self.house, asker, queue, &[0, 0], &body))
+                format!("{:?}", publish(&mut self.node, asker, queue, &[0, 0], &body))
             }
             Step::Get(queue) => self.ask(0, Command::Get { queue, no_ack: false }),
             Step::Consume(at, queue, tag, prefetch_count, no_ack) => {
@@ -110,7 +110,7 @@ impl Side {
                 self.ask(at, consume)
             }
             Step::Cancel(at, tag) => self.ask(at, Command::Cancel { tag }),
-            Step::Count(queue) => self.house.ready(asker, queue).to_string(),
+            Step::Count(queue) => self.node.ready(asker, queue).to_string(),
             Step::Purge(queue) => self.ask(0, Command::QueuePurge { queue }),
             Step::DeleteIfEmpty(queue) => {
                 let answer = self.ask(0, Command::QueueDelete { queue, if_unused: false, if_empty: true });
@@ -135,14 +135,14 @@ impl Side {
     }
 
     fn ask(&mut self, at: usize, command: Command<'_>) -> String {
-        let answer = format!("{:?}", self.house.ask(self.channels[at], command));
-        let jobs = &mut context!(self.house);
-        self.house.broker.run_jobs(jobs);
+        let answer = format!("{:?}", self.node.ask(self.channels[at], command));
+        let jobs = &mut context!(self.node);
+        self.node.broker.run_jobs(jobs);
         answer
     }
 
     fn deliver(&mut self) {
-        self.house.broker.deliver(&mut context!(self.house), 8192);
+        self.node.broker.deliver(&mut context!(self.node), 8192);
     }
 
     /// Writes everything. Returns what was written, by queue.
@@ -150,11 +150,11 @@ impl Side {
         let mut all = Vec::new();
         for (at, channel) in self.channels.clone().into_iter().enumerate() {
             let mut here = Vec::new();
-            let mut outbox = self.house.broker.outbox(channel.connection);
+            let mut outbox = self.node.broker.outbox(channel.connection);
             while let Some(delivery) = outbox.peek() {
                 let id = delivery.message;
-                let mut body = vec![0; self.house.messages.body_len(id) as usize];
-                self.house.messages.read(id, &mut self.house.messages.body_cursor(id, 0), &mut body);
+                let mut body = vec![0; self.node.messages.body_len(id) as usize];
+                self.node.messages.read(id, &mut self.node.messages.body_cursor(id, 0), &mut body);
                 let body = String::from_utf8(body).unwrap();
                 let to = match delivery.kind {
                     DeliveryKind::Deliver { consumer_tag } => consumer_tag.to_owned(),
@@ -164,7 +164,7 @@ impl Side {
                 self.held[at].insert(body, delivery.delivery_tag);
                 outbox.advance();
             }
-            self.house.broker.sent(&mut context!(self.house), channel.connection, here.len() as u32);
+            self.node.broker.sent(&mut context!(self.node), channel.connection, here.len() as u32);
             // Messages of one queue have an order, those of several queues have none.
             here.sort_by_key(|line| line.split(' ').next().unwrap().to_owned());
             all.push(here);
@@ -218,7 +218,7 @@ fn a_burst_into_a_short_queue_is_delivered_as_far_as_the_consumer_is_ready() {
     for (prefetch, taken) in [(0, 300), (10, 10), (100, 100)] {
         let mut side = Side::new();
         let short = table(|t| t.int("x-max-length", 2));
-        declare(&mut side.house, side.channels[0], "short", false, &short);
+        declare(&mut side.node, side.channels[0], "short", false, &short);
         side.step(&Step::Consume(1, "short", "one", prefetch, false));
         for _ in 0..300 {
             side.step(&Step::Publish("short"));
@@ -228,7 +228,7 @@ fn a_burst_into_a_short_queue_is_delivered_as_far_as_the_consumer_is_ready() {
         assert_eq!(written[1].len(), taken, "of 300, with a prefetch of {prefetch}");
         let last = written[1].last().expect("it has some");
         assert!(last.starts_with(&format!("short {taken:05}")), "the first messages are delivered: {last}");
-        let left = side.house.ready(side.channels[0], "short");
+        let left = side.node.ready(side.channels[0], "short");
         assert_eq!(left as usize, (300 - taken).min(2), "the last two stay");
     }
 }
@@ -238,15 +238,15 @@ fn a_burst_into_a_short_queue_is_delivered_as_far_as_the_consumer_is_ready() {
 fn a_flood_does_not_make_a_short_queue_long() {
     let mut side = Side::new();
     let short = table(|t| t.int("x-max-length", 2));
-    declare(&mut side.house, side.channels[0], "short", false, &short);
+    declare(&mut side.node, side.channels[0], "short", false, &short);
     side.step(&Step::Consume(1, "short", "one", 0, true));
     // Turns that deliver less than comes in.
     for _ in 0..30 {
         for _ in 0..150 {
             side.step(&Step::Publish("short"));
         }
-        side.house.broker.deliver(&mut context!(side.house), 64);
-        let depth = side.house.broker.queue_depth("/", "short").expect("it is there");
+        side.node.broker.deliver(&mut context!(side.node), 64);
+        let depth = side.node.broker.queue_depth("/", "short").expect("it is there");
         assert!(depth <= 700, "{depth} messages in a queue of two");
         side.write();
     }

@@ -329,7 +329,7 @@ fn inspect_names_orphans_until_they_are_adopted() {
     let home = TempDir::new("orphans");
     fill_nameless(&home);
     let (code, told) = inspect(&home);
-    assert!(code == Some(2) && told.contains("8 messages of a queue that nothing defines: ?"), "{told}");
+    assert!(code == Some(2) && told.contains("8 messages of a queue without a definition: ?"), "{told}");
     let broker = start(&home);
     let incarnation = orphan(&home);
     assert!(ctl(&home, &["adopt_orphan", &incarnation, "q1"]).0);

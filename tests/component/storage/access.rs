@@ -118,7 +118,7 @@ fn the_digest_reveals_missing_definitions() {
     }
     let (mut log, report) = open(&disk);
     assert!(matches!(report.access.access, Access::InDoubt(_)));
-    let version = u64::from(log.life()) << 32;
+    let version = u64::from(log.epoch()) << 32;
     let record = Record::Defined { version: version + 1, key: &ACCESS_STORED_KEY, value: Some(b"") };
     log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
     commit(&mut log, &mut disk);
@@ -136,7 +136,7 @@ fn a_change_is_durable_when_two_commits_have_it() {
         assembly_bytes_max: 64 << 10,
     });
     let mut pending_writes = PendingWrites::new(10);
-    pending_writes.start(log.life(), true, log.space().record_bytes_max() as u64);
+    pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
     let mut keeper = CommitWriter::new(log, 4096);
     let user = Definition::User { name: "alice", tags: "", hash: &[0] };
     let queue = Definition::Queue {
@@ -280,7 +280,7 @@ fn lossy_store(seed: u64, large: bool, is_all_lost: bool) -> (SimDisk, Definitio
             log = open(&disk).0;
             places.extend(disk.written().last());
         }
-        let version = u64::from(log.life()) << 32 | version;
+        let version = u64::from(log.epoch()) << 32 | version;
         log.append_reserved(&Record::Defined { version, key, value }, Urgency::Awaited, NOW)
             .expect("there is room");
         commit(&mut log, &mut disk);
@@ -416,7 +416,7 @@ fn store_of_two() -> (SimDisk, Log) {
 
 /// Writes a change in the two commits that it needs. Returns the position of the first one.
 fn change(log: &mut Log, disk: &mut SimDisk, number: u64, key: &[u8], value: Option<&[u8]>) -> (u32, usize) {
-    let version = u64::from(log.life()) << 32 | number;
+    let version = u64::from(log.epoch()) << 32 | number;
     let record = Record::Defined { version, key, value };
     log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
     commit(log, disk);
@@ -629,7 +629,7 @@ fn a_permanent_fault_of_an_access_file_affects_only_that_file() {
                 Log::open(&mut worn, settings(30), IDENTITY, NOW).expect("it can be read");
             assert!(report.unwritable.is_none(), "{wear:?}: {report:?}");
             for (version, key) in [(1, &ACCESS_STORED_KEY[..]), (2, ALICE)] {
-                let version = u64::from(log.life()) << 32 | version;
+                let version = u64::from(log.epoch()) << 32 | version;
                 log.append_reserved(
                     &Record::Defined { version, key, value: Some(&[life]) },
                     Urgency::Awaited,

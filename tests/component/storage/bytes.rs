@@ -123,7 +123,7 @@ fn files_keep_committed_messages_and_lock_out_a_second_process() {
     drop(disk);
     let mut disk = FileDisk::new(&directory);
     let (log, report) = Log::open(&mut disk, Settings::default(), IDENTITY, NOW).expect("it opens again");
-    assert!(!report.is_new && log.life() == 2 && report.set_aside.is_empty());
+    assert!(!report.is_new && log.epoch() == 2 && report.set_aside.is_empty());
     let mut bodies = Vec::new();
     log.read_live(&mut disk, |record| {
         if let Record::Message(message) = record {

@@ -25,7 +25,7 @@ fn settings(segments_max: u32) -> Settings {
     }
 }
 
-struct World {
+struct RewrittenLog {
     log: Log,
     disk: SimDisk,
     segments_max: u32,
@@ -33,7 +33,7 @@ struct World {
     next: BTreeMap<u64, u64>,
 }
 
-impl World {
+impl RewrittenLog {
     fn new(seed: u64, segments_max: u32) -> Self {
         let disk = SimDisk::new(seed, Mutant::None, IDENTITY);
         disk.start(Trouble::Never);
@@ -126,8 +126,8 @@ impl World {
 
 /// Writes a segment with one record that is still needed, by `say`, and compacts until the segment is
 /// deleted. Returns the world, and the number of bytes copied.
-fn cleaned(say: impl Fn(&mut World)) -> (World, u64) {
-    let mut world = World::new(1, 10);
+fn cleaned(say: impl Fn(&mut RewrittenLog)) -> (RewrittenLog, u64) {
+    let mut world = RewrittenLog::new(1, 10);
     say(&mut world);
     let first = world.newest().expect("there is one").0;
     world.fill_segment(8);
@@ -207,7 +207,7 @@ fn settlements_with_more_ranges_than_a_commit_holds_are_carried_completely() {
 fn is_carried_whole(count: u64, parts: usize) {
     // Far apart, so that each takes some bytes.
     let offset = |n: u64| n << 21;
-    let mut world = World::new(1, 60);
+    let mut world = RewrittenLog::new(1, 60);
     for n in 0..count {
         let target = [Target { queue: 1, offset: offset(n), lane: 0 }];
         world.append(&Record::Message(Message {
@@ -229,7 +229,7 @@ fn is_carried_whole(count: u64, parts: usize) {
     let mut all = Vec::new();
     Record::Settled { queue: 1, ranges: Ranges::List(&ranges) }.encode(&mut all);
     assert!(all.len() > (parts - 1) * COMMIT_BYTES as usize, "{} bytes are too few", all.len());
-    let check = |world: &World, case: &str| {
+    let check = |world: &RewrittenLog, case: &str| {
         let log = world.started();
         let queue = &log.index().queues()[&1];
         let is_back = |n: &&u64| queue.segment_of(offset(**n)).is_some();
@@ -293,8 +293,8 @@ fn a_deleted_segment_is_not_believed_before_the_deletion_is_durable() {
 ///
 /// The newest segment has `fill` commits before this one. Returns `None` if it has no space for them. The
 /// file of the deleted segment follows that of the newest one, so a start uses it first.
-fn killed_as_it_leaves(seed: u64, fill: u64) -> Option<World> {
-    let mut world = World::new(seed, 60);
+fn killed_as_it_leaves(seed: u64, fill: u64) -> Option<RewrittenLog> {
+    let mut world = RewrittenLog::new(seed, 60);
     // File 0 keeps a message; the message beside it is settled in another file.
     world.publish(&[1], &[7; 100]);
     world.publish(&[1], &[7; 100]);

@@ -14,13 +14,13 @@ use crate::sample::PLAIN;
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xC1EA };
 const SEGMENT_BYTES: u32 = 1 << 20;
 
-struct World {
+struct CompactedLog {
     log: Log,
     disk: SimDisk,
     now: u64,
 }
 
-impl World {
+impl CompactedLog {
     fn new(segments_max: u32) -> Self {
         let disk = SimDisk::new(1, Mutant::None, IDENTITY);
         disk.start(Trouble::Never);
@@ -80,7 +80,7 @@ impl World {
 /// Commits of one small message each: unneeded commits are not read, and others are read once.
 #[test]
 fn a_segment_is_read_once_to_be_copied() {
-    let mut world = World::new(8);
+    let mut world = CompactedLog::new(8);
     let mut offset = 0;
     // One in ten stays, so that every segment must be copied eventually.
     while world.log.counters().bytes_copied < 100_000 {
@@ -109,7 +109,7 @@ fn a_segment_is_read_once_to_be_copied() {
 #[test]
 fn a_waiting_dead_letter_does_not_cause_a_commit_per_read() {
     let commits_of = |is_awaited: bool| {
-        let mut world = World::new(8);
+        let mut world = CompactedLog::new(8);
         let mut offset = 0;
         // One in ten stays.
         while world.log.counters().bytes_copied == 0 {
@@ -137,7 +137,7 @@ fn a_waiting_dead_letter_does_not_cause_a_commit_per_read() {
 /// The live records are at the front of their segment: nothing is read behind them.
 #[test]
 fn nothing_is_read_behind_the_last_live_record() {
-    let mut world = World::new(6);
+    let mut world = CompactedLog::new(6);
     let (mut offset, mut copied) = (0, 0);
     for _ in 0..4_000 {
         // The first of each segment stays.
@@ -158,7 +158,7 @@ fn nothing_is_read_behind_the_last_live_record() {
 /// A commit that is longer than one read, at the start of its segment and in the middle.
 #[test]
 fn live_messages_in_long_commits_are_copied() {
-    let mut world = World::new(8);
+    let mut world = CompactedLog::new(8);
     let mut kept = Vec::new();
     for offset in 0..120 {
         assert!(world.publish(1, offset, &vec![offset as u8; 200_000]), "message {offset} finds no room");
@@ -179,7 +179,7 @@ fn live_messages_in_long_commits_are_copied() {
 /// A queue over sixty segments is deleted.
 #[test]
 fn a_deleted_deep_queue_is_freed_in_a_few_commits() {
-    let mut world = World::new(100);
+    let mut world = CompactedLog::new(100);
     let mut offset = 0;
     while world.log.index().segments().len() < 60 {
         assert!(world.publish(1, offset, &[7; 200_000]));
@@ -205,8 +205,8 @@ fn a_deleted_deep_queue_is_freed_in_a_few_commits() {
 #[test]
 fn a_copied_deletion_is_in_two_commits_before_the_log_rests() {
     let alice: &[u8] = b"\0\x02\x05alice";
-    let mut world = World::new(100);
-    let define = |world: &mut World, version, key: &[u8], value: Option<&[u8]>| {
+    let mut world = CompactedLog::new(100);
+    let define = |world: &mut CompactedLog, version, key: &[u8], value: Option<&[u8]>| {
         let record = Record::Defined { version, key, value };
         world.log.append_reserved(&record, Urgency::Awaited, Now::from_ms(world.now)).expect("there is room");
         for _ in 0..3 {
@@ -216,7 +216,7 @@ fn a_copied_deletion_is_in_two_commits_before_the_log_rests() {
     define(&mut world, 1, alice, Some(b"a"));
     define(&mut world, 2, &ACCESS_STORED_KEY, Some(b""));
     let mut offset = 0;
-    let mut fill = |world: &mut World, segments: usize| {
+    let mut fill = |world: &mut CompactedLog, segments: usize| {
         while world.log.index().segments().len() < segments {
             assert!(world.publish(1, offset, &[7; 100_000]));
             offset += 1;
@@ -225,7 +225,7 @@ fn a_copied_deletion_is_in_two_commits_before_the_log_rests() {
     };
     let from = fill(&mut world, 2);
     define(&mut world, 3, alice, None);
-    let place = |world: &World| {
+    let place = |world: &CompactedLog| {
         let known = &world.log.index().definitions()[alice];
         (known.place.segment, known.second.map(|second| second.segment))
     };
@@ -246,7 +246,7 @@ fn a_copied_deletion_is_in_two_commits_before_the_log_rests() {
 /// Every file is used before one is used again.
 #[test]
 fn free_files_are_taken_in_turn() {
-    let mut world = World::new(100);
+    let mut world = CompactedLog::new(100);
     for offset in 0..60 {
         assert!(world.publish(1, offset, &[7; 200_000]));
     }

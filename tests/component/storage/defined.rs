@@ -36,7 +36,7 @@ impl Store {
         disk.start(Trouble::Never);
         let now = Now::from_ms(1);
         let log = Log::open(&mut disk.clone(), settings(segments_max), IDENTITY, now).expect("it opens").0;
-        let version = u64::from(log.life()) << 32;
+        let version = u64::from(log.epoch()) << 32;
         Self { disk, log, now, version, offset: 0, defined: Defined::new() }
     }
 

@@ -43,7 +43,7 @@ struct Model {
     marked: u64,
 }
 
-struct World {
+struct DistantOffsets {
     random: Random,
     disk: SimDisk,
     log: Log,
@@ -63,7 +63,7 @@ fn open(disk: &SimDisk) -> Log {
     log
 }
 
-impl World {
+impl DistantOffsets {
     fn new(bits: u32) -> Self {
         let disk = SimDisk::new(bits.into(), Mutant::None, IDENTITY);
         let log = open(&disk);
@@ -269,7 +269,7 @@ impl World {
 #[test]
 fn offsets_cross_every_width() {
     for bits in WIDTHS {
-        let mut world = World::new(bits);
+        let mut world = DistantOffsets::new(bits);
         world.begin();
         let mut crossed = 0;
         for count in 1..=MESSAGES {

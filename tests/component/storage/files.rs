@@ -67,14 +67,14 @@ fn open_segments() -> usize {
 }
 
 /// A log with its two disks, like those of the helpers.
-struct World {
+struct FileSet {
     log: Log,
     writes: FileDisk,
     reads: FileDisk,
     open_max: usize,
 }
 
-impl World {
+impl FileSet {
     fn open(home: &Path) -> Self {
         let settings = Settings {
             segment_bytes: 64 << 10,
@@ -152,13 +152,13 @@ fn hundreds_of_segments_need_few_descriptors() {
         return;
     }
     let home = Home::new();
-    let mut world = World::open(&home.0);
+    let mut world = FileSet::open(&home.0);
     let count = world.fill();
     assert!(fs::read_dir(&home.0).expect("it is there").count() > SEGMENTS as usize, "they are many");
     assert_eq!(world.drain(), count);
     let first_open_max = world.open_max;
     drop(world);
-    let mut world = World::open(&home.0);
+    let mut world = FileSet::open(&home.0);
     assert_eq!(world.drain(), count);
     world.log.settle(QUEUE, Range { start: 0, end: count }, Urgency::Awaited, NOW);
     world.rest();

@@ -32,7 +32,7 @@ const SLEEPY_ONE_IN: u64 = 5;
 /// Number of messages that wait in consumed queues.
 const BUSY_WAITING: usize = 200;
 
-struct World {
+struct FilledLog {
     log: Log,
     disk: SimDisk,
     random: Random,
@@ -41,7 +41,7 @@ struct World {
     next: Vec<u64>,
 }
 
-impl World {
+impl FilledLog {
     fn new() -> Self {
         let disk = SimDisk::new(1, Mutant::None, IDENTITY);
         disk.start(Trouble::Never);
@@ -120,8 +120,8 @@ struct Found {
 }
 
 /// Keeps this share of the limit live, until three times the limit was written. `step` settles messages.
-fn measure(percent: u64, mut step: impl FnMut(&mut World, u64) -> bool) -> Option<Found> {
-    let mut world = World::new();
+fn measure(percent: u64, mut step: impl FnMut(&mut FilledLog, u64) -> bool) -> Option<Found> {
+    let mut world = FilledLog::new();
     let most = LIMIT_BYTES * percent / 100 / MESSAGE_BYTES;
     let (filled, measured) = (most + 2 * LIMIT_BYTES / MESSAGE_BYTES, 2 * LIMIT_BYTES / MESSAGE_BYTES);
     let mut before = (0, 0);

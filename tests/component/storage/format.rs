@@ -128,7 +128,7 @@ fn write_on(log: &mut Log, disk: &mut SimDisk) {
         }
         let value = [number as u8; 30_000];
         let record = Record::Defined {
-            version: (u64::from(log.life()) << 32) + number,
+            version: (u64::from(log.epoch()) << 32) + number,
             key: &FILLING,
             value: Some(&value),
         };

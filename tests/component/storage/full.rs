@@ -70,7 +70,7 @@ impl Disk for Unreadable {
     }
 }
 
-struct World {
+struct FullLog {
     seed: u64,
     /// The world restarts when the limit is reached, and not afterwards.
     is_calm: bool,
@@ -86,7 +86,7 @@ struct World {
     restarts: u64,
 }
 
-impl World {
+impl FullLog {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let disk = SimDisk::new(seed, Mutant::None, IDENTITY);
@@ -290,8 +290,8 @@ impl World {
     }
 }
 
-fn run(seed: u64) -> World {
-    let mut world = World::new(seed);
+fn run(seed: u64) -> FullLog {
+    let mut world = FullLog::new(seed);
     for round in 0..3 {
         let count = world.fill();
         let least = u64::from(world.settings.segments_max - 3) * u64::from(SEGMENT_BYTES) / 3000;

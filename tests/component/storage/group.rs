@@ -13,7 +13,7 @@ const INPUT: u64 = 7;
 const OUTPUT: u64 = 8;
 const COMMIT_BYTES: u32 = 152 << 10;
 
-struct World {
+struct GroupedCommits {
     disk: SimDisk,
     messages: Messages,
     pending_writes: PendingWrites,
@@ -22,7 +22,7 @@ struct World {
     is_damaged: bool,
 }
 
-impl World {
+impl GroupedCommits {
     fn open(disk: &SimDisk) -> Option<Self> {
         Self::open_with(disk, SEGMENTS)
     }
@@ -45,7 +45,7 @@ impl World {
         }
         assert_eq!(report.groups_damaged, 0);
         let mut pending_writes = PendingWrites::new(4096);
-        pending_writes.start(log.life(), true, log.space().record_bytes_max() as u64);
+        pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
         let messages = Messages::new(MessageLimits {
             messages_max: 4096,
             body_bytes_max: 16 << 20,
@@ -152,7 +152,7 @@ fn at_every_cut(bodies: &[usize]) -> (u32, u32) {
 fn cut_in_a_transaction(cut: u64, bodies: &[usize]) -> (SimDisk, bool, bool) {
     let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
-    let mut world = World::open(&disk).expect("it opens");
+    let mut world = GroupedCommits::open(&disk).expect("it opens");
     let inputs: Vec<MessageId> = (0..40).map(|offset| world.publish(INPUT, offset, 100)).collect();
     world.store_all().expect("the disk is well");
     disk.foresee(Trouble::Cut(cut));
@@ -172,10 +172,10 @@ fn at_cuts(bodies: &[usize], segments_max: u32, step: usize) -> (u32, u32) {
         let (disk, is_answered, is_over) = cut_in_a_transaction(cut, bodies);
         // The start may be cut too; the one after it must have the same result.
         disk.start(Trouble::Cut(cut % 7));
-        drop(World::open_with(&disk, segments_max));
+        drop(GroupedCommits::open_with(&disk, segments_max));
         disk.power_cut();
         disk.start(Trouble::Never);
-        let mut world = World::open_with(&disk, segments_max).expect("it opens");
+        let mut world = GroupedCommits::open_with(&disk, segments_max).expect("it opens");
         let found = (world.live(INPUT), world.live(OUTPUT));
         match found {
             (40, 0) => {
@@ -190,7 +190,7 @@ fn at_cuts(bodies: &[usize], segments_max: u32, step: usize) -> (u32, u32) {
         }
         world.store_all().expect("the disk is well");
         drop(world);
-        let world = World::open(&disk).expect("it opens");
+        let world = GroupedCommits::open(&disk).expect("it opens");
         assert_eq!(
             (world.live(INPUT), world.live(OUTPUT)),
             found,
@@ -212,7 +212,7 @@ fn a_damaged_transaction_is_complete_or_absent() {
     for place in (100..3_000).step_by(97) {
         let disk = SimDisk::new(place, Mutant::None, IDENTITY);
         disk.start(Trouble::Never);
-        let mut world = World::open(&disk).expect("the disk is well");
+        let mut world = GroupedCommits::open(&disk).expect("the disk is well");
         let inputs: Vec<MessageId> = (0..10).map(|offset| world.publish(INPUT, offset, 20)).collect();
         world.store_all().expect("the disk is well");
         let batch = world.transact(&inputs, &[300; 10]);
@@ -221,7 +221,7 @@ fn a_damaged_transaction_is_complete_or_absent() {
         world.publish(OUTPUT, 100, 20);
         world.store_all().expect("the disk is well");
         disk.flip(slot, at + place as usize);
-        let world = World::open(&disk).expect("the disk is well");
+        let world = GroupedCommits::open(&disk).expect("the disk is well");
         assert!(world.is_damaged, "byte {place}: it is told");
         let found = (world.live(INPUT), world.live(OUTPUT) - 1);
         assert_eq!(found, (10, 0), "byte {place}: inputs and outputs");
@@ -234,7 +234,7 @@ fn a_transaction_that_fits_into_a_commit_is_in_one() {
     assert!(nothing > 1 && whole > 0, "{nothing} and {whole}");
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
-    let mut world = World::open(&disk).expect("it opens");
+    let mut world = GroupedCommits::open(&disk).expect("it opens");
     let inputs: Vec<MessageId> = (0..40).map(|offset| world.publish(INPUT, offset, 100)).collect();
     world.store_all().expect("the disk is well");
     let batch = world.transact(&inputs, &[1000; 30]);
@@ -273,7 +273,7 @@ fn a_start_that_cannot_finish_a_transaction_shows_no_part_of_it() {
             let mut disk = disk.copy();
             disk.start(Trouble::FailedSync(syncs));
             let (log, report) =
-                Log::open(&mut disk, World::settings(SEGMENTS), IDENTITY, NOW).expect("it is read");
+                Log::open(&mut disk, GroupedCommits::settings(SEGMENTS), IDENTITY, NOW).expect("it is read");
             let live = |queue| log.index().queues().get(&queue).map_or(0, |queue| queue.live);
             let found = (live(INPUT), live(OUTPUT));
             let is_whole = found.1 == bodies.len() as u64;
@@ -304,7 +304,8 @@ fn a_transaction_that_is_unreadable_at_one_start_is_finished_by_a_later_one() {
             let disk = disk.copy();
             let open = || {
                 disk.start(Trouble::Never);
-                Log::open(&mut disk.clone(), World::settings(SEGMENTS), IDENTITY, NOW).expect("it is read")
+                Log::open(&mut disk.clone(), GroupedCommits::settings(SEGMENTS), IDENTITY, NOW)
+                    .expect("it is read")
             };
             disk.refuse(slot, at);
             let (log, report) = open();
@@ -349,7 +350,7 @@ fn large_bodies_belong_to_their_transaction() {
 fn ten_thousand_settlements_come_with_a_message() {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
-    let mut world = World::open(&disk).expect("it opens");
+    let mut world = GroupedCommits::open(&disk).expect("it opens");
     world.pending_writes.begin_group();
     // Every other one, so that they do not merge.
     for offset in 0..10_000 {
@@ -375,7 +376,7 @@ fn a_replacement_settled_in_two_commits_is_never_lost_on_both_sides() {
     for cut in (0..).step_by(2) {
         let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
         disk.start(Trouble::Never);
-        let mut world = World::open(&disk).expect("it opens");
+        let mut world = GroupedCommits::open(&disk).expect("it opens");
         for offset in 0..INPUTS {
             world.publish(INPUT, 2 * offset, 100);
         }
@@ -400,13 +401,13 @@ fn a_replacement_settled_in_two_commits_is_never_lost_on_both_sides() {
         for segments_max in [3, 3, SEGMENTS] {
             disk.power_cut();
             disk.start(Trouble::Never);
-            let world = World::open_with(&disk, segments_max).expect("it opens");
+            let world = GroupedCommits::open_with(&disk, segments_max).expect("it opens");
             let (input, output) = (world.live(INPUT), world.live(OUTPUT));
             assert!(input == INPUTS || output == 90, "cut {cut}: {input} and {output} of both are left");
             assert!(!is_answered || (input, output) == (0, 90), "cut {cut}: it was told to be safe");
             finished += u32::from(segments_max == 3 && !is_answered && output == 90);
         }
-        let mut world = World::open(&disk).expect("it opens");
+        let mut world = GroupedCommits::open(&disk).expect("it opens");
         assert!(matches!((world.live(INPUT), world.live(OUTPUT)), (0, 90) | (INPUTS, 0)), "cut {cut}");
         world.store_all().expect("the disk is well");
         if is_over {
@@ -420,7 +421,7 @@ fn a_replacement_settled_in_two_commits_is_never_lost_on_both_sides() {
 fn stopped(messages: u64) -> (SimDisk, Vec<(u32, usize)>) {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
-    let mut world = World::open(&disk).expect("it opens");
+    let mut world = GroupedCommits::open(&disk).expect("it opens");
     for offset in 0..messages {
         world.publish(OUTPUT, offset, 1000);
         world.write_until(|world| world.pending_writes.is_empty() && !world.keeper.log().is_busy());
@@ -440,7 +441,7 @@ fn after_a_clean_stop_no_lost_message_is_taken_for_a_torn_commit() {
             let (slot, at) = places[place];
             disk.flip(slot, at + 80);
             disk.start(Trouble::Never);
-            let world = World::open(&disk).expect("it opens");
+            let world = GroupedCommits::open(&disk).expect("it opens");
             let live = world.live(OUTPUT);
             assert!(live == messages || world.is_damaged, "{live} of {messages} without a word, {place}");
             lost += messages - live;
@@ -458,12 +459,13 @@ fn transactions_that_were_started_and_never_committed_are_reclaimed() {
     let mut begun = 0;
     for _ in 0..LIVES {
         disk.start(Trouble::Never);
-        let mut world = World::open_with(&disk, 12).expect("it opens");
+        let mut world = GroupedCommits::open_with(&disk, 12).expect("it opens");
         assert_eq!(world.live(OUTPUT), 0, "none of it has happened");
         assert!(world.keeper.log().index().segments().len() < 10, "what is dead leaves the log");
         world.transact(&[], &[10_000; 90]);
         let before = world.keeper.log().counters().payload_bytes;
-        let is_begun = |world: &World| world.keeper.log().counters().payload_bytes - before > 700_000;
+        let is_begun =
+            |world: &GroupedCommits| world.keeper.log().counters().payload_bytes - before > 700_000;
         world.write_until(is_begun).expect("the disk is well");
         assert!(is_begun(&world), "there is room for it");
         begun += world.keeper.log().counters().payload_bytes - before;
@@ -472,7 +474,7 @@ fn transactions_that_were_started_and_never_committed_are_reclaimed() {
     }
     assert!(begun > 3 * 12 * (512 << 10), "{begun} bytes are too few to fill the disk");
     disk.start(Trouble::Never);
-    let mut world = World::open_with(&disk, 12).expect("it opens");
+    let mut world = GroupedCommits::open_with(&disk, 12).expect("it opens");
     let batch = world.transact(&[], &[10_000; 90]);
     world.store(batch).expect("the disk is well");
     assert_eq!(world.live(OUTPUT), 90);
@@ -485,7 +487,7 @@ fn an_unfinished_transaction_leaves_the_reserve_to_the_compactor() {
     const SEGMENTS: u32 = 12;
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
-    let mut world = World::open_with(&disk, SEGMENTS).expect("it opens");
+    let mut world = GroupedCommits::open_with(&disk, SEGMENTS).expect("it opens");
     for offset in 0..80 {
         world.publish(INPUT, offset, 50_000);
     }
@@ -507,7 +509,7 @@ fn an_unfinished_transaction_leaves_the_reserve_to_the_compactor() {
 fn settlements_beside_a_waiting_transaction_are_written_and_free_its_space() {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
-    let mut world = World::open_with(&disk, 12).expect("it opens");
+    let mut world = GroupedCommits::open_with(&disk, 12).expect("it opens");
     for offset in 0..80 {
         world.publish(INPUT, offset, 50_000);
     }

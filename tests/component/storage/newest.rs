@@ -225,7 +225,7 @@ fn damage_to_the_first_commit_of_the_oldest_segment_loses_the_damaged_messages_a
 fn a_torn_access_file_still_reveals_that_the_end_of_the_log_is_lost() {
     let mut disk = new_disk();
     let say = |disk: &mut SimDisk, log: &mut Log, version: u64, key: &[u8]| {
-        let version = u64::from(log.life()) << 32 | version;
+        let version = u64::from(log.epoch()) << 32 | version;
         let record = Record::Defined { version, key, value: Some(b"") };
         log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
         turn(log, disk);

@@ -167,7 +167,7 @@ fn a_deleted_user_stays_deleted_although_a_read_fails_temporarily() {
     let mut disk = written();
     let (mut log, _) = open(&disk);
     for turn in 0..2 {
-        let version = (u64::from(log.life()) << 32) + turn;
+        let version = (u64::from(log.epoch()) << 32) + turn;
         let record = Record::Defined { version, key: ALICE, value: None };
         log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
         commit(&mut log, &mut disk);

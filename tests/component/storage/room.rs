@@ -18,7 +18,7 @@ const BODY_BYTES: usize = 3_000;
 /// More calls than any test makes.
 const FOR_EVER: u64 = u64::MAX;
 
-struct World {
+struct SpaceTest {
     disk: SimDisk,
     log: Log,
     now_ms: u64,
@@ -27,7 +27,7 @@ struct World {
     published: u64,
 }
 
-impl World {
+impl SpaceTest {
     fn new(disk: SimDisk) -> Self {
         let (log, report) = open(&disk);
         assert!(report.unwritable.is_none(), "{:?}", report.unwritable);
@@ -119,7 +119,7 @@ fn new_disk() -> SimDisk {
 
 #[test]
 fn freed_file_system_space_is_found_automatically_with_few_attempts() {
-    let mut world = World::new(new_disk());
+    let mut world = SpaceTest::new(new_disk());
     world.turns(20);
     world.disk.foresee(Trouble::Full(0));
     let taken = world.publish_all();
@@ -140,10 +140,10 @@ fn freed_file_system_space_is_found_automatically_with_few_attempts() {
 
 #[test]
 fn an_incomplete_new_file_does_not_fill_the_file_system() {
-    let mut world = World::new(new_disk());
+    let mut world = SpaceTest::new(new_disk());
     world.turns(20);
     world.publish_all();
-    let mut world = World::new(new_disk());
+    let mut world = SpaceTest::new(new_disk());
     world.disk.foresee(Trouble::Full(0));
     world.publish_all();
     let files = world.disk.slots().expect("they can be listed").len();
@@ -164,7 +164,7 @@ fn an_incomplete_new_file_does_not_fill_the_file_system() {
 fn a_commit_without_space_waits_and_is_written_once_there_is_some() {
     for after in 0..12 {
         for count in [1, 2, 5, 9] {
-            let mut world = World::new(new_disk());
+            let mut world = SpaceTest::new(new_disk());
             world.turns(60);
             world.disk.foresee(Trouble::NoCapacity(after, count));
             let mut refused = false;
@@ -186,7 +186,7 @@ fn a_commit_without_space_waits_and_is_written_once_there_is_some() {
 
 #[test]
 fn acknowledgements_are_recorded_from_the_reserve_while_publishers_wait() {
-    let mut world = World::new(new_disk());
+    let mut world = SpaceTest::new(new_disk());
     world.turns(80);
     while world.published < 10 {
         world.publish();
@@ -209,12 +209,12 @@ fn acknowledgements_are_recorded_from_the_reserve_while_publishers_wait() {
 #[test]
 fn a_full_disk_at_a_start_is_not_a_failed_disk() {
     for after in 0..6 {
-        let mut world = World::new(new_disk());
+        let mut world = SpaceTest::new(new_disk());
         world.turns(20);
         world.publish_all();
         world.disk.start(Trouble::NoCapacity(after, FOR_EVER));
         let published = world.published;
-        let mut next = World::new(world.disk.clone());
+        let mut next = SpaceTest::new(world.disk.clone());
         next.published = published;
         next.pass_s(10);
         assert!(next.log.space().is_file_system_full() || after > 0, "after {after} writes");
@@ -229,7 +229,7 @@ fn a_full_disk_at_a_start_is_not_a_failed_disk() {
 
 #[test]
 fn a_failed_sync_is_final() {
-    let mut world = World::new(new_disk());
+    let mut world = SpaceTest::new(new_disk());
     world.turns(20);
     world.disk.foresee(Trouble::FailedSync(0));
     assert!(world.publish());

@@ -53,7 +53,7 @@ struct QueueModel {
 }
 
 /// The log, its disk, and the expected state.
-struct World {
+struct SimulatedStore {
     random: Random,
     disk: SimDisk,
     log: Option<Log>,
@@ -87,7 +87,7 @@ struct World {
     has_been_unread: bool,
 }
 
-impl World {
+impl SimulatedStore {
     fn new(seed: u64, mutant: Mutant) -> Self {
         let (is_sieve, sizes) = (seed.is_multiple_of(SIEVE_ONE_IN), &mut Random::new(seed ^ 0x517E));
         let segments_max = if is_sieve { 20 + sizes.below(30) as u32 } else { 9 };
@@ -207,10 +207,10 @@ impl World {
         if served_before && !is_damaged && is_told && !self.has_been_unread {
             self.complain(format!("damage reported where there is none: {report:?}"));
         }
-        if log.life() <= self.life && !self.damaged {
-            self.complain(format!("life {} is lived twice", log.life()));
+        if log.epoch() <= self.life && !self.damaged {
+            self.complain(format!("life {} is lived twice", log.epoch()));
         }
-        self.life = log.life();
+        self.life = log.epoch();
         self.check(&log, &report);
         self.log = Some(log);
         if !self.is_sieve {
@@ -239,10 +239,10 @@ impl World {
         match opened {
             Ok((log, report)) => {
                 let is_told = report.is_damaged() || !report.refused.is_empty() || report.is_lost;
-                if log.life() <= self.life {
-                    self.complain(format!("life {} is lived twice by a start that cannot read", log.life()));
+                if log.epoch() <= self.life {
+                    self.complain(format!("life {} is lived twice by a start that cannot read", log.epoch()));
                 }
-                self.life = self.life.max(log.life());
+                self.life = self.life.max(log.epoch());
                 self.unread_told += u64::from(is_told);
                 if is_short && !report.refused.is_empty() {
                     self.complain(format!("what was refused for a moment is gone: {report:?}"));
@@ -608,7 +608,7 @@ impl World {
 }
 
 /// Reading back.
-impl World {
+impl SimulatedStore {
     /// Reads all live messages, and compares them with what was sent.
     fn drain(&mut self) {
         for queue in self.queues.keys().copied().collect::<Vec<u64>>() {
@@ -683,8 +683,8 @@ impl World {
 }
 
 /// Runs a seed. Returns its complaints.
-fn run(seed: u64, mutant: Mutant) -> (Vec<String>, World) {
-    let mut world = World::new(seed, mutant);
+fn run(seed: u64, mutant: Mutant) -> (Vec<String>, SimulatedStore) {
+    let mut world = SimulatedStore::new(seed, mutant);
     world.run();
     (std::mem::take(&mut world.complaints), world)
 }
@@ -734,7 +734,7 @@ fn data_that_a_start_could_not_read_is_back_when_it_can_be_read() {
     let (mut told, mut failed) = (0, Vec::new());
     let one = number("LEVERET_SEED");
     for seed in one.unwrap_or(1)..=one.unwrap_or(seeds) {
-        let mut world = World::new(seed, Mutant::None);
+        let mut world = SimulatedStore::new(seed, Mutant::None);
         world.unread = Some(Random::of(seed, "unread starts", &[]));
         world.run();
         told += world.unread_told;

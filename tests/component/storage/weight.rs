@@ -16,7 +16,7 @@ const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF112 }
 /// The body of a queue's message in each segment, as on a small board with 400 queues.
 const BODY: [u8; 1_000] = [7; 1_000];
 
-struct World {
+struct IndexWeight {
     log: Log,
     disk: SimDisk,
     random: Random,
@@ -42,7 +42,7 @@ const fn definition_of(name: &str, queue: u64) -> Definition<'_> {
     }
 }
 
-impl World {
+impl IndexWeight {
     fn new(queues: u64, segment_bytes: u32, index_bytes: usize) -> Self {
         let disk = SimDisk::new(1, Mutant::None, IDENTITY);
         disk.start(Trouble::Never);
@@ -55,7 +55,7 @@ impl World {
         };
         let now = Now::from_ms(1);
         let log = Log::open(&mut disk.clone(), settings, IDENTITY, now).expect("it opens").0;
-        let version = u64::from(log.life()) << 32;
+        let version = u64::from(log.epoch()) << 32;
         Self { log, disk, random: Random::new(9), now, version, next: vec![0; queues as usize] }
     }
 
@@ -177,8 +177,8 @@ impl World {
 }
 
 /// Returns a store with this many queues, each with four bindings.
-fn declared(queues: u64, segment_bytes: u32, index_bytes: usize) -> World {
-    let mut world = World::new(queues, segment_bytes, index_bytes);
+fn declared(queues: u64, segment_bytes: u32, index_bytes: usize) -> IndexWeight {
+    let mut world = IndexWeight::new(queues, segment_bytes, index_bytes);
     for queue in 0..queues {
         world.declare(queue);
         (0..4).for_each(|key| world.bind(queue, key));
@@ -189,7 +189,7 @@ fn declared(queues: u64, segment_bytes: u32, index_bytes: usize) -> World {
 
 #[test]
 fn queues_and_definitions_use_the_memory_stated_in_the_memory_table() {
-    let nothing = World::new(100, 256 << 10, 64 << 20).bytes();
+    let nothing = IndexWeight::new(100, 256 << 10, 64 << 20).bytes();
     let mut world = declared(100, 256 << 10, 64 << 20);
     let definition = (world.bytes() - nothing) / 500.0;
     let before = world.bytes();
@@ -243,7 +243,7 @@ fn a_full_index_is_empty_again_when_everything_is_consumed() {
 #[test]
 fn queues_that_are_used_once_and_deleted_block_no_publisher() {
     const QUEUES: u64 = 40_000;
-    let mut world = World::new(QUEUES, 8 << 20, 1 << 20);
+    let mut world = IndexWeight::new(QUEUES, 8 << 20, 1 << 20);
     let mut most = 0;
     for queue in 0..QUEUES {
         world.declare(queue);
@@ -261,11 +261,11 @@ fn queues_that_are_used_once_and_deleted_block_no_publisher() {
 }
 
 /// Returns the bytes per segment for each queue with messages in it, without the segment itself.
-fn bytes_of_pair(mut load: impl FnMut(&mut World)) -> f64 {
+fn bytes_of_pair(mut load: impl FnMut(&mut IndexWeight)) -> f64 {
     const QUEUES: u64 = 40;
     let mut sizes = [(0.0, 0.0); 2];
     for (at, segments) in [(0, 20), (1, 140)] {
-        let mut world = World::new(QUEUES, 400 << 10, 64 << 20);
+        let mut world = IndexWeight::new(QUEUES, 400 << 10, 64 << 20);
         (0..QUEUES).for_each(|queue| world.declare(queue));
         while world.log.index().segments().len() < segments {
             (0..QUEUES).for_each(|_| load(&mut world));
@@ -352,7 +352,7 @@ fn a_thousand_deep_queues_are_drained_within_the_memory_that_they_took() {
     for (drain, more_max) in
         [(Drain::OneByOne, 16e3), (Drain::InTurn, 16e3), (Drain::WithHoles, QUEUES as f64 * 160.0)]
     {
-        let mut world = World::new(QUEUES, 256 << 10, 64 << 20);
+        let mut world = IndexWeight::new(QUEUES, 256 << 10, 64 << 20);
         (0..QUEUES).for_each(|queue| world.declare(queue));
         world.rest();
         let standing = world.bytes();
@@ -363,7 +363,7 @@ fn a_thousand_deep_queues_are_drained_within_the_memory_that_they_took() {
         let (before, segments) = (world.bytes(), world.log.index().segments().len());
         assert!(segments > 200, "{segments} segments");
         let (mut most, mut count) = (before, 0_u64);
-        let mut take = |world: &mut World, queue, start, end| {
+        let mut take = |world: &mut IndexWeight, queue, start, end| {
             world.settle(queue, start, end);
             count += 1;
             if count.is_multiple_of(50) {

@@ -12,7 +12,7 @@ use leveret_core::pending_writes::PendingWrites;
 static COUNT: Count = Count::new();
 
 /// A broker with a user who has patterns for everything.
-struct House {
+struct Publisher {
     broker: Broker,
     pending_writes: PendingWrites,
     work: Work,
@@ -21,7 +21,7 @@ struct House {
     channel: Option<ChannelId>,
 }
 
-impl House {
+impl Publisher {
     fn new() -> Self {
         let limits = Limits::default();
         let mut broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();
@@ -84,11 +84,11 @@ impl House {
 
 #[test]
 fn a_check_allocates_nothing() {
-    let mut house = House::new();
-    house.enter();
-    house.publish_all();
+    let mut node = Publisher::new();
+    node.enter();
+    node.publish_all();
     COUNT.this_thread();
     let before = COUNT.allocations();
-    house.publish_all();
+    node.publish_all();
     assert_eq!(COUNT.allocations() - before, 0, "checking allocates");
 }

@@ -24,7 +24,7 @@ fn settings() -> Settings {
     }
 }
 
-struct World {
+struct LoggedQueues {
     disk: FileDisk,
     log: Log,
     now_ms: u64,
@@ -33,7 +33,7 @@ struct World {
     queues: u64,
 }
 
-impl World {
+impl LoggedQueues {
     fn open(home: &TempDir) -> Self {
         Self::open_with(home, settings(), QUEUES)
     }
@@ -107,7 +107,7 @@ impl World {
 #[test]
 fn many_queues_over_many_segments_end_at_the_cap_and_go_on_when_they_are_consumed() {
     let home = TempDir::new("store-index");
-    let mut world = World::open(&home);
+    let mut world = LoggedQueues::open(&home);
     // Two segments sealed, so that every buffer has its size; what memory knows of them counts for nothing.
     while world.log.index().segments().len() < 3 {
         if world.publish().is_err() {
@@ -134,11 +134,11 @@ fn many_queues_over_many_segments_end_at_the_cap_and_go_on_when_they_are_consume
     assert!(left < taken / 2, "{left} of {taken} bytes stayed");
     drop(world);
     // A start takes what there is, however much that is.
-    assert!(World::open(&home).publish().is_ok());
+    assert!(LoggedQueues::open(&home).publish().is_ok());
 }
 
 /// Publishes to the queues in turn until this number of segments is in use. Returns the heap in use then.
-fn held_with(world: &mut World, segments: usize) -> f64 {
+fn held_with(world: &mut LoggedQueues, segments: usize) -> f64 {
     while world.log.index().segments().len() < segments {
         if world.publish().is_err() {
             world.rest();
@@ -159,7 +159,7 @@ fn cost_of(queues: u64, segment_bytes: u32) -> (f64, f64) {
         index_bytes: 64 << 20,
         ..settings()
     };
-    let mut world = World::open_with(&home, settings, queues);
+    let mut world = LoggedQueues::open_with(&home, settings, queues);
     world.rest();
     let before = counting::held_bytes() as f64;
     let (few, many) = (held_with(&mut world, 200), held_with(&mut world, 800));
@@ -179,7 +179,7 @@ fn drained(each: u64) -> usize {
         index_bytes: 8 << 20,
         ..settings()
     };
-    let mut world = World::open_with(&home, sizes(), COUNT);
+    let mut world = LoggedQueues::open_with(&home, sizes(), COUNT);
     while world.count < COUNT * each {
         if world.publish().is_err() {
             world.rest();
@@ -187,7 +187,7 @@ fn drained(each: u64) -> usize {
     }
     world.rest();
     drop(world);
-    let mut world = World::open_with(&home, sizes(), COUNT);
+    let mut world = LoggedQueues::open_with(&home, sizes(), COUNT);
     world.rest();
     let (before, mut most, mut next) = (counting::held_bytes(), 0, vec![0; COUNT as usize]);
     while next.iter().any(|next| *next < each) {

@@ -26,7 +26,7 @@ const FETCH: &str = concat!(
 );
 
 /// Returns a broker with capacity for shovels, and their upstream.
-fn house() -> (Simulation, Far) {
+fn node() -> (Simulation, Far) {
     let mut simulation = Simulation::new(Limits { bridges_max: 2, ..small_limits() });
     let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
     simulation.engine.platform_mut().upstreams.push((SocketAddr::from(([10, 0, 0, 1], 5672)), line.clone()));
@@ -90,7 +90,7 @@ fn deliver(simulation: &mut Simulation, far: &Far, number: u64) {
 
 #[test]
 fn a_parameter_creates_a_bridge_at_once_and_its_deletion_removes_it() {
-    let (mut simulation, mut far) = house();
+    let (mut simulation, mut far) = node();
     set(&mut simulation, FORWARD);
     open_forward(&mut simulation, &mut far);
     let client = fill(&mut simulation, 2);
@@ -111,7 +111,7 @@ fn a_parameter_creates_a_bridge_at_once_and_its_deletion_removes_it() {
 
 #[test]
 fn a_missing_upstream_queue_is_declared() {
-    let (mut simulation, mut far) = house();
+    let (mut simulation, mut far) = node();
     set(&mut simulation, FORWARD);
     open_for(&mut simulation, &mut far);
     far.answer(&mut simulation);
@@ -152,7 +152,7 @@ fn a_configured_bridge_declares_queues_if_declare_is_set() {
 
 #[test]
 fn a_shovel_forwards_no_more_messages_than_configured() {
-    let (mut simulation, mut far) = house();
+    let (mut simulation, mut far) = node();
     let client = fill(&mut simulation, 0);
     simulation.declare(client, 1, "here");
     for number in 0..5 {
@@ -175,7 +175,7 @@ fn a_shovel_forwards_no_more_messages_than_configured() {
 
 #[test]
 fn a_shovel_fetches_the_initial_queue_length_and_no_more() {
-    let (mut simulation, mut far) = house();
+    let (mut simulation, mut far) = node();
     set(&mut simulation, &with(FETCH, r#""delete-after":"queue-length""#));
     open_fetch(&mut simulation, &mut far, 2);
     let client = simulation.open(&[1]);
@@ -193,7 +193,7 @@ fn a_shovel_fetches_the_initial_queue_length_and_no_more() {
 
 #[test]
 fn an_empty_queue_ends_the_shovel_at_once() {
-    let (mut simulation, mut far) = house();
+    let (mut simulation, mut far) = node();
     set(&mut simulation, &with(FETCH, r#""src-delete-after":"queue-length""#));
     open_for(&mut simulation, &mut far);
     far.answer(&mut simulation);
@@ -206,7 +206,7 @@ fn an_empty_queue_ends_the_shovel_at_once() {
 
 #[test]
 fn messages_name_their_shovel_and_have_its_configured_properties() {
-    let (mut simulation, mut far) = house();
+    let (mut simulation, mut far) = node();
     set(
         &mut simulation,
         &with(
@@ -234,7 +234,7 @@ fn messages_name_their_shovel_and_have_its_configured_properties() {
 
 #[test]
 fn messages_of_a_source_exchange_wait_for_the_link_in_a_private_queue() {
-    let (mut simulation, mut far) = house();
+    let (mut simulation, mut far) = node();
     let value = FORWARD.replace(r#""src-queue":"here""#, r#""src-exchange":"amq.fanout""#);
     set(&mut simulation, &value.replace(r#","dest-queue":"there""#, ""));
     open_for(&mut simulation, &mut far);
@@ -256,7 +256,7 @@ fn messages_of_a_source_exchange_wait_for_the_link_in_a_private_queue() {
 
 #[test]
 fn a_shovel_with_another_key_or_exchange_gets_nothing_by_the_old_binding() {
-    let (mut simulation, _) = house();
+    let (mut simulation, _) = node();
     let of = |exchange: &str| FORWARD.replace(r#""src-queue":"here""#, exchange);
     let client = simulation.open(&[1]);
     let depth = |simulation: &mut Simulation, exchange: &str, key: &str| {
@@ -288,7 +288,7 @@ fn a_shovel_with_another_key_or_exchange_gets_nothing_by_the_old_binding() {
 
 #[test]
 fn a_link_to_be_tried_once_is_retried_only_on_request() {
-    let (mut simulation, far) = house();
+    let (mut simulation, far) = node();
     set(&mut simulation, &with(FORWARD, r#""reconnect-delay":0"#));
     simulation.run();
     far.line.borrow_mut().lose();
@@ -300,7 +300,7 @@ fn a_link_to_be_tried_once_is_retried_only_on_request() {
 
 #[test]
 fn shovels_are_limited_by_bridges_max_and_deleted_with_their_virtual_host() {
-    let (mut simulation, _far) = house();
+    let (mut simulation, _far) = node();
     let (broker, mut context) = simulation.engine.broker_mut();
     broker.put_vhost(context.pending_writes_mut(), "v").expect("there is room");
     set_in(&mut simulation, "v", "s", FORWARD).expect("there is room");
@@ -326,7 +326,7 @@ fn say(simulation: &mut Simulation, login: &str, line: &str, body: &str) -> Stri
 
 #[test]
 fn the_management_api_creates_shows_and_deletes_shovels() {
-    let (mut simulation, _far) = house();
+    let (mut simulation, _far) = node();
     let body = |value: &str| format!("{{\"value\":{value}}}");
     let at = "/api/parameters/shovel/%2F/s";
     let of_v = FORWARD.replace("\"amqp://\"", "\"amqp:///v\"");
@@ -404,7 +404,7 @@ fn the_management_api_creates_shows_and_deletes_shovels() {
 
 #[test]
 fn a_host_name_that_leads_to_this_machine_is_refused() {
-    let (mut simulation, _far) = house();
+    let (mut simulation, _far) = node();
     let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
     simulation.engine.platform_mut().upstreams.push((SocketAddr::from(([127, 0, 0, 1], 5672)), line));
     set(&mut simulation, &FORWARD.replace("host-1", "here-1"));
@@ -416,7 +416,7 @@ fn a_host_name_that_leads_to_this_machine_is_refused() {
 
 #[test]
 fn a_paused_shovel_says_so_and_how_to_resume_it() {
-    let (mut simulation, mut far) = house();
+    let (mut simulation, mut far) = node();
     set(&mut simulation, FORWARD);
     open_forward(&mut simulation, &mut far);
     operator_ask(&mut simulation, "POST /api/ctl/bridges/shovel%20s/pause");
@@ -427,7 +427,7 @@ fn a_paused_shovel_says_so_and_how_to_resume_it() {
 /// The state after a power cut between the end of a shovel and that of its queue: the queue has no owner.
 #[test]
 fn only_the_queue_of_a_missing_shovel_is_deleted_at_the_next_start() {
-    let (mut simulation, _far) = house();
+    let (mut simulation, _far) = node();
     let from_exchange = FORWARD.replace("\"src-queue\":\"here\"", "\"src-exchange\":\"amq.fanout\"");
     set(&mut simulation, &from_exchange);
     simulation.run();

@@ -229,7 +229,7 @@ impl Bridged {
         if report.unwritable.is_some() || report.is_pending {
             return false;
         }
-        self.life = log.life();
+        self.life = log.epoch();
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.cuts));
         let (broker, mut context) = engine.broker_mut();
         context.pending_writes_mut().start(self.life, true, log.space().record_bytes_max() as u64);

@@ -182,7 +182,7 @@ fn copies(log: &Log, disk: &mut SimDisk, damaged: &Damaged) -> Vec<Copy> {
     let mut found = Vec::new();
     let walked = log.for_each_record(disk, |record| {
         let place = record.place;
-        let key = (place.segment, record.commit, record.life);
+        let key = (place.segment, record.commit, record.epoch);
         let span = spans.entry(key).or_insert((place.at, place.at + place.bytes));
         *span = (span.0.min(place.at), span.1.max(place.at + place.bytes));
         found.push((key, says(&record.record)));

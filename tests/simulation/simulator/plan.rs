@@ -147,7 +147,7 @@ impl Plan {
             index_bytes: INDEX_BYTES,
             fixed_index_bytes: if Random::of(seed, "standing", &[]).once_in(4) { 4 << 10 } else { 256 << 10 },
             sync_burst: 10,
-            may_begin: true,
+            may_create_store: true,
         };
         // Takes the random number of a removed setting, so that every seed keeps its meaning.
         random.once_in(3);

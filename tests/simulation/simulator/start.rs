@@ -144,12 +144,12 @@ impl Run {
         if self.ledger.life > 0 && !is_damaged && tells {
             self.ledger.complain(format!("undamaged store is reported as damaged: {report:?}"));
         }
-        if log.life() <= self.ledger.life && !self.is_damaged {
-            self.ledger.complain(format!("life {} happens twice", log.life()));
+        if log.epoch() <= self.ledger.life && !self.is_damaged {
+            self.ledger.complain(format!("life {} happens twice", log.epoch()));
         }
         let found = self.find(&log);
         if super::is_traced() {
-            eprintln!("life {}: {found:?} {:?}", log.life(), self.plan);
+            eprintln!("life {}: {found:?} {:?}", log.epoch(), self.plan);
             let segments = log.index().segments().iter();
             let live =
                 segments.map(|(number, segment)| (number, segment.live, segment.live_bytes, segment.stuck));
@@ -162,7 +162,7 @@ impl Run {
         let mut harms = core::mem::take(&mut self.harms);
         let is_told = core::mem::take(&mut self.is_told);
         let is_unbounded = harms.iter().any(|harm| harm.is_unbounded);
-        self.ledger.begin(log.life(), &found, &harms, is_told);
+        self.ledger.begin(log.epoch(), &found, &harms, is_told);
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
         self.harms = harms;
         let mut engine = self.filled(&log, (report.access, report.reported_damage), true)?;
@@ -185,7 +185,7 @@ impl Run {
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.life));
         let (broker, mut context) = engine.broker_mut();
         broker.queues_mut().set_persist_all(self.plan.persist_all);
-        context.pending_writes_mut().start(log.life(), is_writable, log.space().record_bytes_max() as u64);
+        context.pending_writes_mut().start(log.epoch(), is_writable, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
         restore(broker, &mut context, log, &mut self.disk, report, first, Now::from_ms(0)).ok()?;
         Some(engine)
@@ -200,7 +200,7 @@ impl Run {
         let kept = self.ledger.clone();
         let found = self.find(&log);
         self.ledger.is_unwritable = true;
-        self.ledger.begin(log.life(), &found, &[], true);
+        self.ledger.begin(log.epoch(), &found, &[], true);
         if let Some(mut engine) = self.filled(&log, (report.access, report.reported_damage), false) {
             engine.set_store(StorageDriver::new(log, self.plan.limits.frame_max as usize));
             self.counts.unwritable += 1;

@@ -161,7 +161,7 @@ impl Simulation {
         let mut disk = SimDisk::new(1, Mutant::None, identity);
         let (log, _) = Log::open(&mut disk, settings, identity, self.now).expect("the disk is new");
         let (_, mut context) = self.engine.broker_mut();
-        context.pending_writes_mut().start(log.life(), true, log.space().record_bytes_max() as u64);
+        context.pending_writes_mut().start(log.epoch(), true, log.space().record_bytes_max() as u64);
         self.engine.platform_mut().helpers = Helpers::new(Some(disk.clone()), (1, 1), 0);
         self.engine.set_store(StorageDriver::new(log, self.limits.frame_max as usize));
         disk

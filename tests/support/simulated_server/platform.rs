@@ -406,9 +406,9 @@ impl Platform for Memory {
             WorkerJob::Handshake(shake) => {
                 shake.step(helpers.certificates.as_mut(), &mut KnownTime::default())
             }
-            WorkerJob::Note(notes) => {
-                self.noted.push(notes);
-                WorkerResult::Note(Ok(()))
+            WorkerJob::BridgeState(text) => {
+                self.noted.push(text);
+                WorkerResult::BridgeState(Ok(()))
             }
             WorkerJob::Certificates => WorkerResult::Certificates,
             WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(Ok(*config))),

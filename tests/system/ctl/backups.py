@@ -135,7 +135,7 @@ def a_damaged_store_comes_back_as_it_was() -> None:
             archive, folder = broker.home / "a.tar", broker.home / "restored"
             good(damaged, "backup", str(archive))
             said = restore(archive, folder)
-            assert "damaged when they were backed up" in said and "leveret inspect" in said, said
+            assert "already damaged at the time of the backup" in said and "leveret inspect" in said, said
             with living(folder) as copy:
                 assert counts(copy) == counts(damaged)
 

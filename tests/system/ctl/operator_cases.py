@@ -131,11 +131,11 @@ def a_data_directory_that_cannot_be_used() -> None:
             (home / folder).mkdir(mode=mode)
         own = "65534:65534"
         wanted = [
-            ("plain", "it is no directory; move it away", None),
-            ("plain/below", "something on the way to it is no directory", None),
-            ("closed/within", f"may not look into {home}/closed: Permission denied", f"chmod o+x {home}/closed"),
-            ("theirs", "(it belongs to 0:0); give it to the broker", f"chown -R {own} {home}/theirs"),
-            ("made/new", "it is not there", f"mkdir {home}/made/new && chown {own} {home}/made/new"),
+            ("plain", "it is not a directory; move it away", None),
+            ("plain/below", "a part of its path is not a directory", None),
+            ("closed/within", f"has no access to {home}/closed: Permission denied", f"chmod o+x {home}/closed"),
+            ("theirs", "(it belongs to 0:0); make the broker its owner", f"chown -R {own} {home}/theirs"),
+            ("made/new", "it does not exist", f"mkdir {home}/made/new && chown {own} {home}/made/new"),
         ]
         for folder, why, remedy in wanted:
             said = []
@@ -150,7 +150,7 @@ def a_data_directory_that_cannot_be_used() -> None:
                 again = subprocess.run(line, capture_output=True, text=True, timeout=patience(60))
                 was_closed = folder.startswith("closed")
                 assert again.returncode == (1 if was_closed else 0), (folder, again.stderr)
-                assert not was_closed or "give it to the broker" in again.stderr, again.stderr
+                assert not was_closed or "make the broker its owner" in again.stderr, again.stderr
     finally:
         shutil.rmtree(home, ignore_errors=True)
 

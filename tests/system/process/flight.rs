@@ -240,7 +240,7 @@ fn events_before_a_kill_are_readable_after_it_and_after_a_restart() {
     assert!(!told.contains(['\u{1b}', '\u{202e}']), "{told}");
 
     let broker = Broker::start(&home, text(&file), "");
-    assert!(broker.said.iter().any(|line| line.contains(" ended without a word ")), "{:?}", broker.said);
+    assert!(broker.said.iter().any(|line| line.contains(" ended without a record ")), "{:?}", broker.said);
     let (code, told) = report(&["--data-dir", text(&home.path().join("data"))]);
     assert_eq!(code, Some(0), "{told}");
     assert!(told.contains("memory_limit = ") && told.contains("Totals"), "the rest is there: {told}");
@@ -294,9 +294,9 @@ fn a_broker_that_cannot_have_one_says_so_once_and_runs_on() {
     let link = memory.0.join("link");
     std::os::unix::fs::symlink(memory.file(), &link).expect("there is room");
     for (path, why) in [
-        ("/proc/flight", "/proc lies on a disk"),
+        ("/proc/flight", "/proc is not a tmpfs"),
         ("/nowhere/at/all/flight", "No such file or directory"),
-        ("flight", "a whole path"),
+        ("flight", "an absolute path"),
         (text(&foreign), "it is not a flight recorder file"),
         (text(&link), "symbolic link"),
     ] {

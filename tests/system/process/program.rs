@@ -427,7 +427,8 @@ fn a_default_user_for_a_store_that_has_users_is_reported() {
     first.process.wait().expect("it ends");
     let file = ConfigFile::new("default-user", "default_user = \"admin\"\ndefault_pass = \"x\"");
     let broker = Broker::start(&["--data-dir", &data, "--config", file.path()], &[]);
-    let is_told = |line: &String| line.contains("default_user and default_pass are for a new store");
+    let is_told =
+        |line: &String| line.contains("default_user and default_pass are used only for a new store");
     assert!(broker.first_lines.iter().any(is_told), "{:?}", broker.first_lines);
 }
 

@@ -319,7 +319,7 @@ fn an_interface_that_is_not_there_yet_stops_no_start() {
     let output =
         program().args(["serve", "--listen", "[fe80::1]:5672", "--data-dir"]).arg(home.path()).output();
     let output = output.expect("the built binary runs");
-    assert!(said(&output).contains("name that as well, such as [fe80::1%eth0]:5672"), "{output:?}");
+    assert!(said(&output).contains("name it, such as [fe80::1%eth0]:5672"), "{output:?}");
 }
 
 /// A bridge connects to a link-local address that the broker listens on; nothing to see without such an address.

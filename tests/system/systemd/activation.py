@@ -101,7 +101,7 @@ def an_unconfigured_socket_is_refused() -> None:
         with contextlib.suppress(ConnectionResetError):
             socket.create_connection(("127.0.0.1", stranger), suite.patience(PATIENCE_S)).close()
         assert activated.process.wait(suite.patience(PATIENCE_S)) != 0
-        told = f"systemd listens on 127.0.0.1:{stranger} for it, where the configuration has no listener"
+        told = f"systemd passes a socket for 127.0.0.1:{stranger}, for which the configuration has no listener"
         assert told in activated.log.read_text(), activated.log.read_text()
 
 

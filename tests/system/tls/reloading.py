@@ -187,7 +187,7 @@ def other_keys(folder: Path) -> None:
         broker.logged("these need a restart: queues_max\n")
         broker.config_path.write_text("no_such_key = 1")
         os.kill(broker.process.pid, signal.SIGHUP)
-        broker.logged("unknown key no_such_key.*; the configuration stays as it was")
+        broker.logged("unknown key no_such_key.*; the configuration is unchanged")
         Client(broker.address).close()
     with Broker(office.server()) as broker:
         text = broker.config_path.read_text()
@@ -293,15 +293,15 @@ def refused_configuration(folder: Path) -> None:
         without = [line for line in text.splitlines() if not line.startswith("client_")]
         broker.config_path.write_text('memory_limit = "1MB"\n' + "\n".join(without))
         os.kill(broker.process.pid, signal.SIGHUP)
-        broker.logged("ERROR .*; the configuration stays as it was")
+        broker.logged("ERROR .*; the configuration is unchanged")
         assert not comes_in(broker, context(office)) and comes_in(broker, context(office, other))
         assert "certificates were read again" not in broker.log()
         for make in (os.mkfifo, os.mkdir):
-            count = broker.log().count("stays as it was")
+            count = broker.log().count("is unchanged")
             broker.config_path.rmdir() if broker.config_path.is_dir() else broker.config_path.unlink()
             make(broker.config_path)
             os.kill(broker.process.pid, signal.SIGHUP)
-            wait_for(lambda: broker.log().count("stays as it was") > count, broker.log)
+            wait_for(lambda: broker.log().count("is unchanged") > count, broker.log)
             assert "leveret.toml: it is not a regular file" in broker.log(), broker.log()
             assert comes_in(broker, context(office, other))
         broker.stop()

@@ -113,7 +113,7 @@ fn beside_a_broker_that_writes_nothing_is_called_damaged() {
             }
             let found = inspected(directory.path()).expect("it is a store");
             assert_eq!(found.verdict, Verdict::Good, "{}", found.report);
-            let me = format!("broker     process {} has the directory", std::process::id());
+            let me = format!("broker     process {} uses the directory", std::process::id());
             assert!(found.report.contains(&me), "{}", found.report);
             let sent = sent.lock().expect("nobody panics with it");
             for ((queue, offset), Sent { body, .. }) in &found.messages {

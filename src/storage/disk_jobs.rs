@@ -7,8 +7,8 @@
 //!   next job is created.
 //! - A failed write or sync is not retried, because the state of the disk is unknown after a failure. There are two
 //!   exceptions. If the file system had no space for a write, the same bytes are written to the same place when there
-//!   is space; nothing was synced in between. The access files beside the log are read again, and created again once
-//!   (`access`).
+//!   is space; nothing was synced in between. An access file beside the log that cannot be written is deleted and
+//!   created again, once (`access`).
 
 use std::io;
 
@@ -25,15 +25,17 @@ use super::parts::BodyPart;
 #[derive(Debug)]
 pub struct CommitJob {
     pub(super) seal: Option<Seal>,
-    pub(super) header: Option<SegmentWrite>,
-    /// The pending records. The helper adds the header, so that the event loop does not compute the checksum.
+    /// The header of the segment that this commit opens.
+    pub(super) segment_header: Option<SegmentWrite>,
+    /// The pending records. The helper adds the commit header, so that the event loop does not compute the checksum.
     pub(super) commit: SegmentWrite,
     pub(super) commit_header: CommitHeader,
     pub(super) owner: Owner,
-    /// Whether the commit may change users or permissions, which are also kept beside the log.
-    pub(super) keeps_access: bool,
+    /// Whether the access files beside the log must be updated after this commit, because it may change users or
+    /// permissions.
+    pub(super) updates_access_files: bool,
     /// Locations of all access definitions in the log, if the access files beside the log were lost.
-    pub(super) access_places: Option<Vec<DefinitionLocations>>,
+    pub(super) access_locations: Option<Vec<DefinitionLocations>>,
     /// Result of updating the access files.
     pub(super) access: UpdateResult,
     /// Bytes written to the header copy beside the log, if the commit opens a segment; otherwise 0.
@@ -42,7 +44,7 @@ pub struct CommitJob {
     pub(super) done: WrittenPart,
     /// A free segment file that may be deleted if the file system has no space for a write.
     pub(super) deletable_slot: Option<u32>,
-    /// Slot of `deletable_slot`, if that file was deleted.
+    /// `deletable_slot`, if that file was deleted.
     pub(super) deleted_slot: Option<u32>,
 }
 
@@ -110,6 +112,7 @@ pub(super) struct Seal {
     /// End of the segment's commits.
     pub(super) tail: u32,
     pub(super) trailer: Trailer,
+    /// Initial value of the store's checksums.
     pub(super) seed: u32,
     pub(super) footer: Footer,
     /// The encoded footer; empty if the segment has no space for it.
@@ -120,7 +123,7 @@ pub(super) struct Seal {
 }
 
 impl Seal {
-    fn run(&mut self, disk: &mut impl Disk, reserve: &mut DeletableFile) -> Result<(), Outcome> {
+    fn run(&mut self, disk: &mut impl Disk, deletable: &mut DeletableFile) -> Result<(), Outcome> {
         self.footer.finish(&self.trailer, self.seed, &mut self.bytes, &mut self.parts);
         let room = (self.segment_bytes - self.tail) as usize;
         if self.bytes.len() > room {
@@ -130,7 +133,7 @@ impl Seal {
             return Ok(());
         }
         self.at = self.segment_bytes - self.bytes.len() as u32;
-        reserve.put(disk, self.slot, self.at, &self.bytes)
+        deletable.put(disk, self.slot, self.at, &self.bytes)
     }
 }
 
@@ -151,37 +154,37 @@ impl CommitJob {
     /// Writes the parts of the commit in their order. Each part is synced before the next is written. A header
     /// therefore proves that the footer before it is durable, and a commit proves the header.
     fn write(&mut self, disk: &mut impl Disk) -> Result<(), Outcome> {
-        let mut reserve = DeletableFile { file: self.deletable_slot.take(), deleted_slot: None };
-        let written = self.write_log(disk, &mut reserve);
-        self.deleted_slot = reserve.deleted_slot;
+        let mut deletable = DeletableFile { file: self.deletable_slot.take(), deleted_slot: None };
+        let written = self.write_log(disk, &mut deletable);
+        self.deleted_slot = deletable.deleted_slot;
         written?;
-        if self.keeps_access {
+        if self.updates_access_files {
             let records = &self.commit.bytes[COMMIT_HEADER_BYTES..];
-            let (number, lost) = (self.commit_header.number, self.access_places.as_deref());
-            let updated = access::update(disk, &self.owner, number, records, lost);
+            let (number, known_locations) = (self.commit_header.number, self.access_locations.as_deref());
+            let updated = access::update(disk, &self.owner, number, records, known_locations);
             self.access = updated.map_err(Outcome::Failed)?;
         }
         Ok(())
     }
 
     /// Writes the parts of the log; the access files are not included.
-    fn write_log(&mut self, disk: &mut impl Disk, reserve: &mut DeletableFile) -> Result<(), Outcome> {
+    fn write_log(&mut self, disk: &mut impl Disk, deletable: &mut DeletableFile) -> Result<(), Outcome> {
         if self.done == WrittenPart::Nothing {
             if let Some(seal) = &mut self.seal {
-                seal.run(disk, reserve)?;
+                seal.run(disk, deletable)?;
             }
             self.done = WrittenPart::Seal;
         }
         if self.done == WrittenPart::Seal {
-            if let Some(header) = &self.header {
-                reserve.put(disk, header.slot, header.at, &header.bytes)?;
+            if let Some(header) = &self.segment_header {
+                deletable.put(disk, header.slot, header.at, &header.bytes)?;
                 self.header_copy_bytes = write_header_copy(disk, header);
             }
             commit::finish(&mut self.commit.bytes, &self.commit_header, &self.owner);
             self.done = WrittenPart::Header;
         }
         let SegmentWrite { slot, at, bytes } = &self.commit;
-        reserve.put(disk, *slot, *at, bytes)
+        deletable.put(disk, *slot, *at, bytes)
     }
 }
 
@@ -189,7 +192,10 @@ impl CommitJob {
 /// header copy, damage to the newest header is only detected less reliably.
 fn write_header_copy(disk: &mut impl Disk, header: &SegmentWrite) -> usize {
     newest_segment::write(disk, header.slot, &header.bytes).unwrap_or_else(|error| {
-        log::warn!("the file newest cannot be written ({error}): the end of the log is not recorded");
+        log::warn!(
+            "`newest`, the copy of the newest segment's header, cannot be written ({error}): damage at the end of the \
+             log may not be noticed at the next start"
+        );
         0
     })
 }
@@ -200,13 +206,16 @@ impl CommitDone {
     pub fn syncs(&self) -> u64 {
         let access = if self.job.access.bytes > 0 { ACCESS_SLOTS.len() as u64 } else { 0 };
         let header_copy = u64::from(self.job.header_copy_bytes > 0);
-        1 + u64::from(self.job.seal.is_some()) + u64::from(self.job.header.is_some()) + header_copy + access
+        1 + u64::from(self.job.seal.is_some())
+            + u64::from(self.job.segment_header.is_some())
+            + header_copy
+            + access
     }
 
     /// Returns the bytes written.
     pub fn bytes(&self) -> usize {
         let footer = self.job.seal.as_ref().map_or(0, |seal| seal.bytes.len());
-        let header = self.job.header.as_ref().map_or(0, |header| header.bytes.len());
+        let header = self.job.segment_header.as_ref().map_or(0, |header| header.bytes.len());
         footer + header + self.job.header_copy_bytes + self.job.commit.bytes.len() + self.job.access.bytes
     }
 }
@@ -216,7 +225,7 @@ impl CommitDone {
 pub struct EndJob {
     pub(super) owner: Owner,
     pub(super) number: u64,
-    /// Whether this epoch wrote only the commit that repeats the last one found.
+    /// Whether this epoch's only commit is the one that repeats the last commit that its start found.
     pub(super) only_repeated: bool,
 }
 
@@ -227,7 +236,8 @@ impl EndJob {
         let Self { owner, number, only_repeated } = self;
         if let Err(error) = access::note_end(disk, &owner, number, only_repeated) {
             log::warn!(
-                "access.a and access.b cannot be written ({error}): the end of the log is not recorded"
+                "access.a and access.b cannot be written ({error}): damage at the end of the log may not be noticed at \
+                 the next start"
             );
         }
     }
