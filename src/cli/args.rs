@@ -16,6 +16,7 @@ use leveret_config::{Config, Layer, describe_unknown};
 use leveret_daemon::{StartError, logging};
 use lexopt::Arg;
 
+use crate::completions::{self, CompletedOption};
 use crate::{check, ctl, inspect, restore};
 
 /// The command to run.
@@ -31,6 +32,8 @@ pub enum CommandLine {
     Restore(PathBuf, ConfigArguments),
     /// Run a command of `leveretctl` with these arguments.
     Ctl(Vec<OsString>),
+    /// Print the completion script of a shell.
+    Completions(String),
     /// Print the version.
     Version,
     /// Print help for the program or a command.
@@ -104,7 +107,7 @@ pub struct CommandRow {
     options: &'static [&'static str],
 }
 
-static COMMANDS: [CommandRow; 5] = [
+static COMMANDS: [CommandRow; 6] = [
     CommandRow {
         name: "serve",
         usage: "[serve] [OPTIONS]",
@@ -138,6 +141,13 @@ static COMMANDS: [CommandRow; 5] = [
         usage: "restore FILE",
         about: "make a store in --data-dir from a file of leveret ctl backup",
         options: &["--config", "--data-dir", "--help"],
+    },
+    CommandRow {
+        name: "completions",
+        usage: "completions SHELL",
+        about: "print the completions of the command line for bash, zsh or fish, such as\n\
+                source <(leveret completions bash)",
+        options: &["--help"],
     },
 ];
 
@@ -298,7 +308,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLin
             (None, Some("help")) => return help_on(parser.value().ok()),
             (None, Some("version")) => return Ok(CommandLine::Version),
             (None, _) => command = Some(word.to_string_lossy().into_owned()),
-            (Some("restore"), _) if file.is_none() => file = Some(PathBuf::from(word)),
+            (Some("restore" | "completions"), _) if file.is_none() => file = Some(PathBuf::from(word)),
             (Some(_), _) => return Err(BadArguments::one_too_many(&word)),
         }
     }
@@ -314,8 +324,33 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLin
             Some(file) => Ok(CommandLine::Restore(file, said)),
             None => Err(BadArguments::new("leveret restore FILE: name the backup".to_string())),
         },
+        Some("completions") => {
+            let shell = file.map_or_else(String::new, |shell| shell.display().to_string());
+            match completions::script(&shell) {
+                Some(script) => Ok(CommandLine::Completions(script)),
+                None => Err(BadArguments::new(format!(
+                    "leveret completions SHELL: name one of {}",
+                    completions::SHELLS.join(", ")
+                ))),
+            }
+        }
         Some(other) => Err(unknown_command(other)),
     }
+}
+
+/// Returns the commands of the program, and its options.
+pub(crate) fn completed() -> (Vec<&'static str>, Vec<CompletedOption>) {
+    let options = OPTIONS.rows().map(|row| CompletedOption {
+        names: row
+            .letter
+            .map(|letter| format!("-{letter}"))
+            .into_iter()
+            .chain([row.name.to_string()])
+            .collect(),
+        value: row.value.split(['[', ':']).next().unwrap_or_default(),
+        about: row.about.replace('\n', " "),
+    });
+    (COMMANDS.iter().map(|command| command.name).collect(), options.collect())
 }
 
 /// Returns the error for an unknown command.
@@ -589,6 +624,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             print(&restore::run(&archive, &config.data_dir)?)?;
         }
         CommandLine::Ctl(arguments) => return Ok(ctl::run(arguments)),
+        CommandLine::Completions(script) => print(&script)?,
         CommandLine::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
         CommandLine::Check(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;

@@ -8,6 +8,7 @@
 mod archive;
 pub mod args;
 pub mod check;
+pub mod completions;
 pub mod ctl;
 pub mod inspect;
 pub mod json;

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the manual pages and the shell completions of the leveret binaries.
+"""Makes the manual pages of the leveret binaries, and the files with their completions.
 
     systemd/packages/manual.py BINARY FOLDER
 
-The pages and completions are made from boards/generic.toml and the output of `leveret --help`, `leveretctl help` and
-`leveret-bench --help` (of the one beside BINARY). The same binary gives the same bytes.
+The pages are made from boards/generic.toml and the output of `leveret --help`, `leveretctl help` and `leveret-bench --help`
+(of the one beside BINARY); the completions are those that `leveret completions` prints. The same binary gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,37 @@ PIECE = re.compile(r"^# --- (.*?) -+$")
 SECTION = re.compile(r"^\[([a-z]+)\]$")
 CALL = re.compile(r"^ {1,8}leveret(?:-bench)? ")
 OPTION = re.compile(r"^ {2}(?=\S)")
+
+
+# The examples of leveret(1) and leveret.toml(5).
+LEVERET_EXAMPLES = """\
+A broker for this machine, with the web page at http://localhost:15672:
+    leveret
+
+A broker for other machines, with the limits for a Pi Zero:
+    leveret --board pi-zero-w --listen 0.0.0.0:5672
+
+What a configuration means, and how much memory it takes:
+    leveret check --config /etc/leveret/leveret.toml
+
+What a data directory contains, and what in it is damaged:
+    leveret inspect /var/lib/leveret
+"""
+TOML_EXAMPLE = """\
+board = "auto"
+listen = ["0.0.0.0:5672"]
+management = ["127.0.0.1:15672"]
+
+[store]
+disk_limit = "2GB"
+
+[[bridge]]
+name = "plant"
+upstream = ["amqps://edge:secret@rabbit.example.com/%2f"]
+[[bridge.forward]]
+queue = "telemetry"
+to_queue = "telemetry"
+"""
 
 
 class Option(NamedTuple):
@@ -119,6 +151,11 @@ def item(heads: List[str], about: str) -> str:
     return "".join(lines) + filled(about) + "\n"
 
 
+def shown(text: str) -> str:
+    """Returns lines that are printed unchanged."""
+    return ".nf\n" + roff(text) + ".fi\n"
+
+
 def page(name: str, section: int, version: str, about: str, body: str) -> str:
     """Returns a complete page."""
     title = f'.TH {roff(name.upper())} {section} "{release()[1]}" "Leveret {version}" "Leveret"\n'
@@ -182,6 +219,7 @@ def leveret_page(said: Said) -> str:
     calls = "\n.br\n".join(roff(call) for call, _ in usages(rest.split("\n\n")[0]))
     body = heading("SH", "SYNOPSIS") + calls + "\n" + help_to_roff(rest, sub=False)
     body += heading("SH", "LEVERET INSPECT") + help_to_roff(said.inspect, sub=True)
+    body += heading("SH", "EXAMPLES") + shown(LEVERET_EXAMPLES)
     body += heading("SH", "FILES")
     body += item(["/etc/leveret/leveret.toml"], "the configuration of the package's service")
     body += item(["/var/lib/leveret"], "its data")
@@ -197,9 +235,14 @@ def leveretctl_page(said: Said) -> str:
     body += heading("SH", "OPTIONS") + options_to_roff(read_options(said.ctl_options.splitlines()))
     body += heading("SH", "COMMANDS")
     for title, some in said.sections:
-        body += heading("SS", title) + "".join(item([command.usage], command.about) for command in some)
+        body += heading("SS", title)
+        for command in some:
+            body += item([command.usage], command.about)
+            # An example that is only the name of the command says nothing.
+            if command.example != f"leveretctl {command.name}":
+                body += f".IP\n.nf\n{roff(command.example)}\n.fi\n"
     body += heading("SH", "SEE ALSO") + ".BR leveret (1),\n.BR leveret.toml (5)\n"
-    return page("leveretctl", 1, said.version, "ask or tell a running Leveret broker", body)
+    return page("leveretctl", 1, said.version, "query and control a running Leveret broker", body)
 
 
 def bench_page(said: Said) -> str:
@@ -264,183 +307,27 @@ def reference_page(said: Said, generic: str) -> str:
         reference.line(line)
     reference.end_example()
     reference.end_item()
-    body = reference.out + heading("SH", "SEE ALSO") + ".BR leveret (1),\n.BR leveretctl (1)\n"
+    body = reference.out + heading("SH", "EXAMPLE") + shown(TOML_EXAMPLE)
+    body += heading("SH", "SEE ALSO") + ".BR leveret (1),\n.BR leveretctl (1)\n"
     return page("leveret.toml", 5, said.version, "configuration of the Leveret broker", body)
-
-
-# --- completions ---------------------------------------------------------------------------------------------
-
-
-def boards() -> List[str]:
-    """Returns the values of --board."""
-    return sorted(path.stem for path in (ROOT / "boards").glob("*.toml")) + ["auto"]
-
-
-def choices(option: Option) -> List[str]:
-    """Returns the values of an option, if the help text lists them."""
-    if option.names[-1] == "--board":
-        return boards()
-    if option.names[-1] not in ("--log-level", "--formatter", "--ack"):
-        return []
-    about = re.sub(r" \(.*?\)| \[.*?\]|, for .*|; .*", "", option.about)
-    return re.split(r", | or ", about)
-
-
-def is_path(option: Option) -> bool:
-    """Returns whether the value of an option is a file or a folder."""
-    return bool(re.search(r"FILE|DIR|PATH|file|folder", option.value))
-
-
-def programs(said: Said) -> Dict[str, Tuple[List[str], List[Option]]]:
-    """Returns each program by each of its names, with its first words and options."""
-    blocks = said.help.split("\n\n")
-    words = [found[1] for call, _ in usages(blocks[1]) if (found := re.match(r"leveret \[?([a-z-]+)", call))]
-    options = read_options(next(block for block in blocks if block.startswith("Options:")).splitlines()[1:])
-    names = [command.name for _, some in said.sections for command in some]
-    ctl_options = read_options(said.ctl_options.splitlines())
-    # One that is named beside another: "or --config <file>".
-    for one in list(ctl_options):
-        ctl_options += [Option([name], value, one.about)
-                        for name, value in re.findall(r"or (--[a-z-]+) (<\w+>)", one.about)]
-    sections = [block.splitlines()[1:] for block in said.bench.split("\n\n") if re.match(r"\S.*:\n  -", block)]
-    bench_options = read_options([line for section in sections for line in section])
-    return {"leveret": (words, options), "leveretctl": (names, ctl_options),
-            "leveret-bench": ([], bench_options)}
-
-
-BASH = """# bash completion for leveret, leveretctl and leveret-bench, made by systemd/packages/manual.py
-_leveret() {
-    local current=$2 previous=$3 options commands word
-    COMPREPLY=()
-    case "${COMP_WORDS[0]##*/} ${COMP_WORDS[1]}" in
-        leveretctl\\ * | leveret\\ ctl)
-            options='@CTL_OPTIONS@' commands='@CTL_COMMANDS@' ;;
-        leveret-bench\\ *)
-            options='@BENCH_OPTIONS@' commands='@BENCH_COMMANDS@' ;;
-        *)
-            options='@OPTIONS@' commands='@COMMANDS@' ;;
-    esac
-    case $previous in
-@VALUES@
-    esac
-    if [[ $current == -* ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")
-        return
-    fi
-    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-        # After a command, only names and files are completed.
-        [[ $word != ctl && " $commands " == *" $word "* && $previous != help ]] && commands=
-    done
-    mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$current"; [[ $commands ]] || compgen -f -- "$current")
-}
-complete -o filenames -F _leveret leveret leveretctl leveret-bench
-"""
-
-
-def bash(said: Said) -> str:
-    """Returns the completion for bash."""
-    all_of_them = programs(said)
-    text = BASH
-    for program, prefix in (("leveret", ""), ("leveretctl", "CTL_"), ("leveret-bench", "BENCH_")):
-        words, options = all_of_them[program]
-        text = text.replace(f"@{prefix}COMMANDS@", " ".join(words))
-        text = text.replace(f"@{prefix}OPTIONS@", " ".join(name for option in options for name in option.names))
-    values: Dict[str, str] = {}
-    for _, options in all_of_them.values():
-        for option in options:
-            if not option.value:
-                continue
-            does = "return"
-            if known := choices(option):
-                does = f"mapfile -t COMPREPLY < <(compgen -W '{' '.join(known)}' -- \"$current\"); return"
-            elif is_path(option):
-                does = 'mapfile -t COMPREPLY < <(compgen -f -- "$current"); return'
-            values.setdefault(" | ".join(option.names), does)
-    lines = [f"        {names}) {does} ;;" for names, does in values.items()]
-    return text.replace("@VALUES@", "\n".join(lines))
-
-
-def quoted(text: str) -> str:
-    """Escapes text for single quotes."""
-    return text.replace("'", "'\\''")
-
-
-def described(text: str) -> str:
-    """Escapes text for the brackets of a zsh specification."""
-    return quoted(re.sub(r"([\[\]:])", r"\\\1", text))
-
-
-def zsh(said: Said) -> str:
-    """Returns the completion for zsh."""
-    out = "#compdef leveret leveretctl leveret-bench\n# made by systemd/packages/manual.py\n"
-    for program, (words, options) in programs(said).items():
-        out += f"\n_{program}_arguments() {{\n    _arguments \\\n"
-        for option in options:
-            for name in option.names:
-                action = ""
-                if option.value:
-                    known = choices(option)
-                    action = f":value:({' '.join(known)})" if known else \
-                        ":value:_files" if is_path(option) else ":value: "
-                out += f"        '{name}[{described(option.about)}]{action}' \\\n"
-        if words:
-            out += f"        '1:command:({' '.join(words)})' \\\n"
-        out += "        '*:argument:_files'\n}\n"
-    return out + """
-if [[ $service == leveretctl ]]; then
-    _leveretctl_arguments
-elif [[ $service == leveret-bench ]]; then
-    _leveret-bench_arguments
-elif [[ ${words[2]} == ctl && $CURRENT -gt 2 ]]; then
-    shift words
-    (( CURRENT-- ))
-    _leveretctl_arguments
-else
-    _leveret_arguments
-fi
-"""
-
-
-def fish(said: Said, program: str) -> str:
-    """Returns the completion for fish for one name of a program."""
-    all_of_them = programs(said)
-    out = "# made by systemd/packages/manual.py\n"
-    parts = [(program, "__fish_use_subcommand", "")]
-    if program == "leveret":
-        condition = "not __fish_seen_subcommand_from ctl"
-        parts = [("leveret", "__fish_use_subcommand", condition),
-                 ("leveretctl", f"__fish_seen_subcommand_from ctl; and not __fish_seen_subcommand_from "
-                                f"{' '.join(all_of_them['leveretctl'][0])}", "__fish_seen_subcommand_from ctl")]
-    for source, begins, condition in parts:
-        words, options = all_of_them[source]
-        if words:
-            out += f"complete -c {program} -f -n '{begins}' -a '{' '.join(words)}'\n"
-        for option in options:
-            flags = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
-            if option.value:
-                known = choices(option)
-                flags += f" -x -a '{' '.join(known)}'" if known else " -r -F" if is_path(option) else " -x"
-            when = f" -n '{condition}'" if condition else ""
-            out += f"complete -c {program}{when} {flags} -d '{quoted(option.about)}'\n"
-    return out
 
 
 def make(binary: Path) -> Dict[str, str]:
     """Returns every file by its path below /usr/share."""
     said = ask(binary)
     generic = (ROOT / "boards" / "generic.toml").read_text()
+    shells = {shell: subprocess.run([str(binary), "completions", shell], check=True, capture_output=True, text=True).stdout
+              for shell in ("bash", "zsh", "fish")}
     return {
         "man/man1/leveret.1": leveret_page(said),
         "man/man1/leveretctl.1": leveretctl_page(said),
         "man/man1/leveret-bench.1": bench_page(said),
         "man/man5/leveret.toml.5": reference_page(said, generic),
-        "bash-completion/completions/leveret": bash(said),
-        "bash-completion/completions/leveretctl": bash(said),
-        "bash-completion/completions/leveret-bench": bash(said),
-        "zsh/vendor-completions/_leveret": zsh(said),
-        "fish/vendor_completions.d/leveret.fish": fish(said, "leveret"),
-        "fish/vendor_completions.d/leveretctl.fish": fish(said, "leveretctl"),
-        "fish/vendor_completions.d/leveret-bench.fish": fish(said, "leveret-bench"),
+        "bash-completion/completions/leveret": shells["bash"],
+        "bash-completion/completions/leveretctl": shells["bash"],
+        "zsh/vendor-completions/_leveret": shells["zsh"],
+        "fish/vendor_completions.d/leveret.fish": shells["fish"],
+        "fish/vendor_completions.d/leveretctl.fish": shells["fish"],
     }
 
 

@@ -519,21 +519,26 @@ fn wrapped(text: &str, indent: usize) -> String {
     lines
 }
 
+/// The options of all commands: names, value, and description.
+pub(super) const GENERAL_OPTIONS: &[(&str, &str, &str)] = &[
+    ("-p, --vhost", "<vhost>", "virtual host to use, for commands that use one; default /"),
+    ("-t, --timeout", "<n>", "time limit for an answer in seconds"),
+    ("-q, --quiet", "", "suppress informational messages"),
+    ("-s, --silent", "", "suppress informational messages and the table header row"),
+    ("--formatter", "<name>", "table, json, csv or pretty_table, for commands that list"),
+    ("--data-dir", "<folder>", "the broker's data directory, which has its control socket"),
+    ("--config", "<file>", "the broker's configuration, which names its data directory"),
+    ("--socket", "<file>", "the control socket; also set by LEVERET_SOCKET"),
+    ("-n, --node", "<node>", "ignored; accepted for existing scripts"),
+];
+
 fn general_options() -> String {
-    format!(
-        "{}\n\n\
-         -p, --vhost <vhost>   virtual host to use, for commands that use one; default /\n\
-         -t, --timeout <n>     time limit for an answer in seconds\n\
-         -q, --quiet           suppress informational messages\n\
-         -s, --silent          suppress informational messages and the table header row\n\
-         --formatter <name>    table, json, csv or pretty_table, for commands that list\n\
-         --data-dir <folder>   the broker's data directory, with its control socket; or\n\
-         {:22}--config <file>\n\
-         --socket <file>       the control socket; also set by LEVERET_SOCKET\n\
-         -n, --node <node>     ignored; accepted for existing scripts",
-        heading("General Options"),
-        ""
-    )
+    let mut text = format!("{}\n", heading("General Options"));
+    for (names, value, about) in GENERAL_OPTIONS {
+        let left = format!("{names} {value}");
+        text += &format!("\n{left:<21} {}", wrapped(about, 22));
+    }
+    text
 }
 
 /// A parsed command line of `leveretctl`: a command, its arguments, and options in any place.

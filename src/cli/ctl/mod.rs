@@ -34,6 +34,8 @@ use std::process::ExitCode;
 
 use leveret_config::nearest::nearest;
 
+use crate::completions::CompletedOption;
+
 pub use client::Failure;
 use client::{USAGE, misused};
 use commands::COMMANDS;
@@ -92,4 +94,13 @@ fn unknown(name: &str) -> Failure {
         None => format!("\nCommand '{name}' not found. \n{}", commands::advice(name)),
     };
     Failure::new(USAGE, text)
+}
+/// Returns the names of all commands, and the options of all of them.
+pub(crate) fn completed() -> (Vec<&'static str>, Vec<CompletedOption>) {
+    let options = commands::GENERAL_OPTIONS.iter().map(|(names, value, about)| CompletedOption {
+        names: names.split(", ").map(str::to_string).collect(),
+        value,
+        about: about.to_string(),
+    });
+    (COMMANDS.iter().map(|command| command.name).collect(), options.collect())
 }
