@@ -332,6 +332,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_alarm_has_an_entry_in_the_guide() {
+        let guide = include_str!("../../systemd/guide/troubleshooting.md");
+        for name in NAMES {
+            assert!(guide.contains(&format!("\n### {name}\n")), "{name}");
+        }
+    }
+
+    #[test]
     fn a_log_that_compaction_can_free_is_no_alarm() {
         // 85 % of a full log is settled.
         assert!(is_mostly_settled(100, 15, 100));

@@ -350,7 +350,7 @@ impl<P: Platform> Engine<P> {
         let limit_bytes = self.operators.process.disk_limit_bytes;
         let disk = DiskFacts { limit_bytes, has_no_inodes: machine.has_no_inodes };
         let why = self.shared.broker.views().explain(pools, waiters, disk);
-        let text = format_args!("{why}");
+        let text = format_args!("{why} (guide: troubleshooting.md)");
         self.shared.resources.log.warn(self.shared.now, LogSource::Unknown, LogKind::Shortage, text);
     }
 }

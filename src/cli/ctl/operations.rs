@@ -194,10 +194,10 @@ pub(super) fn alarms(call: &Call) -> Result<(), Failure> {
     for alarm in alarms.iter().filter_map(Value::as_str) {
         writeln!(io::stdout(), "{}", shown(call, alarm))?;
     }
-    if alarms.is_empty() {
-        tell(call, "(none)")?;
+    match alarms.is_empty() {
+        true => tell(call, "(none)"),
+        false => tell(call, "Each name is a heading in the guide: troubleshooting.md"),
     }
-    Ok(())
 }
 
 pub(super) fn stop(call: &Call) -> Result<(), Failure> {

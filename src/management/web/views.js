@@ -78,11 +78,12 @@ export function alarmsOf(ctx) {
 export function alarmList(ctx) {
   const found = alarmsOf(ctx);
   if (!found.length) return h('p', { class: 'calm' }, 'No alarms. Nobody needs to do anything.');
-  return h('ul', { class: 'alarms' }, found.map((text) => {
+  const list = h('ul', { class: 'alarms' }, found.map((text) => {
     const [where, label] = Object.hasOwn(WHERE, text.split(':')[0]) ? WHERE[text.split(':')[0]] : [];
     return h('li', { key: text }, h('b', {}, h('span', { 'aria-hidden': 'true' }, '▲ '), text),
       where ? h('span', {}, h('a', { href: `#/${where}` }, label)) : null);
   }));
+  return [list, h('p', {}, 'Each name is a heading in the guide: troubleshooting.md')];
 }
 
 /** The bars of memory and disk. */
