@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from typing import Callable, Dict
 
 import pika
@@ -11,6 +13,7 @@ from harness import brokers, suite
 from playwright.sync_api import Page
 
 GUEST = "Basic Z3Vlc3Q6Z3Vlc3Q="
+PERSISTENT = pika.BasicProperties(delivery_mode=2)
 NARROW = {"width": 320, "height": 640}
 STATIC_BYTES_MAX = 60_000
 STATIC_REQUESTS_MAX = 6
@@ -330,10 +333,35 @@ def bridge_traffic(chromium: Chromium) -> None:
                 assert count() == contacts + 1
 
 
+def screenshot(chromium: Chromium) -> None:
+    """The picture of the page in the README can be taken again, and is small. `LEVERET_SCREENSHOT` names its file."""
+    with brokers.leveret() as hub, tempfile.TemporaryDirectory() as folder:
+        far = pika.BlockingConnection(pika.ConnectionParameters(hub.address.host, hub.address.port)).channel()
+        far.queue_declare("telemetry", durable=True)
+        config = BRIDGE.format(address=hub.address).replace('"far"', '"telemetry"')
+        with brokers.Leveret(brokers.leveret_binary(), ["--management", "127.0.0.1:0"], config) as edge:
+            with chromium.of(edge, edge.port_of("management API")), chromium.amqp() as channel, \
+                    chromium.window({"width": 1100, "height": 760}) as page:
+                for name, count in (("alarms", 3), ("jobs", 40), ("readings", 1250)):
+                    channel.queue_declare(name, durable=True)
+                    for number in range(count):
+                        channel.basic_publish("", name, b"%d" % number, PERSISTENT)
+                channel.basic_consume("jobs", lambda *delivery: None)
+                chromium.log_in(page)
+                page.get_by_text("Queues").first.wait_for()
+                for _ in range(24):
+                    channel.basic_publish("", "telemetry", b"21 degrees", PERSISTENT)
+                    channel.basic_publish("", "readings", b"21 degrees", PERSISTENT)
+                    channel.connection.process_data_events(time_limit=0.5)
+                file = os.environ.get("LEVERET_SCREENSHOT", f"{folder}/page.png")
+                page.screenshot(path=file)
+                assert 10_000 < os.path.getsize(file) < 150_000, os.path.getsize(file)
+
+
 CASES: Dict[str, Callable[[Chromium], None]] = {
     run.__name__: run for run in (
         shown_messages_stay, a_queue_fills, a_queue_is_made_filled_emptied_and_deleted,
         users_come_and_go, a_wrong_password_is_refused_in_words,
         no_password_is_kept_and_logging_out_ends_the_token, hostile_names_are_only_names, page_is_accessible,
-        size_and_requests, bridge_traffic)
+        size_and_requests, bridge_traffic, screenshot)
 }
