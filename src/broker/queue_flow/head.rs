@@ -62,14 +62,14 @@ impl Queues {
         may_go.then_some(first)
     }
 
-    /// Returns whether a requeued first message may be forwarded to another broker. Its first delivery may
-    /// have been to a local client, without a durable watermark above its offset.
+    /// Returns whether a requeued first message may be forwarded to another broker: it, or a watermark above
+    /// its offset, is durable. Its first delivery may have been to a local client, which needs neither.
     #[cold]
     fn may_forward_requeued(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let backlog = &self.records[queue].backlog;
         let (message, logged) = backlog.first_requeued(&self.pool, &self.deliveries);
         logged.is_none_or(|offset| {
-            !cx.pending_writes.is_pending_write(cx.messages, message)
+            cx.messages.flags(message).has(MessageFlags::STORED)
                 || self.is_below_watermark(cx.pending_writes, queue, offset)
         })
     }

@@ -1,10 +1,12 @@
 //! Connections of the broker itself: the local end of a bridge.
 
 use leveret_amqp::Properties;
-use leveret_core::command::{Command, Outbox, Outcome, Refusal};
+use leveret_core::command::{Command, Outbox, Outcome, Refusal, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Share};
 
+use crate::dead_letters::{PERSISTENT, declare, get, publish};
+use crate::spilling::{begin_commit, store};
 use crate::support::{At, TestBroker};
 
 /// Arguments of a quorum queue that drops messages returned more than twice.
@@ -75,4 +77,28 @@ fn a_parked_message_keeps_its_bcc_keys_secret() {
         assert_eq!((has("BCC"), has("a"), has("x-parked-cause")), (false, true, has_cause));
         assert_eq!(properties.expiration(), None, "it stays until an operator handles it");
     }
+}
+
+/// A bridge sends the offset of a message to another broker, so the offset must not be used again. A commit that
+/// is not synced yet may be lost, and the offset with it.
+#[test]
+fn a_requeued_message_is_forwarded_only_when_its_commit_is_durable() {
+    let mut node = TestBroker::new(64);
+    node.pending_writes.start(1, true, 1 << 20);
+    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    let at = node.connect();
+    declare(&mut node, at, "q", true, &[]);
+    store(&mut node);
+    publish(&mut node, at, "q", PERSISTENT, "x");
+    let first = get(&mut node, at, "q").expect("it is delivered before it is written");
+    let batch = begin_commit(&mut node);
+    let connection = node.broker.connect_own("bridge", "/").expect("there is capacity");
+    let link = node.open(At { connection, channel: at.channel }, 1);
+    node.consume(link, "q");
+    node.settle(at, first.tag, false, Settlement::Requeue);
+    assert_eq!(node.turn(link), 0, "the commit can still be lost");
+    node.pending_writes.stored(&mut node.messages, batch);
+    store(&mut node);
+    node.broker.queues_mut().note_durable(&node.pending_writes);
+    assert_eq!(node.turns(link), 1, "it is durable");
 }

@@ -9,6 +9,7 @@ use leveret_config::{Config, Layer};
 use leveret_core::command::{Command, Outcome};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Share};
+use leveret_core::pending_writes::Batch;
 
 use crate::support::{At, TestBroker};
 
@@ -23,8 +24,8 @@ fn publish_persistent(node: &mut TestBroker, at: At) {
     assert_eq!(node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
 }
 
-/// Marks everything as durable.
-pub(crate) fn store(node: &mut TestBroker) {
+/// Moves everything into a commit. Returns the batch that is durable when the commit is.
+pub(crate) fn begin_commit(node: &mut TestBroker) -> Batch {
     let pending_writes = &mut node.pending_writes;
     while pending_writes.next_entry().is_some() {
         pending_writes.pop_entry();
@@ -33,8 +34,13 @@ pub(crate) fn store(node: &mut TestBroker) {
     while pending_writes.front(&mut node.messages, &mut places).is_some() {
         pending_writes.move_front_to_commit(&mut node.messages);
     }
-    let batch = pending_writes.cover(false);
-    pending_writes.stored(&mut node.messages, batch);
+    pending_writes.cover(false)
+}
+
+/// Marks everything as durable.
+pub(crate) fn store(node: &mut TestBroker) {
+    let batch = begin_commit(node);
+    node.pending_writes.stored(&mut node.messages, batch);
 }
 
 #[test]
