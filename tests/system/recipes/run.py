@@ -2,7 +2,7 @@
 
 Each recipe has a folder and a broker of its own, in a network without other machines. Blocks whose first line is a comment
 with a file name become files, and blocks of shell commands are typed. Only these are replaced: paths of an installed broker
-(`/etc/leveret`, `/var/lib/leveret`, `/media/stick`), names of other machines, and the installation of Python packages.
+(`/etc/leveret`, `/var/lib/leveret`, `/media/stick`), names of other machines, the user `leveret`, and the installation of Python packages.
 `sudo` and `systemctl` are small scripts.
 
 Suite lines: `PASS recipes/NAME` and so on.
@@ -66,7 +66,7 @@ class Board:
     def __init__(self, title: Optional[str], replaced: Dict[str, str]) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="leveret-recipes-"))
         self.replaced = {**replaced, "/etc/leveret": f"{self.home}/etc", "/var/lib/leveret": f"{self.home}/var/leveret",
-                         "/media/stick": f"{self.home}/stick"}
+                         "/media/stick": f"{self.home}/stick", " -o leveret -g leveret": ""}
         self.blocks = [(language, self.here(text)) for language, text in sections()[title]] if title else []
         for folder in ("bin", "etc", "var", "stick"):
             (self.home / folder).mkdir()
@@ -244,7 +244,10 @@ def lte() -> None:
         it.file("etc/lte.password", "secret\n")
         it.file("publish.py", PUBLISH)
         it.shell()
-        it.run("env/bin/python publish.py readings 20; env/bin/python publish.py alarms 1; leveretctl resume_bridge lte")
+        it.run("env/bin/python publish.py alarms 1")
+        suite.until("the alarm is at the upstream", lambda: counts(
+            there.ctl("-s", "list_queues", "name", "messages")) == {"readings": 0, "alarms": 1}, 60.0)
+        it.run("env/bin/python publish.py readings 20; leveretctl resume_bridge lte")
         suite.until("all messages are at the upstream", lambda: counts(
             there.ctl("-s", "list_queues", "name", "messages")) == {"readings": 20, "alarms": 1}, 60.0)
         said = it.run("leveretctl -s bridge_status name day_bytes day_bytes_max")
