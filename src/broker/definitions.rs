@@ -230,7 +230,7 @@ impl Broker {
         for held in gone {
             self.republisher().settle_held(cx, held);
         }
-        while let Some(queue) = self.republish.next_maybe_empty() {
+        while let Some(queue) = self.republish.next_maybe_unreferenced() {
             self.free_queue_if_done(queue);
         }
     }

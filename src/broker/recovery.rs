@@ -322,8 +322,8 @@ fn contents_of(found: &store::QueueIndex) -> Contents {
         count: found.live,
         bytes: found.live_bytes(),
         next_offset: found.next_offset(),
-        delivered_through: found.delivered_below(),
-        watermark: found.delivered_through,
+        delivered_below: found.delivered_below(),
+        watermark: found.watermark,
     }
 }
 
@@ -671,7 +671,7 @@ pub struct Contents {
     /// Offset of the next message.
     pub next_offset: u64,
     /// Messages with smaller offsets may have been delivered.
-    pub delivered_through: u64,
+    pub delivered_below: u64,
     /// The watermark in the log, which ran ahead of the deliveries.
     pub watermark: u64,
 }

@@ -24,7 +24,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 
 use super::Queues;
 use crate::Context;
-use crate::queue_records::{First, LogRun, Place, Size};
+use crate::queue_records::{EntryContent, First, LogRun, Size};
 
 /// Messages that could not be read back, by their offsets in the log.
 #[derive(Clone, Copy, Debug)]
@@ -222,7 +222,7 @@ impl Queues {
             }
             ReadPosition::Middle | ReadPosition::Browse => {}
         }
-        backlog.paged_in(&mut self.pool, Place::Logged(message, offset), size);
+        backlog.paged_in(&mut self.pool, EntryContent::Logged(message, offset), size);
         true
     }
 
@@ -254,7 +254,7 @@ impl Queues {
     /// Returns the offset of the first rejected message, if only the log has it.
     fn first_absent_rejected(&self, queue: QueueId) -> Option<u64> {
         let delivery = &self.deliveries[self.records[queue].backlog.first_rejected()?];
-        delivery.logged.filter(|_| delivery.message.is_none())
+        delivery.log_offset.filter(|_| delivery.message.is_none())
     }
 
     /// Returns offset and count of the messages that this read is for and that their queue still waits for:

@@ -209,7 +209,7 @@ impl Queues {
     /// Logs, at most once a minute, that messages are queued with a lower priority because `queues_max` is
     /// reached.
     fn log_no_level(&mut self, queue: QueueId, priority: u8) {
-        if self.should_log_this_minute() {
+        if self.should_log_level_shortage() {
             log::warn!(
                 "queue '{}': queues_max is reached, and priority {priority} counts like a queue: its messages are \
                  queued with the next lower priority",

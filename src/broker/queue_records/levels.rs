@@ -346,8 +346,8 @@ impl Targets<'_> {
     /// Adds a queue to the chosen ones, unless the routing with this number has chosen it before.
     pub(crate) fn choose(&mut self, queue: QueueId, route: u64) {
         let record = &mut self.queues.slab[queue.index()];
-        if record.routed_at != route && !record.is_deleted() {
-            record.routed_at = route;
+        if record.last_routing != route && !record.is_deleted() {
+            record.last_routing = route;
             self.chosen.push(queue);
         }
     }

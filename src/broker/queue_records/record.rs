@@ -13,7 +13,7 @@ use leveret_core::error::Fault;
 use leveret_core::mem::{FifoPool, Links, List, Slab};
 use leveret_core::pending_writes::{Appended, Definition, Mode, PendingWrites};
 
-use super::backlog::{Backlog, Place, Size};
+use super::backlog::{Backlog, EntryContent, Size};
 use super::durable_index::DurableIndex;
 use super::durable_index::{RequeueCounts, RequeueCountsDue};
 use crate::arguments::QueueSettings;
@@ -28,7 +28,7 @@ use crate::{Access, Context};
 /// One queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// Number of the declaration, unique among all queues.
+    /// Number of the record in this process, never reused. The number in the log is the incarnation.
     pub(crate) serial: u64,
     pub(crate) vhost: VhostId,
     pub(crate) name: Box<str>,
@@ -61,9 +61,8 @@ pub(crate) struct Queue {
     pub(crate) queue_consumers: QueueConsumers,
     /// Bindings whose destination is this queue.
     pub(crate) bindings: List,
-    /// Number of the routing that last chose this queue. It prevents that one routing chooses the queue
-    /// twice.
-    pub(crate) routed_at: u64,
+    /// Number of the routing that last chose this queue. It prevents that one routing chooses the queue twice.
+    pub(crate) last_routing: u64,
     pub(crate) state: QueueState,
 }
 
@@ -83,8 +82,8 @@ pub(crate) enum QueueState {
 pub(crate) struct Declared {
     pub(crate) durable: bool,
     pub(crate) auto_delete: bool,
-    /// The declaration of the queue was lost to damage, and the queue was rebuilt from its messages. Cleared
-    /// when a client declares it again.
+    /// The declaration of the queue was lost to damage, and the queue was rebuilt from its messages. Becomes
+    /// `false` when a client declares the queue again.
     pub(crate) is_rebuilt: bool,
     pub(crate) exclusive_owner: Option<ConnectionId>,
     /// The connection in whose share the queue counts.
@@ -103,11 +102,11 @@ pub(crate) struct Unsettled {
     pub(crate) body_bytes: u64,
 }
 
-/// The times of a queue, all in milliseconds of broker time.
+/// The times of a queue, in milliseconds of broker time unless stated otherwise.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
-    /// When the queue is examined for expired messages; for a slot of a delayed exchange the slot's key
-    /// (`queue_flow::delayed`). `u64::MAX` means never.
+    /// When the queue is examined for expired messages. For a slot of a delayed exchange its sort key, which is
+    /// not a time (`Slot::key`). `u64::MAX` means never.
     pub(crate) due_ms: u64,
     /// When the queue expires unless it is used; it does not expire while it has a consumer. `u64::MAX` means
     /// never.
@@ -161,8 +160,8 @@ pub(crate) enum Rank {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Front {
     Free,
-    /// The first message cannot be delivered until it is read back, or the watermark above it or its move is
-    /// durable.
+    /// The first message cannot be delivered until it is read back, or the watermark above it is durable, or
+    /// the batch for which it is withheld is durable.
     Blocked,
     /// The first message has expired, and there is no capacity for its dead letter yet.
     Expired,
@@ -226,7 +225,7 @@ impl Queue {
             front: Front::Free,
             queue_consumers: QueueConsumers::new(settings.single_active),
             bindings: List::default(),
-            routed_at: 0,
+            last_routing: 0,
             state: QueueState::Active,
         }
     }
@@ -234,14 +233,14 @@ impl Queue {
     /// Adds a new message of this size. The caller has checked the capacity.
     #[inline]
     pub(crate) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
-        let place = match appended.targets() > 0 && self.logged.is_logged() {
-            true => Place::Logged(appended.message(), self.logged.last_offset()),
-            false => Place::Plain(appended.message()),
+        let content = match appended.targets() > 0 && self.logged.is_logged() {
+            true => EntryContent::Logged(appended.message(), self.logged.last_offset()),
+            false => EntryContent::Plain(appended.message()),
         };
-        self.backlog.push(pool, place, size);
+        self.backlog.push(pool, content, size);
     }
 
-    /// Returns whether the queue is deleted, cleared or not.
+    /// Returns whether the queue is deleted: `Deleting` or `Cleared`.
     #[inline]
     pub(crate) const fn is_deleted(&self) -> bool {
         !matches!(self.state, QueueState::Active)
@@ -330,7 +329,7 @@ pub(crate) struct Records {
     pub(super) dead_lettering: u32,
     /// Whether there ever was a message or queue that may expire.
     has_deadlines: bool,
-    /// Number of queues ever created, which numbers them.
+    /// The serial of the record created last, levels included.
     serial: u64,
     /// Number of levels that were iterated over and not charged as work yet.
     pub(super) levels_walked: Cell<u32>,
@@ -651,8 +650,8 @@ impl Records {
         }
     }
 
-    /// Uses up offsets as if as many messages had been published to every durable queue and settled before
-    /// they were written.
+    /// Uses up `count` offsets of every durable queue, as if `count` messages had been published to it and
+    /// settled before they were written.
     ///
     /// The simulator uses it to reach large offsets quickly.
     #[cfg(debug_assertions)]
