@@ -84,7 +84,9 @@ impl OutboxView<'_> {
         let delivery = &self.broker.queues.deliveries()[self.at?];
         let queue = self.broker.queues.at(delivery.queue?);
         Some(match delivery.log_offset {
-            Some(offset) => DeliverySource { queue: queue.logged.incarnation(), offset, is_transient: false },
+            Some(offset) => {
+                DeliverySource { queue: queue.durable_index.incarnation(), offset, is_transient: false }
+            }
             None => DeliverySource { queue: queue.serial, offset: delivery.order, is_transient: true },
         })
     }

@@ -53,8 +53,8 @@ impl Queues {
     ) -> Vec<HeldMessage> {
         let record = &mut self.records[queue];
         record.state = QueueState::Deleting;
-        if record.logged.is_logged() {
-            pending_writes.append_queue_deleted(record.logged.incarnation());
+        if record.durable_index.is_logged() {
+            pending_writes.append_queue_deleted(record.durable_index.incarnation());
         }
         let records = &self.records;
         let gone = self.delay_wheel.take_held_of(|queue| records[queue].is_deleted());

@@ -60,8 +60,10 @@ impl Queues {
         }
         for _ in 0..EVICT_QUEUES.min(places) {
             let index = self.paging.next_place(places);
-            let may_evict =
-                self.records.get(index).is_some_and(|queue| !queue.is_deleted() && queue.logged.count() > 0);
+            let may_evict = self
+                .records
+                .get(index)
+                .is_some_and(|queue| !queue.is_deleted() && queue.durable_index.count() > 0);
             if may_evict && self.evict_from_queue(cx, QueueId::from_index(index), &mut left) {
                 // Either the maximum number of messages for this step is evicted, or memory is no longer
                 // short.

@@ -155,8 +155,8 @@ impl Queues {
             First::Absent(_) | First::At(_, EntryContent::Stored(..)) => return None,
             First::Requeued => {
                 let backlog = &self.records[queue].backlog;
-                let (message, logged) = backlog.first_requeued(&self.pool, &self.deliveries);
-                (message, logged.is_some())
+                let (message, log_offset) = backlog.first_requeued(&self.pool, &self.deliveries);
+                (message, log_offset.is_some())
             }
             First::At(_, EntryContent::Plain(message)) => (message, false),
             First::At(_, EntryContent::Logged(message, _)) => (message, true),

@@ -90,13 +90,13 @@ impl Queues {
             return true;
         }
         let record = &mut self.records[queue];
-        let (is_forwarded, logged) = (record.is_forwarded, &mut record.logged);
-        if let Some(below) = logged.request_watermark(offset, is_forwarded) {
-            let incarnation = logged.incarnation();
+        let (is_forwarded, durable_index) = (record.is_forwarded, &mut record.durable_index);
+        if let Some(below) = durable_index.request_watermark(offset, is_forwarded) {
+            let incarnation = durable_index.incarnation();
             let entry = pending_writes.set_delivered_watermark(incarnation, below);
             self.awaited.watermarks.push_back(PendingWatermark { entry, queue, incarnation, below });
         }
-        self.records[queue].logged.is_below_watermark(offset)
+        self.records[queue].durable_index.is_below_watermark(offset)
     }
 
     /// Notes that the first message of a queue is withheld until its batch is durable.
@@ -146,8 +146,8 @@ impl Queues {
             self.awaited.watermarks.pop_front();
             // The queue may have been deleted since.
             let Some(record) = self.records.get_mut(queue.index()) else { continue };
-            if record.logged.incarnation() == incarnation {
-                record.logged.raise_watermark(below);
+            if record.durable_index.incarnation() == incarnation {
+                record.durable_index.raise_watermark(below);
                 record.front = Front::Free;
                 self.records.wake(queue);
                 self.gets.note_change();
@@ -191,7 +191,7 @@ impl Queues {
     ) -> Taken {
         let record = &mut self.records[queue];
         let order = record.backlog.take_from_part(&mut self.pool, part, Size::of(cx.messages, message));
-        let redelivered = log_offset.is_some_and(|offset| record.logged.note_taken(offset));
+        let redelivered = log_offset.is_some_and(|offset| record.durable_index.note_taken(offset));
         let requeues = log_offset.map_or(0, |offset| record.requeues.count_of(offset));
         let has_memory_to_spare = || cx.messages.has_ordinary_room(READ_AHEAD_FREE_BYTES);
         if part == QueuePart::Head && record.backlog.is_head_low(has_memory_to_spare) {
@@ -206,7 +206,8 @@ impl Queues {
         if let Some(offset) = taken.log_offset
             && cx.pending_writes.is_pending_write(cx.messages, taken.message)
         {
-            cx.pending_writes.note_delivered_early(self.records[queue].logged.incarnation(), offset + 1);
+            cx.pending_writes
+                .note_delivered_early(self.records[queue].durable_index.incarnation(), offset + 1);
         }
     }
 
@@ -228,12 +229,12 @@ impl Queues {
     ) {
         let Some(offset) = log_offset else { return };
         let record = &mut self.records[queue];
-        record.logged.settle(log_bytes(cx.messages, message));
+        record.durable_index.settle(log_bytes(cx.messages, message));
         record.requeues.note_settled(offset, offset);
         if record.is_deleted() {
             cx.pending_writes.drop_target(cx.messages, message);
         } else {
-            let target = Target { queue: record.logged.incarnation(), offset };
+            let target = Target { queue: record.durable_index.incarnation(), offset };
             cx.pending_writes.settle(cx.messages, target, message);
         }
     }
@@ -277,7 +278,7 @@ impl Queues {
         count: u32,
     ) {
         let record = &mut self.records[queue];
-        record.logged.settle_absent(count.into());
+        record.durable_index.settle_absent(count.into());
         if count > 0 {
             record.requeues.note_settled(start, start + u64::from(count) - 1);
         }
@@ -286,7 +287,7 @@ impl Queues {
         let record = &self.records[queue];
         if !record.is_deleted() {
             let end = start + u64::from(count);
-            pending_writes.settle_stored(Settled { queue: record.logged.incarnation(), start, end });
+            pending_writes.settle_stored(Settled { queue: record.durable_index.incarnation(), start, end });
         }
     }
 

@@ -80,7 +80,7 @@ impl Queues {
         let count = if is_peek { 1 } else { count };
         Some(LogRead {
             queue,
-            incarnation: record.logged.incarnation(),
+            incarnation: record.durable_index.incarnation(),
             start,
             end: start + u64::from(count),
             bytes_max: FETCH_BYTES,
@@ -176,7 +176,7 @@ impl Queues {
     fn is_same_queue(&self, read: &LogRead) -> bool {
         let record = self.records.get(read.queue.index());
         record.is_some_and(|record| {
-            record.logged.is_logged() && record.logged.incarnation() == read.incarnation
+            record.durable_index.is_logged() && record.durable_index.incarnation() == read.incarnation
         })
     }
 
@@ -272,7 +272,7 @@ impl Queues {
             return is_first.then_some((read.start, 1));
         }
         let run = record.backlog.first_stored(&self.pool);
-        run.filter(|_| record.logged.incarnation() == read.incarnation)
+        run.filter(|_| record.durable_index.incarnation() == read.incarnation)
     }
 
     fn skip_lost(&mut self, read: &LogRead, through: u64) {
@@ -293,7 +293,7 @@ impl Queues {
                 ReadPosition::Rejected => backlog.lose_rejected(&mut self.deliveries),
                 ReadPosition::Middle | ReadPosition::Browse => backlog.remove_stored(&mut self.pool, lost),
             }
-            self.records[read.queue].logged.settle_absent(lost.into());
+            self.records[read.queue].durable_index.settle_absent(lost.into());
             self.releases += 1;
         }
     }

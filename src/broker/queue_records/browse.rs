@@ -102,7 +102,7 @@ impl Records {
             }
             let skipped = core::mem::take(skip);
             let was_delivered =
-                |offset| was_requeued.unwrap_or_else(|| offset < record.logged.redelivered_below());
+                |offset| was_requeued.unwrap_or_else(|| offset < record.durable_index.redelivered_below());
             let one = match content {
                 EntryContent::Plain(message) => Browsed::InMemory(message, was_requeued.unwrap_or(false)),
                 EntryContent::Logged(message, offset) => Browsed::InMemory(message, was_delivered(offset)),
@@ -110,9 +110,9 @@ impl Records {
                     let start = start + u64::from(skipped);
                     let redelivered_below = match was_requeued {
                         Some(true) => u64::MAX,
-                        _ => record.logged.redelivered_below(),
+                        _ => record.durable_index.redelivered_below(),
                     };
-                    let incarnation = record.logged.incarnation();
+                    let incarnation = record.durable_index.incarnation();
                     let count = (run - skipped).min(count);
                     Browsed::InLog(LogRun { queue, incarnation, start, count, redelivered_below })
                 }

@@ -214,7 +214,7 @@ mod tests {
     fn changed_settings_update_counts_and_times() {
         let mut world = QueueRecordsFixture::new();
         let queue = world.queue("q", settings());
-        world.records[queue].logged = DurableIndex::as_incarnation(7);
+        world.records[queue].durable_index = DurableIndex::as_incarnation(7);
         assert!(!world.records.set_settings(5, queue, settings()), "the settings are the same");
         let buries = QueueSettings { dead_letters: true, message_ttl_ms: 10, may_expire: true, ..settings() };
         assert!(!world.records.has_dead_lettering() && !world.records.has_deadlines());

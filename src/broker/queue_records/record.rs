@@ -39,12 +39,12 @@ pub(crate) struct Queue {
     pub(crate) settings: QueueSettings,
     /// The queue is not shown to operators: a level of another queue, the hidden queue of a delayed exchange,
     /// or the reply queue behind `amq.rabbitmq.reply-to`. Only the reply queue has a name.
-    pub(crate) hidden: bool,
+    pub(crate) is_internal: bool,
     /// The delayed exchange that routes the messages of this queue when they are due.
     pub(crate) delayed_exchange: Option<ExchangeId>,
     /// The role of the record among the levels of a queue with priorities.
     pub(crate) rank: Rank,
-    pub(crate) logged: DurableIndex,
+    pub(crate) durable_index: DurableIndex,
     /// How often messages were requeued, if the queue counts that.
     pub(crate) requeues: RequeueCounts,
     /// Messages that are ready for delivery.
@@ -206,10 +206,10 @@ impl Queue {
             arguments: arguments.into(),
             applied: Applied::default(),
             settings,
-            hidden: false,
+            is_internal: false,
             delayed_exchange: None,
             rank: Rank::Plain,
-            logged: DurableIndex::default(),
+            durable_index: DurableIndex::default(),
             requeues: RequeueCounts::default(),
             backlog: Backlog::default(),
             unsettled: Unsettled::default(),
@@ -233,8 +233,8 @@ impl Queue {
     /// Adds a new message of this size. The caller has checked the capacity.
     #[inline]
     pub(crate) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
-        let content = match appended.targets() > 0 && self.logged.is_logged() {
-            true => EntryContent::Logged(appended.message(), self.logged.last_offset()),
+        let content = match appended.targets() > 0 && self.durable_index.is_logged() {
+            true => EntryContent::Logged(appended.message(), self.durable_index.last_offset()),
             false => EntryContent::Plain(appended.message()),
         };
         self.backlog.push(pool, content, size);
@@ -253,7 +253,7 @@ impl Queue {
 
     /// Returns the bytes that the messages of the queue take in the log.
     pub(crate) const fn log_bytes(&self) -> u64 {
-        self.logged.bytes()
+        self.durable_index.bytes()
     }
 
     /// Returns the number of messages of the queue that are in memory.
@@ -264,7 +264,7 @@ impl Queue {
     /// Returns whether the queue is durable and has a dead-letter exchange, so that its dead letters need
     /// space in the log.
     pub(crate) const fn dead_letters_logged(&self) -> bool {
-        self.settings.dead_letters && self.logged.is_logged()
+        self.settings.dead_letters && self.durable_index.is_logged()
     }
 
     /// Returns whether the queue has a length limit, an expiry or a delay, so that it must be checked when a
@@ -458,7 +458,7 @@ impl Records {
     /// # Errors
     /// There is no capacity for another queue.
     pub(crate) fn insert_hidden(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
-        assert!(record.name.is_empty() && record.hidden, "a hidden queue has no name");
+        assert!(record.name.is_empty() && record.is_internal, "a hidden queue has no name");
         record.serial = self.next_serial();
         // Delayed messages have due times, so broker time must advance.
         self.has_deadlines = true;
@@ -470,7 +470,7 @@ impl Records {
     /// for the next run.
     pub(crate) fn has_stored_deadline(&self) -> bool {
         let waits = |queue: &Queue| queue.settings.may_expire || queue.delayed_exchange.is_some();
-        self.slab.iter().any(|(_, queue)| waits(queue) && queue.logged.count() > 0)
+        self.slab.iter().any(|(_, queue)| waits(queue) && queue.durable_index.count() > 0)
     }
 
     /// Returns whether the broker has had any message or queue that may expire.
@@ -492,7 +492,7 @@ impl Records {
         let record = &self.slab[queue.index()];
         // A durable queue does not expire while its deletion cannot be written.
         let may_expire = record.queue_consumers.is_empty()
-            && !(record.logged.is_logged() && pending_writes.mode() == Mode::Unwritable);
+            && !(record.durable_index.is_logged() && pending_writes.mode() == Mode::Unwritable);
         if may_expire { record.times.unused_until_ms } else { u64::MAX }
     }
 
@@ -571,7 +571,7 @@ impl Records {
     /// to the command waits for that entry.
     pub(crate) fn append_queue(&mut self, cx: &mut Context<'_>, access: &Access, index: usize, exists: bool) {
         let record = &self.slab[index];
-        let incarnation = record.logged.incarnation();
+        let incarnation = record.durable_index.incarnation();
         if incarnation == 0 {
             return;
         }
@@ -580,7 +580,7 @@ impl Records {
             cx.pending_writes.append_queue_deleted(incarnation);
         }
         let batch = cx.pending_writes.define(key, value);
-        self.slab[index].logged.set_defined(batch);
+        self.slab[index].durable_index.set_defined(batch);
         cx.await_batch(batch);
     }
 
@@ -595,7 +595,7 @@ impl Records {
         let definition = Definition::Queue {
             vhost: access.vhost_name(record.vhost),
             name: &record.name,
-            incarnation: record.logged.incarnation(),
+            incarnation: record.durable_index.incarnation(),
             auto_delete: record.declared.auto_delete,
             is_rebuilt: record.declared.is_rebuilt,
             priorities_from: record.priorities_from(),
@@ -642,7 +642,7 @@ impl Records {
             if is_due
                 && pending_writes.mode() == Mode::On
                 && !record.is_deleted()
-                && record.logged.is_logged()
+                && record.durable_index.is_logged()
             {
                 let (key, value) = self.definition_of_queue(access, queue.index(), true);
                 self.requeue_counts_due.note_written(pending_writes.define(key, value));
@@ -658,9 +658,9 @@ impl Records {
     pub(crate) fn pass_offsets(&mut self, pending_writes: &mut PendingWrites, count: u64) {
         for index in 0..self.slab.places() {
             let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.is_deleted()) else { continue };
-            if queue.logged.is_logged() {
-                let start = queue.logged.pass_offsets(count);
-                let queue = queue.logged.incarnation();
+            if queue.durable_index.is_logged() {
+                let start = queue.durable_index.pass_offsets(count);
+                let queue = queue.durable_index.incarnation();
                 pending_writes.settle_stored(leveret_core::pending_writes::Settled {
                     queue,
                     start,
@@ -681,11 +681,11 @@ impl Records {
         }
         for (_, queue) in self.slab.iter() {
             let reset = queue
-                .logged
+                .durable_index
                 .watermark_reset()
                 .filter(|_| !queue.is_deleted() && !pending_writes.is_crowded());
             if let Some((taken_below, watermark)) = reset {
-                pending_writes.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
+                pending_writes.reset_watermark(queue.durable_index.incarnation(), taken_below, watermark);
             }
         }
         self.write_requeue_counts_now(pending_writes, access);
@@ -695,7 +695,7 @@ impl Records {
     /// Sets, at start, the counts of a queue's messages in the log.
     pub(crate) fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.slab[queue.index()];
-        record.logged.restore(contents);
+        record.durable_index.restore(contents);
         if record.requeues.forget_from(contents.next_offset) {
             self.requeue_counts_due.push(queue);
         }
