@@ -83,9 +83,11 @@ impl OutboxView<'_> {
     pub fn source(&self) -> Option<DeliverySource> {
         let delivery = &self.broker.queues.deliveries()[self.at?];
         let queue = self.broker.queues.at(delivery.queue?);
-        Some(match delivery.logged {
-            Some(offset) => DeliverySource { queue: queue.logged.incarnation(), offset, is_transient: false },
-            None => DeliverySource { queue: queue.serial, offset: delivery.offset, is_transient: true },
+        Some(match delivery.log_offset {
+            Some(offset) => {
+                DeliverySource { queue: queue.durable_index.incarnation(), offset, is_transient: false }
+            }
+            None => DeliverySource { queue: queue.serial, offset: delivery.order, is_transient: true },
         })
     }
 }
@@ -548,8 +550,8 @@ impl Broker {
     }
 
     /// Moves the message of a written delivery to another queue, with other properties, and settles the
-    /// delivery. Returns the batch of the move; `None` if there is no capacity for the copy now. The delivery
-    /// is unchanged then.
+    /// delivery. Returns the batch of the copy and the settlement; `None` if there is no capacity for the copy
+    /// now. The delivery is unchanged then.
     ///
     /// # Errors
     /// There is no such queue, or the queue accepts no more.

@@ -230,7 +230,7 @@ impl Broker {
         for held in gone {
             self.republisher().settle_held(cx, held);
         }
-        while let Some(queue) = self.republish.next_maybe_empty() {
+        while let Some(queue) = self.republish.next_maybe_unreferenced() {
             self.free_queue_if_done(queue);
         }
     }
@@ -361,7 +361,7 @@ impl Broker {
         name: &str,
     ) -> Result<QueueId, Fault> {
         let queue =
-            self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
+            self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).is_internal);
         let queue = queue.ok_or_else(|| {
             Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_text(vhost, name)))
         })?;
@@ -401,7 +401,7 @@ impl Broker {
             return self.check_reply_queue(vhost, name);
         }
         let queue = self.require_queue(connection, vhost, name)?;
-        cx.await_defined(self.queues.at(queue).logged.defined());
+        cx.await_defined(self.queues.at(queue).durable_index.defined());
         self.queues.touch_queue(cx.pending_writes, queue);
         Ok(self.declared(queue))
     }
@@ -561,7 +561,7 @@ impl Broker {
             return Err(inequivalent_flag(name, &words, &received, &current));
         }
         arguments::compare(words, Table::trusted(declaration.arguments), Table::trusted(&record.arguments))?;
-        cx.await_defined(record.logged.defined());
+        cx.await_defined(record.durable_index.defined());
         Ok(())
     }
 
@@ -585,7 +585,7 @@ impl Broker {
         owner: Option<ConnectionId>,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
-        hidden: bool,
+        is_internal: bool,
     ) -> Result<QueueId, Fault> {
         let vhost_name = self.access.vhost_name(vhost);
         let at = self
@@ -594,7 +594,7 @@ impl Broker {
             .filter(|_| declaration.outlives_broker());
         let orphan = at.map(|at| self.recovery.take_orphan(at));
         let incarnation = orphan.as_ref().map(|orphan| orphan.incarnation);
-        let created = self.create_as(cx, owner, vhost, declaration, (hidden, incarnation));
+        let created = self.create_as(cx, owner, vhost, declaration, (is_internal, incarnation));
         self.end_creation(created, orphan)
     }
 
@@ -606,7 +606,7 @@ impl Broker {
         owner: Option<ConnectionId>,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
-        (hidden, incarnation): (bool, Option<u64>),
+        (is_internal, incarnation): (bool, Option<u64>),
     ) -> Result<QueueId, Fault> {
         let durable = declaration.outlives_broker();
         self.recovery.check_not_left_out(
@@ -615,7 +615,7 @@ impl Broker {
             DestinationName::Queue(declaration.queue),
             durable,
         )?;
-        let applied = match hidden {
+        let applied = match is_internal {
             true => Applied::default(),
             false => self.policies_for(cx.work, vhost, declaration.queue, declaration.arguments),
         };
@@ -625,9 +625,9 @@ impl Broker {
         record.declared.durable = durable;
         record.declared.auto_delete = declaration.auto_delete;
         record.declared.exclusive_owner = owner.filter(|_| declaration.exclusive);
-        record.hidden = hidden;
+        record.is_internal = is_internal;
         let incarnation = incarnation.unwrap_or(version_for(cx.pending_writes, record.declared.durable)?);
-        record.logged = DurableIndex::as_incarnation(incarnation);
+        record.durable_index = DurableIndex::as_incarnation(incarnation);
         record.rank = first_rank(cx.pending_writes, &record, 0);
         let queue = self.add_queue(cx, record)?;
         self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
@@ -639,7 +639,7 @@ impl Broker {
     pub(crate) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, owner) = (record.vhost, record.declared.exclusive_owner);
-        let (hidden, is_rebuilt) = (record.hidden, record.declared.is_rebuilt);
+        let (is_internal, is_rebuilt) = (record.is_internal, record.declared.is_rebuilt);
         let consumer_timeout_ms = record.settings.consumer_timeout_ms;
         self.access.check_vhost_alive(vhost)?;
         self.declare_quota(Declared::Queue, bytes, cx.declarer)?;
@@ -650,7 +650,7 @@ impl Broker {
             self.recovery.note_rebuilt();
         }
         self.ack_timeout.note_timeout(consumer_timeout_ms);
-        if !hidden {
+        if !is_internal {
             self.access.count_queue(vhost, true);
         }
         if let Some(owner) = owner {
@@ -761,7 +761,7 @@ impl Broker {
         let problem = match () {
             () if only_if.unused && !record.queue_consumers.is_empty() => "in use",
             () if only_if.empty && count > 0 => "not empty",
-            () => return check_deletable(pending_writes, record.logged.is_logged()).map(|()| count),
+            () => return check_deletable(pending_writes, record.durable_index.is_logged()).map(|()| count),
         };
         let words = self.queue_text(record.vhost, &record.name);
         Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
@@ -777,11 +777,12 @@ impl Broker {
         self.queues.records_mut().append_queue(cx, &self.access, index, false);
         self.queues.records_mut().retire(queue);
         let record = self.queues.at_mut(queue);
-        let (vhost, hidden, owner) = (record.vhost, record.hidden, record.declared.exclusive_owner.take());
+        let (vhost, is_internal, owner) =
+            (record.vhost, record.is_internal, record.declared.exclusive_owner.take());
         if record.declared.is_rebuilt {
             self.recovery.note_rebuilt_gone();
         }
-        if !hidden {
+        if !is_internal {
             self.counters.queues_deleted += 1;
             self.access.count_queue(vhost, false);
         }
@@ -861,7 +862,7 @@ impl Broker {
         else {
             return;
         };
-        let applied = match record.hidden || record.is_deleted() {
+        let applied = match record.is_internal || record.is_deleted() {
             true => Applied::default(),
             false => self.policies_for(cx.work, record.vhost, &record.name, &record.arguments),
         };

@@ -1,17 +1,20 @@
 //! Delivers messages from queues to the outboxes of connections, and from there to the socket.
 //!
-//! [`Broker::deliver`] makes a bounded number of deliveries. The eligible consumers of a queue with the
-//! highest priority get its messages in turn. A consumer is eligible while it has credit and its connection
-//! can take messages. A consumer that is not eligible is on no list and takes no time.
+//! [`Broker::deliver`] makes a bounded number of deliveries. Of the eligible consumers of a queue, those with
+//! the highest priority get its messages in turn. A consumer is eligible while it has credit and its connection
+//! can take messages. A consumer that is not eligible is not on the list of its queue and takes no time in a
+//! delivery.
 //!
-//! The reply to a `basic.get` is normally returned at once. If the first message is being read back or
-//! requeued, the get is put on a list and retried, and the connection waits for the reply. An expired message
-//! is never delivered.
+//! The reply to a `basic.get` is normally returned at once. If the first message cannot be delivered yet, or
+//! the outbox is full, the get is put on a list and retried, and the connection waits for the reply.
+//!
+//! An expired message is not delivered, except to a consumer in the turn in which the message arrived.
 //!
 //! # Invariants
-//! - A message that left its queue is in exactly one delivery record.
-//! - The bytes in an outbox exceed the output budget by at most a few messages. A client that does not read
-//!   therefore occupies a bounded amount of memory.
+//! - A message that was taken out of a queue for a delivery is in exactly one delivery record until it is
+//!   settled or back in the queue.
+//! - The bytes in an outbox exceed the output budget (`output_buffer_bytes`) by at most a few messages. A
+//!   client that does not read therefore occupies a bounded amount of memory.
 
 use leveret_core::command::{
     ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder,
@@ -93,11 +96,11 @@ impl Broker {
     /// Removes messages that are expired, rejected or over a length limit, and deletes expired queues.
     fn expire_and_trim(&mut self, cx: &mut Context<'_>) {
         let mut turn = TrimTurn::new();
-        while let Some(unused) = self.republisher().expire_and_trim(cx, &mut turn) {
-            self.retire_queue(cx, unused);
-            self.jobs.begin(Job::Queue(unused));
+        while let Some(expired_queue) = self.republisher().expire_and_trim(cx, &mut turn) {
+            self.retire_queue(cx, expired_queue);
+            self.jobs.begin(Job::Queue(expired_queue));
         }
-        while let Some(queue) = self.republish.next_maybe_empty() {
+        while let Some(queue) = self.republish.next_maybe_unreferenced() {
             self.free_queue_if_done(queue);
         }
     }
@@ -111,8 +114,8 @@ impl Broker {
 
     /// Returns how many deliveries a queue makes before the next queue's turn.
     ///
-    /// That is 1 if the consumers of a channel share a prefetch, so that the channel's consumers of other
-    /// queues get messages too.
+    /// That is 1 if the queue's next consumer shares a prefetch with its channel's other consumers, so that
+    /// those of other queues get messages too.
     #[inline]
     fn burst(&self, queue: QueueId) -> u32 {
         let next = self.queues.records().queue_consumers(queue).next();
@@ -128,12 +131,13 @@ impl Broker {
         let delivered = self.deliver_from(cx, queue, most);
         let record = self.queues.at(queue);
         if record.has_rules() {
-            // If a consumer is ready, the queue keeps messages over its length limit. They are delivered in
-            // the next turn, or after the sync or read for which the first one waits.
+            // Messages over the length limit stay while a ready consumer will get them: in the next turn if
+            // this burst made `most` deliveries, or after the sync or read for which the first message waits. A
+            // queue that is far over its limit is trimmed nevertheless.
             let first = self.queues.at(self.queues.records().first_level(queue));
-            let is_over =
+            let may_trim =
                 !record.queue_consumers.is_ready() || delivered < most && first.front != Front::Blocked;
-            if is_over || self.queues.is_far_over_length(queue) {
+            if may_trim || self.queues.is_far_over_length(queue) {
                 self.republisher().enforce_limits(cx, queue);
             }
         }
@@ -227,8 +231,8 @@ impl Broker {
 
     fn assign(&mut self, cx: &mut Context<'_>, index: usize, queue: QueueId, taken: &Taken) {
         self.queues.note_delivery(cx, queue, taken);
-        let channel = self.send(cx, index, queue, taken, Carrier::Deliver);
-        self.consumers.end_turn(cx.work, &mut self.queues, index);
+        let channel = self.put_taken_into_outbox(cx, index, queue, taken, Carrier::Deliver);
+        self.consumers.end_consumer_turn(cx.work, &mut self.queues, index);
         if self.firehose.is_on {
             self.republisher().trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
         }
@@ -236,7 +240,7 @@ impl Broker {
 
     /// Puts a message that was taken out of a queue into the outbox. `index` is the consumer, or the consumer
     /// record of a `basic.get`. Returns the channel.
-    pub(crate) fn send(
+    pub(crate) fn put_taken_into_outbox(
         &mut self,
         cx: &mut Context<'_>,
         index: usize,
@@ -269,8 +273,8 @@ impl Broker {
         OutboxView { broker: self, at }
     }
 
-    /// Removes the first `count` deliveries, which were written, from the outbox. If `is_first_dropped`, the
-    /// first of them was not written because its channel is closed.
+    /// Removes the first `count` deliveries from the outbox. They were written; if `is_first_dropped`, all but
+    /// the first, whose channel is closed.
     ///
     /// `takes_more` is whether the socket can take more output.
     #[inline]
@@ -403,7 +407,7 @@ impl Broker {
     }
 
     /// Gets the first message of a queue. Returns whether there was one; `None` if the get must wait, because
-    /// the message is being read back or requeued, or the outbox is full.
+    /// the message cannot be delivered yet or the outbox is full.
     fn get_now(
         &mut self,
         cx: &mut Context<'_>,
@@ -453,7 +457,7 @@ impl Broker {
             self.queues.records_mut().wake(queue);
         }
         let left = self.queues.records().ready_in(queue);
-        let channel = self.send(cx, stand_in, level, &taken, Carrier::Get(left));
+        let channel = self.put_taken_into_outbox(cx, stand_in, level, &taken, Carrier::Get(left));
         if self.firehose.is_on {
             self.republisher().trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
         }
@@ -505,7 +509,7 @@ impl Broker {
 
     /// Returns the reply to the connection's waiting `basic.get` (for which [`Outcome::Later`] was returned);
     /// `None` while it must wait. Called when the connection is not busy any more.
-    pub fn take_later(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
+    pub fn take_late_reply(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
         let getting =
             self.queues.gets_mut().remove(|get| get.connection == connection && get.outcome.is_some())?;
         let outcome = match getting.outcome? {

@@ -68,7 +68,7 @@ impl RequeuedHeap {
                 open.extend([left, right]);
             }
         }
-        sort_by_key(&mut found, |index| pool.slab[*index].offset);
+        sort_by_key(&mut found, |index| pool.slab[*index].order);
         found
     }
 
@@ -89,7 +89,7 @@ fn merge(slab: &mut Slab<Delivered>, one: u32, two: u32) -> u32 {
     if one == 0 || two == 0 {
         return one.max(two);
     }
-    let in_order = slab[one as usize - 1].offset <= slab[two as usize - 1].offset;
+    let in_order = slab[one as usize - 1].order <= slab[two as usize - 1].order;
     let (upper, lower) = if in_order { (one, two) } else { (two, one) };
     let right = merge(slab, slab[upper as usize - 1].heap.right, lower);
     let left = slab[upper as usize - 1].heap.left;
@@ -123,9 +123,9 @@ pub(crate) enum Carrier {
 pub(crate) struct Delivered {
     pub(crate) tag: u64,
     /// Position of the message in the order in which messages left the queue.
-    pub(crate) offset: u64,
+    pub(crate) order: u64,
     /// Offset of the message in the log; `None` if it is not in the log.
-    pub(crate) logged: Option<u64>,
+    pub(crate) log_offset: Option<u64>,
     /// Sequence number of the delivery in the outbox of its connection.
     pub(crate) sequence: u64,
     /// The message; `None` if it was evicted, so that it is only in the log. A message is not evicted before
@@ -180,8 +180,8 @@ struct HeapLinks {
 /// The properties of a new delivery.
 pub(crate) struct NewDelivery {
     pub(crate) tag: u64,
-    pub(crate) offset: u64,
-    pub(crate) logged: Option<u64>,
+    pub(crate) order: u64,
+    pub(crate) log_offset: Option<u64>,
     pub(crate) message: MessageId,
     pub(crate) channel: ChannelId,
     pub(crate) consumer: Option<ConsumerId>,
@@ -230,8 +230,8 @@ impl Deliveries {
         let has_tag = !new.no_ack && new.carrier != Carrier::Return;
         let record = Delivered {
             tag: new.tag,
-            offset: new.offset,
-            logged: new.logged,
+            order: new.order,
+            log_offset: new.log_offset,
             sequence,
             message: Some(new.message),
             body_len,
@@ -395,7 +395,7 @@ impl Deliveries {
     /// outbox.
     pub(crate) fn allow_eviction(&mut self, index: usize) {
         let record = &mut self.slab[index];
-        if record.logged.is_some() && record.message.is_some() && !record.is_evictable {
+        if record.log_offset.is_some() && record.message.is_some() && !record.is_evictable {
             record.is_evictable = true;
             self.evictable.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
         }
@@ -587,11 +587,11 @@ const fn overdue_s(since_s: u32, timeout_ms: u32) -> u32 {
 mod records_tests {
     use super::*;
 
-    fn new(channel: usize, tag: u64, offset: u64) -> NewDelivery {
+    fn new(channel: usize, tag: u64, order: u64) -> NewDelivery {
         NewDelivery {
             tag,
-            offset,
-            logged: None,
+            order,
+            log_offset: None,
             message: MessageId::from_index(0),
             channel: ChannelId::from_index(channel),
             consumer: None,
@@ -633,7 +633,7 @@ mod records_tests {
         }
         let mut last = 0;
         while let Some(index) = heap.pop(&mut pool) {
-            let offset = pool.slab[index].offset;
+            let offset = pool.slab[index].order;
             assert!(offset >= last);
             last = offset;
             pool.remove_tag(index);

@@ -38,13 +38,13 @@
 //! | `deliveries` | unsettled deliveries |
 //! | `quota` | counts what each connection uses of the shared pools |
 //! | `job` | work that takes more than one step |
-//! | `shortage` | the causes for which publishers wait |
+//! | `shortage` | the causes why publishers wait |
 //! | `retry_list` | lists of requests that are retried after a change |
 //! | `reply_text` | formatting of reply texts, and common faults |
 //!
-//! [`Broker::apply`] carries out a command: it changes the state and returns the reply at once. At the end of
-//! each turn of the event loop the caller calls, in this order, [`Broker::run_jobs`], [`Broker::deliver`],
-//! and for each connection [`Broker::outbox`] and [`Broker::sent`].
+//! [`Broker::apply`] carries out a command: it changes the state and returns the reply at once. At the end of each turn
+//! of the event loop the caller calls, in this order, [`Broker::run_jobs`], [`Broker::deliver`], and for each
+//! connection [`Broker::outbox`] and [`Broker::written`] (for a bridge [`Broker::sent`]).
 //!
 //! These terms have a fixed meaning in this crate:
 //!
@@ -58,7 +58,7 @@
 //! | level | the record of a queue with priorities for the messages of one priority |
 //! | hidden queue | the queue of a delayed exchange, which has no name and is not shown |
 //! | slot | a level of a hidden queue: the messages that are due in one interval |
-//! | entry, chunk | one place in a queue, and the unit of memory in which places are allocated |
+//! | entry, chunk | one position in a queue, and the unit of memory in which entries are allocated |
 //! | share | the part of a pool that one queue, or one connection, may use |
 //! | place | the index of a record in its pool; another record may have the place after the first is freed |
 //! | serial | the number of a user, an exchange, a queue or a channel that no later one has in this process |

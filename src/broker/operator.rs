@@ -150,7 +150,7 @@ impl Broker {
             || Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"));
         let vhost = self.access.find_vhost(vhost).ok_or_else(not_found)?;
         let queue =
-            self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
+            self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).is_internal);
         Ok((queue.ok_or_else(not_found)?, vhost))
     }
 

@@ -601,8 +601,8 @@ impl Broker {
             messages,
             NewDelivery {
                 tag: 0,
-                offset: 0,
-                logged: None,
+                order: 0,
+                log_offset: None,
                 message,
                 channel,
                 consumer: None,

@@ -322,8 +322,8 @@ fn contents_of(found: &store::QueueIndex) -> Contents {
         count: found.live,
         bytes: found.live_bytes(),
         next_offset: found.next_offset(),
-        delivered_through: found.delivered_below(),
-        watermark: found.delivered_through,
+        delivered_below: found.delivered_below(),
+        watermark: found.watermark,
     }
 }
 
@@ -408,7 +408,7 @@ impl Broker {
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
                     (true, auto_delete, is_rebuilt);
-                record.logged = DurableIndex::as_incarnation(incarnation);
+                record.durable_index = DurableIndex::as_incarnation(incarnation);
                 record.requeues = requeues;
                 record.rank = first_rank(cx.pending_writes, &record, priorities_from);
                 let is_upgraded = record.priorities_from() != priorities_from;
@@ -475,7 +475,7 @@ impl Broker {
                 .queues
                 .records()
                 .find_queue(vhost_id, name)
-                .filter(|queue| self.queues.at(*queue).logged.incarnation() == destination_version)
+                .filter(|queue| self.queues.at(*queue).durable_index.incarnation() == destination_version)
                 .map(Destination::Queue),
             DestinationName::Exchange(name) => exchange(name, destination_version).map(Destination::Exchange),
         };
@@ -551,7 +551,7 @@ impl Broker {
         let mut record = Queue::new(vhost, name, &[], settings);
         record.applied = applied;
         (record.declared.durable, record.declared.is_rebuilt) = (true, true);
-        record.logged = DurableIndex::as_incarnation(incarnation);
+        record.durable_index = DurableIndex::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record).ok()?;
         self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
         Some(queue)
@@ -671,7 +671,7 @@ pub struct Contents {
     /// Offset of the next message.
     pub next_offset: u64,
     /// Messages with smaller offsets may have been delivered.
-    pub delivered_through: u64,
+    pub delivered_below: u64,
     /// The watermark in the log, which ran ahead of the deliveries.
     pub watermark: u64,
 }

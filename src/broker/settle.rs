@@ -208,8 +208,8 @@ impl Broker {
         let delivery = &mut self.queues.deliveries_mut()[index];
         delivery.redelivered = true;
         let (consumer, channel) = (delivery.consumer, delivery.channel);
-        let (logged, requeues) = (delivery.logged, delivery.requeues);
-        if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.reports_requeues) {
+        let (log_offset, requeues) = (delivery.log_offset, delivery.requeues);
+        if let Some(offset) = log_offset.filter(|_| self.queues.at(queue).settings.reports_requeues) {
             self.queues.records_mut().note_requeue(cx.pending_writes, &self.access, queue, offset, requeues);
         }
         self.queues.put_back(cx.messages, queue, index);

@@ -1,4 +1,4 @@
-//! The causes for which a publisher waits.
+//! The causes why publishers wait.
 //!
 //! The code that refuses a message notes the cause, because only this code has checked which pool lacks
 //! capacity. When the cause is reported later, another pool may be fuller. Every cause that can make a
@@ -45,16 +45,16 @@ pub enum Shortage {
     QueueDisk(QueueId),
 }
 
-/// The publishers that wait for the same cause.
+/// The publishers that wait for the same reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WaitingPublishers {
-    /// The cause for which they wait.
+    /// The cause why they wait.
     pub shortage: Shortage,
-    /// Number of publishers that wait for this cause; 0 if none waits yet.
+    /// Number of publishers that wait for this reason; 0 if none waits yet.
     pub count: u32,
     /// Waiting time of the publisher that has waited longest, in milliseconds.
     pub for_ms: u64,
-    /// Number of publishers that wait for other causes.
+    /// Number of publishers that wait for other reasons.
     pub others: u32,
 }
 
@@ -88,8 +88,8 @@ impl From<PoolFull> for Shortage {
 }
 
 impl Shortage {
-    /// Returns whether the log lacks space, so that no persistent message is accepted until an operator or a
-    /// consumer frees space.
+    /// Returns whether the cause is a lack of space in the log, for all persistent messages or (`QueueDisk`)
+    /// for those to one queue. It lasts until an operator or a consumer frees space.
     pub const fn is_log_full(self) -> bool {
         matches!(self, Self::DiskLimit | Self::Index | Self::FileSystem | Self::QueueDisk(_))
     }
@@ -106,8 +106,8 @@ impl Shortage {
 }
 
 impl WaitingPublishers {
-    /// Returns a shortage for which no publisher waits yet.
-    pub const fn expected(shortage: Shortage) -> Self {
+    /// Returns the entry of a shortage for which no publisher waits yet.
+    pub const fn none_for(shortage: Shortage) -> Self {
         Self { shortage, count: 0, for_ms: 0, others: 0 }
     }
 }

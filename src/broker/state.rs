@@ -458,7 +458,7 @@ impl Broker {
         while let Some(index) = at {
             let consumer = self.consumers.at(index);
             let queue = consumer.queue;
-            if consumer.state == ConsumerState::Active && self.queues.at(queue).hidden {
+            if consumer.state == ConsumerState::Active && self.queues.at(queue).is_internal {
                 return Some(queue);
             }
             at = self.consumers.next_of_channel(channel, Some(index));

@@ -58,6 +58,7 @@ mod tests {
         for board in &board::BOARDS {
             let mut flags = Layer::default();
             flags.board = Some(board.name.to_string());
+            flags.management = Some(Vec::new());
             let lines = drop_in(Config::gather(None, flags).unwrap()).unwrap();
             let bytes = lines.strip_prefix("[Service]\nMemoryMax=").unwrap().trim_end().parse().unwrap();
             let row = GUIDE.lines().find(|line| line.starts_with(&format!("| `{}` |", board.name))).unwrap();

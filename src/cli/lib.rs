@@ -1,4 +1,5 @@
-//! The command line: `leveretctl`, `check`, `inspect`, `restore`, and the start of the broker.
+//! The command line: `ctl` (also installed as `leveretctl`), `check`, `inspect`, `restore`, and the start of
+//! the broker.
 //!
 //! A mistake in arguments or configuration ends the program with an error of one sentence, which says what to
 //! change.

@@ -241,7 +241,7 @@ impl Config {
 
     /// Returns the limits of this configuration at `scale`, overridden by `explicit_limits`.
     fn limits_at(&self, explicit_limits: &ExplicitLimits, scale: u64) -> Limits {
-        let with_tls = self.serves_tls() || self.has_tls_bridge();
+        let with_tls = self.serves_tls() || self.may_need_upstream_tls();
         let mut limits = limits_at(&self.profile.limits, explicit_limits, scale, with_tls);
         // These limits reserve no memory, so they are not scaled.
         limits.heartbeat_s = self.limits.heartbeat_s;

@@ -1,9 +1,10 @@
 //! The configuration: four layers are merged into one [`Config`].
 //!
 //! The layers are the built-in defaults, the profile of the board, the configuration file, and the command-line flags.
-//! Each layer overrides the ones before it. A limit that neither the file nor the flags set is *derived* from
-//! `memory_limit` (module `derive`). A profile is a TOML file with the same keys as a configuration file.
-//! `boards/generic.toml` documents every key with its unit, range and default. A test compares these with the program.
+//! Each layer overrides the ones before it. A limit that neither the file nor the flags set is *derived*: the profile's
+//! limit, scaled to `memory_limit` (module `derive`). A profile is a TOML file with the same keys as a configuration
+//! file. `boards/generic.toml` documents every key with its unit, range and default. A test compares these with the
+//! program.
 //!
 //! | file         | content                                                              |
 //! |--------------|----------------------------------------------------------------------|
@@ -20,8 +21,8 @@
 //! | `nearest`    | suggestions for mistyped words                                       |
 //!
 //! # Invariants
-//! - An unknown key or an invalid value is an error that contains the file, the line and what to write instead. An
-//!   invalid value is never replaced by a valid one.
+//! - An unknown key or an invalid value is an error that contains the file, the line and what to write instead. Keys of
+//!   older versions only cause a warning. An invalid value is never replaced by a valid one.
 
 #![warn(clippy::unwrap_used)]
 
@@ -61,7 +62,7 @@ use units::{Bytes, Seconds};
 
 impl Config {
     /// Returns whether memory for TLS with upstreams is needed: a bridge of the file uses TLS, or a shovel may.
-    pub fn has_tls_bridge(&self) -> bool {
+    pub fn may_need_upstream_tls(&self) -> bool {
         self.may_have_shovels() || self.bridges.iter().any(Bridge::has_tls)
     }
 
@@ -72,7 +73,7 @@ impl Config {
 
     /// Returns the maximum number of bridge links that use TLS at the same time: 0, or the number of all links.
     pub fn tls_links_max(&self) -> usize {
-        if self.has_tls_bridge() { self.limits.bridge_links() } else { 0 }
+        if self.may_need_upstream_tls() { self.limits.bridge_links() } else { 0 }
     }
 
     /// Loads the configuration: `file` is named on the command line, and `flags` are the other command-line flags. The
@@ -159,7 +160,12 @@ impl Config {
             .iter()
             .map(|(key, instead)| (key, format!("{key} was removed and has no effect: {instead}")));
         let renamed = RENAMED_KEYS.iter().map(|(old, new)| {
-            (old, format!("{old} is now called {new}; the old name works in this version only"))
+            (
+                old,
+                format!(
+                    "{old} is now called {new}; the old name still works in this version, but not in the next"
+                ),
+            )
         });
         let file = self.origin.file.as_deref();
         removed.chain(renamed).filter_map(move |(key, text)| {
@@ -204,13 +210,13 @@ impl Config {
         })
     }
 
-    /// Returns a warning if this board is recognised and another built-in profile was chosen explicitly.
+    /// Returns a warning if this board is recognised, but the profile in use is built in, is for another board and was
+    /// not chosen by `board = "auto"`.
     fn board_warning(&self, machine: &Machine) -> Option<String> {
         // A profile of the operator may be for any board.
         let is_built_in = BOARDS.iter().any(|board| board.name == self.board);
-        let is_chosen = self.board_why.is_some();
-        let choice =
-            machine.recognised(Some(self.memory_limit_bytes)).filter(|_| is_built_in && !is_chosen)?;
+        let is_auto = self.board_why.is_some();
+        let choice = machine.recognised(Some(self.memory_limit_bytes)).filter(|_| is_built_in && !is_auto)?;
         (choice.board != self.board).then(|| {
             format!(
                 "this board is recognised as {}, but the profile in use is {}, whose limits are made for another \
@@ -220,7 +226,7 @@ impl Config {
         })
     }
 
-    /// Returns all keys and values as the text of a configuration file, without passwords.
+    /// Returns the settings in effect as the text of a configuration file, without passwords.
     pub fn to_toml(&self) -> String {
         let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{listen}\"")).collect();
         let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));

@@ -1,7 +1,7 @@
 //! Tests of every error text of the configuration, and of the order of the layers.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::settings::LimitsLayer;
 use super::transports::FileMode;
@@ -253,7 +253,8 @@ fn the_readme_shows_a_configuration_that_is_one() {
     let readme = include_str!("../../README.md");
     let (_, rest) = readme.split_once("```toml\n").expect("the README has an example");
     let (example, _) = rest.split_once("```").expect("the example ends");
-    assert_eq!(gathered(example).unwrap().memory_limit_bytes, 96_000_000);
+    let [bridge] = &gathered(example).unwrap().bridges[..] else { panic!("one bridge") };
+    assert_eq!((&*bridge.name, bridge.forward.len()), ("plant", 1));
 }
 
 /// Returns whether a line could belong to a configuration. Sections of systemd's files begin with a capital
@@ -271,7 +272,8 @@ fn documented() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let guide = fs::read_dir(root.join("systemd/guide")).unwrap().map(|file| file.unwrap().path());
     let mut found = Vec::new();
-    for path in [root.join("README.md")].into_iter().chain(guide) {
+    let is_page = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "md");
+    for path in [root.join("README.md")].into_iter().chain(guide.filter(is_page)) {
         let text = fs::read_to_string(&path).unwrap();
         let (mut block, mut is_fenced) = (String::new(), false);
         for (at, line) in text.lines().chain([""]).enumerate() {

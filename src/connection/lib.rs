@@ -6,7 +6,8 @@
 //!
 //! A *content* is what AMQP calls the header and body frames of a message. A *delivery* is a message that the broker
 //! sends with `basic.deliver`, `basic.get-ok` or `basic.return`. The *outbox* of a connection has its deliveries that
-//! are not sent yet. A *share* is the part of the broker's memory that one user may use for publishing.
+//! are not sent yet. Here a *share* is the part of the broker's memory that one user may use for publishing; in
+//! `leveret-broker` it is the part of a pool that a queue or a connection may use.
 //!
 //! | file         | content                                                                                   |
 //! |--------------|-------------------------------------------------------------------------------------------|

@@ -1,4 +1,4 @@
-//! Limits, memory pools, errors, time and other types that all packages of Leveret share.
+//! Limits, memory pools, errors, time and other types that several packages of Leveret share.
 //!
 //! This package depends on no other package of Leveret.
 

@@ -17,7 +17,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     // before.
     let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
         .map(|bytes| bytes.min(leveret_storage::SEGMENT_BYTES_MAX) as usize);
-    let if_link = |bytes| if config.has_tls_bridge() { bytes } else { 0 };
+    let if_link = |bytes| if config.may_need_upstream_tls() { bytes } else { 0 };
     let if_tls = |bytes| if config.listen_tls.is_empty() { 0 } else { bytes };
     let if_serving = |bytes| if config.serves_tls() { bytes } else { 0 };
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
@@ -104,9 +104,10 @@ mod tests {
     use leveret_config::Layer;
     use leveret_config::board::BOARDS;
 
-    /// Returns a configuration with this text.
+    /// Returns a configuration with this text, without the web page that a start by hand has.
     fn said(text: &str) -> Config {
-        Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap()
+        let text = format!("management = []\n{text}");
+        Config::gather(None, Layer::parse("leveret.toml", &text).unwrap()).unwrap()
     }
 
     fn gathered(board: &str, memory_limit: Option<u64>, with_tls: bool) -> Config {

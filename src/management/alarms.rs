@@ -98,7 +98,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     let waiters = context.process.waiters.filter(|waiters| !ends_with_compaction(context, waiters));
     let is_awaited = |shortage| waiters.is_some_and(|waiters| waiters.shortage == shortage);
     let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
-    let shortages = expected.map(WaitingPublishers::expected).into_iter().chain(waiters);
+    let shortages = expected.map(WaitingPublishers::none_for).into_iter().chain(waiters);
     let awaited_shortages = shortages.map(|waiters| {
         let pools = (pending_writes, &*context.messages);
         Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
@@ -223,7 +223,7 @@ pub(super) fn is_disk_full(context: &RequestContext<'_>) -> bool {
 pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
     let shortage = shortage_of_store(context)?;
     let found = context.process.waiters.filter(|waiters| waiters.shortage == shortage);
-    let waiters = found.unwrap_or(WaitingPublishers::expected(shortage));
+    let waiters = found.unwrap_or(WaitingPublishers::none_for(shortage));
     let pools = (&*context.pending_writes, &*context.messages);
     Some(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
 }

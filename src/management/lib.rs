@@ -1,9 +1,9 @@
 //! Answers the operator's requests: the management API, the control socket, metrics and the web page.
 //!
-//! The operator is root or the broker's own user, who uses the control socket through `leveretctl`. A user of the
-//! broker uses the management API, which is RabbitMQ's, over the network. All requests, metrics and the page
-//! included, are looked up in one table (`table`). A new request needs a row in that table and the function that
-//! the row names.
+//! The operator is root or the broker's own user, who uses the control socket through `leveret ctl` (also installed as
+//! `leveretctl`). A user of the broker uses the management API, which is RabbitMQ's, over the network. All requests,
+//! metrics and the page included, are looked up in one table (`table`). A new request needs a row in that table and the
+//! function that the row names.
 //!
 //! | file | contents |
 //! |------|----------|

@@ -135,7 +135,7 @@ impl Getting {
             if broker.is_busy(connection) {
                 return Ok(None);
             }
-            broker.take_later(connection).map_or(Outcome::GetEmpty, |later| later.0)
+            broker.take_late_reply(connection).map_or(Outcome::GetEmpty, |reply| reply.0)
         } else if self.get.left == 0 {
             Outcome::GetEmpty
         } else {

@@ -326,7 +326,7 @@ impl<P: Platform> Engine<P> {
     /// Returns whether sockets of this kind may be accepted. Those of the control socket may only after
     /// [`Self::open_control_socket`]. Before, another process may be using the data directory.
     const fn is_open(&self, kind: ListenerKind) -> bool {
-        self.operators.is_open || !matches!(kind, CONTROL)
+        self.operators.accepts_control_clients || !matches!(kind, CONTROL)
     }
 
     fn accept_at(&mut self, at: usize) {
@@ -509,7 +509,7 @@ impl<P: Platform> Engine<P> {
         match (peer.waiting, &peer.session) {
             (WaitReason::Handshake(_), _) => Deadline::NEVER,
             (WaitReason::PasswordCheck(_), _) if has_tokens() => Deadline::NEVER,
-            _ if !peer.has_first_message => peer.last_reply_at.after_ms(first_message_ms),
+            _ if !peer.is_past_first_contact => peer.last_reply_at.after_ms(first_message_ms),
             (_, Session::Operator(client)) => {
                 let is_ours = client.session.awaits_disk() || client.session.awaits_read_back();
                 let holds_files = self.operators.backup_client == Some(id);

@@ -26,7 +26,7 @@
 //! | `platform` | the traits for sockets, clock and worker thread, which the daemon and the tests implement |
 //!
 //! # Invariants
-//! - The loop has one thread and never blocks.
+//! - The loop has one thread and does not block; only the poll of the daemon waits.
 //! - Clock, sockets and threads are reached only through [`Platform`].
 //! - The work that one peer can cause in a turn is bounded.
 //!

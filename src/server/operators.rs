@@ -12,7 +12,8 @@
 //!   and the user that the kernel reports is checked.
 //! - The number of clients is limited by the number of their slots.
 //! - Each client causes at most one read, one request and one write per turn.
-//! - A client that makes no progress for [`IDLE_MS`] is disconnected.
+//! - A client that makes no progress for [`IDLE_MS`] is disconnected. Time during which it waits for the broker is not
+//!   counted.
 
 use leveret_core::command::ConnectionId;
 use leveret_core::limits::Limits;
@@ -54,9 +55,11 @@ const ANSWER_KEPT_MS: u64 = 8_000;
 
 /// The state that all operator clients share.
 pub(super) struct Operators {
-    pub(super) is_open: bool,
+    /// Whether the control socket is open.
+    pub(super) accepts_control_clients: bool,
     pub(super) process: Process,
     pub(super) own_uid: u32,
+    /// Requests of operators that the loop carries out later in the turn: stop, change a bridge.
     pub(super) orders: Orders,
     pub(super) tokens: Tokens,
     pub(super) samples: Samples,
@@ -67,9 +70,9 @@ pub(super) struct Operators {
 
 impl Operators {
     /// Creates the state. Clients of the control socket are not accepted yet.
-    pub(super) fn closed(process: Process, own_uid: u32, samples: Samples) -> Self {
+    pub(super) fn new(process: Process, own_uid: u32, samples: Samples) -> Self {
         Self {
-            is_open: false,
+            accepts_control_clients: false,
             process,
             own_uid,
             orders: Orders::default(),
@@ -88,8 +91,8 @@ pub(super) struct OperatorClient {
     pub(super) has_ended: bool,
     pub(super) idle_at: Deadline,
     /// When the current request or reply must be complete.
-    pub(super) exchange_at: Deadline,
-    exchange: Exchange,
+    pub(super) phase_deadline: Deadline,
+    phase: RequestPhase,
     /// From this time on the client can be evicted.
     pub(super) closable_at: Deadline,
 }
@@ -100,40 +103,39 @@ impl OperatorClient {
             session,
             has_ended: false,
             idle_at: now.after_ms(IDLE_MS),
-            exchange_at: Deadline::NEVER,
-            exchange: Exchange::None,
+            phase_deadline: Deadline::NEVER,
+            phase: RequestPhase::None,
             closable_at: now.after_ms(REQUEST_KEPT_MS),
         }
     }
 
     pub(super) fn deadline(&self) -> Deadline {
-        self.idle_at.earlier(self.exchange_at)
+        self.idle_at.earlier(self.phase_deadline)
     }
 
     /// Updates the deadlines after a read, a request or a write. Clients of the control socket have no
     /// deadline for a whole request or reply.
-    pub(super) fn update_exchange_deadlines(&mut self, now: Now) {
-        let exchange = match (self.session.is_empty(), self.session.has_output(), self.session.is_uploading())
-        {
-            (true, ..) => Exchange::None,
-            (false, true, _) => Exchange::Answer,
-            (false, false, true) => Exchange::Upload,
-            (false, false, false) => Exchange::Request,
+    pub(super) fn update_phase_deadlines(&mut self, now: Now) {
+        let phase = match (self.session.is_empty(), self.session.has_output(), self.session.is_uploading()) {
+            (true, ..) => RequestPhase::None,
+            (false, true, _) => RequestPhase::Answer,
+            (false, false, true) => RequestPhase::Upload,
+            (false, false, false) => RequestPhase::Request,
         };
-        if core::mem::replace(&mut self.exchange, exchange) == exchange {
+        if core::mem::replace(&mut self.phase, phase) == phase {
             return;
         }
-        let (exchange_ms, kept_ms) = match exchange {
-            Exchange::None => {
-                (self.exchange_at, self.closable_at) = (Deadline::NEVER, now.after_ms(0));
+        let (phase_ms, kept_ms) = match phase {
+            RequestPhase::None => {
+                (self.phase_deadline, self.closable_at) = (Deadline::NEVER, now.after_ms(0));
                 return;
             }
-            Exchange::Request => (REQUEST_MS, REQUEST_KEPT_MS),
-            Exchange::Answer if self.session.is_for_metrics() => (METRICS_ANSWER_MS, ANSWER_KEPT_MS),
-            Exchange::Answer | Exchange::Upload => (ANSWER_MS, ANSWER_KEPT_MS),
+            RequestPhase::Request => (REQUEST_MS, REQUEST_KEPT_MS),
+            RequestPhase::Answer if self.session.is_for_metrics() => (METRICS_ANSWER_MS, ANSWER_KEPT_MS),
+            RequestPhase::Answer | RequestPhase::Upload => (ANSWER_MS, ANSWER_KEPT_MS),
         };
         if self.session.is_over_network() {
-            self.exchange_at = now.after_ms(exchange_ms);
+            self.phase_deadline = now.after_ms(phase_ms);
         }
         self.closable_at = now.after_ms(kept_ms);
     }
@@ -153,7 +155,7 @@ impl OperatorClient {
 
 /// The current request or reply of a client, which determines its deadlines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Exchange {
+enum RequestPhase {
     None,
     Request,
     /// A request whose body is longer than the request buffer.
@@ -164,7 +166,7 @@ enum Exchange {
 impl<P: Platform> Engine<P> {
     /// Reads once from a client, and handles one request.
     pub(super) fn read_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Operator(client), address, has_first_message, .. }) =
+        let Some(Peer { stream, session: Session::Operator(client), address, is_past_first_contact, .. }) =
             self.shared.peers.get_mut(id)
         else {
             return;
@@ -184,10 +186,10 @@ impl<P: Platform> Engine<P> {
             client.session.take(&self.shared.scratch.input[..taken]);
             client.has_ended |= got.is_end && taken == got.len;
             if taken > 0 {
-                *has_first_message = true;
+                *is_past_first_contact = true;
                 client.note_progress(now);
             }
-            client.update_exchange_deadlines(now);
+            client.update_phase_deadlines(now);
             if !stream.keep(
                 &mut self.shared.buffers,
                 &mut self.shared.scratch.input,
@@ -208,7 +210,7 @@ impl<P: Platform> Engine<P> {
             self.serve_operator(id, OperatorSession::handle);
             self.shared.budget.charge_work();
             if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
-                client.update_exchange_deadlines(now);
+                client.update_phase_deadlines(now);
             }
             // The batch that a reply waits for may be durable already, and then no commit would wake the
             // client.
@@ -239,7 +241,7 @@ impl<P: Platform> Engine<P> {
                 if count > 0 {
                     client.note_progress(self.shared.now);
                 }
-                client.update_exchange_deadlines(self.shared.now);
+                client.update_phase_deadlines(self.shared.now);
                 self.shared.after_write(id, count > 0);
             }
             Err(error) => self.shared.note_write_failed(id, &error),
@@ -255,7 +257,7 @@ impl<P: Platform> Engine<P> {
         }
         let counters =
             self.store.as_mut().map(|store| store.commit_writer.log_mut().counters()).unwrap_or_default();
-        let outside = LoopCounters {
+        let loop_counters = LoopCounters {
             confirmed: self.shared.resources.pools.confirmed(),
             connections: (self.shared.peers.connections_opened(), self.shared.peers.connections().into()),
             disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
@@ -267,7 +269,7 @@ impl<P: Platform> Engine<P> {
             let SocketView { number, received, sent, .. } = sockets.at(id)?;
             Some(SampledConnection { id, number, received_bytes: received.0, sent_bytes: sent.0 })
         });
-        self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, connections, outside);
+        self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, connections, loop_counters);
     }
 
     /// Calls `step` with the session of a client and everything that replies may contain.
@@ -292,14 +294,14 @@ impl<P: Platform> Engine<P> {
         process.is_tls_unavailable = is_unavailable;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
         process.waiting_publishers = self.shared.lists.for_capacity.len() as u32;
-        let needs = self
+        let blocked = self
             .shared
             .lists
             .for_capacity
             .iter()
             .filter_map(|id| self.shared.peers.get(id))
             .map(|peer| peer.blocked_on);
-        process.waiters = BlockedOn::most_common(needs, self.shared.now);
+        process.waiters = BlockedOn::most_common(blocked, self.shared.now);
         if let Some(store) = &mut self.store {
             let log = store.commit_writer.log_mut();
             let counters = log.counters();

@@ -1,8 +1,8 @@
 //! Logins that wait for the check of their password, and the limit on failed logins.
 //!
 //! A check is deliberately slow: 80 ms on a Raspberry Pi Zero. The worker thread makes one check at a time.
-//! Each address has a token bucket for wrong passwords: 10 at once, then 10 per second, or fewer if a check
-//! takes long. Logins from an address without tokens wait. A correct password costs no token.
+//! Each address has a token bucket for wrong passwords: 10 at once, then 10 per second; fewer if a check takes
+//! more than 25 ms. Logins from an address without tokens wait. A correct password costs no token.
 //!
 //! # Invariants
 //! - The next check is that of the oldest login from the address with the most tokens.
@@ -27,12 +27,12 @@ use super::peer::{PeerAddress, PeerOrigin};
 const ADDRESSES_KEPT: usize = 128;
 /// Number of wrong passwords that are refused without a check.
 const WRONG_KEPT: usize = 64;
-/// Number of wrong passwords of one address that are checked without a delay.
+/// Number of wrong passwords of one address that are checked without a delay, if a check takes at most 25 ms.
 const BURST: u64 = 10;
-/// Time until an address may send one more wrong password, in nanoseconds.
+/// Minimum cost of a wrong password, in nanoseconds of refill: the time until its address may send one more.
 const TOKEN_NS: u64 = 100 * NS_PER_MS;
-/// After a wrong password, its address must wait at least this multiple of the time that the check took. One
-/// address can therefore use at most a fifth of a processor core.
+/// A wrong password costs this multiple of the time that its check took, at most the whole bucket. In the long
+/// run one address therefore uses at most a quarter of a processor core while a check takes at most 250 ms.
 const WAIT_PER_CHECK_TIME: u64 = 4;
 const BUCKET_CAPACITY_NS: u64 = BURST * TOKEN_NS;
 
@@ -47,7 +47,7 @@ pub(super) const TABLES_BYTES: usize =
 pub struct Login {
     pub(super) peer: PeerId,
     pub(super) from: PeerAddress,
-    /// Ticket of the job; see `WaitReason::Worker`. It distinguishes the peer from a later one with the
+    /// Ticket of the job; see `WaitReason::PasswordCheck`. It distinguishes the peer from a later one with the
     /// same id.
     pub(super) ticket: u64,
     pub(super) check: Box<PasswordCheck>,
@@ -91,6 +91,7 @@ impl PasswordChecks {
     /// Removes and returns the login whose password is checked next; `None` if none may be checked now.
     pub(super) fn next(&mut self, now: Now) -> Option<Login> {
         let ready = self.queue.iter().enumerate().filter(|(_, login)| self.due(login).is_due(now));
+        // Buckets are ordered by when they are full, so the smallest has the most tokens.
         let (at, _) = ready.min_by_key(|(at, login)| (self.bucket(login.from.origin()), *at))?;
         self.queue.remove(at)
     }
@@ -119,6 +120,7 @@ impl PasswordChecks {
             return bucket.take(now, cost_ns);
         }
         if self.buckets.len() == ADDRESSES_KEPT {
+            // Buckets are ordered by when they are full, so the smallest has the most tokens.
             let fullest = self.buckets.iter().enumerate().min_by_key(|(_, (_, bucket))| *bucket);
             fullest.map(|(at, _)| at).map(|at| self.buckets.swap_remove(at));
         }
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_checks_of_wrong_passwords_take_a_fifth_of_the_time() {
+    fn slow_checks_of_wrong_passwords_take_a_quarter_of_the_time() {
         let mut checks = PasswordChecks::new(1_000);
         (0..1_000).for_each(|index| push(&mut checks, index, 1));
         let count: usize =

@@ -34,7 +34,7 @@ use super::stream::Stream;
 /// | `Capacity` | memory or disk space became free | counters of the pools: `Engine::has_publisher_to_retry` |
 /// | `Job` | the broker's job for its command is done | `Broker::has_work`, while the job is not done |
 /// | `Handshake` | the worker returned the handshake | the worker's waker |
-/// | `Worker` | the worker's job is done | the worker's waker; before the job starts, `PasswordChecks::deadline` |
+/// | `PasswordCheck` | the worker has checked the password | the worker's waker; before the job starts, `PasswordChecks::deadline` |
 /// | `Disk` | the batch is durable | the disk thread's waker: `Engine::note_durable` |
 ///
 /// Three more conditions are evaluated before every sleep: whether enough input backlog is free for a peer on
@@ -195,9 +195,9 @@ pub(super) struct Peer<S> {
     pub(super) is_opening: bool,
     /// Before the login: the time of the broker's last reply to the peer, or of its acceptance.
     pub(super) last_reply_at: Now,
-    /// The first message has arrived: the broker has replied to an AMQP client, or an operator client has
-    /// sent something.
-    pub(super) has_first_message: bool,
+    /// The broker has replied to an AMQP client, an operator client has sent something, or a step of the TLS handshake
+    /// is done.
+    pub(super) is_past_first_contact: bool,
     /// When the connection is closed because its socket takes no output.
     pub(super) write_stall: Deadline,
     /// When the loop next checks whether the blocked publisher wants to close its connection.
@@ -250,7 +250,7 @@ impl<S: Socket> Peer<S> {
             deferred_reply: None,
             is_opening: false,
             last_reply_at: now,
-            has_first_message: false,
+            is_past_first_contact: false,
             write_stall: Deadline::NEVER,
             close_check_due: Deadline::NEVER,
             close_check_seen: None,

@@ -71,7 +71,7 @@ impl<P: Platform> Shared<P> {
     pub(super) fn take_handshake_step(&mut self, id: PeerId, since: Now, output: HandshakeOutput) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.waiting = WaitReason::No;
-        (peer.has_first_message, peer.last_reply_at) = (true, self.now);
+        (peer.is_past_first_contact, peer.last_reply_at) = (true, self.now);
         let waited_ms = self.now.ms_since(since);
         if let Session::Amqp(session) = &mut peer.session {
             session.postpone(waited_ms);

@@ -1,4 +1,4 @@
-//! The work after a call of a session: listing a peer that has output, flushing, closing.
+//! The work after a call of a session: putting a peer that has output on the list, flushing, closing.
 //!
 //! # Invariants
 //! - Code that calls a session calls [`Shared::after_session`] afterwards.
@@ -17,12 +17,12 @@ use super::peer::{CloseStage, Peer, Session, WaitReason};
 use super::platform::{Platform, Readiness};
 use super::state::Shared;
 
-/// How long a lost client may exist because its last input waits to be handled, if it occupies resources that
-/// others need: exclusive queues, deliveries, or memory for output. The input itself may be waiting for these
-/// resources.
+/// A lost client whose last input still waits is closed after this time, in milliseconds, if it occupies
+/// resources that others need: exclusive queues, deliveries, or memory for output. The input itself may be
+/// waiting for these resources.
 const LOST_HOLDER_MS: u64 = 5_000;
-/// How long any other lost client may exist because its last input waits to be handled. It is long so that
-/// messages are not lost which a program published just before it ended.
+/// Any other lost client whose last input still waits is closed after this time, in milliseconds. It is long so
+/// that messages are not lost that a program published just before it ended.
 const LOST_MS: u64 = 600_000;
 /// How long a peer may take to close its side of a finished connection, in milliseconds.
 const DRAIN_MS: u64 = 1_000;
@@ -48,8 +48,8 @@ impl<P: Platform> Shared<P> {
             && !peer.stream.is_writable
             && !peer.stream.is_write_closed
         {
-            // The system reports writability with every other event. If the peer was writable before and has
-            // output, it is on the list already.
+            // Each event of a socket also reports whether the socket is writable. If the peer was writable
+            // before and has output, it is on the list already.
             peer.stream.is_writable = true;
             self.list_to_write(id);
         }
@@ -120,7 +120,8 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Lists an operator client to be read if it has more input or requests, and closes it if it is done.
+    /// Puts an operator client on the list to be read if it has more input or requests, and closes it if it is
+    /// done.
     pub(super) fn after_operator(&mut self, id: PeerId) {
         let Some(Peer { stream, session: Session::Operator(client), ending, .. }) = self.peers.get_mut(id)
         else {
@@ -145,7 +146,7 @@ impl<P: Platform> Shared<P> {
     pub(super) fn after_write(&mut self, id: PeerId, has_moved: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.is_opening && has_moved {
-            (peer.has_first_message, peer.last_reply_at) = (true, self.now);
+            (peer.is_past_first_contact, peer.last_reply_at) = (true, self.now);
         }
         if peer.waiting == WaitReason::Replies && has_moved {
             self.resume(id);
@@ -173,6 +174,7 @@ impl<P: Platform> Shared<P> {
     pub(super) fn note_write_failed(&mut self, id: PeerId, error: &io::Error) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         log::debug!("{}: writing failed: {error}", peer.address);
+        // The read side is expected to end; what is buffered is still read until then.
         peer.stream.is_read_closed = true;
         peer.stream.assume_readable();
         self.note_write_closed(id);
@@ -195,7 +197,7 @@ impl<P: Platform> Shared<P> {
             let (broker, mut context) = self.broker_mut();
             broker.set_writable(&mut context, connection, false);
         }
-        // A client without a record at the broker only waits for replies.
+        // An operator client needs the connection only to receive its reply.
         if is_waiting_for_writing || connection.is_none() {
             self.close_at_turn_end(id);
         }
@@ -252,10 +254,10 @@ impl<P: Platform> Shared<P> {
                 self.lists.for_jobs.push(peer);
                 continue;
             }
-            if let Some(later) = self.broker.take_later(id)
+            if let Some(reply) = self.broker.take_late_reply(id)
                 && let Some(peer) = self.peers.get_mut(id)
             {
-                peer.deferred_reply = Some(later);
+                peer.deferred_reply = Some(reply);
                 self.send_deferred_reply(id);
                 self.after_session(id.into());
             } else {
@@ -273,17 +275,18 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Handles the deadline of an operator client: closes it if it has been idle for too long. Time during
-    /// which it waited for the disk or the broker is not counted.
-    pub(super) fn call_operator(&mut self, id: PeerId) {
+    /// Handles the deadline of an operator client: closes it if it has been idle, or its request or reply has
+    /// been incomplete, for too long. Time during which it waited for the broker, its disk or its worker is not
+    /// counted.
+    pub(super) fn handle_operator_deadline(&mut self, id: PeerId) {
         let now = self.now;
         let Some(Peer { session: Session::Operator(client), waiting, .. }) = self.peers.get_mut(id) else {
             return;
         };
-        let is_ours = client.session.awaits_disk() || client.session.awaits_read_back();
-        if is_ours || *waiting != WaitReason::No {
+        let is_delay_ours = client.session.awaits_disk() || client.session.awaits_read_back();
+        if is_delay_ours || *waiting != WaitReason::No {
             client.note_progress(now);
-            client.exchange_at = Deadline::NEVER;
+            client.phase_deadline = Deadline::NEVER;
         } else if client.deadline().is_due(now) {
             return self.close_at_turn_end(id);
         }

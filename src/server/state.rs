@@ -125,7 +125,7 @@ impl<P: Platform> Engine<P> {
             store: None,
             blocked: BlockedPublishers::new(),
             idle_memory: IdleMemory::new(setup.is_memory_locked),
-            operators: Operators::closed(setup.process, setup.own_uid, samples),
+            operators: Operators::new(setup.process, setup.own_uid, samples),
             bridges,
         }
     }
@@ -222,7 +222,7 @@ impl<P: Platform> Engine<P> {
 
     /// Accepts clients of the control socket from now on.
     pub const fn open_control_socket(&mut self) {
-        self.operators.is_open = true;
+        self.operators.accepts_control_clients = true;
     }
 
     /// Sets the description of the configuration that is shown to operators.

@@ -478,7 +478,7 @@ impl<P: Platform> Engine<P> {
             peer.stream.assume_readable();
             return self.shared.list_to_read(id);
         }
-        let Some(connection) = id.connection() else { return self.shared.call_operator(id) };
+        let Some(connection) = id.connection() else { return self.shared.handle_operator_deadline(id) };
         if peer.session.is_bridge() {
             self.call_bridge(connection, LinkEvent::DeadlineDue);
             return;

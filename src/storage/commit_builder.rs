@@ -26,7 +26,7 @@ use super::reader::apply_records;
 use super::record::Record;
 use super::recovery::StepResult;
 use super::segment::{SegmentHeader, SegmentRef};
-use super::space::Slot;
+use super::space::SlotUse;
 use super::space::Space;
 
 impl Log {
@@ -96,7 +96,7 @@ impl Log {
     /// one. A full log of expiring messages needs this commit: without the recorded time, no message would be closer
     /// to its expiry after the next start.
     pub(super) fn empty_commit(&mut self, now: Now) -> Option<CommitJob> {
-        let fits_beside = self.space.leaves_reserve_alone() && self.space.fits_active(BLOCK_BYTES);
+        let fits_beside = self.space.has_whole_reserve() && self.space.fits_active(BLOCK_BYTES);
         if self.space.is_scarce() && !fits_beside {
             return None;
         }
@@ -138,7 +138,7 @@ impl Log {
     pub fn commit_done(&mut self, mut done: CommitDone) -> Result<LogPosition, Failed> {
         let deleted_slot = done.job.deleted_slot.take();
         if let Some(slot) = deleted_slot {
-            self.space.slots.set(slot, Slot::Unusable);
+            self.space.slots.set(slot, SlotUse::Unusable);
             self.space.note_no_commit_room(self.schedule.requested_at());
         }
         match done.outcome {
@@ -348,14 +348,14 @@ impl Log {
     fn free(&mut self, left: Vec<u64>) {
         for segment in left.iter().filter_map(|sequence| self.index.segments().get(sequence)) {
             if self.reading.pins.has(segment.slot) {
-                self.space.slots.set(segment.slot, Slot::Pinned);
+                self.space.slots.set(segment.slot, SlotUse::Pinned);
             } else {
                 self.space.slots.release(segment.slot);
             }
             self.counters.segments_recycled += 1;
         }
         self.index.remove_segments(&left);
-        self.compactor.buffers.drained = left;
+        self.compactor.buffers.drain_segments = left;
         self.yield_backup_pin();
     }
 
@@ -737,11 +737,11 @@ impl SegmentBuffers {
 #[derive(Debug, Default)]
 pub(super) struct CompactorBuffers {
     /// Buffer for [`super::compaction::Drain::queues`].
-    pub(super) draining: Vec<u64>,
+    pub(super) drain_queues: Vec<u64>,
     /// Buffer for [`InFlight::rewritten`].
     pub(super) rewritten: Vec<(u64, u64)>,
     /// Buffer for [`super::compaction::Drain::segments`].
-    pub(super) drained: Vec<u64>,
+    pub(super) drain_segments: Vec<u64>,
     /// For [`super::Index::rewrite_cost`].
     pub(super) ranges_up_to: Vec<(u64, usize)>,
 }

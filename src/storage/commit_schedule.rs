@@ -30,7 +30,7 @@ use super::compaction::Compaction;
 use super::disk::is_full;
 use super::disk_jobs::{PrepareDone, PrepareJob};
 use super::log::{Failed, Log, Settings};
-use super::space::{SEGMENTS_EMERGENCY, SEGMENTS_RESERVED, Slot};
+use super::space::{SEGMENTS_EMERGENCY, SEGMENTS_RESERVED, SlotUse};
 
 /// Zeros written in one step, in bytes.
 const PREPARE_STEP_BYTES: u32 = 256 << 10;
@@ -191,7 +191,7 @@ impl Log {
     /// created, or a prepare job is in flight.
     pub fn next_prepare(&mut self) -> Option<PrepareJob> {
         if self.failed
-            || self.space.slots.preparing.is_some()
+            || self.space.slots.prepare_in_flight.is_some()
             || !self.space.slots.may_ask(self.schedule.requested_at())
         {
             return None;
@@ -221,7 +221,7 @@ impl Log {
         let (prepared, segment_bytes) = (self.space.slots.prepared, self.settings.segment_bytes);
         let bytes = PREPARE_STEP_BYTES.min(segment_bytes - prepared);
         let last = prepared + bytes == segment_bytes;
-        self.space.slots.preparing = Some(slot);
+        self.space.slots.prepare_in_flight = Some(slot);
         let create = (prepared == 0).then_some(segment_bytes);
         Some(PrepareJob { slot, create, from: prepared, bytes, last })
     }
@@ -251,7 +251,7 @@ impl Log {
     /// # Errors
     /// The disk failed; this is final.
     pub fn prepare_done(&mut self, done: PrepareDone) -> Result<(), Failed> {
-        self.space.slots.preparing = None;
+        self.space.slots.prepare_in_flight = None;
         let slot = done.job.slot;
         match done.outcome {
             Ok(()) => {
@@ -260,7 +260,7 @@ impl Log {
                 self.space.slots.prepared += done.job.bytes;
                 if done.job.last {
                     self.space.slots.prepared = 0;
-                    self.space.slots.set(slot, Slot::Free);
+                    self.space.slots.set(slot, SlotUse::Free);
                     self.space.slots.note_room();
                     self.compactor.may_have_work = true;
                 }

@@ -2,8 +2,8 @@
 //!
 //! A segment is removed in two steps. The second begins when the first is durable:
 //!
-//! 1. The live records of the segment are *copied* to the end of the log. The compactor reads the segment from its
-//!    start to its last live record, and each part only once.
+//! 1. The live records of the segment are *copied* to the end of the log. The compactor reads the segment once, from
+//!    its start to its last live record. Only a commit that a read cuts off is read again.
 //! 2. The segment is *drained*: settlements and deletions that it may contain are written again to the end of the log.
 //!    The last of these commits records that the segment is removed. This step does not read the segment, because the
 //!    index has all settlements.
@@ -50,10 +50,10 @@ const COMPACT_AHEAD_DIVISOR: usize = 16;
 const COMPACT_AHEAD_MAX: usize = 8;
 /// A segment is compacted if at most this percentage of its bytes must be written for that.
 const WRITTEN_PERCENT_MAX: u64 = 96;
-/// The same percentage while the compactor continues although enough segments are free.
+/// The limit while the compactor continues although enough segments are free.
 const WRITTEN_AHEAD_PERCENT_MAX: u64 = 75;
-/// The same percentage when no segment is free and none can be created: compacting a fuller segment might not free
-/// enough space to compact the next one.
+/// The limit when no segment is free and none can be created: compacting a fuller segment might not free enough space
+/// to compact the next one.
 const WRITTEN_LAST_PERCENT_MAX: u64 = 50;
 /// While the compactor is active, new messages take at most 1/32 of a commit. So old records are in segments of their
 /// own, separate from new messages, which may soon be consumed.
@@ -70,7 +70,7 @@ const READ_BYTES_MAX: usize = 128 << 10;
 
 impl Log {
     /// Returns whether the compactor should choose a segment: it is idle, and records were settled or written since it
-    /// last found none.
+    /// last found no segment worth compacting.
     pub fn wants_compaction(&self) -> bool {
         self.compactor.may_have_work
             && !self.compactor.is_active()
@@ -123,23 +123,23 @@ impl Log {
                 && compaction != Some(*sequence)
                 && !self.refused_files.contains(&segment.slot)
         });
-        let mut leaving = core::mem::take(&mut self.compactor.buffers.drained);
-        leaving.clear();
+        let mut segments = core::mem::take(&mut self.compactor.buffers.drain_segments);
+        segments.clear();
         for (&sequence, _) in found {
-            if leaving.is_empty() || self.index.deletions_to_rewrite(sequence).next().is_none() {
-                leaving.push(sequence);
+            if segments.is_empty() || self.index.deletions_to_rewrite(sequence).next().is_none() {
+                segments.push(sequence);
             }
-            if leaving.len() >= most {
+            if segments.len() >= most {
                 break;
             }
         }
-        let Some(first) = leaving.first() else {
-            self.compactor.buffers.drained = leaving;
+        let Some(first) = segments.first() else {
+            self.compactor.buffers.drain_segments = segments;
             return;
         };
         self.index.set_draining(*first);
         self.compactor.drain =
-            Some(Drain::of(leaving, &self.index, core::mem::take(&mut self.compactor.buffers.draining)));
+            Some(Drain::of(segments, &self.index, core::mem::take(&mut self.compactor.buffers.drain_queues)));
         self.schedule_removal();
     }
 
@@ -168,15 +168,15 @@ impl Log {
             }
             drain.queues.pop();
         }
-        if self.pending.len() + drain.segments.len() * LEFT_BYTES_MAX > end {
+        if self.pending.len() + drain.segments.len() * REMOVED_BYTES_MAX > end {
             self.compactor.drain = Some(drain);
             return;
         }
         for &segment in &drain.segments {
-            self.pending.add(&Record::Left { segment });
+            self.pending.add(&Record::SegmentRemoved { segment });
         }
         in_flight.drained = drain.segments;
-        self.compactor.buffers.draining = drain.queues;
+        self.compactor.buffers.drain_queues = drain.queues;
     }
 
     /// Rewrites all settlements of one queue. Returns `false` if the commit is full before that.
@@ -211,18 +211,18 @@ impl Log {
                 break;
             }
         }
-        if entry.delivered_through > 0 {
-            self.pending.add(&Record::DeliveredWatermark { queue, offset: entry.delivered_through });
+        if entry.watermark > 0 {
+            self.pending.add(&Record::DeliveredWatermark { queue, offset: entry.watermark });
         }
-        if entry.delivered_below() < entry.delivered_through {
-            let (offset, watermark) = (entry.delivered_below(), entry.delivered_through);
+        if entry.delivered_below() < entry.watermark {
+            let (offset, watermark) = (entry.delivered_below(), entry.watermark);
             self.pending.add(&Record::WatermarkReset { queue, offset, watermark });
         }
         in_flight.rewritten.push((queue, since));
         true
     }
 
-    /// Writes access deletions that the last commit rewrote once more, because each belongs in two commits.
+    /// Writes again the access deletions that the last commit rewrote, because each must be in two commits.
     pub(super) fn repeat_access_deletions(&mut self, end: usize) {
         let pending = &mut self.pending;
         while let Some((key, version)) =
@@ -247,16 +247,19 @@ impl Log {
             );
         }
         let pauses_compaction = self.space.index_memory.pauses_compaction();
-        // Settlements may wait for space that exists only after the compactor has continued.
+        // Settlements may wait for space that exists only after the compactor has continued, so the position counts as
+        // reached when nothing is pending or in flight.
         let is_all_written = !self.has_pending_records() && self.in_flight.is_none();
         let compaction = self.compactor.compaction.as_mut()?;
         if let Some(position) = compaction.copied {
             if position <= self.durable || is_all_written {
-                let (segment, is_whole) = (compaction.segment, compaction.left > 0);
+                let segment = compaction.segment;
+                // Copying ends with records left only at the end of the segment.
+                let was_read_to_its_end = compaction.left > 0;
                 self.compactor.compaction = None;
                 self.shrink_buffer();
                 self.index.set_compacting(0);
-                self.index.end_compaction(segment, is_whole);
+                self.index.end_compaction(segment, was_read_to_its_end);
                 self.start_drain();
             }
             return None;
@@ -284,8 +287,8 @@ impl Log {
         })
     }
 
-    /// Shrinks the buffer after it has grown for one commit longer than `commit_bytes`, which may have been
-    /// lowered.
+    /// Shrinks the buffer after it has grown for one commit longer than `commit_bytes`: it was written before this
+    /// setting was lowered.
     fn shrink_buffer(&mut self) {
         let most = self.settings.commit_bytes as usize;
         if self.compactor.buffer.capacity() > most {
@@ -297,7 +300,7 @@ impl Log {
     /// cannot be read count as live, so that their segment stays.
     pub fn compaction_read_done(&mut self, done: ReadDone) {
         self.compactor.buffer = done.buffer;
-        if self.replication_read_done(done.outcome.as_ref().map_or(0, |known| *known)) {
+        if self.replication_read_done(done.outcome.as_ref().map_or(0, |read_bytes| *read_bytes)) {
             return;
         }
         let Some(mut compaction) = self.compactor.compaction.take().filter(|compaction| compaction.reading)
@@ -306,13 +309,14 @@ impl Log {
         };
         compaction.reading = false;
         self.has_refused_reads |= done.outcome.is_err();
-        let known = done.outcome.unwrap_or(0);
-        self.counters.bytes_read_to_copy += known as u64;
-        (compaction.read, compaction.requested_bytes) = ((compaction.at, known), compaction.next_read_bytes);
-        if known < BLOCK_BYTES {
+        let read_bytes = done.outcome.unwrap_or(0);
+        self.counters.bytes_read_to_copy += read_bytes as u64;
+        (compaction.read, compaction.requested_bytes) =
+            ((compaction.at, read_bytes), compaction.next_read_bytes);
+        if read_bytes < BLOCK_BYTES {
             if compaction.reads_single_blocks {
-                // The first half of the commit may have been copied already, if it could be read a moment
-                // ago.
+                // `skip` may be set: a part of this commit was copied when it could still be read. It does
+                // not apply to the next block.
                 compaction.skip = 0;
                 compaction.at += BLOCK_BYTES as u32;
             }
@@ -322,8 +326,8 @@ impl Log {
         self.copy_on();
     }
 
-    /// Returns the bytes that the compactor reads at once: 1/8 of a segment, so that small segments are read
-    /// in parts like large ones. At most `commit_bytes`, the size of the buffer.
+    /// Returns the bytes that the compactor reads at once: 1/8 of a segment, so that small segments are read in parts
+    /// like large ones, but at most [`READ_BYTES_MAX`] and `commit_bytes`, the size of the buffer.
     fn read_bytes(&self) -> usize {
         let Settings { segment_bytes, commit_bytes, .. } = self.settings;
         READ_BYTES_MAX.min(segment_bytes as usize / 8).min(commit_bytes as usize)
@@ -338,21 +342,21 @@ impl Log {
         let end = self.index.segments().get(&compaction.segment).map_or(0, |segment| segment.bytes);
         compaction.waits_for_commit = 0;
         while compaction.left > 0 && compaction.at < end && compaction.waits_for_commit == 0 {
-            let (from, known) = compaction.read;
-            let known = bytes.get((compaction.at - from) as usize..known).unwrap_or_default();
+            let (from, read_bytes) = compaction.read;
+            let unread = bytes.get((compaction.at - from) as usize..read_bytes).unwrap_or_default();
             let rest = (end - compaction.at) as usize;
             let most = if compaction.reads_single_blocks { BLOCK_BYTES } else { self.read_bytes().min(rest) };
-            if known.len() < BLOCK_BYTES {
+            if unread.len() < BLOCK_BYTES {
                 compaction.next_read_bytes = most;
                 break;
             }
-            let claimed = claimed_length(known).map_or(0, padded);
+            let claimed = claimed_length(unread).map_or(0, padded);
             let was_asked_for = compaction.at == from && compaction.requested_bytes >= claimed;
-            if claimed > known.len() && claimed <= rest && !was_asked_for {
+            if claimed > unread.len() && claimed <= rest && !was_asked_for {
                 compaction.next_read_bytes = claimed.max(most);
                 break;
             }
-            self.copy_commit(&mut compaction, known);
+            self.copy_commit(&mut compaction, unread);
         }
         self.compactor.buffer = bytes;
         if compaction.waits_for_commit == 0 && (compaction.left == 0 || compaction.at >= end) {
@@ -369,8 +373,8 @@ impl Log {
             match reader::read_damaged_commit(bytes, self.writer.identity.seed(), compaction.segment) {
                 Some(damaged) => self.copy_damaged_commit(compaction, bytes, &damaged),
                 None => {
-                    // The first half of the commit may have been copied already, if it could be read a moment
-                    // ago.
+                    // `skip` may be set: a part of this commit was copied when it could still be read. It does
+                    // not apply to the next block.
                     compaction.skip = 0;
                     compaction.at += BLOCK_BYTES as u32;
                 }
@@ -650,7 +654,7 @@ impl Log {
 }
 
 /// Maximum bytes of a record that removes a segment.
-pub(super) const LEFT_BYTES_MAX: usize = 16;
+pub(super) const REMOVED_BYTES_MAX: usize = 16;
 
 /// The state of the compactor.
 #[derive(Debug)]
@@ -727,7 +731,7 @@ impl Drain {
 
     /// Returns the maximum number of segments removed with one commit of `commit_bytes`.
     pub(super) const fn segments_max(commit_bytes: usize) -> usize {
-        commit_bytes / 8 / LEFT_BYTES_MAX
+        commit_bytes / 8 / REMOVED_BYTES_MAX
     }
 }
 

@@ -239,7 +239,7 @@ impl Index {
             Record::DeliveredWatermark { queue, offset } => {
                 self.note_settlement(*queue, place);
                 let queue = self.queue(*queue);
-                queue.delivered_through = queue.delivered_through.max(*offset);
+                queue.watermark = queue.watermark.max(*offset);
             }
             Record::WatermarkReset { queue, offset, watermark } => {
                 self.note_settlement(*queue, place);
@@ -248,7 +248,7 @@ impl Index {
                 queue.watermark_reset = queue.watermark_reset.max(reset);
             }
             // These records do not change the index. The code that writes or reads the log handles them.
-            Record::Left { .. } | Record::Optional { .. } => {}
+            Record::SegmentRemoved { .. } | Record::Optional { .. } => {}
         }
     }
 
@@ -680,7 +680,7 @@ impl Index {
             | Record::Gone { .. }
             | Record::DeliveredWatermark { .. }
             | Record::WatermarkReset { .. }
-            | Record::Left { .. }
+            | Record::SegmentRemoved { .. }
             | Record::Optional { .. } => false,
         };
         is_live.into()

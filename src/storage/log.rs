@@ -39,7 +39,7 @@ use super::segment::Identity;
 use super::segment::SegmentRef;
 use super::settled::RangeSet;
 use super::space::Space;
-use super::space::{Slot, Slots};
+use super::space::{SlotUse, Slots};
 
 /// The reason why a record cannot be appended now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,7 +133,7 @@ pub(super) struct RecoveredState {
     pub(super) settings: Settings,
     pub(super) writer: WriterState,
     pub(super) index: Index,
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Vec<SlotUse>,
     /// Live segment files that are missing or shorter than a segment.
     pub(super) cut: Vec<u32>,
     pub(super) active: SegmentRef,

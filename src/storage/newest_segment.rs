@@ -34,7 +34,7 @@ use super::recovery::{Chain, SetAside};
 use super::segment::{
     FoundFile, HeaderRead, Headers, SEGMENT_BYTES_MAX, SegmentHeader, SegmentRef, is_segment_size,
 };
-use super::space::Slot;
+use super::space::SlotUse;
 use super::varint::Input;
 
 impl<D: Disk> Reader<'_, '_, D> {
@@ -324,12 +324,12 @@ impl<D: Disk> Reader<'_, '_, D> {
 
     /// Excludes files with refused blocks from writing. A refused block may contain a durable commit and become
     /// readable again, so numbers of commits that it may contain are not used either.
-    pub(super) fn protect_refused_files(&mut self, newest: &mut Newest, slots: &mut [Slot]) {
+    pub(super) fn protect_refused_files(&mut self, newest: &mut Newest, slots: &mut [SlotUse]) {
         let end = self.segment_bytes;
         for &(slot, _) in &self.disk.refused {
             let Some(state) = slots.get_mut(slot as usize) else { continue };
-            if matches!(state, Slot::Free | Slot::Preparing) {
-                *state = Slot::Unusable;
+            if matches!(state, SlotUse::Free | SlotUse::Preparing) {
+                *state = SlotUse::Unusable;
                 self.report.set_aside.push(SetAside { slot, segment: 0, from: 0, to: end });
             }
         }
@@ -540,7 +540,7 @@ pub(super) fn records_to_repeat(commit: &Commit<'_>, is_needed: impl Fn(u64) -> 
     let (mut repeated_bytes, mut count) = (Vec::with_capacity(commit.records.len()), commit.header.records);
     let mut rest = commit.records;
     while let Ok((record, length)) = Record::parse_known(rest) {
-        if matches!(record, Record::Left { segment } if is_needed(segment)) {
+        if matches!(record, Record::SegmentRemoved { segment } if is_needed(segment)) {
             count -= 1;
         } else {
             repeated_bytes.extend_from_slice(&rest[..length]);

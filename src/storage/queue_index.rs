@@ -35,9 +35,10 @@ pub struct QueueIndex {
     pub settled: SettledSet,
     /// Number of live messages.
     pub live: u64,
-    /// The highest watermark: no message with this or a higher offset was delivered. 0 if there is no watermark.
-    pub delivered_through: u64,
-    /// The correction of `delivered_through` by the last clean stop.
+    /// The highest watermark in the log: messages with smaller offsets may have been delivered. 0 if there is no
+    /// watermark.
+    pub watermark: u64,
+    /// The correction of `watermark` by the last clean stop.
     pub(super) watermark_reset: WatermarkReset,
     /// Whether the queue is deleted.
     pub gone: bool,
@@ -52,7 +53,8 @@ pub struct QueueIndex {
     pub(super) large: BTreeMap<u64, u64>,
     /// Bytes of the chunks of those bodies.
     pub(super) large_bytes: u64,
-    next_offset: u64,
+    /// One above the highest offset of a message that was seen.
+    messages_end: u64,
 }
 
 impl Default for QueueIndex {
@@ -61,7 +63,7 @@ impl Default for QueueIndex {
             runs: Runs::default(),
             settled: SettledSet::default(),
             live: 0,
-            delivered_through: 0,
+            watermark: 0,
             watermark_reset: WatermarkReset::default(),
             gone: false,
             deletion_segments: [0; 2],
@@ -69,7 +71,7 @@ impl Default for QueueIndex {
             segment_bounds: (u64::MAX, 0),
             large: BTreeMap::new(),
             large_bytes: 0,
-            next_offset: 0,
+            messages_end: 0,
         }
     }
 }
@@ -101,26 +103,27 @@ pub(super) enum SettleEffect {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FetchPlan {
     pub segment: u64,
-    /// End of the offsets that this fetch covers.
-    pub through: u64,
-    /// The offsets that the queue's part of the footer probably covers.
+    /// End of the offsets that this fetch covers, exclusive.
+    pub end: u64,
+    /// The offsets of the run, from which the search in the footer estimates where an offset lies.
     pub hint: Range,
 }
 
 impl QueueIndex {
     /// Returns the next free offset: no message, settlement or delivery has used it.
     pub fn next_offset(&self) -> u64 {
-        self.next_offset.max(self.settled.end()).max(self.delivered_through)
+        self.messages_end.max(self.settled.end()).max(self.watermark)
     }
 
-    /// Returns the first offset that was certainly not delivered.
+    /// Returns the watermark, corrected by the last clean stop: messages from this offset on were certainly not
+    /// delivered.
     pub fn delivered_below(&self) -> u64 {
         let WatermarkReset { watermark, offset } = self.watermark_reset;
-        if watermark == self.delivered_through { offset } else { self.delivered_through }
+        if watermark == self.watermark { offset } else { self.watermark }
     }
 
-    /// Returns the bytes of its live messages in the log, chunks included. Exact after a start, later as
-    /// exact as [`Run::bytes`].
+    /// Returns the bytes of its live messages in the log, chunks included. Exact after a start; an estimate after
+    /// messages were settled ([`Run::bytes`]).
     pub fn live_bytes(&self) -> u64 {
         self.runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>() + self.large_bytes
     }
@@ -161,16 +164,16 @@ impl QueueIndex {
     /// Adds a message that was found in `segment`. `bytes` is its share of the record.
     pub(super) fn add(&mut self, offset: u64, segment: u64, bytes: u32) -> AddOutcome {
         self.extend_bounds(segment);
-        self.next_offset = self.next_offset.max(offset + 1);
+        self.messages_end = self.messages_end.max(offset + 1);
         if self.gone || self.settled.contains(offset) {
             return AddOutcome::Dead;
         }
         match self.runs.around(offset) {
             Some(run) if run.segment == segment => AddOutcome::Again,
             Some(run) => {
-                let lost = self.remove_from_run(run, offset, bytes);
+                let removed_bytes = self.remove_from_run(run, offset, bytes);
                 self.add_to_run(Range { start: offset, end: offset + 1 }, segment, bytes);
-                AddOutcome::Moved(run.segment, lost)
+                AddOutcome::Moved(run.segment, removed_bytes)
             }
             None => {
                 self.add_to_run(Range { start: offset, end: offset + 1 }, segment, bytes);
@@ -183,14 +186,14 @@ impl QueueIndex {
     /// Returns the lowest offset such that all messages with this or a higher offset are certainly new to the index
     /// and not settled.
     pub(super) fn first_new_offset(&self) -> u64 {
-        if self.gone { u64::MAX } else { self.next_offset.max(self.settled.end()) }
+        if self.gone { u64::MAX } else { self.messages_end.max(self.settled.end()) }
     }
 
     /// Adds contiguous messages of `segment`, whose offsets are at least [`Self::first_new_offset`].
     pub(super) fn add_new(&mut self, offsets: Range, segment: u64, bytes: u32) {
         assert!(offsets.start >= self.first_new_offset(), "a message is noted twice");
         self.extend_bounds(segment);
-        self.next_offset = offsets.end;
+        self.messages_end = offsets.end;
         self.live += offsets.end - offsets.start;
         self.add_to_run(offsets, segment, bytes);
     }
@@ -216,9 +219,9 @@ impl QueueIndex {
         let start = run.offsets.start;
         let before = Range { start, end: offset };
         let after = Range { start: offset + 1, end: run.offsets.end };
-        let lost = if run.live == 1 { run.bytes } else { bytes.min(run.bytes) };
+        let removed_bytes = if run.live == 1 { run.bytes } else { bytes.min(run.bytes) };
         run.live -= 1;
-        run.bytes -= lost;
+        run.bytes -= removed_bytes;
         if run.live == 0 {
             self.runs.replace(start, &[]);
         } else if self.settled.contains_all(before) {
@@ -232,7 +235,7 @@ impl QueueIndex {
             let rest = Run { offsets: after, live: run.live - live, bytes: run.bytes - bytes, ..run };
             self.runs.replace(start, &[first, rest]);
         }
-        lost
+        removed_bytes
     }
 
     /// Records that `segment` contains the deletion of the queue.
@@ -259,14 +262,14 @@ impl QueueIndex {
     pub(super) fn settle(&mut self, range: Range, mut report: impl FnMut(&mut Self, SettleEffect)) {
         let mut settled = core::mem::take(&mut self.settled);
         settled.insert(range, |fresh| {
-            self.lose(fresh, &mut report);
+            self.remove_settled(fresh, &mut report);
             report(self, SettleEffect::Offsets(fresh));
         });
         self.settled = settled;
     }
 
     /// Removes newly settled offsets from their runs.
-    fn lose(&mut self, fresh: Range, report: &mut impl FnMut(&mut Self, SettleEffect)) {
+    fn remove_settled(&mut self, fresh: Range, report: &mut impl FnMut(&mut Self, SettleEffect)) {
         let mut runs = core::mem::take(&mut self.runs);
         runs.retain_in(fresh, |run| {
             // `fresh` contains no offsets that were settled before, so all its offsets within a run are live.
@@ -281,7 +284,9 @@ impl QueueIndex {
         self.runs = runs;
     }
 
-    /// Calls `each` with segment, number and bytes of the live messages in `range`, once for each run.
+    /// Calls `each` once for each run, with the segment and a high estimate of the number and bytes of the live
+    /// messages in `range`. Settled offsets in the overlap are counted as well, up to the number of live messages in
+    /// the run.
     pub(super) fn for_each_live_part(&self, range: Range, mut each: impl FnMut(u64, u32, u32)) {
         let runs = self.runs.iter_from(range.start);
         for run in runs.take_while(|run| run.offsets.start < range.end) {
@@ -292,9 +297,9 @@ impl QueueIndex {
     }
 
     /// Forgets removed segments. They contain no live messages, and so no runs.
-    pub(super) fn forget_segments(&mut self, have_left: impl Fn(&u64) -> bool) {
+    pub(super) fn forget_segments(&mut self, are_removed: impl Fn(&u64) -> bool) {
         let [newer, older] =
-            self.deletion_segments.map(|segment| if have_left(&segment) { 0 } else { segment });
+            self.deletion_segments.map(|segment| if are_removed(&segment) { 0 } else { segment });
         self.deletion_segments = if newer == 0 { [older, 0] } else { [newer, older] };
         // Free the memory of a backlog after it was consumed.
         if self.live == 0 {
@@ -354,15 +359,15 @@ impl QueueIndex {
         wanted.clear();
         let mut pieces = self.pieces_from(offsets.start).peekable();
         let (_, run) = *pieces.peek().filter(|(piece, _)| piece.start < offsets.end)?;
-        let mut through = run.offsets.end.min(offsets.end);
-        for (piece, _) in pieces.take_while(|(piece, _)| piece.start < through) {
+        let mut end = run.offsets.end.min(offsets.end);
+        for (piece, _) in pieces.take_while(|(piece, _)| piece.start < end) {
             if wanted.len() == wanted.capacity() {
-                through = wanted.last().map_or(through, |last| last.end);
+                end = wanted.last().map_or(end, |last| last.end);
                 break;
             }
-            wanted.push(Range { start: piece.start, end: piece.end.min(through) });
+            wanted.push(Range { start: piece.start, end: piece.end.min(end) });
         }
-        Some(FetchPlan { segment: run.segment, through, hint: run.offsets })
+        Some(FetchPlan { segment: run.segment, end, hint: run.offsets })
     }
 }
 
@@ -415,9 +420,9 @@ mod tests {
         let mut wanted = Vec::with_capacity(3);
         let (mut at, mut planned) = (0, Vec::new());
         while let Some(plan) = queue.plan(Range { start: at, end: u64::MAX }, &mut wanted) {
-            assert!(!wanted.is_empty() && plan.through > at);
+            assert!(!wanted.is_empty() && plan.end > at);
             planned.extend(wanted.iter().flat_map(|w| w.start..w.end).map(|at| (at, plan.segment)));
-            at = plan.through;
+            at = plan.end;
         }
         assert_eq!(planned, listed, "every live offset is planned once, from its place");
     }

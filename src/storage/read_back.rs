@@ -33,7 +33,7 @@ use super::parts::{BodyPart, BodyPartBlock, PART_BLOCK_BYTES, Smallest, part_see
 use super::reader;
 use super::record::{Message, Range, Record};
 use super::settled::SHARED_SPAN_BYTES_MAX;
-use super::space::Slot;
+use super::space::SlotUse;
 
 /// Maximum bytes of records per fetch, except for a single longer record.
 pub const FETCH_BYTES: usize = 128 << 10;
@@ -97,7 +97,7 @@ impl Log {
         };
         let job = self.job(source, plan.segment, buffers)?;
         let bytes_max = (bytes_max as usize).min(FETCH_BYTES);
-        Some(FetchJob { queue, bytes_max, through: plan.through, hint: plan.hint, ..job })
+        Some(FetchJob { queue, bytes_max, through: plan.end, hint: plan.hint, ..job })
     }
 
     /// Returns a job that reads one chunk of a large body, or `None` while another fetch is in flight.
@@ -186,7 +186,7 @@ impl Log {
     /// Releases the file and the buffers of a finished fetch.
     fn unpin(&mut self, job: FetchJob) {
         self.reading.pins.set_read(None);
-        if self.space.slots.get(job.slot) == Slot::Pinned && !self.reading.pins.has(job.slot) {
+        if self.space.slots.get(job.slot) == SlotUse::Pinned && !self.reading.pins.has(job.slot) {
             self.space.slots.release(job.slot);
         }
         self.reading.spare = Some(job.buffers.reset());
@@ -221,7 +221,7 @@ impl Log {
     /// Releases the pinned files, so that they may be reused.
     pub fn release_backup_pin(&mut self) {
         for slot in self.reading.pins.take_copied() {
-            if self.space.slots.get(slot) == Slot::Pinned && !self.reading.pins.has(slot) {
+            if self.space.slots.get(slot) == SlotUse::Pinned && !self.reading.pins.has(slot) {
                 self.space.slots.release(slot);
             }
         }

@@ -23,7 +23,7 @@ use super::record::{Record, RecordError};
 use super::recovery::{Chain, CommitWalk, Lister, Listing, Report, SetAside};
 use super::segment::Identity;
 use super::segment::{FoundFile, FoundHeader, HeaderRead, Headers, SegmentRef};
-use super::space::Slot;
+use super::space::SlotUse;
 use super::varint::Input;
 use super::{access, group};
 
@@ -435,13 +435,13 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     }
 
     /// Returns the use of each file, by slot.
-    pub(super) fn slots(&mut self, found: &[FoundFile], headers: &Headers<'_>) -> Vec<Slot> {
+    pub(super) fn slots(&mut self, found: &[FoundFile], headers: &Headers<'_>) -> Vec<SlotUse> {
         // The file of a segment may be missing.
         let of_log = self.index.segments().values().map(|segment| segment.slot);
         let of_files = found.iter().map(|file| file.slot).chain(self.set_aside.iter().copied());
         let last = of_files.chain(of_log).max();
         let count = last.map_or(0, |slot| slot as usize + 1);
-        let mut slots = vec![Slot::Unusable; count];
+        let mut slots = vec![SlotUse::Unusable; count];
         // A header that is only in the header copy does not prove that the file belongs to this store.
         let only_in_header_copy =
             self.header_copy.filter(|_| self.is_only_in_header_copy).map(|noted| noted.slot);
@@ -456,20 +456,20 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 continue;
             }
             slots[file.slot as usize] = match (is_ours, self.is_whole(file.slot)) {
-                (true, true) => Slot::Free,
-                (true, false) => Slot::Preparing,
+                (true, true) => SlotUse::Free,
+                (true, false) => SlotUse::Preparing,
                 (false, _) => {
                     let (slot, to) = (file.slot, file.length as u32);
                     self.report.set_aside.push(SetAside { slot, segment: 0, from: 0, to });
-                    Slot::Unusable
+                    SlotUse::Unusable
                 }
             };
         }
         for segment in self.index.segments().values() {
-            slots[segment.slot as usize] = Slot::Live;
+            slots[segment.slot as usize] = SlotUse::Live;
         }
         for slot in &self.set_aside {
-            slots[*slot as usize] = Slot::Unusable;
+            slots[*slot as usize] = SlotUse::Unusable;
         }
         slots
     }

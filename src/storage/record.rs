@@ -277,7 +277,7 @@ pub enum Record<'a> {
         watermark: u64,
     },
     /// A segment is removed from the log: none of its records is live, and its settlements were written again.
-    Left {
+    SegmentRemoved {
         /// The segment's sequence.
         segment: u64,
     },
@@ -322,7 +322,7 @@ impl<'a> Record<'a> {
             DEFINED => parse_defined(&mut input),
             DELIVERED_WATERMARK => parse_delivered_watermark(&mut input),
             WATERMARK_RESET => parse_watermark_reset(&mut input),
-            LEFT => input.varint().map(|segment| Self::Left { segment }),
+            LEFT => input.varint().map(|segment| Self::SegmentRemoved { segment }),
             OPTIONAL.. => return Ok(Self::Optional { kind, payload }),
             _ => return Err(RecordError::Unknown(kind)),
         };
@@ -368,7 +368,7 @@ impl<'a> Record<'a> {
             Self::WatermarkReset { queue, offset, watermark } => encode_with(out, WATERMARK_RESET, |out| {
                 [*queue, *offset, *watermark].into_iter().for_each(|number| varint::put(out, number));
             }),
-            Self::Left { segment } => encode_with(out, LEFT, |out| varint::put(out, *segment)),
+            Self::SegmentRemoved { segment } => encode_with(out, LEFT, |out| varint::put(out, *segment)),
             Self::Optional { kind, payload } => {
                 encode_with(out, *kind, |out| out.extend_from_slice(payload));
             }
@@ -389,7 +389,7 @@ impl<'a> Record<'a> {
             Self::Gone { .. }
             | Self::DeliveredWatermark { .. }
             | Self::WatermarkReset { .. }
-            | Self::Left { .. } => 0,
+            | Self::SegmentRemoved { .. } => 0,
         };
         own + RECORD_OVERHEAD_BYTES_MAX
     }
@@ -633,7 +633,7 @@ mod tests {
             round_trip(&Record::Defined { version: offset, key: &bytes, value: None });
             round_trip(&Record::DeliveredWatermark { queue, offset });
             round_trip(&Record::WatermarkReset { queue, offset, watermark: index.into() });
-            round_trip(&Record::Left { segment: queue });
+            round_trip(&Record::SegmentRemoved { segment: queue });
             round_trip(&Record::Optional { kind: index as u8 | OPTIONAL, payload: &bytes });
         }
 

@@ -882,7 +882,7 @@ impl<D: Disk> Lister<'_, '_, D> {
                 number = Some(this.max(number.unwrap_or(0)));
                 before_last = left.len();
                 for_each_record(commit.records, 0, |record, _| {
-                    if let Record::Left { segment } = record {
+                    if let Record::SegmentRemoved { segment } = record {
                         left.push((*segment, has_gap));
                     }
                 });

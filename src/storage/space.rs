@@ -1,6 +1,6 @@
 //! The segment files, the active segment, and how many bytes may still be written.
 //!
-//! Publishers stop while two segments are still free; `commit_schedule` decides which records may use these reserved
+//! Publishers must stop when only two segments are left; `commit_schedule` decides which records may use these reserved
 //! segments. If no segment is free, commits must fit into the active segment, and may use the space of its footer. A
 //! start then reads this segment commit by commit, which is slower.
 //!
@@ -55,7 +55,8 @@ impl Space {
         self.slots.full_until.unwrap_or(Deadline::NEVER)
     }
 
-    /// Records that the file system had no space for a commit. `requested_at` is the current time.
+    /// Records that the file system had no space for a commit. `requested_at` is when a commit was last requested,
+    /// which is about now.
     pub(super) fn note_no_commit_room(&mut self, requested_at: Now) {
         self.slots.note_full(requested_at);
         self.slots.has_no_commit_room = true;
@@ -68,7 +69,7 @@ impl Space {
             if disk.remove(slot).is_err() {
                 return;
             }
-            self.slots.set(slot, Slot::Unusable);
+            self.slots.set(slot, SlotUse::Unusable);
         }
     }
 
@@ -88,13 +89,13 @@ impl Space {
         self.slots.free() < SEGMENTS_RESERVED + SEGMENTS_READY
     }
 
-    /// Returns whether only entries that free space may open another segment.
+    /// Returns whether no more than the reserved segments are available.
     pub(super) const fn is_scarce(&self) -> bool {
         self.slots.available() <= SEGMENTS_RESERVED
     }
 
     /// Returns whether the whole reserve is free.
-    pub(super) const fn leaves_reserve_alone(&self) -> bool {
+    pub(super) const fn has_whole_reserve(&self) -> bool {
         self.slots.available() >= SEGMENTS_RESERVED
     }
 
@@ -201,13 +202,14 @@ impl Space {
         self.commit_bytes as usize / 8
     }
 
-    /// Returns the maximum bytes of one record. It depends on the segment size, which differs between stores.
+    /// Returns the maximum bytes of one record. It depends on `commit_bytes`, which an existing store with small
+    /// segments limits to a third of a segment.
     pub const fn record_bytes_max(&self) -> usize {
         self.commit_bytes as usize - self.settle_share() - COMMIT_HEADER_BYTES
     }
 }
 
-/// Number of segments that only the compactor and settlements may open.
+/// Number of segments that publishers leave free; `commit_schedule` decides what else may open them.
 pub const SEGMENTS_RESERVED: usize = 2;
 /// Number of segments beyond `disk_limit` that may be created for the compactor if it could never write again
 /// otherwise. That happens when repeated crashes use up the reserve before any segment is freed. One more is
@@ -223,7 +225,7 @@ const ASK_AGAIN_MS_MAX: u64 = 30_000;
 
 /// The use of a slot's file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Slot {
+pub(super) enum SlotUse {
     /// There is no file for this slot, or the file cannot be used.
     Unusable,
     /// The file exists, but zeros must still be written to it.
@@ -242,21 +244,21 @@ pub(super) enum Slot {
 /// which they became free, so that all files wear equally.
 #[derive(Debug)]
 pub(super) struct Slots {
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Vec<SlotUse>,
     pub(super) free: usize,
-    /// Number of slots that are not [`Slot::Unusable`].
+    /// Number of slots that are not [`SlotUse::Unusable`].
     pub(super) used: usize,
     /// `disk_limit` in segments.
     pub(super) max: usize,
-    /// Number of bytes of the file `preparing_file` that are prepared; 0 if no file is partly prepared.
+    /// Number of prepared bytes in the file of the slot `partly_prepared`; 0 if no file is partly prepared.
     pub(super) prepared: u32,
-    /// The slot that is being prepared in several steps.
-    preparing_file: u32,
+    /// The slot whose file is being prepared in several steps.
+    partly_prepared: u32,
     /// Live segment files that are missing or shorter than a segment.
     cut: Vec<u32>,
     /// The slot of the prepare job in flight, if there is one.
-    pub(super) preparing: Option<u32>,
-    /// Number of slots in the state [`Slot::Preparing`].
+    pub(super) prepare_in_flight: Option<u32>,
+    /// Number of slots in the state [`SlotUse::Preparing`].
     pub(super) unready_count: usize,
     /// When the next attempt to get space is made; `None` while the file system is not full.
     pub(super) full_until: Option<Deadline>,
@@ -270,26 +272,26 @@ pub(super) struct Slots {
 impl Slots {
     /// Creates the state from the files found. `taken` is the slot of the newest segment. `cut` contains live segment
     /// files that are missing or shorter than a segment.
-    pub(super) fn new(found: &[Slot], max: u32, taken: u32, cut: Vec<u32>) -> Self {
+    pub(super) fn new(found: &[SlotUse], max: u32, taken: u32, cut: Vec<u32>) -> Self {
         let max = max as usize;
         let mut slots = Vec::with_capacity(found.len().max(max + SEGMENTS_EMERGENCY));
         slots.extend_from_slice(found);
         let mut free_slots = VecDeque::with_capacity(slots.capacity());
-        let is_free = |slot: &u32| slots.get(*slot as usize) == Some(&Slot::Free);
+        let is_free = |slot: &u32| slots.get(*slot as usize) == Some(&SlotUse::Free);
         free_slots.extend((taken + 1..slots.len() as u32).filter(is_free));
         free_slots.extend((0..=taken).filter(is_free));
-        let free = slots.iter().filter(|slot| **slot == Slot::Free).count();
-        let used = slots.iter().filter(|slot| **slot != Slot::Unusable).count();
-        let unready_count = slots.iter().filter(|slot| **slot == Slot::Preparing).count();
+        let free = slots.iter().filter(|slot| **slot == SlotUse::Free).count();
+        let used = slots.iter().filter(|slot| **slot != SlotUse::Unusable).count();
+        let unready_count = slots.iter().filter(|slot| **slot == SlotUse::Preparing).count();
         Self {
             slots,
             free,
             used,
             max,
             prepared: 0,
-            preparing_file: 0,
+            partly_prepared: 0,
             cut,
-            preparing: None,
+            prepare_in_flight: None,
             unready_count,
             full_until: None,
             has_no_commit_room: false,
@@ -329,41 +331,42 @@ impl Slots {
         if self.free > 1 { self.free_slots.back().copied() } else { None }
     }
 
-    pub(super) fn get(&self, slot: u32) -> Slot {
-        self.slots.get(slot as usize).copied().unwrap_or(Slot::Unusable)
+    pub(super) fn get(&self, slot: u32) -> SlotUse {
+        self.slots.get(slot as usize).copied().unwrap_or(SlotUse::Unusable)
     }
 
     /// Changes the use of a slot, and the counts with it.
-    pub(super) fn set(&mut self, slot: u32, state: Slot) {
+    pub(super) fn set(&mut self, slot: u32, state: SlotUse) {
         let Some(place) = self.slots.get_mut(slot as usize) else { panic!("there is no file {slot}") };
         let old = core::mem::replace(place, state);
-        if old == Slot::Free {
+        if old == SlotUse::Free {
             // The search is short, because it is nearly always the first file.
             if let Some(at) = self.free_slots.iter().position(|free| *free == slot) {
                 self.free_slots.remove(at);
             }
         }
-        if state == Slot::Free {
+        if state == SlotUse::Free {
             self.free_slots.push_back(slot);
         }
-        let count =
-            |of: &mut usize, is: fn(Slot) -> bool| *of = *of + usize::from(is(state)) - usize::from(is(old));
-        count(&mut self.free, |slot| slot == Slot::Free);
-        count(&mut self.used, |slot| slot != Slot::Unusable);
-        count(&mut self.unready_count, |slot| slot == Slot::Preparing);
+        let count = |of: &mut usize, is: fn(SlotUse) -> bool| {
+            *of = *of + usize::from(is(state)) - usize::from(is(old))
+        };
+        count(&mut self.free, |slot| slot == SlotUse::Free);
+        count(&mut self.used, |slot| slot != SlotUse::Unusable);
+        count(&mut self.unready_count, |slot| slot == SlotUse::Preparing);
     }
 
     /// Frees a file whose content is not needed any more. A truncated file is prepared again.
     pub(super) fn release(&mut self, slot: u32) {
         let cut = self.cut.iter().position(|cut| *cut == slot);
-        self.set(slot, if cut.is_some() { Slot::Preparing } else { Slot::Free });
+        self.set(slot, if cut.is_some() { SlotUse::Preparing } else { SlotUse::Free });
         cut.map(|at| self.cut.swap_remove(at));
     }
 
     /// Takes the file that has been free for longest.
     pub(super) fn take_free(&mut self) -> Option<u32> {
         let slot = self.free_slots.front().copied()?;
-        self.set(slot, Slot::Live);
+        self.set(slot, SlotUse::Live);
         Some(slot)
     }
 
@@ -386,7 +389,7 @@ impl Slots {
     /// for the next segments.
     pub(super) fn surplus(&self) -> Option<u32> {
         let is_surplus = self.used > self.max && self.free > SEGMENTS_RESERVED + SEGMENTS_READY;
-        let last = self.slots.iter().rposition(|slot| *slot == Slot::Free)?;
+        let last = self.slots.iter().rposition(|slot| *slot == SlotUse::Free)?;
         is_surplus.then_some(last as u32)
     }
 
@@ -394,17 +397,17 @@ impl Slots {
     /// Returns `None` if a new file is needed and there are `most` files already.
     pub(super) fn begin(&mut self, most: usize) -> Option<u32> {
         if self.prepared > 0 {
-            return Some(self.preparing_file);
+            return Some(self.partly_prepared);
         }
-        let unprepared = self.slots.iter().position(|slot| *slot == Slot::Preparing);
+        let unprepared = self.slots.iter().position(|slot| *slot == SlotUse::Preparing);
         if unprepared.is_none() {
             if self.used >= most {
                 return None;
             }
-            self.slots.push(Slot::Preparing);
+            self.slots.push(SlotUse::Preparing);
             (self.used, self.unready_count) = (self.used + 1, self.unready_count + 1);
         }
-        self.preparing_file = unprepared.unwrap_or(self.slots.len() - 1) as u32;
-        Some(self.preparing_file)
+        self.partly_prepared = unprepared.unwrap_or(self.slots.len() - 1) as u32;
+        Some(self.partly_prepared)
     }
 }

@@ -1,9 +1,10 @@
 //! Verification of client certificates, the current time, and the last known time.
 //!
 //! # Invariants
-//! - A client certificate is valid only if every verifier of a [`CombinedVerifier`] accepts it.
-//! - Certificates are checked at the time of the system's clock or later. So an expired certificate is never valid
-//!   because the clock is behind.
+//! - A client certificate is valid only if the first verifier of a [`CombinedVerifier`] accepts it and no other refuses
+//!   it, except for an ignored namesake error.
+//! - Certificates are checked at the time of the system's clock, but not before a minimum. So a clock that is behind
+//!   this minimum makes no certificate valid that had expired by then.
 //! - The stored last known time never decreases, and is written at most once a day.
 
 use core::fmt;
@@ -24,11 +25,12 @@ use rustls::{
 
 use super::der::Certificate;
 
-/// A verifier that accepts a client certificate only if several verifiers of rustls accept it.
+/// A verifier that accepts a client certificate only if its first verifier accepts it and no other refuses it, except
+/// for an ignored namesake error.
 ///
-/// One verifier of rustls uses only the first of several revocation lists with the same authority name. If that list is
-/// from another authority of the same name, it even refuses every certificate. So each list that shares its authority
-/// name gets a verifier of its own, in addition to the first one.
+/// A single verifier of rustls uses only the first of several revocation lists with the same authority name. If that
+/// list is from another authority of that name, the verifier refuses every certificate of the right one. So each list
+/// that shares its authority name gets a verifier of its own, in addition to the first one.
 #[derive(Debug)]
 pub(super) struct CombinedVerifier {
     /// The verifier with the lists whose authority name is unique.
@@ -66,8 +68,9 @@ impl Refusal {
     }
 }
 
-/// Describes errors in a certificate that rustls does not name: webpki's errors, and those of [`Refusal`]. `owner` is
-/// "client" or "server". Returns `None` for an error that is not about the certificate.
+/// Describes errors in a certificate that need a clearer text than rustls has: a wrong purpose, webpki's errors, and
+/// those of [`Refusal`]. `owner` is "client" or "server". Returns `None` for an error that is not about the
+/// certificate.
 pub(super) fn explain_other(error: &Error, owner: &str) -> Option<String> {
     if let Some(text) = Refusal::text_of(error) {
         return Some(text.to_string());
@@ -106,14 +109,15 @@ pub(super) fn explain_other(error: &Error, owner: &str) -> Option<String> {
 #[derive(Debug)]
 pub(super) struct SingleListVerifier {
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
-    /// Whether errors by [`is_namesake_error`] are ignored. That is so if an authority in `client_ca` has signed the
-    /// list: if its signature does not match the issuer of a certificate, that issuer is another authority of the same
-    /// name, and the list is not about the certificate.
+    /// Whether errors for which [`is_namesake_error`] returns `true` are ignored. That is so if an authority in
+    /// `client_ca` has signed the list: if its signature does not match the issuer of a certificate, that issuer is
+    /// another authority of the same name, and the list is not about the certificate.
     pub(super) ignores_namesake_errors: bool,
 }
 
-/// Returns whether a verifier returns this error if the list, or an authority in `client_ca`, has only the same name as
-/// the issuer of the certificate. A revoked certificate gives another error, even if this one would apply as well.
+/// Returns whether a verifier returns this error if the list or an authority in `client_ca` has the name of the
+/// certificate's issuer without being of that issuer. A revoked certificate gives another error, even if this one would
+/// apply as well.
 const fn is_namesake_error(error: &Error) -> bool {
     matches!(
         error,
@@ -224,9 +228,10 @@ const DAY_S: i64 = 86_400;
 
 /// The time at which certificates are checked: the system's clock, but not earlier than a minimum.
 ///
-/// A board without a battery-backed clock starts with a time in the past. Until its clock is set, every certificate would
-/// be "not valid yet". The creation of the broker's own certificates and lists is a lower bound of the right time, so it
-/// is used as minimum.
+/// A board without a battery-backed clock starts with a time in the past. Until its clock is set, every certificate
+/// would be "not valid yet". For clients, the minimum is the newest creation of the broker's certificates, of the
+/// authorities in `client_ca` and of the lists. For upstreams it is [`KnownTime`], or the start of the own client
+/// certificate if that is later (`upstream`).
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Clock {
     /// The minimum in seconds since 1970.
@@ -320,7 +325,7 @@ impl KnownTime {
     }
 
     /// Stores the time of a clock at which an upstream's certificate was valid, if that is at least `STORE_INTERVAL_S`
-    /// later than the stored time.
+    /// later than the stored time and the clock is not behind its minimum.
     pub(super) fn note(&mut self, clock: Clock) {
         let now_s = clock.now_s();
         if clock.is_behind() || now_s < self.seconds() + STORE_INTERVAL_S {

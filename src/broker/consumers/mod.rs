@@ -1,8 +1,9 @@
 //! The records of connections, channels and consumers, and the choice of the consumer for the next message of
 //! a queue.
 //!
-//! The consumers of a queue get its messages in turn. A consumer is left out while its prefetch, the socket
-//! of its connection, or the connection's share of deliveries does not allow another message.
+//! Of the consumers of a queue that can take a message, those with the highest priority get its messages in
+//! turn. A consumer is left out while its prefetch, the socket of its connection, or the connection's share of
+//! deliveries does not allow another message.
 //!
 //! | file | content |
 //! |---|---|
@@ -11,9 +12,9 @@
 //! | `outbox` | deliveries that are not written to the socket yet, and unacknowledged deliveries of a channel |
 //!
 //! # Invariants
-//! - A consumer that can take a message is on its queue's list of eligible consumers. A consumer with credit
-//!   whose connection takes no more is on the connection's list of paused consumers. All others are on
-//!   neither list.
+//! - A consumer that can take a message is on its queue's list of eligible consumers, unless it waits behind a
+//!   single active consumer. A consumer with credit whose connection takes no more is on the connection's list
+//!   of paused consumers. All others are on neither list.
 //! - A record is freed only when no other record refers to it.
 
 mod credit;

@@ -42,8 +42,8 @@ impl Consumers {
         record.last_tag += 1;
         NewDelivery {
             tag: record.last_tag,
-            offset: taken.offset,
-            logged: taken.logged,
+            order: taken.order,
+            log_offset: taken.log_offset,
             message: taken.message,
             channel,
             consumer: Some(ConsumerId::from_index(index)),
@@ -58,7 +58,7 @@ impl Consumers {
     /// Ends the turn of a consumer that got a message: moves it behind the other consumers of its queue, and
     /// of its channel if these share a prefetch.
     #[inline]
-    pub(crate) fn end_turn(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+    pub(crate) fn end_consumer_turn(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         if self.has_credit(index) {
             self.rotate(work, queues, index);
         } else {

@@ -116,7 +116,7 @@ impl ConsumersFixture {
             let first = self.queues.first_deliverable(&mut cx, level)?;
             let taken = self.queues.take_first(&mut cx, level, first);
             self.send(index, level, &taken);
-            self.consumers.end_turn(&mut self.work, &mut self.queues, index);
+            self.consumers.end_consumer_turn(&mut self.work, &mut self.queues, index);
             return Some(self.consumers.at(index).tag.to_string());
         }
     }

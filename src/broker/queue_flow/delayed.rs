@@ -53,8 +53,8 @@ impl Queues {
     ) -> Vec<HeldMessage> {
         let record = &mut self.records[queue];
         record.state = QueueState::Deleting;
-        if record.logged.is_logged() {
-            pending_writes.append_queue_deleted(record.logged.incarnation());
+        if record.durable_index.is_logged() {
+            pending_writes.append_queue_deleted(record.durable_index.incarnation());
         }
         let records = &self.records;
         let gone = self.delay_wheel.take_held_of(|queue| records[queue].is_deleted());
@@ -289,13 +289,13 @@ pub(crate) struct HeldMessage {
     pub(crate) queue: QueueId,
     pub(crate) message: MessageId,
     /// Log offset of the message; `u64::MAX` for none.
-    logged: u64,
+    log_offset: u64,
 }
 
 impl HeldMessage {
     /// Returns the log offset of the message, if the log has it.
-    pub(crate) fn logged(&self) -> Option<u64> {
-        Some(self.logged).filter(|offset| *offset != u64::MAX)
+    pub(crate) fn log_offset(&self) -> Option<u64> {
+        Some(self.log_offset).filter(|offset| *offset != u64::MAX)
     }
 }
 
@@ -439,10 +439,14 @@ impl DelayWheel {
     }
 
     /// Holds a message of a slot that was opened.
-    pub(crate) fn hold(&mut self, due_ms: u64, (queue, message, logged): (QueueId, MessageId, Option<u64>)) {
+    pub(crate) fn hold(
+        &mut self,
+        due_ms: u64,
+        (queue, message, log_offset): (QueueId, MessageId, Option<u64>),
+    ) {
         self.serial += 1;
-        let (serial, logged) = (self.serial, logged.unwrap_or(u64::MAX));
-        self.held.push(Reverse(HeldMessage { due_ms, serial, queue, message, logged }));
+        let (serial, log_offset) = (self.serial, log_offset.unwrap_or(u64::MAX));
+        self.held.push(Reverse(HeldMessage { due_ms, serial, queue, message, log_offset }));
     }
 
     /// Removes the first held message.

@@ -17,7 +17,7 @@ use leveret_core::pending_writes::{Mode, PendingWrites};
 
 use super::Queues;
 use crate::Context;
-use crate::queue_records::{Place, Queue, Size, block_bytes};
+use crate::queue_records::{EntryContent, Queue, Size, block_bytes};
 use crate::quota::Quota;
 
 /// Maximum number of messages that one step evicts.
@@ -60,8 +60,10 @@ impl Queues {
         }
         for _ in 0..EVICT_QUEUES.min(places) {
             let index = self.paging.next_place(places);
-            let may_evict =
-                self.records.get(index).is_some_and(|queue| !queue.is_deleted() && queue.logged.count() > 0);
+            let may_evict = self
+                .records
+                .get(index)
+                .is_some_and(|queue| !queue.is_deleted() && queue.durable_index.count() > 0);
             if may_evict && self.evict_from_queue(cx, QueueId::from_index(index), &mut left) {
                 // Either the maximum number of messages for this step is evicted, or memory is no longer
                 // short.
@@ -169,9 +171,9 @@ impl Queues {
     /// memory. Returns `false` if the fifo is empty or its first message is not durable yet.
     fn evict_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let record = &mut self.records[queue];
-        let Some(place) = record.backlog.first_in_fifo(&self.pool) else { return false };
-        let Place::Logged(message, offset) = place else {
-            record.backlog.keep_in_middle(&mut self.pool, place);
+        let Some(content) = record.backlog.first_in_fifo(&self.pool) else { return false };
+        let EntryContent::Logged(message, offset) = content else {
+            record.backlog.keep_in_middle(&mut self.pool, content);
             return true;
         };
         if !is_stored(cx.messages, record, message) {

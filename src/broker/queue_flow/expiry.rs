@@ -31,7 +31,7 @@ use super::page_in::{LogRead, ReadMessage};
 use crate::Context;
 use crate::arguments::expiration_ms;
 use crate::context::Work;
-use crate::queue_records::{First, PeekedExpiry, Place, Purged, PurgedItem};
+use crate::queue_records::{EntryContent, First, PeekedExpiry, Purged, PurgedItem};
 
 /// Maximum number of messages that one command drops from a queue that is over its length limit.
 const DROP_STEP: u32 = 512;
@@ -152,14 +152,14 @@ impl Queues {
     pub(crate) fn first_in_memory(&self, queue: QueueId) -> Option<(First, MessageId, bool)> {
         let first = self.first(queue)?;
         let (message, is_logged) = match first {
-            First::Absent(_) | First::At(_, Place::Stored(..)) => return None,
+            First::Absent(_) | First::At(_, EntryContent::Stored(..)) => return None,
             First::Requeued => {
                 let backlog = &self.records[queue].backlog;
-                let (message, logged) = backlog.first_requeued(&self.pool, &self.deliveries);
-                (message, logged.is_some())
+                let (message, log_offset) = backlog.first_requeued(&self.pool, &self.deliveries);
+                (message, log_offset.is_some())
             }
-            First::At(_, Place::Plain(message)) => (message, false),
-            First::At(_, Place::Logged(message, _)) => (message, true),
+            First::At(_, EntryContent::Plain(message)) => (message, false),
+            First::At(_, EntryContent::Logged(message, _)) => (message, true),
         };
         Some((first, message, is_logged))
     }
@@ -217,14 +217,14 @@ impl Queues {
         (count, Box::new(parts))
     }
 
-    fn purge_place(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) {
-        match place {
-            Place::Plain(message) => cx.messages.release(message),
-            Place::Logged(message, offset) => {
+    fn purge_entry(&mut self, cx: &mut Context<'_>, queue: QueueId, content: EntryContent) {
+        match content {
+            EntryContent::Plain(message) => cx.messages.release(message),
+            EntryContent::Logged(message, offset) => {
                 self.settle_logged(cx, queue, Some(offset), message);
                 cx.messages.release(message);
             }
-            Place::Stored(start, count) => self.settle_run(cx.pending_writes, queue, start, count),
+            EntryContent::Stored(start, count) => self.settle_run(cx.pending_writes, queue, start, count),
         }
     }
 
@@ -233,7 +233,7 @@ impl Queues {
         let item = parts.pop(&mut self.pool, &mut self.deliveries);
         match item {
             Some(PurgedItem::Delivered(delivery)) => self.settle_delivered(cx, queue, &delivery),
-            Some(PurgedItem::Place(place)) => self.purge_place(cx, queue, place),
+            Some(PurgedItem::Entry(content)) => self.purge_entry(cx, queue, content),
             None => return false,
         }
         self.releases += 1;
@@ -313,7 +313,7 @@ impl Queues {
         }
         let message = match self.first(queue) {
             None => return FrontExpiry::Nothing,
-            Some(First::Absent(offset) | First::At(_, Place::Stored(offset, _))) => {
+            Some(First::Absent(offset) | First::At(_, EntryContent::Stored(offset, _))) => {
                 return self.absent_front_expiry(cx.pending_writes, queue, offset);
             }
             // The message had its extra turn for a waiting consumer before it was delivered and requeued.
@@ -321,7 +321,7 @@ impl Queues {
                 grace = ExpiryGrace::No;
                 record.backlog.first_requeued(&self.pool, &self.deliveries).0
             }
-            Some(First::At(_, Place::Plain(message) | Place::Logged(message, _))) => message,
+            Some(First::At(_, EntryContent::Plain(message) | EntryContent::Logged(message, _))) => message,
         };
         let (queue_ttl_ms, since_ms) = (record.settings.message_ttl_ms, record.times.ttl_since_ms);
         let ttl_ms = queue_ttl_ms.min(self.own_ttl_ms(cx, message));

@@ -6,8 +6,9 @@
 //!   power cut the message is then marked as redelivered, and its offset is never reused. Exception: a
 //!   message that is still a pending write is delivered at once, and its own commit records the delivery. The
 //!   exception does not apply if another broker knows the messages of the queue by their offsets.
-//! - A message that replaces another one (a dead letter replaces its original) is delivered only when the
-//!   settlement of the original is durable. The log entry for both is called a move.
+//! - A withheld message is delivered only when its batch is durable. Withheld are a message that replaces
+//!   another one (a dead letter; with the settlement of its original it is a *move*) and a message of a
+//!   transaction.
 //! - A message that is taken out of a queue is in memory.
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
@@ -18,7 +19,7 @@ use leveret_core::pending_writes::{Mode, PendingWrites, Settled, Target};
 use super::{PendingWatermark, Queues};
 use crate::Context;
 use crate::deliveries::{Carrier, Delivered, NewDelivery};
-use crate::queue_records::{First, Front, Place, QueuePart, Size, Taken, block_bytes};
+use crate::queue_records::{EntryContent, First, Front, QueuePart, Size, Taken, block_bytes};
 use crate::republish::Reason;
 
 /// Bytes of message memory that must be free before messages are read back ahead of need.
@@ -35,16 +36,16 @@ impl Queues {
     pub(crate) fn first_deliverable(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
         let first = self.first(queue)?;
         let may_go = match first {
-            First::At(_, Place::Plain(_)) => true,
+            First::At(_, EntryContent::Plain(_)) => true,
             First::Requeued if self.records[queue].is_forwarded => self.may_forward_requeued(cx, queue),
             First::Requeued => true,
-            First::Absent(_) | First::At(_, Place::Stored(..)) => {
+            First::Absent(_) | First::At(_, EntryContent::Stored(..)) => {
                 self.request_read(queue);
                 false
             }
-            First::At(_, Place::Logged(message, offset)) => {
+            First::At(_, EntryContent::Logged(message, offset)) => {
                 if cx.messages.flags(message).has(MessageFlags::WITHHELD) {
-                    self.await_durable_move(cx.pending_writes, queue, offset);
+                    self.await_withheld(cx.pending_writes, queue, offset);
                     false
                 } else {
                     // A bridge sends the offset of the message to another broker, so the offset must never be
@@ -62,20 +63,21 @@ impl Queues {
         may_go.then_some(first)
     }
 
-    /// Returns whether a requeued first message may be forwarded to another broker: it, or a watermark above
-    /// its offset, is durable. Its first delivery may have been to a local client, which needs neither.
+    /// Returns whether a requeued first message may be forwarded to another broker: it, or a watermark above its
+    /// offset, is durable. Its first delivery may have been to a local client, which needs neither.
     #[cold]
     fn may_forward_requeued(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let backlog = &self.records[queue].backlog;
-        let (message, logged) = backlog.first_requeued(&self.pool, &self.deliveries);
-        logged.is_none_or(|offset| {
+        let (message, log_offset) = backlog.first_requeued(&self.pool, &self.deliveries);
+        log_offset.is_none_or(|offset| {
             cx.messages.flags(message).has(MessageFlags::STORED)
                 || self.is_below_watermark(cx.pending_writes, queue, offset)
         })
     }
 
     /// Returns whether the offset of a logged message is below the durable watermark, so that the message may
-    /// be delivered. Requests a higher watermark if the offset is near the requested one.
+    /// be delivered. Requests a higher watermark if the offset is near the requested one. Returns `true` at
+    /// once if the log is off or cannot be written.
     fn is_below_watermark(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -86,32 +88,33 @@ impl Queues {
             return true;
         }
         let record = &mut self.records[queue];
-        let (is_forwarded, logged) = (record.is_forwarded, &mut record.logged);
-        if let Some(through) = logged.request_watermark(offset, is_forwarded) {
-            let incarnation = logged.incarnation();
-            let entry = pending_writes.set_delivered_watermark(incarnation, through);
-            self.awaited.watermarks.push_back(PendingWatermark { entry, queue, incarnation, through });
+        let (is_forwarded, durable_index) = (record.is_forwarded, &mut record.durable_index);
+        if let Some(below) = durable_index.request_watermark(offset, is_forwarded) {
+            let incarnation = durable_index.incarnation();
+            let entry = pending_writes.set_delivered_watermark(incarnation, below);
+            self.awaited.watermarks.push_back(PendingWatermark { entry, queue, incarnation, below });
         }
-        self.records[queue].logged.is_below_watermark(offset)
+        self.records[queue].durable_index.is_below_watermark(offset)
     }
 
-    /// Notes that the first message of a queue replaces another one and is delivered when the move is
-    /// durable.
+    /// Notes that the first message of a queue is withheld until its batch is durable.
     #[cold]
-    fn await_durable_move(&mut self, pending_writes: &mut PendingWrites, queue: QueueId, offset: u64) {
-        // Requests the watermark now, so that the message need not wait for a second commit after the move.
+    fn await_withheld(&mut self, pending_writes: &mut PendingWrites, queue: QueueId, offset: u64) {
+        // Requests the watermark now, so that the message need not wait for a second commit afterwards.
         let _ = self.is_below_watermark(pending_writes, queue, offset);
         pending_writes.request_commit_now();
-        self.awaited.moves.push((pending_writes.durable(), queue));
+        self.awaited.withheld.push((pending_writes.durable(), queue));
     }
 
-    /// Wakes the queues whose first message waited for a move that is durable now.
+    /// Wakes the queues whose first message is withheld, if a batch became durable since they began to wait. If
+    /// it was not the batch of the message, they wait again.
     #[cold]
-    fn wake_after_durable_moves(&mut self, pending_writes: &PendingWrites) {
-        let mut awaited = core::mem::take(&mut self.awaited.moves);
+    fn wake_withheld(&mut self, pending_writes: &PendingWrites) {
+        let mut awaited = core::mem::take(&mut self.awaited.withheld);
         awaited.retain(|&(before, queue)| {
             let is_new = before < pending_writes.durable();
-            // The queue may have been deleted since.
+            // The queue may have been deleted since. Waking another queue that has its id now is harmless: its
+            // first message is checked again.
             if is_new
                 && let Some(record) = self.records.get_mut(queue.index())
                 && record.front == Front::Blocked
@@ -122,17 +125,17 @@ impl Queues {
             }
             !is_new
         });
-        self.awaited.moves = awaited;
+        self.awaited.withheld = awaited;
     }
 
-    /// Wakes the queues whose first message waited for a watermark or a move that is durable now. Called
-    /// after each commit.
+    /// Wakes the queues whose first message waited for a watermark that is durable now, and those whose first
+    /// message is withheld. Called after each commit.
     pub fn note_durable(&mut self, pending_writes: &PendingWrites) {
-        if !self.awaited.moves.is_empty() {
-            self.wake_after_durable_moves(pending_writes);
+        if !self.awaited.withheld.is_empty() {
+            self.wake_withheld(pending_writes);
         }
         let durable = pending_writes.entries_durable();
-        while let Some(&PendingWatermark { entry, queue, incarnation, through }) =
+        while let Some(&PendingWatermark { entry, queue, incarnation, below }) =
             self.awaited.watermarks.front()
         {
             if entry > durable {
@@ -141,8 +144,8 @@ impl Queues {
             self.awaited.watermarks.pop_front();
             // The queue may have been deleted since.
             let Some(record) = self.records.get_mut(queue.index()) else { continue };
-            if record.logged.incarnation() == incarnation {
-                record.logged.raise_watermark(through);
+            if record.durable_index.incarnation() == incarnation {
+                record.durable_index.raise_watermark(below);
                 record.front = Front::Free;
                 self.records.wake(queue);
                 self.gets.note_change();
@@ -157,16 +160,18 @@ impl Queues {
                 let record = &mut self.records[queue];
                 let mut taken =
                     record.backlog.take_requeued(&mut self.pool, &mut self.deliveries, cx.messages);
-                if let Some(offset) = taken.logged {
+                if let Some(offset) = taken.log_offset {
                     taken.requeues = taken.requeues.max(record.requeues.count_of(offset));
                 }
                 taken
             }
-            First::At(part, Place::Plain(message)) => self.take_from_part(cx, (queue, part), message, None),
-            First::At(part, Place::Logged(message, offset)) => {
+            First::At(part, EntryContent::Plain(message)) => {
+                self.take_from_part(cx, (queue, part), message, None)
+            }
+            First::At(part, EntryContent::Logged(message, offset)) => {
                 self.take_from_part(cx, (queue, part), message, Some(offset))
             }
-            First::Absent(_) | First::At(_, Place::Stored(..)) => {
+            First::Absent(_) | First::At(_, EntryContent::Stored(..)) => {
                 panic!("the caller checked that the first message is in memory: {first:?}")
             }
         };
@@ -180,33 +185,34 @@ impl Queues {
         cx: &Context<'_>,
         (queue, part): (QueueId, QueuePart),
         message: MessageId,
-        logged: Option<u64>,
+        log_offset: Option<u64>,
     ) -> Taken {
         let record = &mut self.records[queue];
-        let offset = record.backlog.take_from_part(&mut self.pool, part, Size::of(cx.messages, message));
-        let redelivered = logged.is_some_and(|offset| record.logged.note_taken(offset));
-        let requeues = logged.map_or(0, |offset| record.requeues.count_of(offset));
+        let order = record.backlog.take_from_part(&mut self.pool, part, Size::of(cx.messages, message));
+        let redelivered = log_offset.is_some_and(|offset| record.durable_index.note_taken(offset));
+        let requeues = log_offset.map_or(0, |offset| record.requeues.count_of(offset));
         let has_memory_to_spare = || cx.messages.has_ordinary_room(READ_AHEAD_FREE_BYTES);
         if part == QueuePart::Head && record.backlog.is_head_low(has_memory_to_spare) {
             self.request_read(queue);
         }
-        Taken { message, offset, logged, redelivered, requeues }
+        Taken { message, order, log_offset, redelivered, requeues }
     }
 
     /// If the commit with this message is still pending, records in that commit that the message may have
     /// been delivered.
     pub(crate) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
-        if let Some(offset) = taken.logged
+        if let Some(offset) = taken.log_offset
             && cx.pending_writes.is_pending_write(cx.messages, taken.message)
         {
-            cx.pending_writes.note_delivered_early(self.records[queue].logged.incarnation(), offset + 1);
+            cx.pending_writes
+                .note_delivered_early(self.records[queue].durable_index.incarnation(), offset + 1);
         }
     }
 
     /// Settles and releases a message that was taken out of its queue and is not delivered.
     pub(crate) fn drop_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         self.records[queue].backlog.note_dropped();
-        self.settle_logged(cx, queue, taken.logged, taken.message);
+        self.settle_logged(cx, queue, taken.log_offset, taken.message);
         cx.messages.release(taken.message);
         self.releases += 1;
     }
@@ -216,17 +222,17 @@ impl Queues {
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
-        logged: Option<u64>,
+        log_offset: Option<u64>,
         message: MessageId,
     ) {
-        let Some(offset) = logged else { return };
+        let Some(offset) = log_offset else { return };
         let record = &mut self.records[queue];
-        record.logged.settle(log_bytes(cx.messages, message));
+        record.durable_index.settle(log_bytes(cx.messages, message));
         record.requeues.note_settled(offset, offset);
         if record.is_deleted() {
             cx.pending_writes.drop_target(cx.messages, message);
         } else {
-            let target = Target { queue: record.logged.incarnation(), offset };
+            let target = Target { queue: record.durable_index.incarnation(), offset };
             cx.pending_writes.settle(cx.messages, target, message);
         }
     }
@@ -241,7 +247,7 @@ impl Queues {
                 self.settle_run(cx.pending_writes, queue, offset, 1);
                 true
             }
-            Some(First::At(part, Place::Stored(start, count))) => {
+            Some(First::At(part, EntryContent::Stored(start, count))) => {
                 assert_eq!(part, QueuePart::Middle, "runs of absent messages are only in the middle");
                 let count = if self.records[queue].is_deleted() { count } else { 1 };
                 self.settle_run(cx.pending_writes, queue, start, count);
@@ -261,7 +267,7 @@ impl Queues {
         self.records[queue].backlog.remove_first_absent(&mut self.pool, &mut self.deliveries);
     }
 
-    /// Settles, without reading them, `count` messages from the log offset `start` on that only the log has.
+    /// Settles `count` messages that only the log has, from log offset `start` on, without reading them.
     pub(crate) fn settle_run(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -270,16 +276,16 @@ impl Queues {
         count: u32,
     ) {
         let record = &mut self.records[queue];
-        record.logged.settle_absent(count.into());
+        record.durable_index.settle_absent(count.into());
         if count > 0 {
             record.requeues.note_settled(start, start + u64::from(count) - 1);
         }
-        // The messages take fewer bytes in the log now, and a publisher may wait for that.
+        // The queue's messages take fewer bytes in the log now, and a publisher may wait for that.
         self.releases += 1;
         let record = &self.records[queue];
         if !record.is_deleted() {
             let end = start + u64::from(count);
-            pending_writes.settle_stored(Settled { queue: record.logged.incarnation(), start, end });
+            pending_writes.settle_stored(Settled { queue: record.durable_index.incarnation(), start, end });
         }
     }
 
@@ -303,9 +309,9 @@ impl Queues {
     /// its queue.
     #[inline]
     pub(crate) fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
-        match (delivery.message, delivery.logged) {
-            (Some(message), logged) => {
-                self.settle_logged(cx, queue, logged, message);
+        match (delivery.message, delivery.log_offset) {
+            (Some(message), log_offset) => {
+                self.settle_logged(cx, queue, log_offset, message);
                 cx.messages.release(message);
             }
             (None, Some(offset)) => self.settle_run(cx.pending_writes, queue, offset, 1),
@@ -314,14 +320,14 @@ impl Queues {
     }
 
     /// Returns whether a `basic.get` on this queue must still wait, because the first message is blocked. An
-    /// expired first message does not count as blocked: the retried get must examine it, because perhaps
-    /// nothing else does.
+    /// expired first message does not count as blocked: the retried get must examine it, because the trim list
+    /// may wait until capacity becomes free.
     pub(crate) fn cannot_get_yet(&self, queue: QueueId) -> bool {
         let record = &self.records[self.records.first_level(queue)];
         record.front == Front::Blocked && !record.is_deleted()
     }
 
-    /// Counts a delivery as unsettled in its queue. The caller has checked the capacity of the pool.
+    /// Counts a delivery as unsettled in its queue.
     pub(crate) fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
         let Some(queue) = new.queue else { return };
         let record = &mut self.records[queue];
@@ -406,7 +412,8 @@ pub(crate) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
     messages.stream_len(message) as u64 + RECORD_BYTES
 }
 
-/// A `basic.get` that waits for its message to be read back. A connection has at most one.
+/// A `basic.get` that waits because the first message cannot be delivered yet, or because the outbox is full. A
+/// connection has at most one.
 #[derive(Debug)]
 pub(crate) struct Getting {
     pub(crate) connection: ConnectionId,

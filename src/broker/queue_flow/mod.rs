@@ -18,8 +18,8 @@
 //! # Invariants
 //! - A queue with messages to remove is on the trim list, one with messages to read back on the list of
 //!   reads, and one with an expiry time in the schedule.
-//! - A message is counted in exactly one place: as ready in memory, as delivered, or as absent (only in the
-//!   log).
+//! - A ready message is counted as in memory or as absent (only in the log), never as both. Delivered messages are
+//!   counted separately; `unsettled.absent` is the part of them that only the log has.
 
 mod delayed;
 mod evict;
@@ -66,7 +66,8 @@ pub(crate) struct Scratch {
     pub(crate) rewritten: Box<[u8]>,
 }
 
-/// Broker settings that queues depend on.
+/// Broker settings that queues depend on. Ordinary publishers have no unacknowledged deliveries and no open transaction
+/// (`Share::Ordinary`).
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) output_budget_bytes: u64,
@@ -89,8 +90,8 @@ pub(crate) struct Settings {
 struct Minutes {
     /// Minute of this turn since the start of the process.
     now: u32,
-    /// Minute in which missing capacity for a level was logged last.
-    no_level_logged: Option<u32>,
+    /// Minute in which missing capacity for a level or a delay slot was logged last.
+    level_shortage_logged: Option<u32>,
 }
 
 /// Queues whose first message waits for a commit.
@@ -98,9 +99,8 @@ struct Minutes {
 struct AwaitedCommits {
     /// Watermarks being written, in the order of their batches.
     watermarks: VecDeque<PendingWatermark>,
-    /// Queues whose first message replaces another one (a move): the newest durable batch when the wait
-    /// began, and the queue.
-    moves: Vec<(Batch, QueueId)>,
+    /// Queues whose first message is withheld: the newest durable batch when the wait began, and the queue.
+    withheld: Vec<(Batch, QueueId)>,
 }
 
 /// A watermark whose log entry is not known to be durable.
@@ -112,7 +112,7 @@ struct PendingWatermark {
     /// Number that identifies the queue in the log.
     incarnation: u64,
     /// The value of the watermark: when the entry is durable, messages with smaller offsets may be delivered.
-    through: u64,
+    below: u64,
 }
 
 /// All queues and their messages: records, pool of entries, deliveries and schedules.
@@ -134,7 +134,7 @@ pub struct Queues {
     paging: Paging,
     /// Reads for operators who browse messages.
     browses: BrowseRequests,
-    /// `basic.get`s that wait for their message to be read.
+    /// `basic.get`s that wait for their message or for the outbox.
     gets: RetryList<Getting>,
     /// Queues whose first message waits for a commit.
     awaited: AwaitedCommits,
@@ -142,8 +142,8 @@ pub struct Queues {
     /// Bytes that all messages take in the log, and the batch that was durable when they were counted. `None`
     /// while more than half of the log is free.
     live_log_bytes: Option<(Batch, u64)>,
-    /// Number of times that a message left memory or an outbox. Publishers that wait for capacity retry when
-    /// the number rises.
+    /// Rises whenever capacity may have become free: a message left a queue, memory, the log or an outbox, or a
+    /// transaction ended. Publishers that wait for capacity then retry.
     releases: u64,
     /// The messages that the last read did not find in the log.
     lost: Option<LostMessages>,
@@ -254,8 +254,8 @@ impl Queues {
         self.records.forgotten_queue()
     }
 
-    /// Uses up offsets as if as many messages had been published to every durable queue and settled before
-    /// they were written.
+    /// Uses up `count` offsets of every durable queue, as if `count` messages had been published to it and settled
+    /// before they were written.
     ///
     /// The simulator uses it to reach large offsets quickly.
     #[cfg(debug_assertions)]
@@ -315,10 +315,10 @@ impl Queues {
         self.minutes.now = minute;
     }
 
-    /// Returns whether a missing level was not logged in this minute yet, and marks it as logged in this
-    /// minute.
-    pub(crate) fn should_log_this_minute(&mut self) -> bool {
-        self.minutes.no_level_logged.replace(self.minutes.now) != Some(self.minutes.now)
+    /// Returns whether missing capacity for a level or a delay slot may be logged: at most once a minute. Marks it as
+    /// logged.
+    pub(crate) fn should_log_level_shortage(&mut self) -> bool {
+        self.minutes.level_shortage_logged.replace(self.minutes.now) != Some(self.minutes.now)
     }
 
     // ---- access
@@ -349,8 +349,7 @@ impl Queues {
 
     /// Returns a counter that rises when capacity becomes free that a publisher may wait for.
     ///
-    /// It rises for freed queue entries and delivery records (counted by their pools), for messages that
-    /// leave a queue's share, and for messages that leave an outbox.
+    /// It rises for freed queue entries and delivery records (counted by their pools), and with `releases`.
     pub(crate) const fn capacity_freed(&self) -> u64 {
         self.pool.given() + self.deliveries.freed_total() + self.releases
     }

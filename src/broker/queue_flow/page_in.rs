@@ -24,7 +24,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 
 use super::Queues;
 use crate::Context;
-use crate::queue_records::{First, LogRun, Place, Size};
+use crate::queue_records::{EntryContent, First, LogRun, Size};
 
 /// Messages that could not be read back, by their offsets in the log.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +80,7 @@ impl Queues {
         let count = if is_peek { 1 } else { count };
         Some(LogRead {
             queue,
-            incarnation: record.logged.incarnation(),
+            incarnation: record.durable_index.incarnation(),
             start,
             end: start + u64::from(count),
             bytes_max: FETCH_BYTES,
@@ -176,7 +176,7 @@ impl Queues {
     fn is_same_queue(&self, read: &LogRead) -> bool {
         let record = self.records.get(read.queue.index());
         record.is_some_and(|record| {
-            record.logged.is_logged() && record.logged.incarnation() == read.incarnation
+            record.durable_index.is_logged() && record.durable_index.incarnation() == read.incarnation
         })
     }
 
@@ -222,7 +222,7 @@ impl Queues {
             }
             ReadPosition::Middle | ReadPosition::Browse => {}
         }
-        backlog.paged_in(&mut self.pool, Place::Logged(message, offset), size);
+        backlog.paged_in(&mut self.pool, EntryContent::Logged(message, offset), size);
         true
     }
 
@@ -254,7 +254,7 @@ impl Queues {
     /// Returns the offset of the first rejected message, if only the log has it.
     fn first_absent_rejected(&self, queue: QueueId) -> Option<u64> {
         let delivery = &self.deliveries[self.records[queue].backlog.first_rejected()?];
-        delivery.logged.filter(|_| delivery.message.is_none())
+        delivery.log_offset.filter(|_| delivery.message.is_none())
     }
 
     /// Returns offset and count of the messages that this read is for and that their queue still waits for:
@@ -272,7 +272,7 @@ impl Queues {
             return is_first.then_some((read.start, 1));
         }
         let run = record.backlog.first_stored(&self.pool);
-        run.filter(|_| record.logged.incarnation() == read.incarnation)
+        run.filter(|_| record.durable_index.incarnation() == read.incarnation)
     }
 
     fn skip_lost(&mut self, read: &LogRead, through: u64) {
@@ -293,7 +293,7 @@ impl Queues {
                 ReadPosition::Rejected => backlog.lose_rejected(&mut self.deliveries),
                 ReadPosition::Middle | ReadPosition::Browse => backlog.remove_stored(&mut self.pool, lost),
             }
-            self.records[read.queue].logged.settle_absent(lost.into());
+            self.records[read.queue].durable_index.settle_absent(lost.into());
             self.releases += 1;
         }
     }

@@ -109,7 +109,7 @@ impl Queues {
         }
         let bytes = log_bytes(cx.messages, message);
         let records = &mut self.records;
-        let places = targets.iter().filter_map(|queue| records[*queue].logged.next_target(bytes));
+        let places = targets.iter().filter_map(|queue| records[*queue].durable_index.next_target(bytes));
         let appended = cx.pending_writes.append(cx.messages, message, places, urgency);
         if appended.targets() > 0 {
             if let Some((_, live)) = &mut self.live_log_bytes {
@@ -140,7 +140,7 @@ impl Queues {
         if !self.needs_log(cx, message) {
             return 0;
         }
-        targets.iter().filter(|queue| self.records[**queue].logged.is_logged()).count()
+        targets.iter().filter(|queue| self.records[**queue].durable_index.is_logged()).count()
     }
 
     /// Returns the maximum number of new chunks of queue entries that one message may take in all its target
@@ -209,7 +209,7 @@ impl Queues {
     /// Logs, at most once a minute, that messages are queued with a lower priority because `queues_max` is
     /// reached.
     fn log_no_level(&mut self, queue: QueueId, priority: u8) {
-        if self.should_log_this_minute() {
+        if self.should_log_level_shortage() {
             log::warn!(
                 "queue '{}': queues_max is reached, and priority {priority} counts like a queue: its messages are \
                  queued with the next lower priority",

@@ -117,12 +117,12 @@ impl QueueFlowFixture {
         let level = self.queues.records().first_level(queue);
         let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         let first = self.queues.first_deliverable(&mut cx, level).unwrap();
-        let Taken { message, offset, logged, redelivered, requeues } =
+        let Taken { message, order, log_offset, redelivered, requeues } =
             self.queues.take_first(&mut cx, level, first);
         let new = NewDelivery {
             tag: 1,
-            offset,
-            logged,
+            order,
+            log_offset,
             message,
             channel: ChannelId::from_index(0),
             consumer: None,

@@ -63,7 +63,7 @@ pub(crate) enum First {
     /// A requeued message that only the log has, with its log offset.
     Absent(u64),
     /// A message that was never delivered, in this part of the queue.
-    At(QueuePart, Place),
+    At(QueuePart, EntryContent),
 }
 
 /// A part of a queue with messages that wait for their first delivery.
@@ -79,9 +79,9 @@ pub(crate) struct Taken {
     pub(crate) message: MessageId,
     /// Number of the message in its queue, in the order of first departure, by which requeued messages are
     /// sorted. Not its log offset.
-    pub(crate) offset: u64,
+    pub(crate) order: u64,
     /// Log offset of the message, if the log has it.
-    pub(crate) logged: Option<u64>,
+    pub(crate) log_offset: Option<u64>,
     /// The next delivery of the message is marked as redelivered.
     pub(crate) redelivered: bool,
     /// How often the message was requeued.
@@ -100,7 +100,7 @@ pub(crate) enum PurgedItem {
     /// A requeued message, whose delivery record is free now.
     Delivered(Delivered),
     /// The messages of one queue entry.
-    Place(Place),
+    Entry(EntryContent),
 }
 
 /// The messages of a queue.
@@ -242,8 +242,8 @@ impl Backlog {
 
     /// Adds a new message. The caller has checked the capacity.
     #[inline]
-    pub(crate) fn push(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
-        let pushed = self.fifo.push(pool, place.entry());
+    pub(crate) fn push(&mut self, pool: &mut FifoPool, content: EntryContent, size: Size) {
+        let pushed = self.fifo.push(pool, content.entry());
         assert!(pushed, "the caller checked that a chunk is free for every target queue");
         self.add_size(size);
     }
@@ -253,52 +253,52 @@ impl Backlog {
     pub(crate) fn first(&self, pool: &FifoPool, deliveries: &Deliveries) -> Option<First> {
         if let Some(index) = self.requeued.first() {
             let delivery = &deliveries[index];
-            let absent = delivery.logged.filter(|_| delivery.message.is_none());
+            let absent = delivery.log_offset.filter(|_| delivery.message.is_none());
             return Some(absent.map_or(First::Requeued, First::Absent));
         }
         if let Some(entry) = self.requeued_entries.front(pool) {
-            return Some(match Place::of(entry) {
-                Place::Stored(offset, _) => First::Absent(offset),
+            return Some(match EntryContent::of(entry) {
+                EntryContent::Stored(offset, _) => First::Absent(offset),
                 _ => First::Requeued,
             });
         }
-        let at = |part, fifo: &Fifo| fifo.front(pool).map(|entry| First::At(part, Place::of(entry)));
+        let at = |part, fifo: &Fifo| fifo.front(pool).map(|entry| First::At(part, EntryContent::of(entry)));
         at(QueuePart::Head, &self.head)
             .or_else(|| at(QueuePart::Middle, &self.middle))
             .or_else(|| at(QueuePart::Fifo, &self.fifo))
     }
 
-    /// Calls `each` with every place in queue order, until `each` returns `false`. For a requeued message,
-    /// `each` also receives whether the message counts as redelivered; for others `None`.
+    /// Calls `each` with the content of every entry in queue order, until `each` returns `false`. For a
+    /// requeued message, `each` also receives whether the message counts as redelivered; for others `None`.
     #[cold]
-    pub(crate) fn for_each_place(
+    pub(crate) fn for_each_entry(
         &self,
         pool: &FifoPool,
         deliveries: &Deliveries,
-        each: &mut dyn FnMut(Place, Option<bool>) -> bool,
+        each: &mut dyn FnMut(EntryContent, Option<bool>) -> bool,
     ) {
         for index in self.requeued.in_order(deliveries) {
             let delivery = &deliveries[index];
-            let place = match (delivery.message, delivery.logged) {
-                (Some(message), None) => Place::Plain(message),
-                (Some(message), Some(offset)) => Place::Logged(message, offset),
-                (None, Some(offset)) => Place::Stored(offset, 1),
+            let content = match (delivery.message, delivery.log_offset) {
+                (Some(message), None) => EntryContent::Plain(message),
+                (Some(message), Some(offset)) => EntryContent::Logged(message, offset),
+                (None, Some(offset)) => EntryContent::Stored(offset, 1),
                 (None, None) => panic!("every message is in memory or in the log"),
             };
-            if !each(place, Some(delivery.redelivered)) {
+            if !each(content, Some(delivery.redelivered)) {
                 return;
             }
         }
         let was_requeued =
-            self.requeued_entries.for_each(pool, &mut |entry| each(Place::of(entry), Some(true)));
+            self.requeued_entries.for_each(pool, &mut |entry| each(EntryContent::of(entry), Some(true)));
         let parts = [&self.head, &self.middle, &self.fifo];
         let mut rest = parts.into_iter();
         if was_requeued {
-            rest.all(|part| part.for_each(pool, &mut |entry| each(Place::of(entry), None)));
+            rest.all(|part| part.for_each(pool, &mut |entry| each(EntryContent::of(entry), None)));
         }
     }
 
-    /// Takes the first message of a part, which is in memory. Returns the number of the message in its queue.
+    /// Takes the first message of a part, which is in memory. Returns the number for [`Taken::order`].
     #[inline]
     pub(crate) fn take_from_part(&mut self, pool: &mut FifoPool, part: QueuePart, size: Size) -> u64 {
         self.pop(pool, part);
@@ -318,18 +318,18 @@ impl Backlog {
         let taken = if let Some(index) = self.requeued.pop(deliveries) {
             let old = deliveries.remove(index);
             let message = old.message.expect("the caller checked that the first message is in memory");
-            let (offset, logged, redelivered) = (old.offset, old.logged, old.redelivered);
-            Taken { message, offset, logged, redelivered, requeues: old.requeues }
+            let (order, log_offset, redelivered) = (old.order, old.log_offset, old.redelivered);
+            Taken { message, order, log_offset, redelivered, requeues: old.requeues }
         } else {
-            let (offset, entry) =
+            let (order, entry) =
                 self.requeued_entries.pop(pool).expect("the caller checked that there is a requeued message");
-            let logged = match Place::of(entry) {
-                Place::Logged(_, offset) => Some(offset),
-                Place::Plain(_) => None,
-                Place::Stored(..) => panic!("the caller checked that the first message is in memory"),
+            let log_offset = match EntryContent::of(entry) {
+                EntryContent::Logged(_, offset) => Some(offset),
+                EntryContent::Plain(_) => None,
+                EntryContent::Stored(..) => panic!("the caller checked that the first message is in memory"),
             };
             // An entry has no requeue count; the queue's requeue counts may have it.
-            Taken { message: entry.message, offset, logged, redelivered: true, requeues: 1 }
+            Taken { message: entry.message, order, log_offset, redelivered: true, requeues: 1 }
         };
         self.retaken += 1;
         self.subtract_size(Size::of(messages, taken.message));
@@ -376,10 +376,10 @@ impl Backlog {
         index: usize,
     ) {
         let delivery = &deliveries[index];
-        let place = match (delivery.message, delivery.logged) {
-            (Some(message), None) => Place::Plain(message),
-            (Some(message), Some(offset)) => Place::Logged(message, offset),
-            (None, Some(offset)) => Place::Stored(offset, 1),
+        let content = match (delivery.message, delivery.log_offset) {
+            (Some(message), None) => EntryContent::Plain(message),
+            (Some(message), Some(offset)) => EntryContent::Logged(message, offset),
+            (None, Some(offset)) => EntryContent::Stored(offset, 1),
             (None, None) => panic!("every message is in memory or in the log"),
         };
         match delivery.message {
@@ -389,7 +389,7 @@ impl Backlog {
                 self.requeued_absent_bytes += u64::from(delivery.body_len);
             }
         }
-        let is_entry = deliveries.are_half_requeued() && self.requeued_entries.push(pool, place.entry());
+        let is_entry = deliveries.are_half_requeued() && self.requeued_entries.push(pool, content.entry());
         if is_entry {
             deliveries.remove(index);
         } else {
@@ -419,7 +419,7 @@ impl Backlog {
         self.add_size(size);
         match self.requeued.first() {
             Some(index) => deliveries[index].message = Some(message),
-            None => self.requeued_entries.set_front(pool, Place::Logged(message, offset).entry()),
+            None => self.requeued_entries.set_front(pool, EntryContent::Logged(message, offset).entry()),
         }
     }
 
@@ -444,15 +444,15 @@ impl Backlog {
             let delivery = &deliveries[index];
             return (
                 delivery.message.expect("the caller checked that the first message is in memory"),
-                delivery.logged,
+                delivery.log_offset,
             );
         }
         let entry =
             self.requeued_entries.front(pool).expect("the caller checked that there is a requeued message");
-        match Place::of(entry) {
-            Place::Logged(message, offset) => (message, Some(offset)),
-            Place::Plain(message) => (message, None),
-            Place::Stored(..) => panic!("the caller checked that the first message is in memory"),
+        match EntryContent::of(entry) {
+            EntryContent::Logged(message, offset) => (message, Some(offset)),
+            EntryContent::Plain(message) => (message, None),
+            EntryContent::Stored(..) => panic!("the caller checked that the first message is in memory"),
         }
     }
 
@@ -512,8 +512,8 @@ impl Backlog {
     // ---- eviction
 
     /// Returns the first message of the fifo.
-    pub(crate) fn first_in_fifo(&self, pool: &FifoPool) -> Option<Place> {
-        self.fifo.front(pool).map(Place::of)
+    pub(crate) fn first_in_fifo(&self, pool: &FifoPool) -> Option<EntryContent> {
+        self.fifo.front(pool).map(EntryContent::of)
     }
 
     /// Moves the first message of the fifo to the head, if the middle is empty and the head has fewer than
@@ -529,10 +529,10 @@ impl Backlog {
     }
 
     /// Moves the first message of the fifo to the middle, where it stays in memory.
-    pub(crate) fn keep_in_middle(&mut self, pool: &mut FifoPool, place: Place) {
+    pub(crate) fn keep_in_middle(&mut self, pool: &mut FifoPool, content: EntryContent) {
         self.pop(pool, QueuePart::Fifo);
         self.middle_messages += 1;
-        let kept = self.middle.push(pool, place.entry());
+        let kept = self.middle.push(pool, content.entry());
         assert!(kept, "the caller checked that chunks are free");
     }
 
@@ -552,11 +552,11 @@ impl Backlog {
             return false;
         }
         let pushed = match self.extended_run(pool, start, count) {
-            Some(place) => {
-                self.middle.set_back(pool, place.entry());
+            Some(content) => {
+                self.middle.set_back(pool, content.entry());
                 true
             }
-            None => self.middle.push(pool, Place::Stored(start, count).entry()),
+            None => self.middle.push(pool, EntryContent::Stored(start, count).entry()),
         };
         if pushed {
             self.middle_messages += count;
@@ -567,10 +567,10 @@ impl Backlog {
 
     /// Returns the last run of the middle, extended by `count` messages, if the offset `start` directly
     /// follows the run.
-    fn extended_run(&self, pool: &FifoPool, start: u64, count: u32) -> Option<Place> {
-        match Place::of(self.middle.back(pool)?) {
-            Place::Stored(first, so_far) if first + u64::from(so_far) == start => {
-                Some(Place::Stored(first, so_far.checked_add(count)?))
+    fn extended_run(&self, pool: &FifoPool, start: u64, count: u32) -> Option<EntryContent> {
+        match EntryContent::of(self.middle.back(pool)?) {
+            EntryContent::Stored(first, so_far) if first + u64::from(so_far) == start => {
+                Some(EntryContent::Stored(first, so_far.checked_add(count)?))
             }
             _ => None,
         }
@@ -580,7 +580,7 @@ impl Backlog {
     /// the last run of the middle.
     pub(crate) fn extends_middle_run(&self, pool: &FifoPool) -> bool {
         match self.first_in_fifo(pool) {
-            Some(Place::Logged(_, offset)) => self.extended_run(pool, offset, 1).is_some(),
+            Some(EntryContent::Logged(_, offset)) => self.extended_run(pool, offset, 1).is_some(),
             _ => false,
         }
     }
@@ -595,9 +595,9 @@ impl Backlog {
     /// Returns first offset and length of the run at the front of the middle; `None` if the first message of
     /// the middle is in memory or the middle is empty.
     pub(crate) fn first_stored(&self, pool: &FifoPool) -> Option<(u64, u32)> {
-        match Place::of(self.middle.front(pool)?) {
-            Place::Stored(start, count) => Some((start, count)),
-            Place::Plain(_) | Place::Logged(..) => None,
+        match EntryContent::of(self.middle.front(pool)?) {
+            EntryContent::Stored(start, count) => Some((start, count)),
+            EntryContent::Plain(_) | EntryContent::Logged(..) => None,
         }
     }
 
@@ -615,10 +615,10 @@ impl Backlog {
     }
 
     /// Moves the first message of the middle, which is in memory again, to the end of the head.
-    pub(crate) fn paged_in(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
+    pub(crate) fn paged_in(&mut self, pool: &mut FifoPool, content: EntryContent, size: Size) {
         self.remove_stored(pool, 1);
         self.add_size(size);
-        let pushed = self.head.push_read_back(pool, place.entry());
+        let pushed = self.head.push_read_back(pool, content.entry());
         assert!(pushed, "the caller checked that a chunk is free");
     }
 
@@ -633,7 +633,7 @@ impl Backlog {
         if count == all {
             self.middle.pop(pool);
         } else {
-            let rest = Place::Stored(start + u64::from(count), all - count);
+            let rest = EntryContent::Stored(start + u64::from(count), all - count);
             self.middle.set_front(pool, rest.entry());
         }
     }
@@ -655,7 +655,7 @@ impl Purged {
             return Some(PurgedItem::Delivered(deliveries.remove(index)));
         }
         let entry = self.fifos.iter_mut().find_map(|fifo| fifo.pop(pool));
-        entry.map(|(_, entry)| PurgedItem::Place(Place::of(entry)))
+        entry.map(|(_, entry)| PurgedItem::Entry(EntryContent::of(entry)))
     }
 
     /// Returns whether all items of a purged queue are dropped.
@@ -664,7 +664,7 @@ impl Purged {
     }
 }
 
-/// Flags of an entry: the lower 3 bits are the kind of the place, the upper 61 bits the log offset. No queue
+/// Flags of an entry: the lower 3 bits are the kind of its content, the upper 61 bits the log offset. No queue
 /// reaches larger offsets.
 const LOGGED: u64 = 1;
 const STORED: u64 = 2;
@@ -674,7 +674,7 @@ const KIND_BITS: u32 = 3;
 /// The content of one entry of a queue: one message, or a run of absent messages. The flags of the entry
 /// store kind and offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub(crate) enum EntryContent {
     /// A message that only memory has.
     Plain(MessageId),
     /// A message in memory that the log has too, or will have.
@@ -683,8 +683,8 @@ pub(crate) enum Place {
     Stored(u64, u32),
 }
 
-impl Place {
-    /// Returns the place that an entry represents.
+impl EntryContent {
+    /// Returns the content of an entry.
     pub(crate) const fn of(entry: QueueEntry) -> Self {
         let QueueEntry { message, flags } = entry;
         if flags & KIND == 0 {
@@ -694,11 +694,11 @@ impl Place {
         match flags & KIND {
             LOGGED => Self::Logged(message, offset),
             STORED => Self::Stored(offset, message.index() as u32 + 1),
-            _ => panic!("every entry is created by Place::entry, with one of these kinds"),
+            _ => panic!("every entry is created by EntryContent::entry, with one of these kinds"),
         }
     }
 
-    /// Returns the entry that represents this place.
+    /// Returns the entry with this content.
     pub(crate) fn entry(self) -> QueueEntry {
         let flags = |offset: u64, kind: u64| offset << KIND_BITS | kind;
         match self {
@@ -803,12 +803,14 @@ mod place_tests {
     #[test]
     fn places_read_back_whatever_the_offset() {
         let message = MessageId::from_index(5);
-        assert_eq!(Place::of(Place::Plain(message).entry()), Place::Plain(message));
+        assert_eq!(EntryContent::of(EntryContent::Plain(message).entry()), EntryContent::Plain(message));
         for shift in 0..61 {
             let width = 1_u64 << shift;
             for offset in [width - 1, width, width + 1] {
-                for place in [Place::Logged(message, offset), Place::Stored(offset, u32::MAX - 1)] {
-                    assert_eq!(Place::of(place.entry()), place);
+                for content in
+                    [EntryContent::Logged(message, offset), EntryContent::Stored(offset, u32::MAX - 1)]
+                {
+                    assert_eq!(EntryContent::of(content.entry()), content);
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! Messages that only the log has are returned as a run of offsets, which the caller requests from the log.
 //! Browsing changes neither the queue nor any count.
 
-use super::backlog::Place;
+use super::backlog::EntryContent;
 use super::record::Records;
 use crate::deliveries::Deliveries;
 use leveret_core::command::QueueId;
@@ -92,9 +92,9 @@ impl Records {
         let record = &self.slab[queue.index()];
         let BrowseProgress { seen, skip, entries } = progress;
         let mut must_continue = true;
-        let mut each = |place: Place, was_requeued: Option<bool>| {
+        let mut each = |content: EntryContent, was_requeued: Option<bool>| {
             *entries += 1;
-            let message_count = if let Place::Stored(_, run) = place { run } else { 1 };
+            let message_count = if let EntryContent::Stored(_, run) = content { run } else { 1 };
             if *skip >= message_count {
                 *skip -= message_count;
                 must_continue = *entries < ENTRIES_MAX;
@@ -102,17 +102,17 @@ impl Records {
             }
             let skipped = core::mem::take(skip);
             let was_delivered =
-                |offset| was_requeued.unwrap_or_else(|| offset < record.logged.redelivered_below());
-            let one = match place {
-                Place::Plain(message) => Browsed::InMemory(message, was_requeued.unwrap_or(false)),
-                Place::Logged(message, offset) => Browsed::InMemory(message, was_delivered(offset)),
-                Place::Stored(start, run) => {
+                |offset| was_requeued.unwrap_or_else(|| offset < record.durable_index.redelivered_below());
+            let one = match content {
+                EntryContent::Plain(message) => Browsed::InMemory(message, was_requeued.unwrap_or(false)),
+                EntryContent::Logged(message, offset) => Browsed::InMemory(message, was_delivered(offset)),
+                EntryContent::Stored(start, run) => {
                     let start = start + u64::from(skipped);
                     let redelivered_below = match was_requeued {
                         Some(true) => u64::MAX,
-                        _ => record.logged.redelivered_below(),
+                        _ => record.durable_index.redelivered_below(),
                     };
-                    let incarnation = record.logged.incarnation();
+                    let incarnation = record.durable_index.incarnation();
                     let count = (run - skipped).min(count);
                     Browsed::InLog(LogRun { queue, incarnation, start, count, redelivered_below })
                 }
@@ -126,7 +126,7 @@ impl Records {
             must_continue = !is_in_log && (seen.len() as u32) < count;
             must_continue
         };
-        record.backlog.for_each_place(pool, deliveries, &mut each);
+        record.backlog.for_each_entry(pool, deliveries, &mut each);
         must_continue
     }
 }

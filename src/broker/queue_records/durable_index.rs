@@ -92,9 +92,9 @@ impl DurableIndex {
         self.next_offset = contents.next_offset;
         // The watermark may be higher than the next offset. Offsets that no message has yet do not count as
         // delivered.
-        self.redelivered_below = contents.delivered_through.min(contents.next_offset);
-        self.watermark = contents.delivered_through;
-        self.watermark_requested = contents.delivered_through;
+        self.redelivered_below = contents.delivered_below.min(contents.next_offset);
+        self.watermark = contents.delivered_below;
+        self.watermark_requested = contents.delivered_below;
         self.taken_below = self.redelivered_below;
         self.watermark_before = contents.watermark;
     }
@@ -180,8 +180,8 @@ impl DurableIndex {
     }
 
     /// Raises the watermark to one that is durable.
-    pub(crate) fn raise_watermark(&mut self, through: u64) {
-        self.watermark = self.watermark.max(through);
+    pub(crate) fn raise_watermark(&mut self, below: u64) {
+        self.watermark = self.watermark.max(below);
     }
 
     /// If the watermark in the log is ahead of the deliveries, returns the correct watermark and the one in

@@ -156,7 +156,7 @@ impl Records {
         let all = self.slab.iter().map(|(place, _)| QueueId::from_index(place));
         let shown = all.filter(|queue| {
             let record = &self.slab[queue.index()];
-            !record.is_deleted() && !record.hidden
+            !record.is_deleted() && !record.is_internal
         });
         let sums = shown.map(|queue| (queue, self.sum_over_levels(queue, &value_of)));
         sums.max_by_key(|(_, sum)| *sum).filter(|(_, sum)| *sum > 0)

@@ -58,7 +58,7 @@ pub(crate) fn first_rank(pending_writes: &mut PendingWrites, record: &Queue, pri
     let max_priority = record.settings.max_priority;
     let priorities_from = match priorities_from {
         _ if max_priority == 0 => return Rank::Plain,
-        _ if !record.logged.is_logged() => 0,
+        _ if !record.durable_index.is_logged() => 0,
         0 => pending_writes.next_versions(max_priority.into()),
         known => known,
     };
@@ -77,8 +77,8 @@ impl Queue {
     ) -> Self {
         let settings = QueueSettings { max_priority: SLOTS, ..settings };
         let mut record = Self::new(vhost, "", &[], settings);
-        (record.declared.durable, record.hidden) = (durable, true);
-        record.logged = DurableIndex::as_incarnation(version);
+        (record.declared.durable, record.is_internal) = (durable, true);
+        record.durable_index = DurableIndex::as_incarnation(version);
         record.rank = first_rank(pending_writes, &record, version + u64::from(version != 0));
         record
     }
@@ -241,10 +241,10 @@ impl Records {
         let whole = &self.slab[queue.index()];
         let vhost = whole.vhost;
         let mut record = Queue::new(vhost, "", &[], whole.settings.of_level());
-        (record.declared.durable, record.hidden, record.times.ttl_since_ms) =
+        (record.declared.durable, record.is_internal, record.times.ttl_since_ms) =
             (whole.declared.durable, true, whole.times.ttl_since_ms);
         if let Rank::Lowest { priorities_from: from @ 1.., .. } = whole.rank {
-            record.logged = DurableIndex::as_incarnation(from + u64::from(priority) - 1);
+            record.durable_index = DurableIndex::as_incarnation(from + u64::from(priority) - 1);
         }
         (record.rank, record.delayed_exchange) =
             (Rank::Level { queue, priority, below }, whole.delayed_exchange);
@@ -293,8 +293,8 @@ impl Records {
             let record = &mut self.slab[level.index()];
             record.state = QueueState::Deleting;
             self.dead_lettering -= u32::from(record.dead_letters_logged());
-            if record.logged.is_logged() {
-                pending_writes.append_queue_deleted(record.logged.incarnation());
+            if record.durable_index.is_logged() {
+                pending_writes.append_queue_deleted(record.durable_index.incarnation());
             }
             retired.push(level);
             level = self.below(level).unwrap_or(queue);
@@ -346,8 +346,8 @@ impl Targets<'_> {
     /// Adds a queue to the chosen ones, unless the routing with this number has chosen it before.
     pub(crate) fn choose(&mut self, queue: QueueId, route: u64) {
         let record = &mut self.queues.slab[queue.index()];
-        if record.routed_at != route && !record.is_deleted() {
-            record.routed_at = route;
+        if record.last_routing != route && !record.is_deleted() {
+            record.last_routing = route;
             self.chosen.push(queue);
         }
     }

@@ -15,10 +15,11 @@
 //! | `browse` | reading a queue's messages without changing it |
 //!
 //! # Invariants
-//! - The number of a message in its queue rises with arrival and never changes. Requeued messages are ordered
+//! - A message gets its number (`Taken::order`) when it first leaves its queue. Requeued messages are ordered
 //!   by it, and precede all messages that were never delivered. Exception: while half of all delivery records
 //!   belong to requeued messages, further requeued messages are kept in the order in which they are requeued.
-//! - A queue has a message either in one of its entries or in one delivery record.
+//! - A queue has a message either in one of its entries or in one delivery record. Exception: a delayed message
+//!   that waits in memory for its due time is a `HeldMessage`.
 
 mod backlog;
 mod browse;
@@ -27,7 +28,7 @@ mod fullness;
 mod levels;
 mod record;
 
-pub(super) use backlog::Place;
+pub(super) use backlog::EntryContent;
 pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size, Taken, block_bytes};
 pub(super) use durable_index::DurableIndex;
 pub(super) use durable_index::RequeueCounts;
@@ -121,7 +122,7 @@ mod tests {
             for body_len in sizes {
                 let message = self.message(*body_len);
                 let size = Size::of(&self.messages, message);
-                self.records[queue].backlog.push(&mut self.pool, Place::Plain(message), size);
+                self.records[queue].backlog.push(&mut self.pool, EntryContent::Plain(message), size);
             }
         }
 
@@ -213,7 +214,7 @@ mod tests {
     fn changed_settings_update_counts_and_times() {
         let mut world = QueueRecordsFixture::new();
         let queue = world.queue("q", settings());
-        world.records[queue].logged = DurableIndex::as_incarnation(7);
+        world.records[queue].durable_index = DurableIndex::as_incarnation(7);
         assert!(!world.records.set_settings(5, queue, settings()), "the settings are the same");
         let buries = QueueSettings { dead_letters: true, message_ttl_ms: 10, may_expire: true, ..settings() };
         assert!(!world.records.has_dead_lettering() && !world.records.has_deadlines());

@@ -13,7 +13,7 @@ use leveret_core::error::Fault;
 use leveret_core::mem::{FifoPool, Links, List, Slab};
 use leveret_core::pending_writes::{Appended, Definition, Mode, PendingWrites};
 
-use super::backlog::{Backlog, Place, Size};
+use super::backlog::{Backlog, EntryContent, Size};
 use super::durable_index::DurableIndex;
 use super::durable_index::{RequeueCounts, RequeueCountsDue};
 use crate::arguments::QueueSettings;
@@ -28,7 +28,7 @@ use crate::{Access, Context};
 /// One queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// Number of the declaration, unique among all queues.
+    /// Number of the record in this process, never reused. The number in the log is the incarnation.
     pub(crate) serial: u64,
     pub(crate) vhost: VhostId,
     pub(crate) name: Box<str>,
@@ -39,12 +39,12 @@ pub(crate) struct Queue {
     pub(crate) settings: QueueSettings,
     /// The queue is not shown to operators: a level of another queue, the hidden queue of a delayed exchange,
     /// or the reply queue behind `amq.rabbitmq.reply-to`. Only the reply queue has a name.
-    pub(crate) hidden: bool,
+    pub(crate) is_internal: bool,
     /// The delayed exchange that routes the messages of this queue when they are due.
     pub(crate) delayed_exchange: Option<ExchangeId>,
     /// The role of the record among the levels of a queue with priorities.
     pub(crate) rank: Rank,
-    pub(crate) logged: DurableIndex,
+    pub(crate) durable_index: DurableIndex,
     /// How often messages were requeued, if the queue counts that.
     pub(crate) requeues: RequeueCounts,
     /// Messages that are ready for delivery.
@@ -61,9 +61,8 @@ pub(crate) struct Queue {
     pub(crate) queue_consumers: QueueConsumers,
     /// Bindings whose destination is this queue.
     pub(crate) bindings: List,
-    /// Number of the routing that last chose this queue. It prevents that one routing chooses the queue
-    /// twice.
-    pub(crate) routed_at: u64,
+    /// Number of the routing that last chose this queue. It prevents that one routing chooses the queue twice.
+    pub(crate) last_routing: u64,
     pub(crate) state: QueueState,
 }
 
@@ -83,8 +82,8 @@ pub(crate) enum QueueState {
 pub(crate) struct Declared {
     pub(crate) durable: bool,
     pub(crate) auto_delete: bool,
-    /// The declaration of the queue was lost to damage, and the queue was rebuilt from its messages. Cleared
-    /// when a client declares it again.
+    /// The declaration of the queue was lost to damage, and the queue was rebuilt from its messages. Becomes
+    /// `false` when a client declares the queue again.
     pub(crate) is_rebuilt: bool,
     pub(crate) exclusive_owner: Option<ConnectionId>,
     /// The connection in whose share the queue counts.
@@ -103,11 +102,11 @@ pub(crate) struct Unsettled {
     pub(crate) body_bytes: u64,
 }
 
-/// The times of a queue, all in milliseconds of broker time.
+/// The times of a queue, in milliseconds of broker time unless stated otherwise.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
-    /// When the queue is examined for expired messages; for a slot of a delayed exchange the slot's key
-    /// (`queue_flow::delayed`). `u64::MAX` means never.
+    /// When the queue is examined for expired messages. For a slot of a delayed exchange its sort key, which is
+    /// not a time (`Slot::key`). `u64::MAX` means never.
     pub(crate) due_ms: u64,
     /// When the queue expires unless it is used; it does not expire while it has a consumer. `u64::MAX` means
     /// never.
@@ -161,8 +160,8 @@ pub(crate) enum Rank {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Front {
     Free,
-    /// The first message cannot be delivered until it is read back, or the watermark above it or its move is
-    /// durable.
+    /// The first message cannot be delivered until it is read back, or the watermark above it is durable, or
+    /// the batch for which it is withheld is durable.
     Blocked,
     /// The first message has expired, and there is no capacity for its dead letter yet.
     Expired,
@@ -207,10 +206,10 @@ impl Queue {
             arguments: arguments.into(),
             applied: Applied::default(),
             settings,
-            hidden: false,
+            is_internal: false,
             delayed_exchange: None,
             rank: Rank::Plain,
-            logged: DurableIndex::default(),
+            durable_index: DurableIndex::default(),
             requeues: RequeueCounts::default(),
             backlog: Backlog::default(),
             unsettled: Unsettled::default(),
@@ -226,7 +225,7 @@ impl Queue {
             front: Front::Free,
             queue_consumers: QueueConsumers::new(settings.single_active),
             bindings: List::default(),
-            routed_at: 0,
+            last_routing: 0,
             state: QueueState::Active,
         }
     }
@@ -234,14 +233,14 @@ impl Queue {
     /// Adds a new message of this size. The caller has checked the capacity.
     #[inline]
     pub(crate) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
-        let place = match appended.targets() > 0 && self.logged.is_logged() {
-            true => Place::Logged(appended.message(), self.logged.last_offset()),
-            false => Place::Plain(appended.message()),
+        let content = match appended.targets() > 0 && self.durable_index.is_logged() {
+            true => EntryContent::Logged(appended.message(), self.durable_index.last_offset()),
+            false => EntryContent::Plain(appended.message()),
         };
-        self.backlog.push(pool, place, size);
+        self.backlog.push(pool, content, size);
     }
 
-    /// Returns whether the queue is deleted, cleared or not.
+    /// Returns whether the queue is deleted: `Deleting` or `Cleared`.
     #[inline]
     pub(crate) const fn is_deleted(&self) -> bool {
         !matches!(self.state, QueueState::Active)
@@ -254,7 +253,7 @@ impl Queue {
 
     /// Returns the bytes that the messages of the queue take in the log.
     pub(crate) const fn log_bytes(&self) -> u64 {
-        self.logged.bytes()
+        self.durable_index.bytes()
     }
 
     /// Returns the number of messages of the queue that are in memory.
@@ -265,7 +264,7 @@ impl Queue {
     /// Returns whether the queue is durable and has a dead-letter exchange, so that its dead letters need
     /// space in the log.
     pub(crate) const fn dead_letters_logged(&self) -> bool {
-        self.settings.dead_letters && self.logged.is_logged()
+        self.settings.dead_letters && self.durable_index.is_logged()
     }
 
     /// Returns whether the queue has a length limit, an expiry or a delay, so that it must be checked when a
@@ -330,7 +329,7 @@ pub(crate) struct Records {
     pub(super) dead_lettering: u32,
     /// Whether there ever was a message or queue that may expire.
     has_deadlines: bool,
-    /// Number of queues ever created, which numbers them.
+    /// The serial of the record created last, levels included.
     serial: u64,
     /// Number of levels that were iterated over and not charged as work yet.
     pub(super) levels_walked: Cell<u32>,
@@ -459,7 +458,7 @@ impl Records {
     /// # Errors
     /// There is no capacity for another queue.
     pub(crate) fn insert_hidden(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
-        assert!(record.name.is_empty() && record.hidden, "a hidden queue has no name");
+        assert!(record.name.is_empty() && record.is_internal, "a hidden queue has no name");
         record.serial = self.next_serial();
         // Delayed messages have due times, so broker time must advance.
         self.has_deadlines = true;
@@ -471,7 +470,7 @@ impl Records {
     /// for the next run.
     pub(crate) fn has_stored_deadline(&self) -> bool {
         let waits = |queue: &Queue| queue.settings.may_expire || queue.delayed_exchange.is_some();
-        self.slab.iter().any(|(_, queue)| waits(queue) && queue.logged.count() > 0)
+        self.slab.iter().any(|(_, queue)| waits(queue) && queue.durable_index.count() > 0)
     }
 
     /// Returns whether the broker has had any message or queue that may expire.
@@ -493,7 +492,7 @@ impl Records {
         let record = &self.slab[queue.index()];
         // A durable queue does not expire while its deletion cannot be written.
         let may_expire = record.queue_consumers.is_empty()
-            && !(record.logged.is_logged() && pending_writes.mode() == Mode::Unwritable);
+            && !(record.durable_index.is_logged() && pending_writes.mode() == Mode::Unwritable);
         if may_expire { record.times.unused_until_ms } else { u64::MAX }
     }
 
@@ -572,7 +571,7 @@ impl Records {
     /// to the command waits for that entry.
     pub(crate) fn append_queue(&mut self, cx: &mut Context<'_>, access: &Access, index: usize, exists: bool) {
         let record = &self.slab[index];
-        let incarnation = record.logged.incarnation();
+        let incarnation = record.durable_index.incarnation();
         if incarnation == 0 {
             return;
         }
@@ -581,7 +580,7 @@ impl Records {
             cx.pending_writes.append_queue_deleted(incarnation);
         }
         let batch = cx.pending_writes.define(key, value);
-        self.slab[index].logged.set_defined(batch);
+        self.slab[index].durable_index.set_defined(batch);
         cx.await_batch(batch);
     }
 
@@ -596,7 +595,7 @@ impl Records {
         let definition = Definition::Queue {
             vhost: access.vhost_name(record.vhost),
             name: &record.name,
-            incarnation: record.logged.incarnation(),
+            incarnation: record.durable_index.incarnation(),
             auto_delete: record.declared.auto_delete,
             is_rebuilt: record.declared.is_rebuilt,
             priorities_from: record.priorities_from(),
@@ -643,7 +642,7 @@ impl Records {
             if is_due
                 && pending_writes.mode() == Mode::On
                 && !record.is_deleted()
-                && record.logged.is_logged()
+                && record.durable_index.is_logged()
             {
                 let (key, value) = self.definition_of_queue(access, queue.index(), true);
                 self.requeue_counts_due.note_written(pending_writes.define(key, value));
@@ -651,17 +650,17 @@ impl Records {
         }
     }
 
-    /// Uses up offsets as if as many messages had been published to every durable queue and settled before
-    /// they were written.
+    /// Uses up `count` offsets of every durable queue, as if `count` messages had been published to it and
+    /// settled before they were written.
     ///
     /// The simulator uses it to reach large offsets quickly.
     #[cfg(debug_assertions)]
     pub(crate) fn pass_offsets(&mut self, pending_writes: &mut PendingWrites, count: u64) {
         for index in 0..self.slab.places() {
             let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.is_deleted()) else { continue };
-            if queue.logged.is_logged() {
-                let start = queue.logged.pass_offsets(count);
-                let queue = queue.logged.incarnation();
+            if queue.durable_index.is_logged() {
+                let start = queue.durable_index.pass_offsets(count);
+                let queue = queue.durable_index.incarnation();
                 pending_writes.settle_stored(leveret_core::pending_writes::Settled {
                     queue,
                     start,
@@ -682,11 +681,11 @@ impl Records {
         }
         for (_, queue) in self.slab.iter() {
             let reset = queue
-                .logged
+                .durable_index
                 .watermark_reset()
                 .filter(|_| !queue.is_deleted() && !pending_writes.is_crowded());
             if let Some((taken_below, watermark)) = reset {
-                pending_writes.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
+                pending_writes.reset_watermark(queue.durable_index.incarnation(), taken_below, watermark);
             }
         }
         self.write_requeue_counts_now(pending_writes, access);
@@ -696,7 +695,7 @@ impl Records {
     /// Sets, at start, the counts of a queue's messages in the log.
     pub(crate) fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.slab[queue.index()];
-        record.logged.restore(contents);
+        record.durable_index.restore(contents);
         if record.requeues.forget_from(contents.next_offset) {
             self.requeue_counts_due.push(queue);
         }

@@ -11,10 +11,10 @@
 //! [`CHAINED_MAX`] times.
 //!
 //! # Invariants
-//! - For a logged message, the settlement in its queue and the publish of the dead letter are one group in
-//!   the log. After a power cut the message is therefore in exactly one place.
-//! - A message is settled only when there is capacity for its dead letter, for which some memory and space of
-//!   the log are reserved. Until then the message stays in its queue, so it is late but not lost.
+//! - If the log has both a message and its dead letter, the settlement of the message and the publish of the
+//!   dead letter are one group in the log. After a power cut the message is therefore in exactly one place.
+//! - A message that has a dead letter is settled only when there is capacity for it, for which some memory and
+//!   space of the log are reserved. Until then the message stays in its queue, so it is late but not lost.
 
 use crate::arguments::copy_flags;
 use leveret_amqp::field::{Array, ArrayWriter, Table, TableWriter, Value};
@@ -56,7 +56,7 @@ struct DeadLetterTarget {
     key: Option<heapless::Vec<u8, 255>>,
 }
 
-/// `routed_at` of a queue that must not get the dead letter; no routing has this number.
+/// `last_routing` of a queue that must not get the dead letter; no routing has this number.
 const NEVER_ROUTED: u64 = u64::MAX;
 
 impl Republisher<'_> {
@@ -178,11 +178,11 @@ impl Republisher<'_> {
     ) {
         let deaths = death.for_each_passed_queue(&mut |queue| {
             if let Some(queue) = self.queues.records().find_queue(vhost, queue) {
-                self.queues.at_mut(queue).routed_at = NEVER_ROUTED;
+                self.queues.at_mut(queue).last_routing = NEVER_ROUTED;
             }
         });
         work.charge(deaths);
-        targets.retain(|queue| self.queues.at(*queue).routed_at != NEVER_ROUTED);
+        targets.retain(|queue| self.queues.at(*queue).last_routing != NEVER_ROUTED);
     }
 
     /// Returns a writer for the properties of a copy, limited to the size of a frame.

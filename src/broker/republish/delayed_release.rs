@@ -102,7 +102,7 @@ impl Republisher<'_> {
         {
             let taken = self.queues.take_first(cx, level, first);
             self.queues.at_mut(level).unsettled.count += 1;
-            self.queues.delay_wheel_mut().hold(due_ms, (level, taken.message, taken.logged));
+            self.queues.delay_wheel_mut().hold(due_ms, (level, taken.message, taken.log_offset));
             return ReleaseStep::Done;
         }
         let narrowest =
@@ -136,7 +136,7 @@ impl Republisher<'_> {
     #[cold]
     fn log_no_slot(&mut self, level: QueueId, slot: Slot) {
         let has_memory = slot.widest_below().is_none();
-        if !has_memory && self.queues.should_log_this_minute() {
+        if !has_memory && self.queues.should_log_level_shortage() {
             let exchange = self.queues.at(level).delayed_exchange;
             let name = exchange.map(|exchange| self.topology.exchange(exchange).name.escape_debug());
             log::warn!(
@@ -180,7 +180,7 @@ impl Republisher<'_> {
         let Some(republication) = self.write_due(cx, held.queue, held.message) else {
             return ReleaseStep::Blocked;
         };
-        self.publish_and_remove(cx, republication, held.logged().is_some(), |republisher, cx| {
+        self.publish_and_remove(cx, republication, held.log_offset().is_some(), |republisher, cx| {
             republisher.queues.delay_wheel_mut().pop_held();
             republisher.settle_held(cx, held);
         });
@@ -189,14 +189,14 @@ impl Republisher<'_> {
 
     /// Settles a held message that was routed.
     pub(crate) fn settle_held(&mut self, cx: &mut Context<'_>, held: HeldMessage) {
-        let (message, logged) = (held.message, held.logged());
+        let (message, log_offset) = (held.message, held.log_offset());
         self.queues.drop_taken(
             cx,
             held.queue,
-            &Taken { message, offset: 0, logged, redelivered: false, requeues: 0 },
+            &Taken { message, order: 0, log_offset, redelivered: false, requeues: 0 },
         );
         self.queues.at_mut(held.queue).unsettled.count -= 1;
-        self.republish.maybe_empty.push(held.queue);
+        self.republish.maybe_unreferenced.push(held.queue);
     }
 
     /// Writes and routes the copy of a delayed message that is due. Returns `None` if there is no capacity

@@ -291,7 +291,7 @@ impl Republisher<'_> {
     fn dead_letter_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) -> bool {
         let delivery = &self.queues.deliveries()[index];
         let (is_logged, reason) =
-            (delivery.logged.is_some(), delivery.dead_letter_reason.unwrap_or(Reason::Rejected));
+            (delivery.log_offset.is_some(), delivery.dead_letter_reason.unwrap_or(Reason::Rejected));
         let Some(message) = delivery.message else {
             self.queues.request_read(queue);
             return false;

@@ -70,7 +70,7 @@ impl Republisher<'_> {
         message: MessageId,
         (queue, redelivered): (QueueId, bool),
     ) {
-        if self.queues.at(queue).hidden {
+        if self.queues.at(queue).is_internal {
             return;
         }
         if let Some(copy) = self.trace_event(cx, channel, message, TracedEvent::Delivered(queue, redelivered))

@@ -1,7 +1,7 @@
 //! Publishes copies of messages: dead letters, due delayed messages, parked messages and firehose copies.
 //!
-//! A queue removes a message when it is rejected, expired, over a limit, parked by a bridge or due after a
-//! delay. In each case a copy of the message is published and the original is settled, in these steps:
+//! A queue removes a message when it is rejected, expired, over a limit, parked by a bridge or due after a delay. In
+//! each case a copy of the message is published, if it has a destination, and the original is settled, in these steps:
 //!
 //! ```text
 //! first message, reason ──→ copy written, routed, capacity checked ──→ pushed to its queues ──→ original removed
@@ -16,9 +16,12 @@
 //! | `firehose` | publishes copies of published and delivered messages for an operator |
 //!
 //! # Invariants
-//! - A message leaves its queue only when there is capacity for the copy in all target queues. Until then it
-//!   stays in its queue, so it is late but not lost.
-//! - Publishing the copy and settling the original are one group in the log.
+//! - A message that has a copy leaves its queue only when there is capacity for the copy in all queues that accept it.
+//!   Until then it stays in its queue, so it is late but not lost. Only a message whose copy would reach no queue or
+//!   cannot be written is dropped (`Republication::Dropped`). Firehose copies, which have no original, are omitted if
+//!   there is no capacity.
+//! - If the log has both the original and the copy, publishing the copy and settling the original are one group in the
+//!   log.
 
 mod dead_letter;
 mod delayed_release;
@@ -59,7 +62,7 @@ pub(crate) struct RepublishState {
     dropped_logged_minute: Option<u32>,
     /// Hidden queues and slots from which held messages were settled. If they are deleted, their records may
     /// be unreferenced now.
-    maybe_empty: Vec<QueueId>,
+    maybe_unreferenced: Vec<QueueId>,
 }
 
 impl RepublishState {
@@ -84,8 +87,8 @@ impl RepublishState {
     }
 
     /// Removes and returns the next hidden queue or slot whose record may be unreferenced.
-    pub(crate) fn next_maybe_empty(&mut self) -> Option<QueueId> {
-        self.maybe_empty.pop()
+    pub(crate) fn next_maybe_unreferenced(&mut self) -> Option<QueueId> {
+        self.maybe_unreferenced.pop()
     }
 }
 

@@ -226,7 +226,7 @@ impl Topology {
         let (destination, destination_version) = match binding.destination {
             Destination::Queue(queue) => {
                 let queue = queues.at(queue);
-                (DestinationName::Queue(&queue.name), queue.logged.incarnation())
+                (DestinationName::Queue(&queue.name), queue.durable_index.incarnation())
             }
             Destination::Exchange(exchange) => {
                 let exchange = self.exchange(exchange);
@@ -254,7 +254,7 @@ impl Topology {
         new: &BindingIdentity<'_>,
     ) -> bool {
         let is_kept = match new.destination {
-            Destination::Queue(queue) => queues.at(queue).logged.is_logged(),
+            Destination::Queue(queue) => queues.at(queue).durable_index.is_logged(),
             Destination::Exchange(exchange) => self.exchange(exchange).durable,
         };
         pending_writes.mode() != Mode::Off && self.exchange(new.source).durable && is_kept

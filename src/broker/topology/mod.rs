@@ -1,8 +1,8 @@
 //! Exchanges and bindings, and the routing of messages to queues.
 //!
-//! Publishers name an exchange and a routing key, never a queue. The exchanges and bindings between
-//! publishers and queues are declared by clients at run time. They may be many and in any arrangement, and
-//! every message is routed through them.
+//! Publishers name an exchange and a routing key, not a queue; the default exchange takes the routing key as the name
+//! of a queue. The exchanges and bindings between publishers and queues are declared by clients at run time. They may
+//! be many and in any arrangement, and every message is routed through them.
 //!
 //! | file | content |
 //! |---|---|

@@ -94,14 +94,14 @@ impl TopologyFixture {
 
     fn hidden_queue(&mut self) -> QueueId {
         let mut record = self.record("");
-        record.hidden = true;
+        record.is_internal = true;
         self.queues.records_mut().insert_hidden(record).unwrap()
     }
 
     /// Creates a queue that the log has under this incarnation, or not at all with 0.
     fn queue(&mut self, name: &str, incarnation: u64) -> QueueId {
         let mut record = self.record(name);
-        record.logged = DurableIndex::as_incarnation(incarnation);
+        record.durable_index = DurableIndex::as_incarnation(incarnation);
         self.queues.records_mut().insert(record).unwrap()
     }
 

@@ -68,7 +68,7 @@ impl<'b> Views<'b> {
     /// Returns the queue in a place; `None` if the place is empty or the queue is hidden.
     pub fn queue_at(self, place: usize) -> Option<QueueView<'b>> {
         let records = self.queues.records();
-        let record = records.get(place).filter(|record| !record.hidden && !record.is_deleted())?;
+        let record = records.get(place).filter(|record| !record.is_internal && !record.is_deleted())?;
         let exclusive = record.queue_consumers.first().filter(|_| record.queue_consumers.has_exclusive());
         let named = |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
         let id = QueueId::from_index(place);
@@ -89,7 +89,7 @@ impl<'b> Views<'b> {
             messages_unacknowledged: sum(|level| level.unsettled.count.into()) as u32,
             messages_unacknowledged_ram: sum(|level| (level.unsettled.count - level.unsettled.absent).into())
                 as u32,
-            messages_persistent: sum(|level| level.logged.count()),
+            messages_persistent: sum(|level| level.durable_index.count()),
             message_bytes_ready: sum(|level| level.backlog.body_bytes()),
             message_bytes_unacknowledged: sum(|level| level.unsettled.body_bytes),
             consumers: record.queue_consumers.len(),
@@ -105,7 +105,7 @@ impl<'b> Views<'b> {
     /// except hidden ones.
     pub fn depth_of(self, vhost: &str) -> (u64, u64) {
         let queues =
-            self.queues.records().iter().filter(|(_, record)| !record.hidden && !record.is_deleted());
+            self.queues.records().iter().filter(|(_, record)| !record.is_internal && !record.is_deleted());
         let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
         own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
             let id = QueueId::from_index(place);
@@ -262,7 +262,7 @@ impl<'b> Views<'b> {
             .queues
             .records()
             .get(record.queue.index())
-            .filter(|queue| !queue.hidden && !queue.is_deleted())?;
+            .filter(|queue| !queue.is_internal && !queue.is_deleted())?;
         Some(ConsumerView {
             vhost: self.access.vhost_name(queue.vhost),
             queue: &queue.name,
@@ -585,7 +585,7 @@ impl fmt::Display for Explained<'_> {
                     (Megabytes(bytes), Megabytes(self.views.queues.queue_log_bytes_max(self.pending_writes)));
                 let (of, remedy) = self.log_limit();
                 write!(f, " uses its whole share of {of}, {bytes} of {most}")?;
-                self.with_messages(f, self.sum_over_levels(queue, |record| record.logged.count()))?;
+                self.with_messages(f, self.sum_over_levels(queue, |record| record.durable_index.count()))?;
                 f.write_str(" (at most four times the free space)")?;
                 self.limit(f)?;
                 self.waiters_and_remedy(f, format_args!("consume or purge that queue, or {remedy}"))

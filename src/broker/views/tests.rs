@@ -129,7 +129,7 @@ fn a_listing_has_neither_hidden_queues_nor_levels_nor_deleted_ones() {
     world.queue("kept");
     world.put(ranked, b"\x08\0\x05");
     let mut hidden = Queue::new(world.vhost, "", &[], world.queues.at(gone).settings);
-    hidden.hidden = true;
+    hidden.is_internal = true;
     world.queues.records_mut().insert_hidden(hidden).unwrap();
     assert_eq!(world.listed(), ["ranked", "gone", "kept"]);
     assert_eq!(world.queues.records().len(), 5, "a level and a hidden one besides");

@@ -10,8 +10,9 @@
 //! | `format` | formats of rows; `report` |
 //!
 //! # Invariants
-//! - Commands, columns, texts and exit codes are those of rabbitmqctl 3.10. Commands that only rabbitmqctl has
-//!   are refused like unknown ones.
+//! - Commands that rabbitmqctl 3.10 has too have its columns, texts and exit codes. Other commands are from later
+//!   versions of rabbitmqctl or Leveret's own (for example `backup`). Commands that only rabbitmqctl has are refused
+//!   like unknown ones.
 //! - No password is printed.
 
 mod access;

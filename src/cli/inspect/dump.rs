@@ -68,7 +68,7 @@ impl fmt::Display for RecordLine<'_> {
             Record::WatermarkReset { queue, offset, watermark } => {
                 write!(f, " rested queue={queue} delivered_below={offset} watermark={watermark}")
             }
-            Record::Left { segment } => write!(f, " left segment={segment}"),
+            Record::SegmentRemoved { segment } => write!(f, " left segment={segment}"),
             Record::Optional { kind, payload } => write!(f, " kind={kind} bytes={}", payload.len()),
         }
     }

@@ -22,7 +22,8 @@ pub const SORTED_ROW_BYTES: usize = 2 * 24;
 
 /// Upper bound of `management_clients_max`.
 pub const MANAGEMENT_CLIENTS_UPPER_BOUND: usize = 8;
-/// Number of helper threads: two for the disk, the worker, and the one that writes the log.
+/// Number of helper threads: two for the disk, the worker, and the one that writes log lines. Resolver threads are
+/// counted with their bridges.
 const HELPERS: u64 = 4;
 /// Bytes of log lines that standard error has not accepted yet; further lines are dropped and counted.
 pub const LOG_RING_BYTES: usize = 32 << 10;
@@ -33,8 +34,8 @@ const LOG_BYTES: usize = LOG_RING_BYTES + size_of::<LogLimiter>();
 /// Maximum number of bytes of the main thread's stack that are used.
 const STACK_BYTES: u64 = 256 << 10;
 
-/// Bytes reserved for each connection for output that its socket does not take. So much can therefore always
-/// be written at once.
+/// Bytes reserved for each connection for output that its socket does not take. So at least this much output can always
+/// be handed to a socket: what it does not take can be kept.
 pub const OUTPUT_BYTES_MIN: usize = 1024;
 
 /// Maximum number of rules of one bridge in each direction.
@@ -63,7 +64,7 @@ impl MemoryLine {
 /// The maximum memory use of the process, line by line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryTable {
-    /// The lines, in the order of the configuration.
+    /// The lines, in the order in which they are printed.
     pub lines: Vec<MemoryLine>,
     /// Maximum bytes of socket buffers in the kernel, in addition; `None` if the system decides.
     pub kernel_bytes: Option<u64>,
@@ -149,7 +150,8 @@ pub struct RecordSizes {
     pub scratch_bytes: usize,
     /// Shared buffers of the storage.
     pub store_bytes: usize,
-    /// A client of the control socket, with its part of the table for both kinds of clients.
+    /// A client of the control socket, and its part of the peer records of all operator clients (control socket and
+    /// management API).
     pub control_bytes: usize,
     /// A client of the management API; 0 if the API has no listener.
     pub management_bytes: usize,
@@ -329,15 +331,25 @@ impl Limits {
                 sizes.store_bytes,
                 "commits, reading back, footers; depends on segment_bytes",
             ),
-            line("index_bytes_max", 1, self.index_bytes_max as usize, "which segment holds what"),
-            line("queues_max", self.queues_max.into(), sizes.empty_queue_index_bytes, "the log's queues"),
+            line(
+                "index_bytes_max",
+                1,
+                self.index_bytes_max as usize,
+                "index of the log: which segment has which messages",
+            ),
+            line(
+                "queues_max",
+                self.queues_max.into(),
+                sizes.empty_queue_index_bytes,
+                "index of queues without messages",
+            ),
             line(
                 "definitions",
                 self.definitions(),
                 sizes.definition_bytes,
                 "index of all definitions that the limits allow",
             ),
-            line("allocator", 1, self.spread_bytes() as usize, "gaps between names, and in the index"),
+            line("allocator", 1, self.spread_bytes() as usize, "fragmentation by names and by the index"),
             line(
                 "control",
                 CONTROL_CLIENTS_MAX as u64,

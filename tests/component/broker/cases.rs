@@ -332,7 +332,7 @@ fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
     };
     node.broker.queues_mut().restore_contents(
         queue,
-        &Contents { count: 10, bytes: 1000, next_offset: 10, delivered_through: 10, watermark: 10 },
+        &Contents { count: 10, bytes: 1000, next_offset: 10, delivered_below: 10, watermark: 10 },
     );
     assert!(node.broker.queues_mut().restore_messages(queue, 0, 10));
     let at = node.connect();
@@ -468,7 +468,7 @@ fn gets_wait_for_the_output_instead_of_being_refused() {
                 assert!(node.broker.is_busy(at.connection), "its input stands");
                 node.turns(at);
                 assert!(!node.broker.is_busy(at.connection), "what was written made room");
-                assert_eq!(node.broker.take_later(at.connection).unwrap().0, Outcome::GetQueued);
+                assert_eq!(node.broker.take_late_reply(at.connection).unwrap().0, Outcome::GetQueued);
                 got += 1;
             }
             other => panic!("after {got}: {other:?}"),
@@ -481,7 +481,7 @@ fn gets_wait_for_the_output_instead_of_being_refused() {
     let fault = (0..300).find_map(|_| match node.ask(at, Command::Get { queue: "q", no_ack: false }) {
         Outcome::Later => {
             node.turns(at);
-            match node.broker.take_later(at.connection).unwrap().0 {
+            match node.broker.take_late_reply(at.connection).unwrap().0 {
                 Outcome::Fault(fault) => Some(fault),
                 _ => None,
             }

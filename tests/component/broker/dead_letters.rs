@@ -545,7 +545,7 @@ impl Life {
                 node.pending_writes.set_time(time_ms);
                 node.broker.run_jobs(&mut context!(node));
                 node.broker.deliver(&mut context!(node), 8192);
-                node.broker.take_later(self.at.connection).expect("it is answered").0
+                node.broker.take_late_reply(self.at.connection).expect("it is answered").0
             }
             outcome => outcome,
         };

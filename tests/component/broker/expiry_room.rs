@@ -100,7 +100,7 @@ fn a_get_finds_the_message_behind_all_expired_ones() {
     node.pending_writes.set_time(1_100);
     assert_eq!(node.ask(at, Command::Get { queue: "q", no_ack: true }), Outcome::Later);
     node.turns(at);
-    let outcome = node.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    let outcome = node.broker.take_late_reply(at.connection).map(|(outcome, _)| outcome);
     assert_eq!(outcome, Some(Outcome::GetQueued));
 }
 
@@ -362,7 +362,7 @@ fn a_get_from_a_queue_that_is_deleted_is_answered() {
     assert_eq!(life.node.ask(at, ask), Outcome::Later, "that it may have been delivered is not written yet");
     life.store().expect("the disk is well");
     life.node.turns(at);
-    let first = life.node.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    let first = life.node.broker.take_late_reply(at.connection).map(|(outcome, _)| outcome);
     assert_eq!(first, Some(Outcome::GetQueued));
     while life.node.ask(at, ask) == Outcome::GetQueued {
         life.node.broker.sent(&mut context!(life.node), at.connection, 1);
@@ -370,6 +370,6 @@ fn a_get_from_a_queue_that_is_deleted_is_answered() {
     let other = life.node.connect();
     life.node.done(other, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
     life.node.turns(at);
-    let last = life.node.broker.take_later(at.connection).map(|(outcome, _)| outcome);
+    let last = life.node.broker.take_late_reply(at.connection).map(|(outcome, _)| outcome);
     assert_eq!(last, Some(Outcome::GetEmpty));
 }

@@ -61,7 +61,7 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
         count,
         bytes: 100 * count,
         next_offset,
-        delivered_through: next_offset,
+        delivered_below: next_offset,
         watermark: next_offset,
     };
     node.broker.queues_mut().restore_contents(queue, &contents);

@@ -361,7 +361,7 @@ impl Life {
             while node.broker.next_cancelled(peer.connection).is_some() {
                 node.broker.note_cancel_sent(peer.connection);
             }
-            let _ = node.broker.take_later(peer.connection);
+            let _ = node.broker.take_late_reply(peer.connection);
             let mut outbox = node.broker.outbox(peer.connection);
             let mut waiting = 0;
             while outbox.peek().is_some_and(|delivery| !delivery.is_withdrawn) {

@@ -14,6 +14,7 @@ const TOP: &[&str] =
 /// Returns the README, the changelog and the guide.
 fn texts() -> Vec<(PathBuf, String)> {
     let guide = fs::read_dir(project().join(GUIDE)).unwrap().map(|file| file.unwrap().path());
+    let guide = guide.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let all: Vec<PathBuf> = ["README.md", "systemd/CHANGELOG.md"]
         .map(|name| project().join(name))
         .into_iter()

@@ -15,7 +15,7 @@ PLACES = [
         "        if PLANTED(\"file-reused-in-the-commit-that-frees-it\") {\n"
         "            for sequence in &in_flight.drained {\n"
         "                let slot = self.index.segments()[sequence].slot;\n"
-        "                self.space.slots.set(slot, Slot::Free);\n"
+        "                self.space.slots.set(slot, SlotUse::Free);\n"
         "            }\n"
         "        }\n"
         "        let job = self.build(&mut in_flight, now)?;\n",

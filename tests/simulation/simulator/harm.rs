@@ -226,7 +226,7 @@ fn says(record: &Record<'_>) -> Says {
         Record::Gone { queue } => Says::Settled { queue: *queue, ranges: vec![(0, u64::MAX)] },
         // Every commit contains the access definitions, and their copies are checked elsewhere.
         Record::Defined { key, .. } if !is_access(key) => Says::Defined,
-        Record::Left { .. } => Says::Left,
+        Record::SegmentRemoved { .. } => Says::Left,
         _ => Says::Other,
     }
 }

@@ -103,7 +103,7 @@ impl Troubles {
     /// Notes a write. It may schedule a kill for the next call, or a power cut for the call after the next
     /// sync.
     pub(super) fn note_write(&mut self, bytes: &[u8]) {
-        let is_left = |record: &Record<'_>| matches!(record, Record::Left { .. });
+        let is_left = |record: &Record<'_>| matches!(record, Record::SegmentRemoved { .. });
         if self.kill_as_left.count > 0 && says(bytes, is_left) && self.kill_as_left.hits() {
             self.kill = Spell { after: 0, count: 1 };
         }

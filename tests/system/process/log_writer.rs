@@ -130,7 +130,9 @@ fn lines_lost_by_a_late_reader_are_counted() {
     let lines = read(&mut child);
     let missing: Vec<u32> = lines
         .iter()
-        .filter_map(|line| line.split_once("WARN  ")?.1.split_once(" lines were dropped here")?.0.parse().ok())
+        .filter_map(|line| {
+            line.split_once("WARN  ")?.1.split_once(" lines were dropped here")?.0.parse().ok()
+        })
         .collect();
     let numbers = numbers(&lines);
     assert!(!missing.is_empty(), "the flood was none");
