@@ -27,7 +27,8 @@ impl CompletedOption {
     fn values(&self) -> Option<String> {
         match self.names.last()?.as_str() {
             "--board" => {
-                let names: Vec<&str> = BOARDS.iter().map(|board| board.name).chain(["auto"]).collect();
+                let mut names: Vec<&str> = BOARDS.iter().map(|board| board.name).chain(["auto"]).collect();
+                names.sort_unstable();
                 Some(names.join(" "))
             }
             "--log-level" => Some("error warn info debug trace off".to_string()),

@@ -46,7 +46,7 @@ def costs() -> None:
 def memory() -> None:
     """Copies the memory table of `leveret check` into the guide. Rows that the guide leaves out are not added."""
     release()
-    printed = run(brokers.leveret_binary(), "check", "--board", "pi-zero-w").splitlines()
+    printed = run(brokers.leveret_binary(), "check", "--board", "pi-zero-w", "--port", "5672").splitlines()
     text = GUIDE.read_text()
     shown = MEMORY_TABLE.search(text)[0].splitlines()  # type: ignore[index]
     titles = {title_of(line) for line in shown}

@@ -367,14 +367,14 @@ def readme() -> None:
     with board(None) as it:
         (it.home / "env").symlink_to(environment.pika_python(environment.PIKA_NEW).parents[1])
         it.file("hello.py", program)
-        it.run("leveret 2>log & leveretctl --data-dir leveret-data -q await_startup --timeout 60")
+        it.run("unset LEVERET_SOCKET; leveret 2>log & leveretctl -q await_startup --data-dir leveret-data --timeout 60")
         assert it.run("env/bin/python hello.py") == f"{said[1]}\n"
-        assert it.run(f"leveret {command} --data-dir leveret-data") == re.sub(r"^    ", "", output, flags=re.MULTILINE)
+        assert it.run(f"unset LEVERET_SOCKET; leveret {command} --data-dir leveret-data") == re.sub(r"^    ", "", output, flags=re.MULTILINE)
         page = it.run("env/bin/python -c \"import urllib.request as r; print(r.urlopen('http://localhost:15672').status)\"")
         assert page == "200\n", page
     # Another program has the page's port: a warning, and the broker works.
     with board(None) as it, socket.create_server(("127.0.0.1", 15672)):
-        it.run("leveret 2>log & leveretctl --data-dir leveret-data -q await_startup --timeout 60")
+        it.run("unset LEVERET_SOCKET; leveret 2>log & leveretctl -q await_startup --data-dir leveret-data --timeout 60")
         assert "not listening on 127.0.0.1:15672 now: another program has the port" in it.log(), it.log()
 
 

@@ -146,7 +146,7 @@ def clock_at_1970(folder: Path) -> None:
         for name in fake:
             del os.environ[name]
     with broker:
-        broker.logged("the clock of this machine says 1970-01-02 .*: until the clock is set")
+        broker.logged("the clock of this machine shows 1970-01-02 .*: until the clock is set")
         there_and_back(broker, context(office, meter))
         there_and_back(broker, context(office, young))
         refuses(broker, context(office, late), "the client's certificate expired at .*; the clock here shows 1970-01-02")

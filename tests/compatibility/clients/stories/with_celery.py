@@ -18,7 +18,7 @@ def results():
         broken.get(PATIENCE)
         raise AssertionError("the failed task raised no error")
     except ValueError as why:
-        assert str(why) == "as it should"
+        assert str(why) == "an intended failure"
     assert broken.status == "FAILURE"
     assert jobs.third_time.delay().get(PATIENCE) == 2
     assert group(jobs.add.s(n, n) for n in range(30))().get(PATIENCE) == [2 * n for n in range(30)]
