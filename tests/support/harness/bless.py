@@ -17,7 +17,7 @@ from harness.steps import suite_of
 from harness.suite import Skip
 
 ROOT = brokers.ROOT
-GUIDE = ROOT / "systemd" / "packages" / "guide" / "configuration.md"
+GUIDE = ROOT / "systemd" / "guide" / "configuration.md"
 MEMORY_TABLE = re.compile(r"^# memory .*?(?=\n```)", re.MULTILINE | re.DOTALL)
 
 
