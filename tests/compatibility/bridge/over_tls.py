@@ -139,7 +139,7 @@ class OverTls:
         with Broker(late) as old, Broker(early) as new:
             for wanted, upstream, said in [
                 ("not signed by an authority in ca_file", self.rabbitmq, keys(self.others, self.meter)),
-                ("not signed by an authority that this system knows", self.rabbitmq, ""),
+                ("not signed by an authority that this system trusts", self.rabbitmq, ""),
                 ("made out to localhost, 127.0.0.1, not to rabbit.example: set server_name", self.rabbitmq,
                  keys(self.office, self.meter, 'server_name = "rabbit.example"\n')),
                 ("the upstream requires a client certificate", self.rabbitmq, keys(self.office)),

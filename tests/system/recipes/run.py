@@ -308,7 +308,7 @@ def fleet() -> None:
         it.file("etc/definitions.json", json)
         said = it.shell()
         assert "commands." + socket.gethostname() in said and "${" not in said, said
-        assert re.search(r"^meter\t\t\^\(readings", said, re.MULTILINE), said
+        assert re.search(r"^meter\t\^\(readings", said, re.MULTILINE), said
         wanted = {"readings", "commands." + socket.gethostname()}
         suite.until("the queues are declared", lambda: wanted <= set(counts(
             there.ctl("-s", "list_queues", "name", "messages"))), 60.0)
