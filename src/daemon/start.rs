@@ -122,7 +122,7 @@ impl EventLoop {
         let management = engine.platform().management.iter().enumerate();
         for (place, listener) in management.filter(|(_, listener)| listener.is_listening()) {
             let is_api = is_api(config, place);
-            let what = if is_api { "management API" } else { "metrics without a login" };
+            let what = if is_api { "web page and management API" } else { "metrics without a login" };
             let scheme = if listener.with_tls { "https" } else { "http" };
             log::info!("{what} on {scheme}://{}/", listener.address);
         }
