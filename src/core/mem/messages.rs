@@ -989,11 +989,14 @@ impl Messages {
     /// Ends the wait of ordinary publishers if the use has fallen to the low mark. Returns whether they may
     /// publish.
     ///
-    /// The low mark is 7/8 of their part of the pools, so that the state does not change with every message.
+    /// The low mark is 255/256 of their part of the pools, so that the state does not change with every message. It must
+    /// not be much lower: N queues that nobody reads hold 2N/(2N + 1) of the pools, and publishers to other queues
+    /// would wait for ever.
     pub fn lift_hold(&mut self) -> bool {
+        let low_mark = |part: usize| part - (part / 256).max(1).min(part);
         let slots = self.slots.max() - self.slots_reserve;
         let pages = self.pages_max - self.pages_reserve - self.claimed_pages(None);
-        let (slots_low, pages_low) = (slots / 8 * 7, pages.saturating_sub(self.read_back_pages) / 8 * 7);
+        let (slots_low, pages_low) = (low_mark(slots), low_mark(pages.saturating_sub(self.read_back_pages)));
         self.is_held &= self.slots.used() > slots_low || self.blocks.pages_used() > pages_low;
         !self.is_held
     }

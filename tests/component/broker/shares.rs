@@ -411,3 +411,34 @@ fn limits_of_a_user_hold_in_all_virtual_hosts_together() {
         Outcome::Done
     );
 }
+
+/// Eight queues that nobody reads hold sixteen seventeenths of the memory. When other publishers have used up the rest,
+/// and their messages are gone, publishers continue.
+#[test]
+fn publishers_continue_beside_queues_that_nobody_reads() {
+    let limits = Limits { messages_max: 1_600, queues_max: 32, ..Limits::default() };
+    let mut node = TestBroker::with(&limits);
+    let at = node.connect();
+    let fill = |node: &mut TestBroker, name: &str| {
+        node.declare(at, name, false);
+        while node.offer(at, name, 10) == Outcome::Published {}
+    };
+    let unread: Vec<String> = (0..8).map(|number| format!("unread.{number}")).collect();
+    unread.iter().for_each(|queue| node.declare(at, queue, false));
+    // They fill at the same time.
+    while unread.iter().filter(|queue| node.offer(at, queue, 10) == Outcome::Published).count() > 0 {}
+    assert!(!node.messages.is_held(), "{} slots are used", node.messages.messages_used());
+    let mut read = Vec::new();
+    while !node.messages.is_held() {
+        read.push(format!("read.{}", read.len()));
+        fill(&mut node, read.last().expect("just added"));
+    }
+    assert!(!node.messages.lift_hold(), "there is no memory");
+    for queue in &read {
+        node.done(at, Command::QueuePurge { queue });
+    }
+    node.turns(at);
+    assert!(node.messages.lift_hold(), "{} of 1,600 slots are used", node.messages.messages_used());
+    fill(&mut node, "other");
+    assert!(node.ready(at, "other") > 10);
+}
