@@ -1,4 +1,4 @@
-//! What the broker borrows for one call: pending writes, messages, work.
+//! The state that the broker borrows for one call: pending writes, messages, work.
 //!
 //! The pending writes and the messages belong to the caller of the broker, which passes them to the storage
 //! too. What concerns only one command is kept here and not in the broker.

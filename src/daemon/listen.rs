@@ -325,7 +325,7 @@ fn is_absent(error: &io::Error) -> bool {
 fn why_absent(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
         Some(Errno::NODEV) => "there is no such interface",
-        Some(Errno::ADDRINUSE) => "another program has the port",
+        Some(Errno::ADDRINUSE) => "another program has the port: stop it, or name another address",
         Some(Errno::ADDRNOTAVAIL) => "no interface has this address",
         _ => "the kernel has no such address family (is it booted with ipv6.disable=1?)",
     }

@@ -357,6 +357,12 @@ def backup_and_restore() -> None:
         assert counts(it.shell(1)) == {"q": 10}, it.output()
 
 
+def listens(port: int) -> bool:
+    """Returns whether a program listens on a port of this machine."""
+    with socket.socket() as peer:
+        return peer.connect_ex(("127.0.0.1", port)) == 0
+
+
 def readme() -> None:
     """The commands and the program of the README's first section do what it says."""
     text = (brokers.ROOT / "README.md").read_text().split("## The first message\n")[1].split("\n## ")[0]
@@ -372,6 +378,7 @@ def readme() -> None:
         assert it.run(f"unset LEVERET_SOCKET; leveret {command} --data-dir leveret-data") == re.sub(r"^    ", "", output, flags=re.MULTILINE)
         page = it.run("env/bin/python -c \"import urllib.request as r; print(r.urlopen('http://localhost:15672').status)\"")
         assert page == "200\n", page
+    suite.until("the broker has left its port", lambda: not listens(15672), 30.0)
     # Another program has the page's port: a warning, and the broker works.
     with board(None) as it, socket.create_server(("127.0.0.1", 15672)):
         it.run("unset LEVERET_SOCKET; leveret 2>log & leveretctl -q await_startup --data-dir leveret-data --timeout 60")
