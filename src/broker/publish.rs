@@ -157,13 +157,20 @@ impl Broker {
         };
         let has_timed_out = core::mem::take(&mut self.consumers.connection_mut(connection).has_timed_out);
         let capacity = match in_transaction {
-            true => self.queues.check_transaction_capacity(
-                cx,
-                &self.quota,
-                connection,
-                (routed, targets),
-                has_timed_out,
-            ),
+            true => {
+                let share = self.publish_share(connection);
+                let claim = Claim { share, may_wait: true, has_timed_out };
+                self.queues.check_memory_shares(cx, routed, targets, claim).and_then(|()| {
+                    let publish = (routed, &**targets);
+                    self.queues.check_transaction_capacity(
+                        cx,
+                        &self.quota,
+                        connection,
+                        publish,
+                        has_timed_out,
+                    )
+                })
+            }
             false => Ok(()),
         };
         let result = if let Err(hindrance) = capacity {
@@ -280,15 +287,21 @@ impl Broker {
         }
     }
 
-    /// Returns whether a connection that waits for space on the disk may wait for space that only this
-    /// connection can free.
+    /// Returns whether a connection that waits for space on the disk or for a queue may wait for what only
+    /// this connection can free.
     ///
-    /// That is possible if the connection has unsettled deliveries, whose messages may fill the disk. It is
-    /// also possible if this connection and another have open transactions: each may wait for the space that
-    /// is reserved for the other.
-    pub fn may_wait_for_itself(&self, connection: ConnectionId) -> bool {
+    /// That is possible if the connection has unsettled deliveries, whose messages may fill the disk or the
+    /// queue. For the disk it is also possible if this connection and another have open transactions: each may
+    /// wait for the space that is reserved for the other.
+    pub fn may_wait_for_itself(&self, connection: ConnectionId, shortage: Shortage) -> bool {
         let own = self.quota.open_log_bytes_of(connection);
-        self.holds_messages(connection) || (own > 0 && self.quota.open_log_bytes() > own)
+        match shortage {
+            Shortage::QueueMemory(_) => self.holds_messages(connection),
+            _ if shortage.is_log_full() => {
+                self.holds_messages(connection) || (own > 0 && self.quota.open_log_bytes() > own)
+            }
+            _ => false,
+        }
     }
 
     /// Returns whether messages wait for this connection: it has unsettled deliveries, or consumers that are
@@ -297,8 +310,8 @@ impl Broker {
         self.quota.has_deliveries(connection) || self.consumers.connection(connection).has_paused_consumers()
     }
 
-    /// Marks the waiting publish of a connection: at the next attempt it is refused with 506 if the disk
-    /// still has no space for the message.
+    /// Marks the waiting publish of a connection: at the next attempt it is refused with 506 if the disk or
+    /// the queue still has no space for the message.
     pub fn time_out_waiting(&mut self, connection: ConnectionId) {
         self.consumers.connection_mut(connection).has_timed_out = true;
     }
@@ -374,9 +387,9 @@ impl Broker {
         targets: &[QueueId],
         channel: ChannelId,
     ) {
-        let free = self.queues.free_memory(messages).with(messages, message);
-        let full = targets.iter().copied().find(|&queue| !self.queues.records().is_within_share(free, queue));
         let connection = self.consumers.connection_of(channel);
+        let free = self.queues.free_memory(messages, self.publish_share(connection)).with(messages, message);
+        let full = targets.iter().copied().find(|&queue| !self.queues.records().is_within_share(free, queue));
         self.consumers.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
             queue,
             serial: self.queues.at(queue).serial,
@@ -394,10 +407,9 @@ impl Broker {
         let record = self.queues.records().get(full.queue.index());
         let is_there = record.is_some_and(|record| record.serial == full.serial && !record.is_deleted())
             && self.revision() == full.revision;
-        let is_full = is_there
-            && !self.queues.records().is_well_within_share(self.queues.free_memory(messages), full.queue);
-        // A connection that got deliveries meanwhile may use the reserve.
-        let must_wait = is_full && self.publish_share(connection) == Share::Ordinary;
+        // A connection that got deliveries meanwhile may use more.
+        let free = self.queues.free_memory(messages, self.publish_share(connection));
+        let must_wait = is_there && !self.queues.records().is_well_within_share(free, full.queue);
         if !must_wait {
             self.consumers.connection_mut(connection).waits_for = None;
         }

@@ -158,6 +158,18 @@ pub(crate) fn waited_too_long(pending_writes: &PendingWrites) -> Fault {
     )
 }
 
+/// Returns 506: the publisher has unsettled deliveries, and the queue has not become shorter for 60 s. `key` makes
+/// the pool larger of which the queue uses its whole share.
+pub(crate) fn waited_too_long_for_queue(queue: &str, key: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "a queue uses its whole share of {key}, and no message left it for 60 s while this connection held \
+             unacknowledged deliveries: raise {key}, acknowledge earlier, or consume queue '{queue}'"
+        ),
+    )
+}
+
 /// Returns the version for an object that will be declared; 0 if the object is not durable, or the broker
 /// stores nothing.
 ///

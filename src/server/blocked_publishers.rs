@@ -7,8 +7,8 @@
 //! at most once per minute.
 //!
 //! # Invariants
-//! - Per virtual host, the publisher that has waited longest retries first. While there is no memory for its
-//!   message, publishers of other virtual hosts can continue.
+//! - The publisher that has waited longest retries first. While there is no memory for its message, all
+//!   publishers wait. After it has published something, it waits behind the others.
 //! - A logged wait is followed by a logged end.
 
 use leveret_broker::{DiskFacts, Shortage, WaitingPublishers};
@@ -229,6 +229,7 @@ impl<P: Platform> Engine<P> {
             let Some(peer) = self.shared.peers.get_mut(id) else { continue };
             peer.waiting = WaitReason::No;
             let before = peer.blocked_on;
+            let received_before = self.shared.broker.counters().received;
             if let Session::Amqp(session) = &mut peer.session {
                 session.unblock(self.shared.now);
             }
@@ -236,9 +237,10 @@ impl<P: Platform> Engine<P> {
             self.read_from(waiting);
             self.shared.keep_waiting_time(waiting, before);
             let is_held = self.shared.resources.messages.is_held() && !is_large_next;
-            // Instead of blocking again, the publisher may have been refused, because it needs more than a
-            // connection may wait for.
-            if is_held && self.shared.lists.for_capacity.last() == Some(waiting) {
+            // A publisher that published something waits behind the others. Instead of blocking again, it may
+            // have been refused, because it needs more than a connection may wait for.
+            let has_published = self.shared.broker.counters().received != received_before;
+            if is_held && !has_published && self.shared.lists.for_capacity.last() == Some(waiting) {
                 self.shared.lists.for_capacity.move_to(waiting, 0);
             }
         }

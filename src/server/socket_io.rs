@@ -24,8 +24,8 @@ use super::stream::ReadMode;
 /// searched for this method if no part of the missing resource became free during the interval.
 const CLOSE_CHECK_MS: u64 = 10_000;
 
-/// How long a connection whose own deliveries may be the reason why no disk space becomes free may wait for
-/// disk space, in milliseconds.
+/// How long a connection may wait for disk space or for a queue if its own deliveries may be the reason why
+/// nothing becomes free, in milliseconds.
 const SELF_WAIT_MS: u64 = 60_000;
 
 impl<P: Platform> Shared<P> {
@@ -180,13 +180,13 @@ impl<P: Platform> Shared<P> {
         (at, is_done)
     }
 
-    /// Refuses the publish for which a connection waits, if no disk space was freed for [`SELF_WAIT_MS`] and
-    /// unsettled deliveries of the same connection may be the reason. Returns whether the publish was
-    /// refused.
+    /// Refuses the publish for which a connection waits, if nothing was freed of the disk or of the queue for
+    /// [`SELF_WAIT_MS`] and unsettled deliveries of the same connection may be the reason. Returns whether the
+    /// publish was refused.
     fn refuse_self_wait(&mut self, id: ConnectionId, unchanged_ms: u64) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
-        let is_for_disk = peer.blocked_on.shortage.is_log_full();
-        if unchanged_ms < SELF_WAIT_MS || !is_for_disk || !self.broker.may_wait_for_itself(id) {
+        let shortage = peer.blocked_on.shortage;
+        if unchanged_ms < SELF_WAIT_MS || !self.broker.may_wait_for_itself(id, shortage) {
             return false;
         }
         self.broker.time_out_waiting(id);

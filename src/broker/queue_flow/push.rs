@@ -14,9 +14,11 @@ use super::Queues;
 use super::delayed::delay_ms;
 use super::head::log_bytes;
 use crate::Context;
-use crate::queue_records::{FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK};
+use crate::queue_records::{
+    FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK, TIMES_FREE_MEMORY, TIMES_FREE_MEMORY_FOR_HOLDERS,
+};
 use crate::quota::{Declarer, Quota};
-use crate::reply_text::{out_of, unwritable_for_messages, waited_too_long};
+use crate::reply_text::{out_of, unwritable_for_messages, waited_too_long, waited_too_long_for_queue};
 use crate::shortage::{Pool, Shortage};
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
@@ -39,7 +41,7 @@ pub(crate) struct Claim {
     pub(crate) share: Share,
     /// Whether the publisher can wait for capacity; `false` while `tx.commit` is carried out.
     pub(crate) may_wait: bool,
-    /// The publisher has waited too long for the disk and is refused now: see
+    /// The publisher has waited too long for the disk or for a queue and is refused now: see
     /// [`crate::Broker::time_out_waiting`].
     pub(crate) has_timed_out: bool,
 }
@@ -232,15 +234,22 @@ impl Queues {
 
     // ---- capacity
 
-    /// Returns the memory for messages that ordinary publishers can still use.
+    /// Returns the memory for messages that ordinary publishers can still use, and the multiple of it that a
+    /// queue may use for messages of publishers with this share.
     #[inline]
-    pub(crate) fn free_memory(&self, messages: &Messages) -> FreeMemory {
+    pub(crate) fn free_memory(&self, messages: &Messages, share: Share) -> FreeMemory {
         let chunks = self.pool.chunks_free().saturating_sub(self.settings.chunks_reserve);
         let (slots, bytes) = messages.ordinary_free();
         FreeMemory {
             entries: (chunks * ENTRIES_PER_CHUNK) as u64,
             messages: slots as u64,
             bytes: bytes as u64,
+            queue_times: match share {
+                Share::Ordinary => TIMES_FREE_MEMORY,
+                Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter => {
+                    TIMES_FREE_MEMORY_FOR_HOLDERS
+                }
+            },
         }
     }
 
@@ -296,19 +305,46 @@ impl Queues {
             return Err(CannotPublish::Fault(out_of("queue_entries_max")));
         }
         let has_chunks = self.pool.may_take(chunks_needed, reserve);
-        let free = self.free_memory(cx.messages).with(cx.messages, message);
-        let is_within_shares =
-            share == Share::Reserve || targets.iter().all(|&queue| self.records.is_within_share(free, queue));
-        match (has_chunks && is_within_shares, share) {
-            (true, _) => self.check_log_capacity(cx, quota, message, targets, claim),
-            (false, Share::Ordinary) => Err(CannotPublish::Wait(match has_chunks {
-                true => self.records.queue_memory_shortage(free, targets),
-                false => Shortage::Pool(Pool::Entries),
-            })),
+        match (has_chunks, share) {
+            (true, _) => {}
+            (false, Share::Ordinary) => {
+                return Err(CannotPublish::Wait(Shortage::Pool(Pool::Entries)));
+            }
             (false, Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter) => {
-                Err(CannotPublish::Fault(out_of("queue_entries_max")))
+                return Err(CannotPublish::Fault(out_of("queue_entries_max")));
             }
         }
+        // `tx.commit` has checked the capacity when the messages were published.
+        if claim.may_wait {
+            self.check_memory_shares(cx, message, targets, claim)?;
+        }
+        self.check_log_capacity(cx, quota, message, targets, claim)
+    }
+
+    /// Checks whether every target queue is within its share of the memory.
+    ///
+    /// # Errors
+    /// The publisher must wait for a queue. If it has waited too long for that, the message is refused.
+    #[inline]
+    pub(crate) fn check_memory_shares(
+        &self,
+        cx: &Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        claim: Claim,
+    ) -> Result<(), CannotPublish> {
+        let free = self.free_memory(cx.messages, claim.share).with(cx.messages, message);
+        if targets.iter().all(|&queue| self.records.is_within_share(free, queue)) {
+            return Ok(());
+        }
+        let queue = self.records.queue_over_share(free, targets);
+        Err(match claim.has_timed_out {
+            true => {
+                let (pool, _) = self.records.fullest_pool(free, queue);
+                CannotPublish::Fault(waited_too_long_for_queue(&self.records[queue].name, pool.key()))
+            }
+            false => CannotPublish::Wait(Shortage::QueueMemory(queue)),
+        })
     }
 
     /// Checks whether the log has capacity for the message now, if the message must be logged.

@@ -14,7 +14,10 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages};
 /// A queue may use up to this many times the memory for messages that is still free. One queue alone can
 /// therefore use two thirds of the memory. Three full queues use two sevenths each and leave one seventh
 /// free.
-const TIMES_FREE_MEMORY: u64 = 2;
+pub(crate) const TIMES_FREE_MEMORY: u64 = 2;
+/// The same for messages from connections with unsettled deliveries: others may wait until such a connection
+/// continues and settles. One queue alone can then use four fifths of the memory.
+pub(crate) const TIMES_FREE_MEMORY_FOR_HOLDERS: u64 = 4;
 /// A queue may use up to this many times the free space of the log: one queue alone can use four fifths of
 /// the log.
 pub(crate) const TIMES_FREE_DISK: u64 = 4;
@@ -30,6 +33,8 @@ pub(crate) struct FreeMemory {
     pub(crate) messages: u64,
     /// Bytes of blocks, beyond the slots.
     pub(crate) bytes: u64,
+    /// A queue may use up to this many times the free memory.
+    pub(crate) queue_times: u64,
 }
 
 impl FreeMemory {
@@ -99,7 +104,7 @@ impl Records {
     /// Returns whether a queue uses at most this many quarters of its share.
     #[inline]
     fn is_within(&self, free: FreeMemory, queue: QueueId, quarters: u64) -> bool {
-        let share_of = |free: u64| free * TIMES_FREE_MEMORY * quarters / 4;
+        let share_of = |part: u64| part * free.queue_times * quarters / 4;
         let used = self.memory_usage(queue);
         // The unused entries of this queue's last chunk can be used by no other queue.
         let has_entries = !self.slab[queue.index()].backlog.needs_chunk();
@@ -167,12 +172,11 @@ impl Records {
         self.slab[queue.index()].backlog.needs_chunk()
     }
 
-    /// Returns the shortage for a message of which a target queue has used up its share of the memory: the
-    /// first such queue.
+    /// Returns the first target queue of a message that has used up its share of the memory.
     #[cold]
-    pub(crate) fn queue_memory_shortage(&self, free: FreeMemory, targets: &[QueueId]) -> Shortage {
+    pub(crate) fn queue_over_share(&self, free: FreeMemory, targets: &[QueueId]) -> QueueId {
         let over_share = targets.iter().copied().find(|&queue| !self.is_within_share(free, queue));
-        Shortage::QueueMemory(self.queue_of_level(over_share.unwrap_or(targets[0])))
+        self.queue_of_level(over_share.unwrap_or(targets[0]))
     }
 
     /// Returns the shortage for a message of which a target queue has used up its share of the log: the queue

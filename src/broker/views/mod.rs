@@ -15,7 +15,7 @@ use core::fmt;
 use leveret_amqp::field::Table;
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::limits::Megabytes;
-use leveret_core::mem::{ENTRIES_PER_CHUNK, Messages};
+use leveret_core::mem::{ENTRIES_PER_CHUNK, Messages, Share};
 use leveret_core::pending_writes::PendingWrites;
 
 use crate::access::Access;
@@ -698,7 +698,7 @@ impl Explained<'_> {
         if self.views.queues.records().get(queue.index()).is_none() {
             return self.waiters_and_remedy(f, format_args!("this ends by itself"));
         }
-        let free = self.views.queues.free_memory(self.messages);
+        let free = self.views.queues.free_memory(self.messages, Share::Ordinary);
         let (pool, used) = self.views.queues.records().fullest_pool(free, queue);
         let key = pool.key();
         write!(f, " uses its whole share of {key}, ")?;

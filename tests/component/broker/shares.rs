@@ -230,7 +230,8 @@ fn a_transaction_that_continues_when_everything_is_full_gets_half_of_the_reserve
     }
     assert_eq!(node.messages.body_bytes_used(), 481 << 12, "a single page may be one too many");
     // The connection refuses what has no memory. Nothing waits that would make other clients wait.
-    assert_eq!(flood(&mut node, at, "q"), (12, Outcome::Wait));
+    node.declare(publisher, "empty", false);
+    assert_eq!(flood(&mut node, at, "empty"), (12, Outcome::Wait));
     node.done(at, Command::TxCommit);
     assert_eq!(node.broker.gauges().open_bytes, 0);
     end(node, &[at, publisher]);
@@ -441,4 +442,38 @@ fn publishers_continue_beside_queues_that_nobody_reads() {
     assert!(node.messages.lift_hold(), "{} of 1,600 slots are used", node.messages.messages_used());
     fill(&mut node, "other");
     assert!(node.ready(at, "other") > 10);
+}
+
+/// A client with an unacknowledged delivery, and one that commits a transaction for each message, fill a queue that
+/// nobody reads. Both wait, and a publisher to another queue continues.
+#[test]
+fn no_publisher_takes_the_whole_memory_for_one_queue() {
+    let mut node = small();
+    let (holder, publisher, taker) = (node.connect(), node.connect(), node.connect());
+    node.declare(holder, "own", false);
+    node.declare(holder, "unread", false);
+    node.declare(taker, "read", false);
+    node.consume(holder, "own");
+    node.consume(taker, "read");
+    assert_eq!(node.offer(publisher, "own", BODY), Outcome::Published);
+    assert_eq!(node.turns(holder), 1);
+    assert_eq!(flood(&mut node, holder, "unread"), (384, Outcome::Wait), "four fifths of 480 blocks");
+    let transacted = node.connect();
+    node.done(transacted, Command::TxSelect);
+    assert_eq!(node.offer(transacted, "unread", BODY), Outcome::Wait);
+    for tag in 1..=1000 {
+        assert_eq!(node.offer(publisher, "read", BODY), Outcome::Published);
+        assert_eq!(node.turns(taker), 1);
+        node.settle(taker, tag, false, Settlement::Ack);
+    }
+    node.done(holder, Command::QueuePurge { queue: "unread" });
+    let mut taken = 0;
+    while node.offer(transacted, "unread", BODY) == Outcome::Published {
+        node.done(transacted, Command::TxCommit);
+        node.turns(transacted);
+        taken += 1;
+    }
+    assert!((310..330).contains(&taken), "two thirds of 479 blocks, not {taken}");
+    assert_eq!(node.offer(publisher, "read", BODY), Outcome::Published);
+    end(node, &[holder, publisher, taker, transacted]);
 }

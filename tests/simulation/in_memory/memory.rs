@@ -14,6 +14,9 @@ use leveret_test_support::simulated_server::*;
 
 /// Delay of `connection.unblocked` after a publisher may continue.
 const UNBLOCKED_AFTER_MS: u64 = 100;
+/// A publisher with unacknowledged deliveries is refused after 60 s in which no message left the queue. The first check
+/// takes place after 10 s.
+const REFUSED_AFTER_MS: u64 = 80_000;
 
 /// Returns limits for this many messages; a sixteenth of them is the reserve.
 fn room_for(messages_max: u32) -> Limits {
@@ -81,10 +84,10 @@ fn worker_in_a_full_pool(tasks: u32) -> (Simulation, usize) {
 
 #[test]
 fn a_worker_that_publishes_and_acknowledges_on_one_socket_continues_with_a_full_pool() {
-    let (mut simulation, worker) = worker_in_a_full_pool(100);
-    assert_eq!(work(&mut simulation, worker, 1), 100);
+    let (mut simulation, worker) = worker_in_a_full_pool(60);
+    assert_eq!(work(&mut simulation, worker, 1), 60);
     assert_eq!(channel_fault(&simulation, worker), None);
-    assert_eq!((simulation.counts(worker, 1, "in"), simulation.counts(worker, 1, "out")), ((0, 1), (100, 0)));
+    assert_eq!((simulation.counts(worker, 1, "in"), simulation.counts(worker, 1, "out")), ((0, 1), (60, 0)));
     simulation.end(&["in", "out", "stuffed", "crammed"]);
 }
 
@@ -93,6 +96,8 @@ fn a_worker_that_needs_more_than_the_reserve_is_refused_with_the_key_to_raise() 
     let (mut simulation, worker) = worker_in_a_full_pool(100);
     let done = work(&mut simulation, worker, 5);
     assert!(done < 100);
+    assert!(simulation.clients[worker].checker.is_blocked && channel_fault(&simulation, worker).is_none());
+    simulation.pass_ms(REFUSED_AFTER_MS);
     let (code, text) = channel_fault(&simulation, worker).expect("its channel is closed");
     assert!(code == 506 && text.contains("raise messages_max"), "{code} {text}");
     // Its unacknowledged messages were requeued, and its connection can continue.
@@ -118,7 +123,7 @@ fn a_worker_whose_bodies_fill_the_pool_is_refused_with_the_key_to_raise() {
     for _ in 0..12 {
         simulation.publish_to(worker, 1, "out", &[1; 100_000]);
     }
-    simulation.run();
+    simulation.pass_ms(REFUSED_AFTER_MS);
     let (code, text) = channel_fault(&simulation, worker).expect("its channel is closed");
     assert!(code == 506 && text.contains("raise body_bytes_max"), "{code} {text}");
     simulation.end(&["in", "out"]);
@@ -242,12 +247,52 @@ fn a_client_blocked_in_send_while_its_window_is_full_gets_through() {
 #[test]
 fn a_client_blocked_in_send_that_fills_the_pool_itself_is_notified() {
     for no_ack in [true, false] {
-        let (simulation, client) = echo(room_for(640), no_ack, 3_000);
+        let (mut simulation, client) = echo(room_for(640), no_ack, 3_000);
+        simulation.pass_ms(REFUSED_AFTER_MS);
         assert!(simulation.clients[client].is_done_sending(), "it is stuck in send");
         let (code, text) = channel_fault(&simulation, client).expect("its channel is closed");
         assert!(code == 506 && text.contains("raise messages_max"), "{code} {text}");
         simulation.end(&["echo"]);
     }
+}
+
+/// Two publishers wait for the same few message slots, which are freed again and again: neither of them gets all.
+#[test]
+fn publishers_that_wait_for_a_full_pool_take_turns() {
+    let mut simulation = Simulation::new(room_for(320));
+    let consumer = simulation.open(&[1]);
+    let mut queues = vec!["a".to_owned(), "b".to_owned()];
+    for queue in &queues {
+        simulation.declare(consumer, 1, queue);
+        simulation.consume(consumer, 1, queue, queue, true);
+    }
+    let filler = simulation.open(&[1]);
+    while !simulation.engine.messages().is_held() {
+        let name = format!("unread{}", queues.len());
+        simulation.declare(filler, 1, &name);
+        simulation.publish_to(filler, 1, &name, b"unread");
+        simulation.run();
+        queues.push(name);
+    }
+    let publishers = ["a", "b"].map(|queue| {
+        let publisher = simulation.open(&[1]);
+        for _ in 0..200 {
+            simulation.publish_to(publisher, 1, queue, queue.as_bytes());
+        }
+        publisher
+    });
+    simulation.run();
+    for publisher in publishers {
+        assert!(simulation.clients[publisher].checker.is_blocked);
+    }
+    for unread in &queues[2..8] {
+        simulation.ask(consumer, 1, &purge(unread));
+    }
+    let order: Vec<u8> = simulation.deliveries(consumer).iter().map(|said| said.body[0]).collect();
+    assert_eq!(order.len(), 400);
+    let first_of = |body| order.iter().position(|&other| other == body).expect("both are delivered");
+    assert!(first_of(b'a') < 50 && first_of(b'b') < 50, "{order:?}");
+    simulation.end(&queues.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
 #[test]
