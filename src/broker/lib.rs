@@ -122,7 +122,7 @@ pub use recovery::{Contents, Restored};
 pub use recovery::{First, restore, restore_messages};
 pub use republish::{parked_from, write_parked_properties, write_unparked_properties};
 pub use settle::Overdue;
-pub use shortage::{Pool, Shortage, WaitingPublishers};
+pub use shortage::{Pool, SHORTAGE_KINDS, Shortage, WaitingByKind, WaitingPublishers};
 pub use state::Entropy;
 pub use state::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,

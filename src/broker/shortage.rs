@@ -54,9 +54,15 @@ pub struct WaitingPublishers {
     pub count: u32,
     /// Waiting time of the publisher that has waited longest, in milliseconds.
     pub for_ms: u64,
-    /// Number of publishers that wait for other reasons.
+    /// Number of publishers that wait for other reasons of the same kind.
     pub others: u32,
 }
+
+/// Number of kinds of shortages ([`Shortage::kind`]).
+pub const SHORTAGE_KINDS: usize = 4;
+
+/// The most frequent reason of each kind of shortage for which publishers wait.
+pub type WaitingByKind = heapless::Vec<WaitingPublishers, SHORTAGE_KINDS>;
 
 impl Pool {
     /// Returns the configuration key that makes the pool larger.
@@ -94,8 +100,9 @@ impl Shortage {
         matches!(self, Self::DiskLimit | Self::Index | Self::FileSystem | Self::QueueDisk(_))
     }
 
-    /// Returns the word with which the text for this shortage begins.
-    pub(crate) const fn kind(self) -> &'static str {
+    /// Returns the kind of the shortage, one of [`SHORTAGE_KINDS`]: the word with which its text begins, and the name
+    /// of its alarm.
+    pub const fn kind(self) -> &'static str {
         match self {
             Self::Pool(_) | Self::QueueMemory(_) => "memory",
             Self::Returns | Self::Commit => "room",

@@ -95,10 +95,11 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
              at this start; the log has the reason; correct the file and restart the broker",
         ),
     ];
-    let waiters = context.process.waiters.filter(|waiters| !ends_with_compaction(context, waiters));
-    let is_awaited = |shortage| waiters.is_some_and(|waiters| waiters.shortage == shortage);
+    let waiters =
+        context.process.waiters.iter().copied().filter(|waiters| !ends_with_compaction(context, waiters));
+    let is_awaited = |shortage| waiters.clone().any(|waiters| waiters.shortage == shortage);
     let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
-    let shortages = expected.map(WaitingPublishers::none_for).into_iter().chain(waiters);
+    let shortages = expected.map(WaitingPublishers::none_for).into_iter().chain(waiters.clone());
     let awaited_shortages = shortages.map(|waiters| {
         let pools = (pending_writes, &*context.messages);
         Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
@@ -150,10 +151,15 @@ fn ends_with_compaction(context: &RequestContext<'_>, waiters: &WaitingPublisher
 /// Returns whether compaction will free space in the log, because much of it is settled.
 fn compaction_frees_space(context: &RequestContext<'_>, shortage: Shortage) -> bool {
     let (store, live_bytes) = (context.process.store, context.broker.views().live_log_bytes());
-    let for_ms = context.process.waiters.map_or(0, |waiters| waiters.for_ms);
+    let for_ms = waiters_for(context, shortage).map_or(0, |waiters| waiters.for_ms);
     shortage == Shortage::DiskLimit
         && for_ms < COMPACTION_MS
         && is_mostly_settled(store.log_bytes(), live_bytes, store.bytes_max)
+}
+
+/// Returns the publishers that wait for this shortage, if most that wait for its kind wait for it.
+fn waiters_for(context: &RequestContext<'_>, shortage: Shortage) -> Option<WaitingPublishers> {
+    context.process.waiters.iter().copied().find(|waiters| waiters.shortage == shortage)
 }
 
 /// Returns whether more than a quarter of the log's maximum size is settled, so that compaction frees space.
@@ -222,8 +228,7 @@ pub(super) fn is_disk_full(context: &RequestContext<'_>) -> bool {
 /// Returns the text of the alarm about a store that cannot write.
 pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
     let shortage = shortage_of_store(context)?;
-    let found = context.process.waiters.filter(|waiters| waiters.shortage == shortage);
-    let waiters = found.unwrap_or(WaitingPublishers::none_for(shortage));
+    let waiters = waiters_for(context, shortage).unwrap_or(WaitingPublishers::none_for(shortage));
     let pools = (&*context.pending_writes, &*context.messages);
     Some(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
 }

@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 
 use leveret_amqp::field::Table;
-use leveret_broker::{Broker, DiskFacts, WaitingPublishers};
+use leveret_broker::{Broker, DiskFacts, WaitingByKind};
 use leveret_core::command::ConnectionId;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
@@ -696,8 +696,8 @@ pub struct Process {
     pub has_unread_definitions: bool,
     /// Number of publishers that wait for capacity.
     pub waiting_publishers: u32,
-    /// The shortage that most of them wait for.
-    pub waiters: Option<WaitingPublishers>,
+    /// The shortages that most of them wait for.
+    pub waiters: WaitingByKind,
     /// The configured limit of the log, in bytes; 0 without a store.
     pub disk_limit_bytes: u64,
     /// The store's values; all 0 without a store.

@@ -11,7 +11,7 @@
 //!   publishers wait. After it has published something, it waits behind the others.
 //! - A logged wait is followed by a logged end.
 
-use leveret_broker::{DiskFacts, Shortage, WaitingPublishers};
+use leveret_broker::{DiskFacts, Shortage, WaitingByKind, WaitingPublishers};
 use leveret_core::command::ConnectionId;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::log_limiter::{LogKind, LogSource};
@@ -29,7 +29,7 @@ const RETRIES_PER_TURN: usize = 64;
 const DISK_LOG_INTERVAL_MS: u64 = 60_000;
 /// A wait is logged after this time, in milliseconds.
 const LOGGED_AFTER_MS: u64 = 2_000;
-/// Maximum number of different causes that are counted. Publishers with any other cause count as "others".
+/// Maximum number of different causes that are counted. Publishers with any other cause count as others of its kind.
 const CAUSES_MAX: usize = 16;
 
 /// The state of the publishers that wait for capacity.
@@ -94,26 +94,38 @@ pub(super) struct BlockedOn {
 }
 
 impl BlockedOn {
-    /// Returns the most frequent shortage and the number of publishers that wait for it; `None` if no
-    /// publisher waits.
-    pub(super) fn most_common(needs: impl Iterator<Item = Self>, now: Now) -> Option<WaitingPublishers> {
+    /// Returns the most frequent shortage of each kind, and the number of publishers that wait for it.
+    pub(super) fn by_kind(needs: impl Iterator<Item = Self>, now: Now) -> WaitingByKind {
         let mut causes: heapless::Vec<(Self, u32), CAUSES_MAX> = heapless::Vec::new();
-        let mut all = 0;
+        let mut by_kind = WaitingByKind::new();
         for need in needs {
-            all += 1;
             match causes.iter_mut().find(|(known, _)| known.shortage == need.shortage) {
                 Some((known, count)) => {
                     known.since = known.since.min(need.since);
                     *count += 1;
                 }
-                // The list of causes is full, so this one counts as one of the "others".
+                // The list of causes may be full.
                 None => drop(causes.push((need, 1))),
             }
+            let kind = need.shortage.kind();
+            match by_kind.iter_mut().find(|waiters| waiters.shortage.kind() == kind) {
+                Some(waiters) => waiters.others += 1,
+                None => {
+                    let first = WaitingPublishers { others: 1, ..WaitingPublishers::none_for(need.shortage) };
+                    by_kind.push(first).expect("there are at most as many kinds");
+                }
+            }
         }
-        let (most, count) =
-            causes.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most })?;
-        let for_ms = now.as_ms().saturating_sub(most.since.as_ms());
-        Some(WaitingPublishers { shortage: most.shortage, count, for_ms, others: all - count })
+        for (cause, count) in causes {
+            let is_kind = |waiters: &&mut WaitingPublishers| waiters.shortage.kind() == cause.shortage.kind();
+            let waiters = by_kind.iter_mut().find(is_kind).expect("each cause has a kind");
+            if count > waiters.count {
+                let for_ms = now.as_ms().saturating_sub(cause.since.as_ms());
+                let others = waiters.others + waiters.count - count;
+                *waiters = WaitingPublishers { shortage: cause.shortage, count, for_ms, others };
+            }
+        }
+        by_kind
     }
 }
 
@@ -342,17 +354,19 @@ impl<P: Platform> Engine<P> {
             .iter()
             .filter_map(|id| self.shared.peers.get(id))
             .map(|peer| peer.blocked_on);
-        let Some(waiters) = BlockedOn::most_common(needs, self.shared.now) else { return };
+        let by_kind = BlockedOn::by_kind(needs, self.shared.now);
         self.blocked.report = BlockedReport::Logged;
-        if waiters.shortage.is_log_full() {
-            self.blocked.disk_logged_at = Some(self.shared.now);
-        }
         let pools = (&self.shared.pending_writes, &self.shared.resources.messages);
         let machine = self.shared.platform.machine();
         let limit_bytes = self.operators.process.disk_limit_bytes;
         let disk = DiskFacts { limit_bytes, has_no_inodes: machine.has_no_inodes };
-        let why = self.shared.broker.views().explain(pools, waiters, disk);
-        let text = format_args!("{why} (guide: troubleshooting.md)");
-        self.shared.resources.log.warn(self.shared.now, LogSource::Unknown, LogKind::Shortage, text);
+        for waiters in by_kind {
+            if waiters.shortage.is_log_full() {
+                self.blocked.disk_logged_at = Some(self.shared.now);
+            }
+            let why = self.shared.broker.views().explain(pools, waiters, disk);
+            let text = format_args!("{why} (guide: troubleshooting.md)");
+            self.shared.resources.log.warn(self.shared.now, LogSource::Unknown, LogKind::Shortage, text);
+        }
     }
 }

@@ -301,7 +301,7 @@ impl<P: Platform> Engine<P> {
             .iter()
             .filter_map(|id| self.shared.peers.get(id))
             .map(|peer| peer.blocked_on);
-        process.waiters = BlockedOn::most_common(blocked, self.shared.now);
+        process.waiters = BlockedOn::by_kind(blocked, self.shared.now);
         if let Some(store) = &mut self.store {
             let log = store.commit_writer.log_mut();
             let counters = log.counters();

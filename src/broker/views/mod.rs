@@ -584,9 +584,9 @@ impl fmt::Display for Explained<'_> {
                 let (bytes, most) =
                     (Megabytes(bytes), Megabytes(self.views.queues.queue_log_bytes_max(self.pending_writes)));
                 let (of, remedy) = self.log_limit();
-                write!(f, " uses its whole share of {of}, {bytes} of {most}")?;
+                write!(f, " uses its whole share of {of}: it has {bytes}")?;
                 self.with_messages(f, self.sum_over_levels(queue, |record| record.durable_index.count()))?;
-                f.write_str(" (at most four times the free space)")?;
+                write!(f, " and may have {most}, four times the free space")?;
                 self.limit(f)?;
                 self.waiters_and_remedy(f, format_args!("consume or purge that queue, or {remedy}"))
             }

@@ -198,7 +198,7 @@ fn bring_about(shortage: Shortage) -> (Simulation, &'static [&'static str], Opti
         Shortage::QueueDisk(_) => {
             let mut simulation = with_store();
             flood(&mut simulation, HOSTILE, 4_000, PERSISTENT);
-            let text = &["disk: ", HOSTILE_SHOWN, "uses its whole share of disk_limit, ", "raise disk_limit"];
+            let text = &["disk: ", HOSTILE_SHOWN, "uses its whole share of disk_limit: ", "raise disk_limit"];
             (simulation, text, Some(Shortage::DiskLimit))
         }
         Shortage::DiskLimit => {
@@ -343,6 +343,29 @@ fn each_cause_that_blocks_publishers_has_an_alarm_with_its_object_and_remedy() {
         next = after;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Publishers wait for two queues and for the disk: the two queues have one alarm, and the disk has another.
+#[test]
+fn each_kind_of_cause_has_an_alarm_of_its_own() {
+    let mut simulation = with_store();
+    flood(&mut simulation, "deep", 4_000, PERSISTENT);
+    for queue in ["transient", "other"] {
+        flood(&mut simulation, queue, 8, PLAIN);
+    }
+    simulation.pass_ms(3_000);
+    let alarms = alarms(&mut simulation);
+    assert!(
+        alarms.contains("disk: queue 'deep' (virtual host '/') uses its whole share of disk_limit: it has "),
+        "{alarms}"
+    );
+    assert!(
+        alarms
+            .contains("memory: queue 'transient' (virtual host '/') uses its whole share of messages_max, "),
+        "{alarms}"
+    );
+    let count = alarms.matches("; 1 publisher has waited for ").count();
+    assert_eq!((count, alarms.matches(", and 1 other for something else").count()), (2, 1), "{alarms}");
 }
 
 /// Declares a queue whose messages expire after a minute and are dead-lettered to `letters`.

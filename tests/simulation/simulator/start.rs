@@ -435,7 +435,7 @@ fn process() -> Process {
         is_tls_unavailable: false,
         has_unread_definitions: false,
         waiting_publishers: 0,
-        waiters: None,
+        waiters: leveret_broker::WaitingByKind::new(),
         disk_limit_bytes: 0,
         store: StoreView::default(),
         memory: Vec::new(),

@@ -496,7 +496,7 @@ fn process() -> Process {
         is_tls_unavailable: false,
         has_unread_definitions: false,
         waiting_publishers: 0,
-        waiters: None,
+        waiters: leveret_broker::WaitingByKind::new(),
         disk_limit_bytes: 0,
         store: StoreView::default(),
         endurance: Endurance::default(),

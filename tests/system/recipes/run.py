@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
@@ -56,7 +57,8 @@ def sections() -> Dict[str, List[Tuple[str, str]]]:
     found = {}
     for part in re.split(r"^## ", (GUIDE / "recipes.md").read_text(), flags=re.MULTILINE)[1:]:
         title, _, text = part.partition("\n")
-        found[title] = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        blocks = re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
+        found[title] = [(language, textwrap.dedent(block)) for _, language, block in blocks]
     return found
 
 
@@ -66,7 +68,7 @@ class Board:
     def __init__(self, title: Optional[str], replaced: Dict[str, str]) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="leveret-recipes-"))
         self.replaced = {**replaced, "/etc/leveret": f"{self.home}/etc", "/var/lib/leveret": f"{self.home}/var/leveret",
-                         "/media/stick": f"{self.home}/stick", " -o leveret -g leveret": ""}
+                         "/media/stick": f"{self.home}/stick", " -o leveret": "", " -g leveret": ""}
         self.blocks = [(language, self.here(text)) for language, text in sections()[title]] if title else []
         for folder in ("bin", "etc", "var", "stick"):
             (self.home / folder).mkdir()
@@ -238,10 +240,9 @@ for number in range(int(sys.argv[2])):
 
 def lte() -> None:
     """A bridge over TLS connects on demand, forwards, and counts the bytes of the day."""
-    with board("LTE with a byte budget", **{"rabbit.example.com": "127.0.0.2"}) as it, \
+    with board("LTE with a byte budget", **{"rabbit.example.com": "127.0.0.2", "the password": "secret"}) as it, \
             upstream(it.home / "stick", ["readings", "alarms"]) as there:
         shutil.copy(it.home / "stick" / "ca.pem", it.home / "etc" / "plant-ca.pem")
-        it.file("etc/lte.password", "secret\n")
         it.file("publish.py", PUBLISH)
         it.shell()
         it.run("env/bin/python publish.py alarms 1")
@@ -264,7 +265,7 @@ def moving() -> None:
             old.ctl("set_permissions", "mover", ".*", ".*", ".*")
             queues = [f"orders {number}" for number in range(10)]
             publish = PUBLISH.replace('"localhost"', f'"127.0.0.1", {old.address.port}') + (
-                "\nfor name in sys.argv[3:]:\n    channel.queue_declare(name, durable=True)\n"
+                "\nchannel.queue_declare('temporary')\nfor name in sys.argv[3:]:\n    channel.queue_declare(name, durable=True)\n"
                 '    channel.basic_publish("", name, name, pika.BasicProperties(delivery_mode=2))\n')
             it.file("publish.py", publish)
             words = " ".join(f"'{name}'" for name in queues)
@@ -275,8 +276,9 @@ def moving() -> None:
             suite.until("all messages are here", lambda: re.findall(
                 r"^(orders \d)\t1$", it.run("leveretctl -s list_queues name messages"), re.MULTILINE) == queues, 90.0)
             left = old.ctl("-s", "list_queues", "name", "messages")
-            assert re.findall(r"\t(\d+)$", left, re.MULTILINE) == ["0"] * 10, left
+            assert re.findall(r"\t(\d+)$", left, re.MULTILINE) == ["0"] * 11, left
             assert "mover" in it.run("leveretctl -s list_users")
+            assert "temporary" not in it.run("cat etc/leveret.toml")
 
 
 def prometheus() -> None:
