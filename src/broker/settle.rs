@@ -209,7 +209,7 @@ impl Broker {
         delivery.redelivered = true;
         let (consumer, channel) = (delivery.consumer, delivery.channel);
         let (log_offset, requeues) = (delivery.log_offset, delivery.requeues);
-        if let Some(offset) = log_offset.filter(|_| self.queues.at(queue).settings.reports_requeues) {
+        if let Some(offset) = log_offset.filter(|_| self.queues.at(queue).settings.is_quorum) {
             self.queues.records_mut().note_requeue(cx.pending_writes, &self.access, queue, offset, requeues);
         }
         self.queues.put_back(cx.messages, queue, index);

@@ -15,7 +15,8 @@
 //! - entries, when the compactor cannot use the last segment.
 //!
 //! # Invariants
-//! - Whatever is appended makes a commit due within the window of its urgency.
+//! - Whatever is appended makes a commit due within the window of its urgency. If a client waits for the commit and the
+//!   sync budget is used up, it is due when the budget has a sync again, if that is later.
 //! - Nothing is due while a commit is in flight.
 //! - A commit takes a token only if a publisher waits for it or it frees a file.
 //! - Removing a segment does not require a new one, because the removal is a record in a normal commit.
@@ -297,7 +298,7 @@ const TIME_MS_MAX: u64 = 3_600_000;
 /// When the next commit is due, and whether it is made even if it is empty.
 ///
 /// # Invariants
-/// - Every [`Schedule::note`] makes a commit due within the window of the given urgency.
+/// - Every [`Schedule::note`] makes a commit due within the window of the given urgency, or when the budget has a sync.
 /// - The due time is postponed only when a commit was handed out or nothing waits any more.
 #[derive(Debug)]
 pub(super) struct Schedule {
@@ -362,9 +363,9 @@ impl Schedule {
         let window_ms = match urgency {
             Urgency::Awaited => {
                 self.is_awaited = true;
-                let has_sync = self.budget.has_one(now);
-                self.is_over_budget |= !has_sync;
-                if has_sync { 0 } else { self.confirm_window_ms }
+                let wait_ms = self.budget.wait_ms(now);
+                self.is_over_budget |= wait_ms > 0;
+                if wait_ms > 0 { wait_ms.max(self.confirm_window_ms) } else { 0 }
             }
             Urgency::Window => self.commit_window_ms,
             Urgency::Lazy => self.settle_window_ms,
@@ -385,7 +386,7 @@ impl Schedule {
 
     /// Returns whether the budget allows another sync now.
     pub(super) fn has_sync(&self, now: Now) -> bool {
-        self.budget.has_one(now)
+        self.budget.wait_ms(now) == 0
     }
 
     /// Returns how many commits since the start were delayed by the sync budget while a client waited for them, and
@@ -479,12 +480,58 @@ impl SyncBudget {
         Self { bucket: TokenBucket::default(), cost_ns, capacity_ns: cost_ns * u64::from(burst.max(1)) }
     }
 
-    pub(super) fn has_one(&self, now: Now) -> bool {
-        self.bucket.has(now, self.cost_ns, self.capacity_ns)
+    /// Returns the time until a token is left, in milliseconds; 0 if there is one.
+    pub(super) fn wait_ms(&self, now: Now) -> u64 {
+        if self.bucket.has(now, self.cost_ns, self.capacity_ns) {
+            return 0;
+        }
+        self.bucket.due(self.cost_ns, self.capacity_ns).ms_left(now).unwrap_or(0)
     }
 
     /// Takes a token for a sync if one is left. A sync that is done without a token takes nothing.
     pub(super) fn take_one(&mut self, now: Now) {
         self.bucket.try_take(now, self.cost_ns, self.capacity_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets a client wait for each commit before it publishes the next message. Returns the number of commits in
+    /// `seconds`.
+    fn commits_of_a_waiting_client(settings: &Settings, seconds: u64) -> u64 {
+        let mut schedule = Schedule::new(settings);
+        schedule.note_handed_out(false, false, Now::from_ms(0));
+        let mut count = 0;
+        for ms in 0..seconds * 1000 {
+            let now = Now::from_ms(ms);
+            if schedule.due_at() == Deadline::NEVER {
+                schedule.note(Urgency::Awaited, now);
+            }
+            if schedule.due_at().is_due(now) {
+                schedule.note_handed_out(false, false, now);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn a_client_that_waits_for_each_confirm_gets_no_more_syncs_than_the_budget_allows() {
+        for (syncs_per_s, confirm_window_ms, most) in
+            [(1, 50, 1), (2, 50, 2), (5, 50, 5), (10, 50, 10), (20, 50, 20), (10, 5, 10), (20, 5, 20)]
+        {
+            let settings = Settings { syncs_per_s, sync_burst: 1, confirm_window_ms, ..Settings::default() };
+            let count = commits_of_a_waiting_client(&settings, 100);
+            assert!((most * 95..=most * 100 + 1).contains(&count), "{count} with {syncs_per_s} a second");
+        }
+    }
+
+    #[test]
+    fn a_budget_that_was_not_used_allows_a_burst() {
+        let settings =
+            Settings { syncs_per_s: 5, sync_burst: 100, confirm_window_ms: 50, ..Settings::default() };
+        assert!((148..=151).contains(&commits_of_a_waiting_client(&settings, 10)));
     }
 }

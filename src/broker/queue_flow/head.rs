@@ -301,7 +301,7 @@ impl Queues {
         if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
             return None;
         }
-        let is_reported = self.records[delivery.queue?].settings.reports_requeues;
+        let is_reported = self.records[delivery.queue?].settings.is_quorum;
         is_reported.then(|| delivery.requeues.max(delivery.redelivered.into()))
     }
 

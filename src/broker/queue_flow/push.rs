@@ -97,8 +97,8 @@ impl Queues {
         has_rules
     }
 
-    /// Appends the message to the pending-write buffer if it is persistent, with the next offset of each
-    /// durable target queue.
+    /// Appends the message to the pending-write buffer if it must be logged, with the next offset of each durable
+    /// target queue.
     fn append_pending_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -106,7 +106,7 @@ impl Queues {
         targets: &[QueueId],
         urgency: Urgency,
     ) -> Appended {
-        if !self.needs_log(cx, message) {
+        if !self.needs_log(cx, message, targets) {
             return PendingWrites::transient(message);
         }
         let bytes = log_bytes(cx.messages, message);
@@ -124,12 +124,14 @@ impl Queues {
         appended
     }
 
-    /// Returns whether the message is written to the log when it enters a durable queue.
+    /// Returns whether the message is written to the log for its durable target queues: if it is persistent, or if any
+    /// of them is a quorum queue, in which all messages are persistent.
     #[inline]
-    fn needs_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
+    fn needs_log(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> bool {
         let is_persistent =
             self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
-        is_persistent && cx.pending_writes.mode() != Mode::Off
+        let is_in_quorum_queue = |queue: &QueueId| self.records[*queue].settings.is_quorum;
+        (is_persistent || targets.iter().any(is_in_quorum_queue)) && cx.pending_writes.mode() != Mode::Off
     }
 
     /// Returns the number of target queues for which this message is written to the log.
@@ -139,7 +141,7 @@ impl Queues {
         message: MessageId,
         targets: &[QueueId],
     ) -> usize {
-        if !self.needs_log(cx, message) {
+        if !self.needs_log(cx, message, targets) {
             return 0;
         }
         targets.iter().filter(|queue| self.records[**queue].durable_index.is_logged()).count()

@@ -1,7 +1,7 @@
 //! Offsets have 64 bits and advance with every message, including messages that are never written. So a busy
 //! queue passes every smaller width in time. These are property tests around each width.
 
-use crate::dead_letters::{PERSISTENT, get, publish};
+use crate::dead_letters::{PERSISTENT, declare, get, publish};
 use crate::support::TestBroker;
 use leveret_broker::{Contents, LogRead, PageInOutcome, ReadMessage, Restored};
 use leveret_core::command::{QueueId, Settlement};
@@ -108,6 +108,23 @@ fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
     node.settle(at, first.tag, false, Settlement::Requeue);
     node.turns(at);
     assert_eq!(node.ready(at, "q"), 1, "it came back once");
+}
+
+/// As in RabbitMQ, a quorum queue stores all its messages, whatever their `delivery_mode`.
+#[test]
+fn every_message_in_a_quorum_queue_is_persistent() {
+    let mut node = TestBroker::new(64);
+    node.pending_writes.start(2, true, 1 << 20);
+    let at = node.connect();
+    declare(&mut node, at, "classic", true, &[]);
+    declare(&mut node, at, "quorum", true, b"\x0cx-queue-typeS\0\0\0\x06quorum");
+    let waiting = |node: &TestBroker| node.pending_writes.len();
+    publish(&mut node, at, "classic", &[0, 0], "x");
+    assert_eq!(waiting(&node), 0);
+    publish(&mut node, at, "quorum", &[0, 0], "x");
+    assert_eq!(waiting(&node), 1);
+    publish(&mut node, at, "quorum", PERSISTENT, "x");
+    assert_eq!(waiting(&node), 2);
 }
 
 /// Loads the requested messages, all of which exist. Returns the offsets whose messages were still wanted.

@@ -336,8 +336,10 @@ impl Ledger {
     pub fn confirm(&mut self, number: u64) {
         self.confirmed += 1;
         let Some(content) = self.contents.get(&number) else { return };
-        let is_logged = content.persistent || self.persist_all;
+        let is_persistent = content.persistent || self.persist_all;
         for key in self.sure_targets(number) {
+            // The dying queue is a quorum queue, in which all messages are persistent.
+            let is_logged = is_persistent || is_dying(&key.1);
             if self.is_unwritable && is_logged && topology::is_durable(&key.1) {
                 self.complain(format!("message {number} is confirmed although the store cannot be written"));
             }
