@@ -24,7 +24,7 @@ use leveret_core::mem::Messages;
 use leveret_core::pending_writes::PendingWrites;
 
 use super::consumers::ConsumerState;
-use super::deliveries::{Carrier, NewDelivery};
+use super::deliveries::{DeliveryMethod, NewDelivery};
 use super::job::Job;
 use super::queue_flow::{ExpiryGrace, Getting};
 use super::queue_records::{Front, Rank, Taken};
@@ -50,10 +50,10 @@ pub struct OutboxView<'b> {
 impl Outbox for OutboxView<'_> {
     fn peek(&self) -> Option<Delivery<'_>> {
         let delivery = &self.broker.queues.deliveries()[self.at?];
-        let kind = match delivery.carrier {
-            Carrier::Get(message_count) => DeliveryKind::GetOk { message_count },
-            Carrier::Return => DeliveryKind::Return(ReplyCode::NoRoute),
-            Carrier::Deliver => {
+        let kind = match delivery.method {
+            DeliveryMethod::Get(message_count) => DeliveryKind::GetOk { message_count },
+            DeliveryMethod::Return => DeliveryKind::Return(ReplyCode::NoRoute),
+            DeliveryMethod::Deliver => {
                 let consumer = delivery.consumer?;
                 DeliveryKind::Deliver { consumer_tag: &self.broker.consumers.at(consumer.index()).tag }
             }
@@ -231,7 +231,7 @@ impl Broker {
 
     fn assign(&mut self, cx: &mut Context<'_>, index: usize, queue: QueueId, taken: &Taken) {
         self.queues.note_delivery(cx, queue, taken);
-        let channel = self.put_taken_into_outbox(cx, index, queue, taken, Carrier::Deliver);
+        let channel = self.put_taken_into_outbox(cx, index, queue, taken, DeliveryMethod::Deliver);
         self.consumers.end_consumer_turn(cx.work, &mut self.queues, index);
         if self.firehose.is_on {
             self.republisher().trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
@@ -246,9 +246,9 @@ impl Broker {
         index: usize,
         queue: QueueId,
         taken: &Taken,
-        carrier: Carrier,
+        method: DeliveryMethod,
     ) -> ChannelId {
-        let new = self.consumers.next_delivery(index, queue, taken, carrier);
+        let new = self.consumers.next_delivery(index, queue, taken, method);
         let channel = new.channel;
         self.put_into_outbox(cx.messages, new);
         channel
@@ -317,7 +317,7 @@ impl Broker {
             self.queues.deliveries_mut()[index].is_sent = true;
             let delivery = &self.queues.deliveries()[index];
             let channel = delivery.channel;
-            if delivery.carrier != Carrier::Return {
+            if delivery.method != DeliveryMethod::Return {
                 let record = self.consumers.channel_mut(channel);
                 record.last_sent = delivery.tag;
                 if delivery.redelivered {
@@ -325,12 +325,12 @@ impl Broker {
                 }
                 let counters = &mut self.counters;
                 counters.redelivered += u64::from(delivery.redelivered);
-                match (delivery.carrier, delivery.no_ack) {
-                    (Carrier::Deliver, false) => {
+                match (delivery.method, delivery.no_ack) {
+                    (DeliveryMethod::Deliver, false) => {
                         counters.delivered_manual += 1;
                         count_up(&mut record.counters.delivered_manual);
                     }
-                    (Carrier::Deliver, true) => {
+                    (DeliveryMethod::Deliver, true) => {
                         counters.delivered_auto += 1;
                         count_up(&mut record.counters.delivered_auto);
                     }
@@ -457,7 +457,7 @@ impl Broker {
             self.queues.records_mut().wake(queue);
         }
         let left = self.queues.records().ready_in(queue);
-        let channel = self.put_taken_into_outbox(cx, stand_in, level, &taken, Carrier::Get(left));
+        let channel = self.put_taken_into_outbox(cx, stand_in, level, &taken, DeliveryMethod::Get(left));
         if self.firehose.is_on {
             self.republisher().trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
         }

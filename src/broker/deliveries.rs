@@ -107,9 +107,9 @@ fn rank(slab: &Slab<Delivered>, heap: u32) -> u16 {
     }
 }
 
-/// The AMQP method with which the message is sent to the client.
+/// The AMQP method that transports a message to the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Carrier {
+pub(crate) enum DeliveryMethod {
     /// `basic.deliver`.
     Deliver,
     /// `basic.get-ok`, with the number of messages that are still in the queue.
@@ -141,7 +141,7 @@ pub(crate) struct Delivered {
     pub(crate) wire_bytes: u32,
     /// Time of the delivery, in seconds since the start of the process.
     pub(crate) delivered_s: u32,
-    pub(crate) carrier: Carrier,
+    pub(crate) method: DeliveryMethod,
     pub(crate) redelivered: bool,
     /// How often the message was requeued; at most `u16::MAX`.
     pub(crate) requeues: u16,
@@ -186,7 +186,7 @@ pub(crate) struct NewDelivery {
     pub(crate) channel: ChannelId,
     pub(crate) consumer: Option<ConsumerId>,
     pub(crate) queue: Option<QueueId>,
-    pub(crate) carrier: Carrier,
+    pub(crate) method: DeliveryMethod,
     pub(crate) redelivered: bool,
     pub(crate) requeues: u16,
     pub(crate) no_ack: bool,
@@ -227,7 +227,7 @@ impl Deliveries {
         sequence: u64,
         (wire_bytes, body_len): (u32, u32),
     ) -> Option<usize> {
-        let has_tag = !new.no_ack && new.carrier != Carrier::Return;
+        let has_tag = !new.no_ack && new.method != DeliveryMethod::Return;
         let record = Delivered {
             tag: new.tag,
             order: new.order,
@@ -240,7 +240,7 @@ impl Deliveries {
             queue: new.queue,
             wire_bytes,
             delivered_s: 0,
-            carrier: new.carrier,
+            method: new.method,
             redelivered: new.redelivered,
             requeues: new.requeues,
             dead_letter_reason: None,
@@ -596,7 +596,7 @@ mod records_tests {
             channel: ChannelId::from_index(channel),
             consumer: None,
             queue: None,
-            carrier: Carrier::Deliver,
+            method: DeliveryMethod::Deliver,
             redelivered: false,
             requeues: 0,
             no_ack: false,

@@ -27,7 +27,7 @@ use super::access::{Resource, Right};
 use super::arguments::{Overflow, expiration_ms};
 use super::consumers::{FullQueue, Mode};
 use super::context::Work;
-use super::deliveries::{Carrier, NewDelivery};
+use super::deliveries::{DeliveryMethod, NewDelivery};
 use super::queue_flow::{CannotPublish, Claim, Scratch};
 use super::queue_records::SLOT_BYTES;
 use super::reply_text::{Lossy, out_of, out_of_disk, unwritable_for_messages};
@@ -619,7 +619,7 @@ impl Broker {
                 channel,
                 consumer: None,
                 queue: None,
-                carrier: Carrier::Return,
+                method: DeliveryMethod::Return,
                 redelivered: false,
                 requeues: 0,
                 no_ack: true,

@@ -21,7 +21,7 @@ use leveret_core::time::{Deadline, Now};
 
 use super::consumers::ChannelState;
 use super::consumers::{Channel, Mode, Transaction};
-use super::deliveries::Carrier;
+use super::deliveries::DeliveryMethod;
 use super::job::{Job, spend};
 use super::queue_flow::subtract_steps;
 use super::queue_records::Purged;
@@ -422,8 +422,8 @@ impl Broker {
     /// delivery is requeued now, because the client has not received it. A `basic.return` is dropped.
     pub(crate) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
         let delivery = &self.queues.deliveries()[index];
-        match delivery.carrier {
-            Carrier::Return => self.finish_delivery(cx, index),
+        match delivery.method {
+            DeliveryMethod::Return => self.finish_delivery(cx, index),
             _ if delivery.no_ack || delivery.is_detached => self.requeue_delivery(cx, index),
             _ => self.queues.deliveries_mut()[index].is_sent = true,
         }
@@ -634,7 +634,7 @@ impl Broker {
         while let Some(index) = at {
             at = self.queues.deliveries().next_in_outbox(index);
             let delivery = &self.queues.deliveries()[index];
-            if delivery.channel == channel && matches!(delivery.carrier, Carrier::Get(_)) {
+            if delivery.channel == channel && matches!(delivery.method, DeliveryMethod::Get(_)) {
                 last_get = Some(index);
             }
         }
@@ -646,7 +646,7 @@ impl Broker {
         while let Some(index) = at {
             at = self.queues.deliveries().next_in_outbox(index);
             let delivery = &self.queues.deliveries()[index];
-            if delivery.channel != channel || delivery.carrier == Carrier::Return {
+            if delivery.channel != channel || delivery.method == DeliveryMethod::Return {
                 continue;
             }
             if !is_behind_gets {

@@ -14,12 +14,12 @@ use leveret_daemon::StartError;
 /// # Errors
 /// The second part of the result is an error if the broker would not start.
 pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
-    let fitted =
-        leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.locate_error(&error)));
-    let rehearsed = fitted.and_then(|_| leveret_daemon::rehearse(&config));
+    let derived = leveret_daemon::derive_limits(&mut config)
+        .map_err(|error| StartError::Limits(config.locate_error(&error)));
+    let dry_run = derived.and_then(|_| leveret_daemon::dry_run_start(&config));
     let table = config.limits.memory_table(&leveret_daemon::record_sizes(&config));
     let mut report = format!("{}\n\n{}", config.to_toml(), table.shown(config.memory_limit_bytes));
-    let (remarks, verdict) = match rehearsed {
+    let (remarks, verdict) = match dry_run {
         Ok(mut remarks) => {
             remarks.extend(store_limits::exceeded_limits(&config));
             (remarks, Ok(()))
@@ -38,8 +38,8 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
 /// # Errors
 /// The broker would not start.
 pub fn drop_in(mut config: Config) -> Result<String, StartError> {
-    let table =
-        leveret_daemon::fit(&mut config).map_err(|error| StartError::Limits(config.locate_error(&error)))?;
+    let table = leveret_daemon::derive_limits(&mut config)
+        .map_err(|error| StartError::Limits(config.locate_error(&error)))?;
     let bytes = board::cgroup_bytes(config.memory_limit_bytes, table.kernel_bytes);
     Ok(format!("[Service]\nMemoryMax={bytes}\n"))
 }

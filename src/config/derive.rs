@@ -19,7 +19,8 @@ use super::units::Bytes;
 use leveret_core::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
 use leveret_core::mem::PAGE_BYTES;
 
-/// A function that returns the sizes in memory of all types of records, given a configuration. [`Config::fit`] uses it.
+/// A function that returns the sizes in memory of all types of records, given a configuration.
+/// [`Config::derive_limits`] uses it.
 pub type SizesOf = fn(&Config) -> RecordSizes;
 
 /// The scale 1, with which limits are the profile's own. Scales are integers (fixed-point numbers), so that all machines
@@ -197,7 +198,7 @@ impl Config {
     /// # Errors
     /// The limits contradict each other, or even the smallest pools do not fit into `memory_limit`. The error names the
     /// key to change. The configuration then has the smallest pools.
-    pub fn fit(&mut self, sizes_of: SizesOf) -> Result<MemoryTable, LimitsError> {
+    pub fn derive_limits(&mut self, sizes_of: SizesOf) -> Result<MemoryTable, LimitsError> {
         let scale = self.largest_scale(sizes_of);
         self.limits = self.limits_at(&self.explicit_limits, scale);
         if let Some(disk_limit) = self.store.disk_limit_bytes {
@@ -378,7 +379,7 @@ mod tests {
             let management = Some(vec!["127.0.0.1:15672".parse().unwrap()]);
             let flags = Layer { board: Some(board.name.into()), management, ..Layer::default() };
             let mut config = Config::gather(None, flags).unwrap();
-            config.fit(about).unwrap();
+            config.derive_limits(about).unwrap();
             assert!(config.limits.management_clients_max >= 2, "{}", board.name);
         }
     }
@@ -443,7 +444,7 @@ mod tests {
     #[test]
     fn the_sum_is_within_every_limit_and_uses_it_and_more_memory_shrinks_nothing() {
         let mut chance = Chance(7);
-        let (mut fitted, mut refused) = (0, 0);
+        let (mut derived, mut refused) = (0, 0);
         for turn in 0..2_500 {
             let board = BOARDS[turn % BOARDS.len()].name;
             let mut config = gathered(board, None, chance.below(2) == 0);
@@ -455,7 +456,7 @@ mod tests {
             let most = 10_u64.pow(7 + chance.below(3) as u32);
             config.memory_limit_bytes = (10_000_000 + chance.below(most)).min(8 * GIGABYTE);
             let limit = config.memory_limit_bytes;
-            let table = match config.fit(about) {
+            let table = match config.derive_limits(about) {
                 Ok(table) => table,
                 Err(LimitsError::LimitTooSmall { .. }) => continue,
                 Err(LimitsError::SumTooLarge { key, .. }) => {
@@ -468,7 +469,7 @@ mod tests {
                 }
                 Err(other) => panic!("{board}, {limit}: {other}\n{}", config.to_toml()),
             };
-            fitted += 1;
+            derived += 1;
             let is_small = u64::from(config.limits.message_size_max) < MESSAGE_BYTES_MIN;
             assert!(!is_alone || !is_small, "{board}, {limit}: {}", config.limits.message_size_max);
             assert!(table.bytes() <= limit, "{board}, {limit}: {}", table.bytes());
@@ -483,7 +484,7 @@ mod tests {
             }
             let before = amounts(&config.limits);
             config.memory_limit_bytes += chance.below(limit / 4) + 1;
-            config.fit(about).unwrap();
+            config.derive_limits(about).unwrap();
             let shrunk =
                 amounts(&config.limits).iter().zip(&before).position(|(after, before)| after < before);
             assert_eq!(
@@ -494,6 +495,6 @@ mod tests {
                 config.to_toml()
             );
         }
-        assert!(fitted > 1_500 && refused > 20, "{fitted} fitted, {refused} were refused");
+        assert!(derived > 1_500 && refused > 20, "{derived} were derived, {refused} were refused");
     }
 }

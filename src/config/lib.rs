@@ -48,10 +48,10 @@ pub use first_user::FirstUser;
 use leveret_core::limits::{LimitsError, Megabytes};
 pub use leveret_json::BYTE_ORDER_MARK;
 pub use nearest::describe_unknown;
-use settings::Announced;
 use settings::BOARD_DEFAULT;
 pub use settings::Layer;
 pub use settings::Product;
+use settings::ProductKeys;
 use settings::Profile;
 pub use settings::Store;
 use settings::StoreLayer;
@@ -109,8 +109,8 @@ impl Config {
         let origin = Origin { file: path.map(Path::to_path_buf), flags: flags.clone() };
         let mut config = Self { board: board.to_string(), origin, ..Self::default() };
         config.board_why = choice.map(|choice| choice.why);
-        let mut announced = Announced::default();
-        apply_layer(&mut config, profile, &mut announced);
+        let mut product_keys = ProductKeys::default();
+        apply_layer(&mut config, profile, &mut product_keys);
         config.profile =
             Profile { limits: config.limits.clone(), memory_limit_bytes: config.memory_limit_bytes };
         if path.is_none() && !flags.has_address() {
@@ -118,9 +118,9 @@ impl Config {
         }
         for layer in [file, flags] {
             config.explicit_limits.add(&layer);
-            apply_layer(&mut config, layer, &mut announced);
+            apply_layer(&mut config, layer, &mut product_keys);
         }
-        config.product = announced.product();
+        config.product = product_keys.product();
         config.first_user.check().map_err(|why| config.locate_key_error("default_user", why))?;
         Ok(config)
     }
@@ -276,7 +276,7 @@ impl Config {
 }
 
 /// Overrides settings by the keys that a layer sets.
-fn apply_layer(config: &mut Config, layer: Layer, announced: &mut Announced) {
+fn apply_layer(config: &mut Config, layer: Layer, product_keys: &mut ProductKeys) {
     set_if_some(&mut config.listen, layer.listen);
     set_if_some(&mut config.listen_tls, layer.listen_tls);
     set_if_some(&mut config.unix.path, layer.listen_unix.map(non_empty));
@@ -295,9 +295,9 @@ fn apply_layer(config: &mut Config, layer: Layer, announced: &mut Announced) {
     set_if_some(&mut config.loopback_users, layer.loopback_users);
     set_if_some(&mut config.first_user.name, layer.default_user.map(|user| user.0));
     set_if_some(&mut config.first_user.password, layer.default_pass);
-    announced.compat = layer.compat.or(announced.compat);
-    announced.product = layer.product.or(announced.product.take());
-    announced.version = layer.version.or(announced.version.take());
+    product_keys.compat = layer.compat.or(product_keys.compat);
+    product_keys.product = layer.product.or(product_keys.product.take());
+    product_keys.version = layer.version.or(product_keys.version.take());
     set_if_some(&mut config.limits.heartbeat_s, layer.heartbeat.map(|time| time.0));
     set_if_some(&mut config.limits.frame_max, layer.frame_max.map(|bytes| bytes.0));
     set_if_some(&mut config.limits.channel_max, layer.channel_max.map(|count| count.0));

@@ -69,9 +69,9 @@ pub struct Config {
     pub bridges: Vec<Bridge>,
     /// The first user of a new store.
     pub first_user: FirstUser,
-    /// Product and version announced to clients.
+    /// Product name and version that clients see.
     pub product: Product,
-    /// All limits. [`Self::fit`] derives those that were not set from `memory_limit`.
+    /// All limits. [`Self::derive_limits`] derives those that were not set from `memory_limit`.
     pub limits: Limits,
     /// The limits of the profile.
     pub profile: Profile,
@@ -117,7 +117,7 @@ impl Default for Config {
             loopback_users: vec!["guest".to_string()],
             bridges: Vec::new(),
             first_user: FirstUser::default(),
-            product: Announced::default().product(),
+            product: ProductKeys::default().product(),
             limits: Limits::default(),
             profile: Profile::default(),
             explicit_limits: ExplicitLimits::default(),
@@ -470,7 +470,7 @@ impl ExplicitLimits {
     }
 }
 
-/// The product that the broker announces in `connection.start`.
+/// The product name and the version that clients see in `connection.start`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Product {
     /// `product` in the server's properties.
@@ -479,17 +479,17 @@ pub struct Product {
     pub version: String,
 }
 
-/// The keys that determine the announced product. `product` and `version` override `compat`, in whichever layers they are
-/// set.
+/// The keys that determine the product name and the version that `connection.start` contains. `product` and `version`
+/// override `compat`, in whichever layers they are set.
 #[derive(Default)]
-pub(super) struct Announced {
+pub(super) struct ProductKeys {
     pub(super) compat: Option<Compat>,
     pub(super) product: Option<Label>,
     pub(super) version: Option<Label>,
 }
 
-impl Announced {
-    /// Returns product and version to be announced.
+impl ProductKeys {
+    /// Returns the product name and the version for `connection.start`.
     pub(super) fn product(self) -> Product {
         let (name, version) = match self.compat {
             // The default is RabbitMQ's name, because Celery's client sets its prefetch count correctly only with it.

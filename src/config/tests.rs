@@ -14,9 +14,9 @@ const GENERIC: &str = include_str!("../../boards/generic.toml");
 /// Loads a configuration file with this text over the generic board.
 fn gathered(text: &str) -> Result<Config, ConfigError> {
     let mut config = Config::default();
-    let mut announced = Announced::default();
-    apply_layer(&mut config, Layer::parse("leveret.toml", text)?, &mut announced);
-    config.product = announced.product();
+    let mut product_keys = ProductKeys::default();
+    apply_layer(&mut config, Layer::parse("leveret.toml", text)?, &mut product_keys);
+    config.product = product_keys.product();
     Ok(config)
 }
 

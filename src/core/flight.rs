@@ -92,7 +92,7 @@ pub struct Stamp {
     /// The number of the event, counted through all runs.
     pub number: u32,
     /// The run, counted from 1.
-    pub life: u32,
+    pub run: u32,
     /// Milliseconds since 1970 by the system clock.
     pub unix_ms: u64,
     /// Milliseconds since the start of the run.
@@ -135,7 +135,7 @@ pub fn read(file: &[u8]) -> Result<Vec<Event>, Foreign> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Begun {
     /// The run, counted from 1.
-    pub life: u32,
+    pub run: u32,
     /// The number of the run's first event.
     pub first: u32,
     /// There was a previous run, and it has no event of kind `Ended`.
@@ -157,7 +157,7 @@ pub fn begin(file: &[u8]) -> Result<Begun, Foreign> {
     header[..MAGIC.len()].copy_from_slice(MAGIC);
     header[MAGIC.len()] = VERSION;
     Ok(Begun {
-        life: last.as_ref().map_or(0, |event| event.stamp.life).saturating_add(1),
+        run: last.as_ref().map_or(0, |event| event.stamp.run).saturating_add(1),
         first: last.as_ref().map_or(0, |event| event.stamp.number).saturating_add(1),
         ended_unexpectedly: last.is_some_and(|event| event.kind != EventKind::Ended),
         header,
@@ -175,7 +175,7 @@ pub const fn place(first: u32, number: u32) -> u64 {
 pub fn record(stamp: Stamp, kind: EventKind, text: fmt::Arguments<'_>) -> [u8; RECORD_BYTES] {
     let mut bytes = [0; RECORD_BYTES];
     bytes[4..8].copy_from_slice(&stamp.number.to_le_bytes());
-    bytes[8..12].copy_from_slice(&stamp.life.to_le_bytes());
+    bytes[8..12].copy_from_slice(&stamp.run.to_le_bytes());
     bytes[12..20].copy_from_slice(&stamp.unix_ms.to_le_bytes());
     bytes[20..28].copy_from_slice(&stamp.run_ms.to_le_bytes());
     let mut writer = TextWriter { buffer: &mut bytes[TEXT_AT..], len: 0 };
@@ -213,7 +213,7 @@ fn valid_records(file: &[u8]) -> Result<Vec<(u32, &[u8])>, Foreign> {
 fn parse_event(bytes: &[u8]) -> Option<Event> {
     let word = |at: usize| bytes[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
     let long = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-    let stamp = Stamp { number: word(4), life: word(8), unix_ms: long(12), run_ms: long(20) };
+    let stamp = Stamp { number: word(4), run: word(8), unix_ms: long(12), run_ms: long(20) };
     let kind = EventKind::ALL.into_iter().find(|kind| *kind as u8 == bytes[28] & !TRUNCATED)?;
     let text = bytes[TEXT_AT..].get(..bytes[29].into())?;
     (word(0) == crc32c::crc32c(&bytes[4..]) && stamp.number > 0).then(|| Event {
@@ -250,7 +250,7 @@ mod tests {
     #[derive(Default)]
     struct File {
         bytes: Vec<u8>,
-        life: u32,
+        run: u32,
         first: u32,
         next: u32,
     }
@@ -262,26 +262,26 @@ mod tests {
             self.bytes[..RECORD_BYTES].copy_from_slice(&begun.header);
             let at = FILE_BYTES - begun.before.len();
             self.bytes[at..].copy_from_slice(&begun.before);
-            (self.life, self.first, self.next) = (begun.life, begun.first, begun.first);
+            (self.run, self.first, self.next) = (begun.run, begun.first, begun.first);
             begun.ended_unexpectedly
         }
 
         fn add(&mut self, kind: EventKind, text: &str) {
-            let stamp = Stamp { number: self.next, life: self.life, unix_ms: 7, run_ms: 9 };
+            let stamp = Stamp { number: self.next, run: self.run, unix_ms: 7, run_ms: 9 };
             let at = place(self.first, self.next) as usize;
             self.bytes[at..at + RECORD_BYTES].copy_from_slice(&record(stamp, kind, format_args!("{text}")));
             self.next += 1;
         }
 
-        fn numbers(&self, life: u32) -> Vec<u32> {
+        fn numbers(&self, run: u32) -> Vec<u32> {
             let events = read(&self.bytes).unwrap().into_iter();
-            events.filter(|event| event.stamp.life == life).map(|event| event.stamp.number).collect()
+            events.filter(|event| event.stamp.run == run).map(|event| event.stamp.number).collect()
         }
     }
 
     #[test]
     fn an_event_is_read_as_written_and_truncated_between_characters() {
-        let stamp = Stamp { number: 3, life: 2, unix_ms: u64::MAX, run_ms: 1 };
+        let stamp = Stamp { number: 3, run: 2, unix_ms: u64::MAX, run_ms: 1 };
         let hostile = "a\n\u{1b}[2J\0";
         let found = parse_event(&record(stamp, EventKind::Warn, format_args!("{hostile}"))).unwrap();
         assert_eq!(found, Event { stamp, kind: EventKind::Warn, text: hostile.to_string(), is_cut: false });
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(file.numbers(1), (5_001 - KEPT_EVENTS as u32..=5_000).collect::<Vec<_>>());
         assert_eq!(file.numbers(2), (15_001 - ring..=15_000).collect::<Vec<_>>());
         assert!(!file.begin(), "it ended in order");
-        assert_eq!(file.life, 3);
+        assert_eq!(file.run, 3);
     }
 
     #[test]

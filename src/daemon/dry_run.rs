@@ -14,7 +14,7 @@ use super::{disk, listen, start};
 ///
 /// # Errors
 /// Why the broker would not start.
-pub fn rehearse(config: &Config) -> Result<Vec<String>, StartError> {
+pub fn dry_run_start(config: &Config) -> Result<Vec<String>, StartError> {
     let mut warnings = Vec::new();
     listen::wanted(config)?;
     if config.serves_tls() {

@@ -40,7 +40,7 @@ static RECORDER: OnceLock<FlightRecorder> = OnceLock::new();
 
 struct FlightRecorder {
     file: File,
-    life: u32,
+    run: u32,
     /// The number of the first event of this process.
     first: u32,
     next: AtomicU32,
@@ -55,7 +55,7 @@ pub(super) fn start(path: &Path) -> io::Result<bool> {
     let first = AtomicU32::new(begun.first);
     let (started, has_failed) = (Instant::now(), AtomicBool::new(false));
     let recorder =
-        FlightRecorder { file, life: begun.life, first: begun.first, next: first, started, has_failed };
+        FlightRecorder { file, run: begun.run, first: begun.first, next: first, started, has_failed };
     let who = format_args!("leveret {}, process {}", env!("CARGO_PKG_VERSION"), process::id());
     recorder.append(EventKind::Started, who)?;
     drop(RECORDER.set(recorder));
@@ -81,7 +81,7 @@ impl FlightRecorder {
     fn append(&self, kind: EventKind, text: fmt::Arguments<'_>) -> io::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let run_ms = self.started.elapsed().as_millis() as u64;
-        let stamp = Stamp { number, life: self.life, unix_ms: unix_ms(), run_ms };
+        let stamp = Stamp { number, run: self.run, unix_ms: unix_ms(), run_ms };
         self.file.write_all_at(&flight::record(stamp, kind, text), flight::place(self.first, number))
     }
 }

@@ -170,7 +170,9 @@ fn run(
 /// Reads the configuration again and, if it is valid, the certificates.
 fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Result<Config, String> {
     let mut config = before.again().map_err(|error| error.to_string())?;
-    config.fit(super::sizes::record_sizes).map_err(|error| config.locate_error(&error).to_string())?;
+    config
+        .derive_limits(super::sizes::record_sizes)
+        .map_err(|error| config.locate_error(&error).to_string())?;
     if let Some(certificates) = certificates
         && !certificates.reload(&config.tls)
     {

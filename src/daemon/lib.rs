@@ -43,11 +43,11 @@ mod systemd;
 use leveret_config::Config;
 
 pub use disk::RESTORE_PART;
-pub use dry_run::rehearse;
+pub use dry_run::dry_run_start;
 pub use event_loop::EventLoop;
 pub use leveret_tls::TlsError;
 pub use probe::try_upstreams;
-pub use sizes::{fit, record_sizes};
+pub use sizes::{derive_limits, record_sizes};
 pub use start::StartError;
 pub use system::SOCKET_NAME;
 

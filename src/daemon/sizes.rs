@@ -90,8 +90,8 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
 /// # Errors
 /// The limits do not fit or contradict each other, or the system does not provide the memory. The error names the key to
 /// change.
-pub fn fit(config: &mut Config) -> Result<MemoryTable, LimitsError> {
-    let table = config.fit(record_sizes)?;
+pub fn derive_limits(config: &mut Config) -> Result<MemoryTable, LimitsError> {
+    let table = config.derive_limits(record_sizes)?;
     if mem::can_be_mapped(table.lines.iter().map(MemoryLine::bytes)) {
         return Ok(table);
     }
@@ -119,7 +119,7 @@ mod tests {
     /// Returns the smallest memory limit that a broker with this configuration starts with.
     fn least(mut config: Config) -> u64 {
         config.memory_limit_bytes = 1;
-        match config.fit(record_sizes) {
+        match config.derive_limits(record_sizes) {
             Err(LimitsError::LimitTooSmall { least, .. }) => least,
             other => panic!("{other:?}"),
         }
@@ -130,7 +130,7 @@ mod tests {
         for board in BOARDS {
             let mut config = gathered(board.name, None, false);
             let own = config.limits.clone();
-            config.fit(record_sizes).unwrap();
+            config.derive_limits(record_sizes).unwrap();
             assert_eq!(config.limits, own, "{}", board.name);
             assert!(!config.to_toml().contains("derived"), "{}", config.to_toml());
         }
@@ -140,7 +140,7 @@ mod tests {
     fn whoever_sets_up_tls_on_the_default_profile_loses_nothing() {
         let mut config = gathered(BOARDS[0].name, None, true);
         let own = config.limits.clone();
-        config.fit(record_sizes).unwrap();
+        config.derive_limits(record_sizes).unwrap();
         assert_eq!(config.limits, own, "messages of 16 MiB are taken, and more");
     }
 
@@ -149,8 +149,9 @@ mod tests {
         for (board, with_tls) in BOARDS.iter().flat_map(|board| [(board, false), (board, true)]) {
             let least = least(gathered(board.name, None, with_tls));
             assert!(least < 16_000_000, "{}: {least}", board.name);
-            gathered(board.name, Some(least), with_tls).fit(record_sizes).unwrap();
-            let error = gathered(board.name, Some(least - 1), with_tls).fit(record_sizes).unwrap_err();
+            gathered(board.name, Some(least), with_tls).derive_limits(record_sizes).unwrap();
+            let error =
+                gathered(board.name, Some(least - 1), with_tls).derive_limits(record_sizes).unwrap_err();
             assert!(error.to_string().contains(&format!("write memory_limit = {least} or more")), "{error}");
         }
     }
@@ -162,7 +163,7 @@ mod tests {
                     [[bridge.fetch]]\nqueue = \"b\"\nto_queue = \"b\"\n";
         let own = gathered("router-64", None, false).limits;
         let mut config = said(&format!("board = \"router-64\"\n{text}"));
-        let table = config.fit(record_sizes).unwrap();
+        let table = config.derive_limits(record_sizes).unwrap();
         let line = |key: &str, reason: &str| {
             let found = table.lines.iter().find(|line| line.key == key && line.reason.contains(reason));
             found.map(MemoryLine::bytes).unwrap()
@@ -188,7 +189,7 @@ mod tests {
         };
         let text = bridge("plant") + &bridge("depot");
         let mut config = said(&text);
-        config.fit(record_sizes).unwrap();
+        config.derive_limits(record_sizes).unwrap();
         assert!(
             config.to_toml().contains("\nbridges_max = 2  # one for each [[bridge]]\n"),
             "{}",
@@ -199,7 +200,7 @@ mod tests {
     #[test]
     fn what_was_set_by_hand_stays_and_is_named_when_it_is_too_much() {
         let mut config = said("memory_limit = \"40MB\"\n[limits]\nqueues_max = 9000\n");
-        config.fit(record_sizes).unwrap();
+        config.derive_limits(record_sizes).unwrap();
         assert_eq!(config.limits.queues_max, 9_000);
         assert!(config.limits.messages_max < 60_000, "{}", config.limits.messages_max);
         let shown = config.to_toml();
@@ -208,7 +209,7 @@ mod tests {
             format!("\nmessages_max = {}  # derived from memory_limit\n", config.limits.messages_max);
         assert!(shown.contains(&marked), "{shown}");
         let text = "memory_limit = \"40MB\"\n[limits]\nqueues_max = 9000\nmessages_max = 300000\n";
-        let error = said(text).fit(record_sizes).unwrap_err().to_string();
+        let error = said(text).derive_limits(record_sizes).unwrap_err().to_string();
         assert!(error.contains("lower messages_max or raise memory_limit"), "{error}");
     }
 
@@ -216,7 +217,7 @@ mod tests {
     fn sizes_that_depend_on_each_other_follow_the_one_that_was_set() {
         let limits = |text: &str| {
             let mut config = said(text);
-            config.fit(record_sizes).unwrap_or_else(|error| panic!("{text}: {error}"));
+            config.derive_limits(record_sizes).unwrap_or_else(|error| panic!("{text}: {error}"));
             config.limits
         };
         assert!(limits("frame_max = \"512KiB\"").input_buffer_bytes >= 1 << 20);
@@ -244,7 +245,7 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             let config = Config::gather(Some(&file), Layer::default());
             std::fs::remove_file(&file).unwrap();
-            let verdict = config.unwrap().fit(record_sizes);
+            let verdict = config.unwrap().derive_limits(record_sizes);
             assert!(verdict.is_ok(), "{text}: {}", verdict.unwrap_err());
         }
     }

@@ -39,7 +39,7 @@ impl EventLoop {
     pub fn open(config: &Config) -> Result<Self, StartError> {
         disable_core_dumps();
         let mut config = config.clone();
-        let table = fit(&mut config)?;
+        let table = derive_limits(&mut config)?;
         let mut limits = config.limits.clone();
         let waiting_sockets_max;
         (limits.connections_max, waiting_sockets_max) = signals::connections(&config)?;
@@ -146,8 +146,9 @@ fn disable_core_dumps() {
 }
 
 /// Derives the limits from the configuration, and logs warnings about them.
-fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
-    let table = sizes::fit(config).map_err(|error| StartError::Limits(config.locate_error(&error)))?;
+fn derive_limits(config: &mut Config) -> Result<MemoryTable, StartError> {
+    let table =
+        sizes::derive_limits(config).map_err(|error| StartError::Limits(config.locate_error(&error)))?;
     for remark in config.warnings() {
         log::warn!("{remark}");
     }

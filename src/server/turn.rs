@@ -619,8 +619,13 @@ impl<P: Platform> Engine<P> {
 
     /// Returns whether bridges would make progress now.
     pub(super) fn has_bridge_work(&self) -> bool {
-        let is_unblocked = self.shared.lists.for_capacity.is_empty();
-        self.bridges.is_ready(&self.shared.broker, self.shared.now, is_unblocked, self.shared.is_stopping())
+        let no_publisher_waits = self.shared.lists.for_capacity.is_empty();
+        self.bridges.is_ready(
+            &self.shared.broker,
+            self.shared.now,
+            no_publisher_waits,
+            self.shared.is_stopping(),
+        )
     }
 
     /// Carries out an operator's request for a bridge.

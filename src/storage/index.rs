@@ -228,9 +228,9 @@ impl Index {
                 self.note_settlement(*queue, place);
                 self.settle(*queue, Range { start: 0, end: u64::MAX });
                 let queue = self.queue(*queue);
-                let is_news = !queue.gone;
+                let is_newly_gone = !queue.gone;
                 queue.note_gone(place.segment);
-                self.deleted_in_last += usize::from(is_news);
+                self.deleted_in_last += usize::from(is_newly_gone);
             }
             Record::Defined { version, key, value } => {
                 let queue = value.and_then(|value| incarnation_in(key, value)).unwrap_or(0);

@@ -9,7 +9,7 @@
 use super::ConsumerState;
 use super::Consumers;
 use crate::context::Work;
-use crate::deliveries::{Carrier, NewDelivery};
+use crate::deliveries::{DeliveryMethod, NewDelivery};
 use crate::queue_flow::Queues;
 use crate::queue_records::{Taken, block_bytes};
 use crate::quota::Quota;
@@ -30,7 +30,7 @@ impl Consumers {
         index: usize,
         queue: QueueId,
         taken: &Taken,
-        carrier: Carrier,
+        method: DeliveryMethod,
     ) -> NewDelivery {
         let consumer = &mut self.slab[index];
         consumer.unsettled += 1;
@@ -48,7 +48,7 @@ impl Consumers {
             channel,
             consumer: Some(ConsumerId::from_index(index)),
             queue: Some(queue),
-            carrier,
+            method,
             redelivered: taken.redelivered,
             requeues: taken.requeues,
             no_ack,

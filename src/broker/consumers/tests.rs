@@ -5,7 +5,7 @@ use crate::Context;
 use crate::arguments::QueueSettings;
 use crate::consumers::ChannelState;
 use crate::context::Work;
-use crate::deliveries::Carrier;
+use crate::deliveries::DeliveryMethod;
 use crate::policy::{Applied, Policies};
 use crate::queue_flow::Queues;
 use crate::queue_records::{Queue, Taken};
@@ -122,7 +122,7 @@ impl ConsumersFixture {
     }
 
     fn send(&mut self, index: usize, queue: QueueId, taken: &Taken) {
-        let new = self.consumers.next_delivery(index, queue, taken, Carrier::Deliver);
+        let new = self.consumers.next_delivery(index, queue, taken, DeliveryMethod::Deliver);
         let (queues, quota) = (&mut self.queues, &mut self.quota);
         self.consumers.put_into_outbox(&self.messages, queues, quota, new, || 0);
     }

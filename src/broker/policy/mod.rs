@@ -552,7 +552,7 @@ mod tests {
             let mut names = Vec::new();
             while let Some(fact) = self.pending_writes.next_entry() {
                 let LogEntry::Defined { key, value, .. } = fact else { panic!("no definition") };
-                let is_news = value.is_some();
+                let has_value = value.is_some();
                 let said = table("expires", "1");
                 let definition = Definition::Policy {
                     vhost: "v",
@@ -566,7 +566,7 @@ mod tests {
                 let any = definition.value();
                 let parsed = Definition::parse(key, value.as_deref().unwrap_or(&any));
                 let Some(Definition::Policy { vhost: "v", name, .. }) = parsed else { panic!("{parsed:?}") };
-                names.push(format!("{}{name}", if is_news { "" } else { "-" }));
+                names.push(format!("{}{name}", if has_value { "" } else { "-" }));
                 self.pending_writes.pop_entry();
             }
             names

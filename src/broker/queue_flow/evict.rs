@@ -172,11 +172,11 @@ impl Queues {
     fn evict_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let record = &mut self.records[queue];
         let Some(content) = record.backlog.first_in_fifo(&self.pool) else { return false };
-        let EntryContent::Logged(message, offset) = content else {
+        let EntryContent::InMemoryAndLog(message, offset) = content else {
             record.backlog.keep_in_middle(&mut self.pool, content);
             return true;
         };
-        if !is_stored(cx.messages, record, message) {
+        if !is_evictable(cx.messages, record, message) {
             return false;
         }
         record.backlog.evict(&mut self.pool, offset, Size::of(cx.messages, message));
@@ -193,7 +193,7 @@ impl Queues {
 }
 
 /// Returns whether the message is durable in the log and the queue can count one more evicted message.
-fn is_stored(messages: &Messages, queue: &Queue, message: MessageId) -> bool {
+fn is_evictable(messages: &Messages, queue: &Queue, message: MessageId) -> bool {
     let flags = messages.flags(message);
     flags.has(MessageFlags::STORED) && !flags.has(MessageFlags::WITHHELD) && queue.backlog.can_evict()
 }

@@ -152,14 +152,14 @@ impl Queues {
     pub(crate) fn first_in_memory(&self, queue: QueueId) -> Option<(First, MessageId, bool)> {
         let first = self.first(queue)?;
         let (message, is_logged) = match first {
-            First::Absent(_) | First::At(_, EntryContent::Stored(..)) => return None,
+            First::Absent(_) | First::At(_, EntryContent::AbsentRun(..)) => return None,
             First::Requeued => {
                 let backlog = &self.records[queue].backlog;
                 let (message, log_offset) = backlog.first_requeued(&self.pool, &self.deliveries);
                 (message, log_offset.is_some())
             }
-            First::At(_, EntryContent::Plain(message)) => (message, false),
-            First::At(_, EntryContent::Logged(message, _)) => (message, true),
+            First::At(_, EntryContent::InMemory(message)) => (message, false),
+            First::At(_, EntryContent::InMemoryAndLog(message, _)) => (message, true),
         };
         Some((first, message, is_logged))
     }
@@ -219,12 +219,12 @@ impl Queues {
 
     fn purge_entry(&mut self, cx: &mut Context<'_>, queue: QueueId, content: EntryContent) {
         match content {
-            EntryContent::Plain(message) => cx.messages.release(message),
-            EntryContent::Logged(message, offset) => {
+            EntryContent::InMemory(message) => cx.messages.release(message),
+            EntryContent::InMemoryAndLog(message, offset) => {
                 self.settle_logged(cx, queue, Some(offset), message);
                 cx.messages.release(message);
             }
-            EntryContent::Stored(start, count) => self.settle_run(cx.pending_writes, queue, start, count),
+            EntryContent::AbsentRun(start, count) => self.settle_run(cx.pending_writes, queue, start, count),
         }
     }
 
@@ -313,7 +313,7 @@ impl Queues {
         }
         let message = match self.first(queue) {
             None => return FrontExpiry::Nothing,
-            Some(First::Absent(offset) | First::At(_, EntryContent::Stored(offset, _))) => {
+            Some(First::Absent(offset) | First::At(_, EntryContent::AbsentRun(offset, _))) => {
                 return self.absent_front_expiry(cx.pending_writes, queue, offset);
             }
             // The message had its extra turn for a waiting consumer before it was delivered and requeued.
@@ -321,7 +321,10 @@ impl Queues {
                 grace = ExpiryGrace::No;
                 record.backlog.first_requeued(&self.pool, &self.deliveries).0
             }
-            Some(First::At(_, EntryContent::Plain(message) | EntryContent::Logged(message, _))) => message,
+            Some(First::At(
+                _,
+                EntryContent::InMemory(message) | EntryContent::InMemoryAndLog(message, _),
+            )) => message,
         };
         let (queue_ttl_ms, since_ms) = (record.settings.message_ttl_ms, record.times.ttl_since_ms);
         let ttl_ms = queue_ttl_ms.min(self.own_ttl_ms(cx, message));

@@ -18,7 +18,7 @@ use leveret_core::pending_writes::{Mode, PendingWrites, Settled, Target};
 
 use super::{PendingWatermark, Queues};
 use crate::Context;
-use crate::deliveries::{Carrier, Delivered, NewDelivery};
+use crate::deliveries::{Delivered, DeliveryMethod, NewDelivery};
 use crate::queue_records::{EntryContent, First, Front, QueuePart, Size, Taken, block_bytes};
 use crate::republish::Reason;
 
@@ -36,14 +36,14 @@ impl Queues {
     pub(crate) fn first_deliverable(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
         let first = self.first(queue)?;
         let may_go = match first {
-            First::At(_, EntryContent::Plain(_)) => true,
+            First::At(_, EntryContent::InMemory(_)) => true,
             First::Requeued if self.records[queue].is_forwarded => self.may_forward_requeued(cx, queue),
             First::Requeued => true,
-            First::Absent(_) | First::At(_, EntryContent::Stored(..)) => {
+            First::Absent(_) | First::At(_, EntryContent::AbsentRun(..)) => {
                 self.request_read(queue);
                 false
             }
-            First::At(_, EntryContent::Logged(message, offset)) => {
+            First::At(_, EntryContent::InMemoryAndLog(message, offset)) => {
                 if cx.messages.flags(message).has(MessageFlags::WITHHELD) {
                     self.await_withheld(cx.pending_writes, queue, offset);
                     false
@@ -165,13 +165,13 @@ impl Queues {
                 }
                 taken
             }
-            First::At(part, EntryContent::Plain(message)) => {
+            First::At(part, EntryContent::InMemory(message)) => {
                 self.take_from_part(cx, (queue, part), message, None)
             }
-            First::At(part, EntryContent::Logged(message, offset)) => {
+            First::At(part, EntryContent::InMemoryAndLog(message, offset)) => {
                 self.take_from_part(cx, (queue, part), message, Some(offset))
             }
-            First::Absent(_) | First::At(_, EntryContent::Stored(..)) => {
+            First::Absent(_) | First::At(_, EntryContent::AbsentRun(..)) => {
                 panic!("the caller checked that the first message is in memory: {first:?}")
             }
         };
@@ -247,11 +247,11 @@ impl Queues {
                 self.settle_run(cx.pending_writes, queue, offset, 1);
                 true
             }
-            Some(First::At(part, EntryContent::Stored(start, count))) => {
+            Some(First::At(part, EntryContent::AbsentRun(start, count))) => {
                 assert_eq!(part, QueuePart::Middle, "runs of absent messages are only in the middle");
                 let count = if self.records[queue].is_deleted() { count } else { 1 };
                 self.settle_run(cx.pending_writes, queue, start, count);
-                self.records[queue].backlog.remove_stored(&mut self.pool, count);
+                self.records[queue].backlog.remove_from_absent_run(&mut self.pool, count);
                 true
             }
             Some(first) => {
@@ -298,7 +298,7 @@ impl Queues {
     /// delivered before a restart counts as requeued at least once, because its exact count may be lost.
     #[inline]
     pub(crate) fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
-        if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
+        if delivery.method == DeliveryMethod::Deliver && !delivery.redelivered {
             return None;
         }
         let is_reported = self.records[delivery.queue?].settings.is_quorum;

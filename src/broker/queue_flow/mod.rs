@@ -433,7 +433,7 @@ impl Queues {
         while start < end {
             let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;
             let backlog = &mut self.records[queue].backlog;
-            if !backlog.push_stored(&mut self.pool, start, count) {
+            if !backlog.push_absent_run(&mut self.pool, start, count) {
                 return false;
             }
             start += u64::from(count);

@@ -74,7 +74,7 @@ impl Queues {
             _ if record.is_deleted() => return None,
             (Some(offset), _) => (ReadPosition::Rejected, (offset, 1)),
             (None, Some(First::Absent(offset))) => (ReadPosition::Requeued, (offset, 1)),
-            (None, _) => (ReadPosition::Middle, record.backlog.first_stored(&self.pool)?),
+            (None, _) => (ReadPosition::Middle, record.backlog.first_absent_run(&self.pool)?),
         };
         let is_peek = record.times.peeked.is_wanted() && from != ReadPosition::Rejected;
         let count = if is_peek { 1 } else { count };
@@ -222,7 +222,7 @@ impl Queues {
             }
             ReadPosition::Middle | ReadPosition::Browse => {}
         }
-        backlog.paged_in(&mut self.pool, EntryContent::Logged(message, offset), size);
+        backlog.paged_in(&mut self.pool, EntryContent::InMemoryAndLog(message, offset), size);
         true
     }
 
@@ -271,7 +271,7 @@ impl Queues {
             let is_first = is_first && self.is_same_queue(read);
             return is_first.then_some((read.start, 1));
         }
-        let run = record.backlog.first_stored(&self.pool);
+        let run = record.backlog.first_absent_run(&self.pool);
         run.filter(|_| record.durable_index.incarnation() == read.incarnation)
     }
 
@@ -291,7 +291,9 @@ impl Queues {
             match read.from {
                 ReadPosition::Requeued => self.remove_first_absent(read.queue),
                 ReadPosition::Rejected => backlog.lose_rejected(&mut self.deliveries),
-                ReadPosition::Middle | ReadPosition::Browse => backlog.remove_stored(&mut self.pool, lost),
+                ReadPosition::Middle | ReadPosition::Browse => {
+                    backlog.remove_from_absent_run(&mut self.pool, lost)
+                }
             }
             self.records[read.queue].durable_index.settle_absent(lost.into());
             self.releases += 1;

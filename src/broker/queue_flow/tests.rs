@@ -5,7 +5,7 @@ use crate::Context;
 use crate::arguments::QueueSettings;
 use crate::consumers::{ConsumerState, Consumers, NewConsumer};
 use crate::context::Work;
-use crate::deliveries::{Carrier, NewDelivery};
+use crate::deliveries::{DeliveryMethod, NewDelivery};
 use crate::policy::{Applied, Policies};
 use crate::queue_records::QueueState;
 use crate::queue_records::{Queue, Taken, first_rank};
@@ -127,7 +127,7 @@ impl QueueFlowFixture {
             channel: ChannelId::from_index(0),
             consumer: None,
             queue: Some(level),
-            carrier: Carrier::Deliver,
+            method: DeliveryMethod::Deliver,
             redelivered,
             requeues,
             no_ack: true,

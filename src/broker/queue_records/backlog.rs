@@ -131,9 +131,9 @@ pub(crate) struct Backlog {
     /// Number of messages in the middle, those in memory included.
     middle_messages: u32,
     /// Number of messages in the middle that only the log has.
-    stored: u32,
+    middle_absent: u32,
     /// Bytes of the bodies of messages in the middle that only the log has.
-    stored_bytes: u64,
+    middle_absent_bytes: u64,
     /// Bytes of pool memory that the ready messages occupy.
     bytes: u64,
     /// Bytes of the bodies of the ready messages that are in memory.
@@ -153,13 +153,13 @@ impl Backlog {
     /// Returns the number of messages ready for delivery.
     #[inline]
     pub(crate) const fn ready(&self) -> u32 {
-        self.resident() + self.stored + self.requeued_absent
+        self.resident() + self.middle_absent + self.requeued_absent
     }
 
     /// Returns the number of ready messages that are in memory.
     #[inline]
     pub(crate) const fn resident(&self) -> u32 {
-        let deep = self.head.len() + self.middle_messages - self.stored;
+        let deep = self.head.len() + self.middle_messages - self.middle_absent;
         let requeued = self.requeued.len() + self.requeued_entries.len() - self.requeued_absent;
         self.fifo.len() + requeued + deep
     }
@@ -196,7 +196,7 @@ impl Backlog {
 
     /// Returns whether only the log has some messages of this queue.
     pub(crate) const fn has_absent(&self) -> bool {
-        self.stored > 0 || self.requeued_absent > 0 || self.rejected_absent > 0
+        self.middle_absent > 0 || self.requeued_absent > 0 || self.rejected_absent > 0
     }
 
     /// Returns the number of requeued messages that only the log has.
@@ -212,7 +212,7 @@ impl Backlog {
 
     /// Returns the bytes of all bodies, in memory or not: what `x-max-length-bytes` limits.
     pub(crate) const fn body_bytes(&self) -> u64 {
-        self.body_bytes + self.stored_bytes + self.requeued_absent_bytes
+        self.body_bytes + self.middle_absent_bytes + self.requeued_absent_bytes
     }
 
     /// Returns whether the next message needs a new chunk.
@@ -258,7 +258,7 @@ impl Backlog {
         }
         if let Some(entry) = self.requeued_entries.front(pool) {
             return Some(match EntryContent::of(entry) {
-                EntryContent::Stored(offset, _) => First::Absent(offset),
+                EntryContent::AbsentRun(offset, _) => First::Absent(offset),
                 _ => First::Requeued,
             });
         }
@@ -280,9 +280,9 @@ impl Backlog {
         for index in self.requeued.in_order(deliveries) {
             let delivery = &deliveries[index];
             let content = match (delivery.message, delivery.log_offset) {
-                (Some(message), None) => EntryContent::Plain(message),
-                (Some(message), Some(offset)) => EntryContent::Logged(message, offset),
-                (None, Some(offset)) => EntryContent::Stored(offset, 1),
+                (Some(message), None) => EntryContent::InMemory(message),
+                (Some(message), Some(offset)) => EntryContent::InMemoryAndLog(message, offset),
+                (None, Some(offset)) => EntryContent::AbsentRun(offset, 1),
                 (None, None) => panic!("every message is in memory or in the log"),
             };
             if !each(content, Some(delivery.redelivered)) {
@@ -324,9 +324,11 @@ impl Backlog {
             let (order, entry) =
                 self.requeued_entries.pop(pool).expect("the caller checked that there is a requeued message");
             let log_offset = match EntryContent::of(entry) {
-                EntryContent::Logged(_, offset) => Some(offset),
-                EntryContent::Plain(_) => None,
-                EntryContent::Stored(..) => panic!("the caller checked that the first message is in memory"),
+                EntryContent::InMemoryAndLog(_, offset) => Some(offset),
+                EntryContent::InMemory(_) => None,
+                EntryContent::AbsentRun(..) => {
+                    panic!("the caller checked that the first message is in memory")
+                }
             };
             // An entry has no requeue count; the queue's requeue counts may have it.
             Taken { message: entry.message, order, log_offset, redelivered: true, requeues: 1 }
@@ -359,7 +361,7 @@ impl Backlog {
         (self.taken, self.dropped) = (self.taken + fresh, self.dropped + fresh);
         (self.bytes, self.body_bytes) = (0, 0);
         (self.requeued_absent, self.requeued_absent_bytes) = (0, 0);
-        (self.middle_messages, self.stored, self.stored_bytes) = (0, 0, 0);
+        (self.middle_messages, self.middle_absent, self.middle_absent_bytes) = (0, 0, 0);
         let fifos = [&mut self.requeued_entries, &mut self.head, &mut self.middle, &mut self.fifo];
         (count, Purged { fifos: fifos.map(Fifo::detach), requeued: core::mem::take(&mut self.requeued) })
     }
@@ -377,9 +379,9 @@ impl Backlog {
     ) {
         let delivery = &deliveries[index];
         let content = match (delivery.message, delivery.log_offset) {
-            (Some(message), None) => EntryContent::Plain(message),
-            (Some(message), Some(offset)) => EntryContent::Logged(message, offset),
-            (None, Some(offset)) => EntryContent::Stored(offset, 1),
+            (Some(message), None) => EntryContent::InMemory(message),
+            (Some(message), Some(offset)) => EntryContent::InMemoryAndLog(message, offset),
+            (None, Some(offset)) => EntryContent::AbsentRun(offset, 1),
             (None, None) => panic!("every message is in memory or in the log"),
         };
         match delivery.message {
@@ -419,7 +421,9 @@ impl Backlog {
         self.add_size(size);
         match self.requeued.first() {
             Some(index) => deliveries[index].message = Some(message),
-            None => self.requeued_entries.set_front(pool, EntryContent::Logged(message, offset).entry()),
+            None => {
+                self.requeued_entries.set_front(pool, EntryContent::InMemoryAndLog(message, offset).entry())
+            }
         }
     }
 
@@ -450,9 +454,9 @@ impl Backlog {
         let entry =
             self.requeued_entries.front(pool).expect("the caller checked that there is a requeued message");
         match EntryContent::of(entry) {
-            EntryContent::Logged(message, offset) => (message, Some(offset)),
-            EntryContent::Plain(message) => (message, None),
-            EntryContent::Stored(..) => panic!("the caller checked that the first message is in memory"),
+            EntryContent::InMemoryAndLog(message, offset) => (message, Some(offset)),
+            EntryContent::InMemory(message) => (message, None),
+            EntryContent::AbsentRun(..) => panic!("the caller checked that the first message is in memory"),
         }
     }
 
@@ -540,14 +544,14 @@ impl Backlog {
     pub(crate) fn evict(&mut self, pool: &mut FifoPool, offset: u64, size: Size) {
         self.pop(pool, QueuePart::Fifo);
         self.subtract_size(size);
-        self.stored_bytes += size.body_len;
-        let pushed = self.push_stored(pool, offset, 1);
+        self.middle_absent_bytes += size.body_len;
+        let pushed = self.push_absent_run(pool, offset, 1);
         assert!(pushed, "the caller checked that chunks are free and the middle can count the message");
     }
 
     /// Appends `count` absent messages, from log offset `start` on, to the middle. Returns `false` when there
     /// is no free chunk or the middle cannot count so many messages.
-    pub(crate) fn push_stored(&mut self, pool: &mut FifoPool, start: u64, count: u32) -> bool {
+    pub(crate) fn push_absent_run(&mut self, pool: &mut FifoPool, start: u64, count: u32) -> bool {
         if count > ABSENT_MAX.saturating_sub(self.middle_messages) {
             return false;
         }
@@ -556,11 +560,11 @@ impl Backlog {
                 self.middle.set_back(pool, content.entry());
                 true
             }
-            None => self.middle.push(pool, EntryContent::Stored(start, count).entry()),
+            None => self.middle.push(pool, EntryContent::AbsentRun(start, count).entry()),
         };
         if pushed {
             self.middle_messages += count;
-            self.stored += count;
+            self.middle_absent += count;
         }
         pushed
     }
@@ -569,8 +573,8 @@ impl Backlog {
     /// follows the run.
     fn extended_run(&self, pool: &FifoPool, start: u64, count: u32) -> Option<EntryContent> {
         match EntryContent::of(self.middle.back(pool)?) {
-            EntryContent::Stored(first, so_far) if first + u64::from(so_far) == start => {
-                Some(EntryContent::Stored(first, so_far.checked_add(count)?))
+            EntryContent::AbsentRun(first, so_far) if first + u64::from(so_far) == start => {
+                Some(EntryContent::AbsentRun(first, so_far.checked_add(count)?))
             }
             _ => None,
         }
@@ -580,24 +584,24 @@ impl Backlog {
     /// the last run of the middle.
     pub(crate) fn extends_middle_run(&self, pool: &FifoPool) -> bool {
         match self.first_in_fifo(pool) {
-            Some(EntryContent::Logged(_, offset)) => self.extended_run(pool, offset, 1).is_some(),
+            Some(EntryContent::InMemoryAndLog(_, offset)) => self.extended_run(pool, offset, 1).is_some(),
             _ => false,
         }
     }
 
     /// Sets, at start, the bytes of the bodies of the messages that will be put into the middle.
-    pub(crate) const fn set_stored_bytes(&mut self, body_bytes: u64) {
-        self.stored_bytes = body_bytes;
+    pub(crate) const fn set_middle_absent_bytes(&mut self, body_bytes: u64) {
+        self.middle_absent_bytes = body_bytes;
     }
 
     // ---- reading back
 
     /// Returns first offset and length of the run at the front of the middle; `None` if the first message of
     /// the middle is in memory or the middle is empty.
-    pub(crate) fn first_stored(&self, pool: &FifoPool) -> Option<(u64, u32)> {
+    pub(crate) fn first_absent_run(&self, pool: &FifoPool) -> Option<(u64, u32)> {
         match EntryContent::of(self.middle.front(pool)?) {
-            EntryContent::Stored(start, count) => Some((start, count)),
-            EntryContent::Plain(_) | EntryContent::Logged(..) => None,
+            EntryContent::AbsentRun(start, count) => Some((start, count)),
+            EntryContent::InMemory(_) | EntryContent::InMemoryAndLog(..) => None,
         }
     }
 
@@ -616,35 +620,36 @@ impl Backlog {
 
     /// Moves the first message of the middle, which is in memory again, to the end of the head.
     pub(crate) fn paged_in(&mut self, pool: &mut FifoPool, content: EntryContent, size: Size) {
-        self.remove_stored(pool, 1);
+        self.remove_from_absent_run(pool, 1);
         self.add_size(size);
         let pushed = self.head.push_read_back(pool, content.entry());
         assert!(pushed, "the caller checked that a chunk is free");
     }
 
-    /// Removes the first `count` messages of the run at the front of the middle.
-    pub(crate) fn remove_stored(&mut self, pool: &mut FifoPool, count: u32) {
-        let Some((start, all)) = self.first_stored(pool) else {
+    /// Removes the first `count` messages of the run of absent messages at the front of the middle.
+    pub(crate) fn remove_from_absent_run(&mut self, pool: &mut FifoPool, count: u32) {
+        let Some((start, all)) = self.first_absent_run(pool) else {
             panic!("the caller checked that a run is at the front of the middle")
         };
-        self.stored_bytes -= self.average_stored_bytes(count);
+        self.middle_absent_bytes -= self.average_absent_bytes(count);
         self.middle_messages -= count;
-        self.stored -= count;
+        self.middle_absent -= count;
         if count == all {
             self.middle.pop(pool);
         } else {
-            let rest = EntryContent::Stored(start + u64::from(count), all - count);
+            let rest = EntryContent::AbsentRun(start + u64::from(count), all - count);
             self.middle.set_front(pool, rest.entry());
         }
     }
 
     /// Returns the estimated bytes of the bodies of `count` absent messages of the middle: their average,
     /// because single sizes are unknown.
-    fn average_stored_bytes(&self, count: u32) -> u64 {
-        if count >= self.stored {
-            return self.stored_bytes;
+    fn average_absent_bytes(&self, count: u32) -> u64 {
+        if count >= self.middle_absent {
+            return self.middle_absent_bytes;
         }
-        (u128::from(self.stored_bytes) * u128::from(count) / u128::from(self.stored.max(1))) as u64
+        (u128::from(self.middle_absent_bytes) * u128::from(count) / u128::from(self.middle_absent.max(1)))
+            as u64
     }
 }
 
@@ -666,8 +671,8 @@ impl Purged {
 
 /// Flags of an entry: the lower 3 bits are the kind of its content, the upper 61 bits the log offset. No queue
 /// reaches larger offsets.
-const LOGGED: u64 = 1;
-const STORED: u64 = 2;
+const IN_MEMORY_AND_LOG: u64 = 1;
+const ABSENT_RUN: u64 = 2;
 const KIND: u64 = 7;
 const KIND_BITS: u32 = 3;
 
@@ -676,11 +681,11 @@ const KIND_BITS: u32 = 3;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum EntryContent {
     /// A message that only memory has.
-    Plain(MessageId),
+    InMemory(MessageId),
     /// A message in memory that the log has too, or will have.
-    Logged(MessageId, u64),
+    InMemoryAndLog(MessageId, u64),
     /// A run of messages that only the log has: first offset and count.
-    Stored(u64, u32),
+    AbsentRun(u64, u32),
 }
 
 impl EntryContent {
@@ -688,12 +693,12 @@ impl EntryContent {
     pub(crate) const fn of(entry: QueueEntry) -> Self {
         let QueueEntry { message, flags } = entry;
         if flags & KIND == 0 {
-            return Self::Plain(message);
+            return Self::InMemory(message);
         }
         let offset = flags >> KIND_BITS;
         match flags & KIND {
-            LOGGED => Self::Logged(message, offset),
-            STORED => Self::Stored(offset, message.index() as u32 + 1),
+            IN_MEMORY_AND_LOG => Self::InMemoryAndLog(message, offset),
+            ABSENT_RUN => Self::AbsentRun(offset, message.index() as u32 + 1),
             _ => panic!("every entry is created by EntryContent::entry, with one of these kinds"),
         }
     }
@@ -702,11 +707,14 @@ impl EntryContent {
     pub(crate) fn entry(self) -> QueueEntry {
         let flags = |offset: u64, kind: u64| offset << KIND_BITS | kind;
         match self {
-            Self::Plain(message) => QueueEntry { message, flags: 0 },
-            Self::Logged(message, offset) => QueueEntry { message, flags: flags(offset, LOGGED) },
-            Self::Stored(start, count) => {
-                QueueEntry { message: MessageId::from_index(count as usize - 1), flags: flags(start, STORED) }
+            Self::InMemory(message) => QueueEntry { message, flags: 0 },
+            Self::InMemoryAndLog(message, offset) => {
+                QueueEntry { message, flags: flags(offset, IN_MEMORY_AND_LOG) }
             }
+            Self::AbsentRun(start, count) => QueueEntry {
+                message: MessageId::from_index(count as usize - 1),
+                flags: flags(start, ABSENT_RUN),
+            },
         }
     }
 }
@@ -803,13 +811,17 @@ mod place_tests {
     #[test]
     fn places_read_back_whatever_the_offset() {
         let message = MessageId::from_index(5);
-        assert_eq!(EntryContent::of(EntryContent::Plain(message).entry()), EntryContent::Plain(message));
+        assert_eq!(
+            EntryContent::of(EntryContent::InMemory(message).entry()),
+            EntryContent::InMemory(message)
+        );
         for shift in 0..61 {
             let width = 1_u64 << shift;
             for offset in [width - 1, width, width + 1] {
-                for content in
-                    [EntryContent::Logged(message, offset), EntryContent::Stored(offset, u32::MAX - 1)]
-                {
+                for content in [
+                    EntryContent::InMemoryAndLog(message, offset),
+                    EntryContent::AbsentRun(offset, u32::MAX - 1),
+                ] {
                     assert_eq!(EntryContent::of(content.entry()), content);
                 }
             }

@@ -94,7 +94,7 @@ impl Records {
         let mut must_continue = true;
         let mut each = |content: EntryContent, was_requeued: Option<bool>| {
             *entries += 1;
-            let message_count = if let EntryContent::Stored(_, run) = content { run } else { 1 };
+            let message_count = if let EntryContent::AbsentRun(_, run) = content { run } else { 1 };
             if *skip >= message_count {
                 *skip -= message_count;
                 must_continue = *entries < ENTRIES_MAX;
@@ -104,9 +104,11 @@ impl Records {
             let was_delivered =
                 |offset| was_requeued.unwrap_or_else(|| offset < record.durable_index.redelivered_below());
             let one = match content {
-                EntryContent::Plain(message) => Browsed::InMemory(message, was_requeued.unwrap_or(false)),
-                EntryContent::Logged(message, offset) => Browsed::InMemory(message, was_delivered(offset)),
-                EntryContent::Stored(start, run) => {
+                EntryContent::InMemory(message) => Browsed::InMemory(message, was_requeued.unwrap_or(false)),
+                EntryContent::InMemoryAndLog(message, offset) => {
+                    Browsed::InMemory(message, was_delivered(offset))
+                }
+                EntryContent::AbsentRun(start, run) => {
                     let start = start + u64::from(skipped);
                     let redelivered_below = match was_requeued {
                         Some(true) => u64::MAX,

@@ -122,7 +122,7 @@ mod tests {
             for body_len in sizes {
                 let message = self.message(*body_len);
                 let size = Size::of(&self.messages, message);
-                self.records[queue].backlog.push(&mut self.pool, EntryContent::Plain(message), size);
+                self.records[queue].backlog.push(&mut self.pool, EntryContent::InMemory(message), size);
             }
         }
 

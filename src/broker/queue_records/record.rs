@@ -234,8 +234,8 @@ impl Queue {
     #[inline]
     pub(crate) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
         let content = match appended.targets() > 0 && self.durable_index.is_logged() {
-            true => EntryContent::Logged(appended.message(), self.durable_index.last_offset()),
-            false => EntryContent::Plain(appended.message()),
+            true => EntryContent::InMemoryAndLog(appended.message(), self.durable_index.last_offset()),
+            false => EntryContent::InMemory(appended.message()),
         };
         self.backlog.push(pool, content, size);
     }
@@ -701,6 +701,6 @@ impl Records {
         }
         // An estimate: the bytes in the log include names and properties, for which 64 bytes a message are
         // subtracted.
-        record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
+        record.backlog.set_middle_absent_bytes(contents.bytes.saturating_sub(contents.count * 64));
     }
 }

@@ -14,7 +14,7 @@ use leveret_management::http::encode;
 
 use super::client::Reply;
 use super::client::{
-    BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused, misused_as, tell, warn,
+    BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused, misused_as, print_info, warn,
 };
 use super::commands::Call;
 use super::commands::{ask, connect};
@@ -67,13 +67,13 @@ pub(super) fn add_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     check_user(call, user)?;
     let hash = hash_of(password(call, 1)?.as_bytes())?;
-    tell(call, &format!("Adding user \"{user}\" ..."))?;
+    print_info(call, &format!("Adding user \"{user}\" ..."))?;
     let reply = put_user(call, user, MUST_BE_NEW, &hash)?;
     if reply.status == 412 {
         return Err(Failure::error(SOFTWARE, reply.reason()));
     }
     done(&reply)?;
-    tell(
+    print_info(
         call,
         "Done. Don't forget to grant the user permissions to some virtual hosts! See 'leveretctl help \
          set_permissions' to learn more.",
@@ -84,13 +84,13 @@ pub(super) fn change_password(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     check_user(call, user)?;
     let hash = hash_of(password(call, 1)?.as_bytes())?;
-    tell(call, &format!("Changing password for user \"{user}\" ..."))?;
+    print_info(call, &format!("Changing password for user \"{user}\" ..."))?;
     user_done(&put_user(call, user, MUST_BE_THERE, &hash)?, user)
 }
 
 pub(super) fn clear_password(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
-    tell(call, &format!("Clearing password for user \"{user}\" ..."))?;
+    print_info(call, &format!("Clearing password for user \"{user}\" ..."))?;
     let (algorithm, hash) = PasswordHash::NoPassword.export();
     let body = json!({"password_hash": hash, "hashing_algorithm": algorithm});
     user_done(&put_user(call, user, MUST_BE_THERE, &body)?, user)
@@ -102,7 +102,7 @@ pub(super) fn hash_password(call: &Call) -> Result<(), Failure> {
     let mut salt = [0; 4];
     getrandom::fill(&mut salt).map_err(|error| no_entropy(&error))?;
     let (_, hash) = PasswordHash::as_rabbitmq(password.as_bytes(), salt).export();
-    tell(call, "The hash of the password, by rabbit_password_hashing_sha256:")?;
+    print_info(call, "The hash of the password, by rabbit_password_hashing_sha256:")?;
     writeln!(io::stdout(), "{hash}")?;
     Ok(())
 }
@@ -111,7 +111,7 @@ pub(super) fn hash_password(call: &Call) -> Result<(), Failure> {
 pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     let password = password(call, 1)?;
-    tell(call, &format!("Authenticating user \"{user}\" ..."))?;
+    print_info(call, &format!("Authenticating user \"{user}\" ..."))?;
     let mut kept = PasswordHash::NoPassword;
     let columns = "name,password_hash,hashing_algorithm";
     let refused = connect(call)?.rows(&format!("/api/users?columns={columns}"), &mut |row| {
@@ -139,13 +139,13 @@ pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn delete_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
-    tell(call, &format!("Deleting user \"{user}\" ..."))?;
+    print_info(call, &format!("Deleting user \"{user}\" ..."))?;
     user_done(&ask(call, "DELETE", &["users", user], "")?, user)
 }
 
 pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
     let (user, tags) = (&call.args[0], &call.args[1..]);
-    tell(call, &format!("Setting tags for user \"{user}\" to [{}] ...", tags.join(", ")))?;
+    print_info(call, &format!("Setting tags for user \"{user}\" to [{}] ...", tags.join(", ")))?;
     user_done(&put_user(call, user, MUST_BE_THERE, &json!({"tags": tags.join(",")}))?, user)?;
     // The broker accepts any tag, as RabbitMQ does.
     for tag in tags.iter().flat_map(|tags| tags.split(',')).map(str::trim) {
@@ -164,7 +164,7 @@ pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn add_vhost(call: &Call) -> Result<(), Failure> {
     let vhost = &call.args[0];
-    tell(call, &format!("Adding vhost \"{vhost}\" ..."))?;
+    print_info(call, &format!("Adding vhost \"{vhost}\" ..."))?;
     let body = vhost_metadata(call).map(|metadata| metadata.to_string());
     done(&ask(call, "PUT", &["vhosts", vhost], &body.unwrap_or_default())?)
 }
@@ -187,14 +187,14 @@ pub(super) fn update_vhost_metadata(call: &Call) -> Result<(), Failure> {
         let why = format!("Default queue type must be one of: quorum, stream, classic. Provided: {kind}");
         return Err(misused(call, &why));
     }
-    tell(call, &format!("Updating metadata of vhost \"{vhost}\" ..."))?;
+    print_info(call, &format!("Updating metadata of vhost \"{vhost}\" ..."))?;
     let path = format!("/api/vhosts/{}", encode(vhost));
     done(&connect(call)?.ask("PUT", &path, MUST_BE_THERE, &metadata.to_string())?)
 }
 
 pub(super) fn delete_vhost(call: &Call) -> Result<(), Failure> {
     let vhost = &call.args[0];
-    tell(call, &format!("Deleting vhost \"{vhost}\" ..."))?;
+    print_info(call, &format!("Deleting vhost \"{vhost}\" ..."))?;
     let reply = ask(call, "DELETE", &["vhosts", vhost], "")?;
     if reply.status == 412 {
         let why = "Cannot delete this virtual host: it is protected from deletion. To lift the protection, \
@@ -206,34 +206,34 @@ pub(super) fn delete_vhost(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn protect_vhost(call: &Call) -> Result<(), Failure> {
     let vhost = &call.args[0];
-    tell(call, &format!("Protecting vhost \"{vhost}\" from deletion ..."))?;
+    print_info(call, &format!("Protecting vhost \"{vhost}\" from deletion ..."))?;
     done(&ask(call, "POST", &["vhosts", vhost, "deletion", "protection"], "")?)
 }
 
 pub(super) fn unprotect_vhost(call: &Call) -> Result<(), Failure> {
     let vhost = &call.args[0];
-    tell(call, &format!("Lifting the protection of vhost \"{vhost}\" from deletion ..."))?;
+    print_info(call, &format!("Lifting the protection of vhost \"{vhost}\" from deletion ..."))?;
     done(&ask(call, "DELETE", &["vhosts", vhost, "deletion", "protection"], "")?)
 }
 
 pub(super) fn set_permissions(call: &Call) -> Result<(), Failure> {
     let [user, configure, write, read] = call.args.as_slice() else { return Ok(()) };
     let vhost = call.vhost();
-    tell(call, &format!("Setting permissions for user \"{user}\" in vhost \"{vhost}\" ..."))?;
+    print_info(call, &format!("Setting permissions for user \"{user}\" in vhost \"{vhost}\" ..."))?;
     let body = json!({"configure": configure, "write": write, "read": read});
     permission_done(&ask(call, "PUT", &["permissions", vhost, user], &body.to_string())?, call, user)
 }
 
 pub(super) fn clear_permissions(call: &Call) -> Result<(), Failure> {
     let (user, vhost) = (&call.args[0], call.vhost());
-    tell(call, &format!("Clearing permissions for user \"{user}\" in vhost \"{vhost}\" ..."))?;
+    print_info(call, &format!("Clearing permissions for user \"{user}\" in vhost \"{vhost}\" ..."))?;
     permission_done(&ask(call, "DELETE", &["permissions", vhost, user], "")?, call, user)
 }
 
 pub(super) fn set_topic_permissions(call: &Call) -> Result<(), Failure> {
     let [user, exchange, write, read] = call.args.as_slice() else { return Ok(()) };
     let vhost = call.vhost();
-    tell(
+    print_info(
         call,
         &format!("Setting topic permissions on \"{exchange}\" for user \"{user}\" in vhost \"{vhost}\" ..."),
     )?;
@@ -245,13 +245,16 @@ pub(super) fn clear_topic_permissions(call: &Call) -> Result<(), Failure> {
     let (user, vhost) = (&call.args[0], call.vhost());
     let exchange = call.args.get(1);
     let on = exchange.map(|exchange| format!(" on \"{exchange}\"")).unwrap_or_default();
-    tell(call, &format!("Clearing topic permissions{on} for user \"{user}\" in vhost \"{vhost}\" ..."))?;
+    print_info(
+        call,
+        &format!("Clearing topic permissions{on} for user \"{user}\" in vhost \"{vhost}\" ..."),
+    )?;
     let path = ["topic-permissions", vhost, user].into_iter().chain(exchange.map(String::as_str));
     permission_done(&ask(call, "DELETE", &path.collect::<Vec<_>>(), "")?, call, user)
 }
 
 pub(super) fn confirm_users(call: &Call) -> Result<(), Failure> {
-    tell(call, "Confirming users, virtual hosts and permissions as they are now ...")?;
+    print_info(call, "Confirming users, virtual hosts and permissions as they are now ...")?;
     done(&ask(call, "POST", &["ctl", "confirm-users"], "")?)
 }
 

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::archive::{self, Checksums, ExistingFile, NewFile};
 
-use super::client::{BAD_DATA, Client, Failure, UNAVAILABLE, tell};
+use super::client::{BAD_DATA, Client, Failure, UNAVAILABLE, print_info};
 use super::commands::{Call, connect};
 
 /// The name of the first file in the archive, which explains the archive.
@@ -49,7 +49,7 @@ pub(super) fn backup(call: &Call) -> Result<(), Failure> {
         let stdout = io::stdout().lock();
         return copy(&mut client, &mut BufWriter::new(stdout)).map(drop);
     }
-    tell(call, &format!("Copying the store to {} ...", target.display()))?;
+    print_info(call, &format!("Copying the store to {} ...", target.display()))?;
     if fs::symlink_metadata(target).is_ok() {
         let why = format!("Error: {} exists already: name a new file", target.display());
         return Err(Failure::new(BAD_DATA, why));
@@ -61,7 +61,7 @@ pub(super) fn backup(call: &Call) -> Result<(), Failure> {
     drop(out);
     let file_bytes = part.file.metadata().map_err(|error| unwritable(target, &error))?.len();
     part.finish(ExistingFile::Kept).map_err(|error| unwritable(target, &error))?;
-    tell(call, &format!("Done: a file of {file_bytes} bytes, {bytes} of them the store's"))
+    print_info(call, &format!("Done: a file of {file_bytes} bytes, {bytes} of them the store's"))
 }
 
 /// Opens a segment. The folder belongs to the broker's user, so a symbolic link there is not followed when root

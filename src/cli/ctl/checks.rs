@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::client::{Failure, UNAVAILABLE, USAGE, heading, shown, tell};
+use super::client::{Failure, UNAVAILABLE, USAGE, heading, print_info, shown};
 use super::commands::Call;
 use super::format::Formatter;
 use super::operations::{listener_line, listener_parts, overview};
@@ -59,7 +59,7 @@ impl BrokerState {
     }
 }
 
-fn say(call: &Call, line: &str) -> Result<(), Failure> {
+fn print_result(call: &Call, line: &str) -> Result<(), Failure> {
     writeln!(io::stdout(), "{}", shown(call, line))?;
     Ok(())
 }
@@ -77,26 +77,26 @@ pub(super) fn is_running(call: &Call) -> Result<(), Failure> {
         "check_running" => format!("Checking if RabbitMQ is running on node {} ...", seen.node),
         _ => format!("Asking node {} for its status ...", seen.node),
     };
-    tell(call, &question)?;
-    say(call, &format!("RabbitMQ on node {} is fully booted and running", seen.node))
+    print_info(call, &question)?;
+    print_result(call, &format!("RabbitMQ on node {} is fully booted and running", seen.node))
 }
 
 /// Prints that the broker has booted: a broker that replies has finished its start.
 pub(super) fn is_booting(call: &Call) -> Result<(), Failure> {
     let node = BrokerState::ask(call)?.node;
-    tell(call, &format!("Asking node {node} for its boot status ..."))?;
+    print_info(call, &format!("Asking node {node} for its boot status ..."))?;
     let rest = "is fully booted (check with is_running), stopped or has not started booting yet";
-    say(call, &format!("RabbitMQ on node {node} {rest}"))
+    print_result(call, &format!("RabbitMQ on node {node} {rest}"))
 }
 
 pub(super) fn check_alarms(call: &Call) -> Result<(), Failure> {
     let BrokerState { node, alarms, .. } = BrokerState::ask(call)?;
-    tell(call, &format!("Asking node {node} to report any local resource alarms ..."))?;
+    print_info(call, &format!("Asking node {node} to report any local resource alarms ..."))?;
     if !alarms.is_empty() {
         let lines: Vec<_> = alarms.iter().map(|alarm| shown(call, alarm)).collect();
         return Err(Failure::new(UNAVAILABLE, format!("Node {node} reported alarms:\n{}", lines.join("\n"))));
     }
-    say(
+    print_result(
         call,
         &match &*call.command {
             "check_local_alarms" => format!("Node {node} reported no local alarms"),
@@ -107,16 +107,16 @@ pub(super) fn check_alarms(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn check_virtual_hosts(call: &Call) -> Result<(), Failure> {
     let node = BrokerState::ask(call)?.node;
-    tell(call, &format!("Checking if all vhosts are running on node {node} ..."))?;
-    say(call, &format!("Node {node} reported all vhosts as running"))
+    print_info(call, &format!("Checking if all vhosts are running on node {node} ..."))?;
+    print_result(call, &format!("Node {node} reported all vhosts as running"))
 }
 
 pub(super) fn check_port_listener(call: &Call) -> Result<(), Failure> {
     let (seen, wanted) = (BrokerState::ask(call)?, &call.args[0]);
     let node = &seen.node;
-    tell(call, &format!("Asking node {node} if there's an active listener on port {wanted} ..."))?;
+    print_info(call, &format!("Asking node {node} if there's an active listener on port {wanted} ..."))?;
     if seen.ports().any(|(_, port, _)| port == wanted) {
-        return say(call, &format!("A listener for port {wanted} is running on node {node}."));
+        return print_result(call, &format!("A listener for port {wanted} is running on node {node}."));
     }
     let found = joined(seen.ports().map(|(_, port, _)| port));
     let text = format!(
@@ -129,9 +129,9 @@ pub(super) fn check_port_listener(call: &Call) -> Result<(), Failure> {
 pub(super) fn check_protocol_listener(call: &Call) -> Result<(), Failure> {
     let (seen, wanted) = (BrokerState::ask(call)?, &call.args[0]);
     let node = &seen.node;
-    tell(call, &format!("Asking node {node} if there's an active listener for protocol {wanted} ..."))?;
+    print_info(call, &format!("Asking node {node} if there's an active listener for protocol {wanted} ..."))?;
     if seen.ports().any(|(.., protocol)| protocol == wanted) {
-        return say(call, &format!("A listener for protocol {wanted} is running on node {node}."));
+        return print_result(call, &format!("A listener for protocol {wanted} is running on node {node}."));
     }
     let found = joined(seen.ports().map(|(.., protocol)| protocol));
     let text = format_args!(
@@ -145,7 +145,7 @@ pub(super) fn check_protocol_listener(call: &Call) -> Result<(), Failure> {
 pub(super) fn check_port_connectivity(call: &Call) -> Result<(), Failure> {
     let seen = BrokerState::ask(call)?;
     let node = &seen.node;
-    tell(call, &format!("Testing TCP connections to all active listeners on node {node} ..."))?;
+    print_info(call, &format!("Testing TCP connections to all active listeners on node {node} ..."))?;
     let is_deaf = |(host, port, _): &(&str, &str, &str)| {
         let host = host.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
         let address = format!("{host}:{port}").parse::<SocketAddr>();
@@ -157,13 +157,13 @@ pub(super) fn check_port_connectivity(call: &Call) -> Result<(), Failure> {
         return Err(Failure::new(UNAVAILABLE, text));
     }
     let ports = joined(seen.ports().map(|(_, port, _)| port));
-    say(call, &format!("Successfully connected to ports {ports} on node {node}."))
+    print_result(call, &format!("Successfully connected to ports {ports} on node {node}."))
 }
 
 /// Runs the check that RabbitMQ has deprecated in favour of the others.
 pub(super) fn node_health_check(call: &Call) -> Result<(), Failure> {
     let node = BrokerState::ask(call)?.node;
-    tell(
+    print_info(
         call,
         &format!(
             "This command is DEPRECATED and will be removed in a future version.\nIt performs intrusive, \
@@ -172,7 +172,7 @@ pub(super) fn node_health_check(call: &Call) -> Result<(), Failure> {
              Checking health of node {node} ..."
         ),
     )?;
-    say(call, "Health check passed")
+    print_result(call, "Health check passed")
 }
 
 const fn state(is_there: bool) -> &'static str {
@@ -203,7 +203,7 @@ pub(super) fn cluster_status(call: &Call) -> Result<(), Failure> {
         writeln!(io::stdout(), "{status}")?;
         return Ok(());
     }
-    tell(call, &format!("Cluster status of node {node} ..."))?;
+    print_info(call, &format!("Cluster status of node {node} ..."))?;
     let flags = FLAGS.iter().map(|(name, is_there)| format!("Flag: {name}, state: {}", state(*is_there)));
     let listeners = seen.listeners.iter().map(|listener| format!("Node: {node}, {}", uncapital(listener)));
     let sections = [
@@ -232,7 +232,7 @@ fn uncapital(listener: &str) -> String {
 
 pub(super) fn list_feature_flags(call: &Call) -> Result<(), Failure> {
     BrokerState::ask(call)?;
-    tell(call, "Listing feature flags ...")?;
+    print_info(call, "Listing feature flags ...")?;
     if call.formatter() == Formatter::Json {
         let flags = FLAGS.map(|(name, is_there)| json!({"name": name, "state": state(is_there)}));
         writeln!(io::stdout(), "{}", Value::from(flags.to_vec()))?;
@@ -249,9 +249,9 @@ pub(super) fn list_feature_flags(call: &Call) -> Result<(), Failure> {
 pub(super) fn enable_feature_flag(call: &Call) -> Result<(), Failure> {
     let (node, flag) = (BrokerState::ask(call)?.node, &call.args[0]);
     if flag == "all" {
-        return tell(call, "Enabling all feature flags ...");
+        return print_info(call, "Enabling all feature flags ...");
     }
-    tell(call, &format!("Enabling feature flag \"{flag}\" ..."))?;
+    print_info(call, &format!("Enabling feature flag \"{flag}\" ..."))?;
     if FLAGS.contains(&(flag, true)) {
         return Ok(());
     }

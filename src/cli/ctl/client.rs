@@ -305,7 +305,7 @@ pub(super) fn misused_as(code: u8, call: &Call, why: &str) -> Failure {
 }
 
 /// Prints an informational message unless it is suppressed.
-pub(super) fn tell(call: &Call, text: &str) -> Result<(), Failure> {
+pub(super) fn print_info(call: &Call, text: &str) -> Result<(), Failure> {
     if call.talks() {
         writeln!(io::stdout(), "{text}")?;
     }

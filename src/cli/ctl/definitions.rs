@@ -16,7 +16,7 @@ use leveret_management::definitions::{FILE_BYTES_MAX, Item, Password, ReadError,
 
 use super::access::hash_of;
 use super::client::Client;
-use super::client::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, misused_as, tell};
+use super::client::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, misused_as, print_info};
 use super::commands::Call;
 use super::commands::connect;
 
@@ -42,7 +42,7 @@ pub(super) fn export(call: &Call) -> Result<(), Failure> {
         let why = format!("Bad argument: Directory {} does not exist", folder.display());
         return Err(misused_as(BAD_DATA, call, &why));
     }
-    tell(call, &format!("Exporting definitions in JSON to a file at \"{name}\" ..."))?;
+    print_info(call, &format!("Exporting definitions in JSON to a file at \"{name}\" ..."))?;
     let part = NewFile::create(target).map_err(|error| unwritable(target, &error))?;
     let mut out = BufWriter::new(&part.file);
     connect(call)?.copy("/api/definitions", &mut out)?;
@@ -65,7 +65,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         refused_count: 0,
     };
     let done = if name == "-" {
-        tell(call, "Importing definitions in JSON from standard input ...")?;
+        print_info(call, "Importing definitions in JSON from standard input ...")?;
         let mut text = Vec::new();
         let taken = io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut text);
         taken.map_err(|error| Failure::new(BAD_DATA, format!("Error: standard input: {error}")))?;
@@ -77,7 +77,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         if !found.is_file() {
             return Err(bad(format!("Bad argument: {name} is not a file")));
         }
-        tell(call, &format!("Importing definitions in JSON from a file at \"{name}\" ..."))?;
+        print_info(call, &format!("Importing definitions in JSON from a file at \"{name}\" ..."))?;
         let mut file = File::open(name)
             .map_err(|error| Failure::new(BAD_DATA, format!("Error: {name} cannot be read: {error}")))?;
         read(&mut file, |at, section, thing| importer.take(&at.to_string(), section, thing))
@@ -88,7 +88,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
     })?;
     importer.send()?;
     match importer.refused_count {
-        0 => tell(call, "Successfully imported the definitions."),
+        0 => print_info(call, "Successfully imported the definitions."),
         count => {
             Err(Failure::new(UNAVAILABLE, format!("Error: {count} objects were not imported; the rest was")))
         }

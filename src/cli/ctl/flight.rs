@@ -30,12 +30,12 @@ pub(super) fn shown(path: &Path) -> io::Result<String> {
     Read::by_ref(&mut file).take(FILE_BYTES as u64).read_to_end(&mut bytes)?;
     let events = flight::read(&bytes).map_err(|foreign| io::Error::other(foreign.to_string()))?;
     // A running broker has the lock, even while it is suspended. This attempt to take the lock does not wait.
-    let lives_on = flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
+    let is_running = flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
     drop(file);
     let mut text = String::new();
-    for life in events.chunk_by(|one, next| one.stamp.life == next.stamp.life) {
+    for run in events.chunk_by(|one, next| one.stamp.run == next.stamp.run) {
         // Writing into a String cannot fail.
-        let _ = write!(text, "{}", RunEvents { events: life, is_last: is_last(life, &events), lives_on });
+        let _ = write!(text, "{}", RunEvents { events: run, is_last: is_last(run, &events), is_running });
     }
     if text.is_empty() {
         text.push_str("(none)\n");
@@ -43,15 +43,15 @@ pub(super) fn shown(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn is_last(life: &[Event], events: &[Event]) -> bool {
-    life.last().map(|event| event.stamp.life) == events.last().map(|event| event.stamp.life)
+fn is_last(run: &[Event], events: &[Event]) -> bool {
+    run.last().map(|event| event.stamp.run) == events.last().map(|event| event.stamp.run)
 }
 
 /// The events of one process.
 struct RunEvents<'e> {
     events: &'e [Event],
     is_last: bool,
-    lives_on: bool,
+    is_running: bool,
 }
 
 impl fmt::Display for RunEvents<'_> {
@@ -59,10 +59,10 @@ impl fmt::Display for RunEvents<'_> {
         let (Some(first), Some(last)) = (self.events.first(), self.events.last()) else { return Ok(()) };
         let end = match last.kind {
             EventKind::Ended => "it ended by itself",
-            _ if self.is_last && self.lives_on => "it goes on",
+            _ if self.is_last && self.is_running => "it goes on",
             _ => "it ended without a record: by a signal, the watchdog or a fault",
         };
-        writeln!(f, "Run {}, {} events; {end}", first.stamp.life, self.events.len())?;
+        writeln!(f, "Run {}, {} events; {end}", first.stamp.run, self.events.len())?;
         if first.kind != EventKind::Started {
             writeln!(f, "  (earlier events are overwritten)")?;
         }
@@ -85,8 +85,8 @@ struct EventLine<'e>(&'e Event);
 impl fmt::Display for EventLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Event { stamp, kind, text, is_cut } = self.0;
-        let life = format!("+{}.{:03}", stamp.run_ms / 1000, stamp.run_ms % 1000);
-        write!(f, "{} {life:>10} {:5} {}", Date(stamp.unix_ms), kind.word(), Printable(text))?;
+        let since_start = format!("+{}.{:03}", stamp.run_ms / 1000, stamp.run_ms % 1000);
+        write!(f, "{} {since_start:>10} {:5} {}", Date(stamp.unix_ms), kind.word(), Printable(text))?;
         if *is_cut { f.write_str("...") } else { Ok(()) }
     }
 }

@@ -12,7 +12,7 @@ use std::{fs, thread};
 use leveret_daemon::logging::{Printable, is_printable};
 use serde_json::Value;
 
-use super::client::{Failure, NO_INPUT, TIMED_OUT, UNAVAILABLE, heading, tell};
+use super::client::{Failure, NO_INPUT, TIMED_OUT, UNAVAILABLE, heading, print_info};
 use super::commands::{self, Call, connect};
 use super::{access, flight, limits, listings, operations, policies};
 
@@ -306,7 +306,7 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
     {
         return environment.map(drop);
     }
-    tell(call, "Reporting the state of the broker, without messages and secrets ...")?;
+    print_info(call, "Reporting the state of the broker, without messages and secrets ...")?;
     part("leveretctl", env!("CARGO_PKG_VERSION"))?;
     for file in OF_SYSTEM {
         if let Ok(text) = fs::read_to_string(file) {
@@ -331,7 +331,7 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
     };
     writeln!(io::stdout(), "\n{}\n", heading("events"))?;
     match recorder {
-        Some(file) => events(&file).or_else(|failure| tell_failure(&failure)),
+        Some(file) => events(&file).or_else(|failure| print_failure(&failure)),
         None => Ok(writeln!(io::stdout(), "(the flight recorder's file is unknown; name it with --file)")?),
     }
     .and(environment.map(drop))
@@ -365,7 +365,7 @@ fn part(title: &str, text: &str) -> Result<(), Failure> {
 }
 
 /// Prints in one line why a part of the report is missing.
-fn tell_failure(failure: &Failure) -> Result<(), Failure> {
+fn print_failure(failure: &Failure) -> Result<(), Failure> {
     let reason = failure.text.trim_end().replacen("Error:\n", "Error: ", 1);
     Ok(writeln!(io::stdout(), "{}", Printable(reason))?)
 }
@@ -385,7 +385,7 @@ fn ask(call: &Call, (name, run): (&str, Run), vhost: Option<&str>) -> Result<(),
         in_report: true,
         ..call.clone()
     };
-    run(&step).or_else(|failure| tell_failure(&failure))
+    run(&step).or_else(|failure| print_failure(&failure))
 }
 
 fn vhosts(call: &Call) -> Result<Vec<String>, Failure> {
@@ -402,13 +402,16 @@ fn vhosts(call: &Call) -> Result<Vec<String>, Failure> {
 
 pub(super) fn await_startup(call: &Call) -> Result<(), Failure> {
     let limit = call.timeout.unwrap_or(STARTUP);
-    tell(call, &format!("Waiting for the broker to answer, for {} seconds at most ...", limit.as_secs()))?;
+    print_info(
+        call,
+        &format!("Waiting for the broker to answer, for {} seconds at most ...", limit.as_secs()),
+    )?;
     let began = Instant::now();
     loop {
         match connect(call) {
             Ok(mut client) => {
                 client.ask("GET", "/api/overview", "", "")?;
-                return tell(call, "It answers");
+                return print_info(call, "It answers");
             }
             Err(failure) if failure.code == UNAVAILABLE && began.elapsed() < limit => {
                 thread::sleep(STARTUP_STEP);

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use super::access::done;
 use super::client::Reply;
-use super::client::{Failure, UNAVAILABLE, no_json, no_such_user, shown, tell};
+use super::client::{Failure, UNAVAILABLE, no_json, no_such_user, print_info, shown};
 use super::commands::Call;
 use super::commands::{ask, connect};
 use super::format::Formatter;
 
 pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
     let (limits, vhost) = (&call.args[0], call.vhost());
-    tell(call, &format!("Setting vhost limits to \"{limits}\" for vhost \"{vhost}\" ..."))?;
+    print_info(call, &format!("Setting vhost limits to \"{limits}\" for vhost \"{vhost}\" ..."))?;
     if let Some(why) = invalid_limits_text(limits, ["max-connections", "max-queues"], "limits")? {
         return Err(Failure::error(UNAVAILABLE, format_args!("Validation failed\n\n{why}\n")));
     }
@@ -27,17 +27,17 @@ pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn clear_vhost_limits(call: &Call) -> Result<(), Failure> {
     let vhost = call.vhost();
-    tell(call, &format!("Clearing vhost \"{vhost}\" limits ..."))?;
+    print_info(call, &format!("Clearing vhost \"{vhost}\" limits ..."))?;
     done(&ask(call, "DELETE", &["vhost-limits", vhost], "")?)
 }
 
 pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
     if call.has("global") {
-        tell(call, "Listing limits for all vhosts ...")?;
+        print_info(call, "Listing limits for all vhosts ...")?;
         return show_all(call, "vhost", &limits_of_all(call, "vhosts")?);
     }
     let vhost = call.vhost();
-    tell(call, &format!("Listing limits for vhost \"{vhost}\" ..."))?;
+    print_info(call, &format!("Listing limits for vhost \"{vhost}\" ..."))?;
     let all = limits_of_all(call, "vhosts")?;
     let found = all.into_iter().find(|(name, limits)| name == vhost && has_any(limits));
     show(call, &found.map_or_else(String::new, |(_, limits)| limits.to_string()))
@@ -45,7 +45,7 @@ pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn set_user_limits(call: &Call) -> Result<(), Failure> {
     let (user, limits) = (&call.args[0], &call.args[1]);
-    tell(call, &format!("Setting user limits to \"{limits}\" for user \"{user}\" ..."))?;
+    print_info(call, &format!("Setting user limits to \"{limits}\" for user \"{user}\" ..."))?;
     if let Some(why) = invalid_limits_text(limits, ["max-channels", "max-connections"], "user-limits")? {
         return Err(Failure::error(UNAVAILABLE, why));
     }
@@ -56,17 +56,17 @@ pub(super) fn set_user_limits(call: &Call) -> Result<(), Failure> {
 pub(super) fn clear_user_limits(call: &Call) -> Result<(), Failure> {
     let (user, limit) = (&call.args[0], &call.args[1]);
     let which = if limit == "all" { "all limits".to_string() } else { format!("\"{limit}\" limit") };
-    tell(call, &format!("Clearing {which} for user \"{user}\" ..."))?;
+    print_info(call, &format!("Clearing {which} for user \"{user}\" ..."))?;
     user_done(&ask(call, "DELETE", &["user-limits", user, limit], "")?, user)
 }
 
 pub(super) fn list_user_limits(call: &Call) -> Result<(), Failure> {
     if call.has("global") {
-        tell(call, "Listing limits for all users ...")?;
+        print_info(call, "Listing limits for all users ...")?;
         return show_all(call, "user", &limits_of_all(call, "users")?);
     }
     let user = call.value("user").unwrap_or("guest");
-    tell(call, &format!("Listing limits for user \"{user}\" ..."))?;
+    print_info(call, &format!("Listing limits for user \"{user}\" ..."))?;
     let found = limits_of_all(call, "users")?.into_iter().find(|(name, _)| name == user);
     match found {
         Some((_, limits)) => show(call, &limits.to_string()),

@@ -14,7 +14,7 @@ use leveret_management::definition_columns::Orphans;
 use leveret_management::definition_columns::VALUE_TEXT;
 use leveret_management::http::encode;
 
-use super::client::{BAD_DATA, Failure, misused, no_such_user, tell};
+use super::client::{BAD_DATA, Failure, misused, no_such_user, print_info};
 use super::commands;
 use super::commands::Call;
 use super::commands::connect;
@@ -150,7 +150,7 @@ fn columns<'a, K: ListedKind>(call: &'a Call, default: &[&'a str]) -> Result<Vec
 /// Requests rows and prints them.
 pub(super) fn print(call: &Call, source: RowSource<'_>) -> Result<(), Failure> {
     let mut client = connect(call)?;
-    tell(call, &source.banner)?;
+    print_info(call, &source.banner)?;
     let stdout = io::stdout();
     let is_terminal = stdout.is_terminal();
     let mut out = io::BufWriter::new(stdout.lock());

@@ -9,13 +9,16 @@ use leveret_management::http::encode;
 
 use super::access::done;
 use super::client::Reply;
-use super::client::{Failure, UNAVAILABLE, USAGE, heading, shown, tell};
+use super::client::{Failure, UNAVAILABLE, USAGE, heading, print_info, shown};
 use super::commands::Call;
 use super::commands::{ask, connect};
 use super::format::Formatter;
 
 pub(super) fn ping(call: &Call) -> Result<(), Failure> {
-    tell(call, "Will ping the broker. This checks that its event loop runs and answers on its socket.")?;
+    print_info(
+        call,
+        "Will ping the broker. This checks that its event loop runs and answers on its socket.",
+    )?;
     overview(call)?;
     writeln!(io::stdout(), "Ping succeeded")?;
     Ok(())
@@ -40,7 +43,7 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
         writeln!(io::stdout(), "{overview}")?;
         return Ok(());
     }
-    tell(call, "Status of the broker ...")?;
+    print_info(call, "Status of the broker ...")?;
     let sections: Vec<String> = status_sections(&overview)
         .into_iter()
         .map(|(title, lines)| {
@@ -167,7 +170,7 @@ pub(super) fn overview(call: &Call) -> Result<Value, Failure> {
 }
 
 pub(super) fn environment(call: &Call) -> Result<(), Failure> {
-    tell(call, "Configuration of the broker ...")?;
+    print_info(call, "Configuration of the broker ...")?;
     let reply = ask(call, "GET", &["ctl", "environment"], "")?;
     match reply.body.as_str().filter(|_| reply.status == 200) {
         Some(text) if call.formatter() == Formatter::Json => writeln!(io::stdout(), "{}", Value::from(text))?,
@@ -181,7 +184,7 @@ pub(super) fn environment(call: &Call) -> Result<(), Failure> {
 }
 
 pub(super) fn alarms(call: &Call) -> Result<(), Failure> {
-    tell(call, "Listing alarms ...")?;
+    print_info(call, "Listing alarms ...")?;
     let reply = ask(call, "GET", &["ctl", "alarms"], "")?;
     if reply.status != 200 {
         return Err(Failure::refused(&reply));
@@ -195,13 +198,13 @@ pub(super) fn alarms(call: &Call) -> Result<(), Failure> {
         writeln!(io::stdout(), "{}", shown(call, alarm))?;
     }
     match alarms.is_empty() {
-        true => tell(call, "(none)"),
-        false => tell(call, "Each name is a heading in the guide: troubleshooting.md"),
+        true => print_info(call, "(none)"),
+        false => print_info(call, "Each name is a heading in the guide: troubleshooting.md"),
     }
 }
 
 pub(super) fn stop(call: &Call) -> Result<(), Failure> {
-    tell(call, "Stopping the broker ...")?;
+    print_info(call, "Stopping the broker ...")?;
     let mut client = connect(call)?;
     let reply = client.ask("POST", "/api/ctl/stop", "", "")?;
     if reply.status != 204 {
@@ -213,7 +216,7 @@ pub(super) fn stop(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn purge_queue(call: &Call) -> Result<(), Failure> {
     let queue = &call.args[0];
-    tell(call, &format!("Purging queue '{queue}' in vhost '{}' ...", call.vhost()))?;
+    print_info(call, &format!("Purging queue '{queue}' in vhost '{}' ...", call.vhost()))?;
     let reply = ask(call, "DELETE", &["queues", call.vhost(), queue, "contents"], "")?;
     match reply.status {
         200 => Ok(()),
@@ -235,7 +238,7 @@ pub(super) fn trace_off(call: &Call) -> Result<(), Failure> {
 
 fn trace(call: &Call, verb: &str, [doing, done]: [&str; 2]) -> Result<(), Failure> {
     let vhost = call.vhost();
-    tell(call, &format!("{doing} tracing for vhost \"{vhost}\" ..."))?;
+    print_info(call, &format!("{doing} tracing for vhost \"{vhost}\" ..."))?;
     let reply = ask(call, verb, &["ctl", "trace", vhost], "")?;
     if reply.status != 204 {
         return Err(Failure::refused(&reply));
@@ -258,19 +261,22 @@ pub(super) fn retry_parked(call: &Call) -> Result<(), Failure> {
 
 fn order_bridge(call: &Call, doing: &str, order: &str) -> Result<(), Failure> {
     let bridge = &call.args[0];
-    tell(call, &format!("{doing} bridge '{bridge}' ..."))?;
+    print_info(call, &format!("{doing} bridge '{bridge}' ..."))?;
     let reply = ask(call, "POST", &["ctl", "bridges", bridge, order], "")?;
     if reply.status == 204 { Ok(()) } else { Err(Failure::refused(&reply)) }
 }
 
 pub(super) fn acknowledge_damage(call: &Call) -> Result<(), Failure> {
-    tell(call, "Acknowledging the damage that was reported ...")?;
+    print_info(call, "Acknowledging the damage that was reported ...")?;
     done(&ask(call, "POST", &["ctl", "acknowledge-damage"], "")?)
 }
 
 pub(super) fn adopt_orphan(call: &Call) -> Result<(), Failure> {
     let [incarnation, queue] = call.args.as_slice() else { return Ok(()) };
-    tell(call, &format!("Adopting orphan {incarnation} as queue '{queue}' in vhost '{}' ...", call.vhost()))?;
+    print_info(
+        call,
+        &format!("Adopting orphan {incarnation} as queue '{queue}' in vhost '{}' ...", call.vhost()),
+    )?;
     let count = orphan_done(&ask(call, "PUT", &["ctl", "orphans", incarnation, call.vhost(), queue], "")?)?;
     writeln!(io::stdout(), "Queue was successfully declared with {count} ready messages")?;
     Ok(())
@@ -278,7 +284,7 @@ pub(super) fn adopt_orphan(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn delete_orphan(call: &Call) -> Result<(), Failure> {
     let incarnation = &call.args[0];
-    tell(call, &format!("Deleting orphan {incarnation} ..."))?;
+    print_info(call, &format!("Deleting orphan {incarnation} ..."))?;
     let count = orphan_done(&ask(call, "DELETE", &["ctl", "orphans", incarnation], "")?)?;
     writeln!(io::stdout(), "Orphan was successfully deleted with {count} messages")?;
     Ok(())
@@ -299,7 +305,7 @@ pub(super) fn delete_queue(call: &Call) -> Result<(), Failure> {
         (false, true) => " if queue is unused",
         (false, false) => "",
     };
-    tell(call, &format!("Deleting queue '{queue}' on vhost '{}'{condition} ...", call.vhost()))?;
+    print_info(call, &format!("Deleting queue '{queue}' on vhost '{}'{condition} ...", call.vhost()))?;
     let path = format!(
         "/api/queues/{}/{}?if-empty={if_empty}&if-unused={if_unused}",
         encode(call.vhost()),
@@ -325,7 +331,7 @@ fn why_kept(reply: &Reply) -> &'static str {
 
 pub(super) fn close_connection(call: &Call) -> Result<(), Failure> {
     let (pid, reason) = (&call.args[0], &call.args[1]);
-    tell(call, &format!("Closing connection {pid}, reason: {reason}..."))?;
+    print_info(call, &format!("Closing connection {pid}, reason: {reason}..."))?;
     let path = format!("/api/connections/{}?reason={}", encode(pid), encode(reason));
     let reply = connect(call)?.ask("DELETE", &path, "", "")?;
     match reply.status {
@@ -337,7 +343,7 @@ pub(super) fn close_connection(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn close_all_user_connections(call: &Call) -> Result<(), Failure> {
     let (user, reason) = (&call.args[0], &call.args[1]);
-    tell(call, &format!("Closing connections of user {user}, reason: {reason}..."))?;
+    print_info(call, &format!("Closing connections of user {user}, reason: {reason}..."))?;
     let path = format!("/api/connections/username/{}?reason={}", encode(user), encode(reason));
     let reply = connect(call)?.ask("DELETE", &path, "", "")?;
     if reply.status == 200 { Ok(()) } else { Err(Failure::refused(&reply)) }
@@ -346,14 +352,14 @@ pub(super) fn close_all_user_connections(call: &Call) -> Result<(), Failure> {
 pub(super) fn close_all_connections(call: &Call) -> Result<(), Failure> {
     let reason = &call.args[0];
     let path = if call.has("global") {
-        tell(call, &format!("Closing all connections to the broker, reason: {reason}..."))?;
+        print_info(call, &format!("Closing all connections to the broker, reason: {reason}..."))?;
         format!("/api/connections?reason={}", encode(reason))
     } else {
-        tell(call, &format!("Closing all connections in vhost {}, reason: {reason}...", call.vhost()))?;
+        print_info(call, &format!("Closing all connections in vhost {}, reason: {reason}...", call.vhost()))?;
         format!("/api/connections/vhost/{}?reason={}", encode(call.vhost()), encode(reason))
     };
     let reply = connect(call)?.ask("DELETE", &path, "", "")?;
     let closed = reply.body.get("closed").and_then(Value::as_u64).filter(|_| reply.status == 200);
     let closed = closed.ok_or_else(|| Failure::refused(&reply))?;
-    tell(call, &format!("Closed {closed} connections"))
+    print_info(call, &format!("Closed {closed} connections"))
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use leveret_management::http::encode;
 
 use super::access::done;
-use super::client::{Failure, UNAVAILABLE, no_json, tell};
+use super::client::{Failure, UNAVAILABLE, no_json, print_info};
 use super::commands::Call;
 use super::commands::{ask, connect};
 use super::format::Printer;
@@ -25,7 +25,7 @@ fn checked_json(value: &str) -> Result<String, Failure> {
 pub(super) fn set(call: &Call) -> Result<(), Failure> {
     let [component, name, value] = call.args.as_slice() else { return Ok(()) };
     let vhost = call.vhost();
-    tell(
+    print_info(
         call,
         &format!(
             "Setting runtime parameter \"{name}\" for component \"{component}\" to \"{value}\" in vhost \
@@ -40,7 +40,7 @@ pub(super) fn clear(call: &Call) -> Result<(), Failure> {
     let [component, name] = call.args.as_slice() else { return Ok(()) };
     let vhost = call.vhost();
     let what = format!("\"{name}\" for component \"{component}\" on vhost \"{vhost}\"");
-    tell(call, &format!("Clearing runtime parameter {what} ..."))?;
+    print_info(call, &format!("Clearing runtime parameter {what} ..."))?;
     clear_at(call, &["parameters", component, vhost, name])
 }
 
@@ -66,14 +66,14 @@ pub(super) fn list(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn set_global(call: &Call) -> Result<(), Failure> {
     let [name, value] = call.args.as_slice() else { return Ok(()) };
-    tell(call, &format!("Setting global runtime parameter \"{name}\" to \"{value}\" ..."))?;
+    print_info(call, &format!("Setting global runtime parameter \"{name}\" to \"{value}\" ..."))?;
     let body = checked_json(value)?;
     done(&ask(call, "PUT", &["global-parameters", name], &body)?)
 }
 
 pub(super) fn clear_global(call: &Call) -> Result<(), Failure> {
     let name = &call.args[0];
-    tell(call, &format!("Clearing global runtime parameter \"{name}\" ..."))?;
+    print_info(call, &format!("Clearing global runtime parameter \"{name}\" ..."))?;
     clear_at(call, &["global-parameters", name])
 }
 
@@ -116,7 +116,7 @@ const COLUMNS: [(&str, &str, bool); 16] = [
 
 pub(super) fn status(call: &Call) -> Result<(), Failure> {
     let mut client = connect(call)?;
-    tell(call, &format!("Shovel status on node {NODE}"))?;
+    print_info(call, &format!("Shovel status on node {NODE}"))?;
     let mut rows: Vec<Map<String, Value>> = Vec::new();
     let refused = client.rows("/api/shovels", &mut |row| {
         rows.extend(row.as_object().cloned());
@@ -147,13 +147,13 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn restart(call: &Call) -> Result<(), Failure> {
     let (name, vhost) = (&call.args[0], call.vhost());
-    tell(call, &format!("Restarting dynamic Shovel {name} in virtual host {vhost} on node {NODE}"))?;
+    print_info(call, &format!("Restarting dynamic Shovel {name} in virtual host {vhost} on node {NODE}"))?;
     order(call, &["shovels", "vhost", vhost, name, "restart"])
 }
 
 pub(super) fn delete(call: &Call) -> Result<(), Failure> {
     let (name, vhost) = (&call.args[0], call.vhost());
-    tell(call, &format!("Deleting shovel {name} in vhost {vhost}"))?;
+    print_info(call, &format!("Deleting shovel {name} in vhost {vhost}"))?;
     order(call, &["shovels", "vhost", vhost, name])
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use leveret_management::http::encode;
 
 use super::access::done;
-use super::client::{Failure, UNAVAILABLE, misused, no_json, tell};
+use super::client::{Failure, UNAVAILABLE, misused, no_json, print_info};
 use super::commands::Call;
 use super::commands::ask;
 use super::listings::{RowSource, print};
@@ -29,7 +29,7 @@ pub(super) fn set(call: &Call) -> Result<(), Failure> {
     let Ok(number) = priority.parse::<i32>() else {
         return Err(misused(call, &format!("Invalid options for this command:\n--priority : {priority}")));
     };
-    tell(
+    print_info(
         call,
         &format!(
             "Setting {what} \"{name}\" for pattern \"{pattern}\" to \"{definition}\" with priority \
@@ -50,7 +50,7 @@ pub(super) fn set(call: &Call) -> Result<(), Failure> {
 pub(super) fn clear(call: &Call) -> Result<(), Failure> {
     let (name, vhost) = (&call.args[0], call.vhost());
     let (path, [_, what, _]) = words(call);
-    tell(call, &format!("Clearing {what} \"{name}\" on vhost \"{vhost}\" ..."))?;
+    print_info(call, &format!("Clearing {what} \"{name}\" on vhost \"{vhost}\" ..."))?;
     let reply = ask(call, "DELETE", &[path, vhost, name], "")?;
     match reply.status {
         404 => Err(Failure::error(UNAVAILABLE, "Parameter does not exist")),

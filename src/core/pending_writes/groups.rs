@@ -61,8 +61,8 @@ pub(super) struct Groups {
     pub(super) settles: VecDeque<Settled>,
     /// Number of settlements above which the broker should pause.
     settles_max: usize,
-    /// First message of the open group.
-    pub(super) open: Option<u64>,
+    /// The number of the first message of the open group; `None` if no group is open.
+    pub(super) open_first: Option<u64>,
     /// Settlements of the open group.
     pub(super) open_settles: Vec<Settled>,
 }
@@ -73,7 +73,7 @@ impl Groups {
             waiting: VecDeque::new(),
             settles: VecDeque::new(),
             settles_max,
-            open: None,
+            open_first: None,
             open_settles: Vec::new(),
         }
     }
@@ -87,7 +87,7 @@ impl Groups {
     }
 
     pub(super) const fn is_open(&self) -> bool {
-        self.open.is_some()
+        self.open_first.is_some()
     }
 
     /// Returns the batch of the first waiting group.
@@ -113,7 +113,7 @@ impl PendingWrites {
     /// Begins a group. All messages and settlements until [`Self::end_group`] belong to it.
     pub fn begin_group(&mut self) {
         assert!(!self.groups.is_open(), "no group is within another");
-        self.groups.open = Some(self.first_number + self.pending.len() as u64);
+        self.groups.open_first = Some(self.first_number + self.pending.len() as u64);
     }
 
     /// Returns whether a group is open.
@@ -133,14 +133,15 @@ impl PendingWrites {
     /// settled messages would exist again, and the messages of the group would be created a second time. And
     /// a consumer must not receive one message of a transaction if the others are lost.
     pub fn end_group(&mut self, messages: &mut Messages, urgency: Urgency) -> Batch {
-        let first = self.groups.open.take().expect("a group was begun");
+        let first = self.groups.open_first.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
         merge_settles(&mut settles);
         self.freed_count += settles.len() as u64;
         let end = self.first_number + self.pending.len() as u64;
         let batch = if first == end || (settles.is_empty() && first + 1 == end) {
             settles.iter().for_each(|settled| self.settle_stored(*settled));
-            let batch = if urgency == Urgency::Awaited { self.request_commit_of_all() } else { self.open };
+            let batch =
+                if urgency == Urgency::Awaited { self.request_commit_of_all() } else { self.open_batch };
             if urgency == Urgency::Awaited {
                 self.withhold_until(messages, first, batch);
             }

@@ -341,8 +341,8 @@ pub struct PendingWrites {
     /// The highest urgency of the changes since [`Self::take_urgency`].
     urgency: Option<Urgency>,
     change_count: u64,
-    /// The batch to which changes are added, and the bytes of its messages.
-    open: Batch,
+    /// The open batch, to which changes are added, and the bytes of its messages.
+    open_batch: Batch,
     open_bytes: u64,
     /// The open batch contains something that must be written.
     is_open_used: bool,
@@ -399,7 +399,7 @@ impl PendingWrites {
             deleted_queues: VecDeque::new(),
             urgency: None,
             change_count: 0,
-            open: Batch::numbered(1),
+            open_batch: Batch::numbered(1),
             open_bytes: 0,
             is_open_used: false,
             batch_bytes_max: u64::MAX,
@@ -504,7 +504,7 @@ impl PendingWrites {
 
     /// Returns the open batch, to which a change made now belongs.
     pub const fn batch(&self) -> Batch {
-        self.open
+        self.open_batch
     }
 
     /// Returns a count that rises with each change that must be written.
@@ -655,14 +655,14 @@ impl PendingWrites {
         messages.retain(message);
         messages.set_mark(message, mark_of(self.first_number + self.pending.len() as u64));
         let bytes = bytes.min(u64::from(u32::MAX)) as u32;
-        let batch = self.open;
+        let batch = self.open_batch;
         if urgency == Urgency::Awaited {
             self.latency.note_awaited(batch, self.time_ms);
         }
         self.pending.push_back(Pending { message, targets, live: targets, bytes, batch });
         self.live += 1;
         self.note_change(urgency);
-        Appended { message, targets, batch: self.open }
+        Appended { message, targets, batch: self.open_batch }
     }
 
     /// Returns whether a persistent message is not in a commit yet.
@@ -684,7 +684,7 @@ impl PendingWrites {
             return Batch::NONE;
         }
         self.note_change(urgency);
-        self.open
+        self.open_batch
     }
 
     /// Requests a commit of everything appended so far. Returns the batch to wait for.
@@ -811,8 +811,8 @@ impl PendingWrites {
         }
         self.entry_bytes += entry.bytes();
         self.entries_appended += 1;
-        self.entries.push_back((self.open, entry));
-        self.last_entry_batch = self.open;
+        self.entries.push_back((self.open_batch, entry));
+        self.last_entry_batch = self.open_batch;
         self.request_commit(Urgency::Awaited)
     }
 }
@@ -891,7 +891,7 @@ impl PendingWrites {
     /// Requests a commit of all settlements so far. Returns the batch to wait for.
     pub fn await_settles(&mut self) -> Batch {
         if self.mode == Mode::On && self.has_stored_settles {
-            self.settles_awaited.get_or_insert(self.open);
+            self.settles_awaited.get_or_insert(self.open_batch);
         }
         self.request_commit(Urgency::Awaited)
     }
@@ -1038,7 +1038,7 @@ impl PendingWrites {
                 if self.is_open_used {
                     self.close_batch();
                 }
-                self.open.before()
+                self.open_batch.before()
             }
         }
     }
@@ -1088,7 +1088,7 @@ impl PendingWrites {
 
     /// Begins a new batch.
     const fn close_batch(&mut self) {
-        self.open = self.open.after();
+        self.open_batch = self.open_batch.after();
         self.open_bytes = 0;
         self.is_open_used = false;
     }

@@ -133,8 +133,8 @@ fn put_user(broker: &mut Broker, pending_writes: &mut PendingWrites, user: &User
             None => Ok(batch),
         });
     put.map_err(|fault| fault.to_string())?;
-    let is_news = user.password == Password::Absent && had != Some(PasswordHash::NoPassword);
-    Ok(if is_news { Applied::WithoutPassword } else { Applied::Done })
+    let must_be_reported = user.password == Password::Absent && had != Some(PasswordHash::NoPassword);
+    Ok(if must_be_reported { Applied::WithoutPassword } else { Applied::Done })
 }
 
 /// Returns the hash of a password, or `None` if it must still be computed.

@@ -46,13 +46,13 @@ impl Bridge {
     pub(super) fn must_evaluate_demand(
         &self,
         broker: &Broker,
-        is_unblocked: bool,
+        no_publisher_waits: bool,
         now: leveret_core::time::Now,
     ) -> bool {
         let demand = self.state.demand.as_ref().filter(|_| self.may_connect_on_demand());
         demand.is_some_and(|demand| {
             let waiting = self.waiting(broker, now);
-            demand.needs_check(waiting) || waiting > 0 && !is_unblocked
+            demand.needs_check(waiting) || waiting > 0 && !no_publisher_waits
         })
     }
 }
@@ -127,13 +127,13 @@ impl Bridges {
             return;
         }
         let waiting = bridge.waiting(&shared.broker, now);
-        let is_unblocked = shared.lists.for_capacity.is_empty();
+        let no_publisher_waits = shared.lists.for_capacity.is_empty();
         let unix_ms = shared.platform.unix_ms();
         let reason = bridge
             .state
             .demand
             .as_mut()
-            .and_then(|demand| demand.reason_to_connect(now, unix_ms, (waiting, is_unblocked)));
+            .and_then(|demand| demand.reason_to_connect(now, unix_ms, (waiting, no_publisher_waits)));
         let Some(reason) = reason else { return };
         for link in &mut bridge.links {
             if let Phase::Resting = link.phase {

@@ -271,7 +271,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let cause = Cause::new(format_args!(
             "{queue}: a message of {body_len} bytes is too large for this broker; {what}"
         ));
-        if self.state.is_news(&cause) {
+        if self.state.must_be_logged(&cause) {
             self.shared.log_bridge(log::Level::Warn, self.bridge.serial, text);
         }
         self.state.last_error = Some((cause, self.shared.now));

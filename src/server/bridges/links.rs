@@ -231,7 +231,7 @@ impl Bridges {
         if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) {
             state.forget_logged();
         }
-        if state.is_news(&cause) {
+        if state.must_be_logged(&cause) {
             let text = format_args!("{cause}; it is retried with growing pauses");
             shared.log_link(log::Level::Warn, bridge, (link.direction, state.upstream), text);
         }

@@ -179,11 +179,17 @@ impl Bridges {
         }
     }
 
-    /// Returns whether [`Self::poll`] would make progress now, without an event and without time passing. `is_unblocked`:
-    /// no publisher here is blocked.
-    pub(crate) fn is_ready(&self, broker: &Broker, now: Now, is_unblocked: bool, is_stopping: bool) -> bool {
+    /// Returns whether [`Self::poll`] would make progress now, without an event and without time passing.
+    /// `no_publisher_waits`: no publisher here waits for capacity.
+    pub(crate) fn is_ready(
+        &self,
+        broker: &Broker,
+        now: Now,
+        no_publisher_waits: bool,
+        is_stopping: bool,
+    ) -> bool {
         let is_ready = |bridge: &Bridge| {
-            bridge.state.has_budget_change() || bridge.must_evaluate_demand(broker, is_unblocked, now)
+            bridge.state.has_budget_change() || bridge.must_evaluate_demand(broker, no_publisher_waits, now)
         };
         self.has_parameter_change(broker)
             || self.has_retry_work(broker)

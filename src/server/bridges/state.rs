@@ -223,8 +223,8 @@ impl LinkState {
 
     /// Returns whether this cause must be logged: not if it was among the last ones of this upstream since the link
     /// was up.
-    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
-        self.logged[self.upstream].is_news(cause)
+    pub(super) fn must_be_logged(&mut self, cause: &Cause) -> bool {
+        self.logged[self.upstream].must_be_logged(cause)
     }
 
     /// Lets all causes be logged again, because the link has been up for long enough.
@@ -379,7 +379,7 @@ impl RuleState {
         }
         self.is_one_at_a_time |= remedy == Remedy::OneTaken;
         self.error = Some((cause.clone(), now, remedy));
-        self.logged_causes.is_news(cause)
+        self.logged_causes.must_be_logged(cause)
     }
 
     /// Records that the queue at the upstream is consumed. If that lasts, the rule goes on, unless a message was
@@ -420,12 +420,12 @@ pub(super) struct LoggedCauses(heapless::HistoryBuf<Cause, 3>);
 
 impl LoggedCauses {
     /// Returns whether this cause must be logged, and records it.
-    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
-        let is_news = !self.0.contains(cause);
-        if is_news {
+    pub(super) fn must_be_logged(&mut self, cause: &Cause) -> bool {
+        let must_be_logged = !self.0.contains(cause);
+        if must_be_logged {
             self.0.write(cause.clone());
         }
-        is_news
+        must_be_logged
     }
 
     /// Lets all causes be logged again.
