@@ -423,11 +423,11 @@ impl Broker {
             // that may need capacity that only this client can free.
             (ExpiryResult::Blocked, _) => return Ok(Some(false)),
         };
-        let (whole, record) = (self.queues.at(queue), self.queues.at(level));
-        if (whole.blocking_jobs > 0 || record.blocking_jobs > 0) && !whole.is_deleted() {
+        let (queue_record, record) = (self.queues.at(queue), self.queues.at(level));
+        if (queue_record.blocking_jobs > 0 || record.blocking_jobs > 0) && !queue_record.is_deleted() {
             return Ok(None);
         }
-        if record.backlog.ready() == 0 || whole.is_deleted() {
+        if record.backlog.ready() == 0 || queue_record.is_deleted() {
             self.counters.get_empty += 1;
             count_up(&mut self.consumers.channel_mut(channel).counters.get_empty);
             return Ok(Some(false));

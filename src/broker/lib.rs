@@ -64,6 +64,7 @@
 //! | serial | the number of a user, an exchange, a queue or a channel that no later one has in this process |
 //! | revision | a number that rises with each change of routes or permissions; caches store it to detect changes |
 //! | turn | one pass of the event loop: it applies the received commands and makes deliveries |
+//! | trim list | the queues with messages to remove: rejected, expired, or over a length limit; see `queue_flow` |
 //! | absent | an absent message is only in the log, not in memory |
 //!
 //! # Invariants

@@ -415,13 +415,13 @@ impl Broker {
     #[cold]
     fn free_queue(&mut self, queue: QueueId) {
         let mut next = Some(queue);
-        while let Some((record, whole)) = next.and_then(|queue| self.queues.take_if_done(queue)) {
+        while let Some((record, queue_of_level)) = next.and_then(|queue| self.queues.take_if_done(queue)) {
             let bytes = record.name.len() + record.arguments.len();
             self.quota.undeclare(Declared::Queue, bytes, record.declared.declarer);
             if !record.is_level() {
                 self.remove_vhost_reference(record.vhost);
             }
-            next = whole;
+            next = queue_of_level;
         }
     }
 

@@ -95,11 +95,11 @@ impl Consumers {
     ///
     /// A consumer without a limit counts as `u32::MAX` messages, which is more than a queue can have.
     pub(crate) fn waiting_credit(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> u64 {
-        let whole = queues.records().record_of_queue(queue);
-        if whole.blocking_jobs > 0 {
+        let queue_record = queues.records().record_of_queue(queue);
+        if queue_record.blocking_jobs > 0 {
             return 0;
         }
-        let (mut credit, mut at) = (0, whole.queue_consumers.eligible.front());
+        let (mut credit, mut at) = (0, queue_record.queue_consumers.eligible.front());
         for _ in 0..WAITING_EXAMINED_MAX {
             let Some(consumer) = at else { break };
             if self.connection_can_take(queues, quota, consumer) {

@@ -129,12 +129,12 @@ impl Queues {
 
     /// Returns whether a queue is over its length limit after a message was pushed.
     pub(crate) fn is_over_after_push(&self, queue: QueueId) -> bool {
-        let whole = &self.records[self.records.queue_of_level(queue)];
-        if !whole.settings.limits_length {
+        let queue_record = &self.records[self.records.queue_of_level(queue)];
+        if !queue_record.settings.limits_length {
             return false;
         }
         // A ready consumer may take the message before the queue is over its limit.
-        match whole.queue_consumers.is_ready() {
+        match queue_record.queue_consumers.is_ready() {
             true => self.is_far_over_length(queue),
             false => self.records.is_over_length(queue),
         }

@@ -6,9 +6,8 @@
 //!   power cut the message is then marked as redelivered, and its offset is never reused. Exception: a
 //!   message that is still a pending write is delivered at once, and its own commit records the delivery. The
 //!   exception does not apply if another broker knows the messages of the queue by their offsets.
-//! - A withheld message is delivered only when its batch is durable. Withheld are a message that replaces
-//!   another one (a dead letter; with the settlement of its original it is a *move*) and a message of a
-//!   transaction.
+//! - A withheld message is delivered only when its batch is durable. Two kinds of messages are withheld: those
+//!   that replace another message in the log, for example dead letters, and those of a transaction.
 //! - A message that is taken out of a queue is in memory.
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
@@ -63,8 +62,9 @@ impl Queues {
         may_go.then_some(first)
     }
 
-    /// Returns whether a requeued first message may be forwarded to another broker: it, or a watermark above its
-    /// offset, is durable. Its first delivery may have been to a local client, which needs neither.
+    /// Returns whether a requeued first message may be forwarded to another broker. If the message has an offset in
+    /// the log, the message or a watermark above that offset must be durable. Neither may be so yet, because a first
+    /// delivery to a local client waits for neither.
     #[cold]
     fn may_forward_requeued(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let backlog = &self.records[queue].backlog;
@@ -237,8 +237,8 @@ impl Queues {
         }
     }
 
-    /// Drops the first message, in memory or not; of a deleted queue the whole first run of absent messages.
-    /// Returns `false` if the queue is empty.
+    /// Drops the first message, whether it is in memory or not. If the queue is deleted and begins with a run of
+    /// absent messages, drops the whole run. Returns `false` if the queue is empty.
     pub(crate) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         match self.first(queue) {
             None => false,
@@ -319,9 +319,10 @@ impl Queues {
         }
     }
 
-    /// Returns whether a `basic.get` on this queue must still wait, because the first message is blocked. An
-    /// expired first message does not count as blocked: the retried get must examine it, because the trim list
-    /// may wait until capacity becomes free.
+    /// Returns whether a `basic.get` on this queue must still wait, because the first message is blocked.
+    ///
+    /// The get need not wait if the first message has expired ([`Front::Expired`]): the retried get tries to remove
+    /// that message itself. The trim list might do so only later, when capacity becomes free.
     pub(crate) fn cannot_get_yet(&self, queue: QueueId) -> bool {
         let record = &self.records[self.records.first_level(queue)];
         record.front == Front::Blocked && !record.is_deleted()

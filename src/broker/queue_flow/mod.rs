@@ -16,8 +16,8 @@
 //! | `page_in` | reads messages back from the log: requests, waiting queues, reserved memory; reads for browsing |
 //!
 //! # Invariants
-//! - A queue with messages to remove is on the trim list, one with messages to read back on the list of
-//!   reads, and one with an expiry time in the schedule.
+//! - A queue with messages to remove (rejected, expired, or over a length limit) is on the trim list. One with
+//!   messages to read back is on the list of reads, and one with an expiry time is in the schedule.
 //! - A ready message is counted as in memory or as absent (only in the log), never as both. Delivered messages are
 //!   counted separately; `unsettled.absent` is the part of them that only the log has.
 
@@ -446,10 +446,10 @@ impl Queues {
     /// Returns the record if it was freed, and for a level its queue, whose record may be unreferenced now
     /// too.
     pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
-        let (record, whole) = self.records.take_if_done(queue)?;
+        let (record, queue_of_level) = self.records.take_if_done(queue)?;
         if record.listed.is_listed_for_trim {
             self.trim_list.remove(queue);
         }
-        Some((record, whole))
+        Some((record, queue_of_level))
     }
 }

@@ -1,10 +1,16 @@
-//! Puts queues on the trim list, the list of reads, the ready list and the schedule of expiry times.
+//! Puts queues on the lists from which they are processed, and on the schedule of expiry times.
+//!
+//! | list | queues on it |
+//! |---|---|
+//! | trim list | queues with messages to remove (rejected, expired, or over a length limit), and expired queues |
+//! | list of reads | queues with messages to be read back from the log |
+//! | ready list | queues with a message and a consumer that can take it |
 //!
 //! # Invariants
-//! - A queue has at most one current time, which is also in its record (`due_ms`). Outdated times in the
-//!   schedule are skipped when they are reached.
+//! - A queue has at most one valid time in the schedule: the one that is also in its record (`due_ms`). Outdated
+//!   times are skipped when they are reached.
 //! - The schedule never has more than 1.5 times as many entries as there can be queues.
-//! - When the reason why a queue waits may have ended, the queue is put on the list that processes it.
+//! - When a waiting queue may be able to continue, it is put on the list from which it is processed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -30,7 +36,7 @@ fn time(at_ms: u64, queue: QueueId) -> Reverse<Time> {
 }
 
 impl QueueSchedule {
-    /// Bytes of the schedule for each of the maximum number of queues.
+    /// The memory of the schedule in bytes, divided by the maximum number of queues.
     pub(crate) const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
 
     pub(crate) fn with_capacity(queues: usize) -> Self {
@@ -72,8 +78,8 @@ impl QueueSchedule {
 impl Queues {
     // ---- deliveries
 
-    /// Notes that a job has requeued or dropped all its messages of a queue. Delivery from the queue resumes
-    /// when there is no further such job.
+    /// Notes that a job which blocks this queue has requeued or dropped all messages that it had from the queue.
+    /// Delivery resumes when no other job blocks the queue.
     pub(crate) fn end_blocking_job(&mut self, queue: QueueId) {
         let record = &mut self.records[queue];
         record.blocking_jobs -= 1;
@@ -84,16 +90,16 @@ impl Queues {
         self.records.wake(queue);
     }
 
-    /// Examines a queue with priorities of which messages were removed: its new first message may have to
-    /// expire, or may be deliverable although the previous one was not.
+    /// Examines a queue that has priorities, after messages were removed from one of its levels. The new first
+    /// message may have to expire, or may be deliverable although the previous one was not.
     #[cold]
-    pub(crate) fn examine_first_level(&mut self, queue: QueueId) {
-        let whole = self.records.queue_of_level(queue);
-        let first = self.records.first_level(whole);
+    pub(crate) fn examine_first_level(&mut self, level: QueueId) {
+        let queue = self.records.queue_of_level(level);
+        let first = self.records.first_level(queue);
         if self.records[first].settings.may_expire {
             self.relist_for_trim(first);
         }
-        self.records.wake(whole);
+        self.records.wake(queue);
     }
 
     // ---- removed messages
@@ -139,8 +145,7 @@ impl Queues {
         }
     }
 
-    /// Requests a peek: a read of the record of the first message, which only the log has, for its expiry
-    /// time.
+    /// Requests a peek at the first message, which only the log has: its record is read to learn its expiry time.
     #[cold]
     pub(crate) fn request_peek(&mut self, queue: QueueId) {
         if !self.records[queue].listed.is_fetching {

@@ -331,8 +331,8 @@ fn a_record_is_freed_when_it_is_cleared_and_nothing_refers_to_it() {
     world.settle(taken);
     assert!(world.queues.take_if_done(queue).is_none(), "a job works for it");
     world.queues.end_blocking_job(queue);
-    let (record, whole) = world.queues.take_if_done(queue).unwrap();
-    assert_eq!((&*record.name, whole, world.queues.records().len()), ("q", None, 0));
+    let (record, queue_of_level) = world.queues.take_if_done(queue).unwrap();
+    assert_eq!((&*record.name, queue_of_level, world.queues.records().len()), ("q", None, 0));
     assert!(world.queues.take_if_done(queue).is_none());
     world.assert_empty();
 }
@@ -428,8 +428,8 @@ fn levels_are_deleted_before_their_queue() {
         assert!(world.queues.take_if_done(queue).is_none(), "it has levels");
         while world.drop_first(level) {}
         world.queues.at_mut(level).state = QueueState::Cleared;
-        let (_, whole) = world.queues.take_if_done(level).unwrap();
-        assert_eq!(whole, Some(queue));
+        let (_, queue_of_level) = world.queues.take_if_done(level).unwrap();
+        assert_eq!(queue_of_level, Some(queue));
     }
     assert!(world.queues.take_if_done(queue).is_some());
     assert_eq!(world.queues.records().len(), 0);

@@ -786,11 +786,13 @@ impl Records {
     /// Returns the level of a queue with priorities whose first message can be delivered now, if any.
     #[cold]
     pub(crate) fn level_to_deliver(&self, queue: QueueId) -> Option<QueueId> {
-        let whole = &self.slab[queue.index()];
+        let queue_record = &self.slab[queue.index()];
         let level = self.first_level(queue);
         let first = &self.slab[level.index()];
         let may_go = first.backlog.ready() > 0 && first.blocking_jobs == 0 && first.front == Front::Free;
-        let is_wanted = whole.queue_consumers.is_ready() && whole.blocking_jobs == 0 && !whole.is_deleted();
+        let is_wanted = queue_record.queue_consumers.is_ready()
+            && queue_record.blocking_jobs == 0
+            && !queue_record.is_deleted();
         (may_go && is_wanted).then_some(level)
     }
 

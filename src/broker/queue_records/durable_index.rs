@@ -14,8 +14,9 @@ use crate::recovery::Contents;
 /// The watermark is up to this many offsets ahead of the deliveries. After a power cut, up to this many
 /// messages that were never delivered are marked as redelivered.
 const WATERMARK_STEP: u64 = 256;
-/// The step of the watermark in a queue that a bridge forwards. It is larger because most messages of such a
-/// queue are settled before they are written, so that the watermarks are most of its writes.
+/// The step of the watermark in a queue that a bridge forwards. Most messages of such a queue are settled before
+/// they are written to the log, so that most log entries of the queue are watermarks. The larger step makes them
+/// fewer.
 const WATERMARK_STEP_FORWARDED: u64 = 1024;
 
 /// Offsets and counts of a queue's messages in the log; all 0 for a queue that is not durable.
@@ -33,22 +34,23 @@ pub(crate) struct DurableIndex {
     bytes: u64,
     /// Messages with smaller offsets may have been delivered in an earlier run of the process.
     redelivered_below: u64,
-    /// The durable watermark. Only messages with smaller offsets may be delivered now, because the log already says
-    /// that they may have been.
+    /// The durable watermark. Only messages with smaller offsets may be delivered now: for these the log already
+    /// records that they may have been delivered.
     watermark: u64,
     /// The watermark that was last requested, durable or not. `watermark` reaches it when all pending writes are
     /// durable.
     watermark_requested: u64,
-    /// The highest watermark of earlier runs of the process.
+    /// The highest watermark that earlier runs of the process wrote to the log, even if a clean stop corrected it
+    /// afterwards (see [`Self::watermark_reset`]).
     watermark_before: u64,
-    /// No message at or above this offset is known to have left the front of the queue, in this run or an
-    /// earlier one.
+    /// Messages that left the front of the queue, in this run or an earlier one, have smaller offsets, as far as is
+    /// known.
     taken_below: u64,
 }
 
 impl DurableIndex {
-    /// Returns the empty index of a queue that the log identifies by this number; 0 for a queue that is not
-    /// durable.
+    /// Returns the empty index of a queue. `incarnation` is the number that identifies the queue in the log, or 0 if
+    /// the queue is not durable.
     pub(crate) fn as_incarnation(incarnation: u64) -> Self {
         Self { incarnation, ..Self::default() }
     }
@@ -173,8 +175,9 @@ impl DurableIndex {
         if offset + step / 2 < self.watermark_requested {
             return None;
         }
-        // It is above every watermark of earlier runs: a reset counts only if the log contains no watermark above it,
-        // so a reset from an earlier clean stop no longer counts.
+        // A clean stop writes a reset, which corrects the watermark downwards. The reset is valid only while the log
+        // contains no watermark above the one that it corrects. The new watermark is above all watermarks of earlier
+        // runs, so that it ends an earlier reset.
         self.watermark_requested = (offset + step).max(self.watermark_before + 1);
         Some(self.watermark_requested)
     }
@@ -298,7 +301,8 @@ impl RequeueCounts {
     /// Returns the arguments of a queue's definition with the requeue counts.
     pub(crate) fn join(&self, arguments: &[u8]) -> Vec<u8> {
         let mut joined = arguments.to_vec();
-        // A client may have declared such an argument, which must not be mistaken for the counts.
+        // If the client's own last argument looks like the counts, counts are appended even if there are none. So
+        // `split` takes the appended ones, not the client's argument.
         if self.ranges.is_empty() && last_list(arguments).is_none() {
             return joined;
         }

@@ -238,17 +238,17 @@ impl Records {
         below: QueueId,
         declarer: Option<Declarer>,
     ) -> Result<QueueId, Fault> {
-        let whole = &self.slab[queue.index()];
-        let vhost = whole.vhost;
-        let mut record = Queue::new(vhost, "", &[], whole.settings.of_level());
+        let queue_record = &self.slab[queue.index()];
+        let vhost = queue_record.vhost;
+        let mut record = Queue::new(vhost, "", &[], queue_record.settings.of_level());
         (record.declared.durable, record.is_internal, record.times.ttl_since_ms) =
-            (whole.declared.durable, true, whole.times.ttl_since_ms);
-        if let Rank::Lowest { priorities_from: from @ 1.., .. } = whole.rank {
+            (queue_record.declared.durable, true, queue_record.times.ttl_since_ms);
+        if let Rank::Lowest { priorities_from: from @ 1.., .. } = queue_record.rank {
             record.durable_index = DurableIndex::as_incarnation(from + u64::from(priority) - 1);
         }
         (record.rank, record.delayed_exchange) =
-            (Rank::Level { queue, priority, below }, whole.delayed_exchange);
-        record.is_forwarded = whole.is_forwarded;
+            (Rank::Level { queue, priority, below }, queue_record.delayed_exchange);
+        record.is_forwarded = queue_record.is_forwarded;
         quota.declare(Declared::Queue, 0, declarer, FreeCapacity { queues: self.slab.free_count() })?;
         record.declared.declarer = declarer;
         record.serial = self.next_serial();
@@ -323,8 +323,8 @@ impl Records {
         if !self.is_done(queue) {
             return None;
         }
-        let whole = self.unlink_level(queue);
-        Some((self.slab.remove(queue.index()), whole))
+        let queue_of_level = self.unlink_level(queue);
+        Some((self.slab.remove(queue.index()), queue_of_level))
     }
 }
 

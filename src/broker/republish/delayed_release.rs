@@ -107,9 +107,9 @@ impl Republisher<'_> {
         }
         let narrowest =
             if slot.tier().is_some_and(|tier| tier <= NARROWEST_PUBLISHED) { 0 } else { NARROWEST_PUBLISHED };
-        let whole = self.queues.records().queue_of_level(level);
+        let hidden_queue = self.queues.records().queue_of_level(level);
         let moved = slot.widest_below().map(|widest| Slot::of(due_ms, slot.start_ms, narrowest, widest));
-        match moved.and_then(|slot| self.queues.level_of_slot(self.quota, whole, slot)) {
+        match moved.and_then(|slot| self.queues.level_of_slot(self.quota, hidden_queue, slot)) {
             Some(target) => self.move_first(cx, (level, message, is_logged), target),
             None if due_ms <= now_ms => {
                 let Some(republication) = self.write_due(cx, level, message) else {

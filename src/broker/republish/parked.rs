@@ -5,7 +5,8 @@
 //! that the bridge's configuration names, and has headers about the cause instead of `x-death`.
 //!
 //! ```text
-//! Broker::park_delivery ──→ rejected, with Reason::Parked ── read back, capacity ──→ copy ──→ parked queue
+//! Broker::park_delivery ──→ rejected, with Reason::Parked
+//! rejected message ── when it is in memory and there is capacity ──→ copy ──→ queue of parked messages
 //! ```
 //!
 //! | header | meaning |
@@ -86,8 +87,8 @@ impl Republisher<'_> {
         place: u8,
     ) -> Option<Republication> {
         let Parking { bridge, queue, why } = self.republish.parkings[usize::from(place)].clone();
-        let whole = self.queues.records().record_of_queue(source);
-        let (vhost, from) = (whole.vhost, whole.name.to_string());
+        let queue_record = self.queues.records().record_of_queue(source);
+        let (vhost, from) = (queue_record.vhost, queue_record.name.to_string());
         let target = self
             .queues
             .records()
@@ -108,11 +109,12 @@ impl Republisher<'_> {
         let cause = format!("{why}");
         let texts = (&*bridge, Some(&*from), &*cause);
         // If the parking headers do not fit into a frame, the copy gets none, because the message must remain
-        // deliverable.
-        let without_parking_headers = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PARKED };
+        // deliverable. `BCC` is removed too: properties of this length are delivered unchanged, and clients must not
+        // see that header.
+        let plain_edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PARKED };
         let is_written = write_parked_properties(properties, texts, self.republish.unix_s, &mut writer)
             .is_ok()
-            || properties.write_with(without_parking_headers, &mut writer).is_ok();
+            || properties.write_with(plain_edit, &mut writer).is_ok();
         assert!(is_written, "properties that arrived in a frame fit into a frame");
         let written = Properties::trusted(writer.written());
         let mut targets = core::mem::take(&mut self.republish.targets);

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The messages of a group are consecutive among all pending messages. Its settlements are kept separate from
-//! others until its messages are written. A pending message that a group settles must be written
-//! nevertheless, because its publisher may receive the confirm before the group is durable.
+//! others until its messages are written. A pending message that is settled is usually not written. One that a
+//! group settles is written, because its publisher may receive the confirm before the group is durable.
 //!
 //! # Invariants
 //! - Groups are in the order of their messages.
@@ -25,11 +25,12 @@ use crate::mem::{MessageFlags, Messages};
 /// for one commit.
 pub(super) const GROUP: u64 = 1 << 62;
 
-/// Maximum number of waiting groups. When it is reached, only groups for which a client waits are begun.
+/// Maximum number of waiting groups. When it is reached, only groups that a client waits for are begun.
 pub(super) const GROUPS_MAX: usize = 512;
 
-/// Upper bounds of a record of settlements, in bytes: for each queue and for each range.
+/// Part of the upper bound of the bytes of settlement records: this many for each queue.
 const SETTLED_BYTES: u64 = 128;
+/// The other part of that bound: this many bytes for each range.
 const RANGE_BYTES: u64 = 20;
 
 /// A group that waits to be written.
@@ -37,7 +38,7 @@ const RANGE_BYTES: u64 = 20;
 pub struct Group {
     /// The number of the first message, counted since the start.
     pub first: u64,
-    /// The number after that of the last message.
+    /// The number of the last message, plus 1.
     pub end: u64,
     /// Upper bound of the bytes of the group's records, without bodies that are written in chunks.
     pub bytes: u64,
@@ -121,7 +122,7 @@ impl PendingWrites {
         self.groups.is_open()
     }
 
-    /// Returns whether a group may be begun for which no client waits.
+    /// Returns whether a group that no client waits for may be begun.
     pub fn can_begin_group(&self) -> bool {
         self.groups.waiting.len() < GROUPS_MAX && !self.groups.is_crowded()
     }
@@ -129,9 +130,10 @@ impl PendingWrites {
     /// Ends the group. It is written with this urgency. Returns the batch that makes it durable.
     ///
     /// If the group has settlements, or a client waits for it, its messages are [`MessageFlags::WITHHELD`]
-    /// (not delivered) until that batch is durable. There are two reasons. After a power cut before that, the
-    /// settled messages would exist again, and the messages of the group would be created a second time. And
-    /// a consumer must not receive one message of a transaction if the others are lost.
+    /// (not delivered) until that batch is durable. There are two reasons. Suppose that they were
+    /// delivered and the power failed before that batch was durable: the settled messages would exist again, and would
+    /// create the messages of the group a second time. And a consumer must not receive one message of a transaction if
+    /// the others are lost.
     pub fn end_group(&mut self, messages: &mut Messages, urgency: Urgency) -> Batch {
         let first = self.groups.open_first.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
