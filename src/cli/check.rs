@@ -52,9 +52,9 @@ mod tests {
 
     const GUIDE: &str = include_str!("../../systemd/guide/configuration.md");
 
-    /// The guide's table of profiles has the values that the generator writes.
+    /// The guide's table of profiles has the `MemoryMax=` that [`drop_in`] writes.
     #[test]
-    fn the_guide_says_how_much_memory_the_unit_of_each_profile_may_have() {
+    fn the_guide_has_the_memory_max_of_each_profile() {
         for board in &board::BOARDS {
             let mut flags = Layer::default();
             flags.board = Some(board.name.to_string());

@@ -17,8 +17,8 @@
 //! escaping, so the reader must escape it before it is displayed.
 //!
 //! ```text
-//! start of a run  │ first event of the new run ─→        ...  │ last events of earlier runs │
-//! full            │ overwrites its own oldest events          │ unchanged                   │
+//! records after the start of a run      │ events of this run, from here ─→ ...  │ events of earlier runs            │
+//! when the part of this run is full     │ its own oldest events are overwritten │ the last KEPT_EVENTS of them stay │
 //! ```
 //!
 //! # Invariants
@@ -142,7 +142,8 @@ pub struct Begun {
     pub ended_unexpectedly: bool,
     /// The header, to be written at the start of the file.
     pub header: [u8; RECORD_BYTES],
-    /// The kept events of earlier runs, to be written at the end of the file.
+    /// All events of earlier runs that the file has, to be written at its end. The last `KEPT_EVENTS` of them are never
+    /// overwritten by this run.
     pub before: Vec<u8>,
 }
 
@@ -246,7 +247,7 @@ impl fmt::Write for TextWriter<'_> {
 mod tests {
     use super::*;
 
-    /// A file of a process, with what a run writes into it.
+    /// A flight recorder file in memory, and the state of the run that writes to it.
     #[derive(Default)]
     struct File {
         bytes: Vec<u8>,
@@ -324,7 +325,7 @@ mod tests {
         }
         let ring = (EVENTS_MAX - KEPT_EVENTS) as u32;
         assert_eq!(file.numbers(1), (5_001 - ring..=5_000).collect::<Vec<_>>());
-        assert!(file.begin(), "no event of its end");
+        assert!(file.begin(), "the first run has no event `Ended`");
         assert_eq!(file.numbers(1), (5_001 - ring..=5_000).collect::<Vec<_>>(), "a start loses no event");
         for _ in 0..9_999 {
             file.add(EventKind::Info, "second");

@@ -7,7 +7,7 @@
 //!                 | 1 | iterations u32 LE | salt 16 | digest 32     PBKDF2-HMAC-SHA256
 //!                 | 2 | salt 4 | digest 32                          RabbitMQ: SHA-256(salt password)
 //!                 | 3 | salt 4 | digest 64                          RabbitMQ: SHA-512(salt password)
-//! exported        | base64 of what follows the first byte; iterations there big endian, as RabbitMQ's are
+//! exported        | base64 of what follows the first byte; the iterations are big-endian there
 //! ```
 //!
 //! # Invariants
@@ -239,12 +239,14 @@ impl fmt::Display for InvalidHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => {
-                f.write_str("the hashing algorithm is unknown; there are ")?;
+                f.write_str("the hashing algorithm is unknown (known are")?;
                 let mut names = ALGORITHMS.iter().map(|(name, _)| *name);
-                names.try_for_each(|name| write!(f, "{name} "))?;
-                f.write_str("(set the password anew)")
+                names.try_for_each(|name| write!(f, " {name}"))?;
+                f.write_str("); use one of these, or set the password anew")
             }
-            Self::Malformed => f.write_str("the password hash is not of the kind that its algorithm names"),
+            Self::Malformed => {
+                f.write_str("the password hash does not have the format of its hashing_algorithm")
+            }
         }
     }
 }
@@ -400,9 +402,9 @@ mod tests {
                 assert!(PasswordHash::import(algorithm, text) == Err(InvalidHash::Malformed), "{text}");
             }
         }
-        let hours = [&[0xff; 4][..], &[0; 48]].concat();
-        let endless = PasswordHash::import(ALGORITHMS[0].0, &BASE64.encode(hours));
-        assert!(endless == Err(InvalidHash::Malformed));
+        let too_many_iterations = [&[0xff; 4][..], &[0; 48]].concat();
+        let refused = PasswordHash::import(ALGORITHMS[0].0, &BASE64.encode(too_many_iterations));
+        assert!(refused == Err(InvalidHash::Malformed));
     }
 
     #[test]

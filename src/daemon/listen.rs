@@ -50,8 +50,8 @@ const UNSENT_BYTES_MAX: u32 = 16 << 10;
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// A peer that acknowledges no probe, or no data, for this time is disconnected; for consumer_stall_timeout
-/// if that is longer. The time is long because the kernel cannot distinguish a lost peer from a program that
-/// does not read for minutes. Heartbeats detect lost peers sooner.
+/// if that is longer. The time is long because the kernel cannot distinguish an unreachable peer from a
+/// program that does not read for minutes. Heartbeats detect unreachable peers sooner.
 const USER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// One listening socket.
@@ -497,7 +497,7 @@ fn limit_unsent(socket: &RawSocket) -> io::Result<()> {
 }
 
 /// Sets the options of a socket: no delay of small writes, because the event loop collects them, and
-/// detection of lost peers.
+/// detection of unreachable peers.
 fn set_options(socket: &RawSocket, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);

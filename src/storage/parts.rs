@@ -60,6 +60,7 @@ pub(super) struct MessageEntry {
     pub bytes: u32,
     /// Number of queues that share the record.
     pub targets: u32,
+    /// See [`Target::lane`](super::record::Target::lane).
     pub lane: u8,
     pub is_chunked: bool,
     /// The id of the body if `is_chunked`; otherwise 0.

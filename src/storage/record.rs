@@ -68,7 +68,7 @@ pub struct Target {
     pub queue: u64,
     /// The message's offset in the queue. Each message gets the next higher offset.
     pub offset: u64,
-    /// The message's priority lane.
+    /// The lane: a number that is stored with the target. The broker always writes 0.
     pub lane: u8,
 }
 

@@ -131,8 +131,7 @@ impl Client {
             body.len()
         );
         let stream = self.stream.get_mut();
-        // If the broker refuses the connection, writing the request may fail, because the broker has closed
-        // it already. Its reply is read nevertheless.
+        // Writing the request may fail, because the broker closes a connection that it refuses without a reply.
         let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
         sent.map_err(|error| connection_failure(&error))
     }
@@ -212,8 +211,8 @@ fn connection_failure(error: &io::Error) -> Failure {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
             Failure::new(
                 UNAVAILABLE,
-                "Error: the broker closed the connection: it is stopping, this command was idle for 8 s while others \
-                 waited for its place, or you are neither root nor its user",
+                "Error: the broker closed the connection: it is stopping, this command was idle for 8 s while other \
+                 clients waited for a connection, or you are neither root nor the user that the broker runs as",
             )
         }
         _ => Failure::new(UNAVAILABLE, format!("Error: the connection to the broker failed: {error}")),

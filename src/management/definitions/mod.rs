@@ -279,7 +279,7 @@ pub fn table_of(value: &Value<'_>) -> Result<Vec<u8>, String> {
 /// Builds one field table.
 struct TableBuilder {
     bounds: Bounds,
-    /// Why the table cannot be built, unless it is too large.
+    /// Why the table cannot be built; `None` if it can, or if it is only too large.
     why: Option<String>,
 }
 
