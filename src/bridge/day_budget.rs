@@ -58,6 +58,11 @@ impl DayBudget {
         [self.used_bytes, self.yesterday_bytes, self.elapsed_ms(now).min(DAY_MS)]
     }
 
+    /// Returns the bytes used the day before.
+    pub const fn yesterday_bytes(&self) -> u64 {
+        self.yesterday_bytes
+    }
+
     /// Returns how much of the day has elapsed, in milliseconds.
     const fn elapsed_ms(&self, now: Now) -> u64 {
         self.elapsed_before_ms.saturating_add(now.ms_since(self.since))

@@ -27,7 +27,7 @@ const HOPS: &str = "x-bridge-hops";
 const REPEAT: &str = "x-bridge-repeat";
 const ORIGINAL_CC: &str = "x-bridge-cc";
 const ORIGINAL_USER_ID: &str = "x-bridge-user-id";
-/// The header with additional routing keys, by which RabbitMQ routes a message, too.
+/// The header with routing keys by which RabbitMQ routes a message in addition to its own routing key.
 const CC: &str = "CC";
 
 /// Headers that are not copied. A bridge sets some of them again. Those with `x-parked-` were added when a bridge parked
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_bridge_names_the_message_and_the_next_ones_say_which_they_are() {
+    fn the_first_bridge_sets_the_id_and_later_ones_set_via() {
         let marks = BridgeHeaders { id: Some(OWN), is_repeat: false };
         // A content type, a header of an unusual type, and persistent.
         let properties = b"\xb0\x00\x01t\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01\x02";
@@ -352,14 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn who_parked_it_is_nobody_elses_business() {
+    fn parking_headers_are_not_forwarded() {
         let parked = b"\x20\0\0\0\0\x19\x0ex-parked-causeS\0\0\0\x05full!";
         let sent = with_marks(parked, BridgeHeaders { id: Some(OWN), is_repeat: false });
         assert_eq!(names(&sent), ["x-bridge-id", "x-bridge-hops"]);
     }
 
-    /// A sensor that might write to one exchange could reach a queue of an actuator at the other broker by these
-    /// headers.
+    /// If these headers took effect at the other broker, a sensor that may write to only one exchange here could send
+    /// messages to a queue of an actuator there.
     #[test]
     fn keys_and_users_of_the_other_side_are_kept_as_data_and_decide_nothing() {
         // The headers `CC` and `BCC`, each with one key, and the property `user_id`.
@@ -382,12 +382,12 @@ mod tests {
         assert_eq!(
             names(&with_marks(&once, BridgeHeaders { id: None, is_repeat: false })).len(),
             4,
-            "once is enough"
+            "the second bridge adds no further headers of this kind"
         );
     }
 
     #[test]
-    fn what_does_not_fit_is_said() {
+    fn properties_that_do_not_fit_are_refused() {
         let mut out = [0; 20];
         let marks = BridgeHeaders { id: Some(OWN), is_repeat: false };
         let mut writer = Writer::new(&mut out);
@@ -401,7 +401,7 @@ mod own_id_tests {
     use super::*;
 
     #[test]
-    fn what_is_written_reads_back_and_what_is_anothers_does_not() {
+    fn an_id_is_parsed_only_by_the_broker_that_wrote_it() {
         let origin = Origin { store: *b"\0a store's own i", epoch: u32::MAX };
         for is_transient in [false, true] {
             for number in [0, 1, 255, u64::MAX] {
@@ -480,7 +480,7 @@ mod shovelled_tests {
     }
 
     #[test]
-    fn properties_that_are_asked_for_come_instead_and_others_stay() {
+    fn configured_properties_replace_those_of_the_message() {
         let mut wanted = Shovel { adds_headers: false, adds_timestamp: false, ..shovel() };
         assert_eq!(written(b"\xb0\x00\x01t\0\0\0\0\x02", &wanted), b"\xb0\x00\x01t\0\0\0\0\x02");
         for (name, value) in [

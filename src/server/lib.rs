@@ -25,6 +25,17 @@
 //! | `stop` | the shutdown |
 //! | `platform` | the traits for sockets, clock and worker thread, which the daemon and the tests implement |
 //!
+//! These terms have a fixed meaning in this crate:
+//!
+//! | term | meaning |
+//! |------|---------|
+//! | turn | one pass of the event loop |
+//! | peer | the other end of a connection: an AMQP client, an operator client, or a broker that a bridge connects to |
+//! | lost peer | a peer whose input has ended, although its last input may not have been handled |
+//! | link | the connection of a bridge to another broker, the upstream, in one direction |
+//! | lane | the use of a link by one rule of the bridge: a channel at the upstream, and messages under way |
+//! | rest | a link that connects only on demand rests while it is disconnected because it had nothing to do |
+//!
 //! # Invariants
 //! - The loop has one thread and does not block; only the poll of the daemon waits.
 //! - Clock, sockets and threads are reached only through [`Platform`].

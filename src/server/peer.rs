@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - The kind of a peer never changes.
-//! - The slot of a peer and its record at the broker can be computed from each other.
+//! - The slot index of a peer gives the id of its record at the broker, if it has one, and the other way round.
 
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
@@ -25,14 +25,15 @@ use super::stream::Stream;
 
 /// Why a peer is not read.
 ///
-/// The table lists when each kind of waiting ends, and how the loop notices that. Some conditions are
-/// evaluated before every sleep, so code that changes them need not wake the peer.
+/// The table lists when each kind of waiting ends, and how the loop notices that. The functions in the last column,
+/// except `Engine::note_durable`, are evaluated before every sleep, so code that changes their result need not wake
+/// the loop.
 ///
 /// | waits for | ends when | the loop notices by |
 /// |---|---|---|
-/// | `Replies` | a part of its output was written | the next event of its socket, after which output is written |
+/// | `Replies` | a part of its output was written | the socket becomes writable: output is written, the peer resumed |
 /// | `Capacity` | memory or disk space became free | counters of the pools: `Engine::has_publisher_to_retry` |
-/// | `Job` | the broker's job for its command is done | `Broker::has_work`, while the job is not done |
+/// | `Job` | the broker's job for its command is done | `Broker::has_work`, which keeps the loop awake until then |
 /// | `Handshake` | the worker returned the handshake | the worker's waker |
 /// | `PasswordCheck` | the worker has checked the password | the worker's waker; before the job starts, `PasswordChecks::deadline` |
 /// | `Disk` | the batch is durable | the disk thread's waker: `Engine::note_durable` |
@@ -86,7 +87,7 @@ pub(super) enum Session {
     Bridge(LinkStatus),
 }
 
-/// The status of a bridge link, as far as the loop needs it.
+/// The status of a bridge link, as far as the loop status it.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct LinkStatus {
     /// The link has output to be written.
@@ -97,7 +98,7 @@ pub(super) struct LinkStatus {
     pub(super) awaits_disk: bool,
     /// Of the message bodies that are arriving: the time at which the oldest began.
     pub(super) body_since: Option<Now>,
-    /// The earliest deadline that received input postpones.
+    /// The earliest of the deadlines that are postponed when input is received.
     pub(super) input_deadline: Deadline,
 }
 
@@ -132,12 +133,12 @@ impl Session {
         }
     }
 
-    /// Returns the earliest deadline that received input postpones.
+    /// Returns the earliest of the deadlines that are postponed when input is received.
     pub(super) fn input_deadline(&self) -> Deadline {
         match self {
             Self::Amqp(session) => session.input_deadline(),
             Self::Operator(client) => client.deadline(),
-            Self::Bridge(needs) => needs.input_deadline,
+            Self::Bridge(status) => status.input_deadline,
         }
     }
 
@@ -146,7 +147,7 @@ impl Session {
         match self {
             Self::Amqp(session) => session.awaits_disk(),
             Self::Operator(client) => client.session.awaits_disk(),
-            Self::Bridge(needs) => needs.awaits_disk,
+            Self::Bridge(status) => status.awaits_disk,
         }
     }
 
@@ -160,7 +161,7 @@ impl Session {
         match self {
             Self::Amqp(session) => session.has_output(),
             Self::Operator(client) => client.session.has_output(),
-            Self::Bridge(needs) => needs.has_output,
+            Self::Bridge(status) => status.has_output,
         }
     }
 
@@ -169,7 +170,7 @@ impl Session {
         match self {
             Self::Amqp(session) => session.has_remainder(),
             Self::Operator(_) => false,
-            Self::Bridge(needs) => needs.has_remainder,
+            Self::Bridge(status) => status.has_remainder,
         }
     }
 }
@@ -177,7 +178,7 @@ impl Session {
 /// A peer.
 #[derive(Debug)]
 pub(super) struct Peer<S> {
-    /// Sequence number of a connection of the broker, from 1; 0 for other peers.
+    /// Sequence number of an accepted AMQP connection, from 1; 0 for other peers.
     pub(super) number: u64,
     pub(super) since: Now,
     pub(super) address: PeerAddress,
@@ -188,8 +189,7 @@ pub(super) struct Peer<S> {
     /// The resource that the peer waits for while `waiting` is `Capacity`.
     pub(super) blocked_on: BlockedOn,
     pub(super) ending: CloseStage,
-    /// The deferred reply: it is sent when the disk or a job is done. With it, the position among the
-    /// deliveries.
+    /// The deferred reply, which is sent when the disk or a job is done, and its position among the deliveries.
     pub(super) deferred_reply: Option<(Outcome, ReplyOrder)>,
     /// The peer has not yet logged in and opened a virtual host.
     pub(super) is_opening: bool,
@@ -202,10 +202,11 @@ pub(super) struct Peer<S> {
     pub(super) write_stall: Deadline,
     /// When the loop next checks whether the blocked publisher wants to close its connection.
     pub(super) close_check_due: Deadline,
-    /// The value of the freed-capacity counter at the last check for `connection.close`, and since when it
-    /// has not changed.
+    /// The value of the freed-capacity counter at the last check for `connection.close`, and the time of the check
+    /// at which this value was first seen.
     pub(super) close_check_seen: Option<(u64, Now)>,
-    /// When a lost peer is closed even if its last input has not been handled.
+    /// When a lost peer is closed even if its last input has not been handled. A peer is lost when its input has
+    /// ended: it has closed the connection or only its writing side, or the connection broke.
     pub(super) lost_deadline: Deadline,
     /// When the socket was last read, even if it had no data.
     pub(super) read_at: Now,
@@ -459,7 +460,7 @@ impl PeerAddress {
         }
     }
 
-    /// Returns the address in the form that an AMQP session needs.
+    /// Returns the address in the form that an AMQP session status.
     pub(super) fn peer(self) -> leveret_connection::Peer {
         let port = match self {
             Self::Network(address) => address.port(),
@@ -530,7 +531,7 @@ mod address_tests {
     use super::*;
 
     #[test]
-    fn a_whole_network_is_one_source_and_every_user_is_another() {
+    fn an_ipv6_network_is_one_origin_and_each_local_user_is_one() {
         let v6 = |last: u8| PeerOrigin::of(IpAddr::from([1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, last]));
         assert_eq!(v6(1), v6(2));
         let v4 = |last: u8| PeerOrigin::of(IpAddr::from([127, 0, 0, last]));

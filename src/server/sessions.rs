@@ -17,9 +17,9 @@ use super::peer::{CloseStage, Peer, Session, WaitReason};
 use super::platform::{Platform, Readiness};
 use super::state::Shared;
 
-/// A lost client whose last input still waits is closed after this time, in milliseconds, if it occupies
-/// resources that others need: exclusive queues, deliveries, or memory for output. The input itself may be
-/// waiting for these resources.
+/// A lost client, whose input has ended but was not handled to its end, is closed after this time, in
+/// milliseconds, if it occupies resources that others need: exclusive queues, deliveries, or memory for output.
+/// The input itself may be waiting for these resources.
 const LOST_HOLDER_MS: u64 = 5_000;
 /// Any other lost client whose last input still waits is closed after this time, in milliseconds. It is long so
 /// that messages are not lost that a program published just before it ended.

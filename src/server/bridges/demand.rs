@@ -1,8 +1,11 @@
 //! The daily byte budget of a bridge, and links that connect only on demand (`link = "on_demand"`).
 //!
+//! A link on demand *rests* ([`Phase::Resting`], the state `resting` for operators) while it is disconnected because it
+//! had nothing to do. An open link is checked when it has moved nothing for `rest_after`. If it is idle, it disconnects.
+//!
 //! # Invariants
-//! - When the bytes of the day are used, messages under way are still finished. None goes back to its queue, so the
-//!   order is kept.
+//! - When the daily budget is used up, messages that are being transferred are still finished. None is returned to its
+//!   queue, so the order is kept.
 //! - A link ends itself only when nothing is under way and nothing waits that it may send.
 //! - Both links of a bridge connect together, because the upstream is then contacted once instead of twice.
 
@@ -16,7 +19,8 @@ use crate::platform::Platform;
 use crate::state::Shared;
 
 impl Bridge {
-    /// Returns the number of messages here that wait to be forwarded, without those of rules that are held or wait.
+    /// Returns the number of messages here that wait to be forwarded. Messages of rules that take none now are not
+    /// counted: the budget is used up, or the rule waits for its next retry.
     fn waiting(&self, broker: &Broker, now: leveret_core::time::Now) -> u64 {
         let state = &self.state;
         let Some(link) = self.link(Direction::Forward) else { return 0 };
@@ -27,8 +31,8 @@ impl Bridge {
         rules.map(|(rule, _)| u64::from(depth(&rule.queue))).sum()
     }
 
-    /// Returns the number of messages that have arrived in the forwarded queues since these exist in this
-    /// process.
+    /// Returns the number of messages that arrived in the forwarded queues, each counted since the queue was declared or
+    /// restored in this run of the process. Restored messages are included.
     pub(super) fn arrived_count(&self, broker: &Broker) -> u64 {
         let config = &self.state.config;
         let loads = config.forward.iter().filter_map(|rule| broker.queue_load(&config.vhost, &rule.queue));
@@ -42,7 +46,8 @@ impl Bridge {
         self.state.inflow.note(came);
     }
 
-    /// Returns whether the demand must be evaluated: messages began to wait, or none waits any longer.
+    /// Returns whether the demand must be evaluated: messages began to wait, none waits any longer, enough wait for a
+    /// connection, or some wait while publishers wait for capacity.
     pub(super) fn must_evaluate_demand(
         &self,
         broker: &Broker,
@@ -58,17 +63,18 @@ impl Bridge {
 }
 
 impl Bridges {
-    /// Ends days that are over, and holds or resumes rules by the budget.
+    /// Begins a new day of the byte budget when one is due. Holds rules when the budget is used up, and resumes them when
+    /// it is available again.
     pub(super) fn end_days<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let bridge = &mut self.places[place];
             if bridge.state.day_budget.begin_day_if_due(shared.now) {
                 bridge.note_inflow(&shared.broker);
-                let [_, yesterday, _] = bridge.state.day_budget.numbers(shared.now);
+                let had_traffic_yesterday = bridge.state.day_budget.yesterday_bytes() > 0;
                 for link in &mut bridge.links {
                     let today = core::mem::take(&mut link.state.today);
                     // If more than a day has passed, yesterday had no traffic.
-                    link.state.yesterday = if yesterday > 0 { today } else { LinkTraffic::default() };
+                    link.state.yesterday = if had_traffic_yesterday { today } else { LinkTraffic::default() };
                 }
                 bridge.state.inflow.end_day();
             }
@@ -117,7 +123,7 @@ impl Bridges {
         let now = shared.now;
         for link in 0..self.places[place].links.len() {
             let bridge = &self.places[place];
-            if bridge.links[link].state.rest_due.is_due(now) {
+            if bridge.links[link].state.idle_check_due.is_due(now) {
                 let waiting = bridge.waiting(&shared.broker, now);
                 self.end_if_idle(shared, LinkId { place, link }, waiting);
             }
@@ -151,12 +157,13 @@ impl Bridges {
             let open_link = &mut *task.open_link;
             let is_idle = open_link.is_idle() && !open_link.is_draining;
             let has_output =
-                open_link.forwards().any(|lane| task.shared.broker.has_output(lane.own.connection));
+                open_link.forwards().any(|forward| task.shared.broker.has_output(forward.own.connection));
             let has_more = task.direction == Direction::Forward && (waiting > 0 || has_output);
             let may_rest = is_idle && !has_more;
             let after_ms = task.bridge.demand.as_ref().map_or(0, Demand::rest_after_ms);
-            task.state.is_going_to_rest = may_rest;
-            task.state.rest_due = if may_rest { Deadline::NEVER } else { task.shared.now.after_ms(after_ms) };
+            task.state.ends_because_idle = may_rest;
+            task.state.idle_check_due =
+                if may_rest { Deadline::NEVER } else { task.shared.now.after_ms(after_ms) };
             open_link.is_draining |= may_rest;
         });
     }

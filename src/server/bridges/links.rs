@@ -194,8 +194,8 @@ impl Bridges {
         if since.is_some() {
             link.state.last_open_at = Some(now);
         }
-        link.state.rest_due = Deadline::NEVER;
-        let may_rest = core::mem::take(&mut link.state.is_going_to_rest);
+        link.state.idle_check_due = Deadline::NEVER;
+        let may_rest = core::mem::take(&mut link.state.ends_because_idle);
         let is_wanted = !bridge.is_leaving && !bridge.is_paused && !shared.is_stopping();
         let again = Phase::Waiting(now.after_ms(0));
         if !is_wanted {

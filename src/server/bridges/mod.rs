@@ -19,7 +19,9 @@
 //!
 //! A bridge has one link per direction: messages that are fetched may have to wait for memory here, and forwarded
 //! messages must not wait with them. Over a link, each rule has a channel at the upstream and a window of its own. A
-//! *lane* is the use of an open link by one rule (`Lane`). A *page* is one filling of the output buffer.
+//! *lane* is the use of an open link by one rule (`Lane`): the channel and the messages under way. A *page* is one
+//! filling of the output buffer. A link that connects only on demand *rests* while it is disconnected because it had
+//! nothing to do.
 //!
 //! # Invariants
 //! - A bridge acts as a client, both of this broker and of the upstream.

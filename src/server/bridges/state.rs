@@ -169,7 +169,7 @@ pub(super) enum Phase {
     LookingUp(u64),
     /// The link has a socket, which may not be connected yet.
     Connected(Box<OpenLink>),
-    /// The link has nothing to do.
+    /// The link on demand is disconnected, because it had nothing to do. Operators see the state `resting`.
     Resting,
     /// An operator paused the bridge.
     Paused,
@@ -188,9 +188,9 @@ pub(super) struct LinkState {
     /// When the link was last open, if it is not open now.
     pub(super) last_open_at: Option<Now>,
     /// When to check whether the link on demand can disconnect.
-    pub(super) rest_due: Deadline,
+    pub(super) idle_check_due: Deadline,
     /// Whether the link is ending because it has nothing to do.
-    pub(super) is_going_to_rest: bool,
+    pub(super) ends_because_idle: bool,
     /// Why the link was lost or could not be connected, until it is up again. Errors that hold a rule belong to the
     /// rule.
     pub(super) last_error: Option<(Cause, Now)>,
@@ -272,7 +272,7 @@ impl Link {
     fn deadline(&self) -> Deadline {
         match &self.phase {
             Phase::Waiting(at) => *at,
-            Phase::Connected(_) => self.state.rest_due.earlier(self.rule_deadline()),
+            Phase::Connected(_) => self.state.idle_check_due.earlier(self.rule_deadline()),
             Phase::LookingUp(_) | Phase::Resting | Phase::Paused => Deadline::NEVER,
         }
     }
@@ -511,7 +511,7 @@ impl Bridge {
         rule_states.for_each(|rule_state| rule_state.retry_now(now));
     }
 
-    /// Returns whether a link is resting that could move messages.
+    /// Returns whether a link rests, and could move messages if it were connected.
     pub(super) fn may_connect_on_demand(&self) -> bool {
         let state = &self.state;
         let is_resting = self.links.iter().any(|link| matches!(link.phase, Phase::Resting));

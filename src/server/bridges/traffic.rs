@@ -1,15 +1,18 @@
 //! A link with a socket: reading, writing, timers, and the lane of each rule.
 //!
+//! A *lane* is the use of a link by one rule: its channel at the upstream, and its messages under way. Lanes share the
+//! link, and a lane that must wait does not stop the others.
+//!
 //! Input from the upstream is handled in order. Output leaves in pages of one output buffer:
 //!
 //! ```text
 //!   page: | rest of a partial frame | the client's own commands | messages, a share for each lane … |
 //! ```
 //!
-//! A *lane* is what one rule has over the link: its channel at the upstream, and its messages under way.
+//! The states of a lane:
 //!
 //! ```text
-//!   Shut ─ wanted → Opening ─ ready → Forward or Fetch ─ not wanted, or failed → … → Shut
+//!   Closed ─ wanted → Opening ─ ready → Forward or Fetch ─ not wanted, or failed → … → Closed
 //! ```
 //!
 //! # Invariants
@@ -886,9 +889,9 @@ impl<P: Platform> LinkTask<'_, P> {
         let is_busy = core::mem::take(&mut self.open_link.has_moved) || !self.open_link.is_idle();
         let Some(demand) = &self.bridge.demand else { return };
         let due = now.after_ms(demand.rest_after_ms());
-        let is_new = self.state.rest_due == Deadline::NEVER && !self.state.is_going_to_rest;
+        let is_new = self.state.idle_check_due == Deadline::NEVER && !self.state.ends_because_idle;
         if self.state.ready_since.is_some() && (is_busy || is_new) {
-            self.state.rest_due = due;
+            self.state.idle_check_due = due;
         }
     }
 

@@ -205,7 +205,7 @@ impl Bridges {
                 bridge.state.is_paused = false;
                 bridge.retry_rules_now(now);
                 for link in &mut bridge.links {
-                    link.state.is_going_to_rest = false;
+                    link.state.ends_because_idle = false;
                     if matches!(link.phase, Phase::Paused | Phase::Resting | Phase::Waiting(_)) {
                         link.state.backoff.reset();
                         link.phase = Phase::Waiting(now.after_ms(0));

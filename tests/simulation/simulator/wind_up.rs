@@ -17,7 +17,8 @@ use leveret_test_support::simulated_server::{Phase, close_connection, delete, pa
 
 /// Time that clients have to close their connections, in milliseconds.
 const POLITE_MS: u64 = 10_000;
-/// Time after which the broker drops a lost peer that is blocked for capacity, in milliseconds.
+/// Time after which the broker must have dropped a lost peer that is blocked for capacity, in milliseconds. A peer is
+/// lost when its input has ended.
 const LOST_MS: u64 = 700_000;
 
 impl Life<'_> {

@@ -60,7 +60,8 @@ const GUEST: PasswordHash = PasswordHash::Pbkdf2 {
     ],
 };
 
-/// Time after which the broker drops a lost peer that is blocked for capacity, in milliseconds.
+/// Time after which the broker drops a lost peer that is blocked for capacity, in milliseconds. A peer is lost when
+/// its input has ended.
 pub const LOST_MS: u64 = 600_000;
 /// A connection that waits for a handshake slot is checked at this interval, and has one after at most
 /// `ADMIT_TRIES` checks.
