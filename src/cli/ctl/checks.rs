@@ -59,6 +59,7 @@ impl BrokerState {
     }
 }
 
+/// Prints the result of a command, even if informational messages are suppressed.
 fn print_result(call: &Call, line: &str) -> Result<(), Failure> {
     writeln!(io::stdout(), "{}", shown(call, line))?;
     Ok(())

@@ -443,15 +443,15 @@ fn a_deleted_queue_drops_its_waiting_dead_letters() {
 pub(crate) const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
 pub(crate) const NOW: Now = Now::from_ms(1);
 
-/// A broker on a disk.
-pub(crate) struct Life {
+/// One run of a broker on a disk, from its start to its end.
+pub(crate) struct BrokerRun {
     pub(crate) node: TestBroker,
     pub(crate) keeper: CommitWriter,
     disk: SimDisk,
     pub(crate) at: At,
 }
 
-impl Life {
+impl BrokerRun {
     pub(crate) fn begin(disk: &SimDisk) -> Option<Self> {
         Self::begin_with(disk, &Limits { connections_max: 16, ..Limits::default() })
     }
@@ -585,27 +585,27 @@ pub(crate) fn at_every_cut(
     for cut in 0.. {
         let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
         disk.start(Trouble::Never);
-        let mut life = Life::begin(&disk).expect("it opens");
-        let at = life.at;
-        declare(&mut life.node, at, "dead", true, &[]);
-        declare(&mut life.node, at, "q", true, arguments);
-        life.node.done(at, Command::ConfirmSelect);
+        let mut run = BrokerRun::begin(&disk).expect("it opens");
+        let at = run.at;
+        declare(&mut run.node, at, "dead", true, &[]);
+        declare(&mut run.node, at, "q", true, arguments);
+        run.node.done(at, Command::ConfirmSelect);
         for number in 0..COUNT {
-            publish(&mut life.node, at, "q", PERSISTENT, &format!("{number}"));
+            publish(&mut run.node, at, "q", PERSISTENT, &format!("{number}"));
         }
-        let taker = take(&mut life.node, at);
-        while get(&mut life.node, taker, "q").is_some() {}
-        life.store().expect("the disk is well");
+        let taker = take(&mut run.node, at);
+        while get(&mut run.node, taker, "q").is_some() {}
+        run.store().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
-        give_up(&mut life.node, taker);
-        life.node.turns(at);
-        let is_over = life.store().is_some();
-        let counts = life.counts();
-        drop(life);
+        give_up(&mut run.node, taker);
+        run.node.turns(at);
+        let is_over = run.store().is_some();
+        let counts = run.counts();
+        drop(run);
         disk.power_cut();
         disk.start(Trouble::Never);
-        let mut life = Life::begin(&disk).expect("it opens");
-        let (left, gone) = life.counts();
+        let mut run = BrokerRun::begin(&disk).expect("it opens");
+        let (left, gone) = run.counts();
         assert_eq!(left + gone, COUNT, "cut {cut}: {left} in the queue, {gone} dead letters");
         before += u32::from(gone == 0);
         behind += u32::from(gone > 0);
@@ -655,46 +655,46 @@ fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
 fn a_dead_letter_has_its_own_offset_in_another_target_of_its_message() {
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     disk.start(Trouble::Never);
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "full", true, &with("dead", |t| t.int("x-max-length", 1)));
-    declare(&mut life.node, at, "dead", true, &[]);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "full", true, &with("dead", |t| t.int("x-max-length", 1)));
+    declare(&mut run.node, at, "dead", true, &[]);
     for queue in ["full", "dead"] {
         let (exchange, routing_key) = ("amq.fanout", "");
-        life.node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+        run.node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
     }
     for body in ["1", "2", "3"] {
-        let message = message_to(&mut life.node, "amq.fanout", "", PERSISTENT, body.as_bytes());
-        assert_eq!(life.node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+        let message = message_to(&mut run.node, "amq.fanout", "", PERSISTENT, body.as_bytes());
+        assert_eq!(run.node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
     }
-    assert_eq!(life.empty("dead"), ["1", "2", "1", "3", "2"]);
-    assert_eq!(life.empty("full"), ["3"]);
-    life.store().expect("the disk is well");
-    drop(life);
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    assert_eq!((life.node.ready(at, "full"), life.node.ready(at, "dead")), (0, 0), "nothing comes back");
+    assert_eq!(run.empty("dead"), ["1", "2", "1", "3", "2"]);
+    assert_eq!(run.empty("full"), ["3"]);
+    run.store().expect("the disk is well");
+    drop(run);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    assert_eq!((run.node.ready(at, "full"), run.node.ready(at, "dead")), (0, 0), "nothing comes back");
 }
 
 /// Messages that are only in the log are read back to be dead-lettered.
 #[test]
 fn evicted_messages_are_loaded_to_be_dead_lettered() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "dead", true, &[]);
-    declare(&mut life.node, at, "q", true, &with("dead", |t| t.int("x-max-length", COUNT as i32)));
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "dead", true, &[]);
+    declare(&mut run.node, at, "q", true, &with("dead", |t| t.int("x-max-length", COUNT as i32)));
     for number in 0..COUNT {
-        publish(&mut life.node, at, "q", PERSISTENT, &format!("{number}"));
+        publish(&mut run.node, at, "q", PERSISTENT, &format!("{number}"));
     }
-    life.store().expect("the disk is well");
-    drop(life);
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    publish(&mut life.node, at, "q", PERSISTENT, "new");
-    life.node.turns(at);
-    assert_eq!(life.counts(), (COUNT + 1, 0), "it is not in memory");
-    assert_eq!(life.read_back(), (COUNT, 0));
-    assert_eq!(life.counts(), (COUNT, 1));
-    assert_eq!(life.get("dead").expect("there is a message").body, "0");
+    run.store().expect("the disk is well");
+    drop(run);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    publish(&mut run.node, at, "q", PERSISTENT, "new");
+    run.node.turns(at);
+    assert_eq!(run.counts(), (COUNT + 1, 0), "it is not in memory");
+    assert_eq!(run.read_back(), (COUNT, 0));
+    assert_eq!(run.counts(), (COUNT, 1));
+    assert_eq!(run.get("dead").expect("there is a message").body, "0");
 }

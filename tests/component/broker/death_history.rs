@@ -3,7 +3,7 @@
 use leveret_amqp::{TableWriter, Writer};
 use leveret_core::command::{Command, Outcome, Settlement};
 
-use crate::dead_letters::{Life, PERSISTENT, declare, disk, empty, got, publish, table, to, with};
+use crate::dead_letters::{BrokerRun, PERSISTENT, declare, disk, empty, got, publish, table, to, with};
 use crate::support::TestBroker;
 
 #[test]
@@ -86,21 +86,21 @@ fn the_cost_of_forged_deaths_does_not_depend_on_the_number_of_queues() {
 #[test]
 fn a_dead_letter_waits_only_for_its_move() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "dead", true, &[]);
-    declare(&mut life.node, at, "q", true, &to("dead"));
-    publish(&mut life.node, at, "q", PERSISTENT, "x");
-    let first = got(&mut life.node, at, "q");
-    life.store().expect("the disk is well");
-    let reader = life.node.connect();
-    life.node.consume(reader, "dead");
-    life.node.settle(at, first.tag, false, Settlement::Reject);
-    assert_eq!(life.node.turns(reader), 0, "its move is not in the log");
-    assert!(!life.node.pending_writes.is_empty());
-    life.store().expect("the disk is well");
-    let node = &mut life.node;
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "dead", true, &[]);
+    declare(&mut run.node, at, "q", true, &to("dead"));
+    publish(&mut run.node, at, "q", PERSISTENT, "x");
+    let first = got(&mut run.node, at, "q");
+    run.store().expect("the disk is well");
+    let reader = run.node.connect();
+    run.node.consume(reader, "dead");
+    run.node.settle(at, first.tag, false, Settlement::Reject);
+    assert_eq!(run.node.turns(reader), 0, "the dead letter is not in the log");
+    assert!(!run.node.pending_writes.is_empty());
+    run.store().expect("the disk is well");
+    let node = &mut run.node;
     node.broker.deliver(&mut context!(node), 8192);
     assert_eq!(node.outbox_bodies(reader), ["x"], "what marks it as delivered went along");
-    assert!(life.node.pending_writes.is_empty(), "so nothing more is written");
+    assert!(run.node.pending_writes.is_empty(), "so nothing more is written");
 }

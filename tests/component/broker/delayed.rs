@@ -6,7 +6,7 @@ use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::error::ReplyCode;
 use leveret_core::limits::Limits;
 
-use crate::dead_letters::{Life, declare, disk, empty, filled, got, message_to, publish, table};
+use crate::dead_letters::{BrokerRun, declare, disk, empty, filled, got, message_to, publish, table};
 use crate::expiry::pass_to;
 use crate::spilling::store;
 use crate::support::{At, TestBroker};
@@ -445,26 +445,26 @@ fn delayed_messages_are_released_in_time_over_any_number_of_restarts() {
         let mut now_ms = START_MS;
         let mut expected: Vec<(u64, u64)> = Vec::new();
         let (mut came, mut serial): (Vec<(u64, u64)>, u64) = (Vec::new(), 0);
-        for life in 0..8 {
-            let mut node = Life::begin(&disk).expect("it opens");
+        for run in 0..8 {
+            let mut node = BrokerRun::begin(&disk).expect("it opens");
             let at = node.at;
             node.node.pending_writes.set_time(now_ms);
-            if life == 0 {
+            if run == 0 {
                 ready(&mut node.node, at, true);
             } else if random.below(2) == 0 {
                 // Before the content of the slots is known.
                 send_dated(&mut node.node, at, &mut random, (now_ms, &mut serial), &mut expected);
             }
             node.read_back();
-            let steps = if life == 7 { 400 } else { random.below(20) };
+            let steps = if run == 7 { 400 } else { random.below(20) };
             for _ in 0..steps {
-                if life < 7 {
+                if run < 7 {
                     for _ in 0..random.below(6) {
                         send_dated(&mut node.node, at, &mut random, (now_ms, &mut serial), &mut expected);
                     }
                 }
                 let bits = 1 + random.below(20);
-                now_ms += if life < 7 { 1 + random.below(1 << bits) } else { 1 << 24 };
+                now_ms += if run < 7 { 1 + random.below(1 << bits) } else { 1 << 24 };
                 node.node.pending_writes.set_time(now_ms);
                 node.read_back();
                 for body in node.empty("q") {
@@ -476,7 +476,7 @@ fn delayed_messages_are_released_in_time_over_any_number_of_restarts() {
                 let late = expected
                     .iter()
                     .filter(|(due, number)| *due <= now_ms && !came.contains(&(*due, *number)));
-                assert_eq!(late.count(), 0, "seed {seed}, life {life}: late");
+                assert_eq!(late.count(), 0, "seed {seed}, run {run}: late");
             }
             node.node.turns(at);
             node.store().expect("the disk is well");
@@ -515,26 +515,26 @@ fn over_power_cuts_a_message_is_either_delayed_or_released() {
     for cut in 0.. {
         let disk = SimDisk::new(cut, Mutant::None, crate::dead_letters::IDENTITY);
         disk.start(Trouble::Never);
-        let mut life = Life::begin(&disk).expect("it opens");
-        let at = life.at;
-        life.node.pending_writes.set_time(START_MS);
-        ready(&mut life.node, at, true);
+        let mut run = BrokerRun::begin(&disk).expect("it opens");
+        let at = run.at;
+        run.node.pending_writes.set_time(START_MS);
+        ready(&mut run.node, at, true);
         for number in 0..COUNT {
-            send(&mut life.node, at, 1_000_000 + 20_000 * number as i64, true, "x");
+            send(&mut run.node, at, 1_000_000 + 20_000 * number as i64, true, "x");
         }
-        life.store().expect("the disk is well");
+        run.store().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
         let is_over = (0..15).all(|step| {
-            life.node.pending_writes.set_time(START_MS + 1_000_000 + 20_000 * step);
-            life.node.turns(at);
-            life.store().is_some()
+            run.node.pending_writes.set_time(START_MS + 1_000_000 + 20_000 * step);
+            run.node.turns(at);
+            run.store().is_some()
         });
-        drop(life);
+        drop(run);
         disk.power_cut();
         disk.start(Trouble::Never);
-        let mut life = Life::begin(&disk).expect("it opens");
-        let awake = u64::from(life.node.ready(life.at, "q"));
-        let asleep = asleep(&life.node);
+        let mut run = BrokerRun::begin(&disk).expect("it opens");
+        let awake = u64::from(run.node.ready(run.at, "q"));
+        let asleep = asleep(&run.node);
         assert_eq!(awake + asleep, COUNT, "cut {cut}: {awake} awake, {asleep} asleep");
         before += u32::from(awake == 0);
         behind += u32::from(awake > 0);
@@ -552,32 +552,32 @@ fn over_power_cuts_an_exchange_is_deleted_with_its_delayed_messages() {
     for cut in 0.. {
         let disk = SimDisk::new(cut, Mutant::None, crate::dead_letters::IDENTITY);
         disk.start(Trouble::Never);
-        let mut life = Life::begin(&disk).expect("it opens");
-        let at = life.at;
-        life.node.pending_writes.set_time(START_MS);
-        ready(&mut life.node, at, true);
+        let mut run = BrokerRun::begin(&disk).expect("it opens");
+        let at = run.at;
+        run.node.pending_writes.set_time(START_MS);
+        ready(&mut run.node, at, true);
         for delay_ms in [1_000, 100_000, 10_000_000] {
-            send(&mut life.node, at, delay_ms, true, "x");
+            send(&mut run.node, at, delay_ms, true, "x");
         }
-        life.store().expect("the disk is well");
+        run.store().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
-        life.node.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
-        life.node.turns(at);
-        let is_over = life.store().is_some();
-        drop(life);
+        run.node.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
+        run.node.turns(at);
+        let is_over = run.store().is_some();
+        drop(run);
         disk.power_cut();
         disk.start(Trouble::Never);
-        let mut life = Life::begin(&disk).expect("it opens");
-        let names = (0..life.node.broker.views().exchange_places())
-            .filter_map(|place| life.node.broker.views().exchange_at(place))
+        let mut run = BrokerRun::begin(&disk).expect("it opens");
+        let names = (0..run.node.broker.views().exchange_places())
+            .filter_map(|place| run.node.broker.views().exchange_at(place))
             .filter(|view| view.name == "delayed");
         let count = names.count();
         if count == 1 {
-            assert_eq!(asleep(&life.node), 3, "cut {cut}");
+            assert_eq!(asleep(&run.node), 3, "cut {cut}");
         }
-        assert_eq!(life.node.broker.recovery().orphans().len(), 0, "cut {cut}: nothing is left behind");
-        life.read_back();
-        life.store().expect("the disk is well");
+        assert_eq!(run.node.broker.recovery().orphans().len(), 0, "cut {cut}: nothing is left behind");
+        run.read_back();
+        run.store().expect("the disk is well");
         if is_over {
             assert_eq!(count, 0);
             break;
@@ -589,22 +589,22 @@ fn over_power_cuts_an_exchange_is_deleted_with_its_delayed_messages() {
 #[test]
 fn a_new_exchange_of_the_same_name_has_no_delayed_messages() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    life.node.pending_writes.set_time(START_MS);
-    ready(&mut life.node, at, true);
-    send(&mut life.node, at, 50_000, true, "old");
-    life.node.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
-    life.node.turns(at);
-    exchange(&mut life.node, at, "delayed", "fanout", true);
-    bind(&mut life.node, at, ("delayed", ""), "q", &[]);
-    send(&mut life.node, at, 60_000, true, "new");
-    life.store().expect("the disk is well");
-    drop(life);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    run.node.pending_writes.set_time(START_MS);
+    ready(&mut run.node, at, true);
+    send(&mut run.node, at, 50_000, true, "old");
+    run.node.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
+    run.node.turns(at);
+    exchange(&mut run.node, at, "delayed", "fanout", true);
+    bind(&mut run.node, at, ("delayed", ""), "q", &[]);
+    send(&mut run.node, at, 60_000, true, "new");
+    run.store().expect("the disk is well");
+    drop(run);
     disk.power_cut();
     disk.start(Trouble::Never);
-    let mut life = Life::begin(&disk).expect("it opens");
-    life.node.pending_writes.set_time(START_MS + 70_000);
-    life.read_back();
-    assert_eq!(life.empty("q"), ["new"]);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    run.node.pending_writes.set_time(START_MS + 70_000);
+    run.read_back();
+    assert_eq!(run.empty("q"), ["new"]);
 }

@@ -6,7 +6,7 @@ use leveret_core::limits::Limits;
 use leveret_core::time::Now;
 
 use crate::dead_letters::{
-    Life, PERSISTENT, at_every_cut, declare, disk, filled, get, got, message_to, publish, table, with,
+    BrokerRun, PERSISTENT, at_every_cut, declare, disk, filled, get, got, message_to, publish, table, with,
 };
 use crate::support::{At, TestBroker};
 
@@ -275,17 +275,17 @@ fn many_queues_whose_time_comes_at_once_take_several_turns() {
 #[test]
 fn a_queue_that_cannot_be_deleted_stays() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "q", true, &table(|t| t.int("x-expires", 100)));
-    life.store().expect("the disk is well");
-    drop(life);
-    let mut life = Life::begin(&disk).expect("it opens");
-    life.node.pending_writes.start(9, false, 1 << 20);
-    let at = life.at;
-    pass_to(&mut life.node, at, 1 << 30);
-    assert_eq!(life.node.broker.gauges().queues, 1);
-    assert_eq!(life.node.broker.queues().next_expiry_ms(), None, "or the loop would burn");
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "q", true, &table(|t| t.int("x-expires", 100)));
+    run.store().expect("the disk is well");
+    drop(run);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    run.node.pending_writes.start(9, false, 1 << 20);
+    let at = run.at;
+    pass_to(&mut run.node, at, 1 << 30);
+    assert_eq!(run.node.broker.gauges().queues, 1);
+    assert_eq!(run.node.broker.queues().next_expiry_ms(), None, "or the loop would burn");
 }
 
 // ---- with length limits, with several queues
@@ -360,62 +360,62 @@ fn a_message_in_two_queues_is_checked_in_both() {
 
 // ---- across restarts
 
-/// The remaining TTL counts broker time over all its lives. Waiting uses no memory.
+/// The remaining TTL counts broker time over all runs of the broker. Waiting uses no memory.
 #[test]
 fn a_restart_neither_shortens_nor_extends_a_ttl() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "dead", true, &[]);
-    declare(&mut life.node, at, "ttl", true, &ttl(100_000));
-    declare(&mut life.node, at, "own", true, &with("dead", |_| Ok(())));
-    life.node.pending_writes.set_time(50_000);
-    publish(&mut life.node, at, "ttl", PERSISTENT, "x");
-    publish(&mut life.node, at, "own", &persistent_expiring("120000"), "y");
-    life.store_at(Now::from_ms(55_000)).expect("the disk is well");
-    drop(life);
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "dead", true, &[]);
+    declare(&mut run.node, at, "ttl", true, &ttl(100_000));
+    declare(&mut run.node, at, "own", true, &with("dead", |_| Ok(())));
+    run.node.pending_writes.set_time(50_000);
+    publish(&mut run.node, at, "ttl", PERSISTENT, "x");
+    publish(&mut run.node, at, "own", &persistent_expiring("120000"), "y");
+    run.store_at(Now::from_ms(55_000)).expect("the disk is well");
+    drop(run);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
     assert!(
-        (55_000..56_000).contains(&life.node.pending_writes.time_ms()),
+        (55_000..56_000).contains(&run.node.pending_writes.time_ms()),
         "{}",
-        life.node.pending_writes.time_ms()
+        run.node.pending_writes.time_ms()
     );
-    assert_eq!(life.read_back(), (0, 2), "they are only looked at");
-    assert_eq!(life.node.messages.messages_used(), 0);
-    assert_eq!(life.node.broker.queues().next_expiry_ms(), Some(150_000));
+    assert_eq!(run.read_back(), (0, 2), "they are only looked at");
+    assert_eq!(run.node.messages.messages_used(), 0);
+    assert_eq!(run.node.broker.queues().next_expiry_ms(), Some(150_000));
     for (time_ms, left) in
         [(149_999, (1, 1, 0)), (150_000, (0, 1, 0)), (169_999, (0, 1, 0)), (170_000, (0, 0, 1))]
     {
-        pass_to(&mut life.node, at, time_ms);
-        life.read_back();
-        let node = &mut life.node;
+        pass_to(&mut run.node, at, time_ms);
+        run.read_back();
+        let node = &mut run.node;
         let counts = (node.ready(at, "ttl"), node.ready(at, "own"), node.ready(at, "dead"));
         assert_eq!(counts, left, "at {time_ms}");
     }
-    assert_eq!(life.get("dead").expect("there is a message").deaths(), [("own".into(), "expired".into(), 1)]);
+    assert_eq!(run.get("dead").expect("there is a message").deaths(), [("own".into(), "expired".into(), 1)]);
 }
 
 /// The message behind an examined one is examined when that is gone.
 #[test]
 fn messages_in_the_log_expire_one_after_the_other() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "q", true, &ttl(1_000));
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "q", true, &ttl(1_000));
     for time_ms in [10_000, 10_400, 10_800] {
-        life.node.pending_writes.set_time(time_ms);
-        publish(&mut life.node, at, "q", PERSISTENT, "x");
+        run.node.pending_writes.set_time(time_ms);
+        publish(&mut run.node, at, "q", PERSISTENT, "x");
     }
-    life.store_at(Now::from_ms(10_800)).expect("the disk is well");
-    drop(life);
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    life.read_back();
+    run.store_at(Now::from_ms(10_800)).expect("the disk is well");
+    drop(run);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    run.read_back();
     for (time_ms, left) in [(10_999, 3), (11_000, 2), (11_399, 2), (11_400, 1), (11_800, 0)] {
-        pass_to(&mut life.node, at, time_ms);
-        life.read_back();
-        assert_eq!(life.node.ready(at, "q"), left, "at {time_ms}");
+        pass_to(&mut run.node, at, time_ms);
+        run.read_back();
+        assert_eq!(run.node.ready(at, "q"), left, "at {time_ms}");
     }
 }
 
@@ -424,28 +424,28 @@ fn messages_in_the_log_expire_one_after_the_other() {
 fn evicted_messages_expire() {
     let limits = Limits { messages_max: 160, connections_max: 16, ..Limits::default() };
     let disk = disk();
-    let mut life = Life::begin_with(&disk, &limits).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "q", true, &ttl(100_000));
-    life.node.pending_writes.set_time(2_000);
+    let mut run = BrokerRun::begin_with(&disk, &limits).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "q", true, &ttl(100_000));
+    run.node.pending_writes.set_time(2_000);
     for _ in 0..100 {
-        publish(&mut life.node, at, "q", PERSISTENT, "x");
+        publish(&mut run.node, at, "q", PERSISTENT, "x");
     }
     for _ in 0..3 {
-        while life.node.broker.evict(&mut context!(life.node)) {
-            life.store().expect("the disk is well");
+        while run.node.broker.evict(&mut context!(run.node)) {
+            run.store().expect("the disk is well");
         }
-        life.store().expect("the disk is well");
+        run.store().expect("the disk is well");
     }
-    assert!(life.node.messages.messages_used() < 80, "{}", life.node.messages.messages_used());
-    assert_eq!(life.read_back(), (0, 0), "when the first expires is known");
-    pass_to(&mut life.node, at, 101_999);
-    life.read_back();
-    assert_eq!(life.node.ready(at, "q"), 100);
-    pass_to(&mut life.node, at, 102_000);
-    life.read_back();
-    assert_eq!(life.node.ready(at, "q"), 0);
-    assert_eq!(life.node.messages.messages_used(), 0);
+    assert!(run.node.messages.messages_used() < 80, "{}", run.node.messages.messages_used());
+    assert_eq!(run.read_back(), (0, 0), "when the first expires is known");
+    pass_to(&mut run.node, at, 101_999);
+    run.read_back();
+    assert_eq!(run.node.ready(at, "q"), 100);
+    pass_to(&mut run.node, at, 102_000);
+    run.read_back();
+    assert_eq!(run.node.ready(at, "q"), 0);
+    assert_eq!(run.node.messages.messages_used(), 0);
 }
 
 #[test]
@@ -461,34 +461,34 @@ fn over_power_cuts_an_expired_message_is_in_one_place() {
     );
 }
 
-/// A life that ends without a stop has recorded its time while something waited for it. A life in which
+/// A run that ends without a stop has recorded its time while something waited for it. A run in which
 /// nothing waits records nothing.
 #[test]
 fn broker_time_goes_on_over_a_power_cut_without_traffic() {
     for ttl_ms in [Some(1 << 30), None] {
         let disk = disk();
-        let mut life = Life::begin(&disk).expect("it opens");
-        let at = life.at;
-        declare(&mut life.node, at, "q", true, &ttl_ms.map_or(Vec::new(), ttl));
-        publish(&mut life.node, at, "q", PERSISTENT, "x");
-        life.node.turns(at);
-        life.store().expect("the disk is well");
+        let mut run = BrokerRun::begin(&disk).expect("it opens");
+        let at = run.at;
+        declare(&mut run.node, at, "q", true, &ttl_ms.map_or(Vec::new(), ttl));
+        publish(&mut run.node, at, "q", PERSISTENT, "x");
+        run.node.turns(at);
+        run.store().expect("the disk is well");
         let mut commits = 0;
         let mut said_at_ms = 1;
         for now_ms in (1..3_600_000).step_by(1_000) {
             let now = Now::from_ms(now_ms);
-            life.node.pending_writes.set_time(now_ms);
-            if life.keeper.log().time_deadline().is_due(now) {
-                life.keeper.record_time(life.node.broker.queues().has_stored_deadline(), now);
+            run.node.pending_writes.set_time(now_ms);
+            if run.keeper.log().time_deadline().is_due(now) {
+                run.keeper.record_time(run.node.broker.queues().has_stored_deadline(), now);
             }
             while let Some(write) =
-                life.keeper.next_write(&mut life.node.pending_writes, &mut life.node.messages, now)
+                run.keeper.next_write(&mut run.node.pending_writes, &mut run.node.messages, now)
             {
                 let done = write.run(&mut disk.clone());
                 commits += u32::from(done.is_commit());
                 said_at_ms = now_ms;
-                life.keeper
-                    .write_done(&mut life.node.pending_writes, &mut life.node.messages, done, now)
+                run.keeper
+                    .write_done(&mut run.node.pending_writes, &mut run.node.messages, done, now)
                     .expect("the disk is well");
             }
             let unsaid_ms = now_ms - said_at_ms;
@@ -497,11 +497,11 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
                 "{unsaid_ms} at {now_ms}"
             );
         }
-        drop(life);
+        drop(run);
         disk.power_cut();
         disk.start(leveret_test_support::simulated_disk::Trouble::Never);
-        let life = Life::begin(&disk).expect("it opens");
-        let time_ms = life.node.pending_writes.time_ms();
+        let run = BrokerRun::begin(&disk).expect("it opens");
+        let time_ms = run.node.pending_writes.time_ms();
         if ttl_ms.is_some() {
             assert!((3_600_000 / 9 * 8..3_600_000).contains(&time_ms), "{time_ms}");
             assert!((10..40).contains(&commits), "{commits}");
@@ -516,89 +516,89 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
 #[test]
 fn a_start_is_a_use_of_a_queue() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "q", true, &table(|t| t.int("x-expires", 1_000)));
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "q", true, &table(|t| t.int("x-expires", 1_000)));
     // The store is older than the queue may stay unused.
-    life.store_at(Now::from_ms(60_000)).expect("the disk is well");
-    drop(life);
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    let now_ms = life.node.pending_writes.time_ms();
+    run.store_at(Now::from_ms(60_000)).expect("the disk is well");
+    drop(run);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    let now_ms = run.node.pending_writes.time_ms();
     assert!(now_ms >= 60_000);
-    assert_eq!(life.node.broker.queues().next_expiry_ms(), Some(now_ms + 1_000));
-    pass_to(&mut life.node, at, now_ms + 1_000);
-    assert_eq!(life.node.broker.gauges().queues, 0);
-    life.store().expect("the disk is well");
-    drop(life);
-    assert_eq!(Life::begin(&disk).expect("it opens").node.broker.gauges().queues, 0, "for good");
+    assert_eq!(run.node.broker.queues().next_expiry_ms(), Some(now_ms + 1_000));
+    pass_to(&mut run.node, at, now_ms + 1_000);
+    assert_eq!(run.node.broker.gauges().queues, 0);
+    run.store().expect("the disk is well");
+    drop(run);
+    assert_eq!(BrokerRun::begin(&disk).expect("it opens").node.broker.gauges().queues, 0, "for good");
 }
 
 /// A message may have an expiration in a queue without arguments. It must not fill the log forever.
 #[test]
 fn messages_in_the_log_expire_in_a_queue_without_arguments() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "q", true, &[]);
-    life.node.pending_writes.set_time(10_000);
-    publish(&mut life.node, at, "q", &persistent_expiring("1000"), "x");
-    life.store_at(Now::from_ms(10_000)).expect("the disk is well");
-    drop(life);
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    assert_eq!(life.read_back(), (0, 1), "it is only looked at");
-    assert_eq!(life.node.broker.queues().next_expiry_ms(), Some(11_000));
-    pass_to(&mut life.node, at, 11_000);
-    life.read_back();
-    assert_eq!(life.node.ready(at, "q"), 0);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "q", true, &[]);
+    run.node.pending_writes.set_time(10_000);
+    publish(&mut run.node, at, "q", &persistent_expiring("1000"), "x");
+    run.store_at(Now::from_ms(10_000)).expect("the disk is well");
+    drop(run);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    assert_eq!(run.read_back(), (0, 1), "it is only looked at");
+    assert_eq!(run.node.broker.queues().next_expiry_ms(), Some(11_000));
+    pass_to(&mut run.node, at, 11_000);
+    run.read_back();
+    assert_eq!(run.node.ready(at, "q"), 0);
 }
 
 /// Any other write also records the time.
 #[test]
 fn broker_time_is_not_written_twice() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "q", true, &ttl(1 << 30));
-    life.store().expect("the disk is well");
-    publish(&mut life.node, at, "q", PERSISTENT, "x");
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "q", true, &ttl(1 << 30));
+    run.store().expect("the disk is well");
+    publish(&mut run.node, at, "q", PERSISTENT, "x");
     let now = Now::from_ms(90_000);
-    life.keeper.record_time(true, now);
-    let before = life.keeper.log().counters().commits;
-    life.store_at(now).expect("the disk is well");
-    assert_eq!(life.keeper.log().counters().commits, before + 1);
+    run.keeper.record_time(true, now);
+    let before = run.keeper.log().counters().commits;
+    run.store_at(now).expect("the disk is well");
+    assert_eq!(run.keeper.log().counters().commits, before + 1);
 }
 
 /// The time is recorded even in a log that is full of messages that have to expire.
 #[test]
 fn broker_time_goes_on_in_a_full_log() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
     // No queue may use all of it.
     for queue in ["a", "b"] {
-        declare(&mut life.node, at, queue, true, &ttl(1 << 30));
+        declare(&mut run.node, at, queue, true, &ttl(1 << 30));
     }
-    life.store().expect("the disk is well");
+    run.store().expect("the disk is well");
     let body = "x".repeat(4_000);
     let mut count = 0;
-    while publish(&mut life.node, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
+    while publish(&mut run.node, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
         count += 1;
         if count % 16 == 0 {
-            life.node.turns(at);
-            life.store().expect("the disk is well");
-            while life.node.broker.evict(&mut context!(life.node)) {}
+            run.node.turns(at);
+            run.store().expect("the disk is well");
+            while run.node.broker.evict(&mut context!(run.node)) {}
         }
     }
-    life.store().expect("the disk is well");
+    run.store().expect("the disk is well");
     assert!(count > 1_000, "{count}");
     let now = Now::from_ms(500_000);
-    life.keeper.record_time(life.node.broker.queues().has_stored_deadline(), now);
-    life.store_at(now).expect("the disk is well");
-    drop(life);
+    run.keeper.record_time(run.node.broker.queues().has_stored_deadline(), now);
+    run.store_at(now).expect("the disk is well");
+    drop(run);
     disk.power_cut();
     disk.start(leveret_test_support::simulated_disk::Trouble::Never);
-    let life = Life::begin(&disk).expect("it opens");
-    assert!(life.node.pending_writes.time_ms() >= 500_000, "{}", life.node.pending_writes.time_ms());
+    let run = BrokerRun::begin(&disk).expect("it opens");
+    assert!(run.node.pending_writes.time_ms() >= 500_000, "{}", run.node.pending_writes.time_ms());
 }

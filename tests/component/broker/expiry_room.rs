@@ -6,7 +6,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::time::Now;
 
 use crate::dead_letters::{
-    Life, NOW, PERSISTENT, declare, disk, filled, get, got, message_to, publish, table, with,
+    BrokerRun, NOW, PERSISTENT, declare, disk, filled, get, got, message_to, publish, table, with,
 };
 use crate::expiry::{expiring, pass_to, persistent_expiring, ttl};
 use crate::support::TestBroker;
@@ -204,36 +204,36 @@ fn messages_with_ttl_0_go_to_the_next_consumer_as_well() {
 #[test]
 fn messages_behind_others_wait_for_their_ttl_too() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "q", true, &[]);
-    publish(&mut life.node, at, "q", PERSISTENT, "for ever");
-    assert!(!life.node.broker.queues().has_stored_deadline() && !life.node.broker.queues().has_deadlines());
-    publish(&mut life.node, at, "q", &persistent_expiring("1000"), "behind");
-    assert!(life.node.broker.queues().has_stored_deadline() && life.node.broker.queues().has_deadlines());
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "q", true, &[]);
+    publish(&mut run.node, at, "q", PERSISTENT, "for ever");
+    assert!(!run.node.broker.queues().has_stored_deadline() && !run.node.broker.queues().has_deadlines());
+    publish(&mut run.node, at, "q", &persistent_expiring("1000"), "behind");
+    assert!(run.node.broker.queues().has_stored_deadline() && run.node.broker.queues().has_deadlines());
 }
 
 /// Deleting a queue writes an entry, and waits while too much is to be written.
 #[test]
 fn the_deletion_of_an_unused_queue_waits_for_pending_writes() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "q", true, &table(|t| t.int("x-expires", 100)));
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "q", true, &table(|t| t.int("x-expires", 100)));
     let mut declared = 0;
-    while !life.node.pending_writes.is_crowded() {
-        declare(&mut life.node, at, &format!("q{declared}"), true, &[]);
+    while !run.node.pending_writes.is_crowded() {
+        declare(&mut run.node, at, &format!("q{declared}"), true, &[]);
         declared += 1;
     }
-    pass_to(&mut life.node, at, 1 << 20);
-    assert_eq!(life.node.ready(at, "q"), 0, "it is there");
+    pass_to(&mut run.node, at, 1 << 20);
+    assert_eq!(run.node.ready(at, "q"), 0, "it is there");
     assert!(
-        !life.node.broker.may_expire_or_trim(&life.node.pending_writes, &life.node.messages),
+        !run.node.broker.may_expire_or_trim(&run.node.pending_writes, &run.node.messages),
         "or the loop would burn"
     );
-    life.store().expect("the disk is well");
-    pass_to(&mut life.node, at, 1 << 21);
-    assert_eq!(life.node.broker.gauges().queues, declared);
+    run.store().expect("the disk is well");
+    pass_to(&mut run.node, at, 1 << 21);
+    assert_eq!(run.node.broker.gauges().queues, declared);
 }
 
 /// A publisher blocked by the log share of its virtual host resumes when messages expire or a queue is
@@ -270,39 +270,39 @@ fn expired_messages_free_the_log_share_of_their_virtual_host() {
 fn a_full_log_of_expiring_messages_proceeds() {
     for (body_len, needs_taker) in [(4_000, false), (400, true)] {
         let disk = disk();
-        let mut life = Life::begin(&disk).expect("it opens");
-        let at = life.at;
-        declare(&mut life.node, at, "dead", true, &[]);
+        let mut run = BrokerRun::begin(&disk).expect("it opens");
+        let at = run.at;
+        declare(&mut run.node, at, "dead", true, &[]);
         for queue in ["a", "b"] {
-            declare(&mut life.node, at, queue, true, &with("dead", |t| t.int("x-message-ttl", 1_000)));
+            declare(&mut run.node, at, queue, true, &with("dead", |t| t.int("x-message-ttl", 1_000)));
         }
         let body = "x".repeat(body_len);
         let mut count = 0;
-        while publish(&mut life.node, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
+        while publish(&mut run.node, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
             count += 1;
             if count % 64 == 0 {
-                write_all(&mut life, &disk);
+                write_all(&mut run, &disk);
             }
         }
         let (mut taken, mut last, mut vain, mut has_taker) = (0, u32::MAX, 0, false);
         while last > 0 {
-            life.node.pending_writes.set_time(1 << 20);
-            taken += life.node.turns(at);
-            life.read_back();
-            write_all(&mut life, &disk);
-            let left = life.node.ready(at, "a") + life.node.ready(at, "b");
+            run.node.pending_writes.set_time(1 << 20);
+            taken += run.node.turns(at);
+            run.read_back();
+            write_all(&mut run, &disk);
+            let left = run.node.ready(at, "a") + run.node.ready(at, "b");
             vain = if left < last { 0 } else { vain + 1 };
             last = left;
             if vain == 50 {
                 println!("{body_len}: {count} published, {left} left, {taken} taken");
                 assert!(needs_taker && !has_taker, "{left} of {count} are left of {body_len} bytes");
                 let (queue, no_ack, exclusive, arguments) = ("dead", true, false, &[][..]);
-                life.node.done(at, Command::Consume { queue, tag: "", no_ack, exclusive, arguments });
+                run.node.done(at, Command::Consume { queue, tag: "", no_ack, exclusive, arguments });
                 (has_taker, vain) = (true, 0);
             }
         }
         assert_eq!(has_taker, needs_taker);
-        assert_eq!(taken + life.node.broker.queue_depth("/", "dead").unwrap(), count as u32);
+        assert_eq!(taken + run.node.broker.queue_depth("/", "dead").unwrap(), count as u32);
     }
 }
 
@@ -312,37 +312,37 @@ fn a_full_log_of_expiring_messages_proceeds() {
 fn broker_time_is_written_while_the_log_is_full() {
     const HOUR_MS: u64 = 3_600_000;
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "q", true, &[]);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "q", true, &[]);
     let expiring = persistent_expiring("4000000000");
-    while publish(&mut life.node, at, "q", &expiring, &"x".repeat(4_000)) == Outcome::Published {
-        write_all(&mut life, &disk);
+    while publish(&mut run.node, at, "q", &expiring, &"x".repeat(4_000)) == Outcome::Published {
+        write_all(&mut run, &disk);
     }
     for hour in 1..=1_000 {
         let now = Now::from_ms(hour * HOUR_MS);
-        life.keeper.record_time(true, now);
-        life.store_at(now);
-        write_all_at(&mut life, &disk, now);
+        run.keeper.record_time(true, now);
+        run.store_at(now);
+        write_all_at(&mut run, &disk, now);
     }
-    drop(life);
-    let life = Life::begin(&disk).expect("it opens");
-    let hours = life.keeper.log().time_ms(NOW) / HOUR_MS;
+    drop(run);
+    let run = BrokerRun::begin(&disk).expect("it opens");
+    let hours = run.keeper.log().time_ms(NOW) / HOUR_MS;
     assert!(hours >= 999, "{hours} hours of 1000 are known");
 }
 
 /// Writes, and lets the compactor free space, until there is nothing to do.
-fn write_all(life: &mut Life, disk: &SimDisk) {
-    write_all_at(life, disk, NOW);
+fn write_all(run: &mut BrokerRun, disk: &SimDisk) {
+    write_all_at(run, disk, NOW);
 }
 
-fn write_all_at(life: &mut Life, disk: &SimDisk, now: Now) {
-    life.store_at(now);
+fn write_all_at(run: &mut BrokerRun, disk: &SimDisk, now: Now) {
+    run.store_at(now);
     for _ in 0..200 {
-        let Some(job) = life.keeper.log_mut().next_compaction_read() else { break };
+        let Some(job) = run.keeper.log_mut().next_compaction_read() else { break };
         let done = job.run(&mut disk.clone());
-        life.keeper.log_mut().compaction_read_done(done);
-        life.store_at(now);
+        run.keeper.log_mut().compaction_read_done(done);
+        run.store_at(now);
     }
 }
 
@@ -351,25 +351,25 @@ fn write_all_at(life: &mut Life, disk: &SimDisk, now: Now) {
 #[test]
 fn a_get_from_a_queue_that_is_deleted_is_answered() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    declare(&mut life.node, at, "q", true, &[]);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    declare(&mut run.node, at, "q", true, &[]);
     for _ in 0..600 {
-        publish(&mut life.node, at, "q", PERSISTENT, "x");
+        publish(&mut run.node, at, "q", PERSISTENT, "x");
     }
-    life.store().expect("the disk is well");
+    run.store().expect("the disk is well");
     let ask = Command::Get { queue: "q", no_ack: false };
-    assert_eq!(life.node.ask(at, ask), Outcome::Later, "that it may have been delivered is not written yet");
-    life.store().expect("the disk is well");
-    life.node.turns(at);
-    let first = life.node.broker.take_late_reply(at.connection).map(|(outcome, _)| outcome);
+    assert_eq!(run.node.ask(at, ask), Outcome::Later, "that it may have been delivered is not written yet");
+    run.store().expect("the disk is well");
+    run.node.turns(at);
+    let first = run.node.broker.take_late_reply(at.connection).map(|(outcome, _)| outcome);
     assert_eq!(first, Some(Outcome::GetQueued));
-    while life.node.ask(at, ask) == Outcome::GetQueued {
-        life.node.broker.sent(&mut context!(life.node), at.connection, 1);
+    while run.node.ask(at, ask) == Outcome::GetQueued {
+        run.node.broker.sent(&mut context!(run.node), at.connection, 1);
     }
-    let other = life.node.connect();
-    life.node.done(other, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
-    life.node.turns(at);
-    let last = life.node.broker.take_late_reply(at.connection).map(|(outcome, _)| outcome);
+    let other = run.node.connect();
+    run.node.done(other, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    run.node.turns(at);
+    let last = run.node.broker.take_late_reply(at.connection).map(|(outcome, _)| outcome);
     assert_eq!(last, Some(Outcome::GetEmpty));
 }

@@ -13,7 +13,6 @@ mod expiry;
 mod expiry_room;
 mod firehose;
 
-mod lives;
 mod offsets;
 mod orphans;
 mod overdue;
@@ -22,6 +21,7 @@ mod parameters;
 mod policies;
 mod prefetch;
 mod priorities;
+mod random_runs;
 mod routing;
 mod shares;
 mod single_active;

@@ -3,7 +3,7 @@
 use leveret_broker::{OperatorFault, PARAMETER_BYTES_MAX, ParameterNeeds, ParameterView};
 use leveret_core::limits::Limits;
 
-use crate::dead_letters::{Life, disk};
+use crate::dead_letters::{BrokerRun, disk};
 use crate::support::TestBroker;
 
 const COMPONENT: &str = "shovel";
@@ -47,8 +47,8 @@ fn all(node: &TestBroker) -> Vec<String> {
 #[test]
 fn a_start_after_a_kill_finds_parameters_as_they_were_confirmed() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    life.node.admit("other", "v");
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    run.node.admit("other", "v");
     for (vhost, name, value) in [
         (Some("/"), "s", "{\"a\":1}"),
         (Some("/"), "gone", "1"),
@@ -56,22 +56,22 @@ fn a_start_after_a_kill_finds_parameters_as_they_were_confirmed() {
         (None, "g", "[1]"),
         (None, "cleared", "3"),
     ] {
-        set(&mut life.node, vhost, name, value).expect("there is room");
+        set(&mut run.node, vhost, name, value).expect("there is room");
     }
-    life.store().expect("the disk is well");
-    set(&mut life.node, Some("/"), "s", "{\"a\":2}").expect("there is room");
-    clear(&mut life.node, Some("/"), "gone").expect("it is there");
-    clear(&mut life.node, None, "cleared").expect("it is there");
-    life.store().expect("the disk is well");
-    drop(life);
-    let mut life = Life::begin(&disk).expect("it opens");
-    assert_eq!(all(&life.node), ["- g [1]", "/ s {\"a\":2}", "v s 2"]);
-    life.node.broker.delete_vhost(&mut context!(life.node), "v").expect("it is there");
-    let at = life.at;
-    life.node.turns(at);
-    life.store().expect("the disk is well");
-    drop(life);
-    assert_eq!(all(&Life::begin(&disk).expect("it opens").node), ["- g [1]", "/ s {\"a\":2}"]);
+    run.store().expect("the disk is well");
+    set(&mut run.node, Some("/"), "s", "{\"a\":2}").expect("there is room");
+    clear(&mut run.node, Some("/"), "gone").expect("it is there");
+    clear(&mut run.node, None, "cleared").expect("it is there");
+    run.store().expect("the disk is well");
+    drop(run);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    assert_eq!(all(&run.node), ["- g [1]", "/ s {\"a\":2}", "v s 2"]);
+    run.node.broker.delete_vhost(&mut context!(run.node), "v").expect("it is there");
+    let at = run.at;
+    run.node.turns(at);
+    run.store().expect("the disk is well");
+    drop(run);
+    assert_eq!(all(&BrokerRun::begin(&disk).expect("it opens").node), ["- g [1]", "/ s {\"a\":2}"]);
 }
 
 #[test]
@@ -139,20 +139,20 @@ fn parameters_for_administrators_are_refused_to_other_users() {
 #[test]
 fn parameters_left_out_by_a_start_can_be_cleared_and_do_not_come_back() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
     for name in ["a", "b", "c"] {
-        set(&mut life.node, Some("/"), name, "1").expect("there is room");
+        set(&mut run.node, Some("/"), name, "1").expect("there is room");
     }
-    life.store().expect("the disk is well");
-    drop(life);
+    run.store().expect("the disk is well");
+    drop(run);
     let few = Limits { connections_max: 16, parameters_max: 1, ..Limits::default() };
-    let mut life = Life::begin_with(&disk, &few).expect("it opens");
-    assert_eq!(all(&life.node), ["/ a 1"]);
-    assert!(life.node.broker.may_have_parameter("/", COMPONENT, "b"));
-    clear(&mut life.node, Some("/"), "b").expect("the log has it");
-    assert_eq!(clear(&mut life.node, Some("/"), "b"), Err(OperatorFault::NoSuchParameter));
-    assert_eq!(clear(&mut life.node, Some("/"), "d"), Err(OperatorFault::NoSuchParameter));
-    life.store().expect("the disk is well");
-    drop(life);
-    assert_eq!(all(&Life::begin(&disk).expect("it opens").node), ["/ a 1", "/ c 1"]);
+    let mut run = BrokerRun::begin_with(&disk, &few).expect("it opens");
+    assert_eq!(all(&run.node), ["/ a 1"]);
+    assert!(run.node.broker.may_have_parameter("/", COMPONENT, "b"));
+    clear(&mut run.node, Some("/"), "b").expect("the log has it");
+    assert_eq!(clear(&mut run.node, Some("/"), "b"), Err(OperatorFault::NoSuchParameter));
+    assert_eq!(clear(&mut run.node, Some("/"), "d"), Err(OperatorFault::NoSuchParameter));
+    run.store().expect("the disk is well");
+    drop(run);
+    assert_eq!(all(&BrokerRun::begin(&disk).expect("it opens").node), ["/ a 1", "/ c 1"]);
 }

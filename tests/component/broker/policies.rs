@@ -6,7 +6,7 @@ use leveret_broker::{ApplyTo, NewPolicy, OperatorFault, PolicyKind};
 use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::limits::Limits;
 
-use crate::dead_letters::{Life, PERSISTENT, declare, disk, get, got, publish, table};
+use crate::dead_letters::{BrokerRun, PERSISTENT, declare, disk, get, got, publish, table};
 use crate::expiry::pass_to;
 use crate::support::{At, TestBroker};
 
@@ -259,48 +259,48 @@ fn policies_are_limited_by_policies_max() {
 #[test]
 fn a_start_restores_policies() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
     for queue in ["q", "dead"] {
-        declare(&mut life.node, at, queue, true, &[]);
+        declare(&mut run.node, at, queue, true, &[]);
     }
-    say(&mut life.node, "p", "^q$", |t| {
+    say(&mut run.node, "p", "^q$", |t| {
         t.text("dead-letter-exchange", "")?;
         t.text("dead-letter-routing-key", "dead")?;
         t.int("message-ttl", 1_000)
     });
-    limit(&mut life.node, "o", "^q$", |t| t.int("max-length", 2));
-    say(&mut life.node, "gone", "^q$", |t| t.int("max-length", 1));
-    clear(&mut life.node, PolicyKind::User, "gone");
-    life.node.admit("other", "v");
+    limit(&mut run.node, "o", "^q$", |t| t.int("max-length", 2));
+    say(&mut run.node, "gone", "^q$", |t| t.int("max-length", 1));
+    clear(&mut run.node, PolicyKind::User, "gone");
+    run.node.admit("other", "v");
     let definition = table(|t| t.int("max-length", 1));
-    life.node.broker.set_policy(&mut context!(life.node), "v", &policy("v", "", &definition)).unwrap();
-    publish(&mut life.node, at, "q", PERSISTENT, "x");
-    life.store().expect("the disk is well");
-    drop(life);
-    let mut life = Life::begin(&disk).expect("it opens");
-    let at = life.at;
-    let names = |life: &Life| {
+    run.node.broker.set_policy(&mut context!(run.node), "v", &policy("v", "", &definition)).unwrap();
+    publish(&mut run.node, at, "q", PERSISTENT, "x");
+    run.store().expect("the disk is well");
+    drop(run);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let at = run.at;
+    let names = |run: &BrokerRun| {
         let mut names: Vec<_> =
-            life.node.broker.views().policies().map(|view| view.policy.name.to_string()).collect();
+            run.node.broker.views().policies().map(|view| view.policy.name.to_string()).collect();
         names.sort();
         names
     };
-    assert_eq!(names(&life), ["o", "p", "v"]);
-    assert_eq!(applied(&life.node, "q"), (Some("p".into()), Some("o".into())));
-    life.read_back();
-    let due_ms = life.node.broker.queues().next_expiry_ms().expect("its time goes on");
-    pass_to(&mut life.node, at, due_ms);
-    life.read_back();
-    life.node.turns(at);
-    assert_eq!((life.node.ready(at, "q"), life.node.ready(at, "dead")), (0, 1), "by its policy");
+    assert_eq!(names(&run), ["o", "p", "v"]);
+    assert_eq!(applied(&run.node, "q"), (Some("p".into()), Some("o".into())));
+    run.read_back();
+    let due_ms = run.node.broker.queues().next_expiry_ms().expect("its time goes on");
+    pass_to(&mut run.node, at, due_ms);
+    run.read_back();
+    run.node.turns(at);
+    assert_eq!((run.node.ready(at, "q"), run.node.ready(at, "dead")), (0, 1), "by its policy");
     for number in 0..4 {
-        publish(&mut life.node, at, "q", PERSISTENT, &number.to_string());
+        publish(&mut run.node, at, "q", PERSISTENT, &number.to_string());
     }
-    assert_eq!(life.node.ready(at, "q"), 2);
-    life.node.broker.delete_vhost(&mut context!(life.node), "v").unwrap();
-    life.node.turns(at);
-    life.store().expect("the disk is well");
-    drop(life);
-    assert_eq!(names(&Life::begin(&disk).expect("it opens")), ["o", "p"]);
+    assert_eq!(run.node.ready(at, "q"), 2);
+    run.node.broker.delete_vhost(&mut context!(run.node), "v").unwrap();
+    run.node.turns(at);
+    run.store().expect("the disk is well");
+    drop(run);
+    assert_eq!(names(&BrokerRun::begin(&disk).expect("it opens")), ["o", "p"]);
 }

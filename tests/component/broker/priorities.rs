@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::dead_letters::{Life, disk, get, message_to};
+use crate::dead_letters::{BrokerRun, disk, get, message_to};
 use crate::spilling::store;
 use crate::support::{At, PRIORITIES, TestBroker, with_priority};
 use leveret_broker::{Restored, levels_of};
@@ -221,43 +221,43 @@ fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
 // ---- with power cuts
 
 /// Declares a durable queue in a virtual host of its own, with a message in each of three levels.
-fn stored(disk: &SimDisk) -> Life {
-    let mut life = Life::begin(disk).expect("it opens");
-    life.node.admit("other", "v");
-    let at = life.node.connect_as("other", "v");
+fn stored(disk: &SimDisk) -> BrokerRun {
+    let mut run = BrokerRun::begin(disk).expect("it opens");
+    run.node.admit("other", "v");
+    let at = run.node.connect_as("other", "v");
     let (passive, durable, exclusive, auto_delete, arguments) = (false, true, false, false, PRIORITIES);
     let queue = QUEUE;
-    life.node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    run.node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
     for priority in [1, 3, 5] {
         // `delivery-mode` and `priority`.
         let properties = [0x18, 0, 2, priority];
-        assert_eq!(send_with(&mut life.node, at, &properties, "kept"), Outcome::Published);
+        assert_eq!(send_with(&mut run.node, at, &properties, "kept"), Outcome::Published);
     }
-    life.store().expect("the disk is well");
-    assert_eq!(live_in_log(&mut life), [1, 1, 1], "each level is the log's by itself");
-    life
+    run.store().expect("the disk is well");
+    assert_eq!(live_in_log(&mut run), [1, 1, 1], "each level is the log's by itself");
+    run
 }
 
 /// Returns the number of live messages in the log for each queue that has some.
-fn live_in_log(life: &mut Life) -> Vec<u64> {
-    let queues = life.keeper.log_mut().index().queues();
+fn live_in_log(run: &mut BrokerRun) -> Vec<u64> {
+    let queues = run.keeper.log_mut().index().queues();
     queues.values().filter(|queue| !queue.gone && queue.live > 0).map(|queue| queue.live).collect()
 }
 
 #[test]
 fn a_virtual_host_whose_deletion_was_cut_short_takes_all_levels_with_it() {
     let disk = disk();
-    let mut life = stored(&disk);
-    life.node.broker.delete_vhost(&mut context!(life.node), "v").expect("it is there");
-    life.store().expect("the disk is well");
-    assert_eq!(live_in_log(&mut life), [1, 1, 1], "its queues are deleted step by step");
-    drop(life);
+    let mut run = stored(&disk);
+    run.node.broker.delete_vhost(&mut context!(run.node), "v").expect("it is there");
+    run.store().expect("the disk is well");
+    assert_eq!(live_in_log(&mut run), [1, 1, 1], "its queues are deleted step by step");
+    drop(run);
     disk.power_cut();
     disk.start(Trouble::Never);
-    let mut life = Life::begin(&disk).expect("it opens");
-    life.store().expect("the disk is well");
-    assert_eq!(live_in_log(&mut life), [] as [u64; 0]);
-    assert_eq!(life.node.broker.gauges().queues, 0, "and no orphan is left");
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    run.store().expect("the disk is well");
+    assert_eq!(live_in_log(&mut run), [] as [u64; 0]);
+    assert_eq!(run.node.broker.gauges().queues, 0, "and no orphan is left");
 }
 
 #[test]
@@ -266,17 +266,17 @@ fn a_queue_left_out_by_a_start_keeps_its_levels_until_it_is_deleted() {
     drop(stored(&disk));
     for is_deleted in [false, true] {
         let limits = Limits { queues_max: 3, connections_max: 16, ..Limits::default() };
-        let mut life = Life::begin_with(&disk, &limits).expect("it opens");
-        assert_eq!(life.node.broker.gauges().queues, 0, "there is room for three of four");
+        let mut run = BrokerRun::begin_with(&disk, &limits).expect("it opens");
+        assert_eq!(run.node.broker.gauges().queues, 0, "there is room for three of four");
         if is_deleted {
             let queue = QUEUE;
-            let at = life.node.connect_as("other", "v");
-            life.node.done(at, Command::QueueDelete { queue, if_unused: false, if_empty: false });
-            life.node.turns(at);
+            let at = run.node.connect_as("other", "v");
+            run.node.done(at, Command::QueueDelete { queue, if_unused: false, if_empty: false });
+            run.node.turns(at);
         }
-        life.store().expect("the disk is well");
-        assert_eq!(live_in_log(&mut life).len(), if is_deleted { 0 } else { 3 });
+        run.store().expect("the disk is well");
+        assert_eq!(live_in_log(&mut run).len(), if is_deleted { 0 } else { 3 });
     }
-    let mut life = Life::begin(&disk).expect("it opens");
-    assert_eq!((live_in_log(&mut life), life.node.broker.gauges().queues), (vec![], 0));
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    assert_eq!((live_in_log(&mut run), run.node.broker.gauges().queues), (vec![], 0));
 }

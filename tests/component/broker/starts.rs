@@ -5,7 +5,7 @@ use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
 use leveret_storage::{Disk, Log, Settings};
 
-use crate::dead_letters::{IDENTITY, Life};
+use crate::dead_letters::{BrokerRun, IDENTITY};
 use crate::support::TestBroker;
 use leveret_test_support::simulated_disk::{Mutant, SimDisk};
 
@@ -16,13 +16,13 @@ const NOW: Now = Now::from_ms(1);
 #[test]
 fn a_user_that_was_read_exists_although_a_second_read_fails() {
     let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
-    let mut life = Life::begin(&disk).expect("it is a new store");
-    life.node
+    let mut run = BrokerRun::begin(&disk).expect("it is a new store");
+    run.node
         .broker
-        .put_user(&mut life.node.pending_writes, "ann", PasswordHash::NoPassword, "")
+        .put_user(&mut run.node.pending_writes, "ann", PasswordHash::NoPassword, "")
         .expect("there is room");
-    life.store().expect("the disk is well");
-    drop(life);
+    run.store().expect("the disk is well");
+    drop(run);
     let settings = Settings { segments_max: 30, ..Settings::default() };
     let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).expect("it opens");
     for slot in disk.slots().expect("it can be read") {

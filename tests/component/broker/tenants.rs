@@ -36,7 +36,8 @@ struct Peer {
     tags: u64,
 }
 
-struct Life {
+/// One random run: a broker and its clients.
+struct BrokerRun {
     node: TestBroker,
     random: Random,
     peers: Vec<Peer>,
@@ -68,7 +69,7 @@ fn limits() -> Limits {
     }
 }
 
-impl Life {
+impl BrokerRun {
     fn begin(seed: u64) -> Self {
         let mut node = TestBroker::with(&limits());
         let is_logged = seed.is_multiple_of(2);
@@ -416,30 +417,30 @@ impl Life {
 }
 
 fn live(seed: u64) {
-    let mut life = Life::begin(seed);
+    let mut run = BrokerRun::begin(seed);
     for _ in 0..STEPS {
-        if life.peers.is_empty() || life.peers.len() < 6 && life.random.below(8) == 0 {
-            life.connect();
+        if run.peers.is_empty() || run.peers.len() < 6 && run.random.below(8) == 0 {
+            run.connect();
         }
-        if life.peers.is_empty() {
+        if run.peers.is_empty() {
             continue;
         }
-        let at = life.random.below(life.peers.len() as u64) as usize;
-        if !life.node.broker.is_busy(life.peers[at].connection) {
-            let channels = life.peers[at].channels.len();
-            if channels == 0 || channels < 3 && life.random.once_in(20) {
-                life.open_channel(at);
+        let at = run.random.below(run.peers.len() as u64) as usize;
+        if !run.node.broker.is_busy(run.peers[at].connection) {
+            let channels = run.peers[at].channels.len();
+            if channels == 0 || channels < 3 && run.random.once_in(20) {
+                run.open_channel(at);
             }
-            if !life.peers[at].channels.is_empty() {
-                life.command(at);
+            if !run.peers[at].channels.is_empty() {
+                run.command(at);
             }
         }
-        life.trouble();
-        if life.random.once_in(4) {
-            life.turn();
+        run.trouble();
+        if run.random.once_in(4) {
+            run.turn();
         }
     }
-    life.end();
+    run.end();
 }
 
 #[test]

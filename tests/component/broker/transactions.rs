@@ -2,17 +2,17 @@
 
 use leveret_core::command::{Command, Outcome};
 
-use crate::dead_letters::{Life, PERSISTENT, declare, disk, publish, table};
+use crate::dead_letters::{BrokerRun, PERSISTENT, declare, disk, publish, table};
 use crate::support::At;
 
 const TRANSIENT: &[u8] = &[0, 0];
 
 /// Returns the bodies of the messages delivered to a consumer now.
-fn delivered(life: &mut Life, at: At) -> Vec<String> {
-    while life.node.broker.run_jobs(&mut context!(life.node)) {}
-    life.node.broker.deliver(&mut context!(life.node), 8192);
-    while life.node.broker.next_with_output().is_some() {}
-    life.node.outbox_bodies(at)
+fn delivered(run: &mut BrokerRun, at: At) -> Vec<String> {
+    while run.node.broker.run_jobs(&mut context!(run.node)) {}
+    run.node.broker.deliver(&mut context!(run.node), 8192);
+    while run.node.broker.next_with_output().is_some() {}
+    run.node.outbox_bodies(at)
 }
 
 #[test]
@@ -20,37 +20,37 @@ fn persistent_messages_of_a_transaction_are_delivered_after_its_sync_and_keep_th
     for size in [1, 3] {
         for is_got in [false, true] {
             let disk = disk();
-            let mut life = Life::begin(&disk).expect("it opens");
-            let (publisher, taker) = (life.at, life.node.connect());
-            let transacted = life.node.open(publisher, 2);
-            declare(&mut life.node, publisher, "q", true, &[]);
+            let mut run = BrokerRun::begin(&disk).expect("it opens");
+            let (publisher, taker) = (run.at, run.node.connect());
+            let transacted = run.node.open(publisher, 2);
+            declare(&mut run.node, publisher, "q", true, &[]);
             if !is_got {
-                life.node.consume(taker, "q");
+                run.node.consume(taker, "q");
             }
-            life.store().expect("the disk is well");
-            life.node.done(transacted, Command::TxSelect);
+            run.store().expect("the disk is well");
+            run.node.done(transacted, Command::TxSelect);
             let bodies: Vec<String> = (0..size).map(|number| format!("t{number}")).collect();
             for body in &bodies {
-                assert_eq!(publish(&mut life.node, transacted, "q", PERSISTENT, body), Outcome::Published);
+                assert_eq!(publish(&mut run.node, transacted, "q", PERSISTENT, body), Outcome::Published);
             }
-            let commit = life.node.ask(transacted, Command::TxCommit);
+            let commit = run.node.ask(transacted, Command::TxCommit);
             assert_eq!(commit, Outcome::Done);
             for (properties, body) in [(TRANSIENT, "later"), (PERSISTENT, "last")] {
-                assert_eq!(publish(&mut life.node, publisher, "q", properties, body), Outcome::Published);
+                assert_eq!(publish(&mut run.node, publisher, "q", properties, body), Outcome::Published);
             }
             let expected = [&bodies[..], &["later".into(), "last".into()]].concat();
             if is_got {
                 let get = Command::Get { queue: "q", no_ack: true };
-                assert_eq!(life.node.ask(taker, get), Outcome::Later, "it waits for the sync");
-                assert_eq!(delivered(&mut life, taker), [""; 0]);
-                life.store().expect("the disk is well");
-                assert_eq!(delivered(&mut life, taker), expected[..1]);
+                assert_eq!(run.node.ask(taker, get), Outcome::Later, "it waits for the sync");
+                assert_eq!(delivered(&mut run, taker), [""; 0]);
+                run.store().expect("the disk is well");
+                assert_eq!(delivered(&mut run, taker), expected[..1]);
             } else {
-                assert_eq!(delivered(&mut life, taker), [""; 0], "{size} messages");
+                assert_eq!(delivered(&mut run, taker), [""; 0], "{size} messages");
                 let mut all = Vec::new();
                 for _ in 0..3 {
-                    life.store().expect("the disk is well");
-                    all.extend(delivered(&mut life, taker));
+                    run.store().expect("the disk is well");
+                    all.extend(delivered(&mut run, taker));
                 }
                 assert_eq!(all, expected);
             }
@@ -60,21 +60,21 @@ fn persistent_messages_of_a_transaction_are_delivered_after_its_sync_and_keep_th
 
 /// Commits a transaction of 320 messages that is not synced yet. Returns the broker, the publisher, and a
 /// consumer with this prefetch of a queue with these arguments.
-fn committed(arguments: &[u8], prefetch_count: u16) -> (Life, At, At) {
-    let mut life = Life::begin(&disk()).expect("it opens");
-    let (publisher, taker) = (life.at, life.node.connect());
-    let transacted = life.node.open(publisher, 2);
-    declare(&mut life.node, publisher, "q", true, arguments);
-    life.node.done(taker, Command::Qos { prefetch_count, global: false });
-    life.node.consume(taker, "q");
-    life.store().expect("the disk is well");
-    life.node.done(transacted, Command::TxSelect);
+fn committed(arguments: &[u8], prefetch_count: u16) -> (BrokerRun, At, At) {
+    let mut run = BrokerRun::begin(&disk()).expect("it opens");
+    let (publisher, taker) = (run.at, run.node.connect());
+    let transacted = run.node.open(publisher, 2);
+    declare(&mut run.node, publisher, "q", true, arguments);
+    run.node.done(taker, Command::Qos { prefetch_count, global: false });
+    run.node.consume(taker, "q");
+    run.store().expect("the disk is well");
+    run.node.done(transacted, Command::TxSelect);
     for number in 0..320 {
-        publish(&mut life.node, transacted, "q", PERSISTENT, &format!("{number}"));
+        publish(&mut run.node, transacted, "q", PERSISTENT, &format!("{number}"));
     }
     // If the queue rejects some messages, this is a fault.
-    let _ = life.node.ask(transacted, Command::TxCommit);
-    (life, publisher, taker)
+    let _ = run.node.ask(transacted, Command::TxCommit);
+    (run, publisher, taker)
 }
 
 /// RabbitMQ delivers a message at once when its queue has a ready consumer. So the length limit of the queue
@@ -92,48 +92,48 @@ fn a_length_limit_counts_only_what_consumers_cannot_take_after_the_sync() {
                 }
                 t.text("x-overflow", overflow)
             });
-            let (mut life, publisher, taker) = committed(&limits, prefetch.unwrap_or(0));
-            let mut all = delivered(&mut life, taker);
+            let (mut run, publisher, taker) = committed(&limits, prefetch.unwrap_or(0));
+            let mut all = delivered(&mut run, taker);
             for _ in 0..3 {
-                life.store().expect("the disk is well");
+                run.store().expect("the disk is well");
                 for _ in 0..10 {
-                    all.extend(delivered(&mut life, taker));
+                    all.extend(delivered(&mut run, taker));
                 }
             }
             let wanted: Vec<String> = expected.map(|number| number.to_string()).collect();
             assert_eq!(all, wanted, "{overflow}, {prefetch:?}");
-            assert_eq!(life.node.ready(publisher, "q"), left, "{overflow}, {levels}, {prefetch:?}");
+            assert_eq!(run.node.ready(publisher, "q"), left, "{overflow}, {levels}, {prefetch:?}");
         }
     }
 }
 
 #[test]
 fn a_length_limit_acts_when_the_waiting_consumer_leaves_before_the_sync() {
-    let (mut life, publisher, taker) = committed(&table(|t| t.long("x-max-length", 5)), 0);
-    assert_eq!(delivered(&mut life, taker), [""; 0]);
-    life.node.done(taker, Command::Cancel { tag: "q" });
-    life.store().expect("the disk is well");
-    life.node.turns(publisher);
-    assert_eq!(life.node.ready(publisher, "q"), 5);
+    let (mut run, publisher, taker) = committed(&table(|t| t.long("x-max-length", 5)), 0);
+    assert_eq!(delivered(&mut run, taker), [""; 0]);
+    run.node.done(taker, Command::Cancel { tag: "q" });
+    run.store().expect("the disk is well");
+    run.node.turns(publisher);
+    assert_eq!(run.node.ready(publisher, "q"), 5);
 }
 
 /// Transient messages, and messages of transient queues, need no sync.
 #[test]
 fn transactions_that_need_no_log_are_delivered_at_once() {
     let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let (publisher, taker) = (life.at, life.node.connect());
-    let transacted = life.node.open(publisher, 2);
-    declare(&mut life.node, publisher, "q", true, &[]);
-    declare(&mut life.node, publisher, "brief", false, &[]);
-    life.node.consume(taker, "q");
-    life.node.consume(taker, "brief");
-    life.store().expect("the disk is well");
-    life.node.done(transacted, Command::TxSelect);
-    publish(&mut life.node, transacted, "q", TRANSIENT, "a");
-    publish(&mut life.node, transacted, "brief", PERSISTENT, "b");
-    life.node.done(transacted, Command::TxCommit);
-    let mut bodies = delivered(&mut life, taker);
+    let mut run = BrokerRun::begin(&disk).expect("it opens");
+    let (publisher, taker) = (run.at, run.node.connect());
+    let transacted = run.node.open(publisher, 2);
+    declare(&mut run.node, publisher, "q", true, &[]);
+    declare(&mut run.node, publisher, "brief", false, &[]);
+    run.node.consume(taker, "q");
+    run.node.consume(taker, "brief");
+    run.store().expect("the disk is well");
+    run.node.done(transacted, Command::TxSelect);
+    publish(&mut run.node, transacted, "q", TRANSIENT, "a");
+    publish(&mut run.node, transacted, "brief", PERSISTENT, "b");
+    run.node.done(transacted, Command::TxCommit);
+    let mut bodies = delivered(&mut run, taker);
     bodies.sort();
     assert_eq!(bodies, ["a", "b"]);
 }

@@ -624,14 +624,14 @@ fn a_permanent_fault_of_an_access_file_affects_only_that_file() {
         drop(open(&disk));
         let mut worn = Worn { disk: disk.clone(), file, wear, is_removed: false };
         // It is met while the broker runs, and again by the next start.
-        for life in 1..3 {
+        for run in 1..3 {
             let (mut log, report) =
                 Log::open(&mut worn, settings(30), IDENTITY, NOW).expect("it can be read");
             assert!(report.unwritable.is_none(), "{wear:?}: {report:?}");
             for (version, key) in [(1, &ACCESS_STORED_KEY[..]), (2, ALICE)] {
                 let version = u64::from(log.epoch()) << 32 | version;
                 log.append_reserved(
-                    &Record::Defined { version, key, value: Some(&[life]) },
+                    &Record::Defined { version, key, value: Some(&[run]) },
                     Urgency::Awaited,
                     NOW,
                 )

@@ -141,17 +141,17 @@ fn files_keep_committed_messages_and_lock_out_a_second_process() {
 fn written_bytes_are_counted_over_kills() {
     let mut disk = small::new_disk();
     let (mut offset, mut truly) = (0, 0);
-    for life in 0..3 {
+    for run in 0..3 {
         let (mut log, _) = small::open(&disk, small::IDENTITY);
         let so_far = |log: &Log| log.counters().bytes_written + log.counters().bytes_zeroed;
         let found = log.bytes_written_total() - so_far(&log);
         // Each kill loses the count since the newest header for writes to other files.
-        assert!(found <= truly && truly - found <= life * (128 << 10), "life {life}: {found} of {truly}");
+        assert!(found <= truly && truly - found <= run * (128 << 10), "run {run}: {found} of {truly}");
         for _ in 0..100 {
             small::publish(&mut log, &mut disk, offset);
             offset += 1;
         }
         truly += so_far(&log);
-        assert!(truly > (life + 1) * (300 << 10), "life {life}: so much was written: {truly}");
+        assert!(truly > (run + 1) * (300 << 10), "run {run}: so much was written: {truly}");
     }
 }

@@ -144,10 +144,10 @@ fn write_on(log: &mut Log, disk: &mut SimDisk) {
 #[test]
 fn a_store_of_an_older_program_is_read_and_written_on() {
     let mut disk = disk_of(TWO, 1);
-    for life in 0..3 {
+    for run in 0..3 {
         let (mut log, report) = open(&disk, settings());
         assert_eq!(report.footers_missing, 0);
-        assert_eq!(contents((&log, &report), &disk), expected(), "in life {life}");
+        assert_eq!(contents((&log, &report), &disk), expected(), "in run {run}");
         write_on(&mut log, &mut disk);
         assert!(versions(&disk, &log).iter().all(|version| *version == FORMAT));
     }

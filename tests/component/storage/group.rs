@@ -454,10 +454,10 @@ fn after_a_clean_stop_no_lost_message_is_taken_for_a_torn_commit() {
 /// the disk if they were not reclaimed.
 #[test]
 fn transactions_that_were_started_and_never_committed_are_reclaimed() {
-    const LIVES: u64 = 30;
+    const STARTS: u64 = 30;
     let disk = SimDisk::new(1, Mutant::None, IDENTITY);
     let mut begun = 0;
-    for _ in 0..LIVES {
+    for _ in 0..STARTS {
         disk.start(Trouble::Never);
         let mut world = GroupedCommits::open_with(&disk, 12).expect("it opens");
         assert_eq!(world.live(OUTPUT), 0, "none of it has happened");

@@ -24,7 +24,7 @@ use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
-const LIVES: u64 = 7;
+const STARTS: u64 = 7;
 /// One run in this many is a sieve.
 const SIEVE_ONE_IN: u64 = 12;
 /// The queue of a sieve, the queue beside it, the distance of its messages, and their number.
@@ -68,7 +68,7 @@ struct SimulatedStore {
     version: u64,
     content: u64,
     queue: u64,
-    life: u32,
+    epoch: u32,
     damaged: bool,
     complaints: Vec<String>,
     cuts: u64,
@@ -105,7 +105,7 @@ impl SimulatedStore {
             version: 0,
             content: seed << 20,
             queue: 0,
-            life: 0,
+            epoch: 0,
             damaged: false,
             complaints: Vec::new(),
             cuts: 0,
@@ -120,7 +120,7 @@ impl SimulatedStore {
     }
 
     fn run(&mut self) {
-        for _ in 0..LIVES {
+        for _ in 0..STARTS {
             let calls = 1 + self.random.below(if self.is_sieve { 1_200 } else { 120 });
             let trouble = match self.random.below(8) {
                 0 => Trouble::Never,
@@ -199,7 +199,7 @@ impl SimulatedStore {
             return false;
         }
         // An interrupted first format may leave garbage that looks like a damaged store.
-        let served_before = self.life > 0;
+        let served_before = self.epoch > 0;
         let is_told = !report.set_aside.is_empty() || report.commits_missing > 0;
         let is_damaged = self.damaged || (self.disk.has_failed_sync() && report.is_only_truncated());
         // A start that could not read a commit continues without it. Its number is missing while its segment
@@ -207,10 +207,10 @@ impl SimulatedStore {
         if served_before && !is_damaged && is_told && !self.has_been_unread {
             self.complain(format!("damage reported where there is none: {report:?}"));
         }
-        if log.epoch() <= self.life && !self.damaged {
-            self.complain(format!("life {} is lived twice", log.epoch()));
+        if log.epoch() <= self.epoch && !self.damaged {
+            self.complain(format!("epoch {} is used twice", log.epoch()));
         }
-        self.life = log.epoch();
+        self.epoch = log.epoch();
         self.check(&log, &report);
         self.log = Some(log);
         if !self.is_sieve {
@@ -239,10 +239,10 @@ impl SimulatedStore {
         match opened {
             Ok((log, report)) => {
                 let is_told = report.is_damaged() || !report.refused.is_empty() || report.is_lost;
-                if log.epoch() <= self.life {
-                    self.complain(format!("life {} is lived twice by a start that cannot read", log.epoch()));
+                if log.epoch() <= self.epoch {
+                    self.complain(format!("epoch {} is used twice by a start that cannot read", log.epoch()));
                 }
-                self.life = self.life.max(log.epoch());
+                self.epoch = self.epoch.max(log.epoch());
                 self.unread_told += u64::from(is_told);
                 if is_short && !report.refused.is_empty() {
                     self.complain(format!("what was refused for a moment is gone: {report:?}"));

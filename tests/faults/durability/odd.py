@@ -201,10 +201,10 @@ def a_misaligned_partition_is_reported() -> None:
                     "echo 4194304 > /sys/dev/block/device/preferred_erase_size && exec \"$@\"")
             prefix = ["unshare", "--mount", "--propagation", "private", "sh", "-c", card, "sh"]
             shutil.rmtree(data_dir, ignore_errors=True)
-            for life in range(2):
+            for run in range(2):
                 with running(data_dir, SMALL, prefix) as broker:
                     found = "is not a multiple of its erase block" in broker.log()
-                    assert found == (is_told and life == 0), f"begins at {start}, life {life}: {broker.log()}"
+                    assert found == (is_told and run == 0), f"begins at {start}, run {run}: {broker.log()}"
                     broker.kill()
             look = subprocess.run([*prefix, str(brokers.leveret_binary()), "inspect", str(data_dir)],
                                   capture_output=True, text=True, timeout=patience(60))

@@ -248,7 +248,7 @@ def delivery_counts() -> None:
                 peer.call(1, "queue.declare", queue="q", durable=True, arguments=limits)
                 fill(peer, "q", range(3))
             counts = []
-            for life in range(2):
+            for _ in range(2):
                 with client(series.broker) as peer:
                     for _ in range(3):
                         got = peer.call(1, "basic.get", queue="q")

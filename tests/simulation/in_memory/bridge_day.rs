@@ -208,8 +208,8 @@ fn a_day_ends_even_if_the_power_is_cut_every_45_minutes() {
     simulation.pass_ms(1_000);
     let mut notes =
         simulation.engine.platform_mut().noted.last().expect("a budget that is used is written down").clone();
-    let mut lives = 0;
-    // Each life of 45 minutes ends with a power cut. The next one knows only the last stored notes.
+    let mut runs = 0;
+    // Each run of 45 minutes ends with a power cut. The next one knows only the last stored notes.
     loop {
         let (mut simulation, mut far) = self::simulation(metered());
         simulation.engine.restore_bridge_state(&notes);
@@ -222,8 +222,8 @@ fn a_day_ends_even_if_the_power_is_cut_every_45_minutes() {
         let noted = &simulation.engine.platform_mut().noted;
         assert!(noted.len() < 8, "{} times in 45 minutes", noted.len());
         notes = noted.last().unwrap_or(&notes).clone();
-        lives += 1;
-        assert!(lives < 64, "the day never ends: {notes}");
+        runs += 1;
+        assert!(runs < 64, "the day never ends: {notes}");
     }
-    assert!(lives >= 32, "after {lives} lives of 45 minutes the day was not over");
+    assert!(runs >= 32, "after {runs} runs of 45 minutes the day was not over");
 }

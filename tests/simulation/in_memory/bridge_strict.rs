@@ -392,7 +392,7 @@ impl Upstream {
 const RETURN: Method<'static> =
     Method::BasicReturn { reply_code: 312, reply_text: "NO_ROUTE", exchange: "", routing_key: b"x" };
 
-struct Life {
+struct RandomRun {
     simulation: Simulation,
     upstream: Upstream,
     orders: Orders,
@@ -406,7 +406,7 @@ struct Life {
     loses_queues: bool,
 }
 
-impl Life {
+impl RandomRun {
     fn new(seed: u64) -> Self {
         let config = config(seed);
         let message_size_max = config.message_size_max as usize;
@@ -562,24 +562,24 @@ impl Life {
 }
 
 fn live(seed: u64, tally: &Tally) {
-    let mut life = Life::new(seed);
+    let mut run = RandomRun::new(seed);
     let steps = 60 + Random::of(seed, "steps", &[]).below(200);
     for step in 0..steps {
-        life.step(&mut Random::of(seed, "step", &[step]));
+        run.step(&mut Random::of(seed, "step", &[step]));
     }
     let random = &mut Random::of(seed, "calm", &[]);
-    life.calm_down(random);
-    if !life.loses_queues {
-        life.assert_all_are_somewhere();
+    run.calm_down(random);
+    if !run.loses_queues {
+        run.assert_all_are_somewhere();
     }
-    let parked = life.depth(PARKED);
-    life.end(random);
+    let parked = run.depth(PARKED);
+    run.end(random);
     tally.add(&[
-        ("messages that were taken", life.upstream.taken.len() as u64),
-        ("messages that were refused", life.upstream.refused.len() as u64),
+        ("messages that were taken", run.upstream.taken.len() as u64),
+        ("messages that were refused", run.upstream.refused.len() as u64),
         ("messages that were set aside", parked.into()),
-        ("channels that were closed", life.upstream.closed_channels),
-        ("connections that were lost", life.upstream.link.lost),
+        ("channels that were closed", run.upstream.closed_channels),
+        ("connections that were lost", run.upstream.link.lost),
     ]);
 }
 

@@ -419,7 +419,7 @@ fn split(octets: &[u8]) -> VecDeque<Vec<u8>> {
     frames(octets).map(|frame| next(frame.input_len())).collect()
 }
 
-struct Life {
+struct RandomRun {
     simulation: Simulation,
     upstream: Upstream,
     orders: Orders,
@@ -435,7 +435,7 @@ struct Life {
     parked: u64,
 }
 
-impl Life {
+impl RandomRun {
     fn new(seed: u64) -> Self {
         let (mut simulation, far) = simulation(config(seed));
         let has_disk = Random::of(seed, "disk", &[]).once_in(2);
@@ -670,21 +670,21 @@ impl Life {
 }
 
 fn live(seed: u64, tally: &Tally) {
-    let mut life = Life::new(seed);
+    let mut run = RandomRun::new(seed);
     let steps = 40 + Random::of(seed, "steps", &[]).below(120);
     for step in 0..steps {
-        life.step(&mut Random::of(seed, "step", &[step]));
+        run.step(&mut Random::of(seed, "step", &[step]));
     }
     let random = &mut Random::of(seed, "calm", &[]);
-    life.calm_down(random);
-    life.assert_all_have_arrived();
-    life.end(random);
-    let upstream = &life.upstream;
+    run.calm_down(random);
+    run.assert_all_have_arrived();
+    run.end(random);
+    let upstream = &run.upstream;
     tally.add(&[
         ("messages that were acknowledged", upstream.acknowledged.len() as u64),
         ("messages that were rejected", upstream.rejected),
         ("messages that were given again", upstream.given_again),
-        ("messages that were set aside", life.parked),
+        ("messages that were set aside", run.parked),
         ("channels that were closed", upstream.closed_channels),
         ("consumers that were cancelled", upstream.cancelled_consumers),
         ("connections that were lost", upstream.link.lost),

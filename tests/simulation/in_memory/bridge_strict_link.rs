@@ -18,7 +18,7 @@ use leveret_test_support::simulated_server::{Phase, Shape, Simulation};
 pub(super) const FRAME_MAX: u32 = 131_072;
 const GREETING: &[u8; 8] = b"AMQP\0\0\x09\x01";
 /// Fewer runs, as in a replay, need not cover all kinds of events.
-const LIVES_MIN: u64 = 20;
+const RUNS_MIN: u64 = 20;
 
 /// The stage of the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -285,7 +285,7 @@ impl Tally {
     /// Adds the events of one run.
     pub(super) fn add(&self, happened: &[(&'static str, u64)]) {
         let mut counts = self.counts.lock().expect("who holds it does not panic");
-        for (what, count) in happened.iter().chain(&[("lives", 1)]) {
+        for (what, count) in happened.iter().chain(&[("runs", 1)]) {
             *counts.entry(what).or_default() += count;
         }
     }
@@ -293,10 +293,10 @@ impl Tally {
     /// Checks that at least these numbers of events happen per hundred runs.
     pub(super) fn assert_in_hundred_lives(&self, least: &[(&'static str, u64)]) {
         let counts = self.counts.lock().expect("who holds it does not panic");
-        let lives = counts.get("lives").copied().unwrap_or(0);
+        let runs = counts.get("runs").copied().unwrap_or(0);
         for (what, least) in least {
             let count = counts.get(what).copied().unwrap_or(0);
-            assert!(lives < LIVES_MIN || count * 100 >= least * lives, "too few {what}: {counts:?}");
+            assert!(runs < RUNS_MIN || count * 100 >= least * runs, "too few {what}: {counts:?}");
         }
     }
 }

@@ -6,7 +6,7 @@
 //! | `alarms`  | each cause that blocks publishers, and its alarm |
 //! | `time`    | heartbeats, half-open peers, idleness |
 //! | `bytes`   | fragments, frames out of place, a peer lost at every byte |
-//! | `lives`   | random runs of several connections |
+//! | `random_runs` | random runs of several connections |
 //! | `memory`  | full pools: blocked and refused clients, and the absence of deadlocks |
 //! | `bridge`  | a bridge whose upstream is an in-memory line |
 //! | `bridge_crossed` | crossing frames and partial writes of a bridge |
@@ -47,7 +47,6 @@ mod bridge_strict_link;
 mod bridge_wait;
 mod bytes;
 mod fleet;
-mod lives;
 mod management;
 mod management_changes;
 mod management_fields;
@@ -57,5 +56,6 @@ mod management_uploads;
 mod mass;
 mod memory;
 mod operators;
+mod random_runs;
 mod shovels;
 mod time;

@@ -1,7 +1,8 @@
 //! The simulator: random runs of the whole broker under faults.
 //!
 //! A run has the production engine with its connections, AMQP clients whose connections stall and break, and
-//! a disk with all known kinds of faults. It follows from a seed.
+//! a disk with all known kinds of faults. It follows from a seed. A run consists of *lives*: a life is one process of
+//! the broker on that disk, from its start to its stop, a power cut or another fault.
 //!
 //! | file | contents |
 //! |------|----------|

@@ -24,7 +24,7 @@ CIPHERS = [None, "ECDHE+CHACHA20", "ECDHE+AESGCM"]
 
 
 @contextlib.contextmanager
-def life(command, port):
+def running_broker(command, port):
     """Runs a broker for the length of a `with` block, and kills it at the end."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -50,7 +50,7 @@ def kills(command, folder):
     command = [*command, "--listen", f"127.0.0.1:{port}", "--data-dir", str(folder)]
     confirmed, published = 0, 0
     for _ in range(KILLS):
-        with life(command, port) as process:
+        with running_broker(command, port) as process:
             client = raw.Client(brokers.Address("127.0.0.1", port), timeout=PATIENCE_S)
             client.open()
             client.call(1, "queue.declare", queue="kept", durable=True)
@@ -67,7 +67,7 @@ def kills(command, folder):
             client.drop()
     if confirmed < 20 * KILLS:
         raise RuntimeError(f"{confirmed} messages were confirmed before {KILLS} kills, which is too few for a test")
-    with life(command, port):
+    with running_broker(command, port):
         client = raw.Client(brokers.Address("127.0.0.1", port), timeout=PATIENCE_S)
         client.open()
         check(client, confirmed, published)
@@ -103,7 +103,7 @@ def tls(command, folder):
     port, secured = brokers.free_port(), brokers.free_port()
     config.write_text(f'listen_tls = ["127.0.0.1:{secured}"]\n[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n')
     command = [*command, "--config", str(config), "--listen", f"127.0.0.1:{port}", "--data-dir", str(folder / "data")]
-    with life(command, port):
+    with running_broker(command, port):
         for cipher in CIPHERS:
             how = ssl.create_default_context(cafile=str(certificate))
             if cipher:

@@ -106,12 +106,12 @@ def at_a_start() -> None:
         file.write_text(json.dumps(things))
         config = f'load_definitions = "{file}"\n'
         data_dir = Path(home) / "data"
-        for life in range(3):
+        for run in range(3):
             with Leveret(brokers.leveret_binary(), [], config, data_dir) as broker:
                 assert ["bob", "[management]"] in rows(broker, "list_users")
                 assert good(broker, "authenticate_user", "bob", "test12").endswith("Success\n")
                 assert len(rows(broker, "list_bindings", "-p", "plant", "source_name")) == 3
-                if life == 1:
+                if run == 1:
                     good(broker, "delete_queue", "-p", "plant", 'é\t"q"')
 
 

@@ -244,7 +244,7 @@ fn events_before_a_kill_are_readable_after_it_and_after_a_restart() {
     let (code, told) = report(&["--data-dir", text(&home.path().join("data"))]);
     assert_eq!(code, Some(0), "{told}");
     assert!(told.contains("memory_limit = ") && told.contains("Totals"), "the rest is there: {told}");
-    assert!(told.contains("evil\\u{1b}[2J\\n"), "of the life before: {told}");
+    assert!(told.contains("evil\\u{1b}[2J\\n"), "of the run before: {told}");
     assert!(told.contains("Run 2, ") && told.contains("it goes on"), "{told}");
     broker.end();
     let (_, told) = report(&["--file", text(&file)]);

@@ -184,7 +184,7 @@ class Series:
                 f" unflushed writes at {disk['pending']}:"
                 f" {disk['lost']} lost, {disk['torn']} torn, {disk['kept']} kept);"
                 f" {self.kept.publisher.total} confirmed, {self.access.changes} changes of access and queues;"
-                f" {len(self.lost)} lost, {len(self.wrong)} wrong; in the last life the cleaner copied"
+                f" {len(self.lost)} lost, {len(self.wrong)} wrong; in the last run the compactor copied"
                 f" {self.cleaned[0]} MB and {self.cleaned[1]} segments were used again")
         if self.broken:
             told += f"; then {self.broken}"

@@ -1,6 +1,6 @@
 //! `leveret inspect` on stores that are whole, cut and damaged: what it finds, what it saves, what it says.
 //!
-//! A store is made by random traffic over several lives and then spoiled. Checked: nothing panics; what is
+//! A store is made by random traffic over several runs of the broker and then spoiled. Checked: nothing panics; what is
 //! exported is what was published; when something is missing, or is back, the verdict says so.
 
 mod damage;

@@ -48,10 +48,10 @@ impl Traffic {
         Self { random, disk, log: None, now: 0, queues, sent: BTreeMap::new(), count: 0 }
     }
 
-    /// A store with a past: some lives, none of them cut short.
-    pub(crate) fn aged(seed: u64, lives: u64, steps: u64) -> Self {
+    /// Returns a store on which the broker has run several times. No run was cut short.
+    pub(crate) fn aged(seed: u64, runs: u64, steps: u64) -> Self {
         let mut traffic = Self::new(seed);
-        for _ in 0..lives {
+        for _ in 0..runs {
             traffic.live(Trouble::Never, steps);
         }
         traffic
@@ -77,7 +77,7 @@ impl Traffic {
         Log::open(&mut self.disk.clone(), Self::settings(), IDENTITY, Now::from_ms(0)).ok()
     }
 
-    /// One life of the broker.
+    /// One run of the broker, from its start to its end.
     pub(crate) fn live(&mut self, trouble: Trouble, steps: u64) {
         self.disk.start(trouble);
         self.now = 0;

@@ -75,7 +75,7 @@ impl Player {
     }
 }
 
-struct Life {
+struct RandomRun {
     simulation: Simulation,
     random: Random,
     players: Vec<Player>,
@@ -98,7 +98,7 @@ fn limits(seed: u64) -> Limits {
     }
 }
 
-impl Life {
+impl RandomRun {
     fn new(seed: u64) -> Self {
         let mut simulation = Simulation::new(limits(seed));
         let first = simulation.open(&[1]);
@@ -107,7 +107,7 @@ impl Life {
             simulation.ask(first, 1, &bind(queue, "amq.fanout", ""));
         }
         simulation.lose(first);
-        let mut life = Self {
+        let mut run = Self {
             simulation,
             random: Random::new(seed),
             players: Vec::new(),
@@ -117,10 +117,10 @@ impl Life {
             disturbed: [false; 3],
             leaky: [false; 3],
         };
-        for number in 0..2 + life.random.below(4) {
-            life.join(number);
+        for number in 0..2 + run.random.below(4) {
+            run.join(number);
         }
-        life
+        run
     }
 
     fn join(&mut self, number: u64) {
@@ -459,11 +459,11 @@ impl Life {
 #[test]
 fn no_message_is_lost_duplicated_or_out_of_order_whatever_peers_do() {
     for_seeds("no_message_is_lost_duplicated", 0..120, |seed| {
-        let mut life = Life::new(seed);
+        let mut run = RandomRun::new(seed);
         for _ in 0..300 {
-            life.step();
+            run.step();
         }
-        life.finish();
+        run.finish();
     });
 }
 
