@@ -535,7 +535,7 @@ impl BrokerRun {
         (came, seen)
     }
 
-    /// Gets a message, which may have to wait until its move and its mark are durable.
+    /// Gets a message, which may have to wait until the message and the watermark above it are durable.
     pub(crate) fn get(&mut self, queue: &str) -> Option<Got> {
         let outcome = match self.node.ask(self.at, Command::Get { queue, no_ack: false }) {
             Outcome::Later => {

@@ -79,7 +79,7 @@ fn the_cost_of_forged_deaths_does_not_depend_on_the_number_of_queues() {
     }
 }
 
-/// A dead letter is delivered only after its move is durable.
+/// A dead letter is delivered only after it and the settlement of its original are durable.
 ///
 /// Before, a power cut brought its message back, which died again, and a consumer received the dead letter twice
 /// without a mark.

@@ -371,7 +371,8 @@ fn random_runs_leave_every_pool_empty() {
         let result = std::panic::catch_unwind(|| run(seed));
         if let Err(panic) = result {
             eprintln!(
-                "replay with: LEVERET_SEED={seed} cargo test --profile checked -p leveret-broker --test broker random_runs::"
+                "replay with: LEVERET_SEED={seed} cargo test --profile checked -p leveret-broker --test broker \
+                 random_runs::"
             );
             std::panic::resume_unwind(panic);
         }

@@ -140,7 +140,7 @@ def two_brokers_on_one_directory() -> None:
                 assert second.returncode == 1 and "in use" in second.stderr, f"{what}: {second}"
 
 
-def removed_in_life() -> None:
+def removed_while_running() -> None:
     """A file is deleted while the broker runs. The broker ends before it confirms more, because the data would be lost
     with the process. The next start reports the loss."""
     with scratch() as folder:
@@ -232,7 +232,7 @@ def copy_on_write_is_reported() -> None:
         assert told(copy), "not reported, although it is copy-on-write"
 
 
-CASES = [a_misaligned_partition_is_reported, copy_on_write_is_reported, something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, removed_in_life,
+CASES = [a_misaligned_partition_is_reported, copy_on_write_is_reported, something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, removed_while_running,
          run_once_by_root]
-QUICK_CASES = [a_misaligned_partition_is_reported, something_else_in_place_of_a_file, two_brokers_on_one_directory, removed_in_life,
+QUICK_CASES = [a_misaligned_partition_is_reported, something_else_in_place_of_a_file, two_brokers_on_one_directory, removed_while_running,
                run_once_by_root]

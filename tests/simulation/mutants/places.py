@@ -65,7 +65,7 @@ PLACES = [
         "                let count = if PLANTED(\"further-targets-not-copied\") { 1 } else { usize::MAX };\n"
         "                compaction.targets.extend(live.take(count));\n",
     ),
-    # A dead letter is delivered before the commit of its move.
+    # A dead letter is delivered before the commit that contains it.
     (
         "src/broker/queue_flow/head.rs",
         "                if cx.messages.flags(message).has(MessageFlags::WITHHELD) {\n",
