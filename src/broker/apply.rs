@@ -663,6 +663,7 @@ impl Broker {
             mandatory: false,
             share: Share::Reserve,
             may_wait: true,
+            has_shares: false,
             has_timed_out: false,
             urgency: Urgency::Awaited,
         };

@@ -44,7 +44,9 @@ pub(crate) struct Publish {
     pub(crate) share: Share,
     /// Whether the publisher can wait for capacity; `false` while `tx.commit` is carried out.
     pub(crate) may_wait: bool,
-    /// The publisher has waited too long for space on the disk and must be refused.
+    /// Whether the shares of queues limit the publisher: see [`Claim::has_shares`].
+    pub(crate) has_shares: bool,
+    /// The publisher has waited too long for space on the disk or for a queue and must be refused.
     pub(crate) has_timed_out: bool,
     /// How soon the log must commit the message, if it is logged.
     pub(crate) urgency: Urgency,
@@ -135,6 +137,11 @@ impl Broker {
         (message, mandatory): (MessageId, bool),
         targets: &mut Vec<QueueId>,
     ) -> Result<Outcome, Fault> {
+        // What an earlier publish waited for does not matter any more.
+        let connection = self.consumers.connection_of(channel);
+        let waiting = self.consumers.connection_mut(connection);
+        waiting.waits_for = None;
+        let has_timed_out = core::mem::take(&mut waiting.has_timed_out);
         let routed = match self.parse_and_route(cx, channel, message, targets) {
             Ok(routed) => routed,
             Err(fault) => {
@@ -149,17 +156,15 @@ impl Broker {
         let routed_to = targets.len() as u32;
         let record = self.consumers.channel_mut(channel);
         record.has_published = true;
-        let connection = record.connection;
         let (in_transaction, is_awaited) = match record.mode {
             Mode::Plain => (false, false),
             Mode::Confirm => (false, true),
             Mode::Transaction(_) => (true, true),
         };
-        let has_timed_out = core::mem::take(&mut self.consumers.connection_mut(connection).has_timed_out);
         let capacity = match in_transaction {
             true => {
                 let share = self.publish_share(connection);
-                let claim = Claim { share, may_wait: true, has_timed_out };
+                let claim = Claim { share, may_wait: true, has_shares: true, has_timed_out };
                 self.queues.check_memory_shares(cx, routed, targets, claim).and_then(|()| {
                     let publish = (routed, &**targets);
                     self.queues.check_transaction_capacity(
@@ -184,7 +189,15 @@ impl Broker {
         } else {
             let share = self.publish_share(connection);
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
-            let publish = Publish { channel, mandatory, share, may_wait: true, has_timed_out, urgency };
+            let publish = Publish {
+                channel,
+                mandatory,
+                share,
+                may_wait: true,
+                has_shares: true,
+                has_timed_out,
+                urgency,
+            };
             self.deliver_to_targets(cx, routed, targets, &publish)
         };
         let is_taken = matches!(result, Ok(Outcome::Published | Outcome::PublishRefused));
@@ -235,8 +248,8 @@ impl Broker {
             return Err(out_of("queues_max"));
         }
         self.queues.count_live_log_bytes(cx.pending_writes);
-        let Publish { share, may_wait, has_timed_out, .. } = *publish;
-        let claim = Claim { share, may_wait, has_timed_out };
+        let Publish { share, may_wait, has_shares, has_timed_out, .. } = *publish;
+        let claim = Claim { share, may_wait, has_shares, has_timed_out };
         let mut reserved =
             self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
         if matches!(reserved, Err(CannotPublish::Wait(Shortage::QueueDisk(_)))) {
@@ -291,12 +304,15 @@ impl Broker {
     /// this connection can free.
     ///
     /// That is possible if the connection has unsettled deliveries, whose messages may fill the disk or the
-    /// queue. For the disk it is also possible if this connection and another have open transactions: each may
-    /// wait for the space that is reserved for the other.
+    /// queue. It is also possible if this connection has an open transaction and waits for a queue, or if this
+    /// connection and another have open transactions and wait for the disk: others may wait for the memory or
+    /// for the space that the transaction has reserved.
     pub fn may_wait_for_itself(&self, connection: ConnectionId, shortage: Shortage) -> bool {
         let own = self.quota.open_log_bytes_of(connection);
         match shortage {
-            Shortage::QueueMemory(_) => self.holds_messages(connection),
+            Shortage::QueueMemory(_) => {
+                self.holds_messages(connection) || self.consumers.connection(connection).open_transactions > 0
+            }
             _ if shortage.is_log_full() => {
                 self.holds_messages(connection) || (own > 0 && self.quota.open_log_bytes() > own)
             }
@@ -734,6 +750,7 @@ impl Broker {
                 mandatory,
                 share: Share::Reserve,
                 may_wait: false,
+                has_shares: false,
                 has_timed_out: false,
                 urgency: Urgency::Awaited,
             };

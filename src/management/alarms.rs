@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use leveret_broker::{Shortage, WaitingPublishers, disk_shortage};
+use leveret_broker::{SHORTAGE_KINDS, Shortage, WaitingPublishers, disk_shortage};
 
 use super::bridges::Outage;
 use super::http::Status;
@@ -20,8 +20,9 @@ use super::request::{Answer, Call, bad_request, body, refusal};
 /// The longest time that publishers may wait for space that compaction can free, before it is an alarm, in
 /// milliseconds.
 const COMPACTION_MS: u64 = 10_000;
-/// The most alarms at the same time.
-const ALARMS_MAX: usize = 15;
+/// The most alarms at the same time: one about damage, seven states, the expected shortage, and five others, beside
+/// those about waiting publishers.
+const ALARMS_MAX: usize = 1 + 7 + 1 + SHORTAGE_KINDS + 5;
 
 /// The names of all alarms, for metrics.
 pub(super) const NAMES: [&str; 16] = [

@@ -111,7 +111,8 @@ impl BlockedOn {
             match by_kind.iter_mut().find(|waiters| waiters.shortage.kind() == kind) {
                 Some(waiters) => waiters.others += 1,
                 None => {
-                    let first = WaitingPublishers { others: 1, ..WaitingPublishers::none_for(need.shortage) };
+                    let for_ms = now.as_ms().saturating_sub(need.since.as_ms());
+                    let first = WaitingPublishers { shortage: need.shortage, count: 1, for_ms, others: 0 };
                     by_kind.push(first).expect("there are at most as many kinds");
                 }
             }
@@ -119,7 +120,7 @@ impl BlockedOn {
         for (cause, count) in causes {
             let is_kind = |waiters: &&mut WaitingPublishers| waiters.shortage.kind() == cause.shortage.kind();
             let waiters = by_kind.iter_mut().find(is_kind).expect("each cause has a kind");
-            if count > waiters.count {
+            if count > waiters.count || cause.shortage == waiters.shortage {
                 let for_ms = now.as_ms().saturating_sub(cause.since.as_ms());
                 let others = waiters.others + waiters.count - count;
                 *waiters = WaitingPublishers { shortage: cause.shortage, count, for_ms, others };

@@ -252,6 +252,7 @@ impl CommitWriter {
         self.is_blocked = false;
         self.is_flushing = true;
         self.log.note(Urgency::Awaited, now);
+        self.log.schedule.set_due(now);
     }
 
     /// Ends this epoch after everything else is written.
@@ -281,6 +282,13 @@ impl CommitWriter {
         }
         if self.is_writing {
             return None;
+        }
+        // The sync budget delays neither a full commit nor a clean stop.
+        if !self.is_blocked
+            && (self.is_flushing || pending_writes.fills_commit())
+            && !pending_writes.is_empty()
+        {
+            self.log.schedule.set_due(now);
         }
         if self.log.is_time(now) && !pending_writes.is_empty() {
             self.append_waiting(pending_writes, messages, now);

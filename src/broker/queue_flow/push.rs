@@ -15,7 +15,8 @@ use super::delayed::delay_ms;
 use super::head::log_bytes;
 use crate::Context;
 use crate::queue_records::{
-    FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK, TIMES_FREE_MEMORY, TIMES_FREE_MEMORY_FOR_HOLDERS,
+    FreeMemory, MessageMemory, Queue, Rank, Size, TIMES_FREE_DISK, TIMES_FREE_MEMORY,
+    TIMES_FREE_MEMORY_FOR_HOLDERS,
 };
 use crate::quota::{Declarer, Quota};
 use crate::reply_text::{out_of, unwritable_for_messages, waited_too_long, waited_too_long_for_queue};
@@ -41,6 +42,9 @@ pub(crate) struct Claim {
     pub(crate) share: Share,
     /// Whether the publisher can wait for capacity; `false` while `tx.commit` is carried out.
     pub(crate) may_wait: bool,
+    /// Whether the share of a queue limits the publisher. It does not limit what a bridge parks, because all rules of
+    /// the bridge would wait for the parking queue, which may never be read.
+    pub(crate) has_shares: bool,
     /// The publisher has waited too long for the disk or for a queue and is refused now: see
     /// [`crate::Broker::time_out_waiting`].
     pub(crate) has_timed_out: bool,
@@ -86,11 +90,13 @@ impl Queues {
         let size = Size::of(cx.messages, message);
         cx.work.charge(targets.len().saturating_sub(1));
         let mut has_rules = cx.messages.flags(message).has(MessageFlags::EXPIRES);
-        let appended = self.append_pending_write(cx, message, targets, urgency);
+        let is_persistent = self.is_persistent(cx, message);
+        let appended = self.append_pending_write(cx, message, targets, is_persistent, urgency);
         for &queue in targets {
             cx.messages.retain(message);
             let record = &mut self.records[queue];
-            record.push(&mut self.pool, &appended, size);
+            let is_logged = is_persistent || record.settings.is_quorum;
+            record.push(&mut self.pool, &appended, is_logged, size);
             has_rules |= record.has_rules();
             self.records.wake(queue);
         }
@@ -98,20 +104,26 @@ impl Queues {
     }
 
     /// Appends the message to the pending-write buffer if it must be logged, with the next offset of each durable
-    /// target queue.
+    /// target queue in which it is persistent.
     fn append_pending_write(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
         targets: &[QueueId],
+        is_persistent: bool,
         urgency: Urgency,
     ) -> Appended {
-        if !self.needs_log(cx, message, targets) {
+        let records = &mut self.records;
+        let needs_log = is_persistent || targets.iter().any(|queue| records[*queue].settings.is_quorum);
+        if !needs_log || cx.pending_writes.mode() == Mode::Off {
             return PendingWrites::transient(message);
         }
         let bytes = log_bytes(cx.messages, message);
-        let records = &mut self.records;
-        let places = targets.iter().filter_map(|queue| records[*queue].durable_index.next_target(bytes));
+        let places = targets.iter().filter_map(|queue| {
+            let record = &mut records[*queue];
+            let is_logged = is_persistent || record.settings.is_quorum;
+            if is_logged { record.durable_index.next_target(bytes) } else { None }
+        });
         let appended = cx.pending_writes.append(cx.messages, message, places, urgency);
         if appended.targets() > 0 {
             if let Some((_, live)) = &mut self.live_log_bytes {
@@ -124,14 +136,10 @@ impl Queues {
         appended
     }
 
-    /// Returns whether the message is written to the log for its durable target queues: if it is persistent, or if any
-    /// of them is a quorum queue, in which all messages are persistent.
+    /// Returns whether the message is persistent in every durable queue. In quorum queues every message is.
     #[inline]
-    fn needs_log(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> bool {
-        let is_persistent =
-            self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
-        let is_in_quorum_queue = |queue: &QueueId| self.records[*queue].settings.is_quorum;
-        (is_persistent || targets.iter().any(is_in_quorum_queue)) && cx.pending_writes.mode() != Mode::Off
+    fn is_persistent(&self, cx: &Context<'_>, message: MessageId) -> bool {
+        self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT)
     }
 
     /// Returns the number of target queues for which this message is written to the log.
@@ -141,10 +149,15 @@ impl Queues {
         message: MessageId,
         targets: &[QueueId],
     ) -> usize {
-        if !self.needs_log(cx, message, targets) {
+        if cx.pending_writes.mode() == Mode::Off {
             return 0;
         }
-        targets.iter().filter(|queue| self.records[**queue].durable_index.is_logged()).count()
+        let is_persistent = self.is_persistent(cx, message);
+        let is_logged = |queue: &&QueueId| {
+            let record = &self.records[**queue];
+            record.durable_index.is_logged() && (is_persistent || record.settings.is_quorum)
+        };
+        targets.iter().filter(is_logged).count()
     }
 
     /// Returns the maximum number of new chunks of queue entries that one message may take in all its target
@@ -236,22 +249,25 @@ impl Queues {
 
     // ---- capacity
 
-    /// Returns the memory for messages that ordinary publishers can still use, and the multiple of it that a
-    /// queue may use for messages of publishers with this share.
+    /// Returns the free memory for messages, and how much of it a queue may use for messages of publishers with
+    /// this share.
     #[inline]
     pub(crate) fn free_memory(&self, messages: &Messages, share: Share) -> FreeMemory {
-        let chunks = self.pool.chunks_free().saturating_sub(self.settings.chunks_reserve);
-        let (slots, bytes) = messages.ordinary_free();
-        FreeMemory {
+        let of = |chunks: usize, (slots, bytes): (usize, usize)| MessageMemory {
             entries: (chunks * ENTRIES_PER_CHUNK) as u64,
             messages: slots as u64,
             bytes: bytes as u64,
-            queue_times: match share {
-                Share::Ordinary => TIMES_FREE_MEMORY,
-                Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter => {
-                    TIMES_FREE_MEMORY_FOR_HOLDERS
-                }
-            },
+        };
+        let chunks = self.pool.chunks_free();
+        let ordinary = of(chunks.saturating_sub(self.settings.chunks_reserve), messages.ordinary_free());
+        match share {
+            Share::Ordinary => {
+                FreeMemory { ordinary, reserve: MessageMemory::default(), queue_times: TIMES_FREE_MEMORY }
+            }
+            Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter => {
+                let reserve = of(chunks.min(self.settings.chunks_reserve), messages.reserve_free());
+                FreeMemory { ordinary, reserve, queue_times: TIMES_FREE_MEMORY_FOR_HOLDERS }
+            }
         }
     }
 
@@ -316,8 +332,8 @@ impl Queues {
                 return Err(CannotPublish::Fault(out_of("queue_entries_max")));
             }
         }
-        // `tx.commit` has checked the capacity when the messages were published.
-        if claim.may_wait {
+        // For `tx.commit` the shares were checked when the messages were published.
+        if claim.may_wait && claim.has_shares {
             self.check_memory_shares(cx, message, targets, claim)?;
         }
         self.check_log_capacity(cx, quota, message, targets, claim)

@@ -192,7 +192,7 @@ impl QueueFlowFixture {
     fn reserve(&mut self, queue: QueueId, share: Share) -> Result<(), Result<QueueId, String>> {
         let message = self.message("m", &[], MessageFlags::NONE);
         let cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
-        let claim = Claim { share, may_wait: true, has_timed_out: false };
+        let claim = Claim { share, may_wait: true, has_shares: true, has_timed_out: false };
         let reserved = self.queues.check_capacity(&cx, &self.quota, message, &[queue], claim);
         self.messages.release(message);
         reserved.map_err(|hindrance| match hindrance {

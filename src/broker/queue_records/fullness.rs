@@ -15,8 +15,8 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages};
 /// therefore use two thirds of the memory. Three full queues use two sevenths each and leave one seventh
 /// free.
 pub(crate) const TIMES_FREE_MEMORY: u64 = 2;
-/// The same for messages from connections with unsettled deliveries: others may wait until such a connection
-/// continues and settles. One queue alone can then use four fifths of the memory.
+/// The same for messages from connections with unsettled deliveries or open transactions: others may wait until
+/// such a connection continues. One queue alone can then use four fifths of the memory.
 pub(crate) const TIMES_FREE_MEMORY_FOR_HOLDERS: u64 = 4;
 /// A queue may use up to this many times the free space of the log: one queue alone can use four fifths of
 /// the log.
@@ -24,25 +24,36 @@ pub(crate) const TIMES_FREE_DISK: u64 = 4;
 /// The publishers that wait for a queue continue when the queue uses at most this many quarters of its share.
 const RESUME_QUARTERS: u64 = 3;
 
-/// The memory for messages that ordinary publishers can still use.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FreeMemory {
+/// An amount of the memory for messages.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct MessageMemory {
     /// Queue entries.
     pub(crate) entries: u64,
     /// Message slots.
     pub(crate) messages: u64,
     /// Bytes of blocks, beyond the slots.
     pub(crate) bytes: u64,
-    /// A queue may use up to this many times the free memory.
+}
+
+/// The memory for messages that is free, and how much of it a queue may use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FreeMemory {
+    /// The memory that ordinary publishers can still use.
+    pub(crate) ordinary: MessageMemory,
+    /// The free part of the reserve; 0 for ordinary publishers.
+    pub(crate) reserve: MessageMemory,
+    /// A queue may use up to this many times the ordinary free memory, or as much as the free part of the reserve if
+    /// that is more.
     pub(crate) queue_times: u64,
 }
 
 impl FreeMemory {
     /// Returns the free memory including the memory of this message, which arrived but is not in a queue yet.
     #[inline]
-    pub(crate) fn with(self, messages: &Messages, message: MessageId) -> Self {
-        let bytes = self.bytes + block_bytes(messages, message);
-        Self { messages: self.messages + 1, bytes, ..self }
+    pub(crate) fn with(mut self, messages: &Messages, message: MessageId) -> Self {
+        self.ordinary.messages += 1;
+        self.ordinary.bytes += block_bytes(messages, message);
+        self
     }
 }
 
@@ -104,13 +115,15 @@ impl Records {
     /// Returns whether a queue uses at most this many quarters of its share.
     #[inline]
     fn is_within(&self, free: FreeMemory, queue: QueueId, quarters: u64) -> bool {
-        let share_of = |part: u64| part * free.queue_times * quarters / 4;
+        let share_of =
+            |ordinary: u64, reserve: u64| (ordinary * free.queue_times).max(reserve) * quarters / 4;
+        let FreeMemory { ordinary, reserve, .. } = free;
         let used = self.memory_usage(queue);
         // The unused entries of this queue's last chunk can be used by no other queue.
         let has_entries = !self.slab[queue.index()].backlog.needs_chunk();
-        used.messages <= share_of(free.messages)
-            && used.bytes <= share_of(free.bytes)
-            && (has_entries || used.entries <= share_of(free.entries))
+        used.messages <= share_of(ordinary.messages, reserve.messages)
+            && used.bytes <= share_of(ordinary.bytes, reserve.bytes)
+            && (has_entries || used.entries <= share_of(ordinary.entries, reserve.entries))
     }
 
     #[inline]
@@ -130,9 +143,9 @@ impl Records {
     pub(crate) fn fullest_pool(&self, free: FreeMemory, queue: QueueId) -> (Pool, u64) {
         let used = self.memory_usage(queue);
         let pools = [
-            (Pool::Messages, used.messages, free.messages),
-            (Pool::Bodies, used.bytes, free.bytes),
-            (Pool::Entries, used.entries, free.entries),
+            (Pool::Messages, used.messages, free.ordinary.messages),
+            (Pool::Bodies, used.bytes, free.ordinary.bytes),
+            (Pool::Entries, used.entries, free.ordinary.entries),
         ];
         let [first, others @ ..] = pools;
         let (pool, used, _) = others.into_iter().fold(first, |most, other| {

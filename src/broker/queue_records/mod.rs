@@ -33,7 +33,9 @@ pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size,
 pub(super) use durable_index::DurableIndex;
 pub(super) use durable_index::RequeueCounts;
 pub use durable_index::declared_arguments;
-pub(super) use fullness::{FreeMemory, TIMES_FREE_DISK, TIMES_FREE_MEMORY, TIMES_FREE_MEMORY_FOR_HOLDERS};
+pub(super) use fullness::{
+    FreeMemory, MessageMemory, TIMES_FREE_DISK, TIMES_FREE_MEMORY, TIMES_FREE_MEMORY_FOR_HOLDERS,
+};
 pub(super) use levels::Targets;
 pub(super) use levels::{SLOTS, first_rank};
 pub(super) use record::Records;

@@ -182,7 +182,7 @@ impl Republisher<'_> {
         let (accepting_count, _) =
             queues.records().keep_accepting(cx.messages, copy, &mut targets, Some(&credit));
         targets.truncate(accepting_count);
-        let claim = Claim { share: Share::Ordinary, may_wait: true, has_timed_out: false };
+        let claim = Claim { share: Share::Ordinary, may_wait: true, has_shares: true, has_timed_out: false };
         if !targets.is_empty() {
             match self.queues.check_capacity(cx, self.quota, copy, &targets, claim) {
                 Ok(()) => self.queues.push_copy(cx, copy, &targets),

@@ -417,6 +417,18 @@ impl Messages {
         (slots, pages * PAGE_BYTES)
     }
 
+    /// Returns the slots and the bytes of blocks of the reserve that are free, beyond those for ordinary
+    /// publishers.
+    pub fn reserve_free(&self) -> (usize, usize) {
+        let reserve = |limit: usize, ordinary: usize, used: usize| limit.saturating_sub(used.max(ordinary));
+        let slots_limit = self.slots_limit(Share::Reserve);
+        let slots = reserve(slots_limit, self.slots.max() - self.slots_reserve, self.slots.used());
+        let pages_limit =
+            (self.pages_max - read_back_part(self.pages_max)).saturating_sub(self.read_back_pages);
+        let pages = reserve(pages_limit, self.pages_for_publishers(), self.blocks.pages_used());
+        (slots, pages * PAGE_BYTES)
+    }
+
     /// Returns approximately how many unused bytes are resident in memory.
     pub const fn idle_bytes(&self) -> usize {
         self.slots.idle_bytes() + self.blocks.pages_idle() * PAGE_BYTES

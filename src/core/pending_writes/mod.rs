@@ -534,6 +534,12 @@ impl PendingWrites {
             || self.groups.is_crowded()
     }
 
+    /// Returns whether the waiting messages fill a commit, or publishers must wait for one. Delaying such a commit would
+    /// save no sync.
+    pub fn fills_commit(&self) -> bool {
+        self.pending_bytes >= self.batch_bytes_max || self.pending.len() >= self.pending_max
+    }
+
     /// Returns the number of messages that wait for their commit.
     pub fn len(&self) -> usize {
         self.pending.len()

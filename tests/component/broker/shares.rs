@@ -461,6 +461,14 @@ fn no_publisher_takes_the_whole_memory_for_one_queue() {
     let transacted = node.connect();
     node.done(transacted, Command::TxSelect);
     assert_eq!(node.offer(transacted, "unread", BODY), Outcome::Wait);
+    let shortage = node.broker.last_shortage();
+    assert!(!node.broker.may_wait_for_itself(transacted.connection, shortage), "it holds nothing");
+    assert_eq!(node.offer(transacted, "read", BODY), Outcome::Published);
+    assert!(
+        node.broker.may_wait_for_itself(transacted.connection, shortage),
+        "its transaction has a message"
+    );
+    node.done(transacted, Command::TxRollback);
     for tag in 1..=1000 {
         assert_eq!(node.offer(publisher, "read", BODY), Outcome::Published);
         assert_eq!(node.turns(taker), 1);
@@ -476,4 +484,59 @@ fn no_publisher_takes_the_whole_memory_for_one_queue() {
     assert!((310..330).contains(&taken), "two thirds of 479 blocks, not {taken}");
     assert_eq!(node.offer(publisher, "read", BODY), Outcome::Published);
     end(node, &[holder, publisher, taker, transacted]);
+}
+
+/// A publisher that was refused after a long wait for a queue does not wait for that queue with its next message.
+#[test]
+fn a_refused_publisher_waits_for_its_queue_no_more() {
+    let mut node = small();
+    let (holder, publisher) = (node.connect(), node.connect());
+    for queue in ["own", "unread", "other"] {
+        node.declare(holder, queue, false);
+    }
+    node.consume(holder, "own");
+    assert_eq!(node.offer(publisher, "own", BODY), Outcome::Published);
+    node.turns(holder);
+    assert_eq!(flood(&mut node, holder, "unread").1, Outcome::Wait);
+    let is_kept = |node: &mut TestBroker| node.broker.is_still_blocked(&node.messages, holder.connection);
+    assert!(is_kept(&mut node));
+    let shortage = node.broker.last_shortage();
+    assert!(node.broker.may_wait_for_itself(holder.connection, shortage));
+    assert!(!node.broker.may_wait_for_itself(publisher.connection, shortage));
+    node.broker.time_out_waiting(holder.connection);
+    let Outcome::Fault(fault) = node.offer(holder, "unread", BODY) else { panic!("it is refused") };
+    assert!(
+        fault.text.contains("consume queue 'unread'") && fault.text.contains("raise body_bytes_max"),
+        "{fault}"
+    );
+    assert!(!is_kept(&mut node));
+    assert_eq!(node.offer(holder, "other", BODY), Outcome::Published);
+    assert_eq!(node.offer(holder, "unread", BODY), Outcome::Wait);
+    end(node, &[holder, publisher]);
+}
+
+/// When ordinary publishers have used up their memory, a client with an unacknowledged delivery may put messages into a
+/// queue until they take as much as the free part of the reserve.
+#[test]
+fn a_client_with_deliveries_uses_the_reserve() {
+    let mut node = small();
+    let (holder, publisher) = (node.connect(), node.connect());
+    node.declare(holder, "own", false);
+    node.declare(holder, "results", false);
+    node.consume(holder, "own");
+    assert_eq!(node.offer(publisher, "own", BODY), Outcome::Published);
+    node.turns(holder);
+    let waiting: Vec<_> = (0..600)
+        .map_while(|_| {
+            let id = node.messages.begin("", b"waiting", Share::Ordinary).ok()?;
+            let reserved = node.messages.reserve_whole(id, &[], MessageFlags::NONE, BODY, Share::Ordinary);
+            reserved.map_err(|_| node.messages.release(id)).ok().map(|()| id)
+        })
+        .collect();
+    assert!(node.messages.is_held() && node.messages.ordinary_free().1 == 0, "nothing is free");
+    let (taken, outcome) = flood(&mut node, holder, "results");
+    // A sixteenth of 512 blocks, without those for reading back, shrinks by each message.
+    assert!((10..=16).contains(&taken) && outcome == Outcome::Wait, "{taken} {outcome:?}");
+    waiting.into_iter().for_each(|id| node.messages.release(id));
+    end(node, &[holder, publisher]);
 }

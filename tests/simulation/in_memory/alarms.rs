@@ -665,6 +665,42 @@ fn a_worker_gets_an_error_if_the_store_cannot_be_written() {
     assert!(text.contains("persistent messages are not accepted") && !text.contains("declared"), "{text}");
 }
 
+/// The sync budget delays a lone message, but no commit that is full, because it would save no sync.
+#[test]
+fn the_sync_budget_does_not_delay_full_commits() {
+    let mut simulation =
+        Simulation::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
+    let settings = Settings {
+        segment_bytes: SEGMENT_BYTES,
+        commit_bytes: 64 << 10,
+        segments_max: SEGMENTS,
+        syncs_per_s: 1,
+        sync_burst: 1,
+        confirm_window_ms: 50,
+        ..Settings::default()
+    };
+    simulation.keep_on_disk(settings);
+    let client = simulation.open(&[1]);
+    simulation.send(client, 1, &declare_as("q", true));
+    simulation.pass_ms(30_000);
+    simulation.ask(client, 1, &Method::ConfirmSelect { no_wait: false });
+    let publish = |simulation: &mut Simulation, body: &[u8]| {
+        let publish = Publish { key: "q", properties: PERSISTENT, ..Publish::default() };
+        simulation.publish(client, 1, publish, body);
+    };
+    let unconfirmed = |simulation: &Simulation| simulation.clients[client].checker.unconfirmed(1);
+    for (body_len, count, most) in [(1, 1, 0), (1, 1, 1), (1_000, 320, 64)] {
+        for _ in 0..count {
+            publish(&mut simulation, &vec![7; body_len]);
+        }
+        simulation.pass_ms(300);
+        assert!(unconfirmed(&simulation) <= most, "{} of {count} wait", unconfirmed(&simulation));
+        assert!(count > 1 || unconfirmed(&simulation) == most);
+    }
+    simulation.pass_ms(1_500);
+    assert_eq!(unconfirmed(&simulation), 0);
+}
+
 /// A publisher that waits for each confirm can find out that the sync budget slows it down.
 #[test]
 fn confirm_delays_by_the_sync_budget_are_reported_everywhere() {

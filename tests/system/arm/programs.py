@@ -41,7 +41,7 @@ def has_target(target):
 def build(target, tests):
     """Builds the test programs. Returns them by name. Raises Missing, or RuntimeError if they do not compile."""
     told = environment()
-    command = ["cargo-zigbuild", "test", "--profile", "checked", "--locked", "--no-run", "--target", target]
+    command = ["cargo-zigbuild", "test", "--workspace", "--profile", "checked", "--locked", "--no-run", "--target", target]
     for package in PACKAGES:
         command += ["--config", f"profile.checked.package.{package}.opt-level=1"]
     # `--lib` builds the unit tests of all packages.

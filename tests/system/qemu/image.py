@@ -254,6 +254,9 @@ def tree_with(tree: Path, package: Path) -> Path:
     run("systemd-sysusers", f"--root={tree}", "leveret.conf")
     users = dict((line.split(":")[0], line.split(":")[2:4]) for line in (tree / "etc/passwd").read_text().splitlines())
     group = int(users["leveret"][1])
+    # The package's configuration is installed by its script, which does not run here.
+    (tree / "etc/leveret").mkdir(exist_ok=True)
+    shutil.copy(tree / "usr/share/leveret/leveret.toml", tree / "etc/leveret/leveret.toml")
     for place, mode in (("etc/leveret", 0o750), ("etc/leveret/leveret.toml", 0o640)):
         os.chown(tree / place, 0, group)
         os.chmod(tree / place, mode)
