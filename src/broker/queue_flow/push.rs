@@ -90,13 +90,11 @@ impl Queues {
         let size = Size::of(cx.messages, message);
         cx.work.charge(targets.len().saturating_sub(1));
         let mut has_rules = cx.messages.flags(message).has(MessageFlags::EXPIRES);
-        let is_persistent = self.is_persistent(cx, message);
-        let appended = self.append_pending_write(cx, message, targets, is_persistent, urgency);
+        let appended = self.append_pending_write(cx, message, targets, urgency);
         for &queue in targets {
             cx.messages.retain(message);
             let record = &mut self.records[queue];
-            let is_logged = is_persistent || record.settings.is_quorum;
-            record.push(&mut self.pool, &appended, is_logged, size);
+            record.push(&mut self.pool, &appended, size);
             has_rules |= record.has_rules();
             self.records.wake(queue);
         }
@@ -104,26 +102,24 @@ impl Queues {
     }
 
     /// Appends the message to the pending-write buffer if it must be logged, with the next offset of each durable
-    /// target queue in which it is persistent.
+    /// target queue.
+    ///
+    /// In a quorum queue every message is persistent, as in RabbitMQ. The message then stays persistent in its other
+    /// queues, and as a dead letter.
     fn append_pending_write(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
         targets: &[QueueId],
-        is_persistent: bool,
         urgency: Urgency,
     ) -> Appended {
-        let records = &mut self.records;
-        let needs_log = is_persistent || targets.iter().any(|queue| records[*queue].settings.is_quorum);
-        if !needs_log || cx.pending_writes.mode() == Mode::Off {
+        if !self.needs_log(cx, message, targets) {
             return PendingWrites::transient(message);
         }
+        cx.messages.add_flags(message, MessageFlags::PERSISTENT);
         let bytes = log_bytes(cx.messages, message);
-        let places = targets.iter().filter_map(|queue| {
-            let record = &mut records[*queue];
-            let is_logged = is_persistent || record.settings.is_quorum;
-            if is_logged { record.durable_index.next_target(bytes) } else { None }
-        });
+        let records = &mut self.records;
+        let places = targets.iter().filter_map(|queue| records[*queue].durable_index.next_target(bytes));
         let appended = cx.pending_writes.append(cx.messages, message, places, urgency);
         if appended.targets() > 0 {
             if let Some((_, live)) = &mut self.live_log_bytes {
@@ -136,10 +132,13 @@ impl Queues {
         appended
     }
 
-    /// Returns whether the message is persistent in every durable queue. In quorum queues every message is.
+    /// Returns whether the message is written to the log when it enters a durable queue.
     #[inline]
-    fn is_persistent(&self, cx: &Context<'_>, message: MessageId) -> bool {
-        self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT)
+    fn needs_log(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> bool {
+        let is_persistent =
+            self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+        let is_in_quorum_queue = |queue: &QueueId| self.records[*queue].settings.is_quorum;
+        (is_persistent || targets.iter().any(is_in_quorum_queue)) && cx.pending_writes.mode() != Mode::Off
     }
 
     /// Returns the number of target queues for which this message is written to the log.
@@ -149,15 +148,10 @@ impl Queues {
         message: MessageId,
         targets: &[QueueId],
     ) -> usize {
-        if cx.pending_writes.mode() == Mode::Off {
+        if !self.needs_log(cx, message, targets) {
             return 0;
         }
-        let is_persistent = self.is_persistent(cx, message);
-        let is_logged = |queue: &&QueueId| {
-            let record = &self.records[**queue];
-            record.durable_index.is_logged() && (is_persistent || record.settings.is_quorum)
-        };
-        targets.iter().filter(is_logged).count()
+        targets.iter().filter(|queue| self.records[**queue].durable_index.is_logged()).count()
     }
 
     /// Returns the maximum number of new chunks of queue entries that one message may take in all its target

@@ -230,11 +230,10 @@ impl Queue {
         }
     }
 
-    /// Adds a new message of this size, which is in the log if `is_logged` and the queue is durable. The caller has
-    /// checked the capacity.
+    /// Adds a new message of this size. The caller has checked the capacity.
     #[inline]
-    pub(crate) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, is_logged: bool, size: Size) {
-        let content = match is_logged && appended.targets() > 0 && self.durable_index.is_logged() {
+    pub(crate) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
+        let content = match appended.targets() > 0 && self.durable_index.is_logged() {
             true => EntryContent::InMemoryAndLog(appended.message(), self.durable_index.last_offset()),
             false => EntryContent::InMemory(appended.message()),
         };

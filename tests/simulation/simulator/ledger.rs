@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::content::Content;
-use super::deaths::{Deaths, Delivery, Fates, is_dying, other_of};
+use super::deaths::{DYING, Deaths, Delivery, Fates, is_dying, other_of};
 use super::fact::LogEntry;
 use super::operator::Accesses;
 use super::policies::Policies;
@@ -338,8 +338,8 @@ impl Ledger {
         let Some(content) = self.contents.get(&number) else { return };
         let is_persistent = content.persistent || self.persist_all;
         for key in self.sure_targets(number) {
-            // The dying queue is a quorum queue, in which all messages are persistent.
-            let is_logged = is_persistent || is_dying(&key.1);
+            // `DYING` is a quorum queue, in which all messages are persistent.
+            let is_logged = is_persistent || key.1 == DYING;
             if self.is_unwritable && is_logged && topology::is_durable(&key.1) {
                 self.complain(format!("message {number} is confirmed although the store cannot be written"));
             }

@@ -6,7 +6,7 @@
 use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::deaths::{CHAINS, is_dying};
+use super::deaths::{CHAINS, DYING, is_dying};
 use super::harm::Harm;
 use super::ledger::{Entry, Holder, Key, Ledger, Promise, Queue, Settled};
 use super::policies::Said;
@@ -204,7 +204,9 @@ impl Ledger {
             if !topology::may_route(content.exchange, &content.key, &key.1) || content.vhost != key.0 {
                 wrong.push(format!("message {number} cannot have come here"));
             }
-            if !content.persistent && !self.persist_all {
+            // What was in a quorum queue is persistent in its other queues as well, and as a dead letter.
+            let may_be_in_quorum_queue = topology::may_route(content.exchange, &content.key, DYING);
+            if !content.persistent && !self.persist_all && !may_be_in_quorum_queue {
                 wrong.push(format!("message {number} was transient and is on the disk"));
             }
             let level = topology::level(&key.1, content.priority());
