@@ -12,6 +12,7 @@
 //! |--------------|---------------------------------------------------------------------------------------------|
 //! | `core`       | limits, memory pools, errors, time and other types that several packages share              |
 //! | `amqp`       | AMQP 0-9-1 bytes: frames, methods, properties, field tables                                 |
+//! | `mqtt`       | MQTT 3.1, 3.1.1 and 5 bytes; not used by the broker yet                                     |
 //! | `json`       | bounded reading of JSON                                                                     |
 //! | `storage`    | the append log on disk: commits, `fdatasync`, compaction, recovery, inspection              |
 //! | `broker`     | exchanges, queues, consumers, acknowledgements, users, policies; deterministic, without I/O |

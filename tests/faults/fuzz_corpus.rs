@@ -51,6 +51,7 @@ targets! {
     log "fuzz/fuzz_targets/log.rs" 100
     connection "fuzz/fuzz_targets/connection.rs" 300
     http "fuzz/fuzz_targets/http.rs" 300
+    mqtt "fuzz/fuzz_targets/mqtt.rs" 20_000
 }
 
 /// Maximum number of files of each target's corpus, so that the test takes seconds.
@@ -58,7 +59,7 @@ const FILES_MAX: usize = 2_000;
 
 /// Prefixes of random input: lengths of -1, the largest and smallest signed numbers, one, and beginnings that get
 /// an input past the first checks.
-const PIECES: [&[u8]; 12] = [
+const PIECES: [&[u8]; 14] = [
     &[0xff; 4],
     &[0xff; 8],
     &[0xff, 0xff, 0xff, 0xfe],
@@ -70,6 +71,8 @@ const PIECES: [&[u8]; 12] = [
     b"AMQP\0\0\x09\x01",
     b"\x01\0\x01\xff\xff\xff\xff",
     b"\0\x3c\0\x28",
+    b"\x02\x10\xff\x01\0\x04MQTT\x05\xc6\0\x3c",
+    b"\x02\x32\x20\0\x03a/b\0\x01",
     b"GET /api/queues/%2F HTTP/1.1\r\ncontent-length: 4294967295\r\n\r\n",
 ];
 

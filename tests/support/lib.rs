@@ -4,6 +4,7 @@
 //! |--------|----------|
 //! | [`amqp_checks`] | properties of `leveret-amqp` that hold for any input |
 //! | [`built_program`] | the built program without the environment of the tests, and temporary folders |
+//! | [`mqtt_checks`] | properties of `leveret-mqtt` that hold for any input |
 //! | [`random`] | pseudo-random numbers from a seed |
 //! | [`simulated_disk`] | a disk in memory with power cuts, damage and errors |
 //! | [`simulated_server`] | the production server in memory, its clients, and a clock that jumps |
@@ -15,6 +16,7 @@
 
 pub mod amqp_checks;
 pub mod built_program;
+pub mod mqtt_checks;
 pub mod random;
 pub mod simulated_disk;
 pub mod simulated_server;

@@ -14,9 +14,10 @@ mod docs;
 mod web;
 
 /// Each package and all packages of the workspace that it may depend on.
-const DEPENDS_ON: [(&str, &[&str]); 11] = [
+const DEPENDS_ON: [(&str, &[&str]); 12] = [
     ("core", &[]),
     ("amqp", &["core"]),
+    ("mqtt", &[]),
     ("json", &[]),
     ("storage", &["core"]),
     ("broker", &["amqp", "core", "storage"]),
@@ -34,8 +35,8 @@ const DEPENDS_ON: [(&str, &[&str]); 11] = [
 const UNSAFE_FILE: &str = "core/mem/give_back.rs";
 
 /// Packages that receive time and bytes from above.
-const WITHOUT_CLOCK: [&str; 8] =
-    ["core/", "amqp/", "json/", "storage/", "broker/", "connection/", "bridge/", "server/"];
+const WITHOUT_CLOCK: [&str; 9] =
+    ["core/", "amqp/", "mqtt/", "json/", "storage/", "broker/", "connection/", "bridge/", "server/"];
 const CLOCKS_AND_SOCKETS: [&str; 3] = ["std::net", "Instant::now", "SystemTime"];
 
 /// Packages that handle data of peers.

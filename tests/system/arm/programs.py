@@ -13,8 +13,9 @@ import time
 import supply
 
 # The packages of the broker that have unit tests of their own.
-PACKAGES = ["leveret-core", "leveret-amqp", "leveret-connection", "leveret-broker", "leveret-storage", "leveret-json",
-            "leveret-config", "leveret-tls", "leveret-bridge", "leveret-management", "leveret-server", "leveret-daemon"]
+PACKAGES = ["leveret-core", "leveret-amqp", "leveret-mqtt", "leveret-connection", "leveret-broker", "leveret-storage",
+            "leveret-json", "leveret-config", "leveret-tls", "leveret-bridge", "leveret-management", "leveret-server",
+            "leveret-daemon"]
 BUILD_TIMEOUT_S = 2400
 RUN_TIMEOUT_S = 1200
 EXECUTABLE = re.compile(r"^ +Executable (unittests )?(\S+) \((\S+)\)$", re.MULTILINE)
