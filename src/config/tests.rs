@@ -411,7 +411,7 @@ fn a_board_that_is_recognised_and_not_used_is_a_warning() {
         assert!(told.starts_with("this board is recognised as pi-3, but the profile in use is"), "{told}");
         assert!(told.contains("board = \"auto\"") && told.contains("Raspberry Pi 3 Model B Plus"), "{told}");
     }
-    for board in ["auto", "pi-3", "../../boards/pi-zero-w.toml"] {
+    for board in ["auto", "pi-3", concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/pi-zero-w.toml")] {
         assert_eq!(warning(Some(board), pi()), None, "{board}");
     }
     let unknown = Machine { model: Some("Some Industrial Computer".to_string()), ..pi() };
