@@ -158,14 +158,14 @@ pub(crate) fn waited_too_long(pending_writes: &PendingWrites) -> Fault {
     )
 }
 
-/// Returns 506: the publisher has unsettled deliveries, and the queue has not become shorter for 60 s. `key` makes
-/// the pool larger of which the queue uses its whole share.
+/// Returns 506: the publisher has unsettled deliveries or an open transaction, and no message has left the queue for
+/// 60 s. `key` is the configuration key of the pool of which the queue uses its whole share.
 pub(crate) fn waited_too_long_for_queue(queue: &str, key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
             "a queue uses its whole share of {key}, and no message left it for 60 s while this connection held \
-             unacknowledged deliveries: raise {key}, acknowledge earlier, or consume queue '{queue}'"
+             deliveries or a transaction: raise {key}, acknowledge or commit earlier, or consume queue '{queue}'"
         ),
     )
 }

@@ -20,9 +20,11 @@ use super::request::{Answer, Call, bad_request, body, refusal};
 /// The longest time that publishers may wait for space that compaction can free, before it is an alarm, in
 /// milliseconds.
 const COMPACTION_MS: u64 = 10_000;
-/// The most alarms at the same time: one about damage, seven states, the expected shortage, and five others, beside
-/// those about waiting publishers.
-const ALARMS_MAX: usize = 1 + 7 + 1 + SHORTAGE_KINDS + 5;
+/// Number of states of the broker that are alarms.
+const STATES: usize = 8;
+/// The most alarms at the same time: damage, the states, the shortage of the store, those of waiting publishers, and
+/// five others (wear, `parked`, `held`, `budget`, `outage`).
+const ALARMS_MAX: usize = 1 + STATES + 1 + SHORTAGE_KINDS + 5;
 
 /// The names of all alarms, for metrics.
 pub(super) const NAMES: [&str; 16] = [
@@ -54,7 +56,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     let pending_writes = &*context.pending_writes;
     let is_writable = pending_writes.mode() == leveret_core::pending_writes::Mode::On;
     let has_doubt = context.broker.access().doubtful_access_reason().is_some();
-    let states = [
+    let states: [(bool, &str); STATES] = [
         (
             has_doubt && is_writable,
             "access: users and permissions in the store may be wrong, so all logins are refused; correct them, \

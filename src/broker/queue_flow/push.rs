@@ -42,8 +42,9 @@ pub(crate) struct Claim {
     pub(crate) share: Share,
     /// Whether the publisher can wait for capacity; `false` while `tx.commit` is carried out.
     pub(crate) may_wait: bool,
-    /// Whether the share of a queue limits the publisher. It does not limit what a bridge parks, because all rules of
-    /// the bridge would wait for the parking queue, which may never be read.
+    /// Whether the share of a queue limits the publisher. It does not limit `tx.commit`, because the shares were checked
+    /// when the messages were published. It does not limit what a bridge parks either, because all rules of the bridge
+    /// would wait for the parking queue, which may never be read.
     pub(crate) has_shares: bool,
     /// The publisher has waited too long for the disk or for a queue and is refused now: see
     /// [`crate::Broker::time_out_waiting`].
@@ -326,8 +327,7 @@ impl Queues {
                 return Err(CannotPublish::Fault(out_of("queue_entries_max")));
             }
         }
-        // For `tx.commit` the shares were checked when the messages were published.
-        if claim.may_wait && claim.has_shares {
+        if claim.has_shares {
             self.check_memory_shares(cx, message, targets, claim)?;
         }
         self.check_log_capacity(cx, quota, message, targets, claim)
