@@ -44,7 +44,7 @@
 //! Every step runs in `Engine::turn` of `server`, except `Write::run`, which runs in a helper thread.
 //!
 //! ```text
-//! publish:  Engine::read → Shared::read_amqp → Shared::handle → Connection::next → Broker::apply → Broker::publish
+//! publish:  Engine::read → Shared::read_client → Shared::handle → Connection::next → Broker::apply → Broker::publish
 //!           → Topology::route → Queues::check_capacity → Queues::push → PendingWrites::append
 //!
 //! confirm:  Connection::answer → CommitWriter::next_write → Log::next_commit ~ Write::run (helper thread)
@@ -52,7 +52,7 @@
 //!           → Connection::note_durable → Connection::fill
 //!
 //! delivery: Broker::deliver → Queues::first_deliverable → Queues::take_first → Consumers::next_delivery
-//!           → Consumers::put_into_outbox → Engine::write → Shared::write_amqp → Connection::fill → Stream::write
+//!           → Consumers::put_into_outbox → Engine::write → Shared::write_client → Connection::fill → Stream::write
 //!           → Broker::written
 //! ```
 //!

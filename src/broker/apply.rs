@@ -22,7 +22,7 @@ use leveret_core::pending_writes::{Batch, PendingWrites, Urgency};
 
 use super::access::{Identity, Login, Resource, Right};
 use super::arguments::copy_flags;
-use super::consumers::{ConsumerState, Mode, NewConsumer, Transaction};
+use super::consumers::{ConsumerState, Mode, NewConsumer, Transaction, forced};
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::deliver::OutboxView;
 use super::publish::Publish;
@@ -101,7 +101,7 @@ fn publish_result_of_copy(
     refused: &str,
 ) -> Result<bool, Fault> {
     match outcome {
-        Outcome::Published => Ok(true),
+        Outcome::Published | Outcome::PublishedNowhere => Ok(true),
         Outcome::Wait => {
             cx.messages.discard(copy);
             Ok(false)
@@ -132,7 +132,7 @@ impl Broker {
         cx.awaited = Batch::NONE;
         let replies_at_once = matches!(command, Command::Cancel { .. } | Command::CloseChannel);
         let result = match channel {
-            None => self.apply_to_connection(cx.pending_writes, connection, command),
+            None => self.apply_to_connection(cx, connection, command),
             Some(channel) => self.apply_to_channel(cx, connection, channel, command),
         };
         if self.jobs.take_due() {
@@ -158,19 +158,22 @@ impl Broker {
 
     fn apply_to_connection(
         &mut self,
-        pending_writes: &PendingWrites,
+        cx: &mut Context<'_>,
         connection: ConnectionId,
         command: Command<'_>,
     ) -> Result<Outcome, Fault> {
         match command {
             Command::Login { user, password, from_loopback } => {
-                self.login(pending_writes, connection, user, password.0, from_loopback)
+                self.login(cx.pending_writes, connection, user, password.0, from_loopback)
             }
             Command::LoginExternal { user, from_loopback } => {
-                self.login_external(pending_writes, connection, user, from_loopback)
+                self.login_external(cx.pending_writes, connection, user, from_loopback)
             }
             Command::OpenVhost { vhost } => self.open_vhost(connection, vhost),
             Command::OpenChannel { number } => self.open_channel(connection, number),
+            Command::OpenSession { client_id, in_flight_max, packet_len_max } => {
+                self.open_session(cx, connection, client_id, (in_flight_max, packet_len_max))
+            }
             _ => Err(unexpected_command()),
         }
     }
@@ -184,6 +187,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         match command {
             Command::Publish { message, mandatory } => self.publish(cx, channel, message, mandatory),
+            Command::AcknowledgePacket { packet_id } => self.acknowledge_packet(cx, connection, packet_id),
             Command::Settle { delivery_tag, multiple, settlement } => {
                 self.settle(cx, channel, delivery_tag, multiple, settlement)
             }
@@ -247,6 +251,8 @@ impl Broker {
         let vhost = self.consumers.channel(channel).vhost;
         self.catch_up_for(cx, vhost, &command);
         match command {
+            Command::Subscribe { filter, qos } => self.subscribe(cx, connection, filter, qos),
+            Command::Unsubscribe { filter } => self.unsubscribe(cx, connection, filter),
             Command::ExchangeDeclare { exchange, passive: true, .. } => {
                 self.check_exchange_exists(cx, vhost, exchange)
             }
@@ -472,7 +478,7 @@ impl Broker {
 
     /// Requests that the event loop close a connection: with `connection.close`, code 320 and this reason.
     pub fn force_close(&mut self, connection: ConnectionId, reason: &str) {
-        self.consumers.force_close(connection, reason);
+        self.consumers.force_close(connection, forced(reason));
     }
 
     /// Returns the next connection for which [`Self::force_close`] was called, and the fault with the reason.

@@ -779,12 +779,16 @@ impl Broker {
         let record = self.queues.at_mut(queue);
         let (vhost, is_internal, owner) =
             (record.vhost, record.is_internal, record.declared.exclusive_owner.take());
+        let session = record.session.take();
         if record.declared.is_rebuilt {
             self.recovery.note_rebuilt_gone();
         }
         if !is_internal {
             self.counters.queues_deleted += 1;
             self.access.count_queue(vhost, false);
+        }
+        if let Some(session) = session {
+            self.sessions.note_queue_deleted(session);
         }
         if let Some(owner) = owner {
             self.queues

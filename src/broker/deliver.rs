@@ -17,7 +17,7 @@
 //!   client that does not read therefore occupies a bounded amount of memory.
 
 use leveret_core::command::{
-    ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder,
+    ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder, SubscriptionDelivery,
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
@@ -53,6 +53,7 @@ impl Outbox for OutboxView<'_> {
         let kind = match delivery.method {
             DeliveryMethod::Get(message_count) => DeliveryKind::GetOk { message_count },
             DeliveryMethod::Return => DeliveryKind::Return(ReplyCode::NoRoute),
+            DeliveryMethod::Publish(delivery) => DeliveryKind::Publish(delivery),
             DeliveryMethod::Deliver => {
                 let consumer = delivery.consumer?;
                 DeliveryKind::Deliver { consumer_tag: &self.broker.consumers.at(consumer.index()).tag }
@@ -231,7 +232,13 @@ impl Broker {
 
     fn assign(&mut self, cx: &mut Context<'_>, index: usize, queue: QueueId, taken: &Taken) {
         self.queues.note_delivery(cx, queue, taken);
-        let channel = self.put_taken_into_outbox(cx, index, queue, taken, DeliveryMethod::Deliver);
+        let method = match self.queues.at(queue).session {
+            None => DeliveryMethod::Deliver,
+            Some(session) => {
+                DeliveryMethod::Publish(self.subscription_delivery(cx, session, queue, taken))
+            }
+        };
+        let channel = self.put_taken_into_outbox(cx, index, queue, taken, method);
         self.consumers.end_consumer_turn(cx.work, &mut self.queues, index);
         if self.firehose.is_on {
             self.republisher().trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
@@ -326,11 +333,12 @@ impl Broker {
                 let counters = &mut self.counters;
                 counters.redelivered += u64::from(delivery.redelivered);
                 match (delivery.method, delivery.no_ack) {
-                    (DeliveryMethod::Deliver, false) => {
+                    (DeliveryMethod::Publish(SubscriptionDelivery::Skip), _) => {}
+                    (DeliveryMethod::Deliver | DeliveryMethod::Publish(_), false) => {
                         counters.delivered_manual += 1;
                         count_up(&mut record.counters.delivered_manual);
                     }
-                    (DeliveryMethod::Deliver, true) => {
+                    (DeliveryMethod::Deliver | DeliveryMethod::Publish(_), true) => {
                         counters.delivered_auto += 1;
                         count_up(&mut record.counters.delivered_auto);
                     }

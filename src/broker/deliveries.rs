@@ -17,7 +17,7 @@
 
 use core::ops::{Index, IndexMut};
 
-use leveret_core::command::{ChannelId, ConsumerId, QueueId, Settlement};
+use leveret_core::command::{ChannelId, ConsumerId, QueueId, Settlement, SubscriptionDelivery};
 use leveret_core::mem::{Links, List, MessageId, Slab, sort_by_key};
 
 use crate::republish::Reason;
@@ -107,7 +107,7 @@ fn rank(slab: &Slab<Delivered>, heap: u32) -> u16 {
     }
 }
 
-/// The AMQP method that transports a message to the client.
+/// The method of AMQP, or the packet of MQTT, that transports a message to the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DeliveryMethod {
     /// `basic.deliver`.
@@ -116,6 +116,8 @@ pub(crate) enum DeliveryMethod {
     Get(u32),
     /// `basic.return`. Such a message is in no queue and is never acknowledged.
     Return,
+    /// PUBLISH of MQTT.
+    Publish(SubscriptionDelivery),
 }
 
 /// One unsettled delivery.

@@ -200,7 +200,8 @@ impl Broker {
             };
             self.deliver_to_targets(cx, routed, targets, &publish)
         };
-        let is_taken = matches!(result, Ok(Outcome::Published | Outcome::PublishRefused));
+        let is_taken =
+            matches!(result, Ok(Outcome::Published | Outcome::PublishedNowhere | Outcome::PublishRefused));
         match copy {
             Some(copy) if is_taken => self.republisher().publish_trace(cx, channel, copy),
             Some(copy) => cx.messages.discard(copy),
@@ -212,7 +213,8 @@ impl Broker {
             let revision = self.revision();
             let record = self.consumers.channel_mut(channel);
             count_up(&mut record.counters.published);
-            if matches!((&record.mode, &result), (Mode::Confirm, Ok(Outcome::Published))) {
+            let is_accepted = matches!(result, Ok(Outcome::Published | Outcome::PublishedNowhere));
+            if is_accepted && matches!(record.mode, Mode::Confirm) {
                 count_up(&mut record.counters.confirmed);
             }
             if let Some(exchange) = record.may_write.filter(|_| record.may_write_until == revision) {
@@ -605,7 +607,7 @@ impl Broker {
             self.counters.unroutable_dropped += 1;
             count_up(&mut self.consumers.channel_mut(publish.channel).counters.dropped);
             messages.release(message);
-            return Ok(Outcome::Published);
+            return Ok(Outcome::PublishedNowhere);
         }
         let channel = publish.channel;
         let connection = self.consumers.connection_of(channel);

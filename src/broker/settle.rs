@@ -515,6 +515,10 @@ impl Broker {
     fn oldest_delivery(&self, channel: &Channel) -> Option<(u32, u32)> {
         let delivery = &self.queues.deliveries()[channel.unacknowledged.front()?];
         let queue = delivery.queue.and_then(|queue| self.queues.records().get(queue.index()));
+        // MQTT has no such timeout.
+        if queue.is_some_and(|queue| queue.session.is_some()) {
+            return None;
+        }
         let own_ms = queue.map_or(u32::MAX, |queue| queue.settings.consumer_timeout_ms);
         let timeout_ms = if own_ms == u32::MAX { self.ack_timeout.timeout_ms } else { own_ms };
         Some((delivery.delivered_s, timeout_ms))
@@ -683,6 +687,7 @@ impl Broker {
             return;
         }
         self.forget_gets(connection);
+        self.end_session_of(cx, connection);
         self.quota.leave_vhost(connection);
         let mut at = self.consumers.next_channel(connection, None);
         while let Some(channel) = at {

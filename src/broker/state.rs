@@ -34,6 +34,7 @@ use super::queue_records::Queue;
 use super::quota::{Declared, Declarer, FreeCapacity, Quota};
 use super::reply_text::QueueText;
 use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
+use super::sessions::Sessions;
 use super::shortage::Shortage;
 use super::topology::{ExchangeDeclaration, NewExchange, Topology};
 use super::views::Views;
@@ -85,6 +86,7 @@ pub struct Broker {
     pub(crate) topology: Topology,
     pub(crate) queues: Queues,
     pub(crate) consumers: Consumers,
+    pub(crate) sessions: Sessions,
     pub(crate) recovery: Recovery,
     pub(crate) jobs: Jobs,
     pub(crate) publishing: Publishing,
@@ -149,6 +151,7 @@ impl Broker {
             topology: Topology::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             queues: Queues::new(limits, seed),
             consumers: Consumers::new(limits, seed),
+            sessions: Sessions::new(limits, seed),
             recovery: Recovery::new(queues + limits.exchanges_max as usize, seed),
             jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             publishing: Publishing::with_capacity(queues),
@@ -587,6 +590,8 @@ pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
     + 3 * size_of::<ConnectionId>()
     + 2 * size_of::<Begun>()
     + size_of::<TracedName>();
+/// Bytes of an MQTT session's record.
+pub const SESSION_BYTES: usize = Sessions::SESSION_BYTES;
 /// Bytes of a channel's record.
 pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
 /// Bytes of a consumer's record.

@@ -13,7 +13,7 @@ use leveret_amqp::field::Table;
 use leveret_amqp::{Full, Method, TableWriter, Writer};
 use leveret_core::command::{ChannelId, ConnectionId, Name, ReplyOrder};
 use leveret_core::error::Fault;
-use leveret_core::limits::Limits;
+use leveret_core::limits::{FRAME_BYTES_MIN, Limits};
 use leveret_core::log_limiter::{LogKind, LogLimiter, LogSource};
 use leveret_core::mem::{ByteChain, BytePool, Messages, Share};
 use leveret_core::pending_writes::Batch;
@@ -24,6 +24,7 @@ use super::deliveries::Begun;
 use super::handshake::{self, ClientPool, ClientProperties};
 use super::input::BodyFrame;
 use super::methods::{Mechanism, Pending};
+use super::mqtt::MqttSettings;
 use super::output::Blocked;
 
 /// Time limit in milliseconds for a client to close its socket after the last frame was sent.
@@ -49,12 +50,38 @@ pub struct Caller<'c> {
     /// The address of the client.
     pub peer: Peer,
     names: &'c str,
-    /// The client property `connection_name`; empty without it.
-    connection_name: &'c str,
+    /// The name of a client property, and its value; an empty value without it.
+    label: (&'static str, &'c str),
 }
 
-/// Number of characters of a `connection_name` in a log line.
-const CONNECTION_NAME_SHOWN: usize = 48;
+/// Number of characters of a client property in a log line.
+const LABEL_SHOWN: usize = 48;
+
+impl<'c> Caller<'c> {
+    /// Returns the identification of a client, with its property `label`.
+    pub(super) fn new(peer: Peer, names: &'c LogNames, label: &'static str, client: Table<'c>) -> Self {
+        let value = client.get(label).and_then(|value| value.as_str()).unwrap_or_default();
+        Self { peer, names: &names.0, label: (label, value) }
+    }
+}
+
+/// User and virtual host as text for the log; empty until both are known.
+#[derive(Debug, Default)]
+pub(super) struct LogNames(heapless::String<NAMES_BYTES_MAX>);
+
+impl LogNames {
+    /// Sets the user and the virtual host.
+    pub(super) fn set(&mut self, user: &str, vhost: &str) {
+        self.0.clear();
+        let named = [(" user ", user), (" vhost ", vhost)];
+        let characters = named.iter().flat_map(|(what, name)| what.chars().chain(name.escape_debug()));
+        for character in characters {
+            if self.0.push(character).is_err() {
+                break;
+            }
+        }
+    }
+}
 
 impl fmt::Display for Caller<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,11 +90,12 @@ impl fmt::Display for Caller<'_> {
             (source, _) => source.fmt(f)?,
         }
         f.write_str(self.names)?;
-        if self.connection_name.is_empty() {
+        let (name, value) = self.label;
+        if value.is_empty() {
             return Ok(());
         }
-        f.write_str(" connection_name ")?;
-        let shown = self.connection_name.chars().take(CONNECTION_NAME_SHOWN);
+        write!(f, " {name} ")?;
+        let shown = value.chars().take(LABEL_SHOWN);
         shown.flat_map(char::escape_debug).try_for_each(|character| f.write_char(character))
     }
 }
@@ -196,8 +224,7 @@ pub struct Connection {
     pub(super) client: ClientProperties,
     /// The mechanism of the login; empty before the login.
     pub(super) mechanism: &'static str,
-    /// User and virtual host as text for the log; empty until both are known.
-    names: heapless::String<NAMES_BYTES_MAX>,
+    names: LogNames,
     pub(super) phase: Phase,
     pub(super) is_logged_in: bool,
     pub(super) capabilities: Capabilities,
@@ -228,20 +255,12 @@ impl Connection {
 
     /// Returns the text that identifies the connection in the log.
     pub fn caller(&self) -> Caller<'_> {
-        let name = self.client.table().get("connection_name").and_then(|value| value.as_str());
-        Caller { peer: self.peer, names: &self.names, connection_name: name.unwrap_or_default() }
+        Caller::new(self.peer, &self.names, "connection_name", self.client.table())
     }
 
     /// Sets the user and the virtual host that the log shows.
     pub fn set_names(&mut self, user: &str, vhost: &str) {
-        self.names.clear();
-        let named = [(" user ", user), (" vhost ", vhost)];
-        let characters = named.iter().flat_map(|(what, name)| what.chars().chain(name.escape_debug()));
-        for character in characters {
-            if self.names.push(character).is_err() {
-                break;
-            }
-        }
+        self.names.set(user, vhost);
     }
 
     /// Creates the state of a connection that was accepted at `now`.
@@ -251,14 +270,14 @@ impl Connection {
             peer,
             client: ClientProperties::default(),
             mechanism: "",
-            names: heapless::String::new(),
+            names: LogNames::default(),
             certificate_name: None,
             phase: Phase::Header { due: now.after_ms(settings.handshake_timeout_ms) },
             is_logged_in: false,
             capabilities: Capabilities::default(),
             blocked: Blocked::default(),
             negotiated: Negotiated {
-                frame_max: leveret_core::limits::FRAME_BYTES_MIN,
+                frame_max: FRAME_BYTES_MIN,
                 channel_max: 0,
                 heartbeat_ms: 0,
             },
@@ -545,6 +564,9 @@ pub struct Settings {
     pub(super) replies_bytes_max: usize,
     pub(super) handshake_timeout_ms: u64,
     pub(super) content_timeout_ms: u64,
+    pub(super) mqtt: MqttSettings,
+    /// The largest CONNECT of MQTT in bytes: what is read from a client that has not logged in.
+    pub(super) connect_len_max: u32,
     /// The frame of connection.start, encoded once at start.
     pub(super) start_frame: Box<[u8]>,
     /// The frame for a client with a certificate.
@@ -580,9 +602,24 @@ impl Settings {
             replies_bytes_max: limits.replies_bytes_max as usize,
             handshake_timeout_ms: limits.handshake_timeout_ms.into(),
             content_timeout_ms: limits.content_timeout_ms.into(),
+            mqtt: MqttSettings::default(),
+            connect_len_max: FRAME_BYTES_MIN,
             start_frame: start_frame(identity, b"PLAIN AMQPLAIN"),
             start_frame_external: start_frame(identity, b"PLAIN AMQPLAIN EXTERNAL"),
         }
+    }
+}
+
+impl Settings {
+    /// Returns the settings with these for MQTT clients.
+    #[must_use]
+    pub fn with_mqtt(self, mqtt: MqttSettings) -> Self {
+        Self { mqtt, ..self }
+    }
+
+    /// Returns the length of the largest MQTT packet that the broker accepts, in bytes.
+    pub(super) const fn mqtt_packet_len_max(&self) -> u32 {
+        self.message_size_max.saturating_add(self.frame_max)
     }
 }
 

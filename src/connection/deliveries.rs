@@ -155,6 +155,7 @@ const fn method_frame_len(kind: DeliveryKind<'_>, names_len: usize) -> usize {
             DeliveryKind::Deliver { consumer_tag } => 1 + consumer_tag.len() + 8 + 1 + names,
             DeliveryKind::GetOk { .. } => 8 + 1 + names + 4,
             DeliveryKind::Return(code) => 2 + 1 + code.name().len() + names,
+            DeliveryKind::Publish(_) => panic!("only MQTT clients have subscriptions"),
         }
 }
 
@@ -222,6 +223,7 @@ impl ExactWriter<'_> {
                 self.short(exchange);
                 self.short(routing_key);
             }
+            DeliveryKind::Publish(_) => panic!("only MQTT clients have subscriptions"),
         }
         self.raw(&[FRAME_END]);
     }

@@ -49,21 +49,25 @@
 )]
 
 mod channel;
+mod client;
 mod connection;
 mod deliveries;
 mod erlang;
 mod handshake;
 mod input;
 mod methods;
+mod mqtt;
 mod output;
 mod publish;
 mod replies;
 mod timeouts;
 
+pub use client::Client;
 pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
 pub use connection::{Context, Names, Pools};
 pub use connection::{Identity, Settings};
 pub use input::{InputStep, Suspension};
+pub use mqtt::{MqttConnection, MqttSettings};
 pub use output::Filled;
 pub use publish::message_flags;
 pub use timeouts::Timeout;

@@ -56,6 +56,9 @@ impl Connection {
         (order, batch): (ReplyOrder, Batch),
     ) {
         match (pending.kind, outcome) {
+            (CommandKind::Publish, Outcome::PublishedNowhere) => {
+                self.published(context, pending.slot, false, (order, batch));
+            }
             (CommandKind::Publish, Outcome::PublishRefused) => {
                 self.published(context, pending.slot, true, (order, batch));
             }

@@ -25,7 +25,7 @@ const CLOSE_OK_TIMEOUT_MS: u64 = 30_000;
 
 /// If the broker checks a deadline at least this many milliseconds late, the process was paused or the board
 /// was too busy. The client may then have sent something in time.
-const PAUSE_MS_MIN: u64 = 1_000;
+pub(super) const PAUSE_MS_MIN: u64 = 1_000;
 
 /// Time in milliseconds for which a publisher must have been unblocked before `connection.unblocked` is sent.
 const UNBLOCKED_AFTER_MS: u64 = 100;

@@ -9,6 +9,8 @@
 //! - Names and tables in a command are validated bytes borrowed from the input.
 //! - A command with a message owns one reference to the message.
 
+use core::num::NonZeroU16;
+
 use crate::error::{Fault, ReplyCode};
 use crate::mem::MessageId;
 pub use crate::mem::{NAME_BYTES_MAX, Name};
@@ -65,6 +67,8 @@ ids! {
     VhostId;
     /// A policy.
     PolicyId;
+    /// An MQTT session.
+    SessionId;
 }
 
 /// A request of a client to the broker.
@@ -184,7 +188,33 @@ pub enum Command<'a> {
     TxSelect,
     TxCommit,
     TxRollback,
+    /// CONNECT of MQTT, after the login and the virtual host. A connection with the same client identifier loses its
+    /// session and is closed.
+    OpenSession {
+        /// The client identifier. If it is empty, the broker assigns one.
+        client_id: &'a str,
+        /// Maximum number of deliveries that the client has not acknowledged, 1 to [`SESSION_IN_FLIGHT_MAX`].
+        in_flight_max: u16,
+        /// The largest packet that the client accepts, in bytes.
+        packet_len_max: u32,
+    },
+    /// One topic filter of SUBSCRIBE, which is valid. It replaces an existing subscription with the same filter.
+    Subscribe {
+        filter: &'a str,
+        qos: u8,
+    },
+    /// One topic filter of UNSUBSCRIBE. The outcome is a fault with code 404 if there is no such subscription.
+    Unsubscribe {
+        filter: &'a str,
+    },
+    /// PUBACK. An unknown packet identifier is ignored.
+    AcknowledgePacket {
+        packet_id: NonZeroU16,
+    },
 }
+
+/// The most deliveries of a session that its client has not acknowledged.
+pub const SESSION_IN_FLIGHT_MAX: usize = 20;
 
 /// How a delivered message is settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -248,8 +278,19 @@ pub enum Outcome {
         /// The consumer tag.
         tag: Box<str>,
     },
+    /// [`Command::OpenSession`].
+    SessionOpened {
+        /// The channel on which the session publishes and consumes.
+        channel: ChannelId,
+        /// The client identifier, also one that the broker has assigned.
+        client_id: Box<str>,
+        /// The broker has assigned the client identifier.
+        is_assigned: bool,
+    },
     /// [`Command::Publish`] is complete: a confirm may be sent, after the channel's returns.
     Published,
+    /// Like [`Self::Published`], and the message was routed to no queue.
+    PublishedNowhere,
     /// [`Command::Publish`] was refused by a queue's overflow policy: a nack is sent.
     PublishRefused,
     /// [`Command::Get`]: get-empty. (get-ok is a [`Delivery`] in the outbox.)
@@ -309,6 +350,27 @@ pub enum DeliveryKind<'a> {
     },
     /// basic.return of a mandatory message. The message's confirm is sent afterwards.
     Return(ReplyCode),
+    /// PUBLISH of MQTT.
+    Publish(SubscriptionDelivery),
+}
+
+/// How a message is sent to an MQTT client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SubscriptionDelivery {
+    /// The message is not sent: no subscription of the client matches its topic, or the packet would be too large.
+    Skip,
+    /// With QoS 0.
+    AtMostOnce,
+    /// With QoS 1 and this packet identifier.
+    AtLeastOnce(NonZeroU16),
+}
+
+impl SubscriptionDelivery {
+    /// Returns whether the delivery is settled by an acknowledgement of the client. Otherwise it is settled when it is
+    /// written.
+    pub const fn is_acknowledged(self) -> bool {
+        matches!(self, Self::AtLeastOnce(_))
+    }
 }
 
 /// A connection's outbox, read from the front without removing anything.

@@ -3,7 +3,7 @@
 //! A [`Fault`] ends a channel or a connection. Bugs of the broker are assertions, never faults. A disk failure is
 //! not a fault either, because no client can correct it.
 //!
-//! `ReplyCode::name_and_scope` has the table of codes, names and scopes.
+//! `ReplyCode::row` has the table of codes, names and scopes.
 
 use core::fmt::{self, Write as _};
 use std::io;
@@ -14,40 +14,44 @@ pub const REPLY_TEXT_BYTES_MAX: usize = 255;
 /// A reply text as it is sent: `NOT_FOUND - no queue 'q' in vhost '/'`.
 type ReplyText = heapless::String<REPLY_TEXT_BYTES_MAX>;
 
-/// Reply codes of AMQP 0-9-1 (specification 1.2 "constants") that Leveret sends.
+/// Why the broker refuses or ends something. Each cause has a reply code of AMQP 0-9-1 (specification 1.2 "constants") and
+/// a reason code of MQTT 5 (§2.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u16)]
 pub enum ReplyCode {
     /// Normal close.
-    ReplySuccess = 200,
+    ReplySuccess,
     /// A mandatory message reached no queue.
-    NoRoute = 312,
-    /// The operator closes the connection, or the broker stops; clients reconnect.
-    ConnectionForced = 320,
+    NoRoute,
+    /// The operator closes the connection, or the client does not read.
+    ConnectionForced,
+    /// The broker stops; clients reconnect.
+    ShuttingDown,
+    /// Another connection of the same MQTT client has its session now.
+    SessionTakenOver,
     /// Wrong credentials, or missing permissions.
-    AccessRefused = 403,
+    AccessRefused,
     /// No such exchange, queue or binding.
-    NotFound = 404,
+    NotFound,
     /// A queue belongs to another connection.
-    ResourceLocked = 405,
+    ResourceLocked,
     /// The request contradicts the existing object.
-    PreconditionFailed = 406,
+    PreconditionFailed,
     /// The bytes are not a frame.
-    FrameError = 501,
+    FrameError,
     /// The content of a frame cannot be parsed.
-    SyntaxError = 502,
+    SyntaxError,
     /// A method that is not allowed in this state.
-    CommandInvalid = 503,
+    CommandInvalid,
     /// A channel that is not open, or already is.
-    ChannelError = 504,
+    ChannelError,
     /// An unexpected frame.
-    UnexpectedFrame = 505,
+    UnexpectedFrame,
     /// A limit of this broker was reached.
-    ResourceError = 506,
+    ResourceError,
     /// Not permitted in this virtual host or by the negotiated limits.
-    NotAllowed = 530,
+    NotAllowed,
     /// A part of AMQP that Leveret does not implement.
-    NotImplemented = 540,
+    NotImplemented,
 }
 
 /// The scope of a fault: what it closes.
@@ -60,43 +64,50 @@ pub enum Scope {
 }
 
 impl ReplyCode {
-    /// Returns the name that begins every reply text, and what the code closes.
+    /// Returns AMQP's number, the name that begins every reply text, what the code closes, and MQTT's reason code.
     ///
     /// The scopes are RabbitMQ's soft and hard errors, except 506: a channel that exceeds a limit of this board is no
     /// reason to close the connection's other channels.
-    const fn name_and_scope(self) -> (&'static str, Scope) {
+    const fn row(self) -> (u16, &'static str, Scope, u8) {
         match self {
-            Self::ReplySuccess => ("OK", Scope::Connection),
-            Self::NoRoute => ("NO_ROUTE", Scope::Channel),
-            Self::ConnectionForced => ("CONNECTION_FORCED", Scope::Connection),
-            Self::AccessRefused => ("ACCESS_REFUSED", Scope::Channel),
-            Self::NotFound => ("NOT_FOUND", Scope::Channel),
-            Self::ResourceLocked => ("RESOURCE_LOCKED", Scope::Channel),
-            Self::PreconditionFailed => ("PRECONDITION_FAILED", Scope::Channel),
-            Self::FrameError => ("FRAME_ERROR", Scope::Connection),
-            Self::SyntaxError => ("SYNTAX_ERROR", Scope::Connection),
-            Self::CommandInvalid => ("COMMAND_INVALID", Scope::Connection),
-            Self::ChannelError => ("CHANNEL_ERROR", Scope::Connection),
-            Self::UnexpectedFrame => ("UNEXPECTED_FRAME", Scope::Connection),
-            Self::ResourceError => ("RESOURCE_ERROR", Scope::Channel),
-            Self::NotAllowed => ("NOT_ALLOWED", Scope::Connection),
-            Self::NotImplemented => ("NOT_IMPLEMENTED", Scope::Connection),
+            Self::ReplySuccess => (200, "OK", Scope::Connection, 0x00),
+            Self::NoRoute => (312, "NO_ROUTE", Scope::Channel, 0x10),
+            Self::ConnectionForced => (320, "CONNECTION_FORCED", Scope::Connection, 0x98),
+            Self::ShuttingDown => (320, "CONNECTION_FORCED", Scope::Connection, 0x8B),
+            Self::SessionTakenOver => (320, "CONNECTION_FORCED", Scope::Connection, 0x8E),
+            Self::AccessRefused => (403, "ACCESS_REFUSED", Scope::Channel, 0x87),
+            Self::NotFound => (404, "NOT_FOUND", Scope::Channel, 0x80),
+            Self::ResourceLocked => (405, "RESOURCE_LOCKED", Scope::Channel, 0x83),
+            Self::PreconditionFailed => (406, "PRECONDITION_FAILED", Scope::Channel, 0x83),
+            Self::FrameError => (501, "FRAME_ERROR", Scope::Connection, 0x81),
+            Self::SyntaxError => (502, "SYNTAX_ERROR", Scope::Connection, 0x81),
+            Self::CommandInvalid => (503, "COMMAND_INVALID", Scope::Connection, 0x82),
+            Self::ChannelError => (504, "CHANNEL_ERROR", Scope::Connection, 0x82),
+            Self::UnexpectedFrame => (505, "UNEXPECTED_FRAME", Scope::Connection, 0x82),
+            Self::ResourceError => (506, "RESOURCE_ERROR", Scope::Channel, 0x97),
+            Self::NotAllowed => (530, "NOT_ALLOWED", Scope::Connection, 0x87),
+            Self::NotImplemented => (540, "NOT_IMPLEMENTED", Scope::Connection, 0x83),
         }
     }
 
-    /// Returns the number that is sent.
+    /// Returns the number that AMQP clients get.
     pub const fn code(self) -> u16 {
-        self as u16
+        self.row().0
     }
 
     /// Returns the upper-case name; clients split reply texts at it.
     pub const fn name(self) -> &'static str {
-        self.name_and_scope().0
+        self.row().1
     }
 
     /// Returns what this code closes unless the fault says otherwise.
     pub const fn scope(self) -> Scope {
-        self.name_and_scope().1
+        self.row().2
+    }
+
+    /// Returns the reason code that MQTT clients get.
+    pub const fn mqtt_reason(self) -> u8 {
+        self.row().3
     }
 }
 

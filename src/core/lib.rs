@@ -15,3 +15,4 @@ pub mod pending_writes;
 pub mod small_file;
 pub mod time;
 pub mod token_bucket;
+pub mod topic;

@@ -446,7 +446,11 @@ impl ListedKind for Connections {
         ("peer_host", |row, writer| end(row.socket.ends, false, writer)),
         ("peer_port", |row, writer| writer.json.number(port(row.socket.ends, false))),
         ("ssl", |row, writer| writer.json.truth(row.socket.is_tls)),
-        ("protocol", |_, writer| writer.json.text(if writer.is_ctl { "{0,9,1}" } else { "AMQP 0-9-1" })),
+        ("protocol", |row, writer| match row.socket.protocol.strip_prefix("MQTT ") {
+            _ if !writer.is_ctl => writer.json.text(row.socket.protocol),
+            Some(version) => writer.json.shown(format_args!("{{'MQTT',\"{version}\"}}")),
+            None => writer.json.text("{0,9,1}"),
+        }),
         ("state", |row, writer| writer.json.text(row.socket.state)),
         ("type", |_, writer| writer.json.text("network")),
         ("node", |_, writer| writer.json.text(writer.context.node)),

@@ -157,7 +157,7 @@ impl Getting {
         let seen = context.broker.outbox(connection).peek().map(|delivery| {
             let count = match delivery.kind {
                 DeliveryKind::GetOk { message_count } => message_count,
-                DeliveryKind::Deliver { .. } | DeliveryKind::Return(_) => 0,
+                DeliveryKind::Deliver { .. } | DeliveryKind::Return(_) | DeliveryKind::Publish(_) => 0,
             };
             (delivery.message, delivery.delivery_tag, delivery.redelivered, count)
         });

@@ -238,7 +238,7 @@ pub(super) fn publish_as(
             Ok((!is_returned, batch))
         }
         Outcome::PublishRefused => Ok((false, Batch::NONE)),
-        Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code as u16, fault.text))),
+        Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code.code(), fault.text))),
         _ => {
             context.messages_mut().release(message);
             let why = "no message can be accepted now, because publishers are blocked; try again later";

@@ -556,6 +556,8 @@ pub struct SocketView<'s> {
     pub ends: Ends,
     /// Whether the connection is encrypted.
     pub is_tls: bool,
+    /// The protocol and its version: `AMQP 0-9-1`, `MQTT 3.1.1`.
+    pub protocol: &'static str,
     /// When the connection was opened, in milliseconds since 1970 by the board's clock.
     pub connected_at_ms: u64,
     /// `running`, `blocked` or `closing`.
@@ -566,7 +568,7 @@ pub struct SocketView<'s> {
     pub channel_max: u16,
     /// Heartbeat interval in seconds; 0: no heartbeats.
     pub heartbeat_s: u32,
-    /// The authentication mechanism.
+    /// The authentication mechanism; empty before the login, and for MQTT.
     pub mechanism: &'static str,
     /// The client properties that were kept.
     pub client_properties: Table<'s>,

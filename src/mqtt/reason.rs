@@ -166,11 +166,12 @@ impl PacketError {
     }
 
     /// Returns the error of a packet that contradicts itself or is not allowed.
-    pub(crate) const fn protocol(text: &'static str) -> Self {
+    pub const fn protocol(text: &'static str) -> Self {
         Self { reason: ReasonCode::ProtocolError, text }
     }
 
-    pub(crate) const fn new(reason: ReasonCode, text: &'static str) -> Self {
+    /// Returns an error with this reason.
+    pub const fn new(reason: ReasonCode, text: &'static str) -> Self {
         Self { reason, text }
     }
 }

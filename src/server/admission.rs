@@ -20,7 +20,7 @@
 //!   accepted instead.
 //! - One turn calls `accept` at most [`ACCEPTS_PER_TURN`] times for each listener.
 
-use leveret_connection::Stage;
+use leveret_connection::{Client, Settings, Stage};
 use leveret_core::command::ConnectionId;
 use leveret_core::limits::CONTROL_CLIENTS_MAX;
 use leveret_core::log_limiter::LogKind;
@@ -299,7 +299,7 @@ impl<P: Platform> Engine<P> {
             let WaitingSocket { kind, with_tls, accepted } = self.shared.admission.waiting.remove(at);
             let address = accepted.address;
             let begun = match kind {
-                ListenerKind::Amqp => self.shared.begin_amqp(accepted, with_tls),
+                ListenerKind::Amqp => self.shared.begin_client(accepted, with_tls, Client::amqp),
                 ListenerKind::Operator(kind) => self.begin_operator(kind, accepted, with_tls),
             };
             if let Err(error) = begun {
@@ -365,7 +365,7 @@ impl<P: Platform> Engine<P> {
     /// changes.
     fn next_admission(&self) -> Result<(usize, Evicted), Deadline> {
         let ways = [
-            self.next_amqp(),
+            self.next_client(),
             self.next_operator(|kind| kind == OperatorKind::Control),
             self.next_operator(|kind| kind != OperatorKind::Control),
         ];
@@ -381,7 +381,7 @@ impl<P: Platform> Engine<P> {
 
     /// Like [`Self::next_admission`], for AMQP clients. Chooses the first socket for which no limit is
     /// reached, or for which connections can be evicted.
-    fn next_amqp(&self) -> Result<(usize, Evicted), Deadline> {
+    fn next_client(&self) -> Result<(usize, Evicted), Deadline> {
         let mut earliest = Deadline::NEVER;
         let mut reached: heapless::Vec<Limit, 24> = heapless::Vec::new();
         let waiting = self.shared.admission.waiting.iter().enumerate();
@@ -392,7 +392,7 @@ impl<P: Platform> Engine<P> {
             if reached.iter().any(|limit| limit.prevents_slot_for(origin, *with_tls)) {
                 continue;
             }
-            match self.slot_for_amqp(origin, *with_tls) {
+            match self.slot_for_client(origin, *with_tls) {
                 Ok(evicted) => return Ok((at, evicted)),
                 Err((limit, deadline)) => {
                     earliest = earliest.earlier(deadline);
@@ -433,7 +433,7 @@ impl<P: Platform> Engine<P> {
     ///
     /// # Errors
     /// The limit that is reached, and the deadline before which no connection can be evicted for it.
-    fn slot_for_amqp(&self, origin: PeerOrigin, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
+    fn slot_for_client(&self, origin: PeerOrigin, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
         let Shared { admission, limits, peers, broker, .. } = &self.shared;
         let ids_of = |limit: Limit| {
             let ids = admission.unauthenticated.iter().map(|id| PeerId::from(*id));
@@ -498,7 +498,7 @@ impl<P: Platform> Engine<P> {
     /// that is `first_message_ms` after it was accepted.
     fn closable_at(&self, id: PeerId, peer: &Peer<P::Socket>, first_message_ms: u64) -> Deadline {
         let is_over = match &peer.session {
-            Session::Amqp(session) => session.stage() == Stage::Over,
+            Session::Client(session) => session.stage() == Stage::Over,
             Session::Operator(_) | Session::Bridge(_) => false,
         };
         let is_answered = peer.ending == CloseStage::Flushing && matches!(peer.session, Session::Operator(_));
@@ -515,7 +515,7 @@ impl<P: Platform> Engine<P> {
                 let holds_files = self.operators.backup_client == Some(id);
                 if is_ours || holds_files { Deadline::NEVER } else { client.closable_at }
             }
-            (_, Session::Amqp(_) | Session::Bridge(_)) => peer.last_reply_at.after_ms(NEXT_MESSAGE_MS),
+            (_, Session::Client(_) | Session::Bridge(_)) => peer.last_reply_at.after_ms(NEXT_MESSAGE_MS),
         }
     }
 
@@ -588,8 +588,13 @@ impl<P: Platform> Engine<P> {
 }
 
 impl<P: Platform> Shared<P> {
-    /// Creates the session of an AMQP connection, and its record at the broker.
-    fn begin_amqp(&mut self, accepted: Accepted<P::Socket>, with_tls: bool) -> std::io::Result<()> {
+    /// Creates the session of a client's connection with `new`, and its record at the broker.
+    fn begin_client(
+        &mut self,
+        accepted: Accepted<P::Socket>,
+        with_tls: bool,
+        new: fn(Now, ConnectionId, leveret_connection::Peer, &Settings) -> Client,
+    ) -> std::io::Result<()> {
         let Accepted { mut socket, address } = accepted;
         let Some(id) = self.broker.connect() else { return Err(std::io::Error::other("no record is free")) };
         if let Err(error) = self.platform.register(&mut socket, id.into()) {
@@ -598,9 +603,8 @@ impl<P: Platform> Shared<P> {
             return Err(error);
         }
         log::debug!("connection {}: from {address}", id.index());
-        let session =
-            leveret_connection::Connection::new(self.now, id, address.peer(), &self.resources.settings);
-        let mut peer = Peer::new(socket, address, Session::Amqp(session), self.now);
+        let session = Session::Client(new(self.now, id, address.peer(), &self.resources.settings));
+        let mut peer = Peer::new(socket, address, session, self.now);
         peer.is_opening = true;
         if with_tls {
             peer.stream.begin_tls();

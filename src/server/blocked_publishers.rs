@@ -243,7 +243,7 @@ impl<P: Platform> Engine<P> {
             peer.waiting = WaitReason::No;
             let before = peer.blocked_on;
             let received_before = self.shared.broker.counters().received;
-            if let Session::Amqp(session) = &mut peer.session {
+            if let Session::Client(session) = &mut peer.session {
                 session.unblock(self.shared.now);
             }
             peer.stream.assume_readable();
@@ -292,7 +292,7 @@ impl<P: Platform> Engine<P> {
         for index in 0..self.shared.peers.connections_seen() {
             let id = ConnectionId::from_index(index);
             let is_slow = match self.shared.peers.get_mut(id).map(|peer| &mut peer.session) {
-                Some(Session::Amqp(session)) => {
+                Some(Session::Client(session)) => {
                     let context = &self.shared.resources.context(
                         self.shared.now,
                         &self.shared.broker,

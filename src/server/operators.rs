@@ -392,7 +392,7 @@ impl Files for PinnedFiles<'_> {
     }
 }
 
-/// The AMQP connections as shown to operators.
+/// The connections of clients as shown to operators.
 pub(super) struct Connections<'p, S> {
     pub(super) peers: &'p Peers<S>,
     pub(super) now: Now,
@@ -414,7 +414,7 @@ impl<S: Socket> Sockets for Connections<'_, S> {
 
     fn at(&self, connection: ConnectionId) -> Option<SocketView<'_>> {
         let peer = self.peers.get(connection)?;
-        let Session::Amqp(session) = &peer.session else { return None };
+        let Session::Client(session) = &peer.session else { return None };
         let negotiated = session.negotiated();
         let ends = match peer.address {
             PeerAddress::Local { pid, uid } => Ends::Local { pid, uid },
@@ -426,6 +426,7 @@ impl<S: Socket> Sockets for Connections<'_, S> {
             number: peer.number,
             ends,
             is_tls: peer.stream.is_tls(),
+            protocol: session.protocol(),
             connected_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(peer.since)),
             state: match (peer.ending, peer.waiting) {
                 (CloseStage::No, WaitReason::Capacity) => "blocked",

@@ -12,6 +12,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 
 use leveret_broker::Shortage;
+use leveret_connection::Client;
 use leveret_core::command::{ConnectionId, Outcome, ReplyOrder};
 use leveret_core::limits::{CONTROL_CLIENTS_MAX, MANAGEMENT_CLIENTS_UPPER_BOUND};
 use leveret_core::log_limiter::LogSource;
@@ -78,8 +79,8 @@ pub(super) enum CloseStage {
 /// The session of a peer, by kind.
 #[derive(Debug)]
 pub(super) enum Session {
-    /// An AMQP client. The broker has a record of it under the same id.
-    Amqp(leveret_connection::Connection),
+    /// A client of AMQP or MQTT. The broker has a record of it under the same id.
+    Client(Client),
     /// An operator client. The broker has no record of it.
     Operator(OperatorClient),
     /// A bridge link to another broker. The broker's record under the same id is that of the bridge's own
@@ -103,16 +104,16 @@ pub(super) struct LinkStatus {
 }
 
 impl Session {
-    /// Returns the session of an AMQP client.
+    /// Returns the protocol state of a client.
     ///
     /// # Panics
     /// If the peer is of another kind.
     #[inline]
-    pub(super) fn amqp(&mut self) -> &mut leveret_connection::Connection {
+    pub(super) fn client(&mut self) -> &mut Client {
         match self {
-            Self::Amqp(session) => session,
+            Self::Client(session) => session,
             Self::Operator(_) | Self::Bridge(_) => {
-                unreachable!("only AMQP clients have an AMQP session")
+                unreachable!("operator clients and bridge links are called by their own functions")
             }
         }
     }
@@ -126,7 +127,7 @@ impl Session {
     /// Returns the deadline of the session.
     pub(super) fn deadline(&self) -> Deadline {
         match self {
-            Self::Amqp(session) => session.deadline(),
+            Self::Client(session) => session.deadline(),
             Self::Operator(client) => client.deadline(),
             // The deadlines of bridge links are in `Bridges`.
             Self::Bridge(_) => Deadline::NEVER,
@@ -136,7 +137,7 @@ impl Session {
     /// Returns the earliest of the deadlines that are postponed when input is received.
     pub(super) fn input_deadline(&self) -> Deadline {
         match self {
-            Self::Amqp(session) => session.input_deadline(),
+            Self::Client(session) => session.input_deadline(),
             Self::Operator(client) => client.deadline(),
             Self::Bridge(status) => status.input_deadline,
         }
@@ -145,7 +146,7 @@ impl Session {
     /// Returns whether the session has output that waits for the disk.
     pub(super) fn awaits_disk(&self) -> bool {
         match self {
-            Self::Amqp(session) => session.awaits_disk(),
+            Self::Client(session) => session.awaits_disk(),
             Self::Operator(client) => client.session.awaits_disk(),
             Self::Bridge(status) => status.awaits_disk,
         }
@@ -159,7 +160,7 @@ impl Session {
     /// Returns whether the session has output other than deliveries.
     pub(super) fn has_output(&self) -> bool {
         match self {
-            Self::Amqp(session) => session.has_output(),
+            Self::Client(session) => session.has_output(),
             Self::Operator(client) => client.session.has_output(),
             Self::Bridge(status) => status.has_output,
         }
@@ -168,7 +169,7 @@ impl Session {
     /// Returns whether the session has written a part of a frame and must write the rest.
     pub(super) fn has_remainder(&self) -> bool {
         match self {
-            Self::Amqp(session) => session.has_remainder(),
+            Self::Client(session) => session.has_remainder(),
             Self::Operator(_) => false,
             Self::Bridge(status) => status.has_remainder,
         }
@@ -283,12 +284,14 @@ impl<S: Socket> Peer<S> {
     ///
     /// The confirm of a publish may be sent later too, but meanwhile the connection continues to be read.
     pub(super) fn defer(&mut self, outcome: &Outcome, batch: Batch, durable: Batch) -> Option<WaitReason> {
-        let session = self.session.amqp();
+        let session = self.session.client();
         let waiting = match outcome {
             Outcome::Later => WaitReason::Job,
-            Outcome::Published | Outcome::PublishRefused | Outcome::Wait => return None,
-            // The reply need not wait if its batch is durable, or if the client wants no reply.
-            _ if batch <= durable || session.wants_no_answer() => return None,
+            Outcome::Published | Outcome::PublishedNowhere | Outcome::PublishRefused | Outcome::Wait => {
+                return None;
+            }
+            // The reply need not wait if its batch is durable, or if the connection keeps it until then.
+            _ if batch <= durable || session.may_answer_before_durable() => return None,
             _ => WaitReason::Disk(batch),
         };
         session.defer();

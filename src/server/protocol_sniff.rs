@@ -7,6 +7,7 @@
 //! - Time that a handshake waits for the worker does not count against its peer's timeout.
 
 use leveret_amqp::{Opening, classify_opening};
+use leveret_connection::Client;
 use leveret_core::command::ConnectionId;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::Now;
@@ -23,6 +24,11 @@ const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 63\r\n\r\n\
     This port speaks AMQP 0-9-1 (RabbitMQ's protocol) and no HTTP.\n";
 
+/// The reply to a browser that connects to the MQTT port.
+const HTTP_ANSWER_OF_MQTT: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 33\r\n\r\n\
+    This port speaks MQTT, not HTTP.\n";
+
 /// The reply to HTTP without TLS on a TLS port of the management API.
 const HTTPS_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 44\r\n\r\n\
@@ -32,23 +38,14 @@ impl<P: Platform> Shared<P> {
     /// Continues a TLS handshake after a read: passes the next step to the worker, or closes the peer.
     pub(super) fn continue_handshake(&mut self, id: PeerId, end: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let is_amqp = id.connection().is_some();
-        let refused = match (peer.stream.first_bytes().map(classify_opening), is_amqp) {
-            (None | Some(Opening::NeedMore | Opening::Tls), _) => None,
-            (Some(Opening::Http), false) => {
+        let opening = peer.stream.first_bytes().map(classify_opening);
+        let refused = match (&peer.session, opening) {
+            (_, None | Some(Opening::NeedMore | Opening::Tls)) => None,
+            (Session::Client(client), Some(opening)) => Some(not_tls(client, opening)),
+            (_, Some(Opening::Http)) => {
                 Some((Some(HTTPS_ANSWER), "HTTP on the port for the management API with TLS: use https://"))
             }
-            (Some(_), false) => Some((None, "no TLS on the port for the management API with TLS")),
-            (Some(Opening::Amqp091 | Opening::OtherAmqp), true) => {
-                Some((None, "plain AMQP on the port for TLS: use amqps:// and TLS, or the plain port"))
-            }
-            (Some(Opening::Http), true) => {
-                Some((Some(HTTP_ANSWER), "HTTP on the port for AMQP over TLS: is it the right port?"))
-            }
-            (Some(Opening::Mqtt), true) => {
-                Some((None, "MQTT on the port for AMQP over TLS: only AMQP 0-9-1 is supported"))
-            }
-            (Some(Opening::Unknown), true) => Some((None, "no TLS on the port for TLS")),
+            (_, Some(_)) => Some((None, "no TLS on the port for the management API with TLS")),
         };
         if let Some((answer, hint)) = refused {
             return self.reject_protocol(id, answer, hint);
@@ -73,7 +70,7 @@ impl<P: Platform> Shared<P> {
         peer.waiting = WaitReason::No;
         (peer.is_past_first_contact, peer.last_reply_at) = (true, self.now);
         let waited_ms = self.now.ms_since(since);
-        if let Session::Amqp(session) = &mut peer.session {
+        if let Session::Client(session) = &mut peer.session {
             session.postpone(waited_ms);
         }
         let result = peer.stream.finish_handshake_step(&mut self.buffers, output);
@@ -81,7 +78,7 @@ impl<P: Platform> Shared<P> {
             Ok(None) => {}
             Ok(Some((login, spoken))) => {
                 log::debug!("{}: {spoken}, certificate of {login:?}", peer.address);
-                if let (Some(login), Session::Amqp(session)) = (login, &mut peer.session) {
+                if let (Some(login), Session::Client(session)) = (login, &mut peer.session) {
                     session.set_certificate_name(&login);
                 }
             }
@@ -96,25 +93,39 @@ impl<P: Platform> Shared<P> {
         self.after_session(id);
     }
 
-    /// Examines the first octets on an AMQP port. If they are HTTP, sends an HTTP reply and returns `false`.
-    /// Other wrong first octets are left to the session, which replies as AMQP requires.
+    /// Examines the first octets of a client. If they are HTTP, sends an HTTP reply and returns `false`. Other wrong first
+    /// octets are left to the session, which replies as its protocol requires.
     pub(super) fn check_protocol(&mut self, id: ConnectionId, len: usize) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_tls = peer.stream.is_tls();
-        let hint = match classify_opening(&self.scratch.input[..len]) {
-            Opening::NeedMore | Opening::Amqp091 => return true,
-            Opening::Http if !is_tls => {
+        let is_mqtt = peer.session.client().is_mqtt();
+        let hint = match (classify_opening(&self.scratch.input[..len]), is_mqtt) {
+            (Opening::NeedMore, _) | (Opening::Amqp091, false) | (Opening::Mqtt, true) => return true,
+            (Opening::Http, false) if !is_tls => {
                 let hint = "HTTP on the port for AMQP: the management API has its own port (`management`), if it is \
                      enabled";
                 self.reject_protocol(id.into(), Some(HTTP_ANSWER), hint);
                 return false;
             }
-            Opening::Tls if !is_tls => {
+            (Opening::Http, true) if !is_tls => {
+                let hint = "HTTP on the port for MQTT";
+                self.reject_protocol(id.into(), Some(HTTP_ANSWER_OF_MQTT), hint);
+                return false;
+            }
+            (Opening::Tls, false) if !is_tls => {
                 "TLS on the port for plain AMQP: use the port in listen_tls, or amqp://"
             }
-            Opening::Mqtt => "MQTT on the port for AMQP: only AMQP 0-9-1 is supported",
-            Opening::OtherAmqp => "another version of AMQP: only 0-9-1 is supported",
-            Opening::Http | Opening::Tls | Opening::Unknown => "this is not AMQP",
+            (Opening::Tls, true) if !is_tls => {
+                "TLS on the port for plain MQTT: use the port in mqtt_tls, or no TLS"
+            }
+            (Opening::Mqtt, false) => "MQTT on the port for AMQP: MQTT has its own port (`mqtt`), if it is enabled",
+            (Opening::Amqp091 | Opening::OtherAmqp, true) => {
+                "AMQP on the port for MQTT: AMQP has its own port (`listen`)"
+            }
+            (Opening::OtherAmqp, false) => "another version of AMQP: only 0-9-1 is supported",
+            // The session refuses the packet, and logs why.
+            (Opening::Http | Opening::Tls | Opening::Unknown, true) => return true,
+            (Opening::Http | Opening::Tls | Opening::Unknown, false) => "this is not AMQP",
         };
         let text = format_args!("{}: refused: {hint}", peer.address);
         self.resources.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
@@ -136,11 +147,32 @@ impl<P: Platform> Shared<P> {
     }
 }
 
+/// Returns the reply to a client that sends this to a port for TLS, if there is one, and the log text.
+fn not_tls(client: &Client, opening: Opening) -> (Option<&'static [u8]>, &'static str) {
+    match (opening, client.is_mqtt()) {
+        (Opening::Amqp091 | Opening::OtherAmqp, false) => {
+            (None, "plain AMQP on the port for TLS: use amqps:// and TLS, or the plain port")
+        }
+        (Opening::Mqtt, true) => (None, "plain MQTT on the port for TLS: use TLS, or the plain port"),
+        (Opening::Http, false) => {
+            (Some(HTTP_ANSWER), "HTTP on the port for AMQP over TLS: is it the right port?")
+        }
+        (Opening::Http, true) => {
+            (Some(HTTP_ANSWER_OF_MQTT), "HTTP on the port for MQTT over TLS: is it the right port?")
+        }
+        (Opening::Mqtt, false) => (None, "MQTT on the port for AMQP over TLS: MQTT has its own port (`mqtt_tls`)"),
+        (Opening::Amqp091 | Opening::OtherAmqp, true) => {
+            (None, "AMQP on the port for MQTT over TLS: AMQP has its own port (`listen_tls`)")
+        }
+        (Opening::NeedMore | Opening::Tls | Opening::Unknown, _) => (None, "no TLS on the port for TLS"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn the_answers_are_as_long_as_they_say() {
-        for answer in [super::HTTP_ANSWER, super::HTTPS_ANSWER] {
+        for answer in [super::HTTP_ANSWER, super::HTTP_ANSWER_OF_MQTT, super::HTTPS_ANSWER] {
             let text = core::str::from_utf8(answer).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{}", body.len());

@@ -86,7 +86,7 @@ impl<P: Platform> Shared<P> {
     /// Updates lists and deadlines after a session was called.
     pub(super) fn after_session(&mut self, id: PeerId) {
         match id.connection() {
-            Some(connection) => self.after_amqp(connection),
+            Some(connection) => self.after_client(connection),
             None => self.after_operator(id),
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -103,9 +103,9 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Handles that an AMQP session has opened its virtual host, or has ended.
-    fn after_amqp(&mut self, id: ConnectionId) {
+    fn after_client(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let Session::Amqp(session) = &mut peer.session else { return };
+        let Session::Client(session) = &mut peer.session else { return };
         if peer.is_opening && session.stage() == Stage::Open {
             peer.is_opening = false;
             self.admission.note_opened(id);
@@ -222,7 +222,7 @@ impl<P: Platform> Shared<P> {
     /// Sends the deferred reply, and resumes the connection.
     pub(super) fn send_deferred_reply(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let session = peer.session.amqp();
+        let session = peer.session.client();
         if let Some((outcome, order)) = peer.deferred_reply.take()
             && session.expects_answer()
         {
@@ -296,7 +296,7 @@ impl<P: Platform> Shared<P> {
     /// Logs how a connection ended, if it had opened a virtual host.
     pub(super) fn log_closed(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(id) else { return };
-        let Session::Amqp(session) = &peer.session else { return };
+        let Session::Client(session) = &peer.session else { return };
         let how = match session.stage() {
             Stage::Open => "the client disconnected without closing its connection",
             Stage::Over => "connection closed",

@@ -30,10 +30,10 @@ const SELF_WAIT_MS: u64 = 60_000;
 
 impl<P: Platform> Shared<P> {
     /// Reads once from a connection, and handles as much of the input as possible.
-    pub(super) fn read_amqp(&mut self, id: ConnectionId) {
+    pub(super) fn read_client(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_scarce = self.resources.messages.is_held() || !self.buffers.can_take(self.scratch.input.len());
-        let session = peer.session.amqp();
+        let session = peer.session.client();
         let reading = match session.is_logged_in() {
             false => ReadMode::Unauthenticated,
             true if is_scarce => ReadMode::Peek,
@@ -50,7 +50,7 @@ impl<P: Platform> Shared<P> {
         if peer.stream.is_in_tls_handshake() {
             return self.continue_handshake(id.into(), got.is_end);
         }
-        let is_known = !session.awaits_header() || self.check_protocol(id, got.len);
+        let is_known = !session.awaits_first_packet() || self.check_protocol(id, got.len);
         let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };
         let Some(peer) = self.peers.get_mut(id) else { return };
         // Only handled bytes are counted, because the rest is read and counted again later.
@@ -90,7 +90,7 @@ impl<P: Platform> Shared<P> {
         let (mut at, mut is_done) = (0, true);
         let Some(peer) = self.peers.get_mut(id) else { return (0, true) };
         loop {
-            let session = peer.session.amqp();
+            let session = peer.session.client();
             let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
             match session.next(&mut context, &mut self.scratch.names, &self.scratch.input[..len], &mut at) {
                 InputStep::NeedMore => break,
@@ -143,7 +143,7 @@ impl<P: Platform> Shared<P> {
                         break;
                     }
                     let must_wait = matches!(outcome, Outcome::Wait);
-                    peer.session.amqp().answer(&mut context, outcome, order, batch);
+                    peer.session.client().answer(&mut context, outcome, order, batch);
                     if must_wait {
                         let shortage = self.broker.last_shortage();
                         (peer.waiting, peer.blocked_on) =
@@ -163,7 +163,7 @@ impl<P: Platform> Shared<P> {
         }
         match peer.waiting {
             WaitReason::Capacity => {
-                peer.session.amqp().block(self.now, peer.blocked_on.shortage.is_log_full());
+                peer.session.client().block(self.now, peer.blocked_on.shortage.is_log_full());
                 if peer.close_check_due == Deadline::NEVER || at > 0 {
                     peer.close_check_due = self.now.after_ms(CLOSE_CHECK_MS);
                     peer.close_check_seen = None;
@@ -190,7 +190,7 @@ impl<P: Platform> Shared<P> {
             return false;
         }
         self.broker.time_out_waiting(id);
-        peer.session.amqp().unblock(self.now);
+        peer.session.client().unblock(self.now);
         self.lists.for_capacity.remove(id);
         self.resume(id);
         true
@@ -238,7 +238,7 @@ impl<P: Platform> Shared<P> {
         }
         peer.stream.assume_readable();
         let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, ReadMode::Peek);
-        let session = peer.session.amqp();
+        let session = peer.session.client();
         let leaves = session.has_close(&self.scratch.input[..got.len]);
         if leaves {
             session.close_suspended(&mut self.resources.context(
@@ -311,7 +311,7 @@ impl<P: Platform> Shared<P> {
     ///
     /// This is one write if a whole output buffer could be kept in memory. With less free memory it is
     /// several smaller writes, until the socket takes no more or one output buffer was written.
-    pub(super) fn write_amqp(&mut self, id: ConnectionId) {
+    pub(super) fn write_client(&mut self, id: ConnectionId) {
         let mut written = 0;
         let result = self.flush_and_fill(id, &mut written);
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -351,7 +351,7 @@ impl<P: Platform> Shared<P> {
     /// number, and how many of them the socket took.
     fn write_one_fill(&mut self, id: ConnectionId, fill_bytes: usize) -> (usize, io::Result<usize>) {
         let Some(peer) = self.peers.get_mut(id) else { return (0, Ok(0)) };
-        let session = peer.session.amqp();
+        let session = peer.session.client();
         let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
         while let Some((channel, tag, order)) = self.broker.next_cancelled(id) {
             if !session.server_cancel(&mut context, channel, tag, order) {
@@ -390,7 +390,7 @@ impl<P: Platform> Shared<P> {
         peer.stream.is_writable = !peer.stream.is_write_closed;
         if peer.stream.is_writable && !matches!(peer.ending, CloseStage::Draining(_) | CloseStage::AtTurnEnd)
         {
-            self.write_amqp(id);
+            self.write_client(id);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
         if !peer.write_stall.is_due(self.now) {
@@ -405,7 +405,7 @@ impl<P: Platform> Shared<P> {
             ),
         );
         let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
-        let session = peer.session.amqp();
+        let session = peer.session.client();
         session.close(&mut context, &fault);
         if session.has_begun_delivery() {
             // A part of a frame was written, so no method with the reason can follow. The reason is in the

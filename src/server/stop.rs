@@ -33,7 +33,7 @@ impl<P: Platform> Engine<P> {
         self.shared.platform.stop_listening();
         self.shared.admission.stop_listening();
         let fault = Fault::connection(
-            ReplyCode::ConnectionForced,
+            ReplyCode::ShuttingDown,
             format_args!("broker forced connection closure with reason 'shutdown'"),
         );
         for index in 0..self.shared.peers.connections_seen() {

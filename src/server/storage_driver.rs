@@ -413,7 +413,7 @@ impl<P: Platform> Engine<P> {
                 &self.shared.pending_writes,
                 connection,
             );
-            peer.session.amqp().note_durable(&mut context);
+            peer.session.client().note_durable(&mut context);
             if matches!(peer.waiting, WaitReason::Disk(batch) if batch <= durable) {
                 self.shared.send_deferred_reply(connection);
             }

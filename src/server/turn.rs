@@ -318,11 +318,11 @@ impl<P: Platform> Engine<P> {
                 &self.shared.pending_writes,
                 id,
             );
-            if !peer.session.amqp().close_channel(&mut context, overdue.channel, &overdue.fault) {
+            if !peer.session.client().close_channel(&mut context, overdue.channel, &overdue.fault) {
                 continue;
             }
             if peer.waiting == WaitReason::Capacity {
-                peer.session.amqp().unblock(self.shared.now);
+                peer.session.client().unblock(self.shared.now);
                 self.shared.lists.for_capacity.remove(id);
                 self.shared.resume(id);
             }
@@ -418,7 +418,7 @@ impl<P: Platform> Engine<P> {
         peer.read_at = self.shared.now;
         match id.connection() {
             Some(connection) if peer.session.is_bridge() => self.read_bridge(connection),
-            Some(connection) => self.shared.read_amqp(connection),
+            Some(connection) => self.shared.read_client(connection),
             None => self.read_operator(id),
         }
     }
@@ -442,7 +442,7 @@ impl<P: Platform> Engine<P> {
         let is_over = matches!(peer.ending, CloseStage::Draining(_) | CloseStage::AtTurnEnd);
         match (id.connection(), peer.stream.is_writable) {
             (Some(connection), true) if !is_over && is_bridge => self.write_bridge(connection),
-            (Some(connection), true) if !is_over => self.shared.write_amqp(connection),
+            (Some(connection), true) if !is_over => self.shared.write_client(connection),
             (Some(connection), false) if !is_bridge => self.shared.note_stall(connection, 0),
             (None, true) if !is_over => self.write_operator(id),
             _ => {}
@@ -467,7 +467,7 @@ impl<P: Platform> Engine<P> {
         if peer.lost_deadline.is_due(self.shared.now) {
             return self.shared.close_at_turn_end(id);
         }
-        if let Session::Amqp(session) = &mut peer.session {
+        if let Session::Client(session) = &mut peer.session {
             let limits = &self.shared.limits;
             let (handshake_ms, content_ms) = (limits.handshake_timeout_ms, limits.content_timeout_ms);
             session.extend_after_pause(self.shared.now, handshake_ms.into(), content_ms.into());
@@ -494,7 +494,7 @@ impl<P: Platform> Engine<P> {
             &self.shared.pending_writes,
             connection,
         );
-        if peer.session.amqp().handle_timeout(&mut context) == Timeout::Close {
+        if peer.session.client().handle_timeout(&mut context) == Timeout::Close {
             return self.shared.close_at_turn_end(id);
         }
         // After the timeout the session may be able to handle input that it left before, or may have ended.
@@ -529,7 +529,7 @@ impl<P: Platform> Engine<P> {
             &self.shared.pending_writes,
             id,
         );
-        peer.session.amqp().close(&mut context, fault);
+        peer.session.client().close(&mut context, fault);
         self.shared.resume_closed(id);
     }
 
@@ -562,7 +562,7 @@ impl<P: Platform> Engine<P> {
             &self.shared.pending_writes,
             id,
         );
-        peer.session.amqp().teardown(&mut context);
+        peer.session.client().teardown(&mut context);
         let (broker, mut context) = self.shared.broker_mut();
         broker.release(&mut context, id);
         self.shared.worker.remove_peer(id.into());

@@ -281,7 +281,7 @@ impl<P: Platform> Shared<P> {
     fn answer_login(&mut self, id: ConnectionId, outcome: Outcome) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.last_reply_at = self.now;
-        let session = peer.session.amqp();
+        let session = peer.session.client();
         if session.expects_answer() {
             let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
             session.answer(&mut context, outcome, 0, Batch::NONE);

@@ -40,7 +40,7 @@ impl Consumers {
         let channel = &self.channels[consumer.channel.index()];
         let own = consumer.no_ack
             || consumer.prefetch_count == 0
-            || consumer.unsettled < u32::from(consumer.prefetch_count);
+            || consumer.unacknowledged < u32::from(consumer.prefetch_count);
         // As in RabbitMQ, the shared prefetch of a channel also limits consumers with automatic
         // acknowledgement, whose own deliveries do not count.
         let shared = channel.global_prefetch_count == 0
@@ -61,7 +61,7 @@ impl Consumers {
         match consumer.no_ack {
             true if shared == 0 => 0,
             true => u32::MAX,
-            false => left(consumer.unsettled, consumer.prefetch_count).min(shared),
+            false => left(consumer.unacknowledged, consumer.prefetch_count).min(shared),
         }
     }
 

@@ -24,7 +24,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, ReplyOrder, VhostId};
+use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, ReplyOrder, SessionId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Links, List, MessageId, Slab};
@@ -59,7 +59,7 @@ pub(crate) struct Consumers {
     table: IndexTable,
     /// Connections whose output must be processed in this turn.
     output: VecDeque<ConnectionId>,
-    /// Connections that must be closed with `connection.close` 320.
+    /// Connections that must be closed by force.
     forced: VecDeque<ConnectionId>,
     /// Connections that have paused consumers because they have used up their share of deliveries.
     over_share: RetryList<ConnectionId>,
@@ -218,8 +218,10 @@ impl Consumers {
 pub(crate) struct Connection {
     pub(crate) identity: Identity,
     pub(crate) vhost: Option<VhostId>,
-    /// The reason for which the connection must be closed by force; `None` if it need not be.
-    forced: Option<Box<str>>,
+    /// The session of an MQTT client.
+    pub(crate) session: Option<SessionId>,
+    /// The fault with which the connection must be closed by force; `None` if it need not be.
+    forced: Option<Fault>,
     channels: List,
     pub(crate) exclusive_queues: List,
     /// Deliveries that are not completely written, in the order of writing.
@@ -268,6 +270,7 @@ impl Connection {
         Self {
             identity: Identity::default(),
             vhost: None,
+            session: None,
             forced: None,
             channels: List::default(),
             exclusive_queues: List::default(),
@@ -288,6 +291,11 @@ impl Connection {
             is_released: false,
         }
     }
+}
+
+/// Returns the fault for a connection that an operator closes, with this reason.
+pub(crate) fn forced(reason: &str) -> Fault {
+    Fault::connection(ReplyCode::ConnectionForced, format_args!("{reason}"))
 }
 
 /// A queue that had used up its share of the memory when a publish had to wait.
@@ -446,6 +454,8 @@ pub(crate) struct Consumer {
     /// Number of unsettled deliveries. With automatic acknowledgement a delivery is settled when it is
     /// written.
     pub(crate) unsettled: u32,
+    /// Number of unsettled deliveries that the client must acknowledge: those that the prefetch limits.
+    pub(crate) unacknowledged: u32,
     /// The consumer is on its queue's list of eligible consumers.
     is_eligible: bool,
     /// The consumer is on its connection's list of paused consumers.
@@ -474,6 +484,7 @@ impl Consumer {
             priority: 0,
             prefetch_count: 0,
             unsettled: 0,
+            unacknowledged: 0,
             is_eligible: false,
             is_paused: false,
             needs_cancel_notice: false,
@@ -772,20 +783,20 @@ impl Consumers {
         }
     }
 
-    /// Requests that the event loop close a connection with `connection.close` 320 and this reason.
-    pub(crate) fn force_close(&mut self, connection: ConnectionId, reason: &str) {
+    /// Requests that the event loop close a connection with this fault.
+    pub(crate) fn force_close(&mut self, connection: ConnectionId, fault: Fault) {
         let Some(record) = self.connections.get_mut(connection.index()) else { return };
         if record.forced.is_none() && !record.is_lost {
-            record.forced = Some(reason.into());
+            record.forced = Some(fault);
             self.forced.push_back(connection);
         }
     }
 
-    /// Requests that the event loop close all connections for which `is_selected` is true.
+    /// Requests that the event loop close all connections for which `is_selected` is true, with code 320 and this reason.
     pub(crate) fn force_close_all(&mut self, reason: &str, is_selected: impl Fn(&Connection) -> bool) {
         for connection in self.connection_ids() {
             if is_selected(self.connection(connection)) {
-                self.force_close(connection, reason);
+                self.force_close(connection, forced(reason));
             }
         }
     }
@@ -795,8 +806,7 @@ impl Consumers {
         loop {
             let connection = self.forced.pop_front()?;
             let record = self.connections.get_mut(connection.index());
-            if let Some(reason) = record.and_then(|record| record.forced.take()) {
-                let fault = Fault::connection(ReplyCode::ConnectionForced, format_args!("{reason}"));
+            if let Some(fault) = record.and_then(|record| record.forced.take()) {
                 return Some((connection, fault));
             }
         }

@@ -34,8 +34,13 @@ impl Consumers {
     ) -> NewDelivery {
         let consumer = &mut self.slab[index];
         consumer.unsettled += 1;
-        let (channel, no_ack) = (consumer.channel, consumer.no_ack);
+        let channel = consumer.channel;
+        let no_ack = match method {
+            DeliveryMethod::Publish(delivery) => !delivery.is_acknowledged(),
+            DeliveryMethod::Deliver | DeliveryMethod::Get(_) | DeliveryMethod::Return => consumer.no_ack,
+        };
         let record = &mut self.channels[channel.index()];
+        consumer.unacknowledged += u32::from(!no_ack);
         if !no_ack && consumer.state != ConsumerState::Get {
             record.consumer_unsettled += 1;
         }
@@ -160,6 +165,7 @@ impl Consumers {
         if let Some(consumer) = delivery.consumer {
             let consumer = &mut self.slab[consumer.index()];
             consumer.unsettled -= 1;
+            consumer.unacknowledged -= u32::from(!delivery.no_ack);
             if !delivery.no_ack && consumer.state != ConsumerState::Get {
                 channel.consumer_unsettled -= 1;
             }

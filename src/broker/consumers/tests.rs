@@ -422,7 +422,7 @@ fn a_queue_waits_for_messages_being_requeued() {
 fn a_connection_is_closed_by_force_once_with_the_first_reason() {
     let mut world = ConsumersFixture::new();
     let connections = [(); 2].map(|()| world.channel()).map(|c| world.consumers.connection_of(c));
-    world.consumers.force_close(connections[1], "first");
+    world.consumers.force_close(connections[1], super::forced("first"));
     world.consumers.force_close_all("second", |_| true);
     let told: Vec<(ConnectionId, Fault)> = core::iter::from_fn(|| world.consumers.next_forced()).collect();
     let told: Vec<_> = told.iter().map(|(connection, fault)| (*connection, &*fault.text)).collect();

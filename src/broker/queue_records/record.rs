@@ -8,7 +8,7 @@
 use core::cell::Cell;
 use core::ops::{Index, IndexMut};
 
-use leveret_core::command::{ConnectionId, ExchangeId, QueueId, VhostId};
+use leveret_core::command::{ConnectionId, ExchangeId, QueueId, SessionId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::mem::{FifoPool, Links, List, Slab};
 use leveret_core::pending_writes::{Appended, Definition, Mode, PendingWrites};
@@ -40,6 +40,8 @@ pub(crate) struct Queue {
     /// The queue is not shown to operators: a level of another queue, the hidden queue of a delayed exchange,
     /// or the reply queue behind `amq.rabbitmq.reply-to`. Only the reply queue has a name.
     pub(crate) is_internal: bool,
+    /// The MQTT session that the queue belongs to.
+    pub(crate) session: Option<SessionId>,
     /// The delayed exchange that routes the messages of this queue when they are due.
     pub(crate) delayed_exchange: Option<ExchangeId>,
     /// The role of the record among the levels of a queue with priorities.
@@ -207,6 +209,7 @@ impl Queue {
             applied: Applied::default(),
             settings,
             is_internal: false,
+            session: None,
             delayed_exchange: None,
             rank: Rank::Plain,
             durable_index: DurableIndex::default(),

@@ -20,6 +20,7 @@ use leveret_core::pending_writes::{Definition, DestinationName, Mode, PendingWri
 use super::select::{self, Rule};
 use super::{Binding, BindingIdentity, BindingSpec, Destination, Exchange, ExchangeKind, Topology};
 use crate::queue_flow::Queues;
+use crate::queue_records::Queue;
 use crate::quota::{Declared, FreeCapacity, Quota};
 use crate::reply_text::{out_of, version_for};
 use crate::{Access, Context};
@@ -33,6 +34,12 @@ impl Topology {
 
     pub(crate) fn binding(&self, binding: BindingId) -> &Binding {
         &self.bindings[binding.index()]
+    }
+
+    /// Returns the bindings whose destination is this queue.
+    pub(crate) fn bindings_of_queue(&self, queue: &Queue) -> impl Iterator<Item = BindingId> {
+        let after = |index: &usize| List::after(&self.bindings, *index, |binding| &binding.destination_links);
+        core::iter::successors(queue.bindings.front(), after).map(BindingId::from_index)
     }
 
     /// Returns the number of bindings.

@@ -117,6 +117,12 @@ pub struct Limits {
     /// Maximum time until a delivery is settled, and between two operations of an open transaction, in
     /// milliseconds; 0: unlimited. Then the channel is closed.
     pub consumer_timeout_ms: u32,
+    /// Maximum number of subscriptions of an MQTT session.
+    pub mqtt_subscriptions_max: u32,
+    /// Maximum number of messages that wait in the queue of an MQTT session. The oldest is dropped for a new one.
+    pub mqtt_session_messages_max: u32,
+    /// Maximum bytes of bodies that wait in the queue of an MQTT session. The oldest messages are dropped for a new one.
+    pub mqtt_session_bytes_max: u32,
     /// Bytes of a segment of the log, best a multiple of the card's erase block. An existing store keeps its own
     /// size.
     pub segment_bytes: u32,
@@ -169,6 +175,9 @@ impl Default for Limits {
             content_timeout_ms: 30_000,
             consumer_stall_timeout_ms: 600_000,
             consumer_timeout_ms: 1_800_000,
+            mqtt_subscriptions_max: 100,
+            mqtt_session_messages_max: 1000,
+            mqtt_session_bytes_max: 1 << 20,
             segment_bytes: 4 << 20,
             commit_bytes_max: 512 << 10,
             index_bytes_max: 4096 << 10,

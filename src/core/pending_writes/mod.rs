@@ -54,6 +54,16 @@ impl Batch {
         Self(number)
     }
 
+    /// Returns the batch as 8 bytes, for [`Self::from_be_bytes`].
+    pub const fn to_be_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    /// Returns the batch from the bytes that [`Self::to_be_bytes`] returned.
+    pub const fn from_be_bytes(octets: [u8; 8]) -> Self {
+        Self(u64::from_be_bytes(octets))
+    }
+
     const fn before(self) -> Self {
         Self(self.0 - 1)
     }

@@ -1,0 +1,549 @@
+//! MQTT sessions: client identifiers, subscriptions, and the deliveries that clients have not acknowledged.
+//!
+//! A session consumes one queue, `mqtt-subscription-CLIENT`, and each of its subscriptions is a binding of that queue to
+//! `amq.topic`. So messages for a session are routed, stored, limited and shown like all others. The queue belongs to
+//! the connection of the session, so other clients cannot use it.
+//!
+//! The routing key of a topic is the topic with `/` and `.` exchanged ([`leveret_core::topic`]). In filters, `+` becomes
+//! `*`. A message may reach the queue although no filter matches its
+//! topic: the `*` of a filter is literal in MQTT, and a wildcard does not match a topic that begins with `$`. Such a
+//! message is not delivered.
+//!
+//! # Invariants
+//! - A client identifier has at most one session in a virtual host, and a session has one connection.
+//! - The deliveries that the client must acknowledge have different packet identifiers.
+
+use core::num::NonZeroU16;
+
+use leveret_amqp::field::Table;
+use leveret_amqp::{TableWriter, Writer};
+use leveret_core::command::{
+    BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, SESSION_IN_FLIGHT_MAX, SessionId, Settlement,
+    SubscriptionDelivery, VhostId,
+};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{MessageFlags, Slab};
+use leveret_core::topic::exchange_separators;
+
+use super::access::{Resource, Right};
+use super::consumers::{ConsumerState, Mode, NewConsumer};
+use super::definitions::QueueDeclaration;
+use super::job::Job;
+use super::queue_records::Taken;
+use super::reply_text::out_of;
+use super::state::IndexTable;
+use super::topology::{BindingSpec, Destination};
+use super::{Broker, Context};
+
+/// The exchange to which topics are published and bound, as in RabbitMQ.
+pub(crate) const TOPIC_EXCHANGE: &str = "amq.topic";
+/// The name of a session's queue is this and the client identifier. RabbitMQ adds the QoS to it.
+const QUEUE_PREFIX: &str = "mqtt-subscription-";
+/// The beginning of the client identifiers that the broker assigns.
+const ASSIGNED_PREFIX: &str = "leveret-";
+/// The consumer tag of all sessions.
+const CONSUMER_TAG: &str = "mqtt";
+/// The argument of a subscription's binding that has its QoS.
+const QOS_ARGUMENT: &str = "x-mqtt-qos";
+/// The argument of a subscription's binding that has the topic filter, if the binding key does not tell it: the filter
+/// has the level `*`.
+const FILTER_ARGUMENT: &str = "x-mqtt-filter";
+/// Bytes of the arguments of a subscription's binding or of a session's queue.
+const ARGUMENTS_BYTES_MAX: usize = 320;
+
+/// One session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    vhost: VhostId,
+    client_id: Box<str>,
+    connection: ConnectionId,
+    channel: ChannelId,
+    /// The queue; `None` before the first subscription.
+    queue: Option<QueueId>,
+    /// Deliveries that the client must acknowledge.
+    in_flight: heapless::Vec<InFlight, SESSION_IN_FLIGHT_MAX>,
+    last_packet_id: u16,
+    /// The largest packet that the client accepts, in bytes.
+    packet_len_max: u32,
+}
+
+/// A delivery that the client must acknowledge.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    packet_id: NonZeroU16,
+    /// The delivery tag on the session's channel.
+    tag: u64,
+}
+
+impl Session {
+    /// Returns the next packet identifier that no delivery in flight has.
+    fn next_packet_id(&mut self) -> NonZeroU16 {
+        loop {
+            self.last_packet_id = self.last_packet_id.wrapping_add(1);
+            if let Some(id) = NonZeroU16::new(self.last_packet_id)
+                && self.in_flight.iter().all(|delivery| delivery.packet_id != id)
+            {
+                return id;
+            }
+        }
+    }
+}
+
+/// All sessions.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    slab: Slab<Session>,
+    /// Sessions by virtual host and client identifier.
+    table: IndexTable,
+    limits: SessionLimits,
+}
+
+/// The limits of each session.
+#[derive(Clone, Copy, Debug)]
+struct SessionLimits {
+    subscriptions_max: usize,
+    messages_max: u32,
+    bytes_max: u32,
+}
+
+impl Sessions {
+    /// Bytes of memory that a session takes.
+    pub(crate) const SESSION_BYTES: usize = Slab::<Session>::record_bytes() + IndexTable::ENTRY_BYTES;
+
+    pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
+        let sessions = limits.connections_max as usize;
+        Self {
+            slab: Slab::with_capacity(sessions),
+            table: IndexTable::with_capacity(sessions, seed),
+            limits: SessionLimits {
+                subscriptions_max: limits.mqtt_subscriptions_max as usize,
+                messages_max: limits.mqtt_session_messages_max,
+                bytes_max: limits.mqtt_session_bytes_max,
+            },
+        }
+    }
+
+    fn find(&self, vhost: VhostId, client_id: &str) -> Option<SessionId> {
+        let is_it = |index: usize| self.slab[index].vhost == vhost && *self.slab[index].client_id == *client_id;
+        self.table.find((vhost, client_id), is_it).map(SessionId::from_index)
+    }
+
+    fn at(&self, session: SessionId) -> &Session {
+        &self.slab[session.index()]
+    }
+
+    fn at_mut(&mut self, session: SessionId) -> &mut Session {
+        &mut self.slab[session.index()]
+    }
+
+    /// Returns the client identifier of a session.
+    pub(crate) fn client_id(&self, session: SessionId) -> &str {
+        &self.at(session).client_id
+    }
+
+    /// Notes that the queue of a session is deleted.
+    pub(crate) fn note_queue_deleted(&mut self, session: SessionId) {
+        if let Some(record) = self.slab.get_mut(session.index()) {
+            record.queue = None;
+        }
+    }
+
+    /// Removes a session.
+    fn remove(&mut self, session: SessionId) -> Session {
+        let record = self.slab.remove(session.index());
+        self.table.remove((record.vhost, &*record.client_id), session.index());
+        record
+    }
+}
+
+/// Returns the binding key of a topic filter. `None`: it is too long.
+fn binding_key(filter: &str) -> Option<Name> {
+    let mut key = exchange_separators(filter)?;
+    // Both characters take one octet.
+    let is_plus = |(at, octet): (usize, u8)| (octet == b'+').then_some(at);
+    while let Some(at) = key.bytes().enumerate().find_map(is_plus) {
+        let mut replaced = Name::new();
+        let parts = [&key[..at], "*", &key[at + 1..]];
+        parts.iter().try_for_each(|part| replaced.push_str(part)).ok()?;
+        key = replaced;
+    }
+    Some(key)
+}
+
+/// Returns whether a topic filter has a level `*`, which is literal in MQTT and a wildcard in a binding key.
+fn has_literal_star(filter: &str) -> bool {
+    filter.split('/').any(|level| level == "*")
+}
+
+/// Returns whether the filter of a subscription matches a routing key.
+fn matches(key: &str, arguments: Table<'_>, routing_key: &str) -> bool {
+    if let Some(filter) = arguments.get(FILTER_ARGUMENT).and_then(|value| value.as_str()) {
+        return exchange_separators(routing_key).is_some_and(|topic| leveret_mqtt::matches(filter, &topic));
+    }
+    if routing_key.starts_with('$') && key.starts_with(['*', '#']) {
+        return false;
+    }
+    let (mut wanted, mut words) = (key.split('.'), routing_key.split('.'));
+    loop {
+        match (wanted.next(), words.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(wanted), Some(word)) if wanted == word => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Writes a table of arguments.
+fn write_arguments(
+    octets: &mut [u8; ARGUMENTS_BYTES_MAX],
+    fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), leveret_amqp::Full>,
+) -> &[u8] {
+    let mut writer = Writer::new(octets);
+    let written = writer.table(fill);
+    assert!(written.is_ok(), "the names and values have a maximum length");
+    let len = writer.at();
+    &octets[4..len]
+}
+
+fn no_session() -> Fault {
+    Fault::connection(ReplyCode::CommandInvalid, format_args!("the connection has no session"))
+}
+
+impl Broker {
+    /// Begins the session of an MQTT client. If another connection has a session with the same client identifier, that
+    /// session ends, and that connection is closed.
+    ///
+    /// # Errors
+    /// There is no capacity.
+    pub(crate) fn open_session(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        client_id: &str,
+        (in_flight_max, packet_len_max): (u16, u32),
+    ) -> Result<Outcome, Fault> {
+        assert!((1..=SESSION_IN_FLIGHT_MAX).contains(&usize::from(in_flight_max)), "the range of the command");
+        if QUEUE_PREFIX.len() + client_id.len() > leveret_core::command::NAME_BYTES_MAX {
+            return Err(Fault::connection(
+                ReplyCode::PreconditionFailed,
+                format_args!("a client identifier has at most 237 bytes"),
+            ));
+        }
+        let is_assigned = client_id.is_empty();
+        let assigned = if is_assigned { self.unique_name(ASSIGNED_PREFIX) } else { Name::new() };
+        let client_id = if is_assigned { assigned.as_str() } else { client_id };
+        let Outcome::ChannelOpened(channel) = self.open_channel(connection, 1)? else {
+            unreachable!("opening a channel is answered with a channel or a fault");
+        };
+        let record = self.consumers.channel_mut(channel);
+        (record.mode, record.prefetch_count) = (Mode::Confirm, in_flight_max);
+        let vhost = record.vhost;
+        if let Some(earlier) = self.sessions.find(vhost, client_id) {
+            let other = self.sessions.at(earlier).connection;
+            let text = format_args!("another connection has the same client identifier");
+            self.consumers.force_close(other, Fault::connection(ReplyCode::SessionTakenOver, text));
+            self.end_session(cx, earlier);
+        }
+        let session = Session {
+            vhost,
+            client_id: client_id.into(),
+            connection,
+            channel,
+            queue: None,
+            in_flight: heapless::Vec::new(),
+            last_packet_id: 0,
+            packet_len_max,
+        };
+        let index = self.sessions.slab.insert(session).map_err(|_| out_of("connections_max"))?;
+        self.sessions.table.insert((vhost, client_id), index);
+        self.consumers.connection_mut(connection).session = Some(SessionId::from_index(index));
+        Ok(Outcome::SessionOpened { channel, client_id: client_id.into(), is_assigned })
+    }
+
+    /// Ends a session with its subscriptions.
+    fn end_session(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        let record = self.sessions.remove(session);
+        self.consumers.connection_mut(record.connection).session = None;
+        if let Some(queue) = record.queue {
+            self.queues.at_mut(queue).session = None;
+            self.retire_queue(cx, queue);
+            self.jobs.begin(Job::Queue(queue));
+        }
+    }
+
+    /// Ends the session of a connection that is lost or closed, if it has one.
+    pub(crate) fn end_session_of(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+        if let Some(session) = self.consumers.connection(connection).session {
+            self.end_session(cx, session);
+        }
+    }
+
+    fn session_of(&self, connection: ConnectionId) -> Result<SessionId, Fault> {
+        self.consumers.connection(connection).session.ok_or_else(no_session)
+    }
+
+    /// Adds a subscription to the session of a connection, or replaces the one with the same filter.
+    ///
+    /// # Errors
+    /// The user may not subscribe to the filter, the session has too many subscriptions, or there is no capacity.
+    pub(crate) fn subscribe(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        filter: &str,
+        qos: u8,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let (vhost, limit) = (self.sessions.at(session).vhost, self.sessions.limits.subscriptions_max);
+        let Some(key) = binding_key(filter) else {
+            let text = format_args!("a topic filter has at most 255 bytes");
+            return Err(Fault::new(ReplyCode::SyntaxError, text));
+        };
+        let mut octets = [0; ARGUMENTS_BYTES_MAX];
+        let arguments = write_arguments(&mut octets, |table| {
+            if has_literal_star(filter) {
+                table.text(FILTER_ARGUMENT, filter)?;
+            }
+            table.long(QOS_ARGUMENT, qos.into())
+        });
+        let spec = BindingSpec { source: TOPIC_EXCHANGE, routing_key: &key, arguments };
+        let name = self.session_queue_name(session);
+        self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(&name))?;
+        self.check_bind(cx.work, connection, vhost, Resource::Queue(&name), &spec)?;
+        self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(&name))?;
+        let source = self.topology.require_exchange(&self.access, vhost, TOPIC_EXCHANGE)?;
+        let earlier = self.find_subscription(session, filter, &key);
+        if earlier.is_none() && self.subscription_count(session) >= limit {
+            let text = format_args!("the session has mqtt_subscriptions_max = {limit} subscriptions");
+            return Err(Fault::new(ReplyCode::ResourceError, text));
+        }
+        let queue = self.session_queue(cx, session, &name)?;
+        let destination = Destination::Queue(queue);
+        let is_same = |binding: BindingId| *self.topology.binding(binding).arguments == *arguments;
+        let replaced = earlier.filter(|earlier| !is_same(*earlier));
+        self.bind(cx, &spec.between(source, destination))?;
+        if let Some(earlier) = replaced {
+            self.remove_binding(cx, earlier);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Removes a subscription from the session of a connection.
+    ///
+    /// # Errors
+    /// 404: there is no such subscription. Or the storage cannot be written.
+    pub(crate) fn unsubscribe(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        filter: &str,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let found = binding_key(filter).and_then(|key| self.find_subscription(session, filter, &key));
+        let Some(binding) = found else {
+            let text = format_args!("no subscription of the session has this filter");
+            return Err(Fault::new(ReplyCode::NotFound, text));
+        };
+        // Messages that match the filter now are delivered first.
+        if let Some(queue) = self.sessions.at(session).queue {
+            self.catch_up(cx, queue);
+        }
+        self.unbind(cx, binding)?;
+        Ok(Outcome::Done)
+    }
+
+    fn session_queue_name(&self, session: SessionId) -> Name {
+        let mut name = Name::try_from(QUEUE_PREFIX).unwrap_or_default();
+        let pushed = name.push_str(self.sessions.client_id(session));
+        assert!(pushed.is_ok(), "the length of the client identifier was checked");
+        name
+    }
+
+    /// Returns the queue of a session. Before the first subscription, creates the queue and its consumer.
+    fn session_queue(&mut self, cx: &mut Context<'_>, session: SessionId, name: &str) -> Result<QueueId, Fault> {
+        let record = self.sessions.at(session);
+        if let Some(queue) = record.queue {
+            return Ok(queue);
+        }
+        let (vhost, connection, channel) = (record.vhost, record.connection, record.channel);
+        if self.queues.records().find_queue(vhost, name).is_some() {
+            return Err(Fault::new(
+                ReplyCode::ResourceLocked,
+                format_args!("{} exists and is not that of the session", self.queue_text(vhost, name)),
+            ));
+        }
+        let mut octets = [0; ARGUMENTS_BYTES_MAX];
+        let limits = self.sessions.limits;
+        let arguments = write_arguments(&mut octets, |table| {
+            table.long("x-max-length", limits.messages_max.into())?;
+            table.long("x-max-length-bytes", limits.bytes_max.into())
+        });
+        let declaration =
+            QueueDeclaration { queue: name, durable: false, exclusive: true, auto_delete: false, arguments };
+        let queue = self.create_checked(cx, Some(connection), vhost, &declaration)?;
+        let index = match self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active) {
+            Ok(index) => index,
+            Err(fault) => {
+                self.retire_queue(cx, queue);
+                self.jobs.begin(Job::Queue(queue));
+                return Err(fault);
+            }
+        };
+        self.queues.at_mut(queue).session = Some(session);
+        self.sessions.at_mut(session).queue = Some(queue);
+        let tag = Name::try_from(CONSUMER_TAG).unwrap_or_default();
+        let new = NewConsumer { tag, priority: 0, no_ack: false, exclusive: true };
+        self.consumers.start(cx.work, &mut self.queues, index, new);
+        Ok(queue)
+    }
+
+    /// Returns the number of subscriptions of a session.
+    fn subscription_count(&self, session: SessionId) -> usize {
+        let queue = self.sessions.at(session).queue;
+        queue.map_or(0, |queue| self.queues.at(queue).bindings.len() as usize)
+    }
+
+    /// Returns the subscription of a session with this filter, whose binding key is `key`.
+    fn find_subscription(&self, session: SessionId, filter: &str, key: &str) -> Option<BindingId> {
+        let queue = self.sessions.at(session).queue?;
+        let is_it = |binding: &BindingId| {
+            let record = self.topology.binding(*binding);
+            let own = Table::trusted(&record.arguments).get(FILTER_ARGUMENT);
+            *record.key == *key && own.is_some_and(|own| own.as_str() == Some(filter)) == has_literal_star(filter)
+        };
+        self.topology.bindings_of_queue(self.queues.at(queue)).find(is_it)
+    }
+
+    /// Returns how the message that was taken out of a session's queue is sent to the client: with the lower QoS of the
+    /// message and of the highest subscription that matches its topic.
+    pub(crate) fn subscription_delivery(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: SessionId,
+        queue: QueueId,
+        taken: &Taken,
+    ) -> SubscriptionDelivery {
+        let Ok(routing_key) = core::str::from_utf8(cx.messages.routing_key(taken.message)) else {
+            return SubscriptionDelivery::Skip;
+        };
+        // Programs of AMQP may publish with keys that are no topic names.
+        if routing_key.is_empty() || routing_key.contains(['+', '#', '\0']) {
+            return SubscriptionDelivery::Skip;
+        }
+        let packet_len = PUBLISH_BYTES_MAX + routing_key.len() as u64 + u64::from(cx.messages.body_len(taken.message));
+        if packet_len > u64::from(self.sessions.at(session).packet_len_max) {
+            return SubscriptionDelivery::Skip;
+        }
+        let (mut granted, mut examined) = (None, 0);
+        for binding in self.topology.bindings_of_queue(self.queues.at(queue)) {
+            examined += 1;
+            let record = self.topology.binding(binding);
+            let arguments = Table::trusted(&record.arguments);
+            if matches(&record.key, arguments, routing_key) {
+                let qos = arguments.get(QOS_ARGUMENT).and_then(|value| value.as_integer()).unwrap_or(0);
+                granted = granted.max(Some(qos));
+            }
+        }
+        cx.work.charge(examined / SUBSCRIPTIONS_PER_UNIT);
+        let is_persistent = cx.messages.flags(taken.message).has(MessageFlags::PERSISTENT);
+        match granted {
+            None => SubscriptionDelivery::Skip,
+            Some(qos) if qos > 0 && is_persistent => {
+                let record = self.sessions.at_mut(session);
+                let tag = self.consumers.channel(record.channel).last_tag + 1;
+                let packet_id = record.next_packet_id();
+                let pushed = record.in_flight.push(InFlight { packet_id, tag });
+                assert!(pushed.is_ok(), "the prefetch is at most the capacity");
+                SubscriptionDelivery::AtLeastOnce(packet_id)
+            }
+            Some(_) => SubscriptionDelivery::AtMostOnce,
+        }
+    }
+
+    /// Handles PUBACK.
+    pub(crate) fn acknowledge_packet(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        packet_id: NonZeroU16,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let record = self.sessions.at_mut(session);
+        let found = record.in_flight.iter().position(|delivery| delivery.packet_id == packet_id);
+        let Some(at) = found else { return Ok(Outcome::Done) };
+        let (tag, channel) = (record.in_flight[at].tag, record.channel);
+        // A client cannot acknowledge what was not sent to it.
+        if self.consumers.find_sent(&self.queues, channel, tag).is_none() {
+            return Ok(Outcome::Done);
+        }
+        self.sessions.at_mut(session).in_flight.remove(at);
+        self.settle(cx, channel, tag, false, Settlement::Ack)
+    }
+}
+
+/// The most bytes of a PUBLISH to a client besides its topic and its payload: the fixed header, the length of the topic,
+/// the packet identifier and the length of the properties.
+const PUBLISH_BYTES_MAX: u64 = 5 + 2 + 2 + 1;
+
+/// Number of subscriptions that count as one unit of work when they are compared with a topic.
+const SUBSCRIPTIONS_PER_UNIT: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments_of(filter: &str) -> Vec<u8> {
+        let mut octets = [0; ARGUMENTS_BYTES_MAX];
+        let written = write_arguments(&mut octets, |table| {
+            if has_literal_star(filter) {
+                table.text(FILTER_ARGUMENT, filter)?;
+            }
+            table.long(QOS_ARGUMENT, 1)
+        });
+        written.to_vec()
+    }
+
+    /// A binding key matches what the topic filter matches, also for topics with dots and stars.
+    #[test]
+    fn a_subscription_matches_as_its_filter_does() {
+        let filters = [
+            "#", "+", "a", "a/#", "a/+", "+/b", "a/+/c", "a.b/c", "+/c", "a/*", "*", "a/*/c", "*/#", "$SYS/#", "$SYS/+",
+            "a//c", "/a", "a*/b",
+        ];
+        let topics = [
+            "a", "a/b", "a/b/c", "a.b/c", "a/*", "*", "a/*/c", "*/x", "$SYS/x", "$SYS", "a//c", "/a", "a*/b", "ab", "a/",
+            "a.b", "a/b.c",
+        ];
+        for filter in filters {
+            let (key, arguments) = (binding_key(filter).unwrap(), arguments_of(filter));
+            for topic in topics {
+                let routing_key = exchange_separators(topic).unwrap();
+                assert_eq!(exchange_separators(&routing_key).unwrap(), topic);
+                let expected = leveret_mqtt::matches(filter, topic);
+                let found = matches(&key, Table::trusted(&arguments), &routing_key);
+                assert_eq!(found, expected, "filter {filter}, topic {topic}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_identifier_is_not_used_again_before_it_is_acknowledged() {
+        let mut session = Session {
+            vhost: VhostId::from_index(0),
+            client_id: "c".into(),
+            connection: ConnectionId::from_index(0),
+            channel: ChannelId::from_index(0),
+            queue: None,
+            in_flight: heapless::Vec::new(),
+            last_packet_id: 0,
+            packet_len_max: u32::MAX,
+        };
+        let kept = session.next_packet_id();
+        session.in_flight.push(InFlight { packet_id: kept, tag: 1 }).unwrap();
+        for _ in 0..200_000 {
+            assert_ne!(session.next_packet_id(), kept);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Converts the outcomes of commands to packets, and stores them until they may be written.
+//!
+//! ```text
+//!   stored packets: | batch (8) | length (2) | packet | batch | length | packet | ...
+//! ```
+//!
+//! # Invariants
+//! - A packet is written when its batch is durable, and not before the packets in front of it. PUBACKs thereby keep the
+//!   order of their PUBLISHes (MQTT-4.6.0-2).
+//! - When a packet of the client is handled, there is capacity for its answer, and for a DISCONNECT behind it.
+
+use core::num::NonZeroU16;
+
+use leveret_core::command::Outcome;
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::log_limiter::LogKind;
+use leveret_core::mem::BLOCK_UNIT_BYTES;
+use leveret_core::pending_writes::Batch;
+use leveret_mqtt::{
+    AckKind, Property, ReasonCode, Subscribe, Version, Writer, write_ack, write_connack, write_disconnect,
+    write_suback, write_unsuback,
+};
+
+use super::super::connection::Context;
+use super::super::timeouts::REFUSAL_DELAY_MS;
+use super::input::{Pending, Publishing};
+use super::{ConnectStep, MqttConnection, Phase, reason_of};
+
+/// Number of bytes before each stored packet: its batch and its length.
+pub(super) const RECORD_HEAD_BYTES: usize = 10;
+/// The longest stored packet, a SUBACK, with its head.
+const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 256;
+/// The number of messages with QoS 1 that an MQTT 5 client may have published without an answer (Receive Maximum). Their
+/// PUBACKs fit into the smallest `replies_bytes_max`.
+const RECEIVE_MAXIMUM: u16 = 64;
+
+impl MqttConnection {
+    /// Handles the outcome of the command that `next` returned last. What the command has changed is durable with `batch`.
+    pub(in super::super) fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, batch: Batch) {
+        match (core::mem::take(&mut self.input.pending), outcome) {
+            (Pending::Publish, outcome) => self.answer_publish(context, outcome, batch),
+            (Pending::Connect, outcome) => self.answer_connect(context, outcome, batch),
+            (Pending::Filter { .. }, Outcome::Fault(fault)) => self.answer_refused_filter(context, &fault),
+            (Pending::Filter { granted }, _) => self.push_filter_code(granted, batch),
+            (Pending::Silent | Pending::Nothing, _) => {}
+        }
+    }
+
+    // ---- PUBLISH
+
+    fn answer_publish(&mut self, context: &mut Context<'_>, outcome: Outcome, batch: Batch) {
+        let Publishing::Complete { packet_id, .. } = self.input.publish else {
+            unreachable!("a message that was passed to the broker is complete");
+        };
+        if outcome == Outcome::Wait {
+            self.input.is_suspended = true;
+            return;
+        }
+        self.input.publish = Publishing::None;
+        match (outcome, packet_id) {
+            (Outcome::Published, Some(packet_id)) => {
+                self.push_puback(context, packet_id, ReasonCode::Success, batch);
+            }
+            (Outcome::PublishedNowhere, Some(packet_id)) => {
+                self.push_puback(context, packet_id, ReasonCode::NoMatchingSubscribers, batch);
+            }
+            (Outcome::PublishRefused, Some(packet_id)) if self.version == Version::V5 => {
+                self.push_puback(context, packet_id, ReasonCode::QuotaExceeded, Batch::NONE);
+            }
+            (Outcome::Fault(fault), _) => {
+                self.answer_refused_publish(context, packet_id, reason_of(fault.code), &fault.text);
+            }
+            // As in RabbitMQ, an older client gets no PUBACK for a message that a full queue refuses.
+            _ => {}
+        }
+    }
+
+    /// Answers a PUBLISH whose message is refused. Before MQTT 5 there is no such answer. A client of these versions that
+    /// waits for one, or whose user may not publish the message, is disconnected (MQTT 3.1.1, MQTT-3.3.5-2).
+    pub(super) fn answer_refused_publish(
+        &mut self,
+        context: &mut Context<'_>,
+        packet_id: Option<NonZeroU16>,
+        reason: ReasonCode,
+        text: &str,
+    ) {
+        let is_told = self.version == Version::V5;
+        match packet_id {
+            Some(packet_id) if is_told => self.push_puback(context, packet_id, reason, Batch::NONE),
+            None if is_told || reason == ReasonCode::QuotaExceeded => {}
+            _ => return self.end(context, reason, format_args!("a message is refused: {text}")),
+        }
+        self.warn(context, LogKind::Channel, format_args!(": a message is refused: {text} ({})", reason.name()));
+    }
+
+    fn push_puback(
+        &mut self,
+        context: &mut Context<'_>,
+        packet_id: NonZeroU16,
+        reason: ReasonCode,
+        batch: Batch,
+    ) {
+        if !reason.is_failure() {
+            context.pools.confirmed += 1;
+        }
+        let version = self.version;
+        self.push(context, batch, |writer| {
+            write_ack(writer, version, AckKind::Puback, packet_id, reason, core::iter::empty())
+        });
+    }
+
+    // ---- CONNECT
+
+    fn answer_connect(&mut self, context: &mut Context<'_>, outcome: Outcome, batch: Batch) {
+        let Phase::Connecting { due, step } = self.phase else { return };
+        match (step, outcome) {
+            (ConnectStep::Login, Outcome::Done) => {
+                self.is_logged_in = true;
+                self.phase = Phase::Connecting { due, step: ConnectStep::OpenVhost };
+            }
+            (ConnectStep::OpenVhost, Outcome::Done) => {
+                self.phase = Phase::Connecting { due, step: ConnectStep::OpenSession };
+            }
+            (ConnectStep::OpenSession, Outcome::SessionOpened { channel, client_id, is_assigned }) => {
+                self.channel = Some(channel);
+                self.keep_client(context, &client_id);
+                self.phase = Phase::Open;
+                let assigned = is_assigned.then_some(&*client_id);
+                self.push_connack(context, assigned, ReasonCode::Success, batch);
+            }
+            (ConnectStep::Login, Outcome::Fault(fault)) => {
+                self.warn(context, LogKind::Login, format_args!(": login refused: {fault}"));
+                let (until, reason) =
+                    (context.now.after_ms(REFUSAL_DELAY_MS), ReasonCode::BadUserNameOrPassword);
+                self.phase = Phase::Refused { until, reason };
+            }
+            (_, Outcome::Fault(fault)) => {
+                self.end(context, reason_of(fault.code), format_args!("{}", fault.text));
+            }
+            (step, outcome) => panic!("{outcome:?} is no answer to {step:?}"),
+        }
+    }
+
+    /// Stores CONNACK. With `Success`, an MQTT 5 client also gets what the broker does not support, and the client
+    /// identifier if it was assigned.
+    pub(super) fn push_connack(
+        &mut self,
+        context: &mut Context<'_>,
+        assigned_client_id: Option<&str>,
+        reason: ReasonCode,
+        batch: Batch,
+    ) {
+        let packet_len_max = context.settings.mqtt_packet_len_max();
+        let announced = [
+            Property::ReceiveMaximum(RECEIVE_MAXIMUM),
+            Property::MaximumQoS(1),
+            Property::RetainAvailable(0),
+            Property::MaximumPacketSize(packet_len_max),
+            Property::SubscriptionIdentifiersAvailable(0),
+            Property::SharedSubscriptionAvailable(0),
+        ];
+        let assigned = assigned_client_id.map(Property::AssignedClientIdentifier);
+        let properties = announced.into_iter().chain(assigned).filter(|_| reason == ReasonCode::Success);
+        let version = self.version;
+        self.push(context, batch, |writer| write_connack(writer, version, false, reason, properties));
+    }
+
+    // ---- SUBSCRIBE and UNSUBSCRIBE
+
+    /// Stores the code for the next filter of a SUBSCRIBE or UNSUBSCRIBE. The change is durable with `batch`.
+    pub(super) fn push_filter_code(&mut self, code: ReasonCode, batch: Batch) {
+        let filters = self.input.filters.as_mut().expect("the packet is being handled");
+        filters.codes.push(code).expect("the number of filters was checked");
+        filters.batch = filters.batch.max(batch);
+    }
+
+    fn answer_refused_filter(&mut self, context: &mut Context<'_>, fault: &Fault) {
+        let code = match fault.code {
+            ReplyCode::NotFound => ReasonCode::NoSubscriptionExisted,
+            code => {
+                self.warn(context, LogKind::Channel, format_args!(": a subscription is refused: {fault}"));
+                reason_of(code)
+            }
+        };
+        self.push_filter_code(code, Batch::NONE);
+    }
+
+    pub(super) fn push_suback(&mut self, context: &mut Context<'_>, subscribe: Subscribe<'_>) {
+        let (version, packet_id) = (self.version, subscribe.packet_id);
+        let Some(filters) = self.input.filters.take() else { return };
+        self.push(context, filters.batch, |writer| {
+            let codes = filters.codes.iter().copied();
+            write_suback(writer, version, packet_id, codes, core::iter::empty())
+        });
+    }
+
+    pub(super) fn push_unsuback(&mut self, context: &mut Context<'_>, packet_id: NonZeroU16) {
+        let version = self.version;
+        let Some(filters) = self.input.filters.take() else { return };
+        self.push(context, filters.batch, |writer| {
+            let codes = filters.codes.iter().copied();
+            write_unsuback(writer, version, packet_id, codes, core::iter::empty())
+        });
+    }
+
+    // ---- all packets
+
+    pub(super) fn push_disconnect(&mut self, context: &mut Context<'_>, reason: ReasonCode) {
+        let version = self.version;
+        self.push(context, Batch::NONE, |writer| {
+            write_disconnect(writer, version, reason, core::iter::empty())
+        });
+    }
+
+    /// Stores a packet that may be written when `batch` is durable. The caller has checked that there is capacity.
+    fn push(
+        &mut self,
+        context: &mut Context<'_>,
+        batch: Batch,
+        write: impl FnOnce(&mut Writer<'_>) -> Result<(), leveret_mqtt::Full>,
+    ) {
+        let mut record = [0; RECORD_BYTES_MAX];
+        let (head, packet) = record.split_at_mut(RECORD_HEAD_BYTES);
+        let mut writer = Writer::new(packet);
+        let written = write(&mut writer);
+        assert!(written.is_ok(), "an answer is longer than it may be");
+        let len = writer.len();
+        if len == 0 {
+            return;
+        }
+        head[..8].copy_from_slice(&batch.to_be_bytes());
+        head[8..].copy_from_slice(&(len as u16).to_be_bytes());
+        if self.output.packets.is_empty() {
+            (self.output.first_batch, self.output.durable) = (batch, context.durable);
+        }
+        let record = &record[..RECORD_HEAD_BYTES + len];
+        if !self.output.packets.append(&mut context.pools.replies, record) {
+            // The size of the pool should make this impossible.
+            self.warn(context, LogKind::Shortage, format_args!(": closed, because there is no capacity for an answer"));
+            self.finish(context.now);
+        }
+    }
+
+    /// Returns whether there is capacity for an answer and a DISCONNECT.
+    pub(super) const fn has_answer_room(&self, context: &Context<'_>) -> bool {
+        // A chain may take one block more than its length needs, because all but one byte of its first block may be
+        // consumed already.
+        self.output.packets.len() + 2 * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES <= context.settings.replies_bytes_max
+    }
+}

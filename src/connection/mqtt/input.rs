@@ -1,0 +1,644 @@
+//! Packets of an MQTT client become commands for the broker.
+//!
+//! The payload of a PUBLISH is appended to its message as it arrives. All other packets are handled when they are
+//! complete.
+
+use core::num::NonZeroU16;
+
+use leveret_core::command::{ChannelId, Command, NAME_BYTES_MAX, Name, SESSION_IN_FLIGHT_MAX};
+use leveret_core::log_limiter::LogKind;
+use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
+use leveret_core::password::Secret;
+use leveret_core::pending_writes::Batch;
+use leveret_core::topic::exchange_separators;
+use leveret_mqtt::{
+    Ack, AckKind, Connect, Disconnect, FixedHeader, HeaderLen, Packet, PacketError, PacketType, PublishHeader, QoS,
+    ReasonCode, Subscribe, TopicFilter, Unsubscribe, Version,
+};
+
+use super::super::connection::{Context, Names};
+use super::super::input::{InputStep, Suspension};
+use super::{ConnectStep, MqttConnection, Phase};
+
+/// The exchange to which all messages are published, as in RabbitMQ.
+const TOPIC_EXCHANGE: &str = "amq.topic";
+/// The longest client identifier in bytes. The name of the session's queue contains it.
+const CLIENT_ID_BYTES_MAX: usize = NAME_BYTES_MAX - "mqtt-subscription-".len();
+/// The most topic filters of a packet. The answer has a code for each.
+const FILTERS_MAX: usize = 200;
+/// The longest AMQP properties of a message: flags, a content type and a delivery mode.
+const PROPERTIES_BYTES_MAX: usize = 2 + 1 + 128 + 1;
+
+/// What is known of the packet that is being handled.
+#[derive(Debug, Default)]
+pub(super) struct Input {
+    /// The command whose outcome the broker has not returned yet.
+    pub(super) pending: Pending,
+    /// The PUBLISH that is being received.
+    pub(super) publish: Publishing,
+    /// The SUBSCRIBE or UNSUBSCRIBE of which some filters were handled.
+    pub(super) filters: Option<Box<Filters>>,
+    /// No input is handled at present.
+    pub(super) is_suspended: bool,
+}
+
+/// A command whose outcome is awaited.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Pending {
+    #[default]
+    Nothing,
+    /// A step of CONNECT.
+    Connect,
+    /// The message of `Input::publish`.
+    Publish,
+    /// The next filter of `Input::filters`. If it is accepted, this is its code.
+    Filter { granted: ReasonCode },
+    /// A command without an answer.
+    Silent,
+}
+
+/// How much of a PUBLISH has arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Publishing {
+    /// No part of it.
+    #[default]
+    None,
+    /// The header, which stays in the input: the message waits for memory for its content.
+    Reserving { message: MessageId },
+    /// The header, and the payload except these bytes. The message is `None` if it is refused for this reason.
+    Payload { message: Result<MessageId, ReasonCode>, packet_id: Option<NonZeroU16>, missing: u32 },
+    /// The whole packet. The broker has not accepted the message yet.
+    Complete { message: MessageId, packet_id: Option<NonZeroU16> },
+}
+
+/// The answer to a SUBSCRIBE or UNSUBSCRIBE as far as it is known.
+#[derive(Debug)]
+pub(super) struct Filters {
+    pub(super) codes: heapless::Vec<ReasonCode, FILTERS_MAX>,
+    /// The changes are durable with this batch.
+    pub(super) batch: Batch,
+}
+
+impl Input {
+    pub(super) const fn is_command_pending(&self) -> bool {
+        !matches!(self.pending, Pending::Nothing)
+    }
+
+    pub(super) const fn forget_command(&mut self) {
+        self.pending = Pending::Nothing;
+    }
+
+    /// Returns whether a message is being received.
+    pub(super) const fn has_message(&self) -> bool {
+        !matches!(self.publish, Publishing::None)
+    }
+
+    /// Returns whether the payload of a message is being received.
+    pub(super) const fn receives_payload(&self) -> bool {
+        matches!(self.publish, Publishing::Payload { message: Ok(_), .. })
+    }
+
+    /// Releases the message that is being received.
+    pub(super) fn drop_message(&mut self, messages: &mut Messages) {
+        match core::mem::take(&mut self.publish) {
+            Publishing::Reserving { message }
+            | Publishing::Payload { message: Ok(message), .. }
+            | Publishing::Complete { message, .. } => messages.release(message),
+            Publishing::None | Publishing::Payload { message: Err(_), .. } => {}
+        }
+        self.filters = None;
+    }
+}
+
+/// What the handling of a packet leads to.
+enum Handled<'a> {
+    /// The packet is done.
+    Done,
+    /// More input is needed.
+    NeedMore,
+    /// The packet stays in the input until this reason no longer applies.
+    Wait(Suspension),
+    /// The caller passes this command to the broker. The packet stays in the input.
+    Command(Option<ChannelId>, Command<'a>),
+    /// The same for a command of CONNECT with a name that is not in the packet.
+    NamedCommand(NamedCommand),
+}
+
+/// A command with a name that is not in CONNECT.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NamedCommand {
+    /// The client is the user whose name is in its certificate.
+    LoginByCertificate,
+    /// The client has no user name: it is the user in `mqtt_anonymous_user`.
+    LoginAnonymous,
+    /// The user name contains no virtual host: that of `mqtt_vhost` is opened.
+    OpenDefaultVhost,
+}
+
+impl MqttConnection {
+    /// Handles input from `input[*at..]` up to the first step that the caller must handle, and advances `at` past the
+    /// consumed bytes.
+    pub(in super::super) fn next<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        names: &'a mut Names,
+        input: &'a [u8],
+        at: &mut usize,
+    ) -> InputStep<'a> {
+        let start = *at;
+        self.note_input(context.now, input.len() - start);
+        let step = self.step(context, names, input, at);
+        match step {
+            InputStep::NeedMore => self.note_progress(context, *at > start, input.len() - *at),
+            InputStep::Suspended(_) => self.input.is_suspended = true,
+            InputStep::Command { .. } | InputStep::Finished => {}
+        }
+        step
+    }
+
+    fn step<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        names: &'a mut Names,
+        input: &'a [u8],
+        at: &mut usize,
+    ) -> InputStep<'a> {
+        loop {
+            match self.phase {
+                Phase::Finished { .. } => {
+                    *at = input.len();
+                    return InputStep::Finished;
+                }
+                Phase::Refused { .. } => {
+                    *at = input.len();
+                    return InputStep::NeedMore;
+                }
+                Phase::Connecting { .. } | Phase::Open => {}
+            }
+            if let Publishing::Complete { message, .. } = self.input.publish {
+                self.input.pending = Pending::Publish;
+                let command = Command::Publish { message, mandatory: false };
+                return InputStep::Command { channel: self.channel, command };
+            }
+            if let Publishing::Payload { .. } = self.input.publish {
+                if !self.receive_payload(context, input, at) {
+                    return InputStep::NeedMore;
+                }
+                continue;
+            }
+            let unread = &input[*at..];
+            let fixed = match FixedHeader::parse(unread) {
+                Ok(Some(fixed)) => fixed,
+                Ok(None) => return InputStep::NeedMore,
+                Err(error) => {
+                    self.refuse_packet(context, unread, error);
+                    continue;
+                }
+            };
+            if !self.has_answer_room(context) {
+                return InputStep::Suspended(Suspension::ReplySpace);
+            }
+            match self.handle_packet(context, fixed, unread) {
+                Ok((Handled::Done, len)) => *at += len,
+                Ok((Handled::NeedMore, _)) => return InputStep::NeedMore,
+                Ok((Handled::Wait(suspension), _)) => return InputStep::Suspended(suspension),
+                Ok((Handled::Command(channel, command), len)) => {
+                    *at += len;
+                    return InputStep::Command { channel, command };
+                }
+                Ok((Handled::NamedCommand(command), _)) => {
+                    let command = self.named_command(context, names, command);
+                    return InputStep::Command { channel: None, command };
+                }
+                Err(error) => self.refuse_packet(context, unread, error),
+            }
+        }
+    }
+
+    /// Returns the command, with its name in `names`.
+    fn named_command<'a>(
+        &self,
+        context: &Context<'_>,
+        names: &'a mut Names,
+        command: NamedCommand,
+    ) -> Command<'a> {
+        let settings = &context.settings.mqtt;
+        let name = match command {
+            NamedCommand::LoginByCertificate => self.certificate_name.as_deref().unwrap_or_default(),
+            NamedCommand::LoginAnonymous => &settings.anonymous_user,
+            NamedCommand::OpenDefaultVhost => &settings.vhost,
+        };
+        names.queue = Name::try_from(name).unwrap_or_default();
+        let from_loopback = self.peer.from_loopback;
+        match command {
+            NamedCommand::LoginByCertificate | NamedCommand::LoginAnonymous => {
+                Command::LoginExternal { user: &names.queue, from_loopback }
+            }
+            NamedCommand::OpenDefaultVhost => Command::OpenVhost { vhost: &names.queue },
+        }
+    }
+
+    /// Handles the packet at the start of `unread`. Also returns how many bytes were consumed.
+    fn handle_packet<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        fixed: FixedHeader,
+        unread: &'a [u8],
+    ) -> Result<(Handled<'a>, usize), PacketError> {
+        let header_len = fixed.packet_len() - fixed.remaining_len as usize;
+        let after_fixed = &unread[header_len..];
+        let is_open = self.phase == Phase::Open;
+        if is_open && fixed.kind == PacketType::Publish {
+            return self.handle_publish(context, fixed, after_fixed, header_len);
+        }
+        let len_max = if is_open { context.settings.frame_max } else { context.settings.connect_len_max };
+        if fixed.packet_len() > len_max as usize {
+            return Err(PacketError::new(ReasonCode::PacketTooLarge, "a packet larger than this broker accepts"));
+        }
+        let Some(body) = after_fixed.get(..fixed.remaining_len as usize) else {
+            return Ok((Handled::NeedMore, 0));
+        };
+        let len = fixed.packet_len();
+        if fixed.kind == PacketType::Connect {
+            if is_open {
+                return Err(PacketError::protocol("a second CONNECT"));
+            }
+            // CONNECT stays in the input until its last command: the steps read it again.
+            let is_last = matches!(self.phase, Phase::Connecting { step: ConnectStep::OpenSession, .. });
+            let consumed = if is_last { len } else { 0 };
+            return self.handle_connect(context, fixed, body).map(|handled| (handled, consumed));
+        }
+        if !is_open {
+            return Err(PacketError::protocol("a packet before CONNECT"));
+        }
+        let handled = match Packet::parse(fixed, self.version, body)? {
+            Packet::Subscribe(subscribe) => return self.handle_subscribe(context, subscribe, len),
+            Packet::Unsubscribe(unsubscribe) => return self.handle_unsubscribe(context, unsubscribe, len),
+            Packet::Ack(ack) => self.handle_ack(ack)?,
+            Packet::PingRequest => {
+                self.output.is_pingresp_due = true;
+                Handled::Done
+            }
+            Packet::Disconnect(disconnect) => {
+                self.handle_disconnect(context, disconnect)?;
+                Handled::Done
+            }
+        };
+        Ok((handled, len))
+    }
+
+    // ---- CONNECT
+
+    fn handle_connect<'a>(
+        &mut self,
+        context: &Context<'_>,
+        fixed: FixedHeader,
+        body: &'a [u8],
+    ) -> Result<Handled<'a>, PacketError> {
+        let Phase::Connecting { step, .. } = self.phase else { return Ok(Handled::Done) };
+        let connect = Connect::parse(fixed, body)?;
+        let user_name = connect.user_name.unwrap_or_default();
+        // As in RabbitMQ, the last colon separates the virtual host from the user.
+        let (vhost, user) = match user_name.rsplit_once(':') {
+            Some((vhost, user)) => (Some(vhost), user),
+            None => (None, user_name),
+        };
+        let handled = match step {
+            ConnectStep::Login => {
+                self.accept_connect(&connect)?;
+                let is_anonymous_allowed = !context.settings.mqtt.anonymous_user.is_empty();
+                match (connect.user_name, connect.password) {
+                    (Some(_), Some(password)) => {
+                        let (password, from_loopback) = (Secret(password.0), self.peer.from_loopback);
+                        Handled::Command(None, Command::Login { user, password, from_loopback })
+                    }
+                    (None, None) if self.certificate_name.is_some() => {
+                        Handled::NamedCommand(NamedCommand::LoginByCertificate)
+                    }
+                    (None, None) if is_anonymous_allowed => {
+                        Handled::NamedCommand(NamedCommand::LoginAnonymous)
+                    }
+                    _ => {
+                        let text = match connect.user_name {
+                            None => "no user name and no password, which needs mqtt_anonymous_user",
+                            Some(_) => "a user name without a password",
+                        };
+                        return Err(PacketError::new(ReasonCode::BadUserNameOrPassword, text));
+                    }
+                }
+            }
+            ConnectStep::OpenVhost => match vhost {
+                Some(vhost) => Handled::Command(None, Command::OpenVhost { vhost }),
+                None => Handled::NamedCommand(NamedCommand::OpenDefaultVhost),
+            },
+            ConnectStep::OpenSession => {
+                let in_flight_max = connect.receive_maximum.min(SESSION_IN_FLIGHT_MAX as u16);
+                let (client_id, packet_len_max) = (connect.client_id, connect.maximum_packet_size);
+                Handled::Command(None, Command::OpenSession { client_id, in_flight_max, packet_len_max })
+            }
+        };
+        self.input.pending = Pending::Connect;
+        Ok(handled)
+    }
+
+    /// Checks CONNECT before the login, and stores what the connection needs of it.
+    fn accept_connect(&mut self, connect: &Connect<'_>) -> Result<(), PacketError> {
+        self.version = connect.version;
+        if connect.client_id.len() > CLIENT_ID_BYTES_MAX {
+            let text = "a client identifier of more than 237 bytes";
+            return Err(PacketError::new(ReasonCode::ClientIdentifierNotValid, text));
+        }
+        if connect.has_authentication_method {
+            let text = "enhanced authentication, which this broker does not support";
+            return Err(PacketError::new(ReasonCode::BadAuthenticationMethod, text));
+        }
+        self.keep_alive_ms = u32::from(connect.keep_alive_s) * 1500;
+        self.packet_len_max = connect.maximum_packet_size;
+        Ok(())
+    }
+
+    // ---- PUBLISH
+
+    fn handle_publish<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        fixed: FixedHeader,
+        after_fixed: &[u8],
+        header_len: usize,
+    ) -> Result<(Handled<'a>, usize), PacketError> {
+        let len = match PublishHeader::len_of(fixed, self.version, after_fixed)? {
+            HeaderLen::Known(len) | HeaderLen::AtLeast(len) => len,
+        };
+        if len > context.settings.frame_max as usize {
+            return Err(PacketError::new(ReasonCode::PacketTooLarge, "a PUBLISH with too many properties"));
+        }
+        let Some(header) = after_fixed.get(..len) else { return Ok((Handled::NeedMore, 0)) };
+        let header = PublishHeader::parse(fixed, self.version, header)?;
+        self.check_publish(context, &header)?;
+        let len = header_len + len;
+        let message = match exchange_separators(header.topic) {
+            Some(key) => match self.begin_message(context, &header, &key) {
+                Ok(message) => Ok(message),
+                Err(Refused::Wait(full)) => {
+                    return Ok((Handled::Wait(Suspension::ContentRoom(full)), 0));
+                }
+                Err(Refused::Now(reason)) => Err(reason),
+            },
+            None => Err(ReasonCode::TopicNameInvalid),
+        };
+        let (packet_id, missing) = (header.packet_id, header.payload_len);
+        self.input.publish = Publishing::Payload { message, packet_id, missing };
+        self.timing.payload_begun = context.now;
+        Ok((Handled::Done, len))
+    }
+
+    /// Checks whether the broker accepts a PUBLISH of this kind.
+    fn check_publish(&self, context: &Context<'_>, header: &PublishHeader<'_>) -> Result<(), PacketError> {
+        let refused = |reason, text| Err(PacketError::new(reason, text));
+        match () {
+            () if header.qos == QoS::ExactlyOnce => {
+                refused(ReasonCode::QosNotSupported, "a PUBLISH with QoS 2, which this broker does not support")
+            }
+            () if header.retain && self.version == Version::V5 => {
+                let text = "a retained message, which this broker does not support";
+                refused(ReasonCode::RetainNotSupported, text)
+            }
+            () if header.topic_alias.is_some() => {
+                refused(ReasonCode::TopicAliasInvalid, "a topic alias, although the broker allows none")
+            }
+            () if header.payload_len > context.settings.message_size_max => {
+                refused(ReasonCode::PacketTooLarge, "a message larger than message_size_max")
+            }
+            () => Ok(()),
+        }
+    }
+
+    /// Begins the message of a PUBLISH, and reserves the memory for its content.
+    fn begin_message(
+        &mut self,
+        context: &mut Context<'_>,
+        header: &PublishHeader<'_>,
+        key: &str,
+    ) -> Result<MessageId, Refused> {
+        let may_wait = context.share == Share::Ordinary;
+        let refused = |full| if may_wait { Refused::Wait(full) } else { Refused::Now(ReasonCode::QuotaExceeded) };
+        let message = match self.input.publish {
+            Publishing::Reserving { message } => message,
+            _ => context.messages.begin(TOPIC_EXCHANGE, key.as_bytes(), context.share).map_err(refused)?,
+        };
+        let is_persistent = header.qos != QoS::AtMostOnce;
+        let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+        let properties = amqp_properties(is_persistent, &context.settings.mqtt.content_type);
+        let reserved = context.messages.reserve_content(
+            message,
+            &properties,
+            flags,
+            header.payload_len,
+            context.share,
+        );
+        match reserved {
+            Ok(()) => Ok(message),
+            Err(full) if may_wait => {
+                self.input.publish = Publishing::Reserving { message };
+                Err(Refused::Wait(full))
+            }
+            Err(full) => {
+                context.messages.discard(message);
+                self.input.publish = Publishing::None;
+                Err(refused(full))
+            }
+        }
+    }
+
+    /// Appends the available part of a payload to its message. Returns `false` if the rest is missing.
+    fn receive_payload(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
+        let Publishing::Payload { message, packet_id, missing } = self.input.publish else { return true };
+        let unread = &input[*at..];
+        let here = unread.len().min(missing as usize);
+        if let Ok(message) = message {
+            context.messages.append_body(message, &unread[..here]);
+        }
+        *at += here;
+        let missing = missing - here as u32;
+        if missing > 0 {
+            self.input.publish = Publishing::Payload { message, packet_id, missing };
+            return false;
+        }
+        match message {
+            Ok(message) => {
+                context.messages.finish(message);
+                self.input.publish = Publishing::Complete { message, packet_id };
+            }
+            Err(reason) => {
+                self.input.publish = Publishing::None;
+                self.answer_refused_publish(context, packet_id, reason, "");
+            }
+        }
+        true
+    }
+
+    // ---- the other packets
+
+    fn handle_ack<'a>(&mut self, ack: Ack) -> Result<Handled<'a>, PacketError> {
+        match ack.kind {
+            AckKind::Puback => {
+                self.input.pending = Pending::Silent;
+                let command = Command::AcknowledgePacket { packet_id: ack.packet_id };
+                Ok(Handled::Command(self.channel, command))
+            }
+            AckKind::Pubrec | AckKind::Pubrel | AckKind::Pubcomp => {
+                Err(PacketError::protocol("a packet of QoS 2, which this broker does not support"))
+            }
+        }
+    }
+
+    fn handle_subscribe<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        subscribe: Subscribe<'a>,
+        len: usize,
+    ) -> Result<(Handled<'a>, usize), PacketError> {
+        if subscribe.subscription_id.is_some() {
+            let text = "a subscription identifier, which this broker does not support";
+            return Err(PacketError::new(ReasonCode::SubscriptionIdentifiersNotSupported, text));
+        }
+        self.begin_filters(subscribe.filter_count())?;
+        while let Some((text, options)) = subscribe.filters().nth(self.filters_done()) {
+            let refused = match TopicFilter::parse(text) {
+                Err(error) => Some(error.reason),
+                Ok(TopicFilter { group: Some(_), .. }) => Some(ReasonCode::SharedSubscriptionsNotSupported),
+                Ok(_) if text.len() > NAME_BYTES_MAX => Some(ReasonCode::TopicFilterInvalid),
+                Ok(_) => None,
+            };
+            let Some(reason) = refused else {
+                let (qos, granted) = match options.qos {
+                    QoS::AtMostOnce => (0, ReasonCode::Success),
+                    QoS::AtLeastOnce | QoS::ExactlyOnce => (1, ReasonCode::GrantedQos1),
+                };
+                self.input.pending = Pending::Filter { granted };
+                return Ok((Handled::Command(self.channel, Command::Subscribe { filter: text, qos }), 0));
+            };
+            self.warn(
+                context,
+                LogKind::Channel,
+                format_args!(": subscription to '{}' refused: {}", text.escape_debug(), reason.name()),
+            );
+            self.push_filter_code(reason, Batch::NONE);
+        }
+        self.push_suback(context, subscribe);
+        Ok((Handled::Done, len))
+    }
+
+    fn handle_unsubscribe<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        unsubscribe: Unsubscribe<'a>,
+        len: usize,
+    ) -> Result<(Handled<'a>, usize), PacketError> {
+        self.begin_filters(unsubscribe.filter_count())?;
+        while let Some(text) = unsubscribe.filters().nth(self.filters_done()) {
+            if TopicFilter::parse(text).is_ok() {
+                self.input.pending = Pending::Filter { granted: ReasonCode::Success };
+                return Ok((Handled::Command(self.channel, Command::Unsubscribe { filter: text }), 0));
+            }
+            self.push_filter_code(ReasonCode::TopicFilterInvalid, Batch::NONE);
+        }
+        self.push_unsuback(context, unsubscribe.packet_id);
+        Ok((Handled::Done, len))
+    }
+
+    /// Begins a SUBSCRIBE or UNSUBSCRIBE, unless some of its filters were handled already.
+    fn begin_filters(&mut self, count: usize) -> Result<(), PacketError> {
+        if count > FILTERS_MAX {
+            let text = "more than 200 topic filters in a packet";
+            return Err(PacketError::new(ReasonCode::ImplementationSpecific, text));
+        }
+        if self.input.filters.is_none() {
+            self.input.filters = Some(Box::new(Filters { codes: heapless::Vec::new(), batch: Batch::NONE }));
+        }
+        Ok(())
+    }
+
+    /// Returns the number of filters of the packet that were handled.
+    fn filters_done(&self) -> usize {
+        self.input.filters.as_ref().map_or(0, |filters| filters.codes.len())
+    }
+
+    fn handle_disconnect(&mut self, context: &mut Context<'_>, disconnect: Disconnect) -> Result<(), PacketError> {
+        if disconnect.session_expiry_s.is_some_and(|seconds| seconds > 0) {
+            return Err(PacketError::protocol("a session expiry in DISCONNECT, although CONNECT had none"));
+        }
+        log::debug!("connection {}: the client closes it ({})", self.id.index(), disconnect.reason.name());
+        self.finish_with(context);
+        Ok(())
+    }
+
+    // ---- errors
+
+    /// Ends the connection because of a packet that is not valid. `unread` begins with the packet.
+    fn refuse_packet(&mut self, context: &mut Context<'_>, unread: &[u8], error: PacketError) {
+        if let Phase::Connecting { .. } = self.phase {
+            let answer_version = FixedHeader::parse(unread).ok().flatten().and_then(|fixed| {
+                let body = unread.get(fixed.packet_len() - fixed.remaining_len as usize..)?;
+                (fixed.kind == PacketType::Connect).then(|| Connect::answer_version(body)).flatten()
+            });
+            let Some(version) = answer_version else {
+                // It is not known whether the client speaks MQTT.
+                self.warn(context, LogKind::Opening, format_args!(": refused: {}", error.text));
+                return self.finish_with(context);
+            };
+            self.version = version;
+        }
+        self.end(context, error.reason, format_args!("{}", error.text));
+    }
+
+    /// Returns whether `input`, which is not handled yet, contains a DISCONNECT of the client.
+    pub(in super::super) fn has_disconnect(&self, input: &[u8]) -> bool {
+        let missing = match self.input.publish {
+            Publishing::Payload { missing, .. } => missing as usize,
+            _ => 0,
+        };
+        let mut unread = input.get(missing..).unwrap_or_default();
+        while let Ok(Some(fixed)) = FixedHeader::parse(unread) {
+            if fixed.kind == PacketType::Disconnect {
+                return true;
+            }
+            let Some(rest) = unread.get(fixed.packet_len()..) else { break };
+            unread = rest;
+        }
+        false
+    }
+
+    /// Closes the connection of a client that has sent DISCONNECT after messages that wait for capacity. These messages
+    /// are dropped.
+    pub(in super::super) fn close_suspended(&mut self, context: &mut Context<'_>) {
+        let text = format_args!(": the client has disconnected while its messages waited for capacity: they are dropped");
+        self.warn(context, LogKind::Connection, text);
+        self.finish_with(context);
+    }
+}
+
+/// Why the message of a PUBLISH cannot begin.
+enum Refused {
+    /// This pool is full, and the client waits for it.
+    Wait(PoolFull),
+    /// The message is refused.
+    Now(ReasonCode),
+}
+
+/// Returns the AMQP properties of a message: its content type, if there is one, and its delivery mode.
+fn amqp_properties(is_persistent: bool, content_type: &str) -> heapless::Vec<u8, PROPERTIES_BYTES_MAX> {
+    const CONTENT_TYPE: u16 = 0x8000;
+    const DELIVERY_MODE: u16 = 0x1000;
+    let mut octets = heapless::Vec::new();
+    let flags = if content_type.is_empty() { DELIVERY_MODE } else { CONTENT_TYPE | DELIVERY_MODE };
+    let mode = if is_persistent { 2 } else { 1 };
+    let mut push = |part: &[u8]| octets.extend_from_slice(part).expect("the content type has a maximum length");
+    push(&flags.to_be_bytes());
+    if !content_type.is_empty() {
+        push(&[content_type.len() as u8]);
+        push(content_type.as_bytes());
+    }
+    push(&[mode]);
+    octets
+}

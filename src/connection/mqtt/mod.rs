@@ -1,0 +1,404 @@
+//! The protocol state of one MQTT client: the server's side of a connection, without its socket.
+//!
+//! | file | content |
+//! |---|---|
+//! | `mod` | the state of a connection; keep-alive and other deadlines; closing |
+//! | `input` | packets of the client become commands; CONNECT; the payload of a PUBLISH as it arrives |
+//! | `answers` | outcomes of commands become packets, which are stored until they may be sent |
+//! | `output` | writes stored packets and deliveries |
+//!
+//! # Invariants
+//! - A packet that the protocol does not allow ends the connection, and affects nothing else.
+//! - A packet is passed to the broker only if there is capacity for its answer.
+//! - An answer is sent when everything that it promises is durable, and answers keep the order of the requests.
+//! - A PUBLISH of the client is acknowledged only after the broker has accepted its message.
+
+mod answers;
+mod input;
+mod output;
+
+use core::fmt;
+
+use leveret_amqp::field::Table;
+use leveret_amqp::{Full, TableWriter, Writer};
+use leveret_core::command::{ChannelId, ConnectionId};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::log_limiter::LogKind;
+use leveret_core::mem::ByteChain;
+use leveret_core::pending_writes::Batch;
+use leveret_core::time::{Deadline, Now};
+use leveret_mqtt::{ReasonCode, Version};
+
+use super::connection::{Caller, Context, LogNames, Peer, SOCKET_CLOSE_TIMEOUT_MS, Settings, Stage};
+use super::handshake::ClientProperties;
+use super::timeouts::{LOGIN_TIMEOUT_MS, PAUSE_MS_MIN, Timeout};
+use input::Input;
+
+/// Settings for MQTT clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MqttSettings {
+    /// The user of clients that send no user name. Empty: such clients are refused.
+    pub anonymous_user: String,
+    /// The virtual host of clients whose user name contains none.
+    pub vhost: String,
+    /// The content type of messages that a client publishes without one. Empty: none.
+    pub content_type: String,
+}
+
+/// The server's side of the connection of an MQTT client.
+#[derive(Debug)]
+pub struct MqttConnection {
+    id: ConnectionId,
+    peer: Peer,
+    /// The name in the client's verified certificate.
+    certificate_name: Option<Box<str>>,
+    names: LogNames,
+    client: ClientProperties,
+    phase: Phase,
+    version: Version,
+    is_logged_in: bool,
+    /// Time without a packet after which the client is lost, in milliseconds; 0: unlimited.
+    keep_alive_ms: u32,
+    /// The largest packet that the client accepts, in bytes.
+    packet_len_max: u32,
+    /// The broker's channel of the session; `None` before [`Phase::Open`].
+    channel: Option<ChannelId>,
+    input: Input,
+    output: Output,
+    timing: Timing,
+}
+
+/// The phases of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// CONNECT is expected, or is being handled. It stays in the input until the last step is done.
+    Connecting { due: Deadline, step: ConnectStep },
+    /// The connection is in use.
+    Open,
+    /// The login was refused. The client gets the answer after a delay, which slows down guessing passwords.
+    Refused { until: Deadline, reason: ReasonCode },
+    /// The socket is closed when the output is sent.
+    Finished { until: Deadline },
+}
+
+/// The commands for CONNECT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ConnectStep {
+    Login,
+    OpenVhost,
+    OpenSession,
+}
+
+/// The output except deliveries.
+#[derive(Debug)]
+struct Output {
+    /// The packets that are not written yet.
+    packets: ByteChain,
+    /// When this batch is durable, the first of them may be written.
+    first_batch: Batch,
+    /// The newest batch that was durable at the last look.
+    durable: Batch,
+    /// PINGRESP must be sent.
+    is_pingresp_due: bool,
+    /// Number of bytes of the first delivery of the outbox that were written, if it was written partly.
+    begun: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Timing {
+    /// When the client last sent something.
+    last_received: Now,
+    /// When the payload of the last PUBLISH began to arrive.
+    payload_begun: Now,
+    /// Until then more of an incomplete packet must arrive.
+    packet_due: Deadline,
+    /// Number of bytes of an incomplete packet after the last input was handled.
+    unhandled_bytes: u32,
+}
+
+impl MqttConnection {
+    /// Creates the state of a connection that was accepted at `now`.
+    pub(super) fn new(now: Now, id: ConnectionId, peer: Peer, settings: &Settings) -> Self {
+        let due = now.after_ms(settings.handshake_timeout_ms);
+        Self {
+            id,
+            peer,
+            certificate_name: None,
+            names: LogNames::default(),
+            client: ClientProperties::default(),
+            phase: Phase::Connecting { due, step: ConnectStep::Login },
+            version: Version::V3_1_1,
+            is_logged_in: false,
+            keep_alive_ms: 0,
+            packet_len_max: leveret_mqtt::PACKET_LEN_MAX,
+            channel: None,
+            input: Input::default(),
+            output: Output {
+                packets: ByteChain::default(),
+                first_batch: Batch::NONE,
+                durable: Batch::NONE,
+                is_pingresp_due: false,
+                begun: None,
+            },
+            timing: Timing { last_received: now, payload_begun: now, packet_due: Deadline::NEVER, unhandled_bytes: 0 },
+        }
+    }
+
+    // ---- what the server asks
+
+    pub(super) const fn stage(&self) -> Stage {
+        match self.phase {
+            Phase::Connecting { step: ConnectStep::Login, .. } => Stage::Unauthenticated,
+            Phase::Connecting { .. } => Stage::LoggedIn,
+            Phase::Open => Stage::Open,
+            Phase::Refused { .. } | Phase::Finished { .. } => Stage::Over,
+        }
+    }
+
+    pub(super) const fn is_logged_in(&self) -> bool {
+        self.is_logged_in
+    }
+
+    /// Returns whether no packet of the client was handled yet.
+    pub(super) const fn awaits_first_packet(&self) -> bool {
+        matches!(self.phase, Phase::Connecting { step: ConnectStep::Login, .. }) && !self.input.is_command_pending()
+    }
+
+    pub(super) const fn may_leave_broker(&self) -> bool {
+        matches!(self.phase, Phase::Refused { .. } | Phase::Finished { .. }) && self.output.begun.is_none()
+    }
+
+    /// Returns the keep-alive time in seconds; 0: none.
+    pub(super) const fn keep_alive_s(&self) -> u32 {
+        self.keep_alive_ms / 1500
+    }
+
+    /// Returns the name of the protocol as in RabbitMQ.
+    pub(super) const fn protocol(&self) -> &'static str {
+        match self.version {
+            Version::V3_1 => "MQTT 3.1.0",
+            Version::V3_1_1 => "MQTT 3.1.1",
+            Version::V5 => "MQTT 5.0",
+        }
+    }
+
+    pub(super) fn client_properties(&self) -> Table<'_> {
+        self.client.table()
+    }
+
+    pub(super) fn caller(&self) -> Caller<'_> {
+        Caller::new(self.peer, &self.names, "client_id", self.client.table())
+    }
+
+    pub(super) fn set_names(&mut self, user: &str, vhost: &str) {
+        self.names.set(user, vhost);
+    }
+
+    pub(super) fn set_certificate_name(&mut self, name: &str) {
+        self.certificate_name = Some(name.into());
+    }
+
+    fn warn(&self, context: &mut Context<'_>, kind: LogKind, text: fmt::Arguments<'_>) {
+        context.log.warn(context.now, self.peer.source, kind, format_args!("{}{text}", self.caller()));
+    }
+
+    // ---- deadlines
+
+    /// Extends the time limit for CONNECT by `ms` milliseconds, during which the broker has not read from the client.
+    pub(super) const fn postpone(&mut self, ms: u64) {
+        if let Phase::Connecting { due, .. } = &mut self.phase {
+            *due = due.later_ms(ms);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        match self.phase {
+            Phase::Connecting { due, .. } => due,
+            Phase::Open => self.input_deadline(),
+            Phase::Refused { until, .. } | Phase::Finished { until } => until,
+        }
+    }
+
+    /// Returns the earliest deadline that received input postpones.
+    pub(super) fn input_deadline(&self) -> Deadline {
+        match self.phase {
+            Phase::Connecting { due, .. } => due,
+            Phase::Open if self.input.is_suspended => Deadline::NEVER,
+            Phase::Open => self.keep_alive_deadline().earlier(self.timing.packet_due),
+            Phase::Refused { .. } | Phase::Finished { .. } => Deadline::NEVER,
+        }
+    }
+
+    fn keep_alive_deadline(&self) -> Deadline {
+        match self.keep_alive_ms {
+            0 => Deadline::NEVER,
+            ms => self.timing.last_received.after_ms(ms.into()),
+        }
+    }
+
+    /// Extends deadlines that passed long ago, because the machine was probably paused.
+    pub(super) fn extend_after_pause(&mut self, now: Now, handshake_ms: u64, content_ms: u64) {
+        let is_late = |due: Deadline| due.later_ms(PAUSE_MS_MIN).is_due(now);
+        if let Phase::Connecting { due, .. } = &mut self.phase
+            && is_late(*due)
+        {
+            *due = now.after_ms(handshake_ms);
+        }
+        if is_late(self.keep_alive_deadline()) {
+            // A third of the time that the client has: half of its keep-alive.
+            let left_ms = u64::from(self.keep_alive_ms / 3);
+            let since = now.as_ms().saturating_sub(u64::from(self.keep_alive_ms) - left_ms);
+            self.timing.last_received = Now::from_ms(since);
+        }
+        if is_late(self.timing.packet_due) {
+            self.timing.packet_due = now.after_ms(content_ms);
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, context: &mut Context<'_>) -> Timeout {
+        if !self.deadline().is_due(context.now) {
+            return Timeout::GoOn;
+        }
+        match self.phase {
+            Phase::Refused { reason, .. } => {
+                self.push_connack(context, None, reason, Batch::NONE);
+                self.finish(context.now);
+                Timeout::GoOn
+            }
+            Phase::Finished { .. } => Timeout::Close,
+            Phase::Connecting { .. } => {
+                self.warn(context, LogKind::Timeout, format_args!(": closed, CONNECT did not arrive in time"));
+                Timeout::Close
+            }
+            Phase::Open if self.keep_alive_deadline().is_due(context.now) => {
+                let seconds = self.keep_alive_s();
+                let text = format_args!("no packet within 1.5 times the keep-alive time of {seconds} s");
+                self.end(context, ReasonCode::KeepAliveTimeout, text);
+                Timeout::GoOn
+            }
+            Phase::Open => {
+                let ms = context.settings.content_timeout_ms;
+                let text = format_args!("a packet was begun and did not go on for {ms} ms");
+                self.end(context, ReasonCode::Unspecified, text);
+                Timeout::GoOn
+            }
+        }
+    }
+
+    /// Notes that `octets` bytes of input are not handled yet.
+    fn note_input(&mut self, now: Now, octets: usize) {
+        if core::mem::take(&mut self.input.is_suspended) || octets > self.timing.unhandled_bytes as usize {
+            self.timing.last_received = now;
+        }
+    }
+
+    /// Notes that `unhandled` bytes of an incomplete packet are left, and sets the deadline for the rest of it.
+    fn note_progress(&mut self, context: &Context<'_>, has_handled: bool, unhandled: usize) {
+        let is_complete = unhandled == 0 && !self.input.has_message();
+        if is_complete {
+            self.timing.packet_due = Deadline::NEVER;
+        } else if has_handled || unhandled as u32 != self.timing.unhandled_bytes {
+            self.timing.packet_due = context.now.after_ms(context.settings.content_timeout_ms);
+        }
+        self.timing.unhandled_bytes = unhandled as u32;
+    }
+
+    // ---- waiting
+
+    /// Notes that the outcome of the last command comes later.
+    pub(super) const fn defer(&mut self) {
+        self.input.is_suspended = true;
+    }
+
+    /// Like [`Self::defer`], for a login.
+    pub(super) fn defer_login(&mut self, now: Now) {
+        self.input.is_suspended = true;
+        self.phase = Phase::Connecting { due: now.after_ms(LOGIN_TIMEOUT_MS), step: ConnectStep::Login };
+    }
+
+    pub(super) fn expects_answer(&self) -> bool {
+        self.input.is_command_pending() && matches!(self.phase, Phase::Connecting { .. } | Phase::Open)
+    }
+
+    /// Returns whether a payload began to arrive at least `ms` milliseconds ago and is still incomplete.
+    pub(super) fn has_body_for(&self, context: &Context<'_>, ms: u64) -> bool {
+        self.input.receives_payload() && self.timing.payload_begun.after_ms(ms).is_due(context.now)
+    }
+
+    // ---- closing
+
+    /// Closes the connection because the queue of its session was deleted.
+    pub(super) fn session_deleted(&mut self, context: &mut Context<'_>) {
+        if self.phase == Phase::Open {
+            self.end(context, ReasonCode::AdministrativeAction, format_args!("the queue of its session was deleted"));
+        }
+    }
+
+    /// Closes the connection with this fault.
+    pub(super) fn close(&mut self, context: &mut Context<'_>, fault: &Fault) {
+        let reason = reason_of(fault.code);
+        match self.phase {
+            Phase::Connecting { step: ConnectStep::Login, .. } | Phase::Refused { .. } => self.finish(context.now),
+            Phase::Connecting { .. } | Phase::Open => self.end(context, reason, format_args!("{}", fault.text)),
+            Phase::Finished { .. } => {}
+        }
+    }
+
+    /// Ends the connection because of an error, or because the broker or an operator closes it. An MQTT 5 client gets
+    /// DISCONNECT with the reason, and a client whose CONNECT is not answered gets CONNACK.
+    fn end(&mut self, context: &mut Context<'_>, reason: ReasonCode, text: fmt::Arguments<'_>) {
+        self.warn(context, LogKind::Connection, format_args!(": closed: {text} ({})", reason.name()));
+        match self.phase {
+            Phase::Connecting { .. } => self.push_connack(context, None, reason, Batch::NONE),
+            Phase::Open => self.push_disconnect(context, reason),
+            Phase::Refused { .. } | Phase::Finished { .. } => {}
+        }
+        self.finish_with(context);
+    }
+
+    /// Ends the connection after the stored packets are written.
+    fn finish_with(&mut self, context: &mut Context<'_>) {
+        self.input.drop_message(context.messages);
+        if self.output.begun.take().is_some() {
+            // A part of a PUBLISH was written, so no packet can follow.
+            self.output.packets.clear(&mut context.pools.replies);
+        }
+        self.finish(context.now);
+    }
+
+    fn finish(&mut self, now: Now) {
+        self.input.forget_command();
+        self.input.is_suspended = false;
+        self.output.is_pingresp_due = false;
+        self.phase = Phase::Finished { until: now.after_ms(SOCKET_CLOSE_TIMEOUT_MS) };
+    }
+
+    /// Returns all memory from pools, because the socket is closed.
+    pub(super) fn teardown(&mut self, context: &mut Context<'_>) {
+        context.pools.clients.give_back(core::mem::take(&mut self.client));
+        self.output.packets.clear(&mut context.pools.replies);
+        self.output.begun = None;
+        self.finish_with(context);
+    }
+
+    /// Stores what operators see of the client.
+    fn keep_client(&mut self, context: &mut Context<'_>, client_id: &str) {
+        let mut octets = [0; 4 + 128 + leveret_core::command::NAME_BYTES_MAX];
+        let mut writer = Writer::new(&mut octets);
+        let fill = |table: &mut TableWriter<'_, '_>| -> Result<(), Full> {
+            table.text("client_id", client_id)?;
+            table.text("product", "MQTT client")
+        };
+        if writer.table(fill).is_ok() {
+            let earlier = core::mem::take(&mut self.client);
+            context.pools.clients.give_back(earlier);
+            let properties = Table::trusted(writer.written().get(4..).unwrap_or_default());
+            self.client = context.pools.clients.keep(properties);
+        }
+    }
+}
+
+/// Returns MQTT's reason for a fault.
+fn reason_of(code: ReplyCode) -> ReasonCode {
+    ReasonCode::from_octet(code.mqtt_reason()).unwrap_or(ReasonCode::Unspecified)
+}
