@@ -1,0 +1,326 @@
+//! An MQTT client of the simulated server, which a test drives packet by packet.
+
+use std::collections::VecDeque;
+
+use super::Simulation;
+
+/// A packet from the server: its first octet, and its content after the fixed header.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FromServer {
+    pub first_octet: u8,
+    pub body: Vec<u8>,
+}
+
+/// A message from the server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Received {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub qos: u8,
+    pub packet_id: Option<u16>,
+    pub is_duplicate: bool,
+    pub retain: bool,
+}
+
+/// What CONNECT contains.
+#[derive(Clone, Debug)]
+pub struct Login<'a> {
+    /// 3, 4 or 5.
+    pub level: u8,
+    pub client_id: &'a str,
+    pub clean_start: bool,
+    pub keep_alive_s: u16,
+    pub user: Option<&'a str>,
+    pub password: Option<&'a str>,
+    /// The encoded properties of MQTT 5, without their length.
+    pub properties: &'a [u8],
+    /// Topic, payload, QoS and RETAIN of the will.
+    pub will: Option<(&'a str, &'a [u8], u8, bool)>,
+}
+
+impl Default for Login<'_> {
+    fn default() -> Self {
+        Self {
+            level: 4,
+            client_id: "c",
+            clean_start: true,
+            keep_alive_s: 0,
+            user: Some("guest"),
+            password: Some("guest"),
+            properties: &[],
+            will: None,
+        }
+    }
+}
+
+/// A client. Its line is one of the operators' lines of the simulation.
+#[derive(Debug)]
+pub struct MqttClient {
+    line: usize,
+    level: u8,
+    input: Vec<u8>,
+    packets: VecDeque<FromServer>,
+}
+
+fn string(text: &str) -> Vec<u8> {
+    binary(text.as_bytes())
+}
+
+fn binary(octets: &[u8]) -> Vec<u8> {
+    [&(octets.len() as u16).to_be_bytes()[..], octets].concat()
+}
+
+fn variable_int(mut number: usize) -> Vec<u8> {
+    let mut octets = Vec::new();
+    loop {
+        let octet = (number % 128) as u8;
+        number /= 128;
+        if number == 0 {
+            octets.push(octet);
+            return octets;
+        }
+        octets.push(octet | 0x80);
+    }
+}
+
+/// Returns a packet with this first octet.
+pub fn packet(first_octet: u8, body: &[u8]) -> Vec<u8> {
+    [&[first_octet][..], &variable_int(body.len()), body].concat()
+}
+
+impl Login<'_> {
+    /// Returns CONNECT.
+    pub fn packet(&self) -> Vec<u8> {
+        let name = if self.level == 3 { "MQIsdp" } else { "MQTT" };
+        let will_flags = self.will.map_or(0, |(_, _, qos, retain)| 4 | qos << 3 | u8::from(retain) << 5);
+        let flags = u8::from(self.clean_start) << 1
+            | will_flags
+            | u8::from(self.password.is_some()) << 6
+            | u8::from(self.user.is_some()) << 7;
+        let mut body = string(name);
+        body.extend([self.level, flags]);
+        body.extend(self.keep_alive_s.to_be_bytes());
+        if self.level == 5 {
+            body.extend(variable_int(self.properties.len()));
+            body.extend(self.properties);
+        }
+        body.extend(string(self.client_id));
+        if let Some((topic, payload, ..)) = self.will {
+            if self.level == 5 {
+                body.push(0);
+            }
+            body.extend(string(topic));
+            body.extend(binary(payload));
+        }
+        body.extend(self.user.into_iter().flat_map(string));
+        body.extend(self.password.into_iter().flat_map(string));
+        packet(0x10, &body)
+    }
+}
+
+impl MqttClient {
+    /// Connects, and returns the client with the CONNACK.
+    pub fn connect(simulation: &mut Simulation, login: &Login<'_>) -> (Self, FromServer) {
+        let mut client = Self::open(simulation, login.level);
+        client.send(simulation, &login.packet());
+        let connack = client.expect(simulation, 0x20);
+        (client, connack)
+    }
+
+    /// Connects, which must succeed.
+    pub fn log_in(simulation: &mut Simulation, login: &Login<'_>) -> Self {
+        let (client, connack) = Self::connect(simulation, login);
+        assert_eq!(connack.body[1], 0, "{connack:?}");
+        client
+    }
+
+    /// Opens a connection without sending anything. `level` is the version of the protocol.
+    pub fn open(simulation: &mut Simulation, level: u8) -> Self {
+        let line = simulation.connect_mqtt();
+        simulation.run();
+        Self { line, level, input: Vec::new(), packets: VecDeque::new() }
+    }
+
+    /// Sends bytes, and lets the server handle them.
+    pub fn send(&mut self, simulation: &mut Simulation, octets: &[u8]) {
+        let mut rest = octets;
+        while !rest.is_empty() {
+            let count = simulation.operator(self.line).write_up(rest);
+            rest = &rest[count..];
+            simulation.run();
+            self.read(simulation);
+            if count == 0 && !simulation.operator(self.line).is_held {
+                return;
+            }
+        }
+    }
+
+    /// Puts bytes on the line without letting the server run.
+    pub fn send_without_turn(&mut self, simulation: &mut Simulation, octets: &[u8]) {
+        assert_eq!(simulation.operator(self.line).write_up(octets), octets.len());
+    }
+
+    /// Reads what the server has sent.
+    pub fn read(&mut self, simulation: &mut Simulation) {
+        loop {
+            let before = self.input.len();
+            simulation.operator(self.line).read_down(1 << 20, &mut self.input);
+            if self.input.len() == before {
+                break;
+            }
+            simulation.run();
+        }
+        while let Some((packet, len)) = split_packet(&self.input) {
+            self.input.drain(..len);
+            self.packets.push_back(packet);
+        }
+    }
+
+    /// Returns the next packet from the server; `None` if there is none.
+    pub fn next(&mut self, simulation: &mut Simulation) -> Option<FromServer> {
+        simulation.run();
+        self.read(simulation);
+        self.packets.pop_front()
+    }
+
+    /// Returns the next packet, which must have this first octet.
+    pub fn expect(&mut self, simulation: &mut Simulation, first_octet: u8) -> FromServer {
+        let packet = self.next(simulation).unwrap_or_else(|| panic!("no packet {first_octet:#x}"));
+        assert_eq!(packet.first_octet, first_octet, "{packet:?}");
+        packet
+    }
+
+    /// Subscribes to filters, and returns the codes of the SUBACK.
+    pub fn subscribe(&mut self, simulation: &mut Simulation, filters: &[(&str, u8)]) -> Vec<u8> {
+        let mut body = vec![0, 7];
+        if self.level == 5 {
+            body.push(0);
+        }
+        for (filter, options) in filters {
+            body.extend(string(filter));
+            body.push(*options);
+        }
+        self.send(simulation, &packet(0x82, &body));
+        let suback = self.expect(simulation, 0x90);
+        assert_eq!(&suback.body[..2], [0, 7]);
+        suback.body[if self.level == 5 { 3 } else { 2 }..].to_vec()
+    }
+
+    /// Unsubscribes from filters, and returns the codes of the UNSUBACK, which only MQTT 5 has.
+    pub fn unsubscribe(&mut self, simulation: &mut Simulation, filters: &[&str]) -> Vec<u8> {
+        let mut body = vec![0, 8];
+        if self.level == 5 {
+            body.push(0);
+        }
+        filters.iter().for_each(|filter| body.extend(string(filter)));
+        self.send(simulation, &packet(0xA2, &body));
+        let unsuback = self.expect(simulation, 0xB0);
+        assert_eq!(&unsuback.body[..2], [0, 8]);
+        unsuback.body.get(3..).unwrap_or_default().to_vec()
+    }
+
+    /// Returns a PUBLISH of this client. `flags` are DUP, QoS and RETAIN.
+    pub fn publish_packet(&self, flags: u8, topic: &str, packet_id: u16, payload: &[u8]) -> Vec<u8> {
+        let mut body = string(topic);
+        if flags & 6 != 0 {
+            body.extend(packet_id.to_be_bytes());
+        }
+        if self.level == 5 {
+            body.push(0);
+        }
+        body.extend(payload);
+        packet(0x30 | flags, &body)
+    }
+
+    /// Publishes a message with QoS 0.
+    pub fn publish(&mut self, simulation: &mut Simulation, topic: &str, payload: &[u8]) {
+        let packet = self.publish_packet(0, topic, 0, payload);
+        self.send(simulation, &packet);
+    }
+
+    /// Publishes a message with QoS 1, and returns the code of the PUBACK.
+    pub fn publish_1(&mut self, simulation: &mut Simulation, topic: &str, packet_id: u16, payload: &[u8]) -> u8 {
+        let packet = self.publish_packet(2, topic, packet_id, payload);
+        self.send(simulation, &packet);
+        let puback = self.expect(simulation, 0x40);
+        assert_eq!(puback.body[..2], packet_id.to_be_bytes());
+        puback.body.get(2).copied().unwrap_or(0)
+    }
+
+    /// Returns the next message from the server, which is not acknowledged; `None` if there is none.
+    pub fn receive(&mut self, simulation: &mut Simulation) -> Option<Received> {
+        let packet = self.next(simulation)?;
+        assert_eq!(packet.first_octet >> 4, 3, "{packet:?}");
+        Some(self.parse_publish(&packet))
+    }
+
+    fn parse_publish(&self, packet: &FromServer) -> Received {
+        let flags = packet.first_octet & 15;
+        let (topic_len, rest) = packet.body.split_first_chunk::<2>().unwrap();
+        let (topic, mut rest) = rest.split_at(usize::from(u16::from_be_bytes(*topic_len)));
+        let qos = flags >> 1 & 3;
+        let packet_id = (qos > 0).then(|| {
+            let (id, behind) = rest.split_first_chunk::<2>().unwrap();
+            rest = behind;
+            u16::from_be_bytes(*id)
+        });
+        if self.level == 5 {
+            assert_eq!(rest[0], 0, "no properties are expected");
+            rest = &rest[1..];
+        }
+        Received {
+            topic: String::from_utf8(topic.to_vec()).unwrap(),
+            payload: rest.to_vec(),
+            qos,
+            packet_id,
+            is_duplicate: flags & 8 != 0,
+            retain: flags & 1 != 0,
+        }
+    }
+
+    /// Sends PUBACK.
+    pub fn acknowledge(&mut self, simulation: &mut Simulation, packet_id: u16) {
+        self.send(simulation, &packet(0x40, &packet_id.to_be_bytes()));
+    }
+
+    /// Sends DISCONNECT, and checks that the server closes the connection.
+    pub fn disconnect(mut self, simulation: &mut Simulation) {
+        self.send(simulation, &[0xE0, 0]);
+        self.assert_closed(simulation);
+    }
+
+    /// Loses the connection without DISCONNECT.
+    pub fn lose(self, simulation: &mut Simulation) {
+        simulation.operator(self.line).lose();
+        simulation.run();
+    }
+
+    /// Checks that the server sends nothing more and closes the connection.
+    pub fn assert_closed(&mut self, simulation: &mut Simulation) {
+        assert_eq!(self.next(simulation), None);
+        assert!(simulation.operator(self.line).broker_is_done, "the connection is still open");
+        simulation.operator(self.line).hang_up();
+        simulation.run();
+    }
+
+    /// Returns whether the server has closed the connection.
+    pub fn is_closed(&self, simulation: &Simulation) -> bool {
+        simulation.operator(self.line).broker_is_done
+    }
+}
+
+/// Returns the first packet in `input`, and its length.
+fn split_packet(input: &[u8]) -> Option<(FromServer, usize)> {
+    let (mut len, mut at, mut shift) = (0, 1, 0);
+    loop {
+        let octet = *input.get(at)?;
+        at += 1;
+        len |= usize::from(octet & 0x7F) << shift;
+        shift += 7;
+        if octet & 0x80 == 0 {
+            break;
+        }
+    }
+    let body = input.get(at..at + len)?.to_vec();
+    Some((FromServer { first_octet: input[0], body }, at + len))
+}
