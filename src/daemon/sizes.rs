@@ -18,7 +18,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
         .map(|bytes| bytes.min(leveret_storage::SEGMENT_BYTES_MAX) as usize);
     let if_link = |bytes| if config.may_need_upstream_tls() { bytes } else { 0 };
-    let if_tls = |bytes| if config.listen_tls.is_empty() { 0 } else { bytes };
+    let if_tls = |bytes| if config.serves_clients_with_tls() { bytes } else { 0 };
     let if_serving = |bytes| if config.serves_tls() { bytes } else { 0 };
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { leveret_tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
@@ -142,6 +142,20 @@ mod tests {
         let own = config.limits.clone();
         config.derive_limits(record_sizes).unwrap();
         assert_eq!(config.limits, own, "messages of 16 MiB are taken, and more");
+    }
+
+    #[test]
+    fn tls_for_mqtt_alone_takes_the_memory_of_tls() {
+        let board = "board = \"router-64\"\n";
+        let table = |listen: &str| {
+            let mut config = said(&format!("{board}{listen}"));
+            let table = config.derive_limits(record_sizes).unwrap();
+            (config.limits, table)
+        };
+        let amqp = table("listen_tls = [\"127.0.0.1\"]\n");
+        assert_eq!(table("mqtt_tls = [\"127.0.0.1\"]\n"), amqp);
+        assert!(amqp.1.lines.iter().any(|line| line.key == "tls_connections_max"));
+        assert_eq!(table("mqtt = [\"127.0.0.1\"]\n"), table(""));
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub use peer::PeerAddress;
 pub use peer::PeerId;
 pub use platform::{AcceptFailure, Accepted, ListenerId, Platform, Readiness, Socket};
 pub use platform::{FoundAddresses, NameLookup};
-pub use state::{Engine, EngineSetup};
+pub use state::{Engine, EngineSetup, MqttSetup};
 pub use storage_driver::StorageDriver;
 pub use storage_driver::log_file_system_full;
 pub use worker::{CertificateState, WorkerJob, WorkerResult};

@@ -32,6 +32,17 @@ use super::stream::Buffers;
 use super::turn::TurnBudget;
 use super::worker::{CertificateState, WorkerQueue};
 
+/// The settings of MQTT.
+#[derive(Clone, Debug, Default)]
+pub struct MqttSetup {
+    /// The user of clients that send no user name; empty: such clients are refused.
+    pub anonymous_user: String,
+    /// The virtual host of clients whose user name contains none.
+    pub vhost: String,
+    /// The content type of messages from clients that set none; empty: such messages have none.
+    pub content_type: String,
+}
+
 /// The values from which an [`Engine`] is made.
 #[derive(Clone, Debug)]
 pub struct EngineSetup {
@@ -43,6 +54,10 @@ pub struct EngineSetup {
     pub waiting_sockets_max: usize,
     /// Listeners for AMQP, by index: whether TLS is used.
     pub listeners: Vec<bool>,
+    /// Listeners for MQTT, by index: whether TLS is used.
+    pub mqtt_listeners: Vec<bool>,
+    /// The settings of MQTT.
+    pub mqtt: MqttSetup,
     /// Listeners of the management API, followed by those for metrics, by index: whether TLS is used.
     pub management_listeners: Vec<bool>,
     /// Number of `management_listeners` that serve metrics without a login.
@@ -89,10 +104,11 @@ impl<P: Platform> Engine<P> {
         let peers = Peers::<P::Socket>::slots_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,
+            mqtt: setup.mqtt_listeners,
             management: setup.management_listeners,
             metrics: setup.metrics_listeners,
         };
-        let with_tls = listeners.amqp.contains(&true);
+        let with_tls = listeners.amqp.contains(&true) || listeners.mqtt.contains(&true);
         let manages_tls = listeners.management.contains(&true);
         // Links of bridges and management clients.
         let other_tls_peers_max =

@@ -137,6 +137,8 @@ impl Simulation {
             waiting_sockets_max: WAITING_SOCKETS_MAX,
             identity: Identity { product: "Leveret".into(), version: "0".into(), ..Identity::default() },
             listeners: vec![false],
+            mqtt_listeners: Vec::new(),
+            mqtt: Default::default(),
             tls_links_max: 0,
             management_listeners: vec![false, false],
             metrics_listeners: 1,
