@@ -788,7 +788,7 @@ impl Broker {
             self.access.count_queue(vhost, false);
         }
         if let Some(session) = session {
-            self.sessions.note_queue_deleted(session);
+            self.note_session_queue_deleted(session);
         }
         if let Some(owner) = owner {
             self.queues

@@ -17,7 +17,8 @@
 //!   client that does not read therefore occupies a bounded amount of memory.
 
 use leveret_core::command::{
-    ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder, SubscriptionDelivery,
+    ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder,
+    SubscriptionDelivery,
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
@@ -234,9 +235,7 @@ impl Broker {
         self.queues.note_delivery(cx, queue, taken);
         let method = match self.queues.at(queue).session {
             None => DeliveryMethod::Deliver,
-            Some(session) => {
-                DeliveryMethod::Publish(self.subscription_delivery(cx, session, queue, taken))
-            }
+            Some(session) => DeliveryMethod::Publish(self.subscription_delivery(cx, session, queue, taken)),
         };
         let channel = self.put_taken_into_outbox(cx, index, queue, taken, method);
         self.consumers.end_consumer_turn(cx.work, &mut self.queues, index);

@@ -129,7 +129,8 @@ pub use shortage::{Pool, SHORTAGE_KINDS, Shortage, WaitingByKind, WaitingPublish
 pub use state::Entropy;
 pub use state::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,
-    PARAMETER_BYTES, PERMISSION_BYTES, POLICY_BYTES, QUEUE_BYTES, SESSION_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,
+    PARAMETER_BYTES, PERMISSION_BYTES, POLICY_BYTES, QUEUE_BYTES, SESSION_BYTES, USER_BYTES, VHOST_BYTES,
+    buffer_bytes,
 };
 pub use state::{Broker, Gauges};
 pub use state::{ChannelCounters, Counters};

@@ -108,8 +108,9 @@ struct SessionLimits {
 }
 
 impl Sessions {
-    /// Bytes of memory that a session takes.
-    pub(crate) const SESSION_BYTES: usize = Slab::<Session>::record_bytes() + IndexTable::ENTRY_BYTES;
+    /// Bytes of memory that a session takes, with its client identifier.
+    pub(crate) const SESSION_BYTES: usize =
+        Slab::<Session>::record_bytes() + IndexTable::ENTRY_BYTES + leveret_core::command::NAME_BYTES_MAX;
 
     pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
         let sessions = limits.connections_max as usize;
@@ -125,7 +126,8 @@ impl Sessions {
     }
 
     fn find(&self, vhost: VhostId, client_id: &str) -> Option<SessionId> {
-        let is_it = |index: usize| self.slab[index].vhost == vhost && *self.slab[index].client_id == *client_id;
+        let is_it =
+            |index: usize| self.slab[index].vhost == vhost && *self.slab[index].client_id == *client_id;
         self.table.find((vhost, client_id), is_it).map(SessionId::from_index)
     }
 
@@ -140,13 +142,6 @@ impl Sessions {
     /// Returns the client identifier of a session.
     pub(crate) fn client_id(&self, session: SessionId) -> &str {
         &self.at(session).client_id
-    }
-
-    /// Notes that the queue of a session is deleted.
-    pub(crate) fn note_queue_deleted(&mut self, session: SessionId) {
-        if let Some(record) = self.slab.get_mut(session.index()) {
-            record.queue = None;
-        }
     }
 
     /// Removes a session.
@@ -224,7 +219,10 @@ impl Broker {
         client_id: &str,
         (in_flight_max, packet_len_max): (u16, u32),
     ) -> Result<Outcome, Fault> {
-        assert!((1..=SESSION_IN_FLIGHT_MAX).contains(&usize::from(in_flight_max)), "the range of the command");
+        assert!(
+            (1..=SESSION_IN_FLIGHT_MAX).contains(&usize::from(in_flight_max)),
+            "the range of the command"
+        );
         if QUEUE_PREFIX.len() + client_id.len() > leveret_core::command::NAME_BYTES_MAX {
             return Err(Fault::connection(
                 ReplyCode::PreconditionFailed,
@@ -271,6 +269,14 @@ impl Broker {
             self.retire_queue(cx, queue);
             self.jobs.begin(Job::Queue(queue));
         }
+    }
+
+    /// Closes the connection of a session whose queue an operator deletes.
+    pub(crate) fn note_session_queue_deleted(&mut self, session: SessionId) {
+        let record = self.sessions.at_mut(session);
+        record.queue = None;
+        let text = format_args!("the queue of its session was deleted");
+        self.consumers.force_close(record.connection, Fault::connection(ReplyCode::ConnectionForced, text));
     }
 
     /// Ends the session of a connection that is lost or closed, if it has one.
@@ -362,7 +368,12 @@ impl Broker {
     }
 
     /// Returns the queue of a session. Before the first subscription, creates the queue and its consumer.
-    fn session_queue(&mut self, cx: &mut Context<'_>, session: SessionId, name: &str) -> Result<QueueId, Fault> {
+    fn session_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: SessionId,
+        name: &str,
+    ) -> Result<QueueId, Fault> {
         let record = self.sessions.at(session);
         if let Some(queue) = record.queue {
             return Ok(queue);
@@ -411,7 +422,8 @@ impl Broker {
         let is_it = |binding: &BindingId| {
             let record = self.topology.binding(*binding);
             let own = Table::trusted(&record.arguments).get(FILTER_ARGUMENT);
-            *record.key == *key && own.is_some_and(|own| own.as_str() == Some(filter)) == has_literal_star(filter)
+            *record.key == *key
+                && own.is_some_and(|own| own.as_str() == Some(filter)) == has_literal_star(filter)
         };
         self.topology.bindings_of_queue(self.queues.at(queue)).find(is_it)
     }
@@ -432,7 +444,8 @@ impl Broker {
         if routing_key.is_empty() || routing_key.contains(['+', '#', '\0']) {
             return SubscriptionDelivery::Skip;
         }
-        let packet_len = PUBLISH_BYTES_MAX + routing_key.len() as u64 + u64::from(cx.messages.body_len(taken.message));
+        let packet_len =
+            PUBLISH_BYTES_MAX + routing_key.len() as u64 + u64::from(cx.messages.body_len(taken.message));
         if packet_len > u64::from(self.sessions.at(session).packet_len_max) {
             return SubscriptionDelivery::Skip;
         }
@@ -509,12 +522,12 @@ mod tests {
     #[test]
     fn a_subscription_matches_as_its_filter_does() {
         let filters = [
-            "#", "+", "a", "a/#", "a/+", "+/b", "a/+/c", "a.b/c", "+/c", "a/*", "*", "a/*/c", "*/#", "$SYS/#", "$SYS/+",
-            "a//c", "/a", "a*/b",
+            "#", "+", "a", "a/#", "a/+", "+/b", "a/+/c", "a.b/c", "+/c", "a/*", "*", "a/*/c", "*/#",
+            "$SYS/#", "$SYS/+", "a//c", "/a", "a*/b",
         ];
         let topics = [
-            "a", "a/b", "a/b/c", "a.b/c", "a/*", "*", "a/*/c", "*/x", "$SYS/x", "$SYS", "a//c", "/a", "a*/b", "ab", "a/",
-            "a.b", "a/b.c",
+            "a", "a/b", "a/b/c", "a.b/c", "a/*", "*", "a/*/c", "*/x", "$SYS/x", "$SYS", "a//c", "/a", "a*/b",
+            "ab", "a/", "a.b", "a/b.c",
         ];
         for filter in filters {
             let (key, arguments) = (binding_key(filter).unwrap(), arguments_of(filter));

@@ -197,6 +197,19 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
             |said, given| given.path().map(|path| said.flags.listen_unix = Some(path)),
         ),
         OptionRow::new(
+            "--mqtt",
+            "ADDR[:PORT]",
+            "listen here for MQTT, on port 1883 by default; may be given several times",
+            |said, given| given.value().map(|at| said.flags.mqtt.get_or_insert_default().push(at)),
+        ),
+        OptionRow::new(
+            "--mqtt-tls",
+            "ADDR[:PORT]",
+            "the same with TLS, on port 8883 by default; [tls] in the configuration file\n\
+             names certificate and key",
+            |said, given| given.value().map(|at| said.flags.mqtt_tls.get_or_insert_default().push(at)),
+        ),
+        OptionRow::new(
             "--management",
             "ADDR:PORT",
             "serve the web page and the management API here; without a file and\n\
@@ -702,6 +715,12 @@ mod tests {
         assert_eq!(said.flags.memory_limit, Some(Bytes(64_000_000)));
         let ports = said.flags.listen.unwrap_or_default().into_iter().map(|listen| listen.socket.port());
         assert_eq!(ports.collect::<Vec<_>>(), [0, 7]);
+        let line = "--mqtt 127.0.0.1 --mqtt=[::1]:7 --mqtt-tls 0.0.0.0";
+        let Ok(CommandLine::Serve(said)) = parsed(line) else { panic!("{line}") };
+        let plain = said.flags.mqtt.unwrap_or_default().into_iter().map(|listen| listen.0.to_string());
+        assert_eq!(plain.collect::<Vec<_>>(), ["127.0.0.1:1883", "[::1]:7"]);
+        let with_tls = said.flags.mqtt_tls.unwrap_or_default().into_iter().map(|listen| listen.0.to_string());
+        assert_eq!(with_tls.collect::<Vec<_>>(), ["0.0.0.0:8883"]);
     }
 
     #[test]
@@ -711,7 +730,7 @@ mod tests {
         refused(
             "-x",
             "unknown option -x; there are --config, --board, --listen, --port, --listen-tls, --listen-unix, \
-                 --management, --management-tls, --metrics, --data-dir, --memory-limit, --log-level, --connect, --drop-in, \
+                 --mqtt, --mqtt-tls, --management, --management-tls, --metrics, --data-dir, --memory-limit, --log-level, --connect, --drop-in, \
                  --help, --version",
         );
         assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);

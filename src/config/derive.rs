@@ -14,7 +14,7 @@
 
 use super::settings::Config;
 use super::settings::LimitsLayer;
-use super::settings::{BRIDGES_MAX, ExplicitLimits, FRAME_MAX};
+use super::settings::{BRIDGES_MAX, ExplicitLimits, FRAME_MAX, MQTT_SESSION_BYTES_MAX};
 use super::units::Bytes;
 use leveret_core::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
 use leveret_core::mem::PAGE_BYTES;
@@ -64,7 +64,7 @@ macro_rules! pools {
     };
 }
 
-const POOLS: [Pool; 24] = pools! {
+const POOLS: [Pool; 25] = pools! {
     connections_max: 8, 1 << 14, 1;
     handshakes_max: 4, 1 << 12, 1;
     tls_connections_max: 4, 1 << 12, 1;
@@ -89,6 +89,8 @@ const POOLS: [Pool; 24] = pools! {
     unsent_bytes_max: 32 << 10, 1 << 28, 4 << 10;
     index_bytes_max: 64 << 10, 1 << 28, 4 << 10;
     management_clients_max: 2, 8, 1;
+    // It reserves no memory, but is a part of `body_bytes_max`.
+    mqtt_session_bytes_max: 64 << 10, 1 << 26, 4 << 10;
 };
 
 impl Pool {
@@ -119,6 +121,10 @@ fn limits_at(profile: &Limits, explicit_limits: &ExplicitLimits, scale: u64, wit
     derive_buffers(&mut limits, profile, explicit_limits, scale, with_tls);
     derive_message_size(&mut limits, profile, explicit_limits, scale);
     explicit_limits.apply_to(&mut limits);
+    if !explicit_limits.has(MQTT_SESSION_BYTES_MAX) {
+        let bodies = u32::try_from(limits.body_bytes_max).unwrap_or(u32::MAX);
+        limits.mqtt_session_bytes_max = limits.mqtt_session_bytes_max.min(bodies);
+    }
     limits
 }
 
@@ -267,8 +273,14 @@ impl Config {
     fn largest_scale(&self, sizes_of: SizesOf) -> u64 {
         let no_explicit = ExplicitLimits::default();
         let explicit_limits = no_explicit.clone();
-        let (listen_tls, management_tls, bridges) = (Vec::new(), Vec::new(), Vec::new());
-        let plain = Self { listen_tls, management_tls, bridges, explicit_limits, ..self.clone() };
+        let plain = Self {
+            listen_tls: Vec::new(),
+            mqtt_tls: Vec::new(),
+            management_tls: Vec::new(),
+            bridges: Vec::new(),
+            explicit_limits,
+            ..self.clone()
+        };
         let (own, limit) = (self.profile.memory_limit_bytes.max(1), self.memory_limit_bytes);
         let used = plain.bytes_with(plain.limits_at(&no_explicit, ONE), sizes_of).min(own);
         let share = u128::from(limit) * u128::from(used) / u128::from(own);
@@ -330,7 +342,7 @@ mod tests {
         let limits = &config.limits;
         let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
             .map(|bytes| bytes.min(store::SEGMENT_BYTES_MAX) as usize);
-        let if_tls = |bytes| if config.listen_tls.is_empty() { 0 } else { bytes };
+        let if_tls = |bytes| if config.serves_clients_with_tls() { bytes } else { 0 };
         RecordSizes {
             tls_session_bytes: if_tls(52_036),
             tls_handshake_bytes: if_tls(38_917),
@@ -382,6 +394,23 @@ mod tests {
             config.derive_limits(about).unwrap();
             assert!(config.limits.management_clients_max >= 2, "{}", board.name);
         }
+    }
+
+    #[test]
+    fn a_session_of_mqtt_holds_at_most_the_bodies_that_there_is_memory_for() {
+        let derived = |text: &str| {
+            let mut config = Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap();
+            config.derive_limits(about).map(|_| config.limits.mqtt_session_bytes_max)
+        };
+        let small = "[limits]\nbody_bytes_max = \"768KiB\"\n";
+        assert_eq!(derived(small), Ok(768 << 10));
+        let explicit = derived(&format!("{small}mqtt_session_bytes_max = \"1MiB\"\n"));
+        assert_eq!(explicit.unwrap_err().key(), "mqtt_session_bytes_max");
+        assert_eq!(derived("[limits]\nmqtt_session_bytes_max = \"2MiB\"\n"), Ok(2 << 20));
+        let less = derived("memory_limit = \"40MB\"").unwrap();
+        assert!((128 << 10..512 << 10).contains(&less), "{less}");
+        let more = derived("memory_limit = \"512MB\"").unwrap();
+        assert!((4 << 20..8 << 20).contains(&more), "{more}");
     }
 
     /// A fixed sequence of pseudo-random numbers.

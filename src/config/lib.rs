@@ -177,7 +177,13 @@ impl Config {
 
     /// Returns whether a listener uses TLS, so that `[tls]` must name certificates.
     pub fn serves_tls(&self) -> bool {
-        !self.listen_tls.is_empty() || !self.management_tls.is_empty()
+        self.serves_clients_with_tls() || !self.management_tls.is_empty()
+    }
+
+    /// Returns whether a listener for AMQP or MQTT uses TLS. `tls_connections_max` and `tls_handshakes_max` need memory
+    /// only then.
+    pub fn serves_clients_with_tls(&self) -> bool {
+        !self.listen_tls.is_empty() || !self.mqtt_tls.is_empty()
     }
 
     /// Returns whether the management API is served.
@@ -232,6 +238,8 @@ impl Config {
         let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
         let with_tls: Vec<String> =
             self.listen_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
+        let mqtt: Vec<String> = self.mqtt.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
+        let mqtt_tls: Vec<String> = self.mqtt_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
         let http_listeners = [&self.management, &self.management_tls, &self.metrics];
         let [management, management_tls, metrics] = http_listeners.map(|listeners| {
             let quoted = listeners.iter().map(|listen| format!("\"{listen}\""));
@@ -244,6 +252,11 @@ impl Config {
             format!("listen_tls = [{}]", with_tls.join(", ")),
             format!("listen_unix = {}", quoted(self.unix.path.as_deref().unwrap_or(Path::new("")))),
             format!("listen_unix_mode = {}", self.unix.mode),
+            format!("mqtt = [{}]", mqtt.join(", ")),
+            format!("mqtt_tls = [{}]", mqtt_tls.join(", ")),
+            format!("mqtt_anonymous_user = {:?}", self.mqtt_anonymous_user),
+            format!("mqtt_vhost = {:?}", self.mqtt_vhost),
+            format!("mqtt_content_type = {:?}", self.mqtt_content_type),
             format!("management = [{management}]"),
             format!("management_tls = [{management_tls}]"),
             format!("metrics = [{metrics}]"),
@@ -281,6 +294,11 @@ fn apply_layer(config: &mut Config, layer: Layer, product_keys: &mut ProductKeys
     set_if_some(&mut config.listen_tls, layer.listen_tls);
     set_if_some(&mut config.unix.path, layer.listen_unix.map(non_empty));
     set_if_some(&mut config.unix.mode, layer.listen_unix_mode);
+    set_if_some(&mut config.mqtt, layer.mqtt);
+    set_if_some(&mut config.mqtt_tls, layer.mqtt_tls);
+    set_if_some(&mut config.mqtt_anonymous_user, layer.mqtt_anonymous_user.map(|user| user.0));
+    set_if_some(&mut config.mqtt_vhost, layer.mqtt_vhost.map(|vhost| vhost.0));
+    set_if_some(&mut config.mqtt_content_type, layer.mqtt_content_type.map(|content_type| content_type.0));
     set_if_some(&mut config.management, layer.management);
     set_if_some(&mut config.management_tls, layer.management_tls);
     set_if_some(&mut config.metrics, layer.metrics);

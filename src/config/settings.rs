@@ -6,16 +6,19 @@ use std::path::{Path, PathBuf};
 
 use leveret_core::command::RABBITMQ_VERSION;
 use leveret_core::limits::Limits;
+use leveret_core::mem::NAME_BYTES_MAX;
 
 use super::board::BOARDS;
 use super::bridge::{Bridge, Bridges};
 use super::file::{ConfigError, ParseError, read, read_text_file, section, set_if_some};
 use super::first_user::{FirstUser, Secret, UserName};
 use super::nearest::describe_unknown;
-use super::transports::{AMQP_PORT, FileMode, Tls, TlsAddress, TlsLayer, UnixListener};
+use super::transports::{
+    AMQP_PORT, FileMode, MqttAddress, MqttTlsAddress, Tls, TlsAddress, TlsLayer, UnixListener,
+};
 use super::units::{
     Bytes, Compat, Count, DiskLimit, FlashEndurance, Label, ListenAddress, LogLevel, Millis, Persist,
-    Seconds, Switch,
+    Seconds, Switch, Text,
 };
 
 /// The board profile that is used when none is named.
@@ -34,6 +37,16 @@ pub struct Config {
     pub listen_tls: Vec<TlsAddress>,
     /// The Unix socket for AMQP.
     pub unix: UnixListener,
+    /// Addresses to listen on for MQTT.
+    pub mqtt: Vec<MqttAddress>,
+    /// Addresses to listen on for MQTT with TLS.
+    pub mqtt_tls: Vec<MqttTlsAddress>,
+    /// The user of MQTT clients that send no user name; empty: such clients are refused.
+    pub mqtt_anonymous_user: String,
+    /// The virtual host of MQTT clients whose user name contains none.
+    pub mqtt_vhost: String,
+    /// The content type of messages from MQTT clients that set none; empty: such messages have none.
+    pub mqtt_content_type: String,
     /// Addresses to listen on for the management API and its page; empty: it is off. If neither a file nor an address
     /// is named on the command line, they are `127.0.0.1` and `[::1]` with RabbitMQ's port 15672.
     pub management: Vec<ListenAddress>,
@@ -101,6 +114,11 @@ impl Default for Config {
             listen: vec![ListenAddress { if_available: false, ..ipv4 }, ipv6],
             listen_tls: Vec::new(),
             unix: UnixListener::default(),
+            mqtt: Vec::new(),
+            mqtt_tls: Vec::new(),
+            mqtt_anonymous_user: String::new(),
+            mqtt_vhost: "/".to_string(),
+            mqtt_content_type: String::new(),
             management: Vec::new(),
             management_tls: Vec::new(),
             metrics: Vec::new(),
@@ -139,6 +157,9 @@ fn data_dir_default() -> PathBuf {
     std::env::var_os("STATE_DIRECTORY").map_or_else(|| PathBuf::from("leveret-data"), PathBuf::from)
 }
 
+/// Maximum length of `mqtt_content_type` in bytes.
+const CONTENT_TYPE_BYTES_MAX: usize = 128;
+
 /// Maximum size of a configuration file in bytes. Without a limit, `--config` with a huge file would use up the memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -155,6 +176,13 @@ section! {
         /// See [`UnixListener::path`](super::transports::UnixListener::path).
         pub listen_unix: PathBuf,
         pub(super) listen_unix_mode: FileMode,
+        /// See [`Config::mqtt`]; replaces the addresses of the layers below.
+        pub mqtt: Vec<MqttAddress>,
+        /// See [`Config::mqtt_tls`]; replaces the addresses of the layers below.
+        pub mqtt_tls: Vec<MqttTlsAddress>,
+        pub(super) mqtt_anonymous_user: Text<0, NAME_BYTES_MAX>,
+        pub(super) mqtt_vhost: Text<1, NAME_BYTES_MAX>,
+        pub(super) mqtt_content_type: Text<0, CONTENT_TYPE_BYTES_MAX>,
         /// See [`Config::management`]; replaces the addresses of the layers below.
         pub management: Vec<ListenAddress>,
         /// See [`Config::management_tls`]; replaces the addresses of the layers below.
@@ -269,6 +297,9 @@ section_keys! {
     queue_entries_max: Count<u32> => queue_entries_max;
     unacknowledged_max: Count<u32> => unacknowledged_max;
     message_size_max: Bytes<u32> => message_size_max;
+    mqtt_subscriptions_max: Count<u32> => mqtt_subscriptions_max;
+    mqtt_session_messages_max: Count<u32> => mqtt_session_messages_max;
+    mqtt_session_bytes_max: Bytes<u32> => mqtt_session_bytes_max;
     input_buffer_bytes: Bytes<u32> => input_buffer_bytes;
     output_buffer_bytes: Bytes<u32> => output_buffer_bytes;
     input_backlog_bytes_max: Bytes<u32> => input_backlog_bytes_max;
@@ -320,8 +351,10 @@ fn read_text(file: &Path) -> Result<String, ConfigError> {
 impl Layer {
     /// Returns whether the layer sets an address to listen on, of any kind.
     pub(super) const fn has_address(&self) -> bool {
-        let is_network = self.listen.is_some() || self.listen_tls.is_some() || self.listen_unix.is_some();
-        is_network || self.management.is_some() || self.management_tls.is_some() || self.metrics.is_some()
+        let is_amqp = self.listen.is_some() || self.listen_tls.is_some() || self.listen_unix.is_some();
+        let is_mqtt = self.mqtt.is_some() || self.mqtt_tls.is_some();
+        let is_http = self.management.is_some() || self.management_tls.is_some() || self.metrics.is_some();
+        is_amqp || is_mqtt || is_http
     }
 
     /// Reads a configuration file.
@@ -440,6 +473,8 @@ pub(super) struct ExplicitLimits {
 pub(super) const FRAME_MAX: &str = "frame_max";
 /// The limit whose default is the number of bridges in the file.
 pub(super) const BRIDGES_MAX: &str = "bridges_max";
+/// The limit that is a part of `body_bytes_max`.
+pub(super) const MQTT_SESSION_BYTES_MAX: &str = "mqtt_session_bytes_max";
 
 impl ExplicitLimits {
     /// Adds the limits that a layer sets; they override earlier ones.

@@ -211,7 +211,13 @@ fn a_start_without_file_and_address_has_the_page_on_loopback() {
     fs::write(&file, "memory_limit = \"64MB\"\n").unwrap();
     assert!(addresses(Some(&file), Layer::default()).is_empty(), "a file turns it off");
     fs::remove_file(&file).unwrap();
-    for text in ["listen = [\"127.0.0.1:5673\"]", "listen_unix = \"/run/leveret.sock\"", "management = []"] {
+    for text in [
+        "listen = [\"127.0.0.1:5673\"]",
+        "listen_unix = \"/run/leveret.sock\"",
+        "mqtt = [\"127.0.0.1\"]",
+        "mqtt_tls = [\"127.0.0.1\"]",
+        "management = []",
+    ] {
         assert!(addresses(None, Layer::parse("", text).unwrap()).is_empty(), "{text}");
     }
     let text = "management = [\"127.0.0.1:8080\"]";
@@ -392,6 +398,70 @@ fn the_keys_of_tls_and_their_words() {
         "leveret.toml, line 1: listen_unix_mode: \"0o8\" is not the permissions of a file, such as \"0660\"",
     );
     refused("client_ca = \"x\"", "leveret.toml, line 1: client_ca belongs under [tls]");
+}
+
+#[test]
+fn the_keys_of_mqtt() {
+    let config = gathered("").unwrap();
+    assert!(config.mqtt.is_empty() && config.mqtt_tls.is_empty());
+    let texts = |config: &Config| {
+        [&config.mqtt_anonymous_user, &config.mqtt_vhost, &config.mqtt_content_type].map(ToString::to_string)
+    };
+    assert_eq!(texts(&config), ["", "/", ""]);
+    let config = gathered(
+        "mqtt = [\"0.0.0.0\", \"[::1]:7\", \"1884\"]\nmqtt_tls = [\"::\", \"fe80::1%eth0\", \"127.0.0.1:9\"]\n\
+         mqtt_anonymous_user = \"sensor\"\nmqtt_vhost = \"plant\"\nmqtt_content_type = \"text/plain\"\n",
+    )
+    .unwrap();
+    let plain: Vec<String> = config.mqtt.iter().map(|listen| listen.0.to_string()).collect();
+    assert_eq!(plain, ["0.0.0.0:1883", "[::1]:7", "127.0.0.1:1884"]);
+    let with_tls: Vec<String> = config.mqtt_tls.iter().map(|listen| listen.0.to_string()).collect();
+    assert_eq!(with_tls, ["[::]:8883", "[fe80::1%eth0]:8883", "127.0.0.1:9"]);
+    assert_eq!(texts(&config), ["sensor", "plant", "text/plain"]);
+    assert!(config.serves_tls() && config.serves_clients_with_tls());
+    let again = gathered(&config.to_toml()).unwrap();
+    assert_eq!((&again.mqtt, &again.mqtt_tls), (&config.mqtt, &config.mqtt_tls));
+    assert_eq!(texts(&again), texts(&config));
+    for (key, value) in [("mqtt", "\"localhost\""), ("mqtt_tls", "\"0.0.0.0:65536\"")] {
+        let error = gathered(&format!("{key} = {value}")).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("leveret.toml, line 1: {key}: {value} is not an address")),
+            "{error}"
+        );
+    }
+    for (key, bytes_max) in [("mqtt_anonymous_user", 255), ("mqtt_vhost", 255), ("mqtt_content_type", 128)] {
+        let of = |bytes: usize| format!("{key} = \"{}\"", "x".repeat(bytes));
+        assert!(gathered(&of(bytes_max)).is_ok(), "{key}");
+        let too_long = bytes_max + 1;
+        let sentence = format!("leveret.toml, line 1: {key}: it has {too_long} bytes, more than {bytes_max}");
+        refused(&of(too_long), &sentence);
+    }
+    refused("mqtt_vhost = \"\"", "leveret.toml, line 1: mqtt_vhost: it must not be empty");
+    refused(
+        "mqtt_anonymous_user = true",
+        "leveret.toml, line 1: mqtt_anonymous_user: there must be a text in quotes, not true",
+    );
+}
+
+#[test]
+fn the_limits_of_mqtt() {
+    let limits = |text: &str| gathered(&format!("[limits]\n{text}")).unwrap().limits;
+    let set = limits(
+        "mqtt_subscriptions_max = 7\nmqtt_session_messages_max = 8\nmqtt_session_bytes_max = \"9KiB\"\n",
+    );
+    let of = |limits: &Limits| {
+        (limits.mqtt_subscriptions_max, limits.mqtt_session_messages_max, limits.mqtt_session_bytes_max)
+    };
+    assert_eq!(of(&set), (7, 8, 9 << 10));
+    assert_eq!(of(&limits("")), (100, 1000, 1 << 20));
+    refused(
+        "[limits]\nmqtt_session_bytes_max = \"5GiB\"",
+        "leveret.toml, line 2: mqtt_session_bytes_max: \"5GiB\" is not below 2^32 bytes, the limit of this key",
+    );
+    refused(
+        "mqtt_subscriptions_max = 7",
+        "leveret.toml, line 1: mqtt_subscriptions_max belongs under [limits]",
+    );
 }
 
 #[test]

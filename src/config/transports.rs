@@ -19,6 +19,12 @@ pub(super) const MANAGEMENT_PORT: u16 = 15672;
 /// The port registered for AMQP over TLS.
 pub const AMQPS_PORT: u16 = 5671;
 
+/// The port registered for MQTT.
+pub const MQTT_PORT: u16 = 1883;
+
+/// The port registered for MQTT over TLS.
+pub const MQTTS_PORT: u16 = 8883;
+
 /// The settings of TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
@@ -130,6 +136,8 @@ read_from_text! {
     LoginFrom;
     FileMode;
     TlsAddress;
+    MqttAddress;
+    MqttTlsAddress;
 }
 
 /// The permissions of a file, in octal: `0660`.
@@ -151,19 +159,28 @@ impl fmt::Display for FileMode {
     }
 }
 
-/// An address to listen on with TLS, like a [`ListenAddress`]. The default port is [`AMQPS_PORT`].
+/// An address to listen on, like a [`ListenAddress`]. `PORT` is the default port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TlsAddress(pub ListenAddress);
+pub struct AddressWithDefaultPort<const PORT: u16>(pub ListenAddress);
 
-impl FromStr for TlsAddress {
+/// An address to listen on for AMQP with TLS.
+pub type TlsAddress = AddressWithDefaultPort<AMQPS_PORT>;
+
+/// An address to listen on for MQTT.
+pub type MqttAddress = AddressWithDefaultPort<MQTT_PORT>;
+
+/// An address to listen on for MQTT with TLS.
+pub type MqttTlsAddress = AddressWithDefaultPort<MQTTS_PORT>;
+
+impl<const PORT: u16> FromStr for AddressWithDefaultPort<PORT> {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
         if let Ok(ip) = text.parse::<IpAddr>() {
-            return Ok(Self(ListenAddress::required(SocketAddr::new(ip, AMQPS_PORT))));
+            return Ok(Self(ListenAddress::required(SocketAddr::new(ip, PORT))));
         }
         if let Some((address, zone)) = split_zone(text) {
-            let socket = SocketAddr::from((address, AMQPS_PORT));
+            let socket = SocketAddr::from((address, PORT));
             return Ok(Self(ListenAddress { zone: Some(zone), ..ListenAddress::required(socket) }));
         }
         text.parse().map(Self)

@@ -385,6 +385,23 @@ impl FromStr for Label {
     }
 }
 
+/// A text of `MIN` to `MAX` bytes, such as a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text<const MIN: usize, const MAX: usize>(pub String);
+
+impl<const MIN: usize, const MAX: usize> Readable for Text<MIN, MAX> {
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
+        let text = String::read(value)?;
+        match text.len() {
+            bytes if bytes < MIN => Err(ParseError::at(value, "it must not be empty")),
+            bytes if bytes > MAX => {
+                Err(ParseError::at(value, format_args!("it has {bytes} bytes, more than {MAX}")))
+            }
+            _ => Ok(Self(text)),
+        }
+    }
+}
+
 /// Splits a text into the digits at its start and the trimmed rest, which is the unit.
 fn split_number(text: &str) -> (&str, &str) {
     let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());

@@ -102,8 +102,8 @@ impl Client {
         }
     }
 
-    /// Notifies the client that the broker has cancelled a consumer; see [`Connection::server_cancel`]. An MQTT client is
-    /// disconnected, because its session is deleted.
+    /// Notifies the client that the broker has cancelled a consumer; see [`Connection::server_cancel`]. An MQTT client gets
+    /// no notification: the broker closes its connection.
     pub fn server_cancel(
         &mut self,
         context: &mut Context<'_>,
@@ -113,10 +113,7 @@ impl Client {
     ) -> bool {
         match self {
             Self::Amqp(connection) => connection.server_cancel(context, channel_number, consumer_tag, order),
-            Self::Mqtt(connection) => {
-                connection.session_deleted(context);
-                true
-            }
+            Self::Mqtt(_) => true,
         }
     }
 

@@ -276,11 +276,7 @@ impl Connection {
             is_logged_in: false,
             capabilities: Capabilities::default(),
             blocked: Blocked::default(),
-            negotiated: Negotiated {
-                frame_max: FRAME_BYTES_MIN,
-                channel_max: 0,
-                heartbeat_ms: 0,
-            },
+            negotiated: Negotiated { frame_max: FRAME_BYTES_MIN, channel_max: 0, heartbeat_ms: 0 },
             channels: OwnChannels::NONE,
             input: Input {
                 pending: Pending::NOTHING,

@@ -1,4 +1,4 @@
-//! The protocol state of one AMQP client: the server's side of a connection, without its socket.
+//! The protocol state of one client, AMQP or MQTT: the server's side of a connection, without its socket.
 //!
 //! The package does no input or output itself. Its caller passes in received bytes, the time and the outcomes
 //! of commands, and gets `Command`s for the broker and bytes for the client. So a test can run a connection
@@ -9,8 +9,12 @@
 //! are not sent yet. Here a *share* is the part of the broker's memory that one user may use for publishing; in
 //! `leveret-broker` it is the part of a pool that a queue or a connection may use.
 //!
+//! All files except `client` and `mqtt` are about AMQP.
+//!
 //! | file         | content                                                                                   |
 //! |--------------|-------------------------------------------------------------------------------------------|
+//! | `client`     | the connection of a client, whatever its protocol: what the event loop calls               |
+//! | `mqtt`       | the connection of an MQTT client                                                           |
 //! | `connection` | the state of a connection; the pools and settings that all connections share              |
 //! | `handshake`  | protocol header, login, negotiation, connection.open; the stored client properties        |
 //! | `input`      | the frames of an open connection; the fast path; faulty frames; closing                   |
@@ -67,7 +71,7 @@ pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
 pub use connection::{Context, Names, Pools};
 pub use connection::{Identity, Settings};
 pub use input::{InputStep, Suspension};
-pub use mqtt::{MqttConnection, MqttSettings};
+pub use mqtt::{MQTT_HEAP_BYTES, MqttConnection, MqttSettings};
 pub use output::Filled;
 pub use publish::message_flags;
 pub use timeouts::Timeout;

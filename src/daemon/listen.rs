@@ -54,12 +54,30 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// program that does not read for minutes. Heartbeats detect unreachable peers sooner.
 const USER_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// The protocol of a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ListenerProtocol {
+    Amqp,
+    Mqtt,
+    /// The management API and metrics.
+    Http,
+}
+
+/// A configured address to listen on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WantedListener {
+    listen: ListenAddress,
+    protocol: ListenerProtocol,
+    with_tls: bool,
+}
+
 /// One listening socket.
 #[derive(Debug)]
 pub(super) struct Listener {
     listener: ListeningSocket,
     /// The address as shown in the log.
     pub(super) address: ListenerAddress,
+    pub(super) protocol: ListenerProtocol,
     /// Clients use TLS.
     pub(super) with_tls: bool,
     /// The kernel accepts connections. A listener with TLS does not listen while there is no certificate.
@@ -112,7 +130,8 @@ impl Listener {
     /// Binds to an address without accepting connections yet; port 0 stands for any free port. Options are
     /// set on the listening socket, because accepted connections inherit them. This saves system calls for
     /// each connection.
-    fn open(listen: ListenAddress, with_tls: bool, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
+    fn open(wanted: WantedListener, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
+        let WantedListener { listen, protocol, with_tls } = wanted;
         let address = address_with_scope(listen)?;
         let (socket, is_listening) = match passed.take(address) {
             Some(socket) => (socket, true),
@@ -126,7 +145,7 @@ impl Listener {
             Some(_) => ListenerAddress::Interface(ListenAddress { socket, ..listen }),
             None => ListenerAddress::Network(socket),
         };
-        Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls, is_listening })
+        Ok(Self { listener: ListeningSocket::Tcp(listener), address, protocol, with_tls, is_listening })
     }
 
     /// Opens a listener. If the address family or interface is missing, or an optional address cannot be used, returns
@@ -134,13 +153,9 @@ impl Listener {
     ///
     /// # Errors
     /// Any other error of the system.
-    fn open_or_wait(
-        listen: ListenAddress,
-        with_tls: bool,
-        limits: &Limits,
-        passed: &mut Passed,
-    ) -> io::Result<Self> {
-        match Self::open(listen, with_tls, limits, passed) {
+    fn open_or_wait(wanted: WantedListener, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
+        let WantedListener { listen, protocol, with_tls } = wanted;
+        match Self::open(wanted, limits, passed) {
             Err(error) if listen.if_available || is_absent(&error) => {
                 let is_in_use = error.kind() == io::ErrorKind::AddrInUse;
                 // Many machines have no IPv6: that is no problem for an optional address.
@@ -153,7 +168,8 @@ impl Listener {
                     LISTEN_AGAIN_MS / 1000
                 );
                 let address = ListenerAddress::Interface(listen);
-                Ok(Self { listener: ListeningSocket::Absent(listen), address, with_tls, is_listening: false })
+                let listener = ListeningSocket::Absent(listen);
+                Ok(Self { listener, address, protocol, with_tls, is_listening: false })
             }
             opened => opened,
         }
@@ -187,7 +203,16 @@ impl Listener {
 
     /// Logs that clients can connect to this address.
     pub(super) fn log_open(&self) {
-        log::info!("listening {}on {}", if self.with_tls { "with TLS " } else { "" }, self.address);
+        let with_tls = if self.with_tls { "with TLS " } else { "" };
+        log::info!("listening {with_tls}on {}{}", self.address, self.log_suffix());
+    }
+
+    /// Returns what follows the address in log lines: the protocol, unless it is AMQP.
+    const fn log_suffix(&self) -> &'static str {
+        match self.protocol {
+            ListenerProtocol::Mqtt => " for MQTT",
+            ListenerProtocol::Amqp | ListenerProtocol::Http => "",
+        }
     }
 
     /// Returns whether the kernel accepts connections.
@@ -210,16 +235,16 @@ impl Listener {
             return self.log_open();
         }
         let ListeningSocket::Absent(listen) = self.listener else { return };
-        let opened =
-            Self::open(listen, self.with_tls, limits, &mut Passed(Vec::new())).and_then(|mut opened| {
-                opened.listen().map_err(io::Error::other)?;
-                opened.register(poll, token)?;
-                Ok(opened)
-            });
+        let wanted = WantedListener { listen, protocol: self.protocol, with_tls: self.with_tls };
+        let opened = Self::open(wanted, limits, &mut Passed(Vec::new())).and_then(|mut opened| {
+            opened.listen().map_err(io::Error::other)?;
+            opened.register(poll, token)?;
+            Ok(opened)
+        });
         match opened {
             Ok(opened) => {
                 *self = opened;
-                log::info!("listening on {} now", self.address);
+                log::info!("listening on {}{} now", self.address, self.log_suffix());
             }
             Err(error) => log::debug!("still not listening on {listen}: {error}"),
         }
@@ -365,19 +390,24 @@ fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
     }
 }
 
-/// Returns the addresses to listen on, each with whether it uses TLS. Those without TLS come first.
+/// Returns the addresses to listen on for AMQP, then those for MQTT; of each protocol those without TLS come first.
 ///
 /// # Errors
 /// There is neither an address nor a Unix socket, or an address occurs twice.
-pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, StartError> {
-    let with_tls = config.listen_tls.iter().map(|listen| (listen.0, true));
-    let wanted: Vec<_> = config.listen.iter().map(|listen| (*listen, false)).chain(with_tls).collect();
+pub(super) fn wanted(config: &Config) -> Result<Vec<WantedListener>, StartError> {
+    let wanted =
+        |protocol, with_tls| move |listen: ListenAddress| WantedListener { listen, protocol, with_tls };
+    let amqp = config.listen.iter().copied().map(wanted(ListenerProtocol::Amqp, false));
+    let amqp_tls = config.listen_tls.iter().map(|listen| listen.0).map(wanted(ListenerProtocol::Amqp, true));
+    let mqtt = config.mqtt.iter().map(|listen| listen.0).map(wanted(ListenerProtocol::Mqtt, false));
+    let mqtt_tls = config.mqtt_tls.iter().map(|listen| listen.0).map(wanted(ListenerProtocol::Mqtt, true));
+    let wanted: Vec<_> = amqp.chain(amqp_tls).chain(mqtt).chain(mqtt_tls).collect();
     if wanted.is_empty() && config.unix.path.is_none() {
         return Err(StartError::NowhereToListen);
     }
-    for (at, (listen, _)) in wanted.iter().enumerate() {
+    for (at, WantedListener { listen, .. }) in wanted.iter().enumerate() {
         let is_same =
-            |(other, _): &(ListenAddress, bool)| (other.socket, other.zone) == (listen.socket, listen.zone);
+            |other: &WantedListener| (other.listen.socket, other.listen.zone) == (listen.socket, listen.zone);
         if listen.socket.port() != 0 && wanted[..at].iter().any(is_same) {
             return Err(StartError::ListenTwice(*listen));
         }
@@ -385,39 +415,50 @@ pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, Star
     Ok(wanted)
 }
 
-/// Opens all AMQP listeners. The token of a listener is its index. Optional addresses that are missing are
-/// left out. Listeners without TLS come first.
+/// Returns how many of these listeners are for AMQP; those for MQTT come after them.
+pub(super) fn amqp_count(listeners: &[Listener]) -> usize {
+    listeners.partition_point(|listener| listener.protocol == ListenerProtocol::Amqp)
+}
+
+/// Opens all listeners for AMQP, then those for MQTT. Of each protocol, those without TLS come first. Optional
+/// addresses that are missing are left out. `token` returns a listener's token from its index and the number of
+/// listeners for AMQP.
 pub(super) fn open_listeners(
     poll: &mut Poll,
     config: &Config,
+    token: fn(usize, usize) -> Token,
     passed: &mut Passed,
 ) -> Result<Vec<Listener>, StartError> {
     let mut listeners: Vec<Listener> = Vec::new();
-    for (listen, with_tls) in wanted(config)? {
+    for wanted in wanted(config)? {
+        let listen = wanted.listen;
         if listen.if_available {
-            match Listener::open(listen, with_tls, &config.limits, passed) {
+            match Listener::open(wanted, &config.limits, passed) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => log::info!("not listening on {listen}: {error}"),
             }
             continue;
         }
-        let opened = Listener::open_or_wait(listen, with_tls, &config.limits, passed);
+        let opened = Listener::open_or_wait(wanted, &config.limits, passed);
         listeners.push(opened.map_err(|error| StartError::Listen(listen, error))?);
     }
     if let Some(path) = &config.unix.path {
         let listener = LocalListener::bind(path, FolderUse::Shared, config.unix.mode.0);
         let listener =
             listener.map(ListeningSocket::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
-        listeners.push(Listener {
+        let listener = Listener {
             listener,
             address: ListenerAddress::Local(path.clone()),
+            protocol: ListenerProtocol::Amqp,
             with_tls: false,
             is_listening: false,
-        });
+        };
+        listeners.insert(amqp_count(&listeners), listener);
     }
+    let amqp_count = amqp_count(&listeners);
     for (place, listener) in listeners.iter_mut().enumerate() {
         let failed = |error| StartError::System("wait for connections", error);
-        listener.register(poll, Token(place)).map_err(failed)?;
+        listener.register(poll, token(place, amqp_count)).map_err(failed)?;
     }
     if listeners.is_empty() { Err(StartError::NowhereToListen) } else { Ok(listeners) }
 }
@@ -440,7 +481,8 @@ pub(super) fn open_management(
     for (listen, with_tls) in wanted {
         // A listener without a socket keeps its place in the list, because listeners are identified by their
         // place.
-        let opened = Listener::open_or_wait(*listen, with_tls, &config.limits, passed);
+        let wanted = WantedListener { listen: *listen, protocol: ListenerProtocol::Http, with_tls };
+        let opened = Listener::open_or_wait(wanted, &config.limits, passed);
         let mut listener = opened.map_err(|error| StartError::Listen(*listen, error))?;
         let failed = |error| StartError::System("wait for connections", error);
         listener.register(poll, token(listeners.len())).map_err(failed)?;
@@ -660,8 +702,12 @@ mod tests {
     #[test]
     fn who_comes_in_has_the_options_of_the_door() {
         let limits = Limits::default();
-        let mut listener =
-            Listener::open("127.0.0.1:0".parse().unwrap(), false, &limits, &mut Passed(Vec::new())).unwrap();
+        let wanted = WantedListener {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            protocol: ListenerProtocol::Amqp,
+            with_tls: false,
+        };
+        let mut listener = Listener::open(wanted, &limits, &mut Passed(Vec::new())).unwrap();
         listener.listen().unwrap();
         let ListenerAddress::Network(address) = listener.address else { panic!("it is one of the network") };
         let _client = std::net::TcpStream::connect(address).unwrap();
@@ -672,6 +718,55 @@ mod tests {
         let times = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
         assert_eq!(times, (KEEPALIVE_AFTER, KEEPALIVE_INTERVAL));
         assert!(socket.tcp_user_timeout().unwrap() >= Some(USER_TIMEOUT));
+    }
+
+    #[test]
+    fn addresses_for_mqtt_come_after_those_for_amqp_and_differ_from_them() {
+        let config =
+            |text: &str| Config::gather(None, leveret_config::Layer::parse("", text).unwrap()).unwrap();
+        let wanted_by = |text: &str| {
+            wanted(&config(text)).map(|wanted| {
+                let shown = wanted.iter().map(|one| (one.listen.to_string(), one.protocol, one.with_tls));
+                shown.collect::<Vec<_>>()
+            })
+        };
+        let text = "mqtt_tls = [\"127.0.0.1\"]\nmqtt = [\"127.0.0.1\"]\nlisten_tls = [\"127.0.0.1\"]\n\
+                    listen = [\"127.0.0.1:5672\"]\n";
+        let in_order = [
+            ("127.0.0.1:5672".to_string(), ListenerProtocol::Amqp, false),
+            ("127.0.0.1:5671".to_string(), ListenerProtocol::Amqp, true),
+            ("127.0.0.1:1883".to_string(), ListenerProtocol::Mqtt, false),
+            ("127.0.0.1:8883".to_string(), ListenerProtocol::Mqtt, true),
+        ];
+        assert_eq!(wanted_by(text).unwrap(), in_order);
+        assert_eq!(wanted_by("listen = []\nmqtt = [\"127.0.0.1\"]\n").unwrap(), in_order[2..3]);
+        for twice in [
+            "listen = [\"127.0.0.1:1883\"]\nmqtt = [\"127.0.0.1\"]\n",
+            "listen_tls = [\"127.0.0.1:8883\"]\nmqtt_tls = [\"127.0.0.1\"]\n",
+            "mqtt = [\"127.0.0.1:8883\"]\nmqtt_tls = [\"127.0.0.1\"]\n",
+        ] {
+            let why = wanted_by(twice).unwrap_err().to_string();
+            assert!(why.contains(" is named twice to listen on; name it once in `listen`"), "{why}");
+        }
+        assert!(wanted_by("mqtt = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\n").is_ok(), "each has a free port");
+    }
+
+    #[test]
+    fn the_unix_socket_comes_before_the_listeners_for_mqtt() {
+        let path = std::env::temp_dir().join(format!("leveret-order-{}.sock", std::process::id()));
+        let text = format!(
+            "listen = [\"127.0.0.1:0\"]\nlisten_unix = {path:?}\nmqtt = [\"127.0.0.1:0\"]\n\
+             mqtt_tls = [\"127.0.0.1:0\"]\n"
+        );
+        let config = Config::gather(None, leveret_config::Layer::parse("", &text).unwrap()).unwrap();
+        let mut poll = Poll::new().unwrap();
+        let token = super::super::system::client_token;
+        let listeners = open_listeners(&mut poll, &config, token, &mut Passed(Vec::new())).unwrap();
+        assert_eq!(amqp_count(&listeners), 2);
+        let shown: Vec<String> = listeners.iter().map(super::super::system::shown).collect();
+        for (shown, protocol) in shown.iter().zip(["amqp ", "amqp/local ", "mqtt ", "mqtt/ssl "]) {
+            assert!(shown.starts_with(protocol), "{shown}");
+        }
     }
 
     #[test]

@@ -105,6 +105,7 @@ mod tests {
             (BRIDGE, "", nothing),
             ("", "listen = []\n[limits]\nqueues_max = 77", vec!["listen", "queues_max"]),
             ("[limits]\nqueues_max = 77", "", vec!["queues_max"]),
+            ("", "mqtt = \"127.0.0.1\"\nmqtt_vhost = \"a\"", vec!["mqtt", "mqtt_vhost"]),
             // Many limits follow from the memory. Only the changed key is named.
             ("", "memory_limit = \"40MB\"", vec!["memory_limit"]),
             // A key that was added or removed does not shift others.

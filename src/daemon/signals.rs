@@ -75,7 +75,8 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
 
 /// Returns the number of descriptors needed for other things than connections.
 fn others(config: &Config) -> u64 {
-    let listeners = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
+    let amqp = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
+    let listeners = amqp + config.mqtt.len() + config.mqtt_tls.len();
     let links = config.limits.bridge_links();
     let management = match config.management.len() + config.management_tls.len() + config.metrics.len() {
         0 => 0,

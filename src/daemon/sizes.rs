@@ -18,7 +18,9 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
         .map(|bytes| bytes.min(leveret_storage::SEGMENT_BYTES_MAX) as usize);
     let if_link = |bytes| if config.may_need_upstream_tls() { bytes } else { 0 };
-    let if_tls = |bytes| if config.listen_tls.is_empty() { 0 } else { bytes };
+    let if_tls = |bytes| if config.serves_clients_with_tls() { bytes } else { 0 };
+    let serves_mqtt = !config.mqtt.is_empty() || !config.mqtt_tls.is_empty();
+    let if_mqtt = |bytes| if serves_mqtt { bytes } else { 0 };
     let if_serving = |bytes| if config.serves_tls() { bytes } else { 0 };
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { leveret_tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
@@ -40,7 +42,8 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         tls_crl_bytes: if_serving(if config.tls.crls.is_empty() { 0 } else { leveret_tls::CRL_BYTES }),
         connection_bytes: leveret_server::peer_bytes::<Socket>()
             + leveret_broker::CONNECTION_BYTES
-            + leveret_connection::Pools::client_properties_bytes(),
+            + leveret_connection::Pools::client_properties_bytes()
+            + if_mqtt(leveret_broker::SESSION_BYTES + leveret_connection::MQTT_HEAP_BYTES),
         bridge_bytes: leveret_server::bridge_bytes::<Socket>(limits.frame_max as usize, window)
             + 3 * leveret_broker::CONNECTION_BYTES
             + 3 * leveret_broker::CHANNEL_BYTES
@@ -142,6 +145,20 @@ mod tests {
         let own = config.limits.clone();
         config.derive_limits(record_sizes).unwrap();
         assert_eq!(config.limits, own, "messages of 16 MiB are taken, and more");
+    }
+
+    #[test]
+    fn tls_for_mqtt_alone_takes_the_memory_of_tls() {
+        let board = "board = \"router-64\"\n";
+        let table = |listen: &str| {
+            let mut config = said(&format!("{board}{listen}"));
+            let table = config.derive_limits(record_sizes).unwrap();
+            (config.limits, table)
+        };
+        let amqp = table("listen_tls = [\"127.0.0.1\"]\n");
+        assert_eq!(table("mqtt_tls = [\"127.0.0.1\"]\n"), amqp);
+        assert!(amqp.1.lines.iter().any(|line| line.key == "tls_connections_max"));
+        assert_eq!(table("mqtt = [\"127.0.0.1\"]\n"), table(""));
     }
 
     #[test]

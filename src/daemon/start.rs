@@ -11,7 +11,7 @@ use std::sync::Arc;
 use leveret_broker::{Broker, Context};
 use leveret_config::units::ListenAddress;
 use leveret_config::{Config, ConfigError};
-use leveret_connection::Identity;
+use leveret_connection::{Identity, MqttSettings};
 use leveret_core::limits::{Megabytes, MemoryTable};
 use leveret_management::definitions::{At, Item, Parsed, apply, hash_password, parse, read, unknown_field};
 use leveret_management::request::{Endurance, Machine, Process, StoreView};
@@ -27,7 +27,7 @@ use super::event_loop::EventLoop;
 use super::helpers::Resolver;
 use super::listen::{self, Listener, ListenerAddress, Passed};
 use super::system::entropy;
-use super::system::{HANGUP, HELPERS, SIGNAL, System, management_token, shown};
+use super::system::{HANGUP, HELPERS, SIGNAL, System, client_token, management_token, shown};
 use super::systemd;
 use super::{disk, helpers, signals, sizes, system};
 
@@ -48,7 +48,7 @@ impl EventLoop {
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
         let certificates = config.serves_tls().then(|| open_certificates(&config)).transpose()?;
         let mut passed = Passed::take_from_systemd()?;
-        let listeners = listen::open_listeners(&mut poll, &config, &mut passed)?;
+        let listeners = listen::open_listeners(&mut poll, &config, client_token, &mut passed)?;
         let management = listen::open_management(&poll, &config, management_token, &mut passed)?;
         passed.check_none_left()?;
         log_limits(&config, &table);
@@ -56,11 +56,18 @@ impl EventLoop {
         broker.access_mut().set_loopback_users(&config.loopback_users);
         let no_thread = |error| StartError::System("start a thread", error);
         let waker = Arc::new(Waker::new(poll.registry(), HELPERS).map_err(no_thread)?);
+        let (amqp, mqtt) = listeners.split_at(listen::amqp_count(&listeners));
         let setup = EngineSetup {
             limits: limits.clone(),
             identity: identity(&config),
             waiting_sockets_max,
-            listeners: listeners.iter().map(|listener| listener.with_tls).collect(),
+            listeners: amqp.iter().map(|listener| listener.with_tls).collect(),
+            mqtt_listeners: mqtt.iter().map(|listener| listener.with_tls).collect(),
+            mqtt: MqttSettings {
+                anonymous_user: config.mqtt_anonymous_user.clone(),
+                vhost: config.mqtt_vhost.clone(),
+                content_type: config.mqtt_content_type.clone(),
+            },
             tls_links_max: config.tls_links_max(),
             certificates: CertificateState::of(certificates.as_ref()),
             is_memory_locked: config.memory_lock,
@@ -126,7 +133,7 @@ impl EventLoop {
             let scheme = if listener.with_tls { "https" } else { "http" };
             log::info!("{what} on {scheme}://{}/", listener.address);
         }
-        // This line is logged last, because scripts wait for it.
+        // These lines are logged last, because scripts wait for them.
         engine
             .platform()
             .listeners
@@ -210,13 +217,9 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         listeners: listeners
             .iter()
             .map(shown)
-            .chain(management.iter().enumerate().map(|(at, listener)| {
-                let spoken = match (is_api(config, at), listener.with_tls) {
-                    (true, true) => "https",
-                    (true, false) => "http",
-                    (false, _) => "http/prometheus",
-                };
-                format!("{spoken} {}", listener.address)
+            .chain(management.iter().enumerate().map(|(at, listener)| match is_api(config, at) {
+                true => shown(listener),
+                false => format!("http/prometheus {}", listener.address),
             }))
             .collect(),
         hosts: [name.clone(), format!("{name}.local"), "localhost".to_string()]
@@ -333,13 +336,17 @@ impl fmt::Display for StartError {
                  `listen`"
             ),
             Self::ListenTwice(address) => {
-                write!(f, "{address} is named twice to listen on; name it once in `listen` or `listen_tls`")
+                write!(
+                    f,
+                    "{address} is named twice to listen on; name it once in `listen`, `listen_tls`, `mqtt` or \
+                     `mqtt_tls`"
+                )
             }
             Self::Passed(address) => write!(
                 f,
                 "systemd passes a socket for {}, for which the configuration has no listener: name it in \
-                 `listen`, `listen_tls`, `management`, `management_tls` or `metrics`, or remove it from \
-                 leveret.socket",
+                 `listen`, `listen_tls`, `mqtt`, `mqtt_tls`, `management`, `management_tls` or `metrics`, or \
+                 remove it from leveret.socket",
                 address.map_or_else(|| "what is no address".to_string(), |address| address.to_string())
             ),
             Self::ListenLocal(path, error) => write!(
@@ -471,6 +478,16 @@ fn cannot_open(path: &Path, error: &io::Error) -> String {
 mod tests {
     use super::*;
     use leveret_config::Layer;
+
+    #[test]
+    fn a_listener_with_tls_needs_the_files_of_tls() {
+        for key in ["listen_tls", "mqtt_tls"] {
+            let text = format!("{key} = [\"127.0.0.1\"]");
+            let config = Config::gather(None, Layer::parse("leveret.toml", &text).unwrap()).unwrap();
+            let why = crate::dry_run_start(&config).unwrap_err().to_string();
+            assert!(why.contains("[tls]"), "{key}: {why}");
+        }
+    }
 
     #[test]
     fn the_cluster_has_one_name_over_amqp_and_over_the_management_api() {

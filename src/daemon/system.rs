@@ -25,8 +25,8 @@ use mio::{Interest, Poll, Token};
 use super::disk::Threads;
 use super::helpers::{Helper, Resolver};
 use super::listen::{
-    self, FolderUse, Listener, ListenerAddress, LocalListener, MANAGEMENT_LISTENERS_MAX, SpareDescriptor,
-    failure_of,
+    self, FolderUse, Listener, ListenerAddress, ListenerProtocol, LocalListener, MANAGEMENT_LISTENERS_MAX,
+    SpareDescriptor, failure_of,
 };
 use super::socket::{BufferSize, LocalBuffers, Socket};
 use super::start::StartError;
@@ -42,6 +42,8 @@ pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
 pub(super) const HELPERS: Token = Token(usize::MAX - 2);
 /// The token of the pipe for SIGHUP.
 pub(super) const HANGUP: Token = Token(usize::MAX - 3);
+/// The token of the first listener for MQTT; lower tokens are those of listeners for AMQP.
+const FIRST_MQTT: usize = 1 << 15;
 /// The token of the control socket's listener.
 const CONTROL: usize = usize::MAX - 16;
 /// The token of the first listener of the management API.
@@ -63,9 +65,15 @@ pub(super) fn owner_of(Token(token): Token) -> TokenOwner {
         token if (FIRST_MANAGEMENT..CONTROL).contains(&token) => {
             TokenOwner::Listener(ListenerId::Management(token - FIRST_MANAGEMENT))
         }
-        token if token < FIRST_PEER => TokenOwner::Listener(ListenerId::Amqp(token)),
+        token if token < FIRST_MQTT => TokenOwner::Listener(ListenerId::Amqp(token)),
+        token if token < FIRST_PEER => TokenOwner::Listener(ListenerId::Mqtt(token - FIRST_MQTT)),
         token => TokenOwner::Peer(PeerId::from_index(token - FIRST_PEER)),
     }
+}
+
+/// Returns the token of a listener for AMQP or MQTT with this index; `amqp_count` of them are for AMQP.
+pub(super) const fn client_token(place: usize, amqp_count: usize) -> Token {
+    Token(if place < amqp_count { place } else { FIRST_MQTT + place - amqp_count })
 }
 
 /// Returns the token of a listener of the management API.
@@ -80,7 +88,10 @@ const fn token_of(peer: PeerId) -> Token {
 /// The platform of the server.
 pub(super) struct System {
     pub(super) poll: Poll,
+    /// Listeners for AMQP, followed by those for MQTT.
     pub(super) listeners: Vec<Listener>,
+    /// Number of `listeners` that are for AMQP.
+    amqp_count: usize,
     pub(super) management: Vec<Listener>,
     /// No certificate can be used, so listeners with TLS do not listen.
     pub(super) is_tls_unavailable: bool,
@@ -127,9 +138,9 @@ impl System {
 
     /// Retries listeners that do not listen.
     pub(super) fn listen_again(&mut self) {
-        let Self { poll, limits, is_tls_unavailable, .. } = self;
+        let Self { poll, limits, is_tls_unavailable, amqp_count, .. } = self;
         for (place, listener) in self.listeners.iter_mut().enumerate() {
-            listener.try_again(poll, Token(place), limits, *is_tls_unavailable);
+            listener.try_again(poll, client_token(place, *amqp_count), limits, *is_tls_unavailable);
         }
         for (place, listener) in self.management.iter_mut().enumerate() {
             listener.try_again(poll, management_token(place), limits, *is_tls_unavailable);
@@ -146,6 +157,7 @@ impl System {
         Self {
             poll,
             local_buffers: LocalBuffers::new(&limits, &listeners),
+            amqp_count: listen::amqp_count(&listeners),
             listeners,
             management,
             is_tls_unavailable: false,
@@ -211,6 +223,9 @@ impl Platform for System {
     ) -> Result<Accepted<Socket>, AcceptFailure> {
         match listener {
             ListenerId::Amqp(place) => self.listeners[place].accept(&mut self.spare, log, now),
+            ListenerId::Mqtt(place) => {
+                self.listeners[self.amqp_count + place].accept(&mut self.spare, log, now)
+            }
             ListenerId::Control => self.accept_control(log, now),
             ListenerId::Management(place) => self.management[place].accept(&mut self.spare, log, now),
         }
@@ -341,10 +356,14 @@ pub(super) fn unix_ms() -> u64 {
 
 /// Formats protocol and address of a listener.
 pub(super) fn shown(listener: &Listener) -> String {
-    let protocol = match (&listener.address, listener.with_tls) {
-        (ListenerAddress::Local(_), _) => "amqp/local",
-        (_, true) => "amqp/ssl",
-        (_, false) => "amqp",
+    let protocol = match (&listener.address, listener.protocol, listener.with_tls) {
+        (ListenerAddress::Local(_), ..) => "amqp/local",
+        (_, ListenerProtocol::Amqp, true) => "amqp/ssl",
+        (_, ListenerProtocol::Amqp, false) => "amqp",
+        (_, ListenerProtocol::Mqtt, true) => "mqtt/ssl",
+        (_, ListenerProtocol::Mqtt, false) => "mqtt",
+        (_, ListenerProtocol::Http, true) => "https",
+        (_, ListenerProtocol::Http, false) => "http",
     };
     format!("{protocol} {}", listener.address)
 }
@@ -391,7 +410,9 @@ mod tests {
         for peer in [0, 65_535].map(PeerId::from_index) {
             assert_eq!(owner_of(token_of(peer)), TokenOwner::Peer(peer));
         }
-        assert_eq!(owner_of(Token(3)), TokenOwner::Listener(ListenerId::Amqp(3)));
+        assert_eq!(owner_of(client_token(3, 4)), TokenOwner::Listener(ListenerId::Amqp(3)));
+        assert_eq!(owner_of(client_token(4, 4)), TokenOwner::Listener(ListenerId::Mqtt(0)));
+        assert_eq!(owner_of(client_token(2, 0)), TokenOwner::Listener(ListenerId::Mqtt(2)));
         assert_eq!(owner_of(Token(CONTROL)), TokenOwner::Listener(ListenerId::Control));
         for place in [0, MANAGEMENT_LISTENERS_MAX - 1] {
             assert_eq!(

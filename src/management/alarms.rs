@@ -324,6 +324,7 @@ pub(super) fn protocol(call: &Call<'_>, context: &RequestContext<'_>) -> Answer 
     let protocol = match name {
         "amqp091" | "amqp" => "amqp",
         "amqps" | "amqp/ssl" => "amqp/ssl",
+        "mqtts" => "mqtt/ssl",
         other => other,
     };
     if !listeners(context).any(|(spoken, _)| spoken == protocol) {

@@ -714,7 +714,8 @@ impl Process {
     /// Returns the open listeners: protocol, a space, and the address. Those with TLS are closed while no certificate
     /// can be used.
     pub(crate) fn open_listeners(&self) -> impl Iterator<Item = &str> {
-        let has_tls = |text: &str| text.starts_with("amqp/ssl ") || text.starts_with("https ");
+        let has_tls =
+            |text: &str| ["amqp/ssl ", "mqtt/ssl ", "https "].iter().any(|spoken| text.starts_with(spoken));
         self.listeners
             .iter()
             .map(String::as_str)

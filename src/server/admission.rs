@@ -103,6 +103,7 @@ struct Listener {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ListenerKind {
     Amqp,
+    Mqtt,
     Operator(OperatorKind),
 }
 
@@ -120,13 +121,14 @@ enum OperatorKind {
 /// The listeners in the configuration. An entry is `true` if the listener uses TLS.
 pub(super) struct Listeners {
     pub(super) amqp: Vec<bool>,
+    pub(super) mqtt: Vec<bool>,
     /// The listeners of the management API, followed by those for metrics.
     pub(super) management: Vec<bool>,
     /// Number of listeners of `management` that are for metrics.
     pub(super) metrics: usize,
 }
 
-/// A limit on connections of AMQP that have not logged in.
+/// A limit on connections of AMQP and MQTT that have not logged in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Limit {
     /// `tls_handshakes_max`.
@@ -215,13 +217,15 @@ impl<S> Admission<S> {
         let first_metrics = listeners.management.len() - listeners.metrics;
         let amqp = listeners.amqp.iter().enumerate();
         let amqp = amqp.map(|(at, tls)| Listener::new(ListenerKind::Amqp, ListenerId::Amqp(at), *tls));
+        let mqtt = listeners.mqtt.iter().enumerate();
+        let mqtt = mqtt.map(|(at, tls)| Listener::new(ListenerKind::Mqtt, ListenerId::Mqtt(at), *tls));
         let management = listeners.management.iter().enumerate().map(|(at, tls)| {
             let kind = if at < first_metrics { OperatorKind::Api } else { OperatorKind::Metrics };
             Listener::new(ListenerKind::Operator(kind), ListenerId::Management(at), *tls)
         });
         let control = Listener::new(CONTROL, ListenerId::Control, false);
         Self {
-            listeners: amqp.chain(management).chain([control]).collect(),
+            listeners: amqp.chain(mqtt).chain(management).chain([control]).collect(),
             waiting: Vec::with_capacity(waiting_sockets_max),
             waiting_sockets_max,
             last: OperatorKind::Metrics,
@@ -300,6 +304,7 @@ impl<P: Platform> Engine<P> {
             let address = accepted.address;
             let begun = match kind {
                 ListenerKind::Amqp => self.shared.begin_client(accepted, with_tls, Client::amqp),
+                ListenerKind::Mqtt => self.shared.begin_client(accepted, with_tls, Client::mqtt),
                 ListenerKind::Operator(kind) => self.begin_operator(kind, accepted, with_tls),
             };
             if let Err(error) = begun {
@@ -379,14 +384,14 @@ impl<P: Platform> Engine<P> {
         Err(earliest)
     }
 
-    /// Like [`Self::next_admission`], for AMQP clients. Chooses the first socket for which no limit is
+    /// Like [`Self::next_admission`], for clients of AMQP and MQTT. Chooses the first socket for which no limit is
     /// reached, or for which connections can be evicted.
     fn next_client(&self) -> Result<(usize, Evicted), Deadline> {
         let mut earliest = Deadline::NEVER;
         let mut reached: heapless::Vec<Limit, 24> = heapless::Vec::new();
         let waiting = self.shared.admission.waiting.iter().enumerate();
         for (at, WaitingSocket { with_tls, accepted, .. }) in
-            waiting.filter(|(_, one)| one.kind == ListenerKind::Amqp)
+            waiting.filter(|(_, one)| matches!(one.kind, ListenerKind::Amqp | ListenerKind::Mqtt))
         {
             let origin = accepted.address.origin();
             if reached.iter().any(|limit| limit.prevents_slot_for(origin, *with_tls)) {
@@ -429,7 +434,7 @@ impl<P: Platform> Engine<P> {
         Ok((at, Evicted::from_iter([(id, "management_clients_max")])))
     }
 
-    /// Returns the connections to be evicted for a new AMQP connection from this address.
+    /// Returns the connections to be evicted for a new client of AMQP or MQTT from this address.
     ///
     /// # Errors
     /// The limit that is reached, and the deadline before which no connection can be evicted for it.

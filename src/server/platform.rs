@@ -65,6 +65,8 @@ pub struct Accepted<S> {
 pub enum ListenerId {
     /// A listener for AMQP, by index.
     Amqp(usize),
+    /// A listener for MQTT, by index.
+    Mqtt(usize),
     /// The control socket.
     Control,
     /// A listener of the management API, by index.
@@ -134,7 +136,7 @@ pub trait Platform {
     /// Closes a socket that was registered.
     fn close(&mut self, socket: Self::Socket);
 
-    /// Stops accepting AMQP connections.
+    /// Stops accepting connections, except at the control socket.
     fn stop_listening(&mut self);
 
     /// Begins a write, on a thread that may block.

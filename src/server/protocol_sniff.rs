@@ -118,7 +118,9 @@ impl<P: Platform> Shared<P> {
             (Opening::Tls, true) if !is_tls => {
                 "TLS on the port for plain MQTT: use the port in mqtt_tls, or no TLS"
             }
-            (Opening::Mqtt, false) => "MQTT on the port for AMQP: MQTT has its own port (`mqtt`), if it is enabled",
+            (Opening::Mqtt, false) => {
+                "MQTT on the port for AMQP: MQTT has its own port (`mqtt`), if it is enabled"
+            }
             (Opening::Amqp091 | Opening::OtherAmqp, true) => {
                 "AMQP on the port for MQTT: AMQP has its own port (`listen`)"
             }
@@ -160,7 +162,9 @@ fn not_tls(client: &Client, opening: Opening) -> (Option<&'static [u8]>, &'stati
         (Opening::Http, true) => {
             (Some(HTTP_ANSWER_OF_MQTT), "HTTP on the port for MQTT over TLS: is it the right port?")
         }
-        (Opening::Mqtt, false) => (None, "MQTT on the port for AMQP over TLS: MQTT has its own port (`mqtt_tls`)"),
+        (Opening::Mqtt, false) => {
+            (None, "MQTT on the port for AMQP over TLS: MQTT has its own port (`mqtt_tls`)")
+        }
         (Opening::Amqp091 | Opening::OtherAmqp, true) => {
             (None, "AMQP on the port for MQTT over TLS: AMQP has its own port (`listen_tls`)")
         }

@@ -8,7 +8,7 @@ use leveret_bridge::Origin;
 use leveret_broker::Broker;
 use leveret_config::Config;
 use leveret_config::bridge::Bridge as BridgeConfig;
-use leveret_connection::{Context, Identity, Names, Pools, Settings};
+use leveret_connection::{Context, Identity, MqttSettings, Names, Pools, Settings};
 use leveret_core::command::ConnectionId;
 use leveret_core::limits::Limits;
 use leveret_core::log_limiter::LogLimiter;
@@ -43,6 +43,10 @@ pub struct EngineSetup {
     pub waiting_sockets_max: usize,
     /// Listeners for AMQP, by index: whether TLS is used.
     pub listeners: Vec<bool>,
+    /// Listeners for MQTT, by index: whether TLS is used.
+    pub mqtt_listeners: Vec<bool>,
+    /// The settings of MQTT.
+    pub mqtt: MqttSettings,
     /// Listeners of the management API, followed by those for metrics, by index: whether TLS is used.
     pub management_listeners: Vec<bool>,
     /// Number of `management_listeners` that serve metrics without a login.
@@ -89,10 +93,11 @@ impl<P: Platform> Engine<P> {
         let peers = Peers::<P::Socket>::slots_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,
+            mqtt: setup.mqtt_listeners,
             management: setup.management_listeners,
             metrics: setup.metrics_listeners,
         };
-        let with_tls = listeners.amqp.contains(&true);
+        let with_tls = listeners.amqp.contains(&true) || listeners.mqtt.contains(&true);
         let manages_tls = listeners.management.contains(&true);
         // Links of bridges and management clients.
         let other_tls_peers_max =
@@ -107,7 +112,7 @@ impl<P: Platform> Engine<P> {
             peers: Peers::with_capacity(connections),
             lists: Lists::with_capacity(peers),
             resources: SharedResources {
-                settings: Settings::new(&limits, &setup.identity),
+                settings: Settings::new(&limits, &setup.identity).with_mqtt(setup.mqtt),
                 pools: Pools::new(&limits),
                 messages: Messages::new(limits.message_limits()),
                 log: LogLimiter::default(),

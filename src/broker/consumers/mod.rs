@@ -24,7 +24,9 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, ReplyOrder, SessionId, VhostId};
+use leveret_core::command::{
+    ChannelId, ConnectionId, ExchangeId, Name, QueueId, ReplyOrder, SessionId, VhostId,
+};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Links, List, MessageId, Slab};

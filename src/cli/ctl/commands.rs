@@ -199,7 +199,7 @@ commands! {
     "check_port_listener", " <port>", 1..=1, checks::check_port_listener,
         "Checks that the broker listens on a port";
     "check_protocol_listener", " <protocol>", 1..=1, checks::check_protocol_listener,
-        "Checks that the broker listens for a protocol: amqp, amqp/ssl, http, https, http/prometheus";
+        "Checks that the broker listens for a protocol: amqp, amqp/ssl, mqtt, mqtt/ssl, http, https, http/prometheus";
     "check_virtual_hosts", "", 0..=0, checks::check_virtual_hosts, "Checks that the broker answers";
     "node_health_check", "", 0..=0, checks::node_health_check, "Checks that the broker answers. Deprecated";
     "list_alarms", "", 0..=0, operations::alarms, "Lists what needs the attention of an operator";

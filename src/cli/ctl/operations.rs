@@ -146,6 +146,8 @@ pub(super) fn listener_parts(listener: &str) -> [&str; 4] {
     let (protocol, place) = listener.split_once(' ').unwrap_or_default();
     let purpose = match protocol {
         "amqp/ssl" => "AMQP 0-9-1 over TLS",
+        "mqtt" => "MQTT",
+        "mqtt/ssl" => "MQTT over TLS",
         "http" => "HTTP API",
         "https" => "HTTP API over TLS (HTTPS)",
         "http/prometheus" => "Prometheus exporter API over HTTP",

@@ -90,7 +90,11 @@ impl MqttConnection {
             None if is_told || reason == ReasonCode::QuotaExceeded => {}
             _ => return self.end(context, reason, format_args!("a message is refused: {text}")),
         }
-        self.warn(context, LogKind::Channel, format_args!(": a message is refused: {text} ({})", reason.name()));
+        self.warn(
+            context,
+            LogKind::Channel,
+            format_args!(": a message is refused: {text} ({})", reason.name()),
+        );
     }
 
     fn push_puback(
@@ -236,7 +240,11 @@ impl MqttConnection {
         let record = &record[..RECORD_HEAD_BYTES + len];
         if !self.output.packets.append(&mut context.pools.replies, record) {
             // The size of the pool should make this impossible.
-            self.warn(context, LogKind::Shortage, format_args!(": closed, because there is no capacity for an answer"));
+            self.warn(
+                context,
+                LogKind::Shortage,
+                format_args!(": closed, because there is no capacity for an answer"),
+            );
             self.finish(context.now);
         }
     }
@@ -245,6 +253,7 @@ impl MqttConnection {
     pub(super) const fn has_answer_room(&self, context: &Context<'_>) -> bool {
         // A chain may take one block more than its length needs, because all but one byte of its first block may be
         // consumed already.
-        self.output.packets.len() + 2 * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES <= context.settings.replies_bytes_max
+        self.output.packets.len() + 2 * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
+            <= context.settings.replies_bytes_max
     }
 }

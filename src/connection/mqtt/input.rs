@@ -12,8 +12,8 @@ use leveret_core::password::Secret;
 use leveret_core::pending_writes::Batch;
 use leveret_core::topic::exchange_separators;
 use leveret_mqtt::{
-    Ack, AckKind, Connect, Disconnect, FixedHeader, HeaderLen, Packet, PacketError, PacketType, PublishHeader, QoS,
-    ReasonCode, Subscribe, TopicFilter, Unsubscribe, Version,
+    Ack, AckKind, Connect, Disconnect, FixedHeader, HeaderLen, Packet, PacketError, PacketType,
+    PublishHeader, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe, Version,
 };
 
 use super::super::connection::{Context, Names};
@@ -253,7 +253,10 @@ impl MqttConnection {
         }
         let len_max = if is_open { context.settings.frame_max } else { context.settings.connect_len_max };
         if fixed.packet_len() > len_max as usize {
-            return Err(PacketError::new(ReasonCode::PacketTooLarge, "a packet larger than this broker accepts"));
+            return Err(PacketError::new(
+                ReasonCode::PacketTooLarge,
+                "a packet larger than this broker accepts",
+            ));
         }
         let Some(body) = after_fixed.get(..fixed.remaining_len as usize) else {
             return Ok((Handled::NeedMore, 0));
@@ -396,9 +399,10 @@ impl MqttConnection {
     fn check_publish(&self, context: &Context<'_>, header: &PublishHeader<'_>) -> Result<(), PacketError> {
         let refused = |reason, text| Err(PacketError::new(reason, text));
         match () {
-            () if header.qos == QoS::ExactlyOnce => {
-                refused(ReasonCode::QosNotSupported, "a PUBLISH with QoS 2, which this broker does not support")
-            }
+            () if header.qos == QoS::ExactlyOnce => refused(
+                ReasonCode::QosNotSupported,
+                "a PUBLISH with QoS 2, which this broker does not support",
+            ),
             () if header.retain && self.version == Version::V5 => {
                 let text = "a retained message, which this broker does not support";
                 refused(ReasonCode::RetainNotSupported, text)
@@ -421,7 +425,8 @@ impl MqttConnection {
         key: &str,
     ) -> Result<MessageId, Refused> {
         let may_wait = context.share == Share::Ordinary;
-        let refused = |full| if may_wait { Refused::Wait(full) } else { Refused::Now(ReasonCode::QuotaExceeded) };
+        let refused =
+            |full| if may_wait { Refused::Wait(full) } else { Refused::Now(ReasonCode::QuotaExceeded) };
         let message = match self.input.publish {
             Publishing::Reserving { message } => message,
             _ => context.messages.begin(TOPIC_EXCHANGE, key.as_bytes(), context.share).map_err(refused)?,
@@ -429,13 +434,8 @@ impl MqttConnection {
         let is_persistent = header.qos != QoS::AtMostOnce;
         let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
         let properties = amqp_properties(is_persistent, &context.settings.mqtt.content_type);
-        let reserved = context.messages.reserve_content(
-            message,
-            &properties,
-            flags,
-            header.payload_len,
-            context.share,
-        );
+        let reserved =
+            context.messages.reserve_content(message, &properties, flags, header.payload_len, context.share);
         match reserved {
             Ok(()) => Ok(message),
             Err(full) if may_wait => {
@@ -564,7 +564,11 @@ impl MqttConnection {
         self.input.filters.as_ref().map_or(0, |filters| filters.codes.len())
     }
 
-    fn handle_disconnect(&mut self, context: &mut Context<'_>, disconnect: Disconnect) -> Result<(), PacketError> {
+    fn handle_disconnect(
+        &mut self,
+        context: &mut Context<'_>,
+        disconnect: Disconnect,
+    ) -> Result<(), PacketError> {
         if disconnect.session_expiry_s.is_some_and(|seconds| seconds > 0) {
             return Err(PacketError::protocol("a session expiry in DISCONNECT, although CONNECT had none"));
         }
@@ -612,7 +616,9 @@ impl MqttConnection {
     /// Closes the connection of a client that has sent DISCONNECT after messages that wait for capacity. These messages
     /// are dropped.
     pub(in super::super) fn close_suspended(&mut self, context: &mut Context<'_>) {
-        let text = format_args!(": the client has disconnected while its messages waited for capacity: they are dropped");
+        let text = format_args!(
+            ": the client has disconnected while its messages waited for capacity: they are dropped"
+        );
         self.warn(context, LogKind::Connection, text);
         self.finish_with(context);
     }
@@ -633,7 +639,8 @@ fn amqp_properties(is_persistent: bool, content_type: &str) -> heapless::Vec<u8,
     let mut octets = heapless::Vec::new();
     let flags = if content_type.is_empty() { DELIVERY_MODE } else { CONTENT_TYPE | DELIVERY_MODE };
     let mode = if is_persistent { 2 } else { 1 };
-    let mut push = |part: &[u8]| octets.extend_from_slice(part).expect("the content type has a maximum length");
+    let mut push =
+        |part: &[u8]| octets.extend_from_slice(part).expect("the content type has a maximum length");
     push(&flags.to_be_bytes());
     if !content_type.is_empty() {
         push(&[content_type.len() as u8]);

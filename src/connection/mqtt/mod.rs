@@ -34,6 +34,9 @@ use super::handshake::ClientProperties;
 use super::timeouts::{LOGIN_TIMEOUT_MS, PAUSE_MS_MIN, Timeout};
 use input::Input;
 
+/// Bytes of memory that an MQTT connection may allocate in addition to its record: the codes of a SUBACK.
+pub const MQTT_HEAP_BYTES: usize = size_of::<input::Filters>();
+
 /// Settings for MQTT clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MqttSettings {
@@ -140,7 +143,12 @@ impl MqttConnection {
                 is_pingresp_due: false,
                 begun: None,
             },
-            timing: Timing { last_received: now, payload_begun: now, packet_due: Deadline::NEVER, unhandled_bytes: 0 },
+            timing: Timing {
+                last_received: now,
+                payload_begun: now,
+                packet_due: Deadline::NEVER,
+                unhandled_bytes: 0,
+            },
         }
     }
 
@@ -161,7 +169,8 @@ impl MqttConnection {
 
     /// Returns whether no packet of the client was handled yet.
     pub(super) const fn awaits_first_packet(&self) -> bool {
-        matches!(self.phase, Phase::Connecting { step: ConnectStep::Login, .. }) && !self.input.is_command_pending()
+        matches!(self.phase, Phase::Connecting { step: ConnectStep::Login, .. })
+            && !self.input.is_command_pending()
     }
 
     pub(super) const fn may_leave_broker(&self) -> bool {
@@ -267,7 +276,11 @@ impl MqttConnection {
             }
             Phase::Finished { .. } => Timeout::Close,
             Phase::Connecting { .. } => {
-                self.warn(context, LogKind::Timeout, format_args!(": closed, CONNECT did not arrive in time"));
+                self.warn(
+                    context,
+                    LogKind::Timeout,
+                    format_args!(": closed, CONNECT did not arrive in time"),
+                );
                 Timeout::Close
             }
             Phase::Open if self.keep_alive_deadline().is_due(context.now) => {
@@ -327,19 +340,16 @@ impl MqttConnection {
 
     // ---- closing
 
-    /// Closes the connection because the queue of its session was deleted.
-    pub(super) fn session_deleted(&mut self, context: &mut Context<'_>) {
-        if self.phase == Phase::Open {
-            self.end(context, ReasonCode::AdministrativeAction, format_args!("the queue of its session was deleted"));
-        }
-    }
-
     /// Closes the connection with this fault.
     pub(super) fn close(&mut self, context: &mut Context<'_>, fault: &Fault) {
         let reason = reason_of(fault.code);
         match self.phase {
-            Phase::Connecting { step: ConnectStep::Login, .. } | Phase::Refused { .. } => self.finish(context.now),
-            Phase::Connecting { .. } | Phase::Open => self.end(context, reason, format_args!("{}", fault.text)),
+            Phase::Connecting { step: ConnectStep::Login, .. } | Phase::Refused { .. } => {
+                self.finish(context.now)
+            }
+            Phase::Connecting { .. } | Phase::Open => {
+                self.end(context, reason, format_args!("{}", fault.text))
+            }
             Phase::Finished { .. } => {}
         }
     }

@@ -37,7 +37,9 @@ impl MqttConnection {
     ) -> Filled {
         let mut filled = Filled::default();
         loop {
-            if self.output.begun.is_none() && self.write_packets(context, out, &mut filled) == Progress::BufferFull {
+            if self.output.begun.is_none()
+                && self.write_packets(context, out, &mut filled) == Progress::BufferFull
+            {
                 break;
             }
             if self.phase != Phase::Open {

@@ -85,6 +85,12 @@ pub struct Limits {
     pub unacknowledged_max: u32,
     /// Largest message body in bytes; larger ones are refused with 406.
     pub message_size_max: u32,
+    /// Maximum number of subscriptions of one MQTT session.
+    pub mqtt_subscriptions_max: u32,
+    /// Maximum number of messages that wait in one MQTT session.
+    pub mqtt_session_messages_max: u32,
+    /// Bytes of bodies of the messages that wait in one MQTT session, at most `body_bytes_max`.
+    pub mqtt_session_bytes_max: u32,
     /// Bytes read from one socket in one turn, and the longest contiguous input.
     pub input_buffer_bytes: u32,
     /// Bytes written to one socket in one turn.
@@ -117,12 +123,6 @@ pub struct Limits {
     /// Maximum time until a delivery is settled, and between two operations of an open transaction, in
     /// milliseconds; 0: unlimited. Then the channel is closed.
     pub consumer_timeout_ms: u32,
-    /// Maximum number of subscriptions of an MQTT session.
-    pub mqtt_subscriptions_max: u32,
-    /// Maximum number of messages that wait in the queue of an MQTT session. The oldest is dropped for a new one.
-    pub mqtt_session_messages_max: u32,
-    /// Maximum bytes of bodies that wait in the queue of an MQTT session. The oldest messages are dropped for a new one.
-    pub mqtt_session_bytes_max: u32,
     /// Bytes of a segment of the log, best a multiple of the card's erase block. An existing store keeps its own
     /// size.
     pub segment_bytes: u32,
@@ -162,6 +162,9 @@ impl Default for Limits {
             queue_entries_max: 400_000,
             unacknowledged_max: 65_536,
             message_size_max: 16 << 20,
+            mqtt_subscriptions_max: 100,
+            mqtt_session_messages_max: 1000,
+            mqtt_session_bytes_max: 1 << 20,
             input_buffer_bytes: 256 << 10,
             output_buffer_bytes: 256 << 10,
             input_backlog_bytes_max: 768 << 10,
@@ -175,9 +178,6 @@ impl Default for Limits {
             content_timeout_ms: 30_000,
             consumer_stall_timeout_ms: 600_000,
             consumer_timeout_ms: 1_800_000,
-            mqtt_subscriptions_max: 100,
-            mqtt_session_messages_max: 1000,
-            mqtt_session_bytes_max: 1 << 20,
             segment_bytes: 4 << 20,
             commit_bytes_max: 512 << 10,
             index_bytes_max: 4096 << 10,
@@ -371,7 +371,7 @@ impl Limits {
     }
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
-        let rules: [(bool, &'static str, &'static str); 27] = [
+        let rules: [(bool, &'static str, &'static str); 30] = [
             (self.connections_max >= 1, "connections_max", "at least 1"),
             (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
             (
@@ -435,6 +435,13 @@ impl Limits {
                 self.assembly_bytes_max <= self.body_bytes_max / 16 * 15,
                 "body_bytes_max",
                 "larger than assembly_bytes_max by a sixteenth of itself at least",
+            ),
+            (self.mqtt_subscriptions_max >= 1, "mqtt_subscriptions_max", "at least 1"),
+            (self.mqtt_session_messages_max >= 1, "mqtt_session_messages_max", "at least 1"),
+            (
+                u64::from(self.mqtt_session_bytes_max) <= self.body_bytes_max,
+                "mqtt_session_bytes_max",
+                "at most body_bytes_max",
             ),
         ];
         match rules.into_iter().find(|(holds, ..)| !holds) {
@@ -529,5 +536,14 @@ mod check_tests {
         assert!(limits.check(&SIZES, u64::MAX).unwrap_err().to_string().starts_with("assembly_bytes_max"));
         let limits = Limits { index_bytes_max: 60 << 10, ..Limits::default() };
         assert_eq!(limits.check(&SIZES, u64::MAX).unwrap_err().key(), "index_bytes_max");
+        let limits = Limits { mqtt_session_bytes_max: (35 << 20) + 1, ..Limits::default() };
+        let error = limits.check(&SIZES, u64::MAX).unwrap_err();
+        assert_eq!(error.to_string(), "mqtt_session_bytes_max must be at most body_bytes_max");
+        let limits = Limits { mqtt_session_bytes_max: 35 << 20, ..Limits::default() };
+        assert!(limits.check(&SIZES, u64::MAX).is_ok());
+        let limits = Limits { mqtt_subscriptions_max: 0, ..Limits::default() };
+        assert_eq!(limits.check(&SIZES, u64::MAX).unwrap_err().key(), "mqtt_subscriptions_max");
+        let limits = Limits { mqtt_session_messages_max: 0, ..Limits::default() };
+        assert_eq!(limits.check(&SIZES, u64::MAX).unwrap_err().key(), "mqtt_session_messages_max");
     }
 }

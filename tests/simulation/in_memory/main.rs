@@ -27,6 +27,7 @@
 //! | `management_rights` | permissions of the management API, and attacks on it |
 //! | `management_uploads` | requests whose body is longer than a request buffer |
 //! | `operators` | clients of the control socket |
+//! | `mqtt`    | MQTT clients: packets, subscriptions, slow and faulty clients |
 //! | `shovels` | shovels defined by parameters |
 //! | `mass`    | single commands that cause much work |
 //!
@@ -55,6 +56,7 @@ mod management_rights;
 mod management_uploads;
 mod mass;
 mod memory;
+mod mqtt;
 mod operators;
 mod random_runs;
 mod shovels;

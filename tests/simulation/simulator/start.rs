@@ -109,6 +109,8 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
         waiting_sockets_max: 64,
         identity: leveret_connection::Identity::default(),
         listeners: vec![false],
+        mqtt_listeners: Vec::new(),
+        mqtt: Default::default(),
         tls_links_max: 0,
         management_listeners: Vec::new(),
         metrics_listeners: 0,

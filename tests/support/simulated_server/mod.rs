@@ -10,6 +10,7 @@
 //! | `line` | one connection: fragments, windows, breaks |
 //! | `client`  | the simulated client |
 //! | `checker` | the checks of a client on what it receives |
+//! | `mqtt` | an MQTT client that a test drives packet by packet |
 //! | `hostile` | arbitrary bytes as AMQP clients, for the fuzzer |
 //! | `hostile_http` | arbitrary bytes as requests to the management API |
 //!
@@ -25,6 +26,7 @@ pub mod hostile;
 pub mod hostile_http;
 pub mod line;
 pub mod meanwhile;
+pub mod mqtt;
 pub mod platform;
 
 use std::cell::{RefCell, RefMut};
@@ -34,7 +36,7 @@ use std::rc::Rc;
 
 use leveret_amqp::{Method, Table};
 use leveret_broker::{Broker, Gauges};
-use leveret_connection::Identity;
+use leveret_connection::{Identity, MqttSettings};
 use leveret_core::limits::Limits;
 use leveret_core::password::PasswordHash;
 use leveret_core::time::{Deadline, Now};
@@ -137,6 +139,8 @@ impl Simulation {
             waiting_sockets_max: WAITING_SOCKETS_MAX,
             identity: Identity { product: "Leveret".into(), version: "0".into(), ..Identity::default() },
             listeners: vec![false],
+            mqtt_listeners: vec![false],
+            mqtt: MqttSettings { vhost: "/".into(), ..MqttSettings::default() },
             tls_links_max: 0,
             management_listeners: vec![false, false],
             metrics_listeners: 1,
@@ -197,6 +201,16 @@ impl Simulation {
     pub fn connect_management(&mut self, shape: Shape, address: [u8; 4]) -> usize {
         let line = Rc::new(RefCell::new(Line::new(shape)));
         self.engine.platform_mut().arrive_management(&line, SocketAddr::from((address, 7)));
+        self.operators.push(line);
+        self.operators.len() - 1
+    }
+
+    /// Connects a client to the listener for MQTT. Returns its number among the operators, whose lines a test drives.
+    pub fn connect_mqtt(&mut self) -> usize {
+        let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
+        let [_, a, b, c] = (self.operators.len() as u32 + 1).to_be_bytes();
+        let address = PeerAddress::Network(SocketAddr::from(([127, a, b, c], 7)));
+        self.engine.platform_mut().arrive_at(ListenerId::Mqtt(0), &line, address);
         self.operators.push(line);
         self.operators.len() - 1
     }

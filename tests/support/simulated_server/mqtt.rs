@@ -239,7 +239,13 @@ impl MqttClient {
     }
 
     /// Publishes a message with QoS 1, and returns the code of the PUBACK.
-    pub fn publish_1(&mut self, simulation: &mut Simulation, topic: &str, packet_id: u16, payload: &[u8]) -> u8 {
+    pub fn publish_1(
+        &mut self,
+        simulation: &mut Simulation,
+        topic: &str,
+        packet_id: u16,
+        payload: &[u8],
+    ) -> u8 {
         let packet = self.publish_packet(2, topic, packet_id, payload);
         self.send(simulation, &packet);
         let puback = self.expect(simulation, 0x40);

@@ -230,11 +230,15 @@ fn check_refuses_what_a_start_refuses() {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let free = free.expect("a free port");
     let no_key = format!("listen_tls = [\"{free}\"]\n[tls]\ncertificate = \"/c\"\n");
+    let no_certificate = format!("mqtt_tls = [\"{free}\"]\n");
     let twice = format!("listen = [\"{free}\", \"{free}\"]\n");
+    let twice_with_mqtt = format!("listen = [\"{free}\"]\nmqtt = [\"{free}\"]\n");
     for (text, data, why) in [
         (no_key.as_str(), "a", "[tls] key: name one file per certificate"),
         ("listen = []\n", "b", "there is no address to listen on"),
+        (&no_certificate, "a", "[tls]"),
         (&twice, "c", "is named twice to listen on"),
+        (&twice_with_mqtt, "c", "is named twice to listen on"),
         ("", "file", "it is not a directory; move it away"),
         ("", "none/data", "none does not exist; create it (mkdir -p "),
         ("", "file/data", "a part of its path is not a directory"),

@@ -1,0 +1,364 @@
+//! MQTT clients: packets and their answers, subscriptions, exchange with AMQP clients, slow and faulty clients.
+
+use leveret_amqp::Method;
+use leveret_broker::DeleteIf;
+use leveret_core::limits::Limits;
+use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
+use leveret_test_support::simulated_server::{Publish, Said};
+use leveret_test_support::simulated_server::{Simulation, small_limits};
+
+/// The levels of MQTT 3.1, 3.1.1 and 5.
+const LEVELS: [u8; 3] = [3, 4, 5];
+
+fn named(client_id: &str) -> Login<'_> {
+    Login { client_id, ..Login::default() }
+}
+
+fn subscriber(simulation: &mut Simulation, level: u8, filters: &[(&str, u8)]) -> MqttClient {
+    let mut client =
+        MqttClient::log_in(simulation, &Login { level, client_id: "subscriber", ..Login::default() });
+    let codes = client.subscribe(simulation, filters);
+    assert_eq!(codes, filters.iter().map(|(_, qos)| (*qos).min(1)).collect::<Vec<_>>());
+    client
+}
+
+#[test]
+fn a_message_is_delivered_at_the_lower_quality_of_publisher_and_subscriber() {
+    for level in LEVELS {
+        let mut simulation = Simulation::new(small_limits());
+        let mut publisher = MqttClient::log_in(&mut simulation, &Login { level, ..named("publisher") });
+        let mut subscriber = subscriber(&mut simulation, level, &[("zero/+", 0), ("one/+", 1)]);
+        for (topic, published, delivered) in
+            [("zero/x", 0, 0), ("zero/x", 1, 0), ("one/x", 0, 0), ("one/x", 1, 1)]
+        {
+            match published {
+                0 => publisher.publish(&mut simulation, topic, b"body"),
+                _ => assert_eq!(publisher.publish_1(&mut simulation, topic, 9, b"body"), 0),
+            }
+            let received = subscriber.receive(&mut simulation).expect("the message");
+            assert_eq!(
+                (&*received.topic, &*received.payload, received.qos),
+                (topic, &b"body"[..], delivered)
+            );
+            assert!(!received.is_duplicate && !received.retain);
+            if let Some(packet_id) = received.packet_id {
+                subscriber.acknowledge(&mut simulation, packet_id);
+            }
+        }
+        assert_eq!(subscriber.receive(&mut simulation), None);
+        publisher.disconnect(&mut simulation);
+        subscriber.disconnect(&mut simulation);
+        simulation.end(&[]);
+    }
+}
+
+#[test]
+fn a_message_that_matches_several_subscriptions_is_sent_once_with_the_highest_quality() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut subscriber = subscriber(&mut simulation, 4, &[("#", 0), ("a/+", 1), ("a/b", 0)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    publisher.publish_1(&mut simulation, "a/b", 1, b"x");
+    assert_eq!(subscriber.receive(&mut simulation).unwrap().qos, 1);
+    assert_eq!(subscriber.receive(&mut simulation), None);
+    subscriber.unsubscribe(&mut simulation, &["a/+"]);
+    publisher.publish_1(&mut simulation, "a/b", 2, b"y");
+    assert_eq!(subscriber.receive(&mut simulation).unwrap().qos, 0);
+    // A subscription with the same filter replaces the earlier one.
+    subscriber.subscribe(&mut simulation, &[("#", 1)]);
+    publisher.publish_1(&mut simulation, "a/b", 3, b"z");
+    assert_eq!(subscriber.receive(&mut simulation).unwrap().qos, 1);
+    publisher.disconnect(&mut simulation);
+    subscriber.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// The `*` of a filter is literal, and a wildcard at its beginning does not match topics with `$`.
+#[test]
+fn a_filter_matches_only_what_mqtt_defines() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    for (filter, topics) in [
+        ("a/*/b", &["a/x/b", "a/*/b"][..]),
+        ("#", &["$SYS/a", "b"]),
+        ("+/a", &["$SYS/a", "b/a"]),
+        ("a.b/c", &["a/b.c", "a.b/c"]),
+        ("$SYS/#", &["a", "$SYS/a"]),
+    ] {
+        let mut subscriber = subscriber(&mut simulation, 4, &[(filter, 1)]);
+        for topic in topics {
+            publisher.publish_1(&mut simulation, topic, 1, b"");
+        }
+        let received = subscriber.receive(&mut simulation).unwrap_or_else(|| panic!("{filter}"));
+        assert_eq!(Some(&&*received.topic), topics.last(), "{filter}");
+        assert_eq!(subscriber.receive(&mut simulation), None, "{filter}");
+        subscriber.disconnect(&mut simulation);
+    }
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn mqtt_and_amqp_clients_exchange_messages() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut mqtt = subscriber(&mut simulation, 5, &[("plant/#", 1)]);
+    let amqp = simulation.open(&[1]);
+    simulation.declare(amqp, 1, "q");
+    let bind = Method::QueueBind {
+        queue: "q",
+        exchange: "amq.topic",
+        routing_key: "plant.*",
+        no_wait: false,
+        arguments: leveret_amqp::Table::EMPTY,
+    };
+    simulation.ask(amqp, 1, &bind);
+    simulation.consume(amqp, 1, "q", "tag", true);
+    assert_eq!(mqtt.publish_1(&mut simulation, "plant/pump", 1, b"on"), 0);
+    simulation.run();
+    let said: Vec<Said> = simulation.deliveries(amqp);
+    let Method::BasicDeliver { exchange, routing_key, .. } = said[0].method() else { panic!("a delivery") };
+    assert_eq!((exchange, routing_key), ("amq.topic", &b"plant.pump"[..]));
+    assert_eq!(mqtt.receive(&mut simulation).unwrap().payload, b"on");
+    // delivery_mode 2 is QoS 1.
+    for (properties, qos) in [(&[0x10, 0, 2][..], 1), (&[0x10, 0, 1], 0), (&[0, 0], 0)] {
+        let publish = Publish { exchange: "amq.topic", key: "plant.valve", properties, ..Publish::default() };
+        simulation.publish(amqp, 1, publish, b"shut");
+        let received = mqtt.receive(&mut simulation).expect("the message");
+        assert_eq!((&*received.topic, received.qos), ("plant/valve", qos));
+    }
+    // Keys that are no topic names are not delivered.
+    for key in ["plant.+", "plant.#.x", "plant.a#"] {
+        let publish = Publish { exchange: "amq.topic", key, ..Publish::default() };
+        simulation.publish(amqp, 1, publish, b"");
+    }
+    assert_eq!(mqtt.receive(&mut simulation), None);
+    // The queue of a session is not for other clients.
+    let refused =
+        simulation.ask(amqp, 1, &Method::BasicGet { queue: "mqtt-subscription-subscriber", no_ack: true });
+    let Method::ChannelClose { reply_code, .. } = refused.method() else { panic!("{}", refused.shown()) };
+    assert_eq!(reply_code, 405);
+    mqtt.disconnect(&mut simulation);
+    simulation.end(&["q"]);
+}
+
+#[test]
+fn an_unacknowledged_delivery_holds_back_those_beyond_the_receive_maximum() {
+    let mut simulation = Simulation::new(small_limits());
+    let receive_maximum = [0x21, 0, 3];
+    let login = Login { level: 5, properties: &receive_maximum, ..named("slow") };
+    let mut slow = MqttClient::log_in(&mut simulation, &login);
+    slow.subscribe(&mut simulation, &[("#", 1)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    for number in 0..6 {
+        publisher.publish_1(&mut simulation, "t", 1, &[number]);
+    }
+    let mut received: Vec<_> = core::iter::from_fn(|| slow.receive(&mut simulation)).collect();
+    assert_eq!(received.len(), 3);
+    let ids: Vec<u16> = received.iter().map(|message| message.packet_id.unwrap()).collect();
+    // Acknowledgements in any order, twice, or of nothing.
+    for id in [ids[2], ids[2], 999, ids[0], ids[1]] {
+        slow.acknowledge(&mut simulation, id);
+    }
+    received.extend(core::iter::from_fn(|| slow.receive(&mut simulation)));
+    let payloads: Vec<u8> = received.iter().map(|message| message.payload[0]).collect();
+    assert_eq!(payloads, [0, 1, 2, 3, 4, 5]);
+    slow.disconnect(&mut simulation);
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn a_second_connection_with_the_client_identifier_takes_over() {
+    for level in LEVELS {
+        let mut simulation = Simulation::new(small_limits());
+        let mut first = subscriber(&mut simulation, level, &[("#", 1)]);
+        let mut second = subscriber(&mut simulation, level, &[("a", 1)]);
+        if level == 5 {
+            assert_eq!(first.expect(&mut simulation, 0xE0).body, [0x8E, 0], "session taken over");
+        }
+        first.assert_closed(&mut simulation);
+        second.publish(&mut simulation, "b", b"");
+        second.publish(&mut simulation, "a", b"");
+        assert_eq!(second.receive(&mut simulation).unwrap().topic, "a");
+        second.disconnect(&mut simulation);
+        simulation.end(&[]);
+    }
+}
+
+#[test]
+fn a_client_without_an_identifier_gets_one() {
+    let mut simulation = Simulation::new(small_limits());
+    let (first, connack) = MqttClient::connect(&mut simulation, &Login { level: 5, ..named("") });
+    let text = String::from_utf8_lossy(&connack.body).into_owned();
+    assert!(text.contains("leveret-"), "{text:?}");
+    let second = MqttClient::log_in(&mut simulation, &named(""));
+    assert!(!first.is_closed(&simulation));
+    first.disconnect(&mut simulation);
+    second.disconnect(&mut simulation);
+    let (mut refused, connack) =
+        MqttClient::connect(&mut simulation, &Login { clean_start: false, ..named("") });
+    assert_eq!(connack.body, [0, 2]);
+    refused.assert_closed(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn a_login_is_refused_with_the_code_of_the_version() {
+    let mut simulation = Simulation::new(small_limits());
+    for (login, code_3, code_5) in [
+        (Login { password: Some("wrong"), ..Login::default() }, 4, 0x86),
+        (Login { user: Some("nobody"), ..Login::default() }, 4, 0x86),
+        (Login { user: Some("nowhere:guest"), ..Login::default() }, 5, 0x87),
+        (Login { user: None, password: None, ..Login::default() }, 4, 0x86),
+    ] {
+        for (level, code) in [(3, code_3), (4, code_3), (5, code_5)] {
+            let mut client = MqttClient::open(&mut simulation, level);
+            client.send(&mut simulation, &Login { level, ..login.clone() }.packet());
+            simulation.pass_ms(1_000);
+            assert_eq!(client.expect(&mut simulation, 0x20).body[1], code, "{login:?} {level}");
+            client.assert_closed(&mut simulation);
+        }
+    }
+    let with_vhost =
+        MqttClient::log_in(&mut simulation, &Login { user: Some("/:guest"), ..Login::default() });
+    with_vhost.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn packets_that_the_protocol_does_not_allow_end_the_connection() {
+    let oversized = [&[0x82][..], &[0xFF, 0xFF, 0x7F]].concat();
+    for (what, octets, reason) in [
+        ("a reserved packet type", vec![0x00, 0], 0x82),
+        ("a second CONNECT", Login { level: 5, ..Login::default() }.packet(), 0x82),
+        ("SUBSCRIBE with wrong flags", packet(0x80, &[0, 1, 0, 0, 1, b'a', 0]), 0x81),
+        ("SUBSCRIBE without a filter", packet(0x82, &[0, 1, 0]), 0x82),
+        ("a packet larger than the buffer", oversized, 0x95),
+        ("PUBLISH with QoS 3", packet(0x36, &[0, 1, b'a', 0, 1, 0]), 0x81),
+        ("PUBLISH with a wildcard", packet(0x30, &[0, 1, b'#', 0]), 0x90),
+        ("PUBLISH with a topic alias", packet(0x30, &[0, 1, b'a', 3, 0x23, 0, 1]), 0x94),
+        ("AUTH", packet(0xF0, &[]), 0x82),
+    ] {
+        let mut simulation = Simulation::new(small_limits());
+        let mut client = MqttClient::log_in(&mut simulation, &Login { level: 5, ..Login::default() });
+        client.send(&mut simulation, &octets);
+        assert_eq!(client.expect(&mut simulation, 0xE0).body[0], reason, "{what}");
+        client.assert_closed(&mut simulation);
+        simulation.end(&[]);
+    }
+}
+
+#[test]
+fn wrong_filters_are_refused_one_by_one() {
+    let mut simulation = Simulation::new(Limits { mqtt_subscriptions_max: 3, ..small_limits() });
+    let mut client = MqttClient::log_in(&mut simulation, &Login { level: 5, ..Login::default() });
+    let long = "x".repeat(256);
+    let codes = client.subscribe(
+        &mut simulation,
+        &[("a", 0), ("a/#/b", 0), ("$share/g/a", 0), (&long, 0), ("b", 1), ("c", 1), ("d", 1), ("a", 1)],
+    );
+    assert_eq!(codes, [0, 0x8F, 0x9E, 0x8F, 1, 1, 0x97, 1]);
+    assert_eq!(client.unsubscribe(&mut simulation, &["a", "d", "a", "#/a"]), [0, 0x11, 0x11, 0x8F]);
+    assert_eq!(client.subscribe(&mut simulation, &[("d", 2)]), [1], "QoS 1 is the highest");
+    client.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn a_message_without_a_subscriber_is_acknowledged_as_such() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut client = MqttClient::log_in(&mut simulation, &Login { level: 5, ..Login::default() });
+    assert_eq!(client.publish_1(&mut simulation, "nobody", 1, b""), 0x10);
+    let long = "x".repeat(256);
+    assert_eq!(client.publish_1(&mut simulation, &long, 2, b"abc"), 0x90, "no routing key is so long");
+    client.publish(&mut simulation, &long, b"abc");
+    assert_eq!(client.publish_1(&mut simulation, "nobody", 3, b""), 0x10, "the connection goes on");
+    client.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn a_silent_client_is_disconnected_after_its_keep_alive_and_a_half() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut client =
+        MqttClient::log_in(&mut simulation, &Login { level: 5, keep_alive_s: 10, ..Login::default() });
+    for _ in 0..5 {
+        simulation.pass_ms(14_000);
+        client.send(&mut simulation, &[0xC0, 0]);
+        client.expect(&mut simulation, 0xD0);
+    }
+    simulation.pass_ms(14_900);
+    assert_eq!(client.next(&mut simulation), None);
+    assert!(!client.is_closed(&simulation));
+    simulation.pass_ms(200);
+    assert_eq!(client.expect(&mut simulation, 0xE0).body[0], 0x8D);
+    client.assert_closed(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// Any way to split the packets of a connection gives the same answers.
+#[test]
+fn packets_may_arrive_in_any_pieces() {
+    for level in LEVELS {
+        let mut expected = None;
+        for piece in [1, 2, 3, 7, 64, 10_000] {
+            let mut simulation = Simulation::new(small_limits());
+            let mut client = MqttClient::open(&mut simulation, level);
+            let mut octets = Login { level, ..named("pieces") }.packet();
+            let properties: &[u8] = if level == 5 { &[0] } else { &[] };
+            let subscribe = [&[0, 1][..], properties, &[0, 1, b'#', 1]].concat();
+            octets.extend(packet(0x82, &subscribe));
+            octets.extend(client.publish_packet(2, "topic", 7, &[9; 300]));
+            octets.extend(client.publish_packet(0, "topic", 0, b""));
+            octets.extend([0xC0, 0]);
+            for part in octets.chunks(piece) {
+                client.send(&mut simulation, part);
+            }
+            let mut packets: Vec<_> = core::iter::from_fn(|| client.next(&mut simulation)).collect();
+            // Deliveries and answers have no order between them.
+            packets.sort_by_key(|packet| packet.first_octet);
+            assert_eq!(packets.len(), 6, "CONNACK, SUBACK, PUBACK, PINGRESP and two messages");
+            match &expected {
+                None => expected = Some(packets),
+                Some(expected) => assert_eq!(&packets, expected, "level {level}, pieces of {piece}"),
+            }
+            client.disconnect(&mut simulation);
+            simulation.end(&[]);
+        }
+    }
+}
+
+/// The oldest messages of a client that does not read are dropped, and no publisher waits for it.
+#[test]
+fn a_client_that_does_not_acknowledge_loses_the_oldest_messages() {
+    let limits = Limits { mqtt_session_messages_max: 50, ..small_limits() };
+    let mut simulation = Simulation::new(limits);
+    let mut slow = subscriber(&mut simulation, 4, &[("#", 1)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    for number in 0..3_000_u32 {
+        publisher.publish_1(&mut simulation, "t", 1, &number.to_be_bytes());
+    }
+    let mut received = Vec::new();
+    while let Some(message) = slow.receive(&mut simulation) {
+        received.push(u32::from_be_bytes(message.payload[..].try_into().unwrap()));
+        slow.acknowledge(&mut simulation, message.packet_id.unwrap());
+    }
+    assert_eq!(received[..20], (0..20).collect::<Vec<_>>(), "those that were sent");
+    assert_eq!(received[20..], (2_950..3_000).collect::<Vec<_>>(), "the newest of the others");
+    slow.disconnect(&mut simulation);
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// When operators delete the queue of a session, its client is disconnected.
+#[test]
+fn a_client_without_its_queue_is_disconnected() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut client = subscriber(&mut simulation, 5, &[("#", 1)]);
+    let (broker, mut context) = simulation.engine.broker_mut();
+    let queue = "mqtt-subscription-subscriber";
+    broker.operator_delete_queue(&mut context, "/", queue, DeleteIf::default()).expect("it exists");
+    simulation.run();
+    assert_eq!(client.expect(&mut simulation, 0xE0).body[0], 0x98);
+    client.assert_closed(&mut simulation);
+    simulation.end(&[]);
+}
