@@ -30,6 +30,7 @@ use super::queue_records::{BROWSED_MAX, BrowseResult};
 use super::reply_text::QueueText;
 use super::reply_text::out_of;
 use super::republish::{Parking, Reason};
+use super::sessions::SessionRequest;
 use super::state::REPLY_TO;
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
@@ -171,8 +172,10 @@ impl Broker {
             }
             Command::OpenVhost { vhost } => self.open_vhost(connection, vhost),
             Command::OpenChannel { number } => self.open_channel(connection, number),
-            Command::OpenSession { client_id, in_flight_max, packet_len_max } => {
-                self.open_session(cx, connection, client_id, (in_flight_max, packet_len_max))
+            Command::OpenSession { client_id, clean_start, expiry_s, in_flight_max, packet_len_max } => {
+                let request =
+                    SessionRequest { client_id, clean_start, expiry_s, in_flight_max, packet_len_max };
+                self.open_session(cx, connection, &request)
             }
             _ => Err(unexpected_command()),
         }
@@ -253,6 +256,7 @@ impl Broker {
         match command {
             Command::Subscribe { filter, qos } => self.subscribe(cx, connection, filter, qos),
             Command::Unsubscribe { filter } => self.unsubscribe(cx, connection, filter),
+            Command::SetSessionExpiry { expiry_s } => self.set_session_expiry(cx, connection, expiry_s),
             Command::ExchangeDeclare { exchange, passive: true, .. } => {
                 self.check_exchange_exists(cx, vhost, exchange)
             }

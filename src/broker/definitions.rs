@@ -373,6 +373,7 @@ impl Broker {
         let record = self.queues.at(queue);
         match record.declared.exclusive_owner {
             Some(owner) if owner != connection => Err(self.locked(queue)),
+            _ if self.is_queue_of_other_session(connection, queue) => Err(self.locked(queue)),
             _ => Ok(()),
         }
     }
@@ -528,7 +529,10 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let record = self.queues.at(queue);
         let is_owner = record.declared.exclusive_owner == Some(connection);
-        if record.declared.exclusive_owner.is_some() && !is_owner || declaration.exclusive != is_owner {
+        if record.declared.exclusive_owner.is_some() && !is_owner
+            || declaration.exclusive != is_owner
+            || record.session.is_some()
+        {
             return Err(self.locked(queue));
         }
         if record.declared.is_rebuilt && declaration.durable {
@@ -990,6 +994,31 @@ impl Broker {
         if self.queues.at(queue).settings.may_expire {
             self.queues.list_for_trim(queue);
         }
+        self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
+        Ok(())
+    }
+
+    /// Gives a durable queue other arguments, and appends its definition to the log if they differ.
+    ///
+    /// # Errors
+    /// There is no capacity for the arguments, or the storage cannot be written.
+    pub(crate) fn redefine_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        arguments: &[u8],
+    ) -> Result<(), Fault> {
+        let record = self.queues.at(queue);
+        let before = record.arguments.len();
+        if *record.arguments == *arguments {
+            return Ok(());
+        }
+        version_for(cx.pending_writes, true)?;
+        self.quota.take_names(arguments.len())?;
+        self.quota.give_names_back(before);
+        self.queues.at_mut(queue).arguments = arguments.into();
+        self.apply_to_queue(cx, queue);
+        self.queues.touch_queue(cx.pending_writes, queue);
         self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
         Ok(())
     }

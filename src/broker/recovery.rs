@@ -419,6 +419,7 @@ impl Broker {
                             self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
                         }
                         self.queues.touch_queue(cx.pending_writes, queue);
+                        self.restore_session(queue);
                         Restored::Exists(Some(queue))
                     }
                     Err(_) => Restored::NoCapacity,

@@ -1,8 +1,12 @@
 //! MQTT sessions: client identifiers, subscriptions, and the deliveries that clients have not acknowledged.
 //!
 //! A session consumes one queue, `mqtt-subscription-CLIENT`, and each of its subscriptions is a binding of that queue to
-//! `amq.topic`. So messages for a session are routed, stored, limited and shown like all others. The queue belongs to
-//! the connection of the session, so other clients cannot use it.
+//! `amq.topic`. So messages for a session are routed, stored, limited and shown like all others. Other clients cannot
+//! use the queue.
+//!
+//! A session that ends with its connection has an exclusive queue. The queue of a session that is kept is durable, and
+//! expires like any queue that is not used: after the session expiry interval. Such a session is in the log because its
+//! queue and its bindings are.
 //!
 //! The routing key of a topic is the topic with `/` and `.` exchanged ([`leveret_core::topic`]). In filters, `+` becomes
 //! `*`. A message may reach the queue although no filter matches its
@@ -10,7 +14,7 @@
 //! message is not delivered.
 //!
 //! # Invariants
-//! - A client identifier has at most one session in a virtual host, and a session has one connection.
+//! - A client identifier has at most one session in a virtual host, and a session has at most one connection.
 //! - The deliveries that the client must acknowledge have different packet identifiers.
 
 use core::num::NonZeroU16;
@@ -49,6 +53,8 @@ const QOS_ARGUMENT: &str = "x-mqtt-qos";
 /// The argument of a subscription's binding that has the topic filter, if the binding key does not tell it: the filter
 /// has the level `*`.
 const FILTER_ARGUMENT: &str = "x-mqtt-filter";
+/// The argument of the queue of a session that is kept.
+const KEPT_ARGUMENT: &str = "x-mqtt-session";
 /// Bytes of the arguments of a subscription's binding or of a session's queue.
 const ARGUMENTS_BYTES_MAX: usize = 320;
 
@@ -57,9 +63,11 @@ const ARGUMENTS_BYTES_MAX: usize = 320;
 pub(crate) struct Session {
     vhost: VhostId,
     client_id: Box<str>,
-    connection: ConnectionId,
-    channel: ChannelId,
-    /// The queue; `None` before the first subscription.
+    /// The connection of the client, and its channel; `None` while the client is not connected.
+    attached: Option<(ConnectionId, ChannelId)>,
+    /// How long the session is kept after its connection, in seconds; 0: it ends with it.
+    expiry_s: u32,
+    /// The queue. Until the first subscription, a session that ends with its connection has none.
     queue: Option<QueueId>,
     /// Deliveries that the client must acknowledge.
     in_flight: heapless::Vec<InFlight, SESSION_IN_FLIGHT_MAX>,
@@ -72,11 +80,34 @@ pub(crate) struct Session {
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     packet_id: NonZeroU16,
-    /// The delivery tag on the session's channel.
+    /// Position of the message in the order in which messages left the queue.
+    order: u64,
+    /// The delivery tag on the session's channel; 0 for a delivery of an earlier connection, whose message is requeued.
     tag: u64,
 }
 
 impl Session {
+    /// Returns the packet identifier for a delivery, and adds the delivery to those in flight. A message that was
+    /// delivered on an earlier connection of the session keeps its identifier (MQTT-4.4.0-1).
+    fn begin_delivery(&mut self, order: u64, tag: u64) -> NonZeroU16 {
+        let is_same = |delivery: &&mut InFlight| delivery.tag == 0 && delivery.order == order;
+        if let Some(earlier) = self.in_flight.iter_mut().find(is_same) {
+            earlier.tag = tag;
+            return earlier.packet_id;
+        }
+        // Requeued messages are delivered first, by their order. So the messages of earlier deliveries that come before
+        // this one are gone: they have expired or were purged.
+        self.in_flight.retain(|delivery| delivery.tag != 0 || delivery.order > order);
+        if self.in_flight.is_full() {
+            let requeued = self.in_flight.iter().rposition(|delivery| delivery.tag == 0);
+            self.in_flight.remove(requeued.expect("the prefetch is at most the capacity"));
+        }
+        let packet_id = self.next_packet_id();
+        let pushed = self.in_flight.push(InFlight { packet_id, order, tag });
+        assert!(pushed.is_ok(), "there is capacity now");
+        packet_id
+    }
+
     /// Returns the next packet identifier that no delivery in flight has.
     fn next_packet_id(&mut self) -> NonZeroU16 {
         loop {
@@ -102,6 +133,9 @@ pub(crate) struct Sessions {
 /// The limits of each session.
 #[derive(Clone, Copy, Debug)]
 struct SessionLimits {
+    /// Maximum number of sessions that are kept.
+    kept_max: usize,
+    expiry_max_s: u32,
     subscriptions_max: usize,
     messages_max: u32,
     bytes_max: u32,
@@ -113,11 +147,13 @@ impl Sessions {
         Slab::<Session>::record_bytes() + IndexTable::ENTRY_BYTES + leveret_core::command::NAME_BYTES_MAX;
 
     pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
-        let sessions = limits.connections_max as usize;
+        let sessions = limits.connections_max as usize + limits.mqtt_sessions_max as usize;
         Self {
             slab: Slab::with_capacity(sessions),
             table: IndexTable::with_capacity(sessions, seed),
             limits: SessionLimits {
+                kept_max: limits.mqtt_sessions_max as usize,
+                expiry_max_s: limits.mqtt_session_expiry_max_ms / 1000,
                 subscriptions_max: limits.mqtt_subscriptions_max as usize,
                 messages_max: limits.mqtt_session_messages_max,
                 bytes_max: limits.mqtt_session_bytes_max,
@@ -142,6 +178,19 @@ impl Sessions {
     /// Returns the client identifier of a session.
     pub(crate) fn client_id(&self, session: SessionId) -> &str {
         &self.at(session).client_id
+    }
+
+    /// Returns the number of sessions that outlive their connections.
+    fn kept_count(&self) -> usize {
+        self.slab.iter().filter(|(_, session)| session.expiry_s > 0).count()
+    }
+
+    /// Adds a session; `None` if there is no capacity.
+    fn insert(&mut self, session: Session) -> Option<SessionId> {
+        let index = self.slab.insert(session).ok()?;
+        let record = &self.slab[index];
+        self.table.insert((record.vhost, &*record.client_id), index);
+        Some(SessionId::from_index(index))
     }
 
     /// Removes a session.
@@ -206,9 +255,21 @@ fn no_session() -> Fault {
     Fault::connection(ReplyCode::CommandInvalid, format_args!("the connection has no session"))
 }
 
+/// What CONNECT says about the session.
+pub(crate) struct SessionRequest<'a> {
+    /// The client identifier; if it is empty, one is assigned.
+    pub(crate) client_id: &'a str,
+    /// An earlier session of the client is deleted.
+    pub(crate) clean_start: bool,
+    /// How long the session is kept after its connection, in seconds; 0: it ends with it.
+    pub(crate) expiry_s: u32,
+    pub(crate) in_flight_max: u16,
+    pub(crate) packet_len_max: u32,
+}
+
 impl Broker {
-    /// Begins the session of an MQTT client. If another connection has a session with the same client identifier, that
-    /// session ends, and that connection is closed.
+    /// Begins or continues the session of an MQTT client. If another connection has the session, that connection is
+    /// closed.
     ///
     /// # Errors
     /// There is no capacity.
@@ -216,22 +277,22 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
-        client_id: &str,
-        (in_flight_max, packet_len_max): (u16, u32),
+        request: &SessionRequest<'_>,
     ) -> Result<Outcome, Fault> {
+        let SessionRequest { clean_start, in_flight_max, packet_len_max, .. } = *request;
         assert!(
             (1..=SESSION_IN_FLIGHT_MAX).contains(&usize::from(in_flight_max)),
             "the range of the command"
         );
-        if QUEUE_PREFIX.len() + client_id.len() > leveret_core::command::NAME_BYTES_MAX {
+        if QUEUE_PREFIX.len() + request.client_id.len() > leveret_core::command::NAME_BYTES_MAX {
             return Err(Fault::connection(
                 ReplyCode::PreconditionFailed,
                 format_args!("a client identifier has at most 237 bytes"),
             ));
         }
-        let is_assigned = client_id.is_empty();
+        let is_assigned = request.client_id.is_empty();
         let assigned = if is_assigned { self.unique_name(ASSIGNED_PREFIX) } else { Name::new() };
-        let client_id = if is_assigned { assigned.as_str() } else { client_id };
+        let client_id = if is_assigned { assigned.as_str() } else { request.client_id };
         let Outcome::ChannelOpened(channel) = self.open_channel(connection, 1)? else {
             unreachable!("opening a channel is answered with a channel or a fault");
         };
@@ -239,31 +300,136 @@ impl Broker {
         (record.mode, record.prefetch_count) = (Mode::Confirm, in_flight_max);
         let vhost = record.vhost;
         if let Some(earlier) = self.sessions.find(vhost, client_id) {
-            let other = self.sessions.at(earlier).connection;
-            let text = format_args!("another connection has the same client identifier");
-            self.consumers.force_close(other, Fault::connection(ReplyCode::SessionTakenOver, text));
-            self.end_session(cx, earlier);
+            if let Some((other, _)) = self.sessions.at(earlier).attached {
+                let text = format_args!("another connection has the same client identifier");
+                self.consumers.force_close(other, Fault::connection(ReplyCode::SessionTakenOver, text));
+                self.detach_at_once(cx, earlier);
+            }
+            if clean_start && self.sessions.find(vhost, client_id).is_some() {
+                self.end_session(cx, earlier);
+            }
         }
-        let session = Session {
-            vhost,
-            client_id: client_id.into(),
-            connection,
-            channel,
-            queue: None,
-            in_flight: heapless::Vec::new(),
-            last_packet_id: 0,
-            packet_len_max,
+        let expiry_s = request.expiry_s.min(self.sessions.limits.expiry_max_s);
+        let found = self.sessions.find(vhost, client_id);
+        let is_kept_already = found.is_some_and(|session| self.sessions.at(session).expiry_s > 0);
+        let kept_max = self.sessions.limits.kept_max;
+        if expiry_s > 0 && !is_kept_already && self.sessions.kept_count() >= kept_max {
+            let text = format_args!("there are mqtt_sessions_max = {kept_max} sessions that are kept");
+            return Err(Fault::connection(ReplyCode::ResourceError, text));
+        }
+        let session = match found {
+            Some(session) => session,
+            None => {
+                let session = Session {
+                    vhost,
+                    client_id: client_id.into(),
+                    attached: None,
+                    expiry_s: 0,
+                    queue: None,
+                    in_flight: heapless::Vec::new(),
+                    last_packet_id: 0,
+                    packet_len_max,
+                };
+                self.sessions.insert(session).ok_or_else(|| out_of("connections_max"))?
+            }
         };
-        let index = self.sessions.slab.insert(session).map_err(|_| out_of("connections_max"))?;
-        self.sessions.table.insert((vhost, client_id), index);
-        self.consumers.connection_mut(connection).session = Some(SessionId::from_index(index));
-        Ok(Outcome::SessionOpened { channel, client_id: client_id.into(), is_assigned })
+        let record = self.sessions.at_mut(session);
+        record.attached = Some((connection, channel));
+        (record.expiry_s, record.packet_len_max) = (expiry_s, packet_len_max);
+        self.consumers.connection_mut(connection).session = Some(session);
+        if let Err(fault) = self.open_kept_queue(cx, session) {
+            match found {
+                None => self.end_session(cx, session),
+                Some(_) => self.leave_session(cx, connection),
+            }
+            return Err(fault);
+        }
+        Ok(Outcome::SessionOpened {
+            channel,
+            client_id: client_id.into(),
+            is_assigned,
+            is_present: found.is_some(),
+            expiry_s,
+        })
     }
 
-    /// Ends a session with its subscriptions.
+    /// Creates the queue of a session that is kept, or gives an existing one the expiry of the session. Starts its
+    /// consumer.
+    fn open_kept_queue(&mut self, cx: &mut Context<'_>, session: SessionId) -> Result<(), Fault> {
+        let record = self.sessions.at(session);
+        let (queue, expiry_s) = (record.queue, record.expiry_s);
+        if queue.is_none() && expiry_s == 0 {
+            return Ok(());
+        }
+        let name = self.session_queue_name(session);
+        let queue = match queue {
+            None => self.create_session_queue(cx, session, &name)?,
+            Some(queue) => {
+                let mut octets = [0; ARGUMENTS_BYTES_MAX];
+                let arguments = self.queue_arguments(expiry_s, true, &mut octets);
+                self.redefine_queue(cx, queue, arguments)?;
+                cx.await_defined(self.queues.at(queue).durable_index.defined());
+                queue
+            }
+        };
+        self.start_session_consumer(cx, session, queue)
+    }
+
+    /// Sets how long the session of a connection is kept, in seconds.
+    ///
+    /// # Errors
+    /// The storage cannot be written.
+    pub(crate) fn set_session_expiry(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        expiry_s: u32,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let expiry_s = expiry_s.min(self.sessions.limits.expiry_max_s);
+        let record = self.sessions.at_mut(session);
+        record.expiry_s = expiry_s;
+        if let Some(queue) = record.queue.filter(|_| expiry_s > 0) {
+            let mut octets = [0; ARGUMENTS_BYTES_MAX];
+            let arguments = self.queue_arguments(expiry_s, true, &mut octets);
+            self.redefine_queue(cx, queue, arguments)?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Adds the session of a restored queue, if the queue is that of a session.
+    pub(crate) fn restore_session(&mut self, queue: QueueId) {
+        let record = self.queues.at(queue);
+        let is_kept = Table::trusted(&record.arguments).get(KEPT_ARGUMENT).is_some();
+        let Some(client_id) = record.name.strip_prefix(QUEUE_PREFIX).filter(|_| is_kept) else { return };
+        let expires_ms =
+            Table::trusted(&record.arguments).get("x-expires").and_then(|value| value.as_integer());
+        let expiry_s = expires_ms.map_or(u32::MAX, |ms| u32::try_from(ms / 1000).unwrap_or(u32::MAX));
+        let session = Session {
+            vhost: record.vhost,
+            client_id: client_id.into(),
+            attached: None,
+            expiry_s: expiry_s.max(1),
+            queue: Some(queue),
+            in_flight: heapless::Vec::new(),
+            last_packet_id: 0,
+            packet_len_max: 0,
+        };
+        match self.sessions.insert(session) {
+            Some(session) => self.queues.at_mut(queue).session = Some(session),
+            None => log::error!(
+                "queue '{}' is that of an MQTT session, and mqtt_sessions_max is too small for it: the client is refused",
+                record.name.escape_debug()
+            ),
+        }
+    }
+
+    /// Ends a session with its subscriptions and messages.
     fn end_session(&mut self, cx: &mut Context<'_>, session: SessionId) {
         let record = self.sessions.remove(session);
-        self.consumers.connection_mut(record.connection).session = None;
+        if let Some((connection, _)) = record.attached {
+            self.consumers.connection_mut(connection).session = None;
+        }
         if let Some(queue) = record.queue {
             self.queues.at_mut(queue).session = None;
             self.retire_queue(cx, queue);
@@ -271,19 +437,56 @@ impl Broker {
         }
     }
 
-    /// Closes the connection of a session whose queue an operator deletes.
+    /// Takes a session from its connection, which another connection replaces. Its deliveries are requeued at once: they
+    /// are at most [`SESSION_IN_FLIGHT_MAX`] and those in the outbox. A session that is not kept ends.
+    fn detach_at_once(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        let Some((connection, channel)) = self.sessions.at(session).attached else { return };
+        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
+            self.end_consumer(cx, index);
+            while let Some(delivery) = self.consumers.connection(connection).outbox.front() {
+                self.consumers.leave_outbox(&mut self.queues, connection, delivery);
+                self.abandon_unsent(cx, delivery);
+            }
+            while let Some(delivery) = self.consumers.channel(channel).unacknowledged.front() {
+                self.consumers.leave_unacknowledged(&mut self.queues, channel, delivery);
+                self.requeue_delivery(cx, delivery);
+            }
+            self.free_consumer_if_done(index);
+        }
+        self.leave_session(cx, connection);
+    }
+
+    /// Notes that a connection is lost or closed, or is replaced by another one of its client. Its session ends, unless it
+    /// is kept.
+    pub(crate) fn leave_session(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+        let Some(session) = self.consumers.connection(connection).session else { return };
+        let record = self.sessions.at_mut(session);
+        if record.expiry_s == 0 {
+            return self.end_session(cx, session);
+        }
+        record.attached = None;
+        record.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);
+        self.consumers.connection_mut(connection).session = None;
+    }
+
+    /// Handles that the queue of a session is deleted by an operator, or has expired. The client is disconnected.
     pub(crate) fn note_session_queue_deleted(&mut self, session: SessionId) {
         let record = self.sessions.at_mut(session);
         record.queue = None;
+        let Some((connection, _)) = record.attached else {
+            self.sessions.remove(session);
+            return;
+        };
+        // The session must not be kept without its queue.
+        record.expiry_s = 0;
         let text = format_args!("the queue of its session was deleted");
-        self.consumers.force_close(record.connection, Fault::connection(ReplyCode::ConnectionForced, text));
+        self.consumers.force_close(connection, Fault::connection(ReplyCode::ConnectionForced, text));
     }
 
-    /// Ends the session of a connection that is lost or closed, if it has one.
-    pub(crate) fn end_session_of(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
-        if let Some(session) = self.consumers.connection(connection).session {
-            self.end_session(cx, session);
-        }
+    /// Returns whether a connection may use a queue: that of a session only by its connection.
+    pub(crate) fn is_queue_of_other_session(&self, connection: ConnectionId, queue: QueueId) -> bool {
+        let session = self.queues.at(queue).session;
+        session.is_some() && session != self.consumers.connection(connection).session
     }
 
     fn session_of(&self, connection: ConnectionId) -> Result<SessionId, Fault> {
@@ -374,40 +577,90 @@ impl Broker {
         session: SessionId,
         name: &str,
     ) -> Result<QueueId, Fault> {
-        let record = self.sessions.at(session);
-        if let Some(queue) = record.queue {
+        if let Some(queue) = self.sessions.at(session).queue {
             return Ok(queue);
         }
-        let (vhost, connection, channel) = (record.vhost, record.connection, record.channel);
+        let queue = self.create_session_queue(cx, session, name)?;
+        self.start_session_consumer(cx, session, queue)?;
+        Ok(queue)
+    }
+
+    /// Creates the queue of a session: durable if the session is kept, and otherwise exclusive.
+    fn create_session_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: SessionId,
+        name: &str,
+    ) -> Result<QueueId, Fault> {
+        let &Session { vhost, attached, expiry_s, .. } = self.sessions.at(session);
         if self.queues.records().find_queue(vhost, name).is_some() {
             return Err(Fault::new(
                 ReplyCode::ResourceLocked,
                 format_args!("{} exists and is not that of the session", self.queue_text(vhost, name)),
             ));
         }
+        let is_kept = expiry_s > 0;
         let mut octets = [0; ARGUMENTS_BYTES_MAX];
-        let limits = self.sessions.limits;
-        let arguments = write_arguments(&mut octets, |table| {
-            table.long("x-max-length", limits.messages_max.into())?;
-            table.long("x-max-length-bytes", limits.bytes_max.into())
-        });
-        let declaration =
-            QueueDeclaration { queue: name, durable: false, exclusive: true, auto_delete: false, arguments };
-        let queue = self.create_checked(cx, Some(connection), vhost, &declaration)?;
-        let index = match self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active) {
-            Ok(index) => index,
-            Err(fault) => {
-                self.retire_queue(cx, queue);
-                self.jobs.begin(Job::Queue(queue));
-                return Err(fault);
-            }
+        let arguments = self.queue_arguments(expiry_s, is_kept, &mut octets);
+        let declaration = QueueDeclaration {
+            queue: name,
+            durable: is_kept,
+            exclusive: !is_kept,
+            auto_delete: false,
+            arguments,
         };
+        let owner = attached.map(|(connection, _)| connection);
+        let queue = self.create_checked(cx, owner, vhost, &declaration)?;
         self.queues.at_mut(queue).session = Some(session);
         self.sessions.at_mut(session).queue = Some(queue);
-        let tag = Name::try_from(CONSUMER_TAG).unwrap_or_default();
-        let new = NewConsumer { tag, priority: 0, no_ack: false, exclusive: true };
-        self.consumers.start(cx.work, &mut self.queues, index, new);
         Ok(queue)
+    }
+
+    /// Returns the arguments of a session's queue.
+    fn queue_arguments<'o>(
+        &self,
+        expiry_s: u32,
+        is_kept: bool,
+        octets: &'o mut [u8; ARGUMENTS_BYTES_MAX],
+    ) -> &'o [u8] {
+        let limits = self.sessions.limits;
+        write_arguments(octets, |table| {
+            table.long("x-max-length", limits.messages_max.into())?;
+            table.long("x-max-length-bytes", limits.bytes_max.into())?;
+            if is_kept {
+                table.bool(KEPT_ARGUMENT, true)?;
+                // A session that is kept no longer, but whose connection is lost with the broker, expires at the start.
+                table.long("x-expires", (i64::from(expiry_s) * 1000).max(1))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Starts the consumer of a session. If that fails, a session that is not kept loses its queue.
+    fn start_session_consumer(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: SessionId,
+        queue: QueueId,
+    ) -> Result<(), Fault> {
+        let Some((_, channel)) = self.sessions.at(session).attached else { return Err(no_session()) };
+        match self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active) {
+            Ok(index) => {
+                let tag = Name::try_from(CONSUMER_TAG).unwrap_or_default();
+                let new = NewConsumer { tag, priority: 0, no_ack: false, exclusive: true };
+                self.consumers.start(cx.work, &mut self.queues, index, new);
+                Ok(())
+            }
+            Err(fault) => {
+                if self.queues.at(queue).declared.exclusive_owner.is_some() {
+                    self.queues.at_mut(queue).session = None;
+                    self.sessions.at_mut(session).queue = None;
+                    self.retire_queue(cx, queue);
+                    self.jobs.begin(Job::Queue(queue));
+                }
+                Err(fault)
+            }
+        }
     }
 
     /// Returns the number of subscriptions of a session.
@@ -465,11 +718,9 @@ impl Broker {
             None => SubscriptionDelivery::Skip,
             Some(qos) if qos > 0 && is_persistent => {
                 let record = self.sessions.at_mut(session);
-                let tag = self.consumers.channel(record.channel).last_tag + 1;
-                let packet_id = record.next_packet_id();
-                let pushed = record.in_flight.push(InFlight { packet_id, tag });
-                assert!(pushed.is_ok(), "the prefetch is at most the capacity");
-                SubscriptionDelivery::AtLeastOnce(packet_id)
+                let Some((_, channel)) = record.attached else { return SubscriptionDelivery::Skip };
+                let tag = self.consumers.channel(channel).last_tag + 1;
+                SubscriptionDelivery::AtLeastOnce(record.begin_delivery(taken.order, tag))
             }
             Some(_) => SubscriptionDelivery::AtMostOnce,
         }
@@ -485,8 +736,8 @@ impl Broker {
         let session = self.session_of(connection)?;
         let record = self.sessions.at_mut(session);
         let found = record.in_flight.iter().position(|delivery| delivery.packet_id == packet_id);
-        let Some(at) = found else { return Ok(Outcome::Done) };
-        let (tag, channel) = (record.in_flight[at].tag, record.channel);
+        let (Some(at), Some((_, channel))) = (found, record.attached) else { return Ok(Outcome::Done) };
+        let tag = record.in_flight[at].tag;
         // A client cannot acknowledge what was not sent to it.
         if self.consumers.find_sent(&self.queues, channel, tag).is_none() {
             return Ok(Outcome::Done);
@@ -541,22 +792,39 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_packet_identifier_is_not_used_again_before_it_is_acknowledged() {
-        let mut session = Session {
+    fn session() -> Session {
+        Session {
             vhost: VhostId::from_index(0),
             client_id: "c".into(),
-            connection: ConnectionId::from_index(0),
-            channel: ChannelId::from_index(0),
+            attached: None,
+            expiry_s: 0,
             queue: None,
             in_flight: heapless::Vec::new(),
             last_packet_id: 0,
             packet_len_max: u32::MAX,
-        };
-        let kept = session.next_packet_id();
-        session.in_flight.push(InFlight { packet_id: kept, tag: 1 }).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_packet_identifier_is_not_used_again_before_it_is_acknowledged() {
+        let mut session = session();
+        let kept = session.begin_delivery(1, 1);
         for _ in 0..200_000 {
             assert_ne!(session.next_packet_id(), kept);
         }
+    }
+
+    #[test]
+    fn a_message_that_is_delivered_again_keeps_its_packet_identifier() {
+        let mut session = session();
+        let ids: Vec<_> = (1..=20).map(|order| session.begin_delivery(order, order)).collect();
+        session.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);
+        // The messages 1, 2 and 5 are gone.
+        for order in [3, 4, 6, 7] {
+            assert_eq!(session.begin_delivery(order, 100 + order), ids[order as usize - 1]);
+        }
+        // A message that was not in flight before.
+        assert!(!ids.contains(&session.begin_delivery(8_000, 200)));
+        assert_eq!(session.in_flight.len(), 5);
     }
 }

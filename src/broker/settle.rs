@@ -687,7 +687,7 @@ impl Broker {
             return;
         }
         self.forget_gets(connection);
-        self.end_session_of(cx, connection);
+        self.leave_session(cx, connection);
         self.quota.leave_vhost(connection);
         let mut at = self.consumers.next_channel(connection, None);
         while let Some(channel) = at {

@@ -297,6 +297,8 @@ section_keys! {
     queue_entries_max: Count<u32> => queue_entries_max;
     unacknowledged_max: Count<u32> => unacknowledged_max;
     message_size_max: Bytes<u32> => message_size_max;
+    mqtt_sessions_max: Count<u32> => mqtt_sessions_max;
+    mqtt_session_expiry_max: Millis => mqtt_session_expiry_max_ms;
     mqtt_subscriptions_max: Count<u32> => mqtt_subscriptions_max;
     mqtt_session_messages_max: Count<u32> => mqtt_session_messages_max;
     mqtt_session_bytes_max: Bytes<u32> => mqtt_session_bytes_max;

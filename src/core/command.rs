@@ -193,6 +193,10 @@ pub enum Command<'a> {
     OpenSession {
         /// The client identifier. If it is empty, the broker assigns one.
         client_id: &'a str,
+        /// An earlier session of the client is deleted.
+        clean_start: bool,
+        /// How long the session is kept after its connection, in seconds; 0: it ends with it.
+        expiry_s: u32,
         /// Maximum number of deliveries that the client has not acknowledged, 1 to [`SESSION_IN_FLIGHT_MAX`].
         in_flight_max: u16,
         /// The largest packet that the client accepts, in bytes.
@@ -206,6 +210,10 @@ pub enum Command<'a> {
     /// One topic filter of UNSUBSCRIBE. The outcome is a fault with code 404 if there is no such subscription.
     Unsubscribe {
         filter: &'a str,
+    },
+    /// The session expiry interval of DISCONNECT, in seconds.
+    SetSessionExpiry {
+        expiry_s: u32,
     },
     /// PUBACK. An unknown packet identifier is ignored.
     AcknowledgePacket {
@@ -286,6 +294,10 @@ pub enum Outcome {
         client_id: Box<str>,
         /// The broker has assigned the client identifier.
         is_assigned: bool,
+        /// The session existed before.
+        is_present: bool,
+        /// How long the session is kept after its connection, in seconds; not more than the client requested.
+        expiry_s: u32,
     },
     /// [`Command::Publish`] is complete: a confirm may be sent, after the channel's returns.
     Published,

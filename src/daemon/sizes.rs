@@ -60,6 +60,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         permission_bytes: leveret_broker::PERMISSION_BYTES,
         policy_bytes: leveret_broker::POLICY_BYTES,
         parameter_bytes: leveret_broker::PARAMETER_BYTES,
+        session_bytes: if_mqtt(leveret_broker::SESSION_BYTES),
         login_bytes: leveret_server::LOGIN_BYTES,
         admission_bytes: leveret_server::admission_bytes::<Socket>(),
         unacknowledged_bytes: leveret_broker::DELIVERY_BYTES,

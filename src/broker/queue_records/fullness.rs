@@ -219,7 +219,8 @@ impl Records {
     ///
     /// A queue does not accept a message that its length limit refuses. A message that expires at once is
     /// accepted only by a queue whose consumers can take it now, or which has a dead-letter exchange or
-    /// delays messages. `credit` returns how many messages the consumers of a queue can take now. If `credit`
+    /// delays messages. A message with QoS 0 is not accepted by the queue of an MQTT client that is not connected. `credit`
+    /// returns how many messages the consumers of a queue can take now. If `credit`
     /// is `None`, the length limit counts every message, and no message expires at once.
     ///
     /// Returns the number of queues at the front of `targets` that accept the message; the queues behind them
@@ -232,6 +233,7 @@ impl Records {
         credit: Option<&dyn Fn(QueueId) -> u64>,
     ) -> (usize, bool) {
         let due = messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
+        let is_persistent = messages.flags(message).has(MessageFlags::PERSISTENT);
         let (mut accepting_count, mut end, mut is_refused) = (0, 0, false);
         for at in 0..targets.len() {
             let queue = targets[at];
@@ -242,7 +244,9 @@ impl Records {
                     .is_none_or(|credit| self.refuses_body(queue, messages.body_len(message), credit(queue)));
             is_refused |= refuses;
             let due = due || self[queue].settings.message_ttl_ms == 0;
-            let accepts = !refuses && (!due || self.accepts_expired(queue) || is_taken_at_once(queue));
+            let accepts = !refuses
+                && (!due || self.accepts_expired(queue) || is_taken_at_once(queue))
+                && (is_persistent || !self.is_of_absent_client(queue));
             let is_dead_lettered = refuses && self.dead_letters_on_refusal(queue);
             if accepts || is_dead_lettered {
                 targets.swap(end, at);
@@ -255,6 +259,12 @@ impl Records {
         }
         targets.truncate(end);
         (accepting_count, is_refused)
+    }
+
+    /// Returns whether the queue is that of an MQTT session whose client is not connected.
+    fn is_of_absent_client(&self, queue: QueueId) -> bool {
+        let record = &self[queue];
+        record.session.is_some() && record.queue_consumers.is_empty()
     }
 
     /// Returns whether the queue accepts a message that expires at once although no consumer can take it: the

@@ -42,6 +42,7 @@ impl MqttConnection {
             (Pending::Connect, outcome) => self.answer_connect(context, outcome, batch),
             (Pending::Filter { .. }, Outcome::Fault(fault)) => self.answer_refused_filter(context, &fault),
             (Pending::Filter { granted }, _) => self.push_filter_code(granted, batch),
+            (Pending::Disconnect, _) => self.finish_with(context),
             (Pending::Silent | Pending::Nothing, _) => {}
         }
     }
@@ -125,12 +126,15 @@ impl MqttConnection {
             (ConnectStep::OpenVhost, Outcome::Done) => {
                 self.phase = Phase::Connecting { due, step: ConnectStep::OpenSession };
             }
-            (ConnectStep::OpenSession, Outcome::SessionOpened { channel, client_id, is_assigned }) => {
+            (
+                ConnectStep::OpenSession,
+                Outcome::SessionOpened { channel, client_id, is_assigned, is_present, expiry_s },
+            ) => {
                 self.channel = Some(channel);
                 self.keep_client(context, &client_id);
                 self.phase = Phase::Open;
                 let assigned = is_assigned.then_some(&*client_id);
-                self.push_connack(context, assigned, ReasonCode::Success, batch);
+                self.push_connack(context, (assigned, is_present, expiry_s), batch);
             }
             (ConnectStep::Login, Outcome::Fault(fault)) => {
                 self.warn(context, LogKind::Login, format_args!(": login refused: {fault}"));
@@ -145,13 +149,12 @@ impl MqttConnection {
         }
     }
 
-    /// Stores CONNACK. With `Success`, an MQTT 5 client also gets what the broker does not support, and the client
-    /// identifier if it was assigned.
-    pub(super) fn push_connack(
+    /// Stores the CONNACK of a client that was accepted. An MQTT 5 client also gets what the broker does not support, the
+    /// client identifier if it was assigned, and the session expiry interval if it is not the requested one.
+    fn push_connack(
         &mut self,
         context: &mut Context<'_>,
-        assigned_client_id: Option<&str>,
-        reason: ReasonCode,
+        (assigned_client_id, is_present, expiry_s): (Option<&str>, bool, u32),
         batch: Batch,
     ) {
         let packet_len_max = context.settings.mqtt_packet_len_max();
@@ -163,10 +166,21 @@ impl MqttConnection {
             Property::SubscriptionIdentifiersAvailable(0),
             Property::SharedSubscriptionAvailable(0),
         ];
+        let is_shorter = expiry_s != self.expiry_s;
+        let expiry = is_shorter.then_some(Property::SessionExpiryInterval(expiry_s));
         let assigned = assigned_client_id.map(Property::AssignedClientIdentifier);
-        let properties = announced.into_iter().chain(assigned).filter(|_| reason == ReasonCode::Success);
+        let properties = announced.into_iter().chain(expiry).chain(assigned);
         let version = self.version;
-        self.push(context, batch, |writer| write_connack(writer, version, false, reason, properties));
+        let reason = ReasonCode::Success;
+        self.push(context, batch, |writer| write_connack(writer, version, is_present, reason, properties));
+    }
+
+    /// Stores the CONNACK of a client that is refused.
+    pub(super) fn push_refusal(&mut self, context: &mut Context<'_>, reason: ReasonCode) {
+        let version = self.version;
+        self.push(context, Batch::NONE, |writer| {
+            write_connack(writer, version, false, reason, core::iter::empty())
+        });
     }
 
     // ---- SUBSCRIBE and UNSUBSCRIBE

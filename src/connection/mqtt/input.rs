@@ -55,6 +55,8 @@ pub(super) enum Pending {
     Filter { granted: ReasonCode },
     /// A command without an answer.
     Silent,
+    /// The last command of the connection.
+    Disconnect,
 }
 
 /// How much of a PUBLISH has arrived.
@@ -282,10 +284,7 @@ impl MqttConnection {
                 self.output.is_pingresp_due = true;
                 Handled::Done
             }
-            Packet::Disconnect(disconnect) => {
-                self.handle_disconnect(context, disconnect)?;
-                Handled::Done
-            }
+            Packet::Disconnect(disconnect) => self.handle_disconnect(context, disconnect)?,
         };
         Ok((handled, len))
     }
@@ -336,8 +335,14 @@ impl MqttConnection {
             },
             ConnectStep::OpenSession => {
                 let in_flight_max = connect.receive_maximum.min(SESSION_IN_FLIGHT_MAX as u16);
-                let (client_id, packet_len_max) = (connect.client_id, connect.maximum_packet_size);
-                Handled::Command(None, Command::OpenSession { client_id, in_flight_max, packet_len_max })
+                let command = Command::OpenSession {
+                    client_id: connect.client_id,
+                    clean_start: connect.clean_start,
+                    expiry_s: connect.session_expiry_s,
+                    in_flight_max,
+                    packet_len_max: connect.maximum_packet_size,
+                };
+                Handled::Command(None, command)
             }
         };
         self.input.pending = Pending::Connect;
@@ -355,8 +360,8 @@ impl MqttConnection {
             let text = "enhanced authentication, which this broker does not support";
             return Err(PacketError::new(ReasonCode::BadAuthenticationMethod, text));
         }
-        self.keep_alive_ms = u32::from(connect.keep_alive_s) * 1500;
-        self.packet_len_max = connect.maximum_packet_size;
+        (self.keep_alive_ms, self.expiry_s) =
+            (u32::from(connect.keep_alive_s) * 1500, connect.session_expiry_s);
         Ok(())
     }
 
@@ -564,17 +569,26 @@ impl MqttConnection {
         self.input.filters.as_ref().map_or(0, |filters| filters.codes.len())
     }
 
-    fn handle_disconnect(
+    fn handle_disconnect<'a>(
         &mut self,
         context: &mut Context<'_>,
         disconnect: Disconnect,
-    ) -> Result<(), PacketError> {
-        if disconnect.session_expiry_s.is_some_and(|seconds| seconds > 0) {
-            return Err(PacketError::protocol("a session expiry in DISCONNECT, although CONNECT had none"));
-        }
+    ) -> Result<Handled<'a>, PacketError> {
         log::debug!("connection {}: the client closes it ({})", self.id.index(), disconnect.reason.name());
-        self.finish_with(context);
-        Ok(())
+        match disconnect.session_expiry_s.filter(|seconds| *seconds != self.expiry_s) {
+            // §3.14.2.2.2.
+            Some(_) if self.expiry_s == 0 => {
+                Err(PacketError::protocol("a session expiry in DISCONNECT, although CONNECT had none"))
+            }
+            Some(expiry_s) => {
+                self.input.pending = Pending::Disconnect;
+                Ok(Handled::Command(self.channel, Command::SetSessionExpiry { expiry_s }))
+            }
+            None => {
+                self.finish_with(context);
+                Ok(Handled::Done)
+            }
+        }
     }
 
     // ---- errors

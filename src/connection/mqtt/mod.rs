@@ -62,8 +62,8 @@ pub struct MqttConnection {
     is_logged_in: bool,
     /// Time without a packet after which the client is lost, in milliseconds; 0: unlimited.
     keep_alive_ms: u32,
-    /// The largest packet that the client accepts, in bytes.
-    packet_len_max: u32,
+    /// The session expiry interval of CONNECT in seconds; 0: the session ends with the connection.
+    expiry_s: u32,
     /// The broker's channel of the session; `None` before [`Phase::Open`].
     channel: Option<ChannelId>,
     input: Input,
@@ -133,7 +133,7 @@ impl MqttConnection {
             version: Version::V3_1_1,
             is_logged_in: false,
             keep_alive_ms: 0,
-            packet_len_max: leveret_mqtt::PACKET_LEN_MAX,
+            expiry_s: 0,
             channel: None,
             input: Input::default(),
             output: Output {
@@ -270,7 +270,7 @@ impl MqttConnection {
         }
         match self.phase {
             Phase::Refused { reason, .. } => {
-                self.push_connack(context, None, reason, Batch::NONE);
+                self.push_refusal(context, reason);
                 self.finish(context.now);
                 Timeout::GoOn
             }
@@ -359,7 +359,7 @@ impl MqttConnection {
     fn end(&mut self, context: &mut Context<'_>, reason: ReasonCode, text: fmt::Arguments<'_>) {
         self.warn(context, LogKind::Connection, format_args!(": closed: {text} ({})", reason.name()));
         match self.phase {
-            Phase::Connecting { .. } => self.push_connack(context, None, reason, Batch::NONE),
+            Phase::Connecting { .. } => self.push_refusal(context, reason),
             Phase::Open => self.push_disconnect(context, reason),
             Phase::Refused { .. } | Phase::Finished { .. } => {}
         }

@@ -140,6 +140,8 @@ pub struct RecordSizes {
     pub policy_bytes: usize,
     /// A runtime parameter.
     pub parameter_bytes: usize,
+    /// An MQTT session; 0 without MQTT.
+    pub session_bytes: usize,
     /// A connection before the login, in addition to its record: the password that waits for its check.
     pub login_bytes: usize,
     /// The list of accepted sockets that wait, and the tables of failed logins.
@@ -430,8 +432,8 @@ impl Limits {
         ]
     }
 
-    /// Returns the lines for users, permissions and virtual hosts.
-    fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 8] {
+    /// Returns the lines for users, permissions, virtual hosts and MQTT sessions.
+    fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 9] {
         let logins = "logins whose password is being checked";
         [
             line(
@@ -444,6 +446,12 @@ impl Limits {
             line("users_max", self.users_max.into(), sizes.user_bytes, "user with its tags"),
             line("permissions_max", self.permissions_max.into(), sizes.permission_bytes, "permission"),
             line("policies_max", self.policies_max.into(), sizes.policy_bytes, "policy"),
+            line(
+                "mqtt_sessions_max",
+                self.mqtt_sessions_max.into(),
+                sizes.session_bytes,
+                "MQTT session that is kept",
+            ),
             line("parameters_max", self.parameters_max.into(), sizes.parameter_bytes, "runtime parameter"),
             line(
                 "patterns_bytes_max",

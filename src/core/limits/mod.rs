@@ -85,6 +85,10 @@ pub struct Limits {
     pub unacknowledged_max: u32,
     /// Largest message body in bytes; larger ones are refused with 406.
     pub message_size_max: u32,
+    /// Maximum number of MQTT sessions that are kept after their connection.
+    pub mqtt_sessions_max: u32,
+    /// Longest time for which an MQTT session is kept after its connection, in milliseconds.
+    pub mqtt_session_expiry_max_ms: u32,
     /// Maximum number of subscriptions of one MQTT session.
     pub mqtt_subscriptions_max: u32,
     /// Maximum number of messages that wait in one MQTT session.
@@ -162,6 +166,8 @@ impl Default for Limits {
             queue_entries_max: 400_000,
             unacknowledged_max: 65_536,
             message_size_max: 16 << 20,
+            mqtt_sessions_max: 1000,
+            mqtt_session_expiry_max_ms: 7 * 24 * 60 * 60 * 1000,
             mqtt_subscriptions_max: 100,
             mqtt_session_messages_max: 1000,
             mqtt_session_bytes_max: 1 << 20,
@@ -475,6 +481,7 @@ mod check_tests {
         permission_bytes: 800,
         policy_bytes: 1800,
         parameter_bytes: 2700,
+        session_bytes: 0,
         login_bytes: 1000,
         admission_bytes: 20_000,
         unacknowledged_bytes: 72,

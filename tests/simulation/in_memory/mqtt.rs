@@ -3,6 +3,7 @@
 use leveret_amqp::Method;
 use leveret_broker::DeleteIf;
 use leveret_core::limits::Limits;
+use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
 use leveret_test_support::simulated_server::{Publish, Said};
 use leveret_test_support::simulated_server::{Simulation, small_limits};
@@ -20,6 +21,13 @@ fn subscriber(simulation: &mut Simulation, level: u8, filters: &[(&str, u8)]) ->
     let codes = client.subscribe(simulation, filters);
     assert_eq!(codes, filters.iter().map(|(_, qos)| (*qos).min(1)).collect::<Vec<_>>());
     client
+}
+
+/// Deletes a queue as an operator does.
+fn delete_queue(simulation: &mut Simulation, queue: &str) {
+    let (broker, mut context) = simulation.engine.broker_mut();
+    broker.operator_delete_queue(&mut context, "/", queue, DeleteIf::default()).expect("it exists");
+    simulation.run();
 }
 
 #[test]
@@ -354,11 +362,179 @@ fn a_client_that_does_not_acknowledge_loses_the_oldest_messages() {
 fn a_client_without_its_queue_is_disconnected() {
     let mut simulation = Simulation::new(small_limits());
     let mut client = subscriber(&mut simulation, 5, &[("#", 1)]);
-    let (broker, mut context) = simulation.engine.broker_mut();
-    let queue = "mqtt-subscription-subscriber";
-    broker.operator_delete_queue(&mut context, "/", queue, DeleteIf::default()).expect("it exists");
-    simulation.run();
+    delete_queue(&mut simulation, "mqtt-subscription-subscriber");
     assert_eq!(client.expect(&mut simulation, 0xE0).body[0], 0x98);
     client.assert_closed(&mut simulation);
     simulation.end(&[]);
+}
+
+// ---- sessions that are kept
+
+fn kept(client_id: &str) -> Login<'_> {
+    Login { clean_start: false, ..named(client_id) }
+}
+
+/// Connects a client whose session is kept. Returns it, and whether the session was present.
+fn log_in_kept(simulation: &mut Simulation, client_id: &str) -> (MqttClient, bool) {
+    let (client, connack) = MqttClient::connect(simulation, &kept(client_id));
+    assert_eq!(connack.body[1], 0);
+    (client, connack.body[0] == 1)
+}
+
+#[test]
+fn a_kept_session_gets_what_arrived_while_its_client_was_away() {
+    let mut simulation = Simulation::new(small_limits());
+    let (mut away, is_present) = log_in_kept(&mut simulation, "away");
+    assert!(!is_present);
+    away.subscribe(&mut simulation, &[("one/#", 1), ("zero/#", 0)]);
+    away.lose(&mut simulation);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    for topic in ["one/a", "zero/b", "one/c"] {
+        publisher.publish_1(&mut simulation, topic, 1, topic.as_bytes());
+        // Messages with QoS 0 are not kept for a client that is away.
+        publisher.publish(&mut simulation, topic, b"");
+    }
+    let (mut back, is_present) = log_in_kept(&mut simulation, "away");
+    assert!(is_present);
+    for (topic, qos) in [("one/a", 1), ("zero/b", 0), ("one/c", 1)] {
+        let received = back.receive(&mut simulation).expect(topic);
+        assert_eq!((&*received.topic, received.qos, received.is_duplicate), (topic, qos, false));
+    }
+    assert_eq!(back.receive(&mut simulation), None);
+    back.disconnect(&mut simulation);
+    // Clean Session deletes the session.
+    let (clean, connack) = MqttClient::connect(&mut simulation, &named("away"));
+    assert_eq!(connack.body, [0, 0]);
+    clean.disconnect(&mut simulation);
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn unacknowledged_deliveries_are_sent_again_with_their_packet_identifiers() {
+    let mut simulation = Simulation::new(small_limits());
+    let (mut client, _) = log_in_kept(&mut simulation, "again");
+    client.subscribe(&mut simulation, &[("#", 1)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    for number in 0..30 {
+        publisher.publish_1(&mut simulation, "t", 1, &[number]);
+    }
+    let first: Vec<_> = core::iter::from_fn(|| client.receive(&mut simulation)).collect();
+    assert_eq!(first.len(), 20);
+    client.acknowledge(&mut simulation, first[1].packet_id.unwrap());
+    let last = client.receive(&mut simulation).expect("one more");
+    for is_taken_over in [false, true] {
+        let unacknowledged = first.iter().filter(|message| message.payload != [1]).chain([&last]);
+        if !is_taken_over {
+            client.lose(&mut simulation);
+        }
+        let (mut next, is_present) = log_in_kept(&mut simulation, "again");
+        assert!(is_present);
+        for earlier in unacknowledged {
+            let again = next.receive(&mut simulation).expect("it was not acknowledged");
+            assert!(again.is_duplicate);
+            assert_eq!((again.packet_id, &again.payload), (earlier.packet_id, &earlier.payload));
+        }
+        assert_eq!(next.receive(&mut simulation), None);
+        client = next;
+    }
+    client.disconnect(&mut simulation);
+    let clean = MqttClient::log_in(&mut simulation, &named("again"));
+    clean.disconnect(&mut simulation);
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn a_kept_session_expires() {
+    let limits = Limits { mqtt_session_expiry_max_ms: 60_000, ..small_limits() };
+    let mut simulation = Simulation::new(limits);
+    let interval = |seconds: u32| [&[0x11][..], &seconds.to_be_bytes()].concat();
+    let with = |client_id, properties| Login { level: 5, clean_start: false, properties, ..named(client_id) };
+    let (ten, long) = (interval(10), interval(1_000));
+    let (mut short, connack) = MqttClient::connect(&mut simulation, &with("ten", &ten));
+    assert!(!connack.body.contains(&0x11), "the requested interval is not repeated");
+    short.subscribe(&mut simulation, &[("#", 1)]);
+    short.lose(&mut simulation);
+    let (capped, connack) = MqttClient::connect(&mut simulation, &with("capped", &long));
+    assert!(connack.body.ends_with(&interval(60)), "{connack:?}");
+    capped.lose(&mut simulation);
+    let count = |simulation: &Simulation| simulation.engine.broker().gauges().queues;
+    simulation.pass_ms(9_000);
+    assert_eq!(count(&simulation), 2);
+    simulation.pass_ms(2_000);
+    assert_eq!(count(&simulation), 1, "the session of 10 s has expired");
+    simulation.pass_ms(50_000);
+    assert_eq!(count(&simulation), 0, "the other one, too");
+    // DISCONNECT may end a session, and may not keep one that was not to be kept.
+    let (mut client, _) = MqttClient::connect(&mut simulation, &with("ends", &ten));
+    client.send(&mut simulation, &packet(0xE0, &[&[0, 5][..], &interval(0)].concat()));
+    client.assert_closed(&mut simulation);
+    assert_eq!(count(&simulation), 0);
+    let (mut client, _) = MqttClient::connect(&mut simulation, &Login { level: 5, ..named("refused") });
+    client.send(&mut simulation, &packet(0xE0, &[&[0, 5][..], &interval(10)].concat()));
+    assert_eq!(client.expect(&mut simulation, 0xE0).body[0], 0x82);
+    client.assert_closed(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn only_so_many_sessions_are_kept() {
+    let mut simulation = Simulation::new(Limits { mqtt_sessions_max: 2, ..small_limits() });
+    for name in ["a", "b"] {
+        let (client, _) = log_in_kept(&mut simulation, name);
+        client.disconnect(&mut simulation);
+    }
+    let (mut refused, connack) = MqttClient::connect(&mut simulation, &kept("c"));
+    assert_eq!(connack.body, [0, 3], "server unavailable");
+    refused.assert_closed(&mut simulation);
+    let (mut refused, connack) = MqttClient::connect(
+        &mut simulation,
+        &Login { level: 5, properties: &[0x11, 0, 0, 0, 9], ..named("c") },
+    );
+    assert_eq!(connack.body[1], 0x97, "quota exceeded");
+    refused.assert_closed(&mut simulation);
+    // Those that exist, and those that are not kept, are not refused.
+    let (known, is_present) = log_in_kept(&mut simulation, "a");
+    assert!(is_present);
+    let clean = MqttClient::log_in(&mut simulation, &named("c"));
+    clean.disconnect(&mut simulation);
+    known.disconnect(&mut simulation);
+    delete_queue(&mut simulation, "mqtt-subscription-a");
+    delete_queue(&mut simulation, "mqtt-subscription-b");
+    simulation.end(&[]);
+}
+
+/// PUBACK, SUBACK and CONNACK of a kept session wait for the disk. What is not kept does not wait.
+#[test]
+fn answers_wait_until_what_they_promise_is_durable() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let slow = |simulation: &mut Simulation, slowness_ms| {
+        simulation.engine.platform_mut().helpers.slowness_ms = slowness_ms;
+    };
+    slow(&mut simulation, 0);
+    let commits = |simulation: &mut Simulation| simulation.engine.platform_mut().helpers.commits;
+    let before = commits(&mut simulation);
+    let mut clean = MqttClient::log_in(&mut simulation, &named("clean"));
+    clean.subscribe(&mut simulation, &[("clean", 1)]);
+    assert_eq!(clean.publish_1(&mut simulation, "nobody", 1, b""), 0);
+    assert_eq!(commits(&mut simulation), before, "nothing was to be written");
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    let after_connect = commits(&mut simulation);
+    assert!(after_connect > before);
+    client.subscribe(&mut simulation, &[("t", 1)]);
+    let after_subscribe = commits(&mut simulation);
+    assert!(after_subscribe > after_connect);
+    clean.publish_1(&mut simulation, "t", 2, b"");
+    assert!(commits(&mut simulation) > after_subscribe);
+    // While the disk is busy, PINGRESP is not delayed, and the PUBACK comes when it is done.
+    slow(&mut simulation, 10_000);
+    let publish = clean.publish_packet(2, "t", 3, b"");
+    clean.send(&mut simulation, &publish);
+    clean.send(&mut simulation, &[0xC0, 0]);
+    clean.expect(&mut simulation, 0xD0);
+    assert_eq!(clean.next(&mut simulation), None);
+    simulation.pass_ms(10_000);
+    assert_eq!(clean.expect(&mut simulation, 0x40).body, [0, 3]);
 }
