@@ -397,11 +397,12 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Adds the session of a restored queue, if the queue is that of a session.
-    pub(crate) fn restore_session(&mut self, queue: QueueId) {
+    /// Adds the session of a restored queue, if the queue is that of a session. Returns `false` if there is no capacity for
+    /// it; its client is then refused.
+    pub(crate) fn restore_session(&mut self, queue: QueueId) -> bool {
         let record = self.queues.at(queue);
         let is_kept = Table::trusted(&record.arguments).get(KEPT_ARGUMENT).is_some();
-        let Some(client_id) = record.name.strip_prefix(QUEUE_PREFIX).filter(|_| is_kept) else { return };
+        let Some(client_id) = record.name.strip_prefix(QUEUE_PREFIX).filter(|_| is_kept) else { return true };
         let expires_ms =
             Table::trusted(&record.arguments).get("x-expires").and_then(|value| value.as_integer());
         let expiry_s = expires_ms.map_or(u32::MAX, |ms| u32::try_from(ms / 1000).unwrap_or(u32::MAX));
@@ -415,13 +416,9 @@ impl Broker {
             last_packet_id: 0,
             packet_len_max: 0,
         };
-        match self.sessions.insert(session) {
-            Some(session) => self.queues.at_mut(queue).session = Some(session),
-            None => log::error!(
-                "queue '{}' is that of an MQTT session, and mqtt_sessions_max is too small for it: the client is refused",
-                record.name.escape_debug()
-            ),
-        }
+        let added = self.sessions.insert(session);
+        self.queues.at_mut(queue).session = added;
+        added.is_some()
     }
 
     /// Ends a session with its subscriptions and messages.

@@ -148,18 +148,19 @@ mod tests {
         assert_eq!(config.limits, own, "messages of 16 MiB are taken, and more");
     }
 
+    /// The lines of the memory table exist only with the listeners that need them.
     #[test]
-    fn tls_for_mqtt_alone_takes_the_memory_of_tls() {
-        let board = "board = \"router-64\"\n";
-        let table = |listen: &str| {
-            let mut config = said(&format!("{board}{listen}"));
-            let table = config.derive_limits(record_sizes).unwrap();
-            (config.limits, table)
+    fn mqtt_takes_memory_for_its_sessions_and_with_tls_that_of_tls() {
+        let keys = |listen: &str| {
+            let table =
+                said(&format!("board = \"router-64\"\n{listen}")).derive_limits(record_sizes).unwrap();
+            ["tls_connections_max", "mqtt_sessions_max"]
+                .map(|key| table.lines.iter().any(|line| line.key == key))
         };
-        let amqp = table("listen_tls = [\"127.0.0.1\"]\n");
-        assert_eq!(table("mqtt_tls = [\"127.0.0.1\"]\n"), amqp);
-        assert!(amqp.1.lines.iter().any(|line| line.key == "tls_connections_max"));
-        assert_eq!(table("mqtt = [\"127.0.0.1\"]\n"), table(""));
+        assert_eq!(keys(""), [false, false]);
+        assert_eq!(keys("listen_tls = [\"127.0.0.1\"]\n"), [true, false]);
+        assert_eq!(keys("mqtt = [\"127.0.0.1\"]\n"), [false, true]);
+        assert_eq!(keys("mqtt_tls = [\"127.0.0.1\"]\n"), [true, true]);
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl Limits {
                 || line.bytes_each > 0
         };
         lines.retain(is_there);
-        lines.extend(self.access_lines(sizes));
+        lines.extend(self.access_lines(sizes).into_iter().filter(|line| line.bytes_each > 0));
         lines.extend(self.tls_lines(sizes).into_iter().filter(|line| line.bytes_each > 0));
         MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
     }

@@ -161,7 +161,7 @@ impl Restarts {
         match self.apply(connection, Some(channel), Command::Publish { message, mandatory }) {
             Outcome::Wait => self.messages.release(message),
             Outcome::Fault(_) => self.close_channel(client, channel),
-            Outcome::Published | Outcome::PublishRefused => {}
+            Outcome::Published | Outcome::PublishedNowhere | Outcome::PublishRefused => {}
             other => panic!("publish answered {other:?}"),
         }
     }
