@@ -85,6 +85,9 @@ pub const PROPERTIES: [(&str, u16, PropertyKind); 14] = [
     ("cluster_id", CLUSTER_ID, PropertyKind::Text),
 ];
 
+/// RabbitMQ's header with the QoS with which an MQTT client has published a message.
+pub const PUBLISH_QOS: &str = "x-mqtt-publish-qos";
+
 const UNDEFINED: u16 = 0x0003;
 const OCTETS: u16 = DELIVERY_MODE | PRIORITY;
 
@@ -235,13 +238,23 @@ impl<'a> Properties<'a> {
     #[inline]
     pub fn message_flags(self) -> MessageFlags {
         let mode = self.delivery_mode();
-        let flags = if mode == Some(2) { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+        let mut flags = if mode == Some(2) { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+        if self.is_published_exactly_once() {
+            flags = flags.with(MessageFlags::EXACTLY_ONCE);
+        }
         let wants_a_look = !matches!(mode, None | Some(1 | 2))
             || self.has_headers()
             || self.expiration().is_some()
             || self.user_id().is_some()
             || self.reply_to().is_some();
         if wants_a_look { flags.with(MessageFlags::PARSE_PROPERTIES) } else { flags }
+    }
+
+    /// Returns whether the message was published with QoS 2 of MQTT, according to RabbitMQ's header for that.
+    #[inline]
+    pub fn is_published_exactly_once(&self) -> bool {
+        let qos = |headers: Table<'a>| headers.get(PUBLISH_QOS).and_then(|value| value.as_integer());
+        self.has_headers() && self.headers().and_then(qos) == Some(2)
     }
 
     /// Returns the header table; `None` if it is absent, which is not the same as empty.

@@ -30,7 +30,7 @@ use super::queue_records::{BROWSED_MAX, BrowseResult};
 use super::reply_text::QueueText;
 use super::reply_text::out_of;
 use super::republish::{Parking, Reason};
-use super::sessions::SessionRequest;
+use super::sessions::{SessionRequest, Step};
 use super::state::REPLY_TO;
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
@@ -190,7 +190,18 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         match command {
             Command::Publish { message, mandatory } => self.publish(cx, channel, message, mandatory),
-            Command::AcknowledgePacket { packet_id } => self.acknowledge_packet(cx, connection, packet_id),
+            Command::AcknowledgePacket { packet_id } => {
+                self.acknowledge_packet(cx, connection, packet_id, Step::AwaitsPuback)
+            }
+            Command::RefusePacket { packet_id } => {
+                self.acknowledge_packet(cx, connection, packet_id, Step::AwaitsPubrec)
+            }
+            Command::PublishOnce { message, packet_id } => {
+                self.publish_once(cx, (connection, channel), message, packet_id)
+            }
+            Command::ReleasePacket { packet_id } => self.release_packet(cx, connection, packet_id),
+            Command::ReceivePacket { packet_id } => self.receive_packet(cx, connection, packet_id),
+            Command::CompletePacket { packet_id } => self.complete_packet(cx, connection, packet_id),
             Command::Settle { delivery_tag, multiple, settlement } => {
                 self.settle(cx, channel, delivery_tag, multiple, settlement)
             }

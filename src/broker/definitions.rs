@@ -792,7 +792,7 @@ impl Broker {
             self.access.count_queue(vhost, false);
         }
         if let Some(session) = session {
-            self.note_session_queue_deleted(session);
+            self.note_session_queue_deleted(cx, session, queue);
         }
         if let Some(owner) = owner {
             self.queues

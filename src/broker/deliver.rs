@@ -22,7 +22,7 @@ use leveret_core::command::{
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
-use leveret_core::pending_writes::PendingWrites;
+use leveret_core::pending_writes::{Batch, PendingWrites};
 
 use super::consumers::ConsumerState;
 use super::deliveries::{DeliveryMethod, NewDelivery};
@@ -61,6 +61,12 @@ impl Outbox for OutboxView<'_> {
             }
         };
         let channel = self.broker.consumers.channel(delivery.channel);
+        let batch = match delivery.method {
+            DeliveryMethod::Publish(SubscriptionDelivery::ExactlyOnce(packet_id)) => {
+                self.broker.packet_batch(channel.connection, packet_id)
+            }
+            _ => Batch::NONE,
+        };
         Some(Delivery {
             sequence: delivery.sequence,
             channel: channel.number,
@@ -70,6 +76,7 @@ impl Outbox for OutboxView<'_> {
             delivery_count: self.broker.queues.delivery_count(delivery),
             message: delivery.message?,
             is_withdrawn: delivery.is_withdrawn,
+            batch,
         })
     }
 
@@ -131,6 +138,10 @@ impl Broker {
     #[inline]
     fn deliver_burst(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let delivered = self.deliver_from(cx, queue, most);
+        let record = self.queues.at(queue);
+        if let Some(session) = record.session {
+            self.write_due_session_state(cx, session);
+        }
         let record = self.queues.at(queue);
         if record.has_rules() {
             // Messages over the length limit stay while a ready consumer will get them: in the next turn if

@@ -432,6 +432,12 @@ impl Broker {
                 }
             }
             Definition::Binding { .. } => self.restore_binding(cx, definition),
+            Definition::SessionState { vhost, queue, incarnation, state } => {
+                match self.restore_session_state(vhost, queue, incarnation, state) {
+                    true => Restored::Exists(None),
+                    false => Restored::Orphaned,
+                }
+            }
             Definition::Policy {
                 vhost,
                 name,

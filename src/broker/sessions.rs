@@ -13,9 +13,25 @@
 //! topic: the `*` of a filter is literal in MQTT, and a wildcard does not match a topic that begins with `$`. Such a
 //! message is not delivered.
 //!
+//! A message with QoS 2 is delivered exactly once, also over reconnections and power cuts, because both ends remember its
+//! packet identifier. A session that is kept has its part in the log, as its state ([`Definition::SessionState`]):
+//!
+//! ```text
+//!   client            broker                                     in one commit
+//!   PUBLISH 7    ->   publishes the message, unless it has 7     the message, and 7 is received
+//!                <-   PUBREC 7
+//!   PUBREL 7     ->                                              7 is not received
+//!                <-   PUBCOMP 7
+//!
+//!                <-   PUBLISH 9                                  9 is the message at this offset: before it is sent
+//!   PUBREC 9     ->                                              the message is settled, and 9 is released
+//!                <-   PUBREL 9
+//!   PUBCOMP 9    ->                                              (with the next change)
+//! ```
+//!
 //! # Invariants
 //! - A client identifier has at most one session in a virtual host, and a session has at most one connection.
-//! - The deliveries that the client must acknowledge have different packet identifiers.
+//! - The deliveries that the client must acknowledge, and those that are released, have different packet identifiers.
 
 use core::num::NonZeroU16;
 
@@ -27,7 +43,8 @@ use leveret_core::command::{
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{MessageFlags, Slab};
+use leveret_core::mem::{MessageFlags, MessageId, Slab};
+use leveret_core::pending_writes::{Batch, Definition, Urgency};
 use leveret_core::topic::exchange_separators;
 
 use super::access::{Resource, Right};
@@ -69,43 +86,169 @@ pub(crate) struct Session {
     expiry_s: u32,
     /// The queue. Until the first subscription, a session that ends with its connection has none.
     queue: Option<QueueId>,
-    /// Deliveries that the client must acknowledge.
+    /// Deliveries that the client must acknowledge, and those with QoS 2 that are released.
     in_flight: heapless::Vec<InFlight, SESSION_IN_FLIGHT_MAX>,
+    /// Packet identifiers of messages with QoS 2 that the client has published and not released.
+    received: heapless::Vec<NonZeroU16, RECEIVED_MAX>,
+    /// The state has changed since it was appended to the log.
+    is_state_due: bool,
+    /// The batch of the state that was appended last.
+    state_batch: Batch,
+    /// The log has a state of the session.
+    is_state_stored: bool,
     last_packet_id: u16,
     /// The largest packet that the client accepts, in bytes.
     packet_len_max: u32,
 }
 
-/// A delivery that the client must acknowledge.
+/// A delivery that the client must acknowledge, or that is released.
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     packet_id: NonZeroU16,
-    /// Position of the message in the order in which messages left the queue.
-    order: u64,
-    /// The delivery tag on the session's channel; 0 for a delivery of an earlier connection, whose message is requeued.
+    message: MessageKey,
+    step: Step,
+    /// The delivery tag on the session's channel; 0 if the delivery is released, and for a delivery of an earlier
+    /// connection, whose message is requeued.
     tag: u64,
+    /// The packet identifier is durable with this batch.
+    batch: Batch,
 }
 
+/// Identifies a message of the session's queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum MessageKey {
+    /// The offset in the log.
+    Logged(u64),
+    /// Position in the order in which messages left the queue, of a message that is not in the log.
+    Unlogged(u64),
+}
+
+impl MessageKey {
+    fn of(taken: &Taken) -> Self {
+        taken.log_offset.map_or(Self::Unlogged(taken.order), Self::Logged)
+    }
+
+    /// Returns whether the message was in the queue before this one.
+    const fn is_before(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Logged(one), Self::Logged(two)) | (Self::Unlogged(one), Self::Unlogged(two)) => one < two,
+            _ => false,
+        }
+    }
+}
+
+/// How far the exchange of packets about a delivery is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// With QoS 1: PUBACK is expected.
+    AwaitsPuback,
+    /// With QoS 2: PUBREC is expected.
+    AwaitsPubrec,
+    /// With QoS 2: PUBREL was or will be sent, and PUBCOMP is expected. The message is settled.
+    Released,
+}
+
+/// The most messages with QoS 2 that a client has published and not released.
+const RECEIVED_MAX: usize = 64;
+/// The longest state of a session in bytes.
+const STATE_BYTES_MAX: usize = 1 + RECEIVED_MAX * 2 + SESSION_IN_FLIGHT_MAX * IN_FLIGHT_BYTES;
+/// Bytes of a delivery in the state: packet identifier, whether it is released, and offset of the message.
+const IN_FLIGHT_BYTES: usize = 2 + 1 + 8;
+
 impl Session {
-    /// Returns the packet identifier for a delivery, and adds the delivery to those in flight. A message that was
-    /// delivered on an earlier connection of the session keeps its identifier (MQTT-4.4.0-1).
-    fn begin_delivery(&mut self, order: u64, tag: u64) -> NonZeroU16 {
-        let is_same = |delivery: &&mut InFlight| delivery.tag == 0 && delivery.order == order;
+    fn new(vhost: VhostId, client_id: &str) -> Self {
+        Self {
+            vhost,
+            client_id: client_id.into(),
+            attached: None,
+            expiry_s: 0,
+            queue: None,
+            in_flight: heapless::Vec::new(),
+            received: heapless::Vec::new(),
+            is_state_due: false,
+            state_batch: Batch::NONE,
+            is_state_stored: false,
+            last_packet_id: 0,
+            packet_len_max: 0,
+        }
+    }
+
+    /// Adds a delivery to those in flight, and returns it as it is sent. A message that was delivered on an earlier
+    /// connection of the session keeps its packet identifier and its QoS (MQTT-4.4.0-1).
+    fn begin_delivery(
+        &mut self,
+        message: MessageKey,
+        tag: u64,
+        is_exactly_once: bool,
+    ) -> SubscriptionDelivery {
+        let is_requeued = |delivery: &InFlight| delivery.tag == 0 && delivery.step != Step::Released;
+        let is_same = |delivery: &&mut InFlight| is_requeued(delivery) && delivery.message == message;
         if let Some(earlier) = self.in_flight.iter_mut().find(is_same) {
             earlier.tag = tag;
-            return earlier.packet_id;
+            return earlier.sent_as();
         }
-        // Requeued messages are delivered first, by their order. So the messages of earlier deliveries that come before
+        // Requeued messages are delivered first, in their order. So the messages of earlier deliveries that come before
         // this one are gone: they have expired or were purged.
-        self.in_flight.retain(|delivery| delivery.tag != 0 || delivery.order > order);
+        self.in_flight.retain(|delivery| !is_requeued(delivery) || !delivery.message.is_before(message));
         if self.in_flight.is_full() {
-            let requeued = self.in_flight.iter().rposition(|delivery| delivery.tag == 0);
+            let requeued = self.in_flight.iter().rposition(is_requeued);
             self.in_flight.remove(requeued.expect("the prefetch is at most the capacity"));
         }
-        let packet_id = self.next_packet_id();
-        let pushed = self.in_flight.push(InFlight { packet_id, order, tag });
+        let step = if is_exactly_once { Step::AwaitsPubrec } else { Step::AwaitsPuback };
+        self.is_state_due |= is_exactly_once;
+        // The state will be appended after the deliveries of this turn.
+        let batch = if is_exactly_once { Batch::from_be_bytes([0xFF; 8]) } else { Batch::NONE };
+        let delivery = InFlight { packet_id: self.next_packet_id(), message, step, tag, batch };
+        let pushed = self.in_flight.push(delivery);
         assert!(pushed.is_ok(), "there is capacity now");
-        packet_id
+        delivery.sent_as()
+    }
+
+    /// Returns the packet identifiers of the deliveries that are released.
+    fn released(&self) -> impl Iterator<Item = NonZeroU16> {
+        let released = self.in_flight.iter().filter(|delivery| delivery.step == Step::Released);
+        released.map(|delivery| delivery.packet_id)
+    }
+
+    /// Returns the state: the received packet identifiers with their number, and the deliveries with QoS 2.
+    fn state(&self) -> heapless::Vec<u8, STATE_BYTES_MAX> {
+        let mut state = heapless::Vec::new();
+        let mut put =
+            |octets: &[u8]| state.extend_from_slice(octets).expect("the state has a maximum length");
+        put(&[self.received.len() as u8]);
+        self.received.iter().for_each(|id| put(&id.get().to_be_bytes()));
+        for delivery in &self.in_flight {
+            let (is_released, message) = (delivery.step == Step::Released, delivery.message);
+            let offset = match message {
+                MessageKey::Logged(offset) => offset,
+                // A message that is not in the log does not outlive the broker, and need not be released.
+                MessageKey::Unlogged(_) => continue,
+            };
+            if delivery.step != Step::AwaitsPuback {
+                put(&delivery.packet_id.get().to_be_bytes());
+                put(&[u8::from(is_released)]);
+                put(&offset.to_be_bytes());
+            }
+        }
+        state
+    }
+
+    /// Sets the state that [`Self::state`] returned before the broker was started again. Ignores what is not valid.
+    fn restore_state(&mut self, state: &[u8]) {
+        self.is_state_stored = true;
+        let Some((count, rest)) = state.split_first() else { return };
+        let Some((received, deliveries)) = rest.split_at_checked(usize::from(*count) * 2) else { return };
+        let id = |octets: [u8; 2]| NonZeroU16::new(u16::from_be_bytes(octets));
+        self.received
+            .extend(received.as_chunks().0.iter().filter_map(|octets| id(*octets)).take(RECEIVED_MAX));
+        for [id_high, id_low, is_released, offset @ ..] in deliveries.as_chunks::<IN_FLIGHT_BYTES>().0 {
+            let Some(packet_id) = id([*id_high, *id_low]) else { continue };
+            let step = if *is_released == 1 { Step::Released } else { Step::AwaitsPubrec };
+            let message = MessageKey::Logged(u64::from_be_bytes(*offset));
+            // The state was written with at most as many deliveries.
+            let _ = self.in_flight.push(InFlight { packet_id, message, step, tag: 0, batch: Batch::NONE });
+            self.last_packet_id = self.last_packet_id.max(packet_id.get());
+        }
     }
 
     /// Returns the next packet identifier that no delivery in flight has.
@@ -117,6 +260,15 @@ impl Session {
             {
                 return id;
             }
+        }
+    }
+}
+
+impl InFlight {
+    fn sent_as(self) -> SubscriptionDelivery {
+        match self.step {
+            Step::AwaitsPuback => SubscriptionDelivery::AtLeastOnce(self.packet_id),
+            Step::AwaitsPubrec | Step::Released => SubscriptionDelivery::ExactlyOnce(self.packet_id),
         }
     }
 }
@@ -320,16 +472,7 @@ impl Broker {
         let session = match found {
             Some(session) => session,
             None => {
-                let session = Session {
-                    vhost,
-                    client_id: client_id.into(),
-                    attached: None,
-                    expiry_s: 0,
-                    queue: None,
-                    in_flight: heapless::Vec::new(),
-                    last_packet_id: 0,
-                    packet_len_max,
-                };
+                let session = Session::new(vhost, client_id);
                 self.sessions.insert(session).ok_or_else(|| out_of("connections_max"))?
             }
         };
@@ -350,6 +493,7 @@ impl Broker {
             is_assigned,
             is_present: found.is_some(),
             expiry_s,
+            released: self.sessions.at(session).released().collect(),
         })
     }
 
@@ -406,16 +550,8 @@ impl Broker {
         let expires_ms =
             Table::trusted(&record.arguments).get("x-expires").and_then(|value| value.as_integer());
         let expiry_s = expires_ms.map_or(u32::MAX, |ms| u32::try_from(ms / 1000).unwrap_or(u32::MAX));
-        let session = Session {
-            vhost: record.vhost,
-            client_id: client_id.into(),
-            attached: None,
-            expiry_s: expiry_s.max(1),
-            queue: Some(queue),
-            in_flight: heapless::Vec::new(),
-            last_packet_id: 0,
-            packet_len_max: 0,
-        };
+        let mut session = Session::new(record.vhost, client_id);
+        (session.expiry_s, session.queue) = (expiry_s.max(1), Some(queue));
         let added = self.sessions.insert(session);
         self.queues.at_mut(queue).session = added;
         added.is_some()
@@ -423,6 +559,9 @@ impl Broker {
 
     /// Ends a session with its subscriptions and messages.
     fn end_session(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        if let Some(queue) = self.sessions.at(session).queue {
+            self.delete_session_state(cx, session, queue);
+        }
         let record = self.sessions.remove(session);
         if let Some((connection, _)) = record.attached {
             self.consumers.connection_mut(connection).session = None;
@@ -467,7 +606,13 @@ impl Broker {
     }
 
     /// Handles that the queue of a session is deleted by an operator, or has expired. The client is disconnected.
-    pub(crate) fn note_session_queue_deleted(&mut self, session: SessionId) {
+    pub(crate) fn note_session_queue_deleted(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: SessionId,
+        queue: QueueId,
+    ) {
+        self.delete_session_state(cx, session, queue);
         let record = self.sessions.at_mut(session);
         record.queue = None;
         let Some((connection, _)) = record.attached else {
@@ -645,6 +790,9 @@ impl Broker {
             Ok(index) => {
                 let tag = Name::try_from(CONSUMER_TAG).unwrap_or_default();
                 let new = NewConsumer { tag, priority: 0, no_ack: false, exclusive: true };
+                // Deliveries that are released count as unacknowledged until PUBCOMP.
+                self.consumers.at_mut(index).unacknowledged =
+                    self.sessions.at(session).released().count() as u32;
                 self.consumers.start(cx.work, &mut self.queues, index, new);
                 Ok(())
             }
@@ -717,14 +865,83 @@ impl Broker {
                 let record = self.sessions.at_mut(session);
                 let Some((_, channel)) = record.attached else { return SubscriptionDelivery::Skip };
                 let tag = self.consumers.channel(channel).last_tag + 1;
-                SubscriptionDelivery::AtLeastOnce(record.begin_delivery(taken.order, tag))
+                let is_exactly_once =
+                    qos > 1 && cx.messages.flags(taken.message).has(MessageFlags::EXACTLY_ONCE);
+                record.begin_delivery(MessageKey::of(taken), tag, is_exactly_once)
             }
             Some(_) => SubscriptionDelivery::AtMostOnce,
         }
     }
 
-    /// Handles PUBACK.
+    // ---- acknowledgements, and QoS 2
+
+    /// Returns the position among the deliveries in flight, and the tag, of a delivery that was sent on the connection of
+    /// the session. A client cannot acknowledge what was not sent to it.
+    fn find_sent_packet(
+        &self,
+        session: SessionId,
+        packet_id: NonZeroU16,
+        step: Step,
+    ) -> Option<(usize, u64)> {
+        let record = self.sessions.at(session);
+        let is_it = |delivery: &InFlight| delivery.packet_id == packet_id && delivery.step == step;
+        let at = record.in_flight.iter().position(is_it)?;
+        let (tag, (_, channel)) = (record.in_flight[at].tag, record.attached?);
+        self.consumers.find_sent(&self.queues, channel, tag).map(|_| (at, tag))
+    }
+
+    /// Handles PUBACK, or with [`Step::AwaitsPubrec`] a PUBREC that ends the exchange. Settles the message.
     pub(crate) fn acknowledge_packet(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        packet_id: NonZeroU16,
+        step: Step,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let found = self.find_sent_packet(session, packet_id, step);
+        let (Some((at, tag)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
+            return Ok(Outcome::Done);
+        };
+        self.sessions.at_mut(session).in_flight.remove(at);
+        self.settle(cx, channel, tag, false, Settlement::Ack)
+    }
+
+    /// Handles PUBREC: settles the message, and releases the packet identifier, in one commit.
+    pub(crate) fn receive_packet(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        packet_id: NonZeroU16,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let found = self.find_sent_packet(session, packet_id, Step::AwaitsPubrec);
+        let (Some((at, tag)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
+            let record = self.sessions.at(session);
+            // The client may repeat PUBREC, because it has not received PUBREL.
+            let is_released = record.released().any(|released| released == packet_id);
+            cx.await_defined(record.state_batch);
+            return if is_released { Ok(Outcome::Done) } else { Err(no_packet()) };
+        };
+        let changes_before = cx.pending_writes.change_count();
+        cx.pending_writes.begin_group();
+        let settled = self.settle(cx, channel, tag, false, Settlement::Ack);
+        let delivery = &mut self.sessions.at_mut(session).in_flight[at];
+        (delivery.step, delivery.tag) = (Step::Released, 0);
+        self.write_session_state(cx, session);
+        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+        if cx.pending_writes.change_count() != changes_before {
+            cx.await_batch(batch);
+        }
+        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
+            self.consumers.at_mut(index).unacknowledged += 1;
+        }
+        settled
+    }
+
+    /// Handles PUBCOMP: the packet identifier is free. The log gets this with the next change of the state. After a power
+    /// cut before it, PUBREL is sent once more.
+    pub(crate) fn complete_packet(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -732,16 +949,149 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let session = self.session_of(connection)?;
         let record = self.sessions.at_mut(session);
-        let found = record.in_flight.iter().position(|delivery| delivery.packet_id == packet_id);
-        let (Some(at), Some((_, channel))) = (found, record.attached) else { return Ok(Outcome::Done) };
-        let tag = record.in_flight[at].tag;
-        // A client cannot acknowledge what was not sent to it.
-        if self.consumers.find_sent(&self.queues, channel, tag).is_none() {
+        let is_it = |delivery: &InFlight| delivery.packet_id == packet_id && delivery.step == Step::Released;
+        let (Some(at), Some((_, channel))) = (record.in_flight.iter().position(is_it), record.attached)
+        else {
             return Ok(Outcome::Done);
+        };
+        record.in_flight.remove(at);
+        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
+            self.consumers.at_mut(index).unacknowledged -= 1;
+            self.consumers.make_eligible(cx.work, &mut self.queues, index);
         }
-        self.sessions.at_mut(session).in_flight.remove(at);
-        self.settle(cx, channel, tag, false, Settlement::Ack)
+        Ok(Outcome::Done)
     }
+
+    /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message and
+    /// its packet identifier are in one commit.
+    pub(crate) fn publish_once(
+        &mut self,
+        cx: &mut Context<'_>,
+        (connection, channel): (ConnectionId, ChannelId),
+        message: MessageId,
+        packet_id: NonZeroU16,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection).inspect_err(|_| cx.messages.release(message))?;
+        let record = self.sessions.at(session);
+        if record.received.contains(&packet_id) {
+            cx.await_defined(record.state_batch);
+            cx.messages.release(message);
+            return Ok(Outcome::Published);
+        }
+        if record.received.is_full() {
+            cx.messages.release(message);
+            let text = format_args!("the client has not released {RECEIVED_MAX} messages with QoS 2");
+            return Err(Fault::connection(ReplyCode::ResourceError, text));
+        }
+        let changes_before = cx.pending_writes.change_count();
+        cx.pending_writes.begin_group();
+        let outcome = self.publish(cx, channel, message, false);
+        let is_accepted = matches!(outcome, Ok(Outcome::Published | Outcome::PublishedNowhere));
+        if is_accepted {
+            let pushed = self.sessions.at_mut(session).received.push(packet_id);
+            assert!(pushed.is_ok(), "there is capacity");
+            self.write_session_state(cx, session);
+        }
+        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+        if is_accepted && cx.pending_writes.change_count() != changes_before {
+            cx.await_batch(batch);
+        }
+        outcome
+    }
+
+    /// Handles PUBREL: the client may use the packet identifier for another message.
+    pub(crate) fn release_packet(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        packet_id: NonZeroU16,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let record = self.sessions.at_mut(session);
+        let Some(at) = record.received.iter().position(|received| *received == packet_id) else {
+            cx.await_defined(record.state_batch);
+            return Err(no_packet());
+        };
+        record.received.remove(at);
+        self.write_session_state(cx, session);
+        Ok(Outcome::Done)
+    }
+
+    /// Appends the state of a session to the log, if it has changed and the session is kept. Deliveries with a new packet
+    /// identifier are sent when it is durable.
+    pub(crate) fn write_due_session_state(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        if self.sessions.at(session).is_state_due {
+            self.write_session_state(cx, session);
+        }
+    }
+
+    fn write_session_state(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        let record = self.sessions.at(session);
+        let state = record.state();
+        let batch = match record.queue.map(|queue| self.queues.at(queue)) {
+            Some(queue) if queue.durable_index.is_logged() => {
+                let definition = Definition::SessionState {
+                    vhost: self.access.vhost_name(queue.vhost),
+                    queue: &queue.name,
+                    incarnation: queue.durable_index.incarnation(),
+                    state: &state,
+                };
+                cx.pending_writes.define(definition.key(), Some(definition.value()))
+            }
+            _ => Batch::NONE,
+        };
+        cx.await_batch(batch);
+        let record = self.sessions.at_mut(session);
+        (record.is_state_due, record.state_batch) = (false, batch);
+        record.is_state_stored |= batch != Batch::NONE;
+        for delivery in record.in_flight.iter_mut().filter(|delivery| delivery.batch > batch) {
+            delivery.batch = batch;
+        }
+    }
+
+    /// Returns the batch with which the packet identifier of a delivery with QoS 2 is durable.
+    pub(crate) fn packet_batch(&self, connection: ConnectionId, packet_id: NonZeroU16) -> Batch {
+        let session = self.consumers.connection(connection).session.map(|session| self.sessions.at(session));
+        let is_it = |delivery: &&InFlight| delivery.packet_id == packet_id;
+        let delivery = session.and_then(|session| session.in_flight.iter().find(is_it));
+        delivery.map_or(Batch::NONE, |delivery| delivery.batch)
+    }
+
+    /// Gives a restored session its state. Returns `false` if there is no such session.
+    pub(crate) fn restore_session_state(
+        &mut self,
+        vhost: &str,
+        queue: &str,
+        incarnation: u64,
+        state: &[u8],
+    ) -> bool {
+        let vhost = self.access.find_vhost(vhost);
+        let found = vhost.and_then(|vhost| self.queues.records().find_queue(vhost, queue));
+        let Some(record) = found.map(|queue| self.queues.at(queue)) else { return false };
+        match record.session.filter(|_| record.durable_index.incarnation() == incarnation) {
+            Some(session) => {
+                self.sessions.at_mut(session).restore_state(state);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Deletes the state of a session from the log, before its queue is deleted.
+    fn delete_session_state(&mut self, cx: &mut Context<'_>, session: SessionId, queue: QueueId) {
+        if !core::mem::take(&mut self.sessions.at_mut(session).is_state_stored) {
+            return;
+        }
+        let record = self.queues.at(queue);
+        let vhost = self.access.vhost_name(record.vhost);
+        let definition = Definition::SessionState { vhost, queue: &record.name, incarnation: 0, state: &[] };
+        let batch = cx.pending_writes.define(definition.key(), None);
+        cx.await_batch(batch);
+    }
+}
+
+fn no_packet() -> Fault {
+    Fault::new(ReplyCode::NotFound, format_args!("unknown packet identifier"))
 }
 
 /// The most bytes of a PUBLISH to a client besides its topic and its payload: the fixed header, the length of the topic,
@@ -790,22 +1140,20 @@ mod tests {
     }
 
     fn session() -> Session {
-        Session {
-            vhost: VhostId::from_index(0),
-            client_id: "c".into(),
-            attached: None,
-            expiry_s: 0,
-            queue: None,
-            in_flight: heapless::Vec::new(),
-            last_packet_id: 0,
-            packet_len_max: u32::MAX,
+        Session::new(VhostId::from_index(0), "c")
+    }
+
+    fn packet_id(delivery: SubscriptionDelivery) -> NonZeroU16 {
+        match delivery {
+            SubscriptionDelivery::AtLeastOnce(id) | SubscriptionDelivery::ExactlyOnce(id) => id,
+            SubscriptionDelivery::Skip | SubscriptionDelivery::AtMostOnce => panic!("it is acknowledged"),
         }
     }
 
     #[test]
     fn a_packet_identifier_is_not_used_again_before_it_is_acknowledged() {
         let mut session = session();
-        let kept = session.begin_delivery(1, 1);
+        let kept = packet_id(session.begin_delivery(MessageKey::Unlogged(1), 1, false));
         for _ in 0..200_000 {
             assert_ne!(session.next_packet_id(), kept);
         }
@@ -814,14 +1162,46 @@ mod tests {
     #[test]
     fn a_message_that_is_delivered_again_keeps_its_packet_identifier() {
         let mut session = session();
-        let ids: Vec<_> = (1..=20).map(|order| session.begin_delivery(order, order)).collect();
+        let begin = |session: &mut Session, offset: u64, tag| {
+            session.begin_delivery(MessageKey::Logged(offset), tag, offset.is_multiple_of(2))
+        };
+        let sent: Vec<_> = (1..=20).map(|offset| begin(&mut session, offset, offset)).collect();
         session.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);
-        // The messages 1, 2 and 5 are gone.
-        for order in [3, 4, 6, 7] {
-            assert_eq!(session.begin_delivery(order, 100 + order), ids[order as usize - 1]);
+        session.in_flight[0].step = Step::Released;
+        // The messages 2 and 5 are gone.
+        for offset in [3, 4, 6, 7] {
+            assert_eq!(begin(&mut session, offset, 100 + offset), sent[offset as usize - 1]);
         }
         // A message that was not in flight before.
-        assert!(!ids.contains(&session.begin_delivery(8_000, 200)));
-        assert_eq!(session.in_flight.len(), 5);
+        let new = packet_id(begin(&mut session, 8_000, 200));
+        assert!(sent.iter().all(|sent| packet_id(*sent) != new));
+        assert_eq!(session.in_flight.len(), 6);
+        assert_eq!(session.released().collect::<Vec<_>>(), [packet_id(sent[0])]);
+    }
+
+    #[test]
+    fn the_state_is_restored_as_it_was_written() {
+        let mut session = session();
+        let id = |number| NonZeroU16::new(number).unwrap();
+        session.received.extend([id(9), id(0xFFFF)]);
+        for (offset, is_exactly_once) in [(7, true), (8, false), (1 << 40, true)] {
+            session.begin_delivery(MessageKey::Logged(offset), offset, is_exactly_once);
+        }
+        session.in_flight[0].step = Step::Released;
+        let mut restored = self::session();
+        restored.restore_state(&session.state());
+        assert_eq!(restored.received, session.received);
+        let facts = |session: &Session| -> Vec<_> {
+            let with_qos_2 = session.in_flight.iter().filter(|delivery| delivery.step != Step::AwaitsPuback);
+            with_qos_2.map(|delivery| (delivery.packet_id, delivery.message, delivery.step)).collect()
+        };
+        assert_eq!(facts(&restored), facts(&session));
+        assert_eq!(restored.state(), session.state());
+        // Anything else is ignored.
+        for wrong in [&[][..], &[5, 0], &[1, 0, 0], &[0, 1, 2, 3]] {
+            let mut session = self::session();
+            session.restore_state(wrong);
+            assert!(session.received.is_empty() && session.in_flight.is_empty());
+        }
     }
 }

@@ -117,7 +117,7 @@ impl Counts {
                 self.parameters += 1;
                 0
             }
-            Definition::AccessStored | Definition::UserLimits { .. } => 0,
+            Definition::AccessStored | Definition::UserLimits { .. } | Definition::SessionState { .. } => 0,
         };
         self.names_bytes += names_bytes as u64;
     }

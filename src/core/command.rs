@@ -15,6 +15,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::mem::MessageId;
 pub use crate::mem::{NAME_BYTES_MAX, Name};
 use crate::password::{PasswordCheck, Secret};
+use crate::pending_writes::Batch;
 
 /// The version of RabbitMQ that Leveret is compatible with, as a literal.
 #[macro_export]
@@ -219,6 +220,30 @@ pub enum Command<'a> {
     AcknowledgePacket {
         packet_id: NonZeroU16,
     },
+    /// A complete message with QoS 2. Like [`Self::Publish`], but a message whose packet identifier is not released is
+    /// not published again.
+    PublishOnce {
+        message: MessageId,
+        packet_id: NonZeroU16,
+    },
+    /// PUBREL: the packet identifier of [`Self::PublishOnce`] is released. The outcome is a fault with code 404 if it is
+    /// unknown.
+    ReleasePacket {
+        packet_id: NonZeroU16,
+    },
+    /// PUBREC: the client has the message, and PUBREL is sent. The outcome is a fault with code 404 if the packet
+    /// identifier is unknown.
+    ReceivePacket {
+        packet_id: NonZeroU16,
+    },
+    /// PUBREC with a failure: the client refuses the message, which is settled.
+    RefusePacket {
+        packet_id: NonZeroU16,
+    },
+    /// PUBCOMP: the packet identifier is free. An unknown one is ignored.
+    CompletePacket {
+        packet_id: NonZeroU16,
+    },
 }
 
 /// The most deliveries of a session that its client has not acknowledged.
@@ -298,6 +323,8 @@ pub enum Outcome {
         is_present: bool,
         /// How long the session is kept after its connection, in seconds; not more than the client requested.
         expiry_s: u32,
+        /// The packet identifiers for which PUBREL was sent and PUBCOMP has not arrived.
+        released: Box<[NonZeroU16]>,
     },
     /// [`Command::Publish`] is complete: a confirm may be sent, after the channel's returns.
     Published,
@@ -345,6 +372,8 @@ pub struct Delivery<'a> {
     pub message: MessageId,
     /// The channel is closed. The delivery is then written only if a part of it was written before.
     pub is_withdrawn: bool,
+    /// The delivery is written when this batch is durable: that of the packet identifier of a message with QoS 2.
+    pub batch: Batch,
 }
 
 /// The method with which a message is sent to a client.
@@ -375,13 +404,15 @@ pub enum SubscriptionDelivery {
     AtMostOnce,
     /// With QoS 1 and this packet identifier.
     AtLeastOnce(NonZeroU16),
+    /// With QoS 2 and this packet identifier.
+    ExactlyOnce(NonZeroU16),
 }
 
 impl SubscriptionDelivery {
     /// Returns whether the delivery is settled by an acknowledgement of the client. Otherwise it is settled when it is
     /// written.
     pub const fn is_acknowledged(self) -> bool {
-        matches!(self, Self::AtLeastOnce(_))
+        matches!(self, Self::AtLeastOnce(_) | Self::ExactlyOnce(_))
     }
 }
 

@@ -155,6 +155,7 @@ impl Outbox for View<'_> {
             delivery_count: waiting.delivery_count,
             message: waiting.message,
             is_withdrawn: waiting.is_withdrawn,
+            batch: Batch::NONE,
         })
     }
 

@@ -525,7 +525,8 @@ impl Access {
             | Definition::Queue { .. }
             | Definition::Binding { .. }
             | Definition::Policy { .. }
-            | Definition::Parameter { .. } => return Restored::Orphaned,
+            | Definition::Parameter { .. }
+            | Definition::SessionState { .. } => return Restored::Orphaned,
         };
         match result {
             Ok(()) => Restored::Exists(None),

@@ -221,6 +221,10 @@ impl fmt::Display for Defined<'_> {
                 }
                 write!(f, " value={}", value.len())
             }
+            Definition::SessionState { vhost, queue, incarnation, state } => {
+                write!(f, "session_state={} vhost={}", quoted(queue), quoted(vhost))?;
+                write!(f, " incarnation={incarnation} state={}", state.len())
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use leveret_mqtt::{
 
 use super::super::connection::Context;
 use super::super::timeouts::REFUSAL_DELAY_MS;
-use super::input::{Pending, Publishing};
+use super::input::{Expected, Pending, Publishing};
 use super::{ConnectStep, MqttConnection, Phase, reason_of};
 
 /// Number of bytes before each stored packet: its batch and its length.
@@ -42,6 +42,12 @@ impl MqttConnection {
             (Pending::Connect, outcome) => self.answer_connect(context, outcome, batch),
             (Pending::Filter { .. }, Outcome::Fault(fault)) => self.answer_refused_filter(context, &fault),
             (Pending::Filter { granted }, _) => self.push_filter_code(granted, batch),
+            (Pending::Pubrec(packet_id), outcome) => {
+                self.push_ack(context, AckKind::Pubrel, packet_id, reason_of_packet(&outcome), batch);
+            }
+            (Pending::Pubrel(packet_id), outcome) => {
+                self.push_ack(context, AckKind::Pubcomp, packet_id, reason_of_packet(&outcome), batch);
+            }
             (Pending::Disconnect, _) => self.finish_with(context),
             (Pending::Silent | Pending::Nothing, _) => {}
         }
@@ -50,7 +56,7 @@ impl MqttConnection {
     // ---- PUBLISH
 
     fn answer_publish(&mut self, context: &mut Context<'_>, outcome: Outcome, batch: Batch) {
-        let Publishing::Complete { packet_id, .. } = self.input.publish else {
+        let Publishing::Complete { expected, .. } = self.input.publish else {
             unreachable!("a message that was passed to the broker is complete");
         };
         if outcome == Outcome::Wait {
@@ -58,22 +64,37 @@ impl MqttConnection {
             return;
         }
         self.input.publish = Publishing::None;
-        match (outcome, packet_id) {
-            (Outcome::Published, Some(packet_id)) => {
-                self.push_puback(context, packet_id, ReasonCode::Success, batch);
+        match outcome {
+            Outcome::Published => self.answer_publish_with(context, expected, ReasonCode::Success, batch),
+            Outcome::PublishedNowhere => {
+                self.answer_publish_with(context, expected, ReasonCode::NoMatchingSubscribers, batch);
             }
-            (Outcome::PublishedNowhere, Some(packet_id)) => {
-                self.push_puback(context, packet_id, ReasonCode::NoMatchingSubscribers, batch);
+            // As in RabbitMQ, a client of an older version gets no PUBACK for a message that a full queue refuses.
+            Outcome::PublishRefused if self.version == Version::V5 => {
+                self.answer_publish_with(context, expected, ReasonCode::QuotaExceeded, Batch::NONE);
             }
-            (Outcome::PublishRefused, Some(packet_id)) if self.version == Version::V5 => {
-                self.push_puback(context, packet_id, ReasonCode::QuotaExceeded, Batch::NONE);
+            Outcome::Fault(fault) => {
+                self.answer_refused_publish(context, expected, reason_of(fault.code), &fault.text);
             }
-            (Outcome::Fault(fault), _) => {
-                self.answer_refused_publish(context, packet_id, reason_of(fault.code), &fault.text);
-            }
-            // As in RabbitMQ, an older client gets no PUBACK for a message that a full queue refuses.
             _ => {}
         }
+    }
+
+    /// Sends the answer to a PUBLISH when `batch` is durable.
+    fn answer_publish_with(
+        &mut self,
+        context: &mut Context<'_>,
+        expected: Expected,
+        reason: ReasonCode,
+        batch: Batch,
+    ) {
+        let (kind, packet_id) = match expected {
+            Expected::Nothing => return,
+            Expected::Puback(packet_id) => (AckKind::Puback, packet_id),
+            Expected::Pubrec(packet_id) => (AckKind::Pubrec, packet_id),
+        };
+        context.pools.confirmed += u64::from(!reason.is_failure());
+        self.push_ack(context, kind, packet_id, reason, batch);
     }
 
     /// Answers a PUBLISH whose message is refused. Before MQTT 5 there is no such answer. A client of these versions that
@@ -81,16 +102,15 @@ impl MqttConnection {
     pub(super) fn answer_refused_publish(
         &mut self,
         context: &mut Context<'_>,
-        packet_id: Option<NonZeroU16>,
+        expected: Expected,
         reason: ReasonCode,
         text: &str,
     ) {
-        let is_told = self.version == Version::V5;
-        match packet_id {
-            Some(packet_id) if is_told => self.push_puback(context, packet_id, reason, Batch::NONE),
-            None if is_told || reason == ReasonCode::QuotaExceeded => {}
-            _ => return self.end(context, reason, format_args!("a message is refused: {text}")),
+        let is_dropped = expected == Expected::Nothing && reason == ReasonCode::QuotaExceeded;
+        if self.version != Version::V5 && !is_dropped {
+            return self.end(context, reason, format_args!("a message is refused: {text}"));
         }
+        self.answer_publish_with(context, expected, reason, Batch::NONE);
         self.warn(
             context,
             LogKind::Channel,
@@ -98,19 +118,17 @@ impl MqttConnection {
         );
     }
 
-    fn push_puback(
+    fn push_ack(
         &mut self,
         context: &mut Context<'_>,
+        kind: AckKind,
         packet_id: NonZeroU16,
         reason: ReasonCode,
         batch: Batch,
     ) {
-        if !reason.is_failure() {
-            context.pools.confirmed += 1;
-        }
         let version = self.version;
         self.push(context, batch, |writer| {
-            write_ack(writer, version, AckKind::Puback, packet_id, reason, core::iter::empty())
+            write_ack(writer, version, kind, packet_id, reason, core::iter::empty())
         });
     }
 
@@ -128,13 +146,16 @@ impl MqttConnection {
             }
             (
                 ConnectStep::OpenSession,
-                Outcome::SessionOpened { channel, client_id, is_assigned, is_present, expiry_s },
+                Outcome::SessionOpened { channel, client_id, is_assigned, is_present, expiry_s, released },
             ) => {
                 self.channel = Some(channel);
                 self.keep_client(context, &client_id);
                 self.phase = Phase::Open;
                 let assigned = is_assigned.then_some(&*client_id);
                 self.push_connack(context, (assigned, is_present, expiry_s), batch);
+                for packet_id in released {
+                    self.push_ack(context, AckKind::Pubrel, packet_id, ReasonCode::Success, batch);
+                }
             }
             (ConnectStep::Login, Outcome::Fault(fault)) => {
                 self.warn(context, LogKind::Login, format_args!(": login refused: {fault}"));
@@ -160,7 +181,6 @@ impl MqttConnection {
         let packet_len_max = context.settings.mqtt_packet_len_max();
         let announced = [
             Property::ReceiveMaximum(RECEIVE_MAXIMUM),
-            Property::MaximumQoS(1),
             Property::RetainAvailable(0),
             Property::MaximumPacketSize(packet_len_max),
             Property::SubscriptionIdentifiersAvailable(0),
@@ -269,5 +289,14 @@ impl MqttConnection {
         // consumed already.
         self.output.packets.len() + 2 * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
             <= context.settings.replies_bytes_max
+    }
+}
+
+/// Returns the reason in the answer to PUBREC or PUBREL. A packet identifier is unknown if the exchange of packets is
+/// complete already. The answer is sent nevertheless, because the client may have missed it.
+fn reason_of_packet(outcome: &Outcome) -> ReasonCode {
+    match outcome {
+        Outcome::Fault(_) => ReasonCode::PacketIdentifierNotFound,
+        _ => ReasonCode::Success,
     }
 }

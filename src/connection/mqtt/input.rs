@@ -5,6 +5,7 @@
 
 use core::num::NonZeroU16;
 
+use leveret_amqp::props::PUBLISH_QOS;
 use leveret_core::command::{ChannelId, Command, NAME_BYTES_MAX, Name, SESSION_IN_FLIGHT_MAX};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
@@ -26,8 +27,8 @@ const TOPIC_EXCHANGE: &str = "amq.topic";
 const CLIENT_ID_BYTES_MAX: usize = NAME_BYTES_MAX - "mqtt-subscription-".len();
 /// The most topic filters of a packet. The answer has a code for each.
 const FILTERS_MAX: usize = 200;
-/// The longest AMQP properties of a message: flags, a content type and a delivery mode.
-const PROPERTIES_BYTES_MAX: usize = 2 + 1 + 128 + 1;
+/// The longest AMQP properties of a message: flags, a content type, a header and a delivery mode.
+const PROPERTIES_BYTES_MAX: usize = 2 + 1 + 128 + 4 + 1 + PUBLISH_QOS.len() + 2 + 1;
 
 /// What is known of the packet that is being handled.
 #[derive(Debug, Default)]
@@ -53,10 +54,25 @@ pub(super) enum Pending {
     Publish,
     /// The next filter of `Input::filters`. If it is accepted, this is its code.
     Filter { granted: ReasonCode },
+    /// PUBREC with this packet identifier.
+    Pubrec(NonZeroU16),
+    /// PUBREL with this packet identifier.
+    Pubrel(NonZeroU16),
     /// A command without an answer.
     Silent,
     /// The last command of the connection.
     Disconnect,
+}
+
+/// The answer that the client expects to a PUBLISH.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Expected {
+    /// None: QoS 0.
+    Nothing,
+    /// PUBACK: QoS 1.
+    Puback(NonZeroU16),
+    /// PUBREC: QoS 2.
+    Pubrec(NonZeroU16),
 }
 
 /// How much of a PUBLISH has arrived.
@@ -68,9 +84,9 @@ pub(super) enum Publishing {
     /// The header, which stays in the input: the message waits for memory for its content.
     Reserving { message: MessageId },
     /// The header, and the payload except these bytes. The message is `None` if it is refused for this reason.
-    Payload { message: Result<MessageId, ReasonCode>, packet_id: Option<NonZeroU16>, missing: u32 },
+    Payload { message: Result<MessageId, ReasonCode>, expected: Expected, missing: u32 },
     /// The whole packet. The broker has not accepted the message yet.
-    Complete { message: MessageId, packet_id: Option<NonZeroU16> },
+    Complete { message: MessageId, expected: Expected },
 }
 
 /// The answer to a SUBSCRIBE or UNSUBSCRIBE as far as it is known.
@@ -177,9 +193,12 @@ impl MqttConnection {
                 }
                 Phase::Connecting { .. } | Phase::Open => {}
             }
-            if let Publishing::Complete { message, .. } = self.input.publish {
+            if let Publishing::Complete { message, expected } = self.input.publish {
                 self.input.pending = Pending::Publish;
-                let command = Command::Publish { message, mandatory: false };
+                let command = match expected {
+                    Expected::Nothing | Expected::Puback(_) => Command::Publish { message, mandatory: false },
+                    Expected::Pubrec(packet_id) => Command::PublishOnce { message, packet_id },
+                };
                 return InputStep::Command { channel: self.channel, command };
             }
             if let Publishing::Payload { .. } = self.input.publish {
@@ -279,7 +298,7 @@ impl MqttConnection {
         let handled = match Packet::parse(fixed, self.version, body)? {
             Packet::Subscribe(subscribe) => return self.handle_subscribe(context, subscribe, len),
             Packet::Unsubscribe(unsubscribe) => return self.handle_unsubscribe(context, unsubscribe, len),
-            Packet::Ack(ack) => self.handle_ack(ack)?,
+            Packet::Ack(ack) => self.handle_ack(ack),
             Packet::PingRequest => {
                 self.output.is_pingresp_due = true;
                 Handled::Done
@@ -394,8 +413,13 @@ impl MqttConnection {
             },
             None => Err(ReasonCode::TopicNameInvalid),
         };
-        let (packet_id, missing) = (header.packet_id, header.payload_len);
-        self.input.publish = Publishing::Payload { message, packet_id, missing };
+        let expected = match (header.qos, header.packet_id) {
+            (QoS::AtLeastOnce, Some(packet_id)) => Expected::Puback(packet_id),
+            (QoS::ExactlyOnce, Some(packet_id)) => Expected::Pubrec(packet_id),
+            _ => Expected::Nothing,
+        };
+        let missing = header.payload_len;
+        self.input.publish = Publishing::Payload { message, expected, missing };
         self.timing.payload_begun = context.now;
         Ok((Handled::Done, len))
     }
@@ -404,10 +428,6 @@ impl MqttConnection {
     fn check_publish(&self, context: &Context<'_>, header: &PublishHeader<'_>) -> Result<(), PacketError> {
         let refused = |reason, text| Err(PacketError::new(reason, text));
         match () {
-            () if header.qos == QoS::ExactlyOnce => refused(
-                ReasonCode::QosNotSupported,
-                "a PUBLISH with QoS 2, which this broker does not support",
-            ),
             () if header.retain && self.version == Version::V5 => {
                 let text = "a retained message, which this broker does not support";
                 refused(ReasonCode::RetainNotSupported, text)
@@ -436,9 +456,12 @@ impl MqttConnection {
             Publishing::Reserving { message } => message,
             _ => context.messages.begin(TOPIC_EXCHANGE, key.as_bytes(), context.share).map_err(refused)?,
         };
-        let is_persistent = header.qos != QoS::AtMostOnce;
-        let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
-        let properties = amqp_properties(is_persistent, &context.settings.mqtt.content_type);
+        let flags = match header.qos {
+            QoS::AtMostOnce => MessageFlags::NONE,
+            QoS::AtLeastOnce => MessageFlags::PERSISTENT,
+            QoS::ExactlyOnce => MessageFlags::PERSISTENT.with(MessageFlags::EXACTLY_ONCE),
+        };
+        let properties = amqp_properties(header.qos, &context.settings.mqtt.content_type);
         let reserved =
             context.messages.reserve_content(message, &properties, flags, header.payload_len, context.share);
         match reserved {
@@ -457,7 +480,7 @@ impl MqttConnection {
 
     /// Appends the available part of a payload to its message. Returns `false` if the rest is missing.
     fn receive_payload(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
-        let Publishing::Payload { message, packet_id, missing } = self.input.publish else { return true };
+        let Publishing::Payload { message, expected, missing } = self.input.publish else { return true };
         let unread = &input[*at..];
         let here = unread.len().min(missing as usize);
         if let Ok(message) = message {
@@ -466,17 +489,17 @@ impl MqttConnection {
         *at += here;
         let missing = missing - here as u32;
         if missing > 0 {
-            self.input.publish = Publishing::Payload { message, packet_id, missing };
+            self.input.publish = Publishing::Payload { message, expected, missing };
             return false;
         }
         match message {
             Ok(message) => {
                 context.messages.finish(message);
-                self.input.publish = Publishing::Complete { message, packet_id };
+                self.input.publish = Publishing::Complete { message, expected };
             }
             Err(reason) => {
                 self.input.publish = Publishing::None;
-                self.answer_refused_publish(context, packet_id, reason, "");
+                self.answer_refused_publish(context, expected, reason, "");
             }
         }
         true
@@ -484,17 +507,18 @@ impl MqttConnection {
 
     // ---- the other packets
 
-    fn handle_ack<'a>(&mut self, ack: Ack) -> Result<Handled<'a>, PacketError> {
-        match ack.kind {
-            AckKind::Puback => {
-                self.input.pending = Pending::Silent;
-                let command = Command::AcknowledgePacket { packet_id: ack.packet_id };
-                Ok(Handled::Command(self.channel, command))
-            }
-            AckKind::Pubrec | AckKind::Pubrel | AckKind::Pubcomp => {
-                Err(PacketError::protocol("a packet of QoS 2, which this broker does not support"))
-            }
-        }
+    fn handle_ack<'a>(&mut self, ack: Ack) -> Handled<'a> {
+        let Ack { packet_id, reason, .. } = ack;
+        let (pending, command) = match ack.kind {
+            AckKind::Puback => (Pending::Silent, Command::AcknowledgePacket { packet_id }),
+            // The client refuses the message, and the packet identifier is free (§4.3.3).
+            AckKind::Pubrec if reason.is_failure() => (Pending::Silent, Command::RefusePacket { packet_id }),
+            AckKind::Pubrec => (Pending::Pubrec(packet_id), Command::ReceivePacket { packet_id }),
+            AckKind::Pubrel => (Pending::Pubrel(packet_id), Command::ReleasePacket { packet_id }),
+            AckKind::Pubcomp => (Pending::Silent, Command::CompletePacket { packet_id }),
+        };
+        self.input.pending = pending;
+        Handled::Command(self.channel, command)
     }
 
     fn handle_subscribe<'a>(
@@ -518,7 +542,8 @@ impl MqttConnection {
             let Some(reason) = refused else {
                 let (qos, granted) = match options.qos {
                     QoS::AtMostOnce => (0, ReasonCode::Success),
-                    QoS::AtLeastOnce | QoS::ExactlyOnce => (1, ReasonCode::GrantedQos1),
+                    QoS::AtLeastOnce => (1, ReasonCode::GrantedQos1),
+                    QoS::ExactlyOnce => (2, ReasonCode::GrantedQos2),
                 };
                 self.input.pending = Pending::Filter { granted };
                 return Ok((Handled::Command(self.channel, Command::Subscribe { filter: text, qos }), 0));
@@ -646,20 +671,30 @@ enum Refused {
     Now(ReasonCode),
 }
 
-/// Returns the AMQP properties of a message: its content type, if there is one, and its delivery mode.
-fn amqp_properties(is_persistent: bool, content_type: &str) -> heapless::Vec<u8, PROPERTIES_BYTES_MAX> {
+/// Returns the AMQP properties of a message: its content type, if there is one, and its delivery mode. A message with
+/// QoS 2 has RabbitMQ's header for that.
+fn amqp_properties(qos: QoS, content_type: &str) -> heapless::Vec<u8, PROPERTIES_BYTES_MAX> {
     const CONTENT_TYPE: u16 = 0x8000;
+    const HEADERS: u16 = 0x2000;
     const DELIVERY_MODE: u16 = 0x1000;
+    let (has_type, has_headers) = (!content_type.is_empty(), qos == QoS::ExactlyOnce);
+    let flag = |is_set: bool, flag: u16| u16::from(is_set) * flag;
+    let flags = flag(has_type, CONTENT_TYPE) | flag(has_headers, HEADERS) | DELIVERY_MODE;
     let mut octets = heapless::Vec::new();
-    let flags = if content_type.is_empty() { DELIVERY_MODE } else { CONTENT_TYPE | DELIVERY_MODE };
-    let mode = if is_persistent { 2 } else { 1 };
     let mut push =
         |part: &[u8]| octets.extend_from_slice(part).expect("the content type has a maximum length");
     push(&flags.to_be_bytes());
-    if !content_type.is_empty() {
+    if has_type {
         push(&[content_type.len() as u8]);
         push(content_type.as_bytes());
     }
-    push(&[mode]);
+    if has_headers {
+        let name = PUBLISH_QOS.as_bytes();
+        push(&(name.len() as u32 + 3).to_be_bytes());
+        push(&[name.len() as u8]);
+        push(name);
+        push(&[b'b', qos as u8]);
+    }
+    push(&[if qos == QoS::AtMostOnce { 1 } else { 2 }]);
     octets
 }

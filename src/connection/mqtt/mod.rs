@@ -101,6 +101,8 @@ struct Output {
     first_batch: Batch,
     /// The newest batch that was durable at the last look.
     durable: Batch,
+    /// The next delivery waits for this batch; `NONE` if it does not wait.
+    delivery_batch: Batch,
     /// PINGRESP must be sent.
     is_pingresp_due: bool,
     /// Number of bytes of the first delivery of the outbox that were written, if it was written partly.
@@ -140,6 +142,7 @@ impl MqttConnection {
                 packets: ByteChain::default(),
                 first_batch: Batch::NONE,
                 durable: Batch::NONE,
+                delivery_batch: Batch::NONE,
                 is_pingresp_due: false,
                 begun: None,
             },
@@ -379,7 +382,7 @@ impl MqttConnection {
     fn finish(&mut self, now: Now) {
         self.input.forget_command();
         self.input.is_suspended = false;
-        self.output.is_pingresp_due = false;
+        (self.output.is_pingresp_due, self.output.delivery_batch) = (false, Batch::NONE);
         self.phase = Phase::Finished { until: now.after_ms(SOCKET_CLOSE_TIMEOUT_MS) };
     }
 

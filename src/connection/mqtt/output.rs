@@ -36,6 +36,7 @@ impl MqttConnection {
         outbox: &mut O,
     ) -> Filled {
         let mut filled = Filled::default();
+        self.output.delivery_batch = Batch::NONE;
         loop {
             if self.output.begun.is_none()
                 && self.write_packets(context, out, &mut filled) == Progress::BufferFull
@@ -46,6 +47,10 @@ impl MqttConnection {
                 break;
             }
             let Some(delivery) = outbox.peek() else { break };
+            if delivery.batch > context.durable {
+                self.output.delivery_batch = delivery.batch;
+                break;
+            }
             if self.write_delivery(context.messages, out, &mut filled, &delivery) == Progress::BufferFull {
                 break;
             }
@@ -102,6 +107,9 @@ impl MqttConnection {
             DeliveryKind::Publish(SubscriptionDelivery::AtLeastOnce(packet_id)) => {
                 OutgoingQoS::AtLeastOnce(packet_id)
             }
+            DeliveryKind::Publish(SubscriptionDelivery::ExactlyOnce(packet_id)) => {
+                OutgoingQoS::ExactlyOnce(packet_id)
+            }
             DeliveryKind::Publish(SubscriptionDelivery::Skip) => {
                 filled.deliveries += 1;
                 return Progress::Continue;
@@ -149,7 +157,12 @@ impl MqttConnection {
 
     /// Returns whether there is output besides complete deliveries in the outbox.
     pub(in super::super) fn has_output(&self) -> bool {
-        self.output.is_pingresp_due || self.has_sendable_packet() || self.has_remainder()
+        let has_sendable_delivery =
+            self.output.delivery_batch > Batch::NONE && self.output.delivery_batch <= self.output.durable;
+        self.output.is_pingresp_due
+            || self.has_sendable_packet()
+            || self.has_remainder()
+            || has_sendable_delivery
     }
 
     /// Returns whether a delivery was written only partly.
@@ -157,9 +170,11 @@ impl MqttConnection {
         self.output.begun.is_some()
     }
 
-    /// Returns whether there is an answer that waits for the disk.
+    /// Returns whether there is an answer or a delivery that waits for the disk.
     pub(in super::super) fn awaits_disk(&self) -> bool {
-        !self.output.packets.is_empty() && self.output.first_batch > self.output.durable
+        let is_answer_awaited =
+            !self.output.packets.is_empty() && self.output.first_batch > self.output.durable;
+        is_answer_awaited || self.output.delivery_batch > self.output.durable
     }
 
     /// Notes the newest durable batch.

@@ -777,6 +777,8 @@ impl MessageFlags {
     /// Not a published message, but a record on the list of an open transaction: the queues to which the
     /// message before it is routed.
     pub const ROUTE: Self = Self(2048);
+    /// The message was published with QoS 2 of MQTT.
+    pub const EXACTLY_ONCE: Self = Self(4096);
     /// Names and the first bytes of the content are in the slot.
     const INLINE: Self = Self(512);
     /// The content is incomplete, and its pages are counted in the assembly share.

@@ -15,6 +15,7 @@
 //!         | 6 parameter | vhost | component | name |
 //!         | 7 global parameter | name |
 //!         | 8 damage    | 0 |                        see `ReportedDamage`
+//!         | 9 session state | vhost | queue |          after the queue
 //!
 //! value of access stored| whatever the storage adds, see `storage/access.rs` |
 //!          a vhost     | max-queues u32 | max-connections u32 | metadata |      0xffffffff: no limit
@@ -29,6 +30,7 @@
 //!          a binding   | version of the source u64 | version or incarnation of the destination u64 |
 //!          a policy    | what it applies to | priority i32 | pattern u16 + text | definition |
 //!          a parameter | JSON |
+//!          a session state | incarnation of the queue u64 | state |
 //! ```
 //!
 //! Names are preceded by their length in one byte. Arguments and the definition of a policy take the rest of the
@@ -185,6 +187,17 @@ pub enum Definition<'a> {
         /// Its value in JSON.
         value: &'a [u8],
     },
+    /// The state of an MQTT session that is kept: the exchanges of QoS 2 that are not complete.
+    SessionState {
+        /// The virtual host of the session's queue.
+        vhost: &'a str,
+        /// The queue.
+        queue: &'a str,
+        /// The incarnation of the queue. A state of an earlier queue of this name is ignored.
+        incarnation: u64,
+        /// The state, in the format of the broker.
+        state: &'a [u8],
+    },
 }
 
 /// The metadata of a virtual host, as RabbitMQ calls it.
@@ -234,6 +247,7 @@ const OPERATOR_POLICY: u8 = 5;
 const PARAMETER: u8 = 6;
 const GLOBAL_PARAMETER: u8 = 7;
 const DAMAGE: u8 = 8;
+const SESSION_STATE: u8 = 9;
 const AUTO_DELETE: u8 = 1;
 const INTERNAL: u8 = 2;
 const REBUILT: u8 = 2;
@@ -290,6 +304,10 @@ impl<'a> Definition<'a> {
             Self::Parameter { vhost: None, name, .. } => {
                 key.push(GLOBAL_PARAMETER);
                 put_name(&mut key, name);
+            }
+            Self::SessionState { vhost, queue, .. } => {
+                key.push(SESSION_STATE);
+                [vhost, queue].into_iter().for_each(|name| put_name(&mut key, name));
             }
         }
         key.into_boxed_slice()
@@ -355,6 +373,10 @@ impl<'a> Definition<'a> {
                 value.extend_from_slice(definition);
             }
             Self::Parameter { value: json, .. } => value.extend_from_slice(json),
+            Self::SessionState { incarnation, state, .. } => {
+                value.extend_from_slice(&incarnation.to_le_bytes());
+                value.extend_from_slice(state);
+            }
         }
         value.into_boxed_slice()
     }
@@ -432,6 +454,10 @@ impl<'a> Definition<'a> {
             }
             PARAMETER => Self::parse_parameter(Some(vhost), key.name()?, key.name()?, key.0, value.0),
             GLOBAL_PARAMETER => Self::parse_parameter(None, "", vhost, key.0, value.0),
+            SESSION_STATE => {
+                let (queue, incarnation, state) = (key.name()?, value.number()?, value.0);
+                key.0.is_empty().then_some(Self::SessionState { vhost, queue, incarnation, state })
+            }
             _ => None,
         }
     }
@@ -505,6 +531,9 @@ impl fmt::Display for Definition<'_> {
                 write!(f, "{kind} {name:?} in virtual host {vhost:?}")
             }
             Self::Parameter { vhost: None, name, .. } => write!(f, "global parameter {name:?}"),
+            Self::SessionState { vhost, queue, .. } => {
+                write!(f, "the state of the MQTT session of queue {queue:?} in virtual host {vhost:?}")
+            }
             Self::Parameter { vhost: Some(vhost), component, name, .. } => {
                 write!(f, "parameter {name:?} of {component:?} in virtual host {vhost:?}")
             }

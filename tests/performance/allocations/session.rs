@@ -6,6 +6,7 @@ use leveret_amqp::Method;
 use leveret_connection::{Context, InputStep};
 use leveret_core::command::{ChannelId, Command, Delivery, DeliveryKind, Outbox, Outcome};
 use leveret_core::mem::MessageId;
+use leveret_core::pending_writes::Batch;
 use leveret_test_support::single_connection::*;
 
 static COUNT: Count = Count::new();
@@ -28,6 +29,7 @@ impl Outbox for Copies {
             delivery_count: None,
             message: self.message,
             is_withdrawn: false,
+            batch: Batch::NONE,
         })
     }
 

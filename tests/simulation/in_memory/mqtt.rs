@@ -19,7 +19,7 @@ fn subscriber(simulation: &mut Simulation, level: u8, filters: &[(&str, u8)]) ->
     let mut client =
         MqttClient::log_in(simulation, &Login { level, client_id: "subscriber", ..Login::default() });
     let codes = client.subscribe(simulation, filters);
-    assert_eq!(codes, filters.iter().map(|(_, qos)| (*qos).min(1)).collect::<Vec<_>>());
+    assert_eq!(codes, filters.iter().map(|(_, qos)| *qos).collect::<Vec<_>>());
     client
 }
 
@@ -266,7 +266,7 @@ fn wrong_filters_are_refused_one_by_one() {
     );
     assert_eq!(codes, [0, 0x8F, 0x9E, 0x8F, 1, 1, 0x97, 1]);
     assert_eq!(client.unsubscribe(&mut simulation, &["a", "d", "a", "#/a"]), [0, 0x11, 0x11, 0x8F]);
-    assert_eq!(client.subscribe(&mut simulation, &[("d", 2)]), [1], "QoS 1 is the highest");
+    assert_eq!(client.subscribe(&mut simulation, &[("d", 2)]), [2]);
     client.disconnect(&mut simulation);
     simulation.end(&[]);
 }
@@ -537,4 +537,176 @@ fn answers_wait_until_what_they_promise_is_durable() {
     assert_eq!(clean.next(&mut simulation), None);
     simulation.pass_ms(10_000);
     assert_eq!(clean.expect(&mut simulation, 0x40).body, [0, 3]);
+}
+
+// ---- QoS 2
+
+fn id_packet(first_octet: u8, packet_id: u16) -> Vec<u8> {
+    packet(first_octet, &packet_id.to_be_bytes())
+}
+
+/// Publishes with QoS 2 up to PUBREC.
+fn publish_2(
+    client: &mut MqttClient,
+    simulation: &mut Simulation,
+    topic: &str,
+    packet_id: u16,
+    payload: &[u8],
+) {
+    let publish = client.publish_packet(4, topic, packet_id, payload);
+    client.send(simulation, &publish);
+    assert_eq!(client.expect(simulation, 0x50).body, packet_id.to_be_bytes(), "PUBREC");
+}
+
+/// Releases a packet identifier.
+fn release(client: &mut MqttClient, simulation: &mut Simulation, packet_id: u16) {
+    client.send(simulation, &id_packet(0x62, packet_id));
+    assert_eq!(client.expect(simulation, 0x70).body[..2], packet_id.to_be_bytes(), "PUBCOMP");
+}
+
+#[test]
+fn a_message_with_qos_2_is_published_once_however_often_it_is_sent() {
+    for level in LEVELS {
+        let mut simulation = Simulation::new(small_limits());
+        let mut subscriber = subscriber_2(&mut simulation, level);
+        let mut publisher = MqttClient::log_in(&mut simulation, &Login { level, ..named("publisher") });
+        publish_2(&mut publisher, &mut simulation, "t", 7, b"1");
+        for _ in 0..3 {
+            let again = publisher.publish_packet(4 | 8, "t", 7, b"1");
+            publisher.send(&mut simulation, &again);
+            publisher.expect(&mut simulation, 0x50);
+        }
+        release(&mut publisher, &mut simulation, 7);
+        release(&mut publisher, &mut simulation, 7);
+        // The identifier is free for another message.
+        publish_2(&mut publisher, &mut simulation, "t", 7, b"2");
+        release(&mut publisher, &mut simulation, 7);
+        let received: Vec<_> = core::iter::from_fn(|| subscriber.receive(&mut simulation)).collect();
+        assert_eq!(received.iter().map(|message| message.payload[0]).collect::<Vec<_>>(), b"12");
+        for received in received {
+            assert_eq!(received.qos, 2);
+            let packet_id = received.packet_id.unwrap();
+            subscriber.send(&mut simulation, &id_packet(0x50, packet_id));
+            assert_eq!(subscriber.expect(&mut simulation, 0x62).body, packet_id.to_be_bytes());
+            // PUBREL is repeated with PUBREC, as long as there is no PUBCOMP.
+            subscriber.send(&mut simulation, &id_packet(0x50, packet_id));
+            subscriber.expect(&mut simulation, 0x62);
+            subscriber.send(&mut simulation, &id_packet(0x70, packet_id));
+        }
+        assert_eq!(subscriber.receive(&mut simulation), None);
+        publisher.disconnect(&mut simulation);
+        subscriber.disconnect(&mut simulation);
+        simulation.end(&[]);
+    }
+}
+
+fn subscriber_2(simulation: &mut Simulation, level: u8) -> MqttClient {
+    let mut client = MqttClient::log_in(simulation, &Login { level, ..named("subscriber") });
+    assert_eq!(client.subscribe(simulation, &[("#", 2)]), [2]);
+    client
+}
+
+/// The receiver of a message with QoS 2 reconnects after each packet of the exchange.
+#[test]
+fn an_exchange_of_qos_2_continues_on_the_next_connection() {
+    let mut simulation = Simulation::new(small_limits());
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    client.subscribe(&mut simulation, &[("#", 2)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    publish_2(&mut publisher, &mut simulation, "t", 1, b"x");
+    let first = client.receive(&mut simulation).expect("the message");
+    client.lose(&mut simulation);
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    let again = client.receive(&mut simulation).expect("the message again");
+    assert_eq!((again.packet_id, again.is_duplicate, again.qos), (first.packet_id, true, 2));
+    let packet_id = first.packet_id.unwrap();
+    client.send(&mut simulation, &id_packet(0x50, packet_id));
+    client.expect(&mut simulation, 0x62);
+    client.lose(&mut simulation);
+    // PUBREL is sent again, and the message is not.
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    assert_eq!(client.expect(&mut simulation, 0x62).body, packet_id.to_be_bytes());
+    client.send(&mut simulation, &id_packet(0x70, packet_id));
+    assert_eq!(client.next(&mut simulation), None);
+    client.lose(&mut simulation);
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    assert_eq!(client.next(&mut simulation), None);
+    // The publisher's part is kept, too.
+    let (mut publisher_kept, _) = log_in_kept(&mut simulation, "publisher-kept");
+    publish_2(&mut publisher_kept, &mut simulation, "t", 5, b"y");
+    publisher_kept.lose(&mut simulation);
+    let (mut publisher_kept, _) = log_in_kept(&mut simulation, "publisher-kept");
+    let again = publisher_kept.publish_packet(4 | 8, "t", 5, b"y");
+    publisher_kept.send(&mut simulation, &again);
+    publisher_kept.expect(&mut simulation, 0x50);
+    release(&mut publisher_kept, &mut simulation, 5);
+    let received = client.receive(&mut simulation).expect("the message");
+    client.send(&mut simulation, &id_packet(0x50, received.packet_id.unwrap()));
+    client.expect(&mut simulation, 0x62);
+    client.send(&mut simulation, &id_packet(0x70, received.packet_id.unwrap()));
+    assert_eq!(client.next(&mut simulation), None, "it was published once");
+    publisher.disconnect(&mut simulation);
+    for (client, name) in [(client, "kept"), (publisher_kept, "publisher-kept")] {
+        client.disconnect(&mut simulation);
+        delete_queue(&mut simulation, &format!("mqtt-subscription-{name}"));
+    }
+    simulation.end(&[]);
+}
+
+/// An exchange of QoS 2 counts for the Receive Maximum until PUBCOMP.
+#[test]
+fn released_deliveries_count_for_the_receive_maximum() {
+    let mut simulation = Simulation::new(small_limits());
+    let login = Login { level: 5, properties: &[0x21, 0, 2], ..named("slow") };
+    let mut slow = MqttClient::log_in(&mut simulation, &login);
+    slow.subscribe(&mut simulation, &[("#", 2)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    for number in 1..=4 {
+        publish_2(&mut publisher, &mut simulation, "t", number, b"");
+        release(&mut publisher, &mut simulation, number);
+    }
+    let first = slow.receive(&mut simulation).unwrap().packet_id.unwrap();
+    let second = slow.receive(&mut simulation).unwrap().packet_id.unwrap();
+    assert_eq!(slow.next(&mut simulation), None);
+    slow.send(&mut simulation, &id_packet(0x50, first));
+    slow.expect(&mut simulation, 0x62);
+    assert_eq!(slow.next(&mut simulation), None, "PUBCOMP is missing");
+    slow.send(&mut simulation, &id_packet(0x70, first));
+    assert!(slow.receive(&mut simulation).is_some());
+    // A PUBREC with a failure ends the exchange at once.
+    slow.send(&mut simulation, &packet(0x50, &[0, second as u8, 0x80]));
+    assert!(slow.receive(&mut simulation).is_some());
+    slow.disconnect(&mut simulation);
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// A delivery with QoS 2 is sent when its packet identifier is durable.
+#[test]
+fn the_packet_identifier_of_a_delivery_is_durable_before_it_is_sent() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    client.subscribe(&mut simulation, &[("#", 2)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    simulation.engine.platform_mut().helpers.slowness_ms = 10_000;
+    let publish = publisher.publish_packet(4, "t", 1, b"x");
+    publisher.send(&mut simulation, &publish);
+    assert_eq!(publisher.next(&mut simulation), None, "PUBREC waits for the message");
+    let mut waits = 0;
+    let received = loop {
+        if let Some(received) = client.receive(&mut simulation) {
+            break received;
+        }
+        simulation.pass_ms(1_000);
+        waits += 1;
+        assert!(waits < 60);
+    };
+    assert!(waits > 0);
+    let commits = simulation.engine.platform_mut().helpers.commits;
+    client.send(&mut simulation, &id_packet(0x50, received.packet_id.unwrap()));
+    assert_eq!(client.next(&mut simulation), None, "PUBREL waits for the settlement");
+    simulation.pass_ms(20_000);
+    client.expect(&mut simulation, 0x62);
+    assert!(simulation.engine.platform_mut().helpers.commits > commits);
 }
