@@ -197,7 +197,10 @@ impl Broker {
                 self.acknowledge_packet(cx, connection, packet_id, Step::AwaitsPubrec)
             }
             Command::PublishOnce { message, packet_id } => {
-                self.publish_once(cx, (connection, channel), message, packet_id)
+                self.publish_once(cx, (connection, channel), (message, None), packet_id)
+            }
+            Command::PublishRetained { message, packet_id, is_refusable } => {
+                self.publish_retained(cx, (connection, channel), message, packet_id, is_refusable)
             }
             Command::ReleasePacket { packet_id } => self.release_packet(cx, connection, packet_id),
             Command::ReceivePacket { packet_id } => self.receive_packet(cx, connection, packet_id),
@@ -265,7 +268,9 @@ impl Broker {
         let vhost = self.consumers.channel(channel).vhost;
         self.catch_up_for(cx, vhost, &command);
         match command {
-            Command::Subscribe { filter, qos } => self.subscribe(cx, connection, filter, qos),
+            Command::Subscribe { filter, qos, retain_handling } => {
+                self.subscribe(cx, connection, (filter, qos), retain_handling)
+            }
             Command::Unsubscribe { filter } => self.unsubscribe(cx, connection, filter),
             Command::SetSessionExpiry { expiry_s } => self.set_session_expiry(cx, connection, expiry_s),
             Command::ExchangeDeclare { exchange, passive: true, .. } => {

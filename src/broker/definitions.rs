@@ -931,6 +931,9 @@ impl Broker {
             }
             sweep.exchange += 1;
         }
+        if !self.delete_retained_of(cx, sweep.vhost) {
+            return false;
+        }
         self.access.note_vhost_emptied(sweep.vhost);
         self.free_vhost_if_done(sweep.vhost);
         true

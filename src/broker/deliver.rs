@@ -93,6 +93,8 @@ impl Broker {
         self.consumers.recheck_over_share(cx.work, &mut self.queues, &self.quota);
         self.expire_and_trim(cx);
         self.serve_gets(cx);
+        self.retained.write_due(cx.pending_writes, &self.access, false);
+        self.continue_replays(cx);
         let mut left = most;
         while left > 0 {
             let Some(queue) = self.queues.records_mut().pop_ready() else { return };
@@ -114,11 +116,11 @@ impl Broker {
         }
     }
 
-    /// Returns whether any queue has messages to remove and may be able to remove them now.
+    /// Returns whether any queue has messages to remove, or retained messages to get, and may be able to do so now.
     pub fn may_expire_or_trim(&self, pending_writes: &PendingWrites, messages: &Messages) -> bool {
         let capacity_freed =
             || self.capacity_freed() + pending_writes.capacity_freed() + messages.capacity_freed();
-        self.queues.may_expire_or_trim(pending_writes, capacity_freed)
+        self.queues.may_expire_or_trim(pending_writes, capacity_freed) || self.may_replay(capacity_freed)
     }
 
     /// Returns how many deliveries a queue makes before the next queue's turn.
@@ -141,6 +143,7 @@ impl Broker {
         let record = self.queues.at(queue);
         if let Some(session) = record.session {
             self.write_due_session_state(cx, session);
+            self.refill_retained(cx, session);
         }
         let record = self.queues.at(queue);
         if record.has_rules() {

@@ -23,6 +23,7 @@
 //! |---|---|
 //! | `state` | the broker's state and its creation; functions shared by the files below; counters, sizes, name tables |
 //! | `definitions` | declares and deletes exchanges, queues and bindings; applies policies |
+//! | `retained` | the retained messages of MQTT |
 //! | `sessions` | MQTT sessions: their subscriptions and deliveries |
 //! | `settle`, `deliver` | settles deliveries and clears closed or deleted objects; delivers messages |
 //! | `publish` | publishes messages, one by one or with `tx.commit` |
@@ -96,6 +97,7 @@ mod quota;
 mod recovery;
 mod reply_text;
 mod republish;
+mod retained;
 mod retry_list;
 mod sessions;
 mod settle;
@@ -129,8 +131,8 @@ pub use shortage::{Pool, SHORTAGE_KINDS, Shortage, WaitingByKind, WaitingPublish
 pub use state::Entropy;
 pub use state::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,
-    PARAMETER_BYTES, PERMISSION_BYTES, POLICY_BYTES, QUEUE_BYTES, SESSION_BYTES, USER_BYTES, VHOST_BYTES,
-    buffer_bytes,
+    PARAMETER_BYTES, PERMISSION_BYTES, POLICY_BYTES, QUEUE_BYTES, REPLAY_BYTES, RETAINED_BYTES,
+    SESSION_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,
 };
 pub use state::{Broker, Gauges};
 pub use state::{ChannelCounters, Counters};

@@ -438,6 +438,7 @@ impl Broker {
                     false => Restored::Orphaned,
                 }
             }
+            Definition::Retained { .. } => self.restore_retained(definition),
             Definition::Policy {
                 vhost,
                 name,

@@ -34,12 +34,13 @@
 //! - The deliveries that the client must acknowledge, and those that are released, have different packet identifiers.
 
 use core::num::NonZeroU16;
+use std::collections::VecDeque;
 
 use leveret_amqp::field::Table;
 use leveret_amqp::{TableWriter, Writer};
 use leveret_core::command::{
-    BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, SESSION_IN_FLIGHT_MAX, SessionId, Settlement,
-    SubscriptionDelivery, VhostId,
+    BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, RetainHandling, SESSION_IN_FLIGHT_MAX,
+    SessionId, Settlement, SubscriptionDelivery, VhostId,
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
@@ -53,6 +54,7 @@ use super::definitions::QueueDeclaration;
 use super::job::Job;
 use super::queue_records::Taken;
 use super::reply_text::out_of;
+use super::retained::{Replay, RetainedChange};
 use super::state::IndexTable;
 use super::topology::{BindingSpec, Destination};
 use super::{Broker, Context};
@@ -97,6 +99,8 @@ pub(crate) struct Session {
     /// The log has a state of the session.
     is_state_stored: bool,
     last_packet_id: u16,
+    /// The subscriptions whose retained messages are not in the queue yet.
+    replays: VecDeque<Replay>,
     /// The largest packet that the client accepts, in bytes.
     packet_len_max: u32,
 }
@@ -169,6 +173,7 @@ impl Session {
             state_batch: Batch::NONE,
             is_state_stored: false,
             last_packet_id: 0,
+            replays: VecDeque::new(),
             packet_len_max: 0,
         }
     }
@@ -295,8 +300,11 @@ struct SessionLimits {
 
 impl Sessions {
     /// Bytes of memory that a session takes, with its client identifier.
-    pub(crate) const SESSION_BYTES: usize =
-        Slab::<Session>::record_bytes() + IndexTable::ENTRY_BYTES + leveret_core::command::NAME_BYTES_MAX;
+    pub(crate) const SESSION_BYTES: usize = Slab::<Session>::record_bytes()
+        + IndexTable::ENTRY_BYTES
+        + leveret_core::command::NAME_BYTES_MAX
+        // In the list of sessions that get retained messages, which grows by doubling.
+        + 2 * size_of::<SessionId>();
 
     pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
         let sessions = limits.connections_max as usize + limits.mqtt_sessions_max as usize;
@@ -330,6 +338,22 @@ impl Sessions {
     /// Returns the client identifier of a session.
     pub(crate) fn client_id(&self, session: SessionId) -> &str {
         &self.at(session).client_id
+    }
+
+    /// Returns the maximum number of messages that wait in a session.
+    pub(crate) const fn messages_max(&self) -> u32 {
+        self.limits.messages_max
+    }
+
+    /// Returns the subscriptions of a session whose retained messages are not in its queue yet.
+    pub(crate) fn replays_mut(&mut self, session: SessionId) -> &mut VecDeque<Replay> {
+        &mut self.at_mut(session).replays
+    }
+
+    /// Returns the virtual host and the queue of a session; `None` if the session has ended, or has no queue.
+    pub(crate) fn replay_target(&self, session: SessionId) -> Option<(VhostId, QueueId)> {
+        let record = self.slab.get(session.index())?;
+        Some((record.vhost, record.queue?))
     }
 
     /// Returns the number of sessions that outlive their connections.
@@ -373,7 +397,7 @@ fn has_literal_star(filter: &str) -> bool {
 }
 
 /// Returns whether the filter of a subscription matches a routing key.
-fn matches(key: &str, arguments: Table<'_>, routing_key: &str) -> bool {
+pub(crate) fn matches(key: &str, arguments: Table<'_>, routing_key: &str) -> bool {
     if let Some(filter) = arguments.get(FILTER_ARGUMENT).and_then(|value| value.as_str()) {
         return exchange_separators(routing_key).is_some_and(|topic| leveret_mqtt::matches(filter, &topic));
     }
@@ -643,8 +667,8 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
-        filter: &str,
-        qos: u8,
+        (filter, qos): (&str, u8),
+        retain_handling: RetainHandling,
     ) -> Result<Outcome, Fault> {
         let session = self.session_of(connection)?;
         let (vhost, limit) = (self.sessions.at(session).vhost, self.sessions.limits.subscriptions_max);
@@ -677,6 +701,14 @@ impl Broker {
         self.bind(cx, &spec.between(source, destination))?;
         if let Some(earlier) = replaced {
             self.remove_binding(cx, earlier);
+        }
+        let sends_retained = match retain_handling {
+            RetainHandling::Always => true,
+            RetainHandling::IfNew => earlier.is_none(),
+            RetainHandling::Never => false,
+        };
+        if sends_retained && let Some(binding) = self.find_subscription(session, filter, &key) {
+            self.begin_replay(session, binding);
         }
         Ok(Outcome::Done)
     }
@@ -962,13 +994,13 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message and
-    /// its packet identifier are in one commit.
+    /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message, its
+    /// packet identifier and the change of the retained message are in one commit.
     pub(crate) fn publish_once(
         &mut self,
         cx: &mut Context<'_>,
         (connection, channel): (ConnectionId, ChannelId),
-        message: MessageId,
+        (message, retained): (MessageId, Option<RetainedChange>),
         packet_id: NonZeroU16,
     ) -> Result<Outcome, Fault> {
         let session = self.session_of(connection).inspect_err(|_| cx.messages.release(message))?;
@@ -991,6 +1023,9 @@ impl Broker {
             let pushed = self.sessions.at_mut(session).received.push(packet_id);
             assert!(pushed.is_ok(), "there is capacity");
             self.write_session_state(cx, session);
+            if let Some(change) = retained {
+                self.change_retained(cx, change);
+            }
         }
         let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
         if is_accepted && cx.pending_writes.change_count() != changes_before {

@@ -34,6 +34,7 @@ use super::queue_records::Queue;
 use super::quota::{Declared, Declarer, FreeCapacity, Quota};
 use super::reply_text::QueueText;
 use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
+use super::retained::{Replay, Retained};
 use super::sessions::Sessions;
 use super::shortage::Shortage;
 use super::topology::{ExchangeDeclaration, NewExchange, Topology};
@@ -87,6 +88,7 @@ pub struct Broker {
     pub(crate) queues: Queues,
     pub(crate) consumers: Consumers,
     pub(crate) sessions: Sessions,
+    pub(crate) retained: Retained,
     pub(crate) recovery: Recovery,
     pub(crate) jobs: Jobs,
     pub(crate) publishing: Publishing,
@@ -152,6 +154,7 @@ impl Broker {
             queues: Queues::new(limits, seed),
             consumers: Consumers::new(limits, seed),
             sessions: Sessions::new(limits, seed),
+            retained: Retained::new(limits, seed),
             recovery: Recovery::new(queues + limits.exchanges_max as usize, seed),
             jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             publishing: Publishing::with_capacity(queues),
@@ -592,6 +595,10 @@ pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
     + size_of::<TracedName>();
 /// Bytes of an MQTT session's record.
 pub const SESSION_BYTES: usize = Sessions::SESSION_BYTES;
+/// Bytes of memory that a retained message takes, without its topic and its content.
+pub const RETAINED_BYTES: usize = Retained::RECORD_BYTES;
+/// Bytes of memory that a subscription takes while its retained messages are sent. The list of them grows by doubling.
+pub const REPLAY_BYTES: usize = 2 * size_of::<Replay>();
 /// Bytes of a channel's record.
 pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
 /// Bytes of a consumer's record.

@@ -27,6 +27,8 @@ struct Counts {
     names_bytes: u64,
     policies: u64,
     parameters: u64,
+    retained: u64,
+    retained_bytes: u64,
 }
 
 /// Returns a warning for each exceeded limit; none if the store is missing or cannot be read.
@@ -52,6 +54,13 @@ pub(crate) fn exceeded_limits(config: &Config) -> Vec<String> {
         (counts.names_bytes, "bytes of names and arguments", "names_bytes_max", limits.names_bytes_max),
         (counts.policies, "policies", "policies_max", limits.policies_max),
         (counts.parameters, "runtime parameters", "parameters_max", limits.parameters_max),
+        (counts.retained, "retained messages", "retained_max", limits.retained_max),
+        (
+            counts.retained_bytes,
+            "bytes of retained messages",
+            "retained_bytes_max",
+            limits.retained_bytes_max,
+        ),
         (entries_of(log.index()), "queue entries", "queue_entries_max", limits.queue_entries_max),
     ];
     let rows = rows.into_iter().filter(|(count, .., max)| count > &u64::from(*max));
@@ -115,6 +124,11 @@ impl Counts {
             }
             Definition::Parameter { .. } => {
                 self.parameters += 1;
+                0
+            }
+            Definition::Retained { key, properties, payload, .. } => {
+                self.retained += 1;
+                self.retained_bytes += (key.len() + properties.len() + payload.len()) as u64;
                 0
             }
             Definition::AccessStored | Definition::UserLimits { .. } | Definition::SessionState { .. } => 0,

@@ -64,7 +64,7 @@ macro_rules! pools {
     };
 }
 
-const POOLS: [Pool; 26] = pools! {
+const POOLS: [Pool; 28] = pools! {
     connections_max: 8, 1 << 14, 1;
     handshakes_max: 4, 1 << 12, 1;
     tls_connections_max: 4, 1 << 12, 1;
@@ -90,6 +90,8 @@ const POOLS: [Pool; 26] = pools! {
     index_bytes_max: 64 << 10, 1 << 28, 4 << 10;
     management_clients_max: 2, 8, 1;
     mqtt_sessions_max: 4, 1 << 14, 1;
+    retained_max: 16, 1 << 17, 1;
+    retained_bytes_max: 16 << 10, 1 << 26, 1 << 10;
     // It reserves no memory, but is a part of `body_bytes_max`.
     mqtt_session_bytes_max: 64 << 10, 1 << 26, 4 << 10;
 };
@@ -363,6 +365,7 @@ mod tests {
             policy_bytes: broker::POLICY_BYTES,
             parameter_bytes: broker::PARAMETER_BYTES,
             session_bytes: 0,
+            retained_bytes: 0,
             login_bytes: 1_076,
             admission_bytes: 14_848,
             unacknowledged_bytes: broker::DELIVERY_BYTES,

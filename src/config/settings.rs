@@ -302,6 +302,8 @@ section_keys! {
     mqtt_subscriptions_max: Count<u32> => mqtt_subscriptions_max;
     mqtt_session_messages_max: Count<u32> => mqtt_session_messages_max;
     mqtt_session_bytes_max: Bytes<u32> => mqtt_session_bytes_max;
+    retained_max: Count<u32> => retained_max;
+    retained_bytes_max: Bytes<u32> => retained_bytes_max;
     input_buffer_bytes: Bytes<u32> => input_buffer_bytes;
     output_buffer_bytes: Bytes<u32> => output_buffer_bytes;
     input_backlog_bytes_max: Bytes<u32> => input_backlog_bytes_max;

@@ -207,6 +207,7 @@ pub enum Command<'a> {
     Subscribe {
         filter: &'a str,
         qos: u8,
+        retain_handling: RetainHandling,
     },
     /// One topic filter of UNSUBSCRIBE. The outcome is a fault with code 404 if there is no such subscription.
     Unsubscribe {
@@ -226,6 +227,14 @@ pub enum Command<'a> {
         message: MessageId,
         packet_id: NonZeroU16,
     },
+    /// A complete message with RETAIN. Like [`Self::Publish`], or with a packet identifier like [`Self::PublishOnce`]. A
+    /// message with a payload becomes the retained message of its topic. One without a payload deletes it.
+    PublishRetained {
+        message: MessageId,
+        packet_id: Option<NonZeroU16>,
+        /// If the message cannot be retained, it is refused. Otherwise it is published nevertheless.
+        is_refusable: bool,
+    },
     /// PUBREL: the packet identifier of [`Self::PublishOnce`] is released. The outcome is a fault with code 404 if it is
     /// unknown.
     ReleasePacket {
@@ -244,6 +253,17 @@ pub enum Command<'a> {
     CompletePacket {
         packet_id: NonZeroU16,
     },
+}
+
+/// When a subscriber gets the retained messages that match its filter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RetainHandling {
+    /// With each SUBSCRIBE.
+    Always,
+    /// If the subscription did not exist.
+    IfNew,
+    /// Never.
+    Never,
 }
 
 /// The most deliveries of a session that its client has not acknowledged.
@@ -330,6 +350,8 @@ pub enum Outcome {
     Published,
     /// Like [`Self::Published`], and the message was routed to no queue.
     PublishedNowhere,
+    /// Like [`Self::Published`], but the message was not retained, because of the limit with this configuration key.
+    NotRetained(&'static str),
     /// [`Command::Publish`] was refused by a queue's overflow policy: a nack is sent.
     PublishRefused,
     /// [`Command::Get`]: get-empty. (get-ok is a [`Delivery`] in the outbox.)

@@ -59,6 +59,7 @@ impl<P: Platform> Engine<P> {
     /// called after a sleep.
     pub fn begin_flush(&mut self) -> bool {
         let Some(store) = &mut self.store else { return false };
+        self.shared.broker.write_all_retained(&mut self.shared.pending_writes);
         store.commit_writer.flush(self.shared.now);
         self.go_on_flushing()
     }

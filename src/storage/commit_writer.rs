@@ -283,11 +283,13 @@ impl CommitWriter {
         if self.is_writing {
             return None;
         }
-        // The sync budget delays neither a full commit nor a clean stop.
-        if !self.is_blocked
-            && (self.is_flushing || pending_writes.fills_commit())
-            && !pending_writes.is_empty()
-        {
+        // The sync budget delays neither a full commit nor a clean stop. A clean stop also writes at once what the log has
+        // added itself, such as second copies of definitions.
+        let is_due = match self.is_flushing {
+            true => !pending_writes.is_empty() || self.log.has_pending_records(),
+            false => pending_writes.fills_commit() && !pending_writes.is_empty(),
+        };
+        if is_due && !self.is_blocked {
             self.log.schedule.set_due(now);
         }
         if self.log.is_time(now) && !pending_writes.is_empty() {

@@ -526,7 +526,8 @@ impl Access {
             | Definition::Binding { .. }
             | Definition::Policy { .. }
             | Definition::Parameter { .. }
-            | Definition::SessionState { .. } => return Restored::Orphaned,
+            | Definition::SessionState { .. }
+            | Definition::Retained { .. } => return Restored::Orphaned,
         };
         match result {
             Ok(()) => Restored::Exists(None),

@@ -225,6 +225,10 @@ impl fmt::Display for Defined<'_> {
                 write!(f, "session_state={} vhost={}", quoted(queue), quoted(vhost))?;
                 write!(f, " incarnation={incarnation} state={}", state.len())
             }
+            Definition::Retained { vhost, key, qos, payload, .. } => {
+                write!(f, "retained={} vhost={} qos={qos}", quoted(key), quoted(vhost))?;
+                write!(f, " payload={}", payload.len())
+            }
         }
     }
 }

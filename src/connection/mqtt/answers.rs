@@ -69,6 +69,12 @@ impl MqttConnection {
             Outcome::PublishedNowhere => {
                 self.answer_publish_with(context, expected, ReasonCode::NoMatchingSubscribers, batch);
             }
+            Outcome::NotRetained(limit) => {
+                self.answer_publish_with(context, expected, ReasonCode::Success, batch);
+                let text =
+                    format_args!(": a message is published but not retained: {limit} has no space for it");
+                self.warn(context, LogKind::Channel, text);
+            }
             // As in RabbitMQ, a client of an older version gets no PUBACK for a message that a full queue refuses.
             Outcome::PublishRefused if self.version == Version::V5 => {
                 self.answer_publish_with(context, expected, ReasonCode::QuotaExceeded, Batch::NONE);
@@ -181,7 +187,6 @@ impl MqttConnection {
         let packet_len_max = context.settings.mqtt_packet_len_max();
         let announced = [
             Property::ReceiveMaximum(RECEIVE_MAXIMUM),
-            Property::RetainAvailable(0),
             Property::MaximumPacketSize(packet_len_max),
             Property::SubscriptionIdentifiersAvailable(0),
             Property::SharedSubscriptionAvailable(0),

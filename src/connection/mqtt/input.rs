@@ -6,7 +6,9 @@
 use core::num::NonZeroU16;
 
 use leveret_amqp::props::PUBLISH_QOS;
-use leveret_core::command::{ChannelId, Command, NAME_BYTES_MAX, Name, SESSION_IN_FLIGHT_MAX};
+use leveret_core::command::{
+    ChannelId, Command, NAME_BYTES_MAX, Name, RetainHandling, SESSION_IN_FLIGHT_MAX,
+};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 use leveret_core::password::Secret;
@@ -84,9 +86,9 @@ pub(super) enum Publishing {
     /// The header, which stays in the input: the message waits for memory for its content.
     Reserving { message: MessageId },
     /// The header, and the payload except these bytes. The message is `None` if it is refused for this reason.
-    Payload { message: Result<MessageId, ReasonCode>, expected: Expected, missing: u32 },
+    Payload { message: Result<MessageId, ReasonCode>, expected: Expected, retain: bool, missing: u32 },
     /// The whole packet. The broker has not accepted the message yet.
-    Complete { message: MessageId, expected: Expected },
+    Complete { message: MessageId, expected: Expected, retain: bool },
 }
 
 /// The answer to a SUBSCRIBE or UNSUBSCRIBE as far as it is known.
@@ -193,11 +195,18 @@ impl MqttConnection {
                 }
                 Phase::Connecting { .. } | Phase::Open => {}
             }
-            if let Publishing::Complete { message, expected } = self.input.publish {
+            if let Publishing::Complete { message, expected, retain } = self.input.publish {
                 self.input.pending = Pending::Publish;
-                let command = match expected {
-                    Expected::Nothing | Expected::Puback(_) => Command::Publish { message, mandatory: false },
-                    Expected::Pubrec(packet_id) => Command::PublishOnce { message, packet_id },
+                let packet_id = match expected {
+                    Expected::Nothing | Expected::Puback(_) => None,
+                    Expected::Pubrec(packet_id) => Some(packet_id),
+                };
+                // Before MQTT 5, a refusal would end the connection.
+                let is_refusable = self.version == Version::V5;
+                let command = match packet_id {
+                    _ if retain => Command::PublishRetained { message, packet_id, is_refusable },
+                    None => Command::Publish { message, mandatory: false },
+                    Some(packet_id) => Command::PublishOnce { message, packet_id },
                 };
                 return InputStep::Command { channel: self.channel, command };
             }
@@ -418,8 +427,8 @@ impl MqttConnection {
             (QoS::ExactlyOnce, Some(packet_id)) => Expected::Pubrec(packet_id),
             _ => Expected::Nothing,
         };
-        let missing = header.payload_len;
-        self.input.publish = Publishing::Payload { message, expected, missing };
+        let (retain, missing) = (header.retain, header.payload_len);
+        self.input.publish = Publishing::Payload { message, expected, retain, missing };
         self.timing.payload_begun = context.now;
         Ok((Handled::Done, len))
     }
@@ -428,10 +437,6 @@ impl MqttConnection {
     fn check_publish(&self, context: &Context<'_>, header: &PublishHeader<'_>) -> Result<(), PacketError> {
         let refused = |reason, text| Err(PacketError::new(reason, text));
         match () {
-            () if header.retain && self.version == Version::V5 => {
-                let text = "a retained message, which this broker does not support";
-                refused(ReasonCode::RetainNotSupported, text)
-            }
             () if header.topic_alias.is_some() => {
                 refused(ReasonCode::TopicAliasInvalid, "a topic alias, although the broker allows none")
             }
@@ -480,7 +485,9 @@ impl MqttConnection {
 
     /// Appends the available part of a payload to its message. Returns `false` if the rest is missing.
     fn receive_payload(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
-        let Publishing::Payload { message, expected, missing } = self.input.publish else { return true };
+        let Publishing::Payload { message, expected, retain, missing } = self.input.publish else {
+            return true;
+        };
         let unread = &input[*at..];
         let here = unread.len().min(missing as usize);
         if let Ok(message) = message {
@@ -489,13 +496,13 @@ impl MqttConnection {
         *at += here;
         let missing = missing - here as u32;
         if missing > 0 {
-            self.input.publish = Publishing::Payload { message, expected, missing };
+            self.input.publish = Publishing::Payload { message, expected, retain, missing };
             return false;
         }
         match message {
             Ok(message) => {
                 context.messages.finish(message);
-                self.input.publish = Publishing::Complete { message, expected };
+                self.input.publish = Publishing::Complete { message, expected, retain };
             }
             Err(reason) => {
                 self.input.publish = Publishing::None;
@@ -545,8 +552,14 @@ impl MqttConnection {
                     QoS::AtLeastOnce => (1, ReasonCode::GrantedQos1),
                     QoS::ExactlyOnce => (2, ReasonCode::GrantedQos2),
                 };
+                let retain_handling = match options.retain_handling {
+                    leveret_mqtt::RetainHandling::Always => RetainHandling::Always,
+                    leveret_mqtt::RetainHandling::IfNew => RetainHandling::IfNew,
+                    leveret_mqtt::RetainHandling::Never => RetainHandling::Never,
+                };
                 self.input.pending = Pending::Filter { granted };
-                return Ok((Handled::Command(self.channel, Command::Subscribe { filter: text, qos }), 0));
+                let command = Command::Subscribe { filter: text, qos, retain_handling };
+                return Ok((Handled::Command(self.channel, command), 0));
             };
             self.warn(
                 context,

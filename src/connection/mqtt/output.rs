@@ -206,7 +206,8 @@ fn write_header<'b>(
     let publish = OutgoingPublish {
         is_duplicate: delivery.redelivered && qos.packet_id().is_some(),
         qos,
-        retain: false,
+        // Only retained messages have this exchange: other messages are published to `amq.topic`.
+        retain: messages.exchange_len(delivery.message) == 0,
         topic,
         payload_len: messages.body_len(delivery.message),
     };

@@ -142,6 +142,8 @@ pub struct RecordSizes {
     pub parameter_bytes: usize,
     /// An MQTT session; 0 without MQTT.
     pub session_bytes: usize,
+    /// A retained message, without its topic and its content; 0 without MQTT.
+    pub retained_bytes: usize,
     /// A connection before the login, in addition to its record: the password that waits for its check.
     pub login_bytes: usize,
     /// The list of accepted sockets that wait, and the tables of failed logins.
@@ -400,6 +402,13 @@ impl Limits {
     pub fn fixed_index_bytes(&self, sizes: &RecordSizes) -> u64 {
         u64::from(self.queues_max) * sizes.empty_queue_index_bytes as u64
             + self.definitions() * sizes.definition_bytes as u64
+            + self.mqtt_definitions(sizes) * sizes.definition_bytes as u64
+    }
+
+    /// Returns how many definitions of MQTT the log may contain: states of sessions, and retained messages.
+    fn mqtt_definitions(&self, sizes: &RecordSizes) -> u64 {
+        let each = u64::from(sizes.session_bytes > 0);
+        each * (u64::from(self.mqtt_sessions_max) + u64::from(self.retained_max))
     }
 
     /// Returns the bytes that fragmentation may take: a quarter of the memory that consists of allocations of
@@ -432,8 +441,8 @@ impl Limits {
         ]
     }
 
-    /// Returns the lines for users, permissions, virtual hosts and MQTT sessions.
-    fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 9] {
+    /// Returns the lines for users, permissions, virtual hosts, MQTT sessions and retained messages.
+    fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 11] {
         let logins = "logins whose password is being checked";
         [
             line(
@@ -451,6 +460,14 @@ impl Limits {
                 self.mqtt_sessions_max.into(),
                 sizes.session_bytes,
                 "MQTT session that is kept",
+            ),
+            line("retained_max", self.retained_max.into(), sizes.retained_bytes, "retained message"),
+            line(
+                "retained_bytes_max",
+                // The allocator may lose a quarter, because the messages have different lengths.
+                u64::from(self.retained_bytes_max) * 5 / 4,
+                usize::from(sizes.retained_bytes > 0),
+                "topics and content of retained messages, and fragmentation",
             ),
             line("parameters_max", self.parameters_max.into(), sizes.parameter_bytes, "runtime parameter"),
             line(

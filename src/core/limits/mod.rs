@@ -95,6 +95,10 @@ pub struct Limits {
     pub mqtt_session_messages_max: u32,
     /// Bytes of bodies of the messages that wait in one MQTT session, at most `body_bytes_max`.
     pub mqtt_session_bytes_max: u32,
+    /// Maximum number of retained messages.
+    pub retained_max: u32,
+    /// Bytes of all retained messages, with their topics and their properties.
+    pub retained_bytes_max: u32,
     /// Bytes read from one socket in one turn, and the longest contiguous input.
     pub input_buffer_bytes: u32,
     /// Bytes written to one socket in one turn.
@@ -171,6 +175,8 @@ impl Default for Limits {
             mqtt_subscriptions_max: 100,
             mqtt_session_messages_max: 1000,
             mqtt_session_bytes_max: 1 << 20,
+            retained_max: 2000,
+            retained_bytes_max: 1 << 20,
             input_buffer_bytes: 256 << 10,
             output_buffer_bytes: 256 << 10,
             input_backlog_bytes_max: 768 << 10,
@@ -482,6 +488,7 @@ mod check_tests {
         policy_bytes: 1800,
         parameter_bytes: 2700,
         session_bytes: 0,
+        retained_bytes: 0,
         login_bytes: 1000,
         admission_bytes: 20_000,
         unacknowledged_bytes: 72,

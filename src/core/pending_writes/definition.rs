@@ -16,6 +16,7 @@
 //!         | 7 global parameter | name |
 //!         | 8 damage    | 0 |                        see `ReportedDamage`
 //!         | 9 session state | vhost | queue |          after the queue
+//!         | 10 retained | vhost | routing key |
 //!
 //! value of access stored| whatever the storage adds, see `storage/access.rs` |
 //!          a vhost     | max-queues u32 | max-connections u32 | metadata |      0xffffffff: no limit
@@ -31,6 +32,7 @@
 //!          a policy    | what it applies to | priority i32 | pattern u16 + text | definition |
 //!          a parameter | JSON |
 //!          a session state | incarnation of the queue u64 | state |
+//!          a retained | QoS u8 | length of the properties u32 | properties | payload |
 //! ```
 //!
 //! Names are preceded by their length in one byte. Arguments and the definition of a policy take the rest of the
@@ -198,6 +200,19 @@ pub enum Definition<'a> {
         /// The state, in the format of the broker.
         state: &'a [u8],
     },
+    /// The retained message of a topic of MQTT.
+    Retained {
+        /// The virtual host.
+        vhost: &'a str,
+        /// The routing key of the topic.
+        key: &'a str,
+        /// The QoS.
+        qos: u8,
+        /// The AMQP properties, as on the wire.
+        properties: &'a [u8],
+        /// The payload.
+        payload: &'a [u8],
+    },
 }
 
 /// The metadata of a virtual host, as RabbitMQ calls it.
@@ -248,6 +263,7 @@ const PARAMETER: u8 = 6;
 const GLOBAL_PARAMETER: u8 = 7;
 const DAMAGE: u8 = 8;
 const SESSION_STATE: u8 = 9;
+const RETAINED: u8 = 10;
 const AUTO_DELETE: u8 = 1;
 const INTERNAL: u8 = 2;
 const REBUILT: u8 = 2;
@@ -308,6 +324,10 @@ impl<'a> Definition<'a> {
             Self::SessionState { vhost, queue, .. } => {
                 key.push(SESSION_STATE);
                 [vhost, queue].into_iter().for_each(|name| put_name(&mut key, name));
+            }
+            Self::Retained { vhost, key: topic, .. } => {
+                key.push(RETAINED);
+                [vhost, topic].into_iter().for_each(|name| put_name(&mut key, name));
             }
         }
         key.into_boxed_slice()
@@ -376,6 +396,12 @@ impl<'a> Definition<'a> {
             Self::SessionState { incarnation, state, .. } => {
                 value.extend_from_slice(&incarnation.to_le_bytes());
                 value.extend_from_slice(state);
+            }
+            Self::Retained { qos, properties, payload, .. } => {
+                value.push(qos);
+                value.extend_from_slice(&(properties.len() as u32).to_le_bytes());
+                value.extend_from_slice(properties);
+                value.extend_from_slice(payload);
             }
         }
         value.into_boxed_slice()
@@ -458,6 +484,11 @@ impl<'a> Definition<'a> {
                 let (queue, incarnation, state) = (key.name()?, value.number()?, value.0);
                 key.0.is_empty().then_some(Self::SessionState { vhost, queue, incarnation, state })
             }
+            RETAINED => {
+                let (topic, qos, len) = (key.name()?, value.byte()?, value.u32()?);
+                let (properties, payload) = (value.take(usize::try_from(len).ok()?)?, value.0);
+                key.0.is_empty().then_some(Self::Retained { vhost, key: topic, qos, properties, payload })
+            }
             _ => None,
         }
     }
@@ -531,6 +562,9 @@ impl fmt::Display for Definition<'_> {
                 write!(f, "{kind} {name:?} in virtual host {vhost:?}")
             }
             Self::Parameter { vhost: None, name, .. } => write!(f, "global parameter {name:?}"),
+            Self::Retained { vhost, key, .. } => {
+                write!(f, "the retained message with key {key:?} in virtual host {vhost:?}")
+            }
             Self::SessionState { vhost, queue, .. } => {
                 write!(f, "the state of the MQTT session of queue {queue:?} in virtual host {vhost:?}")
             }
@@ -618,9 +652,13 @@ impl<'a> Input<'a> {
         Some(i32::from_le_bytes(bytes))
     }
 
-    fn limit(&mut self) -> Option<Option<u32>> {
+    fn u32(&mut self) -> Option<u32> {
         let bytes: [u8; 4] = self.take(4)?.try_into().ok()?;
-        Some(Some(u32::from_le_bytes(bytes)).filter(|limit| *limit != NO_LIMIT))
+        Some(u32::from_le_bytes(bytes))
+    }
+
+    fn limit(&mut self) -> Option<Option<u32>> {
+        self.u32().map(|limit| Some(limit).filter(|limit| *limit != NO_LIMIT))
     }
 
     fn metadata(&mut self) -> Option<VhostMetadata<'a>> {
@@ -711,6 +749,18 @@ mod tests {
         let parameter = |vhost, component| Definition::Parameter { vhost, component, name: "s", value };
         let parameters = [parameter(Some("/"), "shovel"), parameter(None, "")];
         let policies = [policy(false), policy(true)];
+        let state = Definition::SessionState { vhost: "/", queue: "q", incarnation: 9, state: &[0, 1] };
+        let (vhost_name, key) = ("/", "a.b");
+        let retained = |properties, payload| Definition::Retained {
+            vhost: vhost_name,
+            key,
+            qos: 2,
+            properties,
+            payload,
+        };
+        let of_mqtt = [state, retained(&b"\0\0"[..], &b"on"[..])];
+        let (cut_off, value_of_retained) = (of_mqtt[1].key(), of_mqtt[1].value());
+        assert_eq!(Definition::parse(&cut_off, &value_of_retained[..6]), None, "properties are missing");
         let mut keys = Vec::new();
         let access = [Definition::AccessStored, vhost, user, permission, topic, limits];
         for definition in access
@@ -718,6 +768,7 @@ mod tests {
             .chain([exchange, queue, with_levels, binding])
             .chain(policies)
             .chain(parameters)
+            .chain(of_mqtt)
         {
             let (key, value) = (definition.key(), definition.value());
             assert_eq!(Definition::parse(&key, &value), Some(definition));

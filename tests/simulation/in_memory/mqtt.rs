@@ -710,3 +710,230 @@ fn the_packet_identifier_of_a_delivery_is_durable_before_it_is_sent() {
     client.expect(&mut simulation, 0x62);
     assert!(simulation.engine.platform_mut().helpers.commits > commits);
 }
+
+// ---- retained messages
+
+/// PUBLISH with RETAIN, at this QoS, up to its acknowledgement. Returns the code of PUBACK or PUBREC.
+fn publish_retained(
+    client: &mut MqttClient,
+    simulation: &mut Simulation,
+    (topic, qos): (&str, u8),
+    payload: &[u8],
+) -> u8 {
+    let publish = client.publish_packet(qos << 1 | 1, topic, 99, payload);
+    client.send(simulation, &publish);
+    let expected = match qos {
+        0 => return 0,
+        1 => 0x40,
+        _ => 0x50,
+    };
+    let code = client.expect(simulation, expected).body.get(2).copied().unwrap_or(0);
+    if qos == 2 && code < 0x80 {
+        release(client, simulation, 99);
+    }
+    code
+}
+
+/// Receives and acknowledges all messages. Returns payload and RETAIN of each.
+fn receive_all(client: &mut MqttClient, simulation: &mut Simulation) -> Vec<(String, Vec<u8>, bool)> {
+    let mut received = Vec::new();
+    while let Some(message) = client.receive(simulation) {
+        if let Some(packet_id) = message.packet_id {
+            assert_eq!(message.qos, 1, "for QoS 2, the test would have to send PUBREC");
+            client.acknowledge(simulation, packet_id);
+        }
+        received.push((message.topic, message.payload, message.retain));
+    }
+    received
+}
+
+fn retained(topic: &str, payload: &[u8]) -> (String, Vec<u8>, bool) {
+    (topic.to_owned(), payload.to_vec(), true)
+}
+
+#[test]
+fn a_subscriber_gets_the_last_retained_message_of_each_topic() {
+    for level in LEVELS {
+        let mut simulation = Simulation::new(small_limits());
+        let mut publisher = MqttClient::log_in(&mut simulation, &Login { level, ..named("publisher") });
+        for (topic, qos, payload) in
+            [("a/x", 0, &b"old"[..]), ("a/x", 1, b"1"), ("a/y", 0, b"2"), ("b/x", 2, b"3")]
+        {
+            publish_retained(&mut publisher, &mut simulation, (topic, qos), payload);
+        }
+        let mut reader = MqttClient::log_in(&mut simulation, &Login { level, ..named("reader") });
+        assert_eq!(reader.subscribe(&mut simulation, &[("a/+", 1)]), [1]);
+        let first = receive_all(&mut reader, &mut simulation);
+        assert_eq!(first, [retained("a/x", b"1"), retained("a/y", b"2")], "level {level}");
+        // A message that arrives while the subscription exists has no RETAIN.
+        publish_retained(&mut publisher, &mut simulation, ("a/x", 1), b"4");
+        assert_eq!(receive_all(&mut reader, &mut simulation), [("a/x".to_owned(), b"4".to_vec(), false)]);
+        // An exact filter, and each further SUBSCRIBE.
+        for _ in 0..2 {
+            reader.subscribe(&mut simulation, &[("b/x", 0)]);
+            assert_eq!(receive_all(&mut reader, &mut simulation), [retained("b/x", b"3")]);
+        }
+        // A message without a payload is delivered, and deletes the retained one.
+        publish_retained(&mut publisher, &mut simulation, ("a/x", 1), b"");
+        assert_eq!(receive_all(&mut reader, &mut simulation), [("a/x".to_owned(), Vec::new(), false)]);
+        publish_retained(&mut publisher, &mut simulation, ("b/x", 0), b"");
+        receive_all(&mut reader, &mut simulation);
+        let mut late = MqttClient::log_in(&mut simulation, &Login { level, ..named("late") });
+        late.subscribe(&mut simulation, &[("#", 1)]);
+        assert_eq!(receive_all(&mut late, &mut simulation), [retained("a/y", b"2")]);
+        publisher.disconnect(&mut simulation);
+        reader.disconnect(&mut simulation);
+        late.disconnect(&mut simulation);
+        simulation.end(&[]);
+    }
+}
+
+#[test]
+fn the_options_of_a_subscription_say_when_it_gets_retained_messages() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut client = MqttClient::log_in(&mut simulation, &Login { level: 5, ..named("client") });
+    publish_retained(&mut client, &mut simulation, ("t", 1), b"x");
+    // Retain Handling is in the bits 4 and 5.
+    let never = 0x20;
+    let if_new = 0x10;
+    client.subscribe(&mut simulation, &[("t", never)]);
+    assert_eq!(receive_all(&mut client, &mut simulation), []);
+    client.subscribe(&mut simulation, &[("t", if_new)]);
+    assert_eq!(receive_all(&mut client, &mut simulation), [], "the subscription exists");
+    client.subscribe(&mut simulation, &[("+", if_new)]);
+    assert_eq!(receive_all(&mut client, &mut simulation), [retained("t", b"x")]);
+    client.subscribe(&mut simulation, &[("+", 0)]);
+    assert_eq!(receive_all(&mut client, &mut simulation), [retained("t", b"x")]);
+    client.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// Without space, MQTT 5 clients are told, and others have their message published.
+#[test]
+fn so_many_messages_and_bytes_are_retained() {
+    let limits = Limits { retained_max: 2, retained_bytes_max: 200, ..small_limits() };
+    let mut simulation = Simulation::new(limits);
+    let mut new = MqttClient::log_in(&mut simulation, &Login { level: 5, ..named("new") });
+    let mut old = MqttClient::log_in(&mut simulation, &named("old"));
+    for topic in ["a", "b", "a"] {
+        assert!(publish_retained(&mut new, &mut simulation, (topic, 1), b"x") < 0x80);
+    }
+    for qos in [1, 2] {
+        assert_eq!(publish_retained(&mut new, &mut simulation, ("c", qos), b"x"), 0x97, "quota exceeded");
+    }
+    assert_eq!(publish_retained(&mut new, &mut simulation, ("b", 1), &[0; 200]), 0x97);
+    let mut reader = MqttClient::log_in(&mut simulation, &named("reader"));
+    reader.subscribe(&mut simulation, &[("c", 1)]);
+    assert_eq!(publish_retained(&mut old, &mut simulation, ("c", 1), b"x"), 0);
+    assert_eq!(receive_all(&mut reader, &mut simulation), [("c".to_owned(), b"x".to_vec(), false)]);
+    // A deletion makes space.
+    publish_retained(&mut old, &mut simulation, ("a", 0), b"");
+    assert!(publish_retained(&mut new, &mut simulation, ("c", 1), b"y") < 0x80);
+    receive_all(&mut reader, &mut simulation);
+    reader.subscribe(&mut simulation, &[("#", 0)]);
+    let received = receive_all(&mut reader, &mut simulation);
+    assert_eq!(received, [retained("c", b"y"), retained("b", b"x")]);
+    for client in [new, old, reader] {
+        client.disconnect(&mut simulation);
+    }
+    simulation.end(&[]);
+}
+
+/// Thousands of retained messages take few places in the queue of their subscriber, even one that reads slowly.
+#[test]
+fn many_retained_messages_are_sent_in_many_turns() {
+    let limits = Limits { retained_max: 5_000, mqtt_session_messages_max: 50, ..small_limits() };
+    let mut simulation = Simulation::new(limits);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    for number in 0..5_000 {
+        publish_retained(&mut publisher, &mut simulation, (&format!("devices/{number}/config"), 1), b"{}");
+    }
+    let mut reader = MqttClient::log_in(&mut simulation, &named("reader"));
+    reader.subscribe(&mut simulation, &[("nothing/+", 1), ("devices/#", 1)]);
+    let (mut count, mut chunks_max) = (0, 0);
+    let mut topics = std::collections::HashSet::new();
+    while let Some(message) = reader.receive(&mut simulation) {
+        assert!(message.retain && topics.insert(message.topic));
+        count += 1;
+        chunks_max = chunks_max.max(simulation.engine.broker().gauges().chunks);
+        reader.acknowledge(&mut simulation, message.packet_id.unwrap());
+    }
+    assert_eq!(count, 5_000);
+    assert!(chunks_max <= 4, "{chunks_max} chunks of entries were in the queue");
+    publisher.disconnect(&mut simulation);
+    reader.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// A retained message with QoS 1 is written before its PUBACK; one with QoS 0 later, and only the last one.
+#[test]
+fn retained_messages_with_qos_0_are_written_once_a_minute() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let commits = |simulation: &mut Simulation| simulation.engine.platform_mut().helpers.commits;
+    let mut client = MqttClient::log_in(&mut simulation, &named("client"));
+    let before = commits(&mut simulation);
+    for number in 0..10 {
+        publish_retained(&mut client, &mut simulation, ("t", 0), &[number]);
+        simulation.pass_ms(1_000);
+    }
+    assert_eq!(commits(&mut simulation), before);
+    simulation.pass_ms(49_000);
+    assert_eq!(commits(&mut simulation), before);
+    simulation.pass_ms(2_000);
+    assert_eq!(commits(&mut simulation), before + 1);
+    // The storage may commit something of its own when it is idle.
+    simulation.pass_ms(120_000);
+    let before = commits(&mut simulation);
+    simulation.pass_ms(120_000);
+    assert_eq!(commits(&mut simulation), before);
+    publish_retained(&mut client, &mut simulation, ("t", 1), b"x");
+    assert_eq!(commits(&mut simulation), before + 1);
+    client.disconnect(&mut simulation);
+}
+
+/// Retained messages that were not sent yet are sent on the next connection of a kept session, and not any more when the
+/// subscription has ended.
+#[test]
+fn the_rest_of_the_retained_messages_follows_on_the_next_connection() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    for number in 0..200 {
+        publish_retained(&mut publisher, &mut simulation, (&format!("t/{number}"), 1), b"x");
+    }
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    client.subscribe(&mut simulation, &[("t/+", 1)]);
+    let mut topics = std::collections::HashSet::new();
+    for _ in 0..15 {
+        let message = client.receive(&mut simulation).expect("a retained message");
+        topics.insert(message.topic);
+        client.acknowledge(&mut simulation, message.packet_id.unwrap());
+    }
+    client.lose(&mut simulation);
+    let (mut client, is_present) = log_in_kept(&mut simulation, "kept");
+    assert!(is_present);
+    for (topic, _, retain) in receive_all(&mut client, &mut simulation) {
+        assert!(retain);
+        topics.insert(topic);
+    }
+    assert_eq!(topics.len(), 200);
+    // After UNSUBSCRIBE, only those follow that were on their way.
+    client.unsubscribe(&mut simulation, &["t/+"]);
+    client.subscribe(&mut simulation, &[("t/#", 1)]);
+    assert!(client.receive(&mut simulation).is_some());
+    let unsubscribe = packet(0xA2, &[0, 8, 0, 3, b't', b'/', b'#']);
+    client.send(&mut simulation, &unsubscribe);
+    let (mut count, mut is_unsubscribed) = (1, false);
+    while let Some(next) = client.next(&mut simulation) {
+        match next.first_octet {
+            0xB0 => is_unsubscribed = true,
+            _ => count += 1,
+        }
+    }
+    assert!(is_unsubscribed && count <= 20, "{count} of the messages were sent");
+    for client in [client, publisher] {
+        client.disconnect(&mut simulation);
+    }
+    delete_queue(&mut simulation, "mqtt-subscription-kept");
+    simulation.end(&[]);
+}
