@@ -178,25 +178,27 @@ impl Session {
         }
     }
 
-    /// Adds a delivery to those in flight, and returns it as it is sent. A message that was delivered on an earlier
-    /// connection of the session keeps its packet identifier and its QoS (MQTT-4.4.0-1).
+    /// Returns how a message is sent again that was delivered on an earlier connection of the session and is not
+    /// acknowledged: with its packet identifier and its QoS (MQTT-4.4.0-1). `None`: there is no such delivery.
+    fn continue_delivery(&mut self, message: MessageKey, tag: u64) -> Option<SubscriptionDelivery> {
+        let is_same = |delivery: &&mut InFlight| delivery.is_requeued() && delivery.message == message;
+        let earlier = self.in_flight.iter_mut().find(is_same)?;
+        earlier.tag = tag;
+        Some(earlier.sent_as())
+    }
+
+    /// Adds a delivery to those in flight, and returns it as it is sent. It is not one to continue.
     fn begin_delivery(
         &mut self,
         message: MessageKey,
         tag: u64,
         is_exactly_once: bool,
     ) -> SubscriptionDelivery {
-        let is_requeued = |delivery: &InFlight| delivery.tag == 0 && delivery.step != Step::Released;
-        let is_same = |delivery: &&mut InFlight| is_requeued(delivery) && delivery.message == message;
-        if let Some(earlier) = self.in_flight.iter_mut().find(is_same) {
-            earlier.tag = tag;
-            return earlier.sent_as();
-        }
         // Requeued messages are delivered first, in their order. So the messages of earlier deliveries that come before
         // this one are gone: they have expired or were purged.
-        self.in_flight.retain(|delivery| !is_requeued(delivery) || !delivery.message.is_before(message));
+        self.in_flight.retain(|delivery| !delivery.is_requeued() || !delivery.message.is_before(message));
         if self.in_flight.is_full() {
-            let requeued = self.in_flight.iter().rposition(is_requeued);
+            let requeued = self.in_flight.iter().rposition(InFlight::is_requeued);
             self.in_flight.remove(requeued.expect("the prefetch is at most the capacity"));
         }
         let step = if is_exactly_once { Step::AwaitsPubrec } else { Step::AwaitsPuback };
@@ -270,6 +272,11 @@ impl Session {
 }
 
 impl InFlight {
+    /// Returns whether the message was sent on an earlier connection, and must be sent again.
+    fn is_requeued(&self) -> bool {
+        self.tag == 0 && self.step != Step::Released
+    }
+
     fn sent_as(self) -> SubscriptionDelivery {
         match self.step {
             Step::AwaitsPuback => SubscriptionDelivery::AtLeastOnce(self.packet_id),
@@ -511,6 +518,8 @@ impl Broker {
             }
             return Err(fault);
         }
+        // The client gets PUBREL for the deliveries that are released, which must be durable before it.
+        cx.await_defined(self.sessions.at(session).state_batch);
         Ok(Outcome::SessionOpened {
             channel,
             client_id: client_id.into(),
@@ -879,6 +888,13 @@ impl Broker {
         if packet_len > u64::from(self.sessions.at(session).packet_len_max) {
             return SubscriptionDelivery::Skip;
         }
+        let (record, message) = (self.sessions.at_mut(session), MessageKey::of(taken));
+        let Some((_, channel)) = record.attached else { return SubscriptionDelivery::Skip };
+        let tag = self.consumers.channel(channel).last_tag + 1;
+        // A delivery that was begun is completed, even without a subscription (MQTT-3.10.4-3).
+        if let Some(delivery) = record.continue_delivery(message, tag) {
+            return delivery;
+        }
         let (mut granted, mut examined) = (None, 0);
         for binding in self.topology.bindings_of_queue(self.queues.at(queue)) {
             examined += 1;
@@ -894,12 +910,9 @@ impl Broker {
         match granted {
             None => SubscriptionDelivery::Skip,
             Some(qos) if qos > 0 && is_persistent => {
-                let record = self.sessions.at_mut(session);
-                let Some((_, channel)) = record.attached else { return SubscriptionDelivery::Skip };
-                let tag = self.consumers.channel(channel).last_tag + 1;
                 let is_exactly_once =
                     qos > 1 && cx.messages.flags(taken.message).has(MessageFlags::EXACTLY_ONCE);
-                record.begin_delivery(MessageKey::of(taken), tag, is_exactly_once)
+                self.sessions.at_mut(session).begin_delivery(message, tag, is_exactly_once)
             }
             Some(_) => SubscriptionDelivery::AtMostOnce,
         }
@@ -1092,6 +1105,18 @@ impl Broker {
         delivery.map_or(Batch::NONE, |delivery| delivery.batch)
     }
 
+    /// Uses up `count` packet identifiers of every session, as if as many deliveries had been acknowledged.
+    ///
+    /// The simulator uses it to reach identifiers that are in use quickly.
+    #[cfg(debug_assertions)]
+    pub fn pass_packet_ids(&mut self, count: u16) {
+        for index in 0..self.sessions.slab.places() {
+            if let Some(session) = self.sessions.slab.get_mut(index) {
+                session.last_packet_id = session.last_packet_id.wrapping_add(count);
+            }
+        }
+    }
+
     /// Gives a restored session its state. Returns `false` if there is no such session.
     pub(crate) fn restore_session_state(
         &mut self,
@@ -1198,7 +1223,9 @@ mod tests {
     fn a_message_that_is_delivered_again_keeps_its_packet_identifier() {
         let mut session = session();
         let begin = |session: &mut Session, offset: u64, tag| {
-            session.begin_delivery(MessageKey::Logged(offset), tag, offset.is_multiple_of(2))
+            let message = MessageKey::Logged(offset);
+            let continued = session.continue_delivery(message, tag);
+            continued.unwrap_or_else(|| session.begin_delivery(message, tag, offset.is_multiple_of(2)))
         };
         let sent: Vec<_> = (1..=20).map(|offset| begin(&mut session, offset, offset)).collect();
         session.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);

@@ -558,6 +558,8 @@ pub(crate) fn begin_page(messages: &mut Messages, page: &ReadMessage<'_>) -> Res
     let properties = Properties::trusted(page.properties);
     let flags = if properties.expiration().is_some() { flags.with(MessageFlags::EXPIRES) } else { flags };
     let flags = if properties.is_blind() { flags.with(MessageFlags::HAS_BCC) } else { flags };
+    let is_exactly_once = properties.is_published_exactly_once();
+    let flags = if is_exactly_once { flags.with(MessageFlags::EXACTLY_ONCE) } else { flags };
     match messages.reserve_content(message, page.properties, flags, page.body_len, Share::ReadBack) {
         Ok(()) => Ok(message),
         Err(full) => {

@@ -158,6 +158,7 @@ impl MqttConnection {
                 self.keep_client(context, &client_id);
                 self.phase = Phase::Open;
                 let assigned = is_assigned.then_some(&*client_id);
+                self.output.is_connack_due = true;
                 self.push_connack(context, (assigned, is_present, expiry_s), batch);
                 for packet_id in released {
                     self.push_ack(context, AckKind::Pubrel, packet_id, ReasonCode::Success, batch);

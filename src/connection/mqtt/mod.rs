@@ -105,6 +105,8 @@ struct Output {
     delivery_batch: Batch,
     /// PINGRESP must be sent.
     is_pingresp_due: bool,
+    /// The first of `packets` is the CONNACK of a client that was accepted.
+    is_connack_due: bool,
     /// Number of bytes of the first delivery of the outbox that were written, if it was written partly.
     begun: Option<u64>,
 }
@@ -144,6 +146,7 @@ impl MqttConnection {
                 durable: Batch::NONE,
                 delivery_batch: Batch::NONE,
                 is_pingresp_due: false,
+                is_connack_due: false,
                 begun: None,
             },
             timing: Timing {

@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - Stored packets are written completely. A delivery may be split at any byte, and the next call continues there.
-//! - While the connection is being closed, no delivery is begun.
+//! - While the connection is being closed, no delivery is begun. Nor is one begun before CONNACK is written.
 
 use leveret_core::command::{Delivery, DeliveryKind, Outbox, SubscriptionDelivery};
 use leveret_core::mem::Messages;
@@ -46,6 +46,11 @@ impl MqttConnection {
             if self.phase != Phase::Open {
                 break;
             }
+            if self.output.is_connack_due {
+                // CONNACK is the first packet (MQTT-3.2.0-1).
+                self.output.delivery_batch = self.output.first_batch;
+                break;
+            }
             let Some(delivery) = outbox.peek() else { break };
             if delivery.batch > context.durable {
                 self.output.delivery_batch = delivery.batch;
@@ -78,7 +83,7 @@ impl MqttConnection {
             self.output.packets.copy_front(pool, free);
             self.output.packets.consume(pool, len);
             filled.bytes += len;
-            self.output.first_batch = Batch::NONE;
+            (self.output.first_batch, self.output.is_connack_due) = (Batch::NONE, false);
             if !self.output.packets.is_empty() {
                 let mut batch = [0; 8];
                 self.output.packets.copy_front(pool, &mut batch);
