@@ -142,7 +142,7 @@ impl Broker {
         let delivered = self.deliver_from(cx, queue, most);
         let record = self.queues.at(queue);
         if let Some(session) = record.session {
-            self.write_due_session_state(cx, session);
+            self.write_due_deliveries(cx, session);
             self.refill_retained(cx, session);
         }
         let record = self.queues.at(queue);

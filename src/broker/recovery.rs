@@ -309,7 +309,7 @@ fn restore_definitions(
     broker.queues_mut().set_largest_stored_body(log.index().largest_body_bytes());
     let mut messages = 0;
     for (incarnation, queue) in restoring.queues {
-        messages += restore_queue(broker, log, incarnation, queue);
+        messages += restore_queue(broker, context, log, (incarnation, queue));
     }
     if messages > 0 {
         log::info!("the store has {messages} messages");
@@ -327,16 +327,30 @@ fn contents_of(found: &store::QueueIndex) -> Contents {
     }
 }
 
-fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueId) -> u64 {
+fn restore_queue(
+    broker: &mut Broker,
+    context: &mut Context<'_>,
+    log: &Log,
+    (incarnation, queue): (u64, QueueId),
+) -> u64 {
     let Some(found) = log.index().queues().get(&incarnation) else { return 0 };
-    broker.queues_mut().restore_contents(queue, &contents_of(found));
-    restore_messages(broker, found, queue);
-    found.live
+    let pending_writes = context.pending_writes_mut();
+    let is_live = |offset| found.live_ranges_from(offset).next().is_some_and(|range| range.start == offset);
+    let mut settled = broker.settle_released_deliveries(pending_writes, queue, is_live);
+    settled.sort_unstable();
+    let mut contents = contents_of(found);
+    // Each of these messages counts with the mean length.
+    let count = settled.len() as u64;
+    contents.bytes -= contents.bytes * count / contents.count.max(1);
+    contents.count -= count;
+    broker.queues_mut().restore_contents(queue, &contents);
+    restore_messages(broker, found, queue, &settled);
+    contents.count
 }
 
-/// Adds to a queue the messages that the log has for it.
-pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: QueueId) {
-    for range in found.live_ranges() {
+/// Adds to a queue the messages that the log has for it, without those that are `settled`, in ascending order.
+pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: QueueId, settled: &[u64]) {
+    for range in found.live_ranges().flat_map(|range| without(range, settled)) {
         if !broker.queues_mut().restore_messages(queue, range.start, range.end) {
             log::error!(
                 "queue_entries_max is too small for all stored messages: some are served only after a restart \
@@ -346,6 +360,14 @@ pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: Q
             break;
         }
     }
+}
+
+/// Returns the parts of a range between the `settled` offsets.
+fn without(range: store::Range, settled: &[u64]) -> impl Iterator<Item = store::Range> + '_ {
+    let within = settled.iter().copied().filter(move |offset| range.start <= *offset && *offset < range.end);
+    let ends = within.clone().chain([range.end]);
+    let starts = [range.start].into_iter().chain(within.map(|offset| offset + 1));
+    starts.zip(ends).map(|(start, end)| store::Range { start, end }).filter(|part| part.start < part.end)
 }
 
 /// Returns the result of restoring a definition at start.
@@ -432,8 +454,8 @@ impl Broker {
                 }
             }
             Definition::Binding { .. } => self.restore_binding(cx, definition),
-            Definition::SessionState { vhost, queue, incarnation, state } => {
-                match self.restore_session_state(vhost, queue, incarnation, state) {
+            Definition::SessionState { vhost, queue, part, incarnation, state } => {
+                match self.restore_session_state(vhost, queue, (part, incarnation), state) {
                     true => Restored::Exists(None),
                     false => Restored::Orphaned,
                 }

@@ -14,7 +14,7 @@
 //! message is not delivered.
 //!
 //! A message with QoS 2 is delivered exactly once, also over reconnections and power cuts, because both ends remember its
-//! packet identifier. A session that is kept has its part in the log, as its state ([`Definition::SessionState`]):
+//! packet identifier. A session that is kept has its part in the log ([`Definition::SessionState`]):
 //!
 //! ```text
 //!   client            broker                                     in one commit
@@ -24,10 +24,15 @@
 //!                <-   PUBCOMP 7
 //!
 //!                <-   PUBLISH 9                                  9 is the message at this offset: before it is sent
-//!   PUBREC 9     ->                                              the message is settled, and 9 is released
+//!   PUBREC 9     ->                                              9 is released; not before it: the message is settled
 //!                <-   PUBREL 9
 //!   PUBCOMP 9    ->                                              (with the next change)
 //! ```
+//!
+//! The identifiers of published messages are changed in groups (`leveret_core::pending_writes`). So they are durable
+//! with their messages, and no earlier. The identifiers of deliveries do not wait for messages: on a full disk, only
+//! deliveries free space for these. A start settles the messages of released deliveries, which the commit of their
+//! settlement may lack.
 //!
 //! # Invariants
 //! - A client identifier has at most one session in a virtual host, and a session has at most one connection.
@@ -45,7 +50,7 @@ use leveret_core::command::{
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Slab};
-use leveret_core::pending_writes::{Batch, Definition, Urgency};
+use leveret_core::pending_writes::{Batch, Definition, PendingWrites, SessionPart, Settled, Urgency};
 use leveret_core::topic::exchange_separators;
 
 use super::access::{Resource, Right};
@@ -92,12 +97,15 @@ pub(crate) struct Session {
     in_flight: heapless::Vec<InFlight, SESSION_IN_FLIGHT_MAX>,
     /// Packet identifiers of messages with QoS 2 that the client has published and not released.
     received: heapless::Vec<NonZeroU16, RECEIVED_MAX>,
-    /// The state has changed since it was appended to the log.
-    is_state_due: bool,
-    /// The batch of the state that was appended last.
-    state_batch: Batch,
-    /// The log has a state of the session.
-    is_state_stored: bool,
+    /// The batch of the last change of `received`.
+    received_batch: Batch,
+    /// There are deliveries with QoS 2 that are not in the log.
+    are_deliveries_due: bool,
+    /// The batch with which the deliveries with QoS 2, and the settlements of those that are released, are durable.
+    deliveries_batch: Batch,
+    /// The parts of the state that are in the log.
+    is_received_stored: bool,
+    are_deliveries_stored: bool,
     last_packet_id: u16,
     /// The subscriptions whose retained messages are not in the queue yet.
     replays: VecDeque<Replay>,
@@ -152,10 +160,14 @@ pub(crate) enum Step {
     Released,
 }
 
+/// A definition as it is in the log.
+type KeyAndValue = (Box<[u8]>, Box<[u8]>);
+
 /// The most messages with QoS 2 that a client has published and not released.
 const RECEIVED_MAX: usize = 64;
-/// The longest state of a session in bytes.
-const STATE_BYTES_MAX: usize = 1 + RECEIVED_MAX * 2 + SESSION_IN_FLIGHT_MAX * IN_FLIGHT_BYTES;
+/// The longest part of the state of a session in bytes.
+const STATE_BYTES_MAX: usize = SESSION_IN_FLIGHT_MAX * IN_FLIGHT_BYTES;
+const _: () = assert!(RECEIVED_MAX * 2 <= STATE_BYTES_MAX);
 /// Bytes of a delivery in the state: packet identifier, whether it is released, and offset of the message.
 const IN_FLIGHT_BYTES: usize = 2 + 1 + 8;
 
@@ -169,9 +181,11 @@ impl Session {
             queue: None,
             in_flight: heapless::Vec::new(),
             received: heapless::Vec::new(),
-            is_state_due: false,
-            state_batch: Batch::NONE,
-            is_state_stored: false,
+            received_batch: Batch::NONE,
+            are_deliveries_due: false,
+            deliveries_batch: Batch::NONE,
+            is_received_stored: false,
+            are_deliveries_stored: false,
             last_packet_id: 0,
             replays: VecDeque::new(),
             packet_len_max: 0,
@@ -202,8 +216,8 @@ impl Session {
             self.in_flight.remove(requeued.expect("the prefetch is at most the capacity"));
         }
         let step = if is_exactly_once { Step::AwaitsPubrec } else { Step::AwaitsPuback };
-        self.is_state_due |= is_exactly_once;
-        // The state will be appended after the deliveries of this turn.
+        self.are_deliveries_due |= is_exactly_once;
+        // The deliveries will be appended after the deliveries of this turn.
         let batch = if is_exactly_once { Batch::from_be_bytes([0xFF; 8]) } else { Batch::NONE };
         let delivery = InFlight { packet_id: self.next_packet_id(), message, step, tag, batch };
         let pushed = self.in_flight.push(delivery);
@@ -217,13 +231,15 @@ impl Session {
         released.map(|delivery| delivery.packet_id)
     }
 
-    /// Returns the state: the received packet identifiers with their number, and the deliveries with QoS 2.
-    fn state(&self) -> heapless::Vec<u8, STATE_BYTES_MAX> {
+    /// Returns a part of the state: the received packet identifiers, or the deliveries with QoS 2.
+    fn state(&self, part: SessionPart) -> heapless::Vec<u8, STATE_BYTES_MAX> {
         let mut state = heapless::Vec::new();
         let mut put =
             |octets: &[u8]| state.extend_from_slice(octets).expect("the state has a maximum length");
-        put(&[self.received.len() as u8]);
-        self.received.iter().for_each(|id| put(&id.get().to_be_bytes()));
+        if part == SessionPart::Received {
+            self.received.iter().for_each(|id| put(&id.get().to_be_bytes()));
+            return state;
+        }
         for delivery in &self.in_flight {
             let (is_released, message) = (delivery.step == Step::Released, delivery.message);
             let offset = match message {
@@ -240,15 +256,19 @@ impl Session {
         state
     }
 
-    /// Sets the state that [`Self::state`] returned before the broker was started again. Ignores what is not valid.
-    fn restore_state(&mut self, state: &[u8]) {
-        self.is_state_stored = true;
-        let Some((count, rest)) = state.split_first() else { return };
-        let Some((received, deliveries)) = rest.split_at_checked(usize::from(*count) * 2) else { return };
+    /// Sets a part of the state that [`Self::state`] returned before the broker was started again. Ignores what is not
+    /// valid.
+    fn restore_state(&mut self, part: SessionPart, state: &[u8]) {
         let id = |octets: [u8; 2]| NonZeroU16::new(u16::from_be_bytes(octets));
-        self.received
-            .extend(received.as_chunks().0.iter().filter_map(|octets| id(*octets)).take(RECEIVED_MAX));
-        for [id_high, id_low, is_released, offset @ ..] in deliveries.as_chunks::<IN_FLIGHT_BYTES>().0 {
+        if part == SessionPart::Received {
+            self.is_received_stored = true;
+            let ids = state.as_chunks().0.iter().filter_map(|octets| id(*octets));
+            self.received = ids.take(RECEIVED_MAX).collect();
+            return;
+        }
+        self.are_deliveries_stored = true;
+        self.in_flight.clear();
+        for [id_high, id_low, is_released, offset @ ..] in state.as_chunks::<IN_FLIGHT_BYTES>().0 {
             let Some(packet_id) = id([*id_high, *id_low]) else { continue };
             let step = if *is_released == 1 { Step::Released } else { Step::AwaitsPubrec };
             let message = MessageKey::Logged(u64::from_be_bytes(*offset));
@@ -292,6 +312,8 @@ pub(crate) struct Sessions {
     /// Sessions by virtual host and client identifier.
     table: IndexTable,
     limits: SessionLimits,
+    /// The batch with which the end of the last session that was kept is durable.
+    last_ended: Batch,
 }
 
 /// The limits of each session.
@@ -325,6 +347,7 @@ impl Sessions {
                 messages_max: limits.mqtt_session_messages_max,
                 bytes_max: limits.mqtt_session_bytes_max,
             },
+            last_ended: Batch::NONE,
         }
     }
 
@@ -503,6 +526,8 @@ impl Broker {
         let session = match found {
             Some(session) => session,
             None => {
+                // A client that was told that it has no session must not get an earlier one after a power cut.
+                cx.await_defined(self.sessions.last_ended);
                 let session = Session::new(vhost, client_id);
                 self.sessions.insert(session).ok_or_else(|| out_of("connections_max"))?
             }
@@ -519,7 +544,7 @@ impl Broker {
             return Err(fault);
         }
         // The client gets PUBREL for the deliveries that are released, which must be durable before it.
-        cx.await_defined(self.sessions.at(session).state_batch);
+        cx.await_defined(self.sessions.at(session).deliveries_batch);
         Ok(Outcome::SessionOpened {
             channel,
             client_id: client_id.into(),
@@ -602,7 +627,15 @@ impl Broker {
         if let Some(queue) = record.queue {
             self.queues.at_mut(queue).session = None;
             self.retire_queue(cx, queue);
+            self.note_ended(cx, queue);
             self.jobs.begin(Job::Queue(queue));
+        }
+    }
+
+    /// Notes that a session has ended with its queue.
+    fn note_ended(&mut self, cx: &Context<'_>, queue: QueueId) {
+        if self.queues.at(queue).durable_index.is_logged() {
+            self.sessions.last_ended = cx.pending_writes.last_entry_batch();
         }
     }
 
@@ -646,6 +679,7 @@ impl Broker {
         queue: QueueId,
     ) {
         self.delete_session_state(cx, session, queue);
+        self.note_ended(cx, queue);
         let record = self.sessions.at_mut(session);
         record.queue = None;
         let Some((connection, _)) = record.attached else {
@@ -952,7 +986,8 @@ impl Broker {
         self.settle(cx, channel, tag, false, Settlement::Ack)
     }
 
-    /// Handles PUBREC: settles the message, and releases the packet identifier, in one commit.
+    /// Handles PUBREC: settles the message, and releases the packet identifier. The settlement is in no earlier commit
+    /// than the release: otherwise, after a power cut, the client would wait for a PUBREL that is never sent.
     pub(crate) fn receive_packet(
         &mut self,
         cx: &mut Context<'_>,
@@ -965,19 +1000,13 @@ impl Broker {
             let record = self.sessions.at(session);
             // The client may repeat PUBREC, because it has not received PUBREL.
             let is_released = record.released().any(|released| released == packet_id);
-            cx.await_defined(record.state_batch);
-            return if is_released { Ok(Outcome::Done) } else { Err(no_packet()) };
+            cx.await_defined(record.deliveries_batch);
+            return Ok(if is_released { Outcome::Done } else { Outcome::UnknownPacket });
         };
-        let changes_before = cx.pending_writes.change_count();
-        cx.pending_writes.begin_group();
         let settled = self.settle(cx, channel, tag, false, Settlement::Ack);
         let delivery = &mut self.sessions.at_mut(session).in_flight[at];
         (delivery.step, delivery.tag) = (Step::Released, 0);
-        self.write_session_state(cx, session);
-        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
-        if cx.pending_writes.change_count() != changes_before {
-            cx.await_batch(batch);
-        }
+        self.write_deliveries(cx, session);
         if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
             self.consumers.at_mut(index).unacknowledged += 1;
         }
@@ -1019,7 +1048,7 @@ impl Broker {
         let session = self.session_of(connection).inspect_err(|_| cx.messages.release(message))?;
         let record = self.sessions.at(session);
         if record.received.contains(&packet_id) {
-            cx.await_defined(record.state_batch);
+            cx.await_defined(record.received_batch);
             cx.messages.release(message);
             return Ok(Outcome::Published);
         }
@@ -1035,13 +1064,15 @@ impl Broker {
         if is_accepted {
             let pushed = self.sessions.at_mut(session).received.push(packet_id);
             assert!(pushed.is_ok(), "there is capacity");
-            self.write_session_state(cx, session);
+            self.define_received(cx, session);
             if let Some(change) = retained {
+                // It is durable with the message or before it. In that case, the client publishes both once more.
                 self.change_retained(cx, change);
             }
         }
         let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
         if is_accepted && cx.pending_writes.change_count() != changes_before {
+            self.sessions.at_mut(session).received_batch = batch;
             cx.await_batch(batch);
         }
         outcome
@@ -1057,44 +1088,96 @@ impl Broker {
         let session = self.session_of(connection)?;
         let record = self.sessions.at_mut(session);
         let Some(at) = record.received.iter().position(|received| *received == packet_id) else {
-            cx.await_defined(record.state_batch);
-            return Err(no_packet());
+            cx.await_defined(record.received_batch);
+            return Ok(Outcome::UnknownPacket);
         };
         record.received.remove(at);
-        self.write_session_state(cx, session);
+        self.write_received(cx, session);
         Ok(Outcome::Done)
     }
 
-    /// Appends the state of a session to the log, if it has changed and the session is kept. Deliveries with a new packet
-    /// identifier are sent when it is durable.
-    pub(crate) fn write_due_session_state(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        if self.sessions.at(session).is_state_due {
-            self.write_session_state(cx, session);
+    /// Appends the packet identifiers that were received to the log, behind all messages, if the session is kept.
+    fn write_received(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        let changes_before = cx.pending_writes.change_count();
+        cx.pending_writes.begin_group();
+        self.define_received(cx, session);
+        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+        if cx.pending_writes.change_count() != changes_before {
+            self.sessions.at_mut(session).received_batch = batch;
+            cx.await_batch(batch);
         }
     }
 
-    fn write_session_state(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        let record = self.sessions.at(session);
-        let state = record.state();
-        let batch = match record.queue.map(|queue| self.queues.at(queue)) {
-            Some(queue) if queue.durable_index.is_logged() => {
-                let definition = Definition::SessionState {
-                    vhost: self.access.vhost_name(queue.vhost),
-                    queue: &queue.name,
-                    incarnation: queue.durable_index.incarnation(),
-                    state: &state,
-                };
-                cx.pending_writes.define(definition.key(), Some(definition.value()))
+    /// Adds the packet identifiers that were received to the open group, if the session is kept.
+    fn define_received(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        if let Some((key, value)) = self.session_state(session, SessionPart::Received) {
+            cx.pending_writes.define_in_group(key, Some(value));
+            self.sessions.at_mut(session).is_received_stored = true;
+        }
+    }
+
+    /// Appends the deliveries with QoS 2 of a session to the log, if there are new ones and the session is kept. They are
+    /// sent when they are durable.
+    pub(crate) fn write_due_deliveries(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        if self.sessions.at(session).are_deliveries_due {
+            self.write_deliveries(cx, session);
+        }
+    }
+
+    fn write_deliveries(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        let batch = match self.session_state(session, SessionPart::Deliveries) {
+            Some((key, value)) => {
+                cx.pending_writes.define(key, Some(value));
+                // The batch has the settlements of released deliveries, too.
+                cx.pending_writes.await_settles()
             }
-            _ => Batch::NONE,
+            None => Batch::NONE,
         };
         cx.await_batch(batch);
         let record = self.sessions.at_mut(session);
-        (record.is_state_due, record.state_batch) = (false, batch);
-        record.is_state_stored |= batch != Batch::NONE;
+        (record.are_deliveries_due, record.deliveries_batch) = (false, batch);
+        record.are_deliveries_stored |= batch != Batch::NONE;
         for delivery in record.in_flight.iter_mut().filter(|delivery| delivery.batch > batch) {
             delivery.batch = batch;
         }
+    }
+
+    /// Returns a part of the state of a session as a definition; `None` if the session is not kept.
+    fn session_state(&self, session: SessionId, part: SessionPart) -> Option<KeyAndValue> {
+        let record = self.sessions.at(session);
+        let queue = record.queue.map(|queue| self.queues.at(queue))?;
+        let incarnation = queue.durable_index.incarnation();
+        let (vhost, state) = (self.access.vhost_name(queue.vhost), record.state(part));
+        let definition =
+            Definition::SessionState { vhost, queue: &queue.name, part, incarnation, state: &state };
+        queue.durable_index.is_logged().then(|| (definition.key(), definition.value()))
+    }
+
+    /// At start, settles the messages of released deliveries that are still in the log: a power cut came before their
+    /// settlement. `is_live` returns whether a message is in the log. Returns their offsets.
+    pub(crate) fn settle_released_deliveries(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        queue: QueueId,
+        is_live: impl Fn(u64) -> bool,
+    ) -> Vec<u64> {
+        let record = self.queues.at(queue);
+        let (Some(session), incarnation) = (record.session, record.durable_index.incarnation()) else {
+            return Vec::new();
+        };
+        let released_offset = |delivery: &InFlight| match (delivery.step, delivery.message) {
+            (Step::Released, MessageKey::Logged(offset)) => Some(offset).filter(|offset| is_live(*offset)),
+            _ => None,
+        };
+        let record = self.sessions.at_mut(session);
+        let offsets: Vec<u64> = record.in_flight.iter().filter_map(released_offset).collect();
+        for start in &offsets {
+            pending_writes.settle_stored(Settled { queue: incarnation, start: *start, end: start + 1 });
+        }
+        if !offsets.is_empty() {
+            record.deliveries_batch = pending_writes.await_settles();
+        }
+        offsets
     }
 
     /// Returns the batch with which the packet identifier of a delivery with QoS 2 is durable.
@@ -1122,7 +1205,7 @@ impl Broker {
         &mut self,
         vhost: &str,
         queue: &str,
-        incarnation: u64,
+        (part, incarnation): (SessionPart, u64),
         state: &[u8],
     ) -> bool {
         let vhost = self.access.find_vhost(vhost);
@@ -1130,7 +1213,7 @@ impl Broker {
         let Some(record) = found.map(|queue| self.queues.at(queue)) else { return false };
         match record.session.filter(|_| record.durable_index.incarnation() == incarnation) {
             Some(session) => {
-                self.sessions.at_mut(session).restore_state(state);
+                self.sessions.at_mut(session).restore_state(part, state);
                 true
             }
             None => false,
@@ -1139,19 +1222,21 @@ impl Broker {
 
     /// Deletes the state of a session from the log, before its queue is deleted.
     fn delete_session_state(&mut self, cx: &mut Context<'_>, session: SessionId, queue: QueueId) {
-        if !core::mem::take(&mut self.sessions.at_mut(session).is_state_stored) {
-            return;
+        let (vhost, queue) = (self.queues.at(queue).vhost, &self.queues.at(queue).name);
+        let vhost = self.access.vhost_name(vhost);
+        let key = |part| Definition::SessionState { vhost, queue, part, incarnation: 0, state: &[] }.key();
+        let record = self.sessions.at_mut(session);
+        if core::mem::take(&mut record.are_deliveries_stored) {
+            cx.pending_writes.define(key(SessionPart::Deliveries), None);
         }
-        let record = self.queues.at(queue);
-        let vhost = self.access.vhost_name(record.vhost);
-        let definition = Definition::SessionState { vhost, queue: &record.name, incarnation: 0, state: &[] };
-        let batch = cx.pending_writes.define(definition.key(), None);
+        if core::mem::take(&mut record.is_received_stored) {
+            cx.pending_writes.begin_group();
+            cx.pending_writes.define_in_group(key(SessionPart::Received), None);
+            cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+        }
+        let batch = cx.pending_writes.last_entry_batch();
         cx.await_batch(batch);
     }
-}
-
-fn no_packet() -> Fault {
-    Fault::new(ReplyCode::NotFound, format_args!("unknown packet identifier"))
 }
 
 /// The most bytes of a PUBLISH to a client besides its topic and its payload: the fixed header, the length of the topic,
@@ -1251,18 +1336,21 @@ mod tests {
         }
         session.in_flight[0].step = Step::Released;
         let mut restored = self::session();
-        restored.restore_state(&session.state());
+        for part in [SessionPart::Received, SessionPart::Deliveries] {
+            restored.restore_state(part, &session.state(part));
+            assert_eq!(restored.state(part), session.state(part));
+        }
         assert_eq!(restored.received, session.received);
         let facts = |session: &Session| -> Vec<_> {
             let with_qos_2 = session.in_flight.iter().filter(|delivery| delivery.step != Step::AwaitsPuback);
             with_qos_2.map(|delivery| (delivery.packet_id, delivery.message, delivery.step)).collect()
         };
         assert_eq!(facts(&restored), facts(&session));
-        assert_eq!(restored.state(), session.state());
         // Anything else is ignored.
-        for wrong in [&[][..], &[5, 0], &[1, 0, 0], &[0, 1, 2, 3]] {
+        for wrong in [&[][..], &[0], &[0, 0], &[0, 0, 0]] {
             let mut session = self::session();
-            session.restore_state(wrong);
+            session.restore_state(SessionPart::Received, wrong);
+            session.restore_state(SessionPart::Deliveries, wrong);
             assert!(session.received.is_empty() && session.in_flight.is_empty());
         }
     }

@@ -354,6 +354,9 @@ pub enum Outcome {
     NotRetained(&'static str),
     /// [`Command::Publish`] was refused by a queue's overflow policy: a nack is sent.
     PublishRefused,
+    /// [`Command::ReceivePacket`] and [`Command::ReleasePacket`]: nothing has the packet identifier. If it was released
+    /// before, the reply waits until that is durable.
+    UnknownPacket,
     /// [`Command::Get`]: get-empty. (get-ok is a [`Delivery`] in the outbox.)
     GetEmpty,
     /// [`Command::Get`]: a delivery is in the outbox.

@@ -143,7 +143,7 @@ impl StorageDriver {
     fn restore_adopted(&self, broker: &mut Broker) {
         while let Some((incarnation, queue)) = broker.recovery_mut().next_adopted() {
             if let Some(found) = self.log().index().queues().get(&incarnation) {
-                restore_messages(broker, found, queue);
+                restore_messages(broker, found, queue, &[]);
             }
             broker.end_adoption(queue);
         }

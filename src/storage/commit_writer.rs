@@ -542,7 +542,7 @@ impl CommitWriter {
 }
 
 /// Returns the record for a log entry.
-fn record_of(entry: &LogEntry) -> Record<'_> {
+pub(super) fn record_of(entry: &LogEntry) -> Record<'_> {
     match entry {
         LogEntry::Defined { version, key, value } => {
             Record::Defined { version: *version, key, value: value.as_deref() }

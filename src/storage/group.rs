@@ -1,12 +1,12 @@
 //! Groups: records that must become durable together, such as a transaction, even if they exceed one commit.
 //!
 //! ```text
-//! small   commit │ message │ message │ settled │                       one commit, so all or nothing
+//! small   commit │ message │ settled │ defined │                       one commit, so all or nothing
 //! large   commit │ chunk: message, message, … │
 //!         commit │ chunk: message, settled, … │ group message, whose body is these chunks │
 //!                                              from here on, a start of the broker completes the group
 //!         commit │ message │ message │ …                               the same records individually
-//!         commit │ message │ settled │ gone: the group │               the group is complete
+//!         commit │ settled │ defined │ gone: the group │               the group is complete
 //! ```
 //!
 //! The *parts* of a large group are its chunks. The *group message* makes a large group exist: until it is durable, the
@@ -18,9 +18,9 @@
 //! that, the start undoes the group. No client has got a confirmation for it. Undoing needs one free block. While there
 //! is none, the records of the group are hidden.
 //!
-//! Individual messages are written before the individual settlements. So if a settlement of a group is durable, all its
-//! messages are. Such a group is never undone, because a settlement cannot be undone: it is completed by a later start
-//! with enough space.
+//! Individual messages are written before the individual settlements and definitions. So if a settlement or definition of
+//! a group is durable, all its messages are. Such a group is never undone, because a settlement cannot be undone: it is
+//! completed by a later start with enough space.
 //!
 //! # Invariants
 //! - The record that ends a large group is written with or after the last individual record, or together with everything
@@ -35,7 +35,7 @@ use leveret_core::pending_writes::{Cursor, Group, PendingWrites, Urgency, is_gro
 use leveret_core::time::Now;
 
 use super::commit_builder::ResizeZeroed;
-use super::commit_writer::{CommitWriter, Draft};
+use super::commit_writer::{CommitWriter, Draft, record_of};
 use super::damage::is_about_a_block;
 use super::disk::Disk;
 use super::index::Index;
@@ -83,6 +83,7 @@ impl CommitWriter {
                 bytes: 0,
                 cursor: Cursor::default(),
                 settled: 0,
+                defined: 0,
                 is_appended: false,
             });
         }
@@ -115,7 +116,7 @@ impl CommitWriter {
         true
     }
 
-    /// Writes messages and settlements of the group individually.
+    /// Writes messages, settlements and definitions of the group individually.
     fn write_members(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -133,7 +134,10 @@ impl CommitWriter {
             }
             pending_writes.move_front_to_commit(messages);
         }
-        if !self.write_group_settles(pending_writes, now) || !self.write_group_end(now) {
+        let is_written = self.write_group_settles(pending_writes, now)
+            && self.write_group_entries(pending_writes, now)
+            && self.write_group_end(now);
+        if !is_written {
             return false;
         }
         pending_writes.group_written();
@@ -156,6 +160,17 @@ impl CommitWriter {
         }
     }
 
+    /// Writes the definitions of the group.
+    fn write_group_entries(&mut self, pending_writes: &PendingWrites, now: Now) -> bool {
+        while let Some(entry) = pending_writes.group_entries(self.groups.defined).next() {
+            if self.log.append_reserved(&record_of(entry), Urgency::Awaited, now).is_err() {
+                return false;
+            }
+            self.groups.defined += 1;
+        }
+        true
+    }
+
     /// Appends the end of a large group. Without the end, a start treats the group as not confirmed. Returns `false` if
     /// there is no space.
     fn write_group_end(&mut self, now: Now) -> bool {
@@ -166,7 +181,7 @@ impl CommitWriter {
 
     /// Resets the state after a group.
     fn end_group(&mut self) {
-        self.groups.settled = 0;
+        (self.groups.settled, self.groups.defined) = (0, 0);
         // A body that is left belongs to a message that was settled in the meantime.
         for (_, body) in self.groups.bodies.drain(..) {
             self.log.drop_body(body);
@@ -224,7 +239,9 @@ impl LargeGroup {
     /// Returns whether a record is in no part yet.
     fn has_more(&mut self, pending_writes: &PendingWrites, group: &Group, draft: &mut Draft) -> bool {
         let has_messages = pending_writes.peek(group, &mut self.cursor, &mut draft.places).is_some();
-        has_messages || pending_writes.group_settles(self.settled).next().is_some()
+        has_messages
+            || pending_writes.group_settles(self.settled).next().is_some()
+            || pending_writes.group_entries(self.defined).next().is_some()
     }
 
     /// Appends records to a part with space for `room` bytes, and advances the progress.
@@ -235,8 +252,8 @@ impl LargeGroup {
             let all = out.len() - from + bytes;
             all <= room && (out.len() == from || all <= CHUNK_BODY_BYTES)
         };
-        if self.fill_messages(members, out, takes) {
-            self.fill_settled(members.pending_writes, out, takes);
+        if self.fill_messages(members, out, takes) && self.fill_settled(members.pending_writes, out, takes) {
+            self.fill_defined(members.pending_writes, out, takes);
         }
         self.bytes += (out.len() - from) as u64;
     }
@@ -267,21 +284,41 @@ impl LargeGroup {
         true
     }
 
-    /// Appends settlements to a part.
+    /// Appends settlements to a part. Returns whether all settlements are in some part now.
     fn fill_settled(
         &mut self,
         pending_writes: &PendingWrites,
         out: &mut Vec<u8>,
         takes: impl Fn(&Vec<u8>, usize) -> bool,
-    ) {
+    ) -> bool {
         loop {
             let (queue, ranges) = next_ranges(pending_writes, self.settled);
             let record = Record::Settled { queue, ranges: Ranges::List(&ranges) };
-            if ranges.is_empty() || !takes(out, record.bytes_max()) {
-                return;
+            if ranges.is_empty() {
+                return true;
+            }
+            if !takes(out, record.bytes_max()) {
+                return false;
             }
             record.encode(out);
             self.settled += ranges.len();
+        }
+    }
+
+    /// Appends definitions to a part.
+    fn fill_defined(
+        &mut self,
+        pending_writes: &PendingWrites,
+        out: &mut Vec<u8>,
+        takes: impl Fn(&Vec<u8>, usize) -> bool,
+    ) {
+        while let Some(entry) = pending_writes.group_entries(self.defined).next() {
+            let record = record_of(entry);
+            if !takes(out, record.bytes_max()) {
+                return;
+            }
+            record.encode(out);
+            self.defined += 1;
         }
     }
 
@@ -396,8 +433,8 @@ pub(super) struct FoundGroup {
     bytes: u64,
     /// Whether some record is not written individually yet.
     has_missing: bool,
-    /// Whether a settlement of the group is written individually. Then all its messages are as well, and the group must
-    /// not be undone: the settled messages, which they replace, would be lost.
+    /// Whether a settlement or definition of the group is written individually. Then all its messages are as well, and the
+    /// group must not be undone: the settled messages, which they replace, would be lost.
     has_settled: bool,
     /// Whether parts of the group are damaged.
     is_damaged: bool,
@@ -447,6 +484,11 @@ impl FoundGroup {
                     self.has_missing |= settled < range.end - range.start;
                     self.has_settled |= settled > 0;
                 }
+            }
+            Record::Defined { version, key, .. } => {
+                let known = index.definitions().get(*key).map_or(0, |definition| definition.version);
+                self.has_missing |= known < *version;
+                self.has_settled |= known >= *version;
             }
             _ => {}
         }
@@ -594,7 +636,7 @@ impl Log {
                 if !is_there && !self.append_again(disk, &record, now)? {
                     return Ok(false);
                 }
-                if matches!(record, Record::Settled { .. }) {
+                if matches!(record, Record::Settled { .. } | Record::Defined { .. }) {
                     settled.get_or_insert(self.pending.appended);
                 }
                 if let Record::Message(message) = &record {
@@ -660,8 +702,9 @@ pub(super) struct Groups {
     pub(super) large: Option<LargeGroup>,
     /// Large bodies that were written before their messages: number of the message, and identifier of the body.
     pub(super) bodies: Vec<(u64, u64)>,
-    /// Number of settlements of the current group that are written individually.
+    /// Number of settlements and of definitions of the current group that are written individually.
     pub(super) settled: usize,
+    pub(super) defined: usize,
     /// Whether a group waits for a commit of its own.
     pub(super) is_waiting: bool,
 }
@@ -677,8 +720,9 @@ pub(super) struct LargeGroup {
     pub(super) bytes: u64,
     /// The first message that is not in a part yet.
     pub(super) cursor: Cursor,
-    /// Number of settlements that are in a part.
+    /// Number of settlements and of definitions that are in a part.
     pub(super) settled: usize,
+    pub(super) defined: usize,
     /// Whether the group message was appended.
     pub(super) is_appended: bool,
 }

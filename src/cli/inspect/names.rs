@@ -6,7 +6,9 @@
 use crate::json::Object;
 use leveret_broker::levels_of;
 use leveret_core::pending_writes::definition::queue_in;
-use leveret_core::pending_writes::{Definition, DestinationName, VhostMetadata, is_group, is_transient};
+use leveret_core::pending_writes::{
+    Definition, DestinationName, SessionPart, VhostMetadata, is_group, is_transient,
+};
 use leveret_storage::{Disk, Log};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -221,8 +223,12 @@ impl fmt::Display for Defined<'_> {
                 }
                 write!(f, " value={}", value.len())
             }
-            Definition::SessionState { vhost, queue, incarnation, state } => {
-                write!(f, "session_state={} vhost={}", quoted(queue), quoted(vhost))?;
+            Definition::SessionState { vhost, queue, part, incarnation, state } => {
+                let part = match part {
+                    SessionPart::Received => "received",
+                    SessionPart::Deliveries => "deliveries",
+                };
+                write!(f, "session_state={} vhost={} part={part}", quoted(queue), quoted(vhost))?;
                 write!(f, " incarnation={incarnation} state={}", state.len())
             }
             Definition::Retained { vhost, key, qos, payload, .. } => {

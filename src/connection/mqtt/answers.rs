@@ -302,7 +302,7 @@ impl MqttConnection {
 /// complete already. The answer is sent nevertheless, because the client may have missed it.
 fn reason_of_packet(outcome: &Outcome) -> ReasonCode {
     match outcome {
-        Outcome::Fault(_) => ReasonCode::PacketIdentifierNotFound,
+        Outcome::UnknownPacket | Outcome::Fault(_) => ReasonCode::PacketIdentifierNotFound,
         _ => ReasonCode::Success,
     }
 }

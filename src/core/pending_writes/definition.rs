@@ -15,7 +15,7 @@
 //!         | 6 parameter | vhost | component | name |
 //!         | 7 global parameter | name |
 //!         | 8 damage    | 0 |                        see `ReportedDamage`
-//!         | 9 session state | vhost | queue |          after the queue
+//!         | 9 session state | vhost | queue | 0 received, 1 deliveries |    after the queue
 //!         | 10 retained | vhost | routing key |
 //!
 //! value of access stored| whatever the storage adds, see `storage/access.rs` |
@@ -189,12 +189,14 @@ pub enum Definition<'a> {
         /// Its value in JSON.
         value: &'a [u8],
     },
-    /// The state of an MQTT session that is kept: the exchanges of QoS 2 that are not complete.
+    /// One part of the state of an MQTT session that is kept: exchanges of QoS 2 that are not complete.
     SessionState {
         /// The virtual host of the session's queue.
         vhost: &'a str,
         /// The queue.
         queue: &'a str,
+        /// Which exchanges.
+        part: SessionPart,
         /// The incarnation of the queue. A state of an earlier queue of this name is ignored.
         incarnation: u64,
         /// The state, in the format of the broker.
@@ -242,6 +244,16 @@ pub enum DestinationName<'a> {
     Exchange(&'a str),
     /// A queue.
     Queue(&'a str),
+}
+
+/// A part of the state of an MQTT session. Each is written at its own place in the order of all changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum SessionPart {
+    /// Messages that the client has published.
+    Received = 0,
+    /// Messages that were sent to the client.
+    Deliveries = 1,
 }
 
 const ACCESS: u8 = 0;
@@ -321,9 +333,10 @@ impl<'a> Definition<'a> {
                 key.push(GLOBAL_PARAMETER);
                 put_name(&mut key, name);
             }
-            Self::SessionState { vhost, queue, .. } => {
+            Self::SessionState { vhost, queue, part, .. } => {
                 key.push(SESSION_STATE);
                 [vhost, queue].into_iter().for_each(|name| put_name(&mut key, name));
+                key.push(part as u8);
             }
             Self::Retained { vhost, key: topic, .. } => {
                 key.push(RETAINED);
@@ -482,7 +495,12 @@ impl<'a> Definition<'a> {
             GLOBAL_PARAMETER => Self::parse_parameter(None, "", vhost, key.0, value.0),
             SESSION_STATE => {
                 let (queue, incarnation, state) = (key.name()?, value.number()?, value.0);
-                key.0.is_empty().then_some(Self::SessionState { vhost, queue, incarnation, state })
+                let part = match key.0 {
+                    [0] => SessionPart::Received,
+                    [1] => SessionPart::Deliveries,
+                    _ => return None,
+                };
+                Some(Self::SessionState { vhost, queue, part, incarnation, state })
             }
             RETAINED => {
                 let (topic, qos, len) = (key.name()?, value.byte()?, value.u32()?);
@@ -565,8 +583,14 @@ impl fmt::Display for Definition<'_> {
             Self::Retained { vhost, key, .. } => {
                 write!(f, "the retained message with key {key:?} in virtual host {vhost:?}")
             }
+            Self::SessionState { vhost, queue, part: SessionPart::Received, .. } => {
+                write!(
+                    f,
+                    "the published messages of the MQTT session of queue {queue:?} in virtual host {vhost:?}"
+                )
+            }
             Self::SessionState { vhost, queue, .. } => {
-                write!(f, "the state of the MQTT session of queue {queue:?} in virtual host {vhost:?}")
+                write!(f, "the deliveries of the MQTT session of queue {queue:?} in virtual host {vhost:?}")
             }
             Self::Parameter { vhost: Some(vhost), component, name, .. } => {
                 write!(f, "parameter {name:?} of {component:?} in virtual host {vhost:?}")
@@ -749,7 +773,9 @@ mod tests {
         let parameter = |vhost, component| Definition::Parameter { vhost, component, name: "s", value };
         let parameters = [parameter(Some("/"), "shovel"), parameter(None, "")];
         let policies = [policy(false), policy(true)];
-        let state = Definition::SessionState { vhost: "/", queue: "q", incarnation: 9, state: &[0, 1] };
+        let state =
+            |part| Definition::SessionState { vhost: "/", queue: "q", part, incarnation: 9, state: &[0, 1] };
+        let [received, deliveries] = [SessionPart::Received, SessionPart::Deliveries].map(state);
         let (vhost_name, key) = ("/", "a.b");
         let retained = |properties, payload| Definition::Retained {
             vhost: vhost_name,
@@ -758,8 +784,8 @@ mod tests {
             properties,
             payload,
         };
-        let of_mqtt = [state, retained(&b"\0\0"[..], &b"on"[..])];
-        let (cut_off, value_of_retained) = (of_mqtt[1].key(), of_mqtt[1].value());
+        let of_mqtt = [received, deliveries, retained(&b"\0\0"[..], &b"on"[..])];
+        let (cut_off, value_of_retained) = (of_mqtt[2].key(), of_mqtt[2].value());
         assert_eq!(Definition::parse(&cut_off, &value_of_retained[..6]), None, "properties are missing");
         let mut keys = Vec::new();
         let access = [Definition::AccessStored, vhost, user, permission, topic, limits];

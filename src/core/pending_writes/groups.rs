@@ -1,23 +1,23 @@
-//! Groups: messages and settlements that become durable together or not at all, for example those of a
+//! Groups: messages, settlements and definitions that become durable together or not at all, for example those of a
 //! transaction.
 //!
 //! ```text
 //! begin_group ── publish, settle, publish, … ── end_group → the batch to wait for
-//! pending     │ 7 │ 8 │ 9 │ 10 │ 11 │      a group is messages 8 to 10, and settlements of its own
+//! pending     │ 7 │ 8 │ 9 │ 10 │ 11 │      a group is messages 8 to 10, and settlements and definitions of its own
 //! ```
 //!
-//! The messages of a group are consecutive among all pending messages. Its settlements are kept separate from
-//! others until its messages are written. A pending message that is settled is usually not written. One that a
+//! The messages of a group are consecutive among all pending messages. Its settlements and definitions are kept separate
+//! from others until its messages are written. A pending message that is settled is usually not written. One that a
 //! group settles is written, because its publisher may receive the confirm before the group is durable.
 //!
 //! # Invariants
-//! - Groups are in the order of their messages.
-//! - A group without messages, or with one message and no settlements, is not stored as a group, because one
-//!   commit contains all of it anyway.
+//! - Groups are in the order of their messages, and become durable in that order.
+//! - A group without messages, or with one message and no settlements, is not stored as a group if it has no definitions,
+//!   because one commit contains all of it anyway.
 
 use std::collections::VecDeque;
 
-use super::{Batch, Front, PendingWrites, Settled, Target, Urgency};
+use super::{Batch, Front, LogEntry, Mode, PendingWrites, Settled, Target, Urgency};
 use super::{CHUNK_BYTES, TRANSIENT, merge_settles};
 use crate::mem::{MessageFlags, Messages};
 
@@ -32,6 +32,8 @@ pub(super) const GROUPS_MAX: usize = 512;
 const SETTLED_BYTES: u64 = 128;
 /// The other part of that bound: this many bytes for each range.
 const RANGE_BYTES: u64 = 20;
+/// Upper bound of the bytes of a definition's record besides its key and value.
+const DEFINED_BYTES: u64 = 48;
 
 /// A group that waits to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +45,7 @@ pub struct Group {
     /// Upper bound of the bytes of the group's records, without bodies that are written in chunks.
     pub bytes: u64,
     pub(super) settles: usize,
+    pub(super) entries: usize,
     pub(super) batch: Batch,
 }
 
@@ -62,10 +65,14 @@ pub(super) struct Groups {
     pub(super) settles: VecDeque<Settled>,
     /// Number of settlements above which the broker should pause.
     settles_max: usize,
+    /// Definitions of all waiting groups, in the order of the groups.
+    pub(super) entries: VecDeque<LogEntry>,
     /// The number of the first message of the open group; `None` if no group is open.
     pub(super) open_first: Option<u64>,
     /// Settlements of the open group.
     pub(super) open_settles: Vec<Settled>,
+    /// Definitions of the open group.
+    pub(super) open_entries: Vec<LogEntry>,
 }
 
 impl Groups {
@@ -74,8 +81,10 @@ impl Groups {
             waiting: VecDeque::new(),
             settles: VecDeque::new(),
             settles_max,
+            entries: VecDeque::new(),
             open_first: None,
             open_settles: Vec::new(),
+            open_entries: Vec::new(),
         }
     }
 
@@ -111,7 +120,8 @@ impl PendingWrites {
         self.next_version() | GROUP
     }
 
-    /// Begins a group. All messages and settlements until [`Self::end_group`] belong to it.
+    /// Begins a group. All messages and settlements until [`Self::end_group`] belong to it, and the definitions of
+    /// [`Self::define_in_group`].
     pub fn begin_group(&mut self) {
         assert!(!self.groups.is_open(), "no group is within another");
         self.groups.open_first = Some(self.first_number + self.pending.len() as u64);
@@ -127,6 +137,17 @@ impl PendingWrites {
         self.groups.waiting.len() < GROUPS_MAX && !self.groups.is_crowded()
     }
 
+    /// Like [`Self::define`], but the definition belongs to the open group.
+    ///
+    /// If all changes of a definition are made in groups, they become durable in the order in which they were made.
+    pub fn define_in_group(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) {
+        assert!(self.groups.is_open(), "a group was begun");
+        if self.mode == Mode::On {
+            let version = self.next_version();
+            self.groups.open_entries.push(LogEntry::Defined { version, key, value });
+        }
+    }
+
     /// Ends the group. It is written with this urgency. Returns the batch that makes it durable.
     ///
     /// If the group has settlements, or a client waits for it, its messages are [`MessageFlags::WITHHELD`]
@@ -140,7 +161,8 @@ impl PendingWrites {
         merge_settles(&mut settles);
         self.freed_count += settles.len() as u64;
         let end = self.first_number + self.pending.len() as u64;
-        let batch = if first == end || (settles.is_empty() && first + 1 == end) {
+        let entries = self.groups.open_entries.len();
+        let batch = if entries == 0 && (first == end || settles.is_empty() && first + 1 == end) {
             settles.iter().for_each(|settled| self.settle_stored(*settled));
             let batch =
                 if urgency == Urgency::Awaited { self.request_commit_of_all() } else { self.open_batch };
@@ -149,10 +171,26 @@ impl PendingWrites {
             }
             batch
         } else {
-            let bytes = settled_bytes(&settles) + self.message_bytes(messages, first);
+            let entry_bytes: usize = self.groups.open_entries.iter().map(LogEntry::bytes).sum();
+            let bytes = settled_bytes(&settles)
+                + self.message_bytes(messages, first)
+                + entry_bytes as u64
+                + DEFINED_BYTES * entries as u64;
             let batch = self.request_commit(urgency);
-            self.groups.waiting.push_back(Group { first, end, bytes, settles: settles.len(), batch });
+            self.groups.waiting.push_back(Group {
+                first,
+                end,
+                bytes,
+                settles: settles.len(),
+                entries,
+                batch,
+            });
             self.groups.settles.extend(&settles);
+            if entries > 0 {
+                self.groups.entries.extend(self.groups.open_entries.drain(..));
+                self.entry_bytes += entry_bytes;
+                self.last_entry_batch = batch;
+            }
             if urgency == Urgency::Awaited || !settles.is_empty() {
                 self.withhold_until(messages, first, batch);
             }
@@ -239,10 +277,18 @@ impl PendingWrites {
         self.groups.settles.iter().copied().take(count).skip(done)
     }
 
+    /// Returns the definitions of the group to write next, without the first `done`.
+    pub fn group_entries(&self, done: usize) -> impl Iterator<Item = &LogEntry> {
+        let count = self.groups.waiting.front().map_or(0, |group| group.entries);
+        self.groups.entries.iter().take(count).skip(done)
+    }
+
     /// Removes the group that was to be written next. All of it is in commits now.
     pub fn group_written(&mut self) {
         if let Some(group) = self.groups.waiting.pop_front() {
             self.groups.settles.drain(..group.settles);
+            let written = self.groups.entries.drain(..group.entries);
+            self.entry_bytes -= written.map(|entry| entry.bytes()).sum::<usize>();
             self.capacity_freed += 1;
         }
     }

@@ -38,7 +38,7 @@ use groups::{GROUPS_MAX, Groups};
 use crate::mem::{MessageFlags, MessageId, Messages, sort, sort_by_key};
 
 pub use damage::{ReportedDamage, UNDELIVERED};
-pub use definition::{Definition, DestinationName, VhostMetadata};
+pub use definition::{Definition, DestinationName, SessionPart, VhostMetadata};
 pub use groups::{Cursor, Group, is_group};
 
 /// The number of a batch. Numbers rise. [`Batch::NONE`] is always durable.
@@ -327,7 +327,7 @@ pub struct PendingWrites {
     /// `repeats_ready` of them may be in the next commit.
     repeats: VecDeque<(Batch, u64, LogEntry)>,
     repeats_ready: usize,
-    /// Heap memory of `entries` and `repeats` in bytes.
+    /// Heap memory of `entries`, `repeats` and the definitions of waiting groups in bytes.
     entry_bytes: usize,
     /// Batch of the last log entry.
     last_entry_batch: Batch,
@@ -465,7 +465,8 @@ impl PendingWrites {
         let settles = 2 * settles_max(pending) * size_of::<Settled>();
         let entries = size_of::<(Batch, LogEntry)>() + size_of::<(Batch, u64, LogEntry)>();
         let entries = ENTRIES_MAX * entries + ENTRY_BYTES_MAX + 4 * input_bytes;
-        let groups = GROUPS_MAX * size_of::<Group>();
+        // Every definition may have a group of its own.
+        let groups = (GROUPS_MAX + ENTRIES_MAX) * size_of::<Group>();
         (pending + Self::transaction_extra(messages_max)) * each + settles + entries + groups
     }
 
@@ -540,7 +541,7 @@ impl PendingWrites {
     /// Returns whether the broker should pause because too many log entries or settlements wait.
     pub fn is_crowded(&self) -> bool {
         self.entry_bytes > ENTRY_BYTES_MAX
-            || self.entries.len() + self.repeats.len() > ENTRIES_MAX
+            || self.entries.len() + self.repeats.len() + self.groups.entries.len() > ENTRIES_MAX
             || self.groups.is_crowded()
     }
 

@@ -231,3 +231,40 @@ fn a_change_of_the_log_limit_counts_as_new_capacity() {
     pending_writes.set_log_free_bytes((900, 7000), false);
     assert!(pending_writes.capacity_freed() > before, "less is reserved for other virtual hosts");
 }
+
+/// The definitions of a group are no log entries that are written before messages.
+#[test]
+fn definitions_of_a_group_wait_for_its_messages_and_keep_their_order() {
+    let mut world = Fixture::new();
+    let earlier = world.publish(&[5], Urgency::Window);
+    let mut define = |world: &mut Fixture, has_message: bool, value: u8| {
+        world.pending_writes.begin_group();
+        if has_message {
+            world.publish(&[5], Urgency::Awaited);
+        }
+        world.pending_writes.define_in_group(Box::new([9]), Some(Box::new([value])));
+        world.pending_writes.end_group(&mut world.messages, Urgency::Awaited)
+    };
+    let batches = [define(&mut world, true, 1), define(&mut world, false, 2)];
+    assert!(world.pending_writes.next_entry().is_none() && world.pending_writes.group().is_none());
+    let mut targets = Vec::new();
+    let front = world.pending_writes.front(&mut world.messages, &mut targets).unwrap();
+    assert_eq!(front.message, earlier.0);
+    world.pending_writes.move_front_to_commit(&mut world.messages);
+    for (value, batch) in [1, 2].into_iter().zip(batches) {
+        assert!(world.pending_writes.cover(false) < batch);
+        let group = world.pending_writes.group().expect("its messages are next");
+        assert_eq!(u64::from(value == 1), group.end - group.first);
+        assert!(group.bytes > 2, "the definition counts");
+        let values: Vec<_> = world.pending_writes.group_entries(0).collect();
+        let LogEntry::Defined { value: Some(found), .. } = values[0] else { panic!("a definition") };
+        assert_eq!((values.len(), &**found), (1, &[value][..]));
+        assert!(world.pending_writes.group_entries(1).next().is_none());
+        if value == 1 {
+            world.pending_writes.front(&mut world.messages, &mut targets).expect("the message of the group");
+            world.pending_writes.move_front_to_commit(&mut world.messages);
+        }
+        world.pending_writes.group_written();
+    }
+    assert!(world.pending_writes.is_empty() && world.pending_writes.cover(false) >= batches[1]);
+}

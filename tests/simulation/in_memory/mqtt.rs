@@ -937,3 +937,114 @@ fn the_rest_of_the_retained_messages_follows_on_the_next_connection() {
     delete_queue(&mut simulation, "mqtt-subscription-kept");
     simulation.end(&[]);
 }
+
+// ---- continued sessions
+
+/// While CONNACK waits for the disk, deliveries of the session wait for CONNACK.
+#[test]
+fn connack_is_the_first_packet_of_a_continued_session() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let login = |properties| Login { level: 5, clean_start: false, properties, ..named("kept") };
+    let (mut client, _) = MqttClient::connect(&mut simulation, &login(&[0x11, 0, 0, 0, 100]));
+    client.subscribe(&mut simulation, &[("#", 1)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    publisher.publish_1(&mut simulation, "t", 1, b"x");
+    let first = client.receive(&mut simulation).expect("the message");
+    client.lose(&mut simulation);
+    simulation.engine.platform_mut().helpers.slowness_ms = 10_000;
+    // Another session expiry interval is written to the log.
+    let mut client = MqttClient::open(&mut simulation, 5);
+    client.send(&mut simulation, &login(&[0x11, 0, 0, 0, 200]).packet());
+    assert_eq!(client.next(&mut simulation), None);
+    simulation.pass_ms(40_000);
+    assert_eq!(client.expect(&mut simulation, 0x20).body[..2], [1, 0]);
+    assert_eq!(client.receive(&mut simulation).map(|again| again.packet_id), Some(first.packet_id));
+}
+
+/// A delivery that was begun is completed, even if its subscription has ended.
+#[test]
+fn unacknowledged_deliveries_are_sent_again_after_an_unsubscription() {
+    let mut simulation = Simulation::new(small_limits());
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    client.subscribe(&mut simulation, &[("#", 2)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    publisher.publish_1(&mut simulation, "t", 1, b"1");
+    publish_2(&mut publisher, &mut simulation, "t", 2, b"2");
+    let sent = [1, 2].map(|_| client.receive(&mut simulation).expect("the message"));
+    client.unsubscribe(&mut simulation, &["#"]);
+    client.lose(&mut simulation);
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    for earlier in &sent {
+        let again = client.receive(&mut simulation).expect("it was not acknowledged");
+        assert_eq!((again.packet_id, again.qos), (earlier.packet_id, earlier.qos));
+    }
+    client.acknowledge(&mut simulation, sent[0].packet_id.unwrap());
+    client.send(&mut simulation, &id_packet(0x50, sent[1].packet_id.unwrap()));
+    client.expect(&mut simulation, 0x62);
+    assert_eq!(client.next(&mut simulation), None);
+}
+
+/// The client may forget a message when it gets PUBREL. So the message must not come back after a power cut.
+#[test]
+fn pubrel_waits_for_the_settlement_on_the_next_connection_too() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    client.subscribe(&mut simulation, &[("#", 2)]);
+    publish_2(&mut client, &mut simulation, "t", 1, b"x");
+    let packet_id = client.receive(&mut simulation).expect("the message").packet_id.unwrap();
+    simulation.engine.platform_mut().helpers.slowness_ms = 10_000;
+    client.send(&mut simulation, &id_packet(0x50, packet_id));
+    client.lose(&mut simulation);
+    let mut client = MqttClient::open(&mut simulation, 4);
+    client.send(&mut simulation, &kept("kept").packet());
+    assert_eq!(client.next(&mut simulation), None, "the settlement is not durable");
+    simulation.pass_ms(40_000);
+    client.expect(&mut simulation, 0x20);
+    client.expect(&mut simulation, 0x62);
+}
+
+/// A client that got CONNACK without a session must not find an earlier session after a power cut.
+#[test]
+fn connack_waits_for_the_end_of_an_earlier_session() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let (client, _) = log_in_kept(&mut simulation, "c");
+    client.disconnect(&mut simulation);
+    simulation.engine.platform_mut().helpers.slowness_ms = 10_000;
+    let clean = named("c").packet();
+    // The connection that ended the session is lost before its CONNACK.
+    let mut first = MqttClient::open(&mut simulation, 4);
+    first.send(&mut simulation, &clean);
+    first.lose(&mut simulation);
+    let mut second = MqttClient::open(&mut simulation, 4);
+    second.send(&mut simulation, &clean);
+    assert_eq!(second.next(&mut simulation), None, "the end of the session is not durable");
+    simulation.pass_ms(40_000);
+    assert_eq!(second.expect(&mut simulation, 0x20).body[..2], [0, 0]);
+    // A client that never had a session waits for nothing.
+    let mut other = MqttClient::open(&mut simulation, 4);
+    other.send(&mut simulation, &named("other").packet());
+    other.expect(&mut simulation, 0x20);
+}
+
+/// After PUBCOMP, the client may use the packet identifier for another message.
+#[test]
+fn the_answer_to_a_repeated_pubrel_waits_until_the_packet_identifier_is_free() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let (mut client, _) = log_in_kept(&mut simulation, "c");
+    publish_2(&mut client, &mut simulation, "t", 7, b"x");
+    simulation.engine.platform_mut().helpers.slowness_ms = 10_000;
+    client.send(&mut simulation, &id_packet(0x62, 7));
+    client.lose(&mut simulation);
+    let mut client = MqttClient::open(&mut simulation, 4);
+    client.send(&mut simulation, &kept("c").packet());
+    client.send(&mut simulation, &id_packet(0x62, 7));
+    while let Some(packet) = client.next(&mut simulation) {
+        assert_ne!(packet.first_octet, 0x70, "PUBCOMP although the identifier is in the log");
+    }
+    simulation.pass_ms(40_000);
+    client.expect(&mut simulation, 0x70);
+}

@@ -220,6 +220,93 @@ PLACES = [
         "            if arrival.batch > durable {\n",
         "            if arrival.batch > durable && !PLANTED(\"acknowledged-before-it-is-durable\") {\n",
     ),
+    # An MQTT client gets PUBACK or PUBREC before its message is durable.
+    (
+        "src/connection/mqtt/answers.rs",
+        "        context.pools.confirmed += u64::from(!reason.is_failure());\n",
+        "        context.pools.confirmed += u64::from(!reason.is_failure());\n"
+        "        let batch = if PLANTED(\"puback-before-its-commit\") { Batch::NONE } else { batch };\n",
+    ),
+    # An MQTT client gets deliveries before the CONNACK that waits for the disk.
+    (
+        "src/connection/mqtt/output.rs",
+        "            if self.output.is_connack_due {\n",
+        "            if self.output.is_connack_due && !PLANTED(\"delivery-before-connack\") {\n",
+    ),
+    # The packet identifier of a published message is not written with the message.
+    (
+        "src/broker/sessions.rs",
+        "            self.define_received(cx, session);\n            if let Some(change) = retained {\n",
+        "            if !PLANTED(\"published-packet-not-written\") {\n"
+        "                self.define_received(cx, session);\n"
+        "            }\n"
+        "            if let Some(change) = retained {\n",
+    ),
+    # The packet identifier of a published message may be in an earlier commit than the message.
+    (
+        "src/broker/sessions.rs",
+        "            cx.pending_writes.define_in_group(key, Some(value));\n",
+        "            if PLANTED(\"published-packet-before-its-message\") {\n"
+        "                cx.pending_writes.define(key, Some(value));\n"
+        "            } else {\n"
+        "                cx.pending_writes.define_in_group(key, Some(value));\n"
+        "            }\n",
+    ),
+    # The packet identifier of a received message is not released in the log.
+    (
+        "src/broker/sessions.rs",
+        "        (delivery.step, delivery.tag) = (Step::Released, 0);\n        self.write_deliveries(cx, session);\n",
+        "        (delivery.step, delivery.tag) = (Step::Released, 0);\n"
+        "        if !PLANTED(\"received-packet-not-written\") {\n"
+        "            self.write_deliveries(cx, session);\n"
+        "        }\n",
+    ),
+    # A start does not settle the messages of released deliveries.
+    (
+        "src/broker/sessions.rs",
+        "        let offsets: Vec<u64> = record.in_flight.iter().filter_map(released_offset).collect();\n",
+        "        let is_forgotten = PLANTED(\"released-message-not-settled\");\n"
+        "        let released = record.in_flight.iter().filter(|_| !is_forgotten);\n"
+        "        let offsets: Vec<u64> = released.filter_map(released_offset).collect();\n",
+    ),
+    # The answer to a repeated PUBREL does not wait for the disk.
+    (
+        "src/broker/sessions.rs",
+        "            cx.await_defined(record.received_batch);\n            return Ok(Outcome::UnknownPacket);\n",
+        "            if !PLANTED(\"repeated-pubrel-answered-at-once\") {\n"
+        "                cx.await_defined(record.received_batch);\n"
+        "            }\n"
+        "            return Ok(Outcome::UnknownPacket);\n",
+    ),
+    # A delivery with QoS 2 is sent before its packet identifier is durable.
+    (
+        "src/broker/sessions.rs",
+        "        delivery.map_or(Batch::NONE, |delivery| delivery.batch)\n",
+        "        let is_early = PLANTED(\"delivery-before-its-packet-identifier\");\n"
+        "        delivery.filter(|_| !is_early).map_or(Batch::NONE, |delivery| delivery.batch)\n",
+    ),
+    # The next packet identifier may be in use.
+    (
+        "src/broker/sessions.rs",
+        "                && self.in_flight.iter().all(|delivery| delivery.packet_id != id)\n",
+        "                && (PLANTED(\"packet-identifier-in-use\")\n"
+        "                    || self.in_flight.iter().all(|delivery| delivery.packet_id != id))\n",
+    ),
+    # A message that is delivered again gets another packet identifier.
+    (
+        "src/broker/sessions.rs",
+        "        let earlier = self.in_flight.iter_mut().find(is_same)?;\n",
+        "        let is_forgotten = PLANTED(\"another-packet-identifier\");\n"
+        "        let earlier = self.in_flight.iter_mut().find(is_same).filter(|_| !is_forgotten)?;\n",
+    ),
+    # After a reconnection, PUBREL is sent before the settlement is durable.
+    (
+        "src/broker/sessions.rs",
+        "        cx.await_defined(self.sessions.at(session).deliveries_batch);\n",
+        "        if !PLANTED(\"pubrel-before-the-settlement\") {\n"
+        "            cx.await_defined(self.sessions.at(session).deliveries_batch);\n"
+        "        }\n",
+    ),
     # Every failure counts as the first one.
     (
         "src/bridge/pacing.rs",
@@ -259,6 +346,22 @@ BRIDGED = {
     "settled-before-the-upstream-confirms": "bridged::confirmed_messages",
     "acknowledged-before-it-is-durable": "bridged::messages_acknowledged",
     "back-off-reset-at-once": "bridged::ten_days_without_an_upstream_fill",
+}
+
+# Mistakes of MQTT sessions, which a separate test of the simulator finds.
+_SESSIONS = "mqtt::sessions_keep"
+MQTT = {
+    "puback-before-its-commit": _SESSIONS,
+    "delivery-before-connack": _SESSIONS,
+    "published-packet-not-written": _SESSIONS,
+    "published-packet-before-its-message": _SESSIONS,
+    "received-packet-not-written": _SESSIONS,
+    "released-message-not-settled": _SESSIONS,
+    "repeated-pubrel-answered-at-once": _SESSIONS,
+    "delivery-before-its-packet-identifier": _SESSIONS,
+    "packet-identifier-in-use": _SESSIONS,
+    "another-packet-identifier": _SESSIONS,
+    "pubrel-before-the-settlement": _SESSIONS,
 }
 
 # The environment of a process selects its mistake.

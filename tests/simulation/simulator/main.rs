@@ -23,6 +23,7 @@
 //! | `plan` | sizes, limits and faults of a run |
 //! | `known.txt` | seeds that fail and are not fixed yet |
 //! | `bridged`, `upstream`, `source` | separate runs of a bridge and its upstream |
+//! | `mqtt`, `mqtt_client`, `mqtt_model` | separate runs of MQTT sessions |
 //!
 //! The checks:
 //! - Everything confirmed, committed or answered survives a power cut.
@@ -53,6 +54,9 @@ mod fact;
 mod harm;
 mod ledger;
 mod life;
+mod mqtt;
+mod mqtt_client;
+mod mqtt_model;
 mod operator;
 mod plan;
 mod policies;
@@ -118,6 +122,11 @@ fn seeds_or(otherwise: Range<u64>) -> Range<u64> {
         Some(from..to.parse().unwrap_or(from + 1))
     });
     wanted.unwrap_or(otherwise)
+}
+
+/// Returns the number of failing seeds after which a walk stops: `LEVERET_FAILURES`, otherwise 1.
+fn failures_max() -> usize {
+    std::env::var("LEVERET_FAILURES").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 /// Returns whether the methods that clients send and receive are printed.
@@ -208,7 +217,7 @@ fn replay(seed: u64) -> String {
 #[test]
 fn nothing_is_lost_altered_or_forgotten() {
     let seeds = seeds_or(SEEDS);
-    let failures_max = std::env::var("LEVERET_FAILURES").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let failures_max = failures_max();
     // A single seed is run even if it is known to fail.
     let is_walk = seeds.end - seeds.start > 1;
     let passed_over: BTreeSet<u64> =

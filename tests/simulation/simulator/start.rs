@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
 use leveret_broker::{Broker, Context, levels_of, restore};
+use leveret_connection::MqttSettings;
 use leveret_core::password::PasswordHash;
 use leveret_core::pending_writes::{Definition, DestinationName, ReportedDamage, is_group, is_transient};
 use leveret_core::time::Now;
@@ -109,8 +110,8 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
         waiting_sockets_max: 64,
         identity: leveret_connection::Identity::default(),
         listeners: vec![false],
-        mqtt_listeners: Vec::new(),
-        mqtt: Default::default(),
+        mqtt_listeners: vec![false],
+        mqtt: MqttSettings { vhost: VHOSTS[0].into(), ..MqttSettings::default() },
         tls_links_max: 0,
         management_listeners: Vec::new(),
         metrics_listeners: 0,

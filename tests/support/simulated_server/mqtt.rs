@@ -316,7 +316,7 @@ impl MqttClient {
 }
 
 /// Returns the first packet in `input`, and its length.
-fn split_packet(input: &[u8]) -> Option<(FromServer, usize)> {
+pub fn split_packet(input: &[u8]) -> Option<(FromServer, usize)> {
     let (mut len, mut at, mut shift) = (0, 1, 0);
     loop {
         let octet = *input.get(at)?;
