@@ -437,6 +437,8 @@ pub(crate) fn copy_flags(
         false => MessageFlags::NONE,
     };
     let flags = if properties.is_blind() { flags.with(MessageFlags::HAS_BCC) } else { flags };
+    let is_exactly_once = properties.is_published_exactly_once();
+    let flags = if is_exactly_once { flags.with(MessageFlags::EXACTLY_ONCE) } else { flags };
     match expiration_ms(properties) {
         Ok(Some(0)) => flags.with(MessageFlags::EXPIRES).with(MessageFlags::DUE_AT_ONCE),
         Ok(Some(_)) => flags.with(MessageFlags::EXPIRES),

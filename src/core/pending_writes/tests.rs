@@ -237,7 +237,7 @@ fn a_change_of_the_log_limit_counts_as_new_capacity() {
 fn definitions_of_a_group_wait_for_its_messages_and_keep_their_order() {
     let mut world = Fixture::new();
     let earlier = world.publish(&[5], Urgency::Window);
-    let mut define = |world: &mut Fixture, has_message: bool, value: u8| {
+    let define = |world: &mut Fixture, has_message: bool, value: u8| {
         world.pending_writes.begin_group();
         if has_message {
             world.publish(&[5], Urgency::Awaited);

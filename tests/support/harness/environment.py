@@ -22,6 +22,7 @@ from .brokers import rabbitmq_sbin
 from .suite import Skip
 
 PIKA_NEW, PIKA_OLD = "1.4.4", "0.13.1"
+MQTT_PACKAGES = [f"pika=={PIKA_NEW}", "paho-mqtt==2.1.0", "aiomqtt==2.3.0"]
 PAGE_PACKAGES = [f"pika=={PIKA_NEW}", "playwright==1.65.2", "axe-playwright-python==0.1.8"]
 TRIES = 3
 # Set to forbid installations by apt.
@@ -115,6 +116,16 @@ def pika_python(version: str) -> Path:
     return python_with(f"pika-{version}", f"pika=={version}")
 
 
+def mqtt_python() -> Path:
+    """Returns the interpreter of a virtual environment with MQTT clients and pika. The first call creates it."""
+    return python_with("mqtt", *MQTT_PACKAGES)
+
+
+def have_mosquitto() -> None:
+    """Installs mosquitto_pub and mosquitto_sub if they are missing."""
+    have("mosquitto_sub", "mosquitto-clients")
+
+
 def python_with(name: str, *packages: str) -> Path:
     """Returns the interpreter of the virtual environment `name` with these packages. The first call creates it."""
     home = cache.folder("env") / name
@@ -184,6 +195,7 @@ def install_rabbitmq() -> None:
 INSTALLS: Dict[str, Callable[[], object]] = {
     "pika": lambda: pika_python(PIKA_NEW),
     "browser": lambda: (python_with("page", *PAGE_PACKAGES), have("chromium")),
+    "mqtt": lambda: (mqtt_python(), have_mosquitto()),
     "node": lambda: have("node", "nodejs"),
     "openssl": lambda: have("openssl"),
     "valgrind": lambda: have("valgrind"),

@@ -1,0 +1,69 @@
+"""MQTT clients against Leveret: mosquitto_pub and mosquitto_sub, paho, aiomqtt, and pika on the other side.
+
+Most cases kill the broker with SIGKILL while messages are in flight. They check which messages arrive, never durations.
+`full` mode kills it more often.
+
+Suite lines: `PASS mqtt/NAME` and so on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TESTS = HERE.parents[1]
+sys.path[:0] = [str(TESTS / "support"), str(HERE.parent), str(TESTS / "system" / "tls"), str(HERE)]
+sys.dont_write_bytecode = True
+
+from harness import brokers, environment  # noqa: E402
+from harness.suite import Skip, Suite  # noqa: E402
+
+# The broker is killed this many times in the cases that publish in a loop.
+KILLS = {"gate": 5, "full": 40}
+
+
+def prepare() -> str:
+    """Returns why the suite cannot run here; empty if it can. Starts itself again with an interpreter that has the
+    clients.
+    """
+    try:
+        python = environment.mqtt_python()
+        if Path(sys.prefix) != python.parents[1]:
+            os.execv(python, [str(python), *sys.argv])
+        environment.have_mosquitto()
+        environment.have("openssl")
+    except Skip as why:
+        return str(why)
+    return ""
+
+
+def main() -> int:
+    """Runs the cases named on the command line, or all of them."""
+    brokers.raise_on_sigterm()
+    suite = Suite("mqtt", sys.argv[1:])
+    why = prepare()
+    if why:
+        suite.skip("all", why)
+        return 0
+    import between_protocols
+    import login
+    import with_aiomqtt
+    import with_mosquitto
+    import with_paho
+
+    kills = KILLS[os.environ.get("LEVERET_TEST_MODE") or "gate"]
+    brokers.watchdog(300)
+    with tempfile.TemporaryDirectory(prefix="leveret-mqtt-") as folder:
+        for module in (with_mosquitto, with_paho, with_aiomqtt, between_protocols, login):
+            for name, run in module.cases(kills).items():
+                home = Path(folder) / name
+                home.mkdir()
+                suite.case(name, lambda: run(home))
+    return suite.status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
