@@ -94,7 +94,7 @@ pub(crate) struct Session {
     /// The queue. Until the first subscription, a session that ends with its connection has none.
     queue: Option<QueueId>,
     /// Deliveries that the client must acknowledge, and those with QoS 2 that are released.
-    in_flight: heapless::Vec<InFlight, SESSION_IN_FLIGHT_MAX>,
+    in_flight: heapless::Vec<InFlight, IN_FLIGHT_CAPACITY>,
     /// Packet identifiers of messages with QoS 2 that the client has published and not released.
     received: heapless::Vec<NonZeroU16, RECEIVED_MAX>,
     /// The batch of the last change of `received`.
@@ -165,8 +165,12 @@ type KeyAndValue = (Box<[u8]>, Box<[u8]>);
 
 /// The most messages with QoS 2 that a client has published and not released.
 const RECEIVED_MAX: usize = 64;
+/// The most deliveries in flight, with those of an earlier connection that are not sent again yet. After a power cut,
+/// messages that had been sent with QoS 0 may be in front of these, and are sent with another QoS if the client has
+/// subscribed anew.
+const IN_FLIGHT_CAPACITY: usize = 2 * SESSION_IN_FLIGHT_MAX;
 /// The longest part of the state of a session in bytes.
-const STATE_BYTES_MAX: usize = SESSION_IN_FLIGHT_MAX * IN_FLIGHT_BYTES;
+const STATE_BYTES_MAX: usize = IN_FLIGHT_CAPACITY * IN_FLIGHT_BYTES;
 const _: () = assert!(RECEIVED_MAX * 2 <= STATE_BYTES_MAX);
 /// Bytes of a delivery in the state: packet identifier, whether it is released, and offset of the message.
 const IN_FLIGHT_BYTES: usize = 2 + 1 + 8;
@@ -212,8 +216,12 @@ impl Session {
         // this one are gone: they have expired or were purged.
         self.in_flight.retain(|delivery| !delivery.is_requeued() || !delivery.message.is_before(message));
         if self.in_flight.is_full() {
-            let requeued = self.in_flight.iter().rposition(InFlight::is_requeued);
-            self.in_flight.remove(requeued.expect("the prefetch is at most the capacity"));
+            // With QoS 1, a message may have another packet identifier when it is sent again.
+            let is_first_choice =
+                |delivery: &InFlight| delivery.is_requeued() && delivery.step == Step::AwaitsPuback;
+            let requeued = self.in_flight.iter().rposition(is_first_choice);
+            let requeued = requeued.or_else(|| self.in_flight.iter().rposition(InFlight::is_requeued));
+            self.in_flight.remove(requeued.expect("the prefetch is at most half the capacity"));
         }
         let step = if is_exactly_once { Step::AwaitsPubrec } else { Step::AwaitsPuback };
         self.are_deliveries_due |= is_exactly_once;

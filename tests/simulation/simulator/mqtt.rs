@@ -212,6 +212,8 @@ impl MqttRun {
     /// the power failed.
     fn step(&mut self) -> bool {
         self.steps += 1;
+        // The broker has noticed in the last step which connections are lost.
+        self.pause();
         let Some(mut engine) = self.engine.take() else { return false };
         let mut moved = false;
         for number in 0..self.clients.len() {
@@ -267,7 +269,18 @@ impl MqttRun {
         self.clock.total_ms += ms;
     }
 
-    /// Uses up packet identifiers, or pauses all clients.
+    /// Sometimes pauses all clients, perhaps for longer than some sessions are kept.
+    fn pause(&mut self) {
+        let random = &mut self.chance("pause", 0);
+        // A session may expire before a CONNECT that is under way is handled.
+        let is_connecting = self.clients.iter().any(|client| client.is_connected() && !client.is_open());
+        if random.once_in(400) && !is_connecting && !self.is_calm {
+            self.pass_ms(random.below(40_000));
+            self.clock.resumed_ms = self.clock.life_ms;
+        }
+    }
+
+    /// Uses up packet identifiers, or lets the broker notice that a connection was left.
     fn disturb(&mut self, engine: &mut Engine<Memory>) {
         let random = &mut self.chance("disturbance", 0);
         if self.is_calm {
@@ -276,12 +289,6 @@ impl MqttRun {
         if random.once_in(60) {
             // The next packet identifiers are near those in use.
             engine.broker_mut().0.pass_packet_ids(u16::MAX - random.below(12) as u16);
-        }
-        // A session may expire before a CONNECT that is under way is handled.
-        let is_connecting = self.clients.iter().any(|client| client.is_connected() && !client.is_open());
-        if random.once_in(400) && !is_connecting {
-            self.pass_ms(random.below(40_000));
-            self.clock.resumed_ms = self.clock.life_ms;
         }
         if random.once_in(50) && !self.silent.is_empty() {
             self.silent.remove(0).borrow_mut().lose();
