@@ -126,26 +126,26 @@ struct InFlight {
     batch: Batch,
 }
 
-/// Identifies a message of the session's queue.
+/// Identifies a message of the session's queue: its offset in the log, or, with [`MessageKey::UNLOGGED`], the position in
+/// the order in which messages left the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum MessageKey {
-    /// The offset in the log.
-    Logged(u64),
-    /// Position in the order in which messages left the queue, of a message that is not in the log.
-    Unlogged(u64),
-}
+struct MessageKey(u64);
 
 impl MessageKey {
+    const UNLOGGED: u64 = 1 << 63;
+
     fn of(taken: &Taken) -> Self {
-        taken.log_offset.map_or(Self::Unlogged(taken.order), Self::Logged)
+        Self(taken.log_offset.unwrap_or(Self::UNLOGGED | taken.order))
+    }
+
+    /// Returns the offset in the log; `None` if the message is not in the log.
+    fn offset(self) -> Option<u64> {
+        Some(self.0).filter(|offset| offset & Self::UNLOGGED == 0)
     }
 
     /// Returns whether the message was in the queue before this one.
-    const fn is_before(self, other: Self) -> bool {
-        match (self, other) {
-            (Self::Logged(one), Self::Logged(two)) | (Self::Unlogged(one), Self::Unlogged(two)) => one < two,
-            _ => false,
-        }
+    fn is_before(self, other: Self) -> bool {
+        self.offset().is_some() == other.offset().is_some() && self.0 < other.0
     }
 }
 
@@ -250,11 +250,8 @@ impl Session {
         }
         for delivery in &self.in_flight {
             let (is_released, message) = (delivery.step == Step::Released, delivery.message);
-            let offset = match message {
-                MessageKey::Logged(offset) => offset,
-                // A message that is not in the log does not outlive the broker, and need not be released.
-                MessageKey::Unlogged(_) => continue,
-            };
+            // A message that is not in the log does not outlive the broker, and need not be released.
+            let Some(offset) = message.offset() else { continue };
             if delivery.step != Step::AwaitsPuback {
                 put(&delivery.packet_id.get().to_be_bytes());
                 put(&[u8::from(is_released)]);
@@ -279,7 +276,7 @@ impl Session {
         for [id_high, id_low, is_released, offset @ ..] in state.as_chunks::<IN_FLIGHT_BYTES>().0 {
             let Some(packet_id) = id([*id_high, *id_low]) else { continue };
             let step = if *is_released == 1 { Step::Released } else { Step::AwaitsPubrec };
-            let message = MessageKey::Logged(u64::from_be_bytes(*offset));
+            let message = MessageKey(u64::from_be_bytes(*offset));
             // The state was written with at most as many deliveries.
             let _ = self.in_flight.push(InFlight { packet_id, message, step, tag: 0, batch: Batch::NONE });
             self.last_packet_id = self.last_packet_id.max(packet_id.get());
@@ -1173,9 +1170,9 @@ impl Broker {
         let (Some(session), incarnation) = (record.session, record.durable_index.incarnation()) else {
             return Vec::new();
         };
-        let released_offset = |delivery: &InFlight| match (delivery.step, delivery.message) {
-            (Step::Released, MessageKey::Logged(offset)) => Some(offset).filter(|offset| is_live(*offset)),
-            _ => None,
+        let released_offset = |delivery: &InFlight| {
+            let offset = delivery.message.offset().filter(|_| delivery.step == Step::Released);
+            offset.filter(|offset| is_live(*offset))
         };
         let record = self.sessions.at_mut(session);
         let offsets: Vec<u64> = record.in_flight.iter().filter_map(released_offset).collect();
@@ -1306,7 +1303,7 @@ mod tests {
     #[test]
     fn a_packet_identifier_is_not_used_again_before_it_is_acknowledged() {
         let mut session = session();
-        let kept = packet_id(session.begin_delivery(MessageKey::Unlogged(1), 1, false));
+        let kept = packet_id(session.begin_delivery(MessageKey(MessageKey::UNLOGGED | 1), 1, false));
         for _ in 0..200_000 {
             assert_ne!(session.next_packet_id(), kept);
         }
@@ -1316,7 +1313,7 @@ mod tests {
     fn a_message_that_is_delivered_again_keeps_its_packet_identifier() {
         let mut session = session();
         let begin = |session: &mut Session, offset: u64, tag| {
-            let message = MessageKey::Logged(offset);
+            let message = MessageKey(offset);
             let continued = session.continue_delivery(message, tag);
             continued.unwrap_or_else(|| session.begin_delivery(message, tag, offset.is_multiple_of(2)))
         };
@@ -1340,7 +1337,7 @@ mod tests {
         let id = |number| NonZeroU16::new(number).unwrap();
         session.received.extend([id(9), id(0xFFFF)]);
         for (offset, is_exactly_once) in [(7, true), (8, false), (1 << 40, true)] {
-            session.begin_delivery(MessageKey::Logged(offset), offset, is_exactly_once);
+            session.begin_delivery(MessageKey(offset), offset, is_exactly_once);
         }
         session.in_flight[0].step = Step::Released;
         let mut restored = self::session();

@@ -465,8 +465,9 @@ impl PendingWrites {
         let settles = 2 * settles_max(pending) * size_of::<Settled>();
         let entries = size_of::<(Batch, LogEntry)>() + size_of::<(Batch, u64, LogEntry)>();
         let entries = ENTRIES_MAX * entries + ENTRY_BYTES_MAX + 4 * input_bytes;
-        // Every definition may have a group of its own.
-        let groups = (GROUPS_MAX + ENTRIES_MAX) * size_of::<Group>();
+        // A definition of a group takes less than other log entries, even if the group is for it alone.
+        const { assert!(size_of::<LogEntry>() + size_of::<Group>() <= 2 * size_of::<(Batch, LogEntry)>() + 8) };
+        let groups = GROUPS_MAX * size_of::<Group>();
         (pending + Self::transaction_extra(messages_max)) * each + settles + entries + groups
     }
 
