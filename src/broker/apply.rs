@@ -172,9 +172,16 @@ impl Broker {
             }
             Command::OpenVhost { vhost } => self.open_vhost(connection, vhost),
             Command::OpenChannel { number } => self.open_channel(connection, number),
-            Command::OpenSession { client_id, clean_start, expiry_s, in_flight_max, packet_len_max } => {
+            Command::OpenSession {
+                client_id,
+                clean_start,
+                expiry_s,
+                in_flight_max,
+                packet_len_max,
+                will,
+            } => {
                 let request =
-                    SessionRequest { client_id, clean_start, expiry_s, in_flight_max, packet_len_max };
+                    SessionRequest { client_id, clean_start, expiry_s, in_flight_max, packet_len_max, will };
                 self.open_session(cx, connection, &request)
             }
             _ => Err(unexpected_command()),
@@ -272,7 +279,9 @@ impl Broker {
                 self.subscribe(cx, connection, (filter, qos), retain_handling)
             }
             Command::Unsubscribe { filter } => self.unsubscribe(cx, connection, filter),
-            Command::SetSessionExpiry { expiry_s } => self.set_session_expiry(cx, connection, expiry_s),
+            Command::LeaveSession { expiry_s, keeps_will } => {
+                self.disconnect_session(cx, connection, expiry_s, keeps_will)
+            }
             Command::ExchangeDeclare { exchange, passive: true, .. } => {
                 self.check_exchange_exists(cx, vhost, exchange)
             }
@@ -685,7 +694,7 @@ impl Broker {
         queue: QueueId,
     ) -> Result<bool, Fault> {
         let publish = Publish {
-            channel,
+            channel: Some(channel),
             mandatory: false,
             share: Share::Reserve,
             may_wait: true,

@@ -94,6 +94,7 @@ impl Broker {
         self.expire_and_trim(cx);
         self.serve_gets(cx);
         self.retained.write_due(cx.pending_writes, &self.access, false);
+        self.publish_due_wills(cx);
         self.continue_replays(cx);
         let mut left = most;
         while left > 0 {

@@ -105,6 +105,7 @@ mod shortage;
 mod state;
 mod topology;
 mod views;
+mod wills;
 
 pub use access::{
     Access, OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView,

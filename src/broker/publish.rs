@@ -38,7 +38,8 @@ use super::{Broker, Context};
 
 /// How a message is published.
 pub(crate) struct Publish {
-    pub(crate) channel: ChannelId,
+    /// The channel of the publisher; `None` for a will, which is never mandatory.
+    pub(crate) channel: Option<ChannelId>,
     pub(crate) mandatory: bool,
     /// The part of the pools that the message may use.
     pub(crate) share: Share,
@@ -179,7 +180,7 @@ impl Broker {
             false => Ok(()),
         };
         let result = if let Err(hindrance) = capacity {
-            self.wait_or_refuse(cx, routed, targets, channel, hindrance)
+            self.wait_or_refuse(cx, routed, targets, Some(channel), hindrance)
         } else if in_transaction {
             // On the default exchange the routing keys are names of queues, so `tx.commit` needs no stored
             // route. A rewritten copy needs one, because its BCC keys may have been removed.
@@ -190,7 +191,7 @@ impl Broker {
             let share = self.publish_share(connection);
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
             let publish = Publish {
-                channel,
+                channel: Some(channel),
                 mandatory,
                 share,
                 may_wait: true,
@@ -284,13 +285,15 @@ impl Broker {
         cx: &mut Context<'_>,
         message: MessageId,
         targets: &[QueueId],
-        channel: ChannelId,
+        channel: Option<ChannelId>,
         hindrance: CannotPublish,
     ) -> Result<Outcome, Fault> {
         match hindrance {
             CannotPublish::Wait(shortage) => {
                 self.publishing.shortage = shortage;
-                self.note_wait(cx.messages, message, targets, channel);
+                if let Some(channel) = channel {
+                    self.note_wait(cx.messages, message, targets, channel);
+                }
                 // The publisher may be waiting for the pending commit.
                 cx.pending_writes.request_commit_now();
                 Ok(Outcome::Wait)
@@ -467,7 +470,7 @@ impl Broker {
     ///
     /// # Errors
     /// The exchange does not exist, or this channel may not publish this message to it.
-    fn allowed_exchange(
+    pub(crate) fn allowed_exchange(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -603,13 +606,14 @@ impl Broker {
         message: MessageId,
         publish: &Publish,
     ) -> Result<Outcome, Fault> {
-        if !publish.mandatory {
+        let Some(channel) = publish.channel.filter(|_| publish.mandatory) else {
             self.counters.unroutable_dropped += 1;
-            count_up(&mut self.consumers.channel_mut(publish.channel).counters.dropped);
+            if let Some(channel) = publish.channel {
+                count_up(&mut self.consumers.channel_mut(channel).counters.dropped);
+            }
             messages.release(message);
             return Ok(Outcome::PublishedNowhere);
-        }
-        let channel = publish.channel;
+        };
         let connection = self.consumers.connection_of(channel);
         let crowded = self.consumers.is_output_full(connection, 2);
         if crowded && publish.may_wait {
@@ -748,7 +752,7 @@ impl Broker {
             }
             // Capacity for everything was checked; only a queue's length limit can refuse a message.
             let publish = Publish {
-                channel,
+                channel: Some(channel),
                 mandatory,
                 share: Share::Reserve,
                 may_wait: false,

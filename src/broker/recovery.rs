@@ -461,6 +461,7 @@ impl Broker {
                 }
             }
             Definition::Retained { .. } => self.restore_retained(definition),
+            Definition::Will { .. } => self.restore_will(cx, definition),
             Definition::Policy {
                 vhost,
                 name,

@@ -291,20 +291,12 @@ impl Broker {
         is_refusable: bool,
     ) -> Result<Outcome, Fault> {
         let vhost = self.consumers.channel(channel).vhost;
-        let key = core::str::from_utf8(cx.messages.routing_key(message)).unwrap_or_default();
-        let key = Name::try_from(key).unwrap_or_default();
-        let len = cx.messages.properties_len(message) as usize + cx.messages.body_len(message) as usize;
-        let has_payload = cx.messages.body_len(message) > 0;
-        let exceeded = if has_payload { self.retained.exceeded_limit(vhost, &key, len) } else { None };
+        let (change, exceeded) = self.retained_change(cx.messages, vhost, message);
         if let Some(limit) = exceeded.filter(|_| is_refusable) {
             cx.messages.release(message);
             let text = format_args!("a message with RETAIN for which {limit} has no space");
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
-        // If the message cannot be retained, the one before it is deleted nevertheless: it is out of date.
-        let is_kept = has_payload && exceeded.is_none();
-        let content = is_kept.then(|| Content::of(cx.messages, message));
-        let change = RetainedChange { vhost, key, content };
         let outcome = match packet_id {
             Some(packet_id) => {
                 self.publish_once(cx, (connection, channel), (message, Some(change)), packet_id)
@@ -323,6 +315,25 @@ impl Broker {
             }
             (outcome, _) => outcome,
         }
+    }
+
+    /// Returns the change of the retained message that a message with RETAIN makes. The second part is the configuration
+    /// key of the limit that the message exceeds: then it is not retained, and the one before it is deleted nevertheless,
+    /// because it is out of date.
+    pub(crate) fn retained_change(
+        &self,
+        messages: &Messages,
+        vhost: VhostId,
+        message: MessageId,
+    ) -> (RetainedChange, Option<&'static str>) {
+        let key = core::str::from_utf8(messages.routing_key(message)).unwrap_or_default();
+        let key = Name::try_from(key).unwrap_or_default();
+        let len = messages.properties_len(message) as usize + messages.body_len(message) as usize;
+        let has_payload = messages.body_len(message) > 0;
+        let exceeded = if has_payload { self.retained.exceeded_limit(vhost, &key, len) } else { None };
+        let is_kept = has_payload && exceeded.is_none();
+        let content = is_kept.then(|| Content::of(messages, message));
+        (RetainedChange { vhost, key, content }, exceeded)
     }
 
     /// Sets or deletes the retained message of a topic.

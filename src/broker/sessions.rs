@@ -45,7 +45,7 @@ use leveret_amqp::field::Table;
 use leveret_amqp::{TableWriter, Writer};
 use leveret_core::command::{
     BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, RetainHandling, SESSION_IN_FLIGHT_MAX,
-    SessionId, Settlement, SubscriptionDelivery, VhostId,
+    SessionId, SessionWill, Settlement, SubscriptionDelivery, VhostId,
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
@@ -62,6 +62,7 @@ use super::reply_text::out_of;
 use super::retained::{Replay, RetainedChange};
 use super::state::IndexTable;
 use super::topology::{BindingSpec, Destination};
+use super::wills::{Will, Wills};
 use super::{Broker, Context};
 
 /// The exchange to which topics are published and bound, as in RabbitMQ.
@@ -107,6 +108,9 @@ pub(crate) struct Session {
     is_received_stored: bool,
     are_deliveries_stored: bool,
     last_packet_id: u16,
+    will: Option<Will>,
+    /// A number by which a will is recognised that is in the log; `None` if the log has none.
+    stored_will: Option<u64>,
     /// The subscriptions whose retained messages are not in the queue yet.
     replays: VecDeque<Replay>,
     /// The largest packet that the client accepts, in bytes.
@@ -191,6 +195,8 @@ impl Session {
             is_received_stored: false,
             are_deliveries_stored: false,
             last_packet_id: 0,
+            will: None,
+            stored_will: None,
             replays: VecDeque::new(),
             packet_len_max: 0,
         }
@@ -338,7 +344,8 @@ impl Sessions {
         + IndexTable::ENTRY_BYTES
         + leveret_core::command::NAME_BYTES_MAX
         // In the list of sessions that get retained messages, which grows by doubling.
-        + 2 * size_of::<SessionId>();
+        + 2 * size_of::<SessionId>()
+        + Wills::LATE_BYTES;
 
     pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
         let sessions = limits.connections_max as usize + limits.mqtt_sessions_max as usize;
@@ -368,6 +375,29 @@ impl Sessions {
 
     fn at_mut(&mut self, session: SessionId) -> &mut Session {
         &mut self.slab[session.index()]
+    }
+
+    pub(crate) fn will_mut(&mut self, session: SessionId) -> &mut Option<Will> {
+        &mut self.at_mut(session).will
+    }
+
+    /// Returns the number by which a will is recognised that is in the log; `None` if the log has none.
+    pub(crate) fn stored_will_mut(&mut self, session: SessionId) -> &mut Option<u64> {
+        &mut self.at_mut(session).stored_will
+    }
+
+    pub(crate) fn vhost_of(&self, session: SessionId) -> VhostId {
+        self.at(session).vhost
+    }
+
+    /// Returns the number of places for sessions that were used so far.
+    pub(crate) fn places(&self) -> usize {
+        self.slab.places()
+    }
+
+    /// Returns the session at a place.
+    pub(crate) fn id_at(&self, place: usize) -> Option<SessionId> {
+        self.slab.get(place).map(|_| SessionId::from_index(place))
     }
 
     /// Returns the client identifier of a session.
@@ -476,6 +506,8 @@ pub(crate) struct SessionRequest<'a> {
     pub(crate) expiry_s: u32,
     pub(crate) in_flight_max: u16,
     pub(crate) packet_len_max: u32,
+    /// The will, whose message [`Broker::open_session`] takes.
+    pub(crate) will: Option<SessionWill>,
 }
 
 impl Broker {
@@ -485,6 +517,19 @@ impl Broker {
     /// # Errors
     /// There is no capacity.
     pub(crate) fn open_session(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        request: &SessionRequest<'_>,
+    ) -> Result<Outcome, Fault> {
+        let opened = self.try_open_session(cx, connection, request);
+        if let Some(will) = request.will.filter(|_| opened.is_err()) {
+            cx.messages.release(will.message);
+        }
+        opened
+    }
+
+    fn try_open_session(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -510,7 +555,12 @@ impl Broker {
         let record = self.consumers.channel_mut(channel);
         (record.mode, record.prefetch_count) = (Mode::Confirm, in_flight_max);
         let vhost = record.vhost;
+        if let Some(will) = &request.will {
+            self.check_will(cx, channel, will)?;
+        }
         if let Some(earlier) = self.sessions.find(vhost, client_id) {
+            let ends = clean_start || self.sessions.at(earlier).expiry_s == 0;
+            self.replace_will(cx, earlier, ends);
             if let Some((other, _)) = self.sessions.at(earlier).attached {
                 let text = format_args!("another connection has the same client identifier");
                 self.consumers.force_close(other, Fault::connection(ReplyCode::SessionTakenOver, text));
@@ -548,6 +598,7 @@ impl Broker {
             }
             return Err(fault);
         }
+        self.set_will(cx, session, request.will);
         // The client gets PUBREL for the deliveries that are released, which must be durable before it.
         cx.await_defined(self.sessions.at(session).deliveries_batch);
         Ok(Outcome::SessionOpened {
@@ -582,17 +633,29 @@ impl Broker {
         self.start_session_consumer(cx, session, queue)
     }
 
-    /// Sets how long the session of a connection is kept, in seconds.
+    /// Handles that the client of a connection that is closed has sent DISCONNECT, behind messages that are dropped.
+    pub fn note_client_leaves(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+        if let Some(session) = self.consumers.connection(connection).session {
+            self.discard_will(cx, session);
+        }
+    }
+
+    /// Handles DISCONNECT. See [`leveret_core::command::Command::LeaveSession`].
     ///
     /// # Errors
     /// The storage cannot be written.
-    pub(crate) fn set_session_expiry(
+    pub(crate) fn disconnect_session(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
-        expiry_s: u32,
+        expiry_s: Option<u32>,
+        keeps_will: bool,
     ) -> Result<Outcome, Fault> {
         let session = self.session_of(connection)?;
+        if !keeps_will {
+            self.discard_will(cx, session);
+        }
+        let Some(expiry_s) = expiry_s else { return Ok(Outcome::Done) };
         let expiry_s = expiry_s.min(self.sessions.limits.expiry_max_s);
         let record = self.sessions.at_mut(session);
         record.expiry_s = expiry_s;
@@ -622,6 +685,7 @@ impl Broker {
 
     /// Ends a session with its subscriptions and messages.
     fn end_session(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        self.end_will(cx, session);
         if let Some(queue) = self.sessions.at(session).queue {
             self.delete_session_state(cx, session, queue);
         }
@@ -673,7 +737,9 @@ impl Broker {
         }
         record.attached = None;
         record.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);
+        let expiry_s = record.expiry_s;
         self.consumers.connection_mut(connection).session = None;
+        self.delay_will(cx, session, expiry_s);
     }
 
     /// Handles that the queue of a session is deleted by an operator, or has expired. The client is disconnected.
@@ -683,6 +749,7 @@ impl Broker {
         session: SessionId,
         queue: QueueId,
     ) {
+        self.end_will(cx, session);
         self.delete_session_state(cx, session, queue);
         self.note_ended(cx, queue);
         let record = self.sessions.at_mut(session);
@@ -1147,15 +1214,27 @@ impl Broker {
         }
     }
 
+    /// Returns the virtual host, the queue and its incarnation of a session that is in the log; `None` if it is not.
+    pub(crate) fn session_in_log(&self, session: SessionId) -> Option<(&str, &str, u64)> {
+        let queue = self.queues.at(self.sessions.at(session).queue?);
+        let incarnation = queue.durable_index.incarnation();
+        let names = (self.access.vhost_name(queue.vhost), &*queue.name, incarnation);
+        queue.durable_index.is_logged().then_some(names)
+    }
+
+    /// Returns the restored session that has a queue with this incarnation.
+    pub(crate) fn restored_session(&self, vhost: &str, queue: &str, incarnation: u64) -> Option<SessionId> {
+        let vhost = self.access.find_vhost(vhost)?;
+        let record = self.queues.at(self.queues.records().find_queue(vhost, queue)?);
+        record.session.filter(|_| record.durable_index.incarnation() == incarnation)
+    }
+
     /// Returns a part of the state of a session as a definition; `None` if the session is not kept.
     fn session_state(&self, session: SessionId, part: SessionPart) -> Option<KeyAndValue> {
-        let record = self.sessions.at(session);
-        let queue = record.queue.map(|queue| self.queues.at(queue))?;
-        let incarnation = queue.durable_index.incarnation();
-        let (vhost, state) = (self.access.vhost_name(queue.vhost), record.state(part));
-        let definition =
-            Definition::SessionState { vhost, queue: &queue.name, part, incarnation, state: &state };
-        queue.durable_index.is_logged().then(|| (definition.key(), definition.value()))
+        let (vhost, queue, incarnation) = self.session_in_log(session)?;
+        let state = self.sessions.at(session).state(part);
+        let definition = Definition::SessionState { vhost, queue, part, incarnation, state: &state };
+        Some((definition.key(), definition.value()))
     }
 
     /// At start, settles the messages of released deliveries that are still in the log: a power cut came before their
@@ -1213,10 +1292,7 @@ impl Broker {
         (part, incarnation): (SessionPart, u64),
         state: &[u8],
     ) -> bool {
-        let vhost = self.access.find_vhost(vhost);
-        let found = vhost.and_then(|vhost| self.queues.records().find_queue(vhost, queue));
-        let Some(record) = found.map(|queue| self.queues.at(queue)) else { return false };
-        match record.session.filter(|_| record.durable_index.incarnation() == incarnation) {
+        match self.restored_session(vhost, queue, incarnation) {
             Some(session) => {
                 self.sessions.at_mut(session).restore_state(part, state);
                 true

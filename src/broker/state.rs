@@ -39,6 +39,7 @@ use super::sessions::Sessions;
 use super::shortage::Shortage;
 use super::topology::{ExchangeDeclaration, NewExchange, Topology};
 use super::views::Views;
+use super::wills::Wills;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -89,6 +90,7 @@ pub struct Broker {
     pub(crate) consumers: Consumers,
     pub(crate) sessions: Sessions,
     pub(crate) retained: Retained,
+    pub(crate) wills: Wills,
     pub(crate) recovery: Recovery,
     pub(crate) jobs: Jobs,
     pub(crate) publishing: Publishing,
@@ -155,6 +157,7 @@ impl Broker {
             consumers: Consumers::new(limits, seed),
             sessions: Sessions::new(limits, seed),
             retained: Retained::new(limits, seed),
+            wills: Wills::default(),
             recovery: Recovery::new(queues + limits.exchanges_max as usize, seed),
             jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             publishing: Publishing::with_capacity(queues),

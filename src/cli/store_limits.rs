@@ -131,7 +131,10 @@ impl Counts {
                 self.retained_bytes += (key.len() + properties.len() + payload.len()) as u64;
                 0
             }
-            Definition::AccessStored | Definition::UserLimits { .. } | Definition::SessionState { .. } => 0,
+            Definition::AccessStored
+            | Definition::UserLimits { .. }
+            | Definition::SessionState { .. }
+            | Definition::Will { .. } => 0,
         };
         self.names_bytes += names_bytes as u64;
     }

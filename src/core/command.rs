@@ -202,6 +202,8 @@ pub enum Command<'a> {
         in_flight_max: u16,
         /// The largest packet that the client accepts, in bytes.
         packet_len_max: u32,
+        /// The will.
+        will: Option<SessionWill>,
     },
     /// One topic filter of SUBSCRIBE, which is valid. It replaces an existing subscription with the same filter.
     Subscribe {
@@ -213,9 +215,12 @@ pub enum Command<'a> {
     Unsubscribe {
         filter: &'a str,
     },
-    /// The session expiry interval of DISCONNECT, in seconds.
-    SetSessionExpiry {
-        expiry_s: u32,
+    /// DISCONNECT of MQTT. The connection ends after it.
+    LeaveSession {
+        /// Another session expiry interval than that of CONNECT, in seconds.
+        expiry_s: Option<u32>,
+        /// The will is published as if the connection were lost.
+        keeps_will: bool,
     },
     /// PUBACK. An unknown packet identifier is ignored.
     AcknowledgePacket {
@@ -264,6 +269,19 @@ pub enum RetainHandling {
     IfNew,
     /// Never.
     Never,
+}
+
+/// The will of a client of MQTT. The broker takes ownership of the message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionWill {
+    /// The message.
+    pub message: MessageId,
+    /// It becomes the retained message of its topic.
+    pub retain: bool,
+    /// The will delay interval, in seconds.
+    pub delay_s: u32,
+    /// The keep-alive time of the client, in seconds; 0: none.
+    pub keep_alive_s: u16,
 }
 
 /// The most deliveries of a session that its client has not acknowledged.

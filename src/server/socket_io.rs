@@ -253,6 +253,8 @@ impl<P: Platform> Shared<P> {
         if !is_kept {
             self.close_at_turn_end(id);
         } else if leaves {
+            let (broker, mut context) = self.broker_mut();
+            broker.note_client_leaves(&mut context, id);
             self.resume_closed(id);
         }
     }

@@ -30,6 +30,7 @@ impl<P: Platform> Engine<P> {
         }
         log::info!("asked to stop {how}");
         self.shared.stopping = Some(self.shared.now.after_ms(STOP_MS));
+        self.shared.broker.hold_wills();
         self.shared.platform.stop_listening();
         self.shared.admission.stop_listening();
         let fault = Fault::connection(

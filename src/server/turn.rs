@@ -236,12 +236,13 @@ impl<P: Platform> Engine<P> {
         Self::PARTS.iter().fold(Deadline::NEVER, |earliest, part| earliest.earlier((part.deadline)(self)))
     }
 
-    /// Returns when the next message or queue expires, when retained messages are written, or when the time must be written to the log from which
-    /// the next start computes expirations.
+    /// Returns when the next message or queue expires, when retained messages are written, when a will is published, or when
+    /// the time must be written to the log from which the next start computes expirations.
     fn expiry_deadline(&self) -> Deadline {
         let time_ms = self.shared.pending_writes.time_ms();
         let broker = &self.shared.broker;
-        let times_ms = [broker.queues().next_expiry_ms(), broker.next_retained_write_ms()];
+        let times_ms =
+            [broker.queues().next_expiry_ms(), broker.next_retained_write_ms(), broker.next_will_ms()];
         let at_ms = times_ms.into_iter().flatten().min();
         let due =
             at_ms.map_or(Deadline::NEVER, |at_ms| self.shared.now.after_ms(at_ms.saturating_sub(time_ms)));

@@ -527,7 +527,8 @@ impl Access {
             | Definition::Policy { .. }
             | Definition::Parameter { .. }
             | Definition::SessionState { .. }
-            | Definition::Retained { .. } => return Restored::Orphaned,
+            | Definition::Retained { .. }
+            | Definition::Will { .. } => return Restored::Orphaned,
         };
         match result {
             Ok(()) => Restored::Exists(None),

@@ -231,6 +231,10 @@ impl fmt::Display for Defined<'_> {
                 write!(f, "session_state={} vhost={} part={part}", quoted(queue), quoted(vhost))?;
                 write!(f, " incarnation={incarnation} state={}", state.len())
             }
+            Definition::Will { vhost, queue, topic_key, payload, .. } => {
+                write!(f, "will={} vhost={} key={}", quoted(queue), quoted(vhost), quoted(topic_key))?;
+                write!(f, " payload={}", payload.len())
+            }
             Definition::Retained { vhost, key, qos, payload, .. } => {
                 write!(f, "retained={} vhost={} qos={qos}", quoted(key), quoted(vhost))?;
                 write!(f, " payload={}", payload.len())

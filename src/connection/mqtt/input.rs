@@ -7,7 +7,7 @@ use core::num::NonZeroU16;
 
 use leveret_amqp::props::PUBLISH_QOS;
 use leveret_core::command::{
-    ChannelId, Command, NAME_BYTES_MAX, Name, RetainHandling, SESSION_IN_FLIGHT_MAX,
+    ChannelId, Command, NAME_BYTES_MAX, Name, RetainHandling, SESSION_IN_FLIGHT_MAX, SessionWill,
 };
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
@@ -16,7 +16,7 @@ use leveret_core::pending_writes::Batch;
 use leveret_core::topic::exchange_separators;
 use leveret_mqtt::{
     Ack, AckKind, Connect, Disconnect, FixedHeader, HeaderLen, Packet, PacketError, PacketType,
-    PublishHeader, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe, Version,
+    PublishHeader, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe, Version, Will,
 };
 
 use super::super::connection::{Context, Names};
@@ -312,7 +312,7 @@ impl MqttConnection {
                 self.output.is_pingresp_due = true;
                 Handled::Done
             }
-            Packet::Disconnect(disconnect) => self.handle_disconnect(context, disconnect)?,
+            Packet::Disconnect(disconnect) => self.handle_disconnect(disconnect)?,
         };
         Ok((handled, len))
     }
@@ -321,7 +321,7 @@ impl MqttConnection {
 
     fn handle_connect<'a>(
         &mut self,
-        context: &Context<'_>,
+        context: &mut Context<'_>,
         fixed: FixedHeader,
         body: &'a [u8],
     ) -> Result<Handled<'a>, PacketError> {
@@ -362,6 +362,13 @@ impl MqttConnection {
                 None => Handled::NamedCommand(NamedCommand::OpenDefaultVhost),
             },
             ConnectStep::OpenSession => {
+                let will = match &connect.will {
+                    Some(will) => match self.will_of(context, will, connect.keep_alive_s)? {
+                        Ok(will) => Some(will),
+                        Err(full) => return Ok(Handled::Wait(Suspension::ContentRoom(full))),
+                    },
+                    None => None,
+                };
                 let in_flight_max = connect.receive_maximum.min(SESSION_IN_FLIGHT_MAX as u16);
                 let command = Command::OpenSession {
                     client_id: connect.client_id,
@@ -369,6 +376,7 @@ impl MqttConnection {
                     expiry_s: connect.session_expiry_s,
                     in_flight_max,
                     packet_len_max: connect.maximum_packet_size,
+                    will,
                 };
                 Handled::Command(None, command)
             }
@@ -391,6 +399,33 @@ impl MqttConnection {
         (self.keep_alive_ms, self.expiry_s) =
             (u32::from(connect.keep_alive_s) * 1500, connect.session_expiry_s);
         Ok(())
+    }
+
+    /// Returns the will with its message. `Err` of the inner result: this pool is full, and the client waits for it.
+    fn will_of(
+        &self,
+        context: &mut Context<'_>,
+        will: &Will<'_>,
+        keep_alive_s: u16,
+    ) -> Result<Result<SessionWill, PoolFull>, PacketError> {
+        let Some(key) = exchange_separators(will.topic) else {
+            let text = "a will whose topic has more than 255 bytes";
+            return Err(PacketError::new(ReasonCode::TopicNameInvalid, text));
+        };
+        let begun = context.messages.begin(TOPIC_EXCHANGE, key.as_bytes(), context.share);
+        let message = match begun {
+            Ok(message) => message,
+            Err(full) => return Ok(Err(full)),
+        };
+        let properties = amqp_properties(will.qos, &context.settings.mqtt.content_type);
+        let (flags, len) = (flags_of(will.qos), will.payload.len() as u32);
+        if let Err(full) = context.messages.reserve_content(message, &properties, flags, len, context.share) {
+            context.messages.discard(message);
+            return Ok(Err(full));
+        }
+        context.messages.append_body(message, will.payload);
+        context.messages.finish(message);
+        Ok(Ok(SessionWill { message, retain: will.retain, delay_s: will.delay_s, keep_alive_s }))
     }
 
     // ---- PUBLISH
@@ -461,11 +496,7 @@ impl MqttConnection {
             Publishing::Reserving { message } => message,
             _ => context.messages.begin(TOPIC_EXCHANGE, key.as_bytes(), context.share).map_err(refused)?,
         };
-        let flags = match header.qos {
-            QoS::AtMostOnce => MessageFlags::NONE,
-            QoS::AtLeastOnce => MessageFlags::PERSISTENT,
-            QoS::ExactlyOnce => MessageFlags::PERSISTENT.with(MessageFlags::EXACTLY_ONCE),
-        };
+        let flags = flags_of(header.qos);
         let properties = amqp_properties(header.qos, &context.settings.mqtt.content_type);
         let reserved =
             context.messages.reserve_content(message, &properties, flags, header.payload_len, context.share);
@@ -607,26 +638,16 @@ impl MqttConnection {
         self.input.filters.as_ref().map_or(0, |filters| filters.codes.len())
     }
 
-    fn handle_disconnect<'a>(
-        &mut self,
-        context: &mut Context<'_>,
-        disconnect: Disconnect,
-    ) -> Result<Handled<'a>, PacketError> {
+    fn handle_disconnect<'a>(&mut self, disconnect: Disconnect) -> Result<Handled<'a>, PacketError> {
         log::debug!("connection {}: the client closes it ({})", self.id.index(), disconnect.reason.name());
-        match disconnect.session_expiry_s.filter(|seconds| *seconds != self.expiry_s) {
-            // §3.14.2.2.2.
-            Some(_) if self.expiry_s == 0 => {
-                Err(PacketError::protocol("a session expiry in DISCONNECT, although CONNECT had none"))
-            }
-            Some(expiry_s) => {
-                self.input.pending = Pending::Disconnect;
-                Ok(Handled::Command(self.channel, Command::SetSessionExpiry { expiry_s }))
-            }
-            None => {
-                self.finish_with(context);
-                Ok(Handled::Done)
-            }
+        let expiry_s = disconnect.session_expiry_s.filter(|seconds| *seconds != self.expiry_s);
+        // §3.14.2.2.2.
+        if expiry_s.is_some() && self.expiry_s == 0 {
+            return Err(PacketError::protocol("a session expiry in DISCONNECT, although CONNECT had none"));
         }
+        self.input.pending = Pending::Disconnect;
+        let keeps_will = disconnect.reason != ReasonCode::Success;
+        Ok(Handled::Command(self.channel, Command::LeaveSession { expiry_s, keeps_will }))
     }
 
     // ---- errors
@@ -648,7 +669,7 @@ impl MqttConnection {
         self.end(context, error.reason, format_args!("{}", error.text));
     }
 
-    /// Returns whether `input`, which is not handled yet, contains a DISCONNECT of the client.
+    /// Returns whether `input`, which is not handled yet, contains a DISCONNECT of the client that deletes its will.
     pub(in super::super) fn has_disconnect(&self, input: &[u8]) -> bool {
         let missing = match self.input.publish {
             Publishing::Payload { missing, .. } => missing as usize,
@@ -657,7 +678,9 @@ impl MqttConnection {
         let mut unread = input.get(missing..).unwrap_or_default();
         while let Ok(Some(fixed)) = FixedHeader::parse(unread) {
             if fixed.kind == PacketType::Disconnect {
-                return true;
+                let header_len = fixed.packet_len() - fixed.remaining_len as usize;
+                let reason = unread.get(header_len).filter(|_| fixed.remaining_len > 0);
+                return reason.is_none_or(|reason| *reason == 0);
             }
             let Some(rest) = unread.get(fixed.packet_len()..) else { break };
             unread = rest;
@@ -682,6 +705,14 @@ enum Refused {
     Wait(PoolFull),
     /// The message is refused.
     Now(ReasonCode),
+}
+
+const fn flags_of(qos: QoS) -> MessageFlags {
+    match qos {
+        QoS::AtMostOnce => MessageFlags::NONE,
+        QoS::AtLeastOnce => MessageFlags::PERSISTENT,
+        QoS::ExactlyOnce => MessageFlags::PERSISTENT.with(MessageFlags::EXACTLY_ONCE),
+    }
 }
 
 /// Returns the AMQP properties of a message: its content type, if there is one, and its delivery mode. A message with

@@ -17,6 +17,7 @@
 //!         | 8 damage    | 0 |                        see `ReportedDamage`
 //!         | 9 session state | vhost | queue | 0 received, 1 deliveries |    after the queue
 //!         | 10 retained | vhost | routing key |
+//!         | 11 will    | vhost | queue |              after the queue
 //!
 //! value of access stored| whatever the storage adds, see `storage/access.rs` |
 //!          a vhost     | max-queues u32 | max-connections u32 | metadata |      0xffffffff: no limit
@@ -33,6 +34,8 @@
 //!          a parameter | JSON |
 //!          a session state | incarnation of the queue u64 | state |
 //!          a retained | QoS u8 | length of the properties u32 | properties | payload |
+//!          a will     | incarnation of the queue u64 | flags: 1 retain | delay u32 | keep-alive u16 |
+//!                     | routing key | length of the properties u32 | properties | payload |
 //! ```
 //!
 //! Names are preceded by their length in one byte. Arguments and the definition of a policy take the rest of the
@@ -202,6 +205,27 @@ pub enum Definition<'a> {
         /// The state, in the format of the broker.
         state: &'a [u8],
     },
+    /// The will of the client of an MQTT session that is kept.
+    Will {
+        /// The virtual host of the session's queue.
+        vhost: &'a str,
+        /// The queue.
+        queue: &'a str,
+        /// The incarnation of the queue. A will of an earlier queue of this name is ignored.
+        incarnation: u64,
+        /// The will becomes the retained message of its topic.
+        retain: bool,
+        /// The will delay interval, in seconds.
+        delay_s: u32,
+        /// The keep-alive time of the client, in seconds; 0: none.
+        keep_alive_s: u16,
+        /// The routing key of the topic.
+        topic_key: &'a str,
+        /// The AMQP properties.
+        properties: &'a [u8],
+        /// The payload.
+        payload: &'a [u8],
+    },
     /// The retained message of a topic of MQTT.
     Retained {
         /// The virtual host.
@@ -276,11 +300,13 @@ const GLOBAL_PARAMETER: u8 = 7;
 const DAMAGE: u8 = 8;
 const SESSION_STATE: u8 = 9;
 const RETAINED: u8 = 10;
+const WILL: u8 = 11;
 const AUTO_DELETE: u8 = 1;
 const INTERNAL: u8 = 2;
 const REBUILT: u8 = 2;
 const LEVELS: u8 = 4;
 const PROTECTED: u8 = 1;
+const RETAIN: u8 = 1;
 /// The bytes before the number of the priority queues: they have the form of an argument's name and type.
 const LEVELS_NAME: &[u8] = b"\x0eleveret-levelsl";
 
@@ -337,6 +363,10 @@ impl<'a> Definition<'a> {
                 key.push(SESSION_STATE);
                 [vhost, queue].into_iter().for_each(|name| put_name(&mut key, name));
                 key.push(part as u8);
+            }
+            Self::Will { vhost, queue, .. } => {
+                key.push(WILL);
+                [vhost, queue].into_iter().for_each(|name| put_name(&mut key, name));
             }
             Self::Retained { vhost, key: topic, .. } => {
                 key.push(RETAINED);
@@ -409,6 +439,18 @@ impl<'a> Definition<'a> {
             Self::SessionState { incarnation, state, .. } => {
                 value.extend_from_slice(&incarnation.to_le_bytes());
                 value.extend_from_slice(state);
+            }
+            Self::Will {
+                incarnation, retain, delay_s, keep_alive_s, topic_key, properties, payload, ..
+            } => {
+                value.extend_from_slice(&incarnation.to_le_bytes());
+                value.push(u8::from(retain) * RETAIN);
+                value.extend_from_slice(&delay_s.to_le_bytes());
+                value.extend_from_slice(&keep_alive_s.to_le_bytes());
+                put_name(&mut value, topic_key);
+                value.extend_from_slice(&(properties.len() as u32).to_le_bytes());
+                value.extend_from_slice(properties);
+                value.extend_from_slice(payload);
             }
             Self::Retained { qos, properties, payload, .. } => {
                 value.push(qos);
@@ -502,6 +544,24 @@ impl<'a> Definition<'a> {
                 };
                 Some(Self::SessionState { vhost, queue, part, incarnation, state })
             }
+            WILL => {
+                let (queue, incarnation, flags) = (key.name()?, value.number()?, value.byte()?);
+                let (delay_s, keep_alive_s, topic_key) = (value.u32()?, value.u16()?, value.name()?);
+                let len = usize::try_from(value.u32()?).ok()?;
+                let (properties, payload, retain) = (value.take(len)?, value.0, flags & RETAIN != 0);
+                let will = Self::Will {
+                    vhost,
+                    queue,
+                    incarnation,
+                    retain,
+                    delay_s,
+                    keep_alive_s,
+                    topic_key,
+                    properties,
+                    payload,
+                };
+                key.0.is_empty().then_some(will)
+            }
             RETAINED => {
                 let (topic, qos, len) = (key.name()?, value.byte()?, value.u32()?);
                 let (properties, payload) = (value.take(usize::try_from(len).ok()?)?, value.0);
@@ -580,6 +640,9 @@ impl fmt::Display for Definition<'_> {
                 write!(f, "{kind} {name:?} in virtual host {vhost:?}")
             }
             Self::Parameter { vhost: None, name, .. } => write!(f, "global parameter {name:?}"),
+            Self::Will { vhost, queue, .. } => {
+                write!(f, "the will of the MQTT session of queue {queue:?} in virtual host {vhost:?}")
+            }
             Self::Retained { vhost, key, .. } => {
                 write!(f, "the retained message with key {key:?} in virtual host {vhost:?}")
             }
@@ -676,6 +739,11 @@ impl<'a> Input<'a> {
         Some(i32::from_le_bytes(bytes))
     }
 
+    fn u16(&mut self) -> Option<u16> {
+        let bytes: [u8; 2] = self.take(2)?.try_into().ok()?;
+        Some(u16::from_le_bytes(bytes))
+    }
+
     fn u32(&mut self) -> Option<u32> {
         let bytes: [u8; 4] = self.take(4)?.try_into().ok()?;
         Some(u32::from_le_bytes(bytes))
@@ -693,8 +761,8 @@ impl<'a> Input<'a> {
     }
 
     fn text(&mut self) -> Option<&'a str> {
-        let len: [u8; 2] = self.take(2)?.try_into().ok()?;
-        core::str::from_utf8(self.take(u16::from_le_bytes(len).into())?).ok()
+        let len = self.u16()?.into();
+        core::str::from_utf8(self.take(len)?).ok()
     }
 
     fn name(&mut self) -> Option<&'a str> {
@@ -784,7 +852,18 @@ mod tests {
             properties,
             payload,
         };
-        let of_mqtt = [received, deliveries, retained(&b"\0\0"[..], &b"on"[..])];
+        let will = Definition::Will {
+            vhost: "/",
+            queue: "q",
+            incarnation: 9,
+            retain: true,
+            delay_s: 70_000,
+            keep_alive_s: 60,
+            topic_key: "a.b",
+            properties: b"\0\0",
+            payload: b"off",
+        };
+        let of_mqtt = [received, deliveries, retained(&b"\0\0"[..], &b"on"[..]), will];
         let (cut_off, value_of_retained) = (of_mqtt[2].key(), of_mqtt[2].value());
         assert_eq!(Definition::parse(&cut_off, &value_of_retained[..6]), None, "properties are missing");
         let mut keys = Vec::new();

@@ -118,6 +118,31 @@ def retained(version: str, home: Path) -> None:
             assert sorted(received(program)) == sorted(wanted), received(program)
 
 
+def will(version: str, home: Path) -> None:
+    """A will arrives when its client is killed, and after a kill of the broker when the client does not come back."""
+    with mqtt_broker(home) as broker:
+        watch = [*options(broker, version), "-c", "-i", "watcher", "-q", "1", "-t", "will/#"]
+        words = [*options(broker, version), "-t", "nothing", "-k", "5", "--will-topic", "will/x", "--will-qos", "1"]
+        with subscriber(*watch) as watcher:
+            watcher.wait("Subscribed")
+            for number, session in enumerate((["-i", "clean"], ["-c", "-i", "kept"])):
+                with subscriber(*words, *session, "--will-payload", f"killed {number}") as client:
+                    client.wait("Subscribed")
+                watcher.wait(f"message 1 will/x killed {number}")
+            with subscriber(*words, "-c", "-i", "kept", "--will-payload", "lost with the broker") as client:
+                client.wait("Subscribed")
+                with subscriber(*words, "-c", "-i", "back", "--will-payload", "not lost") as back:
+                    back.wait("Subscribed")
+                    client.kill()
+                    broker.kill()
+                    back.wait("Subscribed", 2)
+                    watcher.wait("will/x lost with the broker")
+                    assert not any("not lost" in line for line in received(watcher)), received(watcher)
+            watcher.wait("not lost")
+            wanted = ["killed 0", "killed 1", "lost with the broker", "not lost"]
+            assert received(watcher) == [f"1 will/x {text}" for text in wanted], received(watcher)
+
+
 def large(version: str, home: Path) -> None:
     """A message of 300,000 bytes arrives unchanged, also from a kept session after a kill."""
     content = bytes(number * 7 % 251 for number in range(300_000))
@@ -156,7 +181,7 @@ def cases(_kills: int) -> Dict[str, Callable[[Path], None]]:
     """Returns the cases by name."""
     found: Dict[str, Callable[[Path], None]] = {}
     for version in VERSIONS:
-        for run in (live, kept_session, retained):
+        for run in (live, kept_session, retained, will):
             found[f"mosquitto-{run.__name__.replace('_', '-')}-{version}"] = \
                 lambda home, run=run, version=version: run(version, home)
     found["mosquitto-large"] = lambda home: large("mqttv5", home)

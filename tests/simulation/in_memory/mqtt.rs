@@ -11,7 +11,7 @@ use leveret_test_support::simulated_server::{Simulation, small_limits};
 /// The levels of MQTT 3.1, 3.1.1 and 5.
 const LEVELS: [u8; 3] = [3, 4, 5];
 
-fn named(client_id: &str) -> Login<'_> {
+pub(super) fn named(client_id: &str) -> Login<'_> {
     Login { client_id, ..Login::default() }
 }
 
@@ -24,7 +24,7 @@ fn subscriber(simulation: &mut Simulation, level: u8, filters: &[(&str, u8)]) ->
 }
 
 /// Deletes a queue as an operator does.
-fn delete_queue(simulation: &mut Simulation, queue: &str) {
+pub(super) fn delete_queue(simulation: &mut Simulation, queue: &str) {
     let (broker, mut context) = simulation.engine.broker_mut();
     broker.operator_delete_queue(&mut context, "/", queue, DeleteIf::default()).expect("it exists");
     simulation.run();
@@ -370,12 +370,12 @@ fn a_client_without_its_queue_is_disconnected() {
 
 // ---- sessions that are kept
 
-fn kept(client_id: &str) -> Login<'_> {
+pub(super) fn kept(client_id: &str) -> Login<'_> {
     Login { clean_start: false, ..named(client_id) }
 }
 
 /// Connects a client whose session is kept. Returns it, and whether the session was present.
-fn log_in_kept(simulation: &mut Simulation, client_id: &str) -> (MqttClient, bool) {
+pub(super) fn log_in_kept(simulation: &mut Simulation, client_id: &str) -> (MqttClient, bool) {
     let (client, connack) = MqttClient::connect(simulation, &kept(client_id));
     assert_eq!(connack.body[1], 0);
     (client, connack.body[0] == 1)

@@ -279,7 +279,14 @@ impl SessionClient {
             properties.extend(expiry_s.to_be_bytes());
         }
         let client_id = format!("client-{}", self.number);
+        let will_topic = random.one_of(&TOPICS);
+        let will = random.once_in(3).then(|| model.add_will(self.number, will_topic));
+        // CONNECT has space for a short will only.
+        let will = will.map(|number| payload(number, self.habits.long_len)).filter(|will| will.len() < 2_000);
+        let will_properties = random.one_of(&[&[][..], &[0x18, 0, 0, 0, 1], &[0x18, 0, 0, 0, 60]]);
         let login = Login {
+            will: will.as_deref().map(|payload| (will_topic, payload, 2, false)),
+            will_properties,
             level: self.habits.level,
             client_id: &client_id,
             clean_start,

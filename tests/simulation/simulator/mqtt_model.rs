@@ -180,6 +180,15 @@ impl Model {
         number
     }
 
+    /// Notes that a client connects with a will, which is a message of QoS 2. It may be published later than messages that
+    /// the client publishes afterwards, or never. Returns its number.
+    pub fn add_will(&mut self, publisher: usize, topic: &'static str) -> u64 {
+        let number = self.publish(publisher, topic, 2);
+        let message = self.messages.get_mut(&number).expect("it was added");
+        message.pairs.values_mut().for_each(|pair| pair.is_ordered = false);
+        number
+    }
+
     /// Returns the topic of a message.
     pub fn topic(&self, number: u64) -> &'static str {
         self.messages[&number].topic

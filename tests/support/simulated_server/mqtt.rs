@@ -36,6 +36,8 @@ pub struct Login<'a> {
     pub properties: &'a [u8],
     /// Topic, payload, QoS and RETAIN of the will.
     pub will: Option<(&'a str, &'a [u8], u8, bool)>,
+    /// The encoded properties of the will with MQTT 5, without their length.
+    pub will_properties: &'a [u8],
 }
 
 impl Default for Login<'_> {
@@ -49,6 +51,7 @@ impl Default for Login<'_> {
             password: Some("guest"),
             properties: &[],
             will: None,
+            will_properties: &[],
         }
     }
 }
@@ -107,7 +110,8 @@ impl Login<'_> {
         body.extend(string(self.client_id));
         if let Some((topic, payload, ..)) = self.will {
             if self.level == 5 {
-                body.push(0);
+                body.extend(variable_int(self.will_properties.len()));
+                body.extend(self.will_properties);
             }
             body.extend(string(topic));
             body.extend(binary(payload));

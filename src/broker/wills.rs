@@ -1,0 +1,375 @@
+//! Wills of MQTT clients: messages that the broker publishes for clients that are gone (MQTT 5, §3.1.2.5).
+//!
+//! A session has the will of its client as a message in memory. The will of a session that is kept is also in the log
+//! ([`Definition::Will`]), because after a power cut nobody else would publish it.
+//!
+//! ```text
+//!   CONNECT             the session gets the will                      kept: in the log before CONNACK
+//!   DISCONNECT 0x00     the will is deleted
+//!   connection lost     published at once, or after the will delay     in one commit with its deletion
+//!   client is back      before the delay is over: deleted
+//!   session ends        published at once
+//!   broker is started   published 1.5 keep-alive times and the will delay later, if the client is not back
+//! ```
+//!
+//! # Invariants
+//! - A will is published at most once.
+//! - A session without a connection has a will only while the will delay passes, or while there is no capacity for it.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use leveret_amqp::Properties;
+use leveret_amqp::field::Table;
+use leveret_core::command::{ChannelId, Outcome, QueueId, SessionId, SessionWill, VhostId};
+use leveret_core::error::Fault;
+use leveret_core::mem::{MessageId, Messages, Share};
+use leveret_core::pending_writes::{Definition, Urgency};
+
+use super::publish::Publish;
+use super::queue_records::Targets;
+use super::recovery::Restored;
+use super::sessions::TOPIC_EXCHANGE;
+use super::{Broker, Context};
+
+/// Milliseconds until a will is tried again for which there was no capacity.
+const RETRY_MS: u64 = 1_000;
+/// The keep-alive time that is assumed after a start for a client without one, in seconds.
+const KEEP_ALIVE_ASSUMED_S: u16 = 60;
+
+/// The will of a session.
+#[derive(Debug)]
+pub(crate) struct Will {
+    will: SessionWill,
+    /// When it is published, in milliseconds of broker time; `None` while the client is connected.
+    due_ms: Option<u64>,
+}
+
+/// A will of a session that has ended, for which there was no capacity.
+#[derive(Debug)]
+struct LateWill {
+    vhost: VhostId,
+    will: SessionWill,
+}
+
+/// The wills that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Wills {
+    /// When the next will may be due, in milliseconds of broker time.
+    next_ms: Option<u64>,
+    late: VecDeque<LateWill>,
+    /// The broker stops. The wills of sessions that are kept stay in the log.
+    are_held: bool,
+}
+
+impl Wills {
+    /// Bytes of memory that a late will takes beside its message. The list grows by doubling.
+    pub(crate) const LATE_BYTES: usize = 2 * size_of::<LateWill>();
+
+    fn note_due(&mut self, at_ms: u64) {
+        self.next_ms = Some(self.next_ms.map_or(at_ms, |next| next.min(at_ms)));
+    }
+}
+
+/// Returns a number by which it is recognised that the log has a will already.
+fn digest_of(value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Broker {
+    /// Checks whether the client may publish its will. RabbitMQ checks it at CONNECT, too.
+    ///
+    /// # Errors
+    /// The user has no permission for the topic.
+    pub(crate) fn check_will(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        will: &SessionWill,
+    ) -> Result<(), Fault> {
+        self.allowed_exchange(cx, channel, will.message).map(drop)
+    }
+
+    /// Gives a session the will of its CONNECT. There is none of an earlier connection any more. The reply waits until the
+    /// log has the will, if the session is kept.
+    pub(crate) fn set_will(&mut self, cx: &mut Context<'_>, session: SessionId, will: Option<SessionWill>) {
+        self.store_will(cx, session, will.as_ref());
+        let will = will.map(|will| Will { will, due_ms: None });
+        *self.sessions.will_mut(session) = will;
+    }
+
+    /// Writes the will of a session that is kept to the log, unless the log has it already.
+    fn store_will(&mut self, cx: &mut Context<'_>, session: SessionId, will: Option<&SessionWill>) {
+        let Some(will) = will else { return self.forget_stored_will(cx, session) };
+        let properties_len = cx.messages.properties_len(will.message) as usize;
+        let mut octets = vec![0; properties_len + cx.messages.body_len(will.message) as usize];
+        let mut cursor = cx.messages.properties_cursor(will.message);
+        cx.messages.read(will.message, &mut cursor, &mut octets);
+        let (properties, payload) = octets.split_at(properties_len);
+        let topic_key = core::str::from_utf8(cx.messages.routing_key(will.message)).unwrap_or_default();
+        let Some((vhost, queue, incarnation)) = self.session_in_log(session) else { return };
+        let definition = Definition::Will {
+            vhost,
+            queue,
+            incarnation,
+            retain: will.retain,
+            delay_s: will.delay_s,
+            keep_alive_s: will.keep_alive_s,
+            topic_key,
+            properties,
+            payload,
+        };
+        let (key, value) = (definition.key(), definition.value());
+        let digest = digest_of(&value);
+        if self.sessions.stored_will_mut(session).replace(digest) != Some(digest) {
+            self.define_in_own_group(cx, key, Some(value));
+        }
+    }
+
+    /// Deletes the will of a session from the log, if it is there.
+    pub(crate) fn forget_stored_will(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        if let Some(key) = self.take_stored_will(session) {
+            self.define_in_own_group(cx, key, None);
+        }
+    }
+
+    /// Returns the key of a session's will in the log, which the caller deletes; `None` if there is none.
+    fn take_stored_will(&mut self, session: SessionId) -> Option<Box<[u8]>> {
+        self.sessions.stored_will_mut(session).take()?;
+        let (vhost, queue, incarnation) = self.session_in_log(session)?;
+        let definition = Definition::Will {
+            vhost,
+            queue,
+            incarnation,
+            retain: false,
+            delay_s: 0,
+            keep_alive_s: 0,
+            topic_key: "",
+            properties: &[],
+            payload: &[],
+        };
+        Some(definition.key())
+    }
+
+    /// Writes a definition behind all messages that were appended before it, and all definitions of groups.
+    fn define_in_own_group(&mut self, cx: &mut Context<'_>, key: Box<[u8]>, value: Option<Box<[u8]>>) {
+        cx.pending_writes.begin_group();
+        cx.pending_writes.define_in_group(key, value);
+        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+        cx.await_batch(batch);
+    }
+
+    /// Deletes the will of a session whose client has sent DISCONNECT (MQTT-3.14.4-3).
+    pub(crate) fn discard_will(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        if let Some(will) = self.sessions.will_mut(session).take() {
+            cx.messages.release(will.will.message);
+        }
+        self.forget_stored_will(cx, session);
+    }
+
+    /// Handles the will of a session whose client has connected again (§3.1.3.2.2). `ends` means that the session ends.
+    /// The will of a connection that is replaced is published, unless it has a delay.
+    pub(crate) fn replace_will(&mut self, cx: &mut Context<'_>, session: SessionId, ends: bool) {
+        let Some(will) = self.sessions.will_mut(session) else { return };
+        let is_replaced = will.due_ms.is_none();
+        if ends || is_replaced && will.will.delay_s == 0 {
+            self.end_will(cx, session);
+        } else if let Some(will) = self.sessions.will_mut(session).take() {
+            // The will of the new connection takes its place in the log.
+            cx.messages.release(will.will.message);
+        }
+    }
+
+    /// Handles that a session has lost its connection, and is kept for `expiry_s` seconds.
+    pub(crate) fn delay_will(&mut self, cx: &mut Context<'_>, session: SessionId, expiry_s: u32) {
+        let is_stored = self.sessions.stored_will_mut(session).is_some();
+        let now_ms = cx.pending_writes.time_ms();
+        let Some(will) = self.sessions.will_mut(session) else { return };
+        if self.wills.are_held && is_stored {
+            let message = will.will.message;
+            *self.sessions.will_mut(session) = None;
+            return cx.messages.release(message);
+        }
+        let delay_s = will.will.delay_s.min(expiry_s);
+        let due_ms = now_ms + u64::from(delay_s) * 1_000;
+        will.due_ms = Some(due_ms);
+        match delay_s {
+            0 => self.try_will(cx, session),
+            _ => self.wills.note_due(due_ms),
+        }
+    }
+
+    /// Publishes the will of a session that is kept, or notes when to try again.
+    fn try_will(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        let vhost = self.sessions.vhost_of(session);
+        let Some(will) = self.sessions.will_mut(session).take() else { return };
+        if let Some(will) = self.publish_will(cx, vhost, will.will, Some(session)) {
+            let due_ms = cx.pending_writes.time_ms() + RETRY_MS;
+            *self.sessions.will_mut(session) = Some(Will { will, due_ms: Some(due_ms) });
+            self.wills.note_due(due_ms);
+        }
+    }
+
+    /// Publishes the will of a session that ends.
+    pub(crate) fn end_will(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        let vhost = self.sessions.vhost_of(session);
+        let Some(will) = self.sessions.will_mut(session).take() else {
+            return self.forget_stored_will(cx, session);
+        };
+        if let Some(will) = self.publish_will(cx, vhost, will.will, Some(session)) {
+            self.forget_stored_will(cx, session);
+            self.wills.late.push_back(LateWill { vhost, will });
+            self.wills.note_due(cx.pending_writes.time_ms() + RETRY_MS);
+        }
+    }
+
+    /// Publishes a will. Deletes the will of the session from the log in the same commit. Returns the will if there is no
+    /// capacity now.
+    fn publish_will(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        will: SessionWill,
+        session: Option<SessionId>,
+    ) -> Option<SessionWill> {
+        // No reply waits for the will.
+        let awaited = cx.awaited;
+        let mut targets = core::mem::take(&mut self.publishing.targets);
+        let routed = self.route_will(cx, vhost, will.message, &mut targets);
+        let change = will.retain.then(|| self.retained_change(cx.messages, vhost, will.message).0);
+        cx.pending_writes.begin_group();
+        let outcome = match routed {
+            true => {
+                let publish = Publish {
+                    channel: None,
+                    mandatory: false,
+                    share: Share::Ordinary,
+                    may_wait: true,
+                    has_shares: false,
+                    has_timed_out: false,
+                    urgency: Urgency::Awaited,
+                };
+                self.deliver_to_targets(cx, will.message, &mut targets, &publish)
+            }
+            false => {
+                cx.messages.release(will.message);
+                Ok(Outcome::PublishedNowhere)
+            }
+        };
+        targets.clear();
+        self.publishing.targets = targets;
+        let must_wait = outcome == Ok(Outcome::Wait);
+        if !must_wait {
+            self.counters.received += 1;
+            if let Some(change) = change {
+                self.change_retained(cx, change);
+            }
+            if let Some(key) = session.and_then(|session| self.take_stored_will(session)) {
+                cx.pending_writes.define_in_group(key, None);
+            }
+        }
+        cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+        cx.awaited = awaited;
+        must_wait.then_some(will)
+    }
+
+    /// Chooses the queues for a will. Returns `false` if it cannot be routed.
+    fn route_will(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> bool {
+        let Some(exchange) = self.topology.find_exchange(vhost, TOPIC_EXCHANGE) else { return false };
+        self.topology.limit_routing(cx.work, 1);
+        let mut chosen = Targets { queues: self.queues.records_mut(), chosen: targets };
+        let key = cx.messages.routing_key(message);
+        self.topology.route(cx.work, exchange, key, Table::EMPTY, &mut chosen).is_ok()
+    }
+
+    /// Publishes the wills that are due.
+    pub(crate) fn publish_due_wills(&mut self, cx: &mut Context<'_>) {
+        let now_ms = cx.pending_writes.time_ms();
+        if self.wills.next_ms.is_none_or(|at_ms| at_ms > now_ms) {
+            return;
+        }
+        self.wills.next_ms = None;
+        for place in 0..self.sessions.places() {
+            let Some(session) = self.sessions.id_at(place) else { continue };
+            match self.sessions.will_mut(session).as_ref().and_then(|will| will.due_ms) {
+                Some(due_ms) if due_ms <= now_ms => self.try_will(cx, session),
+                Some(due_ms) => self.wills.note_due(due_ms),
+                None => {}
+            }
+        }
+        for _ in 0..self.wills.late.len() {
+            let Some(LateWill { vhost, will }) = self.wills.late.pop_front() else { break };
+            if let Some(will) = self.publish_will(cx, vhost, will, None) {
+                self.wills.late.push_back(LateWill { vhost, will });
+                self.wills.note_due(now_ms + RETRY_MS);
+            }
+        }
+    }
+
+    /// Deletes the late wills of a virtual host that is deleted.
+    pub(crate) fn delete_late_wills_of(&mut self, messages: &mut Messages, vhost: VhostId) {
+        self.wills.late.retain(|late| {
+            if late.vhost == vhost {
+                messages.release(late.will.message);
+            }
+            late.vhost != vhost
+        });
+    }
+
+    /// Returns when the next will may be due, in milliseconds of broker time.
+    pub const fn next_will_ms(&self) -> Option<u64> {
+        self.wills.next_ms
+    }
+
+    /// Keeps the wills in the log that are there, because the broker stops: its clients have not failed.
+    pub const fn hold_wills(&mut self) {
+        self.wills.are_held = true;
+    }
+
+    /// Gives a restored session the will that the log has. It is published if the client does not come back.
+    pub(crate) fn restore_will(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+        let Definition::Will {
+            vhost,
+            queue,
+            incarnation,
+            retain,
+            delay_s,
+            keep_alive_s,
+            topic_key,
+            properties,
+            payload,
+        } = *definition
+        else {
+            return Restored::Unknown;
+        };
+        let Some(session) = self.restored_session(vhost, queue, incarnation) else {
+            return Restored::Orphaned;
+        };
+        let Ok(message) = cx.messages.begin(TOPIC_EXCHANGE, topic_key.as_bytes(), Share::ReadBack) else {
+            return Restored::NoCapacity;
+        };
+        let flags = Properties::trusted(properties).message_flags();
+        let len = payload.len() as u32;
+        if cx.messages.reserve_content(message, properties, flags, len, Share::ReadBack).is_err() {
+            cx.messages.discard(message);
+            return Restored::NoCapacity;
+        }
+        cx.messages.append_body(message, payload);
+        cx.messages.finish(message);
+        let assumed_s = if keep_alive_s == 0 { KEEP_ALIVE_ASSUMED_S } else { keep_alive_s };
+        let due_ms = cx.pending_writes.time_ms() + u64::from(assumed_s) * 1_500 + u64::from(delay_s) * 1_000;
+        let will = SessionWill { message, retain, delay_s, keep_alive_s };
+        *self.sessions.will_mut(session) = Some(Will { will, due_ms: Some(due_ms) });
+        *self.sessions.stored_will_mut(session) = Some(digest_of(&definition.value()));
+        self.wills.note_due(due_ms);
+        Restored::Exists(None)
+    }
+}

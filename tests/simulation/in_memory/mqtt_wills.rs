@@ -1,0 +1,267 @@
+//! Wills of MQTT clients: when they are published, and when not.
+
+use leveret_storage::Settings;
+use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
+use leveret_test_support::simulated_server::{Simulation, small_limits};
+
+use super::mqtt::{delete_queue, kept, log_in_kept, named};
+
+const WILL: (&str, &[u8], u8, bool) = ("will/x", b"gone", 1, false);
+
+fn watcher(simulation: &mut Simulation) -> MqttClient {
+    let mut watcher = MqttClient::log_in(simulation, &named("watcher"));
+    watcher.subscribe(simulation, &[("will/#", 2)]);
+    watcher
+}
+
+/// Returns the payloads of all wills that have arrived.
+fn wills(watcher: &mut MqttClient, simulation: &mut Simulation) -> Vec<String> {
+    let mut found = Vec::new();
+    while let Some(will) = watcher.receive(simulation) {
+        found.push(String::from_utf8(will.payload).expect("it is text"));
+        if let Some(packet_id) = will.packet_id {
+            watcher.acknowledge(simulation, packet_id);
+        }
+    }
+    found
+}
+
+fn with_will(client_id: &str) -> Login<'_> {
+    Login { will: Some(WILL), ..named(client_id) }
+}
+
+/// Returns a CONNECT of MQTT 5 with a session expiry interval and a will delay interval, in seconds.
+fn delayed<'a>(client_id: &'a str, properties: &'a [u8], will_properties: &'a [u8]) -> Login<'a> {
+    Login { level: 5, clean_start: false, properties, will_properties, ..with_will(client_id) }
+}
+
+const EXPIRY_100_S: &[u8] = &[0x11, 0, 0, 0, 100];
+const DELAY_10_S: &[u8] = &[0x18, 0, 0, 0, 10];
+
+#[test]
+fn a_will_is_published_unless_the_client_takes_leave() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut watcher = watcher(&mut simulation);
+    let none = Vec::<String>::new();
+    for level in [3, 4, 5] {
+        let login = Login { level, ..with_will("c") };
+        let client = MqttClient::log_in(&mut simulation, &login);
+        client.disconnect(&mut simulation);
+        assert_eq!(wills(&mut watcher, &mut simulation), none);
+        let client = MqttClient::log_in(&mut simulation, &login);
+        assert_eq!(wills(&mut watcher, &mut simulation), none);
+        client.lose(&mut simulation);
+        assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);
+        // The client breaks the protocol.
+        let mut client = MqttClient::log_in(&mut simulation, &login);
+        client.send(&mut simulation, &[0xF0, 0]);
+        client.next(&mut simulation);
+        client.assert_closed(&mut simulation);
+        assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);
+    }
+    // Disconnect with Will Message.
+    let mut client = MqttClient::log_in(&mut simulation, &Login { level: 5, ..with_will("c") });
+    client.send(&mut simulation, &packet(0xE0, &[4]));
+    client.assert_closed(&mut simulation);
+    assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);
+    // A client that is silent for 1.5 keep-alive times.
+    let client = MqttClient::log_in(&mut simulation, &Login { keep_alive_s: 10, ..with_will("c") });
+    simulation.pass_ms(14_000);
+    assert_eq!(wills(&mut watcher, &mut simulation), none);
+    simulation.pass_ms(2_000);
+    assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);
+    client.lose(&mut simulation);
+    watcher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn a_will_waits_for_its_delay_and_the_client_may_come_back() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut watcher = watcher(&mut simulation);
+    let none = Vec::<String>::new();
+    let login = delayed("c", EXPIRY_100_S, DELAY_10_S);
+    let client = MqttClient::log_in(&mut simulation, &login);
+    client.lose(&mut simulation);
+    simulation.pass_ms(9_000);
+    let client = MqttClient::log_in(&mut simulation, &login);
+    simulation.pass_ms(20_000);
+    assert_eq!(wills(&mut watcher, &mut simulation), none, "the client came back");
+    client.lose(&mut simulation);
+    simulation.pass_ms(9_000);
+    assert_eq!(wills(&mut watcher, &mut simulation), none);
+    simulation.pass_ms(1_100);
+    assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);
+    // A connection without a will has none.
+    let client = MqttClient::log_in(&mut simulation, &Login { will: None, ..login.clone() });
+    client.lose(&mut simulation);
+    simulation.pass_ms(20_000);
+    assert_eq!(wills(&mut watcher, &mut simulation), none);
+    // The session ends before the delay is over.
+    let short = [0x11, 0, 0, 0, 3];
+    let client = MqttClient::log_in(&mut simulation, &Login { properties: &short, ..login.clone() });
+    client.lose(&mut simulation);
+    simulation.pass_ms(2_000);
+    assert_eq!(wills(&mut watcher, &mut simulation), none);
+    simulation.pass_ms(2_000);
+    assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);
+    // A new session ends the one before.
+    let client = MqttClient::log_in(&mut simulation, &login);
+    client.lose(&mut simulation);
+    let client = MqttClient::log_in(&mut simulation, &Login { clean_start: true, will: None, ..login });
+    assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);
+    client.disconnect(&mut simulation);
+    delete_queue(&mut simulation, "mqtt-subscription-c");
+    watcher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// The will of a connection that another one of the client replaces.
+#[test]
+fn a_take_over_publishes_the_will_that_has_no_delay() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut watcher = watcher(&mut simulation);
+    let none = Vec::<String>::new();
+    let login = delayed("c", EXPIRY_100_S, &[]);
+    let mut first = MqttClient::log_in(&mut simulation, &login);
+    let mut second = MqttClient::log_in(&mut simulation, &delayed("c", EXPIRY_100_S, DELAY_10_S));
+    assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);
+    let mut third = MqttClient::log_in(&mut simulation, &Login { will: None, ..login.clone() });
+    simulation.pass_ms(20_000);
+    assert_eq!(wills(&mut watcher, &mut simulation), none, "the session goes on within the delay");
+    for client in [&mut first, &mut second] {
+        client.expect(&mut simulation, 0xE0);
+        client.assert_closed(&mut simulation);
+    }
+    let fourth = MqttClient::log_in(
+        &mut simulation,
+        &Login { clean_start: true, ..delayed("c", EXPIRY_100_S, DELAY_10_S) },
+    );
+    third.expect(&mut simulation, 0xE0);
+    third.assert_closed(&mut simulation);
+    fourth.disconnect(&mut simulation);
+    // The queue is deleted by an operator: the session ends.
+    let mut fifth = MqttClient::log_in(&mut simulation, &delayed("c", EXPIRY_100_S, DELAY_10_S));
+    delete_queue(&mut simulation, "mqtt-subscription-c");
+    assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);
+    fifth.expect(&mut simulation, 0xE0);
+    fifth.assert_closed(&mut simulation);
+    watcher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn a_will_with_retain_becomes_the_retained_message() {
+    let mut simulation = Simulation::new(small_limits());
+    let will = Some(("will/x", &b"offline"[..], 1, true));
+    let client = MqttClient::log_in(&mut simulation, &Login { will, ..named("c") });
+    client.lose(&mut simulation);
+    let mut watcher = watcher(&mut simulation);
+    let will = watcher.receive(&mut simulation).expect("the retained message");
+    assert_eq!((will.payload.as_slice(), will.retain), (&b"offline"[..], true));
+    watcher.acknowledge(&mut simulation, will.packet_id.unwrap());
+    watcher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// Only what outlives the connection is written before CONNACK, and what the log has is not written again.
+#[test]
+fn the_will_of_a_kept_session_is_in_the_log_before_connack() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let commits = |simulation: &mut Simulation| simulation.engine.platform_mut().helpers.commits;
+    let (client, _) = log_in_kept(&mut simulation, "kept");
+    client.disconnect(&mut simulation);
+    let login = Login { will: Some(WILL), ..kept("kept") };
+    let before = commits(&mut simulation);
+    let client = MqttClient::log_in(&mut simulation, &login);
+    assert!(commits(&mut simulation) > before, "the will is written");
+    client.lose(&mut simulation);
+    simulation.engine.platform_mut().helpers.slowness_ms = 10_000;
+    let mut client = MqttClient::open(&mut simulation, 4);
+    client.send(&mut simulation, &login.packet());
+    assert_eq!(client.next(&mut simulation), None, "it was published, so it is written again");
+    simulation.pass_ms(40_000);
+    client.expect(&mut simulation, 0x20);
+    // A second connection has the same will, and that of the first is published: the log has it still.
+    // A clean session waits for nothing.
+    let mut clean = MqttClient::open(&mut simulation, 4);
+    clean.send(&mut simulation, &with_will("clean").packet());
+    clean.expect(&mut simulation, 0x20);
+}
+
+/// At a clean stop the broker ends the connections, and the clients connect again soon.
+#[test]
+fn a_clean_stop_publishes_no_will_of_a_kept_session() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let (mut away, _) = log_in_kept(&mut simulation, "watcher");
+    away.subscribe(&mut simulation, &[("will/#", 1)]);
+    away.disconnect(&mut simulation);
+    let mut client = MqttClient::log_in(&mut simulation, &Login { will: Some(WILL), ..kept("kept") });
+    let mut clean = MqttClient::log_in(
+        &mut simulation,
+        &Login { will: Some(("will/y", b"clean", 1, false)), ..named("clean") },
+    );
+    simulation.engine.begin_stop("for a test");
+    simulation.run();
+    client.assert_closed(&mut simulation);
+    clean.assert_closed(&mut simulation);
+    assert_eq!(ready(&simulation, "mqtt-subscription-watcher"), 1, "that of the session that has ended");
+}
+
+/// Returns the number of messages of a queue.
+fn ready(simulation: &Simulation, name: &str) -> u64 {
+    let views = simulation.engine.broker().views();
+    let mut queues = (0..views.queue_places()).filter_map(|place| views.queue_at(place));
+    queues.find(|queue| queue.name == name).map_or(0, |queue| queue.messages_ready.into())
+}
+
+/// While the disk is busy, only so many messages may wait for it. The wills of clients that are lost at the same time are
+/// published later.
+#[test]
+fn a_will_waits_for_capacity() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let (mut watcher, _) = log_in_kept(&mut simulation, "watcher");
+    watcher.subscribe(&mut simulation, &[("will/#", 1)]);
+    watcher.disconnect(&mut simulation);
+    let kept = MqttClient::log_in(&mut simulation, &Login { will: Some(WILL), ..kept("kept") });
+    let clients: Vec<_> = (0..300)
+        .map(|number| MqttClient::log_in(&mut simulation, &with_will(&format!("client-{number}"))))
+        .collect();
+    simulation.engine.platform_mut().helpers.slowness_ms = 10_000;
+    for client in clients.into_iter().chain([kept]) {
+        client.lose(&mut simulation);
+    }
+    let count = ready(&simulation, "mqtt-subscription-watcher");
+    assert!((200..300).contains(&count), "{count} wait for the disk");
+    simulation.engine.platform_mut().helpers.slowness_ms = 0;
+    simulation.pass_ms(15_000);
+    assert_eq!(ready(&simulation, "mqtt-subscription-watcher"), 301);
+}
+
+/// The topic of a will is checked at CONNECT.
+#[test]
+fn a_will_that_the_client_may_not_publish_is_refused() {
+    let mut simulation = Simulation::new(small_limits());
+    let long = "t".repeat(256);
+    let login = Login { level: 5, will: Some((&long, b"", 0, false)), ..named("c") };
+    let (mut client, connack) = MqttClient::connect(&mut simulation, &login);
+    assert_eq!(connack.body[1], 0x90);
+    client.assert_closed(&mut simulation);
+    // MQTT 3.1.1 has no code for that.
+    let mut client = MqttClient::open(&mut simulation, 4);
+    client.send(&mut simulation, &Login { level: 4, ..login }.packet());
+    client.assert_closed(&mut simulation);
+    let (broker, mut context) = simulation.engine.broker_mut();
+    let pending_writes = context.pending_writes_mut();
+    broker.access_mut().set_permissions(pending_writes, "guest", "/", ".*", "^no", ".*").expect("they exist");
+    for (level, code) in [(4, 5), (5, 0x87)] {
+        let (mut client, connack) = MqttClient::connect(&mut simulation, &Login { level, ..with_will("c") });
+        assert_eq!(connack.body[1], code);
+        client.assert_closed(&mut simulation);
+        let client = MqttClient::log_in(&mut simulation, &Login { level, ..named("c") });
+        client.disconnect(&mut simulation);
+    }
+}
