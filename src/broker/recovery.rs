@@ -460,7 +460,7 @@ impl Broker {
                     false => Restored::Orphaned,
                 }
             }
-            Definition::Retained { .. } => self.restore_retained(definition),
+            Definition::Retained { .. } => self.restore_retained(definition, cx.pending_writes.time_ms()),
             Definition::Will { .. } => self.restore_will(cx, definition),
             Definition::Policy {
                 vhost,

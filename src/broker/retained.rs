@@ -10,6 +10,9 @@
 //! in the queue at a time; when the client has received these, the next ones are added. So a client gets thousands of
 //! them in many turns, and they take little memory.
 //!
+//! A retained message whose message expiry interval has passed is not sent, and is deleted when a subscription matches it.
+//! The time since its publication is not in the log: after a restart, the interval begins again.
+//!
 //! # Invariants
 //! - All retained messages take at most `retained_bytes_max` bytes.
 
@@ -17,6 +20,7 @@ use core::num::NonZeroU16;
 use std::collections::VecDeque;
 
 use leveret_amqp::field::Table;
+use leveret_amqp::props::Properties;
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, SessionId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
@@ -24,6 +28,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages, Share, Slab};
 use leveret_core::pending_writes::{Batch, Definition, PendingWrites, Urgency};
 
 use super::access::Access;
+use super::arguments::expiration_ms;
 use super::queue_flow::Claim;
 use super::recovery::Restored;
 use super::sessions::matches;
@@ -60,16 +65,18 @@ struct Content {
     /// The AMQP properties, followed by the payload.
     octets: Box<[u8]>,
     properties_len: u32,
+    /// When the message was published or restored, in milliseconds of broker time.
+    arrived_ms: u64,
 }
 
 impl Content {
-    fn new(qos: u8, properties: &[u8], payload: &[u8]) -> Self {
+    fn new(qos: u8, properties: &[u8], payload: &[u8], arrived_ms: u64) -> Self {
         let octets = [properties, payload].concat().into_boxed_slice();
-        Self { qos, octets, properties_len: properties.len() as u32 }
+        Self { qos, octets, properties_len: properties.len() as u32, arrived_ms }
     }
 
-    /// Returns the content of a message.
-    fn of(messages: &Messages, message: MessageId) -> Self {
+    /// Returns the content of a message that arrived at `arrived_ms`.
+    fn of(messages: &Messages, message: MessageId, arrived_ms: u64) -> Self {
         let (properties_len, body_len) = (messages.properties_len(message), messages.body_len(message));
         let mut octets = vec![0; properties_len as usize + body_len as usize].into_boxed_slice();
         let mut cursor = messages.properties_cursor(message);
@@ -80,7 +87,7 @@ impl Content {
             () if flags.has(MessageFlags::PERSISTENT) => 1,
             () => 0,
         };
-        Self { qos, octets, properties_len }
+        Self { qos, octets, properties_len, arrived_ms }
     }
 
     fn properties(&self) -> &[u8] {
@@ -91,13 +98,20 @@ impl Content {
         &self.octets[self.properties_len as usize..]
     }
 
-    /// Returns the flags of a message with this QoS.
-    const fn flags(&self) -> MessageFlags {
-        match self.qos {
+    /// Returns when the message expires, in milliseconds of broker time; `None` if it does not.
+    fn expires_ms(&self) -> Option<u64> {
+        let expiration_ms = expiration_ms(&Properties::trusted(self.properties())).ok().flatten()?;
+        Some(self.arrived_ms.saturating_add(expiration_ms))
+    }
+
+    /// Returns the flags of a message with this content.
+    fn flags(&self) -> MessageFlags {
+        let flags = match self.qos {
             0 => MessageFlags::NONE,
             1 => MessageFlags::PERSISTENT,
             _ => MessageFlags::PERSISTENT.with(MessageFlags::EXACTLY_ONCE),
-        }
+        };
+        if self.expires_ms().is_some() { flags.with(MessageFlags::EXPIRES) } else { flags }
     }
 }
 
@@ -291,7 +305,8 @@ impl Broker {
         is_refusable: bool,
     ) -> Result<Outcome, Fault> {
         let vhost = self.consumers.channel(channel).vhost;
-        let (change, exceeded) = self.retained_change(cx.messages, vhost, message);
+        let now_ms = cx.pending_writes.time_ms();
+        let (change, exceeded) = self.retained_change(cx.messages, vhost, message, now_ms);
         if let Some(limit) = exceeded.filter(|_| is_refusable) {
             cx.messages.release(message);
             let text = format_args!("a message with RETAIN for which {limit} has no space");
@@ -319,12 +334,13 @@ impl Broker {
 
     /// Returns the change of the retained message that a message with RETAIN makes. The second part is the configuration
     /// key of the limit that the message exceeds: then it is not retained, and the one before it is deleted nevertheless,
-    /// because it is out of date.
+    /// because it is out of date. `now_ms` is broker time.
     pub(crate) fn retained_change(
         &self,
         messages: &Messages,
         vhost: VhostId,
         message: MessageId,
+        now_ms: u64,
     ) -> (RetainedChange, Option<&'static str>) {
         let key = core::str::from_utf8(messages.routing_key(message)).unwrap_or_default();
         let key = Name::try_from(key).unwrap_or_default();
@@ -332,7 +348,7 @@ impl Broker {
         let has_payload = messages.body_len(message) > 0;
         let exceeded = if has_payload { self.retained.exceeded_limit(vhost, &key, len) } else { None };
         let is_kept = has_payload && exceeded.is_none();
-        let content = is_kept.then(|| Content::of(messages, message));
+        let content = is_kept.then(|| Content::of(messages, message, now_ms));
         (RetainedChange { vhost, key, content }, exceeded)
     }
 
@@ -357,8 +373,8 @@ impl Broker {
         }
     }
 
-    /// Adds a retained message from the log.
-    pub(crate) fn restore_retained(&mut self, definition: &Definition<'_>) -> Restored {
+    /// Adds a retained message from the log. `arrived_ms` is the present broker time in milliseconds.
+    pub(crate) fn restore_retained(&mut self, definition: &Definition<'_>, arrived_ms: u64) -> Restored {
         let Definition::Retained { vhost, key, qos, properties, payload } = *definition else {
             return Restored::Unknown;
         };
@@ -366,7 +382,7 @@ impl Broker {
         if self.retained.exceeded_limit(vhost, key, properties.len() + payload.len()).is_some() {
             return Restored::NoCapacity;
         }
-        self.retained.put(vhost, key, Content::new(qos, properties, payload));
+        self.retained.put(vhost, key, Content::new(qos, properties, payload, arrived_ms));
         Restored::Exists(None)
     }
 
@@ -486,9 +502,18 @@ impl Broker {
         }
     }
 
-    /// Pushes a copy of a retained message to the queue of a session. Returns `false` if there is no capacity.
+    /// Pushes a copy of a retained message to the queue of a session, or deletes the message if it has expired. Returns
+    /// `false` if there is no capacity.
     fn push_retained(&mut self, cx: &mut Context<'_>, queue: QueueId, at: usize) -> bool {
-        let RetainedMessage { key, content, .. } = &self.retained.slab[at];
+        let RetainedMessage { vhost, key, content, .. } = &self.retained.slab[at];
+        if content.expires_ms().is_some_and(|expires_ms| expires_ms <= cx.pending_writes.time_ms()) {
+            let (vhost, key) = (*vhost, key.clone());
+            if !cx.pending_writes.is_crowded() {
+                self.retained.remove(vhost, &key);
+                self.retained.append(cx.pending_writes, &self.access, vhost, &key);
+            }
+            return true;
+        }
         let Ok(message) = cx.messages.begin("", key.as_bytes(), Share::Ordinary) else { return false };
         let (properties, payload) = (content.properties(), content.payload());
         let len = payload.len() as u32;
@@ -498,6 +523,9 @@ impl Broker {
         }
         cx.messages.append_body(message, payload);
         cx.messages.finish(message);
+        if content.flags().has(MessageFlags::EXPIRES) {
+            cx.messages.set_arrived_ms(message, content.arrived_ms.max(1));
+        }
         let claim = Claim { share: Share::Ordinary, may_wait: true, has_shares: false, has_timed_out: false };
         let targets = [queue];
         if self.queues.check_capacity(cx, &self.quota, message, &targets, claim).is_err() {

@@ -989,8 +989,10 @@ impl Broker {
         if routing_key.is_empty() || routing_key.contains(['+', '#', '\0']) {
             return SubscriptionDelivery::Skip;
         }
-        let packet_len =
-            PUBLISH_BYTES_MAX + routing_key.len() as u64 + u64::from(cx.messages.body_len(taken.message));
+        let packet_len = PUBLISH_BYTES_MAX
+            + routing_key.len() as u64
+            + properties_len_max(cx.messages.properties_len(taken.message))
+            + u64::from(cx.messages.body_len(taken.message));
         if packet_len > u64::from(self.sessions.at(session).packet_len_max) {
             return SubscriptionDelivery::Skip;
         }
@@ -1323,6 +1325,16 @@ impl Broker {
 /// The most bytes of a PUBLISH to a client besides its topic and its payload: the fixed header, the length of the topic,
 /// the packet identifier and the length of the properties.
 const PUBLISH_BYTES_MAX: u64 = 5 + 2 + 2 + 1;
+
+/// Returns the most bytes that the properties of a message take in a PUBLISH of MQTT 5, in addition to
+/// [`PUBLISH_BYTES_MAX`]. Its AMQP properties have `len` bytes.
+///
+/// The properties of MQTT are at most 5 bytes longer than those of AMQP: see `properties` in `leveret-connection`. Their
+/// length takes up to 3 bytes more than one.
+const fn properties_len_max(len: u32) -> u64 {
+    const FLAGS_AND_DELIVERY_MODE: u32 = 3;
+    if len <= FLAGS_AND_DELIVERY_MODE { 0 } else { len as u64 + 5 + 3 }
+}
 
 /// Number of subscriptions that count as one unit of work when they are compared with a topic.
 const SUBSCRIPTIONS_PER_UNIT: usize = 4;

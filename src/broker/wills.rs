@@ -23,9 +23,10 @@ use leveret_amqp::Properties;
 use leveret_amqp::field::Table;
 use leveret_core::command::{ChannelId, Outcome, QueueId, SessionId, SessionWill, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::mem::{MessageId, Messages, Share};
+use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_core::pending_writes::{Definition, Urgency};
 
+use super::arguments::expiration_ms;
 use super::publish::Publish;
 use super::queue_records::Targets;
 use super::recovery::Restored;
@@ -238,7 +239,8 @@ impl Broker {
         let awaited = cx.awaited;
         let mut targets = core::mem::take(&mut self.publishing.targets);
         let routed = self.route_will(cx, vhost, will.message, &mut targets);
-        let change = will.retain.then(|| self.retained_change(cx.messages, vhost, will.message).0);
+        let now_ms = cx.pending_writes.time_ms();
+        let change = will.retain.then(|| self.retained_change(cx.messages, vhost, will.message, now_ms).0);
         cx.pending_writes.begin_group();
         let outcome = match routed {
             true => {
@@ -356,7 +358,13 @@ impl Broker {
         let Ok(message) = cx.messages.begin(TOPIC_EXCHANGE, topic_key.as_bytes(), Share::ReadBack) else {
             return Restored::NoCapacity;
         };
-        let flags = Properties::trusted(properties).message_flags();
+        let properties_read = Properties::trusted(properties);
+        let flags = properties_read.message_flags();
+        let flags = match expiration_ms(&properties_read) {
+            Ok(None) | Err(_) => flags,
+            Ok(Some(0)) => flags.with(MessageFlags::EXPIRES).with(MessageFlags::DUE_AT_ONCE),
+            Ok(Some(_)) => flags.with(MessageFlags::EXPIRES),
+        };
         let len = payload.len() as u32;
         if cx.messages.reserve_content(message, properties, flags, len, Share::ReadBack).is_err() {
             cx.messages.discard(message);

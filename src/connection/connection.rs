@@ -447,6 +447,8 @@ pub struct Pools {
     pub(super) cancelled_tag: Name,
     /// Number of messages that were confirmed to publishers since the start.
     pub(super) confirmed: u64,
+    /// The AMQP properties of the MQTT message that is being handled. Empty before the first MQTT client.
+    pub(super) mqtt_properties: Box<[u8]>,
 }
 
 impl Pools {
@@ -459,6 +461,15 @@ impl Pools {
             clients: ClientPool::new(limits.connections_max as usize),
             cancelled_tag: Name::new(),
             confirmed: 0,
+            mqtt_properties: Box::default(),
+        }
+    }
+
+    /// Allocates the buffer for the AMQP properties of an MQTT message, unless it was allocated before. It has
+    /// `frame_max` bytes, as the longest properties of AMQP clients.
+    pub(super) fn reserve_mqtt_properties(&mut self, frame_max: u32) {
+        if self.mqtt_properties.is_empty() {
+            self.mqtt_properties = vec![0; frame_max as usize].into_boxed_slice();
         }
     }
 
@@ -517,6 +528,8 @@ pub struct Names {
 pub struct Context<'p> {
     /// The time of this turn.
     pub now: Now,
+    /// The broker time of this turn in milliseconds; see `PendingWrites::time_ms`.
+    pub broker_time_ms: u64,
     /// The pools of all connections.
     pub pools: &'p mut Pools,
     /// The messages.

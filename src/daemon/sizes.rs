@@ -32,6 +32,8 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     RecordSizes {
         scratch_bytes: leveret_broker::buffer_bytes(frame, limits.messages_max as usize)
             + leveret_connection::Pools::refused_channel_bytes()
+            // The AMQP properties of one MQTT message.
+            + if_mqtt(frame)
             + if config.serves_management() { leveret_management::web_page::TOKENS_BYTES } else { 0 },
         store_bytes: leveret_storage::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(leveret_tls::SESSION_BYTES + chain + reserved),

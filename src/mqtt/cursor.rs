@@ -137,19 +137,32 @@ pub(crate) const fn variable_int_len(value: u32) -> usize {
 pub struct Full;
 
 /// A cursor over an output buffer. A write either succeeds completely, or returns [`Full`] and changes nothing.
+///
+/// A writer of [`Self::part`] stores only a part of its output, and its buffer is never full.
 #[derive(Debug)]
 pub struct Writer<'a> {
     buffer: &'a mut [u8],
+    /// Number of octets written so far, stored or not.
     at: usize,
+    /// Position in the output of the first octet of the buffer.
+    from: usize,
+    /// Octets outside of the buffer are discarded.
+    is_part: bool,
 }
 
 impl<'a> Writer<'a> {
     /// Creates a cursor at the first octet of `buffer`.
     pub const fn new(buffer: &'a mut [u8]) -> Self {
-        Self { buffer, at: 0 }
+        Self { buffer, at: 0, from: 0, is_part: false }
     }
 
-    /// Returns the number of octets written so far.
+    /// Creates a cursor that stores a part of the output: from octet `from` on, as much as fits into `buffer`. All other
+    /// octets are discarded. So output that is larger than a buffer can be written in several calls.
+    pub const fn part(buffer: &'a mut [u8], from: usize) -> Self {
+        Self { buffer, at: 0, from, is_part: true }
+    }
+
+    /// Returns the number of octets written so far, including those that were discarded.
     pub const fn len(&self) -> usize {
         self.at
     }
@@ -159,9 +172,10 @@ impl<'a> Writer<'a> {
         self.at == 0
     }
 
-    /// Returns the octets written so far.
+    /// Returns the octets written so far, without those that were discarded.
     pub fn written(&self) -> &[u8] {
-        &self.buffer[..self.at]
+        let len = self.at.saturating_sub(self.from).min(self.buffer.len());
+        &self.buffer[..len]
     }
 
     /// Removes everything that was written after the first `len` octets, for example a packet that turned out to be
@@ -174,8 +188,17 @@ impl<'a> Writer<'a> {
     /// Writes octets.
     #[inline]
     pub(crate) fn put(&mut self, octets: &[u8]) -> Result<(), Full> {
-        let end = self.at + octets.len();
-        self.buffer.get_mut(self.at..end).ok_or(Full)?.copy_from_slice(octets);
+        let (start, end) = (self.at, self.at + octets.len());
+        if self.is_part {
+            let first = start.max(self.from);
+            let last = end.min(self.from.saturating_add(self.buffer.len()));
+            if first < last {
+                self.buffer[first - self.from..last - self.from]
+                    .copy_from_slice(&octets[first - start..last - start]);
+            }
+        } else {
+            self.buffer.get_mut(start..end).ok_or(Full)?.copy_from_slice(octets);
+        }
         self.at = end;
         Ok(())
     }
@@ -274,6 +297,31 @@ mod tests {
         for wrong in [&[0, 1, 0][..], &[0, 1, 0xFF], &[0, 3, 0xED, 0xA0, 0x80], &[0, 2, b'a'], &[0]] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn output_can_be_written_in_parts() {
+        let write = |writer: &mut Writer<'_>| {
+            writer.u8(1)?;
+            writer.binary(b"abcdefgh")?;
+            writer.variable_int(300)
+        };
+        let mut whole = [0; 32];
+        let mut writer = Writer::new(&mut whole);
+        write(&mut writer).expect("it fits");
+        let expected = writer.written().to_vec();
+        for size in 1..expected.len() + 2 {
+            let (mut joined, mut buffer) = (Vec::new(), vec![0; size]);
+            while joined.len() < expected.len() {
+                let mut writer = Writer::part(&mut buffer, joined.len());
+                assert_eq!((write(&mut writer), writer.len()), (Ok(()), expected.len()));
+                joined.extend_from_slice(writer.written());
+            }
+            assert_eq!(joined, expected, "parts of {size} octets");
+        }
+        let mut writer = Writer::part(&mut whole, expected.len() + 1);
+        write(&mut writer).expect("a part is never full");
+        assert!(writer.written().is_empty());
     }
 
     #[test]

@@ -300,6 +300,7 @@ impl SharedResources {
     ) -> Context<'_> {
         Context {
             now,
+            broker_time_ms: pending_writes.time_ms(),
             pools: &mut self.pools,
             messages: &mut self.messages,
             settings: &self.settings,

@@ -64,6 +64,7 @@ impl Environment {
     pub fn context_and_names(&mut self) -> (Context<'_>, &mut Names) {
         let context = Context {
             now: self.now,
+            broker_time_ms: self.now.as_ms(),
             pools: &mut self.pools,
             messages: &mut self.messages,
             settings: &self.settings,

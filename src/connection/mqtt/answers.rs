@@ -155,6 +155,7 @@ impl MqttConnection {
                 Outcome::SessionOpened { channel, client_id, is_assigned, is_present, expiry_s, released },
             ) => {
                 self.channel = Some(channel);
+                context.pools.reserve_mqtt_properties(context.settings.frame_max);
                 self.keep_client(context, &client_id);
                 self.phase = Phase::Open;
                 let assigned = is_assigned.then_some(&*client_id);

@@ -5,12 +5,12 @@
 
 use core::num::NonZeroU16;
 
-use leveret_amqp::props::PUBLISH_QOS;
+use leveret_amqp::FRAME_OVERHEAD;
 use leveret_core::command::{
     ChannelId, Command, NAME_BYTES_MAX, Name, RetainHandling, SESSION_IN_FLIGHT_MAX, SessionWill,
 };
 use leveret_core::log_limiter::LogKind;
-use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
+use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
 use leveret_core::password::Secret;
 use leveret_core::pending_writes::Batch;
 use leveret_core::topic::exchange_separators;
@@ -21,6 +21,7 @@ use leveret_mqtt::{
 
 use super::super::connection::{Context, Names};
 use super::super::input::{InputStep, Suspension};
+use super::properties::write_amqp_properties;
 use super::{ConnectStep, MqttConnection, Phase};
 
 /// The exchange to which all messages are published, as in RabbitMQ.
@@ -29,8 +30,9 @@ const TOPIC_EXCHANGE: &str = "amq.topic";
 const CLIENT_ID_BYTES_MAX: usize = NAME_BYTES_MAX - "mqtt-subscription-".len();
 /// The most topic filters of a packet. The answer has a code for each.
 const FILTERS_MAX: usize = 200;
-/// The longest AMQP properties of a message: flags, a content type, a header and a delivery mode.
-const PROPERTIES_BYTES_MAX: usize = 2 + 1 + 128 + 4 + 1 + PUBLISH_QOS.len() + 2 + 1;
+/// Bytes of a header frame of AMQP besides the properties of the message: the frame's overhead, class, weight and size of
+/// the body. The last 32 bytes are for the header `x-delivery-count`.
+const HEADER_FRAME_BYTES: usize = FRAME_OVERHEAD + 12 + 32;
 
 /// What is known of the packet that is being handled.
 #[derive(Debug, Default)]
@@ -85,8 +87,9 @@ pub(super) enum Publishing {
     None,
     /// The header, which stays in the input: the message waits for memory for its content.
     Reserving { message: MessageId },
-    /// The header, and the payload except these bytes. The message is `None` if it is refused for this reason.
-    Payload { message: Result<MessageId, ReasonCode>, expected: Expected, retain: bool, missing: u32 },
+    /// The header, and the payload except these bytes. The message is refused if there is an
+    /// error.
+    Payload { message: Result<MessageId, PacketError>, expected: Expected, retain: bool, missing: u32 },
     /// The whole packet. The broker has not accepted the message yet.
     Complete { message: MessageId, expected: Expected, retain: bool },
 }
@@ -417,9 +420,18 @@ impl MqttConnection {
             Ok(message) => message,
             Err(full) => return Ok(Err(full)),
         };
-        let properties = amqp_properties(will.qos, &context.settings.mqtt.content_type);
-        let (flags, len) = (flags_of(will.qos), will.payload.len() as u32);
-        if let Err(full) = context.messages.reserve_content(message, &properties, flags, len, context.share) {
+        let content_type = &context.settings.mqtt.content_type;
+        let buffer = &mut context.pools.mqtt_properties;
+        let written = write_amqp_properties(will.qos, will.properties, content_type, buffer);
+        let (properties, flags) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                context.messages.discard(message);
+                return Err(error);
+            }
+        };
+        let len = will.payload.len() as u32;
+        if let Err(full) = context.messages.reserve_content(message, properties, flags, len, context.share) {
             context.messages.discard(message);
             return Ok(Err(full));
         }
@@ -453,9 +465,9 @@ impl MqttConnection {
                 Err(Refused::Wait(full)) => {
                     return Ok((Handled::Wait(Suspension::ContentRoom(full)), 0));
                 }
-                Err(Refused::Now(reason)) => Err(reason),
+                Err(Refused::Now(error)) => Err(error),
             },
-            None => Err(ReasonCode::TopicNameInvalid),
+            None => Err(PacketError::new(ReasonCode::TopicNameInvalid, "a topic of more than 255 bytes")),
         };
         let expected = match (header.qos, header.packet_id) {
             (QoS::AtLeastOnce, Some(packet_id)) => Expected::Puback(packet_id),
@@ -490,16 +502,27 @@ impl MqttConnection {
         key: &str,
     ) -> Result<MessageId, Refused> {
         let may_wait = context.share == Share::Ordinary;
-        let refused =
-            |full| if may_wait { Refused::Wait(full) } else { Refused::Now(ReasonCode::QuotaExceeded) };
+        let refused = |full| if may_wait { Refused::Wait(full) } else { Refused::Now(NO_CAPACITY) };
         let message = match self.input.publish {
             Publishing::Reserving { message } => message,
             _ => context.messages.begin(TOPIC_EXCHANGE, key.as_bytes(), context.share).map_err(refused)?,
         };
-        let flags = flags_of(header.qos);
-        let properties = amqp_properties(header.qos, &context.settings.mqtt.content_type);
+        let len_max = (context.settings.frame_max as usize).saturating_sub(HEADER_FRAME_BYTES);
+        let buffer = &mut context.pools.mqtt_properties;
+        let buffer_len = buffer.len().min(len_max);
+        let content_type = &context.settings.mqtt.content_type;
+        let written =
+            write_amqp_properties(header.qos, header.properties, content_type, &mut buffer[..buffer_len]);
+        let (properties, flags) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                context.messages.discard(message);
+                self.input.publish = Publishing::None;
+                return Err(Refused::Now(error));
+            }
+        };
         let reserved =
-            context.messages.reserve_content(message, &properties, flags, header.payload_len, context.share);
+            context.messages.reserve_content(message, properties, flags, header.payload_len, context.share);
         match reserved {
             Ok(()) => Ok(message),
             Err(full) if may_wait => {
@@ -535,9 +558,9 @@ impl MqttConnection {
                 context.messages.finish(message);
                 self.input.publish = Publishing::Complete { message, expected, retain };
             }
-            Err(reason) => {
+            Err(error) => {
                 self.input.publish = Publishing::None;
-                self.answer_refused_publish(context, expected, reason, "");
+                self.answer_refused_publish(context, expected, error.reason, error.text);
             }
         }
         true
@@ -704,41 +727,8 @@ enum Refused {
     /// This pool is full, and the client waits for it.
     Wait(PoolFull),
     /// The message is refused.
-    Now(ReasonCode),
+    Now(PacketError),
 }
 
-const fn flags_of(qos: QoS) -> MessageFlags {
-    match qos {
-        QoS::AtMostOnce => MessageFlags::NONE,
-        QoS::AtLeastOnce => MessageFlags::PERSISTENT,
-        QoS::ExactlyOnce => MessageFlags::PERSISTENT.with(MessageFlags::EXACTLY_ONCE),
-    }
-}
-
-/// Returns the AMQP properties of a message: its content type, if there is one, and its delivery mode. A message with
-/// QoS 2 has RabbitMQ's header for that.
-fn amqp_properties(qos: QoS, content_type: &str) -> heapless::Vec<u8, PROPERTIES_BYTES_MAX> {
-    const CONTENT_TYPE: u16 = 0x8000;
-    const HEADERS: u16 = 0x2000;
-    const DELIVERY_MODE: u16 = 0x1000;
-    let (has_type, has_headers) = (!content_type.is_empty(), qos == QoS::ExactlyOnce);
-    let flag = |is_set: bool, flag: u16| u16::from(is_set) * flag;
-    let flags = flag(has_type, CONTENT_TYPE) | flag(has_headers, HEADERS) | DELIVERY_MODE;
-    let mut octets = heapless::Vec::new();
-    let mut push =
-        |part: &[u8]| octets.extend_from_slice(part).expect("the content type has a maximum length");
-    push(&flags.to_be_bytes());
-    if has_type {
-        push(&[content_type.len() as u8]);
-        push(content_type.as_bytes());
-    }
-    if has_headers {
-        let name = PUBLISH_QOS.as_bytes();
-        push(&(name.len() as u32 + 3).to_be_bytes());
-        push(&[name.len() as u8]);
-        push(name);
-        push(&[b'b', qos as u8]);
-    }
-    push(&[if qos == QoS::AtMostOnce { 1 } else { 2 }]);
-    octets
-}
+const NO_CAPACITY: PacketError =
+    PacketError::new(ReasonCode::QuotaExceeded, "the broker has no memory for it");

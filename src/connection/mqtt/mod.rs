@@ -6,6 +6,7 @@
 //! | `input` | packets of the client become commands; CONNECT; the payload of a PUBLISH as it arrives |
 //! | `answers` | outcomes of commands become packets, which are stored until they may be sent |
 //! | `output` | writes stored packets and deliveries |
+//! | `properties` | the mapping between the properties of MQTT 5 and of AMQP |
 //!
 //! # Invariants
 //! - A packet that the protocol does not allow ends the connection, and affects nothing else.
@@ -16,6 +17,7 @@
 mod answers;
 mod input;
 mod output;
+mod properties;
 
 use core::fmt;
 
@@ -107,8 +109,20 @@ struct Output {
     is_pingresp_due: bool,
     /// The first of `packets` is the CONNACK of a client that was accepted.
     is_connack_due: bool,
-    /// Number of bytes of the first delivery of the outbox that were written, if it was written partly.
-    begun: Option<u64>,
+    /// The first delivery of the outbox, if it was written partly.
+    begun: Option<Begun>,
+}
+
+/// A delivery that was written partly.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Begun {
+    /// Number of bytes of the packet that were written.
+    sent: u64,
+    /// Number of bytes of the packet before its payload.
+    header_len: u32,
+    /// The remaining time until the message expired when its first part was written, in seconds; `None` if it does not
+    /// expire.
+    expiry_s: Option<u32>,
 }
 
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 //! - Stored packets are written completely. A delivery may be split at any byte, and the next call continues there.
 //! - While the connection is being closed, no delivery is begun. Nor is one begun before CONNACK is written.
 
+use leveret_amqp::props::Properties;
 use leveret_core::command::{Delivery, DeliveryKind, Outbox, SubscriptionDelivery};
 use leveret_core::mem::Messages;
 use leveret_core::pending_writes::Batch;
@@ -15,10 +16,8 @@ use leveret_mqtt::{OutgoingPublish, OutgoingQoS, PINGRESP, Version, Writer};
 use super::super::connection::Context;
 use super::super::output::Filled;
 use super::answers::RECORD_HEAD_BYTES;
-use super::{MqttConnection, Phase};
-
-/// The longest header of a delivery: the fixed header, the topic, the packet identifier and no properties.
-const HEADER_BYTES_MAX: usize = 5 + 2 + 255 + 2 + 1;
+use super::properties::Outgoing;
+use super::{Begun, MqttConnection, Phase};
 
 /// Whether more can be written to the output buffer.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,7 +55,7 @@ impl MqttConnection {
                 self.output.delivery_batch = delivery.batch;
                 break;
             }
-            if self.write_delivery(context.messages, out, &mut filled, &delivery) == Progress::BufferFull {
+            if self.write_delivery(context, out, &mut filled, &delivery) == Progress::BufferFull {
                 break;
             }
             outbox.advance();
@@ -96,7 +95,7 @@ impl MqttConnection {
     /// Writes a delivery, or the rest of a partly written one, as far as it fits.
     fn write_delivery(
         &mut self,
-        messages: &Messages,
+        context: &mut Context<'_>,
         out: &mut [u8],
         filled: &mut Filled,
         delivery: &Delivery<'_>,
@@ -123,30 +122,56 @@ impl MqttConnection {
                 unreachable!("all deliveries of a session are those of its subscriptions")
             }
         };
-        let mut header = [0; HEADER_BYTES_MAX];
-        let header = write_header(messages, delivery, qos, self.version, &mut header);
-        let (body_len, out_len) = (messages.body_len(delivery.message) as usize, out.len());
-        let total = (header.len() + body_len) as u64;
-        let sent = self.output.begun.unwrap_or(0);
+        let messages = &*context.messages;
+        let (body_len, out_len) = (messages.body_len(delivery.message), out.len());
         let free = &mut out[filled.bytes..];
-        // A delivery that fits into an empty buffer is not split: the next call writes it.
-        if sent == 0 && total > free.len() as u64 && total <= out_len as u64 {
-            return Progress::BufferFull;
+        let mut begun = self.output.begun.unwrap_or_default();
+        let mut head_len = 0;
+        if begun.sent == 0 || begun.sent < u64::from(begun.header_len) {
+            let buffer = &mut context.pools.mqtt_properties;
+            let waited_ms = context.broker_time_ms.saturating_sub(messages.arrived_ms(delivery.message));
+            let mut properties = match self.version {
+                Version::V5 => properties_of(messages, delivery, waited_ms, buffer),
+                Version::V3_1 | Version::V3_1_1 => Outgoing::default(),
+            };
+            if begun.sent > 0 {
+                // All parts of a packet contain the same number.
+                properties.expiry_s = begun.expiry_s;
+            }
+            let (key, mut topic) = (messages.routing_key(delivery.message), [0; 255]);
+            let topic = &mut topic[..key.len()];
+            write_topic(key, topic);
+            let publish = OutgoingPublish {
+                is_duplicate: delivery.redelivered && qos.packet_id().is_some(),
+                qos,
+                // Only retained messages have this exchange: other messages are published to `amq.topic`.
+                retain: messages.exchange_len(delivery.message) == 0,
+                topic,
+                payload_len: body_len,
+            };
+            let total = publish.packet_len(self.version, properties.iter());
+            // A delivery that fits into an empty buffer is not split: the next call writes it.
+            if begun.sent == 0 && total > free.len() as u64 && total <= out_len as u64 {
+                return Progress::BufferFull;
+            }
+            let header_len = (total - u64::from(body_len)) as u32;
+            begun = Begun { sent: begun.sent, header_len, expiry_s: properties.expiry_s };
+            let mut writer = Writer::part(free, begun.sent as usize);
+            let written = publish.write_header(&mut writer, self.version, properties.iter());
+            assert!(written.is_ok(), "the broker has compared the length with the client's limit");
+            head_len = writer.written().len();
+            begun.sent += head_len as u64;
         }
-        let skip = usize::try_from(sent).unwrap_or(usize::MAX);
-        let head = header.get(skip..).unwrap_or_default();
-        let head_len = head.len().min(free.len());
-        free[..head_len].copy_from_slice(&head[..head_len]);
-        let body_at = skip.saturating_sub(header.len());
-        let body_len = (body_len - body_at).min(free.len() - head_len);
-        if body_len > 0 {
-            let mut cursor = messages.body_cursor(delivery.message, body_at as u32);
-            messages.read(delivery.message, &mut cursor, &mut free[head_len..head_len + body_len]);
+        let body_at = begun.sent.saturating_sub(u64::from(begun.header_len)) as u32;
+        let take = ((body_len - body_at) as usize).min(free.len() - head_len);
+        if take > 0 {
+            let mut cursor = messages.body_cursor(delivery.message, body_at);
+            messages.read(delivery.message, &mut cursor, &mut free[head_len..head_len + take]);
         }
-        filled.bytes += head_len + body_len;
-        let sent = sent + (head_len + body_len) as u64;
-        if sent < total {
-            self.output.begun = (sent > 0).then_some(sent);
+        filled.bytes += head_len + take;
+        begun.sent += take as u64;
+        if begun.sent < u64::from(begun.header_len) + u64::from(body_len) {
+            self.output.begun = Some(begun).filter(|begun| begun.sent > 0);
             return Progress::BufferFull;
         }
         self.output.begun = None;
@@ -188,37 +213,29 @@ impl MqttConnection {
     }
 }
 
-/// Writes the header of a delivery, and returns it.
-fn write_header<'b>(
-    messages: &Messages,
+/// Returns the properties of a delivery to an MQTT 5 client. The message has waited for `waited_ms` milliseconds in the
+/// broker. The AMQP properties are copied to `buffer` if they are not contiguous; if they do not fit, there are none.
+fn properties_of<'a>(
+    messages: &'a Messages,
     delivery: &Delivery<'_>,
-    qos: OutgoingQoS,
-    version: Version,
-    buffer: &'b mut [u8; HEADER_BYTES_MAX],
-) -> &'b [u8] {
-    let mut topic = [0; 255];
-    let key = messages.routing_key(delivery.message);
-    let topic = &mut topic[..key.len()];
-    topic.copy_from_slice(key);
-    // The topic of a routing key: see `leveret_core::topic`.
-    for octet in &mut *topic {
-        *octet = match *octet {
+    waited_ms: u64,
+    buffer: &'a mut [u8],
+) -> Outgoing<'a> {
+    let has_arrived = messages.arrived_ms(delivery.message) > 0;
+    if messages.properties_len(delivery.message) as usize > buffer.len() {
+        return Outgoing::default();
+    }
+    let properties = Properties::trusted(messages.properties(delivery.message, buffer));
+    Outgoing::of(properties, if has_arrived { waited_ms } else { 0 })
+}
+
+/// Writes the topic of a routing key: see `leveret_core::topic`.
+fn write_topic(key: &[u8], topic: &mut [u8]) {
+    for (octet, other) in topic.iter_mut().zip(key) {
+        *octet = match *other {
             b'.' => b'/',
             b'/' => b'.',
             other => other,
         };
     }
-    let publish = OutgoingPublish {
-        is_duplicate: delivery.redelivered && qos.packet_id().is_some(),
-        qos,
-        // Only retained messages have this exchange: other messages are published to `amq.topic`.
-        retain: messages.exchange_len(delivery.message) == 0,
-        topic,
-        payload_len: messages.body_len(delivery.message),
-    };
-    let mut writer = Writer::new(buffer);
-    let written = publish.write_header(&mut writer, version, core::iter::empty());
-    assert!(written.is_ok(), "a header has a maximum length");
-    let len = writer.len();
-    &buffer[..len]
 }

@@ -57,6 +57,7 @@ mod management_uploads;
 mod mass;
 mod memory;
 mod mqtt;
+mod mqtt_properties;
 mod mqtt_wills;
 mod operators;
 mod random_runs;

@@ -225,12 +225,24 @@ impl MqttClient {
 
     /// Returns a PUBLISH of this client. `flags` are DUP, QoS and RETAIN.
     pub fn publish_packet(&self, flags: u8, topic: &str, packet_id: u16, payload: &[u8]) -> Vec<u8> {
+        self.publish_packet_with(flags, (topic, packet_id), &[], payload)
+    }
+
+    /// Returns a PUBLISH of this client with these encoded properties, without their length.
+    pub fn publish_packet_with(
+        &self,
+        flags: u8,
+        (topic, packet_id): (&str, u16),
+        properties: &[u8],
+        payload: &[u8],
+    ) -> Vec<u8> {
         let mut body = string(topic);
         if flags & 6 != 0 {
             body.extend(packet_id.to_be_bytes());
         }
         if self.level == 5 {
-            body.push(0);
+            body.extend(variable_int(properties.len()));
+            body.extend(properties);
         }
         body.extend(payload);
         packet(0x30 | flags, &body)
@@ -257,14 +269,23 @@ impl MqttClient {
         puback.body.get(2).copied().unwrap_or(0)
     }
 
-    /// Returns the next message from the server, which is not acknowledged; `None` if there is none.
+    /// Returns the next message from the server, which has no properties and is not acknowledged; `None` if there is
+    /// none.
     pub fn receive(&mut self, simulation: &mut Simulation) -> Option<Received> {
+        let (message, properties) = self.receive_with_properties(simulation)?;
+        assert_eq!(properties, [0_u8; 0], "no properties are expected");
+        Some(message)
+    }
+
+    /// Returns the next message from the server, and its encoded properties without their length; `None` if there is
+    /// none.
+    pub fn receive_with_properties(&mut self, simulation: &mut Simulation) -> Option<(Received, Vec<u8>)> {
         let packet = self.next(simulation)?;
         assert_eq!(packet.first_octet >> 4, 3, "{packet:?}");
         Some(self.parse_publish(&packet))
     }
 
-    fn parse_publish(&self, packet: &FromServer) -> Received {
+    fn parse_publish(&self, packet: &FromServer) -> (Received, Vec<u8>) {
         let flags = packet.first_octet & 15;
         let (topic_len, rest) = packet.body.split_first_chunk::<2>().unwrap();
         let (topic, mut rest) = rest.split_at(usize::from(u16::from_be_bytes(*topic_len)));
@@ -274,18 +295,20 @@ impl MqttClient {
             rest = behind;
             u16::from_be_bytes(*id)
         });
+        let mut properties = &[][..];
         if self.level == 5 {
-            assert_eq!(rest[0], 0, "no properties are expected");
-            rest = &rest[1..];
+            let (len, len_octets) = read_variable_int(rest).expect("the length of the properties");
+            (properties, rest) = rest[len_octets..].split_at(len);
         }
-        Received {
+        let message = Received {
             topic: String::from_utf8(topic.to_vec()).unwrap(),
             payload: rest.to_vec(),
             qos,
             packet_id,
             is_duplicate: flags & 8 != 0,
             retain: flags & 1 != 0,
-        }
+        };
+        (message, properties.to_vec())
     }
 
     /// Sends PUBACK.
@@ -321,16 +344,20 @@ impl MqttClient {
 
 /// Returns the first packet in `input`, and its length.
 pub fn split_packet(input: &[u8]) -> Option<(FromServer, usize)> {
-    let (mut len, mut at, mut shift) = (0, 1, 0);
-    loop {
-        let octet = *input.get(at)?;
-        at += 1;
-        len |= usize::from(octet & 0x7F) << shift;
-        shift += 7;
-        if octet & 0x80 == 0 {
-            break;
-        }
-    }
+    let (len, len_octets) = read_variable_int(input.get(1..)?)?;
+    let at = 1 + len_octets;
     let body = input.get(at..at + len)?.to_vec();
     Some((FromServer { first_octet: input[0], body }, at + len))
+}
+
+/// Returns the variable byte integer at the start of `octets`, and its number of octets; `None` if it is incomplete.
+fn read_variable_int(octets: &[u8]) -> Option<(usize, usize)> {
+    let mut number = 0;
+    for (at, octet) in octets.iter().enumerate() {
+        number |= usize::from(octet & 0x7F) << (7 * at);
+        if octet & 0x80 == 0 {
+            return Some((number, at + 1));
+        }
+    }
+    None
 }
