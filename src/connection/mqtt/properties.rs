@@ -403,7 +403,7 @@ mod tests {
                 (b"x-request-id", Value::LongStr(b"17")),
             ];
             assert_eq!(headers, expected);
-            assert_eq!(amqp.is_published_exactly_once(), true);
+            assert!(amqp.is_published_exactly_once());
         });
         let long = [7; 256];
         mapped(QoS::AtMostOnce, &[Property::CorrelationData(&long)], |amqp, _| {
