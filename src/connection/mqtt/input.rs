@@ -420,6 +420,7 @@ impl MqttConnection {
             Ok(message) => message,
             Err(full) => return Ok(Err(full)),
         };
+        context.pools.reserve_mqtt_properties(context.settings.frame_max);
         let content_type = &context.settings.mqtt.content_type;
         let buffer = &mut context.pools.mqtt_properties;
         let written = write_amqp_properties(will.qos, will.properties, content_type, buffer);

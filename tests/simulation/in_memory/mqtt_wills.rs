@@ -265,3 +265,23 @@ fn a_will_that_the_client_may_not_publish_is_refused() {
         client.disconnect(&mut simulation);
     }
 }
+
+/// The expiry interval of a will begins when the will is published.
+#[test]
+fn a_will_has_its_properties() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.pass_ms(1_000);
+    let mut watcher = MqttClient::log_in(&mut simulation, &Login { level: 5, ..named("watcher") });
+    watcher.subscribe(&mut simulation, &[("will/#", 1)]);
+    let properties: &[u8] =
+        &[0x18, 0, 0, 0, 10, 0x02, 0, 0, 0, 20, 0x03, 0, 1, b'j', 0x26, 0, 1, b'n', 0, 1, b'v'];
+    let client = MqttClient::log_in(&mut simulation, &delayed("c", EXPIRY_100_S, properties));
+    client.lose(&mut simulation);
+    simulation.pass_ms(11_000);
+    let (will, received) = watcher.receive_with_properties(&mut simulation).expect("the will");
+    assert_eq!((will.payload.as_slice(), received.as_slice()), (&b"gone"[..], &properties[5..]));
+    watcher.acknowledge(&mut simulation, will.packet_id.unwrap());
+    watcher.disconnect(&mut simulation);
+    delete_queue(&mut simulation, "mqtt-subscription-c");
+    simulation.end(&[]);
+}
