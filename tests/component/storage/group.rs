@@ -12,6 +12,8 @@ const NOW: Now = Now::from_ms(1);
 const INPUT: u64 = 7;
 const OUTPUT: u64 = 8;
 const COMMIT_BYTES: u32 = 152 << 10;
+/// The keys of the definitions of a transaction.
+const DEFINITIONS: [&[u8; 2]; 2] = [b"\x09a", b"\x09b"];
 
 struct GroupedCommits {
     disk: SimDisk,
@@ -91,7 +93,7 @@ impl GroupedCommits {
         self.write_until(|world| world.keeper.is_idle(&world.pending_writes))
     }
 
-    /// Takes 40 messages out of one queue and publishes `bodies` to the other, as a transaction.
+    /// Takes 40 messages out of one queue and publishes `bodies` to the other, as a transaction, with two definitions.
     fn transact(&mut self, inputs: &[MessageId], bodies: &[usize]) -> Batch {
         self.pending_writes.begin_group();
         for (offset, bytes) in bodies.iter().enumerate() {
@@ -101,7 +103,16 @@ impl GroupedCommits {
             let target = Target { queue: INPUT, offset: offset as u64 };
             self.pending_writes.settle(&mut self.messages, target, *input);
         }
+        for key in DEFINITIONS {
+            self.pending_writes.define_in_group(Box::new(*key), Some(vec![7; 3_000].into_boxed_slice()));
+        }
         self.pending_writes.end_group(&mut self.messages, Urgency::Awaited)
+    }
+
+    /// Returns how many definitions of the transaction are there.
+    fn defined(&self) -> usize {
+        let definitions = self.keeper.log().index().definitions();
+        DEFINITIONS.iter().filter(|key| definitions.contains_key(&key[..])).count()
     }
 
     fn live(&self, queue: u64) -> u64 {
@@ -177,6 +188,8 @@ fn at_cuts(bodies: &[usize], segments_max: u32, step: usize) -> (u32, u32) {
         disk.start(Trouble::Never);
         let mut world = GroupedCommits::open_with(&disk, segments_max).expect("it opens");
         let found = (world.live(INPUT), world.live(OUTPUT));
+        let defined = world.defined();
+        assert_eq!(defined, if found.0 == 0 { 2 } else { 0 }, "cut {cut}: definitions beside {found:?}");
         match found {
             (40, 0) => {
                 assert!(!is_answered, "cut {cut}: it was told to be safe");

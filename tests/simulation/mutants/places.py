@@ -269,6 +269,15 @@ PLACES = [
         "        let released = record.in_flight.iter().filter(|_| !is_forgotten);\n"
         "        let offsets: Vec<u64> = released.filter_map(released_offset).collect();\n",
     ),
+    # A start completes a large group without its definition.
+    (
+        "src/storage/group.rs",
+        "                    Record::Message(message) => message.targets.iter().all(|to| self.index.has_known(&to)),\n"
+        "                    _ => false,\n",
+        "                    Record::Message(message) => message.targets.iter().all(|to| self.index.has_known(&to)),\n"
+        "                    Record::Defined { .. } => PLANTED(\"definition-of-a-group-forgotten\"),\n"
+        "                    _ => false,\n",
+    ),
     # The answer to a repeated PUBREL does not wait for the disk.
     (
         "src/broker/sessions.rs",
@@ -328,6 +337,7 @@ BY_A_TEST = {
     "settlement-ahead-of-its-message": "group::a_transaction_larger_than_a_commit",
     "first-half-of-carried-settlements-dropped": "carried::settlements_with_more_ranges",
     "half-a-transaction-left-on-a-full-disk": "group::on_a_disk_that_is_full",
+    "definition-of-a-group-forgotten": "group::a_transaction_larger_than_a_commit",
 }
 
 # Mistakes that another mechanism makes harmless unless two faults occur together. A test of `tests/component/storage` causes
