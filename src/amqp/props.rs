@@ -87,6 +87,20 @@ pub const PROPERTIES: [(&str, u16, PropertyKind); 14] = [
 
 /// RabbitMQ's header with the QoS with which an MQTT client has published a message.
 pub const PUBLISH_QOS: &str = "x-mqtt-publish-qos";
+/// RabbitMQ's header with the response topic of an MQTT message, as a routing key.
+pub const MQTT_REPLY_TO: &str = "x-reply-to-topic";
+/// RabbitMQ's header with correlation data of MQTT that is longer than a short string of AMQP.
+pub const MQTT_CORRELATION: &str = "x-correlation-id";
+/// The header with the payload format indicator of MQTT.
+pub const MQTT_PAYLOAD_FORMAT: &str = "x-mqtt-payload-format";
+
+/// Returns whether a header with this name is a user property for MQTT clients, and none that the broker writes itself.
+pub fn is_user_property(name: &[u8]) -> bool {
+    let prefixes = ["x-mqtt-", "x-first-death-", "x-last-death-"];
+    name != MQTT_REPLY_TO.as_bytes()
+        && name != MQTT_CORRELATION.as_bytes()
+        && !prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+}
 
 const UNDEFINED: u16 = 0x0003;
 const OCTETS: u16 = DELIVERY_MODE | PRIORITY;

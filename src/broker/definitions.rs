@@ -934,7 +934,7 @@ impl Broker {
         if !self.delete_retained_of(cx, sweep.vhost) {
             return false;
         }
-        self.delete_late_wills_of(cx.messages, sweep.vhost);
+        self.delete_late_wills_of(cx, sweep.vhost);
         self.access.note_vhost_emptied(sweep.vhost);
         self.free_vhost_if_done(sweep.vhost);
         true

@@ -42,6 +42,9 @@ use core::num::NonZeroU16;
 use std::collections::VecDeque;
 
 use leveret_amqp::field::Table;
+use leveret_amqp::props::{
+    MQTT_CORRELATION, MQTT_PAYLOAD_FORMAT, MQTT_REPLY_TO, Properties, is_user_property,
+};
 use leveret_amqp::{TableWriter, Writer};
 use leveret_core::command::{
     BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, RetainHandling, SESSION_IN_FLIGHT_MAX,
@@ -49,7 +52,7 @@ use leveret_core::command::{
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{MessageFlags, MessageId, Slab};
+use leveret_core::mem::{MessageFlags, MessageId, Messages, Slab};
 use leveret_core::pending_writes::{Batch, Definition, PendingWrites, SessionPart, Settled, Urgency};
 use leveret_core::topic::exchange_separators;
 
@@ -558,9 +561,13 @@ impl Broker {
         if let Some(will) = &request.will {
             self.check_will(cx, channel, will)?;
         }
-        if let Some(earlier) = self.sessions.find(vhost, client_id) {
+        let expiry_s = request.expiry_s.min(self.sessions.limits.expiry_max_s);
+        let earlier = self.sessions.find(vhost, client_id);
+        // A client that is refused changes nothing.
+        self.check_session_request(cx, (connection, vhost), earlier, (clean_start, expiry_s))?;
+        if let Some(earlier) = earlier {
             let ends = clean_start || self.sessions.at(earlier).expiry_s == 0;
-            self.replace_will(cx, earlier, ends);
+            self.publish_replaced_will(cx, earlier, ends);
             if let Some((other, _)) = self.sessions.at(earlier).attached {
                 let text = format_args!("another connection has the same client identifier");
                 self.consumers.force_close(other, Fault::connection(ReplyCode::SessionTakenOver, text));
@@ -570,14 +577,7 @@ impl Broker {
                 self.end_session(cx, earlier);
             }
         }
-        let expiry_s = request.expiry_s.min(self.sessions.limits.expiry_max_s);
         let found = self.sessions.find(vhost, client_id);
-        let is_kept_already = found.is_some_and(|session| self.sessions.at(session).expiry_s > 0);
-        let kept_max = self.sessions.limits.kept_max;
-        if expiry_s > 0 && !is_kept_already && self.sessions.kept_count() >= kept_max {
-            let text = format_args!("there are mqtt_sessions_max = {kept_max} sessions that are kept");
-            return Err(Fault::connection(ReplyCode::ResourceError, text));
-        }
         let session = match found {
             Some(session) => session,
             None => {
@@ -589,12 +589,16 @@ impl Broker {
         };
         let record = self.sessions.at_mut(session);
         record.attached = Some((connection, channel));
-        (record.expiry_s, record.packet_len_max) = (expiry_s, packet_len_max);
+        let earlier_expiry_s = core::mem::replace(&mut record.expiry_s, expiry_s);
+        record.packet_len_max = packet_len_max;
         self.consumers.connection_mut(connection).session = Some(session);
         if let Err(fault) = self.open_kept_queue(cx, session) {
             match found {
                 None => self.end_session(cx, session),
-                Some(_) => self.leave_session(cx, connection),
+                Some(_) => {
+                    self.sessions.at_mut(session).expiry_s = earlier_expiry_s;
+                    self.leave_session(cx, connection);
+                }
             }
             return Err(fault);
         }
@@ -609,6 +613,40 @@ impl Broker {
             expiry_s,
             released: self.sessions.at(session).released().collect(),
         })
+    }
+
+    /// Checks whether a client may open the session `earlier`, or a new one that is kept for `expiry_s` seconds.
+    ///
+    /// # Errors
+    /// The user may not subscribe with the queue of the session, which has subscriptions or messages: it is that of another
+    /// user. Or there is no capacity.
+    fn check_session_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        (connection, vhost): (ConnectionId, VhostId),
+        earlier: Option<SessionId>,
+        (clean_start, expiry_s): (bool, u32),
+    ) -> Result<(), Fault> {
+        let record = earlier.map(|earlier| self.sessions.at(earlier));
+        if let Some(queue) = record.and_then(|record| record.queue).map(|queue| self.queues.at(queue))
+            && (!queue.bindings.is_empty() || queue.durable_index.count() > 0)
+        {
+            for right in [Right::Configure, Right::Read] {
+                self.check(cx.work, connection, vhost, right, Resource::Queue(&queue.name))?;
+            }
+        }
+        let kept_max = self.sessions.limits.kept_max;
+        let is_kept_already = record.is_some_and(|record| record.expiry_s > 0);
+        if expiry_s > 0 && !is_kept_already && self.sessions.kept_count() >= kept_max {
+            let text = format_args!("there are mqtt_sessions_max = {kept_max} sessions that are kept");
+            return Err(Fault::connection(ReplyCode::ResourceError, text));
+        }
+        let needs_consumer = expiry_s > 0 || !clean_start && record.is_some_and(|record| record.expiry_s > 0);
+        let has_consumer = record.is_some_and(|record| record.attached.is_some() && record.queue.is_some());
+        if needs_consumer && !has_consumer {
+            self.consumers.check_capacity(&mut self.quota, connection)?;
+        }
+        Ok(())
     }
 
     /// Creates the queue of a session that is kept, or gives an existing one the expiry of the session. Starts its
@@ -989,18 +1027,18 @@ impl Broker {
         if routing_key.is_empty() || routing_key.contains(['+', '#', '\0']) {
             return SubscriptionDelivery::Skip;
         }
-        let packet_len = PUBLISH_BYTES_MAX
-            + routing_key.len() as u64
-            + properties_len_max(cx.messages.properties_len(taken.message))
-            + u64::from(cx.messages.body_len(taken.message));
-        if packet_len > u64::from(self.sessions.at(session).packet_len_max) {
-            return SubscriptionDelivery::Skip;
-        }
+        let packet_len_max = u64::from(self.sessions.at(session).packet_len_max);
+        // Most packets are much shorter, so that nothing needs to be read.
+        let may_be_too_long =
+            cx.messages.stream_len(taken.message) as u64 + PUBLISH_BYTES_MAX > packet_len_max;
         let (record, message) = (self.sessions.at_mut(session), MessageKey::of(taken));
         let Some((_, channel)) = record.attached else { return SubscriptionDelivery::Skip };
         let tag = self.consumers.channel(channel).last_tag + 1;
         // A delivery that was begun is completed, even without a subscription (MQTT-3.10.4-3).
         if let Some(delivery) = record.continue_delivery(message, tag) {
+            if may_be_too_long && self.publish_len(cx.messages, taken.message, true) > packet_len_max {
+                return SubscriptionDelivery::Skip;
+            }
             return delivery;
         }
         let (mut granted, mut examined) = (None, 0);
@@ -1015,6 +1053,10 @@ impl Broker {
         }
         cx.work.charge(examined / SUBSCRIPTIONS_PER_UNIT);
         let is_persistent = cx.messages.flags(taken.message).has(MessageFlags::PERSISTENT);
+        let has_packet_id = is_persistent && granted > Some(0);
+        if may_be_too_long && self.publish_len(cx.messages, taken.message, has_packet_id) > packet_len_max {
+            return SubscriptionDelivery::Skip;
+        }
         match granted {
             None => SubscriptionDelivery::Skip,
             Some(qos) if qos > 0 && is_persistent => {
@@ -1024,6 +1066,23 @@ impl Broker {
             }
             Some(_) => SubscriptionDelivery::AtMostOnce,
         }
+    }
+
+    /// Returns the length of the PUBLISH of MQTT 5 with a message, in bytes. If strings of an AMQP publisher are not sent
+    /// because MQTT does not allow them, the packet is shorter.
+    fn publish_len(&mut self, messages: &Messages, message: MessageId, has_packet_id: bool) -> u64 {
+        let mut scratch = self.queues.lend_scratch();
+        let properties = Properties::trusted(messages.properties(message, &mut scratch.properties));
+        let properties_len = mqtt_properties_len(&properties);
+        self.queues.return_scratch(scratch);
+        let topic_len = messages.routing_key(message).len() as u64;
+        let remaining_len = 2
+            + topic_len
+            + if has_packet_id { 2 } else { 0 }
+            + variable_int_len(properties_len)
+            + properties_len
+            + u64::from(messages.body_len(message));
+        1 + variable_int_len(remaining_len) + remaining_len
     }
 
     // ---- acknowledgements, and QoS 2
@@ -1322,18 +1381,38 @@ impl Broker {
     }
 }
 
-/// The most bytes of a PUBLISH to a client besides its topic and its payload: the fixed header, the length of the topic,
-/// the packet identifier and the length of the properties.
-const PUBLISH_BYTES_MAX: u64 = 5 + 2 + 2 + 1;
+/// The most bytes by which a PUBLISH to a client is longer than the AMQP properties, the routing key and the body of its
+/// message: the fixed header, the lengths of topic and properties, the packet identifier, and 5 bytes for the properties.
+const PUBLISH_BYTES_MAX: u64 = 5 + 2 + 4 + 2 + 5;
 
-/// Returns the most bytes that the properties of a message take in a PUBLISH of MQTT 5, in addition to
-/// [`PUBLISH_BYTES_MAX`]. Its AMQP properties have `len` bytes.
-///
-/// The properties of MQTT are at most 5 bytes longer than those of AMQP: see `properties` in `leveret-connection`. Their
-/// length takes up to 3 bytes more than one.
-const fn properties_len_max(len: u32) -> u64 {
-    const FLAGS_AND_DELIVERY_MODE: u32 = 3;
-    if len <= FLAGS_AND_DELIVERY_MODE { 0 } else { len as u64 + 5 + 3 }
+/// Returns the length of the MQTT properties for these AMQP properties: see `properties` in `leveret-connection`.
+fn mqtt_properties_len(properties: &Properties<'_>) -> u64 {
+    let string_len = |octets: &[u8]| 3 + octets.len() as u64;
+    let mut len = properties.content_type().map_or(0, string_len);
+    len += properties.correlation_id().map_or(0, string_len);
+    len += if properties.expiration().is_some() { 5 } else { 0 };
+    for (name, value) in properties.headers().unwrap_or(Table::EMPTY).iter() {
+        let Some(value_len) = value.as_bytes().map(|octets| octets.len() as u64) else {
+            len += if name == MQTT_PAYLOAD_FORMAT.as_bytes() { 2 } else { 0 };
+            continue;
+        };
+        len += match () {
+            () if name == MQTT_REPLY_TO.as_bytes() || name == MQTT_CORRELATION.as_bytes() => 3 + value_len,
+            () if is_user_property(name) => 5 + name.len() as u64 + value_len,
+            () => 0,
+        };
+    }
+    len
+}
+
+/// Returns the number of bytes of a variable byte integer (MQTT 5, §1.5.5).
+const fn variable_int_len(number: u64) -> u64 {
+    match number {
+        0..128 => 1,
+        128..16_384 => 2,
+        16_384..2_097_152 => 3,
+        _ => 4,
+    }
 }
 
 /// Number of subscriptions that count as one unit of work when they are compared with a topic.

@@ -8,13 +8,15 @@
 //!   DISCONNECT 0x00     the will is deleted
 //!   connection lost     published at once, or after the will delay     in one commit with its deletion
 //!   client is back      before the delay is over: deleted
-//!   session ends        published at once
-//!   broker is started   published 1.5 keep-alive times and the will delay later, if the client is not back
+//!   session ends        published at once                              in one commit with its deletion
+//!   broker is started   published 1.5 keep-alive times and the will delay later, if the client is not back;
+//!                       at once if its session is not in the log any more
 //! ```
 //!
 //! # Invariants
 //! - A will is published at most once.
-//! - A session without a connection has a will only while the will delay passes, or while there is no capacity for it.
+//! - The log has the will of a session that is kept until the will is published or deleted, also if the session ends
+//!   before that. DISCONNECT deletes it before the session can end.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,7 +25,7 @@ use leveret_amqp::Properties;
 use leveret_amqp::field::Table;
 use leveret_core::command::{ChannelId, Outcome, QueueId, SessionId, SessionWill, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::pending_writes::{Definition, Urgency};
 
 use super::arguments::expiration_ms;
@@ -51,6 +53,8 @@ pub(crate) struct Will {
 struct LateWill {
     vhost: VhostId,
     will: SessionWill,
+    /// The key of its definition, if the log has it.
+    key: Option<Box<[u8]>>,
 }
 
 /// The wills that wait.
@@ -64,7 +68,8 @@ pub(crate) struct Wills {
 }
 
 impl Wills {
-    /// Bytes of memory that a late will takes beside its message. The list grows by doubling.
+    /// Bytes of memory that a late will takes beside its message. The list grows by doubling. Its key is in the memory of
+    /// the client identifier of the session, which has ended.
     pub(crate) const LATE_BYTES: usize = 2 * size_of::<LateWill>();
 
     fn note_due(&mut self, at_ms: u64) {
@@ -93,17 +98,19 @@ impl Broker {
         self.allowed_exchange(cx, channel, will.message).map(drop)
     }
 
-    /// Gives a session the will of its CONNECT. There is none of an earlier connection any more. The reply waits until the
-    /// log has the will, if the session is kept.
+    /// Gives a session the will of its CONNECT, instead of one that waits for its delay. The reply waits until the log has
+    /// the will, if the session is kept.
     pub(crate) fn set_will(&mut self, cx: &mut Context<'_>, session: SessionId, will: Option<SessionWill>) {
         self.store_will(cx, session, will.as_ref());
         let will = will.map(|will| Will { will, due_ms: None });
-        *self.sessions.will_mut(session) = will;
+        if let Some(earlier) = core::mem::replace(self.sessions.will_mut(session), will) {
+            cx.messages.release(earlier.will.message);
+        }
     }
 
     /// Writes the will of a session that is kept to the log, unless the log has it already.
     fn store_will(&mut self, cx: &mut Context<'_>, session: SessionId, will: Option<&SessionWill>) {
-        let Some(will) = will else { return self.forget_stored_will(cx, session) };
+        let Some(will) = will else { return self.delete_stored_will(cx, session) };
         let properties_len = cx.messages.properties_len(will.message) as usize;
         let mut octets = vec![0; properties_len + cx.messages.body_len(will.message) as usize];
         let mut cursor = cx.messages.properties_cursor(will.message);
@@ -125,20 +132,26 @@ impl Broker {
         let (key, value) = (definition.key(), definition.value());
         let digest = digest_of(&value);
         if self.sessions.stored_will_mut(session).replace(digest) != Some(digest) {
-            self.define_in_own_group(cx, key, Some(value));
+            // Behind the publication of an earlier will, whose place in the log it takes.
+            cx.pending_writes.begin_group();
+            cx.pending_writes.define_in_group(key, Some(value));
+            let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+            cx.await_batch(batch);
         }
     }
 
-    /// Deletes the will of a session from the log, if it is there.
-    pub(crate) fn forget_stored_will(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        if let Some(key) = self.take_stored_will(session) {
-            self.define_in_own_group(cx, key, None);
+    /// Deletes the will of a session from the log, if it is there. The deletion is never behind that of the session.
+    fn delete_stored_will(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        if let Some(key) = self.stored_will_key(session) {
+            *self.sessions.stored_will_mut(session) = None;
+            let batch = cx.pending_writes.define(key, None);
+            cx.await_batch(batch);
         }
     }
 
-    /// Returns the key of a session's will in the log, which the caller deletes; `None` if there is none.
-    fn take_stored_will(&mut self, session: SessionId) -> Option<Box<[u8]>> {
-        self.sessions.stored_will_mut(session).take()?;
+    /// Returns the key of a session's will in the log; `None` if there is none.
+    fn stored_will_key(&mut self, session: SessionId) -> Option<Box<[u8]>> {
+        (*self.sessions.stored_will_mut(session))?;
         let (vhost, queue, incarnation) = self.session_in_log(session)?;
         let definition = Definition::Will {
             vhost,
@@ -154,32 +167,21 @@ impl Broker {
         Some(definition.key())
     }
 
-    /// Writes a definition behind all messages that were appended before it, and all definitions of groups.
-    fn define_in_own_group(&mut self, cx: &mut Context<'_>, key: Box<[u8]>, value: Option<Box<[u8]>>) {
-        cx.pending_writes.begin_group();
-        cx.pending_writes.define_in_group(key, value);
-        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
-        cx.await_batch(batch);
-    }
-
     /// Deletes the will of a session whose client has sent DISCONNECT (MQTT-3.14.4-3).
     pub(crate) fn discard_will(&mut self, cx: &mut Context<'_>, session: SessionId) {
         if let Some(will) = self.sessions.will_mut(session).take() {
             cx.messages.release(will.will.message);
         }
-        self.forget_stored_will(cx, session);
+        self.delete_stored_will(cx, session);
     }
 
-    /// Handles the will of a session whose client has connected again (§3.1.3.2.2). `ends` means that the session ends.
-    /// The will of a connection that is replaced is published, unless it has a delay.
-    pub(crate) fn replace_will(&mut self, cx: &mut Context<'_>, session: SessionId, ends: bool) {
+    /// Publishes the will of a session whose client has connected again, if its session ends, or if the connection that is
+    /// replaced has a will without a delay (§3.1.3.2.2).
+    pub(crate) fn publish_replaced_will(&mut self, cx: &mut Context<'_>, session: SessionId, ends: bool) {
         let Some(will) = self.sessions.will_mut(session) else { return };
         let is_replaced = will.due_ms.is_none();
         if ends || is_replaced && will.will.delay_s == 0 {
             self.end_will(cx, session);
-        } else if let Some(will) = self.sessions.will_mut(session).take() {
-            // The will of the new connection takes its place in the log.
-            cx.messages.release(will.will.message);
         }
     }
 
@@ -204,9 +206,13 @@ impl Broker {
 
     /// Publishes the will of a session that is kept, or notes when to try again.
     fn try_will(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        let vhost = self.sessions.vhost_of(session);
+        let (vhost, key) = (self.sessions.vhost_of(session), self.stored_will_key(session));
         let Some(will) = self.sessions.will_mut(session).take() else { return };
-        if let Some(will) = self.publish_will(cx, vhost, will.will, Some(session)) {
+        let waiting = self.publish_will(cx, vhost, will.will, key.as_deref());
+        if waiting.is_none() {
+            *self.sessions.stored_will_mut(session) = None;
+        }
+        if let Some(will) = waiting {
             let due_ms = cx.pending_writes.time_ms() + RETRY_MS;
             *self.sessions.will_mut(session) = Some(Will { will, due_ms: Some(due_ms) });
             self.wills.note_due(due_ms);
@@ -215,25 +221,25 @@ impl Broker {
 
     /// Publishes the will of a session that ends.
     pub(crate) fn end_will(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        let vhost = self.sessions.vhost_of(session);
         let Some(will) = self.sessions.will_mut(session).take() else {
-            return self.forget_stored_will(cx, session);
+            return self.delete_stored_will(cx, session);
         };
-        if let Some(will) = self.publish_will(cx, vhost, will.will, Some(session)) {
-            self.forget_stored_will(cx, session);
-            self.wills.late.push_back(LateWill { vhost, will });
+        let (vhost, key) = (self.sessions.vhost_of(session), self.stored_will_key(session));
+        *self.sessions.stored_will_mut(session) = None;
+        if let Some(will) = self.publish_will(cx, vhost, will.will, key.as_deref()) {
+            self.wills.late.push_back(LateWill { vhost, will, key });
             self.wills.note_due(cx.pending_writes.time_ms() + RETRY_MS);
         }
     }
 
-    /// Publishes a will. Deletes the will of the session from the log in the same commit. Returns the will if there is no
+    /// Publishes a will. Deletes its definition, which has this `key`, in the same commit. Returns the will if there is no
     /// capacity now.
     fn publish_will(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
         will: SessionWill,
-        session: Option<SessionId>,
+        key: Option<&[u8]>,
     ) -> Option<SessionWill> {
         // No reply waits for the will.
         let awaited = cx.awaited;
@@ -268,11 +274,13 @@ impl Broker {
             if let Some(change) = change {
                 self.change_retained(cx, change);
             }
-            if let Some(key) = session.and_then(|session| self.take_stored_will(session)) {
-                cx.pending_writes.define_in_group(key, None);
+            if let Some(key) = key {
+                cx.pending_writes.define_in_group(key.into(), None);
             }
         }
-        cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+        // While a will waits, the group is empty.
+        let urgency = if must_wait { Urgency::Window } else { Urgency::Awaited };
+        cx.pending_writes.end_group(cx.messages, urgency);
         cx.awaited = awaited;
         must_wait.then_some(will)
     }
@@ -287,9 +295,17 @@ impl Broker {
     ) -> bool {
         let Some(exchange) = self.topology.find_exchange(vhost, TOPIC_EXCHANGE) else { return false };
         self.topology.limit_routing(cx.work, 1);
+        let mut scratch = self.queues.lend_scratch();
+        let mut headers = Table::EMPTY;
+        if cx.messages.flags(message).has(MessageFlags::PARSE_PROPERTIES) {
+            let properties = cx.messages.properties(message, &mut scratch.properties);
+            headers = Properties::trusted(properties).headers().unwrap_or(Table::EMPTY);
+        }
         let mut chosen = Targets { queues: self.queues.records_mut(), chosen: targets };
         let key = cx.messages.routing_key(message);
-        self.topology.route(cx.work, exchange, key, Table::EMPTY, &mut chosen).is_ok()
+        let is_routed = self.topology.route(cx.work, exchange, key, headers, &mut chosen).is_ok();
+        self.queues.return_scratch(scratch);
+        is_routed
     }
 
     /// Publishes the wills that are due.
@@ -302,27 +318,33 @@ impl Broker {
         for place in 0..self.sessions.places() {
             let Some(session) = self.sessions.id_at(place) else { continue };
             match self.sessions.will_mut(session).as_ref().and_then(|will| will.due_ms) {
+                // While the broker stops, the log keeps it.
+                Some(_) if self.wills.are_held => {}
                 Some(due_ms) if due_ms <= now_ms => self.try_will(cx, session),
                 Some(due_ms) => self.wills.note_due(due_ms),
                 None => {}
             }
         }
         for _ in 0..self.wills.late.len() {
-            let Some(LateWill { vhost, will }) = self.wills.late.pop_front() else { break };
-            if let Some(will) = self.publish_will(cx, vhost, will, None) {
-                self.wills.late.push_back(LateWill { vhost, will });
+            let Some(LateWill { vhost, will, key }) = self.wills.late.pop_front() else { break };
+            if let Some(will) = self.publish_will(cx, vhost, will, key.as_deref()) {
+                self.wills.late.push_back(LateWill { vhost, will, key });
                 self.wills.note_due(now_ms + RETRY_MS);
             }
         }
     }
 
     /// Deletes the late wills of a virtual host that is deleted.
-    pub(crate) fn delete_late_wills_of(&mut self, messages: &mut Messages, vhost: VhostId) {
+    pub(crate) fn delete_late_wills_of(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
         self.wills.late.retain(|late| {
-            if late.vhost == vhost {
-                messages.release(late.will.message);
+            if late.vhost != vhost {
+                return true;
             }
-            late.vhost != vhost
+            cx.messages.release(late.will.message);
+            if let Some(key) = &late.key {
+                cx.pending_writes.define(key.clone(), None);
+            }
+            false
         });
     }
 
@@ -336,7 +358,8 @@ impl Broker {
         self.wills.are_held = true;
     }
 
-    /// Gives a restored session the will that the log has. It is published if the client does not come back.
+    /// Gives a restored session the will that the log has. It is published if the client does not come back. A will without
+    /// its session is published at once: the session has ended before the will could be published.
     pub(crate) fn restore_will(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         let Definition::Will {
             vhost,
@@ -352,9 +375,8 @@ impl Broker {
         else {
             return Restored::Unknown;
         };
-        let Some(session) = self.restored_session(vhost, queue, incarnation) else {
-            return Restored::Orphaned;
-        };
+        let Some(vhost_id) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
+        let session = self.restored_session(vhost, queue, incarnation);
         let Ok(message) = cx.messages.begin(TOPIC_EXCHANGE, topic_key.as_bytes(), Share::ReadBack) else {
             return Restored::NoCapacity;
         };
@@ -372,9 +394,15 @@ impl Broker {
         }
         cx.messages.append_body(message, payload);
         cx.messages.finish(message);
+        let will = SessionWill { message, retain, delay_s, keep_alive_s };
+        let Some(session) = session else {
+            let key = Some(definition.key());
+            self.wills.late.push_back(LateWill { vhost: vhost_id, will, key });
+            self.wills.note_due(cx.pending_writes.time_ms());
+            return Restored::Exists(None);
+        };
         let assumed_s = if keep_alive_s == 0 { KEEP_ALIVE_ASSUMED_S } else { keep_alive_s };
         let due_ms = cx.pending_writes.time_ms() + u64::from(assumed_s) * 1_500 + u64::from(delay_s) * 1_000;
-        let will = SessionWill { message, retain, delay_s, keep_alive_s };
         *self.sessions.will_mut(session) = Some(Will { will, due_ms: Some(due_ms) });
         *self.sessions.stored_will_mut(session) = Some(digest_of(&definition.value()));
         self.wills.note_due(due_ms);

@@ -529,13 +529,22 @@ impl Consumers {
         state: ConsumerState,
     ) -> Result<usize, Fault> {
         let connection = self.connection_of(channel);
-        quota.check_share(connection, Pool::Consumers, self.slab.free_count())?;
+        self.check_capacity(quota, connection)?;
         let record = Consumer::new(channel, queue, state);
         let index = self.slab.insert(record).map_err(|_| out_of("consumers_max"))?;
         quota.take(connection, Pool::Consumers);
         let list = &mut self.channels[channel.index()].consumers;
         list.push_back(&mut self.slab, index, |consumer| &mut consumer.channel_links);
         Ok(index)
+    }
+
+    /// Checks whether this connection may have one consumer more.
+    ///
+    /// # Errors
+    /// There is no capacity, or the connection has used up its share.
+    pub(crate) fn check_capacity(&self, quota: &mut Quota, connection: ConnectionId) -> Result<(), Fault> {
+        quota.check_share(connection, Pool::Consumers, self.slab.free_count())?;
+        if self.slab.free_count() == 0 { Err(out_of("consumers_max")) } else { Ok(()) }
     }
 
     /// Starts a consumer that was added: it can now take messages.

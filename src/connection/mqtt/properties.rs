@@ -16,22 +16,15 @@
 //! - The properties of an AMQP publisher may contain any bytes. Values that MQTT does not allow are left out.
 //! - Nothing is allocated.
 
-use leveret_amqp::props::{PUBLISH_QOS, Properties as AmqpProperties};
+use leveret_amqp::props::{
+    MQTT_CORRELATION, MQTT_PAYLOAD_FORMAT, MQTT_REPLY_TO, PUBLISH_QOS, Properties as AmqpProperties,
+    is_user_property,
+};
 use leveret_amqp::{Full, Table, TableWriter, Value, Writer};
 use leveret_core::command::Name;
 use leveret_core::mem::MessageFlags;
 use leveret_core::topic::exchange_separators;
 use leveret_mqtt::{PacketError, Properties, Property, QoS, ReasonCode, check_topic_name};
-
-/// RabbitMQ's header with the routing key of the response topic.
-const REPLY_TO_TOPIC: &str = "x-reply-to-topic";
-/// RabbitMQ's header with correlation data that is longer than a short string of AMQP.
-const CORRELATION_ID: &str = "x-correlation-id";
-/// The header with the payload format indicator.
-const PAYLOAD_FORMAT: &str = "x-mqtt-payload-format";
-/// Strings in headers with these prefixes are written by the broker, and are no user properties.
-const BROKER_PREFIXES: [&str; 5] =
-    [REPLY_TO_TOPIC, CORRELATION_ID, "x-mqtt-", "x-first-death-", "x-last-death-"];
 
 /// The most bytes of a short string of AMQP.
 const SHORT_STRING_BYTES_MAX: usize = 255;
@@ -204,13 +197,13 @@ fn write_headers(
         table.value(PUBLISH_QOS.as_bytes(), Value::Byte(qos as i8))?;
     }
     if let Some(format) = incoming.payload_format {
-        table.value(PAYLOAD_FORMAT.as_bytes(), Value::Byte(i8::from(format == 1)))?;
+        table.value(MQTT_PAYLOAD_FORMAT.as_bytes(), Value::Byte(i8::from(format == 1)))?;
     }
     if let Some(key) = &incoming.reply_to {
-        table.text(REPLY_TO_TOPIC, key)?;
+        table.text(MQTT_REPLY_TO, key)?;
     }
     if let Some(octets) = incoming.long_correlation() {
-        table.long_str(CORRELATION_ID, octets)?;
+        table.long_str(MQTT_CORRELATION, octets)?;
     }
     for property in properties.iter() {
         if let Property::UserProperty((name, value)) = property {
@@ -253,12 +246,12 @@ impl<'a> Outgoing<'a> {
     pub(super) fn of(properties: AmqpProperties<'a>, waited_ms: u64) -> Self {
         let headers = properties.headers();
         let header = |name: &str| headers.and_then(|headers| headers.get(name));
-        let payload_format = header(PAYLOAD_FORMAT).and_then(|value| value.as_integer());
-        let response_topic = header(REPLY_TO_TOPIC).and_then(|value| value.as_str()).and_then(|key| {
+        let payload_format = header(MQTT_PAYLOAD_FORMAT).and_then(|value| value.as_integer());
+        let response_topic = header(MQTT_REPLY_TO).and_then(|value| value.as_str()).and_then(|key| {
             let topic = exchange_separators(key)?;
             check_topic_name(&topic).ok().map(|()| topic)
         });
-        let correlation = properties.correlation_id().or_else(|| match header(CORRELATION_ID)? {
+        let correlation = properties.correlation_id().or_else(|| match header(MQTT_CORRELATION)? {
             Value::LongStr(octets) | Value::Binary(octets) => Some(octets),
             _ => None,
         });
@@ -289,7 +282,7 @@ impl<'a> Outgoing<'a> {
 /// Returns the user property for a header; `None` if it is not sent.
 fn user_property<'a>((name, value): (&'a [u8], Value<'a>)) -> Option<Property<'a>> {
     let name = mqtt_string(name)?;
-    if BROKER_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+    if !is_user_property(name.as_bytes()) {
         return None;
     }
     Some(Property::UserProperty((name, mqtt_string(value.as_bytes()?)?)))
@@ -408,7 +401,7 @@ mod tests {
         let long = [7; 256];
         mapped(QoS::AtMostOnce, &[Property::CorrelationData(&long)], |amqp, _| {
             assert_eq!((amqp.correlation_id(), amqp.delivery_mode()), (None, Some(1)));
-            let header = amqp.headers().and_then(|headers| headers.get(CORRELATION_ID));
+            let header = amqp.headers().and_then(|headers| headers.get(MQTT_CORRELATION));
             assert_eq!(header, Some(Value::LongStr(&long)));
         });
         mapped(QoS::AtLeastOnce, &[], |amqp, _| assert_eq!(amqp.as_bytes(), [0x10, 0, 2]));

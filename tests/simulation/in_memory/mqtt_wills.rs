@@ -1,5 +1,8 @@
-//! Wills of MQTT clients: when they are published, and when not.
+//! Wills of MQTT clients: when they are published, and when not. Clients that are refused, and limits of packets.
 
+use leveret_broker::Restored;
+use leveret_core::limits::Limits;
+use leveret_core::pending_writes::Definition;
 use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
 use leveret_test_support::simulated_server::{Simulation, small_limits};
@@ -283,5 +286,103 @@ fn a_will_has_its_properties() {
     watcher.acknowledge(&mut simulation, will.packet_id.unwrap());
     watcher.disconnect(&mut simulation);
     delete_queue(&mut simulation, "mqtt-subscription-c");
+    simulation.end(&[]);
+}
+
+/// The session has ended, and the power failed before the will was published.
+#[test]
+fn a_restored_will_without_its_session_is_published_at_once() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut watcher = watcher(&mut simulation);
+    let (broker, mut context) = simulation.engine.broker_mut();
+    let will = Definition::Will {
+        vhost: "/",
+        queue: "mqtt-subscription-c",
+        incarnation: 77,
+        retain: false,
+        delay_s: 600,
+        keep_alive_s: 60,
+        topic_key: "will.x",
+        properties: &[0x10, 0, 2],
+        payload: b"gone",
+    };
+    assert_eq!(broker.restore(&mut context, &will), Restored::Exists(None));
+    simulation.pass_ms(10);
+    assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);
+    watcher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// The session and its will stay as they were when its client is refused.
+#[test]
+fn a_refused_connect_changes_nothing() {
+    let mut simulation = Simulation::new(Limits { mqtt_sessions_max: 1, ..small_limits() });
+    let mut watcher = watcher(&mut simulation);
+    let none = Vec::<String>::new();
+    let (mut away, _) = log_in_kept(&mut simulation, "kept");
+    away.subscribe(&mut simulation, &[("t", 1)]);
+    away.lose(&mut simulation);
+    let mut clean = MqttClient::log_in(&mut simulation, &with_will("clean"));
+    clean.publish_1(&mut simulation, "t", 1, b"secret");
+    // There is no capacity for another session that is kept.
+    let (mut refused, connack) = MqttClient::connect(&mut simulation, &kept("clean"));
+    assert_eq!(connack.body[1], 3);
+    refused.assert_closed(&mut simulation);
+    assert_eq!(wills(&mut watcher, &mut simulation), none);
+    clean.publish_1(&mut simulation, "t", 2, b"more");
+    clean.disconnect(&mut simulation);
+    // A user that may not read the queue gets neither its messages nor its deletion.
+    let set = |simulation: &mut Simulation, pattern: &str| {
+        let (broker, mut context) = simulation.engine.broker_mut();
+        let (access, pending_writes) = (broker.access_mut(), context.pending_writes_mut());
+        access.set_permissions(pending_writes, "guest", "/", pattern, ".*", pattern).expect("it exists");
+    };
+    set(&mut simulation, "^other$");
+    for clean_start in [false, true] {
+        let login = Login { level: 5, clean_start, ..named("kept") };
+        let (mut refused, connack) = MqttClient::connect(&mut simulation, &login);
+        assert_eq!(connack.body[1], 0x87);
+        refused.assert_closed(&mut simulation);
+    }
+    set(&mut simulation, ".*");
+    let (mut back, is_present) = log_in_kept(&mut simulation, "kept");
+    assert!(is_present);
+    let first = back.receive(&mut simulation).expect("the message");
+    assert_eq!(first.payload, b"secret");
+    back.lose(&mut simulation);
+    delete_queue(&mut simulation, "mqtt-subscription-kept");
+    watcher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// A message is dropped only if its packet is longer than the client's Maximum Packet Size (§3.1.2.11.4).
+#[test]
+fn a_packet_of_the_maximum_size_is_sent() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.pass_ms(1_000);
+    let mut publisher = MqttClient::log_in(&mut simulation, &Login { level: 5, ..named("publisher") });
+    let user_property = [0x26, 0, 1, b'n', 0, 1, b'v', 0x03, 0, 0];
+    for (qos, properties) in [(0, &[][..]), (1, &[]), (2, &[]), (1, &user_property), (0, &user_property)] {
+        // Topic, identifier, properties with their length, payload, and the fixed header.
+        let payload = [7; 150];
+        let remaining = 3 + usize::from(qos > 0) * 2 + 1 + properties.len() + payload.len();
+        let len = (remaining + 3) as u16;
+        for (maximum, is_sent) in [(len, true), (len - 1, false)] {
+            let maximum = [&[0x27, 0, 0][..], &maximum.to_be_bytes()].concat();
+            let login = Login { level: 5, properties: &maximum, ..named("subscriber") };
+            let mut subscriber = MqttClient::log_in(&mut simulation, &login);
+            subscriber.subscribe(&mut simulation, &[("t", 2)]);
+            let publish = publisher.publish_packet_with(qos << 1, ("t", 1), properties, &payload);
+            publisher.send(&mut simulation, &publish);
+            if qos == 2 {
+                publisher.send(&mut simulation, &packet(0x62, &[0, 1]));
+            }
+            while publisher.next(&mut simulation).is_some() {}
+            let received = subscriber.receive_with_properties(&mut simulation);
+            assert_eq!(received.is_some(), is_sent, "QoS {qos}, {} bytes of properties", properties.len());
+            subscriber.lose(&mut simulation);
+        }
+    }
+    publisher.disconnect(&mut simulation);
     simulation.end(&[]);
 }
