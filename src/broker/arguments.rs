@@ -439,9 +439,14 @@ pub(crate) fn copy_flags(
     let flags = if properties.is_blind() { flags.with(MessageFlags::HAS_BCC) } else { flags };
     let is_exactly_once = properties.is_published_exactly_once();
     let flags = if is_exactly_once { flags.with(MessageFlags::EXACTLY_ONCE) } else { flags };
-    match expiration_ms(properties) {
-        Ok(Some(0)) => flags.with(MessageFlags::EXPIRES).with(MessageFlags::DUE_AT_ONCE),
-        Ok(Some(_)) => flags.with(MessageFlags::EXPIRES),
-        Ok(None) | Err(_) => flags,
+    flags.with(expiry_flags(expiration_ms(properties).ok().flatten()))
+}
+
+/// Returns the flags of a message that expires after this many milliseconds, or, without a number, does not expire.
+pub(crate) const fn expiry_flags(expiration_ms: Option<u64>) -> MessageFlags {
+    match expiration_ms {
+        None => MessageFlags::NONE,
+        Some(0) => MessageFlags::EXPIRES.with(MessageFlags::DUE_AT_ONCE),
+        Some(_) => MessageFlags::EXPIRES,
     }
 }

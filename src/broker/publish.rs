@@ -24,7 +24,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_core::pending_writes::{Mode as PendingWritesMode, NoCapacity, PendingWrites, Urgency};
 
 use super::access::{Resource, Right};
-use super::arguments::{Overflow, expiration_ms};
+use super::arguments::{Overflow, expiration_ms, expiry_flags};
 use super::consumers::{FullQueue, Mode};
 use super::context::Work;
 use super::deliveries::{DeliveryMethod, NewDelivery};
@@ -542,11 +542,7 @@ impl Broker {
         // length.
         let drops_bcc = is_blind && is_long;
         self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
-        let due = match expiration_ms {
-            None => MessageFlags::NONE,
-            Some(0) => MessageFlags::EXPIRES.with(MessageFlags::DUE_AT_ONCE),
-            Some(_) => MessageFlags::EXPIRES,
-        };
+        let due = expiry_flags(expiration_ms);
         let known = if is_blind && !is_long { due.with(MessageFlags::HAS_BCC) } else { due };
         if reply_to.is_none() && !drops_bcc {
             cx.messages.add_flags(message, known);

@@ -55,6 +55,7 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Slab};
 use leveret_core::pending_writes::{Batch, Definition, PendingWrites, SessionPart, Settled, Urgency};
 use leveret_core::topic::exchange_separators;
+use leveret_mqtt::variable_int_len;
 
 use super::access::{Resource, Right};
 use super::consumers::{ConsumerState, Mode, NewConsumer};
@@ -1076,13 +1077,14 @@ impl Broker {
         let properties_len = mqtt_properties_len(&properties);
         self.queues.return_scratch(scratch);
         let topic_len = messages.routing_key(message).len() as u64;
+        let len_of_len = |len: u64| variable_int_len(u32::try_from(len).unwrap_or(u32::MAX)) as u64;
         let remaining_len = 2
             + topic_len
             + if has_packet_id { 2 } else { 0 }
-            + variable_int_len(properties_len)
+            + len_of_len(properties_len)
             + properties_len
             + u64::from(messages.body_len(message));
-        1 + variable_int_len(remaining_len) + remaining_len
+        1 + len_of_len(remaining_len) + remaining_len
     }
 
     // ---- acknowledgements, and QoS 2
@@ -1231,12 +1233,10 @@ impl Broker {
 
     /// Appends the packet identifiers that were received to the log, behind all messages, if the session is kept.
     fn write_received(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        let changes_before = cx.pending_writes.change_count();
-        cx.pending_writes.begin_group();
-        self.define_received(cx, session);
-        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
-        if cx.pending_writes.change_count() != changes_before {
-            self.sessions.at_mut(session).received_batch = batch;
+        if let Some((key, value)) = self.session_state(session, SessionPart::Received) {
+            let batch = cx.pending_writes.define_behind_messages(cx.messages, key, Some(value));
+            let record = self.sessions.at_mut(session);
+            (record.is_received_stored, record.received_batch) = (true, batch);
             cx.await_batch(batch);
         }
     }
@@ -1372,17 +1372,15 @@ impl Broker {
             cx.pending_writes.define(key(SessionPart::Deliveries), None);
         }
         if core::mem::take(&mut record.is_received_stored) {
-            cx.pending_writes.begin_group();
-            cx.pending_writes.define_in_group(key(SessionPart::Received), None);
-            cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+            cx.pending_writes.define_behind_messages(cx.messages, key(SessionPart::Received), None);
         }
         let batch = cx.pending_writes.last_entry_batch();
         cx.await_batch(batch);
     }
 }
 
-/// The most bytes by which a PUBLISH to a client is longer than the AMQP properties, the routing key and the body of its
-/// message: the fixed header, the lengths of topic and properties, the packet identifier, and 5 bytes for the properties.
+/// The most bytes by which a PUBLISH to a client is longer than its message in memory, with AMQP properties. They are for
+/// the fixed header, the lengths of topic and properties, the packet identifier, and the properties themselves.
 const PUBLISH_BYTES_MAX: u64 = 5 + 2 + 4 + 2 + 5;
 
 /// Returns the length of the MQTT properties for these AMQP properties: see `properties` in `leveret-connection`.
@@ -1403,16 +1401,6 @@ fn mqtt_properties_len(properties: &Properties<'_>) -> u64 {
         };
     }
     len
-}
-
-/// Returns the number of bytes of a variable byte integer (MQTT 5, §1.5.5).
-const fn variable_int_len(number: u64) -> u64 {
-    match number {
-        0..128 => 1,
-        128..16_384 => 2,
-        16_384..2_097_152 => 3,
-        _ => 4,
-    }
 }
 
 /// Number of subscriptions that count as one unit of work when they are compared with a topic.

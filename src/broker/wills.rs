@@ -1,7 +1,7 @@
 //! Wills of MQTT clients: messages that the broker publishes for clients that are gone (MQTT 5, §3.1.2.5).
 //!
 //! A session has the will of its client as a message in memory. The will of a session that is kept is also in the log
-//! ([`Definition::Will`]), because after a power cut nobody else would publish it.
+//! ([`Definition::Will`]), because its client may not come back after a power cut.
 //!
 //! ```text
 //!   CONNECT             the session gets the will                      kept: in the log before CONNACK
@@ -28,7 +28,7 @@ use leveret_core::error::Fault;
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::pending_writes::{Definition, Urgency};
 
-use super::arguments::expiration_ms;
+use super::arguments::{expiration_ms, expiry_flags};
 use super::publish::Publish;
 use super::queue_records::Targets;
 use super::recovery::Restored;
@@ -132,10 +132,8 @@ impl Broker {
         let (key, value) = (definition.key(), definition.value());
         let digest = digest_of(&value);
         if self.sessions.stored_will_mut(session).replace(digest) != Some(digest) {
-            // Behind the publication of an earlier will, whose place in the log it takes.
-            cx.pending_writes.begin_group();
-            cx.pending_writes.define_in_group(key, Some(value));
-            let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+            // The log has one will of a session. An earlier one must be published before it is replaced.
+            let batch = cx.pending_writes.define_behind_messages(cx.messages, key, Some(value));
             cx.await_batch(batch);
         }
     }
@@ -149,7 +147,7 @@ impl Broker {
         }
     }
 
-    /// Returns the key of a session's will in the log; `None` if there is none.
+    /// Returns the key of a session's will in the log; `None` if the log has no will of it.
     fn stored_will_key(&mut self, session: SessionId) -> Option<Box<[u8]>> {
         (*self.sessions.stored_will_mut(session))?;
         let (vhost, queue, incarnation) = self.session_in_log(session)?;
@@ -208,14 +206,13 @@ impl Broker {
     fn try_will(&mut self, cx: &mut Context<'_>, session: SessionId) {
         let (vhost, key) = (self.sessions.vhost_of(session), self.stored_will_key(session));
         let Some(will) = self.sessions.will_mut(session).take() else { return };
-        let waiting = self.publish_will(cx, vhost, will.will, key.as_deref());
-        if waiting.is_none() {
-            *self.sessions.stored_will_mut(session) = None;
-        }
-        if let Some(will) = waiting {
-            let due_ms = cx.pending_writes.time_ms() + RETRY_MS;
-            *self.sessions.will_mut(session) = Some(Will { will, due_ms: Some(due_ms) });
-            self.wills.note_due(due_ms);
+        match self.publish_will(cx, vhost, will.will, key.as_deref()) {
+            None => *self.sessions.stored_will_mut(session) = None,
+            Some(will) => {
+                let due_ms = cx.pending_writes.time_ms() + RETRY_MS;
+                *self.sessions.will_mut(session) = Some(Will { will, due_ms: Some(due_ms) });
+                self.wills.note_due(due_ms);
+            }
         }
     }
 
@@ -380,13 +377,8 @@ impl Broker {
         let Ok(message) = cx.messages.begin(TOPIC_EXCHANGE, topic_key.as_bytes(), Share::ReadBack) else {
             return Restored::NoCapacity;
         };
-        let properties_read = Properties::trusted(properties);
-        let flags = properties_read.message_flags();
-        let flags = match expiration_ms(&properties_read) {
-            Ok(None) | Err(_) => flags,
-            Ok(Some(0)) => flags.with(MessageFlags::EXPIRES).with(MessageFlags::DUE_AT_ONCE),
-            Ok(Some(_)) => flags.with(MessageFlags::EXPIRES),
-        };
+        let read = Properties::trusted(properties);
+        let flags = read.message_flags().with(expiry_flags(expiration_ms(&read).ok().flatten()));
         let len = payload.len() as u32;
         if cx.messages.reserve_content(message, properties, flags, len, Share::ReadBack).is_err() {
             cx.messages.discard(message);

@@ -122,8 +122,8 @@ pub(crate) fn variable_int(bytes: &[u8]) -> Result<Option<(u32, usize, bool)>, P
     if bytes.len() < 4 { Ok(None) } else { Err(PacketError::malformed("a length of more than four octets")) }
 }
 
-/// Returns the number of octets of a variable byte integer.
-pub(crate) const fn variable_int_len(value: u32) -> usize {
+/// Returns the number of octets of a variable byte integer (§1.5.5).
+pub const fn variable_int_len(value: u32) -> usize {
     match value {
         0..=0x7F => 1,
         0x80..=0x3FFF => 2,

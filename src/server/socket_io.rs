@@ -250,11 +250,13 @@ impl<P: Platform> Shared<P> {
         }
         let is_kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, 0, true);
         peer.stream.assume_readable();
+        if leaves {
+            let (broker, mut context) = self.broker_mut();
+            broker.note_client_leaves(&mut context, id);
+        }
         if !is_kept {
             self.close_at_turn_end(id);
         } else if leaves {
-            let (broker, mut context) = self.broker_mut();
-            broker.note_client_leaves(&mut context, id);
             self.resume_closed(id);
         }
     }

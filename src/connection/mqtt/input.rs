@@ -87,8 +87,7 @@ pub(super) enum Publishing {
     None,
     /// The header, which stays in the input: the message waits for memory for its content.
     Reserving { message: MessageId },
-    /// The header, and the payload except these bytes. The message is refused if there is an
-    /// error.
+    /// The header, and the payload except these bytes. With an error, the message is refused.
     Payload { message: Result<MessageId, PacketError>, expected: Expected, retain: bool, missing: u32 },
     /// The whole packet. The broker has not accepted the message yet.
     Complete { message: MessageId, expected: Expected, retain: bool },

@@ -148,6 +148,22 @@ impl PendingWrites {
         }
     }
 
+    /// Like [`Self::define`], but in a group of its own: the definition becomes durable behind all messages and groups that
+    /// were appended before it. Returns [`Batch::NONE`] if nothing is to be written.
+    pub fn define_behind_messages(
+        &mut self,
+        messages: &mut Messages,
+        key: Box<[u8]>,
+        value: Option<Box<[u8]>>,
+    ) -> Batch {
+        if self.mode != Mode::On {
+            return Batch::NONE;
+        }
+        self.begin_group();
+        self.define_in_group(key, value);
+        self.end_group(messages, Urgency::Awaited)
+    }
+
     /// Ends the group. It is written with this urgency. Returns the batch that makes it durable.
     ///
     /// If the group has settlements, or a client waits for it, its messages are [`MessageFlags::WITHHELD`]
