@@ -91,6 +91,8 @@ pub const PUBLISH_QOS: &str = "x-mqtt-publish-qos";
 pub const MQTT_REPLY_TO: &str = "x-reply-to-topic";
 /// RabbitMQ's header with correlation data of MQTT that is longer than a short string of AMQP.
 pub const MQTT_CORRELATION: &str = "x-correlation-id";
+/// The header of a message that an MQTT client has published with RETAIN: true.
+pub const MQTT_RETAIN: &str = "x-mqtt-retain";
 /// The header with the payload format indicator of MQTT.
 pub const MQTT_PAYLOAD_FORMAT: &str = "x-mqtt-payload-format";
 

@@ -275,10 +275,8 @@ impl Broker {
         let vhost = self.consumers.channel(channel).vhost;
         self.catch_up_for(cx, vhost, &command);
         match command {
-            Command::Subscribe { filter, qos, retain_handling } => {
-                self.subscribe(cx, connection, (filter, qos), retain_handling)
-            }
-            Command::Unsubscribe { filter } => self.unsubscribe(cx, connection, filter),
+            Command::Subscribe(subscription) => self.subscribe(cx, connection, &subscription),
+            Command::Unsubscribe { filter, group } => self.unsubscribe(cx, connection, (filter, group)),
             Command::LeaveSession { expiry_s, keeps_will } => {
                 self.disconnect_session(cx, connection, expiry_s, keeps_will)
             }

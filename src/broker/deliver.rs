@@ -17,8 +17,8 @@
 //!   client that does not read therefore occupies a bounded amount of memory.
 
 use leveret_core::command::{
-    ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder,
-    SubscriptionDelivery,
+    ChannelId, ConnectionId, Delivery, DeliveryKind, MatchedSubscription, Outbox, Outcome, QueueId,
+    ReplyOrder, SubscriptionDelivery,
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
@@ -83,6 +83,20 @@ impl Outbox for OutboxView<'_> {
     #[inline]
     fn advance(&mut self) {
         self.at = self.at.and_then(|at| self.broker.queues.deliveries().next_in_outbox(at));
+    }
+
+    fn matched_subscriptions<'m>(
+        &'m self,
+        messages: &'m Messages,
+    ) -> impl Iterator<Item = MatchedSubscription> + Clone {
+        let broker = self.broker;
+        let delivery = self.at.map(|at| &broker.queues.deliveries()[at]);
+        let delivery = delivery.and_then(|delivery| Some((delivery.channel, delivery.message?)));
+        delivery.into_iter().flat_map(move |(channel, message)| {
+            let connection = broker.consumers.connection_of(channel);
+            let key = core::str::from_utf8(messages.routing_key(message)).unwrap_or_default();
+            broker.matched_subscriptions(connection, key)
+        })
     }
 }
 

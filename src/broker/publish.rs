@@ -150,6 +150,8 @@ impl Broker {
                 return Err(fault);
             }
         };
+        let key = cx.messages.routing_key(routed);
+        self.select_subscribers(cx.work, Some(connection), key, targets);
         let copy = match self.firehose.is_on {
             true => self.republisher().trace_published(cx, channel, routed, targets),
             false => None,

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use leveret_amqp::field::Table;
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::password::PasswordHash;
 use leveret_core::pending_writes::definition::{is_access, queue_in};
@@ -524,7 +525,10 @@ impl Broker {
         };
         let binding = BindingSpec { source, routing_key, arguments }.between(from, to);
         match self.topology.add_binding(cx, &mut self.quota, &mut self.queues, &binding) {
-            Ok(_) => Restored::Exists(None),
+            Ok(_) => {
+                self.note_restored_subscription(to, Table::trusted(arguments));
+                Restored::Exists(None)
+            }
             Err(_) => Restored::NoCapacity,
         }
     }

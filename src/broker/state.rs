@@ -228,6 +228,7 @@ impl Broker {
             policies: &self.policies,
             access: &self.access,
             consumers: &self.consumers,
+            sessions: &mut self.sessions,
         }
     }
 

@@ -12,7 +12,7 @@
 use core::num::NonZeroU16;
 
 use crate::error::{Fault, ReplyCode};
-use crate::mem::MessageId;
+use crate::mem::{MessageId, Messages};
 pub use crate::mem::{NAME_BYTES_MAX, Name};
 use crate::password::{PasswordCheck, Secret};
 use crate::pending_writes::Batch;
@@ -205,15 +205,13 @@ pub enum Command<'a> {
         /// The will.
         will: Option<SessionWill>,
     },
-    /// One topic filter of SUBSCRIBE, which is valid. It replaces an existing subscription with the same filter.
-    Subscribe {
-        filter: &'a str,
-        qos: u8,
-        retain_handling: RetainHandling,
-    },
-    /// One topic filter of UNSUBSCRIBE. The outcome is a fault with code 404 if there is no such subscription.
+    /// One topic filter of SUBSCRIBE, which is valid. It replaces an existing subscription with the same filter and group.
+    Subscribe(Subscription<'a>),
+    /// One topic filter of UNSUBSCRIBE, with the group of a shared subscription. The outcome is a fault with code 404 if
+    /// there is no such subscription.
     Unsubscribe {
         filter: &'a str,
+        group: Option<&'a str>,
     },
     /// DISCONNECT of MQTT. The connection ends after it.
     LeaveSession {
@@ -260,10 +258,39 @@ pub enum Command<'a> {
     },
 }
 
-/// When a subscriber gets the retained messages that match its filter.
+/// A subscription of MQTT (§3.8.3).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Subscription<'a> {
+    /// The topic filter, without `$share` and the group.
+    pub filter: &'a str,
+    /// The group of a shared subscription (§4.8.2).
+    pub group: Option<&'a str>,
+    /// The maximum QoS, 0 to 2.
+    pub qos: u8,
+    /// The subscription identifier.
+    pub id: Option<u32>,
+    /// No Local: the client does not get its own messages.
+    pub no_local: bool,
+    /// Retain As Published: messages keep their RETAIN flag.
+    pub keeps_retain: bool,
+    /// Which retained messages the client gets at first.
+    pub retain_handling: RetainHandling,
+}
+
+/// A subscription that matches a message, as far as it changes the PUBLISH.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MatchedSubscription {
+    /// The subscription identifier.
+    pub id: Option<u32>,
+    /// The message keeps its RETAIN flag.
+    pub keeps_retain: bool,
+}
+
+/// When a subscriber gets the retained messages that match its filter.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum RetainHandling {
     /// With each SUBSCRIBE.
+    #[default]
     Always,
     /// If the subscription did not exist.
     IfNew,
@@ -467,4 +494,12 @@ pub trait Outbox {
     fn peek(&self) -> Option<Delivery<'_>>;
     /// Moves the cursor to the next delivery.
     fn advance(&mut self);
+    /// Returns the subscriptions of an MQTT session that match the delivery at the cursor, and change its PUBLISH.
+    fn matched_subscriptions<'m>(
+        &'m self,
+        messages: &'m Messages,
+    ) -> impl Iterator<Item = MatchedSubscription> + Clone {
+        let _ = messages;
+        core::iter::empty()
+    }
 }

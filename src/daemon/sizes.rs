@@ -34,6 +34,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
             + leveret_connection::Pools::refused_channel_bytes()
             // The AMQP properties of one MQTT message.
             + if_mqtt(frame)
+            + if_mqtt(leveret_connection::alias_bytes(limits.connections_max as usize))
             + if config.serves_management() { leveret_management::web_page::TOKENS_BYTES } else { 0 },
         store_bytes: leveret_storage::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(leveret_tls::SESSION_BYTES + chain + reserved),

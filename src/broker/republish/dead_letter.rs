@@ -31,6 +31,7 @@ use crate::context::Work;
 use crate::queue_flow::LevelChoice;
 use crate::queue_flow::Scratch;
 use crate::queue_records::Targets;
+use crate::sessions::select_subscribers;
 
 /// The routing of a dead letter may take this many times the work that one publish may take.
 const ROUTING_TIMES: u32 = 8;
@@ -207,6 +208,8 @@ impl Republisher<'_> {
         let routed = self.topology.route(work, exchange, key, headers, &mut chosen);
         // What follows must not be limited: a `tx.commit` must not end half-way.
         work.lift_limit();
+        let parts = (&*self.topology, self.queues.records());
+        select_subscribers(self.sessions, parts, work, None, key, targets);
         routed.map(|_| ())
     }
 

@@ -39,6 +39,7 @@ use crate::policy::Policies;
 use crate::publish::CommitReservation;
 use crate::queue_flow::Queues;
 use crate::quota::Quota;
+use crate::sessions::Sessions;
 use crate::state::Counters;
 use crate::topology::Topology;
 
@@ -103,6 +104,7 @@ pub(crate) struct Republisher<'b> {
     pub(crate) policies: &'b Policies,
     pub(crate) access: &'b Access,
     pub(crate) consumers: &'b Consumers,
+    pub(crate) sessions: &'b mut Sessions,
 }
 
 impl Republisher<'_> {

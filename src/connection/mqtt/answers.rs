@@ -9,6 +9,7 @@
 //!   order of their PUBLISHes (MQTT-4.6.0-2).
 //! - When a packet of the client is handled, there is capacity for its answer, and for a DISCONNECT behind it.
 
+use core::fmt;
 use core::num::NonZeroU16;
 
 use leveret_core::command::Outcome;
@@ -23,6 +24,7 @@ use leveret_mqtt::{
 
 use super::super::connection::Context;
 use super::super::timeouts::REFUSAL_DELAY_MS;
+use super::aliases::{TOPIC_ALIAS_MAX, TopicAliases};
 use super::input::{Expected, Pending, Publishing};
 use super::{ConnectStep, MqttConnection, Phase, reason_of};
 
@@ -30,6 +32,8 @@ use super::{ConnectStep, MqttConnection, Phase, reason_of};
 pub(super) const RECORD_HEAD_BYTES: usize = 10;
 /// The longest stored packet, a SUBACK, with its head.
 const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 256;
+/// The longest reason string in bytes.
+const REASON_STRING_BYTES_MAX: usize = 160;
 /// The number of messages with QoS 1 that an MQTT 5 client may have published without an answer (Receive Maximum). Their
 /// PUBACKs fit into the smallest `replies_bytes_max`.
 const RECEIVE_MAXIMUM: u16 = 64;
@@ -94,11 +98,7 @@ impl MqttConnection {
         reason: ReasonCode,
         batch: Batch,
     ) {
-        let (kind, packet_id) = match expected {
-            Expected::Nothing => return,
-            Expected::Puback(packet_id) => (AckKind::Puback, packet_id),
-            Expected::Pubrec(packet_id) => (AckKind::Pubrec, packet_id),
-        };
+        let Some((kind, packet_id)) = answer_of(expected) else { return };
         context.pools.confirmed += u64::from(!reason.is_failure());
         self.push_ack(context, kind, packet_id, reason, batch);
     }
@@ -116,7 +116,12 @@ impl MqttConnection {
         if self.version != Version::V5 && !is_dropped {
             return self.end(context, reason, format_args!("a message is refused: {text}"));
         }
-        self.answer_publish_with(context, expected, reason, Batch::NONE);
+        if let Some((kind, packet_id)) = answer_of(expected) {
+            let (version, wants_text) = (self.version, self.client_limits.wants_problem_information);
+            self.push_explained(context, format_args!("{text}"), |writer, text| {
+                write_ack(writer, version, kind, packet_id, reason, text.filter(|_| wants_text).into_iter())
+            });
+        }
         self.warn(
             context,
             LogKind::Channel,
@@ -157,6 +162,11 @@ impl MqttConnection {
                 self.channel = Some(channel);
                 context.pools.reserve_mqtt_properties(context.settings.frame_max);
                 self.keep_client(context, &client_id);
+                if self.version == Version::V5 {
+                    self.aliases_in = TopicAliases::reserve(context.pools, TOPIC_ALIAS_MAX);
+                    let max = self.client_limits.topic_alias_max;
+                    self.aliases_out = TopicAliases::reserve(context.pools, max);
+                }
                 self.phase = Phase::Open;
                 let assigned = is_assigned.then_some(&*client_id);
                 self.output.is_connack_due = true;
@@ -190,8 +200,7 @@ impl MqttConnection {
         let announced = [
             Property::ReceiveMaximum(RECEIVE_MAXIMUM),
             Property::MaximumPacketSize(packet_len_max),
-            Property::SubscriptionIdentifiersAvailable(0),
-            Property::SharedSubscriptionAvailable(0),
+            Property::TopicAliasMaximum(self.aliases_in.max()),
         ];
         let is_shorter = expiry_s != self.expiry_s;
         let expiry = is_shorter.then_some(Property::SessionExpiryInterval(expiry_s));
@@ -203,10 +212,15 @@ impl MqttConnection {
     }
 
     /// Stores the CONNACK of a client that is refused.
-    pub(super) fn push_refusal(&mut self, context: &mut Context<'_>, reason: ReasonCode) {
+    pub(super) fn push_refusal(
+        &mut self,
+        context: &mut Context<'_>,
+        reason: ReasonCode,
+        text: fmt::Arguments<'_>,
+    ) {
         let version = self.version;
-        self.push(context, Batch::NONE, |writer| {
-            write_connack(writer, version, false, reason, core::iter::empty())
+        self.push_explained(context, text, |writer, text| {
+            write_connack(writer, version, false, reason, text.into_iter())
         });
     }
 
@@ -250,11 +264,36 @@ impl MqttConnection {
 
     // ---- all packets
 
-    pub(super) fn push_disconnect(&mut self, context: &mut Context<'_>, reason: ReasonCode) {
+    /// Stores DISCONNECT with a reason string.
+    pub(super) fn push_disconnect(
+        &mut self,
+        context: &mut Context<'_>,
+        reason: ReasonCode,
+        text: fmt::Arguments<'_>,
+    ) {
         let version = self.version;
-        self.push(context, Batch::NONE, |writer| {
-            write_disconnect(writer, version, reason, core::iter::empty())
+        self.push_explained(context, text, |writer, text| {
+            write_disconnect(writer, version, reason, text.into_iter())
         });
+    }
+
+    /// Stores a packet with this text as its reason string (MQTT 5, §3.1.2.11.7), if it fits. It may be written at once.
+    fn push_explained(
+        &mut self,
+        context: &mut Context<'_>,
+        text: fmt::Arguments<'_>,
+        write: impl Fn(&mut Writer<'_>, Option<Property<'_>>) -> Result<(), leveret_mqtt::Full>,
+    ) {
+        let mut reason_string = heapless::String::<REASON_STRING_BYTES_MAX>::new();
+        let is_complete = fmt::Write::write_fmt(&mut reason_string, text).is_ok();
+        let is_usable = is_complete && !reason_string.contains('\0');
+        let property = Some(Property::ReasonString(&reason_string)).filter(|_| is_usable);
+        let mut packet = [0; RECORD_BYTES_MAX];
+        let mut writer = Writer::new(&mut packet);
+        let fits = write(&mut writer, property).is_ok()
+            && writer.len() <= self.client_limits.packet_len_max as usize;
+        let property = property.filter(|_| fits);
+        self.push(context, Batch::NONE, |writer| write(writer, property));
     }
 
     /// Stores a packet that may be written when `batch` is durable. The caller has checked that there is capacity.
@@ -264,6 +303,9 @@ impl MqttConnection {
         batch: Batch,
         write: impl FnOnce(&mut Writer<'_>) -> Result<(), leveret_mqtt::Full>,
     ) {
+        if let Phase::Finished { .. } = self.phase {
+            return;
+        }
         let mut record = [0; RECORD_BYTES_MAX];
         let (head, packet) = record.split_at_mut(RECORD_HEAD_BYTES);
         let mut writer = Writer::new(packet);
@@ -272,6 +314,11 @@ impl MqttConnection {
         let len = writer.len();
         if len == 0 {
             return;
+        }
+        if len > self.client_limits.packet_len_max as usize {
+            let text = format_args!(": closed, because an answer of {len} bytes is larger than it accepts");
+            self.warn(context, LogKind::Connection, text);
+            return self.finish(context.now);
         }
         head[..8].copy_from_slice(&batch.to_be_bytes());
         head[8..].copy_from_slice(&(len as u16).to_be_bytes());
@@ -296,6 +343,15 @@ impl MqttConnection {
         // consumed already.
         self.output.packets.len() + 2 * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
             <= context.settings.replies_bytes_max
+    }
+}
+
+/// Returns the packet that answers a PUBLISH.
+const fn answer_of(expected: Expected) -> Option<(AckKind, NonZeroU16)> {
+    match expected {
+        Expected::Nothing => None,
+        Expected::Puback(packet_id) => Some((AckKind::Puback, packet_id)),
+        Expected::Pubrec(packet_id) => Some((AckKind::Pubrec, packet_id)),
     }
 }
 

@@ -8,6 +8,7 @@ use core::num::NonZeroU16;
 use leveret_amqp::FRAME_OVERHEAD;
 use leveret_core::command::{
     ChannelId, Command, NAME_BYTES_MAX, Name, RetainHandling, SESSION_IN_FLIGHT_MAX, SessionWill,
+    Subscription,
 };
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
@@ -22,7 +23,7 @@ use leveret_mqtt::{
 use super::super::connection::{Context, Names};
 use super::super::input::{InputStep, Suspension};
 use super::properties::write_amqp_properties;
-use super::{ConnectStep, MqttConnection, Phase};
+use super::{ClientLimits, ConnectStep, MqttConnection, Phase};
 
 /// The exchange to which all messages are published, as in RabbitMQ.
 const TOPIC_EXCHANGE: &str = "amq.topic";
@@ -400,6 +401,11 @@ impl MqttConnection {
         }
         (self.keep_alive_ms, self.expiry_s) =
             (u32::from(connect.keep_alive_s) * 1500, connect.session_expiry_s);
+        self.client_limits = ClientLimits {
+            packet_len_max: connect.maximum_packet_size,
+            topic_alias_max: connect.topic_alias_maximum,
+            wants_problem_information: connect.wants_problem_information,
+        };
         Ok(())
     }
 
@@ -422,7 +428,7 @@ impl MqttConnection {
         context.pools.reserve_mqtt_properties(context.settings.frame_max);
         let content_type = &context.settings.mqtt.content_type;
         let buffer = &mut context.pools.mqtt_properties;
-        let written = write_amqp_properties(will.qos, will.properties, content_type, buffer);
+        let written = write_amqp_properties((will.qos, will.retain), will.properties, content_type, buffer);
         let (properties, flags) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -459,7 +465,14 @@ impl MqttConnection {
         let header = PublishHeader::parse(fixed, self.version, header)?;
         self.check_publish(context, &header)?;
         let len = header_len + len;
-        let message = match exchange_separators(header.topic) {
+        let key = exchange_separators(header.topic);
+        let key = match (header.topic_alias, key) {
+            (Some(alias), Some(topic_key)) => Some(self.aliases_in.resolve(alias, topic_key)?),
+            // No alias refers to a topic that no message can have.
+            (Some(_), None) => return Err(TOPIC_TOO_LONG),
+            (None, key) => key,
+        };
+        let message = match key {
             Some(key) => match self.begin_message(context, &header, &key) {
                 Ok(message) => Ok(message),
                 Err(Refused::Wait(full)) => {
@@ -467,7 +480,7 @@ impl MqttConnection {
                 }
                 Err(Refused::Now(error)) => Err(error),
             },
-            None => Err(PacketError::new(ReasonCode::TopicNameInvalid, "a topic of more than 255 bytes")),
+            None => Err(TOPIC_TOO_LONG),
         };
         let expected = match (header.qos, header.packet_id) {
             (QoS::AtLeastOnce, Some(packet_id)) => Expected::Puback(packet_id),
@@ -482,16 +495,11 @@ impl MqttConnection {
 
     /// Checks whether the broker accepts a PUBLISH of this kind.
     fn check_publish(&self, context: &Context<'_>, header: &PublishHeader<'_>) -> Result<(), PacketError> {
-        let refused = |reason, text| Err(PacketError::new(reason, text));
-        match () {
-            () if header.topic_alias.is_some() => {
-                refused(ReasonCode::TopicAliasInvalid, "a topic alias, although the broker allows none")
-            }
-            () if header.payload_len > context.settings.message_size_max => {
-                refused(ReasonCode::PacketTooLarge, "a message larger than message_size_max")
-            }
-            () => Ok(()),
+        if header.payload_len > context.settings.message_size_max {
+            let text = "a message larger than message_size_max";
+            return Err(PacketError::new(ReasonCode::PacketTooLarge, text));
         }
+        Ok(())
     }
 
     /// Begins the message of a PUBLISH, and reserves the memory for its content.
@@ -511,8 +519,9 @@ impl MqttConnection {
         let buffer = &mut context.pools.mqtt_properties;
         let buffer_len = buffer.len().min(len_max);
         let content_type = &context.settings.mqtt.content_type;
+        let flags = (header.qos, header.retain);
         let written =
-            write_amqp_properties(header.qos, header.properties, content_type, &mut buffer[..buffer_len]);
+            write_amqp_properties(flags, header.properties, content_type, &mut buffer[..buffer_len]);
         let (properties, flags) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -588,32 +597,42 @@ impl MqttConnection {
         subscribe: Subscribe<'a>,
         len: usize,
     ) -> Result<(Handled<'a>, usize), PacketError> {
-        if subscribe.subscription_id.is_some() {
-            let text = "a subscription identifier, which this broker does not support";
-            return Err(PacketError::new(ReasonCode::SubscriptionIdentifiersNotSupported, text));
+        if self.has_partial_header() {
+            // The rest of the header depends on the subscriptions.
+            return Ok((Handled::Wait(Suspension::ReplySpace), 0));
         }
         self.begin_filters(subscribe.filter_count())?;
         while let Some((text, options)) = subscribe.filters().nth(self.filters_done()) {
-            let refused = match TopicFilter::parse(text) {
-                Err(error) => Some(error.reason),
-                Ok(TopicFilter { group: Some(_), .. }) => Some(ReasonCode::SharedSubscriptionsNotSupported),
-                Ok(_) if text.len() > NAME_BYTES_MAX => Some(ReasonCode::TopicFilterInvalid),
-                Ok(_) => None,
+            let parsed = match TopicFilter::parse(text) {
+                Err(error) => Err(error.reason),
+                Ok(_) if text.len() > NAME_BYTES_MAX => Err(ReasonCode::TopicFilterInvalid),
+                Ok(filter) => Ok(filter),
             };
-            let Some(reason) = refused else {
-                let (qos, granted) = match options.qos {
-                    QoS::AtMostOnce => (0, ReasonCode::Success),
-                    QoS::AtLeastOnce => (1, ReasonCode::GrantedQos1),
-                    QoS::ExactlyOnce => (2, ReasonCode::GrantedQos2),
-                };
-                let retain_handling = match options.retain_handling {
-                    leveret_mqtt::RetainHandling::Always => RetainHandling::Always,
-                    leveret_mqtt::RetainHandling::IfNew => RetainHandling::IfNew,
-                    leveret_mqtt::RetainHandling::Never => RetainHandling::Never,
-                };
-                self.input.pending = Pending::Filter { granted };
-                let command = Command::Subscribe { filter: text, qos, retain_handling };
-                return Ok((Handled::Command(self.channel, command), 0));
+            let reason = match parsed {
+                Ok(TopicFilter { group, filter }) => {
+                    let (qos, granted) = match options.qos {
+                        QoS::AtMostOnce => (0, ReasonCode::Success),
+                        QoS::AtLeastOnce => (1, ReasonCode::GrantedQos1),
+                        QoS::ExactlyOnce => (2, ReasonCode::GrantedQos2),
+                    };
+                    let retain_handling = match options.retain_handling {
+                        leveret_mqtt::RetainHandling::Always => RetainHandling::Always,
+                        leveret_mqtt::RetainHandling::IfNew => RetainHandling::IfNew,
+                        leveret_mqtt::RetainHandling::Never => RetainHandling::Never,
+                    };
+                    self.input.pending = Pending::Filter { granted };
+                    let command = Command::Subscribe(Subscription {
+                        filter,
+                        group,
+                        qos,
+                        id: subscribe.subscription_id,
+                        no_local: options.no_local,
+                        keeps_retain: options.retain_as_published,
+                        retain_handling,
+                    });
+                    return Ok((Handled::Command(self.channel, command), 0));
+                }
+                Err(reason) => reason,
             };
             self.warn(
                 context,
@@ -632,11 +651,14 @@ impl MqttConnection {
         unsubscribe: Unsubscribe<'a>,
         len: usize,
     ) -> Result<(Handled<'a>, usize), PacketError> {
+        if self.has_partial_header() {
+            return Ok((Handled::Wait(Suspension::ReplySpace), 0));
+        }
         self.begin_filters(unsubscribe.filter_count())?;
         while let Some(text) = unsubscribe.filters().nth(self.filters_done()) {
-            if TopicFilter::parse(text).is_ok() {
+            if let Ok(TopicFilter { group, filter }) = TopicFilter::parse(text) {
                 self.input.pending = Pending::Filter { granted: ReasonCode::Success };
-                return Ok((Handled::Command(self.channel, Command::Unsubscribe { filter: text }), 0));
+                return Ok((Handled::Command(self.channel, Command::Unsubscribe { filter, group }), 0));
             }
             self.push_filter_code(ReasonCode::TopicFilterInvalid, Batch::NONE);
         }
@@ -730,5 +752,7 @@ enum Refused {
     Now(PacketError),
 }
 
+const TOPIC_TOO_LONG: PacketError =
+    PacketError::new(ReasonCode::TopicNameInvalid, "a topic of more than 255 bytes");
 const NO_CAPACITY: PacketError =
     PacketError::new(ReasonCode::QuotaExceeded, "the broker has no memory for it");

@@ -6,6 +6,7 @@
 //! | `input` | packets of the client become commands; CONNECT; the payload of a PUBLISH as it arrives |
 //! | `answers` | outcomes of commands become packets, which are stored until they may be sent |
 //! | `output` | writes stored packets and deliveries |
+//! | `aliases` | topic aliases of MQTT 5 |
 //! | `properties` | the mapping between the properties of MQTT 5 and of AMQP |
 //!
 //! # Invariants
@@ -14,6 +15,7 @@
 //! - An answer is sent when everything that it promises is durable, and answers keep the order of the requests.
 //! - A PUBLISH of the client is acknowledged only after the broker has accepted its message.
 
+mod aliases;
 mod answers;
 mod input;
 mod output;
@@ -34,7 +36,11 @@ use leveret_mqtt::{ReasonCode, Version};
 use super::connection::{Caller, Context, LogNames, Peer, SOCKET_CLOSE_TIMEOUT_MS, Settings, Stage};
 use super::handshake::ClientProperties;
 use super::timeouts::{LOGIN_TIMEOUT_MS, PAUSE_MS_MIN, Timeout};
+use aliases::{Alias, TopicAliases};
 use input::Input;
+
+pub use aliases::alias_bytes;
+pub(crate) use aliases::tables_max as alias_tables_max;
 
 /// Bytes of memory that an MQTT connection may allocate in addition to its record: the codes of a SUBACK.
 pub const MQTT_HEAP_BYTES: usize = size_of::<input::Filters>();
@@ -66,6 +72,10 @@ pub struct MqttConnection {
     keep_alive_ms: u32,
     /// The session expiry interval of CONNECT in seconds; 0: the session ends with the connection.
     expiry_s: u32,
+    client_limits: ClientLimits,
+    /// The topic aliases of the client, and those for the client.
+    aliases_in: TopicAliases,
+    aliases_out: TopicAliases,
     /// The broker's channel of the session; `None` before [`Phase::Open`].
     channel: Option<ChannelId>,
     input: Input,
@@ -92,6 +102,23 @@ enum ConnectStep {
     Login,
     OpenVhost,
     OpenSession,
+}
+
+/// What an MQTT 5 client accepts, according to its CONNECT.
+#[derive(Clone, Copy, Debug)]
+struct ClientLimits {
+    /// The largest packet, in bytes.
+    packet_len_max: u32,
+    /// The highest topic alias; 0: none.
+    topic_alias_max: u16,
+    /// Reason strings are sent in all packets. Otherwise only CONNACK and DISCONNECT have them.
+    wants_problem_information: bool,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self { packet_len_max: u32::MAX, topic_alias_max: 0, wants_problem_information: true }
+    }
 }
 
 /// The output except deliveries.
@@ -123,6 +150,10 @@ struct Begun {
     /// The remaining time until the message expired when its first part was written, in seconds; `None` if it does not
     /// expire.
     expiry_s: Option<u32>,
+    /// The topic alias.
+    alias: Option<Alias>,
+    /// The subscription identifiers are sent. Otherwise the packet would be larger than the client accepts.
+    has_ids: bool,
 }
 
 #[derive(Debug)]
@@ -152,6 +183,9 @@ impl MqttConnection {
             is_logged_in: false,
             keep_alive_ms: 0,
             expiry_s: 0,
+            client_limits: ClientLimits::default(),
+            aliases_in: TopicAliases::default(),
+            aliases_out: TopicAliases::default(),
             channel: None,
             input: Input::default(),
             output: Output {
@@ -290,7 +324,7 @@ impl MqttConnection {
         }
         match self.phase {
             Phase::Refused { reason, .. } => {
-                self.push_refusal(context, reason);
+                self.push_refusal(context, reason, format_args!("wrong user name or password"));
                 self.finish(context.now);
                 Timeout::GoOn
             }
@@ -379,8 +413,8 @@ impl MqttConnection {
     fn end(&mut self, context: &mut Context<'_>, reason: ReasonCode, text: fmt::Arguments<'_>) {
         self.warn(context, LogKind::Connection, format_args!(": closed: {text} ({})", reason.name()));
         match self.phase {
-            Phase::Connecting { .. } => self.push_refusal(context, reason),
-            Phase::Open => self.push_disconnect(context, reason),
+            Phase::Connecting { .. } => self.push_refusal(context, reason, text),
+            Phase::Open => self.push_disconnect(context, reason, text),
             Phase::Refused { .. } | Phase::Finished { .. } => {}
         }
         self.finish_with(context);
@@ -408,6 +442,8 @@ impl MqttConnection {
         context.pools.clients.give_back(core::mem::take(&mut self.client));
         self.output.packets.clear(&mut context.pools.replies);
         self.output.begun = None;
+        self.aliases_in.release(context.pools);
+        self.aliases_out.release(context.pools);
         self.finish_with(context);
     }
 

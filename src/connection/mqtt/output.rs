@@ -11,19 +11,23 @@ use leveret_amqp::props::Properties;
 use leveret_core::command::{Delivery, DeliveryKind, Outbox, SubscriptionDelivery};
 use leveret_core::mem::Messages;
 use leveret_core::pending_writes::Batch;
-use leveret_mqtt::{OutgoingPublish, OutgoingQoS, PINGRESP, Version, Writer};
+use leveret_mqtt::{OutgoingPublish, OutgoingQoS, PACKET_LEN_MAX, PINGRESP, ReasonCode, Version, Writer};
 
 use super::super::connection::Context;
 use super::super::output::Filled;
+use super::aliases::TOPIC_ALIAS_MAX;
 use super::answers::RECORD_HEAD_BYTES;
 use super::properties::Outgoing;
-use super::{Begun, MqttConnection, Phase};
+use super::{MqttConnection, Phase};
 
 /// Whether more can be written to the output buffer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
     Continue,
     BufferFull,
+    /// The subscriptions were deleted with the queue or the virtual host, and the header of a partly written delivery has
+    /// changed.
+    HeaderChanged,
 }
 
 impl MqttConnection {
@@ -55,10 +59,15 @@ impl MqttConnection {
                 self.output.delivery_batch = delivery.batch;
                 break;
             }
-            if self.write_delivery(context, out, &mut filled, &delivery) == Progress::BufferFull {
-                break;
+            match self.write_delivery(context, out, &mut filled, (outbox, &delivery)) {
+                Progress::Continue => outbox.advance(),
+                Progress::BufferFull => break,
+                Progress::HeaderChanged => {
+                    let text = format_args!("its subscriptions were deleted while a message was sent");
+                    self.end(context, ReasonCode::AdministrativeAction, text);
+                    break;
+                }
             }
-            outbox.advance();
         }
         filled
     }
@@ -93,12 +102,12 @@ impl MqttConnection {
     }
 
     /// Writes a delivery, or the rest of a partly written one, as far as it fits.
-    fn write_delivery(
+    fn write_delivery<O: Outbox>(
         &mut self,
         context: &mut Context<'_>,
         out: &mut [u8],
         filled: &mut Filled,
-        delivery: &Delivery<'_>,
+        (outbox, delivery): (&O, &Delivery<'_>),
     ) -> Progress {
         let qos = match delivery.kind {
             _ if delivery.is_withdrawn && self.output.begun.is_none() => {
@@ -130,34 +139,62 @@ impl MqttConnection {
         if begun.sent == 0 || begun.sent < u64::from(begun.header_len) {
             let buffer = &mut context.pools.mqtt_properties;
             let waited_ms = context.broker_time_ms.saturating_sub(messages.arrived_ms(delivery.message));
-            let mut properties = match self.version {
-                Version::V5 => properties_of(messages, delivery, waited_ms, buffer),
-                Version::V3_1 | Version::V3_1_1 => Outgoing::default(),
+            let has_properties = self.version == Version::V5;
+            let mut properties = match has_properties {
+                true => properties_of(messages, delivery, waited_ms, buffer),
+                false => Outgoing::default(),
             };
-            if begun.sent > 0 {
-                // All parts of a packet contain the same number.
-                properties.expiry_s = begun.expiry_s;
-            }
+            let subscriptions = outbox.matched_subscriptions(messages);
+            let ids = subscriptions.clone().filter_map(|subscription| subscription.id);
+            let ids = ids.take(if has_properties { usize::MAX } else { 0 });
             let (key, mut topic) = (messages.routing_key(delivery.message), [0; 255]);
             let topic = &mut topic[..key.len()];
             write_topic(key, topic);
-            let publish = OutgoingPublish {
+            // Only retained messages have this exchange: other messages are published to `amq.topic`.
+            let is_replayed = messages.exchange_len(delivery.message) == 0;
+            let keeps_retain = properties.is_retain_published
+                && subscriptions.clone().any(|subscription| subscription.keeps_retain);
+            let mut publish = OutgoingPublish {
                 is_duplicate: delivery.redelivered && qos.packet_id().is_some(),
                 qos,
-                // Only retained messages have this exchange: other messages are published to `amq.topic`.
-                retain: messages.exchange_len(delivery.message) == 0,
+                retain: is_replayed || keeps_retain,
                 topic,
                 payload_len: body_len,
             };
-            let total = publish.packet_len(self.version, properties.iter());
+            if begun.sent == 0 {
+                let len_max = self.client_limits.packet_len_max;
+                let fits = |properties| {
+                    let is_unlimited = len_max >= PACKET_LEN_MAX;
+                    is_unlimited || publish.packet_len(self.version, properties) <= len_max.into()
+                };
+                begun.has_ids = fits(properties.iter(None, ids.clone()));
+                let has_space = fits(properties.iter(Some(TOPIC_ALIAS_MAX), ids.clone()));
+                let alias = self.aliases_out.alias_of(publish.topic);
+                begun.alias = alias.filter(|alias| has_space || !alias.is_new);
+            } else {
+                // All parts of a packet contain the same number.
+                properties.expiry_s = begun.expiry_s;
+            }
+            if begun.alias.is_some_and(|alias| !alias.is_new) {
+                publish.topic = &[];
+            }
+            let ids = ids.take(if begun.has_ids { usize::MAX } else { 0 });
+            let properties_iter = || properties.iter(begun.alias.map(|alias| alias.number), ids.clone());
+            let total = publish.packet_len(self.version, properties_iter());
             // A delivery that fits into an empty buffer is not split: the next call writes it.
             if begun.sent == 0 && total > free.len() as u64 && total <= out_len as u64 {
                 return Progress::BufferFull;
             }
             let header_len = (total - u64::from(body_len)) as u32;
-            begun = Begun { sent: begun.sent, header_len, expiry_s: properties.expiry_s };
+            if begun.sent > 0 && header_len != begun.header_len {
+                return Progress::HeaderChanged;
+            }
+            if let Some(alias) = begun.alias.filter(|alias| alias.is_new && begun.sent == 0) {
+                self.aliases_out.assign(alias, publish.topic);
+            }
+            (begun.header_len, begun.expiry_s) = (header_len, properties.expiry_s);
             let mut writer = Writer::part(free, begun.sent as usize);
-            let written = publish.write_header(&mut writer, self.version, properties.iter());
+            let written = publish.write_header(&mut writer, self.version, properties_iter());
             assert!(written.is_ok(), "the broker has compared the length with the client's limit");
             head_len = writer.written().len();
             begun.sent += head_len as u64;
@@ -205,6 +242,11 @@ impl MqttConnection {
         let is_answer_awaited =
             !self.output.packets.is_empty() && self.output.first_batch > self.output.durable;
         is_answer_awaited || self.output.delivery_batch > self.output.durable
+    }
+
+    /// Returns whether a delivery was written whose header is incomplete.
+    pub(super) fn has_partial_header(&self) -> bool {
+        self.output.begun.is_some_and(|begun| begun.sent < u64::from(begun.header_len))
     }
 
     /// Notes the newest durable batch.

@@ -9,6 +9,7 @@
 //! | Correlation Data | `correlation_id`; header `x-correlation-id` for more than 255 bytes |
 //! | User Property | header of type long string |
 //! | QoS (not a property) | `delivery_mode`; header `x-mqtt-publish-qos` for QoS 2 |
+//! | RETAIN (not a property) | header `x-mqtt-retain`: true |
 //!
 //! Other properties and headers of AMQP are not sent to MQTT clients.
 //!
@@ -17,8 +18,8 @@
 //! - Nothing is allocated.
 
 use leveret_amqp::props::{
-    MQTT_CORRELATION, MQTT_PAYLOAD_FORMAT, MQTT_REPLY_TO, PUBLISH_QOS, Properties as AmqpProperties,
-    is_user_property,
+    MQTT_CORRELATION, MQTT_PAYLOAD_FORMAT, MQTT_REPLY_TO, MQTT_RETAIN, PUBLISH_QOS,
+    Properties as AmqpProperties, is_user_property,
 };
 use leveret_amqp::{Full, Table, TableWriter, Value, Writer};
 use leveret_core::command::Name;
@@ -128,7 +129,7 @@ impl<'a> Incoming<'a> {
 /// # Errors
 /// A property is too long for AMQP, or the properties do not fit into `buffer`.
 pub(super) fn write_amqp_properties<'b>(
-    qos: QoS,
+    (qos, retain): (QoS, bool),
     properties: Properties<'_>,
     content_type: &str,
     buffer: &'b mut [u8],
@@ -136,7 +137,7 @@ pub(super) fn write_amqp_properties<'b>(
     let incoming = Incoming::of(properties)?;
     let mut writer = Writer::new(buffer);
     let default_type = Some(content_type).filter(|text| !text.is_empty());
-    let written = write_list(qos, &incoming, properties, default_type, &mut writer);
+    let written = write_list((qos, retain), &incoming, properties, default_type, &mut writer);
     let len = writer.at();
     if written.is_err() {
         let text = "properties that are larger than frame_max as AMQP properties";
@@ -147,7 +148,7 @@ pub(super) fn write_amqp_properties<'b>(
 
 /// Writes flags and property list.
 fn write_list(
-    qos: QoS,
+    (qos, retain): (QoS, bool),
     incoming: &Incoming<'_>,
     properties: Properties<'_>,
     default_type: Option<&str>,
@@ -156,6 +157,7 @@ fn write_list(
     let content_type = incoming.content_type.or(default_type);
     let correlation = incoming.short_correlation();
     let has_headers = qos == QoS::ExactlyOnce
+        || retain
         || incoming.payload_format.is_some()
         || incoming.reply_to.is_some()
         || incoming.long_correlation().is_some()
@@ -172,7 +174,7 @@ fn write_list(
         writer.write_short_str(text.as_bytes())?;
     }
     if has_headers {
-        writer.table(|table| write_headers(qos, incoming, properties, table))?;
+        writer.table(|table| write_headers((qos, retain), incoming, properties, table))?;
     }
     writer.write_u8(if qos == QoS::AtMostOnce { 1 } else { 2 })?;
     if let Some(octets) = correlation {
@@ -188,13 +190,16 @@ fn write_list(
 
 /// Writes the headers: first those with a meaning for the broker, of which the first one with its name counts.
 fn write_headers(
-    qos: QoS,
+    (qos, retain): (QoS, bool),
     incoming: &Incoming<'_>,
     properties: Properties<'_>,
     table: &mut TableWriter<'_, '_>,
 ) -> Result<(), Full> {
     if qos == QoS::ExactlyOnce {
         table.value(PUBLISH_QOS.as_bytes(), Value::Byte(qos as i8))?;
+    }
+    if retain {
+        table.bool(MQTT_RETAIN, true)?;
     }
     if let Some(format) = incoming.payload_format {
         table.value(MQTT_PAYLOAD_FORMAT.as_bytes(), Value::Byte(i8::from(format == 1)))?;
@@ -238,6 +243,8 @@ pub(super) struct Outgoing<'a> {
     response_topic: Option<Name>,
     correlation: Option<&'a [u8]>,
     headers: Option<Table<'a>>,
+    /// The message was published with RETAIN.
+    pub(super) is_retain_published: bool,
 }
 
 impl<'a> Outgoing<'a> {
@@ -262,12 +269,18 @@ impl<'a> Outgoing<'a> {
             response_topic,
             correlation: correlation.filter(|octets| octets.len() <= usize::from(u16::MAX)),
             headers,
+            is_retain_published: header(MQTT_RETAIN).is_some_and(|value| value == Value::Bool(true)),
         }
     }
 
-    /// Returns the properties in the order in which they are sent.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Property<'_>> + Clone {
+    /// Returns the properties in the order in which they are sent, with a topic alias and subscription identifiers.
+    pub(super) fn iter(
+        &self,
+        alias: Option<u16>,
+        subscription_ids: impl Iterator<Item = u32> + Clone,
+    ) -> impl Iterator<Item = Property<'_>> + Clone {
         let single = [
+            alias.map(Property::TopicAlias),
             self.payload_format.map(Property::PayloadFormatIndicator),
             self.expiry_s.map(Property::MessageExpiryInterval),
             self.content_type.map(Property::ContentType),
@@ -275,7 +288,8 @@ impl<'a> Outgoing<'a> {
             self.correlation.map(Property::CorrelationData),
         ];
         let headers = self.headers.into_iter().flat_map(|headers| headers.iter());
-        single.into_iter().flatten().chain(headers.filter_map(user_property))
+        let ids = subscription_ids.map(Property::SubscriptionIdentifier);
+        single.into_iter().flatten().chain(ids).chain(headers.filter_map(user_property))
     }
 }
 
@@ -306,6 +320,8 @@ fn remaining_s(expiration: &[u8], waited_ms: u64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use core::iter::empty;
+
     use leveret_mqtt::{FixedHeader, HeaderLen, OutgoingPublish, OutgoingQoS, PublishHeader, Version};
 
     use super::*;
@@ -340,7 +356,7 @@ mod tests {
         let mut buffer = vec![0; 200_000];
         received(properties, |properties| {
             let (octets, flags) =
-                write_amqp_properties(qos, properties, "", &mut buffer).expect("they can be mapped");
+                write_amqp_properties((qos, false), properties, "", &mut buffer).expect("they can be mapped");
             check(AmqpProperties::parse(octets).expect("valid properties of AMQP"), flags)
         })
     }
@@ -348,7 +364,7 @@ mod tests {
     fn refused(properties: &[Property<'_>], buffer_bytes: usize) -> ReasonCode {
         let mut buffer = vec![0; buffer_bytes];
         received(properties, |properties| {
-            let written = write_amqp_properties(QoS::AtMostOnce, properties, "", &mut buffer);
+            let written = write_amqp_properties((QoS::AtMostOnce, false), properties, "", &mut buffer);
             written.expect_err("it is refused").reason
         })
     }
@@ -370,13 +386,13 @@ mod tests {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
             for count in 0..=ALL.len() {
                 mapped(qos, &ALL[..count], |amqp, _| {
-                    assert!(Outgoing::of(amqp, 0).iter().eq(ALL[..count].iter().copied()));
+                    assert!(Outgoing::of(amqp, 0).iter(None, empty()).eq(ALL[..count].iter().copied()));
                 });
             }
         }
         let long = [7; 256];
         let long = [Property::PayloadFormatIndicator(0), Property::CorrelationData(&long)];
-        mapped(QoS::AtMostOnce, &long, |amqp, _| assert!(Outgoing::of(amqp, 0).iter().eq(long)));
+        mapped(QoS::AtMostOnce, &long, |amqp, _| assert!(Outgoing::of(amqp, 0).iter(None, empty()).eq(long)));
     }
 
     #[test]
@@ -413,7 +429,8 @@ mod tests {
             received(properties, |properties| {
                 let mut buffer = [0; 100];
                 let (octets, _) =
-                    write_amqp_properties(QoS::AtMostOnce, properties, "a/b", &mut buffer).expect("it fits");
+                    write_amqp_properties((QoS::AtMostOnce, false), properties, "a/b", &mut buffer)
+                        .expect("it fits");
                 assert_eq!(AmqpProperties::trusted(octets).content_type(), Some(content_type.as_bytes()));
             });
         }
@@ -439,7 +456,7 @@ mod tests {
             Property::ResponseTopic(&longest),
             Property::UserProperty((&longest, &longer)),
         ];
-        mapped(QoS::AtMostOnce, &fits, |amqp, _| assert!(Outgoing::of(amqp, 0).iter().eq(fits)));
+        mapped(QoS::AtMostOnce, &fits, |amqp, _| assert!(Outgoing::of(amqp, 0).iter(None, empty()).eq(fits)));
         let specific = ReasonCode::ImplementationSpecific;
         assert_eq!(refused(&[Property::ContentType(&longer)], 1_000), specific);
         assert_eq!(refused(&[Property::UserProperty((&longer, ""))], 1_000), specific);
@@ -479,15 +496,19 @@ mod tests {
             (b"x-correlation-id", Value::LongStr(&long)),
             (b"x-mqtt-payload-format", Value::Byte(2)),
         ];
-        with_headers(&headers, |amqp| assert_eq!(Outgoing::of(amqp, 0).iter().next(), None));
+        with_headers(&headers, |amqp| assert_eq!(Outgoing::of(amqp, 0).iter(None, empty()).next(), None));
         for (topic, is_sent) in [(&b"a.b"[..], true), (b"", false), (b"a.*", true), (b"\xFF", false)] {
             with_headers(&[(b"x-reply-to-topic", Value::LongStr(topic))], |amqp| {
-                assert_eq!(Outgoing::of(amqp, 0).iter().count(), usize::from(is_sent), "{topic:?}");
+                assert_eq!(
+                    Outgoing::of(amqp, 0).iter(None, empty()).count(),
+                    usize::from(is_sent),
+                    "{topic:?}"
+                );
             });
         }
         // Content type and correlation identifier.
         let amqp = AmqpProperties::parse(b"\x84\0\x01\xFF\x01\0").expect("valid");
-        assert!(Outgoing::of(amqp, 0).iter().eq([Property::CorrelationData(&[0])]));
+        assert!(Outgoing::of(amqp, 0).iter(None, empty()).eq([Property::CorrelationData(&[0])]));
     }
 
     #[test]
@@ -524,7 +545,7 @@ mod tests {
         let shortest = b"\x85\0\0\0\x010";
         let amqp = AmqpProperties::parse(shortest).expect("valid");
         let len = |properties: &Outgoing<'_>| {
-            PUBLISH.packet_len(Version::V5, properties.iter())
+            PUBLISH.packet_len(Version::V5, properties.iter(None, empty()))
                 - PUBLISH.packet_len(Version::V5, core::iter::empty())
         };
         assert_eq!(len(&Outgoing::of(amqp, 0)), shortest.len() as u64 + 5);

@@ -50,6 +50,7 @@ def main() -> int:
         return 0
     import between_protocols
     import login
+    import subscriptions
     import with_aiomqtt
     import with_mosquitto
     import with_paho
@@ -57,7 +58,7 @@ def main() -> int:
     kills = KILLS[os.environ.get("LEVERET_TEST_MODE") or "gate"]
     brokers.watchdog(300)
     with tempfile.TemporaryDirectory(prefix="leveret-mqtt-") as folder:
-        for module in (with_mosquitto, with_paho, with_aiomqtt, between_protocols, login):
+        for module in (with_mosquitto, with_paho, with_aiomqtt, between_protocols, login, subscriptions):
             for name, run in module.cases(kills).items():
                 home = Path(folder) / name
                 home.mkdir()

@@ -58,6 +58,7 @@ mod mass;
 mod memory;
 mod mqtt;
 mod mqtt_properties;
+mod mqtt_subscriptions;
 mod mqtt_wills;
 mod operators;
 mod random_runs;

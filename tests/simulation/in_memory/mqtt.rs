@@ -181,7 +181,7 @@ fn a_second_connection_with_the_client_identifier_takes_over() {
         let mut first = subscriber(&mut simulation, level, &[("#", 1)]);
         let mut second = subscriber(&mut simulation, level, &[("a", 1)]);
         if level == 5 {
-            assert_eq!(first.expect(&mut simulation, 0xE0).body, [0x8E, 0], "session taken over");
+            assert_eq!(first.expect(&mut simulation, 0xE0).body[0], 0x8E, "session taken over");
         }
         first.assert_closed(&mut simulation);
         second.publish(&mut simulation, "b", b"");
@@ -243,7 +243,7 @@ fn packets_that_the_protocol_does_not_allow_end_the_connection() {
         ("a packet larger than the buffer", oversized, 0x95),
         ("PUBLISH with QoS 3", packet(0x36, &[0, 1, b'a', 0, 1, 0]), 0x81),
         ("PUBLISH with a wildcard", packet(0x30, &[0, 1, b'#', 0]), 0x90),
-        ("PUBLISH with a topic alias", packet(0x30, &[0, 1, b'a', 3, 0x23, 0, 1]), 0x94),
+        ("PUBLISH with a large topic alias", packet(0x30, &[0, 1, b'a', 3, 0x23, 0, 17]), 0x94),
         ("AUTH", packet(0xF0, &[]), 0x82),
     ] {
         let mut simulation = Simulation::new(small_limits());
@@ -262,9 +262,9 @@ fn wrong_filters_are_refused_one_by_one() {
     let long = "x".repeat(256);
     let codes = client.subscribe(
         &mut simulation,
-        &[("a", 0), ("a/#/b", 0), ("$share/g/a", 0), (&long, 0), ("b", 1), ("c", 1), ("d", 1), ("a", 1)],
+        &[("a", 0), ("a/#/b", 0), ("$share/g", 0), (&long, 0), ("b", 1), ("c", 1), ("d", 1), ("a", 1)],
     );
-    assert_eq!(codes, [0, 0x8F, 0x9E, 0x8F, 1, 1, 0x97, 1]);
+    assert_eq!(codes, [0, 0x8F, 0x8F, 0x8F, 1, 1, 0x97, 1]);
     assert_eq!(client.unsubscribe(&mut simulation, &["a", "d", "a", "#/a"]), [0, 0x11, 0x11, 0x8F]);
     assert_eq!(client.subscribe(&mut simulation, &[("d", 2)]), [2]);
     client.disconnect(&mut simulation);

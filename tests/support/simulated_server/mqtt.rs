@@ -196,9 +196,20 @@ impl MqttClient {
 
     /// Subscribes to filters, and returns the codes of the SUBACK.
     pub fn subscribe(&mut self, simulation: &mut Simulation, filters: &[(&str, u8)]) -> Vec<u8> {
+        self.subscribe_with(simulation, &[], filters)
+    }
+
+    /// Subscribes to filters with these encoded properties, without their length. Returns the codes of the SUBACK.
+    pub fn subscribe_with(
+        &mut self,
+        simulation: &mut Simulation,
+        properties: &[u8],
+        filters: &[(&str, u8)],
+    ) -> Vec<u8> {
         let mut body = vec![0, 7];
         if self.level == 5 {
-            body.push(0);
+            body.extend(variable_int(properties.len()));
+            body.extend(properties);
         }
         for (filter, options) in filters {
             body.extend(string(filter));

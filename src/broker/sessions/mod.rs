@@ -38,24 +38,22 @@
 //! - A client identifier has at most one session in a virtual host, and a session has at most one connection.
 //! - The deliveries that the client must acknowledge, and those that are released, have different packet identifiers.
 
+mod packets;
+mod subscriptions;
+
 use core::num::NonZeroU16;
 use std::collections::VecDeque;
 
 use leveret_amqp::field::Table;
-use leveret_amqp::props::{
-    MQTT_CORRELATION, MQTT_PAYLOAD_FORMAT, MQTT_REPLY_TO, Properties, is_user_property,
-};
 use leveret_amqp::{TableWriter, Writer};
 use leveret_core::command::{
-    BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, RetainHandling, SESSION_IN_FLIGHT_MAX,
-    SessionId, SessionWill, Settlement, SubscriptionDelivery, VhostId,
+    ChannelId, ConnectionId, Name, Outcome, QueueId, SESSION_IN_FLIGHT_MAX, SessionId, SessionWill,
+    SubscriptionDelivery, VhostId,
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{MessageFlags, MessageId, Messages, Slab};
-use leveret_core::pending_writes::{Batch, Definition, PendingWrites, SessionPart, Settled, Urgency};
-use leveret_core::topic::exchange_separators;
-use leveret_mqtt::variable_int_len;
+use leveret_core::mem::Slab;
+use leveret_core::pending_writes::{Batch, SessionPart};
 
 use super::access::{Resource, Right};
 use super::consumers::{ConsumerState, Mode, NewConsumer};
@@ -63,11 +61,12 @@ use super::definitions::QueueDeclaration;
 use super::job::Job;
 use super::queue_records::Taken;
 use super::reply_text::out_of;
-use super::retained::{Replay, RetainedChange};
+use super::retained::Replay;
 use super::state::IndexTable;
-use super::topology::{BindingSpec, Destination};
 use super::wills::{Will, Wills};
 use super::{Broker, Context};
+use subscriptions::UsedOptions;
+pub(crate) use subscriptions::{matches, select_subscribers};
 
 /// The exchange to which topics are published and bound, as in RabbitMQ.
 pub(crate) const TOPIC_EXCHANGE: &str = "amq.topic";
@@ -77,15 +76,10 @@ const QUEUE_PREFIX: &str = "mqtt-subscription-";
 const ASSIGNED_PREFIX: &str = "leveret-";
 /// The consumer tag of all sessions.
 const CONSUMER_TAG: &str = "mqtt";
-/// The argument of a subscription's binding that has its QoS.
-const QOS_ARGUMENT: &str = "x-mqtt-qos";
-/// The argument of a subscription's binding that has the topic filter, if the binding key does not tell it: the filter
-/// has the level `*`.
-const FILTER_ARGUMENT: &str = "x-mqtt-filter";
 /// The argument of the queue of a session that is kept.
 const KEPT_ARGUMENT: &str = "x-mqtt-session";
 /// Bytes of the arguments of a subscription's binding or of a session's queue.
-const ARGUMENTS_BYTES_MAX: usize = 320;
+const ARGUMENTS_BYTES_MAX: usize = 512;
 
 /// One session.
 #[derive(Debug)]
@@ -119,6 +113,9 @@ pub(crate) struct Session {
     replays: VecDeque<Replay>,
     /// The largest packet that the client accepts, in bytes.
     packet_len_max: u32,
+    used_options: UsedOptions,
+    /// The number of the last message for which the session was chosen in a group.
+    last_chosen: u64,
 }
 
 /// A delivery that the client must acknowledge, or that is released.
@@ -168,9 +165,6 @@ pub(crate) enum Step {
     Released,
 }
 
-/// A definition as it is in the log.
-type KeyAndValue = (Box<[u8]>, Box<[u8]>);
-
 /// The most messages with QoS 2 that a client has published and not released.
 const RECEIVED_MAX: usize = 64;
 /// The most deliveries in flight, with those of an earlier connection that are not sent again yet. After a power cut,
@@ -203,6 +197,8 @@ impl Session {
             stored_will: None,
             replays: VecDeque::new(),
             packet_len_max: 0,
+            used_options: UsedOptions::default(),
+            last_chosen: 0,
         }
     }
 
@@ -329,6 +325,10 @@ pub(crate) struct Sessions {
     limits: SessionLimits,
     /// The batch with which the end of the last session that was kept is durable.
     last_ended: Batch,
+    /// A session uses No Local or shared subscriptions.
+    is_any_selective: bool,
+    /// The number of messages for which a session of a group was chosen.
+    chosen_count: u64,
 }
 
 /// The limits of each session.
@@ -364,6 +364,8 @@ impl Sessions {
                 bytes_max: limits.mqtt_session_bytes_max,
             },
             last_ended: Batch::NONE,
+            is_any_selective: false,
+            chosen_count: 0,
         }
     }
 
@@ -443,44 +445,6 @@ impl Sessions {
         let record = self.slab.remove(session.index());
         self.table.remove((record.vhost, &*record.client_id), session.index());
         record
-    }
-}
-
-/// Returns the binding key of a topic filter. `None`: it is too long.
-fn binding_key(filter: &str) -> Option<Name> {
-    let mut key = exchange_separators(filter)?;
-    // Both characters take one octet.
-    let is_plus = |(at, octet): (usize, u8)| (octet == b'+').then_some(at);
-    while let Some(at) = key.bytes().enumerate().find_map(is_plus) {
-        let mut replaced = Name::new();
-        let parts = [&key[..at], "*", &key[at + 1..]];
-        parts.iter().try_for_each(|part| replaced.push_str(part)).ok()?;
-        key = replaced;
-    }
-    Some(key)
-}
-
-/// Returns whether a topic filter has a level `*`, which is literal in MQTT and a wildcard in a binding key.
-fn has_literal_star(filter: &str) -> bool {
-    filter.split('/').any(|level| level == "*")
-}
-
-/// Returns whether the filter of a subscription matches a routing key.
-pub(crate) fn matches(key: &str, arguments: Table<'_>, routing_key: &str) -> bool {
-    if let Some(filter) = arguments.get(FILTER_ARGUMENT).and_then(|value| value.as_str()) {
-        return exchange_separators(routing_key).is_some_and(|topic| leveret_mqtt::matches(filter, &topic));
-    }
-    if routing_key.starts_with('$') && key.starts_with(['*', '#']) {
-        return false;
-    }
-    let (mut wanted, mut words) = (key.split('.'), routing_key.split('.'));
-    loop {
-        match (wanted.next(), words.next()) {
-            (Some("#"), _) | (None, None) => return true,
-            (Some("*"), Some(_)) => {}
-            (Some(wanted), Some(word)) if wanted == word => {}
-            _ => return false,
-        }
     }
 }
 
@@ -813,84 +777,6 @@ impl Broker {
         self.consumers.connection(connection).session.ok_or_else(no_session)
     }
 
-    /// Adds a subscription to the session of a connection, or replaces the one with the same filter.
-    ///
-    /// # Errors
-    /// The user may not subscribe to the filter, the session has too many subscriptions, or there is no capacity.
-    pub(crate) fn subscribe(
-        &mut self,
-        cx: &mut Context<'_>,
-        connection: ConnectionId,
-        (filter, qos): (&str, u8),
-        retain_handling: RetainHandling,
-    ) -> Result<Outcome, Fault> {
-        let session = self.session_of(connection)?;
-        let (vhost, limit) = (self.sessions.at(session).vhost, self.sessions.limits.subscriptions_max);
-        let Some(key) = binding_key(filter) else {
-            let text = format_args!("a topic filter has at most 255 bytes");
-            return Err(Fault::new(ReplyCode::SyntaxError, text));
-        };
-        let mut octets = [0; ARGUMENTS_BYTES_MAX];
-        let arguments = write_arguments(&mut octets, |table| {
-            if has_literal_star(filter) {
-                table.text(FILTER_ARGUMENT, filter)?;
-            }
-            table.long(QOS_ARGUMENT, qos.into())
-        });
-        let spec = BindingSpec { source: TOPIC_EXCHANGE, routing_key: &key, arguments };
-        let name = self.session_queue_name(session);
-        self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(&name))?;
-        self.check_bind(cx.work, connection, vhost, Resource::Queue(&name), &spec)?;
-        self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(&name))?;
-        let source = self.topology.require_exchange(&self.access, vhost, TOPIC_EXCHANGE)?;
-        let earlier = self.find_subscription(session, filter, &key);
-        if earlier.is_none() && self.subscription_count(session) >= limit {
-            let text = format_args!("the session has mqtt_subscriptions_max = {limit} subscriptions");
-            return Err(Fault::new(ReplyCode::ResourceError, text));
-        }
-        let queue = self.session_queue(cx, session, &name)?;
-        let destination = Destination::Queue(queue);
-        let is_same = |binding: BindingId| *self.topology.binding(binding).arguments == *arguments;
-        let replaced = earlier.filter(|earlier| !is_same(*earlier));
-        self.bind(cx, &spec.between(source, destination))?;
-        if let Some(earlier) = replaced {
-            self.remove_binding(cx, earlier);
-        }
-        let sends_retained = match retain_handling {
-            RetainHandling::Always => true,
-            RetainHandling::IfNew => earlier.is_none(),
-            RetainHandling::Never => false,
-        };
-        if sends_retained && let Some(binding) = self.find_subscription(session, filter, &key) {
-            self.begin_replay(session, binding);
-        }
-        Ok(Outcome::Done)
-    }
-
-    /// Removes a subscription from the session of a connection.
-    ///
-    /// # Errors
-    /// 404: there is no such subscription. Or the storage cannot be written.
-    pub(crate) fn unsubscribe(
-        &mut self,
-        cx: &mut Context<'_>,
-        connection: ConnectionId,
-        filter: &str,
-    ) -> Result<Outcome, Fault> {
-        let session = self.session_of(connection)?;
-        let found = binding_key(filter).and_then(|key| self.find_subscription(session, filter, &key));
-        let Some(binding) = found else {
-            let text = format_args!("no subscription of the session has this filter");
-            return Err(Fault::new(ReplyCode::NotFound, text));
-        };
-        // Messages that match the filter now are delivered first.
-        if let Some(queue) = self.sessions.at(session).queue {
-            self.catch_up(cx, queue);
-        }
-        self.unbind(cx, binding)?;
-        Ok(Outcome::Done)
-    }
-
     fn session_queue_name(&self, session: SessionId) -> Name {
         let mut name = Name::try_from(QUEUE_PREFIX).unwrap_or_default();
         let pushed = name.push_str(self.sessions.client_id(session));
@@ -993,456 +879,11 @@ impl Broker {
             }
         }
     }
-
-    /// Returns the number of subscriptions of a session.
-    fn subscription_count(&self, session: SessionId) -> usize {
-        let queue = self.sessions.at(session).queue;
-        queue.map_or(0, |queue| self.queues.at(queue).bindings.len() as usize)
-    }
-
-    /// Returns the subscription of a session with this filter, whose binding key is `key`.
-    fn find_subscription(&self, session: SessionId, filter: &str, key: &str) -> Option<BindingId> {
-        let queue = self.sessions.at(session).queue?;
-        let is_it = |binding: &BindingId| {
-            let record = self.topology.binding(*binding);
-            let own = Table::trusted(&record.arguments).get(FILTER_ARGUMENT);
-            *record.key == *key
-                && own.is_some_and(|own| own.as_str() == Some(filter)) == has_literal_star(filter)
-        };
-        self.topology.bindings_of_queue(self.queues.at(queue)).find(is_it)
-    }
-
-    /// Returns how the message that was taken out of a session's queue is sent to the client: with the lower QoS of the
-    /// message and of the highest subscription that matches its topic.
-    pub(crate) fn subscription_delivery(
-        &mut self,
-        cx: &mut Context<'_>,
-        session: SessionId,
-        queue: QueueId,
-        taken: &Taken,
-    ) -> SubscriptionDelivery {
-        let Ok(routing_key) = core::str::from_utf8(cx.messages.routing_key(taken.message)) else {
-            return SubscriptionDelivery::Skip;
-        };
-        // Programs of AMQP may publish with keys that are no topic names.
-        if routing_key.is_empty() || routing_key.contains(['+', '#', '\0']) {
-            return SubscriptionDelivery::Skip;
-        }
-        let packet_len_max = u64::from(self.sessions.at(session).packet_len_max);
-        // Most packets are much shorter, so that nothing needs to be read.
-        let may_be_too_long =
-            cx.messages.stream_len(taken.message) as u64 + PUBLISH_BYTES_MAX > packet_len_max;
-        let (record, message) = (self.sessions.at_mut(session), MessageKey::of(taken));
-        let Some((_, channel)) = record.attached else { return SubscriptionDelivery::Skip };
-        let tag = self.consumers.channel(channel).last_tag + 1;
-        // A delivery that was begun is completed, even without a subscription (MQTT-3.10.4-3).
-        if let Some(delivery) = record.continue_delivery(message, tag) {
-            if may_be_too_long && self.publish_len(cx.messages, taken.message, true) > packet_len_max {
-                return SubscriptionDelivery::Skip;
-            }
-            return delivery;
-        }
-        let (mut granted, mut examined) = (None, 0);
-        for binding in self.topology.bindings_of_queue(self.queues.at(queue)) {
-            examined += 1;
-            let record = self.topology.binding(binding);
-            let arguments = Table::trusted(&record.arguments);
-            if matches(&record.key, arguments, routing_key) {
-                let qos = arguments.get(QOS_ARGUMENT).and_then(|value| value.as_integer()).unwrap_or(0);
-                granted = granted.max(Some(qos));
-            }
-        }
-        cx.work.charge(examined / SUBSCRIPTIONS_PER_UNIT);
-        let is_persistent = cx.messages.flags(taken.message).has(MessageFlags::PERSISTENT);
-        let has_packet_id = is_persistent && granted > Some(0);
-        if may_be_too_long && self.publish_len(cx.messages, taken.message, has_packet_id) > packet_len_max {
-            return SubscriptionDelivery::Skip;
-        }
-        match granted {
-            None => SubscriptionDelivery::Skip,
-            Some(qos) if qos > 0 && is_persistent => {
-                let is_exactly_once =
-                    qos > 1 && cx.messages.flags(taken.message).has(MessageFlags::EXACTLY_ONCE);
-                self.sessions.at_mut(session).begin_delivery(message, tag, is_exactly_once)
-            }
-            Some(_) => SubscriptionDelivery::AtMostOnce,
-        }
-    }
-
-    /// Returns the length of the PUBLISH of MQTT 5 with a message, in bytes. If strings of an AMQP publisher are not sent
-    /// because MQTT does not allow them, the packet is shorter.
-    fn publish_len(&mut self, messages: &Messages, message: MessageId, has_packet_id: bool) -> u64 {
-        let mut scratch = self.queues.lend_scratch();
-        let properties = Properties::trusted(messages.properties(message, &mut scratch.properties));
-        let properties_len = mqtt_properties_len(&properties);
-        self.queues.return_scratch(scratch);
-        let topic_len = messages.routing_key(message).len() as u64;
-        let len_of_len = |len: u64| variable_int_len(u32::try_from(len).unwrap_or(u32::MAX)) as u64;
-        let remaining_len = 2
-            + topic_len
-            + if has_packet_id { 2 } else { 0 }
-            + len_of_len(properties_len)
-            + properties_len
-            + u64::from(messages.body_len(message));
-        1 + len_of_len(remaining_len) + remaining_len
-    }
-
-    // ---- acknowledgements, and QoS 2
-
-    /// Returns the position among the deliveries in flight, and the tag, of a delivery that was sent on the connection of
-    /// the session. A client cannot acknowledge what was not sent to it.
-    fn find_sent_packet(
-        &self,
-        session: SessionId,
-        packet_id: NonZeroU16,
-        step: Step,
-    ) -> Option<(usize, u64)> {
-        let record = self.sessions.at(session);
-        let is_it = |delivery: &InFlight| delivery.packet_id == packet_id && delivery.step == step;
-        let at = record.in_flight.iter().position(is_it)?;
-        let (tag, (_, channel)) = (record.in_flight[at].tag, record.attached?);
-        self.consumers.find_sent(&self.queues, channel, tag).map(|_| (at, tag))
-    }
-
-    /// Handles PUBACK, or with [`Step::AwaitsPubrec`] a PUBREC that ends the exchange. Settles the message.
-    pub(crate) fn acknowledge_packet(
-        &mut self,
-        cx: &mut Context<'_>,
-        connection: ConnectionId,
-        packet_id: NonZeroU16,
-        step: Step,
-    ) -> Result<Outcome, Fault> {
-        let session = self.session_of(connection)?;
-        let found = self.find_sent_packet(session, packet_id, step);
-        let (Some((at, tag)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
-            return Ok(Outcome::Done);
-        };
-        self.sessions.at_mut(session).in_flight.remove(at);
-        self.settle(cx, channel, tag, false, Settlement::Ack)
-    }
-
-    /// Handles PUBREC: settles the message, and releases the packet identifier. The settlement is in no earlier commit
-    /// than the release: otherwise, after a power cut, the client would wait for a PUBREL that is never sent.
-    pub(crate) fn receive_packet(
-        &mut self,
-        cx: &mut Context<'_>,
-        connection: ConnectionId,
-        packet_id: NonZeroU16,
-    ) -> Result<Outcome, Fault> {
-        let session = self.session_of(connection)?;
-        let found = self.find_sent_packet(session, packet_id, Step::AwaitsPubrec);
-        let (Some((at, tag)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
-            let record = self.sessions.at(session);
-            // The client may repeat PUBREC, because it has not received PUBREL.
-            let is_released = record.released().any(|released| released == packet_id);
-            cx.await_defined(record.deliveries_batch);
-            return Ok(if is_released { Outcome::Done } else { Outcome::UnknownPacket });
-        };
-        let settled = self.settle(cx, channel, tag, false, Settlement::Ack);
-        let delivery = &mut self.sessions.at_mut(session).in_flight[at];
-        (delivery.step, delivery.tag) = (Step::Released, 0);
-        self.write_deliveries(cx, session);
-        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
-            self.consumers.at_mut(index).unacknowledged += 1;
-        }
-        settled
-    }
-
-    /// Handles PUBCOMP: the packet identifier is free. The log gets this with the next change of the state. After a power
-    /// cut before it, PUBREL is sent once more.
-    pub(crate) fn complete_packet(
-        &mut self,
-        cx: &mut Context<'_>,
-        connection: ConnectionId,
-        packet_id: NonZeroU16,
-    ) -> Result<Outcome, Fault> {
-        let session = self.session_of(connection)?;
-        let record = self.sessions.at_mut(session);
-        let is_it = |delivery: &InFlight| delivery.packet_id == packet_id && delivery.step == Step::Released;
-        let (Some(at), Some((_, channel))) = (record.in_flight.iter().position(is_it), record.attached)
-        else {
-            return Ok(Outcome::Done);
-        };
-        record.in_flight.remove(at);
-        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
-            self.consumers.at_mut(index).unacknowledged -= 1;
-            self.consumers.make_eligible(cx.work, &mut self.queues, index);
-        }
-        Ok(Outcome::Done)
-    }
-
-    /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message, its
-    /// packet identifier and the change of the retained message are in one commit.
-    pub(crate) fn publish_once(
-        &mut self,
-        cx: &mut Context<'_>,
-        (connection, channel): (ConnectionId, ChannelId),
-        (message, retained): (MessageId, Option<RetainedChange>),
-        packet_id: NonZeroU16,
-    ) -> Result<Outcome, Fault> {
-        let session = self.session_of(connection).inspect_err(|_| cx.messages.release(message))?;
-        let record = self.sessions.at(session);
-        if record.received.contains(&packet_id) {
-            cx.await_defined(record.received_batch);
-            cx.messages.release(message);
-            return Ok(Outcome::Published);
-        }
-        if record.received.is_full() {
-            cx.messages.release(message);
-            let text = format_args!("the client has not released {RECEIVED_MAX} messages with QoS 2");
-            return Err(Fault::connection(ReplyCode::ResourceError, text));
-        }
-        let changes_before = cx.pending_writes.change_count();
-        cx.pending_writes.begin_group();
-        let outcome = self.publish(cx, channel, message, false);
-        let is_accepted = matches!(outcome, Ok(Outcome::Published | Outcome::PublishedNowhere));
-        if is_accepted {
-            let pushed = self.sessions.at_mut(session).received.push(packet_id);
-            assert!(pushed.is_ok(), "there is capacity");
-            self.define_received(cx, session);
-            if let Some(change) = retained {
-                // It is durable with the message or before it. In that case, the client publishes both once more.
-                self.change_retained(cx, change);
-            }
-        }
-        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
-        if is_accepted && cx.pending_writes.change_count() != changes_before {
-            self.sessions.at_mut(session).received_batch = batch;
-            cx.await_batch(batch);
-        }
-        outcome
-    }
-
-    /// Handles PUBREL: the client may use the packet identifier for another message.
-    pub(crate) fn release_packet(
-        &mut self,
-        cx: &mut Context<'_>,
-        connection: ConnectionId,
-        packet_id: NonZeroU16,
-    ) -> Result<Outcome, Fault> {
-        let session = self.session_of(connection)?;
-        let record = self.sessions.at_mut(session);
-        let Some(at) = record.received.iter().position(|received| *received == packet_id) else {
-            cx.await_defined(record.received_batch);
-            return Ok(Outcome::UnknownPacket);
-        };
-        record.received.remove(at);
-        self.write_received(cx, session);
-        Ok(Outcome::Done)
-    }
-
-    /// Appends the packet identifiers that were received to the log, behind all messages, if the session is kept.
-    fn write_received(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        if let Some((key, value)) = self.session_state(session, SessionPart::Received) {
-            let batch = cx.pending_writes.define_behind_messages(cx.messages, key, Some(value));
-            let record = self.sessions.at_mut(session);
-            (record.is_received_stored, record.received_batch) = (true, batch);
-            cx.await_batch(batch);
-        }
-    }
-
-    /// Adds the packet identifiers that were received to the open group, if the session is kept.
-    fn define_received(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        if let Some((key, value)) = self.session_state(session, SessionPart::Received) {
-            cx.pending_writes.define_in_group(key, Some(value));
-            self.sessions.at_mut(session).is_received_stored = true;
-        }
-    }
-
-    /// Appends the deliveries with QoS 2 of a session to the log, if there are new ones and the session is kept. They are
-    /// sent when they are durable.
-    pub(crate) fn write_due_deliveries(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        if self.sessions.at(session).are_deliveries_due {
-            self.write_deliveries(cx, session);
-        }
-    }
-
-    fn write_deliveries(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        let batch = match self.session_state(session, SessionPart::Deliveries) {
-            Some((key, value)) => {
-                cx.pending_writes.define(key, Some(value));
-                // The batch has the settlements of released deliveries, too.
-                cx.pending_writes.await_settles()
-            }
-            None => Batch::NONE,
-        };
-        cx.await_batch(batch);
-        let record = self.sessions.at_mut(session);
-        (record.are_deliveries_due, record.deliveries_batch) = (false, batch);
-        record.are_deliveries_stored |= batch != Batch::NONE;
-        for delivery in record.in_flight.iter_mut().filter(|delivery| delivery.batch > batch) {
-            delivery.batch = batch;
-        }
-    }
-
-    /// Returns the virtual host, the queue and its incarnation of a session that is in the log; `None` if it is not.
-    pub(crate) fn session_in_log(&self, session: SessionId) -> Option<(&str, &str, u64)> {
-        let queue = self.queues.at(self.sessions.at(session).queue?);
-        let incarnation = queue.durable_index.incarnation();
-        let names = (self.access.vhost_name(queue.vhost), &*queue.name, incarnation);
-        queue.durable_index.is_logged().then_some(names)
-    }
-
-    /// Returns the restored session that has a queue with this incarnation.
-    pub(crate) fn restored_session(&self, vhost: &str, queue: &str, incarnation: u64) -> Option<SessionId> {
-        let vhost = self.access.find_vhost(vhost)?;
-        let record = self.queues.at(self.queues.records().find_queue(vhost, queue)?);
-        record.session.filter(|_| record.durable_index.incarnation() == incarnation)
-    }
-
-    /// Returns a part of the state of a session as a definition; `None` if the session is not kept.
-    fn session_state(&self, session: SessionId, part: SessionPart) -> Option<KeyAndValue> {
-        let (vhost, queue, incarnation) = self.session_in_log(session)?;
-        let state = self.sessions.at(session).state(part);
-        let definition = Definition::SessionState { vhost, queue, part, incarnation, state: &state };
-        Some((definition.key(), definition.value()))
-    }
-
-    /// At start, settles the messages of released deliveries that are still in the log: a power cut came before their
-    /// settlement. `is_live` returns whether a message is in the log. Returns their offsets.
-    pub(crate) fn settle_released_deliveries(
-        &mut self,
-        pending_writes: &mut PendingWrites,
-        queue: QueueId,
-        is_live: impl Fn(u64) -> bool,
-    ) -> Vec<u64> {
-        let record = self.queues.at(queue);
-        let (Some(session), incarnation) = (record.session, record.durable_index.incarnation()) else {
-            return Vec::new();
-        };
-        let released_offset = |delivery: &InFlight| {
-            let offset = delivery.message.offset().filter(|_| delivery.step == Step::Released);
-            offset.filter(|offset| is_live(*offset))
-        };
-        let record = self.sessions.at_mut(session);
-        let offsets: Vec<u64> = record.in_flight.iter().filter_map(released_offset).collect();
-        for start in &offsets {
-            pending_writes.settle_stored(Settled { queue: incarnation, start: *start, end: start + 1 });
-        }
-        if !offsets.is_empty() {
-            record.deliveries_batch = pending_writes.await_settles();
-        }
-        offsets
-    }
-
-    /// Returns the batch with which the packet identifier of a delivery with QoS 2 is durable.
-    pub(crate) fn packet_batch(&self, connection: ConnectionId, packet_id: NonZeroU16) -> Batch {
-        let session = self.consumers.connection(connection).session.map(|session| self.sessions.at(session));
-        let is_it = |delivery: &&InFlight| delivery.packet_id == packet_id;
-        let delivery = session.and_then(|session| session.in_flight.iter().find(is_it));
-        delivery.map_or(Batch::NONE, |delivery| delivery.batch)
-    }
-
-    /// Uses up `count` packet identifiers of every session, as if as many deliveries had been acknowledged.
-    ///
-    /// The simulator uses it to reach identifiers that are in use quickly.
-    #[cfg(debug_assertions)]
-    pub fn pass_packet_ids(&mut self, count: u16) {
-        for index in 0..self.sessions.slab.places() {
-            if let Some(session) = self.sessions.slab.get_mut(index) {
-                session.last_packet_id = session.last_packet_id.wrapping_add(count);
-            }
-        }
-    }
-
-    /// Gives a restored session its state. Returns `false` if there is no such session.
-    pub(crate) fn restore_session_state(
-        &mut self,
-        vhost: &str,
-        queue: &str,
-        (part, incarnation): (SessionPart, u64),
-        state: &[u8],
-    ) -> bool {
-        match self.restored_session(vhost, queue, incarnation) {
-            Some(session) => {
-                self.sessions.at_mut(session).restore_state(part, state);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Deletes the state of a session from the log, before its queue is deleted.
-    fn delete_session_state(&mut self, cx: &mut Context<'_>, session: SessionId, queue: QueueId) {
-        let (vhost, queue) = (self.queues.at(queue).vhost, &self.queues.at(queue).name);
-        let vhost = self.access.vhost_name(vhost);
-        let key = |part| Definition::SessionState { vhost, queue, part, incarnation: 0, state: &[] }.key();
-        let record = self.sessions.at_mut(session);
-        if core::mem::take(&mut record.are_deliveries_stored) {
-            cx.pending_writes.define(key(SessionPart::Deliveries), None);
-        }
-        if core::mem::take(&mut record.is_received_stored) {
-            cx.pending_writes.define_behind_messages(cx.messages, key(SessionPart::Received), None);
-        }
-        let batch = cx.pending_writes.last_entry_batch();
-        cx.await_batch(batch);
-    }
 }
-
-/// The most bytes by which a PUBLISH to a client is longer than its message in memory, with AMQP properties. They are for
-/// the fixed header, the lengths of topic and properties, the packet identifier, and the properties themselves.
-const PUBLISH_BYTES_MAX: u64 = 5 + 2 + 4 + 2 + 5;
-
-/// Returns the length of the MQTT properties for these AMQP properties: see `properties` in `leveret-connection`.
-fn mqtt_properties_len(properties: &Properties<'_>) -> u64 {
-    let string_len = |octets: &[u8]| 3 + octets.len() as u64;
-    let mut len = properties.content_type().map_or(0, string_len);
-    len += properties.correlation_id().map_or(0, string_len);
-    len += if properties.expiration().is_some() { 5 } else { 0 };
-    for (name, value) in properties.headers().unwrap_or(Table::EMPTY).iter() {
-        let Some(value_len) = value.as_bytes().map(|octets| octets.len() as u64) else {
-            len += if name == MQTT_PAYLOAD_FORMAT.as_bytes() { 2 } else { 0 };
-            continue;
-        };
-        len += match () {
-            () if name == MQTT_REPLY_TO.as_bytes() || name == MQTT_CORRELATION.as_bytes() => 3 + value_len,
-            () if is_user_property(name) => 5 + name.len() as u64 + value_len,
-            () => 0,
-        };
-    }
-    len
-}
-
-/// Number of subscriptions that count as one unit of work when they are compared with a topic.
-const SUBSCRIPTIONS_PER_UNIT: usize = 4;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn arguments_of(filter: &str) -> Vec<u8> {
-        let mut octets = [0; ARGUMENTS_BYTES_MAX];
-        let written = write_arguments(&mut octets, |table| {
-            if has_literal_star(filter) {
-                table.text(FILTER_ARGUMENT, filter)?;
-            }
-            table.long(QOS_ARGUMENT, 1)
-        });
-        written.to_vec()
-    }
-
-    /// A binding key matches what the topic filter matches, also for topics with dots and stars.
-    #[test]
-    fn a_subscription_matches_as_its_filter_does() {
-        let filters = [
-            "#", "+", "a", "a/#", "a/+", "+/b", "a/+/c", "a.b/c", "+/c", "a/*", "*", "a/*/c", "*/#",
-            "$SYS/#", "$SYS/+", "a//c", "/a", "a*/b",
-        ];
-        let topics = [
-            "a", "a/b", "a/b/c", "a.b/c", "a/*", "*", "a/*/c", "*/x", "$SYS/x", "$SYS", "a//c", "/a", "a*/b",
-            "ab", "a/", "a.b", "a/b.c",
-        ];
-        for filter in filters {
-            let (key, arguments) = (binding_key(filter).unwrap(), arguments_of(filter));
-            for topic in topics {
-                let routing_key = exchange_separators(topic).unwrap();
-                assert_eq!(exchange_separators(&routing_key).unwrap(), topic);
-                let expected = leveret_mqtt::matches(filter, topic);
-                let found = matches(&key, Table::trusted(&arguments), &routing_key);
-                assert_eq!(found, expected, "filter {filter}, topic {topic}");
-            }
-        }
-    }
 
     fn session() -> Session {
         Session::new(VhostId::from_index(0), "c")

@@ -1,0 +1,306 @@
+//! Packets of MQTT clients about messages: acknowledgements, and the packet identifiers of QoS 2. See [`super`].
+
+use core::num::NonZeroU16;
+
+use leveret_core::command::{ChannelId, ConnectionId, Outcome, QueueId, SessionId, Settlement};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::mem::MessageId;
+use leveret_core::pending_writes::{Batch, Definition, PendingWrites, SessionPart, Settled, Urgency};
+
+use super::{CONSUMER_TAG, InFlight, RECEIVED_MAX, Step};
+use crate::retained::RetainedChange;
+use crate::{Broker, Context};
+
+/// A definition as it is in the log.
+type KeyAndValue = (Box<[u8]>, Box<[u8]>);
+
+impl Broker {
+    /// Returns the position among the deliveries in flight, and the tag, of a delivery that was sent on the connection of
+    /// the session. A client cannot acknowledge what was not sent to it.
+    fn find_sent_packet(
+        &self,
+        session: SessionId,
+        packet_id: NonZeroU16,
+        step: Step,
+    ) -> Option<(usize, u64)> {
+        let record = self.sessions.at(session);
+        let is_it = |delivery: &InFlight| delivery.packet_id == packet_id && delivery.step == step;
+        let at = record.in_flight.iter().position(is_it)?;
+        let (tag, (_, channel)) = (record.in_flight[at].tag, record.attached?);
+        self.consumers.find_sent(&self.queues, channel, tag).map(|_| (at, tag))
+    }
+
+    /// Handles PUBACK, or with [`Step::AwaitsPubrec`] a PUBREC that ends the exchange. Settles the message.
+    pub(crate) fn acknowledge_packet(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        packet_id: NonZeroU16,
+        step: Step,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let found = self.find_sent_packet(session, packet_id, step);
+        let (Some((at, tag)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
+            return Ok(Outcome::Done);
+        };
+        self.sessions.at_mut(session).in_flight.remove(at);
+        self.settle(cx, channel, tag, false, Settlement::Ack)
+    }
+
+    /// Handles PUBREC: settles the message, and releases the packet identifier. The settlement is in no earlier commit
+    /// than the release: otherwise, after a power cut, the client would wait for a PUBREL that is never sent.
+    pub(crate) fn receive_packet(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        packet_id: NonZeroU16,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let found = self.find_sent_packet(session, packet_id, Step::AwaitsPubrec);
+        let (Some((at, tag)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
+            let record = self.sessions.at(session);
+            // The client may repeat PUBREC, because it has not received PUBREL.
+            let is_released = record.released().any(|released| released == packet_id);
+            cx.await_defined(record.deliveries_batch);
+            return Ok(if is_released { Outcome::Done } else { Outcome::UnknownPacket });
+        };
+        let settled = self.settle(cx, channel, tag, false, Settlement::Ack);
+        let delivery = &mut self.sessions.at_mut(session).in_flight[at];
+        (delivery.step, delivery.tag) = (Step::Released, 0);
+        self.write_deliveries(cx, session);
+        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
+            self.consumers.at_mut(index).unacknowledged += 1;
+        }
+        settled
+    }
+
+    /// Handles PUBCOMP: the packet identifier is free. The log gets this with the next change of the state. After a power
+    /// cut before it, PUBREL is sent once more.
+    pub(crate) fn complete_packet(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        packet_id: NonZeroU16,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let record = self.sessions.at_mut(session);
+        let is_it = |delivery: &InFlight| delivery.packet_id == packet_id && delivery.step == Step::Released;
+        let (Some(at), Some((_, channel))) = (record.in_flight.iter().position(is_it), record.attached)
+        else {
+            return Ok(Outcome::Done);
+        };
+        record.in_flight.remove(at);
+        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
+            self.consumers.at_mut(index).unacknowledged -= 1;
+            self.consumers.make_eligible(cx.work, &mut self.queues, index);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message, its
+    /// packet identifier and the change of the retained message are in one commit.
+    pub(crate) fn publish_once(
+        &mut self,
+        cx: &mut Context<'_>,
+        (connection, channel): (ConnectionId, ChannelId),
+        (message, retained): (MessageId, Option<RetainedChange>),
+        packet_id: NonZeroU16,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection).inspect_err(|_| cx.messages.release(message))?;
+        let record = self.sessions.at(session);
+        if record.received.contains(&packet_id) {
+            cx.await_defined(record.received_batch);
+            cx.messages.release(message);
+            return Ok(Outcome::Published);
+        }
+        if record.received.is_full() {
+            cx.messages.release(message);
+            let text = format_args!("the client has not released {RECEIVED_MAX} messages with QoS 2");
+            return Err(Fault::connection(ReplyCode::ResourceError, text));
+        }
+        let changes_before = cx.pending_writes.change_count();
+        cx.pending_writes.begin_group();
+        let outcome = self.publish(cx, channel, message, false);
+        let is_accepted = matches!(outcome, Ok(Outcome::Published | Outcome::PublishedNowhere));
+        if is_accepted {
+            let pushed = self.sessions.at_mut(session).received.push(packet_id);
+            assert!(pushed.is_ok(), "there is capacity");
+            self.define_received(cx, session);
+            if let Some(change) = retained {
+                // It is durable with the message or before it. In that case, the client publishes both once more.
+                self.change_retained(cx, change);
+            }
+        }
+        let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+        if is_accepted && cx.pending_writes.change_count() != changes_before {
+            self.sessions.at_mut(session).received_batch = batch;
+            cx.await_batch(batch);
+        }
+        outcome
+    }
+
+    /// Handles PUBREL: the client may use the packet identifier for another message.
+    pub(crate) fn release_packet(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        packet_id: NonZeroU16,
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let record = self.sessions.at_mut(session);
+        let Some(at) = record.received.iter().position(|received| *received == packet_id) else {
+            cx.await_defined(record.received_batch);
+            return Ok(Outcome::UnknownPacket);
+        };
+        record.received.remove(at);
+        self.write_received(cx, session);
+        Ok(Outcome::Done)
+    }
+
+    /// Appends the packet identifiers that were received to the log, behind all messages, if the session is kept.
+    fn write_received(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        if let Some((key, value)) = self.session_state(session, SessionPart::Received) {
+            let batch = cx.pending_writes.define_behind_messages(cx.messages, key, Some(value));
+            let record = self.sessions.at_mut(session);
+            (record.is_received_stored, record.received_batch) = (true, batch);
+            cx.await_batch(batch);
+        }
+    }
+
+    /// Adds the packet identifiers that were received to the open group, if the session is kept.
+    fn define_received(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        if let Some((key, value)) = self.session_state(session, SessionPart::Received) {
+            cx.pending_writes.define_in_group(key, Some(value));
+            self.sessions.at_mut(session).is_received_stored = true;
+        }
+    }
+
+    /// Appends the deliveries with QoS 2 of a session to the log, if there are new ones and the session is kept. They are
+    /// sent when they are durable.
+    pub(crate) fn write_due_deliveries(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        if self.sessions.at(session).are_deliveries_due {
+            self.write_deliveries(cx, session);
+        }
+    }
+
+    fn write_deliveries(&mut self, cx: &mut Context<'_>, session: SessionId) {
+        let batch = match self.session_state(session, SessionPart::Deliveries) {
+            Some((key, value)) => {
+                cx.pending_writes.define(key, Some(value));
+                // The batch has the settlements of released deliveries, too.
+                cx.pending_writes.await_settles()
+            }
+            None => Batch::NONE,
+        };
+        cx.await_batch(batch);
+        let record = self.sessions.at_mut(session);
+        (record.are_deliveries_due, record.deliveries_batch) = (false, batch);
+        record.are_deliveries_stored |= batch != Batch::NONE;
+        for delivery in record.in_flight.iter_mut().filter(|delivery| delivery.batch > batch) {
+            delivery.batch = batch;
+        }
+    }
+
+    /// Returns the virtual host, the queue and its incarnation of a session that is in the log; `None` if it is not.
+    pub(crate) fn session_in_log(&self, session: SessionId) -> Option<(&str, &str, u64)> {
+        let queue = self.queues.at(self.sessions.at(session).queue?);
+        let incarnation = queue.durable_index.incarnation();
+        let names = (self.access.vhost_name(queue.vhost), &*queue.name, incarnation);
+        queue.durable_index.is_logged().then_some(names)
+    }
+
+    /// Returns the restored session that has a queue with this incarnation.
+    pub(crate) fn restored_session(&self, vhost: &str, queue: &str, incarnation: u64) -> Option<SessionId> {
+        let vhost = self.access.find_vhost(vhost)?;
+        let record = self.queues.at(self.queues.records().find_queue(vhost, queue)?);
+        record.session.filter(|_| record.durable_index.incarnation() == incarnation)
+    }
+
+    /// Returns a part of the state of a session as a definition; `None` if the session is not kept.
+    fn session_state(&self, session: SessionId, part: SessionPart) -> Option<KeyAndValue> {
+        let (vhost, queue, incarnation) = self.session_in_log(session)?;
+        let state = self.sessions.at(session).state(part);
+        let definition = Definition::SessionState { vhost, queue, part, incarnation, state: &state };
+        Some((definition.key(), definition.value()))
+    }
+
+    /// At start, settles the messages of released deliveries that are still in the log: a power cut came before their
+    /// settlement. `is_live` returns whether a message is in the log. Returns their offsets.
+    pub(crate) fn settle_released_deliveries(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        queue: QueueId,
+        is_live: impl Fn(u64) -> bool,
+    ) -> Vec<u64> {
+        let record = self.queues.at(queue);
+        let (Some(session), incarnation) = (record.session, record.durable_index.incarnation()) else {
+            return Vec::new();
+        };
+        let released_offset = |delivery: &InFlight| {
+            let offset = delivery.message.offset().filter(|_| delivery.step == Step::Released);
+            offset.filter(|offset| is_live(*offset))
+        };
+        let record = self.sessions.at_mut(session);
+        let offsets: Vec<u64> = record.in_flight.iter().filter_map(released_offset).collect();
+        for start in &offsets {
+            pending_writes.settle_stored(Settled { queue: incarnation, start: *start, end: start + 1 });
+        }
+        if !offsets.is_empty() {
+            record.deliveries_batch = pending_writes.await_settles();
+        }
+        offsets
+    }
+
+    /// Returns the batch with which the packet identifier of a delivery with QoS 2 is durable.
+    pub(crate) fn packet_batch(&self, connection: ConnectionId, packet_id: NonZeroU16) -> Batch {
+        let session = self.consumers.connection(connection).session.map(|session| self.sessions.at(session));
+        let is_it = |delivery: &&InFlight| delivery.packet_id == packet_id;
+        let delivery = session.and_then(|session| session.in_flight.iter().find(is_it));
+        delivery.map_or(Batch::NONE, |delivery| delivery.batch)
+    }
+
+    /// Uses up `count` packet identifiers of every session, as if as many deliveries had been acknowledged.
+    ///
+    /// The simulator uses it to reach identifiers that are in use quickly.
+    #[cfg(debug_assertions)]
+    pub fn pass_packet_ids(&mut self, count: u16) {
+        for index in 0..self.sessions.slab.places() {
+            if let Some(session) = self.sessions.slab.get_mut(index) {
+                session.last_packet_id = session.last_packet_id.wrapping_add(count);
+            }
+        }
+    }
+
+    /// Gives a restored session its state. Returns `false` if there is no such session.
+    pub(crate) fn restore_session_state(
+        &mut self,
+        vhost: &str,
+        queue: &str,
+        (part, incarnation): (SessionPart, u64),
+        state: &[u8],
+    ) -> bool {
+        match self.restored_session(vhost, queue, incarnation) {
+            Some(session) => {
+                self.sessions.at_mut(session).restore_state(part, state);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Deletes the state of a session from the log, before its queue is deleted.
+    pub(super) fn delete_session_state(&mut self, cx: &mut Context<'_>, session: SessionId, queue: QueueId) {
+        let (vhost, queue) = (self.queues.at(queue).vhost, &self.queues.at(queue).name);
+        let vhost = self.access.vhost_name(vhost);
+        let key = |part| Definition::SessionState { vhost, queue, part, incarnation: 0, state: &[] }.key();
+        let record = self.sessions.at_mut(session);
+        if core::mem::take(&mut record.are_deliveries_stored) {
+            cx.pending_writes.define(key(SessionPart::Deliveries), None);
+        }
+        if core::mem::take(&mut record.is_received_stored) {
+            cx.pending_writes.define_behind_messages(cx.messages, key(SessionPart::Received), None);
+        }
+        let batch = cx.pending_writes.last_entry_batch();
+        cx.await_batch(batch);
+    }
+}

@@ -1,0 +1,548 @@
+//! The subscriptions of MQTT sessions: which messages a session gets, and how they are sent.
+//!
+//! A subscription is a binding of the session's queue to `amq.topic`. Its options are arguments of the binding, so they are
+//! stored, shown and restored with it.
+//!
+//! A message reaches the queue of a session once, also if several of its subscriptions match. Two options remove queues
+//! from the route of a message, before it is pushed ([`select_subscribers`]):
+//! - With No Local, the session does not get the messages of its own client.
+//! - Of the sessions with a shared subscription (`$share/GROUP/FILTER`) of the same group and filter, one gets the message.
+//!   It is one whose client is connected, if there is any, and of these the one whose queue has the fewest messages, or
+//!   the one that was chosen least recently. So a slow client gets fewer messages than a fast one. A message that waits in the queue of a session is not given to
+//!   another session.
+//!
+//! The delivery then regards all subscriptions of the session that match the topic. If a session has a shared and another
+//! subscription that match, this includes the shared one for all messages.
+
+use leveret_amqp::field::Table;
+use leveret_amqp::props::{
+    MQTT_CORRELATION, MQTT_PAYLOAD_FORMAT, MQTT_REPLY_TO, Properties, is_user_property,
+};
+use leveret_core::command::{
+    BindingId, ConnectionId, MatchedSubscription, Name, Outcome, QueueId, RetainHandling, SessionId,
+    Subscription, SubscriptionDelivery,
+};
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::mem::{MessageFlags, MessageId, Messages};
+use leveret_core::topic::exchange_separators;
+use leveret_mqtt::variable_int_len;
+
+use super::{ARGUMENTS_BYTES_MAX, MessageKey, Sessions, TOPIC_EXCHANGE, write_arguments};
+use crate::access::{Resource, Right};
+use crate::context::Work;
+use crate::queue_records::{Records, Taken};
+use crate::topology::{Binding, BindingSpec, Destination, Topology};
+use crate::{Broker, Context};
+
+/// The QoS of a subscription.
+const QOS_ARGUMENT: &str = "x-mqtt-qos";
+/// The topic filter, if the binding key does not tell it: the filter has the level `*`.
+const FILTER_ARGUMENT: &str = "x-mqtt-filter";
+/// The group of a shared subscription.
+const GROUP_ARGUMENT: &str = "x-mqtt-share";
+/// The subscription identifier.
+const ID_ARGUMENT: &str = "x-mqtt-subscription-id";
+/// No Local.
+const NO_LOCAL_ARGUMENT: &str = "x-mqtt-no-local";
+/// Retain As Published.
+const KEEPS_RETAIN_ARGUMENT: &str = "x-mqtt-retain-as-published";
+
+/// The number of shared subscriptions of which one session each is chosen for a message. If more match a message, it is
+/// given to all sessions of the others.
+const GROUPS_MAX: usize = 64;
+/// Number of subscriptions that count as one unit of work when they are compared with a topic.
+const SUBSCRIPTIONS_PER_UNIT: usize = 4;
+
+/// The options of a subscription, as the arguments of its binding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Options<'a> {
+    qos: u8,
+    /// The topic filter, if the binding key does not tell it.
+    filter: Option<&'a str>,
+    group: Option<&'a str>,
+    id: Option<u32>,
+    no_local: bool,
+    keeps_retain: bool,
+}
+
+impl<'a> Options<'a> {
+    fn of(subscription: &Subscription<'a>) -> Self {
+        let Subscription { filter, group, qos, id, no_local, keeps_retain, .. } = *subscription;
+        Self { qos, filter: has_literal_star(filter).then_some(filter), group, id, no_local, keeps_retain }
+    }
+
+    fn read(arguments: Table<'a>) -> Self {
+        let number = |name| arguments.get(name).and_then(|value| value.as_integer());
+        let text = |name| arguments.get(name).and_then(|value| value.as_str());
+        let is_set = |name| arguments.get(name).is_some_and(|value| value.as_bool() == Some(true));
+        Self {
+            qos: number(QOS_ARGUMENT).and_then(|qos| u8::try_from(qos).ok()).unwrap_or(0),
+            filter: text(FILTER_ARGUMENT),
+            group: text(GROUP_ARGUMENT),
+            id: number(ID_ARGUMENT).and_then(|id| u32::try_from(id).ok()),
+            no_local: is_set(NO_LOCAL_ARGUMENT),
+            keeps_retain: is_set(KEEPS_RETAIN_ARGUMENT),
+        }
+    }
+
+    /// Returns the options as a table of arguments. Options that are not used are not in it.
+    fn write(self, octets: &mut [u8; ARGUMENTS_BYTES_MAX]) -> &[u8] {
+        write_arguments(octets, |table| {
+            let texts = [(FILTER_ARGUMENT, self.filter), (GROUP_ARGUMENT, self.group)];
+            for (name, text) in texts {
+                text.map_or(Ok(()), |text| table.text(name, text))?;
+            }
+            table.long(QOS_ARGUMENT, self.qos.into())?;
+            self.id.map_or(Ok(()), |id| table.long(ID_ARGUMENT, id.into()))?;
+            for (name, is_set) in
+                [(NO_LOCAL_ARGUMENT, self.no_local), (KEEPS_RETAIN_ARGUMENT, self.keeps_retain)]
+            {
+                if is_set {
+                    table.bool(name, true)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns whether a message may reach the queue that is not for the session.
+    const fn is_selective(self) -> bool {
+        self.no_local || self.group.is_some()
+    }
+
+    /// Returns whether the PUBLISH of a message depends on the subscriptions that match it.
+    const fn changes_packets(self) -> bool {
+        self.keeps_retain || self.id.is_some()
+    }
+}
+
+/// What the subscriptions of a session use. A flag stays set when the subscription ends.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct UsedOptions {
+    /// No Local, or a shared subscription.
+    is_selective: bool,
+    /// Subscription identifiers, or Retain As Published.
+    changes_packets: bool,
+}
+
+/// Returns the binding key of a topic filter. `None`: it is too long.
+fn binding_key(filter: &str) -> Option<Name> {
+    let mut key = exchange_separators(filter)?;
+    // Both characters take one octet.
+    let is_plus = |(at, octet): (usize, u8)| (octet == b'+').then_some(at);
+    while let Some(at) = key.bytes().enumerate().find_map(is_plus) {
+        let mut replaced = Name::new();
+        let parts = [&key[..at], "*", &key[at + 1..]];
+        parts.iter().try_for_each(|part| replaced.push_str(part)).ok()?;
+        key = replaced;
+    }
+    Some(key)
+}
+
+/// Returns whether a topic filter has a level `*`, which is literal in MQTT and a wildcard in a binding key.
+fn has_literal_star(filter: &str) -> bool {
+    filter.split('/').any(|level| level == "*")
+}
+
+/// Returns whether the filter of a subscription matches a routing key.
+pub(crate) fn matches(key: &str, arguments: Table<'_>, routing_key: &str) -> bool {
+    if let Some(filter) = arguments.get(FILTER_ARGUMENT).and_then(|value| value.as_str()) {
+        return exchange_separators(routing_key).is_some_and(|topic| leveret_mqtt::matches(filter, &topic));
+    }
+    if routing_key.starts_with('$') && key.starts_with(['*', '#']) {
+        return false;
+    }
+    let (mut wanted, mut words) = (key.split('.'), routing_key.split('.'));
+    loop {
+        match (wanted.next(), words.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(wanted), Some(word)) if wanted == word => {}
+            _ => return false,
+        }
+    }
+}
+
+impl Broker {
+    /// Adds a subscription to the session of a connection, or replaces the one with the same filter.
+    ///
+    /// # Errors
+    /// The user may not subscribe to the filter, the session has too many subscriptions, or there is no capacity.
+    pub(crate) fn subscribe(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        subscription: &Subscription<'_>,
+    ) -> Result<Outcome, Fault> {
+        let Subscription { filter, group, retain_handling, .. } = *subscription;
+        let session = self.session_of(connection)?;
+        let (vhost, limit) = (self.sessions.at(session).vhost, self.sessions.limits.subscriptions_max);
+        let Some(key) = binding_key(filter) else {
+            let text = format_args!("a topic filter has at most 255 bytes");
+            return Err(Fault::new(ReplyCode::SyntaxError, text));
+        };
+        let mut octets = [0; ARGUMENTS_BYTES_MAX];
+        let options = Options::of(subscription);
+        let arguments = options.write(&mut octets);
+        let spec = BindingSpec { source: TOPIC_EXCHANGE, routing_key: &key, arguments };
+        let name = self.session_queue_name(session);
+        self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(&name))?;
+        self.check_bind(cx.work, connection, vhost, Resource::Queue(&name), &spec)?;
+        self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(&name))?;
+        let source = self.topology.require_exchange(&self.access, vhost, TOPIC_EXCHANGE)?;
+        let earlier = self.find_subscription(session, &options, &key);
+        if earlier.is_none() && self.subscription_count(session) >= limit {
+            let text = format_args!("the session has mqtt_subscriptions_max = {limit} subscriptions");
+            return Err(Fault::new(ReplyCode::ResourceError, text));
+        }
+        let queue = self.session_queue(cx, session, &name)?;
+        let destination = Destination::Queue(queue);
+        let is_same = |binding: BindingId| *self.topology.binding(binding).arguments == *arguments;
+        let replaced = earlier.filter(|earlier| !is_same(*earlier));
+        self.bind(cx, &spec.between(source, destination))?;
+        self.sessions.note_options(session, options);
+        if let Some(earlier) = replaced {
+            self.remove_binding(cx, earlier);
+        }
+        let sends_retained = match retain_handling {
+            // §4.8.2: a shared subscription gets none.
+            _ if group.is_some() => false,
+            RetainHandling::Always => true,
+            RetainHandling::IfNew => earlier.is_none(),
+            RetainHandling::Never => false,
+        };
+        if sends_retained && let Some(binding) = self.find_subscription(session, &options, &key) {
+            self.begin_replay(session, binding);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Removes a subscription from the session of a connection.
+    ///
+    /// # Errors
+    /// 404: there is no such subscription. Or the storage cannot be written.
+    pub(crate) fn unsubscribe(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        (filter, group): (&str, Option<&str>),
+    ) -> Result<Outcome, Fault> {
+        let session = self.session_of(connection)?;
+        let wanted = Options::of(&Subscription { filter, group, ..Subscription::default() });
+        let found = binding_key(filter).and_then(|key| self.find_subscription(session, &wanted, &key));
+        let Some(binding) = found else {
+            let text = format_args!("no subscription of the session has this filter");
+            return Err(Fault::new(ReplyCode::NotFound, text));
+        };
+        // Messages that match the filter now are delivered first.
+        if let Some(queue) = self.sessions.at(session).queue {
+            self.catch_up(cx, queue);
+        }
+        self.unbind(cx, binding)?;
+        Ok(Outcome::Done)
+    }
+
+    /// Returns the number of subscriptions of a session.
+    fn subscription_count(&self, session: SessionId) -> usize {
+        let queue = self.sessions.at(session).queue;
+        queue.map_or(0, |queue| self.queues.at(queue).bindings.len() as usize)
+    }
+
+    /// Returns the subscription of a session with this filter and group, whose binding key is `key`.
+    fn find_subscription(&self, session: SessionId, wanted: &Options<'_>, key: &str) -> Option<BindingId> {
+        let queue = self.sessions.at(session).queue?;
+        let is_it = |binding: &BindingId| {
+            let record = self.topology.binding(*binding);
+            let own = Options::read(Table::trusted(&record.arguments));
+            *record.key == *key && (own.filter, own.group) == (wanted.filter, wanted.group)
+        };
+        self.topology.bindings_of_queue(self.queues.at(queue)).find(is_it)
+    }
+
+    /// Notes a binding that was restored, if it is a subscription.
+    pub(crate) fn note_restored_subscription(&mut self, destination: Destination, arguments: Table<'_>) {
+        if let Destination::Queue(queue) = destination
+            && let Some(session) = self.queues.at(queue).session
+        {
+            self.sessions.note_options(session, Options::read(arguments));
+        }
+    }
+
+    /// Returns how the message that was taken out of a session's queue is sent to the client: with the lower QoS of the
+    /// message and of the highest subscription that matches its topic.
+    pub(crate) fn subscription_delivery(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: SessionId,
+        queue: QueueId,
+        taken: &Taken,
+    ) -> SubscriptionDelivery {
+        let Ok(routing_key) = core::str::from_utf8(cx.messages.routing_key(taken.message)) else {
+            return SubscriptionDelivery::Skip;
+        };
+        // Programs of AMQP may publish with keys that are no topic names.
+        if routing_key.is_empty() || routing_key.contains(['+', '#', '\0']) {
+            return SubscriptionDelivery::Skip;
+        }
+        let packet_len_max = u64::from(self.sessions.at(session).packet_len_max);
+        // Most packets are much shorter, so that nothing needs to be read.
+        let may_be_too_long =
+            ids_len_max(self.sessions.at(session).used_options, self.subscription_count(session))
+                + cx.messages.stream_len(taken.message) as u64
+                + PUBLISH_BYTES_MAX
+                > packet_len_max;
+        let (record, message) = (self.sessions.at_mut(session), MessageKey::of(taken));
+        let Some((_, channel)) = record.attached else { return SubscriptionDelivery::Skip };
+        let tag = self.consumers.channel(channel).last_tag + 1;
+        // A delivery that was begun is completed, even without a subscription (MQTT-3.10.4-3).
+        if let Some(delivery) = record.continue_delivery(message, tag) {
+            if may_be_too_long && self.publish_len(cx.messages, taken.message, (true, 0)) > packet_len_max {
+                return SubscriptionDelivery::Skip;
+            }
+            return delivery;
+        }
+        let (mut granted, mut examined, mut ids_len) = (None, 0, 0);
+        for binding in self.topology.bindings_of_queue(self.queues.at(queue)) {
+            examined += 1;
+            if let Some(options) = matching(self.topology.binding(binding), routing_key) {
+                granted = granted.max(Some(options.qos));
+                ids_len += options.id.map_or(0, |id| 1 + variable_int_len(id) as u64);
+            }
+        }
+        cx.work.charge(examined / SUBSCRIPTIONS_PER_UNIT);
+        let is_persistent = cx.messages.flags(taken.message).has(MessageFlags::PERSISTENT);
+        let has_packet_id = is_persistent && granted > Some(0);
+        if may_be_too_long
+            && self.publish_len(cx.messages, taken.message, (has_packet_id, ids_len)) > packet_len_max
+        {
+            return SubscriptionDelivery::Skip;
+        }
+        match granted {
+            None => SubscriptionDelivery::Skip,
+            Some(qos) if qos > 0 && is_persistent => {
+                let is_exactly_once =
+                    qos > 1 && cx.messages.flags(taken.message).has(MessageFlags::EXACTLY_ONCE);
+                self.sessions.at_mut(session).begin_delivery(message, tag, is_exactly_once)
+            }
+            Some(_) => SubscriptionDelivery::AtMostOnce,
+        }
+    }
+
+    /// Returns the length of the PUBLISH of MQTT 5 with a message, in bytes. If strings of an AMQP publisher are not sent
+    /// because MQTT does not allow them, the packet is shorter.
+    fn publish_len(
+        &mut self,
+        messages: &Messages,
+        message: MessageId,
+        (has_packet_id, ids_len): (bool, u64),
+    ) -> u64 {
+        let mut scratch = self.queues.lend_scratch();
+        let properties = Properties::trusted(messages.properties(message, &mut scratch.properties));
+        let properties_len = mqtt_properties_len(&properties) + ids_len;
+        self.queues.return_scratch(scratch);
+        let topic_len = messages.routing_key(message).len() as u64;
+        let len_of_len = |len: u64| variable_int_len(u32::try_from(len).unwrap_or(u32::MAX)) as u64;
+        let remaining_len = 2
+            + topic_len
+            + if has_packet_id { 2 } else { 0 }
+            + len_of_len(properties_len)
+            + properties_len
+            + u64::from(messages.body_len(message));
+        1 + len_of_len(remaining_len) + remaining_len
+    }
+}
+
+impl Sessions {
+    fn note_options(&mut self, session: SessionId, options: Options<'_>) {
+        let used = &mut self.at_mut(session).used_options;
+        used.is_selective |= options.is_selective();
+        used.changes_packets |= options.changes_packets();
+        self.is_any_selective |= options.is_selective();
+    }
+}
+
+/// Returns the options of a subscription, if it matches a routing key.
+fn matching<'b>(subscription: &'b Binding, routing_key: &str) -> Option<Options<'b>> {
+    let arguments = Table::trusted(&subscription.arguments);
+    matches(&subscription.key, arguments, routing_key).then(|| Options::read(arguments))
+}
+
+/// A shared subscription that matches a message, and the session that gets the message.
+struct Choice<'b> {
+    group: &'b str,
+    filter: Option<&'b str>,
+    key: &'b str,
+    chosen: (QueueId, SessionId),
+    /// Whether the client is not connected, the number of messages in the queue, and when the session was chosen last. The
+    /// lowest rank is chosen.
+    rank: (bool, u64, u64),
+}
+
+/// Removes the queues of sessions from `targets` that are not to get a message, because of No Local or because another
+/// session of a group gets it. `publisher` is the session of the client that has published the message.
+pub(crate) fn select_subscribers(
+    sessions: &mut Sessions,
+    (topology, records): (&Topology, &Records),
+    work: &mut Work,
+    publisher: Option<SessionId>,
+    routing_key: &[u8],
+    targets: &mut Vec<QueueId>,
+) {
+    let Ok(routing_key) = core::str::from_utf8(routing_key) else { return };
+    if !sessions.is_any_selective {
+        return;
+    }
+    let subscriptions = |queue: QueueId| {
+        let queue = records.record_of_queue(queue);
+        let is_selective = |session: &SessionId| sessions.at(*session).used_options.is_selective;
+        let session = queue.session.filter(is_selective);
+        session.map(|session| {
+            let bindings = topology.bindings_of_queue(queue);
+            (
+                session,
+                bindings.filter_map(|it| {
+                    let binding = topology.binding(it);
+                    matching(binding, routing_key).map(|options| (&*binding.key, options))
+                }),
+            )
+        })
+    };
+    let mut choices: heapless::Vec<Choice<'_>, GROUPS_MAX> = heapless::Vec::new();
+    for &queue in &*targets {
+        let Some((session, matching)) = subscriptions(queue) else { continue };
+        let record = records.record_of_queue(queue);
+        work.charge(1 + record.bindings.len() as usize / SUBSCRIPTIONS_PER_UNIT);
+        let waiting = u64::from(record.backlog.ready()) + u64::from(record.unsettled.count);
+        let rank = (sessions.at(session).attached.is_none(), waiting, sessions.at(session).last_chosen);
+        for (key, options) in matching {
+            let Some(group) = options.group else { continue };
+            let is_same = |choice: &&mut Choice<'_>| {
+                (choice.group, choice.filter, choice.key) == (group, options.filter, key)
+            };
+            match choices.iter_mut().find(is_same) {
+                Some(choice) if choice.rank <= rank => {}
+                Some(choice) => (choice.chosen, choice.rank) = ((queue, session), rank),
+                None => {
+                    // A further group is left out.
+                    let choice =
+                        Choice { group, filter: options.filter, key, chosen: (queue, session), rank };
+                    let _ = choices.push(choice);
+                }
+            }
+        }
+    }
+    targets.retain(|&queue| {
+        let Some((session, matching)) = subscriptions(queue) else { return true };
+        let (mut is_any, mut is_wanted) = (false, false);
+        for (key, options) in matching {
+            is_any = true;
+            let is_same = |choice: &&Choice<'_>| {
+                (Some(choice.group), choice.filter, choice.key) == (options.group, options.filter, key)
+            };
+            is_wanted |= match options.group {
+                Some(_) => choices.iter().find(is_same).is_none_or(|choice| choice.chosen.0 == queue),
+                None => !(options.no_local && publisher == Some(session)),
+            };
+        }
+        // Otherwise the message has reached the queue by another key than its own.
+        is_wanted || !is_any
+    });
+    for choice in choices {
+        sessions.chosen_count += 1;
+        let chosen_count = sessions.chosen_count;
+        sessions.at_mut(choice.chosen.1).last_chosen = chosen_count;
+    }
+}
+
+impl Broker {
+    /// Like [`select_subscribers`], for a message of a client.
+    pub(crate) fn select_subscribers(
+        &mut self,
+        work: &mut Work,
+        connection: Option<ConnectionId>,
+        routing_key: &[u8],
+        targets: &mut Vec<QueueId>,
+    ) {
+        let publisher = connection.and_then(|connection| self.consumers.connection(connection).session);
+        let parts = (&self.topology, self.queues.records());
+        select_subscribers(&mut self.sessions, parts, work, publisher, routing_key, targets);
+    }
+
+    /// Returns the subscriptions of a session that match a message and change its PUBLISH.
+    pub(crate) fn matched_subscriptions<'b>(
+        &'b self,
+        connection: ConnectionId,
+        routing_key: &'b str,
+    ) -> impl Iterator<Item = MatchedSubscription> + Clone {
+        let session = self.consumers.connection(connection).session.map(|session| self.sessions.at(session));
+        let session = session.filter(|session| session.used_options.changes_packets);
+        let queue = session.and_then(|session| session.queue).map(|queue| self.queues.at(queue));
+        let bindings = queue.into_iter().flat_map(|queue| self.topology.bindings_of_queue(queue));
+        bindings.filter_map(move |binding| {
+            let options = matching(self.topology.binding(binding), routing_key)?;
+            Some(MatchedSubscription { id: options.id, keeps_retain: options.keeps_retain })
+        })
+    }
+}
+
+/// Returns the most bytes that the subscription identifiers of a packet take.
+fn ids_len_max(used: UsedOptions, subscription_count: usize) -> u64 {
+    if used.changes_packets { 5 * subscription_count as u64 } else { 0 }
+}
+
+/// The most bytes by which a PUBLISH to a client is longer than its message in memory, with AMQP properties. They are for
+/// the fixed header, the lengths of topic and properties, the packet identifier, and the properties themselves.
+const PUBLISH_BYTES_MAX: u64 = 5 + 2 + 4 + 2 + 5;
+
+/// Returns the length of the MQTT properties for these AMQP properties: see `properties` in `leveret-connection`.
+fn mqtt_properties_len(properties: &Properties<'_>) -> u64 {
+    let string_len = |octets: &[u8]| 3 + octets.len() as u64;
+    let mut len = properties.content_type().map_or(0, string_len);
+    len += properties.correlation_id().map_or(0, string_len);
+    len += if properties.expiration().is_some() { 5 } else { 0 };
+    for (name, value) in properties.headers().unwrap_or(Table::EMPTY).iter() {
+        let Some(value_len) = value.as_bytes().map(|octets| octets.len() as u64) else {
+            len += if name == MQTT_PAYLOAD_FORMAT.as_bytes() { 2 } else { 0 };
+            continue;
+        };
+        len += match () {
+            () if name == MQTT_REPLY_TO.as_bytes() || name == MQTT_CORRELATION.as_bytes() => 3 + value_len,
+            () if is_user_property(name) => 5 + name.len() as u64 + value_len,
+            () => 0,
+        };
+    }
+    len
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments_of(filter: &str) -> Vec<u8> {
+        let subscription = Subscription { filter, qos: 1, ..Subscription::default() };
+        Options::of(&subscription).write(&mut [0; ARGUMENTS_BYTES_MAX]).to_vec()
+    }
+
+    /// A binding key matches what the topic filter matches, also for topics with dots and stars.
+    #[test]
+    fn a_subscription_matches_as_its_filter_does() {
+        let filters = [
+            "#", "+", "a", "a/#", "a/+", "+/b", "a/+/c", "a.b/c", "+/c", "a/*", "*", "a/*/c", "*/#",
+            "$SYS/#", "$SYS/+", "a//c", "/a", "a*/b",
+        ];
+        let topics = [
+            "a", "a/b", "a/b/c", "a.b/c", "a/*", "*", "a/*/c", "*/x", "$SYS/x", "$SYS", "a//c", "/a", "a*/b",
+            "ab", "a/", "a.b", "a/b.c",
+        ];
+        for filter in filters {
+            let (key, arguments) = (binding_key(filter).unwrap(), arguments_of(filter));
+            for topic in topics {
+                let routing_key = exchange_separators(topic).unwrap();
+                assert_eq!(exchange_separators(&routing_key).unwrap(), topic);
+                let expected = leveret_mqtt::matches(filter, topic);
+                let found = matches(&key, Table::trusted(&arguments), &routing_key);
+                assert_eq!(found, expected, "filter {filter}, topic {topic}");
+            }
+        }
+    }
+}
