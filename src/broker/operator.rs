@@ -12,10 +12,11 @@
 //! - A change is appended to the log like a change by a client. The caller waits for the returned batch, or
 //!   for that of the [`Context`], before it acknowledges the change.
 
-use leveret_core::command::{QueueId, VhostId};
+use leveret_core::command::{Name, QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::password::PasswordHash;
 use leveret_core::pending_writes::{Batch, DestinationName, PendingWrites, VhostMetadata};
+use leveret_core::topic::exchange_separators;
 
 use super::access::{OperatorFault, Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
 use super::context::Work;
@@ -143,6 +144,54 @@ impl Broker {
         self.jobs.begin(Job::Queue(queue));
         self.run_jobs(cx);
         Ok(count)
+    }
+
+    /// Ends an MQTT session with its subscriptions and messages, and disconnects its client.
+    ///
+    /// # Errors
+    /// There is no such session, or the storage cannot be written.
+    pub fn operator_delete_session(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        client_id: &str,
+    ) -> Result<u32, Fault> {
+        let found = self.access.find_vhost(vhost).and_then(|vhost| self.sessions.find(vhost, client_id));
+        let Some(session) = found else {
+            let text = format_args!("no MQTT session '{client_id}' in vhost '{vhost}'");
+            return Err(Fault::new(ReplyCode::NotFound, text));
+        };
+        let facts = self.sessions.facts(session);
+        if let Some(queue) = facts.queue {
+            let name = Name::try_from(&*self.queues.at(queue).name).unwrap_or_default();
+            return self.operator_delete_queue(cx, vhost, &name, DeleteIf::default());
+        }
+        if let Some(connection) = facts.connection {
+            let text = format_args!("its session was deleted");
+            self.consumers.force_close(connection, Fault::connection(ReplyCode::ConnectionForced, text));
+        }
+        Ok(0)
+    }
+
+    /// Deletes the retained message of a topic.
+    ///
+    /// # Errors
+    /// There is none, or the storage cannot be written.
+    pub fn operator_delete_retained(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        topic: &str,
+    ) -> Result<u32, Fault> {
+        let is_deleted = match self.access.find_vhost(vhost).zip(exchange_separators(topic)) {
+            Some((vhost, key)) => self.delete_retained(cx, vhost, &key)?,
+            None => false,
+        };
+        if !is_deleted {
+            let text = format_args!("no retained message of the topic '{topic}' in vhost '{vhost}'");
+            return Err(Fault::new(ReplyCode::NotFound, text));
+        }
+        Ok(1)
     }
 
     fn operator_queue(&self, vhost: &str, name: &str) -> Result<(QueueId, VhostId), Fault> {

@@ -150,8 +150,10 @@ impl Broker {
                 return Err(fault);
             }
         };
-        let key = cx.messages.routing_key(routed);
-        self.select_subscribers(cx.work, Some(connection), key, targets);
+        if self.sessions.is_any_selective() {
+            let key = cx.messages.routing_key(routed);
+            self.select_subscribers(cx.work, Some(connection), key, targets);
+        }
         let copy = match self.firehose.is_on {
             true => self.republisher().trace_published(cx, channel, routed, targets),
             false => None,

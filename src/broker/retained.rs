@@ -31,6 +31,7 @@ use super::access::Access;
 use super::arguments::expiration_ms;
 use super::queue_flow::Claim;
 use super::recovery::Restored;
+use super::reply_text::check_deletable;
 use super::sessions::matches;
 use super::state::IndexTable;
 use super::topology::{Binding, Destination};
@@ -60,7 +61,7 @@ struct RetainedMessage {
 
 /// The content of a retained message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Content {
+pub(crate) struct Content {
     qos: u8,
     /// The AMQP properties, followed by the payload.
     octets: Box<[u8]>,
@@ -90,11 +91,15 @@ impl Content {
         Self { qos, octets, properties_len, arrived_ms }
     }
 
-    fn properties(&self) -> &[u8] {
+    pub(crate) const fn qos(&self) -> u8 {
+        self.qos
+    }
+
+    pub(crate) fn properties(&self) -> &[u8] {
         &self.octets[..self.properties_len as usize]
     }
 
-    fn payload(&self) -> &[u8] {
+    pub(crate) fn payload(&self) -> &[u8] {
         &self.octets[self.properties_len as usize..]
     }
 
@@ -143,6 +148,21 @@ impl Retained {
             write_ms: None,
             replaying: Replaying::default(),
         }
+    }
+
+    /// Returns the number of places that retained messages have used since the start.
+    pub(crate) const fn places(&self) -> usize {
+        self.slab.places()
+    }
+
+    /// Returns the virtual host, the routing key and the content of the retained message in a place.
+    pub(crate) fn at(&self, place: usize) -> Option<(VhostId, &str, &Content)> {
+        self.slab.get(place).map(|record| (record.vhost, &*record.key, &record.content))
+    }
+
+    /// Returns the number of retained messages, and the bytes of their topics and contents.
+    pub(crate) const fn counts(&self) -> (usize, usize) {
+        (self.slab.len(), self.bytes)
     }
 
     fn find(&self, vhost: VhostId, key: &str) -> Option<usize> {
@@ -401,6 +421,25 @@ impl Broker {
             self.retained.append(cx.pending_writes, &self.access, vhost, &key);
         }
         true
+    }
+
+    /// Deletes the retained message of a topic. Returns whether there was one. The reply waits until this is durable.
+    ///
+    /// # Errors
+    /// The storage cannot be written.
+    pub(crate) fn delete_retained(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        key: &str,
+    ) -> Result<bool, Fault> {
+        check_deletable(cx.pending_writes, true)?;
+        let is_there = self.retained.find(vhost, key).is_some();
+        if is_there {
+            let key = Name::try_from(key).unwrap_or_default();
+            self.change_retained(cx, RetainedChange { vhost, key, content: None });
+        }
+        Ok(is_there)
     }
 
     /// Appends all retained messages to the log that are not in it yet. Called before a clean stop.

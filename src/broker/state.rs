@@ -260,6 +260,8 @@ impl Broker {
             queues: &self.queues,
             consumers: &self.consumers,
             quota: &self.quota,
+            sessions: &self.sessions,
+            retained: &self.retained,
         }
     }
 

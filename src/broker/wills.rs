@@ -302,7 +302,9 @@ impl Broker {
         let key = cx.messages.routing_key(message);
         let is_routed = self.topology.route(cx.work, exchange, key, headers, &mut chosen).is_ok();
         self.queues.return_scratch(scratch);
-        self.select_subscribers(cx.work, None, cx.messages.routing_key(message), targets);
+        if self.sessions.is_any_selective() {
+            self.select_subscribers(cx.work, None, cx.messages.routing_key(message), targets);
+        }
         is_routed
     }
 

@@ -33,7 +33,8 @@ pub struct CellWriter<'p, 'o> {
 }
 
 impl CellWriter<'_, '_> {
-    fn connection(&mut self, connection: Option<ConnectionId>) {
+    /// Writes the pid of a connection; an empty text if there is none.
+    pub(super) fn connection(&mut self, connection: Option<ConnectionId>) {
         match connection.and_then(|id| Some((id, self.context.sockets.at(id)?))) {
             Some((id, socket)) => self.json.shown(connection_pid(socket.number, id)),
             None => self.json.text(""),

@@ -56,6 +56,7 @@ pub mod listing;
 mod management;
 mod messages;
 pub mod metrics;
+pub mod mqtt;
 mod node;
 pub mod operator_session;
 mod parameters;

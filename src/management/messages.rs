@@ -393,7 +393,7 @@ pub(super) fn write_head(
 }
 
 /// Without properties RabbitMQ shows an empty list.
-fn put_properties(json: &mut Json<'_>, properties: Properties<'_>, how: Tables) {
+pub(super) fn put_properties(json: &mut Json<'_>, properties: Properties<'_>, how: Tables) {
     if PROPERTIES.iter().all(|(_, flag, kind)| properties.by_flag(*flag, *kind).is_none()) {
         return json.raw(b"[]");
     }

@@ -44,6 +44,7 @@ use super::import;
 use super::listing::{self, list, one};
 use super::management;
 use super::metrics;
+use super::mqtt::{self, MqttSessions, RetainedMessages};
 use super::parameters;
 use super::policies;
 use super::request::RequestContext;
@@ -299,6 +300,15 @@ requests! {
     network Post "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Act(|acting| acting.bind());
     network Delete "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Act(|acting| acting.unbind());
     network Delete "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Act(|acting| acting.unbind());
+    // MQTT. Payloads are shown to administrators only: others need permissions for a topic to read its messages.
+    both Get "api/leveret/mqtt-sessions" Monitor Show(list::<MqttSessions>);
+    both Get "api/leveret/mqtt-sessions/{vhost}" Monitor Show(list::<MqttSessions>);
+    network Get "api/leveret/mqtt-sessions/{vhost}/{client_id}" Monitor Show(one::<MqttSessions>);
+    both Delete "api/leveret/mqtt-sessions/{vhost}/{client_id}" Administrator Change(mqtt::delete_session);
+    both Get "api/leveret/retained" AnyTag Show(list::<RetainedMessages>);
+    both Get "api/leveret/retained/{vhost}" Member Show(list::<RetainedMessages>);
+    both Get "api/leveret/retained/{vhost}/{topic}" Administrator Show(mqtt::retained_message);
+    both Delete "api/leveret/retained/{vhost}/{topic}" Administrator Change(mqtt::delete_retained);
     // Messages whose queue is lost.
     socket Get "api/ctl/orphans" Operator Show(list::<Orphans>);
     socket Put "api/ctl/orphans/{incarnation}/{vhost}/{queue}" Operator Change(control::adopt_orphan);

@@ -95,9 +95,22 @@ impl Queues {
             if !self.records.is_over_length(queue) || !self.drop_first(cx, level) {
                 return;
             }
+            self.count_dropped(queue);
             self.examine_next_level(queue, level);
         }
         self.relist_for_trim(queue);
+    }
+
+    /// Counts a message that was dropped because of the length limit of its queue.
+    pub(crate) fn count_dropped(&mut self, queue: QueueId) {
+        let record = &mut self.records[queue];
+        record.dropped_count = record.dropped_count.wrapping_add(1);
+        self.session_messages_dropped += u64::from(record.session.is_some());
+    }
+
+    /// Returns the number of messages that were dropped in the queues of MQTT sessions since the start.
+    pub(crate) const fn session_messages_dropped(&self) -> u64 {
+        self.session_messages_dropped
     }
 
     /// Applies the length limit of each queue to which a copy was pushed.

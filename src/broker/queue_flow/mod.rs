@@ -147,6 +147,8 @@ pub struct Queues {
     releases: u64,
     /// The messages that the last read did not find in the log.
     lost: Option<LostMessages>,
+    /// Number of messages that were dropped in the queues of MQTT sessions since the start.
+    session_messages_dropped: u64,
     minutes: Minutes,
 }
 
@@ -181,6 +183,7 @@ impl Queues {
             live_log_bytes: None,
             releases: 0,
             lost: None,
+            session_messages_dropped: 0,
             minutes: Minutes::default(),
         }
     }

@@ -42,6 +42,9 @@ pub(crate) struct Queue {
     pub(crate) is_internal: bool,
     /// The MQTT session that the queue belongs to.
     pub(crate) session: Option<SessionId>,
+    /// Number of messages that were dropped since the start because the queue was over its length limit and has no dead
+    /// letters, modulo 2³².
+    pub(crate) dropped_count: u32,
     /// The delayed exchange that routes the messages of this queue when they are due.
     pub(crate) delayed_exchange: Option<ExchangeId>,
     /// The role of the record among the levels of a queue with priorities.
@@ -229,6 +232,7 @@ impl Queue {
             queue_consumers: QueueConsumers::new(settings.single_active),
             bindings: List::default(),
             last_routing: 0,
+            dropped_count: 0,
             state: QueueState::Active,
         }
     }

@@ -208,8 +208,10 @@ impl Republisher<'_> {
         let routed = self.topology.route(work, exchange, key, headers, &mut chosen);
         // What follows must not be limited: a `tx.commit` must not end half-way.
         work.lift_limit();
-        let parts = (&*self.topology, self.queues.records());
-        select_subscribers(self.sessions, parts, work, None, key, targets);
+        if self.sessions.is_any_selective() {
+            let parts = (&*self.topology, self.queues.records());
+            select_subscribers(self.sessions, parts, work, None, key, targets);
+        }
         routed.map(|_| ())
     }
 

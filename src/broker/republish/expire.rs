@@ -223,7 +223,11 @@ impl Republisher<'_> {
     /// impossible now.
     fn remove_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
         if !self.queues.records().has_dead_letters(queue) {
-            return self.queues.drop_first(cx, queue);
+            let is_dropped = self.queues.drop_first(cx, queue);
+            if is_dropped && reason == Reason::MaxLength {
+                self.queues.count_dropped(self.queues.records().queue_of_level(queue));
+            }
+            return is_dropped;
         }
         if self.queues.first(queue).is_none() {
             return true;

@@ -116,6 +116,8 @@ pub(crate) struct Session {
     used_options: UsedOptions,
     /// The number of the last message for which the session was chosen in a group.
     last_chosen: u64,
+    /// Number of messages that were not sent since the start, because the client accepts no such large packets.
+    oversized_count: u32,
 }
 
 /// A delivery that the client must acknowledge, or that is released.
@@ -199,6 +201,7 @@ impl Session {
             packet_len_max: 0,
             used_options: UsedOptions::default(),
             last_chosen: 0,
+            oversized_count: 0,
         }
     }
 
@@ -329,6 +332,21 @@ pub(crate) struct Sessions {
     is_any_selective: bool,
     /// The number of messages for which a session of a group was chosen.
     chosen_count: u64,
+    /// Number of messages that were too large for their clients since the start.
+    oversized_total: u64,
+}
+
+/// What operators see of a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionFacts<'a> {
+    pub(crate) vhost: VhostId,
+    pub(crate) client_id: &'a str,
+    pub(crate) connection: Option<ConnectionId>,
+    pub(crate) expiry_s: u32,
+    pub(crate) queue: Option<QueueId>,
+    pub(crate) unreleased_count: u32,
+    pub(crate) oversized_count: u32,
+    pub(crate) has_will: bool,
 }
 
 /// The limits of each session.
@@ -366,10 +384,11 @@ impl Sessions {
             last_ended: Batch::NONE,
             is_any_selective: false,
             chosen_count: 0,
+            oversized_total: 0,
         }
     }
 
-    fn find(&self, vhost: VhostId, client_id: &str) -> Option<SessionId> {
+    pub(crate) fn find(&self, vhost: VhostId, client_id: &str) -> Option<SessionId> {
         let is_it =
             |index: usize| self.slab[index].vhost == vhost && *self.slab[index].client_id == *client_id;
         self.table.find((vhost, client_id), is_it).map(SessionId::from_index)
@@ -397,8 +416,35 @@ impl Sessions {
     }
 
     /// Returns the number of places for sessions that were used so far.
-    pub(crate) fn places(&self) -> usize {
+    pub(crate) const fn places(&self) -> usize {
         self.slab.places()
+    }
+
+    /// Returns what operators see of a session.
+    pub(crate) fn facts(&self, session: SessionId) -> SessionFacts<'_> {
+        let record = self.at(session);
+        SessionFacts {
+            vhost: record.vhost,
+            client_id: &record.client_id,
+            connection: record.attached.map(|(connection, _)| connection),
+            expiry_s: record.expiry_s,
+            queue: record.queue,
+            unreleased_count: record.received.len() as u32,
+            oversized_count: record.oversized_count,
+            has_will: record.will.is_some(),
+        }
+    }
+
+    /// Counts a message that is not sent, because the client accepts no such large packet.
+    fn count_oversized(&mut self, session: SessionId) {
+        let record = self.at_mut(session);
+        record.oversized_count = record.oversized_count.wrapping_add(1);
+        self.oversized_total += 1;
+    }
+
+    /// Returns the number of messages that were too large for their clients since the start.
+    pub(crate) const fn oversized_total(&self) -> u64 {
+        self.oversized_total
     }
 
     /// Returns the session at a place.

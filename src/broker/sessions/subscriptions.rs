@@ -297,6 +297,7 @@ impl Broker {
         // A delivery that was begun is completed, even without a subscription (MQTT-3.10.4-3).
         if let Some(delivery) = record.continue_delivery(message, tag) {
             if may_be_too_long && self.publish_len(cx.messages, taken.message, (true, 0)) > packet_len_max {
+                self.sessions.count_oversized(session);
                 return SubscriptionDelivery::Skip;
             }
             return delivery;
@@ -315,6 +316,7 @@ impl Broker {
         if may_be_too_long
             && self.publish_len(cx.messages, taken.message, (has_packet_id, ids_len)) > packet_len_max
         {
+            self.sessions.count_oversized(session);
             return SubscriptionDelivery::Skip;
         }
         match granted {
@@ -353,6 +355,11 @@ impl Broker {
 }
 
 impl Sessions {
+    /// Returns whether a session uses No Local or shared subscriptions.
+    pub(crate) const fn is_any_selective(&self) -> bool {
+        self.is_any_selective
+    }
+
     fn note_options(&mut self, session: SessionId, options: Options<'_>) {
         let used = &mut self.at_mut(session).used_options;
         used.is_selective |= options.is_selective();
@@ -379,7 +386,7 @@ struct Choice<'b> {
 }
 
 /// Removes the queues of sessions from `targets` that are not to get a message, because of No Local or because another
-/// session of a group gets it. `publisher` is the session of the client that has published the message.
+/// session of a group gets it. The caller has checked [`Sessions::is_any_selective`], which spares most publishes this. `publisher` is the session of the client that has published the message.
 pub(crate) fn select_subscribers(
     sessions: &mut Sessions,
     (topology, records): (&Topology, &Records),
@@ -389,9 +396,6 @@ pub(crate) fn select_subscribers(
     targets: &mut Vec<QueueId>,
 ) {
     let Ok(routing_key) = core::str::from_utf8(routing_key) else { return };
-    if !sessions.is_any_selective {
-        return;
-    }
     let subscriptions = |queue: QueueId| {
         let queue = records.record_of_queue(queue);
         let is_selective = |session: &SessionId| sessions.at(*session).used_options.is_selective;
@@ -455,7 +459,9 @@ pub(crate) fn select_subscribers(
 }
 
 impl Broker {
-    /// Like [`select_subscribers`], for a message of a client.
+    /// Like [`select_subscribers`], for a message of a client. The caller has checked
+    /// [`Sessions::is_any_selective`].
+    #[cold]
     pub(crate) fn select_subscribers(
         &mut self,
         work: &mut Work,

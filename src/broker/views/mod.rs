@@ -7,6 +7,7 @@
 //! # Invariants
 //! - A view changes nothing and allocates nothing: it borrows from the records.
 
+mod mqtt;
 #[cfg(test)]
 mod tests;
 
@@ -25,9 +26,12 @@ use crate::policy::{AppliedView, Policies, PolicyView};
 use crate::queue_flow::Queues;
 use crate::queue_records::Queue;
 use crate::quota::Quota;
+use crate::retained::Retained;
+use crate::sessions::Sessions;
 use crate::shortage::{Pool, Shortage, WaitingPublishers};
 use crate::state::{ChannelCounters, QUEUE_BYTES};
 use crate::topology::{Destination, Topology};
+pub use mqtt::{RetainedView, SessionView};
 
 /// Read-only access to the parts of the broker that operators may see.
 #[derive(Clone, Copy)]
@@ -39,6 +43,8 @@ pub struct Views<'b> {
     pub(crate) queues: &'b Queues,
     pub(crate) consumers: &'b Consumers,
     pub(crate) quota: &'b Quota,
+    pub(crate) sessions: &'b Sessions,
+    pub(crate) retained: &'b Retained,
 }
 
 impl core::fmt::Debug for Views<'_> {

@@ -28,6 +28,8 @@ struct ViewsFixture {
     queues: Queues,
     consumers: Consumers,
     quota: Quota,
+    sessions: Sessions,
+    retained: Retained,
     pending_writes: PendingWrites,
     messages: Messages,
     work: Work,
@@ -50,6 +52,8 @@ impl ViewsFixture {
             queues: Queues::new(&limits, 1),
             consumers: Consumers::new(&limits, 1),
             quota,
+            sessions: Sessions::new(&limits, 1),
+            retained: Retained::new(&limits, 1),
             pending_writes: PendingWrites::new(64),
             messages,
             work: Work::default(),
@@ -66,6 +70,8 @@ impl ViewsFixture {
             queues: &self.queues,
             consumers: &self.consumers,
             quota: &self.quota,
+            sessions: &self.sessions,
+            retained: &self.retained,
         }
     }
 

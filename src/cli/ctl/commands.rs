@@ -61,7 +61,9 @@ const SECTIONS: [(&str, &[&str]); 12] = [
             "list_connections",
             "list_consumers",
             "list_exchanges",
+            "list_mqtt_sessions",
             "list_queues",
+            "list_retained",
         ],
     ),
     (
@@ -145,8 +147,10 @@ const SECTIONS: [(&str, &[&str]); 12] = [
             "close_all_connections",
             "close_all_user_connections",
             "close_connection",
+            "delete_mqtt_session",
             "delete_orphan",
             "delete_queue",
+            "delete_retained",
             "list_orphans",
             "pause_bridge",
             "purge_queue",
@@ -216,6 +220,10 @@ commands! {
         "Lists all channels";
     "list_consumers", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
         listings::consumers, "Lists all consumers for a vhost";
+    "list_mqtt_sessions", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        listings::mqtt_sessions, "Lists MQTT sessions, also those whose clients are not connected";
+    "list_retained", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        listings::retained, "Lists retained messages of MQTT";
     "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY, listings::vhosts, "Lists virtual hosts";
     "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0, access::list_users,
         "List user names and tags";
@@ -323,6 +331,10 @@ commands! {
         "Purges a queue (removes all messages in it)";
     "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1,
         operations::delete_queue, "Deletes a queue";
+    "delete_mqtt_session", " [--vhost <vhost>] <client_id>", 1..=1, operations::delete_mqtt_session,
+        "Ends an MQTT session with its subscriptions and messages. A client that is connected is disconnected";
+    "delete_retained", " [--vhost <vhost>] <topic>", 1..=1, operations::delete_retained,
+        "Deletes the retained message of a topic";
     "acknowledge_damage", "", 0..=0, operations::acknowledge_damage,
         "Ends the alarm that parts of the store could not be read. Until then it is raised again after \
          each restart. Later damage raises it again";
@@ -382,6 +394,8 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("list_connections", "pid name user state"),
     ("list_channels", "pid number prefetch_count messages_unacknowledged"),
     ("list_consumers", "-p plant queue_name channel_pid prefetch_count"),
+    ("list_mqtt_sessions", "client_id state messages_ready messages_dropped"),
+    ("list_retained", "topic payload_bytes"),
     ("list_vhosts", "name description"),
     ("list_users", ""),
     ("add_user", "meter < password-file"),
@@ -436,6 +450,8 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("backup", "/media/stick/leveret.tar"),
     ("purge_queue", "readings -p plant"),
     ("delete_queue", "readings --if-empty"),
+    ("delete_mqtt_session", "meter-7"),
+    ("delete_retained", "plant/1/state"),
     ("acknowledge_damage", ""),
     ("list_orphans", ""),
     ("adopt_orphan", "4294967299 readings"),

@@ -271,7 +271,7 @@ const OF_BROKER: [(&str, Run); 9] = [
     ("list_vhosts", listings::vhosts),
 ];
 /// Commands about each virtual host.
-const OF_VHOST: [(&str, Run); 9] = [
+const OF_VHOST: [(&str, Run); 11] = [
     ("list_permissions", access::list_permissions),
     ("list_topic_permissions", access::list_topic_permissions),
     ("list_vhost_limits", limits::list_vhost_limits),
@@ -281,6 +281,8 @@ const OF_VHOST: [(&str, Run); 9] = [
     ("list_exchanges", listings::exchanges),
     ("list_bindings", listings::bindings),
     ("list_consumers", listings::consumers),
+    ("list_mqtt_sessions", listings::mqtt_sessions),
+    ("list_retained", listings::retained),
 ];
 /// Commands about the system.
 const OF_SYSTEM: [&str; 5] =

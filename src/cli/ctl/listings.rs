@@ -13,6 +13,7 @@ use leveret_management::definition_columns::DEFINITION_TEXT;
 use leveret_management::definition_columns::Orphans;
 use leveret_management::definition_columns::VALUE_TEXT;
 use leveret_management::http::encode;
+use leveret_management::mqtt::{MqttSessions, RetainedMessages};
 
 use super::client::{BAD_DATA, Failure, misused, no_such_user, print_info};
 use super::commands;
@@ -66,6 +67,17 @@ pub(super) fn consumers(call: &Call) -> Result<(), Failure> {
     in_vhost::<Consumers>(call, "consumers", banner, &columns)
 }
 
+pub(super) fn mqtt_sessions(call: &Call) -> Result<(), Failure> {
+    let banner = format!("Listing MQTT sessions in vhost {} ...", call.vhost());
+    let columns = ["client_id", "user", "state", "subscriptions", "messages_ready", "messages_dropped"];
+    in_vhost::<MqttSessions>(call, "leveret/mqtt-sessions", banner, &columns)
+}
+
+pub(super) fn retained(call: &Call) -> Result<(), Failure> {
+    let banner = format!("Listing retained messages in vhost {} ...", call.vhost());
+    in_vhost::<RetainedMessages>(call, "leveret/retained", banner, &["topic", "qos", "payload_bytes"])
+}
+
 pub(super) fn connections(call: &Call) -> Result<(), Failure> {
     let columns = ["user", "peer_host", "peer_port", "state"];
     everywhere::<Connections>(call, "/api/connections".into(), "Listing connections ...", &columns)
@@ -116,6 +128,8 @@ pub(super) fn columns_of(command: &str) -> Option<Vec<&'static str>> {
         "list_exchanges" => of::<Exchanges>(),
         "list_bindings" => of::<Bindings>(),
         "list_consumers" => of::<Consumers>(),
+        "list_mqtt_sessions" => of::<MqttSessions>(),
+        "list_retained" => of::<RetainedMessages>(),
         "list_connections" => of::<Connections>(),
         "list_channels" => of::<Channels>(),
         "list_vhosts" => of::<Vhosts>(),

@@ -326,6 +326,18 @@ pub(super) fn delete_queue(call: &Call) -> Result<(), Failure> {
     }
 }
 
+pub(super) fn delete_mqtt_session(call: &Call) -> Result<(), Failure> {
+    let client_id = &call.args[0];
+    print_info(call, &format!("Deleting MQTT session '{client_id}' on vhost '{}' ...", call.vhost()))?;
+    done(&ask(call, "DELETE", &["leveret", "mqtt-sessions", call.vhost(), client_id], "")?)
+}
+
+pub(super) fn delete_retained(call: &Call) -> Result<(), Failure> {
+    let topic = &call.args[0];
+    print_info(call, &format!("Deleting retained message of '{topic}' on vhost '{}' ...", call.vhost()))?;
+    done(&ask(call, "DELETE", &["leveret", "retained", call.vhost(), topic], "")?)
+}
+
 /// Returns why a queue is not deleted, with rabbitmqctl's text.
 fn why_kept(reply: &Reply) -> &'static str {
     if reply.reason().ends_with("in use") { "Queue is in use" } else { "Queue is not empty" }

@@ -57,6 +57,7 @@ mod management_uploads;
 mod mass;
 mod memory;
 mod mqtt;
+mod mqtt_operators;
 mod mqtt_properties;
 mod mqtt_subscriptions;
 mod mqtt_wills;

@@ -235,7 +235,7 @@ PLACES = [
     ),
     # The packet identifier of a published message is not written with the message.
     (
-        "src/broker/sessions.rs",
+        "src/broker/sessions/packets.rs",
         "            self.define_received(cx, session);\n            if let Some(change) = retained {\n",
         "            if !PLANTED(\"published-packet-not-written\") {\n"
         "                self.define_received(cx, session);\n"
@@ -244,7 +244,7 @@ PLACES = [
     ),
     # The packet identifier of a published message may be in an earlier commit than the message.
     (
-        "src/broker/sessions.rs",
+        "src/broker/sessions/packets.rs",
         "            cx.pending_writes.define_in_group(key, Some(value));\n",
         "            if PLANTED(\"published-packet-before-its-message\") {\n"
         "                cx.pending_writes.define(key, Some(value));\n"
@@ -254,7 +254,7 @@ PLACES = [
     ),
     # The packet identifier of a received message is not released in the log.
     (
-        "src/broker/sessions.rs",
+        "src/broker/sessions/packets.rs",
         "        (delivery.step, delivery.tag) = (Step::Released, 0);\n        self.write_deliveries(cx, session);\n",
         "        (delivery.step, delivery.tag) = (Step::Released, 0);\n"
         "        if !PLANTED(\"received-packet-not-written\") {\n"
@@ -263,7 +263,7 @@ PLACES = [
     ),
     # A start does not settle the messages of released deliveries.
     (
-        "src/broker/sessions.rs",
+        "src/broker/sessions/packets.rs",
         "        let offsets: Vec<u64> = record.in_flight.iter().filter_map(released_offset).collect();\n",
         "        let is_forgotten = PLANTED(\"released-message-not-settled\");\n"
         "        let released = record.in_flight.iter().filter(|_| !is_forgotten);\n"
@@ -280,7 +280,7 @@ PLACES = [
     ),
     # The answer to a repeated PUBREL does not wait for the disk.
     (
-        "src/broker/sessions.rs",
+        "src/broker/sessions/packets.rs",
         "            cx.await_defined(record.received_batch);\n            return Ok(Outcome::UnknownPacket);\n",
         "            if !PLANTED(\"repeated-pubrel-answered-at-once\") {\n"
         "                cx.await_defined(record.received_batch);\n"
@@ -289,28 +289,28 @@ PLACES = [
     ),
     # A delivery with QoS 2 is sent before its packet identifier is durable.
     (
-        "src/broker/sessions.rs",
+        "src/broker/sessions/packets.rs",
         "        delivery.map_or(Batch::NONE, |delivery| delivery.batch)\n",
         "        let is_early = PLANTED(\"delivery-before-its-packet-identifier\");\n"
         "        delivery.filter(|_| !is_early).map_or(Batch::NONE, |delivery| delivery.batch)\n",
     ),
     # The next packet identifier may be in use.
     (
-        "src/broker/sessions.rs",
+        "src/broker/sessions/mod.rs",
         "                && self.in_flight.iter().all(|delivery| delivery.packet_id != id)\n",
         "                && (PLANTED(\"packet-identifier-in-use\")\n"
         "                    || self.in_flight.iter().all(|delivery| delivery.packet_id != id))\n",
     ),
     # A message that is delivered again gets another packet identifier.
     (
-        "src/broker/sessions.rs",
+        "src/broker/sessions/mod.rs",
         "        let earlier = self.in_flight.iter_mut().find(is_same)?;\n",
         "        let is_forgotten = PLANTED(\"another-packet-identifier\");\n"
         "        let earlier = self.in_flight.iter_mut().find(is_same).filter(|_| !is_forgotten)?;\n",
     ),
     # After a reconnection, PUBREL is sent before the settlement is durable.
     (
-        "src/broker/sessions.rs",
+        "src/broker/sessions/mod.rs",
         "        cx.await_defined(self.sessions.at(session).deliveries_batch);\n",
         "        if !PLANTED(\"pubrel-before-the-settlement\") {\n"
         "            cx.await_defined(self.sessions.at(session).deliveries_batch);\n"

@@ -1,0 +1,130 @@
+//! MQTT sessions and retained messages as shown to operators.
+
+use leveret_amqp::props::Properties;
+use leveret_core::command::{ConnectionId, Name, SessionId};
+use leveret_core::topic::exchange_separators;
+
+use super::Views;
+
+/// An MQTT session as shown to operators.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionView<'a> {
+    /// The session's virtual host.
+    pub vhost: &'a str,
+    /// The client identifier.
+    pub client_id: &'a str,
+    /// The user of the connection; `None` if the client is not connected.
+    pub user: Option<&'a str>,
+    /// The connection; `None` if the client is not connected.
+    pub connection: Option<ConnectionId>,
+    /// How long the session is kept after its connection, in seconds; 0: it ends with it.
+    pub expiry_s: u32,
+    /// The name of its queue. A session without subscriptions may have none.
+    pub queue: Option<&'a str>,
+    /// Number of subscriptions.
+    pub subscriptions: u32,
+    /// Number of messages that are not sent yet.
+    pub messages_ready: u32,
+    /// Number of messages that the client has not acknowledged.
+    pub messages_unacknowledged: u32,
+    /// Number of messages with QoS 2 that the client has published and not released.
+    pub messages_unreleased: u32,
+    /// Number of messages that were dropped since the start: the session had too many, or the client accepts no such
+    /// large packet.
+    pub messages_dropped: u32,
+    /// The client has a will, which is not published yet.
+    pub has_will: bool,
+}
+
+/// A retained message as shown to operators.
+#[derive(Clone, Copy, Debug)]
+pub struct RetainedView<'a> {
+    /// The message's virtual host.
+    pub vhost: &'a str,
+    /// The routing key of the topic; see [`leveret_core::topic`].
+    pub routing_key: &'a str,
+    /// The QoS with which it was published.
+    pub qos: u8,
+    /// The AMQP properties.
+    pub properties: Properties<'a>,
+    /// The payload.
+    pub payload: &'a [u8],
+    /// Whether it expires.
+    pub expires: bool,
+}
+
+impl RetainedView<'_> {
+    /// Returns the topic.
+    pub fn topic(&self) -> Name {
+        exchange_separators(self.routing_key).unwrap_or_default()
+    }
+}
+
+impl<'b> Views<'b> {
+    /// Returns the number of places that sessions have used since the start, for listing them one by one.
+    pub const fn session_places(self) -> usize {
+        self.sessions.places()
+    }
+
+    /// Returns the session in a place; `None` if the place is empty.
+    pub fn session_at(self, place: usize) -> Option<SessionView<'b>> {
+        let session: SessionId = self.sessions.id_at(place)?;
+        let facts = self.sessions.facts(session);
+        let queue = facts.queue.map(|queue| (queue, self.queues.at(queue)));
+        let records = self.queues.records();
+        Some(SessionView {
+            vhost: self.access.vhost_name(facts.vhost),
+            client_id: facts.client_id,
+            user: facts.connection.map(|connection| self.user_of(connection)),
+            connection: facts.connection,
+            expiry_s: facts.expiry_s,
+            queue: queue.map(|(_, record)| &*record.name),
+            subscriptions: queue.map_or(0, |(_, record)| record.bindings.len()),
+            messages_ready: queue.map_or(0, |(queue, _)| records.ready_in(queue)),
+            messages_unacknowledged: queue.map_or(0, |(_, record)| record.unsettled.count),
+            messages_unreleased: facts.unreleased_count,
+            messages_dropped: {
+                let in_queue = queue.map_or(0, |(_, record)| record.dropped_count);
+                in_queue.wrapping_add(facts.oversized_count)
+            },
+            has_will: facts.has_will,
+        })
+    }
+
+    /// Returns the number of sessions that are kept when their clients disconnect, and how many of all have no client.
+    pub fn session_counts(self) -> (u32, u32) {
+        let sessions = (0..self.session_places()).filter_map(|place| self.session_at(place));
+        sessions.fold((0, 0), |(kept, away), session| {
+            (kept + u32::from(session.expiry_s > 0), away + u32::from(session.connection.is_none()))
+        })
+    }
+
+    /// Returns the number of messages that were dropped in sessions since the start.
+    pub const fn session_messages_dropped(self) -> u64 {
+        self.queues.session_messages_dropped() + self.sessions.oversized_total()
+    }
+
+    /// Returns the number of places that retained messages have used since the start, for listing them one by one.
+    pub const fn retained_places(self) -> usize {
+        self.retained.places()
+    }
+
+    /// Returns the retained message in a place; `None` if the place is empty.
+    pub fn retained_at(self, place: usize) -> Option<RetainedView<'b>> {
+        let (vhost, routing_key, content) = self.retained.at(place)?;
+        let properties = Properties::trusted(content.properties());
+        Some(RetainedView {
+            vhost: self.access.vhost_name(vhost),
+            routing_key,
+            qos: content.qos(),
+            properties,
+            payload: content.payload(),
+            expires: properties.expiration().is_some(),
+        })
+    }
+
+    /// Returns the number of retained messages, and the bytes of their topics, properties and payloads.
+    pub const fn retained_counts(self) -> (usize, usize) {
+        self.retained.counts()
+    }
+}

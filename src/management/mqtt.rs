@@ -1,0 +1,179 @@
+//! MQTT sessions and retained messages: their columns, and the requests that show or delete one. RabbitMQ has no such
+//! requests.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use leveret_broker::{Context, RetainedView, SessionView};
+use leveret_core::error::Fault;
+
+use super::columns::{Column, ListedKind};
+use super::http::Status;
+use super::json::{Json, Tables};
+use super::listing::Audience;
+use super::messages::put_properties;
+use super::request::{
+    Answer, Answered, Call, OUTPUT_BYTES_MAX, ReadContext, RequestContext, not_found, refused,
+};
+
+/// The lengths to which the payload of a retained message is shortened until the answer fits.
+const PAYLOAD_BYTES_SHOWN: [usize; 3] = [32 << 10, 4 << 10, 0];
+
+/// MQTT sessions.
+#[derive(Debug)]
+pub struct MqttSessions;
+
+impl ListedKind for MqttSessions {
+    type View<'a> = SessionView<'a>;
+
+    const ORDER: &'static str = "vhost,client_id";
+    const AUDIENCE: Audience = Audience::MembersAndMonitors;
+    const HAS_PAGES: bool = true;
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("client_id", |session, writer| writer.json.text(session.client_id)),
+        ("vhost", |session, writer| writer.json.text(session.vhost)),
+        ("user", |session, writer| writer.json.text(session.user.unwrap_or_default())),
+        ("connection", |session, writer| writer.connection(session.connection)),
+        ("state", |session, writer| {
+            writer.json.text(if session.connection.is_some() { "connected" } else { "disconnected" });
+        }),
+        ("expiry", |session, writer| writer.json.number(session.expiry_s)),
+        ("queue", |session, writer| writer.json.text(session.queue.unwrap_or_default())),
+        ("subscriptions", |session, writer| writer.json.number(session.subscriptions)),
+        ("messages_ready", |session, writer| writer.json.number(session.messages_ready)),
+        ("messages_unacknowledged", |session, writer| writer.json.number(session.messages_unacknowledged)),
+        ("messages_unreleased", |session, writer| writer.json.number(session.messages_unreleased)),
+        ("messages_dropped", |session, writer| writer.json.number(session.messages_dropped)),
+        ("has_will", |session, writer| writer.json.truth(session.has_will)),
+    ];
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.client_id.to_string())
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.views().session_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.views().session_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+
+    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        view.user
+    }
+}
+
+/// Retained messages of MQTT. The list does not show their payloads.
+#[derive(Debug)]
+pub struct RetainedMessages;
+
+impl ListedKind for RetainedMessages {
+    type View<'a> = RetainedView<'a>;
+
+    const ORDER: &'static str = "vhost,topic";
+    const HAS_PAGES: bool = true;
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("topic", |message, writer| writer.json.text(&message.topic())),
+        ("vhost", |message, writer| writer.json.text(message.vhost)),
+        ("routing_key", |message, writer| writer.json.text(message.routing_key)),
+        ("qos", |message, writer| writer.json.number(message.qos)),
+        ("payload_bytes", |message, writer| writer.json.number(message.payload.len() as u64)),
+        ("expires", |message, writer| writer.json.truth(message.expires)),
+    ];
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(view.topic().to_string())
+    }
+
+    fn places(context: ReadContext<'_>) -> usize {
+        context.broker.views().retained_places()
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        context.broker.views().retained_at(place)
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
+
+/// Shows a retained message with its properties and its payload. `payload_bytes` is the length of the whole payload. A
+/// payload that does not fit into the answer is shortened.
+pub(super) fn retained_message(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    let (vhost, topic) = (call.name("vhost"), call.name("topic"));
+    let context = context.context();
+    let found = (0..RetainedMessages::places(context))
+        .filter_map(|place| RetainedMessages::at(context, place))
+        .find(|message| message.vhost == vhost && message.topic() == topic);
+    let Some(message) = found else { return not_found("Not Found") };
+    for (tables, payload_bytes) in [Tables::Plain, Tables::LeftOut]
+        .into_iter()
+        .flat_map(|tables| PAYLOAD_BYTES_SHOWN.map(|payload_bytes| (tables, payload_bytes)))
+    {
+        let mut out = Vec::new();
+        let mut json = Json::new(&mut out, OUTPUT_BYTES_MAX);
+        write_retained(&mut json, &message, tables, payload_bytes);
+        if !json.is_full() {
+            return Answer::Now(Status::Ok, out);
+        }
+    }
+    not_found("Not Found")
+}
+
+fn write_retained(json: &mut Json<'_>, message: &RetainedView<'_>, tables: Tables, payload_bytes: usize) {
+    let mut is_first = true;
+    json.raw(b"{");
+    let texts =
+        [("topic", &*message.topic()), ("vhost", message.vhost), ("routing_key", message.routing_key)];
+    for (name, text) in texts {
+        json.name(name, &mut is_first);
+        json.text(text);
+    }
+    for (name, number) in [("qos", usize::from(message.qos)), ("payload_bytes", message.payload.len())] {
+        json.name(name, &mut is_first);
+        json.number(number as u64);
+    }
+    json.name("properties", &mut is_first);
+    put_properties(json, message.properties, tables);
+    let shown = &message.payload[..message.payload.len().min(payload_bytes)];
+    // The last character of a payload that was shortened may be incomplete.
+    let text = match core::str::from_utf8(shown) {
+        Ok(text) => Some(text),
+        Err(error) if error.error_len().is_none() && shown.len() < message.payload.len() => {
+            core::str::from_utf8(&shown[..error.valid_up_to()]).ok()
+        }
+        Err(_) => None,
+    };
+    json.name("payload", &mut is_first);
+    match text {
+        Some(text) => json.text(text),
+        None => json.text(&BASE64.encode(shown)),
+    }
+    json.name("payload_encoding", &mut is_first);
+    json.text(if text.is_some() { "string" } else { "base64" });
+    json.raw(b"}");
+}
+
+/// Ends a session, and disconnects its client.
+pub(super) fn delete_session(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (broker, mut context) = context.broker();
+    let deleted = broker.operator_delete_session(&mut context, call.name("vhost"), call.name("client_id"));
+    answer_deleted(&context, deleted)
+}
+
+/// Deletes the retained message of a topic.
+pub(super) fn delete_retained(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (broker, mut context) = context.broker();
+    let deleted = broker.operator_delete_retained(&mut context, call.name("vhost"), call.name("topic"));
+    answer_deleted(&context, deleted)
+}
+
+fn answer_deleted(context: &Context<'_>, deleted: Result<u32, Fault>) -> Answered {
+    deleted.map_err(|fault| refused(&fault))?;
+    Ok(Answer::Durable(context.awaited(), Status::NoContent, Vec::new()))
+}

@@ -1,0 +1,158 @@
+//! What operators see of MQTT, and what they can delete: sessions and retained messages.
+
+use leveret_core::limits::Limits;
+use leveret_test_support::simulated_server::mqtt::{Login, MqttClient};
+use leveret_test_support::simulated_server::{Shape, Simulation, small_limits};
+
+use super::management::{GUEST, status};
+use super::management_changes::{say, script};
+
+fn named(client_id: &str) -> Login<'_> {
+    Login { client_id, ..Login::default() }
+}
+
+fn publish_retained(client: &mut MqttClient, simulation: &mut Simulation, topic: &str, payload: &[u8]) {
+    let publish = client.publish_packet(3, topic, 1, payload);
+    client.send(simulation, &publish);
+    client.expect(simulation, 0x40);
+}
+
+#[test]
+fn sessions_are_shown_and_deleted() {
+    let mut simulation = Simulation::new(Limits { mqtt_session_messages_max: 5, ..small_limits() });
+    let kept = Login { clean_start: false, ..named("kept/ä") };
+    let mut client = MqttClient::log_in(&mut simulation, &kept);
+    client.subscribe(&mut simulation, &[("a/#", 2), ("b", 1)]);
+    client.lose(&mut simulation);
+    let will = Some(("will", &b"x"[..], 1, false));
+    let mut other = MqttClient::log_in(&mut simulation, &Login { will, ..named("other") });
+    for number in 0..8 {
+        other.publish_1(&mut simulation, "b", 1, &[number]);
+    }
+    let publish = other.publish_packet(4, "a/x", 7, b"");
+    other.send(&mut simulation, &publish);
+    other.expect(&mut simulation, 0x50);
+    script(
+        &mut simulation,
+        GUEST,
+        &[
+            (
+                "GET /api/leveret/mqtt-sessions?columns=client_id,state,subscriptions,messages_ready,messages_dropped",
+                "",
+                "200",
+                "{\"client_id\":\"kept/ä\",\"state\":\"disconnected\",\"subscriptions\":2,\"messages_ready\":5,\
+                 \"messages_dropped\":4}",
+            ),
+            (
+                "GET /api/leveret/mqtt-sessions/%2F/other",
+                "",
+                "200",
+                "\"user\":\"guest\",\"connection\":\"<leveret.",
+            ),
+            ("GET /api/leveret/mqtt-sessions/%2F/other", "", "200", "\"state\":\"connected\",\"expiry\":0"),
+            (
+                "GET /api/leveret/mqtt-sessions/%2F/other",
+                "",
+                "200",
+                "\"messages_unreleased\":1,\"messages_dropped\":0,\"has_will\":true",
+            ),
+            (
+                "GET /api/leveret/mqtt-sessions/%2F/kept%2F%C3%A4",
+                "",
+                "200",
+                "\"queue\":\"mqtt-subscription-kept/ä\"",
+            ),
+            ("GET /api/leveret/mqtt-sessions/%2F/none", "", "404", ""),
+            ("GET /api/leveret/mqtt-sessions/none", "", "404", ""),
+            ("DELETE /api/leveret/mqtt-sessions/%2F/none", "", "404", "no MQTT session 'none'"),
+            ("DELETE /api/leveret/mqtt-sessions/%2F/kept%2F%C3%A4", "", "204", ""),
+            ("GET /api/leveret/mqtt-sessions/%2F/kept%2F%C3%A4", "", "404", ""),
+            // It has no queue.
+            ("DELETE /api/leveret/mqtt-sessions/%2F/other", "", "204", ""),
+            ("GET /api/leveret/mqtt-sessions", "", "200", "[\n]"),
+        ],
+    );
+    other.assert_closed(&mut simulation);
+    let (client, connack) = MqttClient::connect(&mut simulation, &kept);
+    assert_eq!(connack.body, [0, 0], "it is a new session");
+    client.lose(&mut simulation);
+    script(&mut simulation, GUEST, &[("DELETE /api/leveret/mqtt-sessions/%2F/kept%2F%C3%A4", "", "204", "")]);
+    simulation.end(&[]);
+}
+
+#[test]
+fn retained_messages_are_shown_and_deleted() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("p"));
+    publish_retained(&mut publisher, &mut simulation, "a/b.c", "grün \"x\"".as_bytes());
+    publish_retained(&mut publisher, &mut simulation, "binary", &[0, 255]);
+    let long = "ü".repeat(20_000);
+    publish_retained(&mut publisher, &mut simulation, "long", long.as_bytes());
+    publish_retained(&mut publisher, &mut simulation, "controls", &[1; 40_000]);
+    script(
+        &mut simulation,
+        GUEST,
+        &[
+            (
+                "GET /api/leveret/retained/%2F?columns=topic,routing_key,qos,payload_bytes,expires",
+                "",
+                "200",
+                r#"{"topic":"a/b.c","routing_key":"a.b/c","qos":1,"payload_bytes":9,"expires":false}"#,
+            ),
+            (
+                "GET /api/leveret/retained/%2F/a%2Fb.c",
+                "",
+                "200",
+                r#","payload":"grün \"x\"","payload_encoding":"string"}"#,
+            ),
+            (
+                "GET /api/leveret/retained/%2F/a%2Fb.c",
+                "",
+                "200",
+                r#""properties":{"headers":{"x-mqtt-retain":true}"#,
+            ),
+            (
+                "GET /api/leveret/retained/%2F/binary",
+                "",
+                "200",
+                r#""payload":"AP8=","payload_encoding":"base64""#,
+            ),
+            ("GET /api/leveret/retained/%2F/controls", "", "200", r#""payload_bytes":40000"#),
+            ("GET /api/leveret/retained/%2F/none", "", "404", ""),
+            ("DELETE /api/leveret/retained/%2F/none", "", "404", "no retained message of the topic 'none'"),
+            ("DELETE /api/leveret/retained/%2F/a%2Fb.c", "", "204", ""),
+            ("GET /api/leveret/retained/%2F/a%2Fb.c", "", "404", ""),
+        ],
+    );
+    let client = simulation.connect_management(Shape::WIDE, [127, 0, 0, 1]);
+    let answer = say(&mut simulation, client, GUEST, "GET /api/leveret/retained/%2F/long", "");
+    assert_eq!(status(&answer), "200");
+    let shown = answer.matches('ü').count();
+    assert_eq!(shown, 16 << 10, "the payload is shortened between two characters");
+    let list = say(&mut simulation, client, GUEST, "GET /api/leveret/retained?columns=payload", "");
+    assert!(!list.contains("AP8"), "lists show no payloads: {list}");
+    for topic in ["binary", "long", "controls"] {
+        publish_retained(&mut publisher, &mut simulation, topic, b"");
+    }
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+#[test]
+fn connections_of_mqtt_clients_show_their_protocol_and_identifier() {
+    let mut simulation = Simulation::new(small_limits());
+    for (level, protocol) in [(3, "MQTT 3.1.0"), (4, "MQTT 3.1.1"), (5, "MQTT 5.0")] {
+        let client = MqttClient::log_in(&mut simulation, &Login { level, ..named("meter-7") });
+        let expected = format!("\"protocol\":\"{protocol}\"");
+        script(
+            &mut simulation,
+            GUEST,
+            &[
+                ("GET /api/connections", "", "200", &expected),
+                ("GET /api/connections", "", "200", "\"client_id\":\"meter-7\""),
+            ],
+        );
+        client.disconnect(&mut simulation);
+    }
+    simulation.end(&[]);
+}
