@@ -23,11 +23,11 @@ const COMPACTION_MS: u64 = 10_000;
 /// Number of states of the broker that are alarms.
 const STATES: usize = 8;
 /// The most alarms at the same time: damage, the states, the shortage of the store, those of waiting publishers, and
-/// five others (wear, `parked`, `held`, `budget`, `outage`).
-const ALARMS_MAX: usize = 1 + STATES + 1 + SHORTAGE_KINDS + 5;
+/// six others (wear, `parked`, `held`, `budget`, `outage`, `sessions`).
+const ALARMS_MAX: usize = 1 + STATES + 1 + SHORTAGE_KINDS + 6;
 
 /// The names of all alarms, for metrics.
-pub(super) const NAMES: [&str; 16] = [
+pub(super) const NAMES: [&str; 17] = [
     "access",
     "damage",
     "orphans",
@@ -44,6 +44,7 @@ pub(super) const NAMES: [&str; 16] = [
     "held",
     "budget",
     "outage",
+    "sessions",
 ];
 
 /// Lists the alarms.
@@ -118,6 +119,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         .chain(kept_upstream(context))
         .chain(over_budget(context))
         .chain(Outage::alarm(context.bridges, context.broker))
+        .chain(sessions(context))
         .collect()
 }
 
@@ -133,6 +135,16 @@ fn damage(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     Some(Cow::from(format!(
         "damage: parts of the store could not be read: {first}{others}; `leveret inspect` of the data directory \
          lists all; acknowledge_damage ends this alarm"
+    )))
+}
+
+/// Returns the alarm about MQTT clients that are refused because too many sessions are kept.
+fn sessions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let limit = context.broker.views().refusing_session_limit()?;
+    Some(Cow::from(format!(
+        "sessions: mqtt_sessions_max = {limit} MQTT sessions are kept, so clients with new ones are refused; delete those \
+         of clients that do not come back (list_mqtt_sessions, delete_mqtt_session), lower mqtt_session_expiry_max, or \
+         raise mqtt_sessions_max"
     )))
 }
 

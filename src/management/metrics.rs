@@ -99,6 +99,12 @@ store_live_bytes Bytes in the log of messages in queues
 sync_budget_delayed_commits_total Commits with confirms that were delayed by syncs_per_second
 publishers_waiting Blocked publishers
 handshakes_evicted_total Connections closed before their login for another connection";
+const MQTT: &str = "mqtt_sessions MQTT sessions
+mqtt_sessions_disconnected MQTT sessions whose clients are not connected
+mqtt_session_messages_dropped_total Messages that MQTT sessions dropped: there were too many, or the client accepts no \
+such large packet
+mqtt_retained_messages Retained messages
+mqtt_retained_bytes Bytes of the topics, properties and payloads of retained messages";
 const DEAD_LETTERED: &str = "global_messages_dead_lettered_rejected_total Total number of messages \
 dead-lettered due to basic.reject or basic.nack
 global_messages_dead_lettered_expired_total Total number of messages dead-lettered due to message TTL exceeded
@@ -315,6 +321,10 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         process.handshakes_evicted,
     ];
     lines.all("", OWN, &values);
+    let views = context.broker.views();
+    let ((sessions, disconnected), (retained, bytes)) = (views.session_counts(), views.retained_counts());
+    let dropped = views.session_messages_dropped();
+    lines.all("", MQTT, &[sessions, disconnected, dropped, retained as u64, bytes as u64]);
     let name = lines.head("alarms is 1 while this alarm is in effect");
     let alarms = alarms::which_alarms(context);
     let kind_of = |alarm: &str| alarm.split_once(':').map_or("", |(kind, _)| kind).to_owned();

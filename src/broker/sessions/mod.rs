@@ -334,6 +334,8 @@ pub(crate) struct Sessions {
     chosen_count: u64,
     /// Number of messages that were too large for their clients since the start.
     oversized_total: u64,
+    /// A client was refused because of `mqtt_sessions_max`.
+    has_refused: bool,
 }
 
 /// What operators see of a session.
@@ -385,6 +387,7 @@ impl Sessions {
             is_any_selective: false,
             chosen_count: 0,
             oversized_total: 0,
+            has_refused: false,
         }
     }
 
@@ -471,6 +474,12 @@ impl Sessions {
     pub(crate) fn replay_target(&self, session: SessionId) -> Option<(VhostId, QueueId)> {
         let record = self.slab.get(session.index())?;
         Some((record.vhost, record.queue?))
+    }
+
+    /// Returns `mqtt_sessions_max` if clients were refused because of it, and would be refused now.
+    pub(crate) fn refusing_limit(&self) -> Option<usize> {
+        let is_refusing = self.has_refused && self.kept_count() >= self.limits.kept_max;
+        is_refusing.then_some(self.limits.kept_max)
     }
 
     /// Returns the number of sessions that outlive their connections.
@@ -649,6 +658,7 @@ impl Broker {
         let kept_max = self.sessions.limits.kept_max;
         let is_kept_already = record.is_some_and(|record| record.expiry_s > 0);
         if expiry_s > 0 && !is_kept_already && self.sessions.kept_count() >= kept_max {
+            self.sessions.has_refused = true;
             let text = format_args!("there are mqtt_sessions_max = {kept_max} sessions that are kept");
             return Err(Fault::connection(ReplyCode::ResourceError, text));
         }

@@ -91,12 +91,16 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns the number of sessions that are kept when their clients disconnect, and how many of all have no client.
-    pub fn session_counts(self) -> (u32, u32) {
+    /// Returns the number of sessions, and how many of them have no client.
+    pub fn session_counts(self) -> (u64, u64) {
         let sessions = (0..self.session_places()).filter_map(|place| self.session_at(place));
-        sessions.fold((0, 0), |(kept, away), session| {
-            (kept + u32::from(session.expiry_s > 0), away + u32::from(session.connection.is_none()))
-        })
+        sessions
+            .fold((0, 0), |(all, away), session| (all + 1, away + u64::from(session.connection.is_none())))
+    }
+
+    /// Returns `mqtt_sessions_max` if clients were refused because of it, and would be refused now.
+    pub fn refusing_session_limit(self) -> Option<usize> {
+        self.sessions.refusing_limit()
     }
 
     /// Returns the number of messages that were dropped in sessions since the start.

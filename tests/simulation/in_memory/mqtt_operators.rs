@@ -81,6 +81,36 @@ fn sessions_are_shown_and_deleted() {
 }
 
 #[test]
+fn refused_sessions_are_an_alarm_until_one_is_deleted() {
+    let mut simulation = Simulation::new(Limits { mqtt_sessions_max: 1, ..small_limits() });
+    let kept = |client_id| Login {
+        level: 5,
+        clean_start: false,
+        properties: &[0x11, 0, 0, 1, 0],
+        ..named(client_id)
+    };
+    MqttClient::log_in(&mut simulation, &kept("first")).lose(&mut simulation);
+    let no_alarm = ("GET /metrics", "", "200", "leveret_alarms{alarm=\"sessions\"} 0\n");
+    script(&mut simulation, GUEST, &[no_alarm]);
+    let (mut refused, connack) = MqttClient::connect(&mut simulation, &kept("second"));
+    assert_eq!(connack.body[1], 0x97);
+    refused.assert_closed(&mut simulation);
+    script(
+        &mut simulation,
+        GUEST,
+        &[
+            ("GET /api/leveret/alarms", "", "200", "sessions: mqtt_sessions_max = 1 MQTT sessions are kept"),
+            ("GET /metrics", "", "200", "leveret_alarms{alarm=\"sessions\"} 1\n"),
+            ("GET /metrics", "", "200", "leveret_mqtt_sessions 1\n"),
+            ("GET /metrics", "", "200", "leveret_mqtt_sessions_disconnected 1\n"),
+            ("DELETE /api/leveret/mqtt-sessions/%2F/first", "", "204", ""),
+            no_alarm,
+        ],
+    );
+    simulation.end(&[]);
+}
+
+#[test]
 fn retained_messages_are_shown_and_deleted() {
     let mut simulation = Simulation::new(small_limits());
     let mut publisher = MqttClient::log_in(&mut simulation, &named("p"));
