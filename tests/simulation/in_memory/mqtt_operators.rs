@@ -110,6 +110,47 @@ fn refused_sessions_are_an_alarm_until_one_is_deleted() {
     simulation.end(&[]);
 }
 
+/// A policy limits the queues of sessions further, and sends what they drop to an exchange.
+#[test]
+fn policies_apply_to_the_queues_of_sessions() {
+    let mut simulation = Simulation::new(small_limits());
+    script(
+        &mut simulation,
+        GUEST,
+        &[
+            ("PUT /api/queues/%2F/dropped", r#"{"durable":true}"#, "201", ""),
+            ("POST /api/bindings/%2F/e/amq.fanout/q/dropped", "{}", "201", ""),
+            (
+                "PUT /api/policies/%2F/sessions",
+                r#"{"pattern":"^mqtt-subscription-","definition":{"max-length":2,"dead-letter-exchange":"amq.fanout"}}"#,
+                "201",
+                "",
+            ),
+        ],
+    );
+    let mut client = MqttClient::log_in(&mut simulation, &Login { clean_start: false, ..named("away") });
+    client.subscribe(&mut simulation, &[("#", 1)]);
+    client.lose(&mut simulation);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("p"));
+    for number in 0..5 {
+        publisher.publish_1(&mut simulation, "t", 1, &[number]);
+    }
+    simulation.run();
+    script(
+        &mut simulation,
+        GUEST,
+        &[
+            ("GET /api/leveret/mqtt-sessions/%2F/away", "", "200", "\"messages_ready\":2"),
+            ("GET /api/queues/%2F/dropped?columns=messages_ready", "", "200", "\"messages_ready\":3"),
+            ("DELETE /api/policies/%2F/sessions", "", "204", ""),
+            ("DELETE /api/queues/%2F/dropped", "", "204", ""),
+            ("DELETE /api/leveret/mqtt-sessions/%2F/away", "", "204", ""),
+        ],
+    );
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
 #[test]
 fn retained_messages_are_shown_and_deleted() {
     let mut simulation = Simulation::new(small_limits());
