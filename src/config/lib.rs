@@ -122,6 +122,10 @@ impl Config {
         }
         config.product = product_keys.product();
         config.first_user.check().map_err(|why| config.locate_key_error("default_user", why))?;
+        if config.mqtt_websocket && !config.serves_management() {
+            let why = "mqtt_websocket needs a listener: name one in `management` or `management_tls`";
+            return Err(config.locate_key_error("mqtt_websocket", why.to_string()));
+        }
         Ok(config)
     }
 
@@ -180,10 +184,16 @@ impl Config {
         self.serves_clients_with_tls() || !self.management_tls.is_empty()
     }
 
-    /// Returns whether a listener for AMQP or MQTT uses TLS. `tls_connections_max` and `tls_handshakes_max` need memory
-    /// only then.
+    /// Returns whether a listener for AMQP or MQTT, over WebSocket too, uses TLS. `tls_connections_max` and
+    /// `tls_handshakes_max` need memory only then.
     pub fn serves_clients_with_tls(&self) -> bool {
-        !self.listen_tls.is_empty() || !self.mqtt_tls.is_empty()
+        let has_websocket = self.mqtt_websocket && !self.management_tls.is_empty();
+        !self.listen_tls.is_empty() || !self.mqtt_tls.is_empty() || has_websocket
+    }
+
+    /// Returns whether MQTT is served, in any way.
+    pub fn serves_mqtt(&self) -> bool {
+        !self.mqtt.is_empty() || !self.mqtt_tls.is_empty() || self.mqtt_websocket
     }
 
     /// Returns whether the management API is served.
@@ -240,6 +250,8 @@ impl Config {
             self.listen_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
         let mqtt: Vec<String> = self.mqtt.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
         let mqtt_tls: Vec<String> = self.mqtt_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
+        let origins: Vec<String> =
+            self.mqtt_websocket_origins.iter().map(|origin| format!("{:?}", origin.0)).collect();
         let http_listeners = [&self.management, &self.management_tls, &self.metrics];
         let [management, management_tls, metrics] = http_listeners.map(|listeners| {
             let quoted = listeners.iter().map(|listen| format!("\"{listen}\""));
@@ -257,6 +269,8 @@ impl Config {
             format!("mqtt_anonymous_user = {:?}", self.mqtt_anonymous_user),
             format!("mqtt_vhost = {:?}", self.mqtt_vhost),
             format!("mqtt_content_type = {:?}", self.mqtt_content_type),
+            format!("mqtt_websocket = {}", self.mqtt_websocket),
+            format!("mqtt_websocket_origins = [{}]", origins.join(", ")),
             format!("management = [{management}]"),
             format!("management_tls = [{management_tls}]"),
             format!("metrics = [{metrics}]"),
@@ -299,6 +313,8 @@ fn apply_layer(config: &mut Config, layer: Layer, product_keys: &mut ProductKeys
     set_if_some(&mut config.mqtt_anonymous_user, layer.mqtt_anonymous_user.map(|user| user.0));
     set_if_some(&mut config.mqtt_vhost, layer.mqtt_vhost.map(|vhost| vhost.0));
     set_if_some(&mut config.mqtt_content_type, layer.mqtt_content_type.map(|content_type| content_type.0));
+    set_if_some(&mut config.mqtt_websocket, layer.mqtt_websocket);
+    set_if_some(&mut config.mqtt_websocket_origins, layer.mqtt_websocket_origins);
     set_if_some(&mut config.management, layer.management);
     set_if_some(&mut config.management_tls, layer.management_tls);
     set_if_some(&mut config.metrics, layer.metrics);

@@ -18,7 +18,7 @@ use super::transports::{
 };
 use super::units::{
     Bytes, Compat, Count, DiskLimit, FlashEndurance, Label, ListenAddress, LogLevel, Millis, Persist,
-    Seconds, Switch, Text,
+    Seconds, Switch, Text, WebOrigin,
 };
 
 /// The board profile that is used when none is named.
@@ -47,6 +47,10 @@ pub struct Config {
     pub mqtt_vhost: String,
     /// The content type of messages from MQTT clients that set none; empty: such messages have none.
     pub mqtt_content_type: String,
+    /// Whether the listeners of the management API serve MQTT over WebSocket.
+    pub mqtt_websocket: bool,
+    /// Origins of web pages that may connect with MQTT over WebSocket, besides the broker's own.
+    pub mqtt_websocket_origins: Vec<WebOrigin>,
     /// Addresses to listen on for the management API and its page; empty: it is off. If neither a file nor an address
     /// is named on the command line, they are `127.0.0.1` and `[::1]` with RabbitMQ's port 15672.
     pub management: Vec<ListenAddress>,
@@ -119,6 +123,8 @@ impl Default for Config {
             mqtt_anonymous_user: String::new(),
             mqtt_vhost: "/".to_string(),
             mqtt_content_type: String::new(),
+            mqtt_websocket: false,
+            mqtt_websocket_origins: Vec::new(),
             management: Vec::new(),
             management_tls: Vec::new(),
             metrics: Vec::new(),
@@ -183,6 +189,8 @@ section! {
         pub(super) mqtt_anonymous_user: Text<0, NAME_BYTES_MAX>,
         pub(super) mqtt_vhost: Text<1, NAME_BYTES_MAX>,
         pub(super) mqtt_content_type: Text<0, CONTENT_TYPE_BYTES_MAX>,
+        pub(super) mqtt_websocket: bool,
+        pub(super) mqtt_websocket_origins: Vec<WebOrigin>,
         /// See [`Config::management`]; replaces the addresses of the layers below.
         pub management: Vec<ListenAddress>,
         /// See [`Config::management_tls`]; replaces the addresses of the layers below.

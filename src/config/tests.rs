@@ -444,6 +444,36 @@ fn the_keys_of_mqtt() {
 }
 
 #[test]
+fn mqtt_over_websocket_needs_a_management_listener_and_valid_origins() {
+    let config = gathered("").unwrap();
+    assert!(!config.mqtt_websocket && config.mqtt_websocket_origins.is_empty() && !config.serves_mqtt());
+    let on = "mqtt_websocket = true\n";
+    let config = gathered(&format!("{on}management = \"127.0.0.1:0\"")).unwrap();
+    assert!(config.serves_mqtt() && !config.serves_clients_with_tls());
+    let config = gathered(&format!("{on}management_tls = \"127.0.0.1:0\"")).unwrap();
+    assert!(config.serves_mqtt() && config.serves_clients_with_tls());
+    for listeners in ["management = []", "management = []\nmetrics = \"127.0.0.1:0\""] {
+        let layer = Layer::parse("leveret.toml", &format!("{on}{listeners}")).unwrap();
+        let error = Config::gather(None, layer).unwrap_err().to_string();
+        assert!(error.contains("mqtt_websocket needs a listener: name one in `management`"), "{error}");
+    }
+    for (origin, is_valid) in [
+        ("*", true),
+        ("https://dash.example.com", true),
+        ("http://[::1]:8080", true),
+        ("dash.example.com", false),
+        ("https://dash.example.com/", false),
+        ("https://*.example.com", false),
+        ("https://", false),
+        ("null", false),
+        ("", false),
+    ] {
+        let result = gathered(&format!("mqtt_websocket_origins = [\"{origin}\"]"));
+        assert_eq!(result.is_ok(), is_valid, "{origin}: {result:?}");
+    }
+}
+
+#[test]
 fn the_limits_of_mqtt() {
     let limits = |text: &str| gathered(&format!("[limits]\n{text}")).unwrap().limits;
     let set = limits(

@@ -47,6 +47,7 @@ read_from_text! {
     Persist;
     DiskLimit;
     FlashEndurance;
+    WebOrigin;
 }
 
 /// A plain number.
@@ -399,6 +400,26 @@ impl<const MIN: usize, const MAX: usize> Readable for Text<MIN, MAX> {
             }
             _ => Ok(Self(text)),
         }
+    }
+}
+
+/// The origin of web pages, such as `https://dash.example.com:8443`, or `*` for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebOrigin(pub String);
+
+impl FromStr for WebOrigin {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let host = text.strip_prefix("https://").or(text.strip_prefix("http://"));
+        let is_host = |host: &str| !host.is_empty() && !host.contains(['/', '?', '#', '@', '*', ' ']);
+        if text == "*" || host.is_some_and(is_host) {
+            return Ok(Self(text.to_string()));
+        }
+        Err(BadValue::new(
+            text,
+            "an origin of web pages, such as \"https://dash.example.com\", or \"*\" for all",
+        ))
     }
 }
 

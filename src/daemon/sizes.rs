@@ -19,8 +19,8 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         .map(|bytes| bytes.min(leveret_storage::SEGMENT_BYTES_MAX) as usize);
     let if_link = |bytes| if config.may_need_upstream_tls() { bytes } else { 0 };
     let if_tls = |bytes| if config.serves_clients_with_tls() { bytes } else { 0 };
-    let serves_mqtt = !config.mqtt.is_empty() || !config.mqtt_tls.is_empty();
-    let if_mqtt = |bytes| if serves_mqtt { bytes } else { 0 };
+    let if_mqtt = |bytes| if config.serves_mqtt() { bytes } else { 0 };
+    let if_websocket = |bytes| if config.mqtt_websocket { bytes } else { 0 };
     let if_serving = |bytes| if config.serves_tls() { bytes } else { 0 };
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { leveret_tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
@@ -46,7 +46,8 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         connection_bytes: leveret_server::peer_bytes::<Socket>()
             + leveret_broker::CONNECTION_BYTES
             + leveret_connection::Pools::client_properties_bytes()
-            + if_mqtt(leveret_broker::SESSION_BYTES + leveret_connection::MQTT_HEAP_BYTES),
+            + if_mqtt(leveret_broker::SESSION_BYTES + leveret_connection::MQTT_HEAP_BYTES)
+            + if_websocket(leveret_server::WEBSOCKET_BYTES),
         bridge_bytes: leveret_server::bridge_bytes::<Socket>(limits.frame_max as usize, window)
             + 3 * leveret_broker::CONNECTION_BYTES
             + 3 * leveret_broker::CHANNEL_BYTES

@@ -226,6 +226,9 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
             .into_iter()
             .chain(config.management_hosts.iter().map(|host| host.to_ascii_lowercase()))
             .collect(),
+        mqtt_websocket_origins: config
+            .mqtt_websocket
+            .then(|| config.mqtt_websocket_origins.iter().map(|origin| origin.0.clone()).collect()),
         machine: Machine::default(),
         node: node_name(config),
         product: (config.product.name.clone(), config.product.version.clone()),

@@ -5,7 +5,8 @@
 //! not run as a script, whatever a queue is called.
 //!
 //! # Invariants
-//! - The host name and the origin of the page are checked before anything is answered.
+//! - The host name and the origin of the page are checked before anything is answered. Module `websocket` has its own
+//!   rules for upgrades.
 //! - No part of the API is answered without a login, except rows that demand none.
 //! - The address where metrics need no login serves nothing else.
 //! - The answer to a failed login does not depend on what was wrong with it.
@@ -22,6 +23,7 @@ use super::request::User;
 use super::request::{Answer, problem, unauthorized};
 use super::table::{self, Interface};
 use super::web_page::PageFile;
+use super::websocket::{self, UPGRADE_REQUIRED_LINES};
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 
 /// The longest login that is decoded, in base64: a name of 255 bytes, a colon and a password.
@@ -52,7 +54,11 @@ const CHALLENGE_LINES: &str = secured!(
 
 /// Returns the head of a response of the API.
 pub(super) const fn head(status: Status, challenges: bool) -> Head<'static> {
-    let more = if matches!(status, Status::Unauthorized) && challenges { CHALLENGE_LINES } else { API_LINES };
+    let more = match status {
+        Status::Unauthorized if challenges => CHALLENGE_LINES,
+        Status::UpgradeRequired => UPGRADE_REQUIRED_LINES,
+        _ => API_LINES,
+    };
     Head { status, media: JSON, more, tag: None }
 }
 
@@ -66,6 +72,11 @@ pub(super) fn handle(
     from_loopback: bool,
     is_login_right: Option<bool>,
 ) -> Result<Answer, Box<PasswordCheck>> {
+    if let Some(origins) = &context.process.mqtt_websocket_origins
+        && request.segments == [websocket::PATH]
+    {
+        return Ok(websocket::answer(request, &context.process.hosts, origins));
+    }
     if let Some(refused) = refuse(request, &context.process.hosts) {
         return Ok(refused);
     }
@@ -135,7 +146,7 @@ fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
 }
 
 /// Returns whether a `Host` is an IP address or one of these names, with or without a port.
-fn is_known_host(host: &str, hosts: &[String]) -> bool {
+pub(super) fn is_known_host(host: &str, hosts: &[String]) -> bool {
     if let Some(rest) = host.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else { return false };
         return address.parse::<Ipv6Addr>().is_ok() && (port.is_empty() || is_port(port));

@@ -15,6 +15,8 @@ use leveret_core::password::Secret;
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// The most headers of a request.
 const HEADERS_MAX: usize = 32;
+/// The most headers `Sec-WebSocket-Protocol` of a request.
+const PROTOCOL_HEADERS_MAX: usize = 4;
 /// The most segments of a path.
 const SEGMENTS_MAX: usize = 9;
 
@@ -68,6 +70,23 @@ pub struct Request<'a> {
     pub is_head: bool,
     /// The headers that identify the client.
     pub origin: Origin<'a>,
+    /// The headers of an upgrade to WebSocket.
+    pub upgrade: Upgrade<'a>,
+}
+
+/// The headers of an upgrade to WebSocket (RFC 6455).
+#[derive(Clone, Default, Debug)]
+pub struct Upgrade<'a> {
+    /// Whether `Upgrade` contains `websocket`.
+    pub is_to_websocket: bool,
+    /// Whether `Connection` contains `upgrade`.
+    pub is_in_connection: bool,
+    /// `Sec-WebSocket-Key`.
+    pub key: Option<&'a str>,
+    /// `Sec-WebSocket-Version`.
+    pub version: Option<&'a str>,
+    /// The values of `Sec-WebSocket-Protocol`, each a list.
+    pub protocols: heapless::Vec<&'a str, PROTOCOL_HEADERS_MAX>,
 }
 
 /// The headers that identify the client and the page it acts for.
@@ -141,6 +160,8 @@ pub enum Status {
     PreconditionFailed = 412,
     /// The request is too long.
     TooLarge = 413,
+    /// The resource is only for clients that upgrade to WebSocket.
+    UpgradeRequired = 426,
     /// A relevant header is not supported.
     NotImplemented = 501,
     /// The broker cannot do it now, perhaps later.
@@ -162,6 +183,7 @@ impl Status {
             Self::MethodNotAllowed => "Method Not Allowed",
             Self::PreconditionFailed => "Precondition Failed",
             Self::TooLarge => "Payload Too Large",
+            Self::UpgradeRequired => "Upgrade Required",
             Self::NotImplemented => "Not Implemented",
             Self::Unavailable => "Service Unavailable",
         }
@@ -223,7 +245,8 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     let Some(segments) = segments(path) else { return Parsed::Refused(Status::BadRequest) };
     let is_last = known.is_close_requested || version == 0;
     let is_head = method == "HEAD";
-    let KnownHeaders { body_len: body_bytes, media, condition, expects_continue, origin, .. } = known;
+    let KnownHeaders { body_len: body_bytes, media, condition, expects_continue, origin, upgrade, .. } =
+        known;
     let request = Request {
         verb,
         segments,
@@ -236,6 +259,7 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
         is_last,
         is_head,
         origin,
+        upgrade,
     };
     Parsed::Request(request, end)
 }
@@ -249,6 +273,7 @@ struct KnownHeaders<'a> {
     is_close_requested: bool,
     expects_continue: bool,
     origin: Origin<'a>,
+    upgrade: Upgrade<'a>,
 }
 
 impl<'a> KnownHeaders<'a> {
@@ -273,8 +298,20 @@ impl<'a> KnownHeaders<'a> {
                     known.origin.client_copy = Some(value);
                 }
                 name if name.eq_ignore_ascii_case("connection") => {
-                    known.is_close_requested |=
-                        value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close"));
+                    known.is_close_requested |= has_word(value, "close");
+                    known.upgrade.is_in_connection |= has_word(value, "upgrade");
+                }
+                name if name.eq_ignore_ascii_case("upgrade") => {
+                    known.upgrade.is_to_websocket |= has_word(value, "websocket");
+                }
+                name if name.eq_ignore_ascii_case("sec-websocket-key") => {
+                    once(&mut known.upgrade.key, value)?;
+                }
+                name if name.eq_ignore_ascii_case("sec-websocket-version") => {
+                    once(&mut known.upgrade.version, value)?;
+                }
+                name if name.eq_ignore_ascii_case("sec-websocket-protocol") => {
+                    known.upgrade.protocols.push(value).map_err(|_| Status::BadRequest)?;
                 }
                 name if name.eq_ignore_ascii_case("expect") => {
                     known.expects_continue = value.eq_ignore_ascii_case("100-continue");
@@ -294,6 +331,11 @@ impl<'a> KnownHeaders<'a> {
         }
         Ok(known)
     }
+}
+
+/// Returns whether a list contains this word.
+fn has_word(list: &str, word: &str) -> bool {
+    list.split(',').any(|other| other.trim().eq_ignore_ascii_case(word))
 }
 
 /// Stores the value of a header that may occur once. If it occurred twice, another parser might read the other value

@@ -19,6 +19,7 @@
 //! | `node` | the description of the node |
 //! | `alarms` | alarms and health checks |
 //! | `web_page` | the files of the web page, and its logins with tokens |
+//! | `websocket` | upgrades to MQTT over WebSocket |
 //! | `metrics` | metrics for Prometheus |
 //! | `samples` | counters of the last minutes: rates and histories |
 //! | `actions` | what users do in a virtual host: declare, bind, publish, delete |
@@ -67,3 +68,4 @@ pub mod samples;
 mod table;
 mod uploads;
 pub mod web_page;
+mod websocket;

@@ -3,6 +3,7 @@
 //! ```text
 //! reading ─ request ─→ answered at once
 //! ↑                 waiting for the disk ─→ answered
+//! ↑                 upgrading ─→ the connection is one of MQTT, or refused
 //! ↑                 uploading, a longer body ─→ decoding, a part each turn ─→ answered
 //! └──── answered ── listing, a part whenever there is output space
 //! ```
@@ -67,6 +68,8 @@ enum State {
     Browsing(Box<PendingBrowse>),
     /// The rest of a file to be written.
     Sending(&'static [u8]),
+    /// The caller makes the connection one of MQTT over WebSocket, with this response.
+    Upgrading(Vec<u8>),
     /// Nothing more is read. The session ends when the output has been written.
     Ending,
 }
@@ -280,6 +283,7 @@ impl OperatorSession {
             | State::Browsing(_)
             | State::Waiting(..)
             | State::Changing(..)
+            | State::Upgrading(_)
             | State::Ending => {}
         }
     }
@@ -365,6 +369,21 @@ impl OperatorSession {
     /// Returns whether nothing more is read. The session ends when the output has been written.
     pub const fn is_ending(&self) -> bool {
         matches!(self.state, State::Ending)
+    }
+
+    /// Returns the response with which the connection becomes one of MQTT over WebSocket, if the last request was for
+    /// that. The caller ends this session, or calls [`Self::refuse_upgrade`].
+    pub fn take_upgrade(&mut self) -> Option<Vec<u8>> {
+        let State::Upgrading(response) = &mut self.state else { return None };
+        let response = core::mem::take(response);
+        self.state = State::Ending;
+        Some(response)
+    }
+
+    /// Refuses the upgrade that [`Self::take_upgrade`] has returned, for this reason.
+    pub fn refuse_upgrade(&mut self, why: &str) {
+        self.is_last = true;
+        self.answer(Status::Unavailable, &problem("unavailable", why));
     }
 
     /// Returns whether the session waits for the disk.
@@ -532,6 +551,13 @@ impl OperatorSession {
                     false => self.state = State::Sending(page.bytes),
                 }
             }
+            // The client must not send anything before the response.
+            Answer::Upgrade(_) if !self.input.is_empty() => {
+                self.is_last = true;
+                let why = "no data must follow the request before the response to the upgrade";
+                self.answer(Status::BadRequest, &problem("bad_request", why));
+            }
+            Answer::Upgrade(response) => self.state = State::Upgrading(response),
             Answer::KnownPage(page) => {
                 http::begin(&mut self.output, gate::page_head(page, Status::NotModified), Some(0));
                 self.finish();
@@ -734,6 +760,7 @@ mod tests {
                 }),
                 process: Process {
                     hosts: Vec::new(),
+                    mqtt_websocket_origins: None,
                     node: String::new(),
                     machine: Machine::default(),
                     environment: String::new(),

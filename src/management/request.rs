@@ -221,6 +221,8 @@ pub enum Answer {
     List(Box<Listing>),
     /// Sends metrics: the text at the start, then rows as output space becomes free.
     Metrics(Vec<u8>, Box<Exposition>),
+    /// Makes the connection one of MQTT over WebSocket, with this response.
+    Upgrade(Vec<u8>),
 }
 
 /// A request whose body is longer than a request buffer, or which takes more than one step.
@@ -667,6 +669,8 @@ pub struct Process {
     pub listeners: Vec<String>,
     /// Host names by which browsers may use the management API, in lower case.
     pub hosts: Vec<String>,
+    /// Origins of pages that may connect with MQTT over WebSocket, besides the broker's own. `None`: it is not served.
+    pub mqtt_websocket_origins: Option<Vec<String>>,
     /// The name of this node, as in RabbitMQ: a name, `@` and the machine's name.
     pub node: String,
     /// The operating system's values.

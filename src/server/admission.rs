@@ -4,7 +4,8 @@
 //! Connections that have not logged in are limited in number: `handshakes_max` of them, half of that (32 at
 //! most) from one address. Connections over TLS are also limited by `tls_handshakes_max` and
 //! `tls_connections_max`. Clients of the management API have a fixed number of slots, and so have clients of
-//! the control socket.
+//! the control socket. A client of the management API that upgrades to MQTT over WebSocket needs a slot of an
+//! MQTT client, and is refused if there is none.
 //!
 //! Accepted sockets wait in one list until there is a slot for them. A socket whose address is at its limit
 //! does not delay the sockets after it. When a limit is reached, a connection that has not logged in may be
@@ -38,6 +39,7 @@ use super::peer::{PeerAddress, PeerOrigin};
 use super::platform::{AcceptFailure, Accepted, ListenerId, Platform, Socket};
 use super::state::Engine;
 use super::state::Shared;
+use super::stream::Stream;
 
 /// Maximum number of `accept` calls per listener and turn, and of sockets that get slots per turn.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -397,7 +399,9 @@ impl<P: Platform> Engine<P> {
             if reached.iter().any(|limit| limit.prevents_slot_for(origin, *with_tls)) {
                 continue;
             }
-            match self.slot_for_client(origin, *with_tls) {
+            let all = [Limit::Address(origin), Limit::TlsHandshakes, Limit::TlsConnections, Limit::All];
+            let without_tls = [Limit::Address(origin), Limit::All];
+            match self.slot_for_client(if *with_tls { &all } else { &without_tls }) {
                 Ok(evicted) => return Ok((at, evicted)),
                 Err((limit, deadline)) => {
                     earliest = earliest.earlier(deadline);
@@ -434,19 +438,20 @@ impl<P: Platform> Engine<P> {
         Ok((at, Evicted::from_iter([(id, "management_clients_max")])))
     }
 
-    /// Returns the connections to be evicted for a new client of AMQP or MQTT from this address.
+    /// Returns the connections to be evicted for a new client of AMQP or MQTT to which these limits apply. The narrowest
+    /// limit comes first, because a connection evicted for it also frees capacity of the wider limits.
     ///
     /// # Errors
     /// The limit that is reached, and the deadline before which no connection can be evicted for it.
-    fn slot_for_client(&self, origin: PeerOrigin, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
+    fn slot_for_client(&self, all: &[Limit]) -> Result<Evicted, (Limit, Deadline)> {
         let Shared { admission, limits, peers, broker, .. } = &self.shared;
         let ids_of = |limit: Limit| {
             let ids = admission.unauthenticated.iter().map(|id| PeerId::from(*id));
             ids.filter(move |id| peers.get(*id).is_some_and(|peer| limit.counts(peer)))
         };
         let is_reached = |limit: Limit| match limit {
-            Limit::TlsHandshakes => with_tls && ids_of(limit).count() >= limits.tls_handshakes_max as usize,
-            Limit::TlsConnections => with_tls && admission.tls_connections >= limits.tls_connections_max,
+            Limit::TlsHandshakes => ids_of(limit).count() >= limits.tls_handshakes_max as usize,
+            Limit::TlsConnections => admission.tls_connections >= limits.tls_connections_max,
             Limit::Address(_) => {
                 ids_of(limit).count() >= (limits.handshakes_max as usize / 2).clamp(1, PER_ADDRESS_MAX)
             }
@@ -456,11 +461,8 @@ impl<P: Platform> Engine<P> {
                     || broker.connections_free() == 0
             }
         };
-        // The narrowest limit comes first, because a connection evicted for it also frees capacity of the
-        // wider limits.
-        let all = [Limit::Address(origin), Limit::TlsHandshakes, Limit::TlsConnections, Limit::All];
         let mut evicted = Evicted::new();
-        for limit in all.into_iter().filter(|limit| is_reached(*limit)) {
+        for limit in all.iter().copied().filter(|limit| is_reached(*limit)) {
             if !ids_of(limit).any(|id| evicted.iter().any(|(other, _)| *other == id)) {
                 let first_message_ms = match limit {
                     Limit::Address(_) => FIRST_MESSAGE_SAME_ADDRESS_MS,
@@ -582,13 +584,86 @@ impl<P: Platform> Engine<P> {
         }
         let client = OperatorClient::new(session, self.shared.now);
         self.shared.lists.deadlines.lower(id, client.deadline());
-        let mut peer = Peer::new(socket, address, Session::Operator(client), self.shared.now);
+        let mut peer = Peer::new(Stream::new(socket), address, Session::Operator(client), self.shared.now);
         if with_tls {
             peer.stream.begin_tls();
         }
         self.shared.peers.put(id, peer);
         self.shared.list_to_read(id);
         Ok(())
+    }
+
+    /// Makes an operator client a client of MQTT, if its last request was for an upgrade to WebSocket. Otherwise, or if
+    /// a limit is reached, returns `false`. A refusal is the reply to the request.
+    pub(super) fn upgrade(&mut self, id: PeerId) -> bool {
+        let Some(Peer { session: Session::Operator(client), address, stream, .. }) =
+            self.shared.peers.get_mut(id)
+        else {
+            return false;
+        };
+        let Some(response) = client.session.take_upgrade() else { return false };
+        let (address, origin) = (*address, address.origin());
+        // The TLS handshake is over.
+        let all = [Limit::Address(origin), Limit::TlsConnections, Limit::All];
+        let without_tls = [Limit::Address(origin), Limit::All];
+        let is_tls = stream.is_tls();
+        let slot = match self.shared.is_stopping() {
+            true => Err("the broker is stopping".to_string()),
+            false => self
+                .slot_for_client(if is_tls { &all } else { &without_tls })
+                .map_err(|(limit, _)| format!("the limit of connections is reached ({})", limit.key())),
+        };
+        let begun = slot.and_then(|evicted| {
+            evicted.into_iter().for_each(|(id, limit)| self.evict(id, limit));
+            self.shared.broker.connect().ok_or_else(|| "no connection record is free".to_string())
+        });
+        match begun {
+            Ok(connection) => {
+                self.begin_websocket(id, connection, &response);
+                true
+            }
+            Err(why) => {
+                let text = format_args!("{address}: MQTT over WebSocket refused: {why}");
+                self.shared.resources.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
+                if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
+                    client.session.refuse_upgrade(&why);
+                }
+                false
+            }
+        }
+    }
+
+    /// Moves the stream of an operator client to a new MQTT connection, and writes the response to the upgrade.
+    fn begin_websocket(&mut self, id: PeerId, connection: ConnectionId, response: &[u8]) {
+        let Some(mut before) = self.shared.peers.take(id) else { return };
+        self.release_operator(id, &mut before);
+        self.shared.lists.deadlines.remove(id);
+        self.shared.lists.remove_closed(&self.shared.peers);
+        let Peer { mut stream, address, session, .. } = before;
+        if let Err(error) = self.shared.platform.register(&mut stream.socket, connection.into()) {
+            let (broker, mut context) = self.shared.broker_mut();
+            broker.release(&mut context, connection);
+            stream.release(&mut self.shared.buffers);
+            self.shared.platform.close(stream.socket);
+            log::debug!("{address}: a connection could not be set up: {error}");
+            return;
+        }
+        stream.begin_websocket();
+        stream.assume_readable();
+        let mut client =
+            Client::mqtt(self.shared.now, connection, address.peer(), &self.shared.resources.settings);
+        if let Session::Operator(OperatorClient { certificate_name: Some(name), .. }) = &session {
+            client.set_certificate_name(name);
+        }
+        let sent = stream.write_all(&mut self.shared.buffers, response);
+        self.shared.put_client(connection, stream, address, client);
+        if let Some(peer) = self.shared.peers.get_mut(connection) {
+            peer.is_past_first_contact = true;
+        }
+        match sent {
+            Ok(_) => self.shared.after_session(connection.into()),
+            Err(error) => self.shared.note_write_failed(connection.into(), &error),
+        }
     }
 }
 
@@ -607,13 +682,27 @@ impl<P: Platform> Shared<P> {
             broker.release(&mut context, id);
             return Err(error);
         }
-        log::debug!("connection {}: from {address}", id.index());
-        let session = Session::Client(new(self.now, id, address.peer(), &self.resources.settings));
-        let mut peer = Peer::new(socket, address, session, self.now);
-        peer.is_opening = true;
+        let client = new(self.now, id, address.peer(), &self.resources.settings);
+        let mut stream = Stream::new(socket);
         if with_tls {
-            peer.stream.begin_tls();
+            stream.begin_tls();
         }
+        self.put_client(id, stream, address, client);
+        Ok(())
+    }
+
+    /// Puts a connection that the broker has a record of into its slot.
+    fn put_client(
+        &mut self,
+        id: ConnectionId,
+        stream: Stream<P::Socket>,
+        address: PeerAddress,
+        client: Client,
+    ) {
+        log::debug!("connection {}: from {address}", id.index());
+        let with_tls = stream.is_tls();
+        let mut peer = Peer::new(stream, address, Session::Client(client), self.now);
+        peer.is_opening = true;
         self.lists.deadlines.lower(id.into(), peer.deadline());
         self.peers.put_connection(id, peer);
         self.admission.unauthenticated.push(id);
@@ -622,7 +711,6 @@ impl<P: Platform> Shared<P> {
             self.set_firehose_name(id);
         }
         self.list_to_read(id);
-        Ok(())
     }
 
     /// Sets the connection's name for the firehose.

@@ -13,6 +13,7 @@
 //! | `lists` | lists of peers to be read, written and closed, and of peers that wait |
 //! | `deadlines` | the timer heap |
 //! | `stream` | the byte stream of a peer: readiness, TLS, input backlog, unsent output |
+//! | `websocket` | WebSocket frames, for MQTT in browsers |
 //! | `protocol_sniff` | TLS handshakes, and peers that speak another protocol |
 //! | `admission` | listeners and accepted sockets; closes a connection when another one must be admitted |
 //! | `blocked_publishers` | publishers that wait for capacity: the order of their retries, slow message bodies, log lines |
@@ -66,6 +67,7 @@ mod stream;
 #[cfg(test)]
 mod stream_tests;
 mod turn;
+mod websocket;
 mod worker;
 
 use leveret_core::limits::Limits;
@@ -96,6 +98,9 @@ pub const LOGIN_BYTES: usize = password_checks::LOGIN_BYTES + admission::SLOT_BY
 pub const fn admission_bytes<S>() -> usize {
     admission::waiting_bytes::<S>() + password_checks::TABLES_BYTES
 }
+
+/// Bytes of memory that a connection over WebSocket allocates in addition to its [`peer_bytes`].
+pub const WEBSOCKET_BYTES: usize = size_of::<websocket::WebSocket>();
 
 /// Returns the bytes reserved per TLS connection if all `connections` use TLS.
 pub fn tls_reserved_bytes(connections: usize) -> usize {

@@ -93,6 +93,8 @@ pub(super) struct OperatorClient {
     /// When the current request or reply must be complete.
     pub(super) phase_deadline: Deadline,
     phase: RequestPhase,
+    /// The name in the client's verified certificate, for the login after an upgrade to WebSocket.
+    pub(super) certificate_name: Option<Box<str>>,
     /// From this time on the client can be evicted.
     pub(super) closable_at: Deadline,
 }
@@ -105,6 +107,7 @@ impl OperatorClient {
             idle_at: now.after_ms(IDLE_MS),
             phase_deadline: Deadline::NEVER,
             phase: RequestPhase::None,
+            certificate_name: None,
             closable_at: now.after_ms(REQUEST_KEPT_MS),
         }
     }
@@ -209,6 +212,9 @@ impl<P: Platform> Engine<P> {
         if client.session.has_request() {
             self.serve_operator(id, OperatorSession::handle);
             self.shared.budget.charge_work();
+            if self.upgrade(id) {
+                return;
+            }
             if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
                 client.update_phase_deadlines(now);
             }

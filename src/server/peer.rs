@@ -4,7 +4,7 @@
 //! and budgets do not depend on the kind of a peer. [`Session`] handles its bytes according to the kind.
 //!
 //! # Invariants
-//! - The kind of a peer never changes.
+//! - The kind of a peer never changes. An upgrade to WebSocket ends the operator client, and its stream gets a new peer.
 //! - The slot index of a peer gives the id of its record at the broker, if it has one, and the other way round.
 
 use core::fmt;
@@ -237,13 +237,13 @@ impl Traffic {
 }
 
 impl<S: Socket> Peer<S> {
-    /// Creates a peer that was just accepted.
-    pub(super) fn new(socket: S, address: PeerAddress, session: Session, now: Now) -> Self {
+    /// Creates a peer whose stream has just begun.
+    pub(super) fn new(stream: Stream<S>, address: PeerAddress, session: Session, now: Now) -> Self {
         Self {
             number: 0,
             since: now,
             address,
-            stream: Stream::new(socket),
+            stream,
             traffic: Traffic::default(),
             session,
             waiting: WaitReason::No,

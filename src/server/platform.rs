@@ -115,7 +115,8 @@ pub trait Platform {
         now: Now,
     ) -> Result<Accepted<Self::Socket>, AcceptFailure>;
 
-    /// Registers a socket with the poll. From now on its events are reported to `Engine::note_peer`.
+    /// Registers a socket with the poll. From now on its events are reported to `Engine::note_peer`, and what it is ready
+    /// for now is reported too. A socket that was registered for another peer is from now on that of `peer`.
     ///
     /// # Errors
     /// The system cannot register it, and the socket must be closed.

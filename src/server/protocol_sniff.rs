@@ -78,8 +78,10 @@ impl<P: Platform> Shared<P> {
             Ok(None) => {}
             Ok(Some((login, spoken))) => {
                 log::debug!("{}: {spoken}, certificate of {login:?}", peer.address);
-                if let (Some(login), Session::Client(session)) = (login, &mut peer.session) {
-                    session.set_certificate_name(&login);
+                match (login, &mut peer.session) {
+                    (Some(login), Session::Client(session)) => session.set_certificate_name(&login),
+                    (login, Session::Operator(client)) => client.certificate_name = login.map(Into::into),
+                    (_, Session::Client(_) | Session::Bridge(_)) => {}
                 }
             }
             Err(why) => {

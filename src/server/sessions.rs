@@ -25,7 +25,7 @@ const LOST_HOLDER_MS: u64 = 5_000;
 /// that messages are not lost that a program published just before it ended.
 const LOST_MS: u64 = 600_000;
 /// How long a peer may take to close its side of a finished connection, in milliseconds.
-const DRAIN_MS: u64 = 1_000;
+pub(super) const DRAIN_MS: u64 = 1_000;
 
 impl<P: Platform> Shared<P> {
     /// Handles an event of the poll about a peer.
@@ -97,7 +97,7 @@ impl<P: Platform> Shared<P> {
         if peer.session.waits_for_get() {
             self.lists.for_jobs.push(id);
         }
-        if peer.session.has_output() || peer.stream.has_unsent() || peer.ending == CloseStage::Flushing {
+        if peer.session.has_output() || peer.stream.has_output() || peer.ending == CloseStage::Flushing {
             self.list_to_write(id);
         }
     }
@@ -152,7 +152,14 @@ impl<P: Platform> Shared<P> {
             self.resume(id);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let more = peer.session.has_output() || peer.session.has_remainder() || peer.stream.has_unsent();
+        // Nothing of the session is written after CLOSE of WebSocket.
+        let is_session_open = !peer.stream.is_websocket_closing();
+        let has_session_output = peer.session.has_output() || peer.session.has_remainder();
+        let mut more = is_session_open && has_session_output || peer.stream.has_output();
+        if peer.ending == CloseStage::Flushing && !more {
+            peer.stream.close_websocket();
+            more = peer.stream.has_output();
+        }
         if peer.ending == CloseStage::Flushing && !more {
             peer.stream.shut_down_writing(&mut self.buffers);
             let until = self.now.after_ms(DRAIN_MS);

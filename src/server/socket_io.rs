@@ -1,15 +1,17 @@
-//! Reads from AMQP connections, applies the commands that they sent, writes to them, and closes peers that do
+//! Reads from connections of AMQP and MQTT, applies the commands that they sent, writes to them, and closes peers that do
 //! not read.
 //!
 //! # Invariants
 //! - One read takes at most the shared input buffer.
 //! - Input that cannot be handled yet is kept in the input backlog or left in the socket.
 
+use core::ops::Range;
 use std::io;
 
 use leveret_connection::{InputStep, Suspension};
 use leveret_core::command::{ConnectionId, Outcome};
 use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::limits::OUTPUT_BYTES_MIN;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::Deadline;
 
@@ -17,8 +19,10 @@ use super::blocked_publishers::BlockedOn;
 use super::password_checks::Login;
 use super::peer::{CloseStage, PeerId, WaitReason};
 use super::platform::Platform;
+use super::sessions::DRAIN_MS;
 use super::state::Shared;
 use super::stream::ReadMode;
+use super::websocket::{CONTROL_OUTPUT_BYTES_MAX, FRAME_BYTES_MAX, HEADER_BYTES, write_header};
 
 /// Interval of the checks for `connection.close` from a blocked publisher, in milliseconds. Its input is
 /// searched for this method if no part of the missing resource became free during the interval.
@@ -27,6 +31,11 @@ const CLOSE_CHECK_MS: u64 = 10_000;
 /// How long a connection may wait for disk space or for a queue if its own deliveries may be the reason why
 /// nothing becomes free, in milliseconds.
 const SELF_WAIT_MS: u64 = 60_000;
+
+/// An MQTT session needs this much space for its longest packet besides deliveries.
+const MQTT_OUTPUT_BYTES_MIN: usize = 512;
+/// The smallest write has space for control frames of WebSocket in front of a data frame.
+const _: () = assert!(CONTROL_OUTPUT_BYTES_MAX + HEADER_BYTES + MQTT_OUTPUT_BYTES_MIN <= OUTPUT_BYTES_MIN);
 
 impl<P: Platform> Shared<P> {
     /// Reads once from a connection, and handles as much of the input as possible.
@@ -50,7 +59,8 @@ impl<P: Platform> Shared<P> {
         if peer.stream.is_in_tls_handshake() {
             return self.continue_handshake(id.into(), got.is_end);
         }
-        let is_known = !session.awaits_first_packet() || self.check_protocol(id, got.len);
+        let is_known =
+            !session.awaits_first_packet() || peer.stream.is_websocket() || self.check_protocol(id, got.len);
         let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };
         let Some(peer) = self.peers.get_mut(id) else { return };
         // Only handled bytes are counted, because the rest is read and counted again later.
@@ -68,7 +78,7 @@ impl<P: Platform> Shared<P> {
             peer.stream.assume_readable();
             self.list_to_read(id);
         } else if got.is_end && peer.waiting == WaitReason::No && peer.ending == CloseStage::No {
-            self.close_at_turn_end(id);
+            self.end_input(id);
         } else {
             let lacks_backlog = peer.stream.lacks_backlog();
             // A peer that made no progress for lack of backlog capacity would make none in the next turn
@@ -82,6 +92,19 @@ impl<P: Platform> Shared<P> {
             }
         }
         self.after_session(id.into());
+    }
+
+    /// Closes a connection whose input has ended. If its WebSocket is closing, CLOSE is written before.
+    fn end_input(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if !peer.stream.is_websocket_closing() || peer.stream.is_write_closed {
+            return self.close_at_turn_end(id);
+        }
+        peer.ending = CloseStage::Flushing;
+        // Nothing more is delivered, so other consumers get the messages. The socket may take no output.
+        peer.lost_deadline = peer.lost_deadline.earlier(self.now.after_ms(DRAIN_MS));
+        let (broker, mut context) = self.broker_mut();
+        broker.set_writable(&mut context, id, false);
     }
 
     /// Passes the first `len` bytes of the input buffer to the session. Returns the number of bytes that it
@@ -355,6 +378,18 @@ impl<P: Platform> Shared<P> {
     /// number, and how many of them the socket took.
     fn write_one_fill(&mut self, id: ConnectionId, fill_bytes: usize) -> (usize, io::Result<usize>) {
         let Some(peer) = self.peers.get_mut(id) else { return (0, Ok(0)) };
+        let out = &mut self.scratch.output[..fill_bytes];
+        let control_bytes = peer.stream.websocket().map_or(0, |websocket| websocket.write_control(out));
+        if peer.stream.is_websocket_closing() {
+            return (control_bytes, peer.stream.write_all(&mut self.buffers, &out[..control_bytes]));
+        }
+        let is_websocket = peer.stream.is_websocket();
+        let payload = match is_websocket {
+            true => {
+                control_bytes + HEADER_BYTES..fill_bytes.min(control_bytes + HEADER_BYTES + FRAME_BYTES_MAX)
+            }
+            false => 0..fill_bytes,
+        };
         let session = peer.session.client();
         let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
         while let Some((channel, tag, order)) = self.broker.next_cancelled(id) {
@@ -364,12 +399,17 @@ impl<P: Platform> Shared<P> {
             self.broker.note_cancel_sent(id);
         }
         let mut outbox = self.broker.outbox(id);
-        let filled = session.fill(&mut context, &mut self.scratch.output[..fill_bytes], &mut outbox);
-        let sent = peer.stream.write_all(&mut self.buffers, &self.scratch.output[..filled.bytes]);
+        let filled = session.fill(&mut context, &mut out[payload], &mut outbox);
+        let written = match is_websocket {
+            true => frame_output(out, control_bytes, filled.bytes),
+            false => 0..filled.bytes,
+        };
+        let bytes = written.len();
+        let sent = peer.stream.write_all(&mut self.buffers, &out[written]);
         let takes_more = !session.has_remainder() && !peer.stream.has_unsent();
         let (broker, mut context) = self.broker_mut();
         broker.written(&mut context, id, (filled.deliveries, filled.is_first_dropped), takes_more);
-        (filled.bytes, sent)
+        (bytes, sent)
     }
 
     /// Starts the write timeout of a connection if output remains that its socket did not take, because this
@@ -417,4 +457,17 @@ impl<P: Platform> Shared<P> {
             self.close_at_turn_end(id);
         }
     }
+}
+
+/// Writes the header of the WebSocket frame whose payload of `bytes` bytes follows the `control_bytes` at the start of
+/// `out` and [`HEADER_BYTES`] for the header. Returns the part of `out` that is to be written.
+fn frame_output(out: &mut [u8], control_bytes: usize, bytes: usize) -> Range<usize> {
+    let (control, rest) = out.split_at_mut(control_bytes);
+    let Some(header) = rest.first_chunk_mut::<HEADER_BYTES>().filter(|_| bytes > 0) else {
+        return 0..control.len();
+    };
+    // A short header leaves a gap behind the control frames.
+    let from = write_header(header, bytes);
+    out.copy_within(..control_bytes, from);
+    from..control_bytes + HEADER_BYTES + bytes
 }

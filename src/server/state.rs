@@ -97,8 +97,10 @@ impl<P: Platform> Engine<P> {
             management: setup.management_listeners,
             metrics: setup.metrics_listeners,
         };
-        let with_tls = listeners.amqp.contains(&true) || listeners.mqtt.contains(&true);
         let manages_tls = listeners.management.contains(&true);
+        // Metrics listeners use no TLS.
+        let has_websocket_tls = manages_tls && setup.process.mqtt_websocket_origins.is_some();
+        let with_tls = listeners.amqp.contains(&true) || listeners.mqtt.contains(&true) || has_websocket_tls;
         // Links of bridges and management clients.
         let other_tls_peers_max =
             setup.tls_links_max + if manages_tls { limits.management_clients_max as usize } else { 0 };

@@ -1,4 +1,4 @@
-//! The byte stream of a peer: readiness of its socket, input backlog, TLS, and unsent output.
+//! The byte stream of a peer: readiness of its socket, input backlog, TLS, WebSocket, and unsent output.
 //!
 //! The stream stores in two flags whether its socket is readable and writable. The kernel reports readiness
 //! only when it begins (edge-triggered), and not again if the socket is not read or written then. A flag is
@@ -20,6 +20,9 @@
 //!   input backlog, shared        | input not yet handled, beyond the memory reserved for its connection
 //!   output, shared               | output not sent: 1 KiB reserved per connection, and more while it is free
 //! ```
+//!
+//! Frames of WebSocket are decoded in place, after TLS, so the backlog contains only their payload. Input that was
+//! only peeked at is decoded with a copy of the state. The handled part is then taken, and decoded again.
 //!
 //! Output that the socket does not take is copied and kept. No more output is produced for the connection
 //! until the kept output has been sent, so it is at most the rest of one write. A write is at most as large
@@ -46,6 +49,7 @@ use leveret_tls::{
 };
 
 use super::platform::Socket;
+use super::websocket::{CloseCode, WebSocket};
 
 /// How input is read from the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -183,6 +187,10 @@ pub(super) struct Stream<S> {
     reading: ReadMode,
     /// The state of TLS; `None` if the connection does not use TLS.
     tls: Option<Tls>,
+    /// The state of WebSocket; `None` if the connection does not use it.
+    websocket: Option<Box<WebSocket>>,
+    /// How many octets of WebSocket frames the last input contained, if they were only peeked at.
+    peeked: u32,
     /// The last input was taken from the socket, not only peeked at.
     is_taken: bool,
     /// The rest of an encrypted record that the socket did not take.
@@ -214,6 +222,8 @@ impl<S: Socket> Stream<S> {
             reading: ReadMode::Take,
             is_taken: false,
             tls: None,
+            websocket: None,
+            peeked: 0,
             unsent_record: ByteChain::default(),
             unsent: ByteChain::default(),
             octets_passed: [0; 2],
@@ -260,7 +270,49 @@ impl<S: Socket> Stream<S> {
             }
             Some(Tls::Open(_)) => self.receive_sealed(buffers, backlog, room),
         };
-        Input { len: self.from_backlog + count, is_end: self.has_reached_end }
+        let (count, is_end) = self.decode_frames(&mut room[..count]);
+        Input { len: self.from_backlog + count, is_end: self.has_reached_end || is_end }
+    }
+
+    /// Decodes the WebSocket frames in input that has just arrived, if the connection uses WebSocket. Returns the number
+    /// of bytes of payload, and whether the client has ended the connection with them.
+    fn decode_frames(&mut self, input: &mut [u8]) -> (usize, bool) {
+        let Some(websocket) = &mut self.websocket else { return (input.len(), false) };
+        if !self.is_taken {
+            self.peeked = input.len() as u32;
+            let mut preview = websocket.clone();
+            let decoded = preview.decode(input, usize::MAX);
+            return (decoded.payload, preview.has_ended());
+        }
+        let decoded = websocket.decode(input, usize::MAX);
+        self.records += decoded.empty_frames;
+        (decoded.payload, websocket.has_ended())
+    }
+
+    /// Takes WebSocket frames from the socket that were only peeked at: all of them, or as many as contain `payload`
+    /// bytes of payload. Returns `false` if the socket does not return them any more.
+    fn take_frames(&mut self, buffer: &mut [u8], is_all: bool, payload: usize) -> bool {
+        let Some(mut websocket) = self.websocket.take() else { return true };
+        let mut left = core::mem::take(&mut self.peeked) as usize;
+        let mut payload_left = if is_all { usize::MAX } else { payload };
+        while left > 0 && payload_left > 0 {
+            let most = left.min(buffer.len());
+            let count = match self.socket.peek(&mut buffer[..most]) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => break,
+            };
+            let decoded = websocket.decode(&mut buffer[..count], payload_left);
+            if decoded.taken == 0 || self.socket.read_exact(&mut buffer[..decoded.taken]).is_err() {
+                break;
+            }
+            self.count_octets(0, decoded.taken);
+            self.records += decoded.empty_frames;
+            left -= decoded.taken;
+            payload_left -= decoded.payload;
+        }
+        self.websocket = Some(websocket);
+        left == 0 || payload_left == 0
     }
 
     fn receive_plain(&mut self, buffers: &Buffers, room: &mut [u8]) -> usize {
@@ -391,14 +443,17 @@ impl<S: Socket> Stream<S> {
         if !self.is_taken {
             let is_left = more || !self.may_keep_unfinished(buffers, got - handled);
             end = if is_left { handled.max(backlog) } else { got };
-            if end > backlog && self.socket.read_exact(&mut buffer[backlog..end]).is_err() {
-                return false;
+            if self.websocket.is_none() {
+                if end > backlog && self.socket.read_exact(&mut buffer[backlog..end]).is_err() {
+                    return false;
+                }
+                self.count_octets(0, end - backlog);
             }
-            self.count_octets(0, end - backlog);
         }
         let pool = if self.is_reserved { &mut buffers.reserved } else { &mut buffers.backlogs };
         self.backlog.consume(pool, handled.min(backlog));
         self.append_to_backlog(buffers, &buffer[handled..end], end - handled.max(backlog))
+            && (self.is_taken || self.take_frames(&mut buffer[backlog..], end == got, end - backlog))
     }
 
     /// Returns whether the beginning of a frame, of `bytes` bytes, can be kept.
@@ -585,7 +640,41 @@ impl<S: Socket> Stream<S> {
         let _ = self.socket.write(bytes);
     }
 
+    // ---- WebSocket
+
+    /// Makes the stream use WebSocket from now on. All earlier input has been handled.
+    pub(super) fn begin_websocket(&mut self) {
+        self.websocket = Some(Box::new(WebSocket::new()));
+    }
+
+    /// Returns the state of WebSocket; `None` if the connection does not use it.
+    pub(super) fn websocket(&mut self) -> Option<&mut WebSocket> {
+        self.websocket.as_deref_mut()
+    }
+
+    /// Returns whether the connection uses WebSocket.
+    pub(super) const fn is_websocket(&self) -> bool {
+        self.websocket.is_some()
+    }
+
+    /// Returns whether a CLOSE frame is due or written, after which nothing may be written.
+    pub(super) fn is_websocket_closing(&self) -> bool {
+        self.websocket.as_ref().is_some_and(|websocket| websocket.is_closing())
+    }
+
+    /// Makes a CLOSE frame due, if the connection uses WebSocket and none is due or written.
+    pub(super) fn close_websocket(&mut self) {
+        if let Some(websocket) = &mut self.websocket {
+            websocket.close(CloseCode::NORMAL);
+        }
+    }
+
     // ---- writing
+
+    /// Returns whether there is output besides that of the session: kept output, or control frames of WebSocket.
+    pub(super) fn has_output(&self) -> bool {
+        self.has_unsent() || self.websocket.as_ref().is_some_and(|websocket| websocket.has_control_output())
+    }
 
     /// Returns whether there is kept output that the socket did not take.
     pub(super) const fn has_unsent(&self) -> bool {

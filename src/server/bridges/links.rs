@@ -40,6 +40,7 @@ use super::traffic::OpenLink;
 use crate::peer::{LinkStatus, Peer, PeerAddress, Session};
 use crate::platform::{NameLookup, Platform};
 use crate::state::Shared;
+use crate::stream::Stream;
 
 /// Pause before the next of several upstreams is tried, in milliseconds.
 const NEXT_UPSTREAM_MS: u64 = 200;
@@ -155,7 +156,7 @@ impl Bridges {
             }
         };
         let session = Session::Bridge(LinkStatus::default());
-        let mut peer = Peer::new(socket, PeerAddress::Network(address), session, shared.now);
+        let mut peer = Peer::new(Stream::new(socket), PeerAddress::Network(address), session, shared.now);
         // The poll reports when the socket is connected, or cannot be.
         (peer.stream.is_readable, peer.stream.is_writable) = (false, false);
         if let Some((host, tls)) = tls {

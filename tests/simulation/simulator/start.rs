@@ -422,6 +422,7 @@ fn process() -> Process {
         configuration: String::new(),
         listeners: Vec::new(),
         hosts: vec!["localhost".to_string()],
+        mqtt_websocket_origins: None,
         node: "leveret@here".to_string(),
         machine: Machine::default(),
         product: (String::new(), String::new()),

@@ -496,6 +496,7 @@ fn process() -> Process {
             .map(str::to_string)
             .to_vec(),
         hosts: vec!["localhost".to_string()],
+        mqtt_websocket_origins: None,
         node: "leveret@here".to_string(),
         machine: Machine::default(),
         product: (String::new(), String::new()),
