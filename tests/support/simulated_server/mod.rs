@@ -11,6 +11,7 @@
 //! | `client`  | the simulated client |
 //! | `checker` | the checks of a client on what it receives |
 //! | `mqtt` | an MQTT client that a test drives packet by packet |
+//! | `websocket` | the client's side of WebSocket for that client |
 //! | `hostile` | arbitrary bytes as AMQP clients, for the fuzzer |
 //! | `hostile_http` | arbitrary bytes as requests to the management API |
 //!
@@ -28,6 +29,7 @@ pub mod line;
 pub mod meanwhile;
 pub mod mqtt;
 pub mod platform;
+pub mod websocket;
 
 use std::cell::{RefCell, RefMut};
 use std::net::SocketAddr;
@@ -496,7 +498,7 @@ fn process() -> Process {
             .map(str::to_string)
             .to_vec(),
         hosts: vec!["localhost".to_string()],
-        mqtt_websocket_origins: None,
+        mqtt_websocket_origins: Some(vec!["https://dash.example".to_string()]),
         node: "leveret@here".to_string(),
         machine: Machine::default(),
         product: (String::new(), String::new()),

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::Simulation;
+use super::websocket::{FrameReader, frame, request_upgrade, upgrade_request};
+use super::{Shape, Simulation};
 
 /// A packet from the server: its first octet, and its content after the fixed header.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,6 +64,8 @@ pub struct MqttClient {
     level: u8,
     input: Vec<u8>,
     packets: VecDeque<FromServer>,
+    /// The frames from the server, if the client uses WebSocket.
+    frames: Option<FrameReader>,
 }
 
 fn string(text: &str) -> Vec<u8> {
@@ -142,11 +145,36 @@ impl MqttClient {
     pub fn open(simulation: &mut Simulation, level: u8) -> Self {
         let line = simulation.connect_mqtt();
         simulation.run();
-        Self { line, level, input: Vec::new(), packets: VecDeque::new() }
+        Self { line, level, input: Vec::new(), packets: VecDeque::new(), frames: None }
     }
 
-    /// Sends bytes, and lets the server handle them.
-    pub fn send(&mut self, simulation: &mut Simulation, octets: &[u8]) {
+    /// Opens a connection over WebSocket without sending a packet.
+    pub fn open_websocket(simulation: &mut Simulation, level: u8, shape: Shape) -> Self {
+        let (line, answer) = request_upgrade(simulation, shape, &upgrade_request(""));
+        assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+        let frames = Some(FrameReader::default());
+        Self { line, level, input: Vec::new(), packets: VecDeque::new(), frames }
+    }
+
+    /// Logs in over WebSocket, which must succeed.
+    pub fn log_in_websocket(simulation: &mut Simulation, login: &Login<'_>, shape: Shape) -> Self {
+        let mut client = Self::open_websocket(simulation, login.level, shape);
+        client.send(simulation, &login.packet());
+        let connack = client.expect(simulation, 0x20);
+        assert_eq!(connack.body[1], 0, "{connack:?}");
+        client
+    }
+
+    /// Sends a packet, in a frame if the client uses WebSocket, and lets the server handle it.
+    pub fn send(&mut self, simulation: &mut Simulation, packet: &[u8]) {
+        match self.frames {
+            None => self.send_octets(simulation, packet),
+            Some(_) => self.send_octets(simulation, &frame(0x82, packet)),
+        }
+    }
+
+    /// Sends octets as they are, and lets the server handle them.
+    pub fn send_octets(&mut self, simulation: &mut Simulation, octets: &[u8]) {
         let mut rest = octets;
         while !rest.is_empty() {
             let count = simulation.operator(self.line).write_up(rest);
@@ -167,12 +195,14 @@ impl MqttClient {
     /// Reads what the server has sent.
     pub fn read(&mut self, simulation: &mut Simulation) {
         loop {
-            let before = self.input.len();
-            simulation.operator(self.line).read_down(1 << 20, &mut self.input);
-            if self.input.len() == before {
+            let buffer = self.frames.as_mut().map_or(&mut self.input, FrameReader::input);
+            if simulation.operator(self.line).read_down(1 << 20, buffer) == 0 {
                 break;
             }
             simulation.run();
+        }
+        if let Some(frames) = &mut self.frames {
+            frames.take_payload(&mut self.input);
         }
         while let Some((packet, len)) = split_packet(&self.input) {
             self.input.drain(..len);
@@ -325,6 +355,13 @@ impl MqttClient {
     /// Sends PUBACK.
     pub fn acknowledge(&mut self, simulation: &mut Simulation, packet_id: u16) {
         self.send(simulation, &packet(0x40, &packet_id.to_be_bytes()));
+    }
+
+    /// Returns first octet and payload of the control frames of WebSocket since the last call.
+    pub fn take_control_frames(&mut self, simulation: &mut Simulation) -> Vec<(u8, Vec<u8>)> {
+        simulation.run();
+        self.read(simulation);
+        core::mem::take(&mut self.frames.as_mut().expect("the client uses WebSocket").control)
     }
 
     /// Sends DISCONNECT, and checks that the server closes the connection.
