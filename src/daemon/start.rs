@@ -132,6 +132,10 @@ impl EventLoop {
             let what = if is_api { "web page and management API" } else { "metrics without a login" };
             let scheme = if listener.with_tls { "https" } else { "http" };
             log::info!("{what} on {scheme}://{}/", listener.address);
+            if is_api && config.mqtt_websocket {
+                let scheme = if listener.with_tls { "wss" } else { "ws" };
+                log::info!("MQTT over WebSocket on {scheme}://{}/mqtt", listener.address);
+            }
         }
         // These lines are logged last, because scripts wait for them.
         engine

@@ -50,7 +50,7 @@ class PahoClient:
 
     def __init__(self, client_id: str, version: str, port: int, is_kept: bool = False, user: Optional[str] = "guest",
                  password: Optional[str] = "guest", authority: str = "", paper: Any = None,
-                 may_connect: Optional[threading.Event] = None) -> None:
+                 may_connect: Optional[threading.Event] = None, transport: str = "tcp") -> None:
         self.changed = threading.Condition()
         self.received: List[Received] = []
         # The answers to CONNECT, and whether each found a session.
@@ -62,7 +62,7 @@ class PahoClient:
         is_v5 = version == "5"
         self.client = WaitingClient(
             paho.CallbackAPIVersion.VERSION2, client_id, protocol=VERSIONS[version],
-            clean_session=None if is_v5 else not is_kept)
+            clean_session=None if is_v5 else not is_kept, transport=transport)
         self.client.may_connect = may_connect
         if user is not None:
             self.client.username_pw_set(user, password)
