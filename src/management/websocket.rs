@@ -37,6 +37,9 @@ pub(super) fn answer(request: &Request<'_>, hosts: &[String], origins: &[String]
         let why = "pages of this origin must not connect: add it to mqtt_websocket_origins";
         return Answer::Now(Status::Forbidden, problem("forbidden", why));
     }
+    if request.origin.host.is_none() {
+        return bad_request("the request has no Host header");
+    }
     let upgrade = &request.upgrade;
     let upgrade_required = |why| Answer::Now(Status::UpgradeRequired, problem("upgrade_required", why));
     // HTTP/1.0 has no upgrades.
@@ -136,6 +139,7 @@ mod tests {
     #[test]
     fn each_missing_or_wrong_header_has_its_status() {
         for (name, value, wanted) in [
+            ("Host", None, 400),
             ("Upgrade", None, 426),
             ("Upgrade", Some("h2c"), 426),
             ("Upgrade", Some("h2c, websocket"), 101),
