@@ -275,7 +275,8 @@ impl Broker {
             return Ok(());
         }
         let record = self.topology.exchange(exchange);
-        let topic = Topic { vhost: record.vhost, exchange: &record.name };
+        let client_id = self.sessions.client_id_of(connection, &self.consumers);
+        let topic = Topic { vhost: record.vhost, exchange: &record.name, client_id };
         self.access.check_topic(work, &self.consumers.connection(connection).identity, topic, right, key)
     }
 

@@ -11,6 +11,7 @@
 use core::fmt;
 
 use leveret_core::mem::NAME_BYTES_MAX;
+use leveret_core::topic::exchange_separators;
 use regex_lite::{Regex, RegexBuilder};
 
 use super::login::OperatorFault;
@@ -46,7 +47,12 @@ enum Matcher {
     /// A plain pattern: its text, with variables expanded.
     Plain(Box<str>),
     Compiled(Regex),
+    /// A pattern with the variable [`CLIENT_ID`], with the other variables expanded. It is expanded for each match.
+    OfClient(Box<str>),
 }
+
+/// The variable for the client identifier of an MQTT client.
+const CLIENT_ID: &str = "{client_id}";
 
 /// Why a pattern is not valid.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +77,11 @@ impl Pattern {
             return Err(BadPattern(format!("it is longer than {PATTERN_BYTES_MAX} bytes")));
         }
         let (matcher, program_bytes) = match expanded {
+            _ if expanded.contains(CLIENT_ID) => {
+                let sample = expanded.replace(CLIENT_ID, "x");
+                let bytes = if is_plain(&sample) { 0 } else { compile(&sample, bytes_max)?.1 };
+                (Matcher::OfClient(expanded.into()), bytes)
+            }
             "" => (Matcher::Plain("^$".into()), 0),
             ".*" | "^.*" | ".*$" | "^.*$" => (Matcher::Everything, 0),
             _ if is_plain(expanded) => (Matcher::Plain(expanded.into()), 0),
@@ -89,7 +100,10 @@ impl Pattern {
 
     /// Returns the bytes of memory that are counted for the pattern.
     pub(crate) fn bytes(&self) -> usize {
-        let plain = if let Matcher::Plain(text) = &self.matcher { text.len() } else { 0 };
+        let plain = match &self.matcher {
+            Matcher::Plain(text) | Matcher::OfClient(text) => text.len(),
+            Matcher::Everything | Matcher::Compiled(_) => 0,
+        };
         self.text.len() + plain + self.program_bytes * (1 + WORKING_MEMORY_FACTOR)
     }
 
@@ -106,7 +120,35 @@ impl Pattern {
                 work.charge(self.program_bytes * places / PROGRAM_WORK_DIVISOR);
                 regex.is_match(name)
             }
+            Matcher::OfClient(_) => self.matches_of(work, name, None),
         }
+    }
+
+    /// Like [`Self::matches`], for a name that an MQTT client with this identifier uses. A client of AMQP has none, and
+    /// RabbitMQ then compares the variable as it is written.
+    ///
+    /// The identifier is compared with topic levels, so its separators are exchanged as those of topics. An identifier
+    /// with a wildcard would permit a filter that matches the topics of other clients. Therefore a pattern with the
+    /// variable does not match for it.
+    pub(crate) fn matches_of(&self, work: &mut Work, name: &str, client_id: Option<&str>) -> bool {
+        let Matcher::OfClient(text) = &self.matcher else { return self.matches(work, name) };
+        let client_id = match client_id {
+            None => CLIENT_ID.to_string(),
+            Some(client_id) if client_id.contains(['*', '#', '+']) => return false,
+            Some(client_id) => match exchange_separators(client_id) {
+                Some(client_id) => client_id.to_string(),
+                None => return false,
+            },
+        };
+        let expanded = text.replace(CLIENT_ID, &escaped(&client_id));
+        let places = name.len() + 1;
+        if is_plain(&expanded) {
+            work.charge(expanded.len() * places / TEXT_WORK_DIVISOR);
+            return matches(&expanded, name);
+        }
+        // Compiling takes about as long as matching a name of a kilobyte.
+        work.charge(self.program_bytes * (places + 1024) / PROGRAM_WORK_DIVISOR);
+        compile(&expanded, usize::MAX).is_ok_and(|(regex, _)| regex.is_match(name))
     }
 }
 
@@ -520,6 +562,32 @@ mod tests {
         let hostile = units("^(a|aa|a*)*(a?){100}[0-9]*$", &long);
         assert!(hostile >= 4_000, "{hostile}");
         assert!(units("^(a|aa|a*)*(a?){100}[0-9]*$", "a") < hostile / 100);
+    }
+
+    #[test]
+    fn the_client_identifier_is_expanded_for_each_client() {
+        let is_match = |text: &str, client_id: Option<&str>, name: &str| {
+            let pattern = Pattern::with_variables(text, text, PLENTY).unwrap();
+            pattern.matches_of(&mut Work::default(), name, client_id)
+        };
+        // A plain pattern, and one that is compiled.
+        for text in [r"^s\.{client_id}\.", r"^s\.{client_id}\.[a-z]+$"] {
+            assert!(is_match(text, Some("meter"), "s.meter.x"));
+            assert!(!is_match(text, Some("meter"), "s.meter2.x"));
+            // The topics s/v1.5/x and s/a/b/x.
+            assert!(is_match(text, Some("v1.5"), "s.v1/5.x"));
+            assert!(!is_match(text, Some("v1.5"), "s.v1x5.x"));
+            assert!(is_match(text, Some("a/b"), "s.a.b.x"));
+            // Wildcards, and characters with a meaning in patterns.
+            assert!(!is_match(text, Some("*"), "s.*.x"));
+            assert!(!is_match(text, Some("#"), "s.#.x"));
+            assert!(!is_match(text, Some(".*"), "s.other.x"));
+            assert!(!is_match(text, Some("m|"), "s.other.x"));
+            // AMQP.
+            assert!(is_match(text, None, "s.{client_id}.x"));
+            assert!(!is_match(text, None, "s.meter.x"));
+        }
+        assert!(Pattern::with_variables("{client_id}(", "{client_id}(", PLENTY).is_err());
     }
 
     #[test]

@@ -26,6 +26,8 @@ use crate::reply_text::check_changeable;
 pub(crate) struct Topic<'a> {
     pub(crate) vhost: VhostId,
     pub(crate) exchange: &'a str,
+    /// The client identifier of an MQTT client; `None` for others.
+    pub(crate) client_id: Option<&'a str>,
 }
 
 impl Access {
@@ -86,13 +88,13 @@ impl Access {
         right: Right,
         key: &[u8],
     ) -> Result<(), Fault> {
-        let Topic { vhost, exchange } = topic;
+        let Topic { vhost, exchange, client_id } = topic;
         let permission = who.user.and_then(|user| self.find_topic_permission(user, vhost, exchange));
         let Some(permission) = permission else { return Ok(()) };
         let [write, read] = &self.topic_permissions[permission].patterns;
         let pattern = if right == Right::Read { read } else { write };
         let key = core::str::from_utf8(key);
-        if key.is_ok_and(|key| pattern.matches(work, key)) {
+        if key.is_ok_and(|key| pattern.matches_of(work, key, client_id)) {
             return Ok(());
         }
         Err(Fault::new(
@@ -276,7 +278,7 @@ impl Access {
         let fill = |text: &str| {
             let user = escaped(self.user_name(user));
             let vhost = escaped(self.vhost_name(vhost));
-            // AMQP 0-9-1 has no client ids, so RabbitMQ leaves {client_id} unexpanded.
+            // {client_id} is expanded for each MQTT client.
             let expanded = text.replace("{username}", &user).replace("{vhost}", &vhost);
             Pattern::with_variables(text, &expanded, self.pattern_bytes.max())
         };

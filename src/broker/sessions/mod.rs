@@ -56,7 +56,7 @@ use leveret_core::mem::Slab;
 use leveret_core::pending_writes::{Batch, SessionPart};
 
 use super::access::{Resource, Right};
-use super::consumers::{ConsumerState, Mode, NewConsumer};
+use super::consumers::{ConsumerState, Consumers, Mode, NewConsumer};
 use super::definitions::QueueDeclaration;
 use super::job::Job;
 use super::queue_records::Taken;
@@ -336,6 +336,8 @@ pub(crate) struct Sessions {
     oversized_total: u64,
     /// A client was refused because of `mqtt_sessions_max`.
     has_refused: bool,
+    /// The client identifier of the connection whose session is being opened.
+    opening: Option<(ConnectionId, Name)>,
 }
 
 /// What operators see of a session.
@@ -388,6 +390,7 @@ impl Sessions {
             chosen_count: 0,
             oversized_total: 0,
             has_refused: false,
+            opening: None,
         }
     }
 
@@ -458,6 +461,14 @@ impl Sessions {
     /// Returns the client identifier of a session.
     pub(crate) fn client_id(&self, session: SessionId) -> &str {
         &self.at(session).client_id
+    }
+
+    /// Returns the client identifier of a connection that has a session or is opening one.
+    pub(crate) fn client_id_of(&self, connection: ConnectionId, consumers: &Consumers) -> Option<&str> {
+        match &self.opening {
+            Some((opening, client_id)) if *opening == connection => Some(client_id),
+            _ => consumers.connection(connection).session.map(|session| self.client_id(session)),
+        }
     }
 
     /// Returns the maximum number of messages that wait in a session.
@@ -546,6 +557,7 @@ impl Broker {
         request: &SessionRequest<'_>,
     ) -> Result<Outcome, Fault> {
         let opened = self.try_open_session(cx, connection, request);
+        self.sessions.opening = None;
         if let Some(will) = request.will.filter(|_| opened.is_err()) {
             cx.messages.release(will.message);
         }
@@ -572,6 +584,7 @@ impl Broker {
         let is_assigned = request.client_id.is_empty();
         let assigned = if is_assigned { self.unique_name(ASSIGNED_PREFIX) } else { Name::new() };
         let client_id = if is_assigned { assigned.as_str() } else { request.client_id };
+        self.sessions.opening = Some((connection, Name::try_from(client_id).unwrap_or_default()));
         let Outcome::ChannelOpened(channel) = self.open_channel(connection, 1)? else {
             unreachable!("opening a channel is answered with a channel or a fault");
         };

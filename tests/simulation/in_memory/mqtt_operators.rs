@@ -209,6 +209,39 @@ fn retained_messages_are_shown_and_deleted() {
     simulation.end(&[]);
 }
 
+/// Topic permissions with the client identifier hold for publishing, for subscriptions and for wills.
+#[test]
+fn topic_permissions_may_contain_the_client_identifier() {
+    let mut simulation = Simulation::new(small_limits());
+    let pattern =
+        r#"{"exchange":"amq.topic","write":"^own\\.{client_id}\\.","read":"^own\\.{client_id}\\."}"#;
+    let put = "PUT /api/topic-permissions/%2F/guest";
+    script(&mut simulation, GUEST, &[(put, pattern, "201", "")]);
+    let own = Login { level: 5, will: Some(("own/v1.5/will", b"", 1, false)), ..named("v1.5") };
+    let mut client = MqttClient::log_in(&mut simulation, &own);
+    let filters = [
+        ("own/v1.5/#", 1),
+        ("own/other/#", 1),
+        ("own/+/#", 1),
+        ("$share/g/own/v1.5/x", 1),
+        ("$share/g/#", 1),
+    ];
+    assert_eq!(client.subscribe(&mut simulation, &filters), [1, 0x87, 0x87, 1, 0x87]);
+    assert_eq!(client.publish_1(&mut simulation, "own/v1.5/y", 1, b""), 0);
+    assert!(client.receive(&mut simulation).is_some());
+    assert_eq!(client.publish_1(&mut simulation, "own/other/y", 1, b""), 0x87);
+    client.disconnect(&mut simulation);
+    let (mut refused, connack) =
+        MqttClient::connect(&mut simulation, &Login { client_id: "other", ..own.clone() });
+    assert_eq!(connack.body[1], 0x87, "the will is not its own");
+    refused.assert_closed(&mut simulation);
+    let wildcard = Login { level: 5, ..named("+") };
+    let mut client = MqttClient::log_in(&mut simulation, &wildcard);
+    assert_eq!(client.subscribe(&mut simulation, &[("own/+/#", 1)]), [0x87]);
+    client.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
 #[test]
 fn connections_of_mqtt_clients_show_their_protocol_and_identifier() {
     let mut simulation = Simulation::new(small_limits());
