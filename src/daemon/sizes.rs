@@ -167,6 +167,9 @@ mod tests {
         assert_eq!(keys("listen_tls = [\"127.0.0.1\"]\n"), [true, false]);
         assert_eq!(keys("mqtt = [\"127.0.0.1\"]\n"), [false, true]);
         assert_eq!(keys("mqtt_tls = [\"127.0.0.1\"]\n"), [true, true]);
+        // `said` sets `management = []`.
+        assert_eq!(keys("management_tls = [\"127.0.0.1:0\"]\n"), [false, false]);
+        assert_eq!(keys("management_tls = [\"127.0.0.1:0\"]\nmqtt_websocket = true\n"), [true, true]);
     }
 
     #[test]

@@ -441,6 +441,12 @@ mod tests {
         whole
     }
 
+    /// The guide names this size.
+    #[test]
+    fn the_state_takes_two_hundred_bytes() {
+        assert!(size_of::<WebSocket>() <= 200, "{}", size_of::<WebSocket>());
+    }
+
     #[test]
     fn payload_of_any_length_is_unmasked() {
         for len in [0, 1, 2, 3, 4, 5, 125, 126, 127, 300, 65_535, 65_536, 70_000] {

@@ -1,9 +1,10 @@
 //! MQTT over WebSocket: upgrades and their refusals, frames in parts, control frames, closing, and little memory.
 
 use leveret_core::limits::Limits;
+use leveret_test_support::random::Random;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
 use leveret_test_support::simulated_server::websocket::{frame, request_upgrade, upgrade_request};
-use leveret_test_support::simulated_server::{Shape, Simulation, small_limits};
+use leveret_test_support::simulated_server::{Shape, Simulation, for_seeds, small_limits};
 
 use super::mqtt::named;
 
@@ -263,4 +264,54 @@ fn input_is_peeked_at_when_memory_is_scarce() {
             simulation.end(&[]);
         }
     }
+}
+
+/// Valid packets in frames of any division, then anything. Nothing panics, the messages before arrive, and every pool is
+/// empty afterwards.
+#[test]
+fn random_frames_leave_nothing_behind() {
+    for_seeds("random_frames", 0..60, |seed| {
+        let mut random = Random::new(seed);
+        let backlog = [64 << 10, 1 << 20][random.below(2) as usize];
+        let mut simulation = Simulation::new(Limits { input_backlog_bytes_max: backlog, ..small_limits() });
+        let mut reader = MqttClient::log_in(&mut simulation, &named("reader"));
+        reader.subscribe(&mut simulation, &[("t", 0)]);
+        let shape = Shape {
+            up_fragment: 1 + random.below(300) as usize,
+            down_room: 1 + random.below(400) as usize,
+            ..Shape::WIDE
+        };
+        let mut browser = MqttClient::log_in_websocket(&mut simulation, &named("browser"), shape);
+        browser.subscribe(&mut simulation, &[("t", 0)]);
+        let count = random.below(20);
+        let mut packets = Vec::new();
+        for number in 0..count {
+            let payload = vec![number as u8; random.below(500) as usize];
+            packets.extend(browser.publish_packet(0, "t", 0, &payload));
+        }
+        let mut input = Vec::new();
+        while !packets.is_empty() {
+            let len = (random.below(400) as usize).min(packets.len());
+            input.extend(frame(0x82, &packets.drain(..len).collect::<Vec<u8>>()));
+            if random.below(3) == 0 {
+                input.extend(frame(0x89, &[1; 9]));
+            }
+        }
+        let first_octets = [0x88, 0x82, 0x02, 0x80, 0x89, 0x81, 0xff];
+        for _ in 0..random.below(4) {
+            let junk: Vec<u8> = (0..random.below(50)).map(|_| random.below(256) as u8).collect();
+            let first_octet = first_octets[random.below(first_octets.len() as u64) as usize];
+            input.extend(if random.below(2) == 0 { junk } else { frame(first_octet, &junk) });
+        }
+        browser.send_octets(&mut simulation, &input);
+        for number in 0..count {
+            let message = reader.receive(&mut simulation).expect("a message before what is wrong");
+            assert!(message.payload.iter().all(|octet| u64::from(*octet) == number), "{number}");
+        }
+        browser.lose(&mut simulation);
+        reader.lose(&mut simulation);
+        simulation.pass_ms(2_000);
+        assert_eq!(simulation.engine.broker().gauges().connections, 0);
+        simulation.end(&[]);
+    });
 }
