@@ -61,7 +61,7 @@ impl<P: Platform> Shared<P> {
     /// While a peer waits, its input is not read to the end. Without a deadline it would keep its connection
     /// record, its exclusive queues and their messages until capacity becomes free. An operator client,
     /// however, may shut down writing and wait for its reply.
-    fn note_read_closed(&mut self, id: PeerId) {
+    pub(super) fn note_read_closed(&mut self, id: PeerId) {
         let (Some(peer), Some(connection)) = (self.peers.get_mut(id), id.connection()) else { return };
         if peer.session.is_bridge() {
             // Messages that the link has not acknowledged remain in the upstream, so a waiting link can be
@@ -145,7 +145,8 @@ impl<P: Platform> Shared<P> {
     /// deliveries were written.
     pub(super) fn after_write(&mut self, id: PeerId, has_moved: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if peer.is_opening && has_moved {
+        // PONG of WebSocket is no reply to a login, and must not delay an eviction.
+        if peer.is_opening && has_moved && !peer.stream.is_websocket() {
             (peer.is_past_first_contact, peer.last_reply_at) = (true, self.now);
         }
         if peer.waiting == WaitReason::Replies && has_moved {

@@ -79,6 +79,9 @@ impl<P: Platform> Shared<P> {
             self.list_to_read(id);
         } else if got.is_end && peer.waiting == WaitReason::No && peer.ending == CloseStage::No {
             self.end_input(id);
+        } else if got.is_end && peer.waiting != WaitReason::No && peer.stream.is_websocket() {
+            // The socket reports no end, because the client waits for the reply to CLOSE.
+            self.note_read_closed(id.into());
         } else {
             let lacks_backlog = peer.stream.lacks_backlog();
             // A peer that made no progress for lack of backlog capacity would make none in the next turn
@@ -94,10 +97,12 @@ impl<P: Platform> Shared<P> {
         self.after_session(id.into());
     }
 
-    /// Closes a connection whose input has ended. If its WebSocket is closing, CLOSE is written before.
+    /// Closes a connection whose input has ended. If its WebSocket has ended, replies and CLOSE are
+    /// written before.
     fn end_input(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if !peer.stream.is_websocket_closing() || peer.stream.is_write_closed {
+        let has_websocket_ended = peer.stream.websocket().is_some_and(|websocket| websocket.has_ended());
+        if !has_websocket_ended || peer.stream.is_write_closed {
             return self.close_at_turn_end(id);
         }
         peer.ending = CloseStage::Flushing;

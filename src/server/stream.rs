@@ -662,7 +662,7 @@ impl<S: Socket> Stream<S> {
         self.websocket.as_ref().is_some_and(|websocket| websocket.is_closing())
     }
 
-    /// Makes a CLOSE frame due, if the connection uses WebSocket and none is due or written.
+    /// Makes a CLOSE frame due, if the connection uses WebSocket and none is due or written. All input has been handled.
     pub(super) fn close_websocket(&mut self) {
         if let Some(websocket) = &mut self.websocket {
             websocket.close(CloseCode::NORMAL);

@@ -12,7 +12,8 @@
 //!
 //! # Invariants
 //! - How the octets are divided among calls of `decode` does not change the payload or the replies.
-//! - After CLOSE, or an error, no further payload is returned.
+//! - After CLOSE, or an error, no further payload is returned. The reply is due when the caller has handled the payload
+//!   and calls [`WebSocket::close`].
 //! - At most one PONG and one CLOSE wait to be written. PONG replies to the most recent PING, as the RFC permits.
 
 use core::mem;
@@ -165,8 +166,8 @@ enum Expected {
     Data { missing: u64, mask: Mask },
     /// The payload of a control frame, of which this many bytes are missing.
     Control { opcode: Opcode, missing: usize, mask: Mask },
-    /// Nothing: the client has sent CLOSE, or what it sent was wrong.
-    Nothing,
+    /// Nothing: the client has sent CLOSE, or what it sent was wrong. The server replies with this code.
+    Nothing { reply: Option<CloseCode> },
 }
 
 impl Expected {
@@ -221,7 +222,7 @@ impl WebSocket {
 
     /// Returns whether no more payload follows, because the client has sent CLOSE, or because what it sent was wrong.
     pub(super) const fn has_ended(&self) -> bool {
-        matches!(self.expected, Expected::Nothing)
+        matches!(self.expected, Expected::Nothing { .. })
     }
 
     /// Returns whether [`Self::write_control`] has something to write.
@@ -234,10 +235,14 @@ impl WebSocket {
         !matches!(self.close, CloseFrame::No)
     }
 
-    /// Makes CLOSE due, if it is neither due nor written.
+    /// Makes CLOSE due, if it is neither due nor written. After the end of the input it contains the code of the reply,
+    /// otherwise `code`. The caller has handled all payload before.
     pub(super) const fn close(&mut self, code: CloseCode) {
         if let CloseFrame::No = self.close {
-            self.close = CloseFrame::Due(Some(code));
+            self.close = CloseFrame::Due(match self.expected {
+                Expected::Nothing { reply } => reply,
+                _ => Some(code),
+            });
         }
     }
 
@@ -248,7 +253,10 @@ impl WebSocket {
         while decoded.taken < input.len() && decoded.payload < payload_max {
             match self.step(input, payload_max, &mut decoded) {
                 Ok(()) => {}
-                Err(code) => self.fail(code),
+                Err(code) => {
+                    self.expected = Expected::Nothing { reply: Some(code) };
+                    self.is_pong_due = false;
+                }
             }
         }
         decoded
@@ -293,7 +301,7 @@ impl WebSocket {
                     self.end_control_frame(opcode)?;
                 }
             }
-            Expected::Nothing => decoded.taken = input.len(),
+            Expected::Nothing { .. } => decoded.taken = input.len(),
         }
         Ok(())
     }
@@ -322,11 +330,7 @@ impl WebSocket {
         match opcode {
             Opcode::Ping => self.is_pong_due = !self.is_closing(),
             Opcode::Close => {
-                let code = self.received_close_code()?;
-                self.expected = Expected::Nothing;
-                if !self.is_closing() {
-                    self.close = CloseFrame::Due(code);
-                }
+                self.expected = Expected::Nothing { reply: self.received_close_code()? };
             }
             Opcode::Pong | Opcode::Continuation | Opcode::Binary => {}
         }
@@ -341,11 +345,6 @@ impl WebSocket {
         let code = CloseCode::from_frame(u16::from_be_bytes(*code)).ok_or(CloseCode::PROTOCOL_ERROR)?;
         core::str::from_utf8(reason).map_err(|_| CloseCode::INVALID_TEXT)?;
         Ok(Some(code))
-    }
-
-    fn fail(&mut self, code: CloseCode) {
-        (self.expected, self.is_pong_due) = (Expected::Nothing, false);
-        self.close(code);
     }
 
     /// Writes the control frames that are due to the start of `out`, which must have space for
@@ -423,6 +422,10 @@ mod tests {
             let decoded = socket.decode(&mut part, usize::MAX);
             assert_eq!(decoded.taken, part.len());
             payload.extend_from_slice(&part[..decoded.payload]);
+        }
+        if socket.has_ended() {
+            assert!(!socket.has_control_output(), "CLOSE waits until the payload is handled");
+            socket.close(CloseCode::NORMAL);
         }
         let out = control_output(&mut socket);
         (payload, out, socket)

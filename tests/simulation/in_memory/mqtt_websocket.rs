@@ -151,6 +151,21 @@ fn a_client_that_does_not_log_in_is_closed_by_the_handshake_timeout() {
 }
 
 #[test]
+fn pings_without_a_login_do_not_keep_the_place_of_another_client() {
+    let mut simulation = Simulation::new(Limits { handshakes_max: 4, ..small_limits() });
+    let mut silent: Vec<MqttClient> =
+        (0..4).map(|_| MqttClient::open_websocket(&mut simulation, 4, Shape::WIDE)).collect();
+    let mut client = MqttClient::open(&mut simulation, 4);
+    client.send(&mut simulation, &named("late").packet());
+    for _ in 0..7 {
+        simulation.pass_ms(500);
+        silent.iter_mut().for_each(|silent| silent.send_octets(&mut simulation, &frame(0x89, b"")));
+    }
+    assert_eq!(client.expect(&mut simulation, 0x20).body, [0, 0]);
+    assert_eq!(silent.iter().filter(|silent| silent.is_closed(&simulation)).count(), 1);
+}
+
+#[test]
 fn a_wrong_first_packet_and_a_wrong_password_are_refused_as_without_websocket() {
     let mut simulation = Simulation::new(small_limits());
     let mut http = MqttClient::open_websocket(&mut simulation, 4, Shape::WIDE);
@@ -200,6 +215,30 @@ fn a_will_is_published_unless_the_client_sends_disconnect() {
     assert_closed_with(&mut simulation, browser, 1000);
     assert_eq!(watcher.receive(&mut simulation), None);
     watcher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// The client sends more packets than there is space for replies, and CLOSE behind them.
+#[test]
+fn packets_before_close_are_handled_and_answered() {
+    const COUNT: u16 = 400;
+    let mut simulation = Simulation::new(small_limits());
+    let mut reader = MqttClient::log_in(&mut simulation, &named("reader"));
+    reader.subscribe(&mut simulation, &[("t", 0)]);
+    let shape = Shape { down_room: 100, ..Shape::WIDE };
+    let mut browser = MqttClient::log_in_websocket(&mut simulation, &named("browser"), shape);
+    let packets = (1..=COUNT).flat_map(|id| browser.publish_packet(2, "t", id, b"x"));
+    let packets: Vec<u8> = packets.collect();
+    browser.send_without_turn(
+        &mut simulation,
+        &[frame(0x82, &packets), frame(0x88, &1001_u16.to_be_bytes())].concat(),
+    );
+    for id in 1..=COUNT {
+        assert_eq!(browser.expect(&mut simulation, 0x40).body, id.to_be_bytes());
+        assert_eq!(reader.receive(&mut simulation).expect("the message").payload, b"x");
+    }
+    assert_closed_with(&mut simulation, browser, 1001);
+    reader.disconnect(&mut simulation);
     simulation.end(&[]);
 }
 
