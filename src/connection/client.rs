@@ -199,6 +199,24 @@ impl Client {
         }
     }
 
+    /// Returns how often input that is not handled yet is to be searched for PINGREQ, in milliseconds; `None` for AMQP
+    /// clients, which need no answer to their heartbeats.
+    pub const fn ping_check_ms(&self) -> Option<u64> {
+        match self {
+            Self::Amqp(_) => None,
+            Self::Mqtt(connection) => Some(connection.ping_check_ms()),
+        }
+    }
+
+    /// Answers the requests in `input`, which is not handled yet, that ask whether the broker is alive. Returns whether
+    /// there are any.
+    pub fn answer_pings(&mut self, input: &[u8]) -> bool {
+        match self {
+            Self::Amqp(_) => false,
+            Self::Mqtt(connection) => connection.answer_pings(input),
+        }
+    }
+
     /// Closes the connection of a client that has requested it behind input that waits for capacity.
     pub fn close_suspended(&mut self, context: &mut Context<'_>) {
         of_either!(self, connection => connection.close_suspended(context));

@@ -193,7 +193,8 @@ impl<P: Platform> Shared<P> {
             WaitReason::Capacity => {
                 peer.session.client().block(self.now, peer.blocked_on.shortage.is_log_full());
                 if peer.close_check_due == Deadline::NEVER || at > 0 {
-                    peer.close_check_due = self.now.after_ms(CLOSE_CHECK_MS);
+                    let interval_ms = peer.session.client().ping_check_ms().unwrap_or(CLOSE_CHECK_MS);
+                    peer.close_check_due = self.now.after_ms(interval_ms);
                     peer.close_check_seen = None;
                 }
                 self.lists.for_capacity.push(id);
@@ -229,6 +230,8 @@ impl<P: Platform> Shared<P> {
     /// A client may have sent `connection.close` after messages that wait for capacity, and would wait for
     /// the reply without end. After [`CLOSE_CHECK_MS`] the close is replied to. The messages before it are
     /// dropped, as if the connection had been lost.
+    ///
+    /// An MQTT client may have sent PINGREQ behind them, which is answered.
     pub(super) fn check_for_close(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.close_check_due.is_due(self.now)) else {
             return;
@@ -237,7 +240,8 @@ impl<P: Platform> Shared<P> {
         if peer.waiting != WaitReason::Capacity || peer.ending != CloseStage::No {
             return;
         }
-        peer.close_check_due = self.now.after_ms(CLOSE_CHECK_MS);
+        let ping_check_ms = peer.session.client().ping_check_ms();
+        peer.close_check_due = self.now.after_ms(ping_check_ms.unwrap_or(CLOSE_CHECK_MS));
         // While parts of the missing resource become free, the publisher may still be able to continue, even
         // if slowly.
         let shortage = peer.blocked_on.shortage;
@@ -260,14 +264,15 @@ impl<P: Platform> Shared<P> {
             return;
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let is_unchanged = unchanged_since.is_some();
-        if !is_unchanged || !peer.stream.may_peek(&self.buffers) {
+        let is_unchanged = unchanged_since.is_some_and(|since| now.ms_since(since) >= CLOSE_CHECK_MS);
+        if !(is_unchanged || ping_check_ms.is_some()) || !peer.stream.may_peek(&self.buffers) {
             return;
         }
         peer.stream.assume_readable();
         let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, ReadMode::Peek);
         let session = peer.session.client();
-        let leaves = session.has_close(&self.scratch.input[..got.len]);
+        let leaves = is_unchanged && session.has_close(&self.scratch.input[..got.len]);
+        let is_ping_answered = session.answer_pings(&self.scratch.input[..got.len]);
         if leaves {
             session.close_suspended(&mut self.resources.context(
                 self.now,
@@ -286,6 +291,8 @@ impl<P: Platform> Shared<P> {
             self.close_at_turn_end(id);
         } else if leaves {
             self.resume_closed(id);
+        } else if is_ping_answered {
+            self.after_session(id.into());
         }
     }
 

@@ -35,6 +35,9 @@ const FILTERS_MAX: usize = 200;
 /// the body. The last 32 bytes are for the header `x-delivery-count`.
 const HEADER_FRAME_BYTES: usize = FRAME_OVERHEAD + 12 + 32;
 
+/// The longest time between two searches for PINGREQ in input that waits, in milliseconds.
+const PING_CHECK_MS_MAX: u64 = 10_000;
+
 /// What is known of the packet that is being handled.
 #[derive(Debug, Default)]
 pub(super) struct Input {
@@ -46,6 +49,8 @@ pub(super) struct Input {
     pub(super) filters: Option<Box<Filters>>,
     /// No input is handled at present.
     pub(super) is_suspended: bool,
+    /// The number of PINGREQ packets in the input that were answered before they are handled.
+    pub(super) answered_pings: u32,
 }
 
 /// A command whose outcome is awaited.
@@ -312,7 +317,10 @@ impl MqttConnection {
             Packet::Unsubscribe(unsubscribe) => return self.handle_unsubscribe(context, unsubscribe, len),
             Packet::Ack(ack) => self.handle_ack(ack),
             Packet::PingRequest => {
-                self.output.is_pingresp_due = true;
+                match self.input.answered_pings {
+                    0 => self.output.is_pingresp_due = true,
+                    _ => self.input.answered_pings -= 1,
+                }
                 Handled::Done
             }
             Packet::Disconnect(disconnect) => self.handle_disconnect(disconnect)?,
@@ -714,23 +722,53 @@ impl MqttConnection {
         self.end(context, error.reason, format_args!("{}", error.text));
     }
 
-    /// Returns whether `input`, which is not handled yet, contains a DISCONNECT of the client that deletes its will.
-    pub(in super::super) fn has_disconnect(&self, input: &[u8]) -> bool {
+    /// Returns the packets in `input`, which is not handled yet, with the octets from their start on. A packet may be
+    /// incomplete.
+    fn unhandled_packets<'i>(&self, input: &'i [u8]) -> impl Iterator<Item = (FixedHeader, &'i [u8])> {
         let missing = match self.input.publish {
             Publishing::Payload { missing, .. } => missing as usize,
             _ => 0,
         };
         let mut unread = input.get(missing..).unwrap_or_default();
-        while let Ok(Some(fixed)) = FixedHeader::parse(unread) {
-            if fixed.kind == PacketType::Disconnect {
-                let header_len = fixed.packet_len() - fixed.remaining_len as usize;
-                let reason = unread.get(header_len).filter(|_| fixed.remaining_len > 0);
-                return reason.is_none_or(|reason| *reason == 0);
-            }
-            let Some(rest) = unread.get(fixed.packet_len()..) else { break };
-            unread = rest;
+        core::iter::from_fn(move || {
+            let fixed = FixedHeader::parse(unread).ok().flatten()?;
+            let packet = unread;
+            unread = unread.get(fixed.packet_len()..).unwrap_or_default();
+            Some((fixed, packet))
+        })
+    }
+
+    /// Returns whether `input`, which is not handled yet, contains a DISCONNECT of the client that deletes its will.
+    pub(in super::super) fn has_disconnect(&self, input: &[u8]) -> bool {
+        let mut packets = self.unhandled_packets(input);
+        let disconnect = packets.find(|(fixed, _)| fixed.kind == PacketType::Disconnect);
+        disconnect.is_some_and(|(fixed, packet)| {
+            let reason = packet.get(fixed.len).filter(|_| fixed.remaining_len > 0);
+            reason.is_none_or(|reason| *reason == 0)
+        })
+    }
+
+    /// Returns how often input that waits is to be searched for PINGREQ: four times within the keep-alive time, at least
+    /// every 10 s and at most every second.
+    pub(in super::super) const fn ping_check_ms(&self) -> u64 {
+        match self.keep_alive_ms as u64 / 6 {
+            0 => PING_CHECK_MS_MAX,
+            ms if ms < 1_000 => 1_000,
+            ms if ms < PING_CHECK_MS_MAX => ms,
+            _ => PING_CHECK_MS_MAX,
         }
-        false
+    }
+
+    /// Answers PINGREQ in `input`, which waits behind a message for which there is no capacity. Otherwise the client would
+    /// connect again and again until there is. Returns whether there is a PINGREQ that was not answered.
+    pub(in super::super) fn answer_pings(&mut self, input: &[u8]) -> bool {
+        let is_ping = |(fixed, _): &(FixedHeader, &[u8])| fixed.kind == PacketType::Pingreq;
+        let count = self.unhandled_packets(input).filter(is_ping).count() as u32;
+        let is_new = count > self.input.answered_pings && self.phase == Phase::Open;
+        if is_new {
+            (self.input.answered_pings, self.output.is_pingresp_due) = (count, true);
+        }
+        is_new
     }
 
     /// Closes the connection of a client that has sent DISCONNECT after messages that wait for capacity. These messages

@@ -1,5 +1,6 @@
 //! Options of subscriptions, shared subscriptions, topic aliases and reason strings of MQTT.
 
+use leveret_amqp::{Method, Table};
 use leveret_core::limits::Limits;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, Received, packet};
 use leveret_test_support::simulated_server::{Simulation, small_limits};
@@ -464,4 +465,47 @@ fn a_client_that_accepts_no_connack_is_disconnected() {
     client.send(&mut simulation, &Login { level: 5, properties: &properties, ..Login::default() }.packet());
     client.assert_closed(&mut simulation);
     simulation.end(&[]);
+}
+
+// ---- a publisher that waits
+
+/// A publisher waits for memory. It gets its deliveries and PINGRESP nevertheless, each once, and goes on later.
+#[test]
+fn a_publisher_that_waits_for_memory_gets_pingresp() {
+    let mut simulation = Simulation::new(Limits { messages_max: 64, ..small_limits() });
+    let amqp = simulation.open(&[1]);
+    simulation.declare(amqp, 1, "full");
+    let (queue, exchange, routing_key) = ("full", "amq.topic", "full");
+    let bind = Method::QueueBind { queue, exchange, routing_key, no_wait: false, arguments: Table::EMPTY };
+    simulation.ask(amqp, 1, &bind);
+    let login = Login { level: 5, client_id: "p", keep_alive_s: 12, ..Login::default() };
+    let mut publisher = MqttClient::log_in(&mut simulation, &login);
+    let mut count = 0;
+    loop {
+        let publish = publisher.publish_packet(2, "full", count + 1, &[count as u8; 200]);
+        publisher.send(&mut simulation, &publish);
+        count += 1;
+        assert!(count < 500, "the memory must become full");
+        if publisher.next(&mut simulation).is_none() {
+            break;
+        }
+    }
+    // The publisher waits with the last message.
+    let (ping, pong) = ([0xC0, 0], 0xD0);
+    for round in 0..20 {
+        assert_eq!(publisher.next(&mut simulation), None);
+        publisher.send(&mut simulation, &ping);
+        simulation.pass_ms(3_100);
+        publisher.expect(&mut simulation, pong);
+        assert!(!publisher.is_closed(&simulation), "{round}");
+    }
+    let (broker, mut context) = simulation.engine.broker_mut();
+    broker.operator_purge(&mut context, "/", "full").expect("it exists");
+    simulation.run();
+    publisher.expect(&mut simulation, 0x40);
+    assert_eq!(publisher.next(&mut simulation), None, "the requests were answered already");
+    publisher.send(&mut simulation, &ping);
+    publisher.expect(&mut simulation, pong);
+    publisher.disconnect(&mut simulation);
+    simulation.end(&["full"]);
 }
