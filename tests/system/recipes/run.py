@@ -11,6 +11,7 @@ Suite lines: `PASS recipes/NAME` and so on.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -238,6 +239,26 @@ for number in range(int(sys.argv[2])):
 """
 
 
+def mqtt_sensors() -> None:
+    """Readings of an MQTT client arrive at the upstream, also those from a time without an upstream."""
+    with board("MQTT sensors to a queue in the cloud", **{"rabbit.example.com": "127.0.0.2", "the password": "secret"}) as it, \
+            upstream(it.home / "stick", ["readings"]) as there:
+        shutil.copy(it.home / "stick" / "ca.pem", it.home / "etc" / "plant-ca.pem")
+        binding = {"source": "amq.topic", "vhost": "/", "destination": "readings", "destination_type": "queue",
+                   "routing_key": "plant.#", "arguments": {}}
+        file = it.home / "stick" / "binding.json"
+        file.write_text(json.dumps({"bindings": [binding]}))
+        there.ctl("import_definitions", str(file))
+        it.shell()
+        publish = "mosquitto_pub -u meter -P secret -i meter-7 -q 1 -m 22"
+        # Without permission for the topic, the broker closes the connection of a client of MQTT 3.1.1.
+        it.run(f"leveretctl pause_bridge cloud; {publish} -t plant/meter-7/later; ! {publish} -t plant/other/x")
+        assert it.counts()["sensors"] == 1
+        it.run("leveretctl resume_bridge cloud")
+        suite.until("both readings are at the upstream", lambda: counts(
+            there.ctl("-s", "list_queues", "name", "messages")) == {"readings": 2}, 60.0)
+
+
 def lte() -> None:
     """A bridge over TLS connects on demand, forwards, and counts the bytes of the day."""
     with board("LTE with a byte budget", **{"rabbit.example.com": "127.0.0.2", "the password": "secret"}) as it, \
@@ -388,9 +409,9 @@ def readme() -> None:
 
 
 CASES: Dict[str, Callable[[], None]] = {
-    "readme": readme, "celery": celery, "work-queue": work_queue, "retry": retry, "rpc": rpc, "ring-buffer": ring, "lte": lte,
-    "moving": moving, "prometheus": prometheus, "fleet": fleet, "read-only-root": read_only_root,
-    "backup-and-restore": backup_and_restore,
+    "readme": readme, "celery": celery, "work-queue": work_queue, "retry": retry, "rpc": rpc, "ring-buffer": ring,
+    "mqtt-sensors": mqtt_sensors, "lte": lte, "moving": moving, "prometheus": prometheus, "fleet": fleet,
+    "read-only-root": read_only_root, "backup-and-restore": backup_and_restore,
 }
 
 
@@ -411,7 +432,7 @@ def main() -> int:
         else:
             installs = [lambda: environment.pika_python(environment.PIKA_NEW),
                         lambda: environment.python_with("recipes", *PACKAGES), environment.have_rabbitmq,
-                        lambda: environment.have("promtool", "prometheus")]
+                        environment.have_mosquitto, lambda: environment.have("promtool", "prometheus")]
         for install in installs:
             with contextlib.suppress(suite.Skip):
                 install()
