@@ -50,7 +50,11 @@ impl MqttConnection {
                 self.push_ack(context, AckKind::Pubrel, packet_id, reason_of_packet(&outcome), batch);
             }
             (Pending::Pubrel(packet_id), outcome) => {
-                self.push_ack(context, AckKind::Pubcomp, packet_id, reason_of_packet(&outcome), batch);
+                let reason = match self.input.is_recovering {
+                    true => ReasonCode::Success,
+                    false => reason_of_packet(&outcome),
+                };
+                self.push_ack(context, AckKind::Pubcomp, packet_id, reason, batch);
             }
             (Pending::Disconnect, _) => self.finish_with(context),
             (Pending::Silent | Pending::Nothing, _) => {}
@@ -160,6 +164,7 @@ impl MqttConnection {
                 Outcome::SessionOpened { channel, client_id, is_assigned, is_present, expiry_s, released },
             ) => {
                 self.channel = Some(channel);
+                self.input.is_recovering = is_present;
                 context.pools.reserve_mqtt_properties(context.settings.frame_max);
                 self.keep_client(context, &client_id);
                 if self.version == Version::V5 {

@@ -49,6 +49,9 @@ pub(super) struct Input {
     pub(super) filters: Option<Box<Filters>>,
     /// No input is handled at present.
     pub(super) is_suspended: bool,
+    /// The session is continued, and the client has published no new message with QoS 2. It sends PUBREL again that the
+    /// broker may have handled, which is no error (§3.7.2.1). Some clients would report one to their programs.
+    pub(super) is_recovering: bool,
     /// The number of PINGREQ packets in the input that were answered before they are handled.
     pub(super) answered_pings: u32,
 }
@@ -490,6 +493,7 @@ impl MqttConnection {
             },
             None => Err(TOPIC_TOO_LONG),
         };
+        self.input.is_recovering &= header.qos != QoS::ExactlyOnce || header.is_duplicate;
         let expected = match (header.qos, header.packet_id) {
             (QoS::AtLeastOnce, Some(packet_id)) => Expected::Puback(packet_id),
             (QoS::ExactlyOnce, Some(packet_id)) => Expected::Pubrec(packet_id),

@@ -164,7 +164,7 @@ impl Default for Limits {
             policies_max: 64,
             parameters_max: 16,
             patterns_bytes_max: 400 << 10,
-            messages_max: 179_000,
+            messages_max: 178_750,
             body_bytes_max: 35 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 400_000,

@@ -600,6 +600,37 @@ fn a_message_with_qos_2_is_published_once_however_often_it_is_sent() {
     }
 }
 
+/// A client repeats PUBREL on its next connection, because PUBCOMP may be lost. That is no error there.
+#[test]
+fn a_repeated_pubrel_is_no_error_on_the_next_connection() {
+    let mut simulation = Simulation::new(small_limits());
+    let expiry = [0x11, 0, 0, 0, 100];
+    let login = Login { level: 5, clean_start: false, properties: &expiry, ..named("publisher") };
+    let pubcomp = |client: &mut MqttClient, simulation: &mut Simulation, packet_id| {
+        client.send(simulation, &id_packet(0x62, packet_id));
+        client.expect(simulation, 0x70).body[2..].first().copied().unwrap_or(0)
+    };
+    let mut client = MqttClient::log_in(&mut simulation, &login);
+    assert_eq!(pubcomp(&mut client, &mut simulation, 7), 0x92, "it has no session to continue");
+    let publish = client.publish_packet(4, "t", 7, b"");
+    client.send(&mut simulation, &publish);
+    client.expect(&mut simulation, 0x50);
+    assert_eq!(pubcomp(&mut client, &mut simulation, 7), 0);
+    assert_eq!(pubcomp(&mut client, &mut simulation, 7), 0x92);
+    client.lose(&mut simulation);
+    let mut client = MqttClient::log_in(&mut simulation, &login);
+    assert_eq!(pubcomp(&mut client, &mut simulation, 7), 0);
+    let publish = client.publish_packet(4, "t", 8, b"");
+    client.send(&mut simulation, &publish);
+    client.expect(&mut simulation, 0x50);
+    assert_eq!(pubcomp(&mut client, &mut simulation, 8), 0);
+    assert_eq!(pubcomp(&mut client, &mut simulation, 7), 0x92);
+    client.disconnect(&mut simulation);
+    MqttClient::log_in(&mut simulation, &Login { level: 5, ..named("publisher") })
+        .disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
 fn subscriber_2(simulation: &mut Simulation, level: u8) -> MqttClient {
     let mut client = MqttClient::log_in(simulation, &Login { level, ..named("subscriber") });
     assert_eq!(client.subscribe(simulation, &[("#", 2)]), [2]);

@@ -22,6 +22,7 @@ from .brokers import rabbitmq_sbin
 from .suite import Skip
 
 PIKA_NEW, PIKA_OLD = "1.4.4", "0.13.1"
+MQTTJS = "5.16.0"
 MQTT_PACKAGES = [f"pika=={PIKA_NEW}", "paho-mqtt==2.1.0", "aiomqtt==2.3.0"]
 PAGE_PACKAGES = [f"pika=={PIKA_NEW}", "playwright==1.65.2", "axe-playwright-python==0.1.8"]
 TRIES = 3
@@ -170,6 +171,20 @@ def have(program: str, package: str = "") -> None:
         apt_install(package or program)
 
 
+def mqttjs() -> Path:
+    """Returns a folder with MQTT.js for Node.js. The first call installs it."""
+    home = cache.folder("env") / f"mqttjs-{MQTTJS}"
+    with one_at_a_time("npm"):
+        if not shutil.which("npm"):
+            apt_install("nodejs", "npm")
+        if not (home / "complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True)
+            attempt(["npm", "install", "--silent", "--prefix", str(home), f"mqtt@{MQTTJS}"], "MQTT.js")
+            (home / "complete").write_text("")
+    return home
+
+
 def have_rabbitmq() -> None:
     """Installs RabbitMQ if it is missing. Its service is not started."""
     with one_at_a_time("rabbitmq"):
@@ -195,7 +210,7 @@ def install_rabbitmq() -> None:
 INSTALLS: Dict[str, Callable[[], object]] = {
     "pika": lambda: pika_python(PIKA_NEW),
     "browser": lambda: (python_with("page", *PAGE_PACKAGES), have("chromium")),
-    "mqtt": lambda: (mqtt_python(), have_mosquitto()),
+    "mqtt": lambda: (mqtt_python(), have_mosquitto(), mqttjs()),
     "node": lambda: have("node", "nodejs"),
     "openssl": lambda: have("openssl"),
     "valgrind": lambda: have("valgrind"),
