@@ -482,6 +482,7 @@ impl Broker {
         declaration: &QueueDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
         self.check_dead_letters(cx.work, connection, vhost, declaration)?;
+        self.check_not_of_session(vhost, declaration)?;
         let queue = self.create_checked(cx, Some(connection), vhost, declaration)?;
         Ok(self.declared(queue))
     }

@@ -88,7 +88,7 @@ impl Outbox for OutboxView<'_> {
     fn matched_subscriptions<'m>(
         &'m self,
         messages: &'m Messages,
-    ) -> impl Iterator<Item = MatchedSubscription> + Clone {
+    ) -> impl Iterator<Item = MatchedSubscription> {
         let broker = self.broker;
         let delivery = self.at.map(|at| &broker.queues.deliveries()[at]);
         let delivery = delivery.and_then(|delivery| Some((delivery.channel, delivery.message?)));

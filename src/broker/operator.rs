@@ -247,7 +247,10 @@ impl Broker {
         match self.queues.records().find_queue(vhost, queue) {
             Some(found) if self.queues.at(found).declared.exclusive_owner.is_some() => Ok(Declared::Differs),
             Some(found) => comparison_result(self.compare_properties(cx, vhost, found, &declaration)),
-            None => self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done),
+            None => {
+                self.check_not_of_session(vhost, &declaration)?;
+                self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done)
+            }
         }
     }
 
@@ -274,6 +277,7 @@ impl Broker {
             Destination::Queue(self.operator_queue(vhost, destination)?.0)
         };
         let spec = BindingSpec { source, routing_key, arguments };
+        self.check_no_subscription(id, destination, to)?;
         self.bind(cx, &spec.between(from, to)).map(|_| Declared::Done)
     }
 

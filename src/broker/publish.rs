@@ -151,8 +151,7 @@ impl Broker {
             }
         };
         if self.sessions.is_any_selective() {
-            let key = cx.messages.routing_key(routed);
-            self.select_subscribers(cx.work, Some(connection), key, targets);
+            self.select_subscribers(cx.work, Some(connection), (cx.messages, routed), targets);
         }
         let copy = match self.firehose.is_on {
             true => self.republisher().trace_published(cx, channel, routed, targets),

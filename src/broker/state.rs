@@ -35,7 +35,7 @@ use super::quota::{Declared, Declarer, FreeCapacity, Quota};
 use super::reply_text::QueueText;
 use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
 use super::retained::{Replay, Retained};
-use super::sessions::Sessions;
+use super::sessions::{CANDIDATE_BYTES, Sessions};
 use super::shortage::Shortage;
 use super::topology::{ExchangeDeclaration, NewExchange, Topology};
 use super::views::Views;
@@ -603,8 +603,9 @@ pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
 pub const SESSION_BYTES: usize = Sessions::SESSION_BYTES;
 /// Bytes of memory that a retained message takes, without its topic and its content.
 pub const RETAINED_BYTES: usize = Retained::RECORD_BYTES;
-/// Bytes of memory that a subscription takes while its retained messages are sent. The list of them grows by doubling.
-pub const REPLAY_BYTES: usize = 2 * size_of::<Replay>();
+/// Bytes of memory that a subscription takes while its retained messages are sent, and while sessions are chosen for a
+/// message. The list of them grows by doubling.
+pub const REPLAY_BYTES: usize = 2 * size_of::<Replay>() + CANDIDATE_BYTES;
 /// Bytes of a channel's record.
 pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
 /// Bytes of a consumer's record.

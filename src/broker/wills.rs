@@ -303,7 +303,7 @@ impl Broker {
         let is_routed = self.topology.route(cx.work, exchange, key, headers, &mut chosen).is_ok();
         self.queues.return_scratch(scratch);
         if self.sessions.is_any_selective() {
-            self.select_subscribers(cx.work, None, cx.messages.routing_key(message), targets);
+            self.select_subscribers(cx.work, None, (cx.messages, message), targets);
         }
         is_routed
     }

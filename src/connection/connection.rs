@@ -449,6 +449,8 @@ pub struct Pools {
     pub(super) confirmed: u64,
     /// The AMQP properties of the MQTT message that is being handled. Empty before the first MQTT client.
     pub(super) mqtt_properties: Box<[u8]>,
+    /// The subscription identifiers of the delivery that is being written.
+    pub(super) subscription_ids: Vec<u32>,
     /// How many directions of connections may still get topic aliases.
     pub(super) alias_tables_left: usize,
 }
@@ -464,6 +466,7 @@ impl Pools {
             cancelled_tag: Name::new(),
             confirmed: 0,
             mqtt_properties: Box::default(),
+            subscription_ids: Vec::new(),
             alias_tables_left: super::mqtt::alias_tables_max(limits.connections_max as usize),
         }
     }

@@ -498,7 +498,7 @@ pub trait Outbox {
     fn matched_subscriptions<'m>(
         &'m self,
         messages: &'m Messages,
-    ) -> impl Iterator<Item = MatchedSubscription> + Clone {
+    ) -> impl Iterator<Item = MatchedSubscription> {
         let _ = messages;
         core::iter::empty()
     }

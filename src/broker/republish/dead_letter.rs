@@ -31,7 +31,7 @@ use crate::context::Work;
 use crate::queue_flow::LevelChoice;
 use crate::queue_flow::Scratch;
 use crate::queue_records::Targets;
-use crate::sessions::select_subscribers;
+use crate::sessions::{Selected, select_subscribers};
 
 /// The routing of a dead letter may take this many times the work that one publish may take.
 const ROUTING_TIMES: u32 = 8;
@@ -210,7 +210,8 @@ impl Republisher<'_> {
         work.lift_limit();
         if self.sessions.is_any_selective() {
             let parts = (&*self.topology, self.queues.records());
-            select_subscribers(self.sessions, parts, work, None, key, targets);
+            let message = Selected { publisher: None, routing_key: key, len: 0 };
+            select_subscribers(self.sessions, parts, work, message, targets);
         }
         routed.map(|_| ())
     }

@@ -44,6 +44,7 @@ mod subscriptions;
 use core::num::NonZeroU16;
 use std::collections::VecDeque;
 
+use foldhash::quality::FixedState;
 use leveret_amqp::field::Table;
 use leveret_amqp::{TableWriter, Writer};
 use leveret_core::command::{
@@ -63,10 +64,11 @@ use super::queue_records::Taken;
 use super::reply_text::out_of;
 use super::retained::Replay;
 use super::state::IndexTable;
+use super::topology::Destination;
 use super::wills::{Will, Wills};
 use super::{Broker, Context};
-use subscriptions::UsedOptions;
-pub(crate) use subscriptions::{matches, select_subscribers};
+pub(crate) use subscriptions::{CANDIDATE_BYTES, Selected, matches, select_subscribers};
+use subscriptions::{Candidate, UsedOptions};
 
 /// The exchange to which topics are published and bound, as in RabbitMQ.
 pub(crate) const TOPIC_EXCHANGE: &str = "amq.topic";
@@ -114,8 +116,10 @@ pub(crate) struct Session {
     /// The largest packet that the client accepts, in bytes.
     packet_len_max: u32,
     used_options: UsedOptions,
-    /// The number of the last message for which the session was chosen in a group.
+    /// The number of the last message for which the session was chosen in a group, and of the last one that was selected
+    /// for it in any way.
     last_chosen: u64,
+    last_selected: u64,
     /// Number of messages that were not sent since the start, because the client accepts no such large packets.
     oversized_count: u32,
 }
@@ -201,6 +205,7 @@ impl Session {
             packet_len_max: 0,
             used_options: UsedOptions::default(),
             last_chosen: 0,
+            last_selected: 0,
             oversized_count: 0,
         }
     }
@@ -330,8 +335,12 @@ pub(crate) struct Sessions {
     last_ended: Batch,
     /// A session uses No Local or shared subscriptions.
     is_any_selective: bool,
-    /// The number of messages for which a session of a group was chosen.
+    /// The number of messages for which sessions were selected.
     chosen_count: u64,
+    /// Empty, except while sessions are selected.
+    candidates: Vec<Candidate>,
+    /// Its seed is random, so that no client can choose groups with the same hash.
+    group_hasher: FixedState,
     /// Number of messages that were too large for their clients since the start.
     oversized_total: u64,
     /// A client was refused because of `mqtt_sessions_max`.
@@ -388,6 +397,8 @@ impl Sessions {
             last_ended: Batch::NONE,
             is_any_selective: false,
             chosen_count: 0,
+            candidates: Vec::new(),
+            group_hasher: FixedState::with_seed(seed),
             oversized_total: 0,
             has_refused: false,
             opening: None,
@@ -739,12 +750,57 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
+    /// Checks whether a queue may be declared by clients and operators. A queue with the argument of a session would be the
+    /// session of that client after the next start.
+    ///
+    /// # Errors
+    /// It has that argument.
+    pub(crate) fn check_not_of_session(
+        &self,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        match Table::trusted(declaration.arguments).get(KEPT_ARGUMENT) {
+            None => Ok(()),
+            Some(_) => Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!(
+                    "invalid arg '{KEPT_ARGUMENT}' for {}: only the broker declares the queues of MQTT sessions",
+                    self.queue_text(vhost, declaration.queue)
+                ),
+            )),
+        }
+    }
+
+    /// Checks whether an operator may bind a queue. The bindings of a session's queue are the subscriptions of its client.
+    ///
+    /// # Errors
+    /// It is the queue of a session.
+    pub(crate) fn check_no_subscription(
+        &self,
+        vhost: VhostId,
+        name: &str,
+        destination: Destination,
+    ) -> Result<(), Fault> {
+        match destination {
+            Destination::Queue(queue) if self.queues.at(queue).session.is_some() => Err(Fault::new(
+                ReplyCode::ResourceLocked,
+                format_args!(
+                    "{} is that of an MQTT session: only its client subscribes",
+                    self.queue_text(vhost, name)
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Adds the session of a restored queue, if the queue is that of a session. Returns `false` if there is no capacity for
     /// it; its client is then refused.
     pub(crate) fn restore_session(&mut self, queue: QueueId) -> bool {
         let record = self.queues.at(queue);
         let is_kept = Table::trusted(&record.arguments).get(KEPT_ARGUMENT).is_some();
-        let Some(client_id) = record.name.strip_prefix(QUEUE_PREFIX).filter(|_| is_kept) else { return true };
+        let client_id = record.name.strip_prefix(QUEUE_PREFIX).filter(|client_id| !client_id.is_empty());
+        let Some(client_id) = client_id.filter(|_| is_kept) else { return true };
         let expires_ms =
             Table::trusted(&record.arguments).get("x-expires").and_then(|value| value.as_integer());
         let expiry_s = expires_ms.map_or(u32::MAX, |ms| u32::try_from(ms / 1000).unwrap_or(u32::MAX));

@@ -14,6 +14,8 @@
 //! The delivery then regards all subscriptions of the session that match the topic. If a session has a shared and another
 //! subscription that match, this includes the shared one for all messages.
 
+use core::hash::BuildHasher;
+
 use leveret_amqp::field::Table;
 use leveret_amqp::props::{
     MQTT_CORRELATION, MQTT_PAYLOAD_FORMAT, MQTT_REPLY_TO, Properties, is_user_property,
@@ -47,11 +49,12 @@ const NO_LOCAL_ARGUMENT: &str = "x-mqtt-no-local";
 /// Retain As Published.
 const KEEPS_RETAIN_ARGUMENT: &str = "x-mqtt-retain-as-published";
 
-/// The number of shared subscriptions of which one session each is chosen for a message. If more match a message, it is
-/// given to all sessions of the others.
-const GROUPS_MAX: usize = 64;
-/// Number of subscriptions that count as one unit of work when they are compared with a topic.
-const SUBSCRIPTIONS_PER_UNIT: usize = 4;
+/// The largest subscription identifier (§3.8.2.1.2).
+const SUBSCRIPTION_ID_MAX: u32 = 268_435_455;
+/// Units of work for the comparison of a subscription with a topic.
+const UNITS_PER_SUBSCRIPTION: usize = 2;
+/// Units of work for a shared subscription that matches a message.
+const UNITS_PER_CANDIDATE: usize = 8;
 
 /// The options of a subscription, as the arguments of its binding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,7 +82,9 @@ impl<'a> Options<'a> {
             qos: number(QOS_ARGUMENT).and_then(|qos| u8::try_from(qos).ok()).unwrap_or(0),
             filter: text(FILTER_ARGUMENT),
             group: text(GROUP_ARGUMENT),
-            id: number(ID_ARGUMENT).and_then(|id| u32::try_from(id).ok()),
+            id: number(ID_ARGUMENT)
+                .and_then(|id| u32::try_from(id).ok())
+                .filter(|id| (1..=SUBSCRIPTION_ID_MAX).contains(id)),
             no_local: is_set(NO_LOCAL_ARGUMENT),
             keeps_retain: is_set(KEEPS_RETAIN_ARGUMENT),
         }
@@ -103,6 +108,11 @@ impl<'a> Options<'a> {
             }
             Ok(())
         })
+    }
+
+    /// Returns whether a subscription has the same filter and group. Their binding keys are the same.
+    fn is_same_filter(&self, other: &Self) -> bool {
+        (self.filter, self.group) == (other.filter, other.group)
     }
 
     /// Returns whether a message may reach the queue that is not for the session.
@@ -195,6 +205,7 @@ impl Broker {
             let text = format_args!("the session has mqtt_subscriptions_max = {limit} subscriptions");
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
+        cx.work.charge(UNITS_PER_SUBSCRIPTION * self.subscription_count(session));
         let queue = self.session_queue(cx, session, &name)?;
         let destination = Destination::Queue(queue);
         let is_same = |binding: BindingId| *self.topology.binding(binding).arguments == *arguments;
@@ -253,8 +264,8 @@ impl Broker {
         let queue = self.sessions.at(session).queue?;
         let is_it = |binding: &BindingId| {
             let record = self.topology.binding(*binding);
-            let own = Options::read(Table::trusted(&record.arguments));
-            *record.key == *key && (own.filter, own.group) == (wanted.filter, wanted.group)
+            let own = || Options::read(Table::trusted(&record.arguments));
+            *record.key == *key && own().is_same_filter(wanted)
         };
         self.topology.bindings_of_queue(self.queues.at(queue)).find(is_it)
     }
@@ -310,7 +321,9 @@ impl Broker {
                 ids_len += options.id.map_or(0, |id| 1 + variable_int_len(id) as u64);
             }
         }
-        cx.work.charge(examined / SUBSCRIPTIONS_PER_UNIT);
+        // The subscriptions are compared once more when the message is written, if they change the packet.
+        let times = 1 + usize::from(self.sessions.at(session).used_options.changes_packets);
+        cx.work.charge(times * UNITS_PER_SUBSCRIPTION * examined);
         let is_persistent = cx.messages.flags(taken.message).has(MessageFlags::PERSISTENT);
         let has_packet_id = is_persistent && granted > Some(0);
         if may_be_too_long
@@ -374,88 +387,107 @@ fn matching<'b>(subscription: &'b Binding, routing_key: &str) -> Option<Options<
     matches(&subscription.key, arguments, routing_key).then(|| Options::read(arguments))
 }
 
-/// A shared subscription that matches a message, and the session that gets the message.
-struct Choice<'b> {
-    group: &'b str,
-    filter: Option<&'b str>,
-    key: &'b str,
-    chosen: (QueueId, SessionId),
-    /// Whether the client is not connected, the number of messages in the queue, and when the session was chosen last. The
-    /// lowest rank is chosen.
-    rank: (bool, u64, u64),
+/// A shared subscription that matches a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    /// A hash of group and filter. The sessions that share a subscription have the same.
+    hash: u64,
+    binding: BindingId,
+    session: SessionId,
+}
+
+/// Bytes of memory that a subscription takes while the sessions for a message are chosen. The list grows by doubling.
+pub(crate) const CANDIDATE_BYTES: usize = 2 * size_of::<Candidate>();
+
+/// How preferred a session is for a message of a shared subscription. The smallest rank is chosen.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// The client accepts no packet with this message.
+    is_too_small: bool,
+    is_disconnected: bool,
+    /// Number of messages that wait or are not acknowledged.
+    waiting: u64,
+    /// When the session was chosen last.
+    last_chosen: u64,
+}
+
+/// The message for which sessions are selected.
+#[derive(Clone, Copy)]
+pub(crate) struct Selected<'m> {
+    /// The session of the client that has published it.
+    pub(crate) publisher: Option<SessionId>,
+    pub(crate) routing_key: &'m [u8],
+    /// The length of its properties and its payload in bytes.
+    pub(crate) len: u64,
 }
 
 /// Removes the queues of sessions from `targets` that are not to get a message, because of No Local or because another
-/// session of a group gets it. The caller has checked [`Sessions::is_any_selective`], which spares most publishes this. `publisher` is the session of the client that has published the message.
+/// session of a group gets it. The caller has checked [`Sessions::is_any_selective`], which spares most publishes this.
 pub(crate) fn select_subscribers(
     sessions: &mut Sessions,
     (topology, records): (&Topology, &Records),
     work: &mut Work,
-    publisher: Option<SessionId>,
-    routing_key: &[u8],
+    message: Selected<'_>,
     targets: &mut Vec<QueueId>,
 ) {
-    let Ok(routing_key) = core::str::from_utf8(routing_key) else { return };
-    let subscriptions = |queue: QueueId| {
-        let queue = records.record_of_queue(queue);
-        let is_selective = |session: &SessionId| sessions.at(*session).used_options.is_selective;
-        let session = queue.session.filter(is_selective);
-        session.map(|session| {
-            let bindings = topology.bindings_of_queue(queue);
-            (
-                session,
-                bindings.filter_map(|it| {
-                    let binding = topology.binding(it);
-                    matching(binding, routing_key).map(|options| (&*binding.key, options))
-                }),
-            )
-        })
-    };
-    let mut choices: heapless::Vec<Choice<'_>, GROUPS_MAX> = heapless::Vec::new();
-    for &queue in &*targets {
-        let Some((session, matching)) = subscriptions(queue) else { continue };
+    let Ok(routing_key) = core::str::from_utf8(message.routing_key) else { return };
+    let mut candidates = core::mem::take(&mut sessions.candidates);
+    sessions.chosen_count += 1;
+    let number = sessions.chosen_count;
+    // At first, the queues stay that get the message without a shared subscription.
+    targets.retain(|&queue| {
         let record = records.record_of_queue(queue);
-        work.charge(1 + record.bindings.len() as usize / SUBSCRIPTIONS_PER_UNIT);
-        let waiting = u64::from(record.backlog.ready()) + u64::from(record.unsettled.count);
-        let rank = (sessions.at(session).attached.is_none(), waiting, sessions.at(session).last_chosen);
-        for (key, options) in matching {
-            let Some(group) = options.group else { continue };
-            let is_same = |choice: &&mut Choice<'_>| {
-                (choice.group, choice.filter, choice.key) == (group, options.filter, key)
-            };
-            match choices.iter_mut().find(is_same) {
-                Some(choice) if choice.rank <= rank => {}
-                Some(choice) => (choice.chosen, choice.rank) = ((queue, session), rank),
-                None => {
-                    // A further group is left out.
-                    let choice =
-                        Choice { group, filter: options.filter, key, chosen: (queue, session), rank };
-                    let _ = choices.push(choice);
+        let is_selective = |session: &SessionId| sessions.at(*session).used_options.is_selective;
+        let Some(session) = record.session.filter(is_selective) else { return true };
+        work.charge(1 + UNITS_PER_SUBSCRIPTION * record.bindings.len() as usize);
+        let (mut is_any, mut is_wanted) = (false, false);
+        for binding in topology.bindings_of_queue(record) {
+            let subscription = topology.binding(binding);
+            let Some(options) = matching(subscription, routing_key) else { continue };
+            is_any = true;
+            match options.group {
+                None => is_wanted |= !(options.no_local && message.publisher == Some(session)),
+                Some(group) => {
+                    let hash = sessions.group_hasher.hash_one((group, options.filter, &subscription.key));
+                    candidates.push(Candidate { hash, binding, session });
                 }
             }
         }
-    }
-    targets.retain(|&queue| {
-        let Some((session, matching)) = subscriptions(queue) else { return true };
-        let (mut is_any, mut is_wanted) = (false, false);
-        for (key, options) in matching {
-            is_any = true;
-            let is_same = |choice: &&Choice<'_>| {
-                (Some(choice.group), choice.filter, choice.key) == (options.group, options.filter, key)
-            };
-            is_wanted |= match options.group {
-                Some(_) => choices.iter().find(is_same).is_none_or(|choice| choice.chosen.0 == queue),
-                None => !(options.no_local && publisher == Some(session)),
-            };
+        // Without a match, the message has reached the queue by another key than its own.
+        let stays = is_wanted || !is_any;
+        if stays {
+            sessions.at_mut(session).last_selected = number;
         }
-        // Otherwise the message has reached the queue by another key than its own.
-        is_wanted || !is_any
+        stays
     });
-    for choice in choices {
-        sessions.chosen_count += 1;
-        let chosen_count = sessions.chosen_count;
-        sessions.at_mut(choice.chosen.1).last_chosen = chosen_count;
+    work.charge(UNITS_PER_CANDIDATE * candidates.len());
+    let rank_of = |sessions: &Sessions, candidate: &Candidate| {
+        let session = sessions.at(candidate.session);
+        let queue = session.queue.map(|queue| records.record_of_queue(queue));
+        Rank {
+            is_too_small: message.len + PUBLISH_BYTES_MAX > u64::from(session.packet_len_max),
+            is_disconnected: session.attached.is_none(),
+            waiting: queue
+                .map_or(0, |queue| u64::from(queue.backlog.ready()) + u64::from(queue.unsettled.count)),
+            last_chosen: session.last_chosen,
+        }
+    };
+    candidates.sort_unstable_by_key(|candidate| candidate.hash);
+    for group in candidates.chunk_by(|one, other| one.hash == other.hash) {
+        let Some(chosen) = group.iter().min_by_key(|candidate| rank_of(sessions, candidate)) else {
+            continue;
+        };
+        let session = sessions.at_mut(chosen.session);
+        session.last_chosen = number;
+        // Another subscription may have selected it already.
+        if core::mem::replace(&mut session.last_selected, number) != number
+            && let Destination::Queue(queue) = topology.binding(chosen.binding).destination
+        {
+            targets.push(queue);
+        }
     }
+    candidates.clear();
+    sessions.candidates = candidates;
 }
 
 impl Broker {
@@ -466,12 +498,14 @@ impl Broker {
         &mut self,
         work: &mut Work,
         connection: Option<ConnectionId>,
-        routing_key: &[u8],
+        (messages, message): (&Messages, MessageId),
         targets: &mut Vec<QueueId>,
     ) {
         let publisher = connection.and_then(|connection| self.consumers.connection(connection).session);
         let parts = (&self.topology, self.queues.records());
-        select_subscribers(&mut self.sessions, parts, work, publisher, routing_key, targets);
+        let routing_key = messages.routing_key(message);
+        let selected = Selected { publisher, routing_key, len: messages.stream_len(message) as u64 };
+        select_subscribers(&mut self.sessions, parts, work, selected, targets);
     }
 
     /// Returns the subscriptions of a session that match a message and change its PUBLISH.
@@ -479,7 +513,7 @@ impl Broker {
         &'b self,
         connection: ConnectionId,
         routing_key: &'b str,
-    ) -> impl Iterator<Item = MatchedSubscription> + Clone {
+    ) -> impl Iterator<Item = MatchedSubscription> {
         let session = self.consumers.connection(connection).session.map(|session| self.sessions.at(session));
         let session = session.filter(|session| session.used_options.changes_packets);
         let queue = session.and_then(|session| session.queue).map(|queue| self.queues.at(queue));
@@ -527,6 +561,18 @@ mod tests {
     fn arguments_of(filter: &str) -> Vec<u8> {
         let subscription = Subscription { filter, qos: 1, ..Subscription::default() };
         Options::of(&subscription).write(&mut [0; ARGUMENTS_BYTES_MAX]).to_vec()
+    }
+
+    /// A binding of an older store, or of one that was changed by hand, may have any arguments.
+    #[test]
+    fn an_identifier_that_mqtt_does_not_allow_is_not_sent() {
+        for (number, id) in
+            [(0, None), (-1, None), (1, Some(1)), (268_435_455, Some(268_435_455)), (268_435_456, None)]
+        {
+            let mut octets = [0; ARGUMENTS_BYTES_MAX];
+            let arguments = write_arguments(&mut octets, |table| table.long(ID_ARGUMENT, number));
+            assert_eq!(Options::read(Table::trusted(arguments)).id, id, "{number}");
+        }
     }
 
     /// A binding key matches what the topic filter matches, also for topics with dots and stars.

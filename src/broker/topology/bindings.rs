@@ -37,7 +37,7 @@ impl Topology {
     }
 
     /// Returns the bindings whose destination is this queue.
-    pub(crate) fn bindings_of_queue(&self, queue: &Queue) -> impl Iterator<Item = BindingId> + Clone {
+    pub(crate) fn bindings_of_queue(&self, queue: &Queue) -> impl Iterator<Item = BindingId> {
         let after = |index: &usize| List::after(&self.bindings, *index, |binding| &binding.destination_links);
         core::iter::successors(queue.bindings.front(), after).map(BindingId::from_index)
     }

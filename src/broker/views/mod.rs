@@ -88,6 +88,7 @@ impl<'b> Views<'b> {
             durable: record.declared.durable,
             auto_delete: record.declared.auto_delete,
             owner: record.declared.exclusive_owner,
+            is_of_session: record.session.is_some(),
             arguments: Table::trusted(&record.arguments),
             applied: self.policies.applied_view(record.applied),
             messages_ready: records.ready_in(id),
@@ -156,7 +157,8 @@ impl<'b> Views<'b> {
         let (destination, exclusive) = match record.destination {
             Destination::Queue(queue) => {
                 let queue = self.queues.records().get(queue.index()).filter(|queue| !queue.is_deleted())?;
-                (&queue.name, queue.declared.exclusive_owner.is_some())
+                let is_subscription = queue.session.is_some();
+                (&queue.name, queue.declared.exclusive_owner.is_some() || is_subscription)
             }
             Destination::Exchange(exchange) => (&self.topology.exchange_at(exchange.index())?.name, false),
         };
@@ -335,6 +337,8 @@ pub struct QueueView<'a> {
     pub auto_delete: bool,
     /// The connection that owns an exclusive queue. The queue is deleted when the connection is closed.
     pub owner: Option<ConnectionId>,
+    /// The queue is that of an MQTT session.
+    pub is_of_session: bool,
     /// The queue's arguments.
     pub arguments: Table<'a>,
     /// The policies that apply to the queue.
@@ -419,7 +423,7 @@ pub struct BindingView<'a> {
     pub destination: &'a str,
     /// The destination is an exchange.
     pub to_exchange: bool,
-    /// The destination is an exclusive queue.
+    /// The destination is an exclusive queue, or that of an MQTT session.
     pub exclusive: bool,
     /// The routing key of the binding.
     pub routing_key: &'a str,

@@ -144,16 +144,20 @@ impl MqttConnection {
                 true => properties_of(messages, delivery, waited_ms, buffer),
                 false => Outgoing::default(),
             };
-            let subscriptions = outbox.matched_subscriptions(messages);
-            let ids = subscriptions.clone().filter_map(|subscription| subscription.id);
-            let ids = ids.take(if has_properties { usize::MAX } else { 0 });
+            let ids = &mut context.pools.subscription_ids;
+            let mut keeps_retain = false;
+            ids.clear();
+            for subscription in outbox.matched_subscriptions(messages).take_while(|_| has_properties) {
+                ids.extend(subscription.id);
+                keeps_retain |= subscription.keeps_retain;
+            }
+            let ids = ids.iter().copied();
             let (key, mut topic) = (messages.routing_key(delivery.message), [0; 255]);
             let topic = &mut topic[..key.len()];
             write_topic(key, topic);
             // Only retained messages have this exchange: other messages are published to `amq.topic`.
             let is_replayed = messages.exchange_len(delivery.message) == 0;
-            let keeps_retain = properties.is_retain_published
-                && subscriptions.clone().any(|subscription| subscription.keeps_retain);
+            let keeps_retain = properties.is_retain_published && keeps_retain;
             let mut publish = OutgoingPublish {
                 is_duplicate: delivery.redelivered && qos.packet_id().is_some(),
                 qos,

@@ -251,7 +251,7 @@ exported!(
     QueueView,
     (views) queue_places,
     queue_at,
-    |queue| queue.owner.is_none(),
+    |queue| queue.owner.is_none() && !queue.is_of_session,
     |it| Some(it.vhost),
     [
         ("name", |queue, writer| writer.json.text(queue.name)),

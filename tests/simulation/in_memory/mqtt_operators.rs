@@ -110,6 +110,50 @@ fn refused_sessions_are_an_alarm_until_one_is_deleted() {
     simulation.end(&[]);
 }
 
+/// Only the broker declares and binds the queues of sessions. Otherwise a queue would become a session at the next start, and
+/// definitions would take the queue of a client before it connects.
+#[test]
+fn queues_of_sessions_are_not_declared_bound_or_exported() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut client = MqttClient::log_in(&mut simulation, &Login { clean_start: false, ..named("c") });
+    client.subscribe(&mut simulation, &[("t", 1)]);
+    let declare = r#"{"durable":true,"arguments":{"x-mqtt-session":true}}"#;
+    let queues = concat!(
+        r#"{"queues":[{"name":"mqtt-subscription-d","vhost":"/","durable":true,"auto_delete":false,"#,
+        r#""arguments":{"x-mqtt-session":true}}]}"#
+    );
+    let bindings = concat!(
+        r#"{"bindings":[{"source":"amq.topic","vhost":"/","destination":"mqtt-subscription-c","#,
+        r#""destination_type":"queue","routing_key":"x","arguments":{"x-mqtt-subscription-id":300000000}}]}"#
+    );
+    let only_broker = "only the broker declares the queues of MQTT sessions";
+    script(
+        &mut simulation,
+        GUEST,
+        &[
+            ("PUT /api/queues/%2F/mqtt-subscription-d", declare, "400", only_broker),
+            ("POST /api/definitions", queues, "400", only_broker),
+            ("POST /api/definitions", bindings, "400", "is that of an MQTT session"),
+            (
+                "POST /api/bindings/%2F/e/amq.topic/q/mqtt-subscription-c",
+                r#"{"routing_key":"x"}"#,
+                "400",
+                "locked",
+            ),
+        ],
+    );
+    let operator = simulation.connect_management(Shape::WIDE, [127, 0, 0, 1]);
+    for path in ["/api/definitions", "/api/definitions/%2F"] {
+        let exported = say(&mut simulation, operator, GUEST, &format!("GET {path}"), "");
+        assert!(exported.contains("bindings") && !exported.contains("mqtt-subscription"), "{exported}");
+    }
+    let publish = client.publish_packet(2, "t", 1, b"x");
+    client.send(&mut simulation, &publish);
+    client.lose(&mut simulation);
+    script(&mut simulation, GUEST, &[("DELETE /api/leveret/mqtt-sessions/%2F/c", "", "204", "")]);
+    simulation.end(&[]);
+}
+
 /// A policy limits the queues of sessions further, and sends what they drop to an exchange.
 #[test]
 fn policies_apply_to_the_queues_of_sessions() {

@@ -347,6 +347,49 @@ fn one_client_of_a_group_gets_each_message() {
     }
 }
 
+/// Shared subscriptions of other clients do not matter, whatever their number.
+#[test]
+fn one_client_of_each_of_many_groups_gets_each_message() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut publisher = client(&mut simulation, 5, "p");
+    let mut other = client(&mut simulation, 5, "other");
+    for group in 0..90 {
+        other.subscribe(&mut simulation, &[(&format!("$share/g{group}/jobs/1"), 1)]);
+    }
+    let mut workers = ["one", "two"].map(|client_id| client(&mut simulation, 5, client_id));
+    for worker in &mut workers {
+        worker.subscribe(&mut simulation, &[("$share/work/jobs/#", 1)]);
+    }
+    for number in 0..20 {
+        publisher.publish_1(&mut simulation, "jobs/1", 1, &[number]);
+        assert_eq!(payloads(&mut other, &mut simulation), [number]);
+        let got: Vec<_> = workers.iter_mut().map(|worker| payloads(worker, &mut simulation)).collect();
+        assert_eq!(got.concat(), [number]);
+    }
+    end(simulation, [publisher, other].into_iter().chain(workers));
+}
+
+/// A client that accepts no such large packet gets a message only if all of its group accept none.
+#[test]
+fn a_client_of_a_group_that_accepts_only_small_packets_is_left_out() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut publisher = client(&mut simulation, 5, "p");
+    let properties = [0x27, 0, 0, 0, 60];
+    let login = Login { level: 5, client_id: "small", properties: &properties, ..Login::default() };
+    let mut small = MqttClient::log_in(&mut simulation, &login);
+    let mut large = client(&mut simulation, 5, "large");
+    for member in [&mut small, &mut large] {
+        member.subscribe(&mut simulation, &[("$share/g/jobs", 1)]);
+    }
+    for number in 0..10 {
+        publisher.publish_1(&mut simulation, "jobs", 1, &[number; 100]);
+        assert_eq!(payloads(&mut large, &mut simulation), [number]);
+    }
+    publisher.publish_1(&mut simulation, "jobs", 1, &[11; 10]);
+    assert_eq!(payloads(&mut small, &mut simulation), [11], "it was not chosen for long");
+    end(simulation, [publisher, small, large]);
+}
+
 /// A client that does not acknowledge gets no more than the others have waiting.
 #[test]
 fn a_slow_client_of_a_group_gets_fewer_messages() {
