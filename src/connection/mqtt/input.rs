@@ -52,8 +52,8 @@ pub(super) struct Input {
     /// The session is continued, and the client has published no new message with QoS 2. It sends PUBREL again that the
     /// broker may have handled, which is no error (§3.7.2.1). Some clients would report one to their programs.
     pub(super) is_recovering: bool,
-    /// The number of PINGREQ packets in the input that were answered before they are handled.
-    pub(super) answered_pings: u32,
+    /// The number of PINGREQ packets in the input that were answered before they are handled, at most 255.
+    pub(super) answered_pings: u8,
 }
 
 /// A command whose outcome is awaited.
@@ -767,7 +767,7 @@ impl MqttConnection {
     /// connect again and again until there is. Returns whether there is a PINGREQ that was not answered.
     pub(in super::super) fn answer_pings(&mut self, input: &[u8]) -> bool {
         let is_ping = |(fixed, _): &(FixedHeader, &[u8])| fixed.kind == PacketType::Pingreq;
-        let count = self.unhandled_packets(input).filter(is_ping).count() as u32;
+        let count = self.unhandled_packets(input).filter(is_ping).take(u8::MAX.into()).count() as u8;
         let is_new = count > self.input.answered_pings && self.phase == Phase::Open;
         if is_new {
             (self.input.answered_pings, self.output.is_pingresp_due) = (count, true);
