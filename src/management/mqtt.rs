@@ -111,9 +111,9 @@ pub(super) fn retained_message(call: &Call<'_>, context: &RequestContext<'_>) ->
         .filter_map(|place| RetainedMessages::at(context, place))
         .find(|message| message.vhost == vhost && message.topic() == topic);
     let Some(message) = found else { return not_found("Not Found") };
-    for (tables, payload_bytes) in [Tables::Plain, Tables::LeftOut]
+    for (payload_bytes, tables) in PAYLOAD_BYTES_SHOWN
         .into_iter()
-        .flat_map(|tables| PAYLOAD_BYTES_SHOWN.map(|payload_bytes| (tables, payload_bytes)))
+        .flat_map(|payload_bytes| [(payload_bytes, Tables::Plain), (payload_bytes, Tables::LeftOut)])
     {
         let mut out = Vec::new();
         let mut json = Json::new(&mut out, OUTPUT_BYTES_MAX);

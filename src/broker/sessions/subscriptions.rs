@@ -7,9 +7,8 @@
 //! from the route of a message, before it is pushed ([`select_subscribers`]):
 //! - With No Local, the session does not get the messages of its own client.
 //! - Of the sessions with a shared subscription (`$share/GROUP/FILTER`) of the same group and filter, one gets the message.
-//!   It is one whose client is connected, if there is any, and of these the one whose queue has the fewest messages, or
-//!   the one that was chosen least recently. So a slow client gets fewer messages than a fast one. A message that waits in the queue of a session is not given to
-//!   another session.
+//!   Clients that accept a packet of its size come first, then connected clients, then those whose queue has the fewest
+//!   messages, and then the one that was chosen least recently. A message stays in the queue of the chosen session.
 //!
 //! The delivery then regards all subscriptions of the session that match the topic. If a session has a shared and another
 //! subscription that match, this includes the shared one for all messages.
@@ -115,7 +114,7 @@ impl<'a> Options<'a> {
         (self.filter, self.group) == (other.filter, other.group)
     }
 
-    /// Returns whether a message may reach the queue that is not for the session.
+    /// Returns whether the session may have to be left out although the binding matches a message.
     const fn is_selective(self) -> bool {
         self.no_local || self.group.is_some()
     }
@@ -240,16 +239,22 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let session = self.session_of(connection)?;
         let wanted = Options::of(&Subscription { filter, group, ..Subscription::default() });
-        let found = binding_key(filter).and_then(|key| self.find_subscription(session, &wanted, &key));
+        let key = binding_key(filter);
+        let found = key.as_deref().and_then(|key| self.find_subscription(session, &wanted, key));
         let Some(binding) = found else {
             let text = format_args!("no subscription of the session has this filter");
             return Err(Fault::new(ReplyCode::NotFound, text));
         };
-        // Messages that match the filter now are delivered first.
+        // Messages that match the filter now are delivered first, as many as the client may get unacknowledged.
         if let Some(queue) = self.sessions.at(session).queue {
             self.catch_up(cx, queue);
         }
         self.unbind(cx, binding)?;
+        // A power cut while options were replaced may have left both subscriptions.
+        while let Some(binding) = key.as_deref().and_then(|key| self.find_subscription(session, &wanted, key))
+        {
+            self.unbind(cx, binding)?;
+        }
         Ok(Outcome::Done)
     }
 
@@ -300,7 +305,7 @@ impl Broker {
         let may_be_too_long =
             ids_len_max(self.sessions.at(session).used_options, self.subscription_count(session))
                 + cx.messages.stream_len(taken.message) as u64
-                + PUBLISH_BYTES_MAX
+                + PUBLISH_OVERHEAD_BYTES_MAX
                 > packet_len_max;
         let (record, message) = (self.sessions.at_mut(session), MessageKey::of(taken));
         let Some((_, channel)) = record.attached else { return SubscriptionDelivery::Skip };
@@ -368,7 +373,7 @@ impl Broker {
 }
 
 impl Sessions {
-    /// Returns whether a session uses No Local or shared subscriptions.
+    /// Returns whether a session has used No Local or shared subscriptions since the start.
     pub(crate) const fn is_any_selective(&self) -> bool {
         self.is_any_selective
     }
@@ -402,8 +407,8 @@ pub(crate) const CANDIDATE_BYTES: usize = 2 * size_of::<Candidate>();
 /// How preferred a session is for a message of a shared subscription. The smallest rank is chosen.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    /// The client accepts no packet with this message.
-    is_too_small: bool,
+    /// The packet may be larger than the client accepts. It is estimated from the length in memory, which is larger.
+    exceeds_packet_limit: bool,
     is_disconnected: bool,
     /// Number of messages that wait or are not acknowledged.
     waiting: u64,
@@ -417,12 +422,12 @@ pub(crate) struct Selected<'m> {
     /// The session of the client that has published it.
     pub(crate) publisher: Option<SessionId>,
     pub(crate) routing_key: &'m [u8],
-    /// The length of its properties and its payload in bytes.
+    /// The length in memory of its names, properties and payload in bytes; 0 if it is not known.
     pub(crate) len: u64,
 }
 
-/// Removes the queues of sessions from `targets` that are not to get a message, because of No Local or because another
-/// session of a group gets it. The caller has checked [`Sessions::is_any_selective`], which spares most publishes this.
+/// Removes the queues of sessions from `targets` that No Local or another session of a group excludes. The caller has
+/// checked [`Sessions::is_any_selective`], so most publishes skip this.
 pub(crate) fn select_subscribers(
     sessions: &mut Sessions,
     (topology, records): (&Topology, &Records),
@@ -434,7 +439,7 @@ pub(crate) fn select_subscribers(
     let mut candidates = core::mem::take(&mut sessions.candidates);
     sessions.chosen_count += 1;
     let number = sessions.chosen_count;
-    // At first, the queues stay that get the message without a shared subscription.
+    // Keeps the queues that get the message without a shared subscription.
     targets.retain(|&queue| {
         let record = records.record_of_queue(queue);
         let is_selective = |session: &SessionId| sessions.at(*session).used_options.is_selective;
@@ -453,7 +458,7 @@ pub(crate) fn select_subscribers(
                 }
             }
         }
-        // Without a match, the message has reached the queue by another key than its own.
+        // No subscription matches its own key: another key (CC) or exchange routed it.
         let stays = is_wanted || !is_any;
         if stays {
             sessions.at_mut(session).last_selected = number;
@@ -465,7 +470,8 @@ pub(crate) fn select_subscribers(
         let session = sessions.at(candidate.session);
         let queue = session.queue.map(|queue| records.record_of_queue(queue));
         Rank {
-            is_too_small: message.len + PUBLISH_BYTES_MAX > u64::from(session.packet_len_max),
+            exceeds_packet_limit: message.len + PUBLISH_OVERHEAD_BYTES_MAX
+                > u64::from(session.packet_len_max),
             is_disconnected: session.attached.is_none(),
             waiting: queue
                 .map_or(0, |queue| u64::from(queue.backlog.ready()) + u64::from(queue.unsettled.count)),
@@ -508,7 +514,7 @@ impl Broker {
         select_subscribers(&mut self.sessions, parts, work, selected, targets);
     }
 
-    /// Returns the subscriptions of a session that match a message and change its PUBLISH.
+    /// Returns the subscriptions of a session that match a message; none if no subscription of the session changes a PUBLISH.
     pub(crate) fn matched_subscriptions<'b>(
         &'b self,
         connection: ConnectionId,
@@ -532,7 +538,7 @@ fn ids_len_max(used: UsedOptions, subscription_count: usize) -> u64 {
 
 /// The most bytes by which a PUBLISH to a client is longer than its message in memory, with AMQP properties. They are for
 /// the fixed header, the lengths of topic and properties, the packet identifier, and the properties themselves.
-const PUBLISH_BYTES_MAX: u64 = 5 + 2 + 4 + 2 + 5;
+const PUBLISH_OVERHEAD_BYTES_MAX: u64 = 5 + 2 + 4 + 2 + 5;
 
 /// Returns the length of the MQTT properties for these AMQP properties: see `properties` in `leveret-connection`.
 fn mqtt_properties_len(properties: &Properties<'_>) -> u64 {

@@ -1,7 +1,8 @@
 //! Topic aliases of MQTT 5 (§3.3.2.3.4): numbers that stand for topic names on a connection.
 //!
 //! Each direction of a connection has its own aliases. Their memory is limited for all connections together
-//! ([`tables_max`]). A client that connects when no table is left gets Topic Alias Maximum 0, and sends all topic names.
+//! ([`tables_max`]). A client that connects when no table is left gets Topic Alias Maximum 0, and must send the topic name
+//! in each PUBLISH.
 
 use leveret_core::command::Name;
 use leveret_mqtt::{PacketError, ReasonCode};
@@ -57,7 +58,7 @@ impl TopicAliases {
         }
     }
 
-    /// Forgets the aliases, and returns their table.
+    /// Clears the aliases, and returns their table to the pool.
     pub(super) fn release(&mut self, pools: &mut Pools) {
         if core::mem::take(self).max > 0 {
             pools.alias_tables_left += 1;

@@ -34,7 +34,7 @@ pub(super) const RECORD_HEAD_BYTES: usize = 10;
 const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 256;
 /// The longest reason string in bytes.
 const REASON_STRING_BYTES_MAX: usize = 160;
-/// The number of messages with QoS 1 that an MQTT 5 client may have published without an answer (Receive Maximum). Their
+/// The number of messages with QoS 1 or 2 that an MQTT 5 client may have published without an answer (Receive Maximum). Their
 /// PUBACKs fit into the smallest `replies_bytes_max`.
 const RECEIVE_MAXIMUM: u16 = 64;
 
@@ -193,8 +193,8 @@ impl MqttConnection {
         }
     }
 
-    /// Stores the CONNACK of a client that was accepted. An MQTT 5 client also gets what the broker does not support, the
-    /// client identifier if it was assigned, and the session expiry interval if it is not the requested one.
+    /// Stores the CONNACK of a client that was accepted. An MQTT 5 client also gets limits of the broker, the client
+    /// identifier if it was assigned, and the session expiry interval if it is not the requested one.
     fn push_connack(
         &mut self,
         context: &mut Context<'_>,
@@ -207,8 +207,8 @@ impl MqttConnection {
             Property::MaximumPacketSize(packet_len_max),
             Property::TopicAliasMaximum(self.aliases_in.max()),
         ];
-        let is_shorter = expiry_s != self.expiry_s;
-        let expiry = is_shorter.then_some(Property::SessionExpiryInterval(expiry_s));
+        let is_expiry_changed = expiry_s != self.expiry_s;
+        let expiry = is_expiry_changed.then_some(Property::SessionExpiryInterval(expiry_s));
         let assigned = assigned_client_id.map(Property::AssignedClientIdentifier);
         let properties = announced.into_iter().chain(expiry).chain(assigned);
         let version = self.version;

@@ -321,7 +321,7 @@ impl MqttConnection {
             Packet::Ack(ack) => self.handle_ack(ack),
             Packet::PingRequest => {
                 match self.input.answered_pings {
-                    0 => self.output.is_pingresp_due = true,
+                    0 => self.output.pingresp_count = self.output.pingresp_count.saturating_add(1),
                     _ => self.input.answered_pings -= 1,
                 }
                 Handled::Done
@@ -768,11 +768,13 @@ impl MqttConnection {
     pub(in super::super) fn answer_pings(&mut self, input: &[u8]) -> bool {
         let is_ping = |(fixed, _): &(FixedHeader, &[u8])| fixed.kind == PacketType::Pingreq;
         let count = self.unhandled_packets(input).filter(is_ping).take(u8::MAX.into()).count() as u8;
-        let is_new = count > self.input.answered_pings && self.phase == Phase::Open;
-        if is_new {
-            (self.input.answered_pings, self.output.is_pingresp_due) = (count, true);
+        let new_count = count.saturating_sub(self.input.answered_pings);
+        if new_count == 0 || self.phase != Phase::Open {
+            return false;
         }
-        is_new
+        self.input.answered_pings = count;
+        self.output.pingresp_count = self.output.pingresp_count.saturating_add(new_count);
+        true
     }
 
     /// Closes the connection of a client that has sent DISCONNECT after messages that wait for capacity. These messages

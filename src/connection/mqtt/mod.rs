@@ -132,8 +132,8 @@ struct Output {
     durable: Batch,
     /// The next delivery waits for this batch; `NONE` if it does not wait.
     delivery_batch: Batch,
-    /// PINGRESP must be sent.
-    is_pingresp_due: bool,
+    /// The number of PINGRESP packets to be sent.
+    pingresp_count: u8,
     /// The first of `packets` is the CONNACK of a client that was accepted.
     is_connack_due: bool,
     /// The first delivery of the outbox, if it was written partly.
@@ -193,7 +193,7 @@ impl MqttConnection {
                 first_batch: Batch::NONE,
                 durable: Batch::NONE,
                 delivery_batch: Batch::NONE,
-                is_pingresp_due: false,
+                pingresp_count: 0,
                 is_connack_due: false,
                 begun: None,
             },
@@ -433,7 +433,7 @@ impl MqttConnection {
     fn finish(&mut self, now: Now) {
         self.input.forget_command();
         self.input.is_suspended = false;
-        (self.output.is_pingresp_due, self.output.delivery_batch) = (false, Batch::NONE);
+        (self.output.pingresp_count, self.output.delivery_batch) = (0, Batch::NONE);
         self.phase = Phase::Finished { until: now.after_ms(SOCKET_CLOSE_TIMEOUT_MS) };
     }
 

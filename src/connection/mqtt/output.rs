@@ -25,7 +25,7 @@ use super::{MqttConnection, Phase};
 enum Progress {
     Continue,
     BufferFull,
-    /// The subscriptions were deleted with the queue or the virtual host, and the header of a partly written delivery has
+    /// Subscriptions were deleted with the queue or the virtual host, so the header of the partly written PUBLISH has
     /// changed.
     HeaderChanged,
 }
@@ -74,11 +74,12 @@ impl MqttConnection {
 
     /// Writes PINGRESP and the stored packets that may be sent.
     fn write_packets(&mut self, context: &mut Context<'_>, out: &mut [u8], filled: &mut Filled) -> Progress {
-        if self.output.is_pingresp_due {
+        // CONNACK is the first packet (MQTT-3.2.0-1).
+        while self.output.pingresp_count > 0 && !self.output.is_connack_due {
             let Some(free) = out[filled.bytes..].first_chunk_mut() else { return Progress::BufferFull };
             *free = PINGRESP;
             filled.bytes += PINGRESP.len();
-            self.output.is_pingresp_due = false;
+            self.output.pingresp_count -= 1;
         }
         self.output.durable = context.durable;
         while self.has_sendable_packet() {
@@ -135,6 +136,9 @@ impl MqttConnection {
         let (body_len, out_len) = (messages.body_len(delivery.message), out.len());
         let free = &mut out[filled.bytes..];
         let mut begun = self.output.begun.unwrap_or_default();
+        if free.is_empty() {
+            return Progress::BufferFull;
+        }
         let mut head_len = 0;
         if begun.sent == 0 || begun.sent < u64::from(begun.header_len) {
             let buffer = &mut context.pools.mqtt_properties;
@@ -230,10 +234,8 @@ impl MqttConnection {
     pub(in super::super) fn has_output(&self) -> bool {
         let has_sendable_delivery =
             self.output.delivery_batch > Batch::NONE && self.output.delivery_batch <= self.output.durable;
-        self.output.is_pingresp_due
-            || self.has_sendable_packet()
-            || self.has_remainder()
-            || has_sendable_delivery
+        let has_pingresp = self.output.pingresp_count > 0 && !self.output.is_connack_due;
+        has_pingresp || self.has_sendable_packet() || self.has_remainder() || has_sendable_delivery
     }
 
     /// Returns whether a delivery was written only partly.
@@ -248,7 +250,7 @@ impl MqttConnection {
         is_answer_awaited || self.output.delivery_batch > self.output.durable
     }
 
-    /// Returns whether a delivery was written whose header is incomplete.
+    /// Returns whether the header of a PUBLISH was written only partly.
     pub(super) fn has_partial_header(&self) -> bool {
         self.output.begun.is_some_and(|begun| begun.sent < u64::from(begun.header_len))
     }

@@ -600,6 +600,23 @@ fn a_message_with_qos_2_is_published_once_however_often_it_is_sent() {
     }
 }
 
+/// Each PINGREQ is answered, and not before CONNACK, which waits for the disk.
+#[test]
+fn pingresp_follows_connack() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let mut client = MqttClient::open(&mut simulation, 4);
+    let connect = Login { clean_start: false, ..named("kept") }.packet();
+    client.send(&mut simulation, &[&connect[..], &[0xC0, 0, 0xC0, 0]].concat());
+    client.expect(&mut simulation, 0x20);
+    client.expect(&mut simulation, 0xD0);
+    client.expect(&mut simulation, 0xD0);
+    client.disconnect(&mut simulation);
+    let clean = MqttClient::log_in(&mut simulation, &named("kept"));
+    clean.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
 /// A client repeats PUBREL on its next connection, because PUBCOMP may be lost. That is no error there.
 #[test]
 fn a_repeated_pubrel_is_no_error_on_the_next_connection() {

@@ -126,6 +126,29 @@ fn a_client_gets_topic_aliases_if_it_accepts_them() {
     end(simulation, [publisher]);
 }
 
+/// Four messages fill the output buffer more or less exactly, and the last one does not fit into an empty one. The client
+/// learns each alias with its topic.
+#[test]
+fn an_alias_is_not_used_before_its_topic_is_sent() {
+    let mut simulation = Simulation::new(Limits { output_buffer_bytes: 4 << 10, ..small_limits() });
+    let mut publisher = client(&mut simulation, 5, "p");
+    for len in 1_030..1_080 {
+        let login = Login { level: 5, client_id: "s", properties: &[0x22, 0, 16], ..Login::default() };
+        let mut subscriber = MqttClient::log_in(&mut simulation, &login);
+        subscriber.subscribe(&mut simulation, &[("#", 0)]);
+        let messages =
+            [("first", 1_000), ("first", 1_000), ("first", 1_000), ("first", len), ("second", 10_000)];
+        let packets = messages.map(|(topic, len)| publisher.publish_packet(0, topic, 0, &vec![1; len]));
+        publisher.send(&mut simulation, &packets.concat());
+        let all = receive_all(&mut subscriber, &mut simulation);
+        let topics: Vec<_> = all.iter().map(|(message, _)| &*message.topic).collect();
+        assert_eq!(topics, ["first", "", "", "", "second"], "{len}");
+        assert_eq!((&all[0].1, &all[4].1), (&topic_alias(1), &topic_alias(2)));
+        subscriber.disconnect(&mut simulation);
+    }
+    end(simulation, [publisher]);
+}
+
 /// The memory for aliases is limited for all connections together. A client without them uses topic names.
 #[test]
 fn connections_beyond_the_limit_get_no_topic_aliases() {
