@@ -140,7 +140,10 @@ def will(version: str, home: Path) -> None:
                     assert not any("not lost" in line for line in received(watcher)), received(watcher)
             watcher.wait("not lost")
             wanted = ["killed 0", "killed 1", "lost with the broker", "not lost"]
-            assert received(watcher) == [f"1 will/x {text}" for text in wanted], received(watcher)
+            # With QoS 1, a will that was sent just before the kill may arrive once more.
+            once = list(dict.fromkeys(received(watcher)))
+            assert once == [f"1 will/x {text}" for text in wanted], received(watcher)
+            assert len(received(watcher)) <= len(wanted) + 1, received(watcher)
 
 
 def large(version: str, home: Path) -> None:
