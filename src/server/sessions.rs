@@ -4,6 +4,7 @@
 //! - Code that calls a session calls [`Shared::after_session`] afterwards.
 //! - A connection is closed only at the end of a turn, or when it is evicted.
 
+use std::borrow::Cow;
 use std::io;
 
 use leveret_connection::Stage;
@@ -303,12 +304,16 @@ impl<P: Platform> Shared<P> {
 
     /// Logs how a connection ended, if it had opened a virtual host.
     pub(super) fn log_closed(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get(id) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let websocket_error = peer.stream.websocket().and_then(|websocket| websocket.error());
         let Session::Client(session) = &peer.session else { return };
-        let how = match session.stage() {
-            Stage::Open => "the client disconnected without closing its connection",
-            Stage::Over => "connection closed",
-            Stage::Unauthenticated | Stage::LoggedIn => return,
+        let how = match (session.stage(), websocket_error) {
+            (Stage::Open, Some(code)) => {
+                Cow::from(format!("closed, because it sent an invalid WebSocket frame (close code {code})"))
+            }
+            (Stage::Open, None) => Cow::from("the client disconnected without closing its connection"),
+            (Stage::Over, _) => Cow::from("connection closed"),
+            (Stage::Unauthenticated | Stage::LoggedIn, _) => return,
         };
         if !peer.is_opening {
             let caller = session.caller();

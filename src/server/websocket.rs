@@ -206,6 +206,8 @@ pub(super) struct WebSocket {
     control: heapless::Vec<u8, CONTROL_BYTES_MAX>,
     is_pong_due: bool,
     close: CloseFrame,
+    /// What the client sent was wrong.
+    error: Option<CloseCode>,
 }
 
 impl WebSocket {
@@ -217,12 +219,18 @@ impl WebSocket {
             control: heapless::Vec::new(),
             is_pong_due: false,
             close: CloseFrame::No,
+            error: None,
         }
     }
 
     /// Returns whether no more payload follows, because the client has sent CLOSE, or because what it sent was wrong.
     pub(super) const fn has_ended(&self) -> bool {
         matches!(self.expected, Expected::Nothing { .. })
+    }
+
+    /// Returns the status code for what was wrong; `None` if nothing was.
+    pub(super) fn error(&self) -> Option<u16> {
+        self.error.map(|CloseCode(code)| code)
     }
 
     /// Returns whether [`Self::write_control`] has something to write.
@@ -256,6 +264,7 @@ impl WebSocket {
                 Err(code) => {
                     self.expected = Expected::Nothing { reply: Some(code) };
                     self.is_pong_due = false;
+                    self.error = Some(code);
                 }
             }
         }

@@ -102,12 +102,14 @@ def frame(first_octet: int, payload: bytes) -> bytes:
     return bytes([first_octet, 0x80 | len(payload)]) + bytes(4) + payload
 
 
+CLOSE = frame(0x88, b"\x03\xe8")
+UNMASKED = b"\x82\x01x"
 CONNECT_WITH_WILL = (b"\x10\x27\x00\x04MQTT\x04\xc6\x00\x00\x00\x01w\x00\x04will\x00\x04gone"
                      b"\x00\x05guest\x00\x05guest")
 
 
 def by_hand(home: Path) -> None:
-    """Origins and protocols are refused. A will follows a lost connection, and a CLOSE without DISCONNECT."""
+    """Origins and protocols are refused. A will follows a lost connection, a CLOSE without DISCONNECT, and a wrong frame."""
     with websocket_broker(home, 'mqtt_websocket_origins = ["https://dash.example"]\n') as (broker, port), \
             paho_client("watcher", "5", broker.port) as watcher:
         watcher.connected().subscribe("will", qos=0)
@@ -119,21 +121,23 @@ def by_hand(home: Path) -> None:
         connection, head = upgrade(port, protocol="chat")
         assert head.startswith(b"HTTP/1.1 400 "), head
         connection.close()
-        for count, is_abrupt in ((1, False), (2, True)):
+        for count, last in ((1, UNMASKED), (2, CLOSE), (3, None)):
             connection, head = upgrade(port)
             assert b"\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in head, head
             connection.sendall(frame(0x82, CONNECT_WITH_WILL))
             assert connection.recv(100) == b"\x82\x04\x20\x02\x00\x00"
             connection.sendall(frame(0x89, b"alive"))
             assert connection.recv(100) == b"\x8a\x05alive"
-            if is_abrupt:
+            if last:
+                connection.sendall(last)
+                code = {CLOSE: b"\x03\xe8", UNMASKED: b"\x03\xea"}[last]
+                assert connection.recv(100) == b"\x88\x02" + code and connection.recv(100) == b""
+            else:
                 # The kernel sends RST.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            else:
-                connection.sendall(frame(0x88, b"\x03\xe8"))
-                assert connection.recv(100) == b"\x88\x02\x03\xe8" and connection.recv(100) == b""
             connection.close()
             until("the will", lambda: [message.text for message in watcher.received] == ["gone"] * count, PATIENCE)
+        until("the log has the reason", lambda: "an invalid WebSocket frame (close code 1002)" in broker.log(), PATIENCE)
         until("one connection is left", lambda: len(protocols(broker).split("MQTT")) == 2, PATIENCE)
 
 
