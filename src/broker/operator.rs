@@ -155,22 +155,22 @@ impl Broker {
         cx: &mut Context<'_>,
         vhost: &str,
         client_id: &str,
-    ) -> Result<u32, Fault> {
+    ) -> Result<(), Fault> {
         let found = self.access.find_vhost(vhost).and_then(|vhost| self.sessions.find(vhost, client_id));
         let Some(session) = found else {
             let text = format_args!("no MQTT session '{client_id}' in vhost '{vhost}'");
             return Err(Fault::new(ReplyCode::NotFound, text));
         };
-        let facts = self.sessions.facts(session);
-        if let Some(queue) = facts.queue {
+        let status = self.sessions.status(session);
+        if let Some(queue) = status.queue {
             let name = Name::try_from(&*self.queues.at(queue).name).unwrap_or_default();
-            return self.operator_delete_queue(cx, vhost, &name, DeleteIf::default());
+            return self.operator_delete_queue(cx, vhost, &name, DeleteIf::default()).map(drop);
         }
-        if let Some(connection) = facts.connection {
+        if let Some(connection) = status.connection {
             let text = format_args!("its session was deleted");
             self.consumers.force_close(connection, Fault::connection(ReplyCode::ConnectionForced, text));
         }
-        Ok(0)
+        Ok(())
     }
 
     /// Deletes the retained message of a topic.
@@ -182,7 +182,7 @@ impl Broker {
         cx: &mut Context<'_>,
         vhost: &str,
         topic: &str,
-    ) -> Result<u32, Fault> {
+    ) -> Result<(), Fault> {
         let is_deleted = match self.access.find_vhost(vhost).zip(exchange_separators(topic)) {
             Some((vhost, key)) => self.delete_retained(cx, vhost, &key)?,
             None => false,
@@ -191,7 +191,7 @@ impl Broker {
             let text = format_args!("no retained message of the topic '{topic}' in vhost '{vhost}'");
             return Err(Fault::new(ReplyCode::NotFound, text));
         }
-        Ok(1)
+        Ok(())
     }
 
     fn operator_queue(&self, vhost: &str, name: &str) -> Result<(QueueId, VhostId), Fault> {

@@ -150,7 +150,7 @@ impl Broker {
                 return Err(fault);
             }
         };
-        if self.sessions.is_any_selective() {
+        if self.sessions.may_exclude_any() {
             self.select_subscribers(cx.work, Some(connection), (cx.messages, routed), targets);
         }
         let copy = match self.firehose.is_on {

@@ -302,7 +302,7 @@ impl Broker {
         let key = cx.messages.routing_key(message);
         let is_routed = self.topology.route(cx.work, exchange, key, headers, &mut chosen).is_ok();
         self.queues.return_scratch(scratch);
-        if self.sessions.is_any_selective() {
+        if self.sessions.may_exclude_any() {
             self.select_subscribers(cx.work, None, (cx.messages, message), targets);
         }
         is_routed

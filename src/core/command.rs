@@ -272,7 +272,7 @@ pub struct Subscription<'a> {
     /// No Local: the client does not get its own messages.
     pub no_local: bool,
     /// Retain As Published: messages keep their RETAIN flag.
-    pub keeps_retain: bool,
+    pub retain_as_published: bool,
     /// Which retained messages the client gets at first.
     pub retain_handling: RetainHandling,
 }
@@ -283,7 +283,7 @@ pub struct MatchedSubscription {
     /// The subscription identifier.
     pub id: Option<u32>,
     /// The message keeps its RETAIN flag.
-    pub keeps_retain: bool,
+    pub retain_as_published: bool,
 }
 
 /// When a subscriber gets the retained messages that match its filter.

@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use leveret_broker::{Context, RetainedView, SessionView};
 use leveret_core::error::Fault;
+use leveret_core::topic::exchange_separators;
 
 use super::columns::{Column, ListedKind};
 use super::http::Status;
@@ -82,7 +83,7 @@ impl ListedKind for RetainedMessages {
         ("routing_key", |message, writer| writer.json.text(message.routing_key)),
         ("qos", |message, writer| writer.json.number(message.qos)),
         ("payload_bytes", |message, writer| writer.json.number(message.payload.len() as u64)),
-        ("expires", |message, writer| writer.json.truth(message.expires)),
+        ("expires", |message, writer| writer.json.truth(message.has_expiry)),
     ];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -105,11 +106,11 @@ impl ListedKind for RetainedMessages {
 /// Shows a retained message with its properties and its payload. `payload_bytes` is the length of the whole payload. A
 /// payload that does not fit into the answer is shortened.
 pub(super) fn retained_message(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    let (vhost, topic) = (call.name("vhost"), call.name("topic"));
+    let (vhost, key) = (call.name("vhost"), exchange_separators(call.name("topic")));
     let context = context.context();
     let found = (0..RetainedMessages::places(context))
         .filter_map(|place| RetainedMessages::at(context, place))
-        .find(|message| message.vhost == vhost && message.topic() == topic);
+        .find(|message| message.vhost == vhost && key.as_deref() == Some(message.routing_key));
     let Some(message) = found else { return not_found("Not Found") };
     for (payload_bytes, tables) in PAYLOAD_BYTES_SHOWN
         .into_iter()
@@ -173,7 +174,7 @@ pub(super) fn delete_retained(call: &Call<'_>, context: &mut RequestContext<'_>)
     answer_deleted(&context, deleted)
 }
 
-fn answer_deleted(context: &Context<'_>, deleted: Result<u32, Fault>) -> Answered {
+fn answer_deleted(context: &Context<'_>, deleted: Result<(), Fault>) -> Answered {
     deleted.map_err(|fault| refused(&fault))?;
     Ok(Answer::Durable(context.awaited(), Status::NoContent, Vec::new()))
 }

@@ -7,7 +7,7 @@
 use super::reason::PacketError;
 
 /// Maximum value of a variable byte integer (§1.5.5): four octets with seven bits each.
-pub(crate) const VARIABLE_INT_MAX: u32 = (1 << 28) - 1;
+pub const VARIABLE_INT_MAX: u32 = (1 << 28) - 1;
 
 /// A bounded cursor over received bytes. Numbers are big-endian.
 #[derive(Clone, Copy, Debug)]

@@ -49,7 +49,7 @@ mod topic;
 
 pub use answer::{PINGRESP, write_ack, write_connack, write_disconnect, write_suback, write_unsuback};
 pub use connect::{Connect, Password, Will};
-pub use cursor::{Full, Writer, variable_int_len};
+pub use cursor::{Full, VARIABLE_INT_MAX, Writer, variable_int_len};
 pub use packet::{
     Ack, AckKind, Disconnect, FIXED_HEADER_LEN_MAX, FixedHeader, Packet, PacketType, RetainHandling,
     Subscribe, SubscriptionOptions, Unsubscribe,

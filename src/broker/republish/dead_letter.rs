@@ -31,7 +31,7 @@ use crate::context::Work;
 use crate::queue_flow::LevelChoice;
 use crate::queue_flow::Scratch;
 use crate::queue_records::Targets;
-use crate::sessions::{Selected, select_subscribers};
+use crate::sessions::{RoutedMessage, select_subscribers};
 
 /// The routing of a dead letter may take this many times the work that one publish may take.
 const ROUTING_TIMES: u32 = 8;
@@ -208,9 +208,9 @@ impl Republisher<'_> {
         let routed = self.topology.route(work, exchange, key, headers, &mut chosen);
         // What follows must not be limited: a `tx.commit` must not end half-way.
         work.lift_limit();
-        if self.sessions.is_any_selective() {
+        if self.sessions.may_exclude_any() {
             let parts = (&*self.topology, self.queues.records());
-            let message = Selected { publisher: None, routing_key: key, len: 0 };
+            let message = RoutedMessage { publisher: None, routing_key: key, len: 0 };
             select_subscribers(self.sessions, parts, work, message, targets);
         }
         routed.map(|_| ())

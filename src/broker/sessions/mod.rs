@@ -67,7 +67,7 @@ use super::state::IndexTable;
 use super::topology::Destination;
 use super::wills::{Will, Wills};
 use super::{Broker, Context};
-pub(crate) use subscriptions::{CANDIDATE_BYTES, Selected, matches, select_subscribers};
+pub(crate) use subscriptions::{CANDIDATE_BYTES, RoutedMessage, matches, select_subscribers};
 use subscriptions::{Candidate, UsedOptions};
 
 /// The exchange to which topics are published and bound, as in RabbitMQ.
@@ -334,9 +334,9 @@ pub(crate) struct Sessions {
     /// The batch with which the end of the last session that was kept is durable.
     last_ended: Batch,
     /// A session uses No Local or shared subscriptions.
-    is_any_selective: bool,
+    may_exclude_any: bool,
     /// The number of messages for which sessions were selected.
-    chosen_count: u64,
+    selection_count: u64,
     /// Empty, except while sessions are selected.
     candidates: Vec<Candidate>,
     /// Its seed is random, so that no client can choose groups with the same hash.
@@ -351,7 +351,7 @@ pub(crate) struct Sessions {
 
 /// What operators see of a session.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SessionFacts<'a> {
+pub(crate) struct SessionStatus<'a> {
     pub(crate) vhost: VhostId,
     pub(crate) client_id: &'a str,
     pub(crate) connection: Option<ConnectionId>,
@@ -395,8 +395,8 @@ impl Sessions {
                 bytes_max: limits.mqtt_session_bytes_max,
             },
             last_ended: Batch::NONE,
-            is_any_selective: false,
-            chosen_count: 0,
+            may_exclude_any: false,
+            selection_count: 0,
             candidates: Vec::new(),
             group_hasher: FixedState::with_seed(seed),
             oversized_total: 0,
@@ -438,9 +438,9 @@ impl Sessions {
     }
 
     /// Returns what operators see of a session.
-    pub(crate) fn facts(&self, session: SessionId) -> SessionFacts<'_> {
+    pub(crate) fn status(&self, session: SessionId) -> SessionStatus<'_> {
         let record = self.at(session);
-        SessionFacts {
+        SessionStatus {
             vhost: record.vhost,
             client_id: &record.client_id,
             connection: record.attached.map(|(connection, _)| connection),
@@ -1067,11 +1067,11 @@ mod tests {
             assert_eq!(restored.state(part), session.state(part));
         }
         assert_eq!(restored.received, session.received);
-        let facts = |session: &Session| -> Vec<_> {
+        let unsettled = |session: &Session| -> Vec<_> {
             let with_qos_2 = session.in_flight.iter().filter(|delivery| delivery.step != Step::AwaitsPuback);
             with_qos_2.map(|delivery| (delivery.packet_id, delivery.message, delivery.step)).collect()
         };
-        assert_eq!(facts(&restored), facts(&session));
+        assert_eq!(unsettled(&restored), unsettled(&session));
         // Anything else is ignored.
         for wrong in [&[][..], &[0], &[0, 0], &[0, 0, 0]] {
             let mut session = self::session();

@@ -26,7 +26,7 @@ use leveret_core::command::{
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
 use leveret_core::topic::exchange_separators;
-use leveret_mqtt::variable_int_len;
+use leveret_mqtt::{VARIABLE_INT_MAX, variable_int_len};
 
 use super::{ARGUMENTS_BYTES_MAX, MessageKey, Sessions, TOPIC_EXCHANGE, write_arguments};
 use crate::access::{Resource, Right};
@@ -46,10 +46,8 @@ const ID_ARGUMENT: &str = "x-mqtt-subscription-id";
 /// No Local.
 const NO_LOCAL_ARGUMENT: &str = "x-mqtt-no-local";
 /// Retain As Published.
-const KEEPS_RETAIN_ARGUMENT: &str = "x-mqtt-retain-as-published";
+const RETAIN_AS_PUBLISHED_ARGUMENT: &str = "x-mqtt-retain-as-published";
 
-/// The largest subscription identifier (§3.8.2.1.2).
-const SUBSCRIPTION_ID_MAX: u32 = 268_435_455;
 /// Units of work for the comparison of a subscription with a topic.
 const UNITS_PER_SUBSCRIPTION: usize = 2;
 /// Units of work for a shared subscription that matches a message.
@@ -64,13 +62,20 @@ struct Options<'a> {
     group: Option<&'a str>,
     id: Option<u32>,
     no_local: bool,
-    keeps_retain: bool,
+    retain_as_published: bool,
 }
 
 impl<'a> Options<'a> {
     fn of(subscription: &Subscription<'a>) -> Self {
-        let Subscription { filter, group, qos, id, no_local, keeps_retain, .. } = *subscription;
-        Self { qos, filter: has_literal_star(filter).then_some(filter), group, id, no_local, keeps_retain }
+        let Subscription { filter, group, qos, id, no_local, retain_as_published, .. } = *subscription;
+        Self {
+            qos,
+            filter: has_literal_star(filter).then_some(filter),
+            group,
+            id,
+            no_local,
+            retain_as_published,
+        }
     }
 
     fn read(arguments: Table<'a>) -> Self {
@@ -83,9 +88,9 @@ impl<'a> Options<'a> {
             group: text(GROUP_ARGUMENT),
             id: number(ID_ARGUMENT)
                 .and_then(|id| u32::try_from(id).ok())
-                .filter(|id| (1..=SUBSCRIPTION_ID_MAX).contains(id)),
+                .filter(|id| (1..=VARIABLE_INT_MAX).contains(id)),
             no_local: is_set(NO_LOCAL_ARGUMENT),
-            keeps_retain: is_set(KEEPS_RETAIN_ARGUMENT),
+            retain_as_published: is_set(RETAIN_AS_PUBLISHED_ARGUMENT),
         }
     }
 
@@ -99,7 +104,7 @@ impl<'a> Options<'a> {
             table.long(QOS_ARGUMENT, self.qos.into())?;
             self.id.map_or(Ok(()), |id| table.long(ID_ARGUMENT, id.into()))?;
             for (name, is_set) in
-                [(NO_LOCAL_ARGUMENT, self.no_local), (KEEPS_RETAIN_ARGUMENT, self.keeps_retain)]
+                [(NO_LOCAL_ARGUMENT, self.no_local), (RETAIN_AS_PUBLISHED_ARGUMENT, self.retain_as_published)]
             {
                 if is_set {
                     table.bool(name, true)?;
@@ -115,13 +120,13 @@ impl<'a> Options<'a> {
     }
 
     /// Returns whether the session may have to be left out although the binding matches a message.
-    const fn is_selective(self) -> bool {
+    const fn may_exclude_session(self) -> bool {
         self.no_local || self.group.is_some()
     }
 
     /// Returns whether the PUBLISH of a message depends on the subscriptions that match it.
-    const fn changes_packets(self) -> bool {
-        self.keeps_retain || self.id.is_some()
+    const fn affects_publish(self) -> bool {
+        self.retain_as_published || self.id.is_some()
     }
 }
 
@@ -129,9 +134,9 @@ impl<'a> Options<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct UsedOptions {
     /// No Local, or a shared subscription.
-    is_selective: bool,
+    may_exclude_session: bool,
     /// Subscription identifiers, or Retain As Published.
-    changes_packets: bool,
+    affects_publish: bool,
 }
 
 /// Returns the binding key of a topic filter. `None`: it is too long.
@@ -327,7 +332,7 @@ impl Broker {
             }
         }
         // The subscriptions are compared once more when the message is written, if they change the packet.
-        let times = 1 + usize::from(self.sessions.at(session).used_options.changes_packets);
+        let times = 1 + usize::from(self.sessions.at(session).used_options.affects_publish);
         cx.work.charge(times * UNITS_PER_SUBSCRIPTION * examined);
         let is_persistent = cx.messages.flags(taken.message).has(MessageFlags::PERSISTENT);
         let has_packet_id = is_persistent && granted > Some(0);
@@ -374,15 +379,15 @@ impl Broker {
 
 impl Sessions {
     /// Returns whether a session has used No Local or shared subscriptions since the start.
-    pub(crate) const fn is_any_selective(&self) -> bool {
-        self.is_any_selective
+    pub(crate) const fn may_exclude_any(&self) -> bool {
+        self.may_exclude_any
     }
 
     fn note_options(&mut self, session: SessionId, options: Options<'_>) {
         let used = &mut self.at_mut(session).used_options;
-        used.is_selective |= options.is_selective();
-        used.changes_packets |= options.changes_packets();
-        self.is_any_selective |= options.is_selective();
+        used.may_exclude_session |= options.may_exclude_session();
+        used.affects_publish |= options.affects_publish();
+        self.may_exclude_any |= options.may_exclude_session();
     }
 }
 
@@ -411,14 +416,14 @@ struct Rank {
     exceeds_packet_limit: bool,
     is_disconnected: bool,
     /// Number of messages that wait or are not acknowledged.
-    waiting: u64,
+    pending_count: u64,
     /// When the session was chosen last.
     last_chosen: u64,
 }
 
 /// The message for which sessions are selected.
 #[derive(Clone, Copy)]
-pub(crate) struct Selected<'m> {
+pub(crate) struct RoutedMessage<'m> {
     /// The session of the client that has published it.
     pub(crate) publisher: Option<SessionId>,
     pub(crate) routing_key: &'m [u8],
@@ -427,23 +432,24 @@ pub(crate) struct Selected<'m> {
 }
 
 /// Removes the queues of sessions from `targets` that No Local or another session of a group excludes. The caller has
-/// checked [`Sessions::is_any_selective`], so most publishes skip this.
+/// checked [`Sessions::may_exclude_any`], so most publishes skip this.
 pub(crate) fn select_subscribers(
     sessions: &mut Sessions,
     (topology, records): (&Topology, &Records),
     work: &mut Work,
-    message: Selected<'_>,
+    message: RoutedMessage<'_>,
     targets: &mut Vec<QueueId>,
 ) {
     let Ok(routing_key) = core::str::from_utf8(message.routing_key) else { return };
     let mut candidates = core::mem::take(&mut sessions.candidates);
-    sessions.chosen_count += 1;
-    let number = sessions.chosen_count;
+    sessions.selection_count += 1;
+    let number = sessions.selection_count;
     // Keeps the queues that get the message without a shared subscription.
     targets.retain(|&queue| {
         let record = records.record_of_queue(queue);
-        let is_selective = |session: &SessionId| sessions.at(*session).used_options.is_selective;
-        let Some(session) = record.session.filter(is_selective) else { return true };
+        let may_exclude_session =
+            |session: &SessionId| sessions.at(*session).used_options.may_exclude_session;
+        let Some(session) = record.session.filter(may_exclude_session) else { return true };
         work.charge(1 + UNITS_PER_SUBSCRIPTION * record.bindings.len() as usize);
         let (mut is_any, mut is_wanted) = (false, false);
         for binding in topology.bindings_of_queue(record) {
@@ -473,7 +479,7 @@ pub(crate) fn select_subscribers(
             exceeds_packet_limit: message.len + PUBLISH_OVERHEAD_BYTES_MAX
                 > u64::from(session.packet_len_max),
             is_disconnected: session.attached.is_none(),
-            waiting: queue
+            pending_count: queue
                 .map_or(0, |queue| u64::from(queue.backlog.ready()) + u64::from(queue.unsettled.count)),
             last_chosen: session.last_chosen,
         }
@@ -498,7 +504,7 @@ pub(crate) fn select_subscribers(
 
 impl Broker {
     /// Like [`select_subscribers`], for a message of a client. The caller has checked
-    /// [`Sessions::is_any_selective`].
+    /// [`Sessions::may_exclude_any`].
     #[cold]
     pub(crate) fn select_subscribers(
         &mut self,
@@ -510,7 +516,7 @@ impl Broker {
         let publisher = connection.and_then(|connection| self.consumers.connection(connection).session);
         let parts = (&self.topology, self.queues.records());
         let routing_key = messages.routing_key(message);
-        let selected = Selected { publisher, routing_key, len: messages.stream_len(message) as u64 };
+        let selected = RoutedMessage { publisher, routing_key, len: messages.stream_len(message) as u64 };
         select_subscribers(&mut self.sessions, parts, work, selected, targets);
     }
 
@@ -521,19 +527,19 @@ impl Broker {
         routing_key: &'b str,
     ) -> impl Iterator<Item = MatchedSubscription> {
         let session = self.consumers.connection(connection).session.map(|session| self.sessions.at(session));
-        let session = session.filter(|session| session.used_options.changes_packets);
+        let session = session.filter(|session| session.used_options.affects_publish);
         let queue = session.and_then(|session| session.queue).map(|queue| self.queues.at(queue));
         let bindings = queue.into_iter().flat_map(|queue| self.topology.bindings_of_queue(queue));
         bindings.filter_map(move |binding| {
             let options = matching(self.topology.binding(binding), routing_key)?;
-            Some(MatchedSubscription { id: options.id, keeps_retain: options.keeps_retain })
+            Some(MatchedSubscription { id: options.id, retain_as_published: options.retain_as_published })
         })
     }
 }
 
 /// Returns the most bytes that the subscription identifiers of a packet take.
 fn ids_len_max(used: UsedOptions, subscription_count: usize) -> u64 {
-    if used.changes_packets { 5 * subscription_count as u64 } else { 0 }
+    if used.affects_publish { 5 * subscription_count as u64 } else { 0 }
 }
 
 /// The most bytes by which a PUBLISH to a client is longer than its message in memory, with AMQP properties. They are for

@@ -50,7 +50,7 @@ pub struct RetainedView<'a> {
     /// The payload.
     pub payload: &'a [u8],
     /// Whether it expires.
-    pub expires: bool,
+    pub has_expiry: bool,
 }
 
 impl RetainedView<'_> {
@@ -69,33 +69,34 @@ impl<'b> Views<'b> {
     /// Returns the session in a place; `None` if the place is empty.
     pub fn session_at(self, place: usize) -> Option<SessionView<'b>> {
         let session: SessionId = self.sessions.id_at(place)?;
-        let facts = self.sessions.facts(session);
-        let queue = facts.queue.map(|queue| (queue, self.queues.at(queue)));
+        let status = self.sessions.status(session);
+        let queue = status.queue.map(|queue| (queue, self.queues.at(queue)));
         let records = self.queues.records();
         Some(SessionView {
-            vhost: self.access.vhost_name(facts.vhost),
-            client_id: facts.client_id,
-            user: facts.connection.map(|connection| self.user_of(connection)),
-            connection: facts.connection,
-            expiry_s: facts.expiry_s,
+            vhost: self.access.vhost_name(status.vhost),
+            client_id: status.client_id,
+            user: status.connection.map(|connection| self.user_of(connection)),
+            connection: status.connection,
+            expiry_s: status.expiry_s,
             queue: queue.map(|(_, record)| &*record.name),
             subscriptions: queue.map_or(0, |(_, record)| record.bindings.len()),
             messages_ready: queue.map_or(0, |(queue, _)| records.ready_in(queue)),
             messages_unacknowledged: queue.map_or(0, |(_, record)| record.unsettled.count),
-            messages_unreleased: facts.unreleased_count,
+            messages_unreleased: status.unreleased_count,
             messages_dropped: {
                 let in_queue = queue.map_or(0, |(_, record)| record.dropped_count);
-                in_queue.wrapping_add(facts.oversized_count)
+                in_queue.wrapping_add(status.oversized_count)
             },
-            has_will: facts.has_will,
+            has_will: status.has_will,
         })
     }
 
     /// Returns the number of sessions, and how many of them have no client.
     pub fn session_counts(self) -> (u64, u64) {
-        let sessions = (0..self.session_places()).filter_map(|place| self.session_at(place));
-        sessions
-            .fold((0, 0), |(all, away), session| (all + 1, away + u64::from(session.connection.is_none())))
+        let sessions = (0..self.session_places()).filter_map(|place| self.sessions.id_at(place));
+        sessions.fold((0, 0), |(all, disconnected), session| {
+            (all + 1, disconnected + u64::from(self.sessions.status(session).connection.is_none()))
+        })
     }
 
     /// Returns `mqtt_sessions_max` if clients were refused because of it, and would be refused now.
@@ -123,7 +124,7 @@ impl<'b> Views<'b> {
             qos: content.qos(),
             properties,
             payload: content.payload(),
-            expires: properties.expiration().is_some(),
+            has_expiry: properties.expiration().is_some(),
         })
     }
 

@@ -1,7 +1,7 @@
 //! Topic aliases of MQTT 5 (§3.3.2.3.4): numbers that stand for topic names on a connection.
 //!
 //! Each direction of a connection has its own aliases. Their memory is limited for all connections together
-//! ([`tables_max`]). A client that connects when no table is left gets Topic Alias Maximum 0, and must send the topic name
+//! ([`alias_tables_max`]). A client that connects when no table is left gets Topic Alias Maximum 0, and must send the topic name
 //! in each PUBLISH.
 
 use leveret_core::command::Name;
@@ -18,14 +18,14 @@ const TOPIC_BYTES_MIN: usize = 4;
 type Table = [Name; TOPIC_ALIAS_MAX as usize];
 
 /// Returns the maximum number of tables, each of which has the aliases of one direction of a connection.
-pub(crate) const fn tables_max(connections_max: usize) -> usize {
+pub(crate) const fn alias_tables_max(connections_max: usize) -> usize {
     let share = connections_max / 8;
     if share > 8 { share } else { 8 }
 }
 
 /// Returns the bytes of memory that all tables take at most.
 pub const fn alias_bytes(connections_max: usize) -> usize {
-    tables_max(connections_max) * size_of::<Table>()
+    alias_tables_max(connections_max) * size_of::<Table>()
 }
 
 /// The aliases of one direction. Their table is allocated with the first alias.

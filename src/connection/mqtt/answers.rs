@@ -242,7 +242,7 @@ impl MqttConnection {
         let code = match fault.code {
             ReplyCode::NotFound => ReasonCode::NoSubscriptionExisted,
             code => {
-                self.warn(context, LogKind::Channel, format_args!(": a subscription is refused: {fault}"));
+                self.warn(context, LogKind::Channel, format_args!(": a topic filter is refused: {fault}"));
                 reason_of(code)
             }
         };

@@ -639,7 +639,7 @@ impl MqttConnection {
                         qos,
                         id: subscribe.subscription_id,
                         no_local: options.no_local,
-                        keeps_retain: options.retain_as_published,
+                        retain_as_published: options.retain_as_published,
                         retain_handling,
                     });
                     return Ok((Handled::Command(self.channel, command), 0));

@@ -40,7 +40,7 @@ use aliases::{Alias, TopicAliases};
 use input::Input;
 
 pub use aliases::alias_bytes;
-pub(crate) use aliases::tables_max as alias_tables_max;
+pub(crate) use aliases::alias_tables_max;
 
 /// Bytes of memory that an MQTT connection may allocate in addition to its record: the codes of a SUBACK.
 pub const MQTT_HEAP_BYTES: usize = size_of::<input::Filters>();

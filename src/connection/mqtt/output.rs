@@ -149,11 +149,11 @@ impl MqttConnection {
                 false => Outgoing::default(),
             };
             let ids = &mut context.pools.subscription_ids;
-            let mut keeps_retain = false;
+            let mut retain_as_published = false;
             ids.clear();
             for subscription in outbox.matched_subscriptions(messages).take_while(|_| has_properties) {
                 ids.extend(subscription.id);
-                keeps_retain |= subscription.keeps_retain;
+                retain_as_published |= subscription.retain_as_published;
             }
             let ids = ids.iter().copied();
             let (key, mut topic) = (messages.routing_key(delivery.message), [0; 255]);
@@ -161,11 +161,11 @@ impl MqttConnection {
             write_topic(key, topic);
             // Only retained messages have this exchange: other messages are published to `amq.topic`.
             let is_replayed = messages.exchange_len(delivery.message) == 0;
-            let keeps_retain = properties.is_retain_published && keeps_retain;
+            let retain_as_published = properties.is_retain_published && retain_as_published;
             let mut publish = OutgoingPublish {
                 is_duplicate: delivery.redelivered && qos.packet_id().is_some(),
                 qos,
-                retain: is_replayed || keeps_retain,
+                retain: is_replayed || retain_as_published,
                 topic,
                 payload_len: body_len,
             };

@@ -386,7 +386,7 @@ fn one_client_of_each_of_many_groups_gets_each_message() {
     }
     let mut workers = ["one", "two"].map(|client_id| client(&mut simulation, 5, client_id));
     for worker in &mut workers {
-        worker.subscribe(&mut simulation, &[("$share/work/jobs/#", 1)]);
+        worker.subscribe(&mut simulation, &[("$share/team/jobs/#", 1)]);
     }
     for number in 0..20 {
         publisher.publish_1(&mut simulation, "jobs/1", 1, &[number]);
