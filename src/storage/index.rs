@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, incarnation_in};
+use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, incarnation_in, is_message_data};
 use leveret_core::pending_writes::{is_group, is_transient};
 
 use super::access::Digest;
@@ -457,8 +457,8 @@ impl Index {
     /// Applies another copy of a known definition.
     ///
     /// Only two copies count as live. Of three copies, one stops counting: preferably one in a segment that is being
-    /// removed, otherwise one in the segment of the newest copy, otherwise the oldest. Of a definition that is in
-    /// every commit, only the newest copy counts.
+    /// removed, otherwise one in the segment of the newest copy, otherwise the oldest. Of a definition without two
+    /// copies ([`has_two_copies`]), only the newest copy counts.
     fn apply_again(&mut self, key: &[u8], place: RecordLocation) {
         let leaving = self.leaving;
         let Some(definition) = self.definitions.get_mut(key) else {
@@ -849,9 +849,9 @@ impl DefinitionIndex {
 }
 
 /// Returns whether two copies of a definition count as live. This is false for the definition that every commit
-/// repeats.
+/// repeats, and for the data of MQTT clients, which change often and are written once like messages.
 pub(super) fn has_two_copies(key: &[u8]) -> bool {
-    *key != ACCESS_STORED_KEY
+    *key != ACCESS_STORED_KEY && !is_message_data(key)
 }
 
 /// A body over 64 KiB: the locations of its chunks, and the number of messages that use it.

@@ -38,6 +38,7 @@
 //! - A client identifier has at most one session in a virtual host, and a session has at most one connection.
 //! - The deliveries that the client must acknowledge, and those that are released, have different packet identifiers.
 
+mod packet_ids;
 mod packets;
 mod subscriptions;
 
@@ -67,6 +68,7 @@ use super::state::IndexTable;
 use super::topology::Destination;
 use super::wills::{Will, Wills};
 use super::{Broker, Context};
+use packet_ids::{PacketIds, RANGE_BYTES, RANGES_MAX};
 pub(crate) use subscriptions::{CANDIDATE_BYTES, RoutedMessage, matches, select_subscribers};
 use subscriptions::{Candidate, UsedOptions};
 
@@ -95,9 +97,10 @@ pub(crate) struct Session {
     /// The queue. Until the first subscription, a session that ends with its connection has none.
     queue: Option<QueueId>,
     /// Deliveries that the client must acknowledge, and those with QoS 2 that are released.
-    in_flight: heapless::Vec<InFlight, IN_FLIGHT_CAPACITY>,
+    /// They are at most [`IN_FLIGHT_CAPACITY`], and take no memory while the client is not connected and has none.
+    in_flight: Vec<InFlight>,
     /// Packet identifiers of messages with QoS 2 that the client has published and not released.
-    received: heapless::Vec<NonZeroU16, RECEIVED_MAX>,
+    received: PacketIds,
     /// The batch of the last change of `received`.
     received_batch: Batch,
     /// There are deliveries with QoS 2 that are not in the log.
@@ -171,15 +174,13 @@ pub(crate) enum Step {
     Released,
 }
 
-/// The most messages with QoS 2 that a client has published and not released.
-const RECEIVED_MAX: usize = 64;
 /// The most deliveries in flight, with those of an earlier connection that are not sent again yet. After a power cut,
 /// messages that had been sent with QoS 0 may be in front of these, and are sent with another QoS if the client has
 /// subscribed anew.
 const IN_FLIGHT_CAPACITY: usize = 2 * SESSION_IN_FLIGHT_MAX;
 /// The longest part of the state of a session in bytes.
 const STATE_BYTES_MAX: usize = IN_FLIGHT_CAPACITY * IN_FLIGHT_BYTES;
-const _: () = assert!(RECEIVED_MAX * 2 <= STATE_BYTES_MAX);
+const _: () = assert!(RANGES_MAX * RANGE_BYTES <= STATE_BYTES_MAX);
 /// Bytes of a delivery in the state: packet identifier, whether it is released, and offset of the message.
 const IN_FLIGHT_BYTES: usize = 2 + 1 + 8;
 
@@ -191,8 +192,8 @@ impl Session {
             attached: None,
             expiry_s: 0,
             queue: None,
-            in_flight: heapless::Vec::new(),
-            received: heapless::Vec::new(),
+            in_flight: Vec::new(),
+            received: PacketIds::default(),
             received_batch: Batch::NONE,
             are_deliveries_due: false,
             deliveries_batch: Batch::NONE,
@@ -229,7 +230,7 @@ impl Session {
         // Requeued messages are delivered first, in their order. So the messages of earlier deliveries that come before
         // this one are gone: they have expired or were purged.
         self.in_flight.retain(|delivery| !delivery.is_requeued() || !delivery.message.is_before(message));
-        if self.in_flight.is_full() {
+        if self.in_flight.len() == IN_FLIGHT_CAPACITY {
             // With QoS 1, a message may have another packet identifier when it is sent again.
             let is_first_choice =
                 |delivery: &InFlight| delivery.is_requeued() && delivery.step == Step::AwaitsPuback;
@@ -242,8 +243,9 @@ impl Session {
         // The deliveries will be appended after the deliveries of this turn.
         let batch = if is_exactly_once { Batch::from_be_bytes([0xFF; 8]) } else { Batch::NONE };
         let delivery = InFlight { packet_id: self.next_packet_id(), message, step, tag, batch };
-        let pushed = self.in_flight.push(delivery);
-        assert!(pushed.is_ok(), "there is capacity now");
+        self.in_flight.reserve_exact(IN_FLIGHT_CAPACITY - self.in_flight.len());
+        self.in_flight.push(delivery);
+        assert!(self.in_flight.len() <= IN_FLIGHT_CAPACITY, "one was removed");
         delivery.sent_as()
     }
 
@@ -259,7 +261,7 @@ impl Session {
         let mut put =
             |octets: &[u8]| state.extend_from_slice(octets).expect("the state has a maximum length");
         if part == SessionPart::Received {
-            self.received.iter().for_each(|id| put(&id.get().to_be_bytes()));
+            self.received.encoded().for_each(|range| put(&range));
             return state;
         }
         for delivery in &self.in_flight {
@@ -281,8 +283,7 @@ impl Session {
         let id = |octets: [u8; 2]| NonZeroU16::new(u16::from_be_bytes(octets));
         if part == SessionPart::Received {
             self.is_received_stored = true;
-            let ids = state.as_chunks().0.iter().filter_map(|octets| id(*octets));
-            self.received = ids.take(RECEIVED_MAX).collect();
+            self.received = PacketIds::decode(state);
             return;
         }
         self.are_deliveries_stored = true;
@@ -291,9 +292,10 @@ impl Session {
             let Some(packet_id) = id([*id_high, *id_low]) else { continue };
             let step = if *is_released == 1 { Step::Released } else { Step::AwaitsPubrec };
             let message = MessageKey(u64::from_be_bytes(*offset));
-            // The state was written with at most as many deliveries.
-            let _ = self.in_flight.push(InFlight { packet_id, message, step, tag: 0, batch: Batch::NONE });
-            self.last_packet_id = self.last_packet_id.max(packet_id.get());
+            if self.in_flight.len() < IN_FLIGHT_CAPACITY {
+                self.in_flight.push(InFlight { packet_id, message, step, tag: 0, batch: Batch::NONE });
+                self.last_packet_id = self.last_packet_id.max(packet_id.get());
+            }
         }
     }
 
@@ -376,6 +378,8 @@ struct SessionLimits {
 impl Sessions {
     /// Bytes of memory that a session takes, with its client identifier.
     pub(crate) const SESSION_BYTES: usize = Slab::<Session>::record_bytes()
+        + IN_FLIGHT_CAPACITY * size_of::<InFlight>()
+        + PacketIds::BYTES_MAX
         + IndexTable::ENTRY_BYTES
         + leveret_core::command::NAME_BYTES_MAX
         // In the list of sessions that get retained messages, which grows by doubling.
@@ -446,7 +450,7 @@ impl Sessions {
             connection: record.attached.map(|(connection, _)| connection),
             expiry_s: record.expiry_s,
             queue: record.queue,
-            unreleased_count: record.received.len() as u32,
+            unreleased_count: record.received.count(),
             oversized_count: record.oversized_count,
             has_will: record.will.is_some(),
         }
@@ -865,6 +869,7 @@ impl Broker {
         }
         record.attached = None;
         record.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);
+        record.in_flight.shrink_to_fit();
         let expiry_s = record.expiry_s;
         self.consumers.connection_mut(connection).session = None;
         self.delay_will(cx, session, expiry_s);
@@ -1056,7 +1061,7 @@ mod tests {
     fn the_state_is_restored_as_it_was_written() {
         let mut session = session();
         let id = |number| NonZeroU16::new(number).unwrap();
-        session.received.extend([id(9), id(0xFFFF)]);
+        [9, 0xFFFF].into_iter().for_each(|number| session.received.insert(id(number)).unwrap());
         for (offset, is_exactly_once) in [(7, true), (8, false), (1 << 40, true)] {
             session.begin_delivery(MessageKey(offset), offset, is_exactly_once);
         }
@@ -1077,7 +1082,7 @@ mod tests {
             let mut session = self::session();
             session.restore_state(SessionPart::Received, wrong);
             session.restore_state(SessionPart::Deliveries, wrong);
-            assert!(session.received.is_empty() && session.in_flight.is_empty());
+            assert!(session.received.count() == 0 && session.in_flight.is_empty());
         }
     }
 }

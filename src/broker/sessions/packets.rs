@@ -7,12 +7,21 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::MessageId;
 use leveret_core::pending_writes::{Batch, Definition, PendingWrites, SessionPart, Settled, Urgency};
 
-use super::{CONSUMER_TAG, InFlight, RECEIVED_MAX, Step};
+use super::packet_ids::{RANGES_MAX, TooManyRanges};
+use super::{CONSUMER_TAG, InFlight, Step};
 use crate::retained::RetainedChange;
 use crate::{Broker, Context};
 
 /// A definition as it is in the log.
 type KeyAndValue = (Box<[u8]>, Box<[u8]>);
+
+fn too_many_ranges(_: TooManyRanges) -> Fault {
+    let text = format_args!(
+        "the packet identifiers of messages with QoS 2 that the client has not released form more than {RANGES_MAX} \
+         ranges; the client must use consecutive ones, and release them in order"
+    );
+    Fault::connection(ReplyCode::ResourceError, text)
+}
 
 impl Broker {
     /// Returns the position among the deliveries in flight, and the tag, of a delivery that was sent on the connection of
@@ -107,24 +116,22 @@ impl Broker {
         packet_id: NonZeroU16,
     ) -> Result<Outcome, Fault> {
         let session = self.session_of(connection).inspect_err(|_| cx.messages.release(message))?;
-        let record = self.sessions.at(session);
-        if record.received.contains(&packet_id) {
+        let record = self.sessions.at_mut(session);
+        if record.received.contains(packet_id) {
             cx.await_defined(record.received_batch);
             cx.messages.release(message);
             return Ok(Outcome::Published);
         }
-        if record.received.is_full() {
-            cx.messages.release(message);
-            let text = format_args!("the client has not released {RECEIVED_MAX} messages with QoS 2");
-            return Err(Fault::connection(ReplyCode::ResourceError, text));
-        }
+        record
+            .received
+            .insert(packet_id)
+            .map_err(too_many_ranges)
+            .inspect_err(|_| cx.messages.release(message))?;
         let changes_before = cx.pending_writes.change_count();
         cx.pending_writes.begin_group();
         let outcome = self.publish(cx, channel, message, false);
         let is_accepted = matches!(outcome, Ok(Outcome::Published | Outcome::PublishedNowhere));
         if is_accepted {
-            let pushed = self.sessions.at_mut(session).received.push(packet_id);
-            assert!(pushed.is_ok(), "there is capacity");
             self.define_received(cx, session);
             if let Some(change) = retained {
                 // It is durable with the message or before it. In that case, the client publishes both once more.
@@ -132,6 +139,10 @@ impl Broker {
             }
         }
         let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
+        if !is_accepted {
+            let removed = self.sessions.at_mut(session).received.remove(packet_id);
+            assert_eq!(removed, Ok(true), "it was inserted, so its removal needs no other range than before");
+        }
         if is_accepted && cx.pending_writes.change_count() != changes_before {
             self.sessions.at_mut(session).received_batch = batch;
             cx.await_batch(batch);
@@ -148,11 +159,10 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let session = self.session_of(connection)?;
         let record = self.sessions.at_mut(session);
-        let Some(at) = record.received.iter().position(|received| *received == packet_id) else {
+        if !record.received.remove(packet_id).map_err(too_many_ranges)? {
             cx.await_defined(record.received_batch);
             return Ok(Outcome::UnknownPacket);
-        };
-        record.received.remove(at);
+        }
         self.write_received(cx, session);
         Ok(Outcome::Done)
     }

@@ -161,7 +161,34 @@ impl PendingWrites {
         }
         self.begin_group();
         self.define_in_group(key, value);
+        if self.replace_last_definition() {
+            return self.request_commit(Urgency::Awaited);
+        }
         self.end_group(messages, Urgency::Awaited)
+    }
+
+    /// If the last group and the open one have nothing but a change of the same definition, replaces the last one's by
+    /// that of the open group, and removes the open group.
+    fn replace_last_definition(&mut self) -> bool {
+        let end = self.first_number + self.pending.len() as u64;
+        // The first group may be in a commit in part.
+        let is_first = self.groups.waiting.len() == 1;
+        let (Some(group), Some(last)) = (self.groups.waiting.back_mut(), self.groups.entries.back_mut())
+        else {
+            return false;
+        };
+        let is_only_definition = (group.first, group.end, group.settles, group.entries) == (end, end, 0, 1)
+            && group.batch == self.open_batch;
+        let [entry] = &self.groups.open_entries[..] else { return false };
+        if is_first || !is_only_definition || !last.is_replaced_by(entry) {
+            return false;
+        }
+        let (before, now) = (last.bytes(), entry.bytes());
+        group.bytes = group.bytes - before as u64 + now as u64;
+        self.entry_bytes = self.entry_bytes - before + now;
+        *last = self.groups.open_entries.pop().expect("it has one");
+        self.groups.open_first = None;
+        true
     }
 
     /// Ends the group. It is written with this urgency. Returns the batch that makes it durable.

@@ -190,6 +190,16 @@ impl LogEntry {
         matches!(self, Self::Defined { key, .. } if is_access(key))
     }
 
+    /// Returns whether `next` changes the definition again that this entry changes, and neither deletes it.
+    fn is_replaced_by(&self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Defined { key, value: Some(_), .. }, Self::Defined { key: next, value: Some(_), .. }) => {
+                key == next
+            }
+            _ => false,
+        }
+    }
+
     /// Returns approximately how many bytes of heap memory the entry takes.
     fn bytes(&self) -> usize {
         match self {
@@ -766,9 +776,22 @@ impl PendingWrites {
 
     /// Appends that a definition was created, changed or (without a value) deleted; see [`self::Definition`]. Returns
     /// the batch to wait for.
+    ///
+    /// If the last entry changes the same definition and is not in a commit yet, this change replaces it. A session
+    /// whose client acknowledges many messages at once is then written once.
     pub fn define(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) -> Batch {
         let version = self.next_version();
-        self.append_entry(LogEntry::Defined { version, key, value })
+        let entry = LogEntry::Defined { version, key, value };
+        if let Some((batch, last)) = self.entries.back_mut()
+            && *batch == self.open_batch
+            && last.is_replaced_by(&entry)
+        {
+            self.entry_bytes -= last.bytes();
+            self.entry_bytes += entry.bytes();
+            *last = entry;
+            return self.request_commit(Urgency::Awaited);
+        }
+        self.append_entry(entry)
     }
 
     /// Appends that a queue is deleted with all its messages. Pending messages of the queue are no longer written.

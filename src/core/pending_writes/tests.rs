@@ -268,3 +268,67 @@ fn definitions_of_a_group_wait_for_its_messages_and_keep_their_order() {
     }
     assert!(world.pending_writes.is_empty() && world.pending_writes.cover(false) >= batches[1]);
 }
+
+#[test]
+fn a_change_of_the_same_definition_replaces_the_one_before_until_it_is_in_a_commit() {
+    let mut world = Fixture::new();
+    let boxed = |octets: &[u8]| -> Box<[u8]> { octets.into() };
+    let writes = &mut world.pending_writes;
+    let first = writes.define(boxed(b"a"), Some(boxed(b"1")));
+    assert_eq!(writes.define(boxed(b"a"), Some(boxed(b"22"))), first);
+    // Another definition, and a deletion, are entries of their own.
+    writes.define(boxed(b"b"), Some(boxed(b"3")));
+    writes.define(boxed(b"a"), Some(boxed(b"4")));
+    writes.define(boxed(b"a"), None);
+    writes.define(boxed(b"a"), Some(boxed(b"5")));
+    let mut written = Vec::new();
+    while let Some(entry) = writes.next_entry() {
+        let LogEntry::Defined { key, value, version } = entry else { panic!("{entry:?}") };
+        let value = value.as_ref().map(|value| value.to_vec());
+        written.push((*version, key.to_vec(), value));
+        writes.pop_entry();
+    }
+    assert!(written.is_sorted_by_key(|(version, ..)| *version));
+    let expected: [(&[u8], Option<&[u8]>); 5] =
+        [(b"a", Some(b"22")), (b"b", Some(b"3")), (b"a", Some(b"4")), (b"a", None), (b"a", Some(b"5"))];
+    let values: Vec<_> = written.iter().map(|(_, key, value)| (&key[..], value.as_deref())).collect();
+    assert_eq!(values, expected);
+    // The last one is in a commit.
+    writes.define(boxed(b"a"), Some(boxed(b"6")));
+    assert!(writes.next_entry().is_some());
+    let commit = world.commit();
+    world.pending_writes.stored(&mut world.messages, commit.1);
+    assert!(world.pending_writes.is_empty());
+}
+
+#[test]
+fn definitions_behind_messages_replace_those_before_unless_a_message_is_between() {
+    let mut world = Fixture::new();
+    let define = |world: &mut Fixture, value: u8| {
+        let (key, value) = (Box::from(*b"k"), Some(Box::from([value])));
+        world.pending_writes.define_behind_messages(&mut world.messages, key, value)
+    };
+    // The first group may be in a commit in part. All others but the last are replaced.
+    let batches: Vec<Batch> = (0..5).map(|value| define(&mut world, value)).collect();
+    assert!(batches.iter().all(|batch| *batch == batches[0]));
+    let published = world.publish(&[5], Urgency::Awaited);
+    (5..8).for_each(|value| {
+        define(&mut world, value);
+    });
+    let mut written = Vec::new();
+    while let Some(group) = world.pending_writes.group().or_else(|| {
+        world.pending_writes.move_front_to_commit(&mut world.messages);
+        world.pending_writes.group()
+    }) {
+        assert_eq!((group.entries, group.settles), (1, 0));
+        let entry = world.pending_writes.group_entries(0).next().unwrap();
+        let LogEntry::Defined { value: Some(value), .. } = entry else { panic!("{entry:?}") };
+        written.push(value[0]);
+        world.pending_writes.group_written();
+    }
+    assert_eq!(written, [0, 4, 7]);
+    let commit = world.commit();
+    world.pending_writes.stored(&mut world.messages, commit.1);
+    world.messages.release(published.0);
+    assert!(world.pending_writes.is_empty() && !world.pending_writes.is_grouping());
+}

@@ -1,4 +1,5 @@
 //! Definitions survive the loss of any block, and of any full segment, because they are stored twice.
+//! Not so those of MQTT clients, which change as often as messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,9 +62,12 @@ impl Store {
     }
 
     fn define(&mut self, key: &str, value: Option<&str>) {
-        self.version += 1;
         // The first byte marks a key that is neither access nor known here.
-        let key = [&[9], key.as_bytes()].concat();
+        self.define_key([&[0xFF], key.as_bytes()].concat(), value);
+    }
+
+    fn define_key(&mut self, key: Vec<u8>, value: Option<&str>) {
+        self.version += 1;
         let record = Record::Defined { version: self.version, key: &key, value: value.map(str::as_bytes) };
         while self.log.append_reserved(&record, Urgency::Awaited, self.now).is_err() {
             self.rest();
@@ -232,6 +236,28 @@ fn duplicate_definitions_cost_next_to_nothing_and_are_copied_by_the_compactor() 
     assert!(copied * 100 <= payload * 2, "{copied} bytes for {payload}");
     println!("{records} bytes of definitions, {payload} of messages, {copied} copied");
     assert!(payload >= 3_000 * 2_000);
+}
+
+/// Retained messages and the states of sessions change as often as messages do.
+#[test]
+fn data_of_mqtt_clients_are_written_once_and_copied_by_the_compactor() {
+    let mut store = Store::new(12);
+    let key = |n: u32| {
+        Definition::Retained { vhost: "/", key: &n.to_string(), qos: 1, properties: &[], payload: &[] }
+            .key()
+            .into_vec()
+    };
+    for n in 0..60 {
+        store.define_key(key(n % 40), Some(&n.to_string()));
+    }
+    store.define_key(key(7), None);
+    store.rest();
+    store.traffic(3_000);
+    let counters = store.log.counters();
+    assert!(counters.segments_recycled > 50 && counters.bytes_replicated == 0, "{counters:?}");
+    let (found, _, report) = found_in(&store.files());
+    assert!(!report.is_damaged());
+    assert_eq!(found, store.defined);
 }
 
 /// Names that fill more than a segment, as on the largest board. They are copied one record at a time, over

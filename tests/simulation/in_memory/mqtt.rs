@@ -600,6 +600,39 @@ fn a_message_with_qos_2_is_published_once_however_often_it_is_sent() {
     }
 }
 
+/// Clients of MQTT 3.1.1 do not know a Receive Maximum. Some send all that they have before they read an answer.
+#[test]
+fn a_client_may_publish_many_messages_with_qos_2_before_it_releases_the_first() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(Settings::default());
+    let mut subscriber = subscriber(&mut simulation, 4, &[("t", 0)]);
+    let (mut client, _) = log_in_kept(&mut simulation, "publisher");
+    let packet_ids = || (65_436..=u16::MAX).chain(1..=100);
+    for packet_id in packet_ids() {
+        publish_2(&mut client, &mut simulation, "t", packet_id, b"x");
+    }
+    // The next connection continues the session, and repeats all of it.
+    client.lose(&mut simulation);
+    let (mut client, is_present) = log_in_kept(&mut simulation, "publisher");
+    assert!(is_present);
+    for packet_id in packet_ids() {
+        let again = client.publish_packet(4 | 8, "t", packet_id, b"x");
+        client.send(&mut simulation, &again);
+        client.expect(&mut simulation, 0x50);
+    }
+    packet_ids().for_each(|packet_id| release(&mut client, &mut simulation, packet_id));
+    assert_eq!(core::iter::from_fn(|| subscriber.receive(&mut simulation)).count(), 200);
+    // Each identifier that is not next to another one takes memory.
+    for packet_id in 1..=64 {
+        publish_2(&mut client, &mut simulation, "t", packet_id * 2, b"x");
+        subscriber.receive(&mut simulation).expect("the message");
+    }
+    let publish = client.publish_packet(4, "t", 1_000, b"x");
+    client.send(&mut simulation, &publish);
+    assert!(client.is_closed(&simulation));
+    subscriber.disconnect(&mut simulation);
+}
+
 /// Each PINGREQ is answered, and not before CONNACK, which waits for the disk.
 #[test]
 fn pingresp_follows_connack() {
