@@ -402,6 +402,11 @@ impl MqttConnection {
     /// Checks CONNECT before the login, and stores what the connection needs of it.
     fn accept_connect(&mut self, connect: &Connect<'_>) -> Result<(), PacketError> {
         self.version = connect.version;
+        self.client_limits = ClientLimits {
+            packet_len_max: connect.maximum_packet_size,
+            topic_alias_max: connect.topic_alias_maximum,
+            wants_problem_information: connect.wants_problem_information,
+        };
         if connect.client_id.len() > CLIENT_ID_BYTES_MAX {
             let text = "a client identifier of more than 237 bytes";
             return Err(PacketError::new(ReasonCode::ClientIdentifierNotValid, text));
@@ -412,11 +417,6 @@ impl MqttConnection {
         }
         (self.keep_alive_ms, self.expiry_s) =
             (u32::from(connect.keep_alive_s) * 1500, connect.session_expiry_s);
-        self.client_limits = ClientLimits {
-            packet_len_max: connect.maximum_packet_size,
-            topic_alias_max: connect.topic_alias_maximum,
-            wants_problem_information: connect.wants_problem_information,
-        };
         Ok(())
     }
 

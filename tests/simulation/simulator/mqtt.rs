@@ -11,6 +11,10 @@
 //! - A session receives every message with QoS 1 or 2 that was acknowledged while the session was subscribed.
 //! - A message with QoS 2 on both sides is received once.
 //! - Messages of a publisher arrive in order, per topic and QoS.
+//! - One client of a group receives each message of a shared subscription.
+//! - A subscription with No Local gets no message of its client. Subscription identifiers are those of matching
+//!   subscriptions.
+//! - Retained messages are the last ones that were acknowledged.
 //! - CONNACK says whether there is a session, except for some time after its expiry interval.
 //! - A packet identifier is used for one message until the client has acknowledged it.
 //! - Nothing is left in the pools after all sessions have ended.
@@ -19,6 +23,7 @@
 //! - A run follows from its seed.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -33,6 +38,7 @@ use leveret_server::{Engine, ListenerId, PeerAddress, StorageDriver};
 use leveret_storage::{Log, Settings};
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
+use leveret_test_support::simulated_server::mqtt::{Login, packet, split_packet};
 use leveret_test_support::simulated_server::{Line, Memory};
 
 use super::mqtt_client::{Clock, Habits, SessionClient, line};
@@ -67,6 +73,8 @@ struct Counts {
     repeated: u64,
     owed: u64,
     exact: u64,
+    shared: u64,
+    retained: u64,
 }
 
 impl Counts {
@@ -84,6 +92,8 @@ impl Counts {
         self.repeated += other.repeated;
         self.owed += other.owed;
         self.exact += other.exact;
+        self.shared += other.shared;
+        self.retained += other.retained;
     }
 
     /// Checks that `seeds` runs did enough. Otherwise a change of the broker has silently made them ineffective.
@@ -92,6 +102,7 @@ impl Counts {
         assert!(self.continued > 8 * seeds && self.takeovers > seeds, "too few sessions: {self:?}");
         assert!(self.accepted > 50 * seeds && self.resent > 5 * seeds, "too few messages: {self:?}");
         assert!(self.owed > 40 * seeds && self.exact > 10 * seeds, "too few guarantees: {self:?}");
+        assert!(self.shared > 2 * seeds && self.retained > 2 * seeds, "too few guarantees: {self:?}");
     }
 }
 
@@ -150,6 +161,7 @@ impl MqttRun {
         let (break_one_in, rest_ms) = (random.one_of(&[6, 15, 40]), random.one_of(&[5, 40, 400]));
         // With such a message, a group is larger than half a commit.
         let long_len = (plan.settings.commit_bytes as usize / 2).min(20_000);
+        let has_group = random.once_in(2);
         let habits = |random: &mut Random| Habits {
             level: random.one_of(&[4, 5]),
             expiry_s: random.one_of(&[0, 30, 100_000, 100_000, 100_000]),
@@ -158,6 +170,7 @@ impl MqttRun {
             break_one_in,
             rest_ms,
             long_len,
+            has_group,
         };
         Self {
             seed,
@@ -201,6 +214,7 @@ impl MqttRun {
         }
         engine.set_store(StorageDriver::new(log, self.plan.limits.frame_max as usize));
         self.engine = Some(engine);
+        self.model.restarted();
         for number in 0..self.clients.len() {
             let random = &mut self.chance("restart", number as u64);
             self.clients[number].restart(self.clock, random);
@@ -371,6 +385,8 @@ impl MqttRun {
         }
         let is_connected: Vec<bool> = self.clients.iter().map(SessionClient::is_open).collect();
         self.model.check_received(&is_connected);
+        let retained = self.read_retained();
+        self.model.check_retained(&retained);
         for _ in 0..2 {
             self.connect_all(true);
             self.calm_down();
@@ -388,6 +404,35 @@ impl MqttRun {
         if gauges != Gauges::default() || left != (0, 0, 0) {
             self.model.complain(format!("something is left: {gauges:?}, {left:?}"));
         }
+    }
+
+    /// Returns the retained messages that a new subscriber gets: by topic, the number of the message.
+    fn read_retained(&mut self) -> BTreeMap<String, u64> {
+        let engine = self.engine.as_mut().expect("it runs");
+        let line = arrive(engine, &mut self.lines.borrow_mut());
+        let login = Login { level: 4, client_id: "observer", ..Login::default() };
+        let mut requests = login.packet();
+        requests.extend(packet(0x82, b"\0\x01\0\x03r/#\0"));
+        requests.extend([0xC0, 0]);
+        line.borrow_mut().write_up(&requests);
+        let (mut input, mut retained) = (Vec::new(), BTreeMap::new());
+        let until = self.clock.life_ms + CALM_MS;
+        while self.clock.life_ms < until {
+            assert!(self.step(), "the disk failed by itself");
+            line.borrow_mut().read_down(usize::MAX, &mut input);
+            while let Some((packet, len)) = split_packet(&input) {
+                input.drain(..len);
+                if packet.first_octet >> 4 == 3 {
+                    assert_eq!(packet.first_octet, 0x31, "QoS 0 and RETAIN");
+                    let (topic, payload) = packet.body[2..].split_at(usize::from(packet.body[1]));
+                    let number = u64::from_be_bytes(*payload.first_chunk().expect("a payload has a number"));
+                    let topic = String::from_utf8_lossy(topic).into_owned();
+                    assert_eq!(retained.insert(topic, number), None, "one message of each topic");
+                }
+            }
+        }
+        line.borrow_mut().hang_up();
+        retained
     }
 
     /// Connects all clients that are not connected; with `must_begin` each client with a new session that is not kept.
@@ -428,6 +473,7 @@ impl MqttRun {
         (counts.published, counts.accepted) = (model.published, model.accepted);
         (counts.received, counts.repeated) = (model.received, model.repeated);
         (counts.owed, counts.exact) = (model.owed, model.exact);
+        (counts.shared, counts.retained) = (model.shared, model.retained);
         counts
     }
 }

@@ -14,7 +14,9 @@ use leveret_test_support::random::Random;
 use leveret_test_support::simulated_server::mqtt::{FromServer, Login, packet, split_packet};
 use leveret_test_support::simulated_server::{Line, Shape};
 
-use super::mqtt_model::{FILTERS, Model, TOPICS};
+use super::mqtt_model::{
+    FILTERS, GROUP_FILTER, GROUP_TOPICS, Grant, Model, RETAINED_TOPICS, Reception, Sort, TOPICS,
+};
 
 /// Highest packet identifier that a client uses.
 const PACKET_ID_MAX: u16 = 12;
@@ -55,6 +57,8 @@ pub struct Habits {
     pub rest_ms: u64,
     /// The length of the longest payloads, which is the same for all clients.
     pub long_len: usize,
+    /// Clients share a subscription, and none subscribes to `#`.
+    pub has_group: bool,
 }
 
 /// The session in the broker, as far as the client knows it.
@@ -109,7 +113,7 @@ struct Connection {
     expects_present: bool,
     due: VecDeque<Due>,
     /// Subscriptions with their QoS, and with `None` the ends of subscriptions, that are not answered.
-    requests: BTreeMap<u16, (&'static str, Option<u8>)>,
+    requests: BTreeMap<u16, (&'static str, Option<Grant>)>,
     /// Deliveries of this connection that the client has not acknowledged completely.
     in_flight: BTreeMap<u16, u64>,
     receive_max: u16,
@@ -422,11 +426,20 @@ impl SessionClient {
     }
 
     fn publish(&mut self, model: &mut Model, random: &mut Random) {
-        let qos = random.one_of(&[0, 1, 1, 2, 2, 2]);
-        let (topic, packet_id) = (random.one_of(&TOPICS), self.free_packet_id(random));
+        let mut qos = random.one_of(&[0, 1, 1, 2, 2, 2]);
+        let (mut topic, mut sort) = (random.one_of(&TOPICS), Sort::Plain);
+        match random.below(8) {
+            0 => {
+                (topic, qos) = (random.one_of(&RETAINED_TOPICS), qos.max(1));
+                sort = Sort::Retained { is_deletion: random.once_in(5) };
+            }
+            1 | 2 if self.habits.has_group => topic = random.one_of(&GROUP_TOPICS),
+            _ => {}
+        }
+        let packet_id = self.free_packet_id(random);
         let Some(packet_id) = packet_id.filter(|_| self.outgoing.len() < OUTGOING_MAX) else { return };
-        let number = model.publish(self.number, topic, qos);
-        self.trace("publishes", &(number, topic, qos, packet_id));
+        let number = model.publish(self.number, topic, qos, sort);
+        self.trace("publishes", &(number, topic, qos, packet_id, sort));
         let outgoing = Outgoing { packet_id, number, qos, is_released: false, releases: 0 };
         if qos > 0 {
             self.outgoing.push_back(outgoing);
@@ -436,43 +449,76 @@ impl SessionClient {
 
     fn write_publish(&mut self, model: &Model, outgoing: &Outgoing, is_duplicate: bool) {
         let Outgoing { packet_id, number, qos, .. } = *outgoing;
-        let mut body = string(model.topic(number));
+        let (topic, sort) = model.message(number);
+        let mut body = string(topic);
         if qos > 0 {
             body.extend(packet_id.to_be_bytes());
         }
         if self.habits.level == 5 {
             body.push(0);
         }
-        body.extend(payload(number, self.habits.long_len));
-        self.write(&packet(0x30 | qos << 1 | u8::from(is_duplicate) << 3, &body));
+        if sort != (Sort::Retained { is_deletion: true }) {
+            body.extend(payload(number, self.habits.long_len));
+        }
+        let is_retained = matches!(sort, Sort::Retained { .. });
+        let flags = u8::from(is_retained) | qos << 1 | u8::from(is_duplicate) << 3;
+        self.write(&packet(0x30 | flags, &body));
     }
 
     fn subscribe(&mut self, model: &mut Model, random: &mut Random) {
-        let (filter, qos) = (random.one_of(&FILTERS), random.one_of(&[0, 1, 1, 2, 2, 2]));
-        self.request(model, random, filter, Some(qos));
+        let mut grant = Grant { qos: random.one_of(&[0, 1, 1, 2, 2, 2]), no_local: false };
+        let filter = self.any_filter(random);
+        if filter == GROUP_FILTER {
+            grant.qos = 1 + (self.number % 2) as u8;
+        } else {
+            grant.no_local = self.habits.level == 5 && random.once_in(4);
+        }
+        self.request(model, random, filter, Some(grant));
+    }
+
+    fn any_filter(&self, random: &mut Random) -> &'static str {
+        match self.habits.has_group {
+            true if random.once_in(4) => GROUP_FILTER,
+            true => random.one_of(&FILTERS[1..]),
+            false => random.one_of(&FILTERS),
+        }
     }
 
     fn unsubscribe(&mut self, model: &mut Model, random: &mut Random) {
-        let filter = random.one_of(&FILTERS);
+        let filter = self.any_filter(random);
         self.request(model, random, filter, None);
     }
 
-    fn request(&mut self, model: &mut Model, random: &mut Random, filter: &'static str, qos: Option<u8>) {
+    fn request(
+        &mut self,
+        model: &mut Model,
+        random: &mut Random,
+        filter: &'static str,
+        grant: Option<Grant>,
+    ) {
         let Some(packet_id) = self.free_packet_id(random) else { return };
         let Some(connection) = &mut self.connection else { return };
         if connection.requests.values().any(|(other, _)| *other == filter) {
             return;
         }
-        connection.requests.insert(packet_id, (filter, qos));
-        self.trace("requests", &(filter, qos, packet_id));
-        model.request(self.number, filter, qos);
+        connection.requests.insert(packet_id, (filter, grant));
+        self.trace("requests", &(filter, grant, packet_id));
+        model.request(self.number, filter, grant);
         let mut body = packet_id.to_be_bytes().to_vec();
+        let mut options = grant.map(|grant| grant.qos | u8::from(grant.no_local) << 2);
         if self.habits.level == 5 {
-            body.push(0);
+            let at = FILTERS.iter().position(|other| *other == filter).unwrap_or(FILTERS.len());
+            match &mut options {
+                Some(options) => {
+                    *options |= random.one_of(&[0, 1, 2]) << 4;
+                    body.extend([2, 0x0B, at as u8 + 1]);
+                }
+                None => body.push(0),
+            }
         }
         body.extend(string(filter));
-        body.extend(qos);
-        self.write(&packet(if qos.is_some() { 0x82 } else { 0xA2 }, &body));
+        body.extend(options);
+        self.write(&packet(if grant.is_some() { 0x82 } else { 0xA2 }, &body));
     }
 
     // ---- packets of the broker
@@ -585,18 +631,18 @@ impl SessionClient {
                 self.send_later(when, id_packet(0x70, id()), (Some(id()), None));
             }
             0x90 | 0xB0 => {
-                let Some((filter, qos)) = connection.requests.remove(&id()) else {
+                let Some((filter, grant)) = connection.requests.remove(&id()) else {
                     return model.complain(format!("an answer {packet:?} to no request"));
                 };
                 // An UNSUBACK of MQTT 3.1.1 has no codes.
-                let is_granted = match qos {
-                    Some(qos) => body.last() == Some(&qos),
+                let is_granted = match grant {
+                    Some(grant) => body.last() == Some(&grant.qos),
                     None => body.len() == 2 || [0, 0x11].contains(body.last().unwrap_or(&0xFF)),
                 };
-                if *first_octet != if qos.is_some() { 0x90 } else { 0xB0 } || !is_granted {
-                    model.complain(format!("{packet:?} answers {filter} {qos:?}"));
+                if *first_octet != if grant.is_some() { 0x90 } else { 0xB0 } || !is_granted {
+                    model.complain(format!("{packet:?} answers {filter} {grant:?}"));
                 }
-                model.granted(self.number, filter, qos);
+                model.granted(self.number, filter, grant);
             }
             octet if octet >> 4 == 3 => self.handle_publish(model, packet, when),
             _ => model.complain(format!("client {} gets {packet:?}", self.number)),
@@ -612,7 +658,7 @@ impl SessionClient {
         }
         connection.is_open = true;
         let is_continued = connection.is_continued;
-        model.connected(self.number);
+        model.connected(self.number, self.expiry_s > 0);
         self.presence = Presence::Kept { expiry_min_s: self.expiry_s, expiry_max_s: self.expiry_s };
         self.left_total_ms = clock.total_ms;
         if is_continued {
@@ -638,24 +684,39 @@ impl SessionClient {
 
     fn handle_publish(&mut self, model: &mut Model, packet: &FromServer, when: (Clock, &mut Random)) {
         let (flags, body) = (packet.first_octet & 15, &packet.body);
-        let (qos, is_duplicate) = (flags >> 1 & 3, flags & 8 != 0);
+        let (qos, is_duplicate, is_retained) = (flags >> 1 & 3, flags & 8 != 0, flags & 1 != 0);
         let (topic, mut rest) = body[2..].split_at(usize::from(u16::from_be_bytes([body[0], body[1]])));
         let mut packet_id = 0;
         if qos > 0 {
             packet_id = u16::from_be_bytes([rest[0], rest[1]]);
             rest = &rest[2..];
         }
+        let mut identifiers = None;
         if self.habits.level == 5 {
-            assert_eq!(rest[0], 0, "no properties are expected");
-            rest = &rest[1..];
-        }
-        let number = rest.first_chunk().map_or(0, |number| u64::from_be_bytes(*number));
-        if rest != payload(number, self.habits.long_len) {
-            return model.complain(format!("the payload of {number} was altered: {packet:?}"));
+            let (properties, payload) = rest[1..].split_at(usize::from(rest[0]));
+            assert!(
+                properties.iter().step_by(2).all(|property| *property == 0x0B),
+                "subscription identifiers"
+            );
+            rest = payload;
+            identifiers = Some(properties.iter().skip(1).step_by(2).copied().collect::<Vec<u8>>());
         }
         let topic = String::from_utf8_lossy(topic).into_owned();
+        let is_deletion = rest.is_empty() && RETAINED_TOPICS.contains(&&*topic);
+        let number = rest.first_chunk().map_or(0, |number| u64::from_be_bytes(*number));
+        if rest != payload(number, self.habits.long_len) && !is_deletion {
+            return model.complain(format!("the payload of {number} was altered: {packet:?}"));
+        }
+        let client = self.number;
+        let identifiers = identifiers.as_deref();
+        let reception = Reception { number, topic: &topic, qos, is_retained, identifiers };
+        let receive = |model: &mut Model| {
+            if !is_deletion {
+                model.receive(client, &reception);
+            }
+        };
         if qos == 0 {
-            return model.receive(self.number, number, &topic, qos);
+            return receive(model);
         }
         let Some(connection) = &mut self.connection else { return };
         connection.in_flight.insert(packet_id, number);
@@ -671,18 +732,18 @@ impl SessionClient {
             model.complain(format!("client {} gets {number} again without DUP", self.number));
         }
         if qos == 1 {
-            model.receive(self.number, number, &topic, qos);
+            receive(model);
             return self.send_later(when, id_packet(0x40, packet_id), (Some(packet_id), None));
         }
         if self.received.insert(packet_id, number).is_none() {
-            model.receive(self.number, number, &topic, qos);
+            receive(model);
         }
         self.send_later(when, id_packet(0x50, packet_id), (None, None));
     }
 }
 
 /// Returns the payload of a message. A few messages have `long_len` bytes.
-fn payload(number: u64, long_len: usize) -> Vec<u8> {
+pub fn payload(number: u64, long_len: usize) -> Vec<u8> {
     let mut payload = number.to_be_bytes().to_vec();
     let padding = match number {
         _ if number.is_multiple_of(53) => long_len,
