@@ -316,6 +316,38 @@ PLACES = [
         "            cx.await_defined(self.sessions.at(session).deliveries_batch);\n"
         "        }\n",
     ),
+    # A retained message, or its deletion, is not written to the log.
+    (
+        "src/broker/retained.rs",
+        "        pending_writes.define(definition.key(), found.map(|_| definition.value()))\n",
+        "        if PLANTED(\"retained-message-not-written\") {\n"
+        "            return Batch::NONE;\n"
+        "        }\n"
+        "        pending_writes.define(definition.key(), found.map(|_| definition.value()))\n",
+    ),
+    # The will of a session that is kept is published, and stays in the log.
+    (
+        "src/broker/wills.rs",
+        "        match self.publish_will(cx, vhost, will.will, key.as_deref()) {\n",
+        "        let key = key.filter(|_| !PLANTED(\"will-sent-twice\"));\n"
+        "        match self.publish_will(cx, vhost, will.will, key.as_deref()) {\n",
+    ),
+    # All clients that share a subscription get each message.
+    (
+        "src/broker/sessions/subscriptions.rs",
+        "    for group in candidates.chunk_by(|one, other| one.hash == other.hash) {\n",
+        "    let is_apart = PLANTED(\"shared-message-sent-to-all\");\n"
+        "    for group in candidates.chunk_by(|one, other| one.hash == other.hash && !is_apart) {\n",
+    ),
+    # A subscription with No Local gets the messages of its client.
+    (
+        "src/broker/sessions/subscriptions.rs",
+        "                None => is_wanted |= !(options.no_local && message.publisher == Some(session)),\n",
+        "                None => {\n"
+        "                    let is_local = options.no_local && !PLANTED(\"no-local-ignored\");\n"
+        "                    is_wanted |= !(is_local && message.publisher == Some(session));\n"
+        "                }\n",
+    ),
     # Every failure counts as the first one.
     (
         "src/bridge/pacing.rs",
@@ -372,6 +404,10 @@ MQTT = {
     "packet-identifier-in-use": _SESSIONS,
     "another-packet-identifier": _SESSIONS,
     "pubrel-before-the-settlement": _SESSIONS,
+    "retained-message-not-written": _SESSIONS,
+    "will-sent-twice": _SESSIONS,
+    "shared-message-sent-to-all": _SESSIONS,
+    "no-local-ignored": _SESSIONS,
 }
 
 # The environment of a process selects its mistake.
