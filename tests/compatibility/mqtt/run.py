@@ -51,6 +51,7 @@ def main() -> int:
         return 0
     import between_protocols
     import login
+    import mapping
     import subscriptions
     import with_aiomqtt
     import with_mosquitto
@@ -62,7 +63,7 @@ def main() -> int:
     brokers.watchdog(300)
     with tempfile.TemporaryDirectory(prefix="leveret-mqtt-") as folder:
         for module in (with_mosquitto, with_paho, with_aiomqtt, with_mqttjs, with_websocket, between_protocols, login,
-                       subscriptions):
+                       mapping, subscriptions):
             for name, run in module.cases(kills).items():
                 home = Path(folder) / name
                 home.mkdir()

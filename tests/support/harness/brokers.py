@@ -299,9 +299,9 @@ class RabbitMq:
     """A RabbitMQ node with its own port mapper in a temporary directory. Debian's service is not touched."""
 
     def __init__(self, settings: str = "", name: str = "oracle", others: Optional["RabbitMq"] = None,
-                 lines: str = "") -> None:
+                 lines: str = "", plugins: str = "") -> None:
         """Prepares a node. `settings` are terms for the application `rabbit`, as in advanced.config, and `lines` those
-        of rabbitmq.conf. A node with `others` shares their port mapper and cookie, and its caller calls `wait`.
+        of rabbitmq.conf. `plugins` are the names of plug-ins, separated by commas. A node with `others` shares their port mapper and cookie, and its caller calls `wait`.
         """
         sbin = rabbitmq_sbin()
         if sbin is None:
@@ -309,7 +309,7 @@ class RabbitMq:
         self.sbin = sbin
         self.node = f"{name}@localhost"
         self.home = Path(tempfile.mkdtemp(prefix="leveret-oracle-"))
-        self.settings, self.lines = settings, lines
+        self.settings, self.lines, self.plugins = settings, lines, plugins
         self.child: Optional[subprocess.Popen] = None
         self.log_path = self.home / "console"
         self.own_mapper = None if others else PortMapper()
@@ -342,7 +342,7 @@ class RabbitMq:
             f"log.console = false\n{self.lines}"
         )
         (home / "advanced.config").write_text(f"[{{rabbit, [{self.settings}]}}].\n")
-        (home / "enabled_plugins").write_text("[].\n")
+        (home / "enabled_plugins").write_text(f"[{self.plugins}].\n")
         (home / "env.conf").write_text("")
         cookie = home / ".erlang.cookie"
         cookie.write_text(self.cookie)
