@@ -3,7 +3,7 @@
 
 use leveret_core::limits::Limits;
 use leveret_storage::Settings;
-use leveret_test_support::simulated_server::mqtt::{FromServer, Login, MqttClient, packet};
+use leveret_test_support::simulated_server::mqtt::{FromServer, Login, MqttClient, Received, packet};
 use leveret_test_support::simulated_server::{Simulation, small_limits};
 
 use super::mqtt::{LEVELS, id_packet, kept, named, publish_2, publish_retained, receive_all, release};
@@ -128,6 +128,7 @@ fn a_protocol_violation_ends_the_connection_of_every_version() {
             ("SUBSCRIBE with reserved bits", filters(0x82, &[0, 1, b'a', 0x81]), 0x81),
             ("SUBSCRIBE with a packet identifier of 0", packet(0x82, &[0, 0, 0, 0, 1, b'a', 0]), 0x82),
             ("SUBSCRIBE without UTF-8", filters(0x82, &[0, 1, 0xFF, 0]), 0x81),
+            ("UNSUBSCRIBE with a packet identifier of 0", packet(0xA2, &[0, 0, 0, 0, 1, b'a']), 0x82),
             ("UNSUBSCRIBE without a filter", filters(0xA2, &[]), 0x82),
             ("UNSUBSCRIBE with U+0000", filters(0xA2, &[0, 1, 0]), 0x81),
             ("PUBLISH with QoS 3", publish(0x36, b"\0\x01a", &[0, 1]), 0x81),
@@ -150,24 +151,30 @@ fn a_protocol_violation_ends_the_connection_of_every_version() {
     simulation.end(&[]);
 }
 
-/// A client that gets messages sends a packet that is not valid. DISCONNECT is the last packet.
+/// The client acknowledges messages, for which others wait, and then sends a packet that is not valid. DISCONNECT is the
+/// last packet.
 #[test]
 fn no_packet_follows_a_disconnect_of_the_server() {
     let mut simulation = Simulation::new(small_limits());
     let mut reader = client(&mut simulation, 5, "reader");
     reader.subscribe(&mut simulation, &[("#", 1)]);
     let mut publisher = client(&mut simulation, 5, "publisher");
-    let publish: Vec<u8> = (1..=9).flat_map(|id| publisher.publish_packet(2, "t", id, &[7; 500])).collect();
-    let own = [&[0xC0, 0][..], &packet(0x82, &[0, 7, 0]), &[0xC0, 0]].concat();
-    publisher.send_without_turn(&mut simulation, &publish);
-    reader.send_without_turn(&mut simulation, &own);
+    for number in 0..50 {
+        publisher.publish_1(&mut simulation, "t", 1, &[number; 500]);
+    }
+    let sent: Vec<_> = core::iter::from_fn(|| reader.receive(&mut simulation)).collect();
+    let acks = |messages: &[Received]| -> Vec<u8> {
+        messages.iter().flat_map(|message| id_packet(0x40, message.packet_id.unwrap())).collect()
+    };
+    let ping = [0xC0, 0];
+    let input = [&acks(&sent[..5]), &ping[..], &packet(0x82, &[0, 7, 0]), &ping, &acks(&sent[5..])];
+    reader.send_without_turn(&mut simulation, &input.concat());
     simulation.run();
     let types = packet_types(&mut reader, &mut simulation);
     assert_eq!(types.iter().position(|first| *first == 0xE0), Some(types.len() - 1), "{types:x?}");
-    publisher.send(&mut simulation, &publish);
-    assert_eq!(reader.next(&mut simulation), None);
+    publisher.publish_1(&mut simulation, "t", 1, b"later");
     reader.assert_closed(&mut simulation);
-    publisher.lose(&mut simulation);
+    publisher.disconnect(&mut simulation);
     simulation.end(&[]);
 }
 
@@ -937,6 +944,47 @@ fn the_session_of_a_connected_client_does_not_expire() {
         simulation.pass_ms(2_000);
         assert_eq!(publisher.publish_1(&mut simulation, "t", 1, b"x"), 0x10, "it has expired");
         publisher.disconnect(&mut simulation);
+        simulation.end(&[]);
+    }
+}
+
+/// Retained messages, shared subscriptions and messages of existing subscriptions match the same filters.
+#[test]
+fn every_kind_of_delivery_matches_the_filters_as_defined() {
+    let topics = ["a", "a/", "a/b", "a/b/c", "/", "/a", "$x", "$x/a", "a/*/c", "a/b.c", "sport"];
+    for (filter, matching) in [
+        ("#", &["a", "a/", "a/b", "a/b/c", "/", "/a", "a/*/c", "a/b.c", "sport"][..]),
+        ("+", &["a", "sport"]),
+        ("+/a", &["/a"]),
+        ("+/+", &["a/", "a/b", "/", "/a", "a/b.c"]),
+        ("/+", &["/", "/a"]),
+        ("/#", &["/", "/a"]),
+        ("a/#", &["a", "a/", "a/b", "a/b/c", "a/*/c", "a/b.c"]),
+        ("a/+", &["a/", "a/b", "a/b.c"]),
+        ("a/+/c", &["a/b/c", "a/*/c"]),
+        ("a/*/c", &["a/*/c"]),
+        ("$x/#", &["$x", "$x/a"]),
+        ("$x/+", &["$x/a"]),
+        ("sport/#", &["sport"]),
+    ] {
+        let mut simulation = Simulation::new(small_limits());
+        let mut publisher = client(&mut simulation, 5, "publisher");
+        let mut live = client(&mut simulation, 4, "live");
+        live.subscribe(&mut simulation, &[(filter, 1)]);
+        let mut shared = client(&mut simulation, 5, "shared");
+        shared.subscribe(&mut simulation, &[(&format!("$share/g/{filter}"), 1)]);
+        for topic in topics {
+            publish_retained(&mut publisher, &mut simulation, (topic, 1), topic.as_bytes());
+        }
+        let mut late = client(&mut simulation, 5, "late");
+        late.subscribe(&mut simulation, &[(filter, 1)]);
+        for reader in [&mut live, &mut shared, &mut late] {
+            let mut received: Vec<_> =
+                receive_all(reader, &mut simulation).into_iter().map(|(topic, ..)| topic).collect();
+            received.sort_unstable_by_key(|topic| topics.iter().position(|known| known == topic));
+            assert_eq!(received, matching, "{filter}");
+        }
+        [live, shared, late, publisher].into_iter().for_each(|client| client.disconnect(&mut simulation));
         simulation.end(&[]);
     }
 }
