@@ -21,7 +21,7 @@ fn kept_login(level: u8, client_id: &str) -> Login<'_> {
     Login { level, properties, ..kept(client_id) }
 }
 
-/// Returns a session that is kept, with an MQTT client.
+/// Connects a client whose session is kept.
 fn kept_client(simulation: &mut Simulation, level: u8, client_id: &str) -> MqttClient {
     MqttClient::log_in(simulation, &kept_login(level, client_id))
 }
@@ -36,7 +36,7 @@ fn packet_types(client: &mut MqttClient, simulation: &mut Simulation) -> Vec<u8>
     core::iter::from_fn(|| client.next(simulation)).map(|packet| packet.first_octet).collect()
 }
 
-/// Returns the octets `00 00` of an empty list of properties in the version that has them.
+/// Returns an empty list of properties for the version that has them.
 fn no_properties(level: u8) -> &'static [u8] {
     if level == 5 { &[0] } else { &[] }
 }
