@@ -376,4 +376,85 @@ mod tests {
         assert!(parse(&connect("MQTT", 4, 2, &[&no_id])).is_ok());
         assert!(parse(&connect("MQTT", 5, 0, &[&[0], &no_id])).is_ok());
     }
+
+    /// Each flag decides whether its field is there, and the fields have one order.
+    #[test]
+    fn the_payload_has_exactly_the_fields_of_the_flags() {
+        let (will, password, user_name) = (4, 0x40, 0x80);
+        let topic = [string("t"), vec![0, 1, 7]].concat();
+        for level in [4, 5] {
+            let properties: &[u8] = if level == 5 { &[0] } else { &[] };
+            let fields = |present: u8| {
+                let mut rest = [properties, &string("id")].concat();
+                for (flag, field) in [
+                    (will, [properties, &topic].concat()),
+                    (user_name, string("user")),
+                    (password, vec![0, 3, 0, 0xFF, 1]),
+                ] {
+                    if present & flag != 0 {
+                        rest.extend(field);
+                    }
+                }
+                rest
+            };
+            let all = [0, will, user_name, will | user_name, user_name | password, 0xC4];
+            for flags in all {
+                for present in all {
+                    // In MQTT 3.1.1, topic and payload look like user name and password.
+                    if level == 4 && [(will, 0xC0), (0xC0, will)].contains(&(flags, present)) {
+                        continue;
+                    }
+                    let body = connect("MQTT", level, flags, &[&fields(present)]);
+                    assert_eq!(parse(&body).is_ok(), flags == present, "{level} {flags:#x} {present:#x}");
+                }
+            }
+            let body = connect("MQTT", level, 0xC4, &[&fields(0xC4)]);
+            let connect = parse(&body).expect("valid");
+            let will = connect.will.expect("it has a will");
+            assert_eq!((connect.client_id, will.topic, will.payload), ("id", "t", &[7][..]));
+            assert_eq!((connect.user_name, connect.password), (Some("user"), Some(Password(&[0, 0xFF, 1]))));
+        }
+    }
+
+    /// A will has a QoS of 0 to 2. Without a will, QoS and RETAIN are 0.
+    #[test]
+    fn the_flags_of_a_will_need_a_will() {
+        for version in [Version::V3_1, Version::V3_1_1, Version::V5] {
+            for octet in 0..=255_u8 {
+                let (qos, has_will) = (octet >> 3 & 3, octet & 4 != 0);
+                let is_valid = octet & 1 == 0
+                    && qos < 3
+                    && (has_will || octet & 0x38 == 0)
+                    && (version == Version::V5 || octet & 0xC0 != 0x40);
+                let flags = Flags::parse(octet, version);
+                assert_eq!(flags.is_ok(), is_valid, "{octet:#x}");
+                let Ok(flags) = flags else { continue };
+                let will = has_will.then(|| (QoS::from_bits(qos).expect("valid"), octet & 0x20 != 0));
+                assert_eq!((flags.will, flags.clean_start), (will, octet & 2 != 0));
+            }
+        }
+    }
+
+    #[test]
+    fn the_strings_of_connect_are_utf_8() {
+        let bad: [&[u8]; 4] = [&[0xFF], &[0xED, 0xA0, 0x80], &[0xED, 0xBF, 0xBF], &[b'a', 0]];
+        for level in [4, 5] {
+            let properties: &[u8] = if level == 5 { &[0] } else { &[] };
+            for octets in bad {
+                let text = [&[0, octets.len() as u8][..], octets].concat();
+                let (id, will) = (string("id"), [&text[..], &[0, 0]].concat());
+                for (flags, rest) in [
+                    (0x02, [properties, &text].concat()),
+                    (0x06, [properties, &id, properties, &will].concat()),
+                    (0x82, [properties, &id, &text].concat()),
+                ] {
+                    let body = connect("MQTT", level, flags, &[&rest]);
+                    assert_eq!(refused(&body), ReasonCode::MalformedPacket, "{level} {flags:#x} {octets:x?}");
+                }
+                // The payload of a will and a password are no strings.
+                let rest = [properties, &id, properties, &string("t"), &text, &id, &text].concat();
+                assert!(parse(&connect("MQTT", level, 0xC6, &[&rest])).is_ok());
+            }
+        }
+    }
 }

@@ -643,4 +643,20 @@ mod tests {
         let codes = (0..=255).filter(|code| parse(Version::V5, &[0xE0, 1, *code]).is_ok()).count();
         assert_eq!(codes, 14);
     }
+
+    #[test]
+    fn topic_filters_are_utf_8() {
+        for version in VERSIONS {
+            let properties: &[u8] = if version == Version::V5 { &[0] } else { &[] };
+            for octets in [&[0xFF][..], &[0xED, 0xA0, 0x80], &[b'a', 0]] {
+                let filter = [&[0, octets.len() as u8][..], octets].concat();
+                for (first, options) in [(0x82, &[0][..]), (0xA2, &[])] {
+                    // The filter in front of it is valid.
+                    let body = [&[0, 10][..], properties, &[0, 1, b'a'], options, &filter, options].concat();
+                    let packet = [&[first, body.len() as u8][..], &body].concat();
+                    assert_eq!(refused(version, &packet), ReasonCode::MalformedPacket, "{packet:x?}");
+                }
+            }
+        }
+    }
 }

@@ -354,4 +354,26 @@ mod tests {
             assert_eq!(error.reason, MalformedPacket);
         }
     }
+
+    #[test]
+    fn the_strings_of_properties_are_utf_8() {
+        for octets in [&[0xFF][..], &[0xED, 0xA0, 0x80], &[b'a', 0]] {
+            let text = [&[0, octets.len() as u8][..], octets].concat();
+            for (place, property) in [
+                (Place::Publish, [&[0x03], &text[..]].concat()),
+                (Place::Publish, [&[0x08], &text[..]].concat()),
+                (Place::Connect, [&[0x15], &text[..]].concat()),
+                (Place::Ack, [&[0x1F], &text[..]].concat()),
+                (Place::Publish, [&[0x26], &text[..], &[0, 0]].concat()),
+                (Place::Publish, [&[0x26, 0, 0], &text[..]].concat()),
+            ] {
+                let bytes = [&[property.len() as u8], &property[..]].concat();
+                let error = Properties::read(&mut Reader::new(&bytes), place).expect_err("it is refused");
+                assert_eq!(error.reason, ReasonCode::MalformedPacket, "{bytes:x?}");
+            }
+            // Correlation data is no string.
+            let bytes = [&[text.len() as u8 + 1, 0x09], &text[..]].concat();
+            assert!(Properties::read(&mut Reader::new(&bytes), Place::Publish).is_ok());
+        }
+    }
 }

@@ -374,4 +374,38 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn a_topic_name_is_utf_8_without_wildcards() {
+        for version in [Version::V3_1, Version::V3_1_1, Version::V5] {
+            let properties: &[u8] = if version == Version::V5 { &[0] } else { &[] };
+            for (octets, reason) in [
+                (&[0xFF][..], ReasonCode::MalformedPacket),
+                (&[0xED, 0xA0, 0x80], ReasonCode::MalformedPacket),
+                (&[b'a', 0], ReasonCode::MalformedPacket),
+                (b"a/#", ReasonCode::TopicNameInvalid),
+                (b"+", ReasonCode::TopicNameInvalid),
+                (b"a+b", ReasonCode::TopicNameInvalid),
+            ] {
+                let body = [&[0, octets.len() as u8][..], octets, properties].concat();
+                let packet = [&[0x30, body.len() as u8][..], &body].concat();
+                assert_eq!(refused(version, &packet), reason, "{octets:x?}");
+            }
+        }
+    }
+
+    /// With QoS 0, the octets that would be a packet identifier belong to the payload.
+    #[test]
+    fn a_message_with_qos_0_has_no_packet_identifier() {
+        let header = parse(Version::V3_1_1, &[0x30, 5, 0, 1, b'a', 0, 9]).expect("valid");
+        assert_eq!((header.packet_id, header.payload_len), (None, 2));
+        let header = parse(Version::V3_1_1, &[0x32, 5, 0, 1, b'a', 0, 9]).expect("valid");
+        assert_eq!((header.packet_id, header.payload_len), (NonZeroU16::new(9), 0));
+        let mut buffer = [0; 20];
+        let mut writer = Writer::new(&mut buffer);
+        let (is_duplicate, qos, retain) = (false, OutgoingQoS::AtMostOnce, false);
+        let publish = OutgoingPublish { is_duplicate, qos, retain, topic: b"a", payload_len: 0 };
+        publish.write_header(&mut writer, Version::V5, [].into_iter()).expect("it fits");
+        assert_eq!(writer.written(), [0x30, 4, 0, 1, b'a', 0]);
+    }
 }

@@ -5,12 +5,15 @@
 //! - No package below the platform reads a clock or opens a socket; it receives time and bytes from above.
 //! - Log lines that a peer can cause go through the limiter.
 //!
+//! The module `statements` checks the table of the statements of the MQTT specifications.
+//!
 //! The sources are read as text, without comments and without the tests at the end of a file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 mod docs;
+mod statements;
 mod web;
 
 /// Each package and all packages of the workspace that it may depend on.

@@ -28,6 +28,7 @@
 //! | `management_uploads` | requests whose body is longer than a request buffer |
 //! | `operators` | clients of the control socket |
 //! | `mqtt`    | MQTT clients: packets, subscriptions, slow and faulty clients |
+//! | `mqtt_statements` | statements of the MQTT specifications that no other test shows |
 //! | `mqtt_websocket` | MQTT over WebSocket |
 //! | `shovels` | shovels defined by parameters |
 //! | `mass`    | single commands that cause much work |
@@ -60,6 +61,7 @@ mod memory;
 mod mqtt;
 mod mqtt_operators;
 mod mqtt_properties;
+mod mqtt_statements;
 mod mqtt_subscriptions;
 mod mqtt_websocket;
 mod mqtt_wills;

@@ -9,7 +9,7 @@ use leveret_test_support::simulated_server::{Publish, Said};
 use leveret_test_support::simulated_server::{Simulation, small_limits};
 
 /// The levels of MQTT 3.1, 3.1.1 and 5.
-const LEVELS: [u8; 3] = [3, 4, 5];
+pub(super) const LEVELS: [u8; 3] = [3, 4, 5];
 
 pub(super) fn named(client_id: &str) -> Login<'_> {
     Login { client_id, ..Login::default() }
@@ -541,12 +541,12 @@ fn answers_wait_until_what_they_promise_is_durable() {
 
 // ---- QoS 2
 
-fn id_packet(first_octet: u8, packet_id: u16) -> Vec<u8> {
+pub(super) fn id_packet(first_octet: u8, packet_id: u16) -> Vec<u8> {
     packet(first_octet, &packet_id.to_be_bytes())
 }
 
 /// Publishes with QoS 2 up to PUBREC.
-fn publish_2(
+pub(super) fn publish_2(
     client: &mut MqttClient,
     simulation: &mut Simulation,
     topic: &str,
@@ -555,11 +555,13 @@ fn publish_2(
 ) {
     let publish = client.publish_packet(4, topic, packet_id, payload);
     client.send(simulation, &publish);
-    assert_eq!(client.expect(simulation, 0x50).body, packet_id.to_be_bytes(), "PUBREC");
+    let pubrec = client.expect(simulation, 0x50);
+    assert_eq!(pubrec.body[..2], packet_id.to_be_bytes(), "PUBREC");
+    assert!(matches!(pubrec.body[2..], [] | [0x10]), "{pubrec:?}");
 }
 
 /// Releases a packet identifier.
-fn release(client: &mut MqttClient, simulation: &mut Simulation, packet_id: u16) {
+pub(super) fn release(client: &mut MqttClient, simulation: &mut Simulation, packet_id: u16) {
     client.send(simulation, &id_packet(0x62, packet_id));
     assert_eq!(client.expect(simulation, 0x70).body[..2], packet_id.to_be_bytes(), "PUBCOMP");
 }
@@ -795,7 +797,7 @@ fn the_packet_identifier_of_a_delivery_is_durable_before_it_is_sent() {
 // ---- retained messages
 
 /// PUBLISH with RETAIN, at this QoS, up to its acknowledgement. Returns the code of PUBACK or PUBREC.
-fn publish_retained(
+pub(super) fn publish_retained(
     client: &mut MqttClient,
     simulation: &mut Simulation,
     (topic, qos): (&str, u8),
@@ -816,7 +818,10 @@ fn publish_retained(
 }
 
 /// Receives and acknowledges all messages. Returns payload and RETAIN of each.
-fn receive_all(client: &mut MqttClient, simulation: &mut Simulation) -> Vec<(String, Vec<u8>, bool)> {
+pub(super) fn receive_all(
+    client: &mut MqttClient,
+    simulation: &mut Simulation,
+) -> Vec<(String, Vec<u8>, bool)> {
     let mut received = Vec::new();
     while let Some(message) = client.receive(simulation) {
         if let Some(packet_id) = message.packet_id {
