@@ -55,8 +55,9 @@ pub(super) fn answer(request: &Request<'_>, hosts: &[String], origins: &[String]
     if !BASE64.decode(key).is_ok_and(|bytes| bytes.len() == KEY_BYTES) {
         return bad_request("Sec-WebSocket-Key must be 16 bytes in base64");
     }
-    let mut offered = upgrade.protocols.iter().flat_map(|value| value.split(',')).map(str::trim);
-    let Some(protocol) = offered.find_map(|offered| PROTOCOLS.into_iter().find(|known| *known == offered))
+    let offered = || upgrade.protocols.iter().flat_map(|value| value.split(',')).map(str::trim);
+    // Of several, `mqtt` is taken (MQTT-6.0.0-4).
+    let Some(protocol) = PROTOCOLS.into_iter().find(|known| offered().any(|offered| offered == *known))
     else {
         return bad_request("Sec-WebSocket-Protocol must offer mqtt or mqttv3.1");
     };
@@ -134,6 +135,20 @@ mod tests {
         assert!(text.starts_with("HTTP/1.1 101 ") && text.ends_with("\r\n\r\n"), "{text}");
         assert!(text.contains("\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{text}");
         assert!(text.contains("\r\nsec-websocket-protocol: mqtt\r\n"), "{text}");
+    }
+
+    #[test]
+    fn the_subprotocol_is_mqtt_if_it_is_offered() {
+        for (offered, taken) in
+            [("mqttv3.1, mqtt", "mqtt"), ("mqtt,mqttv3.1", "mqtt"), ("mqttv3.1", "mqttv3.1")]
+        {
+            let headers = GOOD
+                .map(|(name, value)| (name, if name == "Sec-WebSocket-Protocol" { offered } else { value }));
+            let answer = answer_to("GET", &headers, &[]);
+            let Answer::Upgrade(text) = answer else { panic!("{offered}: refused") };
+            let text = String::from_utf8_lossy(&text).to_lowercase();
+            assert!(text.contains(&format!("\r\nsec-websocket-protocol: {taken}\r\n")), "{text}");
+        }
     }
 
     #[test]

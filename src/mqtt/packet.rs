@@ -221,7 +221,7 @@ impl AckKind {
     }
 
     /// Returns whether the packet may have this code (§3.4.2.1, §3.5.2.1, §3.6.2.1, §3.7.2.1).
-    const fn may_have(self, reason: ReasonCode) -> bool {
+    pub const fn may_have(self, reason: ReasonCode) -> bool {
         match self {
             Self::Puback | Self::Pubrec => matches!(
                 reason,

@@ -129,11 +129,45 @@ impl ReasonCode {
         self as u8 >= 0x80
     }
 
-    /// Returns the code for CONNACK of this version. `None`: MQTT 3.1.1 (§3.2.2.3) has no code for this, and the
+    /// Returns whether CONNACK may have this code (§3.2.2.2).
+    const fn is_of_connack(self) -> bool {
+        matches!(
+            self,
+            Self::Success
+                | Self::Unspecified
+                | Self::MalformedPacket
+                | Self::ProtocolError
+                | Self::ImplementationSpecific
+                | Self::UnsupportedProtocolVersion
+                | Self::ClientIdentifierNotValid
+                | Self::BadUserNameOrPassword
+                | Self::NotAuthorized
+                | Self::ServerUnavailable
+                | Self::ServerBusy
+                | Self::Banned
+                | Self::BadAuthenticationMethod
+                | Self::TopicNameInvalid
+                | Self::PacketTooLarge
+                | Self::QuotaExceeded
+                | Self::PayloadFormatInvalid
+                | Self::RetainNotSupported
+                | Self::QosNotSupported
+                | Self::UseAnotherServer
+                | Self::ServerMoved
+                | Self::ConnectionRateExceeded
+        )
+    }
+
+    /// Returns the code for CONNACK of this version. If CONNACK of MQTT 5 cannot have the code, it is a more general
+    /// one. `None`: MQTT 3.1.1 (§3.2.2.3) has no code for this, and the
     /// connection is closed without CONNACK (MQTT-3.1.4-1, MQTT-3.2.2-6).
     pub const fn connect_return_code(self, version: Version) -> Option<u8> {
         if matches!(version, Version::V5) {
-            return Some(self as u8);
+            return Some(match self {
+                Self::ServerShuttingDown => Self::ServerUnavailable as u8,
+                code if code.is_of_connack() => code as u8,
+                _ => Self::Unspecified as u8,
+            });
         }
         match self {
             Self::Success => Some(0),
@@ -218,5 +252,20 @@ mod tests {
         }
         // §2.4, table 2-6.
         assert_eq!(count, 43);
+    }
+
+    #[test]
+    fn connack_has_only_codes_of_its_table() {
+        let table = [
+            0, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90, 0x95, 0x97,
+            0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F,
+        ];
+        for code in (0..=u8::MAX).filter_map(ReasonCode::from_octet) {
+            let sent = code.connect_return_code(Version::V5).expect("MQTT 5 has a code for everything");
+            assert!(table.contains(&sent), "{code:?} {sent:#x}");
+            assert!(sent == code as u8 || !table.contains(&(code as u8)), "{code:?} {sent:#x}");
+            assert!(code.connect_return_code(Version::V3_1_1).is_none_or(|code| code <= 5));
+        }
+        assert_eq!(ReasonCode::ServerShuttingDown.connect_return_code(Version::V5), Some(0x88));
     }
 }

@@ -121,6 +121,7 @@ impl MqttConnection {
             return self.end(context, reason, format_args!("a message is refused: {text}"));
         }
         if let Some((kind, packet_id)) = answer_of(expected) {
+            let reason = if kind.may_have(reason) { reason } else { ReasonCode::ImplementationSpecific };
             let (version, wants_text) = (self.version, self.client_limits.wants_problem_information);
             self.push_explained(context, format_args!("{text}"), |writer, text| {
                 write_ack(writer, version, kind, packet_id, reason, text.filter(|_| wants_text).into_iter())

@@ -1,5 +1,6 @@
 //! The table of the normative statements of both MQTT specifications: every statement has tests, which exist, or a reason.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -27,7 +28,29 @@ fn every_statement_has_existing_tests_or_a_reason() {
             complaints.push(format!("{count} statements of version {version} instead of {wanted}"));
         }
     }
+    complaints.extend(not_in_gate(&text));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+/// Returns complaints about programs that the gate does not run as a whole. A test that is ignored counts as missing, so
+/// the gate runs every test of the table.
+fn not_in_gate(text: &str) -> Vec<String> {
+    let steps = fs::read_to_string(project().join("tests/steps.toml")).expect("the steps");
+    let named = rows(text)
+        .filter_map(|(_, row)| row.split('\t').nth(3))
+        .filter(|shown_by| !shown_by.starts_with('-'));
+    let step_of = |name: &str| match name.split_once(':') {
+        Some((program, _)) => format!("[cargo.{program}]"),
+        None => format!("[suite.{}]", name.split('/').next().unwrap_or_default()),
+    };
+    let wanted: BTreeSet<String> = named.flat_map(|shown_by| shown_by.split(' ')).map(step_of).collect();
+    let is_in_gate = |step: &String| {
+        let block =
+            steps.split_once(step.as_str()).map_or("", |(_, rest)| rest.split("\n\n").next().unwrap_or(""));
+        block.lines().any(|line| line == "gate = true")
+    };
+    let missing = wanted.iter().filter(|step| !is_in_gate(step));
+    missing.map(|step| format!("the gate does not run all of {step} in tests/steps.toml")).collect()
 }
 
 /// Returns the rows of the table with their line numbers.

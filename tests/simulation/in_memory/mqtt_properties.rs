@@ -428,7 +428,7 @@ fn properties_that_become_too_large_are_refused() {
     let properties = |count: usize| user("", "").repeat(count);
     assert_eq!(publish(&mut publisher, &mut simulation, "t", &properties(21_800), b"fits"), 0);
     assert_eq!(received(&mut subscriber, &mut simulation), properties(21_800));
-    assert_eq!(publish(&mut publisher, &mut simulation, "t", &properties(22_000), b"refused"), 0x95);
+    assert_eq!(publish(&mut publisher, &mut simulation, "t", &properties(22_000), b"refused"), 0x83);
     assert_eq!(publish(&mut publisher, &mut simulation, "t", &[], b"next"), 0);
     assert_eq!(subscriber.receive(&mut simulation).expect("the message").payload, b"next");
     end(simulation, [publisher, subscriber], &[]);

@@ -1071,3 +1071,20 @@ fn a_message_that_a_client_of_a_group_refuses_is_dropped() {
     members.into_iter().chain([publisher]).for_each(|client| client.disconnect(&mut simulation));
     simulation.end(&[]);
 }
+
+/// The reason string of a CONNACK would make it larger.
+#[test]
+fn a_refused_client_gets_no_larger_packet_than_it_accepts() {
+    let mut simulation = Simulation::new(small_limits());
+    let maximum_20 = [0x27, 0, 0, 0, 20];
+    let with_authentication = [&maximum_20[..], &[0x15], &string("SCRAM-SHA-1")].concat();
+    let long_name = "n".repeat(238);
+    for (properties, client_id, reason) in
+        [(&with_authentication[..], "c", 0x8C), (&maximum_20, &long_name, 0x85)]
+    {
+        let login = Login { level: 5, properties, ..named(client_id) };
+        let (mut client, connack) = MqttClient::connect(&mut simulation, &login);
+        assert_eq!((connack.first_octet, &connack.body[..]), (0x20, &[0, reason, 0][..]));
+        client.assert_closed(&mut simulation);
+    }
+}
