@@ -1,4 +1,4 @@
-"""MQTT clients against Leveret: mosquitto_pub and mosquitto_sub, paho and MQTT.js (over WebSocket too), aiomqtt,
+"""MQTT clients against Leveret: mosquitto_pub and mosquitto_sub, paho and MQTT.js (over WebSocket too), aiomqtt, Node-RED,
 and pika on the other side.
 
 Most cases kill the broker with SIGKILL while messages are in flight. They check which messages arrive, never durations.
@@ -55,14 +55,15 @@ def main() -> int:
     import with_aiomqtt
     import with_mosquitto
     import with_mqttjs
+    import with_nodered
     import with_paho
     import with_websocket
 
     kills = KILLS[os.environ.get("LEVERET_TEST_MODE") or "gate"]
     brokers.watchdog(300)
     with tempfile.TemporaryDirectory(prefix="leveret-mqtt-") as folder:
-        for module in (with_mosquitto, with_paho, with_aiomqtt, with_mqttjs, with_websocket, between_protocols, login,
-                       subscriptions):
+        for module in (with_mosquitto, with_paho, with_aiomqtt, with_mqttjs, with_nodered, with_websocket,
+                       between_protocols, login, subscriptions):
             for name, run in module.cases(kills).items():
                 home = Path(folder) / name
                 home.mkdir()
