@@ -1,5 +1,5 @@
 """MQTT clients against Leveret: mosquitto_pub and mosquitto_sub, paho and MQTT.js (over WebSocket too), aiomqtt, Node-RED,
-and pika on the other side.
+packets of devices, and pika on the other side.
 
 Most cases kill the broker with SIGKILL while messages are in flight. They check which messages arrive, never durations.
 `full` mode kills it more often.
@@ -50,6 +50,7 @@ def main() -> int:
         suite.skip("all", why)
         return 0
     import between_protocols
+    import devices
     import login
     import subscriptions
     import with_aiomqtt
@@ -63,7 +64,7 @@ def main() -> int:
     brokers.watchdog(300)
     with tempfile.TemporaryDirectory(prefix="leveret-mqtt-") as folder:
         for module in (with_mosquitto, with_paho, with_aiomqtt, with_mqttjs, with_nodered, with_websocket,
-                       between_protocols, login, subscriptions):
+                       between_protocols, login, subscriptions, devices):
             for name, run in module.cases(kills).items():
                 home = Path(folder) / name
                 home.mkdir()
