@@ -1,5 +1,5 @@
-"""MQTT clients against Leveret: mosquitto_pub and mosquitto_sub, paho and MQTT.js (over WebSocket too), aiomqtt, Node-RED,
-packets of devices, and pika on the other side.
+"""MQTT clients against Leveret: mosquitto_pub and mosquitto_sub, paho and MQTT.js (over WebSocket too), aiomqtt,
+Node-RED, packets of devices, and pika on the other side.
 
 Most cases kill the broker with SIGKILL while messages are in flight. They check which messages arrive, never durations.
 `full` mode kills it more often.
