@@ -29,7 +29,7 @@ def as_json(value: object) -> bytes:
 
 def check_retained(broker: MqttBroker, version: int, wanted: Dict[str, bytes], *filters: str) -> None:
     """Checks what a new subscriber gets: the payloads of retained messages by topic."""
-    with raw_client(broker.port, version, "newcomer") as client:
+    with raw_client(broker.port, version, "new-subscriber") as client:
         client.subscribe(*filters)
         client.check_retained(wanted)
 
