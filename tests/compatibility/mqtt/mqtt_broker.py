@@ -67,7 +67,16 @@ class MqttBroker:
         assert self.process.alive(), "the broker had ended before it was killed:\n" + self.log()
         self.is_listening.clear()
         self.process.kill()
-        self.past_logs += self.process.log() + "--- killed ---\n"
+        self._start_again("killed")
+
+    def restart(self) -> None:
+        """Stops the broker with SIGTERM, and starts it again."""
+        self.is_listening.clear()
+        self.process.stop()
+        self._start_again("stopped")
+
+    def _start_again(self, what: str) -> None:
+        self.past_logs += self.process.log() + f"--- {what} ---\n"
         self.process.close()
         self._start()
 

@@ -23,6 +23,8 @@ from .suite import Skip
 
 PIKA_NEW, PIKA_OLD = "1.4.4", "0.13.1"
 MQTTJS = "5.16.0"
+# The newest release for the Node.js of Debian 12.
+NODE_RED = "4.1.8"
 MQTT_PACKAGES = [f"pika=={PIKA_NEW}", "paho-mqtt==2.1.0", "aiomqtt==2.3.0"]
 PAGE_PACKAGES = [f"pika=={PIKA_NEW}", "playwright==1.65.2", "axe-playwright-python==0.1.8"]
 TRIES = 3
@@ -173,14 +175,27 @@ def have(program: str, package: str = "") -> None:
 
 def mqttjs() -> Path:
     """Returns a folder with MQTT.js for Node.js. The first call installs it."""
-    home = cache.folder("env") / f"mqttjs-{MQTTJS}"
+    return npm_folder("mqttjs", "mqtt", MQTTJS)
+
+
+def node_red() -> Path:
+    """Returns a folder with Node-RED. The first call installs it."""
+    return npm_folder("node-red", "node-red", NODE_RED)
+
+
+def npm_folder(name: str, package: str, version: str) -> Path:
+    """Returns a folder with this npm package, without optional dependencies and install scripts. The first call installs
+    it.
+    """
+    home = cache.folder("env") / f"{name}-{version}"
     with one_at_a_time("npm"):
         if not shutil.which("npm"):
             apt_install("nodejs", "npm")
         if not (home / "complete").exists():
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir(parents=True)
-            attempt(["npm", "install", "--silent", "--prefix", str(home), f"mqtt@{MQTTJS}"], "MQTT.js")
+            attempt(["npm", "install", "--silent", "--ignore-scripts", "--omit=optional", "--no-audit", "--prefix",
+                     str(home), f"{package}@{version}"], f"{package} {version}")
             (home / "complete").write_text("")
     return home
 
@@ -210,7 +225,7 @@ def install_rabbitmq() -> None:
 INSTALLS: Dict[str, Callable[[], object]] = {
     "pika": lambda: pika_python(PIKA_NEW),
     "browser": lambda: (python_with("page", *PAGE_PACKAGES), have("chromium")),
-    "mqtt": lambda: (mqtt_python(), have_mosquitto(), mqttjs()),
+    "mqtt": lambda: (mqtt_python(), have_mosquitto(), mqttjs(), node_red()),
     "node": lambda: have("node", "nodejs"),
     "openssl": lambda: have("openssl"),
     "valgrind": lambda: have("valgrind"),
