@@ -169,13 +169,13 @@ impl Retained {
         self.table.find((vhost, key), |at| self.slab[at].vhost == vhost && *self.slab[at].key == *key)
     }
 
-    /// Returns the configuration key of the limit that a message would exceed whose properties and payload have `bytes`
-    /// bytes; `None` if it fits.
+    /// Returns the limit that a message would exceed whose properties and payload have `bytes` bytes, for a log line;
+    /// `None` if it fits.
     fn exceeded_limit(&self, vhost: VhostId, key: &str, bytes: usize) -> Option<&'static str> {
         let replaced = self.find(vhost, key).map(|at| self.bytes_of(at));
         match replaced {
             None if self.slab.free_count() == 0 => Some("retained_max"),
-            _ if bytes > CONTENT_BYTES_MAX => Some("retained_bytes_max"),
+            _ if bytes > CONTENT_BYTES_MAX => Some("the record of a retained message (60 KiB)"),
             _ if self.bytes - replaced.unwrap_or(0) + key.len() + bytes > self.bytes_max => {
                 Some("retained_bytes_max")
             }
@@ -352,8 +352,8 @@ impl Broker {
         }
     }
 
-    /// Returns the change of the retained message that a message with RETAIN makes. The second part is the configuration
-    /// key of the limit that the message exceeds: then it is not retained, and the one before it is deleted nevertheless,
+    /// Returns the change of the retained message that a message with RETAIN makes. The second part is the limit that
+    /// the message exceeds: then it is not retained, and the one before it is deleted nevertheless,
     /// because it is out of date. `now_ms` is broker time.
     pub(crate) fn retained_change(
         &self,

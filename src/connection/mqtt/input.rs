@@ -212,8 +212,8 @@ impl MqttConnection {
                     Expected::Nothing | Expected::Puback(_) => None,
                     Expected::Pubrec(packet_id) => Some(packet_id),
                 };
-                // Before MQTT 5, a refusal would end the connection.
-                let is_refusable = self.version == Version::V5;
+                // Before MQTT 5, a refusal would end the connection. With QoS 0, the client would not learn of it.
+                let is_refusable = self.version == Version::V5 && expected != Expected::Nothing;
                 let command = match packet_id {
                     _ if retain => Command::PublishRetained { message, packet_id, is_refusable },
                     None => Command::Publish { message, mandatory: false },

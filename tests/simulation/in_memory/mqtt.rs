@@ -894,7 +894,7 @@ fn the_options_of_a_subscription_say_when_it_gets_retained_messages() {
     simulation.end(&[]);
 }
 
-/// Without space, MQTT 5 clients are told, and others have their message published.
+/// Without space, MQTT 5 clients are told with QoS 1 and 2. Other messages are published, and not retained.
 #[test]
 fn so_many_messages_and_bytes_are_retained() {
     let limits = Limits { retained_max: 2, retained_bytes_max: 200, ..small_limits() };
@@ -912,6 +912,9 @@ fn so_many_messages_and_bytes_are_retained() {
     reader.subscribe(&mut simulation, &[("c", 1)]);
     assert_eq!(publish_retained(&mut old, &mut simulation, ("c", 1), b"x"), 0);
     assert_eq!(receive_all(&mut reader, &mut simulation), [("c".to_owned(), b"x".to_vec(), false)]);
+    // No answer to QoS 0 could refuse it.
+    publish_retained(&mut new, &mut simulation, ("c", 0), b"z");
+    assert_eq!(receive_all(&mut reader, &mut simulation), [("c".to_owned(), b"z".to_vec(), false)]);
     // A deletion makes space.
     publish_retained(&mut old, &mut simulation, ("a", 0), b"");
     assert!(publish_retained(&mut new, &mut simulation, ("c", 1), b"y") < 0x80);
