@@ -1,5 +1,5 @@
 """MQTT clients against Leveret: mosquitto_pub and mosquitto_sub, paho and MQTT.js (over WebSocket too), aiomqtt,
-Node-RED, packets of devices, and pika on the other side.
+paho.mqtt.golang, Node-RED, packets of devices, and pika on the other side.
 
 Most cases kill the broker with SIGKILL while messages are in flight. They check which messages arrive, never durations.
 `full` mode kills it more often.
@@ -55,6 +55,7 @@ def main() -> int:
     import mapping
     import subscriptions
     import with_aiomqtt
+    import with_go
     import with_mosquitto
     import with_mqttjs
     import with_nodered
@@ -64,7 +65,7 @@ def main() -> int:
     kills = KILLS[os.environ.get("LEVERET_TEST_MODE") or "gate"]
     brokers.watchdog(300)
     with tempfile.TemporaryDirectory(prefix="leveret-mqtt-") as folder:
-        for module in (with_mosquitto, with_paho, with_aiomqtt, with_mqttjs, with_nodered, with_websocket,
+        for module in (with_mosquitto, with_paho, with_aiomqtt, with_mqttjs, with_go, with_nodered, with_websocket,
                        between_protocols, login, mapping, subscriptions, devices):
             for name, run in module.cases(kills).items():
                 home = Path(folder) / name

@@ -3,6 +3,7 @@
 All clones share it. `LEVERET_CACHE` names another folder. Deleting it costs only time.
 
     CACHE/env/        virtual environments
+    CACHE/go/         Go programs of the tests, built, and the objects of their packages
     CACHE/tools/      cargo's own tools: cargo-fuzz, cargo-deny
     CACHE/fuzz/       the corpus of each fuzz target
     CACHE/objects/KEY the dependencies, compiled; KEY: lock file and compiler

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -28,6 +29,9 @@ NODE_RED = "4.1.8"
 MQTT_PACKAGES = [f"pika=={PIKA_NEW}", "paho-mqtt==2.1.0", "aiomqtt==2.3.0"]
 PAGE_PACKAGES = [f"pika=={PIKA_NEW}", "playwright==1.65.2", "axe-playwright-python==0.1.8"]
 TRIES = 3
+# Where the Go packages of Debian are, and the MQTT library among them.
+GO_PATH = Path("/usr/share/gocode")
+GO_MQTT = GO_PATH / "src" / "github.com" / "eclipse" / "paho.mqtt.golang"
 # Set to forbid installations by apt.
 NO_INSTALL = "LEVERET_NO_INSTALL"
 # The output of `tests/run`, as `described` returns it. A suite announces installations there.
@@ -200,6 +204,32 @@ def npm_folder(name: str, package: str, version: str) -> Path:
     return home
 
 
+def have_go_mqtt() -> None:
+    """Installs the Go compiler and the MQTT library paho.mqtt.golang if one of them is missing."""
+    have("go", "golang-go")
+    if not GO_MQTT.is_dir():
+        apt_install("golang-github-eclipse-paho.mqtt.golang-dev")
+
+
+def go_mqtt_program(source: Path) -> Path:
+    """Returns the built program of a Go file that uses paho.mqtt.golang. The first call for this content builds it."""
+    home = cache.folder("go")
+    program = home / f"{source.stem}-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}"
+    with one_at_a_time("go"):
+        if not program.exists():
+            have_go_mqtt()
+            # `GO111MODULE=off`: packages come from `GO_PATH`, never from the network.
+            settings = dict(os.environ, GO111MODULE="off", GOPATH=str(GO_PATH), GOCACHE=str(home / "objects"),
+                            CGO_ENABLED="0", GOFLAGS="")
+            unfinished = home / "unfinished"
+            done = subprocess.run(["go", "build", "-o", str(unfinished), str(source)], env=settings, text=True,
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            if done.returncode != 0:
+                raise CannotInstall(f"go build of {source.name} failed:\n{done.stdout}")
+            unfinished.rename(program)
+    return program
+
+
 def have_rabbitmq() -> None:
     """Installs RabbitMQ if it is missing. Its service is not started."""
     with one_at_a_time("rabbitmq"):
@@ -226,6 +256,7 @@ INSTALLS: Dict[str, Callable[[], object]] = {
     "pika": lambda: pika_python(PIKA_NEW),
     "browser": lambda: (python_with("page", *PAGE_PACKAGES), have("chromium")),
     "mqtt": lambda: (mqtt_python(), have_mosquitto(), mqttjs(), node_red()),
+    "go": have_go_mqtt,
     "node": lambda: have("node", "nodejs"),
     "openssl": lambda: have("openssl"),
     "valgrind": lambda: have("valgrind"),
