@@ -169,13 +169,13 @@ impl Retained {
         self.table.find((vhost, key), |at| self.slab[at].vhost == vhost && *self.slab[at].key == *key)
     }
 
-    /// Returns the limit that a message would exceed whose properties and payload have `bytes` bytes, for a log line;
-    /// `None` if it fits.
+    /// Returns the limit that a new retained message would exceed, as a text for log lines; `None` if it fits. `bytes` is
+    /// the length of its properties and its payload.
     fn exceeded_limit(&self, vhost: VhostId, key: &str, bytes: usize) -> Option<&'static str> {
         let replaced = self.find(vhost, key).map(|at| self.bytes_of(at));
         match replaced {
             None if self.slab.free_count() == 0 => Some("retained_max"),
-            _ if bytes > CONTENT_BYTES_MAX => Some("the record of a retained message (60 KiB)"),
+            _ if bytes > CONTENT_BYTES_MAX => Some("the 60 KiB of a retained message"),
             _ if self.bytes - replaced.unwrap_or(0) + key.len() + bytes > self.bytes_max => {
                 Some("retained_bytes_max")
             }
@@ -327,9 +327,12 @@ impl Broker {
         let vhost = self.consumers.channel(channel).vhost;
         let now_ms = cx.pending_writes.time_ms();
         let (change, exceeded) = self.retained_change(cx.messages, vhost, message, now_ms);
+        // A message that was published before is not refused: its packet identifier would be free for the client only.
+        let is_repeated = packet_id.is_some_and(|packet_id| self.is_received(connection, packet_id));
+        let exceeded = exceeded.filter(|_| !is_repeated);
         if let Some(limit) = exceeded.filter(|_| is_refusable) {
             cx.messages.release(message);
-            let text = format_args!("a message with RETAIN for which {limit} has no space");
+            let text = format_args!("a message with RETAIN that exceeds {limit}");
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
         let outcome = match packet_id {

@@ -64,8 +64,9 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         permission_bytes: leveret_broker::PERMISSION_BYTES,
         policy_bytes: leveret_broker::POLICY_BYTES,
         parameter_bytes: leveret_broker::PARAMETER_BYTES,
-        // The state of a session, and each retained message, is also in the index of the log.
-        session_bytes: if_mqtt(leveret_broker::SESSION_BYTES + leveret_storage::DEFINITION_BYTES),
+        // A session has up to three definitions in the index of the log: both parts of its state, and its will. A retained
+        // message has one.
+        session_bytes: if_mqtt(leveret_broker::SESSION_BYTES + 3 * leveret_storage::DEFINITION_BYTES),
         retained_bytes: if_mqtt(leveret_broker::RETAINED_BYTES + leveret_storage::DEFINITION_BYTES),
         login_bytes: leveret_server::LOGIN_BYTES,
         admission_bytes: leveret_server::admission_bytes::<Socket>(),

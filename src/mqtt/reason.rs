@@ -158,8 +158,8 @@ impl ReasonCode {
         )
     }
 
-    /// Returns the code for CONNACK of this version. If CONNACK of MQTT 5 cannot have the code, it is a more general
-    /// one. `None`: MQTT 3.1.1 (§3.2.2.3) has no code for this, and the
+    /// Returns the code for CONNACK of this version. If CONNACK of MQTT 5 cannot have the code, returns a more
+    /// general code. `None`: MQTT 3.1.1 (§3.2.2.3) has no code for this, and the
     /// connection is closed without CONNACK (MQTT-3.1.4-1, MQTT-3.2.2-6).
     pub const fn connect_return_code(self, version: Version) -> Option<u8> {
         if matches!(version, Version::V5) {

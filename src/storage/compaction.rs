@@ -890,7 +890,7 @@ impl RewriteCost {
 }
 
 /// Keeps two copies of each definition in different erase blocks, so that one bad block of the flash does not
-/// lose it. Not so for the data of MQTT clients ([`has_two_copies`](super::index::has_two_copies)).
+/// lose it. A retained message has one copy ([`has_two_copies`](super::index::has_two_copies)).
 ///
 /// ```text
 /// declared           | N: definition |                      one block of the active segment

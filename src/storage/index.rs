@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, incarnation_in, is_message_data};
+use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, incarnation_in, is_retained_message};
 use leveret_core::pending_writes::{is_group, is_transient};
 
 use super::access::Digest;
@@ -849,9 +849,9 @@ impl DefinitionIndex {
 }
 
 /// Returns whether two copies of a definition count as live. This is false for the definition that every commit
-/// repeats, and for the data of MQTT clients, which change often and are written once like messages.
+/// repeats, and for retained messages, which are written once like other messages.
 pub(super) fn has_two_copies(key: &[u8]) -> bool {
-    *key != ACCESS_STORED_KEY && !is_message_data(key)
+    *key != ACCESS_STORED_KEY && !is_retained_message(key)
 }
 
 /// A body over 64 KiB: the locations of its chunks, and the number of messages that use it.

@@ -97,7 +97,8 @@ pub(crate) struct Session {
     /// The queue. Until the first subscription, a session that ends with its connection has none.
     queue: Option<QueueId>,
     /// Deliveries that the client must acknowledge, and those with QoS 2 that are released.
-    /// They are at most [`IN_FLIGHT_CAPACITY`], and take no memory while the client is not connected and has none.
+    /// They are at most [`IN_FLIGHT_CAPACITY`]. The vector is allocated with the first one, and shrinks when the client
+    /// leaves.
     in_flight: Vec<InFlight>,
     /// Packet identifiers of messages with QoS 2 that the client has published and not released.
     received: PacketIds,
@@ -245,7 +246,7 @@ impl Session {
         let delivery = InFlight { packet_id: self.next_packet_id(), message, step, tag, batch };
         self.in_flight.reserve_exact(IN_FLIGHT_CAPACITY - self.in_flight.len());
         self.in_flight.push(delivery);
-        assert!(self.in_flight.len() <= IN_FLIGHT_CAPACITY, "one was removed");
+        assert!(self.in_flight.len() <= IN_FLIGHT_CAPACITY, "there was capacity, or one was removed");
         delivery.sent_as()
     }
 
@@ -287,7 +288,8 @@ impl Session {
             return;
         }
         self.are_deliveries_stored = true;
-        self.in_flight.clear();
+        let count = state.len() / IN_FLIGHT_BYTES;
+        self.in_flight = Vec::with_capacity(count.min(IN_FLIGHT_CAPACITY));
         for [id_high, id_low, is_released, offset @ ..] in state.as_chunks::<IN_FLIGHT_BYTES>().0 {
             let Some(packet_id) = id([*id_high, *id_low]) else { continue };
             let step = if *is_released == 1 { Step::Released } else { Step::AwaitsPubrec };

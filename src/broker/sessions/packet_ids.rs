@@ -2,14 +2,13 @@
 
 use core::num::NonZeroU16;
 
-/// Maximum number of ranges. A client of MQTT 5 publishes at most 64 messages with QoS 2 before it releases one, so
-/// these are enough for it.
+/// Maximum number of ranges. They are enough for a client of MQTT 5 that keeps to the announced Receive Maximum of 64.
 pub(super) const RANGES_MAX: usize = 64;
 /// Bytes of a range in the log: its first and its last identifier.
 pub(super) const RANGE_BYTES: usize = 4;
 
-/// A set of packet identifiers. Clients number their messages consecutively and release them in order, so thousands
-/// of them are few ranges.
+/// A set of packet identifiers. Most clients number their messages consecutively and release them in order, so that
+/// thousands of identifiers are few ranges. Between messages of other QoS, each identifier is a range of its own.
 ///
 /// # Invariants
 /// - The ranges are ascending. They do not overlap, and are not adjacent.
@@ -90,7 +89,7 @@ impl PacketIds {
         })
     }
 
-    /// Returns the set of which [`Self::encoded`] returned the ranges. Leaves out what is not valid.
+    /// Reads what [`Self::encoded`] returned. Leaves out what is not valid.
     pub(super) fn decode(octets: &[u8]) -> Self {
         let mut ranges: Vec<(u16, u16)> = Vec::new();
         for [a, b, c, d] in octets.as_chunks::<RANGE_BYTES>().0 {

@@ -106,6 +106,12 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
+    /// Returns whether a message with this packet identifier was published and not released.
+    pub(crate) fn is_received(&self, connection: ConnectionId, packet_id: NonZeroU16) -> bool {
+        let session = self.consumers.connection(connection).session;
+        session.is_some_and(|session| self.sessions.at(session).received.contains(packet_id))
+    }
+
     /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message, its
     /// packet identifier and the change of the retained message are in one commit.
     pub(crate) fn publish_once(

@@ -79,8 +79,7 @@ impl MqttConnection {
             }
             Outcome::NotRetained(limit) => {
                 self.answer_publish_with(context, expected, ReasonCode::Success, batch);
-                let text =
-                    format_args!(": a message is published but not retained: {limit} has no space for it");
+                let text = format_args!(": a message is published but not retained: it exceeds {limit}");
                 self.warn(context, LogKind::Channel, text);
             }
             // As in RabbitMQ, a client of an older version gets no PUBACK for a message that a full queue refuses.

@@ -675,10 +675,9 @@ pub fn is_access(key: &[u8]) -> bool {
     key.first() == Some(&ACCESS)
 }
 
-/// Returns whether a key is that of a definition that clients change with their messages: the state of an MQTT session,
-/// a will or a retained message.
-pub fn is_message_data(key: &[u8]) -> bool {
-    matches!(key.first(), Some(&(SESSION_STATE | WILL | RETAINED)))
+/// Returns whether a key is that of a retained message.
+pub fn is_retained_message(key: &[u8]) -> bool {
+    key.first() == Some(&RETAINED)
 }
 
 /// Returns the virtual host and the name from the key of a queue; `None` for any other key.

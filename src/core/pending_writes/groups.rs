@@ -167,20 +167,20 @@ impl PendingWrites {
         self.end_group(messages, Urgency::Awaited)
     }
 
-    /// If the last group and the open one have nothing but a change of the same definition, replaces the last one's by
-    /// that of the open group, and removes the open group.
+    /// If the last group and the open one each contain only a change of the same definition, moves the change of the open
+    /// group to the last one, and ends the open group. Returns whether it did.
     fn replace_last_definition(&mut self) -> bool {
         let end = self.first_number + self.pending.len() as u64;
-        // The first group may be in a commit in part.
+        // The first group may be partly in a commit.
         let is_first = self.groups.waiting.len() == 1;
         let (Some(group), Some(last)) = (self.groups.waiting.back_mut(), self.groups.entries.back_mut())
         else {
             return false;
         };
-        let is_only_definition = (group.first, group.end, group.settles, group.entries) == (end, end, 0, 1)
+        let is_replaceable = (group.first, group.end, group.settles, group.entries) == (end, end, 0, 1)
             && group.batch == self.open_batch;
         let [entry] = &self.groups.open_entries[..] else { return false };
-        if is_first || !is_only_definition || !last.is_replaced_by(entry) {
+        if is_first || !is_replaceable || !last.can_be_replaced_by(entry) {
             return false;
         }
         let (before, now) = (last.bytes(), entry.bytes());

@@ -190,8 +190,8 @@ impl LogEntry {
         matches!(self, Self::Defined { key, .. } if is_access(key))
     }
 
-    /// Returns whether `next` changes the definition again that this entry changes, and neither deletes it.
-    fn is_replaced_by(&self, next: &Self) -> bool {
+    /// Returns whether both entries set the same definition, so that only `next` needs to be written.
+    fn can_be_replaced_by(&self, next: &Self) -> bool {
         match (self, next) {
             (Self::Defined { key, value: Some(_), .. }, Self::Defined { key: next, value: Some(_), .. }) => {
                 key == next
@@ -777,14 +777,14 @@ impl PendingWrites {
     /// Appends that a definition was created, changed or (without a value) deleted; see [`self::Definition`]. Returns
     /// the batch to wait for.
     ///
-    /// If the last entry changes the same definition and is not in a commit yet, this change replaces it. A session
-    /// whose client acknowledges many messages at once is then written once.
+    /// If the last entry sets the same definition and is not in a commit yet, this change replaces it. So the state of
+    /// a session is written once when its client acknowledges many messages at once.
     pub fn define(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) -> Batch {
         let version = self.next_version();
         let entry = LogEntry::Defined { version, key, value };
         if let Some((batch, last)) = self.entries.back_mut()
             && *batch == self.open_batch
-            && last.is_replaced_by(&entry)
+            && last.can_be_replaced_by(&entry)
         {
             self.entry_bytes -= last.bytes();
             self.entry_bytes += entry.bytes();

@@ -1,5 +1,5 @@
 //! Definitions survive the loss of any block, and of any full segment, because they are stored twice.
-//! Not so those of MQTT clients, which change as often as messages.
+//! Retained messages are stored once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -238,9 +238,9 @@ fn duplicate_definitions_cost_next_to_nothing_and_are_copied_by_the_compactor() 
     assert!(payload >= 3_000 * 2_000);
 }
 
-/// Retained messages and the states of sessions change as often as messages do.
+/// Retained messages change as often as other messages, and have one copy like these.
 #[test]
-fn data_of_mqtt_clients_are_written_once_and_copied_by_the_compactor() {
+fn retained_messages_are_written_once_and_copied_by_the_compactor() {
     let mut store = Store::new(12);
     let key = |n: u32| {
         Definition::Retained { vhost: "/", key: &n.to_string(), qos: 1, properties: &[], payload: &[] }

@@ -624,7 +624,7 @@ fn a_client_may_publish_many_messages_with_qos_2_before_it_releases_the_first() 
     }
     packet_ids().for_each(|packet_id| release(&mut client, &mut simulation, packet_id));
     assert_eq!(core::iter::from_fn(|| subscriber.receive(&mut simulation)).count(), 200);
-    // Each identifier that is not next to another one takes memory.
+    // Identifiers that are not consecutive have a limit.
     for packet_id in 1..=64 {
         publish_2(&mut client, &mut simulation, "t", packet_id * 2, b"x");
         subscriber.receive(&mut simulation).expect("the message");
@@ -633,6 +633,38 @@ fn a_client_may_publish_many_messages_with_qos_2_before_it_releases_the_first() 
     client.send(&mut simulation, &publish);
     assert!(client.is_closed(&simulation));
     subscriber.disconnect(&mut simulation);
+}
+
+/// A repeated message is answered like the first one, also if it could not be retained any more.
+#[test]
+fn a_repeated_message_with_retain_is_not_refused() {
+    let limits = Limits { retained_max: 1, ..small_limits() };
+    let mut simulation = Simulation::new(limits);
+    let expiry = [0x11, 0, 0, 0, 100];
+    let login = Login { level: 5, clean_start: false, properties: &expiry, ..named("publisher") };
+    let mut client = MqttClient::log_in(&mut simulation, &login);
+    let publish = client.publish_packet(4 | 1, "a", 1, b"1");
+    client.send(&mut simulation, &publish);
+    client.expect(&mut simulation, 0x50);
+    client.lose(&mut simulation);
+    // Another message takes its place.
+    let mut other = MqttClient::log_in(&mut simulation, &Login { level: 5, ..named("other") });
+    publish_retained(&mut other, &mut simulation, ("a", 1), b"");
+    assert!(publish_retained(&mut other, &mut simulation, ("b", 1), b"x") < 0x80);
+    let mut client = MqttClient::log_in(&mut simulation, &login);
+    let again = client.publish_packet(4 | 8 | 1, "a", 1, b"1");
+    client.send(&mut simulation, &again);
+    let pubrec = client.expect(&mut simulation, 0x50);
+    assert!(pubrec.body.get(2).is_none_or(|reason| *reason < 0x80), "{pubrec:?}");
+    client.send(&mut simulation, &id_packet(0x62, 1));
+    client.expect(&mut simulation, 0x70);
+    // The identifier is free for another message.
+    let mut reader = MqttClient::log_in(&mut simulation, &named("reader"));
+    reader.subscribe(&mut simulation, &[("c", 0)]);
+    let publish = client.publish_packet(4, "c", 1, b"2");
+    client.send(&mut simulation, &publish);
+    client.expect(&mut simulation, 0x50);
+    assert_eq!(reader.receive(&mut simulation).expect("the message").payload, b"2");
 }
 
 /// Each PINGREQ is answered, and not before CONNACK, which waits for the disk.
@@ -896,7 +928,7 @@ fn the_options_of_a_subscription_say_when_it_gets_retained_messages() {
 
 /// Without space, MQTT 5 clients are told with QoS 1 and 2. Other messages are published, and not retained.
 #[test]
-fn so_many_messages_and_bytes_are_retained() {
+fn retained_messages_have_limits() {
     let limits = Limits { retained_max: 2, retained_bytes_max: 200, ..small_limits() };
     let mut simulation = Simulation::new(limits);
     let mut new = MqttClient::log_in(&mut simulation, &Login { level: 5, ..named("new") });
