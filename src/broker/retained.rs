@@ -169,15 +169,19 @@ impl Retained {
         self.table.find((vhost, key), |at| self.slab[at].vhost == vhost && *self.slab[at].key == *key)
     }
 
-    /// Returns the limit that a new retained message would exceed, as a text for log lines; `None` if it fits. `bytes` is
-    /// the length of its properties and its payload.
+    /// Returns the limit that a new retained message would exceed, and what to do, as a text for log lines; `None` if it
+    /// fits. `bytes` is the length of its properties and its payload.
     fn exceeded_limit(&self, vhost: VhostId, key: &str, bytes: usize) -> Option<&'static str> {
         let replaced = self.find(vhost, key).map(|at| self.bytes_of(at));
         match replaced {
-            None if self.slab.free_count() == 0 => Some("retained_max"),
-            _ if bytes > CONTENT_BYTES_MAX => Some("the 60 KiB of a retained message"),
+            None if self.slab.free_count() == 0 => {
+                Some("retained_max: raise it, or delete retained messages")
+            }
+            _ if bytes > CONTENT_BYTES_MAX => {
+                Some("60 KiB, the most that is retained: publish less in one message")
+            }
             _ if self.bytes - replaced.unwrap_or(0) + key.len() + bytes > self.bytes_max => {
-                Some("retained_bytes_max")
+                Some("retained_bytes_max: raise it, or delete retained messages")
             }
             _ => None,
         }
@@ -356,8 +360,8 @@ impl Broker {
     }
 
     /// Returns the change of the retained message that a message with RETAIN makes. The second part is the limit that
-    /// the message exceeds: then it is not retained, and the one before it is deleted nevertheless,
-    /// because it is out of date. `now_ms` is broker time.
+    /// the message exceeds: then it is not retained, and the one before it is deleted nevertheless, because it is out of
+    /// date. `now_ms` is broker time.
     pub(crate) fn retained_change(
         &self,
         messages: &Messages,

@@ -395,7 +395,7 @@ pub enum Outcome {
     Published,
     /// Like [`Self::Published`], and the message was routed to no queue.
     PublishedNowhere,
-    /// Like [`Self::Published`], but the message was not retained, because this limit has no space for it.
+    /// Like [`Self::Published`], but the message was not retained, because it exceeds this limit.
     NotRetained(&'static str),
     /// [`Command::Publish`] was refused by a queue's overflow policy: a nack is sent.
     PublishRefused,

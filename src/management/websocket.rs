@@ -56,7 +56,7 @@ pub(super) fn answer(request: &Request<'_>, hosts: &[String], origins: &[String]
         return bad_request("Sec-WebSocket-Key must be 16 bytes in base64");
     }
     let offered = || upgrade.protocols.iter().flat_map(|value| value.split(',')).map(str::trim);
-    // Of several, `mqtt` is taken (MQTT-6.0.0-4).
+    // If both are offered, `mqtt` is taken (MQTT-6.0.0-4).
     let Some(protocol) = PROTOCOLS.into_iter().find(|known| offered().any(|offered| offered == *known))
     else {
         return bad_request("Sec-WebSocket-Protocol must offer mqtt or mqttv3.1");

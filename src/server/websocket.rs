@@ -206,7 +206,7 @@ pub(super) struct WebSocket {
     control: heapless::Vec<u8, CONTROL_BYTES_MAX>,
     is_pong_due: bool,
     close: CloseFrame,
-    /// What the client sent was wrong.
+    /// The close code for invalid input of the client.
     error: Option<CloseCode>,
 }
 
@@ -228,7 +228,7 @@ impl WebSocket {
         matches!(self.expected, Expected::Nothing { .. })
     }
 
-    /// Returns the status code for what was wrong; `None` if nothing was.
+    /// Returns the close code for invalid input of the client; `None` if all was valid.
     pub(super) fn error(&self) -> Option<u16> {
         self.error.map(|CloseCode(code)| code)
     }

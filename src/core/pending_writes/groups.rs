@@ -167,8 +167,8 @@ impl PendingWrites {
         self.end_group(messages, Urgency::Awaited)
     }
 
-    /// If the last group and the open one each contain only a change of the same definition, moves the change of the open
-    /// group to the last one, and ends the open group. Returns whether it did.
+    /// Moves the change of the open group to the last waiting group, and ends the open group. Returns `false`, and does
+    /// nothing, unless each of both groups contains only a change of the same definition.
     fn replace_last_definition(&mut self) -> bool {
         let end = self.first_number + self.pending.len() as u64;
         // The first group may be partly in a commit.

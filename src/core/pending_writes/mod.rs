@@ -192,12 +192,10 @@ impl LogEntry {
 
     /// Returns whether both entries set the same definition, so that only `next` needs to be written.
     fn can_be_replaced_by(&self, next: &Self) -> bool {
-        match (self, next) {
-            (Self::Defined { key, value: Some(_), .. }, Self::Defined { key: next, value: Some(_), .. }) => {
-                key == next
-            }
-            _ => false,
-        }
+        matches!(
+            (self, next),
+            (Self::Defined { key, value: Some(_), .. }, Self::Defined { key: next, value: Some(_), .. }) if key == next
+        )
     }
 
     /// Returns approximately how many bytes of heap memory the entry takes.

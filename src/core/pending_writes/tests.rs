@@ -308,7 +308,7 @@ fn definitions_behind_messages_replace_those_before_unless_a_message_is_between(
         let (key, value) = (Box::from(*b"k"), Some(Box::from([value])));
         world.pending_writes.define_behind_messages(&mut world.messages, key, value)
     };
-    // The first group may be in a commit in part. All others but the last are replaced.
+    // The first group may be partly in a commit. All others but the last are replaced.
     let batches: Vec<Batch> = (0..5).map(|value| define(&mut world, value)).collect();
     assert!(batches.iter().all(|batch| *batch == batches[0]));
     let published = world.publish(&[5], Urgency::Awaited);

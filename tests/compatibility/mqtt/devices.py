@@ -52,7 +52,7 @@ def esphome_discovery(kind: str, entity: str, more: Dict[str, object]) -> bytes:
     })
 
 
-# What stays retained, with the payloads.
+# The retained messages, with their payloads.
 ESPHOME_RETAINED = {
     LIGHT_CONFIG: esphome_discovery("light", "lamp", {"schema": "json", "brightness": True, "cmd_t": f"{LIGHT}/command"}),
     f"{LIGHT}/state": as_json({"state": "OFF", "color_mode": "brightness"}),

@@ -4,7 +4,7 @@
 and why. The case `mapping` compares Leveret with both. A difference that is not listed is a failure, and so is a listed
 one that no longer occurs.
 
-    python3 mapping.py --record      # records RabbitMQ anew; needs rabbitmq-server, paho-mqtt and pika
+    python3 mapping.py --record      # records RabbitMQ anew; needs rabbitmq-server and pika
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
@@ -22,18 +22,19 @@ if __name__ == "__main__":
     sys.path[:0] = [str(TESTS / "support"), str(HERE.parent), str(TESTS / "system" / "tls"), str(HERE)]
 
 import pika  # noqa: E402
-import paho.mqtt.client as paho  # noqa: E402
 
 from harness import brokers  # noqa: E402
 from harness.suite import patience, until  # noqa: E402
 
 from mqtt_broker import PATIENCE, mqtt_broker  # noqa: E402
+from packets import SUBACK, V3_1_1, RawClient, Will, connect, publish, subscribe  # noqa: E402
 
 RECORDED, DIFFERENCES = HERE / "recorded.tsv", HERE / "differences.tsv"
 # Topics that MQTT clients publish to, and routing keys that AMQP clients use.
 TOPICS = ["a/b", "a/b.c/d", "/a", "a/", "a//b", "ä/ö", "a b", "spBv1.0/g/NBIRTH/n", "a*b", "$x/y"]
 KEYS = ["a.b", "a/b", ".a", "a.", "a..b", "ä.ö", "a.b/c", "a.*.b", "$x.y"]
 FILTERS = ["a/b", "a/+", "a/#", "#", "+/b", "+", "a.b/+", "a//+", "ä/+"]
+
 
 class Node(NamedTuple):
     """A broker, and its addresses."""
@@ -46,49 +47,16 @@ class Node(NamedTuple):
     retained_after_s: float = 0.0
 
 
-class Client:
-    """A client of MQTT 3.1.1."""
+def connected(node: Node, name: str, is_kept: bool = False, will: Optional[Will] = None) -> RawClient:
+    """Connects a client of MQTT 3.1.1."""
+    return RawClient(node.mqtt_port, V3_1_1, connect(V3_1_1, name, 60, not is_kept, will))
 
-    def __init__(self, node: Node, name: str, is_kept: bool = False, will: str = "") -> None:
-        self.messages: List[paho.MQTTMessage] = []
-        self.granted: List[Any] = []
-        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, name, clean_session=not is_kept)
-        self.client.username_pw_set("guest", "guest")
-        self.client.on_message = lambda _client, _data, message: self.messages.append(message)
-        self.client.on_subscribe = lambda _c, _d, _id, codes, _p: self.granted.append([code.value for code in codes])
-        if will:
-            self.client.will_set(will, "gone", 1)
-        self.client.connect("127.0.0.1", node.mqtt_port)
-        self.client.loop_start()
-        until("the client is connected", self.client.is_connected, PATIENCE)
 
-    def subscribe(self, topic_filter: str, qos: int) -> List[int]:
-        """Returns the codes of SUBACK."""
-        before = len(self.granted)
-        self.client.subscribe(topic_filter, qos)
-        until("SUBACK has arrived", lambda: len(self.granted) > before, PATIENCE)
-        return self.granted[-1]
-
-    def publish(self, topic: str, text: str, qos: int, retain: bool = False) -> None:
-        """Publishes, and waits for the acknowledgement."""
-        self.client.publish(topic, text, qos, retain).wait_for_publish(patience(PATIENCE))
-
-    def wait(self, text: str) -> List[paho.MQTTMessage]:
-        """Returns the messages up to the one with this text, and forgets them."""
-        until(f"the message {text} has arrived",
-              lambda: any(message.payload.decode() == text for message in self.messages), PATIENCE)
-        found, self.messages[:] = list(self.messages), []
-        return found
-
-    def close(self) -> None:
-        """Disconnects."""
-        self.client.disconnect()
-        self.client.loop_stop()
-
-    def lose(self) -> None:
-        """Loses the connection, without DISCONNECT."""
-        self.client.loop_stop()
-        self.client.socket().close()
+def subscribed(client: RawClient, topic_filter: str, qos: int) -> List[int]:
+    """Subscribes. Returns the codes of SUBACK."""
+    packet_id = client.next_id()
+    client.send(subscribe(V3_1_1, packet_id, topic_filter, qos=qos))
+    return client.answer(SUBACK, packet_id).codes
 
 
 @contextlib.contextmanager
@@ -100,6 +68,15 @@ def amqp(node: Node) -> Iterator[Any]:
         yield connection.channel()
     finally:
         connection.close()
+
+
+def next_message(channel: Any) -> Tuple[Any, pika.BasicProperties, bytes]:
+    """Returns method, properties and body of the next message in the queue `all`."""
+    def found() -> Any:
+        got = channel.basic_get("all", auto_ack=True)
+        return got if got[0] else None
+
+    return until("a message has arrived", found, PATIENCE)
 
 
 def properties_of(properties: pika.BasicProperties) -> str:
@@ -115,30 +92,28 @@ def from_mqtt(node: Node, seen: Dict[str, str]) -> None:
     with amqp(node) as channel:
         channel.queue_declare("all", durable=True)
         channel.queue_bind("all", "amq.topic", "#")
-        publisher = Client(node, "publisher")
+        publisher = connected(node, "publisher")
         ways = [(topic, 1, False) for topic in TOPICS]
         ways += [("a/b", 0, False), ("a/b", 2, False), ("retained/b", 1, True), ("retained/b", 0, True)]
         for topic, qos, retain in ways:
             name = f"publish {topic!r} with QoS {qos}{' and RETAIN' if retain else ''}"
-            publisher.publish(topic, name, qos, retain)
-            method, properties, body = until(
-                name, lambda: (lambda got: got if got[0] else None)(channel.basic_get("all", True)), PATIENCE)
+            # RabbitMQ answers QoS 2 with PUBACK, so no answer is awaited.
+            publisher.send(publish(V3_1_1, topic, name.encode(), qos, retain, publisher.next_id()))
+            method, properties, body = next_message(channel)
             assert body.decode() == name, (name, body)
             seen[name] = f"exchange={method.exchange!r} key={method.routing_key!r} {properties_of(properties)}"
-        dying = Client(node, "dying", will="will/b")
-        dying.lose()
-        method, properties, _ = until(
-            "the will", lambda: (lambda got: got if got[0] else None)(channel.basic_get("all", True)), PATIENCE)
+        connected(node, "dying", will=Will("will/b", b"gone", 1, False)).lose()
+        method, properties, _ = next_message(channel)
         seen["will with QoS 1"] = f"key={method.routing_key!r} {properties_of(properties)}"
-        publisher.close()
+        publisher.disconnect()
         channel.queue_delete("all")
 
 
 def from_amqp(node: Node, seen: Dict[str, str]) -> None:
     """Messages of AMQP clients, as MQTT clients get them."""
-    subscribers = {qos: Client(node, f"subscriber-{qos}") for qos in range(3)}
+    subscribers = {qos: connected(node, f"subscriber-{qos}") for qos in range(3)}
     for qos, subscriber in subscribers.items():
-        seen[f"SUBACK for QoS {qos}"] = str(subscriber.subscribe("#", qos))
+        seen[f"SUBACK for QoS {qos}"] = str(subscribed(subscriber, "#", qos))
     with amqp(node) as channel:
         channel.confirm_delivery()
         ways = [(key, 2, 1) for key in KEYS]
@@ -150,53 +125,54 @@ def from_amqp(node: Node, seen: Dict[str, str]) -> None:
             channel.basic_publish("amq.topic", key, name, properties)
             # A message that arrives in any case.
             channel.basic_publish("amq.topic", "end", f"after {name}", properties)
-            found = [f"topic={message.topic!r} qos={message.qos} retain={int(message.retain)}"
-                     for message in subscribers[qos].wait(f"after {name}") if message.payload.decode() == name]
+            subscribers[qos].wait("end", f"after {name}".encode())
+            found = [f"topic={message.topic!r} qos={message.qos} retain={int(message.is_retained)}"
+                     for message in subscribers[qos].messages if message.payload.decode() == name]
             seen[name] = ", ".join(found)
     for subscriber in subscribers.values():
-        subscriber.close()
+        subscriber.disconnect()
 
 
 def queues(node: Node, seen: Dict[str, str]) -> None:
     """The queues and bindings of subscriptions."""
     for name, is_kept, qos in [("clean", False, 0), ("clean", False, 1), ("kept", True, 1)]:
-        client = Client(node, name, is_kept)
-        client.subscribe("a/b", qos)
+        client = connected(node, name, is_kept)
+        subscribed(client, "a/b", qos)
         columns = ["name", "durable", "auto_delete", "exclusive"]
         text = node.ctl("list_queues", *columns)
         rows = [row.split("\t") for row in text.splitlines() if row.startswith("mqtt-")]
         found = sorted(" ".join(f"{column}={value}" for column, value in zip(columns, row)) for row in rows)
         seen[f"queue of a {name} session with QoS {qos}"] = "; ".join(found)
-        client.close()
-        Client(node, name).close()
+        client.disconnect()
+        connected(node, name).disconnect()
         until("the queue is gone", lambda: "mqtt-" not in node.ctl("list_queues", "name"), PATIENCE)
-    client = Client(node, "filters")
     for topic_filter in FILTERS:
-        client.subscribe(topic_filter, 1)
+        client = connected(node, "filters")
+        subscribed(client, topic_filter, 1)
         rows = node.ctl("list_bindings", "source_name", "routing_key").splitlines()
         keys = [row.split("\t")[1] for row in rows if row.startswith("amq.topic\t")]
         seen[f"binding of {topic_filter!r}"] = f"keys={keys}"
-        client.client.unsubscribe(topic_filter)
+        client.disconnect()
         until("the binding is gone",
               lambda: "amq.topic\t" not in node.ctl("list_bindings", "source_name", "routing_key"), PATIENCE)
-    client.close()
 
 
 def retained(node: Node, seen: Dict[str, str]) -> None:
     """Retained messages."""
-    publisher = Client(node, "publisher")
-    publisher.publish("kept/x", "retained", 1, retain=True)
+    publisher = connected(node, "publisher")
+    publisher.publish("kept/x", b"retained", 1, is_retained=True)
     for topic_filter in ["kept/x", "kept/+", "kept/#"]:
-        subscriber = Client(node, "later")
-        subscriber.subscribe(topic_filter, 1)
+        subscriber = connected(node, "later")
+        subscribed(subscriber, topic_filter, 1)
         time.sleep(node.retained_after_s)
-        publisher.publish("kept/x", "live", 1)
-        found = [f"{message.payload.decode()} retain={int(message.retain)} qos={message.qos}"
-                 for message in subscriber.wait("live")]
+        publisher.publish("kept/x", b"live", 1)
+        subscriber.wait("kept/x", b"live")
+        found = [f"{message.payload.decode()} retain={int(message.is_retained)} qos={message.qos}"
+                 for message in subscriber.messages]
         seen[f"retained message for {topic_filter!r}"] = ", ".join(found)
-        subscriber.close()
-    publisher.publish("kept/x", "", 1, retain=True)
-    publisher.close()
+        subscriber.disconnect()
+    publisher.publish("kept/x", b"", 1, is_retained=True)
+    publisher.disconnect()
 
 
 def observe(node: Node) -> Dict[str, str]:

@@ -1,4 +1,4 @@
-"""A mosquitto, and the packets of MQTT 3.1.1, for the benchmarks beside it."""
+"""A mosquitto, the packets of MQTT 3.1.1, and the memory of a process, for the benchmarks beside mosquitto."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ from pathlib import Path
 from typing import Iterator
 
 from harness import brokers
+
+SETTLE_S = 3.0
+
+
+def resident(pid: int) -> int:
+    """Returns the resident memory of a process in bytes, once it is stable."""
+    last = -1
+    while True:
+        status = Path(f"/proc/{pid}/status").read_text()
+        now = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) * 1024
+        if abs(now - last) <= max(now, 1) // 200:
+            return now
+        last = now
+        time.sleep(SETTLE_S)
 
 
 class Mosquitto:

@@ -14,9 +14,9 @@ use mqtt_protocol_core::mqtt::packet::{v3_1_1, v5_0};
 use rmqtt_codec::{v3, v5};
 use tokio_util::codec::Decoder;
 
-/// What a packet says. Two codecs read the same if these are equal.
+/// The content of a packet. Two codecs read the same if these are equal.
 #[derive(Debug, PartialEq)]
-enum Said {
+enum Content {
     Connect {
         client_id: String,
         clean_start: bool,
@@ -120,7 +120,7 @@ thread_local! {
 }
 
 /// Returns what another codec reads; `None` if it refuses the packet or panics.
-fn of_others(read: impl FnOnce() -> Option<Said>) -> Option<Said> {
+fn of_others(read: impl FnOnce() -> Option<Content>) -> Option<Content> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         // The hook of libFuzzer ends the process.
@@ -132,35 +132,37 @@ fn of_others(read: impl FnOnce() -> Option<Said>) -> Option<Said> {
         }));
     });
     IS_OTHER.set(true);
-    let said = catch_unwind(AssertUnwindSafe(read)).ok().flatten();
+    let content = catch_unwind(AssertUnwindSafe(read)).ok().flatten();
     IS_OTHER.set(false);
-    said
+    content
 }
 
 /// Returns whether Leveret is right although both others refuse the packet: MQTT 5 allows a password without a user name
 /// (§3.1.2.9), and to continue a session without a client identifier. Topic filters are checked after the packet was
 /// read, each for itself.
-fn is_right(said: &Said, version: Version) -> bool {
-    match said {
-        Said::Connect { client_id, clean_start, user_name, password, .. } => {
+fn is_right(content: &Content, version: Version) -> bool {
+    match content {
+        Content::Connect { client_id, clean_start, user_name, password, .. } => {
             let is_special =
                 password.is_some() && user_name.is_none() || client_id.is_empty() && !clean_start;
             version == Version::V5 && is_special
         }
-        Said::Subscribe { filters, .. } => filters.iter().any(|(filter, _, no_local, ..)| {
+        Content::Subscribe { filters, .. } => filters.iter().any(|(filter, _, no_local, ..)| {
             TopicFilter::parse(filter).is_err() || filter.starts_with("$share/") && *no_local
         }),
-        Said::Unsubscribe { filters, .. } => filters.iter().any(|filter| TopicFilter::parse(filter).is_err()),
+        Content::Unsubscribe { filters, .. } => {
+            filters.iter().any(|filter| TopicFilter::parse(filter).is_err())
+        }
         _ => false,
     }
 }
 
-fn read(fixed: FixedHeader, version: Version, body: &[u8]) -> Result<Said, String> {
+fn read(fixed: FixedHeader, version: Version, body: &[u8]) -> Result<Content, String> {
     let text = |error: leveret_mqtt::PacketError| error.to_string();
     match fixed.kind {
         PacketType::Connect => {
             let connect = Connect::parse(fixed, body).map_err(text)?;
-            Ok(Said::Connect {
+            Ok(Content::Connect {
                 client_id: connect.client_id.into(),
                 clean_start: connect.clean_start,
                 keep_alive_s: connect.keep_alive_s,
@@ -175,7 +177,7 @@ fn read(fixed: FixedHeader, version: Version, body: &[u8]) -> Result<Said, Strin
             let known = PublishHeader::len_of(fixed, version, body).map_err(text)?;
             let leveret_mqtt::HeaderLen::Known(len) = known else { return Err("incomplete".into()) };
             let header = PublishHeader::parse(fixed, version, &body[..len]).map_err(text)?;
-            Ok(Said::Publish {
+            Ok(Content::Publish {
                 topic: header.topic.into(),
                 packet_id: header.packet_id.map(Into::into),
                 flags: (
@@ -188,9 +190,9 @@ fn read(fixed: FixedHeader, version: Version, body: &[u8]) -> Result<Said, Strin
         }
         _ => Ok(match Packet::parse(fixed, version, body).map_err(text)? {
             Packet::Ack(ack) => {
-                Said::Ack { kind: fixed.kind, packet_id: ack.packet_id.get(), reason: ack.reason as u8 }
+                Content::Ack { kind: fixed.kind, packet_id: ack.packet_id.get(), reason: ack.reason as u8 }
             }
-            Packet::Subscribe(subscribe) => Said::Subscribe {
+            Packet::Subscribe(subscribe) => Content::Subscribe {
                 packet_id: subscribe.packet_id.get(),
                 filters: subscribe
                     .filters()
@@ -206,25 +208,25 @@ fn read(fixed: FixedHeader, version: Version, body: &[u8]) -> Result<Said, Strin
                     })
                     .collect(),
             },
-            Packet::Unsubscribe(unsubscribe) => Said::Unsubscribe {
+            Packet::Unsubscribe(unsubscribe) => Content::Unsubscribe {
                 packet_id: unsubscribe.packet_id.get(),
                 filters: unsubscribe.filters().map(Into::into).collect(),
             },
-            Packet::PingRequest => Said::Pingreq,
-            Packet::Disconnect(disconnect) => Said::Disconnect { reason: disconnect.reason as u8 },
+            Packet::PingRequest => Content::Pingreq,
+            Packet::Disconnect(disconnect) => Content::Disconnect { reason: disconnect.reason as u8 },
         }),
     }
 }
 
 /// Reads with `mqtt-protocol-core`. It is given the body without the fixed header, whose flags Leveret has checked.
-fn core_read(fixed: FixedHeader, version: Version, first: u8, body: &[u8]) -> Option<Said> {
+fn core_read(fixed: FixedHeader, version: Version, first: u8, body: &[u8]) -> Option<Content> {
     macro_rules! connect {
         ($module:ident, $clean:ident) => {{
             let (connect, len) = $module::Connect::parse(body).ok()?;
             if len != body.len() {
                 return None;
             }
-            Said::Connect {
+            Content::Connect {
                 client_id: connect.client_id().into(),
                 clean_start: connect.$clean(),
                 keep_alive_s: connect.keep_alive(),
@@ -241,7 +243,7 @@ fn core_read(fixed: FixedHeader, version: Version, first: u8, body: &[u8]) -> Op
         ($module:ident) => {{
             let (publish, _) = $module::Publish::parse(first & 15, body.into()).ok()?;
             let flags = (publish.qos() as u8, publish.dup() && publish.qos() as u8 > 0, publish.retain());
-            Said::Publish {
+            Content::Publish {
                 topic: publish.topic_name().into(),
                 packet_id: publish.packet_id(),
                 flags,
@@ -260,7 +262,7 @@ fn core_read(fixed: FixedHeader, version: Version, first: u8, body: &[u8]) -> Op
                 let (qos, retain_handling) = (options.qos() as u8, options.rh() as u8);
                 (entry.topic_filter().into(), qos, options.nl(), options.rap(), retain_handling)
             });
-            Said::Subscribe { packet_id: subscribe.packet_id(), filters: filters.collect() }
+            Content::Subscribe { packet_id: subscribe.packet_id(), filters: filters.collect() }
         }};
     }
     macro_rules! unsubscribe {
@@ -270,7 +272,7 @@ fn core_read(fixed: FixedHeader, version: Version, first: u8, body: &[u8]) -> Op
                 return None;
             }
             let filters = unsubscribe.entries().iter().map(|filter| filter.as_str().into());
-            Said::Unsubscribe { packet_id: unsubscribe.packet_id(), filters: filters.collect() }
+            Content::Unsubscribe { packet_id: unsubscribe.packet_id(), filters: filters.collect() }
         }};
     }
     macro_rules! ack {
@@ -279,7 +281,7 @@ fn core_read(fixed: FixedHeader, version: Version, first: u8, body: &[u8]) -> Op
                 Version::V5 => {
                     let (ack, len) = v5_0::$packet::parse(body).ok()?;
                     let reason = ack.reason_code().map_or(0, |reason| reason as u8);
-                    (len == body.len()).then(|| Said::Ack {
+                    (len == body.len()).then(|| Content::Ack {
                         kind: fixed.kind,
                         packet_id: ack.packet_id(),
                         reason,
@@ -287,7 +289,7 @@ fn core_read(fixed: FixedHeader, version: Version, first: u8, body: &[u8]) -> Op
                 }
                 _ => {
                     let (ack, len) = v3_1_1::$packet::parse(body).ok()?;
-                    (len == body.len()).then(|| Said::Ack {
+                    (len == body.len()).then(|| Content::Ack {
                         kind: fixed.kind,
                         packet_id: ack.packet_id(),
                         reason: 0,
@@ -310,20 +312,20 @@ fn core_read(fixed: FixedHeader, version: Version, first: u8, body: &[u8]) -> Op
         PacketType::Pubrec => ack!(Pubrec),
         PacketType::Pubrel => ack!(Pubrel),
         PacketType::Pubcomp => ack!(Pubcomp),
-        PacketType::Pingreq => body.is_empty().then_some(Said::Pingreq)?,
+        PacketType::Pingreq => body.is_empty().then_some(Content::Pingreq)?,
         PacketType::Disconnect if is_v5 => {
             let (disconnect, len) = v5_0::Disconnect::parse(body).ok()?;
             let reason = disconnect.reason_code().map_or(0, |reason| reason as u8);
-            (len == body.len()).then_some(Said::Disconnect { reason })?
+            (len == body.len()).then_some(Content::Disconnect { reason })?
         }
-        PacketType::Disconnect => body.is_empty().then_some(Said::Disconnect { reason: 0 })?,
+        PacketType::Disconnect => body.is_empty().then_some(Content::Disconnect { reason: 0 })?,
         _ => return None,
     })
 }
 
-fn rmqtt_read(version: Version, packet: &[u8]) -> Option<Said> {
+fn rmqtt_read(version: Version, packet: &[u8]) -> Option<Content> {
     let mut input = BytesMut::from(packet);
-    let ack = |kind, packet_id: core::num::NonZeroU16, reason| Said::Ack {
+    let ack = |kind, packet_id: core::num::NonZeroU16, reason| Content::Ack {
         kind,
         packet_id: packet_id.get(),
         reason,
@@ -331,7 +333,7 @@ fn rmqtt_read(version: Version, packet: &[u8]) -> Option<Said> {
     if version == Version::V5 {
         let packet = v5::Codec::new(0, 0).decode(&mut input).ok()??.0;
         return Some(match packet {
-            v5::Packet::Connect(connect) => Said::Connect {
+            v5::Packet::Connect(connect) => Content::Connect {
                 client_id: connect.client_id.to_string(),
                 clean_start: connect.clean_start,
                 keep_alive_s: connect.keep_alive,
@@ -346,7 +348,7 @@ fn rmqtt_read(version: Version, packet: &[u8]) -> Option<Said> {
             v5::Packet::PublishReceived(of) => ack(PacketType::Pubrec, of.packet_id, of.reason_code.into()),
             v5::Packet::PublishRelease(of) => ack(PacketType::Pubrel, of.packet_id, of.reason_code.into()),
             v5::Packet::PublishComplete(of) => ack(PacketType::Pubcomp, of.packet_id, of.reason_code.into()),
-            v5::Packet::Subscribe(subscribe) => Said::Subscribe {
+            v5::Packet::Subscribe(subscribe) => Content::Subscribe {
                 packet_id: subscribe.packet_id.get(),
                 filters: subscribe
                     .topic_filters
@@ -357,18 +359,20 @@ fn rmqtt_read(version: Version, packet: &[u8]) -> Option<Said> {
                     })
                     .collect(),
             },
-            v5::Packet::Unsubscribe(unsubscribe) => Said::Unsubscribe {
+            v5::Packet::Unsubscribe(unsubscribe) => Content::Unsubscribe {
                 packet_id: unsubscribe.packet_id.get(),
                 filters: unsubscribe.topic_filters.iter().map(ToString::to_string).collect(),
             },
-            v5::Packet::PingRequest => Said::Pingreq,
-            v5::Packet::Disconnect(disconnect) => Said::Disconnect { reason: disconnect.reason_code.into() },
+            v5::Packet::PingRequest => Content::Pingreq,
+            v5::Packet::Disconnect(disconnect) => {
+                Content::Disconnect { reason: disconnect.reason_code.into() }
+            }
             _ => return None,
         });
     }
     let packet = v3::Codec::new(0).decode(&mut input).ok()??.0;
     Some(match packet {
-        v3::Packet::Connect(connect) => Said::Connect {
+        v3::Packet::Connect(connect) => Content::Connect {
             client_id: connect.client_id.to_string(),
             clean_start: connect.clean_session,
             keep_alive_s: connect.keep_alive,
@@ -383,26 +387,26 @@ fn rmqtt_read(version: Version, packet: &[u8]) -> Option<Said> {
         v3::Packet::PublishReceived { packet_id } => ack(PacketType::Pubrec, packet_id, 0),
         v3::Packet::PublishRelease { packet_id } => ack(PacketType::Pubrel, packet_id, 0),
         v3::Packet::PublishComplete { packet_id } => ack(PacketType::Pubcomp, packet_id, 0),
-        v3::Packet::Subscribe { packet_id, topic_filters } => Said::Subscribe {
+        v3::Packet::Subscribe { packet_id, topic_filters } => Content::Subscribe {
             packet_id: packet_id.get(),
             filters: topic_filters
                 .into_iter()
                 .map(|(filter, qos)| (filter.to_string(), qos.into(), false, false, 0))
                 .collect(),
         },
-        v3::Packet::Unsubscribe { packet_id, topic_filters } => Said::Unsubscribe {
+        v3::Packet::Unsubscribe { packet_id, topic_filters } => Content::Unsubscribe {
             packet_id: packet_id.get(),
             filters: topic_filters.iter().map(ToString::to_string).collect(),
         },
-        v3::Packet::PingRequest => Said::Pingreq,
-        v3::Packet::Disconnect => Said::Disconnect { reason: 0 },
+        v3::Packet::PingRequest => Content::Pingreq,
+        v3::Packet::Disconnect => Content::Disconnect { reason: 0 },
         _ => return None,
     })
 }
 
-fn publish_of(publish: rmqtt_codec::types::Publish) -> Said {
+fn publish_of(publish: rmqtt_codec::types::Publish) -> Content {
     let qos = u8::from(publish.qos);
-    Said::Publish {
+    Content::Publish {
         topic: publish.topic.to_string(),
         packet_id: publish.packet_id.map(Into::into),
         flags: (qos, publish.dup && qos > 0, publish.retain),
