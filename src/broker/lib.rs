@@ -139,5 +139,5 @@ pub use state::{Broker, Gauges};
 pub use state::{ChannelCounters, Counters};
 pub use views::{
     BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, DiskFacts, ExchangeView,
-    Explained, PoolFill, QueueView, RetainedView, SessionView, Views,
+    Explained, POOLS, PoolFill, QueueView, RetainedView, SessionView, Views,
 };

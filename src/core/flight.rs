@@ -210,8 +210,20 @@ fn valid_records(file: &[u8]) -> Result<Vec<(u32, &[u8])>, Foreign> {
     Ok(found)
 }
 
-/// Returns the event of a record, if the record is valid.
-fn parse_event(bytes: &[u8]) -> Option<Event> {
+/// Returns the numbers of the newest events of a run that its part of the file still has, at most `count`, and only
+/// above `after`. `first` is the number of the run's first event, `next` that of its next one.
+pub fn newest(first: u32, next: u32, after: u32, count: usize) -> core::ops::Range<u32> {
+    let count = count.min(EVENTS_MAX - KEPT_EVENTS) as u32;
+    // A number above the last is that of another run of the broker, so all events are new.
+    let after = if after < next { after } else { 0 };
+    first.max(next.saturating_sub(count)).max(after.saturating_add(1)).min(next)..next
+}
+
+/// Returns the event of a record of [`RECORD_BYTES`], if the record is valid.
+pub fn parse_event(bytes: &[u8]) -> Option<Event> {
+    if bytes.len() != RECORD_BYTES {
+        return None;
+    }
     let word = |at: usize| bytes[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
     let long = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
     let stamp = Stamp { number: word(4), run: word(8), unix_ms: long(12), run_ms: long(20) };
@@ -294,6 +306,17 @@ mod tests {
         }
         let fits = "x".repeat(RECORD_BYTES - TEXT_AT);
         assert!(!parse_event(&record(stamp, EventKind::Info, format_args!("{fits}"))).unwrap().is_cut);
+    }
+
+    #[test]
+    fn the_newest_events_are_those_that_the_file_has() {
+        assert_eq!(newest(5, 5, 0, 100), 5..5, "there is none");
+        assert_eq!(newest(5, 9, 0, 100), 5..9, "earlier runs are not shown");
+        assert_eq!(newest(5, 9, 0, 2), 7..9);
+        assert_eq!(newest(5, 9, 7, 100), 8..9, "only those above a number");
+        assert_eq!(newest(5, 9, 8, 100), 9..9);
+        assert_eq!(newest(5, 9, 700, 100), 5..9, "the number is of another run");
+        assert_eq!(newest(1, 9_000, 0, usize::MAX), 9_000 - 1536..9_000, "older ones are overwritten");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, OFlags, flock, statfs};
 use rustix::io::Errno;
 
 use super::system::unix_ms;
-use leveret_core::flight::{self, Begun, EventKind, FILE_BYTES, Stamp};
+use leveret_core::flight::{self, Begun, Event, EventKind, FILE_BYTES, RECORD_BYTES, Stamp};
 
 /// The `f_type` of RAM file systems in `statfs`.
 const TMPFS: u64 = 0x0102_1994;
@@ -75,6 +75,19 @@ pub(super) fn record(kind: EventKind, text: fmt::Arguments<'_>) {
     {
         log::warn!("the flight recorder could not write an event: {error}");
     }
+}
+
+/// Returns the newest events of this process with numbers above `after`, at most `count`. `None`: recording is off.
+pub(super) fn events(after: u32, count: usize) -> Option<Vec<Event>> {
+    let recorder = RECORDER.get()?;
+    let numbers = flight::newest(recorder.first, recorder.next.load(Ordering::Relaxed), after, count);
+    let mut record = [0; RECORD_BYTES];
+    let read = |number| {
+        recorder.file.read_exact_at(&mut record, flight::place(recorder.first, number)).ok()?;
+        // The record may have been overwritten by a newer one.
+        flight::parse_event(&record).filter(|event| event.stamp.number == number)
+    };
+    Some(numbers.filter_map(read).collect())
 }
 
 impl FlightRecorder {

@@ -21,6 +21,8 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let if_tls = |bytes| if config.serves_clients_with_tls() { bytes } else { 0 };
     let if_mqtt = |bytes| if config.serves_mqtt() { bytes } else { 0 };
     let if_websocket = |bytes| if config.mqtt_websocket { bytes } else { 0 };
+    let serves_http = config.serves_management() || !config.metrics.is_empty();
+    let if_http = |bytes| if serves_http { bytes } else { 0 };
     let if_serving = |bytes| if config.serves_tls() { bytes } else { 0 };
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { leveret_tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
@@ -28,14 +30,15 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let most = if config.may_have_shovels() { WINDOW_MAX } else { 0 };
     let window = config.bridges.iter().map(|bridge| bridge.window).fold(most, u16::max).into();
     let reserved = leveret_server::tls_reserved_bytes(connections);
-    let client = leveret_management::operator_session::OPERATOR_SESSION_BYTES + leveret_server::LOGIN_BYTES;
+    let client = leveret_management::operator_session::NETWORK_SESSION_BYTES + leveret_server::LOGIN_BYTES;
     RecordSizes {
         scratch_bytes: leveret_broker::buffer_bytes(frame, limits.messages_max as usize)
             + leveret_connection::Pools::refused_channel_bytes()
             // The AMQP properties of one MQTT message.
             + if_mqtt(frame)
             + if_mqtt(leveret_connection::alias_bytes(limits.connections_max as usize))
-            + if config.serves_management() { leveret_management::web_page::TOKENS_BYTES } else { 0 },
+            + if config.serves_management() { leveret_management::web_page::TOKENS_BYTES } else { 0 }
+            + if_http(leveret_management::compression::COMPRESSION_BYTES),
         store_bytes: leveret_storage::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(leveret_tls::SESSION_BYTES + chain + reserved),
         tls_handshake_bytes: if_tls(leveret_tls::HANDSHAKE_BYTES),
@@ -80,10 +83,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         },
         json_bytes: leveret_json::READING_BYTES,
         flight_bytes: if config.flight_recorder.is_some() { flight::FILE_BYTES } else { 0 },
-        management_bytes: match (
-            config.serves_management() || !config.metrics.is_empty(),
-            config.management_tls.len(),
-        ) {
+        management_bytes: match (serves_http, config.management_tls.len()) {
             (false, _) => 0,
             (true, 0) => client,
             (true, _) => {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use leveret_config::Config;
+use leveret_core::flight::Event;
 use leveret_core::limits::Limits;
 use leveret_core::log_limiter::{LogKind, LogLimiter, LogSource};
 use leveret_core::small_file;
@@ -23,6 +24,7 @@ use leveret_storage::{Read, ReadOutcome, Write, WriteDone};
 use mio::{Interest, Poll, Token};
 
 use super::disk::Threads;
+use super::flight_recorder;
 use super::helpers::{Helper, Resolver};
 use super::listen::{
     self, FolderUse, Listener, ListenerAddress, ListenerProtocol, LocalListener, MANAGEMENT_LISTENERS_MAX,
@@ -317,8 +319,7 @@ impl Platform for System {
     }
 
     fn machine(&self) -> Machine {
-        let pages = std::fs::read_to_string("/proc/self/statm").ok();
-        let resident = pages.as_deref().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let files = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
         let disk = self.control_path.parent().and_then(|folder| rustix::fs::statvfs(folder).ok());
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -327,16 +328,28 @@ impl Platform for System {
             has_no_inodes: disk.as_ref().is_some_and(|disk| disk.f_files > 0 && disk.f_favail == 0),
             cpu_ms: cpu_ms(&stat, rustix::param::clock_ticks_per_second()),
             temperature_mc: heat.and_then(|text| text.trim().parse().ok()),
-            resident_bytes: resident.unwrap_or(0) * rustix::param::page_size() as u64,
+            resident_bytes: status_bytes(&status, "VmRSS:"),
+            resident_bytes_peak: status_bytes(&status, "VmHWM:"),
             files_open: files,
             files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(0),
             disk_free_bytes: disk.map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
         }
     }
 
+    fn recorded_events(&self, after: u32, count: usize) -> Option<Vec<Event>> {
+        flight_recorder::events(after, count)
+    }
+
     fn unix_ms(&self) -> u64 {
         unix_ms()
     }
+}
+
+/// Returns a size from the text of `/proc/PID/status`, in bytes; 0 if the text has none.
+fn status_bytes(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 /// Returns the processor time of the process (user and system mode) in milliseconds, from the text of

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use leveret_broker::Broker;
 
-use super::columns::{Column, ListedKind};
+use super::columns::{CellWriter, Column, ListedKind, or_null};
 use super::listing::Audience;
-use super::request::{BridgeLinkView, Bridges, ReadContext};
+use super::management::{nested, numbers, texts};
+use super::request::{BridgeLinkView, BridgeRuleView, Bridges, ReadContext};
 
 /// Links of bridges.
 #[derive(Debug)]
@@ -37,19 +38,15 @@ impl ListedKind for BridgeLinks {
         ("day_bytes", |link, writer| writer.json.number(link.day_bytes)),
         ("day_bytes_max", |link, writer| or_null(link.day_bytes_max, writer)),
         ("yesterday_bytes", |link, writer| writer.json.number(link.yesterday_bytes)),
-        ("day_bytes_by_kind", |link, writer| numbers(&link.today, writer)),
-        ("yesterday_bytes_by_kind", |link, writer| numbers(&link.yesterday, writer)),
+        ("day_bytes_by_kind", |link, writer| nested(&mut writer.json, &link.today)),
+        ("yesterday_bytes_by_kind", |link, writer| nested(&mut writer.json, &link.yesterday)),
         ("held_rules", |link, writer| writer.json.number(link.held_rules)),
         ("rules", |link, writer| {
             let mut is_first = true;
             writer.json.raw(b"[");
-            for (queue, state) in &link.rules {
+            for rule in &link.rules {
                 writer.json.comma(&mut is_first);
-                writer.json.raw(b"{\"queue\":");
-                writer.json.text(queue);
-                writer.json.raw(b",\"state\":");
-                writer.json.text(state);
-                writer.json.raw(b"}");
+                write_rule(link, rule, writer);
             }
             writer.json.raw(b"]");
         }),
@@ -73,6 +70,26 @@ impl ListedKind for BridgeLinks {
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
         Some(view.vhost)
     }
+}
+
+fn write_rule(link: &BridgeLinkView<'_>, rule: &BridgeRuleView<'_>, writer: &mut CellWriter<'_, '_>) {
+    let mut is_first = true;
+    writer.json.raw(b"{");
+    let (exchange, key) = rule.destination;
+    texts(&mut writer.json, &mut is_first, &[("queue", rule.queue), ("state", rule.state)]);
+    for (name, text) in [("to_exchange", exchange), ("to_key", key)] {
+        writer.json.name(name, &mut is_first);
+        text_or_null(text, writer);
+    }
+    writer.json.name("urgent", &mut is_first);
+    writer.json.truth(rule.is_urgent);
+    writer.json.name("backlog", &mut is_first);
+    let is_forward = link.queues.is_some();
+    let depth = is_forward.then(|| writer.context.broker.queue_depth(link.vhost, rule.queue)).flatten();
+    or_null(depth.map(u64::from), writer);
+    numbers(&mut writer.json, &mut is_first, &[("moved", rule.moved), ("held", rule.held)]);
+    texts(&mut writer.json, &mut is_first, &[("last_error", rule.error.unwrap_or_default())]);
+    writer.json.raw(b"}");
 }
 
 /// Links of bridges in RabbitMQ's format of shovels, for tools that monitor shovels.
@@ -103,9 +120,7 @@ impl ListedKind for Shovels {
             writer.json.text(match link.state {
                 "running" | "blocked" => "running",
                 // Other rules continue.
-                "held" | "budget used" if link.rules.iter().any(|(_, state)| *state == "running") => {
-                    "running"
-                }
+                "held" | "budget used" if link.rules.iter().any(|rule| rule.state == "running") => "running",
                 "connecting" | "resting" => "starting",
                 _ => "terminated",
             });
@@ -163,35 +178,18 @@ fn uris(link: &BridgeLinkView<'_>) -> [String; 2] {
     }
 }
 
-fn text_or_null(text: Option<&str>, writer: &mut super::columns::CellWriter<'_, '_>) {
+fn text_or_null(text: Option<&str>, writer: &mut CellWriter<'_, '_>) {
     match text {
         Some(text) => writer.json.text(text),
         None => writer.json.raw(b"null"),
     }
 }
 
-fn numbers(named: &[(&str, u64)], writer: &mut super::columns::CellWriter<'_, '_>) {
-    let mut is_first = true;
-    writer.json.raw(b"{");
-    for (name, number) in named {
-        writer.json.name(name, &mut is_first);
-        writer.json.number(*number);
-    }
-    writer.json.raw(b"}");
-}
-
-fn outage(link: &BridgeLinkView<'_>, writer: &super::columns::CellWriter<'_, '_>) -> Outage {
+fn outage(link: &BridgeLinkView<'_>, writer: &CellWriter<'_, '_>) -> Outage {
     Outage::of(link, writer.context.broker)
 }
 
-fn or_null(number: Option<u64>, writer: &mut super::columns::CellWriter<'_, '_>) {
-    match number {
-        Some(number) => writer.json.number(number),
-        None => writer.json.raw(b"null"),
-    }
-}
-
-fn seconds(ms: Option<u64>, writer: &mut super::columns::CellWriter<'_, '_>) {
+fn seconds(ms: Option<u64>, writer: &mut CellWriter<'_, '_>) {
     or_null(ms.map(|ms| ms / 1000), writer);
 }
 

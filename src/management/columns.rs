@@ -76,6 +76,21 @@ impl CellWriter<'_, '_> {
         self.json.raw(b"}");
     }
 
+    /// Writes the rate of one of the counters of a channel.
+    fn channel_rate(&mut self, channel: ChannelId, counter: &str) {
+        let Some(view) = self.context.broker.views().channel_at(channel.index()) else {
+            return self.json.raw(b"{}");
+        };
+        let counts = counts_of_channel(&view);
+        match counts.iter().position(|(name, _)| *name == counter) {
+            Some(column) => {
+                let (samples, of) = (self.context.samples, (channel.index(), view.serial));
+                samples.of_channel(&mut self.json, of, (column, counts[column].1), self.ranges.rates);
+            }
+            None => self.json.raw(b"{}"),
+        }
+    }
+
     /// Writes the peer of a connection as members of an object.
     fn peer(&mut self, socket: &SocketView<'_>, is_first: &mut bool) {
         self.json.name("peer_host", is_first);
@@ -99,7 +114,7 @@ impl CellWriter<'_, '_> {
             self.json.raw(b"{");
             let mut is_first_cell = true;
             for (name, cell) in Consumers::COLUMNS {
-                if !Consumers::OF_CTL.contains(name) {
+                if !Consumers::ON_REQUEST.contains(name) {
                     self.json.name(name, &mut is_first_cell);
                     cell(&consumer, self);
                 }
@@ -184,8 +199,8 @@ pub trait ListedKind: 'static {
     fn name(_: &Self::View<'_>) -> Option<String> {
         None
     }
-    /// Columns that only leveretctl requests.
-    const OF_CTL: &'static [&'static str] = &[TYPED];
+    /// Columns that are written only if the request names them.
+    const ON_REQUEST: &'static [&'static str] = &[TYPED];
     /// Columns that are in the description of one object, but not in a list.
     const OF_ONE: &'static [&'static str] = &[];
     /// RabbitMQ's columns for which the broker has no value. Their cells are empty.
@@ -256,6 +271,10 @@ pub type Column<K> =
 
 /// The name of columns with typed arguments, which only leveretctl requests.
 pub const TYPED: &str = "arguments_typed";
+/// The column of the milliseconds for which a publisher has been blocked.
+const BLOCKED: &str = "blocked_ms";
+/// The column of the rate of acknowledgements on a consumer's channel.
+const ACK_RATE: &str = "ack_details";
 /// The column of message counters. It is omitted while all of them are 0.
 const STATS: &str = "message_stats";
 /// The column of the number of messages that a delayed exchange holds.
@@ -462,6 +481,7 @@ impl ListedKind for Connections {
         ("frame_max", |row, writer| writer.json.number(row.socket.frame_max)),
         ("channel_max", |row, writer| writer.json.number(row.socket.channel_max)),
         ("connected_at", |row, writer| writer.json.number(row.socket.connected_at_ms)),
+        (BLOCKED, |row, writer| or_null(row.socket.blocked_for_ms, writer)),
         ("auth_mechanism", |row, writer| writer.json.text(row.socket.mechanism)),
         ("recv_oct", |row, writer| writer.json.number(row.socket.received.0)),
         ("recv_cnt", |row, writer| writer.json.number(row.socket.received.1)),
@@ -491,6 +511,7 @@ impl ListedKind for Connections {
         "peer_cert_issuer",
         "peer_cert_validity",
     ];
+    const ON_REQUEST: &'static [&'static str] = &[BLOCKED];
     const AUDIENCE: Audience = Audience::OwnerAndMonitors;
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -624,6 +645,7 @@ impl ListedKind for Consumers {
         ("ack_required", |consumer, writer| writer.json.truth(consumer.ack_required)),
         ("exclusive", |consumer, writer| writer.json.truth(consumer.exclusive)),
         ("prefetch_count", |consumer, writer| writer.json.number(consumer.prefetch_count)),
+        (ACK_RATE, |consumer, writer| writer.channel_rate(consumer.channel, "ack")),
         ("active", |consumer, writer| writer.json.truth(consumer.activity != ConsumerActivity::Waiting)),
         ("activity_status", |consumer, writer| {
             writer.json.text(match consumer.activity {
@@ -651,11 +673,17 @@ impl ListedKind for Consumers {
         }),
     ];
 
+    const ON_REQUEST: &'static [&'static str] = &[TYPED, ACK_RATE];
+    const HAS_PAGES: bool = true;
     const ORDER: &'static str = "vhost,queue_name,consumer_tag";
     const AUDIENCE: Audience = Audience::OwnerAndMonitors;
 
     fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
         Some(view.user)
+    }
+
+    fn name(view: &Self::View<'_>) -> Option<String> {
+        Some(format!("{} {}", view.queue, view.tag))
     }
 
     fn places(context: ReadContext<'_>) -> usize {
@@ -775,6 +803,13 @@ fn effective(applied: &AppliedView<'_>, writer: &mut CellWriter<'_, '_>) {
 pub fn limits(vhost: &VhostView<'_>, writer: &mut CellWriter<'_, '_>) {
     let VhostLimits { queues_max, connections_max } = vhost.limits;
     put_limits([("max-queues", queues_max), ("max-connections", connections_max)], writer);
+}
+
+pub(super) fn or_null(number: Option<u64>, writer: &mut CellWriter<'_, '_>) {
+    match number {
+        Some(number) => writer.json.number(number),
+        None => writer.json.raw(b"null"),
+    }
 }
 
 pub(super) fn put_limits(limits: [(&str, Option<u32>); 2], writer: &mut CellWriter<'_, '_>) {

@@ -152,7 +152,7 @@ impl ListedKind for Bindings {
         (TYPED, |binding, writer| typed(binding.arguments, writer)),
         ("properties_key", |binding, writer| writer.json.text(&properties_key(binding))),
     ];
-    const OF_CTL: &'static [&'static str] =
+    const ON_REQUEST: &'static [&'static str] =
         &[TYPED, "source_name", "source_kind", "destination_name", "destination_kind"];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -188,7 +188,7 @@ impl ListedKind for DefaultBindings {
     type View<'a> = BindingView<'a>;
 
     const COLUMNS: &'static [Column<Self>] = Bindings::COLUMNS;
-    const OF_CTL: &'static [&'static str] = Bindings::OF_CTL;
+    const ON_REQUEST: &'static [&'static str] = Bindings::ON_REQUEST;
 
     fn name(view: &Self::View<'_>) -> Option<String> {
         Bindings::name(view)
@@ -287,7 +287,7 @@ impl ListedKind for Parameters {
         ("component", |it, writer| writer.json.text(it.component)),
         ("name", |it, writer| writer.json.text(it.name)),
     ];
-    const OF_CTL: &'static [&'static str] = &[VALUE_TEXT];
+    const ON_REQUEST: &'static [&'static str] = &[VALUE_TEXT];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
         Some(view.name.to_string())
@@ -323,7 +323,7 @@ impl ListedKind for GlobalParameters {
         ("value", |it, writer| raw_value(it, &mut writer.json)),
         (VALUE_TEXT, |it, writer| writer.json.text(&String::from_utf8_lossy(it.value))),
     ];
-    const OF_CTL: &'static [&'static str] = &[VALUE_TEXT];
+    const ON_REQUEST: &'static [&'static str] = &[VALUE_TEXT];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
         Some(view.name.to_string())
@@ -358,7 +358,7 @@ macro_rules! policies {
             type View<'a> = PolicyView<'a>;
 
             const COLUMNS: &'static [Column<Self>] = POLICY_COLUMNS;
-            const OF_CTL: &'static [&'static str] = &[DEFINITION_TEXT];
+            const ON_REQUEST: &'static [&'static str] = &[DEFINITION_TEXT];
 
             fn name(view: &Self::View<'_>) -> Option<String> {
                 Some(view.policy.name.to_string())

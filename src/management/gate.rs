@@ -29,7 +29,7 @@ use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 /// The longest login that is decoded, in base64: a name of 255 bytes, a colon and a password.
 const LOGIN_BYTES_MAX: usize = (256 + PASSWORD_BYTES_MAX).div_ceil(3) * 4;
 
-/// The header lines of every response, and further lines.
+/// The header lines of every response that the page may consist of, and further lines.
 macro_rules! secured {
     ($more:literal) => {
         concat!(
@@ -46,9 +46,22 @@ macro_rules! secured {
 /// The header lines of a file of the page. The client must ask whether its copy is still up to date.
 const PAGE_LINES: &str =
     secured!("cache-control: no-cache\r\ncontent-encoding: gzip\r\nvary: accept-encoding\r\n");
-const API_LINES: &str = secured!("cache-control: no-store\r\n");
+/// The header lines of every answer of the API, and further lines. A browser that shows such an answer as a document
+/// loads nothing for it.
+macro_rules! secured_data {
+    ($more:literal) => {
+        concat!(
+            "content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n\
+             x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n\
+             cross-origin-resource-policy: same-origin\r\n",
+            $more
+        )
+    };
+}
+
+const API_LINES: &str = secured_data!("cache-control: no-store\r\n");
 /// The realm is RabbitMQ's: some tools store credentials by its name.
-const CHALLENGE_LINES: &str = secured!(
+const CHALLENGE_LINES: &str = secured_data!(
     "cache-control: no-store\r\nwww-authenticate: Basic realm=\"RabbitMQ Management\", charset=\"UTF-8\"\r\n"
 );
 
@@ -116,6 +129,11 @@ pub(super) fn metrics_alone(request: &Request<'_>, context: &mut RequestContext<
 /// Returns the head of the response with a file of the page.
 pub(super) fn page_head(page: &PageFile, status: Status) -> Head<'_> {
     Head { status, media: page.media, more: PAGE_LINES, tag: Some(page.tag()) }
+}
+
+/// Returns the head of the answer that the client has this version already.
+pub(super) const fn unchanged_head(tag: u64) -> Head<'static> {
+    Head { status: Status::NotModified, media: JSON, more: "cache-control: no-store\r\n", tag: Some(tag) }
 }
 
 /// Refuses a request for a foreign host name or from a page of another origin.

@@ -11,6 +11,8 @@ use std::io::Write;
 
 use leveret_core::password::Secret;
 
+use super::compression::accepts_gzip;
+
 /// The longest request, head and body, in bytes, except for bodies that are taken in parts.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// The most headers of a request.
@@ -68,6 +70,8 @@ pub struct Request<'a> {
     pub is_last: bool,
     /// Whether only the response's head is wanted (`HEAD`).
     pub is_head: bool,
+    /// Whether the client accepts a compressed answer (`Accept-Encoding`).
+    pub accepts_gzip: bool,
     /// The headers that identify the client.
     pub origin: Origin<'a>,
     /// The headers of an upgrade to WebSocket.
@@ -245,8 +249,16 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     let Some(segments) = segments(path) else { return Parsed::Refused(Status::BadRequest) };
     let is_last = known.is_close_requested || version == 0;
     let is_head = method == "HEAD";
-    let KnownHeaders { body_len: body_bytes, media, condition, expects_continue, origin, upgrade, .. } =
-        known;
+    let KnownHeaders {
+        body_len: body_bytes,
+        media,
+        condition,
+        expects_continue,
+        accepts_gzip,
+        origin,
+        upgrade,
+        ..
+    } = known;
     let request = Request {
         verb,
         segments,
@@ -258,6 +270,7 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
         condition,
         is_last,
         is_head,
+        accepts_gzip,
         origin,
         upgrade,
     };
@@ -272,6 +285,7 @@ struct KnownHeaders<'a> {
     condition: Condition,
     is_close_requested: bool,
     expects_continue: bool,
+    accepts_gzip: bool,
     origin: Origin<'a>,
     upgrade: Upgrade<'a>,
 }
@@ -316,6 +330,9 @@ impl<'a> KnownHeaders<'a> {
                 name if name.eq_ignore_ascii_case("expect") => {
                     known.expects_continue = value.eq_ignore_ascii_case("100-continue");
                 }
+                name if name.eq_ignore_ascii_case("accept-encoding") => {
+                    known.accepts_gzip |= accepts_gzip(value);
+                }
                 name if name.eq_ignore_ascii_case("content-type") => known.media = value,
                 name if name.eq_ignore_ascii_case("host") => once(&mut known.origin.host, value)?,
                 name if name.eq_ignore_ascii_case("authorization") => {
@@ -331,6 +348,12 @@ impl<'a> KnownHeaders<'a> {
         }
         Ok(known)
     }
+}
+
+/// Returns whether a list of entity tags (`If-None-Match`) contains this one.
+pub fn has_tag(tags: &str, tag: u64) -> bool {
+    let tag = format!("\"{tag:016x}\"");
+    tags.split(',').any(|other| other.trim().trim_start_matches("W/") == tag)
 }
 
 /// Returns whether a list contains this word.

@@ -373,7 +373,7 @@ pub fn choose<K: ListedKind>(names: Option<&str>) -> Result<SelectedColumns, &st
     let mut selected = SelectedColumns::new();
     match names {
         None => {
-            let is_plain = |name: &str| !K::OF_CTL.contains(&name) && !K::OF_ONE.contains(&name);
+            let is_plain = |name: &str| !K::ON_REQUEST.contains(&name) && !K::OF_ONE.contains(&name);
             let plain = all.enumerate().filter(|(_, name)| is_plain(name));
             selected.extend(plain.map(|(at, _)| at as u8).take(COLUMNS_MAX));
         }
@@ -471,12 +471,14 @@ pub(super) fn one<K: ListedKind>(call: &Call<'_>, context: &RequestContext<'_>) 
 }
 
 fn one_of<K: ListedKind>(call: &Call<'_>, context: &RequestContext<'_>, filter: Filter) -> Answer {
-    let Ok(mut columns) = choose::<K>(None) else { return not_found("Not Found") };
+    let asked = call.request.query_value("columns").filter(|_| call.user.is_some()).and_then(decode);
+    let mut columns = choose_known::<K>(asked.as_deref());
     let name = match call.names.last() {
         Some(("exchange", name)) => default_named(name),
         last => last.map_or("", |(_, name)| name),
     };
-    let of_one = K::COLUMNS.iter().enumerate().filter(|(_, (name, _))| K::OF_ONE.contains(name));
+    let is_of_one = |name: &str| asked.is_none() && K::OF_ONE.contains(&name);
+    let of_one = K::COLUMNS.iter().enumerate().filter(|(_, (name, _))| is_of_one(name));
     columns.extend(of_one.map(|(at, _)| at as u8));
     let (context, listing) = (context.context(), Listing::new(&[], filter, columns));
     for place in 0..K::places(context) {

@@ -23,7 +23,7 @@ use super::samples::{Ranges, Total};
 
 /// The requests besides RabbitMQ's paths. The web page shows only what is in this list.
 const FEATURES: &[u8] = b"[{\"leveret\":[\"alarms\",\"bindings\",\"bridges\",\"bridge-orders\",\"define\",\
-    \"publish\",\"get\",\"messages\",\"login\",\"memory\"]}]";
+    \"publish\",\"get\",\"messages\",\"login\",\"memory\",\"status\",\"pools\",\"log\"]}]";
 
 fn object(write: impl FnOnce(&mut Json<'_>)) -> Answer {
     Answer::Now(Status::Ok, body(write))
@@ -222,7 +222,7 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
 }
 
 /// Counts the objects of a kind that a user may see.
-fn count<K: ListedKind>(context: &RequestContext<'_>, seen: &Filter) -> u64 {
+pub(super) fn count<K: ListedKind>(context: &RequestContext<'_>, seen: &Filter) -> u64 {
     let context = context.context();
     let views = (0..K::places(context)).filter_map(|place| K::at(context, place));
     views.filter(|view| is_wanted::<K>(seen, context, view)).count() as u64

@@ -5,18 +5,22 @@
 //! ↑                 waiting for the disk ─→ answered
 //! ↑                 upgrading ─→ the connection is one of MQTT, or refused
 //! ↑                 uploading, a longer body ─→ decoding, a part each turn ─→ answered
-//! └──── answered ── listing, a part whenever there is output space
+//! └──── answered ── collecting a list ─→ writing a body, a piece each turn
+//!                   listing, a part whenever there is output space
 //! ```
 //!
 //! # Invariants
 //! - One request is handled at a time, in order, each after the previous answer has been sent.
 //! - Input and output are bounded. A client that does not read costs no more than these bounds.
+//! - An answer over the network to a request that reads something has an entity tag if it has at most
+//!   [`COLLECTED_BYTES_MAX`] bytes. A client that has this version gets `304 Not Modified`.
 //! - However small the parts of a request are, each of its bytes is examined only a few times.
 
+use super::compression::{COMPRESSED_BYTES_MIN, GzipStream, PIECE_BYTES_MAX, tag_of};
 use super::control;
 use super::gate;
 pub use super::http::REQUEST_BYTES_MAX;
-use super::http::{self, Head, Parsed, Status};
+use super::http::{self, Head, Parsed, Status, Verb};
 use super::listing::{Listing, OutputLimits};
 use super::messages::PendingBrowse;
 use super::messages::{Getting, Progress};
@@ -36,8 +40,12 @@ use zeroize::Zeroizing;
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a listing written per turn.
 const OUTPUT_BYTES_ENOUGH: usize = 16 << 10;
+/// The most bytes of a list that are collected before the head of the answer is written.
+const COLLECTED_BYTES_MAX: usize = OUTPUT_BYTES_MAX;
 /// Memory of the input and the output, in bytes, for the memory table.
 pub const OPERATOR_SESSION_BYTES: usize = REQUEST_BYTES_MAX + OUTPUT_BYTES_MAX;
+/// The same for a client on the network. A body and its next piece, compressed, may exist at the same time.
+pub const NETWORK_SESSION_BYTES: usize = OPERATOR_SESSION_BYTES + PIECE_BYTES_MAX;
 
 /// The current activity.
 #[derive(Debug)]
@@ -58,8 +66,12 @@ enum State {
     Discarding(Box<Answer>, usize),
     /// The password of the request in the input is being checked.
     Checking,
+    /// The rows of a list are being collected: a short list is sent as a whole.
+    Collecting(Box<Listing>, Vec<u8>),
     /// The rows of a list are being written.
     Listing(Box<Listing>),
+    /// A body is written in pieces; the rows of a list may follow.
+    Writing(PendingBody, Option<Box<Listing>>),
     /// The rows of metrics are being written.
     Exposing(Box<Exposition>),
     /// Messages are taken from a queue and written.
@@ -74,6 +86,23 @@ enum State {
     Ending,
 }
 
+/// A body, and how many bytes of it were written.
+#[derive(Debug)]
+struct PendingBody {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+/// The answer that the client of the current request understands.
+#[derive(Debug, Default)]
+struct Format {
+    /// Whether the request only reads, over the network. The answer then has an entity tag.
+    is_tagged: bool,
+    /// The entity tags of the client's copies of the answer.
+    client_copies: Option<Box<str>>,
+    accepts_gzip: bool,
+}
+
 /// The requests and answers of one client, in order.
 #[derive(Debug)]
 pub struct OperatorSession {
@@ -85,6 +114,9 @@ pub struct OperatorSession {
     is_last: bool,
     /// Whether the client wants only the response's head.
     is_head: bool,
+    format: Format,
+    /// The compressed answer, as far as it was written. `None`: the answer is not compressed.
+    gzip: Option<GzipStream>,
     /// The path of a created object, or the address to redirect to.
     location: Option<String>,
     /// Whether the input holds no complete request.
@@ -143,6 +175,8 @@ impl Default for OperatorSession {
             state: State::Reading,
             is_last: false,
             is_head: false,
+            format: Format::default(),
+            gzip: None,
             location: None,
             is_partial: false,
             parsed_bytes: 0,
@@ -239,18 +273,20 @@ impl OperatorSession {
         match &mut self.state {
             State::Waiting(batch, status, body) if *batch <= context.durable() => {
                 let (status, body) = (*status, core::mem::take(body));
-                self.answer(status, &body);
+                self.answer(status, body);
             }
             State::Changing(facts, status, body) if *facts <= context.pending_writes.entries_safe() => {
                 let (status, body) = (*status, core::mem::take(body));
-                self.answer(status, &body);
+                self.answer(status, body);
             }
             State::Holding(batch) if *batch <= context.durable() => {
                 if let Some(answer) = control::pinned_files(context) {
                     self.begin(answer, context);
                 }
             }
+            State::Collecting(..) => self.collect(context),
             State::Listing(_) => self.list(context),
+            State::Writing(..) => self.write_piece(),
             State::Exposing(_) => self.expose(context),
             State::Getting(_) => self.get(context),
             State::Browsing(browse) if browse.is_done(context.broker) => {
@@ -301,7 +337,9 @@ impl OperatorSession {
     pub fn has_output(&self) -> bool {
         let continues = matches!(
             self.state,
-            State::Listing(_)
+            State::Collecting(..)
+                | State::Listing(_)
+                | State::Writing(..)
                 | State::Exposing(_)
                 | State::Sending(_)
                 | State::Getting(_)
@@ -383,7 +421,7 @@ impl OperatorSession {
     /// Refuses the upgrade that [`Self::take_upgrade`] has returned, for this reason.
     pub fn refuse_upgrade(&mut self, why: &str) {
         self.is_last = true;
-        self.answer(Status::Unavailable, &problem("unavailable", why));
+        self.answer(Status::Unavailable, problem("unavailable", why));
     }
 
     /// Returns whether the session waits for the disk.
@@ -408,9 +446,10 @@ impl OperatorSession {
             }
             InputResult::Refused(status) => {
                 self.is_last = true;
+                self.format = Format::default();
                 match status {
                     Status::TooLarge => self.begin(request_too_large(), context),
-                    _ => self.answer(status, &problem("bad_request", "the request is malformed")),
+                    _ => self.answer(status, problem("bad_request", "the request is malformed")),
                 }
             }
             InputResult::Answered(answer, end, left) => {
@@ -487,6 +526,11 @@ impl OperatorSession {
         (self.has_asked_for_body, self.parsed_bytes, self.whole_bytes) = (false, 0, None);
         (self.is_last, self.is_head) = (request.is_last, request.is_head);
         self.challenges = !request.origin.is_script;
+        self.format = Format {
+            is_tagged: request.verb == Verb::Get && self.is_over_network(),
+            client_copies: request.origin.client_copy.map(Into::into),
+            accepts_gzip: request.accepts_gzip && self.is_over_network(),
+        };
         let left = BodyLeft {
             bytes: request.body_bytes - request.body.len(),
             expects_continue: request.expects_continue,
@@ -513,7 +557,7 @@ impl OperatorSession {
 
     fn begin(&mut self, answer: Answer, context: &RequestContext<'_>) {
         match answer {
-            Answer::Now(status, body) => self.answer(status, &body),
+            Answer::Now(status, body) => self.answer(status, body),
             Answer::Durable(batch, status, body) => self.state = State::Waiting(batch, status, body),
             Answer::Created(batch, location) => {
                 self.location = Some(location);
@@ -531,14 +575,11 @@ impl OperatorSession {
             Answer::List(listing) if listing.is_gathered() => self.begin_list(listing),
             Answer::List(listing) => self.state = State::Listing(listing),
             Answer::Metrics(first, rows) => {
-                let head = Head { media: metrics::MEDIA, ..self.head(Status::Ok) };
-                http::begin(&mut self.output, head, None);
+                self.begin_chunks(metrics::MEDIA);
                 if core::mem::take(&mut self.is_head) {
                     return self.finish();
                 }
-                let at = http::open_chunk(&mut self.output);
-                self.output.extend_from_slice(&first);
-                http::close_chunk(&mut self.output, at);
+                put_chunk(&mut self.output, &mut self.gzip, &first, false);
                 self.state = State::Exposing(rows);
             }
             Answer::Browse(browse) => self.state = State::Browsing(browse),
@@ -555,7 +596,7 @@ impl OperatorSession {
             Answer::Upgrade(_) if !self.input.is_empty() => {
                 self.is_last = true;
                 let why = "no data must follow the request before the response to the upgrade";
-                self.answer(Status::BadRequest, &problem("bad_request", why));
+                self.answer(Status::BadRequest, problem("bad_request", why));
             }
             Answer::Upgrade(response) => self.state = State::Upgrading(response),
             Answer::KnownPage(page) => {
@@ -565,13 +606,26 @@ impl OperatorSession {
         }
     }
 
+    /// Begins the answer with a list whose order is known. A list over the network is collected first, for its
+    /// entity tag.
     fn begin_list(&mut self, listing: Box<Listing>) {
-        let head = self.head(Status::Ok);
-        http::begin(&mut self.output, head, None);
+        if self.format.is_tagged && !self.is_head {
+            self.state = State::Collecting(listing, Vec::new());
+            return;
+        }
+        self.begin_chunks(http::JSON);
         match core::mem::take(&mut self.is_head) {
             true => self.finish(),
             false => self.state = State::Listing(listing),
         }
+    }
+
+    /// Begins an answer whose length is not known. It is compressed if the client accepts that.
+    fn begin_chunks(&mut self, media: &'static str) {
+        let head = self.head(Status::Ok);
+        self.gzip = self.format.accepts_gzip.then(GzipStream::default);
+        let more = if self.gzip.is_some() { compressed_lines(head.more) } else { head.more.into() };
+        http::begin(&mut self.output, Head { media, more: &more, ..head }, None);
     }
 
     fn get(&mut self, context: &mut RequestContext<'_>) {
@@ -592,28 +646,46 @@ impl OperatorSession {
             return;
         }
         if !was_begun {
-            let head = self.head(Status::Ok);
-            http::begin(&mut self.output, head, None);
+            self.begin_chunks(http::JSON);
         }
-        let at = http::open_chunk(&mut self.output);
-        self.output.extend_from_slice(&piece);
-        http::close_chunk(&mut self.output, at);
-        if progress == Progress::Done {
-            http::end_chunks(&mut self.output);
+        let is_done = progress == Progress::Done;
+        put_chunk(&mut self.output, &mut self.gzip, &piece, is_done);
+        if is_done {
             self.finish();
         }
     }
 
-    fn answer(&mut self, status: Status, body: &[u8]) {
+    fn answer(&mut self, status: Status, body: Vec<u8>) {
         let head = self.head(status);
+        let tag = (self.format.is_tagged && status == Status::Ok).then(|| tag_of(&body));
+        if let Some((tag, copies)) = tag.zip(self.format.client_copies.as_deref())
+            && http::has_tag(copies, tag)
+        {
+            http::begin(&mut self.output, gate::unchanged_head(tag), Some(0));
+            return self.finish();
+        }
         let is_told = matches!(status, Status::Created | Status::SeeOther);
-        let more = match self.location.take().filter(|_| is_told) {
-            Some(place) => &*format!("{}location: {place}\r\n", head.more),
-            None => head.more,
+        let mut more = match self.location.take().filter(|_| is_told) {
+            Some(place) => format!("{}location: {place}\r\n", head.more),
+            None => head.more.to_string(),
         };
-        http::begin(&mut self.output, Head { more, ..head }, Some(body.len()));
+        let mut body = body;
+        let is_compressed = self.format.accepts_gzip && body.len() >= COMPRESSED_BYTES_MIN;
+        if is_compressed {
+            more = compressed_lines(&more);
+            if body.len() > PIECE_BYTES_MAX && !self.is_head {
+                http::begin(&mut self.output, Head { more: &more, tag, ..head }, None);
+                self.gzip = Some(GzipStream::default());
+                self.state = State::Writing(PendingBody { bytes: body, written: 0 }, None);
+                return;
+            }
+            let mut compressed = Vec::new();
+            GzipStream::default().end(&mut compressed, &body);
+            body = compressed;
+        }
+        http::begin(&mut self.output, Head { more: &more, tag, ..head }, Some(body.len()));
         if !core::mem::take(&mut self.is_head) {
-            self.output.extend_from_slice(body);
+            self.output.extend_from_slice(&body);
         }
         self.finish();
     }
@@ -629,7 +701,7 @@ impl OperatorSession {
         }
         if !listing.is_gathered() {
             match listing.gather(context.context()) {
-                Err((status, error, why)) => self.answer(status, &problem(error, &why)),
+                Err((status, error, why)) => self.answer(status, problem(error, &why)),
                 Ok(()) if !listing.is_gathered() => {}
                 Ok(()) => {
                     let State::Listing(listing) = core::mem::replace(&mut self.state, State::Reading) else {
@@ -641,8 +713,50 @@ impl OperatorSession {
             return;
         }
         let mut write = |out: &mut Vec<u8>, limits| listing.write(context.context(), out, limits);
-        if write_chunk(&mut self.output, &mut self.written, &mut write) {
+        if write_chunk(&mut self.output, &mut self.written, &mut self.gzip, &mut write) {
             self.finish();
+        }
+    }
+
+    /// Collects further rows of a list. A list that fits is answered as a whole. Otherwise the rows follow in chunks.
+    fn collect(&mut self, context: &RequestContext<'_>) {
+        let State::Collecting(listing, body) = &mut self.state else { return };
+        let before = body.len();
+        let limits = OutputLimits {
+            enough: before + OUTPUT_BYTES_ENOUGH,
+            bytes_max: COLLECTED_BYTES_MAX,
+            is_output_empty: body.is_empty(),
+        };
+        let is_done = listing.write(context.context(), body, limits);
+        if !is_done && body.len() > before && body.len() + OUTPUT_BYTES_ENOUGH <= COLLECTED_BYTES_MAX {
+            return;
+        }
+        let State::Collecting(listing, body) = core::mem::replace(&mut self.state, State::Reading) else {
+            return;
+        };
+        if is_done {
+            return self.answer(Status::Ok, body);
+        }
+        self.begin_chunks(http::JSON);
+        self.state = State::Writing(PendingBody { bytes: body, written: 0 }, Some(listing));
+    }
+
+    /// Writes the next piece of a body, when the output before it has been written.
+    fn write_piece(&mut self) {
+        if !self.output().is_empty() {
+            return;
+        }
+        let State::Writing(body, listing) = &mut self.state else { return };
+        let rest = &body.bytes[body.written..];
+        let piece = &rest[..rest.len().min(PIECE_BYTES_MAX)];
+        body.written += piece.len();
+        let is_last = body.written == body.bytes.len();
+        put_chunk(&mut self.output, &mut self.gzip, piece, is_last && listing.is_none());
+        if is_last {
+            match listing.take() {
+                Some(listing) => self.state = State::Listing(listing),
+                None => self.finish(),
+            }
         }
     }
 
@@ -652,7 +766,7 @@ impl OperatorSession {
             return;
         }
         let mut write = |out: &mut Vec<u8>, limits| rows.write(context.context(), out, limits);
-        if write_chunk(&mut self.output, &mut self.written, &mut write) {
+        if write_chunk(&mut self.output, &mut self.written, &mut self.gzip, &mut write) {
             self.finish();
         }
     }
@@ -664,17 +778,50 @@ fn ends_head(bytes: &[u8]) -> bool {
     has(b"\n\r\n") || has(b"\n\n")
 }
 
+/// Returns the header lines of a compressed answer.
+fn compressed_lines(more: &str) -> String {
+    format!("{more}content-encoding: gzip\r\n")
+}
+
+/// Appends a piece of the answer as a chunk, compressed if the answer is. The last one ends the answer.
+fn put_chunk(output: &mut Vec<u8>, gzip: &mut Option<GzipStream>, piece: &[u8], is_last: bool) {
+    let at = http::open_chunk(output);
+    match gzip {
+        Some(_) if is_last => gzip.take().unwrap_or_default().end(output, piece),
+        Some(stream) if !piece.is_empty() => stream.append(output, piece),
+        Some(_) => {}
+        None => output.extend_from_slice(piece),
+    }
+    http::close_chunk(output, at);
+    if is_last {
+        http::end_chunks(output);
+    }
+}
+
 /// Appends rows to the output. Returns whether they were the last.
+///
+/// Rows of a compressed answer wait until the output before them has been written.
 fn write_chunk(
     output: &mut Vec<u8>,
     written: &mut usize,
+    gzip: &mut Option<GzipStream>,
     write: &mut dyn FnMut(&mut Vec<u8>, OutputLimits) -> bool,
 ) -> bool {
     output.drain(..core::mem::take(written));
     let is_output_empty = output.is_empty();
-    let at = http::open_chunk(output);
     let bytes_max = OUTPUT_BYTES_MAX - http::CHUNK_OVERHEAD_BYTES;
-    let is_done = write(output, OutputLimits { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_output_empty });
+    let limits = OutputLimits { enough: OUTPUT_BYTES_ENOUGH, bytes_max, is_output_empty };
+    if gzip.is_some() {
+        if !is_output_empty {
+            return false;
+        }
+        let mut rows = Vec::new();
+        let is_done = write(&mut rows, limits);
+        put_chunk(output, gzip, &rows, is_done);
+        return is_done;
+    }
+    let at = http::open_chunk(output);
+    let is_done = write(output, limits);
     http::close_chunk(output, at);
     if is_done {
         http::end_chunks(output);
@@ -695,12 +842,13 @@ mod tests {
     use crate::listing::Filter;
     use crate::listing::{Ordered, RowProbe};
     use crate::request::Endurance;
-    use crate::request::ReadContext;
     use crate::request::{BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView};
+    use crate::request::{ReadContext, RecordedEvents};
     use crate::samples::Samples;
     use crate::web_page::Tokens;
     use leveret_broker::{Broker, Context, Work};
     use leveret_core::command::ConnectionId;
+    use leveret_core::flight::Event;
     use leveret_core::limits::Limits;
     use leveret_core::mem::{MessageLimits, Messages};
     use leveret_core::pending_writes::PendingWrites;
@@ -713,6 +861,12 @@ mod tests {
         }
 
         fn at(&self, _: ConnectionId) -> Option<SocketView<'_>> {
+            None
+        }
+    }
+
+    impl RecordedEvents for NoSockets {
+        fn after(&self, _: u32, _: usize) -> Option<Vec<Event>> {
             None
         }
     }
@@ -817,6 +971,7 @@ mod tests {
                 orders: &mut self.orders,
                 tokens: &mut self.tokens,
                 samples: &self.samples,
+                events: &NoSockets,
             };
             connection.handle(&mut context);
             connection.fill(&mut context);

@@ -12,6 +12,7 @@ use leveret_amqp::field::Table;
 use leveret_broker::{Broker, DiskFacts, WaitingByKind};
 use leveret_core::command::ConnectionId;
 use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::flight::Event;
 use leveret_core::mem::Messages;
 use leveret_core::pending_writes::{Batch, PendingWrites};
 
@@ -358,6 +359,14 @@ pub struct RequestContext<'s> {
     pub tokens: &'s mut Tokens,
     /// The samples of the last minutes.
     pub samples: &'s Samples,
+    /// The events that the flight recorder has recorded.
+    pub events: &'s dyn RecordedEvents,
+}
+
+/// The events of this process in the flight recorder.
+pub trait RecordedEvents {
+    /// Returns the newest events with numbers above `number`, at most `count`, in order. `None`: nothing is recorded.
+    fn after(&self, number: u32, count: usize) -> Option<Vec<Event>>;
 }
 
 /// The store's files during a backup.
@@ -475,8 +484,8 @@ pub struct BridgeLinkView<'a> {
     pub yesterday_bytes: u64,
     /// Number of rules of this direction that wait for the next day, or until their error is corrected.
     pub held_rules: u64,
-    /// The state of each rule of this direction, by its queue.
-    pub rules: Vec<(&'a str, &'static str)>,
+    /// The rules of this direction.
+    pub rules: Vec<BridgeRuleView<'a>>,
     /// Whether the daily budget is used up.
     pub is_day_spent: bool,
     /// How often the link came up.
@@ -497,6 +506,25 @@ pub struct BridgeLinkView<'a> {
     pub changed_at_ms: u64,
     /// Whether the bridge is paused by the operator.
     pub is_paused: bool,
+}
+
+/// A rule of a bridge.
+#[derive(Clone, Copy, Debug)]
+pub struct BridgeRuleView<'a> {
+    /// The queue from which the rule takes messages: a local one if it forwards.
+    pub queue: &'a str,
+    /// The exchange and the routing key with which it publishes them; `None`: those of the message.
+    pub destination: (Option<&'a str>, Option<&'a str>),
+    /// The state, as of the link.
+    pub state: &'static str,
+    /// Number of messages that the other side has taken since the start of the process.
+    pub moved: u64,
+    /// Number of messages that cannot be accepted here and that remain at the upstream.
+    pub held: u64,
+    /// Why the rule is held.
+    pub error: Option<&'a str>,
+    /// Whether the rule continues when the daily budget is used up.
+    pub is_urgent: bool,
 }
 
 /// A shovel.
@@ -562,6 +590,8 @@ pub struct SocketView<'s> {
     pub protocol: &'static str,
     /// When the connection was opened, in milliseconds since 1970 by the board's clock.
     pub connected_at_ms: u64,
+    /// How long a blocked publisher has waited, in milliseconds. `None`: it is not blocked.
+    pub blocked_for_ms: Option<u64>,
     /// `running`, `blocked` or `closing`.
     pub state: &'static str,
     /// The negotiated maximum frame size, in bytes.
@@ -642,6 +672,8 @@ pub struct Endurance {
 pub struct Machine {
     /// Resident memory in bytes.
     pub resident_bytes: u64,
+    /// The most resident memory since the start, in bytes.
+    pub resident_bytes_peak: u64,
     /// Number of open file descriptors.
     pub files_open: u64,
     /// The most open file descriptors.

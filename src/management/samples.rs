@@ -13,8 +13,9 @@ use core::time::Duration;
 
 use super::http::Request;
 use super::json::Json;
-use leveret_broker::{Broker, ChannelView, Counters, ExchangeView, QueueView};
+use leveret_broker::{Broker, ChannelView, ExchangeView, POOLS, QueueView};
 use leveret_core::command::ConnectionId;
+use leveret_core::mem::Messages;
 
 /// Time between samples, in milliseconds.
 pub const SAMPLE_MS: u64 = 5_000;
@@ -79,10 +80,30 @@ pub enum Total {
     IoWriteBytes,
     /// Syncs of the disk.
     IoSyncCount,
+    /// Resident memory of the process in bytes.
+    ResidentBytes,
+    /// Bytes of the log, including settled messages.
+    LogBytes,
+    /// Bytes that unsettled messages take in the log.
+    LiveBytes,
 }
 
 /// The number of totals.
-const TOTALS: usize = Total::IoSyncCount as usize + 1;
+const TOTALS: usize = Total::LiveBytes as usize + 1;
+/// The totals in a history, with their names.
+const HISTORY: [(&str, Total); 11] = [
+    ("ready", Total::MessagesReady),
+    ("unacknowledged", Total::MessagesUnacknowledged),
+    ("publish", Total::Publish),
+    ("confirm", Total::Confirm),
+    ("deliver_get", Total::DeliverGet),
+    ("redeliver", Total::Redeliver),
+    ("ack", Total::Ack),
+    ("memory", Total::ResidentBytes),
+    ("log", Total::LogBytes),
+    ("live", Total::LiveBytes),
+    ("written", Total::IoWriteBytes),
+];
 
 /// A sample of the totals, by [`Total`].
 pub type Totals = [u64; TOTALS];
@@ -96,6 +117,10 @@ pub struct LoopCounters {
     pub connections: (u64, u64),
     /// Bytes written to the disk, and its syncs.
     pub disk: (u64, u64),
+    /// Resident memory of the process in bytes.
+    pub resident_bytes: u64,
+    /// Bytes of the log, including settled messages.
+    pub log_bytes: u64,
 }
 
 /// A sample of a queue. Counters are kept modulo 2³², because only differences are used.
@@ -231,6 +256,8 @@ pub struct Samples {
     exchanges: Pairs<2>,
     channels: Pairs<CHANNEL_COUNTS>,
     connections: Pairs<2>,
+    /// The highest sample of the use of each pool of [`Views::pools`](leveret_broker::Views::pools).
+    pool_peaks: [u64; POOLS],
     /// The first and the last slot with a sample. `None` before the first sample.
     kept: Option<(Slot, Slot)>,
     /// The date at the process's start, in milliseconds since 1970.
@@ -300,7 +327,7 @@ impl Samples {
     pub fn take(
         &mut self,
         (now_ms, unix_ms): (u64, u64),
-        broker: &Broker,
+        (broker, messages): (&Broker, &Messages),
         connections: impl Iterator<Item = SampledConnection>,
         outside: LoopCounters,
     ) {
@@ -322,12 +349,41 @@ impl Samples {
             let bytes = [connection.received_bytes as u32, connection.sent_bytes as u32];
             self.connections.take((last, slot), connection.id.index(), connection.number, bytes);
         }
-        let totals =
-            totals(broker.counters(), broker.gauges().channels as u64, (ready, unacknowledged), outside);
+        let totals = totals(broker, (ready, unacknowledged), outside);
+        for (peak, pool) in self.pool_peaks.iter_mut().zip(broker.views().pools(messages)) {
+            *peak = pool.used.max(*peak);
+        }
         for slot in new_slots(last, slot, TOTALS_KEPT) {
             self.totals[(slot % TOTALS_KEPT) as usize] = totals;
         }
         self.kept = Some((first.max((slot + 1).saturating_sub(TOTALS_KEPT).max(1)), slot));
+    }
+
+    /// Returns the highest use of each pool: the highest sample, or the present use if that is higher.
+    pub fn pool_peaks(&self, used: [u64; POOLS]) -> [u64; POOLS] {
+        core::array::from_fn(|pool| used[pool].max(self.pool_peaks[pool]))
+    }
+
+    /// Writes the samples of the totals that are newer than the slot `since`, as an object of lists. The first value of
+    /// a list is a sample. Each further value is the difference to the value before, which has fewer digits.
+    pub fn write_history(&self, json: &mut Json<'_>, since: u64) {
+        let (first, last) = self.kept.unwrap_or((1, 0));
+        // A slot in the future is one of another process.
+        let first = if since <= last { first.max(since + 1) } else { first };
+        json.shown_raw(format_args!("{{\"step_ms\":{SAMPLE_MS},\"last\":{last}"));
+        for (name, total) in HISTORY {
+            json.name(name, &mut false);
+            json.raw(b"[");
+            let (mut before, mut is_first) = (0, true);
+            for slot in first..=last {
+                let value = self.totals[(slot % TOTALS_KEPT) as usize][total as usize];
+                json.comma(&mut is_first);
+                json.shown_raw(format_args!("{}", value.wrapping_sub(before) as i64));
+                before = value;
+            }
+            json.raw(b"]");
+        }
+        json.raw(b"}");
     }
 
     fn take_pairs(&mut self, slots: (Slot, Slot), broker: &Broker) {
@@ -520,12 +576,8 @@ impl Series<'_> {
     }
 }
 
-fn totals(
-    counters: Counters,
-    channels: u64,
-    (ready, unacknowledged): (u64, u64),
-    outside: LoopCounters,
-) -> Totals {
+fn totals(broker: &Broker, (ready, unacknowledged): (u64, u64), outside: LoopCounters) -> Totals {
+    let (counters, channels) = (broker.counters(), broker.gauges().channels as u64);
     let (made, connections) = outside.connections;
     [
         counters.received,
@@ -551,6 +603,9 @@ fn totals(
         counters.queues_deleted,
         outside.disk.0,
         outside.disk.1,
+        outside.resident_bytes,
+        outside.log_bytes,
+        broker.views().live_log_bytes(),
     ]
 }
 
@@ -586,6 +641,33 @@ mod tests {
         let shown = written(&long, Some((600, 5)));
         assert_eq!(shown.matches("sample\"").count(), 31, "as many as have room, further apart");
         assert!(shown.contains(r#"{"sample":10,"timestamp":0}"#), "and back to the beginning");
+    }
+
+    #[test]
+    fn a_history_has_the_samples_that_are_newer() {
+        let mut samples =
+            Samples::new(SampledPlaces { queues: 0, exchanges: 0, channels: 0, connections: 0 });
+        let written = |samples: &Samples, since: u64| {
+            let mut out = Vec::new();
+            samples.write_history(&mut Json::new(&mut out, 1 << 16), since);
+            String::from_utf8(out).unwrap()
+        };
+        assert!(written(&samples, 0).starts_with(r#"{"step_ms":5000,"last":0,"ready":[],"#));
+        for slot in 3..=6 {
+            samples.totals[slot as usize][Total::MessagesReady as usize] = 100 - slot;
+        }
+        samples.kept = Some((3, 6));
+        assert!(
+            written(&samples, 0).contains(r#""last":6,"ready":[97,-1,-1,-1],"unacknowledged":[0,0,0,0],"#)
+        );
+        assert!(written(&samples, 4).contains(r#""ready":[95,-1],"#));
+        assert!(written(&samples, 6).contains(r#""ready":[],"#), "nothing is new");
+        assert!(written(&samples, 7).contains(r#""ready":[97,-1,-1,-1],"#), "the broker was restarted");
+        for slot in 1..=TOTALS_KEPT {
+            samples.totals[(slot % TOTALS_KEPT) as usize] = [u64::MAX / 2 * (slot % 2); TOTALS];
+        }
+        samples.kept = Some((1, TOTALS_KEPT));
+        assert!(written(&samples, 0).len() < 30_000, "the answer has space for it");
     }
 
     #[test]

@@ -39,7 +39,7 @@ use super::definition_columns::Orphans;
 use super::definition_columns::{GlobalParameters, Parameters};
 use super::definition_columns::{OperatorPolicies, Policies};
 use super::definition_columns::{Permissions, TopicPermissions, Users};
-use super::http::{Request, Status, Verb};
+use super::http::{Request, Status, Verb, has_tag};
 use super::import;
 use super::listing::{self, list, one};
 use super::management;
@@ -50,6 +50,7 @@ use super::policies;
 use super::request::RequestContext;
 use super::request::{Answer, Answered, not_found, problem, request_too_large, unauthorized};
 use super::request::{Call, Demand, NAMES_MAX, User};
+use super::status;
 use super::web_page;
 
 use Handler::{Act, Change, Closed, Receive, Show};
@@ -147,6 +148,9 @@ requests! {
     network Get "api/auth/attempts/{node}/**" Monitor Show(management::attempts);
     network Get "api/feature-flags" Administrator Show(management::feature_flags);
     network Get "api/leveret/memory" Monitor Show(management::memory);
+    network Get "api/leveret/pools" Monitor Show(status::pools);
+    network Get "api/leveret/log" Administrator Show(status::log);
+    network Get "api/leveret/status" AnyTag Show(status::status);
     socket Get "api/ctl/environment" Operator Show(control::environment);
     socket Post "api/ctl/stop" Operator Change(control::stop);
     socket Post "api/ctl/backup" Operator Change(control::begin_backup);
@@ -429,10 +433,8 @@ fn show_page(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
     let Some(page) = web_page::find(call.optional_name("file").unwrap_or_default()) else {
         return not_found("Not Found");
     };
-    let tag = format!("\"{:016x}\"", page.tag());
-    let is_tag = |copy: &str| copy.trim().trim_start_matches("W/") == tag;
     match call.request.origin.client_copy {
-        Some(copies) if copies.split(',').any(is_tag) => Answer::KnownPage(page),
+        Some(tags) if has_tag(tags, page.tag()) => Answer::KnownPage(page),
         _ => Answer::Page(page),
     }
 }

@@ -16,12 +16,14 @@
 //!   counted.
 
 use leveret_core::command::ConnectionId;
+use leveret_core::flight::Event;
 use leveret_core::limits::Limits;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::{Deadline, Now};
 use leveret_management::operator_session::OperatorSession;
 use leveret_management::request::{
-    Ends, Files, Orders, Process, RequestContext, SYNC_BUDGET_SHOWN_MS, SocketView, Sockets, StoreView,
+    Ends, Files, Orders, Process, RecordedEvents, RequestContext, SYNC_BUDGET_SHOWN_MS, SocketView, Sockets,
+    StoreView,
 };
 use leveret_management::samples::{LoopCounters, SampledConnection, SampledPlaces, Samples};
 use leveret_management::web_page::Tokens;
@@ -267,6 +269,11 @@ impl<P: Platform> Engine<P> {
             confirmed: self.shared.resources.pools.confirmed(),
             connections: (self.shared.peers.connections_opened(), self.shared.peers.connections().into()),
             disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
+            resident_bytes: self.shared.platform.machine().resident_bytes,
+            log_bytes: self
+                .store
+                .as_mut()
+                .map_or(0, |store| store.commit_writer.log_mut().space().used_bytes()),
         };
         let unix_ms = self.shared.platform.unix_ms();
         let sockets =
@@ -275,7 +282,8 @@ impl<P: Platform> Engine<P> {
             let SocketView { number, received, sent, .. } = sockets.at(id)?;
             Some(SampledConnection { id, number, received_bytes: received.0, sent_bytes: sent.0 })
         });
-        self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, connections, loop_counters);
+        let parts = (&self.shared.broker, &self.shared.resources.messages);
+        self.operators.samples.take((now_ms, unix_ms), parts, connections, loop_counters);
     }
 
     /// Calls `step` with the session of a client and everything that replies may contain.
@@ -350,6 +358,7 @@ impl<P: Platform> Engine<P> {
             orders: &mut self.operators.orders,
             tokens: &mut self.operators.tokens,
             samples: &self.operators.samples,
+            events: &PlatformEvents(&self.shared.platform),
         };
         step(&mut session, &mut context);
         let is_released = held_before && self.operators.backup_client.is_none();
@@ -366,6 +375,15 @@ impl<P: Platform> Engine<P> {
         for id in self.shared.lists.for_disk.iter().filter(|id| id.connection().is_none()) {
             self.shared.lists.to_write.push(id);
         }
+    }
+}
+
+/// The events that the platform's flight recorder has.
+struct PlatformEvents<'p, P>(&'p P);
+
+impl<P: Platform> RecordedEvents for PlatformEvents<'_, P> {
+    fn after(&self, number: u32, count: usize) -> Option<Vec<Event>> {
+        self.0.recorded_events(number, count)
     }
 }
 
@@ -434,6 +452,8 @@ impl<S: Socket> Sockets for Connections<'_, S> {
             is_tls: peer.stream.is_tls(),
             protocol: session.protocol(),
             connected_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(peer.since)),
+            blocked_for_ms: (peer.ending == CloseStage::No && peer.waiting == WaitReason::Capacity)
+                .then(|| self.now.ms_since(peer.blocked_on.since)),
             state: match (peer.ending, peer.waiting) {
                 (CloseStage::No, WaitReason::Capacity) => "blocked",
                 // `flow` is RabbitMQ's state of a publisher whose speed is limited.

@@ -23,6 +23,7 @@
 use core::net::SocketAddr;
 use std::io::{self, Read, Write};
 
+use leveret_core::flight::Event;
 use leveret_core::log_limiter::LogLimiter;
 use leveret_core::time::Now;
 use leveret_management::request::Machine;
@@ -162,6 +163,12 @@ pub trait Platform {
     /// Returns what the operating system reports about the process, for display only.
     fn machine(&self) -> Machine {
         Machine::default()
+    }
+
+    /// Returns the newest events of this process with numbers above `after` that the flight recorder has, at most
+    /// `count`. `None`: nothing is recorded.
+    fn recorded_events(&self, _after: u32, _count: usize) -> Option<Vec<Event>> {
+        None
     }
 
     /// Returns the milliseconds since 1970 by the system clock, for display and for a bridge's time of day.

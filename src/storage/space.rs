@@ -125,6 +125,11 @@ impl Space {
         self.slots.limit() as u64 * self.segment_bytes as u64
     }
 
+    /// Returns the bytes that the log uses, including settled messages.
+    pub fn used_bytes(&self) -> u64 {
+        self.most_bytes().saturating_sub(self.room_bytes())
+    }
+
     /// Returns the value of [`Self::room_bytes`] for an empty log.
     pub const fn most_bytes(&self) -> u64 {
         let segment = self.segment_bytes as u64;

@@ -33,6 +33,9 @@ use crate::state::{ChannelCounters, QUEUE_BYTES};
 use crate::topology::{Destination, Topology};
 pub use mqtt::{RetainedView, SessionView};
 
+/// Number of pools in [`Views::pools`].
+pub const POOLS: usize = 13;
+
 /// Read-only access to the parts of the broker that operators may see.
 #[derive(Clone, Copy)]
 pub struct Views<'b> {
@@ -185,7 +188,7 @@ impl<'b> Views<'b> {
     }
 
     /// Returns how full each pool is that clients can fill, with its configuration key.
-    pub fn pools(self, messages: &Messages) -> [PoolFill; 13] {
+    pub fn pools(self, messages: &Messages) -> [PoolFill; POOLS] {
         let fill = |key, fill: Fill| PoolFill { key, used: fill.used as u64, max: fill.max as u64 };
         let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
         let declared = |key, (used, max)| pool(key, used, max);

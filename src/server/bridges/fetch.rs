@@ -432,6 +432,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 && let Some((tag, count)) = lane.arrivals.next_durable(durable, may_ack_multiple)
             {
                 self.open_link.client.settle(rule, tag, DeliverySettlement::Ack(may_ack_multiple));
+                self.state.rule_states[rule].moved_count += count;
                 moved += count;
             }
         }

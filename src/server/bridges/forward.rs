@@ -229,6 +229,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 None => {
                     self.shared.settle(own, flight.tag, Settlement::Ack)?;
                     self.state.counts.moved += 1;
+                    self.state.rule_states[rule].moved_count += 1;
                     self.note_message_taken(rule);
                     self.count_down_messages_left(1);
                 }

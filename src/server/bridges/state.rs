@@ -311,6 +311,8 @@ pub(super) struct RuleState {
     is_one_at_a_time: bool,
     /// The causes logged since the rule last went on.
     logged_causes: LoggedCauses,
+    /// Number of messages that the other side has taken since the start of the process.
+    pub(super) moved_count: u64,
     /// Number of messages that nothing here can take, and that the queue at the upstream keeps unacknowledged.
     pub(super) oversized_count: u16,
 }

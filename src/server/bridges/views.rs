@@ -8,7 +8,7 @@ use leveret_bridge::Stage;
 use leveret_config::shovels::ShovelEnd;
 use leveret_core::time::Now;
 use leveret_management::request::{
-    BridgeLinkView, BridgeOrder, Bridges as BridgeViews, ShovelEndView, ShovelView,
+    BridgeLinkView, BridgeOrder, BridgeRuleView, Bridges as BridgeViews, ShovelEndView, ShovelView,
 };
 
 use super::Bridges;
@@ -160,16 +160,25 @@ fn state_of_rule(bridge: &BridgeState, link: &Link, open_link: &OpenLink, rule: 
     }
 }
 
-/// Returns the state of each rule of a link, by the rule's queue.
+/// Returns the rules of a link with their states.
 #[cold]
-fn rules_of<'a>(bridge: &'a BridgeState, link: &Link) -> Vec<(&'a str, &'static str)> {
+fn rules_of<'a>(bridge: &'a BridgeState, link: &'a Link) -> Vec<BridgeRuleView<'a>> {
     let of_link = state_of(bridge, link);
     let is_open = !matches!(of_link, "ending" | "connecting");
     let open_link = link.open_link().filter(|_| is_open);
     let rules = bridge.rules(link.direction).iter().enumerate();
     rules
         .map(|(at, rule)| {
-            (&*rule.queue, open_link.map_or(of_link, |open_link| state_of_rule(bridge, link, open_link, at)))
+            let rule_state = &link.state.rule_states[at];
+            BridgeRuleView {
+                queue: &rule.queue,
+                destination: (rule.to.exchange(), rule.to.key()),
+                state: open_link.map_or(of_link, |open_link| state_of_rule(bridge, link, open_link, at)),
+                moved: rule_state.moved_count,
+                held: rule_state.oversized_count.into(),
+                error: rule_state.error().map(|(cause, _)| cause.as_str()),
+                is_urgent: rule.is_urgent,
+            }
         })
         .collect()
 }

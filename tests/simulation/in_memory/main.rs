@@ -55,6 +55,7 @@ mod management_changes;
 mod management_fields;
 mod management_metrics;
 mod management_rights;
+mod management_status;
 mod management_uploads;
 mod mass;
 mod memory;

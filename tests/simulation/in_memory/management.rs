@@ -15,6 +15,11 @@ pub(super) fn get(path: &str, lines: &str) -> String {
 
 /// Sends a request and returns the answer.
 pub(super) fn ask(simulation: &mut Simulation, client: usize, request: &str) -> String {
+    String::from_utf8(ask_bytes(simulation, client, request)).expect("answers are text")
+}
+
+/// Sends a request and returns the answer, which may be compressed.
+pub(super) fn ask_bytes(simulation: &mut Simulation, client: usize, request: &str) -> Vec<u8> {
     simulation.operator(client).write_up(request.as_bytes());
     simulation.run();
     let mut bytes = Vec::new();
@@ -23,7 +28,7 @@ pub(super) fn ask(simulation: &mut Simulation, client: usize, request: &str) -> 
         simulation.pass_ms(50);
         simulation.operator(client).read_down(usize::MAX, &mut bytes);
     }
-    String::from_utf8(bytes).expect("answers are text")
+    bytes
 }
 
 pub(super) fn status(answer: &str) -> &str {

@@ -582,7 +582,7 @@ fn users_with_clear_passwords_and_definitions_are_imported_over_http() {
 }
 
 /// Lets time pass until just after the next sample.
-fn pass_to_next_sample(simulation: &mut Simulation) {
+pub(super) fn pass_to_next_sample(simulation: &mut Simulation) {
     let left = 5_000 - simulation.engine.now().as_ms() % 5_000;
     simulation.pass_ms(left + 100);
 }

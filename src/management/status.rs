@@ -1,0 +1,171 @@
+//! The requests of the web page that are repeated every few seconds: the state of the broker with the history of its
+//! totals, the pools, and the events of the flight recorder.
+//!
+//! # Invariants
+//! - About the node, and about virtual hosts without permissions, only monitors get values.
+//! - An answer contains no value that changes without a cause, such as the time. So a client that repeats a request
+//!   gets `304 Not Modified` while nothing changes.
+
+use super::alarms;
+use super::columns::{Channels, Connections, Consumers, Exchanges, Queues};
+use super::control::queue_totals;
+use super::http::Status;
+use super::json::Json;
+use super::listing::Filter;
+use super::management::{count, nested, numbers, texts};
+use super::node::Wear;
+use super::request::RequestContext;
+use super::request::{Answer, Call, User, body};
+
+/// The most events in one answer, and the most bytes of them. Further ones are in the answer to the next request.
+const EVENTS_MAX: usize = 100;
+const EVENTS_BYTES_MAX: usize = 24 << 10;
+/// The most bytes of one event: all its characters may be escapes.
+const EVENT_BYTES_MAX: usize = 4 << 10;
+
+/// Shows the alarms, and to monitors memory and disk. With `since` also the totals, the flash, and the samples that are
+/// newer than this slot.
+pub(super) fn status(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    let since = call.request.query_value("since").map(|slot| slot.parse().unwrap_or(0));
+    Answer::Now(Status::Ok, body(|json| write_status(json, call, context, since)))
+}
+
+fn write_status(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext<'_>, since: Option<u64>) {
+    let Some(user) = call.user else { return };
+    let mut is_first = true;
+    json.raw(b"{");
+    json.name("alarms", &mut is_first);
+    json.texts(alarms::which_alarms(context));
+    if user.is_monitor {
+        memory(json, context, &mut is_first);
+        disk(json, context, &mut is_first);
+    }
+    if let Some(since) = since {
+        totals(json, call, user, context, &mut is_first);
+        if user.is_monitor {
+            numbers(json, &mut is_first, &[("uptime_min", context.process.uptime_ms / 60_000)]);
+            flash(json, context, &mut is_first);
+            json.name("history", &mut is_first);
+            context.samples.write_history(json, since);
+        }
+    }
+    json.raw(b"}");
+}
+
+fn memory(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
+    let (machine, limit) = (context.process.machine, context.process.memory_limit_bytes);
+    json.name("memory", is_first);
+    let peak = machine.resident_bytes_peak.max(machine.resident_bytes);
+    nested(json, &[("used", machine.resident_bytes), ("peak", peak), ("limit", limit)]);
+}
+
+fn disk(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
+    let (process, store) = (context.process, context.process.store);
+    if store.bytes_max == 0 {
+        return;
+    }
+    json.name("disk", is_first);
+    json.raw(b"{");
+    let mut is_first_member = true;
+    let sizes = [
+        ("live", context.broker.views().live_log_bytes()),
+        ("log", store.log_bytes()),
+        ("usable", store.bytes_max),
+        ("limit", process.disk_limit_bytes),
+        // The free space of a file system changes with every program. Mebibytes are as much as is read on a page.
+        ("free", process.machine.disk_free_bytes >> 20 << 20),
+    ];
+    numbers(json, &mut is_first_member, &sizes);
+    json.name("is_full", &mut is_first_member);
+    json.truth(alarms::is_disk_full(context));
+    json.raw(b"}");
+}
+
+fn totals(
+    json: &mut Json<'_>,
+    call: &Call<'_>,
+    user: &User,
+    context: &RequestContext<'_>,
+    is_first: &mut bool,
+) {
+    // A monitor gets the totals of all virtual hosts, even where it may not see the objects.
+    let seen = if user.is_monitor { Filter::default() } else { call.filter() };
+    let (ready, unacknowledged) = queue_totals(context, |vhost| {
+        user.is_monitor || context.broker.access().has_permission(&user.name, vhost)
+    });
+    json.name("totals", is_first);
+    let totals = [
+        ("queues", count::<Queues>(context, &seen)),
+        ("connections", count::<Connections>(context, &seen)),
+        ("channels", count::<Channels>(context, &seen)),
+        ("exchanges", count::<Exchanges>(context, &seen)),
+        ("consumers", count::<Consumers>(context, &seen)),
+        ("messages_ready", ready),
+        ("messages_unacknowledged", unacknowledged),
+    ];
+    nested(json, &totals);
+}
+
+fn flash(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
+    let Some(wear) = Wear::of(context.process) else { return };
+    json.name("flash", is_first);
+    json.raw(b"{");
+    let mut is_first_member = true;
+    numbers(json, &mut is_first_member, &[("written", wear.written_bytes)]);
+    let endurance = Some(context.process.endurance.bytes).filter(|bytes| *bytes > 0);
+    for (name, value) in [("per_day", wear.bytes_per_day), ("endurance", endurance)] {
+        json.name(name, &mut is_first_member);
+        match value {
+            Some(value) => json.number(value),
+            None => json.raw(b"null"),
+        }
+    }
+    json.name("years_left", &mut is_first_member);
+    match wear.tenths_left {
+        Some(tenths) => json.shown_raw(format_args!("{}.{}", tenths / 10, tenths % 10)),
+        None => json.raw(b"null"),
+    }
+    json.raw(b"}");
+}
+
+/// Shows the pools: the present use, the highest use, and the limit. The highest use is that of samples, of which one is
+/// taken every [`SAMPLE_MS`](super::samples::SAMPLE_MS) at most.
+pub(super) fn pools(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    let pools = context.broker.views().pools(context.messages);
+    let peaks = context.samples.pool_peaks(pools.map(|pool| pool.used));
+    let body = body(|json| {
+        let mut is_first = true;
+        json.raw(b"[");
+        for (pool, peak) in pools.iter().zip(peaks) {
+            json.comma(&mut is_first);
+            json.raw(b"{\"name\":");
+            json.text(pool.key);
+            numbers(json, &mut false, &[("used", pool.used), ("peak", peak), ("limit", pool.max)]);
+            json.raw(b"}");
+        }
+        json.raw(b"]");
+    });
+    Answer::Now(Status::Ok, body)
+}
+
+/// Shows the events of this process in the flight recorder whose numbers are above `since`, from the oldest of the newest
+/// [`EVENTS_MAX`] on.
+pub(super) fn log(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    let since = call.request.query_value("since").and_then(|number| number.parse().ok()).unwrap_or(0);
+    let events = context.events.after(since, EVENTS_MAX);
+    let mut out = format!("{{\"is_recorded\":{},\"events\":[", events.is_some()).into_bytes();
+    for (at, event) in events.iter().flatten().enumerate() {
+        if out.len() >= EVENTS_BYTES_MAX {
+            break;
+        }
+        let bytes_max = out.len() + EVENT_BYTES_MAX;
+        let mut json = Json::new(&mut out, bytes_max);
+        json.raw(if at == 0 { b"{\"number\":" } else { b",{\"number\":" });
+        json.number(event.stamp.number);
+        numbers(&mut json, &mut false, &[("unix_ms", event.stamp.unix_ms)]);
+        texts(&mut json, &mut false, &[("kind", event.kind.word()), ("text", &event.text)]);
+        json.raw(b"}");
+    }
+    out.extend_from_slice(b"]}");
+    Answer::Now(Status::Ok, out)
+}
