@@ -158,17 +158,20 @@ pub struct PageFile {
     pub bytes: &'static [u8],
 }
 
-/// All files, compressed as in `src/management/web/` beside their sources. `compress` there writes them, and
-/// `tests/component/layers` compares them. The first is shown at `/`.
+/// Includes a file that the build script has compressed.
+macro_rules! compressed {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz"))
+    };
+}
+
+/// All files, compressed by the build script from `src/management/web`. The first is shown at `/`.
 const PAGES: &[PageFile] = &[
-    page("index.html", "text/html; charset=utf-8", include_bytes!("web/index.html.gz")),
-    page("style.css", "text/css; charset=utf-8", include_bytes!("web/style.css.gz")),
-    page("icon.svg", "image/svg+xml", include_bytes!("web/icon.svg.gz")),
-    page("app.js", SCRIPT, include_bytes!("web/app.js.gz")),
-    page("views.js", SCRIPT, include_bytes!("web/views.js.gz")),
-    page("kit.js", SCRIPT, include_bytes!("web/kit.js.gz")),
+    page("index.html", "text/html; charset=utf-8", compressed!("index.html")),
+    page("style.css", "text/css; charset=utf-8", compressed!("style.css")),
+    page("icon.svg", "image/svg+xml", compressed!("icon.svg")),
+    page("app.js", "text/javascript; charset=utf-8", compressed!("app.js")),
 ];
-const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 const fn page(name: &'static str, media: &'static str, bytes: &'static [u8]) -> PageFile {
     PageFile { name, media, bytes }
@@ -186,5 +189,28 @@ pub(super) fn find(name: &str) -> Option<&'static PageFile> {
     match name {
         "" => PAGES.first(),
         name => PAGES.iter().find(|page| page.name == name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The most bytes of all files together, as they are sent.
+    const BYTES_MAX: usize = 70_000;
+
+    #[test]
+    fn the_page_is_small_and_its_script_imports_nothing() {
+        let bytes: usize = PAGES.iter().map(|page| page.bytes.len()).sum();
+        assert!(bytes <= BYTES_MAX, "{bytes} bytes");
+        for page in PAGES {
+            // Header and trailer of gzip are 18 bytes.
+            let text =
+                miniz_oxide::inflate::decompress_to_vec(&page.bytes[10..page.bytes.len() - 8]).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            assert_eq!(page.tag() as u32, (text.len() as u32).swap_bytes(), "{}", page.name);
+            let has_line = |start: &str| text.lines().any(|line| line.starts_with(start));
+            assert!(!has_line("import ") && !has_line("export "), "{}", page.name);
+        }
     }
 }

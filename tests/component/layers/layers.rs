@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 
 mod docs;
 mod statements;
-mod web;
 
 /// Each package and all packages of the workspace that it may depend on.
 const DEPENDS_ON: [(&str, &[&str]); 12] = [
