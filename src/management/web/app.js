@@ -1,267 +1,19 @@
-// The frame around the views: login, navigation, the strip of key figures, and polling. Also the views of users,
-// permissions, virtual hosts, bridges and the device.
+// The frame around the views: login, navigation, the strip of key figures, polling and keys.
 
 import {
-  h, render, hashed, session, api, maybe, seg, count, bytes, span, remember, history, words, chart, Refused, Silent,
-  Mistyped, say,  explain, ask, table, facts, card, state, pageOf, listTools,
+  h, render, frame, forget, session, api, maybe, bytes, words, clock, say, explain, Refused, Silent,
 } from './kit.js';
-import * as views from './views.js';
-import { alarmList, bars, vhostField, tagsOf, monitors } from './views.js';
-
-const button = (label, about, onclick, kind = 'small') => h('button', { type: 'button', class: kind, onclick }, label,
-  about ? h('span', { class: 'heard' }, ` ${about}`) : null);
-
-/** Change something through the API, announce it, and refresh the view. */
-async function change(ctx, told, path, method, body) {
-  await api(path, method, body);
-  say(told);
-  ctx.refresh();
-}
-
-// ---- users ----
-
-const TAGS = 'None: no management page. management: own queues. monitoring: the device too. '
-  + 'administrator: everything. Several are parted by commas.';
-
-const editUser = (ctx, row) => ask({
-  title: row ? `Change the user ${row.name}` : 'Add a user', verb: row ? 'Change user' : 'Add user', fields: [
-    ...(row ? [] : [{ name: 'name', label: 'Name', required: true }]),
-    { name: 'password', label: row ? 'New password' : 'Password', type: 'password', required: !row,
-      hint: row ? 'Left empty, it stays as it is.' : null },
-    { name: 'tags', label: 'Tags', value: row ? words(row.tags).join(',') : '', hint: TAGS }],
-  run: ({ name, password, tags }) => change(ctx, `The user ${row?.name ?? name} is kept.`,
-    `users/${seg(row?.name ?? name)}`, 'PUT', { ...(password && hashed(password)), tags }),
-});
-
-const deleteUser = (ctx, row) => ask({
-  title: `Delete the user ${row.name}?`, danger: true, verb: 'Delete user',
-  text: 'Its permissions go with it, and it cannot log in any more.',
-  run: () => change(ctx, `The user ${row.name} is deleted.`, `users/${seg(row.name)}`, 'DELETE'),
-});
-
-const users = {
-  title: () => 'Users',
-  async load() {
-    const [rows, permissions] = await Promise.all([api('users'), api('permissions')]);
-    return { rows, permissions };
-  },
-  draw(ctx, { rows, permissions }) {
-    const list = pageOf(rows, ctx.query, 'name');
-    const of = (name) => permissions.filter((one) => one.user === name);
-    return [listTools({ ctx, list, what: 'users', extra: button('Add user', '', () => editUser(ctx), 'main') }),
-      table({ caption: 'Users', ctx, sort: 'name', rows: list.rows, key: (row) => row.name, columns: [
-        { label: 'Name', sort: 'name', cell: (row) => row.name },
-        { label: 'Tags', cell: tagsOf },
-        { label: 'May use', cell: (row) => of(row.name).map((one) => one.vhost).join(', ') || 'no virtual host' },
-        { label: 'Password', cell: (row) => (row.password_hash === '' ? 'none' : 'set') },
-        { label: '', cell: (row) => h('span', { class: 'deeds' },
-          button('Permissions', `of ${row.name}`, () => permit(ctx, { user: row.name })),
-          button('Change', row.name, () => editUser(ctx, row)),
-          button('Delete', row.name, () => deleteUser(ctx, row), 'small danger')) },
-      ] })];
-  },
-};
-
-// ---- permissions ----
-
-const permit = (ctx, row) => ask({
-  title: row.vhost ? `Permissions of ${row.user} in ${row.vhost}` : 'Set permissions', verb: 'Set permissions',
-  text: 'Regular expressions over the names of queues and exchanges. ".*" is everything, "^$" is nothing.', fields: [
-    ...(row.user ? [] : [{ name: 'user', label: 'User', required: true }]),
-    ...(row.vhost ? [] : [vhostField(ctx)]),
-    { name: 'configure', label: 'Configure: create and delete', value: row.configure ?? '.*' },
-    { name: 'write', label: 'Write: publish and bind', value: row.write ?? '.*' },
-    { name: 'read', label: 'Read: consume, get and purge', value: row.read ?? '.*' }],
-  run: ({ user, vhost, ...rest }) => change(ctx, 'The permissions are set.',
-    `permissions/${seg(row.vhost ?? vhost)}/${seg(row.user ?? user)}`, 'PUT', rest),
-});
-
-const forbid = (ctx, row) => ask({
-  title: 'Take these permissions away?', danger: true, verb: 'Take away',
-  text: `${row.user} may then not use ${row.vhost} at all.`,
-  run: () => change(ctx, 'The permissions are taken away.', `permissions/${seg(row.vhost)}/${seg(row.user)}`, 'DELETE'),
-});
-
-const permissions = {
-  title: () => 'Permissions',
-  async load() {
-    const [rows, topics] = await Promise.all([api('permissions'), maybe('topic-permissions')]);
-    return { rows, topics: topics || [] };
-  },
-  draw(ctx, { rows, topics }) {
-    const code = (name, label) => ({ label, sort: name, cell: (row) => h('code', {}, row[name]) });
-    const list = pageOf(rows.map((row) => ({ ...row, name: `${row.user} ${row.vhost}` })), ctx.query, 'user');
-    return [listTools({ ctx, list, what: 'permissions',
-      extra: button('Set permissions', '', () => permit(ctx, {}), 'main') }),
-    table({ caption: 'Permissions', ctx, sort: 'user', rows: list.rows, key: (row) => `${row.user}\n${row.vhost}`,
-      columns: [{ label: 'User', sort: 'user', cell: (row) => row.user },
-        { label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost },
-        code('configure', 'Configure'), code('write', 'Write'), code('read', 'Read'),
-        { label: '', cell: (row) => h('span', { class: 'deeds' },
-          button('Change', `those of ${row.user} in ${row.vhost}`, () => permit(ctx, row)),
-          button('Take away', `those of ${row.user} in ${row.vhost}`, () => forbid(ctx, row), 'small danger')) }] }),
-    topics.length ? card('Topic permissions', table({ caption: 'Topic permissions', rows: topics,
-      key: (row) => `${row.user}\n${row.vhost}\n${row.exchange}`, columns: [
-        { label: 'User', cell: (row) => row.user }, { label: 'Virtual host', cell: (row) => row.vhost },
-        { label: 'Exchange', cell: (row) => row.exchange }, code('write', 'Write'), code('read', 'Read')] }),
-      null, true)
-      : null];
-  },
-};
-
-// ---- virtual hosts ----
-
-const addVhost = (ctx) => ask({
-  title: 'Add a virtual host', verb: 'Add virtual host', fields: [{ name: 'name', label: 'Name', required: true },
-    { name: 'description', label: 'Description' }],
-  run: ({ name, ...rest }) => change(ctx, `The virtual host ${name} is there.`, `vhosts/${seg(name)}`, 'PUT', rest),
-});
-
-const deleteVhost = (ctx, row) => ask({
-  title: `Delete the virtual host ${row.name}?`, danger: true, verb: 'Delete virtual host',
-  text: `All its queues with ${count(row.messages)} messages, its exchanges and permissions are deleted. Its `
-    + 'connections are closed. This cannot be undone. Type its name to go on.',
-  fields: [{ name: 'typed', label: 'Name', required: true }],
-  run: ({ typed }) => {
-    if (typed !== row.name) throw new Mistyped('This is not its name.');
-    return change(ctx, `The virtual host ${row.name} is deleted.`, `vhosts/${seg(row.name)}`, 'DELETE');
-  },
-});
-
-const vhosts = {
-  title: () => 'Virtual hosts',
-  load: () => api('vhosts'),
-  draw(ctx, rows) {
-    const list = pageOf(rows, ctx.query, 'name');
-    const admin = session.is('administrator');
-    return [listTools({ ctx, list, what: 'virtual hosts',
-      extra: admin ? button('Add virtual host', '', () => addVhost(ctx), 'main') : null }),
-    table({ caption: 'Virtual hosts', ctx, sort: 'name', rows: list.rows, key: (row) => row.name, columns: [
-      { label: 'Name', sort: 'name', cell: (row) => h('a', { href: `#/queues?vhost=${seg(row.name)}` }, row.name) },
-      { label: 'Description', cell: (row) => row.description },
-      { label: 'Tags', cell: (row) => row.tags.join(', ') },
-      { label: 'Queue type', cell: (row) => row.metadata.default_queue_type },
-      { label: 'Ready', sort: 'messages_ready', num: true, cell: (row) => count(row.messages_ready ?? 0) },
-      { label: 'Unacked', sort: 'messages_unacknowledged', num: true,
-        cell: (row) => count(row.messages_unacknowledged ?? 0) },
-      { label: 'Total', sort: 'messages', num: true, cell: (row) => count(row.messages ?? 0) },
-      ...(admin ? [{ label: '', cell: (row) => button('Delete', row.name, () => deleteVhost(ctx, row),
-        'small danger') }] : [])] })];
-  },
-};
-
-// ---- bridges ----
-
-const seconds = (number) => (Number.isFinite(number) ? span(number * 1000) : null);
-
-/** The part of a link's bytes in one category, unless it is 0. */
-const spentOn = (kinds, name) => (kinds[name] ? bytes(kinds[name]) : null);
-
-/** Give an order to a bridge, after a confirmation: it stays in force after a restart. */
-const order = (ctx, row, verb, path, text, danger) => ask({
-  title: `${verb} the bridge ${row.name}?`, verb, text, danger,
-  run: () => change(ctx, `The bridge ${row.name} was told.`, `leveret/bridges/${seg(row.name)}/${path}`, 'POST') });
-
-function orders(ctx, row) {
-  if (!session.can('bridge-orders') || !session.is('administrator')) return null;
-  return h('span', { class: 'deeds' },
-    row.parked ? button('Send parked again…', `of ${row.name}`, () => order(ctx, row, 'Send again', 'retry',
-      `${count(row.parked)} messages go back to where they were on their way to.`), '') : null,
-    row.state === 'resting' ? button('Connect…', row.name, () => order(ctx, row, 'Connect', 'resume',
-      'It connects at once, in both directions, and rests when there is nothing more to do.'), '') : null,
-    row.state === 'paused' ? button('Resume…', row.name, () => order(ctx, row, 'Resume', 'resume',
-      'It connects at once, in both directions.'), 'main')
-      : button('Pause…', row.name, () => order(ctx, row, 'Pause', 'pause',
-        'When what is under way is settled, nothing is moved any more until it is resumed, after restarts too.', true),
-      'danger'));
-}
-
-const bridges = {
-  title: () => 'Bridge',
-  load: () => api('leveret/bridges'),
-  draw(ctx, links) {
-    if (!links.length) {
-      return [h('p', { class: 'calm' }, 'No bridge is set up: this broker sends to and takes from no other.')];
-    }
-    links.forEach((row) => remember(`bridge ${row.name} ${row.direction}`, row));
-    return [h('div', { class: 'cards' }, links.map((row) => card(
-      `${row.name}: ${row.direction === 'forward' ? 'to' : 'from'} the upstream`, [
-        facts([['State', state(row.state)], ['Upstream', row.upstream], ['Virtual host', row.vhost],
-          ['Connected for', seconds(row.up_for)], ['Not connected for', seconds(row.down_for)],
-          [row.state === 'resting' ? 'Connects by itself in' : 'Tries again in', seconds(row.retry_in)],
-          ['Last error', row.last_error && `${row.last_error} (${seconds(row.last_error_ago)} ago)`],
-          ['Moved', count(row.moved)], ['On their way', count(row.pending)],
-          ['Sent twice, perhaps', row.repeats || null],
-          ['Held by the upstream', row.held || null],
-          ['Bytes today', bytes(row.day_bytes) + (row.day_bytes_max ? ` of ${bytes(row.day_bytes_max)}` : '')],
-          ['Sent today, this way', spentOn(row.day_bytes_by_kind, 'sent')],
-          ['Received today, this way', spentOn(row.day_bytes_by_kind, 'received')],
-          ['of which twice, perhaps', spentOn(row.day_bytes_by_kind, 'repeated')],
-          ['Rules that take nothing for now', !row.held_rules ? null : row.rules
-            .filter((rule) => ['held', 'budget used'].includes(rule.state))
-            .map((rule) => `${rule.queue}: ${rule.state}`).join(', ') || row.held_rules],
-          ['Comes in a day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
-          ['The disk has room for', row.outage_days === null ? null : `${row.outage_days} days of an outage`],
-          ['Parked', row.parked ? count(row.parked) : null],
-          ['Parked, sent again', row.retried]]),
-        row.backlog === null ? null : chart({ title: 'Backlog', samples: history(`bridge ${row.name} ${row.direction}`),
-          series: [{ name: 'backlog', label: 'Backlog' }], format: count })], orders(ctx, row))))];
-  },
-};
-
-// ---- device ----
-
-const device = {
-  title: () => 'Device',
-  async load(ctx) {
-    const node = monitors() ? ctx.nodes?.[0] : null;
-    return node && session.can('memory') ? api('leveret/memory') : [];
-  },
-  draw(ctx, memory) {
-    const node = ctx.nodes?.[0];
-    if (!node) return [h('p', { class: 'calm' }, 'This user may not see the device: it needs the tag monitoring.')];
-    const pools = [...memory].sort((one, other) => other.bytes - one.bytes);
-    const sum = Math.max(1, pools.reduce((all, { bytes: part }) => all + part, 0));
-    return [card('Alarms and what to do', alarmList(ctx), null, true),
-      h('div', { class: 'cards' }, card('Limits', bars(node)),
-        card('Node', facts([['Name', node.name], ['Runs', node.running === false ? 'no' : 'yes'],
-          ['Up for', span(node.uptime)], ['Process', node.os_pid],
-          ['File descriptors', `${count(node.fd_used)} of ${count(node.fd_total)}`],
-          ['Connections', `${count(node.sockets_used)}`],
-          ['Data directory', node.db_dir], ['Free on its disk', bytes(node.disk_free)]])),
-        card('Wear', [h('p', { class: 'quiet' }, 'What this broker has written since it started. A card that may be '
-          + 'written 32 TB lasts that long at this pace.'),
-        facts([['Written', bytes(node.io_write_bytes)],
-          ['Forced to the disk', `${count(node.io_sync_count)} times`],
-          ['A day, at this pace', node.uptime < HOUR_MS ? 'known after an hour'
-            : bytes((node.io_write_bytes * 86400000) / node.uptime)],
-          ['32 TB would last', lasts(node)]])])),
-      pools.length ? card('Where the memory may go', [h('p', { class: 'quiet' },
-        `Every part has its own bound, and they add up to ${bytes(sum)} of ${bytes(node.mem_limit)}: what is reserved `
-        + 'here can be used, and no more.'),
-      table({ caption: 'Memory by part', rows: pools, key: (row) => row.name, columns: [
-        { label: 'Key or part', cell: (row) => h('code', {}, row.name) },
-        { label: 'Share', cell: (row) => share(row.bytes / sum, row.name) },
-        { label: 'At most', num: true, cell: (row) => bytes(row.bytes) }] })], null, true) : null];
-  },
-};
-
-const CARD_BYTES = 32e12;
-
-// Before that the rate is not known.
-const HOUR_MS = 3600000;
-
-function lasts(node) {
-  if (node.uptime < HOUR_MS) return 'known after an hour';
-  const years = (CARD_BYTES / Math.max(1, node.io_write_bytes)) * (node.uptime / (365 * 86400000));
-  return years > 100 ? 'more than 100 years' : `${years.toFixed(years < 10 ? 1 : 0)} years`;
-}
-
-const share = (part, name) => h('svg', { class: 'share', viewBox: '0 0 100 6', preserveAspectRatio: 'none', role: 'img',
-  'aria-label': `${name}: ${(100 * part).toFixed(1)} %` }, h('rect', { class: 'bar-back', width: 100, height: 6 }),
-h('rect', { class: 'bar-front', width: Math.max(0.5, 100 * part), height: 6 }));
-
-// ---- the frame ----
+import { ask, forgetCursors } from './widgets.js';
+import { overviewView, alarmsOf, mergeHistory } from './overview.js';
+import { queuesView, queueView } from './queues.js';
+import { connectionsView, connectionView, channelsView, consumersView } from './clients.js';
+import { exchangesView, exchangeView, routingView } from './routing.js';
+import { bridgesView } from './bridge.js';
+import { deviceView, logView } from './device.js';
+import {
+  usersView, permissionsView, vhostsView, limitsView, policiesView, definitionsView, shovelsView,
+} from './access.js';
+import { mqttView, retainedView } from './mqtt.js';
 
 const POLL_MS = 5000;
 // A broker that does not answer is polled less and less often.
@@ -270,33 +22,49 @@ const TYPING_MS = 250;
 const THEME = 'leveret.theme';
 
 const VIEWS = {
-  '': views.overview, connections: views.connections, connection: views.connection, channels: views.channels,
-  exchanges: views.exchanges, exchange: views.exchange, queues: views.queues, queue: views.queue,
-  users, permissions, vhosts,
-  bridges, device,
+  '': overviewView, queues: queuesView, queue: queueView, exchanges: exchangesView, exchange: exchangeView,
+  routing: routingView, connections: connectionsView, connection: connectionView, channels: channelsView,
+  consumers: consumersView, mqtt: mqttView, retained: retainedView, bridges: bridgesView, shovels: shovelsView,
+  vhosts: vhostsView, policies: policiesView, limits: limitsView, users: usersView, permissions: permissionsView,
+  definitions: definitionsView, device: deviceView, log: logView,
 };
-const NAVIGATION = [['', 'Overview', 'o'], ['queues', 'Queues', 'q'], ['exchanges', 'Exchanges', 'e'],
-  ['connections', 'Connections', 'c'], ['channels', 'Channels', 'h'], ['bridges', 'Bridge', 'b'],
-  ['device', 'Device', 'd'], ['vhosts', 'Virtual hosts', 'v'], ['users', 'Users', 'u'],
-  ['permissions', 'Permissions', 'p']];
+
+const isAdministrator = () => session.is('administrator');
+const monitors = () => session.monitors();
+
+// Groups of entries: the view, its label, its key after g, and who may see it.
+const NAVIGATION = [
+  ['', [['', 'Overview', 'o']]],
+  ['Messaging', [['queues', 'Queues', 'q'], ['exchanges', 'Exchanges', 'e'],
+    ['routing', 'Routing', 'r', () => session.can('bindings')]]],
+  ['Clients', [['connections', 'Connections', 'c'], ['channels', 'Channels', 'h'], ['consumers', 'Consumers', 'n'],
+    ['mqtt', 'MQTT sessions', 'm', monitors], ['retained', 'Retained messages', 't']]],
+  ['Links', [['bridges', 'Bridge', 'b', () => isBridged], ['shovels', 'Shovels', 's', monitors]]],
+  ['Administration', [['vhosts', 'Virtual hosts', 'v'], ['policies', 'Policies', 'y'], ['limits', 'Limits', 'i', monitors],
+    ['users', 'Users', 'u', isAdministrator], ['permissions', 'Permissions', 'p', isAdministrator],
+    ['definitions', 'Definitions', 'f', isAdministrator]]],
+  ['Device', [['device', 'Device', 'd', monitors],
+    ['log', 'Log', 'l', () => isAdministrator() && session.can('log')]]],
+];
+const entries = () => NAVIGATION.flatMap(([, all]) => all).filter(([, , , allowed]) => !allowed || allowed());
 // The navigation entry to which an object's own page belongs.
 const PARENT = { queue: 'queues', exchange: 'exchanges', connection: 'connections' };
 
 const root = document.getElementById('app');
-const page = { data: null, trouble: null, silentSince: null, answeredAt: null, loginTrouble: null, loggingIn: false };
+const page = { data: null, trouble: null, silentSince: null, loginTrouble: null, loggingIn: false, isMenuOpen: false };
 let round = 0;
 let timer = null;
 let failures = 0;
 let typing = null;
-let bridged = false;
+let isBridged = false;
 
 // ---- the address ----
 
 function place() {
-  const [path, words = ''] = location.hash.replace(/^#\/?/, '').split('?');
+  const [path, asked = ''] = location.hash.replace(/^#\/?/, '').split('?');
   const [name, ...parts] = path.split('/');
   const known = Object.hasOwn(VIEWS, name) ? name : '';
-  return { name: known, parts: parts.map(decoded), query: Object.fromEntries(new URLSearchParams(words)) };
+  return { name: known, parts: parts.map(decoded), query: Object.fromEntries(new URLSearchParams(asked)) };
 }
 
 function decoded(part) {
@@ -308,33 +76,35 @@ function decoded(part) {
 }
 
 const ctx = {
-  parts: [], query: {}, overview: {}, nodes: null, vhosts: null, alarms: null,
+  parts: [], query: {}, overview: {}, status: null, vhosts: null,
   refresh: () => poll(),
   redraw: () => draw(),
   /** Change search, order or page in the address, so that it can be bookmarked and shared. */
-  change(words) {
-    const query = Object.fromEntries(Object.entries({ ...ctx.query, ...words }).filter(([, value]) => value));
+  change(changed) {
+    const query = Object.fromEntries(Object.entries({ ...ctx.query, ...changed }).filter(([, value]) => value));
     const at = location.hash.split('?')[0] || '#/';
     const asked = new URLSearchParams(query).toString();
     window.history.replaceState(null, '', asked ? `${at}?${asked}` : at);
     moved();
   },
-  later(words) {
+  later(changed) {
     clearTimeout(typing);
-    typing = setTimeout(() => ctx.change(words), TYPING_MS);
+    typing = setTimeout(() => ctx.change(changed), TYPING_MS);
   },
 };
+Object.assign(frame, { redraw: ctx.redraw, refresh: ctx.refresh });
 
 function moved() {
   const before = `${ctx.name}/${ctx.parts?.join('/')}`;
   Object.assign(ctx, place());
   if (before !== `${ctx.name}/${ctx.parts.join('/')}`) {
     clearTimeout(typing);
-    page.data = null;
-    page.trouble = null;
+    forget();
+    forgetCursors();
+    VIEWS[ctx.name].enter?.(ctx);
+    Object.assign(page, { data: null, trouble: null, isMenuOpen: false });
     draw();
     window.scrollTo(0, 0);
-    document.querySelector('.main-nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' });
     // Announce the new page to screen readers.
     if (before !== 'undefined/undefined') document.getElementById('title')?.focus({ preventScroll: true });
   }
@@ -343,7 +113,7 @@ function moved() {
 
 // ---- polls ----
 
-/** One poll of the strip's data and the view's. The next one begins some time after this one has ended. */
+/** One poll of the status and the view's data. The next one begins some time after this one has ended. */
 async function poll() {
   clearTimeout(timer);
   round += 1;
@@ -351,12 +121,14 @@ async function poll() {
   if (!session.me || document.hidden) return;
   const view = VIEWS[ctx.name];
   try {
-    await strip();
-    if (mine !== round) return;
-    const data = await view.load(ctx);
+    const [status, data] = await Promise.all([session.can('status') ? api(statusPath(view)) : null, view.load(ctx)]);
     if (mine !== round) return;
     if (page.silentSince) say('The broker answers again.');
-    Object.assign(page, { data: { of: view, value: data }, trouble: null, silentSince: null, answeredAt: Date.now() });
+    if (status) {
+      mergeHistory(status);
+      ctx.status = { ...ctx.status, ...status };
+    }
+    Object.assign(page, { data: { of: view, value: data }, trouble: null, silentSince: null });
     failures = 0;
   } catch (failure) {
     if (mine !== round) return;
@@ -365,6 +137,8 @@ async function poll() {
   draw();
   if (session.me) timer = setTimeout(poll, Math.min(POLL_MS_MAX, POLL_MS * 2 ** Math.max(0, failures - 1)));
 }
+
+const statusPath = (view) => (view.hasHistory ? `leveret/status?since=${mergeHistory.last}` : 'leveret/status');
 
 function troubled(failure) {
   if (failure instanceof Silent) {
@@ -386,19 +160,6 @@ function troubled(failure) {
     : explain(failure);
 }
 
-async function strip() {
-  // The history before this page was opened is requested once.
-  const ages = 'lengths_age=300&lengths_incr=15&msg_rates_age=300&msg_rates_incr=15';
-  const [overview, nodes, alarms] = await Promise.all([api(`overview${history('overview').length ? '' : `?${ages}`}`),
-    views.monitors() ? maybe('nodes') : null,
-    session.can('alarms') ? maybe('leveret/alarms') : null]);
-  Object.assign(ctx, { overview, nodes, alarms: alarms || overview.alarms });
-  const node = nodes?.[0] || {};
-  if (!history('overview').length) views.past(overview).forEach(({ at, values }) => remember('overview', values, at));
-  remember('overview', { ...overview.queue_totals, ...views.ratesOf(overview.message_stats), mem: node.mem_used,
-    store: views.storeUsed(node), flash: node.io_write_bytes_details?.rate });
-}
-
 document.addEventListener('visibilitychange', () => (document.hidden ? clearTimeout(timer) : poll()));
 window.addEventListener('hashchange', moved);
 window.addEventListener('online', () => poll());
@@ -417,11 +178,15 @@ async function enter(begin = () => null) {
   try {
     await begin();
     session.me = await api('whoami');
-    for (const entry of await api('extensions')) (entry.leveret || []).forEach((name) => session.features.add(name));
-    ctx.vhosts = await api('vhosts');
-    bridged = views.monitors() && session.can('bridges') && (await api('leveret/bridges')).length > 0;
+    const [extensions, overview, vhosts] = await Promise.all([api('extensions'), api('overview'),
+      api('vhosts?columns=name')]);
+    for (const entry of extensions) (entry.leveret || []).forEach((name) => session.features.add(name));
+    Object.assign(ctx, { overview, vhosts });
+    isBridged = monitors() && session.can('bridges')
+      && ((await maybe('leveret/bridges?columns=name')) || []).length > 0;
     page.loginTrouble = null;
   } catch (failure) {
+    session.me = null;
     if (failure instanceof Silent && session.login?.startsWith('Bearer')) {
       // The broker does not answer at the moment: the token may still be valid.
       setTimeout(enter, POLL_MS);
@@ -436,6 +201,7 @@ async function enter(begin = () => null) {
       : explain(failure);
   }
   page.loggingIn = false;
+  forget();
   draw();
   if (session.me) poll();
   else document.getElementById('user')?.focus();
@@ -452,8 +218,9 @@ function leave(why) {
   round += 1;
   clearTimeout(timer);
   session.end();
-  Object.assign(page, { data: null, trouble: null, silentSince: null, answeredAt: null });
-  Object.assign(ctx, { overview: {}, nodes: null, vhosts: null, alarms: null });
+  mergeHistory.last = 0;
+  Object.assign(page, { data: null, trouble: null, silentSince: null });
+  Object.assign(ctx, { overview: {}, status: null, vhosts: null });
   document.querySelectorAll('dialog').forEach((box) => box.close());
   draw();
   say(why);
@@ -503,26 +270,42 @@ const themeNow = () => document.documentElement.dataset.theme || 'auto';
 
 function navigation() {
   const here = PARENT[ctx.name] || ctx.name;
-  return NAVIGATION.filter(([name]) => (name === 'bridges' ? bridged
-    : name === 'device' ? views.monitors()
-      : !['users', 'permissions'].includes(name) || session.is('administrator'))).map(([name, label, key]) => (
-    h('a', { href: `#/${name}`, 'aria-current': here === name && 'page', title: `${label} (g ${key})` }, label)));
+  const visible = entries();
+  const current = visible.find(([name]) => name === here);
+  return [
+    h('button', { type: 'button', class: 'menu-button', 'aria-expanded': String(page.isMenuOpen),
+      'aria-controls': 'views', onclick: () => {
+        page.isMenuOpen = !page.isMenuOpen;
+        draw();
+      } }, h('span', { 'aria-hidden': 'true' }, '☰ '), 'Menu', h('span', { class: 'quiet' }, ` ${current?.[1] ?? ''}`)),
+    h('div', { id: 'views', class: page.isMenuOpen ? 'open' : 'shut' }, NAVIGATION.map(([group, all]) => {
+      const shown = all.filter((entry) => visible.includes(entry));
+      return shown.length ? h('div', { class: 'group', key: group },
+        group ? h('p', { class: 'group-name' }, group) : null,
+        shown.map(([name, label, key]) => h('a', { href: `#/${name}`, key: name,
+          'aria-current': here === name && 'page', title: `g ${key}`, onclick: () => {
+            page.isMenuOpen = false;
+            draw();
+          } }, label))) : null;
+    })),
+  ];
 }
 
 function figures() {
-  const node = ctx.nodes?.[0];
-  const alarms = views.alarmsOf(ctx).length;
+  const { memory, disk } = ctx.status || {};
+  const alarms = alarmsOf(ctx).length;
   return h('div', { class: 'strip' },
-    node ? [h('a', { href: '#/device', class: alarms ? 'state bad' : 'state' },
+    ctx.status ? h('a', { href: monitors() ? '#/device' : '#/', class: alarms ? 'state bad' : 'state' },
       h('span', { 'aria-hidden': 'true' }, alarms ? '▲ ' : '● '),
-      alarms ? `${alarms} alarm${alarms > 1 ? 's' : ''}` : 'No alarms'),
-    h('span', {}, 'Memory ', h('b', {}, bytes(node.mem_used)), ` of ${bytes(node.mem_limit)}`),
-    h('span', { class: 'roomy' }, 'Disk free ', h('b', {}, bytes(node.disk_free)))] : null,
+      alarms ? `${alarms} alarm${alarms > 1 ? 's' : ''}` : 'No alarms') : null,
+    memory ? h('span', {}, 'Memory ', h('b', {}, bytes(memory.used, memory.limit)), ` of ${bytes(memory.limit)}`) : null,
+    disk ? h('span', { class: disk.is_full ? 'state bad' : '' }, 'Disk ', h('b', {}, bytes(disk.log, disk.limit)),
+      ` of ${bytes(disk.limit)}`, disk.is_full ? ' (full)' : '') : null,
     page.silentSince ? h('span', { class: 'state bad' }, h('span', { 'aria-hidden': 'true' }, '▲ '), 'No answer')
       : null);
 }
 
-function frame() {
+function layout() {
   const view = VIEWS[ctx.name];
   const title = view.title(ctx);
   document.title = `${title} – Leveret`;
@@ -535,6 +318,7 @@ function frame() {
       h('a', { class: 'brand', href: '#/' }, logo(28), 'Leveret'),
       figures(),
       h('div', { class: 'who' },
+        h('button', { type: 'button', class: 'help', 'aria-label': 'Keys', onclick: showKeys }, '?'),
         h('label', { class: 'heard', for: 'theme' }, 'Colours'),
         h('select', { id: 'theme', value: themeNow(), onchange: (event) => setTheme(event.target.value) },
           Object.entries(THEMES).map(([value, label]) => h('option', { value }, label))),
@@ -543,9 +327,9 @@ function frame() {
     h('nav', { key: 'nav', class: 'main-nav', 'aria-label': 'Views' }, navigation()),
     h('main', { key: 'main', id: 'main' },
       page.silentSince ? h('p', { key: 'silent', role: 'alert', class: 'banner' },
-        h('b', {}, 'The broker does not answer'), ` since ${new Date(page.silentSince).toLocaleTimeString()}. `
-        + 'What you see is from before. The page keeps asking. ',
-        h('button', { type: 'button', onclick: poll }, 'Ask now')) : null,
+        h('b', {}, 'The broker does not answer'), ` since ${clock(page.silentSince)}. `
+        + 'The figures are from before. The page tries again by itself. ',
+        h('button', { type: 'button', onclick: poll }, 'Try now')) : null,
       h('h1', { key: 'h1', id: 'title', tabindex: '-1' }, title),
       h('div', { key: `view ${ctx.name}/${ctx.parts.join('/')}`, class: 'view' }, content(view))),
   ];
@@ -559,24 +343,58 @@ function content(view) {
 
 function draw() {
   const waits = session.login?.startsWith('Bearer') && !page.loggingIn;
-  render(root, session.me ? frame()
+  render(root, session.me ? layout()
     : waits ? [h('p', { class: 'lone', key: 'lone' }, 'Loading…')] : [loginForm()]);
 }
 
 // ---- keys ----
 
-let armed = false;
+let isArmed = false;
+
+function showKeys() {
+  const rows = [['?', 'this list'], ['/', 'search'], ['j, k', 'next, previous row'], ['Enter', 'open the row'],
+    ['x', 'select the row'], ['Esc', 'leave a field, close a dialog'], ['← →', 'move the cursor of a chart'],
+    ...entries().map(([, label, key]) => [`g ${key}`, label])];
+  ask({ title: 'Keys', wide: true, body: h('dl', { class: 'keys' }, rows.map(([key, what]) => h('div', {},
+    h('dt', {}, h('kbd', {}, key)), h('dd', {}, what)))) });
+}
+
+/** Focus the next or the previous row of the list that has the focus, or of the first one. */
+function step(by) {
+  const rows = [...root.querySelectorAll('main .row')];
+  if (!rows.length) return;
+  const at = rows.findIndex((row) => row.contains(document.activeElement));
+  const next = rows[at < 0 ? 0 : Math.max(0, Math.min(rows.length - 1, at + by))];
+  next.focus();
+  next.scrollIntoView({ block: 'nearest' });
+}
 
 document.addEventListener('keydown', (event) => {
-  const typed = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
-  if (typed || event.ctrlKey || event.altKey || event.metaKey || document.querySelector('dialog[open]')) return;
-  if (armed) {
-    armed = false;
-    const found = NAVIGATION.find(([, , key]) => key === event.key);
+  const { target, key } = event;
+  const isField = /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) && target.type !== 'checkbox';
+  if (event.ctrlKey || event.altKey || event.metaKey || !session.me || document.querySelector('dialog[open]')) return;
+  if (key === 'Escape') {
+    if (isField) target.blur();
+    else document.querySelectorAll('details.menu[open]').forEach((menu) => { menu.open = false; });
+    isArmed = false;
+    return;
+  }
+  if (isField) return;
+  if (isArmed) {
+    isArmed = false;
+    const found = entries().find(([, , own]) => own === key);
     if (found) location.hash = `#/${found[0]}`;
-  } else if (event.key === 'g') {
-    armed = true;
-  } else if (event.key === '/') {
+    return;
+  }
+  const row = target.closest?.('.row');
+  if (key === 'g') isArmed = true;
+  else if (key === '?') showKeys();
+  else if (key === 'j' || key === 'k') step(key === 'j' ? 1 : -1);
+  else if (key === 'x' && row) row.querySelector('input[type=checkbox]')?.click();
+  else if (key === 'Enter' && row === target) {
+    event.preventDefault();
+    row.querySelector('a, .opens, button:not(.danger):not(.fold)')?.click();
+  } else if (key === '/') {
     const search = document.getElementById('search');
     if (search) event.preventDefault();
     search?.focus();

@@ -1,0 +1,167 @@
+// Bridges: the device, its links and the upstream.
+
+import {
+  h, api, seg, count, counted, bytes, rate, byteRate, span, session, change, remember, samplesOf, button, link,
+} from './kit.js';
+import { ask, bar, card, chart, facts, state, table } from './widgets.js';
+
+const seconds = (number) => (Number.isFinite(number) ? span(number * 1000) : null);
+
+/** Give an order to a bridge, after a confirmation: it stays in force after a restart. */
+const order = (name, verb, path, text, danger) => ask({
+  title: `${verb} the bridge ${name}?`, verb, text, danger,
+  run: () => change(`The order was given to the bridge ${name}.`, `leveret/bridges/${seg(name)}/${path}`, 'POST') });
+
+function orderButtons({ name, links }) {
+  if (!session.can('bridge-orders') || !session.is('administrator')) return null;
+  const parked = parkedOf(links);
+  const has = (word) => links.some((one) => one.state === word);
+  return h('span', { class: 'deeds' },
+    parked ? button('Retry parked…', `of ${name}`, () => order(name, 'Retry the parked messages of', 'retry',
+      `${counted(parked, 'messages')} are sent to their targets again.`)) : null,
+    has('resting') ? button('Connect…', name, () => order(name, 'Connect', 'resume',
+      'It connects now, in both directions, and disconnects when nothing is left to move.')) : null,
+    has('paused') ? button('Resume…', name, () => order(name, 'Resume', 'resume',
+      'It connects now, in both directions.'), 'main')
+      : button('Pause…', name, () => order(name, 'Pause', 'pause', 'Messages in flight are settled first. Then nothing is '
+        + 'moved until it is resumed, also after a restart.', true), 'danger'));
+}
+
+const parkedOf = (links) => Math.max(0, ...links.map((one) => one.parked || 0));
+
+/** The state of a link in words. A rule that moves nothing is named instead of "running". */
+function stateWord(row) {
+  if (row.state !== 'running') return row.state;
+  const found = (row.rules || []).map((rule) => rule.state);
+  if (found.includes('budget used')) return 'budget used';
+  return found.includes('held') ? 'rule held' : 'running';
+}
+
+/** The last error, unless the link has been connected since. */
+function errorOf(row) {
+  const isMended = Number.isFinite(row.up_for) && row.up_for < (row.last_error_ago ?? Infinity);
+  return row.last_error && !isMended ? `${row.last_error} (${seconds(row.last_error_ago)} ago)` : null;
+}
+
+/** Messages and bytes per second of a link or a rule, from the last two samples. */
+function flowOf(name) {
+  const [before, now] = samplesOf(name).slice(-2);
+  if (!now) return {};
+  const ms = now.at - before.at;
+  const per = (key) => (Number.isFinite(now.values[key]) && now.values[key] >= before.values[key]
+    ? ((now.values[key] - before.values[key]) * 1000) / ms : null);
+  return { messages: per('moved'), bytes: per('day_bytes') };
+}
+
+const linkName = (row) => `bridge ${row.name} ${row.direction}`;
+const ruleName = (row, rule) => `${linkName(row)} ${rule.queue} ${rule.to}`;
+
+export const bridgesView = {
+  title: () => 'Bridge',
+  load: () => api('leveret/bridges'),
+  draw(ctx, rows) {
+    if (!rows.length) {
+      return [h('p', { class: 'calm' }, 'No bridge is configured: this broker is linked to no other.')];
+    }
+    const byName = new Map();
+    for (const row of rows) {
+      remember(linkName(row), { backlog: row.backlog, moved: row.moved, day_bytes: row.day_bytes });
+      (row.rules || []).forEach((rule) => remember(ruleName(row, rule), { moved: rule.moved }));
+      byName.set(row.name, [...(byName.get(row.name) || []), row]);
+    }
+    return [...byName].map(([name, links]) => card(name, [
+      sketch(name, links, ctx),
+      h('div', { class: 'cards inner' }, links.map((row) => linkPart(row))),
+      ruleTable(name, links),
+    ], orderButtons({ name, links }), true));
+  },
+};
+
+// ---- the drawing ----
+
+function sketch(name, links, ctx) {
+  const first = links[0];
+  const isNarrow = window.innerWidth < 700;
+  const [wide, box] = isNarrow ? [340, 96] : [900, 210];
+  const most = isNarrow ? 12 : 26;
+  const cut = (text) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  const upstream = String(first.upstream).replace(/^amqps?:\/\/([^@]*@)?/, '');
+  const high = 44 + 44 * links.length;
+  const backlog = Math.max(0, ...links.map((one) => one.backlog || 0));
+  const end = (x, title, lines) => [h('rect', { class: 'end', x: x + 1, y: 8, width: box - 2, height: high - 16, rx: 12 }),
+    h('text', { class: 'end-name', x: x + box / 2, y: 34, 'text-anchor': 'middle' }, title),
+    lines.filter(Boolean).map((line, at) => h('text', { class: 'end-fact', x: x + box / 2, y: 54 + at * 17,
+      'text-anchor': 'middle' }, cut(line)))];
+  const words = links.map((row) => `${row.direction === 'forward' ? 'to' : 'from'} the upstream: ${stateWord(row)}`);
+  return h('svg', { class: 'sketch', viewBox: `0 0 ${wide} ${high}`, role: 'img',
+    'aria-label': `Bridge ${name}. ${words.join('. ')}.` },
+  end(0, isNarrow ? 'Device' : 'This device', [isNarrow ? null : ctx.overview.node, backlog
+    ? `${count(backlog)} waiting` : 'no backlog']),
+  end(wide - box, 'Upstream', [upstream.split('/')[0], isNarrow ? null : upstream.split('/').slice(1).join('/')
+    .replace(/^%2f$/i, 'vhost /')]),
+  links.map((row, at) => {
+    const y = 38 + at * 44;
+    const [from, to] = row.direction === 'forward' ? [box + 4, wide - box - 6] : [wide - box - 4, box + 6];
+    const word = stateWord(row);
+    const isBad = /waiting|down|fail|blocked/.test(word) || Boolean(errorOf(row));
+    const isIdle = /resting|paused|held|budget/.test(word);
+    const flow = flowOf(linkName(row));
+    const speed = flow.messages > 0 ? `${rate(flow.messages)}${isNarrow ? '' : `, ${byteRate(flow.bytes)}`}` : '';
+    const tip = row.direction === 'forward' ? -9 : 9;
+    return [h('line', { class: `wire ${isBad ? 'bad' : isIdle ? 'idle' : ''}`, x1: from, x2: to, y1: y, y2: y }),
+      h('path', { class: `tip ${isBad ? 'bad' : ''}`, d: `M${to} ${y}l${tip} -6v12z` }),
+      h('text', { class: `wire-text ${isBad ? 'bad' : ''}`, x: wide / 2, y: y - 8, 'text-anchor': 'middle' },
+        `${isBad ? '▲ ' : ''}${word}${speed && word === 'running' ? `, ${speed}` : ''}`),
+      h('text', { class: 'wire-fact', x: wide / 2, y: y + 16, 'text-anchor': 'middle' },
+        isNarrow ? `${count(row.moved)} moved` : `${count(row.moved)} moved, ${count(row.pending)} in flight, ${
+          bytes(row.day_bytes)} today`)];
+  }));
+}
+
+// ---- figures ----
+
+/** The part of a link's bytes in one category, unless it is 0. */
+const spentOn = (kinds, name) => (kinds?.[name] ? bytes(kinds[name]) : null);
+
+function linkPart(row) {
+  const parked = `bridge.${row.name}.parked`;
+  return h('section', { class: 'part', 'aria-label': `${row.name} ${row.direction}` },
+    h('h3', {}, row.direction === 'forward' ? 'To the upstream' : 'From the upstream'),
+    row.day_bytes_max ? bar({ label: 'Bytes today', text: `${bytes(row.day_bytes)} of ${bytes(row.day_bytes_max)}`,
+      limit: row.day_bytes_max, over: row.day_bytes >= row.day_bytes_max,
+      parts: [{ value: row.day_bytes, label: 'today' }] }) : null,
+    facts([['State', state(stateWord(row))], ['Last error', errorOf(row)],
+      ['Upstream', row.upstream], ['Virtual host', row.vhost],
+      ['Connected for', seconds(row.up_for)], ['Not connected for', seconds(row.down_for)],
+      [row.state === 'resting' ? 'Connects automatically in' : 'Tries again in', seconds(row.retry_in)],
+      ['Moved', count(row.moved)], ['In flight', count(row.pending)],
+      ['Parked', row.parked ? link('queue', row.vhost, parked, counted(row.parked, 'messages')) : null],
+      ['Last retry', row.retried],
+      ['Held by the upstream', row.held ? counted(row.held, 'messages') : null],
+      ['Possibly sent twice', row.repeats || null],
+      ['Bytes today', row.day_bytes_max ? null : bytes(row.day_bytes)],
+      ['Sent today, this way', spentOn(row.day_bytes_by_kind, 'sent')],
+      ['Received today, this way', spentOn(row.day_bytes_by_kind, 'received')],
+      ['of which possibly twice', spentOn(row.day_bytes_by_kind, 'repeated')],
+      ['Bytes yesterday', row.yesterday_bytes ? bytes(row.yesterday_bytes) : null],
+      ['Messages per day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
+      ['Disk full after', row.outage_days === null ? null : `${row.outage_days} days without the upstream`]]),
+    row.backlog === null ? null : chart({ title: `Backlog of ${row.name}`, samples: samplesOf(linkName(row)),
+      series: [{ name: 'backlog', label: 'Backlog' }], format: count }));
+}
+
+function ruleTable(name, links) {
+  const rows = links.flatMap((row) => (row.rules || []).map((rule) => ({ ...rule, row })));
+  if (!rows.length) return null;
+  return [h('h3', {}, 'Rules'), table({ caption: `Rules of ${name}`, rows,
+    key: ({ row, queue, to }) => `${row.direction} ${queue} ${to ?? ''}`, columns: [
+      { label: 'Rule', cell: ({ row, queue, to }) => h('span', {}, link('queue', row.vhost, queue),
+        to ? `${row.direction === 'forward' ? ' → ' : ' ← '}${to}` : '') },
+      { label: 'State', brief: true, cell: ({ state: word }) => state(word) },
+      { label: 'Flow', num: true, brief: true, cell: ({ row, ...rule }) => rate(flowOf(ruleName(row, rule)).messages) },
+      { label: 'Moved', num: true, cell: ({ moved }) => count(moved) },
+      { label: 'Backlog', num: true, brief: true, cell: ({ row, queue, backlog }) => (Number.isFinite(backlog)
+        ? link('queue', row.vhost, queue, count(backlog)) : '–') },
+      { label: 'Last error', cell: (rule) => rule.last_error || '' },
+    ] })];
+}

@@ -1,0 +1,106 @@
+// The device: limits, pools, wear and node; and its log.
+
+import {
+  h, api, maybe, count, bytes, span, clock, session, frame, button,
+} from './kit.js';
+import { card, facts, resourceBars, share, state, table, listTools } from './widgets.js';
+import { alarmList, lifetime } from './overview.js';
+
+const NODE_COLUMNS = 'name,running,uptime,os_pid,fd_used,fd_total,sockets_used,sockets_total,db_dir,disk_free,'
+  + 'io_write_bytes,io_sync_count';
+
+export const deviceView = {
+  hasHistory: true,
+  title: () => 'Device',
+  async load() {
+    if (!session.monitors()) return null;
+    const [nodes, pools, memory] = await Promise.all([maybe(`nodes?columns=${NODE_COLUMNS}`),
+      session.can('pools') ? api('leveret/pools') : null, session.can('memory') ? maybe('leveret/memory') : null]);
+    return { node: nodes?.[0] || {}, pools, memory: memory || [] };
+  },
+  draw(ctx, data) {
+    if (!data) return [h('p', { class: 'calm' }, 'This user may not see the device: the tag monitoring is needed.')];
+    const { node, pools } = data;
+    const { flash, memory, disk } = ctx.status || {};
+    const parts = [...data.memory].sort((one, other) => other.bytes - one.bytes);
+    const sum = Math.max(1, parts.reduce((all, { bytes: part }) => all + part, 0));
+    return [card('Alarms', alarmList(ctx), null, true),
+      h('div', { class: 'cards' }, card('Memory and disk', [resourceBars(ctx.status),
+        disk ? facts([['Free on the file system', bytes(disk.free)]]) : null]),
+      flash ? card('Flash', [facts([['Written', bytes(flash.written)],
+        ['Per day', Number.isFinite(flash.per_day) ? bytes(flash.per_day) : 'known after an hour'],
+        ['Endurance (flash_endurance)', flash.endurance ? bytes(flash.endurance) : 'not set'],
+        ['Lasts', lifetime(flash)],
+        ['Syncs', Number.isFinite(node.io_sync_count) ? `${count(node.io_sync_count)} since the start` : null]]),
+      h('p', { class: 'quiet' }, 'These figures count the bytes that this broker writes. The file system and the card '
+        + 'write more.')]) : null,
+      card('Node', facts([['Version', `Leveret ${ctx.overview.leveret_version || ''}`],
+        ['Compatible with', ctx.overview.rabbitmq_version && `RabbitMQ ${ctx.overview.rabbitmq_version}`],
+        ['Name', node.name], ['Up for', span(node.uptime)], ['Process', node.os_pid],
+        ['File descriptors', `${count(node.fd_used)} of ${count(node.fd_total)}`],
+        ['Sockets', `${count(node.sockets_used)} of ${count(node.sockets_total)}`],
+        ['Data directory', node.db_dir]]))),
+      pools?.length ? card('Pools', [h('p', { class: 'quiet' }, 'Each limit is a key of the configuration. The line '
+        + 'marks the highest value since the start.'),
+      table({ caption: 'Pools', rows: [...pools].sort((one, other) => other.used / other.limit - one.used / one.limit),
+        key: (row) => row.name, columns: [
+          { label: 'Key', cell: (row) => h('code', {}, row.name) },
+          { label: 'Share', cell: (row) => share(row.used / row.limit, row.name, row.peak / row.limit) },
+          { label: 'Used', num: true, brief: true, cell: (row) => amount(row, row.used) },
+          { label: 'Peak', num: true, brief: true, cell: (row) => amount(row, row.peak) },
+          { label: 'Limit', num: true, brief: true, cell: (row) => amount(row, row.limit) }] })], null, true) : null,
+      parts.length ? card('Memory by part', [h('p', { class: 'quiet' }, 'The most that each part may use. The sum is '
+        + `${bytes(sum, memory?.limit)} of ${bytes(memory?.limit)}.`),
+      table({ caption: 'Memory by part', rows: parts, key: (row) => row.name, columns: [
+        { label: 'Key or part', cell: (row) => h('code', {}, row.name) },
+        { label: 'Share', cell: (row) => share(row.bytes / sum, row.name) },
+        { label: 'At most', num: true, brief: true, cell: (row) => bytes(row.bytes) }] })], null, true) : null];
+  },
+};
+
+/** A value of a pool: bytes if its key says so. */
+const amount = (row, value) => (/bytes/.test(row.name) ? bytes(value, row.limit) : count(value));
+
+// ---- log ----
+
+const EVENTS_MAX = 1000;
+const logged = { events: [], next: 0, isRecorded: true, isPaused: false, kind: '' };
+
+export const logView = {
+  title: () => 'Log',
+  enter: () => Object.assign(logged, { events: [], next: 0, isPaused: false, kind: '' }),
+  async load() {
+    if (logged.isPaused) return logged;
+    const answer = await api(`leveret/log?since=${logged.next}`);
+    const known = new Set(logged.events.map(({ number }) => number));
+    // A smaller number means a restart of the broker.
+    if (answer.next < logged.next) logged.events = [];
+    logged.events = [...logged.events, ...answer.events.filter(({ number }) => !known.has(number))].slice(-EVENTS_MAX);
+    Object.assign(logged, { next: answer.next, isRecorded: answer.is_recorded });
+    return logged;
+  },
+  draw(ctx, { events, isRecorded, isPaused }) {
+    const kinds = [...new Set(events.map(({ kind }) => kind))].sort();
+    const wanted = (ctx.query.name || '').toLowerCase();
+    const found = events.filter(({ kind, text }) => (!logged.kind || kind === logged.kind)
+      && `${kind} ${text}`.toLowerCase().includes(wanted)).reverse();
+    return [listTools({ ctx, what: 'events', by: 'text', list: { found: found.length, all: events.length, pages: 1 },
+      extra: [h('label', { class: 'heard', for: 'kind' }, 'Kind'),
+        h('select', { id: 'kind', value: logged.kind, onchange: (event) => {
+          logged.kind = event.target.value;
+          frame.redraw();
+        } }, h('option', { value: '' }, 'All kinds'), kinds.map((kind) => h('option', { value: kind }, kind))),
+        button(isPaused ? 'Continue' : 'Pause', 'the log', () => {
+          logged.isPaused = !isPaused;
+          frame.refresh();
+        })] }),
+    isRecorded ? null : h('p', { class: 'calm' }, 'The flight recorder is off: only events since the start of this '
+      + 'process are known.'),
+    table({ caption: 'Log', rows: found.slice(0, 500), key: ({ number }) => String(number), empty: 'No event.', columns: [
+      { label: 'Time', cell: ({ unix_ms: ms }) => h('span', { class: 'time' }, clock(ms)) },
+      { label: 'Kind', brief: true, cell: ({ kind }) => (/error|warn|alarm|fail|panic/.test(kind) ? h('span', {
+        class: /warn/.test(kind) ? 'state busy' : 'state bad' }, h('span', { 'aria-hidden': 'true' }, /warn/.test(kind)
+        ? '◆ ' : '▲ '), kind) : kind) },
+      { label: 'Event', brief: true, cell: ({ text }) => text }] })];
+  },
+};

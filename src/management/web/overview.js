@@ -1,0 +1,132 @@
+// The overview: totals, alarms, and ten minutes of messages, rates, memory, disk and flash.
+
+import { h, session, count, bytes, rate, byteRate, span } from './kit.js';
+import { card, chart, facts, resourceBars, table } from './widgets.js';
+
+/** The numbers of ready and unacknowledged messages of a queue, or of all. */
+export const DEPTHS = [{ name: 'ready', label: 'Ready' }, { name: 'unacknowledged', label: 'Unacknowledged' }];
+
+const FLOWS = [
+  { name: 'publish', label: 'Published' }, { name: 'deliver_get', label: 'Delivered' },
+  { name: 'ack', label: 'Acknowledged' }, { name: 'redeliver', label: 'Redelivered' },
+];
+const COUNTERS = ['publish', 'confirm', 'deliver_get', 'redeliver', 'ack', 'written'];
+const SLOTS_MAX = 121;
+
+let past = [];
+let stepMs = 5000;
+
+/** Append the samples of a status to the history. `mergeHistory.last` is the slot of the newest one. */
+export function mergeHistory({ history }) {
+  if (!history) return;
+  const names = Object.keys(history).filter((name) => Array.isArray(history[name]));
+  const length = Math.max(0, ...names.map((name) => history[name].length));
+  const isRestarted = history.last < mergeHistory.last || history.last - length > mergeHistory.last;
+  if (isRestarted) past = [];
+  stepMs = history.step_ms;
+  for (let at = 0; at < length; at += 1) {
+    const slot = history.last - length + 1 + at;
+    if (!isRestarted && past.length && slot <= past.at(-1).slot) continue;
+    past.push({ slot, values: Object.fromEntries(names.map((name) => [name, history[name][at]])) });
+  }
+  past = past.slice(-SLOTS_MAX);
+  mergeHistory.last = history.last;
+  mergeHistory.at = Date.now();
+}
+mergeHistory.last = 0;
+
+/** The history with rates instead of counters, oldest first. */
+function samples() {
+  const end = mergeHistory.at || Date.now();
+  return past.map(({ slot, values }, at) => {
+    const before = past[at - 1]?.slot === slot - 1 ? past[at - 1].values : null;
+    const rates = COUNTERS.map((name) => [name, before && values[name] >= before[name]
+      ? ((values[name] - before[name]) * 1000) / stepMs : null]);
+    return { at: end - (mergeHistory.last - slot) * stepMs, values: { ...values, ...Object.fromEntries(rates) } };
+  });
+}
+
+// ---- alarms ----
+
+// An alarm's text says what to do; its first word determines the page that helps.
+const LONGEST = ['queues?sort=messages&down=1', 'See the longest queues.'];
+const BRIDGES = ['bridges', 'See the bridge.'];
+const WHERE = { memory: LONGEST, disk: LONGEST, room: LONGEST, store: ['device', 'See the device.'], parked: BRIDGES,
+  outage: BRIDGES, budget: BRIDGES, held: BRIDGES, wear: ['device', 'See the device.'],
+  sessions: ['mqtt', 'See the MQTT sessions.'] };
+
+/** The alarms of this broker. */
+export const alarmsOf = (ctx) => (ctx.status?.alarms || []).map(String);
+
+/** The alarms' texts, with links to the pages that help. */
+export function alarmList(ctx) {
+  const found = alarmsOf(ctx);
+  if (!found.length) return h('p', { class: 'calm' }, 'No alarms. Nobody needs to do anything.');
+  const list = h('ul', { class: 'alarms' }, found.map((text) => {
+    const name = text.split(':')[0];
+    const [where, label] = Object.hasOwn(WHERE, name) ? WHERE[name] : [];
+    return h('li', { key: text }, h('b', {}, h('span', { 'aria-hidden': 'true' }, '▲ '), text),
+      where ? h('span', {}, h('a', { href: `#/${where}` }, label)) : null);
+  }));
+  return [list, h('p', { class: 'quiet' }, 'The guide explains each name: troubleshooting.md')];
+}
+
+/** How long the flash lasts, in words. */
+export function lifetime(flash) {
+  if (flash.endurance === null || flash.endurance === undefined) return 'not known: flash_endurance is not set';
+  if (!Number.isFinite(flash.years_left)) return 'known after an hour';
+  return flash.years_left > 100 ? 'more than 100 years' : `${flash.years_left} years`;
+}
+
+export const overviewView = {
+  hasHistory: true,
+  title: () => 'Overview',
+  load: async () => null,
+  draw(ctx) {
+    const status = ctx.status || {};
+    const { memory, disk, flash } = status;
+    const totals = status.totals || ctx.overview.object_totals || {};
+    const all = samples();
+    const has = (name) => all.some(({ values }) => Number.isFinite(values[name]));
+    const uptime = Number.isFinite(status.uptime_min) ? status.uptime_min * 60000 : null;
+    return [
+      h('div', { class: 'tiles' },
+        [['queues', 'Queues', totals.queues], ['connections', 'Connections', totals.connections],
+          ['channels', 'Channels', totals.channels], ['consumers', 'Consumers', totals.consumers],
+          ['exchanges', 'Exchanges', totals.exchanges],
+          ['queues?sort=messages_ready&down=1', 'Messages ready', totals.messages_ready],
+          ['queues?sort=messages_unacknowledged&down=1', 'Unacknowledged', totals.messages_unacknowledged]].map(
+          ([to, label, number]) => h('a', { class: 'tile', href: `#/${to}` }, h('b', {}, count(number)),
+            h('span', {}, label)))),
+      card('Alarms', alarmList(ctx), null, true),
+      h('div', { class: 'cards' },
+        has('ready') ? card('Queued messages', chart({ title: 'Queued messages', samples: all, series: DEPTHS,
+          format: count })) : null,
+        has('publish') ? card('Message rates', chart({ title: 'Message rates', samples: all, series: FLOWS,
+          format: rate })) : null,
+        memory ? card('Memory and disk', resourceBars(status), h('a', { href: '#/device' }, 'More')) : null,
+        card('Broker', facts([
+          ['Version', `Leveret ${ctx.overview.leveret_version || ''}`],
+          ['Compatible with', ctx.overview.rabbitmq_version && `RabbitMQ ${ctx.overview.rabbitmq_version}`],
+          ['Node', ctx.overview.node],
+          ['Cluster name', ctx.overview.cluster_name === ctx.overview.node ? null : ctx.overview.cluster_name],
+          ['Up for', uptime === null ? null : span(uptime)],
+          ['Written to flash', flash && bytes(flash.written)],
+          ['Per day', flash && (Number.isFinite(flash.per_day) ? bytes(flash.per_day) : 'known after an hour')],
+          ['Flash lasts', flash && lifetime(flash)]])),
+        has('memory') ? card('Memory', chart({ title: 'Memory', samples: all,
+          series: [{ name: 'memory', label: 'Used' }], format: bytes, limit: memory?.limit })) : null,
+        has('log') && disk ? card('Disk', chart({ title: 'Disk', samples: all,
+          series: [{ name: 'log', label: 'Log' }, { name: 'live', label: 'Messages' }], format: bytes,
+          limit: disk.log > disk.limit / 20 ? disk.limit : 0 })) : null,
+        has('written') ? card('Written to flash', chart({ title: 'Written to flash', samples: all,
+          series: [{ name: 'written', label: 'Written' }], format: byteRate })) : null,
+        session.monitors() && ctx.overview.listeners ? card('Listeners', table({ caption: 'Listeners',
+          key: (row) => `${row.protocol} ${row.ip_address} ${row.port}`,
+          rows: ctx.overview.listeners.filter((row) => row.protocol !== 'clustering'), columns: [
+            { label: 'Protocol', cell: (row) => row.protocol },
+            { label: 'Address', brief: true, cell: (row) => row.ip_address },
+            { label: 'Port', num: true, brief: true, cell: (row) => row.port }] })) : null),
+    ];
+  },
+};
