@@ -16,10 +16,17 @@ const SLOTS_MAX = 121;
 let past = [];
 let stepMs = 5000;
 
+/** The sums of a list of differences. */
+function sums(differences) {
+  let sum = 0;
+  return differences.map((difference) => { sum += difference; return sum; });
+}
+
 /** Append the samples of a status to the history. `mergeHistory.last` is the slot of the newest one. */
 export function mergeHistory({ history }) {
   if (!history) return;
   const names = Object.keys(history).filter((name) => Array.isArray(history[name]));
+  const lists = Object.fromEntries(names.map((name) => [name, sums(history[name])]));
   const length = Math.max(0, ...names.map((name) => history[name].length));
   const isRestarted = history.last < mergeHistory.last || history.last - length > mergeHistory.last;
   if (isRestarted) past = [];
@@ -27,7 +34,7 @@ export function mergeHistory({ history }) {
   for (let at = 0; at < length; at += 1) {
     const slot = history.last - length + 1 + at;
     if (!isRestarted && past.length && slot <= past.at(-1).slot) continue;
-    past.push({ slot, values: Object.fromEntries(names.map((name) => [name, history[name][at]])) });
+    past.push({ slot, values: Object.fromEntries(names.map((name) => [name, lists[name][at]])) });
   }
   past = past.slice(-SLOTS_MAX);
   mergeHistory.last = history.last;
