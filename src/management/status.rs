@@ -149,11 +149,12 @@ pub(super) fn pools(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 }
 
 /// Shows the events of this process in the flight recorder whose numbers are above `since`, from the oldest of the newest
-/// [`EVENTS_MAX`] on.
+/// [`EVENTS_MAX`] on. `last` is the `since` of the next request.
 pub(super) fn log(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let since = call.request.query_value("since").and_then(|number| number.parse().ok()).unwrap_or(0);
     let events = context.events.after(since, EVENTS_MAX);
     let mut out = format!("{{\"is_recorded\":{},\"events\":[", events.is_some()).into_bytes();
+    let mut last = if events.as_ref().is_some_and(Vec::is_empty) { since } else { 0 };
     for (at, event) in events.iter().flatten().enumerate() {
         if out.len() >= EVENTS_BYTES_MAX {
             break;
@@ -163,9 +164,11 @@ pub(super) fn log(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
         json.raw(if at == 0 { b"{\"number\":" } else { b",{\"number\":" });
         json.number(event.stamp.number);
         numbers(&mut json, &mut false, &[("unix_ms", event.stamp.unix_ms)]);
-        texts(&mut json, &mut false, &[("kind", event.kind.word()), ("text", &event.text)]);
+        let kind = event.kind.word().to_ascii_lowercase();
+        texts(&mut json, &mut false, &[("kind", &kind), ("text", &event.text)]);
         json.raw(b"}");
+        last = event.stamp.number;
     }
-    out.extend_from_slice(b"]}");
+    out.extend_from_slice(format!("],\"last\":{}}}", last).as_bytes());
     Answer::Now(Status::Ok, out)
 }

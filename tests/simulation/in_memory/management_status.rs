@@ -219,7 +219,7 @@ fn pools_show_their_use_and_their_highest_use() {
     script(
         &mut simulation,
         GUEST,
-        &[("GET /api/leveret/log?since=0", "", "200", r#"{"is_recorded":false,"events":[]}"#)],
+        &[("GET /api/leveret/log?since=0", "", "200", r#"{"is_recorded":false,"events":[],"last":0}"#)],
     );
 }
 
