@@ -9,6 +9,7 @@ import urllib.request
 from typing import Dict, Iterator, List, Optional, Tuple
 
 import pika
+from axe_playwright_python.sync_playwright import Axe
 from harness import brokers
 from harness.suite import patience
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -17,9 +18,11 @@ PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 800}
 WAIT_MS = 15_000
 # Every page that an administrator's navigation leads to, with its heading.
-PAGES = {"": "Overview", "queues": "Queues", "exchanges": "Exchanges", "connections": "Connections",
-         "channels": "Channels", "device": "Device", "vhosts": "Virtual hosts", "users": "Users",
-         "permissions": "Permissions"}
+PAGES = {"": "Overview", "queues": "Queues", "exchanges": "Exchanges", "routing": "Routing",
+         "connections": "Connections", "channels": "Channels", "consumers": "Consumers", "mqtt": "MQTT sessions", "retained": "Retained messages",
+         "shovels": "Shovels", "vhosts": "Virtual hosts", "policies": "Policies", "limits": "Limits", "users": "Users",
+         "permissions": "Permissions", "definitions": "Definitions", "device": "Device", "log": "Log"}
+GUEST = "Basic Z3Vlc3Q6Z3Vlc3Q="
 
 
 class Chromium:
@@ -107,6 +110,13 @@ class Chromium:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as refused:
             return refused.code, json.load(refused)
+
+
+def found_by_axe(axe: Axe, page: Page, where: str) -> List[str]:
+    """Returns the problems that axe reports, with their places."""
+    page.evaluate("document.getAnimations().forEach((one) => one.finish())")
+    return [f"{where}: {one['id']} ({one['impact']}): {one['nodes'][0]['target']} {one['nodes'][0]['html'][:120]}"
+            for one in axe.run(page).response["violations"]]
 
 
 def go(page: Page, where: str, title: str) -> None:

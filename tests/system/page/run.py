@@ -66,10 +66,11 @@ def main() -> int:
         return suite.status()
     import browser
     import cases
+    import views
 
-    brokers.watchdog(300)
+    brokers.watchdog(600)
     with browser.Chromium() as chromium:
-        for name, run in cases.CASES.items():
+        for name, run in {**cases.CASES, **views.CASES}.items():
             suite.case(name, lambda: run(chromium), chromium.log)
     return suite.status()
 
