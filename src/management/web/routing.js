@@ -213,7 +213,8 @@ function layoutOf(exchanges, bindings, rates) {
   const outOf = (id) => statRate(byName.get(id.slice(2)) || {}, 'publish_out');
   edges.forEach((edge) => {
     const [out, into] = [outOf(edge.from), rates.get(edge.to.slice(2))];
-    edge.rate = Math.min(out ?? into ?? 0, edge.to[0] === 'q' && into !== undefined ? into : out ?? 0);
+    // Exchanges do not count what arrives over a binding.
+    edge.rate = edge.to[0] === 'e' ? 0 : Math.min(out ?? into ?? 0, into ?? out ?? 0);
   });
   const left = [...new Set(edges.map((edge) => edge.from))];
   const order = new Map(left.map((id, at) => [id, at]));
