@@ -339,12 +339,12 @@ export const definitionsView = {
     return [h('div', { class: 'cards' },
       card('Export', [h('p', { class: 'quiet' }, 'Queues, exchanges, bindings, policies, parameters, limits and users as '
         + 'JSON, in RabbitMQ’s format. Messages are not in it.'),
-      choice('export-vhost', 'Of', undefined, null),
+      choice('export-vhost', 'Virtual host', undefined, null),
       button('Export', 'definitions', () => exportDefinitions(document.getElementById('export-vhost').value).catch(
         (failure) => say(explain(failure))), 'main')]),
       card('Import', [h('p', { class: 'quiet' }, 'A file of Leveret or RabbitMQ. The file is compared first; nothing is '
         + 'changed before a confirmation.'),
-      choice('import-vhost', 'Into', imported.vhost, (event) => {
+      choice('import-vhost', 'Virtual host', imported.vhost, (event) => {
         imported.vhost = event.target.value;
         readDefinitions(document.getElementById('import-file').files[0]);
       }),
@@ -407,11 +407,11 @@ export const shovelsView = {
         { label: 'Name', sort: 'name', cell: (row) => row.name },
         { label: 'State', sort: 'state', brief: true, cell: (row) => state(row.state) },
         { label: 'Kind', cell: (row) => (row.type === 'static' ? 'bridge of the configuration' : 'shovel') },
-        { label: 'From', cell: (row) => [endOf(row, 'src'), h('br', {}), h('code', {}, row.src_uri)] },
-        { label: 'To', cell: (row) => [endOf(row, 'dest'), h('br', {}), h('code', {}, row.dest_uri)] },
+        { label: 'From', kind: 'long', cell: (row) => [endOf(row, 'src'), h('br', {}), h('code', {}, row.src_uri)] },
+        { label: 'To', kind: 'long', cell: (row) => [endOf(row, 'dest'), h('br', {}), h('code', {}, row.dest_uri)] },
         { label: 'Moved', num: true, sort: 'forwarded', brief: true, cell: (row) => count(row.forwarded) },
         { label: 'Remaining', num: true, cell: (row) => (Number.isFinite(row.remaining) ? count(row.remaining) : '–') },
-        { label: 'Reason', cell: (row) => row.reason },
+        { label: 'Reason', kind: 'long', cell: (row) => row.reason },
         ...(isAdmin ? [{ label: '', cell: (row) => (row.type === 'static' ? h('a', { href: '#/bridges' }, 'Bridge')
           : rowDeeds(valueOfShovel(row) ? button('Change', row.name, () => editShovel(ctx, valueOfShovel(row)), 'small') : null,
             button('Restart', row.name, () => change(`The shovel ${row.name} connects again.`,

@@ -92,9 +92,9 @@ function sketch(name, links, ctx) {
     h('text', { class: 'end-name', x: x + box / 2, y: 34, 'text-anchor': 'middle' }, title),
     lines.filter(Boolean).map((line, at) => h('text', { class: 'end-fact', x: x + box / 2, y: 54 + at * 17,
       'text-anchor': 'middle' }, cut(line)))];
-  const words = links.map((row) => `${row.direction === 'forward' ? 'to' : 'from'} the upstream: ${stateWord(row)}`);
+  const spoken = links.map((row) => `${row.direction === 'forward' ? 'to' : 'from'} the upstream: ${stateWord(row)}`);
   return h('svg', { class: 'sketch', viewBox: `0 0 ${wide} ${high}`, role: 'img',
-    'aria-label': `Bridge ${name}. ${words.join('. ')}.` },
+    'aria-label': `Bridge ${name}. ${spoken.join('. ')}.` },
   end(0, isNarrow ? 'Device' : 'This device', [isNarrow ? null : ctx.overview.node, backlog
     ? `${count(backlog)} waiting` : 'no backlog']),
   end(wide - box, 'Upstream', [upstream.split('/')[0], isNarrow ? null : upstream.split('/').slice(1).join('/')
@@ -127,10 +127,10 @@ function linkPart(row) {
   const parked = `bridge.${row.name}.parked`;
   return h('section', { class: 'part', 'aria-label': `${row.name} ${row.direction}` },
     h('h3', {}, row.direction === 'forward' ? 'To the upstream' : 'From the upstream'),
-    row.day_bytes_max ? bar({ label: 'Bytes today', text: `${bytes(row.day_bytes)} of ${bytes(row.day_bytes_max)}`,
+    h('div', {}, row.day_bytes_max ? bar({ label: 'Bytes today', text: `${bytes(row.day_bytes)} of ${bytes(row.day_bytes_max)}`,
       limit: row.day_bytes_max, over: row.day_bytes >= row.day_bytes_max,
       parts: [{ value: row.day_bytes, label: 'today' }] }) : null,
-    facts([['State', state(stateWord(row))], ['Last error', errorOf(row)],
+    facts([['State', state(stateWord(row), Boolean(errorOf(row)))], ['Last error', errorOf(row)],
       ['Upstream', row.upstream], ['Virtual host', row.vhost],
       ['Connected for', seconds(row.up_for)], ['Not connected for', seconds(row.down_for)],
       [row.state === 'resting' ? 'Connects automatically in' : 'Tries again in', seconds(row.retry_in)],
@@ -145,7 +145,7 @@ function linkPart(row) {
       ['of which possibly twice', spentOn(row.day_bytes_by_kind, 'repeated')],
       ['Bytes yesterday', row.yesterday_bytes ? bytes(row.yesterday_bytes) : null],
       ['Messages per day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
-      ['Disk full after', row.outage_days === null ? null : `${row.outage_days} days without the upstream`]]),
+      ['Disk full after', row.outage_days === null ? null : `${row.outage_days} days without the upstream`]])),
     row.backlog === null ? null : chart({ title: `Backlog of ${row.name}`, samples: samplesOf(linkName(row)),
       series: [{ name: 'backlog', label: 'Backlog' }], format: count }));
 }

@@ -112,13 +112,16 @@ export const connectionView = {
   },
 };
 
+/** The client's address and the number of the channel. */
+const channelName = (row) => String(row.name).replace(/ -> [\d[]\S*/, '');
+
 function channelTable(rows, ctx) {
   const flow = (name, label) => ({ label, num: true, brief: true, sort: `message_stats.${name}_details.rate`,
     cell: (row) => rate(statRate(row, name)) });
   return table({ caption: 'Channels', ctx, sort: 'name', rows, key: (row) => row.name, empty: 'No channel is open.',
     columns: [
-      { label: 'Channel', sort: 'name', cell: (row) => (ctx ? connectionLink(row.name.replace(/ \(\d+\)$/, ''), row.name)
-        : row.name) },
+      { label: 'Channel', sort: 'name', cell: (row) => (ctx ? connectionLink(row.name.replace(/ \(\d+\)$/, ''),
+        channelName(row)) : channelName(row)) },
       { label: 'User', sort: 'user', cell: (row) => row.user },
       { label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost },
       { label: 'Mode', cell: (row) => (row.transactional ? 'transactions' : row.confirm ? 'confirms' : 'plain') },

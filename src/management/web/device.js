@@ -34,12 +34,13 @@ export const deviceView = {
         ['Syncs', Number.isFinite(node.io_sync_count) ? `${count(node.io_sync_count)} since the start` : null]]),
       h('p', { class: 'quiet' }, 'These figures count the bytes that this broker writes. The file system and the card '
         + 'write more.')]) : null,
-      card('Node', facts([['Version', `Leveret ${ctx.overview.leveret_version || ''}`],
+ ),
+      card('Node', h('div', { class: 'two' }, facts([['Version', `Leveret ${ctx.overview.leveret_version || ''}`],
         ['Compatible with', ctx.overview.rabbitmq_version && `RabbitMQ ${ctx.overview.rabbitmq_version}`],
         ['Name', node.name], ['Up for', span(node.uptime)], ['Process', node.os_pid],
         ['File descriptors', `${count(node.fd_used)} of ${count(node.fd_total)}`],
         ['Sockets', `${count(node.sockets_used)} of ${count(node.sockets_total)}`],
-        ['Data directory', node.db_dir]]))),
+        ['Data directory', node.db_dir]])), null, true),
       pools?.length ? card('Pools', [h('p', { class: 'quiet' }, 'Each limit is a key of the configuration. The line '
         + 'marks the highest value since the start.'),
       table({ caption: 'Pools', rows: [...pools].sort((one, other) => other.used / other.limit - one.used / one.limit),

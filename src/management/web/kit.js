@@ -280,7 +280,7 @@ export function bytes(number, like = number) {
 /** A rate per second. */
 export function rate(number) {
   if (!Number.isFinite(number)) return '–';
-  return `${number >= 100 || number === 0 ? COUNT.format(number) : number.toFixed(1)}/s`;
+  return `${number >= 100 ? COUNT.format(number) : number.toFixed(1).replace('.0', '')}/s`;
 }
 
 /** A rate of bytes per second. */

@@ -87,7 +87,11 @@ function firstDeath(message) {
 /** Why a dead letter died first, in words; null for other messages. */
 function deathText(message) {
   const death = firstDeath(message);
-  if (!death) return null;
+  return death && deathWords(death);
+}
+
+function deathWords(entry) {
+  const death = { at: Number(entry.time) * 1000, attempts: Number(entry.count), ...entry };
   const how = Object.hasOwn(DEATHS, death.reason) ? DEATHS[death.reason] : `${death.reason} in`;
   return `${how} ${death.queue}${Number.isFinite(death.at) ? ` at ${clock(death.at)}` : ''}${death.attempts > 1
     ? `, after ${death.attempts} attempts` : ''}`;
@@ -232,7 +236,9 @@ function propertyRows(message) {
   const text = (value) => (typeof value === 'object' ? h('code', {}, JSON.stringify(value)) : String(value));
   return [['Delivery', mode === 2 ? 'persistent' : mode === 1 ? 'transient' : null],
     ...Object.entries(rest).map(([key, value]) => [key.replaceAll('_', ' '), text(value)]),
-    ...Object.entries(headers || {}).map(([key, value]) => [h('code', {}, key), text(value)])];
+    ...Object.entries(headers || {}).map(([key, value]) => (key === 'x-death' && Array.isArray(value)
+      ? ['Deaths', h('span', {}, value.map((death) => h('div', {}, deathWords(death))))] : [h('code', {}, key),
+        text(value)]))];
 }
 
 // ---- moving ----

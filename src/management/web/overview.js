@@ -100,9 +100,9 @@ export const overviewView = {
       h('div', { class: 'tiles' },
         [['queues', 'Queues', totals.queues], ['connections', 'Connections', totals.connections],
           ['channels', 'Channels', totals.channels], ['consumers', 'Consumers', totals.consumers],
-          ['exchanges', 'Exchanges', totals.exchanges],
-          ['queues?sort=messages_ready&down=1', 'Messages ready', totals.messages_ready],
-          ['queues?sort=messages_unacknowledged&down=1', 'Unacknowledged', totals.messages_unacknowledged]].map(
+          ['queues?sort=messages_ready&down=1', 'Ready', totals.messages_ready],
+          ['queues?sort=messages_unacknowledged&down=1', 'Unacked', totals.messages_unacknowledged],
+          ['exchanges', 'Exchanges', totals.exchanges]].map(
           ([to, label, number]) => h('a', { class: 'tile', href: `#/${to}` }, h('b', {}, count(number)),
             h('span', {}, label)))),
       card('Alarms', alarmList(ctx), null, true),

@@ -230,7 +230,8 @@ export const queueView = {
       h('div', { class: 'cards' },
         card('Queued messages', chart({ title: 'Messages waiting', samples, series: DEPTHS, format: count })),
         hasRates ? card('Rates', chart({ title: 'Message rates', samples, series: QUEUE_FLOWS, format: rate })) : null,
-        card('Queue', facts([
+      ),
+      card('Queue', h('div', { class: 'two' }, facts([
           ['Messages', count(row.messages)], ['Ready', count(row.messages_ready)],
           ['Unacknowledged', count(row.messages_unacknowledged)],
           ['Payloads', Number.isFinite(row.message_bytes) ? bytes(row.message_bytes) : null],
@@ -244,7 +245,7 @@ export const queueView = {
             h('code', {}, JSON.stringify(policy.definition))) : row.policy],
           ['Operator policy', operator ? h('span', {}, h('a', { href: '#/policies' }, operator.name), ' ',
             h('code', {}, JSON.stringify(operator.definition))) : row.operator_policy],
-          ...Object.entries(row.arguments || {}).map(([key, value]) => [h('code', {}, key), JSON.stringify(value)])]))),
+          ...Object.entries(row.arguments || {}).map(([key, value]) => [h('code', {}, key), JSON.stringify(value)])])), null, true),
       messagesCard(ctx, row),
       card('Consumers', consumerTable(row.consumer_details || [], 'No consumer. Messages wait until a client consumes.',
         false), null, true),
@@ -310,7 +311,8 @@ export function consumerTable(rows, empty, hasQueue, ctx) {
       { label: 'Tag', sort: 'consumer_tag', cell: (one) => h('code', {}, one.consumer_tag) },
       ...(hasQueue ? [{ label: 'Queue', sort: 'queue_name', brief: true,
         cell: (one) => link('queue', one.vhost ?? one.queue?.vhost, one.queue_name ?? one.queue?.name) }] : []),
-      { label: 'Channel', brief: !hasQueue, cell: (one) => connectionLink(connectionOf(one), one.channel_details?.name) },
+      { label: 'Channel', brief: !hasQueue, cell: (one) => connectionLink(connectionOf(one),
+        String(one.channel_details?.name).replace(/ -> [\d[]\S*/, '')) },
       { label: 'User', cell: (one) => one.channel_details?.user },
       { label: 'Acknowledges', cell: (one) => (one.ack_required ? 'yes' : 'no') },
       { label: 'Acked', num: true, brief: true, sort: 'ack_details.rate', cell: (one) => rate(one.ack_details?.rate) },

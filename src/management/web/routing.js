@@ -197,7 +197,8 @@ function layoutOf(exchanges, bindings, rates) {
     const toQueues = own.filter((one) => one.destination_type === 'queue');
     const isFolded = folds && toQueues.length > 3 && picture.open !== source;
     const put = (one) => edges.push({ from: `e ${source}`, to: `${one.destination_type[0]} ${one.destination}`,
-      label: one.routing_key || argumentsText(one.arguments) });
+      // A fanout exchange ignores the key.
+      label: byName.get(source)?.type === 'fanout' ? '' : one.routing_key || argumentsText(one.arguments) });
     own.filter((one) => one.destination_type !== 'queue').forEach(put);
     const distinct = new Set(toQueues.map((one) => one.destination)).size;
     if (isFolded) edges.push({ from: `e ${source}`, to: `f ${source}`, label: '', text: counted(distinct, 'queues') });
@@ -212,7 +213,8 @@ function layoutOf(exchanges, bindings, rates) {
   const outOf = (id) => statRate(byName.get(id.slice(2)) || {}, 'publish_out');
   edges.forEach((edge) => {
     const [out, into] = [outOf(edge.from), rates.get(edge.to.slice(2))];
-    edge.rate = Math.min(out ?? 0, edge.to[0] === 'q' && into !== undefined ? into : out ?? 0);
+    // Exchanges do not count what arrives over a binding.
+    edge.rate = edge.to[0] === 'e' ? 0 : Math.min(out ?? into ?? 0, into ?? out ?? 0);
   });
   const left = [...new Set(edges.map((edge) => edge.from))];
   const order = new Map(left.map((id, at) => [id, at]));

@@ -178,7 +178,7 @@ export function table({ caption, columns, rows, key, ctx, sort, empty, select })
   const by = ctx?.query.sort || sort;
   const folds = columns.slice(1).some((column) => !column.brief);
   const total = columns.length + (select ? 1 : 0) + (folds ? 1 : 0);
-  return h('div', { class: 'scroll', role: 'group', 'aria-label': caption, tabindex: '0' },
+  return h('div', { class: columns.length > 12 ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption, tabindex: '0' },
     h('table', { role: 'table' },
       h('caption', { class: 'heard' }, caption),
       h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' },
@@ -205,7 +205,8 @@ function rowOf(row, { caption, columns, key, select, folds }) {
     select ? h('td', { role: 'cell', class: 'pick', 'data-label': '' }, tick(`Select ${own.split('\n').at(-1)}`,
       select.has(own), (on) => (on ? select.add(own) : select.delete(own)))) : null,
     columns.map((column, at) => h('td', { role: 'cell', 'data-label': column.label,
-      class: [column.num && 'num', at === 0 ? 'lead' : column.brief ? 'brief' : 'rest', column.kind].filter(Boolean)
+      class: [column.num && 'num', at === 0 ? 'lead' : column.brief ? 'brief' : 'rest', column.kind,
+        !column.label && 'acts'].filter(Boolean)
         .join(' ') }, column.cell(row))),
     folds ? h('td', { role: 'cell', class: 'fold', 'data-label': '' }, h('button', { type: 'button', class: 'small fold',
       'aria-expanded': String(isOpen), onclick: toggle }, h('span', { 'aria-hidden': 'true' }, isOpen ? '▴' : '▾'),
@@ -239,7 +240,7 @@ export function listTools({ ctx, list, what, by = 'name', vhosts, extra }) {
     h('form', { role: 'search', onsubmit: (event) => event.preventDefault() },
       h('label', { class: 'heard', for: 'search' }, `Search ${what} by ${by}`),
       h('input', {
-        id: 'search', type: 'search', placeholder: by === 'name' ? `Search ${what}  ( / )` : `Search by ${by}  ( / )`,
+        id: 'search', type: 'search', placeholder: `${by === 'name' ? `Search ${what}` : by[0].toUpperCase() + by.slice(1)}  ( / )`,
         value: query.name || '', autocomplete: 'off', spellcheck: 'false',
         oninput: (event) => ctx.later({ name: event.target.value, page: '' }),
       })),
@@ -312,8 +313,8 @@ export function card(title, kids, deeds, wide) {
 }
 
 /** A word with a shape, because colour alone is not accessible. */
-export function state(word) {
-  const bad = /down|blocked|terminat|fail|alarm|crash|stopp|refused|error/.test(word);
+export function state(word, isTrouble = false) {
+  const bad = isTrouble || /down|blocked|terminat|fail|alarm|crash|stopp|refused|error/.test(word);
   const busy = /flow|starting|waiting|blocking|full|held|budget|paused|connecting/.test(word);
   return h('span', { class: `state ${bad ? 'bad' : busy ? 'busy' : ''}` },
     h('span', { 'aria-hidden': 'true' }, bad ? '▲ ' : busy ? '◆ ' : '● '), word);
@@ -441,7 +442,8 @@ function lineOf(samples, name, x, y) {
   for (const { at, values } of samples) {
     const value = values[name];
     if (!Number.isFinite(value)) continue;
-    path += `${at - before > GAP_MS ? 'M' : 'L'}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
+    // A segment without length makes a single sample a dot.
+    path += `${at - before > GAP_MS ? 'M' : 'L'}${x(at).toFixed(1)} ${y(value).toFixed(1)}${at - before > GAP_MS ? 'h0' : ''}`;
     before = at;
   }
   return path;
