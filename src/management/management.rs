@@ -22,15 +22,24 @@ use super::request::{Answer, Answered, Call, body, done, not_found, refusal};
 use super::samples::{Ranges, Total};
 
 /// The requests besides RabbitMQ's paths. The web page shows only what is in this list.
-const FEATURES: &[u8] = b"[{\"leveret\":[\"alarms\",\"bindings\",\"bridges\",\"bridge-orders\",\"define\",\
-    \"publish\",\"get\",\"messages\",\"login\",\"memory\",\"status\",\"pools\",\"log\"]}]";
+const FEATURES: &[u8] = b"{\"leveret\":[\"alarms\",\"bindings\",\"bridges\",\"bridge-orders\",\"define\",\
+    \"publish\",\"get\",\"messages\",\"login\",\"memory\",\"status\",\"pools\",\"log\"]}";
+/// The requests that exist if there can be bridges.
+const SHOVEL_FEATURES: &[u8] = b",{\"leveret\":[\"shovels\"]}";
 
 fn object(write: impl FnOnce(&mut Json<'_>)) -> Answer {
     Answer::Now(Status::Ok, body(write))
 }
 
-pub(super) fn extensions(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
-    object(|json| json.raw(FEATURES))
+pub(super) fn extensions(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    object(|json| {
+        json.raw(b"[");
+        json.raw(FEATURES);
+        if context.bridges.places_max() > 0 {
+            json.raw(SHOVEL_FEATURES);
+        }
+        json.raw(b"]");
+    })
 }
 
 pub(super) fn cluster_name(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {

@@ -39,7 +39,7 @@ const NAVIGATION = [
     ['routing', 'Routing', 'r', () => session.can('bindings')]]],
   ['Clients', [['connections', 'Connections', 'c'], ['channels', 'Channels', 'h'], ['consumers', 'Consumers', 'n'],
     ['mqtt', 'MQTT sessions', 'm', monitors], ['retained', 'Retained messages', 't']]],
-  ['Links', [['bridges', 'Bridge', 'b', () => isBridged], ['shovels', 'Shovels', 's', monitors]]],
+  ['Links', [['bridges', 'Bridge', 'b', () => isBridged], ['shovels', 'Shovels', 's', () => monitors() && session.can('shovels')]]],
   ['Administration', [['vhosts', 'Virtual hosts', 'v'], ['policies', 'Policies', 'y'], ['limits', 'Limits', 'i', monitors],
     ['users', 'Users', 'u', isAdministrator], ['permissions', 'Permissions', 'p', isAdministrator],
     ['definitions', 'Definitions', 'f', isAdministrator]]],

@@ -19,8 +19,9 @@ DESKTOP = {"width": 1280, "height": 800}
 WAIT_MS = 15_000
 # Every page that an administrator's navigation leads to, with its heading.
 PAGES = {"": "Overview", "queues": "Queues", "exchanges": "Exchanges", "routing": "Routing",
-         "connections": "Connections", "channels": "Channels", "consumers": "Consumers", "mqtt": "MQTT sessions", "retained": "Retained messages",
-         "shovels": "Shovels", "vhosts": "Virtual hosts", "policies": "Policies", "limits": "Limits", "users": "Users",
+         "connections": "Connections", "channels": "Channels", "consumers": "Consumers", "mqtt": "MQTT sessions",
+         "retained": "Retained messages", "vhosts": "Virtual hosts", "policies": "Policies", "limits": "Limits",
+         "users": "Users",
          "permissions": "Permissions", "definitions": "Definitions", "device": "Device", "log": "Log"}
 GUEST = "Basic Z3Vlc3Q6Z3Vlc3Q="
 
