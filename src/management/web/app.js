@@ -307,7 +307,7 @@ function figures() {
 
 function layout() {
   const view = VIEWS[ctx.name];
-  const title = view.title(ctx);
+  const title = view.title(ctx, page.data?.of === view ? page.data.value : null);
   document.title = `${title} – Leveret`;
   return [
     h('a', { key: 'skip', class: 'skip', href: '#main', onclick: (event) => {

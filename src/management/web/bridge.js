@@ -86,7 +86,7 @@ function sketch(name, links, ctx) {
   const most = isNarrow ? 12 : 26;
   const cut = (text) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
   const upstream = String(first.upstream).replace(/^amqps?:\/\/([^@]*@)?/, '');
-  const high = 44 + 44 * links.length;
+  const high = 36 + 54 * links.length;
   const backlog = Math.max(0, ...links.map((one) => one.backlog || 0));
   const end = (x, title, lines) => [h('rect', { class: 'end', x: x + 1, y: 8, width: box - 2, height: high - 16, rx: 12 }),
     h('text', { class: 'end-name', x: x + box / 2, y: 34, 'text-anchor': 'middle' }, title),
@@ -100,7 +100,7 @@ function sketch(name, links, ctx) {
   end(wide - box, 'Upstream', [upstream.split('/')[0], isNarrow ? null : upstream.split('/').slice(1).join('/')
     .replace(/^%2f$/i, 'vhost /')]),
   links.map((row, at) => {
-    const y = 38 + at * 44;
+    const y = 40 + at * 54;
     const [from, to] = row.direction === 'forward' ? [box + 4, wide - box - 6] : [wide - box - 4, box + 6];
     const word = stateWord(row);
     const isBad = /waiting|down|fail|blocked/.test(word) || Boolean(errorOf(row));

@@ -74,7 +74,7 @@ const CHANNEL_COLUMNS = 'name,number,connection,connection_details,user,vhost,tr
   + 'global_prefetch_count,consumer_count,messages_unacknowledged,messages_uncommitted,message_stats';
 
 export const connectionView = {
-  title: (ctx) => ctx.parts[0],
+  title: (ctx, data) => (data && clientOf(data.row)) || ctx.parts[0],
   async load(ctx) {
     const name = ctx.parts[0];
     const [row, channels, consumers] = await Promise.all([api(`connections/${seg(name)}`),

@@ -22,7 +22,9 @@ export const deviceView = {
     if (!data) return [h('p', { class: 'calm' }, 'This user may not see the device: the tag monitoring is needed.')];
     const { node, pools } = data;
     const { flash, memory, disk } = ctx.status || {};
-    const parts = [...data.memory].sort((one, other) => other.bytes - one.bytes);
+    const byName = new Map();
+    for (const part of data.memory) byName.set(part.name, (byName.get(part.name) || 0) + part.bytes);
+    const parts = [...byName].map(([name, size]) => ({ name, bytes: size })).sort((one, other) => other.bytes - one.bytes);
     const sum = Math.max(1, parts.reduce((all, { bytes: part }) => all + part, 0));
     return [card('Alarms', alarmList(ctx), null, true),
       h('div', { class: 'cards' }, card('Memory and disk', [resourceBars(ctx.status),
@@ -52,10 +54,10 @@ export const deviceView = {
           { label: 'Limit', num: true, brief: true, cell: (row) => amount(row, row.limit) }] })], null, true) : null,
       parts.length ? card('Memory by part', [h('p', { class: 'quiet' }, 'The most that each part may use. The sum is '
         + `${bytes(sum, memory?.limit)} of ${bytes(memory?.limit)}.`),
-      table({ caption: 'Memory by part', rows: parts, key: (row) => row.name, columns: [
+      h('details', {}, h('summary', {}, `All ${count(parts.length)} parts`), table({ caption: 'Memory by part', rows: parts, key: (row) => row.name, columns: [
         { label: 'Key or part', cell: (row) => h('code', {}, row.name) },
         { label: 'Share', cell: (row) => share(row.bytes / sum, row.name) },
-        { label: 'At most', num: true, brief: true, cell: (row) => bytes(row.bytes) }] })], null, true) : null];
+        { label: 'At most', num: true, brief: true, cell: (row) => bytes(row.bytes) }] }))], null, true) : null];
   },
 };
 

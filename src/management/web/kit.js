@@ -229,7 +229,7 @@ export async function maybe(path, ask = api) {
 }
 
 /** Request data that rarely changes: once per view, every 30 s, and after a change by this page. */
-export function rarely(path) {
+export async function rarely(path) {
   const known = kept.get(path);
   return known && Date.now() - known.at < RARELY_MS ? known.value : api(path);
 }

@@ -1,7 +1,7 @@
 // The list of queues, and the page of one queue.
 
 import {
-  h, api, rarely, seg, count, bytes, rate, span, remember, samplesOf, statRate, session, change, parsed,
+  h, api, maybe, rarely, seg, count, bytes, rate, span, remember, samplesOf, statRate, session, change, parsed,
   button, link, exchangeName, say, frame, explain,
 } from './kit.js';
 import {
@@ -216,8 +216,8 @@ export const queueView = {
       ...Object.fromEntries(QUEUE_FLOWS.map(({ name: flow }) => [flow, statRate(row, flow)])) });
     const v = seg(row.vhost);
     const [policies, operator] = await Promise.all([
-      row.policy ? rarely(`policies/${v}`).catch(() => null) : null,
-      row.operator_policy ? rarely(`operator-policies/${v}`).catch(() => null) : null]);
+      row.policy ? maybe(`policies/${v}`, rarely) : null,
+      row.operator_policy ? maybe(`operator-policies/${v}`, rarely) : null]);
     return { row, bindings, policy: policies?.find((one) => one.name === row.policy),
       operator: operator?.find((one) => one.name === row.operator_policy) };
   },

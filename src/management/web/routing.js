@@ -127,7 +127,7 @@ function routeForm(vhost, exchange, exchanges) {
     trouble ? h('p', { class: 'trouble' }, trouble) : null,
     answer ? h('p', {}, answer.queues.length ? [h('b', {}, counted(answer.queues.length, 'queues')), ' would receive it: ',
       h('span', { class: 'links' }, answer.queues.slice(0, 40).map((name) => link('queue', vhost, name))),
-      answer.queues.length > 40 ? ` and ${count(answer.queues.length - 40)} more` : '']
+      answer.queues.length > 40 ? ` and ${count(answer.queues.length - 40)} more` : '', '.']
       : 'No queue would receive it: the message would be dropped or returned.',
     answer.exchanges.length > 1 ? [' It passes ', h('span', { class: 'links' }, answer.exchanges.map((name) => link(
       'exchange', vhost, name, exchangeName(name)))), '.'] : null) : null,
@@ -150,6 +150,7 @@ export const routingView = {
     Object.assign(routed, { answer: null, trouble: null, exchange: null, key: null, headers: null });
   },
   async load(ctx) {
+    if (!ctx.vhosts?.length) return null;
     const vhost = ctx.query.vhost || ctx.vhosts?.find(({ name }) => name === '/')?.name || ctx.vhosts?.[0]?.name || '/';
     const v = seg(vhost);
     const [exchanges, bindings, queues] = await Promise.all([
@@ -159,7 +160,9 @@ export const routingView = {
     return { vhost, exchanges, bindings: bindings.filter((one) => one.source !== ''),
       rates: new Map((queues?.items || []).map((row) => [row.name, statRate(row, 'publish')])) };
   },
-  draw(ctx, { vhost, exchanges, bindings, rates }) {
+  draw(ctx, data) {
+    if (!data) return [h('p', { class: 'calm' }, 'No virtual host is visible to this user.')];
+    const { vhost, exchanges, bindings, rates } = data;
     const graph = layoutOf(exchanges, bindings, rates);
     return [
       h('div', { class: 'tools' }, (ctx.vhosts?.length || 0) > 1 ? [h('label', { for: 'vhost' }, 'Virtual host'),
