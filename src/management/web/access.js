@@ -6,7 +6,7 @@ import {
 import { ask, table, listTools, pageOf, card, state, vhostField } from './widgets.js';
 import { hashed } from './hash.js';
 
-const rowDeeds = (...deeds) => h('span', { class: 'deeds' }, deeds);
+const rowActions = (...actions) => h('span', { class: 'actions' }, actions);
 
 // ---- users ----
 
@@ -46,7 +46,7 @@ export const usersView = {
         { label: 'Tags', brief: true, cell: tagsOf },
         { label: 'Virtual hosts', cell: (row) => of(row.name).map((one) => one.vhost).join(', ') || 'none' },
         { label: 'Password', cell: (row) => (row.password_hash === '' ? 'none' : 'set') },
-        { label: '', cell: (row) => rowDeeds(
+        { label: '', cell: (row) => rowActions(
           button('Permissions', `of ${row.name}`, () => permit(ctx, { user: row.name }), 'small'),
           button('Change', row.name, () => editUser(row), 'small'),
           button('Delete', row.name, () => deleteUser(row), 'small danger')) },
@@ -109,7 +109,7 @@ export const permissionsView = {
       columns: [{ label: 'User', sort: 'user', cell: (row) => row.user },
         { label: 'Virtual host', sort: 'vhost', brief: true, cell: (row) => row.vhost },
         codeColumn('configure', 'Configure'), codeColumn('write', 'Write'), codeColumn('read', 'Read'),
-        { label: '', cell: (row) => rowDeeds(
+        { label: '', cell: (row) => rowActions(
           button('Change', `those of ${row.user} in ${row.vhost}`, () => permit(ctx, row), 'small'),
           button('Revoke', `those of ${row.user} in ${row.vhost}`, () => forbid(row), 'small danger')) }] }),
     card('Topic permissions', table({ caption: 'Topic permissions', rows: topics,
@@ -118,7 +118,7 @@ export const permissionsView = {
         { label: 'User', cell: (row) => row.user }, { label: 'Virtual host', brief: true, cell: (row) => row.vhost },
         { label: 'Exchange', brief: true, cell: (row) => row.exchange }, { ...codeColumn('write', 'Write'), sort: null },
         { ...codeColumn('read', 'Read'), sort: null },
-        { label: '', cell: (row) => rowDeeds(
+        { label: '', cell: (row) => rowActions(
           button('Change', `those of ${row.user} for ${row.exchange}`, () => permitTopic(ctx, row), 'small'),
           button('Revoke', `those of ${row.user} for ${row.exchange}`, () => forbidTopic(row), 'small danger')) }] }),
     button('Set topic permissions', '', () => permitTopic(ctx)), true)];
@@ -255,7 +255,7 @@ function policyTable(ctx, rows, isOperator) {
       { label: 'Definition', cell: (row) => h('span', { class: 'marks' }, Object.entries(row.definition || {}).map(
         ([key, value]) => h('span', { class: 'mark value' }, `${key} ${typeof value === 'object' ? JSON.stringify(value)
           : value}`))) },
-      ...(mayChange ? [{ label: '', cell: (row) => rowDeeds(
+      ...(mayChange ? [{ label: '', cell: (row) => rowActions(
         button('Change', `policy ${row.name}`, () => editPolicy(ctx, isOperator, row), 'small'),
         button('Delete', `policy ${row.name}`, () => deletePolicy(isOperator, row), 'small danger')) }] : [])] }),
   mayChange ? button(isOperator ? 'Add operator policy' : 'Add policy', '', () => editPolicy(ctx, isOperator)) : null, true);
@@ -268,7 +268,7 @@ export const policiesView = {
     return { policies, operator: operator || [] };
   },
   draw: (ctx, { policies, operator }) => [policyTable(ctx, policies, false), policyTable(ctx, operator, true),
-    h('p', { class: 'quiet' }, 'Of several policies that match, the one with the highest priority applies. An operator '
+    h('p', { class: 'muted' }, 'Of several policies that match, the one with the highest priority applies. An operator '
       + 'policy limits it: the smaller value is effective.')],
 };
 
@@ -337,12 +337,12 @@ export const definitionsView = {
     const choice = (id, label, value, onchange) => h('div', { class: 'field' }, h('label', { for: id }, label),
       h('select', { id, value, onchange }, hosts.map(([key, text]) => h('option', { value: key }, text))));
     return [h('div', { class: 'cards' },
-      card('Export', [h('p', { class: 'quiet' }, 'Queues, exchanges, bindings, policies, parameters, limits and users as '
+      card('Export', [h('p', { class: 'muted' }, 'Queues, exchanges, bindings, policies, parameters, limits and users as '
         + 'JSON, in RabbitMQ’s format. Messages are not in it.'),
       choice('export-vhost', 'Virtual host', undefined, null),
       button('Export', 'definitions', () => exportDefinitions(document.getElementById('export-vhost').value).catch(
         (failure) => say(explain(failure))), 'main')]),
-      card('Import', [h('p', { class: 'quiet' }, 'A file of Leveret or RabbitMQ. The file is compared first; nothing is '
+      card('Import', [h('p', { class: 'muted' }, 'A file of Leveret or RabbitMQ. The file is compared first; nothing is '
         + 'changed before a confirmation.'),
       choice('import-vhost', 'Virtual host', imported.vhost, (event) => {
         imported.vhost = event.target.value;
@@ -396,7 +396,7 @@ export const shovelsView = {
     return { rows, parameters: parameters || [] };
   },
   draw(ctx, { rows, parameters }) {
-    if (!rows) return [h('p', { class: 'calm' }, 'Shovels are off: bridges_max of the configuration is 0.')];
+    if (!rows) return [h('p', { class: 'empty-note' }, 'Shovels are off: bridges_max of the configuration is 0.')];
     const list = pageOf(rows, ctx.query, 'name');
     const isAdmin = session.is('administrator');
     const valueOfShovel = (row) => parameters.find((one) => one.name === row.name && one.vhost === row.vhost);
@@ -413,7 +413,7 @@ export const shovelsView = {
         { label: 'Remaining', num: true, cell: (row) => (Number.isFinite(row.remaining) ? count(row.remaining) : '–') },
         { label: 'Reason', kind: 'long', cell: (row) => row.reason },
         ...(isAdmin ? [{ label: '', cell: (row) => (row.type === 'static' ? h('a', { href: '#/bridges' }, 'Bridge')
-          : rowDeeds(valueOfShovel(row) ? button('Change', row.name, () => editShovel(ctx, valueOfShovel(row)), 'small') : null,
+          : rowActions(valueOfShovel(row) ? button('Change', row.name, () => editShovel(ctx, valueOfShovel(row)), 'small') : null,
             button('Restart', row.name, () => change(`The shovel ${row.name} connects again.`,
               `${shovelPath(row)}/restart`, 'DELETE').catch((failure) => say(explain(failure))), 'small'),
             button('Delete', row.name, () => deleteShovel(row), 'small danger'))) }] : [])] })];

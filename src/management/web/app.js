@@ -236,7 +236,7 @@ const logo = (size) => h('svg',
 
 function loginForm() {
   return h('main', { class: 'login', key: 'login' }, logo(56),
-    h('h1', {}, 'Leveret'), h('p', { class: 'quiet' }, location.host),
+    h('h1', {}, 'Leveret'), h('p', { class: 'muted' }, location.host),
     h('form', { onsubmit: (event) => {
       event.preventDefault();
       const password = document.getElementById('password');
@@ -252,7 +252,7 @@ function loginForm() {
     h('button', { class: 'main', type: 'submit', disabled: page.loggingIn },
       page.loggingIn ? 'Logging in…' : 'Log in'),
     location.protocol === 'http:' && !/^(localhost|127\.|\[::1\])/.test(location.host)
-      ? h('p', { class: 'quiet' }, 'This connection is not encrypted: the password can be read on the network.')
+      ? h('p', { class: 'muted' }, 'This connection is not encrypted: the password can be read on the network.')
       : null));
 }
 
@@ -277,7 +277,7 @@ function navigation() {
       'aria-controls': 'views', onclick: () => {
         page.isMenuOpen = !page.isMenuOpen;
         draw();
-      } }, h('span', { 'aria-hidden': 'true' }, '☰ '), 'Menu', h('span', { class: 'quiet' }, ` ${current?.[1] ?? ''}`)),
+      } }, h('span', { 'aria-hidden': 'true' }, '☰ '), 'Menu', h('span', { class: 'muted' }, ` ${current?.[1] ?? ''}`)),
     h('div', { id: 'views', class: page.isMenuOpen ? 'open' : 'shut' }, NAVIGATION.map(([group, all]) => {
       const shown = all.filter((entry) => visible.includes(entry));
       return shown.length ? h('div', { class: 'group', key: group },
@@ -319,7 +319,7 @@ function layout() {
       figures(),
       h('div', { class: 'who' },
         h('button', { type: 'button', class: 'help', 'aria-label': 'Keys', onclick: showKeys }, '?'),
-        h('label', { class: 'heard', for: 'theme' }, 'Colours'),
+        h('label', { class: 'sr-only', for: 'theme' }, 'Colours'),
         h('select', { id: 'theme', value: themeNow(), onchange: (event) => setTheme(event.target.value) },
           Object.entries(THEMES).map(([value, label]) => h('option', { value }, label))),
         h('span', { class: 'user', title: `Tags: ${words(session.me.tags).join(', ') || 'none'}` }, session.me.name),
@@ -336,15 +336,15 @@ function layout() {
 }
 
 function content(view) {
-  if (page.trouble) return [h('p', { class: 'calm', role: 'alert' }, page.trouble)];
-  if (page.data?.of !== view) return [h('p', { class: 'quiet' }, 'Loading…')];
+  if (page.trouble) return [h('p', { class: 'empty-note', role: 'alert' }, page.trouble)];
+  if (page.data?.of !== view) return [h('p', { class: 'muted' }, 'Loading…')];
   return view.draw(ctx, page.data.value).flat(Infinity);
 }
 
 function draw() {
   const waits = session.login?.startsWith('Bearer') && !page.loggingIn;
   render(root, session.me ? layout()
-    : waits ? [h('p', { class: 'lone', key: 'lone' }, 'Loading…')] : [loginForm()]);
+    : waits ? [h('p', { class: 'centered', key: 'centered' }, 'Loading…')] : [loginForm()]);
 }
 
 // ---- keys ----
@@ -368,6 +368,11 @@ function step(by) {
   next.focus();
   next.scrollIntoView({ block: 'nearest' });
 }
+
+// A menu closes with a click beside it.
+document.addEventListener('click', ({ target }) => document.querySelectorAll('details.menu[open]').forEach((menu) => {
+  if (!menu.contains(target)) menu.open = false;
+}));
 
 document.addEventListener('keydown', (event) => {
   const { target, key } = event;

@@ -16,7 +16,7 @@ function orderButtons({ name, links }) {
   if (!session.can('bridge-orders') || !session.is('administrator')) return null;
   const parked = parkedOf(links);
   const has = (word) => links.some((one) => one.state === word);
-  return h('span', { class: 'deeds' },
+  return h('span', { class: 'actions' },
     parked ? button('Retry parked…', `of ${name}`, () => order(name, 'Retry the parked messages of', 'retry',
       `${counted(parked, 'messages')} are sent to their targets again.`)) : null,
     has('resting') ? button('Connect…', name, () => order(name, 'Connect', 'resume',
@@ -61,7 +61,7 @@ export const bridgesView = {
   load: () => api('leveret/bridges'),
   draw(ctx, rows) {
     if (!rows.length) {
-      return [h('p', { class: 'calm' }, 'No bridge is configured: this broker is linked to no other.')];
+      return [h('p', { class: 'empty-note' }, 'No bridge is configured: this broker is linked to no other.')];
     }
     const byName = new Map();
     for (const row of rows) {
@@ -123,6 +123,13 @@ function sketch(name, links, ctx) {
 /** The part of a link's bytes in one category, unless it is 0. */
 const spentOn = (kinds, name) => (kinds?.[name] ? bytes(kinds[name]) : null);
 
+/** The number of held messages, as a link to the queue of the first rule that is held. */
+function heldLink(row) {
+  const rule = (row.rules || []).find((one) => one.state === 'held');
+  const text = counted(row.held, 'messages');
+  return rule ? link('queue', row.vhost, rule.queue, text) : text;
+}
+
 function linkPart(row) {
   const parked = `bridge.${row.name}.parked`;
   return h('section', { class: 'part', 'aria-label': `${row.name} ${row.direction}` },
@@ -137,7 +144,7 @@ function linkPart(row) {
       ['Moved', count(row.moved)], ['In flight', count(row.pending)],
       ['Parked', row.parked ? link('queue', row.vhost, parked, counted(row.parked, 'messages')) : null],
       ['Last retry', row.retried],
-      ['Held by the upstream', row.held ? counted(row.held, 'messages') : null],
+      ['Held by the upstream', row.held ? heldLink(row) : null],
       ['Possibly sent twice', row.repeats || null],
       ['Bytes today', row.day_bytes_max ? null : bytes(row.day_bytes)],
       ['Sent today, this way', spentOn(row.day_bytes_by_kind, 'sent')],

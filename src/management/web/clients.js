@@ -104,7 +104,7 @@ export const connectionView = {
         ['Consumes from', used.length ? h('span', { class: 'links' }, used.map((name) => link('queue', row.vhost, name)))
           : null],
         ['Exclusive queues', owned.length ? h('span', { class: 'links' }, owned.map((one) => link('queue', one.vhost,
-          one.name))) : null]]) : h('p', { class: 'calm' }, 'It consumes from no queue and owns none.')),
+          one.name))) : null]]) : h('p', { class: 'empty-note' }, 'It consumes from no queue and owns none.')),
       card('Client properties', facts(Object.entries(row.client_properties || {}).map(([key, value]) => [key,
         value && typeof value === 'object' ? Object.keys(value).join(', ') : String(value)])))),
     card('Channels', channelTable(channels, null), null, true),

@@ -157,7 +157,7 @@ export function messagesCard(ctx, row) {
       event.preventDefault();
       look(row, 0);
     } },
-    canLook ? [h('label', { class: 'heard', for: 'filter' }, 'Filter by text or header'),
+    canLook ? [h('label', { class: 'sr-only', for: 'filter' }, 'Filter by text or header'),
       h('input', { id: 'filter', type: 'search', placeholder: 'Filter by text or header', autocomplete: 'off',
         spellcheck: 'false' }),
       h('button', { type: 'submit', class: 'main' }, 'Look'),
@@ -170,9 +170,9 @@ export function messagesCard(ctx, row) {
       browsed.view = event.target.value;
       frame.redraw();
     } }, PAYLOAD_VIEWS.map(([value, label]) => h('option', { value }, label)))),
-    h('p', { class: 'quiet', 'aria-live': 'polite' }, browsed.told || (canLook
+    h('p', { class: 'muted', 'aria-live': 'polite' }, browsed.told || (canLook
       ? 'Look shows messages in their order. Nothing is delivered, marked or moved.' : '')),
-    rows && session.can('move') && !browsed.isTaken ? messageDeeds(row, rows) : null,
+    rows && session.can('move') && !browsed.isTaken ? messageActions(row, rows) : null,
     rows?.length ? h('ol', { class: 'messages' }, rows.map((message) => messageRow(message))) : null,
     rows && !browsed.isTaken && (browsed.position || browsed.next !== null) ? h('div', { class: 'tools after' },
       h('button', { type: 'button', disabled: !browsed.position,
@@ -184,7 +184,7 @@ export function messagesCard(ctx, row) {
 
 const keyOfMessage = (message) => message.id ?? `at ${message.position}`;
 
-function messageDeeds(row, rows) {
+function messageActions(row, rows) {
   const picked = rows.filter((message) => pickedMessages.has(keyOfMessage(message)));
   const hasDead = picked.length > 0 && picked.every((message) => firstDeath(message));
   return selectionBar(pickedMessages, 'messages', [
@@ -228,7 +228,7 @@ function messageRow(message) {
       h('pre', { tabindex: 0, role: 'region', 'aria-label': `Payload of message ${message.position + 1}` },
         payloadText(message, browsed.view)),
       message.payload_bytes > SHOWN_BYTES && !browsed.isTaken
-        ? h('p', { class: 'quiet' }, `The first ${bytes(SHOWN_BYTES)} of ${bytes(message.payload_bytes)}.`) : null) : null);
+        ? h('p', { class: 'muted' }, `The first ${bytes(SHOWN_BYTES)} of ${bytes(message.payload_bytes)}.`) : null) : null);
 }
 
 function propertyRows(message) {

@@ -83,7 +83,7 @@ export const retainedView = {
           { label: 'QoS', num: true, sort: 'qos', brief: true, cell: (row) => String(row.qos) },
           { label: 'Payload', num: true, sort: 'payload_bytes', brief: true, cell: (row) => bytes(row.payload_bytes) },
           { label: 'Expires', cell: (row) => (row.expires ? 'yes' : 'no') },
-          ...(isAdmin ? [{ label: '', cell: (row) => h('span', { class: 'deeds' },
+          ...(isAdmin ? [{ label: '', cell: (row) => h('span', { class: 'actions' },
             button('Show', row.topic, () => showRetained(row), 'small'),
             button('Delete', row.topic, () => deleteRetained(row), 'small danger')) }] : [])] })];
   },

@@ -114,6 +114,7 @@ const deleteSelected = (rows) => ask({ title: `Delete ${selectedQueues.size} que
     return forEachSelected('deleted', only && `?${only}`);
   } });
 
+const SPARK_SAMPLES = 30;
 const keyOfQueue = (row) => `${row.vhost}\n${row.name}`;
 
 function queueColumns(ctx) {
@@ -158,7 +159,8 @@ export const queuesView = {
   draw(ctx, data) {
     const list = pageOf(data, ctx.query, 'name');
     for (const row of list.rows) {
-      remember(`q ${keyOfQueue(row)}`, { messages: row.messages_ready + (row.messages_unacknowledged || 0) });
+      remember(`q ${keyOfQueue(row)}`, { messages: row.messages_ready
+        + (row.messages_unacknowledged || 0) }, Date.now(), SPARK_SAMPLES);
     }
     const all = queueColumns(ctx);
     const can = session.can('define');
@@ -226,7 +228,7 @@ export const queueView = {
     const hasRates = QUEUE_FLOWS.some(({ name }) => samples.some(({ values }) => Number.isFinite(values[name])));
     const all = effectiveOf(row);
     return [
-      h('div', { class: 'deeds top' }, queueDeeds(ctx, row)),
+      h('div', { class: 'actions top' }, queueActions(ctx, row)),
       h('div', { class: 'cards' },
         card('Queued messages', chart({ title: 'Messages waiting', samples, series: DEPTHS, format: count })),
         hasRates ? card('Rates', chart({ title: 'Message rates', samples, series: QUEUE_FLOWS, format: rate })) : null,
@@ -265,7 +267,7 @@ function deadLetterTarget(row, all) {
     h('code', {}, key)] : null);
 }
 
-function queueDeeds(ctx, row) {
+function queueActions(ctx, row) {
   return [
     session.can('publish') ? button('Publish…', '', () => publishDialog(ctx, row.vhost, '', row.name), 'main') : null,
     session.can('define') ? [button('Purge…', '', () => purge(ctx, row), 'danger'),

@@ -76,7 +76,7 @@ export const exchangeView = {
       ['Messages in', count(row.message_stats?.publish_in ?? 0)],
       ['Messages out', count(row.message_stats?.publish_out ?? 0)],
       ['Delayed messages', Number.isFinite(row.messages_delayed) ? count(row.messages_delayed) : null]]),
-    h('span', { class: 'deeds' },
+    h('span', { class: 'actions' },
       row.internal || !session.can('publish') ? null : button('Publish…', '', () => publishDialog(ctx, row.vhost, row.name,
         '')),
       own && session.can('define') ? button('Delete…', '', () => deleteExchange(ctx, row), 'danger') : null)),
@@ -131,7 +131,7 @@ function routeForm(vhost, exchange, exchanges) {
       : 'No queue would receive it: the message would be dropped or returned.',
     answer.exchanges.length > 1 ? [' It passes ', h('span', { class: 'links' }, answer.exchanges.map((name) => link(
       'exchange', vhost, name, exchangeName(name)))), '.'] : null) : null,
-    h('p', { class: 'quiet' }, 'Nothing is published.'))];
+    h('p', { class: 'muted' }, 'Nothing is published.'))];
 }
 
 // ---- the picture ----
@@ -161,7 +161,7 @@ export const routingView = {
       rates: new Map((queues?.items || []).map((row) => [row.name, statRate(row, 'publish')])) };
   },
   draw(ctx, data) {
-    if (!data) return [h('p', { class: 'calm' }, 'No virtual host is visible to this user.')];
+    if (!data) return [h('p', { class: 'empty-note' }, 'No virtual host is visible to this user.')];
     const { vhost, exchanges, bindings, rates } = data;
     const graph = layoutOf(exchanges, bindings, rates);
     return [
@@ -169,7 +169,7 @@ export const routingView = {
         h('select', { id: 'vhost', value: vhost, onchange: (event) => ctx.change({ vhost: event.target.value }) },
           ctx.vhosts.map(({ name }) => h('option', { value: name }, name)))] : null,
       h('span', { class: 'found' }, `${counted(exchanges.length, 'exchanges')}, ${counted(bindings.length, 'bindings')}`),
-      h('span', { class: 'grow' }), h('span', { class: 'quiet' },
+      h('span', { class: 'grow' }), h('span', { class: 'muted' },
         'A line is as strong as its rate. Point at an exchange or a queue to see its paths.')),
       session.can('route') ? card('Which queues receive a message?', routeForm(vhost, null,
         exchanges.map((one) => one.name)), null, true) : null,
@@ -179,8 +179,8 @@ export const routingView = {
             { label: 'From', cell: (row) => link('exchange', vhost, row.source) },
             { label: 'Routing key', brief: true, cell: (row) => h('code', {}, row.routing_key) },
             { label: 'To', brief: true, cell: (row) => link(row.destination_type, vhost, row.destination) }] }),
-        bindings.length > 500 ? h('p', { class: 'quiet' }, `The first 500 of ${count(bindings.length)} bindings.`) : null)],
-      null, true) : h('p', { class: 'calm' }, 'There is no binding in this virtual host. The default exchange routes to '
+        bindings.length > 500 ? h('p', { class: 'muted' }, `The first 500 of ${count(bindings.length)} bindings.`) : null)],
+      null, true) : h('p', { class: 'empty-note' }, 'There is no binding in this virtual host. The default exchange routes to '
         + 'every queue by its name.'),
     ];
   },
@@ -226,7 +226,9 @@ function layoutOf(exchanges, bindings, rates) {
     return own.reduce((sum, edge) => sum + order.get(edge.from), 0) / own.length;
   };
   const right = [...new Set(edges.map((edge) => edge.to))].map((id) => [middle(id), id])
-    .sort(([one, a], [other, b]) => one - other || (a < b ? -1 : 1)).map(([, id]) => id);
+    // The node of the remaining queues is below the others.
+    .sort(([one, a], [other, b]) => one - other || (a[0] === 'f') - (b[0] === 'f') || (a < b ? -1 : 1))
+    .map(([, id]) => id);
   return { edges, left, right, byName, rates, folds };
 }
 
