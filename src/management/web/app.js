@@ -40,7 +40,8 @@ const NAVIGATION = [
   ['Clients', [['connections', 'Connections', 'c'], ['channels', 'Channels', 'h'], ['consumers', 'Consumers', 'n'],
     ['mqtt', 'MQTT sessions', 'm', monitors], ['retained', 'Retained messages', 't']]],
   ['Links', [['bridges', 'Bridge', 'b', () => isBridged], ['shovels', 'Shovels', 's', monitors]]],
-  ['Administration', [['vhosts', 'Virtual hosts', 'v'], ['policies', 'Policies', 'y'], ['limits', 'Limits', 'i', monitors],
+  ['Administration', [['vhosts', 'Virtual hosts', 'v'], ['policies', 'Policies', 'y'], ['limits', 'Limits', 'i',
+    monitors],
     ['users', 'Users', 'u', isAdministrator], ['permissions', 'Permissions', 'p', isAdministrator],
     ['definitions', 'Definitions', 'f', isAdministrator]]],
   ['Device', [['device', 'Device', 'd', monitors],
@@ -277,7 +278,8 @@ function navigation() {
       'aria-controls': 'views', onclick: () => {
         page.isMenuOpen = !page.isMenuOpen;
         draw();
-      } }, h('span', { 'aria-hidden': 'true' }, '☰ '), 'Menu', h('span', { class: 'muted' }, ` ${current?.[1] ?? ''}`)),
+      } }, h('span', { 'aria-hidden': 'true' }, '☰ '), 'Menu',
+    h('span', { class: 'muted' }, ` ${current?.[1] ?? ''}`)),
     h('div', { id: 'views', class: page.isMenuOpen ? 'open' : 'shut' }, NAVIGATION.map(([group, all]) => {
       const shown = all.filter((entry) => visible.includes(entry));
       return shown.length ? h('div', { class: 'group', key: group },
@@ -298,7 +300,8 @@ function figures() {
     ctx.status ? h('a', { href: monitors() ? '#/device' : '#/', class: alarms ? 'state bad' : 'state' },
       h('span', { 'aria-hidden': 'true' }, alarms ? '▲ ' : '● '),
       alarms ? `${alarms} alarm${alarms > 1 ? 's' : ''}` : 'No alarms') : null,
-    memory ? h('span', {}, 'Memory ', h('b', {}, bytes(memory.used, memory.limit)), ` of ${bytes(memory.limit)}`) : null,
+    memory ? h('span', {}, 'Memory ', h('b', {}, bytes(memory.used, memory.limit)), ` of ${bytes(memory.limit)}`)
+      : null,
     disk ? h('span', { class: disk.is_full ? 'state bad' : '' }, 'Disk ', h('b', {}, bytes(disk.log, disk.limit)),
       ` of ${bytes(disk.limit)}`, disk.is_full ? ' (full)' : '') : null,
     page.silentSince ? h('span', { class: 'state bad' }, h('span', { 'aria-hidden': 'true' }, '▲ '), 'No answer')

@@ -23,7 +23,8 @@ function orderButtons({ name, links }) {
       'It connects now, in both directions, and disconnects when nothing is left to move.')) : null,
     has('paused') ? button('Resume…', name, () => order(name, 'Resume', 'resume',
       'It connects now, in both directions.'), 'main')
-      : button('Pause…', name, () => order(name, 'Pause', 'pause', 'Messages in flight are settled first. Then nothing is '
+      : button('Pause…', name, () => order(name, 'Pause', 'pause',
+        'Messages in flight are settled first. Then nothing is '
         + 'moved until it is resumed, also after a restart.', true), 'danger'));
 }
 
@@ -88,7 +89,8 @@ function sketch(name, links, ctx) {
   const upstream = String(first.upstream).replace(/^amqps?:\/\/([^@]*@)?/, '');
   const high = 36 + 54 * links.length;
   const backlog = Math.max(0, ...links.map((one) => one.backlog || 0));
-  const end = (x, title, lines) => [h('rect', { class: 'end', x: x + 1, y: 8, width: box - 2, height: high - 16, rx: 12 }),
+  const end = (x, title, lines) => [h('rect', { class: 'end', x: x + 1, y: 8, width: box - 2, height: high - 16,
+    rx: 12 }),
     h('text', { class: 'end-name', x: x + box / 2, y: 34, 'text-anchor': 'middle' }, title),
     lines.filter(Boolean).map((line, at) => h('text', { class: 'end-fact', x: x + box / 2, y: 54 + at * 17,
       'text-anchor': 'middle' }, cut(line)))];
@@ -134,7 +136,8 @@ function linkPart(row) {
   const parked = `bridge.${row.name}.parked`;
   return h('section', { class: 'part', 'aria-label': `${row.name} ${row.direction}` },
     h('h3', {}, row.direction === 'forward' ? 'To the upstream' : 'From the upstream'),
-    h('div', {}, row.day_bytes_max ? bar({ label: 'Bytes today', text: `${bytes(row.day_bytes)} of ${bytes(row.day_bytes_max)}`,
+    h('div', {}, row.day_bytes_max ? bar({ label: 'Bytes today',
+      text: `${bytes(row.day_bytes)} of ${bytes(row.day_bytes_max)}`,
       limit: row.day_bytes_max, over: row.day_bytes >= row.day_bytes_max,
       parts: [{ value: row.day_bytes, label: 'today' }] }) : null,
     facts([['State', state(stateWord(row), Boolean(errorOf(row)))], ['Last error', errorOf(row)],

@@ -19,12 +19,14 @@ export const deviceView = {
     return { node: nodes?.[0] || {}, pools, memory: memory || [] };
   },
   draw(ctx, data) {
-    if (!data) return [h('p', { class: 'empty-note' }, 'This user may not see the device: the tag monitoring is needed.')];
+    if (!data) return [h('p', { class: 'empty-note' },
+      'This user may not see the device: the tag monitoring is needed.')];
     const { node, pools } = data;
     const { flash, memory, disk } = ctx.status || {};
     const byName = new Map();
     for (const part of data.memory) byName.set(part.name, (byName.get(part.name) || 0) + part.bytes);
-    const parts = [...byName].map(([name, size]) => ({ name, bytes: size })).sort((one, other) => other.bytes - one.bytes);
+    const parts = [...byName].map(([name, size]) => ({ name, bytes: size })).sort((one,
+      other) => other.bytes - one.bytes);
     const sum = Math.max(1, parts.reduce((all, { bytes: part }) => all + part, 0));
     return [card('Alarms', alarmList(ctx), null, true),
       h('div', { class: 'cards' }, card('Memory and disk', [resourceBars(ctx.status),
@@ -54,7 +56,8 @@ export const deviceView = {
           { label: 'Limit', num: true, brief: true, cell: (row) => amount(row, row.limit) }] })], null, true) : null,
       parts.length ? card('Memory by part', [h('p', { class: 'muted' }, 'The most that each part may use. The sum is '
         + `${bytes(sum, memory?.limit)} of ${bytes(memory?.limit)}.`),
-      h('details', {}, h('summary', {}, `All ${count(parts.length)} parts`), table({ caption: 'Memory by part', rows: parts, key: (row) => row.name, columns: [
+      h('details', {}, h('summary', {}, `All ${count(parts.length)} parts`), table({ caption: 'Memory by part',
+        rows: parts, key: (row) => row.name, columns: [
         { label: 'Key or part', cell: (row) => h('code', {}, row.name) },
         { label: 'Share', cell: (row) => share(row.bytes / sum, row.name) },
         { label: 'At most', num: true, brief: true, cell: (row) => bytes(row.bytes) }] }))], null, true) : null];
@@ -97,9 +100,11 @@ export const logView = {
           logged.isPaused = !isPaused;
           frame.refresh();
         })] }),
-    isRecorded ? null : h('p', { class: 'empty-note' }, 'The flight recorder is off: only events since the start of this '
+    isRecorded ? null : h('p', { class: 'empty-note' },
+      'The flight recorder is off: only events since the start of this '
       + 'process are known.'),
-    table({ caption: 'Log', rows: found.slice(0, 500), key: ({ number }) => String(number), empty: 'No event.', columns: [
+    table({ caption: 'Log', rows: found.slice(0, 500), key: ({ number }) => String(number), empty: 'No event.',
+      columns: [
       { label: 'Time', cell: ({ unix_ms: ms }) => h('span', { class: 'time' }, clock(ms)) },
       { label: 'Kind', brief: true, cell: ({ kind }) => (/error|warn|alarm|fail|panic/.test(kind) ? h('span', {
         class: /warn/.test(kind) ? 'state busy' : 'state bad' }, h('span', { 'aria-hidden': 'true' }, /warn/.test(kind)

@@ -284,7 +284,8 @@ export function rate(number) {
 }
 
 /** A rate of bytes per second. */
-export const byteRate = (number) => (Number.isFinite(number) ? `${bytes(number >= 1 ? Math.round(number) : 0)}/s` : '–');
+export const byteRate = (number) => (Number.isFinite(number) ? `${bytes(number >= 1 ? Math.round(number) : 0)}/s`
+  : '–');
 
 /** The rate of a counter in an object with RabbitMQ's `message_stats`. */
 export const statRate = (row, name) => row.message_stats?.[`${name}_details`]?.rate;
@@ -368,7 +369,8 @@ export function explain(failure) {
 }
 
 /** A button. `about` completes its name for screen readers. */
-export const button = (label, about, onclick, kind = '') => h('button', { type: 'button', class: kind || null, onclick },
+export const button = (label, about, onclick, kind = '') => h('button', { type: 'button', class: kind || null,
+  onclick },
   label, about ? h('span', { class: 'sr-only' }, ` ${about}`) : null);
 
 /** The address of an object's own page. */

@@ -247,7 +247,8 @@ export const queueView = {
             h('code', {}, JSON.stringify(policy.definition))) : row.policy],
           ['Operator policy', operator ? h('span', {}, h('a', { href: '#/policies' }, operator.name), ' ',
             h('code', {}, JSON.stringify(operator.definition))) : row.operator_policy],
-          ...Object.entries(row.arguments || {}).map(([key, value]) => [h('code', {}, key), JSON.stringify(value)])])), null, true),
+          ...Object.entries(row.arguments || {}).map(([key, value]) => [h('code', {}, key),
+            JSON.stringify(value)])])), null, true),
       messagesCard(ctx, row),
       card('Consumers', consumerTable(row.consumer_details || [], 'No consumer. Messages wait until a client consumes.',
         false), null, true),
@@ -304,7 +305,8 @@ const remove = (ctx, row) => ask({
 const connectionOf = (one) => one.channel_details?.connection_name || '';
 
 /** A link to the connection of a channel or consumer. */
-export const connectionLink = (name, text) => (name ? h('a', { href: `#/connection/${seg(name)}` }, text || name) : '–');
+export const connectionLink = (name, text) => (name ? h('a', { href: `#/connection/${seg(name)}` },
+  text || name) : '–');
 
 /** Consumers. `hasQueue`: with a link to their queues. */
 export function consumerTable(rows, empty, hasQueue, ctx) {

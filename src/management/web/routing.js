@@ -1,7 +1,8 @@
 // Exchanges, and the picture of exchanges, bindings and queues.
 
 import {
-  h, api, rarely, seg, count, counted, rate, statRate, session, change, parsed, explain, button, link, exchangeName, frame,
+  h, api, rarely, seg, count, counted, rate, statRate, session, change, parsed, explain, button, link, exchangeName,
+    frame,
   say,
 } from './kit.js';
 import {
@@ -77,11 +78,13 @@ export const exchangeView = {
       ['Messages out', count(row.message_stats?.publish_out ?? 0)],
       ['Delayed messages', Number.isFinite(row.messages_delayed) ? count(row.messages_delayed) : null]]),
     h('span', { class: 'actions' },
-      row.internal || !session.can('publish') ? null : button('Publish…', '', () => publishDialog(ctx, row.vhost, row.name,
+      row.internal || !session.can('publish') ? null : button('Publish…', '', () => publishDialog(ctx, row.vhost,
+        row.name,
         '')),
       own && session.can('define') ? button('Delete…', '', () => deleteExchange(ctx, row), 'danger') : null)),
     session.can('route') ? card('Which queues receive a message?', routeForm(row.vhost, row.name, null)) : null),
-    row.name === '' ? card('Bindings', h('p', {}, 'Every queue is bound here with its own name as the key.'), null, true)
+    row.name === '' ? card('Bindings', h('p', {}, 'Every queue is bound here with its own name as the key.'), null,
+      true)
       : session.can('bindings') ? card('Bindings', bindingTable(ctx, bound, 'Bindings'),
         session.can('define') ? button('Bind…', '', () => addBinding(ctx, row.vhost, row.name)) : null, true) : null];
   },
@@ -125,7 +128,8 @@ function routeForm(vhost, exchange, exchanges) {
   }) : null),
   h('div', { 'aria-live': 'polite' },
     trouble ? h('p', { class: 'trouble' }, trouble) : null,
-    answer ? h('p', {}, answer.queues.length ? [h('b', {}, counted(answer.queues.length, 'queues')), ' would receive it: ',
+    answer ? h('p', {}, answer.queues.length ? [h('b', {}, counted(answer.queues.length, 'queues')),
+      ' would receive it: ',
       h('span', { class: 'links' }, answer.queues.slice(0, 40).map((name) => link('queue', vhost, name))),
       answer.queues.length > 40 ? ` and ${count(answer.queues.length - 40)} more` : '', '.']
       : 'No queue would receive it: the message would be dropped or returned.',
@@ -152,13 +156,17 @@ export const routingView = {
   async load(ctx) {
     if (!ctx.vhosts?.length) return null;
     const vhost = ctx.query.vhost || ctx.vhosts?.find(({ name }) => name === '/')?.name || ctx.vhosts?.[0]?.name || '/';
-    const v = seg(vhost);
+    // A monitor may see virtual hosts without permissions there. The lists of all virtual hosts omit them.
+    const of = session.is('administrator') ? `/${seg(vhost)}` : '';
+    const isHere = (one) => one.vhost === vhost;
     const [exchanges, bindings, queues] = await Promise.all([
-      api(`exchanges/${v}?columns=name,type,internal,arguments,message_stats`), rarely(`bindings/${v}`),
-      picture.hasQueues ? api(`queues/${v}?page=1&page_size=${QUEUE_RATES_MAX}&columns=name,message_stats`) : null]);
+      api(`exchanges${of}?columns=name,vhost,type,internal,arguments,message_stats`), rarely(`bindings${of}`),
+      picture.hasQueues ? api(`queues${of}?page=1&page_size=${QUEUE_RATES_MAX}&columns=name,vhost,message_stats`)
+        : null]);
     if (queues && queues.total_count > QUEUE_RATES_MAX) picture.hasQueues = false;
-    return { vhost, exchanges, bindings: bindings.filter((one) => one.source !== ''),
-      rates: new Map((queues?.items || []).map((row) => [row.name, statRate(row, 'publish')])) };
+    return { vhost, exchanges: exchanges.filter(isHere),
+      bindings: bindings.filter((one) => isHere(one) && one.source !== ''),
+      rates: new Map((queues?.items || []).filter(isHere).map((row) => [row.name, statRate(row, 'publish')])) };
   },
   draw(ctx, data) {
     if (!data) return [h('p', { class: 'empty-note' }, 'No virtual host is visible to this user.')];
@@ -168,7 +176,8 @@ export const routingView = {
       h('div', { class: 'tools' }, (ctx.vhosts?.length || 0) > 1 ? [h('label', { for: 'vhost' }, 'Virtual host'),
         h('select', { id: 'vhost', value: vhost, onchange: (event) => ctx.change({ vhost: event.target.value }) },
           ctx.vhosts.map(({ name }) => h('option', { value: name }, name)))] : null,
-      h('span', { class: 'found' }, `${counted(exchanges.length, 'exchanges')}, ${counted(bindings.length, 'bindings')}`),
+      h('span', { class: 'found' },
+        `${counted(exchanges.length, 'exchanges')}, ${counted(bindings.length, 'bindings')}`),
       h('span', { class: 'grow' }), h('span', { class: 'muted' },
         'A line is as strong as its rate. Point at an exchange or a queue to see its paths.')),
       session.can('route') ? card('Which queues receive a message?', routeForm(vhost, null,
@@ -179,8 +188,10 @@ export const routingView = {
             { label: 'From', cell: (row) => link('exchange', vhost, row.source) },
             { label: 'Routing key', brief: true, cell: (row) => h('code', {}, row.routing_key) },
             { label: 'To', brief: true, cell: (row) => link(row.destination_type, vhost, row.destination) }] }),
-        bindings.length > 500 ? h('p', { class: 'muted' }, `The first 500 of ${count(bindings.length)} bindings.`) : null)],
-      null, true) : h('p', { class: 'empty-note' }, 'There is no binding in this virtual host. The default exchange routes to '
+        bindings.length > 500 ? h('p', { class: 'muted' }, `The first 500 of ${count(bindings.length)} bindings.`)
+          : null)],
+      null, true) : h('p', { class: 'empty-note' },
+        'There is no binding in this virtual host. The default exchange routes to '
         + 'every queue by its name.'),
     ];
   },
@@ -279,7 +290,8 @@ function drawing(vhost, graph) {
     return { edge, isOn, line: h('path', { key: `p ${at}`, class: `edge ${isOn ? 'on' : strong ? 'off'
       : edge.rate > 0 ? 'lit' : ''}`, 'stroke-width': isOn ? Math.max(2.4, weight) : weight,
     d: `M${x1} ${from}C${x1 + (x2 - x1) / 2} ${from} ${x1 + (x2 - x1) / 2} ${to} ${x2} ${to}` },
-    h('title', {}, `${edge.from.slice(2)} → ${edge.text || edge.to.slice(2)}${edge.label ? `, key ${edge.label}` : ''}, ${
+    h('title', {}, `${edge.from.slice(2)} → ${edge.text || edge.to.slice(2)}${edge.label ? `, key ${edge.label}`
+      : ''}, ${
       rate(edge.rate)}`)),
     label: edge.label && names && !narrow && (!strong || isOn) ? h('text', { key: `t ${at}`, class: 'edge-label',
       // Beside the destination, where the curves have separated.

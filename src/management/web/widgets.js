@@ -178,7 +178,8 @@ export function table({ caption, columns, rows, key, ctx, sort, empty, select })
   const by = ctx?.query.sort || sort;
   const folds = columns.slice(1).some((column) => !column.brief);
   const total = columns.length + (select ? 1 : 0) + (folds ? 1 : 0);
-  return h('div', { class: columns.length > 12 ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption, tabindex: '0' },
+  return h('div', { class: columns.length > 12 ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
+    tabindex: '0' },
     h('table', { role: 'table' },
       h('caption', { class: 'sr-only' }, caption),
       h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' },
@@ -186,7 +187,8 @@ export function table({ caption, columns, rows, key, ctx, sort, empty, select })
           rows.length > 0 && rows.every((row) => select.has(key(row))), (on) => rows.forEach((row) => (on
             ? select.add(key(row)) : select.delete(key(row)))))) : null,
         columns.map((column) => headOf(column, ctx, by)),
-        folds ? h('th', { role: 'columnheader', scope: 'col', class: 'fold' }, h('span', { class: 'sr-only' }, 'Details'))
+        folds ? h('th', { role: 'columnheader', scope: 'col', class: 'fold' }, h('span', { class: 'sr-only' },
+          'Details'))
           : null)),
       h('tbody', { role: 'rowgroup' }, rows.length
         ? rows.map((row) => rowOf(row, { caption, columns, key, select, folds }))
@@ -208,7 +210,8 @@ function rowOf(row, { caption, columns, key, select, folds }) {
       class: [column.num && 'num', at === 0 ? 'lead' : column.brief ? 'brief' : 'rest', column.kind,
         !column.label && 'acts'].filter(Boolean)
         .join(' ') }, column.cell(row))),
-    folds ? h('td', { role: 'cell', class: 'fold', 'data-label': '' }, h('button', { type: 'button', class: 'small fold',
+    folds ? h('td', { role: 'cell', class: 'fold', 'data-label': '' }, h('button', { type: 'button',
+      class: 'small fold',
       'aria-expanded': String(isOpen), onclick: toggle }, h('span', { 'aria-hidden': 'true' }, isOpen ? '▴' : '▾'),
     h('span', { class: 'sr-only' }, `Details of ${own.split('\n').at(-1)}`))) : null);
 }
@@ -240,7 +243,8 @@ export function listTools({ ctx, list, what, by = 'name', vhosts, extra }) {
     h('form', { role: 'search', onsubmit: (event) => event.preventDefault() },
       h('label', { class: 'sr-only', for: 'search' }, `Search ${what} by ${by}`),
       h('input', {
-        id: 'search', type: 'search', placeholder: `${by === 'name' ? `Search ${what}` : by[0].toUpperCase() + by.slice(1)}  ( / )`,
+        id: 'search', type: 'search',
+          placeholder: `${by === 'name' ? `Search ${what}` : by[0].toUpperCase() + by.slice(1)}  ( / )`,
         value: query.name || '', autocomplete: 'off', spellcheck: 'false',
         oninput: (event) => ctx.later({ name: event.target.value, page: '' }),
       })),
@@ -342,7 +346,8 @@ export function bar({ label, text, parts, limit, marks = [], over }) {
     parts.length + marks.length > 1 ? h('div', { class: 'bar-key' },
       parts.map(({ label: name, kind, shown }) => h('span', {}, h('span', { class: `swatch bar-swatch ${kind || ''}`,
         'aria-hidden': 'true' }), `${name} `, h('b', {}, shown))),
-      marks.map(({ label: name, shown }) => h('span', {}, h('span', { class: 'tickmark', 'aria-hidden': 'true' }, '│'),
+      marks.map(({ label: name, shown }) => h('span', {},
+        h('span', { class: 'tickmark', 'aria-hidden': 'true' }, '│'),
         ` ${name} `, h('b', {}, shown)))) : null);
 }
 
@@ -376,7 +381,8 @@ export function chart({ title, samples, series, format, limit, floor = 0 }) {
   const last = samples.at(-1);
   const to = last?.at ?? Date.now();
   const inside = samples.filter(({ at }) => at >= to - CHART_MS);
-  const most = Math.max(floor, limit || 0, ...inside.flatMap(({ values }) => shown.map(({ name }) => values[name] || 0)));
+  const most = Math.max(floor, limit || 0, ...inside.flatMap(({ values }) => shown.map(({ name }) => values[name]
+    || 0)));
   const ceiling = limit && most <= limit ? limit : niceTop(most, format, limit);
   const x = (at) => left + ((wide - left - right) * (at - to + CHART_MS)) / CHART_MS;
   const y = (value) => high - bottom - ((high - top - bottom) * value) / ceiling;
@@ -392,7 +398,8 @@ export function chart({ title, samples, series, format, limit, floor = 0 }) {
   const keys = { ArrowLeft: now + 1, ArrowRight: now - 1, Home: inside.length - 1, End: null, Escape: null };
   return h('figure', { class: 'chart' },
     h('figcaption', {}, h('span', { class: 'legend' }, shown.map(({ label, name }, at) => h('span', {},
-      h('span', { class: `swatch s${at}`, 'aria-hidden': 'true' }), `${label} `, h('b', {}, draws(read?.values[name])))),
+      h('span', { class: `swatch s${at}`, 'aria-hidden': 'true' }), `${label} `, h('b', {},
+        draws(read?.values[name])))),
     limit ? h('span', {}, h('span', { class: 'limit-mark', 'aria-hidden': 'true' }, '┄ '), 'Limit ',
       h('b', {}, draws(limit))) : null),
     h('span', { class: 'muted at' }, picked ? clock(picked.at) : '')),
@@ -443,7 +450,8 @@ function lineOf(samples, name, x, y) {
     const value = values[name];
     if (!Number.isFinite(value)) continue;
     // A segment without length makes a single sample a dot.
-    path += `${at - before > GAP_MS ? 'M' : 'L'}${x(at).toFixed(1)} ${y(value).toFixed(1)}${at - before > GAP_MS ? 'h0' : ''}`;
+    const isFirst = at - before > GAP_MS;
+    path += `${isFirst ? 'M' : 'L'}${x(at).toFixed(1)} ${y(value).toFixed(1)}${isFirst ? 'h0' : ''}`;
     before = at;
   }
   return path;
@@ -464,10 +472,11 @@ export function spark(samples, name, label) {
   const found = samples.slice(-30).map(({ values }) => values[name]).filter(Number.isFinite);
   const top = Math.max(1, ...found);
   const step = 80 / 29;
-  const points = found.map((value, at) => `${(80 - (found.length - 1 - at) * step).toFixed(1)},${(17 - (15 * value) / top)
-    .toFixed(1)}`);
-  const spoken = found.length ? `${label}: between ${count(Math.min(...found))} and ${count(Math.max(...found))} since ${
-    clock(samples.at(-found.length).at)}` : `${label}: no samples yet`;
+  const height = (value) => (17 - (15 * value) / top).toFixed(1);
+  const points = found.map((value, at) => `${(80 - (found.length - 1 - at) * step).toFixed(1)},${height(value)}`);
+  const range = () => `between ${count(Math.min(...found))} and ${count(Math.max(...found))}`;
+  const spoken = `${label}: ${found.length ? `${range()} since ${clock(samples.at(-found.length).at)}`
+    : 'no samples yet'}`;
   return h('svg', { class: 'spark', viewBox: '0 0 80 18', width: 80, height: 18, role: 'img', 'aria-label': spoken },
     points.length > 1 ? h('polyline', { points: points.join(' ') })
       : h('circle', { cx: 79, cy: found.length ? points[0].split(',')[1] : 17, r: 1 }));
