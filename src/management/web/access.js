@@ -6,7 +6,7 @@ import {
 import { ask, table, listTools, pageOf, card, state, vhostField } from './widgets.js';
 import { hashed } from './hash.js';
 
-const rowDeeds = (...deeds) => h('span', { class: 'deeds' }, deeds);
+const rowActions = (...actions) => h('span', { class: 'actions' }, actions);
 
 // ---- users ----
 
@@ -46,7 +46,7 @@ export const usersView = {
         { label: 'Tags', brief: true, cell: tagsOf },
         { label: 'Virtual hosts', cell: (row) => of(row.name).map((one) => one.vhost).join(', ') || 'none' },
         { label: 'Password', cell: (row) => (row.password_hash === '' ? 'none' : 'set') },
-        { label: '', cell: (row) => rowDeeds(
+        { label: '', cell: (row) => rowActions(
           button('Permissions', `of ${row.name}`, () => permit(ctx, { user: row.name }), 'small'),
           button('Change', row.name, () => editUser(row), 'small'),
           button('Delete', row.name, () => deleteUser(row), 'small danger')) },
@@ -109,16 +109,17 @@ export const permissionsView = {
       columns: [{ label: 'User', sort: 'user', cell: (row) => row.user },
         { label: 'Virtual host', sort: 'vhost', brief: true, cell: (row) => row.vhost },
         codeColumn('configure', 'Configure'), codeColumn('write', 'Write'), codeColumn('read', 'Read'),
-        { label: '', cell: (row) => rowDeeds(
+        { label: '', cell: (row) => rowActions(
           button('Change', `those of ${row.user} in ${row.vhost}`, () => permit(ctx, row), 'small'),
           button('Revoke', `those of ${row.user} in ${row.vhost}`, () => forbid(row), 'small danger')) }] }),
     card('Topic permissions', table({ caption: 'Topic permissions', rows: topics,
       empty: 'No topic permissions: all routing keys are allowed.',
       key: (row) => `${row.user}\n${row.vhost}\n${row.exchange}`, columns: [
         { label: 'User', cell: (row) => row.user }, { label: 'Virtual host', brief: true, cell: (row) => row.vhost },
-        { label: 'Exchange', brief: true, cell: (row) => row.exchange }, { ...codeColumn('write', 'Write'), sort: null },
+        { label: 'Exchange', brief: true, cell: (row) => row.exchange }, { ...codeColumn('write', 'Write'),
+          sort: null },
         { ...codeColumn('read', 'Read'), sort: null },
-        { label: '', cell: (row) => rowDeeds(
+        { label: '', cell: (row) => rowActions(
           button('Change', `those of ${row.user} for ${row.exchange}`, () => permitTopic(ctx, row), 'small'),
           button('Revoke', `those of ${row.user} for ${row.exchange}`, () => forbidTopic(row), 'small danger')) }] }),
     button('Set topic permissions', '', () => permitTopic(ctx)), true)];
@@ -154,7 +155,8 @@ export const vhostsView = {
   draw(ctx, rows) {
     const list = pageOf(rows, ctx.query, 'name');
     const isAdmin = session.is('administrator');
-    const number = (name, label) => ({ label, sort: name, num: true, brief: true, cell: (row) => count(row[name] ?? 0) });
+    const number = (name, label) => ({ label, sort: name, num: true, brief: true,
+      cell: (row) => count(row[name] ?? 0) });
     return [listTools({ ctx, list, what: 'virtual hosts',
       extra: isAdmin ? button('Add virtual host', '', () => addVhost(), 'main') : null }),
     table({ caption: 'Virtual hosts', ctx, sort: 'name', rows: list.rows, key: (row) => row.name, columns: [
@@ -194,7 +196,8 @@ function limitTable(kind, names, limits, title) {
   const isAdmin = session.is('administrator');
   return card(title, table({ caption: title, rows: names, key: (name) => name, columns: [
     { label: kind === 'vhost' ? 'Virtual host' : 'User', cell: (name) => name },
-    ...LIMITS[kind].map(([key, label]) => ({ label, num: true, brief: true, cell: (name) => (Number.isFinite(of.get(name)
+    ...LIMITS[kind].map(([key, label]) => ({ label, num: true, brief: true,
+      cell: (name) => (Number.isFinite(of.get(name)
       ?.[key]) ? count(of.get(name)[key]) : 'no limit') })),
     ...(isAdmin ? [{ label: '', cell: (name) => button('Change', `the limits of ${name}`, () => editLimits(kind, name,
       of.get(name) || {}), 'small') }] : [])] }), null, true);
@@ -215,7 +218,8 @@ export const limitsView = {
 // ---- policies ----
 
 const POLICY_HINT = 'For example {"max-length": 1000, "message-ttl": 60000, "dead-letter-exchange": "dlx"}';
-const OPERATOR_HINT = 'For example {"max-length": 10000, "message-ttl": 3600000}. The smaller of two limits is effective.';
+const OPERATOR_HINT = 'For example {"max-length": 10000, "message-ttl": 3600000}. '
+  + 'The smaller of two limits is effective.';
 
 const editPolicy = (ctx, isOperator, row = {}) => ask({
   title: row.name ? `Change the ${isOperator ? 'operator policy' : 'policy'} ${row.name}`
@@ -225,7 +229,8 @@ const editPolicy = (ctx, isOperator, row = {}) => ask({
     { name: 'pattern', label: 'Pattern', value: row.pattern ?? '', required: true,
       hint: 'A regular expression for names, such as ^telemetry\\.' },
     { name: 'apply', label: 'Applies to', type: 'select', value: row['apply-to'] || 'queues', options: (isOperator
-      ? ['queues', 'classic_queues', 'quorum_queues'] : ['all', 'queues', 'exchanges', 'classic_queues', 'quorum_queues'])
+      ? ['queues', 'classic_queues', 'quorum_queues'] : ['all', 'queues', 'exchanges', 'classic_queues',
+        'quorum_queues'])
       .map((word) => [word, word.replace('_', ' ')]) },
     { name: 'priority', label: 'Priority', type: 'number', value: row.priority ?? 0 },
     { name: 'definition', label: 'Definition (JSON)', type: 'textarea',
@@ -255,10 +260,11 @@ function policyTable(ctx, rows, isOperator) {
       { label: 'Definition', cell: (row) => h('span', { class: 'marks' }, Object.entries(row.definition || {}).map(
         ([key, value]) => h('span', { class: 'mark value' }, `${key} ${typeof value === 'object' ? JSON.stringify(value)
           : value}`))) },
-      ...(mayChange ? [{ label: '', cell: (row) => rowDeeds(
+      ...(mayChange ? [{ label: '', cell: (row) => rowActions(
         button('Change', `policy ${row.name}`, () => editPolicy(ctx, isOperator, row), 'small'),
         button('Delete', `policy ${row.name}`, () => deletePolicy(isOperator, row), 'small danger')) }] : [])] }),
-  mayChange ? button(isOperator ? 'Add operator policy' : 'Add policy', '', () => editPolicy(ctx, isOperator)) : null, true);
+  mayChange ? button(isOperator ? 'Add operator policy' : 'Add policy', '', () => editPolicy(ctx, isOperator)) : null,
+    true);
 }
 
 export const policiesView = {
@@ -268,7 +274,7 @@ export const policiesView = {
     return { policies, operator: operator || [] };
   },
   draw: (ctx, { policies, operator }) => [policyTable(ctx, policies, false), policyTable(ctx, operator, true),
-    h('p', { class: 'quiet' }, 'Of several policies that match, the one with the highest priority applies. An operator '
+    h('p', { class: 'muted' }, 'Of several policies that match, the one with the highest priority applies. An operator '
       + 'policy limits it: the smaller value is effective.')],
 };
 
@@ -307,7 +313,8 @@ async function readDefinitions(file) {
 
 const importDefinitions = () => ask({
   title: `Import ${imported.name}?`, verb: 'Import definitions', danger: true,
-  text: imported.report ? `${counted(imported.report.new.length, 'objects')} are added. Users of the file get the passwords `
+  text: imported.report
+    ? `${counted(imported.report.new.length, 'objects')} are added. Users of the file get the passwords `
     + 'of the file.' : 'The objects of the file are added.',
   run: async () => {
     await api(importPath(false), 'POST', imported.value);
@@ -318,7 +325,8 @@ const importDefinitions = () => ask({
 });
 
 function reportTable(title, rows, empty) {
-  return [h('h3', {}, `${title}: ${count(rows.length)}`), rows.length ? table({ caption: title, rows: rows.slice(0, 300), empty,
+  return [h('h3', {}, `${title}: ${count(rows.length)}`), rows.length ? table({ caption: title, rows: rows.slice(0,
+    300), empty,
     key: (row) => `${row.kind}\n${row.vhost}\n${row.name}`, columns: [
       { label: 'Name', cell: (row) => row.name }, { label: 'Kind', brief: true, cell: (row) => row.kind },
       { label: 'Virtual host', cell: (row) => row.vhost || '' },
@@ -328,27 +336,32 @@ function reportTable(title, rows, empty) {
 
 export const definitionsView = {
   title: () => 'Definitions',
-  enter: () => Object.assign(imported, { name: null, value: null, vhost: ALL, report: null, trouble: null, isDone: false }),
+  enter: () => Object.assign(imported, { name: null, value: null, vhost: ALL, report: null, trouble: null,
+    isDone: false }),
   load: async () => null,
   draw(ctx) {
     const { report } = imported;
-    const hosts = [[ALL, 'All virtual hosts, with users and permissions'], ...(ctx.vhosts || []).map(({ name }) => [name,
+    const hosts = [[ALL, 'All virtual hosts, with users and permissions'],
+      ...(ctx.vhosts || []).map(({ name }) => [name,
       `Only virtual host ${name}`])];
     const choice = (id, label, value, onchange) => h('div', { class: 'field' }, h('label', { for: id }, label),
       h('select', { id, value, onchange }, hosts.map(([key, text]) => h('option', { value: key }, text))));
     return [h('div', { class: 'cards' },
-      card('Export', [h('p', { class: 'quiet' }, 'Queues, exchanges, bindings, policies, parameters, limits and users as '
+      card('Export', [h('p', { class: 'muted' },
+        'Queues, exchanges, bindings, policies, parameters, limits and users as '
         + 'JSON, in RabbitMQ’s format. Messages are not in it.'),
       choice('export-vhost', 'Virtual host', undefined, null),
       button('Export', 'definitions', () => exportDefinitions(document.getElementById('export-vhost').value).catch(
         (failure) => say(explain(failure))), 'main')]),
-      card('Import', [h('p', { class: 'quiet' }, 'A file of Leveret or RabbitMQ. The file is compared first; nothing is '
+      card('Import', [h('p', { class: 'muted' },
+        'A file of Leveret or RabbitMQ. The file is compared first; nothing is '
         + 'changed before a confirmation.'),
       choice('import-vhost', 'Virtual host', imported.vhost, (event) => {
         imported.vhost = event.target.value;
         readDefinitions(document.getElementById('import-file').files[0]);
       }),
-      h('div', { class: 'field' }, h('label', { for: 'import-file' }, 'File'), h('input', { id: 'import-file', type: 'file',
+      h('div', { class: 'field' }, h('label', { for: 'import-file' }, 'File'), h('input', { id: 'import-file',
+        type: 'file',
         accept: '.json,application/json', onchange: (event) => readDefinitions(event.target.files[0]) })),
       h('div', { 'aria-live': 'polite' }, imported.trouble ? h('p', { class: 'trouble' }, imported.trouble) : null,
         imported.isDone ? h('p', {}, 'The definitions were imported.') : null),
@@ -356,7 +369,8 @@ export const definitionsView = {
     report ? card('What the import would change', [
       h('p', {}, `${counted(report.new.length, 'objects')} are new, ${count(report.same)} exist already with the same `
         + `properties, ${count(report.different.length)} differ, ${count(report.skipped.length)} are skipped.`),
-      reportTable('New', report.new), reportTable('Different', report.different), reportTable('Skipped', report.skipped),
+      reportTable('New', report.new), reportTable('Different', report.different), reportTable('Skipped',
+        report.skipped),
     ], null, true) : null];
   },
 };
@@ -396,7 +410,7 @@ export const shovelsView = {
     return { rows, parameters: parameters || [] };
   },
   draw(ctx, { rows, parameters }) {
-    if (!rows) return [h('p', { class: 'calm' }, 'Shovels are off: bridges_max of the configuration is 0.')];
+    if (!rows) return [h('p', { class: 'empty-note' }, 'Shovels are off: bridges_max of the configuration is 0.')];
     const list = pageOf(rows, ctx.query, 'name');
     const isAdmin = session.is('administrator');
     const valueOfShovel = (row) => parameters.find((one) => one.name === row.name && one.vhost === row.vhost);
@@ -410,10 +424,11 @@ export const shovelsView = {
         { label: 'From', kind: 'long', cell: (row) => [endOf(row, 'src'), h('br', {}), h('code', {}, row.src_uri)] },
         { label: 'To', kind: 'long', cell: (row) => [endOf(row, 'dest'), h('br', {}), h('code', {}, row.dest_uri)] },
         { label: 'Moved', num: true, sort: 'forwarded', brief: true, cell: (row) => count(row.forwarded) },
-        { label: 'Remaining', num: true, cell: (row) => (Number.isFinite(row.remaining) ? count(row.remaining) : '–') },
+        { label: 'Remaining', num: true, cell: (row) => count(row.remaining ?? NaN) },
         { label: 'Reason', kind: 'long', cell: (row) => row.reason },
         ...(isAdmin ? [{ label: '', cell: (row) => (row.type === 'static' ? h('a', { href: '#/bridges' }, 'Bridge')
-          : rowDeeds(valueOfShovel(row) ? button('Change', row.name, () => editShovel(ctx, valueOfShovel(row)), 'small') : null,
+          : rowActions(valueOfShovel(row) ? button('Change', row.name, () => editShovel(ctx, valueOfShovel(row)),
+            'small') : null,
             button('Restart', row.name, () => change(`The shovel ${row.name} connects again.`,
               `${shovelPath(row)}/restart`, 'DELETE').catch((failure) => say(explain(failure))), 'small'),
             button('Delete', row.name, () => deleteShovel(row), 'small danger'))) }] : [])] })];

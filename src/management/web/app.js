@@ -39,8 +39,10 @@ const NAVIGATION = [
     ['routing', 'Routing', 'r', () => session.can('bindings')]]],
   ['Clients', [['connections', 'Connections', 'c'], ['channels', 'Channels', 'h'], ['consumers', 'Consumers', 'n'],
     ['mqtt', 'MQTT sessions', 'm', monitors], ['retained', 'Retained messages', 't']]],
-  ['Links', [['bridges', 'Bridge', 'b', () => isBridged], ['shovels', 'Shovels', 's', () => monitors() && session.can('shovels')]]],
-  ['Administration', [['vhosts', 'Virtual hosts', 'v'], ['policies', 'Policies', 'y'], ['limits', 'Limits', 'i', monitors],
+  ['Links', [['bridges', 'Bridge', 'b', () => isBridged], ['shovels', 'Shovels', 's',
+    () => monitors() && session.can('shovels')]]],
+  ['Administration', [['vhosts', 'Virtual hosts', 'v'], ['policies', 'Policies', 'y'], ['limits', 'Limits', 'i',
+    monitors],
     ['users', 'Users', 'u', isAdministrator], ['permissions', 'Permissions', 'p', isAdministrator],
     ['definitions', 'Definitions', 'f', isAdministrator]]],
   ['Device', [['device', 'Device', 'd', monitors],
@@ -236,7 +238,7 @@ const logo = (size) => h('svg',
 
 function loginForm() {
   return h('main', { class: 'login', key: 'login' }, logo(56),
-    h('h1', {}, 'Leveret'), h('p', { class: 'quiet' }, location.host),
+    h('h1', {}, 'Leveret'), h('p', { class: 'muted' }, location.host),
     h('form', { onsubmit: (event) => {
       event.preventDefault();
       const password = document.getElementById('password');
@@ -252,7 +254,7 @@ function loginForm() {
     h('button', { class: 'main', type: 'submit', disabled: page.loggingIn },
       page.loggingIn ? 'Logging in…' : 'Log in'),
     location.protocol === 'http:' && !/^(localhost|127\.|\[::1\])/.test(location.host)
-      ? h('p', { class: 'quiet' }, 'This connection is not encrypted: the password can be read on the network.')
+      ? h('p', { class: 'muted' }, 'This connection is not encrypted: the password can be read on the network.')
       : null));
 }
 
@@ -277,7 +279,8 @@ function navigation() {
       'aria-controls': 'views', onclick: () => {
         page.isMenuOpen = !page.isMenuOpen;
         draw();
-      } }, h('span', { 'aria-hidden': 'true' }, '☰ '), 'Menu', h('span', { class: 'quiet' }, ` ${current?.[1] ?? ''}`)),
+      } }, h('span', { 'aria-hidden': 'true' }, '☰ '), 'Menu',
+    h('span', { class: 'muted' }, ` ${current?.[1] ?? ''}`)),
     h('div', { id: 'views', class: page.isMenuOpen ? 'open' : 'shut' }, NAVIGATION.map(([group, all]) => {
       const shown = all.filter((entry) => visible.includes(entry));
       return shown.length ? h('div', { class: 'group', key: group },
@@ -298,7 +301,8 @@ function figures() {
     ctx.status ? h('a', { href: monitors() ? '#/device' : '#/', class: alarms ? 'state bad' : 'state' },
       h('span', { 'aria-hidden': 'true' }, alarms ? '▲ ' : '● '),
       alarms ? `${alarms} alarm${alarms > 1 ? 's' : ''}` : 'No alarms') : null,
-    memory ? h('span', {}, 'Memory ', h('b', {}, bytes(memory.used, memory.limit)), ` of ${bytes(memory.limit)}`) : null,
+    memory ? h('span', {}, 'Memory ', h('b', {}, bytes(memory.used, memory.limit)), ` of ${bytes(memory.limit)}`)
+      : null,
     disk ? h('span', { class: disk.is_full ? 'state bad' : '' }, 'Disk ', h('b', {}, bytes(disk.log, disk.limit)),
       ` of ${bytes(disk.limit)}`, disk.is_full ? ' (full)' : '') : null,
     page.silentSince ? h('span', { class: 'state bad' }, h('span', { 'aria-hidden': 'true' }, '▲ '), 'No answer')
@@ -307,7 +311,7 @@ function figures() {
 
 function layout() {
   const view = VIEWS[ctx.name];
-  const title = view.title(ctx);
+  const title = view.title(ctx, page.data?.of === view ? page.data.value : null);
   document.title = `${title} – Leveret`;
   return [
     h('a', { key: 'skip', class: 'skip', href: '#main', onclick: (event) => {
@@ -319,7 +323,7 @@ function layout() {
       figures(),
       h('div', { class: 'who' },
         h('button', { type: 'button', class: 'help', 'aria-label': 'Keys', onclick: showKeys }, '?'),
-        h('label', { class: 'heard', for: 'theme' }, 'Colours'),
+        h('label', { class: 'sr-only', for: 'theme' }, 'Colours'),
         h('select', { id: 'theme', value: themeNow(), onchange: (event) => setTheme(event.target.value) },
           Object.entries(THEMES).map(([value, label]) => h('option', { value }, label))),
         h('span', { class: 'user', title: `Tags: ${words(session.me.tags).join(', ') || 'none'}` }, session.me.name),
@@ -336,15 +340,15 @@ function layout() {
 }
 
 function content(view) {
-  if (page.trouble) return [h('p', { class: 'calm', role: 'alert' }, page.trouble)];
-  if (page.data?.of !== view) return [h('p', { class: 'quiet' }, 'Loading…')];
+  if (page.trouble) return [h('p', { class: 'empty-note', role: 'alert' }, page.trouble)];
+  if (page.data?.of !== view) return [h('p', { class: 'muted' }, 'Loading…')];
   return view.draw(ctx, page.data.value).flat(Infinity);
 }
 
 function draw() {
   const waits = session.login?.startsWith('Bearer') && !page.loggingIn;
   render(root, session.me ? layout()
-    : waits ? [h('p', { class: 'lone', key: 'lone' }, 'Loading…')] : [loginForm()]);
+    : waits ? [h('p', { class: 'centered', key: 'centered' }, 'Loading…')] : [loginForm()]);
 }
 
 // ---- keys ----
@@ -368,6 +372,11 @@ function step(by) {
   next.focus();
   next.scrollIntoView({ block: 'nearest' });
 }
+
+// A menu closes with a click beside it.
+document.addEventListener('click', ({ target }) => document.querySelectorAll('details.menu[open]').forEach((menu) => {
+  if (!menu.contains(target)) menu.open = false;
+}));
 
 document.addEventListener('keydown', (event) => {
   const { target, key } = event;

@@ -16,14 +16,15 @@ function orderButtons({ name, links }) {
   if (!session.can('bridge-orders') || !session.is('administrator')) return null;
   const parked = parkedOf(links);
   const has = (word) => links.some((one) => one.state === word);
-  return h('span', { class: 'deeds' },
+  return h('span', { class: 'actions' },
     parked ? button('Retry parked…', `of ${name}`, () => order(name, 'Retry the parked messages of', 'retry',
       `${counted(parked, 'messages')} are sent to their targets again.`)) : null,
     has('resting') ? button('Connect…', name, () => order(name, 'Connect', 'resume',
       'It connects now, in both directions, and disconnects when nothing is left to move.')) : null,
     has('paused') ? button('Resume…', name, () => order(name, 'Resume', 'resume',
       'It connects now, in both directions.'), 'main')
-      : button('Pause…', name, () => order(name, 'Pause', 'pause', 'Messages in flight are settled first. Then nothing is '
+      : button('Pause…', name, () => order(name, 'Pause', 'pause',
+        'Messages in flight are settled first. Then nothing is '
         + 'moved until it is resumed, also after a restart.', true), 'danger'));
 }
 
@@ -61,7 +62,7 @@ export const bridgesView = {
   load: () => api('leveret/bridges'),
   draw(ctx, rows) {
     if (!rows.length) {
-      return [h('p', { class: 'calm' }, 'No bridge is configured: this broker is linked to no other.')];
+      return [h('p', { class: 'empty-note' }, 'No bridge is configured: this broker is linked to no other.')];
     }
     const byName = new Map();
     for (const row of rows) {
@@ -86,9 +87,10 @@ function sketch(name, links, ctx) {
   const most = isNarrow ? 12 : 26;
   const cut = (text) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
   const upstream = String(first.upstream).replace(/^amqps?:\/\/([^@]*@)?/, '');
-  const high = 44 + 44 * links.length;
+  const high = 36 + 54 * links.length;
   const backlog = Math.max(0, ...links.map((one) => one.backlog || 0));
-  const end = (x, title, lines) => [h('rect', { class: 'end', x: x + 1, y: 8, width: box - 2, height: high - 16, rx: 12 }),
+  const end = (x, title, lines) => [h('rect', { class: 'end', x: x + 1, y: 8, width: box - 2, height: high - 16,
+    rx: 12 }),
     h('text', { class: 'end-name', x: x + box / 2, y: 34, 'text-anchor': 'middle' }, title),
     lines.filter(Boolean).map((line, at) => h('text', { class: 'end-fact', x: x + box / 2, y: 54 + at * 17,
       'text-anchor': 'middle' }, cut(line)))];
@@ -100,7 +102,7 @@ function sketch(name, links, ctx) {
   end(wide - box, 'Upstream', [upstream.split('/')[0], isNarrow ? null : upstream.split('/').slice(1).join('/')
     .replace(/^%2f$/i, 'vhost /')]),
   links.map((row, at) => {
-    const y = 38 + at * 44;
+    const y = 40 + at * 54;
     const [from, to] = row.direction === 'forward' ? [box + 4, wide - box - 6] : [wide - box - 4, box + 6];
     const word = stateWord(row);
     const isBad = /waiting|down|fail|blocked/.test(word) || Boolean(errorOf(row));
@@ -123,11 +125,19 @@ function sketch(name, links, ctx) {
 /** The part of a link's bytes in one category, unless it is 0. */
 const spentOn = (kinds, name) => (kinds?.[name] ? bytes(kinds[name]) : null);
 
+/** The number of held messages, as a link to the queue of the first rule that is held. */
+function heldLink(row) {
+  const rule = (row.rules || []).find((one) => one.state === 'held');
+  const text = counted(row.held, 'messages');
+  return rule ? link('queue', row.vhost, rule.queue, text) : text;
+}
+
 function linkPart(row) {
   const parked = `bridge.${row.name}.parked`;
   return h('section', { class: 'part', 'aria-label': `${row.name} ${row.direction}` },
     h('h3', {}, row.direction === 'forward' ? 'To the upstream' : 'From the upstream'),
-    h('div', {}, row.day_bytes_max ? bar({ label: 'Bytes today', text: `${bytes(row.day_bytes)} of ${bytes(row.day_bytes_max)}`,
+    h('div', {}, row.day_bytes_max ? bar({ label: 'Bytes today',
+      text: `${bytes(row.day_bytes)} of ${bytes(row.day_bytes_max)}`,
       limit: row.day_bytes_max, over: row.day_bytes >= row.day_bytes_max,
       parts: [{ value: row.day_bytes, label: 'today' }] }) : null,
     facts([['State', state(stateWord(row), Boolean(errorOf(row)))], ['Last error', errorOf(row)],
@@ -137,7 +147,7 @@ function linkPart(row) {
       ['Moved', count(row.moved)], ['In flight', count(row.pending)],
       ['Parked', row.parked ? link('queue', row.vhost, parked, counted(row.parked, 'messages')) : null],
       ['Last retry', row.retried],
-      ['Held by the upstream', row.held ? counted(row.held, 'messages') : null],
+      ['Held by the upstream', row.held ? heldLink(row) : null],
       ['Possibly sent twice', row.repeats || null],
       ['Bytes today', row.day_bytes_max ? null : bytes(row.day_bytes)],
       ['Sent today, this way', spentOn(row.day_bytes_by_kind, 'sent')],

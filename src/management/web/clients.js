@@ -1,7 +1,8 @@
 // Connections, channels and consumers.
 
 import {
-  h, api, maybe, seg, count, bytes, rate, byteRate, span, clock, statRate, session, say, button, link, remember, samplesOf,
+  h, api, maybe, seg, count, bytes, rate, byteRate, span, clock, statRate, session, say, button, link, remember,
+    samplesOf,
 } from './kit.js';
 import {
   ask, table, listTools, listQuery, pageOf, facts, card, state, chart, chosen, columnMenu,
@@ -28,7 +29,8 @@ const protocolOf = (row) => String(row.protocol || '').replace('AMQP 0-9-1', 'AM
 const searchedInConnection = (row) => [clientOf(row), row.name, row.user, row.client_id].join('\n');
 
 const connectionColumns = (ctx) => [
-  { label: 'Client', sort: 'user_provided_name', cell: (row) => connectionLink(row.name, clientOf(row) || addressOf(row)) },
+  { label: 'Client', sort: 'user_provided_name', cell: (row) => connectionLink(row.name,
+    clientOf(row) || addressOf(row)) },
   { label: 'Address', sort: 'name', cell: addressOf },
   { label: 'User', sort: 'user', brief: true, cell: (row) => row.user },
   { label: 'Virtual host', sort: 'vhost', off: (ctx.vhosts?.length || 0) < 2, cell: (row) => row.vhost },
@@ -61,7 +63,8 @@ export const connectionsView = {
 
 const closeConnection = (row) => ask({
   title: 'Close this connection?', danger: true, verb: 'Close connection',
-  text: `${clientOf(row) || row.name}. Its unacknowledged messages are requeued. Most clients connect again automatically.`,
+  text: `${clientOf(row) || row.name}. Its unacknowledged messages are requeued. `
+    + 'Most clients connect again automatically.',
   fields: [{ name: 'reason', label: 'Reason for the client and the log', value: 'closed by the operator' }],
   run: async () => {
     await api(`connections/${seg(row.name)}`, 'DELETE');
@@ -74,7 +77,7 @@ const CHANNEL_COLUMNS = 'name,number,connection,connection_details,user,vhost,tr
   + 'global_prefetch_count,consumer_count,messages_unacknowledged,messages_uncommitted,message_stats';
 
 export const connectionView = {
-  title: (ctx) => ctx.parts[0],
+  title: (ctx, data) => (data && clientOf(data.row)) || ctx.parts[0],
   async load(ctx) {
     const name = ctx.parts[0];
     const [row, channels, consumers] = await Promise.all([api(`connections/${seg(name)}`),
@@ -101,10 +104,11 @@ export const connectionView = {
       card('Bytes per second', chart({ title: 'Bytes per second', samples: samplesOf(`connection ${row.name}`),
         series: [{ name: 'received', label: 'Received' }, { name: 'sent', label: 'Sent' }], format: byteRate })),
       card('Queues', used.length || owned.length ? facts([
-        ['Consumes from', used.length ? h('span', { class: 'links' }, used.map((name) => link('queue', row.vhost, name)))
+        ['Consumes from', used.length ? h('span', { class: 'links' }, used.map((name) => link('queue', row.vhost,
+          name)))
           : null],
         ['Exclusive queues', owned.length ? h('span', { class: 'links' }, owned.map((one) => link('queue', one.vhost,
-          one.name))) : null]]) : h('p', { class: 'calm' }, 'It consumes from no queue and owns none.')),
+          one.name))) : null]]) : h('p', { class: 'empty-note' }, 'It consumes from no queue and owns none.')),
       card('Client properties', facts(Object.entries(row.client_properties || {}).map(([key, value]) => [key,
         value && typeof value === 'object' ? Object.keys(value).join(', ') : String(value)])))),
     card('Channels', channelTable(channels, null), null, true),
@@ -145,8 +149,8 @@ export const channelsView = {
 
 export const consumersView = {
   title: () => 'Consumers',
-  load: () => api('consumers?columns=queue_name,vhost,queue,channel_pid,channel_details,consumer_tag,ack_required,exclusive,'
-    + 'prefetch_count,active,activity_status,priority,ack_details'),
+  load: () => api('consumers?columns=queue_name,vhost,queue,channel_pid,channel_details,consumer_tag,ack_required,'
+    + 'exclusive,prefetch_count,active,activity_status,priority,ack_details'),
   draw(ctx, data) {
     const list = pageOf(data, ctx.query, 'queue_name', (one) => [one.queue_name, one.consumer_tag,
       one.channel_details?.user, one.channel_details?.name].join('\n'));

@@ -19,10 +19,14 @@ export const deviceView = {
     return { node: nodes?.[0] || {}, pools, memory: memory || [] };
   },
   draw(ctx, data) {
-    if (!data) return [h('p', { class: 'calm' }, 'This user may not see the device: the tag monitoring is needed.')];
+    if (!data) return [h('p', { class: 'empty-note' },
+      'This user may not see the device: the tag monitoring is needed.')];
     const { node, pools } = data;
     const { flash, memory, disk } = ctx.status || {};
-    const parts = [...data.memory].sort((one, other) => other.bytes - one.bytes);
+    const byName = new Map();
+    for (const part of data.memory) byName.set(part.name, (byName.get(part.name) || 0) + part.bytes);
+    const parts = [...byName].map(([name, size]) => ({ name, bytes: size })).sort((one,
+      other) => other.bytes - one.bytes);
     const sum = Math.max(1, parts.reduce((all, { bytes: part }) => all + part, 0));
     return [card('Alarms', alarmList(ctx), null, true),
       h('div', { class: 'cards' }, card('Memory and disk', [resourceBars(ctx.status),
@@ -32,7 +36,7 @@ export const deviceView = {
         ['Endurance (flash_endurance)', flash.endurance ? bytes(flash.endurance) : 'not set'],
         ['Lasts', lifetime(flash)],
         ['Syncs', Number.isFinite(node.io_sync_count) ? `${count(node.io_sync_count)} since the start` : null]]),
-      h('p', { class: 'quiet' }, 'These figures count the bytes that this broker writes. The file system and the card '
+      h('p', { class: 'muted' }, 'These figures count the bytes that this broker writes. The file system and the card '
         + 'write more.')]) : null,
  ),
       card('Node', h('div', { class: 'two' }, facts([['Version', `Leveret ${ctx.overview.leveret_version || ''}`],
@@ -41,7 +45,7 @@ export const deviceView = {
         ['File descriptors', `${count(node.fd_used)} of ${count(node.fd_total)}`],
         ['Sockets', `${count(node.sockets_used)} of ${count(node.sockets_total)}`],
         ['Data directory', node.db_dir]])), null, true),
-      pools?.length ? card('Pools', [h('p', { class: 'quiet' }, 'Each limit is a key of the configuration. The line '
+      pools?.length ? card('Pools', [h('p', { class: 'muted' }, 'Each limit is a key of the configuration. The line '
         + 'marks the highest value since the start.'),
       table({ caption: 'Pools', rows: [...pools].sort((one, other) => other.used / other.limit - one.used / one.limit),
         key: (row) => row.name, columns: [
@@ -50,12 +54,13 @@ export const deviceView = {
           { label: 'Used', num: true, brief: true, cell: (row) => amount(row, row.used) },
           { label: 'Peak', num: true, brief: true, cell: (row) => amount(row, row.peak) },
           { label: 'Limit', num: true, brief: true, cell: (row) => amount(row, row.limit) }] })], null, true) : null,
-      parts.length ? card('Memory by part', [h('p', { class: 'quiet' }, 'The most that each part may use. The sum is '
+      parts.length ? card('Memory by part', [h('p', { class: 'muted' }, 'The most that each part may use. The sum is '
         + `${bytes(sum, memory?.limit)} of ${bytes(memory?.limit)}.`),
-      table({ caption: 'Memory by part', rows: parts, key: (row) => row.name, columns: [
+      h('details', {}, h('summary', {}, `All ${count(parts.length)} parts`), table({ caption: 'Memory by part',
+        rows: parts, key: (row) => row.name, columns: [
         { label: 'Key or part', cell: (row) => h('code', {}, row.name) },
         { label: 'Share', cell: (row) => share(row.bytes / sum, row.name) },
-        { label: 'At most', num: true, brief: true, cell: (row) => bytes(row.bytes) }] })], null, true) : null];
+        { label: 'At most', num: true, brief: true, cell: (row) => bytes(row.bytes) }] }))], null, true) : null];
   },
 };
 
@@ -86,7 +91,7 @@ export const logView = {
     const found = events.filter(({ kind, text }) => (!logged.kind || kind === logged.kind)
       && `${kind} ${text}`.toLowerCase().includes(wanted)).reverse();
     return [listTools({ ctx, what: 'events', by: 'text', list: { found: found.length, all: events.length, pages: 1 },
-      extra: [h('label', { class: 'heard', for: 'kind' }, 'Kind'),
+      extra: [h('label', { class: 'sr-only', for: 'kind' }, 'Kind'),
         h('select', { id: 'kind', value: logged.kind, onchange: (event) => {
           logged.kind = event.target.value;
           frame.redraw();
@@ -95,9 +100,11 @@ export const logView = {
           logged.isPaused = !isPaused;
           frame.refresh();
         })] }),
-    isRecorded ? null : h('p', { class: 'calm' }, 'The flight recorder is off: only events since the start of this '
+    isRecorded ? null : h('p', { class: 'empty-note' },
+      'The flight recorder is off: only events since the start of this '
       + 'process are known.'),
-    table({ caption: 'Log', rows: found.slice(0, 500), key: ({ number }) => String(number), empty: 'No event.', columns: [
+    table({ caption: 'Log', rows: found.slice(0, 500), key: ({ number }) => String(number), empty: 'No event.',
+      columns: [
       { label: 'Time', cell: ({ unix_ms: ms }) => h('span', { class: 'time' }, clock(ms)) },
       { label: 'Kind', brief: true, cell: ({ kind }) => (/error|warn|alarm|fail|panic/.test(kind) ? h('span', {
         class: /warn/.test(kind) ? 'state busy' : 'state bad' }, h('span', { 'aria-hidden': 'true' }, /warn/.test(kind)

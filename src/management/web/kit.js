@@ -178,13 +178,13 @@ export async function api(path, method = 'GET', body = undefined) {
   if (body !== undefined) headers['Content-Type'] = 'application/json';
   const known = method === 'GET' ? kept.get(path) : null;
   if (known?.tag) headers['If-None-Match'] = known.tag;
-  const patience = new AbortController();
-  const timer = setTimeout(() => patience.abort(), ANSWER_MAX_MS);
+  const aborter = new AbortController();
+  const timer = setTimeout(() => aborter.abort(), ANSWER_MAX_MS);
   let answer;
   let text;
   try {
     answer = await fetch(`api/${path}`, {
-      method, headers, credentials: 'omit', cache: 'no-store', signal: patience.signal,
+      method, headers, credentials: 'omit', cache: 'no-store', signal: aborter.signal,
       body: body === undefined ? undefined : JSON.stringify(body),
     });
     text = await answer.text();
@@ -284,7 +284,8 @@ export function rate(number) {
 }
 
 /** A rate of bytes per second. */
-export const byteRate = (number) => (Number.isFinite(number) ? `${bytes(number >= 1 ? Math.round(number) : 0)}/s` : '–');
+export const byteRate = (number) => (Number.isFinite(number) ? `${bytes(number >= 1 ? Math.round(number) : 0)}/s`
+  : '–');
 
 /** The rate of a counter in an object with RabbitMQ's `message_stats`. */
 export const statRate = (row, name) => row.message_stats?.[`${name}_details`]?.rate;
@@ -333,13 +334,13 @@ const SAMPLES_MAX = 121;
 const HISTORIES_MAX = 1200;
 const histories = new Map();
 
-/** Remember a sample for a chart or a sparkline. */
-export function remember(name, values, at = Date.now()) {
+/** Remember a sample for a chart or a sparkline, and at most `most` of that name. */
+export function remember(name, values, at = Date.now(), most = SAMPLES_MAX) {
   const row = histories.get(name) || [];
   // A refresh right after a change would be a second sample of the same moment.
   if (row.length && at - row.at(-1).at < 1000) row.pop();
   row.push({ at, values });
-  if (row.length > SAMPLES_MAX) row.shift();
+  if (row.length > most) row.shift();
   // Least recently drawn first.
   histories.delete(name);
   histories.set(name, row);
@@ -368,8 +369,9 @@ export function explain(failure) {
 }
 
 /** A button. `about` completes its name for screen readers. */
-export const button = (label, about, onclick, kind = '') => h('button', { type: 'button', class: kind || null, onclick },
-  label, about ? h('span', { class: 'heard' }, ` ${about}`) : null);
+export const button = (label, about, onclick, kind = '') => h('button', { type: 'button', class: kind || null,
+  onclick },
+  label, about ? h('span', { class: 'sr-only' }, ` ${about}`) : null);
 
 /** The address of an object's own page. */
 export const link = (kind, vhost, name, text) => h('a', { href: `#/${kind}/${seg(vhost)}/${seg(name)}` }, text ?? name);

@@ -103,7 +103,8 @@ function deathWords(entry) {
 const searchText = (message) => `${message.routing_key}\n${message.exchange}\n${JSON.stringify(message.properties)}\n${
   payloadText(message, 'text')}`.toLowerCase();
 
-const fetchMessages = (row, position, most) => api(`leveret/${queuePath(row)}/messages?position=${position}&count=${most}`
+const fetchMessages = (row, position,
+  most) => api(`leveret/${queuePath(row)}/messages?position=${position}&count=${most}`
   + `&truncate=${SHOWN_BYTES}`);
 
 async function look(row, position) {
@@ -157,7 +158,7 @@ export function messagesCard(ctx, row) {
       event.preventDefault();
       look(row, 0);
     } },
-    canLook ? [h('label', { class: 'heard', for: 'filter' }, 'Filter by text or header'),
+    canLook ? [h('label', { class: 'sr-only', for: 'filter' }, 'Filter by text or header'),
       h('input', { id: 'filter', type: 'search', placeholder: 'Filter by text or header', autocomplete: 'off',
         spellcheck: 'false' }),
       h('button', { type: 'submit', class: 'main' }, 'Look'),
@@ -170,9 +171,9 @@ export function messagesCard(ctx, row) {
       browsed.view = event.target.value;
       frame.redraw();
     } }, PAYLOAD_VIEWS.map(([value, label]) => h('option', { value }, label)))),
-    h('p', { class: 'quiet', 'aria-live': 'polite' }, browsed.told || (canLook
+    h('p', { class: 'muted', 'aria-live': 'polite' }, browsed.told || (canLook
       ? 'Look shows messages in their order. Nothing is delivered, marked or moved.' : '')),
-    rows && session.can('move') && !browsed.isTaken ? messageDeeds(row, rows) : null,
+    rows?.some((message) => message.id) && session.can('move') && !browsed.isTaken ? messageActions(row, rows) : null,
     rows?.length ? h('ol', { class: 'messages' }, rows.map((message) => messageRow(message))) : null,
     rows && !browsed.isTaken && (browsed.position || browsed.next !== null) ? h('div', { class: 'tools after' },
       h('button', { type: 'button', disabled: !browsed.position,
@@ -184,9 +185,15 @@ export function messagesCard(ctx, row) {
 
 const keyOfMessage = (message) => message.id ?? `at ${message.position}`;
 
-function messageDeeds(row, rows) {
+function messageActions(row, rows) {
   const picked = rows.filter((message) => pickedMessages.has(keyOfMessage(message)));
   const hasDead = picked.length > 0 && picked.every((message) => firstDeath(message));
+  if (!pickedMessages.size) {
+    return button('Select all', 'messages shown', () => {
+      rows.forEach((message) => pickedMessages.add(keyOfMessage(message)));
+      frame.redraw();
+    }, 'small select-all');
+  }
   return selectionBar(pickedMessages, 'messages', [
     hasDead ? button('Send back…', 'to the queue where they died first', () => sendBack(row, picked), 'main') : null,
     button('Move…', 'the selected messages', () => moveDialog(row, picked, false)),
@@ -194,7 +201,8 @@ function messageDeeds(row, rows) {
 }
 
 /** The first characters of a payload in one line. */
-const snippet = (message) => payloadText(message, message.payload_encoding === 'base64' ? 'base64' : 'text').slice(0, 160)
+const snippet = (message) => payloadText(message, message.payload_encoding === 'base64' ? 'base64' : 'text').slice(0,
+  160)
   .replace(/\s+/g, ' ');
 
 function messageRow(message) {
@@ -228,7 +236,8 @@ function messageRow(message) {
       h('pre', { tabindex: 0, role: 'region', 'aria-label': `Payload of message ${message.position + 1}` },
         payloadText(message, browsed.view)),
       message.payload_bytes > SHOWN_BYTES && !browsed.isTaken
-        ? h('p', { class: 'quiet' }, `The first ${bytes(SHOWN_BYTES)} of ${bytes(message.payload_bytes)}.`) : null) : null);
+        ? h('p', { class: 'muted' }, `The first ${bytes(SHOWN_BYTES)} of ${bytes(message.payload_bytes)}.`) : null)
+          : null);
 }
 
 function propertyRows(message) {
@@ -264,12 +273,14 @@ const chunks = (ids, rest) => Array.from({ length: Math.ceil(ids.length / MOVE_M
 
 /** Move or copy the picked messages, or the first ones of the queue if `picked` is null. */
 const moveDialog = (row, picked, isCopy) => ask({
-  title: picked ? `${isCopy ? 'Copy' : 'Move'} ${counted(picked.length, 'messages')}` : `Move the messages of ${row.name}`,
+  title: picked ? `${isCopy ? 'Copy' : 'Move'} ${counted(picked.length, 'messages')}`
+    : `Move the messages of ${row.name}`,
   verb: isCopy ? 'Copy messages' : 'Move messages',
-  text: `Each request of at most ${MOVE_MAX} messages is one commit: after a power failure all of them are at the target, or `
-    + 'none is. The user needs the read permission here, and the write permission there.',
+  text: `Each request of at most ${MOVE_MAX} messages is one commit: after a power failure all of them are at `
+    + 'the target, or none is. The user needs the read permission here, and the write permission there.',
   fields: [
-    { name: 'kind', label: 'To', type: 'select', value: 'queue', options: [['queue', 'Queue'], ['exchange', 'Exchange']] },
+    { name: 'kind', label: 'To', type: 'select', value: 'queue', options: [['queue', 'Queue'], ['exchange',
+      'Exchange']] },
     { name: 'name', label: 'Name', required: true },
     { name: 'key', label: 'Routing key', hint: 'For an exchange. If empty, each message keeps its own.' },
     ...(picked ? [] : [{ name: 'most', label: 'At most', type: 'number', value: row.messages_ready, min: 1,
@@ -358,7 +369,8 @@ export const publishDialog = (ctx, vhost, exchange, key) => ask({
     const payload = values.encoding === 'base64' ? values.payload.trim() : values.payload;
     const done = await api(`exchanges/${seg(vhost)}/${seg(exchange || 'amq.default')}/publish`, 'POST', {
       properties, routing_key: values.routing_key, payload, payload_encoding: values.encoding });
-    say(done.routed ? 'Published: a queue has the message.' : 'Published, but no queue is bound for it: it was dropped.');
+    say(done.routed ? 'Published: a queue has the message.'
+      : 'Published, but no queue is bound for it: it was dropped.');
     frame.refresh();
   },
 });

@@ -31,7 +31,8 @@ export const mqttView = {
             row.client_id) : row.client_id) },
           { label: 'State', sort: 'state', brief: true, cell: (row) => row.state },
           { label: 'User', sort: 'user', cell: (row) => row.user },
-          ...((ctx.vhosts?.length || 0) > 1 ? [{ label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost }] : []),
+          ...((ctx.vhosts?.length || 0) > 1 ? [{ label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost }]
+            : []),
           number('subscriptions', 'Subscriptions'), number('messages_ready', 'Ready', true),
           number('messages_unacknowledged', 'Unacked', true), number('messages_dropped', 'Dropped', true),
           { label: 'Expires after', sort: 'expiry', cell: (row) => (row.expiry >= NEVER_S ? 'never'
@@ -76,14 +77,16 @@ export const retainedView = {
     const list = pageOf(data, ctx.query, 'topic', (row) => row.topic);
     const isAdmin = session.is('administrator');
     return [listTools({ ctx, list, what: 'retained messages', by: 'topic', vhosts: ctx.vhosts }),
-      table({ caption: 'Retained messages', ctx, sort: 'topic', rows: list.rows, key: (row) => `${row.vhost}\n${row.topic}`,
+      table({ caption: 'Retained messages', ctx, sort: 'topic', rows: list.rows,
+        key: (row) => `${row.vhost}\n${row.topic}`,
         empty: ctx.query.name ? 'No topic contains this.' : 'There is no retained message.', columns: [
           { label: 'Topic', sort: 'topic', cell: (row) => row.topic },
-          ...((ctx.vhosts?.length || 0) > 1 ? [{ label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost }] : []),
+          ...((ctx.vhosts?.length || 0) > 1 ? [{ label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost }]
+            : []),
           { label: 'QoS', num: true, sort: 'qos', brief: true, cell: (row) => String(row.qos) },
           { label: 'Payload', num: true, sort: 'payload_bytes', brief: true, cell: (row) => bytes(row.payload_bytes) },
           { label: 'Expires', cell: (row) => (row.expires ? 'yes' : 'no') },
-          ...(isAdmin ? [{ label: '', cell: (row) => h('span', { class: 'deeds' },
+          ...(isAdmin ? [{ label: '', cell: (row) => h('span', { class: 'actions' },
             button('Show', row.topic, () => showRetained(row), 'small'),
             button('Delete', row.topic, () => deleteRetained(row), 'small danger')) }] : [])] })];
   },

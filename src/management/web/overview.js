@@ -68,14 +68,14 @@ export const alarmsOf = (ctx) => (ctx.status?.alarms || []).map(String);
 /** The alarms' texts, with links to the pages that help. */
 export function alarmList(ctx) {
   const found = alarmsOf(ctx);
-  if (!found.length) return h('p', { class: 'calm' }, 'No alarms. Nobody needs to do anything.');
+  if (!found.length) return h('p', { class: 'empty-note' }, 'No alarms. No action is needed.');
   const list = h('ul', { class: 'alarms' }, found.map((text) => {
     const name = text.split(':')[0];
     const [where, label] = Object.hasOwn(WHERE, name) ? WHERE[name] : [];
     return h('li', { key: text }, h('b', {}, h('span', { 'aria-hidden': 'true' }, '▲ '), text),
       where ? h('span', {}, h('a', { href: `#/${where}` }, label)) : null);
   }));
-  return [list, h('p', { class: 'quiet' }, 'The guide explains each name: troubleshooting.md')];
+  return [list, h('p', { class: 'muted' }, 'The guide explains each name: troubleshooting.md')];
 }
 
 /** How long the flash lasts, in words. */

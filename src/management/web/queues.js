@@ -1,7 +1,7 @@
 // The list of queues, and the page of one queue.
 
 import {
-  h, api, rarely, seg, count, bytes, rate, span, remember, samplesOf, statRate, session, change, parsed,
+  h, api, maybe, rarely, seg, count, bytes, rate, span, remember, samplesOf, statRate, session, change, parsed,
   button, link, exchangeName, say, frame, explain,
 } from './kit.js';
 import {
@@ -114,6 +114,7 @@ const deleteSelected = (rows) => ask({ title: `Delete ${selectedQueues.size} que
     return forEachSelected('deleted', only && `?${only}`);
   } });
 
+const SPARK_SAMPLES = 30;
 const keyOfQueue = (row) => `${row.vhost}\n${row.name}`;
 
 function queueColumns(ctx) {
@@ -158,7 +159,8 @@ export const queuesView = {
   draw(ctx, data) {
     const list = pageOf(data, ctx.query, 'name');
     for (const row of list.rows) {
-      remember(`q ${keyOfQueue(row)}`, { messages: row.messages_ready + (row.messages_unacknowledged || 0) });
+      remember(`q ${keyOfQueue(row)}`, { messages: row.messages_ready
+        + (row.messages_unacknowledged || 0) }, Date.now(), SPARK_SAMPLES);
     }
     const all = queueColumns(ctx);
     const can = session.can('define');
@@ -216,8 +218,8 @@ export const queueView = {
       ...Object.fromEntries(QUEUE_FLOWS.map(({ name: flow }) => [flow, statRate(row, flow)])) });
     const v = seg(row.vhost);
     const [policies, operator] = await Promise.all([
-      row.policy ? rarely(`policies/${v}`).catch(() => null) : null,
-      row.operator_policy ? rarely(`operator-policies/${v}`).catch(() => null) : null]);
+      row.policy ? maybe(`policies/${v}`, rarely) : null,
+      row.operator_policy ? maybe(`operator-policies/${v}`, rarely) : null]);
     return { row, bindings, policy: policies?.find((one) => one.name === row.policy),
       operator: operator?.find((one) => one.name === row.operator_policy) };
   },
@@ -226,7 +228,7 @@ export const queueView = {
     const hasRates = QUEUE_FLOWS.some(({ name }) => samples.some(({ values }) => Number.isFinite(values[name])));
     const all = effectiveOf(row);
     return [
-      h('div', { class: 'deeds top' }, queueDeeds(ctx, row)),
+      h('div', { class: 'actions top' }, queueActions(ctx, row)),
       h('div', { class: 'cards' },
         card('Queued messages', chart({ title: 'Messages waiting', samples, series: DEPTHS, format: count })),
         hasRates ? card('Rates', chart({ title: 'Message rates', samples, series: QUEUE_FLOWS, format: rate })) : null,
@@ -245,7 +247,8 @@ export const queueView = {
             h('code', {}, JSON.stringify(policy.definition))) : row.policy],
           ['Operator policy', operator ? h('span', {}, h('a', { href: '#/policies' }, operator.name), ' ',
             h('code', {}, JSON.stringify(operator.definition))) : row.operator_policy],
-          ...Object.entries(row.arguments || {}).map(([key, value]) => [h('code', {}, key), JSON.stringify(value)])])), null, true),
+          ...Object.entries(row.arguments || {}).map(([key, value]) => [h('code', {}, key),
+            JSON.stringify(value)])])), null, true),
       messagesCard(ctx, row),
       card('Consumers', consumerTable(row.consumer_details || [], 'No consumer. Messages wait until a client consumes.',
         false), null, true),
@@ -265,7 +268,7 @@ function deadLetterTarget(row, all) {
     h('code', {}, key)] : null);
 }
 
-function queueDeeds(ctx, row) {
+function queueActions(ctx, row) {
   return [
     session.can('publish') ? button('Publish…', '', () => publishDialog(ctx, row.vhost, '', row.name), 'main') : null,
     session.can('define') ? [button('Purge…', '', () => purge(ctx, row), 'danger'),
@@ -302,7 +305,8 @@ const remove = (ctx, row) => ask({
 const connectionOf = (one) => one.channel_details?.connection_name || '';
 
 /** A link to the connection of a channel or consumer. */
-export const connectionLink = (name, text) => (name ? h('a', { href: `#/connection/${seg(name)}` }, text || name) : '–');
+export const connectionLink = (name, text) => (name ? h('a', { href: `#/connection/${seg(name)}` },
+  text || name) : '–');
 
 /** Consumers. `hasQueue`: with a link to their queues. */
 export function consumerTable(rows, empty, hasQueue, ctx) {

@@ -1,7 +1,8 @@
 // Exchanges, and the picture of exchanges, bindings and queues.
 
 import {
-  h, api, rarely, seg, count, counted, rate, statRate, session, change, parsed, explain, button, link, exchangeName, frame,
+  h, api, rarely, seg, count, counted, rate, statRate, session, change, parsed, explain, button, link, exchangeName,
+    frame,
   say,
 } from './kit.js';
 import {
@@ -76,12 +77,14 @@ export const exchangeView = {
       ['Messages in', count(row.message_stats?.publish_in ?? 0)],
       ['Messages out', count(row.message_stats?.publish_out ?? 0)],
       ['Delayed messages', Number.isFinite(row.messages_delayed) ? count(row.messages_delayed) : null]]),
-    h('span', { class: 'deeds' },
-      row.internal || !session.can('publish') ? null : button('Publish…', '', () => publishDialog(ctx, row.vhost, row.name,
+    h('span', { class: 'actions' },
+      row.internal || !session.can('publish') ? null : button('Publish…', '', () => publishDialog(ctx, row.vhost,
+        row.name,
         '')),
       own && session.can('define') ? button('Delete…', '', () => deleteExchange(ctx, row), 'danger') : null)),
     session.can('route') ? card('Which queues receive a message?', routeForm(row.vhost, row.name, null)) : null),
-    row.name === '' ? card('Bindings', h('p', {}, 'Every queue is bound here with its own name as the key.'), null, true)
+    row.name === '' ? card('Bindings', h('p', {}, 'Every queue is bound here with its own name as the key.'), null,
+      true)
       : session.can('bindings') ? card('Bindings', bindingTable(ctx, bound, 'Bindings'),
         session.can('define') ? button('Bind…', '', () => addBinding(ctx, row.vhost, row.name)) : null, true) : null];
   },
@@ -125,13 +128,14 @@ function routeForm(vhost, exchange, exchanges) {
   }) : null),
   h('div', { 'aria-live': 'polite' },
     trouble ? h('p', { class: 'trouble' }, trouble) : null,
-    answer ? h('p', {}, answer.queues.length ? [h('b', {}, counted(answer.queues.length, 'queues')), ' would receive it: ',
+    answer ? h('p', {}, answer.queues.length ? [h('b', {}, counted(answer.queues.length, 'queues')),
+      ' would receive it: ',
       h('span', { class: 'links' }, answer.queues.slice(0, 40).map((name) => link('queue', vhost, name))),
-      answer.queues.length > 40 ? ` and ${count(answer.queues.length - 40)} more` : '']
+      answer.queues.length > 40 ? ` and ${count(answer.queues.length - 40)} more` : '', '.']
       : 'No queue would receive it: the message would be dropped or returned.',
     answer.exchanges.length > 1 ? [' It passes ', h('span', { class: 'links' }, answer.exchanges.map((name) => link(
       'exchange', vhost, name, exchangeName(name)))), '.'] : null) : null,
-    h('p', { class: 'quiet' }, 'Nothing is published.'))];
+    h('p', { class: 'muted' }, 'Nothing is published.'))];
 }
 
 // ---- the picture ----
@@ -150,23 +154,31 @@ export const routingView = {
     Object.assign(routed, { answer: null, trouble: null, exchange: null, key: null, headers: null });
   },
   async load(ctx) {
+    if (!ctx.vhosts?.length) return null;
     const vhost = ctx.query.vhost || ctx.vhosts?.find(({ name }) => name === '/')?.name || ctx.vhosts?.[0]?.name || '/';
-    const v = seg(vhost);
+    // A monitor may see virtual hosts without permissions there. The lists of all virtual hosts omit them.
+    const of = session.is('administrator') ? `/${seg(vhost)}` : '';
+    const isHere = (one) => one.vhost === vhost;
     const [exchanges, bindings, queues] = await Promise.all([
-      api(`exchanges/${v}?columns=name,type,internal,arguments,message_stats`), rarely(`bindings/${v}`),
-      picture.hasQueues ? api(`queues/${v}?page=1&page_size=${QUEUE_RATES_MAX}&columns=name,message_stats`) : null]);
+      api(`exchanges${of}?columns=name,vhost,type,internal,arguments,message_stats`), rarely(`bindings${of}`),
+      picture.hasQueues ? api(`queues${of}?page=1&page_size=${QUEUE_RATES_MAX}&columns=name,vhost,message_stats`)
+        : null]);
     if (queues && queues.total_count > QUEUE_RATES_MAX) picture.hasQueues = false;
-    return { vhost, exchanges, bindings: bindings.filter((one) => one.source !== ''),
-      rates: new Map((queues?.items || []).map((row) => [row.name, statRate(row, 'publish')])) };
+    return { vhost, exchanges: exchanges.filter(isHere),
+      bindings: bindings.filter((one) => isHere(one) && one.source !== ''),
+      rates: new Map((queues?.items || []).filter(isHere).map((row) => [row.name, statRate(row, 'publish')])) };
   },
-  draw(ctx, { vhost, exchanges, bindings, rates }) {
+  draw(ctx, data) {
+    if (!data) return [h('p', { class: 'empty-note' }, 'No virtual host is visible to this user.')];
+    const { vhost, exchanges, bindings, rates } = data;
     const graph = layoutOf(exchanges, bindings, rates);
     return [
       h('div', { class: 'tools' }, (ctx.vhosts?.length || 0) > 1 ? [h('label', { for: 'vhost' }, 'Virtual host'),
         h('select', { id: 'vhost', value: vhost, onchange: (event) => ctx.change({ vhost: event.target.value }) },
           ctx.vhosts.map(({ name }) => h('option', { value: name }, name)))] : null,
-      h('span', { class: 'found' }, `${counted(exchanges.length, 'exchanges')}, ${counted(bindings.length, 'bindings')}`),
-      h('span', { class: 'grow' }), h('span', { class: 'quiet' },
+      h('span', { class: 'found' },
+        `${counted(exchanges.length, 'exchanges')}, ${counted(bindings.length, 'bindings')}`),
+      h('span', { class: 'grow' }), h('span', { class: 'muted' },
         'A line is as strong as its rate. Point at an exchange or a queue to see its paths.')),
       session.can('route') ? card('Which queues receive a message?', routeForm(vhost, null,
         exchanges.map((one) => one.name)), null, true) : null,
@@ -176,8 +188,10 @@ export const routingView = {
             { label: 'From', cell: (row) => link('exchange', vhost, row.source) },
             { label: 'Routing key', brief: true, cell: (row) => h('code', {}, row.routing_key) },
             { label: 'To', brief: true, cell: (row) => link(row.destination_type, vhost, row.destination) }] }),
-        bindings.length > 500 ? h('p', { class: 'quiet' }, `The first 500 of ${count(bindings.length)} bindings.`) : null)],
-      null, true) : h('p', { class: 'calm' }, 'There is no binding in this virtual host. The default exchange routes to '
+        bindings.length > 500 ? h('p', { class: 'muted' }, `The first 500 of ${count(bindings.length)} bindings.`)
+          : null)],
+      null, true) : h('p', { class: 'empty-note' },
+        'There is no binding in this virtual host. The default exchange routes to '
         + 'every queue by its name.'),
     ];
   },
@@ -223,7 +237,9 @@ function layoutOf(exchanges, bindings, rates) {
     return own.reduce((sum, edge) => sum + order.get(edge.from), 0) / own.length;
   };
   const right = [...new Set(edges.map((edge) => edge.to))].map((id) => [middle(id), id])
-    .sort(([one, a], [other, b]) => one - other || (a < b ? -1 : 1)).map(([, id]) => id);
+    // The node of the remaining queues is below the others.
+    .sort(([one, a], [other, b]) => one - other || (a[0] === 'f') - (b[0] === 'f') || (a < b ? -1 : 1))
+    .map(([, id]) => id);
   return { edges, left, right, byName, rates, folds };
 }
 
@@ -274,7 +290,8 @@ function drawing(vhost, graph) {
     return { edge, isOn, line: h('path', { key: `p ${at}`, class: `edge ${isOn ? 'on' : strong ? 'off'
       : edge.rate > 0 ? 'lit' : ''}`, 'stroke-width': isOn ? Math.max(2.4, weight) : weight,
     d: `M${x1} ${from}C${x1 + (x2 - x1) / 2} ${from} ${x1 + (x2 - x1) / 2} ${to} ${x2} ${to}` },
-    h('title', {}, `${edge.from.slice(2)} → ${edge.text || edge.to.slice(2)}${edge.label ? `, key ${edge.label}` : ''}, ${
+    h('title', {}, `${edge.from.slice(2)} → ${edge.text || edge.to.slice(2)}${edge.label ? `, key ${edge.label}`
+      : ''}, ${
       rate(edge.rate)}`)),
     label: edge.label && names && !narrow && (!strong || isOn) ? h('text', { key: `t ${at}`, class: 'edge-label',
       // Beside the destination, where the curves have separated.

@@ -34,7 +34,7 @@ export function ask({ title, text, fields = [], verb, danger = false, wide = fal
         folded.length ? h('details', { class: 'more' }, h('summary', {}, 'More properties'),
           h('div', { class: 'columns' }, folded.map((field) => fieldOf(field, id)))) : null,
         h('p', { role: 'alert', class: 'trouble' }, trouble),
-        h('div', { class: 'deeds' },
+        h('div', { class: 'actions' },
           h('button', { type: 'button', onclick: () => box.close() }, verb ? 'Cancel' : 'Close'),
           verb ? h('button', { type: 'submit', class: danger ? 'danger' : 'main', 'aria-disabled': busy && 'true' },
             verb) : null)),
@@ -178,15 +178,17 @@ export function table({ caption, columns, rows, key, ctx, sort, empty, select })
   const by = ctx?.query.sort || sort;
   const folds = columns.slice(1).some((column) => !column.brief);
   const total = columns.length + (select ? 1 : 0) + (folds ? 1 : 0);
-  return h('div', { class: columns.length > 12 ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption, tabindex: '0' },
+  return h('div', { class: columns.length > 12 ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
+    tabindex: '0' },
     h('table', { role: 'table' },
-      h('caption', { class: 'heard' }, caption),
+      h('caption', { class: 'sr-only' }, caption),
       h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' },
         select ? h('th', { role: 'columnheader', scope: 'col', class: 'pick' }, tick('Select all rows',
           rows.length > 0 && rows.every((row) => select.has(key(row))), (on) => rows.forEach((row) => (on
             ? select.add(key(row)) : select.delete(key(row)))))) : null,
         columns.map((column) => headOf(column, ctx, by)),
-        folds ? h('th', { role: 'columnheader', scope: 'col', class: 'fold' }, h('span', { class: 'heard' }, 'Details'))
+        folds ? h('th', { role: 'columnheader', scope: 'col', class: 'fold' }, h('span', { class: 'sr-only' },
+          'Details'))
           : null)),
       h('tbody', { role: 'rowgroup' }, rows.length
         ? rows.map((row) => rowOf(row, { caption, columns, key, select, folds }))
@@ -208,9 +210,10 @@ function rowOf(row, { caption, columns, key, select, folds }) {
       class: [column.num && 'num', at === 0 ? 'lead' : column.brief ? 'brief' : 'rest', column.kind,
         !column.label && 'acts'].filter(Boolean)
         .join(' ') }, column.cell(row))),
-    folds ? h('td', { role: 'cell', class: 'fold', 'data-label': '' }, h('button', { type: 'button', class: 'small fold',
+    folds ? h('td', { role: 'cell', class: 'fold', 'data-label': '' }, h('button', { type: 'button',
+      class: 'small fold',
       'aria-expanded': String(isOpen), onclick: toggle }, h('span', { 'aria-hidden': 'true' }, isOpen ? '▴' : '▾'),
-    h('span', { class: 'heard' }, `Details of ${own.split('\n').at(-1)}`))) : null);
+    h('span', { class: 'sr-only' }, `Details of ${own.split('\n').at(-1)}`))) : null);
 }
 
 const tick = (label, checked, set) => h('input', { type: 'checkbox', 'aria-label': label, checked,
@@ -221,7 +224,7 @@ const tick = (label, checked, set) => h('input', { type: 'checkbox', 'aria-label
 
 function headOf(column, ctx, by) {
   const props = { role: 'columnheader', scope: 'col', class: column.num && 'num' };
-  if (!column.sort || !ctx) return h('th', props, column.label || h('span', { class: 'heard' }, 'Actions'));
+  if (!column.sort || !ctx) return h('th', props, column.label || h('span', { class: 'sr-only' }, 'Actions'));
   const on = column.sort === by;
   const down = on && Boolean(ctx.query.down);
   // Numbers are sorted with the largest first.
@@ -238,14 +241,15 @@ export function listTools({ ctx, list, what, by = 'name', vhosts, extra }) {
   const { query } = ctx;
   return h('div', { class: 'tools' },
     h('form', { role: 'search', onsubmit: (event) => event.preventDefault() },
-      h('label', { class: 'heard', for: 'search' }, `Search ${what} by ${by}`),
+      h('label', { class: 'sr-only', for: 'search' }, `Search ${what} by ${by}`),
       h('input', {
-        id: 'search', type: 'search', placeholder: `${by === 'name' ? `Search ${what}` : by[0].toUpperCase() + by.slice(1)}  ( / )`,
+        id: 'search', type: 'search',
+          placeholder: `${by === 'name' ? `Search ${what}` : by[0].toUpperCase() + by.slice(1)}  ( / )`,
         value: query.name || '', autocomplete: 'off', spellcheck: 'false',
         oninput: (event) => ctx.later({ name: event.target.value, page: '' }),
       })),
     vhosts && vhosts.length > 1 ? h('div', {},
-      h('label', { class: 'heard', for: 'vhost' }, 'Virtual host'),
+      h('label', { class: 'sr-only', for: 'vhost' }, 'Virtual host'),
       h('select', { id: 'vhost', value: query.vhost ?? '', onchange: (event) => ctx.change(
         { vhost: event.target.value, page: '' }) },
       h('option', { value: '' }, 'All virtual hosts'),
@@ -288,10 +292,10 @@ export function columnMenu(list, columns) {
 }
 
 /** A count with a noun and actions for the selected rows; nothing if none is selected. */
-export function selectionBar(select, noun, deeds) {
+export function selectionBar(select, noun, actions) {
   if (!select.size) return null;
   return h('div', { class: 'selection', role: 'region', 'aria-label': 'Selection' },
-    h('b', {}, `${counted(select.size, noun)} selected`), deeds,
+    h('b', {}, `${counted(select.size, noun)} selected`), actions,
     button('Clear', 'the selection', () => {
       select.clear();
       frame.redraw();
@@ -307,9 +311,9 @@ export function facts(rows) {
 }
 
 /** A card with a heading and, to its right, the actions. */
-export function card(title, kids, deeds, wide) {
+export function card(title, kids, actions, wide) {
   return h('section', { class: wide ? 'card wide' : 'card', 'aria-label': title },
-    h('div', { class: 'head' }, h('h2', {}, title), deeds), kids);
+    h('div', { class: 'head' }, h('h2', {}, title), actions), kids);
 }
 
 /** A word with a shape, because colour alone is not accessible. */
@@ -342,7 +346,8 @@ export function bar({ label, text, parts, limit, marks = [], over }) {
     parts.length + marks.length > 1 ? h('div', { class: 'bar-key' },
       parts.map(({ label: name, kind, shown }) => h('span', {}, h('span', { class: `swatch bar-swatch ${kind || ''}`,
         'aria-hidden': 'true' }), `${name} `, h('b', {}, shown))),
-      marks.map(({ label: name, shown }) => h('span', {}, h('span', { class: 'tickmark', 'aria-hidden': 'true' }, '│'),
+      marks.map(({ label: name, shown }) => h('span', {},
+        h('span', { class: 'tickmark', 'aria-hidden': 'true' }, '│'),
         ` ${name} `, h('b', {}, shown)))) : null);
 }
 
@@ -359,7 +364,7 @@ peak ? h('line', { class: 'bar-mark', x1: 100 * peak, x2: 100 * peak, y1: 0, y2:
 const CHART_MS = 600000;
 // Missed polls (a hidden page, a broker that does not answer) are a gap in the line.
 const GAP_MS = 20000;
-// The samples at which the users of the charts look, by title.
+// The cursor of each chart, by title: the number of samples before the newest one.
 const cursors = new Map();
 
 /** Forget the cursors of the charts. */
@@ -376,7 +381,8 @@ export function chart({ title, samples, series, format, limit, floor = 0 }) {
   const last = samples.at(-1);
   const to = last?.at ?? Date.now();
   const inside = samples.filter(({ at }) => at >= to - CHART_MS);
-  const most = Math.max(floor, limit || 0, ...inside.flatMap(({ values }) => shown.map(({ name }) => values[name] || 0)));
+  const most = Math.max(floor, limit || 0, ...inside.flatMap(({ values }) => shown.map(({ name }) => values[name]
+    || 0)));
   const ceiling = limit && most <= limit ? limit : niceTop(most, format, limit);
   const x = (at) => left + ((wide - left - right) * (at - to + CHART_MS)) / CHART_MS;
   const y = (value) => high - bottom - ((high - top - bottom) * value) / ceiling;
@@ -392,10 +398,11 @@ export function chart({ title, samples, series, format, limit, floor = 0 }) {
   const keys = { ArrowLeft: now + 1, ArrowRight: now - 1, Home: inside.length - 1, End: null, Escape: null };
   return h('figure', { class: 'chart' },
     h('figcaption', {}, h('span', { class: 'legend' }, shown.map(({ label, name }, at) => h('span', {},
-      h('span', { class: `swatch s${at}`, 'aria-hidden': 'true' }), `${label} `, h('b', {}, draws(read?.values[name])))),
+      h('span', { class: `swatch s${at}`, 'aria-hidden': 'true' }), `${label} `, h('b', {},
+        draws(read?.values[name])))),
     limit ? h('span', {}, h('span', { class: 'limit-mark', 'aria-hidden': 'true' }, '┄ '), 'Limit ',
       h('b', {}, draws(limit))) : null),
-    h('span', { class: 'quiet at' }, picked ? clock(picked.at) : '')),
+    h('span', { class: 'muted at' }, picked ? clock(picked.at) : '')),
     h('svg', { class: 'plot', viewBox: `0 0 ${wide} ${high}`, role: 'img', tabindex: '0',
       'aria-label': `${title}, ${picked ? clock(picked.at) : 'now'}: ${shown.map(({ name, label }) => `${label} ${
         draws(read?.values[name])}`).join(', ') || 'no samples yet'}`,
@@ -427,7 +434,7 @@ export function chart({ title, samples, series, format, limit, floor = 0 }) {
     picked ? h('line', { class: 'cursor', x1: x(picked.at), x2: x(picked.at), y1: top, y2: high - bottom }) : null,
     shown.length ? null : h('text', { class: 'tick', x: wide / 2, y: high / 2, 'text-anchor': 'middle' },
       'The first samples arrive in some seconds.')),
-    h('details', {}, h('summary', {}, 'Table', h('span', { class: 'heard' }, ` of ${title}`)),
+    h('details', {}, h('summary', {}, 'Table', h('span', { class: 'sr-only' }, ` of ${title}`)),
       h('table', { class: 'small' },
         h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Time'),
           shown.map(({ label }) => h('th', { scope: 'col', class: 'num' }, label)))),
@@ -443,7 +450,8 @@ function lineOf(samples, name, x, y) {
     const value = values[name];
     if (!Number.isFinite(value)) continue;
     // A segment without length makes a single sample a dot.
-    path += `${at - before > GAP_MS ? 'M' : 'L'}${x(at).toFixed(1)} ${y(value).toFixed(1)}${at - before > GAP_MS ? 'h0' : ''}`;
+    const isFirst = at - before > GAP_MS;
+    path += `${isFirst ? 'M' : 'L'}${x(at).toFixed(1)} ${y(value).toFixed(1)}${isFirst ? 'h0' : ''}`;
     before = at;
   }
   return path;
@@ -464,10 +472,11 @@ export function spark(samples, name, label) {
   const found = samples.slice(-30).map(({ values }) => values[name]).filter(Number.isFinite);
   const top = Math.max(1, ...found);
   const step = 80 / 29;
-  const points = found.map((value, at) => `${(80 - (found.length - 1 - at) * step).toFixed(1)},${(17 - (15 * value) / top)
-    .toFixed(1)}`);
-  const spoken = found.length ? `${label}: between ${count(Math.min(...found))} and ${count(Math.max(...found))} since ${
-    clock(samples.at(-found.length).at)}` : `${label}: no samples yet`;
+  const height = (value) => (17 - (15 * value) / top).toFixed(1);
+  const points = found.map((value, at) => `${(80 - (found.length - 1 - at) * step).toFixed(1)},${height(value)}`);
+  const range = () => `between ${count(Math.min(...found))} and ${count(Math.max(...found))}`;
+  const spoken = `${label}: ${found.length ? `${range()} since ${clock(samples.at(-found.length).at)}`
+    : 'no samples yet'}`;
   return h('svg', { class: 'spark', viewBox: '0 0 80 18', width: 80, height: 18, role: 'img', 'aria-label': spoken },
     points.length > 1 ? h('polyline', { points: points.join(' ') })
       : h('circle', { cx: 79, cy: found.length ? points[0].split(',')[1] : 17, r: 1 }));
@@ -485,6 +494,6 @@ export function resourceBars({ memory, disk } = {}) {
     parts: [{ label: 'messages', value: disk.live, shown: bytes(disk.live, disk.limit), kind: 'live' },
       { label: 'log with them', value: disk.log, shown: bytes(disk.log, disk.limit) }],
     marks: [{ label: 'usable', value: disk.usable, shown: bytes(disk.usable, disk.limit) }] })
-      : memory ? h('p', { class: 'quiet' }, 'There is no store: nothing is written to the disk.') : null,
+      : memory ? h('p', { class: 'muted' }, 'There is no store: nothing is written to the disk.') : null,
   ];
 }

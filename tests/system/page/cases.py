@@ -297,7 +297,7 @@ def bridge_traffic(chromium: Chromium) -> None:
                 contacts = count()
                 page.get_by_role("button", name="Connect… plant").click()
                 page.get_by_role("dialog").get_by_role("button", name="Connect", exact=True).click()
-                page.get_by_text("The bridge plant").wait_for()
+                page.get_by_text("The order was given to the bridge plant.").wait_for()
                 # The connection lasts only a moment, so a page that polls every few seconds may not show it.
                 suite.until("another connection of the bridge", lambda: count() > contacts, 60)
                 page.get_by_text("resting").first.wait_for()
