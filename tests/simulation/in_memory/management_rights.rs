@@ -103,6 +103,8 @@ const ASKED: &[(&str, &str)] = &[
     ("GET /api/operator-policies/%2F", "vpa"),
     ("GET /api/aliveness-test/%2F", "vpa"),
     ("GET /api/leveret/queues/%2F/q/messages", "vpa"),
+    ("POST /api/leveret/queues/%2F/q/messages/move", "vpa"),
+    ("POST /api/leveret/exchanges/%2F/amq.topic/route", "vpa"),
     ("POST /api/queues/%2F/q/get", "vpa"),
     ("PUT /api/queues/%2F/q", "vpa"),
     ("DELETE /api/queues/%2F/none", "vpa"),
