@@ -445,6 +445,12 @@ impl Broker {
         Fault::new(ReplyCode::ResourceError, format_args!("publishers are blocked: {why}"))
     }
 
+    /// Returns whether a virtual host has an exchange of this name.
+    pub fn has_exchange(&self, vhost: &str, name: &str) -> bool {
+        let vhost = self.access.find_vhost(vhost);
+        vhost.is_some_and(|vhost| self.topology.find_exchange(vhost, name).is_some())
+    }
+
     /// Returns the route of a message with this routing key and these headers. Nothing is published or counted.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use super::samples::{Ranges, Total};
 
 /// The requests besides RabbitMQ's paths. The web page shows only what is in this list.
 const FEATURES: &[u8] = b"[{\"leveret\":[\"alarms\",\"bindings\",\"bridges\",\"bridge-orders\",\"define\",\
-    \"publish\",\"get\",\"messages\",\"login\",\"memory\",\"move\",\"route\"]}]";
+    \"publish\",\"get\",\"messages\",\"login\",\"memory\",\"move\",\"route\",\"dry-run\"]}]";
 
 fn object(write: impl FnOnce(&mut Json<'_>)) -> Answer {
     Answer::Now(Status::Ok, body(write))

@@ -160,6 +160,8 @@ const ASKED: &[(&str, &str)] = &[
     ("GET /api/definitions/%2F", "a"),
     ("POST /api/definitions", "a"),
     ("POST /api/definitions/%2F", "a"),
+    ("POST /api/definitions?dry_run=true", "a"),
+    ("POST /api/definitions/%2F?dry_run=true", "a"),
     ("PUT /api/users/x", "a"),
     ("DELETE /api/users/none", "a"),
     ("POST /api/users/bulk-delete", "a"),
