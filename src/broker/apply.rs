@@ -733,7 +733,8 @@ impl Broker {
             .and_then(|()| self.require_queue(connection, vhost, queue));
         self.release(cx, connection);
         let queue = found?;
-        let seen = self.queues.browse(queue, from, count.min(BROWSED_MAX))?;
+        self.prepare_message_keys();
+        let seen = self.queues.browse(cx.messages, queue, from, count.min(BROWSED_MAX))?;
         Ok(BrowseResult { ready: self.queues.records().ready_in(queue), seen })
     }
 

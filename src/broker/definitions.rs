@@ -55,7 +55,7 @@ impl QueueDeclaration<'_> {
         self.durable && !self.exclusive
     }
 
-    const fn flags(&self) -> QueueFlags {
+    pub(crate) const fn flags(&self) -> QueueFlags {
         QueueFlags { durable: self.durable, exclusive: self.exclusive, auto_delete: self.auto_delete }
     }
 }

@@ -72,6 +72,20 @@ impl RequeuedHeap {
         found
     }
 
+    /// Removes these deliveries of the heap, wherever they are. The records are not freed.
+    #[cold]
+    pub(crate) fn remove_all(&mut self, pool: &mut Deliveries, removed: &[usize]) {
+        let all = self.in_order(pool);
+        pool.requeued_count -= self.len as usize;
+        (self.root, self.len) = (0, 0);
+        for index in all {
+            pool.slab[index].heap = HeapLinks::default();
+            if !removed.contains(&index) {
+                self.insert(pool, index);
+            }
+        }
+    }
+
     /// Removes and returns the delivery with the lowest offset.
     pub(crate) fn pop(&mut self, pool: &mut Deliveries) -> Option<usize> {
         let first = self.first()?;

@@ -28,6 +28,7 @@
 //! | `settle`, `deliver` | settles deliveries and clears closed or deleted objects; delivers messages |
 //! | `publish` | publishes messages, one by one or with `tx.commit` |
 //! | `apply` | applies commands: changes the state and returns the reply |
+//! | `move_messages` | moves or copies selected messages of a queue for an operator; shows routes |
 //! | `operator` | changes by an operator |
 //! | `recovery` | restores everything from the log at start |
 //!
@@ -86,6 +87,7 @@ mod definitions;
 mod deliver;
 mod deliveries;
 mod job;
+mod move_messages;
 mod operator;
 mod orphans;
 mod parameters;
@@ -116,6 +118,7 @@ pub use context::Context;
 pub use context::Work;
 pub use definitions::DeleteIf;
 pub use deliver::OutboxView;
+pub use move_messages::{MoveOutcome, MoveRequest, MoveTarget, ShownRoute};
 pub use operator::Declared;
 pub use orphans::{Orphan, Recovery};
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
@@ -123,7 +126,9 @@ pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
 pub use queue_flow::{
     BrowseRequests, LogRead, PageInOutcome, Queues, ReadMessage, ReadPosition, disk_shortage,
 };
-pub use queue_records::{BROWSED_MAX, BrowseResult, Browsed, LogRun, declared_arguments, levels_of};
+pub use queue_records::{
+    BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage, LogRun, MessageKey, declared_arguments, levels_of,
+};
 pub use recovery::{Contents, Restored};
 pub use recovery::{First, restore, restore_messages};
 pub use republish::{parked_from, write_parked_properties, write_unparked_properties};

@@ -12,6 +12,7 @@
 //! - A change is appended to the log like a change by a client. The caller waits for the returned batch, or
 //!   for that of the [`Context`], before it acknowledges the change.
 
+use leveret_amqp::field::Table;
 use leveret_core::command::{Name, QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::password::PasswordHash;
@@ -19,11 +20,13 @@ use leveret_core::pending_writes::{Batch, DestinationName, PendingWrites, VhostM
 use leveret_core::topic::exchange_separators;
 
 use super::access::{OperatorFault, Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
+use super::arguments;
 use super::context::Work;
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
 use super::policy::{NewPolicy, PolicyKind, PolicyView};
+use super::reply_text::QueueText;
 use super::reply_text::{check_changeable, check_definition_space, check_deletable};
 use super::republish::{Firehose, TracedName};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
@@ -252,6 +255,85 @@ impl Broker {
                 self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done)
             }
         }
+    }
+
+    /// Compares a definition with the exchange of that name, with the checks of [`Self::operator_declare_exchange`].
+    /// Returns `None` if there is no such exchange. Changes nothing.
+    ///
+    /// # Errors
+    /// The exchange cannot be declared with these properties.
+    pub fn compare_exchange_definition(
+        &self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        (exchange, kind): (&str, &str),
+        (durable, auto_delete, internal): (bool, bool, bool),
+        arguments: &[u8],
+    ) -> Result<Option<Declared>, Fault> {
+        let declaration = ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
+        declaration.check_type_and_name()?;
+        let vhost = self.access.find_vhost(vhost);
+        let found = vhost.and_then(|vhost| self.topology.find_exchange(vhost, exchange));
+        let compare = |found| self.topology.compare_exchange(cx, &self.access, found, &declaration);
+        found.map(compare).map(comparison_result).transpose()
+    }
+
+    /// Compares a definition with the queue of that name, with the checks of [`Self::operator_declare_queue`].
+    /// Returns `None` if there is no such queue. Changes nothing.
+    ///
+    /// # Errors
+    /// The queue cannot be declared with these properties.
+    pub fn compare_queue_definition(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        queue: &str,
+        (durable, auto_delete): (bool, bool),
+        arguments: &[u8],
+    ) -> Result<Option<Declared>, Fault> {
+        let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
+        let Some(vhost) = self.access.find_vhost(vhost) else {
+            let words = QueueText { name: queue, vhost };
+            return arguments::check(words, Table::trusted(arguments), declaration.flags()).map(|()| None);
+        };
+        let typed = self.with_default_type(vhost, &declaration);
+        let declaration =
+            QueueDeclaration { arguments: typed.as_deref().unwrap_or(arguments), ..declaration };
+        match self.queues.records().find_queue(vhost, queue) {
+            Some(found) => {
+                let declared = &self.queues.at(found).declared;
+                // A declaration would replace the properties of a rebuilt queue.
+                match declared.exclusive_owner.is_some() || declared.is_rebuilt {
+                    true => Ok(Some(Declared::Differs)),
+                    false => {
+                        comparison_result(self.compare_properties(cx, vhost, found, &declaration)).map(Some)
+                    }
+                }
+            }
+            None => {
+                self.check_not_of_session(vhost, &declaration)?;
+                let words = self.queue_text(vhost, queue);
+                arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns whether a binding exists. The destination is a queue, or an exchange if the flag is set.
+    pub fn has_binding(
+        &self,
+        vhost: &str,
+        (source, routing_key): (&str, &str),
+        (destination, is_exchange): (&str, bool),
+        arguments: &[u8],
+    ) -> bool {
+        let Some(vhost) = self.access.find_vhost(vhost) else { return false };
+        let to = match is_exchange {
+            true => self.topology.find_exchange(vhost, destination).map(Destination::Exchange),
+            false => self.queues.records().find_queue(vhost, destination).map(Destination::Queue),
+        };
+        let spec = BindingSpec { source, routing_key, arguments };
+        to.is_some_and(|to| self.topology.find_binding(vhost, &spec, to).is_some())
     }
 
     /// Binds a queue or an exchange to the exchange `source`.

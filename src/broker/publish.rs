@@ -29,7 +29,7 @@ use super::consumers::{FullQueue, Mode};
 use super::context::Work;
 use super::deliveries::{DeliveryMethod, NewDelivery};
 use super::queue_flow::{CannotPublish, Claim, Scratch};
-use super::queue_records::SLOT_BYTES;
+use super::queue_records::{MessageKey, SLOT_BYTES};
 use super::reply_text::{Lossy, out_of, out_of_disk, unwritable_for_messages};
 use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, count_up};
@@ -442,7 +442,7 @@ impl Broker {
 
     /// Checks a message and finds its target queues. Returns the message to push: this one, or a copy if
     /// properties must change.
-    fn parse_and_route(
+    pub(crate) fn parse_and_route(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -503,7 +503,7 @@ impl Broker {
         Ok(())
     }
 
-    fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
+    pub(crate) fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
         let exchange = self.topology.require_exchange(&self.access, vhost, name)?;
         let record = &self.topology.exchange(exchange);
         if record.internal {
@@ -565,7 +565,7 @@ impl Broker {
             .ok_or_else(|| out_of("messages_max"))
     }
 
-    fn check_user_id(&self, channel: ChannelId, properties: &Properties<'_>) -> Result<(), Fault> {
+    pub(crate) fn check_user_id(&self, channel: ChannelId, properties: &Properties<'_>) -> Result<(), Fault> {
         let connection = self.consumers.connection_of(channel);
         let who = &self.consumers.connection(connection).identity;
         match properties.user_id() {
@@ -706,8 +706,22 @@ impl Broker {
         if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
+        self.commit_with_removal(cx, channel, None)
+    }
+
+    /// Commits the transaction of a channel. Removes selected messages from their queue in the same commit.
+    ///
+    /// # Errors
+    /// There is no capacity, and nothing was changed; or a full queue refused a message of the transaction, and
+    /// nothing was removed.
+    pub(crate) fn commit_with_removal(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        removal: Option<&Removal<'_>>,
+    ) -> Result<Outcome, Fault> {
         let mut targets = core::mem::take(&mut self.publishing.targets);
-        let result = self.commit_with_buffer(cx, channel, &mut targets);
+        let result = self.commit_with_buffer(cx, channel, removal, &mut targets);
         self.publishing.targets = targets;
         result
     }
@@ -716,15 +730,24 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
+        removal: Option<&Removal<'_>>,
         targets: &mut Vec<QueueId>,
     ) -> Result<Outcome, Fault> {
         let reservation = self.check_commit_fits(cx, channel, targets)?;
+        let chunks = removal.map_or(0, |removal| removal.chunks);
+        if chunks > 0 && !self.queues.entries().may_take(reservation.chunks + chunks, 0) {
+            return Err(out_of("queue_entries_max"));
+        }
         self.republish.set_reservation(reservation);
         // The check of the transaction was within the work limit. Carrying it out must not end half-way.
         cx.work.lift_limit();
         let changes_before = cx.pending_writes.change_count();
         cx.pending_writes.begin_group();
         let outcome = self.carry_out(cx, channel, targets);
+        if let Some(removal) = removal.filter(|_| outcome.is_ok()) {
+            let removed_count = self.queues.remove_selected(cx, removal.queue, removal.keys);
+            debug_assert_eq!(removed_count, removal.keys.len(), "the messages were found before the commit");
+        }
         self.republish.set_reservation(CommitReservation::default());
         let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
         if cx.pending_writes.change_count() != changes_before {
@@ -867,6 +890,15 @@ impl Broker {
             Ok(()) | Err(NoCapacity::Commit) => Ok(()),
         }
     }
+}
+
+/// Messages that a commit removes from their queue, because it publishes copies of them.
+pub(crate) struct Removal<'a> {
+    pub(crate) queue: QueueId,
+    /// The keys of the messages, which are all ready.
+    pub(crate) keys: &'a [MessageKey],
+    /// Maximum number of chunks of queue entries that the removal takes.
+    pub(crate) chunks: usize,
 }
 
 /// Upper bound of the capacity that the `tx.commit` being carried out still needs. Dead letters that it

@@ -1,7 +1,17 @@
 //! Imports definitions, in the order in which objects depend on each other: a whole file over the network (`POST
 //! definitions`), or lines that the command line makes of one (`POST ctl/import`).
 //!
+//! `POST definitions?dry_run=true` compares the objects of a file with the broker instead:
+//!
+//! ```text
+//! {"new":[{"kind":"queue","vhost":"/","name":"q"},…],"new_count":N,"same":N,
+//!  "different":[{…,"reason":"…"}],"different_count":N,"skipped":[{…,"reason":"…"}],"skipped_count":N}
+//! ```
+//!
+//! `skipped` also has objects at which the import would fail.
+//!
 //! # Invariants
+//! - A dry run changes nothing.
 //! - Existing exchanges and queues stay as they are. Objects that this broker does not support are skipped.
 //! - All objects of a file are parsed before the first is created, so an invalid one is reported before anything
 //!   changes.
@@ -14,8 +24,10 @@ use leveret_core::password::PasswordHash;
 use leveret_json::{Fields, Value};
 
 use super::definitions::{self, Found, Item, ItemError, Password, SECTIONS, Scanner};
+use super::definitions::{Comparison, DefinitionComparer, Subject};
 use super::http::Status;
 use super::json::Json;
+use super::management::{numbers, texts};
 use super::request::RequestContext;
 use super::request::{Answer, Answered, Upload, bad, body, not_found, pool_full, too_large};
 use super::request::{Call, exists};
@@ -38,8 +50,12 @@ pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
     if vhost.is_some_and(|vhost| !exists(context, vhost)) {
         return Err(not_found("Not Found"));
     }
+    let is_dry_run = call.request.has_true("dry_run");
     if call.request.body_bytes == 0 {
-        return Ok(Answer::Changed(Status::NoContent, Vec::new()));
+        return Ok(match is_dry_run {
+            true => Answer::Now(Status::Ok, DryRun::default().answer()),
+            false => Answer::Changed(Status::NoContent, Vec::new()),
+        });
     }
     let most = context.process.message_size_max as usize;
     let bytes = call.request.body_bytes;
@@ -50,7 +66,8 @@ pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
     }
     let file = if call.request.is_whole() { Spool::buffered(call.request.body) } else { Spool::default() };
     let form = Form::of(call.request.media);
-    let import = Import { file, form, vhost: vhost.map(Into::into), ..Import::default() };
+    let dry_run = is_dry_run.then(DryRun::default);
+    let import = Import { file, form, vhost: vhost.map(Into::into), dry_run, ..Import::default() };
     Ok(Answer::Upload(Box::new(import)))
 }
 
@@ -77,6 +94,8 @@ pub(super) struct Import {
     lists: [Option<usize>; SECTIONS.len()],
     /// The list whose objects are being created. `None` while the file is being checked.
     making: Option<usize>,
+    /// The comparison with the broker, which replaces creation.
+    dry_run: Option<DryRun>,
 }
 
 impl Upload for Import {
@@ -105,6 +124,9 @@ impl Upload for Import {
                 && self.list.is_none()
             {
                 let Some(begin) = self.lists.get(making) else {
+                    if let Some(dry_run) = &self.dry_run {
+                        return Ok(Some(Answer::Now(Status::Ok, dry_run.answer())));
+                    }
                     return Ok(Some(match self.redirect.take() {
                         Some(address) => Answer::ChangedRedirect(address),
                         None => Answer::Changed(Status::NoContent, Vec::new()),
@@ -169,9 +191,14 @@ impl Import {
                 let value = Value::parse(text.as_bytes());
                 let Some(section) = self.list else { return value.map(|_| ()) };
                 let item = value.and_then(|object| read(section, &object, self.vhost.as_deref()));
-                let done = item.and_then(|item| match item {
-                    Some(item) if self.making.is_some() => make(context, item),
-                    _ => Ok(()),
+                let done = item.and_then(|item| match (item, &mut self.dry_run) {
+                    _ if self.making.is_none() => Ok(()),
+                    (Ok(item), None) => make(context, item),
+                    (Err(_), None) => Ok(()),
+                    (item, Some(dry_run)) => {
+                        dry_run.compare(context, section, item);
+                        Ok(())
+                    }
                 });
                 done.map_err(|why| format!("{section}[{at}]: {why}"))?;
             }
@@ -186,15 +213,105 @@ impl Import {
     }
 }
 
-/// Parses an object. Returns `None` if this broker does not support such objects.
-fn read(section: &str, object: &Value<'_>, vhost: Option<&str>) -> Result<Option<Item>, String> {
+/// Parses an object. An object that this broker does not support is returned as the text about it.
+fn read(section: &str, object: &Value<'_>, vhost: Option<&str>) -> Result<Result<Item, String>, String> {
     let vhost = vhost.map(|vhost| Value::String(vhost.into()).to_string());
     let mut fields = Fields::of(object)?;
     vhost.iter().for_each(|vhost| fields.put("vhost".into(), vhost));
     match definitions::parse_fields(section, fields) {
-        Ok(parsed) => Ok(Some(parsed.item)),
-        Err(ItemError::Unsupported(_)) => Ok(None),
+        Ok(parsed) => Ok(Ok(parsed.item)),
+        Err(ItemError::Unsupported(what)) => Ok(Err(what)),
         Err(ItemError::Bad(why)) => Err(why),
+    }
+}
+
+/// The most objects of a list of a dry run's answer that are named.
+const NAMED_MAX: usize = 200;
+/// The most bytes of such a list.
+const NAMED_BYTES_MAX: usize = 10 << 10;
+
+/// A list of objects in the answer of a dry run.
+#[derive(Debug, Default)]
+struct NamedObjects {
+    /// The objects as JSON, separated by commas.
+    json: Vec<u8>,
+    named_count: usize,
+    count: u64,
+}
+
+impl NamedObjects {
+    fn add(&mut self, (kind, vhost, name): (&str, Option<&str>, &str), reason: Option<&str>) {
+        self.count += 1;
+        if self.named_count == NAMED_MAX {
+            return;
+        }
+        let before = self.json.len();
+        let mut json = Json::new(&mut self.json, NAMED_BYTES_MAX);
+        let mut is_first = true;
+        if self.named_count > 0 {
+            json.raw(b",");
+        }
+        json.raw(b"{");
+        texts(&mut json, &mut is_first, &[("kind", kind)]);
+        vhost.iter().for_each(|vhost| texts(&mut json, &mut is_first, &[("vhost", vhost)]));
+        texts(&mut json, &mut is_first, &[("name", name)]);
+        reason.iter().for_each(|reason| texts(&mut json, &mut is_first, &[("reason", reason)]));
+        json.raw(b"}");
+        if json.is_full() {
+            self.json.truncate(before);
+        } else {
+            self.named_count += 1;
+        }
+    }
+}
+
+/// What an import would do.
+#[derive(Debug, Default)]
+struct DryRun {
+    comparer: DefinitionComparer,
+    new: NamedObjects,
+    same_count: u64,
+    different: NamedObjects,
+    skipped: NamedObjects,
+}
+
+impl DryRun {
+    /// Compares an object of a list, or notes the text about one that is not supported.
+    fn compare(&mut self, context: &mut RequestContext<'_>, section: &str, item: Result<Item, String>) {
+        let item = match item {
+            Ok(item) => item,
+            Err(what) => {
+                return self.skipped.add((section, None, &what), Some("not supported by this broker"));
+            }
+        };
+        let (broker, mut context) = context.broker();
+        let comparison = self.comparer.compare(broker, &mut context, &item);
+        let Subject { kind, vhost, name } = Subject::of(&item);
+        let subject = (kind, vhost.as_deref(), name.as_str());
+        match comparison {
+            Comparison::New => self.new.add(subject, None),
+            Comparison::Same => self.same_count += 1,
+            Comparison::Different(reason) => self.different.add(subject, Some(reason)),
+            Comparison::Impossible(why) => self.skipped.add(subject, Some(&why)),
+        }
+    }
+
+    /// Returns the body of the answer.
+    fn answer(&self) -> Vec<u8> {
+        let Self { new, different, skipped, .. } = self;
+        body(|json| {
+            let mut is_first = true;
+            json.raw(b"{");
+            for (name, objects) in [("new", new), ("different", different), ("skipped", skipped)] {
+                json.name(name, &mut is_first);
+                json.raw(b"[");
+                json.raw(&objects.json);
+                json.raw(b"]");
+                numbers(json, &mut is_first, &[(&format!("{name}_count"), objects.count)]);
+            }
+            numbers(json, &mut is_first, &[("same", self.same_count)]);
+            json.raw(b"}");
+        })
     }
 }
 

@@ -25,6 +25,7 @@
 //! | `actions` | what users do in a virtual host: declare, bind, publish, delete |
 //! | `publishing` | publishing a message of any length |
 //! | `messages` | getting and browsing messages; a message as JSON |
+//! | `moving` | moving messages of a queue; the route of a message |
 //! | `uploads` | storage of a long request body; the file of a multipart form |
 //! | `access` | users, virtual hosts, permissions, logins |
 //! | `policies`, `parameters` | policies and operator policies; runtime parameters and shovels |
@@ -58,6 +59,7 @@ pub mod listing;
 mod management;
 mod messages;
 pub mod metrics;
+mod moving;
 pub mod mqtt;
 mod node;
 pub mod operator_session;

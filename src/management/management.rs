@@ -23,7 +23,8 @@ use super::samples::{Ranges, Total};
 
 /// The requests besides RabbitMQ's paths. The web page shows only what is in this list.
 const FEATURES: &[u8] = b"{\"leveret\":[\"alarms\",\"bindings\",\"bridges\",\"bridge-orders\",\"define\",\
-    \"publish\",\"get\",\"messages\",\"login\",\"memory\",\"status\",\"pools\",\"log\"]}";
+    \"publish\",\"get\",\"messages\",\"login\",\"memory\",\"status\",\"pools\",\"log\",\"move\",\"route\",\
+    \"dry-run\"]}";
 /// The requests that exist if there can be bridges.
 const SHOVEL_FEATURES: &[u8] = b",{\"leveret\":[\"shovels\"]}";
 

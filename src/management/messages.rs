@@ -12,6 +12,7 @@
 //! ```text
 //! ?position=0&count=50&truncate=1000&encoding=auto
 //! {"ready":N,"position":0,"messages":[…],"next":50}      `next` is null after the last message
+//! each message: {"id":"…","position":0,"redelivered":false,"exchange":"","routing_key":"","payload":"",…}
 //! ```
 //!
 //! # Invariants
@@ -27,7 +28,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use leveret_amqp::field::Value;
 use leveret_amqp::props::{PROPERTIES, Properties};
-use leveret_broker::{BROWSED_MAX, Broker, BrowseResult, Browsed};
+use leveret_broker::{BROWSED_MAX, Broker, BrowseResult, Browsed, BrowsedMessage};
 use leveret_core::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageId, Messages};
@@ -256,7 +257,7 @@ pub(super) fn browse(
         return Ok(BrowseAnswer::Later(PendingBrowse { number, position, ready, payloads }));
     }
     let found = seen.iter().filter_map(|seen| match seen {
-        Browsed::InMemory(message, redelivered) => Some((*message, *redelivered)),
+        Browsed::InMemory(browsed) => Some(*browsed),
         Browsed::InLog(_) => None,
     });
     let found: Vec<_> = found.collect();
@@ -284,26 +285,26 @@ impl PendingBrowse {
             }
             false => Ok(shown(messages, (self.ready, self.position), &found, self.payloads)),
         };
-        found.into_iter().for_each(|(message, _)| messages.release(message));
+        found.into_iter().for_each(|browsed| messages.release(browsed.message));
         answer
     }
 
     /// Ends browsing, because the client disconnected.
     pub(super) fn abandon(&self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
         let found = broker.queues_mut().browses_mut().take(self.number);
-        found.into_iter().for_each(|(message, _)| context.messages_mut().release(message));
+        found.into_iter().for_each(|browsed| context.messages_mut().release(browsed.message));
     }
 }
 
 fn shown(
     messages: &mut Messages,
     (ready, position): (u32, u32),
-    found: &[(MessageId, bool)],
+    found: &[BrowsedMessage],
     payloads: PayloadOptions,
 ) -> Vec<u8> {
     let mut out = format!("{{\"ready\":{ready},\"position\":{position},\"messages\":[").into_bytes();
     let mut next = position;
-    for (message, redelivered) in found {
+    for BrowsedMessage { message, is_redelivered, key } in found {
         if out.len() >= ENOUGH {
             break;
         }
@@ -314,7 +315,9 @@ fn shown(
             json.raw(b"\"position\":");
             json.number(next);
             json.raw(b",\"redelivered\":");
-            json.truth(*redelivered);
+            json.truth(*is_redelivered);
+            json.raw(b",\"id\":");
+            json.text(&key.to_string());
         });
         let mut payload = PayloadWriter::new(messages, *message, payloads);
         // A payload of this length is examined in one step.

@@ -26,6 +26,7 @@ use super::messages::PendingBrowse;
 use super::messages::{Getting, Progress};
 use super::metrics;
 use super::metrics::Exposition;
+use super::moving::PendingMove;
 use super::request::RequestContext;
 use super::request::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request_too_large};
 use super::table::{self, Interface};
@@ -78,6 +79,8 @@ enum State {
     Getting(Box<Getting>),
     /// Messages to be shown are being read from the disk.
     Browsing(Box<PendingBrowse>),
+    /// Messages to be moved are being read from the disk.
+    Moving(Box<PendingMove>),
     /// The rest of a file to be written.
     Sending(&'static [u8]),
     /// The caller makes the connection one of MQTT over WebSocket, with this response.
@@ -294,6 +297,13 @@ impl OperatorSession {
                 let answer = taken.map_or_else(|fault| refusal(&fault), |body| Answer::Now(Status::Ok, body));
                 self.begin(answer, context);
             }
+            State::Moving(moving) if moving.is_done(context.broker) => {
+                if let Some(answer) = moving.step(context) {
+                    self.begin(answer, context);
+                    // The answer may need no batch; then no commit would wake the session.
+                    self.fill(context);
+                }
+            }
             State::Sending(rest) => {
                 let now =
                     rest.len().min(OUTPUT_BYTES_ENOUGH.saturating_sub(self.output.len() - self.written));
@@ -317,6 +327,7 @@ impl OperatorSession {
             | State::Checking
             | State::Holding(_)
             | State::Browsing(_)
+            | State::Moving(_)
             | State::Waiting(..)
             | State::Changing(..)
             | State::Upgrading(_)
@@ -352,7 +363,7 @@ impl OperatorSession {
     pub fn awaits_read_back(&self) -> bool {
         match &self.state {
             State::Getting(getting) => getting.waits_for().is_some(),
-            State::Browsing(_) => true,
+            State::Browsing(_) | State::Moving(_) => true,
             _ => false,
         }
     }
@@ -362,6 +373,7 @@ impl OperatorSession {
         match &self.state {
             State::Getting(getting) => getting.waits_for().is_some_and(|id| broker.is_busy(id)),
             State::Browsing(browse) => !browse.is_done(broker),
+            State::Moving(moving) => !moving.is_done(broker),
             _ => false,
         }
     }
@@ -371,6 +383,7 @@ impl OperatorSession {
         match self.state {
             State::Getting(getting) => getting.abandon(broker, context),
             State::Browsing(browse) => browse.abandon(broker, context),
+            State::Moving(moving) => moving.abandon(broker, context),
             State::Uploading(mut upload, _) | State::Decoding(mut upload) => {
                 upload.release(context.messages_mut());
             }
@@ -583,6 +596,7 @@ impl OperatorSession {
                 self.state = State::Exposing(rows);
             }
             Answer::Browse(browse) => self.state = State::Browsing(browse),
+            Answer::Move(moving) => self.state = State::Moving(moving),
             Answer::Upload(upload) => self.state = State::Decoding(upload),
             Answer::Get(get) => self.state = State::Getting(Box::new(Getting::new(*get))),
             Answer::Page(page) => {

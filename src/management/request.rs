@@ -22,6 +22,7 @@ use super::listing::{Filter, Listing, Viewer};
 use super::management::text_object;
 use super::messages::{PendingBrowse, QueueGet};
 use super::metrics::Exposition;
+use super::moving::PendingMove;
 use super::samples::{Ranges, Samples};
 use super::web_page::{PageFile, Tokens};
 
@@ -216,6 +217,8 @@ pub enum Answer {
     Get(Box<QueueGet>),
     /// Sends messages of a queue that remain in it, once they have been read from the disk.
     Browse(Box<PendingBrowse>),
+    /// Moves messages of a queue, once they have been read from the disk.
+    Move(Box<PendingMove>),
     /// Sends the result of the upload when the request's body has been received and decoded.
     Upload(Box<dyn Upload>),
     /// Sends a list, row by row as output space becomes free.

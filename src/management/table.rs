@@ -44,6 +44,7 @@ use super::import;
 use super::listing::{self, list, one};
 use super::management;
 use super::metrics;
+use super::moving;
 use super::mqtt::{self, MqttSessions, RetainedMessages};
 use super::parameters;
 use super::policies;
@@ -285,6 +286,8 @@ requests! {
     network Post "api/queues/{vhost}/{queue}/get" Member Act(|acting| acting.get());
     network Get "api/queues/{vhost}/{queue}/bindings" Member Show(listing::bindings);
     network Get "api/leveret/queues/{vhost}/{queue}/messages" Permissions Change(management::messages);
+    network Post "api/leveret/queues/{vhost}/{queue}/messages/move" Permissions Change(moving::move_messages);
+    network Post "api/leveret/exchanges/{vhost}/{exchange}/route" Member Change(moving::route);
     both Get "api/exchanges" AnyTag Show(list::<Exchanges>);
     both Get "api/exchanges/{vhost}" Member Show(list::<Exchanges>);
     network Get "api/exchanges/{vhost}/{exchange}" Member Show(one::<Exchanges>);

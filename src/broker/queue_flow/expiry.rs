@@ -230,7 +230,7 @@ impl Queues {
         (count, Box::new(parts))
     }
 
-    fn purge_entry(&mut self, cx: &mut Context<'_>, queue: QueueId, content: EntryContent) {
+    pub(super) fn purge_entry(&mut self, cx: &mut Context<'_>, queue: QueueId, content: EntryContent) {
         match content {
             EntryContent::InMemory(message) => cx.messages.release(message),
             EntryContent::InMemoryAndLog(message, offset) => {

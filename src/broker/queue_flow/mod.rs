@@ -11,6 +11,7 @@
 //! | `head` | checks whether the first message may be delivered; takes and settles it; waiting `basic.get`s |
 //! | `expiry` | expiry, length limits, rejected and purged messages; the list of queues to trim |
 //! | `schedule` | puts queues on the lists and the schedule by which they are examined |
+//! | `selected` | finds and removes messages that an operator selected |
 //! | `delayed` | the messages of delayed exchanges and their timing wheel |
 //! | `evict` | moves messages out of memory |
 //! | `page_in` | reads messages back from the log: requests, waiting queues, reserved memory; reads for browsing |
@@ -28,6 +29,7 @@ mod head;
 mod page_in;
 mod push;
 mod schedule;
+mod selected;
 #[cfg(test)]
 mod tests;
 
@@ -37,14 +39,14 @@ use expiry::TrimList;
 use leveret_core::command::QueueId;
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
-use leveret_core::mem::FifoPool;
+use leveret_core::mem::{FifoPool, Messages};
 use leveret_core::pending_writes::{Batch, PendingWrites};
 use page_in::LostMessages;
 use page_in::Paging;
 
 use crate::arguments::QueueSettings;
 use crate::deliveries::Deliveries;
-use crate::queue_records::{Browsed, Queue, Records};
+use crate::queue_records::{Browsed, MessageKeys, Queue, Records};
 use crate::recovery::Contents;
 use crate::retry_list::RetryList;
 use crate::shortage::Shortage;
@@ -134,6 +136,8 @@ pub struct Queues {
     paging: Paging,
     /// Reads for operators who browse messages.
     browses: BrowseRequests,
+    /// The keys of browsed messages.
+    keys: MessageKeys,
     /// `basic.get`s that wait for their message or for the outbox.
     gets: RetryList<Getting>,
     /// Queues whose first message waits for a commit.
@@ -174,6 +178,7 @@ impl Queues {
             trim_list: TrimList::with_capacity(queues),
             paging: Paging::new(limits),
             browses: BrowseRequests::default(),
+            keys: MessageKeys::default(),
             gets: RetryList::with_capacity(0),
             awaited: AwaitedCommits::default(),
             scratch: Scratch {
@@ -380,8 +385,15 @@ impl Queues {
     ///
     /// # Errors
     /// The position is too far from the front.
-    pub(crate) fn browse(&self, queue: QueueId, from: u32, count: u32) -> Result<Vec<Browsed>, Fault> {
-        self.records.browse(&self.pool, &self.deliveries, queue, from, count)
+    pub(crate) fn browse(
+        &mut self,
+        messages: &mut Messages,
+        queue: QueueId,
+        from: u32,
+        count: u32,
+    ) -> Result<Vec<Browsed>, Fault> {
+        let pools = (&self.pool, &self.deliveries);
+        self.records.browse(pools, (&mut self.keys, messages), queue, from, count)
     }
 
     // ---- settings

@@ -24,7 +24,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 
 use super::Queues;
 use crate::Context;
-use crate::queue_records::{EntryContent, First, LogRun, Size};
+use crate::queue_records::{BrowsedMessage, EntryContent, First, LogRun, Size};
 
 /// Messages that could not be read back, by their offsets in the log.
 #[derive(Clone, Copy, Debug)]
@@ -580,8 +580,8 @@ struct Browse {
     number: u64,
     run: LogRun,
     state: BrowseState,
-    /// The messages read so far, each with whether it was delivered before.
-    found: Vec<(MessageId, bool)>,
+    /// The messages read so far.
+    found: Vec<BrowsedMessage>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -617,9 +617,8 @@ impl BrowseRequests {
         browse.is_none_or(|browse| browse.state == BrowseState::Done)
     }
 
-    /// Removes a request and returns its messages, each with whether it was delivered before. The caller
-    /// releases the messages.
-    pub fn take(&mut self, number: u64) -> Vec<(MessageId, bool)> {
+    /// Removes a request and returns its messages. The caller releases the messages.
+    pub fn take(&mut self, number: u64) -> Vec<BrowsedMessage> {
         let place = self.list.iter().position(|browse| browse.number == number);
         place.map(|place| self.list.swap_remove(place).found).unwrap_or_default()
     }
@@ -660,7 +659,11 @@ impl BrowseRequests {
     pub(super) fn add(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
         messages.finish(message);
         match self.reading() {
-            Some(browse) => browse.found.push((message, offset < browse.run.redelivered_below)),
+            Some(browse) => browse.found.push(BrowsedMessage {
+                message,
+                is_redelivered: offset < browse.run.redelivered_below,
+                key: browse.run.first_key.with_offset(offset),
+            }),
             None => messages.release(message),
         }
     }

@@ -506,6 +506,81 @@ impl Backlog {
         self.rejected_absent -= 1;
     }
 
+    // ---- removal at any position
+
+    /// Removes ready messages at these positions. A position is the index of an entry as
+    /// [`Self::for_each_entry`] visits the entries, and a message of that entry; a run of absent messages may
+    /// have several of them. The positions are ascending. Returns the removed messages, which the caller must
+    /// settle.
+    ///
+    /// Removing a message from the inside of a run makes two runs of it. The caller has checked that chunks are
+    /// free for that.
+    #[cold]
+    pub(crate) fn remove_at(
+        &mut self,
+        pool: &mut FifoPool,
+        deliveries: &mut Deliveries,
+        messages: &Messages,
+        positions: &[(u32, EntryContent)],
+    ) -> Vec<PurgedItem> {
+        let mut removed = Vec::with_capacity(positions.len());
+        let heap_count = self.requeued.len();
+        let (in_heap, mut in_entries) =
+            positions.split_at(positions.partition_point(|(at, _)| *at < heap_count));
+        if !in_heap.is_empty() {
+            let order = self.requeued.in_order(deliveries);
+            let indices: Vec<usize> = in_heap.iter().map(|(at, _)| order[*at as usize]).collect();
+            self.requeued.remove_all(deliveries, &indices);
+            for index in indices {
+                match deliveries[index].message {
+                    Some(message) => self.subtract_size(Size::of(messages, message)),
+                    None => self.uncount_absent(),
+                }
+                (self.retaken, self.dropped) = (self.retaken + 1, self.dropped + 1);
+                removed.push(PurgedItem::Delivered(deliveries.remove(index)));
+            }
+        }
+        let mut first = heap_count;
+        for part in [None, Some(QueuePart::Head), Some(QueuePart::Middle), Some(QueuePart::Fifo)] {
+            let fifo = match part {
+                None => &mut self.requeued_entries,
+                Some(QueuePart::Head) => &mut self.head,
+                Some(QueuePart::Middle) => &mut self.middle,
+                Some(QueuePart::Fifo) => &mut self.fifo,
+            };
+            let len = fifo.len();
+            let (here, behind) = in_entries.split_at(in_entries.partition_point(|(at, _)| *at - first < len));
+            remove_entries(fifo, pool, first, here);
+            for (_, content) in here {
+                self.uncount_removed(messages, part, *content);
+                removed.push(PurgedItem::Entry(*content));
+            }
+            (first, in_entries) = (first + len, behind);
+        }
+        removed
+    }
+
+    /// Subtracts a removed message from the counts. `part` is `None` for a requeued message.
+    fn uncount_removed(&mut self, messages: &Messages, part: Option<QueuePart>, content: EntryContent) {
+        match content {
+            EntryContent::InMemory(message) | EntryContent::InMemoryAndLog(message, _) => {
+                self.subtract_size(Size::of(messages, message));
+            }
+            EntryContent::AbsentRun(..) if part.is_none() => self.uncount_absent(),
+            EntryContent::AbsentRun(_, count) => {
+                self.middle_absent_bytes -= self.average_absent_bytes(count);
+                self.middle_absent -= count;
+            }
+        }
+        if part == Some(QueuePart::Middle) {
+            self.middle_messages -= 1;
+        }
+        // The numbers of fresh messages continue as if the message had been taken from the front.
+        let taken = if part.is_some() { &mut self.taken } else { &mut self.retaken };
+        *taken += 1;
+        self.dropped += 1;
+    }
+
     const fn uncount_absent(&mut self) {
         // The size of a single body is unknown, so the average is subtracted.
         let share = self.requeued_absent_bytes / self.requeued_absent as u64;
@@ -653,6 +728,36 @@ impl Backlog {
     }
 }
 
+/// Removes messages from the entries of a part. `first` is the position of the first entry of the part.
+fn remove_entries(fifo: &mut Fifo, pool: &mut FifoPool, first: u32, removed: &[(u32, EntryContent)]) {
+    let Some((last, _)) = removed.last() else { return };
+    let mut kept = Vec::with_capacity((last - first + 1) as usize);
+    let mut rest = removed;
+    for at in first..=*last {
+        let Some((_, entry)) = fifo.pop(pool) else { break };
+        let (here, behind) = rest.split_at(rest.partition_point(|(position, _)| *position == at));
+        rest = behind;
+        match EntryContent::of(entry) {
+            _ if here.is_empty() => kept.push(entry),
+            EntryContent::InMemory(_) | EntryContent::InMemoryAndLog(..) => {}
+            EntryContent::AbsentRun(start, count) => {
+                let end = start + u64::from(count);
+                let mut from = start;
+                for offset in here.iter().filter_map(|(_, content)| content.absent_offset()).chain([end]) {
+                    if offset > from {
+                        kept.push(EntryContent::AbsentRun(from, (offset - from) as u32).entry());
+                    }
+                    from = offset + 1;
+                }
+            }
+        }
+    }
+    for entry in kept.into_iter().rev() {
+        let pushed = fifo.push_front(pool, entry);
+        assert!(pushed, "the caller checked that chunks are free");
+    }
+}
+
 impl Purged {
     /// Takes the next item of a purged queue, to be dropped.
     pub(crate) fn pop(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) -> Option<PurgedItem> {
@@ -700,6 +805,14 @@ impl EntryContent {
             IN_MEMORY_AND_LOG => Self::InMemoryAndLog(message, offset),
             ABSENT_RUN => Self::AbsentRun(offset, message.index() as u32 + 1),
             _ => panic!("every entry is created by EntryContent::entry, with one of these kinds"),
+        }
+    }
+
+    /// Returns the offset of the first message of a run of absent messages.
+    const fn absent_offset(self) -> Option<u64> {
+        match self {
+            Self::AbsentRun(start, _) => Some(start),
+            Self::InMemory(_) | Self::InMemoryAndLog(..) => None,
         }
     }
 

@@ -1,14 +1,15 @@
-//! Browses a queue: lists its messages in order without taking or changing them.
+//! Browses a queue: lists its messages in order without taking or changing them. Finds selected messages of it.
 //!
 //! Messages that only the log has are returned as a run of offsets, which the caller requests from the log.
 //! Browsing changes neither the queue nor any count.
 
 use super::backlog::EntryContent;
+use super::message_keys::{MessageKey, MessageKeys};
 use super::record::Records;
 use crate::deliveries::Deliveries;
 use leveret_core::command::QueueId;
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::mem::{FifoPool, MessageId};
+use leveret_core::mem::{FifoPool, MessageId, Messages};
 
 /// Maximum number of queue entries that one browse request passes.
 const ENTRIES_MAX: u32 = 20_000;
@@ -24,13 +25,39 @@ pub struct LogRun {
     pub(crate) count: u32,
     /// Messages with smaller offsets may have been delivered before.
     pub(crate) redelivered_below: u64,
+    /// The key of the first message.
+    pub(crate) first_key: MessageKey,
+}
+
+/// A message of a queue in memory, as an operator sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BrowsedMessage {
+    /// The message.
+    pub message: MessageId,
+    /// Whether the message may have been delivered before.
+    pub is_redelivered: bool,
+    /// The key by which the operator can name the message.
+    pub key: MessageKey,
+}
+
+/// A ready message of a queue that was selected by its key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SelectedMessage {
+    /// The queue, or the level that has the message.
+    pub(crate) level: QueueId,
+    /// The index of its entry among the entries of the level.
+    pub(crate) entry: u32,
+    /// The message; one that only the log has is a run of 1.
+    pub(crate) content: EntryContent,
+    /// Whether the message is one of several of its entry.
+    pub(crate) is_in_run: bool,
 }
 
 /// One message of a queue, or a run in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Browsed {
-    /// A message in memory, and whether it may have been delivered before.
-    InMemory(MessageId, bool),
+    /// A message in memory.
+    InMemory(BrowsedMessage),
     /// A run of messages that only the log has.
     InLog(LogRun),
 }
@@ -61,30 +88,116 @@ impl Records {
     /// The position is behind more than [`ENTRIES_MAX`] entries.
     pub(crate) fn browse(
         &self,
-        pool: &FifoPool,
-        deliveries: &Deliveries,
+        pools: (&FifoPool, &Deliveries),
+        (keys, messages): (&mut MessageKeys, &mut Messages),
         queue: QueueId,
         from: u32,
         count: u32,
     ) -> Result<Vec<Browsed>, Fault> {
         let mut progress = BrowseProgress { seen: Vec::new(), skip: from, entries: 0 };
         let mut levels = self.levels(queue);
-        while levels
-            .next()
-            .is_some_and(|level| self.browse_level(pool, deliveries, level, count, &mut progress))
-        {}
+        while levels.next().is_some_and(|level| {
+            self.browse_level(pools, (&mut *keys, &mut *messages), level, count, &mut progress)
+        }) {}
         if progress.seen.is_empty() && progress.entries >= ENTRIES_MAX {
-            let text = format_args!("a queue cannot be browsed that far from its front");
-            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+            return Err(too_far());
         }
         Ok(progress.seen)
+    }
+
+    /// Returns the keys of up to `count` messages at the front of a queue.
+    pub(crate) fn first_keys(
+        &self,
+        (pool, deliveries): (&FifoPool, &Deliveries),
+        (keys, messages): (&mut MessageKeys, &mut Messages),
+        queue: QueueId,
+        count: u32,
+    ) -> Vec<MessageKey> {
+        let (mut found, count) = (Vec::new(), count as usize);
+        for level in self.levels(queue) {
+            let record = &self.slab[level.index()];
+            let mut each = |content: EntryContent, _: Option<bool>| {
+                match content {
+                    EntryContent::InMemory(message) => {
+                        found.push(keys.key_of(messages, record, message, None));
+                    }
+                    EntryContent::InMemoryAndLog(_, offset) => found.push(keys.key_in_log(record, offset)),
+                    EntryContent::AbsentRun(start, run) => {
+                        let offsets = (start..start + u64::from(run)).take(count - found.len());
+                        found.extend(offsets.map(|offset| keys.key_in_log(record, offset)));
+                    }
+                }
+                found.len() < count
+            };
+            if count > 0 {
+                record.backlog.for_each_entry(pool, deliveries, &mut each);
+            }
+            if found.len() >= count {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Returns the ready messages of a queue that these keys name, in the order of the queue.
+    ///
+    /// # Errors
+    /// A message may be behind more than [`ENTRIES_MAX`] entries.
+    pub(crate) fn find_selected(
+        &self,
+        (pool, deliveries): (&FifoPool, &Deliveries),
+        (keys, messages): (&MessageKeys, &Messages),
+        queue: QueueId,
+        selected: &[MessageKey],
+    ) -> Result<Vec<SelectedMessage>, Fault> {
+        let (mut found, mut entries) = (Vec::new(), 0);
+        for level in self.levels(queue) {
+            let record = &self.slab[level.index()];
+            let offsets = keys.offsets(record, selected);
+            let in_memory = keys.messages(messages, record, selected);
+            let (mut left, mut entry) = (offsets.len() + in_memory.len(), 0);
+            if left == 0 {
+                continue;
+            }
+            let mut each = |content: EntryContent, _: Option<bool>| {
+                let before = found.len();
+                let mut note = |content, is_in_run| {
+                    found.push(SelectedMessage { level, entry, content, is_in_run });
+                };
+                match content {
+                    EntryContent::InMemory(message) => {
+                        if in_memory.binary_search_by_key(&message.index(), |one| one.index()).is_ok() {
+                            note(content, false);
+                        }
+                    }
+                    EntryContent::InMemoryAndLog(_, offset) => {
+                        if offsets.binary_search(&offset).is_ok() {
+                            note(content, false);
+                        }
+                    }
+                    EntryContent::AbsentRun(start, run) => {
+                        let end = start + u64::from(run);
+                        let from = offsets.partition_point(|offset| *offset < start);
+                        let here = offsets[from..].iter().take_while(|offset| **offset < end);
+                        here.for_each(|offset| note(EntryContent::AbsentRun(*offset, 1), run > 1));
+                    }
+                }
+                (entry, entries, left) = (entry + 1, entries + 1, left - (found.len() - before));
+                left > 0 && entries < ENTRIES_MAX
+            };
+            record.backlog.for_each_entry(pool, deliveries, &mut each);
+            if left > 0 && entries >= ENTRIES_MAX {
+                return Err(too_far());
+            }
+        }
+        Ok(found)
     }
 
     /// Browses a queue or one of its levels. Returns whether the next level is to be browsed too.
     fn browse_level(
         &self,
-        pool: &FifoPool,
-        deliveries: &Deliveries,
+        (pool, deliveries): (&FifoPool, &Deliveries),
+        (keys, messages): (&mut MessageKeys, &mut Messages),
         queue: QueueId,
         count: u32,
         progress: &mut BrowseProgress,
@@ -104,10 +217,16 @@ impl Records {
             let was_delivered =
                 |offset| was_requeued.unwrap_or_else(|| offset < record.durable_index.redelivered_below());
             let one = match content {
-                EntryContent::InMemory(message) => Browsed::InMemory(message, was_requeued.unwrap_or(false)),
-                EntryContent::InMemoryAndLog(message, offset) => {
-                    Browsed::InMemory(message, was_delivered(offset))
-                }
+                EntryContent::InMemory(message) => Browsed::InMemory(BrowsedMessage {
+                    message,
+                    is_redelivered: was_requeued.unwrap_or(false),
+                    key: keys.key_of(messages, record, message, None),
+                }),
+                EntryContent::InMemoryAndLog(message, offset) => Browsed::InMemory(BrowsedMessage {
+                    message,
+                    is_redelivered: was_delivered(offset),
+                    key: keys.key_in_log(record, offset),
+                }),
                 EntryContent::AbsentRun(start, run) => {
                     let start = start + u64::from(skipped);
                     let redelivered_below = match was_requeued {
@@ -116,7 +235,8 @@ impl Records {
                     };
                     let incarnation = record.durable_index.incarnation();
                     let count = (run - skipped).min(count);
-                    Browsed::InLog(LogRun { queue, incarnation, start, count, redelivered_below })
+                    let first_key = keys.key_in_log(record, start);
+                    Browsed::InLog(LogRun { queue, incarnation, start, count, redelivered_below, first_key })
                 }
             };
             let is_in_log = matches!(one, Browsed::InLog(_));
@@ -131,4 +251,10 @@ impl Records {
         record.backlog.for_each_entry(pool, deliveries, &mut each);
         must_continue
     }
+}
+
+#[cold]
+fn too_far() -> Fault {
+    let text = format_args!("a queue cannot be browsed that far from its front");
+    Fault::new(ReplyCode::PreconditionFailed, text)
 }

@@ -12,7 +12,8 @@
 //! | `durable_index` | offsets and counts of a queue's messages in the log; requeue counts of quorum queues |
 //! | `levels` | the levels of queues with priorities; stored routes of messages in a transaction |
 //! | `fullness` | length limits and shares of memory: which queues accept a message |
-//! | `browse` | reading a queue's messages without changing it |
+//! | `browse` | reading a queue's messages without changing it; finding selected messages |
+//! | `message_keys` | keys by which an operator names browsed messages |
 //!
 //! # Invariants
 //! - A message gets its number (`Taken::order`) when it first leaves its queue. Requeued messages are ordered
@@ -26,10 +27,12 @@ mod browse;
 mod durable_index;
 mod fullness;
 mod levels;
+mod message_keys;
 mod record;
 
 pub(super) use backlog::EntryContent;
 pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size, Taken, block_bytes};
+pub(super) use browse::SelectedMessage;
 pub(super) use durable_index::DurableIndex;
 pub(super) use durable_index::RequeueCounts;
 pub use durable_index::declared_arguments;
@@ -38,11 +41,13 @@ pub(super) use fullness::{
 };
 pub(super) use levels::Targets;
 pub(super) use levels::{SLOTS, first_rank};
+pub(super) use message_keys::MessageKeys;
 pub(super) use record::Records;
 pub(super) use record::{Front, PeekedExpiry, Queue, QueueState, Rank};
 
-pub use browse::{BROWSED_MAX, BrowseResult, Browsed, LogRun};
+pub use browse::{BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage, LogRun};
 pub use levels::levels_of;
+pub use message_keys::MessageKey;
 
 #[cfg(test)]
 mod tests {
@@ -128,10 +133,12 @@ mod tests {
             }
         }
 
-        fn seen(&self, queue: QueueId, from: u32, count: u32) -> Vec<u32> {
-            let seen = self.records.browse(&self.pool, &self.deliveries, queue, from, count).unwrap();
+        fn seen(&mut self, queue: QueueId, from: u32, count: u32) -> Vec<u32> {
+            let pools = (&self.pool, &self.deliveries);
+            let (mut keys, messages) = (MessageKeys::default(), &mut self.messages);
+            let seen = self.records.browse(pools, (&mut keys, messages), queue, from, count).unwrap();
             let body_len = |seen: &Browsed| match seen {
-                Browsed::InMemory(message, _) => self.messages.body_len(*message),
+                Browsed::InMemory(browsed) => self.messages.body_len(browsed.message),
                 Browsed::InLog(_) => panic!("nothing is in the log"),
             };
             seen.iter().map(body_len).collect()

@@ -195,7 +195,7 @@ impl Republisher<'_> {
     ///
     /// # Errors
     /// Routing has_log_capacity more than [`ROUTING_TIMES`] times the work of a publish.
-    pub(super) fn route(
+    pub(crate) fn route(
         &mut self,
         work: &mut Work,
         exchange: ExchangeId,

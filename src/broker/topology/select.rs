@@ -90,6 +90,13 @@ impl Topology {
     }
 }
 
+impl Topology {
+    /// Returns the names of the exchanges that the last routing passed.
+    pub(crate) fn passed_exchanges(&self) -> impl Iterator<Item = Box<str>> {
+        self.to_visit.iter().map(|exchange| self.exchanges[exchange.index()].name.clone())
+    }
+}
+
 impl Selection<'_, '_> {
     fn run(
         &mut self,

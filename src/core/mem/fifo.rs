@@ -201,6 +201,28 @@ impl Fifo {
         true
     }
 
+    /// Inserts an entry before the first one. It may take one of [`READ_BACK_CHUNKS`]. Returns `false` if no
+    /// chunk is free.
+    #[must_use]
+    pub fn push_front(&mut self, pool: &mut FifoPool, entry: QueueEntry) -> bool {
+        if self.head_at == 0 || self.len == 0 {
+            let Some(chunk) = pool.take() else {
+                return false;
+            };
+            if self.len == 0 {
+                (self.tail_chunk, self.tail_at) = (chunk, ENTRIES_PER_CHUNK as u8);
+            } else {
+                pool.chunks[chunk as usize - 1].next = self.head_chunk;
+            }
+            (self.head_chunk, self.head_at) = (chunk, ENTRIES_PER_CHUNK as u8);
+        }
+        self.head_at -= 1;
+        self.head_offset = self.head_offset.wrapping_sub(1);
+        self.len += 1;
+        pool.set(self.head_chunk, self.head_at, entry);
+        true
+    }
+
     /// Returns the first entry.
     #[inline]
     pub fn front(&self, pool: &FifoPool) -> Option<QueueEntry> {
@@ -245,7 +267,7 @@ impl Fifo {
     pub fn pop(&mut self, pool: &mut FifoPool) -> Option<(u64, QueueEntry)> {
         let entry = self.front(pool)?;
         let offset = self.head_offset;
-        self.head_offset += 1;
+        self.head_offset = self.head_offset.wrapping_add(1);
         self.head_at += 1;
         self.len -= 1;
         if self.len == 0 {
@@ -263,7 +285,7 @@ impl Fifo {
     /// Moves all entries out. Entries added later continue the offsets.
     #[must_use]
     pub fn detach(&mut self) -> Self {
-        let next_offset = self.head_offset + u64::from(self.len);
+        let next_offset = self.head_offset.wrapping_add(u64::from(self.len));
         core::mem::replace(self, Self { head_offset: next_offset, ..Self::default() })
     }
 }
@@ -315,6 +337,35 @@ mod tests {
         }
         assert!(!two.push(&mut pool, entry(0)));
         assert_eq!((one.len(), two.len()), (ENTRIES_PER_CHUNK as u32 + 1, 0));
+    }
+
+    #[test]
+    fn entries_inserted_at_the_front_precede_the_others() {
+        let mut pool = FifoPool::with_entries(200);
+        for popped in [0, 1, 20, 21, 22, 63] {
+            let mut fifo = Fifo::default();
+            for number in 0..63 {
+                assert!(fifo.push(&mut pool, entry(number)));
+            }
+            for _ in 0..popped {
+                fifo.pop(&mut pool);
+            }
+            for number in (0..popped + 30).rev() {
+                assert!(fifo.push_front(&mut pool, entry(1_000 + number)));
+            }
+            assert!(fifo.push(&mut pool, entry(9)));
+            let mut seen = Vec::new();
+            fifo.for_each(&pool, &mut |entry| {
+                seen.push(entry.message.index());
+                true
+            });
+            let wanted = (1_000..1_000 + popped + 30).chain(popped..63).chain([9]);
+            assert_eq!(seen, wanted.collect::<Vec<_>>());
+            for number in seen {
+                assert_eq!(fifo.pop(&mut pool).map(|(_, found)| found), Some(entry(number)));
+            }
+            assert_eq!((fifo.len(), pool.chunks_used()), (0, 0));
+        }
     }
 
     #[test]

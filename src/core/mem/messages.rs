@@ -779,6 +779,8 @@ impl MessageFlags {
     pub const ROUTE: Self = Self(2048);
     /// The message was published with QoS 2 of MQTT.
     pub const EXACTLY_ONCE: Self = Self(4096);
+    /// An operator has browsed the message, and its slot has an entry in the broker's `MessageKeys`.
+    pub const BROWSED: Self = Self(8192);
     /// Names and the first bytes of the content are in the slot.
     const INLINE: Self = Self(512);
     /// The content is incomplete, and its pages are counted in the assembly share.

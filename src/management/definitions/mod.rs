@@ -4,6 +4,7 @@
 //! |------|----------|
 //! | `read` | reads a file once per kind, so that objects come after those they need; the scanner of uploads |
 //! | `item` | parses one object |
+//! | `compare` | compares objects with those of the broker, for a dry run |
 //! | `export` | exports definitions |
 //! | this file | applies one object to the broker; arguments as field tables |
 //!
@@ -13,6 +14,7 @@
 //! - Objects and fields that this broker does not support are reported, never dropped silently.
 //! - Errors are reported with their position.
 
+mod compare;
 mod export;
 mod item;
 mod read;
@@ -25,6 +27,7 @@ use leveret_core::password::PasswordHash;
 use leveret_core::pending_writes::PendingWrites;
 use leveret_json::{Bounds, Value, items};
 
+pub use compare::{Comparison, DefinitionComparer, Subject};
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
 pub use item::Policy;
 pub use item::{

@@ -23,6 +23,7 @@
 //! | `management` | clients of the management API |
 //! | `management_changes` | changes by the management API |
 //! | `management_metrics` | readers of metrics without a login |
+//! | `management_move` | moving and copying messages, and the routes that the management API shows |
 //! | `management_fields` | fields of the management API's answers |
 //! | `management_rights` | permissions of the management API, and attacks on it |
 //! | `management_uploads` | requests whose body is longer than a request buffer |
@@ -54,6 +55,7 @@ mod management;
 mod management_changes;
 mod management_fields;
 mod management_metrics;
+mod management_move;
 mod management_rights;
 mod management_status;
 mod management_uploads;

@@ -581,6 +581,132 @@ fn users_with_clear_passwords_and_definitions_are_imported_over_http() {
     }
 }
 
+/// Sends definitions for a dry run, and returns the answer.
+fn dry_run(simulation: &mut Simulation, path: &str, definitions: &str) -> serde_json::Value {
+    let client = simulation.connect_management(Shape::WIDE, HOME);
+    let answer = say(simulation, client, GUEST, &format!("POST {path}?dry_run=true"), definitions);
+    assert_eq!(status(&answer), "200", "{answer}");
+    body(&answer)
+}
+
+#[test]
+fn a_dry_run_of_an_import_shows_what_it_would_do_and_changes_nothing() {
+    let mut simulation = Simulation::new(small_limits());
+    script(
+        &mut simulation,
+        GUEST,
+        &[
+            ("PUT /api/queues/%2F/same", r#"{"durable":true}"#, "201", ""),
+            ("PUT /api/queues/%2F/other", r#"{"durable":true,"arguments":{"x-max-length":3}}"#, "201", ""),
+            ("PUT /api/exchanges/%2F/x", r#"{"type":"topic","durable":true}"#, "201", ""),
+            ("POST /api/bindings/%2F/e/x/q/same", r#"{"routing_key":"k"}"#, "201", ""),
+            ("PUT /api/policies/%2F/p", r#"{"pattern":"^q","definition":{"max-length":3}}"#, "201", ""),
+        ],
+    );
+    let queue = |name: &str, vhost: &str| serde_json::json!({"name": name, "vhost": vhost, "durable": true, "auto_delete": false, "arguments": {}});
+    let binding = |destination: &str, key: &str| {
+        serde_json::json!({"source": "x", "vhost": "/", "destination": destination,
+            "destination_type": "queue", "routing_key": key, "arguments": {}})
+    };
+    let definitions = serde_json::json!({
+        "vhosts": [{"name": "/"}, {"name": "v"}],
+        "users": [{"name": "guest", "password": "guest", "tags": "administrator"}],
+        "permissions": [
+            {"user": "guest", "vhost": "v", "configure": ".*", "write": ".*", "read": ".*"},
+            {"user": "nobody", "vhost": "v", "configure": ".*", "write": ".*", "read": ".*"},
+        ],
+        "parameters": [{"component": "federation-upstream", "vhost": "/", "name": "f", "value": {}}],
+        "policies": [{"name": "p", "vhost": "/", "pattern": "^q", "definition": {"max-length": 4}}],
+        "exchanges": [
+            {"name": "x", "vhost": "/", "type": "topic", "durable": true, "auto_delete": false,
+                "internal": false, "arguments": {}},
+            {"name": "y", "vhost": "/", "type": "bogus", "durable": true, "auto_delete": false,
+                "internal": false, "arguments": {}},
+        ],
+        "queues": [queue("same", "/"), queue("other", "/"), queue("q", "v"), queue("r", "w"), queue("s", "/")],
+        "bindings": [binding("same", "k"), binding("s", "k"), binding("none", "k")],
+    });
+    let before = say_on_new_line(&mut simulation, "GET /api/definitions");
+    let answer = dry_run(&mut simulation, "/api/definitions", &definitions.to_string());
+    let names = |list: &str| -> Vec<String> {
+        let objects = answer[list].as_array().expect("a list");
+        assert_eq!(answer[format!("{list}_count")], objects.len(), "{answer}");
+        let text = |one: &serde_json::Value, field: &str| one[field].as_str().unwrap_or("-").to_string();
+        let fields = |one| ["kind", "vhost", "name"].map(|field| text(one, field)).join(" ");
+        objects.iter().map(fields).collect()
+    };
+    assert_eq!(
+        names("new"),
+        ["vhost - v", "permission v guest", "queue v q", "queue / s", "binding / x to queue s"],
+        "{answer}"
+    );
+    assert_eq!(names("different"), ["user - guest", "policy / p", "queue / other"], "{answer}");
+    assert_eq!(answer["different"][0]["reason"], "it exists, and the import sets its password");
+    assert!(
+        answer["different"][2]["reason"].as_str().is_some_and(|why| why.contains("does not change them"))
+    );
+    let skipped = names("skipped");
+    assert_eq!(skipped.len(), 5, "{answer}");
+    let reasons: Vec<&str> = answer["skipped"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["reason"].as_str())
+        .collect();
+    for part in ["not supported", "no user 'nobody'", "bogus", "no virtual host 'w'", "no queue 'none'"] {
+        assert!(reasons.iter().any(|why| why.contains(part)), "{part}: {answer}");
+    }
+    assert_eq!(answer["same"], 4, "/, x, same, and its binding: {answer}");
+    // Definitions of one virtual host, and those that the parser refuses.
+    let of_one = dry_run(
+        &mut simulation,
+        "/api/definitions/%2F",
+        r#"{"users": [], "queues": [
+        {"name": "same", "durable": true, "auto_delete": false, "arguments": {}},
+        {"name": "t", "durable": true, "auto_delete": false, "arguments": {}}]}"#,
+    );
+    assert_eq!(
+        (&of_one["same"], &of_one["new"][0]["name"], &of_one["new_count"]),
+        (&1.into(), &"t".into(), &1.into())
+    );
+    script(
+        &mut simulation,
+        GUEST,
+        &[
+            (
+                "POST /api/definitions?dry_run=true",
+                r#"{"queues": [{"name": "x"}]}"#,
+                "400",
+                "queues[0]: queue 'x': missing field",
+            ),
+            ("POST /api/definitions?dry_run=true", "[]", "400", "bad_request"),
+            ("POST /api/definitions?dry_run=true", "", "200", r#""same":0"#),
+            ("POST /api/definitions/none?dry_run=true", "{}", "404", ""),
+        ],
+    );
+    assert_eq!(say_on_new_line(&mut simulation, "GET /api/definitions"), before);
+    // Many objects are counted, and a part of them is named.
+    let many: Vec<_> = (0..400).map(|number| queue(&format!("many-{number}"), "/")).collect();
+    let many = serde_json::json!({"queues": many}).to_string();
+    let answer = dry_run(&mut simulation, "/api/definitions", &many);
+    let named = answer["new"].as_array().map_or(0, Vec::len);
+    assert!((100..=200).contains(&named), "{named}");
+    assert_eq!((&answer["new_count"], &answer["same"]), (&400.into(), &0.into()));
+    let long: Vec<_> = (0..40).map(|number| queue(&format!("{number:\u{1}<250}"), "/")).collect();
+    let long = serde_json::json!({"queues": long}).to_string();
+    let answer = dry_run(&mut simulation, "/api/definitions", &long);
+    assert_eq!(answer["new_count"], 40);
+    // An import does what its dry run showed.
+    script(&mut simulation, GUEST, &[("POST /api/definitions", &many, "204", "")]);
+    let answer = dry_run(&mut simulation, "/api/definitions", &many);
+    assert_eq!((&answer["new_count"], &answer["same"]), (&0.into(), &400.into()));
+}
+
+fn say_on_new_line(simulation: &mut Simulation, line: &str) -> serde_json::Value {
+    let client = simulation.connect_management(Shape::WIDE, HOME);
+    body(&say(simulation, client, GUEST, line, ""))
+}
+
 /// Lets time pass until just after the next sample.
 pub(super) fn pass_to_next_sample(simulation: &mut Simulation) {
     let left = 5_000 - simulation.engine.now().as_ms() % 5_000;

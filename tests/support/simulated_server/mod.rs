@@ -32,12 +32,13 @@ pub mod platform;
 pub mod websocket;
 
 use std::cell::{RefCell, RefMut};
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use leveret_amqp::{Method, Table};
-use leveret_broker::{Broker, Gauges};
+use leveret_broker::{Broker, Gauges, restore};
 use leveret_connection::{Identity, MqttSettings};
 use leveret_core::limits::Limits;
 use leveret_core::password::PasswordHash;
@@ -47,7 +48,7 @@ use leveret_server::{Engine, EngineSetup, ListenerId, PeerAddress, StorageDriver
 use leveret_storage::{Identity as StoreIdentity, Log, Settings};
 
 use crate::random::Random;
-use crate::simulated_disk::{Mutant, SimDisk};
+use crate::simulated_disk::{Mutant, SimDisk, Trouble};
 pub use checker::{Phase, Said};
 pub use client::{Client, Manners, Silence, content_frames, frame, method_frame};
 pub use line::{Line, Shape};
@@ -132,7 +133,11 @@ impl Simulation {
     }
 
     pub fn with_memory_locked(limits: Limits, is_memory_locked: bool) -> Self {
-        let mut random = Random::new(1);
+        Self::with_seed(limits, is_memory_locked, 1)
+    }
+
+    fn with_seed(limits: Limits, is_memory_locked: bool, seed: u64) -> Self {
+        let mut random = Random::new(seed);
         let entropy = move |bytes: &mut [u8]| bytes.fill_with(|| random.below(256) as u8);
         let mut broker = Broker::new(&limits, Box::new(entropy)).expect("the limits have room for a broker");
         broker.set_first_user(Some(("guest", GUEST)));
@@ -172,6 +177,26 @@ impl Simulation {
         self.engine.platform_mut().helpers = Helpers::new(Some(disk.clone()), (1, 1), 0);
         self.engine.set_store(StorageDriver::new(log, self.limits.frame_max as usize));
         disk
+    }
+
+    /// Starts a broker with the store on a disk whose power was cut or whose broker is gone. Its random numbers differ
+    /// from those of the first broker.
+    pub fn restarted(limits: Limits, disk: &SimDisk, settings: Settings) -> Self {
+        let mut simulation = Self::with_seed(limits, false, 2);
+        let mut disk = disk.clone();
+        disk.start(Trouble::Never);
+        let identity = StoreIdentity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
+        let (log, report) =
+            Log::open(&mut disk, settings, identity, simulation.now).expect("the store opens");
+        let (broker, mut context) = simulation.engine.broker_mut();
+        context.pending_writes_mut().start(log.epoch(), true, log.space().record_bytes_max() as u64);
+        let reports = (report.access, report.reported_damage);
+        let first = Some(("guest", GUEST));
+        restore(broker, &mut context, &log, &mut disk, reports, first, simulation.now)
+            .expect("it is restored");
+        simulation.engine.platform_mut().helpers = Helpers::new(Some(disk), (1, 2), 0);
+        simulation.engine.set_store(StorageDriver::new(log, simulation.limits.frame_max as usize));
+        simulation
     }
 
     /// Connects a client from an address of its own. Returns its number.
@@ -268,6 +293,11 @@ impl Simulation {
     /// Runs one round: all clients send and receive once, and the engine takes a turn if its loop would wake
     /// up. Returns whether anything moved.
     pub fn round(&mut self) -> bool {
+        self.try_round().expect("there is no disk that could fail")
+    }
+
+    /// Like [`Self::round`] with a disk that may fail.
+    fn try_round(&mut self) -> io::Result<bool> {
         let mut moved = false;
         for (client, line) in self.clients.iter_mut().zip(&self.lines) {
             moved |= client.step(&mut line.borrow_mut(), self.now);
@@ -279,12 +309,27 @@ impl Simulation {
         self.engine.set_now(self.now);
         let is_woken = Memory::report(&mut self.engine);
         if is_woken || self.engine.sleep_deadline().is_none_or(|deadline| deadline.is_due(self.now)) {
-            self.engine.turn().expect("there is no disk that could fail");
+            self.engine.turn()?;
             self.turns += 1;
             self.check_bounds();
             moved = true;
         }
-        moved
+        Ok(moved)
+    }
+
+    /// Runs for up to `ms` milliseconds. Stops when the power of this disk fails, and returns whether it failed.
+    pub fn run_until_power_fails(&mut self, disk: &SimDisk, ms: u64) -> bool {
+        let end = self.now.as_ms() + ms;
+        while self.now.as_ms() < end {
+            let moved = self.try_round();
+            if disk.is_off() || moved.is_err() {
+                return true;
+            }
+            if moved.is_ok_and(|moved| !moved) {
+                self.now = Now::from_ms(self.now.as_ms() + 1);
+            }
+        }
+        false
     }
 
     /// Checks after each turn that every pool is within its limit.

@@ -1,0 +1,97 @@
+//! Finds and removes ready messages that an operator selected, at any position of their queue.
+//!
+//! # Invariants
+//! - Messages that were not selected keep their order, and are not marked as redelivered.
+
+use leveret_core::command::QueueId;
+use leveret_core::error::Fault;
+use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageId, Messages};
+
+use super::Queues;
+use crate::Context;
+use crate::queue_records::{MessageKey, MessageKeys, PurgedItem, SelectedMessage};
+
+impl Queues {
+    /// Returns the keys of browsed messages, for the random number of the process.
+    pub(crate) const fn message_keys_mut(&mut self) -> &mut MessageKeys {
+        &mut self.keys
+    }
+
+    /// Returns the keys of up to `count` messages at the front of a queue.
+    pub(crate) fn first_keys(
+        &mut self,
+        messages: &mut Messages,
+        queue: QueueId,
+        count: u32,
+    ) -> Vec<MessageKey> {
+        let pools = (&self.pool, &self.deliveries);
+        self.records.first_keys(pools, (&mut self.keys, messages), queue, count)
+    }
+
+    /// Returns the ready messages of a queue that these keys name, in the order of the queue.
+    ///
+    /// # Errors
+    /// A message may be too far from the front.
+    pub(crate) fn find_selected(
+        &self,
+        messages: &Messages,
+        queue: QueueId,
+        keys: &[MessageKey],
+    ) -> Result<Vec<SelectedMessage>, Fault> {
+        self.records.find_selected((&self.pool, &self.deliveries), (&self.keys, messages), queue, keys)
+    }
+
+    /// Returns the key of a selected message that the log has.
+    pub(crate) fn key_in_log(&self, level: QueueId, offset: u64) -> MessageKey {
+        self.keys.key_in_log(&self.records[level], offset)
+    }
+
+    /// Returns the key of a selected message that only memory has.
+    pub(crate) fn key_in_memory(
+        &mut self,
+        messages: &mut Messages,
+        level: QueueId,
+        message: MessageId,
+    ) -> MessageKey {
+        self.keys.key_of(messages, &self.records[level], message, None)
+    }
+
+    /// Returns the maximum number of chunks of queue entries that the removal of these messages takes: a
+    /// message inside a run of absent messages leaves two runs.
+    pub(crate) fn removal_chunks(selected: &[SelectedMessage]) -> usize {
+        match selected.iter().filter(|message| message.is_in_run).count() {
+            0 => 0,
+            runs => runs.div_ceil(ENTRIES_PER_CHUNK) + 1,
+        }
+    }
+
+    /// Removes the ready messages of a queue that these keys name, and settles them. Returns their number.
+    #[cold]
+    pub(crate) fn remove_selected(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        keys: &[MessageKey],
+    ) -> usize {
+        let Ok(selected) = self.find_selected(cx.messages, queue, keys) else { return 0 };
+        for of_level in selected.chunk_by(|one, next| one.level == next.level) {
+            let level = of_level[0].level;
+            let positions: Vec<_> = of_level.iter().map(|message| (message.entry, message.content)).collect();
+            let (pool, deliveries) = (&mut self.pool, &mut self.deliveries);
+            let backlog = &mut self.records[level].backlog;
+            for item in backlog.remove_at(pool, deliveries, cx.messages, &positions) {
+                match item {
+                    PurgedItem::Delivered(delivery) => self.settle_delivered(cx, level, &delivery),
+                    PurgedItem::Entry(content) => self.purge_entry(cx, level, content),
+                }
+                self.releases += 1;
+            }
+            // Another message may be the first one now.
+            if self.records[level].settings.may_expire {
+                self.schedule(cx, level);
+            }
+            self.unblock_front(level);
+        }
+        selected.len()
+    }
+}
