@@ -55,7 +55,10 @@ function flowOf(name) {
 }
 
 const linkName = (row) => `bridge ${row.name} ${row.direction}`;
-const ruleName = (row, rule) => `${linkName(row)} ${rule.queue} ${rule.to}`;
+/** Where a rule publishes: a queue, or an exchange with a key. */
+const targetOf = ({ to_exchange: exchange, to_key: key }) => (exchange === '' ? key : [exchange ?? 'its exchange',
+  key ?? 'its key'].join(' / '));
+const ruleName = (row, rule) => `${linkName(row)} ${rule.queue} ${targetOf(rule)}`;
 
 export const bridgesView = {
   title: () => 'Bridge',
@@ -164,9 +167,11 @@ function ruleTable(name, links) {
   const rows = links.flatMap((row) => (row.rules || []).map((rule) => ({ ...rule, row })));
   if (!rows.length) return null;
   return [h('h3', {}, 'Rules'), table({ caption: `Rules of ${name}`, rows,
-    key: ({ row, queue, to }) => `${row.direction} ${queue} ${to ?? ''}`, columns: [
-      { label: 'Rule', cell: ({ row, queue, to }) => h('span', {}, link('queue', row.vhost, queue),
-        to ? `${row.direction === 'forward' ? ' → ' : ' ← '}${to}` : '') },
+    key: ({ row, ...rule }) => `${row.direction} ${rule.queue} ${targetOf(rule)}`, columns: [
+      { label: 'Rule', cell: ({ row, ...rule }) => (row.direction === 'forward'
+        ? h('span', {}, link('queue', row.vhost, rule.queue), ` → ${targetOf(rule)}`)
+        : `${rule.queue} → ${targetOf(rule)}`) },
+      { label: 'Urgent', cell: ({ urgent }) => (urgent ? 'yes' : 'no') },
       { label: 'State', brief: true, cell: ({ state: word }) => state(word) },
       { label: 'Flow', num: true, brief: true, cell: ({ row, ...rule }) => rate(flowOf(ruleName(row, rule)).messages) },
       { label: 'Moved', num: true, cell: ({ moved }) => count(moved) },

@@ -70,19 +70,19 @@ const amount = (row, value) => (/bytes/.test(row.name) ? bytes(value, row.limit)
 // ---- log ----
 
 const EVENTS_MAX = 1000;
-const logged = { events: [], next: 0, isRecorded: true, isPaused: false, kind: '' };
+const logged = { events: [], last: 0, isRecorded: true, isPaused: false, kind: '' };
 
 export const logView = {
   title: () => 'Log',
-  enter: () => Object.assign(logged, { events: [], next: 0, isPaused: false, kind: '' }),
+  enter: () => Object.assign(logged, { events: [], last: 0, isPaused: false, kind: '' }),
   async load() {
     if (logged.isPaused) return logged;
-    const answer = await api(`leveret/log?since=${logged.next}`);
+    const answer = await api(`leveret/log?since=${logged.last}`);
     const known = new Set(logged.events.map(({ number }) => number));
     // A smaller number means a restart of the broker.
-    if (answer.next < logged.next) logged.events = [];
+    if (answer.last < logged.last) logged.events = [];
     logged.events = [...logged.events, ...answer.events.filter(({ number }) => !known.has(number))].slice(-EVENTS_MAX);
-    Object.assign(logged, { next: answer.next, isRecorded: answer.is_recorded });
+    Object.assign(logged, { last: answer.last, isRecorded: answer.is_recorded });
     return logged;
   },
   draw(ctx, { events, isRecorded, isPaused }) {
