@@ -127,7 +127,8 @@ pub use queue_flow::{
     BrowseRequests, LogRead, PageInOutcome, Queues, ReadMessage, ReadPosition, disk_shortage,
 };
 pub use queue_records::{
-    BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage, LogRun, MessageKey, declared_arguments, levels_of,
+    BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage, LogRun, MESSAGE_KEYS_BYTES, MessageKey,
+    declared_arguments, levels_of,
 };
 pub use recovery::{Contents, Restored};
 pub use recovery::{First, restore, restore_messages};

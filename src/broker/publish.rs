@@ -746,7 +746,7 @@ impl Broker {
         let outcome = self.carry_out(cx, channel, targets);
         if let Some(removal) = removal.filter(|_| outcome.is_ok()) {
             let removed_count = self.queues.remove_selected(cx, removal.queue, removal.keys);
-            debug_assert_eq!(removed_count, removal.keys.len(), "the messages were found before the commit");
+            assert_eq!(removed_count, removal.keys.len(), "the messages were found before the commit");
         }
         self.republish.set_reservation(CommitReservation::default());
         let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);

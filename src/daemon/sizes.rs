@@ -37,7 +37,11 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
             // The AMQP properties of one MQTT message.
             + if_mqtt(frame)
             + if_mqtt(leveret_connection::alias_bytes(limits.connections_max as usize))
-            + if config.serves_management() { leveret_management::web_page::TOKENS_BYTES } else { 0 }
+            + if config.serves_management() {
+                leveret_management::web_page::TOKENS_BYTES + leveret_broker::MESSAGE_KEYS_BYTES
+            } else {
+                0
+            }
             + if_http(leveret_management::compression::COMPRESSION_BYTES),
         store_bytes: leveret_storage::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(leveret_tls::SESSION_BYTES + chain + reserved),

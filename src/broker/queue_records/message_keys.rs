@@ -22,7 +22,9 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages};
 use super::record::Queue;
 
 /// Maximum number of messages without a log offset whose numbers are kept.
-const NUMBERED_MAX: usize = 4_096;
+const NUMBERED_MAX: usize = 1_024;
+/// The most memory of the numbers in bytes: an entry of the map and one of the list for each.
+pub const MESSAGE_KEYS_BYTES: usize = NUMBERED_MAX * 64;
 
 /// Names a ready message of a queue while this process runs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -47,7 +47,7 @@ pub(super) use record::{Front, PeekedExpiry, Queue, QueueState, Rank};
 
 pub use browse::{BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage, LogRun};
 pub use levels::levels_of;
-pub use message_keys::MessageKey;
+pub use message_keys::{MESSAGE_KEYS_BYTES, MessageKey};
 
 #[cfg(test)]
 mod tests {
