@@ -119,6 +119,7 @@ async function look(row, position) {
       const answer = await fetchMessages(row, position, PAGE_MESSAGES);
       if (browsed.search !== search) return;
       const rows = answer.messages.map((message, at) => ({ ...message, position: position + at }));
+      if (rows.length === 1) browsed.open.add(keyOfMessage(rows[0]));
       Object.assign(browsed, { rows, next: answer.next, told: rows.length
         ? `Looked at ${counted(rows.length, 'messages')}; none was changed.` : 'Looked: there is no message here.' });
     }
@@ -351,7 +352,7 @@ export const publishDialog = (ctx, vhost, exchange, key) => ask({
   title: `Publish to ${exchange ? `exchange ${exchange}` : `queue ${key}`}`, verb: 'Publish', wide: true, fields: [
     { name: 'routing_key', label: 'Routing key', value: key },
     { name: 'payload', label: 'Payload', type: 'textarea' },
-    { name: 'encoding', label: 'Payload is', type: 'select', value: 'string',
+    { name: 'encoding', label: 'Encoding', type: 'select', value: 'string',
       options: [['string', 'Text'], ['base64', 'Base64']] },
     { name: 'persistent', label: 'Persistent: survives a restart in durable queues', type: 'checkbox', value: true },
     { name: 'headers', label: 'Headers (JSON)', type: 'textarea', value: '{}', rows: 3 },
