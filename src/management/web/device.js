@@ -106,9 +106,9 @@ export const logView = {
     table({ caption: 'Log', rows: found.slice(0, 500), key: ({ number }) => String(number), empty: 'No event.',
       columns: [
       { label: 'Time', cell: ({ unix_ms: ms }) => h('span', { class: 'time' }, clock(ms)) },
-      { label: 'Kind', brief: true, cell: ({ kind }) => (/error|warn|alarm|fail|panic/.test(kind) ? h('span', {
+      { label: 'Kind', brief: true, kind: 'bare', cell: ({ kind }) => (/error|warn|alarm|fail|panic/.test(kind) ? h('span', {
         class: /warn/.test(kind) ? 'state busy' : 'state bad' }, h('span', { 'aria-hidden': 'true' }, /warn/.test(kind)
         ? '◆ ' : '▲ '), kind) : kind) },
-      { label: 'Event', brief: true, cell: ({ text }) => text }] })];
+      { label: 'Event', brief: true, kind: 'bare', cell: ({ text }) => text }] })];
   },
 };

@@ -177,7 +177,7 @@ export function messagesCard(ctx, row) {
     rows?.some((message) => message.id) && session.can('move') && !browsed.isTaken ? messageActions(row, rows) : null,
     rows?.length ? h('ol', { class: 'messages' }, rows.map((message) => messageRow(message))) : null,
     rows && !browsed.isTaken && (browsed.position || browsed.next !== null) ? h('div', { class: 'tools after' },
-      h('button', { type: 'button', disabled: !browsed.position,
+      h('button', { type: 'button', disabled: !browsed.position || Boolean(browsed.filter),
         onclick: () => look(row, Math.max(0, browsed.position - PAGE_MESSAGES)) }, 'Earlier'),
       h('button', { type: 'button', disabled: browsed.next === null,
         onclick: () => look(row, browsed.next) }, 'Later')) : null,
