@@ -367,8 +367,8 @@ export const definitionsView = {
         imported.isDone ? h('p', {}, 'The definitions were imported.') : null),
       imported.value ? button('Import…', 'definitions', () => importDefinitions(), 'main') : null])),
     report ? card('What the import would change', [
-      h('p', {}, `${counted(report.new.length, 'objects')} are new, ${count(report.same)} exist already with the same `
-        + `properties, ${count(report.different.length)} differ, ${count(report.skipped.length)} are skipped.`),
+      h('p', {}, `${counted(report.new_count, 'objects')} are new, ${count(report.same)} exist already with the same `
+        + `properties, ${count(report.different_count)} differ, ${count(report.skipped_count)} are skipped.`),
       reportTable('New', report.new), reportTable('Different', report.different), reportTable('Skipped',
         report.skipped),
     ], null, true) : null];

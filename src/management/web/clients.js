@@ -1,7 +1,7 @@
 // Connections, channels and consumers.
 
 import {
-  h, api, maybe, seg, count, bytes, rate, byteRate, span, clock, statRate, session, say, button, link, remember,
+  h, api, rarely, seg, count, bytes, rate, byteRate, span, clock, statRate, session, say, button, link, remember,
     samplesOf,
 } from './kit.js';
 import {
@@ -76,18 +76,20 @@ const closeConnection = (row) => ask({
 const CHANNEL_COLUMNS = 'name,number,connection,connection_details,user,vhost,transactional,confirm,prefetch_count,'
   + 'global_prefetch_count,consumer_count,messages_unacknowledged,messages_uncommitted,message_stats';
 
+const CONSUMERS = 'consumers?columns=queue_name,vhost,queue,channel_pid,channel_details,consumer_tag,ack_required,'
+  + 'exclusive,prefetch_count,active,activity_status,priority,ack_details';
+
 export const connectionView = {
   title: (ctx, data) => (data && clientOf(data.row)) || ctx.parts[0],
   async load(ctx) {
     const name = ctx.parts[0];
     const [row, channels, consumers] = await Promise.all([api(`connections/${seg(name)}`),
-      api(`channels?columns=${CHANNEL_COLUMNS}`), api('consumers')]);
+      api(`channels?columns=${CHANNEL_COLUMNS}`), api(CONSUMERS)]);
     remember(`connection ${name}`, { received: row.recv_oct_details?.rate, sent: row.send_oct_details?.rate });
-    const v = seg(row.vhost);
-    const owned = await maybe(`queues/${v}?columns=name,vhost,owner_pid,exclusive`);
+    const owned = row.protocol?.startsWith('MQTT') ? [] : await rarely('queues?columns=name,vhost,owner_pid');
     return { row, channels: channels.filter((one) => one.connection === row.pid),
       consumers: consumers.filter((one) => one.channel_details?.connection_name === name),
-      owned: (owned || []).filter((one) => one.owner_pid && one.owner_pid === row.pid) };
+      owned: owned.filter((one) => one.owner_pid && one.owner_pid === row.pid) };
   },
   draw(ctx, { row, channels, consumers, owned }) {
     const used = [...new Set(consumers.map((one) => one.queue_name))].sort();
@@ -149,8 +151,7 @@ export const channelsView = {
 
 export const consumersView = {
   title: () => 'Consumers',
-  load: () => api('consumers?columns=queue_name,vhost,queue,channel_pid,channel_details,consumer_tag,ack_required,'
-    + 'exclusive,prefetch_count,active,activity_status,priority,ack_details'),
+  load: () => api(CONSUMERS),
   draw(ctx, data) {
     const list = pageOf(data, ctx.query, 'queue_name', (one) => [one.queue_name, one.consumer_tag,
       one.channel_details?.user, one.channel_details?.name].join('\n'));

@@ -70,6 +70,7 @@ const amount = (row, value) => (/bytes/.test(row.name) ? bytes(value, row.limit)
 // ---- log ----
 
 const EVENTS_MAX = 1000;
+const SERIOUS = /error|warn|alarm|fail|panic/;
 const logged = { events: [], last: 0, isRecorded: true, isPaused: false, kind: '' };
 
 export const logView = {
@@ -106,9 +107,9 @@ export const logView = {
     table({ caption: 'Log', rows: found.slice(0, 500), key: ({ number }) => String(number), empty: 'No event.',
       columns: [
       { label: 'Time', cell: ({ unix_ms: ms }) => h('span', { class: 'time' }, clock(ms)) },
-      { label: 'Kind', brief: true, cell: ({ kind }) => (/error|warn|alarm|fail|panic/.test(kind) ? h('span', {
+      { label: 'Kind', brief: true, kind: 'bare', cell: ({ kind }) => (SERIOUS.test(kind) ? h('span', {
         class: /warn/.test(kind) ? 'state busy' : 'state bad' }, h('span', { 'aria-hidden': 'true' }, /warn/.test(kind)
         ? '◆ ' : '▲ '), kind) : kind) },
-      { label: 'Event', brief: true, cell: ({ text }) => text }] })];
+      { label: 'Event', brief: true, kind: 'bare', cell: ({ text }) => text }] })];
   },
 };

@@ -159,6 +159,7 @@ export class Mistyped extends Error {}
 
 const ANSWER_MAX_MS = 15000;
 const RARELY_MS = 30000;
+const KEPT_MAX = 24;
 // Answers of the present view with their ETags, by path.
 const kept = new Map();
 
@@ -207,6 +208,8 @@ export async function api(path, method = 'GET', body = undefined) {
   if (!answer.ok) throw new Refused(answer.status, reasonOf(value) || `status ${answer.status}`);
   if (method === 'GET' && !path.includes('since=')) {
     kept.set(path, { tag: answer.headers.get('etag'), value, at: Date.now() });
+    // Searches of the same view have many paths.
+    if (kept.size > KEPT_MAX) kept.delete(kept.keys().next().value);
   } else if (method !== 'GET') {
     outdate();
   }

@@ -119,6 +119,7 @@ async function look(row, position) {
       const answer = await fetchMessages(row, position, PAGE_MESSAGES);
       if (browsed.search !== search) return;
       const rows = answer.messages.map((message, at) => ({ ...message, position: position + at }));
+      if (rows.length === 1) browsed.open.add(keyOfMessage(rows[0]));
       Object.assign(browsed, { rows, next: answer.next, told: rows.length
         ? `Looked at ${counted(rows.length, 'messages')}; none was changed.` : 'Looked: there is no message here.' });
     }
@@ -176,7 +177,7 @@ export function messagesCard(ctx, row) {
     rows?.some((message) => message.id) && session.can('move') && !browsed.isTaken ? messageActions(row, rows) : null,
     rows?.length ? h('ol', { class: 'messages' }, rows.map((message) => messageRow(message))) : null,
     rows && !browsed.isTaken && (browsed.position || browsed.next !== null) ? h('div', { class: 'tools after' },
-      h('button', { type: 'button', disabled: !browsed.position,
+      h('button', { type: 'button', disabled: !browsed.position || Boolean(browsed.filter),
         onclick: () => look(row, Math.max(0, browsed.position - PAGE_MESSAGES)) }, 'Earlier'),
       h('button', { type: 'button', disabled: browsed.next === null,
         onclick: () => look(row, browsed.next) }, 'Later')) : null,
@@ -351,7 +352,7 @@ export const publishDialog = (ctx, vhost, exchange, key) => ask({
   title: `Publish to ${exchange ? `exchange ${exchange}` : `queue ${key}`}`, verb: 'Publish', wide: true, fields: [
     { name: 'routing_key', label: 'Routing key', value: key },
     { name: 'payload', label: 'Payload', type: 'textarea' },
-    { name: 'encoding', label: 'Payload is', type: 'select', value: 'string',
+    { name: 'encoding', label: 'Encoding', type: 'select', value: 'string',
       options: [['string', 'Text'], ['base64', 'Base64']] },
     { name: 'persistent', label: 'Persistent: survives a restart in durable queues', type: 'checkbox', value: true },
     { name: 'headers', label: 'Headers (JSON)', type: 'textarea', value: '{}', rows: 3 },

@@ -347,13 +347,15 @@ const unbind = (row) => ask({
     row.destination_type === 'queue' ? 'q' : 'e'}/${seg(row.destination)}/${seg(row.properties_key)}`, 'DELETE'),
 });
 
-/** The bindings of one exchange or queue. */
-export function bindingTable(ctx, rows, caption) {
+/** The bindings of one exchange or queue. `isSource`: most of them are from the same exchange. */
+export function bindingTable(ctx, rows, caption, isSource = false) {
+  const from = { label: 'From', brief: isSource,
+    cell: (row) => link('exchange', row.vhost, row.source, exchangeName(row.source)) };
+  const to = { label: 'To', brief: !isSource, cell: (row) => link(row.destination_type, row.vhost, row.destination) };
+  const key = { label: 'Routing key', brief: true, cell: (row) => h('code', {}, row.routing_key) };
   return table({ caption, rows, empty: 'No binding.',
     key: (row) => [row.source, row.destination_type, row.destination, row.properties_key].join('\n'), columns: [
-      { label: 'From', cell: (row) => link('exchange', row.vhost, row.source, exchangeName(row.source)) },
-      { label: 'Routing key', brief: true, cell: (row) => h('code', {}, row.routing_key) },
-      { label: 'To', brief: true, cell: (row) => link(row.destination_type, row.vhost, row.destination) },
+      ...(isSource ? [to, key, from] : [from, key, to]),
       { label: 'Arguments', cell: (row) => (Object.keys(row.arguments || {}).length
         ? h('code', {}, JSON.stringify(row.arguments)) : '') },
       ...(session.can('define') ? [{ label: '', cell: (row) => (row.source === '' ? null

@@ -85,7 +85,7 @@ export const exchangeView = {
     session.can('route') ? card('Which queues receive a message?', routeForm(row.vhost, row.name, null)) : null),
     row.name === '' ? card('Bindings', h('p', {}, 'Every queue is bound here with its own name as the key.'), null,
       true)
-      : session.can('bindings') ? card('Bindings', bindingTable(ctx, bound, 'Bindings'),
+      : session.can('bindings') ? card('Bindings', bindingTable(ctx, bound, 'Bindings', true),
         session.can('define') ? button('Bind…', '', () => addBinding(ctx, row.vhost, row.name)) : null, true) : null];
   },
 };

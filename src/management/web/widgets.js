@@ -244,7 +244,7 @@ export function listTools({ ctx, list, what, by = 'name', vhosts, extra }) {
       h('label', { class: 'sr-only', for: 'search' }, `Search ${what} by ${by}`),
       h('input', {
         id: 'search', type: 'search',
-          placeholder: `${by === 'name' ? `Search ${what}` : by[0].toUpperCase() + by.slice(1)}  ( / )`,
+          placeholder: `Search ${by === 'name' ? what : by}  ( / )`,
         value: query.name || '', autocomplete: 'off', spellcheck: 'false',
         oninput: (event) => ctx.later({ name: event.target.value, page: '' }),
       })),
