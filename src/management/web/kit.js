@@ -376,8 +376,13 @@ export const button = (label, about, onclick, kind = '') => h('button', { type: 
   onclick },
   label, about ? h('span', { class: 'sr-only' }, ` ${about}`) : null);
 
-/** The address of an object's own page. */
-export const link = (kind, vhost, name, text) => h('a', { href: `#/${kind}/${seg(vhost)}/${seg(name)}` }, text ?? name);
+/** A name that breaks between its parts if it is too long for its place. */
+export const breakable = (name) => String(name).split(/(?<=[./_:-])/).flatMap((part, at) => (at ? [h('wbr'), part]
+  : [part]));
+
+/** A link to an object's own page. */
+export const link = (kind, vhost, name, text) => h('a', { href: `#/${kind}/${seg(vhost)}/${seg(name)}` },
+  breakable(text ?? name));
 
 /** An exchange's name, with a word for the default exchange, whose name is empty. */
 export const exchangeName = (name) => name || '(default)';

@@ -1,7 +1,7 @@
 // MQTT: sessions and retained messages.
 
 import {
-  h, api, seg, count, bytes, span, clock, session, change, button, link,
+  h, api, seg, count, bytes, span, clock, session, change, button, link, breakable,
 } from './kit.js';
 import { ask, table, listTools, listQuery, pageOf, facts } from './widgets.js';
 import { pathOfList } from './queues.js';
@@ -80,7 +80,7 @@ export const retainedView = {
       table({ caption: 'Retained messages', ctx, sort: 'topic', rows: list.rows,
         key: (row) => `${row.vhost}\n${row.topic}`,
         empty: ctx.query.name ? 'No topic contains this.' : 'There is no retained message.', columns: [
-          { label: 'Topic', sort: 'topic', cell: (row) => row.topic },
+          { label: 'Topic', sort: 'topic', cell: (row) => breakable(row.topic) },
           ...((ctx.vhosts?.length || 0) > 1 ? [{ label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost }]
             : []),
           { label: 'QoS', num: true, sort: 'qos', brief: true, cell: (row) => String(row.qos) },

@@ -68,6 +68,7 @@ export const alarmsOf = (ctx) => (ctx.status?.alarms || []).map(String);
 /** The alarms' texts, with links to the pages that help. */
 export function alarmList(ctx) {
   const found = alarmsOf(ctx);
+  if (!ctx.status) return h('p', { class: 'empty-note' }, 'The alarms are not known.');
   if (!found.length) return h('p', { class: 'empty-note' }, 'No alarms. No action is needed.');
   const list = h('ul', { class: 'alarms' }, found.map((text) => {
     const name = text.split(':')[0];

@@ -56,7 +56,7 @@ export function features(row) {
     : key, `${key} = ${JSON.stringify(value)}`]).filter(([text]) => text);
   const plain = [row.durable === false && 'transient', row.auto_delete && 'auto-delete', row.exclusive && 'exclusive',
     row.internal && 'internal', row.policy && `policy ${row.policy}`,
-    row.operator_policy && `operator policy ${row.operator_policy}`].filter(Boolean);
+    row.operator_policy && `op. policy ${row.operator_policy}`].filter(Boolean);
   if (!found.length && !plain.length) return null;
   return h('span', { class: 'marks' }, found.map(([text, title]) => h('span', { class: 'mark value', title }, text)),
     plain.map((text) => h('span', { class: 'mark' }, text)));
