@@ -1,8 +1,8 @@
 //! The build script: prepares the files of the web page in `web`, which the package embeds.
 //!
-//! The scripts are modules that import from each other. They are joined into one file, so that a browser needs one
-//! request for all of them: each module stands behind those that it imports, without the words `import` and `export`.
-//! All files are compressed as they are sent.
+//! The scripts are modules that import from each other. They are joined into one file, so that a browser needs only one
+//! request for them. Each module stands behind those that it imports. Import statements and the word `export` are left
+//! out. All files are compressed as they are sent.
 //!
 //! # Invariants
 //! - The same sources give the same bytes: no name and no time is written.

@@ -45,7 +45,7 @@ const OUTPUT_BYTES_ENOUGH: usize = 16 << 10;
 const COLLECTED_BYTES_MAX: usize = OUTPUT_BYTES_MAX;
 /// Memory of the input and the output, in bytes, for the memory table.
 pub const OPERATOR_SESSION_BYTES: usize = REQUEST_BYTES_MAX + OUTPUT_BYTES_MAX;
-/// The same for a client on the network. A body and its next piece, compressed, may exist at the same time.
+/// Memory of a session over the network, in bytes. A body may exist beside its next piece, compressed.
 pub const NETWORK_SESSION_BYTES: usize = OPERATOR_SESSION_BYTES + PIECE_BYTES_MAX;
 
 /// The current activity.

@@ -1,5 +1,4 @@
-//! The requests of the web page that are repeated every few seconds: the state of the broker with the history of its
-//! totals, the pools, and the events of the flight recorder.
+//! Answers the requests that the web page repeats every few seconds: state and history, pools, and recorded events.
 //!
 //! # Invariants
 //! - About the node, and about virtual hosts without permissions, only monitors get values.

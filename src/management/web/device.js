@@ -46,7 +46,7 @@ export const deviceView = {
         ['Sockets', `${count(node.sockets_used)} of ${count(node.sockets_total)}`],
         ['Data directory', node.db_dir]])), null, true),
       pools?.length ? card('Pools', [h('p', { class: 'muted' }, 'Each limit is a key of the configuration. The line '
-        + 'marks the highest value since the start.'),
+        + 'marks the highest sample since the start; samples are taken every 5 s.'),
       table({ caption: 'Pools', rows: [...pools].sort((one, other) => other.used / other.limit - one.used / one.limit),
         key: (row) => row.name, columns: [
           { label: 'Key', cell: (row) => h('code', {}, row.name) },

@@ -178,7 +178,7 @@ export function table({ caption, columns, rows, key, ctx, sort, empty, select })
   const by = ctx?.query.sort || sort;
   const folds = columns.slice(1).some((column) => !column.brief);
   const total = columns.length + (select ? 1 : 0) + (folds ? 1 : 0);
-  return h('div', { class: columns.length > 11 ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
+  return h('div', { class: columns.length > 10 ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
     tabindex: '0' },
     h('table', { role: 'table' },
       h('caption', { class: 'sr-only' }, caption),

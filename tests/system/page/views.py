@@ -12,8 +12,7 @@ from browser import DESKTOP, GUEST, PAGES, PHONE, Chromium, found_by_axe, go, ro
 from harness import brokers
 from playwright.sync_api import Page
 
-# Maximum number of bytes of a poll, with the heads of the answers: of the overview, of a list of 100 queues, of the
-# first 100 of 1,000 queues, of one queue, and of a list in which nothing has changed.
+# Maximum number of bytes of a poll, with the heads of the answers. 1,000 queues are shown in pages of 100.
 OVERVIEW_BYTES_MAX = 1024
 HUNDRED_QUEUES_BYTES_MAX = 3 * 1024
 THOUSAND_QUEUES_BYTES_MAX = 10 * 1024
