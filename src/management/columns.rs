@@ -114,7 +114,7 @@ impl CellWriter<'_, '_> {
             self.json.raw(b"{");
             let mut is_first_cell = true;
             for (name, cell) in Consumers::COLUMNS {
-                if !Consumers::ON_REQUEST.contains(name) {
+                if *name != TYPED {
                     self.json.name(name, &mut is_first_cell);
                     cell(&consumer, self);
                 }

@@ -243,6 +243,8 @@ fn columns_that_only_the_page_needs_are_written_on_request() {
     let consumer = &shown(&mut simulation, "/api/consumers?columns=consumer_tag,ack_details")[0];
     assert_eq!(*consumer, serde_json::json!({"consumer_tag": "c", "ack_details": {"rate": 2.0}}));
     assert!(shown(&mut simulation, "/api/consumers")[0].get("ack_details").is_none());
+    let details = shown(&mut simulation, &format!("/api/queues/%2F/{queue}?columns=consumer_details"));
+    assert_eq!(details["consumer_details"][0]["ack_details"]["rate"], 2.0, "{details}");
     let one = shown(&mut simulation, &format!("/api/queues/%2F/{queue}?columns=name,consumers,nosuch"));
     assert_eq!(one, serde_json::json!({"name": queue, "consumers": 1}), "one object has columns too");
     let rows = shown(&mut simulation, "/api/connections?columns=user,blocked_ms");

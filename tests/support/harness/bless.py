@@ -1,4 +1,4 @@
-"""Writes generated and measured files again: the web page, budgets, the memory table, the recordings of RabbitMQ.
+"""Writes generated and measured files again: pictures of the page, budgets, the memory table, RabbitMQ's recordings.
 
 Each is one command here, so that numbers are not edited by hand. Read the diff: it shows what a change costs, or what
 it changes for clients.
@@ -33,8 +33,9 @@ def release() -> None:
 
 
 def page() -> None:
-    """Compresses the files of the web page."""
-    run(ROOT / "src" / "management" / "web" / "compress")
+    """Takes the pictures of the web page in the guide."""
+    release()
+    run(ROOT / "tests" / "system" / "page" / "run", "pictures", LEVERET_PICTURES=str(ROOT / "systemd" / "guide"))
 
 
 def costs() -> None:

@@ -304,29 +304,59 @@ def bridge_traffic(chromium: Chromium) -> None:
                 assert count() == contacts + 1
 
 
-def screenshot(chromium: Chromium) -> None:
-    """The picture of the page in the README can be taken again, and is small. `LEVERET_SCREENSHOT` names its file."""
-    with brokers.leveret() as hub, tempfile.TemporaryDirectory() as folder:
+def pictures(chromium: Chromium) -> None:
+    """The pictures of the README can be taken again, and are small. `LEVERET_PICTURES` names their folder; five minutes
+    of traffic then fill the charts."""
+    with brokers.leveret() as hub, tempfile.TemporaryDirectory() as temporary:
         far = pika.BlockingConnection(pika.ConnectionParameters(hub.address.host, hub.address.port)).channel()
         far.queue_declare("telemetry", durable=True)
         config = BRIDGE.format(address=hub.address).replace('"far"', '"telemetry"')
+        folder = os.environ.get("LEVERET_PICTURES", "")
         with brokers.Leveret(brokers.leveret_binary(), ["--management", "127.0.0.1:0"], config) as edge:
-            with chromium.of(edge, edge.port_of("management API")), chromium.amqp() as channel, \
-                    chromium.window({"width": 1100, "height": 760}) as page:
-                for name, count in (("alarms", 3), ("jobs", 40), ("readings", 1250)):
-                    channel.queue_declare(name, durable=True)
-                    for number in range(count):
-                        channel.basic_publish("", name, b"%d" % number, PERSISTENT)
-                channel.basic_consume("jobs", lambda *delivery: None)
-                chromium.log_in(page)
-                page.get_by_text("Queues").first.wait_for()
-                for _ in range(24):
+            with chromium.of(edge, edge.port_of("management API")), \
+                    chromium.amqp(connection_name="controller") as channel, \
+                    chromium.window({"width": 1280, "height": 860}) as page:
+                plant(channel)
+                for second in range(300 if folder else 8):
+                    for number in range(3 + second % 60 // 12):
+                        channel.basic_publish("sensors", f"hall.{number % 4}.temperature", b"21 degrees", PERSISTENT)
+                    channel.basic_publish("sensors", "hall.2.alarm", b"door open", PERSISTENT)
                     channel.basic_publish("", "telemetry", b"21 degrees", PERSISTENT)
-                    channel.basic_publish("", "readings", b"21 degrees", PERSISTENT)
-                    channel.connection.process_data_events(time_limit=0.5)
-                file = os.environ.get("LEVERET_SCREENSHOT", f"{folder}/page.png")
-                page.screenshot(path=file)
-                assert 10_000 < os.path.getsize(file) < 150_000, os.path.getsize(file)
+                    channel.connection.process_data_events(time_limit=1)
+                chromium.log_in(page)
+                page.get_by_role("img", name="Queued messages, now", exact=False).wait_for()
+                take(page, f"{folder or temporary}/page.png")
+                go(page, "routing", "Routing")
+                page.get_by_label("Exchange", exact=True).select_option("sensors")
+                page.get_by_label("Routing key").fill("hall.2.temperature")
+                page.get_by_role("button", name="Show route").click()
+                page.get_by_text("3 queues").first.wait_for()
+                page.locator("h1").click()
+                take(page, f"{folder or temporary}/page-routing.png")
+
+
+def plant(channel: pika.adapters.blocking_connection.BlockingChannel) -> None:
+    """Declares the queues, exchanges and a consumer of the pictures."""
+    channel.exchange_declare("sensors", "topic", durable=True)
+    channel.exchange_declare("alarms", "fanout", durable=True)
+    for queue, keys in (("history", ["#"]), ("dashboard", ["hall.*.temperature"]), ("heating", ["hall.2.temperature"]),
+                        ("ventilation", ["hall.*.humidity", "hall.*.co2"])):
+        channel.queue_declare(queue, durable=True, arguments={"x-max-length": 5000} if queue == "history" else None)
+        for key in keys:
+            channel.queue_bind(queue, "sensors", key)
+    for queue in ("siren", "on-call"):
+        channel.queue_declare(queue, durable=True)
+        channel.queue_bind(queue, "alarms")
+    channel.exchange_bind("alarms", "sensors", "hall.*.alarm")
+    for queue in ("dashboard", "heating", "siren"):
+        channel.basic_consume(queue, lambda on, method, *_: on.basic_ack(method.delivery_tag))
+
+
+def take(page: Page, file: str) -> None:
+    """Writes a picture of the window."""
+    page.wait_for_timeout(500)
+    page.screenshot(path=file)
+    assert 10_000 < os.path.getsize(file) < 150_000, os.path.getsize(file)
 
 
 CASES: Dict[str, Callable[[Chromium], None]] = {
@@ -334,5 +364,5 @@ CASES: Dict[str, Callable[[Chromium], None]] = {
         shown_messages_stay, a_queue_fills, a_queue_is_made_filled_emptied_and_deleted,
         users_come_and_go, a_wrong_password_is_refused_in_words,
         no_password_is_kept_and_logging_out_ends_the_token, hostile_names_are_only_names, a_narrow_screen_is_enough,
-        size_and_requests, bridge_traffic, screenshot)
+        size_and_requests, bridge_traffic, pictures)
 }
