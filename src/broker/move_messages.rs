@@ -177,7 +177,7 @@ impl Broker {
         }
         // Messages that a consumer can have now are the consumer's.
         self.catch_up(cx, source);
-        let selected = self.queues.find_selected(cx.messages, source, keys)?;
+        let selected = self.queues.find_selected(cx.messages, source, keys);
         if let Some(run) = self.run_to_read(&selected, read) {
             return Ok(MoveOutcome::Read(run));
         }

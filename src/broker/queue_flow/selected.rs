@@ -4,7 +4,6 @@
 //! - Messages that were not selected keep their order, and are not marked as redelivered.
 
 use leveret_core::command::QueueId;
-use leveret_core::error::Fault;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageId, Messages};
 
 use super::Queues;
@@ -28,16 +27,14 @@ impl Queues {
         self.records.first_keys(pools, (&mut self.keys, messages), queue, count)
     }
 
-    /// Returns the ready messages of a queue that these keys name, in the order of the queue.
-    ///
-    /// # Errors
-    /// A message may be too far from the front.
+    /// Returns the ready messages of a queue that these keys name, in the order of the queue. A message that is
+    /// too far from the front to be browsed is not found.
     pub(crate) fn find_selected(
         &self,
         messages: &Messages,
         queue: QueueId,
         keys: &[MessageKey],
-    ) -> Result<Vec<SelectedMessage>, Fault> {
+    ) -> Vec<SelectedMessage> {
         self.records.find_selected((&self.pool, &self.deliveries), (&self.keys, messages), queue, keys)
     }
 
@@ -73,7 +70,7 @@ impl Queues {
         queue: QueueId,
         keys: &[MessageKey],
     ) -> usize {
-        let Ok(selected) = self.find_selected(cx.messages, queue, keys) else { return 0 };
+        let selected = self.find_selected(cx.messages, queue, keys);
         for of_level in selected.chunk_by(|one, next| one.level == next.level) {
             let level = of_level[0].level;
             let positions: Vec<_> = of_level.iter().map(|message| (message.entry, message.content)).collect();

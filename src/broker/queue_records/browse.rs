@@ -139,17 +139,15 @@ impl Records {
         found
     }
 
-    /// Returns the ready messages of a queue that these keys name, in the order of the queue.
-    ///
-    /// # Errors
-    /// A message may be behind more than [`ENTRIES_MAX`] entries.
+    /// Returns the ready messages of a queue that these keys name, in the order of the queue. Only the first
+    /// [`ENTRIES_MAX`] entries are examined, as when the messages were browsed.
     pub(crate) fn find_selected(
         &self,
         (pool, deliveries): (&FifoPool, &Deliveries),
         (keys, messages): (&MessageKeys, &Messages),
         queue: QueueId,
         selected: &[MessageKey],
-    ) -> Result<Vec<SelectedMessage>, Fault> {
+    ) -> Vec<SelectedMessage> {
         let (mut found, mut entries) = (Vec::new(), 0);
         for level in self.levels(queue) {
             let record = &self.slab[level.index()];
@@ -186,11 +184,11 @@ impl Records {
                 left > 0 && entries < ENTRIES_MAX
             };
             record.backlog.for_each_entry(pool, deliveries, &mut each);
-            if left > 0 && entries >= ENTRIES_MAX {
-                return Err(too_far());
+            if entries >= ENTRIES_MAX {
+                break;
             }
         }
-        Ok(found)
+        found
     }
 
     /// Browses a queue or one of its levels. Returns whether the next level is to be browsed too.

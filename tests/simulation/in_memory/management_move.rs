@@ -105,6 +105,27 @@ fn ids(messages: &[Value], places: &[usize]) -> Vec<Value> {
     places.iter().map(|place| messages[*place]["id"].clone()).collect()
 }
 
+/// A message that is gone does not hinder the others, however long the queue is.
+#[test]
+fn messages_of_a_long_queue_move_beside_one_that_is_gone() {
+    let limits = Limits { messages_max: 25_000, queue_entries_max: 60_000, ..small_limits() };
+    let mut simulation = Simulation::new(limits);
+    let client = simulation.open(&[1]);
+    simulation.declare(client, 1, "q");
+    simulation.declare(client, 1, "r");
+    for number in 0..21_000 {
+        simulation.publish_to(client, 1, "q", number.to_string().as_bytes());
+        if number % 100 == 0 {
+            simulation.run();
+        }
+    }
+    simulation.run();
+    let before = browse(&mut simulation, "q", 0);
+    assert_eq!(moved(&mut simulation, &json!({"count": 1, "to": {"queue": "r"}})), (1, 0));
+    let asked = json!({"ids": ids(&before, &[0, 1, 2]), "to": {"queue": "r"}});
+    assert_eq!(moved(&mut simulation, &asked), (2, 1));
+}
+
 #[test]
 fn selected_messages_move_and_the_others_are_not_touched() {
     for is_durable in [false, true] {
