@@ -227,7 +227,16 @@ impl Broker {
                     false => Ok(Some(queue)),
                 }
             }
-            MoveTarget::Exchange(exchange, _) => self.publishable_exchange(vhost, exchange).map(|_| None),
+            MoveTarget::Exchange(exchange, _) => {
+                let exchange = self.publishable_exchange(vhost, exchange)?;
+                // A message that reaches no queue when it is due would be lost.
+                match self.topology.exchange(exchange).delayed_queue {
+                    Some(_) => {
+                        Err(impossible(format_args!("messages cannot be moved to a delayed exchange")))
+                    }
+                    None => Ok(None),
+                }
+            }
         }
     }
 

@@ -23,11 +23,11 @@ const COMPACTION_MS: u64 = 10_000;
 /// Number of states of the broker that are alarms.
 const STATES: usize = 8;
 /// The most alarms at the same time: damage, the states, the shortage of the store, those of waiting publishers, and
-/// six others (wear, `parked`, `held`, `budget`, `outage`, `sessions`).
-const ALARMS_MAX: usize = 1 + STATES + 1 + SHORTAGE_KINDS + 6;
+/// seven others (wear, `parked`, `held`, `rule`, `budget`, `outage`, `sessions`).
+const ALARMS_MAX: usize = 1 + STATES + 1 + SHORTAGE_KINDS + 7;
 
 /// The names of all alarms, for metrics.
-pub(super) const NAMES: [&str; 17] = [
+pub(super) const NAMES: [&str; 18] = [
     "access",
     "damage",
     "orphans",
@@ -42,6 +42,7 @@ pub(super) const NAMES: [&str; 17] = [
     "wear",
     "parked",
     "held",
+    "rule",
     "budget",
     "outage",
     "sessions",
@@ -117,6 +118,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         .chain(Wear::alarm(context.process))
         .chain(parked(context))
         .chain(kept_upstream(context))
+        .chain(held_rules(context))
         .chain(over_budget(context))
         .chain(Outage::alarm(context.bridges, context.broker))
         .chain(sessions(context))
@@ -216,6 +218,28 @@ fn kept_upstream(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     Some(Cow::from(format!(
         "held: {count} messages are too large for this broker, and remain in their queues at the upstream of \
          bridge {name}; raise message_size_max, remove them there, or set refused = \"reject\" for the rule"
+    )))
+}
+
+/// Returns the alarm about rules of bridges that move no messages because of an error, although messages wait.
+fn held_rules(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let links = (0..context.bridges.places()).filter_map(|place| context.bridges.at(place));
+    let mut held = links.flat_map(|link| {
+        let (bridge, vhost, is_forward) = (link.bridge, link.vhost, link.queues.is_some());
+        let is_waited_for = move |queue: &str| {
+            !is_forward || context.broker.queue_depth(vhost, queue).is_some_and(|depth| depth > 0)
+        };
+        let held = link.rules.into_iter().filter(move |rule| is_waited_for(rule.queue));
+        held.filter_map(move |rule| Some((bridge, rule.error?)))
+    });
+    let (bridge, error) = held.next()?;
+    let others = match held.count() {
+        0 => String::new(),
+        others => format!(" and {others} more rules"),
+    };
+    Some(Cow::from(format!(
+        "rule: a rule of bridge {bridge}{others} moves no messages: {error}; correct that at the upstream, or \
+         change the rule; resume_bridge tries at once"
     )))
 }
 

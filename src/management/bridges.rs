@@ -88,7 +88,8 @@ fn write_rule(link: &BridgeLinkView<'_>, rule: &BridgeRuleView<'_>, writer: &mut
     let depth = is_forward.then(|| writer.context.broker.queue_depth(link.vhost, rule.queue)).flatten();
     or_null(depth.map(u64::from), writer);
     numbers(&mut writer.json, &mut is_first, &[("moved", rule.moved), ("held", rule.held)]);
-    texts(&mut writer.json, &mut is_first, &[("last_error", rule.error.unwrap_or_default())]);
+    writer.json.name("error", &mut is_first);
+    text_or_null(rule.error, writer);
     writer.json.raw(b"}");
 }
 

@@ -8,7 +8,8 @@
 //!  "different":[{…,"reason":"…"}],"different_count":N,"skipped":[{…,"reason":"…"}],"skipped_count":N}
 //! ```
 //!
-//! `skipped` also has objects at which the import would fail.
+//! `skipped` also has objects at which the import would fail because an object that they need is missing. Values and
+//! limits are not checked.
 //!
 //! # Invariants
 //! - A dry run changes nothing.

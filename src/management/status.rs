@@ -66,9 +66,11 @@ fn disk(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) 
     json.name("disk", is_first);
     json.raw(b"{");
     let mut is_first_member = true;
+    let log_bytes = store.log_bytes();
     let sizes = [
-        ("live", context.broker.views().live_log_bytes()),
-        ("log", store.log_bytes()),
+        // Messages that wait for their commit are not in the log yet.
+        ("live", context.broker.views().live_log_bytes().min(log_bytes)),
+        ("log", log_bytes),
         ("usable", store.bytes_max),
         ("limit", process.disk_limit_bytes),
         // The free space of a file system changes with every program. Mebibytes are as much as is read on a page.

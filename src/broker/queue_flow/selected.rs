@@ -56,10 +56,13 @@ impl Queues {
     /// Returns the maximum number of chunks of queue entries that the removal of these messages takes: a
     /// message inside a run of absent messages leaves two runs.
     pub(crate) fn removal_chunks(selected: &[SelectedMessage]) -> usize {
-        match selected.iter().filter(|message| message.is_in_run).count() {
+        let of_levels = selected.chunk_by(|one, next| one.level == next.level);
+        let chunks = of_levels.map(|of_level| match of_level.iter().filter(|one| one.is_in_run).count() {
             0 => 0,
-            runs => runs.div_ceil(ENTRIES_PER_CHUNK) + 1,
-        }
+            // A level has runs in two of its lists, and each list may begin a chunk.
+            runs => runs.div_ceil(ENTRIES_PER_CHUNK) + 2,
+        });
+        chunks.sum()
     }
 
     /// Removes the ready messages of a queue that these keys name, and settles them. Returns their number.
@@ -90,5 +93,26 @@ impl Queues {
             self.unblock_front(level);
         }
         selected.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue_records::EntryContent;
+
+    /// Each level of a priority queue has lists of its own, so each may need chunks of its own.
+    #[test]
+    fn a_removal_reserves_chunks_for_every_level() {
+        let inside = |level: usize, entry| {
+            let (level, content) = (QueueId::from_index(level), EntryContent::AbsentRun(7, 1));
+            SelectedMessage { level, entry, content, is_in_run: true }
+        };
+        let of_levels: Vec<_> = (0..10).map(|level| inside(level, 0)).collect();
+        assert_eq!(Queues::removal_chunks(&of_levels), 30);
+        let of_one: Vec<_> = (0..22).map(|entry| inside(1, entry)).collect();
+        assert_eq!(Queues::removal_chunks(&of_one), 4);
+        let whole = SelectedMessage { is_in_run: false, ..of_one[0] };
+        assert_eq!(Queues::removal_chunks(&[whole, whole]), 0);
     }
 }

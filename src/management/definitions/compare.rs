@@ -66,6 +66,8 @@ pub struct DefinitionComparer {
     created: BTreeSet<(&'static str, String, String)>,
 }
 
+/// The most objects that a comparison remembers, and so the most new ones that a file may have.
+const CREATED_MAX: usize = 10_000;
 /// The text for an object that the import changes.
 const IS_CHANGED: &str = "it exists with other properties, and the import changes them";
 /// The text for an object that the import leaves as it is.
@@ -78,6 +80,9 @@ impl DefinitionComparer {
             return Comparison::Impossible(missing);
         }
         let comparison = compare(broker, context, item);
+        if comparison == Comparison::New && self.created.len() >= CREATED_MAX {
+            return Comparison::Impossible(format!("more than {CREATED_MAX} new objects are not compared"));
+        }
         if comparison == Comparison::New {
             let Subject { kind, vhost, name } = Subject::of(item);
             if ["vhost", "user", "exchange", "queue"].contains(&kind) {

@@ -416,7 +416,7 @@ export const shovelsView = {
     const valueOfShovel = (row) => parameters.find((one) => one.name === row.name && one.vhost === row.vhost);
     return [listTools({ ctx, list, what: 'shovels',
       extra: session.setsPolicies() ? button('Add shovel', '', () => editShovel(ctx), 'main') : null }),
-    table({ caption: 'Shovels', ctx, sort: 'name', rows: list.rows, key: (row) => `${row.vhost}\n${row.name}`,
+    table({ caption: 'Shovels', isBroad: true, ctx, sort: 'name', rows: list.rows, key: (row) => `${row.vhost}\n${row.name}`,
       empty: 'There is no shovel.', columns: [
         { label: 'Name', sort: 'name', cell: (row) => row.name },
         { label: 'State', sort: 'state', brief: true, cell: (row) => state(row.state) },

@@ -30,12 +30,12 @@ function orderButtons({ name, links }) {
 
 const parkedOf = (links) => Math.max(0, ...links.map((one) => one.parked || 0));
 
-/** The state of a link in words. A rule that moves nothing is named instead of "running". */
+/** The state of a link in words. If some of its rules move nothing, their number is told. */
 function stateWord(row) {
-  if (row.state !== 'running') return row.state;
-  const found = (row.rules || []).map((rule) => rule.state);
-  if (found.includes('budget used')) return 'budget used';
-  return found.includes('held') ? 'rule held' : 'running';
+  const rules = row.rules || [];
+  const held = rules.filter((rule) => rule.state === row.state).length;
+  if (!['held', 'budget used', 'blocked'].includes(row.state) || held === rules.length) return row.state;
+  return `${row.state}: ${held} of ${counted(rules.length, 'rules')}`;
 }
 
 /** The last error, unless the link has been connected since. */
@@ -75,11 +75,20 @@ export const bridgesView = {
     }
     return [...byName].map(([name, links]) => card(name, [
       sketch(name, links, ctx),
+      budgetBar(links[0]),
       h('div', { class: 'cards inner' }, links.map((row) => linkPart(row))),
       ruleTable(name, links),
     ], orderButtons({ name, links }), true));
   },
 };
+
+/** The bytes of a bridge in both directions, beside its budget. */
+function budgetBar({ day_bytes: today, day_bytes_max: most, yesterday_bytes: before }) {
+  const past = before ? `, ${bytes(before)} yesterday` : '';
+  if (!most) return facts([['Bytes today, both ways', `${bytes(today)}${past}`]]);
+  return bar({ label: 'Bytes today, both ways', text: `${bytes(today)} of ${bytes(most)}${past}`, limit: most,
+    over: today >= most, parts: [{ value: today, label: 'today' }] });
+}
 
 // ---- the drawing ----
 
@@ -116,10 +125,9 @@ function sketch(name, links, ctx) {
     return [h('line', { class: `wire ${isBad ? 'bad' : isIdle ? 'idle' : ''}`, x1: from, x2: to, y1: y, y2: y }),
       h('path', { class: `tip ${isBad ? 'bad' : ''}`, d: `M${to} ${y}l${tip} -6v12z` }),
       h('text', { class: `wire-text ${isBad ? 'bad' : ''}`, x: wide / 2, y: y - 8, 'text-anchor': 'middle' },
-        `${isBad ? '▲ ' : ''}${word}${speed && word === 'running' ? `, ${speed}` : ''}`),
+        `${isBad ? '▲ ' : ''}${word}${speed ? `, ${speed}` : ''}`),
       h('text', { class: 'wire-fact', x: wide / 2, y: y + 16, 'text-anchor': 'middle' },
-        isNarrow ? `${count(row.moved)} moved` : `${count(row.moved)} moved, ${count(row.pending)} in flight, ${
-          bytes(row.day_bytes)} today`)];
+        isNarrow ? `${count(row.moved)} moved` : `${count(row.moved)} moved, ${count(row.pending)} in flight`)];
   }));
 }
 
@@ -139,11 +147,7 @@ function linkPart(row) {
   const parked = `bridge.${row.name}.parked`;
   return h('section', { class: 'part', 'aria-label': `${row.name} ${row.direction}` },
     h('h3', {}, row.direction === 'forward' ? 'To the upstream' : 'From the upstream'),
-    h('div', {}, row.day_bytes_max ? bar({ label: 'Bytes today',
-      text: `${bytes(row.day_bytes)} of ${bytes(row.day_bytes_max)}`,
-      limit: row.day_bytes_max, over: row.day_bytes >= row.day_bytes_max,
-      parts: [{ value: row.day_bytes, label: 'today' }] }) : null,
-    facts([['State', state(stateWord(row), Boolean(errorOf(row)))], ['Last error', errorOf(row)],
+    h('div', {}, facts([['State', state(stateWord(row), Boolean(errorOf(row)))], ['Last error', errorOf(row)],
       ['Upstream', row.upstream], ['Virtual host', row.vhost],
       ['Connected for', seconds(row.up_for)], ['Not connected for', seconds(row.down_for)],
       [row.state === 'resting' ? 'Connects automatically in' : 'Tries again in', seconds(row.retry_in)],
@@ -152,11 +156,9 @@ function linkPart(row) {
       ['Last retry', row.retried],
       ['Held by the upstream', row.held ? heldLink(row) : null],
       ['Possibly sent twice', row.repeats || null],
-      ['Bytes today', row.day_bytes_max ? null : bytes(row.day_bytes)],
       ['Sent today, this way', spentOn(row.day_bytes_by_kind, 'sent')],
       ['Received today, this way', spentOn(row.day_bytes_by_kind, 'received')],
       ['of which possibly twice', spentOn(row.day_bytes_by_kind, 'repeated')],
-      ['Bytes yesterday', row.yesterday_bytes ? bytes(row.yesterday_bytes) : null],
       ['Messages per day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
       ['Disk full after', row.outage_days === null ? null : `${row.outage_days} days without the upstream`]])),
     row.backlog === null ? null : chart({ title: `Backlog of ${row.name}`, samples: samplesOf(linkName(row)),
@@ -177,6 +179,6 @@ function ruleTable(name, links) {
       { label: 'Moved', num: true, cell: ({ moved }) => count(moved) },
       { label: 'Backlog', num: true, brief: true, cell: ({ row, queue, backlog }) => (Number.isFinite(backlog)
         ? link('queue', row.vhost, queue, count(backlog)) : '–') },
-      { label: 'Last error', cell: (rule) => rule.last_error || '' },
+      { label: 'Last error', cell: (rule) => rule.error || '' },
     ] })];
 }

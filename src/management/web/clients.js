@@ -66,8 +66,8 @@ const closeConnection = (row) => ask({
   text: `${clientOf(row) || row.name}. Its unacknowledged messages are requeued. `
     + 'Most clients connect again automatically.',
   fields: [{ name: 'reason', label: 'Reason for the client and the log', value: 'closed by the operator' }],
-  run: async () => {
-    await api(`connections/${seg(row.name)}`, 'DELETE');
+  run: async ({ reason }) => {
+    await api(`connections/${seg(row.name)}?reason=${seg(reason)}`, 'DELETE');
     say('The connection was closed.');
     location.hash = '#/connections';
   },

@@ -102,8 +102,8 @@ export const logView = {
           frame.refresh();
         })] }),
     isRecorded ? null : h('p', { class: 'empty-note' },
-      'The flight recorder is off: only events since the start of this '
-      + 'process are known.'),
+      'The flight recorder is off. With '
+      + 'flight_recorder = "/run/leveret/flight" in the configuration, the events of the broker are shown here.'),
     table({ caption: 'Log', rows: found.slice(0, 500), key: ({ number }) => String(number), empty: 'No event.',
       columns: [
       { label: 'Time', cell: ({ unix_ms: ms }) => h('span', { class: 'time' }, clock(ms)) },

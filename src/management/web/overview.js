@@ -59,7 +59,7 @@ function samples() {
 const LONGEST = ['queues?sort=messages&down=1', 'See the longest queues.'];
 const BRIDGES = ['bridges', 'See the bridge.'];
 const WHERE = { memory: LONGEST, disk: LONGEST, room: LONGEST, store: ['device', 'See the device.'], parked: BRIDGES,
-  outage: BRIDGES, budget: BRIDGES, held: BRIDGES, wear: ['device', 'See the device.'],
+  outage: BRIDGES, budget: BRIDGES, held: BRIDGES, rule: BRIDGES, wear: ['device', 'See the device.'],
   sessions: ['mqtt', 'See the MQTT sessions.'] };
 
 /** The alarms of this broker. */

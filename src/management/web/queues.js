@@ -347,17 +347,24 @@ const unbind = (row) => ask({
     row.destination_type === 'queue' ? 'q' : 'e'}/${seg(row.destination)}/${seg(row.properties_key)}`, 'DELETE'),
 });
 
+// Above this number, a list of bindings has a search and pages.
+const PAGED_BINDINGS = 20;
+
 /** The bindings of one exchange or queue. `isSource`: most of them are from the same exchange. */
 export function bindingTable(ctx, rows, caption, isSource = false) {
   const from = { label: 'From', brief: isSource,
     cell: (row) => link('exchange', row.vhost, row.source, exchangeName(row.source)) };
   const to = { label: 'To', brief: !isSource, cell: (row) => link(row.destination_type, row.vhost, row.destination) };
   const key = { label: 'Routing key', brief: true, cell: (row) => h('code', {}, row.routing_key) };
-  return table({ caption, rows, empty: 'No binding.',
+  const many = rows.length > PAGED_BINDINGS;
+  const list = many ? pageOf(rows, ctx.query, isSource ? 'destination' : 'source',
+    (row) => [row.source, row.destination, row.routing_key].join('\n')) : null;
+  return [many ? listTools({ ctx, list, what: 'bindings', by: 'name or key' }) : null, table({ caption,
+    rows: many ? list.rows : rows, empty: 'No binding.',
     key: (row) => [row.source, row.destination_type, row.destination, row.properties_key].join('\n'), columns: [
       ...(isSource ? [to, key, from] : [from, key, to]),
       { label: 'Arguments', cell: (row) => (Object.keys(row.arguments || {}).length
         ? h('code', {}, JSON.stringify(row.arguments)) : '') },
       ...(session.can('define') ? [{ label: '', cell: (row) => (row.source === '' ? null
-        : button('Unbind', row.destination, () => unbind(row), 'small')) }] : [])] });
+        : button('Unbind', row.destination, () => unbind(row), 'small')) }] : [])] })];
 }

@@ -172,13 +172,13 @@ const unfolded = new Set();
 
 /**
  * A table. A column has `label`, `cell(row)`, and may have `sort` (the field's name), `num`, and `brief`: a phone shows
- * the first column and the brief ones, and the others after a tap. `select` is a set of keys of chosen rows.
+ * the first column and the brief ones, and the others after a tap. `select` is a set of keys of chosen rows. A broad table scrolls in itself.
  */
-export function table({ caption, columns, rows, key, ctx, sort, empty, select }) {
+export function table({ caption, columns, rows, key, ctx, sort, empty, select, isBroad = false }) {
   const by = ctx?.query.sort || sort;
   const folds = columns.slice(1).some((column) => !column.brief);
   const total = columns.length + (select ? 1 : 0) + (folds ? 1 : 0);
-  return h('div', { class: columns.length > 10 ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
+  return h('div', { class: columns.length > 10 || isBroad ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
     tabindex: '0' },
     h('table', { role: 'table' },
       h('caption', { class: 'sr-only' }, caption),

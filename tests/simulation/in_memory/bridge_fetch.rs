@@ -298,5 +298,5 @@ fn counters_continue_when_a_bridge_is_changed() {
     far.say(1, &ack(3, false));
     simulation.pass_ms(2_000);
     let said = ask(&mut simulation, STATUS);
-    assert!(said.contains("\"moved\":3") && !said.contains("\"moved\":0"), "{said}");
+    assert!(said.contains("\"moved\":3,\"inflow"), "{said}");
 }
