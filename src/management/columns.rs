@@ -76,6 +76,13 @@ impl CellWriter<'_, '_> {
         self.json.raw(b"}");
     }
 
+    /// Writes the name that a client has given its connection, or its client id in MQTT; empty without one.
+    fn client_name(&mut self, socket: Option<SocketView<'_>>) {
+        let properties = socket.map(|socket| socket.client_properties);
+        let text = |key| properties.and_then(|table| table.get(key)).and_then(|value| value.as_str());
+        self.json.text(text("connection_name").or_else(|| text("client_id")).unwrap_or_default());
+    }
+
     /// Writes the rate of one of the counters of a channel.
     fn channel_rate(&mut self, channel: ChannelId, counter: &str) {
         let Some(view) = self.context.broker.views().channel_at(channel.index()) else {
@@ -275,6 +282,8 @@ pub const TYPED: &str = "arguments_typed";
 const BLOCKED: &str = "blocked_ms";
 /// The column of the rate of acknowledgements on a consumer's channel.
 const ACK_RATE: &str = "ack_details";
+/// The column of the name that a client has given its connection.
+const CLIENT_NAME: &str = "user_provided_name";
 /// The column of message counters. It is omitted while all of them are 0.
 const STATS: &str = "message_stats";
 /// The column of the number of messages that a delayed exchange holds.
@@ -560,6 +569,7 @@ impl ListedKind for Channels {
         ("pid", |row, writer| writer.channel(Some(row.id))),
         ("name", |row, writer| writer.connection_name(row.view.connection, Some(row.view.number))),
         ("connection", |row, writer| writer.connection(Some(row.view.connection))),
+        (CLIENT_NAME, |row, writer| writer.client_name(row.socket)),
         ("number", |row, writer| writer.json.number(row.view.number)),
         ("user", |row, writer| writer.json.text(row.view.user)),
         ("vhost", |row, writer| writer.json.text(row.view.vhost)),
@@ -591,6 +601,7 @@ impl ListedKind for Channels {
             });
         }),
     ];
+    const ON_REQUEST: &'static [&'static str] = &[CLIENT_NAME];
     const WITHOUT_FIGURE: &'static [&'static str] = &["messages_unconfirmed"];
 
     fn leaves_out(row: &Self::View<'_>, column: &str) -> bool {
@@ -646,6 +657,11 @@ impl ListedKind for Consumers {
         ("exclusive", |consumer, writer| writer.json.truth(consumer.exclusive)),
         ("prefetch_count", |consumer, writer| writer.json.number(consumer.prefetch_count)),
         (ACK_RATE, |consumer, writer| writer.channel_rate(consumer.channel, "ack")),
+        (CLIENT_NAME, |consumer, writer| {
+            let channel = writer.context.broker.views().channel_at(consumer.channel.index());
+            let socket = channel.and_then(|view| writer.context.sockets.at(view.connection));
+            writer.client_name(socket);
+        }),
         ("active", |consumer, writer| writer.json.truth(consumer.activity != ConsumerActivity::Waiting)),
         ("activity_status", |consumer, writer| {
             writer.json.text(match consumer.activity {
@@ -673,7 +689,7 @@ impl ListedKind for Consumers {
         }),
     ];
 
-    const ON_REQUEST: &'static [&'static str] = &[TYPED, ACK_RATE];
+    const ON_REQUEST: &'static [&'static str] = &[TYPED, ACK_RATE, CLIENT_NAME];
     const HAS_PAGES: bool = true;
     const ORDER: &'static str = "vhost,queue_name,consumer_tag";
     const AUDIENCE: Audience = Audience::OwnerAndMonitors;

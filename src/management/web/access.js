@@ -367,8 +367,8 @@ export const definitionsView = {
         imported.isDone ? h('p', {}, 'The definitions were imported.') : null),
       imported.value ? button('Import…', 'definitions', () => importDefinitions(), 'main') : null])),
     report ? card('What the import would change', [
-      h('p', {}, `${counted(report.new_count, 'objects')} are new, ${count(report.same)} exist already with the same `
-        + `properties, ${count(report.different_count)} differ, ${count(report.skipped_count)} are skipped.`),
+      h('p', {}, `New: ${count(report.new_count)}. The same: ${count(report.same)}. Different: ${
+        count(report.different_count)}. Skipped: ${count(report.skipped_count)}.`),
       reportTable('New', report.new), reportTable('Different', report.different), reportTable('Skipped',
         report.skipped),
     ], null, true) : null];
@@ -405,7 +405,8 @@ const endOf = (row, end) => (row[`${end}_queue`] ? `queue ${row[`${end}_queue`]}
 export const shovelsView = {
   title: () => 'Shovels',
   async load() {
-    const [rows, parameters] = await Promise.all([maybe('shovels'), session.setsPolicies() ? maybe('parameters/shovel')
+    const [rows, parameters] = await Promise.all([session.can('shovels') ? maybe('shovels') : null,
+      session.setsPolicies() ? maybe('parameters/shovel')
       : null]);
     return { rows, parameters: parameters || [] };
   },
@@ -416,7 +417,8 @@ export const shovelsView = {
     const valueOfShovel = (row) => parameters.find((one) => one.name === row.name && one.vhost === row.vhost);
     return [listTools({ ctx, list, what: 'shovels',
       extra: session.setsPolicies() ? button('Add shovel', '', () => editShovel(ctx), 'main') : null }),
-    table({ caption: 'Shovels', isBroad: true, ctx, sort: 'name', rows: list.rows, key: (row) => `${row.vhost}\n${row.name}`,
+    table({ caption: 'Shovels', isBroad: true, ctx, sort: 'name', rows: list.rows,
+      key: (row) => `${row.vhost}\n${row.name}`,
       empty: 'There is no shovel.', columns: [
         { label: 'Name', sort: 'name', cell: (row) => row.name },
         { label: 'State', sort: 'state', brief: true, cell: (row) => state(row.state) },

@@ -103,6 +103,7 @@ function moved() {
     clearTimeout(typing);
     forget();
     forgetCursors();
+    document.querySelectorAll('dialog').forEach((box) => box.close());
     VIEWS[ctx.name].enter?.(ctx);
     Object.assign(page, { data: null, trouble: null, isMenuOpen: false });
     draw();
@@ -224,6 +225,8 @@ function leave(why) {
   Object.assign(page, { data: null, trouble: null, silentSince: null });
   Object.assign(ctx, { overview: {}, status: null, vhosts: null });
   document.querySelectorAll('dialog').forEach((box) => box.close());
+  // The next user of this tab must not see the data of this one.
+  Object.values(VIEWS).forEach((one) => one.enter?.(ctx));
   draw();
   say(why);
 }
@@ -280,7 +283,8 @@ function navigation() {
         page.isMenuOpen = !page.isMenuOpen;
         draw();
       } }, h('span', { 'aria-hidden': 'true' }, '☰ '), 'Menu',
-    h('span', { class: 'muted' }, ` ${current?.[1] ?? ''}`)),
+    h('span', { class: 'muted' }, ` ${current?.[1] ?? ''}`), alarmsOf(ctx).length ? h('span', { class: 'state bad' },
+      h('span', { 'aria-hidden': 'true' }, ' ▲ '), 'alarm') : null),
     h('div', { id: 'views', class: page.isMenuOpen ? 'open' : 'shut' }, NAVIGATION.map(([group, all]) => {
       const shown = all.filter((entry) => visible.includes(entry));
       return shown.length ? h('div', { class: 'group', key: group },
@@ -297,14 +301,15 @@ function navigation() {
 function figures() {
   const { memory, disk } = ctx.status || {};
   const alarms = alarmsOf(ctx).length;
+  const isFull = disk?.is_full || alarmsOf(ctx).some((text) => text.startsWith('disk:'));
   return h('div', { class: 'strip' },
     ctx.status ? h('a', { href: monitors() ? '#/device' : '#/', class: alarms ? 'state bad' : 'state' },
       h('span', { 'aria-hidden': 'true' }, alarms ? '▲ ' : '● '),
       alarms ? `${alarms} alarm${alarms > 1 ? 's' : ''}` : 'No alarms') : null,
     memory ? h('span', {}, 'Memory ', h('b', {}, bytes(memory.used, memory.limit)), ` of ${bytes(memory.limit)}`)
       : null,
-    disk ? h('span', { class: disk.is_full ? 'state bad' : '' }, 'Disk ', h('b', {}, bytes(disk.log, disk.limit)),
-      ` of ${bytes(disk.limit)}`, disk.is_full ? ' (full)' : '') : null,
+    disk ? h('span', { class: isFull ? 'state bad' : '' }, 'Disk ', h('b', {}, bytes(disk.log, disk.limit)),
+      ` of ${bytes(disk.limit)}`, isFull ? ' (publishers are blocked)' : '') : null,
     page.silentSince ? h('span', { class: 'state bad' }, h('span', { 'aria-hidden': 'true' }, '▲ '), 'No answer')
       : null);
 }
@@ -383,6 +388,7 @@ document.addEventListener('keydown', (event) => {
   const isField = /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) && target.type !== 'checkbox';
   if (event.ctrlKey || event.altKey || event.metaKey || !session.me || document.querySelector('dialog[open]')) return;
   if (key === 'Escape') {
+    if (target.id === 'search') ctx.change({ name: '', page: '' });
     if (isField) target.blur();
     else document.querySelectorAll('details.menu[open]').forEach((menu) => { menu.open = false; });
     isArmed = false;

@@ -3,7 +3,9 @@
 import {
   h, api, seg, count, counted, bytes, rate, byteRate, span, session, change, remember, samplesOf, button, link,
 } from './kit.js';
-import { ask, bar, card, chart, facts, state, table } from './widgets.js';
+import {
+  ask, bar, card, chart, facts, state, table,
+} from './widgets.js';
 
 const seconds = (number) => (Number.isFinite(number) ? span(number * 1000) : null);
 
@@ -53,6 +55,10 @@ function flowOf(name) {
     ? ((now.values[key] - before.values[key]) * 1000) / ms : null);
   return { messages: per('moved'), bytes: per('day_bytes') };
 }
+
+/** Whether a link does not do what it is configured for. An order of the operator is no fault. */
+const isFault = (row) => !['paused', 'resting'].includes(row.state)
+  && (/waiting|blocked/.test(row.state) || Boolean(errorOf(row)));
 
 const linkName = (row) => `bridge ${row.name} ${row.direction}`;
 /** Where a rule publishes: a queue, or an exchange with a key. */
@@ -117,7 +123,7 @@ function sketch(name, links, ctx) {
     const y = 40 + at * 54;
     const [from, to] = row.direction === 'forward' ? [box + 4, wide - box - 6] : [wide - box - 4, box + 6];
     const word = stateWord(row);
-    const isBad = /waiting|down|fail|blocked/.test(word) || Boolean(errorOf(row));
+    const isBad = isFault(row);
     const isIdle = /resting|paused|held|budget/.test(word);
     const flow = flowOf(linkName(row));
     const speed = flow.messages > 0 ? `${rate(flow.messages)}${isNarrow ? '' : `, ${byteRate(flow.bytes)}`}` : '';
@@ -147,7 +153,7 @@ function linkPart(row) {
   const parked = `bridge.${row.name}.parked`;
   return h('section', { class: 'part', 'aria-label': `${row.name} ${row.direction}` },
     h('h3', {}, row.direction === 'forward' ? 'To the upstream' : 'From the upstream'),
-    h('div', {}, facts([['State', state(stateWord(row), Boolean(errorOf(row)))], ['Last error', errorOf(row)],
+    h('div', {}, facts([['State', state(stateWord(row), isFault(row))], ['Last error', errorOf(row)],
       ['Upstream', row.upstream], ['Virtual host', row.vhost],
       ['Connected for', seconds(row.up_for)], ['Not connected for', seconds(row.down_for)],
       [row.state === 'resting' ? 'Connects automatically in' : 'Tries again in', seconds(row.retry_in)],
@@ -160,9 +166,15 @@ function linkPart(row) {
       ['Received today, this way', spentOn(row.day_bytes_by_kind, 'received')],
       ['of which possibly twice', spentOn(row.day_bytes_by_kind, 'repeated')],
       ['Messages per day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
-      ['Disk full after', row.outage_days === null ? null : `${row.outage_days} days without the upstream`]])),
+      ['Disk full after', row.direction === 'forward' ? fullAfter(row) : null]])),
     row.backlog === null ? null : chart({ title: `Backlog of ${row.name}`, samples: samplesOf(linkName(row)),
       series: [{ name: 'backlog', label: 'Backlog' }], format: count }));
+}
+
+/** How long the disk lasts without the upstream. */
+function fullAfter({ outage_days: days, inflow_per_day: inflow }) {
+  if (days !== null) return `${days} days without the upstream`;
+  return inflow === null ? 'known after an hour' : 'no messages arrive';
 }
 
 function ruleTable(name, links) {
@@ -174,7 +186,7 @@ function ruleTable(name, links) {
         ? h('span', {}, link('queue', row.vhost, rule.queue), ` → ${targetOf(rule)}`)
         : `${rule.queue} → ${targetOf(rule)}`) },
       { label: 'Urgent', cell: ({ urgent }) => (urgent ? 'yes' : 'no') },
-      { label: 'State', brief: true, cell: ({ state: word }) => state(word) },
+      { label: 'State', brief: true, cell: ({ state: word, error }) => state(word, Boolean(error)) },
       { label: 'Flow', num: true, brief: true, cell: ({ row, ...rule }) => rate(flowOf(ruleName(row, rule)).messages) },
       { label: 'Moved', num: true, cell: ({ moved }) => count(moved) },
       { label: 'Backlog', num: true, brief: true, cell: ({ row, queue, backlog }) => (Number.isFinite(backlog)

@@ -73,11 +73,12 @@ const closeConnection = (row) => ask({
   },
 });
 
-const CHANNEL_COLUMNS = 'name,number,connection,connection_details,user,vhost,transactional,confirm,prefetch_count,'
-  + 'global_prefetch_count,consumer_count,messages_unacknowledged,messages_uncommitted,message_stats';
+const CHANNEL_COLUMNS = 'name,pid,user_provided_name,number,connection,connection_details,user,vhost,transactional,'
+  + 'confirm,prefetch_count,global_prefetch_count,consumer_count,messages_unacknowledged,messages_uncommitted,'
+  + 'message_stats';
 
 const CONSUMERS = 'consumers?columns=queue_name,vhost,queue,channel_pid,channel_details,consumer_tag,ack_required,'
-  + 'exclusive,prefetch_count,active,activity_status,priority,ack_details';
+  + 'exclusive,prefetch_count,active,activity_status,priority,ack_details,user_provided_name';
 
 export const connectionView = {
   title: (ctx, data) => (data && clientOf(data.row)) || ctx.parts[0],
@@ -119,15 +120,17 @@ export const connectionView = {
 };
 
 /** The client's address and the number of the channel. */
-const channelName = (row) => String(row.name).replace(/ -> [\d[]\S*/, '');
+const channelName = (row) => (row.name ? `${row.user_provided_name ? `${row.user_provided_name}, ` : ''}${
+  String(row.name).replace(/ -> [\d[]\S*/, '')}` : 'a bridge of this broker');
 
 function channelTable(rows, ctx) {
   const flow = (name, label) => ({ label, num: true, brief: true, sort: `message_stats.${name}_details.rate`,
     cell: (row) => rate(statRate(row, name)) });
-  return table({ caption: 'Channels', ctx, sort: 'name', rows, key: (row) => row.name, empty: 'No channel is open.',
+  return table({ caption: 'Channels', ctx, sort: 'name', rows, key: (row) => `${row.name} ${row.pid ?? ''}`,
+    empty: ctx?.query.name ? 'No channel matches.' : 'No channel is open.',
     columns: [
-      { label: 'Channel', sort: 'name', cell: (row) => (ctx ? connectionLink(row.name.replace(/ \(\d+\)$/, ''),
-        channelName(row)) : channelName(row)) },
+      { label: 'Channel', sort: 'name', cell: (row) => (ctx && row.name
+        ? connectionLink(row.name.replace(/ \(\d+\)$/, ''), channelName(row)) : channelName(row)) },
       { label: 'User', sort: 'user', cell: (row) => row.user },
       { label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost },
       { label: 'Mode', cell: (row) => (row.transactional ? 'transactions' : row.confirm ? 'confirms' : 'plain') },
@@ -142,10 +145,12 @@ function channelTable(rows, ctx) {
 
 export const channelsView = {
   title: () => 'Channels',
-  load: (ctx) => api(`channels?${listQuery(ctx.query, 'name', CHANNEL_COLUMNS.split(','))}`),
+  // The broker searches in addresses only, so a search asks for the whole list and is carried out here.
+  load: (ctx) => api(ctx.query.name ? `channels?columns=${CHANNEL_COLUMNS}`
+    : `channels?${listQuery(ctx.query, 'name', CHANNEL_COLUMNS.split(','))}`),
   draw(ctx, data) {
-    const list = pageOf(data, ctx.query, 'name');
-    return [listTools({ ctx, list, what: 'channels', by: 'address' }), channelTable(list.rows, ctx)];
+    const list = pageOf(data, ctx.query, 'name', (row) => `${channelName(row)}\n${row.user}`);
+    return [listTools({ ctx, list, what: 'channels', by: 'client, user or address' }), channelTable(list.rows, ctx)];
   },
 };
 

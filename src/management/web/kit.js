@@ -175,6 +175,10 @@ export function outdate() {
 
 /** Send a request to the API. `path` is without /api/; its parts are encoded by `seg` already. */
 export async function api(path, method = 'GET', body = undefined) {
+  // A browser would remove these parts from the path, and the request would name another object.
+  if (path.split('?')[0].split('/').some((part) => part === '.' || part === '..')) {
+    throw new Mistyped('A page cannot name an object that is called "." or "..". Use leveretctl.');
+  }
   const headers = { Authorization: session.login, 'X-Requested-With': 'page' };
   if (body !== undefined) headers['Content-Type'] = 'application/json';
   const known = method === 'GET' ? kept.get(path) : null;

@@ -27,7 +27,8 @@ export function resetMessages() {
 
 resetMessages();
 
-const queuePath = (row) => `queues/${seg(row.vhost)}/${seg(row.name)}`;
+/** The path of a queue in the API. */
+export const queuePath = (row) => `queues/${seg(row.vhost)}/${seg(row.name)}`;
 
 // ---- payloads ----
 
@@ -264,7 +265,8 @@ async function moveBy(row, bodies, done) {
     if (!answer.moved && !answer.gone) break;
   }
   pickedMessages.clear();
-  say(`${counted(moved, 'messages')} ${done}${gone ? `; ${count(gone)} were no longer in the queue` : ''}.`);
+  say(`${counted(moved, 'messages')} ${moved === 1 ? 'was' : 'were'} ${done}${gone
+    ? `; no longer in the queue: ${count(gone)}` : ''}.`);
   if (browsed.rows && !browsed.isTaken && browsed.rows.length) await look(row, browsed.position);
   frame.refresh();
 }
@@ -292,7 +294,7 @@ const moveDialog = (row, picked, isCopy) => ask({
     const bodies = picked ? chunks(picked.map((message) => message.id), rest)
       : Array.from({ length: Math.ceil(most / MOVE_MAX) }, (_, at) => ({
         count: Math.min(MOVE_MAX, most - at * MOVE_MAX), ...rest }));
-    return moveBy(row, bodies, isCopy ? 'were copied' : 'were moved');
+    return moveBy(row, bodies, isCopy ? 'copied' : 'moved');
   },
 });
 
@@ -306,7 +308,7 @@ const sendBack = (row, picked) => {
     text: [...queues].map(([queue, ids]) => `${counted(ids.length, 'messages')} to ${queue}`).join(', ')
       .concat(', where they died first. The messages leave this queue.'),
     run: () => moveBy(row, [...queues].flatMap(([queue, ids]) => chunks(ids, { to: { queue }, copy: false })),
-      'were sent back') });
+      'sent back') });
 };
 
 // ---- getting ----
@@ -329,8 +331,11 @@ const get = (ctx, row) => ask({
 });
 
 async function take(row, { count: most, ackmode }) {
+  const shownOpen = browsed.open;
   const rows = await api(`${queuePath(row)}/get`, 'POST',
     { count: most, ackmode, encoding: 'auto', truncate: PAYLOAD_BYTES_MAX });
+  // Another queue is shown by now. Messages that were taken for good are shown all the same.
+  if (browsed.open !== shownOpen && ackmode === 'ack_requeue_true') return;
   const after = ackmode === 'ack_requeue_true' ? 'requeued' : 'removed from the queue';
   browsed.search?.stop();
   Object.assign(browsed, { rows: rows.map((message, position) => ({ ...message, position })), position: 0, next: null,

@@ -1,6 +1,6 @@
 // The overview: totals, alarms, and ten minutes of messages, rates, memory, disk and flash.
 
-import { h, session, count, bytes, rate, byteRate, span } from './kit.js';
+import { h, session, count, bytes, rate, byteRate, span, link } from './kit.js';
 import { card, chart, facts, resourceBars, table } from './widgets.js';
 
 /** The numbers of ready and unacknowledged messages of a queue, or of all. */
@@ -56,7 +56,7 @@ function samples() {
 // ---- alarms ----
 
 // An alarm's text says what to do; its first word determines the page that helps.
-const LONGEST = ['queues?sort=messages&down=1', 'See the longest queues.'];
+const LONGEST = ['queues?sort=message_bytes&down=1', 'See the largest queues.'];
 const BRIDGES = ['bridges', 'See the bridge.'];
 const WHERE = { memory: LONGEST, disk: LONGEST, room: LONGEST, store: ['device', 'See the device.'], parked: BRIDGES,
   outage: BRIDGES, budget: BRIDGES, held: BRIDGES, rule: BRIDGES, wear: ['device', 'See the device.'],
@@ -73,8 +73,10 @@ export function alarmList(ctx) {
   const list = h('ul', { class: 'alarms' }, found.map((text) => {
     const name = text.split(':')[0];
     const [where, label] = Object.hasOwn(WHERE, name) ? WHERE[name] : [];
+    const [, queue, vhost] = text.match(/queue '(.+?)' \(virtual host '(.+?)'\)/) || [];
     return h('li', { key: text }, h('b', {}, h('span', { 'aria-hidden': 'true' }, '▲ '), text),
-      where ? h('span', {}, h('a', { href: `#/${where}` }, label)) : null);
+      h('span', { class: 'links' }, queue ? link('queue', vhost, queue, `See ${queue}.`) : null, ' ',
+        where ? h('a', { href: `#/${where}` }, label) : null));
   }));
   return [list, h('p', { class: 'muted' }, 'The guide explains each name: troubleshooting.md')];
 }
@@ -118,7 +120,7 @@ export const overviewView = {
           ['Compatible with', ctx.overview.rabbitmq_version && `RabbitMQ ${ctx.overview.rabbitmq_version}`],
           ['Node', ctx.overview.node],
           ['Cluster name', ctx.overview.cluster_name === ctx.overview.node ? null : ctx.overview.cluster_name],
-          ['Up for', uptime === null ? null : span(uptime)],
+          ['Up for', uptime === null ? null : uptime ? span(uptime) : 'less than 1 min'],
           ['Written to flash', flash && bytes(flash.written)],
           ['Per day', flash && (Number.isFinite(flash.per_day) ? bytes(flash.per_day) : 'known after an hour')],
           ['Flash lasts', flash && lifetime(flash)]])),

@@ -1,15 +1,15 @@
 // The list of queues, and the page of one queue.
 
 import {
-  h, api, maybe, rarely, seg, count, bytes, rate, span, remember, samplesOf, statRate, session, change, parsed,
-  button, link, exchangeName, say, frame, explain,
+  h, api, maybe, rarely, seg, count, counted, bytes, rate, span, remember, samplesOf, statRate, session, change,
+  parsed, button, link, exchangeName, say, frame, explain,
 } from './kit.js';
 import {
   ask, table, listTools, listQuery, pageOf, facts, card, state, chart, spark, chosen, columnMenu, selectionBar,
   vhostField, argumentsField,
 } from './widgets.js';
 import { DEPTHS } from './overview.js';
-import { messagesCard, publishDialog, resetMessages } from './messages.js';
+import { messagesCard, publishDialog, queuePath, resetMessages } from './messages.js';
 
 const listPath = (ctx, what) => (ctx.query.vhost ? `${what}/${seg(ctx.query.vhost)}` : what);
 
@@ -81,7 +81,7 @@ async function forEachSelected(done, path) {
   let last = '';
   const names = [...selectedQueues];
   for (const name of names) {
-    const [vhost, queue] = name.split('\n');
+    const [vhost, queue] = JSON.parse(name);
     try {
       await api(`queues/${seg(vhost)}/${seg(queue)}${path}`, 'DELETE');
       selectedQueues.delete(name);
@@ -95,17 +95,18 @@ async function forEachSelected(done, path) {
 }
 
 function selectedText(rows) {
-  const found = rows.filter((row) => selectedQueues.has(`${row.vhost}\n${row.name}`));
+  const found = rows.filter((row) => selectedQueues.has(keyOfQueue(row)));
   const sum = found.reduce((all, row) => all + row.messages_ready, 0);
-  const names = [...selectedQueues].map((name) => name.split('\n')[1]);
+  const names = [...selectedQueues].map((name) => JSON.parse(name)[1]);
   return `${names.slice(0, 8).join(', ')}${names.length > 8 ? ` and ${names.length - 8} more` : ''}; ${
     count(sum)} ready messages in those on this page. This cannot be undone.`;
 }
 
-const purgeSelected = (rows) => ask({ title: `Purge ${selectedQueues.size} queues?`, danger: true, verb: 'Purge queues',
+const purgeSelected = (rows) => ask({ title: `Purge ${counted(selectedQueues.size, 'queues')}?`, danger: true,
+  verb: 'Purge queues',
   text: selectedText(rows), run: () => forEachSelected('purged', '/contents') });
 
-const deleteSelected = (rows) => ask({ title: `Delete ${selectedQueues.size} queues?`, danger: true,
+const deleteSelected = (rows) => ask({ title: `Delete ${counted(selectedQueues.size, 'queues')}?`, danger: true,
   verb: 'Delete queues', text: selectedText(rows),
   fields: [{ name: 'empty', label: 'Only those without messages', type: 'checkbox', value: true },
     { name: 'unused', label: 'Only those without consumers', type: 'checkbox', value: true }],
@@ -115,7 +116,7 @@ const deleteSelected = (rows) => ask({ title: `Delete ${selectedQueues.size} que
   } });
 
 const SPARK_SAMPLES = 30;
-const keyOfQueue = (row) => `${row.vhost}\n${row.name}`;
+const keyOfQueue = (row) => JSON.stringify([row.vhost, row.name]);
 
 function queueColumns(ctx) {
   const number = (name, label, more) => ({ label, num: true, sort: name, needs: [name],
@@ -180,8 +181,7 @@ const QUEUE_COLUMNS = ['name', 'vhost', 'type', 'state', 'durable', 'auto_delete
   'operator_policy', 'effective_policy_definition', 'messages', 'messages_ready', 'messages_unacknowledged',
   'message_bytes', 'memory', 'consumers', 'idle_since', 'message_stats', 'consumer_details'].join(',');
 const PAST = '&lengths_age=600&lengths_incr=5&msg_rates_age=600&msg_rates_incr=5';
-const QUEUE_FLOWS = [{ name: 'publish', label: 'Published' }, { name: 'deliver_get', label: 'Delivered' },
-  { name: 'ack', label: 'Acknowledged' }];
+const QUEUE_FLOWS = [{ name: 'publish', label: 'Published' }, { name: 'deliver_get', label: 'Delivered' }];
 
 /** Remember the broker's samples of a queue, oldest first. */
 function rememberPast(name, row) {
@@ -199,7 +199,9 @@ function rememberPast(name, row) {
   const times = [...at.keys()].sort((one, other) => one - other);
   const newest = times.at(-1);
   // The board's clock may differ from that of the browser.
-  times.slice(0, -1).forEach((time) => remember(name, at.get(time), Date.now() - (newest - time)));
+  const known = samplesOf(name).at(-1)?.at ?? 0;
+  times.slice(0, -1).map((time) => [time, Date.now() - (newest - time)]).filter(([, own]) => own > known)
+    .forEach(([time, own]) => remember(name, at.get(time), own));
 }
 
 export const queueView = {
@@ -208,7 +210,8 @@ export const queueView = {
   async load(ctx) {
     const path = pathOf(ctx);
     const name = `queue ${path}`;
-    const isFirst = !samplesOf(name).length;
+    // After a while on another view, the broker has the samples between.
+    const isFirst = !(Date.now() - samplesOf(name).at(-1)?.at < 10000);
     const [row, bindings] = await Promise.all([api(isFirst
       ? `${path}?columns=${QUEUE_COLUMNS},messages_ready_details,messages_unacknowledged_details${PAST}`
       : `${path}?columns=${QUEUE_COLUMNS}`),
@@ -271,18 +274,18 @@ function deadLetterTarget(row, all) {
 function queueActions(ctx, row) {
   return [
     session.can('publish') ? button('Publish…', '', () => publishDialog(ctx, row.vhost, '', row.name), 'main') : null,
-    session.can('define') ? [button('Purge…', '', () => purge(ctx, row), 'danger'),
-      button('Delete…', '', () => remove(ctx, row), 'danger')] : null,
+    session.can('define') ? [button('Purge…', '', () => purge(row), 'danger'),
+      button('Delete…', '', () => remove(row), 'danger')] : null,
   ];
 }
 
-const purge = (ctx, row) => ask({
+const purge = (row) => ask({
   title: `Purge ${row.name}?`, danger: true, verb: 'Purge queue',
   text: `${count(row.messages_ready)} ready messages are deleted. Unacknowledged messages stay. This cannot be undone.`,
-  run: () => change(`${row.name} was purged.`, `${pathOf(ctx)}/contents`, 'DELETE'),
+  run: () => change(`${row.name} was purged.`, `${queuePath(row)}/contents`, 'DELETE'),
 });
 
-const remove = (ctx, row) => ask({
+const remove = (row) => ask({
   title: `Delete ${row.name}?`, danger: true, verb: 'Delete queue',
   text: ({ empty, unused }) => [
     empty ? 'The queue is deleted only if it holds no messages.'
@@ -294,7 +297,7 @@ const remove = (ctx, row) => ask({
     { name: 'unused', label: 'Only if it has no consumers', type: 'checkbox', value: row.consumers > 0 }],
   run: async ({ empty, unused }) => {
     const only = [empty && 'if-empty=true', unused && 'if-unused=true'].filter(Boolean).join('&');
-    await api(`${pathOf(ctx)}${only && `?${only}`}`, 'DELETE');
+    await api(`${queuePath(row)}${only && `?${only}`}`, 'DELETE');
     say(`${row.name} was deleted.`);
     location.hash = '#/queues';
   },
@@ -315,8 +318,9 @@ export function consumerTable(rows, empty, hasQueue, ctx) {
       { label: 'Tag', sort: 'consumer_tag', cell: (one) => h('code', {}, one.consumer_tag) },
       ...(hasQueue ? [{ label: 'Queue', sort: 'queue_name', brief: true,
         cell: (one) => link('queue', one.vhost ?? one.queue?.vhost, one.queue_name ?? one.queue?.name) }] : []),
-      { label: 'Channel', brief: !hasQueue, cell: (one) => connectionLink(connectionOf(one),
-        String(one.channel_details?.name).replace(/ -> [\d[]\S*/, '')) },
+      { label: 'Channel', brief: !hasQueue, cell: (one) => (one.channel_details?.name
+        ? connectionLink(connectionOf(one), `${one.user_provided_name ? `${one.user_provided_name}, ` : ''}${
+          one.channel_details.name.replace(/ -> [\d[]\S*/, '')}`) : 'a bridge of this broker') },
       { label: 'User', cell: (one) => one.channel_details?.user },
       { label: 'Acknowledges', cell: (one) => (one.ack_required ? 'yes' : 'no') },
       { label: 'Acked', num: true, brief: true, sort: 'ack_details.rate', cell: (one) => rate(one.ack_details?.rate) },

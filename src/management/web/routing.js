@@ -50,11 +50,11 @@ export const exchangesView = {
 
 const exchangePath = (ctx) => `exchanges/${seg(ctx.parts[0])}/${seg(ctx.parts[1])}`;
 
-const deleteExchange = (ctx, row) => ask({
+const deleteExchange = (row) => ask({
   title: `Delete the exchange ${row.name}?`, danger: true, verb: 'Delete exchange',
   text: 'Its bindings are deleted with it. Publishing to it is then refused. This cannot be undone.',
   run: async () => {
-    await api(exchangePath(ctx), 'DELETE');
+    await api(`exchanges/${seg(row.vhost)}/${seg(row.name)}`, 'DELETE');
     say(`The exchange ${row.name} was deleted.`);
     location.hash = '#/exchanges';
   },
@@ -81,7 +81,7 @@ export const exchangeView = {
       row.internal || !session.can('publish') ? null : button('Publish…', '', () => publishDialog(ctx, row.vhost,
         row.name,
         '')),
-      own && session.can('define') ? button('Delete…', '', () => deleteExchange(ctx, row), 'danger') : null)),
+      own && session.can('define') ? button('Delete…', '', () => deleteExchange(row), 'danger') : null)),
     session.can('route') ? card('Which queues receive a message?', routeForm(row.vhost, row.name, null)) : null),
     row.name === '' ? card('Bindings', h('p', {}, 'Every queue is bound here with its own name as the key.'), null,
       true)
@@ -197,6 +197,12 @@ export const routingView = {
   },
 };
 
+/** The text of a node for all queues of an exchange, with the number of those that a route reaches. */
+function foldedText(distinct, bindings, reached) {
+  const here = new Set(bindings.map((one) => one.destination).filter((name) => reached.has(name))).size;
+  return here ? `${count(here)} of ${counted(distinct, 'queues')}` : counted(distinct, 'queues');
+}
+
 /**
  * The nodes and edges of the picture. With many bindings, an exchange's queues are one node; an exchange that is opened
  * shows its first ones.
@@ -208,15 +214,19 @@ function layoutOf(exchanges, bindings, rates) {
   const edges = [];
   for (const source of sources) {
     const own = bindings.filter((one) => one.source === source);
-    const toQueues = own.filter((one) => one.destination_type === 'queue');
+    const reached = new Set(routed.exchange === null ? [] : routed.answer?.queues);
+    // The queues of a route come first, so that they are seen when the exchange is opened.
+    const toQueues = own.filter((one) => one.destination_type === 'queue')
+      .sort((one, other) => reached.has(other.destination) - reached.has(one.destination));
     const isFolded = folds && toQueues.length > 3 && picture.open !== source;
     const put = (one) => edges.push({ from: `e ${source}`, to: `${one.destination_type[0]} ${one.destination}`,
       // A fanout exchange ignores the key.
       label: byName.get(source)?.type === 'fanout' ? '' : one.routing_key || argumentsText(one.arguments) });
     own.filter((one) => one.destination_type !== 'queue').forEach(put);
     const distinct = new Set(toQueues.map((one) => one.destination)).size;
-    if (isFolded) edges.push({ from: `e ${source}`, to: `f ${source}`, label: '', text: counted(distinct, 'queues') });
-    else {
+    if (isFolded) {
+      edges.push({ from: `e ${source}`, to: `f ${source}`, label: '', text: foldedText(distinct, toQueues, reached) });
+    } else {
       toQueues.slice(0, folds ? BINDINGS_MAX : undefined).forEach(put);
       if (folds && toQueues.length > BINDINGS_MAX) {
         edges.push({ from: `e ${source}`, to: `f ${source}`, label: '',

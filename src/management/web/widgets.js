@@ -172,13 +172,15 @@ const unfolded = new Set();
 
 /**
  * A table. A column has `label`, `cell(row)`, and may have `sort` (the field's name), `num`, and `brief`: a phone shows
- * the first column and the brief ones, and the others after a tap. `select` is a set of keys of chosen rows. A broad table scrolls in itself.
+ * the first column and the brief ones, and the others after a tap. `select` is a set of keys of chosen rows. A broad
+ * table scrolls in itself.
  */
 export function table({ caption, columns, rows, key, ctx, sort, empty, select, isBroad = false }) {
   const by = ctx?.query.sort || sort;
   const folds = columns.slice(1).some((column) => !column.brief);
   const total = columns.length + (select ? 1 : 0) + (folds ? 1 : 0);
-  return h('div', { class: columns.length > 10 || isBroad ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
+  const isWide = columns.length > 10 || isBroad;
+  return h('div', { class: isWide ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
     tabindex: '0' },
     h('table', { role: 'table' },
       h('caption', { class: 'sr-only' }, caption),
@@ -195,6 +197,11 @@ export function table({ caption, columns, rows, key, ctx, sort, empty, select, i
         : h('tr', { role: 'row' }, h('td', { role: 'cell', colspan: total, class: 'none' }, empty || 'None')))));
 }
 
+/** The name in a key of a row: the last part of a list. */
+function labelOf(key) {
+  return key.startsWith('[') ? JSON.parse(key).at(-1) : key.split('\n').at(-1);
+}
+
 function rowOf(row, { caption, columns, key, select, folds }) {
   const own = key(row);
   const place = `${caption}\n${own}`;
@@ -204,7 +211,7 @@ function rowOf(row, { caption, columns, key, select, folds }) {
     frame.redraw();
   };
   return h('tr', { role: 'row', key: own, tabindex: '-1', class: `row${isOpen ? ' open' : ''}` },
-    select ? h('td', { role: 'cell', class: 'pick', 'data-label': '' }, tick(`Select ${own.split('\n').at(-1)}`,
+    select ? h('td', { role: 'cell', class: 'pick', 'data-label': '' }, tick(`Select ${labelOf(own)}`,
       select.has(own), (on) => (on ? select.add(own) : select.delete(own)))) : null,
     columns.map((column, at) => h('td', { role: 'cell', 'data-label': column.label,
       class: [column.num && 'num', at === 0 ? 'lead' : column.brief ? 'brief' : 'rest', column.kind,
@@ -213,7 +220,7 @@ function rowOf(row, { caption, columns, key, select, folds }) {
     folds ? h('td', { role: 'cell', class: 'fold', 'data-label': '' }, h('button', { type: 'button',
       class: 'small fold',
       'aria-expanded': String(isOpen), onclick: toggle }, h('span', { 'aria-hidden': 'true' }, isOpen ? '▴' : '▾'),
-    h('span', { class: 'sr-only' }, `Details of ${own.split('\n').at(-1)}`))) : null);
+    h('span', { class: 'sr-only' }, `Details of ${labelOf(own)}`))) : null);
 }
 
 const tick = (label, checked, set) => h('input', { type: 'checkbox', 'aria-label': label, checked,
@@ -362,6 +369,8 @@ peak ? h('line', { class: 'bar-mark', x1: 100 * peak, x2: 100 * peak, y1: 0, y2:
 // ---- charts ----
 
 const CHART_MS = 600000;
+// The lengths of the time axis, each with the distance of its ticks: the shortest one that shows all samples is used.
+const AXES = [[60000, 15000], [120000, 30000], [300000, 60000], [CHART_MS, 120000]];
 // Missed polls (a hidden page, a broker that does not answer) are a gap in the line.
 const GAP_MS = 20000;
 // The cursor of each chart, by title: the number of samples before the newest one.
@@ -381,10 +390,11 @@ export function chart({ title, samples, series, format, limit, floor = 0 }) {
   const last = samples.at(-1);
   const to = last?.at ?? Date.now();
   const inside = samples.filter(({ at }) => at >= to - CHART_MS);
+  const [axisMs, tickMs] = AXES.find(([length]) => !inside.length || to - inside[0].at <= length + 2000) || AXES.at(-1);
   const most = Math.max(floor, limit || 0, ...inside.flatMap(({ values }) => shown.map(({ name }) => values[name]
     || 0)));
   const ceiling = limit && most <= limit ? limit : niceTop(most, format, limit);
-  const x = (at) => left + ((wide - left - right) * (at - to + CHART_MS)) / CHART_MS;
+  const x = (at) => left + ((wide - left - right) * (at - to + axisMs)) / axisMs;
   const y = (value) => high - bottom - ((high - top - bottom) * value) / ceiling;
   const draws = (value) => format(value, limit || ceiling);
   const picked = cursors.has(title) ? inside[Math.max(0, inside.length - 1 - cursors.get(title))] : null;
@@ -413,7 +423,7 @@ export function chart({ title, samples, series, format, limit, floor = 0 }) {
       },
       onpointermove: (event) => {
         const box = event.currentTarget.getBoundingClientRect();
-        const at = to - CHART_MS + (CHART_MS * (((event.clientX - box.left) / box.width) * wide - left))
+        const at = to - axisMs + (axisMs * (((event.clientX - box.left) / box.width) * wide - left))
           / (wide - left - right);
         const found = inside.findLastIndex((sample) => sample.at <= at);
         const back = inside.length - 1 - Math.max(0, found);
@@ -424,11 +434,10 @@ export function chart({ title, samples, series, format, limit, floor = 0 }) {
       h('line', { class: 'grid', x1: left, x2: wide - right, y1: y(ceiling * part), y2: y(ceiling * part) }),
       h('text', { class: 'tick', x: left - 6, y: y(ceiling * part) + 4, 'text-anchor': 'end' },
         part || floor ? draws(ceiling * part) : draws(0))]),
-    [10, 8, 6, 4, 2, 0].map((ago) => [
-      h('line', { class: 'grid', x1: x(to - ago * 60000), x2: x(to - ago * 60000), y1: high - bottom,
-        y2: high - bottom + 4 }),
-      h('text', { class: 'tick', x: x(to - ago * 60000), y: high - 4, 'text-anchor': ago ? 'middle' : 'end' },
-        ago ? (ago === 10 ? '−10 min' : `−${ago}`) : 'now')]),
+    Array.from({ length: axisMs / tickMs + 1 }, (_, at) => at * tickMs).map((ago) => [
+      h('line', { class: 'grid', x1: x(to - ago), x2: x(to - ago), y1: high - bottom, y2: high - bottom + 4 }),
+      h('text', { class: 'tick', x: x(to - ago), y: high - 4, 'text-anchor': ago ? 'middle' : 'end' },
+        ago ? `−${axisMs < 300000 ? `${ago / 1000} s` : `${ago / 60000} min`}` : 'now')]),
     limit ? h('line', { class: 'limit', x1: left, x2: wide - right, y1: y(limit), y2: y(limit) }) : null,
     shown.map(({ name }, at) => h('path', { class: `line s${at}`, d: lineOf(inside, name, x, y) })),
     picked ? h('line', { class: 'cursor', x1: x(picked.at), x2: x(picked.at), y1: top, y2: high - bottom }) : null,
@@ -492,7 +501,7 @@ export function resourceBars({ memory, disk } = {}) {
     disk ? bar({ label: 'Disk', text: `${bytes(disk.log, disk.limit)} of ${bytes(disk.limit)}${disk.is_full
       ? ': publishers are blocked' : ''}`, limit: disk.limit, over: disk.is_full,
     parts: [{ label: 'messages', value: disk.live, shown: bytes(disk.live, disk.limit), kind: 'live' },
-      { label: 'log with them', value: disk.log, shown: bytes(disk.log, disk.limit) }],
+      { label: 'log', value: disk.log, shown: bytes(disk.log, disk.limit) }],
     marks: [{ label: 'usable', value: disk.usable, shown: bytes(disk.usable, disk.limit) }] })
       : memory ? h('p', { class: 'muted' }, 'There is no store: nothing is written to the disk.') : null,
   ];
