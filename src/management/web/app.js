@@ -159,7 +159,7 @@ function troubled(failure) {
     ctx.change({ page: '' });
     return;
   }
-  page.trouble = failure instanceof Refused && failure.status === 404 ? 'This is not there (any more).'
+  page.trouble = failure instanceof Refused && failure.status === 404 ? 'This does not exist, or it was deleted.'
     : explain(failure);
 }
 
@@ -308,7 +308,7 @@ function figures() {
       alarms ? `${alarms} alarm${alarms > 1 ? 's' : ''}` : 'No alarms') : null,
     memory ? h('span', {}, 'Memory ', h('b', {}, bytes(memory.used, memory.limit)), ` of ${bytes(memory.limit)}`)
       : null,
-    disk ? h('span', { class: isFull ? 'state bad' : '' }, 'Disk ', h('b', {}, bytes(disk.log, disk.limit)),
+    disk ? h('span', { class: isFull ? 'state bad' : '' }, 'Disk ', h('b', {}, bytes(disk.live, disk.limit)),
       ` of ${bytes(disk.limit)}`, isFull ? ' (publishers are blocked)' : '') : null,
     page.silentSince ? h('span', { class: 'state bad' }, h('span', { 'aria-hidden': 'true' }, '▲ '), 'No answer')
       : null);

@@ -263,6 +263,9 @@ export const count = (number) => (Number.isFinite(number) ? COUNT.format(number)
 export const counted = (number, noun) => `${count(number)} ${number === 1 ? noun.replace(/ies$/, 'y').replace(/s$/, '')
   : noun}`;
 
+/** A count with its noun and its verb. */
+export const countedAre = (number, noun) => `${counted(number, noun)} ${number === 1 ? 'is' : 'are'}`;
+
 const KIBI = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
 const KILO = ['B', 'kB', 'MB', 'GB', 'TB'];
 

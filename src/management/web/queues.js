@@ -1,8 +1,8 @@
 // The list of queues, and the page of one queue.
 
 import {
-  h, api, maybe, rarely, seg, count, counted, bytes, rate, span, remember, samplesOf, statRate, session, change,
-  parsed, button, link, exchangeName, say, frame, explain,
+  h, api, maybe, rarely, seg, count, counted, countedAre, bytes, rate, span, remember, samplesOf, statRate, session,
+  change, parsed, button, link, exchangeName, say, frame, explain,
 } from './kit.js';
 import {
   ask, table, listTools, listQuery, pageOf, facts, card, state, chart, spark, chosen, columnMenu, selectionBar,
@@ -281,7 +281,8 @@ function queueActions(ctx, row) {
 
 const purge = (row) => ask({
   title: `Purge ${row.name}?`, danger: true, verb: 'Purge queue',
-  text: `${count(row.messages_ready)} ready messages are deleted. Unacknowledged messages stay. This cannot be undone.`,
+  text: `${countedAre(row.messages_ready, 'ready messages')} deleted. Unacknowledged messages stay. This cannot be `
+    + 'undone.',
   run: () => change(`${row.name} was purged.`, `${queuePath(row)}/contents`, 'DELETE'),
 });
 
@@ -289,9 +290,9 @@ const remove = (row) => ask({
   title: `Delete ${row.name}?`, danger: true, verb: 'Delete queue',
   text: ({ empty, unused }) => [
     empty ? 'The queue is deleted only if it holds no messages.'
-      : row.messages ? `The queue is deleted with its ${count(row.messages)} messages.` : 'The queue is deleted.',
+      : row.messages ? `The queue is deleted with ${counted(row.messages, 'messages')}.` : 'The queue is deleted.',
     unused ? 'It is not deleted while it has consumers.'
-      : row.consumers ? `${count(row.consumers)} consumers are cancelled.` : '',
+      : row.consumers ? `${countedAre(row.consumers, 'consumers')} cancelled.` : '',
     'Its bindings are deleted with it. This cannot be undone.'].filter(Boolean).join(' '),
   fields: [{ name: 'empty', label: 'Only if it holds no messages', type: 'checkbox', value: row.messages > 0 },
     { name: 'unused', label: 'Only if it has no consumers', type: 'checkbox', value: row.consumers > 0 }],

@@ -179,7 +179,7 @@ export const routingView = {
       h('span', { class: 'found' },
         `${counted(exchanges.length, 'exchanges')}, ${counted(bindings.length, 'bindings')}`),
       h('span', { class: 'grow' }), h('span', { class: 'muted' },
-        'A line is as strong as its rate. Point at an exchange or a queue to see its paths.')),
+        'The width of a line shows its rate. Point at an exchange or a queue to see its paths.')),
       session.can('route') ? card('Which queues receive a message?', routeForm(vhost, null,
         exchanges.map((one) => one.name)), null, true) : null,
       bindings.length ? card('Routing picture', [drawing(vhost, graph),

@@ -479,9 +479,9 @@ function niceTop(value, format, limit) {
 /** A line of the last samples of one figure, for a row of a table. */
 export function spark(samples, name, label) {
   const found = samples.slice(-30).map(({ values }) => values[name]).filter(Number.isFinite);
-  const top = Math.max(1, ...found);
+  const [low, top] = [Math.min(...found), Math.max(...found)];
   const step = 80 / 29;
-  const height = (value) => (17 - (15 * value) / top).toFixed(1);
+  const height = (value) => (17 - (15 * (value - low)) / (top - low || 1)).toFixed(1);
   const points = found.map((value, at) => `${(80 - (found.length - 1 - at) * step).toFixed(1)},${height(value)}`);
   const range = () => `between ${count(Math.min(...found))} and ${count(Math.max(...found))}`;
   const spoken = `${label}: ${found.length ? `${range()} since ${clock(samples.at(-found.length).at)}`

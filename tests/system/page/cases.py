@@ -102,7 +102,7 @@ def a_queue_is_made_filled_emptied_and_deleted(chromium: Chromium) -> None:
         assert method.routing_key == "by/hand"
         page.locator("dt:text-is('Messages') + dd:text-is('1')").wait_for()
         page.get_by_role("button", name="Purge…").click()
-        dialog.get_by_text("1 ready messages are deleted.").wait_for()
+        dialog.get_by_text("1 ready message is deleted.").wait_for()
         dialog.get_by_role("button", name="Purge queue").click()
         page.locator("dt:text-is('Messages') + dd:text-is('0')").wait_for()
         page.get_by_role("button", name="Bind…").click()
@@ -317,12 +317,12 @@ def pictures(chromium: Chromium) -> None:
                     chromium.amqp(connection_name="controller") as channel, \
                     chromium.window({"width": 1280, "height": 860}) as page:
                 plant(channel)
-                for second in range(300 if folder else 8):
+                for second in range(330 if folder else 6):
                     for number in range(3 + second % 60 // 12):
                         channel.basic_publish("sensors", f"hall.{number % 4}.temperature", b"21 degrees", PERSISTENT)
                     channel.basic_publish("sensors", "hall.2.alarm", b"door open", PERSISTENT)
                     channel.basic_publish("", "telemetry", b"21 degrees", PERSISTENT)
-                    channel.connection.process_data_events(time_limit=1)
+                    channel.connection.sleep(1)
                 chromium.log_in(page)
                 page.get_by_role("img", name="Queued messages, now", exact=False).wait_for()
                 take(page, f"{folder or temporary}/page.png")
