@@ -91,7 +91,8 @@ pub(super) fn tag_of(body: &[u8]) -> u64 {
 pub(super) fn accepts_gzip(value: &str) -> bool {
     value.split(',').any(|coding| {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-        let is_refused = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse().ok()) == Some(0.0);
+        let weight = weight.trim().to_ascii_lowercase();
+        let is_refused = weight.strip_prefix("q=").and_then(|weight| weight.parse().ok()) == Some(0.0);
         name.trim().eq_ignore_ascii_case("gzip") && !is_refused
     })
 }
@@ -170,7 +171,7 @@ mod tests {
         for yes in ["gzip", "deflate, gzip;q=0.5, br", "GZIP", "gzip, deflate, br, zstd"] {
             assert!(accepts_gzip(yes), "{yes}");
         }
-        for no in ["", "identity", "gzip;q=0", "gzip; q=0.0", "br", "x-gzipped"] {
+        for no in ["", "identity", "gzip;q=0", "gzip; Q=0.0", "br", "x-gzipped"] {
             assert!(!accepts_gzip(no), "{no}");
         }
     }
