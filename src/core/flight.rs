@@ -39,6 +39,8 @@ const KEPT_EVENTS: usize = 512;
 pub const RECORD_BYTES: usize = 256;
 /// Bytes of the file.
 pub const FILE_BYTES: usize = (1 + EVENTS_MAX) * RECORD_BYTES;
+/// The reason for which nothing is recorded, if no file is configured.
+pub const NOT_CONFIGURED: &str = "flight_recorder is not set";
 
 const MAGIC: &[u8; 8] = b"LVFLIGHT";
 const VERSION: u8 = 1;

@@ -37,6 +37,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The flight recorder. It is global like the log.
 static RECORDER: OnceLock<FlightRecorder> = OnceLock::new();
+/// Why the configured file is not used.
+static REFUSAL: OnceLock<String> = OnceLock::new();
 
 struct FlightRecorder {
     file: File,
@@ -51,6 +53,14 @@ struct FlightRecorder {
 
 /// Starts recording in a file. Returns whether the previous process ended unexpectedly. Later calls change nothing.
 pub(super) fn start(path: &Path) -> io::Result<bool> {
+    let begun = begin(path);
+    if let Err(error) = &begun {
+        drop(REFUSAL.set(format!("{} cannot be used: {error}", path.display())));
+    }
+    begun
+}
+
+fn begin(path: &Path) -> io::Result<bool> {
     let (file, begun) = open(path)?;
     let first = AtomicU32::new(begun.first);
     let (started, has_failed) = (Instant::now(), AtomicBool::new(false));
@@ -77,9 +87,14 @@ pub(super) fn record(kind: EventKind, text: fmt::Arguments<'_>) {
     }
 }
 
-/// Returns the newest events of this process with numbers above `after`, at most `count`. `None`: recording is off.
-pub(super) fn events(after: u32, count: usize) -> Option<Vec<Event>> {
-    let recorder = RECORDER.get()?;
+/// Returns the newest events of this process with numbers above `after`, at most `count`.
+///
+/// # Errors
+/// Nothing is recorded; the text says why.
+pub(super) fn events(after: u32, count: usize) -> Result<Vec<Event>, &'static str> {
+    let Some(recorder) = RECORDER.get() else {
+        return Err(REFUSAL.get().map_or(flight::NOT_CONFIGURED, String::as_str));
+    };
     let numbers = flight::newest(recorder.first, recorder.next.load(Ordering::Relaxed), after, count);
     let mut record = [0; RECORD_BYTES];
     let read = |number| {
@@ -87,7 +102,7 @@ pub(super) fn events(after: u32, count: usize) -> Option<Vec<Event>> {
         // The record may have been overwritten by a newer one.
         flight::parse_event(&record).filter(|event| event.stamp.number == number)
     };
-    Some(numbers.filter_map(read).collect())
+    Ok(numbers.filter_map(read).collect())
 }
 
 impl FlightRecorder {

@@ -336,7 +336,7 @@ impl Platform for System {
         }
     }
 
-    fn recorded_events(&self, after: u32, count: usize) -> Option<Vec<Event>> {
+    fn recorded_events(&self, after: u32, count: usize) -> Result<Vec<Event>, &str> {
         flight_recorder::events(after, count)
     }
 

@@ -238,8 +238,8 @@ fn held_rules(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
         others => format!(" and {others} more rules"),
     };
     Some(Cow::from(format!(
-        "rule: a rule of bridge {bridge}{others} moves no messages: {error}; correct that at the upstream, or \
-         change the rule; resume_bridge tries at once"
+        "rule: a rule of bridge {bridge}{others} moves no messages ({error}); correct that at the upstream, or \
+         change the rule; leveretctl resume_bridge tries at once"
     )))
 }
 

@@ -880,8 +880,8 @@ mod tests {
     }
 
     impl RecordedEvents for NoSockets {
-        fn after(&self, _: u32, _: usize) -> Option<Vec<Event>> {
-            None
+        fn after(&self, _: u32, _: usize) -> Result<Vec<Event>, &str> {
+            Err(leveret_core::flight::NOT_CONFIGURED)
         }
     }
 

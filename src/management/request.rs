@@ -368,8 +368,11 @@ pub struct RequestContext<'s> {
 
 /// The events of this process in the flight recorder.
 pub trait RecordedEvents {
-    /// Returns the newest events with numbers above `number`, at most `count`, in order. `None`: nothing is recorded.
-    fn after(&self, number: u32, count: usize) -> Option<Vec<Event>>;
+    /// Returns the newest events with numbers above `number`, at most `count`, in order.
+    ///
+    /// # Errors
+    /// Nothing is recorded; the text says why.
+    fn after(&self, number: u32, count: usize) -> Result<Vec<Event>, &str>;
 }
 
 /// The store's files during a backup.

@@ -6,6 +6,7 @@
 //! # Invariants
 //! - Memory is fixed, and none is used if there is no management API.
 //! - A rate is that of the last completed interval of five seconds.
+//! - Of a queue, the samples of the last minute are kept, and one per 30 s of the last ten minutes.
 //! - Queues beyond `QUEUES_MAX` positions have no rates; the answer omits them.
 //! - Of exchanges, channels and connections only the two samples of a rate are kept, for as many positions each.
 
@@ -23,6 +24,14 @@ pub const SAMPLE_MS: u64 = 5_000;
 const TOTALS_KEPT: u64 = 121;
 /// Number of samples of a queue: one minute and its start.
 const QUEUE_KEPT: u64 = 13;
+/// Of older samples of a queue, those of every sixth slot are kept, one per 30 s.
+const OLD_SLOTS: u64 = 6;
+/// Number of these samples: ten minutes and their start.
+const QUEUE_OLD_KEPT: u64 = 21;
+/// The fewest messages by which the depth of a growing queue rises in the last minute.
+const GROWTH_MIN: u64 = 5;
+/// The fewest samples of a growing queue.
+const GROWTH_SAMPLES_MIN: u64 = 4;
 /// The most samples of a series that are written, so that those of an overview fit in one answer.
 const WRITTEN_MAX: u64 = 32;
 /// Number of samples of an exchange, a channel or a connection: as many as a rate needs.
@@ -139,12 +148,16 @@ struct QueueHistory {
     /// The first slot with a sample of it; 0: none yet.
     first: Slot,
     samples: [QueueSample; QUEUE_KEPT as usize],
+    /// The samples of the slots that are multiples of [`OLD_SLOTS`].
+    old: [QueueSample; QUEUE_OLD_KEPT as usize],
 }
 
+const NO_SAMPLE: QueueSample = QueueSample { arrived: 0, delivered: 0, ready: 0, unacknowledged: 0 };
 const NO_HISTORY: QueueHistory = QueueHistory {
     serial: 0,
     first: 0,
-    samples: [QueueSample { arrived: 0, delivered: 0, ready: 0, unacknowledged: 0 }; QUEUE_KEPT as usize],
+    samples: [NO_SAMPLE; QUEUE_KEPT as usize],
+    old: [NO_SAMPLE; QUEUE_OLD_KEPT as usize],
 };
 
 /// The last two samples of the object at a position, modulo 2³².
@@ -292,6 +305,8 @@ impl Ranges {
 struct Series<'s> {
     first: Slot,
     last: Slot,
+    /// From this slot on, there are samples of all slots; before it, only of the multiples of [`OLD_SLOTS`].
+    dense: Slot,
     start_unix_ms: u64,
     value: &'s dyn Fn(Slot) -> u64,
 }
@@ -467,10 +482,11 @@ impl Samples {
         // The counters of a queue created after the last sample were 0 then.
         let kept = self.kept.filter(|_| queue.place < self.queues.capacity()).map(|(_, last)| {
             let first = history.map_or(last, |history| history.first);
-            (first.max((last + 1).saturating_sub(QUEUE_KEPT)), last)
+            (first.max(oldest_of_queue(last)), last)
         });
+        let dense = kept.map_or(0, |(_, last)| (last + 1).saturating_sub(QUEUE_KEPT));
         let value = |slot: Slot| {
-            let sample = history.map_or(QueueSample::default(), |history| history.at(slot));
+            let sample = history.map_or(NO_SAMPLE, |history| history.at(slot, dense));
             match column {
                 QueueColumn::Arrived => earlier_value(queue.arrived, sample.arrived),
                 QueueColumn::Delivered => earlier_value(queue.taken, sample.delivered),
@@ -479,7 +495,27 @@ impl Samples {
                 QueueColumn::All => u64::from(sample.ready) + u64::from(sample.unacknowledged),
             }
         };
-        self.write(json, kept, &value, range);
+        self.write_series(json, kept, dense, &value, range);
+    }
+
+    /// Returns by how many messages per second a queue has grown in the last minute. `None`: it does not grow, or has
+    /// too few samples. A depth that goes up and down is no growth: each depth in the later half of the samples must be
+    /// above all in the earlier half.
+    pub fn growth(&self, queue: &QueueView<'_>) -> Option<f64> {
+        self.growth_at(queue.place, queue.serial)
+    }
+
+    fn growth_at(&self, place: usize, serial: u64) -> Option<f64> {
+        let history = self.queues.get(place).filter(|history| history.serial == serial)?;
+        let (_, last) = self.kept?;
+        let first = history.first.max((last + 1).saturating_sub(QUEUE_KEPT));
+        let depth = |slot: Slot| history.at(slot, first).depth();
+        let middle = first + (last - first) / 2;
+        let highest = (first..=middle).map(depth).max()?;
+        let lowest = (middle + 1..=last).map(depth).min()?;
+        let more = depth(last).saturating_sub(depth(first));
+        let grows = last - first + 1 >= GROWTH_SAMPLES_MIN && lowest > highest && more >= GROWTH_MIN;
+        grows.then(|| more as f64 / Duration::from_millis(SAMPLE_MS * (last - first)).as_secs_f64())
     }
 
     fn write(
@@ -489,13 +525,29 @@ impl Samples {
         value: &dyn Fn(Slot) -> u64,
         range: Range,
     ) {
+        self.write_series(json, kept, 0, value, range);
+    }
+
+    fn write_series(
+        &self,
+        json: &mut Json<'_>,
+        kept: Option<(Slot, Slot)>,
+        dense: Slot,
+        value: &dyn Fn(Slot) -> u64,
+        range: Range,
+    ) {
         match kept {
             Some((first, last)) => {
-                Series { first, last, start_unix_ms: self.start_unix_ms, value }.write(json, range);
+                Series { first, last, dense, start_unix_ms: self.start_unix_ms, value }.write(json, range);
             }
             None => json.raw(b"{}"),
         }
     }
+}
+
+/// Returns the oldest slot of which a queue can have a sample.
+const fn oldest_of_queue(last: Slot) -> Slot {
+    (last / OLD_SLOTS + 1).saturating_sub(QUEUE_OLD_KEPT) * OLD_SLOTS
 }
 
 /// The values of a queue that are sampled.
@@ -524,9 +576,19 @@ fn new_slots(last: Slot, slot: Slot, kept: u64) -> core::ops::RangeInclusive<Slo
     (last + 1).min(slot).max((slot + 1).saturating_sub(kept))..=slot
 }
 
+impl QueueSample {
+    fn depth(self) -> u64 {
+        u64::from(self.ready) + u64::from(self.unacknowledged)
+    }
+}
+
 impl QueueHistory {
-    fn at(&self, slot: Slot) -> QueueSample {
-        self.samples[(slot % QUEUE_KEPT) as usize]
+    /// Returns the sample of a slot. Before the slot `dense`, it is that of the last multiple of [`OLD_SLOTS`].
+    fn at(&self, slot: Slot, dense: Slot) -> QueueSample {
+        match slot >= dense {
+            true => self.samples[(slot % QUEUE_KEPT) as usize],
+            false => self.old[(slot / OLD_SLOTS % QUEUE_OLD_KEPT) as usize],
+        }
     }
 
     fn take(&mut self, (last, slot): (Slot, Slot), queue: &QueueView<'_>) {
@@ -541,6 +603,11 @@ impl QueueHistory {
         };
         for slot in new_slots(last, slot, QUEUE_KEPT) {
             self.samples[(slot % QUEUE_KEPT) as usize] = sample;
+        }
+        // Of the first sample, `last` is the slot itself.
+        let old = last.min(slot.saturating_sub(1)) / OLD_SLOTS + 1..=slot / OLD_SLOTS;
+        for index in old.rev().take(QUEUE_OLD_KEPT as usize) {
+            self.old[(index % QUEUE_OLD_KEPT) as usize] = sample;
         }
     }
 }
@@ -559,17 +626,26 @@ impl Series<'_> {
         if let Some((age_s, step_s)) = range {
             let slots = |seconds: u64| seconds.saturating_mul(1000) / SAMPLE_MS;
             let age = slots(age_s).min(self.last - self.first);
-            let step = slots(step_s).max(age.div_ceil(WRITTEN_MAX - 1)).max(1);
-            let steps = age / step;
+            let oldest_wanted = (self.last - age).max(1);
+            // What a dense and an old history have together is as much as has space.
+            let step_min = if oldest_wanted < self.dense { 1 } else { age.div_ceil(WRITTEN_MAX - 1).max(1) };
+            let step = slots(step_s).max(step_min);
+            let (newest_old, old_step) =
+                (self.dense.saturating_sub(1) / OLD_SLOTS * OLD_SLOTS, step.next_multiple_of(OLD_SLOTS));
             json.raw(b",\"samples\":[");
-            let (mut is_first, mut sum) = (true, 0.0);
-            for slot in (0..=steps).map(|back| self.last - back * step) {
+            let (mut is_first, mut sum, mut written, mut oldest) = (true, 0.0, 0, self.last);
+            let back_from = |newest: Slot, step| {
+                (0..).map_while(move |steps: u64| newest.checked_sub(steps.checked_mul(step)?))
+            };
+            let recent = back_from(self.last, step).take_while(|slot| *slot >= oldest_wanted.max(self.dense));
+            let old = back_from(newest_old, old_step).take_while(|slot| *slot >= oldest_wanted);
+            for slot in recent.chain(old) {
                 let (value, at_ms) = ((self.value)(slot), self.start_unix_ms + (slot - 1) * SAMPLE_MS);
-                sum += value as f64;
+                (sum, written, oldest) = (sum + value as f64, written + 1, slot);
                 json.comma(&mut is_first);
                 json.shown_raw(format_args!("{{\"sample\":{value},\"timestamp\":{at_ms}}}"));
             }
-            let (rate, mean) = (self.rate(self.last - steps * step, self.last), sum / (steps + 1) as f64);
+            let (rate, mean) = (self.rate(oldest, self.last), sum / f64::from(written));
             json.shown_raw(format_args!("],\"avg_rate\":{rate:?},\"avg\":{mean:?}"));
         }
         json.raw(b"}");
@@ -605,7 +681,8 @@ fn totals(broker: &Broker, (ready, unacknowledged): (u64, u64), outside: LoopCou
         outside.disk.1,
         outside.resident_bytes,
         outside.log_bytes,
-        broker.views().live_log_bytes(),
+        // Messages that wait for their commit are not in the log yet.
+        broker.views().live_log_bytes().min(outside.log_bytes),
     ]
 }
 
@@ -622,9 +699,9 @@ mod tests {
     #[test]
     fn a_rate_covers_the_last_step_and_a_history_ends_at_its_start() {
         let value = |slot: Slot| 10 * slot;
-        let one = Series { first: 7, last: 7, start_unix_ms: 0, value: &value };
+        let one = Series { first: 7, last: 7, dense: 0, start_unix_ms: 0, value: &value };
         assert_eq!(written(&one, None), r#"{"rate":0.0}"#, "nothing is known yet");
-        let some = Series { first: 4, last: 7, start_unix_ms: 1_000, value: &value };
+        let some = Series { first: 4, last: 7, dense: 0, start_unix_ms: 1_000, value: &value };
         assert_eq!(written(&some, None), r#"{"rate":2.0}"#);
         let wanted = concat!(
             r#"{"rate":2.0,"samples":[{"sample":70,"timestamp":31000},{"sample":50,"timestamp":21000}],"#,
@@ -632,15 +709,58 @@ mod tests {
         );
         assert_eq!(written(&some, Some((600, 10))), wanted);
         let falling = |slot: Slot| 100 - 3 * slot;
-        let falls = Series { first: 1, last: 8, start_unix_ms: 0, value: &falling };
+        let falls = Series { first: 1, last: 8, dense: 0, start_unix_ms: 0, value: &falling };
         assert_eq!(written(&falls, None), r#"{"rate":-0.6}"#);
         // Excessive steps are limited to the longest possible one.
         assert!(written(&falls, Some((u64::MAX, u64::MAX))).contains("\"avg\":76.0"));
         assert_eq!(written(&falls, Some((u64::MAX, 1))).matches("sample\"").count(), 8);
-        let long = Series { first: 1, last: TOTALS_KEPT, start_unix_ms: 0, value: &value };
+        let long = Series { first: 1, last: TOTALS_KEPT, dense: 0, start_unix_ms: 0, value: &value };
         let shown = written(&long, Some((600, 5)));
         assert_eq!(shown.matches("sample\"").count(), 31, "as many as have room, further apart");
         assert!(shown.contains(r#"{"sample":10,"timestamp":0}"#), "and back to the beginning");
+    }
+
+    #[test]
+    fn an_old_history_has_the_samples_of_the_last_minute_and_one_in_30_s_before_it() {
+        let value = |slot: Slot| slot;
+        let queue = Series { first: 10, last: 130, dense: 118, start_unix_ms: 0, value: &value };
+        let slots = |range: Range| -> Vec<u64> {
+            let text = written(&queue, range);
+            let samples = text.split("\"sample\":").skip(1);
+            samples.map(|rest| rest.split(',').next().unwrap().parse().unwrap()).collect()
+        };
+        assert_eq!(slots(Some((60, 5))), (118..=130).rev().collect::<Vec<_>>());
+        let old = || (2..=19).rev().map(|at| at * 6);
+        assert_eq!(slots(Some((600, 5))), (118..=130).rev().chain(old()).collect::<Vec<_>>());
+        assert_eq!(slots(Some((600, 30))), [130, 124, 118].into_iter().chain(old()).collect::<Vec<_>>());
+        assert_eq!(slots(Some((600, 240))), [130, 114, 66, 18]);
+    }
+
+    /// Returns a history with this depth at each slot from 1 on.
+    fn history_of(depths: &[u32]) -> QueueHistory {
+        let mut history = QueueHistory { serial: 1, first: 1, ..NO_HISTORY };
+        for (slot, ready) in (1..).zip(depths) {
+            history.samples[slot % QUEUE_KEPT as usize].ready = *ready;
+        }
+        history
+    }
+
+    #[test]
+    fn a_queue_grows_if_its_depth_stays_above_what_it_was() {
+        let growth = |depths: &[u32]| {
+            let mut samples =
+                Samples::new(SampledPlaces { queues: 1, exchanges: 0, channels: 0, connections: 0 });
+            samples.queues.push(history_of(depths));
+            samples.kept = Some((1, depths.len() as u64));
+            samples.growth_at(0, 1)
+        };
+        assert_eq!(growth(&[0, 10, 20, 30, 40]), Some(2.0));
+        assert_eq!(growth(&[0, 10, 20]), None, "too few samples");
+        assert_eq!(growth(&[0, 40, 0, 40, 0, 40]), None, "up and down");
+        assert_eq!(growth(&[0, 1, 2, 3]), None, "too little");
+        assert_eq!(growth(&[40, 30, 20, 10]), None);
+        assert_eq!(growth(&[0; 13]), None);
+        assert_eq!(growth(&[9, 9, 9, 9, 9, 9, 9, 0, 10, 20, 30, 40, 50, 60, 70, 80]), Some(71.0 / 60.0));
     }
 
     #[test]

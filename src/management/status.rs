@@ -15,15 +15,18 @@ use super::management::{count, nested, numbers, texts};
 use super::node::Wear;
 use super::request::RequestContext;
 use super::request::{Answer, Call, User, body};
+use leveret_broker::QueueView;
 
 /// The most events in one answer, and the most bytes of them. Further ones are in the answer to the next request.
 const EVENTS_MAX: usize = 100;
 const EVENTS_BYTES_MAX: usize = 24 << 10;
+/// The most growing queues that are listed.
+const GROWING_MAX: usize = 3;
 /// The most bytes of one event: all its characters may be escapes.
 const EVENT_BYTES_MAX: usize = 4 << 10;
 
-/// Shows the alarms, and to monitors memory and disk. With `since` also the totals, the flash, and the samples that are
-/// newer than this slot.
+/// Shows the alarms, and to monitors memory and disk. With `since` also the totals, the queues that grow fastest, the
+/// states of the bridges, the flash, and the samples that are newer than this slot.
 pub(super) fn status(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let since = call.request.query_value("since").map(|slot| slot.parse().unwrap_or(0));
     Answer::Now(Status::Ok, body(|json| write_status(json, call, context, since)))
@@ -41,8 +44,10 @@ fn write_status(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext<'
     }
     if let Some(since) = since {
         totals(json, call, user, context, &mut is_first);
+        growing(json, user, context, &mut is_first);
         if user.is_monitor {
             numbers(json, &mut is_first, &[("uptime_min", context.process.uptime_ms / 60_000)]);
+            bridges(json, context, &mut is_first);
             flash(json, context, &mut is_first);
             json.name("history", &mut is_first);
             context.samples.write_history(json, since);
@@ -107,6 +112,49 @@ fn totals(
     nested(json, &totals);
 }
 
+/// Writes the queues that grow fastest, with their growth in messages per second.
+fn growing(json: &mut Json<'_>, user: &User, context: &RequestContext<'_>, is_first: &mut bool) {
+    let views = context.broker.views();
+    let queues = (0..views.queue_places()).filter_map(|place| views.queue_at(place));
+    let visible = queues
+        .filter(|queue| user.is_monitor || context.broker.access().has_permission(&user.name, queue.vhost));
+    let mut fastest = heapless::Vec::<(f64, QueueView<'_>), { GROWING_MAX + 1 }>::new();
+    for (rate, queue) in visible.filter_map(|queue| Some((context.samples.growth(&queue)?, queue))) {
+        let at = fastest.iter().position(|(other, _)| rate > *other).unwrap_or(fastest.len());
+        fastest.insert(at, (rate, queue)).unwrap_or_else(|_| unreachable!("there is space for one more"));
+        fastest.truncate(GROWING_MAX);
+    }
+    json.name("growing", is_first);
+    json.raw(b"[");
+    let mut is_first_queue = true;
+    for (rate, queue) in &fastest {
+        json.comma(&mut is_first_queue);
+        json.raw(b"{");
+        texts(json, &mut true, &[("name", queue.name), ("vhost", queue.vhost)]);
+        json.shown_raw(format_args!(",\"rate\":{rate:.1}"));
+        let messages = u64::from(queue.messages_ready) + u64::from(queue.messages_unacknowledged);
+        numbers(json, &mut false, &[("messages", messages), ("consumers", u64::from(queue.consumers))]);
+        json.raw(b"}");
+    }
+    json.raw(b"]");
+}
+
+/// Writes the state of each direction of each bridge.
+fn bridges(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
+    let links = (0..context.bridges.places()).filter_map(|place| context.bridges.at(place));
+    json.name("bridges", is_first);
+    json.raw(b"[");
+    let mut is_first_link = true;
+    for link in links.filter(|link| link.shovel.is_none()) {
+        json.comma(&mut is_first_link);
+        json.raw(b"{");
+        let texts_of_link = [("name", link.bridge), ("direction", link.direction), ("state", link.state)];
+        texts(json, &mut true, &texts_of_link);
+        json.raw(b"}");
+    }
+    json.raw(b"]");
+}
+
 fn flash(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
     let Some(wear) = Wear::of(context.process) else { return };
     json.name("flash", is_first);
@@ -150,13 +198,24 @@ pub(super) fn pools(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 }
 
 /// Shows the events of this process in the flight recorder whose numbers are above `since`, from the oldest of the newest
-/// [`EVENTS_MAX`] on. `last` is the `since` of the next request.
+/// [`EVENTS_MAX`] on. `last` is the `since` of the next request. If nothing is recorded, `reason` says why.
 pub(super) fn log(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let since = call.request.query_value("since").and_then(|number| number.parse().ok()).unwrap_or(0);
     let events = context.events.after(since, EVENTS_MAX);
-    let mut out = format!("{{\"is_recorded\":{},\"events\":[", events.is_some()).into_bytes();
-    let mut last = if events.as_ref().is_some_and(Vec::is_empty) { since } else { 0 };
-    for (at, event) in events.iter().flatten().enumerate() {
+    let events = match events {
+        Ok(events) => events,
+        Err(reason) => {
+            let not_recorded = body(|json| {
+                json.raw(b"{\"is_recorded\":false,\"reason\":");
+                json.text(reason);
+                json.raw(b",\"events\":[],\"last\":0}");
+            });
+            return Answer::Now(Status::Ok, not_recorded);
+        }
+    };
+    let mut out = b"{\"is_recorded\":true,\"events\":[".to_vec();
+    let mut last = if events.is_empty() { since } else { 0 };
+    for (at, event) in events.iter().enumerate() {
         if out.len() >= EVENTS_BYTES_MAX {
             break;
         }

@@ -248,11 +248,11 @@ impl<P: Platform> Engine<P> {
             }
             peer.stream.assume_readable();
             self.read_from(waiting);
-            self.shared.keep_waiting_time(waiting, before);
+            let has_published = self.shared.broker.counters().received != received_before;
+            self.shared.keep_waiting_time(waiting, before, has_published);
             let is_held = self.shared.resources.messages.is_held() && !is_large_next;
             // A publisher that published something waits behind the others. Instead of blocking again, it may
             // have been refused, because it needs more than a connection may wait for.
-            let has_published = self.shared.broker.counters().received != received_before;
             if is_held && !has_published && self.shared.lists.for_capacity.last() == Some(waiting) {
                 self.shared.lists.for_capacity.move_to(waiting, 0);
             }

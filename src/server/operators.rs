@@ -382,7 +382,7 @@ impl<P: Platform> Engine<P> {
 struct PlatformEvents<'p, P>(&'p P);
 
 impl<P: Platform> RecordedEvents for PlatformEvents<'_, P> {
-    fn after(&self, number: u32, count: usize) -> Option<Vec<Event>> {
+    fn after(&self, number: u32, count: usize) -> Result<Vec<Event>, &str> {
         self.0.recorded_events(number, count)
     }
 }

@@ -23,7 +23,7 @@
 use core::net::SocketAddr;
 use std::io::{self, Read, Write};
 
-use leveret_core::flight::Event;
+use leveret_core::flight::{self, Event};
 use leveret_core::log_limiter::LogLimiter;
 use leveret_core::time::Now;
 use leveret_management::request::Machine;
@@ -166,9 +166,12 @@ pub trait Platform {
     }
 
     /// Returns the newest events of this process with numbers above `after` that the flight recorder has, at most
-    /// `count`. `None`: nothing is recorded.
-    fn recorded_events(&self, _after: u32, _count: usize) -> Option<Vec<Event>> {
-        None
+    /// `count`.
+    ///
+    /// # Errors
+    /// Nothing is recorded; the text says why.
+    fn recorded_events(&self, _after: u32, _count: usize) -> Result<Vec<Event>, &str> {
+        Err(flight::NOT_CONFIGURED)
     }
 
     /// Returns the milliseconds since 1970 by the system clock, for display and for a bridge's time of day.

@@ -296,11 +296,12 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Keeps the original waiting time of a publisher that blocks again at once for the same resource.
-    pub(super) fn keep_waiting_time(&mut self, id: PeerId, before: BlockedOn) {
+    /// Keeps the original waiting time of a publisher that blocks again at once for the same resource, or that has
+    /// published nothing in between.
+    pub(super) fn keep_waiting_time(&mut self, id: PeerId, before: BlockedOn, has_published: bool) {
         if let Some(peer) = self.peers.get_mut(id)
             && peer.waiting == WaitReason::Capacity
-            && peer.blocked_on.shortage == before.shortage
+            && (peer.blocked_on.shortage == before.shortage || !has_published)
         {
             peer.blocked_on.since = before.since;
         }

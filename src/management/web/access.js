@@ -1,7 +1,7 @@
 // Administration: users, permissions, virtual hosts, limits, policies, definitions and shovels.
 
 import {
-  h, api, maybe, seg, count, counted, words, session, change, parsed, Mistyped, button, frame, say, explain,
+  h, api, maybe, seg, count, counted, words, session, change, parsed, Mistyped, button, frame, say, explain, prose,
 } from './kit.js';
 import { ask, table, listTools, pageOf, card, state, vhostField } from './widgets.js';
 import { hashed } from './hash.js';
@@ -221,7 +221,27 @@ const POLICY_HINT = 'For example {"max-length": 1000, "message-ttl": 60000, "dea
 const OPERATOR_HINT = 'For example {"max-length": 10000, "message-ttl": 3600000}. '
   + 'The smaller of two limits is effective.';
 
-const editPolicy = (ctx, isOperator, row = {}) => ask({
+/** How many queues of a virtual host a policy would match. The browser's expressions are nearly those of the broker. */
+function matching(names, { vhost, pattern, apply }) {
+  if (!names || apply === 'exchanges' || !pattern) return '';
+  let expression;
+  try {
+    expression = new RegExp(pattern);
+  } catch {
+    return 'The pattern is not a regular expression that this browser knows.';
+  }
+  const here = names.filter((one) => one.vhost === vhost);
+  return `The pattern matches ${count(here.filter((one) => expression.test(one.name)).length)} of ${
+    counted(here.length, 'queues')}.`;
+}
+
+async function editPolicy(ctx, isOperator, row = {}) {
+  const names = await maybe('queues?columns=name,vhost');
+  policyDialog(ctx, isOperator, row, names);
+}
+
+const policyDialog = (ctx, isOperator, row, names) => ask({
+  text: (values) => matching(names, { vhost: row.vhost, ...values }),
   title: row.name ? `Change the ${isOperator ? 'operator policy' : 'policy'} ${row.name}`
     : `Add ${isOperator ? 'an operator policy' : 'a policy'}`,
   verb: row.name ? 'Change policy' : 'Add policy', fields: [
@@ -259,7 +279,7 @@ function policyTable(ctx, rows, isOperator) {
       { label: 'Priority', num: true, cell: (row) => String(row.priority) },
       { label: 'Definition', cell: (row) => h('span', { class: 'marks' }, Object.entries(row.definition || {}).map(
         ([key, value]) => h('span', { class: 'mark value' }, `${key} ${typeof value === 'object' ? JSON.stringify(value)
-          : value}`))) },
+          : typeof value === 'number' ? count(value) : value}`))) },
       ...(mayChange ? [{ label: '', cell: (row) => rowActions(
         button('Change', `policy ${row.name}`, () => editPolicy(ctx, isOperator, row), 'small'),
         button('Delete', `policy ${row.name}`, () => deletePolicy(isOperator, row), 'small danger')) }] : [])] }),
@@ -325,13 +345,13 @@ const importDefinitions = () => ask({
 });
 
 function reportTable(title, rows, empty) {
-  return [h('h3', {}, `${title}: ${count(rows.length)}`), rows.length ? table({ caption: title, rows: rows.slice(0,
+  return rows.length ? [h('h3', {}, `${title}: ${count(rows.length)}`), table({ caption: title, rows: rows.slice(0,
     300), empty,
     key: (row) => `${row.kind}\n${row.vhost}\n${row.name}`, columns: [
       { label: 'Name', cell: (row) => row.name }, { label: 'Kind', brief: true, cell: (row) => row.kind },
       { label: 'Virtual host', cell: (row) => row.vhost || '' },
-      ...(rows.some((row) => row.reason) ? [{ label: 'Reason', brief: true, cell: (row) => row.reason || '' }] : [])] })
-    : null];
+      ...(rows.some((row) => row.reason) ? [{ label: 'Reason', brief: true, cell: (row) => row.reason || '' }]
+        : [])] })] : null;
 }
 
 export const definitionsView = {
@@ -412,7 +432,7 @@ export const shovelsView = {
   },
   draw(ctx, { rows, parameters }) {
     if (!rows) return [h('p', { class: 'empty-note' }, 'Shovels are off: bridges_max of the configuration is 0.')];
-    const list = pageOf(rows, ctx.query, 'name');
+    const list = pageOf(rows.filter((row) => row.type !== 'static'), ctx.query, 'name');
     const isAdmin = session.is('administrator');
     const valueOfShovel = (row) => parameters.find((one) => one.name === row.name && one.vhost === row.vhost);
     return [listTools({ ctx, list, what: 'shovels',
@@ -422,17 +442,17 @@ export const shovelsView = {
       empty: 'There is no shovel.', columns: [
         { label: 'Name', sort: 'name', cell: (row) => row.name },
         { label: 'State', sort: 'state', brief: true, cell: (row) => state(row.state) },
-        { label: 'Kind', cell: (row) => (row.type === 'static' ? 'bridge of the configuration' : 'shovel') },
         { label: 'From', kind: 'long', cell: (row) => [endOf(row, 'src'), h('br', {}), h('code', {}, row.src_uri)] },
         { label: 'To', kind: 'long', cell: (row) => [endOf(row, 'dest'), h('br', {}), h('code', {}, row.dest_uri)] },
         { label: 'Moved', num: true, sort: 'forwarded', brief: true, cell: (row) => count(row.forwarded) },
         { label: 'Remaining', num: true, cell: (row) => count(row.remaining ?? NaN) },
-        { label: 'Reason', kind: 'long', cell: (row) => row.reason },
-        ...(isAdmin ? [{ label: '', cell: (row) => (row.type === 'static' ? h('a', { href: '#/bridges' }, 'Bridge')
-          : rowActions(valueOfShovel(row) ? button('Change', row.name, () => editShovel(ctx, valueOfShovel(row)),
-            'small') : null,
-            button('Restart', row.name, () => change(`The shovel ${row.name} connects again.`,
-              `${shovelPath(row)}/restart`, 'DELETE').catch((failure) => say(explain(failure))), 'small'),
-            button('Delete', row.name, () => deleteShovel(row), 'small danger'))) }] : [])] })];
+        { label: 'Reason', kind: 'long', cell: (row) => prose(row.reason || '') },
+        ...(isAdmin ? [{ label: '', cell: (row) => rowActions(
+          valueOfShovel(row) ? button('Change', row.name, () => editShovel(ctx, valueOfShovel(row)), 'small') : null,
+          button('Restart', row.name, () => change(`The shovel ${row.name} connects again.`,
+            `${shovelPath(row)}/restart`, 'DELETE').catch((failure) => say(explain(failure))), 'small'),
+          button('Delete', row.name, () => deleteShovel(row), 'small danger')) }] : [])] }),
+    rows.length > list.all ? h('p', { class: 'muted' }, 'The bridges of the configuration have their own page: ',
+      h('a', { href: '#/bridges' }, 'Bridge'), '.') : null];
   },
 };

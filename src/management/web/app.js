@@ -3,7 +3,7 @@
 import {
   h, render, frame, forget, session, api, maybe, bytes, words, clock, say, explain, Refused, Silent,
 } from './kit.js';
-import { ask, forgetCursors } from './widgets.js';
+import { ask, forgetCursors, isDiskShort } from './widgets.js';
 import { overviewView, alarmsOf, mergeHistory } from './overview.js';
 import { queuesView, queueView } from './queues.js';
 import { connectionsView, connectionView, channelsView, consumersView } from './clients.js';
@@ -159,8 +159,8 @@ function troubled(failure) {
     ctx.change({ page: '' });
     return;
   }
-  page.trouble = failure instanceof Refused && failure.status === 404 ? 'This does not exist, or it was deleted.'
-    : explain(failure);
+  page.trouble = failure instanceof Refused && failure.status === 404 ? ['This does not exist, or it was deleted. ',
+    PARENT[ctx.name] ? h('a', { href: `#/${PARENT[ctx.name]}` }, `All ${PARENT[ctx.name]}`) : null] : explain(failure);
 }
 
 document.addEventListener('visibilitychange', () => (document.hidden ? clearTimeout(timer) : poll()));
@@ -301,7 +301,7 @@ function navigation() {
 function figures() {
   const { memory, disk } = ctx.status || {};
   const alarms = alarmsOf(ctx).length;
-  const isFull = disk?.is_full || alarmsOf(ctx).some((text) => text.startsWith('disk:'));
+  const isFull = isDiskShort(ctx.status || {});
   return h('div', { class: 'strip' },
     ctx.status ? h('a', { href: monitors() ? '#/device' : '#/', class: alarms ? 'state bad' : 'state' },
       h('span', { 'aria-hidden': 'true' }, alarms ? '▲ ' : '● '),
@@ -309,7 +309,7 @@ function figures() {
     memory ? h('span', {}, 'Memory ', h('b', {}, bytes(memory.used, memory.limit)), ` of ${bytes(memory.limit)}`)
       : null,
     disk ? h('span', { class: isFull ? 'state bad' : '' }, 'Disk ', h('b', {}, bytes(disk.live, disk.limit)),
-      ` of ${bytes(disk.limit)}`, isFull ? ' (publishers are blocked)' : '') : null,
+      ` of ${bytes(disk.usable, disk.limit)}`, isFull ? ' (publishers are blocked)' : '') : null,
     page.silentSince ? h('span', { class: 'state bad' }, h('span', { 'aria-hidden': 'true' }, '▲ '), 'No answer')
       : null);
 }

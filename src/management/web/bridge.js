@@ -1,7 +1,8 @@
 // Bridges: the device, its links and the upstream.
 
 import {
-  h, api, seg, count, counted, bytes, rate, byteRate, span, session, change, remember, samplesOf, button, link,
+  h, api, maybe, seg, count, counted, bytes, rate, byteRate, span, session, change, remember, samplesOf, button, link,
+  prose,
 } from './kit.js';
 import {
   ask, bar, card, chart, facts, state, table,
@@ -18,9 +19,12 @@ function orderButtons({ name, links }) {
   if (!session.can('bridge-orders') || !session.is('administrator')) return null;
   const parked = parkedOf(links);
   const has = (word) => links.some((one) => one.state === word);
+  const isHeld = links.some((one) => (one.rules || []).some((rule) => rule.state === 'held'));
   return h('span', { class: 'actions' },
     parked ? button('Retry parked…', `of ${name}`, () => order(name, 'Retry the parked messages of', 'retry',
       `${counted(parked, 'messages')} are sent to their targets again.`)) : null,
+    isHeld && !has('paused') ? button('Try held rules…', `of ${name}`, () => order(name, 'Try the held rules of',
+      'resume', 'The first message of each held rule is sent again now.'), 'main') : null,
     has('resting') ? button('Connect…', name, () => order(name, 'Connect', 'resume',
       'It connects now, in both directions, and disconnects when nothing is left to move.')) : null,
     has('paused') ? button('Resume…', name, () => order(name, 'Resume', 'resume',
@@ -56,9 +60,15 @@ function flowOf(name) {
   return { messages: per('moved'), bytes: per('day_bytes') };
 }
 
-/** Whether a link does not do what it is configured for. An order of the operator is no fault. */
-const isFault = (row) => !['paused', 'resting'].includes(row.state)
+// States that were ordered or configured. They are no fault.
+const ORDERED = new Set(['paused', 'resting']);
+
+/** Whether a link does not do what it is configured for. */
+const isFault = (row) => !ORDERED.has(row.state)
   && (/waiting|blocked/.test(row.state) || Boolean(errorOf(row)));
+
+// The most queues of which the history of a backlog is requested.
+const BACKLOG_QUEUES_MAX = 8;
 
 const linkName = (row) => `bridge ${row.name} ${row.direction}`;
 /** Where a rule publishes: a queue, or an exchange with a key. */
@@ -66,10 +76,33 @@ const targetOf = ({ to_exchange: exchange, to_key: key }) => (exchange === '' ? 
   key ?? 'its key'].join(' / '));
 const ruleName = (row, rule) => `${linkName(row)} ${rule.queue} ${targetOf(rule)}`;
 
+/** Remember the backlog of the last ten minutes, from the broker's samples of the queues of a link's rules. */
+async function rememberBacklog(row) {
+  const sums = new Map();
+  const queues = [...new Set((row.rules || []).map(({ queue }) => queue))].slice(0, BACKLOG_QUEUES_MAX);
+  const found = await Promise.all(queues.map((queue) => maybe(`queues/${seg(row.vhost)}/${seg(queue)}`
+    + '?columns=messages_ready_details&lengths_age=600&lengths_incr=5')));
+  for (const { timestamp, sample } of found.flatMap((one) => one?.messages_ready_details?.samples || [])) {
+    sums.set(timestamp, (sums.get(timestamp) || 0) + sample);
+  }
+  const times = [...sums.keys()].sort((one, other) => one - other);
+  times.slice(0, -1).forEach((time) => remember(linkName(row), { backlog: sums.get(time) },
+    Date.now() - (times.at(-1) - time)));
+}
+
 export const bridgesView = {
   title: () => 'Bridge',
-  load: () => api('leveret/bridges'),
+  async load() {
+    if (!session.monitors()) return null;
+    const rows = await api('leveret/bridges');
+    const isNew = (row) => row.backlog !== null && !samplesOf(linkName(row)).length;
+    await Promise.all(rows.filter(isNew).map(rememberBacklog));
+    return rows;
+  },
   draw(ctx, rows) {
+    if (!rows) {
+      return [h('p', { class: 'empty-note' }, 'This user may not see bridges: the tag monitoring is needed.')];
+    }
     if (!rows.length) {
       return [h('p', { class: 'empty-note' }, 'No bridge is configured: this broker is linked to no other.')];
     }
@@ -142,29 +175,23 @@ function sketch(name, links, ctx) {
 /** The part of a link's bytes in one category, unless it is 0. */
 const spentOn = (kinds, name) => (kinds?.[name] ? bytes(kinds[name]) : null);
 
-/** The number of held messages, as a link to the queue of the first rule that is held. */
-function heldLink(row) {
-  const rule = (row.rules || []).find((one) => one.state === 'held');
-  const text = counted(row.held, 'messages');
-  return rule ? link('queue', row.vhost, rule.queue, text) : text;
-}
-
 function linkPart(row) {
   const parked = `bridge.${row.name}.parked`;
   return h('section', { class: 'part', 'aria-label': `${row.name} ${row.direction}` },
     h('h3', {}, row.direction === 'forward' ? 'To the upstream' : 'From the upstream'),
-    h('div', {}, facts([['State', state(stateWord(row), isFault(row))], ['Last error', errorOf(row)],
+    h('div', {}, facts([['State', state(stateWord(row), isFault(row))],
+      ['Last error', errorOf(row) && prose(errorOf(row))],
       ['Upstream', row.upstream], ['Virtual host', row.vhost],
       ['Connected for', seconds(row.up_for)], ['Not connected for', seconds(row.down_for)],
       [row.state === 'resting' ? 'Connects automatically in' : 'Tries again in', seconds(row.retry_in)],
       ['Moved', count(row.moved)], ['In flight', count(row.pending)],
       ['Parked', row.parked ? link('queue', row.vhost, parked, counted(row.parked, 'messages')) : null],
       ['Last retry', row.retried],
-      ['Held by the upstream', row.held ? heldLink(row) : null],
-      ['Possibly sent twice', row.repeats || null],
+      ['Too large, remain at the upstream', row.held ? counted(row.held, 'messages') : null],
+      ['Possibly twice at the upstream', row.repeats ? counted(row.repeats, 'messages') : null],
       ['Sent today, this way', spentOn(row.day_bytes_by_kind, 'sent')],
       ['Received today, this way', spentOn(row.day_bytes_by_kind, 'received')],
-      ['of which possibly twice', spentOn(row.day_bytes_by_kind, 'repeated')],
+      ['Of these, possibly twice', spentOn(row.day_bytes_by_kind, 'repeated')],
       ['Messages per day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
       ['Disk full after', row.direction === 'forward' ? fullAfter(row) : null]])),
     row.backlog === null ? null : chart({ title: `Backlog of ${row.name}`, samples: samplesOf(linkName(row)),
@@ -186,11 +213,12 @@ function ruleTable(name, links) {
         ? h('span', {}, link('queue', row.vhost, rule.queue), ` → ${targetOf(rule)}`)
         : `${rule.queue} → ${targetOf(rule)}`) },
       { label: 'Urgent', cell: ({ urgent }) => (urgent ? 'yes' : 'no') },
-      { label: 'State', brief: true, cell: ({ state: word, error }) => state(word, Boolean(error)) },
+      { label: 'State', brief: true, cell: ({ state: word, error }) => state(word, Boolean(error)
+        && !ORDERED.has(word)) },
       { label: 'Flow', num: true, brief: true, cell: ({ row, ...rule }) => rate(flowOf(ruleName(row, rule)).messages) },
       { label: 'Moved', num: true, cell: ({ moved }) => count(moved) },
       { label: 'Backlog', num: true, brief: true, cell: ({ row, queue, backlog }) => (Number.isFinite(backlog)
         ? link('queue', row.vhost, queue, count(backlog)) : '–') },
-      { label: 'Last error', cell: (rule) => rule.error || '' },
+      { label: 'Last error', cell: (rule) => prose(rule.error || '') },
     ] })];
 }

@@ -7,7 +7,7 @@ import {
 import {
   ask, table, listTools, listQuery, pageOf, facts, card, state, chart, chosen, columnMenu,
 } from './widgets.js';
-import { consumerTable, connectionLink } from './queues.js';
+import { consumerTable, connectionLink, clientLink } from './queues.js';
 
 const CONNECTION_COLUMNS = ['name', 'user_provided_name', 'client_id', 'client_properties', 'user', 'vhost', 'protocol',
   'state', 'ssl', 'channels', 'connected_at', 'peer_host', 'peer_port', 'recv_oct_details', 'send_oct_details',
@@ -56,7 +56,7 @@ export const connectionsView = {
     return [listTools({ ctx, list, what: 'connections', by: 'client, user or address',
       extra: columnMenu('connections', all) }),
     table({ caption: 'Connections', ctx, sort: 'name', rows: list.rows, key: (row) => row.name,
-      columns: chosen('connections', all), empty: ctx.query.name
+      columns: chosen('connections', all, ctx.query.sort), empty: ctx.query.name
         ? 'No connected client has this in its name, user or address.' : 'No client is connected.' })];
   },
 };
@@ -76,6 +76,7 @@ const closeConnection = (row) => ask({
 const CHANNEL_COLUMNS = 'name,pid,user_provided_name,number,connection,connection_details,user,vhost,transactional,'
   + 'confirm,prefetch_count,global_prefetch_count,consumer_count,messages_unacknowledged,messages_uncommitted,'
   + 'message_stats';
+const CHANNEL_NEEDS = CHANNEL_COLUMNS.split(',');
 
 const CONSUMERS = 'consumers?columns=queue_name,vhost,queue,channel_pid,channel_details,consumer_tag,ack_required,'
   + 'exclusive,prefetch_count,active,activity_status,priority,ack_details,user_provided_name';
@@ -103,36 +104,30 @@ export const connectionView = {
         ['Heartbeat', row.timeout && `${row.timeout} s`], ['Largest frame', row.frame_max && bytes(row.frame_max)],
         ['Received', `${bytes(row.recv_oct)}, ${byteRate(row.recv_oct_details?.rate)}`],
         ['Sent', `${bytes(row.send_oct)}, ${byteRate(row.send_oct_details?.rate)}`],
-      ]), button('Close…', 'this connection', () => closeConnection(row), 'danger')),
-      card('Bytes per second', chart({ title: 'Bytes per second', samples: samplesOf(`connection ${row.name}`),
-        series: [{ name: 'received', label: 'Received' }, { name: 'sent', label: 'Sent' }], format: byteRate })),
-      card('Queues', used.length || owned.length ? facts([
         ['Consumes from', used.length ? h('span', { class: 'links' }, used.map((name) => link('queue', row.vhost,
-          name)))
-          : null],
+          name))) : 'no queue'],
         ['Exclusive queues', owned.length ? h('span', { class: 'links' }, owned.map((one) => link('queue', one.vhost,
-          one.name))) : null]]) : h('p', { class: 'empty-note' }, 'It consumes from no queue and owns none.')),
-      card('Client properties', facts(Object.entries(row.client_properties || {}).map(([key, value]) => [key,
-        value && typeof value === 'object' ? Object.keys(value).join(', ') : String(value)])))),
-    card('Channels', channelTable(channels, null), null, true),
+          one.name))) : null],
+      ]), button('Close…', 'this connection', () => closeConnection(row), 'danger')),
+      card('Bytes per second', [chart({ title: 'Bytes per second', samples: samplesOf(`connection ${row.name}`),
+        series: [{ name: 'received', label: 'Received' }, { name: 'sent', label: 'Sent' }], format: byteRate }),
+      h('h3', {}, 'Client properties'), facts(Object.entries(row.client_properties || {}).map(([key, value]) => [key,
+        value && typeof value === 'object' ? Object.keys(value).join(', ') : String(value)]))])),
+    card('Channels', channelTable(channels, null, channelColumns(null)), null, true),
     card('Consumers', consumerTable(consumers, 'This connection has no consumer.', true), null, true)];
   },
 };
 
-/** The client's address and the number of the channel. */
-const channelName = (row) => (row.name ? `${row.user_provided_name ? `${row.user_provided_name}, ` : ''}${
-  String(row.name).replace(/ -> [\d[]\S*/, '')}` : 'a bridge of this broker');
+/** The text of a channel in which the search looks. */
+const searchedInChannel = (row) => [row.user_provided_name, row.name, row.user].join('\n');
 
-function channelTable(rows, ctx) {
+function channelColumns(ctx) {
   const flow = (name, label) => ({ label, num: true, brief: true, sort: `message_stats.${name}_details.rate`,
     cell: (row) => rate(statRate(row, name)) });
-  return table({ caption: 'Channels', ctx, sort: 'name', rows, key: (row) => `${row.name} ${row.pid ?? ''}`,
-    empty: ctx?.query.name ? 'No channel matches.' : 'No channel is open.',
-    columns: [
-      { label: 'Channel', sort: 'name', cell: (row) => (ctx && row.name
-        ? connectionLink(row.name.replace(/ \(\d+\)$/, ''), channelName(row)) : channelName(row)) },
-      { label: 'User', sort: 'user', cell: (row) => row.user },
-      { label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost },
+  return [
+      { label: 'Channel', sort: 'name', cell: (row) => clientLink(row, row.name) },
+      ...(ctx ? [{ label: 'User', sort: 'user', cell: (row) => row.user },
+        { label: 'Virtual host', sort: 'vhost', off: (ctx.vhosts?.length || 0) < 2, cell: (row) => row.vhost }] : []),
       { label: 'Mode', cell: (row) => (row.transactional ? 'transactions' : row.confirm ? 'confirms' : 'plain') },
       { label: 'Prefetch', sort: 'prefetch_count', num: true, cell: (row) => row.prefetch_count || 'no limit' },
       { label: 'Consumers', sort: 'consumer_count', num: true, cell: (row) => count(row.consumer_count) },
@@ -140,8 +135,12 @@ function channelTable(rows, ctx) {
         cell: (row) => count(row.messages_unacknowledged) },
       { label: 'Uncommitted', sort: 'messages_uncommitted', num: true, cell: (row) => count(row.messages_uncommitted) },
       flow('publish', 'Published'), flow('deliver_get', 'Delivered'), flow('ack', 'Acked'),
-    ] });
+    ];
 }
+
+const channelTable = (rows, ctx, columns) => table({ caption: 'Channels', ctx, sort: 'name', rows, columns,
+  key: (row) => `${row.name} ${row.pid ?? ''}`,
+  empty: ctx?.query.name ? 'No channel matches.' : 'No channel is open.' });
 
 export const channelsView = {
   title: () => 'Channels',
@@ -149,8 +148,10 @@ export const channelsView = {
   load: (ctx) => api(ctx.query.name ? `channels?columns=${CHANNEL_COLUMNS}`
     : `channels?${listQuery(ctx.query, 'name', CHANNEL_COLUMNS.split(','))}`),
   draw(ctx, data) {
-    const list = pageOf(data, ctx.query, 'name', (row) => `${channelName(row)}\n${row.user}`);
-    return [listTools({ ctx, list, what: 'channels', by: 'client, user or address' }), channelTable(list.rows, ctx)];
+    const list = pageOf(data, ctx.query, 'name', searchedInChannel);
+    const all = channelColumns(ctx);
+    return [listTools({ ctx, list, what: 'channels', by: 'client, user or address',
+      extra: columnMenu('channels', all) }), channelTable(list.rows, ctx, chosen('channels', all, ctx.query.sort))];
   },
 };
 
@@ -159,8 +160,8 @@ export const consumersView = {
   load: () => api(CONSUMERS),
   draw(ctx, data) {
     const list = pageOf(data, ctx.query, 'queue_name', (one) => [one.queue_name, one.consumer_tag,
-      one.channel_details?.user, one.channel_details?.name].join('\n'));
-    return [listTools({ ctx, list, what: 'consumers', by: 'queue, tag, user or address' }),
+      one.user_provided_name, one.channel_details?.user, one.channel_details?.name].join('\n'));
+    return [listTools({ ctx, list, what: 'consumers', by: 'queue, tag, client, user or address' }),
       consumerTable(list.rows, ctx.query.name ? 'No consumer matches.' : session.monitors()
         ? 'No client consumes from a queue.' : 'No consumer is visible to this user.', true, ctx)];
   },

@@ -46,7 +46,8 @@ export const deviceView = {
         ['Sockets', `${count(node.sockets_used)} of ${count(node.sockets_total)}`],
         ['Data directory', node.db_dir]])), null, true),
       pools?.length ? card('Pools', [h('p', { class: 'muted' }, 'Each limit is a key of the configuration. The line '
-        + 'marks the highest sample since the start; samples are taken every 5 s.'),
+        + 'marks the highest sample since the start; samples are taken every 5 s. '
+        + 'Predeclared exchanges are not part of exchanges_max.'),
       table({ caption: 'Pools', rows: [...pools].sort((one, other) => other.used / other.limit - one.used / one.limit),
         key: (row) => row.name, columns: [
           { label: 'Key', cell: (row) => h('code', {}, row.name) },
@@ -71,7 +72,9 @@ const amount = (row, value) => (/bytes/.test(row.name) ? bytes(value, row.limit)
 
 const EVENTS_MAX = 1000;
 const SERIOUS = /error|warn|alarm|fail|panic/;
-const logged = { events: [], last: 0, isRecorded: true, isPaused: false, kind: '' };
+// The choice of the events of all serious kinds.
+const ONLY_SERIOUS = 'serious';
+const logged = { events: [], last: 0, reason: null, isPaused: false, kind: '' };
 
 export const logView = {
   title: () => 'Log',
@@ -83,30 +86,34 @@ export const logView = {
     // A smaller number means a restart of the broker.
     if (answer.last < logged.last) logged.events = [];
     logged.events = [...logged.events, ...answer.events.filter(({ number }) => !known.has(number))].slice(-EVENTS_MAX);
-    Object.assign(logged, { last: answer.last, isRecorded: answer.is_recorded });
+    Object.assign(logged, { last: answer.last, reason: answer.is_recorded ? null : answer.reason });
     return logged;
   },
-  draw(ctx, { events, isRecorded, isPaused }) {
+  draw(ctx, { events, reason, isPaused }) {
     const kinds = [...new Set(events.map(({ kind }) => kind))].sort();
     const wanted = (ctx.query.name || '').toLowerCase();
-    const found = events.filter(({ kind, text }) => (!logged.kind || kind === logged.kind)
+    const found = events.filter(({ kind, text }) => (!logged.kind || kind === logged.kind
+      || (logged.kind === ONLY_SERIOUS && SERIOUS.test(kind)))
       && `${kind} ${text}`.toLowerCase().includes(wanted)).reverse();
+    if (reason) {
+      return [h('p', { class: 'empty-note' }, `No events are recorded: ${reason}. With `, h('code', {},
+        'flight_recorder = "/run/leveret/flight"'), ' in the configuration, the events of the broker are shown here. '
+        + 'The log of the service has them too: ', h('code', {}, 'journalctl -u leveret'))];
+    }
     return [listTools({ ctx, what: 'events', by: 'text', list: { found: found.length, all: events.length, pages: 1 },
       extra: [h('label', { class: 'sr-only', for: 'kind' }, 'Kind'),
         h('select', { id: 'kind', value: logged.kind, onchange: (event) => {
           logged.kind = event.target.value;
           frame.redraw();
-        } }, h('option', { value: '' }, 'All kinds'), kinds.map((kind) => h('option', { value: kind }, kind))),
+        } }, h('option', { value: '' }, 'All kinds'), h('option', { value: ONLY_SERIOUS },
+          'Warnings and errors'), kinds.map((kind) => h('option', { value: kind }, kind))),
         button(isPaused ? 'Continue' : 'Pause', 'the log', () => {
           logged.isPaused = !isPaused;
           frame.refresh();
         })] }),
-    isRecorded ? null : h('p', { class: 'empty-note' },
-      'The flight recorder is off. With '
-      + 'flight_recorder = "/run/leveret/flight" in the configuration, the events of the broker are shown here.'),
     table({ caption: 'Log', rows: found.slice(0, 500), key: ({ number }) => String(number), empty: 'No event.',
       columns: [
-      { label: 'Time', cell: ({ unix_ms: ms }) => h('span', { class: 'time' }, clock(ms)) },
+      { label: 'Time', kind: 'time', cell: ({ unix_ms: ms }) => clock(ms) },
       { label: 'Kind', brief: true, kind: 'bare', cell: ({ kind }) => (SERIOUS.test(kind) ? h('span', {
         class: /warn/.test(kind) ? 'state busy' : 'state bad' }, h('span', { 'aria-hidden': 'true' }, /warn/.test(kind)
         ? '◆ ' : '▲ '), kind) : kind) },

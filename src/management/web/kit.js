@@ -370,11 +370,17 @@ export function say(text) {
   say.timer = setTimeout(() => { place.textContent = ''; }, 6000);
 }
 
+// RabbitMQ's text about an unknown key of a policy.
+const UNKNOWN_KEY = /\[?\{<<"(.+?)">>.*are not recognised policy settings/s;
+
 /** The message for the user about a failure. */
 export function explain(failure) {
   if (failure instanceof Silent) return 'The broker did not answer. It is not known whether this was done.';
   if (failure instanceof Refused && failure.status === 401) return `Not allowed: ${failure.message}`;
-  if (failure instanceof Refused || failure instanceof Mistyped) return failure.message;
+  if (failure instanceof Refused || failure instanceof Mistyped) {
+    const [, key] = failure.message.match(UNKNOWN_KEY) || [];
+    return key ? `"${key}" is not a key of a policy. Check its spelling.` : failure.message;
+  }
   throw failure;
 }
 
@@ -386,6 +392,9 @@ export const button = (label, about, onclick, kind = '') => h('button', { type: 
 /** A name that breaks between its parts if it is too long for its place. */
 export const breakable = (name) => String(name).split(/(?<=[./_:-])/).flatMap((part, at) => (at ? [h('wbr'), part]
   : [part]));
+
+/** A text of the broker. What is between backticks is drawn as code. */
+export const prose = (text) => String(text).split('`').map((part, at) => (at % 2 ? h('code', {}, part) : part));
 
 /** A link to an object's own page. */
 export const link = (kind, vhost, name, text) => h('a', { href: `#/${kind}/${seg(vhost)}/${seg(name)}` },

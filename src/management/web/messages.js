@@ -279,8 +279,8 @@ const moveDialog = (row, picked, isCopy) => ask({
   title: picked ? `${isCopy ? 'Copy' : 'Move'} ${counted(picked.length, 'messages')}`
     : `Move the messages of ${row.name}`,
   verb: isCopy ? 'Copy messages' : 'Move messages',
-  text: `Each request of at most ${MOVE_MAX} messages is one commit: after a power failure all of them are at `
-    + 'the target, or none is. The user needs the read permission here, and the write permission there.',
+  text: `${isCopy ? 'They also remain here.' : 'They leave this queue.'} At most ${MOVE_MAX} messages are ${
+    isCopy ? 'copied' : 'moved'} per commit: after a power failure all of them are at the target, or none is.`,
   fields: [
     { name: 'kind', label: 'To', type: 'select', value: 'queue', options: [['queue', 'Queue'], ['exchange',
       'Exchange']] },
@@ -305,8 +305,9 @@ const sendBack = (row, picked) => {
     queues.set(queue, [...(queues.get(queue) || []), message.id]);
   }
   ask({ title: `Send ${counted(picked.length, 'messages')} back`, verb: 'Send back',
-    text: [...queues].map(([queue, ids]) => `${counted(ids.length, 'messages')} to ${queue}`).join(', ')
-      .concat(', where they died first. The messages leave this queue.'),
+    text: [...queues].map(([queue, ids]) => `${ids.length === 1 ? '1 message goes'
+      : `${count(ids.length)} messages go`} to ${queue}.`).join(' ').concat(
+      ' There they died first. They leave this queue.'),
     run: () => moveBy(row, [...queues].flatMap(([queue, ids]) => chunks(ids, { to: { queue }, copy: false })),
       'sent back') });
 };

@@ -1,7 +1,7 @@
 // The overview: totals, alarms, and ten minutes of messages, rates, memory, disk and flash.
 
-import { h, session, count, bytes, rate, byteRate, span, link } from './kit.js';
-import { card, chart, facts, resourceBars, table } from './widgets.js';
+import { h, session, count, counted, bytes, rate, byteRate, span, link, prose } from './kit.js';
+import { card, chart, facts, resourceBars, state, table } from './widgets.js';
 
 /** The numbers of ready and unacknowledged messages of a queue, or of all. */
 export const DEPTHS = [{ name: 'ready', label: 'Ready' }, { name: 'unacknowledged', label: 'Unacknowledged' }];
@@ -56,29 +56,56 @@ function samples() {
 // ---- alarms ----
 
 // An alarm's text says what to do; its first word determines the page that helps.
-const LONGEST = ['queues?sort=message_bytes&down=1', 'See the largest queues.'];
-const BRIDGES = ['bridges', 'See the bridge.'];
-const WHERE = { memory: LONGEST, disk: LONGEST, room: LONGEST, store: ['device', 'See the device.'], parked: BRIDGES,
-  outage: BRIDGES, budget: BRIDGES, held: BRIDGES, rule: BRIDGES, wear: ['device', 'See the device.'],
-  sessions: ['mqtt', 'See the MQTT sessions.'] };
+const LONGEST = ['queues?sort=message_bytes&down=1', 'The largest queues'];
+const BRIDGES = ['bridges', 'The bridge'];
+const WHERE = { memory: LONGEST, disk: LONGEST, room: LONGEST, store: ['device', 'The device'], parked: BRIDGES,
+  outage: BRIDGES, budget: BRIDGES, held: BRIDGES, rule: BRIDGES, wear: ['device', 'The device'],
+  sessions: ['mqtt', 'The MQTT sessions'] };
 
 /** The alarms of this broker. */
 export const alarmsOf = (ctx) => (ctx.status?.alarms || []).map(String);
+
+/** The queue that an alarm names, and its virtual host. */
+const namedIn = (text) => (text.match(/queue '(.+?)' \(virtual host '(.+?)'\)/) || []).slice(1);
+
+/** The alarms' texts, with links to the pages that help; nothing if there are none. */
+export function alarmsAbout(ctx, vhost, queue) {
+  const found = alarmsOf(ctx).filter((text) => namedIn(text)[0] === queue && namedIn(text)[1] === vhost);
+  return found.length ? h('ul', { class: 'alarms' }, found.map((text) => h('li', { key: text }, alarmText(text))))
+    : null;
+}
+
+const alarmText = (text) => h('b', {}, h('span', { 'aria-hidden': 'true' }, '▲ '), prose(text));
 
 /** The alarms' texts, with links to the pages that help. */
 export function alarmList(ctx) {
   const found = alarmsOf(ctx);
   if (!ctx.status) return h('p', { class: 'empty-note' }, 'The alarms are not known.');
-  if (!found.length) return h('p', { class: 'empty-note' }, 'No alarms. No action is needed.');
+  if (!found.length) return h('p', { class: 'empty-note' }, 'No alarms.');
   const list = h('ul', { class: 'alarms' }, found.map((text) => {
     const name = text.split(':')[0];
     const [where, label] = Object.hasOwn(WHERE, name) ? WHERE[name] : [];
-    const [, queue, vhost] = text.match(/queue '(.+?)' \(virtual host '(.+?)'\)/) || [];
-    return h('li', { key: text }, h('b', {}, h('span', { 'aria-hidden': 'true' }, '▲ '), text),
-      h('span', { class: 'links' }, queue ? link('queue', vhost, queue, `See ${queue}.`) : null, ' ',
+    const [queue, vhost] = namedIn(text);
+    return h('li', { key: text }, alarmText(text),
+      h('span', { class: 'links' }, queue ? link('queue', vhost, queue) : null,
         where ? h('a', { href: `#/${where}` }, label) : null));
   }));
-  return [list, h('p', { class: 'muted' }, 'The guide explains each name: troubleshooting.md')];
+  return [list, h('p', { class: 'muted' }, 'The word before the colon is a heading of the guide: ',
+    h('code', {}, '/usr/share/doc/leveret/guide/troubleshooting.md'))];
+}
+
+/** The queues that grow, and the bridges: what an engineer looks at although there is no alarm. */
+function watched({ growing = [], bridges = [] }) {
+  const names = [...new Set(bridges.map(({ name }) => name))];
+  return [
+    growing.length ? h('ul', { class: 'plain' }, growing.map((row) => h('li', { key: `${row.vhost}\n${row.name}` },
+      h('b', {}, link('queue', row.vhost, row.name)), ` grows by ${rate(row.rate)}: ${counted(row.messages,
+        'messages')}, `, row.consumers ? counted(row.consumers, 'consumers') : state('no consumer', true)))) : h('p', {
+      class: 'empty-note' }, 'No queue grew in the last minute.'),
+    names.map((name) => h('p', {}, h('a', { href: '#/bridges' }, `Bridge ${name}`), ': ',
+      bridges.filter((row) => row.name === name).map((row) => [row.direction === 'forward' ? 'to the upstream '
+        : 'from the upstream ', state(row.state), ' ']))),
+  ];
 }
 
 /** How long the flash lasts, in words. */
@@ -97,6 +124,9 @@ export const overviewView = {
     const { memory, disk, flash } = status;
     const totals = status.totals || ctx.overview.object_totals || {};
     const all = samples();
+    // The figures of this poll end the lines, so that a chart and a tile show the same.
+    const live = [...all, { at: Date.now(), values: { ready: totals.messages_ready,
+      unacknowledged: totals.messages_unacknowledged, memory: memory?.used, log: disk?.log, live: disk?.live } }];
     const has = (name) => all.some(({ values }) => Number.isFinite(values[name]));
     const uptime = Number.isFinite(status.uptime_min) ? status.uptime_min * 60000 : null;
     return [
@@ -109,8 +139,9 @@ export const overviewView = {
           ([to, label, number]) => h('a', { class: 'tile', href: `#/${to}` }, h('b', {}, count(number)),
             h('span', {}, label)))),
       card('Alarms', alarmList(ctx), null, true),
+      status.growing ? card('Growing queues and bridges', watched(status), null, true) : null,
       h('div', { class: 'cards' },
-        has('ready') ? card('Queued messages', chart({ title: 'Queued messages', samples: all, series: DEPTHS,
+        has('ready') ? card('Queued messages', chart({ title: 'Queued messages', samples: live, series: DEPTHS,
           format: count })) : null,
         has('publish') ? card('Message rates', chart({ title: 'Message rates', samples: all, series: FLOWS,
           format: rate })) : null,
@@ -124,9 +155,9 @@ export const overviewView = {
           ['Written to flash', flash && bytes(flash.written)],
           ['Per day', flash && (Number.isFinite(flash.per_day) ? bytes(flash.per_day) : 'known after an hour')],
           ['Flash lasts', flash && lifetime(flash)]])),
-        has('memory') ? card('Memory', chart({ title: 'Memory', samples: all,
+        has('memory') ? card('Memory', chart({ title: 'Memory', samples: live,
           series: [{ name: 'memory', label: 'Used' }], format: bytes, limit: memory?.limit })) : null,
-        has('log') && disk ? card('Disk', chart({ title: 'Disk', samples: all,
+        has('log') && disk ? card('Disk', chart({ title: 'Disk', samples: live,
           series: [{ name: 'log', label: 'Log' }, { name: 'live', label: 'Messages' }], format: bytes,
           limit: disk.log > disk.limit / 20 ? disk.limit : 0 })) : null,
         has('written') ? card('Written to flash', chart({ title: 'Written to flash', samples: all,

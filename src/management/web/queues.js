@@ -8,7 +8,7 @@ import {
   ask, table, listTools, listQuery, pageOf, facts, card, state, chart, spark, chosen, columnMenu, selectionBar,
   vhostField, argumentsField,
 } from './widgets.js';
-import { DEPTHS } from './overview.js';
+import { DEPTHS, alarmsAbout } from './overview.js';
 import { messagesCard, publishDialog, queuePath, resetMessages } from './messages.js';
 
 const listPath = (ctx, what) => (ctx.query.vhost ? `${what}/${seg(ctx.query.vhost)}` : what);
@@ -56,7 +56,7 @@ export function features(row) {
     : key, `${key} = ${JSON.stringify(value)}`]).filter(([text]) => text);
   const plain = [row.durable === false && 'transient', row.auto_delete && 'auto-delete', row.exclusive && 'exclusive',
     row.internal && 'internal', row.policy && `policy ${row.policy}`,
-    row.operator_policy && `op. policy ${row.operator_policy}`].filter(Boolean);
+    row.operator_policy && `op ${row.operator_policy}`].filter(Boolean);
   if (!found.length && !plain.length) return null;
   return h('span', { class: 'marks' }, found.map(([text, title]) => h('span', { class: 'mark value', title }, text)),
     plain.map((text) => h('span', { class: 'mark' }, text)));
@@ -98,16 +98,18 @@ function selectedText(rows) {
   const found = rows.filter((row) => selectedQueues.has(keyOfQueue(row)));
   const sum = found.reduce((all, row) => all + row.messages_ready, 0);
   const names = [...selectedQueues].map((name) => JSON.parse(name)[1]);
-  return `${names.slice(0, 8).join(', ')}${names.length > 8 ? ` and ${names.length - 8} more` : ''}; ${
-    count(sum)} ready messages in those on this page. This cannot be undone.`;
+  const others = selectedQueues.size - found.length;
+  return `${names.slice(0, 8).join(', ')}${names.length > 8 ? ` and ${names.length - 8} more` : ''}: ${
+    counted(sum, 'ready messages')}${others ? `, and those of ${counted(others, 'queues')} of other pages` : ''}. `
+    + 'This cannot be undone.';
 }
 
 const purgeSelected = (rows) => ask({ title: `Purge ${counted(selectedQueues.size, 'queues')}?`, danger: true,
-  verb: 'Purge queues',
+  verb: selectedQueues.size === 1 ? 'Purge queue' : 'Purge queues',
   text: selectedText(rows), run: () => forEachSelected('purged', '/contents') });
 
 const deleteSelected = (rows) => ask({ title: `Delete ${counted(selectedQueues.size, 'queues')}?`, danger: true,
-  verb: 'Delete queues', text: selectedText(rows),
+  verb: selectedQueues.size === 1 ? 'Delete queue' : 'Delete queues', text: selectedText(rows),
   fields: [{ name: 'empty', label: 'Only those without messages', type: 'checkbox', value: true },
     { name: 'unused', label: 'Only those without consumers', type: 'checkbox', value: true }],
   run: ({ empty, unused }) => {
@@ -127,7 +129,7 @@ function queueColumns(ctx) {
     { label: 'Name', sort: 'name', needs: ['name', 'vhost'], cell: (row) => link('queue', row.vhost, row.name) },
     { label: 'Virtual host', sort: 'vhost', off: (ctx.vhosts?.length || 0) < 2, needs: ['vhost'],
       cell: (row) => row.vhost },
-    { label: 'Type', sort: 'type', needs: ['type'], cell: (row) => row.type },
+    { label: 'Type', sort: 'type', off: true, needs: ['type'], cell: (row) => row.type },
     { label: 'Features', needs: ['arguments', 'durable', 'auto_delete', 'exclusive', 'policy', 'operator_policy',
       'effective_policy_definition'], cell: features, kind: 'wide' },
     { label: 'State', sort: 'state', off: true, needs: ['state'], cell: (row) => state(row.state) },
@@ -154,7 +156,7 @@ export const queuesView = {
   title: () => 'Queues',
   enter: () => selectedQueues.clear(),
   load(ctx) {
-    const needs = chosen('queues', queueColumns(ctx)).flatMap((column) => column.needs);
+    const needs = chosen('queues', queueColumns(ctx), ctx.query.sort).flatMap((column) => column.needs);
     return api(`${listPath(ctx, 'queues')}?${listQuery(ctx.query, 'name', [...needs, 'messages_ready'])}`);
   },
   draw(ctx, data) {
@@ -170,7 +172,7 @@ export const queuesView = {
     selectionBar(selectedQueues, 'queues', [button('Purge…', 'the selected queues', () => purgeSelected(list.rows),
       'danger'), button('Delete…', 'the selected queues', () => deleteSelected(list.rows), 'danger')]),
     table({ caption: 'Queues', ctx, sort: 'name', rows: list.rows, key: keyOfQueue, select: can ? selectedQueues : null,
-      empty: emptyText(ctx, 'queue'), columns: chosen('queues', all) })];
+      empty: emptyText(ctx, 'queue'), columns: chosen('queues', all, ctx.query.sort) })];
   },
 };
 
@@ -181,6 +183,8 @@ const QUEUE_COLUMNS = ['name', 'vhost', 'type', 'state', 'durable', 'auto_delete
   'operator_policy', 'effective_policy_definition', 'messages', 'messages_ready', 'messages_unacknowledged',
   'message_bytes', 'memory', 'consumers', 'idle_since', 'message_stats', 'consumer_details'].join(',');
 const PAST = '&lengths_age=600&lengths_incr=5&msg_rates_age=600&msg_rates_incr=5';
+// The time between the broker's samples.
+const SAMPLE_MS = 5000;
 const QUEUE_FLOWS = [{ name: 'publish', label: 'Published' }, { name: 'deliver_get', label: 'Delivered' }];
 
 /** Remember the broker's samples of a queue, oldest first. */
@@ -198,8 +202,9 @@ function rememberPast(name, row) {
   }
   const times = [...at.keys()].sort((one, other) => one - other);
   const newest = times.at(-1);
-  // The board's clock may differ from that of the browser.
-  const known = samplesOf(name).at(-1)?.at ?? 0;
+  // The board's clock may differ from that of the browser, so the newest sample is taken as one of now. It is up to
+  // 5 s old, so samples that close to a known one would be drawn behind it.
+  const known = (samplesOf(name).at(-1)?.at ?? -SAMPLE_MS) + SAMPLE_MS;
   times.slice(0, -1).map((time) => [time, Date.now() - (newest - time)]).filter(([, own]) => own > known)
     .forEach(([time, own]) => remember(name, at.get(time), own));
 }
@@ -231,7 +236,8 @@ export const queueView = {
     const hasRates = QUEUE_FLOWS.some(({ name }) => samples.some(({ values }) => Number.isFinite(values[name])));
     const all = effectiveOf(row);
     return [
-      h('div', { class: 'actions top' }, queueActions(ctx, row)),
+      alarmsAbout(ctx, row.vhost, row.name),
+      h('div', { class: 'actions top' }, queueActions(ctx, row, policy)),
       h('div', { class: 'cards' },
         card('Queued messages', chart({ title: 'Messages waiting', samples, series: DEPTHS, format: count })),
         hasRates ? card('Rates', chart({ title: 'Message rates', samples, series: QUEUE_FLOWS, format: rate })) : null,
@@ -243,15 +249,16 @@ export const queueView = {
           ['In memory', Number.isFinite(row.memory) ? bytes(row.memory) : null],
           ['Type', row.type], ['Virtual host', row.vhost],
           ['State', row.state && row.state !== 'running' ? state(row.state) : null],
-          ['Features', features(row)],
+          ['Kind', plainKind(row)],
           ['Dead letters go to', deadLetterTarget(row, all)],
           ['Idle since', row.idle_since && !row.messages ? row.idle_since : null],
           ['Policy', policy ? h('span', {}, h('a', { href: '#/policies' }, policy.name), ' ',
             h('code', {}, JSON.stringify(policy.definition))) : row.policy],
           ['Operator policy', operator ? h('span', {}, h('a', { href: '#/policies' }, operator.name), ' ',
             h('code', {}, JSON.stringify(operator.definition))) : row.operator_policy],
-          ...Object.entries(row.arguments || {}).map(([key, value]) => [h('code', {}, key),
-            JSON.stringify(value)])])), null, true),
+          // The target of dead letters is a link above.
+          ...Object.entries(row.arguments || {}).filter(([key]) => !key.startsWith('x-dead-letter-')).map(
+            ([key, value]) => [h('code', {}, key), JSON.stringify(value)])])), null, true),
       messagesCard(ctx, row),
       card('Consumers', consumerTable(row.consumer_details || [], 'No consumer. Messages wait until a client consumes.',
         false), null, true),
@@ -271,9 +278,43 @@ function deadLetterTarget(row, all) {
     h('code', {}, key)] : null);
 }
 
-function queueActions(ctx, row) {
+/** What a queue is, if it is not a plain durable one. */
+const plainKind = (row) => [row.durable === false && 'transient', row.auto_delete && 'auto-delete',
+  row.exclusive && 'exclusive'].filter(Boolean).join(', ');
+
+const LIMIT_FIELDS = [['max-length', 'Most messages', 1], ['max-length-bytes', 'Most bytes, in MB', 1e6],
+  ['message-ttl', 'Time to live, in seconds', 1000]];
+
+/** Limit a queue by a policy that applies to it alone, with the values of the policy that applies now. */
+const limit = (row, policy) => {
+  const now = policy?.definition || {};
+  const own = `limit.${row.name}`;
+  ask({
+    title: `Limit ${row.name}`, verb: 'Set limits',
+    text: `They are saved as the policy ${own}${policy && policy.name !== own
+      ? `, with the other keys of ${policy.name}, which then no longer applies to this queue` : ''}. `
+      + 'A field that is empty sets no limit.',
+    fields: [...LIMIT_FIELDS.map(([name, label, unit]) => ({ name, label, type: 'number', min: 1,
+      value: now[name] === undefined ? '' : now[name] / unit })),
+    { name: 'overflow', label: 'If it is full', type: 'select', value: now.overflow || 'drop-head',
+      options: [['drop-head', 'Delete or dead-letter the oldest message'], ['reject-publish',
+        'Refuse new messages']] }],
+    run: (values) => {
+      const definition = { ...now, overflow: values.overflow };
+      for (const [name, , unit] of LIMIT_FIELDS) {
+        if (values[name] === null) delete definition[name];
+        else definition[name] = Math.round(values[name] * unit);
+      }
+      return change(`The policy ${own} was saved.`, `policies/${seg(row.vhost)}/${seg(own)}`, 'PUT', {
+        pattern: `^${row.name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')}$`, 'apply-to': 'queues',
+        priority: policy && policy.name !== own ? policy.priority + 1 : policy?.priority ?? 1, definition });
+    } });
+};
+
+function queueActions(ctx, row, policy) {
   return [
     session.can('publish') ? button('Publish…', '', () => publishDialog(ctx, row.vhost, '', row.name), 'main') : null,
+    session.setsPolicies() && (policy || !row.policy) ? button('Limit…', '', () => limit(row, policy)) : null,
     session.can('define') ? [button('Purge…', '', () => purge(row), 'danger'),
       button('Delete…', '', () => remove(row), 'danger')] : null,
   ];
@@ -306,11 +347,17 @@ const remove = (row) => ask({
 
 // ---- consumers and bindings, also of other views ----
 
-const connectionOf = (one) => one.channel_details?.connection_name || '';
-
 /** A link to the connection of a channel or consumer. */
 export const connectionLink = (name, text) => (name ? h('a', { href: `#/connection/${seg(name)}` },
   text || name) : '–');
+
+/** The client of a channel: its name or its address, as a link. A bridge has neither. */
+export function clientLink({ user_provided_name: client, user, channel_details: details }, name) {
+  if (!name) return h('a', { href: '#/bridges' }, details?.user || user || 'bridge');
+  const address = name.replace(/ -> [\d[]\S*/, '');
+  return [connectionLink(details?.connection_name || name.replace(/ \(\d+\)$/, ''), client || address),
+    client ? h('small', { class: 'under' }, address) : null];
+}
 
 /** Consumers. `hasQueue`: with a link to their queues. */
 export function consumerTable(rows, empty, hasQueue, ctx) {
@@ -319,9 +366,7 @@ export function consumerTable(rows, empty, hasQueue, ctx) {
       { label: 'Tag', sort: 'consumer_tag', cell: (one) => h('code', {}, one.consumer_tag) },
       ...(hasQueue ? [{ label: 'Queue', sort: 'queue_name', brief: true,
         cell: (one) => link('queue', one.vhost ?? one.queue?.vhost, one.queue_name ?? one.queue?.name) }] : []),
-      { label: 'Channel', brief: !hasQueue, cell: (one) => (one.channel_details?.name
-        ? connectionLink(connectionOf(one), `${one.user_provided_name ? `${one.user_provided_name}, ` : ''}${
-          one.channel_details.name.replace(/ -> [\d[]\S*/, '')}`) : 'a bridge of this broker') },
+      { label: 'Channel', brief: !hasQueue, cell: (one) => clientLink(one, one.channel_details?.name) },
       { label: 'User', cell: (one) => one.channel_details?.user },
       { label: 'Acknowledges', cell: (one) => (one.ack_required ? 'yes' : 'no') },
       { label: 'Acked', num: true, brief: true, sort: 'ack_details.rate', cell: (one) => rate(one.ack_details?.rate) },

@@ -36,7 +36,7 @@ export const exchangesView = {
     return [listTools({ ctx, list, what: 'exchanges', vhosts: ctx.vhosts,
       extra: session.can('define') ? button('Add exchange', '', () => addExchange(ctx), 'main') : null }),
     table({ caption: 'Exchanges', ctx, sort: 'name', rows: list.rows, key: (row) => `${row.vhost}\n${row.name}`,
-      columns: [
+      empty: ctx.query.name ? 'No exchange has this in its name.' : 'No exchange is visible to this user.', columns: [
         { label: 'Name', sort: 'name', cell: (row) => link('exchange', row.vhost, row.name, exchangeName(row.name)) },
         ...((ctx.vhosts?.length || 0) > 1 ? [{ label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost }] : []),
         { label: 'Type', sort: 'type', brief: true, cell: (row) => row.type },
@@ -130,7 +130,7 @@ function routeForm(vhost, exchange, exchanges) {
     trouble ? h('p', { class: 'trouble' }, trouble) : null,
     answer ? h('p', {}, answer.queues.length ? [h('b', {}, counted(answer.queues.length, 'queues')),
       ' would receive it: ',
-      h('span', { class: 'links' }, answer.queues.slice(0, 40).map((name) => link('queue', vhost, name))),
+      h('span', { class: 'links names' }, answer.queues.slice(0, 40).map((name) => link('queue', vhost, name))),
       answer.queues.length > 40 ? ` and ${count(answer.queues.length - 40)} more` : '', '.']
       : 'No queue would receive it: the message would be dropped or returned.',
     answer.exchanges.length > 1 ? [' It passes ', h('span', { class: 'links' }, answer.exchanges.map((name) => link(
@@ -144,13 +144,16 @@ const BINDINGS_MAX = 60;
 // The rates of single queues are asked for up to this number of queues.
 const QUEUE_RATES_MAX = 200;
 const ROW_HIGH = 28;
+// The width of the routing keys beside the destinations.
+const KEYS_WIDE = 130;
+const KEY_CHARS = 22;
 
-const picture = { lit: null, open: null, hasQueues: true };
+const picture = { lit: null, open: null, hasQueues: true, rates: new Map() };
 
 export const routingView = {
   title: () => 'Routing',
   enter: () => {
-    Object.assign(picture, { lit: null, open: null, hasQueues: true });
+    Object.assign(picture, { lit: null, open: null, hasQueues: true, rates: new Map() });
     Object.assign(routed, { answer: null, trouble: null, exchange: null, key: null, headers: null });
   },
   async load(ctx) {
@@ -163,10 +166,13 @@ export const routingView = {
       api(`exchanges${of}?columns=name,vhost,type,internal,arguments,message_stats`), rarely(`bindings${of}`),
       picture.hasQueues ? api(`queues${of}?page=1&page_size=${QUEUE_RATES_MAX}&columns=name,vhost,message_stats`)
         : null]);
-    if (queues && queues.total_count > QUEUE_RATES_MAX) picture.hasQueues = false;
+    if (queues?.total_count > QUEUE_RATES_MAX) picture.hasQueues = false;
+    else if (queues) {
+      picture.rates = new Map(queues.items.filter(isHere).map((row) => [row.name, statRate(row, 'publish')]));
+    }
     return { vhost, exchanges: exchanges.filter(isHere),
       bindings: bindings.filter((one) => isHere(one) && one.source !== ''),
-      rates: new Map((queues?.items || []).filter(isHere).map((row) => [row.name, statRate(row, 'publish')])) };
+      rates: picture.rates };
   },
   draw(ctx, data) {
     if (!data) return [h('p', { class: 'empty-note' }, 'No virtual host is visible to this user.')];
@@ -179,7 +185,7 @@ export const routingView = {
       h('span', { class: 'found' },
         `${counted(exchanges.length, 'exchanges')}, ${counted(bindings.length, 'bindings')}`),
       h('span', { class: 'grow' }), h('span', { class: 'muted' },
-        'The width of a line shows its rate. Point at an exchange or a queue to see its paths.')),
+        'The width of a line shows its rate. Point at an exchange or a queue, or focus it, to see its paths.')),
       session.can('route') ? card('Which queues receive a message?', routeForm(vhost, null,
         exchanges.map((one) => one.name)), null, true) : null,
       bindings.length ? card('Routing picture', [drawing(vhost, graph),
@@ -237,8 +243,9 @@ function layoutOf(exchanges, bindings, rates) {
   const outOf = (id) => statRate(byName.get(id.slice(2)) || {}, 'publish_out');
   edges.forEach((edge) => {
     const [out, into] = [outOf(edge.from), rates.get(edge.to.slice(2))];
-    // Exchanges do not count what arrives over a binding.
-    edge.rate = edge.to[0] === 'e' ? 0 : Math.min(out ?? into ?? 0, into ?? out ?? 0);
+    // Exchanges do not count what arrives over a binding. Of many queues, not all rates are known.
+    edge.rate = edge.to[0] === 'e' ? 0 : edge.to[0] === 'f' ? out ?? 0 : into === undefined ? null
+      : Math.min(out ?? into, into);
   });
   const left = [...new Set(edges.map((edge) => edge.from))];
   const order = new Map(left.map((id, at) => [id, at]));
@@ -254,7 +261,9 @@ function layoutOf(exchanges, bindings, rates) {
 }
 
 const argumentsText = (values) => Object.entries(values || {}).map(([key, value]) => `${key}=${value}`).join(' ');
-const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+/** A name that is cut in its middle: names often begin alike, and differ at the end. */
+const cut = (text, most) => (text.length > most ? `${text.slice(0, Math.ceil(most / 2) - 1)}…${
+  text.slice(-Math.floor(most / 2))}` : text);
 
 /** The edges and nodes that are emphasised: those of the route, or those of the node at which the user points. */
 function emphasised({ edges }) {
@@ -263,7 +272,10 @@ function emphasised({ edges }) {
     const nodes = new Set([`e ${exchange}`, ...answer.queues.map((name) => `q ${name}`),
       ...answer.exchanges.map((name) => `e ${name}`)]);
     const passed = new Set([`e ${exchange}`, ...answer.exchanges.map((name) => `e ${name}`)]);
-    edges.forEach((edge) => edge.to[0] === 'f' && passed.has(edge.from) && answer.queues.length && nodes.add(edge.to));
+    const drawn = new Set(edges.map((edge) => edge.to));
+    // The node of the queues that are not drawn is emphasised if the message reaches one of them.
+    const isBeyond = answer.queues.some((name) => !drawn.has(`q ${name}`));
+    edges.forEach((edge) => edge.to[0] === 'f' && passed.has(edge.from) && isBeyond && nodes.add(edge.to));
     return { nodes, edge: (edge) => passed.has(edge.from) && nodes.has(edge.to) };
   }
   if (!picture.lit) return null;
@@ -290,22 +302,22 @@ function drawing(vhost, graph) {
   const leftAt = new Map(left.map((id, at) => [id, y(at, left.length)]));
   const rightAt = new Map(right.map((id, at) => [id, y(at, right.length)]));
   const strong = emphasised(graph);
-  const fastest = Math.max(1, ...edges.map((edge) => edge.rate));
+  const fastest = Math.max(1, ...edges.map((edge) => edge.rate ?? 0));
   const drawn = edges.map((edge, at) => {
     const [from, to] = [leftAt.get(edge.from), rightAt.get(edge.to)];
     const isOn = strong?.edge(edge);
     const weight = edge.rate > 0 ? 1.2 + 4 * Math.sqrt(edge.rate / fastest) : 1;
     const [x1, x2] = [column, wide - column];
+    // Before its destination a line is straight, so that the keys are above lines and not across them.
+    const bend = x2 - (narrow ? 0 : KEYS_WIDE);
     const names = edges.length <= BINDINGS_MAX || isOn;
     return { edge, isOn, line: h('path', { key: `p ${at}`, class: `edge ${isOn ? 'on' : strong ? 'off'
       : edge.rate > 0 ? 'lit' : ''}`, 'stroke-width': isOn ? Math.max(2.4, weight) : weight,
-    d: `M${x1} ${from}C${x1 + (x2 - x1) / 2} ${from} ${x1 + (x2 - x1) / 2} ${to} ${x2} ${to}` },
+    d: `M${x1} ${from}C${(x1 + bend) / 2} ${from} ${(x1 + bend) / 2} ${to} ${bend} ${to}H${x2}` },
     h('title', {}, `${edge.from.slice(2)} → ${edge.text || edge.to.slice(2)}${edge.label ? `, key ${edge.label}`
-      : ''}, ${
-      rate(edge.rate)}`)),
+      : ''}${edge.rate === null ? '' : `, ${rate(edge.rate)}`}`)),
     label: edge.label && names && !narrow && (!strong || isOn) ? h('text', { key: `t ${at}`, class: 'edge-label',
-      // Beside the destination, where the curves have separated.
-      x: x2 - 12, y: to - 5, 'text-anchor': 'end' }, cut(edge.label, 30)) : null };
+      x: x2 - 8, y: to - 5, 'text-anchor': 'end' }, cut(edge.label, KEY_CHARS)) : null };
   });
   // Several bindings to one destination share one label.
   const seen = new Map();
@@ -319,7 +331,7 @@ function drawing(vhost, graph) {
     }
   });
   const labels = drawn.filter((one) => one.label).map((one) => (one.more ? { ...one.label, kids: [
-    `${cut(one.edge.label, 24)} +${one.more}`] } : one.label));
+    `${cut(one.edge.label, KEY_CHARS - 4)} +${one.more}`] } : one.label));
   return h('svg', { class: 'routing', viewBox: `0 0 ${wide} ${high}`, role: 'group',
     'aria-label': 'Exchanges on the left, queues on the right, bindings between them' },
   drawn.map((one) => one.line), labels,
@@ -328,6 +340,8 @@ function drawing(vhost, graph) {
 }
 
 function node({ id, at, x, column, chars, vhost, graph, strong }) {
+  // On a phone there is space for a name or for a rate.
+  const isNarrow = column < 200;
   const [kind, name] = [id[0], id.slice(2)];
   const isOn = strong ? strong.nodes.has(id) : null;
   const point = (to) => () => {
@@ -339,8 +353,9 @@ function node({ id, at, x, column, chars, vhost, graph, strong }) {
   const flow = kind === 'e' ? statRate(graph.byName.get(name) || {}, 'publish_out') : graph.rates.get(name);
   const opens = kind === 'e' && graph.folds;
   const shape = [h('rect', { x: x + 1, y: at - 11, width: column - 2, height: 22, rx: kind === 'e' ? 11 : 4 }),
-    h('text', { x: x + 10, y: at + 4 }, cut(fold ? fold.text : name, chars - (flow > 0 ? 8 : 0))),
-    flow > 0 ? h('text', { class: 'flow', x: x + column - 8, y: at + 4, 'text-anchor': 'end' }, rate(flow)) : null,
+    h('text', { x: x + 10, y: at + 4 }, cut(fold ? fold.text : name, chars - (flow > 0 && !isNarrow ? 8 : 0))),
+    flow > 0 && !isNarrow ? h('text', { class: 'flow', x: x + column - 8, y: at + 4, 'text-anchor': 'end' }, rate(flow))
+      : null,
     h('title', {}, kind === 'e' ? `exchange ${name}, ${graph.byName.get(name)?.type || ''}` : fold ? fold.text
       : `queue ${name}`)];
   const props = { key: `${x ? 'r' : 'l'} ${id}`, class: `node ${kind} ${isOn === null ? '' : isOn ? 'on' : 'off'}`,
@@ -349,6 +364,9 @@ function node({ id, at, x, column, chars, vhost, graph, strong }) {
     const target = fold ? fold.from.slice(2) : name;
     const act = () => {
       picture.open = picture.open === target ? null : target;
+      // The focus would keep its paths emphasised instead of the route.
+      document.activeElement?.blur();
+      picture.lit = null;
       frame.redraw();
     };
     return h('g', { ...props, role: 'button', tabindex: '0', 'aria-label': `${name}: show its queues`, onclick: act,

@@ -10,7 +10,8 @@ let dialogs = 0;
 
 /**
  * A dialog with fields and one action. `run` gets the values and carries it out. Its errors are shown in the dialog,
- * which stays open with the user's input. `text` may be a function of the values. Fields with `more` are folded.
+ * which stays open with the user's input. `text` may be a function of the values. Fields with `more` are folded, fields
+ * of the type `hidden` are not drawn.
  */
 export function ask({ title, text, fields = [], verb, danger = false, wide = false, body, run }) {
   const box = document.createElement('dialog');
@@ -30,7 +31,7 @@ export function ask({ title, text, fields = [], verb, danger = false, wide = fal
       h('form', { onsubmit: submit, novalidate: true, onchange: () => typeof text === 'function' && draw() },
         h('h2', { id: `${id}-title` }, title),
         text ? h('p', {}, typeof text === 'function' ? text(values()) : text) : null, body,
-        fields.filter((field) => !field.more).map((field) => fieldOf(field, id)),
+        fields.filter((field) => !field.more && field.type !== 'hidden').map((field) => fieldOf(field, id)),
         folded.length ? h('details', { class: 'more' }, h('summary', {}, 'More properties'),
           h('div', { class: 'columns' }, folded.map((field) => fieldOf(field, id)))) : null,
         h('p', { role: 'alert', class: 'trouble' }, trouble),
@@ -78,6 +79,7 @@ export function ask({ title, text, fields = [], verb, danger = false, wide = fal
 }
 
 function valueOf(box, field, id) {
+  if (field.type === 'hidden') return field.value;
   const input = box.querySelector(`#${id}-${field.name}`);
   if (field.type === 'checkbox') return input.checked;
   if (field.type === 'number') return input.value === '' ? null : Number(input.value);
@@ -111,9 +113,10 @@ function fieldOf(field, id) {
   return h('div', { class: 'field' }, label, input, hint);
 }
 
-/** A field of a dialog to choose a virtual host. */
+/** A field of a dialog to choose a virtual host. With a single one there is no choice. */
 export const vhostField = (ctx) => ({
-  name: 'vhost', label: 'Virtual host', type: 'select', value: ctx.query.vhost || ctx.vhosts?.[0]?.name || '/',
+  name: 'vhost', label: 'Virtual host', type: (ctx.vhosts?.length || 0) > 1 ? 'select' : 'hidden',
+  value: ctx.query.vhost || ctx.vhosts?.[0]?.name || '/',
   options: (ctx.vhosts || [{ name: '/' }]).map(({ name }) => [name, name]),
 });
 
@@ -251,7 +254,7 @@ export function listTools({ ctx, list, what, by = 'name', vhosts, extra }) {
       h('label', { class: 'sr-only', for: 'search' }, `Search ${what} by ${by}`),
       h('input', {
         id: 'search', type: 'search',
-          placeholder: `Search ${by === 'name' ? what : by}  ( / )`,
+          placeholder: `Search ${by === 'name' ? what : by}`,
         value: query.name || '', autocomplete: 'off', spellcheck: 'false',
         oninput: (event) => ctx.later({ name: event.target.value, page: '' }),
       })),
@@ -279,10 +282,14 @@ const CHOICE = 'leveret.columns.';
 const choiceOf = (list) => new Set(listOf(localStorage.getItem(CHOICE + list)));
 const listOf = (text) => (text || '').split(',').filter(Boolean);
 
-/** The columns that are drawn: all but those that are off, each reversed by the user's choice. */
-export function chosen(list, columns) {
+/**
+ * The columns that are drawn: all but those that are off, each reversed by the user's choice; and the one by which the
+ * rows are sorted.
+ */
+export function chosen(list, columns, sort) {
   const flipped = choiceOf(list);
-  return columns.filter((column, at) => at === 0 || Boolean(column.off) === flipped.has(column.label));
+  return columns.filter((column, at) => at === 0 || (sort && column.sort === sort)
+    || Boolean(column.off) === flipped.has(column.label));
 }
 
 /** A menu with the columns of a list. */
@@ -372,7 +379,7 @@ const CHART_MS = 600000;
 // The lengths of the time axis, each with the distance of its ticks: the shortest one that shows all samples is used.
 const AXES = [[60000, 15000], [120000, 30000], [300000, 60000], [CHART_MS, 120000]];
 // Missed polls (a hidden page, a broker that does not answer) are a gap in the line.
-const GAP_MS = 20000;
+const GAP_MS = 40000;
 // The cursor of each chart, by title: the number of samples before the newest one.
 const cursors = new Map();
 
@@ -476,33 +483,46 @@ function niceTop(value, format, limit) {
   return isCount ? Math.max(2, step) : step;
 }
 
-/** A line of the last samples of one figure, for a row of a table. */
+// The width of a sparkline.
+const SPARK_WIDE = 56;
+
+/** A line of the last samples of one figure with its change per second, for a row of a table. */
 export function spark(samples, name, label) {
   const found = samples.slice(-30).map(({ values }) => values[name]).filter(Number.isFinite);
   const [low, top] = [Math.min(...found), Math.max(...found)];
-  const step = 80 / 29;
+  const step = SPARK_WIDE / Math.max(1, found.length - 1);
   const height = (value) => (17 - (15 * (value - low)) / (top - low || 1)).toFixed(1);
-  const points = found.map((value, at) => `${(80 - (found.length - 1 - at) * step).toFixed(1)},${height(value)}`);
+  const points = found.map((value, at) => `${(at * step).toFixed(1)},${height(value)}`);
   const range = () => `between ${count(Math.min(...found))} and ${count(Math.max(...found))}`;
   const spoken = `${label}: ${found.length ? `${range()} since ${clock(samples.at(-found.length).at)}`
     : 'no samples yet'}`;
-  return h('svg', { class: 'spark', viewBox: '0 0 80 18', width: 80, height: 18, role: 'img', 'aria-label': spoken },
-    points.length > 1 ? h('polyline', { points: points.join(' ') })
-      : h('circle', { cx: 79, cy: found.length ? points[0].split(',')[1] : 17, r: 1 }));
+  const seconds = found.length > 1 ? (samples.at(-1).at - samples.at(-found.length).at) / 1000 : 0;
+  const change = seconds ? (found.at(-1) - found[0]) / seconds : 0;
+  return h('span', { class: 'trend' },
+    h('svg', { class: 'spark', viewBox: `0 0 ${SPARK_WIDE} 18`, width: SPARK_WIDE, height: 18, role: 'img',
+      'aria-label': spoken },
+    points.length > 1 ? h('polyline', { points: points.join(' ') }) : null),
+    h('span', { class: 'change' }, Math.abs(change) < 0.05 ? '' : (change > 0 ? '+' : '−') + rate(Math.abs(change))));
 }
 
+/** Whether publishers are blocked because of the disk: all of it is used, or the share of a queue. */
+export const isDiskShort = ({ disk, alarms = [] }) => Boolean(disk) && (disk.is_full
+  || alarms.some((text) => String(text).startsWith('disk:')));
+
 /** The bars of memory and disk of a status. */
-export function resourceBars({ memory, disk } = {}) {
+export function resourceBars({ memory, disk, alarms } = {}) {
+  const isShort = isDiskShort({ disk, alarms });
   return [
     memory ? bar({ label: 'Memory', text: `${bytes(memory.used, memory.limit)} of ${bytes(memory.limit)}`,
       limit: memory.limit, over: memory.used > 0.95 * memory.limit,
       parts: [{ label: 'used', value: memory.used, shown: bytes(memory.used, memory.limit) }],
       marks: [{ label: 'peak', value: memory.peak, shown: bytes(memory.peak, memory.limit) }] }) : null,
-    disk ? bar({ label: 'Disk', text: `${bytes(disk.log, disk.limit)} of ${bytes(disk.limit)}${disk.is_full
-      ? ': publishers are blocked' : ''}`, limit: disk.limit, over: disk.is_full,
+    disk ? bar({ label: 'Disk', text: `${bytes(disk.live, disk.limit)} of ${bytes(disk.usable, disk.limit)}${isShort
+      ? ': publishers are blocked' : ''}`, limit: disk.limit, over: isShort,
     parts: [{ label: 'messages', value: disk.live, shown: bytes(disk.live, disk.limit), kind: 'live' },
       { label: 'log', value: disk.log, shown: bytes(disk.log, disk.limit) }],
-    marks: [{ label: 'usable', value: disk.usable, shown: bytes(disk.usable, disk.limit) }] })
+    marks: [{ label: 'usable', value: disk.usable, shown: bytes(disk.usable, disk.limit) },
+      { label: 'disk_limit', value: disk.limit, shown: bytes(disk.limit) }] })
       : memory ? h('p', { class: 'muted' }, 'There is no store: nothing is written to the disk.') : null,
   ];
 }

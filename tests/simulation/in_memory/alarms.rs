@@ -345,6 +345,41 @@ fn each_cause_that_blocks_publishers_has_an_alarm_with_its_object_and_remedy() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// While other messages fill the log and are compacted, a publisher waits now for the share of its queue and now for the
+/// log. Its waiting time goes on, because it publishes nothing.
+#[test]
+fn a_publisher_that_waits_for_one_thing_after_another_has_waited_since_the_first() {
+    let mut simulation = with_store();
+    flood(&mut simulation, "deep", 4_000, PERSISTENT);
+    let mut causes = Vec::new();
+    for round in 0..12 {
+        let other = simulation.open(&[1]);
+        let queue = format!("passing {round}");
+        make(&mut simulation, other, &queue, true);
+        for _ in 0..200 {
+            if !simulation.clients[other].checker.is_blocked {
+                let publish = Publish { key: &queue, properties: PERSISTENT, ..Publish::default() };
+                simulation.publish(other, 1, publish, &[7; 4_000]);
+            }
+            simulation.run();
+            simulation.pass_ms(20);
+            let alarms = alarms(&mut simulation);
+            let cause = alarms.split("[").nth(1).unwrap_or_default().split(" it has ").next().unwrap().to_string();
+            if !causes.contains(&cause) {
+                causes.push(cause);
+            }
+        }
+        simulation.lose(other);
+        simulation.run();
+        let sweeper = simulation.open(&[1]);
+        simulation.ask(sweeper, 1, &Method::QueueDelete { queue: &queue, if_unused: false, if_empty: false, no_wait: false });
+        simulation.pass_ms(500);
+    }
+    let told = alarms(&mut simulation);
+    println!("{causes:#?} {told}");
+    assert!(told.contains("waited for 20 s"), "{told}");
+}
+
 /// Publishers wait for two queues and for the disk: the two queues have one alarm, and the disk has another.
 #[test]
 fn each_kind_of_cause_has_an_alarm_of_its_own() {

@@ -316,7 +316,7 @@ fn a_missing_upstream_target_queue_holds_its_rule_and_parks_nothing() {
         assert!(shown.contains("here: queue 'here.moved' is missing there"), "{shown}");
         let said = alarms(&mut simulation);
         assert!(
-            said.contains("rule: a rule of bridge plant moves no messages: here: queue 'here.moved'"),
+            said.contains("rule: a rule of bridge plant moves no messages (here: queue 'here.moved'"),
             "{said}"
         );
         assert_eq!(next_try(&mut simulation, &mut far), [0]);

@@ -25,7 +25,7 @@ def shown_messages_stay(chromium: Chromium) -> None:
     with chromium.window() as page, chromium.amqp() as channel:
         channel.queue_declare("hello")
         chromium.log_in(page)
-        page.get_by_text("No alarms. No action is needed.").wait_for()
+        page.get_by_text("No alarms.", exact=True).wait_for()
         page.keyboard.press("g")
         page.keyboard.press("q")
         page.get_by_role("heading", name="Queues", level=1).wait_for()
@@ -280,7 +280,7 @@ def bridge_traffic(chromium: Chromium) -> None:
             with chromium.of(edge, edge.port_of("management API")), chromium.window() as page, \
                     chromium.amqp() as channel:
                 chromium.log_in(page)
-                page.get_by_text("No alarms. No action is needed.").wait_for()
+                page.get_by_text("No alarms.", exact=True).wait_for()
                 go(page, "bridges", "Bridge")
                 page.get_by_text("resting").first.wait_for()
                 channel.basic_publish("", "telemetry", b"21 degrees")

@@ -227,12 +227,26 @@ def administration(chromium: Chromium) -> None:
         dialog = page.get_by_role("dialog")
         dialog.get_by_label("Name").fill("brief")
         dialog.get_by_label("Pattern").fill("^plant\\.2")
+        dialog.get_by_label("Definition (JSON)").fill('{"message-tll": 60000}')
+        dialog.get_by_text("The pattern matches 3 of ").wait_for()
+        dialog.get_by_role("button", name="Add policy").click()
+        dialog.get_by_text('"message-tll" is not a key of a policy.').wait_for()
         dialog.get_by_label("Definition (JSON)").fill('{"message-ttl": 60000}')
         dialog.get_by_role("button", name="Add policy").click()
         page.get_by_role("cell", name="brief", exact=True).wait_for()
         go(page, "queues?name=plant.2.sensor.0002", "Queues")
         page.get_by_text("TTL 1 min").wait_for()
-        page.get_by_text("op. policy cap").wait_for()
+        page.get_by_text("op cap").wait_for()
+        go(page, "queue/%2F/plant.2.sensor.0002", "plant.2.sensor.0002")
+        page.get_by_role("button", name="Limit…").click()
+        dialog.get_by_text("with the other keys of brief").wait_for()
+        dialog.get_by_label("Most messages").fill("7")
+        dialog.get_by_role("button", name="Set limits").click()
+        page.get_by_role("link", name="limit.plant.2.sensor.0002").wait_for()
+        policy = chromium.api("policies/%2F/limit.plant.2.sensor.0002", GUEST)[1]
+        assert policy["pattern"] == "^plant\\.2\\.sensor\\.0002$", policy  # type: ignore[index]
+        limits = {"max-length": 7, "message-ttl": 60000, "overflow": "drop-head"}
+        assert policy["definition"] == limits, policy  # type: ignore[index]
         go(page, "limits", "Limits")
         page.get_by_role("button", name="Change the limits of /", exact=True).click()
         dialog.get_by_label("Queues").fill("500")
@@ -276,7 +290,7 @@ def actions_concern_the_object_that_is_shown(chromium: Chromium) -> None:
             go(page, "queues?sort=message_bytes&down=1&name=" + ("prod%0Ax" if name == "x" else "."), "Queues")
             page.get_by_label(f"Select {name}" if name == "." else "Select prod").first.check()
             page.get_by_role("button", name="Purge… the selected queues").click()
-            page.get_by_role("dialog").get_by_role("button", name="Purge queues").click()
+            page.get_by_role("dialog").get_by_role("button", name="Purge queue").click()
             page.get_by_text("1 purged." if name == "x" else 'called "." or ".."').first.wait_for()
         depths = [chromium.api(f"queues/%2F/{name}", GUEST)[1]["messages"]  # type: ignore[index]
                   for name in ("prod", "prod%0Ax", "contents")]
