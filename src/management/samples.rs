@@ -24,7 +24,7 @@ pub const SAMPLE_MS: u64 = 5_000;
 const TOTALS_KEPT: u64 = 121;
 /// Number of samples of a queue: one minute and its start.
 const QUEUE_KEPT: u64 = 13;
-/// Of older samples of a queue, those of every sixth slot are kept, one per 30 s.
+/// Older samples of a queue are kept for every sixth slot, which is one per 30 s.
 const OLD_SLOTS: u64 = 6;
 /// Number of these samples: ten minutes and their start.
 const QUEUE_OLD_KEPT: u64 = 21;
@@ -604,7 +604,7 @@ impl QueueHistory {
         for slot in new_slots(last, slot, QUEUE_KEPT) {
             self.samples[(slot % QUEUE_KEPT) as usize] = sample;
         }
-        // Of the first sample, `last` is the slot itself.
+        // For the first sample, `last` is the slot itself.
         let old = last.min(slot.saturating_sub(1)) / OLD_SLOTS + 1..=slot / OLD_SLOTS;
         for index in old.rev().take(QUEUE_OLD_KEPT as usize) {
             self.old[(index % QUEUE_OLD_KEPT) as usize] = sample;
@@ -627,7 +627,7 @@ impl Series<'_> {
             let slots = |seconds: u64| seconds.saturating_mul(1000) / SAMPLE_MS;
             let age = slots(age_s).min(self.last - self.first);
             let oldest_wanted = (self.last - age).max(1);
-            // What a dense and an old history have together is as much as has space.
+            // The samples of the last minute and the older ones of a queue fit together.
             let step_min = if oldest_wanted < self.dense { 1 } else { age.div_ceil(WRITTEN_MAX - 1).max(1) };
             let step = slots(step_s).max(step_min);
             let (newest_old, old_step) =
