@@ -239,7 +239,7 @@ fn held_rules(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     };
     Some(Cow::from(format!(
         "rule: a rule of bridge {bridge}{others} moves no messages ({error}); correct that at the upstream, or \
-         change the rule; leveretctl resume_bridge tries at once"
+         change the rule; resume_bridge, or \"Try held rules\" on the web page, tries at once"
     )))
 }
 

@@ -53,10 +53,14 @@ impl CellWriter<'_, '_> {
 
     /// Writes the owner and the peer of a channel as an object.
     fn channel_details(&mut self, channel: ChannelId) {
-        let found = self.context.broker.views().channel_at(channel.index());
-        let found = found.and_then(|found| Some((found, self.context.sockets.at(found.connection)?)));
+        let view = self.context.broker.views().channel_at(channel.index());
+        let socket = view.as_ref().and_then(|view| self.context.sockets.at(view.connection));
         self.json.raw(b"{");
-        if let Some((view, socket)) = found {
+        if let (Some(view), None) = (&view, &socket) {
+            // A bridge has no connection of a client, but a name.
+            texts(&mut self.json, &mut true, &[("user", view.user)]);
+        }
+        if let Some((view, socket)) = view.zip(socket) {
             let connection = name_of(&socket);
             let mut is_first = true;
             let name = format!("{connection} ({})", view.number);

@@ -118,12 +118,15 @@ fn growing(json: &mut Json<'_>, user: &User, context: &RequestContext<'_>, is_fi
     let queues = (0..views.queue_places()).filter_map(|place| views.queue_at(place));
     let visible = queues
         .filter(|queue| user.is_monitor || context.broker.access().has_permission(&user.name, queue.vhost));
+    let mut count = 0;
     let mut fastest = heapless::Vec::<(f64, QueueView<'_>), { GROWING_MAX + 1 }>::new();
     for (rate, queue) in visible.filter_map(|queue| Some((context.samples.growth(&queue)?, queue))) {
+        count += 1;
         let at = fastest.iter().position(|(other, _)| rate > *other).unwrap_or(fastest.len());
         fastest.insert(at, (rate, queue)).unwrap_or_else(|_| unreachable!("there is space for one more"));
         fastest.truncate(GROWING_MAX);
     }
+    numbers(json, is_first, &[("growing_count", count)]);
     json.name("growing", is_first);
     json.raw(b"[");
     let mut is_first_queue = true;
@@ -132,8 +135,13 @@ fn growing(json: &mut Json<'_>, user: &User, context: &RequestContext<'_>, is_fi
         json.raw(b"{");
         texts(json, &mut true, &[("name", queue.name), ("vhost", queue.vhost)]);
         json.shown_raw(format_args!(",\"rate\":{rate:.1}"));
-        let messages = u64::from(queue.messages_ready) + u64::from(queue.messages_unacknowledged);
-        numbers(json, &mut false, &[("messages", messages), ("consumers", u64::from(queue.consumers))]);
+        let unacknowledged = u64::from(queue.messages_unacknowledged);
+        let counts = [
+            ("messages", u64::from(queue.messages_ready) + unacknowledged),
+            ("unacknowledged", unacknowledged),
+            ("consumers", u64::from(queue.consumers)),
+        ];
+        numbers(json, &mut false, &counts);
         json.raw(b"}");
     }
     json.raw(b"]");
@@ -225,7 +233,8 @@ pub(super) fn log(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
         json.number(event.stamp.number);
         numbers(&mut json, &mut false, &[("unix_ms", event.stamp.unix_ms)]);
         let kind = event.kind.word().to_ascii_lowercase();
-        texts(&mut json, &mut false, &[("kind", &kind), ("text", &event.text)]);
+        let mark = if event.is_cut { "…" } else { "" };
+        texts(&mut json, &mut false, &[("kind", &kind), ("text", &format!("{}{mark}", event.text))]);
         json.raw(b"}");
         last = event.stamp.number;
     }

@@ -2,8 +2,9 @@
 
 import {
   h, api, maybe, seg, count, counted, words, session, change, parsed, Mistyped, button, frame, say, explain, prose,
+  countedAre,
 } from './kit.js';
-import { ask, table, listTools, pageOf, card, state, vhostField } from './widgets.js';
+import { ask, table, listTools, pageOf, card, state, vhostField, policyMarks } from './widgets.js';
 import { hashed } from './hash.js';
 
 const rowActions = (...actions) => h('span', { class: 'actions' }, actions);
@@ -277,9 +278,7 @@ function policyTable(ctx, rows, isOperator) {
       { label: 'Pattern', brief: true, cell: (row) => h('code', {}, row.pattern) },
       { label: 'Applies to', cell: (row) => String(row['apply-to']).replace('_', ' ') },
       { label: 'Priority', num: true, cell: (row) => String(row.priority) },
-      { label: 'Definition', cell: (row) => h('span', { class: 'marks' }, Object.entries(row.definition || {}).map(
-        ([key, value]) => h('span', { class: 'mark value' }, `${key} ${typeof value === 'object' ? JSON.stringify(value)
-          : typeof value === 'number' ? count(value) : value}`))) },
+      { label: 'Definition', cell: (row) => policyMarks(row.definition) },
       ...(mayChange ? [{ label: '', cell: (row) => rowActions(
         button('Change', `policy ${row.name}`, () => editPolicy(ctx, isOperator, row), 'small'),
         button('Delete', `policy ${row.name}`, () => deletePolicy(isOperator, row), 'small danger')) }] : [])] }),
@@ -334,11 +333,11 @@ async function readDefinitions(file) {
 const importDefinitions = () => ask({
   title: `Import ${imported.name}?`, verb: 'Import definitions', danger: true,
   text: imported.report
-    ? `${counted(imported.report.new.length, 'objects')} are added. Users of the file get the passwords `
-    + 'of the file.' : 'The objects of the file are added.',
+    ? `${countedAre(imported.report.new_count, 'objects')} added.${imported.value.users?.length
+      ? ' Users of the file get the passwords of the file.' : ''}` : 'The objects of the file are added.',
   run: async () => {
     await api(importPath(false), 'POST', imported.value);
-    Object.assign(imported, { report: null, value: null, isDone: true });
+    Object.assign(imported, { added: imported.report?.new_count, report: null, value: null, isDone: true });
     say('The definitions were imported.');
     frame.refresh();
   },
@@ -384,11 +383,13 @@ export const definitionsView = {
         type: 'file',
         accept: '.json,application/json', onchange: (event) => readDefinitions(event.target.files[0]) })),
       h('div', { 'aria-live': 'polite' }, imported.trouble ? h('p', { class: 'trouble' }, imported.trouble) : null,
-        imported.isDone ? h('p', {}, 'The definitions were imported.') : null),
+        imported.isDone ? h('p', {}, Number.isFinite(imported.added)
+          ? `The definitions were imported: ${counted(imported.added, 'objects')} more.`
+          : 'The definitions were imported.') : null),
       imported.value ? button('Import…', 'definitions', () => importDefinitions(), 'main') : null])),
     report ? card('What the import would change', [
       h('p', {}, `New: ${count(report.new_count)}. The same: ${count(report.same)}. Different: ${
-        count(report.different_count)}. Skipped: ${count(report.skipped_count)}.`),
+        count(report.different_count)}.${report.skipped_count ? ` Skipped: ${count(report.skipped_count)}.` : ''}`),
       reportTable('New', report.new), reportTable('Different', report.different), reportTable('Skipped',
         report.skipped),
     ], null, true) : null];

@@ -1,9 +1,9 @@
 // The frame around the views: login, navigation, the strip of key figures, polling and keys.
 
 import {
-  h, render, frame, forget, session, api, maybe, bytes, words, clock, say, explain, Refused, Silent,
+  h, render, frame, forget, session, api, maybe, bytes, words, clock, say, hush, explain, Refused, Silent,
 } from './kit.js';
-import { ask, forgetCursors, isDiskShort } from './widgets.js';
+import { ask, forgetCursors, isDiskShort, state } from './widgets.js';
 import { overviewView, alarmsOf, mergeHistory } from './overview.js';
 import { queuesView, queueView } from './queues.js';
 import { connectionsView, connectionView, channelsView, consumersView } from './clients.js';
@@ -16,6 +16,8 @@ import {
 import { mqttView, retainedView } from './mqtt.js';
 
 const POLL_MS = 5000;
+// Some views show rates, for which they need a second answer.
+const POLL_SOON_MS = 1500;
 // A broker that does not answer is polled less and less often.
 const POLL_MS_MAX = 30000;
 const TYPING_MS = 250;
@@ -78,7 +80,7 @@ function decoded(part) {
 }
 
 const ctx = {
-  parts: [], query: {}, overview: {}, status: null, vhosts: null,
+  parts: [], path: undefined, query: {}, overview: {}, status: null, vhosts: null,
   refresh: () => poll(),
   redraw: () => draw(),
   /** Change search, order or page in the address, so that it can be bookmarked and shared. */
@@ -97,9 +99,11 @@ const ctx = {
 Object.assign(frame, { redraw: ctx.redraw, refresh: ctx.refresh });
 
 function moved() {
-  const before = `${ctx.name}/${ctx.parts?.join('/')}`;
+  const before = ctx.path;
   Object.assign(ctx, place());
-  if (before !== `${ctx.name}/${ctx.parts.join('/')}`) {
+  ctx.path = `${ctx.name}/${ctx.parts.join('/')}`;
+  if (before !== ctx.path) {
+    hush();
     clearTimeout(typing);
     forget();
     forgetCursors();
@@ -109,7 +113,7 @@ function moved() {
     draw();
     window.scrollTo(0, 0);
     // Announce the new page to screen readers.
-    if (before !== 'undefined/undefined') document.getElementById('title')?.focus({ preventScroll: true });
+    if (before !== undefined) document.getElementById('title')?.focus({ preventScroll: true });
   }
   if (session.me) poll();
 }
@@ -138,7 +142,10 @@ async function poll() {
     troubled(failure);
   }
   draw();
-  if (session.me) timer = setTimeout(poll, Math.min(POLL_MS_MAX, POLL_MS * 2 ** Math.max(0, failures - 1)));
+  const isFirst = view.asksTwice && page.polled !== ctx.path && !failures;
+  page.polled = ctx.path;
+  const pause = isFirst ? POLL_SOON_MS : Math.min(POLL_MS_MAX, POLL_MS * 2 ** Math.max(0, failures - 1));
+  if (session.me) timer = setTimeout(poll, pause);
 }
 
 const statusPath = (view) => (view.hasHistory ? `leveret/status?since=${mergeHistory.last}` : 'leveret/status');
@@ -283,8 +290,8 @@ function navigation() {
         page.isMenuOpen = !page.isMenuOpen;
         draw();
       } }, h('span', { 'aria-hidden': 'true' }, '☰ '), 'Menu',
-    h('span', { class: 'muted' }, ` ${current?.[1] ?? ''}`), alarmsOf(ctx).length ? h('span', { class: 'state bad' },
-      h('span', { 'aria-hidden': 'true' }, ' ▲ '), 'alarm') : null),
+    h('span', { class: 'muted' }, ` ${current?.[1] ?? ''} `), ctx.status ? state(alarmsOf(ctx).length ? 'alarm'
+      : 'no alarms', alarmsOf(ctx).length > 0) : null),
     h('div', { id: 'views', class: page.isMenuOpen ? 'open' : 'shut' }, NAVIGATION.map(([group, all]) => {
       const shown = all.filter((entry) => visible.includes(entry));
       return shown.length ? h('div', { class: 'group', key: group },
@@ -309,7 +316,7 @@ function figures() {
     memory ? h('span', {}, 'Memory ', h('b', {}, bytes(memory.used, memory.limit)), ` of ${bytes(memory.limit)}`)
       : null,
     disk ? h('span', { class: isFull ? 'state bad' : '' }, 'Disk ', h('b', {}, bytes(disk.live, disk.limit)),
-      ` of ${bytes(disk.usable, disk.limit)}`, isFull ? ' (publishers are blocked)' : '') : null,
+      ` of ${bytes(disk.usable, disk.limit)}`, isFull ? ': publishers are blocked' : '') : null,
     page.silentSince ? h('span', { class: 'state bad' }, h('span', { 'aria-hidden': 'true' }, '▲ '), 'No answer')
       : null);
 }
@@ -324,7 +331,7 @@ function layout() {
       document.getElementById('title').focus();
     } }, 'Skip to the content'),
     h('header', { key: 'header' },
-      h('a', { class: 'brand', href: '#/' }, logo(28), 'Leveret'),
+      h('a', { class: 'brand', href: '#/', 'aria-label': 'Leveret, overview' }, logo(28), h('span', {}, 'Leveret')),
       figures(),
       h('div', { class: 'who' },
         h('button', { type: 'button', class: 'help', 'aria-label': 'Keys', onclick: showKeys }, '?'),

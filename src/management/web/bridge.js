@@ -12,7 +12,7 @@ const seconds = (number) => (Number.isFinite(number) ? span(number * 1000) : nul
 
 /** Give an order to a bridge, after a confirmation: it stays in force after a restart. */
 const order = (name, verb, path, text, danger) => ask({
-  title: `${verb} the bridge ${name}?`, verb, text, danger,
+  title: `${verb} the bridge ${name}?`, verb: verb.replace(/ of$/, ''), text, danger,
   run: () => change(`The order was given to the bridge ${name}.`, `leveret/bridges/${seg(name)}/${path}`, 'POST') });
 
 function orderButtons({ name, links }) {
@@ -91,6 +91,8 @@ async function rememberBacklog(row) {
 }
 
 export const bridgesView = {
+  // Rates need a second sample.
+  asksTwice: true,
   title: () => 'Bridge',
   async load() {
     if (!session.monitors()) return null;
@@ -114,8 +116,10 @@ export const bridgesView = {
     }
     return [...byName].map(([name, links]) => card(name, [
       sketch(name, links, ctx),
+      h('p', { class: 'muted' }, 'Upstream: ', h('code', {}, links[0].upstream),
+        `. Virtual host here: ${links[0].vhost}.`),
       budgetBar(links[0]),
-      h('div', { class: 'cards inner' }, links.map((row) => linkPart(row))),
+      h('div', { class: 'cards inner' }, parts(links)),
       ruleTable(name, links),
     ], orderButtons({ name, links }), true));
   },
@@ -180,8 +184,8 @@ function linkPart(row) {
   return h('section', { class: 'part', 'aria-label': `${row.name} ${row.direction}` },
     h('h3', {}, row.direction === 'forward' ? 'To the upstream' : 'From the upstream'),
     h('div', {}, facts([['State', state(stateWord(row), isFault(row))],
-      ['Last error', errorOf(row) && prose(errorOf(row))],
-      ['Upstream', row.upstream], ['Virtual host', row.vhost],
+      ['Last error', errorOf(row) && !(row.rules || []).some((rule) => rule.error === row.last_error)
+        ? prose(errorOf(row)) : null],
       ['Connected for', seconds(row.up_for)], ['Not connected for', seconds(row.down_for)],
       [row.state === 'resting' ? 'Connects automatically in' : 'Tries again in', seconds(row.retry_in)],
       ['Moved', count(row.moved)], ['In flight', count(row.pending)],
@@ -193,10 +197,20 @@ function linkPart(row) {
       ['Received today, this way', spentOn(row.day_bytes_by_kind, 'received')],
       ['Of these, possibly twice', spentOn(row.day_bytes_by_kind, 'repeated')],
       ['Messages per day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
-      ['Disk full after', row.direction === 'forward' ? fullAfter(row) : null]])),
-    row.backlog === null ? null : chart({ title: `Backlog of ${row.name}`, samples: samplesOf(linkName(row)),
-      series: [{ name: 'backlog', label: 'Backlog' }], format: count }));
+      ['Disk full after', row.direction === 'forward' ? fullAfter(row) : null]])));
 }
+
+/** The figures of the links in two columns. The chart is below the shorter one. */
+function parts(links) {
+  const charts = links.filter((row) => row.backlog !== null).map(backlogChart);
+  return links.length > 1 ? [linkPart(links[0]), h('div', {}, linkPart(links[1]), charts)]
+    : [linkPart(links[0]), charts];
+}
+
+/** The number of messages that wait for a link. */
+const backlogChart = (row) => h('section', { class: 'part', 'aria-label': `Backlog of ${row.name}` },
+  h('h3', {}, 'Backlog'), chart({ title: `Backlog of ${row.name}`, samples: samplesOf(linkName(row)),
+    series: [{ name: 'backlog', label: 'Backlog' }], format: count }));
 
 /** How long the disk lasts without the upstream. */
 function fullAfter({ outage_days: days, inflow_per_day: inflow }) {

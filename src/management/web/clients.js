@@ -7,7 +7,8 @@ import {
 import {
   ask, table, listTools, listQuery, pageOf, facts, card, state, chart, chosen, columnMenu,
 } from './widgets.js';
-import { consumerTable, connectionLink, clientLink } from './queues.js';
+import { consumerTable, consumerColumns, connectionLink, clientLink } from './queues.js';
+import { alarmItems, alarmsOf } from './overview.js';
 
 const CONNECTION_COLUMNS = ['name', 'user_provided_name', 'client_id', 'client_properties', 'user', 'vhost', 'protocol',
   'state', 'ssl', 'channels', 'connected_at', 'peer_host', 'peer_port', 'recv_oct_details', 'send_oct_details',
@@ -76,17 +77,23 @@ const closeConnection = (row) => ask({
 const CHANNEL_COLUMNS = 'name,pid,user_provided_name,number,connection,connection_details,user,vhost,transactional,'
   + 'confirm,prefetch_count,global_prefetch_count,consumer_count,messages_unacknowledged,messages_uncommitted,'
   + 'message_stats';
-const CHANNEL_NEEDS = CHANNEL_COLUMNS.split(',');
+const CHANNEL_SORT = 'user_provided_name';
+// The alarms that can be why a publisher is blocked.
+const BLOCKING = /^(disk|memory|room|store):/;
 
 const CONSUMERS = 'consumers?columns=queue_name,vhost,queue,channel_pid,channel_details,consumer_tag,ack_required,'
   + 'exclusive,prefetch_count,active,activity_status,priority,ack_details,user_provided_name';
 
 export const connectionView = {
+  asksTwice: true,
   title: (ctx, data) => (data && clientOf(data.row)) || ctx.parts[0],
   async load(ctx) {
     const name = ctx.parts[0];
-    const [row, channels, consumers] = await Promise.all([api(`connections/${seg(name)}`),
+    const path = `connections/${seg(name)}`;
+    // The full answer has no time.
+    const [whole, time, channels, consumers] = await Promise.all([api(path), api(`${path}?columns=blocked_ms`),
       api(`channels?columns=${CHANNEL_COLUMNS}`), api(CONSUMERS)]);
+    const row = { ...whole, ...time };
     remember(`connection ${name}`, { received: row.recv_oct_details?.rate, sent: row.send_oct_details?.rate });
     const owned = row.protocol?.startsWith('MQTT') ? [] : await rarely('queues?columns=name,vhost,owner_pid');
     return { row, channels: channels.filter((one) => one.connection === row.pid),
@@ -95,7 +102,8 @@ export const connectionView = {
   },
   draw(ctx, { row, channels, consumers, owned }) {
     const used = [...new Set(consumers.map((one) => one.queue_name))].sort();
-    return [h('div', { class: 'cards' },
+    return [Number.isFinite(row.blocked_ms) ? alarmItems(alarmsOf(ctx).filter((text) => BLOCKING.test(text))) : null,
+    h('div', { class: 'cards' },
       card('Connection', facts([
         ['State', stateOf(row)], ['Client', clientOf(row)], ['User', row.user], ['Virtual host', row.vhost],
         ['Protocol', row.protocol], ['MQTT client id', row.client_id], ['Address', addressOf(row)],
@@ -125,7 +133,7 @@ function channelColumns(ctx) {
   const flow = (name, label) => ({ label, num: true, brief: true, sort: `message_stats.${name}_details.rate`,
     cell: (row) => rate(statRate(row, name)) });
   return [
-      { label: 'Channel', sort: 'name', cell: (row) => clientLink(row, row.name) },
+      { label: 'Channel', sort: CHANNEL_SORT, cell: (row) => clientLink(row, row.name) },
       ...(ctx ? [{ label: 'User', sort: 'user', cell: (row) => row.user },
         { label: 'Virtual host', sort: 'vhost', off: (ctx.vhosts?.length || 0) < 2, cell: (row) => row.vhost }] : []),
       { label: 'Mode', cell: (row) => (row.transactional ? 'transactions' : row.confirm ? 'confirms' : 'plain') },
@@ -134,11 +142,11 @@ function channelColumns(ctx) {
       { label: 'Unacked', sort: 'messages_unacknowledged', num: true, brief: true,
         cell: (row) => count(row.messages_unacknowledged) },
       { label: 'Uncommitted', sort: 'messages_uncommitted', num: true, cell: (row) => count(row.messages_uncommitted) },
-      flow('publish', 'Published'), flow('deliver_get', 'Delivered'), flow('ack', 'Acked'),
+      flow('publish', 'Published'), flow('deliver_get', 'Delivered'), { ...flow('ack', 'Acked'), brief: false },
     ];
 }
 
-const channelTable = (rows, ctx, columns) => table({ caption: 'Channels', ctx, sort: 'name', rows, columns,
+const channelTable = (rows, ctx, columns) => table({ caption: 'Channels', ctx, sort: CHANNEL_SORT, rows, columns,
   key: (row) => `${row.name} ${row.pid ?? ''}`,
   empty: ctx?.query.name ? 'No channel matches.' : 'No channel is open.' });
 
@@ -146,9 +154,9 @@ export const channelsView = {
   title: () => 'Channels',
   // The broker searches in addresses only, so a search asks for the whole list and is carried out here.
   load: (ctx) => api(ctx.query.name ? `channels?columns=${CHANNEL_COLUMNS}`
-    : `channels?${listQuery(ctx.query, 'name', CHANNEL_COLUMNS.split(','))}`),
+    : `channels?${listQuery(ctx.query, CHANNEL_SORT, CHANNEL_COLUMNS.split(','))}`),
   draw(ctx, data) {
-    const list = pageOf(data, ctx.query, 'name', searchedInChannel);
+    const list = pageOf(data, ctx.query, CHANNEL_SORT, searchedInChannel);
     const all = channelColumns(ctx);
     return [listTools({ ctx, list, what: 'channels', by: 'client, user or address',
       extra: columnMenu('channels', all) }), channelTable(list.rows, ctx, chosen('channels', all, ctx.query.sort))];
@@ -161,8 +169,11 @@ export const consumersView = {
   draw(ctx, data) {
     const list = pageOf(data, ctx.query, 'queue_name', (one) => [one.queue_name, one.consumer_tag,
       one.user_provided_name, one.channel_details?.user, one.channel_details?.name].join('\n'));
-    return [listTools({ ctx, list, what: 'consumers', by: 'queue, tag, client, user or address' }),
+    const all = consumerColumns(true);
+    return [listTools({ ctx, list, what: 'consumers', by: 'queue, tag, client, user or address',
+      extra: columnMenu('consumers', all) }),
       consumerTable(list.rows, ctx.query.name ? 'No consumer matches.' : session.monitors()
-        ? 'No client consumes from a queue.' : 'No consumer is visible to this user.', true, ctx)];
+        ? 'No client consumes from a queue.' : 'No consumer is visible to this user.', true, ctx,
+        chosen('consumers', all, ctx.query.sort))];
   },
 };

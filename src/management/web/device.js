@@ -1,7 +1,7 @@
 // The device: limits, pools, wear and node; and its log.
 
 import {
-  h, api, maybe, count, bytes, span, clock, session, frame, button,
+  h, api, maybe, seg, count, bytes, span, clock, session, frame, button,
 } from './kit.js';
 import { card, facts, resourceBars, share, state, table, listTools } from './widgets.js';
 import { alarmList, lifetime } from './overview.js';
@@ -96,9 +96,10 @@ export const logView = {
       || (logged.kind === ONLY_SERIOUS && SERIOUS.test(kind)))
       && `${kind} ${text}`.toLowerCase().includes(wanted)).reverse();
     if (reason) {
-      return [h('p', { class: 'empty-note' }, `No events are recorded: ${reason}. With `, h('code', {},
-        'flight_recorder = "/run/leveret/flight"'), ' in the configuration, the events of the broker are shown here. '
-        + 'The log of the service has them too: ', h('code', {}, 'journalctl -u leveret'))];
+      return [h('p', { class: 'trouble' }, `No events are recorded: ${reason}.`),
+        h('p', { class: 'empty-note' }, 'To see the events of the broker here, set ', h('code', {},
+          'flight_recorder = "/run/leveret/flight"'), ' in the configuration. The log of the service has them too: ',
+        h('code', {}, 'journalctl -u leveret'))];
     }
     return [listTools({ ctx, what: 'events', by: 'text', list: { found: found.length, all: events.length, pages: 1 },
       extra: [h('label', { class: 'sr-only', for: 'kind' }, 'Kind'),
@@ -117,6 +118,12 @@ export const logView = {
       { label: 'Kind', brief: true, kind: 'bare', cell: ({ kind }) => (SERIOUS.test(kind) ? h('span', {
         class: /warn/.test(kind) ? 'state busy' : 'state bad' }, h('span', { 'aria-hidden': 'true' }, /warn/.test(kind)
         ? '◆ ' : '▲ '), kind) : kind) },
-      { label: 'Event', brief: true, kind: 'bare', cell: ({ text }) => text }] })];
+      { label: 'Event', brief: true, kind: 'bare', cell: ({ text }) => eventText(text) }] })];
   },
 };
+
+/** The text of an event. The address of a client at its start is a link to its connection. */
+function eventText(text) {
+  const [, address, rest] = text.match(/^((?:[\d.]+|\[[\da-f:]+\]):\d+)(.*)$/s) || [];
+  return address ? [h('a', { href: `#/connections?name=${seg(address)}` }, address), rest] : text;
+}

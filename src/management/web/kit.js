@@ -362,9 +362,15 @@ export const samplesOf = (name) => histories.get(name) || [];
 
 // ---- small parts of all views ----
 
+/** Remove the message of an earlier view, unless it is new: a deletion leads to another view. */
+export function hush() {
+  if (Date.now() - say.at > 1000) document.getElementById('said').textContent = '';
+}
+
 /** Show a message, and announce it to screen readers. */
 export function say(text) {
   const place = document.getElementById('said');
+  say.at = Date.now();
   place.textContent = text;
   clearTimeout(say.timer);
   say.timer = setTimeout(() => { place.textContent = ''; }, 6000);

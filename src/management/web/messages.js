@@ -305,9 +305,9 @@ const sendBack = (row, picked) => {
     queues.set(queue, [...(queues.get(queue) || []), message.id]);
   }
   ask({ title: `Send ${counted(picked.length, 'messages')} back`, verb: 'Send back',
-    text: [...queues].map(([queue, ids]) => `${ids.length === 1 ? '1 message goes'
-      : `${count(ids.length)} messages go`} to ${queue}.`).join(' ').concat(
-      ' There they died first. They leave this queue.'),
+    text: [...queues].map(([queue, ids]) => (ids.length === 1 ? `1 message goes to ${queue}, where it died first.`
+      : `${count(ids.length)} messages go to ${queue}, where they died first.`)).join(' ')
+      .concat(picked.length === 1 ? ' It leaves this queue.' : ' They leave this queue.'),
     run: () => moveBy(row, [...queues].flatMap(([queue, ids]) => chunks(ids, { to: { queue }, copy: false })),
       'sent back') });
 };

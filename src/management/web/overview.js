@@ -12,6 +12,8 @@ const FLOWS = [
 ];
 const COUNTERS = ['publish', 'confirm', 'deliver_get', 'redeliver', 'ack', 'written'];
 const SLOTS_MAX = 121;
+// The broker needs as many samples to say that a queue grows.
+const GROWTH_SAMPLES = 5;
 
 let past = [];
 let stepMs = 5000;
@@ -68,43 +70,49 @@ export const alarmsOf = (ctx) => (ctx.status?.alarms || []).map(String);
 /** The queue that an alarm names, and its virtual host. */
 const namedIn = (text) => (text.match(/queue '(.+?)' \(virtual host '(.+?)'\)/) || []).slice(1);
 
-/** The alarms' texts, with links to the pages that help; nothing if there are none. */
+/** The alarms that name a queue; null if there are none. */
 export function alarmsAbout(ctx, vhost, queue) {
   const found = alarmsOf(ctx).filter((text) => namedIn(text)[0] === queue && namedIn(text)[1] === vhost);
-  return found.length ? h('ul', { class: 'alarms' }, found.map((text) => h('li', { key: text }, alarmText(text))))
-    : null;
+  return found.length ? alarmItems(found) : null;
 }
 
-const alarmText = (text) => h('b', {}, h('span', { 'aria-hidden': 'true' }, '▲ '), prose(text));
+/** Alarms with links to the pages that help. */
+export const alarmItems = (texts) => h('ul', { class: 'alarms' }, texts.map((text) => {
+  const name = text.split(':')[0];
+  const [where, label] = Object.hasOwn(WHERE, name) ? WHERE[name] : [];
+  const [queue, vhost] = namedIn(text);
+  // The cause is before the first semicolon; figures and the remedy follow.
+  const end = text.includes(';') ? text.indexOf(';') + 1 : text.length;
+  return h('li', { key: text, title: `The guide explains "${name}" in its chapter on troubleshooting.` },
+    h('span', {}, h('b', {}, h('span', { 'aria-hidden': 'true' }, '▲ '), prose(text.slice(0, end))),
+      prose(text.slice(end))),
+    h('span', { class: 'links' }, queue ? link('queue', vhost, queue) : null,
+      where ? h('a', { href: `#/${where}` }, label) : null));
+}));
 
 /** The alarms' texts, with links to the pages that help. */
 export function alarmList(ctx) {
   const found = alarmsOf(ctx);
   if (!ctx.status) return h('p', { class: 'empty-note' }, 'The alarms are not known.');
   if (!found.length) return h('p', { class: 'empty-note' }, 'No alarms.');
-  const list = h('ul', { class: 'alarms' }, found.map((text) => {
-    const name = text.split(':')[0];
-    const [where, label] = Object.hasOwn(WHERE, name) ? WHERE[name] : [];
-    const [queue, vhost] = namedIn(text);
-    return h('li', { key: text }, alarmText(text),
-      h('span', { class: 'links' }, queue ? link('queue', vhost, queue) : null,
-        where ? h('a', { href: `#/${where}` }, label) : null));
-  }));
-  return [list, h('p', { class: 'muted' }, 'The word before the colon is a heading of the guide: ',
-    h('code', {}, '/usr/share/doc/leveret/guide/troubleshooting.md'))];
+  return alarmItems(found);
 }
 
 /** The queues that grow, and the bridges: what an engineer looks at although there is no alarm. */
-function watched({ growing = [], bridges = [] }) {
+function watched({ growing = [], growing_count: all = 0, bridges = [] }) {
   const names = [...new Set(bridges.map(({ name }) => name))];
   return [
     growing.length ? h('ul', { class: 'plain' }, growing.map((row) => h('li', { key: `${row.vhost}\n${row.name}` },
       h('b', {}, link('queue', row.vhost, row.name)), ` grows by ${rate(row.rate)}: ${counted(row.messages,
-        'messages')}, `, row.consumers ? counted(row.consumers, 'consumers') : state('no consumer', true)))) : h('p', {
-      class: 'empty-note' }, 'No queue grew in the last minute.'),
+        'messages')}${row.unacknowledged ? `, of them ${count(row.unacknowledged)} unacknowledged` : ''}, `,
+      row.consumers ? counted(row.consumers, 'consumers') : state('no consumer', true)))) : h('p', {
+      class: 'empty-note' }, past.length < GROWTH_SAMPLES ? 'Growing queues are known 20 s after the start.'
+      : 'No queue grew in the last minute.'),
+    all > growing.length ? h('p', {}, h('a', { href: '#/queues?sort=messages_details.rate&down=1' },
+      `${counted(all - growing.length, 'more queues')} grow${all - growing.length === 1 ? 's' : ''}`)) : null,
     names.map((name) => h('p', {}, h('a', { href: '#/bridges' }, `Bridge ${name}`), ': ',
       bridges.filter((row) => row.name === name).map((row) => [row.direction === 'forward' ? 'to the upstream '
-        : 'from the upstream ', state(row.state), ' ']))),
+        : 'from the upstream ', state(row.state, row.state === 'held'), ' ']))),
   ];
 }
 

@@ -6,7 +6,7 @@ import {
 } from './kit.js';
 import {
   ask, table, listTools, listQuery, pageOf, facts, card, state, chart, spark, chosen, columnMenu, selectionBar,
-  vhostField, argumentsField,
+  vhostField, argumentsField, policyMarks,
 } from './widgets.js';
 import { DEPTHS, alarmsAbout } from './overview.js';
 import { messagesCard, publishDialog, queuePath, resetMessages } from './messages.js';
@@ -120,6 +120,14 @@ const deleteSelected = (rows) => ask({ title: `Delete ${counted(selectedQueues.s
 const SPARK_SAMPLES = 30;
 const keyOfQueue = (row) => JSON.stringify([row.vhost, row.name]);
 
+/** The number of ready messages, marked if it is the maximum length of the queue. */
+function readyOf(row) {
+  const isFull = row.messages_ready > 0 && row.messages_ready >= effectiveOf(row)['max-length'];
+  return isFull ? h('span', { class: 'state bad', title: 'The queue has its maximum length.' },
+    h('span', { 'aria-hidden': 'true' }, '▲ '), count(row.messages_ready), h('span', { class: 'sr-only' }, ' full'))
+    : count(row.messages_ready);
+}
+
 function queueColumns(ctx) {
   const number = (name, label, more) => ({ label, num: true, sort: name, needs: [name],
     cell: (row) => count(row[name]), ...more });
@@ -133,7 +141,8 @@ function queueColumns(ctx) {
     { label: 'Features', needs: ['arguments', 'durable', 'auto_delete', 'exclusive', 'policy', 'operator_policy',
       'effective_policy_definition'], cell: features, kind: 'wide' },
     { label: 'State', sort: 'state', off: true, needs: ['state'], cell: (row) => state(row.state) },
-    number('messages_ready', 'Ready', { brief: true }), number('messages_unacknowledged', 'Unacked', { brief: true }),
+    number('messages_ready', 'Ready', { brief: true, cell: readyOf }),
+    number('messages_unacknowledged', 'Unacked', { brief: true }),
     number('messages', 'Total'),
     { label: 'Trend', needs: ['messages_ready', 'messages_unacknowledged'],
       cell: (row) => spark(samplesOf(`q ${keyOfQueue(row)}`), 'messages', 'Messages') },
@@ -154,6 +163,7 @@ function emptyText(ctx, what) {
 
 export const queuesView = {
   title: () => 'Queues',
+  asksTwice: true,
   enter: () => selectedQueues.clear(),
   load(ctx) {
     const needs = chosen('queues', queueColumns(ctx), ctx.query.sort).flatMap((column) => column.needs);
@@ -243,7 +253,7 @@ export const queueView = {
         hasRates ? card('Rates', chart({ title: 'Message rates', samples, series: QUEUE_FLOWS, format: rate })) : null,
       ),
       card('Queue', h('div', { class: 'two' }, facts([
-          ['Messages', count(row.messages)], ['Ready', count(row.messages_ready)],
+          ['Messages', count(row.messages)], ['Ready', readyOf(row)],
           ['Unacknowledged', count(row.messages_unacknowledged)],
           ['Payloads', Number.isFinite(row.message_bytes) ? bytes(row.message_bytes) : null],
           ['In memory', Number.isFinite(row.memory) ? bytes(row.memory) : null],
@@ -253,9 +263,9 @@ export const queueView = {
           ['Dead letters go to', deadLetterTarget(row, all)],
           ['Idle since', row.idle_since && !row.messages ? row.idle_since : null],
           ['Policy', policy ? h('span', {}, h('a', { href: '#/policies' }, policy.name), ' ',
-            h('code', {}, JSON.stringify(policy.definition))) : row.policy],
+            policyMarks(policy.definition)) : row.policy],
           ['Operator policy', operator ? h('span', {}, h('a', { href: '#/policies' }, operator.name), ' ',
-            h('code', {}, JSON.stringify(operator.definition))) : row.operator_policy],
+            policyMarks(operator.definition)) : row.operator_policy],
           // The target of dead letters is a link above.
           ...Object.entries(row.arguments || {}).filter(([key]) => !key.startsWith('x-dead-letter-')).map(
             ([key, value]) => [h('code', {}, key), JSON.stringify(value)])])), null, true),
@@ -289,11 +299,14 @@ const LIMIT_FIELDS = [['max-length', 'Most messages', 1], ['max-length-bytes', '
 const limit = (row, policy) => {
   const now = policy?.definition || {};
   const own = `limit.${row.name}`;
+  const fixed = LIMIT_FIELDS.map(([key]) => `x-${key}`).filter((key) => key in (row.arguments || {}))
+    .map((key) => `${key} ${count(row.arguments[key])}`);
   ask({
     title: `Limit ${row.name}`, verb: 'Set limits',
-    text: `They are saved as the policy ${own}${policy && policy.name !== own
+    text: `The limits are saved as the policy ${own}${policy && policy.name !== own
       ? `, with the other keys of ${policy.name}, which then no longer applies to this queue` : ''}. `
-      + 'A field that is empty sets no limit.',
+      + `A field that is empty sets no limit.${fixed.length ? ` The queue was declared with ${fixed.join(', ')}: the `
+      + 'smaller value applies.' : ''}`,
     fields: [...LIMIT_FIELDS.map(([name, label, unit]) => ({ name, label, type: 'number', min: 1,
       value: now[name] === undefined ? '' : now[name] / unit })),
     { name: 'overflow', label: 'If it is full', type: 'select', value: now.overflow || 'drop-head',
@@ -352,30 +365,35 @@ export const connectionLink = (name, text) => (name ? h('a', { href: `#/connecti
   text || name) : '–');
 
 /** The client of a channel: its name or its address, as a link. A bridge has neither. */
-export function clientLink({ user_provided_name: client, user, channel_details: details }, name) {
-  if (!name) return h('a', { href: '#/bridges' }, details?.user || user || 'bridge');
+export function clientLink({ user_provided_name: client, user, channel_details: details, confirm }, name) {
+  if (!name) {
+    return [h('a', { href: '#/bridges' }, details?.user || user || 'bridge'), confirm === undefined ? null
+      : h('small', { class: 'under' }, confirm ? 'from the upstream' : 'to the upstream')];
+  }
   const address = name.replace(/ -> [\d[]\S*/, '');
   return [connectionLink(details?.connection_name || name.replace(/ \(\d+\)$/, ''), client || address),
     client ? h('small', { class: 'under' }, address) : null];
 }
 
+/** The columns of consumers. `hasQueue`: with a link to their queues. */
+export const consumerColumns = (hasQueue) => [
+  { label: 'Tag', sort: 'consumer_tag', cell: (one) => h('code', {}, one.consumer_tag) },
+  ...(hasQueue ? [{ label: 'Queue', sort: 'queue_name', brief: true,
+    cell: (one) => link('queue', one.vhost ?? one.queue?.vhost, one.queue_name ?? one.queue?.name) }] : []),
+  { label: 'Channel', brief: !hasQueue, cell: (one) => clientLink(one, one.channel_details?.name) },
+  { label: 'User', cell: (one) => one.channel_details?.user },
+  { label: 'Acknowledges', cell: (one) => (one.ack_required ? 'yes' : 'no') },
+  { label: 'Acked', num: true, brief: true, sort: 'ack_details.rate', cell: (one) => rate(one.ack_details?.rate) },
+  { label: 'Prefetch', num: true, sort: 'prefetch_count', cell: (one) => one.prefetch_count || 'no limit' },
+  { label: 'State', cell: (one) => [one.activity_status === 'waiting' ? state('waiting')
+    : one.activity_status === 'single_active' ? 'single active' : 'active', one.exclusive ? ', exclusive' : '',
+  one.priority ? `, priority ${one.priority}` : ''] },
+];
+
 /** Consumers. `hasQueue`: with a link to their queues. */
-export function consumerTable(rows, empty, hasQueue, ctx) {
-  return table({ caption: 'Consumers', rows, empty, ctx, sort: 'queue_name',
-    key: (one) => `${one.channel_pid ?? one.channel_details?.name} ${one.consumer_tag}`, columns: [
-      { label: 'Tag', sort: 'consumer_tag', cell: (one) => h('code', {}, one.consumer_tag) },
-      ...(hasQueue ? [{ label: 'Queue', sort: 'queue_name', brief: true,
-        cell: (one) => link('queue', one.vhost ?? one.queue?.vhost, one.queue_name ?? one.queue?.name) }] : []),
-      { label: 'Channel', brief: !hasQueue, cell: (one) => clientLink(one, one.channel_details?.name) },
-      { label: 'User', cell: (one) => one.channel_details?.user },
-      { label: 'Acknowledges', cell: (one) => (one.ack_required ? 'yes' : 'no') },
-      { label: 'Acked', num: true, brief: true, sort: 'ack_details.rate', cell: (one) => rate(one.ack_details?.rate) },
-      { label: 'Prefetch', num: true, sort: 'prefetch_count', cell: (one) => one.prefetch_count || 'no limit' },
-      { label: 'State', cell: (one) => [one.activity_status === 'waiting' ? state('waiting')
-        : one.activity_status === 'single_active' ? 'single active' : 'active', one.exclusive ? ', exclusive' : '',
-      one.priority ? `, priority ${one.priority}` : ''] },
-    ] });
-}
+export const consumerTable = (rows, empty, hasQueue, ctx, columns = consumerColumns(hasQueue)) => table({
+  caption: 'Consumers', rows, empty, ctx, sort: 'queue_name', columns,
+  key: (one) => `${one.channel_pid ?? one.channel_details?.name} ${one.consumer_tag}` });
 
 /** Bind a queue or an exchange to an exchange. An end that is given is not asked for. */
 export const addBinding = (ctx, vhost, source, destination) => ask({

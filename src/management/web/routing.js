@@ -2,11 +2,10 @@
 
 import {
   h, api, rarely, seg, count, counted, rate, statRate, session, change, parsed, explain, button, link, exchangeName,
-    frame,
-  say,
+  frame, remember, samplesOf, say,
 } from './kit.js';
 import {
-  ask, table, listTools, listQuery, pageOf, facts, card, vhostField, argumentsField,
+  ask, table, listTools, listQuery, pageOf, facts, card, chart, vhostField, argumentsField,
 } from './widgets.js';
 import { features, pathOfList, bindingTable, addBinding } from './queues.js';
 import { publishDialog } from './messages.js';
@@ -65,8 +64,10 @@ export const exchangeView = {
   enter: () => Object.assign(routed, { answer: null, trouble: null, exchange: null, key: null, headers: null }),
   async load(ctx) {
     // The default exchange is bound to every queue by the queue's name, so that list is useless.
-    const [row, ...bound] = await Promise.all([api(exchangePath(ctx)), ...(ctx.parts[1] && session.can('bindings')
-      ? ['source', 'destination'].map((side) => rarely(`${exchangePath(ctx)}/bindings/${side}`)) : [])]);
+    const path = exchangePath(ctx);
+    const [row, ...bound] = await Promise.all([api(path), ...(ctx.parts[1] && session.can('bindings')
+      ? ['source', 'destination'].map((side) => rarely(`${path}/bindings/${side}`)) : [])]);
+    remember(path, { in: statRate(row, 'publish_in') ?? 0, out: statRate(row, 'publish_out') ?? 0 });
     return { row, bound: bound.flat() };
   },
   draw(ctx, { row, bound }) {
@@ -82,7 +83,9 @@ export const exchangeView = {
         row.name,
         '')),
       own && session.can('define') ? button('Delete…', '', () => deleteExchange(row), 'danger') : null)),
-    session.can('route') ? card('Which queues receive a message?', routeForm(row.vhost, row.name, null)) : null),
+    session.can('route') ? card('Which queues receive a message?', routeForm(row.vhost, row.name, null)) : null,
+    card('Rates', chart({ title: 'Rates', samples: samplesOf(exchangePath(ctx)), format: rate,
+      series: [{ name: 'in', label: 'In' }, { name: 'out', label: 'Out' }] }))),
     row.name === '' ? card('Bindings', h('p', {}, 'Every queue is bound here with its own name as the key.'), null,
       true)
       : session.can('bindings') ? card('Bindings', bindingTable(ctx, bound, 'Bindings', true),
@@ -131,7 +134,8 @@ function routeForm(vhost, exchange, exchanges) {
     answer ? h('p', {}, answer.queues.length ? [h('b', {}, counted(answer.queues.length, 'queues')),
       ' would receive it: ',
       h('span', { class: 'links names' }, answer.queues.slice(0, 40).map((name) => link('queue', vhost, name))),
-      answer.queues.length > 40 ? ` and ${count(answer.queues.length - 40)} more` : '', '.']
+      answer.queues.length > 40 ? h('details', {}, h('summary', {}, `and ${count(answer.queues.length - 40)} more`),
+        h('span', { class: 'links names' }, answer.queues.slice(40).map((name) => link('queue', vhost, name)))) : null]
       : 'No queue would receive it: the message would be dropped or returned.',
     answer.exchanges.length > 1 ? [' It passes ', h('span', { class: 'links' }, answer.exchanges.map((name) => link(
       'exchange', vhost, name, exchangeName(name)))), '.'] : null) : null,
@@ -185,7 +189,9 @@ export const routingView = {
       h('span', { class: 'found' },
         `${counted(exchanges.length, 'exchanges')}, ${counted(bindings.length, 'bindings')}`),
       h('span', { class: 'grow' }), h('span', { class: 'muted' },
-        'The width of a line shows its rate. Point at an exchange or a queue, or focus it, to see its paths.')),
+        `The width of a line shows its rate${picture.hasQueues ? '' : `, to single queues only up to ${
+          count(QUEUE_RATES_MAX)} queues`}.${window.innerWidth < 700 ? ''
+          : ' Point at an exchange or a queue to see its paths.'}`)),
       session.can('route') ? card('Which queues receive a message?', routeForm(vhost, null,
         exchanges.map((one) => one.name)), null, true) : null,
       bindings.length ? card('Routing picture', [drawing(vhost, graph),
@@ -295,7 +301,7 @@ function emphasised({ edges }) {
 
 function drawing(vhost, graph) {
   const narrow = window.innerWidth < 700;
-  const [wide, column, chars] = narrow ? [360, 118, 15] : [960, 270, 34];
+  const [wide, column, chars] = narrow ? [360, 126, 14] : [960, 270, 34];
   const { edges, left, right } = graph;
   const high = Math.max(left.length, right.length) * ROW_HIGH + 16;
   const y = (at, total) => 8 + ((at + 0.5) * (high - 16)) / total;
@@ -310,14 +316,16 @@ function drawing(vhost, graph) {
     const [x1, x2] = [column, wide - column];
     // Before its destination a line is straight, so that the keys are above lines and not across them.
     const bend = x2 - (narrow ? 0 : KEYS_WIDE);
+    // If a route reaches no queue, the keys of its exchange show why.
+    const explains = routed.answer && !routed.answer.queues.length && edge.from === `e ${routed.exchange}`;
     const names = edges.length <= BINDINGS_MAX || isOn;
     return { edge, isOn, line: h('path', { key: `p ${at}`, class: `edge ${isOn ? 'on' : strong ? 'off'
       : edge.rate > 0 ? 'lit' : ''}`, 'stroke-width': isOn ? Math.max(2.4, weight) : weight,
     d: `M${x1} ${from}C${(x1 + bend) / 2} ${from} ${(x1 + bend) / 2} ${to} ${bend} ${to}H${x2}` },
     h('title', {}, `${edge.from.slice(2)} → ${edge.text || edge.to.slice(2)}${edge.label ? `, key ${edge.label}`
       : ''}${edge.rate === null ? '' : `, ${rate(edge.rate)}`}`)),
-    label: edge.label && names && !narrow && (!strong || isOn) ? h('text', { key: `t ${at}`, class: 'edge-label',
-      x: x2 - 8, y: to - 5, 'text-anchor': 'end' }, cut(edge.label, KEY_CHARS)) : null };
+    label: edge.label && names && !narrow && (!strong || isOn || explains) ? h('text', { key: `t ${at}`,
+      class: 'edge-label', x: x2 - 8, y: to - 6, 'text-anchor': 'end' }, cut(edge.label, KEY_CHARS)) : null };
   });
   // Several bindings to one destination share one label.
   const seen = new Map();

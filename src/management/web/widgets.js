@@ -182,7 +182,7 @@ export function table({ caption, columns, rows, key, ctx, sort, empty, select, i
   const by = ctx?.query.sort || sort;
   const folds = columns.slice(1).some((column) => !column.brief);
   const total = columns.length + (select ? 1 : 0) + (folds ? 1 : 0);
-  const isWide = columns.length > 10 || isBroad;
+  const isWide = columns.length + (select ? 1 : 0) > 10 || isBroad;
   return h('div', { class: isWide ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
     tabindex: '0' },
     h('table', { role: 'table' },
@@ -288,8 +288,9 @@ const listOf = (text) => (text || '').split(',').filter(Boolean);
  */
 export function chosen(list, columns, sort) {
   const flipped = choiceOf(list);
-  return columns.filter((column, at) => at === 0 || (sort && column.sort === sort)
-    || Boolean(column.off) === flipped.has(column.label));
+  const shown = columns.filter((column, at) => at === 0 || Boolean(column.off) === flipped.has(column.label));
+  const sorted = columns.find((column) => sort && column.sort === sort && !shown.includes(column));
+  return sorted ? [shown[0], sorted, ...shown.slice(1)] : shown;
 }
 
 /** A menu with the columns of a list. */
@@ -323,6 +324,11 @@ export function facts(rows) {
   return h('dl', { class: 'facts' }, rows.filter(([, value]) => value !== null && value !== undefined && value !== '')
     .map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', {}, value))));
 }
+
+/** The keys of a policy with their values. */
+export const policyMarks = (definition) => h('span', { class: 'marks' }, Object.entries(definition || {}).map(
+  ([key, value]) => h('span', { class: 'mark value' }, `${key} ${typeof value === 'object' ? JSON.stringify(value)
+    : typeof value === 'number' ? count(value) : value}`)));
 
 /** A card with a heading and, to its right, the actions. */
 export function card(title, kids, actions, wide) {

@@ -224,7 +224,7 @@ fn the_queues_that_grow_are_named_to_those_who_may_see_them() {
     };
     let row = |number: usize, rate: f64, messages: u64, consumers: u64| {
         serde_json::json!({"name": queue(number), "vhost": "/", "rate": rate, "messages": messages,
-            "consumers": consumers})
+            "unacknowledged": messages * consumers, "consumers": consumers})
     };
     let fastest = [row(4, 8.0, 240, 0), row(1, 6.0, 180, 0), row(3, 4.0, 120, 1)];
     assert_eq!(growing(&mut simulation, GUEST), serde_json::json!(fastest));
