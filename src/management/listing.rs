@@ -174,7 +174,8 @@ impl Listing {
         false
     }
 
-    /// Creates a listing of all objects of these parts. No columns are chosen: the parts write all ([`whole_row`]).
+    /// Creates a listing of all objects of these parts. No columns are chosen: the parts know what they
+    /// write.
     pub fn whole(parts: &'static [ListingPart]) -> Self {
         Self::new(parts, Filter::default(), SelectedColumns::new())
     }
@@ -247,7 +248,7 @@ pub fn row<K: ListedKind>(
     if !is_wanted::<K>(&listing.filter, context, &view) {
         return Written::Nothing;
     }
-    let columns = listing.columns.iter().filter_map(|column| K::COLUMNS.get(usize::from(*column)));
+    let columns = listing.columns.iter().filter_map(|column| K::COLUMNS.get(usize::from(*column)).copied());
     let Filter { ranges, viewer, is_ctl, .. } = &listing.filter;
     let (ranges, viewer, is_ctl) = (*ranges, viewer.as_ref(), *is_ctl);
     write_cells::<K>(&view, columns, CellWriter { json, tables, context, ranges, viewer, is_ctl })
@@ -329,29 +330,10 @@ pub(super) fn is_wanted<K: ListedKind>(
     viewer.as_ref().is_none_or(|viewer| K::is_seen(viewer, context, view))
 }
 
-/// Writes a row of a kind with all its columns. In an export of one virtual host the column `vhost` is omitted,
-/// except for parameters.
-pub fn whole_row<K: ListedKind>(
-    listing: &Listing,
-    context: ReadContext<'_>,
-    place: usize,
-    json: Json<'_>,
-    tables: Tables,
-) -> Written {
-    let Some(view) = K::at(context, place) else { return Written::Nothing };
-    let only = listing.filter.vhost.as_deref();
-    if only.is_some_and(|only| K::vhost(&view) != Some(only)) {
-        return Written::Nothing;
-    }
-    let is_parameter = K::COLUMNS.iter().any(|(name, _)| *name == "component");
-    let columns = K::COLUMNS.iter().filter(|(name, _)| only.is_none() || is_parameter || *name != "vhost");
-    let writer = CellWriter { json, tables, context, ranges: Ranges::default(), viewer: None, is_ctl: true };
-    write_cells::<K>(&view, columns, writer)
-}
-
-fn write_cells<'c, K: ListedKind>(
+/// Writes a row of these columns.
+pub fn write_cells<K: ListedKind>(
     view: &K::View<'_>,
-    columns: impl Iterator<Item = &'c Column<K>>,
+    columns: impl Iterator<Item = Column<K>>,
     mut writer: CellWriter<'_, '_>,
 ) -> Written {
     writer.json.raw(b"{");

@@ -4,16 +4,17 @@
 //! - Objects of one connection and the predeclared exchanges of every virtual host are omitted.
 //! - Passwords are exported as hashes: a reader of the file could also copy the store.
 
-use crate::columns::{Column, ListedKind};
-use crate::definition_columns::raw_value;
-use crate::listing::{ListingPart, whole_row};
+use crate::columns::{CellWriter, Column, Exchanges, ListedKind, Queues, Vhosts, limits};
+use crate::definition_columns::{
+    Bindings, GlobalParameters, Parameters, Permissions, Policies, TopicPermissions, Users, policy_definition,
+};
+use crate::json::{Json, Tables};
+use crate::listing::{Listing, ListingPart, Written, write_cells};
 use crate::request::ReadContext;
+use crate::samples::Ranges;
 use leveret_core::rabbitmq_version;
 
-use leveret_broker::{
-    BindingView, ExchangeView, ParameterView, PermissionView, PolicyKind, PolicyView, QueueView,
-    TopicPermissionView, UserView, VhostView,
-};
+use leveret_broker::{BindingView, ExchangeView, PolicyKind, PolicyView, QueueView, VhostLimits, VhostView};
 
 /// The versions at the start of the file. RabbitMQ checks them.
 const BEGINNING: &str = concat!(
@@ -59,132 +60,139 @@ pub const VHOST_PARTS: &[ListingPart] = &[
     ListingPart { around: ("\n],\n\"bindings\":[", "\n]}\n"), ..part::<Bindings>("") },
 ];
 
-const fn part<K: ListedKind>(before: &'static str) -> ListingPart {
-    ListingPart { around: (before, ""), places: K::places, row: whole_row::<K>, probe: None }
+const fn part<K: Exported>(before: &'static str) -> ListingPart {
+    ListingPart { around: (before, ""), places: K::places, row: row::<K>, probe: None }
 }
 
-/// Declares a kind whose objects are exported if they meet a condition, with all its columns. The name in parentheses
-/// is the part of the broker that lists them.
-macro_rules! exported {
-    ($name:ident, $view:ident, $(($part:ident))? $places:ident, $at:ident, $is_meant:expr, $vhost:expr, $columns:expr) => {
-        #[derive(Debug)]
-        struct $name;
+/// A kind of object that is exported.
+trait Exported: ListedKind + Sized {
+    /// The columns in the file, in RabbitMQ's order.
+    const MEMBERS: &'static [&'static str];
 
-        impl ListedKind for $name {
-            type View<'a> = $view<'a>;
+    /// Returns whether the object is exported.
+    fn is_exported(_: &Self::View<'_>) -> bool {
+        true
+    }
 
-            const COLUMNS: &'static [Column<Self>] = &$columns;
-
-            fn places(context: ReadContext<'_>) -> usize {
-                context.broker$(.$part())?.$places()
-            }
-
-            fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-                let is_meant: fn(&$view<'_>) -> bool = $is_meant;
-                context.broker$(.$part())?.$at(place).filter(is_meant)
-            }
-
-            fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
-                let vhost: for<'v> fn(&$view<'v>) -> Option<&'v str> = $vhost;
-                vhost(view)
-            }
-        }
-    };
+    /// Returns the column of a member.
+    fn column(member: &str) -> Column<Self> {
+        column_named(member)
+    }
 }
 
-exported!(
-    Users,
-    UserView,
-    (access)
-    user_places,
-    user_at,
-    |_| true,
-    |_| None,
-    [
-        ("name", |user, writer| writer.json.text(user.name)),
-        ("password_hash", |user, writer| writer.json.text(&user.hash.export().1)),
-        ("hashing_algorithm", |user, writer| writer.json.text(user.hash.export().0)),
-        ("tags", |user, writer| writer.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
-        ("limits", |user, writer| crate::definition_columns::user_limits(user, writer)),
-    ]
-);
+fn column_named<K: ListedKind>(member: &str) -> Column<K> {
+    let column = K::COLUMNS.iter().find(|(name, _)| *name == member);
+    *column.expect("an exported member is a column of its kind")
+}
 
-exported!(
-    Vhosts,
-    VhostView,
-    (access)
-    vhost_places,
-    vhost_at,
-    |_| true,
-    |_| None,
-    [
-        ("name", |vhost, writer| writer.json.text(vhost.name)),
-        ("limits", |vhost, writer| match vhost.limits == Default::default() {
-            true => writer.json.raw(b"[]"),
-            false => crate::columns::limits(vhost, writer),
-        }),
-        ("metadata", |vhost, writer| crate::columns::vhost_metadata(vhost, writer)),
-    ]
-);
+impl Exported for Users {
+    const MEMBERS: &'static [&'static str] =
+        &["name", "password_hash", "hashing_algorithm", "tags", "limits"];
+}
 
-exported!(
-    Permissions,
-    PermissionView,
-    (access)
-    permission_places,
-    permission_at,
-    |_| true,
-    |_| None,
-    [
-        ("user", |it, writer| writer.json.text(it.user)),
-        ("vhost", |it, writer| writer.json.text(it.vhost)),
-        ("configure", |it, writer| writer.json.text(it.configure)),
-        ("write", |it, writer| writer.json.text(it.write)),
-        ("read", |it, writer| writer.json.text(it.read)),
-    ]
-);
+impl Exported for Permissions {
+    const MEMBERS: &'static [&'static str] = &["user", "vhost", "configure", "write", "read"];
+}
 
-exported!(
-    TopicPermissions,
-    TopicPermissionView,
-    (access)
-    topic_permission_places,
-    topic_permission_at,
-    |_| true,
-    |_| None,
-    [
-        ("user", |it, writer| writer.json.text(it.user)),
-        ("vhost", |it, writer| writer.json.text(it.vhost)),
-        ("exchange", |it, writer| writer.json.text(it.exchange)),
-        ("write", |it, writer| writer.json.text(it.write)),
-        ("read", |it, writer| writer.json.text(it.read)),
-    ]
-);
+impl Exported for TopicPermissions {
+    const MEMBERS: &'static [&'static str] = &["user", "vhost", "exchange", "write", "read"];
+}
 
-exported!(
-    Limits,
-    VhostView,
-    (access)
-    vhost_places,
-    vhost_at,
-    |vhost| vhost.limits != Default::default(),
-    |it| Some(it.name),
-    [
+impl Exported for Parameters {
+    const MEMBERS: &'static [&'static str] = &["value", "vhost", "component", "name"];
+}
+
+impl Exported for GlobalParameters {
+    const MEMBERS: &'static [&'static str] = &["name", "value"];
+}
+
+impl Exported for Policies {
+    const MEMBERS: &'static [&'static str] =
+        &["vhost", "name", "pattern", "apply-to", "definition", "priority"];
+}
+
+impl Exported for Queues {
+    const MEMBERS: &'static [&'static str] = &["name", "vhost", "durable", "auto_delete", "arguments"];
+
+    fn is_exported(queue: &QueueView<'_>) -> bool {
+        queue.owner.is_none() && !queue.is_of_session
+    }
+}
+
+impl Exported for Exchanges {
+    const MEMBERS: &'static [&'static str] =
+        &["name", "vhost", "type", "durable", "auto_delete", "internal", "arguments"];
+
+    fn is_exported(exchange: &ExchangeView<'_>) -> bool {
+        !exchange.name.is_empty() && !exchange.name.starts_with("amq.")
+    }
+}
+
+impl Exported for Bindings {
+    const MEMBERS: &'static [&'static str] =
+        &["source", "vhost", "destination", "destination_type", "routing_key", "arguments"];
+
+    fn is_exported(binding: &BindingView<'_>) -> bool {
+        !binding.exclusive
+    }
+}
+
+impl Exported for Vhosts {
+    const MEMBERS: &'static [&'static str] = &["name", "limits", "metadata"];
+
+    fn column(member: &str) -> Column<Self> {
+        let (name, cell) = column_named::<Self>(member);
+        // RabbitMQ exports an empty list.
+        (name, if member == "limits" { list_or_limits } else { cell })
+    }
+}
+
+fn list_or_limits(vhost: &VhostView<'_>, writer: &mut CellWriter<'_, '_>) {
+    match vhost.limits == VhostLimits::default() {
+        true => writer.json.raw(b"[]"),
+        false => limits(vhost, writer),
+    }
+}
+
+/// Limits of virtual hosts, which RabbitMQ exports as parameters.
+#[derive(Debug)]
+struct Limits;
+
+impl ListedKind for Limits {
+    type View<'a> = VhostView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
         ("component", |_, writer| writer.json.text("vhost-limits")),
         ("name", |_, writer| writer.json.text("limits")),
         ("vhost", |vhost, writer| writer.json.text(vhost.name)),
-        ("value", |vhost, writer| crate::columns::limits(vhost, writer)),
-    ]
-);
+        ("value", limits),
+    ];
 
-exported!(
-    OperatorPolicies,
-    PolicyView,
-    (views) policy_places,
-    policy_at,
-    |view| view.policy.kind == PolicyKind::Operator,
-    |it| Some(it.vhost),
-    [
+    fn places(context: ReadContext<'_>) -> usize {
+        Vhosts::places(context)
+    }
+
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        Vhosts::at(context, place).filter(|vhost| vhost.limits != VhostLimits::default())
+    }
+
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.name)
+    }
+}
+
+impl Exported for Limits {
+    const MEMBERS: &'static [&'static str] = &["component", "name", "vhost", "value"];
+}
+
+/// Operator policies, which RabbitMQ exports as parameters.
+#[derive(Debug)]
+struct OperatorPolicies;
+
+impl ListedKind for OperatorPolicies {
+    type View<'a> = PolicyView<'a>;
+
+    const COLUMNS: &'static [Column<Self>] = &[
         ("component", |_, writer| writer.json.text("operator_policy")),
         ("name", |it, writer| writer.json.text(it.policy.name)),
         ("vhost", |it, writer| writer.json.text(it.vhost)),
@@ -198,105 +206,60 @@ exported!(
             writer.json.name("priority", &mut is_first);
             writer.json.number(it.policy.priority);
             writer.json.name("definition", &mut is_first);
-            crate::definition_columns::policy_definition(it, writer);
+            policy_definition(it, writer);
             writer.json.raw(b"}");
         }),
-    ]
-);
+    ];
 
-exported!(
-    Parameters,
-    ParameterView,
-    (views) parameter_places,
-    parameter_at,
-    |view| view.vhost.is_some(),
-    |it| it.vhost,
-    [
-        ("value", |it, writer| raw_value(it, &mut writer.json)),
-        ("vhost", |it, writer| writer.json.text(it.vhost.unwrap_or_default())),
-        ("component", |it, writer| writer.json.text(it.component)),
-        ("name", |it, writer| writer.json.text(it.name)),
-    ]
-);
+    fn places(context: ReadContext<'_>) -> usize {
+        Policies::places(context)
+    }
 
-exported!(
-    GlobalParameters,
-    ParameterView,
-    (views) parameter_places,
-    parameter_at,
-    |view| view.vhost.is_none(),
-    |_| None,
-    [("name", |it, writer| writer.json.text(it.name)), ("value", |it, writer| raw_value(it, &mut writer.json)),]
-);
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        let view = context.broker.views().policy_at(place);
+        view.filter(|view| view.policy.kind == PolicyKind::Operator)
+    }
 
-exported!(
-    Policies,
-    PolicyView,
-    (views) policy_places,
-    policy_at,
-    |view| view.policy.kind == PolicyKind::User,
-    |it| Some(it.vhost),
-    [
-        ("vhost", |it, writer| writer.json.text(it.vhost)),
-        ("name", |it, writer| writer.json.text(it.policy.name)),
-        ("pattern", |it, writer| writer.json.text(it.policy.pattern)),
-        ("apply-to", |it, writer| writer.json.text(it.policy.apply_to.name())),
-        ("definition", crate::definition_columns::policy_definition),
-        ("priority", |it, writer| writer.json.number(it.policy.priority)),
-    ]
-);
+    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
+        Some(view.vhost)
+    }
+}
 
-exported!(
-    Queues,
-    QueueView,
-    (views) queue_places,
-    queue_at,
-    |queue| queue.owner.is_none() && !queue.is_of_session,
-    |it| Some(it.vhost),
-    [
-        ("name", |queue, writer| writer.json.text(queue.name)),
-        ("vhost", |queue, writer| writer.json.text(queue.vhost)),
-        ("durable", |queue, writer| writer.json.truth(queue.durable)),
-        ("auto_delete", |queue, writer| writer.json.truth(queue.auto_delete)),
-        ("arguments", |queue, writer| writer.json.table(queue.arguments, writer.tables)),
-    ]
-);
+impl Exported for OperatorPolicies {
+    const MEMBERS: &'static [&'static str] = &["component", "name", "vhost", "value"];
+}
 
-exported!(
-    Exchanges,
-    ExchangeView,
-    (views) exchange_places,
-    exchange_at,
-    |it| !is_predeclared(it.name),
-    |it| Some(it.vhost),
-    [
-        ("name", |it, writer| writer.json.text(it.name)),
-        ("vhost", |it, writer| writer.json.text(it.vhost)),
-        ("type", |it, writer| writer.json.text(it.kind)),
-        ("durable", |it, writer| writer.json.truth(it.durable)),
-        ("auto_delete", |it, writer| writer.json.truth(it.auto_delete)),
-        ("internal", |it, writer| writer.json.truth(it.internal)),
-        ("arguments", |it, writer| writer.json.table(it.arguments, writer.tables)),
-    ]
-);
+/// Writes an object. In an export of one virtual host the column `vhost` is omitted, except for parameters.
+fn row<K: Exported>(
+    listing: &Listing,
+    context: ReadContext<'_>,
+    place: usize,
+    json: Json<'_>,
+    tables: Tables,
+) -> Written {
+    let only = listing.filter.vhost.as_deref();
+    let is_wanted =
+        |view: &K::View<'_>| K::is_exported(view) && only.is_none_or(|only| K::vhost(view) == Some(only));
+    let Some(view) = K::at(context, place).filter(is_wanted) else { return Written::Nothing };
+    let has_vhost = only.is_none() || K::MEMBERS.contains(&"component");
+    let members = K::MEMBERS.iter().filter(|name| has_vhost || **name != "vhost");
+    let writer = CellWriter { json, tables, context, ranges: Ranges::default(), viewer: None, is_ctl: true };
+    write_cells::<K>(&view, members.map(|member| K::column(member)), writer)
+}
 
-exported!(
-    Bindings,
-    BindingView,
-    (views) binding_places,
-    binding_at,
-    |binding| !binding.exclusive,
-    |it| Some(it.vhost),
-    [
-        ("source", |binding, writer| writer.json.text(binding.source)),
-        ("vhost", |binding, writer| writer.json.text(binding.vhost)),
-        ("destination", |binding, writer| writer.json.text(binding.destination)),
-        ("destination_type", |it, writer| writer.json.text(if it.to_exchange { "exchange" } else { "queue" })),
-        ("routing_key", |binding, writer| writer.json.text(binding.routing_key)),
-        ("arguments", |binding, writer| writer.json.table(binding.arguments, writer.tables)),
-    ]
-);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn is_predeclared(exchange: &str) -> bool {
-    exchange.is_empty() || exchange.starts_with("amq.")
+    #[test]
+    fn every_member_is_a_column_of_its_kind() {
+        fn check<K: Exported>() {
+            for member in K::MEMBERS {
+                assert_eq!(K::column(member).0, *member);
+            }
+        }
+        (check::<Users>(), check::<Vhosts>(), check::<Permissions>(), check::<TopicPermissions>());
+        (check::<Limits>(), check::<OperatorPolicies>(), check::<Parameters>(), check::<GlobalParameters>());
+        (check::<Policies>(), check::<Queues>(), check::<Exchanges>(), check::<Bindings>());
+    }
 }
