@@ -20,7 +20,7 @@ use core::hash::BuildHasher;
 use foldhash::quality::FixedState;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::mem::Slab;
-use leveret_core::pending_writes::{Batch, Definition, Mode, PendingWrites};
+use leveret_core::pending_writes::{Batch, Definition, PendingWrites};
 
 use crate::access::OperatorFault;
 use crate::reply_text::{check_changeable, check_definition_space};
@@ -295,12 +295,9 @@ impl Setter<'_> {
 
 /// Appends a parameter to the log, or its deletion unless it `exists`. Returns the batch.
 fn append(pending_writes: &mut PendingWrites, view: &ParameterView<'_>, exists: bool) -> Batch {
-    if pending_writes.mode() != Mode::On {
-        return Batch::NONE;
-    }
     let ParameterView { vhost, component, name, value } = *view;
     let definition = Definition::Parameter { vhost, component, name, value };
-    pending_writes.define(definition.key(), exists.then(|| definition.value()))
+    pending_writes.write_definition(&definition, exists)
 }
 
 /// Maximum number of unplaced parameters that are known by name.

@@ -266,7 +266,7 @@ impl Retained {
             properties: found.map_or(&[], |content| content.properties()),
             payload: found.map_or(&[], |content| content.payload()),
         };
-        pending_writes.define(definition.key(), found.map(|_| definition.value()))
+        pending_writes.write_definition(&definition, found.is_some())
     }
 
     /// Appends retained messages to the log that are to be written now, or with `all` those that are to be written later,

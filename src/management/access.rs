@@ -3,7 +3,7 @@
 //! The command line sends passwords as hashes, so that the event loop need not compute them. Tools of RabbitMQ send
 //! passwords in clear. Those are hashed like in RabbitMQ, which takes no time.
 
-use crate::definitions::{Limits, UserLimits, limits_of, user_limits_of, vhost_change};
+use crate::definitions::{read_user_limits, read_vhost_limits, vhost_change};
 use leveret_broker::{OperatorFault, VhostChange, VhostLimits};
 use leveret_core::command::ConnectionId;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
@@ -125,8 +125,8 @@ pub(super) fn clear_topic_permissions(call: &Call<'_>, context: &mut RequestCont
 
 /// Sets all limits of a virtual host.
 pub(super) fn put_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let limits = Fields::parse(call.request.body).and_then(Limits::read).map_err(bad)?;
-    set_vhost_limits(call, context, limits_of(limits))
+    let limits = Fields::parse(call.request.body).and_then(read_vhost_limits).map_err(bad)?;
+    set_vhost_limits(call, context, limits)
 }
 
 /// Deletes all limits of a virtual host.
@@ -146,7 +146,7 @@ pub(super) fn change_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'
         return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
     };
     let given = match call.request.verb {
-        Verb::Put => limits_of(one_limit(call, Limits::read).map_err(bad)?),
+        Verb::Put => one_limit(call, read_vhost_limits).map_err(bad)?,
         _ => VhostLimits::default(),
     };
     match call.name("limit") {
@@ -160,10 +160,10 @@ pub(super) fn change_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'
 /// Sets one limit of a user, or those in the body. The others stay, as in RabbitMQ.
 pub(super) fn put_user_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let given = match call.optional_name("limit") {
-        Some(_) => one_limit(call, UserLimits::read),
-        None => Fields::parse(call.request.body).and_then(UserLimits::read),
+        Some(_) => one_limit(call, read_user_limits),
+        None => Fields::parse(call.request.body).and_then(read_user_limits),
     };
-    let given = user_limits_of(given.map_err(bad)?);
+    let given = given.map_err(bad)?;
     change_user_limits(call, context, |limits| {
         limits.connections_max = given.connections_max.or(limits.connections_max);
         limits.channels_max = given.channels_max.or(limits.channels_max);

@@ -597,8 +597,7 @@ impl Access {
         let VhostLimits { queues_max, connections_max } = record.limits;
         let metadata = record.metadata();
         let definition = Definition::Vhost { name: &record.name, queues_max, connections_max, metadata };
-        let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        pending_writes.define(key, value)
+        pending_writes.write_definition(&definition, exists)
     }
 
     /// Appends the definition of a user to the log, or its deletion if it no longer `exists`. Returns the
@@ -610,8 +609,7 @@ impl Access {
         let record = &self.users[user];
         let hash = record.hash().to_bytes();
         let definition = Definition::User { name: record.name(), tags: record.tags(), hash: &hash };
-        let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        pending_writes.define(key, value)
+        pending_writes.write_definition(&definition, exists)
     }
 
     /// Appends the limits of a user to the log, or their deletion if they no longer `exist`. Returns the
@@ -623,8 +621,7 @@ impl Access {
         let UserLimits { connections_max, channels_max } = self.users[user].limits;
         let user = self.user_name(user);
         let definition = Definition::UserLimits { user, connections_max, channels_max };
-        let (key, value) = (definition.key(), exist.then(|| definition.value()));
-        pending_writes.define(key, value)
+        pending_writes.write_definition(&definition, exist)
     }
 
     /// Appends the permission of a user in a virtual host to the log, or its deletion if it no longer
@@ -643,8 +640,7 @@ impl Access {
         let patterns = self.permissions[index].patterns.each_ref().map(|pattern| pattern.text());
         let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
         let definition = Definition::Permission { vhost, user, patterns };
-        let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        pending_writes.define(key, value)
+        pending_writes.write_definition(&definition, exists)
     }
 
     /// Appends the topic permission of a user for an exchange to the log, or its deletion if it no longer
@@ -664,8 +660,7 @@ impl Access {
         let patterns = self.topic_permissions[index].patterns.each_ref().map(|pattern| pattern.text());
         let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
         let definition = Definition::TopicPermission { vhost, user, exchange, patterns };
-        let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        pending_writes.define(key, value)
+        pending_writes.write_definition(&definition, exists)
     }
 
     /// Appends all users and permissions to the log if it has none yet. Returns `false` if the broker does
@@ -714,7 +709,7 @@ impl Access {
             }
         }
         let all = Definition::AccessStored;
-        pending_writes.define(all.key(), Some(all.value()))
+        pending_writes.write_definition(&all, true)
     }
 }
 

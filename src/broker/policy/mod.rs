@@ -26,7 +26,7 @@ use keys::{DEFINITION_BYTES_MAX, ExcludedQueues};
 use leveret_amqp::field::Table;
 use leveret_core::command::{NAME_BYTES_MAX, PolicyId, VhostId};
 use leveret_core::mem::Slab;
-use leveret_core::pending_writes::{Batch, Definition, Mode, PendingWrites};
+use leveret_core::pending_writes::{Batch, Definition, PendingWrites};
 
 use crate::access::{OperatorFault, Pattern, PatternBytes};
 use crate::context::Work;
@@ -374,9 +374,6 @@ impl Policies {
 
 /// Appends a policy to the log, or its deletion unless it `exists`. Returns the batch.
 fn append(pending_writes: &mut PendingWrites, view: &PolicyView<'_>, exists: bool) -> Batch {
-    if pending_writes.mode() != Mode::On {
-        return Batch::NONE;
-    }
     let PolicyView { vhost, policy } = view;
     let definition = Definition::Policy {
         vhost,
@@ -387,7 +384,7 @@ fn append(pending_writes: &mut PendingWrites, view: &PolicyView<'_>, exists: boo
         priority: policy.priority,
         definition: policy.definition,
     };
-    pending_writes.define(definition.key(), exists.then(|| definition.value()))
+    pending_writes.write_definition(&definition, exists)
 }
 
 /// Whether a policy is a user policy or an operator policy. Policies of different kinds may have the same

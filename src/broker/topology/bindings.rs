@@ -249,7 +249,7 @@ impl Topology {
             routing_key: &binding.key,
             arguments: &binding.arguments,
         };
-        let batch = cx.pending_writes.define(definition.key(), exists.then(|| definition.value()));
+        let batch = cx.pending_writes.write_definition(&definition, exists);
         cx.await_batch(batch);
     }
 

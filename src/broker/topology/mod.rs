@@ -554,8 +554,7 @@ impl Topology {
             internal: record.internal,
             arguments: &record.arguments,
         };
-        record.definition_batch =
-            cx.pending_writes.define(definition.key(), exists.then(|| definition.value()));
+        record.definition_batch = cx.pending_writes.write_definition(&definition, exists);
         cx.await_batch(record.definition_batch);
     }
 

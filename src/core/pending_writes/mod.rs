@@ -792,6 +792,11 @@ impl PendingWrites {
         self.append_entry(entry)
     }
 
+    /// Appends a definition, or its deletion unless it `exists`. Returns the batch to wait for; see [`Self::define`].
+    pub fn write_definition(&mut self, definition: &Definition<'_>, exists: bool) -> Batch {
+        self.define(definition.key(), exists.then(|| definition.value()))
+    }
+
     /// Appends that a queue is deleted with all its messages. Pending messages of the queue are no longer written.
     ///
     /// The publishers of these messages receive their confirms when the deletion is durable. Otherwise, after

@@ -7,7 +7,7 @@
 
 use core::fmt;
 
-use leveret_broker::{ApplyTo, NewPolicy, PolicyKind, SHOVEL, VhostChange};
+use leveret_broker::{ApplyTo, NewPolicy, PolicyKind, SHOVEL, UserLimits, VhostChange, VhostLimits};
 use leveret_core::command::NAME_BYTES_MAX;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use leveret_json::{Fields, Value, items, unfit};
@@ -37,7 +37,7 @@ pub enum Item {
     /// The permissions of a user for the routing keys of a topic exchange.
     TopicPermission(TopicPermission),
     /// Limits of a virtual host.
-    Limits(String, Limits),
+    Limits(String, VhostLimits),
     /// A policy, or an operator policy.
     Policy(Policy),
     /// A runtime parameter, or a global one.
@@ -99,27 +99,9 @@ pub struct Vhost {
     /// Its name.
     pub name: String,
     /// Limits, if the definition has any.
-    pub limits: Option<Limits>,
+    pub limits: Option<VhostLimits>,
     /// The metadata of the definition.
     pub metadata: VhostChange,
-}
-
-/// Limits of a virtual host. Negative values mean no limit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Limits {
-    /// The most queues.
-    pub queues_max: Option<i64>,
-    /// The most connections.
-    pub connections_max: Option<i64>,
-}
-
-/// Limits of a user. Negative values mean no limit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct UserLimits {
-    /// The most connections.
-    pub connections_max: Option<i64>,
-    /// The most channels in all connections together.
-    pub channels_max: Option<i64>,
 }
 
 /// A user.
@@ -301,7 +283,7 @@ fn unknown(section: &str, fields: &Fields<'_>) -> Vec<String> {
 
 fn vhost(fields: &mut Fields<'_>) -> Result<Item, String> {
     let name = fields.text("name")?;
-    let limits = limits_field(fields)?.map(Limits::read).transpose()?;
+    let limits = limits_field(fields)?.map(read_vhost_limits).transpose()?;
     Ok(Item::Vhost(Vhost { name, limits, metadata: vhost_change(fields)? }))
 }
 
@@ -382,7 +364,7 @@ fn parameter(fields: &mut Fields<'_>) -> Result<Item, ItemError> {
     if component != "vhost-limits" {
         return Err(ItemError::Unsupported(format!("a parameter of {component}")));
     }
-    Ok(Item::Limits(fields.text("vhost")?, Limits::read(Fields::of(&fields.value("value"))?)?))
+    Ok(Item::Limits(fields.text("vhost")?, read_vhost_limits(Fields::of(&fields.value("value"))?)?))
 }
 
 fn exchange(fields: &mut Fields<'_>) -> Result<Item, String> {
@@ -418,30 +400,34 @@ fn binding(fields: &mut Fields<'_>) -> Result<Item, String> {
     }))
 }
 
-impl Limits {
-    /// Reads limits from an object that has no other members.
-    ///
-    /// # Errors
-    /// The object has other members, or an invalid value.
-    pub fn read(mut fields: Fields<'_>) -> Result<Self, String> {
-        let queues_max = fields.number_if_said("max-queues")?;
-        let connections_max = fields.number_if_said("max-connections")?;
-        fields.nothing_else()?;
-        Ok(Self { queues_max, connections_max })
-    }
+/// Reads limits of a virtual host from an object that has no other members.
+///
+/// # Errors
+/// The object has other members, or an invalid value.
+pub fn read_vhost_limits(mut fields: Fields<'_>) -> Result<VhostLimits, String> {
+    let limits = VhostLimits {
+        queues_max: limit(&mut fields, "max-queues")?,
+        connections_max: limit(&mut fields, "max-connections")?,
+    };
+    fields.nothing_else().map(|()| limits)
 }
 
-impl UserLimits {
-    /// Reads limits from an object that has no other members.
-    ///
-    /// # Errors
-    /// The object has other members, or an invalid value.
-    pub fn read(mut fields: Fields<'_>) -> Result<Self, String> {
-        let connections_max = fields.number_if_said("max-connections")?;
-        let channels_max = fields.number_if_said("max-channels")?;
-        fields.nothing_else()?;
-        Ok(Self { connections_max, channels_max })
-    }
+/// Reads limits of a user from an object that has no other members.
+///
+/// # Errors
+/// The object has other members, or an invalid value.
+pub fn read_user_limits(mut fields: Fields<'_>) -> Result<UserLimits, String> {
+    let limits = UserLimits {
+        connections_max: limit(&mut fields, "max-connections")?,
+        channels_max: limit(&mut fields, "max-channels")?,
+    };
+    fields.nothing_else().map(|()| limits)
+}
+
+/// Reads a limit. A negative value means no limit, as in RabbitMQ.
+fn limit(fields: &mut Fields<'_>, name: &str) -> Result<Option<u32>, String> {
+    let value: Option<i64> = fields.number_if_said(name)?;
+    Ok(value.filter(|value| *value >= 0).map(|value| u32::try_from(value).unwrap_or(u32::MAX)))
 }
 
 /// Returns the limits of an object, if it has any: an object, or a list of names and values, as RabbitMQ writes some.
@@ -455,7 +441,7 @@ fn user(fields: &mut Fields<'_>) -> Result<Item, String> {
     let name = fields.text("name")?;
     let password = password(fields)?;
     let tags = tags(fields)?.unwrap_or_default();
-    let limits = limits_field(fields)?.map(UserLimits::read).transpose()?;
+    let limits = limits_field(fields)?.map(read_user_limits).transpose()?;
     Ok(Item::User(User { name, password, tags, limits }))
 }
 
@@ -717,7 +703,7 @@ mod tests {
         let unset = json!({"name": "v", "tags": null, "default_queue_type": "undefined"});
         let plain = |limits| Vhost { name: "v".into(), limits, metadata: VhostChange::default() };
         assert_eq!(item_of("vhosts", unset), Ok(Item::Vhost(plain(None))));
-        let limited = Limits { queues_max: Some(5), connections_max: None };
+        let limited = VhostLimits { queues_max: Some(5), connections_max: None };
         for limits in [json!([["max-queues", 5]]), json!({"max-queues": 5})] {
             let vhost = json!({"name": "v", "limits": limits});
             assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost(plain(Some(limited)))));

@@ -22,7 +22,7 @@ mod read;
 use item::User;
 use leveret_amqp::field::{ArrayWriter, Table, TableWriter};
 use leveret_amqp::{Full, Writer};
-use leveret_broker::{Broker, Context, Declared, NewPolicy, ParameterView, VhostLimits};
+use leveret_broker::{Broker, Context, Declared, NewPolicy, ParameterView};
 use leveret_core::password::PasswordHash;
 use leveret_core::pending_writes::PendingWrites;
 use leveret_json::{Bounds, Value, items};
@@ -31,7 +31,8 @@ pub use compare::{Comparison, DefinitionComparer, Subject};
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
 pub use item::Policy;
 pub use item::{
-    Item, ItemError, Limits, Parameter, Parsed, Password, UserLimits, parse, parse_fields, vhost_change,
+    Item, ItemError, Parameter, Parsed, Password, parse, parse_fields, read_user_limits, read_vhost_limits,
+    vhost_change,
 };
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
 pub use read::{Found, Scanner};
@@ -84,9 +85,7 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
     let changed = match item {
         Item::Vhost(it) => {
             broker.put_vhost_with(pending_writes, &it.name, &it.metadata).and_then(|batch| match it.limits {
-                Some(limits) => {
-                    broker.access_mut().set_vhost_limits(pending_writes, &it.name, limits_of(limits))
-                }
+                Some(limits) => broker.access_mut().set_vhost_limits(pending_writes, &it.name, limits),
                 None => Ok(batch),
             })
         }
@@ -107,9 +106,7 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
             &it.write,
             &it.read,
         ),
-        Item::Limits(vhost, limits) => {
-            broker.access_mut().set_vhost_limits(pending_writes, vhost, limits_of(*limits))
-        }
+        Item::Limits(vhost, limits) => broker.access_mut().set_vhost_limits(pending_writes, vhost, *limits),
         Item::Policy(it) => broker.set_policy(context, &it.vhost, &NewPolicy::from(it)),
         Item::Parameter(it) => {
             let (vhost, value) = (it.vhost.as_deref(), it.value.as_bytes());
@@ -130,9 +127,7 @@ fn put_user(broker: &mut Broker, pending_writes: &mut PendingWrites, user: &User
     let had = broker.access().users().find(|it| it.name == user.name).map(|it| *it.hash);
     let put =
         broker.put_user(pending_writes, &user.name, hash, &user.tags).and_then(|batch| match user.limits {
-            Some(limits) => {
-                broker.access_mut().set_user_limits(pending_writes, &user.name, user_limits_of(limits))
-            }
+            Some(limits) => broker.access_mut().set_user_limits(pending_writes, &user.name, limits),
             None => Ok(batch),
         });
     put.map_err(|fault| fault.to_string())?;
@@ -166,7 +161,7 @@ fn is_applied(broker: &Broker, item: &Item) -> bool {
         Item::User(user) => {
             let hash = stored_hash(&user.password);
             broker.access().users().any(|it| {
-                let has_limits = user.limits.is_none_or(|limits| it.limits == user_limits_of(limits));
+                let has_limits = user.limits.is_none_or(|limits| it.limits == limits);
                 it.name == user.name && it.tags == user.tags && Some(*it.hash) == hash && has_limits
             })
         }
@@ -182,11 +177,11 @@ fn is_applied(broker: &Broker, item: &Item) -> bool {
                 && patterns == (it.write.as_str(), it.read.as_str())
         }),
         Item::Vhost(it) => broker.access().vhosts().any(|view| {
-            let has_limits = it.limits.is_none_or(|limits| view.limits == limits_of(limits));
+            let has_limits = it.limits.is_none_or(|limits| view.limits == limits);
             view.name == it.name && has_limits && it.metadata.applied_to(view.metadata) == view.metadata
         }),
         Item::Limits(vhost, limits) => {
-            broker.access().vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
+            broker.access().vhosts().any(|view| view.name == *vhost && view.limits == *limits)
         }
         Item::Policy(it) => broker.views().policies().any(|view| {
             let (existing, given) = (view.policy, NewPolicy::from(it));
@@ -198,23 +193,6 @@ fn is_applied(broker: &Broker, item: &Item) -> bool {
         }),
         Item::Parameter(_) | Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => false,
     }
-}
-
-/// Converts the limits of a virtual host. Negative values mean no limit, as in RabbitMQ.
-pub fn limits_of(limits: Limits) -> VhostLimits {
-    VhostLimits { queues_max: limit(limits.queues_max), connections_max: limit(limits.connections_max) }
-}
-
-/// Converts the limits of a user. Negative values mean no limit.
-pub fn user_limits_of(limits: UserLimits) -> leveret_broker::UserLimits {
-    leveret_broker::UserLimits {
-        connections_max: limit(limits.connections_max),
-        channels_max: limit(limits.channels_max),
-    }
-}
-
-fn limit(value: Option<i64>) -> Option<u32> {
-    value.filter(|value| *value >= 0).map(|value| u32::try_from(value).unwrap_or(u32::MAX))
 }
 
 fn declare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
