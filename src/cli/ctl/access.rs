@@ -18,50 +18,12 @@ use super::client::{
 };
 use super::commands::Call;
 use super::commands::{ask, connect};
-use super::listings::{RowSource, print};
 
 /// Tags with a meaning for the management API. Other tags are only stored and shown.
 const TAGS_WITH_RIGHTS: [&str; 5] =
     ["administrator", "monitoring", "policymaker", "management", "impersonator"];
 const MUST_BE_THERE: &str = "if-match: *\r\n";
 const MUST_BE_NEW: &str = "if-none-match: *\r\n";
-
-pub(super) fn list_users(call: &Call) -> Result<(), Failure> {
-    list(call, "/api/users".into(), "Listing users ...".into(), vec!["user", "tags"])
-}
-
-pub(super) fn list_permissions(call: &Call) -> Result<(), Failure> {
-    let vhost = call.vhost();
-    let path = format!("/api/vhosts/{}/permissions", encode(vhost));
-    let columns = vec!["user", "configure", "write", "read"];
-    list(call, path, format!("Listing permissions for vhost \"{vhost}\" ..."), columns)
-}
-
-pub(super) fn list_user_permissions(call: &Call) -> Result<(), Failure> {
-    let user = &call.args[0];
-    let path = format!("/api/users/{}/permissions", encode(user));
-    let columns = vec!["vhost", "configure", "write", "read"];
-    list(call, path, format!("Listing permissions for user \"{user}\" ..."), columns)
-}
-
-pub(super) fn list_topic_permissions(call: &Call) -> Result<(), Failure> {
-    let vhost = call.vhost();
-    let path = format!("/api/vhosts/{}/topic-permissions", encode(vhost));
-    let columns = vec!["user", "exchange", "write", "read"];
-    list(call, path, format!("Listing topic permissions for vhost \"{vhost}\" ..."), columns)
-}
-
-pub(super) fn list_user_topic_permissions(call: &Call) -> Result<(), Failure> {
-    let user = &call.args[0];
-    let path = format!("/api/users/{}/topic-permissions", encode(user));
-    let columns = vec!["vhost", "exchange", "write", "read"];
-    list(call, path, format!("Listing topic permissions for user \"{user}\" ..."), columns)
-}
-
-fn list(call: &Call, path: String, banner: String, columns: Vec<&str>) -> Result<(), Failure> {
-    let is_headless = call.command == "list_user_topic_permissions";
-    print(call, RowSource { path, banner, columns, is_whole: true, is_headless })
-}
 
 pub(super) fn add_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];

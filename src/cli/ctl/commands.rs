@@ -209,23 +209,23 @@ commands! {
     "list_alarms", "", 0..=0, operations::alarms, "Lists what needs the attention of an operator";
     "stop", "", 0..=0, operations::stop, "Stops the broker and waits until it has ended";
     "list_queues", " [--vhost <vhost>] [--no-table-headers] [<column>, ...] [--timeout <timeout>]", 0..=ANY,
-        listings::queues, "Lists queues and their properties";
+        listings::list, "Lists queues and their properties";
     "list_exchanges", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::exchanges, "Lists exchanges";
+        listings::list, "Lists exchanges";
     "list_bindings", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::bindings, "Lists all bindings on a vhost";
+        listings::list, "Lists all bindings on a vhost";
     "list_connections", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::connections, "Lists AMQP 0.9.1 connections";
-    "list_channels", " [--no-table-headers] [<column> ...]", 0..=ANY, listings::channels,
+        listings::list, "Lists AMQP 0.9.1 connections";
+    "list_channels", " [--no-table-headers] [<column> ...]", 0..=ANY, listings::list,
         "Lists all channels";
     "list_consumers", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::consumers, "Lists all consumers for a vhost";
+        listings::list, "Lists all consumers for a vhost";
     "list_mqtt_sessions", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::mqtt_sessions, "Lists MQTT sessions, also those whose clients are not connected";
+        listings::list, "Lists MQTT sessions, also those whose clients are not connected";
     "list_retained", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::retained, "Lists retained messages of MQTT";
-    "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY, listings::vhosts, "Lists virtual hosts";
-    "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0, access::list_users,
+        listings::list, "Lists retained messages of MQTT";
+    "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY, listings::list, "Lists virtual hosts";
+    "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0, listings::list,
         "List user names and tags";
     "add_user", " <username> [<password>]", 1..=2, access::add_user,
         "Creates a new user. Without a password argument, the password is read from the terminal or from standard \
@@ -246,17 +246,17 @@ commands! {
         "Attempts to authenticate a user. Exits with a non-zero code if authentication fails";
     "set_user_tags", " <username> <tag> [...]", 1..=ANY, access::set_user_tags, "Sets user tags";
     "list_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        access::list_permissions, "Lists user permissions in a virtual host";
+        listings::list, "Lists user permissions in a virtual host";
     "list_user_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1,
-        access::list_user_permissions, "Lists permissions of a user across all virtual hosts";
+        listings::list, "Lists permissions of a user across all virtual hosts";
     "set_permissions", " [--vhost <vhost>] <username> <conf> <write> <read>", 4..=4, access::set_permissions,
         "Sets user permissions for a vhost";
     "clear_permissions", " [--vhost <vhost>] <username>", 1..=1, access::clear_permissions,
         "Revokes user permissions for a vhost";
     "list_topic_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        access::list_topic_permissions, "Lists topic permissions in a virtual host";
+        listings::list, "Lists topic permissions in a virtual host";
     "list_user_topic_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1,
-        access::list_user_topic_permissions, "Lists user topic permissions";
+        listings::list, "Lists user topic permissions";
     "set_topic_permissions", " [--vhost <vhost>] <username> <exchange> <write> <read>", 4..=4,
         access::set_topic_permissions, "Sets user topic permissions for an exchange";
     "clear_topic_permissions", " [--vhost <vhost>] <username> [<exchange>]", 1..=2,
@@ -294,7 +294,7 @@ commands! {
          <definition>", 3..=3, policies::set,
         "Sets or updates a policy";
     "clear_policy", " [--vhost <vhost>] <name>", 1..=1, policies::clear, "Clears (removes) a policy";
-    "list_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0, policies::list,
+    "list_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0, listings::list,
         "Lists all policies in a virtual host";
     "set_operator_policy", " [--vhost <vhost>] [--priority <priority>] [--apply-to <apply-to>] <name> \
          <pattern> <definition>", 3..=3, policies::set,
@@ -302,18 +302,18 @@ commands! {
     "clear_operator_policy", " [--vhost <vhost>] <name>", 1..=1, policies::clear,
         "Clears an operator policy";
     "list_operator_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        policies::list, "Lists operator policy overrides for a virtual host";
+        listings::list, "Lists operator policy overrides for a virtual host";
     "set_parameter", " [--vhost <vhost>] <component_name> <name> <value>", 3..=3, parameters::set,
         "Sets a runtime parameter, as JSON. The component is shovel: a bridge with RabbitMQ's keys";
     "clear_parameter", " [--vhost <vhost>] <component_name> <name>", 2..=2, parameters::clear,
         "Clears a runtime parameter";
     "list_parameters", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        parameters::list, "Lists runtime parameters for a virtual host, passwords in addresses included";
+        listings::list, "Lists runtime parameters for a virtual host, passwords in addresses included";
     "set_global_parameter", " <name> <value>", 2..=2, parameters::set_global,
         "Sets a global runtime parameter, as JSON";
     "clear_global_parameter", " <name>", 1..=1, parameters::clear_global,
         "Clears a global runtime parameter";
-    "list_global_parameters", " [--no-table-headers] [--timeout <timeout>]", 0..=0, parameters::list_global,
+    "list_global_parameters", " [--no-table-headers] [--timeout <timeout>]", 0..=0, listings::list,
         "Lists global runtime parameters";
     "shovel_status", " [--no-table-headers] [--timeout <timeout>]", 0..=0, parameters::status,
         "Displays status of shovels, and of bridges in the same columns; bridge_status displays more";
@@ -338,7 +338,7 @@ commands! {
     "acknowledge_damage", "", 0..=0, operations::acknowledge_damage,
         "Ends the alarm that parts of the store could not be read. Until then it is raised again after \
          each restart. Later damage raises it again";
-    "list_orphans", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY, listings::orphans,
+    "list_orphans", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY, listings::list,
         "Lists messages whose queue was lost, because the blocks with its definition are damaged. vhost and name \
          are empty if they are unknown";
     "adopt_orphan", " [--vhost <vhost>] <incarnation> <queue>", 2..=2, operations::adopt_orphan,
@@ -346,7 +346,7 @@ commands! {
     "delete_orphan", " <incarnation>", 1..=1, operations::delete_orphan,
         "Deletes an orphan (see list_orphans) with all its messages";
     "bridge_status", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::bridges, "Lists the links of bridges, one for each direction, and their state; times in \
+        listings::list, "Lists the links of bridges, one for each direction, and their state; times in \
          seconds";
     "pause_bridge", " <bridge>", 1..=1, operations::pause_bridge,
         "Closes the connections of a bridge after messages in flight are settled. It stays paused until \

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::client::{Failure, NO_INPUT, TIMED_OUT, UNAVAILABLE, heading, print_info};
 use super::commands::{self, Call, connect};
-use super::{access, flight, limits, listings, operations, policies};
+use super::{flight, listings};
 
 /// The format of rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -255,34 +255,31 @@ fn erlang_text(text: &Value) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// A function that runs a command.
-type Run = fn(&Call) -> Result<(), Failure>;
-
 /// Commands about the broker, in this order.
-const OF_BROKER: [(&str, Run); 9] = [
-    ("status", operations::status),
-    ("environment", operations::environment),
-    ("list_alarms", operations::alarms),
-    ("list_users", access::list_users),
-    ("list_connections", listings::connections),
-    ("list_channels", listings::channels),
-    ("bridge_status", listings::bridges),
-    ("list_orphans", listings::orphans),
-    ("list_vhosts", listings::vhosts),
+const OF_BROKER: [&str; 9] = [
+    "status",
+    "environment",
+    "list_alarms",
+    "list_users",
+    "list_connections",
+    "list_channels",
+    "bridge_status",
+    "list_orphans",
+    "list_vhosts",
 ];
 /// Commands about each virtual host.
-const OF_VHOST: [(&str, Run); 11] = [
-    ("list_permissions", access::list_permissions),
-    ("list_topic_permissions", access::list_topic_permissions),
-    ("list_vhost_limits", limits::list_vhost_limits),
-    ("list_policies", policies::list),
-    ("list_operator_policies", policies::list),
-    ("list_queues", listings::queues),
-    ("list_exchanges", listings::exchanges),
-    ("list_bindings", listings::bindings),
-    ("list_consumers", listings::consumers),
-    ("list_mqtt_sessions", listings::mqtt_sessions),
-    ("list_retained", listings::retained),
+const OF_VHOST: [&str; 11] = [
+    "list_permissions",
+    "list_topic_permissions",
+    "list_vhost_limits",
+    "list_policies",
+    "list_operator_policies",
+    "list_queues",
+    "list_exchanges",
+    "list_bindings",
+    "list_consumers",
+    "list_mqtt_sessions",
+    "list_retained",
 ];
 /// Commands about the system.
 const OF_SYSTEM: [&str; 5] =
@@ -374,7 +371,7 @@ fn print_failure(failure: &Failure) -> Result<(), Failure> {
 
 /// Runs another command with all its columns. If it fails, its error is printed instead, and the report
 /// continues. A report contains no secrets, because no command used here prints any.
-fn ask(call: &Call, (name, run): (&str, Run), vhost: Option<&str>) -> Result<(), Failure> {
+fn ask(call: &Call, name: &str, vhost: Option<&str>) -> Result<(), Failure> {
     let title = vhost.map_or_else(|| name.to_string(), |vhost| format!("{name} --vhost {vhost}"));
     writeln!(io::stdout(), "\n{}\n", heading(&Printable(title).to_string()))?;
     let columns = listings::columns_of(name).unwrap_or_default();
@@ -387,7 +384,9 @@ fn ask(call: &Call, (name, run): (&str, Run), vhost: Option<&str>) -> Result<(),
         in_report: true,
         ..call.clone()
     };
-    run(&step).or_else(|failure| print_failure(&failure))
+    let command =
+        commands::COMMANDS.iter().find(|command| command.name == name).expect("a command of the table");
+    (command.run)(&step).or_else(|failure| print_failure(&failure))
 }
 
 fn vhosts(call: &Call) -> Result<Vec<String>, Failure> {

@@ -21,137 +21,130 @@ use super::commands::Call;
 use super::commands::connect;
 use super::format::{Formatter, Printer};
 
-/// The source of rows.
-pub(super) struct RowSource<'a> {
-    /// The path of the listing.
-    pub(super) path: String,
-    /// The message printed before the rows.
-    pub(super) banner: String,
-    /// The columns to show.
-    pub(super) columns: Vec<&'a str>,
-    /// The rows arrive together. A table without rows is then printed as an empty line.
-    pub(super) is_whole: bool,
-    /// rabbitmqctl prints no header for this listing.
-    pub(super) is_headless: bool,
+/// A command that lists objects.
+struct List {
+    command: &'static str,
+    /// The path of the listing, after `/api/`. `{vhost}` and `{0}`, the first argument, are replaced.
+    path: &'static str,
+    /// The message printed before the rows. `{timeout}`, in seconds, is replaced too.
+    banner: &'static str,
+    /// The columns that are shown.
+    columns: &'static [&'static str],
+    /// The columns that the arguments may name instead.
+    choice: Option<Choice>,
 }
 
-pub(super) fn queues(call: &Call) -> Result<(), Failure> {
-    let seconds = call.timeout.unwrap_or(commands::TIMEOUT).as_secs();
-    let banner = format!("Timeout: {seconds}.0 seconds ...\nListing queues for vhost {} ...", call.vhost());
-    in_vhost::<Queues>(call, "queues", banner, &["name", "messages"])
+/// The columns of a kind of object.
+struct Choice {
+    names: fn() -> Vec<&'static str>,
+    /// Columns of RabbitMQ whose cells are empty.
+    empty: &'static [&'static str],
 }
 
-pub(super) fn exchanges(call: &Call) -> Result<(), Failure> {
-    let banner = format!("Listing exchanges for vhost {} ...", call.vhost());
-    in_vhost::<Exchanges>(call, "exchanges", banner, &["name", "type"])
+macro_rules! lists {
+    ($($command:literal $(of $kind:ty)?, $path:literal, $banner:literal, [$($column:literal),*];)*) => {
+        const LISTS: &[List] = &[$(List {
+            command: $command,
+            path: $path,
+            banner: $banner,
+            columns: &[$($column),*],
+            choice: lists!(choice $($kind)?),
+        }),*];
+    };
+    (choice) => { None };
+    (choice $kind:ty) => { Some(Choice { names: names_of::<$kind>, empty: <$kind>::WITHOUT_FIGURE }) };
 }
 
-pub(super) fn bindings(call: &Call) -> Result<(), Failure> {
-    let banner = format!("Listing bindings for vhost {}...", call.vhost());
-    let columns =
+lists! {
+    "list_queues" of Queues, "queues/{vhost}",
+        "Timeout: {timeout}.0 seconds ...\nListing queues for vhost {vhost} ...", ["name", "messages"];
+    "list_exchanges" of Exchanges, "exchanges/{vhost}", "Listing exchanges for vhost {vhost} ...", ["name", "type"];
+    "list_bindings" of Bindings, "bindings/{vhost}", "Listing bindings for vhost {vhost}...",
         ["source_name", "source_kind", "destination_name", "destination_kind", "routing_key", "arguments"];
-    in_vhost::<Bindings>(call, "bindings", banner, &columns)
-}
-
-pub(super) fn consumers(call: &Call) -> Result<(), Failure> {
-    let banner = format!("Listing consumers in vhost {} ...", call.vhost());
-    let columns = [
-        "queue_name",
-        "channel_pid",
-        "consumer_tag",
-        "ack_required",
-        "prefetch_count",
-        "active",
-        "arguments",
-    ];
-    in_vhost::<Consumers>(call, "consumers", banner, &columns)
-}
-
-pub(super) fn mqtt_sessions(call: &Call) -> Result<(), Failure> {
-    let banner = format!("Listing MQTT sessions in vhost {} ...", call.vhost());
-    let columns = ["client_id", "user", "state", "subscriptions", "messages_ready", "messages_dropped"];
-    in_vhost::<MqttSessions>(call, "leveret/mqtt-sessions", banner, &columns)
-}
-
-pub(super) fn retained(call: &Call) -> Result<(), Failure> {
-    let banner = format!("Listing retained messages in vhost {} ...", call.vhost());
-    in_vhost::<RetainedMessages>(call, "leveret/retained", banner, &["topic", "qos", "payload_bytes"])
-}
-
-pub(super) fn connections(call: &Call) -> Result<(), Failure> {
-    let columns = ["user", "peer_host", "peer_port", "state"];
-    everywhere::<Connections>(call, "/api/connections".into(), "Listing connections ...", &columns)
-}
-
-pub(super) fn channels(call: &Call) -> Result<(), Failure> {
-    let columns = ["pid", "user", "consumer_count", "messages_unacknowledged"];
-    everywhere::<Channels>(call, "/api/channels".into(), "Listing channels ...", &columns)
-}
-
-pub(super) fn vhosts(call: &Call) -> Result<(), Failure> {
-    everywhere::<Vhosts>(call, "/api/vhosts".into(), "Listing vhosts ...", &["name"])
-}
-
-pub(super) fn orphans(call: &Call) -> Result<(), Failure> {
-    let columns = ["incarnation", "messages", "message_bytes", "vhost", "name"];
-    everywhere::<Orphans>(call, "/api/ctl/orphans".into(), "Listing orphans ...", &columns)
-}
-
-pub(super) fn bridges(call: &Call) -> Result<(), Failure> {
-    let columns =
+    "list_consumers" of Consumers, "consumers/{vhost}", "Listing consumers in vhost {vhost} ...",
+        ["queue_name", "channel_pid", "consumer_tag", "ack_required", "prefetch_count", "active", "arguments"];
+    "list_mqtt_sessions" of MqttSessions, "leveret/mqtt-sessions/{vhost}",
+        "Listing MQTT sessions in vhost {vhost} ...",
+        ["client_id", "user", "state", "subscriptions", "messages_ready", "messages_dropped"];
+    "list_retained" of RetainedMessages, "leveret/retained/{vhost}",
+        "Listing retained messages in vhost {vhost} ...", ["topic", "qos", "payload_bytes"];
+    "list_connections" of Connections, "connections", "Listing connections ...",
+        ["user", "peer_host", "peer_port", "state"];
+    "list_channels" of Channels, "channels", "Listing channels ...",
+        ["pid", "user", "consumer_count", "messages_unacknowledged"];
+    "list_vhosts" of Vhosts, "vhosts", "Listing vhosts ...", ["name"];
+    "list_orphans" of Orphans, "ctl/orphans", "Listing orphans ...",
+        ["incarnation", "messages", "message_bytes", "vhost", "name"];
+    "bridge_status" of BridgeLinks, "ctl/bridges", "Listing bridges ...",
         ["name", "direction", "state", "upstream", "moved", "pending", "backlog", "parked", "last_error"];
-    everywhere::<BridgeLinks>(call, "/api/ctl/bridges".into(), "Listing bridges ...", &columns)
+    "list_users", "users", "Listing users ...", ["user", "tags"];
+    "list_permissions", "vhosts/{vhost}/permissions", "Listing permissions for vhost \"{vhost}\" ...",
+        ["user", "configure", "write", "read"];
+    "list_user_permissions", "users/{0}/permissions", "Listing permissions for user \"{0}\" ...",
+        ["vhost", "configure", "write", "read"];
+    "list_topic_permissions", "vhosts/{vhost}/topic-permissions",
+        "Listing topic permissions for vhost \"{vhost}\" ...", ["user", "exchange", "write", "read"];
+    "list_user_topic_permissions", "users/{0}/topic-permissions",
+        "Listing topic permissions for user \"{0}\" ...", ["vhost", "exchange", "write", "read"];
+    "list_policies", "policies/{vhost}", "Listing policies for vhost \"{vhost}\" ...",
+        ["vhost", "name", "pattern", "apply-to", "definition", "priority"];
+    "list_operator_policies", "operator-policies/{vhost}",
+        "Listing operator policy overrides for vhost \"{vhost}\" ...",
+        ["vhost", "name", "pattern", "apply-to", "definition", "priority"];
+    "list_parameters", "parameters/{vhost}", "Listing runtime parameters for vhost \"{vhost}\" ...",
+        ["component", "name", "value"];
+    "list_global_parameters", "global-parameters", "Listing global runtime parameters ...", ["name", "value"];
 }
 
-fn in_vhost<K: ListedKind>(call: &Call, what: &str, banner: String, default: &[&str]) -> Result<(), Failure> {
-    let path = format!("/api/{what}/{}", encode(call.vhost()));
-    everywhere::<K>(call, path, &banner, default)
+fn names_of<K: ListedKind>() -> Vec<&'static str> {
+    K::COLUMNS.iter().map(|(name, _)| *name).collect()
 }
 
-fn everywhere<K: ListedKind>(
-    call: &Call,
-    path: String,
-    banner: &str,
-    default: &[&str],
-) -> Result<(), Failure> {
-    let columns = columns::<K>(call, default)?;
-    print(call, RowSource { path, banner: banner.to_string(), columns, is_whole: false, is_headless: false })
+fn list_of(command: &str) -> Option<&'static List> {
+    LISTS.iter().find(|list| list.command == command)
 }
 
 /// Returns the columns that a command can show, if it accepts any.
 pub(super) fn columns_of(command: &str) -> Option<Vec<&'static str>> {
-    fn of<K: ListedKind>() -> Vec<&'static str> {
-        K::COLUMNS.iter().map(|(name, _)| *name).filter(|name| *name != TYPED).collect()
-    }
-    Some(match command {
-        "list_queues" => of::<Queues>(),
-        "list_exchanges" => of::<Exchanges>(),
-        "list_bindings" => of::<Bindings>(),
-        "list_consumers" => of::<Consumers>(),
-        "list_mqtt_sessions" => of::<MqttSessions>(),
-        "list_retained" => of::<RetainedMessages>(),
-        "list_connections" => of::<Connections>(),
-        "list_channels" => of::<Channels>(),
-        "list_vhosts" => of::<Vhosts>(),
-        "list_orphans" => of::<Orphans>(),
-        "bridge_status" => of::<BridgeLinks>(),
-        _ => return None,
-    })
+    let choice = list_of(command)?.choice.as_ref()?;
+    Some((choice.names)().into_iter().filter(|name| *name != TYPED).collect())
 }
 
-/// Returns the requested columns, or the default ones.
-fn columns<'a, K: ListedKind>(call: &'a Call, default: &[&'a str]) -> Result<Vec<&'a str>, Failure> {
-    if call.args.is_empty() {
-        return Ok(default.to_vec());
+/// Lists the objects of the command that is called.
+pub(super) fn list(call: &Call) -> Result<(), Failure> {
+    let list = list_of(&call.command).expect("every list is in the table");
+    let columns = match &list.choice {
+        Some(choice) if !call.args.is_empty() => chosen(call, choice)?,
+        _ => list.columns.to_vec(),
+    };
+    print(call, list, &columns)
+}
+
+/// Fills a template of the table. `write` writes a name.
+fn filled(template: &str, call: &Call, write: fn(&str) -> String) -> String {
+    let mut parts = template.split('{');
+    let mut out = parts.next().unwrap_or_default().to_string();
+    for (name, rest) in parts.filter_map(|part| part.split_once('}')) {
+        match name {
+            "vhost" => out += &write(call.vhost()),
+            "timeout" => out += &call.timeout.unwrap_or(commands::TIMEOUT).as_secs().to_string(),
+            _ => out += &write(&call.args[0]),
+        }
+        out += rest;
     }
+    out
+}
+
+/// Returns the columns that the arguments name.
+fn chosen<'a>(call: &'a Call, choice: &Choice) -> Result<Vec<&'a str>, Failure> {
     // Scripts write columns as "name messages" or as "name,messages".
     let asked: Vec<&str> = call.args.iter().flat_map(|word| word.split([' ', ',', '\t'])).collect();
     let asked: Vec<&str> = asked.into_iter().filter(|word| !word.is_empty()).collect();
-    let has_typed = K::COLUMNS.iter().any(|(name, _)| *name == TYPED);
+    let names = (choice.names)();
     let is_known = |name: &&&str| {
-        **name == "arguments" && has_typed
-            || **name != TYPED && K::COLUMNS.iter().any(|(known, _)| known == *name)
-            || K::WITHOUT_FIGURE.contains(*name)
+        **name == "arguments" && names.contains(&TYPED)
+            || **name != TYPED && names.contains(name)
+            || choice.empty.contains(name)
     };
     let unknown: Vec<&str> = asked.iter().filter(|name| !is_known(name)).copied().collect();
     if unknown.is_empty() {
@@ -162,14 +155,15 @@ fn columns<'a, K: ListedKind>(call: &'a Call, default: &[&'a str]) -> Result<Vec
 }
 
 /// Requests rows and prints them.
-pub(super) fn print(call: &Call, source: RowSource<'_>) -> Result<(), Failure> {
+fn print(call: &Call, list: &List, columns: &[&str]) -> Result<(), Failure> {
     let mut client = connect(call)?;
-    print_info(call, &source.banner)?;
+    print_info(call, &filled(list.banner, call, str::to_string))?;
     let stdout = io::stdout();
     let is_terminal = stdout.is_terminal();
     let mut out = io::BufWriter::new(stdout.lock());
-    let has_header = !call.silent && !call.no_headers && !source.is_headless;
-    let printer = Printer::new(&mut out, call.formatter(), &source.columns, has_header);
+    // rabbitmqctl prints no header for this one.
+    let has_header = !call.silent && !call.no_headers && list.command != "list_user_topic_permissions";
+    let printer = Printer::new(&mut out, call.formatter(), columns, has_header);
     let mut printer = printer.for_terminal(is_terminal).for_report(call.in_report);
     let sent = |name: &&str| match *name {
         "arguments" => TYPED.to_string(),
@@ -177,8 +171,9 @@ pub(super) fn print(call: &Call, source: RowSource<'_>) -> Result<(), Failure> {
         "value" => VALUE_TEXT.to_string(),
         name => name.to_string(),
     };
-    let asked: Vec<String> = source.columns.iter().map(sent).collect();
-    let path = format!("{}?columns={}", source.path, asked.join(","));
+    let asked: Vec<String> = columns.iter().map(sent).collect();
+    let path = filled(list.path, call, encode);
+    let path = format!("/api/{path}?columns={}", asked.join(","));
     let mut rows = 0_u64;
     let refused = client.rows(&path, &mut |row| {
         rows += 1;
@@ -197,10 +192,46 @@ pub(super) fn print(call: &Call, source: RowSource<'_>) -> Result<(), Failure> {
         Some(reply) => return Err(Failure::refused(&reply)),
         None => {}
     }
-    match (rows, source.is_whole, call.formatter()) {
+    // These rows arrive together. A table without rows is then printed as an empty line.
+    match (rows, list.choice.is_none(), call.formatter()) {
         (0, true, Formatter::Table) => writeln!(out)?,
         (0, true, Formatter::Json) => writeln!(out, "[]")?,
         _ => printer.end()?,
     }
     out.flush().map_err(Failure::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_belongs_to_a_command_and_names_columns_of_its_kind() {
+        for list in LISTS {
+            let command = commands::COMMANDS.iter().find(|command| command.name == list.command);
+            let command = command.unwrap_or_else(|| panic!("{} is no command", list.command));
+            assert!(core::ptr::fn_addr_eq(command.run, self::list as fn(&Call) -> _), "{}", list.command);
+            assert!(command.args.0 > 0 || !list.path.contains("{0}"), "{}", list.command);
+            let names = list.choice.as_ref().map(|choice| (choice.names)());
+            for column in list.columns {
+                assert!(
+                    names.as_ref().is_none_or(|names| names.contains(column)),
+                    "{}: {column}",
+                    list.command
+                );
+            }
+        }
+        let run = |command: &&commands::Command| {
+            core::ptr::fn_addr_eq(command.run, self::list as fn(&Call) -> Result<(), Failure>)
+        };
+        assert_eq!(commands::COMMANDS.iter().filter(run).count(), LISTS.len());
+    }
+
+    #[test]
+    fn names_in_a_template_are_not_templates() {
+        let call = Call { args: vec!["{vhost}".into()], vhost: Some("{0}/".into()), ..Call::default() };
+        let path = filled("users/{0}/in/{vhost}", &call, encode);
+        assert_eq!(path, "users/%7Bvhost%7D/in/%7B0%7D%2F");
+        assert_eq!(filled("of \"{0}\" in {vhost} ...", &call, str::to_string), "of \"{vhost}\" in {0}/ ...");
+    }
 }

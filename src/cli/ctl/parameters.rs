@@ -5,14 +5,11 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
-use leveret_management::http::encode;
-
 use super::access::done;
 use super::client::{Failure, UNAVAILABLE, no_json, print_info};
 use super::commands::Call;
 use super::commands::{ask, connect};
 use super::format::Printer;
-use super::listings::{RowSource, print};
 
 /// Checks that a value is JSON. Returns the body of the request.
 fn checked_json(value: &str) -> Result<String, Failure> {
@@ -52,18 +49,6 @@ fn clear_at(call: &Call, path: &[&str]) -> Result<(), Failure> {
     }
 }
 
-pub(super) fn list(call: &Call) -> Result<(), Failure> {
-    let vhost = call.vhost();
-    let source = RowSource {
-        path: format!("/api/parameters/{}", encode(vhost)),
-        banner: format!("Listing runtime parameters for vhost \"{vhost}\" ..."),
-        columns: vec!["component", "name", "value"],
-        is_whole: true,
-        is_headless: false,
-    };
-    print(call, source)
-}
-
 pub(super) fn set_global(call: &Call) -> Result<(), Failure> {
     let [name, value] = call.args.as_slice() else { return Ok(()) };
     print_info(call, &format!("Setting global runtime parameter \"{name}\" to \"{value}\" ..."))?;
@@ -75,17 +60,6 @@ pub(super) fn clear_global(call: &Call) -> Result<(), Failure> {
     let name = &call.args[0];
     print_info(call, &format!("Clearing global runtime parameter \"{name}\" ..."))?;
     clear_at(call, &["global-parameters", name])
-}
-
-pub(super) fn list_global(call: &Call) -> Result<(), Failure> {
-    let source = RowSource {
-        path: "/api/global-parameters".into(),
-        banner: "Listing global runtime parameters ...".into(),
-        columns: vec!["name", "value"],
-        is_whole: true,
-        is_headless: false,
-    };
-    print(call, source)
 }
 
 // ---- shovels

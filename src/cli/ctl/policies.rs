@@ -2,29 +2,23 @@
 
 use serde_json::{Value, json};
 
-use leveret_management::http::encode;
-
 use super::access::done;
 use super::client::{Failure, UNAVAILABLE, misused, no_json, print_info};
 use super::commands::Call;
 use super::commands::ask;
-use super::listings::{RowSource, print};
 
 /// Returns the API path for a command about policies or operator policies, and the verbs for the printed
-/// messages about setting, clearing and listing them.
-fn words(call: &Call) -> (&'static str, [&'static str; 3]) {
+/// messages about setting and clearing them.
+fn words(call: &Call) -> (&'static str, [&'static str; 2]) {
     match call.command.contains("operator") {
-        true => (
-            "operator-policies",
-            ["operator policy override", "operator policy", "operator policy overrides"],
-        ),
-        false => ("policies", ["policy", "policy", "policies"]),
+        true => ("operator-policies", ["operator policy override", "operator policy"]),
+        false => ("policies", ["policy", "policy"]),
     }
 }
 
 pub(super) fn set(call: &Call) -> Result<(), Failure> {
     let [name, pattern, definition] = call.args.as_slice() else { return Ok(()) };
-    let (path, [what, ..]) = words(call);
+    let (path, [what, _]) = words(call);
     let (priority, vhost) = (call.value("priority").unwrap_or("0"), call.vhost());
     let Ok(number) = priority.parse::<i32>() else {
         return Err(misused(call, &format!("Invalid options for this command:\n--priority : {priority}")));
@@ -49,24 +43,11 @@ pub(super) fn set(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn clear(call: &Call) -> Result<(), Failure> {
     let (name, vhost) = (&call.args[0], call.vhost());
-    let (path, [_, what, _]) = words(call);
+    let (path, [_, what]) = words(call);
     print_info(call, &format!("Clearing {what} \"{name}\" on vhost \"{vhost}\" ..."))?;
     let reply = ask(call, "DELETE", &[path, vhost, name], "")?;
     match reply.status {
         404 => Err(Failure::error(UNAVAILABLE, "Parameter does not exist")),
         _ => done(&reply),
     }
-}
-
-pub(super) fn list(call: &Call) -> Result<(), Failure> {
-    let (path, [.., what]) = words(call);
-    let vhost = call.vhost();
-    let source = RowSource {
-        path: format!("/api/{path}/{}", encode(vhost)),
-        banner: format!("Listing {what} for vhost \"{vhost}\" ..."),
-        columns: vec!["vhost", "name", "pattern", "apply-to", "definition", "priority"],
-        is_whole: true,
-        is_headless: false,
-    };
-    print(call, source)
 }

@@ -258,8 +258,17 @@ mod tests {
                 assert_eq!(K::column(member).0, *member);
             }
         }
-        (check::<Users>(), check::<Vhosts>(), check::<Permissions>(), check::<TopicPermissions>());
-        (check::<Limits>(), check::<OperatorPolicies>(), check::<Parameters>(), check::<GlobalParameters>());
-        (check::<Policies>(), check::<Queues>(), check::<Exchanges>(), check::<Bindings>());
+        check::<Users>();
+        check::<Vhosts>();
+        check::<Permissions>();
+        check::<TopicPermissions>();
+        check::<Limits>();
+        check::<OperatorPolicies>();
+        check::<Parameters>();
+        check::<GlobalParameters>();
+        check::<Policies>();
+        check::<Queues>();
+        check::<Exchanges>();
+        check::<Bindings>();
     }
 }
