@@ -298,7 +298,7 @@ impl Connection {
         }
     }
 
-    /// Sends connection.close for a refused login, after the delay.
+    /// Sends connection.close for a refused login, after the delay. The reason was logged before.
     pub(super) fn send_refusal(&mut self, context: &mut Context<'_>, mechanism: Mechanism) {
         let fault = Fault::connection(
             ReplyCode::AccessRefused,
@@ -307,7 +307,7 @@ impl Connection {
                 mechanism.name()
             ),
         );
-        self.close_connection(context, &fault, (0, 0));
+        self.send_connection_close(context, &fault, (0, 0));
         if let Phase::Closing { until, .. } = &mut self.phase {
             *until = context.now.after_ms(SOCKET_CLOSE_TIMEOUT_MS);
         }

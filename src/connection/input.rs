@@ -450,9 +450,14 @@ impl Connection {
         }
     }
 
-    /// Sends connection.close, and waits for close-ok for a limited time.
+    /// Logs an error of the connection, and closes it.
     pub(super) fn close_connection(&mut self, context: &mut Context<'_>, fault: &Fault, id: (u16, u16)) {
         self.warn(context, LogKind::Connection, format_args!(": closed: {fault}"));
+        self.send_connection_close(context, fault, id);
+    }
+
+    /// Sends connection.close, and waits for close-ok for a limited time.
+    pub(super) fn send_connection_close(&mut self, context: &mut Context<'_>, fault: &Fault, id: (u16, u16)) {
         let close = Method::ConnectionClose {
             reply_code: fault.code.code(),
             reply_text: &fault.text,

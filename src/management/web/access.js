@@ -278,7 +278,7 @@ function policyTable(ctx, rows, isOperator) {
       { label: 'Pattern', brief: true, cell: (row) => h('code', {}, row.pattern) },
       { label: 'Applies to', cell: (row) => String(row['apply-to']).replace('_', ' ') },
       { label: 'Priority', num: true, cell: (row) => String(row.priority) },
-      { label: 'Definition', cell: (row) => policyMarks(row.definition) },
+      { label: 'Definition', brief: true, cell: (row) => policyMarks(row.definition) },
       ...(mayChange ? [{ label: '', cell: (row) => rowActions(
         button('Change', `policy ${row.name}`, () => editPolicy(ctx, isOperator, row), 'small'),
         button('Delete', `policy ${row.name}`, () => deletePolicy(isOperator, row), 'small danger')) }] : [])] }),

@@ -2,7 +2,7 @@
 
 import {
   h, api, maybe, seg, count, counted, bytes, rate, byteRate, span, session, change, remember, samplesOf, button, link,
-  prose,
+  prose, ageOf,
 } from './kit.js';
 import {
   ask, bar, card, chart, facts, state, table,
@@ -86,8 +86,8 @@ async function rememberBacklog(row) {
     sums.set(timestamp, (sums.get(timestamp) || 0) + sample);
   }
   const times = [...sums.keys()].sort((one, other) => one - other);
-  times.slice(0, -1).forEach((time) => remember(linkName(row), { backlog: sums.get(time) },
-    Date.now() - (times.at(-1) - time)));
+  const end = Date.now() - ageOf(row.backlog, sums.get(times.at(-1)), sums.get(times.at(-2)));
+  times.forEach((time) => remember(linkName(row), { backlog: sums.get(time) }, end - (times.at(-1) - time)));
 }
 
 export const bridgesView = {
@@ -192,25 +192,21 @@ function linkPart(row) {
       ['Parked', row.parked ? link('queue', row.vhost, parked, counted(row.parked, 'messages')) : null],
       ['Last retry', row.retried],
       ['Too large, remain at the upstream', row.held ? counted(row.held, 'messages') : null],
-      ['Possibly twice at the upstream', row.repeats ? counted(row.repeats, 'messages') : null],
-      ['Sent today, this way', spentOn(row.day_bytes_by_kind, 'sent')],
-      ['Received today, this way', spentOn(row.day_bytes_by_kind, 'received')],
-      ['Of these, possibly twice', spentOn(row.day_bytes_by_kind, 'repeated')],
+      ['Sent again', row.repeats ? counted(row.repeats, 'times') : null],
+      ['Sent today', spentOn(row.day_bytes_by_kind, 'sent')],
+      ['Received today', spentOn(row.day_bytes_by_kind, 'received')],
+      ['Of these, sent again', spentOn(row.day_bytes_by_kind, 'repeated')],
       ['Messages per day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
       ['Disk full after', row.direction === 'forward' ? fullAfter(row) : null]])));
 }
 
-/** The figures of the links in two columns. The chart is below the shorter one. */
-function parts(links) {
-  const charts = links.filter((row) => row.backlog !== null).map(backlogChart);
-  return links.length > 1 ? [linkPart(links[0]), h('div', {}, linkPart(links[1]), charts)]
-    : [linkPart(links[0]), charts];
-}
+/** The figures of the links. The chart of what waits for a link is beside its figures. */
+const parts = (links) => links.map((row) => [linkPart(row), row.backlog === null ? null : backlogChart(row)]);
 
 /** The number of messages that wait for a link. */
 const backlogChart = (row) => h('section', { class: 'part', 'aria-label': `Backlog of ${row.name}` },
-  h('h3', {}, 'Backlog'), chart({ title: `Backlog of ${row.name}`, samples: samplesOf(linkName(row)),
-    series: [{ name: 'backlog', label: 'Backlog' }], format: count }));
+  h('h3', {}, 'Backlog to the upstream'), chart({ title: `Backlog of ${row.name}`, samples: samplesOf(linkName(row)),
+    series: [{ name: 'backlog', label: 'Backlog' }], format: count, isSmall: true }));
 
 /** How long the disk lasts without the upstream. */
 function fullAfter({ outage_days: days, inflow_per_day: inflow }) {

@@ -1,7 +1,7 @@
 // The device: limits, pools, wear and node; and its log.
 
 import {
-  h, api, maybe, seg, count, bytes, span, clock, session, frame, button,
+  h, api, maybe, seg, count, bytes, span, clock, session, frame, button, prose,
 } from './kit.js';
 import { card, facts, resourceBars, share, state, table, listTools } from './widgets.js';
 import { alarmList, lifetime } from './overview.js';
@@ -122,8 +122,9 @@ export const logView = {
   },
 };
 
-/** The text of an event. The address of a client at its start is a link to its connection. */
+/** The text of an event. The address of a client at its start is a link, unless its connection has ended. */
 function eventText(text) {
   const [, address, rest] = text.match(/^((?:[\d.]+|\[[\da-f:]+\]):\d+)(.*)$/s) || [];
-  return address ? [h('a', { href: `#/connections?name=${seg(address)}` }, address), rest] : text;
+  return address && !/closed|refused/.test(rest)
+    ? [h('a', { href: `#/connections?name=${seg(address)}` }, address), prose(rest)] : prose(text);
 }

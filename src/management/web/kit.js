@@ -357,6 +357,18 @@ export function remember(name, values, at = Date.now(), most = SAMPLES_MAX) {
   if (histories.size > HISTORIES_MAX) histories.delete(histories.keys().next().value);
 }
 
+// The time between the broker's samples.
+const SAMPLE_MS = 5000;
+
+/**
+ * The age of the broker's newest sample in milliseconds, from the value now and the last two samples. The board's clock
+ * may differ from that of the browser. A sample is at most 5 s old.
+ */
+export function ageOf(now, newest, before) {
+  const share = (now - newest) / (newest - before);
+  return Number.isFinite(share) ? Math.max(0, Math.min(1, share)) * SAMPLE_MS : 0;
+}
+
 /** The samples remembered under a name, oldest first. */
 export const samplesOf = (name) => histories.get(name) || [];
 

@@ -1,6 +1,6 @@
 // The overview: totals, alarms, and ten minutes of messages, rates, memory, disk and flash.
 
-import { h, session, count, counted, bytes, rate, byteRate, span, link, prose } from './kit.js';
+import { h, session, count, counted, bytes, rate, byteRate, span, link, prose, ageOf } from './kit.js';
 import { card, chart, facts, resourceBars, state, table } from './widgets.js';
 
 /** The numbers of ready and unacknowledged messages of a queue, or of all. */
@@ -24,9 +24,10 @@ function sums(differences) {
   return differences.map((difference) => { sum += difference; return sum; });
 }
 
-/** Append the samples of a status to the history. `mergeHistory.last` is the slot of the newest one. */
-export function mergeHistory({ history }) {
+/** Append the samples of a status to the history. `mergeHistory.last` is the slot of the newest one, `at` its time. */
+export function mergeHistory({ history, totals }) {
   if (!history) return;
+  const isNew = history.last !== mergeHistory.last;
   const names = Object.keys(history).filter((name) => Array.isArray(history[name]));
   const lists = Object.fromEntries(names.map((name) => [name, sums(history[name])]));
   const length = Math.max(0, ...names.map((name) => history[name].length));
@@ -40,7 +41,8 @@ export function mergeHistory({ history }) {
   }
   past = past.slice(-SLOTS_MAX);
   mergeHistory.last = history.last;
-  mergeHistory.at = Date.now();
+  const [before, newest] = past.slice(-2).map(({ values }) => values.ready);
+  if (isNew) mergeHistory.at = Date.now() - ageOf(totals?.messages_ready, newest, before);
 }
 mergeHistory.last = 0;
 

@@ -2,7 +2,7 @@
 
 import {
   h, api, maybe, rarely, seg, count, counted, countedAre, bytes, rate, span, remember, samplesOf, statRate, session,
-  change, parsed, button, link, exchangeName, say, frame, explain,
+  change, parsed, button, link, exchangeName, say, frame, explain, ageOf,
 } from './kit.js';
 import {
   ask, table, listTools, listQuery, pageOf, facts, card, state, chart, spark, chosen, columnMenu, selectionBar,
@@ -193,8 +193,6 @@ const QUEUE_COLUMNS = ['name', 'vhost', 'type', 'state', 'durable', 'auto_delete
   'operator_policy', 'effective_policy_definition', 'messages', 'messages_ready', 'messages_unacknowledged',
   'message_bytes', 'memory', 'consumers', 'idle_since', 'message_stats', 'consumer_details'].join(',');
 const PAST = '&lengths_age=600&lengths_incr=5&msg_rates_age=600&msg_rates_incr=5';
-// The time between the broker's samples.
-const SAMPLE_MS = 5000;
 const QUEUE_FLOWS = [{ name: 'publish', label: 'Published' }, { name: 'deliver_get', label: 'Delivered' }];
 
 /** Remember the broker's samples of a queue, oldest first. */
@@ -212,10 +210,10 @@ function rememberPast(name, row) {
   }
   const times = [...at.keys()].sort((one, other) => one - other);
   const newest = times.at(-1);
-  // The board's clock may differ from that of the browser, so the newest sample is taken as one of now. It is up to
-  // 5 s old, so samples that close to a known one would be drawn behind it.
-  const known = (samplesOf(name).at(-1)?.at ?? -SAMPLE_MS) + SAMPLE_MS;
-  times.slice(0, -1).map((time) => [time, Date.now() - (newest - time)]).filter(([, own]) => own > known)
+  const depthOf = (values) => (values ? (values.ready || 0) + (values.unacknowledged || 0) : NaN);
+  const end = Date.now() - ageOf(row.messages, depthOf(at.get(newest)), depthOf(at.get(times.at(-2))));
+  const known = samplesOf(name).at(-1)?.at ?? 0;
+  times.map((time) => [time, end - (newest - time)]).filter(([, own]) => own > known)
     .forEach(([time, own]) => remember(name, at.get(time), own));
 }
 

@@ -394,10 +394,10 @@ export const forgetCursors = () => cursors.clear();
 
 /**
  * A chart of ten minutes: `samples` are {at, values}, oldest first, `series` are {name, label}. `limit` is a horizontal
- * mark. The arrow keys and the mouse move a cursor. "Table" shows the same figures.
+ * mark. The arrow keys and the mouse move a cursor. "Table" shows the same figures. `isSmall`: for a narrow column.
  */
-export function chart({ title, samples, series, format, limit, floor = 0 }) {
-  const narrow = window.innerWidth < 640;
+export function chart({ title, samples, series, format, limit, floor = 0, isSmall = false }) {
+  const narrow = isSmall || window.innerWidth < 640;
   const [wide, high, left, right, top, bottom] = [narrow ? 340 : 480, 172, 62, 12, 8, 22];
   const shown = series.filter(({ name }) => samples.some(({ values }) => Number.isFinite(values[name])));
   const last = samples.at(-1);
@@ -407,7 +407,7 @@ export function chart({ title, samples, series, format, limit, floor = 0 }) {
   const most = Math.max(floor, limit || 0, ...inside.flatMap(({ values }) => shown.map(({ name }) => values[name]
     || 0)));
   const ceiling = limit && most <= limit ? limit : niceTop(most, format, limit);
-  const x = (at) => left + ((wide - left - right) * (at - to + axisMs)) / axisMs;
+  const x = (at) => Math.max(left, left + ((wide - left - right) * (at - to + axisMs)) / axisMs);
   const y = (value) => high - bottom - ((high - top - bottom) * value) / ceiling;
   const draws = (value) => format(value, limit || ceiling);
   const picked = cursors.has(title) ? inside[Math.max(0, inside.length - 1 - cursors.get(title))] : null;

@@ -284,7 +284,7 @@ def bridge_traffic(chromium: Chromium) -> None:
                 go(page, "bridges", "Bridge")
                 page.get_by_text("resting").first.wait_for()
                 channel.basic_publish("", "telemetry", b"21 degrees")
-                page.locator("dt:text-is('Sent today, this way') + dd").wait_for()
+                page.locator("dt:text-is('Sent today') + dd").wait_for()
                 page.locator("dt:text-is('Moved') + dd:text-is('1')").wait_for()
                 assert far.basic_get("far", auto_ack=True)[2] == b"21 degrees"
                 page.get_by_text("resting").first.wait_for()
