@@ -319,11 +319,11 @@ PLACES = [
     # A retained message, or its deletion, is not written to the log.
     (
         "src/broker/retained.rs",
-        "        pending_writes.define(definition.key(), found.map(|_| definition.value()))\n",
+        "        pending_writes.write_definition(&definition, found.is_some())\n",
         "        if PLANTED(\"retained-message-not-written\") {\n"
         "            return Batch::NONE;\n"
         "        }\n"
-        "        pending_writes.define(definition.key(), found.map(|_| definition.value()))\n",
+        "        pending_writes.write_definition(&definition, found.is_some())\n",
     ),
     # The will of a session that is kept is published, and stays in the log.
     (
