@@ -3,7 +3,7 @@
 import {
   h, render, frame, forget, session, api, maybe, bytes, words, clock, say, hush, explain, Refused, Silent,
 } from './kit.js';
-import { ask, forgetCursors, isDiskShort, state } from './widgets.js';
+import { ask, forgetCursors, isDiskShort } from './widgets.js';
 import { overviewView, alarmsOf, mergeHistory } from './overview.js';
 import { queuesView, queueView } from './queues.js';
 import { connectionsView, connectionView, channelsView, consumersView } from './clients.js';
@@ -280,6 +280,10 @@ function setTheme(theme) {
 
 const themeNow = () => document.documentElement.dataset.theme || 'auto';
 
+/** Whether there are alarms, in the bar of the menu. */
+const alarmMark = (count) => h('span', { class: count ? 'state bad' : 'state' },
+  h('span', { 'aria-hidden': 'true' }, count ? '▲ ' : '● '), count ? 'alarm' : 'no alarms');
+
 function navigation() {
   const here = PARENT[ctx.name] || ctx.name;
   const visible = entries();
@@ -290,8 +294,7 @@ function navigation() {
         page.isMenuOpen = !page.isMenuOpen;
         draw();
       } }, h('span', { 'aria-hidden': 'true' }, '☰ '), 'Menu',
-    h('span', { class: 'muted' }, ` ${current?.[1] ?? ''} `), ctx.status ? state(alarmsOf(ctx).length ? 'alarm'
-      : 'no alarms', alarmsOf(ctx).length > 0) : null),
+    h('span', { class: 'muted' }, ` ${current?.[1] ?? ''} `), ctx.status ? alarmMark(alarmsOf(ctx).length) : null),
     h('div', { id: 'views', class: page.isMenuOpen ? 'open' : 'shut' }, NAVIGATION.map(([group, all]) => {
       const shown = all.filter((entry) => visible.includes(entry));
       return shown.length ? h('div', { class: 'group', key: group },

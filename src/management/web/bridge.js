@@ -57,7 +57,7 @@ function flowOf(name) {
   const ms = now.at - before.at;
   const per = (key) => (Number.isFinite(now.values[key]) && now.values[key] >= before.values[key]
     ? ((now.values[key] - before.values[key]) * 1000) / ms : null);
-  return { messages: per('moved'), bytes: per('day_bytes') };
+  return { messages: per('moved'), bytes: per('bytes') };
 }
 
 // States that were ordered or configured. They are no fault.
@@ -110,7 +110,9 @@ export const bridgesView = {
     }
     const byName = new Map();
     for (const row of rows) {
-      remember(linkName(row), { backlog: row.backlog, moved: row.moved, day_bytes: row.day_bytes });
+      // The bytes of this direction. `day_bytes` is the sum of both.
+      const { sent = 0, received = 0 } = row.day_bytes_by_kind || {};
+      remember(linkName(row), { backlog: row.backlog, moved: row.moved, bytes: sent + received });
       (row.rules || []).forEach((rule) => remember(ruleName(row, rule), { moved: rule.moved }));
       byName.set(row.name, [...(byName.get(row.name) || []), row]);
     }
@@ -163,14 +165,15 @@ function sketch(name, links, ctx) {
     const isBad = isFault(row);
     const isIdle = /resting|paused|held|budget/.test(word);
     const flow = flowOf(linkName(row));
-    const speed = flow.messages > 0 ? `${rate(flow.messages)}${isNarrow ? '' : `, ${byteRate(flow.bytes)}`}` : '';
+    const speed = flow.messages > 0 ? `, ${rate(flow.messages)}${isNarrow ? '' : `, ${byteRate(flow.bytes)}`}` : '';
     const tip = row.direction === 'forward' ? -9 : 9;
     return [h('line', { class: `wire ${isBad ? 'bad' : isIdle ? 'idle' : ''}`, x1: from, x2: to, y1: y, y2: y }),
       h('path', { class: `tip ${isBad ? 'bad' : ''}`, d: `M${to} ${y}l${tip} -6v12z` }),
       h('text', { class: `wire-text ${isBad ? 'bad' : ''}`, x: wide / 2, y: y - 8, 'text-anchor': 'middle' },
-        `${isBad ? '▲ ' : ''}${word}${speed ? `, ${speed}` : ''}`),
+        // On a phone there is space for the state alone; the figures below tell the rest.
+        `${isBad ? '▲ ' : ''}${isNarrow ? row.state : `${word}${speed}`}`),
       h('text', { class: 'wire-fact', x: wide / 2, y: y + 16, 'text-anchor': 'middle' },
-        isNarrow ? `${count(row.moved)} moved` : `${count(row.moved)} moved, ${count(row.pending)} in flight`)];
+        isNarrow ? `${count(row.moved)} moved${speed}` : `${count(row.moved)} moved, ${count(row.pending)} in flight`)];
   }));
 }
 
@@ -194,8 +197,9 @@ function linkPart(row) {
       ['Too large, remain at the upstream', row.held ? counted(row.held, 'messages') : null],
       ['Sent again', row.repeats ? counted(row.repeats, 'times') : null],
       ['Sent today', spentOn(row.day_bytes_by_kind, 'sent')],
+      ['Sent again today', row.direction === 'forward' ? spentOn(row.day_bytes_by_kind, 'repeated') : null],
       ['Received today', spentOn(row.day_bytes_by_kind, 'received')],
-      ['Of these, sent again', spentOn(row.day_bytes_by_kind, 'repeated')],
+      ['Received again today', row.direction === 'forward' ? null : spentOn(row.day_bytes_by_kind, 'repeated')],
       ['Messages per day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
       ['Disk full after', row.direction === 'forward' ? fullAfter(row) : null]])));
 }

@@ -407,7 +407,8 @@ export function chart({ title, samples, series, format, limit, floor = 0, isSmal
   const most = Math.max(floor, limit || 0, ...inside.flatMap(({ values }) => shown.map(({ name }) => values[name]
     || 0)));
   const ceiling = limit && most <= limit ? limit : niceTop(most, format, limit);
-  const x = (at) => Math.max(left, left + ((wide - left - right) * (at - to + axisMs)) / axisMs);
+  const x = (at) => left + ((wide - left - right) * (at - to + axisMs)) / axisMs;
+  const drawn = inside.filter(({ at }) => at >= to - axisMs);
   const y = (value) => high - bottom - ((high - top - bottom) * value) / ceiling;
   const draws = (value) => format(value, limit || ceiling);
   const picked = cursors.has(title) ? inside[Math.max(0, inside.length - 1 - cursors.get(title))] : null;
@@ -452,7 +453,7 @@ export function chart({ title, samples, series, format, limit, floor = 0, isSmal
       h('text', { class: 'tick', x: x(to - ago), y: high - 4, 'text-anchor': ago ? 'middle' : 'end' },
         ago ? `−${axisMs < 300000 ? `${ago / 1000} s` : `${ago / 60000} min`}` : 'now')]),
     limit ? h('line', { class: 'limit', x1: left, x2: wide - right, y1: y(limit), y2: y(limit) }) : null,
-    shown.map(({ name }, at) => h('path', { class: `line s${at}`, d: lineOf(inside, name, x, y) })),
+    shown.map(({ name }, at) => h('path', { class: `line s${at}`, d: lineOf(drawn, name, x, y) })),
     picked ? h('line', { class: 'cursor', x1: x(picked.at), x2: x(picked.at), y1: top, y2: high - bottom }) : null,
     shown.length ? null : h('text', { class: 'tick', x: wide / 2, y: high / 2, 'text-anchor': 'middle' },
       'The first samples arrive in some seconds.')),

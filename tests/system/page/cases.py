@@ -230,6 +230,9 @@ def a_narrow_screen_is_enough(chromium: Chromium) -> None:
                 go(page, where, title)
                 width = page.evaluate("document.documentElement.scrollWidth")
                 assert width <= NARROW["width"], (title, width)
+                mark = page.locator(".menu-button .state")
+                mark.get_by_text("no alarms").wait_for()
+                assert mark.get_attribute("class") == "state", "no alarm is no trouble"
         channel.queue_delete("reader")
 
 
