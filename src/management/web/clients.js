@@ -170,7 +170,7 @@ export const consumersView = {
     const list = pageOf(data, ctx.query, 'queue_name', (one) => [one.queue_name, one.consumer_tag,
       one.user_provided_name, one.channel_details?.user, one.channel_details?.name].join('\n'));
     const all = consumerColumns(true);
-    return [listTools({ ctx, list, what: 'consumers', by: 'queue, tag, client, user or address',
+    return [listTools({ ctx, list, what: 'consumers', by: 'queue, client, user or tag',
       extra: columnMenu('consumers', all) }),
       consumerTable(list.rows, ctx.query.name ? 'No consumer matches.' : session.monitors()
         ? 'No client consumes from a queue.' : 'No consumer is visible to this user.', true, ctx,
