@@ -162,3 +162,15 @@ fn open(path: &Path) -> io::Result<(File, Begun)> {
     file.write_all_at(&begun.before, (FILE_BYTES - begun.before.len()) as u64)?;
     Ok((file, begun))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_used_is_the_reason_why_there_are_no_events() {
+        assert_eq!(events(0, 1).err(), Some(flight::NOT_CONFIGURED));
+        assert!(start(Path::new("flight")).is_err());
+        assert_eq!(events(0, 1).err(), Some("flight cannot be used: it must be an absolute path"));
+    }
+}

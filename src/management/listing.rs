@@ -174,8 +174,8 @@ impl Listing {
         false
     }
 
-    /// Creates a listing of all objects of these parts. No columns are chosen: the parts know what they
-    /// write.
+    /// Creates a listing of all objects of these parts. No columns are chosen: each part writes its
+    /// own.
     pub fn whole(parts: &'static [ListingPart]) -> Self {
         Self::new(parts, Filter::default(), SelectedColumns::new())
     }

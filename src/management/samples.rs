@@ -6,7 +6,7 @@
 //! # Invariants
 //! - Memory is fixed, and none is used if there is no management API.
 //! - A rate is that of the last completed interval of five seconds.
-//! - Of a queue, the samples of the last minute are kept, and one per 30 s of the last ten minutes.
+//! - A queue has the samples of the last minute, and one per 30 s of the last ten minutes.
 //! - Queues beyond `QUEUES_MAX` positions have no rates; the answer omits them.
 //! - Of exchanges, channels and connections only the two samples of a rate are kept, for as many positions each.
 

@@ -1,8 +1,8 @@
 // Administration: users, permissions, virtual hosts, limits, policies, definitions and shovels.
 
 import {
-  h, api, maybe, seg, count, counted, words, session, change, parsed, Mistyped, button, frame, say, explain, prose,
-  countedAre,
+  h, api, maybe, seg, count, counted, countedAre, words, session, change, parsed, Mistyped, button, frame, say, explain,
+  prose,
 } from './kit.js';
 import { ask, table, listTools, pageOf, card, state, vhostField, policyMarks } from './widgets.js';
 import { hashed } from './hash.js';
@@ -237,7 +237,8 @@ function matching(names, { vhost, pattern, apply }) {
 }
 
 async function editPolicy(ctx, isOperator, row = {}) {
-  const names = await maybe('queues?columns=name,vhost');
+  // Without the names, the dialog does not tell how many queues match.
+  const names = await maybe('queues?columns=name,vhost').catch(() => null);
   policyDialog(ctx, isOperator, row, names);
 }
 

@@ -90,10 +90,10 @@ export const connectionView = {
   async load(ctx) {
     const name = ctx.parts[0];
     const path = `connections/${seg(name)}`;
-    // The full answer has no time.
-    const [whole, time, channels, consumers] = await Promise.all([api(path), api(`${path}?columns=blocked_ms`),
-      api(`channels?columns=${CHANNEL_COLUMNS}`), api(CONSUMERS)]);
-    const row = { ...whole, ...time };
+    const [whole, channels, consumers] = await Promise.all([api(path), api(`channels?columns=${CHANNEL_COLUMNS}`),
+      api(CONSUMERS)]);
+    // The time is written only on request.
+    const row = whole.state === 'blocked' ? { ...whole, ...await api(`${path}?columns=blocked_ms`) } : whole;
     remember(`connection ${name}`, { received: row.recv_oct_details?.rate, sent: row.send_oct_details?.rate });
     const owned = row.protocol?.startsWith('MQTT') ? [] : await rarely('queues?columns=name,vhost,owner_pid');
     return { row, channels: channels.filter((one) => one.connection === row.pid),

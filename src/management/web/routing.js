@@ -189,8 +189,8 @@ export const routingView = {
       h('span', { class: 'found' },
         `${counted(exchanges.length, 'exchanges')}, ${counted(bindings.length, 'bindings')}`),
       h('span', { class: 'grow' }), h('span', { class: 'muted' },
-        `The width of a line shows its rate${picture.hasQueues ? '' : `, to single queues only up to ${
-          count(QUEUE_RATES_MAX)} queues`}.${window.innerWidth < 700 ? ''
+        `The width of a line shows its rate.${picture.hasQueues ? '' : ` With more than ${
+          count(QUEUE_RATES_MAX)} queues, lines to single queues have no rate.`}${window.innerWidth < 700 ? ''
           : ' Point at an exchange or a queue to see its paths.'}`)),
       session.can('route') ? card('Which queues receive a message?', routeForm(vhost, null,
         exchanges.map((one) => one.name)), null, true) : null,
@@ -249,7 +249,7 @@ function layoutOf(exchanges, bindings, rates) {
   const outOf = (id) => statRate(byName.get(id.slice(2)) || {}, 'publish_out');
   edges.forEach((edge) => {
     const [out, into] = [outOf(edge.from), rates.get(edge.to.slice(2))];
-    // Exchanges do not count what arrives over a binding. Of many queues, not all rates are known.
+    // Exchanges do not count what arrives over a binding. With many queues, their rates are not requested.
     edge.rate = edge.to[0] === 'e' ? 0 : edge.to[0] === 'f' ? out ?? 0 : into === undefined ? null
       : Math.min(out ?? into, into);
   });
