@@ -20,6 +20,7 @@
 //! | `method` | all methods of AMQP 0-9-1 and of RabbitMQ's extensions, as one enum |
 //! | `props`  | content headers and the fourteen message properties                 |
 //! | `field`  | field tables and arrays: reading, and in `writer` writing           |
+//! | `body`   | body frames, from any byte on                                       |
 //! | `cursor` | bounded cursors for primitive types                                 |
 //! | `error`  | errors                                                              |
 //!
@@ -28,6 +29,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod body;
 mod cursor;
 mod error;
 pub mod field;
@@ -35,6 +37,7 @@ pub mod frame;
 pub mod method;
 pub mod props;
 
+pub use body::BodyFrames;
 pub use cursor::{Reader, Writer};
 pub use error::{Full, TABLE_DEPTH_MAX, WireError};
 pub use field::{Array, ArrayWriter, Table, TableWriter, Value};

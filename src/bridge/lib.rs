@@ -8,7 +8,7 @@
 //! is the connection that all rules of one direction share. *Forward* means to the upstream, *fetch* from the upstream.
 //!
 //! ```text
-//! forward:  queue → delivery → writer ~ upstream ~ confirm → InFlight → acknowledged here
+//! forward:  queue → delivery → publish ~ upstream ~ confirm → InFlight → acknowledged here
 //! fetch:    upstream ~ delivery → publish here → durable → Arrivals ~ acknowledged upstream
 //! ```
 //!
@@ -21,7 +21,7 @@
 //! | `pacing`    | rate limit of a rule, delays between connection attempts                                    |
 //! | `day_budget`| byte budget of a day, traffic counters of a link                                            |
 //! | `demand`    | the reasons for which an on-demand link is opened                                           |
-//! | `writer`    | the frames of `basic.publish`, written from any byte position on                            |
+//! | `publish`   | the frames of `basic.publish`, written from any byte on                                     |
 //!
 //! # Invariants
 //! - Invalid input of an upstream ends the link to it and affects nothing else.
@@ -38,7 +38,7 @@ mod demand;
 mod headers;
 mod in_flight;
 mod pacing;
-mod writer;
+mod publish;
 
 pub use channel::Preparation;
 pub use client::Cause;
@@ -54,7 +54,7 @@ pub use in_flight::Arrivals;
 pub use in_flight::Inflow;
 pub use in_flight::{InFlight, InFlightMessage};
 pub use pacing::{Backoff, RateLimit};
-pub use writer::{BODY_FRAME_BYTES, left_of_frame, publish_len, write_head, write_publish};
+pub use publish::{PublishFrames, write_head};
 
 /// Returns how many bytes of memory the state of `window` messages in flight takes, for a rule of either direction.
 pub const fn window_bytes(window: usize) -> usize {

@@ -12,8 +12,8 @@
 
 use leveret_amqp::props::{BLIND_BYTES_MAX, Properties, PropertyEdit};
 use leveret_amqp::{
-    BASIC_CLASS, FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader, FrameKind, Table, TableWriter,
-    Writer,
+    BASIC_CLASS, BodyFrames, FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, FrameHeader, FrameKind, Table,
+    TableWriter, Writer,
 };
 use leveret_core::command::{Delivery, DeliveryKind};
 use leveret_core::mem::{Cursor, MessageFlags, MessageId, Messages};
@@ -117,15 +117,15 @@ impl Layout {
         self.frame_max - FRAME_OVERHEAD as u32
     }
 
+    #[inline]
+    const fn body(self, channel: u16) -> BodyFrames {
+        BodyFrames { channel, body_len: self.body_len, payload_max: self.payload_max() }
+    }
+
     /// Returns the length of the delivery in bytes.
     #[inline]
     pub(super) const fn total(self) -> u64 {
-        let frames = if self.body_len <= self.payload_max() {
-            (self.body_len > 0) as u64
-        } else {
-            self.body_len.div_ceil(self.payload_max()) as u64
-        };
-        self.header_end as u64 + self.body_len as u64 + frames * FRAME_OVERHEAD as u64
+        self.header_end as u64 + self.body(0).total()
     }
 
     /// Returns the end of the frame that contains byte `sent`, or `sent` if a frame begins there.
@@ -138,8 +138,7 @@ impl Layout {
         } else if sent <= header_end {
             header_end
         } else {
-            let frames = (sent - header_end).div_ceil(self.frame_max.into());
-            (header_end + frames * u64::from(self.frame_max)).min(self.total())
+            header_end + self.body(0).frame_end(sent - header_end)
         }
     }
 }
@@ -294,8 +293,12 @@ impl PartWriter<'_> {
         if !self.is_full() && self.begun.sent < header_end {
             self.write_header(method_len);
         }
-        while !self.is_full() {
-            self.write_body();
+        if !self.is_full() {
+            let at = self.begun.sent - header_end;
+            let (frames, id) = (self.layout.body(self.delivery.channel), self.delivery.message);
+            let out = &mut self.out[self.at..];
+            let written = frames.write(self.messages, id, at, &mut self.begun.body_at, out);
+            self.advance(written);
         }
     }
 
@@ -352,40 +355,6 @@ impl PartWriter<'_> {
         if !self.is_full() && self.begun.sent == end_at {
             self.copy(&[FRAME_END], end_at);
         }
-    }
-
-    /// Continues the current body frame.
-    fn write_body(&mut self) {
-        let frame_max = u64::from(self.layout.frame_max);
-        let payload_max = self.layout.payload_max();
-        let into_bodies = self.begun.sent - u64::from(self.layout.header_end);
-        let (index, into_frame) = (into_bodies / frame_max, (into_bodies % frame_max) as usize);
-        let offset = index as u32 * payload_max;
-        let size = (self.layout.body_len - offset).min(payload_max);
-        let start = self.begun.sent - into_frame as u64;
-        let end_at = FRAME_HEADER_LEN + size as usize;
-        if into_frame < FRAME_HEADER_LEN {
-            let header =
-                FrameHeader { raw_kind: FrameKind::Body as u8, channel: self.delivery.channel, size };
-            self.copy(&header.to_bytes(), start);
-        } else if into_frame < end_at {
-            let gone = into_frame - FRAME_HEADER_LEN;
-            self.write_payload(offset + gone as u32, size as usize - gone);
-        } else {
-            self.copy(&[FRAME_END], start + end_at as u64);
-        }
-    }
-
-    fn write_payload(&mut self, offset: u32, len: usize) {
-        let take = len.min(self.out.len() - self.at);
-        let id = self.delivery.message;
-        let mut cursor = match self.begun.body_at {
-            Some((at, cursor)) if at == offset => cursor,
-            _ => self.messages.body_cursor(id, offset),
-        };
-        self.messages.read(id, &mut cursor, &mut self.out[self.at..self.at + take]);
-        self.begun.body_at = Some((offset + take as u32, cursor));
-        self.advance(take);
     }
 }
 

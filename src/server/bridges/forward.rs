@@ -12,8 +12,7 @@
 
 use leveret_amqp::{Full, Properties};
 use leveret_bridge::{
-    BridgeHeaders, Cause, Client, InFlight, Origin, OwnId, Transfer, hops_of, left_of_frame, publish_len,
-    write_head, write_publish,
+    BridgeHeaders, Cause, Client, InFlight, Origin, OwnId, PublishFrames, Transfer, hops_of, write_head,
 };
 use leveret_config::bridge::{Destination, RULES_MAX, RefusedAction};
 use leveret_core::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
@@ -159,16 +158,16 @@ impl<P: Platform> LinkTask<'_, P> {
             let message = item.delivery.message;
             let (tag, is_repeat) = (item.delivery.delivery_tag, item.delivery.redelivered);
             let body_len = messages.body_len(message);
-            let total = publish_len(head, body_len);
+            let frames = PublishFrames::new(Client::channel_of(rule), &scratch.head[..head], body_len);
+            let total = frames.total();
             let wanted = (lane.written_bytes + stop.saturating_sub(output.len) as u64).min(total);
-            let until = wanted + left_of_frame(head, total, wanted);
+            let until = frames.frame_end(wanted);
             let room = output.left().min((until - lane.written_bytes) as usize);
-            let publish_start = (Client::channel_of(rule), &scratch.head[..head]);
             let out = &mut output.octets[output.len..][..room];
-            let written = write_publish(messages, message, publish_start, lane.written_bytes, out);
+            let written = frames.write(messages, message, lane.written_bytes, out);
             output.len += written;
             let reached = lane.written_bytes + written as u64;
-            *partial_lane = (left_of_frame(head, total, reached) > 0).then_some(rule);
+            *partial_lane = (frames.frame_end(reached) > reached).then_some(rule);
             lane.written_bytes = if reached == total { 0 } else { reached };
             client.note_message(rule, lane.written_bytes > 0);
             (*progressed_at, lane.progressed_at) = (now, now);
