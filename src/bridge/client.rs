@@ -9,9 +9,9 @@
 //!                              <-     connection.tune-ok, connection.open
 //!   connection.open-ok         ->     Event::Open
 //!
-//!   for each rule, when it is opened (see `channel`):
+//!   for each rule (see `channel`):
 //!                              <-     channel.open, …
-//!   …-ok                       ->     Event::Ready
+//!   …-ok                       ->     Event::Answered
 //! ```
 //!
 //! # Invariants
@@ -21,9 +21,6 @@
 //!   method, the method waits for the next write to the socket.
 //! - No event, error or log line contains a password.
 
-use core::fmt::{self, Write as _};
-use std::io;
-
 use leveret_amqp::{
     ContentHeader, Frame, FrameKind, HEARTBEAT_FRAME, Method, Opening, PROTOCOL_HEADER, Properties, Table,
     Writer, classify_opening, next_frame,
@@ -32,8 +29,8 @@ use leveret_config::upstream::Upstream;
 use leveret_core::limits::FRAME_BYTES_MIN;
 use leveret_core::time::{Deadline, Now};
 
-use super::channel::Channel;
-use super::channel::Preparation;
+use super::cause::Cause;
+use super::channel::{Channel, Request};
 use super::headers::{Origin, OwnId};
 
 /// Size in bytes of the buffer for methods other than `basic.publish`. The longest is `connection.start-ok`.
@@ -159,35 +156,16 @@ impl Client {
         self.channels[rule].is_closed()
     }
 
-    /// Opens the channel of a rule, which must be closed, and makes the declarations of `preparation` on it.
-    /// `consumer` is the queue to be consumed and the prefetch count; `None` opens the channel for publishing.
-    pub fn open(
-        &mut self,
-        now: Now,
-        rule: usize,
-        consumer: Option<(String, u16)>,
-        preparation: Option<Preparation>,
-    ) {
-        self.channels[rule].open(now.after_ms(OPENING_MS), consumer, preparation);
+    /// Sends these requests on the channel of a rule, each after the answer to the one before. Earlier requests that were
+    /// not sent yet are dropped. The answer to the last request causes [`Event::Answered`].
+    pub fn request(&mut self, now: Now, rule: usize, requests: impl IntoIterator<Item = Request>) {
+        self.channels[rule].request(now.after_ms(OPENING_MS), requests);
         self.encode_channel_methods();
     }
 
     /// Closes the channel of a rule. Input on the channel is ignored until the upstream has confirmed the close.
     pub fn close_channel(&mut self, now: Now, rule: usize) {
         self.channels[rule].close(now.after_ms(OPENING_MS));
-        self.encode_channel_methods();
-    }
-
-    /// Cancels the consumer of a rule. Messages that the upstream has already sent still arrive, and then
-    /// [`Event::Cancelled`].
-    pub fn cancel(&mut self, now: Now, rule: usize) {
-        self.channels[rule].cancel(now.after_ms(OPENING_MS));
-        self.encode_channel_methods();
-    }
-
-    /// Restarts a rule's consumer with another prefetch count.
-    pub fn restart_consumer(&mut self, rule: usize, prefetch_count: u16) {
-        self.channels[rule].restart_consumer(prefetch_count);
         self.encode_channel_methods();
     }
 
@@ -347,27 +325,15 @@ impl Client {
         if self.stage != Stage::Open {
             return;
         }
-        let mut channels = core::mem::take(&mut self.channels);
-        for (rule, channel) in channels.iter_mut().enumerate() {
-            while let Some(method) = channel.next_method(&tag_of(rule)) {
-                if !self.try_send(Self::channel_of(rule), &method) {
-                    // There is no space: the next write to the socket calls this function again.
-                    break;
-                }
-                channel.note_method_sent();
-            }
+        for (rule, channel) in self.channels.iter_mut().enumerate() {
+            let mut send = |method: &Method<'_>| encode(&mut self.out, Self::channel_of(rule), method);
+            while channel.send_next(&tag_of(rule), &mut send) {}
         }
-        self.channels = channels;
     }
 
     /// Encodes a method into the output buffer. Returns `false`, with the buffer unchanged, if it has no space.
     fn try_send(&mut self, channel: u16, method: &Method<'_>) -> bool {
-        let mut frame = [0; OUT_BYTES];
-        let free_bytes = OUT_BYTES - self.out.len();
-        let mut writer = Writer::new(&mut frame[..free_bytes]);
-        let is_sent = method.emit_frame(channel, &mut writer).is_ok();
-        self.out.extend_from_slice(writer.written());
-        is_sent
+        encode(&mut self.out, channel, method)
     }
 
     /// Sends a method of the connection's opening and enters `stage`. Returns an event only on failure: every earlier
@@ -541,70 +507,24 @@ impl Client {
     }
 }
 
+/// Appends the frame of a method to an output buffer. Returns `false`, with the buffer unchanged, if the buffer would
+/// exceed `OUT_BYTES`.
+fn encode(out: &mut Vec<u8>, channel: u16, method: &Method<'_>) -> bool {
+    let len = out.len();
+    out.resize(OUT_BYTES, 0);
+    let mut writer = Writer::new(&mut out[len..]);
+    let is_sent = method.emit_frame(channel, &mut writer).is_ok();
+    let written = writer.at();
+    out.truncate(len + written);
+    is_sent
+}
+
 /// Returns the consumer tag of a rule.
 fn tag_of(rule: usize) -> heapless::String<16> {
     let mut tag = heapless::String::new();
     let is_written = core::fmt::Write::write_fmt(&mut tag, format_args!("bridge-{rule}"));
     debug_assert!(is_written.is_ok(), "the tag has space for any rule number");
     tag
-}
-
-/// Maximum length of a [`Cause`] in bytes.
-const TEXT_BYTES_MAX: usize = 200;
-
-/// Why a link or rule does not work: one sentence for the operator, cut at `TEXT_BYTES_MAX`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Cause(heapless::String<TEXT_BYTES_MAX>);
-
-impl Cause {
-    /// Makes a cause from `text`. The text may quote the upstream, so each control character is replaced by `?`: it
-    /// could be a terminal escape sequence.
-    pub fn new(text: fmt::Arguments<'_>) -> Self {
-        let mut cut = Cut(heapless::String::new());
-        // Never fails: text that does not fit is cut.
-        let _ = cut.write_fmt(text);
-        Self(cut.0)
-    }
-
-    /// Describes an error of writing to the upstream's socket.
-    #[cold]
-    pub fn of_write_error(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::new(format_args!("the upstream had closed the connection")),
-            io::ErrorKind::ConnectionReset => Self::new(format_args!(
-                "the connection was reset by the upstream, which may have restarted, or by a device in between"
-            )),
-            io::ErrorKind::TimedOut => Self::new(format_args!(
-                "the upstream, or the network in between, did not acknowledge sent data in time"
-            )),
-            _ => Self::new(format_args!("writing to the upstream failed: {error}")),
-        }
-    }
-
-    /// Returns the sentence.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A writer that keeps the beginning of a text and drops what exceeds `TEXT_BYTES_MAX`.
-struct Cut(heapless::String<TEXT_BYTES_MAX>);
-
-impl fmt::Write for Cut {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for character in text.chars() {
-            if self.0.push(if character.is_control() { '?' } else { character }).is_err() {
-                break;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Recognises by the first bytes that an upstream does not speak AMQP 0-9-1. Returns `None` if the bytes may begin an
@@ -652,8 +572,8 @@ pub enum Event<'i> {
     NeedMore,
     /// The connection is open: channels can be opened.
     Open,
-    /// The channel of a rule is ready for messages.
-    Ready {
+    /// The last request on the channel of a rule was answered.
+    Answered {
         /// The rule.
         rule: usize,
         /// Number of messages in the upstream queue, as `queue.declare-ok` reported it; 0 without a declaration.
@@ -703,8 +623,6 @@ pub enum Event<'i> {
     },
     /// A part of the body of the arriving message, for this rule.
     Body(usize, &'i [u8]),
-    /// The consumer of a rule has ended as requested: no more messages arrive for it.
-    Cancelled(usize),
     /// The upstream has ended the pause of a rule (`channel.flow` with `active`).
     Resumed(usize),
     /// The upstream has closed the channel of a rule.
@@ -719,7 +637,7 @@ pub enum Event<'i> {
         cause: Cause,
     },
     /// The consumer of a rule was cancelled because its queue was deleted or moved. The channel is still open.
-    QueueGone(usize, Cause),
+    QueueGone(usize),
     /// The link has ended.
     Lost(Cause),
 }
@@ -734,26 +652,4 @@ pub(super) fn link_lost<'i>(text: core::fmt::Arguments<'_>) -> Event<'i> {
 #[cold]
 pub(super) fn unexpected_method<'i>(method: &Method<'_>) -> Event<'i> {
     link_lost(format_args!("the upstream sent an unexpected {}", method.name()))
-}
-
-#[cfg(test)]
-mod cause_tests {
-    use super::*;
-
-    #[test]
-    fn write_errors_are_explained() {
-        // EPIPE, ECONNRESET, ETIMEDOUT, and EIO as an example of an error without a text of its own.
-        for (number, part) in [(32, "had closed"), (104, "was reset"), (110, "in time"), (5, "failed")] {
-            let cause = Cause::of_write_error(&io::Error::from_raw_os_error(number));
-            assert!(cause.as_str().contains(part), "{cause}");
-            assert_eq!(cause.as_str().contains("os error"), number == 5, "{cause}");
-        }
-    }
-
-    #[test]
-    fn a_cause_is_cut_between_characters_and_contains_no_control_characters() {
-        let long = "ü".repeat(500);
-        let cause = Cause::new(format_args!("a\x1b[2J\n{long}"));
-        assert!(cause.as_str().starts_with("a?[2J?üü") && cause.as_str().len() <= TEXT_BYTES_MAX);
-    }
 }

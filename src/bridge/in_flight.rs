@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use leveret_core::command::Refusal;
 use leveret_core::pending_writes::Batch;
 
-use super::client::Cause;
+use super::cause::Cause;
 use super::headers::OwnId;
 
 /// One message that was sent and that the upstream has not confirmed.

@@ -14,8 +14,9 @@
 //!
 //! | file        | content                                                                                     |
 //! |-------------|---------------------------------------------------------------------------------------------|
-//! | `client`    | one AMQP connection to an upstream: opening, events, causes of failure                      |
-//! | `channel`   | one channel of the connection, for one rule: stages, and declarations before messages flow  |
+//! | `client`    | one AMQP connection to an upstream: opening, events                                         |
+//! | `channel`   | one channel of the connection, for one rule: requests and their answers, arriving messages  |
+//! | `cause`     | why a link or rule does not work                                                            |
 //! | `in_flight` | messages sent to an upstream and not confirmed, or received from it and not acknowledged    |
 //! | `headers`   | headers that a bridge adds to a message: hop count, identifier, shovel headers              |
 //! | `pacing`    | rate limit of a rule, delays between connection attempts                                    |
@@ -31,6 +32,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod cause;
 mod channel;
 mod client;
 mod day_budget;
@@ -40,8 +42,8 @@ mod in_flight;
 mod pacing;
 mod publish;
 
-pub use channel::Preparation;
-pub use client::Cause;
+pub use cause::Cause;
+pub use channel::Request;
 pub use client::Event;
 pub use client::not_tls;
 pub use client::{Client, Credentials, DeliverySettlement, Stage};

@@ -14,10 +14,8 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use leveret_amqp::{
-    ContentHeader, Edit, FrameKind, Method, Properties, PropertyEdit, Table, Writer, next_frame,
-};
-use leveret_bridge::{Client, Credentials, Event, Origin, not_tls};
+use leveret_amqp::{Edit, Properties, PropertyEdit, Writer};
+use leveret_bridge::{Client, Credentials, Event, Origin, Request, not_tls, write_head};
 use leveret_config::Config;
 use leveret_config::bridge::{Bridge, Destination, Rule, UpstreamTls, read_password};
 use leveret_config::upstream::Upstream;
@@ -29,12 +27,12 @@ use leveret_tls::{
 
 /// An invalid expiration.
 const NO_EXPIRATION: &[u8] = b"check";
-/// Buffer size for a method or a content header.
-const METHOD_BYTES_MAX: usize = 2048;
+/// Buffer size for `basic.publish` and its content header.
+const PUBLISH_BYTES_MAX: usize = 2048;
 /// The reply code for a request that is permitted but invalid.
 const PRECONDITION_FAILED: u16 = 406;
-/// Maximum size of a received frame in bytes.
-const FRAME_BYTES_MAX: u32 = 128 << 10;
+/// The time, for a client without heartbeats. [`STEP_TIMEOUT`] bounds each step.
+const NOW: Now = Now::from_ms(0);
 
 /// The result of trying an upstream: the texts of what works and of what does not.
 #[derive(Default)]
@@ -90,9 +88,9 @@ fn try_upstream(
         let spoken = line.make_handshake(&upstream.host, &bridge.tls, &mut known)?;
         found.works.push(format!("TLS ({spoken})"));
     }
-    let mut connection = ProbeConnection { line, input: Vec::new(), frame_max: FRAME_BYTES_MAX };
-    connection.log_in(config, bridge, upstream)?;
-    found.works.push(format!("login and virtual host (frames of {} bytes)", connection.frame_max));
+    let mut connection = ProbeConnection::log_in(line, config, bridge, upstream)?;
+    let frame_max = connection.client.frame_max();
+    found.works.push(format!("login and virtual host (frames of {frame_max} bytes)"));
     for (rules, is_forward) in [(&bridge.forward, true), (&bridge.fetch, false)] {
         for rule in rules {
             let result = if is_forward { connection.try_forward(rule) } else { connection.try_fetch(rule) };
@@ -109,10 +107,8 @@ fn try_upstream(
             }
         }
     }
-    connection.send(
-        0,
-        &Method::ConnectionClose { reply_code: 200, reply_text: "Goodbye", class_id: 0, method_id: 0 },
-    )
+    connection.client.close();
+    connection.line.write(connection.client.pending())
 }
 
 fn shown(rule: &Rule, is_forward: bool) -> String {
@@ -125,18 +121,21 @@ fn shown(rule: &Rule, is_forward: bool) -> String {
     }
 }
 
-/// An AMQP connection to an upstream.
+/// An AMQP connection to an upstream, with one channel.
 struct ProbeConnection {
     line: Line,
     input: Vec<u8>,
-    frame_max: u32,
+    client: Client,
 }
 
 /// `Ok` if a request is permitted; else the reason why not.
 type Allowed = Result<(), String>;
+/// `Ok` if a request succeeded; else the code and text with which the channel was closed.
+type Reply = Result<(), (u16, String)>;
 
 impl ProbeConnection {
-    fn log_in(&mut self, config: &Config, bridge: &Bridge, upstream: &Upstream) -> Result<(), String> {
+    /// Logs in, and opens the virtual host and a channel.
+    fn log_in(line: Line, config: &Config, bridge: &Bridge, upstream: &Upstream) -> Result<Self, String> {
         let mut upstream = upstream.clone();
         if let Some(file) = bridge.password_file.as_ref().filter(|_| upstream.password.is_none()) {
             upstream.password = Some(read_password(file)?);
@@ -146,109 +145,65 @@ impl ProbeConnection {
             name: format!("leveret check {}", bridge.name),
             version: config.product.version.clone(),
         };
-        let now = Now::from_ms(0);
         let limits = (config.limits.frame_max, 0);
-        let mut client = Client::new(now, 1, credentials, Origin::default(), limits);
+        let client = Client::new(NOW, 1, credentials, Origin::default(), limits);
+        let mut connection = Self { line, input: Vec::new(), client };
+        // The answer is `Event::Open`: no channel is open that could be closed.
+        let _ = connection.wait()?;
+        connection.open_channel().map_err(|why| format!("it opens no channel: {why}"))?;
+        Ok(connection)
+    }
+
+    fn open_channel(&mut self) -> Result<(), String> {
+        self.client.request(NOW, 0, [Request::Open]);
+        self.wait()?.map_err(|(_, text)| text)
+    }
+
+    /// Sends what is to be sent, and waits until the connection is open or the last request is answered.
+    ///
+    /// # Errors
+    /// The connection failed.
+    fn wait(&mut self) -> Result<Reply, String> {
         loop {
-            self.line.write(client.pending())?;
-            client.note_methods_written(now, usize::MAX);
+            self.line.write(self.client.pending())?;
+            self.client.note_methods_written(NOW, usize::MAX);
             let mut at = 0;
-            let event = client.next(&self.input, &mut at);
-            let ended = match event {
-                Event::Ready { .. } => Some(Ok(client.frame_max())),
-                Event::Closed { cause, .. } => Some(Err(format!("it opens no channel: {cause}"))),
-                Event::Lost(cause) => Some(Err(cause.as_str().to_string())),
-                Event::Open => {
-                    client.open(now, 0, None, None);
-                    None
-                }
+            let event = self.client.next(&self.input, &mut at);
+            let needs_input = matches!(event, Event::NeedMore);
+            let reply = match event {
+                Event::Open | Event::Answered { .. } => Some(Ok(())),
+                Event::Closed { code, cause, .. } => Some(Err((code, cause.as_str().to_string()))),
+                Event::Lost(cause) => return Err(cause.as_str().to_string()),
                 _ => None,
             };
             self.input.drain(..at);
-            match ended {
-                Some(frame_max) => {
-                    self.frame_max = frame_max?;
-                    return Ok(());
-                }
-                None if client.pending().is_empty() => self.line.read(&mut self.input)?,
+            match reply {
+                Some(reply) => return Ok(reply),
+                None if needs_input && self.client.pending().is_empty() => self.line.read(&mut self.input)?,
                 None => {}
             }
         }
     }
 
-    fn send(&mut self, channel: u16, method: &Method<'_>) -> Result<(), String> {
-        let mut room = [0; METHOD_BYTES_MAX];
-        let mut writer = Writer::new(&mut room);
-        method.emit_frame(channel, &mut writer).map_err(|_| "its names are too long for a frame")?;
-        self.line.write(writer.written())
-    }
-
-    /// Waits for a reply: success, or the code and text with which the channel was closed. The outer error is
-    /// a failure of the connection.
-    fn receive_reply(&mut self) -> Result<Result<(), (u16, String)>, String> {
-        loop {
-            let frame = next_frame(&self.input, self.frame_max);
-            let Some(frame) = frame.map_err(|_| "it sent something that is not a frame of AMQP 0-9-1")?
-            else {
-                self.line.read(&mut self.input)?;
-                continue;
-            };
-            let (len, is_method) = (frame.input_len(), frame.header.kind() == Some(FrameKind::Method));
-            let reply = match Method::parse(frame.payload) {
-                Ok(Method::ChannelClose { reply_code, reply_text, .. }) if is_method => {
-                    Some(Ok(Err((reply_code, reply_text.to_string()))))
-                }
-                Ok(Method::ConnectionClose { reply_code, reply_text, .. }) if is_method => {
-                    Some(Err(format!("it closed the connection: {reply_code} {reply_text}")))
-                }
-                _ if is_method => Some(Ok(Ok(()))),
-                _ => None,
-            };
-            self.input.drain(..len);
-            if let Some(reply) = reply {
-                return reply;
-            }
+    /// Waits for the reply to a request. If the upstream closed the channel, opens it again.
+    fn receive_reply(&mut self) -> Result<Reply, String> {
+        let reply = self.wait()?;
+        if reply.is_err() {
+            self.open_channel().map_err(|why| format!("it opens no further channel: {why}"))?;
         }
-    }
-
-    /// Sends a request and waits for the reply. If the upstream closed the channel, opens it again.
-    fn request(&mut self, method: &Method<'_>, content: &[u8]) -> Result<Result<(), (u16, String)>, String> {
-        self.send(1, method)?;
-        self.line.write(content)?;
-        let answer = self.receive_reply()?;
-        if answer.is_err() {
-            self.send(1, &Method::ChannelCloseOk {})?;
-            self.send(1, &Method::ChannelOpen {})?;
-            if let Err((code, text)) = self.receive_reply()? {
-                return Err(format!("it opens no further channel: {code} {text}"));
-            }
-        }
-        Ok(answer)
-    }
-
-    fn check_exists(&mut self, method: &Method<'_>) -> Result<Allowed, String> {
-        Ok(self.request(method, &[])?.map_err(|(code, text)| format!("{code} {text}")))
+        Ok(reply)
     }
 
     fn check_queue_exists(&mut self, queue: &str) -> Result<Allowed, String> {
-        let arguments = Table::EMPTY;
-        let (passive, durable, exclusive, auto_delete, no_wait) = (true, false, false, false, false);
-        self.check_exists(&Method::QueueDeclare {
-            queue,
-            passive,
-            durable,
-            exclusive,
-            auto_delete,
-            no_wait,
-            arguments,
-        })
+        self.client.request(NOW, 0, [Request::FindQueue(queue.to_string(), None)]);
+        Ok(self.receive_reply()?.map_err(|(_, text)| text))
     }
 
-    /// Returns whether a request is permitted: the reply is a success or 406.
-    fn check_allowed(&mut self, method: &Method<'_>, content: &[u8]) -> Result<Allowed, String> {
-        Ok(match self.request(method, content)? {
+    /// Returns whether an invalid request is permitted: the reply is a success or 406.
+    fn receive_permission(&mut self) -> Result<Allowed, String> {
+        Ok(match self.receive_reply()? {
             Ok(()) | Err((PRECONDITION_FAILED, _)) => Ok(()),
-            Err((code, text)) => Err(format!("{code} {text}")),
+            Err((_, text)) => Err(text),
         })
     }
 
@@ -266,16 +221,11 @@ impl ProbeConnection {
         let too_long = |_| "its names are too long for a frame".to_string();
         Properties::EMPTY.write_with(edit, &mut writer).map_err(too_long)?;
         let properties = Properties::trusted(writer.written());
-        let mut room = [0; 128];
-        let mut writer = Writer::new(&mut room);
-        ContentHeader::new(0, properties).emit_frame(1, &mut writer).map_err(too_long)?;
-        let publish = Method::BasicPublish {
-            exchange,
-            routing_key: key.as_bytes(),
-            mandatory: false,
-            immediate: false,
-        };
-        self.check_allowed(&publish, writer.written())
+        let (channel, limits) = (Client::channel_of(0), (0, self.client.frame_max()));
+        let mut publish = [0; PUBLISH_BYTES_MAX];
+        let len = write_head(channel, (exchange, key.as_bytes()), properties, limits, &mut publish);
+        self.line.write(&publish[..len.map_err(too_long)?])?;
+        self.receive_permission()
     }
 
     fn try_fetch(&mut self, rule: &Rule) -> Result<Allowed, String> {
@@ -286,19 +236,10 @@ impl ProbeConnection {
         let mut writer = Writer::new(&mut room);
         let written = writer.table(|table| table.text("x-priority", "check"));
         written.map_err(|_| "its names are too long for a frame")?;
-        let arguments = Table::trusted(writer.written().get(4..).unwrap_or_default());
-        self.check_allowed(
-            &Method::BasicConsume {
-                queue: &rule.queue,
-                consumer_tag: "leveret-check",
-                no_local: false,
-                no_ack: false,
-                exclusive: false,
-                no_wait: false,
-                arguments,
-            },
-            &[],
-        )
+        let arguments = writer.written().get(4..).unwrap_or_default().to_vec();
+        let queue = rule.queue.clone();
+        self.client.request(NOW, 0, [Request::Consume { queue, arguments, has_reply: true }]);
+        self.receive_permission()
     }
 }
 

@@ -12,7 +12,7 @@
 //! - A parameter that [`check`] accepts is accepted by [`parse`] at every start.
 
 use leveret_amqp::{Table, Value, Writer};
-use leveret_bridge::Preparation;
+use leveret_bridge::Request;
 use leveret_broker::{Broker, DeleteIf, ParameterNeeds, ParameterView, SHOVEL};
 use leveret_config::bridge::{Bridge as Config, Destination};
 use leveret_config::shovels::parse;
@@ -71,30 +71,59 @@ fn arguments_of(end: &ShovelEnd) -> Result<Vec<u8>, String> {
 }
 
 impl BridgeState {
-    /// Returns the declarations that a rule makes at the upstream before its messages can flow; `None` if it
-    /// makes none.
-    pub(super) fn preparation(&self, direction: Direction, rule: usize) -> Option<Preparation> {
+    /// Returns the requests that open the channel of a rule at the upstream. A queue there is used as it is, and declared
+    /// if it is missing. To fetch from an exchange, a temporary queue is bound to it.
+    pub(super) fn opening_requests(&self, direction: Direction, rule: usize, prefetch: u16) -> Vec<Request> {
         let rule = &self.rules(direction)[rule];
-        if !self.config.declares {
-            return None;
-        }
         let shovel = self.config.shovel.as_deref();
-        // The arguments were checked when the shovel was defined.
-        let arguments =
-            |end: Option<&ShovelEnd>| end.and_then(|end| arguments_of(end).ok()).unwrap_or_default();
+        let find = |queue: &str, end: Option<&ShovelEnd>| {
+            // The arguments were checked when the shovel was defined.
+            let arguments = end.and_then(|end| arguments_of(end).ok()).unwrap_or_default();
+            self.config.declares.then(|| Request::FindQueue(queue.to_string(), Some(arguments)))
+        };
+        let mut requests = vec![Request::Open];
         match (direction, &rule.to) {
-            (Direction::Fetch, _) => match shovel.map(|shovel| &shovel.source) {
-                Some(ShovelEnd { exchange: Some(exchange), key, .. }) => {
-                    Some(Preparation::Source(exchange.clone(), key.clone().unwrap_or_default()))
+            (Direction::Forward, to) => {
+                if let Destination::Queue(queue) = to {
+                    requests.extend(find(queue, shovel.map(|shovel| &shovel.destination)));
                 }
-                source => Some(Preparation::Queue(rule.queue.clone(), arguments(source))),
-            },
-            (Direction::Forward, Destination::Queue(queue)) => {
-                let arguments = arguments(shovel.map(|shovel| &shovel.destination));
-                Some(Preparation::Queue(queue.clone(), arguments))
+                requests.push(Request::Confirm);
             }
-            (Direction::Forward, Destination::Exchange(..) | Destination::OriginalExchange(_)) => None,
+            (Direction::Fetch, _) => {
+                match self.source_exchange() {
+                    Some(ShovelEnd { exchange, key, .. }) => requests.extend([
+                        Request::DeclareTemporary,
+                        Request::BindTemporary(
+                            exchange.clone().unwrap_or_default(),
+                            key.clone().unwrap_or_default(),
+                        ),
+                    ]),
+                    None => requests.extend(find(&rule.queue, shovel.map(|shovel| &shovel.source))),
+                }
+                requests.push(Request::Prefetch(prefetch));
+                requests.push(self.consume_request(&rule.queue, true));
+            }
         }
+        requests
+    }
+
+    /// Returns the requests that restart the consumer of a rule with another prefetch count, which does not apply to a
+    /// running consumer.
+    pub(super) fn restart_requests(&self, rule: usize, prefetch: u16) -> [Request; 3] {
+        let consume = self.consume_request(&self.config.fetch[rule].queue, false);
+        [Request::Cancel { has_reply: false }, Request::Prefetch(prefetch), consume]
+    }
+
+    fn consume_request(&self, queue: &str, has_reply: bool) -> Request {
+        // The temporary queue of an exchange is the one that was last declared on the channel.
+        let queue = if self.source_exchange().is_some() { "" } else { queue };
+        Request::Consume { queue: queue.to_string(), arguments: Vec::new(), has_reply }
+    }
+
+    /// Returns the source of a shovel if it is an exchange of the upstream.
+    fn source_exchange(&self) -> Option<&ShovelEnd> {
+        let source = self.config.shovel.as_deref().map(|shovel| &shovel.source);
+        source.filter(|end| !end.is_here && end.exchange.is_some())
     }
 
     /// Returns the arguments with which a queue here is declared if it does not exist. The queue behind a shovel's

@@ -23,7 +23,7 @@
 
 use std::io;
 
-use leveret_bridge::{Arrivals, Cause, Client, Event, InFlight, Stage, not_tls};
+use leveret_bridge::{Arrivals, Cause, Client, Event, InFlight, Request, Stage, not_tls};
 use leveret_core::command::{ChannelId, ConnectionId};
 use leveret_core::mem::MessageId;
 use leveret_core::time::{Deadline, Now};
@@ -443,7 +443,13 @@ impl<P: Platform> LinkTask<'_, P> {
                 self.note_link_open();
                 (0..self.open_link.lanes.len()).for_each(|rule| self.update_lane(rule));
             }
-            Event::Ready { rule, depth } => {
+            Event::Answered { rule, .. } if !matches!(self.open_link.lanes[rule], Lane::Opening) => {
+                // The consumer was cancelled: no more messages arrive for the rule.
+                if let Some(lane) = self.open_link.fetch(rule).filter(|lane| lane.is_ending) {
+                    lane.is_over = true;
+                }
+            }
+            Event::Answered { rule, depth } => {
                 let declared = self.shared.declare_queues_of(self.bridge, self.direction, rule);
                 let begun = declared.and_then(|()| match self.direction {
                     Direction::Forward => self.begin_forward(rule),
@@ -466,11 +472,6 @@ impl<P: Platform> LinkTask<'_, P> {
             Event::Deliver { .. } | Event::Header { .. } | Event::Body(..) => {
                 return self.handle_delivery(event);
             }
-            Event::Cancelled(rule) => {
-                if let Some(lane) = self.open_link.fetch(rule) {
-                    lane.is_over = true;
-                }
-            }
             Event::Closed { rule, code, is_publish_error, cause } => match self.direction {
                 Direction::Forward => self.note_channel_closed(rule, code, is_publish_error, cause),
                 Direction::Fetch => {
@@ -483,7 +484,11 @@ impl<P: Platform> LinkTask<'_, P> {
                     self.open_link.progressed_at = self.shared.now;
                 }
             }
-            Event::QueueGone(rule, cause) => self.fail_rule(rule, cause),
+            Event::QueueGone(rule) => {
+                let queue = &self.bridge.rules(self.direction)[rule].queue;
+                let cause = Cause::new(format_args!("the upstream deleted or moved its queue '{queue}'"));
+                self.fail_rule(rule, cause);
+            }
         }
         Ok(Next::GoOn)
     }
@@ -733,7 +738,8 @@ impl<P: Platform> LinkTask<'_, P> {
             Lane::Fetch(lane) => {
                 if !wants && !lane.is_ending {
                     lane.is_ending = true;
-                    self.open_link.client.cancel(self.shared.now, rule);
+                    let cancel = [Request::Cancel { has_reply: true }];
+                    self.open_link.client.request(self.shared.now, rule, cancel);
                 } else if lane.is_ending && lane.is_over && lane.is_idle() && !self.open_link.is_draining {
                     self.close_lane(rule);
                 }
@@ -743,12 +749,9 @@ impl<P: Platform> LinkTask<'_, P> {
 
     #[cold]
     fn open_lane(&mut self, rule: usize) {
-        let consumes = match self.direction {
-            Direction::Forward => None,
-            Direction::Fetch => Some((self.bridge.config.fetch[rule].queue.clone(), self.prefetch(rule))),
-        };
-        let needed = self.bridge.preparation(self.direction, rule);
-        self.open_link.client.open(self.shared.now, rule, consumes, needed);
+        let prefetch = self.prefetch(rule);
+        let requests = self.bridge.opening_requests(self.direction, rule, prefetch);
+        self.open_link.client.request(self.shared.now, rule, requests);
         self.open_link.lanes[rule] = Lane::Opening;
     }
 
@@ -813,9 +816,10 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     pub(super) fn restart_consumer(&mut self, rule: usize) {
         let prefetch = self.prefetch(rule);
-        if let Lane::Fetch(lane) = &mut self.open_link.lanes[rule] {
+        if let Some(lane) = self.open_link.fetch(rule).filter(|lane| !lane.is_ending) {
             lane.arrivals.note_consumer_restart(prefetch.into());
-            self.open_link.client.restart_consumer(rule, prefetch);
+            let requests = self.bridge.restart_requests(rule, prefetch);
+            self.open_link.client.request(self.shared.now, rule, requests);
         }
     }
 

@@ -94,7 +94,7 @@ fn a_message_that_neither_its_queue_nor_the_parking_queue_accepts_is_requeued_up
     far.ahead.clear();
     deliver(&mut simulation, &far, 1);
     let asked: Vec<&str> = far.answer(&mut simulation).into_iter().map(|(_, name)| name).collect();
-    assert_eq!(asked, ["basic.cancel", "basic.qos", "basic.consume", "basic.ack"], "all come again");
+    assert_eq!(asked, ["basic.cancel", "basic.qos", "basic.ack", "basic.consume"], "all come again");
     assert_eq!(far.ahead, [(4, false)]);
     assert_eq!(["here", "parked"].map(|queue| simulation.counts(client, 1, queue).0), [1, 1]);
     simulation.ask(
