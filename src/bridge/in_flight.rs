@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
+use leveret_core::batch::Batch;
 use leveret_core::command::Refusal;
-use leveret_core::pending_writes::Batch;
 
 use super::cause::Cause;
 use super::headers::OwnId;

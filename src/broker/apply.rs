@@ -12,13 +12,14 @@
 
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
+use leveret_core::batch::Batch;
 use leveret_core::command::{
     ChannelId, Command, ConnectionId, Name, Outcome, QueueId, Refusal, ReplyOrder, Settlement, VhostId,
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::password::PasswordCheck;
-use leveret_core::pending_writes::{Batch, PendingWrites, Urgency};
+use leveret_storage::{PendingWrites, Urgency};
 
 use super::access::{Identity, Login, Resource, Right};
 use super::arguments::copy_flags;

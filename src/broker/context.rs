@@ -3,9 +3,10 @@
 //! The pending writes and the messages belong to the caller of the broker, which passes them to the storage
 //! too. What concerns only one command is kept here and not in the broker.
 
+use leveret_core::batch::Batch;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
-use leveret_core::pending_writes::{Batch, PendingWrites};
+use leveret_storage::PendingWrites;
 
 use super::quota::Declarer;
 

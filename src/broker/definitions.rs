@@ -16,9 +16,10 @@
 
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
+use leveret_core::definition::DestinationName;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageId, Messages};
-use leveret_core::pending_writes::{DestinationName, PendingWrites};
+use leveret_storage::PendingWrites;
 
 use super::access::{PREDECLARED, Resource, Right, Topic};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_quorum};

@@ -16,13 +16,14 @@
 //! - The bytes in an outbox exceed the output budget (`output_buffer_bytes`) by at most a few messages. A
 //!   client that does not read therefore occupies a bounded amount of memory.
 
+use leveret_core::batch::Batch;
 use leveret_core::command::{
     ChannelId, ConnectionId, Delivery, DeliveryKind, MatchedSubscription, Outbox, Outcome, QueueId,
     ReplyOrder, SubscriptionDelivery,
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
-use leveret_core::pending_writes::{Batch, PendingWrites};
+use leveret_storage::PendingWrites;
 
 use super::consumers::ConsumerState;
 use super::deliveries::{DeliveryMethod, NewDelivery};

@@ -13,11 +13,13 @@
 //!   for that of the [`Context`], before it acknowledges the change.
 
 use leveret_amqp::field::Table;
+use leveret_core::batch::Batch;
 use leveret_core::command::{Name, QueueId, VhostId};
+use leveret_core::definition::{DestinationName, VhostMetadata};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::password::PasswordHash;
-use leveret_core::pending_writes::{Batch, DestinationName, PendingWrites, VhostMetadata};
 use leveret_core::topic::exchange_separators;
+use leveret_storage::PendingWrites;
 
 use super::access::{OperatorFault, Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
 use super::arguments;

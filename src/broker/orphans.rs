@@ -30,10 +30,12 @@
 use core::hash::BuildHasher;
 
 use foldhash::quality::FixedState;
+use leveret_core::batch::Batch;
 use leveret_core::command::{QueueId, VhostId};
+use leveret_core::definition::DAMAGE_KEY;
+use leveret_core::definition::{Definition, DestinationName};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::pending_writes::definition::DAMAGE_KEY;
-use leveret_core::pending_writes::{Batch, Definition, DestinationName, Mode, PendingWrites, ReportedDamage};
+use leveret_storage::{Mode, PendingWrites, ReportedDamage};
 
 use crate::Context;
 use crate::access::{Access, OperatorFault};
@@ -523,10 +525,11 @@ mod tests {
     use crate::recovery::Contents;
     use crate::{Access, Context};
     use leveret_core::command::{QueueId, VhostId};
+    use leveret_core::definition::{Definition, DestinationName};
     use leveret_core::error::Fault;
     use leveret_core::limits::Limits;
     use leveret_core::mem::{MessageLimits, Messages};
-    use leveret_core::pending_writes::{Definition, DestinationName, LogEntry, PendingWrites};
+    use leveret_storage::{LogEntry, PendingWrites};
 
     /// What a start found, and the objects that it borrows.
     struct OrphansFixture {

@@ -18,9 +18,11 @@
 use core::hash::BuildHasher;
 
 use foldhash::quality::FixedState;
+use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
+use leveret_core::definition::Definition;
 use leveret_core::mem::Slab;
-use leveret_core::pending_writes::{Batch, Definition, PendingWrites};
+use leveret_storage::PendingWrites;
 
 use crate::access::OperatorFault;
 use crate::reply_text::{check_changeable, check_definition_space};
@@ -421,8 +423,9 @@ mod tests {
 
     use super::*;
     use crate::access::OperatorFault;
+    use leveret_core::batch::Batch;
     use leveret_core::command::VhostId;
-    use leveret_core::pending_writes::{Batch, LogEntry, PendingWrites};
+    use leveret_storage::{LogEntry, PendingWrites};
 
     /// A component that accepts every value but one, and reserves another for administrators.
     fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, String> {

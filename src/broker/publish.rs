@@ -21,7 +21,7 @@ use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, Proper
 use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
-use leveret_core::pending_writes::{Mode as PendingWritesMode, NoCapacity, PendingWrites, Urgency};
+use leveret_storage::{Mode as PendingWritesMode, NoCapacity, PendingWrites, Urgency};
 
 use super::access::{Resource, Right};
 use super::arguments::{Overflow, expiration_ms, expiry_flags};

@@ -15,13 +15,12 @@ use std::io;
 
 use leveret_amqp::field::Table;
 use leveret_core::command::{QueueId, VhostId};
+use leveret_core::definition::{Definition, DestinationName};
+use leveret_core::definition::{is_access, queue_in};
 use leveret_core::password::PasswordHash;
-use leveret_core::pending_writes::definition::{is_access, queue_in};
-use leveret_core::pending_writes::{
-    Definition, DestinationName, PendingWrites, ReportedDamage, is_transient,
-};
 use leveret_core::time::Now;
 use leveret_storage::{self as store, Access, AccessDefinition, AccessReport, Log};
+use leveret_storage::{PendingWrites, ReportedDamage, is_transient};
 
 use super::access::{OperatorFault, VhostLimits};
 use super::arguments::QueueSettings;

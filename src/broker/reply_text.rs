@@ -8,7 +8,7 @@ use core::fmt;
 
 use leveret_amqp::field::Value;
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::pending_writes::{Mode, PendingWrites};
+use leveret_storage::{Mode, PendingWrites};
 
 use super::access::OperatorFault;
 

@@ -21,11 +21,13 @@ use std::collections::VecDeque;
 
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
+use leveret_core::batch::Batch;
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, SessionId, VhostId};
+use leveret_core::definition::Definition;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share, Slab};
-use leveret_core::pending_writes::{Batch, Definition, PendingWrites, Urgency};
+use leveret_storage::{PendingWrites, Urgency};
 
 use super::access::Access;
 use super::arguments::expiration_ms;

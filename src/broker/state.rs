@@ -13,7 +13,7 @@ use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::Slab;
-use leveret_core::pending_writes::{PendingWrites, UNDELIVERED};
+use leveret_storage::{PendingWrites, UNDELIVERED};
 
 use super::Context;
 use super::access::{

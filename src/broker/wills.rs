@@ -24,9 +24,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use leveret_amqp::Properties;
 use leveret_amqp::field::Table;
 use leveret_core::command::{ChannelId, Outcome, QueueId, SessionId, SessionWill, VhostId};
+use leveret_core::definition::Definition;
 use leveret_core::error::Fault;
 use leveret_core::mem::{MessageFlags, MessageId, Share};
-use leveret_core::pending_writes::{Definition, Urgency};
+use leveret_storage::Urgency;
 
 use super::arguments::{expiration_ms, expiry_flags};
 use super::publish::Publish;

@@ -10,10 +10,11 @@
 
 use leveret_broker::{declared_arguments, levels_of};
 use leveret_config::Config;
+use leveret_core::definition::Definition;
 use leveret_core::limits::{Megabytes, grouped};
 use leveret_core::mem::ENTRIES_PER_CHUNK;
-use leveret_core::pending_writes::{Definition, is_group, is_transient};
 use leveret_storage::{FileDisk, Index, Log, QueueIndex};
+use leveret_storage::{is_group, is_transient};
 
 /// The use of each limit by the definitions of a store.
 #[derive(Default)]

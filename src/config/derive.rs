@@ -372,6 +372,10 @@ mod tests {
             scratch_bytes: broker::buffer_bytes(frame, limits.messages_max as usize)
                 + limits.output_buffer_bytes as usize,
             store_bytes: store::buffer_bytes(segment, commit, frame),
+            pending_write_bytes: store::PendingWrites::bytes(
+                limits.messages_max as usize,
+                limits.input_buffer_bytes as usize,
+            ),
             control_bytes: 133_694,
             tls_link_bytes: 0,
             tls_crl_bytes: 0,

@@ -13,9 +13,9 @@ use core::hash::BuildHasher as _;
 
 use foldhash::fast::RandomState;
 use leveret_amqp::Method;
+use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, ConnectionId, Name, ReplyOrder};
 use leveret_core::mem::Slab;
-use leveret_core::pending_writes::Batch;
 use leveret_core::time::Now;
 
 use super::publish::Content;

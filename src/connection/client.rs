@@ -1,9 +1,9 @@
 //! The connection of a client, whatever its protocol: what the event loop calls.
 
 use leveret_amqp::field::Table;
+use leveret_core::batch::Batch;
 use leveret_core::command::{ConnectionId, Outbox, Outcome, ReplyOrder};
 use leveret_core::error::Fault;
-use leveret_core::pending_writes::Batch;
 use leveret_core::time::{Deadline, Now};
 
 use super::connection::{Caller, Connection, Context, Names, Negotiated, Peer, Settings, Stage};

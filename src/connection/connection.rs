@@ -11,12 +11,12 @@ use core::net::SocketAddr;
 
 use leveret_amqp::field::Table;
 use leveret_amqp::{Full, Method, TableWriter, Writer};
+use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, ConnectionId, Name, ReplyOrder};
 use leveret_core::error::Fault;
 use leveret_core::limits::{FRAME_BYTES_MIN, Limits};
 use leveret_core::log_limiter::{LogKind, LogLimiter, LogSource};
 use leveret_core::mem::{ByteChain, BytePool, Messages, Share};
-use leveret_core::pending_writes::Batch;
 use leveret_core::time::{Deadline, Now};
 
 use super::channel::{ChannelState, Channels, ConfirmList, NONE, OwnChannels, Slot};

@@ -18,11 +18,11 @@ use super::connection::{Connection, Phase};
 use super::methods::{CommandKind, Pending};
 use super::timeouts;
 use leveret_amqp::{Method, Writer};
+use leveret_core::batch::Batch;
 use leveret_core::command::{Name, Outcome, ReplyOrder};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
-use leveret_core::pending_writes::Batch;
 use leveret_core::time::Now;
 
 /// Number of bytes before each frame of a stored reply: its order and the frame's length.

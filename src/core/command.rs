@@ -11,11 +11,11 @@
 
 use core::num::NonZeroU16;
 
+use crate::batch::Batch;
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{MessageId, Messages};
 pub use crate::mem::{NAME_BYTES_MAX, Name};
 use crate::password::{PasswordCheck, Secret};
-use crate::pending_writes::Batch;
 
 /// The version of RabbitMQ that Leveret is compatible with, as a literal.
 #[macro_export]

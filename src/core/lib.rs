@@ -4,14 +4,15 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod batch;
 pub mod command;
+pub mod definition;
 pub mod error;
 pub mod flight;
 pub mod limits;
 pub mod log_limiter;
 pub mod mem;
 pub mod password;
-pub mod pending_writes;
 pub mod small_file;
 pub mod time;
 pub mod token_bucket;

@@ -16,9 +16,9 @@ use leveret_broker::{Broker, Context, First, restore};
 use leveret_config::{Config, FirstUser, first_user};
 use leveret_core::limits::SEGMENTS_MIN;
 use leveret_core::password::{GUEST, PasswordHash};
-use leveret_core::pending_writes::PendingWrites;
 use leveret_core::time::Now;
 use leveret_server::{StorageDriver, log_file_system_full};
+use leveret_storage::PendingWrites;
 use leveret_storage::{
     Access, Disk, FileDisk, Log, OpenError, Report, Settings, Write, WriteDone, make_directory,
 };

@@ -44,6 +44,10 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
             }
             + if_http(leveret_management::compression::COMPRESSION_BYTES),
         store_bytes: leveret_storage::buffer_bytes(segment, commit, frame),
+        pending_write_bytes: leveret_storage::PendingWrites::bytes(
+            limits.messages_max as usize,
+            limits.input_buffer_bytes as usize,
+        ),
         tls_session_bytes: if_tls(leveret_tls::SESSION_BYTES + chain + reserved),
         tls_handshake_bytes: if_tls(leveret_tls::HANDSHAKE_BYTES),
         tls_link_bytes: if_link(leveret_tls::LINK_BYTES + leveret_server::tls_reserved_bytes(1)),

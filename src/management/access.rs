@@ -5,9 +5,9 @@
 
 use crate::definitions::{read_user_limits, read_vhost_limits, vhost_change};
 use leveret_broker::{OperatorFault, VhostChange, VhostLimits};
+use leveret_core::batch::Batch;
 use leveret_core::command::ConnectionId;
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
-use leveret_core::pending_writes::Batch;
 use leveret_json::{Fields, Value, items};
 
 use zeroize::Zeroizing;

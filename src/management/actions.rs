@@ -10,9 +10,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use leveret_core::batch::Batch;
 use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::error::Fault;
-use leveret_core::pending_writes::Batch;
 use leveret_json::{Fields, Value};
 
 use super::columns::ListedKind;

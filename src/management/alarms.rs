@@ -56,7 +56,7 @@ pub(super) fn show(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 /// Returns the texts of the alarms. Each begins with the alarm's name.
 pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'static, str>, ALARMS_MAX> {
     let pending_writes = &*context.pending_writes;
-    let is_writable = pending_writes.mode() == leveret_core::pending_writes::Mode::On;
+    let is_writable = pending_writes.mode() == leveret_storage::Mode::On;
     let has_doubt = context.broker.access().doubtful_access_reason().is_some();
     let states: [(bool, &str); STATES] = [
         (
@@ -153,7 +153,7 @@ fn sessions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
 /// Returns why nothing can be written, even if no publisher waits.
 fn shortage_of_store(context: &RequestContext<'_>) -> Option<Shortage> {
     let pending_writes = &*context.pending_writes;
-    let is_writable = pending_writes.mode() == leveret_core::pending_writes::Mode::On;
+    let is_writable = pending_writes.mode() == leveret_storage::Mode::On;
     let is_short = !is_writable || !pending_writes.can_define() || pending_writes.is_file_system_full();
     is_short
         .then(|| disk_shortage(pending_writes))

@@ -22,7 +22,7 @@
 use core::fmt::Display;
 
 use leveret_core::command::RABBITMQ_VERSION;
-use leveret_core::pending_writes::{LATENCY_BOUNDS_MS, LatencyHistogram};
+use leveret_storage::{LATENCY_BOUNDS_MS, LatencyHistogram};
 
 use super::alarms;
 use super::bridges::Outage;

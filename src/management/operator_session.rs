@@ -31,8 +31,8 @@ use super::request::RequestContext;
 use super::request::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request_too_large};
 use super::table::{self, Interface};
 use leveret_broker::Broker;
+use leveret_core::batch::Batch;
 use leveret_core::password::PasswordCheck;
-use leveret_core::pending_writes::Batch;
 
 use zeroize::Zeroizing;
 
@@ -865,7 +865,7 @@ mod tests {
     use leveret_core::flight::Event;
     use leveret_core::limits::Limits;
     use leveret_core::mem::{MessageLimits, Messages};
-    use leveret_core::pending_writes::PendingWrites;
+    use leveret_storage::PendingWrites;
 
     struct NoSockets;
 

@@ -11,9 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use leveret_amqp::props::{PROPERTIES, Properties, PropertyKind};
 use leveret_amqp::{Full, Writer};
+use leveret_core::batch::Batch;
 use leveret_core::command::{Command, Outcome};
 use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
-use leveret_core::pending_writes::Batch;
 use leveret_json::{Fields, Value};
 
 use super::definitions::table_of;

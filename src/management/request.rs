@@ -10,11 +10,12 @@ use std::net::SocketAddr;
 
 use leveret_amqp::field::Table;
 use leveret_broker::{Broker, DiskFacts, WaitingByKind};
+use leveret_core::batch::Batch;
 use leveret_core::command::ConnectionId;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::flight::Event;
 use leveret_core::mem::Messages;
-use leveret_core::pending_writes::{Batch, PendingWrites};
+use leveret_storage::PendingWrites;
 
 use super::http::{REQUEST_BYTES_MAX, Request, Status};
 use super::json::Json;

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use leveret_core::pending_writes::Batch;
+use leveret_core::batch::Batch;
 
 use super::deadlines::Deadlines;
 use super::peer::{CloseStage, Peer, PeerId, Peers, WaitReason};

@@ -8,9 +8,9 @@ use std::borrow::Cow;
 use std::io;
 
 use leveret_connection::Stage;
+use leveret_core::batch::Batch;
 use leveret_core::command::ConnectionId;
 use leveret_core::log_limiter::LogKind;
-use leveret_core::pending_writes::Batch;
 use leveret_core::time::Deadline;
 
 use super::peer::PeerId;

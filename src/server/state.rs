@@ -13,10 +13,10 @@ use leveret_core::command::ConnectionId;
 use leveret_core::limits::Limits;
 use leveret_core::log_limiter::LogLimiter;
 use leveret_core::mem::Messages;
-use leveret_core::pending_writes::PendingWrites;
 use leveret_core::time::{Deadline, Now};
 use leveret_management::request::Process;
 use leveret_management::samples::Samples;
+use leveret_storage::PendingWrites;
 
 use super::admission::{Admission, Listeners};
 use super::blocked_publishers::BlockedPublishers;

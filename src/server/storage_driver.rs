@@ -15,8 +15,8 @@ use std::io;
 use leveret_broker::{Broker, Context, LogRead, PageInOutcome, ReadMessage, restore_messages};
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::mem::{MessageId, Messages};
-use leveret_core::pending_writes::PendingWrites;
 use leveret_core::time::Now;
+use leveret_storage::PendingWrites;
 use leveret_storage::{CommitWriter, Log, Read, ReadOutcome, SyncTimes, WriteDone};
 
 use super::bridges::LinkEvent;

@@ -16,11 +16,11 @@
 use std::collections::VecDeque;
 
 use leveret_config::Config;
+use leveret_core::batch::Batch;
 use leveret_core::command::{ConnectionId, Outcome};
 use leveret_core::limits::{Limits, MANAGEMENT_CLIENTS_UPPER_BOUND};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::password::PasswordCheck;
-use leveret_core::pending_writes::Batch;
 use leveret_core::time::{Deadline, Now};
 use leveret_tls::{CertificateStore, Handshake, HandshakeOutput, KnownTime};
 

@@ -10,7 +10,7 @@
 
 use std::io;
 
-use leveret_core::pending_writes::definition::is_access;
+use leveret_core::definition::is_access;
 use leveret_core::time::Now;
 
 use super::access::{DIGEST_RECORD_BYTES, UpdateResult, access_locations};

@@ -22,7 +22,7 @@
 //! - Removing a segment does not require a new one, because the removal is a record in a normal commit.
 //! - A file beyond the limit is created only when neither a start nor the compactor could write otherwise.
 
-use leveret_core::pending_writes::Urgency;
+use crate::pending_writes::Urgency;
 use leveret_core::time::{Deadline, Now};
 use leveret_core::token_bucket::{NS_PER_MS, TokenBucket};
 

@@ -14,10 +14,9 @@
 //!   last chunk.
 //! - Transactions too large for one commit are written by `group`.
 
+use crate::pending_writes::{Front, LogEntry, PendingWrites, Urgency};
+use leveret_core::batch::Batch;
 use leveret_core::mem::{MessageId, Messages};
-use leveret_core::pending_writes::{
-    Batch, Front, LogEntry, PendingWrites, Target as RecordLocation, Urgency,
-};
 use leveret_core::time::{Deadline, Now};
 
 use super::commit_builder::ResizeZeroed;
@@ -135,7 +134,6 @@ pub struct CommitWriter {
     records_time: bool,
     chunking: Option<Chunking>,
     pub(super) groups: Groups,
-    ranges: Vec<Range>,
     pub(super) draft: Draft,
     chunk: Vec<u8>,
 }
@@ -144,13 +142,12 @@ pub struct CommitWriter {
 #[derive(Debug)]
 pub(super) struct Draft {
     /// The queues and offsets of the message.
-    pub(super) places: Vec<RecordLocation>,
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
     properties: Vec<u8>,
 }
 
 impl Draft {
-    /// Returns the record of a message that goes to `places`.
+    /// Returns the record of a message that goes to `targets`.
     pub(super) fn record<'a>(
         &'a mut self,
         messages: &'a Messages,
@@ -159,13 +156,6 @@ impl Draft {
         body: Body<'static>,
     ) -> Message<'a> {
         self.properties.resize_zeroed(messages.properties_len(message) as usize);
-        self.targets.clear();
-        let lane = 0;
-        self.targets.extend(self.places.iter().map(|place| Target {
-            queue: place.queue,
-            offset: place.offset,
-            lane,
-        }));
         Message {
             targets: Targets::List(&self.targets),
             // A message that expires needs its exact arrival time. For others the current time suffices.
@@ -205,12 +195,7 @@ impl CommitWriter {
             records_time: false,
             chunking: None,
             groups: Groups::default(),
-            ranges: Vec::with_capacity(512),
-            draft: Draft {
-                places: Vec::with_capacity(64),
-                targets: Vec::with_capacity(64),
-                properties: Vec::with_capacity(frame_max),
-            },
+            draft: Draft { targets: Vec::with_capacity(64), properties: Vec::with_capacity(frame_max) },
             chunk: Vec::with_capacity(CHUNK_BODY_BYTES),
         }
     }
@@ -398,74 +383,42 @@ impl CommitWriter {
             }
             pending_writes.pop_entry();
         }
-        // If a group waits for a commit that is empty enough, settlements come after the group: otherwise they could fill
-        // every commit.
-        let is_group_first = self.groups.is_waiting;
-        if !is_group_first {
-            self.append_settlements(pending_writes, now);
-        }
+        // The log writes settlements into the space that is left in a commit, and the rest into a later one.
+        let log = &mut self.log;
+        pending_writes.drain_settles(|settled| {
+            let range = Range { start: settled.start, end: settled.end };
+            log.settle(settled.queue, range, Urgency::Lazy, now);
+        });
         // The watermark of a delivered message is in this commit or an earlier one, its message in this one
         // or a later one.
-        let log = &mut self.log;
         let are_all_appended = pending_writes.drain_piggybacked(|queue, offset| {
             log.append_reserved(&Record::DeliveredWatermark { queue, offset }, Urgency::Lazy, now).is_ok()
         });
-        if !are_all_appended {
-            return;
-        }
-        if self.append_messages(pending_writes, messages, now) && is_group_first {
-            self.append_settlements(pending_writes, now);
+        if are_all_appended {
+            self.append_messages(pending_writes, messages, now);
         }
     }
 
-    /// Appends waiting messages. Returns `false` when the commit or the disk has no space for more.
-    fn append_messages(
-        &mut self,
-        pending_writes: &mut PendingWrites,
-        messages: &mut Messages,
-        now: Now,
-    ) -> bool {
+    /// Appends waiting messages, until the commit or the disk has no space for more.
+    fn append_messages(&mut self, pending_writes: &mut PendingWrites, messages: &mut Messages, now: Now) {
         loop {
-            let front = pending_writes.front(messages, &mut self.draft.places);
+            let front = pending_writes.front(messages, &mut self.draft.targets);
             if let Some(group) = pending_writes.group() {
                 if !self.write_group(pending_writes, messages, &group, now) {
-                    return false;
+                    return;
                 }
                 continue;
             }
-            let Some(front) = front else { return true };
+            let Some(front) = front else { return };
             let bytes = (messages.body_len(front.message) as usize).min(CHUNK_BODY_BYTES);
             if self.log.should_defer(bytes + RECORD_OVERHEAD_BYTES_MAX) {
-                return false;
+                return;
             }
             if !self.write_message(messages, pending_writes.time_ms(), front, now) {
-                return false;
+                return;
             }
             pending_writes.move_front_to_commit(messages);
         }
-    }
-
-    /// Appends waiting settlements.
-    fn append_settlements(&mut self, pending_writes: &mut PendingWrites, now: Now) {
-        let mut queue = 0;
-        pending_writes.drain_settles(|settled| {
-            if settled.queue != queue || self.ranges.len() == self.ranges.capacity() {
-                self.write_settled(queue, now);
-                queue = settled.queue;
-            }
-            self.ranges.push(Range { start: settled.start, end: settled.end });
-        });
-        self.write_settled(queue, now);
-    }
-
-    /// Appends the settlements of one queue. If space is scarce, the log keeps them for a later commit.
-    fn write_settled(&mut self, queue: u64, now: Now) {
-        if !self.ranges.is_empty() && !self.log.append_settled(queue, &self.ranges, now) {
-            for range in &self.ranges {
-                self.log.settle(queue, *range, Urgency::Lazy, now);
-            }
-        }
-        self.ranges.clear();
     }
 
     /// Appends a message. Returns `false` when the commit or the disk has no space for it now.

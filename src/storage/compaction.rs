@@ -22,9 +22,9 @@
 //!   in another.
 //! - Copying starts only if there is space for all copies.
 
+use crate::pending_writes::Urgency;
+use leveret_core::definition::{ACCESS_STORED_KEY, is_access};
 use leveret_core::mem::sort;
-use leveret_core::pending_writes::Urgency;
-use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, is_access};
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, claimed_length, padded};
 use super::commit_builder::CompactorBuffers;

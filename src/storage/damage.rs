@@ -6,9 +6,10 @@
 use std::fmt::Write as _;
 use std::io;
 
+use crate::pending_writes::Urgency;
+use crate::reported_damage::ReportedDamage;
+use leveret_core::definition::DAMAGE_KEY;
 use leveret_core::mem::sort_by_key;
-use leveret_core::pending_writes::definition::DAMAGE_KEY;
-use leveret_core::pending_writes::{ReportedDamage, Urgency};
 use leveret_core::time::Now;
 use rustix::io::Errno;
 

@@ -23,9 +23,9 @@
 //! layout. The helper that writes the footer groups them by queue.
 //!
 //! ```text
-//! message | flags: 8 = an offset follows, 16 = the next offset of the same queue and lane,
+//! message | flags: 8 = an offset follows, 16 = the next offset of the same queue,
 //!         |        32 = the body is chunked
-//!         | [at] | bytes | [n, n × (queue, offset, lane)] | [body id]
+//!         | [at] | bytes | [n, n × (queue, offset, 0 u8)] | [body id]
 //! ```
 //!
 //! # Invariants
@@ -265,7 +265,7 @@ impl Footer {
             for target in message.targets.iter() {
                 varint::put(&mut recorded.bytes, target.queue);
                 varint::put(&mut recorded.bytes, target.offset);
-                recorded.bytes.push(target.lane);
+                recorded.bytes.push(0);
             }
         }
         recorded.last = only;
@@ -350,9 +350,9 @@ impl Footer {
 }
 
 fn entry_of(target: Target, targets: usize, body: Option<u64>, at: u32, bytes: u32) -> MessageEntry {
-    let Target { queue, offset, lane } = target;
+    let Target { queue, offset } = target;
     let (is_chunked, body) = (body.is_some(), body.unwrap_or(0));
-    MessageEntry { queue, offset, at, bytes, targets: targets as u32, lane, is_chunked, body }
+    MessageEntry { queue, offset, at, bytes, targets: targets as u32, is_chunked, body }
 }
 
 fn next_of(target: Target) -> Option<Target> {
@@ -513,15 +513,15 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// Records messages with these targets, one behind the other; returns the expected entries.
-    fn note(footer: &mut Footer, messages: &[(Vec<(u64, u8)>, usize)]) -> Vec<MessageEntry> {
+    fn note(footer: &mut Footer, messages: &[(Vec<u64>, usize)]) -> Vec<MessageEntry> {
         let mut next: BTreeMap<u64, u64> = BTreeMap::new();
         let (mut bytes, mut expected) = (Vec::new(), Vec::new());
         for (queues, body) in messages {
             let mut targets: Vec<Target> = Vec::new();
-            for (queue, lane) in queues {
+            for queue in queues {
                 if targets.iter().all(|target| target.queue != *queue) {
                     let offset = next.entry(*queue).or_insert(100 * queue);
-                    targets.push(Target { queue: *queue, offset: *offset, lane: *lane });
+                    targets.push(Target { queue: *queue, offset: *offset });
                     *offset += 1;
                 }
             }
@@ -549,12 +549,12 @@ mod tests {
         #[test]
         fn messages_are_grouped_and_take_no_more_than_was_kept_free(
             messages in prop::collection::vec(
-                (prop::collection::vec((0_u64..1500, 0_u8..2), 1..4), 0_usize..20), 0..600),
+                (prop::collection::vec(0_u64..1500, 1..4), 0_usize..20), 0..600),
             few in any::<bool>(),
         ) {
             let mut messages = messages;
             if few {
-                messages.iter_mut().flat_map(|(queues, _)| queues).for_each(|(queue, _)| *queue %= 3);
+                messages.iter_mut().flat_map(|(queues, _)| queues).for_each(|queue| *queue %= 3);
             }
             let mut footer = Footer::default();
             let expected = note(&mut footer, &messages);
@@ -629,8 +629,7 @@ mod tests {
 
     #[test]
     fn a_segment_full_of_tiny_messages_is_grouped_in_many_rounds() {
-        let messages: Vec<(Vec<(u64, u8)>, usize)> =
-            (0..40_000_u64).map(|n| (vec![(n * 7919 % 1000, 0)], 1)).collect();
+        let messages: Vec<(Vec<u64>, usize)> = (0..40_000_u64).map(|n| (vec![n * 7919 % 1000], 1)).collect();
         let mut footer = Footer::default();
         let expected = note(&mut footer, &messages);
         let (mut out, mut parts) = (Vec::new(), Vec::new());

@@ -30,8 +30,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use crate::pending_writes::{Cursor, Group, PendingWrites, Urgency, is_group};
 use leveret_core::mem::{Messages, sort};
-use leveret_core::pending_writes::{Cursor, Group, PendingWrites, Urgency, is_group};
 use leveret_core::time::Now;
 
 use super::commit_builder::ResizeZeroed;
@@ -69,11 +69,9 @@ impl CommitWriter {
             let bytes = group.bytes as usize + RECORD_OVERHEAD_BYTES_MAX;
             // Half a commit remains for records before the group, so that they cannot delay it forever.
             if bytes <= self.log.space.record_bytes_max() / 2 {
-                let is_written = !self.log.should_defer(bytes)
+                return !self.log.should_defer(bytes)
                     && self.log.admit(bytes).is_ok()
                     && self.write_members(pending_writes, messages, group, now);
-                self.groups.is_waiting = !is_written;
-                return is_written;
             }
             self.groups.large = Some(LargeGroup {
                 first: group.first,
@@ -82,8 +80,7 @@ impl CommitWriter {
                 parts: 0,
                 bytes: 0,
                 cursor: Cursor::default(),
-                settled: 0,
-                defined: 0,
+                in_parts: Progress::default(),
                 is_appended: false,
             });
         }
@@ -100,7 +97,7 @@ impl CommitWriter {
         now: Now,
     ) -> bool {
         let mut cursor = Cursor::default();
-        while let Some(front) = pending_writes.peek(group, &mut cursor, &mut self.draft.places) {
+        while let Some(front) = pending_writes.peek(group, &mut cursor, &mut self.draft.targets) {
             pending_writes.step(&mut cursor);
             let is_large = messages.body_len(front.message) as usize > CHUNK_BODY_BYTES;
             let is_written = self.groups.bodies.last().is_some_and(|(number, _)| *number >= front.number);
@@ -125,7 +122,7 @@ impl CommitWriter {
         now: Now,
     ) -> bool {
         self.log.note_group();
-        while let Some(front) = pending_writes.front(messages, &mut self.draft.places) {
+        while let Some(front) = pending_writes.front(messages, &mut self.draft.targets) {
             if front.number >= group.end {
                 break;
             }
@@ -134,10 +131,7 @@ impl CommitWriter {
             }
             pending_writes.move_front_to_commit(messages);
         }
-        let is_written = self.write_group_settles(pending_writes, now)
-            && self.write_group_entries(pending_writes, now)
-            && self.write_group_end(now);
-        if !is_written {
+        if !self.write_changes(pending_writes, now) || !self.write_group_end(now) {
             return false;
         }
         pending_writes.group_written();
@@ -145,30 +139,11 @@ impl CommitWriter {
         true
     }
 
-    /// Writes the settlements of the group.
-    fn write_group_settles(&mut self, pending_writes: &PendingWrites, now: Now) -> bool {
-        loop {
-            let (queue, ranges) = next_ranges(pending_writes, self.groups.settled);
-            if ranges.is_empty() {
-                return true;
-            }
-            let record = Record::Settled { queue, ranges: Ranges::List(&ranges) };
-            if self.log.append_reserved(&record, Urgency::Awaited, now).is_err() {
-                return false;
-            }
-            self.groups.settled += ranges.len();
-        }
-    }
-
-    /// Writes the definitions of the group.
-    fn write_group_entries(&mut self, pending_writes: &PendingWrites, now: Now) -> bool {
-        while let Some(entry) = pending_writes.group_entries(self.groups.defined).next() {
-            if self.log.append_reserved(&record_of(entry), Urgency::Awaited, now).is_err() {
-                return false;
-            }
-            self.groups.defined += 1;
-        }
-        true
+    /// Writes the settlements and definitions of the group individually.
+    fn write_changes(&mut self, pending_writes: &PendingWrites, now: Now) -> bool {
+        let log = &mut self.log;
+        let append = |record: &Record<'_>| log.append_reserved(record, Urgency::Awaited, now).is_ok();
+        self.groups.written.write(pending_writes, append)
     }
 
     /// Appends the end of a large group. Without the end, a start treats the group as not confirmed. Returns `false` if
@@ -181,7 +156,7 @@ impl CommitWriter {
 
     /// Resets the state after a group.
     fn end_group(&mut self) {
-        (self.groups.settled, self.groups.defined) = (0, 0);
+        self.groups.written = Progress::default();
         // A body that is left belongs to a message that was settled in the meantime.
         for (_, body) in self.groups.bodies.drain(..) {
             self.log.drop_body(body);
@@ -238,10 +213,8 @@ struct GroupSources<'a> {
 impl LargeGroup {
     /// Returns whether a record is in no part yet.
     fn has_more(&mut self, pending_writes: &PendingWrites, group: &Group, draft: &mut Draft) -> bool {
-        let has_messages = pending_writes.peek(group, &mut self.cursor, &mut draft.places).is_some();
-        has_messages
-            || pending_writes.group_settles(self.settled).next().is_some()
-            || pending_writes.group_entries(self.defined).next().is_some()
+        let has_messages = pending_writes.peek(group, &mut self.cursor, &mut draft.targets).is_some();
+        has_messages || !self.in_parts.write(pending_writes, |_| false)
     }
 
     /// Appends records to a part with space for `room` bytes, and advances the progress.
@@ -252,8 +225,14 @@ impl LargeGroup {
             let all = out.len() - from + bytes;
             all <= room && (out.len() == from || all <= CHUNK_BODY_BYTES)
         };
-        if self.fill_messages(members, out, takes) && self.fill_settled(members.pending_writes, out, takes) {
-            self.fill_defined(members.pending_writes, out, takes);
+        if self.fill_messages(members, out, takes) {
+            self.in_parts.write(members.pending_writes, |record| {
+                let is_taken = takes(out, record.bytes_max());
+                if is_taken {
+                    record.encode(out);
+                }
+                is_taken
+            });
         }
         self.bytes += (out.len() - from) as u64;
     }
@@ -266,7 +245,7 @@ impl LargeGroup {
         takes: impl Fn(&Vec<u8>, usize) -> bool,
     ) -> bool {
         let GroupSources { pending_writes, messages, group, bodies, draft } = members;
-        while let Some(front) = pending_writes.peek(group, &mut self.cursor, &mut draft.places) {
+        while let Some(front) = pending_writes.peek(group, &mut self.cursor, &mut draft.targets) {
             let body_len = messages.body_len(front.message) as usize;
             let written = body_of(bodies, front.number);
             let (body, inline) = match written {
@@ -284,44 +263,6 @@ impl LargeGroup {
         true
     }
 
-    /// Appends settlements to a part. Returns whether all settlements are in some part now.
-    fn fill_settled(
-        &mut self,
-        pending_writes: &PendingWrites,
-        out: &mut Vec<u8>,
-        takes: impl Fn(&Vec<u8>, usize) -> bool,
-    ) -> bool {
-        loop {
-            let (queue, ranges) = next_ranges(pending_writes, self.settled);
-            let record = Record::Settled { queue, ranges: Ranges::List(&ranges) };
-            if ranges.is_empty() {
-                return true;
-            }
-            if !takes(out, record.bytes_max()) {
-                return false;
-            }
-            record.encode(out);
-            self.settled += ranges.len();
-        }
-    }
-
-    /// Appends definitions to a part.
-    fn fill_defined(
-        &mut self,
-        pending_writes: &PendingWrites,
-        out: &mut Vec<u8>,
-        takes: impl Fn(&Vec<u8>, usize) -> bool,
-    ) {
-        while let Some(entry) = pending_writes.group_entries(self.defined).next() {
-            let record = record_of(entry);
-            if !takes(out, record.bytes_max()) {
-                return;
-            }
-            record.encode(out);
-            self.defined += 1;
-        }
-    }
-
     /// Returns the record of the group message.
     fn group_message<'a>(&self, time_ms: u64, target: &'a [Target; 1]) -> Record<'a> {
         Record::Message(Message {
@@ -337,7 +278,31 @@ impl LargeGroup {
 
     /// Returns the target of the group message.
     const fn target(&self) -> [Target; 1] {
-        [Target { queue: self.incarnation, offset: self.parts as u64, lane: 0 }]
+        [Target { queue: self.incarnation, offset: self.parts as u64 }]
+    }
+}
+
+impl Progress {
+    /// Passes the records of the group's settlements and definitions to `put`, from the first that is not written, until
+    /// `put` returns `false`. Returns whether all are written.
+    fn write(&mut self, pending_writes: &PendingWrites, mut put: impl FnMut(&Record<'_>) -> bool) -> bool {
+        loop {
+            let (queue, ranges) = next_ranges(pending_writes, self.settled);
+            if ranges.is_empty() {
+                break;
+            }
+            if !put(&Record::Settled { queue, ranges: Ranges::List(&ranges) }) {
+                return false;
+            }
+            self.settled += ranges.len();
+        }
+        while let Some(entry) = pending_writes.group_entries(self.defined).next() {
+            if !put(&record_of(entry)) {
+                return false;
+            }
+            self.defined += 1;
+        }
+        true
     }
 }
 
@@ -695,6 +660,13 @@ impl Log {
     }
 }
 
+/// The number of settlements and of definitions of a group that are written.
+#[derive(Clone, Copy, Default, Debug)]
+struct Progress {
+    settled: usize,
+    defined: usize,
+}
+
 /// The commit writer's progress in writing groups.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
@@ -702,11 +674,8 @@ pub(super) struct Groups {
     pub(super) large: Option<LargeGroup>,
     /// Large bodies that were written before their messages: number of the message, and identifier of the body.
     pub(super) bodies: Vec<(u64, u64)>,
-    /// Number of settlements and of definitions of the current group that are written individually.
-    pub(super) settled: usize,
-    pub(super) defined: usize,
-    /// Whether a group waits for a commit of its own.
-    pub(super) is_waiting: bool,
+    /// The settlements and definitions of the current group that are written individually.
+    written: Progress,
 }
 
 /// A group that exceeds one commit.
@@ -720,9 +689,8 @@ pub(super) struct LargeGroup {
     pub(super) bytes: u64,
     /// The first message that is not in a part yet.
     pub(super) cursor: Cursor,
-    /// Number of settlements and of definitions that are in a part.
-    pub(super) settled: usize,
-    pub(super) defined: usize,
+    /// The settlements and definitions that are in a part.
+    in_parts: Progress,
     /// Whether the group message was appended.
     pub(super) is_appended: bool,
 }

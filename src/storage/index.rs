@@ -13,8 +13,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, incarnation_in, is_retained_message};
-use leveret_core::pending_writes::{is_group, is_transient};
+use crate::pending_writes::{is_group, is_transient};
+use leveret_core::definition::{ACCESS_STORED_KEY, incarnation_in, is_retained_message};
 
 use super::access::Digest;
 use super::commit::BLOCK_BYTES;
@@ -1037,7 +1037,7 @@ mod tests {
                         let (targets, is_chunked) = (1 + kind % 2, kind == 29);
                         let (at, body) = (offset as u32, u64::from(is_chunked) * (1 << 20 | offset));
                         MessageEntry {
-                            queue: *queue, offset, at, bytes: 60 + kind, targets, lane: 0, is_chunked, body,
+                            queue: *queue, offset, at, bytes: 60 + kind, targets, is_chunked, body,
                         }
                     });
                     if is_together {

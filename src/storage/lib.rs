@@ -81,12 +81,14 @@ mod inspection;
 mod log;
 mod newest_segment;
 mod parts;
+mod pending_writes;
 mod queue_index;
 mod queue_names;
 mod read_back;
 mod reader;
 mod record;
 mod recovery;
+mod reported_damage;
 mod runs;
 mod segment;
 mod settled;
@@ -105,13 +107,16 @@ pub use index::DefinitionIndex;
 pub use index::Segment;
 pub use index::{DEFINITION_BYTES, EMPTY_QUEUE_BYTES, Index};
 pub use inspection::{FoundRecord, SegmentSummary};
-pub use leveret_core::pending_writes::Urgency;
 pub use log::Settings;
 pub use log::{AppendRefused, Failed, Log};
 pub use log::{Counters, SyncTimes};
 pub use log::{LogPosition, RecordLocation};
 pub use newest_segment::forget as invalidate_header_copy;
 pub use parts::BodyPart;
+pub use pending_writes::{
+    Appended, IndexCapacity, LATENCY_BOUNDS_MS, LatencyHistogram, LogEntry, Mode, NoCapacity, PendingWrites,
+    Settled, Urgency, is_group, is_transient,
+};
 pub use queue_index::QueueIndex;
 pub use queue_names::Names;
 pub use read_back::FetchResult;
@@ -122,7 +127,8 @@ pub use record::{
     Targets,
 };
 pub use recovery::OpenError;
-pub use recovery::{Access, AccessDefinition, AccessReport, Report, Restored, SetAside};
+pub use recovery::{Access, AccessDefinition, AccessReport, LostDefinition, Report, SetAside};
+pub use reported_damage::{ReportedDamage, UNDELIVERED};
 pub use runs::{Run, Runs};
 pub use segment::FORMAT;
 pub use segment::Identity;

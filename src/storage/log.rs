@@ -17,10 +17,10 @@
 use core::fmt;
 use std::io;
 
+use crate::pending_writes::Urgency;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use leveret_core::limits::{Megabytes, SEGMENTS_MIN};
-use leveret_core::pending_writes::Urgency;
 use leveret_core::time::{Deadline, Now};
 
 use super::access::AccessState;
@@ -351,21 +351,6 @@ impl Log {
         }
         self.counters.payload_bytes += bytes as u64;
         self.note_appended(Urgency::Awaited, now);
-        true
-    }
-
-    /// Appends settlements (ascending, disjoint) to the pending commit without merging them.
-    ///
-    /// Returns `false` when space is scarce. The caller then uses [`Log::settle`], which may merge them with
-    /// others.
-    pub fn append_settled(&mut self, queue: u64, ranges: &[Range], now: Now) -> bool {
-        let record = Record::Settled { queue, ranges: Ranges::List(ranges) };
-        let is_scarce = self.space.is_scarce() || !self.settlements.is_empty();
-        if is_scarce || !self.has_room(record.bytes_max()) {
-            return false;
-        }
-        self.pending.add(&record);
-        self.note_appended(Urgency::Lazy, now);
         true
     }
 

@@ -8,11 +8,11 @@
 //!         | first offset varint | entry | entry | ... | zeros if another block follows |
 //!
 //! entry   | flags | [1: offsets skipped] | [2: bytes between the records, signed] | [not 4: bytes]
-//!         | [8: lane u8] | [16: targets of the record] | [32: id of the body, which is chunked] |
+//!         | [8: a byte that is ignored] | [16: targets of the record] | [32: id of the body, which is chunked] |
 //! ```
 //!
 //! Numbers are varints. An entry contains the differences to the previous entry. For the first entry of a block, the
-//! previous entry is taken to have the offset before `first offset`, lane 0, and an empty record at byte 0 of the
+//! previous entry is taken to have the offset before `first offset`, and an empty record at byte 0 of the
 //! segment. With steady traffic a message takes one byte. The CRC covers everything except itself. It starts from the
 //! store's seed and the segment's sequence.
 //!
@@ -37,7 +37,8 @@ const FOLLOWED: u16 = 0x8000;
 const HAS_GAP: u8 = 1;
 const HAS_PLACE: u8 = 2;
 const SAME_BYTES: u8 = 4;
-const HAS_LANE: u8 = 8;
+/// A byte follows that is ignored. It is never written.
+const HAS_IGNORED: u8 = 8;
 const IS_SHARED: u8 = 16;
 const IS_CHUNKED: u8 = 32;
 
@@ -60,8 +61,6 @@ pub(super) struct MessageEntry {
     pub bytes: u32,
     /// Number of queues that share the record.
     pub targets: u32,
-    /// See [`Target::lane`](super::record::Target::lane).
-    pub lane: u8,
     pub is_chunked: bool,
     /// The id of the body if `is_chunked`; otherwise 0.
     pub body: u64,
@@ -121,13 +120,12 @@ pub(super) struct PreviousEntry {
     next: u64,
     end: u32,
     bytes: u32,
-    lane: u8,
 }
 
 impl PreviousEntry {
     /// Returns the state to which the entry after `entry` is relative.
     pub(super) const fn after(entry: &MessageEntry) -> Self {
-        Self { next: entry.offset + 1, end: entry.at + entry.bytes, bytes: entry.bytes, lane: entry.lane }
+        Self { next: entry.offset + 1, end: entry.at + entry.bytes, bytes: entry.bytes }
     }
 }
 
@@ -148,10 +146,6 @@ fn encode(entry: &MessageEntry, before: PreviousEntry) -> heapless::Vec<u8, ENTR
         flags |= SAME_BYTES;
     } else {
         put(&mut out, entry.bytes.into());
-    }
-    if entry.lane != before.lane {
-        flags |= HAS_LANE;
-        let _ = out.push(entry.lane);
     }
     if entry.targets > 1 {
         flags |= IS_SHARED;
@@ -293,12 +287,14 @@ fn read_entry(input: &mut Input<'_>, queue: u64, before: &mut PreviousEntry) -> 
     let moved = if flags & HAS_PLACE != 0 { varint::unzigzag(input.varint()?) } else { 0 };
     let at = u32::try_from(i64::from(before.end).checked_add(moved)?).ok()?;
     let bytes = if flags & SAME_BYTES != 0 { before.bytes } else { u32::try_from(input.varint()?).ok()? };
-    let lane = if flags & HAS_LANE != 0 { input.byte()? } else { before.lane };
+    if flags & HAS_IGNORED != 0 {
+        input.byte()?;
+    }
     let targets = if flags & IS_SHARED != 0 { u32::try_from(input.varint()?).ok()? } else { 1 };
     let is_chunked = flags & IS_CHUNKED != 0;
     let body = if is_chunked { input.varint()? } else { 0 };
-    *before = PreviousEntry { next: offset + 1, end: at.checked_add(bytes)?, bytes, lane };
-    Some(MessageEntry { queue, offset, at, bytes, targets: targets.max(1), lane, is_chunked, body })
+    *before = PreviousEntry { next: offset + 1, end: at.checked_add(bytes)?, bytes };
+    Some(MessageEntry { queue, offset, at, bytes, targets: targets.max(1), is_chunked, body })
 }
 
 /// Returns an upper bound of the bytes that `entry` takes in its part, without the overhead of blocks. `before` is
@@ -309,7 +305,7 @@ pub(super) fn bytes_max(entry: &MessageEntry, before: Option<PreviousEntry>) -> 
     let exact = before.filter(|before| before.next == entry.offset);
     head + exact.map_or_else(
         || {
-            let farthest = PreviousEntry { next: 0, end: u32::MAX, bytes: u32::MAX, lane: !entry.lane };
+            let farthest = PreviousEntry { next: 0, end: u32::MAX, bytes: u32::MAX };
             encode(entry, farthest).len()
         },
         |before| encode(entry, before).len(),
@@ -335,17 +331,8 @@ mod tests {
                     if first { body >> 3 } else { last.map_or(0, |(_, at)| at + 1) } + gap / 5 * body % 999;
                 let at = if kind < 8 { end } else { at };
                 let bytes = if kind % 2 == 0 { 300 } else { bytes };
-                let (lane, targets) = (kind / 10, 1 + u32::from(kind == 9) * (bytes % 50));
-                made.push(MessageEntry {
-                    queue,
-                    offset,
-                    at,
-                    bytes,
-                    targets,
-                    lane,
-                    is_chunked: kind == 7,
-                    body,
-                });
+                let targets = 1 + u32::from(kind == 9) * (bytes % 50);
+                made.push(MessageEntry { queue, offset, at, bytes, targets, is_chunked: kind == 7, body });
                 made.last_mut().expect("just pushed").body *= u64::from(kind == 7);
                 (last, end) = (Some((queue, offset)), at + bytes);
             }

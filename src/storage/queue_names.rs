@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Bound;
 
-use leveret_core::pending_writes::definition::incarnation_in;
+use leveret_core::definition::incarnation_in;
 
 use super::commit::BLOCK_BYTES;
 use super::commit_builder::ActiveSegment;

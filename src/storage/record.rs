@@ -4,7 +4,7 @@
 //! record       | type u8 | length varint | CRC32C u32 | payload: length bytes |
 //!                the CRC covers type, length and payload; type 0 is padding and ends a commit
 //!
-//! 1 message    | flags | targets n | n × (queue, offset, lane) | enqueued ms | [expiration ms]
+//! 1 message    | flags | targets n | n × (queue, offset, a byte that is 0 and ignored) | enqueued ms | [expiration ms]
 //!              | exchange | key | properties | body: the rest, or (body id, chunks, bytes) when chunked
 //! 2 chunk      | body id | index | bytes: the rest
 //! 3 settled    | queue | n | n × (gap since the end of the previous range, length)
@@ -35,6 +35,10 @@ use super::varint::{self, Input};
 pub const CHUNK_BODY_BYTES: usize = 64 << 10;
 /// Maximum bytes of a record in addition to its body, names and properties.
 pub const RECORD_OVERHEAD_BYTES_MAX: usize = 128;
+/// Maximum bytes of a target in a record.
+pub(super) const TARGET_BYTES_MAX: usize = 21;
+/// Maximum bytes of a settled range in a record.
+pub(super) const RANGE_BYTES_MAX: usize = 20;
 
 const MESSAGE: u8 = 1;
 const CHUNK: u8 = 2;
@@ -68,8 +72,6 @@ pub struct Target {
     pub queue: u64,
     /// The message's offset in the queue. Each message gets the next higher offset.
     pub offset: u64,
-    /// The lane: a number that is stored with the target. The broker always writes 0.
-    pub lane: u8,
 }
 
 /// Targets to encode, or encoded in a record.
@@ -119,7 +121,8 @@ impl PartialEq for Targets<'_> {
 
 #[inline]
 fn read_target(input: &mut Input<'_>) -> Option<Target> {
-    let target = Target { queue: input.varint()?, offset: input.varint()?, lane: input.byte()? };
+    let target = Target { queue: input.varint()?, offset: input.varint()? };
+    input.byte()?;
     (target.offset < u64::MAX).then_some(target)
 }
 
@@ -381,10 +384,10 @@ impl<'a> Record<'a> {
             Self::Message(message) => {
                 let body = if let Body::Inline(bytes) = message.body { bytes.len() } else { 0 };
                 let names = message.exchange.len() + message.key.len() + message.properties.len();
-                21 * message.targets.len() + names + body
+                TARGET_BYTES_MAX * message.targets.len() + names + body
             }
             Self::Chunk { bytes, .. } | Self::Optional { payload: bytes, .. } => bytes.len(),
-            Self::Settled { ranges, .. } => 20 * ranges.iter().count(),
+            Self::Settled { ranges, .. } => RANGE_BYTES_MAX * ranges.iter().count(),
             Self::Defined { key, value, .. } => key.len() + value.map_or(0, <[u8]>::len),
             Self::Gone { .. }
             | Self::DeliveredWatermark { .. }
@@ -411,7 +414,7 @@ pub(super) fn encode_message(
         for target in message.targets.iter() {
             varint::put(out, target.queue);
             varint::put(out, target.offset);
-            out.push(target.lane);
+            out.push(0);
         }
         varint::put(out, message.enqueued_ms);
         if let Some(expiration) = message.expiration_ms {
@@ -588,17 +591,24 @@ mod tests {
         })
     }
 
+    #[test]
+    fn the_byte_after_a_target_is_ignored() {
+        let targets = Targets::Encoded { count: 2, bytes: &[7, 3, 0, 8, 4, 9] };
+        let read: Vec<(u64, u64)> = targets.iter().map(|target| (target.queue, target.offset)).collect();
+        assert_eq!(read, [(7, 3), (8, 4)]);
+    }
+
     proptest! {
         #[test]
         fn messages_read_back(
-            targets in prop::collection::vec((any::<u64>(), 0..u64::MAX, any::<u8>()), 1..6),
+            targets in prop::collection::vec((any::<u64>(), 0..u64::MAX), 1..6),
             times in (any::<u64>(), any::<Option<u64>>()),
             names in prop::array::uniform3(prop::collection::vec(any::<u8>(), 0..300)),
             body in prop::collection::vec(any::<u8>(), 0..40_000),
             chunked in any::<Option<(u64, u32, u64)>>(),
         ) {
             let targets: Vec<Target> =
-                targets.into_iter().map(|(queue, offset, lane)| Target { queue, offset, lane }).collect();
+                targets.into_iter().map(|(queue, offset)| Target { queue, offset }).collect();
             let body = match chunked {
                 Some((body, chunks, bytes)) => Body::Chunked { body, chunks, bytes },
                 None => Body::Inline(&body),

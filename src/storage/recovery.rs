@@ -22,9 +22,9 @@ use core::ops::Range;
 use std::collections::BTreeSet;
 use std::io;
 
+use crate::reported_damage::ReportedDamage;
+use leveret_core::definition::{ACCESS_STORED_KEY, DAMAGE_KEY, is_access};
 use leveret_core::mem::{sort, sort_by_key};
-use leveret_core::pending_writes::ReportedDamage;
-use leveret_core::pending_writes::definition::{ACCESS_STORED_KEY, DAMAGE_KEY, is_access};
 use leveret_core::time::Now;
 
 use super::access::FoundAt;
@@ -485,7 +485,7 @@ pub enum Access {
 
 /// A definition that the files beside the log contain and the log has lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Restored {
+pub struct LostDefinition {
     /// Its key.
     pub key: Box<[u8]>,
     /// Its value; `None` if it was deleted.
@@ -511,7 +511,7 @@ pub struct AccessReport {
     /// Whether some definition has only one readable copy and should be written again.
     pub is_thin: bool,
     /// Definitions that the log had lost or had in an older version, and that the files beside it contain.
-    pub restored: Vec<Restored>,
+    pub restored: Vec<LostDefinition>,
     /// All access definitions, ascending by key. They are kept here so that they are read only once: if the disk
     /// refused a second read, users would be locked out.
     pub definitions: Vec<AccessDefinition>,
@@ -521,7 +521,7 @@ impl AccessReport {
     /// Applies `restored` to `definitions`. If access is whole, also adds the definition [`ACCESS_STORED_KEY`], which
     /// the log may have lost. Without this definition, the default user of a new store would be created.
     pub(super) fn take_restored(&mut self) {
-        for Restored { key, value } in &self.restored {
+        for LostDefinition { key, value } in &self.restored {
             let place = self.definitions.binary_search_by(|known| known.key.cmp(key));
             match (place, value.clone()) {
                 (Ok(at), Some(value)) => self.definitions[at].value = value,

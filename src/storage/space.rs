@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use leveret_core::pending_writes::IndexCapacity;
+use crate::pending_writes::IndexCapacity;
 use leveret_core::time::{Deadline, Now};
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES};

@@ -14,6 +14,7 @@ use leveret_amqp::{ContentHeader, FrameKind, Method, Properties, Table, Writer, 
 use leveret_connection::{
     Connection, Context, Identity, InputStep, Names, Peer, Pools, Settings, Suspension, Timeout,
 };
+use leveret_core::batch::Batch;
 use leveret_core::command::{
     ChannelId, Command, ConnectionId, Delivery, DeliveryKind, Name, Outbox, Outcome, ReplyOrder,
 };
@@ -22,7 +23,6 @@ use leveret_core::limits::Limits;
 use leveret_core::log_limiter::{LogLimiter, LogSource};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 use leveret_core::password::Secret;
-use leveret_core::pending_writes::Batch;
 use leveret_core::time::Now;
 
 /// The pools and settings around connections.

@@ -14,7 +14,7 @@ use core::fmt;
 use leveret_core::command::{NAME_BYTES_MAX, Name};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::password::{PasswordCheck, PasswordHash};
-use leveret_core::pending_writes::PendingWrites;
+use leveret_storage::PendingWrites;
 use ring::hmac;
 
 use super::Access;

@@ -30,12 +30,14 @@ mod users;
 
 use core::fmt;
 
+use leveret_core::batch::Batch;
 use leveret_core::command::VhostId;
+use leveret_core::definition::ACCESS_STORED_KEY;
+use leveret_core::definition::{Definition, VhostMetadata};
 use leveret_core::limits::Limits;
 use leveret_core::mem::Slab;
 use leveret_core::password::{self, PasswordHash};
-use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
-use leveret_core::pending_writes::{Batch, Definition, Mode, PendingWrites, VhostMetadata};
+use leveret_storage::{Mode, PendingWrites};
 use ring::hmac;
 
 use crate::recovery::Restored;
@@ -722,7 +724,7 @@ mod tests {
     use crate::context::Work;
     use leveret_core::limits::Limits;
     use leveret_core::password::PasswordHash;
-    use leveret_core::pending_writes::PendingWrites;
+    use leveret_storage::PendingWrites;
 
     /// Returns the users and virtual hosts of a new store, with pending writes that are not read.
     fn access() -> (Access, PendingWrites) {

@@ -8,9 +8,10 @@
 //! - Every change raises the revision.
 //! - A check allocates no memory and looks up one record.
 
+use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::error::{Advice, Fault, ReplyCode};
-use leveret_core::pending_writes::{Batch, PendingWrites};
+use leveret_storage::PendingWrites;
 
 use super::Access;
 use super::login::Identity;

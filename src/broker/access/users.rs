@@ -8,10 +8,12 @@
 //!   the log too. So recovery cannot restore a queue of the old virtual host in the new one.
 //! - A listing visits the places in ascending order and may pause after each.
 
+use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
+use leveret_core::definition::VhostMetadata;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::password::{self, PasswordHash};
-use leveret_core::pending_writes::{Batch, PendingWrites, VhostMetadata};
+use leveret_storage::PendingWrites;
 
 use super::login::{Identity, OperatorFault, check_name};
 use super::pattern::Pattern;

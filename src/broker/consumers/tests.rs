@@ -14,7 +14,7 @@ use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
-use leveret_core::pending_writes::{PendingWrites, Urgency};
+use leveret_storage::{PendingWrites, Urgency};
 
 /// Consumers and the objects that they borrow.
 struct ConsumersFixture {

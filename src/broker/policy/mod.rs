@@ -24,9 +24,11 @@ use std::sync::Arc;
 use keys::PolicyNotification;
 use keys::{DEFINITION_BYTES_MAX, ExcludedQueues};
 use leveret_amqp::field::Table;
+use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, PolicyId, VhostId};
+use leveret_core::definition::Definition;
 use leveret_core::mem::Slab;
-use leveret_core::pending_writes::{Batch, Definition, PendingWrites};
+use leveret_storage::PendingWrites;
 
 use crate::access::{OperatorFault, Pattern, PatternBytes};
 use crate::context::Work;
@@ -484,8 +486,10 @@ mod tests {
     use crate::context::Work;
     use leveret_amqp::Writer;
     use leveret_amqp::field::{Table, Value};
+    use leveret_core::batch::Batch;
     use leveret_core::command::{ExchangeId, QueueId, VhostId};
-    use leveret_core::pending_writes::{Batch, Definition, LogEntry, PendingWrites};
+    use leveret_core::definition::Definition;
+    use leveret_storage::{LogEntry, PendingWrites};
 
     /// Returns the bytes of a table with one field.
     fn table(name: &str, text: &str) -> Vec<u8> {

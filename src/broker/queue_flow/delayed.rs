@@ -31,7 +31,7 @@ use leveret_amqp::field::{Table, Value};
 use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
 use leveret_core::mem::MessageId;
-use leveret_core::pending_writes::PendingWrites;
+use leveret_storage::PendingWrites;
 
 use super::Queues;
 use super::page_in::ReadMessage;

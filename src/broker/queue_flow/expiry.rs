@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
 use leveret_core::mem::{MessageFlags, MessageId};
-use leveret_core::pending_writes::PendingWrites;
+use leveret_storage::PendingWrites;
 
 use super::Queues;
 use super::page_in::{LogRead, ReadMessage};

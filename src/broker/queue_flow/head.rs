@@ -13,7 +13,7 @@
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::error::Fault;
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
-use leveret_core::pending_writes::{Mode, PendingWrites, Settled, Target};
+use leveret_storage::{Mode, PendingWrites, Settled, Target};
 
 use super::{PendingWatermark, Queues};
 use crate::Context;

@@ -36,11 +36,12 @@ mod tests;
 use std::collections::VecDeque;
 
 use expiry::TrimList;
+use leveret_core::batch::Batch;
 use leveret_core::command::QueueId;
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{FifoPool, Messages};
-use leveret_core::pending_writes::{Batch, PendingWrites};
+use leveret_storage::PendingWrites;
 use page_in::LostMessages;
 use page_in::Paging;
 

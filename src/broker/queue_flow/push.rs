@@ -23,10 +23,11 @@ use crate::reply_text::{out_of, unwritable_for_messages, waited_too_long, waited
 use crate::shortage::{Pool, Shortage};
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
+use leveret_core::batch::Batch;
 use leveret_core::command::{ConnectionId, QueueId};
 use leveret_core::error::Fault;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
-use leveret_core::pending_writes::{Appended, Batch, Mode, NoCapacity, PendingWrites, Urgency};
+use leveret_storage::{Appended, Mode, NoCapacity, PendingWrites, Urgency};
 
 /// Why a valid message cannot be published now.
 pub(crate) enum CannotPublish {

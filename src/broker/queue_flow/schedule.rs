@@ -16,7 +16,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use leveret_core::command::QueueId;
-use leveret_core::pending_writes::PendingWrites;
+use leveret_storage::PendingWrites;
 
 use super::Queues;
 use crate::queue_records::PeekedExpiry;

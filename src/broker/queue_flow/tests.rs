@@ -18,7 +18,7 @@ use leveret_amqp::field::TableWriter;
 use leveret_core::command::{ChannelId, Name, QueueId, VhostId};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
-use leveret_core::pending_writes::{PendingWrites, Urgency};
+use leveret_storage::{PendingWrites, Urgency};
 
 /// Queues and the objects that they borrow.
 struct QueueFlowFixture {

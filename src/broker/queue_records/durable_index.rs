@@ -6,8 +6,9 @@
 //! - The watermark never falls while the broker runs.
 
 use leveret_amqp::field::{Table, Value};
+use leveret_core::batch::Batch;
 use leveret_core::command::QueueId;
-use leveret_core::pending_writes::{Batch, Target};
+use leveret_storage::Target;
 
 use crate::recovery::Contents;
 

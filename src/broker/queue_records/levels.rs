@@ -20,9 +20,10 @@ use core::ops::Range;
 
 use leveret_amqp::field::Table;
 use leveret_core::command::{QueueId, VhostId};
+use leveret_core::definition::Definition;
 use leveret_core::error::Fault;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
-use leveret_core::pending_writes::{Definition, PendingWrites};
+use leveret_storage::PendingWrites;
 
 use super::durable_index::DurableIndex;
 use super::record::QueueState;

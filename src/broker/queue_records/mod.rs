@@ -61,7 +61,7 @@ mod tests {
     use leveret_core::command::{QueueId, VhostId};
     use leveret_core::limits::Limits;
     use leveret_core::mem::{FifoPool, MessageFlags, MessageId, MessageLimits, Messages, Share};
-    use leveret_core::pending_writes::PendingWrites;
+    use leveret_storage::PendingWrites;
 
     /// The records, and the pools that a backlog uses.
     struct QueueRecordsFixture {

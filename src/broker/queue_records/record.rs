@@ -9,9 +9,10 @@ use core::cell::Cell;
 use core::ops::{Index, IndexMut};
 
 use leveret_core::command::{ConnectionId, ExchangeId, QueueId, SessionId, VhostId};
+use leveret_core::definition::Definition;
 use leveret_core::error::Fault;
 use leveret_core::mem::{FifoPool, Links, List, Slab};
-use leveret_core::pending_writes::{Appended, Definition, Mode, PendingWrites};
+use leveret_storage::{Appended, Mode, PendingWrites};
 
 use super::backlog::{Backlog, EntryContent, Size};
 use super::durable_index::DurableIndex;
@@ -668,11 +669,7 @@ impl Records {
             if queue.durable_index.is_logged() {
                 let start = queue.durable_index.pass_offsets(count);
                 let queue = queue.durable_index.incarnation();
-                pending_writes.settle_stored(leveret_core::pending_writes::Settled {
-                    queue,
-                    start,
-                    end: start + count,
-                });
+                pending_writes.settle_stored(leveret_storage::Settled { queue, start, end: start + count });
             }
         }
     }

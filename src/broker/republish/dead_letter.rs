@@ -23,7 +23,7 @@ use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ExchangeId, Name, QueueId, Refusal, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::mem::{MessageId, Share, sort_by_key};
-use leveret_core::pending_writes::Urgency;
+use leveret_storage::Urgency;
 
 use super::Republisher;
 use crate::Context;

@@ -31,7 +31,7 @@ mod parked;
 
 use leveret_core::command::QueueId;
 use leveret_core::mem::Messages;
-use leveret_core::pending_writes::PendingWrites;
+use leveret_storage::PendingWrites;
 
 use crate::access::Access;
 use crate::consumers::Consumers;

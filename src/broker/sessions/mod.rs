@@ -29,7 +29,7 @@
 //!   PUBCOMP 9    ->                                              (with the next change)
 //! ```
 //!
-//! The identifiers of published messages are changed in groups (`leveret_core::pending_writes`). So they are durable
+//! The identifiers of published messages are changed in groups (`leveret_storage::PendingWrites`). So they are durable
 //! with their messages, and no earlier. The identifiers of deliveries do not wait for messages: on a full disk, only
 //! deliveries free space for these. A start settles the messages of released deliveries, which the commit of their
 //! settlement may lack.
@@ -48,14 +48,15 @@ use std::collections::VecDeque;
 use foldhash::quality::FixedState;
 use leveret_amqp::field::Table;
 use leveret_amqp::{TableWriter, Writer};
+use leveret_core::batch::Batch;
 use leveret_core::command::{
     ChannelId, ConnectionId, Name, Outcome, QueueId, SESSION_IN_FLIGHT_MAX, SessionId, SessionWill,
     SubscriptionDelivery, VhostId,
 };
+use leveret_core::definition::SessionPart;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
 use leveret_core::mem::Slab;
-use leveret_core::pending_writes::{Batch, SessionPart};
 
 use super::access::{Resource, Right};
 use super::consumers::{ConsumerState, Consumers, Mode, NewConsumer};

@@ -2,10 +2,12 @@
 
 use core::num::NonZeroU16;
 
+use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, ConnectionId, Outcome, QueueId, SessionId, Settlement};
+use leveret_core::definition::{Definition, SessionPart};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::MessageId;
-use leveret_core::pending_writes::{Batch, Definition, PendingWrites, SessionPart, Settled, Urgency};
+use leveret_storage::{PendingWrites, Settled, Urgency};
 
 use super::packet_ids::{RANGES_MAX, TooManyRanges};
 use super::{CONSUMER_TAG, InFlight, Step};

@@ -13,9 +13,10 @@ use core::hash::{BuildHasher, Hash, Hasher};
 use foldhash::quality::FixedState;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ExchangeId, VhostId};
+use leveret_core::definition::{Definition, DestinationName};
 use leveret_core::error::Fault;
 use leveret_core::mem::{Links, List, Slab};
-use leveret_core::pending_writes::{Definition, DestinationName, Mode, PendingWrites};
+use leveret_storage::{Mode, PendingWrites};
 
 use super::select::{self, Rule};
 use super::{Binding, BindingIdentity, BindingSpec, Destination, Exchange, ExchangeKind, Topology};

@@ -30,10 +30,11 @@ use std::sync::Arc;
 
 use bindings::PairIndex;
 use leveret_amqp::field::{Table, Value};
+use leveret_core::batch::Batch;
 use leveret_core::command::{ExchangeId, QueueId, VhostId};
+use leveret_core::definition::Definition;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{Links, List, MessageId, Messages, Slab};
-use leveret_core::pending_writes::{Batch, Definition};
 use select::Trie;
 
 use crate::arguments::{self, inequivalent_flag};

@@ -17,7 +17,7 @@ use leveret_core::command::{BindingId, ExchangeId, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::Messages;
-use leveret_core::pending_writes::{LogEntry, PendingWrites};
+use leveret_storage::{LogEntry, PendingWrites};
 
 /// A topology with everything its methods borrow.
 struct TopologyFixture {

@@ -17,7 +17,7 @@ use leveret_amqp::field::Table;
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::limits::Megabytes;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, Messages, Share};
-use leveret_core::pending_writes::PendingWrites;
+use leveret_storage::PendingWrites;
 
 use crate::access::Access;
 use crate::consumers::{ConsumerState, Consumers, Fill, Mode};

@@ -17,7 +17,7 @@ use crate::topology::{ExchangeDeclaration, NewExchange, Topology};
 use leveret_core::command::{ConnectionId, Name, QueueId, VhostId};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
-use leveret_core::pending_writes::{PendingWrites, Urgency};
+use leveret_storage::{PendingWrites, Urgency};
 
 /// The parts that views borrow, and the objects that these borrow.
 struct ViewsFixture {

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use leveret_amqp::field::{Array, Table, Value};
 use leveret_amqp::props::Properties;
-use leveret_core::pending_writes::Definition;
+use leveret_core::definition::Definition;
 use leveret_management::json::Json;
 use leveret_storage::{Body, Disk, FoundRecord, Log, Message, Record, Targets};
 
@@ -77,10 +77,7 @@ impl fmt::Display for RecordLine<'_> {
 impl RecordLine<'_> {
     fn message(&self, f: &mut fmt::Formatter<'_>, message: &Message<'_>) -> fmt::Result {
         write!(f, " message live={}/{} to=", self.live(message.targets), message.targets.len())?;
-        let shown = message.targets.iter().map(|target| match target.lane {
-            0 => format!("{}:{}", target.queue, target.offset),
-            lane => format!("{}:{}/{lane}", target.queue, target.offset),
-        });
+        let shown = message.targets.iter().map(|target| format!("{}:{}", target.queue, target.offset));
         parts(f, shown)?;
         let (exchange, key) = (Quoted(message.exchange), Quoted(message.key));
         write!(f, " exchange={exchange} key={key} enqueued_ms={}", message.enqueued_ms)?;

@@ -5,11 +5,10 @@
 
 use crate::json::Object;
 use leveret_broker::levels_of;
-use leveret_core::pending_writes::definition::queue_in;
-use leveret_core::pending_writes::{
-    Definition, DestinationName, SessionPart, VhostMetadata, is_group, is_transient,
-};
+use leveret_core::definition::queue_in;
+use leveret_core::definition::{Definition, DestinationName, SessionPart, VhostMetadata};
 use leveret_storage::{Disk, Log};
+use leveret_storage::{is_group, is_transient};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::fs;

@@ -10,11 +10,11 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use leveret_core::mem::sort;
-use leveret_core::pending_writes::{is_group, is_transient};
 use leveret_storage::{
     Access, Body, FORMAT, FileDisk, Log, OpenError, QueueIndex, Range, RangeSet, Report, SegmentSummary,
     misaligned, not_in_place,
 };
+use leveret_storage::{is_group, is_transient};
 
 use super::Verdict;
 use super::names::Broker;

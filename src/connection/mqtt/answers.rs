@@ -12,11 +12,11 @@
 use core::fmt;
 use core::num::NonZeroU16;
 
+use leveret_core::batch::Batch;
 use leveret_core::command::Outcome;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
-use leveret_core::pending_writes::Batch;
 use leveret_mqtt::{
     AckKind, Property, ReasonCode, Subscribe, Version, Writer, write_ack, write_connack, write_disconnect,
     write_suback, write_unsuback,

@@ -6,6 +6,7 @@
 use core::num::NonZeroU16;
 
 use leveret_amqp::FRAME_OVERHEAD;
+use leveret_core::batch::Batch;
 use leveret_core::command::{
     ChannelId, Command, NAME_BYTES_MAX, Name, RetainHandling, SESSION_IN_FLIGHT_MAX, SessionWill,
     Subscription,
@@ -13,7 +14,6 @@ use leveret_core::command::{
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
 use leveret_core::password::Secret;
-use leveret_core::pending_writes::Batch;
 use leveret_core::topic::exchange_separators;
 use leveret_mqtt::{
     Ack, AckKind, Connect, Disconnect, FixedHeader, HeaderLen, Packet, PacketError, PacketType,

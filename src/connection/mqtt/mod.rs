@@ -25,11 +25,11 @@ use core::fmt;
 
 use leveret_amqp::field::Table;
 use leveret_amqp::{Full, TableWriter, Writer};
+use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, ConnectionId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::ByteChain;
-use leveret_core::pending_writes::Batch;
 use leveret_core::time::{Deadline, Now};
 use leveret_mqtt::{ReasonCode, Version};
 

@@ -8,9 +8,9 @@
 //! - While the connection is being closed, no delivery is begun. Nor is one begun before CONNACK is written.
 
 use leveret_amqp::props::Properties;
+use leveret_core::batch::Batch;
 use leveret_core::command::{Delivery, DeliveryKind, Outbox, SubscriptionDelivery};
 use leveret_core::mem::Messages;
-use leveret_core::pending_writes::Batch;
 use leveret_mqtt::{OutgoingPublish, OutgoingQoS, PACKET_LEN_MAX, PINGRESP, ReasonCode, Version, Writer};
 
 use super::super::connection::Context;

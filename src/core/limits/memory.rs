@@ -11,7 +11,6 @@ use crate::mem::READ_BACK_CHUNKS;
 use crate::mem::{
     BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, MessageLimits, Messages, PAGE_BYTES,
 };
-use crate::pending_writes::PendingWrites;
 
 /// Memory of the program itself: code, constants, C library and logger. Measured, rounded up.
 const PROGRAM_BYTES: u64 = 5_500_000;
@@ -154,6 +153,8 @@ pub struct RecordSizes {
     pub scratch_bytes: usize,
     /// Shared buffers of the storage.
     pub store_bytes: usize,
+    /// What waits for its commit, beside the messages.
+    pub pending_write_bytes: usize,
     /// A client of the control socket, and its part of the peer records of all operator clients (control socket and
     /// management API).
     pub control_bytes: usize,
@@ -323,12 +324,7 @@ impl Limits {
                 "output that sockets did not accept, and 1 KiB per connection",
             ),
             line("frame_max", 1, sizes.scratch_bytes, "reading properties, sorting output"),
-            line(
-                "messages_max",
-                1,
-                PendingWrites::bytes(self.messages_max as usize, self.input_buffer_bytes as usize),
-                "entries that wait for their commit",
-            ),
+            line("messages_max", 1, sizes.pending_write_bytes, "entries that wait for their commit"),
             line(
                 "commit_bytes_max",
                 1,

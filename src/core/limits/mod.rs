@@ -494,6 +494,7 @@ mod check_tests {
         unacknowledged_bytes: 72,
         scratch_bytes: 300_000,
         store_bytes: 4_000_000,
+        pending_write_bytes: 1_000_000,
         control_bytes: 1000,
         management_bytes: 1000,
         samples_bytes: 1000,

@@ -24,8 +24,8 @@ use leveret_amqp::field::{ArrayWriter, Table, TableWriter};
 use leveret_amqp::{Full, Writer};
 use leveret_broker::{Broker, Context, Declared, NewPolicy, ParameterView};
 use leveret_core::password::PasswordHash;
-use leveret_core::pending_writes::PendingWrites;
 use leveret_json::{Bounds, Value, items};
+use leveret_storage::PendingWrites;
 
 pub use compare::{Comparison, DefinitionComparer, Subject};
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};

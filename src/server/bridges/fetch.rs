@@ -23,9 +23,9 @@ use leveret_broker::{Shortage, write_parked_properties};
 use leveret_config::bridge::{Destination, RefusedAction};
 use leveret_config::shovels::Shovel;
 use leveret_connection::message_flags;
+use leveret_core::batch::Batch;
 use leveret_core::command::{Command, Outcome};
 use leveret_core::mem::{MessageId, PoolFull};
-use leveret_core::pending_writes::Batch;
 use leveret_core::time::Deadline;
 
 use super::state::Remedy;

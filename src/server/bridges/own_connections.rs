@@ -13,10 +13,10 @@ use core::fmt;
 
 use leveret_bridge::Cause;
 use leveret_config::bridge::{Bridge as Config, Destination};
+use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
 use leveret_core::error::Fault;
 use leveret_core::log_limiter::{LogKind, LogSource};
-use leveret_core::pending_writes::Batch;
 use leveret_core::time::Deadline;
 
 use super::shovels::source_of;

@@ -7,10 +7,11 @@ use leveret_broker::{
     VhostLimits, Work,
 };
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_core::definition::{Definition, VhostMetadata};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 use leveret_core::password::PasswordHash;
-use leveret_core::pending_writes::{Definition, LogEntry, PendingWrites, VhostMetadata};
+use leveret_storage::{LogEntry, PendingWrites};
 
 /// A broker with its messages.
 struct TestBroker {
@@ -365,10 +366,8 @@ fn a_power_cut_leaves_the_old_or_the_new() {
     let mut node = TestBroker::new();
     let mut sights = vec![node.sight()];
     let hash = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
-    type Change<'a> = Box<
-        dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret_core::pending_writes::Batch, OperatorFault>
-            + 'a,
-    >;
+    type Change<'a> =
+        Box<dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret_core::batch::Batch, OperatorFault> + 'a>;
     let changes: Vec<Change<'_>> = vec![
         Box::new(|broker, context| broker.put_user(context.pending_writes_mut(), "u", hash, "monitoring, x")),
         Box::new(|broker, context| broker.put_vhost(context.pending_writes_mut(), "v")),

@@ -254,7 +254,7 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     while node.broker.run_jobs(&mut context!(node)) {}
     let mut said = std::collections::BTreeMap::new();
     while let Some(fact) = node.pending_writes.next_entry() {
-        if let leveret_core::pending_writes::LogEntry::Defined { key, value, .. } = fact {
+        if let leveret_storage::LogEntry::Defined { key, value, .. } = fact {
             said.insert(key.clone(), value.is_some());
         }
         node.pending_writes.pop_entry();
@@ -267,7 +267,7 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
 #[test]
 fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
     use leveret_broker::Restored;
-    use leveret_core::pending_writes::{Definition, DestinationName};
+    use leveret_core::definition::{Definition, DestinationName};
     let mut node = TestBroker::new(64);
     node.pending_writes.start(2, true, 1 << 20);
     let (vhost, arguments, auto_delete) = ("/", &[][..], false);
@@ -315,7 +315,7 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
 #[test]
 fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
     use leveret_broker::{Contents, PageInOutcome, ReadMessage, Restored};
-    use leveret_core::pending_writes::Definition;
+    use leveret_core::definition::Definition;
     let mut node = TestBroker::new(64);
     node.pending_writes.start(2, true, 1 << 20);
     let definition = Definition::Queue {

@@ -5,9 +5,10 @@ use crate::dead_letters::{PERSISTENT, declare, get, publish};
 use crate::support::TestBroker;
 use leveret_broker::{Contents, LogRead, PageInOutcome, ReadMessage, Restored};
 use leveret_core::command::{QueueId, Settlement};
+use leveret_core::definition::Definition;
 use leveret_core::limits::Limits;
-use leveret_core::pending_writes::{Definition, LogEntry};
 use leveret_core::time::Now;
+use leveret_storage::LogEntry;
 use leveret_storage::{
     AppendRefused, Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
 };
@@ -269,7 +270,7 @@ fn write(log: &mut Log, disk: &mut SimDisk) {
 
 fn append(log: &mut Log, disk: &mut SimDisk, offset: u64) {
     let record = Record::Message(Message {
-        targets: Targets::List(&[Target { queue: 1, offset, lane: 0 }]),
+        targets: Targets::List(&[Target { queue: 1, offset }]),
         enqueued_ms: 1,
         expiration_ms: None,
         exchange: b"",

@@ -7,8 +7,9 @@ use crate::spilling::store;
 use crate::support::{At, PRIORITIES, TestBroker, with_priority};
 use leveret_broker::{Restored, levels_of};
 use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::definition::Definition;
 use leveret_core::limits::Limits;
-use leveret_core::pending_writes::{Definition, LogEntry};
+use leveret_storage::LogEntry;
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::{SimDisk, Trouble};
 

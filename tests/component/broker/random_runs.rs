@@ -11,7 +11,7 @@ use leveret_broker::{Broker, Gauges, Work};
 use leveret_core::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
-use leveret_core::pending_writes::PendingWrites;
+use leveret_storage::PendingWrites;
 use leveret_test_support::random::Random;
 
 fn limits() -> Limits {

@@ -8,7 +8,7 @@ use leveret_broker::{Broker, Context, Work};
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
-use leveret_core::pending_writes::PendingWrites;
+use leveret_storage::PendingWrites;
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -115,7 +115,7 @@ fn a_single_active_queue_allows_no_exclusive_consumer_and_is_deleted_with_its_la
 #[test]
 fn a_rebuilt_queue_that_is_declared_with_one_active_consumer_has_one() {
     use leveret_broker::Restored;
-    use leveret_core::pending_writes::Definition;
+    use leveret_core::definition::Definition;
     let mut node = node();
     node.pending_writes.start(2, true, 1 << 20);
     let definition = Definition::Queue {

@@ -6,10 +6,10 @@
 use leveret_broker::{PageInOutcome, ReadMessage};
 use leveret_config::board::BOARDS;
 use leveret_config::{Config, Layer};
+use leveret_core::batch::Batch;
 use leveret_core::command::{Command, Outcome};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Share};
-use leveret_core::pending_writes::Batch;
 
 use crate::support::{At, TestBroker};
 

@@ -3,11 +3,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 use leveret_broker::{Broker, Work};
+use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_core::password::PasswordHash;
-use leveret_core::pending_writes::{Batch, PendingWrites};
+use leveret_storage::PendingWrites;
 
 /// The context of a call to a test broker.
 #[macro_export]

@@ -2,9 +2,9 @@
 
 use leveret_amqp::{Method, Table};
 use leveret_connection::{Suspension, Timeout};
+use leveret_core::batch::Batch;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{PoolFull, Share};
-use leveret_core::pending_writes::Batch;
 use leveret_test_support::single_connection::*;
 
 #[test]

@@ -27,7 +27,7 @@ const DEPENDS_ON: [(&str, &[&str]); 12] = [
     ("config", &["core", "json"]),
     ("tls", &["config", "core"]),
     ("bridge", &["amqp", "config", "core"]),
-    ("management", &["amqp", "broker", "core", "json"]),
+    ("management", &["amqp", "broker", "core", "json", "storage"]),
     (
         "server",
         &["amqp", "bridge", "broker", "config", "connection", "core", "json", "management", "storage", "tls"],

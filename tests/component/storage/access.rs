@@ -3,10 +3,11 @@
 
 use std::io;
 
+use leveret_core::definition::ACCESS_STORED_KEY;
+use leveret_core::definition::Definition;
 use leveret_core::mem::{MessageLimits, Messages};
-use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
-use leveret_core::pending_writes::{Definition, PendingWrites};
 use leveret_core::time::Now;
+use leveret_storage::PendingWrites;
 use leveret_storage::{
     ACCESS_SLOTS, Access, CommitWriter, Disk, Identity, Log, Record, Report, Settings, Urgency, Write,
 };

@@ -40,7 +40,7 @@ fn amplification(body_bytes: usize) -> f64 {
     let (body, mut settled) = (vec![7; body_bytes], 0);
     let messages = (24 << 20) / body_bytes as u64;
     for offset in 0..messages {
-        let target = [Target { queue: 12, offset, lane: 0 }];
+        let target = [Target { queue: 12, offset }];
         while let Err(refused) = log.append(&message(&target, &body), Urgency::Awaited, NOW) {
             assert_eq!(refused, AppendRefused::CommitFull);
             if offset > settled {
@@ -74,7 +74,7 @@ fn a_store_that_is_mostly_dead_takes_messages_again() {
         let body = vec![7; body_bytes];
         let mut refused = 0;
         for offset in 0..6000 {
-            let target = [Target { queue: 12, offset, lane: 0 }];
+            let target = [Target { queue: 12, offset }];
             while log.append(&message(&target, &body), Urgency::Awaited, NOW).is_err() {
                 refused += 1;
                 assert!(refused < 100, "{body_bytes} B, one of {kept} kept: message {offset} waits for ever");
@@ -98,7 +98,7 @@ fn a_lone_confirm_is_one_block_and_one_sync() {
     let (mut disk, mut log) = sim();
     commit(&mut log, &mut disk);
     let before = disk.counts();
-    log.append(&message(&[Target { queue: 1, offset: 0, lane: 0 }], &[1; 256]), Urgency::Awaited, NOW)
+    log.append(&message(&[Target { queue: 1, offset: 0 }], &[1; 256]), Urgency::Awaited, NOW)
         .expect("there is room");
     commit(&mut log, &mut disk);
     let after = disk.counts();
@@ -115,7 +115,7 @@ fn files_keep_committed_messages_and_lock_out_a_second_process() {
     let mut disk = FileDisk::new(&directory);
     let (mut log, report) = Log::open(&mut disk, Settings::default(), IDENTITY, NOW).expect("it opens");
     assert!(report.is_new && report.unwritable.is_none());
-    let target = [Target { queue: 1, offset: 0, lane: 0 }];
+    let target = [Target { queue: 1, offset: 0 }];
     log.append(&message(&target, b"hello"), Urgency::Awaited, NOW).expect("there is room");
     let job = log.next_commit(NOW).expect("a commit is awaited");
     log.commit_done(job.run(&mut disk)).expect("the disk is well");

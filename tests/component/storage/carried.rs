@@ -78,7 +78,7 @@ impl RewrittenLog {
         let targets = queues.iter().map(|&queue| {
             let at = next.entry(queue).or_insert(0);
             *at += 1;
-            Target { queue, offset: *at - 1, lane: 0 }
+            Target { queue, offset: *at - 1 }
         });
         let targets: Vec<Target> = targets.collect();
         let message = Message { targets: Targets::List(&targets), body: Body::Inline(body), ..PLAIN };
@@ -158,7 +158,7 @@ fn the_chunks_of_a_body_that_is_needed_are_copied() {
             world.append(&Record::Chunk { body, index, bytes: &part(index) });
         }
         let message = Message {
-            targets: Targets::List(&[Target { queue: 1, offset: 0, lane: 0 }]),
+            targets: Targets::List(&[Target { queue: 1, offset: 0 }]),
             body: Body::Chunked { body, chunks: 3, bytes: 15_000 },
             ..PLAIN
         };
@@ -209,7 +209,7 @@ fn is_carried_whole(count: u64, parts: usize) {
     let offset = |n: u64| n << 21;
     let mut world = RewrittenLog::new(1, 60);
     for n in 0..count {
-        let target = [Target { queue: 1, offset: offset(n), lane: 0 }];
+        let target = [Target { queue: 1, offset: offset(n) }];
         world.append(&Record::Message(Message {
             targets: Targets::List(&target),
             body: Body::Inline(b""),

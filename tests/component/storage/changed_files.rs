@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
+use leveret_core::definition::ACCESS_STORED_KEY;
 use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, Identity, Log, Message, NEWEST_SLOT, Range, Record, Target, Targets, Urgency,
 };
@@ -60,7 +60,7 @@ impl Store {
     /// settled.
     fn go_on(&mut self, count: u64) {
         for offset in self.next..self.next + count {
-            let target = [Target { queue: 1, offset, lane: 0 }];
+            let target = [Target { queue: 1, offset }];
             let bytes = body(self.letter, offset);
             let message = Message { targets: Targets::List(&target), body: Body::Inline(&bytes), ..PLAIN };
             while self.log.append(&Record::Message(message), Urgency::Window, NOW).is_err() {
@@ -84,7 +84,7 @@ impl Store {
 
     /// Publishes one more message in a commit of its own. Returns `false` if the disk is gone.
     fn goes_on(&mut self) -> bool {
-        let target = [Target { queue: 1, offset: self.next, lane: 0 }];
+        let target = [Target { queue: 1, offset: self.next }];
         let message = Message { targets: Targets::List(&target), ..PLAIN };
         self.next += 1;
         while let Some(job) = self.log.next_prepare() {

@@ -44,7 +44,7 @@ fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64, body: &[u8]) {
 
 fn append(log: &mut Log, disk: &mut SimDisk, offset: u64, body: &[u8]) {
     let record = Record::Message(Message {
-        targets: Targets::List(&[Target { queue: 1, offset, lane: 0 }]),
+        targets: Targets::List(&[Target { queue: 1, offset }]),
         body: Body::Inline(body),
         ..PLAIN
     });

@@ -2,7 +2,7 @@
 //!
 //! Nothing else reads in these tests, so the read counter of the disk counts only the compactor.
 
-use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
+use leveret_core::definition::ACCESS_STORED_KEY;
 use leveret_core::time::Now;
 use leveret_storage::{
     AppendRefused, Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
@@ -54,7 +54,7 @@ impl CompactedLog {
     /// Publishes one message in a commit of its own. Returns `false` if there is no space for it.
     fn publish(&mut self, queue: u64, offset: u64, body: &[u8]) -> bool {
         let record = Record::Message(Message {
-            targets: Targets::List(&[Target { queue, offset, lane: 0 }]),
+            targets: Targets::List(&[Target { queue, offset }]),
             body: Body::Inline(body),
             ..PLAIN
         });

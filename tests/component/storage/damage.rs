@@ -49,8 +49,7 @@ fn filled(random: &mut Random) -> SimDisk {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     for offset in 0..400 + random.below(300) {
-        let targets: Vec<Target> =
-            (1..=1 + offset % 3).map(|queue| Target { queue, offset, lane: 0 }).collect();
+        let targets: Vec<Target> = (1..=1 + offset % 3).map(|queue| Target { queue, offset }).collect();
         let message =
             Message { targets: Targets::List(&targets), body: Body::Inline(&body(offset)), ..PLAIN };
         while log.append(&Record::Message(message), Urgency::Window, NOW).is_err() {
@@ -156,7 +155,7 @@ fn sealed_by_a_cut(settles: bool) -> (SimDisk, (u32, usize), u64) {
     let (mut log, _) = open(&disk, IDENTITY);
     let (mut last, mut offset) = ((0, 0), 0);
     loop {
-        let target = [Target { queue: 1, offset, lane: 0 }];
+        let target = [Target { queue: 1, offset }];
         let message = Message { targets: Targets::List(&target), ..PLAIN };
         disk.start(Trouble::Never);
         while let Some(job) = log.next_prepare() {
@@ -514,7 +513,7 @@ fn a_flipped_bit_in_a_long_commit_costs_one_message_where_the_footer_is_damaged_
             log.prepare_done(job.run(&mut disk)).expect("the disk is well");
         }
         for offset in count..count + 250 {
-            let target = [Target { queue: 1, offset, lane: 0 }];
+            let target = [Target { queue: 1, offset }];
             let message = Message {
                 targets: Targets::List(&target),
                 body: Body::Inline(&[offset as u8; 1000]),
@@ -645,7 +644,7 @@ fn damaged_parts_are_deleted_with_their_segments_and_remembered() {
     }
     kept.retain(|offset| *offset >= 100 || offset % 10 == 0);
     for end in offset..offset + 6_000 {
-        let target = [Target { queue: 1, offset: end, lane: 0 }];
+        let target = [Target { queue: 1, offset: end }];
         let body = body(end);
         let message = Message { targets: Targets::List(&target), body: Body::Inline(&body), ..PLAIN };
         let mut turns = 0;
@@ -716,7 +715,7 @@ fn full_of_settled(segments: usize) -> (SimDisk, u32) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let append = |log: &mut Log, offset| {
-        let target = [Target { queue: 1, offset, lane: 0 }];
+        let target = [Target { queue: 1, offset }];
         let body = vec![offset as u8; 3_000];
         let message = Message { targets: Targets::List(&target), body: Body::Inline(&body), ..PLAIN };
         log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret_core::pending_writes::Definition;
+use leveret_core::definition::Definition;
 use leveret_core::time::Now;
 use leveret_storage::{
     BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets, Urgency,
@@ -80,8 +80,7 @@ impl Store {
 
     /// Publishes a message of 2 KB to some queues.
     fn publish(&mut self, queues: &[u64], offset: u64) {
-        let targets: Vec<Target> =
-            queues.iter().map(|queue| Target { queue: *queue, offset, lane: 0 }).collect();
+        let targets: Vec<Target> = queues.iter().map(|queue| Target { queue: *queue, offset }).collect();
         let message = Message { targets: Targets::List(&targets), body: Body::Inline(&[7; 2_000]), ..PLAIN };
         while self.log.append(&Record::Message(message), Urgency::Awaited, self.now).is_err() {
             self.rest();

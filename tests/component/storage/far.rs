@@ -114,11 +114,7 @@ impl DistantOffsets {
 
     fn publish(&mut self, queues: &[u64]) {
         self.content += 1;
-        let target = |queue: &u64| Target {
-            queue: *queue,
-            offset: self.queues[queue].next,
-            lane: (self.content % 3) as u8,
-        };
+        let target = |queue: &u64| Target { queue: *queue, offset: self.queues[queue].next };
         let (targets, body): (Vec<Target>, _) = (queues.iter().map(target).collect(), body_of(self.content));
         let record =
             Record::Message(Message { targets: Targets::List(&targets), body: Body::Inline(&body), ..PLAIN });

@@ -52,7 +52,7 @@ fn fill(queues: u64, messages: u64) -> (SimDisk, Log, u64) {
     let mut log = open(&disk);
     for offset in 0..messages {
         for queue in 1..=queues {
-            publish(&mut log, &mut disk, &[Target { queue, offset, lane: 0 }], &[7; 256]);
+            publish(&mut log, &mut disk, &[Target { queue, offset }], &[7; 256]);
         }
     }
     commit(&mut log, &mut disk);
@@ -149,7 +149,7 @@ fn settled_offsets_that_were_never_written_use_no_run() {
     let mut log = open(&disk);
     for offset in 0..60_000 {
         if offset % 2 == 0 {
-            publish(&mut log, &mut disk, &[Target { queue: 1, offset, lane: 0 }], &[7; 256]);
+            publish(&mut log, &mut disk, &[Target { queue: 1, offset }], &[7; 256]);
         } else {
             log.settle(1, Range { start: offset, end: offset + 1 }, Urgency::Lazy, NOW);
         }
@@ -185,7 +185,7 @@ fn a_large_body_comes_back_chunk_by_chunk() {
         }
     }
     let message = Message {
-        targets: Targets::List(&[Target { queue: 1, offset: 0, lane: 0 }]),
+        targets: Targets::List(&[Target { queue: 1, offset: 0 }]),
         body: Body::Chunked { body, chunks: 200, bytes: 12_000_000 },
         ..PLAIN
     };
@@ -215,7 +215,7 @@ fn after_a_start_the_bytes_of_a_queue_are_exact() {
     let mut expected = 0;
     for offset in 0..40_000_u64 {
         let body = vec![1; (offset * 7919 % 900) as usize];
-        let target = [Target { queue: 1, offset, lane: 0 }];
+        let target = [Target { queue: 1, offset }];
         let mut bytes = Vec::new();
         message(&target, &body).encode(&mut bytes);
         publish(&mut log, &mut disk, &target, &body);
@@ -232,7 +232,7 @@ fn after_a_start_the_bytes_of_a_queue_are_exact() {
     log.flush(NOW);
     commit(&mut log, &mut disk);
     log.append(&chunk, Urgency::Window, NOW).expect("there is room");
-    let target = [Target { queue: 1, offset: 40_000, lane: 0 }];
+    let target = [Target { queue: 1, offset: 40_000 }];
     let Record::Message(message) = message(&target, &[]) else { return };
     let large =
         Record::Message(Message { body: Body::Chunked { body, chunks: 1, bytes: 50_000 }, ..message });
@@ -325,7 +325,7 @@ fn the_file_that_a_fetch_reads_is_kept_until_it_is_done() {
     let job = log.fetch(1, ALL, 1 << 10).expect("the buffer is free");
     log.settle(1, Range { start: 0, end: 20_000 }, Urgency::Awaited, NOW);
     for offset in 0..40_000 {
-        publish(&mut log, &mut disk, &[Target { queue: 2, offset, lane: 0 }], &[7; 256]);
+        publish(&mut log, &mut disk, &[Target { queue: 2, offset }], &[7; 256]);
     }
     commit(&mut log, &mut disk);
     let mut count = 0;
@@ -334,7 +334,7 @@ fn the_file_that_a_fetch_reads_is_kept_until_it_is_done() {
     let slots: Vec<u32> = log.index().segments().values().map(|segment| segment.slot).collect();
     assert!(!slots.contains(&0), "the first file left the log and waits: {slots:?}");
     for offset in 40_000..120_000 {
-        publish(&mut log, &mut disk, &[Target { queue: 2, offset, lane: 0 }], &[7; 256]);
+        publish(&mut log, &mut disk, &[Target { queue: 2, offset }], &[7; 256]);
     }
     let slots: Vec<u32> = log.index().segments().values().map(|segment| segment.slot).collect();
     assert!(slots.contains(&0), "it is used again afterwards: {slots:?}");

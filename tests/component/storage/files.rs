@@ -111,7 +111,7 @@ impl FileSet {
     /// Publishes up to the disk limit. Returns the number of messages.
     fn fill(&mut self) -> u64 {
         for offset in 0.. {
-            let targets = [Target { queue: QUEUE, offset, lane: 0 }];
+            let targets = [Target { queue: QUEUE, offset }];
             let message =
                 Message { targets: Targets::List(&targets), body: Body::Inline(&[7; 15_000]), ..PLAIN };
             let mut appended = self.log.append(&Record::Message(message), Urgency::Awaited, NOW);

@@ -77,7 +77,7 @@ impl FilledLog {
     fn publish(&mut self, queue: u64) -> Option<(u64, u64)> {
         let offset = self.next[queue as usize];
         let record = Record::Message(Message {
-            targets: Targets::List(&[Target { queue, offset, lane: 0 }]),
+            targets: Targets::List(&[Target { queue, offset }]),
             body: Body::Inline(&BODY),
             ..PLAIN
         });

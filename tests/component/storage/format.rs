@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use leveret_core::pending_writes::Definition;
+use leveret_core::definition::Definition;
 use leveret_core::time::Now;
 use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, FORMAT, FileDisk, Identity, Log, OpenError, Record, Report, Settings, Urgency,

@@ -167,7 +167,7 @@ impl FullLog {
         let mut targets = Vec::new();
         for queue in 0..self.next.len() {
             if targets.is_empty() && queue + 1 == self.next.len() || self.random.once_in(2) {
-                targets.push(Target { queue: 1 + queue as u64, offset: self.next[queue], lane: 0 });
+                targets.push(Target { queue: 1 + queue as u64, offset: self.next[queue] });
             }
         }
         let most = if self.random.once_in(5) { 4000 } else { 400 };
@@ -347,7 +347,7 @@ fn a_lowered_limit_removes_surplus_files_at_the_next_start() {
         (disk, log)
     };
     let (mut disk, mut log) = start(20);
-    let targets = [Target { queue: 1, offset: 0, lane: 0 }];
+    let targets = [Target { queue: 1, offset: 0 }];
     for offset in 0..100_u64 {
         let message = Message {
             targets: Targets::List(&[Target { offset, ..targets[0] }]),

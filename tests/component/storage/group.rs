@@ -1,9 +1,10 @@
 //! Transactions are atomic on the disk: the power fails at every call of a transaction.
 
+use leveret_core::batch::Batch;
 use leveret_core::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
-use leveret_core::pending_writes::{Batch, PendingWrites, Settled, Target, Urgency, is_group};
 use leveret_core::time::Now;
 use leveret_storage::{CommitWriter, Identity, Log, SEGMENTS_RESERVED, Settings, Write};
+use leveret_storage::{PendingWrites, Settled, Target, Urgency, is_group};
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };

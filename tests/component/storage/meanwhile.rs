@@ -65,7 +65,7 @@ impl Disk for Moving {
 }
 
 fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) {
-    let target = [Target { queue: 1, offset, lane: 0 }];
+    let target = [Target { queue: 1, offset }];
     let message = Message { targets: Targets::List(&target), ..PLAIN };
     while let Some(job) = log.next_prepare() {
         log.prepare_done(job.run(disk)).expect("the disk is well");

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
+use leveret_core::definition::ACCESS_STORED_KEY;
 use leveret_storage::{ACCESS_SLOTS, Access, Disk, Log, NEWEST_SLOT, Range, Record, Urgency};
 use leveret_test_support::simulated_disk::SimDisk;
 

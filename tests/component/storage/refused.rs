@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use leveret_core::pending_writes::definition::ACCESS_STORED_KEY;
+use leveret_core::definition::ACCESS_STORED_KEY;
 use leveret_core::time::Now;
 use leveret_storage::{
     Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, OpenError, Range, Record, Report, Settings,
@@ -41,7 +41,7 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
 
 fn publish(log: &mut Log, offset: u64) {
     let record = Record::Message(Message {
-        targets: Targets::List(&[Target { queue: 1, offset, lane: 0 }]),
+        targets: Targets::List(&[Target { queue: 1, offset }]),
         body: Body::Inline(&[offset as u8; 700]),
         ..PLAIN
     });

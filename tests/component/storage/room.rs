@@ -63,7 +63,7 @@ impl SpaceTest {
     /// Publishes a message. Returns whether it was accepted.
     fn publish(&mut self) -> bool {
         let record = Record::Message(Message {
-            targets: Targets::List(&[Target { queue: 1, offset: self.published, lane: 0 }]),
+            targets: Targets::List(&[Target { queue: 1, offset: self.published }]),
             body: Body::Inline(&[7; BODY_BYTES]),
             ..PLAIN
         });

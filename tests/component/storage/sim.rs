@@ -408,7 +408,7 @@ impl SimulatedStore {
         let next = self.queues.entry(queue).or_default().next.next_multiple_of(step);
         self.queues.get_mut(&queue).expect("it is there").next = next;
         let body = body_of(self.content);
-        self.publish_body(&[Target { queue, offset: next, lane: 0 }], Body::Inline(&body));
+        self.publish_body(&[Target { queue, offset: next }], Body::Inline(&body));
     }
 
     /// Settles up to 150 open messages.
@@ -459,7 +459,7 @@ impl SimulatedStore {
                 queues.insert(living[self.random.below(living.len() as u64) as usize]);
             }
         }
-        let target = |queue: u64| Target { queue, offset: self.queues[&queue].next, lane: (queue % 3) as u8 };
+        let target = |queue: u64| Target { queue, offset: self.queues[&queue].next };
         queues.into_iter().map(target).collect()
     }
 

@@ -32,7 +32,7 @@ pub(crate) fn open(disk: &SimDisk, fresh: Identity) -> (Log, Report) {
 
 /// Publishes a message in a commit of its own. Returns the position of the commit.
 pub(crate) fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, usize) {
-    let target = [Target { queue: 1, offset, lane: 0 }];
+    let target = [Target { queue: 1, offset }];
     let message = Message { targets: Targets::List(&target), ..PLAIN };
     while let Some(job) = log.next_prepare() {
         log.prepare_done(job.run(disk)).expect("the disk is well");
@@ -77,7 +77,7 @@ pub(crate) fn turn(log: &mut Log, disk: &mut SimDisk) {
 /// Publishes ten messages in one commit, from `offset` on. Returns its position.
 pub(crate) fn publish_ten(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u32, usize) {
     for offset in offset..offset + 10 {
-        let target = [Target { queue: 1, offset, lane: 0 }];
+        let target = [Target { queue: 1, offset }];
         let body = body(offset);
         let message = Message { targets: Targets::List(&target), body: Body::Inline(&body), ..PLAIN };
         log.append(&Record::Message(message), Urgency::Window, NOW).expect("there is room");

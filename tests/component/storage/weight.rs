@@ -1,8 +1,9 @@
 //! Memory of the index, by counts: the bytes of a queue, a definition and a segment, and what is freed when
 //! everything is consumed.
 
-use leveret_core::pending_writes::{Definition, DestinationName, IndexCapacity};
+use leveret_core::definition::{Definition, DestinationName};
 use leveret_core::time::Now;
+use leveret_storage::IndexCapacity;
 use leveret_storage::{
     AppendRefused, Body, DEFINITION_BYTES, EMPTY_QUEUE_BYTES, Identity, Log, Message, Range, Record,
     Settings, Target, Targets, Urgency,
@@ -139,7 +140,7 @@ impl IndexWeight {
     }
 
     fn publish_bytes(&mut self, queue: u64, body: &[u8]) -> bool {
-        let to = Target { queue: 1 + queue, offset: self.next[queue as usize], lane: 0 };
+        let to = Target { queue: 1 + queue, offset: self.next[queue as usize] };
         let record =
             Record::Message(Message { targets: Targets::List(&[to]), body: Body::Inline(body), ..PLAIN });
         for _ in 0..3 {

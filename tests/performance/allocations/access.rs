@@ -7,7 +7,7 @@ use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 use leveret_core::password::PasswordHash;
-use leveret_core::pending_writes::PendingWrites;
+use leveret_storage::PendingWrites;
 
 static COUNT: Count = Count::new();
 

@@ -70,7 +70,7 @@ impl LoggedQueues {
     }
 
     fn publish(&mut self) -> Result<(), AppendRefused> {
-        let to = Target { queue: 1 + self.count % self.queues, offset: self.count / self.queues, lane: 0 };
+        let to = Target { queue: 1 + self.count % self.queues, offset: self.count / self.queues };
         let message = Message {
             targets: Targets::List(&[to]),
             enqueued_ms: 0,

@@ -6,7 +6,7 @@ use leveret_core::command::Command;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageLimits, Messages};
 use leveret_core::password::PasswordHash;
-use leveret_core::pending_writes::PendingWrites;
+use leveret_storage::PendingWrites;
 
 /// Sets and uses a pattern with this limit for all patterns. Returns the heap that it took.
 fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {

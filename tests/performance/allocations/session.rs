@@ -4,9 +4,9 @@
 use crate::counting::Count;
 use leveret_amqp::Method;
 use leveret_connection::{Context, InputStep};
+use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, Command, Delivery, DeliveryKind, Outbox, Outcome};
 use leveret_core::mem::MessageId;
-use leveret_core::pending_writes::Batch;
 use leveret_test_support::single_connection::*;
 
 static COUNT: Count = Count::new();
@@ -68,12 +68,7 @@ fn nothing_is_allocated_while_messages_flow() {
                     InputStep::Command { command, .. } => {
                         handled += 1;
                         let outcome = answer(&mut context, command);
-                        host.connection.answer(
-                            &mut context,
-                            outcome,
-                            0,
-                            leveret_core::pending_writes::Batch::NONE,
-                        );
+                        host.connection.answer(&mut context, outcome, 0, leveret_core::batch::Batch::NONE);
                     }
                     InputStep::NeedMore => break,
                     InputStep::Suspended(_) | InputStep::Finished => {

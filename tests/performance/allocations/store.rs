@@ -41,7 +41,7 @@ fn commit(log: &mut Log, disk: &mut SimDisk) {
 
 fn publish(log: &mut Log, disk: &mut SimDisk, offset: u64) {
     for queue in 1..=QUEUES {
-        let target = [Target { queue, offset, lane: 0 }];
+        let target = [Target { queue, offset }];
         let message = Message {
             targets: Targets::List(&target),
             enqueued_ms: 1,

@@ -1,8 +1,8 @@
 //! Wills of MQTT clients: when they are published, and when not. Clients that are refused, and limits of packets.
 
 use leveret_broker::Restored;
+use leveret_core::definition::Definition;
 use leveret_core::limits::Limits;
-use leveret_core::pending_writes::Definition;
 use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
 use leveret_test_support::simulated_server::{Simulation, small_limits};

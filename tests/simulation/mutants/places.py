@@ -91,12 +91,12 @@ PLACES = [
     # The settlements of a transaction are written before its messages, perhaps in an earlier commit.
     (
         "src/storage/group.rs",
-        "        while let Some(front) = pending_writes.front(messages, &mut self.draft.places) {\n"
+        "        while let Some(front) = pending_writes.front(messages, &mut self.draft.targets) {\n"
         "            if front.number >= group.end {\n",
         "        if PLANTED(\"settlements-before-their-transaction\") {\n"
-        "            self.write_group_settles(pending_writes, now);\n"
+        "            self.write_changes(pending_writes, now);\n"
         "        }\n"
-        "        while let Some(front) = pending_writes.front(messages, &mut self.draft.places) {\n"
+        "        while let Some(front) = pending_writes.front(messages, &mut self.draft.targets) {\n"
         "            if front.number >= group.end {\n",
     ),
     (
@@ -165,7 +165,7 @@ PLACES = [
     ),
     # A message is acknowledged before the commit of its transaction, and only its settlement is not written.
     (
-        "src/core/pending_writes/mod.rs",
+        "src/storage/pending_writes/mod.rs",
         "        if self.groups.is_open() {\n"
         "            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n",
         "        if self.groups.is_open() && !PLANTED(\"settlement-ahead-of-its-message\") {\n"

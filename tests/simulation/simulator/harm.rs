@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret_core::pending_writes::definition::is_access;
+use leveret_core::definition::is_access;
 use leveret_storage::{BLOCK_BYTES, Body, Log, Range, RangeSet, Record, Report};
 
 use super::content::number_of;

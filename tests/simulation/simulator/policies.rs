@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use leveret_core::pending_writes::Definition;
+use leveret_core::definition::Definition;
 
 use super::deaths::{is_waiting, other_of};
 use super::ledger::Key;

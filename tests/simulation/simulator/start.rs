@@ -11,12 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::harm::is_told;
 use leveret_broker::{Broker, Context, levels_of, restore};
 use leveret_connection::MqttSettings;
+use leveret_core::definition::{Definition, DestinationName};
 use leveret_core::password::PasswordHash;
-use leveret_core::pending_writes::{Definition, DestinationName, ReportedDamage, is_group, is_transient};
 use leveret_core::time::Now;
 use leveret_management::request::{Machine, Process, StoreView};
 use leveret_server::{Engine, EngineSetup, StorageDriver};
 use leveret_storage::{AccessReport, Body, Identity, Log, Message, Record, Report};
+use leveret_storage::{ReportedDamage, is_group, is_transient};
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::{SimDisk, Trouble};
 

@@ -79,7 +79,7 @@ fn written() -> Memory {
     let mut log = open(&mut disk);
     for offset in 0..300 {
         let body = body(offset);
-        let targets = [Target { queue: 1 + offset % 3, offset, lane: 0 }];
+        let targets = [Target { queue: 1 + offset % 3, offset }];
         let message = Message {
             targets: Targets::List(&targets),
             enqueued_ms: offset,

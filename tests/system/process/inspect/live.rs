@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use leveret_cli::inspect::Verdict;
-use leveret_core::pending_writes::Definition;
+use leveret_core::definition::Definition;
 use leveret_core::time::Now;
 use leveret_storage::{
     AppendRefused, Body, Disk, FileDisk, Log, Message, Range, Record, Target, Targets, Urgency,
@@ -46,7 +46,7 @@ fn write_until(
         let now = Now::from_ms(start.elapsed().as_millis() as u64);
         let body = format!("body {offset} {}", "x".repeat(offset as usize % 900)).into_bytes();
         let message = Record::Message(Message {
-            targets: Targets::List(&[Target { queue: 1, offset, lane: 0 }]),
+            targets: Targets::List(&[Target { queue: 1, offset }]),
             enqueued_ms: 0,
             expiration_ms: None,
             exchange: b"amq.topic",

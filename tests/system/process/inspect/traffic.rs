@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use leveret_core::pending_writes::Definition;
+use leveret_core::definition::Definition;
 use leveret_core::time::Now;
 use leveret_storage::{
     AppendRefused, Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets,
@@ -180,8 +180,7 @@ impl Traffic {
         let more = if self.random.once_in(4) { 2 } else { 1 };
         let queues: Vec<(u64, u64)> =
             self.queues.iter().skip(first).take(more).map(|(q, o)| (*q, *o)).collect();
-        let targets: Vec<Target> =
-            queues.iter().map(|&(queue, offset)| Target { queue, offset, lane: 0 }).collect();
+        let targets: Vec<Target> = queues.iter().map(|&(queue, offset)| Target { queue, offset }).collect();
         self.count += 1;
         let sent = Sent { key: format!("key.{}", self.count), properties: vec![0x10, 0, 2], body };
         let message = Message {

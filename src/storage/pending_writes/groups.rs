@@ -17,9 +17,11 @@
 
 use std::collections::VecDeque;
 
-use super::{Batch, Front, LogEntry, Mode, PendingWrites, Settled, Target, Urgency};
-use super::{CHUNK_BYTES, TRANSIENT, merge_settles};
-use crate::mem::{MessageFlags, Messages};
+use leveret_core::batch::Batch;
+use leveret_core::mem::{MessageFlags, Messages};
+
+use super::{Front, LogEntry, Mode, PendingWrites, Settled, TRANSIENT, Urgency, merge_settles};
+use crate::record::{CHUNK_BODY_BYTES, RANGE_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX, Target};
 
 /// The flag of incarnations that identify a group, not a queue. They are used for groups that are too large
 /// for one commit.
@@ -28,10 +30,6 @@ pub(super) const GROUP: u64 = 1 << 62;
 /// Maximum number of waiting groups. When it is reached, only groups that a client waits for are begun.
 pub(super) const GROUPS_MAX: usize = 512;
 
-/// Part of the upper bound of the bytes of settlement records: this many for each queue.
-const SETTLED_BYTES: u64 = 128;
-/// The other part of that bound: this many bytes for each range.
-const RANGE_BYTES: u64 = 20;
 /// Upper bound of the bytes of a definition's record besides its key and value.
 const DEFINED_BYTES: u64 = 48;
 
@@ -272,7 +270,7 @@ impl PendingWrites {
         let members = self.pending.range((first - self.first_number) as usize..);
         let bytes = members.map(|pending| {
             let body = if pending.live > 0 { messages.body_len(pending.message) } else { 0 };
-            let chunked = if u64::from(body) > CHUNK_BYTES { body } else { 0 };
+            let chunked = if body as usize > CHUNK_BODY_BYTES { body } else { 0 };
             u64::from(pending.bytes).saturating_sub(chunked.into())
         });
         bytes.sum()
@@ -344,6 +342,6 @@ pub const fn is_group(incarnation: u64) -> bool {
 
 /// Returns an upper bound of the bytes that records of these sorted settlements take.
 fn settled_bytes(settles: &[Settled]) -> u64 {
-    let queues = settles.chunk_by(|one, next| one.queue == next.queue).count() as u64;
-    SETTLED_BYTES * (queues + 1) + RANGE_BYTES * settles.len() as u64
+    let queues = settles.chunk_by(|one, next| one.queue == next.queue).count();
+    (RECORD_OVERHEAD_BYTES_MAX * (queues + 1) + RANGE_BYTES_MAX * settles.len()) as u64
 }

@@ -312,7 +312,7 @@ const LEVELS_NAME: &[u8] = b"\x0eleveret-levelsl";
 
 const NO_LIMIT: u32 = u32::MAX;
 
-/// The key of [`ReportedDamage`](super::ReportedDamage). No [`Definition`] has it.
+/// The key of the reports about damage of the store. No [`Definition`] has it.
 pub const DAMAGE_KEY: [u8; 2] = [DAMAGE, 0];
 
 impl<'a> Definition<'a> {

@@ -24,59 +24,25 @@
 //!   restore a removed one.
 //! - The buffer does no I/O and reads no clock.
 
-mod damage;
-pub mod definition;
 mod groups;
+mod latency;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 
-use definition::is_access;
+use leveret_core::batch::Batch;
+use leveret_core::definition::{Definition, is_access};
+use leveret_core::mem::{MessageFlags, MessageId, Messages, sort, sort_by_key};
+
 use groups::{GROUPS_MAX, Groups};
+use latency::LatencyMeter;
 
-use crate::mem::{MessageFlags, MessageId, Messages, sort, sort_by_key};
+use crate::record::{CHUNK_BODY_BYTES, TARGET_BYTES_MAX, Target};
 
-pub use damage::{ReportedDamage, UNDELIVERED};
-pub use definition::{Definition, DestinationName, SessionPart, VhostMetadata};
-pub use groups::{Cursor, Group, is_group};
-
-/// The number of a batch. Numbers rise. [`Batch::NONE`] is always durable.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Batch(u64);
-
-impl Batch {
-    /// The batch that is always durable: there is nothing to wait for.
-    pub const NONE: Self = Self(0);
-
-    /// Returns the batch with this number; batches are numbered from 1.
-    pub const fn numbered(number: u64) -> Self {
-        Self(number)
-    }
-
-    /// Returns the batch as 8 bytes, for [`Self::from_be_bytes`].
-    pub const fn to_be_bytes(self) -> [u8; 8] {
-        self.0.to_be_bytes()
-    }
-
-    /// Returns the batch from the bytes that [`Self::to_be_bytes`] returned.
-    pub const fn from_be_bytes(octets: [u8; 8]) -> Self {
-        Self(u64::from_be_bytes(octets))
-    }
-
-    const fn before(self) -> Self {
-        Self(self.0 - 1)
-    }
-
-    const fn after(self) -> Self {
-        Self(self.0 + 1)
-    }
-
-    /// Returns whether there is nothing to wait for.
-    pub const fn is_none(self) -> bool {
-        self.0 == 0
-    }
-}
+pub use groups::is_group;
+pub(crate) use groups::{Cursor, Group};
+pub use latency::{LATENCY_BOUNDS_MS, LatencyHistogram};
 
 /// How long a change may wait for its commit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -107,15 +73,6 @@ pub enum NoCapacity {
     Commit,
     /// The disk limit is reached, or the file system is full.
     Disk,
-}
-
-/// The place of a message in the log: the incarnation of its queue, and its offset there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Target {
-    /// The incarnation of the queue, never used for another one.
-    pub queue: u64,
-    /// The message's place in the queue.
-    pub offset: u64,
 }
 
 /// The flag of incarnations of transient messages. They are in the log only because memory was short.
@@ -155,7 +112,7 @@ pub enum LogEntry {
     Defined {
         /// Of several definitions with this key, the one with the highest version applies.
         version: u64,
-        /// The key of the definition; see [`self::definition`].
+        /// The key of the definition; see [`leveret_core::definition`].
         key: Box<[u8]>,
         /// The value of the definition; `None` if it is deleted.
         value: Option<Box<[u8]>>,
@@ -214,7 +171,8 @@ impl LogEntry {
 /// `Appended`:
 ///
 /// ```compile_fail,E0451
-/// use leveret_core::pending_writes::{Appended, Batch};
+/// use leveret_core::batch::Batch;
+/// use leveret_storage::Appended;
 /// use leveret_core::mem::MessageId;
 ///
 /// fn appended(message: MessageId) -> Appended {
@@ -225,7 +183,8 @@ impl LogEntry {
 /// This program without that line compiles, so it is the private fields that prevent it:
 ///
 /// ```
-/// use leveret_core::pending_writes::{Appended, Batch};
+/// use leveret_core::batch::Batch;
+/// use leveret_storage::Appended;
 /// use leveret_core::mem::MessageId;
 ///
 /// fn appended(message: MessageId) -> Appended {
@@ -268,18 +227,13 @@ pub enum IndexCapacity {
     None,
 }
 
-/// Maximum bytes of a body in one record.
-const CHUNK_BYTES: u64 = 64 << 10;
-
 /// Maximum number of settlements before they are sorted and merged.
 const SETTLES_MAX: usize = 8192;
 /// Number and bytes of pending log entries above which [`PendingWrites::is_crowded`] returns `true`.
 const ENTRIES_MAX: usize = 1024;
 const ENTRY_BYTES_MAX: usize = 64 << 10;
-/// Upper bounds of the bytes of a message's record without names, properties and body: per message, and per
-/// target.
+/// Upper bound of the bytes of a message's record without targets, names, properties and body.
 const RECORD_BYTES: u64 = 48;
-const TARGET_BYTES: u64 = 21;
 /// With less free disk space than this, no new definitions are accepted.
 const DEFINITION_FREE_BYTES_MIN: u64 = 256 << 10;
 
@@ -576,7 +530,7 @@ impl PendingWrites {
     /// # Errors
     /// What the message would have to wait for.
     pub fn admit(&self, bytes: u64, targets: usize) -> Result<(), NoCapacity> {
-        let bytes = bytes + RECORD_BYTES + TARGET_BYTES * targets as u64;
+        let bytes = bytes + RECORD_BYTES + (TARGET_BYTES_MAX * targets) as u64;
         match self.mode {
             Mode::Unwritable => Err(NoCapacity::Commit),
             // The disk is checked first: a transaction does not wait for a commit, but it needs disk space as well.
@@ -590,8 +544,9 @@ impl PendingWrites {
     ///
     /// `bytes` includes the body's `body_bytes`. A large body is written in chunks, so only one chunk counts.
     pub const fn fits_commit(&self, bytes: u64, body_bytes: u64, targets: usize) -> bool {
-        let part = if body_bytes < CHUNK_BYTES { body_bytes } else { CHUNK_BYTES };
-        let bytes = bytes - body_bytes + part + 6 * RECORD_BYTES + TARGET_BYTES * targets as u64;
+        let chunk_bytes = CHUNK_BODY_BYTES as u64;
+        let part = if body_bytes < chunk_bytes { body_bytes } else { chunk_bytes };
+        let bytes = bytes - body_bytes + part + 6 * RECORD_BYTES + (TARGET_BYTES_MAX * targets) as u64;
         matches!(self.mode, Mode::Unwritable) || bytes <= self.batch_bytes_max
     }
 
@@ -672,7 +627,8 @@ impl PendingWrites {
         targets: u32,
         urgency: Urgency,
     ) -> Appended {
-        let bytes = messages.stream_len(message) as u64 + RECORD_BYTES + TARGET_BYTES * u64::from(targets);
+        let bytes =
+            messages.stream_len(message) as u64 + RECORD_BYTES + TARGET_BYTES_MAX as u64 * u64::from(targets);
         if self.open_bytes > 0 && self.open_bytes + bytes > self.batch_bytes_max {
             self.close_batch();
         }
@@ -772,7 +728,7 @@ impl PendingWrites {
         if self.last_entry_batch > self.durable { self.last_entry_batch } else { Batch::NONE }
     }
 
-    /// Appends that a definition was created, changed or (without a value) deleted; see [`self::Definition`]. Returns
+    /// Appends that a definition was created, changed or (without a value) deleted; see [`Definition`]. Returns
     /// the batch to wait for.
     ///
     /// If the last entry sets the same definition and is not in a commit yet, this change replaces it. So the state of
@@ -1168,79 +1124,4 @@ const fn marks_between(first: u32, mark: u32) -> u32 {
     // Marks wrap around and omit 0.
     let apart = mark.wrapping_sub(first);
     if mark < first { apart - 1 } else { apart }
-}
-
-/// Upper bounds of the buckets of [`LatencyHistogram`], in milliseconds. The last bucket counts longer times.
-pub const LATENCY_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000, 30_000];
-/// Maximum number of batches that are measured at the same time. Others are not measured.
-const BATCHES_MAX: usize = 64;
-
-/// How long publishers waited for the disk until their messages were durable, since the start.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct LatencyHistogram {
-    /// Number of messages by waiting time: a bucket for each of [`LATENCY_BOUNDS_MS`], and one for all longer times.
-    pub counts: [u64; LATENCY_BOUNDS_MS.len() + 1],
-    /// The sum of all waiting times, in milliseconds.
-    pub sum_ms: u64,
-}
-
-/// Measures the time from a batch's first awaited message until the batch is durable.
-#[derive(Debug)]
-struct LatencyMeter {
-    histogram: LatencyHistogram,
-    /// Batch, the time of its first awaited message in milliseconds, and the number of awaited messages.
-    waiting: VecDeque<(Batch, u64, u64)>,
-}
-
-impl LatencyMeter {
-    fn new() -> Self {
-        Self { histogram: LatencyHistogram::default(), waiting: VecDeque::with_capacity(BATCHES_MAX) }
-    }
-
-    /// Notes a message of this batch whose publisher waits for the disk.
-    #[inline]
-    fn note_awaited(&mut self, batch: Batch, now_ms: u64) {
-        if let Some((_, _, count)) = self.waiting.back_mut().filter(|(last, ..)| *last == batch) {
-            *count += 1;
-        } else if self.waiting.len() < BATCHES_MAX {
-            self.waiting.push_back((batch, now_ms, 1));
-        }
-    }
-
-    /// Notes that everything up to this batch is durable.
-    fn note_durable(&mut self, durable: Batch, now_ms: u64) {
-        while let Some(&(_, since_ms, count)) = self.waiting.front().filter(|(batch, ..)| *batch <= durable) {
-            self.waiting.pop_front();
-            let ms = now_ms.saturating_sub(since_ms);
-            let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < ms);
-            self.histogram.counts[bucket] += count;
-            self.histogram.sum_ms += ms * count;
-        }
-    }
-
-    const fn histogram(&self) -> LatencyHistogram {
-        self.histogram
-    }
-}
-
-#[cfg(test)]
-mod latency_tests {
-    use super::*;
-
-    #[test]
-    fn messages_count_with_the_time_from_the_first_message_of_their_batch_until_it_is_durable() {
-        let mut meter = LatencyMeter::new();
-        let first = Batch::NONE.after();
-        let second = first.after();
-        meter.note_awaited(first, 100);
-        meter.note_awaited(first, 103);
-        meter.note_awaited(second, 104);
-        meter.note_durable(Batch::NONE, 104);
-        assert_eq!(meter.histogram().sum_ms, 0);
-        meter.note_durable(first, 105);
-        meter.note_durable(second, 60_000);
-        let LatencyHistogram { counts, sum_ms } = meter.histogram();
-        assert_eq!((counts[2], counts[12], sum_ms), (2, 1, 2 * 5 + 59_896));
-        assert_eq!(counts.iter().sum::<u64>(), 3);
-    }
 }

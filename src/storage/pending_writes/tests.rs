@@ -1,7 +1,7 @@
 //! When messages leave the buffer, and what waits for which batch.
 
 use super::*;
-use crate::mem::{MessageFlags, MessageLimits, Share};
+use leveret_core::mem::{MessageFlags, MessageLimits, Share};
 
 struct Fixture {
     messages: Messages,
