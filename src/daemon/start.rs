@@ -446,10 +446,7 @@ pub(super) fn dry_run_definitions(path: &Path) -> Vec<String> {
 }
 
 /// Calls `take` with each definition of the file, or its error.
-fn for_each_definition(
-    path: &Path,
-    mut take: impl FnMut(At<'_>, Result<Parsed, String>),
-) -> Result<(), String> {
+fn for_each_definition(path: &Path, mut take: impl FnMut(At, Result<Parsed, String>)) -> Result<(), String> {
     let unusable = |why: String| {
         let path = path.display();
         format!(
@@ -462,7 +459,7 @@ fn for_each_definition(
         return Err(unusable("it is not a file".to_string()));
     }
     let mut file = File::open(path).map_err(|error| unusable(cannot_open(path, &error)))?;
-    let done = read::<Infallible>(&mut file, |at, _, thing| {
+    let done = read::<Infallible>(&mut file, |at, thing| {
         let parsed = parse(at.section, thing).map_err(|why| why.to_string());
         take(at, parsed);
         Ok(())

@@ -24,7 +24,7 @@ use leveret_core::mem::{Messages, Share};
 use leveret_core::password::PasswordHash;
 use leveret_json::{Fields, Value};
 
-use super::definitions::{self, Found, Item, ItemError, Password, SECTIONS, Scanner};
+use super::definitions::{self, DefinitionReader, Item, ItemError, Password, Step, StepError};
 use super::definitions::{Comparison, DefinitionComparer, Subject};
 use super::http::Status;
 use super::json::Json;
@@ -39,11 +39,8 @@ use super::uploads::Spool;
 const OBJECTS_PER_STEP: usize = 8;
 /// Bytes of a file that one step scans.
 const BYTES_PER_STEP: usize = 64 << 10;
-/// Bytes of a file that are scanned at once.
-const SCAN_BYTES: usize = 8 << 10;
-
-/// The byte order mark that some editors put before UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// The longest object of a file in bytes.
+const OBJECT_BYTES_MAX: usize = 64 << 10;
 
 /// Imports all definitions of the body, or those of one virtual host.
 pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
@@ -80,21 +77,10 @@ pub(super) struct Import {
     form: Option<Form>,
     /// The address to redirect the client to after the import.
     redirect: Option<String>,
-    /// The start and the end of the file in the body. Without an end it is the rest of the body.
-    begin: usize,
-    end: Option<usize>,
+    /// The reader of the file, from the first step on.
+    reader: Option<DefinitionReader>,
     /// The virtual host that replaces the one in the file.
     vhost: Option<String>,
-    scanner: Scanner,
-    /// The position of the scanner in the file.
-    at: usize,
-    /// The list that the scanner is in, if this broker supports it, and the number of its objects up to now.
-    list: Option<&'static str>,
-    found: usize,
-    /// The positions of the first object of each list.
-    lists: [Option<usize>; SECTIONS.len()],
-    /// The list whose objects are being created. `None` while the file is being checked.
-    making: Option<usize>,
     /// The comparison with the broker, which replaces creation.
     dry_run: Option<DryRun>,
 }
@@ -114,103 +100,67 @@ impl Upload for Import {
                 && let Some((begin, end)) = found.file
             {
                 (self.form, self.redirect) = (None, found.redirect);
-                (self.begin, self.at, self.end) = (begin, begin, Some(end));
+                self.reader = Some(self.reader_of((begin as u64, Some(end as u64))));
             }
             return Ok(None);
         }
-        let mut piece = vec![0; SCAN_BYTES];
+        let mut reader = self.reader.take().unwrap_or_else(|| self.reader_of((0, None)));
         let (mut objects, mut bytes) = (0, 0);
         while objects < OBJECTS_PER_STEP && bytes < BYTES_PER_STEP {
-            if let Some(making) = self.making
-                && self.list.is_none()
-            {
-                let Some(begin) = self.lists.get(making) else {
-                    if let Some(dry_run) = &self.dry_run {
-                        return Ok(Some(Answer::Now(Status::Ok, dry_run.answer())));
-                    }
-                    return Ok(Some(match self.redirect.take() {
-                        Some(address) => Answer::ChangedRedirect(address),
-                        None => Answer::Changed(Status::NoContent, Vec::new()),
-                    }));
-                };
-                match begin {
-                    Some(begin) => {
-                        (self.at, self.list, self.found) = (*begin, Some(SECTIONS[making]), 0);
-                        self.scanner = Scanner::of_list();
-                    }
-                    None => self.making = Some(making + 1),
+            let file = &self.file;
+            let step = reader.step(|at, buffer| {
+                let count = file.read(context.messages, at as usize, buffer);
+                bytes += count;
+                Ok(count)
+            });
+            match step.map_err(|error| match error {
+                StepError::System(error) => bad(error.to_string()),
+                StepError::Malformed(why) => bad(why),
+            })? {
+                Step::Nothing => {}
+                Step::Object { at, text, is_checked } => {
+                    objects += 1;
+                    let taken = self.take_object(at.section, &text, is_checked, context);
+                    taken.map_err(|why| bad(format!("{at}: {why}")))?;
                 }
-                continue;
+                Step::End => {
+                    return Ok(Some(match (&self.dry_run, self.redirect.take()) {
+                        (Some(dry_run), _) => Answer::Now(Status::Ok, dry_run.answer()),
+                        (None, Some(address)) => Answer::ChangedRedirect(address),
+                        (None, None) => Answer::Changed(Status::NoContent, Vec::new()),
+                    }));
+                }
             }
-            let most = self.end.map_or(SCAN_BYTES, |end| end.saturating_sub(self.at).min(SCAN_BYTES));
-            let count = self.file.read(context.messages, self.at, &mut piece[..most]);
-            if count == 0 {
-                self.scanner.end().map_err(bad)?;
-                self.making = Some(0);
-                continue;
-            }
-            if self.at == self.begin && piece[..count].starts_with(BYTE_ORDER_MARK) {
-                self.at += BYTE_ORDER_MARK.len();
-                continue;
-            }
-            let (used, found) = self.scanner.take(&piece[..count]).map_err(bad)?;
-            self.at += used;
-            bytes += used;
-            objects += usize::from(found != Found::Nothing);
-            self.handle(found, context).map_err(bad)?;
         }
+        self.reader = Some(reader);
         Ok(None)
     }
 }
 
 impl Import {
-    fn handle(&mut self, found: Found, context: &mut RequestContext<'_>) -> Result<(), String> {
-        match found {
-            Found::Nothing => {}
-            Found::List(name) => {
-                let at = self.ours(&name);
-                (self.list, self.found) = (at.map(|at| SECTIONS[at]), 0);
-                if let Some(at) = at {
-                    self.lists[at] = Some(self.at);
-                }
-            }
-            Found::EndOfList => {
-                self.list = None;
-                self.making = self.making.map(|making| making + 1);
-            }
-            Found::Member(name, text) => {
-                let value = Value::parse(text.as_bytes())?;
-                match self.ours(&name) {
-                    Some(at) if value.is_null() => self.lists[at] = None,
-                    Some(_) => return Err(format!("`{name}` must be a list")),
-                    None => {}
-                }
-            }
-            Found::Element(text) => {
-                let at = self.found;
-                self.found += 1;
-                let value = Value::parse(text.as_bytes());
-                let Some(section) = self.list else { return value.map(|_| ()) };
-                let item = value.and_then(|object| read(section, &object, self.vhost.as_deref()));
-                let done = item.and_then(|item| match (item, &mut self.dry_run) {
-                    _ if self.making.is_none() => Ok(()),
-                    (Ok(item), None) => make(context, item),
-                    (Err(_), None) => Ok(()),
-                    (item, Some(dry_run)) => {
-                        dry_run.compare(context, section, item);
-                        Ok(())
-                    }
-                });
-                done.map_err(|why| format!("{section}[{at}]: {why}"))?;
-            }
-        }
-        Ok(())
+    /// Creates the reader of the file, which is at these positions of the body.
+    fn reader_of(&self, place: (u64, Option<u64>)) -> DefinitionReader {
+        DefinitionReader::new(place, self.vhost.is_some(), OBJECT_BYTES_MAX)
     }
 
-    /// Returns the position of a list in the order of creation.
-    fn ours(&self, name: &str) -> Option<usize> {
-        let is_in_vhost = matches!(name, "parameters" | "policies" | "exchanges" | "queues" | "bindings");
-        SECTIONS.iter().position(|section| *section == name).filter(|_| self.vhost.is_none() || is_in_vhost)
+    /// Parses an object of a list. When the whole file `is_checked`, creates or compares it.
+    fn take_object(
+        &mut self,
+        section: &str,
+        text: &str,
+        is_checked: bool,
+        context: &mut RequestContext<'_>,
+    ) -> Result<(), String> {
+        let item = read(section, &Value::parse(text.as_bytes())?, self.vhost.as_deref())?;
+        match (item, &mut self.dry_run) {
+            _ if !is_checked => Ok(()),
+            (Ok(item), None) => make(context, item),
+            (Err(_), None) => Ok(()),
+            (item, Some(dry_run)) => {
+                dry_run.compare(context, section, item);
+                Ok(())
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::archive::{ExistingFile, NewFile};
-use leveret_management::definitions::{FILE_BYTES_MAX, Item, Password, ReadError, parse, read};
+use leveret_management::definitions::{At, FILE_BYTES_MAX, Item, Password, ReadError, parse, read};
 
 use super::access::hash_of;
 use super::client::Client;
@@ -69,7 +69,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         let mut text = Vec::new();
         let taken = io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut text);
         taken.map_err(|error| Failure::new(BAD_DATA, format!("Error: standard input: {error}")))?;
-        read(&mut Cursor::new(text), |at, section, thing| importer.take(&at.to_string(), section, thing))
+        read(&mut Cursor::new(text), |at, thing| importer.take(at, thing))
     } else {
         let bad = |why: String| misused_as(BAD_DATA, call, &why);
         let found =
@@ -80,7 +80,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         print_info(call, &format!("Importing definitions in JSON from a file at \"{name}\" ..."))?;
         let mut file = File::open(name)
             .map_err(|error| Failure::new(BAD_DATA, format!("Error: {name} cannot be read: {error}")))?;
-        read(&mut file, |at, section, thing| importer.take(&at.to_string(), section, thing))
+        read(&mut file, |at, thing| importer.take(at, thing))
     };
     done.map_err(|error| match error {
         ReadError::Stopped(failure) => failure,
@@ -107,7 +107,8 @@ struct Importer {
 }
 
 impl Importer {
-    fn take(&mut self, place: &str, section: &str, thing: &str) -> Result<(), Failure> {
+    fn take(&mut self, at: At, thing: &str) -> Result<(), Failure> {
+        let (place, section) = (&at.to_string(), at.section);
         let Ok(mut value) = thing.parse::<Value>() else {
             self.report_refused(place, "it is nested too deeply, or contains an invalid number or text");
             return Ok(());

@@ -2,7 +2,7 @@
 //!
 //! | file | contents |
 //! |------|----------|
-//! | `read` | reads a file once per kind, so that objects come after those they need; the scanner of uploads |
+//! | `read` | reads a file in steps, so that objects come after those they need |
 //! | `item` | parses one object |
 //! | `compare` | compares objects with those of the broker, for a dry run |
 //! | `export` | exports definitions |
@@ -35,7 +35,7 @@ pub use item::{
     vhost_change,
 };
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
-pub use read::{Found, Scanner};
+pub use read::{DefinitionReader, Step, StepError};
 
 /// Returns the remark about an unknown field.
 pub fn unknown_field(name: &str) -> String {

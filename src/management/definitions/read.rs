@@ -1,33 +1,42 @@
-//! Reads definition files: once per kind, in the order in which objects depend on each other.
+//! Reads a file of definitions in the order in which objects depend on each other.
 //!
 //! The lists of a file come in any order; RabbitMQ sorts them by name, bindings first. A file may also be larger than
-//! a board's free memory. So the file is read several times, with one object in memory at a time.
+//! a board's free memory. So the file is scanned once from its beginning to its end, with one object in memory at a
+//! time. Then each list is read again from where it begins.
+//!
+//! ```text
+//! file     | "bindings": [ … ] | "queues": [ … ] | "users": [ … ] |
+//! check    ────────────────────────────────────────────────────────→     every object
+//! take                                 3 ───────→  1 ──────→              "users", …, "queues", "bindings"
+//!            4 ───────→
+//! ```
+//!
+//! # Invariants
+//! - The first object is taken after the syntax of the whole file was checked.
 
 use core::fmt;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 
-use leveret_json::BYTE_ORDER_MARK;
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use leveret_json::{BYTE_ORDER_MARK, Value};
 
 /// The longest file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// The longest object of a file, or other part that is held whole, in bytes.
-const PIECE_BYTES_MAX: usize = 128 << 10;
-/// The deepest nesting of lists and objects in a file.
-const NESTED_MAX: usize = 128;
+/// The longest object of a file in bytes.
+const OBJECT_BYTES_MAX: usize = 128 << 10;
+/// Bytes of a file that are read at once.
+const PIECE_BYTES: usize = 8 << 10;
 
 /// The position of an object in a file: its list, and its index there from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct At<'a> {
+pub struct At {
     /// The name of the list.
-    pub section: &'a str,
+    pub section: &'static str,
     /// The index in the list.
     pub index: usize,
 }
 
-impl fmt::Display for At<'_> {
+impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]", self.section, self.index)
     }
@@ -46,6 +55,9 @@ pub const SECTIONS: [&str; 10] = [
     "bindings",
     "global_parameters",
 ];
+
+/// The lists whose objects belong to a virtual host.
+const OF_VHOST: [&str; 5] = ["parameters", "policies", "exchanges", "queues", "bindings"];
 
 /// Why a file cannot be read.
 #[derive(Debug)]
@@ -71,210 +83,233 @@ impl<E: fmt::Display> fmt::Display for ReadError<E> {
     }
 }
 
-/// A file, or another source that can be read more than once.
-pub trait DefinitionSource: Read + Seek {}
-
-impl<T: Read + Seek> DefinitionSource for T {}
-
 /// Passes every object of a file to `take`, each after the objects it depends on.
 ///
 /// # Errors
 /// The file cannot be read to its end, or `take` returns an error.
 pub fn read<E>(
-    file: &mut dyn DefinitionSource,
-    mut take: impl FnMut(At<'_>, &str, &str) -> Result<(), E>,
+    file: &mut (impl Read + Seek),
+    mut take: impl FnMut(At, &str) -> Result<(), E>,
 ) -> Result<(), ReadError<E>> {
-    let length = file.seek(SeekFrom::End(0)).map_err(ReadError::System)?;
-    if length > FILE_BYTES_MAX {
+    if file.seek(SeekFrom::End(0)).map_err(ReadError::System)? > FILE_BYTES_MAX {
         return Err(ReadError::TooLong);
     }
-    file.rewind().map_err(ReadError::System)?;
-    let mut beginning = Vec::new();
-    Read::take(&mut *file, BYTE_ORDER_MARK.len() as u64)
-        .read_to_end(&mut beginning)
-        .map_err(ReadError::System)?;
-    let start = if beginning == BYTE_ORDER_MARK { BYTE_ORDER_MARK.len() as u64 } else { 0 };
-    for section in SECTIONS {
-        file.seek(SeekFrom::Start(start)).map_err(ReadError::System)?;
-        let mut stopped = None;
-        let mut index = 0;
-        let done = go_through(file, section, &mut |object| {
-            let at = At { section, index };
-            index += 1;
-            take(at, section, object).map_err(|error| stopped = Some(error)).is_ok()
+    let mut reader = DefinitionReader::new((0, None), false, OBJECT_BYTES_MAX);
+    loop {
+        let step = reader.step(|at, buffer| {
+            file.seek(SeekFrom::Start(at))?;
+            file.read(buffer)
         });
-        if let Some(error) = stopped {
-            return Err(ReadError::Stopped(error));
-        }
-        if let Err(error) = done {
-            // A text that is not JSON, such as TOML, may begin like an unexpected value.
-            file.seek(SeekFrom::Start(start)).map_err(ReadError::System)?;
-            let error = check_syntax(file).err().filter(|other| !other.is_io()).unwrap_or(error);
-            return Err(malformed(error, section, index));
-        }
-    }
-    Ok(())
-}
-
-/// Takes the objects of a list, and returns whether to continue.
-type Take<'t> = &'t mut dyn FnMut(&str) -> bool;
-
-/// Reads the file once for one of its lists.
-fn go_through(file: &mut dyn DefinitionSource, wanted: &str, take: Take<'_>) -> serde_json::Result<()> {
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(PartLimiter::of(file)));
-    Whole { wanted, take }.deserialize(&mut json)?;
-    json.end()
-}
-
-/// Reads the file once and checks its syntax only.
-fn check_syntax(file: &mut dyn DefinitionSource) -> serde_json::Result<()> {
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(PartLimiter::of(file)));
-    IgnoredAny::deserialize(&mut json)?;
-    json.end()
-}
-
-fn malformed<E>(error: serde_json::Error, section: &str, index: usize) -> ReadError<E> {
-    if error.is_io() {
-        return ReadError::System(error.into());
-    }
-    if error.classify() == serde_json::error::Category::Data {
-        return ReadError::Malformed(format!("after {section}[{index}]: {error}"));
-    }
-    ReadError::Malformed(format!("it is not JSON: {error}"))
-}
-
-/// A file whose parts are checked for length, because a JSON parser holds each text, number or object in memory.
-struct PartLimiter<'f> {
-    file: io::Take<&'f mut dyn DefinitionSource>,
-    /// Number of open lists and objects.
-    depth: usize,
-    is_in_text: bool,
-    is_escaped: bool,
-    /// Bytes of the current part.
-    bytes: usize,
-    /// Why reading was stopped.
-    refused: Option<String>,
-}
-
-impl<'f> PartLimiter<'f> {
-    fn of(file: &'f mut dyn DefinitionSource) -> Self {
-        let file = file.take(FILE_BYTES_MAX);
-        Self { file, depth: 0, is_in_text: false, is_escaped: false, bytes: 0, refused: None }
-    }
-
-    fn pass(&mut self, byte: u8) {
-        self.bytes += 1;
-        if self.is_in_text {
-            self.is_in_text = self.is_escaped || byte != b'"';
-            self.is_escaped = !self.is_escaped && byte == b'\\';
-            return;
-        }
-        match byte {
-            b'"' => self.is_in_text = true,
-            b'[' | b'{' => self.depth += 1,
-            b']' | b'}' => self.depth = self.depth.saturating_sub(1),
-            b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' => {}
-            _ => return,
-        }
-        // The position is in the file's object, or between two objects of a list.
-        if self.depth <= 2 && !self.is_in_text {
-            self.bytes = 0;
+        match step.map_err(|error| match error {
+            StepError::System(error) => ReadError::System(error),
+            StepError::Malformed(why) => ReadError::Malformed(why),
+        })? {
+            Step::Nothing => {}
+            Step::Object { at, text, is_checked: false } => {
+                Value::parse(text.as_bytes()).map_err(|why| ReadError::Malformed(format!("{at}: {why}")))?;
+            }
+            Step::Object { at, text, .. } => take(at, &text).map_err(ReadError::Stopped)?,
+            Step::End => return Ok(()),
         }
     }
 }
 
-impl Read for PartLimiter<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(why) = self.refused.take() {
-            return Err(io::Error::other(why));
+/// The result of a step of a [`DefinitionReader`].
+#[derive(Debug)]
+pub enum Step {
+    /// Some bytes were read, and no object is complete.
+    Nothing,
+    /// An object.
+    Object {
+        /// Its position.
+        at: At,
+        /// The object as JSON. Only its brackets and quotation marks were checked.
+        text: String,
+        /// Whether the whole file was checked. Each object is returned once before that, in the order of the file, and
+        /// once after that, in the order of [`SECTIONS`].
+        is_checked: bool,
+    },
+    /// All objects were returned.
+    End,
+}
+
+/// Why a step failed.
+#[derive(Debug)]
+pub enum StepError {
+    /// The bytes could not be read.
+    System(io::Error),
+    /// The content is malformed; the text says where and why.
+    Malformed(String),
+}
+
+/// Reads a file in steps.
+#[derive(Debug)]
+pub struct DefinitionReader {
+    scanner: Scanner,
+    object_bytes_max: usize,
+    /// The position of the first byte of the file, and the end of the file. Without an end, it is where no more can be
+    /// read.
+    begin: u64,
+    end: Option<u64>,
+    /// The position of the scanner.
+    at: u64,
+    /// The bytes from `at` on.
+    piece: Vec<u8>,
+    /// The number of bytes of `piece` that were scanned.
+    scanned: usize,
+    /// The line that the scanner is in, from 1, and where the line begins.
+    line: u64,
+    line_begin: u64,
+    is_of_vhost: bool,
+    /// The positions of the first object of each list.
+    lists: [Option<u64>; SECTIONS.len()],
+    /// The list that the scanner is in, if it is one of [`SECTIONS`], and the number of its objects up to now.
+    list: Option<usize>,
+    index: usize,
+    /// The list that is taken; `None` while the file is being checked.
+    taken: Option<usize>,
+}
+
+impl DefinitionReader {
+    /// Creates a reader of the bytes from `begin` to `end` of a source. With `is_of_vhost`, only objects that belong to a
+    /// virtual host are returned. An object may have at most `object_bytes_max` bytes.
+    pub fn new((begin, end): (u64, Option<u64>), is_of_vhost: bool, object_bytes_max: usize) -> Self {
+        Self {
+            scanner: Scanner::new(Expect::Object, object_bytes_max),
+            object_bytes_max,
+            begin,
+            end,
+            at: begin,
+            piece: Vec::new(),
+            scanned: 0,
+            line: 1,
+            line_begin: begin,
+            is_of_vhost,
+            lists: [None; SECTIONS.len()],
+            list: None,
+            index: 0,
+            taken: None,
         }
-        let count = self.file.read(buffer)?;
-        for (at, &byte) in buffer.iter().take(count).enumerate() {
-            self.pass(byte);
-            let why = if self.bytes > PIECE_BYTES_MAX {
-                format!("an object or a text in it is longer than {} KiB: split it", PIECE_BYTES_MAX >> 10)
-            } else if self.depth > NESTED_MAX {
-                format!("it is nested more than {NESTED_MAX} deep")
-            } else {
-                continue;
-            };
-            // An earlier part may have another error, which is reported first.
-            self.refused = Some(why);
-            return if at == 0 { self.read(buffer) } else { Ok(at) };
+    }
+
+    /// Reads up to the end of the next object, but at most 8 KiB. `read_at` reads bytes of the source from a position on,
+    /// and returns their number; 0 at the end.
+    ///
+    /// # Errors
+    /// `read_at` failed, or the file is malformed.
+    pub fn step(
+        &mut self,
+        mut read_at: impl FnMut(u64, &mut [u8]) -> io::Result<usize>,
+    ) -> Result<Step, StepError> {
+        if let (Some(taken), None) = (self.taken, self.list) {
+            return Ok(self.begin_list(taken));
         }
-        Ok(count)
-    }
-}
-
-/// The whole file, of which one list is wanted.
-struct Whole<'w> {
-    wanted: &'w str,
-    take: Take<'w>,
-}
-
-impl<'de> DeserializeSeed<'de> for Whole<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Whole<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with lists of definitions, as RabbitMQ exports it")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
-            if key == self.wanted {
-                map.next_value_seed(List(self.take))?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
+        if self.scanned == self.piece.len() {
+            let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(self.at));
+            self.piece.resize(PIECE_BYTES.min(usize::try_from(left).unwrap_or(PIECE_BYTES)), 0);
+            let count = read_at(self.at, &mut self.piece).map_err(StepError::System)?;
+            self.piece.truncate(count);
+            self.scanned = 0;
+            if self.at == self.begin && self.piece.starts_with(BYTE_ORDER_MARK) {
+                self.pass(BYTE_ORDER_MARK.len());
+                self.line_begin = self.at;
+            }
+            if count == 0 {
+                self.scanner.end().map_err(|why| self.malformed(self.at, &why))?;
+                self.taken = Some(0);
+                return Ok(Step::Nothing);
             }
         }
-        Ok(())
-    }
-}
-
-/// The list that is wanted.
-struct List<'l>(Take<'l>);
-
-impl<'de> DeserializeSeed<'de> for List<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for List<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
+        let (count, found) = self
+            .scanner
+            .take(&self.piece[self.scanned..])
+            .map_err(|(count, why)| self.malformed_behind(count, &why))?;
+        self.pass(count);
+        self.handle(found).map_err(StepError::Malformed)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while let Some(object) = list.next_element::<Box<RawValue>>()? {
-            if !(self.0)(object.get()) {
-                return Err(serde::de::Error::custom("stopped"));
+    /// Moves the position behind scanned bytes.
+    fn pass(&mut self, count: usize) {
+        for (at, byte) in self.piece[self.scanned..][..count].iter().enumerate() {
+            if *byte == b'\n' {
+                (self.line, self.line_begin) = (self.line + 1, self.at + at as u64 + 1);
             }
         }
-        Ok(())
+        self.scanned += count;
+        self.at += count as u64;
+    }
+
+    /// Returns the error about the byte that follows `count` more bytes.
+    fn malformed_behind(&mut self, count: usize, why: &str) -> StepError {
+        self.pass(count);
+        self.malformed(self.at + 1, why)
+    }
+
+    fn malformed(&self, end: u64, why: &str) -> StepError {
+        let (line, column) = (self.line, end - self.line_begin);
+        StepError::Malformed(format!("it is not JSON: {why} at line {line} column {column}"))
+    }
+
+    /// Goes to the beginning of a list that is taken.
+    fn begin_list(&mut self, list: usize) -> Step {
+        match self.lists.get(list) {
+            None => return Step::End,
+            Some(None) => self.taken = Some(list + 1),
+            Some(Some(begin)) => {
+                (self.at, self.list, self.index) = (*begin, Some(list), 0);
+                (self.piece, self.scanned) = (Vec::new(), 0);
+                self.scanner = Scanner::new(Expect::ElementOrEnd, self.object_bytes_max);
+            }
+        }
+        Step::Nothing
+    }
+
+    fn handle(&mut self, found: Found) -> Result<Step, String> {
+        match found {
+            Found::Nothing => {}
+            Found::List(name) => {
+                (self.list, self.index) = (self.position_of(&name), 0);
+                if let Some(list) = self.list
+                    && self.lists[list].replace(self.at).is_some()
+                {
+                    return Err(format!("`{name}` occurs twice"));
+                }
+            }
+            Found::EndOfList => {
+                self.list = None;
+                self.taken = self.taken.map(|list| list + 1);
+            }
+            Found::Member(name, text) => {
+                let is_null = Value::parse(text.as_bytes())?.is_null();
+                if self.position_of(&name).is_some() && !is_null {
+                    return Err(format!("`{name}` must be a list"));
+                }
+            }
+            Found::Element(text) => {
+                let Some(list) = self.list else {
+                    return Value::parse(text.as_bytes()).map(|_| Step::Nothing);
+                };
+                let at = At { section: SECTIONS[list], index: self.index };
+                self.index += 1;
+                return Ok(Step::Object { at, text, is_checked: self.taken.is_some() });
+            }
+        }
+        Ok(Step::Nothing)
+    }
+
+    /// Returns the position in [`SECTIONS`] of a list whose objects are returned.
+    fn position_of(&self, name: &str) -> Option<usize> {
+        let is_wanted = !self.is_of_vhost || OF_VHOST.contains(&name);
+        SECTIONS.iter().position(|section| *section == name).filter(|_| is_wanted)
     }
 }
 
-/// The longest object of a list, or member that is not a list, in bytes.
-const OBJECT_BYTES_MAX: usize = 64 << 10;
 /// The deepest nesting of lists and objects in an object.
 const DEPTH_MAX: u32 = 128;
 
 /// The result of scanning some bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Found {
+enum Found {
     /// All bytes were used and nothing was completed.
     Nothing,
     /// A list of this name begins.
@@ -320,11 +355,13 @@ impl Expect {
 /// Splits a definition file that arrives in parts into its objects.
 ///
 /// # Invariants
-/// - One object is held at a time, and it has at most `OBJECT_BYTES_MAX` bytes.
+/// - One object is held at a time, and its length is bounded.
 /// - Each result is one JSON value judging by its brackets and quotation marks. Its parser checks everything else.
 #[derive(Debug)]
-pub struct Scanner {
+struct Scanner {
     expect: Expect,
+    /// Maximum length of an object of a list, or of a member that is not a list, in bytes.
+    object_bytes_max: usize,
     /// The value that is being read.
     value: Vec<u8>,
     depth: u32,
@@ -334,21 +371,11 @@ pub struct Scanner {
     name: String,
 }
 
-impl Default for Scanner {
-    fn default() -> Self {
-        Self::expecting(Expect::Object)
-    }
-}
-
 impl Scanner {
-    /// Creates a scanner of the objects of a list, which starts after the opening bracket.
-    pub fn of_list() -> Self {
-        Self::expecting(Expect::ElementOrEnd)
-    }
-
-    const fn expecting(expect: Expect) -> Self {
+    const fn new(expect: Expect, object_bytes_max: usize) -> Self {
         Self {
             expect,
+            object_bytes_max,
             value: Vec::new(),
             depth: 0,
             is_in_text: false,
@@ -361,7 +388,7 @@ impl Scanner {
     ///
     /// # Errors
     /// The text says what is missing.
-    pub fn end(&self) -> Result<(), String> {
+    fn end(&self) -> Result<(), String> {
         match self.expect {
             Expect::Nothing => Ok(()),
             expect => Err(format!("the definitions end where {} is expected", expect.shown())),
@@ -371,8 +398,8 @@ impl Scanner {
     /// Scans some of these bytes and returns how many: all of them if nothing was completed.
     ///
     /// # Errors
-    /// The bytes are no definition file.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<(usize, Found), String> {
+    /// The index of the byte at which the bytes are no definition file, and why.
+    fn take(&mut self, bytes: &[u8]) -> Result<(usize, Found), (usize, String)> {
         let mut at = 0;
         while let Some(byte) = bytes.get(at).copied() {
             if self.value.is_empty() && matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
@@ -397,12 +424,12 @@ impl Scanner {
                     None
                 }
                 _ if is_value => {
-                    let (is_used, is_whole) = self.read(byte)?;
+                    let (is_used, is_whole) = self.read(byte).map_err(|why| (at, why))?;
                     at += usize::from(is_used);
                     if !is_whole {
                         continue;
                     }
-                    match self.whole()? {
+                    match self.whole().map_err(|why| (at, why))? {
                         Some(found) => return Ok((at, found)),
                         None => continue,
                     }
@@ -418,7 +445,7 @@ impl Scanner {
                             self.expect = Expect::CommaOrEnd;
                             return Ok((at + 1, Found::EndOfList));
                         }
-                        _ => return Err(self.unexpected(byte)),
+                        _ => return Err((at, self.unexpected(byte))),
                     };
                     None
                 }
@@ -438,8 +465,8 @@ impl Scanner {
 
     /// Scans a byte of a value. Returns whether the byte belongs to the value, and whether the value is complete.
     fn read(&mut self, byte: u8) -> Result<(bool, bool), String> {
-        if self.value.len() >= OBJECT_BYTES_MAX {
-            return Err(format!("a definition may have at most {OBJECT_BYTES_MAX} bytes"));
+        if self.value.len() >= self.object_bytes_max {
+            return Err(format!("a definition may have at most {} bytes", self.object_bytes_max));
         }
         let is_first = self.value.is_empty();
         if self.is_in_text {
@@ -504,7 +531,7 @@ mod tests {
 
     fn order(text: &str) -> Result<Vec<String>, String> {
         let mut found = Vec::new();
-        let read = read::<String>(&mut Cursor::new(text), |at, _, object| {
+        let read = read::<String>(&mut Cursor::new(text), |at, object| {
             found.push(format!("{at} {object}"));
             if object == "\"stop\"" { Err("enough".to_string()) } else { Ok(()) }
         });
@@ -534,21 +561,24 @@ mod tests {
     #[test]
     fn errors_contain_their_position() {
         for (text, why) in [
-            (r#"{"users":[{"name":"q"}"#, "EOF while parsing"),
-            (r#"{"users":3}"#, "after users[0]: invalid type: integer `3`, expected a list"),
-            ("[]", "an object with lists of definitions"),
-            ("[store]\nqueues = 1\n", "it is not JSON: expected value at line 1 column 2"),
-            ("queues_max = 1\n", "it is not JSON: expected value at line 1 column 1"),
-            ("\0\0", "it is not JSON: expected value at line 1 column 1"),
-            (r#"{"users":[]} x"#, "trailing characters"),
+            (r#"{"users":[{"name":"q"}"#, "end where `,` or `]` is expected at line 1 column 22"),
+            (r#"{"users":3}"#, "`users` must be a list"),
+            (r#"{"users":[],"users":[]}"#, "`users` occurs twice"),
+            (r#"{"users":[{a}],"queues":["stop"]}"#, "users[0]: "),
+            (r#"{"more":[{a}],"queues":["stop"]}"#, "key must be a string"),
+            ("[]", "it is not JSON: an object is expected instead of `[` at line 1 column 1"),
+            ("[store]\nqueues = 1\n", "an object is expected instead of `[` at line 1 column 1"),
+            ("{\n  \"users\": [1 2]}", "`,` or `]` is expected instead of `2` at line 2 column 15"),
+            ("\u{feff}{]", "instead of `]` at line 1 column 2"),
+            (r#"{"users":[]} x"#, "nothing more is expected instead of `x` at line 1 column 14"),
             (r#"{"queues":["stop"]}"#, "enough"),
-            ("", "EOF"),
+            ("", "the definitions end where an object is expected at line 1 column 0"),
         ] {
             let error = order(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
         }
         let deep = format!("{{\"users\":[{}{}]}}", "[".repeat(1000), "]".repeat(1000));
-        assert!(order(&deep).unwrap_err().contains("nested more than 128 deep"));
+        assert!(order(&deep).unwrap_err().contains("nested at most 128 deep"));
         let long = format!("{{\"users\":[\"{}\"]}}", "x".repeat(FILE_BYTES_MAX as usize));
         assert!(order(&long).unwrap_err().contains("longer than 16 MiB"));
     }
@@ -558,11 +588,13 @@ mod tests {
 mod scan_tests {
     use super::*;
 
+    const OBJECT_BYTES_MAX: usize = 64 << 10;
+
     fn found(text: &str, piece: usize) -> Result<Vec<Found>, String> {
-        let (mut scanner, mut all) = (Scanner::default(), Vec::new());
+        let (mut scanner, mut all) = (Scanner::new(Expect::Object, OBJECT_BYTES_MAX), Vec::new());
         for mut bytes in text.as_bytes().chunks(piece) {
             while !bytes.is_empty() {
-                let (count, one) = scanner.take(bytes)?;
+                let (count, one) = scanner.take(bytes).map_err(|(_, why)| why)?;
                 bytes = &bytes[count..];
                 all.extend((one != Found::Nothing).then_some(one));
             }

@@ -140,7 +140,7 @@ fn no_file_of_definitions_takes_more_than_the_memory_table_says() {
         let mut file = Cursor::new(text.as_bytes());
         let mut done = Ok(());
         let peak = peak_bytes_of(|| {
-            let take = |at: At<'_>, _: &str, text: &str| {
+            let take = |at: At, text: &str| {
                 let _ = parse(at.section, text);
                 Ok::<(), Infallible>(())
             };

@@ -24,7 +24,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let Parsed::Request(_, again) = parse(&bytes[..end], BYTES_MAX) else { panic!("it was whole") };
         assert_eq!(again, end);
     }
-    let _ = definitions::read::<()>(&mut Cursor::new(bytes), |at, _, value| {
+    let _ = definitions::read::<()>(&mut Cursor::new(bytes), |at, value| {
         let _ = definitions::parse(at.section, value);
         Ok(())
     });
