@@ -110,8 +110,8 @@ mod views;
 mod wills;
 
 pub use access::{
-    Access, OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView,
-    VHOST_METADATA_BYTES_MAX, VhostChange, VhostLimits, VhostView,
+    Access, OperatorFault, PATTERN_BYTES_MAX, UserLimits, UserView, VHOST_METADATA_BYTES_MAX, VhostChange,
+    VhostLimits, VhostView,
 };
 pub use apply::DeliverySource;
 pub use context::Context;
@@ -121,8 +121,8 @@ pub use deliver::OutboxView;
 pub use move_messages::{MoveOutcome, MoveRequest, MoveTarget, ShownRoute};
 pub use operator::Declared;
 pub use orphans::{Orphan, Recovery};
-pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
-pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
+pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, SHOVEL};
+pub use policy::AppliedView;
 pub use queue_flow::{
     BrowseRequests, LogRead, PageInOutcome, Queues, ReadMessage, ReadPosition, disk_shortage,
 };

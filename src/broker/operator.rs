@@ -15,7 +15,7 @@
 use leveret_amqp::field::Table;
 use leveret_core::batch::Batch;
 use leveret_core::command::{Name, QueueId, VhostId};
-use leveret_core::definition::{DestinationName, VhostMetadata};
+use leveret_core::definition::{DestinationName, Parameter, Policy, PolicyKind, VhostMetadata};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::password::PasswordHash;
 use leveret_core::topic::exchange_separators;
@@ -26,8 +26,7 @@ use super::arguments;
 use super::context::Work;
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};
-use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
-use super::policy::{NewPolicy, PolicyKind, PolicyView};
+use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, Setter};
 use super::reply_text::QueueText;
 use super::reply_text::{check_changeable, check_definition_space, check_deletable};
 use super::republish::{Firehose, TracedName};
@@ -531,12 +530,10 @@ impl Broker {
     pub fn set_policy(
         &mut self,
         cx: &mut Context<'_>,
-        vhost: &str,
-        view: &NewPolicy<'_>,
+        policy: &Policy<&str, &[u8]>,
     ) -> Result<Batch, OperatorFault> {
-        let id = self.access.require_vhost(vhost)?;
-        let view = PolicyView { vhost, policy: *view };
-        let batch = self.policies.set(cx.pending_writes, self.access.pattern_bytes_mut(), id, &view)?;
+        let id = self.access.require_vhost(policy.vhost)?;
+        let batch = self.policies.set(cx.pending_writes, self.access.pattern_bytes_mut(), id, policy)?;
         self.notify_of_policies();
         self.run_jobs(cx);
         Ok(batch)
@@ -586,7 +583,7 @@ impl Broker {
     pub fn set_parameter(
         &mut self,
         pending_writes: &mut PendingWrites,
-        view: &ParameterView<'_>,
+        view: &Parameter<&str, &[u8]>,
         user: Option<&str>,
     ) -> Result<Batch, OperatorFault> {
         // As in RabbitMQ, an error in the value is reported before a missing virtual host.

@@ -20,7 +20,7 @@ use core::hash::BuildHasher;
 use foldhash::quality::FixedState;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
-use leveret_core::definition::Definition;
+use leveret_core::definition::{Definition, Parameter};
 use leveret_core::mem::Slab;
 use leveret_storage::PendingWrites;
 
@@ -28,7 +28,7 @@ use crate::access::OperatorFault;
 use crate::reply_text::{check_changeable, check_definition_space};
 
 /// One parameter. Its value is never part of an error or log text, because it may contain a password.
-struct Parameter {
+struct ParameterRecord {
     /// The virtual host; `None` if the parameter is global.
     vhost: Option<VhostId>,
     component: Box<str>,
@@ -36,7 +36,7 @@ struct Parameter {
     value: Box<[u8]>,
 }
 
-impl Parameter {
+impl ParameterRecord {
     /// Returns whether the parameter has this virtual host, component and name.
     fn has_full_name(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
         self.vhost == vhost && (&*self.component, &*self.name) == (name.component, name.name)
@@ -47,14 +47,14 @@ impl Parameter {
     }
 
     /// Returns the parameter as shown to operators. `vhost` is the name of its virtual host.
-    const fn view<'a>(&'a self, vhost: Option<&'a str>) -> ParameterView<'a> {
-        ParameterView { vhost, component: &self.component, name: &self.name, value: &self.value }
+    const fn view<'a>(&'a self, vhost: Option<&'a str>) -> Parameter<&'a str, &'a [u8]> {
+        Parameter { vhost, component: &self.component, name: &self.name, value: &self.value }
     }
 }
 
 /// All parameters.
 pub(crate) struct Parameters {
-    records: Slab<Parameter>,
+    records: Slab<ParameterRecord>,
     /// Rises whenever a parameter is set, changed or cleared.
     version: u64,
     check: ParameterCheck,
@@ -64,7 +64,7 @@ pub(crate) struct Parameters {
 }
 
 /// The check before [`Parameters::set_check`] was called: it refuses every value.
-fn refuse_all_values(view: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+fn refuse_all_values(view: &Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String> {
     Err(format!("component {} not found", view.component))
 }
 
@@ -72,7 +72,7 @@ impl Parameters {
     /// Maximum bytes of memory that a parameter takes: its record, and the longest names and value, each a
     /// separate allocation.
     pub(crate) const PARAMETER_BYTES: usize =
-        Slab::<Parameter>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
+        Slab::<ParameterRecord>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
 
     pub(crate) fn with_capacity(parameters: usize, seed: u64) -> Self {
         Self {
@@ -102,7 +102,7 @@ impl Parameters {
     /// The component does not accept the value.
     pub(crate) fn check_value(
         &self,
-        view: &ParameterView<'_>,
+        view: &Parameter<&str, &[u8]>,
     ) -> Result<Option<ParameterNeeds>, OperatorFault> {
         let needs = view.vhost.map(|_| (self.check)(view)).transpose();
         needs.map_err(OperatorFault::Invalid)
@@ -118,7 +118,7 @@ impl Parameters {
         &mut self,
         pending_writes: &mut PendingWrites,
         vhost: Option<VhostId>,
-        view: &ParameterView<'_>,
+        view: &Parameter<&str, &[u8]>,
         needs: Option<&ParameterNeeds>,
         setter: &Setter<'_>,
     ) -> Result<Batch, OperatorFault> {
@@ -134,17 +134,17 @@ impl Parameters {
             return Err(OperatorFault::Invalid(why));
         }
         check_changeable(pending_writes)?;
-        let old = self.find(vhost, view.full_name());
+        let old = self.find(vhost, ParameterName::of(view));
         if old.is_some_and(|old| &*self.records[old].value == view.value) {
             return Ok(pending_writes.last_entry_batch());
         }
         check_definition_space(pending_writes)?;
         let is_shovel = vhost.is_some() && view.component == SHOVEL;
-        if old.is_none() && is_shovel && self.count(Parameter::is_shovel) >= self.shovels_max {
+        if old.is_none() && is_shovel && self.count(ParameterRecord::is_shovel) >= self.shovels_max {
             return Err(OperatorFault::NoCapacity("bridges_max"));
         }
         self.put(vhost, view)?;
-        Ok(append(pending_writes, view, true))
+        Ok(pending_writes.write_definition(&Definition::Parameter(*view), true))
     }
 
     /// Restores a parameter from the log at start.
@@ -154,22 +154,23 @@ impl Parameters {
     pub(crate) fn restore(
         &mut self,
         vhost: Option<VhostId>,
-        view: &ParameterView<'_>,
+        view: &Parameter<&str, &[u8]>,
     ) -> Result<(), OperatorFault> {
-        self.put(vhost, view).inspect_err(|_| self.unplaced.add(view.full_name()))
+        self.put(vhost, view).inspect_err(|_| self.unplaced.add(ParameterName::of(view)))
     }
 
-    fn put(&mut self, vhost: Option<VhostId>, view: &ParameterView<'_>) -> Result<(), OperatorFault> {
+    fn put(&mut self, vhost: Option<VhostId>, view: &Parameter<&str, &[u8]>) -> Result<(), OperatorFault> {
         assert_eq!(vhost.is_some(), view.vhost.is_some(), "a virtual host has a name");
         self.version += 1;
         let value = view.value.into();
-        if let Some(old) = self.find(vhost, view.full_name()) {
+        if let Some(old) = self.find(vhost, ParameterName::of(view)) {
             self.records[old].value = value;
             return Ok(());
         }
-        let parameter = Parameter { vhost, component: view.component.into(), name: view.name.into(), value };
+        let parameter =
+            ParameterRecord { vhost, component: view.component.into(), name: view.name.into(), value };
         self.records.insert(parameter).map_err(|_| OperatorFault::NoCapacity("parameters_max"))?;
-        self.unplaced.remove(view.full_name());
+        self.unplaced.remove(ParameterName::of(view));
         Ok(())
     }
 
@@ -194,7 +195,8 @@ impl Parameters {
             None => {
                 self.unplaced.remove(name);
                 let ParameterName { vhost, component, name } = name;
-                append(pending_writes, &ParameterView { vhost, component, name, value: &[] }, false);
+                let cleared = Parameter { vhost, component, name, value: &[][..] };
+                pending_writes.write_definition(&Definition::Parameter(cleared), false);
             }
         }
         Ok(pending_writes.last_entry_batch())
@@ -215,7 +217,8 @@ impl Parameters {
     }
 
     fn clear_at(&mut self, pending_writes: &mut PendingWrites, index: usize, vhost_name: Option<&str>) {
-        append(pending_writes, &self.records.remove(index).view(vhost_name), false);
+        let removed = self.records.remove(index);
+        pending_writes.write_definition(&Definition::Parameter(removed.view(vhost_name)), false);
         self.version += 1;
     }
 
@@ -233,7 +236,7 @@ impl Parameters {
             .map(|(index, _)| index)
     }
 
-    fn count(&self, predicate: impl Fn(&Parameter) -> bool) -> usize {
+    fn count(&self, predicate: impl Fn(&ParameterRecord) -> bool) -> usize {
         self.records.iter().filter(|(_, parameter)| predicate(parameter)).count()
     }
 
@@ -270,7 +273,7 @@ impl Parameters {
         &'a self,
         place: usize,
         name_of: impl Fn(VhostId) -> &'a str,
-    ) -> Option<ParameterView<'a>> {
+    ) -> Option<Parameter<&'a str, &'a [u8]>> {
         let parameter = self.records.get(place)?;
         Some(parameter.view(parameter.vhost.map(name_of)))
     }
@@ -293,13 +296,6 @@ impl Setter<'_> {
             None => format!("there is no vhost \"{vhost}\" in this broker"),
         }))
     }
-}
-
-/// Appends a parameter to the log, or its deletion unless it `exists`. Returns the batch.
-fn append(pending_writes: &mut PendingWrites, view: &ParameterView<'_>, exists: bool) -> Batch {
-    let ParameterView { vhost, component, name, value } = *view;
-    let definition = Definition::Parameter { vhost, component, name, value };
-    pending_writes.write_definition(&definition, exists)
 }
 
 /// Maximum number of unplaced parameters that are known by name.
@@ -364,7 +360,7 @@ pub const SHOVEL: &str = "shovel";
 /// Checks whether a component accepts the value of a parameter. Returns the requirements of the value.
 ///
 /// The error is the text that RabbitMQ has for it. It does not contain passwords.
-pub type ParameterCheck = fn(&ParameterView<'_>) -> Result<ParameterNeeds, String>;
+pub type ParameterCheck = fn(&Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String>;
 
 /// The requirements of a parameter's value: what its setter must have.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -377,26 +373,6 @@ pub struct ParameterNeeds {
     pub of_administrator: Option<&'static str>,
 }
 
-/// A parameter as it is set and shown.
-#[derive(Clone, Copy, Debug)]
-pub struct ParameterView<'a> {
-    /// The virtual host; `None` if the parameter is global.
-    pub vhost: Option<&'a str>,
-    /// The component that the parameter configures.
-    pub component: &'a str,
-    /// The name of the parameter.
-    pub name: &'a str,
-    /// The value: JSON, which may contain passwords.
-    pub value: &'a [u8],
-}
-
-impl<'a> ParameterView<'a> {
-    /// Returns the full name: virtual host, component and name.
-    const fn full_name(&self) -> ParameterName<'a> {
-        ParameterName { vhost: self.vhost, component: self.component, name: self.name }
-    }
-}
-
 /// The full name of a parameter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ParameterName<'a> {
@@ -404,6 +380,12 @@ pub(crate) struct ParameterName<'a> {
     pub(crate) vhost: Option<&'a str>,
     pub(crate) component: &'a str,
     pub(crate) name: &'a str,
+}
+
+impl<'a> ParameterName<'a> {
+    const fn of(parameter: &Parameter<&'a str, &'a [u8]>) -> Self {
+        Self { vhost: parameter.vhost, component: parameter.component, name: parameter.name }
+    }
 }
 
 /// The user that sets a parameter, or the operator on this machine.
@@ -428,7 +410,7 @@ mod tests {
     use leveret_storage::{LogEntry, PendingWrites};
 
     /// A component that accepts every value but one, and reserves another for administrators.
-    fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    fn check(parameter: &Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String> {
         let vhost = parameter.vhost.unwrap_or_default().to_string();
         match parameter.value {
             b"0" => Err("0 is not taken".to_string()),
@@ -446,12 +428,12 @@ mod tests {
         VhostId::from_index(index)
     }
 
-    fn shovel<'a>(name: &'a str, value: &'a str) -> ParameterView<'a> {
-        ParameterView { vhost: Some("v"), component: SHOVEL, name, value: value.as_bytes() }
+    fn shovel<'a>(name: &'a str, value: &'a str) -> Parameter<&'a str, &'a [u8]> {
+        Parameter { vhost: Some("v"), component: SHOVEL, name, value: value.as_bytes() }
     }
 
-    fn global<'a>(name: &'a str, value: &'a str) -> ParameterView<'a> {
-        ParameterView { vhost: None, component: "", ..shovel(name, value) }
+    fn global<'a>(name: &'a str, value: &'a str) -> Parameter<&'a str, &'a [u8]> {
+        Parameter { vhost: None, component: "", ..shovel(name, value) }
     }
 
     struct ParametersFixture {
@@ -470,15 +452,19 @@ mod tests {
             Self { parameters, pending_writes }
         }
 
-        fn set(&mut self, parameter: ParameterView<'_>, setter: Setter<'_>) -> Result<Batch, OperatorFault> {
+        fn set(
+            &mut self,
+            parameter: Parameter<&str, &[u8]>,
+            setter: Setter<'_>,
+        ) -> Result<Batch, OperatorFault> {
             let needs = self.parameters.check_value(&parameter)?;
             let id = parameter.vhost.map(|_| vhost(0));
             self.parameters.set(&mut self.pending_writes, id, &parameter, needs.as_ref(), &setter)
         }
 
-        fn clear(&mut self, parameter: ParameterView<'_>) -> Result<(), OperatorFault> {
+        fn clear(&mut self, parameter: Parameter<&str, &[u8]>) -> Result<(), OperatorFault> {
             let id = parameter.vhost.map(|_| vhost(0));
-            self.parameters.clear(&mut self.pending_writes, id, parameter.full_name()).map(drop)
+            self.parameters.clear(&mut self.pending_writes, id, ParameterName::of(&parameter)).map(drop)
         }
 
         /// Returns names and values of all parameters.
@@ -564,8 +550,9 @@ mod tests {
         for name in ["e", "f"] {
             assert!(world.parameters.restore(Some(vhost(0)), &shovel(name, "1")).is_err());
         }
-        let may_have =
-            |world: &ParametersFixture, id, name| world.parameters.may_have(id, shovel(name, "").full_name());
+        let may_have = |world: &ParametersFixture, id, name| {
+            world.parameters.may_have(id, ParameterName::of(&shovel(name, "")))
+        };
         assert!(may_have(&world, Some(vhost(0)), "a") && may_have(&world, Some(vhost(0)), "e"));
         assert!(!may_have(&world, None, "a"), "there is no such virtual host");
         world.clear(shovel("e", "")).unwrap();
@@ -586,7 +573,7 @@ mod tests {
         for name in &names {
             drop(world.parameters.restore(None, &global(name, "1")));
         }
-        let other = global("other", "").full_name();
+        let other = ParameterName::of(&global("other", ""));
         assert!(!world.parameters.may_have(None, other));
         assert!(world.parameters.restore(None, &global("one more", "1")).is_err());
         assert!(world.parameters.may_have(None, other));

@@ -15,7 +15,7 @@ use std::io;
 
 use leveret_amqp::field::Table;
 use leveret_core::command::{QueueId, VhostId};
-use leveret_core::definition::{Definition, DestinationName};
+use leveret_core::definition::{ApplyTo, Definition, DestinationName, Parameter, Policy};
 use leveret_core::definition::{is_access, queue_in};
 use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
@@ -26,8 +26,7 @@ use super::access::{OperatorFault, VhostLimits};
 use super::arguments::QueueSettings;
 use super::levels_of;
 use super::orphans::Orphan;
-use super::parameters::ParameterView;
-use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
+use super::policy::Applied;
 use super::queue_records::{DurableIndex, Queue, RequeueCounts, first_rank};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
@@ -462,28 +461,14 @@ impl Broker {
             }
             Definition::Retained { .. } => self.restore_retained(definition, cx.pending_writes.time_ms()),
             Definition::Will { .. } => self.restore_will(cx, definition),
-            Definition::Policy {
-                vhost,
-                name,
-                is_operator_policy,
-                pattern,
-                apply_to,
-                priority,
-                definition,
-            } => {
-                let Some(apply_to) = ApplyTo::from_name(apply_to) else { return Restored::Unknown };
-                let kind = if is_operator_policy { PolicyKind::Operator } else { PolicyKind::User };
-                let policy = NewPolicy { kind, name, pattern, apply_to, priority, definition };
-                self.restore_policy(vhost, &policy)
-            }
-            Definition::Parameter { vhost, component, name, value } => {
-                self.restore_parameter(&ParameterView { vhost, component, name, value })
-            }
+            Definition::Policy(Policy { apply_to: ApplyTo::Unknown, .. }) => Restored::Unknown,
+            Definition::Policy(policy) => self.restore_policy(&policy),
+            Definition::Parameter(parameter) => self.restore_parameter(&parameter),
             Definition::AccessStored
             | Definition::Vhost { .. }
             | Definition::User { .. }
-            | Definition::Permission { .. }
-            | Definition::TopicPermission { .. }
+            | Definition::Permission(_)
+            | Definition::TopicPermission(_)
             | Definition::UserLimits { .. } => self.restore_access(cx, definition),
         }
     }
@@ -674,8 +659,10 @@ impl Broker {
         self.note_users();
     }
 
-    pub(crate) fn restore_policy(&mut self, vhost: &str, policy: &NewPolicy<'_>) -> Restored {
-        let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
+    pub(crate) fn restore_policy(&mut self, policy: &Policy<&str, &[u8]>) -> Restored {
+        let Some(vhost) = self.access.find_vhost(policy.vhost) else {
+            return self.access.result_without_owner();
+        };
         restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, policy))
     }
 
@@ -693,11 +680,11 @@ impl Broker {
         self.parameters.note_unreadable();
     }
 
-    pub(crate) fn restore_parameter(&mut self, policy: &ParameterView<'_>) -> Restored {
-        let Ok(vhost) = policy.vhost.map(|name| self.access.require_vhost(name)).transpose() else {
+    pub(crate) fn restore_parameter(&mut self, parameter: &Parameter<&str, &[u8]>) -> Restored {
+        let Ok(vhost) = parameter.vhost.map(|name| self.access.require_vhost(name)).transpose() else {
             return self.access.result_without_owner();
         };
-        restored(self.parameters.restore(vhost, policy))
+        restored(self.parameters.restore(vhost, parameter))
     }
 }
 

@@ -115,15 +115,15 @@ impl Counts {
                 self.users += 1;
                 0
             }
-            Definition::Permission { .. } | Definition::TopicPermission { .. } => {
+            Definition::Permission(_) | Definition::TopicPermission(_) => {
                 self.permissions += 1;
                 0
             }
-            Definition::Policy { .. } => {
+            Definition::Policy(_) => {
                 self.policies += 1;
                 0
             }
-            Definition::Parameter { .. } => {
+            Definition::Parameter(_) => {
                 self.parameters += 1;
                 0
             }

@@ -82,26 +82,10 @@ pub enum Definition<'a> {
         /// The hash of its password.
         hash: &'a [u8],
     },
-    /// The permissions of a user in a virtual host, as patterns of names.
-    Permission {
-        /// The virtual host.
-        vhost: &'a str,
-        /// The user.
-        user: &'a str,
-        /// Patterns for configure, write and read.
-        patterns: [&'a str; 3],
-    },
-    /// The routing keys with which a user may write to and read from a topic exchange.
-    TopicPermission {
-        /// The virtual host.
-        vhost: &'a str,
-        /// The user.
-        user: &'a str,
-        /// The exchange.
-        exchange: &'a str,
-        /// Patterns for write and read.
-        patterns: [&'a str; 2],
-    },
+    /// The permissions of a user in a virtual host.
+    Permission(Permission<&'a str>),
+    /// The permissions of a user for the routing keys of a topic exchange.
+    TopicPermission(TopicPermission<&'a str>),
     /// The limits of a user.
     UserLimits {
         /// The user.
@@ -165,33 +149,9 @@ pub enum Definition<'a> {
         arguments: &'a [u8],
     },
     /// A policy.
-    Policy {
-        /// Its virtual host.
-        vhost: &'a str,
-        /// Its name.
-        name: &'a str,
-        /// Whether it is an operator policy.
-        is_operator_policy: bool,
-        /// The pattern for names of queues and exchanges.
-        pattern: &'a str,
-        /// The value of `apply-to`: the kinds of objects to which the policy applies.
-        apply_to: &'a str,
-        /// The policy with the highest priority applies if several match.
-        priority: i32,
-        /// Its definition, encoded as an AMQP table.
-        definition: &'a [u8],
-    },
+    Policy(Policy<&'a str, &'a [u8]>),
     /// A runtime parameter.
-    Parameter {
-        /// Its virtual host; `None` for a global parameter.
-        vhost: Option<&'a str>,
-        /// Its component; empty for a global parameter.
-        component: &'a str,
-        /// Its name.
-        name: &'a str,
-        /// Its value in JSON.
-        value: &'a [u8],
-    },
+    Parameter(Parameter<&'a str, &'a [u8]>),
     /// One part of the state of an MQTT session that is kept: exchanges of QoS 2 that are not complete.
     SessionState {
         /// The virtual host of the session's queue.
@@ -239,6 +199,159 @@ pub enum Definition<'a> {
         /// The payload.
         payload: &'a [u8],
     },
+}
+
+/// The permissions of a user in a virtual host. `T` is a text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Permission<T> {
+    /// The user.
+    pub user: T,
+    /// The virtual host.
+    pub vhost: T,
+    /// The pattern of names of exchanges and queues that the user may declare and delete.
+    pub configure: T,
+    /// The pattern of names of exchanges and queues that the user may write to.
+    pub write: T,
+    /// The pattern of names of exchanges and queues that the user may read from.
+    pub read: T,
+}
+
+impl Permission<String> {
+    /// Returns the permissions with borrowed texts.
+    pub fn borrowed(&self) -> Permission<&str> {
+        let Self { user, vhost, configure, write, read } = self;
+        Permission { user, vhost, configure, write, read }
+    }
+}
+
+/// The permissions of a user for the routing keys of a topic exchange. `T` is a text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TopicPermission<T> {
+    /// The user.
+    pub user: T,
+    /// The virtual host.
+    pub vhost: T,
+    /// The topic exchange.
+    pub exchange: T,
+    /// The pattern of routing keys with which the user may publish.
+    pub write: T,
+    /// The pattern of routing keys with which the user may bind to the exchange.
+    pub read: T,
+}
+
+impl TopicPermission<String> {
+    /// Returns the permissions with borrowed texts.
+    pub fn borrowed(&self) -> TopicPermission<&str> {
+        let Self { user, vhost, exchange, write, read } = self;
+        TopicPermission { user, vhost, exchange, write, read }
+    }
+}
+
+/// A policy. `T` is a text, and `B` are bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Policy<T, B> {
+    /// Its virtual host.
+    pub vhost: T,
+    /// Whether it is a user policy or an operator policy.
+    pub kind: PolicyKind,
+    /// Its name.
+    pub name: T,
+    /// The pattern for names of queues and exchanges.
+    pub pattern: T,
+    /// The kinds of objects to which it applies.
+    pub apply_to: ApplyTo,
+    /// Of several matching policies, the one with the highest priority applies.
+    pub priority: i32,
+    /// Its definition, encoded as an AMQP table.
+    pub definition: B,
+}
+
+impl Policy<String, Vec<u8>> {
+    /// Returns the policy with borrowed texts.
+    pub fn borrowed(&self) -> Policy<&str, &[u8]> {
+        let Self { vhost, kind, name, pattern, apply_to, priority, definition } = self;
+        let (kind, apply_to, priority) = (*kind, *apply_to, *priority);
+        Policy { vhost, kind, name, pattern, apply_to, priority, definition }
+    }
+}
+
+/// Whether a policy is a user policy or an operator policy. Policies of different kinds may have the same name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PolicyKind {
+    /// A policy set by a user with the tag `policymaker`.
+    User,
+    /// An operator policy. Its limits apply where they are lower than those of user policies and arguments.
+    Operator,
+}
+
+/// What a policy applies to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ApplyTo {
+    /// Queues and exchanges.
+    #[default]
+    All,
+    /// Queues alone.
+    Queues,
+    /// Exchanges alone.
+    Exchanges,
+    /// Classic queues alone. This value and the following ones exist in RabbitMQ from 3.12.
+    ClassicQueues,
+    /// Quorum queues alone.
+    QuorumQueues,
+    /// Streams only. Leveret has no streams, so such a policy applies to nothing.
+    Streams,
+    /// A value that this version does not know, in the log of a later version.
+    Unknown,
+}
+
+impl ApplyTo {
+    /// Returns the value of `apply-to` for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Queues => "queues",
+            Self::Exchanges => "exchanges",
+            Self::ClassicQueues => "classic_queues",
+            Self::QuorumQueues => "quorum_queues",
+            Self::Streams => "streams",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Returns the variant for a value of `apply-to`; `None` if there is none.
+    pub fn from_name(name: &str) -> Option<Self> {
+        use ApplyTo::{All, ClassicQueues, Exchanges, Queues, QuorumQueues, Streams};
+        let all = [All, Queues, Exchanges, ClassicQueues, QuorumQueues, Streams];
+        all.into_iter().find(|apply_to| apply_to.name() == name)
+    }
+}
+
+/// A runtime parameter. `T` is a text, and `B` are bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Parameter<T, B> {
+    /// Its virtual host; `None` for a global parameter.
+    pub vhost: Option<T>,
+    /// The component that it configures; empty for a global parameter.
+    pub component: T,
+    /// Its name.
+    pub name: T,
+    /// Its value: JSON, which may contain a password.
+    pub value: B,
+}
+
+impl Parameter<String, String> {
+    /// Returns the parameter with borrowed texts.
+    pub fn borrowed(&self) -> Parameter<&str, &[u8]> {
+        let Self { vhost, component, name, value } = self;
+        Parameter { vhost: vhost.as_deref(), component, name, value: value.as_bytes() }
+    }
+}
+
+/// Formats the names only, so that no debug output contains a password.
+impl<T: fmt::Debug, B> fmt::Debug for Parameter<T, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Parameter {:?} of {:?}", self.name, self.component)
+    }
 }
 
 /// The metadata of a virtual host, as RabbitMQ calls it.
@@ -323,8 +436,10 @@ impl<'a> Definition<'a> {
             Self::AccessStored => key.extend(ACCESS_STORED_KEY),
             Self::Vhost { name, .. } => put_access(&mut key, VHOST, &[name]),
             Self::User { name, .. } => put_access(&mut key, USER, &[name]),
-            Self::Permission { vhost, user, .. } => put_access(&mut key, PERMISSION, &[vhost, user]),
-            Self::TopicPermission { vhost, user, exchange, .. } => {
+            Self::Permission(Permission { vhost, user, .. }) => {
+                put_access(&mut key, PERMISSION, &[vhost, user])
+            }
+            Self::TopicPermission(TopicPermission { vhost, user, exchange, .. }) => {
                 put_access(&mut key, TOPIC_PERMISSION, &[vhost, user, exchange]);
             }
             Self::UserLimits { user, .. } => put_access(&mut key, USER_LIMITS, &[user]),
@@ -347,15 +462,15 @@ impl<'a> Definition<'a> {
                 [name, routing_key].into_iter().for_each(|name| put_name(&mut key, name));
                 key.extend_from_slice(arguments);
             }
-            Self::Policy { vhost, name, is_operator_policy, .. } => {
-                key.push(if is_operator_policy { OPERATOR_POLICY } else { POLICY });
+            Self::Policy(Policy { vhost, name, kind, .. }) => {
+                key.push(if kind == PolicyKind::Operator { OPERATOR_POLICY } else { POLICY });
                 [vhost, name].into_iter().for_each(|name| put_name(&mut key, name));
             }
-            Self::Parameter { vhost: Some(vhost), component, name, .. } => {
+            Self::Parameter(Parameter { vhost: Some(vhost), component, name, .. }) => {
                 key.push(PARAMETER);
                 [vhost, component, name].into_iter().for_each(|name| put_name(&mut key, name));
             }
-            Self::Parameter { vhost: None, name, .. } => {
+            Self::Parameter(Parameter { vhost: None, name, .. }) => {
                 key.push(GLOBAL_PARAMETER);
                 put_name(&mut key, name);
             }
@@ -402,11 +517,11 @@ impl<'a> Definition<'a> {
                 put_name(&mut value, tags);
                 value.extend_from_slice(hash);
             }
-            Self::Permission { patterns, .. } => {
-                patterns.into_iter().for_each(|text| put_text(&mut value, text));
+            Self::Permission(Permission { configure, write, read, .. }) => {
+                [configure, write, read].into_iter().for_each(|text| put_text(&mut value, text));
             }
-            Self::TopicPermission { patterns, .. } => {
-                patterns.into_iter().for_each(|text| put_text(&mut value, text));
+            Self::TopicPermission(TopicPermission { write, read, .. }) => {
+                [write, read].into_iter().for_each(|text| put_text(&mut value, text));
             }
             Self::Exchange { version, kind, auto_delete, internal, arguments, .. } => {
                 value.push(u8::from(auto_delete) * AUTO_DELETE + u8::from(internal) * INTERNAL);
@@ -429,13 +544,13 @@ impl<'a> Definition<'a> {
                 value.extend_from_slice(&source_version.to_le_bytes());
                 value.extend_from_slice(&destination_version.to_le_bytes());
             }
-            Self::Policy { pattern, apply_to, priority, definition, .. } => {
-                put_name(&mut value, apply_to);
+            Self::Policy(Policy { pattern, apply_to, priority, definition, .. }) => {
+                put_name(&mut value, apply_to.name());
                 value.extend_from_slice(&priority.to_le_bytes());
                 put_text(&mut value, pattern);
                 value.extend_from_slice(definition);
             }
-            Self::Parameter { value: json, .. } => value.extend_from_slice(json),
+            Self::Parameter(Parameter { value: json, .. }) => value.extend_from_slice(json),
             Self::SessionState { incarnation, state, .. } => {
                 value.extend_from_slice(&incarnation.to_le_bytes());
                 value.extend_from_slice(state);
@@ -521,17 +636,11 @@ impl<'a> Definition<'a> {
             POLICY | OPERATOR_POLICY => {
                 let name = key.name()?;
                 let (apply_to, priority, pattern) = (value.name()?, value.signed()?, value.text()?);
-                let is_operator_policy = kind == OPERATOR_POLICY;
+                let kind = if kind == OPERATOR_POLICY { PolicyKind::Operator } else { PolicyKind::User };
+                let apply_to = ApplyTo::from_name(apply_to).unwrap_or(ApplyTo::Unknown);
                 let definition = value.0;
-                key.0.is_empty().then_some(Self::Policy {
-                    vhost,
-                    name,
-                    is_operator_policy,
-                    pattern,
-                    apply_to,
-                    priority,
-                    definition,
-                })
+                let policy = Policy { vhost, kind, name, pattern, apply_to, priority, definition };
+                key.0.is_empty().then_some(Self::Policy(policy))
             }
             PARAMETER => Self::parse_parameter(Some(vhost), key.name()?, key.name()?, key.0, value.0),
             GLOBAL_PARAMETER => Self::parse_parameter(None, "", vhost, key.0, value.0),
@@ -578,7 +687,7 @@ impl<'a> Definition<'a> {
         rest: &[u8],
         value: &'a [u8],
     ) -> Option<Self> {
-        rest.is_empty().then_some(Self::Parameter { vhost, component, name, value })
+        rest.is_empty().then_some(Self::Parameter(Parameter { vhost, component, name, value }))
     }
 
     /// Parses an access definition, without the first byte of its key.
@@ -596,12 +705,13 @@ impl<'a> Definition<'a> {
             USER => Self::User { name: key.name()?, tags: value.name()?, hash: value.0 },
             PERMISSION => {
                 let (vhost, user) = (key.name()?, key.name()?);
-                let patterns = [value.text()?, value.text()?, value.text()?];
-                Self::Permission { vhost, user, patterns }
+                let (configure, write, read) = (value.text()?, value.text()?, value.text()?);
+                Self::Permission(Permission { user, vhost, configure, write, read })
             }
             TOPIC_PERMISSION => {
                 let (vhost, user, exchange) = (key.name()?, key.name()?, key.name()?);
-                Self::TopicPermission { vhost, user, exchange, patterns: [value.text()?, value.text()?] }
+                let (write, read) = (value.text()?, value.text()?);
+                Self::TopicPermission(TopicPermission { user, vhost, exchange, write, read })
             }
             USER_LIMITS => {
                 let user = key.name()?;
@@ -620,10 +730,10 @@ impl fmt::Display for Definition<'_> {
             Self::AccessStored => write!(f, "that all users are written down"),
             Self::Vhost { name, .. } => write!(f, "virtual host {name:?}"),
             Self::User { name, .. } => write!(f, "user {name:?}"),
-            Self::Permission { vhost, user, .. } => {
+            Self::Permission(Permission { vhost, user, .. }) => {
                 write!(f, "the permissions of user {user:?} in virtual host {vhost:?}")
             }
-            Self::TopicPermission { vhost, user, exchange, .. } => write!(
+            Self::TopicPermission(TopicPermission { vhost, user, exchange, .. }) => write!(
                 f,
                 "the topic permissions of user {user:?} for exchange {exchange:?} in virtual host {vhost:?}"
             ),
@@ -635,11 +745,11 @@ impl fmt::Display for Definition<'_> {
                 "the binding from exchange {source:?} to {destination:?} with key {routing_key:?} in virtual \
                  host {vhost:?}"
             ),
-            Self::Policy { vhost, name, is_operator_policy, .. } => {
-                let kind = if *is_operator_policy { "operator policy" } else { "policy" };
+            Self::Policy(Policy { vhost, name, kind, .. }) => {
+                let kind = if *kind == PolicyKind::Operator { "operator policy" } else { "policy" };
                 write!(f, "{kind} {name:?} in virtual host {vhost:?}")
             }
-            Self::Parameter { vhost: None, name, .. } => write!(f, "global parameter {name:?}"),
+            Self::Parameter(Parameter { vhost: None, name, .. }) => write!(f, "global parameter {name:?}"),
             Self::Will { vhost, queue, .. } => {
                 write!(f, "the will of the MQTT session of queue {queue:?} in virtual host {vhost:?}")
             }
@@ -655,7 +765,7 @@ impl fmt::Display for Definition<'_> {
             Self::SessionState { vhost, queue, .. } => {
                 write!(f, "the deliveries of the MQTT session of queue {queue:?} in virtual host {vhost:?}")
             }
-            Self::Parameter { vhost: Some(vhost), component, name, .. } => {
+            Self::Parameter(Parameter { vhost: Some(vhost), component, name, .. }) => {
                 write!(f, "parameter {name:?} of {component:?} in virtual host {vhost:?}")
             }
         }
@@ -825,27 +935,38 @@ mod tests {
             metadata: VhostMetadata::default(),
         };
         let user = Definition::User { name: "me", tags: "administrator,x", hash: &[0] };
-        let permission = Definition::Permission { vhost: "/", user: "me", patterns: ["", ".*", "^a"] };
-        let topic = Definition::TopicPermission {
-            vhost: "/",
-            user: "me",
+        let (vhost_name, user_name) = ("/", "me");
+        let permission = Definition::Permission(Permission {
+            user: user_name,
+            vhost: vhost_name,
+            configure: "",
+            write: ".*",
+            read: "^a",
+        });
+        let topic = Definition::TopicPermission(TopicPermission {
+            vhost: vhost_name,
+            user: user_name,
             exchange: "amq.topic",
-            patterns: ["^{username}", ""],
-        };
+            write: "^{username}",
+            read: "",
+        });
         let limits = Definition::UserLimits { user: "me", connections_max: Some(3), channels_max: None };
-        let policy = |is_operator_policy| Definition::Policy {
-            vhost: "/",
-            name: "p",
-            is_operator_policy,
-            pattern: "^q",
-            apply_to: "queues",
-            priority: -3,
-            definition: b"\x01xt\x01",
+        let policy = |kind| {
+            Definition::Policy(Policy {
+                vhost: "/",
+                kind,
+                name: "p",
+                pattern: "^q",
+                apply_to: ApplyTo::Queues,
+                priority: -3,
+                definition: b"\x01xt\x01",
+            })
         };
         let value = b"{\"a\":1}";
-        let parameter = |vhost, component| Definition::Parameter { vhost, component, name: "s", value };
+        let parameter =
+            |vhost, component| Definition::Parameter(Parameter { vhost, component, name: "s", value });
         let parameters = [parameter(Some("/"), "shovel"), parameter(None, "")];
-        let policies = [policy(false), policy(true)];
+        let policies = [policy(PolicyKind::User), policy(PolicyKind::Operator)];
         let state =
             |part| Definition::SessionState { vhost: "/", queue: "q", part, incarnation: 9, state: &[0, 1] };
         let [received, deliveries] = [SessionPart::Received, SessionPart::Deliveries].map(state);

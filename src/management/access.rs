@@ -7,6 +7,7 @@ use crate::definitions::{read_user_limits, read_vhost_limits, vhost_change};
 use leveret_broker::{OperatorFault, VhostChange, VhostLimits};
 use leveret_core::batch::Batch;
 use leveret_core::command::ConnectionId;
+use leveret_core::definition::{Permission, TopicPermission};
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use leveret_json::{Fields, Value, items};
 
@@ -81,7 +82,8 @@ pub(super) fn put_permissions(call: &Call<'_>, context: &mut RequestContext<'_>)
     let is_new = !context.broker.access().has_permission(user, vhost);
     let [configure, write, read] = texts(call.request, ["configure", "write", "read"]).map_err(bad)?;
     let access = context.broker.access_mut();
-    put(is_new, access.set_permissions(context.pending_writes, user, vhost, &configure, &write, &read))
+    let permission = Permission { user, vhost, configure: &*configure, write: &*write, read: &*read };
+    put(is_new, access.set_permissions(context.pending_writes, &permission))
 }
 
 /// Deletes the permissions of a user in a virtual host.
@@ -109,7 +111,8 @@ pub(super) fn put_topic_permissions(call: &Call<'_>, context: &mut RequestContex
     let is_new = !has_topic_permissions(call, context);
     let [exchange, write, read] = texts(call.request, ["exchange", "write", "read"]).map_err(bad)?;
     let access = context.broker.access_mut();
-    put(is_new, access.set_topic_permissions(context.pending_writes, user, vhost, &exchange, &write, &read))
+    let permission = TopicPermission { user, vhost, exchange: &*exchange, write: &*write, read: &*read };
+    put(is_new, access.set_topic_permissions(context.pending_writes, &permission))
 }
 
 /// Deletes the topic permissions of a user, for one exchange or for all.
@@ -273,9 +276,10 @@ fn change_vhost(
     if let Some(user) = call.user.filter(|_| is_new) {
         // As in RabbitMQ, the user that creates a virtual host gets all permissions there. If there is no capacity
         // for them, the virtual host exists nevertheless.
-        let every = ".*";
+        let (user, configure, write, read) = (&*user.name, ".*", ".*", ".*");
         let access = context.broker.access_mut();
-        let _ = access.set_permissions(context.pending_writes, &user.name, vhost, every, every, every);
+        let permission = Permission { user, vhost, configure, write, read };
+        let _ = access.set_permissions(context.pending_writes, &permission);
     }
     Ok(answer)
 }

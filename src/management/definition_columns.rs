@@ -5,10 +5,8 @@
 //! - Values of parameters and definitions of policies are shown whole, because their size is bounded.
 
 use leveret_amqp::field::Table;
-use leveret_broker::{
-    BindingView, Orphan, ParameterView, PermissionView, PolicyKind, PolicyView, TopicPermissionView,
-    UserLimits, UserView,
-};
+use leveret_broker::{BindingView, Orphan, UserLimits, UserView};
+use leveret_core::definition::{Parameter, Permission, Policy, PolicyKind, TopicPermission};
 
 use super::columns::{CellWriter, Column, ListedKind, TYPED, put_limits, typed};
 use super::http::encode;
@@ -58,7 +56,7 @@ impl ListedKind for Users {
 pub(super) struct Permissions;
 
 impl ListedKind for Permissions {
-    type View<'a> = PermissionView<'a>;
+    type View<'a> = Permission<&'a str>;
 
     const ORDER: &'static str = "vhost,user";
     const COLUMNS: &'static [Column<Self>] = &[
@@ -96,7 +94,7 @@ impl ListedKind for Permissions {
 pub(super) struct TopicPermissions;
 
 impl ListedKind for TopicPermissions {
-    type View<'a> = TopicPermissionView<'a>;
+    type View<'a> = TopicPermission<&'a str>;
 
     const ORDER: &'static str = "vhost,user";
     const COLUMNS: &'static [Column<Self>] = &[
@@ -277,7 +275,7 @@ pub const VALUE_TEXT: &str = "value_text";
 pub struct Parameters;
 
 impl ListedKind for Parameters {
-    type View<'a> = ParameterView<'a>;
+    type View<'a> = Parameter<&'a str, &'a [u8]>;
 
     const ORDER: &'static str = "vhost,component,name";
     const COLUMNS: &'static [Column<Self>] = &[
@@ -315,7 +313,7 @@ impl ListedKind for Parameters {
 pub struct GlobalParameters;
 
 impl ListedKind for GlobalParameters {
-    type View<'a> = ParameterView<'a>;
+    type View<'a> = Parameter<&'a str, &'a [u8]>;
 
     const AUDIENCE: Audience = Audience::All;
     const COLUMNS: &'static [Column<Self>] = &[
@@ -343,7 +341,7 @@ impl ListedKind for GlobalParameters {
 }
 
 /// Writes the value of a parameter, which is JSON already.
-pub fn raw_value(it: &ParameterView<'_>, json: &mut Json<'_>) {
+pub fn raw_value(it: &Parameter<&str, &[u8]>, json: &mut Json<'_>) {
     json.raw(it.value);
 }
 
@@ -355,13 +353,13 @@ macro_rules! policies {
         pub struct $name;
 
         impl ListedKind for $name {
-            type View<'a> = PolicyView<'a>;
+            type View<'a> = Policy<&'a str, &'a [u8]>;
 
             const COLUMNS: &'static [Column<Self>] = POLICY_COLUMNS;
             const ON_REQUEST: &'static [&'static str] = &[DEFINITION_TEXT];
 
             fn name(view: &Self::View<'_>) -> Option<String> {
-                Some(view.policy.name.to_string())
+                Some(view.name.to_string())
             }
 
             fn places(context: ReadContext<'_>) -> usize {
@@ -369,7 +367,7 @@ macro_rules! policies {
             }
 
             fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-                context.broker.views().policy_at(place).filter(|view| view.policy.kind == PolicyKind::$kind)
+                context.broker.views().policy_at(place).filter(|view| view.kind == PolicyKind::$kind)
             }
 
             fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -382,29 +380,29 @@ macro_rules! policies {
 /// The name of the column with a definition as text, which only leveretctl requests.
 pub const DEFINITION_TEXT: &str = "definition_text";
 
-type PolicyCell = for<'a, 'v, 'p, 'o> fn(&'v PolicyView<'a>, &mut CellWriter<'p, 'o>);
+type PolicyCell = for<'a, 'v, 'p, 'o> fn(&'v Policy<&'a str, &'a [u8]>, &mut CellWriter<'p, 'o>);
 
 const POLICY_COLUMNS: &[(&str, PolicyCell)] = &[
     ("vhost", |it, writer| writer.json.text(it.vhost)),
-    ("name", |it, writer| writer.json.text(it.policy.name)),
-    ("pattern", |it, writer| writer.json.text(it.policy.pattern)),
-    ("apply-to", |it, writer| writer.json.text(it.policy.apply_to.name())),
+    ("name", |it, writer| writer.json.text(it.name)),
+    ("pattern", |it, writer| writer.json.text(it.pattern)),
+    ("apply-to", |it, writer| writer.json.text(it.apply_to.name())),
     ("definition", policy_definition),
     (DEFINITION_TEXT, |it, writer| {
         let mut text = Vec::new();
-        let table = Table::trusted(it.policy.definition);
+        let table = Table::trusted(it.definition);
         Json::new(&mut text, DEFINITION_TEXT_MAX).table(table, Tables::Plain);
         writer.json.text(&String::from_utf8_lossy(&text));
     }),
-    ("priority", |it, writer| writer.json.number(it.policy.priority)),
+    ("priority", |it, writer| writer.json.number(it.priority)),
 ];
 
 /// An upper bound of the JSON of a definition, in bytes.
 const DEFINITION_TEXT_MAX: usize = 16 << 10;
 
 /// Writes the definition of a policy.
-pub fn policy_definition(it: &PolicyView<'_>, writer: &mut CellWriter<'_, '_>) {
-    writer.json.table(Table::trusted(it.policy.definition), Tables::Plain);
+pub fn policy_definition(it: &Policy<&str, &[u8]>, writer: &mut CellWriter<'_, '_>) {
+    writer.json.table(Table::trusted(it.definition), Tables::Plain);
 }
 
 policies! {

@@ -5,7 +5,8 @@
 //! - Its value is shown only in lists of parameters, which demand the tag `policymaker`.
 //! - A change is answered when it is durable.
 
-use leveret_broker::{OperatorFault, ParameterView, SHOVEL};
+use leveret_broker::{OperatorFault, SHOVEL};
+use leveret_core::definition::Parameter;
 use leveret_json::{Fields, Value};
 
 use super::access::{self, changed};
@@ -23,8 +24,8 @@ pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
         Value::Null => return Err(bad_request("[{key_missing,value}]")),
         value => value.compact().map_err(bad)?,
     };
-    let parameter = ParameterView { vhost, component, name, value: value.as_bytes() };
-    let is_same = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
+    let parameter = Parameter { vhost, component, name, value: value.as_bytes() };
+    let is_same = |it: &Parameter<&str, &[u8]>| (it.vhost, it.component, it.name) == (vhost, component, name);
     let is_new = !context.broker.views().parameters().any(|view| is_same(&view));
     let user = call.user.map(|user| &*user.name);
     access::put(is_new, context.broker.set_parameter(context.pending_writes, &parameter, user))

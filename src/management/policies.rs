@@ -4,11 +4,12 @@
 //! - Errors in a policy are reported in RabbitMQ's words.
 //! - A change is answered when it is durable. By that time it has been applied to the first queues.
 
-use leveret_broker::{NewPolicy, OperatorFault, PolicyKind, PolicyView};
+use leveret_broker::OperatorFault;
+use leveret_core::definition::PolicyKind;
 use leveret_json::Fields;
 
 use super::access::{self, changed};
-use super::definitions::Policy;
+use super::definitions::read_policy;
 use super::request::Call;
 use super::request::RequestContext;
 use super::request::{Answered, bad, not_found};
@@ -32,10 +33,9 @@ pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
 pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, kind, name) = (call.name("vhost"), kind_of(call), call.name("policy"));
     let (broker, mut context) = context.broker();
-    let policy = Fields::parse(call.request.body).and_then(|fields| Policy::read(fields, kind, vhost, name));
-    let policy = policy.map_err(bad)?;
-    let is_same =
-        |view: PolicyView<'_>| (view.vhost, view.policy.kind, view.policy.name) == (vhost, kind, name);
-    let is_new = !broker.views().policies().any(is_same);
-    access::put(is_new, broker.set_policy(&mut context, vhost, &NewPolicy::from(&policy)))
+    let fields = Fields::parse(call.request.body);
+    let names = (vhost.to_string(), name.to_string());
+    let policy = fields.and_then(|mut fields| read_policy(&mut fields, kind, names)).map_err(bad)?;
+    let is_new = !broker.views().policies().any(|it| (it.vhost, it.kind, it.name) == (vhost, kind, name));
+    access::put(is_new, broker.set_policy(&mut context, &policy.borrowed()))
 }

@@ -33,7 +33,7 @@ use core::fmt;
 use leveret_core::batch::Batch;
 use leveret_core::command::VhostId;
 use leveret_core::definition::ACCESS_STORED_KEY;
-use leveret_core::definition::{Definition, VhostMetadata};
+use leveret_core::definition::{Definition, Permission, TopicPermission, VhostMetadata};
 use leveret_core::limits::Limits;
 use leveret_core::mem::Slab;
 use leveret_core::password::{self, PasswordHash};
@@ -51,7 +51,7 @@ pub use pattern::PATTERN_BYTES_MAX;
 pub(super) use pattern::{Pattern, PatternBytes};
 pub(super) use rights::Topic;
 pub(super) use users::Load;
-pub use users::{PermissionView, TopicPermissionView, UserView, VhostView};
+pub use users::{UserView, VhostView};
 
 /// The name of the default user: the only user of a new store, unless the configuration sets a first user.
 const GUEST: &str = "guest";
@@ -78,20 +78,21 @@ pub(crate) const VHOST_BYTES: usize = Slab::<Vhost>::record_bytes() + 256;
 /// Maximum bytes of memory that a user takes: its record, the longest name and the longest tags.
 pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256;
 /// Bytes of memory that a permission or a topic permission takes, without its patterns.
-pub(crate) const PERMISSION_BYTES: usize = if size_of::<Permission>() > size_of::<TopicPermission>() {
-    Slab::<Permission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
-} else {
-    Slab::<TopicPermission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
-};
+pub(crate) const PERMISSION_BYTES: usize =
+    if size_of::<PermissionRecord>() > size_of::<TopicPermissionRecord>() {
+        Slab::<PermissionRecord>::record_bytes() + IndexTable::ENTRY_BYTES + 256
+    } else {
+        Slab::<TopicPermissionRecord>::record_bytes() + IndexTable::ENTRY_BYTES + 256
+    };
 
 /// The records of users, virtual hosts and permissions.
 #[expect(missing_debug_implementations, reason = "it holds passwords")]
 pub struct Access {
     vhosts: Slab<Vhost>,
     users: Slab<User>,
-    permissions: Slab<Permission>,
+    permissions: Slab<PermissionRecord>,
     permission_table: IndexTable,
-    topic_permissions: Slab<TopicPermission>,
+    topic_permissions: Slab<TopicPermissionRecord>,
     topic_permission_table: IndexTable,
     pattern_bytes: PatternBytes,
     /// The loopback users: those that may log in from this machine only.
@@ -295,7 +296,7 @@ impl fmt::Display for Resource<'_> {
 }
 
 /// The permission of a user in a virtual host.
-struct Permission {
+struct PermissionRecord {
     user: usize,
     vhost: VhostId,
     /// The patterns of the permissions to configure, write and read, in this order.
@@ -303,7 +304,7 @@ struct Permission {
 }
 
 /// The topic permission of a user for one exchange.
-struct TopicPermission {
+struct TopicPermissionRecord {
     user: usize,
     vhost: VhostId,
     exchange: Box<str>,
@@ -509,25 +510,25 @@ impl Access {
                 self.users[user].limits = UserLimits { connections_max, channels_max };
                 Ok(())
             }
-            Definition::Permission { vhost, user, patterns } => {
+            Definition::Permission(Permission { user, vhost, configure, write, read }) => {
                 let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
                     return self.result_without_owner();
                 };
-                self.put_permission(user, vhost, patterns)
+                self.put_permission(user, vhost, [configure, write, read])
             }
-            Definition::TopicPermission { vhost, user, exchange, patterns } => {
+            Definition::TopicPermission(TopicPermission { user, vhost, exchange, write, read }) => {
                 let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
                     return self.result_without_owner();
                 };
-                self.put_topic(user, vhost, exchange, patterns)
+                self.put_topic(user, vhost, exchange, [write, read])
             }
             Definition::AccessStored
             | Definition::Vhost { .. }
             | Definition::Exchange { .. }
             | Definition::Queue { .. }
             | Definition::Binding { .. }
-            | Definition::Policy { .. }
-            | Definition::Parameter { .. }
+            | Definition::Policy(_)
+            | Definition::Parameter(_)
             | Definition::SessionState { .. }
             | Definition::Retained { .. }
             | Definition::Will { .. } => return Restored::Orphaned,
@@ -638,11 +639,9 @@ impl Access {
         if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
-        let Some(index) = self.find_permission(user, vhost) else { return Batch::NONE };
-        let patterns = self.permissions[index].patterns.each_ref().map(|pattern| pattern.text());
-        let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
-        let definition = Definition::Permission { vhost, user, patterns };
-        pending_writes.write_definition(&definition, exists)
+        let permission = self.find_permission(user, vhost).and_then(|place| self.permission_at(place));
+        let Some(permission) = permission else { return Batch::NONE };
+        pending_writes.write_definition(&Definition::Permission(permission), exists)
     }
 
     /// Appends the topic permission of a user for an exchange to the log, or its deletion if it no longer
@@ -658,11 +657,11 @@ impl Access {
         if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
-        let Some(index) = self.find_topic_permission(user, vhost, exchange) else { return Batch::NONE };
-        let patterns = self.topic_permissions[index].patterns.each_ref().map(|pattern| pattern.text());
-        let (user, vhost) = (self.user_name(user), self.vhost_name(vhost));
-        let definition = Definition::TopicPermission { vhost, user, exchange, patterns };
-        pending_writes.write_definition(&definition, exists)
+        let permission = self
+            .find_topic_permission(user, vhost, exchange)
+            .and_then(|place| self.topic_permission_at(place));
+        let Some(permission) = permission else { return Batch::NONE };
+        pending_writes.write_definition(&Definition::TopicPermission(permission), exists)
     }
 
     /// Appends all users and permissions to the log if it has none yet. Returns `false` if the broker does
@@ -740,6 +739,10 @@ mod tests {
         access.login_external(&PendingWrites::new(64), name, true).unwrap()
     }
 
+    fn sensor<'a>(configure: &'a str, write: &'a str, read: &'a str) -> Permission<&'a str> {
+        Permission { user: "sensor", vhost: "/", configure, write, read }
+    }
+
     #[test]
     fn only_what_the_patterns_of_a_permission_match_is_allowed() {
         let (mut access, mut pending_writes) = access();
@@ -751,7 +754,7 @@ mod tests {
         };
         assert!(!may(&access, Right::Read, "t-1"));
         let before = access.revision();
-        access.set_permissions(&mut pending_writes, "sensor", "/", "^$", "^t-", ".*").unwrap();
+        access.set_permissions(&mut pending_writes, &sensor("^$", "^t-", ".*")).unwrap();
         assert!(access.revision() > before, "a changed permission must invalidate the caches of channels");
         let allowed = [Right::Configure, Right::Write, Right::Read].map(|right| may(&access, right, "t-1"));
         assert_eq!(allowed, [false, true, true]);
@@ -764,8 +767,10 @@ mod tests {
     fn a_deleted_user_may_do_nothing_and_a_new_one_of_its_name_is_another() {
         let (mut access, mut pending_writes) = access();
         access.put_user(&mut pending_writes, "sensor", PasswordHash::NoPassword, "impersonator").unwrap();
-        access.set_permissions(&mut pending_writes, "sensor", "/", ".*", ".*", ".*").unwrap();
-        access.set_topic_permissions(&mut pending_writes, "sensor", "/", "amq.topic", "^a", "^a").unwrap();
+        access.set_permissions(&mut pending_writes, &sensor(".*", ".*", ".*")).unwrap();
+        let (user, vhost, exchange, write, read) = ("sensor", "/", "amq.topic", "^a", "^a");
+        let topic = TopicPermission { user, vhost, exchange, write, read };
+        access.set_topic_permissions(&mut pending_writes, &topic).unwrap();
         let mut who = named(&access, "sensor");
         assert!(access.may_impersonate(&who) && access.limits_topics(&who));
         let serial = access.user_serials().last();

@@ -10,6 +10,7 @@
 
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
+use leveret_core::definition::{Permission, TopicPermission};
 use leveret_core::error::{Advice, Fault, ReplyCode};
 use leveret_storage::PendingWrites;
 
@@ -17,7 +18,7 @@ use super::Access;
 use super::login::Identity;
 use super::login::OperatorFault;
 use super::pattern::{Pattern, escaped};
-use super::{Permission, Resource, Right, TopicPermission};
+use super::{PermissionRecord, Resource, Right, TopicPermissionRecord};
 use crate::context::Work;
 use crate::reply_text::ExchangeText;
 use crate::reply_text::check_changeable;
@@ -125,12 +126,9 @@ impl Access {
     pub fn set_permissions(
         &mut self,
         pending_writes: &mut PendingWrites,
-        user: &str,
-        vhost: &str,
-        configure: &str,
-        write: &str,
-        read: &str,
+        permission: &Permission<&str>,
     ) -> Result<Batch, OperatorFault> {
+        let Permission { user, vhost, configure, write, read } = *permission;
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
         check_changeable(pending_writes)?;
         self.put_permission(user, vhost, [configure, write, read])?;
@@ -165,12 +163,9 @@ impl Access {
     pub fn set_topic_permissions(
         &mut self,
         pending_writes: &mut PendingWrites,
-        user: &str,
-        vhost: &str,
-        exchange: &str,
-        write: &str,
-        read: &str,
+        permission: &TopicPermission<&str>,
     ) -> Result<Batch, OperatorFault> {
+        let TopicPermission { user, vhost, exchange, write, read } = *permission;
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
         if exchange.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("exchange", "have at most 255 bytes"));
@@ -227,7 +222,7 @@ impl Access {
     fn drop_topics(
         &mut self,
         pending_writes: &mut PendingWrites,
-        should_remove: impl Fn(&TopicPermission) -> bool,
+        should_remove: impl Fn(&TopicPermissionRecord) -> bool,
     ) {
         for index in 0..self.topic_permissions.places() {
             let Some(topic) = self.topic_permissions.get(index).filter(|topic| should_remove(topic)) else {
@@ -259,7 +254,7 @@ impl Access {
         match old {
             Some(old) => self.permissions[old].patterns = patterns,
             None => {
-                let record = Permission { user, vhost, patterns };
+                let record = PermissionRecord { user, vhost, patterns };
                 let index = self.permissions.insert(record);
                 let index = index.map_err(|_| OperatorFault::NoCapacity("permissions_max"))?;
                 self.permission_table.insert((user, vhost), index);
@@ -293,7 +288,7 @@ impl Access {
         match old {
             Some(old) => self.topic_permissions[old].patterns = patterns,
             None => {
-                let record = TopicPermission { user, vhost, exchange: exchange.into(), patterns };
+                let record = TopicPermissionRecord { user, vhost, exchange: exchange.into(), patterns };
                 let index = self.topic_permissions.insert(record);
                 let index = index.map_err(|_| OperatorFault::NoCapacity("permissions_max"))?;
                 self.topic_permission_table.insert((user, vhost, exchange), index);

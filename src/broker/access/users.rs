@@ -10,7 +10,7 @@
 
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
-use leveret_core::definition::VhostMetadata;
+use leveret_core::definition::{Permission, TopicPermission, VhostMetadata};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::password::{self, PasswordHash};
 use leveret_storage::PendingWrites;
@@ -450,36 +450,6 @@ pub struct UserView<'a> {
     pub limits: UserLimits,
 }
 
-/// A permission as shown to an operator.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PermissionView<'a> {
-    /// The user.
-    pub user: &'a str,
-    /// The virtual host.
-    pub vhost: &'a str,
-    /// The pattern of names of exchanges and queues that the user may declare and delete.
-    pub configure: &'a str,
-    /// The pattern of names of exchanges and queues that the user may write to.
-    pub write: &'a str,
-    /// The pattern of names of exchanges and queues that the user may read from.
-    pub read: &'a str,
-}
-
-/// A topic permission as shown to an operator.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TopicPermissionView<'a> {
-    /// The user.
-    pub user: &'a str,
-    /// The virtual host.
-    pub vhost: &'a str,
-    /// The topic exchange.
-    pub exchange: &'a str,
-    /// The pattern of routing keys with which the user may publish.
-    pub write: &'a str,
-    /// The pattern of routing keys with which the user may bind to the exchange.
-    pub read: &'a str,
-}
-
 impl Access {
     /// Returns all virtual hosts.
     pub fn vhosts(&self) -> impl Iterator<Item = VhostView<'_>> {
@@ -517,7 +487,7 @@ impl Access {
     }
 
     /// Returns all permissions.
-    pub fn permissions(&self) -> impl Iterator<Item = PermissionView<'_>> {
+    pub fn permissions(&self) -> impl Iterator<Item = Permission<&str>> {
         (0..self.permission_places()).filter_map(|place| self.permission_at(place))
     }
 
@@ -527,15 +497,15 @@ impl Access {
     }
 
     /// Returns the permission in a place; `None` if the place is empty.
-    pub fn permission_at(&self, place: usize) -> Option<PermissionView<'_>> {
+    pub fn permission_at(&self, place: usize) -> Option<Permission<&str>> {
         let permission = self.permissions.get(place)?;
         let [configure, write, read] = permission.patterns.each_ref().map(Pattern::text);
         let (user, vhost) = (self.user_name(permission.user), self.vhost_name(permission.vhost));
-        Some(PermissionView { user, vhost, configure, write, read })
+        Some(Permission { user, vhost, configure, write, read })
     }
 
     /// Returns all topic permissions.
-    pub fn topic_permissions(&self) -> impl Iterator<Item = TopicPermissionView<'_>> {
+    pub fn topic_permissions(&self) -> impl Iterator<Item = TopicPermission<&str>> {
         (0..self.topic_permission_places()).filter_map(|place| self.topic_permission_at(place))
     }
 
@@ -546,10 +516,10 @@ impl Access {
     }
 
     /// Returns the topic permission in a place; `None` if the place is empty.
-    pub fn topic_permission_at(&self, place: usize) -> Option<TopicPermissionView<'_>> {
+    pub fn topic_permission_at(&self, place: usize) -> Option<TopicPermission<&str>> {
         let topic = self.topic_permissions.get(place)?;
         let [write, read] = topic.patterns.each_ref().map(Pattern::text);
         let (user, vhost) = (self.user_name(topic.user), self.vhost_name(topic.vhost));
-        Some(TopicPermissionView { user, vhost, exchange: &topic.exchange, write, read })
+        Some(TopicPermission { user, vhost, exchange: &topic.exchange, write, read })
     }
 }

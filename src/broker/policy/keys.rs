@@ -11,8 +11,8 @@ use core::fmt;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{ExchangeId, QueueId};
 
-use super::PolicyKind;
 use crate::reply_text::ErlangBinary;
+use leveret_core::definition::PolicyKind;
 
 /// Maximum bytes of a definition, encoded as a field table.
 pub(super) const DEFINITION_BYTES_MAX: usize = 1024;

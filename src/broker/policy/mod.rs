@@ -26,7 +26,7 @@ use keys::{DEFINITION_BYTES_MAX, ExcludedQueues};
 use leveret_amqp::field::Table;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, PolicyId, VhostId};
-use leveret_core::definition::Definition;
+use leveret_core::definition::{ApplyTo, Definition, Policy, PolicyKind};
 use leveret_core::mem::Slab;
 use leveret_storage::PendingWrites;
 
@@ -63,7 +63,7 @@ impl Applied {
 }
 
 /// A policy. Its definition passed the checks in `keys`.
-struct Policy {
+struct PolicyRecord {
     vhost: VhostId,
     name: Box<str>,
     kind: PolicyKind,
@@ -80,7 +80,7 @@ struct Policy {
     is_cleared: bool,
 }
 
-impl Policy {
+impl PolicyRecord {
     /// Returns whether the policy has this virtual host, kind and name, and is not cleared.
     fn is_named(&self, vhost: VhostId, kind: PolicyKind, name: &str) -> bool {
         (self.vhost, self.kind, &*self.name) == (vhost, kind, name) && !self.is_cleared
@@ -108,8 +108,9 @@ impl Policy {
     }
 
     /// Returns the policy in the form in which an operator sets it.
-    const fn as_new_policy(&self) -> NewPolicy<'_> {
-        NewPolicy {
+    const fn definition_in<'a>(&'a self, vhost: &'a str) -> Policy<&'a str, &'a [u8]> {
+        Policy {
+            vhost,
             kind: self.kind,
             name: &self.name,
             pattern: self.pattern.text(),
@@ -122,7 +123,7 @@ impl Policy {
 
 /// All policies.
 pub(crate) struct Policies {
-    records: Slab<Policy>,
+    records: Slab<PolicyRecord>,
     notification: PolicyNotification,
 }
 
@@ -130,7 +131,7 @@ impl Policies {
     /// Maximum bytes of memory that a policy takes without its pattern. These are the record and the longest
     /// name, definition and name of an alternate exchange, each a separate allocation.
     pub(crate) const POLICY_BYTES: usize =
-        Slab::<Policy>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
+        Slab::<PolicyRecord>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
 
     pub(crate) fn with_capacity(policies: usize) -> Self {
         Self { records: Slab::with_capacity(policies), notification: PolicyNotification::default() }
@@ -148,9 +149,8 @@ impl Policies {
         pending_writes: &mut PendingWrites,
         patterns: &mut PatternBytes,
         vhost: VhostId,
-        view: &PolicyView<'_>,
+        new: &Policy<&str, &[u8]>,
     ) -> Result<Batch, OperatorFault> {
-        let new = &view.policy;
         if new.name.is_empty() || new.name.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("policy", "have from 1 to 255 bytes"));
         }
@@ -162,7 +162,7 @@ impl Policies {
             check_definition_space(pending_writes)?;
         }
         self.put(patterns, vhost, new)?;
-        Ok(append(pending_writes, view, true))
+        Ok(pending_writes.write_definition(&Definition::Policy(*new), true))
     }
 
     /// Creates or changes a policy in memory only. Recovery uses this for policies that are in the log
@@ -174,7 +174,7 @@ impl Policies {
         &mut self,
         patterns: &mut PatternBytes,
         vhost: VhostId,
-        new: &NewPolicy<'_>,
+        new: &Policy<&str, &[u8]>,
     ) -> Result<(), OperatorFault> {
         let pattern = Pattern::new(new.pattern, patterns.max()).map_err(|why| {
             let text = format!("pattern should be regular expression but is invalid: {why}");
@@ -188,7 +188,7 @@ impl Policies {
         patterns.replace(pattern.bytes(), freed)?;
         let definition = Table::trusted(new.definition);
         let alternate = definition.get("alternate-exchange").and_then(|value| value.as_str());
-        let policy = Policy {
+        let policy = PolicyRecord {
             vhost,
             name: new.name.into(),
             kind: new.kind,
@@ -243,7 +243,7 @@ impl Policies {
     fn clear_at(&mut self, pending_writes: &mut PendingWrites, index: usize, vhost_name: &str) {
         let policy = &mut self.records[index];
         policy.is_cleared = true;
-        append(pending_writes, &PolicyView { vhost: vhost_name, policy: policy.as_new_policy() }, false);
+        pending_writes.write_definition(&Definition::Policy(policy.definition_in(vhost_name)), false);
         self.notification.begin();
     }
 
@@ -253,7 +253,7 @@ impl Policies {
 
     // ---- which policies apply
 
-    fn get(&self, policy: Option<PolicyId>) -> Option<&Policy> {
+    fn get(&self, policy: Option<PolicyId>) -> Option<&PolicyRecord> {
         self.records.get(policy?.index())
     }
 
@@ -368,100 +368,10 @@ impl Policies {
         &'a self,
         place: usize,
         name_of: impl Fn(VhostId) -> &'a str,
-    ) -> Option<PolicyView<'a>> {
+    ) -> Option<Policy<&'a str, &'a [u8]>> {
         let policy = self.records.get(place).filter(|policy| !policy.is_cleared)?;
-        Some(PolicyView { vhost: name_of(policy.vhost), policy: policy.as_new_policy() })
+        Some(policy.definition_in(name_of(policy.vhost)))
     }
-}
-
-/// Appends a policy to the log, or its deletion unless it `exists`. Returns the batch.
-fn append(pending_writes: &mut PendingWrites, view: &PolicyView<'_>, exists: bool) -> Batch {
-    let PolicyView { vhost, policy } = view;
-    let definition = Definition::Policy {
-        vhost,
-        name: policy.name,
-        is_operator_policy: policy.kind == PolicyKind::Operator,
-        pattern: policy.pattern,
-        apply_to: policy.apply_to.name(),
-        priority: policy.priority,
-        definition: policy.definition,
-    };
-    pending_writes.write_definition(&definition, exists)
-}
-
-/// Whether a policy is a user policy or an operator policy. Policies of different kinds may have the same
-/// name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PolicyKind {
-    /// A policy set by a user with the tag `policymaker`.
-    User,
-    /// An operator policy. Its limits apply where they are lower than those of user policies and arguments.
-    Operator,
-}
-
-/// What a policy applies to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ApplyTo {
-    /// Queues and exchanges.
-    #[default]
-    All,
-    /// Queues alone.
-    Queues,
-    /// Exchanges alone.
-    Exchanges,
-    /// Classic queues alone. This value and the following ones exist in RabbitMQ from 3.12.
-    ClassicQueues,
-    /// Quorum queues alone.
-    QuorumQueues,
-    /// Streams only. Leveret has no streams, so such a policy applies to nothing.
-    Streams,
-}
-
-impl ApplyTo {
-    /// Returns the value of `apply-to` for it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Queues => "queues",
-            Self::Exchanges => "exchanges",
-            Self::ClassicQueues => "classic_queues",
-            Self::QuorumQueues => "quorum_queues",
-            Self::Streams => "streams",
-        }
-    }
-
-    /// Returns the variant for a value of `apply-to`; `None` if there is none.
-    pub fn from_name(name: &str) -> Option<Self> {
-        use ApplyTo::{All, ClassicQueues, Exchanges, Queues, QuorumQueues, Streams};
-        let all = [All, Queues, Exchanges, ClassicQueues, QuorumQueues, Streams];
-        all.into_iter().find(|apply_to| apply_to.name() == name)
-    }
-}
-
-/// A policy to be set.
-#[derive(Clone, Copy, Debug)]
-pub struct NewPolicy<'a> {
-    /// Whether the policy is a user policy or an operator policy.
-    pub kind: PolicyKind,
-    /// The name of the policy.
-    pub name: &'a str,
-    /// The pattern for names of queues and exchanges.
-    pub pattern: &'a str,
-    /// Whether the policy is for queues, exchanges or both.
-    pub apply_to: ApplyTo,
-    /// The priority: of several matching policies, the one with the highest priority applies.
-    pub priority: i32,
-    /// The definition, encoded as a field table.
-    pub definition: &'a [u8],
-}
-
-/// A policy as shown to an operator. It can be set again with the same fields.
-#[derive(Clone, Copy, Debug)]
-pub struct PolicyView<'a> {
-    /// The name of the policy's virtual host.
-    pub vhost: &'a str,
-    /// The policy as it was set.
-    pub policy: NewPolicy<'a>,
 }
 
 /// The policies that apply to a queue or an exchange.
@@ -523,9 +433,8 @@ mod tests {
             Self { policies: Policies::with_capacity(4), patterns, pending_writes }
         }
 
-        fn set(&mut self, said: NewPolicy<'_>) -> Result<Batch, OperatorFault> {
-            let view = PolicyView { vhost: "v", policy: said };
-            self.policies.set(&mut self.pending_writes, &mut self.patterns, vhost(0), &view)
+        fn set(&mut self, said: Policy<&str, &[u8]>) -> Result<Batch, OperatorFault> {
+            self.policies.set(&mut self.pending_writes, &mut self.patterns, vhost(0), &said)
         }
 
         fn clear(&mut self, kind: PolicyKind, name: &str) -> Result<(), OperatorFault> {
@@ -555,18 +464,11 @@ mod tests {
                 let LogEntry::Defined { key, value, .. } = fact else { panic!("no definition") };
                 let has_value = value.is_some();
                 let said = table("expires", "1");
-                let definition = Definition::Policy {
-                    vhost: "v",
-                    name: "",
-                    is_operator_policy: false,
-                    pattern: "",
-                    apply_to: "all",
-                    priority: 0,
-                    definition: &said,
-                };
-                let any = definition.value();
+                let any = Definition::Policy(super::tests::said("", "", &said)).value();
                 let parsed = Definition::parse(key, value.as_deref().unwrap_or(&any));
-                let Some(Definition::Policy { vhost: "v", name, .. }) = parsed else { panic!("{parsed:?}") };
+                let Some(Definition::Policy(Policy { vhost: "v", name, .. })) = parsed else {
+                    panic!("{parsed:?}")
+                };
                 names.push(format!("{}{name}", if has_value { "" } else { "-" }));
                 self.pending_writes.pop_entry();
             }
@@ -574,9 +476,9 @@ mod tests {
         }
     }
 
-    fn said<'a>(name: &'a str, pattern: &'a str, definition: &'a [u8]) -> NewPolicy<'a> {
+    fn said<'a>(name: &'a str, pattern: &'a str, definition: &'a [u8]) -> Policy<&'a str, &'a [u8]> {
         let (apply_to, priority) = (ApplyTo::All, 0);
-        NewPolicy { kind: PolicyKind::User, name, pattern, apply_to, priority, definition }
+        Policy { vhost: "v", kind: PolicyKind::User, name, pattern, apply_to, priority, definition }
     }
 
     #[test]
@@ -584,7 +486,7 @@ mod tests {
         let mut world = PolicyFixture::new();
         world.policies = Policies::with_capacity(8);
         let (expires, quorum) = (table("expires", "1"), table("queue-mode", "lazy"));
-        let queues = |name, pattern, priority| NewPolicy {
+        let queues = |name, pattern, priority| Policy {
             apply_to: ApplyTo::Queues,
             priority,
             ..said(name, pattern, if name == "classic" { &quorum } else { &expires })
@@ -594,7 +496,7 @@ mod tests {
         {
             world.set(queues(name, pattern, priority)).unwrap();
         }
-        world.set(NewPolicy { kind: PolicyKind::Operator, ..queues("o", "b$", 0) }).unwrap();
+        world.set(Policy { kind: PolicyKind::Operator, ..queues("o", "b$", 0) }).unwrap();
         world.clear(PolicyKind::User, "gone").unwrap();
         let chosen = |of, name: &str, subject| {
             let mut work = Work::default();
@@ -662,7 +564,7 @@ mod tests {
         assert!(matches!(world.set(said("p", "", &[])), Err(OperatorFault::Invalid(_))));
         assert!(matches!(world.set(said("p", "(", &expires)), Err(OperatorFault::Invalid(_))));
         let ttl = table("dead-letter-exchange", "x");
-        let operators = NewPolicy { kind: PolicyKind::Operator, ..said("p", "", &ttl) };
+        let operators = Policy { kind: PolicyKind::Operator, ..said("p", "", &ttl) };
         assert!(matches!(world.set(operators), Err(OperatorFault::Invalid(_))));
         assert_eq!(world.clear(PolicyKind::User, "p"), Err(OperatorFault::NoSuchParameter));
         assert!(world.policies.is_empty() && !world.policies.take_job_request());
@@ -684,8 +586,8 @@ mod tests {
         assert_eq!(world.choose("q-1", Subject::ClassicQueue).policy, Some("a"));
         assert_eq!(world.written(), ["a", "b", "c", "d", "b"]);
         let seen: Vec<_> = (0..world.policies.places()).map(|at| world.policies.at(at, |_| "v")).collect();
-        assert_eq!(seen[1].unwrap().policy.pattern, "^r");
-        assert_eq!(seen[1].unwrap().policy.definition, longer);
+        assert_eq!(seen[1].unwrap().pattern, "^r");
+        assert_eq!(seen[1].unwrap().definition, longer);
     }
 
     #[test]
@@ -694,10 +596,10 @@ mod tests {
         world.pending_writes.set_log_free_bytes((0, 1 << 20), true);
         let expires = table("expires", "1");
         assert_eq!(world.set(said("p", "", &expires)), Err(OperatorFault::FileSystemFull));
-        world.set(NewPolicy { kind: PolicyKind::Operator, ..said("p", "", &expires) }).unwrap();
+        world.set(Policy { kind: PolicyKind::Operator, ..said("p", "", &expires) }).unwrap();
         world.clear(PolicyKind::Operator, "p").unwrap();
         world.pending_writes.start(2, false, u64::MAX);
-        let operators = NewPolicy { kind: PolicyKind::Operator, ..said("p", "", &expires) };
+        let operators = Policy { kind: PolicyKind::Operator, ..said("p", "", &expires) };
         assert!(matches!(world.set(operators), Err(OperatorFault::Store(_))));
     }
 
@@ -763,7 +665,7 @@ mod tests {
         world.tell(1, 1);
         assert_eq!(world.policies.len(), 1);
         let seen = world.policies.at(0, |of| ["v", "w"][of.index()]).unwrap();
-        assert_eq!((seen.vhost, seen.policy.name), ("w", "other"));
+        assert_eq!((seen.vhost, seen.name), ("w", "other"));
     }
 
     #[test]
@@ -771,7 +673,7 @@ mod tests {
         let mut world = PolicyFixture::new();
         let (ttl, limit) = (table("message-ttl", "50"), table("message-ttl", "70"));
         world.set(said("p", ".*", &ttl)).unwrap();
-        world.set(NewPolicy { kind: PolicyKind::Operator, ..said("o", ".*", &limit) }).unwrap();
+        world.set(Policy { kind: PolicyKind::Operator, ..said("o", ".*", &limit) }).unwrap();
         let applied = world.policies.choose(&mut Work::default(), vhost(0), "q", Subject::ClassicQueue);
         let limit_with = |arguments: &[u8], applied| {
             world.policies.effective_policy(arguments, applied).limit("x-message-ttl")

@@ -15,14 +15,15 @@ use core::fmt;
 
 use leveret_amqp::field::Table;
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
+use leveret_core::definition::{Parameter, Policy};
 use leveret_core::limits::Megabytes;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, Messages, Share};
 use leveret_storage::PendingWrites;
 
 use crate::access::Access;
 use crate::consumers::{ConsumerState, Consumers, Fill, Mode};
-use crate::parameters::{ParameterView, Parameters};
-use crate::policy::{AppliedView, Policies, PolicyView};
+use crate::parameters::Parameters;
+use crate::policy::{AppliedView, Policies};
 use crate::queue_flow::Queues;
 use crate::queue_records::Queue;
 use crate::quota::Quota;
@@ -298,12 +299,12 @@ impl<'b> Views<'b> {
     }
 
     /// Returns the policy in a place; `None` if the place is empty.
-    pub fn policy_at(self, place: usize) -> Option<PolicyView<'b>> {
+    pub fn policy_at(self, place: usize) -> Option<Policy<&'b str, &'b [u8]>> {
         self.policies.at(place, |vhost| self.access.vhost_name(vhost))
     }
 
     /// Returns all policies.
-    pub fn policies(self) -> impl Iterator<Item = PolicyView<'b>> {
+    pub fn policies(self) -> impl Iterator<Item = Policy<&'b str, &'b [u8]>> {
         (0..self.policy_places()).filter_map(move |place| self.policy_at(place))
     }
 
@@ -313,12 +314,12 @@ impl<'b> Views<'b> {
     }
 
     /// Returns the parameter in a place; `None` if the place is empty.
-    pub fn parameter_at(self, place: usize) -> Option<ParameterView<'b>> {
+    pub fn parameter_at(self, place: usize) -> Option<Parameter<&'b str, &'b [u8]>> {
         self.parameters.at(place, |vhost| self.access.vhost_name(vhost))
     }
 
     /// Returns all parameters.
-    pub fn parameters(self) -> impl Iterator<Item = ParameterView<'b>> {
+    pub fn parameters(self) -> impl Iterator<Item = Parameter<&'b str, &'b [u8]>> {
         (0..self.parameter_places()).filter_map(move |place| self.parameter_at(place))
     }
 }

@@ -6,7 +6,10 @@
 use crate::json::Object;
 use leveret_broker::levels_of;
 use leveret_core::definition::queue_in;
-use leveret_core::definition::{Definition, DestinationName, SessionPart, VhostMetadata};
+use leveret_core::definition::{
+    Definition, DestinationName, Parameter, Permission, Policy, PolicyKind, SessionPart, TopicPermission,
+    VhostMetadata,
+};
 use leveret_storage::{Disk, Log};
 use leveret_storage::{is_group, is_transient};
 use std::collections::BTreeMap;
@@ -154,13 +157,13 @@ impl fmt::Display for Defined<'_> {
             Definition::User { name, tags, .. } => {
                 write!(f, "user={} tags={} hash=hidden", quoted(name), quoted(tags))
             }
-            Definition::Permission { vhost, user, patterns } => {
-                let [configure, write, read] = patterns.map(quoted);
+            Definition::Permission(Permission { user, vhost, configure, write, read }) => {
+                let [configure, write, read] = [configure, write, read].map(quoted);
                 write!(f, "permission={} vhost={}", quoted(user), quoted(vhost))?;
                 write!(f, " configure={configure} write={write} read={read}")
             }
-            Definition::TopicPermission { vhost, user, exchange, patterns } => {
-                let [write, read] = patterns.map(quoted);
+            Definition::TopicPermission(TopicPermission { user, vhost, exchange, write, read }) => {
+                let [write, read] = [write, read].map(quoted);
                 write!(f, "topic_permission={} vhost={}", quoted(user), quoted(vhost))?;
                 write!(f, " exchange={} write={write} read={read}", quoted(exchange))
             }
@@ -201,20 +204,12 @@ impl fmt::Display for Defined<'_> {
                 write!(f, "binding={source} vhost={vhost} to_{kind}={name} key={key}")?;
                 write!(f, " arguments={}", arguments.len())
             }
-            Definition::Policy {
-                vhost,
-                name,
-                is_operator_policy,
-                pattern,
-                apply_to,
-                priority,
-                definition,
-            } => {
-                let kind = if is_operator_policy { "operator_policy" } else { "policy" };
+            Definition::Policy(Policy { vhost, kind, name, pattern, apply_to, priority, definition }) => {
+                let kind = if kind == PolicyKind::Operator { "operator_policy" } else { "policy" };
                 write!(f, "{kind}={} vhost={} pattern={}", quoted(name), quoted(vhost), quoted(pattern))?;
-                write!(f, " apply_to={apply_to} priority={priority} definition={}", definition.len())
+                write!(f, " apply_to={} priority={priority} definition={}", apply_to.name(), definition.len())
             }
-            Definition::Parameter { vhost, component, name, value } => {
+            Definition::Parameter(Parameter { vhost, component, name, value }) => {
                 let kind = if vhost.is_some() { "parameter" } else { "global_parameter" };
                 write!(f, "{kind}={}", quoted(name))?;
                 if let Some(vhost) = vhost {

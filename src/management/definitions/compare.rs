@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use leveret_broker::{Broker, Context, Declared, NewPolicy};
+use leveret_broker::{Broker, Context, Declared};
 
 use super::{Item, Password, is_applied};
 
@@ -163,22 +163,13 @@ fn compare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Compa
             let limits = broker.access().vhosts().find(|view| view.name == vhost).map(|view| view.limits);
             limits.is_some_and(|limits| limits != leveret_broker::VhostLimits::default())
         }
-        Item::Policy(it) => broker.views().policies().any(|view| {
-            let existing = view.policy;
-            (view.vhost, existing.kind, existing.name)
-                == (it.vhost.as_str(), NewPolicy::from(it).kind, it.name.as_str())
+        Item::Policy(it) => broker
+            .views()
+            .policies()
+            .any(|view| (view.vhost, view.kind, view.name) == (&*it.vhost, it.kind, &*it.name)),
+        Item::Parameter(it) => broker.views().parameters().any(|view| {
+            (view.vhost, view.component, view.name) == (it.vhost.as_deref(), &*it.component, &*it.name)
         }),
-        Item::Parameter(it) => {
-            let mut all = broker.views().parameters();
-            let found = all.find(|view| {
-                (view.vhost, view.component, view.name)
-                    == (it.vhost.as_deref(), it.component.as_str(), it.name.as_str())
-            });
-            if found.is_some_and(|found| found.value == it.value.as_bytes()) {
-                return Comparison::Same;
-            }
-            found.is_some()
-        }
         Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => {
             return compare_topology(broker, context, item);
         }

@@ -14,7 +14,8 @@ use crate::request::ReadContext;
 use crate::samples::Ranges;
 use leveret_core::rabbitmq_version;
 
-use leveret_broker::{BindingView, ExchangeView, PolicyKind, PolicyView, QueueView, VhostLimits, VhostView};
+use leveret_broker::{BindingView, ExchangeView, QueueView, VhostLimits, VhostView};
+use leveret_core::definition::{Policy, PolicyKind};
 
 /// The versions at the start of the file. RabbitMQ checks them.
 const BEGINNING: &str = concat!(
@@ -190,21 +191,21 @@ impl Exported for Limits {
 struct OperatorPolicies;
 
 impl ListedKind for OperatorPolicies {
-    type View<'a> = PolicyView<'a>;
+    type View<'a> = Policy<&'a str, &'a [u8]>;
 
     const COLUMNS: &'static [Column<Self>] = &[
         ("component", |_, writer| writer.json.text("operator_policy")),
-        ("name", |it, writer| writer.json.text(it.policy.name)),
+        ("name", |it, writer| writer.json.text(it.name)),
         ("vhost", |it, writer| writer.json.text(it.vhost)),
         ("value", |it, writer| {
             let mut is_first = true;
             writer.json.raw(b"{");
-            for (name, text) in [("pattern", it.policy.pattern), ("apply-to", it.policy.apply_to.name())] {
+            for (name, text) in [("pattern", it.pattern), ("apply-to", it.apply_to.name())] {
                 writer.json.name(name, &mut is_first);
                 writer.json.text(text);
             }
             writer.json.name("priority", &mut is_first);
-            writer.json.number(it.policy.priority);
+            writer.json.number(it.priority);
             writer.json.name("definition", &mut is_first);
             policy_definition(it, writer);
             writer.json.raw(b"}");
@@ -217,7 +218,7 @@ impl ListedKind for OperatorPolicies {
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
         let view = context.broker.views().policy_at(place);
-        view.filter(|view| view.policy.kind == PolicyKind::Operator)
+        view.filter(|view| view.kind == PolicyKind::Operator)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {

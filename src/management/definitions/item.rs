@@ -7,8 +7,9 @@
 
 use core::fmt;
 
-use leveret_broker::{ApplyTo, NewPolicy, PolicyKind, SHOVEL, UserLimits, VhostChange, VhostLimits};
+use leveret_broker::{SHOVEL, UserLimits, VhostChange, VhostLimits};
 use leveret_core::command::NAME_BYTES_MAX;
+use leveret_core::definition::{ApplyTo, Parameter, Permission, Policy, PolicyKind, TopicPermission};
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use leveret_json::{Fields, Value, items, unfit};
 use zeroize::Zeroizing;
@@ -33,15 +34,15 @@ pub enum Item {
     /// A user.
     User(User),
     /// The permissions of a user in a virtual host.
-    Permission(Permission),
+    Permission(Permission<String>),
     /// The permissions of a user for the routing keys of a topic exchange.
-    TopicPermission(TopicPermission),
+    TopicPermission(TopicPermission<String>),
     /// Limits of a virtual host.
     Limits(String, VhostLimits),
     /// A policy, or an operator policy.
-    Policy(Policy),
+    Policy(Policy<String, Vec<u8>>),
     /// A runtime parameter, or a global one.
-    Parameter(Parameter),
+    Parameter(Parameter<String, String>),
     /// An exchange.
     Exchange(Exchange),
     /// A queue.
@@ -71,25 +72,6 @@ impl fmt::Display for ItemError {
             Self::Bad(why) => f.write_str(why),
             Self::Unsupported(what) => write!(f, "{what}: not supported by this broker"),
         }
-    }
-}
-
-/// A runtime parameter.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Parameter {
-    /// The virtual host. `None`: the parameter is global.
-    pub vhost: Option<String>,
-    /// The component that the parameter belongs to.
-    pub component: String,
-    /// Its name.
-    pub name: String,
-    /// The value: JSON, which may contain a password.
-    pub value: String,
-}
-
-impl fmt::Debug for Parameter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Parameter {:?} of {:?}", self.name, self.component)
     }
 }
 
@@ -143,36 +125,6 @@ impl fmt::Debug for ClearPassword {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ClearPassword")
     }
-}
-
-/// The permissions of a user in a virtual host.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Permission {
-    /// The user who has the permission.
-    pub user: String,
-    /// The virtual host.
-    pub vhost: String,
-    /// A pattern of the names that the user may declare and delete.
-    pub configure: String,
-    /// A pattern of the names that the user may write to.
-    pub write: String,
-    /// A pattern of the names that the user may read from.
-    pub read: String,
-}
-
-/// The permissions of a user for the routing keys of a topic exchange.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TopicPermission {
-    /// The user who has the permission.
-    pub user: String,
-    /// The virtual host.
-    pub vhost: String,
-    /// The topic exchange.
-    pub exchange: String,
-    /// A pattern of the routing keys that the user may publish with.
-    pub write: String,
-    /// A pattern of the routing keys that the user may bind with.
-    pub read: String,
 }
 
 /// An exchange.
@@ -264,8 +216,8 @@ fn item_of(section: &str, fields: &mut Fields<'_>) -> Result<Parsed, ItemError> 
             Item::Parameter(Parameter { vhost: None, component: String::new(), name, value })
         }
         "policies" => {
-            let (vhost, name) = (fields.text("vhost")?, fields.text("name")?);
-            Item::Policy(Policy::take(fields, PolicyKind::User, vhost, name)?)
+            let names = (fields.text("vhost")?, fields.text("name")?);
+            Item::Policy(read_policy(fields, PolicyKind::User, names)?)
         }
         "exchanges" => exchange(fields)?,
         "queues" => queue(fields)?,
@@ -348,9 +300,9 @@ fn topic_permission(fields: &mut Fields<'_>) -> Result<Item, String> {
 fn parameter(fields: &mut Fields<'_>) -> Result<Item, ItemError> {
     let component = fields.text("component")?;
     if component == "operator_policy" {
-        let (vhost, name) = (fields.text("vhost")?, fields.text("name")?);
-        let value = Fields::of(&fields.value("value"))?;
-        return Ok(Item::Policy(Policy::read(value, PolicyKind::Operator, &vhost, &name)?));
+        let names = (fields.text("vhost")?, fields.text("name")?);
+        let mut value = Fields::of(&fields.value("value"))?;
+        return Ok(Item::Policy(read_policy(&mut value, PolicyKind::Operator, names)?));
     }
     if component == SHOVEL {
         let (vhost, name) = (Some(fields.text("vhost")?), fields.text("name")?);
@@ -569,85 +521,45 @@ fn arguments(fields: &mut Fields<'_>) -> Result<Vec<u8>, String> {
     table_of(&fields.value("arguments"))
 }
 
-/// A policy, from a definition file or the management API.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Policy {
-    /// Whether it is a policy or an operator policy.
-    pub kind: PolicyKind,
-    /// The virtual host.
-    pub vhost: String,
-    /// Its name.
-    pub name: String,
-    /// A pattern of the names that it applies to.
-    pub pattern: String,
-    /// The kinds of objects that it applies to.
-    pub apply_to: ApplyTo,
-    /// The matching policy with the highest priority applies.
-    pub priority: i32,
-    /// The bytes of a field table.
-    pub definition: Vec<u8>,
-}
-
-impl<'a> From<&'a Policy> for NewPolicy<'a> {
-    fn from(it: &'a Policy) -> Self {
-        Self {
-            kind: it.kind,
-            name: &it.name,
-            pattern: &it.pattern,
-            apply_to: it.apply_to,
-            priority: it.priority,
-            definition: &it.definition,
-        }
-    }
-}
-
-impl Policy {
-    /// Reads a policy from an object. Unknown members are ignored.
-    ///
-    /// # Errors
-    /// A member is missing or invalid; the text is RabbitMQ's.
-    pub fn read(mut fields: Fields<'_>, kind: PolicyKind, vhost: &str, name: &str) -> Result<Self, String> {
-        Self::take(&mut fields, kind, vhost.to_string(), name.to_string())
-    }
-
-    /// Reads a policy from an object that also contains its virtual host and name.
-    pub(super) fn take(
-        fields: &mut Fields<'_>,
-        kind: PolicyKind,
-        vhost: String,
-        name: String,
-    ) -> Result<Self, String> {
-        let invalid = |why: String| format!("Validation failed\n\n{why}\n");
-        let pattern = match fields.value("pattern") {
-            Value::Null => return Err("[{key_missing,pattern}]".to_string()),
-            Value::String(text) => text.into_owned(),
-            other => return Err(invalid(format!("pattern should be a binary but was {other}"))),
-        };
-        let definition = match fields.value("definition") {
-            Value::Null => return Err("[{key_missing,definition}]".to_string()),
-            definition @ (Value::Object(_) | Value::Array(_)) => table_of(&definition)?,
-            other => return Err(invalid(format!("definition should be an object but was {other}"))),
-        };
-        let priority = match fields.value("priority") {
-            Value::Null => 0,
-            value => value.as_i64().and_then(|number| i32::try_from(number).ok()).ok_or_else(|| {
-                let shown = value.as_str().map_or_else(|| value.to_string(), |text| format!("<<{text:?}>>"));
-                invalid(format!("priority should be a number, actually was {shown}"))
-            })?,
-        };
-        let apply_to = fields.text_if_said("apply-to")?.map_or(Ok(ApplyTo::All), |text| {
-            let why = format!("apply-to '{text}' unrecognised; should be 'queues', 'exchanges' or 'all'");
-            ApplyTo::from_name(&text).ok_or_else(|| invalid(why))
-        })?;
-        Ok(Self { kind, vhost, name, pattern, apply_to, priority, definition })
-    }
+/// Reads a policy from an object. Unknown members are ignored. `names` are those of the virtual host and the policy.
+///
+/// # Errors
+/// A member is missing or invalid; the text is RabbitMQ's.
+pub fn read_policy(
+    fields: &mut Fields<'_>,
+    kind: PolicyKind,
+    names: (String, String),
+) -> Result<Policy<String, Vec<u8>>, String> {
+    let (vhost, name) = names;
+    let invalid = |why: String| format!("Validation failed\n\n{why}\n");
+    let pattern = match fields.value("pattern") {
+        Value::Null => return Err("[{key_missing,pattern}]".to_string()),
+        Value::String(text) => text.into_owned(),
+        other => return Err(invalid(format!("pattern should be a binary but was {other}"))),
+    };
+    let definition = match fields.value("definition") {
+        Value::Null => return Err("[{key_missing,definition}]".to_string()),
+        definition @ (Value::Object(_) | Value::Array(_)) => table_of(&definition)?,
+        other => return Err(invalid(format!("definition should be an object but was {other}"))),
+    };
+    let priority = match fields.value("priority") {
+        Value::Null => 0,
+        value => value.as_i64().and_then(|number| i32::try_from(number).ok()).ok_or_else(|| {
+            let shown = value.as_str().map_or_else(|| value.to_string(), |text| format!("<<{text:?}>>"));
+            invalid(format!("priority should be a number, actually was {shown}"))
+        })?,
+    };
+    let apply_to = fields.text_if_said("apply-to")?.map_or(Ok(ApplyTo::All), |text| {
+        let why = format!("apply-to '{text}' unrecognised; should be 'queues', 'exchanges' or 'all'");
+        ApplyTo::from_name(&text).ok_or_else(|| invalid(why))
+    })?;
+    Ok(Policy { vhost, kind, name, pattern, apply_to, priority, definition })
 }
 
 #[cfg(test)]
 mod tests {
     use super::{parse as parse_text, *};
     use leveret_amqp::field::Table;
-    use leveret_broker::ApplyTo;
     use serde_json::{Value, json};
 
     fn parse(section: &str, value: Value) -> Result<Parsed, ItemError> {

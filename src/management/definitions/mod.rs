@@ -22,16 +22,15 @@ mod read;
 use item::User;
 use leveret_amqp::field::{ArrayWriter, Table, TableWriter};
 use leveret_amqp::{Full, Writer};
-use leveret_broker::{Broker, Context, Declared, NewPolicy, ParameterView};
+use leveret_broker::{Broker, Context, Declared};
 use leveret_core::password::PasswordHash;
 use leveret_json::{Bounds, Value, items};
 use leveret_storage::PendingWrites;
 
 pub use compare::{Comparison, DefinitionComparer, Subject};
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
-pub use item::Policy;
 pub use item::{
-    Item, ItemError, Parameter, Parsed, Password, parse, parse_fields, read_user_limits, read_vhost_limits,
+    Item, ItemError, Parsed, Password, parse, parse_fields, read_policy, read_user_limits, read_vhost_limits,
     vhost_change,
 };
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
@@ -90,29 +89,13 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
             })
         }
         Item::User(user) => return put_user(broker, pending_writes, user),
-        Item::Permission(it) => broker.access_mut().set_permissions(
-            pending_writes,
-            &it.user,
-            &it.vhost,
-            &it.configure,
-            &it.write,
-            &it.read,
-        ),
-        Item::TopicPermission(it) => broker.access_mut().set_topic_permissions(
-            pending_writes,
-            &it.user,
-            &it.vhost,
-            &it.exchange,
-            &it.write,
-            &it.read,
-        ),
-        Item::Limits(vhost, limits) => broker.access_mut().set_vhost_limits(pending_writes, vhost, *limits),
-        Item::Policy(it) => broker.set_policy(context, &it.vhost, &NewPolicy::from(it)),
-        Item::Parameter(it) => {
-            let (vhost, value) = (it.vhost.as_deref(), it.value.as_bytes());
-            let given = ParameterView { vhost, component: &it.component, name: &it.name, value };
-            broker.set_parameter(pending_writes, &given, None)
+        Item::Permission(it) => broker.access_mut().set_permissions(pending_writes, &it.borrowed()),
+        Item::TopicPermission(it) => {
+            broker.access_mut().set_topic_permissions(pending_writes, &it.borrowed())
         }
+        Item::Limits(vhost, limits) => broker.access_mut().set_vhost_limits(pending_writes, vhost, *limits),
+        Item::Policy(it) => broker.set_policy(context, &it.borrowed()),
+        Item::Parameter(it) => broker.set_parameter(pending_writes, &it.borrowed(), None),
         Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, context, item),
     };
     changed.map(|_| Applied::Done).map_err(|fault| fault.to_string())
@@ -165,17 +148,8 @@ fn is_applied(broker: &Broker, item: &Item) -> bool {
                 it.name == user.name && it.tags == user.tags && Some(*it.hash) == hash && has_limits
             })
         }
-        Item::Permission(it) => broker.access().permissions().any(|view| {
-            let (user, vhost) = (view.user == it.user, view.vhost == it.vhost);
-            let patterns = (view.configure, view.write, view.read);
-            user && vhost && patterns == (it.configure.as_str(), it.write.as_str(), it.read.as_str())
-        }),
-        Item::TopicPermission(it) => broker.access().topic_permissions().any(|view| {
-            let key = (view.user, view.vhost, view.exchange);
-            let patterns = (view.write, view.read);
-            key == (it.user.as_str(), it.vhost.as_str(), it.exchange.as_str())
-                && patterns == (it.write.as_str(), it.read.as_str())
-        }),
+        Item::Permission(it) => broker.access().permissions().any(|view| view == it.borrowed()),
+        Item::TopicPermission(it) => broker.access().topic_permissions().any(|view| view == it.borrowed()),
         Item::Vhost(it) => broker.access().vhosts().any(|view| {
             let has_limits = it.limits.is_none_or(|limits| view.limits == limits);
             view.name == it.name && has_limits && it.metadata.applied_to(view.metadata) == view.metadata
@@ -183,15 +157,9 @@ fn is_applied(broker: &Broker, item: &Item) -> bool {
         Item::Limits(vhost, limits) => {
             broker.access().vhosts().any(|view| view.name == *vhost && view.limits == *limits)
         }
-        Item::Policy(it) => broker.views().policies().any(|view| {
-            let (existing, given) = (view.policy, NewPolicy::from(it));
-            let has_same_name =
-                (view.vhost, existing.kind, existing.name) == (it.vhost.as_str(), given.kind, given.name);
-            let has_same_target = (existing.pattern, existing.apply_to, existing.priority)
-                == (given.pattern, given.apply_to, given.priority);
-            has_same_name && has_same_target && existing.definition == given.definition
-        }),
-        Item::Parameter(_) | Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => false,
+        Item::Policy(it) => broker.views().policies().any(|view| view == it.borrowed()),
+        Item::Parameter(it) => broker.views().parameters().any(|view| view == it.borrowed()),
+        Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => false,
     }
 }
 

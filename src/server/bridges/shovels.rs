@@ -13,11 +13,12 @@
 
 use leveret_amqp::{Table, Value, Writer};
 use leveret_bridge::Request;
-use leveret_broker::{Broker, DeleteIf, ParameterNeeds, ParameterView, SHOVEL};
+use leveret_broker::{Broker, DeleteIf, ParameterNeeds, SHOVEL};
 use leveret_config::bridge::{Bridge as Config, Destination};
 use leveret_config::shovels::parse;
 use leveret_config::shovels::{DeleteAfter, ShovelEnd};
 use leveret_config::upstream::Upstream;
+use leveret_core::definition::Parameter;
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_management::definitions::table_of;
 
@@ -38,7 +39,7 @@ const OWN_ARGUMENTS_BYTES_MAX: usize = 1024;
 /// Naming files of this machine requires an administrator: the error message could reveal what is there, and the
 /// bridge would use a key found there. So does connecting to this machine itself, because some users may log in only
 /// from here.
-pub(crate) fn check(parameter: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+pub(crate) fn check(parameter: &Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String> {
     if parameter.component != SHOVEL {
         return Err(format!("component {} not found", parameter.component));
     }

@@ -1,5 +1,6 @@
 //! Access control of the broker alone: logins, permissions, virtual hosts, and restarts.
 
+use leveret_core::definition::{Permission, TopicPermission};
 use std::collections::BTreeMap;
 
 use leveret_broker::{
@@ -55,7 +56,10 @@ impl TestBroker {
         node.broker.put_user(&mut node.pending_writes, user, PasswordHash::NoPassword, "").unwrap();
         node.broker
             .access_mut()
-            .set_permissions(&mut node.pending_writes, user, "/", configure, write, read)
+            .set_permissions(
+                &mut node.pending_writes,
+                &Permission { user, vhost: "/", configure, write, read },
+            )
             .unwrap();
         node
     }
@@ -246,7 +250,13 @@ fn cached_permissions_of_a_channel_end_with_the_permission() {
     let text = "ACCESS_REFUSED - access to exchange 'y' in vhost '/' refused for user 'u'";
     assert_eq!(refused(&node.publish(at, "y", "k")), text);
     assert_eq!(node.publish(at, "x", "k"), Outcome::Published);
-    node.broker.access_mut().set_permissions(&mut node.pending_writes, "u", "/", "", "^y$", "").unwrap();
+    node.broker
+        .access_mut()
+        .set_permissions(
+            &mut node.pending_writes,
+            &Permission { user: "u", vhost: "/", configure: "", write: "^y$", read: "" },
+        )
+        .unwrap();
     assert!(refused(&node.publish(at, "x", "k")).contains("access to exchange 'x'"));
     assert_eq!(node.publish(at, "y", "k"), Outcome::Published);
     node.broker.access_mut().clear_permissions(&mut node.pending_writes, "u", "/").unwrap();
@@ -258,7 +268,16 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
     let mut node = TestBroker::with_user("u", ".*", ".*", ".*");
     node.broker
         .access_mut()
-        .set_topic_permissions(&mut node.pending_writes, "u", "/", "amq.topic", "^{username}\\.", ".*")
+        .set_topic_permissions(
+            &mut node.pending_writes,
+            &TopicPermission {
+                user: "u",
+                vhost: "/",
+                exchange: "amq.topic",
+                write: "^{username}\\.",
+                read: ".*",
+            },
+        )
         .unwrap();
     let at = node.connect("u", "/").unwrap();
     for _ in 0..2 {
@@ -297,7 +316,13 @@ fn a_virtual_host_is_deleted_with_everything_in_it() {
     node.declare(other, "q");
     let before = node.broker.gauges();
     node.broker.put_vhost(&mut node.pending_writes, "v").unwrap();
-    node.broker.access_mut().set_permissions(&mut node.pending_writes, "u", "v", ".*", ".*", ".*").unwrap();
+    node.broker
+        .access_mut()
+        .set_permissions(
+            &mut node.pending_writes,
+            &Permission { user: "u", vhost: "v", configure: ".*", write: ".*", read: ".*" },
+        )
+        .unwrap();
     let at = node.connect("u", "v").unwrap();
     for queue in 0..700 {
         let queue = format!("q{queue}");
@@ -339,7 +364,10 @@ fn limits_of_a_virtual_host_hold_and_others_have_none() {
     node.broker.put_vhost(&mut node.pending_writes, "v").unwrap();
     node.broker
         .access_mut()
-        .set_permissions(&mut node.pending_writes, "guest", "v", ".*", ".*", ".*")
+        .set_permissions(
+            &mut node.pending_writes,
+            &Permission { user: "guest", vhost: "v", configure: ".*", write: ".*", read: ".*" },
+        )
         .unwrap();
     let limits = VhostLimits { queues_max: Some(1), connections_max: Some(2) };
     node.broker.access_mut().set_vhost_limits(&mut node.pending_writes, "v", limits).unwrap();
@@ -372,16 +400,15 @@ fn a_power_cut_leaves_the_old_or_the_new() {
         Box::new(|broker, context| broker.put_user(context.pending_writes_mut(), "u", hash, "monitoring, x")),
         Box::new(|broker, context| broker.put_vhost(context.pending_writes_mut(), "v")),
         Box::new(|broker, context| {
-            broker.access_mut().set_permissions(context.pending_writes_mut(), "u", "v", "^a", "b", "")
+            broker.access_mut().set_permissions(
+                context.pending_writes_mut(),
+                &Permission { user: "u", vhost: "v", configure: "^a", write: "b", read: "" },
+            )
         }),
         Box::new(|broker, context| {
             broker.access_mut().set_topic_permissions(
                 context.pending_writes_mut(),
-                "u",
-                "v",
-                "t",
-                "{username}",
-                "",
+                &TopicPermission { user: "u", vhost: "v", exchange: "t", write: "{username}", read: "" },
             )
         }),
         Box::new(|broker, context| {
@@ -455,22 +482,34 @@ fn invalid_operator_requests_are_refused() {
     let text = |result: Result<_, OperatorFault>| result.unwrap_err().to_string();
     assert_eq!(text(broker.access_mut().set_tags(pending_writes, "x", "")), "User 'x' does not exist");
     assert_eq!(
-        text(broker.access_mut().set_permissions(pending_writes, "u", "x", "", "", "")),
+        text(broker.access_mut().set_permissions(
+            pending_writes,
+            &Permission { user: "u", vhost: "x", configure: "", write: "", read: "" }
+        )),
         "Virtual host 'x' does not exist"
     );
     assert!(
-        text(broker.access_mut().set_permissions(pending_writes, "u", "/", "", "(", ""))
-            .starts_with("the pattern to write is invalid")
+        text(broker.access_mut().set_permissions(
+            pending_writes,
+            &Permission { user: "u", vhost: "/", configure: "", write: "(", read: "" }
+        ))
+        .starts_with("the pattern to write is invalid")
     );
     let endless = "(((((a{100}){100}){100})";
     assert!(
-        text(broker.access_mut().set_permissions(pending_writes, "u", "/", endless, "", ""))
-            .contains("configure")
+        text(broker.access_mut().set_permissions(
+            pending_writes,
+            &Permission { user: "u", vhost: "/", configure: endless, write: "", read: "" }
+        ))
+        .contains("configure")
     );
     let long = "x".repeat(leveret_broker::PATTERN_BYTES_MAX + 1);
     assert!(
-        text(broker.access_mut().set_permissions(pending_writes, "u", "/", "", "", &long))
-            .contains("longer than")
+        text(broker.access_mut().set_permissions(
+            pending_writes,
+            &Permission { user: "u", vhost: "/", configure: "", write: "", read: &long }
+        ))
+        .contains("longer than")
     );
     assert_eq!(broker.access().permissions().filter(|permission| permission.configure == ".*").count(), 2);
     assert!(text(broker.put_user(pending_writes, "", PasswordHash::NoPassword, "")).contains("not be empty"));
@@ -478,12 +517,24 @@ fn invalid_operator_requests_are_refused() {
     for number in 0..14 {
         broker
             .access_mut()
-            .set_topic_permissions(pending_writes, "u", "/", &number.to_string(), ".*", "")
+            .set_topic_permissions(
+                pending_writes,
+                &TopicPermission {
+                    user: "u",
+                    vhost: "/",
+                    exchange: &number.to_string(),
+                    write: ".*",
+                    read: "",
+                },
+            )
             .unwrap();
     }
     assert!(
-        text(broker.access_mut().set_topic_permissions(pending_writes, "u", "/", "more", "", ""))
-            .contains("permissions_max")
+        text(broker.access_mut().set_topic_permissions(
+            pending_writes,
+            &TopicPermission { user: "u", vhost: "/", exchange: "more", write: "", read: "" }
+        ))
+        .contains("permissions_max")
     );
     broker.delete_user(pending_writes, "u").unwrap();
     assert_eq!((broker.access().permissions().count(), broker.access().topic_permissions().count()), (1, 0));
@@ -498,7 +549,16 @@ fn patterns_have_a_pool_of_their_own() {
     let mut set = 0;
     while broker
         .access_mut()
-        .set_topic_permissions(&mut pending_writes, "guest", "/", &format!("{set}"), pattern, ".*")
+        .set_topic_permissions(
+            &mut pending_writes,
+            &TopicPermission {
+                user: "guest",
+                vhost: "/",
+                exchange: &format!("{set}"),
+                write: pattern,
+                read: ".*",
+            },
+        )
         .is_ok()
     {
         set += 1;
@@ -509,7 +569,10 @@ fn patterns_have_a_pool_of_their_own() {
     assert_eq!(broker.access().topic_permissions().count(), 0);
     broker
         .access_mut()
-        .set_topic_permissions(&mut pending_writes, "guest", "/", "again", pattern, ".*")
+        .set_topic_permissions(
+            &mut pending_writes,
+            &TopicPermission { user: "guest", vhost: "/", exchange: "again", write: pattern, read: ".*" },
+        )
         .unwrap();
 }
 
@@ -585,7 +648,10 @@ fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
         node.broker.put_vhost_with(&mut node.pending_writes, kind, &described("", kind)).unwrap();
         node.broker
             .access_mut()
-            .set_permissions(&mut node.pending_writes, "guest", kind, ".*", ".*", ".*")
+            .set_permissions(
+                &mut node.pending_writes,
+                &Permission { user: "guest", vhost: kind, configure: ".*", write: ".*", read: ".*" },
+            )
             .unwrap();
     }
     let at = node.connect("guest", "quorum").unwrap();

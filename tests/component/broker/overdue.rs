@@ -3,8 +3,9 @@
 use crate::dead_letters::{declare, table};
 use crate::policies::policy;
 use crate::support::{At, TestBroker};
-use leveret_broker::{Overdue, PolicyKind};
+use leveret_broker::Overdue;
 use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::definition::PolicyKind;
 use leveret_core::limits::Limits;
 use leveret_core::time::{Deadline, Now};
 
@@ -219,7 +220,7 @@ fn a_policy_sets_a_timeout_for_existing_deliveries() {
     assert_eq!(node.broker.overdue_deadline(), Deadline::NEVER);
     let definition = table(|t| t.int("consumer-timeout", 20_000));
     let policy = policy("soon", "^q$", &definition);
-    node.broker.set_policy(&mut context!(node), "/", &policy).unwrap();
+    node.broker.set_policy(&mut context!(node), &policy).unwrap();
     node.turns(held);
     assert_eq!(next_look_s(&node), Some(21));
     assert_eq!(overdue(&mut node, 21).len(), 1);
@@ -262,7 +263,7 @@ fn of_an_argument_and_a_policy_the_shorter_timeout_counts_and_0_is_the_longest()
     for (queue, ms, arguments, _) in &cases {
         let definition = table(|t| t.int("consumer-timeout", *ms));
         let policy = policy(queue, queue, &definition);
-        node.broker.set_policy(&mut context!(node), "/", &policy).unwrap();
+        node.broker.set_policy(&mut context!(node), &policy).unwrap();
         declare(&mut node, at, queue, false, arguments);
         holder(&mut node, queue, 0);
     }

@@ -1,6 +1,7 @@
 //! Runtime parameters: kept over restarts and kills, bounded, and deleted with their virtual host.
 
-use leveret_broker::{OperatorFault, PARAMETER_BYTES_MAX, ParameterNeeds, ParameterView};
+use leveret_broker::{OperatorFault, PARAMETER_BYTES_MAX, ParameterNeeds};
+use leveret_core::definition::Parameter;
 use leveret_core::limits::Limits;
 
 use crate::dead_letters::{BrokerRun, disk};
@@ -9,7 +10,7 @@ use crate::support::TestBroker;
 const COMPONENT: &str = "shovel";
 
 /// A component's check that accepts every value except one, and needs access to the parameter's virtual host.
-fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+fn check(said: &Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String> {
     match (said.component, said.value) {
         (COMPONENT, b"0") => Err("0 is not taken".to_string()),
         (COMPONENT, _) => {
@@ -24,7 +25,7 @@ fn set(node: &mut TestBroker, vhost: Option<&str>, name: &str, value: &str) -> R
     node.broker.set_parameter_check(check);
     node.broker.set_shovel_places(8);
     let component = if vhost.is_some() { COMPONENT } else { "" };
-    let said = ParameterView { vhost, component, name, value: value.as_bytes() };
+    let said = Parameter { vhost, component, name, value: value.as_bytes() };
     node.broker.set_parameter(context!(node).pending_writes_mut(), &said, None).map(drop)
 }
 
@@ -35,7 +36,7 @@ fn clear(node: &mut TestBroker, vhost: Option<&str>, name: &str) -> Result<(), O
 
 /// Returns virtual host, name and value of each parameter.
 fn all(node: &TestBroker) -> Vec<String> {
-    let shown = |view: ParameterView<'_>| {
+    let shown = |view: Parameter<&str, &[u8]>| {
         let value = String::from_utf8_lossy(view.value).into_owned();
         format!("{} {} {value}", view.vhost.unwrap_or("-"), view.name)
     };
@@ -105,7 +106,7 @@ fn invalid_parameters_are_refused_and_change_nothing() {
     clear(&mut node, None, "a").expect("it is there");
     set(&mut node, None, "c", "1").expect("there is room again");
     node.broker.set_shovel_places(0);
-    let said = ParameterView { vhost: Some("/"), component: COMPONENT, name: "s", value: b"1" };
+    let said = Parameter { vhost: Some("/"), component: COMPONENT, name: "s", value: &b"1"[..] };
     let refused = node.broker.set_parameter(context!(node).pending_writes_mut(), &said, None);
     assert_eq!(refused.map(drop), Err(OperatorFault::NoCapacity("bridges_max")));
     node.broker.set_shovel_places(1);
@@ -124,7 +125,7 @@ fn parameters_for_administrators_are_refused_to_other_users() {
     node.broker.set_parameter_check(picky);
     node.broker.set_shovel_places(8);
     let set_as = |node: &mut TestBroker, user| {
-        let said = ParameterView { vhost: Some("/"), component: COMPONENT, name: "s", value: b"1" };
+        let said = Parameter { vhost: Some("/"), component: COMPONENT, name: "s", value: &b"1"[..] };
         node.broker.set_parameter(context!(node).pending_writes_mut(), &said, user).map(drop)
     };
     let refused = set_as(&mut node, Some("ann"));

@@ -2,8 +2,9 @@
 //! queues, in steps and across restarts.
 
 use leveret_amqp::{Full, TableWriter};
-use leveret_broker::{ApplyTo, NewPolicy, OperatorFault, PolicyKind};
+use leveret_broker::OperatorFault;
 use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::definition::{ApplyTo, Policy, PolicyKind};
 use leveret_core::limits::Limits;
 
 use crate::dead_letters::{BrokerRun, PERSISTENT, declare, disk, get, got, publish, table};
@@ -12,12 +13,20 @@ use crate::support::{At, TestBroker};
 
 type Say = fn(&mut TableWriter<'_, '_>) -> Result<(), Full>;
 
-pub(crate) fn policy<'a>(name: &'a str, pattern: &'a str, definition: &'a [u8]) -> NewPolicy<'a> {
-    NewPolicy { kind: PolicyKind::User, name, pattern, apply_to: ApplyTo::All, priority: 0, definition }
+pub(crate) fn policy<'a>(name: &'a str, pattern: &'a str, definition: &'a [u8]) -> Policy<&'a str, &'a [u8]> {
+    Policy {
+        vhost: "/",
+        kind: PolicyKind::User,
+        name,
+        pattern,
+        apply_to: ApplyTo::All,
+        priority: 0,
+        definition,
+    }
 }
 
-fn set(node: &mut TestBroker, said: &NewPolicy<'_>) {
-    node.broker.set_policy(&mut context!(node), "/", said).unwrap();
+fn set(node: &mut TestBroker, said: &Policy<&str, &[u8]>) {
+    node.broker.set_policy(&mut context!(node), said).unwrap();
 }
 
 #[track_caller]
@@ -27,7 +36,7 @@ fn say(node: &mut TestBroker, name: &str, pattern: &str, say: Say) {
 
 fn limit(node: &mut TestBroker, name: &str, pattern: &str, say: Say) {
     let definition = table(say);
-    set(node, &NewPolicy { kind: PolicyKind::Operator, ..policy(name, pattern, &definition) });
+    set(node, &Policy { kind: PolicyKind::Operator, ..policy(name, pattern, &definition) });
 }
 
 fn clear(node: &mut TestBroker, kind: PolicyKind, name: &str) {
@@ -174,11 +183,11 @@ fn a_declared_queue_gets_the_policy_with_the_highest_priority_that_applies() {
     let at = node.connect();
     let definition = table(|t| t.int("max-length", 1));
     let said = policy("p", "^q", &definition);
-    set(&mut node, &NewPolicy { apply_to: ApplyTo::Exchanges, ..said });
+    set(&mut node, &Policy { apply_to: ApplyTo::Exchanges, ..said });
     declare(&mut node, at, "q1", false, &[]);
     assert_eq!(applied(&node, "q1"), (None, None));
-    set(&mut node, &NewPolicy { apply_to: ApplyTo::Queues, ..said });
-    set(&mut node, &NewPolicy { name: "high", priority: 1, pattern: "3$", ..said });
+    set(&mut node, &Policy { apply_to: ApplyTo::Queues, ..said });
+    set(&mut node, &Policy { name: "high", priority: 1, pattern: "3$", ..said });
     for queue in ["q2", "q3", "z"] {
         declare(&mut node, at, queue, false, &[]);
     }
@@ -230,27 +239,24 @@ fn policies_are_limited_by_policies_max() {
     let mut node = TestBroker::with(&limits);
     let definition = table(|t| t.int("max-length", 1));
     let said = policy("p", "", &definition);
-    let put = |node: &mut TestBroker, said: &NewPolicy<'_>| {
-        node.broker.set_policy(&mut context!(node), "/", said).map(|_| ())
+    let put = |node: &mut TestBroker, said: &Policy<&str, &[u8]>| {
+        node.broker.set_policy(&mut context!(node), said).map(|_| ())
     };
     assert_eq!(put(&mut node, &said), Ok(()));
-    assert_eq!(put(&mut node, &NewPolicy { kind: PolicyKind::Operator, ..said }), Ok(()));
-    assert_eq!(
-        put(&mut node, &NewPolicy { name: "x", ..said }),
-        Err(OperatorFault::NoCapacity("policies_max"))
-    );
-    assert_eq!(put(&mut node, &NewPolicy { pattern: "x", ..said }), Ok(()), "in place of another");
+    assert_eq!(put(&mut node, &Policy { kind: PolicyKind::Operator, ..said }), Ok(()));
+    assert_eq!(put(&mut node, &Policy { name: "x", ..said }), Err(OperatorFault::NoCapacity("policies_max")));
+    assert_eq!(put(&mut node, &Policy { pattern: "x", ..said }), Ok(()), "in place of another");
     let why = |refused: Result<(), OperatorFault>| refused.unwrap_err().to_string();
     let long = "x".repeat(1_025);
-    assert!(why(put(&mut node, &NewPolicy { pattern: &long, ..said })).contains("longer than 1024 bytes"));
-    assert!(why(put(&mut node, &NewPolicy { pattern: "(a", ..said })).contains("pattern should be regular"));
+    assert!(why(put(&mut node, &Policy { pattern: &long, ..said })).contains("longer than 1024 bytes"));
+    assert!(why(put(&mut node, &Policy { pattern: "(a", ..said })).contains("pattern should be regular"));
     let large = table(|t| t.text("dead-letter-exchange", &"x".repeat(990)));
     let larger = [&large[..], &large[..]].concat();
-    assert!(why(put(&mut node, &NewPolicy { definition: &larger, ..said })).contains("longer than 1024"));
+    assert!(why(put(&mut node, &Policy { definition: &larger, ..said })).contains("longer than 1024"));
     clear(&mut node, PolicyKind::User, "p");
     let at = node.connect();
     node.turns(at);
-    assert_eq!(put(&mut node, &NewPolicy { name: "x", ..said }), Ok(()));
+    assert_eq!(put(&mut node, &Policy { name: "x", ..said }), Ok(()));
     let none = node.broker.clear_policy(&mut context!(node), "/", PolicyKind::User, "p");
     assert_eq!(none, Err(OperatorFault::NoSuchParameter));
 }
@@ -274,7 +280,10 @@ fn a_start_restores_policies() {
     clear(&mut run.node, PolicyKind::User, "gone");
     run.node.admit("other", "v");
     let definition = table(|t| t.int("max-length", 1));
-    run.node.broker.set_policy(&mut context!(run.node), "v", &policy("v", "", &definition)).unwrap();
+    run.node
+        .broker
+        .set_policy(&mut context!(run.node), &Policy { vhost: "v", ..policy("v", "", &definition) })
+        .unwrap();
     publish(&mut run.node, at, "q", PERSISTENT, "x");
     run.store().expect("the disk is well");
     drop(run);
@@ -282,7 +291,7 @@ fn a_start_restores_policies() {
     let at = run.at;
     let names = |run: &BrokerRun| {
         let mut names: Vec<_> =
-            run.node.broker.views().policies().map(|view| view.policy.name.to_string()).collect();
+            run.node.broker.views().policies().map(|view| view.name.to_string()).collect();
         names.sort();
         names
     };

@@ -5,6 +5,7 @@
 use leveret_broker::{Broker, Work};
 use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret_core::definition::Permission;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_core::password::PasswordHash;
@@ -73,7 +74,10 @@ impl TestBroker {
         }
         self.broker
             .access_mut()
-            .set_permissions(&mut self.pending_writes, user, vhost, ".*", ".*", ".*")
+            .set_permissions(
+                &mut self.pending_writes,
+                &Permission { user, vhost, configure: ".*", write: ".*", read: ".*" },
+            )
             .unwrap();
         self.broker.run_jobs(&mut context!(self));
     }

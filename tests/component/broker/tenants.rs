@@ -8,8 +8,10 @@
 
 use leveret_amqp::Full;
 use leveret_amqp::field::{TableWriter, Value};
-use leveret_broker::{ApplyTo, Gauges, NewPolicy, PolicyKind};
+use leveret_broker::Gauges;
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret_core::definition::Permission;
+use leveret_core::definition::{ApplyTo, Policy, PolicyKind};
 use leveret_core::limits::Limits;
 use leveret_core::mem::MessageFlags;
 use leveret_core::password::PasswordHash;
@@ -95,8 +97,10 @@ impl BrokerRun {
             if self.node.broker.access().users().all(|view| view.name != user) {
                 let _ = self.node.broker.put_user(pending_writes, user, PasswordHash::NoPassword, "");
             }
-            let _ =
-                self.node.broker.access_mut().set_permissions(pending_writes, user, vhost, ".*", ".*", ".*");
+            let _ = self.node.broker.access_mut().set_permissions(
+                pending_writes,
+                &Permission { user, vhost, configure: ".*", write: ".*", read: ".*" },
+            );
         }
         let Some(connection) = self.node.broker.connect() else { return };
         let login = Command::LoginExternal { user, from_loopback: true };
@@ -332,8 +336,9 @@ impl BrokerRun {
                 let (name, priority) = (if flag { "p" } else { "o" }, self.random.below(3) as i32);
                 let (kind, apply_to) = (PolicyKind::User, ApplyTo::All);
                 let definition = &definition;
-                let policy = NewPolicy { kind, name, pattern: "", apply_to, priority, definition };
-                let _ = self.node.broker.set_policy(&mut context!(self.node), vhost, &policy);
+                let policy: Policy<&str, &[u8]> =
+                    Policy { vhost, kind, name, pattern: "", apply_to, priority, definition };
+                let _ = self.node.broker.set_policy(&mut context!(self.node), &policy);
             }
             6 => {
                 let kind = PolicyKind::User;

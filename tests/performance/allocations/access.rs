@@ -4,6 +4,7 @@
 use crate::counting::Count;
 use leveret_broker::{Broker, Context, Work};
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_core::definition::{Permission, TopicPermission};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 use leveret_core::password::PasswordHash;
@@ -31,16 +32,27 @@ impl Publisher {
             .access_mut()
             .set_permissions(
                 &mut pending_writes,
-                "u",
-                "/",
-                "^q[0-9]$",
-                "^amq\\.(topic|direct|default)$",
-                "^(q|amq)",
+                &Permission {
+                    user: "u",
+                    vhost: "/",
+                    configure: "^q[0-9]$",
+                    write: "^amq\\.(topic|direct|default)$",
+                    read: "^(q|amq)",
+                },
             )
             .unwrap();
         broker
             .access_mut()
-            .set_topic_permissions(&mut pending_writes, "u", "/", "amq.topic", "^{username}\\.[a-z]+$", ".*")
+            .set_topic_permissions(
+                &mut pending_writes,
+                &TopicPermission {
+                    user: "u",
+                    vhost: "/",
+                    exchange: "amq.topic",
+                    write: "^{username}\\.[a-z]+$",
+                    read: ".*",
+                },
+            )
             .unwrap();
         let connection = broker.connect().unwrap();
         let messages = Messages::new(limits.message_limits());

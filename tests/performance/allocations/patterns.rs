@@ -3,6 +3,7 @@
 use crate::counting;
 use leveret_broker::{Broker, Context, PATTERN_BYTES_MAX, Work};
 use leveret_core::command::Command;
+use leveret_core::definition::Permission;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageLimits, Messages};
 use leveret_core::password::PasswordHash;
@@ -20,7 +21,13 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     let (mut pending_writes, mut work) = (PendingWrites::new(16), Work::default());
     let mut context = Context::new(&mut pending_writes, &mut messages, &mut work);
     broker.put_user(context.pending_writes_mut(), "u", PasswordHash::NoPassword, "").unwrap();
-    broker.access_mut().set_permissions(context.pending_writes_mut(), "u", "/", ".*", ".*", ".*").unwrap();
+    broker
+        .access_mut()
+        .set_permissions(
+            context.pending_writes_mut(),
+            &Permission { user: "u", vhost: "/", configure: ".*", write: ".*", read: ".*" },
+        )
+        .unwrap();
     let connection = broker.connect().unwrap();
     let ask = |broker: &mut Broker, context: &mut Context<'_>, channel, command| {
         broker.apply(context, connection, channel, command).0
@@ -30,7 +37,13 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     let opened = ask(&mut broker, &mut context, None, Command::OpenChannel { number: 1 });
     let leveret_core::command::Outcome::ChannelOpened(channel) = opened else { panic!("{opened:?}") };
     let before = counting::held_bytes();
-    broker.access_mut().set_permissions(context.pending_writes_mut(), "u", "/", pattern, ".*", ".*").ok()?;
+    broker
+        .access_mut()
+        .set_permissions(
+            context.pending_writes_mut(),
+            &Permission { user: "u", vhost: "/", configure: pattern, write: ".*", read: ".*" },
+        )
+        .ok()?;
     // Matching needs space too, which is kept.
     ask(
         &mut broker,

@@ -2,6 +2,7 @@
 
 use leveret_broker::Restored;
 use leveret_core::definition::Definition;
+use leveret_core::definition::Permission;
 use leveret_core::limits::Limits;
 use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
@@ -259,7 +260,13 @@ fn a_will_that_the_client_may_not_publish_is_refused() {
     client.assert_closed(&mut simulation);
     let (broker, mut context) = simulation.engine.broker_mut();
     let pending_writes = context.pending_writes_mut();
-    broker.access_mut().set_permissions(pending_writes, "guest", "/", ".*", "^no", ".*").expect("they exist");
+    broker
+        .access_mut()
+        .set_permissions(
+            pending_writes,
+            &Permission { user: "guest", vhost: "/", configure: ".*", write: "^no", read: ".*" },
+        )
+        .expect("they exist");
     for (level, code) in [(4, 5), (5, 0x87)] {
         let (mut client, connack) = MqttClient::connect(&mut simulation, &Login { level, ..with_will("c") });
         assert_eq!(connack.body[1], code);
@@ -335,7 +342,12 @@ fn a_refused_connect_changes_nothing() {
     let set = |simulation: &mut Simulation, pattern: &str| {
         let (broker, mut context) = simulation.engine.broker_mut();
         let (access, pending_writes) = (broker.access_mut(), context.pending_writes_mut());
-        access.set_permissions(pending_writes, "guest", "/", pattern, ".*", pattern).expect("it exists");
+        access
+            .set_permissions(
+                pending_writes,
+                &Permission { user: "guest", vhost: "/", configure: pattern, write: ".*", read: pattern },
+            )
+            .expect("it exists");
     };
     set(&mut simulation, "^other$");
     for clean_start in [false, true] {

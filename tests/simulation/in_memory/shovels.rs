@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use leveret_amqp::{Method, Properties, Table, next_frame};
-use leveret_broker::{Broker, OperatorFault, ParameterView};
+use leveret_broker::{Broker, OperatorFault};
 use leveret_config::bridge::Bridge;
+use leveret_core::definition::Parameter;
 use leveret_core::limits::Limits;
 
 use super::bridge::{Far, ack, ask as operator_ask, bodies, bridge, fill, open_for, simulation};
@@ -38,7 +39,7 @@ fn node() -> (Simulation, Far) {
 fn set_in(simulation: &mut Simulation, vhost: &str, name: &str, value: &str) -> Result<(), OperatorFault> {
     let (broker, mut context) = simulation.engine.broker_mut();
     let value = value.as_bytes();
-    let said = ParameterView { vhost: Some(vhost), component: "shovel", name, value };
+    let said = Parameter { vhost: Some(vhost), component: "shovel", name, value };
     broker.set_parameter(context.pending_writes_mut(), &said, None).map(drop)
 }
 

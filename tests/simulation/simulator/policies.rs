@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use leveret_core::definition::Definition;
+use leveret_core::definition::{Definition, Policy, PolicyKind};
 
 use super::deaths::{is_waiting, other_of};
 use super::ledger::Key;
@@ -45,7 +45,7 @@ pub struct Text {
 
 /// Returns the policy in a definition from the disk.
 pub fn found(definition: &Definition<'_>) -> Option<(Place, Text)> {
-    let Definition::Policy { vhost, name, is_operator_policy, pattern, apply_to, priority, definition } =
+    let Definition::Policy(Policy { vhost, kind, name, pattern, apply_to, priority, definition }) =
         definition
     else {
         return None;
@@ -54,12 +54,12 @@ pub fn found(definition: &Definition<'_>) -> Option<(Place, Text)> {
     let text = |name| said.get(name).and_then(|value| value.as_str()).map(str::to_string);
     let text = Text {
         pattern: pattern.to_string(),
-        apply_to: apply_to.to_string(),
+        apply_to: apply_to.name().to_string(),
         priority: *priority,
         wait_ms: said.get("message-ttl").and_then(|value| value.as_integer()),
         letters: text("dead-letter-exchange").zip(text("dead-letter-routing-key")),
     };
-    Some(((vhost.to_string(), name.to_string(), *is_operator_policy), text))
+    Some(((vhost.to_string(), name.to_string(), *kind == PolicyKind::Operator), text))
 }
 
 /// A change that an operator requests: the new content, or `None` to delete the policy.

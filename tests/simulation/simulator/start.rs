@@ -6,6 +6,7 @@
 
 use core::num::NonZeroU32;
 use core::ops::Range;
+use leveret_core::definition::Permission;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
@@ -276,7 +277,10 @@ impl Run {
             if !broker.access().users().any(|view| view.name == user) {
                 let _ = broker.put_user(pending_writes, user, hash_of(user), "");
             }
-            let _ = broker.access_mut().set_permissions(pending_writes, user, vhost, ".*", ".*", ".*");
+            let _ = broker.access_mut().set_permissions(
+                pending_writes,
+                &Permission { user, vhost, configure: ".*", write: ".*", read: ".*" },
+            );
         }
     }
 
@@ -406,7 +410,7 @@ impl Run {
                 }) if queues.contains_key(&destination_version) && versions.contains(&source_version) => {
                     found.bindings.insert((vhost.into(), source.into(), routing_key.into(), queue.into()));
                 }
-                Some(policy @ Definition::Policy { .. }) => found.policies.extend(policies::found(&policy)),
+                Some(policy @ Definition::Policy(_)) => found.policies.extend(policies::found(&policy)),
                 Some(_) | None => {}
             });
         if !matches!(read, Ok(0)) && !self.is_damaged {
