@@ -38,12 +38,18 @@ use super::topology::{
 use super::{Broker, Context};
 
 /// The fields of `queue.declare`.
-pub(crate) struct QueueDeclaration<'a> {
-    pub(crate) queue: &'a str,
-    pub(crate) durable: bool,
-    pub(crate) exclusive: bool,
-    pub(crate) auto_delete: bool,
-    pub(crate) arguments: &'a [u8],
+#[derive(Clone, Copy, Debug)]
+pub struct QueueDeclaration<'a> {
+    /// Name of the queue.
+    pub queue: &'a str,
+    /// Whether it survives a restart of the broker.
+    pub durable: bool,
+    /// Whether only the connection that declares it may use it.
+    pub exclusive: bool,
+    /// Whether it is deleted with its last consumer.
+    pub auto_delete: bool,
+    /// Its arguments, encoded as an AMQP table.
+    pub arguments: &'a [u8],
 }
 
 /// The argument that names the type of a queue.

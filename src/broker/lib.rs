@@ -116,7 +116,7 @@ pub use access::{
 pub use apply::DeliverySource;
 pub use context::Context;
 pub use context::Work;
-pub use definitions::DeleteIf;
+pub use definitions::{DeleteIf, QueueDeclaration};
 pub use deliver::OutboxView;
 pub use move_messages::{MoveOutcome, MoveRequest, MoveTarget, ShownRoute};
 pub use operator::Declared;
@@ -143,6 +143,7 @@ pub use state::{
 };
 pub use state::{Broker, Gauges};
 pub use state::{ChannelCounters, Counters};
+pub use topology::ExchangeDeclaration;
 pub use views::{
     BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, DiskFacts, ExchangeView,
     Explained, POOLS, PoolFill, QueueView, RetainedView, SessionView, Views,

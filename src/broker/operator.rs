@@ -207,8 +207,7 @@ impl Broker {
         Ok((queue.ok_or_else(not_found)?, vhost))
     }
 
-    /// Declares an exchange. The tuples are its name and type, and the flags durable, auto-delete and
-    /// internal.
+    /// Declares an exchange.
     ///
     /// # Errors
     /// The exchange cannot be declared with these properties, or there is no capacity.
@@ -216,22 +215,19 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         vhost: &str,
-        (exchange, kind): (&str, &str),
-        (durable, auto_delete, internal): (bool, bool, bool),
-        arguments: &[u8],
+        declaration: &ExchangeDeclaration<'_>,
     ) -> Result<Declared, Fault> {
         let vhost = self.operator_vhost(vhost)?;
-        let declaration = ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
         declaration.check_type_and_name()?;
-        match self.topology.find_exchange(vhost, exchange) {
+        match self.topology.find_exchange(vhost, declaration.exchange) {
             Some(found) => {
-                comparison_result(self.topology.compare_exchange(cx, &self.access, found, &declaration))
+                comparison_result(self.topology.compare_exchange(cx, &self.access, found, declaration))
             }
-            None => self.create_exchange(cx, vhost, &declaration).map(|_| Declared::Done),
+            None => self.create_exchange(cx, vhost, declaration).map(|_| Declared::Done),
         }
     }
 
-    /// Declares a queue. The flags are durable and auto-delete.
+    /// Declares a queue that is not exclusive.
     ///
     /// # Errors
     /// The queue cannot be declared with these properties, or there is no capacity.
@@ -239,16 +235,13 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         vhost: &str,
-        queue: &str,
-        (durable, auto_delete): (bool, bool),
-        arguments: &[u8],
+        declaration: &QueueDeclaration<'_>,
     ) -> Result<Declared, Fault> {
         let vhost = self.operator_vhost(vhost)?;
-        let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
-        let typed = self.with_default_type(vhost, &declaration);
-        let declaration =
-            QueueDeclaration { arguments: typed.as_deref().unwrap_or(arguments), ..declaration };
-        match self.queues.records().find_queue(vhost, queue) {
+        let typed = self.with_default_type(vhost, declaration);
+        let arguments = typed.as_deref().unwrap_or(declaration.arguments);
+        let declaration = QueueDeclaration { arguments, ..*declaration };
+        match self.queues.records().find_queue(vhost, declaration.queue) {
             Some(found) if self.queues.at(found).declared.exclusive_owner.is_some() => Ok(Declared::Differs),
             Some(found) => comparison_result(self.compare_properties(cx, vhost, found, &declaration)),
             None => {
@@ -267,15 +260,12 @@ impl Broker {
         &self,
         cx: &mut Context<'_>,
         vhost: &str,
-        (exchange, kind): (&str, &str),
-        (durable, auto_delete, internal): (bool, bool, bool),
-        arguments: &[u8],
+        declaration: &ExchangeDeclaration<'_>,
     ) -> Result<Option<Declared>, Fault> {
-        let declaration = ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
         declaration.check_type_and_name()?;
         let vhost = self.access.find_vhost(vhost);
-        let found = vhost.and_then(|vhost| self.topology.find_exchange(vhost, exchange));
-        let compare = |found| self.topology.compare_exchange(cx, &self.access, found, &declaration);
+        let found = vhost.and_then(|vhost| self.topology.find_exchange(vhost, declaration.exchange));
+        let compare = |found| self.topology.compare_exchange(cx, &self.access, found, declaration);
         found.map(compare).map(comparison_result).transpose()
     }
 
@@ -288,18 +278,16 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         vhost: &str,
-        queue: &str,
-        (durable, auto_delete): (bool, bool),
-        arguments: &[u8],
+        declaration: &QueueDeclaration<'_>,
     ) -> Result<Option<Declared>, Fault> {
-        let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
+        let QueueDeclaration { queue, arguments, .. } = *declaration;
         let Some(vhost) = self.access.find_vhost(vhost) else {
             let words = QueueText { name: queue, vhost };
             return arguments::check(words, Table::trusted(arguments), declaration.flags()).map(|()| None);
         };
-        let typed = self.with_default_type(vhost, &declaration);
+        let typed = self.with_default_type(vhost, declaration);
         let declaration =
-            QueueDeclaration { arguments: typed.as_deref().unwrap_or(arguments), ..declaration };
+            QueueDeclaration { arguments: typed.as_deref().unwrap_or(arguments), ..*declaration };
         match self.queues.records().find_queue(vhost, queue) {
             Some(found) => {
                 let declared = &self.queues.at(found).declared;

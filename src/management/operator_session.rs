@@ -961,15 +961,11 @@ mod tests {
         }
 
         fn declare(&mut self, queue: &str, arguments: &[u8]) {
-            self.broker
-                .operator_declare_queue(
-                    &mut Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work),
-                    "/",
-                    queue,
-                    (false, false),
-                    arguments,
-                )
-                .unwrap();
+            let (durable, exclusive, auto_delete) = (false, false, false);
+            let declaration =
+                leveret_broker::QueueDeclaration { queue, durable, exclusive, auto_delete, arguments };
+            let mut context = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
+            self.broker.operator_declare_queue(&mut context, "/", &declaration).unwrap();
         }
 
         fn step(&mut self, connection: &mut OperatorSession) {

@@ -607,13 +607,19 @@ const PLUG_INS: [(&str, &str); 8] = [
 /// The checks are separate methods, called in RabbitMQ's order. For an exchange that exists, the type is
 /// checked, and the other fields are only compared with the existing exchange.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ExchangeDeclaration<'a> {
-    pub(crate) exchange: &'a str,
-    pub(crate) kind: &'a str,
-    pub(crate) durable: bool,
-    pub(crate) auto_delete: bool,
-    pub(crate) internal: bool,
-    pub(crate) arguments: &'a [u8],
+pub struct ExchangeDeclaration<'a> {
+    /// Name of the exchange.
+    pub exchange: &'a str,
+    /// Its type.
+    pub kind: &'a str,
+    /// Whether it survives a restart of the broker.
+    pub durable: bool,
+    /// Whether it is deleted with its last binding.
+    pub auto_delete: bool,
+    /// Whether clients may not publish to it.
+    pub internal: bool,
+    /// Its arguments, encoded as an AMQP table.
+    pub arguments: &'a [u8],
 }
 
 impl<'a> ExchangeDeclaration<'a> {

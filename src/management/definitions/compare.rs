@@ -179,20 +179,8 @@ fn compare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Compa
 
 fn compare_topology(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Comparison {
     let compared = match item {
-        Item::Exchange(it) => broker.compare_exchange_definition(
-            context,
-            &it.vhost,
-            (&it.name, &it.kind),
-            (it.durable, it.auto_delete, it.internal),
-            &it.arguments,
-        ),
-        Item::Queue(it) => broker.compare_queue_definition(
-            context,
-            &it.vhost,
-            &it.name,
-            (it.durable, it.auto_delete),
-            &it.arguments,
-        ),
+        Item::Exchange(it) => broker.compare_exchange_definition(context, &it.vhost, &it.declaration()),
+        Item::Queue(it) => broker.compare_queue_definition(context, &it.vhost, &it.declaration()),
         Item::Binding(it) => {
             let destination = (&*it.destination, it.destination_type == "exchange");
             let source = (&*it.source, &*it.routing_key);

@@ -7,7 +7,7 @@
 
 use core::fmt;
 
-use leveret_broker::{SHOVEL, UserLimits, VhostChange, VhostLimits};
+use leveret_broker::{ExchangeDeclaration, QueueDeclaration, SHOVEL, UserLimits, VhostChange, VhostLimits};
 use leveret_core::command::NAME_BYTES_MAX;
 use leveret_core::definition::{ApplyTo, Parameter, Permission, Policy, PolicyKind, TopicPermission};
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
@@ -146,6 +146,15 @@ pub struct Exchange {
     pub arguments: Vec<u8>,
 }
 
+impl Exchange {
+    /// Returns the declaration of the exchange.
+    pub fn declaration(&self) -> ExchangeDeclaration<'_> {
+        let Self { name: exchange, kind, durable, auto_delete, internal, arguments, .. } = self;
+        let (durable, auto_delete, internal) = (*durable, *auto_delete, *internal);
+        ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments }
+    }
+}
+
 /// A queue.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Queue {
@@ -159,6 +168,15 @@ pub struct Queue {
     pub auto_delete: bool,
     /// The bytes of a field table.
     pub arguments: Vec<u8>,
+}
+
+impl Queue {
+    /// Returns the declaration of the queue.
+    pub fn declaration(&self) -> QueueDeclaration<'_> {
+        let Self { name: queue, durable, auto_delete, arguments, .. } = self;
+        let (durable, exclusive, auto_delete) = (*durable, false, *auto_delete);
+        QueueDeclaration { queue, durable, exclusive, auto_delete, arguments }
+    }
 }
 
 /// A binding.

@@ -165,20 +165,8 @@ fn is_applied(broker: &Broker, item: &Item) -> bool {
 
 fn declare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<Applied, String> {
     let declared = match item {
-        Item::Exchange(it) => broker.operator_declare_exchange(
-            context,
-            &it.vhost,
-            (&it.name, &it.kind),
-            (it.durable, it.auto_delete, it.internal),
-            &it.arguments,
-        ),
-        Item::Queue(it) => broker.operator_declare_queue(
-            context,
-            &it.vhost,
-            &it.name,
-            (it.durable, it.auto_delete),
-            &it.arguments,
-        ),
+        Item::Exchange(it) => broker.operator_declare_exchange(context, &it.vhost, &it.declaration()),
+        Item::Queue(it) => broker.operator_declare_queue(context, &it.vhost, &it.declaration()),
         Item::Binding(it) => broker.operator_bind(
             context,
             &it.vhost,

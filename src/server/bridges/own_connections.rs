@@ -12,6 +12,7 @@
 use core::fmt;
 
 use leveret_bridge::Cause;
+use leveret_broker::QueueDeclaration;
 use leveret_config::bridge::{Bridge as Config, Destination};
 use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
@@ -217,7 +218,9 @@ impl<P: Platform> Shared<P> {
             return Ok(());
         }
         let (broker, mut context) = self.broker_mut();
-        let declared = broker.operator_declare_queue(&mut context, vhost, queue, (true, false), arguments);
+        let (durable, exclusive, auto_delete) = (true, false, false);
+        let declaration = QueueDeclaration { queue, durable, exclusive, auto_delete, arguments };
+        let declared = broker.operator_declare_queue(&mut context, vhost, &declaration);
         declared.map(|_| ()).map_err(of_broker)
     }
 }

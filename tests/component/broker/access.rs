@@ -4,8 +4,8 @@ use leveret_core::definition::{Permission, TopicPermission};
 use std::collections::BTreeMap;
 
 use leveret_broker::{
-    Broker, Context, Declared, Gauges, OperatorFault, Restored, VHOST_METADATA_BYTES_MAX, VhostChange,
-    VhostLimits, Work,
+    Broker, Context, Declared, Gauges, OperatorFault, QueueDeclaration, Restored, VHOST_METADATA_BYTES_MAX,
+    VhostChange, VhostLimits, Work,
 };
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
 use leveret_core::definition::{Definition, VhostMetadata};
@@ -671,7 +671,9 @@ fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
         let outcome = node.ask(at, command);
         assert!(matches!(outcome, Outcome::QueueDeclared { .. }), "{outcome:?}");
     }
-    let declared = node.broker.operator_declare_queue(&mut context!(node), "quorum", "o", (true, false), &[]);
+    let (durable, exclusive, auto_delete, arguments) = (true, false, false, &[][..]);
+    let declaration = QueueDeclaration { queue: "o", durable, exclusive, auto_delete, arguments };
+    let declared = node.broker.operator_declare_queue(&mut context!(node), "quorum", &declaration);
     assert_eq!(declared.unwrap(), Declared::Done);
     let types = |broker: &Broker| -> BTreeMap<String, Option<String>> {
         let views = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
