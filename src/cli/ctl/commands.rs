@@ -2,10 +2,16 @@
 
 use super::client::{Client, Failure, NOT_PERMITTED, Reply, UNAVAILABLE, USAGE, heading};
 use super::format::{self, Formatter};
-use super::{access, backup, checks, definitions, limits, listings, operations, parameters, policies};
+use super::listings::{List, list, list_of};
+use super::{access, backup, checks, definitions, limits, operations, parameters, policies};
+use Action::Run;
 use leveret_config::{Config, Layer};
 use leveret_daemon::SOCKET_NAME;
+use leveret_management::bridges::BridgeLinks;
+use leveret_management::columns::{Channels, Connections, Consumers, Exchanges, Queues, Vhosts};
+use leveret_management::definition_columns::{Bindings, Orphans};
 use leveret_management::http::encode;
+use leveret_management::mqtt::{MqttSessions, RetainedMessages};
 use lexopt::Arg;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -22,7 +28,33 @@ pub(super) struct Command {
     pub(super) usage: &'static str,
     /// Minimum and maximum number of arguments.
     pub(super) args: (usize, usize),
-    pub(super) run: fn(&Call) -> Result<(), Failure>,
+    pub(super) action: Action,
+}
+
+/// What a command does.
+pub(super) enum Action {
+    /// Calls a function.
+    Run(fn(&Call) -> Result<(), Failure>),
+    /// Lists objects.
+    List(List),
+}
+
+impl Command {
+    /// Runs the command. The number of arguments has been checked.
+    pub(super) fn run(&self, call: &Call) -> Result<(), Failure> {
+        match &self.action {
+            Run(function) => function(call),
+            Action::List(list) => list.run(call),
+        }
+    }
+
+    /// Returns the columns that a list can show, if it accepts any.
+    pub(super) fn columns(&self) -> Option<Vec<&'static str>> {
+        match &self.action {
+            Action::List(list) => list.known_columns(),
+            Run(_) => None,
+        }
+    }
 }
 
 /// Width of the help in columns.
@@ -161,207 +193,243 @@ const SECTIONS: [(&str, &[&str]); 12] = [
 ];
 
 macro_rules! commands {
-    ($($name:literal, $usage:literal, $least:literal..=$most:expr, $run:path, $about:literal;)*) => {
+    ($($name:literal, $usage:literal, $least:literal..=$most:expr, $action:expr, $about:literal;)*) => {
         /// All commands.
         pub(super) const COMMANDS: &[Command] = &[$(Command {
             name: $name,
             about: $about,
             usage: concat!($name, $usage),
             args: ($least, $most),
-            run: $run,
+            action: $action,
         }),*];
     };
 }
 
 commands! {
-    "help", " [<command>]", 0..=1, help, "Displays usage information for a command";
-    "version", "", 0..=0, operations::version, "Displays the version of this program";
-    "ping", "", 0..=0, operations::ping, "Checks that the broker answers";
-    "await_startup", " [--timeout <timeout>]", 0..=0, format::await_startup,
+    "help", " [<command>]", 0..=1, Run(help), "Displays usage information for a command";
+    "version", "", 0..=0, Run(operations::version), "Displays the version of this program";
+    "ping", "", 0..=0, Run(operations::ping), "Checks that the broker answers";
+    "await_startup", " [--timeout <timeout>]", 0..=0, Run(format::await_startup),
         "Waits for the broker to answer, for five minutes unless a timeout is given";
-    "report", " [--file <flight_recorder>]", 0..=0, format::report,
+    "report", " [--file <flight_recorder>]", 0..=0, Run(format::report),
         "Displays a report to attach to a bug report: status, configuration, memory, users, connections, queues, \
          bridges, and the last events of this run and of earlier runs. It contains no message and no secret. If \
          the broker does not answer, only the events are displayed. With --file the events are read from that \
          file, and no broker is needed";
-    "status", " [--formatter json]", 0..=0, operations::status, "Displays the status of the broker";
-    "environment", "", 0..=0, operations::environment,
+    "status", " [--formatter json]", 0..=0, Run(operations::status), "Displays the status of the broker";
+    "environment", "", 0..=0, Run(operations::environment),
         "Displays the broker's configuration without secrets";
-    "cluster_status", " [--formatter json]", 0..=0, checks::cluster_status,
+    "cluster_status", " [--formatter json]", 0..=0, Run(checks::cluster_status),
         "Displays the cluster, which is this one node";
-    "list_feature_flags", " [--no-table-headers] [<column>, ...]", 0..=ANY, checks::list_feature_flags,
+    "list_feature_flags", " [--no-table-headers] [<column>, ...]", 0..=ANY, Run(checks::list_feature_flags),
         "Lists RabbitMQ's feature flags, and which of these features the broker has";
-    "enable_feature_flag", " <all | feature_flag>", 1..=1, checks::enable_feature_flag,
+    "enable_feature_flag", " <all | feature_flag>", 1..=1, Run(checks::enable_feature_flag),
         "Checks that the broker has a feature; all features that it has are always enabled";
-    "is_running", "", 0..=0, checks::is_running, "Checks that the broker runs";
-    "is_booting", "", 0..=0, checks::is_booting, "Reports that the broker has started";
-    "check_running", "", 0..=0, checks::is_running, "Checks that the broker runs";
-    "check_alarms", "", 0..=0, checks::check_alarms, "Checks that there is no alarm (see list_alarms)";
-    "check_local_alarms", "", 0..=0, checks::check_alarms, "The same";
-    "check_port_connectivity", "", 0..=0, checks::check_port_connectivity,
+    "is_running", "", 0..=0, Run(checks::is_running), "Checks that the broker runs";
+    "is_booting", "", 0..=0, Run(checks::is_booting), "Reports that the broker has started";
+    "check_running", "", 0..=0, Run(checks::is_running), "Checks that the broker runs";
+    "check_alarms", "", 0..=0, Run(checks::check_alarms), "Checks that there is no alarm (see list_alarms)";
+    "check_local_alarms", "", 0..=0, Run(checks::check_alarms), "The same";
+    "check_port_connectivity", "", 0..=0, Run(checks::check_port_connectivity),
         "Checks that each listener accepts connections";
-    "check_port_listener", " <port>", 1..=1, checks::check_port_listener,
+    "check_port_listener", " <port>", 1..=1, Run(checks::check_port_listener),
         "Checks that the broker listens on a port";
-    "check_protocol_listener", " <protocol>", 1..=1, checks::check_protocol_listener,
+    "check_protocol_listener", " <protocol>", 1..=1, Run(checks::check_protocol_listener),
         "Checks that the broker listens for a protocol: amqp, amqp/ssl, mqtt, mqtt/ssl, http, https, http/prometheus";
-    "check_virtual_hosts", "", 0..=0, checks::check_virtual_hosts, "Checks that the broker answers";
-    "node_health_check", "", 0..=0, checks::node_health_check, "Checks that the broker answers. Deprecated";
-    "list_alarms", "", 0..=0, operations::alarms, "Lists what needs the attention of an operator";
-    "stop", "", 0..=0, operations::stop, "Stops the broker and waits until it has ended";
+    "check_virtual_hosts", "", 0..=0, Run(checks::check_virtual_hosts), "Checks that the broker answers";
+    "node_health_check", "", 0..=0, Run(checks::node_health_check), "Checks that the broker answers. Deprecated";
+    "list_alarms", "", 0..=0, Run(operations::alarms), "Lists what needs the attention of an operator";
+    "stop", "", 0..=0, Run(operations::stop), "Stops the broker and waits until it has ended";
     "list_queues", " [--vhost <vhost>] [--no-table-headers] [<column>, ...] [--timeout <timeout>]", 0..=ANY,
-        listings::list, "Lists queues and their properties";
+        list_of::<Queues>("queues/{vhost}",
+            "Timeout: {timeout}.0 seconds ...\nListing queues for vhost {vhost} ...", &["name", "messages"]),
+        "Lists queues and their properties";
     "list_exchanges", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::list, "Lists exchanges";
+        list_of::<Exchanges>("exchanges/{vhost}", "Listing exchanges for vhost {vhost} ...", &["name", "type"]),
+        "Lists exchanges";
     "list_bindings", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::list, "Lists all bindings on a vhost";
+        list_of::<Bindings>("bindings/{vhost}", "Listing bindings for vhost {vhost}...",
+            &["source_name", "source_kind", "destination_name", "destination_kind", "routing_key", "arguments"]),
+        "Lists all bindings on a vhost";
     "list_connections", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::list, "Lists AMQP 0.9.1 connections";
-    "list_channels", " [--no-table-headers] [<column> ...]", 0..=ANY, listings::list,
+        list_of::<Connections>("connections", "Listing connections ...",
+            &["user", "peer_host", "peer_port", "state"]),
+        "Lists AMQP 0.9.1 connections";
+    "list_channels", " [--no-table-headers] [<column> ...]", 0..=ANY,
+        list_of::<Channels>("channels", "Listing channels ...",
+            &["pid", "user", "consumer_count", "messages_unacknowledged"]),
         "Lists all channels";
     "list_consumers", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::list, "Lists all consumers for a vhost";
+        list_of::<Consumers>("consumers/{vhost}", "Listing consumers in vhost {vhost} ...",
+            &["queue_name", "channel_pid", "consumer_tag", "ack_required", "prefetch_count", "active", "arguments"]),
+        "Lists all consumers for a vhost";
     "list_mqtt_sessions", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::list, "Lists MQTT sessions, also those whose clients are not connected";
+        list_of::<MqttSessions>("leveret/mqtt-sessions/{vhost}", "Listing MQTT sessions in vhost {vhost} ...",
+            &["client_id", "user", "state", "subscriptions", "messages_ready", "messages_dropped"]),
+        "Lists MQTT sessions, also those whose clients are not connected";
     "list_retained", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::list, "Lists retained messages of MQTT";
-    "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY, listings::list, "Lists virtual hosts";
-    "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0, listings::list,
+        list_of::<RetainedMessages>("leveret/retained/{vhost}", "Listing retained messages in vhost {vhost} ...",
+            &["topic", "qos", "payload_bytes"]),
+        "Lists retained messages of MQTT";
+    "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY,
+        list_of::<Vhosts>("vhosts", "Listing vhosts ...", &["name"]),
+        "Lists virtual hosts";
+    "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        list("users", "Listing users ...", &["user", "tags"]),
         "List user names and tags";
-    "add_user", " <username> [<password>]", 1..=2, access::add_user,
+    "add_user", " <username> [<password>]", 1..=2, Run(access::add_user),
         "Creates a new user. Without a password argument, the password is read from the terminal or from standard \
          input. Every user of the machine can see the arguments of a command";
-    "delete_user", " <username>", 1..=1, access::delete_user, "Removes a user";
-    "change_password", " <username> [<password>]", 1..=2, access::change_password,
+    "delete_user", " <username>", 1..=1, Run(access::delete_user), "Removes a user";
+    "change_password", " <username> [<password>]", 1..=2, Run(access::change_password),
         "Changes the user password. Without a password argument, it is read from the terminal or from standard input";
-    "clear_password", " <username>", 1..=1, access::clear_password,
+    "clear_password", " <username>", 1..=1, Run(access::clear_password),
         "Clears (resets) password and disables password login for a user";
-    "hash_password", " [<cleartext_password>]", 0..=1, access::hash_password,
+    "hash_password", " [<cleartext_password>]", 0..=1, Run(access::hash_password),
         "Prints the hash of a password in RabbitMQ's format, for definitions and the management API. Without an \
          argument, the password is read from the terminal or from standard input";
-    "confirm_users", "", 0..=0, access::confirm_users,
+    "confirm_users", "", 0..=0, Run(access::confirm_users),
         "Confirms that users, virtual hosts and permissions are correct after the store was damaged. Until then \
          every login is refused. Check list_users, list_permissions and list_topic_permissions first, and correct \
          them: missing entries were lost, and deleted entries may have come back";
-    "authenticate_user", " <username> [<password>]", 1..=2, access::authenticate_user,
+    "authenticate_user", " <username> [<password>]", 1..=2, Run(access::authenticate_user),
         "Attempts to authenticate a user. Exits with a non-zero code if authentication fails";
-    "set_user_tags", " <username> <tag> [...]", 1..=ANY, access::set_user_tags, "Sets user tags";
+    "set_user_tags", " <username> <tag> [...]", 1..=ANY, Run(access::set_user_tags), "Sets user tags";
     "list_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        listings::list, "Lists user permissions in a virtual host";
+        list("vhosts/{vhost}/permissions", "Listing permissions for vhost \"{vhost}\" ...",
+            &["user", "configure", "write", "read"]),
+        "Lists user permissions in a virtual host";
     "list_user_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1,
-        listings::list, "Lists permissions of a user across all virtual hosts";
-    "set_permissions", " [--vhost <vhost>] <username> <conf> <write> <read>", 4..=4, access::set_permissions,
+        list("users/{0}/permissions", "Listing permissions for user \"{0}\" ...",
+            &["vhost", "configure", "write", "read"]),
+        "Lists permissions of a user across all virtual hosts";
+    "set_permissions", " [--vhost <vhost>] <username> <conf> <write> <read>", 4..=4, Run(access::set_permissions),
         "Sets user permissions for a vhost";
-    "clear_permissions", " [--vhost <vhost>] <username>", 1..=1, access::clear_permissions,
+    "clear_permissions", " [--vhost <vhost>] <username>", 1..=1, Run(access::clear_permissions),
         "Revokes user permissions for a vhost";
     "list_topic_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        listings::list, "Lists topic permissions in a virtual host";
+        list("vhosts/{vhost}/topic-permissions", "Listing topic permissions for vhost \"{vhost}\" ...",
+            &["user", "exchange", "write", "read"]),
+        "Lists topic permissions in a virtual host";
     "list_user_topic_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1,
-        listings::list, "Lists user topic permissions";
+        list("users/{0}/topic-permissions", "Listing topic permissions for user \"{0}\" ...",
+            &["vhost", "exchange", "write", "read"]),
+        "Lists user topic permissions";
     "set_topic_permissions", " [--vhost <vhost>] <username> <exchange> <write> <read>", 4..=4,
-        access::set_topic_permissions, "Sets user topic permissions for an exchange";
+        Run(access::set_topic_permissions), "Sets user topic permissions for an exchange";
     "clear_topic_permissions", " [--vhost <vhost>] <username> [<exchange>]", 1..=2,
-        access::clear_topic_permissions, "Clears user topic permissions for a vhost or exchange";
+        Run(access::clear_topic_permissions), "Clears user topic permissions for a vhost or exchange";
     "add_vhost", " <vhost> [--description <text>] [--tags <tag,...>] [--default-queue-type <type>]", 1..=1,
-        access::add_vhost,
+        Run(access::add_vhost),
         "Creates a virtual host, or changes the metadata of one. Queues that are declared without a type get the \
          default queue type: classic or quorum";
     "update_vhost_metadata", " <vhost> [--description <description>] [--tags \"<tag1>,<tag2>,<...>\"] \
-        [--default-queue-type <quorum|classic|stream>]", 1..=1, access::update_vhost_metadata,
+        [--default-queue-type <quorum|classic|stream>]", 1..=1, Run(access::update_vhost_metadata),
         "Updates metadata (tags, description, default queue type) of a virtual host; options that are not given keep their values";
-    "enable_vhost_protection_from_deletion", " <vhost>", 1..=1, access::protect_vhost,
+    "enable_vhost_protection_from_deletion", " <vhost>", 1..=1, Run(access::protect_vhost),
         "Protects a virtual host from deletion";
-    "disable_vhost_protection_from_deletion", " <vhost>", 1..=1, access::unprotect_vhost,
+    "disable_vhost_protection_from_deletion", " <vhost>", 1..=1, Run(access::unprotect_vhost),
         "Lifts the protection of a virtual host from deletion";
-    "delete_vhost", " <vhost>", 1..=1, access::delete_vhost, "Deletes a virtual host";
-    "list_vhost_limits", " [--vhost <vhost>] [--global]", 0..=0, limits::list_vhost_limits,
+    "delete_vhost", " <vhost>", 1..=1, Run(access::delete_vhost), "Deletes a virtual host";
+    "list_vhost_limits", " [--vhost <vhost>] [--global]", 0..=0, Run(limits::list_vhost_limits),
         "Displays configured virtual host limits";
-    "set_vhost_limits", " [--vhost <vhost>] <definition>", 1..=1, limits::set_vhost_limits,
+    "set_vhost_limits", " [--vhost <vhost>] <definition>", 1..=1, Run(limits::set_vhost_limits),
         "Sets virtual host limits: max-queues and max-connections, as JSON";
-    "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, limits::clear_vhost_limits,
+    "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, Run(limits::clear_vhost_limits),
         "Clears virtual host limits";
-    "trace_on", " [--vhost <vhost>]", 0..=0, operations::trace_on,
+    "trace_on", " [--vhost <vhost>]", 0..=0, Run(operations::trace_on),
         "Starts tracing: every message that is published or delivered in a virtual host is copied to its exchange \
          amq.rabbitmq.trace, with the routing key publish.EXCHANGE or deliver.QUEUE, until trace_off or a \
          restart. Every matching binding costs a copy of each message";
-    "trace_off", " [--vhost <vhost>]", 0..=0, operations::trace_off, "Stops tracing";
-    "list_user_limits", " [--user <username>] [--global]", 0..=0, limits::list_user_limits,
+    "trace_off", " [--vhost <vhost>]", 0..=0, Run(operations::trace_off), "Stops tracing";
+    "list_user_limits", " [--user <username>] [--global]", 0..=0, Run(limits::list_user_limits),
         "Displays configured user limits";
-    "set_user_limits", " <username> <definition>", 2..=2, limits::set_user_limits,
+    "set_user_limits", " <username> <definition>", 2..=2, Run(limits::set_user_limits),
         "Sets user limits: max-connections and max-channels, as JSON";
-    "clear_user_limits", " <username> <limit_type> | all", 2..=2, limits::clear_user_limits,
+    "clear_user_limits", " <username> <limit_type> | all", 2..=2, Run(limits::clear_user_limits),
         "Clears user connection/channel limits";
     "set_policy", " [--vhost <vhost>] [--priority <priority>] [--apply-to <apply-to>] <name> <pattern> \
-         <definition>", 3..=3, policies::set,
+         <definition>", 3..=3, Run(policies::set),
         "Sets or updates a policy";
-    "clear_policy", " [--vhost <vhost>] <name>", 1..=1, policies::clear, "Clears (removes) a policy";
-    "list_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0, listings::list,
+    "clear_policy", " [--vhost <vhost>] <name>", 1..=1, Run(policies::clear), "Clears (removes) a policy";
+    "list_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        list("policies/{vhost}", "Listing policies for vhost \"{vhost}\" ...",
+            &["vhost", "name", "pattern", "apply-to", "definition", "priority"]),
         "Lists all policies in a virtual host";
     "set_operator_policy", " [--vhost <vhost>] [--priority <priority>] [--apply-to <apply-to>] <name> \
-         <pattern> <definition>", 3..=3, policies::set,
+         <pattern> <definition>", 3..=3, Run(policies::set),
         "Sets an operator policy that overrides a subset of arguments in user policies";
-    "clear_operator_policy", " [--vhost <vhost>] <name>", 1..=1, policies::clear,
+    "clear_operator_policy", " [--vhost <vhost>] <name>", 1..=1, Run(policies::clear),
         "Clears an operator policy";
     "list_operator_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        listings::list, "Lists operator policy overrides for a virtual host";
-    "set_parameter", " [--vhost <vhost>] <component_name> <name> <value>", 3..=3, parameters::set,
+        list("operator-policies/{vhost}", "Listing operator policy overrides for vhost \"{vhost}\" ...",
+            &["vhost", "name", "pattern", "apply-to", "definition", "priority"]),
+        "Lists operator policy overrides for a virtual host";
+    "set_parameter", " [--vhost <vhost>] <component_name> <name> <value>", 3..=3, Run(parameters::set),
         "Sets a runtime parameter, as JSON. The component is shovel: a bridge with RabbitMQ's keys";
-    "clear_parameter", " [--vhost <vhost>] <component_name> <name>", 2..=2, parameters::clear,
+    "clear_parameter", " [--vhost <vhost>] <component_name> <name>", 2..=2, Run(parameters::clear),
         "Clears a runtime parameter";
     "list_parameters", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        listings::list, "Lists runtime parameters for a virtual host, passwords in addresses included";
-    "set_global_parameter", " <name> <value>", 2..=2, parameters::set_global,
+        list("parameters/{vhost}", "Listing runtime parameters for vhost \"{vhost}\" ...",
+            &["component", "name", "value"]),
+        "Lists runtime parameters for a virtual host, passwords in addresses included";
+    "set_global_parameter", " <name> <value>", 2..=2, Run(parameters::set_global),
         "Sets a global runtime parameter, as JSON";
-    "clear_global_parameter", " <name>", 1..=1, parameters::clear_global,
+    "clear_global_parameter", " <name>", 1..=1, Run(parameters::clear_global),
         "Clears a global runtime parameter";
-    "list_global_parameters", " [--no-table-headers] [--timeout <timeout>]", 0..=0, listings::list,
+    "list_global_parameters", " [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        list("global-parameters", "Listing global runtime parameters ...", &["name", "value"]),
         "Lists global runtime parameters";
-    "shovel_status", " [--no-table-headers] [--timeout <timeout>]", 0..=0, parameters::status,
+    "shovel_status", " [--no-table-headers] [--timeout <timeout>]", 0..=0, Run(parameters::status),
         "Displays status of shovels, and of bridges in the same columns; bridge_status displays more";
-    "restart_shovel", " [--vhost <vhost>] <name>", 1..=1, parameters::restart,
+    "restart_shovel", " [--vhost <vhost>] <name>", 1..=1, Run(parameters::restart),
         "Closes the connections of a shovel and opens them again";
-    "delete_shovel", " [--vhost <vhost>] <name>", 1..=1, parameters::delete, "Deletes a shovel";
-    "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1, definitions::export,
+    "delete_shovel", " [--vhost <vhost>] <name>", 1..=1, Run(parameters::delete), "Deletes a shovel";
+    "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1, Run(definitions::export),
         "Exports definitions in JSON, as RabbitMQ does";
-    "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1, definitions::import,
+    "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1, Run(definitions::import),
         "Imports definitions in JSON, as RabbitMQ exports them";
-    "backup", " <file_path | \"-\">", 1..=1, backup::backup,
+    "backup", " <file_path | \"-\">", 1..=1, Run(backup::backup),
         "Writes a consistent copy of the store to a tar archive while the broker runs. leveret restore makes a \
          store from it";
-    "purge_queue", " <queue> [--vhost <vhost>]", 1..=1, operations::purge_queue,
+    "purge_queue", " <queue> [--vhost <vhost>]", 1..=1, Run(operations::purge_queue),
         "Purges a queue (removes all messages in it)";
     "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1,
-        operations::delete_queue, "Deletes a queue";
-    "delete_mqtt_session", " [--vhost <vhost>] <client_id>", 1..=1, operations::delete_mqtt_session,
+        Run(operations::delete_queue), "Deletes a queue";
+    "delete_mqtt_session", " [--vhost <vhost>] <client_id>", 1..=1, Run(operations::delete_mqtt_session),
         "Ends an MQTT session with its subscriptions and messages. A client that is connected is disconnected";
-    "delete_retained", " [--vhost <vhost>] <topic>", 1..=1, operations::delete_retained,
+    "delete_retained", " [--vhost <vhost>] <topic>", 1..=1, Run(operations::delete_retained),
         "Deletes the retained message of a topic";
-    "acknowledge_damage", "", 0..=0, operations::acknowledge_damage,
+    "acknowledge_damage", "", 0..=0, Run(operations::acknowledge_damage),
         "Ends the alarm that parts of the store could not be read. Until then it is raised again after \
          each restart. Later damage raises it again";
-    "list_orphans", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY, listings::list,
+    "list_orphans", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        list_of::<Orphans>("ctl/orphans", "Listing orphans ...",
+            &["incarnation", "messages", "message_bytes", "vhost", "name"]),
         "Lists messages whose queue was lost, because the blocks with its definition are damaged. vhost and name \
          are empty if they are unknown";
-    "adopt_orphan", " [--vhost <vhost>] <incarnation> <queue>", 2..=2, operations::adopt_orphan,
+    "adopt_orphan", " [--vhost <vhost>] <incarnation> <queue>", 2..=2, Run(operations::adopt_orphan),
         "Creates a durable queue of that name from an orphan (see list_orphans), with all its messages in order";
-    "delete_orphan", " <incarnation>", 1..=1, operations::delete_orphan,
+    "delete_orphan", " <incarnation>", 1..=1, Run(operations::delete_orphan),
         "Deletes an orphan (see list_orphans) with all its messages";
     "bridge_status", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        listings::list, "Lists the links of bridges, one for each direction, and their state; times in \
-         seconds";
-    "pause_bridge", " <bridge>", 1..=1, operations::pause_bridge,
+        list_of::<BridgeLinks>("ctl/bridges", "Listing bridges ...",
+            &["name", "direction", "state", "upstream", "moved", "pending", "backlog", "parked", "last_error"]),
+        "Lists the links of bridges, one for each direction, and their state; times in seconds";
+    "pause_bridge", " <bridge>", 1..=1, Run(operations::pause_bridge),
         "Closes the connections of a bridge after messages in flight are settled. It stays paused until \
          resume_bridge, also after a restart";
-    "resume_bridge", " <bridge>", 1..=1, operations::resume_bridge,
+    "resume_bridge", " <bridge>", 1..=1, Run(operations::resume_bridge),
         "Connects a bridge at once, whether it is paused, idle, or waiting for its next attempt";
-    "retry_parked", " <bridge>", 1..=1, operations::retry_parked,
+    "retry_parked", " <bridge>", 1..=1, Run(operations::retry_parked),
         "Sends the parked messages of a bridge to their destination again. The column retried of bridge_status \
          has the result";
-    "close_connection", " <connection pid> <explanation>", 2..=2, operations::close_connection,
+    "close_connection", " <connection pid> <explanation>", 2..=2, Run(operations::close_connection),
         "Closes a connection, named by its pid (see list_connections pid name)";
-    "close_all_user_connections", " <username> <explanation>", 2..=2, operations::close_all_user_connections,
+    "close_all_user_connections", " <username> <explanation>", 2..=2, Run(operations::close_all_user_connections),
         "Closes all connections of a user";
     "close_all_connections", " [--vhost <vhost>] [--global] <explanation>", 1..=1,
-        operations::close_all_connections, "Closes all connections for a vhost, or all connections";
+        Run(operations::close_all_connections), "Closes all connections for a vhost, or all connections";
 }
 
 /// An example of each command: what follows its name.
@@ -479,8 +547,8 @@ pub(super) fn help(call: &Call) -> Result<(), Failure> {
 
 /// Prints the usage of a command.
 pub(super) fn help_for(command: &Command) -> Result<(), Failure> {
-    let columns = listings::columns_of(command.name)
-        .map_or_else(String::new, |columns| format!(" Columns: {}.", columns.join(", ")));
+    let columns =
+        command.columns().map_or_else(String::new, |columns| format!(" Columns: {}.", columns.join(", ")));
     let about = wrapped(&format!("{}.{columns}", command.about), 0);
     let example = EXAMPLES.iter().find(|(name, _)| *name == command.name).map_or("", |(_, words)| words);
     let text = format!(
@@ -625,6 +693,15 @@ impl Call {
     /// Returns the value of an option, if given.
     pub(super) fn value(&self, option: &str) -> Option<&str> {
         self.values.iter().rev().find(|(name, _)| name == option).map(|(_, value)| value.as_str())
+    }
+
+    /// Returns the value of a name in a template: `vhost`, `timeout` in seconds, or the number of an argument.
+    pub(super) fn word(&self, name: &str) -> Option<String> {
+        match name {
+            "vhost" => Some(self.vhost().to_string()),
+            "timeout" => Some(self.timeout.unwrap_or(TIMEOUT).as_secs().to_string()),
+            number => self.args.get(number.parse::<usize>().ok()?).cloned(),
+        }
     }
 
     /// Returns whether an option without a value was given.
@@ -801,7 +878,7 @@ pub(super) fn advice(name: &str) -> String {
 const PACKAGED_DATA_DIR: &str = "/var/lib/leveret";
 const PACKAGED_CONFIG: &str = "/etc/leveret/leveret.toml";
 /// Default time limit for a reply.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connects to the control socket. Paths from options are tried first, then default ones. A folder below the
 /// current one is used only if it belongs to the caller; otherwise another user could provide a socket that
@@ -896,7 +973,18 @@ fn no_broker(candidates: &[PathBuf], error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::template::filled;
     use super::*;
+
+    impl Command {
+        /// Returns the templates of the command that are filled before the broker replies.
+        fn templates(&self) -> Vec<&'static str> {
+            match &self.action {
+                Run(_) => Vec::new(),
+                Action::List(list) => vec![list.path, list.banner],
+            }
+        }
+    }
 
     #[test]
     fn every_command_is_in_the_help_once() {
@@ -933,6 +1021,24 @@ mod tests {
             assert_eq!((call.bad, quote), (None, None), "{}", command.name);
         }
         assert_eq!(EXAMPLES.len(), COMMANDS.len());
+    }
+
+    #[test]
+    fn names_in_templates_have_values() {
+        for command in COMMANDS {
+            let (least, most) = command.args;
+            for template in command.templates() {
+                // Parts in brackets may use optional arguments.
+                for (at, part) in template.split(['[', ']']).enumerate() {
+                    let count = if at % 2 == 0 { least } else { most.min(9) };
+                    let call = Call { args: vec!["x".to_string(); count], ..Call::default() };
+                    filled(part, |name| {
+                        assert!(call.word(name).is_some(), "{}: {name} in {template}", command.name);
+                        call.word(name)
+                    });
+                }
+            }
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::client::{Failure, NO_INPUT, TIMED_OUT, UNAVAILABLE, heading, print_info};
 use super::commands::{self, Call, connect};
-use super::{flight, listings};
+use super::flight;
 
 /// The format of rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -374,7 +374,9 @@ fn print_failure(failure: &Failure) -> Result<(), Failure> {
 fn ask(call: &Call, name: &str, vhost: Option<&str>) -> Result<(), Failure> {
     let title = vhost.map_or_else(|| name.to_string(), |vhost| format!("{name} --vhost {vhost}"));
     writeln!(io::stdout(), "\n{}\n", heading(&Printable(title).to_string()))?;
-    let columns = listings::columns_of(name).unwrap_or_default();
+    let command =
+        commands::COMMANDS.iter().find(|command| command.name == name).expect("a command of the table");
+    let columns = command.columns().unwrap_or_default();
     let step = Call {
         command: name.to_string(),
         args: columns.into_iter().map(str::to_string).collect(),
@@ -384,9 +386,7 @@ fn ask(call: &Call, name: &str, vhost: Option<&str>) -> Result<(), Failure> {
         in_report: true,
         ..call.clone()
     };
-    let command =
-        commands::COMMANDS.iter().find(|command| command.name == name).expect("a command of the table");
-    (command.run)(&step).or_else(|failure| print_failure(&failure))
+    command.run(&step).or_else(|failure| print_failure(&failure))
 }
 
 fn vhosts(call: &Call) -> Result<Vec<String>, Failure> {

@@ -2,10 +2,11 @@
 //!
 //! | file | content |
 //! |------|---------|
-//! | `commands` | all commands with their usage, parsing of arguments, finding the control socket, advice for unknown commands |
+//! | `commands` | the table of all commands, parsing of arguments, finding the control socket, advice for unknown commands |
 //! | `listings`, `operations`, `access`, `limits`, `policies`, `parameters`, `definitions`, `backup` | the commands |
 //! | `checks` | checks for scripts |
 //! | `client` | requests to the broker; errors and exit codes |
+//! | `template` | the paths and texts of the table of commands |
 //! | `flight` | the last events, from the file of the flight recorder |
 //! | `format` | formats of rows; `report` |
 //!
@@ -28,6 +29,7 @@ mod listings;
 mod operations;
 mod parameters;
 mod policies;
+mod template;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -76,7 +78,7 @@ fn run_command(mut call: Call) -> Result<(), Failure> {
     if call.args.len() > command.args.1 {
         return Err(misused(&call, "too many arguments."));
     }
-    (command.run)(&call)
+    command.run(&call)
 }
 
 /// Returns whether there is a command of this name.
