@@ -1,4 +1,4 @@
-//! Commands about users, virtual hosts and permissions.
+//! Commands about users and virtual hosts.
 //!
 //! A password is hashed here, and only the hash leaves this process. If it is not an argument, it is read without
 //! echo, or as one line of standard input.
@@ -99,12 +99,6 @@ pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
     Err(Failure::error(BAD_DATA, format_args!("Error: failed to authenticate user \"{user}\"\n{why}")))
 }
 
-pub(super) fn delete_user(call: &Call) -> Result<(), Failure> {
-    let user = &call.args[0];
-    print_info(call, &format!("Deleting user \"{user}\" ..."))?;
-    user_done(&ask(call, "DELETE", &["users", user], "")?, user)
-}
-
 pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
     let (user, tags) = (&call.args[0], &call.args[1..]);
     print_info(call, &format!("Setting tags for user \"{user}\" to [{}] ...", tags.join(", ")))?;
@@ -152,72 +146,6 @@ pub(super) fn update_vhost_metadata(call: &Call) -> Result<(), Failure> {
     print_info(call, &format!("Updating metadata of vhost \"{vhost}\" ..."))?;
     let path = format!("/api/vhosts/{}", encode(vhost));
     done(&connect(call)?.ask("PUT", &path, MUST_BE_THERE, &metadata.to_string())?)
-}
-
-pub(super) fn delete_vhost(call: &Call) -> Result<(), Failure> {
-    let vhost = &call.args[0];
-    print_info(call, &format!("Deleting vhost \"{vhost}\" ..."))?;
-    let reply = ask(call, "DELETE", &["vhosts", vhost], "")?;
-    if reply.status == 412 {
-        let why = "Cannot delete this virtual host: it is protected from deletion. To lift the protection, \
-                   inspect and update its metadata";
-        return Err(Failure::error(BAD_DATA, why));
-    }
-    done(&reply)
-}
-
-pub(super) fn protect_vhost(call: &Call) -> Result<(), Failure> {
-    let vhost = &call.args[0];
-    print_info(call, &format!("Protecting vhost \"{vhost}\" from deletion ..."))?;
-    done(&ask(call, "POST", &["vhosts", vhost, "deletion", "protection"], "")?)
-}
-
-pub(super) fn unprotect_vhost(call: &Call) -> Result<(), Failure> {
-    let vhost = &call.args[0];
-    print_info(call, &format!("Lifting the protection of vhost \"{vhost}\" from deletion ..."))?;
-    done(&ask(call, "DELETE", &["vhosts", vhost, "deletion", "protection"], "")?)
-}
-
-pub(super) fn set_permissions(call: &Call) -> Result<(), Failure> {
-    let [user, configure, write, read] = call.args.as_slice() else { return Ok(()) };
-    let vhost = call.vhost();
-    print_info(call, &format!("Setting permissions for user \"{user}\" in vhost \"{vhost}\" ..."))?;
-    let body = json!({"configure": configure, "write": write, "read": read});
-    permission_done(&ask(call, "PUT", &["permissions", vhost, user], &body.to_string())?, call, user)
-}
-
-pub(super) fn clear_permissions(call: &Call) -> Result<(), Failure> {
-    let (user, vhost) = (&call.args[0], call.vhost());
-    print_info(call, &format!("Clearing permissions for user \"{user}\" in vhost \"{vhost}\" ..."))?;
-    permission_done(&ask(call, "DELETE", &["permissions", vhost, user], "")?, call, user)
-}
-
-pub(super) fn set_topic_permissions(call: &Call) -> Result<(), Failure> {
-    let [user, exchange, write, read] = call.args.as_slice() else { return Ok(()) };
-    let vhost = call.vhost();
-    print_info(
-        call,
-        &format!("Setting topic permissions on \"{exchange}\" for user \"{user}\" in vhost \"{vhost}\" ..."),
-    )?;
-    let body = json!({"exchange": exchange, "write": write, "read": read});
-    permission_done(&ask(call, "PUT", &["topic-permissions", vhost, user], &body.to_string())?, call, user)
-}
-
-pub(super) fn clear_topic_permissions(call: &Call) -> Result<(), Failure> {
-    let (user, vhost) = (&call.args[0], call.vhost());
-    let exchange = call.args.get(1);
-    let on = exchange.map(|exchange| format!(" on \"{exchange}\"")).unwrap_or_default();
-    print_info(
-        call,
-        &format!("Clearing topic permissions{on} for user \"{user}\" in vhost \"{vhost}\" ..."),
-    )?;
-    let path = ["topic-permissions", vhost, user].into_iter().chain(exchange.map(String::as_str));
-    permission_done(&ask(call, "DELETE", &path.collect::<Vec<_>>(), "")?, call, user)
-}
-
-pub(super) fn confirm_users(call: &Call) -> Result<(), Failure> {
-    print_info(call, "Confirming users, virtual hosts and permissions as they are now ...")?;
-    done(&ask(call, "POST", &["ctl", "confirm-users"], "")?)
 }
 
 // ---- passwords
@@ -329,15 +257,4 @@ fn user_done(reply: &Reply, user: &str) -> Result<(), Failure> {
         return Err(Failure::error(NO_USER, format_args!("User \"{user}\" does not exist")));
     }
     done(reply)
-}
-
-/// Handles a reply about permissions, for which rabbitmqctl has another text.
-fn permission_done(reply: &Reply, call: &Call, user: &str) -> Result<(), Failure> {
-    match reply.error() {
-        "no_such_user" => Err(Failure::error(NO_USER, format_args!("User {user} does not exist"))),
-        "no_such_vhost" => {
-            Err(Failure::error(UNAVAILABLE, format_args!("Virtual host {} does not exist", call.vhost())))
-        }
-        _ => done(reply),
-    }
 }

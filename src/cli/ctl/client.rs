@@ -45,6 +45,15 @@ impl Reply {
     pub(super) fn reason(&self) -> &str {
         self.body.get("reason").and_then(Value::as_str).unwrap_or("the broker gave no reason")
     }
+
+    /// Returns the value of a name in a template: `reason`, or `messages`, the number of affected messages.
+    pub(super) fn word(&self, name: &str) -> Option<String> {
+        match name {
+            "reason" => Some(self.reason().to_string()),
+            "messages" => Some(self.body.get(name)?.to_string()),
+            _ => None,
+        }
+    }
 }
 
 impl Client {

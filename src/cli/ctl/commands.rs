@@ -1,9 +1,15 @@
 //! All commands with their usage; the help; parsing of arguments; finding the control socket.
 
-use super::client::{Client, Failure, NOT_PERMITTED, Reply, UNAVAILABLE, USAGE, heading};
+use super::changes::Argument::{Json, Text};
+use super::changes::On::{Status, Success};
+use super::changes::{
+    Change, NO_SUCH_PARAMETER, NO_SUCH_SHOVEL, NO_SUCH_USER, NO_SUCH_USER_OR_VHOST, NOT_FOUND, delete, post,
+    put,
+};
+use super::client::{BAD_DATA, Client, Failure, NOT_PERMITTED, Reply, UNAVAILABLE, USAGE, heading};
 use super::format::{self, Formatter};
 use super::listings::{List, list, list_of};
-use super::{access, backup, checks, definitions, limits, operations, parameters, policies};
+use super::{access, backup, checks, definitions, limits, operations, policies, shovels};
 use Action::Run;
 use leveret_config::{Config, Layer};
 use leveret_daemon::SOCKET_NAME;
@@ -31,12 +37,14 @@ pub(super) struct Command {
     pub(super) action: Action,
 }
 
-/// What a command does.
+/// The action of a command.
 pub(super) enum Action {
     /// Calls a function.
     Run(fn(&Call) -> Result<(), Failure>),
     /// Lists objects.
     List(List),
+    /// Changes something with one request.
+    Change(Change),
 }
 
 impl Command {
@@ -45,6 +53,7 @@ impl Command {
         match &self.action {
             Run(function) => function(call),
             Action::List(list) => list.run(call),
+            Action::Change(change) => change.run(call),
         }
     }
 
@@ -52,7 +61,7 @@ impl Command {
     pub(super) fn columns(&self) -> Option<Vec<&'static str>> {
         match &self.action {
             Action::List(list) => list.known_columns(),
-            Run(_) => None,
+            Run(_) | Action::Change(_) => None,
         }
     }
 }
@@ -193,7 +202,7 @@ const SECTIONS: [(&str, &[&str]); 12] = [
 ];
 
 macro_rules! commands {
-    ($($name:literal, $usage:literal, $least:literal..=$most:expr, $action:expr, $about:literal;)*) => {
+    ($($name:literal, $usage:literal, $least:literal..=$most:expr, $about:literal, $action:expr;)*) => {
         /// All commands.
         pub(super) const COMMANDS: &[Command] = &[$(Command {
             name: $name,
@@ -206,230 +215,267 @@ macro_rules! commands {
 }
 
 commands! {
-    "help", " [<command>]", 0..=1, Run(help), "Displays usage information for a command";
-    "version", "", 0..=0, Run(operations::version), "Displays the version of this program";
-    "ping", "", 0..=0, Run(operations::ping), "Checks that the broker answers";
-    "await_startup", " [--timeout <timeout>]", 0..=0, Run(format::await_startup),
-        "Waits for the broker to answer, for five minutes unless a timeout is given";
-    "report", " [--file <flight_recorder>]", 0..=0, Run(format::report),
+    "help", " [<command>]", 0..=1, "Displays usage information for a command", Run(help);
+    "version", "", 0..=0, "Displays the version of this program", Run(operations::version);
+    "ping", "", 0..=0, "Checks that the broker answers", Run(operations::ping);
+    "await_startup", " [--timeout <timeout>]", 0..=0,
+        "Waits for the broker to answer, for five minutes unless a timeout is given", Run(format::await_startup);
+    "report", " [--file <flight_recorder>]", 0..=0,
         "Displays a report to attach to a bug report: status, configuration, memory, users, connections, queues, \
          bridges, and the last events of this run and of earlier runs. It contains no message and no secret. If \
          the broker does not answer, only the events are displayed. With --file the events are read from that \
-         file, and no broker is needed";
-    "status", " [--formatter json]", 0..=0, Run(operations::status), "Displays the status of the broker";
-    "environment", "", 0..=0, Run(operations::environment),
-        "Displays the broker's configuration without secrets";
-    "cluster_status", " [--formatter json]", 0..=0, Run(checks::cluster_status),
-        "Displays the cluster, which is this one node";
-    "list_feature_flags", " [--no-table-headers] [<column>, ...]", 0..=ANY, Run(checks::list_feature_flags),
-        "Lists RabbitMQ's feature flags, and which of these features the broker has";
-    "enable_feature_flag", " <all | feature_flag>", 1..=1, Run(checks::enable_feature_flag),
-        "Checks that the broker has a feature; all features that it has are always enabled";
-    "is_running", "", 0..=0, Run(checks::is_running), "Checks that the broker runs";
-    "is_booting", "", 0..=0, Run(checks::is_booting), "Reports that the broker has started";
-    "check_running", "", 0..=0, Run(checks::is_running), "Checks that the broker runs";
-    "check_alarms", "", 0..=0, Run(checks::check_alarms), "Checks that there is no alarm (see list_alarms)";
-    "check_local_alarms", "", 0..=0, Run(checks::check_alarms), "The same";
-    "check_port_connectivity", "", 0..=0, Run(checks::check_port_connectivity),
-        "Checks that each listener accepts connections";
-    "check_port_listener", " <port>", 1..=1, Run(checks::check_port_listener),
-        "Checks that the broker listens on a port";
-    "check_protocol_listener", " <protocol>", 1..=1, Run(checks::check_protocol_listener),
-        "Checks that the broker listens for a protocol: amqp, amqp/ssl, mqtt, mqtt/ssl, http, https, http/prometheus";
-    "check_virtual_hosts", "", 0..=0, Run(checks::check_virtual_hosts), "Checks that the broker answers";
-    "node_health_check", "", 0..=0, Run(checks::node_health_check), "Checks that the broker answers. Deprecated";
-    "list_alarms", "", 0..=0, Run(operations::alarms), "Lists what needs the attention of an operator";
-    "stop", "", 0..=0, Run(operations::stop), "Stops the broker and waits until it has ended";
+         file, and no broker is needed", Run(format::report);
+    "status", " [--formatter json]", 0..=0, "Displays the status of the broker", Run(operations::status);
+    "environment", "", 0..=0, "Displays the broker's configuration without secrets", Run(operations::environment);
+    "cluster_status", " [--formatter json]", 0..=0, "Displays the cluster, which is this one node",
+        Run(checks::cluster_status);
+    "list_feature_flags", " [--no-table-headers] [<column>, ...]", 0..=ANY,
+        "Lists RabbitMQ's feature flags, and which of these features the broker has", Run(checks::list_feature_flags);
+    "enable_feature_flag", " <all | feature_flag>", 1..=1,
+        "Checks that the broker has a feature; all features that it has are always enabled",
+        Run(checks::enable_feature_flag);
+    "is_running", "", 0..=0, "Checks that the broker runs", Run(checks::is_running);
+    "is_booting", "", 0..=0, "Reports that the broker has started", Run(checks::is_booting);
+    "check_running", "", 0..=0, "Checks that the broker runs", Run(checks::is_running);
+    "check_alarms", "", 0..=0, "Checks that there is no alarm (see list_alarms)", Run(checks::check_alarms);
+    "check_local_alarms", "", 0..=0, "The same", Run(checks::check_alarms);
+    "check_port_connectivity", "", 0..=0, "Checks that each listener accepts connections",
+        Run(checks::check_port_connectivity);
+    "check_port_listener", " <port>", 1..=1, "Checks that the broker listens on a port",
+        Run(checks::check_port_listener);
+    "check_protocol_listener", " <protocol>", 1..=1,
+        "Checks that the broker listens for a protocol: amqp, amqp/ssl, mqtt, mqtt/ssl, http, https, http/prometheus",
+        Run(checks::check_protocol_listener);
+    "check_virtual_hosts", "", 0..=0, "Checks that the broker answers", Run(checks::check_virtual_hosts);
+    "node_health_check", "", 0..=0, "Checks that the broker answers. Deprecated", Run(checks::node_health_check);
+    "list_alarms", "", 0..=0, "Lists what needs the attention of an operator", Run(operations::alarms);
+    "stop", "", 0..=0, "Stops the broker and waits until it has ended", Run(operations::stop);
     "list_queues", " [--vhost <vhost>] [--no-table-headers] [<column>, ...] [--timeout <timeout>]", 0..=ANY,
-        list_of::<Queues>("queues/{vhost}",
-            "Timeout: {timeout}.0 seconds ...\nListing queues for vhost {vhost} ...", &["name", "messages"]),
-        "Lists queues and their properties";
+        "Lists queues and their properties",
+        list_of::<Queues>("queues/{vhost}", "Timeout: {timeout}.0 seconds ...\nListing queues for vhost {vhost} ...",
+            &["name", "messages"]);
     "list_exchanges", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        list_of::<Exchanges>("exchanges/{vhost}", "Listing exchanges for vhost {vhost} ...", &["name", "type"]),
-        "Lists exchanges";
+        "Lists exchanges",
+        list_of::<Exchanges>("exchanges/{vhost}", "Listing exchanges for vhost {vhost} ...", &["name", "type"]);
     "list_bindings", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        "Lists all bindings on a vhost",
         list_of::<Bindings>("bindings/{vhost}", "Listing bindings for vhost {vhost}...",
-            &["source_name", "source_kind", "destination_name", "destination_kind", "routing_key", "arguments"]),
-        "Lists all bindings on a vhost";
+            &["source_name", "source_kind", "destination_name", "destination_kind", "routing_key", "arguments"]);
     "list_connections", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        "Lists AMQP 0.9.1 connections",
         list_of::<Connections>("connections", "Listing connections ...",
-            &["user", "peer_host", "peer_port", "state"]),
-        "Lists AMQP 0.9.1 connections";
-    "list_channels", " [--no-table-headers] [<column> ...]", 0..=ANY,
+            &["user", "peer_host", "peer_port", "state"]);
+    "list_channels", " [--no-table-headers] [<column> ...]", 0..=ANY, "Lists all channels",
         list_of::<Channels>("channels", "Listing channels ...",
-            &["pid", "user", "consumer_count", "messages_unacknowledged"]),
-        "Lists all channels";
+            &["pid", "user", "consumer_count", "messages_unacknowledged"]);
     "list_consumers", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        "Lists all consumers for a vhost",
         list_of::<Consumers>("consumers/{vhost}", "Listing consumers in vhost {vhost} ...",
-            &["queue_name", "channel_pid", "consumer_tag", "ack_required", "prefetch_count", "active", "arguments"]),
-        "Lists all consumers for a vhost";
+            &["queue_name", "channel_pid", "consumer_tag", "ack_required", "prefetch_count", "active", "arguments"]);
     "list_mqtt_sessions", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        "Lists MQTT sessions, also those whose clients are not connected",
         list_of::<MqttSessions>("leveret/mqtt-sessions/{vhost}", "Listing MQTT sessions in vhost {vhost} ...",
-            &["client_id", "user", "state", "subscriptions", "messages_ready", "messages_dropped"]),
-        "Lists MQTT sessions, also those whose clients are not connected";
+            &["client_id", "user", "state", "subscriptions", "messages_ready", "messages_dropped"]);
     "list_retained", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        "Lists retained messages of MQTT",
         list_of::<RetainedMessages>("leveret/retained/{vhost}", "Listing retained messages in vhost {vhost} ...",
-            &["topic", "qos", "payload_bytes"]),
-        "Lists retained messages of MQTT";
-    "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY,
-        list_of::<Vhosts>("vhosts", "Listing vhosts ...", &["name"]),
-        "Lists virtual hosts";
-    "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        list("users", "Listing users ...", &["user", "tags"]),
-        "List user names and tags";
-    "add_user", " <username> [<password>]", 1..=2, Run(access::add_user),
+            &["topic", "qos", "payload_bytes"]);
+    "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY, "Lists virtual hosts",
+        list_of::<Vhosts>("vhosts", "Listing vhosts ...", &["name"]);
+    "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0, "List user names and tags",
+        list("users", "Listing users ...", &["user", "tags"]);
+    "add_user", " <username> [<password>]", 1..=2,
         "Creates a new user. Without a password argument, the password is read from the terminal or from standard \
-         input. Every user of the machine can see the arguments of a command";
-    "delete_user", " <username>", 1..=1, Run(access::delete_user), "Removes a user";
-    "change_password", " <username> [<password>]", 1..=2, Run(access::change_password),
-        "Changes the user password. Without a password argument, it is read from the terminal or from standard input";
-    "clear_password", " <username>", 1..=1, Run(access::clear_password),
-        "Clears (resets) password and disables password login for a user";
-    "hash_password", " [<cleartext_password>]", 0..=1, Run(access::hash_password),
+         input. Every user of the machine can see the arguments of a command", Run(access::add_user);
+    "delete_user", " <username>", 1..=1, "Removes a user",
+        delete("users/{0}", "Deleting user \"{0}\" ...", NO_SUCH_USER);
+    "change_password", " <username> [<password>]", 1..=2,
+        "Changes the user password. Without a password argument, it is read from the terminal or from standard input",
+        Run(access::change_password);
+    "clear_password", " <username>", 1..=1, "Clears (resets) password and disables password login for a user",
+        Run(access::clear_password);
+    "hash_password", " [<cleartext_password>]", 0..=1,
         "Prints the hash of a password in RabbitMQ's format, for definitions and the management API. Without an \
-         argument, the password is read from the terminal or from standard input";
-    "confirm_users", "", 0..=0, Run(access::confirm_users),
+         argument, the password is read from the terminal or from standard input", Run(access::hash_password);
+    "confirm_users", "", 0..=0,
         "Confirms that users, virtual hosts and permissions are correct after the store was damaged. Until then \
          every login is refused. Check list_users, list_permissions and list_topic_permissions first, and correct \
-         them: missing entries were lost, and deleted entries may have come back";
-    "authenticate_user", " <username> [<password>]", 1..=2, Run(access::authenticate_user),
-        "Attempts to authenticate a user. Exits with a non-zero code if authentication fails";
-    "set_user_tags", " <username> <tag> [...]", 1..=ANY, Run(access::set_user_tags), "Sets user tags";
+         them: missing entries were lost, and deleted entries may have come back",
+        post("ctl/confirm-users", "Confirming users, virtual hosts and permissions as they are now ...", &[]);
+    "authenticate_user", " <username> [<password>]", 1..=2,
+        "Attempts to authenticate a user. Exits with a non-zero code if authentication fails",
+        Run(access::authenticate_user);
+    "set_user_tags", " <username> <tag> [...]", 1..=ANY, "Sets user tags", Run(access::set_user_tags);
     "list_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        "Lists user permissions in a virtual host",
         list("vhosts/{vhost}/permissions", "Listing permissions for vhost \"{vhost}\" ...",
-            &["user", "configure", "write", "read"]),
-        "Lists user permissions in a virtual host";
+            &["user", "configure", "write", "read"]);
     "list_user_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1,
+        "Lists permissions of a user across all virtual hosts",
         list("users/{0}/permissions", "Listing permissions for user \"{0}\" ...",
-            &["vhost", "configure", "write", "read"]),
-        "Lists permissions of a user across all virtual hosts";
-    "set_permissions", " [--vhost <vhost>] <username> <conf> <write> <read>", 4..=4, Run(access::set_permissions),
-        "Sets user permissions for a vhost";
-    "clear_permissions", " [--vhost <vhost>] <username>", 1..=1, Run(access::clear_permissions),
-        "Revokes user permissions for a vhost";
+            &["vhost", "configure", "write", "read"]);
+    "set_permissions", " [--vhost <vhost>] <username> <conf> <write> <read>", 4..=4,
+        "Sets user permissions for a vhost",
+        put("permissions/{vhost}/{0}", &[("configure", Text(1)), ("write", Text(2)), ("read", Text(3))],
+            "Setting permissions for user \"{0}\" in vhost \"{vhost}\" ...", NO_SUCH_USER_OR_VHOST);
+    "clear_permissions", " [--vhost <vhost>] <username>", 1..=1, "Revokes user permissions for a vhost",
+        delete("permissions/{vhost}/{0}", "Clearing permissions for user \"{0}\" in vhost \"{vhost}\" ...",
+            NO_SUCH_USER_OR_VHOST);
     "list_topic_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        "Lists topic permissions in a virtual host",
         list("vhosts/{vhost}/topic-permissions", "Listing topic permissions for vhost \"{vhost}\" ...",
-            &["user", "exchange", "write", "read"]),
-        "Lists topic permissions in a virtual host";
+            &["user", "exchange", "write", "read"]);
     "list_user_topic_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1,
+        "Lists user topic permissions",
         list("users/{0}/topic-permissions", "Listing topic permissions for user \"{0}\" ...",
-            &["vhost", "exchange", "write", "read"]),
-        "Lists user topic permissions";
+            &["vhost", "exchange", "write", "read"]);
     "set_topic_permissions", " [--vhost <vhost>] <username> <exchange> <write> <read>", 4..=4,
-        Run(access::set_topic_permissions), "Sets user topic permissions for an exchange";
+        "Sets user topic permissions for an exchange",
+        put("topic-permissions/{vhost}/{0}", &[("exchange", Text(1)), ("write", Text(2)), ("read", Text(3))],
+            "Setting topic permissions on \"{1}\" for user \"{0}\" in vhost \"{vhost}\" ...", NO_SUCH_USER_OR_VHOST);
     "clear_topic_permissions", " [--vhost <vhost>] <username> [<exchange>]", 1..=2,
-        Run(access::clear_topic_permissions), "Clears user topic permissions for a vhost or exchange";
+        "Clears user topic permissions for a vhost or exchange",
+        delete("topic-permissions/{vhost}/{0}[/{1}]",
+            "Clearing topic permissions[ on \"{1}\"] for user \"{0}\" in vhost \"{vhost}\" ...",
+            NO_SUCH_USER_OR_VHOST);
     "add_vhost", " <vhost> [--description <text>] [--tags <tag,...>] [--default-queue-type <type>]", 1..=1,
-        Run(access::add_vhost),
         "Creates a virtual host, or changes the metadata of one. Queues that are declared without a type get the \
-         default queue type: classic or quorum";
+         default queue type: classic or quorum", Run(access::add_vhost);
     "update_vhost_metadata", " <vhost> [--description <description>] [--tags \"<tag1>,<tag2>,<...>\"] \
-        [--default-queue-type <quorum|classic|stream>]", 1..=1, Run(access::update_vhost_metadata),
-        "Updates metadata (tags, description, default queue type) of a virtual host; options that are not given keep their values";
-    "enable_vhost_protection_from_deletion", " <vhost>", 1..=1, Run(access::protect_vhost),
-        "Protects a virtual host from deletion";
-    "disable_vhost_protection_from_deletion", " <vhost>", 1..=1, Run(access::unprotect_vhost),
-        "Lifts the protection of a virtual host from deletion";
-    "delete_vhost", " <vhost>", 1..=1, Run(access::delete_vhost), "Deletes a virtual host";
-    "list_vhost_limits", " [--vhost <vhost>] [--global]", 0..=0, Run(limits::list_vhost_limits),
-        "Displays configured virtual host limits";
-    "set_vhost_limits", " [--vhost <vhost>] <definition>", 1..=1, Run(limits::set_vhost_limits),
-        "Sets virtual host limits: max-queues and max-connections, as JSON";
-    "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, Run(limits::clear_vhost_limits),
-        "Clears virtual host limits";
-    "trace_on", " [--vhost <vhost>]", 0..=0, Run(operations::trace_on),
+        [--default-queue-type <quorum|classic|stream>]", 1..=1,
+        "Updates metadata (tags, description, default queue type) of a virtual host; options that are not given keep their values",
+        Run(access::update_vhost_metadata);
+    "enable_vhost_protection_from_deletion", " <vhost>", 1..=1, "Protects a virtual host from deletion",
+        post("vhosts/{0}/deletion/protection", "Protecting vhost \"{0}\" from deletion ...", &[]);
+    "disable_vhost_protection_from_deletion", " <vhost>", 1..=1,
+        "Lifts the protection of a virtual host from deletion",
+        delete("vhosts/{0}/deletion/protection", "Lifting the protection of vhost \"{0}\" from deletion ...", &[]);
+    "delete_vhost", " <vhost>", 1..=1, "Deletes a virtual host",
+        delete("vhosts/{0}", "Deleting vhost \"{0}\" ...", &[(Status(412), BAD_DATA,
+            "Cannot delete this virtual host: it is protected from deletion. To lift the protection, inspect and \
+             update its metadata")]);
+    "list_vhost_limits", " [--vhost <vhost>] [--global]", 0..=0, "Displays configured virtual host limits",
+        Run(limits::list_vhost_limits);
+    "set_vhost_limits", " [--vhost <vhost>] <definition>", 1..=1,
+        "Sets virtual host limits: max-queues and max-connections, as JSON", Run(limits::set_vhost_limits);
+    "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, "Clears virtual host limits",
+        delete("vhost-limits/{vhost}", "Clearing vhost \"{vhost}\" limits ...", &[]);
+    "trace_on", " [--vhost <vhost>]", 0..=0,
         "Starts tracing: every message that is published or delivered in a virtual host is copied to its exchange \
          amq.rabbitmq.trace, with the routing key publish.EXCHANGE or deliver.QUEUE, until trace_off or a \
-         restart. Every matching binding costs a copy of each message";
-    "trace_off", " [--vhost <vhost>]", 0..=0, Run(operations::trace_off), "Stops tracing";
-    "list_user_limits", " [--user <username>] [--global]", 0..=0, Run(limits::list_user_limits),
-        "Displays configured user limits";
-    "set_user_limits", " <username> <definition>", 2..=2, Run(limits::set_user_limits),
-        "Sets user limits: max-connections and max-channels, as JSON";
-    "clear_user_limits", " <username> <limit_type> | all", 2..=2, Run(limits::clear_user_limits),
-        "Clears user connection/channel limits";
+         restart. Every matching binding costs a copy of each message",
+        put("ctl/trace/{vhost}", &[], "Starting tracing for vhost \"{vhost}\" ...",
+            &[(Success, 0, "Trace enabled for vhost {vhost}"), NOT_FOUND]);
+    "trace_off", " [--vhost <vhost>]", 0..=0, "Stops tracing",
+        delete("ctl/trace/{vhost}", "Stopping tracing for vhost \"{vhost}\" ...",
+            &[(Success, 0, "Trace disabled for vhost {vhost}"), NOT_FOUND]);
+    "list_user_limits", " [--user <username>] [--global]", 0..=0, "Displays configured user limits",
+        Run(limits::list_user_limits);
+    "set_user_limits", " <username> <definition>", 2..=2,
+        "Sets user limits: max-connections and max-channels, as JSON", Run(limits::set_user_limits);
+    "clear_user_limits", " <username> <limit_type> | all", 2..=2, "Clears user connection/channel limits",
+        Run(limits::clear_user_limits);
     "set_policy", " [--vhost <vhost>] [--priority <priority>] [--apply-to <apply-to>] <name> <pattern> \
-         <definition>", 3..=3, Run(policies::set),
-        "Sets or updates a policy";
-    "clear_policy", " [--vhost <vhost>] <name>", 1..=1, Run(policies::clear), "Clears (removes) a policy";
+         <definition>", 3..=3, "Sets or updates a policy", Run(policies::set);
+    "clear_policy", " [--vhost <vhost>] <name>", 1..=1, "Clears (removes) a policy",
+        delete("policies/{vhost}/{0}", "Clearing policy \"{0}\" on vhost \"{vhost}\" ...", NO_SUCH_PARAMETER);
     "list_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        "Lists all policies in a virtual host",
         list("policies/{vhost}", "Listing policies for vhost \"{vhost}\" ...",
-            &["vhost", "name", "pattern", "apply-to", "definition", "priority"]),
-        "Lists all policies in a virtual host";
+            &["vhost", "name", "pattern", "apply-to", "definition", "priority"]);
     "set_operator_policy", " [--vhost <vhost>] [--priority <priority>] [--apply-to <apply-to>] <name> \
-         <pattern> <definition>", 3..=3, Run(policies::set),
-        "Sets an operator policy that overrides a subset of arguments in user policies";
-    "clear_operator_policy", " [--vhost <vhost>] <name>", 1..=1, Run(policies::clear),
-        "Clears an operator policy";
+         <pattern> <definition>", 3..=3,
+        "Sets an operator policy that overrides a subset of arguments in user policies", Run(policies::set);
+    "clear_operator_policy", " [--vhost <vhost>] <name>", 1..=1, "Clears an operator policy",
+        delete("operator-policies/{vhost}/{0}", "Clearing operator policy \"{0}\" on vhost \"{vhost}\" ...",
+            NO_SUCH_PARAMETER);
     "list_operator_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        "Lists operator policy overrides for a virtual host",
         list("operator-policies/{vhost}", "Listing operator policy overrides for vhost \"{vhost}\" ...",
-            &["vhost", "name", "pattern", "apply-to", "definition", "priority"]),
-        "Lists operator policy overrides for a virtual host";
-    "set_parameter", " [--vhost <vhost>] <component_name> <name> <value>", 3..=3, Run(parameters::set),
-        "Sets a runtime parameter, as JSON. The component is shovel: a bridge with RabbitMQ's keys";
-    "clear_parameter", " [--vhost <vhost>] <component_name> <name>", 2..=2, Run(parameters::clear),
-        "Clears a runtime parameter";
+            &["vhost", "name", "pattern", "apply-to", "definition", "priority"]);
+    "set_parameter", " [--vhost <vhost>] <component_name> <name> <value>", 3..=3,
+        "Sets a runtime parameter, as JSON. The component is shovel: a bridge with RabbitMQ's keys",
+        put("parameters/{0}/{vhost}/{1}", &[("value", Json(2))],
+            "Setting runtime parameter \"{1}\" for component \"{0}\" to \"{2}\" in vhost \"{vhost}\" ...", &[]);
+    "clear_parameter", " [--vhost <vhost>] <component_name> <name>", 2..=2, "Clears a runtime parameter",
+        delete("parameters/{0}/{vhost}/{1}",
+            "Clearing runtime parameter \"{1}\" for component \"{0}\" on vhost \"{vhost}\" ...", NO_SUCH_PARAMETER);
     "list_parameters", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        "Lists runtime parameters for a virtual host, passwords in addresses included",
         list("parameters/{vhost}", "Listing runtime parameters for vhost \"{vhost}\" ...",
-            &["component", "name", "value"]),
-        "Lists runtime parameters for a virtual host, passwords in addresses included";
-    "set_global_parameter", " <name> <value>", 2..=2, Run(parameters::set_global),
-        "Sets a global runtime parameter, as JSON";
-    "clear_global_parameter", " <name>", 1..=1, Run(parameters::clear_global),
-        "Clears a global runtime parameter";
-    "list_global_parameters", " [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        list("global-parameters", "Listing global runtime parameters ...", &["name", "value"]),
-        "Lists global runtime parameters";
-    "shovel_status", " [--no-table-headers] [--timeout <timeout>]", 0..=0, Run(parameters::status),
-        "Displays status of shovels, and of bridges in the same columns; bridge_status displays more";
-    "restart_shovel", " [--vhost <vhost>] <name>", 1..=1, Run(parameters::restart),
-        "Closes the connections of a shovel and opens them again";
-    "delete_shovel", " [--vhost <vhost>] <name>", 1..=1, Run(parameters::delete), "Deletes a shovel";
-    "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1, Run(definitions::export),
-        "Exports definitions in JSON, as RabbitMQ does";
-    "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1, Run(definitions::import),
-        "Imports definitions in JSON, as RabbitMQ exports them";
-    "backup", " <file_path | \"-\">", 1..=1, Run(backup::backup),
+            &["component", "name", "value"]);
+    "set_global_parameter", " <name> <value>", 2..=2, "Sets a global runtime parameter, as JSON",
+        put("global-parameters/{0}", &[("value", Json(1))], "Setting global runtime parameter \"{0}\" to \"{1}\" ...",
+            &[]);
+    "clear_global_parameter", " <name>", 1..=1, "Clears a global runtime parameter",
+        delete("global-parameters/{0}", "Clearing global runtime parameter \"{0}\" ...", NO_SUCH_PARAMETER);
+    "list_global_parameters", " [--no-table-headers] [--timeout <timeout>]", 0..=0, "Lists global runtime parameters",
+        list("global-parameters", "Listing global runtime parameters ...", &["name", "value"]);
+    "shovel_status", " [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        "Displays status of shovels, and of bridges in the same columns; bridge_status displays more",
+        Run(shovels::status);
+    "restart_shovel", " [--vhost <vhost>] <name>", 1..=1, "Closes the connections of a shovel and opens them again",
+        delete("shovels/vhost/{vhost}/{0}/restart",
+            "Restarting dynamic Shovel {0} in virtual host {vhost} on node {node}", NO_SUCH_SHOVEL);
+    "delete_shovel", " [--vhost <vhost>] <name>", 1..=1, "Deletes a shovel",
+        delete("shovels/vhost/{vhost}/{0}", "Deleting shovel {0} in vhost {vhost}", NO_SUCH_SHOVEL);
+    "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1,
+        "Exports definitions in JSON, as RabbitMQ does", Run(definitions::export);
+    "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1,
+        "Imports definitions in JSON, as RabbitMQ exports them", Run(definitions::import);
+    "backup", " <file_path | \"-\">", 1..=1,
         "Writes a consistent copy of the store to a tar archive while the broker runs. leveret restore makes a \
-         store from it";
-    "purge_queue", " <queue> [--vhost <vhost>]", 1..=1, Run(operations::purge_queue),
-        "Purges a queue (removes all messages in it)";
-    "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1,
-        Run(operations::delete_queue), "Deletes a queue";
-    "delete_mqtt_session", " [--vhost <vhost>] <client_id>", 1..=1, Run(operations::delete_mqtt_session),
-        "Ends an MQTT session with its subscriptions and messages. A client that is connected is disconnected";
-    "delete_retained", " [--vhost <vhost>] <topic>", 1..=1, Run(operations::delete_retained),
-        "Deletes the retained message of a topic";
-    "acknowledge_damage", "", 0..=0, Run(operations::acknowledge_damage),
+         store from it", Run(backup::backup);
+    "purge_queue", " <queue> [--vhost <vhost>]", 1..=1, "Purges a queue (removes all messages in it)",
+        delete("queues/{vhost}/{0}/contents", "Purging queue '{0}' in vhost '{vhost}' ...",
+            &[(Status(404), UNAVAILABLE, "not_found\nThere is no queue {0:?} in vhost {vhost:?}")]);
+    "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1, "Deletes a queue",
+        Run(operations::delete_queue);
+    "delete_mqtt_session", " [--vhost <vhost>] <client_id>", 1..=1,
+        "Ends an MQTT session with its subscriptions and messages. A client that is connected is disconnected",
+        delete("leveret/mqtt-sessions/{vhost}/{0}", "Deleting MQTT session '{0}' on vhost '{vhost}' ...", &[]);
+    "delete_retained", " [--vhost <vhost>] <topic>", 1..=1, "Deletes the retained message of a topic",
+        delete("leveret/retained/{vhost}/{0}", "Deleting retained message of '{0}' on vhost '{vhost}' ...", &[]);
+    "acknowledge_damage", "", 0..=0,
         "Ends the alarm that parts of the store could not be read. Until then it is raised again after \
-         each restart. Later damage raises it again";
+         each restart. Later damage raises it again",
+        post("ctl/acknowledge-damage", "Acknowledging the damage that was reported ...", &[]);
     "list_orphans", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        list_of::<Orphans>("ctl/orphans", "Listing orphans ...",
-            &["incarnation", "messages", "message_bytes", "vhost", "name"]),
         "Lists messages whose queue was lost, because the blocks with its definition are damaged. vhost and name \
-         are empty if they are unknown";
-    "adopt_orphan", " [--vhost <vhost>] <incarnation> <queue>", 2..=2, Run(operations::adopt_orphan),
-        "Creates a durable queue of that name from an orphan (see list_orphans), with all its messages in order";
-    "delete_orphan", " <incarnation>", 1..=1, Run(operations::delete_orphan),
-        "Deletes an orphan (see list_orphans) with all its messages";
+         are empty if they are unknown",
+        list_of::<Orphans>("ctl/orphans", "Listing orphans ...",
+            &["incarnation", "messages", "message_bytes", "vhost", "name"]);
+    "adopt_orphan", " [--vhost <vhost>] <incarnation> <queue>", 2..=2,
+        "Creates a durable queue of that name from an orphan (see list_orphans), with all its messages in order",
+        put("ctl/orphans/{0}/{vhost}/{1}", &[], "Adopting orphan {0} as queue '{1}' in vhost '{vhost}' ...",
+            &[(Success, 0, "Queue was successfully declared with {messages} ready messages"), NOT_FOUND]);
+    "delete_orphan", " <incarnation>", 1..=1, "Deletes an orphan (see list_orphans) with all its messages",
+        delete("ctl/orphans/{0}", "Deleting orphan {0} ...",
+            &[(Success, 0, "Orphan was successfully deleted with {messages} messages"), NOT_FOUND]);
     "bridge_status", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        "Lists the links of bridges, one for each direction, and their state; times in seconds",
         list_of::<BridgeLinks>("ctl/bridges", "Listing bridges ...",
-            &["name", "direction", "state", "upstream", "moved", "pending", "backlog", "parked", "last_error"]),
-        "Lists the links of bridges, one for each direction, and their state; times in seconds";
-    "pause_bridge", " <bridge>", 1..=1, Run(operations::pause_bridge),
+            &["name", "direction", "state", "upstream", "moved", "pending", "backlog", "parked", "last_error"]);
+    "pause_bridge", " <bridge>", 1..=1,
         "Closes the connections of a bridge after messages in flight are settled. It stays paused until \
-         resume_bridge, also after a restart";
-    "resume_bridge", " <bridge>", 1..=1, Run(operations::resume_bridge),
-        "Connects a bridge at once, whether it is paused, idle, or waiting for its next attempt";
-    "retry_parked", " <bridge>", 1..=1, Run(operations::retry_parked),
+         resume_bridge, also after a restart",
+        post("ctl/bridges/{0}/pause", "Pausing bridge '{0}' ...", &[NOT_FOUND]);
+    "resume_bridge", " <bridge>", 1..=1,
+        "Connects a bridge at once, whether it is paused, idle, or waiting for its next attempt",
+        post("ctl/bridges/{0}/resume", "Resuming bridge '{0}' ...", &[NOT_FOUND]);
+    "retry_parked", " <bridge>", 1..=1,
         "Sends the parked messages of a bridge to their destination again. The column retried of bridge_status \
-         has the result";
-    "close_connection", " <connection pid> <explanation>", 2..=2, Run(operations::close_connection),
-        "Closes a connection, named by its pid (see list_connections pid name)";
-    "close_all_user_connections", " <username> <explanation>", 2..=2, Run(operations::close_all_user_connections),
-        "Closes all connections of a user";
+         has the result",
+        post("ctl/bridges/{0}/retry", "Sending messages again that were parked by bridge '{0}' ...", &[NOT_FOUND]);
+    "close_connection", " <connection pid> <explanation>", 2..=2,
+        "Closes a connection, named by its pid (see list_connections pid name)",
+        delete("connections/{0}?reason={1}", "Closing connection {0}, reason: {1}...",
+            &[(Status(400), UNAVAILABLE, "Error:\n{reason}"), NOT_FOUND]);
+    "close_all_user_connections", " <username> <explanation>", 2..=2, "Closes all connections of a user",
+        delete("connections/username/{0}?reason={1}", "Closing connections of user {0}, reason: {1}...",
+            &[NOT_FOUND]);
     "close_all_connections", " [--vhost <vhost>] [--global] <explanation>", 1..=1,
-        Run(operations::close_all_connections), "Closes all connections for a vhost, or all connections";
+        "Closes all connections for a vhost, or all connections", Run(operations::close_all_connections);
 }
 
 /// An example of each command: what follows its name.
@@ -695,10 +741,11 @@ impl Call {
         self.values.iter().rev().find(|(name, _)| name == option).map(|(_, value)| value.as_str())
     }
 
-    /// Returns the value of a name in a template: `vhost`, `timeout` in seconds, or the number of an argument.
+    /// Returns the value of a name in a template: `vhost`, `node`, `timeout` in seconds, or an argument's number.
     pub(super) fn word(&self, name: &str) -> Option<String> {
         match name {
             "vhost" => Some(self.vhost().to_string()),
+            "node" => Some(NODE.to_string()),
             "timeout" => Some(self.timeout.unwrap_or(TIMEOUT).as_secs().to_string()),
             number => self.args.get(number.parse::<usize>().ok()?).cloned(),
         }
@@ -877,6 +924,8 @@ pub(super) fn advice(name: &str) -> String {
 /// The data directory and the configuration of the packaged broker.
 const PACKAGED_DATA_DIR: &str = "/var/lib/leveret";
 const PACKAGED_CONFIG: &str = "/etc/leveret/leveret.toml";
+/// The name of the node, where rabbitmqctl shows one.
+pub(super) const NODE: &str = "leveret";
 /// Default time limit for a reply.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -982,6 +1031,7 @@ mod tests {
             match &self.action {
                 Run(_) => Vec::new(),
                 Action::List(list) => vec![list.path, list.banner],
+                Action::Change(change) => vec![change.path, change.banner],
             }
         }
     }

@@ -25,12 +25,6 @@ pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
     done(&reply)
 }
 
-pub(super) fn clear_vhost_limits(call: &Call) -> Result<(), Failure> {
-    let vhost = call.vhost();
-    print_info(call, &format!("Clearing vhost \"{vhost}\" limits ..."))?;
-    done(&ask(call, "DELETE", &["vhost-limits", vhost], "")?)
-}
-
 pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
     if call.has("global") {
         print_info(call, "Listing limits for all vhosts ...")?;

@@ -15,7 +15,7 @@ use super::commands::{Action, Call};
 use super::format::{Formatter, Printer};
 use super::template::filled;
 
-/// What a command that lists objects requests and prints.
+/// A request for a list of objects, with the text and the columns that are printed.
 pub(super) struct List {
     /// The path of the listing, after `/api/`: a template.
     pub(super) path: &'static str,

@@ -3,7 +3,7 @@
 //! | file | content |
 //! |------|---------|
 //! | `commands` | the table of all commands, parsing of arguments, finding the control socket, advice for unknown commands |
-//! | `listings`, `operations`, `access`, `limits`, `policies`, `parameters`, `definitions`, `backup` | the commands |
+//! | `listings`, `changes`, `operations`, `access`, `limits`, `policies`, `shovels`, `definitions`, `backup` | the commands |
 //! | `checks` | checks for scripts |
 //! | `client` | requests to the broker; errors and exit codes |
 //! | `template` | the paths and texts of the table of commands |
@@ -18,6 +18,7 @@
 
 mod access;
 mod backup;
+mod changes;
 mod checks;
 mod client;
 mod commands;
@@ -27,8 +28,8 @@ mod format;
 mod limits;
 mod listings;
 mod operations;
-mod parameters;
 mod policies;
+mod shovels;
 mod template;
 
 use std::ffi::OsString;

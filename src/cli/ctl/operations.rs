@@ -1,4 +1,4 @@
-//! Commands that print the state of the broker, and commands for queues, connections, bridges and orphans.
+//! Commands that print the state of the broker, `delete_queue`, and `close_all_connections`.
 
 use std::io::{self, Write};
 
@@ -7,9 +7,8 @@ use serde_json::Value;
 use leveret_core::limits::Megabytes;
 use leveret_management::http::encode;
 
-use super::access::done;
 use super::client::Reply;
-use super::client::{Failure, UNAVAILABLE, USAGE, heading, print_info, shown};
+use super::client::{Failure, USAGE, heading, print_info, shown};
 use super::commands::Call;
 use super::commands::{ask, connect};
 use super::format::Formatter;
@@ -216,88 +215,6 @@ pub(super) fn stop(call: &Call) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn purge_queue(call: &Call) -> Result<(), Failure> {
-    let queue = &call.args[0];
-    print_info(call, &format!("Purging queue '{queue}' in vhost '{}' ...", call.vhost()))?;
-    let reply = ask(call, "DELETE", &["queues", call.vhost(), queue, "contents"], "")?;
-    match reply.status {
-        200 => Ok(()),
-        404 => {
-            let text = format!("not_found\nThere is no queue {queue:?} in vhost {:?}", call.vhost());
-            Err(Failure::error(UNAVAILABLE, text))
-        }
-        _ => Err(Failure::refused(&reply)),
-    }
-}
-
-pub(super) fn trace_on(call: &Call) -> Result<(), Failure> {
-    trace(call, "PUT", ["Starting", "enabled"])
-}
-
-pub(super) fn trace_off(call: &Call) -> Result<(), Failure> {
-    trace(call, "DELETE", ["Stopping", "disabled"])
-}
-
-fn trace(call: &Call, verb: &str, [doing, done]: [&str; 2]) -> Result<(), Failure> {
-    let vhost = call.vhost();
-    print_info(call, &format!("{doing} tracing for vhost \"{vhost}\" ..."))?;
-    let reply = ask(call, verb, &["ctl", "trace", vhost], "")?;
-    if reply.status != 204 {
-        return Err(Failure::refused(&reply));
-    }
-    writeln!(io::stdout(), "Trace {done} for vhost {vhost}")?;
-    Ok(())
-}
-
-pub(super) fn pause_bridge(call: &Call) -> Result<(), Failure> {
-    order_bridge(call, "Pausing", "pause")
-}
-
-pub(super) fn resume_bridge(call: &Call) -> Result<(), Failure> {
-    order_bridge(call, "Resuming", "resume")
-}
-
-pub(super) fn retry_parked(call: &Call) -> Result<(), Failure> {
-    order_bridge(call, "Sending messages again that were parked by", "retry")
-}
-
-fn order_bridge(call: &Call, doing: &str, order: &str) -> Result<(), Failure> {
-    let bridge = &call.args[0];
-    print_info(call, &format!("{doing} bridge '{bridge}' ..."))?;
-    let reply = ask(call, "POST", &["ctl", "bridges", bridge, order], "")?;
-    if reply.status == 204 { Ok(()) } else { Err(Failure::refused(&reply)) }
-}
-
-pub(super) fn acknowledge_damage(call: &Call) -> Result<(), Failure> {
-    print_info(call, "Acknowledging the damage that was reported ...")?;
-    done(&ask(call, "POST", &["ctl", "acknowledge-damage"], "")?)
-}
-
-pub(super) fn adopt_orphan(call: &Call) -> Result<(), Failure> {
-    let [incarnation, queue] = call.args.as_slice() else { return Ok(()) };
-    print_info(
-        call,
-        &format!("Adopting orphan {incarnation} as queue '{queue}' in vhost '{}' ...", call.vhost()),
-    )?;
-    let count = orphan_done(&ask(call, "PUT", &["ctl", "orphans", incarnation, call.vhost(), queue], "")?)?;
-    writeln!(io::stdout(), "Queue was successfully declared with {count} ready messages")?;
-    Ok(())
-}
-
-pub(super) fn delete_orphan(call: &Call) -> Result<(), Failure> {
-    let incarnation = &call.args[0];
-    print_info(call, &format!("Deleting orphan {incarnation} ..."))?;
-    let count = orphan_done(&ask(call, "DELETE", &["ctl", "orphans", incarnation], "")?)?;
-    writeln!(io::stdout(), "Orphan was successfully deleted with {count} messages")?;
-    Ok(())
-}
-
-/// Returns the number of affected messages.
-fn orphan_done(reply: &Reply) -> Result<u64, Failure> {
-    let count = reply.body.get("messages").and_then(Value::as_u64).filter(|_| reply.status == 200);
-    count.ok_or_else(|| Failure::refused(reply))
-}
-
 pub(super) fn delete_queue(call: &Call) -> Result<(), Failure> {
     let queue = &call.args[0];
     let (if_empty, if_unused) = (call.has("if-empty"), call.has("if-unused"));
@@ -326,41 +243,9 @@ pub(super) fn delete_queue(call: &Call) -> Result<(), Failure> {
     }
 }
 
-pub(super) fn delete_mqtt_session(call: &Call) -> Result<(), Failure> {
-    let client_id = &call.args[0];
-    print_info(call, &format!("Deleting MQTT session '{client_id}' on vhost '{}' ...", call.vhost()))?;
-    done(&ask(call, "DELETE", &["leveret", "mqtt-sessions", call.vhost(), client_id], "")?)
-}
-
-pub(super) fn delete_retained(call: &Call) -> Result<(), Failure> {
-    let topic = &call.args[0];
-    print_info(call, &format!("Deleting retained message of '{topic}' on vhost '{}' ...", call.vhost()))?;
-    done(&ask(call, "DELETE", &["leveret", "retained", call.vhost(), topic], "")?)
-}
-
 /// Returns why a queue is not deleted, with rabbitmqctl's text.
 fn why_kept(reply: &Reply) -> &'static str {
     if reply.reason().ends_with("in use") { "Queue is in use" } else { "Queue is not empty" }
-}
-
-pub(super) fn close_connection(call: &Call) -> Result<(), Failure> {
-    let (pid, reason) = (&call.args[0], &call.args[1]);
-    print_info(call, &format!("Closing connection {pid}, reason: {reason}..."))?;
-    let path = format!("/api/connections/{}?reason={}", encode(pid), encode(reason));
-    let reply = connect(call)?.ask("DELETE", &path, "", "")?;
-    match reply.status {
-        204 => Ok(()),
-        400 => Err(Failure::error(UNAVAILABLE, format_args!("Error:\n{}", reply.reason()))),
-        _ => Err(Failure::refused(&reply)),
-    }
-}
-
-pub(super) fn close_all_user_connections(call: &Call) -> Result<(), Failure> {
-    let (user, reason) = (&call.args[0], &call.args[1]);
-    print_info(call, &format!("Closing connections of user {user}, reason: {reason}..."))?;
-    let path = format!("/api/connections/username/{}?reason={}", encode(user), encode(reason));
-    let reply = connect(call)?.ask("DELETE", &path, "", "")?;
-    if reply.status == 200 { Ok(()) } else { Err(Failure::refused(&reply)) }
 }
 
 pub(super) fn close_all_connections(call: &Call) -> Result<(), Failure> {
