@@ -32,6 +32,8 @@ pub(super) struct Command {
     /// The description: a sentence without full stop.
     pub(super) about: &'static str,
     pub(super) usage: &'static str,
+    /// An example: what follows the name.
+    example: &'static str,
     /// Minimum and maximum number of arguments.
     pub(super) args: (usize, usize),
     pub(super) action: Action,
@@ -202,12 +204,14 @@ const SECTIONS: [(&str, &[&str]); 12] = [
 ];
 
 macro_rules! commands {
-    ($($name:literal, $usage:literal, $least:literal..=$most:expr, $about:literal, $action:expr;)*) => {
+    ($($name:literal, $usage:literal, $least:literal..=$most:expr, $(example $example:literal,)? $about:literal,
+        $action:expr;)*) => {
         /// All commands.
         pub(super) const COMMANDS: &[Command] = &[$(Command {
             name: $name,
             about: $about,
             usage: concat!($name, $usage),
+            example: concat!($($example)?),
             args: ($least, $most),
             action: $action,
         }),*];
@@ -215,23 +219,23 @@ macro_rules! commands {
 }
 
 commands! {
-    "help", " [<command>]", 0..=1, "Displays usage information for a command", Run(help);
+    "help", " [<command>]", 0..=1, example "list_queues", "Displays usage information for a command", Run(help);
     "version", "", 0..=0, "Displays the version of this program", Run(operations::version);
     "ping", "", 0..=0, "Checks that the broker answers", Run(operations::ping);
-    "await_startup", " [--timeout <timeout>]", 0..=0,
+    "await_startup", " [--timeout <timeout>]", 0..=0, example "--timeout 60",
         "Waits for the broker to answer, for five minutes unless a timeout is given", Run(format::await_startup);
-    "report", " [--file <flight_recorder>]", 0..=0,
+    "report", " [--file <flight_recorder>]", 0..=0, example "> report.txt",
         "Displays a report to attach to a bug report: status, configuration, memory, users, connections, queues, \
          bridges, and the last events of this run and of earlier runs. It contains no message and no secret. If \
          the broker does not answer, only the events are displayed. With --file the events are read from that \
          file, and no broker is needed", Run(format::report);
     "status", " [--formatter json]", 0..=0, "Displays the status of the broker", Run(operations::status);
     "environment", "", 0..=0, "Displays the broker's configuration without secrets", Run(operations::environment);
-    "cluster_status", " [--formatter json]", 0..=0, "Displays the cluster, which is this one node",
-        Run(checks::cluster_status);
-    "list_feature_flags", " [--no-table-headers] [<column>, ...]", 0..=ANY,
+    "cluster_status", " [--formatter json]", 0..=0, example "--formatter json",
+        "Displays the cluster, which is this one node", Run(checks::cluster_status);
+    "list_feature_flags", " [--no-table-headers] [<column>, ...]", 0..=ANY, example "name state",
         "Lists RabbitMQ's feature flags, and which of these features the broker has", Run(checks::list_feature_flags);
-    "enable_feature_flag", " <all | feature_flag>", 1..=1,
+    "enable_feature_flag", " <all | feature_flag>", 1..=1, example "all",
         "Checks that the broker has a feature; all features that it has are always enabled",
         Run(checks::enable_feature_flag);
     "is_running", "", 0..=0, "Checks that the broker runs", Run(checks::is_running);
@@ -241,9 +245,9 @@ commands! {
     "check_local_alarms", "", 0..=0, "The same", Run(checks::check_alarms);
     "check_port_connectivity", "", 0..=0, "Checks that each listener accepts connections",
         Run(checks::check_port_connectivity);
-    "check_port_listener", " <port>", 1..=1, "Checks that the broker listens on a port",
+    "check_port_listener", " <port>", 1..=1, example "5672", "Checks that the broker listens on a port",
         Run(checks::check_port_listener);
-    "check_protocol_listener", " <protocol>", 1..=1,
+    "check_protocol_listener", " <protocol>", 1..=1, example "amqp",
         "Checks that the broker listens for a protocol: amqp, amqp/ssl, mqtt, mqtt/ssl, http, https, http/prometheus",
         Run(checks::check_protocol_listener);
     "check_virtual_hosts", "", 0..=0, "Checks that the broker answers", Run(checks::check_virtual_hosts);
@@ -251,50 +255,52 @@ commands! {
     "list_alarms", "", 0..=0, "Lists what needs the attention of an operator", Run(operations::alarms);
     "stop", "", 0..=0, "Stops the broker and waits until it has ended", Run(operations::stop);
     "list_queues", " [--vhost <vhost>] [--no-table-headers] [<column>, ...] [--timeout <timeout>]", 0..=ANY,
-        "Lists queues and their properties",
+        example "-p plant name messages consumers", "Lists queues and their properties",
         list_of::<Queues>("queues/{vhost}", "Timeout: {timeout}.0 seconds ...\nListing queues for vhost {vhost} ...",
             &["name", "messages"]);
     "list_exchanges", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        "Lists exchanges",
+        example "name type durable", "Lists exchanges",
         list_of::<Exchanges>("exchanges/{vhost}", "Listing exchanges for vhost {vhost} ...", &["name", "type"]);
     "list_bindings", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        "Lists all bindings on a vhost",
+        example "-p plant source_name routing_key destination_name", "Lists all bindings on a vhost",
         list_of::<Bindings>("bindings/{vhost}", "Listing bindings for vhost {vhost}...",
             &["source_name", "source_kind", "destination_name", "destination_kind", "routing_key", "arguments"]);
     "list_connections", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        "Lists AMQP 0.9.1 connections",
+        example "pid name user state", "Lists AMQP 0.9.1 connections",
         list_of::<Connections>("connections", "Listing connections ...",
             &["user", "peer_host", "peer_port", "state"]);
-    "list_channels", " [--no-table-headers] [<column> ...]", 0..=ANY, "Lists all channels",
+    "list_channels", " [--no-table-headers] [<column> ...]", 0..=ANY,
+        example "pid number prefetch_count messages_unacknowledged", "Lists all channels",
         list_of::<Channels>("channels", "Listing channels ...",
             &["pid", "user", "consumer_count", "messages_unacknowledged"]);
     "list_consumers", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        "Lists all consumers for a vhost",
+        example "-p plant queue_name channel_pid prefetch_count", "Lists all consumers for a vhost",
         list_of::<Consumers>("consumers/{vhost}", "Listing consumers in vhost {vhost} ...",
             &["queue_name", "channel_pid", "consumer_tag", "ack_required", "prefetch_count", "active", "arguments"]);
     "list_mqtt_sessions", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        example "client_id state messages_ready messages_dropped",
         "Lists MQTT sessions, also those whose clients are not connected",
         list_of::<MqttSessions>("leveret/mqtt-sessions/{vhost}", "Listing MQTT sessions in vhost {vhost} ...",
             &["client_id", "user", "state", "subscriptions", "messages_ready", "messages_dropped"]);
     "list_retained", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
-        "Lists retained messages of MQTT",
+        example "topic payload_bytes", "Lists retained messages of MQTT",
         list_of::<RetainedMessages>("leveret/retained/{vhost}", "Listing retained messages in vhost {vhost} ...",
             &["topic", "qos", "payload_bytes"]);
-    "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY, "Lists virtual hosts",
+    "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY, example "name description", "Lists virtual hosts",
         list_of::<Vhosts>("vhosts", "Listing vhosts ...", &["name"]);
     "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0, "List user names and tags",
         list("users", "Listing users ...", &["user", "tags"]);
-    "add_user", " <username> [<password>]", 1..=2,
+    "add_user", " <username> [<password>]", 1..=2, example "meter < password-file",
         "Creates a new user. Without a password argument, the password is read from the terminal or from standard \
          input. Every user of the machine can see the arguments of a command", Run(access::add_user);
-    "delete_user", " <username>", 1..=1, "Removes a user",
+    "delete_user", " <username>", 1..=1, example "guest", "Removes a user",
         delete("users/{0}", "Deleting user \"{0}\" ...", NO_SUCH_USER);
-    "change_password", " <username> [<password>]", 1..=2,
+    "change_password", " <username> [<password>]", 1..=2, example "meter",
         "Changes the user password. Without a password argument, it is read from the terminal or from standard input",
         Run(access::change_password);
-    "clear_password", " <username>", 1..=1, "Clears (resets) password and disables password login for a user",
-        Run(access::clear_password);
-    "hash_password", " [<cleartext_password>]", 0..=1,
+    "clear_password", " <username>", 1..=1, example "meter",
+        "Clears (resets) password and disables password login for a user", Run(access::clear_password);
+    "hash_password", " [<cleartext_password>]", 0..=1, example "< password-file",
         "Prints the hash of a password in RabbitMQ's format, for definitions and the management API. Without an \
          argument, the password is read from the terminal or from standard input", Run(access::hash_password);
     "confirm_users", "", 0..=0,
@@ -302,139 +308,150 @@ commands! {
          every login is refused. Check list_users, list_permissions and list_topic_permissions first, and correct \
          them: missing entries were lost, and deleted entries may have come back",
         post("ctl/confirm-users", "Confirming users, virtual hosts and permissions as they are now ...", &[]);
-    "authenticate_user", " <username> [<password>]", 1..=2,
+    "authenticate_user", " <username> [<password>]", 1..=2, example "meter",
         "Attempts to authenticate a user. Exits with a non-zero code if authentication fails",
         Run(access::authenticate_user);
-    "set_user_tags", " <username> <tag> [...]", 1..=ANY, "Sets user tags", Run(access::set_user_tags);
-    "list_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+    "set_user_tags", " <username> <tag> [...]", 1..=ANY, example "meter monitoring", "Sets user tags",
+        Run(access::set_user_tags);
+    "list_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0, example "-p plant",
         "Lists user permissions in a virtual host",
         list("vhosts/{vhost}/permissions", "Listing permissions for vhost \"{vhost}\" ...",
             &["user", "configure", "write", "read"]);
-    "list_user_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1,
+    "list_user_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1, example "meter",
         "Lists permissions of a user across all virtual hosts",
         list("users/{0}/permissions", "Listing permissions for user \"{0}\" ...",
             &["vhost", "configure", "write", "read"]);
     "set_permissions", " [--vhost <vhost>] <username> <conf> <write> <read>", 4..=4,
-        "Sets user permissions for a vhost",
+        example r#"-p plant meter '^meter' '^(meter|amq\.default)$' '^meter'"#, "Sets user permissions for a vhost",
         put("permissions/{vhost}/{0}", &[("configure", Text(1)), ("write", Text(2)), ("read", Text(3))],
             "Setting permissions for user \"{0}\" in vhost \"{vhost}\" ...", NO_SUCH_USER_OR_VHOST);
-    "clear_permissions", " [--vhost <vhost>] <username>", 1..=1, "Revokes user permissions for a vhost",
+    "clear_permissions", " [--vhost <vhost>] <username>", 1..=1, example "-p plant meter",
+        "Revokes user permissions for a vhost",
         delete("permissions/{vhost}/{0}", "Clearing permissions for user \"{0}\" in vhost \"{vhost}\" ...",
             NO_SUCH_USER_OR_VHOST);
     "list_topic_permissions", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        "Lists topic permissions in a virtual host",
+        example "-p plant", "Lists topic permissions in a virtual host",
         list("vhosts/{vhost}/topic-permissions", "Listing topic permissions for vhost \"{vhost}\" ...",
             &["user", "exchange", "write", "read"]);
-    "list_user_topic_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1,
+    "list_user_topic_permissions", " [--no-table-headers] <username> [--timeout <timeout>]", 1..=1, example "meter",
         "Lists user topic permissions",
         list("users/{0}/topic-permissions", "Listing topic permissions for user \"{0}\" ...",
             &["vhost", "exchange", "write", "read"]);
     "set_topic_permissions", " [--vhost <vhost>] <username> <exchange> <write> <read>", 4..=4,
-        "Sets user topic permissions for an exchange",
+        example r#"-p plant meter amq.topic '^{username}\.' '.*'"#, "Sets user topic permissions for an exchange",
         put("topic-permissions/{vhost}/{0}", &[("exchange", Text(1)), ("write", Text(2)), ("read", Text(3))],
             "Setting topic permissions on \"{1}\" for user \"{0}\" in vhost \"{vhost}\" ...", NO_SUCH_USER_OR_VHOST);
     "clear_topic_permissions", " [--vhost <vhost>] <username> [<exchange>]", 1..=2,
-        "Clears user topic permissions for a vhost or exchange",
+        example "-p plant meter amq.topic", "Clears user topic permissions for a vhost or exchange",
         delete("topic-permissions/{vhost}/{0}[/{1}]",
             "Clearing topic permissions[ on \"{1}\"] for user \"{0}\" in vhost \"{vhost}\" ...",
             NO_SUCH_USER_OR_VHOST);
     "add_vhost", " <vhost> [--description <text>] [--tags <tag,...>] [--default-queue-type <type>]", 1..=1,
+        example r#"plant --description "Hall 3""#,
         "Creates a virtual host, or changes the metadata of one. Queues that are declared without a type get the \
          default queue type: classic or quorum", Run(access::add_vhost);
     "update_vhost_metadata", " <vhost> [--description <description>] [--tags \"<tag1>,<tag2>,<...>\"] \
-        [--default-queue-type <quorum|classic|stream>]", 1..=1,
+        [--default-queue-type <quorum|classic|stream>]", 1..=1, example "plant --tags test",
         "Updates metadata (tags, description, default queue type) of a virtual host; options that are not given keep their values",
         Run(access::update_vhost_metadata);
-    "enable_vhost_protection_from_deletion", " <vhost>", 1..=1, "Protects a virtual host from deletion",
+    "enable_vhost_protection_from_deletion", " <vhost>", 1..=1, example "plant",
+        "Protects a virtual host from deletion",
         post("vhosts/{0}/deletion/protection", "Protecting vhost \"{0}\" from deletion ...", &[]);
-    "disable_vhost_protection_from_deletion", " <vhost>", 1..=1,
+    "disable_vhost_protection_from_deletion", " <vhost>", 1..=1, example "plant",
         "Lifts the protection of a virtual host from deletion",
         delete("vhosts/{0}/deletion/protection", "Lifting the protection of vhost \"{0}\" from deletion ...", &[]);
-    "delete_vhost", " <vhost>", 1..=1, "Deletes a virtual host",
+    "delete_vhost", " <vhost>", 1..=1, example "plant", "Deletes a virtual host",
         delete("vhosts/{0}", "Deleting vhost \"{0}\" ...", &[(Status(412), BAD_DATA,
             "Cannot delete this virtual host: it is protected from deletion. To lift the protection, inspect and \
              update its metadata")]);
-    "list_vhost_limits", " [--vhost <vhost>] [--global]", 0..=0, "Displays configured virtual host limits",
-        Run(limits::list_vhost_limits);
-    "set_vhost_limits", " [--vhost <vhost>] <definition>", 1..=1,
+    "list_vhost_limits", " [--vhost <vhost>] [--global]", 0..=0, example "-p plant",
+        "Displays configured virtual host limits", Run(limits::list_vhost_limits);
+    "set_vhost_limits", " [--vhost <vhost>] <definition>", 1..=1, example r#"-p plant '{"max-queues": 100}'"#,
         "Sets virtual host limits: max-queues and max-connections, as JSON", Run(limits::set_vhost_limits);
-    "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, "Clears virtual host limits",
+    "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, example "-p plant", "Clears virtual host limits",
         delete("vhost-limits/{vhost}", "Clearing vhost \"{vhost}\" limits ...", &[]);
-    "trace_on", " [--vhost <vhost>]", 0..=0,
+    "trace_on", " [--vhost <vhost>]", 0..=0, example "-p plant",
         "Starts tracing: every message that is published or delivered in a virtual host is copied to its exchange \
          amq.rabbitmq.trace, with the routing key publish.EXCHANGE or deliver.QUEUE, until trace_off or a \
          restart. Every matching binding costs a copy of each message",
         put("ctl/trace/{vhost}", &[], "Starting tracing for vhost \"{vhost}\" ...",
             &[(Success, 0, "Trace enabled for vhost {vhost}"), NOT_FOUND]);
-    "trace_off", " [--vhost <vhost>]", 0..=0, "Stops tracing",
+    "trace_off", " [--vhost <vhost>]", 0..=0, example "-p plant", "Stops tracing",
         delete("ctl/trace/{vhost}", "Stopping tracing for vhost \"{vhost}\" ...",
             &[(Success, 0, "Trace disabled for vhost {vhost}"), NOT_FOUND]);
-    "list_user_limits", " [--user <username>] [--global]", 0..=0, "Displays configured user limits",
-        Run(limits::list_user_limits);
-    "set_user_limits", " <username> <definition>", 2..=2,
+    "list_user_limits", " [--user <username>] [--global]", 0..=0, example "--user meter",
+        "Displays configured user limits", Run(limits::list_user_limits);
+    "set_user_limits", " <username> <definition>", 2..=2, example r#"meter '{"max-connections": 4}'"#,
         "Sets user limits: max-connections and max-channels, as JSON", Run(limits::set_user_limits);
-    "clear_user_limits", " <username> <limit_type> | all", 2..=2, "Clears user connection/channel limits",
-        Run(limits::clear_user_limits);
+    "clear_user_limits", " <username> <limit_type> | all", 2..=2, example "meter max-connections",
+        "Clears user connection/channel limits", Run(limits::clear_user_limits);
     "set_policy", " [--vhost <vhost>] [--priority <priority>] [--apply-to <apply-to>] <name> <pattern> \
-         <definition>", 3..=3, "Sets or updates a policy", Run(policies::set);
-    "clear_policy", " [--vhost <vhost>] <name>", 1..=1, "Clears (removes) a policy",
+         <definition>", 3..=3, example r#"--apply-to queues ring '^readings$' '{"max-length": 1000}'"#,
+        "Sets or updates a policy", Run(policies::set);
+    "clear_policy", " [--vhost <vhost>] <name>", 1..=1, example "ring", "Clears (removes) a policy",
         delete("policies/{vhost}/{0}", "Clearing policy \"{0}\" on vhost \"{vhost}\" ...", NO_SUCH_PARAMETER);
-    "list_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+    "list_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0, example "-p plant",
         "Lists all policies in a virtual host",
         list("policies/{vhost}", "Listing policies for vhost \"{vhost}\" ...",
             &["vhost", "name", "pattern", "apply-to", "definition", "priority"]);
     "set_operator_policy", " [--vhost <vhost>] [--priority <priority>] [--apply-to <apply-to>] <name> \
-         <pattern> <definition>", 3..=3,
+         <pattern> <definition>", 3..=3, example r#"all '.*' '{"max-length-bytes": 50000000}'"#,
         "Sets an operator policy that overrides a subset of arguments in user policies", Run(policies::set);
-    "clear_operator_policy", " [--vhost <vhost>] <name>", 1..=1, "Clears an operator policy",
+    "clear_operator_policy", " [--vhost <vhost>] <name>", 1..=1, example "all", "Clears an operator policy",
         delete("operator-policies/{vhost}/{0}", "Clearing operator policy \"{0}\" on vhost \"{vhost}\" ...",
             NO_SUCH_PARAMETER);
     "list_operator_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
-        "Lists operator policy overrides for a virtual host",
+        example "-p plant", "Lists operator policy overrides for a virtual host",
         list("operator-policies/{vhost}", "Listing operator policy overrides for vhost \"{vhost}\" ...",
             &["vhost", "name", "pattern", "apply-to", "definition", "priority"]);
     "set_parameter", " [--vhost <vhost>] <component_name> <name> <value>", 3..=3,
+        example r#"shovel up '{"src-uri": "amqp://", "src-queue": "q", "dest-uri": "amqp://u:p@host", "dest-queue": "q"}'"#,
         "Sets a runtime parameter, as JSON. The component is shovel: a bridge with RabbitMQ's keys",
         put("parameters/{0}/{vhost}/{1}", &[("value", Json(2))],
             "Setting runtime parameter \"{1}\" for component \"{0}\" to \"{2}\" in vhost \"{vhost}\" ...", &[]);
-    "clear_parameter", " [--vhost <vhost>] <component_name> <name>", 2..=2, "Clears a runtime parameter",
+    "clear_parameter", " [--vhost <vhost>] <component_name> <name>", 2..=2, example "shovel up",
+        "Clears a runtime parameter",
         delete("parameters/{0}/{vhost}/{1}",
             "Clearing runtime parameter \"{1}\" for component \"{0}\" on vhost \"{vhost}\" ...", NO_SUCH_PARAMETER);
-    "list_parameters", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+    "list_parameters", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0, example "-p plant",
         "Lists runtime parameters for a virtual host, passwords in addresses included",
         list("parameters/{vhost}", "Listing runtime parameters for vhost \"{vhost}\" ...",
             &["component", "name", "value"]);
-    "set_global_parameter", " <name> <value>", 2..=2, "Sets a global runtime parameter, as JSON",
+    "set_global_parameter", " <name> <value>", 2..=2, example r#"site '"hall 3"'"#,
+        "Sets a global runtime parameter, as JSON",
         put("global-parameters/{0}", &[("value", Json(1))], "Setting global runtime parameter \"{0}\" to \"{1}\" ...",
             &[]);
-    "clear_global_parameter", " <name>", 1..=1, "Clears a global runtime parameter",
+    "clear_global_parameter", " <name>", 1..=1, example "site", "Clears a global runtime parameter",
         delete("global-parameters/{0}", "Clearing global runtime parameter \"{0}\" ...", NO_SUCH_PARAMETER);
     "list_global_parameters", " [--no-table-headers] [--timeout <timeout>]", 0..=0, "Lists global runtime parameters",
         list("global-parameters", "Listing global runtime parameters ...", &["name", "value"]);
     "shovel_status", " [--no-table-headers] [--timeout <timeout>]", 0..=0,
         "Displays status of shovels, and of bridges in the same columns; bridge_status displays more",
         Run(shovels::status);
-    "restart_shovel", " [--vhost <vhost>] <name>", 1..=1, "Closes the connections of a shovel and opens them again",
+    "restart_shovel", " [--vhost <vhost>] <name>", 1..=1, example "up",
+        "Closes the connections of a shovel and opens them again",
         delete("shovels/vhost/{vhost}/{0}/restart",
             "Restarting dynamic Shovel {0} in virtual host {vhost} on node {node}", NO_SUCH_SHOVEL);
-    "delete_shovel", " [--vhost <vhost>] <name>", 1..=1, "Deletes a shovel",
+    "delete_shovel", " [--vhost <vhost>] <name>", 1..=1, example "up", "Deletes a shovel",
         delete("shovels/vhost/{vhost}/{0}", "Deleting shovel {0} in vhost {vhost}", NO_SUCH_SHOVEL);
-    "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1,
+    "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1, example "all.json",
         "Exports definitions in JSON, as RabbitMQ does", Run(definitions::export);
-    "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1,
+    "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1, example "all.json",
         "Imports definitions in JSON, as RabbitMQ exports them", Run(definitions::import);
-    "backup", " <file_path | \"-\">", 1..=1,
+    "backup", " <file_path | \"-\">", 1..=1, example "/media/stick/leveret.tar",
         "Writes a consistent copy of the store to a tar archive while the broker runs. leveret restore makes a \
          store from it", Run(backup::backup);
-    "purge_queue", " <queue> [--vhost <vhost>]", 1..=1, "Purges a queue (removes all messages in it)",
+    "purge_queue", " <queue> [--vhost <vhost>]", 1..=1, example "readings -p plant",
+        "Purges a queue (removes all messages in it)",
         delete("queues/{vhost}/{0}/contents", "Purging queue '{0}' in vhost '{vhost}' ...",
             &[(Status(404), UNAVAILABLE, "not_found\nThere is no queue {0:?} in vhost {vhost:?}")]);
-    "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1, "Deletes a queue",
-        Run(operations::delete_queue);
-    "delete_mqtt_session", " [--vhost <vhost>] <client_id>", 1..=1,
+    "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1,
+        example "readings --if-empty", "Deletes a queue", Run(operations::delete_queue);
+    "delete_mqtt_session", " [--vhost <vhost>] <client_id>", 1..=1, example "meter-7",
         "Ends an MQTT session with its subscriptions and messages. A client that is connected is disconnected",
         delete("leveret/mqtt-sessions/{vhost}/{0}", "Deleting MQTT session '{0}' on vhost '{vhost}' ...", &[]);
-    "delete_retained", " [--vhost <vhost>] <topic>", 1..=1, "Deletes the retained message of a topic",
+    "delete_retained", " [--vhost <vhost>] <topic>", 1..=1, example "plant/1/state",
+        "Deletes the retained message of a topic",
         delete("leveret/retained/{vhost}/{0}", "Deleting retained message of '{0}' on vhost '{vhost}' ...", &[]);
     "acknowledge_damage", "", 0..=0,
         "Ends the alarm that parts of the store could not be read. Until then it is raised again after \
@@ -445,139 +462,42 @@ commands! {
          are empty if they are unknown",
         list_of::<Orphans>("ctl/orphans", "Listing orphans ...",
             &["incarnation", "messages", "message_bytes", "vhost", "name"]);
-    "adopt_orphan", " [--vhost <vhost>] <incarnation> <queue>", 2..=2,
+    "adopt_orphan", " [--vhost <vhost>] <incarnation> <queue>", 2..=2, example "4294967299 readings",
         "Creates a durable queue of that name from an orphan (see list_orphans), with all its messages in order",
         put("ctl/orphans/{0}/{vhost}/{1}", &[], "Adopting orphan {0} as queue '{1}' in vhost '{vhost}' ...",
             &[(Success, 0, "Queue was successfully declared with {messages} ready messages"), NOT_FOUND]);
-    "delete_orphan", " <incarnation>", 1..=1, "Deletes an orphan (see list_orphans) with all its messages",
+    "delete_orphan", " <incarnation>", 1..=1, example "4294967299",
+        "Deletes an orphan (see list_orphans) with all its messages",
         delete("ctl/orphans/{0}", "Deleting orphan {0} ...",
             &[(Success, 0, "Orphan was successfully deleted with {messages} messages"), NOT_FOUND]);
     "bridge_status", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
+        example "name state backlog last_error",
         "Lists the links of bridges, one for each direction, and their state; times in seconds",
         list_of::<BridgeLinks>("ctl/bridges", "Listing bridges ...",
             &["name", "direction", "state", "upstream", "moved", "pending", "backlog", "parked", "last_error"]);
-    "pause_bridge", " <bridge>", 1..=1,
+    "pause_bridge", " <bridge>", 1..=1, example "plant",
         "Closes the connections of a bridge after messages in flight are settled. It stays paused until \
          resume_bridge, also after a restart",
         post("ctl/bridges/{0}/pause", "Pausing bridge '{0}' ...", &[NOT_FOUND]);
-    "resume_bridge", " <bridge>", 1..=1,
+    "resume_bridge", " <bridge>", 1..=1, example "plant",
         "Connects a bridge at once, whether it is paused, idle, or waiting for its next attempt",
         post("ctl/bridges/{0}/resume", "Resuming bridge '{0}' ...", &[NOT_FOUND]);
-    "retry_parked", " <bridge>", 1..=1,
+    "retry_parked", " <bridge>", 1..=1, example "plant",
         "Sends the parked messages of a bridge to their destination again. The column retried of bridge_status \
          has the result",
         post("ctl/bridges/{0}/retry", "Sending messages again that were parked by bridge '{0}' ...", &[NOT_FOUND]);
-    "close_connection", " <connection pid> <explanation>", 2..=2,
+    "close_connection", " <connection pid> <explanation>", 2..=2, example r#""<leveret.7>" "maintenance""#,
         "Closes a connection, named by its pid (see list_connections pid name)",
         delete("connections/{0}?reason={1}", "Closing connection {0}, reason: {1}...",
             &[(Status(400), UNAVAILABLE, "Error:\n{reason}"), NOT_FOUND]);
-    "close_all_user_connections", " <username> <explanation>", 2..=2, "Closes all connections of a user",
+    "close_all_user_connections", " <username> <explanation>", 2..=2, example r#"meter "maintenance""#,
+        "Closes all connections of a user",
         delete("connections/username/{0}?reason={1}", "Closing connections of user {0}, reason: {1}...",
             &[NOT_FOUND]);
     "close_all_connections", " [--vhost <vhost>] [--global] <explanation>", 1..=1,
-        "Closes all connections for a vhost, or all connections", Run(operations::close_all_connections);
+        example r#"-p plant "maintenance""#, "Closes all connections for a vhost, or all connections",
+        Run(operations::close_all_connections);
 }
-
-/// An example of each command: what follows its name.
-const EXAMPLES: &[(&str, &str)] = &[
-    ("help", "list_queues"),
-    ("version", ""),
-    ("ping", ""),
-    ("await_startup", "--timeout 60"),
-    ("report", "> report.txt"),
-    ("status", ""),
-    ("environment", ""),
-    ("cluster_status", "--formatter json"),
-    ("list_feature_flags", "name state"),
-    ("enable_feature_flag", "all"),
-    ("is_running", ""),
-    ("is_booting", ""),
-    ("check_running", ""),
-    ("check_alarms", ""),
-    ("check_local_alarms", ""),
-    ("check_port_connectivity", ""),
-    ("check_port_listener", "5672"),
-    ("check_protocol_listener", "amqp"),
-    ("check_virtual_hosts", ""),
-    ("node_health_check", ""),
-    ("list_alarms", ""),
-    ("stop", ""),
-    ("list_queues", "-p plant name messages consumers"),
-    ("list_exchanges", "name type durable"),
-    ("list_bindings", "-p plant source_name routing_key destination_name"),
-    ("list_connections", "pid name user state"),
-    ("list_channels", "pid number prefetch_count messages_unacknowledged"),
-    ("list_consumers", "-p plant queue_name channel_pid prefetch_count"),
-    ("list_mqtt_sessions", "client_id state messages_ready messages_dropped"),
-    ("list_retained", "topic payload_bytes"),
-    ("list_vhosts", "name description"),
-    ("list_users", ""),
-    ("add_user", "meter < password-file"),
-    ("delete_user", "guest"),
-    ("change_password", "meter"),
-    ("clear_password", "meter"),
-    ("hash_password", "< password-file"),
-    ("confirm_users", ""),
-    ("authenticate_user", "meter"),
-    ("set_user_tags", "meter monitoring"),
-    ("list_permissions", "-p plant"),
-    ("list_user_permissions", "meter"),
-    ("set_permissions", r#"-p plant meter '^meter' '^(meter|amq\.default)$' '^meter'"#),
-    ("clear_permissions", "-p plant meter"),
-    ("list_topic_permissions", "-p plant"),
-    ("list_user_topic_permissions", "meter"),
-    ("set_topic_permissions", r#"-p plant meter amq.topic '^{username}\.' '.*'"#),
-    ("clear_topic_permissions", "-p plant meter amq.topic"),
-    ("add_vhost", r#"plant --description "Hall 3""#),
-    ("update_vhost_metadata", "plant --tags test"),
-    ("enable_vhost_protection_from_deletion", "plant"),
-    ("disable_vhost_protection_from_deletion", "plant"),
-    ("delete_vhost", "plant"),
-    ("list_vhost_limits", "-p plant"),
-    ("set_vhost_limits", r#"-p plant '{"max-queues": 100}'"#),
-    ("clear_vhost_limits", "-p plant"),
-    ("trace_on", "-p plant"),
-    ("trace_off", "-p plant"),
-    ("list_user_limits", "--user meter"),
-    ("set_user_limits", r#"meter '{"max-connections": 4}'"#),
-    ("clear_user_limits", "meter max-connections"),
-    ("set_policy", r#"--apply-to queues ring '^readings$' '{"max-length": 1000}'"#),
-    ("clear_policy", "ring"),
-    ("list_policies", "-p plant"),
-    ("set_operator_policy", r#"all '.*' '{"max-length-bytes": 50000000}'"#),
-    ("clear_operator_policy", "all"),
-    ("list_operator_policies", "-p plant"),
-    (
-        "set_parameter",
-        r#"shovel up '{"src-uri": "amqp://", "src-queue": "q", "dest-uri": "amqp://u:p@host", "dest-queue": "q"}'"#,
-    ),
-    ("clear_parameter", "shovel up"),
-    ("list_parameters", "-p plant"),
-    ("set_global_parameter", r#"site '"hall 3"'"#),
-    ("clear_global_parameter", "site"),
-    ("list_global_parameters", ""),
-    ("shovel_status", ""),
-    ("restart_shovel", "up"),
-    ("delete_shovel", "up"),
-    ("export_definitions", "all.json"),
-    ("import_definitions", "all.json"),
-    ("backup", "/media/stick/leveret.tar"),
-    ("purge_queue", "readings -p plant"),
-    ("delete_queue", "readings --if-empty"),
-    ("delete_mqtt_session", "meter-7"),
-    ("delete_retained", "plant/1/state"),
-    ("acknowledge_damage", ""),
-    ("list_orphans", ""),
-    ("adopt_orphan", "4294967299 readings"),
-    ("delete_orphan", "4294967299"),
-    ("bridge_status", "name state backlog last_error"),
-    ("pause_bridge", "plant"),
-    ("resume_bridge", "plant"),
-    ("retry_parked", "plant"),
-    ("close_connection", r#""<leveret.7>" "maintenance""#),
-    ("close_all_user_connections", r#"meter "maintenance""#),
-    ("close_all_connections", r#"-p plant "maintenance""#),
-];
 
 /// Handles `help [<command>]`.
 pub(super) fn help(call: &Call) -> Result<(), Failure> {
@@ -596,13 +516,12 @@ pub(super) fn help_for(command: &Command) -> Result<(), Failure> {
     let columns =
         command.columns().map_or_else(String::new, |columns| format!(" Columns: {}.", columns.join(", ")));
     let about = wrapped(&format!("{}.{columns}", command.about), 0);
-    let example = EXAMPLES.iter().find(|(name, _)| *name == command.name).map_or("", |(_, words)| words);
     let text = format!(
         "\n{}\n\nleveretctl {}\n\n{about}\n\n{}\n\n{}\n\n{}",
         heading("Usage"),
         command.usage,
         heading("Example"),
-        format!("leveretctl {} {example}", command.name).trim_end(),
+        format!("leveretctl {} {}", command.name, command.example).trim_end(),
         general_options()
     );
     writeln!(io::stdout(), "{text}")?;
@@ -1047,11 +966,10 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_an_example_that_it_accepts() {
+    fn every_command_accepts_its_example() {
         for command in COMMANDS {
-            let (_, words) =
-                EXAMPLES.iter().find(|(name, _)| *name == command.name).expect("it has an example");
             // The shell removes quotes, and redirections with what follows.
+            let words = command.example;
             let words = words.split(['<', '>']).next().filter(|_| !words.contains("\"<")).unwrap_or(words);
             let mut call = vec![OsString::from(command.name)];
             let mut quote = None;
@@ -1070,7 +988,6 @@ mod tests {
             assert!((least..=most).contains(&call.args.len()), "{}: {:?}", command.name, call.args);
             assert_eq!((call.bad, quote), (None, None), "{}", command.name);
         }
-        assert_eq!(EXAMPLES.len(), COMMANDS.len());
     }
 
     #[test]
