@@ -69,7 +69,7 @@ impl InFlight {
     }
 
     /// Adds a message that is being sent. `tag` is its delivery tag at this broker. The list must have space.
-    pub fn launch(&mut self, tag: u64, id: OwnId) {
+    pub fn add(&mut self, tag: u64, id: OwnId) {
         assert!(self.room() > 0, "nothing is sent beyond the window");
         self.ring.push_back(InFlightMessage { tag, id, state: FlightState::Sent });
     }
@@ -283,7 +283,7 @@ mod tests {
 
     fn flying(count: u64) -> InFlight {
         let mut flights = InFlight::new(8);
-        (0..count).for_each(|at| flights.launch(100 + at, id(at)));
+        (0..count).for_each(|at| flights.add(100 + at, id(at)));
         flights
     }
 
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(flights.only().map(|flight| flight.tag), Some(105));
         assert_eq!(settled(&mut flights, 0, true, true), [(105, None)]);
         assert!(flights.is_empty() && flights.only().is_none());
-        flights.launch(7, id(7));
+        flights.add(7, id(7));
         assert_eq!(settled(&mut flights, 7, false, true), [(7, None)], "publish numbers continue");
     }
 

@@ -104,8 +104,8 @@ impl EventLoop {
         let goes_on = self.engine.close_store();
         self.flush(goes_on)?;
         self.engine.log_counters();
-        if let Some(notes) = self.engine.bridge_state_text()
-            && let Err(error) = system::write(&self.config.data_dir, &notes)
+        if let Some(text) = self.engine.bridge_state_text()
+            && let Err(error) = system::write(&self.config.data_dir, &text)
         {
             log::warn!("the state of the bridges cannot be written: {error}");
         }

@@ -34,7 +34,7 @@
 //! | peer | the other end of a connection: an AMQP client, an operator client, or a broker that a bridge connects to |
 //! | lost peer | a peer whose input has ended, although its last input may not have been handled |
 //! | link | the connection of a bridge to another broker, the upstream, in one direction |
-//! | lane | the use of a link by one rule of the bridge: a channel at the upstream, and messages under way |
+//! | flow | the use of a link by one rule of the bridge: a channel at the upstream, and messages under way |
 //! | rest | a link that connects only on demand rests while it is disconnected because it had nothing to do |
 //!
 //! # Invariants

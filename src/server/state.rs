@@ -217,14 +217,14 @@ impl<P: Platform> Engine<P> {
     /// Returns the state of the bridges that must be written to the disk; `None` if there are no bridges.
     #[cold]
     pub fn bridge_state_text(&mut self) -> Option<String> {
-        self.bridges.notes(&self.shared)
+        self.bridges.state_text(&self.shared)
     }
 
     /// Restores the state of the bridges from the text that [`Self::bridge_state_text`] returned. Called
     /// after `set_bridges` and before the first turn.
     #[cold]
-    pub fn restore_bridge_state(&mut self, notes: &str) {
-        self.bridges.restore(notes, self.shared.now);
+    pub fn restore_bridge_state(&mut self, text: &str) {
+        self.bridges.restore(text, self.shared.now);
     }
 
     /// Accepts clients of the control socket from now on.

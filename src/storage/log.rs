@@ -428,7 +428,7 @@ impl Log {
     }
 
     /// Returns whether settlements wait that did not fit into the last commit.
-    pub fn has_settlements(&self) -> bool {
+    pub(crate) fn has_settlements(&self) -> bool {
         !self.settlements.is_empty()
     }
 
@@ -638,12 +638,6 @@ impl SyncTimes {
         self.buckets[bucket.min(BUCKETS - 1)] += 1;
     }
 
-    /// Returns the number of commits per bucket: bucket `n` counts those that took less than 2^`n`
-    /// microseconds and fit no lower bucket.
-    pub const fn buckets(&self) -> &[u64; BUCKETS] {
-        &self.buckets
-    }
-
     /// Returns an upper bound of the given quantile in microseconds, rounded up to a power of two.
     pub fn quantile_us(&self, per_mille: u64) -> u64 {
         let all: u64 = self.buckets.iter().sum();
@@ -775,7 +769,7 @@ mod counters_tests {
         }
         assert_eq!([0, 100, 500, 900, 1000].map(|at| times.quantile_us(at)), [1, 4, 128, 128, 8192]);
         times.add(u64::MAX);
-        assert_eq!(times.buckets()[BUCKETS - 1], 1);
+        assert_eq!(times.buckets[BUCKETS - 1], 1);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use leveret_core::mem::{MessageId, PoolFull};
 use leveret_core::time::Deadline;
 
 use super::state::Remedy;
-use super::traffic::{Fetch, Incoming, Lane, LinkTask, Next, Received};
+use super::traffic::{Fetch, Flow, Incoming, LinkTask, Next, Received};
 use crate::blocked_publishers::BlockedOn;
 use crate::peer::WaitReason;
 use crate::platform::Platform;
@@ -47,7 +47,7 @@ pub(super) struct Common {
     /// within one call.
     pub(super) scratch: Scratch,
     /// When the state of the bridges is written.
-    pub(super) note_due: Deadline,
+    pub(super) store_due: Deadline,
     random: u64,
 }
 
@@ -58,7 +58,7 @@ impl Common {
             version: version.to_string(),
             node: node.to_string(),
             scratch: Scratch::default(),
-            note_due: Deadline::NEVER,
+            store_due: Deadline::NEVER,
             random: seed | 1,
         };
         if max > 0 {
@@ -130,7 +130,7 @@ impl<P: Platform> LinkTask<'_, P> {
         // Held messages arrive again on the new channel.
         self.state.rule_states[rule].oversized_count = 0;
         let (incoming, is_ending, is_over) = (None, false, false);
-        self.open_link.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
+        self.open_link.flows[rule] = Flow::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
         self.state.rule_states[rule].note_open(self.shared.now);
         Ok(())
     }
@@ -150,15 +150,15 @@ impl<P: Platform> LinkTask<'_, P> {
         let misplaced = || Err(Cause::new(format_args!("an unexpected delivery")));
         match event {
             Event::Deliver { rule, tag, redelivered, exchange, key } => {
-                let Some(lane) = self.open_link.fetch(rule) else { return misplaced() };
+                let Some(flow) = self.open_link.fetch(rule) else { return misplaced() };
                 let is_placed = matches!(
-                    lane.incoming,
+                    flow.incoming,
                     None | Some(Incoming { content: Received::Nothing | Received::Skipped(_), .. })
                 );
                 assert!(is_placed, "a message is published before the next one arrives");
-                let is_beyond = left.is_some_and(|left| lane.arrivals.len() as u64 >= left);
+                let is_beyond = left.is_some_and(|left| flow.arrivals.len() as u64 >= left);
                 let content = if is_beyond { Received::Skipped(0) } else { Received::Nothing };
-                lane.incoming = Some(Incoming {
+                flow.incoming = Some(Incoming {
                     tag,
                     redelivered,
                     since: now,
@@ -330,7 +330,7 @@ impl<P: Platform> LinkTask<'_, P> {
                     let cause =
                         Cause::new(format_args!("queue '{queue}' is missing here: it is declared again"));
                     self.hold_rule(rule, cause, Remedy::OneTaken);
-                    self.close_lane(rule);
+                    self.close_flow(rule);
                     return Ok(Next::GoOn);
                 }
                 "unroutable here: it reaches no queue".to_string()
@@ -350,9 +350,9 @@ impl<P: Platform> LinkTask<'_, P> {
         batch: Batch,
     ) -> Result<Next, Cause> {
         self.shared.resources.messages.release(message);
-        let Some(lane) = self.open_link.fetch(rule) else { unreachable!("only fetching rules publish") };
-        lane.incoming = None;
-        if !lane.arrivals.take(tag, batch) {
+        let Some(flow) = self.open_link.fetch(rule) else { unreachable!("only fetching rules publish") };
+        flow.incoming = None;
+        if !flow.arrivals.take(tag, batch) {
             return Err(Cause::new(format_args!("it sent more messages than the prefetch count allows")));
         }
         self.note_message_taken(rule);
@@ -381,7 +381,7 @@ impl<P: Platform> LinkTask<'_, P> {
         };
         self.hold_rule(rule, cause, Remedy::OneTaken);
         // Closing the channel requeues all unacknowledged messages there, in their order.
-        self.close_lane(rule);
+        self.close_flow(rule);
         Ok(Next::GoOn)
     }
 
@@ -424,12 +424,12 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn acknowledge(&mut self) {
         let durable = self.shared.pending_writes.durable();
         let mut moved = 0;
-        for rule in 0..self.open_link.lanes.len() {
-            let Lane::Fetch(lane) = &mut self.open_link.lanes[rule] else { continue };
+        for rule in 0..self.open_link.flows.len() {
+            let Flow::Fetch(flow) = &mut self.open_link.flows[rule] else { continue };
             // Held messages must not be acknowledged by a later `multiple`.
             let may_ack_multiple = self.state.rule_states[rule].oversized_count == 0;
             while self.open_link.client.can_settle()
-                && let Some((tag, count)) = lane.arrivals.next_durable(durable, may_ack_multiple)
+                && let Some((tag, count)) = flow.arrivals.next_durable(durable, may_ack_multiple)
             {
                 self.open_link.client.settle(rule, tag, DeliverySettlement::Ack(may_ack_multiple));
                 self.state.rule_states[rule].moved_count += count;

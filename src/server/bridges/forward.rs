@@ -2,8 +2,8 @@
 //!
 //! They are taken from the outbox of a consumer of our own, sent over the link, and settled here when the upstream
 //! confirms them. Each rule has a connection of its own in this broker, and therefore its own window, outbox and
-//! order. When its lane ends, its unsettled deliveries are requeued. Messages leave in pages: each lane with output
-//! gets a share of a page, urgent rules first.
+//! order. When its flow ends, its unsettled deliveries are requeued. Each flow with output gets a share of the output
+//! buffer, urgent rules first.
 //!
 //! # Invariants
 //! - A message leaves its queue only when the upstream has confirmed it, or when it is dead-lettered to the queue of
@@ -23,11 +23,11 @@ use super::own_connections::of_broker;
 use super::state::BridgeState;
 use super::state::Remedy;
 use super::traffic::LinkTask;
-use super::traffic::{Forward, Lane, LaneEnd, OpenLink, OwnConnection};
+use super::traffic::{Flow, FlowEnd, Forward, OpenLink, OwnConnection};
 use crate::platform::Platform;
 use crate::state::Shared;
 
-/// Minimum share of a page that a lane gets when others wait, in bytes.
+/// Minimum share of the output buffer that a flow gets when others wait, in bytes.
 const SHARE_BYTES_MIN: usize = 4096;
 
 /// Reply code of a message that is returned because it reaches no queue.
@@ -37,10 +37,10 @@ const NO_ROUTE: u16 = 312;
 pub(super) struct OutputBuffer {
     pub(super) octets: Box<[u8]>,
     pub(super) len: usize,
-    /// Maximum length of the page.
+    /// Maximum value of `len`.
     room: usize,
-    /// Per lane, the next message (delivery tag) if it must not be sent, and why. All messages before it are in the
-    /// page.
+    /// Per flow, the next message (delivery tag) if it must not be sent, and why. All messages before it are in the
+    /// buffer.
     unsendable: heapless::Vec<(usize, u64, Refusal), RULES_MAX>,
 }
 
@@ -61,30 +61,30 @@ impl<P: Platform> LinkTask<'_, P> {
         let prefetch = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { config.window };
         let own = self.shared.consume(config, (&config.forward[rule].queue, "bridge"), prefetch)?;
         let in_flight = InFlight::new(config.window.into());
-        self.open_link.lanes[rule] = Lane::Forward(Forward {
+        self.open_link.flows[rule] = Flow::Forward(Forward {
             own,
             in_flight,
             written_bytes: 0,
             progressed_at: self.shared.now,
             begins_nothing: false,
-            forced_end: LaneEnd::No,
+            forced_end: FlowEnd::No,
         });
         Ok(())
     }
 
-    /// Ends lanes whose queue here was deleted.
+    /// Ends flows whose queue here was deleted.
     pub(super) fn end_cancelled(&mut self) {
-        for rule in 0..self.open_link.lanes.len() {
-            let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else { continue };
-            if self.shared.broker.next_cancelled(lane.own.connection).is_some() {
-                self.shared.broker.note_cancel_sent(lane.own.connection);
-                lane.force_end(LaneEnd::Settled);
+        for rule in 0..self.open_link.flows.len() {
+            let Flow::Forward(flow) = &mut self.open_link.flows[rule] else { continue };
+            if self.shared.broker.next_cancelled(flow.own.connection).is_some() {
+                self.shared.broker.note_cancel_sent(flow.own.connection);
+                flow.force_end(FlowEnd::Settled);
                 self.hold_rule(rule, Cause::new(format_args!("this queue was deleted here")), Remedy::Open);
             }
         }
     }
 
-    // ---- filling pages
+    // ---- filling the output buffer
 
     /// Takes the output buffer, to be filled up to `room` bytes.
     pub(super) fn take_output_buffer(&mut self, room: usize) -> OutputBuffer {
@@ -92,53 +92,53 @@ impl<P: Platform> LinkTask<'_, P> {
         OutputBuffer { octets, len: 0, room, unsendable: heapless::Vec::new() }
     }
 
-    /// Fills the rest of a page: urgent rules first, and equal rules in turns.
-    pub(super) fn fill_lanes(&mut self, output: &mut OutputBuffer) {
-        let count = self.open_link.lanes.len();
+    /// Fills the rest of the output buffer: urgent rules first, and equal rules in turns.
+    pub(super) fn write_messages(&mut self, output: &mut OutputBuffer) {
+        let count = self.open_link.flows.len();
         for is_urgent in [true, false] {
-            let first = self.open_link.next_first_lane;
+            let first = self.open_link.next_first_flow;
             let has_output = |rule: &usize| {
-                self.open_link.forward(*rule).is_some_and(|lane| {
-                    // If the channel of a lane is closed, only the rest of a partial frame is sent.
+                self.open_link.forward(*rule).is_some_and(|flow| {
+                    // If the channel of a flow is closed, only the rest of a partial frame is sent.
                     self.bridge.config.forward[*rule].is_urgent == is_urgent
-                        && lane.forced_end != LaneEnd::AtOnce
-                        && (lane.written_bytes > 0
-                            || !lane.begins_nothing && self.shared.broker.has_output(lane.own.connection))
+                        && flow.forced_end != FlowEnd::AtOnce
+                        && (flow.written_bytes > 0
+                            || !flow.begins_nothing && self.shared.broker.has_output(flow.own.connection))
                 })
             };
-            let lanes_with_output: heapless::Vec<usize, RULES_MAX> =
+            let flows_with_output: heapless::Vec<usize, RULES_MAX> =
                 (0..count).map(|at| (first + at) % count).filter(has_output).collect();
-            for (at, rule) in lanes_with_output.iter().enumerate() {
-                let share = (output.left() / (lanes_with_output.len() - at)).max(SHARE_BYTES_MIN);
-                self.fill_lane(*rule, output, share);
-                if self.open_link.partial_lane.is_some() {
+            for (at, rule) in flows_with_output.iter().enumerate() {
+                let share = (output.left() / (flows_with_output.len() - at)).max(SHARE_BYTES_MIN);
+                self.write_messages_of(*rule, output, share);
+                if self.open_link.partial_flow.is_some() {
                     return;
                 }
             }
         }
-        self.open_link.next_first_lane = (self.open_link.next_first_lane + 1) % count.max(1);
+        self.open_link.next_first_flow = (self.open_link.next_first_flow + 1) % count.max(1);
     }
 
-    /// Adds messages of a lane to a page: about `share` bytes, up to the end of a frame. With a share of 0, only the
-    /// rest of the partial frame. Messages in a page count as sent.
-    pub(super) fn fill_lane(&mut self, rule: usize, output: &mut OutputBuffer, share: usize) {
+    /// Writes messages of a flow to the output buffer: about `share` bytes, up to the end of a frame. With a share of 0,
+    /// only the rest of the partial frame. Messages in the buffer count as sent.
+    pub(super) fn write_messages_of(&mut self, rule: usize, output: &mut OutputBuffer, share: usize) {
         let now = self.shared.now;
         let unix_s = self.shared.platform.unix_ms() / 1000;
         let window = self.state.messages_left.unwrap_or(u64::MAX).min(self.bridge.config.window.into());
         let window = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { window as usize };
-        let OpenLink { client, lanes, partial_lane, progressed_at, .. } = &mut *self.open_link;
-        let Lane::Forward(lane) = &mut lanes[rule] else { return };
-        let mut outbox = self.shared.broker.outbox(lane.own.connection);
+        let OpenLink { client, flows, partial_flow, progressed_at, .. } = &mut *self.open_link;
+        let Flow::Forward(flow) = &mut flows[rule] else { return };
+        let mut outbox = self.shared.broker.outbox(flow.own.connection);
         let stop = output.len.saturating_add(share);
         let messages = &self.shared.resources.messages;
         let mut done = 0;
         while output.left() > 0 {
-            let may_begin = !lane.begins_nothing
+            let may_begin = !flow.begins_nothing
                 && !client.is_stopped(rule)
                 && output.len < stop
                 && self.bridge.rate_limit.left(now) > 0
-                && lane.in_flight.len() < window;
-            if lane.written_bytes == 0 && !may_begin {
+                && flow.in_flight.len() < window;
+            if flow.written_bytes == 0 && !may_begin {
                 break;
             }
             let (Some(delivery), Some(source)) = (outbox.peek(), outbox.source()) else { break };
@@ -151,7 +151,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 Ok(head) => head,
                 Err(why) => {
                     let kept = output.unsendable.push((rule, item.delivery.delivery_tag, why));
-                    debug_assert!(kept.is_ok(), "there is at most one per lane");
+                    debug_assert!(kept.is_ok(), "there is at most one per flow");
                     break;
                 }
             };
@@ -160,21 +160,21 @@ impl<P: Platform> LinkTask<'_, P> {
             let body_len = messages.body_len(message);
             let frames = PublishFrames::new(Client::channel_of(rule), &scratch.head[..head], body_len);
             let total = frames.total();
-            let wanted = (lane.written_bytes + stop.saturating_sub(output.len) as u64).min(total);
+            let wanted = (flow.written_bytes + stop.saturating_sub(output.len) as u64).min(total);
             let until = frames.frame_end(wanted);
-            let room = output.left().min((until - lane.written_bytes) as usize);
+            let room = output.left().min((until - flow.written_bytes) as usize);
             let out = &mut output.octets[output.len..][..room];
-            let written = frames.write(messages, message, lane.written_bytes, out);
+            let written = frames.write(messages, message, flow.written_bytes, out);
             output.len += written;
-            let reached = lane.written_bytes + written as u64;
-            *partial_lane = (frames.frame_end(reached) > reached).then_some(rule);
-            lane.written_bytes = if reached == total { 0 } else { reached };
-            client.note_message(rule, lane.written_bytes > 0);
-            (*progressed_at, lane.progressed_at) = (now, now);
+            let reached = flow.written_bytes + written as u64;
+            *partial_flow = (frames.frame_end(reached) > reached).then_some(rule);
+            flow.written_bytes = if reached == total { 0 } else { reached };
+            client.note_message(rule, flow.written_bytes > 0);
+            (*progressed_at, flow.progressed_at) = (now, now);
             if reached < total {
                 break;
             }
-            lane.in_flight.launch(tag, id);
+            flow.in_flight.add(tag, id);
             self.bridge.rate_limit.note_sent(now, total);
             self.state.counts.repeats += u64::from(is_repeat);
             let today = &mut self.state.today;
@@ -187,16 +187,16 @@ impl<P: Platform> LinkTask<'_, P> {
             done += 1;
             outbox.advance();
         }
-        let own = lane.own.connection;
+        let own = flow.own.connection;
         let (broker, mut context) = self.shared.broker_mut();
         broker.sent(&mut context, own, done);
     }
 
-    /// Lets the broker deliver more to all lanes when all output has been sent, and nothing while some waits.
+    /// Lets the broker deliver more to all flows when all output has been sent, and nothing while some waits.
     pub(super) fn update_writable(&mut self, has_unsent: bool) {
-        for lane in self.open_link.forwards() {
+        for flow in self.open_link.forwards() {
             let (broker, mut context) = self.shared.broker_mut();
-            broker.set_writable(&mut context, lane.own.connection, lane.written_bytes == 0 && !has_unsent);
+            broker.set_writable(&mut context, flow.own.connection, flow.written_bytes == 0 && !has_unsent);
         }
     }
 
@@ -217,12 +217,12 @@ impl<P: Platform> LinkTask<'_, P> {
         self.open_link.has_moved = true;
         self.open_link.progressed_at = now;
         loop {
-            let Lane::Forward(lane) = &mut self.open_link.lanes[rule] else {
+            let Flow::Forward(flow) = &mut self.open_link.flows[rule] else {
                 return Err(Cause::new(format_args!("an unexpected confirm")));
             };
-            lane.progressed_at = now;
-            let settled = lane.in_flight.confirm(number, multiple, is_accepted)?;
-            let (own, Some((flight, refusal))) = (lane.own, settled) else { break };
+            flow.progressed_at = now;
+            let settled = flow.in_flight.confirm(number, multiple, is_accepted)?;
+            let (own, Some((flight, refusal))) = (flow.own, settled) else { break };
             match refusal {
                 Some(why) => self.refuse(rule, flight.tag, why),
                 None => {
@@ -242,7 +242,7 @@ impl<P: Platform> LinkTask<'_, P> {
         Ok(())
     }
 
-    /// Handles that the upstream closed the channel of a forwarding rule, before or after its lane began. If one of
+    /// Handles that the upstream closed the channel of a forwarding rule, before or after its flow began. If one of
     /// several messages may be the cause, they are tried one by one.
     #[cold]
     pub(super) fn note_channel_closed(
@@ -252,13 +252,13 @@ impl<P: Platform> LinkTask<'_, P> {
         is_publish_error: bool,
         cause: Cause,
     ) {
-        if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
-            lane.force_end(LaneEnd::AtOnce);
-            if let Some(only) = lane.in_flight.only().filter(|_| is_publish_error) {
+        if let Flow::Forward(flow) = &mut self.open_link.flows[rule] {
+            flow.force_end(FlowEnd::AtOnce);
+            if let Some(only) = flow.in_flight.only().filter(|_| is_publish_error) {
                 return self.refuse(rule, only.tag, Refusal::Closed(code));
             }
         } else {
-            self.open_link.lanes[rule] = Lane::Closed;
+            self.open_link.flows[rule] = Flow::Closed;
         }
         let remedy = if is_publish_error { Remedy::OneTaken } else { Remedy::Open };
         self.hold_rule(rule, Cause::new(format_args!("it closed the channel: {cause}")), remedy);
@@ -327,11 +327,11 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     pub(super) fn refuse_unsendable(&mut self, output: &OutputBuffer) {
         for &(rule, tag, why) in &output.unsendable {
-            let Some(lane) = self.open_link.forward(rule) else { continue };
-            let own = lane.own.connection;
+            let Some(flow) = self.open_link.forward(rule) else { continue };
+            let own = flow.own.connection;
             let is_first =
                 self.shared.broker.outbox(own).peek().is_some_and(|delivery| delivery.delivery_tag == tag);
-            if is_first && lane.written_bytes == 0 {
+            if is_first && flow.written_bytes == 0 {
                 let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, own, 1);
                 self.refuse(rule, tag, why);

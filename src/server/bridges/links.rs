@@ -188,7 +188,7 @@ impl Bridges {
         let Phase::Connected(mut open_link) = phase else {
             unreachable!("only a link with a socket loses it")
         };
-        open_link.lanes.iter_mut().for_each(|lane| shared.end_lane(lane));
+        open_link.flows.iter_mut().for_each(|flow| shared.end_flow(flow));
         shared.release_own(open_link.peer);
         shared.worker.remove_peer(open_link.peer.into());
         let since = link.state.ready_since.take();

@@ -19,8 +19,7 @@
 //!
 //! A bridge has one link per direction: messages that are fetched may have to wait for memory here, and forwarded
 //! messages must not wait with them. Over a link, each rule has a channel at the upstream and a window of its own. A
-//! *lane* is the use of an open link by one rule (`Lane`): the channel and the messages under way. A *page* is one
-//! filling of the output buffer. A link that connects only on demand *rests* while it is disconnected because it had
+//! *flow* is what one rule has on an open link (`Flow`): the channel there and the messages under way. A link that connects only on demand *rests* while it is disconnected because it had
 //! nothing to do.
 //!
 //! # Invariants
@@ -50,7 +49,7 @@ use leveret_core::time::{Deadline, Now};
 use state::RuleState;
 use state::{Bridge, BridgeState, Link, LinkId, Phase};
 use traffic::LinkTask;
-use traffic::{Lane, OpenLink};
+use traffic::{Flow, OpenLink};
 
 use crate::lists::peer_bytes;
 use crate::platform::Platform;
@@ -61,14 +60,14 @@ pub(super) use traffic::LinkEvent;
 pub(super) use views::ShownBridges;
 
 /// Maximum interval at which counters are written, in milliseconds.
-const NOTES_INTERVAL_MAX_MS: u64 = 3_600_000;
+const STORE_INTERVAL_MAX_MS: u64 = 3_600_000;
 /// Memory of a link's client for commands and names, in bytes.
 const CLIENT_BYTES: usize = 8 << 10;
 
 /// Returns the memory of a bridge beside its connections, in bytes, for sockets of type `S` and frames of `frame_max`
 /// bytes.
 pub const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
-    let rules = 2 * RULES_MAX * (size_of::<Lane>() + size_of::<RuleState>());
+    let rules = 2 * RULES_MAX * (size_of::<Flow>() + size_of::<RuleState>());
     let links = 2 * (size_of::<OpenLink>() + CLIENT_BYTES) + (3 + RULES_MAX) * peer_bytes::<S>();
     let windows = RULES_MAX * leveret_bridge::window_bytes(window);
     links + rules + windows + size_of::<Bridge>() + Scratch::bytes(frame_max)
@@ -86,9 +85,9 @@ pub(crate) struct Bridges {
     has_tls_memory: bool,
     last_serial: u64,
     /// Interval until counters are written again, in milliseconds.
-    notes_interval_ms: u64,
+    store_interval_ms: u64,
     /// The text that was last written.
-    last_notes: Option<String>,
+    stored_text: Option<String>,
     common: Common,
 }
 
@@ -108,8 +107,8 @@ impl Bridges {
             max,
             has_tls_memory,
             last_serial: 0,
-            notes_interval_ms: NOTES_INTERVAL_MAX_MS,
-            last_notes: None,
+            store_interval_ms: STORE_INTERVAL_MAX_MS,
+            stored_text: None,
             common: Common::new(max, frame_max, (node, version), seed),
         }
     }
@@ -168,7 +167,7 @@ impl Bridges {
             return;
         }
         self.take_lookups(shared);
-        self.write_notes(shared);
+        self.store_state(shared);
         self.retry_parked(shared);
         self.log_parked(shared);
         self.end_days(shared);
@@ -200,8 +199,8 @@ impl Bridges {
 
     /// Returns when to poll if no event happens.
     pub(crate) fn deadline(&self) -> Deadline {
-        let notes = if self.places.is_empty() { Deadline::NEVER } else { self.common.note_due };
-        self.places.iter().map(Bridge::deadline).fold(notes, Deadline::earlier)
+        let store = if self.places.is_empty() { Deadline::NEVER } else { self.common.store_due };
+        self.places.iter().map(Bridge::deadline).fold(store, Deadline::earlier)
     }
 
     // ---- inside
@@ -272,6 +271,6 @@ impl Bridges {
 impl Link {
     /// Returns whether a rule of the link consumes over `own`, one of our own connections.
     fn has_own(&self, own: ConnectionId) -> bool {
-        self.open_link().is_some_and(|open_link| open_link.forwards().any(|lane| lane.own.connection == own))
+        self.open_link().is_some_and(|open_link| open_link.forwards().any(|flow| flow.own.connection == own))
     }
 }

@@ -22,7 +22,7 @@ use leveret_core::time::Deadline;
 
 use super::shovels::source_of;
 use super::state::{BridgeState, Direction};
-use super::traffic::{Fetch, Lane, OwnConnection, Received};
+use super::traffic::{Fetch, Flow, OwnConnection, Received};
 use crate::platform::Platform;
 use crate::state::Shared;
 
@@ -104,17 +104,17 @@ impl<P: Platform> Shared<P> {
         broker.release(&mut context, connection);
     }
 
-    /// Ends a lane, and gives its messages back.
+    /// Ends a flow, and gives its messages back.
     #[cold]
-    pub(super) fn end_lane(&mut self, lane: &mut Lane) {
-        match core::mem::replace(lane, Lane::Closed) {
-            Lane::Forward(lane) => self.release_own(lane.own.connection),
-            Lane::Fetch(Fetch { incoming: Some(incoming), .. }) => {
+    pub(super) fn end_flow(&mut self, flow: &mut Flow) {
+        match core::mem::replace(flow, Flow::Closed) {
+            Flow::Forward(flow) => self.release_own(flow.own.connection),
+            Flow::Fetch(Fetch { incoming: Some(incoming), .. }) => {
                 if let Received::Part(message, _) | Received::Whole(message) = incoming.content {
                     self.resources.messages.release(message);
                 }
             }
-            Lane::Closed | Lane::Opening | Lane::Fetch(_) => {}
+            Flow::Closed | Flow::Opening | Flow::Fetch(_) => {}
         }
     }
 

@@ -263,7 +263,7 @@ impl Bridges {
         bridge.state.inflow.begin(bridge.arrived_count(&shared.broker));
         shared.declare_queues(&mut bridge.state);
         self.places.push(bridge);
-        self.plan_notes(config.day_bytes_max.is_some(), shared.now);
+        self.plan_store(config.day_bytes_max.is_some(), shared.now);
     }
 
     /// Deletes what a deleted shovel had here: the queue behind its source exchange, which is no longer consumed, and

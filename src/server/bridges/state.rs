@@ -27,16 +27,16 @@ use leveret_core::command::ConnectionId;
 use leveret_core::time::{Deadline, Now};
 
 use super::traffic::{OpenLink, OwnConnection};
-use super::{Bridges, NOTES_INTERVAL_MAX_MS};
+use super::{Bridges, STORE_INTERVAL_MAX_MS};
 use crate::platform::Platform;
 use crate::state::Shared;
 
 /// Maximum number of addresses of a name that are tried.
 pub(super) const ADDRESSES_MAX: usize = 8;
 /// Time until the first write if a bridge has a daily budget, in milliseconds. Each interval is twice the one before,
-/// up to [`NOTES_INTERVAL_MAX_MS`]. A board that often loses power therefore loses at most half of each run from its counters,
+/// up to [`STORE_INTERVAL_MAX_MS`]. A board that often loses power therefore loses at most half of each run from its counters,
 /// and its day still ends.
-const NOTES_INTERVAL_FIRST_MS: u64 = 60_000;
+const STORE_INTERVAL_FIRST_MS: u64 = 60_000;
 
 /// The direction in which messages move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -535,7 +535,7 @@ impl Bridge {
 }
 
 impl Bridge {
-    fn write_notes(&self, text: &mut String, now: leveret_core::time::Now, has_day: bool) {
+    fn write_state(&self, text: &mut String, now: leveret_core::time::Now, has_day: bool) {
         let (state, name) = (&self.state, &*self.state.config.name);
         for link in &self.links {
             let what = link.direction.name();
@@ -554,25 +554,25 @@ impl Bridge {
         }
     }
 
-    fn read_notes(&mut self, notes: &str, now: leveret_core::time::Now) {
+    fn read_state(&mut self, text: &str, now: leveret_core::time::Now) {
         let name = self.state.config.name.clone();
-        if let Some(day) = find(notes, "day ", &name) {
+        if let Some(day) = find(text, "day ", &name) {
             self.state.day_budget.restore(now, day);
         }
-        if let Some(inflow) = find(notes, "inflow ", &name) {
+        if let Some(inflow) = find(text, "inflow ", &name) {
             self.state.inflow.restore(inflow);
         }
         let mut was_paused = false;
         for link in &mut self.links {
             let what = link.direction.name();
-            if let Some(numbers) = find(notes, &format!("cost {what} "), &name) {
+            if let Some(numbers) = find(text, &format!("cost {what} "), &name) {
                 let days: [u64; 2 * LinkTraffic::NUMBERS] = numbers;
                 if let [today, yesterday] = days.as_chunks().0 {
                     link.state.today = LinkTraffic::from_numbers(*today);
                     link.state.yesterday = LinkTraffic::from_numbers(*yesterday);
                 }
             }
-            let numbers = find(notes, &format!("{what} "), &name);
+            let numbers = find(text, &format!("{what} "), &name);
             if let Some([is_paused, moved, repeats, connected, failed]) = numbers {
                 link.state.counts = Counts { moved, repeats, connected, failed };
                 was_paused |= is_paused == 1;
@@ -609,7 +609,7 @@ impl Bridges {
     /// Otherwise it is written at most once per hour, to limit wear of the flash; with a daily budget also some times
     /// in the first hour.
     #[cold]
-    pub(crate) fn notes<P: Platform>(&mut self, shared: &Shared<P>) -> Option<String> {
+    pub(crate) fn state_text<P: Platform>(&mut self, shared: &Shared<P>) -> Option<String> {
         self.places.iter_mut().for_each(|bridge| bridge.note_inflow(&shared.broker));
         self.notes_with_days(shared, |_| true)
     }
@@ -622,38 +622,38 @@ impl Bridges {
     ) -> Option<String> {
         let mut text = String::new();
         for bridge in self.places.iter().filter(|bridge| !bridge.state.is_leaving) {
-            bridge.write_notes(&mut text, shared.now, has_day(bridge));
+            bridge.write_state(&mut text, shared.now, has_day(bridge));
         }
         (!text.is_empty()).then_some(text)
     }
 
     /// Restores the state from `notes`. The bridges exist already, and have done nothing yet.
     #[cold]
-    pub(crate) fn restore(&mut self, notes: &str, now: leveret_core::time::Now) {
-        self.places.iter_mut().for_each(|bridge| bridge.read_notes(notes, now));
+    pub(crate) fn restore(&mut self, text: &str, now: leveret_core::time::Now) {
+        self.places.iter_mut().for_each(|bridge| bridge.read_state(text, now));
     }
 
     /// Plans to write the counters of a bridge that begins.
-    pub(super) fn plan_notes(&mut self, has_budget: bool, now: leveret_core::time::Now) {
+    pub(super) fn plan_store(&mut self, has_budget: bool, now: leveret_core::time::Now) {
         if has_budget {
-            self.notes_interval_ms = NOTES_INTERVAL_FIRST_MS;
+            self.store_interval_ms = STORE_INTERVAL_FIRST_MS;
         }
-        self.common.note_due = self.common.note_due.earlier(now.after_ms(self.notes_interval_ms));
+        self.common.store_due = self.common.store_due.earlier(now.after_ms(self.store_interval_ms));
     }
 
     /// Lets the worker write the changed state, if that is due.
-    pub(super) fn write_notes<P: Platform>(&mut self, shared: &mut Shared<P>) {
-        if !self.common.note_due.is_due(shared.now) {
+    pub(super) fn store_state<P: Platform>(&mut self, shared: &mut Shared<P>) {
+        if !self.common.store_due.is_due(shared.now) {
             return;
         }
-        self.notes_interval_ms = (2 * self.notes_interval_ms).min(NOTES_INTERVAL_MAX_MS);
-        self.common.note_due = shared.now.after_ms(self.notes_interval_ms);
+        self.store_interval_ms = (2 * self.store_interval_ms).min(STORE_INTERVAL_MAX_MS);
+        self.common.store_due = shared.now.after_ms(self.store_interval_ms);
         // The elapsed time of a day always changes. Without a budget the day is only counted, and is no reason to
         // write.
         let reason = self.notes_with_days(shared, |bridge| bridge.state.config.day_bytes_max.is_some());
-        if reason != self.last_notes {
-            shared.worker.bridge_state = self.notes(shared);
-            self.last_notes = reason;
+        if reason != self.stored_text {
+            shared.worker.bridge_state = self.state_text(shared);
+            self.stored_text = reason;
         }
     }
 }
@@ -673,8 +673,8 @@ fn read<const COUNT: usize>(line: &str, prefix: &str, name: &str) -> Option<[u64
 }
 
 /// Returns the numbers of the first matching line.
-fn find<const COUNT: usize>(notes: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
-    notes.lines().find_map(|line| read(line, prefix, name))
+fn find<const COUNT: usize>(text: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
+    text.lines().find_map(|line| read(line, prefix, name))
 }
 
 fn write(text: &mut String, prefix: &str, numbers: &[u64], name: &str) {

@@ -1,15 +1,15 @@
-//! A link with a socket: reading, writing, timers, and the lane of each rule.
+//! A link with a socket: reading, writing, timers, and the flow of each rule.
 //!
-//! A *lane* is the use of a link by one rule: its channel at the upstream, and its messages under way. Lanes share the
-//! link, and a lane that must wait does not stop the others.
+//! A *flow* is the use of a link by one rule: its channel at the upstream, and its messages under way. Flows share the
+//! link, and a flow that must wait does not stop the others.
 //!
-//! Input from the upstream is handled in order. Output leaves in pages of one output buffer:
+//! Input from the upstream is handled in order. Output is collected in one buffer:
 //!
 //! ```text
-//!   page: | rest of a partial frame | the client's own commands | messages, a share for each lane … |
+//!   buffer: | rest of a partial frame | the client's own commands | messages, a share for each flow … |
 //! ```
 //!
-//! The states of a lane:
+//! The states of a flow:
 //!
 //! ```text
 //!   Closed ─ wanted → Opening ─ ready → Forward or Fetch ─ not wanted, or failed → … → Closed
@@ -17,9 +17,9 @@
 //!
 //! # Invariants
 //! - Input from an upstream is read under the same budgets as input from clients.
-//! - Lanes begin and end independently of each other. A lane that ends gives its messages back.
-//! - Frames of other lanes may be written between two frames of one lane, but never within a frame.
-//! - After each call of a [`LinkTask`], lanes are what their rules want, and the loop knows what the link waits for.
+//! - Flows begin and end independently of each other. A flow that ends gives its messages back.
+//! - Frames of other flows may be written between two frames of one flow, but never within a frame.
+//! - After each call of a [`LinkTask`], flows are what their rules want, and the loop knows what the link waits for.
 
 use std::io;
 
@@ -44,11 +44,11 @@ pub(super) struct OpenLink {
     pub(super) client: Client,
     /// The channel here over which fetched messages are published, once the first has arrived.
     pub(super) publish_channel: Option<ChannelId>,
-    pub(super) lanes: Vec<Lane>,
-    /// The lane of which a partial frame was written.
-    pub(super) partial_lane: Option<usize>,
-    /// The lane that comes first among equals in the next page.
-    pub(super) next_first_lane: usize,
+    pub(super) flows: Vec<Flow>,
+    /// The flow of which a partial frame was written.
+    pub(super) partial_flow: Option<usize>,
+    /// The flow that comes first among equals in the next output.
+    pub(super) next_first_flow: usize,
     /// When the upstream last confirmed something, owed no confirms, or was last sent a part of a message.
     pub(super) progressed_at: Now,
     /// Why the link ends.
@@ -68,9 +68,9 @@ impl OpenLink {
             peer,
             client,
             publish_channel: None,
-            lanes: (0..rules).map(|_| Lane::Closed).collect(),
-            partial_lane: None,
-            next_first_lane: 0,
+            flows: (0..rules).map(|_| Flow::Closed).collect(),
+            partial_flow: None,
+            next_first_flow: 0,
             progressed_at: now,
             cause: None,
             has_moved: false,
@@ -91,31 +91,31 @@ impl OpenLink {
 
     /// Returns whether no message is under way, and none will be.
     pub(super) fn is_drained(&self) -> bool {
-        self.is_draining && self.is_idle() && self.fetches().all(|lane| lane.is_over)
+        self.is_draining && self.is_idle() && self.fetches().all(|flow| flow.is_over)
     }
 
     /// Returns the number of messages under way, of all rules.
     pub(super) fn pending(&self) -> usize {
-        let forward: usize = self.forwards().map(|lane| lane.in_flight.len()).sum();
-        forward + self.fetches().map(|lane| lane.arrivals.len()).sum::<usize>()
+        let forward: usize = self.forwards().map(|flow| flow.in_flight.len()).sum();
+        forward + self.fetches().map(|flow| flow.arrivals.len()).sum::<usize>()
     }
 
     pub(super) fn forwards(&self) -> impl Iterator<Item = &Forward> {
-        self.lanes.iter().filter_map(|lane| if let Lane::Forward(lane) = lane { Some(lane) } else { None })
+        self.flows.iter().filter_map(|flow| if let Flow::Forward(flow) = flow { Some(flow) } else { None })
     }
 
     pub(super) fn fetches(&self) -> impl Iterator<Item = &Fetch> {
-        self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
+        self.flows.iter().filter_map(|flow| if let Flow::Fetch(flow) = flow { Some(flow) } else { None })
     }
 
-    /// Returns the lane of a rule that forwards.
+    /// Returns the flow of a rule that forwards.
     pub(super) fn forward(&self, rule: usize) -> Option<&Forward> {
-        if let Lane::Forward(lane) = &self.lanes[rule] { Some(lane) } else { None }
+        if let Flow::Forward(flow) = &self.flows[rule] { Some(flow) } else { None }
     }
 
-    /// Returns the lane of a rule that fetches.
+    /// Returns the flow of a rule that fetches.
     pub(super) fn fetch(&mut self, rule: usize) -> Option<&mut Fetch> {
-        if let Lane::Fetch(lane) = &mut self.lanes[rule] { Some(lane) } else { None }
+        if let Flow::Fetch(flow) = &mut self.flows[rule] { Some(flow) } else { None }
     }
 
     /// Returns the message of a rule that is arriving.
@@ -127,8 +127,8 @@ impl OpenLink {
     pub(super) fn status(&self) -> LinkStatus {
         LinkStatus {
             has_output: !self.client.pending().is_empty(),
-            has_remainder: self.partial_lane.is_some() || self.forwards().any(|lane| lane.written_bytes > 0),
-            awaits_disk: self.fetches().any(|lane| !lane.arrivals.is_empty()),
+            has_remainder: self.partial_flow.is_some() || self.forwards().any(|flow| flow.written_bytes > 0),
+            awaits_disk: self.fetches().any(|flow| !flow.arrivals.is_empty()),
             body_since: self.fetches().filter_map(Fetch::body_since).min(),
             input_deadline: Deadline::NEVER,
         }
@@ -151,13 +151,13 @@ impl OpenLink {
             return Deadline::NEVER;
         }
         // A rule that the upstream paused with `channel.flow` is owed no confirms.
-        let owed = self.lanes.iter().enumerate().filter_map(|(rule, lane)| match lane {
-            Lane::Forward(lane) if !lane.in_flight.is_empty() && !self.client.is_stopped(rule) => Some(lane),
+        let owed = self.flows.iter().enumerate().filter_map(|(rule, flow)| match flow {
+            Flow::Forward(flow) if !flow.in_flight.is_empty() && !self.client.is_stopped(rule) => Some(flow),
             _ => None,
         });
-        let deadlines = owed.map(|lane| {
-            // The confirms of a lane that ends without them are owed only by the link as a whole.
-            let since = if lane.forced_end < LaneEnd::Sent { lane.progressed_at } else { self.progressed_at };
+        let deadlines = owed.map(|flow| {
+            // The confirms of a flow that ends without them are owed only by the link as a whole.
+            let since = if flow.forced_end < FlowEnd::Sent { flow.progressed_at } else { self.progressed_at };
             since.after_ms(confirm_timeout_ms)
         });
         deadlines.fold(Deadline::NEVER, Deadline::earlier)
@@ -166,9 +166,9 @@ impl OpenLink {
     /// Restarts the confirm timeout of the link and all its rules.
     pub(super) fn restart_confirm_timeout(&mut self, now: Now) {
         self.progressed_at = now;
-        for lane in &mut self.lanes {
-            if let Lane::Forward(lane) = lane {
-                lane.progressed_at = now;
+        for flow in &mut self.flows {
+            if let Flow::Forward(flow) = flow {
+                flow.progressed_at = now;
             }
         }
     }
@@ -176,7 +176,7 @@ impl OpenLink {
 
 /// The use of a link by one rule: its channel at the upstream, and its messages under way.
 #[derive(Debug)]
-pub(super) enum Lane {
+pub(super) enum Flow {
     /// The rule has no channel at the upstream, or that is being closed.
     Closed,
     /// The channel is being opened.
@@ -197,10 +197,10 @@ pub(super) struct Forward {
     pub(super) written_bytes: u64,
     /// When the upstream last confirmed something of this rule, or was last sent a part of a message.
     pub(super) progressed_at: Now,
-    /// Whether no further message is begun. The lane ends when those under way are settled.
+    /// Whether no further message is begun. The flow ends when those under way are settled.
     pub(super) begins_nothing: bool,
-    /// How the lane must end, even if its rule needs it.
-    pub(super) forced_end: LaneEnd,
+    /// How the flow must end, even if its rule needs it.
+    pub(super) forced_end: FlowEnd,
 }
 
 impl Forward {
@@ -208,22 +208,22 @@ impl Forward {
         self.in_flight.is_empty() && self.written_bytes == 0
     }
 
-    /// Ends the lane in this way, or as before if that is sooner.
-    pub(super) fn force_end(&mut self, end: LaneEnd) {
+    /// Ends the flow in this way, or as before if that is sooner.
+    pub(super) fn force_end(&mut self, end: FlowEnd) {
         self.forced_end = self.forced_end.max(end);
     }
 }
 
-/// How a lane ends. A later variant ends it sooner.
+/// How a flow ends. A later variant ends it sooner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum LaneEnd {
-    /// The lane ends only if its rule wants that.
+pub(super) enum FlowEnd {
+    /// The flow ends only if its rule wants that.
     No,
-    /// The lane ends when all messages under way are settled: its consumer here was cancelled.
+    /// The flow ends when all messages under way are settled: its consumer here was cancelled.
     Settled,
-    /// The lane ends when the partly written message is complete. It does not wait for confirms.
+    /// The flow ends when the partly written message is complete. It does not wait for confirms.
     Sent,
-    /// The lane ends at once, or at the end of a partial frame: its channel at the upstream is closed.
+    /// The flow ends at once, or at the end of a partial frame: its channel at the upstream is closed.
     AtOnce,
 }
 
@@ -404,7 +404,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// # Errors
     /// Why the link must end.
     fn handle_input(&mut self, input: &[u8], at: &mut usize) -> Result<Next, Cause> {
-        for rule in 0..self.open_link.lanes.len() {
+        for rule in 0..self.open_link.flows.len() {
             if self.publish_arrived(rule)? == Next::Wait {
                 return Ok(Next::Wait);
             }
@@ -441,12 +441,12 @@ impl<P: Platform> LinkTask<'_, P> {
             Event::Lost(cause) => return Err(cause),
             Event::Open => {
                 self.note_link_open();
-                (0..self.open_link.lanes.len()).for_each(|rule| self.update_lane(rule));
+                (0..self.open_link.flows.len()).for_each(|rule| self.update_flow(rule));
             }
-            Event::Answered { rule, .. } if !matches!(self.open_link.lanes[rule], Lane::Opening) => {
+            Event::Answered { rule, .. } if !matches!(self.open_link.flows[rule], Flow::Opening) => {
                 // The consumer was cancelled: no more messages arrive for the rule.
-                if let Some(lane) = self.open_link.fetch(rule).filter(|lane| lane.is_ending) {
-                    lane.is_over = true;
+                if let Some(flow) = self.open_link.fetch(rule).filter(|flow| flow.is_ending) {
+                    flow.is_over = true;
                 }
             }
             Event::Answered { rule, depth } => {
@@ -464,9 +464,9 @@ impl<P: Platform> LinkTask<'_, P> {
             Event::Confirm { rule, number, multiple, is_accepted } => {
                 self.handle_confirm(rule, number, multiple, is_accepted)?;
             }
-            Event::Returned { rule, code, id } => match &mut self.open_link.lanes[rule] {
+            Event::Returned { rule, code, id } => match &mut self.open_link.flows[rule] {
                 // Its confirm is still to come.
-                Lane::Forward(lane) => lane.in_flight.note_return(id, code)?,
+                Flow::Forward(flow) => flow.in_flight.note_return(id, code)?,
                 _ => return Err(Cause::new(format_args!("an unexpected basic.return"))),
             },
             Event::Deliver { .. } | Event::Header { .. } | Event::Body(..) => {
@@ -479,8 +479,8 @@ impl<P: Platform> LinkTask<'_, P> {
                 }
             },
             Event::Resumed(rule) => {
-                if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
-                    lane.progressed_at = self.shared.now;
+                if let Flow::Forward(flow) = &mut self.open_link.flows[rule] {
+                    flow.progressed_at = self.shared.now;
                     self.open_link.progressed_at = self.shared.now;
                 }
             }
@@ -569,10 +569,10 @@ impl<P: Platform> LinkTask<'_, P> {
         let room = self.shared.buffers.output_bytes(self.shared.scratch.output.len());
         let mut output = self.take_output_buffer(room);
         let is_alive = self.open_link.cause.is_none();
-        if let Some(rule) = self.open_link.partial_lane {
-            self.fill_lane(rule, &mut output, 0);
+        if let Some(rule) = self.open_link.partial_flow {
+            self.write_messages_of(rule, &mut output, 0);
         }
-        if self.open_link.partial_lane.is_none() {
+        if self.open_link.partial_flow.is_none() {
             let pending = self.open_link.client.pending();
             let said = pending.len().min(output.left());
             output.octets[output.len..][..said].copy_from_slice(&pending[..said]);
@@ -580,7 +580,7 @@ impl<P: Platform> LinkTask<'_, P> {
             output.len += said;
             self.open_link.client.note_methods_written(self.shared.now, said);
             if is_all_copied && is_alive {
-                self.fill_lanes(&mut output);
+                self.write_messages(&mut output);
             }
         }
         let taken = self.write_out(&output.octets[..output.len]);
@@ -651,11 +651,11 @@ impl<P: Platform> LinkTask<'_, P> {
         0
     }
 
-    /// Updates what may have changed after an event: lanes become what their rules want, and the loop learns what
+    /// Updates what may have changed after an event: flows become what their rules want, and the loop learns what
     /// the link waits for.
     pub(super) fn update_link(&mut self) {
         if self.open_link.cause.is_none() {
-            (0..self.open_link.lanes.len()).for_each(|rule| self.update_lane(rule));
+            (0..self.open_link.flows.len()).for_each(|rule| self.update_flow(rule));
         }
         let (id, now) = (self.open_link.peer, self.shared.now);
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
@@ -669,7 +669,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 // The connection is not open yet, so there is no close to be sent.
                 self.shared.close_at_turn_end(id);
             }
-            self.open_link.lanes.iter_mut().for_each(|lane| self.shared.end_lane(lane));
+            self.open_link.flows.iter_mut().for_each(|flow| self.shared.end_flow(flow));
         }
         let input_deadline = if is_alive { self.input_deadline(is_read) } else { Deadline::NEVER };
         let rate_limit = if is_alive { self.rate_limit_deadline() } else { Deadline::NEVER };
@@ -695,7 +695,7 @@ impl<P: Platform> LinkTask<'_, P> {
         if let Some(peer) = self.shared.peers.get_mut(id)
             && peer.stream.is_writable
             && !peer.stream.has_unsent()
-            && self.open_link.partial_lane.is_none()
+            && self.open_link.partial_flow.is_none()
         {
             // The last command, if there is one, is sent if the socket takes it.
             let _ = peer.stream.write(&mut self.shared.buffers, self.open_link.client.pending());
@@ -704,69 +704,69 @@ impl<P: Platform> LinkTask<'_, P> {
         self.shared.close_at_turn_end(id);
     }
 
-    // ---- lanes
+    // ---- flows
 
-    /// Opens, closes, pauses or resumes a lane as its rule requires, as far as that is possible now.
-    pub(super) fn update_lane(&mut self, rule: usize) {
+    /// Opens, closes, pauses or resumes a flow as its rule requires, as far as that is possible now.
+    pub(super) fn update_flow(&mut self, rule: usize) {
         self.state.rule_states[rule].end_due_wait(self.shared.now);
         let is_over_budget = self.bridge.is_over_budget(&self.bridge.rules(self.direction)[rule]);
         let wants = !self.open_link.is_draining
             && !is_over_budget
             && !self.state.rule_states[rule].is_waiting(self.shared.now);
-        let has_partial_frame = self.open_link.partial_lane == Some(rule);
-        match &mut self.open_link.lanes[rule] {
-            Lane::Closed => {
+        let has_partial_frame = self.open_link.partial_flow == Some(rule);
+        match &mut self.open_link.flows[rule] {
+            Flow::Closed => {
                 let client = &self.open_link.client;
                 if wants && client.stage() == Stage::Open && client.is_closed(rule) {
-                    self.open_lane(rule);
+                    self.open_flow(rule);
                 }
             }
-            Lane::Opening if wants => {}
-            Lane::Opening => self.close_lane(rule),
-            Lane::Forward(lane) => {
-                lane.begins_nothing = lane.forced_end != LaneEnd::No || !wants;
-                let is_over = match lane.forced_end {
-                    LaneEnd::AtOnce => true,
-                    LaneEnd::Sent => lane.written_bytes == 0,
+            Flow::Opening if wants => {}
+            Flow::Opening => self.close_flow(rule),
+            Flow::Forward(flow) => {
+                flow.begins_nothing = flow.forced_end != FlowEnd::No || !wants;
+                let is_over = match flow.forced_end {
+                    FlowEnd::AtOnce => true,
+                    FlowEnd::Sent => flow.written_bytes == 0,
                     // When the whole link is closed, channels need no close of their own.
-                    LaneEnd::Settled | LaneEnd::No => lane.is_idle() && !self.open_link.is_draining,
+                    FlowEnd::Settled | FlowEnd::No => flow.is_idle() && !self.open_link.is_draining,
                 };
-                if lane.begins_nothing && !has_partial_frame && is_over {
-                    self.close_lane(rule);
+                if flow.begins_nothing && !has_partial_frame && is_over {
+                    self.close_flow(rule);
                 }
             }
-            Lane::Fetch(lane) => {
-                if !wants && !lane.is_ending {
-                    lane.is_ending = true;
+            Flow::Fetch(flow) => {
+                if !wants && !flow.is_ending {
+                    flow.is_ending = true;
                     let cancel = [Request::Cancel { has_reply: true }];
                     self.open_link.client.request(self.shared.now, rule, cancel);
-                } else if lane.is_ending && lane.is_over && lane.is_idle() && !self.open_link.is_draining {
-                    self.close_lane(rule);
+                } else if flow.is_ending && flow.is_over && flow.is_idle() && !self.open_link.is_draining {
+                    self.close_flow(rule);
                 }
             }
         }
     }
 
     #[cold]
-    fn open_lane(&mut self, rule: usize) {
+    fn open_flow(&mut self, rule: usize) {
         let prefetch = self.prefetch(rule);
         let requests = self.bridge.opening_requests(self.direction, rule, prefetch);
         self.open_link.client.request(self.shared.now, rule, requests);
-        self.open_link.lanes[rule] = Lane::Opening;
+        self.open_link.flows[rule] = Flow::Opening;
     }
 
     /// Closes a rule's channel at the upstream, if it is open, and requeues its messages here.
     #[cold]
-    pub(super) fn close_lane(&mut self, rule: usize) {
+    pub(super) fn close_flow(&mut self, rule: usize) {
         self.open_link.client.close_channel(self.shared.now, rule);
-        self.shared.end_lane(&mut self.open_link.lanes[rule]);
+        self.shared.end_flow(&mut self.open_link.flows[rule]);
     }
 
     /// Handles that a rule's channel or consumer at the upstream ended or could not begin: the rule waits.
     #[cold]
     pub(super) fn fail_rule(&mut self, rule: usize, cause: Cause) {
         self.hold_rule(rule, cause, Remedy::Open);
-        self.close_lane(rule);
+        self.close_flow(rule);
     }
 
     /// Holds a rule, and no other, until `remedy`.
@@ -781,8 +781,8 @@ impl<P: Platform> LinkTask<'_, P> {
             let link = (self.direction, self.state.upstream);
             self.shared.log_link(log::Level::Warn, self.bridge, link, text);
         }
-        if let Lane::Forward(lane) = &mut self.open_link.lanes[rule] {
-            lane.begins_nothing = true;
+        if let Flow::Forward(flow) = &mut self.open_link.flows[rule] {
+            flow.begins_nothing = true;
         }
     }
 
@@ -800,14 +800,14 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Restores the full window of a rule that had one message at a time.
     #[cold]
     fn restore_window(&mut self, rule: usize) {
-        match &self.open_link.lanes[rule] {
-            Lane::Closed | Lane::Opening => {}
-            Lane::Forward(lane) => {
-                if let Err(cause) = self.shared.set_prefetch(lane.own, self.bridge.config.window) {
+        match &self.open_link.flows[rule] {
+            Flow::Closed | Flow::Opening => {}
+            Flow::Forward(flow) => {
+                if let Err(cause) = self.shared.set_prefetch(flow.own, self.bridge.config.window) {
                     self.hold_rule(rule, cause, Remedy::Open);
                 }
             }
-            Lane::Fetch(_) => self.restart_consumer(rule),
+            Flow::Fetch(_) => self.restart_consumer(rule),
         }
     }
 
@@ -816,8 +816,8 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     pub(super) fn restart_consumer(&mut self, rule: usize) {
         let prefetch = self.prefetch(rule);
-        if let Some(lane) = self.open_link.fetch(rule).filter(|lane| !lane.is_ending) {
-            lane.arrivals.note_consumer_restart(prefetch.into());
+        if let Some(flow) = self.open_link.fetch(rule).filter(|flow| !flow.is_ending) {
+            flow.arrivals.note_consumer_restart(prefetch.into());
             let requests = self.bridge.restart_requests(rule, prefetch);
             self.open_link.client.request(self.shared.now, rule, requests);
         }
@@ -874,15 +874,15 @@ impl<P: Platform> LinkTask<'_, P> {
         if self.open_link.progressed_at.after_ms(timeout_ms).is_due(now) {
             return self.close_with(cause);
         }
-        for rule in 0..self.open_link.lanes.len() {
-            if let Lane::Forward(lane) = &mut self.open_link.lanes[rule]
-                && !lane.in_flight.is_empty()
+        for rule in 0..self.open_link.flows.len() {
+            if let Flow::Forward(flow) = &mut self.open_link.flows[rule]
+                && !flow.in_flight.is_empty()
                 && !self.open_link.client.is_stopped(rule)
-                && lane.forced_end < LaneEnd::Sent
-                && lane.progressed_at.after_ms(timeout_ms).is_due(now)
+                && flow.forced_end < FlowEnd::Sent
+                && flow.progressed_at.after_ms(timeout_ms).is_due(now)
             {
                 // Other rules get confirms, so the cause is this rule's queue at the upstream.
-                lane.force_end(LaneEnd::Sent);
+                flow.force_end(FlowEnd::Sent);
                 self.hold_rule(rule, cause.clone(), Remedy::Taken);
             }
         }
@@ -910,7 +910,7 @@ impl<P: Platform> LinkTask<'_, P> {
         self.state.today.received += received;
         self.bridge.day_budget.note(received + sent);
         if self.bridge.day_budget.must_store() {
-            self.common.note_due = self.shared.now.after_ms(0);
+            self.common.store_due = self.shared.now.after_ms(0);
         }
     }
 }

@@ -13,7 +13,7 @@ use leveret_management::request::{
 
 use super::Bridges;
 use super::state::{Bridge, BridgeState, Direction, Link, LinkState, Phase};
-use super::traffic::{Lane, OpenLink};
+use super::traffic::{Flow, OpenLink};
 use crate::platform::Platform;
 use crate::state::Shared;
 
@@ -134,7 +134,7 @@ fn state_of(bridge: &BridgeState, link: &Link) -> &'static str {
         Phase::Connected(open_link) if open_link.client.stage() != Stage::Open => "connecting",
         Phase::Connected(open_link) => {
             let states: Vec<_> =
-                (0..open_link.lanes.len()).map(|rule| state_of_rule(bridge, link, open_link, rule)).collect();
+                (0..open_link.flows.len()).map(|rule| state_of_rule(bridge, link, open_link, rule)).collect();
             let first =
                 ["held", "blocked", "budget used", "running"].into_iter().find(|it| states.contains(it));
             first.unwrap_or("connecting")
@@ -150,13 +150,13 @@ fn state_of(bridge: &BridgeState, link: &Link) -> &'static str {
 #[cold]
 fn state_of_rule(bridge: &BridgeState, link: &Link, open_link: &OpenLink, rule: usize) -> &'static str {
     let is_of_budget = bridge.is_over_budget(&bridge.rules(link.direction)[rule]);
-    match &open_link.lanes[rule] {
+    match &open_link.flows[rule] {
         _ if link.state.rule_states[rule].error().is_some() => "held",
         _ if is_of_budget => "budget used",
-        Lane::Closed | Lane::Opening => "connecting",
-        Lane::Forward(_) if open_link.client.is_stopped(rule) => "blocked",
-        Lane::Forward(_) | Lane::Fetch(_) if open_link.client.is_blocked() => "blocked",
-        Lane::Forward(_) | Lane::Fetch(_) => "running",
+        Flow::Closed | Flow::Opening => "connecting",
+        Flow::Forward(_) if open_link.client.is_stopped(rule) => "blocked",
+        Flow::Forward(_) | Flow::Fetch(_) if open_link.client.is_blocked() => "blocked",
+        Flow::Forward(_) | Flow::Fetch(_) => "running",
     }
 }
 
@@ -198,7 +198,7 @@ impl Bridges {
         let Some(place) = self.places.iter().position(is_it) else { return };
         let now = shared.now;
         if order != BridgeOrder::Retry {
-            self.common.note_due = now.after_ms(0);
+            self.common.store_due = now.after_ms(0);
         }
         let bridge = &mut self.places[place];
         match order {

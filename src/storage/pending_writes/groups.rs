@@ -35,7 +35,7 @@ const DEFINED_BYTES: u64 = 48;
 
 /// A group that waits to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Group {
+pub(crate) struct Group {
     /// The number of the first message, counted since the start.
     pub first: u64,
     /// The number of the last message, plus 1.
@@ -49,7 +49,7 @@ pub struct Group {
 
 /// A position among the pending messages.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     pub(super) number: u64,
     /// Number of targets before this position, counted since the start.
     pub(super) target: u64,
@@ -114,7 +114,7 @@ impl Groups {
 
 impl PendingWrites {
     /// Returns a new incarnation that identifies a group in the log.
-    pub const fn next_group(&mut self) -> u64 {
+    pub(crate) const fn next_group(&mut self) -> u64 {
         self.next_version() | GROUP
     }
 
@@ -278,7 +278,7 @@ impl PendingWrites {
 
     /// Returns the group to write next; `None` if messages that were appended before it must be written first
     /// ([`Self::front`]), or if there is none.
-    pub fn group(&self) -> Option<Group> {
+    pub(crate) fn group(&self) -> Option<Group> {
         let group = self.groups.waiting.front()?;
         (group.first <= self.first_number).then_some(*group)
     }
@@ -287,7 +287,12 @@ impl PendingWrites {
     /// into `targets`. `None` if there is no more.
     ///
     /// Moves the cursor to that message. The message stays in the buffer.
-    pub fn peek(&self, group: &Group, cursor: &mut Cursor, targets: &mut Vec<Target>) -> Option<Front> {
+    pub(crate) fn peek(
+        &self,
+        group: &Group,
+        cursor: &mut Cursor,
+        targets: &mut Vec<Target>,
+    ) -> Option<Front> {
         if cursor.number < self.first_number {
             *cursor = Cursor { number: self.first_number, target: self.targets_removed };
         }
@@ -306,26 +311,26 @@ impl PendingWrites {
     }
 
     /// Moves the cursor to the next message.
-    pub fn step(&self, cursor: &mut Cursor) {
+    pub(crate) fn step(&self, cursor: &mut Cursor) {
         let at = cursor.number.checked_sub(self.first_number).and_then(|at| self.pending.get(at as usize));
         cursor.number += 1;
         cursor.target += at.map_or(0, |pending| u64::from(pending.targets));
     }
 
     /// Returns the settlements of the group to write next, ordered by queue, without the first `done`.
-    pub fn group_settles(&self, done: usize) -> impl Iterator<Item = Settled> {
+    pub(crate) fn group_settles(&self, done: usize) -> impl Iterator<Item = Settled> {
         let count = self.groups.waiting.front().map_or(0, |group| group.settles);
         self.groups.settles.iter().copied().take(count).skip(done)
     }
 
     /// Returns the definitions of the group to write next, without the first `done`.
-    pub fn group_entries(&self, done: usize) -> impl Iterator<Item = &LogEntry> {
+    pub(crate) fn group_entries(&self, done: usize) -> impl Iterator<Item = &LogEntry> {
         let count = self.groups.waiting.front().map_or(0, |group| group.entries);
         self.groups.entries.iter().take(count).skip(done)
     }
 
     /// Removes the group that was to be written next. All of it is in commits now.
-    pub fn group_written(&mut self) {
+    pub(crate) fn group_written(&mut self) {
         if let Some(group) = self.groups.waiting.pop_front() {
             self.groups.settles.drain(..group.settles);
             let written = self.groups.entries.drain(..group.entries);

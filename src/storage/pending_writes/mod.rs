@@ -510,7 +510,7 @@ impl PendingWrites {
 
     /// Returns whether the waiting messages fill a commit, or publishers must wait for one. Delaying such a commit would
     /// save no sync.
-    pub fn fills_commit(&self) -> bool {
+    pub(crate) fn fills_commit(&self) -> bool {
         self.pending_bytes >= self.batch_bytes_max || self.pending.len() >= self.pending_max
     }
 
@@ -577,7 +577,7 @@ impl PendingWrites {
     }
 
     /// Sets how much of `index_bytes_max` is left for the index of the log in memory.
-    pub fn set_index_capacity(&mut self, room: IndexCapacity) {
+    pub(crate) fn set_index_capacity(&mut self, room: IndexCapacity) {
         self.capacity_freed += u64::from(room < self.index_capacity);
         self.index_capacity = room;
     }
@@ -945,7 +945,7 @@ impl PendingWrites {
 
     /// Calls `each` with the watermarks for early deliveries, one per queue, until it returns `false` for
     /// lack of space. Returns whether all were written.
-    pub fn drain_piggybacked(&mut self, mut each: impl FnMut(u64, u64) -> bool) -> bool {
+    pub(crate) fn drain_piggybacked(&mut self, mut each: impl FnMut(u64, u64) -> bool) -> bool {
         self.merge_piggybacked();
         while let Some(&(queue, offset)) = self.piggybacked.last() {
             if !each(queue, offset) {
@@ -1059,7 +1059,7 @@ impl PendingWrites {
 
     /// Advances the durable batch without a commit, if nothing of it must be written any more. Called while
     /// no commit is being written. Returns whether the durable batch changed.
-    pub fn advance(&mut self, messages: &mut Messages) -> bool {
+    pub(crate) fn advance(&mut self, messages: &mut Messages) -> bool {
         if self.mode != Mode::On || !self.in_commit.is_empty() {
             return false;
         }

@@ -200,9 +200,9 @@ PLACES = [
         "        broker.sent(&mut context, own, done);\n",
         "        broker.sent(&mut context, own, done);\n"
         "        if PLANTED(\"settled-before-the-upstream-confirms\")\n"
-        "            && let Lane::Forward(lane) = &self.open_link.lanes[rule]\n"
+        "            && let Flow::Forward(flow) = &self.open_link.flows[rule]\n"
         "        {\n"
-        "            let (own, settlement) = (lane.own, Settlement::Ack);\n"
+        "            let (own, settlement) = (flow.own, Settlement::Ack);\n"
         "            let all = Command::Settle { delivery_tag: 0, multiple: true, settlement };\n"
         "            let _ = self.shared.apply_checked(own, all);\n"
         "        }\n",
