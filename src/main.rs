@@ -12,11 +12,11 @@
 //! |--------------|---------------------------------------------------------------------------------------------|
 //! | `core`       | limits, memory pools, errors, time and other types that several packages share              |
 //! | `amqp`       | AMQP 0-9-1 bytes: frames, methods, properties, field tables                                 |
-//! | `mqtt`       | MQTT 3.1, 3.1.1 and 5 bytes; not used by the broker yet                                     |
+//! | `mqtt`       | MQTT 3.1, 3.1.1 and 5 bytes                                                                 |
 //! | `json`       | bounded reading of JSON                                                                     |
-//! | `storage`    | the append log on disk: commits, `fdatasync`, compaction, recovery, inspection              |
+//! | `storage`    | pending writes; the append log on disk: commits, compaction, recovery, inspection           |
 //! | `broker`     | exchanges, queues, consumers, acknowledgements, users, policies; deterministic, without I/O |
-//! | `connection` | the protocol state of one AMQP client, without its socket                                   |
+//! | `connection` | the protocol state of one client, AMQP or MQTT, without its socket                          |
 //! | `config`     | the configuration file, board profiles, command-line flags                                  |
 //! | `tls`        | TLS handshakes, records and certificates, without a socket                                  |
 //! | `bridge`     | the client side of a bridge to an upstream broker, without a socket                         |

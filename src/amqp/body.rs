@@ -27,6 +27,7 @@ impl BodyFrames {
     /// Returns the length of all frames in bytes.
     #[inline]
     pub const fn total(self) -> u64 {
+        // Most bodies fit into one frame, and a division takes long on ARMv6.
         let frames = if self.body_len <= self.payload_max {
             (self.body_len > 0) as u64
         } else {
@@ -35,18 +36,20 @@ impl BodyFrames {
         self.body_len as u64 + frames * FRAME_OVERHEAD as u64
     }
 
-    const fn frame_max(self) -> u64 {
+    /// Returns the size of a frame with the maximum payload.
+    const fn full_frame_bytes(self) -> u64 {
         self.payload_max as u64 + FRAME_OVERHEAD as u64
     }
 
     /// Returns the end of the frame that contains byte `at`, or `at` if a frame begins there.
     pub fn frame_end(self, at: u64) -> u64 {
-        (at.div_ceil(self.frame_max()) * self.frame_max()).min(self.total())
+        (at.div_ceil(self.full_frame_bytes()) * self.full_frame_bytes()).min(self.total())
     }
 
     /// Writes from byte `at` on to `out`, as far as it has space. Returns the number of bytes written.
     ///
-    /// `body_at` is an offset in the body and the cursor there. It saves a search when the next call continues.
+    /// `body_at` is an offset of the body and the cursor there; `None` at first. A call that continues there needs no
+    /// search.
     pub fn write(
         self,
         messages: &Messages,
@@ -71,7 +74,7 @@ impl BodyFrames {
         body_at: &mut Option<(u32, Cursor)>,
         out: &mut [u8],
     ) -> usize {
-        let (frame, within) = (at / self.frame_max(), (at % self.frame_max()) as usize);
+        let (frame, within) = (at / self.full_frame_bytes(), (at % self.full_frame_bytes()) as usize);
         let offset = frame as u32 * self.payload_max;
         let size = (self.body_len - offset).min(self.payload_max);
         let end_at = FRAME_HEADER_LEN + size as usize;
@@ -94,7 +97,7 @@ impl BodyFrames {
     }
 }
 
-/// Copies as much of `piece` as fits into `out`, and returns its length.
+/// Copies as much of `piece` as fits into `out`, and returns the number of bytes copied.
 fn copy(piece: &[u8], out: &mut [u8]) -> usize {
     let take = piece.len().min(out.len());
     out[..take].copy_from_slice(&piece[..take]);

@@ -4,13 +4,14 @@
 //! written is valid for any AMQP 0-9-1 client.
 //!
 //! # Invariants
-//! - The result depends only on the bytes: there is no I/O and no clock. Nothing is allocated, and there is
+//! - The result depends only on the bytes, and for [`BodyFrames`] on a message: there is no I/O and no clock. Nothing is allocated, and there is
 //!   no `unsafe`.
 //! - A view ([`Method`], [`Table`], [`Properties`]) borrows the bytes it was parsed from. Nothing is copied.
 //!   Tables and properties are kept exactly as received, so a consumer receives what the publisher sent.
 //! - A view is checked completely when it is parsed. Reading from it afterwards cannot fail.
 //! - Parsing takes one pass over the bytes, and recursion at most [`TABLE_DEPTH_MAX`] deep.
-//! - A frame is written completely or not at all.
+//! - `emit_frame` writes a frame completely or not at all. [`BodyFrames`] writes any part of its frames; the caller
+//!   stores the position.
 //!
 //! # Files
 //!

@@ -6,7 +6,7 @@ use std::io;
 /// Maximum length of a [`Cause`] in bytes.
 const TEXT_BYTES_MAX: usize = 200;
 
-/// Why a link or rule does not work: one sentence for the operator, cut at `TEXT_BYTES_MAX`.
+/// Why a link or rule does not work: one sentence for the operator, of at most 200 bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cause(heapless::String<TEXT_BYTES_MAX>);
 
@@ -14,7 +14,7 @@ impl Cause {
     /// Makes a cause from `text`. The text may quote the upstream, so each control character is replaced by `?`: it
     /// could be a terminal escape sequence.
     pub fn new(text: fmt::Arguments<'_>) -> Self {
-        let mut cut = Cut(heapless::String::new());
+        let mut cut = CauseWriter(heapless::String::new());
         // Never fails: text that does not fit is cut.
         let _ = cut.write_fmt(text);
         Self(cut.0)
@@ -47,10 +47,10 @@ impl fmt::Display for Cause {
     }
 }
 
-/// A writer that keeps the beginning of a text and drops what exceeds `TEXT_BYTES_MAX`.
-struct Cut(heapless::String<TEXT_BYTES_MAX>);
+/// A writer that keeps the first `TEXT_BYTES_MAX` bytes of a text, and replaces control characters by `?`.
+struct CauseWriter(heapless::String<TEXT_BYTES_MAX>);
 
-impl fmt::Write for Cut {
+impl fmt::Write for CauseWriter {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
             if self.0.push(if character.is_control() { '?' } else { character }).is_err() {

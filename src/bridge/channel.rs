@@ -1,18 +1,21 @@
 //! One channel of a link. Each rule has its own channel.
 //!
-//! The methods of a channel are [`Request`]s: each is sent after the upstream has answered the one before.
+//! Methods that open, set up and close a channel are [`Request`]s. They are sent one after the other; one that has a
+//! reply must be answered before the next is sent.
 //!
 //! ```text
-//!          channel.open sent                own channel.close
+//!          channel.open sent                Channel::close
 //! Closed ────────────────────→ Open ────────────────────────────→ Closing
 //!   ▲                           │                                    │
-//!   └── channel.close received ─┘        channel.close-ok received ──┘
+//!   │                           │        channel.close-ok received, or │
+//!   └── channel.close received ─┘        channel.close before the own  ┘
 //! ```
 //!
 //! # Invariants
 //! - The fields alone determine the next method. So a method for which the output buffer has no space is simply tried
 //!   again later.
-//! - A frame on a closed channel ends the link. Input on a channel that is being closed is ignored.
+//! - A frame on a closed channel ends the link. While a channel is being closed, its input causes no event,
+//!   but frames out of order still end the link.
 //! - After `basic.deliver` or `basic.return` come one header and a body of the length in the header. Anything else ends
 //!   the link.
 
@@ -31,29 +34,28 @@ const BASIC_PUBLISH: (u16, u16) = (60, 40);
 /// The reply code for a queue that does not exist.
 const NOT_FOUND: u16 = 404;
 
-/// A method to be sent on a channel. In `BindTemporary` and `Consume`, an empty queue name means the queue that was last
-/// declared on the channel.
+/// A method to be sent on a channel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     /// `channel.open`.
     Open,
-    /// Finds a queue by a passive `queue.declare`. If the queue does not exist and there are arguments, it is declared
-    /// with them: the upstream has closed the channel, so it is opened again first.
+    /// Finds a queue by a passive `queue.declare`. If the queue does not exist and there are arguments, even empty ones, it
+    /// is declared with them: the upstream has closed the channel, so it is opened again first.
     FindQueue(String, Option<Vec<u8>>),
     /// Declares a durable queue with these arguments.
     DeclareQueue(String, Vec<u8>),
-    /// Declares a queue that ends with the connection. The upstream chooses its name.
-    DeclareTemporary,
-    /// Binds the temporary queue to this exchange with this routing key.
-    BindTemporary(String, String),
+    /// Declares the exclusive queue of the channel, which is deleted with the connection. The upstream chooses its name.
+    DeclareExclusive,
+    /// Binds that queue to this exchange with this routing key.
+    BindExclusive(String, String),
     /// `confirm.select`.
     Confirm,
     /// `basic.qos` with this prefetch count. It applies to consumers that begin later.
     Prefetch(u16),
     /// `basic.consume` of a queue with these arguments. Without `has_reply`, the method has `no-wait`.
     Consume {
-        /// Name of the queue.
-        queue: String,
+        /// Name of the queue; `None` for the exclusive queue of the channel.
+        queue: Option<String>,
         /// Encoded arguments, without their length.
         arguments: Vec<u8>,
         /// Whether the upstream answers.
@@ -69,8 +71,9 @@ pub enum Request {
 }
 
 impl Request {
-    /// Returns the method of this request; `consumer_tag` is the tag of the channel's consumer.
-    fn method<'m>(&'m self, consumer_tag: &'m str) -> Method<'m> {
+    /// Returns the method of this request. `consumer_tag` is the tag of the channel's consumer, and `exclusive_queue` the
+    /// name of its exclusive queue.
+    fn method<'m>(&'m self, consumer_tag: &'m str, exclusive_queue: &'m str) -> Method<'m> {
         let declare = |queue, arguments, (passive, durable, exclusive)| Method::QueueDeclare {
             queue,
             passive,
@@ -86,9 +89,9 @@ impl Request {
             Self::DeclareQueue(queue, arguments) => {
                 declare(queue, Table::trusted(arguments), (false, true, false))
             }
-            Self::DeclareTemporary => declare("", Table::EMPTY, (false, false, true)),
-            Self::BindTemporary(exchange, routing_key) => {
-                let (queue, no_wait, arguments) = ("", false, Table::EMPTY);
+            Self::DeclareExclusive => declare("", Table::EMPTY, (false, false, true)),
+            Self::BindExclusive(exchange, routing_key) => {
+                let (queue, no_wait, arguments) = (exclusive_queue, false, Table::EMPTY);
                 Method::QueueBind { queue, exchange, routing_key, no_wait, arguments }
             }
             Self::Confirm => Method::ConfirmSelect { no_wait: false },
@@ -96,7 +99,7 @@ impl Request {
                 Method::BasicQos { prefetch_size: 0, prefetch_count: *count, global: false }
             }
             Self::Consume { queue, arguments, has_reply } => Method::BasicConsume {
-                queue,
+                queue: queue.as_deref().unwrap_or(exclusive_queue),
                 consumer_tag,
                 no_local: false,
                 no_ack: false,
@@ -121,9 +124,9 @@ impl Request {
         match *method {
             Method::ChannelOpenOk {} => *self == Self::Open,
             Method::QueueDeclareOk { .. } => {
-                matches!(self, Self::FindQueue(..) | Self::DeclareQueue(..) | Self::DeclareTemporary)
+                matches!(self, Self::FindQueue(..) | Self::DeclareQueue(..) | Self::DeclareExclusive)
             }
-            Method::QueueBindOk {} => matches!(self, Self::BindTemporary(..)),
+            Method::QueueBindOk {} => matches!(self, Self::BindExclusive(..)),
             Method::ConfirmSelectOk {} => *self == Self::Confirm,
             Method::BasicQosOk {} => matches!(self, Self::Prefetch(_)),
             Method::BasicConsumeOk { consumer_tag } => {
@@ -146,7 +149,7 @@ enum ChannelState {
     Closing,
 }
 
-/// What comes next of the header and body of a delivered or returned message.
+/// The part of a delivered or returned message that the upstream sends next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum ArrivingContent {
     /// No header or body: a method comes next.
@@ -173,12 +176,14 @@ pub(super) struct Channel {
     requests: VecDeque<Request>,
     /// Whether the first request was sent and its answer is awaited.
     is_awaiting: bool,
-    /// When the last request must have been answered.
+    /// When the upstream must have answered the first request, or sent something else on the channel.
     reply_deadline: Deadline,
     /// Whether published messages are confirmed.
     is_confirming: bool,
     /// Whether messages may be delivered.
     is_consuming: bool,
+    /// Name of the exclusive queue.
+    exclusive_queue: String,
     /// Number of messages in the declared queue, as reported by `queue.declare-ok`.
     message_count: u32,
     content: ArrivingContent,
@@ -187,7 +192,7 @@ pub(super) struct Channel {
     /// The `active` value of a received `channel.flow` that is not answered yet.
     flow_to_answer: Option<bool>,
     /// Whether the upstream has paused publishing by `channel.flow`.
-    is_stopped: bool,
+    is_paused: bool,
     /// Whether only a part of a published message has been written. No method may be sent between its frames.
     is_in_message: bool,
     /// Whether a `channel.close` of the upstream is not answered yet.
@@ -204,8 +209,8 @@ impl Channel {
         self.content != ArrivingContent::None
     }
 
-    pub(super) const fn is_stopped(&self) -> bool {
-        self.is_stopped
+    pub(super) const fn is_paused(&self) -> bool {
+        self.is_paused
     }
 
     /// Records whether only a part of the current message has been written. Returns whether the message is complete and
@@ -218,6 +223,12 @@ impl Channel {
     /// Returns when the upstream's answers must have arrived; never if no answer is awaited.
     pub(super) fn deadline(&self) -> Deadline {
         if self.requests.is_empty() { Deadline::NEVER } else { self.reply_deadline }
+    }
+
+    /// Extends the time for answers to requests, because the upstream has sent something on this channel: an answer comes
+    /// behind the messages that are on their way.
+    pub(super) const fn note_input(&mut self, reply_deadline: Deadline) {
+        self.reply_deadline = reply_deadline;
     }
 
     /// Replaces all requests that were not sent.
@@ -252,7 +263,7 @@ impl Channel {
             return is_sent;
         }
         let Some(request) = self.requests.front().filter(|_| !self.is_awaiting) else { return false };
-        if !send(&request.method(tag)) {
+        if !send(&request.method(tag, &self.exclusive_queue)) {
             return false;
         }
         match request {
@@ -278,16 +289,19 @@ impl Channel {
         match (self.state, method) {
             (ChannelState::Closed, _) => return Some(unexpected_method(method)),
             (ChannelState::Closing, _) => return self.handle_while_closing(method),
-            (ChannelState::Open, Method::ChannelClose { .. }) => return self.handle_close(rule, method),
+            (ChannelState::Open, Method::ChannelClose { reply_code, reply_text, class_id, method_id }) => {
+                let is_publish_error = (*class_id, *method_id) == BASIC_PUBLISH;
+                return self.handle_close(rule, (*reply_code, reply_text), is_publish_error);
+            }
             (ChannelState::Open, _) => {}
         }
-        if self.content != ArrivingContent::None {
+        if self.is_in_content() {
             return Some(unexpected_method(method));
         }
         if let Some(request) = self.requests.front().filter(|_| self.is_awaiting)
             && request.is_answered_by(method, tag)
         {
-            return self.take_reply(rule, method);
+            return self.handle_reply(rule, method);
         }
         match *method {
             Method::BasicAck { delivery_tag: number, multiple } if self.is_confirming => {
@@ -302,9 +316,9 @@ impl Channel {
                 None
             }
             Method::ChannelFlow { active } => {
-                let was_stopped = core::mem::replace(&mut self.is_stopped, !active);
+                let was_paused = core::mem::replace(&mut self.is_paused, !active);
                 self.flow_to_answer = Some(active);
-                (active && was_stopped).then_some(Event::Resumed(rule))
+                (active && was_paused).then_some(Event::Resumed(rule))
             }
             Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key }
                 if self.is_consuming && consumer_tag == tag =>
@@ -320,12 +334,15 @@ impl Channel {
     }
 
     /// Handles the answer to the first request. Returns an event if it was the last request.
-    fn take_reply<'i>(&mut self, rule: usize, method: &Method<'i>) -> Option<Event<'i>> {
+    fn handle_reply<'i>(&mut self, rule: usize, method: &Method<'i>) -> Option<Event<'i>> {
         self.is_awaiting = false;
         match (self.requests.pop_front(), method) {
             (Some(Request::Confirm), _) => self.is_confirming = true,
             (Some(Request::Consume { .. }), _) => self.is_consuming = true,
             (Some(Request::Cancel { .. }), _) => self.is_consuming = false,
+            (Some(Request::DeclareExclusive), Method::QueueDeclareOk { queue, .. }) => {
+                self.exclusive_queue = queue.to_string();
+            }
             (_, Method::QueueDeclareOk { message_count, .. }) => self.message_count = *message_count,
             _ => {}
         }
@@ -334,10 +351,12 @@ impl Channel {
 
     /// Handles a `channel.close` of the upstream. There is no event if the channel is opened again to declare a missing
     /// queue.
-    fn handle_close<'i>(&mut self, rule: usize, close: &Method<'i>) -> Option<Event<'i>> {
-        let Method::ChannelClose { reply_code: code, reply_text, class_id, method_id } = *close else {
-            unreachable!("the caller has matched channel.close")
-        };
+    fn handle_close<'i>(
+        &mut self,
+        rule: usize,
+        (code, text): (u16, &str),
+        is_publish_error: bool,
+    ) -> Option<Event<'i>> {
         let mut requests = core::mem::take(&mut self.requests);
         let was_awaiting = self.is_awaiting;
         *self = Self { owes_close_ok: true, reply_deadline: self.reply_deadline, ..Self::default() };
@@ -350,8 +369,7 @@ impl Channel {
             self.requests = requests;
             return None;
         }
-        let cause = Cause::new(format_args!("{code} {reply_text}"));
-        let is_publish_error = (class_id, method_id) == BASIC_PUBLISH;
+        let cause = Cause::new(format_args!("{code} {text}"));
         Some(Event::Closed { rule, code, is_publish_error, cause })
     }
 
@@ -365,7 +383,7 @@ impl Channel {
             Method::ChannelCloseOk {} if self.is_awaiting => {
                 *self = Self { owes_close_ok: self.owes_close_ok, ..Self::default() };
             }
-            _ if self.content != ArrivingContent::None => return Some(unexpected_method(method)),
+            _ if self.is_in_content() => return Some(unexpected_method(method)),
             Method::BasicDeliver { .. } | Method::BasicReturn { .. } => {
                 self.content = ArrivingContent::Header
             }
@@ -377,7 +395,7 @@ impl Channel {
     // ---- contents
 
     /// Handles a content header. While the channel is being closed, there is no event.
-    pub(super) fn take_header<'i>(
+    pub(super) fn handle_header<'i>(
         &mut self,
         rule: usize,
         ContentHeader { properties, body_len, .. }: ContentHeader<'i>,
@@ -395,7 +413,7 @@ impl Channel {
     }
 
     /// Handles a part of a body. There is an event only for a delivered message on a channel that is not being closed.
-    pub(super) fn take_body<'i>(&mut self, rule: usize, octets: &'i [u8]) -> Option<Event<'i>> {
+    pub(super) fn handle_body<'i>(&mut self, rule: usize, octets: &'i [u8]) -> Option<Event<'i>> {
         let left = if let ArrivingContent::Body(left) = self.content { left } else { 0 };
         match left.checked_sub(octets.len() as u64).filter(|_| left > 0) {
             Some(left) => self.content = ArrivingContent::of_body(left),
@@ -405,7 +423,7 @@ impl Channel {
         is_wanted.then_some(Event::Body(rule, octets))
     }
 
-    /// Undoes [`Self::take_header`]: the same header will be passed in again.
+    /// Undoes [`Self::handle_header`]: the same header will be passed in again.
     pub(super) const fn expect_header_again(&mut self) {
         self.content = ArrivingContent::Header;
     }

@@ -37,7 +37,8 @@ use super::headers::{Origin, OwnId};
 const OUT_BYTES: usize = 2048;
 /// Size of a frame of `basic.ack` or `basic.reject` in bytes, rounded up.
 const SETTLE_BYTES_MAX: usize = 32;
-/// Time limit in milliseconds from connecting until the connection is open, and then for each answer on a channel.
+/// Time limit in milliseconds from connecting until the connection is open. Then, while an answer to a request is missing,
+/// the time limit between two frames of its channel.
 const OPENING_MS: u64 = 30_000;
 
 /// The stage of a connection.
@@ -157,7 +158,8 @@ impl Client {
     }
 
     /// Sends these requests on the channel of a rule, each after the answer to the one before. Earlier requests that were
-    /// not sent yet are dropped. The answer to the last request causes [`Event::Answered`].
+    /// not sent yet are dropped. The answer to the last request causes [`Event::Answered`];
+    /// if it has none, there is no event.
     pub fn request(&mut self, now: Now, rule: usize, requests: impl IntoIterator<Item = Request>) {
         self.channels[rule].request(now.after_ms(OPENING_MS), requests);
         self.encode_channel_methods();
@@ -170,8 +172,8 @@ impl Client {
     }
 
     /// Returns whether the upstream has paused a rule by `channel.flow`. Then no new message of the rule may be begun.
-    pub fn is_stopped(&self, rule: usize) -> bool {
-        self.channels[rule].is_stopped()
+    pub fn is_paused(&self, rule: usize) -> bool {
+        self.channels[rule].is_paused()
     }
 
     /// Records whether only a part of a rule's current message has been written. Methods of the channel wait for the
@@ -204,7 +206,8 @@ impl Client {
     /// in [`Self::deadline`].
     ///
     /// # Errors
-    /// The upstream sent nothing for two heartbeat intervals, or an answer is missing after `OPENING_MS`.
+    /// The upstream sent nothing for two heartbeat intervals, or for `OPENING_MS` neither an answer to a request nor
+    /// anything else on its channel.
     pub fn handle_timeout(&mut self, now: Now, is_read: bool) -> Result<(), Cause> {
         let timed_out = |missing| {
             Err(Cause::new(format_args!("the upstream did not send {missing} within {OPENING_MS} ms")))
@@ -379,6 +382,9 @@ impl Client {
         let number = frame.header.channel;
         let is_open = self.stage == Stage::Open;
         let rule = usize::from(number).checked_sub(1).filter(|rule| is_open && *rule < self.channels.len());
+        if let Some(rule) = rule {
+            self.channels[rule].note_input(self.last_received.after_ms(OPENING_MS));
+        }
         match (frame.header.kind(), rule) {
             (Some(FrameKind::Heartbeat), _) => None,
             (Some(FrameKind::Method), rule) => match (Method::parse(frame.payload), rule) {
@@ -392,10 +398,10 @@ impl Client {
                 (Err(_), _) => Some(link_lost(format_args!("the upstream sent a malformed method"))),
             },
             (Some(FrameKind::Header), Some(rule)) => match ContentHeader::parse(frame.payload) {
-                Ok(header) => self.channels[rule].take_header(rule, header, self.origin),
+                Ok(header) => self.channels[rule].handle_header(rule, header, self.origin),
                 Err(_) => Some(link_lost(format_args!("the upstream sent a malformed content header"))),
             },
-            (Some(FrameKind::Body), Some(rule)) => self.channels[rule].take_body(rule, frame.payload),
+            (Some(FrameKind::Body), Some(rule)) => self.channels[rule].handle_body(rule, frame.payload),
             (Some(FrameKind::Header | FrameKind::Body), None) => Some(link_lost(format_args!(
                 "the upstream sent message content on a channel that is not open"
             ))),

@@ -15,8 +15,9 @@ use leveret_core::mem::{MessageId, Messages};
 /// second at 64 kbit/s.
 const PAYLOAD_BYTES: u32 = FRAME_BYTES_MIN - FRAME_OVERHEAD as u32;
 
-/// Writes the *head* of a publish to `out`: the frames of `basic.publish` and of the content header. Returns the head's
-/// length in bytes.
+/// Writes the *head* of a publish to `out`: the frames of `basic.publish` and of the content header, for a body of
+/// `body_len` bytes and frames of at most `frame_max` bytes. Returns the head's length in bytes. The message is mandatory:
+/// the upstream returns it if it routes it to no queue.
 ///
 /// # Errors
 /// The head does not fit into `out`, or the header's frame exceeds `frame_max`.

@@ -54,7 +54,7 @@
 //! | term | meaning |
 //! |---|---|
 //! | log, commit | the append-only log on the disk, and one write and sync of it; AMQP's commit is `tx.commit` |
-//! | batch | the log entries that one commit makes durable together |
+//! | batch | messages, settlements and definitions that become durable together |
 //! | incarnation | the number that identifies one declaration of a queue in the log; never reused |
 //! | offset | the number of a message among the messages of its queue in the log |
 //! | watermark | a log entry of a queue: messages with smaller offsets may have been delivered |

@@ -1,4 +1,4 @@
-//! The number by which a client waits for what it has changed to be durable.
+//! Batch numbers, with which a client waits until its changes are durable.
 
 /// The number of a batch: changes that become durable together. Numbers rise. [`Batch::NONE`] is always durable.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -23,9 +23,12 @@ impl Batch {
         Self(u64::from_be_bytes(octets))
     }
 
-    /// Returns the previous batch. There is none before [`Batch::NONE`].
+    /// Returns the previous batch.
+    ///
+    /// # Panics
+    /// The batch is [`Batch::NONE`].
     pub const fn before(self) -> Self {
-        Self(self.0 - 1)
+        Self(self.0.checked_sub(1).expect("there is no batch before the first"))
     }
 
     /// Returns the next batch.

@@ -201,7 +201,7 @@ pub enum Definition<'a> {
     },
 }
 
-/// The permissions of a user in a virtual host. `T` is a text.
+/// The permissions of a user in a virtual host. `T` is `&str` or `String`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Permission<T> {
     /// The user.
@@ -224,7 +224,7 @@ impl Permission<String> {
     }
 }
 
-/// The permissions of a user for the routing keys of a topic exchange. `T` is a text.
+/// The permissions of a user for the routing keys of a topic exchange. `T` is `&str` or `String`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TopicPermission<T> {
     /// The user.
@@ -247,7 +247,7 @@ impl TopicPermission<String> {
     }
 }
 
-/// A policy. `T` is a text, and `B` are bytes.
+/// A policy. `T` is `&str` or `String`, and `B` are bytes, borrowed or owned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Policy<T, B> {
     /// Its virtual host.
@@ -326,7 +326,7 @@ impl ApplyTo {
     }
 }
 
-/// A runtime parameter. `T` is a text, and `B` are bytes.
+/// A runtime parameter. `T` is `&str` or `String`, and `B` are bytes, borrowed or owned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Parameter<T, B> {
     /// Its virtual host; `None` for a global parameter.
@@ -727,7 +727,7 @@ impl<'a> Definition<'a> {
 impl fmt::Display for Definition<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AccessStored => write!(f, "that all users are written down"),
+            Self::AccessStored => write!(f, "the marker that all users and permissions are stored"),
             Self::Vhost { name, .. } => write!(f, "virtual host {name:?}"),
             Self::User { name, .. } => write!(f, "user {name:?}"),
             Self::Permission(Permission { vhost, user, .. }) => {
@@ -1009,7 +1009,7 @@ mod tests {
             keys.push(key);
         }
         assert!(keys.is_sorted(), "objects sort before their bindings");
-        assert_eq!(Definition::parse(b"\x08\x01/", b""), None, "of a later program");
+        assert_eq!(Definition::parse(b"\x08\x01/", b""), None, "no definition has the key of damage reports");
     }
 
     /// Older versions write and read only the first eight bytes.

@@ -7,7 +7,7 @@
 //! # Invariants
 //! - No message is published or delivered.
 //! - The result has one line per upstream, with what works and what does not.
-//! - No step takes longer than [`STEP_TIMEOUT`].
+//! - No operation on the socket waits longer than [`STEP_TIMEOUT`]. A name lookup has the time limit of the system.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -25,13 +25,13 @@ use leveret_tls::{
     HandshakeResult, KnownTime, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, Session, Tls,
 };
 
-/// An invalid expiration.
-const NO_EXPIRATION: &[u8] = b"check";
+/// A value that is no number of milliseconds, so that the upstream refuses the publish with 406.
+const INVALID_EXPIRATION: &[u8] = b"check";
 /// Buffer size for `basic.publish` and its content header.
 const PUBLISH_BYTES_MAX: usize = 2048;
 /// The reply code for a request that is permitted but invalid.
 const PRECONDITION_FAILED: u16 = 406;
-/// The time, for a client without heartbeats. [`STEP_TIMEOUT`] bounds each step.
+/// The time for the [`Client`]. Without heartbeats it uses the time only for deadlines, which are not checked here.
 const NOW: Now = Now::from_ms(0);
 
 /// The result of trying an upstream: the texts of what works and of what does not.
@@ -159,7 +159,7 @@ impl ProbeConnection {
         self.wait()?.map_err(|(_, text)| text)
     }
 
-    /// Sends what is to be sent, and waits until the connection is open or the last request is answered.
+    /// Writes the pending methods to the socket, and waits until the connection is open or the last request is answered.
     ///
     /// # Errors
     /// The connection failed.
@@ -217,7 +217,7 @@ impl ProbeConnection {
         let key = rule.to.key().unwrap_or("leveret.check");
         let mut properties = [0; 64];
         let mut writer = Writer::new(&mut properties);
-        let edit = PropertyEdit { expiration: Edit::Set(NO_EXPIRATION), ..PropertyEdit::default() };
+        let edit = PropertyEdit { expiration: Edit::Set(INVALID_EXPIRATION), ..PropertyEdit::default() };
         let too_long = |_| "its names are too long for a frame".to_string();
         Properties::EMPTY.write_with(edit, &mut writer).map_err(too_long)?;
         let properties = Properties::trusted(writer.written());
@@ -237,7 +237,7 @@ impl ProbeConnection {
         let written = writer.table(|table| table.text("x-priority", "check"));
         written.map_err(|_| "its names are too long for a frame")?;
         let arguments = writer.written().get(4..).unwrap_or_default().to_vec();
-        let queue = rule.queue.clone();
+        let queue = Some(rule.queue.clone());
         self.client.request(NOW, 0, [Request::Consume { queue, arguments, has_reply: true }]);
         self.receive_permission()
     }

@@ -18,7 +18,7 @@
 //!   changes.
 //! - An error during creation (an object with other properties has the name, a limit is reached) ends the import.
 //!   Objects created before it remain, as in RabbitMQ.
-//! - A step handles at most [`OBJECTS_PER_STEP`] objects or [`BYTES_PER_STEP`] bytes of a file.
+//! - A step ends after [`OBJECTS_PER_STEP`] objects, or after [`BYTES_PER_STEP`] bytes of a file and the rest of 8 KiB.
 
 use leveret_core::mem::{Messages, Share};
 use leveret_core::password::PasswordHash;
@@ -35,11 +35,11 @@ use super::request::{Call, exists};
 use super::uploads::Form;
 use super::uploads::Spool;
 
-/// Objects that one step parses, or creates.
+/// Maximum number of objects that one step parses or creates.
 const OBJECTS_PER_STEP: usize = 8;
-/// Bytes of a file that one step scans.
+/// Number of bytes of a file after which a step ends.
 const BYTES_PER_STEP: usize = 64 << 10;
-/// The longest object of a file in bytes.
+/// Maximum length of an object of a file in bytes.
 const OBJECT_BYTES_MAX: usize = 64 << 10;
 
 /// Imports all definitions of the body, or those of one virtual host.
@@ -151,34 +151,35 @@ impl Import {
         is_checked: bool,
         context: &mut RequestContext<'_>,
     ) -> Result<(), String> {
-        let item = read(section, &Value::parse(text.as_bytes())?, self.vhost.as_deref())?;
+        let item = read(section, &Value::parse(text.as_bytes())?, self.vhost.as_deref());
         match (item, &mut self.dry_run) {
+            (Err(ItemError::Bad(why)), _) => Err(why),
             _ if !is_checked => Ok(()),
             (Ok(item), None) => make(context, item),
-            (Err(_), None) => Ok(()),
-            (item, Some(dry_run)) => {
-                dry_run.compare(context, section, item);
+            (Err(ItemError::Unsupported(_)), None) => Ok(()),
+            (Ok(item), Some(dry_run)) => {
+                dry_run.compare(context, &item);
+                Ok(())
+            }
+            (Err(ItemError::Unsupported(what)), Some(dry_run)) => {
+                dry_run.skipped.add((section, None, &what), Some("not supported by this broker"));
                 Ok(())
             }
         }
     }
 }
 
-/// Parses an object. An object that this broker does not support is returned as the text about it.
-fn read(section: &str, object: &Value<'_>, vhost: Option<&str>) -> Result<Result<Item, String>, String> {
+/// Parses an object.
+fn read(section: &str, object: &Value<'_>, vhost: Option<&str>) -> Result<Item, ItemError> {
     let vhost = vhost.map(|vhost| Value::String(vhost.into()).to_string());
     let mut fields = Fields::of(object)?;
     vhost.iter().for_each(|vhost| fields.put("vhost".into(), vhost));
-    match definitions::parse_fields(section, fields) {
-        Ok(parsed) => Ok(Ok(parsed.item)),
-        Err(ItemError::Unsupported(what)) => Ok(Err(what)),
-        Err(ItemError::Bad(why)) => Err(why),
-    }
+    definitions::parse_fields(section, fields).map(|parsed| parsed.item)
 }
 
-/// The most objects of a list of a dry run's answer that are named.
+/// Maximum number of objects that each list of a dry run's answer names.
 const NAMED_MAX: usize = 200;
-/// The most bytes of such a list.
+/// Maximum length of such a list in bytes.
 const NAMED_BYTES_MAX: usize = 10 << 10;
 
 /// A list of objects in the answer of a dry run.
@@ -227,17 +228,11 @@ struct DryRun {
 }
 
 impl DryRun {
-    /// Compares an object of a list, or notes the text about one that is not supported.
-    fn compare(&mut self, context: &mut RequestContext<'_>, section: &str, item: Result<Item, String>) {
-        let item = match item {
-            Ok(item) => item,
-            Err(what) => {
-                return self.skipped.add((section, None, &what), Some("not supported by this broker"));
-            }
-        };
+    /// Compares an object.
+    fn compare(&mut self, context: &mut RequestContext<'_>, item: &Item) {
         let (broker, mut context) = context.broker();
-        let comparison = self.comparer.compare(broker, &mut context, &item);
-        let Subject { kind, vhost, name } = Subject::of(&item);
+        let comparison = self.comparer.compare(broker, &mut context, item);
+        let Subject { kind, vhost, name } = Subject::of(item);
         let subject = (kind, vhost.as_deref(), name.as_str());
         match comparison {
             Comparison::New => self.new.add(subject, None),

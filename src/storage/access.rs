@@ -47,7 +47,7 @@ use super::log::RecordLocation;
 use super::reader;
 use super::reader::for_each_record;
 use super::record::Record;
-use super::recovery::{Access, AccessDefinition, AccessReport, LostDefinition, Report, StepResult};
+use super::recovery::{Access, AccessCorrection, AccessDefinition, AccessReport, Report, StepResult};
 use super::segment::Identity;
 use super::varint::Input;
 
@@ -146,19 +146,19 @@ impl Log {
 
     /// Returns the definitions that must be written so that the log agrees with the snapshot. Newer
     /// definitions in the log are kept: they were durable, although no client got a confirmation.
-    fn differences(&self, snapshot: &Snapshot, unreadable: &[Box<[u8]>]) -> Vec<LostDefinition> {
+    fn differences(&self, snapshot: &Snapshot, unreadable: &[Box<[u8]>]) -> Vec<AccessCorrection> {
         let definitions = self.index.definitions();
         let lost = snapshot.definitions.iter().filter(|entry| {
             definitions.get(&entry.key).is_none_or(|known| known.version < entry.version)
                 || unreadable.contains(&entry.key)
         });
         let lost =
-            lost.map(|entry| LostDefinition { key: entry.key.clone(), value: Some(entry.value.clone()) });
+            lost.map(|entry| AccessCorrection { key: entry.key.clone(), value: Some(entry.value.clone()) });
         let deleted = definitions.iter().filter(|&(key, known)| {
             let is_gone = known.version <= snapshot.version || unreadable.contains(key);
             is_counted(key) && !known.deleted && is_gone && snapshot.place(key).is_err()
         });
-        lost.chain(deleted.map(|(key, _)| LostDefinition { key: key.clone(), value: None })).collect()
+        lost.chain(deleted.map(|(key, _)| AccessCorrection { key: key.clone(), value: None })).collect()
     }
 
     /// Returns whether a snapshot is current: the log contains nothing newer, or the log and the snapshot
@@ -169,7 +169,7 @@ impl Log {
     fn is_current(
         &self,
         snapshot: &Snapshot,
-        restored: &[LostDefinition],
+        restored: &[AccessCorrection],
         digest_value: Option<DigestValue>,
     ) -> bool {
         let definitions = self.index.definitions();
@@ -178,7 +178,7 @@ impl Log {
             return true;
         }
         let mut together = self.index.access();
-        for LostDefinition { key, value } in restored {
+        for AccessCorrection { key, value } in restored {
             if let Some(known) = definitions.get(key).filter(|known| !known.deleted) {
                 together.remove(key, known.version);
             }
@@ -196,11 +196,11 @@ impl Log {
     pub(super) fn restore_access<D: Disk>(
         &mut self,
         disk: &mut D,
-        restored: &[LostDefinition],
+        restored: &[AccessCorrection],
         now: Now,
     ) -> io::Result<()> {
         let version = self.version_of_epoch();
-        for LostDefinition { key, value } in restored {
+        for AccessCorrection { key, value } in restored {
             let record = Record::Defined { version, key, value: value.as_deref() };
             while self.append_reserved(&record, Urgency::Awaited, now).is_err() {
                 self.step_at_once(disk, now)?;

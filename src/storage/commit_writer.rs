@@ -23,7 +23,7 @@ use super::commit_builder::ResizeZeroed;
 use super::disk::Disk;
 use super::disk_jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 use super::footer::Footer;
-use super::group::{self, Groups};
+use super::group::{self, GroupProgress};
 use super::log::{AppendRefused, Failed, Log};
 use super::read_back::FetchJob;
 use super::read_back::{FetchBuffers, FetchDone};
@@ -125,15 +125,16 @@ pub struct CommitWriter {
     is_blocked: bool,
     /// Whether the broker is stopping. Then no segments are prepared.
     is_flushing: bool,
-    /// Whether a last commit must still be written for a clean stop. By that commit a later start recognises that the one
-    /// before it was synced.
+    /// Whether the closing commit of a clean stop must still be written. It proves to the next start that the commit before
+    /// it was synced.
     is_closing: bool,
     /// Whether the number of the last commit must still be recorded beside the log.
     is_ending: bool,
     /// Whether a commit must be written only to record the broker time. Any other commit records it as well.
     records_time: bool,
     chunking: Option<Chunking>,
-    pub(super) groups: Groups,
+    pub(super) groups: GroupProgress,
+    ranges: Vec<Range>,
     pub(super) draft: Draft,
     chunk: Vec<u8>,
 }
@@ -194,7 +195,8 @@ impl CommitWriter {
             is_ending: false,
             records_time: false,
             chunking: None,
-            groups: Groups::default(),
+            groups: GroupProgress::default(),
+            ranges: Vec::with_capacity(512),
             draft: Draft { targets: Vec::with_capacity(64), properties: Vec::with_capacity(frame_max) },
             chunk: Vec::with_capacity(CHUNK_BODY_BYTES),
         }
@@ -383,42 +385,74 @@ impl CommitWriter {
             }
             pending_writes.pop_entry();
         }
-        // The log writes settlements into the space that is left in a commit, and the rest into a later one.
-        let log = &mut self.log;
-        pending_writes.drain_settles(|settled| {
-            let range = Range { start: settled.start, end: settled.end };
-            log.settle(settled.queue, range, Urgency::Lazy, now);
-        });
+        // If a group waits for a commit that is empty enough, settlements come after the group: otherwise they could fill
+        // every commit.
+        let is_group_first = self.groups.is_waiting;
+        if !is_group_first {
+            self.append_settlements(pending_writes, now);
+        }
         // The watermark of a delivered message is in this commit or an earlier one, its message in this one
         // or a later one.
+        let log = &mut self.log;
         let are_all_appended = pending_writes.drain_piggybacked(|queue, offset| {
             log.append_reserved(&Record::DeliveredWatermark { queue, offset }, Urgency::Lazy, now).is_ok()
         });
-        if are_all_appended {
-            self.append_messages(pending_writes, messages, now);
+        if !are_all_appended {
+            return;
+        }
+        if self.append_messages(pending_writes, messages, now) && is_group_first {
+            self.append_settlements(pending_writes, now);
         }
     }
 
-    /// Appends waiting messages, until the commit or the disk has no space for more.
-    fn append_messages(&mut self, pending_writes: &mut PendingWrites, messages: &mut Messages, now: Now) {
+    /// Appends waiting messages. Returns `false` when the commit or the disk has no space for more.
+    fn append_messages(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        messages: &mut Messages,
+        now: Now,
+    ) -> bool {
         loop {
             let front = pending_writes.front(messages, &mut self.draft.targets);
             if let Some(group) = pending_writes.group() {
                 if !self.write_group(pending_writes, messages, &group, now) {
-                    return;
+                    return false;
                 }
                 continue;
             }
-            let Some(front) = front else { return };
+            let Some(front) = front else { return true };
             let bytes = (messages.body_len(front.message) as usize).min(CHUNK_BODY_BYTES);
             if self.log.should_defer(bytes + RECORD_OVERHEAD_BYTES_MAX) {
-                return;
+                return false;
             }
             if !self.write_message(messages, pending_writes.time_ms(), front, now) {
-                return;
+                return false;
             }
             pending_writes.move_front_to_commit(messages);
         }
+    }
+
+    /// Appends waiting settlements.
+    fn append_settlements(&mut self, pending_writes: &mut PendingWrites, now: Now) {
+        let mut queue = 0;
+        pending_writes.drain_settles(|settled| {
+            if settled.queue != queue || self.ranges.len() == self.ranges.capacity() {
+                self.write_settled(queue, now);
+                queue = settled.queue;
+            }
+            self.ranges.push(Range { start: settled.start, end: settled.end });
+        });
+        self.write_settled(queue, now);
+    }
+
+    /// Appends the settlements of one queue. If space is scarce, the log keeps them for a later commit.
+    fn write_settled(&mut self, queue: u64, now: Now) {
+        if !self.ranges.is_empty() && !self.log.append_settled(queue, &self.ranges, now) {
+            for range in &self.ranges {
+                self.log.settle(queue, *range, Urgency::Lazy, now);
+            }
+        }
+        self.ranges.clear();
     }
 
     /// Appends a message. Returns `false` when the commit or the disk has no space for it now.

@@ -1,4 +1,4 @@
-//! Groups: records that must become durable together, such as a transaction, even if they exceed one commit.
+//! GroupProgress: records that must become durable together, such as a transaction, even if they exceed one commit.
 //!
 //! ```text
 //! small   commit │ message │ settled │ defined │                       one commit, so all or nothing
@@ -69,9 +69,11 @@ impl CommitWriter {
             let bytes = group.bytes as usize + RECORD_OVERHEAD_BYTES_MAX;
             // Half a commit remains for records before the group, so that they cannot delay it forever.
             if bytes <= self.log.space.record_bytes_max() / 2 {
-                return !self.log.should_defer(bytes)
+                let is_written = !self.log.should_defer(bytes)
                     && self.log.admit(bytes).is_ok()
                     && self.write_members(pending_writes, messages, group, now);
+                self.groups.is_waiting = !is_written;
+                return is_written;
             }
             self.groups.large = Some(LargeGroup {
                 first: group.first,
@@ -173,7 +175,7 @@ impl CommitWriter {
         now: Now,
     ) -> bool {
         let Self { log, draft, groups, .. } = self;
-        let Groups { large: Some(large), bodies, .. } = groups else { return true };
+        let GroupProgress { large: Some(large), bodies, .. } = groups else { return true };
         if large.is_appended {
             return true;
         }
@@ -214,6 +216,7 @@ impl LargeGroup {
     /// Returns whether a record is in no part yet.
     fn has_more(&mut self, pending_writes: &PendingWrites, group: &Group, draft: &mut Draft) -> bool {
         let has_messages = pending_writes.peek(group, &mut self.cursor, &mut draft.targets).is_some();
+        // A `put` that takes nothing tells whether a record is left.
         has_messages || !self.in_parts.write(pending_writes, |_| false)
     }
 
@@ -660,7 +663,7 @@ impl Log {
     }
 }
 
-/// The number of settlements and of definitions of a group that are written.
+/// How many settled ranges and definitions of a group are in the log, or in a part.
 #[derive(Clone, Copy, Default, Debug)]
 struct Progress {
     settled: usize,
@@ -669,13 +672,15 @@ struct Progress {
 
 /// The commit writer's progress in writing groups.
 #[derive(Debug, Default)]
-pub(super) struct Groups {
+pub(super) struct GroupProgress {
     /// The group that exceeds one commit.
     pub(super) large: Option<LargeGroup>,
     /// Large bodies that were written before their messages: number of the message, and identifier of the body.
     pub(super) bodies: Vec<(u64, u64)>,
     /// The settlements and definitions of the current group that are written individually.
     written: Progress,
+    /// Whether a group waits for a commit of its own.
+    pub(super) is_waiting: bool,
 }
 
 /// A group that exceeds one commit.
@@ -695,7 +700,7 @@ pub(super) struct LargeGroup {
     pub(super) is_appended: bool,
 }
 
-impl Groups {
+impl GroupProgress {
     /// Removes the body of a message whose record was appended.
     pub(super) fn take_body(&mut self, number: u64) {
         self.bodies.retain(|(other, _)| *other != number);

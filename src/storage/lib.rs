@@ -1,7 +1,9 @@
-//! The append log: it stores messages, settlements and definitions in one order, durable by commits.
+//! The append log, and the buffer of everything that waits to be written to it. The log stores messages, settlements and
+//! definitions in one order, durable by commits.
 //!
 //! | file | content |
 //! |------|---------|
+//! | `pending_writes` | the pending-write buffer: messages, settlements and definitions that wait for their commit |
 //! | `log` | [`Log`]: appending, positions, settlements that wait; settings and counters |
 //! | `commit_builder` | the pending commit and the active segment; commit jobs and their results; reused buffers |
 //! | `commit_schedule` | when a commit is due and how many bytes it may take; the sync budget |
@@ -16,6 +18,7 @@
 //! | `recovery` | from the files of a stopped store to a log; the report of a start |
 //! | `reader` | reading segments into an index; the good records of damaged commits |
 //! | `newest_segment` | the end of the log: what was synced, what is damaged; the header copy beside the log |
+//! | `reported_damage` | reports of damage, stored until an operator acknowledges them |
 //! | `damage` | describing damage for the operator; reading around blocks that the disk refuses |
 //! | `access` | whether users and permissions are complete; their copies beside the log |
 //! | `queue_names` | queue names in footers, for lost definitions |
@@ -127,7 +130,7 @@ pub use record::{
     Targets,
 };
 pub use recovery::OpenError;
-pub use recovery::{Access, AccessDefinition, AccessReport, LostDefinition, Report, SetAside};
+pub use recovery::{Access, AccessCorrection, AccessDefinition, AccessReport, Report, SetAside};
 pub use reported_damage::{ReportedDamage, UNDELIVERED};
 pub use runs::{Run, Runs};
 pub use segment::FORMAT;

@@ -354,6 +354,21 @@ impl Log {
         true
     }
 
+    /// Appends settlements (ascending, disjoint) to the pending commit without merging them.
+    ///
+    /// Returns `false` when space is scarce. The caller then uses [`Log::settle`], which may merge them with
+    /// others.
+    pub(super) fn append_settled(&mut self, queue: u64, ranges: &[Range], now: Now) -> bool {
+        let record = Record::Settled { queue, ranges: Ranges::List(ranges) };
+        let is_scarce = self.space.is_scarce() || !self.settlements.is_empty();
+        if is_scarce || !self.has_room(record.bytes_max()) {
+            return false;
+        }
+        self.pending.add(&record);
+        self.note_appended(Urgency::Lazy, now);
+        true
+    }
+
     /// Records that offsets of a queue are settled. Always accepted; written with one of the next commits.
     pub fn settle(&mut self, queue: u64, range: Range, urgency: Urgency, now: Now) -> LogPosition {
         if range.is_empty() {

@@ -483,12 +483,12 @@ pub enum Access {
     InDoubt(&'static str),
 }
 
-/// A definition that the files beside the log contain and the log has lost.
+/// A definition in which the log differs from the copies beside it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LostDefinition {
+pub struct AccessCorrection {
     /// Its key.
     pub key: Box<[u8]>,
-    /// Its value; `None` if it was deleted.
+    /// The value that the log must have; `None` if the definition is deleted.
     pub value: Option<Box<[u8]>>,
 }
 
@@ -510,8 +510,8 @@ pub struct AccessReport {
     pub unreadable: Vec<Box<[u8]>>,
     /// Whether some definition has only one readable copy and should be written again.
     pub is_thin: bool,
-    /// Definitions that the log had lost or had in an older version, and that the files beside it contain.
-    pub restored: Vec<LostDefinition>,
+    /// Definitions that the log had lost, had in an older version, or still had although they were deleted.
+    pub restored: Vec<AccessCorrection>,
     /// All access definitions, ascending by key. They are kept here so that they are read only once: if the disk
     /// refused a second read, users would be locked out.
     pub definitions: Vec<AccessDefinition>,
@@ -521,7 +521,7 @@ impl AccessReport {
     /// Applies `restored` to `definitions`. If access is whole, also adds the definition [`ACCESS_STORED_KEY`], which
     /// the log may have lost. Without this definition, the default user of a new store would be created.
     pub(super) fn take_restored(&mut self) {
-        for LostDefinition { key, value } in &self.restored {
+        for AccessCorrection { key, value } in &self.restored {
             let place = self.definitions.binary_search_by(|known| known.key.cmp(key));
             match (place, value.clone()) {
                 (Ok(at), Some(value)) => self.definitions[at].value = value,

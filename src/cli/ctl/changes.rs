@@ -33,12 +33,12 @@ pub(super) enum Argument {
     Json(usize),
 }
 
-/// How a reply is reported: which reply, the exit code, and a template that may also name parts of the reply.
-/// With exit code 0, the text is printed.
-pub(super) type Answer = (On, u8, &'static str);
+/// How a reply is reported: which reply, the exit code, and a template that may also name parts of the reply. With exit
+/// code 0, the text is printed; else it is the error.
+pub(super) type Answer = (SelectedReply, u8, &'static str);
 
-/// Selects replies.
-pub(super) enum On {
+/// The replies that are reported in the same way.
+pub(super) enum SelectedReply {
     /// The broker carried out the request.
     Success,
     /// The reply has this HTTP status.
@@ -48,20 +48,21 @@ pub(super) enum On {
 }
 
 pub(super) const NO_SUCH_USER: &[Answer] =
-    &[(On::Error("no_such_user"), NO_USER, "User \"{0}\" does not exist")];
+    &[(SelectedReply::Error("no_such_user"), NO_USER, "User \"{0}\" does not exist")];
 /// rabbitmqctl has another text if the command is about permissions.
 pub(super) const NO_SUCH_USER_OR_VHOST: &[Answer] = &[
-    (On::Error("no_such_user"), NO_USER, "User {0} does not exist"),
-    (On::Error("no_such_vhost"), UNAVAILABLE, "Virtual host {vhost} does not exist"),
+    (SelectedReply::Error("no_such_user"), NO_USER, "User {0} does not exist"),
+    (SelectedReply::Error("no_such_vhost"), UNAVAILABLE, "Virtual host {vhost} does not exist"),
 ];
-pub(super) const NO_SUCH_PARAMETER: &[Answer] = &[(On::Status(404), UNAVAILABLE, "Parameter does not exist")];
+pub(super) const NO_SUCH_PARAMETER: &[Answer] =
+    &[(SelectedReply::Status(404), UNAVAILABLE, "Parameter does not exist")];
 pub(super) const NO_SUCH_SHOVEL: &[Answer] = &[(
-    On::Status(404),
+    SelectedReply::Status(404),
     UNAVAILABLE,
     "Shovel with the given name was not found on the target node '{node}' and / or virtual host '{vhost}'",
 )];
 /// The broker's reason is printed if the object does not exist.
-pub(super) const NOT_FOUND: Answer = (On::Status(404), BAD_DATA, "{reason}");
+pub(super) const NOT_FOUND: Answer = (SelectedReply::Status(404), BAD_DATA, "{reason}");
 
 /// Returns a change by `PUT`, with a body.
 pub(super) const fn put(
@@ -89,10 +90,11 @@ impl Change {
         print_info(call, &self.banner(call))?;
         let body = self.body(call)?;
         let reply = connect(call)?.ask(self.verb, &self.path(call), "", &body)?;
-        let Some((_, code, text)) = self.answers.iter().find(|(on, ..)| on.selects(&reply)) else {
+        let Some((_, code, text)) = self.answers.iter().find(|(selected, ..)| selected.is_it(&reply)) else {
             return done(&reply);
         };
-        let text = filled(text, |name| reply.word(name).or_else(|| call.word(name)));
+        let value = |name: &str| reply.template_value(name).or_else(|| call.template_value(name));
+        let text = filled(text, |name| Some(value(name).unwrap_or_default()));
         if *code != 0 {
             return Err(Failure::error(*code, text));
         }
@@ -101,11 +103,11 @@ impl Change {
     }
 
     fn banner(&self, call: &Call) -> String {
-        filled(self.banner, |name| call.word(name))
+        filled(self.banner, |name| call.template_value(name))
     }
 
     fn path(&self, call: &Call) -> String {
-        format!("/api/{}", filled(self.path, |name| Some(encode(&call.word(name)?))))
+        format!("/api/{}", filled(self.path, |name| Some(encode(&call.template_value(name)?))))
     }
 
     /// Returns the body of the request.
@@ -124,8 +126,8 @@ impl Change {
     }
 }
 
-impl On {
-    fn selects(&self, reply: &Reply) -> bool {
+impl SelectedReply {
+    fn is_it(&self, reply: &Reply) -> bool {
         match self {
             Self::Success => (200..300).contains(&reply.status),
             Self::Status(status) => reply.status == *status,
@@ -184,10 +186,10 @@ mod tests {
             let body = serde_json::json!({"reason": "r", "messages": 1});
             let reply = Reply { status: 200, body };
             for (_, _, text) in change.answers {
-                let has_value = |name: &str| reply.word(name).or_else(|| call.word(name)).is_some();
-                filled(text, |name| {
-                    has_value(name).then(String::new).or_else(|| panic!("{}: {text}", command.name))
-                });
+                filled(text, |name| reply.template_value(name).or_else(|| call.template_value(name)));
+            }
+            for template in [change.path, change.banner] {
+                filled(template, |name| call.template_value(name));
             }
         }
     }

@@ -47,7 +47,7 @@ impl Reply {
     }
 
     /// Returns the value of a name in a template: `reason`, or `messages`, the number of affected messages.
-    pub(super) fn word(&self, name: &str) -> Option<String> {
+    pub(super) fn template_value(&self, name: &str) -> Option<String> {
         match name {
             "reason" => Some(self.reason().to_string()),
             "messages" => Some(self.body.get(name)?.to_string()),

@@ -1,7 +1,7 @@
 //! All commands with their usage; the help; parsing of arguments; finding the control socket.
 
 use super::changes::Argument::{Json, Text};
-use super::changes::On::{Status, Success};
+use super::changes::SelectedReply::{Status, Success};
 use super::changes::{
     Change, NO_SUCH_PARAMETER, NO_SUCH_SHOVEL, NO_SUCH_USER, NO_SUCH_USER_OR_VHOST, NOT_FOUND, delete, post,
     put,
@@ -203,6 +203,8 @@ const SECTIONS: [(&str, &[&str]); 12] = [
     ),
 ];
 
+/// Makes the table of commands. Each row has the name, the usage after the name, the number of arguments, what follows the
+/// name in an example (optional), a description without a full stop, and the action.
 macro_rules! commands {
     ($($name:literal, $usage:literal, $least:literal..=$most:expr, $(example $example:literal,)? $about:literal,
         $action:expr;)*) => {
@@ -242,7 +244,7 @@ commands! {
     "is_booting", "", 0..=0, "Reports that the broker has started", Run(checks::is_booting);
     "check_running", "", 0..=0, "Checks that the broker runs", Run(checks::is_running);
     "check_alarms", "", 0..=0, "Checks that there is no alarm (see list_alarms)", Run(checks::check_alarms);
-    "check_local_alarms", "", 0..=0, "The same", Run(checks::check_alarms);
+    "check_local_alarms", "", 0..=0, "Checks that there is no alarm (see list_alarms)", Run(checks::check_alarms);
     "check_port_connectivity", "", 0..=0, "Checks that each listener accepts connections",
         Run(checks::check_port_connectivity);
     "check_port_listener", " <port>", 1..=1, example "5672", "Checks that the broker listens on a port",
@@ -661,7 +663,7 @@ impl Call {
     }
 
     /// Returns the value of a name in a template: `vhost`, `node`, `timeout` in seconds, or an argument's number.
-    pub(super) fn word(&self, name: &str) -> Option<String> {
+    pub(super) fn template_value(&self, name: &str) -> Option<String> {
         match name {
             "vhost" => Some(self.vhost().to_string()),
             "node" => Some(NODE.to_string()),
@@ -1000,8 +1002,12 @@ mod tests {
                     let count = if at % 2 == 0 { least } else { most.min(9) };
                     let call = Call { args: vec!["x".to_string(); count], ..Call::default() };
                     filled(part, |name| {
-                        assert!(call.word(name).is_some(), "{}: {name} in {template}", command.name);
-                        call.word(name)
+                        assert!(
+                            call.template_value(name).is_some(),
+                            "{}: {name} in {template}",
+                            command.name
+                        );
+                        call.template_value(name)
                     });
                 }
             }

@@ -96,7 +96,7 @@ fn chosen<'a>(call: &'a Call, choice: &Choice) -> Result<Vec<&'a str>, Failure> 
 /// Requests rows and prints them.
 fn print(call: &Call, list: &List, columns: &[&str]) -> Result<(), Failure> {
     let mut client = connect(call)?;
-    print_info(call, &filled(list.banner, |name| call.word(name)))?;
+    print_info(call, &filled(list.banner, |name| call.template_value(name)))?;
     let stdout = io::stdout();
     let is_terminal = stdout.is_terminal();
     let mut out = io::BufWriter::new(stdout.lock());
@@ -111,7 +111,7 @@ fn print(call: &Call, list: &List, columns: &[&str]) -> Result<(), Failure> {
         name => name.to_string(),
     };
     let asked: Vec<String> = columns.iter().map(sent).collect();
-    let path = filled(list.path, |name| Some(encode(&call.word(name)?)));
+    let path = filled(list.path, |name| Some(encode(&call.template_value(name)?)));
     let path = format!("/api/{path}?columns={}", asked.join(","));
     let mut rows = 0_u64;
     let refused = client.rows(&path, &mut |row| {
@@ -131,7 +131,7 @@ fn print(call: &Call, list: &List, columns: &[&str]) -> Result<(), Failure> {
         Some(reply) => return Err(Failure::refused(&reply)),
         None => {}
     }
-    // These rows arrive together. A table without rows is then printed as an empty line.
+    // As rabbitmqctl does for lists without selectable columns, an empty one is an empty line, or `[]` as JSON.
     match (rows, list.choice.is_none(), call.formatter()) {
         (0, true, Formatter::Table) => writeln!(out)?,
         (0, true, Formatter::Json) => writeln!(out, "[]")?,

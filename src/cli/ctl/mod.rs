@@ -6,7 +6,7 @@
 //! | `listings`, `changes`, `operations`, `access`, `limits`, `policies`, `shovels`, `definitions`, `backup` | the commands |
 //! | `checks` | checks for scripts |
 //! | `client` | requests to the broker; errors and exit codes |
-//! | `template` | the paths and texts of the table of commands |
+//! | `template` | fills the templates of paths and texts in the table of commands |
 //! | `flight` | the last events, from the file of the flight recorder |
 //! | `format` | formats of rows; `report` |
 //!

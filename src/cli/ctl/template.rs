@@ -1,9 +1,18 @@
-//! Templates: the paths and texts of the table of commands.
+//! Fills the templates of paths and texts in the table of commands.
 
 /// Fills a template. `{0}` is replaced by the value of the name `0`, and `{0:?}` by the value in quotes. A part
-/// in brackets is left out if a name in it has no value.
+/// in brackets is left out if a name in it has no value. Brackets cannot be nested.
+///
+/// # Panics
+/// A name outside of brackets has no value.
 pub(super) fn filled(template: &str, value: impl Fn(&str) -> Option<String>) -> String {
-    template.split(['[', ']']).filter_map(|part| filled_part(part, &value)).collect()
+    let parts = template.split(['[', ']']).map(|part| filled_part(part, &value)).enumerate();
+    parts
+        .filter_map(|(at, part)| {
+            assert!(part.is_some() || at % 2 == 1, "a name in {template:?} has no value");
+            part
+        })
+        .collect()
 }
 
 fn filled_part(part: &str, value: &impl Fn(&str) -> Option<String>) -> Option<String> {
@@ -27,7 +36,7 @@ mod tests {
     #[test]
     fn names_in_a_value_are_not_replaced() {
         let call = Call { args: vec!["{vhost}".into()], vhost: Some("[{0}]".into()), ..Call::default() };
-        let text = filled("of \"{0}\" in {vhost} ...", |name| call.word(name));
+        let text = filled("of \"{0}\" in {vhost} ...", |name| call.template_value(name));
         assert_eq!(text, "of \"{vhost}\" in [{0}] ...");
     }
 

@@ -153,7 +153,7 @@ pub struct RecordSizes {
     pub scratch_bytes: usize,
     /// Shared buffers of the storage.
     pub store_bytes: usize,
-    /// What waits for its commit, beside the messages.
+    /// The pending-write buffer, without the messages that it refers to.
     pub pending_write_bytes: usize,
     /// A client of the control socket, and its part of the peer records of all operator clients (control socket and
     /// management API).

@@ -244,7 +244,7 @@ fn item_of(section: &str, fields: &mut Fields<'_>) -> Result<Parsed, ItemError> 
     item.check().map(|item| Parsed { item, unknown_fields: unknown(section, fields) })
 }
 
-/// Fields that RabbitMQ exports and that have no effect here.
+/// Fields that RabbitMQ exports and that have no effect here: the type of a queue, and the name of `vhost-limits`.
 const IGNORED_FIELDS: [(&str, &str); 2] = [("queues", "type"), ("parameters", "name")];
 
 fn unknown(section: &str, fields: &Fields<'_>) -> Vec<String> {

@@ -5,10 +5,11 @@
 //! time. Then each list is read again from where it begins.
 //!
 //! ```text
-//! file     | "bindings": [ … ] | "queues": [ … ] | "users": [ … ] |
-//! check    ────────────────────────────────────────────────────────→     every object
-//! take                                 3 ───────→  1 ──────→              "users", …, "queues", "bindings"
-//!            4 ───────→
+//! file   | "bindings": [ … ] | "queues": [ … ] | "users": [ … ] |
+//! 1      ────────────────────────────────────────────────────────→  every object is checked
+//! 2                                              ─────────────→     users are returned,
+//! 3                           ───────────────→                      then queues,
+//! 4        ─────────────────→                                       then bindings
 //! ```
 //!
 //! # Invariants
@@ -19,10 +20,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use leveret_json::{BYTE_ORDER_MARK, Value};
 
-/// The longest file that is read, in bytes.
+/// Maximum size of a definition file in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// The longest object of a file in bytes.
+/// Maximum length of an object of a file in bytes.
 const OBJECT_BYTES_MAX: usize = 128 << 10;
 /// Bytes of a file that are read at once.
 const PIECE_BYTES: usize = 8 << 10;
@@ -147,9 +148,9 @@ pub enum StepError {
 pub struct DefinitionReader {
     scanner: Scanner,
     object_bytes_max: usize,
-    /// The position of the first byte of the file, and the end of the file. Without an end, it is where no more can be
-    /// read.
+    /// The position of the file's first byte in the source.
     begin: u64,
+    /// The position behind the file's last byte; `None` if the file ends where the source does.
     end: Option<u64>,
     /// The position of the scanner.
     at: u64,
@@ -166,8 +167,8 @@ pub struct DefinitionReader {
     /// The list that the scanner is in, if it is one of [`SECTIONS`], and the number of its objects up to now.
     list: Option<usize>,
     index: usize,
-    /// The list that is taken; `None` while the file is being checked.
-    taken: Option<usize>,
+    /// The list that is read again; `None` while the file is being checked.
+    second_pass: Option<usize>,
 }
 
 impl DefinitionReader {
@@ -188,7 +189,7 @@ impl DefinitionReader {
             lists: [None; SECTIONS.len()],
             list: None,
             index: 0,
-            taken: None,
+            second_pass: None,
         }
     }
 
@@ -201,8 +202,8 @@ impl DefinitionReader {
         &mut self,
         mut read_at: impl FnMut(u64, &mut [u8]) -> io::Result<usize>,
     ) -> Result<Step, StepError> {
-        if let (Some(taken), None) = (self.taken, self.list) {
-            return Ok(self.begin_list(taken));
+        if let (Some(list), None) = (self.second_pass, self.list) {
+            return Ok(self.begin_list(list));
         }
         if self.scanned == self.piece.len() {
             let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(self.at));
@@ -216,13 +217,13 @@ impl DefinitionReader {
             }
             if count == 0 {
                 self.scanner.end().map_err(|why| self.malformed(self.at, &why))?;
-                self.taken = Some(0);
+                self.second_pass = Some(0);
                 return Ok(Step::Nothing);
             }
         }
         let (count, found) = self
             .scanner
-            .take(&self.piece[self.scanned..])
+            .scan(&self.piece[self.scanned..])
             .map_err(|(count, why)| self.malformed_behind(count, &why))?;
         self.pass(count);
         self.handle(found).map_err(StepError::Malformed)
@@ -246,15 +247,16 @@ impl DefinitionReader {
     }
 
     fn malformed(&self, end: u64, why: &str) -> StepError {
-        let (line, column) = (self.line, end - self.line_begin);
+        // The file may have changed since it was checked.
+        let (line, column) = (self.line, end.saturating_sub(self.line_begin));
         StepError::Malformed(format!("it is not JSON: {why} at line {line} column {column}"))
     }
 
-    /// Goes to the beginning of a list that is taken.
+    /// Goes to the beginning of a list that is read again.
     fn begin_list(&mut self, list: usize) -> Step {
         match self.lists.get(list) {
             None => return Step::End,
-            Some(None) => self.taken = Some(list + 1),
+            Some(None) => self.second_pass = Some(list + 1),
             Some(Some(begin)) => {
                 (self.at, self.list, self.index) = (*begin, Some(list), 0);
                 (self.piece, self.scanned) = (Vec::new(), 0);
@@ -277,7 +279,7 @@ impl DefinitionReader {
             }
             Found::EndOfList => {
                 self.list = None;
-                self.taken = self.taken.map(|list| list + 1);
+                self.second_pass = self.second_pass.map(|list| list + 1);
             }
             Found::Member(name, text) => {
                 let is_null = Value::parse(text.as_bytes())?.is_null();
@@ -291,7 +293,7 @@ impl DefinitionReader {
                 };
                 let at = At { section: SECTIONS[list], index: self.index };
                 self.index += 1;
-                return Ok(Step::Object { at, text, is_checked: self.taken.is_some() });
+                return Ok(Step::Object { at, text, is_checked: self.second_pass.is_some() });
             }
         }
         Ok(Step::Nothing)
@@ -322,6 +324,7 @@ enum Found {
     Member(String, String),
 }
 
+/// The token that the scanner expects next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Expect {
     Object,
@@ -399,7 +402,7 @@ impl Scanner {
     ///
     /// # Errors
     /// The index of the byte at which the bytes are no definition file, and why.
-    fn take(&mut self, bytes: &[u8]) -> Result<(usize, Found), (usize, String)> {
+    fn scan(&mut self, bytes: &[u8]) -> Result<(usize, Found), (usize, String)> {
         let mut at = 0;
         while let Some(byte) = bytes.get(at).copied() {
             if self.value.is_empty() && matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
@@ -415,7 +418,7 @@ impl Scanner {
                     self.expect = Expect::ElementOrEnd;
                     Some(Found::List(core::mem::take(&mut self.name)))
                 }
-                (Expect::ElementOrEnd, b']') if self.value.is_empty() => {
+                (Expect::ElementOrEnd | Expect::CommaOrEndOfList, b']') if self.value.is_empty() => {
                     self.expect = Expect::CommaOrEnd;
                     Some(Found::EndOfList)
                 }
@@ -424,12 +427,12 @@ impl Scanner {
                     None
                 }
                 _ if is_value => {
-                    let (is_used, is_whole) = self.read(byte).map_err(|why| (at, why))?;
+                    let (is_used, is_whole) = self.scan_value(byte).map_err(|why| (at, why))?;
                     at += usize::from(is_used);
                     if !is_whole {
                         continue;
                     }
-                    match self.whole().map_err(|why| (at, why))? {
+                    match self.end_value().map_err(|why| (at, why))? {
                         Some(found) => return Ok((at, found)),
                         None => continue,
                     }
@@ -441,10 +444,6 @@ impl Scanner {
                         (Expect::CommaOrEndOfList, b',') => Expect::Element,
                         (Expect::CommaOrEnd, b',') => Expect::Name,
                         (Expect::CommaOrEnd, b'}') => Expect::Nothing,
-                        (Expect::CommaOrEndOfList, b']') => {
-                            self.expect = Expect::CommaOrEnd;
-                            return Ok((at + 1, Found::EndOfList));
-                        }
                         _ => return Err((at, self.unexpected(byte))),
                     };
                     None
@@ -464,7 +463,7 @@ impl Scanner {
     }
 
     /// Scans a byte of a value. Returns whether the byte belongs to the value, and whether the value is complete.
-    fn read(&mut self, byte: u8) -> Result<(bool, bool), String> {
+    fn scan_value(&mut self, byte: u8) -> Result<(bool, bool), String> {
         if self.value.len() >= self.object_bytes_max {
             return Err(format!("a definition may have at most {} bytes", self.object_bytes_max));
         }
@@ -504,7 +503,7 @@ impl Scanner {
     }
 
     /// Handles a complete value.
-    fn whole(&mut self) -> Result<Option<Found>, String> {
+    fn end_value(&mut self) -> Result<Option<Found>, String> {
         let text = String::from_utf8(core::mem::take(&mut self.value)).map_err(|error| error.to_string())?;
         Ok(match self.expect {
             Expect::NameOrEnd | Expect::Name => {
@@ -594,7 +593,7 @@ mod scan_tests {
         let (mut scanner, mut all) = (Scanner::new(Expect::Object, OBJECT_BYTES_MAX), Vec::new());
         for mut bytes in text.as_bytes().chunks(piece) {
             while !bytes.is_empty() {
-                let (count, one) = scanner.take(bytes).map_err(|(_, why)| why)?;
+                let (count, one) = scanner.scan(bytes).map_err(|(_, why)| why)?;
                 bytes = &bytes[count..];
                 all.extend((one != Found::Nothing).then_some(one));
             }

@@ -134,7 +134,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let mut done = 0;
         while output.left() > 0 {
             let may_begin = !flow.begins_nothing
-                && !client.is_stopped(rule)
+                && !client.is_paused(rule)
                 && output.len < stop
                 && self.bridge.rate_limit.left(now) > 0
                 && flow.in_flight.len() < window;

@@ -72,8 +72,8 @@ fn arguments_of(end: &ShovelEnd) -> Result<Vec<u8>, String> {
 }
 
 impl BridgeState {
-    /// Returns the requests that open the channel of a rule at the upstream. A queue there is used as it is, and declared
-    /// if it is missing. To fetch from an exchange, a temporary queue is bound to it.
+    /// Returns the requests that open the channel of a rule at the upstream. With `declares`, a queue there is looked up,
+    /// and declared if it does not exist. To fetch from an exchange, an exclusive queue is declared and bound to it.
     pub(super) fn opening_requests(&self, direction: Direction, rule: usize, prefetch: u16) -> Vec<Request> {
         let rule = &self.rules(direction)[rule];
         let shovel = self.config.shovel.as_deref();
@@ -93,8 +93,8 @@ impl BridgeState {
             (Direction::Fetch, _) => {
                 match self.source_exchange() {
                     Some(ShovelEnd { exchange, key, .. }) => requests.extend([
-                        Request::DeclareTemporary,
-                        Request::BindTemporary(
+                        Request::DeclareExclusive,
+                        Request::BindExclusive(
                             exchange.clone().unwrap_or_default(),
                             key.clone().unwrap_or_default(),
                         ),
@@ -116,9 +116,8 @@ impl BridgeState {
     }
 
     fn consume_request(&self, queue: &str, has_reply: bool) -> Request {
-        // The temporary queue of an exchange is the one that was last declared on the channel.
-        let queue = if self.source_exchange().is_some() { "" } else { queue };
-        Request::Consume { queue: queue.to_string(), arguments: Vec::new(), has_reply }
+        let queue = self.source_exchange().is_none().then(|| queue.to_string());
+        Request::Consume { queue, arguments: Vec::new(), has_reply }
     }
 
     /// Returns the source of a shovel if it is an exchange of the upstream.

@@ -152,7 +152,7 @@ impl OpenLink {
         }
         // A rule that the upstream paused with `channel.flow` is owed no confirms.
         let owed = self.flows.iter().enumerate().filter_map(|(rule, flow)| match flow {
-            Flow::Forward(flow) if !flow.in_flight.is_empty() && !self.client.is_stopped(rule) => Some(flow),
+            Flow::Forward(flow) if !flow.in_flight.is_empty() && !self.client.is_paused(rule) => Some(flow),
             _ => None,
         });
         let deadlines = owed.map(|flow| {
@@ -877,7 +877,7 @@ impl<P: Platform> LinkTask<'_, P> {
         for rule in 0..self.open_link.flows.len() {
             if let Flow::Forward(flow) = &mut self.open_link.flows[rule]
                 && !flow.in_flight.is_empty()
-                && !self.open_link.client.is_stopped(rule)
+                && !self.open_link.client.is_paused(rule)
                 && flow.forced_end < FlowEnd::Sent
                 && flow.progressed_at.after_ms(timeout_ms).is_due(now)
             {

@@ -154,7 +154,7 @@ fn state_of_rule(bridge: &BridgeState, link: &Link, open_link: &OpenLink, rule: 
         _ if link.state.rule_states[rule].error().is_some() => "held",
         _ if is_of_budget => "budget used",
         Flow::Closed | Flow::Opening => "connecting",
-        Flow::Forward(_) if open_link.client.is_stopped(rule) => "blocked",
+        Flow::Forward(_) if open_link.client.is_paused(rule) => "blocked",
         Flow::Forward(_) | Flow::Fetch(_) if open_link.client.is_blocked() => "blocked",
         Flow::Forward(_) | Flow::Fetch(_) => "running",
     }

@@ -2,7 +2,7 @@
 //! transaction.
 //!
 //! ```text
-//! begin_group ── publish, settle, publish, … ── end_group → the batch to wait for
+//! begin_group ── append, settle, append, … ── end_group → the batch to wait for
 //! pending     │ 7 │ 8 │ 9 │ 10 │ 11 │      a group is messages 8 to 10, and settlements and definitions of its own
 //! ```
 //!

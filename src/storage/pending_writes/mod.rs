@@ -4,13 +4,14 @@
 //! that commit is durable.
 //!
 //! ```text
-//! broker ── publish, settle, define, mark ──→ PendingWrites ── messages, entries, settlements ──→ storage ──→ commit
+//! broker ── append, settle, define ──────────→ PendingWrites ── messages, entries, settlements ──→ storage ──→ commit
 //!    ↑                                            │  durable(batch)                                  │
 //!    └──────────── confirms, replies, reads ──────┴──────────────────────────────────────────────────┘
 //! ```
 //!
 //! A pending message is held by reference, not as bytes. If it is consumed and acknowledged before its commit
-//! begins, it leaves the buffer and is never written. Broker and storage do not depend on each other.
+//! begins, it leaves the buffer and is never written. The log does not depend on the broker: the broker appends, and the log
+//! knows only messages and entries.
 //!
 //! Everything that is appended belongs to a [`Batch`], which becomes durable as a whole. A confirm or a reply
 //! waits for a batch. A batch is closed when all of it is in a commit, or when it is as large as a commit may

@@ -12,11 +12,11 @@ use leveret_test_support::socket_client::{Broker, Link, publish};
 const WATCHED: Duration = Duration::from_millis(2_500);
 /// Maximum private memory of an idle broker, in KiB.
 ///
-/// Includes 340 KiB of relocated constants. They are larger here than in a release, and grow with each
+/// Includes 370 KiB of relocated constants. They are larger here than in a release, and grow with each
 /// package, because the packages are linked without being optimized together. It also includes the memory
 /// touched by the check of each queue before sleeping, which only these builds do. The rest is the program
 /// itself.
-const IDLE_KIB_MAX: u64 = 1600;
+const IDLE_KIB_MAX: u64 = 1640;
 
 /// Returns a number from the process status of the kernel.
 fn status(broker: &Broker, name: &str) -> u64 {

@@ -418,3 +418,20 @@ fn no_message_id_of_a_requeued_message_is_sent_before_its_offset_is_durable() {
     simulation.pass_ms(200_000);
     assert_eq!(bodies(&far.published()), [7]);
 }
+
+/// The answer to `basic.qos` of a restarted consumer comes behind the messages that are on their way, which take longer
+/// than 30 s.
+#[test]
+fn a_consumer_is_restarted_behind_messages_on_a_slow_line() {
+    let (mut simulation, mut far) = simulation(Bridge { window: 100, ..fetching() });
+    assert_eq!(open_fetch(&mut simulation, &mut far), 1);
+    deliver_too_large(&mut simulation, &far, 1);
+    for tag in 2..42 {
+        far.say(1, &delivery(tag));
+        far.say_bytes(&content_frames(1, &[0x10, 0, 2], &[7; 10], 100_000));
+        simulation.pass_ms(1_000);
+    }
+    far.say(1, &Method::BasicQosOk {});
+    simulation.run();
+    assert!(far.line.borrow().is_held, "{}", ask(&mut simulation, "GET /api/ctl/bridges"));
+}

@@ -128,6 +128,33 @@ fn a_missing_upstream_queue_is_declared() {
     assert_eq!(far.names(), ["confirm.select"]);
 }
 
+/// AMQP replaces an empty key by the name of the queue if the name of the queue is empty, too. So the queue is named.
+#[test]
+fn the_queue_of_an_upstream_exchange_is_bound_by_its_name() {
+    let (mut simulation, mut far) = node();
+    set(&mut simulation, &FETCH.replace(r#""src-queue":"far""#, r#""src-exchange":"readings""#));
+    open_for(&mut simulation, &mut far);
+    assert_eq!(far.answer(&mut simulation), [(1, "channel.open"), (1, "queue.declare")]);
+    far.say(1, &declared("amq.gen-1", 0));
+    simulation.run();
+    far.line.borrow_mut().read_down(usize::MAX, &mut far.heard);
+    let frame = next_frame(&far.heard, 1 << 20).expect("it speaks AMQP").expect("it has said something");
+    let bind = Method::parse(frame.payload).expect("a sound method");
+    let Method::QueueBind { queue: "amq.gen-1", exchange: "readings", routing_key: "", .. } = bind else {
+        panic!("{bind:?}")
+    };
+    assert_eq!(far.names(), ["queue.bind"]);
+    far.say(1, &Method::QueueBindOk {});
+    simulation.run();
+    assert_eq!(far.names(), ["basic.qos"]);
+    far.say(1, &Method::BasicQosOk {});
+    simulation.run();
+    far.line.borrow_mut().read_down(usize::MAX, &mut far.heard);
+    let frame = next_frame(&far.heard, 1 << 20).expect("it speaks AMQP").expect("it has said something");
+    let consume = Method::parse(frame.payload).expect("a sound method");
+    assert!(matches!(consume, Method::BasicConsume { queue: "amq.gen-1", .. }), "{consume:?}");
+}
+
 /// Returns whether a declare is passive, and whether it is for a durable queue.
 fn asked(far: &mut Far) -> (bool, bool) {
     far.line.borrow_mut().read_down(usize::MAX, &mut far.heard);

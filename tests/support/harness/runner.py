@@ -470,7 +470,7 @@ class Runner:
             command = ["cargo", "clippy", *locked, "--workspace", "--all-targets", "--", "-D", "warnings"]
             items.append(Item("clippy", self.checked_by("clippy", command, "clippy"), "checked"))
         if "doc" in extras:
-            command = ["cargo", "test", *locked, "--doc", "--package", "leveret-core"]
+            command = ["cargo", "test", *locked, "--doc", "--package", "leveret-storage"]
             items.append(Item("doc", self.checked_by("doc", command), "checked", "clippy"))
         items += [Item(step.name, self.suite(step), step.binary, step.after) for step in steps if not step.is_cargo]
         if "oracle" in extras:

@@ -138,7 +138,8 @@ def errors_in_definitions_are_reported() -> None:
             assert place + ":" in done.err, (place, done.err)
         assert rows(broker, "list_queues", "-p", "v", "name") == [["good"]]
         good(broker, "delete_queue", "-p", "v", "good")
-        for text, why in (('{"users":[{"name":"q"}', "EOF"), ("[]", "an object"), ("[" * 100_000, "an object")):
+        for text, why in (('{"users":[{"name":"q"}', "at line 1 column 22"), ("[]", "an object"),
+                          ("[" * 100_000, "an object")):
             file.write_text(text)
             done = ctl(broker, "import_definitions", str(file))
             assert done.status == 65 and why in done.err, (text[:20], done)
