@@ -4,18 +4,19 @@
 //! reply must be answered before the next is sent.
 //!
 //! ```text
-//!          channel.open sent                Channel::close
-//! Closed ────────────────────→ Open ────────────────────────────→ Closing
-//!   ▲                           │                                    │
-//!   │                           │        channel.close-ok received, or │
-//!   └── channel.close received ─┘        channel.close before the own  ┘
+//!          channel.open sent          Channel::close
+//! Closed ────────────────────→ Open ──────────────────→ Closing
+//!   ▲                           │                          │
+//!   ├── channel.close received ─┘                          │
+//!   └── channel.close-ok received, or channel.close ───────┘
+//!       before the own one was sent
 //! ```
 //!
 //! # Invariants
 //! - The fields alone determine the next method. So a method for which the output buffer has no space is simply tried
 //!   again later.
-//! - A frame on a closed channel ends the link. While a channel is being closed, its input causes no event,
-//!   but frames out of order still end the link.
+//! - A frame on a closed channel ends the link. While a channel is being closed, its input causes no event, but
+//!   frames out of order still end the link.
 //! - After `basic.deliver` or `basic.return` come one header and a body of the length in the header. Anything else ends
 //!   the link.
 

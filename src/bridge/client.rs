@@ -158,8 +158,8 @@ impl Client {
     }
 
     /// Sends these requests on the channel of a rule, each after the answer to the one before. Earlier requests that were
-    /// not sent yet are dropped. The answer to the last request causes [`Event::Answered`];
-    /// if it has none, there is no event.
+    /// not sent yet are dropped. The answer to the last request causes [`Event::Answered`]; if it has none,
+    /// there is no event.
     pub fn request(&mut self, now: Now, rule: usize, requests: impl IntoIterator<Item = Request>) {
         self.channels[rule].request(now.after_ms(OPENING_MS), requests);
         self.encode_channel_methods();

@@ -18,12 +18,12 @@ use leveret_config::bridge::{Destination, RULES_MAX, RefusedAction};
 use leveret_core::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
 use leveret_core::mem::Messages;
 
-use super::fetch::{Scratch, bridged_properties};
 use super::own_connections::of_broker;
 use super::state::BridgeState;
 use super::state::Remedy;
 use super::traffic::LinkTask;
 use super::traffic::{Flow, FlowEnd, Forward, OpenLink, OwnConnection};
+use super::{Scratch, bridged_properties};
 use crate::platform::Platform;
 use crate::state::Shared;
 

@@ -32,11 +32,10 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::MessageId;
 use leveret_core::time::{Deadline, Now};
 
-use super::Bridges;
-use super::fetch::Scratch;
 use super::own_connections::of_broker;
 use super::state::{ADDRESSES_MAX, Bridge, BridgeState, Link, LinkId, ParkedAlarm, Phase, Retry};
 use super::traffic::OpenLink;
+use super::{Bridges, Scratch};
 use crate::peer::{LinkStatus, Peer, PeerAddress, Session};
 use crate::platform::{NameLookup, Platform};
 use crate::state::Shared;

@@ -40,10 +40,11 @@ mod state;
 mod traffic;
 mod views;
 
-use fetch::{Common, Scratch};
-use leveret_bridge::Origin;
+use leveret_amqp::{Full, Properties, Writer};
+use leveret_bridge::{BridgeHeaders, Origin, Transfer, marked, shovelled};
 use leveret_broker::Broker;
 use leveret_config::bridge::{Bridge as Config, RULES_MAX};
+use leveret_config::shovels::Shovel;
 use leveret_core::command::ConnectionId;
 use leveret_core::time::{Deadline, Now};
 use state::RuleState;
@@ -273,4 +274,100 @@ impl Link {
     fn has_own(&self, own: ConnectionId) -> bool {
         self.open_link().is_some_and(|open_link| open_link.forwards().any(|flow| flow.own.connection == own))
     }
+}
+
+/// Upper bound of the headers that a bridge adds and of the names in a publish, in bytes.
+const ADDED_BYTES_MAX: usize = 2048;
+
+/// The state that all bridges share.
+struct Common {
+    origin: Origin,
+    version: String,
+    /// Name of this broker's node.
+    node: String,
+    /// Buffers for the head and the headers of a message. Allocated only if there may be bridges, and used only
+    /// within one call.
+    scratch: Scratch,
+    /// When the state of the bridges is written.
+    store_due: Deadline,
+    random: u64,
+}
+
+impl Common {
+    fn new(max: usize, frame_max: usize, (node, version): (&str, &str), seed: u64) -> Self {
+        let mut common = Self {
+            origin: Origin::default(),
+            version: version.to_string(),
+            node: node.to_string(),
+            scratch: Scratch::default(),
+            store_due: Deadline::NEVER,
+            random: seed | 1,
+        };
+        if max > 0 {
+            common.scratch = Scratch::new(frame_max);
+            // Without a store, a random number stands for this process.
+            let numbers = [common.random(), common.random()].map(u64::to_be_bytes);
+            common.origin.store = core::array::from_fn(|at| numbers[at / 8][at % 8]);
+        }
+        common
+    }
+
+    /// Returns a random number.
+    const fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+/// Buffers for the head and the headers of one message.
+#[derive(Default)]
+struct Scratch {
+    headers: Box<[u8]>,
+    properties: Box<[u8]>,
+    edited: Box<[u8]>,
+    head: Box<[u8]>,
+}
+
+impl Scratch {
+    fn new(frame_max: usize) -> Self {
+        let room = |bytes: usize| vec![0; bytes].into_boxed_slice();
+        Self {
+            headers: room(frame_max + ADDED_BYTES_MAX),
+            properties: room(frame_max),
+            edited: room(frame_max + ADDED_BYTES_MAX),
+            head: room(frame_max + ADDED_BYTES_MAX),
+        }
+    }
+
+    /// Returns the size of all buffers in bytes.
+    const fn bytes(frame_max: usize) -> usize {
+        4 * frame_max + 3 * ADDED_BYTES_MAX
+    }
+}
+
+/// Returns the properties of a message that crosses a bridge, with the bridge's headers and those of its shovel.
+///
+/// The three buffers are for the headers of a shovel, for the properties with the headers of the bridge, and for those
+/// that the shovel changes.
+///
+/// # Errors
+/// The properties do not fit into a buffer.
+fn bridged_properties<'r>(
+    own: Properties<'_>,
+    (added, origin): (BridgeHeaders, Origin),
+    shovel: Option<&Shovel>,
+    transfer: Transfer<'_>,
+    (headers, edited, again): (&mut [u8], &'r mut [u8], &'r mut [u8]),
+) -> Result<Properties<'r>, Full> {
+    let mut writer = Writer::new(edited);
+    marked(own, added, origin, &mut writer)?;
+    let len = writer.at();
+    let marked = Properties::trusted(&edited[..len]);
+    let Some(shovel) = shovel else { return Ok(marked) };
+    let mut writer = Writer::new(again);
+    shovelled(marked, shovel, transfer, headers, &mut writer)?;
+    let len = writer.at();
+    Ok(Properties::trusted(&again[..len]))
 }

@@ -29,7 +29,7 @@ use leveret_core::mem::MessageId;
 use leveret_core::time::{Deadline, Now};
 use leveret_tls::HandshakeOutput;
 
-use super::fetch::Common;
+use super::Common;
 use super::state::{BridgeState, Direction, LinkState, Remedy};
 use crate::peer::{CloseStage, LinkStatus, Peer, Session, WaitReason};
 use crate::platform::{Platform, Socket};
