@@ -89,7 +89,7 @@ fn contents((log, report): (&Log, &Report), disk: &SimDisk) -> Vec<String> {
 
 fn expected() -> Vec<String> {
     let mut said: Vec<String> = [
-        "that all users are written down",
+        "the marker that all users and permissions are stored",
         "virtual host \"/\"",
         "user \"guest\"",
         "the permissions of user \"guest\" in virtual host \"/\"",
