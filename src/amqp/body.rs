@@ -60,40 +60,29 @@ impl BodyFrames {
     ) -> usize {
         let mut written = 0;
         while written < out.len() && at + (written as u64) < self.total() {
-            written += self.write_piece(messages, id, at + written as u64, body_at, &mut out[written..]);
+            let (at, out) = (at + written as u64, &mut out[written..]);
+            let (frame, within) = (at / self.full_frame_bytes(), (at % self.full_frame_bytes()) as usize);
+            let offset = frame as u32 * self.payload_max;
+            let size = (self.body_len - offset).min(self.payload_max);
+            let end_at = FRAME_HEADER_LEN + size as usize;
+            written += if within < FRAME_HEADER_LEN {
+                let header = FrameHeader { raw_kind: FrameKind::Body as u8, channel: self.channel, size };
+                copy(&header.to_bytes()[within..], out)
+            } else if within < end_at {
+                let offset = offset + (within - FRAME_HEADER_LEN) as u32;
+                let take = (end_at - within).min(out.len());
+                let mut cursor = match *body_at {
+                    Some((at, cursor)) if at == offset => cursor,
+                    _ => messages.body_cursor(id, offset),
+                };
+                messages.read(id, &mut cursor, &mut out[..take]);
+                *body_at = Some((offset + take as u32, cursor));
+                take
+            } else {
+                copy(&[FRAME_END], out)
+            };
         }
         written
-    }
-
-    /// Writes a part of one frame: of its header, its payload or its end. Returns the number of bytes written.
-    fn write_piece(
-        self,
-        messages: &Messages,
-        id: MessageId,
-        at: u64,
-        body_at: &mut Option<(u32, Cursor)>,
-        out: &mut [u8],
-    ) -> usize {
-        let (frame, within) = (at / self.full_frame_bytes(), (at % self.full_frame_bytes()) as usize);
-        let offset = frame as u32 * self.payload_max;
-        let size = (self.body_len - offset).min(self.payload_max);
-        let end_at = FRAME_HEADER_LEN + size as usize;
-        if within < FRAME_HEADER_LEN {
-            let header = FrameHeader { raw_kind: FrameKind::Body as u8, channel: self.channel, size };
-            copy(&header.to_bytes()[within..], out)
-        } else if within < end_at {
-            let offset = offset + (within - FRAME_HEADER_LEN) as u32;
-            let take = (end_at - within).min(out.len());
-            let mut cursor = match *body_at {
-                Some((at, cursor)) if at == offset => cursor,
-                _ => messages.body_cursor(id, offset),
-            };
-            messages.read(id, &mut cursor, &mut out[..take]);
-            *body_at = Some((offset + take as u32, cursor));
-            take
-        } else {
-            copy(&[FRAME_END], out)
-        }
     }
 }
 

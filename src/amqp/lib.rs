@@ -4,8 +4,8 @@
 //! written is valid for any AMQP 0-9-1 client.
 //!
 //! # Invariants
-//! - The result depends only on the bytes, and for [`BodyFrames`] on a message: there is no I/O and no clock. Nothing is allocated, and there is
-//!   no `unsafe`.
+//! - The result depends only on the bytes, and for [`BodyFrames`] on a message: there is no I/O and no clock.
+//!   Nothing is allocated, and there is no `unsafe`.
 //! - A view ([`Method`], [`Table`], [`Properties`]) borrows the bytes it was parsed from. Nothing is copied.
 //!   Tables and properties are kept exactly as received, so a consumer receives what the publisher sent.
 //! - A view is checked completely when it is parsed. Reading from it afterwards cannot fail.

@@ -14,10 +14,10 @@ impl Cause {
     /// Makes a cause from `text`. The text may quote the upstream, so each control character is replaced by `?`: it
     /// could be a terminal escape sequence.
     pub fn new(text: fmt::Arguments<'_>) -> Self {
-        let mut cut = CauseWriter(heapless::String::new());
+        let mut writer = CauseWriter(heapless::String::new());
         // Never fails: text that does not fit is cut.
-        let _ = cut.write_fmt(text);
-        Self(cut.0)
+        let _ = writer.write_fmt(text);
+        Self(writer.0)
     }
 
     /// Describes an error of writing to the upstream's socket.

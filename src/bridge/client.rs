@@ -301,7 +301,7 @@ impl Client {
             DeliverySettlement::Ack(multiple) => Method::BasicAck { delivery_tag, multiple },
             DeliverySettlement::Reject => Method::BasicReject { delivery_tag, requeue: false },
         };
-        let is_sent = self.try_send(Self::channel_of(rule), &method);
+        let is_sent = encode(&mut self.out, Self::channel_of(rule), &method);
         assert!(is_sent, "settle is called only while can_settle returns true");
     }
 
@@ -318,7 +318,7 @@ impl Client {
         if self.stage == Stage::Open {
             let close =
                 Method::ConnectionClose { reply_code: 200, reply_text: "Goodbye", class_id: 0, method_id: 0 };
-            let _ = self.try_send(0, &close);
+            let _ = encode(&mut self.out, 0, &close);
         }
         self.stage = Stage::Over;
     }
@@ -334,16 +334,11 @@ impl Client {
         }
     }
 
-    /// Encodes a method into the output buffer. Returns `false`, with the buffer unchanged, if it has no space.
-    fn try_send(&mut self, channel: u16, method: &Method<'_>) -> bool {
-        encode(&mut self.out, channel, method)
-    }
-
     /// Sends a method of the connection's opening and enters `stage`. Returns an event only on failure: every earlier
     /// method has been answered, so the buffer is empty and only a method that is too long has no space.
     fn send_opening<'i>(&mut self, method: &Method<'_>, stage: Stage) -> Option<Event<'i>> {
         self.stage = stage;
-        match self.try_send(0, method) {
+        match encode(&mut self.out, 0, method) {
             true => None,
             false => Some(link_lost(format_args!(
                 "user, password or names of the bridge are too long for {}",
@@ -437,7 +432,7 @@ impl Client {
                     _ => "the upstream closed the connection",
                 };
                 // Without space the answer is left out: the socket is closed anyway.
-                let _ = self.try_send(0, &Method::ConnectionCloseOk {});
+                let _ = encode(&mut self.out, 0, &Method::ConnectionCloseOk {});
                 Some(link_lost(format_args!("{what}: {reply_code} {reply_text}")))
             }
             _ => Some(unexpected_method(&method)),

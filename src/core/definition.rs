@@ -260,7 +260,7 @@ pub struct Policy<T, B> {
     pub pattern: T,
     /// The kinds of objects to which it applies.
     pub apply_to: ApplyTo,
-    /// Of several matching policies, the one with the highest priority applies.
+    /// If several policies match a queue or exchange, the one with the highest priority applies.
     pub priority: i32,
     /// Its definition, encoded as an AMQP table.
     pub definition: B,

@@ -1,4 +1,4 @@
-//! GroupProgress: records that must become durable together, such as a transaction, even if they exceed one commit.
+//! Groups: records that must become durable together, such as a transaction, even if they exceed one commit.
 //!
 //! ```text
 //! small   commit │ message │ settled │ defined │                       one commit, so all or nothing

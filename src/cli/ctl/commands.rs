@@ -203,8 +203,8 @@ const SECTIONS: [(&str, &[&str]); 12] = [
     ),
 ];
 
-/// Makes the table of commands. Each row has the name, the usage after the name, the number of arguments, what follows the
-/// name in an example (optional), a description without a full stop, and the action.
+/// Makes the table of commands. Each row has the name, the usage after the name and the number of arguments. Then come
+/// what follows the name in an example (optional), a description without a full stop, and the action.
 macro_rules! commands {
     ($($name:literal, $usage:literal, $least:literal..=$most:expr, $(example $example:literal,)? $about:literal,
         $action:expr;)*) => {

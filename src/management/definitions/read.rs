@@ -208,7 +208,15 @@ impl DefinitionReader {
         if self.scanned == self.piece.len() {
             let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(self.at));
             self.piece.resize(PIECE_BYTES.min(usize::try_from(left).unwrap_or(PIECE_BYTES)), 0);
-            let count = read_at(self.at, &mut self.piece).map_err(StepError::System)?;
+            let mut count = 0;
+            // A source may return fewer bytes than it has. A byte order mark must not be split.
+            while count < self.piece.len() {
+                let at = self.at + count as u64;
+                match read_at(at, &mut self.piece[count..]).map_err(StepError::System)? {
+                    0 => break,
+                    more => count += more,
+                }
+            }
             self.piece.truncate(count);
             self.scanned = 0;
             if self.at == self.begin && self.piece.starts_with(BYTE_ORDER_MARK) {
@@ -554,6 +562,47 @@ mod tests {
         );
         for text in ["\u{feff}", "\u{feff}\u{feff}{}", "{}\u{feff}", "{\u{feff}}"] {
             order(text).unwrap_err();
+        }
+    }
+
+    /// A file that returns one byte at each call.
+    struct OneByteFile(Cursor<&'static str>);
+
+    impl Read for OneByteFile {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let len = buffer.len().min(1);
+            self.0.read(&mut buffer[..len])
+        }
+    }
+
+    impl Seek for OneByteFile {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_recognised_if_a_file_is_read_byte_by_byte() {
+        let mut file = OneByteFile(Cursor::new("\u{feff}{\"bindings\":[1],\"users\":[5]}"));
+        let mut found = Vec::new();
+        read::<String>(&mut file, |at, object| {
+            found.push(format!("{at} {object}"));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(found, ["users[0] 5", "bindings[0] 1"]);
+    }
+
+    #[test]
+    fn no_object_is_taken_from_a_file_with_an_error_at_its_end() {
+        for text in [r#"{"users":[1]} x"#, r#"{"users":[1]"#, r#"{"users":[1],"queues":[{a}]}"#] {
+            let mut count = 0;
+            read::<String>(&mut Cursor::new(text), |_, _| {
+                count += 1;
+                Ok(())
+            })
+            .unwrap_err();
+            assert_eq!(count, 0, "{text}");
         }
     }
 

@@ -19,8 +19,8 @@
 //!
 //! A bridge has one link per direction: messages that are fetched may have to wait for memory here, and forwarded
 //! messages must not wait with them. Over a link, each rule has a channel at the upstream and a window of its own. A
-//! *flow* is what one rule has on an open link (`Flow`): the channel there and the messages under way. A link that connects only on demand *rests* while it is disconnected because it had
-//! nothing to do.
+//! *flow* is what one rule has on an open link (`Flow`): the channel there and the messages under way. A link that
+//! connects only on demand *rests* while it is disconnected because it had nothing to do.
 //!
 //! # Invariants
 //! - A bridge acts as a client, both of this broker and of the upstream.

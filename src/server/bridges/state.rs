@@ -34,8 +34,8 @@ use crate::state::Shared;
 /// Maximum number of addresses of a name that are tried.
 pub(super) const ADDRESSES_MAX: usize = 8;
 /// Time until the first write if a bridge has a daily budget, in milliseconds. Each interval is twice the one before,
-/// up to [`STORE_INTERVAL_MAX_MS`]. A board that often loses power therefore loses at most half of each run from its counters,
-/// and its day still ends.
+/// up to [`STORE_INTERVAL_MAX_MS`]. A board that often loses power therefore loses at most half of each run from its
+/// counters, and its day still ends.
 const STORE_INTERVAL_FIRST_MS: u64 = 60_000;
 
 /// The direction in which messages move.
