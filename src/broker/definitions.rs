@@ -25,7 +25,7 @@ use super::access::{PREDECLARED, Resource, Right, Topic};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_quorum};
 use super::context::Work;
 use super::job::{Job, Sweep, spend};
-use super::orphans::{Orphan, key_of};
+use super::orphans::Orphan;
 use super::policy::{Applied, EffectivePolicy, Listener, Subject};
 use super::queue_records::{DurableIndex, PeekedExpiry, Queue, SLOTS, Targets, first_rank};
 use super::quota::Declared;
@@ -1095,7 +1095,7 @@ impl Broker {
         if is_used {
             return;
         }
-        let batch = cx.pending_writes.define(key_of(vhost, DestinationName::Queue(name)), None);
+        let batch = cx.pending_writes.define(DestinationName::Queue(name).key(vhost), None);
         cx.await_batch(batch);
     }
 }

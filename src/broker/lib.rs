@@ -110,8 +110,7 @@ mod views;
 mod wills;
 
 pub use access::{
-    Access, OperatorFault, PATTERN_BYTES_MAX, UserLimits, UserView, VHOST_METADATA_BYTES_MAX, VhostChange,
-    VhostLimits, VhostView,
+    Access, OperatorFault, PATTERN_BYTES_MAX, UserView, VHOST_METADATA_BYTES_MAX, VhostChange, VhostView,
 };
 pub use apply::DeliverySource;
 pub use context::Context;

@@ -211,11 +211,11 @@ impl Recovery {
     /// Notes a definition that stays in the log and is not restored in this run of the process.
     pub fn note_left_out(&mut self, definition: &Definition<'_>) {
         match *definition {
-            Definition::Exchange { vhost, name, version, .. } => {
-                self.left_out.add(vhost, DestinationName::Exchange(name), version);
+            Definition::Exchange(it) => {
+                self.left_out.add(it.vhost, DestinationName::Exchange(it.name), it.version);
             }
-            Definition::Queue { vhost, name, incarnation, .. } => {
-                self.left_out.add(vhost, DestinationName::Queue(name), incarnation);
+            Definition::Queue(it) => {
+                self.left_out.add(it.vhost, DestinationName::Queue(it.name), it.incarnation);
             }
             _ => {}
         }
@@ -271,7 +271,7 @@ impl Recovery {
             return Err(still_left_out(access, vhost, name));
         }
         check_deletable(cx.pending_writes, true)?;
-        let key = key_of(vhost_name, name);
+        let key = name.key(vhost_name);
         self.left_out.remove(vhost_name, name);
         for level in self.left_out.take_levels(version) {
             cx.pending_writes.append_queue_deleted(level);
@@ -282,30 +282,6 @@ impl Recovery {
         let batch = cx.pending_writes.define(key, None);
         cx.await_batch(batch);
         Ok(true)
-    }
-}
-
-/// Returns the key of the definition of an exchange or a queue of this name in the log.
-pub(crate) fn key_of(vhost: &str, name: DestinationName<'_>) -> Box<[u8]> {
-    let (auto_delete, arguments) = (false, &[][..]);
-    match name {
-        DestinationName::Exchange(name) => {
-            let (version, kind, internal) = (0, "", false);
-            Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments }.key()
-        }
-        DestinationName::Queue(name) => {
-            let (incarnation, is_rebuilt, priorities_from) = (0, false, 0);
-            Definition::Queue {
-                vhost,
-                name,
-                incarnation,
-                auto_delete,
-                is_rebuilt,
-                priorities_from,
-                arguments,
-            }
-            .key()
-        }
     }
 }
 
@@ -525,7 +501,7 @@ mod tests {
     use crate::recovery::Contents;
     use crate::{Access, Context};
     use leveret_core::command::{QueueId, VhostId};
-    use leveret_core::definition::{Definition, DestinationName};
+    use leveret_core::definition::{self, Definition, DestinationName};
     use leveret_core::error::Fault;
     use leveret_core::limits::Limits;
     use leveret_core::mem::{MessageLimits, Messages};
@@ -564,7 +540,7 @@ mod tests {
         fn leave_queue_out(&mut self, name: &str, incarnation: u64) {
             let (vhost, auto_delete, is_rebuilt, priorities_from, arguments) =
                 ("/", false, false, 0, &[][..]);
-            self.recovery.note_left_out(&Definition::Queue {
+            self.recovery.note_left_out(&Definition::Queue(definition::Queue {
                 vhost,
                 name,
                 incarnation,
@@ -572,12 +548,12 @@ mod tests {
                 is_rebuilt,
                 priorities_from,
                 arguments,
-            });
+            }));
         }
 
         fn leave_exchange_out(&mut self, name: &str, version: u64) {
             let (vhost, kind, auto_delete, internal, arguments) = ("/", "odd", false, false, &[][..]);
-            self.recovery.note_left_out(&Definition::Exchange {
+            self.recovery.note_left_out(&Definition::Exchange(definition::Exchange {
                 vhost,
                 name,
                 version,
@@ -585,7 +561,7 @@ mod tests {
                 auto_delete,
                 internal,
                 arguments,
-            });
+            }));
         }
 
         fn check(&self, name: DestinationName<'_>, durable: bool) -> Result<(), Fault> {
@@ -645,10 +621,10 @@ mod tests {
         world.recovery.note_left_out_levels(8, &[81]);
         world.leave_exchange_out("q", 9);
         world.delete(QUEUE, false).unwrap();
-        assert_eq!(world.written(), (vec![7, 71, 72], vec![key_of("/", QUEUE)]));
+        assert_eq!(world.written(), (vec![7, 71, 72], vec![QUEUE.key("/")]));
         assert!(world.check(EXCHANGE, true).unwrap_err().text.contains("exchanges_max"));
         world.delete(EXCHANGE, false).unwrap();
-        assert_eq!(world.written(), (vec![], vec![key_of("/", EXCHANGE)]), "an exchange has no messages");
+        assert_eq!(world.written(), (vec![], vec![EXCHANGE.key("/")]), "an exchange has no messages");
     }
 
     #[test]

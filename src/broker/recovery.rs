@@ -15,14 +15,14 @@ use std::io;
 
 use leveret_amqp::field::Table;
 use leveret_core::command::{QueueId, VhostId};
-use leveret_core::definition::{ApplyTo, Definition, DestinationName, Parameter, Policy};
+use leveret_core::definition::{self, ApplyTo, Definition, DestinationName, Parameter, Policy};
 use leveret_core::definition::{is_access, queue_in};
 use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
 use leveret_storage::{self as store, Access, AccessDefinition, AccessReport, Log};
 use leveret_storage::{PendingWrites, ReportedDamage, is_transient};
 
-use super::access::{OperatorFault, VhostLimits};
+use super::access::OperatorFault;
 use super::arguments::QueueSettings;
 use super::levels_of;
 use super::orphans::Orphan;
@@ -116,9 +116,9 @@ impl Restoring {
         };
         let levels = Levels::in_log(&definition, log);
         let incarnation = match definition {
-            Definition::Queue { incarnation, .. } => incarnation,
+            Definition::Queue(definition::Queue { incarnation, .. }) => incarnation,
             // The hidden queue of a delayed exchange has the exchange's version as incarnation.
-            Definition::Exchange { version, .. } if !levels_of(&definition).is_empty() => version,
+            Definition::Exchange(exchange) if !levels_of(&definition).is_empty() => exchange.version,
             _ => 0,
         };
         let is_gone = log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone);
@@ -213,9 +213,13 @@ impl Restoring {
         }
         // The bindings of a rebuilt queue may be among the definitions without their objects.
         for (key, value, incarnations) in core::mem::take(&mut self.orphans) {
-            let definition = Definition::parse(&key, &value);
-            let binding = definition.filter(|definition| matches!(definition, Definition::Binding { .. }));
-            if !binding.is_some_and(|binding| broker.restore(context, &binding) == Restored::Exists(None)) {
+            let is_restored = match Definition::parse(&key, &value) {
+                Some(binding @ Definition::Binding(_)) => {
+                    broker.restore(context, &binding) == Restored::Exists(None)
+                }
+                _ => false,
+            };
+            if !is_restored {
                 self.orphans.push((key, value, incarnations));
             }
         }
@@ -226,17 +230,13 @@ impl Restoring {
 /// Returns the incarnation of the queue whose name a definition contains, and the key that the queue is
 /// defined under.
 fn queue_name_in(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
-    let (vhost, name, incarnation) = match Definition::parse(key, value)? {
-        Definition::Queue { incarnation, .. } => return Some((incarnation, key.into())),
-        Definition::Binding {
-            vhost, destination: DestinationName::Queue(name), destination_version, ..
-        } => (vhost, name, destination_version),
-        _ => return None,
-    };
-    let (auto_delete, is_rebuilt, priorities_from, arguments) = (false, false, 0, &[][..]);
-    let queue =
-        Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, priorities_from, arguments };
-    Some((incarnation, queue.key()))
+    match Definition::parse(key, value)? {
+        Definition::Queue(queue) => Some((queue.incarnation, key.into())),
+        Definition::Binding(binding) if matches!(binding.destination, DestinationName::Queue(_)) => {
+            Some((binding.destination_version, binding.destination.key(binding.vhost)))
+        }
+        _ => None,
+    }
 }
 
 fn restore_definitions(
@@ -392,7 +392,15 @@ impl Broker {
 
     fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
-            Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
+            Definition::Exchange(definition::Exchange {
+                vhost,
+                name,
+                version,
+                kind,
+                auto_delete,
+                internal,
+                arguments,
+            }) => {
                 let Some(vhost) = self.access.find_vhost(vhost) else {
                     return self.access.result_without_owner();
                 };
@@ -410,7 +418,7 @@ impl Broker {
                     Err(_) => Restored::NoCapacity,
                 }
             }
-            Definition::Queue {
+            Definition::Queue(definition::Queue {
                 vhost,
                 name,
                 incarnation,
@@ -418,7 +426,7 @@ impl Broker {
                 is_rebuilt,
                 priorities_from,
                 arguments,
-            } => {
+            }) => {
                 let Some(vhost) = self.access.find_vhost(vhost) else {
                     return self.access.result_without_owner();
                 };
@@ -452,29 +460,31 @@ impl Broker {
                     Err(_) => Restored::NoCapacity,
                 }
             }
-            Definition::Binding { .. } => self.restore_binding(cx, definition),
-            Definition::SessionState { vhost, queue, part, incarnation, state } => {
-                match self.restore_session_state(vhost, queue, (part, incarnation), state) {
-                    true => Restored::Exists(None),
-                    false => Restored::Orphaned,
-                }
-            }
-            Definition::Retained { .. } => self.restore_retained(definition, cx.pending_writes.time_ms()),
-            Definition::Will { .. } => self.restore_will(cx, definition),
+            Definition::Binding(binding) => self.restore_binding(cx, &binding),
+            Definition::SessionState(state) => self.restore_session_state(&state),
+            Definition::Retained(retained) => self.restore_retained(&retained, cx.pending_writes.time_ms()),
+            Definition::Will(will) => self.restore_will(cx, &will),
             Definition::Policy(Policy { apply_to: ApplyTo::Unknown, .. }) => Restored::Unknown,
             Definition::Policy(policy) => self.restore_policy(&policy),
             Definition::Parameter(parameter) => self.restore_parameter(&parameter),
-            Definition::AccessStored
-            | Definition::Vhost { .. }
-            | Definition::User { .. }
-            | Definition::Permission(_)
-            | Definition::TopicPermission(_)
-            | Definition::UserLimits { .. } => self.restore_access(cx, definition),
+            Definition::AccessStored => {
+                self.forget_first_access(cx);
+                Restored::Exists(None)
+            }
+            Definition::Vhost(vhost) => self.restore_vhost(&vhost),
+            Definition::User(user) => {
+                let restored = self.access.restore_user(&user);
+                self.note_users();
+                restored
+            }
+            Definition::Permission(permission) => self.access.restore_permission(&permission),
+            Definition::TopicPermission(permission) => self.access.restore_topic_permission(&permission),
+            Definition::UserLimits(user, limits) => self.access.restore_user_limits(user, limits),
         }
     }
 
-    fn restore_binding(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
-        let Definition::Binding {
+    fn restore_binding(&mut self, cx: &mut Context<'_>, binding: &definition::Binding<'_>) -> Restored {
+        let definition::Binding {
             vhost,
             source,
             source_version,
@@ -482,10 +492,7 @@ impl Broker {
             destination_version,
             routing_key,
             arguments,
-        } = *definition
-        else {
-            return Restored::Orphaned;
-        };
+        } = *binding;
         let Some(vhost_id) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
         let exchange = |name: &str, version: u64| {
             let found = self.topology.find_exchange(vhost_id, name);
@@ -617,34 +624,20 @@ impl Broker {
         self.note_users();
     }
 
-    /// Restores a user, permission or limit from the log. Definitions come in the order of their keys.
-    pub(crate) fn restore_access(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
-        match *definition {
-            Definition::AccessStored => {
-                self.forget_first_access(cx);
-                Restored::Exists(None)
-            }
-            Definition::Vhost { name, queues_max, connections_max, metadata } => {
-                let found = self.access.find_vhost(name);
-                let known = found.map_or(0, |vhost| self.access.vhost_metadata(vhost).text_bytes());
-                if metadata.text_bytes() > self.quota.names_bytes_free() + known {
-                    return self.access.note_no_capacity_at_start();
-                }
-                let found = found.or_else(|| self.add_vhost(name).ok());
-                let Some(vhost) = found else { return self.access.note_no_capacity_at_start() };
-                self.access.set_limits_of_vhost(vhost, VhostLimits { queues_max, connections_max });
-                if self.set_metadata_of_vhost(vhost, metadata).is_err() {
-                    return self.access.note_no_capacity_at_start();
-                }
-                Restored::Exists(None)
-            }
-            Definition::User { .. } => {
-                let restored = self.access.restore(definition);
-                self.note_users();
-                restored
-            }
-            _ => self.access.restore(definition),
+    fn restore_vhost(&mut self, definition: &definition::Vhost<'_>) -> Restored {
+        let definition::Vhost { name, limits, metadata } = *definition;
+        let found = self.access.find_vhost(name);
+        let known = found.map_or(0, |vhost| self.access.vhost_metadata(vhost).text_bytes());
+        if metadata.text_bytes() > self.quota.names_bytes_free() + known {
+            return self.access.note_no_capacity_at_start();
         }
+        let found = found.or_else(|| self.add_vhost(name).ok());
+        let Some(vhost) = found else { return self.access.note_no_capacity_at_start() };
+        self.access.set_limits_of_vhost(vhost, limits);
+        if self.set_metadata_of_vhost(vhost, metadata).is_err() {
+            return self.access.note_no_capacity_at_start();
+        }
+        Restored::Exists(None)
     }
 
     /// Drops the user and the virtual hosts assumed for a new store, because the log has users.

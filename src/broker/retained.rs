@@ -23,7 +23,7 @@ use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
 use leveret_core::batch::Batch;
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, SessionId, VhostId};
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share, Slab};
@@ -261,13 +261,13 @@ impl Retained {
         key: &str,
     ) -> Batch {
         let found = self.find(vhost, key).map(|at| &self.slab[at].content);
-        let definition = Definition::Retained {
+        let definition = Definition::Retained(definition::Retained {
             vhost: access.vhost_name(vhost),
             key,
             qos: found.map_or(0, |content| content.qos),
             properties: found.map_or(&[], |content| content.properties()),
             payload: found.map_or(&[], |content| content.payload()),
-        };
+        });
         pending_writes.write_definition(&definition, found.is_some())
     }
 
@@ -403,10 +403,12 @@ impl Broker {
     }
 
     /// Adds a retained message from the log. `arrived_ms` is the present broker time in milliseconds.
-    pub(crate) fn restore_retained(&mut self, definition: &Definition<'_>, arrived_ms: u64) -> Restored {
-        let Definition::Retained { vhost, key, qos, properties, payload } = *definition else {
-            return Restored::Unknown;
-        };
+    pub(crate) fn restore_retained(
+        &mut self,
+        stored: &definition::Retained<'_>,
+        arrived_ms: u64,
+    ) -> Restored {
+        let definition::Retained { vhost, key, qos, properties, payload } = *stored;
         let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
         if self.retained.exceeded_limit(vhost, key, properties.len() + payload.len()).is_some() {
             return Restored::NoCapacity;

@@ -24,7 +24,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use leveret_amqp::Properties;
 use leveret_amqp::field::Table;
 use leveret_core::command::{ChannelId, Outcome, QueueId, SessionId, SessionWill, VhostId};
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::error::Fault;
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_storage::Urgency;
@@ -119,7 +119,7 @@ impl Broker {
         let (properties, payload) = octets.split_at(properties_len);
         let topic_key = core::str::from_utf8(cx.messages.routing_key(will.message)).unwrap_or_default();
         let Some((vhost, queue, incarnation)) = self.session_in_log(session) else { return };
-        let definition = Definition::Will {
+        let definition = Definition::Will(definition::Will {
             vhost,
             queue,
             incarnation,
@@ -129,7 +129,7 @@ impl Broker {
             topic_key,
             properties,
             payload,
-        };
+        });
         let (key, value) = (definition.key(), definition.value());
         let digest = digest_of(&value);
         if self.sessions.stored_will_mut(session).replace(digest) != Some(digest) {
@@ -151,19 +151,8 @@ impl Broker {
     /// Returns the key of a session's will in the log; `None` if the log has no will of it.
     fn stored_will_key(&mut self, session: SessionId) -> Option<Box<[u8]>> {
         (*self.sessions.stored_will_mut(session))?;
-        let (vhost, queue, incarnation) = self.session_in_log(session)?;
-        let definition = Definition::Will {
-            vhost,
-            queue,
-            incarnation,
-            retain: false,
-            delay_s: 0,
-            keep_alive_s: 0,
-            topic_key: "",
-            properties: &[],
-            payload: &[],
-        };
-        Some(definition.key())
+        let (vhost, queue, _) = self.session_in_log(session)?;
+        Some(Definition::Will(definition::Will { vhost, queue, ..Default::default() }).key())
     }
 
     /// Deletes the will of a session whose client has sent DISCONNECT (MQTT-3.14.4-3).
@@ -361,24 +350,15 @@ impl Broker {
 
     /// Gives a restored session the will that the log has. It is published if the client does not come back. A will without
     /// its session is published at once: the session has ended before the will could be published.
-    pub(crate) fn restore_will(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
-        let Definition::Will {
-            vhost,
-            queue,
-            incarnation,
-            retain,
-            delay_s,
-            keep_alive_s,
-            topic_key,
-            properties,
-            payload,
-        } = *definition
-        else {
-            return Restored::Unknown;
+    pub(crate) fn restore_will(&mut self, cx: &mut Context<'_>, stored: &definition::Will<'_>) -> Restored {
+        let definition = Definition::Will(*stored);
+        let definition::Will { retain, delay_s, keep_alive_s, properties, payload, .. } = *stored;
+        let Some(vhost) = self.access.find_vhost(stored.vhost) else {
+            return self.access.result_without_owner();
         };
-        let Some(vhost_id) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
-        let session = self.restored_session(vhost, queue, incarnation);
-        let Ok(message) = cx.messages.begin(TOPIC_EXCHANGE, topic_key.as_bytes(), Share::ReadBack) else {
+        let session = self.restored_session(stored.vhost, stored.queue, stored.incarnation);
+        let Ok(message) = cx.messages.begin(TOPIC_EXCHANGE, stored.topic_key.as_bytes(), Share::ReadBack)
+        else {
             return Restored::NoCapacity;
         };
         let read = Properties::trusted(properties);
@@ -393,7 +373,7 @@ impl Broker {
         let will = SessionWill { message, retain, delay_s, keep_alive_s };
         let Some(session) = session else {
             let key = Some(definition.key());
-            self.wills.late.push_back(LateWill { vhost: vhost_id, will, key });
+            self.wills.late.push_back(LateWill { vhost, will, key });
             self.wills.note_due(cx.pending_writes.time_ms());
             return Restored::Exists(None);
         };

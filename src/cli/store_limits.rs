@@ -92,26 +92,26 @@ impl Counts {
         // Each level of a queue with priorities counts as a queue while it has messages.
         let is_kept = |queue: &u64| index.queues().get(queue).is_some_and(|queue| !queue.gone);
         let levels = levels_of(&definition);
-        let is_delayed = matches!(definition, Definition::Exchange { .. }) && !levels.is_empty();
+        let is_delayed = matches!(definition, Definition::Exchange(_)) && !levels.is_empty();
         self.queues += levels.filter(is_kept).count() as u64 + u64::from(is_delayed);
         let names_bytes = match &definition {
-            Definition::Vhost { metadata, .. } => {
+            Definition::Vhost(it) => {
                 self.vhosts += 1;
-                metadata.text_bytes()
+                it.metadata.text_bytes()
             }
-            Definition::Exchange { name, arguments, .. } => {
+            Definition::Exchange(it) => {
                 self.exchanges += 1;
-                name.len() + arguments.len()
+                it.name.len() + it.arguments.len()
             }
-            Definition::Queue { name, arguments, .. } => {
+            Definition::Queue(it) => {
                 self.queues += 1;
-                name.len() + declared_arguments(arguments).len()
+                it.name.len() + declared_arguments(it.arguments).len()
             }
-            Definition::Binding { routing_key, arguments, .. } => {
+            Definition::Binding(it) => {
                 self.bindings += 1;
-                routing_key.len() + arguments.len()
+                it.routing_key.len() + it.arguments.len()
             }
-            Definition::User { .. } => {
+            Definition::User(_) => {
                 self.users += 1;
                 0
             }
@@ -127,15 +127,15 @@ impl Counts {
                 self.parameters += 1;
                 0
             }
-            Definition::Retained { key, properties, payload, .. } => {
+            Definition::Retained(it) => {
                 self.retained += 1;
-                self.retained_bytes += (key.len() + properties.len() + payload.len()) as u64;
+                self.retained_bytes += (it.key.len() + it.properties.len() + it.payload.len()) as u64;
                 0
             }
             Definition::AccessStored
-            | Definition::UserLimits { .. }
-            | Definition::SessionState { .. }
-            | Definition::Will { .. } => 0,
+            | Definition::UserLimits(..)
+            | Definition::SessionState(_)
+            | Definition::Will(_) => 0,
         };
         self.names_bytes += names_bytes as u64;
     }

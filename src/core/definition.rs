@@ -63,146 +63,194 @@ pub enum Definition<'a> {
     /// Marks that all access definitions are stored: only users, virtual hosts and permissions in the log exist.
     AccessStored,
     /// A virtual host.
-    Vhost {
-        /// Its name.
-        name: &'a str,
-        /// Maximum number of queues.
-        queues_max: Option<u32>,
-        /// Maximum number of connections.
-        connections_max: Option<u32>,
-        /// Its metadata.
-        metadata: VhostMetadata<'a>,
-    },
+    Vhost(Vhost<'a>),
     /// A user.
-    User {
-        /// Its name.
-        name: &'a str,
-        /// Its tags, separated by commas.
-        tags: &'a str,
-        /// The hash of its password.
-        hash: &'a [u8],
-    },
+    User(User<'a>),
     /// The permissions of a user in a virtual host.
     Permission(Permission<&'a str>),
     /// The permissions of a user for the routing keys of a topic exchange.
     TopicPermission(TopicPermission<&'a str>),
-    /// The limits of a user.
-    UserLimits {
-        /// The user.
-        user: &'a str,
-        /// Maximum number of connections.
-        connections_max: Option<u32>,
-        /// Maximum number of channels.
-        channels_max: Option<u32>,
-    },
+    /// The limits of the user of this name.
+    UserLimits(&'a str, UserLimits),
     /// A durable exchange.
-    Exchange {
-        /// Its virtual host.
-        vhost: &'a str,
-        /// Its name.
-        name: &'a str,
-        /// The version of the exchange, never used for another one.
-        version: u64,
-        /// Its type.
-        kind: &'a str,
-        /// The exchange is deleted with its last binding.
-        auto_delete: bool,
-        /// Clients may not publish to the exchange.
-        internal: bool,
-        /// Its arguments, encoded as an AMQP table.
-        arguments: &'a [u8],
-    },
+    Exchange(Exchange<'a>),
     /// A durable queue.
-    Queue {
-        /// Its virtual host.
-        vhost: &'a str,
-        /// Its name.
-        name: &'a str,
-        /// The incarnation of the queue, never used for another one.
-        incarnation: u64,
-        /// The queue is deleted with its last consumer.
-        auto_delete: bool,
-        /// The arguments were lost, and recovery has rebuilt the queue without them. The next declaration by
-        /// a client sets them.
-        is_rebuilt: bool,
-        /// For a queue with priorities: the incarnation of the level for priority 1. The higher priorities
-        /// have the following numbers. Otherwise 0.
-        priorities_from: u64,
-        /// Its arguments, encoded as an AMQP table.
-        arguments: &'a [u8],
-    },
+    Queue(Queue<'a>),
     /// A binding between a durable exchange and a durable queue or exchange.
-    Binding {
-        /// The virtual host of both ends.
-        vhost: &'a str,
-        /// The source exchange.
-        source: &'a str,
-        /// The version of the source; 0 for predeclared exchanges.
-        source_version: u64,
-        /// The destination: a queue or an exchange.
-        destination: DestinationName<'a>,
-        /// The version or incarnation of the destination.
-        destination_version: u64,
-        /// The binding key.
-        routing_key: &'a str,
-        /// Its arguments, encoded as an AMQP table.
-        arguments: &'a [u8],
-    },
+    Binding(Binding<'a>),
     /// A policy.
     Policy(Policy<&'a str, &'a [u8]>),
     /// A runtime parameter.
     Parameter(Parameter<&'a str, &'a [u8]>),
-    /// One part of the state of an MQTT session that is kept: exchanges of QoS 2 that are not complete.
-    SessionState {
-        /// The virtual host of the session's queue.
-        vhost: &'a str,
-        /// The queue.
-        queue: &'a str,
-        /// Which exchanges.
-        part: SessionPart,
-        /// The incarnation of the queue. A state of an earlier queue of this name is ignored.
-        incarnation: u64,
-        /// The state, in the format of the broker.
-        state: &'a [u8],
-    },
+    /// One part of the state of an MQTT session that is kept.
+    SessionState(SessionState<'a>),
     /// The will of the client of an MQTT session that is kept.
-    Will {
-        /// The virtual host of the session's queue.
-        vhost: &'a str,
-        /// The queue.
-        queue: &'a str,
-        /// The incarnation of the queue. A will of an earlier queue of this name is ignored.
-        incarnation: u64,
-        /// The will becomes the retained message of its topic.
-        retain: bool,
-        /// The will delay interval, in seconds.
-        delay_s: u32,
-        /// The keep-alive time of the client, in seconds; 0: none.
-        keep_alive_s: u16,
-        /// The routing key of the topic.
-        topic_key: &'a str,
-        /// The AMQP properties.
-        properties: &'a [u8],
-        /// The payload.
-        payload: &'a [u8],
-    },
+    Will(Will<'a>),
     /// The retained message of a topic of MQTT.
-    Retained {
-        /// The virtual host.
-        vhost: &'a str,
-        /// The routing key of the topic.
-        key: &'a str,
-        /// The QoS.
-        qos: u8,
-        /// The AMQP properties, as on the wire.
-        properties: &'a [u8],
-        /// The payload.
-        payload: &'a [u8],
-    },
+    Retained(Retained<'a>),
+}
+
+/// A virtual host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Vhost<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its limits.
+    pub limits: VhostLimits,
+    /// Its metadata.
+    pub metadata: VhostMetadata<'a>,
+}
+
+/// The limits of a virtual host; `None` is unlimited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VhostLimits {
+    /// Maximum number of queues (`max-queues`).
+    pub queues_max: Option<u32>,
+    /// Maximum number of connections (`max-connections`).
+    pub connections_max: Option<u32>,
+}
+
+/// A user.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct User<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its tags, separated by commas.
+    pub tags: &'a str,
+    /// The hash of its password.
+    pub hash: &'a [u8],
+}
+
+/// Formats the name only, so that no debug output contains a password hash.
+impl fmt::Debug for User<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "User {:?}", self.name)
+    }
+}
+
+/// The limits of a user, in all virtual hosts together; `None` is unlimited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct UserLimits {
+    /// Maximum number of connections (`max-connections`).
+    pub connections_max: Option<u32>,
+    /// Maximum number of channels (`max-channels`).
+    pub channels_max: Option<u32>,
+}
+
+/// A durable exchange.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Exchange<'a> {
+    /// Its virtual host.
+    pub vhost: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// The version of the exchange, never used for another one.
+    pub version: u64,
+    /// Its type.
+    pub kind: &'a str,
+    /// The exchange is deleted with its last binding.
+    pub auto_delete: bool,
+    /// Clients may not publish to the exchange.
+    pub internal: bool,
+    /// Its arguments, encoded as an AMQP table.
+    pub arguments: &'a [u8],
+}
+
+/// A durable queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Queue<'a> {
+    /// Its virtual host.
+    pub vhost: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// The incarnation of the queue, never used for another one.
+    pub incarnation: u64,
+    /// The queue is deleted with its last consumer.
+    pub auto_delete: bool,
+    /// The arguments were lost, and recovery has rebuilt the queue without them. The next declaration by a client sets
+    /// them.
+    pub is_rebuilt: bool,
+    /// For a queue with priorities: the incarnation of the level for priority 1. The higher priorities have the following
+    /// numbers. Otherwise 0.
+    pub priorities_from: u64,
+    /// Its arguments, encoded as an AMQP table.
+    pub arguments: &'a [u8],
+}
+
+/// A binding between a durable exchange and a durable queue or exchange.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Binding<'a> {
+    /// The virtual host of both ends.
+    pub vhost: &'a str,
+    /// The source exchange.
+    pub source: &'a str,
+    /// The version of the source; 0 for predeclared exchanges.
+    pub source_version: u64,
+    /// The destination: a queue or an exchange.
+    pub destination: DestinationName<'a>,
+    /// The version or incarnation of the destination.
+    pub destination_version: u64,
+    /// The binding key.
+    pub routing_key: &'a str,
+    /// Its arguments, encoded as an AMQP table.
+    pub arguments: &'a [u8],
+}
+
+/// One part of the state of an MQTT session that is kept: exchanges of QoS 2 that are not complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SessionState<'a> {
+    /// The virtual host of the session's queue.
+    pub vhost: &'a str,
+    /// The queue.
+    pub queue: &'a str,
+    /// Which exchanges.
+    pub part: SessionPart,
+    /// The incarnation of the queue. A state of an earlier queue of this name is ignored.
+    pub incarnation: u64,
+    /// The state, in the format of the broker.
+    pub state: &'a [u8],
+}
+
+/// The will of the client of an MQTT session that is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Will<'a> {
+    /// The virtual host of the session's queue.
+    pub vhost: &'a str,
+    /// The queue.
+    pub queue: &'a str,
+    /// The incarnation of the queue. A will of an earlier queue of this name is ignored.
+    pub incarnation: u64,
+    /// The will becomes the retained message of its topic.
+    pub retain: bool,
+    /// The will delay interval, in seconds.
+    pub delay_s: u32,
+    /// The keep-alive time of the client, in seconds; 0: none.
+    pub keep_alive_s: u16,
+    /// The routing key of the topic.
+    pub topic_key: &'a str,
+    /// The AMQP properties.
+    pub properties: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// The retained message of a topic of MQTT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Retained<'a> {
+    /// The virtual host.
+    pub vhost: &'a str,
+    /// The routing key of the topic.
+    pub key: &'a str,
+    /// The QoS.
+    pub qos: u8,
+    /// The AMQP properties, as on the wire.
+    pub properties: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
 }
 
 /// The permissions of a user in a virtual host. `T` is `&str` or `String`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Permission<T> {
     /// The user.
     pub user: T,
@@ -225,7 +273,7 @@ impl Permission<String> {
 }
 
 /// The permissions of a user for the routing keys of a topic exchange. `T` is `&str` or `String`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TopicPermission<T> {
     /// The user.
     pub user: T,
@@ -248,7 +296,7 @@ impl TopicPermission<String> {
 }
 
 /// A policy. `T` is `&str` or `String`, and `B` are bytes, borrowed or owned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Policy<T, B> {
     /// Its virtual host.
     pub vhost: T,
@@ -276,9 +324,10 @@ impl Policy<String, Vec<u8>> {
 }
 
 /// Whether a policy is a user policy or an operator policy. Policies of different kinds may have the same name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PolicyKind {
     /// A policy set by a user with the tag `policymaker`.
+    #[default]
     User,
     /// An operator policy. Its limits apply where they are lower than those of user policies and arguments.
     Operator,
@@ -327,7 +376,7 @@ impl ApplyTo {
 }
 
 /// A runtime parameter. `T` is `&str` or `String`, and `B` are bytes, borrowed or owned.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Parameter<T, B> {
     /// Its virtual host; `None` for a global parameter.
     pub vhost: Option<T>,
@@ -383,37 +432,45 @@ pub enum DestinationName<'a> {
     Queue(&'a str),
 }
 
+impl DestinationName<'_> {
+    /// Returns the key of the exchange or queue in this virtual host.
+    pub fn key(self, vhost: &str) -> Box<[u8]> {
+        match self {
+            Self::Exchange(name) => {
+                Definition::Exchange(Exchange { vhost, name, ..Exchange::default() }).key()
+            }
+            Self::Queue(name) => Definition::Queue(Queue { vhost, name, ..Queue::default() }).key(),
+        }
+    }
+}
+
+impl Default for DestinationName<'_> {
+    fn default() -> Self {
+        Self::Queue("")
+    }
+}
+
 /// A part of the state of an MQTT session. Each is written at its own place in the order of all changes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum SessionPart {
     /// Messages that the client has published.
+    #[default]
     Received = 0,
     /// Messages that were sent to the client.
     Deliveries = 1,
 }
 
 const ACCESS: u8 = 0;
-const ACCESS_STORED: u8 = 0;
 /// The key of [`Definition::AccessStored`].
-pub const ACCESS_STORED_KEY: [u8; 2] = [ACCESS, ACCESS_STORED];
-
-const VHOST: u8 = 1;
-const USER: u8 = 2;
-const PERMISSION: u8 = 3;
-const TOPIC_PERMISSION: u8 = 4;
-const USER_LIMITS: u8 = 5;
+pub const ACCESS_STORED_KEY: [u8; 2] = [ACCESS, 0];
 const EXCHANGE: u8 = 1;
 const QUEUE: u8 = 2;
-const BINDING: u8 = 3;
-const POLICY: u8 = 4;
-const OPERATOR_POLICY: u8 = 5;
-const PARAMETER: u8 = 6;
-const GLOBAL_PARAMETER: u8 = 7;
-const DAMAGE: u8 = 8;
-const SESSION_STATE: u8 = 9;
 const RETAINED: u8 = 10;
-const WILL: u8 = 11;
+/// The key of the reports about damage of the store. No [`Definition`] has it.
+pub const DAMAGE_KEY: [u8; 2] = [8, 0];
+
+/// Flags of values.
 const AUTO_DELETE: u8 = 1;
 const INTERNAL: u8 = 2;
 const REBUILT: u8 = 2;
@@ -422,314 +479,379 @@ const PROTECTED: u8 = 1;
 const RETAIN: u8 = 1;
 /// The bytes before the number of the priority queues: they have the form of an argument's name and type.
 const LEVELS_NAME: &[u8] = b"\x0eleveret-levelsl";
-
+/// The number for a limit that is not set.
 const NO_LIMIT: u32 = u32::MAX;
-
-/// The key of the reports about damage of the store. No [`Definition`] has it.
-pub const DAMAGE_KEY: [u8; 2] = [DAMAGE, 0];
 
 impl<'a> Definition<'a> {
     /// Returns the key, which identifies the definition.
     pub fn key(&self) -> Box<[u8]> {
-        let mut key = Vec::new();
-        match *self {
-            Self::AccessStored => key.extend(ACCESS_STORED_KEY),
-            Self::Vhost { name, .. } => put_access(&mut key, VHOST, &[name]),
-            Self::User { name, .. } => put_access(&mut key, USER, &[name]),
-            Self::Permission(Permission { vhost, user, .. }) => {
-                put_access(&mut key, PERMISSION, &[vhost, user])
-            }
-            Self::TopicPermission(TopicPermission { vhost, user, exchange, .. }) => {
-                put_access(&mut key, TOPIC_PERMISSION, &[vhost, user, exchange]);
-            }
-            Self::UserLimits { user, .. } => put_access(&mut key, USER_LIMITS, &[user]),
-            Self::Exchange { vhost, name, .. } => {
-                key.push(EXCHANGE);
-                [vhost, name].into_iter().for_each(|name| put_name(&mut key, name));
-            }
-            Self::Queue { vhost, name, .. } => {
-                key.push(QUEUE);
-                [vhost, name].into_iter().for_each(|name| put_name(&mut key, name));
-            }
-            Self::Binding { vhost, source, destination, routing_key, arguments, .. } => {
-                key.push(BINDING);
-                [vhost, source].into_iter().for_each(|name| put_name(&mut key, name));
-                let (kind, name) = match destination {
-                    DestinationName::Exchange(name) => (EXCHANGE, name),
-                    DestinationName::Queue(name) => (QUEUE, name),
-                };
-                key.push(kind);
-                [name, routing_key].into_iter().for_each(|name| put_name(&mut key, name));
-                key.extend_from_slice(arguments);
-            }
-            Self::Policy(Policy { vhost, name, kind, .. }) => {
-                key.push(if kind == PolicyKind::Operator { OPERATOR_POLICY } else { POLICY });
-                [vhost, name].into_iter().for_each(|name| put_name(&mut key, name));
-            }
-            Self::Parameter(Parameter { vhost: Some(vhost), component, name, .. }) => {
-                key.push(PARAMETER);
-                [vhost, component, name].into_iter().for_each(|name| put_name(&mut key, name));
-            }
-            Self::Parameter(Parameter { vhost: None, name, .. }) => {
-                key.push(GLOBAL_PARAMETER);
-                put_name(&mut key, name);
-            }
-            Self::SessionState { vhost, queue, part, .. } => {
-                key.push(SESSION_STATE);
-                [vhost, queue].into_iter().for_each(|name| put_name(&mut key, name));
-                key.push(part as u8);
-            }
-            Self::Will { vhost, queue, .. } => {
-                key.push(WILL);
-                [vhost, queue].into_iter().for_each(|name| put_name(&mut key, name));
-            }
-            Self::Retained { vhost, key: topic, .. } => {
-                key.push(RETAINED);
-                [vhost, topic].into_iter().for_each(|name| put_name(&mut key, name));
-            }
-        }
+        let mut key = self.kind().to_vec();
+        { *self }.visit(&mut Fields::Write(&mut key), &mut Fields::Omit);
         key.into_boxed_slice()
     }
 
     /// Returns the value.
     pub fn value(&self) -> Box<[u8]> {
         let mut value = Vec::new();
-        match *self {
-            Self::AccessStored => {}
-            Self::Vhost { queues_max, connections_max, metadata, .. } => {
-                for limit in [queues_max, connections_max] {
-                    value.extend_from_slice(&limit.unwrap_or(NO_LIMIT).to_le_bytes());
-                }
-                if metadata != VhostMetadata::default() {
-                    value.push(u8::from(metadata.is_protected) * PROTECTED);
-                    put_name(&mut value, metadata.default_queue_type);
-                    [metadata.description, metadata.tags]
-                        .into_iter()
-                        .for_each(|text| put_text(&mut value, text));
-                }
-            }
-            Self::UserLimits { connections_max, channels_max, .. } => {
-                for limit in [connections_max, channels_max] {
-                    value.extend_from_slice(&limit.unwrap_or(NO_LIMIT).to_le_bytes());
-                }
-            }
-            Self::User { tags, hash, .. } => {
-                put_name(&mut value, tags);
-                value.extend_from_slice(hash);
-            }
-            Self::Permission(Permission { configure, write, read, .. }) => {
-                [configure, write, read].into_iter().for_each(|text| put_text(&mut value, text));
-            }
-            Self::TopicPermission(TopicPermission { write, read, .. }) => {
-                [write, read].into_iter().for_each(|text| put_text(&mut value, text));
-            }
-            Self::Exchange { version, kind, auto_delete, internal, arguments, .. } => {
-                value.push(u8::from(auto_delete) * AUTO_DELETE + u8::from(internal) * INTERNAL);
-                value.extend_from_slice(&version.to_le_bytes());
-                put_name(&mut value, kind);
-                value.extend_from_slice(arguments);
-            }
-            Self::Queue { incarnation, auto_delete, is_rebuilt, priorities_from, arguments, .. } => {
-                let has_levels = priorities_from != 0;
-                let flags = [(auto_delete, AUTO_DELETE), (is_rebuilt, REBUILT), (has_levels, LEVELS)];
-                value.push(flags.into_iter().map(|(is_set, flag)| u8::from(is_set) * flag).sum());
-                value.extend_from_slice(&incarnation.to_le_bytes());
-                value.extend_from_slice(arguments);
-                if has_levels {
-                    value.extend_from_slice(LEVELS_NAME);
-                    value.extend_from_slice(&priorities_from.to_be_bytes());
-                }
-            }
-            Self::Binding { source_version, destination_version, .. } => {
-                value.extend_from_slice(&source_version.to_le_bytes());
-                value.extend_from_slice(&destination_version.to_le_bytes());
-            }
-            Self::Policy(Policy { pattern, apply_to, priority, definition, .. }) => {
-                put_name(&mut value, apply_to.name());
-                value.extend_from_slice(&priority.to_le_bytes());
-                put_text(&mut value, pattern);
-                value.extend_from_slice(definition);
-            }
-            Self::Parameter(Parameter { value: json, .. }) => value.extend_from_slice(json),
-            Self::SessionState { incarnation, state, .. } => {
-                value.extend_from_slice(&incarnation.to_le_bytes());
-                value.extend_from_slice(state);
-            }
-            Self::Will {
-                incarnation, retain, delay_s, keep_alive_s, topic_key, properties, payload, ..
-            } => {
-                value.extend_from_slice(&incarnation.to_le_bytes());
-                value.push(u8::from(retain) * RETAIN);
-                value.extend_from_slice(&delay_s.to_le_bytes());
-                value.extend_from_slice(&keep_alive_s.to_le_bytes());
-                put_name(&mut value, topic_key);
-                value.extend_from_slice(&(properties.len() as u32).to_le_bytes());
-                value.extend_from_slice(properties);
-                value.extend_from_slice(payload);
-            }
-            Self::Retained { qos, properties, payload, .. } => {
-                value.push(qos);
-                value.extend_from_slice(&(properties.len() as u32).to_le_bytes());
-                value.extend_from_slice(properties);
-                value.extend_from_slice(payload);
-            }
-        }
+        { *self }.visit(&mut Fields::Omit, &mut Fields::Write(&mut value));
         value.into_boxed_slice()
     }
 
     /// Parses a definition; returns `None` for invalid or unknown bytes.
     pub fn parse(key: &'a [u8], value: &'a [u8]) -> Option<Self> {
-        let (mut key, mut value) = (Input(key), Input(value));
-        let kind = key.byte()?;
-        if kind == ACCESS {
-            return Self::parse_access(key, value);
-        }
-        // For a global parameter, the first name in the key is that of the parameter itself.
-        let vhost = key.name()?;
-        match kind {
-            EXCHANGE => {
-                let name = key.name()?;
-                let flags = value.byte()?;
-                let version = value.number()?;
-                let kind = value.name()?;
-                let (auto_delete, internal) = (flags & AUTO_DELETE != 0, flags & INTERNAL != 0);
-                Some(Self::Exchange { vhost, name, version, kind, auto_delete, internal, arguments: value.0 })
-            }
-            QUEUE => {
-                let name = key.name()?;
-                let flags = value.byte()?;
-                let incarnation = value.number()?;
-                let (auto_delete, is_rebuilt) = (flags & AUTO_DELETE != 0, flags & REBUILT != 0);
-                let (arguments, priorities_from) = match flags & LEVELS {
-                    0 => (value.0, 0),
-                    _ => split_levels(value.0)?,
-                };
-                Some(Self::Queue {
-                    vhost,
-                    name,
-                    incarnation,
-                    auto_delete,
-                    is_rebuilt,
-                    priorities_from,
-                    arguments,
-                })
-            }
-            BINDING => {
-                let source = key.name()?;
-                let destination = match key.byte()? {
-                    EXCHANGE => DestinationName::Exchange(key.name()?),
-                    QUEUE => DestinationName::Queue(key.name()?),
-                    _ => return None,
-                };
-                let routing_key = key.name()?;
-                let (source_version, destination_version) = (value.number()?, value.number()?);
-                Some(Self::Binding {
-                    vhost,
-                    source,
-                    source_version,
-                    destination,
-                    destination_version,
-                    routing_key,
-                    arguments: key.0,
-                })
-            }
-            POLICY | OPERATOR_POLICY => {
-                let name = key.name()?;
-                let (apply_to, priority, pattern) = (value.name()?, value.signed()?, value.text()?);
-                let kind = if kind == OPERATOR_POLICY { PolicyKind::Operator } else { PolicyKind::User };
-                let apply_to = ApplyTo::from_name(apply_to).unwrap_or(ApplyTo::Unknown);
-                let definition = value.0;
-                let policy = Policy { vhost, kind, name, pattern, apply_to, priority, definition };
-                key.0.is_empty().then_some(Self::Policy(policy))
-            }
-            PARAMETER => Self::parse_parameter(Some(vhost), key.name()?, key.name()?, key.0, value.0),
-            GLOBAL_PARAMETER => Self::parse_parameter(None, "", vhost, key.0, value.0),
-            SESSION_STATE => {
-                let (queue, incarnation, state) = (key.name()?, value.number()?, value.0);
-                let part = match key.0 {
-                    [0] => SessionPart::Received,
-                    [1] => SessionPart::Deliveries,
-                    _ => return None,
-                };
-                Some(Self::SessionState { vhost, queue, part, incarnation, state })
-            }
-            WILL => {
-                let (queue, incarnation, flags) = (key.name()?, value.number()?, value.byte()?);
-                let (delay_s, keep_alive_s, topic_key) = (value.u32()?, value.u16()?, value.name()?);
-                let len = usize::try_from(value.u32()?).ok()?;
-                let (properties, payload, retain) = (value.take(len)?, value.0, flags & RETAIN != 0);
-                let will = Self::Will {
-                    vhost,
-                    queue,
-                    incarnation,
-                    retain,
-                    delay_s,
-                    keep_alive_s,
-                    topic_key,
-                    properties,
-                    payload,
-                };
-                key.0.is_empty().then_some(will)
-            }
-            RETAINED => {
-                let (topic, qos, len) = (key.name()?, value.byte()?, value.u32()?);
-                let (properties, payload) = (value.take(usize::try_from(len).ok()?)?, value.0);
-                key.0.is_empty().then_some(Self::Retained { vhost, key: topic, qos, properties, payload })
-            }
-            _ => None,
+        Self::parse_with(key, &mut Fields::Parse(value))
+    }
+
+    /// Parses only the key.
+    fn parse_key(key: &'a [u8]) -> Option<Self> {
+        Self::parse_with(key, &mut Fields::Omit)
+    }
+
+    fn parse_with(key: &'a [u8], value: &mut Fields<'a, '_>) -> Option<Self> {
+        let mut definition = Self::empty(key)?;
+        let mut key = Fields::Parse(key.strip_prefix(definition.kind())?);
+        definition.visit(&mut key, value)?;
+        key.is_at_end().then_some(definition)
+    }
+
+    /// Returns the bytes with which the keys of definitions of this kind begin.
+    const fn kind(&self) -> &'static [u8] {
+        match self {
+            Self::AccessStored => &ACCESS_STORED_KEY,
+            Self::Vhost(_) => &[ACCESS, 1],
+            Self::User(_) => &[ACCESS, 2],
+            Self::Permission(_) => &[ACCESS, 3],
+            Self::TopicPermission(_) => &[ACCESS, 4],
+            Self::UserLimits(..) => &[ACCESS, 5],
+            Self::Exchange(_) => &[EXCHANGE],
+            Self::Queue(_) => &[QUEUE],
+            Self::Binding(_) => &[3],
+            Self::Policy(Policy { kind: PolicyKind::User, .. }) => &[4],
+            Self::Policy(Policy { kind: PolicyKind::Operator, .. }) => &[5],
+            Self::Parameter(Parameter { vhost: Some(_), .. }) => &[6],
+            Self::Parameter(Parameter { vhost: None, .. }) => &[7],
+            Self::SessionState(_) => &[9],
+            Self::Retained(_) => &[RETAINED],
+            Self::Will(_) => &[11],
         }
     }
 
-    fn parse_parameter(
-        vhost: Option<&'a str>,
-        component: &'a str,
-        name: &'a str,
-        rest: &[u8],
-        value: &'a [u8],
-    ) -> Option<Self> {
-        rest.is_empty().then_some(Self::Parameter(Parameter { vhost, component, name, value }))
+    /// Returns a definition without content of the kind that a key has.
+    fn empty(key: &[u8]) -> Option<Self> {
+        let policy = |kind| Self::Policy(Policy { kind, ..Policy::default() });
+        let parameter = |vhost| Self::Parameter(Parameter { vhost, ..Parameter::default() });
+        let all = [
+            Self::AccessStored,
+            Self::Vhost(Vhost::default()),
+            Self::User(User::default()),
+            Self::Permission(Permission::default()),
+            Self::TopicPermission(TopicPermission::default()),
+            Self::UserLimits("", UserLimits::default()),
+            Self::Exchange(Exchange::default()),
+            Self::Queue(Queue::default()),
+            Self::Binding(Binding::default()),
+            policy(PolicyKind::User),
+            policy(PolicyKind::Operator),
+            parameter(Some("")),
+            parameter(None),
+            Self::SessionState(SessionState::default()),
+            Self::Retained(Retained::default()),
+            Self::Will(Will::default()),
+        ];
+        all.into_iter().find(|definition| key.starts_with(definition.kind()))
     }
 
-    /// Parses an access definition, without the first byte of its key.
-    fn parse_access(mut key: Input<'a>, mut value: Input<'a>) -> Option<Self> {
-        let definition = match key.byte()? {
-            ACCESS_STORED => Self::AccessStored,
-            VHOST => {
-                let name = key.name()?;
-                let (queues_max, connections_max) = (value.limit()?, value.limit()?);
-                // Older versions wrote no metadata.
-                let metadata =
-                    if value.0.is_empty() { VhostMetadata::default() } else { value.metadata()? };
-                Self::Vhost { name, queues_max, connections_max, metadata }
+    /// Writes or parses the fields of the key and of the value, in the order of their bytes. Returns `None` if the bytes
+    /// are invalid.
+    fn visit(&mut self, key: &mut Fields<'a, '_>, value: &mut Fields<'a, '_>) -> Option<()> {
+        match self {
+            Self::AccessStored => Some(()),
+            Self::Vhost(Vhost { name, limits, metadata }) => {
+                key.names([name])?;
+                value.limits([&mut limits.queues_max, &mut limits.connections_max])?;
+                // Older versions write no metadata.
+                if value.has_more(*metadata != VhostMetadata::default()) {
+                    value.flags([(&mut metadata.is_protected, PROTECTED)])?;
+                    value.names([&mut metadata.default_queue_type])?;
+                    value.texts([&mut metadata.description, &mut metadata.tags])?;
+                }
+                Some(())
             }
-            USER => Self::User { name: key.name()?, tags: value.name()?, hash: value.0 },
-            PERMISSION => {
-                let (vhost, user) = (key.name()?, key.name()?);
-                let (configure, write, read) = (value.text()?, value.text()?, value.text()?);
-                Self::Permission(Permission { user, vhost, configure, write, read })
+            Self::User(User { name, tags, hash }) => {
+                key.names([name])?;
+                value.names([tags])?;
+                value.rest(hash)
             }
-            TOPIC_PERMISSION => {
-                let (vhost, user, exchange) = (key.name()?, key.name()?, key.name()?);
-                let (write, read) = (value.text()?, value.text()?);
-                Self::TopicPermission(TopicPermission { user, vhost, exchange, write, read })
+            Self::Permission(Permission { user, vhost, configure, write, read }) => {
+                key.names([vhost, user])?;
+                value.texts([configure, write, read])
             }
-            USER_LIMITS => {
-                let user = key.name()?;
-                let (connections_max, channels_max) = (value.limit()?, value.limit()?);
-                Self::UserLimits { user, connections_max, channels_max }
+            Self::TopicPermission(TopicPermission { user, vhost, exchange, write, read }) => {
+                key.names([vhost, user, exchange])?;
+                value.texts([write, read])
             }
+            Self::UserLimits(user, UserLimits { connections_max, channels_max }) => {
+                key.names([user])?;
+                value.limits([connections_max, channels_max])
+            }
+            Self::Exchange(Exchange { vhost, name, version, kind, auto_delete, internal, arguments }) => {
+                key.names([vhost, name])?;
+                value.flags([(auto_delete, AUTO_DELETE), (internal, INTERNAL)])?;
+                value.u64(version)?;
+                value.names([kind])?;
+                value.rest(arguments)
+            }
+            Self::Queue(Queue {
+                vhost,
+                name,
+                incarnation,
+                auto_delete,
+                is_rebuilt,
+                priorities_from,
+                arguments,
+            }) => {
+                let mut has_levels = *priorities_from != 0;
+                key.names([vhost, name])?;
+                value.flags([
+                    (auto_delete, AUTO_DELETE),
+                    (is_rebuilt, REBUILT),
+                    (&mut has_levels, LEVELS),
+                ])?;
+                value.u64(incarnation)?;
+                value.rest(arguments)?;
+                if has_levels { value.levels(arguments, priorities_from) } else { Some(()) }
+            }
+            Self::Binding(Binding {
+                vhost,
+                source,
+                source_version,
+                destination,
+                destination_version,
+                routing_key,
+                arguments,
+            }) => {
+                key.names([vhost, source])?;
+                key.destination(destination)?;
+                key.names([routing_key])?;
+                key.rest(arguments)?;
+                value.u64(source_version)?;
+                value.u64(destination_version)
+            }
+            Self::Policy(Policy { vhost, kind: _, name, pattern, apply_to, priority, definition }) => {
+                let mut apply_to_name = apply_to.name();
+                key.names([vhost, name])?;
+                value.names([&mut apply_to_name])?;
+                *apply_to = ApplyTo::from_name(apply_to_name).unwrap_or(ApplyTo::Unknown);
+                value.number(priority, i32::to_le_bytes, i32::from_le_bytes)?;
+                value.texts([pattern])?;
+                value.rest(definition)
+            }
+            Self::Parameter(Parameter { vhost, component, name, value: json }) => {
+                match vhost {
+                    Some(vhost) => key.names([vhost, component, name])?,
+                    None => key.names([name])?,
+                }
+                value.rest(json)
+            }
+            Self::SessionState(SessionState { vhost, queue, part, incarnation, state }) => {
+                let mut number = *part as u8;
+                key.names([vhost, queue])?;
+                key.byte(&mut number)?;
+                *part = [SessionPart::Received, SessionPart::Deliveries].into_iter().nth(number.into())?;
+                value.u64(incarnation)?;
+                value.rest(state)
+            }
+            Self::Will(Will {
+                vhost,
+                queue,
+                incarnation,
+                retain,
+                delay_s,
+                keep_alive_s,
+                topic_key,
+                properties,
+                payload,
+            }) => {
+                key.names([vhost, queue])?;
+                value.u64(incarnation)?;
+                value.flags([(retain, RETAIN)])?;
+                value.u32(delay_s)?;
+                value.number(keep_alive_s, u16::to_le_bytes, u16::from_le_bytes)?;
+                value.names([topic_key])?;
+                value.properties(properties)?;
+                value.rest(payload)
+            }
+            Self::Retained(Retained { vhost, key: topic, qos, properties, payload }) => {
+                key.names([vhost, topic])?;
+                value.byte(qos)?;
+                value.properties(properties)?;
+                value.rest(payload)
+            }
+        }
+    }
+}
+
+/// What happens to the fields of a key or a value. Methods return `None` for invalid bytes.
+enum Fields<'a, 'w> {
+    /// They are appended to these bytes.
+    Write(&'w mut Vec<u8>),
+    /// They are set from these bytes, and the bytes are removed.
+    Parse(&'a [u8]),
+    /// Nothing.
+    Omit,
+}
+
+impl<'a> Fields<'a, '_> {
+    /// Returns whether further fields follow. `is_written` is whether they are written.
+    const fn has_more(&self, is_written: bool) -> bool {
+        match self {
+            Self::Parse(bytes) => !bytes.is_empty(),
+            Self::Write(_) | Self::Omit => is_written,
+        }
+    }
+
+    const fn is_at_end(&self) -> bool {
+        matches!(self, Self::Parse([]))
+    }
+
+    fn number<T: Copy, const N: usize>(
+        &mut self,
+        number: &mut T,
+        to_bytes: fn(T) -> [u8; N],
+        from_bytes: fn([u8; N]) -> T,
+    ) -> Option<()> {
+        match self {
+            Self::Write(out) => out.extend_from_slice(&to_bytes(*number)),
+            Self::Parse(bytes) => *number = from_bytes(*take(bytes, N)?.first_chunk()?),
+            Self::Omit => {}
+        }
+        Some(())
+    }
+
+    fn byte(&mut self, byte: &mut u8) -> Option<()> {
+        self.number(byte, u8::to_le_bytes, u8::from_le_bytes)
+    }
+
+    fn u32(&mut self, number: &mut u32) -> Option<()> {
+        self.number(number, u32::to_le_bytes, u32::from_le_bytes)
+    }
+
+    fn u64(&mut self, number: &mut u64) -> Option<()> {
+        self.number(number, u64::to_le_bytes, u64::from_le_bytes)
+    }
+
+    /// One byte with flags.
+    fn flags<const N: usize>(&mut self, flags: [(&mut bool, u8); N]) -> Option<()> {
+        let mut byte = flags.iter().map(|(is_set, flag)| u8::from(**is_set) * flag).sum();
+        self.byte(&mut byte)?;
+        flags.into_iter().for_each(|(is_set, flag)| *is_set = byte & flag != 0);
+        Some(())
+    }
+
+    fn limits<const N: usize>(&mut self, limits: [&mut Option<u32>; N]) -> Option<()> {
+        limits.into_iter().try_for_each(|limit| {
+            let mut number = limit.unwrap_or(NO_LIMIT);
+            self.u32(&mut number)?;
+            *limit = Some(number).filter(|number| *number != NO_LIMIT);
+            Some(())
+        })
+    }
+
+    /// Bytes behind their length, which takes `len_bytes`.
+    fn sized(&mut self, field: &mut &'a [u8], len_bytes: usize) -> Option<()> {
+        let mut len = (field.len() as u32).to_le_bytes();
+        match self {
+            Self::Write(out) => {
+                assert!(len[len_bytes..].iter().all(|byte| *byte == 0), "the caller limits the length");
+                out.extend_from_slice(&len[..len_bytes]);
+                out.extend_from_slice(field);
+            }
+            Self::Parse(bytes) => {
+                len = [0; 4];
+                len[..len_bytes].copy_from_slice(take(bytes, len_bytes)?);
+                *field = take(bytes, u32::from_le_bytes(len) as usize)?;
+            }
+            Self::Omit => {}
+        }
+        Some(())
+    }
+
+    /// Properties behind their length in four bytes.
+    fn properties(&mut self, properties: &mut &'a [u8]) -> Option<()> {
+        self.sized(properties, 4)
+    }
+
+    /// Names of at most 255 bytes (AMQP short strings), each behind its length in one byte.
+    fn names<const N: usize>(&mut self, names: [&mut &'a str; N]) -> Option<()> {
+        names.into_iter().try_for_each(|name| self.text(name, 1))
+    }
+
+    /// Texts of at most 65,535 bytes, each behind its length in two bytes.
+    fn texts<const N: usize>(&mut self, texts: [&mut &'a str; N]) -> Option<()> {
+        texts.into_iter().try_for_each(|text| self.text(text, 2))
+    }
+
+    fn text(&mut self, text: &mut &'a str, len_bytes: usize) -> Option<()> {
+        let mut bytes = text.as_bytes();
+        self.sized(&mut bytes, len_bytes)?;
+        *text = core::str::from_utf8(bytes).ok()?;
+        Some(())
+    }
+
+    fn destination(&mut self, destination: &mut DestinationName<'a>) -> Option<()> {
+        let (mut kind, mut name) = match *destination {
+            DestinationName::Exchange(name) => (EXCHANGE, name),
+            DestinationName::Queue(name) => (QUEUE, name),
+        };
+        self.byte(&mut kind)?;
+        self.names([&mut name])?;
+        *destination = match kind {
+            EXCHANGE => DestinationName::Exchange(name),
+            QUEUE => DestinationName::Queue(name),
             _ => return None,
         };
-        key.0.is_empty().then_some(definition)
+        Some(())
     }
+
+    /// All bytes that are left.
+    fn rest(&mut self, field: &mut &'a [u8]) -> Option<()> {
+        match self {
+            Self::Write(out) => out.extend_from_slice(field),
+            Self::Parse(bytes) => *field = core::mem::take(bytes),
+            Self::Omit => {}
+        }
+        Some(())
+    }
+
+    /// The number of the priority queues, behind the arguments of their queue.
+    fn levels(&mut self, arguments: &mut &'a [u8], number: &mut u64) -> Option<()> {
+        match self {
+            Self::Write(out) => {
+                out.extend_from_slice(LEVELS_NAME);
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            Self::Parse(_) => {
+                let (before, bytes) = arguments.split_last_chunk()?;
+                (*arguments, *number) = (before.strip_suffix(LEVELS_NAME)?, u64::from_be_bytes(*bytes));
+            }
+            Self::Omit => {}
+        }
+        Some(())
+    }
+}
+
+fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+    let (taken, rest) = bytes.split_at_checked(count)?;
+    *bytes = rest;
+    Some(taken)
 }
 
 impl fmt::Display for Definition<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AccessStored => write!(f, "the marker that all users and permissions are stored"),
-            Self::Vhost { name, .. } => write!(f, "virtual host {name:?}"),
-            Self::User { name, .. } => write!(f, "user {name:?}"),
+            Self::Vhost(Vhost { name, .. }) => write!(f, "virtual host {name:?}"),
+            Self::User(User { name, .. }) => write!(f, "user {name:?}"),
             Self::Permission(Permission { vhost, user, .. }) => {
                 write!(f, "the permissions of user {user:?} in virtual host {vhost:?}")
             }
@@ -737,10 +859,12 @@ impl fmt::Display for Definition<'_> {
                 f,
                 "the topic permissions of user {user:?} for exchange {exchange:?} in virtual host {vhost:?}"
             ),
-            Self::UserLimits { user, .. } => write!(f, "the limits of user {user:?}"),
-            Self::Exchange { vhost, name, .. } => write!(f, "exchange {name:?} in virtual host {vhost:?}"),
-            Self::Queue { vhost, name, .. } => write!(f, "queue {name:?} in virtual host {vhost:?}"),
-            Self::Binding { vhost, source, destination, routing_key, .. } => write!(
+            Self::UserLimits(user, _) => write!(f, "the limits of user {user:?}"),
+            Self::Exchange(Exchange { vhost, name, .. }) => {
+                write!(f, "exchange {name:?} in virtual host {vhost:?}")
+            }
+            Self::Queue(Queue { vhost, name, .. }) => write!(f, "queue {name:?} in virtual host {vhost:?}"),
+            Self::Binding(Binding { vhost, source, destination, routing_key, .. }) => write!(
                 f,
                 "the binding from exchange {source:?} to {destination:?} with key {routing_key:?} in virtual \
                  host {vhost:?}"
@@ -750,19 +874,19 @@ impl fmt::Display for Definition<'_> {
                 write!(f, "{kind} {name:?} in virtual host {vhost:?}")
             }
             Self::Parameter(Parameter { vhost: None, name, .. }) => write!(f, "global parameter {name:?}"),
-            Self::Will { vhost, queue, .. } => {
+            Self::Will(Will { vhost, queue, .. }) => {
                 write!(f, "the will of the MQTT session of queue {queue:?} in virtual host {vhost:?}")
             }
-            Self::Retained { vhost, key, .. } => {
+            Self::Retained(Retained { vhost, key, .. }) => {
                 write!(f, "the retained message with key {key:?} in virtual host {vhost:?}")
             }
-            Self::SessionState { vhost, queue, part: SessionPart::Received, .. } => {
+            Self::SessionState(SessionState { vhost, queue, part: SessionPart::Received, .. }) => {
                 write!(
                     f,
                     "the published messages of the MQTT session of queue {queue:?} in virtual host {vhost:?}"
                 )
             }
-            Self::SessionState { vhost, queue, .. } => {
+            Self::SessionState(SessionState { vhost, queue, .. }) => {
                 write!(f, "the deliveries of the MQTT session of queue {queue:?} in virtual host {vhost:?}")
             }
             Self::Parameter(Parameter { vhost: Some(vhost), component, name, .. }) => {
@@ -792,97 +916,17 @@ pub fn is_retained_message(key: &[u8]) -> bool {
 
 /// Returns the virtual host and the name from the key of a queue; `None` for any other key.
 pub fn queue_in(key: &[u8]) -> Option<(&str, &str)> {
-    let mut key = Input(key);
-    let kind = key.byte()?;
-    let (vhost, name) = (key.name()?, key.name()?);
-    (kind == QUEUE && key.0.is_empty()).then_some((vhost, name))
+    match Definition::parse_key(key)? {
+        Definition::Queue(Queue { vhost, name, .. }) => Some((vhost, name)),
+        _ => None,
+    }
 }
 
 /// Returns the incarnation from the definition of a queue; `None` for any other definition.
 pub fn incarnation_in(key: &[u8], value: &[u8]) -> Option<u64> {
     match Definition::parse(key, value)? {
-        Definition::Queue { incarnation, .. } => Some(incarnation),
+        Definition::Queue(Queue { incarnation, .. }) => Some(incarnation),
         _ => None,
-    }
-}
-
-fn put_access(key: &mut Vec<u8>, kind: u8, names: &[&str]) {
-    key.extend([ACCESS, kind]);
-    names.iter().for_each(|name| put_name(key, name));
-}
-
-/// Appends a text of at most 65,535 bytes, with its length before it.
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    assert!(text.len() <= u16::MAX.into(), "the caller limits the length");
-    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-}
-
-/// Appends a name of at most 255 bytes (AMQP short string), with its length before it.
-fn put_name(out: &mut Vec<u8>, name: &str) {
-    assert!(name.len() <= 255, "the caller limits the length");
-    out.push(name.len() as u8);
-    out.extend_from_slice(name.as_bytes());
-}
-
-/// Splits the value's rest into a queue's arguments and the number of its priority queues.
-fn split_levels(bytes: &[u8]) -> Option<(&[u8], u64)> {
-    let (bytes, number) = bytes.split_last_chunk()?;
-    Some((bytes.strip_suffix(LEVELS_NAME)?, u64::from_be_bytes(*number)))
-}
-
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.take(1).map(|bytes| bytes[0])
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        let bytes: [u8; 8] = self.take(8)?.try_into().ok()?;
-        Some(u64::from_le_bytes(bytes))
-    }
-
-    fn signed(&mut self) -> Option<i32> {
-        let bytes: [u8; 4] = self.take(4)?.try_into().ok()?;
-        Some(i32::from_le_bytes(bytes))
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        let bytes: [u8; 2] = self.take(2)?.try_into().ok()?;
-        Some(u16::from_le_bytes(bytes))
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        let bytes: [u8; 4] = self.take(4)?.try_into().ok()?;
-        Some(u32::from_le_bytes(bytes))
-    }
-
-    fn limit(&mut self) -> Option<Option<u32>> {
-        self.u32().map(|limit| Some(limit).filter(|limit| *limit != NO_LIMIT))
-    }
-
-    fn metadata(&mut self) -> Option<VhostMetadata<'a>> {
-        let is_protected = self.byte()? & PROTECTED != 0;
-        let default_queue_type = self.name()?;
-        let (description, tags) = (self.text()?, self.text()?);
-        Some(VhostMetadata { description, tags, default_queue_type, is_protected })
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        let len = self.u16()?.into();
-        core::str::from_utf8(self.take(len)?).ok()
-    }
-
-    fn name(&mut self) -> Option<&'a str> {
-        let len = self.byte()?.into();
-        core::str::from_utf8(self.take(len)?).ok()
     }
 }
 
@@ -891,35 +935,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn definitions_read_back_as_written() {
-        let exchange = Definition::Exchange {
+    fn definitions_have_their_bytes_of_all_versions_and_are_parsed_from_them() {
+        let exchange = Definition::Exchange(Exchange {
             vhost: "/",
             name: "logs",
             version: 7 << 32,
             kind: "topic",
             auto_delete: true,
-            internal: false,
             arguments: b"\x01xt\x01",
-        };
-        let queue = Definition::Queue {
+            ..Default::default()
+        });
+        let queue = Definition::Queue(Queue {
             vhost: "/",
             name: "",
             incarnation: 9,
-            auto_delete: false,
             is_rebuilt: true,
-            priorities_from: 0,
-            arguments: b"",
-        };
-        let with_levels = Definition::Queue {
+            ..Default::default()
+        });
+        let with_levels = Definition::Queue(Queue {
             vhost: "/",
             name: "levels",
             incarnation: 9,
             auto_delete: true,
-            is_rebuilt: false,
             priorities_from: 10 << 32 | 3,
             arguments: b"\x01xt\x01",
-        };
-        let binding = Definition::Binding {
+            ..Default::default()
+        });
+        let binding = Definition::Binding(Binding {
             vhost: "/",
             source: "logs",
             source_version: 7,
@@ -927,14 +969,13 @@ mod tests {
             destination_version: 9,
             routing_key: "a.#",
             arguments: b"\x01xt\x01",
-        };
-        let vhost = Definition::Vhost {
-            name: "/",
-            queues_max: None,
-            connections_max: Some(0),
-            metadata: VhostMetadata::default(),
-        };
-        let user = Definition::User { name: "me", tags: "administrator,x", hash: &[0] };
+        });
+        let limits = VhostLimits { queues_max: None, connections_max: Some(0) };
+        let vhost = |metadata| Definition::Vhost(Vhost { name: "/", limits, metadata });
+        let [description, tags, default_queue_type] = ["d", "a,b", "quorum"];
+        let metadata = VhostMetadata { description, tags, default_queue_type, is_protected: true };
+        let (described, vhost) = (vhost(metadata), vhost(VhostMetadata::default()));
+        let user = Definition::User(User { name: "me", tags: "administrator,x", hash: &[0] });
         let (vhost_name, user_name) = ("/", "me");
         let permission = Definition::Permission(Permission {
             user: user_name,
@@ -950,7 +991,8 @@ mod tests {
             write: "^{username}",
             read: "",
         });
-        let limits = Definition::UserLimits { user: "me", connections_max: Some(3), channels_max: None };
+        let user_limits =
+            Definition::UserLimits("me", UserLimits { connections_max: Some(3), channels_max: None });
         let policy = |kind| {
             Definition::Policy(Policy {
                 vhost: "/",
@@ -967,18 +1009,21 @@ mod tests {
             |vhost, component| Definition::Parameter(Parameter { vhost, component, name: "s", value });
         let parameters = [parameter(Some("/"), "shovel"), parameter(None, "")];
         let policies = [policy(PolicyKind::User), policy(PolicyKind::Operator)];
-        let state =
-            |part| Definition::SessionState { vhost: "/", queue: "q", part, incarnation: 9, state: &[0, 1] };
+        let state = |part| {
+            Definition::SessionState(SessionState {
+                vhost: "/",
+                queue: "q",
+                part,
+                incarnation: 9,
+                state: &[0, 1],
+            })
+        };
         let [received, deliveries] = [SessionPart::Received, SessionPart::Deliveries].map(state);
         let (vhost_name, key) = ("/", "a.b");
-        let retained = |properties, payload| Definition::Retained {
-            vhost: vhost_name,
-            key,
-            qos: 2,
-            properties,
-            payload,
+        let retained = |properties, payload| {
+            Definition::Retained(Retained { vhost: vhost_name, key, qos: 2, properties, payload })
         };
-        let will = Definition::Will {
+        let will = Definition::Will(Will {
             vhost: "/",
             queue: "q",
             incarnation: 9,
@@ -988,26 +1033,50 @@ mod tests {
             topic_key: "a.b",
             properties: b"\0\0",
             payload: b"off",
-        };
+        });
         let of_mqtt = [received, deliveries, retained(&b"\0\0"[..], &b"on"[..]), will];
         let (cut_off, value_of_retained) = (of_mqtt[2].key(), of_mqtt[2].value());
         assert_eq!(Definition::parse(&cut_off, &value_of_retained[..6]), None, "properties are missing");
+        // Older and later versions read these bytes.
+        let stored: [(&[u8], &[u8]); 19] = [
+            (b"\x00\x00", b""),
+            (b"\x00\x01\x01/", b"\xff\xff\xff\xff\x00\x00\x00\x00"),
+            (b"\x00\x01\x01/", b"\xff\xff\xff\xff\x00\x00\x00\x00\x01\x06quorum\x01\x00d\x03\x00a,b"),
+            (b"\x00\x02\x02me", b"\x0fadministrator,x\x00"),
+            (b"\x00\x03\x01/\x02me", b"\x00\x00\x02\x00.*\x02\x00^a"),
+            (b"\x00\x04\x01/\x02me\tamq.topic", b"\x0b\x00^{username}\x00\x00"),
+            (b"\x00\x05\x02me", b"\x03\x00\x00\x00\xff\xff\xff\xff"),
+            (b"\x01\x01/\x04logs", b"\x01\x00\x00\x00\x00\x07\x00\x00\x00\x05topic\x01xt\x01"),
+            (b"\x02\x01/\x00", b"\x02\t\x00\x00\x00\x00\x00\x00\x00"),
+            (b"\x02\x01/\x06levels", b"\x05\t\x00\x00\x00\x00\x00\x00\x00\x01xt\x01\x0eleveret-levelsl\x00\x00\x00\n\x00\x00\x00\x03"),
+            (b"\x03\x01/\x04logs\x02\x01q\x03a.#\x01xt\x01", b"\x07\x00\x00\x00\x00\x00\x00\x00\t\x00\x00\x00\x00\x00\x00\x00"),
+            (b"\x04\x01/\x01p", b"\x06queues\xfd\xff\xff\xff\x02\x00^q\x01xt\x01"),
+            (b"\x05\x01/\x01p", b"\x06queues\xfd\xff\xff\xff\x02\x00^q\x01xt\x01"),
+            (b"\x06\x01/\x06shovel\x01s", b"{\"a\":1}"),
+            (b"\x07\x01s", b"{\"a\":1}"),
+            (b"\t\x01/\x01q\x00", b"\t\x00\x00\x00\x00\x00\x00\x00\x00\x01"),
+            (b"\t\x01/\x01q\x01", b"\t\x00\x00\x00\x00\x00\x00\x00\x00\x01"),
+            (b"\n\x01/\x03a.b", b"\x02\x02\x00\x00\x00\x00\x00on"),
+            (b"\x0b\x01/\x01q", b"\t\x00\x00\x00\x00\x00\x00\x00\x01p\x11\x01\x00<\x00\x03a.b\x02\x00\x00\x00\x00\x00off"),
+        ];
         let mut keys = Vec::new();
-        let access = [Definition::AccessStored, vhost, user, permission, topic, limits];
-        for definition in access
+        let access = [Definition::AccessStored, vhost, described, user, permission, topic, user_limits];
+        let definitions = access
             .into_iter()
             .chain([exchange, queue, with_levels, binding])
             .chain(policies)
             .chain(parameters)
-            .chain(of_mqtt)
-        {
+            .chain(of_mqtt);
+        for (definition, stored) in definitions.zip(stored) {
             let (key, value) = (definition.key(), definition.value());
+            assert_eq!((&*key, &*value), stored, "{definition}");
             assert_eq!(Definition::parse(&key, &value), Some(definition));
             for end in 0..key.len().min(if key[0] == ACCESS { 2 } else { 5 }) {
                 assert_eq!(Definition::parse(&key[..end], &value), None);
             }
             keys.push(key);
         }
+        assert_eq!(keys.len(), stored.len());
         assert!(keys.is_sorted(), "objects sort before their bindings");
         assert_eq!(Definition::parse(b"\x08\x01/", b""), None, "no definition has the key of damage reports");
     }
@@ -1015,8 +1084,8 @@ mod tests {
     /// Older versions write and read only the first eight bytes.
     #[test]
     fn metadata_of_a_virtual_host_follow_the_bytes_that_older_versions_read() {
-        let with =
-            |metadata| Definition::Vhost { name: "v", queues_max: Some(3), connections_max: None, metadata };
+        let limits = VhostLimits { queues_max: Some(3), connections_max: None };
+        let with = |metadata| Definition::Vhost(Vhost { name: "v", limits, metadata });
         let old = with(VhostMetadata::default());
         let description = "d".repeat(1_000);
         let described = with(VhostMetadata {
@@ -1035,7 +1104,7 @@ mod tests {
     /// Recovery logs the definitions that exceed a limit.
     #[test]
     fn no_text_about_a_user_contains_its_password_hash() {
-        let user = Definition::User { name: "alice", tags: "administrator", hash: &[1, 211, 77] };
+        let user = Definition::User(User { name: "alice", tags: "administrator", hash: &[1, 211, 77] });
         for words in [format!("{user:?}"), format!("{user:#?}"), format!("{:?}", Some(user))] {
             assert!(words.contains("alice") && !words.contains("211"), "{words}");
         }

@@ -4,10 +4,10 @@
 //! passwords in clear. Those are hashed like in RabbitMQ, which takes no time.
 
 use crate::definitions::{read_user_limits, read_vhost_limits, vhost_change};
-use leveret_broker::{OperatorFault, VhostChange, VhostLimits};
+use leveret_broker::{OperatorFault, VhostChange};
 use leveret_core::batch::Batch;
 use leveret_core::command::ConnectionId;
-use leveret_core::definition::{Permission, TopicPermission};
+use leveret_core::definition::{Permission, TopicPermission, UserLimits, VhostLimits};
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use leveret_json::{Fields, Value, items};
 
@@ -176,7 +176,7 @@ pub(super) fn put_user_limits(call: &Call<'_>, context: &mut RequestContext<'_>)
 /// Deletes one limit of a user, or all.
 pub(super) fn clear_user_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     change_user_limits(call, context, |limits| match call.name("limit") {
-        "all" => *limits = leveret_broker::UserLimits::default(),
+        "all" => *limits = UserLimits::default(),
         "max-connections" => limits.connections_max = None,
         "max-channels" => limits.channels_max = None,
         // RabbitMQ also reports no error for an unknown limit.
@@ -187,7 +187,7 @@ pub(super) fn clear_user_limit(call: &Call<'_>, context: &mut RequestContext<'_>
 fn change_user_limits(
     call: &Call<'_>,
     context: &mut RequestContext<'_>,
-    change: impl FnOnce(&mut leveret_broker::UserLimits),
+    change: impl FnOnce(&mut UserLimits),
 ) -> Answered {
     let user = call.name("user");
     let view = context.broker.access().users().find(|view| view.name == user);

@@ -6,9 +6,10 @@
 use leveret_amqp::field::Table;
 use leveret_broker::{
     AppliedView, ChannelCounters, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView,
-    QueueView, VhostLimits, VhostView,
+    QueueView, VhostView,
 };
 use leveret_core::command::{ChannelId, ConnectionId};
+use leveret_core::definition::VhostLimits;
 
 use super::json::{Json, Tables};
 use super::listing::{Audience, BindingEnds, Viewer};

@@ -5,7 +5,8 @@
 //! - Values of parameters and definitions of policies are shown whole, because their size is bounded.
 
 use leveret_amqp::field::Table;
-use leveret_broker::{BindingView, Orphan, UserLimits, UserView};
+use leveret_broker::{BindingView, Orphan, UserView};
+use leveret_core::definition::UserLimits;
 use leveret_core::definition::{Parameter, Permission, Policy, PolicyKind, TopicPermission};
 
 use super::columns::{CellWriter, Column, ListedKind, TYPED, put_limits, typed};

@@ -5,8 +5,8 @@
 //! - What RabbitMQ's tools read is there under its names.
 //! - About virtual hosts without permissions a user gets at most totals, and those only as a monitor.
 
-use leveret_broker::{UserLimits, VhostLimits};
 use leveret_core::command::{ConnectionId, RABBITMQ_VERSION};
+use leveret_core::definition::{UserLimits, VhostLimits};
 
 use super::alarms;
 use super::alarms::which_alarms;

@@ -32,8 +32,9 @@ use core::fmt;
 
 use leveret_core::batch::Batch;
 use leveret_core::command::VhostId;
-use leveret_core::definition::ACCESS_STORED_KEY;
-use leveret_core::definition::{Definition, Permission, TopicPermission, VhostMetadata};
+use leveret_core::definition::{
+    self, ACCESS_STORED_KEY, Definition, Permission, TopicPermission, UserLimits, VhostLimits, VhostMetadata,
+};
 use leveret_core::limits::Limits;
 use leveret_core::mem::Slab;
 use leveret_core::password::{self, PasswordHash};
@@ -211,15 +212,6 @@ impl Access {
     }
 }
 
-/// The limits of a virtual host; `None` is unlimited.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct VhostLimits {
-    /// Maximum number of queues (`max-queues`).
-    pub queues_max: Option<u32>,
-    /// Maximum number of connections (`max-connections`).
-    pub connections_max: Option<u32>,
-}
-
 /// Maximum bytes of description and tags of a virtual host together.
 pub const VHOST_METADATA_BYTES_MAX: usize = 1024;
 
@@ -246,15 +238,6 @@ impl VhostChange {
             is_protected: self.is_protected.unwrap_or(before.is_protected),
         }
     }
-}
-
-/// The limits of a user, in all virtual hosts together; `None` is unlimited.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct UserLimits {
-    /// Maximum number of connections (`max-connections`).
-    pub connections_max: Option<u32>,
-    /// Maximum number of channels (`max-channels`).
-    pub channels_max: Option<u32>,
 }
 
 /// One of the three permissions that a user may have for an exchange or a queue.
@@ -500,56 +483,49 @@ impl Access {
         true
     }
 
-    /// Restores a user, a limit or a permission from the log. The caller passes definitions in the order of
-    /// their keys, so users come before their permissions.
-    pub(crate) fn restore(&mut self, definition: &Definition<'_>) -> Restored {
-        let result = match *definition {
-            Definition::User { name, tags, hash } => self.restore_user(name, tags, hash),
-            Definition::UserLimits { user, connections_max, channels_max } => {
-                let Some(user) = self.find_user(user) else { return self.result_without_owner() };
-                self.users[user].limits = UserLimits { connections_max, channels_max };
-                Ok(())
-            }
-            Definition::Permission(Permission { user, vhost, configure, write, read }) => {
-                let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
-                    return self.result_without_owner();
-                };
-                self.put_permission(user, vhost, [configure, write, read])
-            }
-            Definition::TopicPermission(TopicPermission { user, vhost, exchange, write, read }) => {
-                let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
-                    return self.result_without_owner();
-                };
-                self.put_topic(user, vhost, exchange, [write, read])
-            }
-            Definition::AccessStored
-            | Definition::Vhost { .. }
-            | Definition::Exchange { .. }
-            | Definition::Queue { .. }
-            | Definition::Binding { .. }
-            | Definition::Policy(_)
-            | Definition::Parameter(_)
-            | Definition::SessionState { .. }
-            | Definition::Retained { .. }
-            | Definition::Will { .. } => return Restored::Orphaned,
+    /// Restores a user from the log.
+    pub(crate) fn restore_user(&mut self, definition: &definition::User<'_>) -> Restored {
+        // If the hash has a type that only a later version supports, no password matches. The hash stays in
+        // the log for that version.
+        let hash = PasswordHash::from_bytes(definition.hash).unwrap_or(PasswordHash::NoPassword);
+        if let Some(user) = self.find_user(definition.name) {
+            self.users[user].set_tags(definition.tags);
+            self.users[user].set_hash(hash);
+        } else if self.add_user(User::new(definition.name, definition.tags, hash)).is_none() {
+            return self.note_no_capacity_at_start();
+        }
+        Restored::Exists(None)
+    }
+
+    /// Restores the limits of a user from the log. The caller restores users before.
+    pub(crate) fn restore_user_limits(&mut self, user: &str, limits: UserLimits) -> Restored {
+        let Some(user) = self.find_user(user) else { return self.result_without_owner() };
+        self.users[user].limits = limits;
+        Restored::Exists(None)
+    }
+
+    /// Restores a permission from the log. The caller restores users and virtual hosts before.
+    pub(crate) fn restore_permission(&mut self, definition: &Permission<&str>) -> Restored {
+        let Permission { user, vhost, configure, write, read } = *definition;
+        let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
+            return self.result_without_owner();
         };
-        match result {
+        match self.put_permission(user, vhost, [configure, write, read]) {
             Ok(()) => Restored::Exists(None),
             Err(_) => self.note_no_capacity_at_start(),
         }
     }
 
-    fn restore_user(&mut self, name: &str, tags: &str, hash: &[u8]) -> Result<(), OperatorFault> {
-        // If the hash has a type that only a later version supports, no password matches. The hash stays in
-        // the log for that version.
-        let hash = PasswordHash::from_bytes(hash).unwrap_or(PasswordHash::NoPassword);
-        if let Some(user) = self.find_user(name) {
-            self.users[user].set_tags(tags);
-            self.users[user].set_hash(hash);
-            return Ok(());
+    /// Restores a topic permission from the log. The caller restores users and virtual hosts before.
+    pub(crate) fn restore_topic_permission(&mut self, definition: &TopicPermission<&str>) -> Restored {
+        let TopicPermission { user, vhost, exchange, write, read } = *definition;
+        let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
+            return self.result_without_owner();
+        };
+        match self.put_topic(user, vhost, exchange, [write, read]) {
+            Ok(()) => Restored::Exists(None),
+            Err(_) => self.note_no_capacity_at_start(),
         }
-        let added = self.add_user(User::new(name, tags, hash));
-        added.map(|_| ()).ok_or(OperatorFault::NoCapacity("users_max"))
     }
 
     /// Notes that a user or virtual host could not be restored for lack of capacity. Returns `NoCapacity`.
@@ -597,10 +573,9 @@ impl Access {
             return Batch::NONE;
         }
         let record = &self.vhosts[vhost.index()];
-        let VhostLimits { queues_max, connections_max } = record.limits;
-        let metadata = record.metadata();
-        let definition = Definition::Vhost { name: &record.name, queues_max, connections_max, metadata };
-        pending_writes.write_definition(&definition, exists)
+        let definition =
+            definition::Vhost { name: &record.name, limits: record.limits, metadata: record.metadata() };
+        pending_writes.write_definition(&Definition::Vhost(definition), exists)
     }
 
     /// Appends the definition of a user to the log, or its deletion if it no longer `exists`. Returns the
@@ -611,8 +586,8 @@ impl Access {
         }
         let record = &self.users[user];
         let hash = record.hash().to_bytes();
-        let definition = Definition::User { name: record.name(), tags: record.tags(), hash: &hash };
-        pending_writes.write_definition(&definition, exists)
+        let definition = definition::User { name: record.name(), tags: record.tags(), hash: &hash };
+        pending_writes.write_definition(&Definition::User(definition), exists)
     }
 
     /// Appends the limits of a user to the log, or their deletion if they no longer `exist`. Returns the
@@ -621,9 +596,7 @@ impl Access {
         if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
-        let UserLimits { connections_max, channels_max } = self.users[user].limits;
-        let user = self.user_name(user);
-        let definition = Definition::UserLimits { user, connections_max, channels_max };
+        let definition = Definition::UserLimits(self.user_name(user), self.users[user].limits);
         pending_writes.write_definition(&definition, exist)
     }
 

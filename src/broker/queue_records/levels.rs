@@ -45,10 +45,13 @@ const LEVELS_PER_UNIT: u32 = 16;
 /// The incarnation of an exchange's hidden queue is the exchange's own version.
 pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
     match *definition {
-        Definition::Queue { priorities_from, arguments, .. } if priorities_from != 0 => {
-            priorities_from..priorities_from + u64::from(max_priority(Table::trusted(arguments)))
+        Definition::Queue(queue) if queue.priorities_from != 0 => {
+            let max_priority = max_priority(Table::trusted(queue.arguments));
+            queue.priorities_from..queue.priorities_from + u64::from(max_priority)
         }
-        Definition::Exchange { version, kind: DELAYED, .. } => version + 1..version + 1 + u64::from(SLOTS),
+        Definition::Exchange(exchange) if exchange.kind == DELAYED => {
+            exchange.version + 1..exchange.version + 1 + u64::from(SLOTS)
+        }
         _ => 0..0,
     }
 }

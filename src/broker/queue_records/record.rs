@@ -9,7 +9,7 @@ use core::cell::Cell;
 use core::ops::{Index, IndexMut};
 
 use leveret_core::command::{ConnectionId, ExchangeId, QueueId, SessionId, VhostId};
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::error::Fault;
 use leveret_core::mem::{FifoPool, Links, List, Slab};
 use leveret_storage::{Appended, Mode, PendingWrites};
@@ -600,7 +600,7 @@ impl Records {
         exists: bool,
     ) -> (Box<[u8]>, Option<Box<[u8]>>) {
         let record = &self.slab[index];
-        let definition = Definition::Queue {
+        let definition = Definition::Queue(definition::Queue {
             vhost: access.vhost_name(record.vhost),
             name: &record.name,
             incarnation: record.durable_index.incarnation(),
@@ -608,7 +608,7 @@ impl Records {
             is_rebuilt: record.declared.is_rebuilt,
             priorities_from: record.priorities_from(),
             arguments: &record.requeues.join(&record.arguments),
-        };
+        });
         (definition.key(), exists.then(|| definition.value()))
     }
 

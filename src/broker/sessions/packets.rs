@@ -4,13 +4,14 @@ use core::num::NonZeroU16;
 
 use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, ConnectionId, Outcome, QueueId, SessionId, Settlement};
-use leveret_core::definition::{Definition, SessionPart};
+use leveret_core::definition::{self, Definition, SessionPart};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::MessageId;
 use leveret_storage::{PendingWrites, Settled, Urgency};
 
 use super::packet_ids::{RANGES_MAX, TooManyRanges};
 use super::{CONSUMER_TAG, InFlight, Step};
+use crate::recovery::Restored;
 use crate::retained::RetainedChange;
 use crate::{Broker, Context};
 
@@ -238,7 +239,8 @@ impl Broker {
     fn session_state(&self, session: SessionId, part: SessionPart) -> Option<KeyAndValue> {
         let (vhost, queue, incarnation) = self.session_in_log(session)?;
         let state = self.sessions.at(session).state(part);
-        let definition = Definition::SessionState { vhost, queue, part, incarnation, state: &state };
+        let definition = definition::SessionState { vhost, queue, part, incarnation, state: &state };
+        let definition = Definition::SessionState(definition);
         Some((definition.key(), definition.value()))
     }
 
@@ -289,20 +291,14 @@ impl Broker {
         }
     }
 
-    /// Gives a restored session its state. Returns `false` if there is no such session.
-    pub(crate) fn restore_session_state(
-        &mut self,
-        vhost: &str,
-        queue: &str,
-        (part, incarnation): (SessionPart, u64),
-        state: &[u8],
-    ) -> bool {
-        match self.restored_session(vhost, queue, incarnation) {
+    /// Gives a restored session its state from the log.
+    pub(crate) fn restore_session_state(&mut self, stored: &definition::SessionState<'_>) -> Restored {
+        match self.restored_session(stored.vhost, stored.queue, stored.incarnation) {
             Some(session) => {
-                self.sessions.at_mut(session).restore_state(part, state);
-                true
+                self.sessions.at_mut(session).restore_state(stored.part, stored.state);
+                Restored::Exists(None)
             }
-            None => false,
+            None => Restored::Orphaned,
         }
     }
 
@@ -310,7 +306,10 @@ impl Broker {
     pub(super) fn delete_session_state(&mut self, cx: &mut Context<'_>, session: SessionId, queue: QueueId) {
         let (vhost, queue) = (self.queues.at(queue).vhost, &self.queues.at(queue).name);
         let vhost = self.access.vhost_name(vhost);
-        let key = |part| Definition::SessionState { vhost, queue, part, incarnation: 0, state: &[] }.key();
+        let key = |part| {
+            let state = definition::SessionState { vhost, queue, part, ..Default::default() };
+            Definition::SessionState(state).key()
+        };
         let record = self.sessions.at_mut(session);
         if core::mem::take(&mut record.are_deliveries_stored) {
             cx.pending_writes.define(key(SessionPart::Deliveries), None);

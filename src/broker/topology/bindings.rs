@@ -13,7 +13,7 @@ use core::hash::{BuildHasher, Hash, Hasher};
 use foldhash::quality::FixedState;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ExchangeId, VhostId};
-use leveret_core::definition::{Definition, DestinationName};
+use leveret_core::definition::{self, Definition, DestinationName};
 use leveret_core::error::Fault;
 use leveret_core::mem::{Links, List, Slab};
 use leveret_storage::{Mode, PendingWrites};
@@ -241,7 +241,7 @@ impl Topology {
                 (DestinationName::Exchange(&exchange.name), exchange.version)
             }
         };
-        let definition = Definition::Binding {
+        let definition = Definition::Binding(definition::Binding {
             vhost: access.vhost_name(source.vhost),
             source: &source.name,
             source_version: source.version,
@@ -249,7 +249,7 @@ impl Topology {
             destination_version,
             routing_key: &binding.key,
             arguments: &binding.arguments,
-        };
+        });
         let batch = cx.pending_writes.write_definition(&definition, exists);
         cx.await_batch(batch);
     }

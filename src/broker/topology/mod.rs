@@ -32,7 +32,7 @@ use bindings::PairIndex;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::batch::Batch;
 use leveret_core::command::{ExchangeId, QueueId, VhostId};
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{Links, List, MessageId, Messages, Slab};
 use select::Trie;
@@ -546,7 +546,7 @@ impl Topology {
         if record.version == 0 {
             return;
         }
-        let definition = Definition::Exchange {
+        let definition = Definition::Exchange(definition::Exchange {
             vhost: access.vhost_name(record.vhost),
             name: &record.name,
             version: record.version,
@@ -554,7 +554,7 @@ impl Topology {
             auto_delete: record.auto_delete,
             internal: record.internal,
             arguments: &record.arguments,
-        };
+        });
         record.definition_batch = cx.pending_writes.write_definition(&definition, exists);
         cx.await_batch(record.definition_batch);
     }

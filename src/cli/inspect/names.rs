@@ -5,10 +5,9 @@
 
 use crate::json::Object;
 use leveret_broker::levels_of;
-use leveret_core::definition::queue_in;
 use leveret_core::definition::{
-    Definition, DestinationName, Parameter, Permission, Policy, PolicyKind, SessionPart, TopicPermission,
-    VhostMetadata,
+    Binding, Definition, DestinationName, Exchange, Parameter, Permission, Policy, PolicyKind, Queue,
+    Retained, SessionPart, SessionState, TopicPermission, User, Vhost, VhostMetadata, Will, queue_in,
 };
 use leveret_storage::{Disk, Log};
 use leveret_storage::{is_group, is_transient};
@@ -59,12 +58,12 @@ impl QueueNames {
 
     fn add(&mut self, definition: Option<Definition<'_>>) {
         match definition {
-            Some(defined @ Definition::Queue { vhost, name, incarnation, .. }) => {
+            Some(defined @ Definition::Queue(Queue { vhost, name, incarnation, .. })) => {
                 self.queues.insert(incarnation, (vhost.to_string(), name.to_string()));
                 let levels = levels_of(&defined).zip(1..);
                 self.levels.extend(levels.map(|(level, priority)| (level, (incarnation, priority))));
             }
-            Some(defined @ Definition::Exchange { vhost, name, version, .. }) => {
+            Some(defined @ Definition::Exchange(Exchange { vhost, name, version, .. })) => {
                 self.exchanges += 1;
                 let mut slots = levels_of(&defined).zip(1..).peekable();
                 if slots.peek().is_some() {
@@ -74,7 +73,7 @@ impl QueueNames {
                     self.levels.extend(slots.map(|(slot, number)| (slot, (version, number))));
                 }
             }
-            Some(Definition::Binding { .. }) => self.bindings += 1,
+            Some(Definition::Binding(_)) => self.bindings += 1,
             Some(_) => {}
             None => self.unread += 1,
         }
@@ -143,8 +142,9 @@ impl fmt::Display for Defined<'_> {
         let quoted = |name: &'_ str| Quoted(name.as_bytes()).to_string();
         match self.0 {
             Definition::AccessStored => f.write_str("access=written"),
-            Definition::Vhost { name, queues_max, connections_max, metadata } => {
-                let (queues, connections) = (shown_limit(queues_max), shown_limit(connections_max));
+            Definition::Vhost(Vhost { name, limits, metadata }) => {
+                let (queues, connections) =
+                    (shown_limit(limits.queues_max), shown_limit(limits.connections_max));
                 write!(f, "vhost={} max_queues={queues} max_connections={connections}", quoted(name))?;
                 if metadata != VhostMetadata::default() {
                     let (description, tags) = (quoted(metadata.description), quoted(metadata.tags));
@@ -154,7 +154,7 @@ impl fmt::Display for Defined<'_> {
                 }
                 Ok(())
             }
-            Definition::User { name, tags, .. } => {
+            Definition::User(User { name, tags, .. }) => {
                 write!(f, "user={} tags={} hash=hidden", quoted(name), quoted(tags))
             }
             Definition::Permission(Permission { user, vhost, configure, write, read }) => {
@@ -167,17 +167,26 @@ impl fmt::Display for Defined<'_> {
                 write!(f, "topic_permission={} vhost={}", quoted(user), quoted(vhost))?;
                 write!(f, " exchange={} write={write} read={read}", quoted(exchange))
             }
-            Definition::UserLimits { user, connections_max, channels_max } => {
-                let (connections, channels) = (shown_limit(connections_max), shown_limit(channels_max));
+            Definition::UserLimits(user, limits) => {
+                let (connections, channels) =
+                    (shown_limit(limits.connections_max), shown_limit(limits.channels_max));
                 write!(f, "limits_of={} max_connections={connections} max_channels={channels}", quoted(user))
             }
-            Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
+            Definition::Exchange(Exchange {
+                vhost,
+                name,
+                version,
+                kind,
+                auto_delete,
+                internal,
+                arguments,
+            }) => {
                 let (vhost, name) = (quoted(vhost), quoted(name));
                 write!(f, "exchange={name} vhost={vhost} type={kind} id={version}")?;
                 flags(f, &[("auto_delete", auto_delete), ("internal", internal)])?;
                 write!(f, " arguments={}", arguments.len())
             }
-            Definition::Queue {
+            Definition::Queue(Queue {
                 vhost,
                 name,
                 incarnation,
@@ -185,7 +194,7 @@ impl fmt::Display for Defined<'_> {
                 is_rebuilt,
                 priorities_from,
                 arguments,
-            } => {
+            }) => {
                 let (vhost, name) = (quoted(vhost), quoted(name));
                 write!(f, "queue={name} vhost={vhost} incarnation={incarnation}")?;
                 if priorities_from != 0 {
@@ -194,7 +203,7 @@ impl fmt::Display for Defined<'_> {
                 flags(f, &[("auto_delete", auto_delete), ("rebuilt", is_rebuilt)])?;
                 write!(f, " arguments={}", arguments.len())
             }
-            Definition::Binding { vhost, source, destination, routing_key, arguments, .. } => {
+            Definition::Binding(Binding { vhost, source, destination, routing_key, arguments, .. }) => {
                 let (kind, name) = match destination {
                     DestinationName::Exchange(name) => ("exchange", name),
                     DestinationName::Queue(name) => ("queue", name),
@@ -217,7 +226,7 @@ impl fmt::Display for Defined<'_> {
                 }
                 write!(f, " value={}", value.len())
             }
-            Definition::SessionState { vhost, queue, part, incarnation, state } => {
+            Definition::SessionState(SessionState { vhost, queue, part, incarnation, state }) => {
                 let part = match part {
                     SessionPart::Received => "received",
                     SessionPart::Deliveries => "deliveries",
@@ -225,11 +234,11 @@ impl fmt::Display for Defined<'_> {
                 write!(f, "session_state={} vhost={} part={part}", quoted(queue), quoted(vhost))?;
                 write!(f, " incarnation={incarnation} state={}", state.len())
             }
-            Definition::Will { vhost, queue, topic_key, payload, .. } => {
+            Definition::Will(Will { vhost, queue, topic_key, payload, .. }) => {
                 write!(f, "will={} vhost={} key={}", quoted(queue), quoted(vhost), quoted(topic_key))?;
                 write!(f, " payload={}", payload.len())
             }
-            Definition::Retained { vhost, key, qos, payload, .. } => {
+            Definition::Retained(Retained { vhost, key, qos, payload, .. }) => {
                 write!(f, "retained={} vhost={} qos={qos}", quoted(key), quoted(vhost))?;
                 write!(f, " payload={}", payload.len())
             }

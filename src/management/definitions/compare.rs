@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use leveret_broker::{Broker, Context, Declared};
+use leveret_core::definition::VhostLimits;
 
 use super::{Item, Password, is_applied};
 
@@ -161,7 +162,7 @@ fn compare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Compa
             .any(|view| (view.user, view.vhost, view.exchange) == (&*it.user, &*it.vhost, &*it.exchange)),
         Item::Limits(vhost, _) => {
             let limits = broker.access().vhosts().find(|view| view.name == vhost).map(|view| view.limits);
-            limits.is_some_and(|limits| limits != leveret_broker::VhostLimits::default())
+            limits.is_some_and(|limits| limits != VhostLimits::default())
         }
         Item::Policy(it) => broker
             .views()

@@ -14,8 +14,8 @@ use crate::request::ReadContext;
 use crate::samples::Ranges;
 use leveret_core::rabbitmq_version;
 
-use leveret_broker::{BindingView, ExchangeView, QueueView, VhostLimits, VhostView};
-use leveret_core::definition::{Policy, PolicyKind};
+use leveret_broker::{BindingView, ExchangeView, QueueView, VhostView};
+use leveret_core::definition::{Policy, PolicyKind, VhostLimits};
 
 /// The versions at the start of the file. RabbitMQ checks them.
 const BEGINNING: &str = concat!(

@@ -7,9 +7,11 @@
 
 use core::fmt;
 
-use leveret_broker::{ExchangeDeclaration, QueueDeclaration, SHOVEL, UserLimits, VhostChange, VhostLimits};
+use leveret_broker::{ExchangeDeclaration, QueueDeclaration, SHOVEL, VhostChange};
 use leveret_core::command::NAME_BYTES_MAX;
-use leveret_core::definition::{ApplyTo, Parameter, Permission, Policy, PolicyKind, TopicPermission};
+use leveret_core::definition::{
+    ApplyTo, Parameter, Permission, Policy, PolicyKind, TopicPermission, UserLimits, VhostLimits,
+};
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use leveret_json::{Fields, Value, items, unfit};
 use zeroize::Zeroizing;

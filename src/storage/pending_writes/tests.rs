@@ -181,7 +181,8 @@ fn a_pending_message_is_found_by_its_mark_when_numbers_pass_32_bits() {
 fn log_entries_become_durable_while_messages_wait_for_disk_space() {
     let mut world = Fixture::new();
     let (message, _, _) = world.publish(&[7], Urgency::Awaited);
-    let user = Definition::User { name: "alice", tags: "", hash: &[0] };
+    let user =
+        Definition::User(leveret_core::definition::User { name: "alice", hash: &[0], ..Default::default() });
     let batch = world.pending_writes.define(user.key(), Some(user.value()));
     let said = world.pending_writes.entries_appended();
     // The disk takes log entries only.

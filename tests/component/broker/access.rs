@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use leveret_broker::{
     Broker, Context, Declared, Gauges, OperatorFault, QueueDeclaration, Restored, VHOST_METADATA_BYTES_MAX,
-    VhostChange, VhostLimits, Work,
+    VhostChange, Work,
 };
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret_core::definition::{Definition, VhostMetadata};
+use leveret_core::definition::{self, Definition, VhostLimits, VhostMetadata};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 use leveret_core::password::PasswordHash;
@@ -456,16 +456,9 @@ fn definitions_without_capacity_are_kept() {
         Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap()
     };
     let metadata = VhostMetadata::default();
-    let vhost = |name| Definition::Vhost { name, queues_max: None, connections_max: None, metadata };
-    let queue = Definition::Queue {
-        vhost: "b",
-        name: "q",
-        incarnation: 7,
-        auto_delete: false,
-        is_rebuilt: false,
-        priorities_from: 0,
-        arguments: &[],
-    };
+    let vhost = |name| Definition::Vhost(definition::Vhost { name, metadata, ..Default::default() });
+    let queue =
+        Definition::Queue(definition::Queue { vhost: "b", name: "q", incarnation: 7, ..Default::default() });
     assert_eq!(small.broker.restore(&mut context!(small), &vhost("a")), Restored::Exists(None));
     assert_eq!(small.broker.restore(&mut context!(small), &vhost("b")), Restored::NoCapacity);
     assert_eq!(

@@ -267,36 +267,37 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
 #[test]
 fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
     use leveret_broker::Restored;
-    use leveret_core::definition::{Definition, DestinationName};
+    use leveret_core::definition::{self, Definition, DestinationName};
     let mut node = TestBroker::new(64);
     node.pending_writes.start(2, true, 1 << 20);
     let (vhost, arguments, auto_delete) = ("/", &[][..], false);
-    let exchange = Definition::Exchange {
+    let exchange = Definition::Exchange(definition::Exchange {
         vhost,
         name: "x",
         version: 7,
         kind: "x-new",
         auto_delete,
-        internal: false,
         arguments,
-    };
-    let queue = Definition::Queue {
+        ..Default::default()
+    });
+    let queue = Definition::Queue(definition::Queue {
         vhost,
         name: "q",
         incarnation: 8,
         auto_delete,
-        is_rebuilt: false,
-        priorities_from: 0,
         arguments,
-    };
-    let binding = |source_version| Definition::Binding {
-        vhost,
-        source: "x",
-        source_version,
-        destination: DestinationName::Queue("q"),
-        destination_version: 8,
-        routing_key: "key",
-        arguments,
+        ..Default::default()
+    });
+    let binding = |source_version| {
+        Definition::Binding(definition::Binding {
+            vhost,
+            source: "x",
+            source_version,
+            destination: DestinationName::Queue("q"),
+            destination_version: 8,
+            routing_key: "key",
+            arguments,
+        })
     };
     assert_eq!(node.broker.restore(&mut context!(node), &exchange), Restored::Unknown);
     assert!(matches!(node.broker.restore(&mut context!(node), &queue), Restored::Exists(Some(_))));
@@ -315,18 +316,11 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
 #[test]
 fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
     use leveret_broker::{Contents, PageInOutcome, ReadMessage, Restored};
-    use leveret_core::definition::Definition;
+    use leveret_core::definition::{self, Definition};
     let mut node = TestBroker::new(64);
     node.pending_writes.start(2, true, 1 << 20);
-    let definition = Definition::Queue {
-        vhost: "/",
-        name: "q",
-        incarnation: 7,
-        auto_delete: false,
-        is_rebuilt: false,
-        priorities_from: 0,
-        arguments: &[],
-    };
+    let definition =
+        Definition::Queue(definition::Queue { vhost: "/", name: "q", incarnation: 7, ..Default::default() });
     let Restored::Exists(Some(queue)) = node.broker.restore(&mut context!(node), &definition) else {
         panic!("it is taken")
     };

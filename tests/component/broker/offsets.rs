@@ -5,7 +5,7 @@ use crate::dead_letters::{PERSISTENT, declare, get, publish};
 use crate::support::TestBroker;
 use leveret_broker::{Contents, LogRead, PageInOutcome, ReadMessage, Restored};
 use leveret_core::command::{QueueId, Settlement};
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::limits::Limits;
 use leveret_core::time::Now;
 use leveret_storage::LogEntry;
@@ -45,15 +45,12 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
     let mut node =
         TestBroker::with(&Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() });
     node.pending_writes.start(2, true, 1 << 20);
-    let definition = Definition::Queue {
+    let definition = Definition::Queue(definition::Queue {
         vhost: "/",
         name: "q",
         incarnation: INCARNATION,
-        auto_delete: false,
-        is_rebuilt: false,
-        priorities_from: 0,
-        arguments: &[],
-    };
+        ..Default::default()
+    });
     let Restored::Exists(Some(queue)) = node.broker.restore(&mut context!(node), &definition) else {
         panic!("it is taken")
     };
@@ -82,15 +79,13 @@ fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
     let limit = b"\x0cx-queue-typeS\0\0\0\x06quorum\x10x-delivery-limitb\x02";
     // The message at offset 0 was returned twice.
     let returns = b"\x0fleveret-returnsx\0\0\0\x0a\0\0\0\0\0\0\0\0\0\x02";
-    let definition = Definition::Queue {
+    let definition = Definition::Queue(definition::Queue {
         vhost: "/",
         name: "q",
         incarnation: INCARNATION,
-        auto_delete: false,
-        is_rebuilt: false,
-        priorities_from: 0,
         arguments: &[&limit[..], returns].concat(),
-    };
+        ..Default::default()
+    });
     let Restored::Exists(Some(queue)) = node.broker.restore(&mut context!(node), &definition) else {
         panic!("it is taken")
     };
@@ -99,7 +94,7 @@ fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
     let Some(LogEntry::Defined { key, value: Some(value), .. }) = node.pending_writes.next_entry() else {
         panic!("the next start is told, too")
     };
-    let Some(Definition::Queue { arguments, .. }) = Definition::parse(key, value) else {
+    let Some(Definition::Queue(definition::Queue { arguments, .. })) = Definition::parse(key, value) else {
         panic!("it is what defines the queue")
     };
     assert_eq!(arguments, limit, "nothing is said of a message any more");

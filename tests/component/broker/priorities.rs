@@ -7,7 +7,7 @@ use crate::spilling::store;
 use crate::support::{At, PRIORITIES, TestBroker, with_priority};
 use leveret_broker::{Restored, levels_of};
 use leveret_core::command::{Command, Outcome, Settlement};
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::limits::Limits;
 use leveret_storage::LogEntry;
 use leveret_test_support::random::Random;
@@ -166,21 +166,22 @@ fn without_capacity_for_a_level_messages_wait_in_the_next_lower_one() {
 fn a_queue_of_an_older_version_has_levels_from_now_on() {
     let mut node = TestBroker::new(64);
     node.pending_writes.start(2, true, 1 << 20);
-    let definition = |priorities_from| Definition::Queue {
-        vhost: "/",
-        name: QUEUE,
-        incarnation: 7,
-        auto_delete: false,
-        is_rebuilt: false,
-        priorities_from,
-        arguments: PRIORITIES,
+    let definition = |priorities_from| {
+        Definition::Queue(definition::Queue {
+            vhost: "/",
+            name: QUEUE,
+            incarnation: 7,
+            priorities_from,
+            arguments: PRIORITIES,
+            ..Default::default()
+        })
     };
     assert_eq!(levels_of(&definition(0)), 0..0);
     assert!(matches!(node.broker.restore(&mut context!(node), &definition(0)), Restored::Exists(Some(_))));
     let Some(LogEntry::Defined { key, value: Some(value), .. }) = node.pending_writes.next_entry() else {
         panic!("it is written down")
     };
-    let Some(written @ Definition::Queue { priorities_from, incarnation, .. }) =
+    let Some(written @ Definition::Queue(definition::Queue { priorities_from, incarnation, .. })) =
         Definition::parse(key, value)
     else {
         panic!("it is what defines the queue")

@@ -2,8 +2,8 @@
 
 use crate::dead_letters::message_to;
 use crate::support::{At, TestBroker};
-use leveret_broker::UserLimits;
 use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::definition::UserLimits;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Share};
 

@@ -115,18 +115,16 @@ fn a_single_active_queue_allows_no_exclusive_consumer_and_is_deleted_with_its_la
 #[test]
 fn a_rebuilt_queue_that_is_declared_with_one_active_consumer_has_one() {
     use leveret_broker::Restored;
-    use leveret_core::definition::Definition;
+    use leveret_core::definition::{self, Definition};
     let mut node = node();
     node.pending_writes.start(2, true, 1 << 20);
-    let definition = Definition::Queue {
+    let definition = Definition::Queue(definition::Queue {
         vhost: "/",
         name: "q",
         incarnation: 7,
-        auto_delete: false,
         is_rebuilt: true,
-        priorities_from: 0,
-        arguments: &[],
-    };
+        ..Default::default()
+    });
     assert!(matches!(node.broker.restore(&mut context!(node), &definition), Restored::Exists(Some(_))));
     let (one, two) = (node.connect(), node.connect());
     consume(&mut node, one, "a", 0);

@@ -4,7 +4,7 @@
 use std::io;
 
 use leveret_core::definition::ACCESS_STORED_KEY;
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::mem::{MessageLimits, Messages};
 use leveret_core::time::Now;
 use leveret_storage::PendingWrites;
@@ -139,16 +139,9 @@ fn a_change_is_durable_when_two_commits_have_it() {
     let mut pending_writes = PendingWrites::new(10);
     pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
     let mut keeper = CommitWriter::new(log, 4096);
-    let user = Definition::User { name: "alice", tags: "", hash: &[0] };
-    let queue = Definition::Queue {
-        vhost: "/",
-        name: "q",
-        incarnation: 7,
-        auto_delete: false,
-        is_rebuilt: false,
-        priorities_from: 0,
-        arguments: &[],
-    };
+    let user = Definition::User(definition::User { name: "alice", hash: &[0], ..Default::default() });
+    let queue =
+        Definition::Queue(definition::Queue { vhost: "/", name: "q", incarnation: 7, ..Default::default() });
     for (definition, commits) in [(user, 2), (queue, 1), (user, 2)] {
         let batch = pending_writes.define(definition.key(), Some(definition.value()));
         let mut made = 0;

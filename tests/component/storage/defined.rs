@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::time::Now;
 use leveret_storage::{
     BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets, Urgency,
@@ -242,9 +242,15 @@ fn duplicate_definitions_cost_next_to_nothing_and_are_copied_by_the_compactor() 
 fn retained_messages_are_written_once_and_copied_by_the_compactor() {
     let mut store = Store::new(12);
     let key = |n: u32| {
-        Definition::Retained { vhost: "/", key: &n.to_string(), qos: 1, properties: &[], payload: &[] }
-            .key()
-            .into_vec()
+        Definition::Retained(definition::Retained {
+            vhost: "/",
+            key: &n.to_string(),
+            qos: 1,
+            payload: &[],
+            ..Default::default()
+        })
+        .key()
+        .into_vec()
     };
     for n in 0..60 {
         store.define_key(key(n % 40), Some(&n.to_string()));
@@ -292,8 +298,15 @@ fn names_that_fill_a_segment_are_stored_twice_and_cost_little() {
 fn queue(name: &str, n: u64) -> (Box<[u8]>, Box<[u8]>, u64) {
     let (vhost, incarnation, arguments) = ("/", (1 << 32) + 1_000_000 + n, &[][..]);
     let (auto_delete, is_rebuilt, priorities_from) = (false, false, 0);
-    let definition =
-        Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, priorities_from, arguments };
+    let definition = Definition::Queue(definition::Queue {
+        vhost,
+        name,
+        incarnation,
+        auto_delete,
+        is_rebuilt,
+        priorities_from,
+        arguments,
+    });
     (definition.key(), definition.value(), incarnation)
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::time::Now;
 use leveret_storage::{
     ACCESS_SLOTS, Body, Disk, FORMAT, FileDisk, Identity, Log, OpenError, Record, Report, Settings, Urgency,
@@ -60,7 +60,7 @@ fn contents((log, report): (&Log, &Report), disk: &SimDisk) -> Vec<String> {
             return;
         }
         let definition = Definition::parse(key, value).expect("a definition");
-        if let Definition::Queue { name, incarnation, .. } = definition {
+        if let Definition::Queue(definition::Queue { name, incarnation, .. }) = definition {
             names.insert(incarnation, name.to_string());
         }
         said.push(definition.to_string());

@@ -1,7 +1,7 @@
 //! Memory of the index, by counts: the bytes of a queue, a definition and a segment, and what is freed when
 //! everything is consumed.
 
-use leveret_core::definition::{Definition, DestinationName};
+use leveret_core::definition::{self, Definition, DestinationName};
 use leveret_core::time::Now;
 use leveret_storage::IndexCapacity;
 use leveret_storage::{
@@ -31,16 +31,8 @@ fn name_of(queue: u64) -> String {
     format!("site.7.device.{queue:04}.commands")
 }
 
-const fn definition_of(name: &str, queue: u64) -> Definition<'_> {
-    Definition::Queue {
-        vhost: "/",
-        name,
-        incarnation: 1 + queue,
-        auto_delete: false,
-        is_rebuilt: false,
-        priorities_from: 0,
-        arguments: &[],
-    }
+fn definition_of(name: &str, queue: u64) -> Definition<'_> {
+    Definition::Queue(definition::Queue { vhost: "/", name, incarnation: 1 + queue, ..Default::default() })
 }
 
 impl IndexWeight {
@@ -123,15 +115,14 @@ impl IndexWeight {
 
     fn bind(&mut self, queue: u64, key: u64) {
         let name = name_of(queue);
-        self.define(&Definition::Binding {
+        self.define(&Definition::Binding(definition::Binding {
             vhost: "/",
             source: "amq.topic",
-            source_version: 0,
             destination: DestinationName::Queue(&name),
             destination_version: 1 + queue,
             routing_key: &format!("site.7.device.{queue:04}.{key}"),
-            arguments: &[],
-        });
+            ..Default::default()
+        }));
     }
 
     /// Publishes a message. Returns whether it was accepted.

@@ -1,8 +1,8 @@
 //! Wills of MQTT clients: when they are published, and when not. Clients that are refused, and limits of packets.
 
 use leveret_broker::Restored;
-use leveret_core::definition::Definition;
 use leveret_core::definition::Permission;
+use leveret_core::definition::{self, Definition};
 use leveret_core::limits::Limits;
 use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
@@ -302,17 +302,17 @@ fn a_restored_will_without_its_session_is_published_at_once() {
     let mut simulation = Simulation::new(small_limits());
     let mut watcher = watcher(&mut simulation);
     let (broker, mut context) = simulation.engine.broker_mut();
-    let will = Definition::Will {
+    let will = Definition::Will(definition::Will {
         vhost: "/",
         queue: "mqtt-subscription-c",
         incarnation: 77,
-        retain: false,
         delay_s: 600,
         keep_alive_s: 60,
         topic_key: "will.x",
         properties: &[0x10, 0, 2],
         payload: b"gone",
-    };
+        ..Default::default()
+    });
     assert_eq!(broker.restore(&mut context, &will), Restored::Exists(None));
     simulation.pass_ms(10);
     assert_eq!(wills(&mut watcher, &mut simulation), ["gone"]);

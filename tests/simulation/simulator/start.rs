@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::harm::is_told;
 use leveret_broker::{Broker, Context, levels_of, restore};
 use leveret_connection::MqttSettings;
-use leveret_core::definition::{Definition, DestinationName};
+use leveret_core::definition::{self, Definition, DestinationName};
 use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
 use leveret_management::request::{Machine, Process, StoreView};
@@ -389,17 +389,19 @@ impl Run {
         let is_gone = |incarnation| log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone);
         let read =
             log.read_definitions(&mut self.disk, |key, value, _| match Definition::parse(key, value) {
-                Some(Definition::Exchange { vhost, name, version, .. }) => {
+                Some(Definition::Exchange(definition::Exchange { vhost, name, version, .. })) => {
                     versions.insert(version);
                     found.exchanges.insert((vhost.into(), name.into()));
                 }
-                Some(queue @ Definition::Queue { vhost, name, incarnation, .. }) if !is_gone(incarnation) => {
+                Some(queue @ Definition::Queue(definition::Queue { vhost, name, incarnation, .. }))
+                    if !is_gone(incarnation) =>
+                {
                     found.queues.insert((vhost.into(), name.into()), Vec::new());
                     for incarnation in core::iter::once(incarnation).chain(levels_of(&queue)) {
                         queues.insert(incarnation, (vhost.into(), name.into()));
                     }
                 }
-                Some(Definition::Binding {
+                Some(Definition::Binding(definition::Binding {
                     vhost,
                     source,
                     source_version,
@@ -407,7 +409,7 @@ impl Run {
                     destination_version,
                     routing_key,
                     ..
-                }) if queues.contains_key(&destination_version) && versions.contains(&source_version) => {
+                })) if queues.contains_key(&destination_version) && versions.contains(&source_version) => {
                     found.bindings.insert((vhost.into(), source.into(), routing_key.into(), queue.into()));
                 }
                 Some(policy @ Definition::Policy(_)) => found.policies.extend(policies::found(&policy)),

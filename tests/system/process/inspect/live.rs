@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use leveret_cli::inspect::Verdict;
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::time::Now;
 use leveret_storage::{
     AppendRefused, Body, Disk, FileDisk, Log, Message, Range, Record, Target, Targets, Urgency,
@@ -29,15 +29,12 @@ fn write_until(
     let mut disk = FileDisk::new(directory);
     let (start, now) = (Instant::now(), Now::from_ms(0));
     let (mut log, _) = Log::open(&mut disk, Traffic::settings(), IDENTITY, now).expect("it opens");
-    let queue = Definition::Queue {
+    let queue = Definition::Queue(definition::Queue {
         vhost: "/",
         name: "queue \"1\"",
         incarnation: 1,
-        auto_delete: false,
-        is_rebuilt: false,
-        priorities_from: 0,
-        arguments: &[],
-    };
+        ..Default::default()
+    });
     let (key, value) = (queue.key(), queue.value());
     let defined = Record::Defined { version: 1, key: &key, value: Some(&value) };
     log.append(&defined, Urgency::Awaited, now).expect("there is room");

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use leveret_core::definition::Definition;
+use leveret_core::definition::{self, Definition};
 use leveret_core::time::Now;
 use leveret_storage::{
     AppendRefused, Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets,
@@ -238,15 +238,12 @@ impl Traffic {
     fn define_queue(&mut self, incarnation: u64) {
         self.count += 1;
         let name = format!("queue \"{incarnation}\"");
-        let queue = Definition::Queue {
+        let queue = Definition::Queue(definition::Queue {
             vhost: "/",
             name: &name,
             incarnation,
-            auto_delete: false,
-            is_rebuilt: false,
-            priorities_from: 0,
-            arguments: b"",
-        };
+            ..Default::default()
+        });
         let (version, key, value) = (self.count, queue.key(), queue.value());
         let _ = self.append(&Record::Defined { version, key: &key, value: Some(&value) });
     }
