@@ -27,8 +27,6 @@ use leveret_core::time::Deadline;
 
 use super::cause::Cause;
 use super::client::{Event, link_lost, unexpected_method};
-use super::headers::Origin;
-use super::headers::own_id_of;
 
 /// Class and method number of `basic.publish`.
 const BASIC_PUBLISH: (u16, u16) = (60, 40);
@@ -400,7 +398,6 @@ impl Channel {
         &mut self,
         rule: usize,
         ContentHeader { properties, body_len, .. }: ContentHeader<'i>,
-        origin: Origin,
     ) -> Option<Event<'i>> {
         if core::mem::replace(&mut self.content, ArrivingContent::of_body(body_len))
             != ArrivingContent::Header
@@ -408,7 +405,7 @@ impl Channel {
             return Some(link_lost(format_args!("the upstream sent an unexpected content header")));
         }
         (self.state == ChannelState::Open).then(|| match self.return_code {
-            Some(code) => Event::Returned { rule, code, id: own_id_of(properties, origin) },
+            Some(code) => Event::Returned { rule, code, properties },
             None => Event::Header { rule, properties, body_len },
         })
     }

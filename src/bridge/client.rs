@@ -31,7 +31,6 @@ use leveret_core::time::{Deadline, Now};
 
 use super::cause::Cause;
 use super::channel::{Channel, Request};
-use super::headers::{Origin, OwnId};
 
 /// Size in bytes of the buffer for methods other than `basic.publish`. The longest is `connection.start-ok`.
 const OUT_BYTES: usize = 2048;
@@ -56,15 +55,6 @@ pub enum Stage {
     Over,
 }
 
-/// How a message that the upstream delivered is settled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DeliverySettlement {
-    /// Acknowledged. With `true` (`multiple`), all earlier messages of the channel are acknowledged, too.
-    Ack(bool),
-    /// Rejected without requeue: the upstream dead-letters or drops the message.
-    Reject,
-}
-
 /// The upstream's address and user, and the names by which the upstream lists the connection.
 #[derive(Clone, Debug)]
 pub struct Credentials {
@@ -81,7 +71,6 @@ pub struct Credentials {
 pub struct Client {
     stage: Stage,
     credentials: Credentials,
-    origin: Origin,
     frame_max: u32,
     heartbeat_ms: u64,
     /// When bytes were last received.
@@ -108,7 +97,6 @@ impl Client {
         now: Now,
         rules: usize,
         credentials: Credentials,
-        origin: Origin,
         (frame_max, heartbeat_s): (u32, u16),
     ) -> Self {
         let mut out = Vec::with_capacity(OUT_BYTES);
@@ -116,7 +104,6 @@ impl Client {
         Self {
             stage: Stage::Start,
             credentials,
-            origin,
             frame_max,
             heartbeat_ms: u64::from(heartbeat_s) * 1000,
             last_received: now,
@@ -212,13 +199,16 @@ impl Client {
         let timed_out = |missing| {
             Err(Cause::new(format_args!("the upstream did not send {missing} within {OPENING_MS} ms")))
         };
-        if self.stage != Stage::Open {
-            return match (self.opening_deadline.is_due(now), self.stage) {
-                (false, _) => Ok(()),
-                (true, Stage::Start) => timed_out("connection.start"),
-                (true, Stage::Login) => timed_out("the answer to the login (connection.tune)"),
-                (true, _) => timed_out("the answer to opening the virtual host (connection.open-ok)"),
-            };
+        let missing = match self.stage {
+            Stage::Start => Some("connection.start"),
+            Stage::Login => Some("the answer to the login (connection.tune)"),
+            Stage::Opening => Some("the answer to opening the virtual host (connection.open-ok)"),
+            Stage::Open => None,
+            // The socket is closed as soon as `connection.close` is written.
+            Stage::Over => return Ok(()),
+        };
+        if let Some(missing) = missing {
+            return if self.opening_deadline.is_due(now) { timed_out(missing) } else { Ok(()) };
         }
         if is_read && self.channels.iter().any(|channel| channel.deadline().is_due(now)) {
             return timed_out("the answer to a method of a channel");
@@ -295,14 +285,21 @@ impl Client {
         OUT_BYTES - self.out.len() >= SETTLE_BYTES_MAX
     }
 
-    /// Settles a delivery of a rule. The caller has checked [`Self::can_settle`].
-    pub fn settle(&mut self, rule: usize, delivery_tag: u64, settlement: DeliverySettlement) {
-        let method = match settlement {
-            DeliverySettlement::Ack(multiple) => Method::BasicAck { delivery_tag, multiple },
-            DeliverySettlement::Reject => Method::BasicReject { delivery_tag, requeue: false },
-        };
-        let is_sent = encode(&mut self.out, Self::channel_of(rule), &method);
-        assert!(is_sent, "settle is called only while can_settle returns true");
+    /// Acknowledges a delivery of a rule, with `multiple` also all earlier ones. The caller has checked
+    /// [`Self::can_settle`].
+    pub fn acknowledge(&mut self, rule: usize, delivery_tag: u64, multiple: bool) {
+        self.settle(rule, &Method::BasicAck { delivery_tag, multiple });
+    }
+
+    /// Rejects a delivery of a rule without requeue: the upstream dead-letters or drops the message. The caller has checked
+    /// [`Self::can_settle`].
+    pub fn reject(&mut self, rule: usize, delivery_tag: u64) {
+        self.settle(rule, &Method::BasicReject { delivery_tag, requeue: false });
+    }
+
+    fn settle(&mut self, rule: usize, method: &Method<'_>) {
+        let is_sent = encode(&mut self.out, Self::channel_of(rule), method);
+        assert!(is_sent, "deliveries are settled only while can_settle returns true");
     }
 
     /// Undoes the last event of a rule, [`Event::Header`]. The caller had no memory for the message, and will pass the
@@ -393,7 +390,7 @@ impl Client {
                 (Err(_), _) => Some(link_lost(format_args!("the upstream sent a malformed method"))),
             },
             (Some(FrameKind::Header), Some(rule)) => match ContentHeader::parse(frame.payload) {
-                Ok(header) => self.channels[rule].handle_header(rule, header, self.origin),
+                Ok(header) => self.channels[rule].handle_header(rule, header),
                 Err(_) => Some(link_lost(format_args!("the upstream sent a malformed content header"))),
             },
             (Some(FrameKind::Body), Some(rule)) => self.channels[rule].handle_body(rule, frame.payload),
@@ -597,8 +594,8 @@ pub enum Event<'i> {
         rule: usize,
         /// The reply code.
         code: u16,
-        /// The identifier of the message; `None` if its headers contain none of this broker.
-        id: Option<OwnId>,
+        /// The properties of the message. Its headers identify it.
+        properties: Properties<'i>,
     },
     /// `basic.deliver`: a message follows, as one `Header` and any number of `Body`.
     Deliver {
@@ -653,4 +650,22 @@ pub(super) fn link_lost<'i>(text: core::fmt::Arguments<'_>) -> Event<'i> {
 #[cold]
 pub(super) fn unexpected_method<'i>(method: &Method<'_>) -> Event<'i> {
     link_lost(format_args!("the upstream sent an unexpected {}", method.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_connection_that_is_being_opened_or_open_times_out() {
+        let upstream = Upstream::parse("amqp://host").expect("it is an address");
+        let credentials = Credentials { upstream, name: String::new(), version: String::new() };
+        let mut client = Client::new(Now::from_ms(0), 1, credentials, (4096, 10));
+        let late = Now::from_ms(OPENING_MS);
+        assert!(client.handle_timeout(Now::from_ms(OPENING_MS - 1), true).is_ok());
+        let cause = client.handle_timeout(late, true).expect_err("the upstream has sent nothing");
+        assert!(cause.as_str().contains("connection.start"), "{cause}");
+        client.close();
+        assert!(client.handle_timeout(late, true).is_ok(), "connection.close may not be written yet");
+    }
 }

@@ -1,8 +1,8 @@
 //! Decides when an on-demand link is opened. Such a link is usually closed, because it costs money by the byte or
 //! electric power.
 //!
-//! [`Reason`] lists what opens a link. Connections by interval and by time of day are delayed at random, so that the
-//! devices of a fleet do not all connect at the same moment.
+//! Connections by interval and by time of day are delayed at random, so that the devices of a fleet do not all connect at
+//! the same moment.
 
 use leveret_config::bridge::OnDemand;
 use leveret_core::time::{Deadline, Now};
@@ -17,33 +17,12 @@ const CLOCK_CHECK_MS: u64 = 600_000;
 /// A day in milliseconds.
 const DAY_MS: u64 = 24 * 3_600_000;
 
-/// Why a link is opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reason {
-    /// The number of waiting messages has reached `connect_messages`.
-    Messages,
-    /// The oldest message has waited for `connect_age`.
-    Age,
-    /// Publishers are blocked, and forwarding the waiting messages would free capacity.
-    Capacity,
-    /// `connect_interval` has passed since the last connection.
-    Interval,
-    /// A time of day in `connect_at` has come.
-    Time,
-}
-
-impl Reason {
-    /// Returns the text for the log.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Messages => "the number of waiting messages has reached connect_messages",
-            Self::Age => "the oldest message has waited for connect_age",
-            Self::Capacity => "publishers are blocked until waiting messages are forwarded",
-            Self::Interval => "connect_interval has passed since the last connection",
-            Self::Time => "a time of day in connect_at has come",
-        }
-    }
-}
+// Why a link is opened, for the log.
+const MESSAGES: &str = "the number of waiting messages has reached connect_messages";
+const AGE: &str = "the oldest message has waited for connect_age";
+const CAPACITY: &str = "publishers are blocked until waiting messages are forwarded";
+const INTERVAL: &str = "connect_interval has passed since the last connection";
+const TIME: &str = "a time of day in connect_at has come";
 
 /// The state from which a bridge decides when to open its on-demand links.
 #[derive(Clone, Debug)]
@@ -91,31 +70,31 @@ impl Demand {
         waiting >= self.config.messages as u64 || (waiting > 0) != self.waiting_since.is_some()
     }
 
-    /// Checks whether a link has to be opened. Returns the reason, if there is one.
+    /// Checks whether a link has to be opened. Returns the reason as text, if there is one.
     ///
-    /// `unix_ms` is the system's clock, `waiting` the number of messages that wait to be forwarded, and `has_capacity`
-    /// whether publishers can go on.
+    /// `unix_ms` is the system's clock, `waiting` the number of messages that wait to be forwarded, and
+    /// `no_publisher_waits` whether no publisher here waits for capacity.
     pub fn reason_to_connect(
         &mut self,
         now: Now,
         unix_ms: u64,
-        (waiting, has_capacity): (u64, bool),
-    ) -> Option<Reason> {
+        (waiting, no_publisher_waits): (u64, bool),
+    ) -> Option<&'static str> {
         self.waiting_since = (waiting > 0).then(|| self.waiting_since.unwrap_or(now));
         // Compares clock times, not elapsed time: the clock may have been set since the last check.
         let ms_since = unix_ms.saturating_sub(self.unix_ms_at_check);
         let is_time_of_day = self.ms_to_time().is_some_and(|ms| ms_since >= ms);
         (self.unix_ms_at_check, self.last_check) = (unix_ms, now);
         if waiting >= self.config.messages.into() {
-            Some(Reason::Messages)
-        } else if waiting > 0 && !has_capacity {
-            Some(Reason::Capacity)
+            Some(MESSAGES)
+        } else if waiting > 0 && !no_publisher_waits {
+            Some(CAPACITY)
         } else if self.age_due().is_due(now) {
-            Some(Reason::Age)
+            Some(AGE)
         } else if self.interval_due().is_due(now) {
-            Some(Reason::Interval)
+            Some(INTERVAL)
         } else {
-            is_time_of_day.then_some(Reason::Time)
+            is_time_of_day.then_some(TIME)
         }
     }
 
@@ -182,13 +161,13 @@ mod tests {
         assert_eq!(demand.deadline(), Deadline::NEVER);
         assert_eq!(demand.reason_to_connect(at(5), 0, (0, false)), None, "a connection would free nothing");
         assert_eq!(demand.reason_to_connect(at(10), 0, (1, true)), None);
-        assert_eq!(demand.reason_to_connect(at(20), 0, (1, false)), Some(Reason::Capacity));
+        assert_eq!(demand.reason_to_connect(at(20), 0, (1, false)), Some(CAPACITY));
         assert_eq!(demand.reason_to_connect(at(30), 0, (9, true)), None);
         assert_eq!(demand.deadline(), at(10).after_ms(60_000), "measured from the first waiting message");
         assert!(demand.needs_check(0) && demand.needs_check(10) && !demand.needs_check(3));
-        assert_eq!(demand.reason_to_connect(at(40), 0, (10, true)), Some(Reason::Messages));
+        assert_eq!(demand.reason_to_connect(at(40), 0, (10, true)), Some(MESSAGES));
         assert_eq!(demand.reason_to_connect(at(60_009), 0, (3, true)), None);
-        assert_eq!(demand.reason_to_connect(at(60_010), 0, (3, true)), Some(Reason::Age));
+        assert_eq!(demand.reason_to_connect(at(60_010), 0, (3, true)), Some(AGE));
         assert_eq!(
             demand.reason_to_connect(at(60_011), 0, (0, true)),
             None,
@@ -205,7 +184,7 @@ mod tests {
             demand.config.interval_ms = HOUR_MS as u32;
             assert_eq!(demand.due().ms_left(at(0)), Some(ms));
             assert_eq!(demand.reason_to_connect(at(ms - 1), 0, (0, true)), None);
-            assert_eq!(demand.reason_to_connect(at(ms), 0, (0, true)), Some(Reason::Interval));
+            assert_eq!(demand.reason_to_connect(at(ms), 0, (0, true)), Some(INTERVAL));
         }
     }
 
@@ -217,16 +196,16 @@ mod tests {
         assert_eq!(demand.due().ms_left(at(0)), Some(HOUR_MS));
         assert_eq!(demand.deadline(), at(CLOCK_CHECK_MS).after_ms(0), "the clock may be set");
         assert_eq!(look(&mut demand, 1, MIDNIGHT_MS + HOUR_MS - 1), None);
-        assert_eq!(look(&mut demand, 2, MIDNIGHT_MS + HOUR_MS), Some(Reason::Time));
+        assert_eq!(look(&mut demand, 2, MIDNIGHT_MS + HOUR_MS), Some(TIME));
         assert_eq!(look(&mut demand, 3, MIDNIGHT_MS + HOUR_MS), None, "once");
         assert_eq!(demand.due().ms_left(at(3)), Some(HOUR_MS * 3 / 2));
         assert_eq!(look(&mut demand, 4, MIDNIGHT_MS), None, "the clock was set back");
-        assert_eq!(look(&mut demand, 5, MIDNIGHT_MS + HOUR_MS), Some(Reason::Time));
-        assert_eq!(look(&mut demand, 6, MIDNIGHT_MS + 900 * DAY_MS), Some(Reason::Time), "set forward");
+        assert_eq!(look(&mut demand, 5, MIDNIGHT_MS + HOUR_MS), Some(TIME));
+        assert_eq!(look(&mut demand, 6, MIDNIGHT_MS + 900 * DAY_MS), Some(TIME), "set forward");
         assert_eq!(look(&mut demand, 7, MIDNIGHT_MS + 900 * DAY_MS), None);
         let mut late = demand_of(&[0], TIME_DELAY_MS_MAX - 1);
         assert_eq!(late.due().ms_left(at(0)), Some(TIME_DELAY_MS_MAX - 1));
-        assert_eq!(look(&mut late, 1, MIDNIGHT_MS + TIME_DELAY_MS_MAX - 1), Some(Reason::Time));
+        assert_eq!(look(&mut late, 1, MIDNIGHT_MS + TIME_DELAY_MS_MAX - 1), Some(TIME));
         assert_eq!(late.due().ms_left(at(1)), Some(DAY_MS), "at the same time of the next day");
     }
 }

@@ -47,6 +47,8 @@ const NOT_COPIED: [&str; 9] = [
 /// The values of the headers that a bridge adds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BridgeHeaders {
+    /// This broker.
+    pub origin: Origin,
     /// The identifier by which this broker recognises the message if it is returned; `None` for a fetched message.
     pub id: Option<OwnId>,
     /// Whether the message may have been sent before.
@@ -61,7 +63,7 @@ pub fn hops_of(properties: Properties<'_>) -> u64 {
 }
 
 /// Returns the identifier in a message's headers; `None` if it is missing or was set by another broker.
-pub(super) fn own_id_of(properties: Properties<'_>, origin: Origin) -> Option<OwnId> {
+pub fn own_id_of(properties: Properties<'_>, origin: Origin) -> Option<OwnId> {
     let headers = properties.headers()?;
     let id = headers.get(VIA).or_else(|| headers.get(ID))?;
     OwnId::parse(id.as_bytes()?, origin)
@@ -71,12 +73,7 @@ pub(super) fn own_id_of(properties: Properties<'_>, origin: Origin) -> Option<Ow
 ///
 /// # Errors
 /// The properties do not fit into `writer`.
-pub fn marked(
-    properties: Properties<'_>,
-    added: BridgeHeaders,
-    origin: Origin,
-    writer: &mut Writer<'_>,
-) -> Result<(), Full> {
+pub fn marked(properties: Properties<'_>, added: BridgeHeaders, writer: &mut Writer<'_>) -> Result<(), Full> {
     let headers = properties.headers().unwrap_or(Table::EMPTY);
     let has_id = headers.get(ID).is_some();
     let hops = hops_of(properties).saturating_add(1).min(i64::MAX as u64);
@@ -87,7 +84,7 @@ pub fn marked(
         &NOT_COPIED,
         &mut |table| {
             if let Some(id) = added.id {
-                table.text(if has_id { VIA } else { ID }, &id.text(origin))?;
+                table.text(if has_id { VIA } else { ID }, &id.text(added.origin))?;
             }
             table.long(HOPS, hops as i64)?;
             if is_repeat {
@@ -166,6 +163,8 @@ const TIMESTAMP: &str = "x-shovelled-timestamp";
 /// A transfer of a message by a shovel, for the headers that describe it.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer<'n> {
+    /// The shovel.
+    pub shovel: &'n Shovel,
     /// Indices of the source's and the destination's address in the shovel's two lists.
     pub addresses: (usize, usize),
     /// The time of the transfer in seconds since 1970.
@@ -181,82 +180,57 @@ pub struct Transfer<'n> {
 /// The headers do not fit into `scratch`, or the properties not into `writer`.
 pub fn shovelled(
     properties: Properties<'_>,
-    shovel: &Shovel,
     transfer: Transfer<'_>,
     scratch: &mut [u8],
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
+    let shovel = transfer.shovel;
     let mut table = Writer::new(scratch);
     let adds_any = shovel.adds_headers || shovel.adds_timestamp;
     if adds_any {
         let headers = properties.headers().unwrap_or(Table::EMPTY);
-        table.table(|table| write_headers(headers, shovel, transfer, table))?;
+        table.table(|table| write_headers(headers, transfer, table))?;
     }
     let headers = adds_any.then(|| Table::trusted(table.written().get(4..).unwrap_or_default()));
-    let has = |name: &str, flag, kind| {
-        shovel.properties.contains_key(name)
-            || (kind == PropertyKind::Headers && headers.is_some())
-            || properties.by_flag(flag, kind).is_some()
+    // A configured property comes before that of the message.
+    let value_of = |(name, flag, kind): &(&str, u16, PropertyKind)| {
+        let value = match (kind, shovel.properties.get(*name)) {
+            (PropertyKind::Text, Some(Property::Text(text))) => Value::LongStr(text.as_bytes()),
+            (PropertyKind::Octet, Some(Property::Number(octet))) => {
+                Value::UnsignedByte((*octet).min(u8::MAX.into()) as u8)
+            }
+            (PropertyKind::Timestamp, Some(Property::Number(seconds))) => Value::Timestamp(*seconds),
+            (PropertyKind::Headers, _) => Value::Table(headers.or(properties.headers())?),
+            _ => properties.by_flag(*flag, *kind)?,
+        };
+        Some((*flag, value))
     };
-    let flags = PROPERTIES.iter().filter(|(name, flag, kind)| has(name, *flag, *kind));
+    let values = PROPERTIES.iter().filter_map(value_of);
     let start = writer.at();
     let mut write = || {
-        writer.write_u16(flags.clone().fold(0, |all, (_, flag, _)| all | flag))?;
-        for (name, flag, kind) in flags.clone() {
-            let own = properties.by_flag(*flag, *kind);
-            write_property(*kind, shovel.properties.get(*name), own, headers, writer)?;
-        }
-        Ok(())
+        writer.write_u16(values.clone().fold(0, |all, (flag, _)| all | flag))?;
+        values.clone().try_for_each(|(_, value)| match value {
+            Value::LongStr(text) => writer.write_short_str(text),
+            Value::Table(table) => writer.write_table(table),
+            Value::UnsignedByte(octet) => writer.write_u8(octet),
+            Value::Timestamp(seconds) => writer.write_u64(seconds),
+            _ => unreachable!("a property has one of these types"),
+        })
     };
-    let written: Result<(), Full> = write();
+    let written = write();
     if written.is_err() {
         writer.rewind(start);
     }
     written
 }
 
-/// Writes one property: the configured value, or without one the message's own. `headers` replace the message's headers.
-fn write_property(
-    kind: PropertyKind,
-    configured: Option<&Property>,
-    own: Option<Value<'_>>,
-    headers: Option<Table<'_>>,
-    writer: &mut Writer<'_>,
-) -> Result<(), Full> {
-    let number = |own: Option<u64>| match configured {
-        Some(Property::Number(number)) => *number,
-        _ => own.unwrap_or(0),
-    };
-    let integer = own.and_then(|own| own.as_integer()).and_then(|own| u64::try_from(own).ok());
-    match kind {
-        PropertyKind::Text => {
-            let own = own.and_then(|own| own.as_bytes()).unwrap_or_default();
-            writer.write_short_str(if let Some(Property::Text(text)) = configured {
-                text.as_bytes()
-            } else {
-                own
-            })
-        }
-        PropertyKind::Headers => {
-            let own = own.and_then(|own| own.as_table()).unwrap_or(Table::EMPTY);
-            writer.write_table(headers.unwrap_or(own))
-        }
-        PropertyKind::Octet => writer.write_u8(number(integer).min(u8::MAX.into()) as u8),
-        PropertyKind::Timestamp => match own {
-            Some(Value::Timestamp(own)) => writer.write_u64(number(Some(own))),
-            _ => writer.write_u64(number(None)),
-        },
-    }
-}
-
 /// Writes the message's `headers` and those of the shovel. The table of this shovel comes first in `x-shovelled`.
 fn write_headers(
     headers: Table<'_>,
-    shovel: &Shovel,
     transfer: Transfer<'_>,
     table: &mut TableWriter<'_, '_>,
 ) -> Result<(), Full> {
-    let Transfer { addresses: (from, to), unix_s, node } = transfer;
+    let Transfer { shovel, addresses: (from, to), unix_s, node } = transfer;
     let before = headers.get(SHOVELLED).and_then(|value| value.as_array());
     for (name, value) in headers.iter() {
         let is_replaced = name == SHOVELLED.as_bytes() && shovel.adds_headers
@@ -311,7 +285,7 @@ mod tests {
 
     fn with_marks(properties: &[u8], marks: BridgeHeaders) -> Vec<u8> {
         written(properties, |properties, writer| {
-            marked(properties, marks, ORIGIN, writer).expect("it fits");
+            marked(properties, marks, writer).expect("it fits");
         })
     }
 
@@ -322,7 +296,7 @@ mod tests {
 
     #[test]
     fn the_first_bridge_sets_the_id_and_later_ones_set_via() {
-        let marks = BridgeHeaders { id: Some(OWN), is_repeat: false };
+        let marks = BridgeHeaders { origin: ORIGIN, id: Some(OWN), is_repeat: false };
         // A content type, a header of an unusual type, and persistent.
         let properties = b"\xb0\x00\x01t\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01\x02";
         let once = with_marks(properties, marks);
@@ -334,11 +308,11 @@ mod tests {
         let second = Origin { store: [1; 16], epoch: 1 };
         let via = written(&once, |properties, writer| {
             let other = OwnId { queue: 9, offset: 9, is_transient: true };
-            let marks = BridgeHeaders { id: Some(other), is_repeat: true };
-            marked(properties, marks, second, writer).expect("it fits");
+            let marks = BridgeHeaders { origin: second, id: Some(other), is_repeat: true };
+            marked(properties, marks, writer).expect("it fits");
             let mut out = [0; 1000];
             let mut twice = Writer::new(&mut out);
-            marked(properties, marks, second, &mut twice).expect("it fits");
+            marked(properties, marks, &mut twice).expect("it fits");
             assert_eq!(own_id_of(Properties::trusted(twice.written()), second), Some(other));
         });
         assert_eq!(names(&via), ["a", "x-bridge-id", "x-bridge-via", "x-bridge-hops", "x-bridge-repeat"]);
@@ -347,14 +321,14 @@ mod tests {
         let expected = "abababababababababababababababab-5-1a2";
         assert_eq!(headers.get(ID).and_then(|value| value.as_str()), Some(expected), "the first one's stays");
         assert_eq!(headers.as_bytes().get(..11), Some(&b"\x01aL\0\0\0\0\0\0\0\x01"[..]), "octet by octet");
-        let third = with_marks(&via, BridgeHeaders { id: None, is_repeat: false });
+        let third = with_marks(&via, BridgeHeaders { origin: ORIGIN, id: None, is_repeat: false });
         assert!(names(&third).contains(&REPEAT.to_string()), "a repeat stays one");
     }
 
     #[test]
     fn parking_headers_are_not_forwarded() {
         let parked = b"\x20\0\0\0\0\x19\x0ex-parked-causeS\0\0\0\x05full!";
-        let sent = with_marks(parked, BridgeHeaders { id: Some(OWN), is_repeat: false });
+        let sent = with_marks(parked, BridgeHeaders { origin: ORIGIN, id: Some(OWN), is_repeat: false });
         assert_eq!(names(&sent), ["x-bridge-id", "x-bridge-hops"]);
     }
 
@@ -372,7 +346,7 @@ mod tests {
         let table = [list("CC"), list("BCC")].concat();
         let length = (table.len() as u32).to_be_bytes();
         let properties = [b"\x20\x10", &length[..], &table, b"\x04evil"].concat();
-        let once = with_marks(&properties, BridgeHeaders { id: Some(OWN), is_repeat: false });
+        let once = with_marks(&properties, BridgeHeaders { origin: ORIGIN, id: Some(OWN), is_repeat: false });
         assert_eq!(names(&once), ["x-bridge-id", "x-bridge-hops", "x-bridge-cc", "x-bridge-user-id"]);
         let sent = Properties::trusted(&once);
         let headers = sent.headers().expect("there are headers");
@@ -380,7 +354,7 @@ mod tests {
         assert_eq!(headers.get(ORIGINAL_USER_ID).and_then(|value| value.as_str()), Some("evil"));
         assert!(headers.get(ORIGINAL_CC).is_some_and(|value| value.as_array().is_some()));
         assert_eq!(
-            names(&with_marks(&once, BridgeHeaders { id: None, is_repeat: false })).len(),
+            names(&with_marks(&once, BridgeHeaders { origin: ORIGIN, id: None, is_repeat: false })).len(),
             4,
             "the second bridge adds no further headers of this kind"
         );
@@ -389,9 +363,9 @@ mod tests {
     #[test]
     fn properties_that_do_not_fit_are_refused() {
         let mut out = [0; 20];
-        let marks = BridgeHeaders { id: Some(OWN), is_repeat: false };
+        let marks = BridgeHeaders { origin: ORIGIN, id: Some(OWN), is_repeat: false };
         let mut writer = Writer::new(&mut out);
-        assert_eq!(marked(Properties::EMPTY, marks, ORIGIN, &mut writer), Err(Full));
+        assert_eq!(marked(Properties::EMPTY, marks, &mut writer), Err(Full));
         assert_eq!(writer.at(), 0);
     }
 }
@@ -450,8 +424,8 @@ mod shovelled_tests {
         let (mut scratch, mut out) = ([0; 1000], [0; 1000]);
         let mut writer = Writer::new(&mut out);
         let properties = Properties::parse(properties).expect("sound");
-        let transfer = Transfer { addresses: (0, 0), unix_s: 77, node: "here" };
-        shovelled(properties, shovel, transfer, &mut scratch, &mut writer).expect("it fits");
+        let transfer = Transfer { shovel, addresses: (0, 0), unix_s: 77, node: "here" };
+        shovelled(properties, transfer, &mut scratch, &mut writer).expect("it fits");
         let written = writer.written().to_vec();
         Properties::parse(&written).expect("what is written is sound");
         written

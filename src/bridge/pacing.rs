@@ -29,10 +29,9 @@ impl RateLimit {
         Self { rate, bucket: TokenBucket::nearly_empty(now, CAPACITY_NS) }
     }
 
-    /// Returns the value of the bucket at `now`, in nanoseconds of the rate. A message may be sent while the value is
-    /// above zero. Without a limit, the value is [`i64::MAX`].
-    pub fn left(&self, now: Now) -> i64 {
-        if self.rate.is_none() { i64::MAX } else { self.bucket.left_ns(now, CAPACITY_NS) }
+    /// Returns whether a message may be sent at `now`.
+    pub fn may_send(&self, now: Now) -> bool {
+        self.rate.is_none() || self.bucket.has(now, 1, CAPACITY_NS)
     }
 
     /// Returns by how many nanoseconds of the rate a message of `bytes` on the wire lowers the bucket's value.
@@ -53,7 +52,7 @@ impl RateLimit {
 
     /// Returns when the next message may be sent; [`Deadline::NEVER`] if one may be sent now.
     pub fn deadline(&self, now: Now) -> Deadline {
-        if self.left(now) > 0 { Deadline::NEVER } else { self.bucket.due(1, CAPACITY_NS) }
+        if self.may_send(now) { Deadline::NEVER } else { self.bucket.due(1, CAPACITY_NS) }
     }
 }
 
@@ -116,7 +115,7 @@ mod tests {
         let mut count = 0;
         for at in 5..end {
             now = Now::from_ms(at);
-            while pace.left(now) > 0 {
+            while pace.may_send(now) {
                 assert_eq!(pace.deadline(now), Deadline::NEVER);
                 pace.note_sent(now, bytes);
                 count += 1;
@@ -152,13 +151,13 @@ mod tests {
         let mut pace = RateLimit::new(Some(DrainRate::Messages(100)), start);
         let late = Now::from_ms(3_600_000);
         let mut count = 0;
-        while pace.left(late) > 0 {
+        while pace.may_send(late) {
             pace.note_sent(late, 1);
             count += 1;
         }
         assert_eq!(count, 10);
         let free = RateLimit::new(None, start);
-        assert!(free.left(late) > 0 && free.cost(1 << 40) == 0 && free.deadline(late) == Deadline::NEVER);
+        assert!(free.may_send(late) && free.cost(1 << 40) == 0 && free.deadline(late) == Deadline::NEVER);
     }
 }
 

@@ -28,13 +28,6 @@ impl TokenBucket {
         Self { full_at_ns: ns(now) + capacity_ns.saturating_sub(1) }
     }
 
-    /// Returns the amount in the bucket; negative after [`Self::take`] took more than there was.
-    pub fn left_ns(self, now: Now, capacity_ns: u64) -> i64 {
-        let missing = self.full_at_ns.saturating_sub(ns(now));
-        let [capacity, missing] = [capacity_ns, missing].map(|ns| i64::try_from(ns).unwrap_or(i64::MAX));
-        capacity.saturating_sub(missing)
-    }
-
     /// Returns whether the bucket contains `cost_ns`.
     pub fn has(self, now: Now, cost_ns: u64, capacity_ns: u64) -> bool {
         self.full_at_ns.saturating_sub(ns(now)).saturating_add(cost_ns) <= capacity_ns
@@ -88,7 +81,6 @@ mod tests {
         let mut bucket = TokenBucket::default();
         let now = Now::from_ms(50);
         bucket.take(now, 5 * SECOND);
-        assert_eq!(bucket.left_ns(now, 2 * SECOND), -3 * SECOND as i64);
         assert_eq!(bucket.due(SECOND, 2 * SECOND), now.after_ms(4_000));
         assert!(!bucket.has(Now::from_ms(4_049), SECOND, 2 * SECOND));
         assert!(bucket.has(Now::from_ms(4_050), SECOND, 2 * SECOND));
@@ -97,7 +89,8 @@ mod tests {
     #[test]
     fn a_nearly_empty_bucket_contains_one_nanosecond() {
         let bucket = TokenBucket::nearly_empty(Now::from_ms(9), SECOND);
-        assert_eq!(bucket.left_ns(Now::from_ms(9), SECOND), 1);
+        let has = |cost_ns| bucket.has(Now::from_ms(9), cost_ns, SECOND);
+        assert!(has(1) && !has(2));
         assert_eq!(bucket.due(SECOND, SECOND), Now::from_ms(9).after_ms(1_000));
     }
 }

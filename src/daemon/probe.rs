@@ -15,7 +15,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use leveret_amqp::{Edit, Properties, PropertyEdit, Writer};
-use leveret_bridge::{Client, Credentials, Event, Origin, Request, not_tls, write_head};
+use leveret_bridge::{Client, Credentials, Event, Request, not_tls, write_head};
 use leveret_config::Config;
 use leveret_config::bridge::{Bridge, Destination, Rule, UpstreamTls, read_password};
 use leveret_config::upstream::Upstream;
@@ -146,7 +146,7 @@ impl ProbeConnection {
             version: config.product.version.clone(),
         };
         let limits = (config.limits.frame_max, 0);
-        let client = Client::new(NOW, 1, credentials, Origin::default(), limits);
+        let client = Client::new(NOW, 1, credentials, limits);
         let mut connection = Self { line, input: Vec::new(), client };
         // The answer is `Event::Open`: no channel is open that could be closed.
         let _ = connection.wait()?;

@@ -88,7 +88,7 @@ pub(super) enum Session {
     Bridge(LinkStatus),
 }
 
-/// The status of a bridge link, as far as the loop status it.
+/// The status of a bridge link, as far as the event loop needs it.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct LinkStatus {
     /// The link has output to be written.

@@ -242,7 +242,7 @@ impl<S: Socket> Stream<S> {
         self.tls = Some(Tls::to_upstream(host, tls));
     }
 
-    /// Returns why TLS has_reached_end: the peer reported an error or violated the protocol. `None` otherwise.
+    /// Returns why TLS ended: the peer reported an error or violated the protocol. `None` otherwise.
     pub(super) fn tls_fault(&self) -> Option<String> {
         match &self.tls {
             Some(Tls::Open(session)) => session.fault(),

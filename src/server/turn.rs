@@ -135,7 +135,7 @@ impl<P: Platform> Engine<P> {
         self.run_worker();
         self.close_forced();
         self.run_timers();
-        self.poll_bridges();
+        self.bridges.poll(&mut self.shared);
         self.run_operator_orders();
         let (broker, mut context) = self.shared.broker_mut();
         broker.run_jobs(&mut context);
@@ -219,7 +219,7 @@ impl<P: Platform> Engine<P> {
         },
         // The worker.
         TurnPart { is_ready: |it| it.shared.has_job(), deadline: |it| it.shared.job_deadline() },
-        TurnPart { is_ready: Self::has_bridge_work, deadline: |it| it.bridges.deadline() },
+        TurnPart { is_ready: |it| it.bridges.is_ready(&it.shared), deadline: |it| it.bridges.deadline() },
         // Parts with only a deadline: return of idle memory, report of suppressed log lines, shutdown.
         TurnPart { is_ready: |_| false, deadline: |it| it.idle_memory.deadline() },
         TurnPart { is_ready: |_| false, deadline: |it| it.shared.resources.log.deadline() },
@@ -373,7 +373,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn run_operator_orders(&mut self) {
         let orders = core::mem::take(&mut self.operators.orders);
         if let Some((bridge, order)) = orders.bridge {
-            self.order_bridge(&bridge, order);
+            self.bridges.apply_order(&mut self.shared, &bridge, order);
         }
         if orders.stop {
             self.begin_stop("by leveret ctl");
@@ -557,7 +557,7 @@ impl<P: Platform> Engine<P> {
     /// Releases the resources of a closed AMQP connection.
     fn release_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
         if peer.session.is_bridge() {
-            return self.note_bridge_closed(id);
+            return self.bridges.note_closed(&mut self.shared, id);
         }
         let mut context = self.shared.resources.context(
             self.shared.now,
@@ -607,34 +607,6 @@ impl<P: Platform> Engine<P> {
     pub(super) fn write_bridge(&mut self, id: ConnectionId) {
         let count = self.call_bridge(id, LinkEvent::Write);
         self.shared.after_write(id.into(), count > 0);
-    }
-
-    /// Notifies a bridge that the socket of its link is about to be closed.
-    #[cold]
-    pub(super) fn note_bridge_closed(&mut self, id: ConnectionId) {
-        self.bridges.note_closed(&mut self.shared, id);
-    }
-
-    /// Runs the due work of the bridges, once per turn.
-    pub(super) fn poll_bridges(&mut self) {
-        self.bridges.poll(&mut self.shared);
-    }
-
-    /// Returns whether bridges would make progress now.
-    pub(super) fn has_bridge_work(&self) -> bool {
-        let no_publisher_waits = self.shared.lists.for_capacity.is_empty();
-        self.bridges.is_ready(
-            &self.shared.broker,
-            self.shared.now,
-            no_publisher_waits,
-            self.shared.is_stopping(),
-        )
-    }
-
-    /// Carries out an operator's request for a bridge.
-    #[cold]
-    pub(super) fn order_bridge(&mut self, name: &str, order: leveret_management::request::BridgeOrder) {
-        self.bridges.apply_order(&mut self.shared, name, order);
     }
 }
 

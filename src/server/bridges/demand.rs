@@ -48,16 +48,11 @@ impl Bridge {
 
     /// Returns whether the demand must be evaluated: messages began to wait, none waits any longer, enough wait for a
     /// connection, or some wait while publishers wait for capacity.
-    pub(super) fn must_evaluate_demand(
-        &self,
-        broker: &Broker,
-        no_publisher_waits: bool,
-        now: leveret_core::time::Now,
-    ) -> bool {
+    pub(super) fn must_evaluate_demand<P: Platform>(&self, shared: &Shared<P>) -> bool {
         let demand = self.state.demand.as_ref().filter(|_| self.may_connect_on_demand());
         demand.is_some_and(|demand| {
-            let waiting = self.waiting(broker, now);
-            demand.needs_check(waiting) || waiting > 0 && !no_publisher_waits
+            let waiting = self.waiting(&shared.broker, shared.now);
+            demand.needs_check(waiting) || waiting > 0 && !shared.lists.for_capacity.is_empty()
         })
     }
 }
@@ -123,7 +118,7 @@ impl Bridges {
         let now = shared.now;
         for link in 0..self.places[place].links.len() {
             let bridge = &self.places[place];
-            if bridge.links[link].state.idle_check_due.is_due(now) {
+            if bridge.links[link].open_link().is_some_and(|it| it.idle_check_due.is_due(now)) {
                 let waiting = bridge.waiting(&shared.broker, now);
                 self.end_if_idle(shared, LinkId { place, link }, waiting);
             }
@@ -146,7 +141,7 @@ impl Bridges {
                 link.phase = Phase::Waiting(now.after_ms(0));
             }
         }
-        let text = format_args!("bridge {} connects: {}", bridge.state.config.name, reason.text());
+        let text = format_args!("bridge {} connects: {}", bridge.state.config.name, reason);
         shared.log_bridge(log::Level::Info, bridge.state.serial, text);
     }
 
@@ -161,8 +156,8 @@ impl Bridges {
             let has_more = task.direction == Direction::Forward && (waiting > 0 || has_output);
             let may_rest = is_idle && !has_more;
             let after_ms = task.bridge.demand.as_ref().map_or(0, Demand::rest_after_ms);
-            task.state.ends_because_idle = may_rest;
-            task.state.idle_check_due =
+            open_link.ends_because_idle = may_rest;
+            open_link.idle_check_due =
                 if may_rest { Deadline::NEVER } else { task.shared.now.after_ms(after_ms) };
             open_link.is_draining |= may_rest;
         });

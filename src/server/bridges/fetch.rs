@@ -16,7 +16,7 @@
 //! - Messages held at the upstream take nothing of their rule's window.
 
 use leveret_amqp::{Properties, Writer};
-use leveret_bridge::{Arrivals, BridgeHeaders, Cause, DeliverySettlement, Event, Transfer, hops_of};
+use leveret_bridge::{Arrivals, BridgeHeaders, Cause, Event, Transfer, hops_of};
 use leveret_broker::{Shortage, write_parked_properties};
 use leveret_config::bridge::{Destination, RefusedAction};
 use leveret_connection::message_flags;
@@ -126,7 +126,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 }
                 self.publish_arrived(rule)
             }
-            _ => unreachable!("other events are handled by take_event"),
+            _ => unreachable!("other events are handled by handle_event"),
         }
     }
 
@@ -146,12 +146,13 @@ impl<P: Platform> LinkTask<'_, P> {
             incoming.content = Received::Skipped(body_len);
             return Ok(());
         }
-        let added = BridgeHeaders { id: None, is_repeat: incoming.redelivered };
+        let added = BridgeHeaders { origin: self.common.origin, id: None, is_repeat: incoming.redelivered };
         let Scratch { headers, edited, properties: again, .. } = &mut self.common.scratch;
         let (addresses, unix_s) = ((self.state.upstream, 0), self.shared.platform.unix_ms() / 1000);
-        let transfer = Transfer { addresses, unix_s, node: &self.common.node };
-        let (shovel, added) = (self.bridge.config.shovel.as_deref(), (added, self.common.origin));
-        let marked = bridged_properties(properties, added, shovel, transfer, (headers, edited, again));
+        let node = &*self.common.node;
+        let shovel = self.bridge.config.shovel.as_deref();
+        let transfer = shovel.map(|shovel| Transfer { shovel, addresses, unix_s, node });
+        let marked = bridged_properties(properties, added, transfer, (headers, edited, again));
         let limits = &self.shared.limits;
         let marked = marked.ok().filter(|it| it.as_bytes().len() + 32 <= limits.frame_max as usize);
         let len = u32::try_from(body_len).ok().filter(|len| *len <= limits.message_size_max);
@@ -202,7 +203,7 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         self.state.last_error = Some((cause, self.shared.now));
         if is_rejected {
-            self.open_link.client.settle(rule, tag, DeliverySettlement::Reject);
+            self.open_link.client.reject(rule, tag);
         } else {
             let rule_state = &mut self.state.rule_states[rule];
             rule_state.oversized_count = rule_state.oversized_count.saturating_add(1);
@@ -357,7 +358,7 @@ impl<P: Platform> LinkTask<'_, P> {
             while self.open_link.client.can_settle()
                 && let Some((tag, count)) = flow.arrivals.next_durable(durable, may_ack_multiple)
             {
-                self.open_link.client.settle(rule, tag, DeliverySettlement::Ack(may_ack_multiple));
+                self.open_link.client.acknowledge(rule, tag, may_ack_multiple);
                 self.state.rule_states[rule].moved_count += count;
                 moved += count;
             }

@@ -66,7 +66,6 @@ impl<P: Platform> LinkTask<'_, P> {
             in_flight,
             written_bytes: 0,
             progressed_at: self.shared.now,
-            begins_nothing: false,
             forced_end: FlowEnd::No,
         });
         Ok(())
@@ -103,7 +102,9 @@ impl<P: Platform> LinkTask<'_, P> {
                     self.bridge.config.forward[*rule].is_urgent == is_urgent
                         && flow.forced_end != FlowEnd::AtOnce
                         && (flow.written_bytes > 0
-                            || !flow.begins_nothing && self.shared.broker.has_output(flow.own.connection))
+                            || flow.forced_end == FlowEnd::No
+                                && self.takes_messages(*rule)
+                                && self.shared.broker.has_output(flow.own.connection))
                 })
             };
             let flows_with_output: heapless::Vec<usize, RULES_MAX> =
@@ -126,6 +127,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let unix_s = self.shared.platform.unix_ms() / 1000;
         let window = self.state.messages_left.unwrap_or(u64::MAX).min(self.bridge.config.window.into());
         let window = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { window as usize };
+        let takes_messages = self.takes_messages(rule);
         let OpenLink { client, flows, partial_flow, progressed_at, .. } = &mut *self.open_link;
         let Flow::Forward(flow) = &mut flows[rule] else { return };
         let mut outbox = self.shared.broker.outbox(flow.own.connection);
@@ -133,10 +135,11 @@ impl<P: Platform> LinkTask<'_, P> {
         let messages = &self.shared.resources.messages;
         let mut done = 0;
         while output.left() > 0 {
-            let may_begin = !flow.begins_nothing
+            let may_begin = takes_messages
+                && flow.forced_end == FlowEnd::No
                 && !client.is_paused(rule)
                 && output.len < stop
-                && self.bridge.rate_limit.left(now) > 0
+                && self.bridge.rate_limit.may_send(now)
                 && flow.in_flight.len() < window;
             if flow.written_bytes == 0 && !may_begin {
                 break;
@@ -382,11 +385,10 @@ impl OutgoingMessage<'_> {
         let to = &config.forward[self.rule].to;
         let key = to.key().map_or_else(|| messages.routing_key(message), str::as_bytes);
         let exchange = to.exchange().unwrap_or_else(|| messages.exchange(message));
-        let added = BridgeHeaders { id: Some(self.id), is_repeat: self.delivery.redelivered };
-        let transfer = Transfer { addresses: (0, self.upstream), unix_s: self.unix_s, node };
-        let shovel = config.shovel.as_deref();
-        let bridged_properties =
-            bridged_properties(own, (added, origin), shovel, transfer, (headers, edited, properties));
+        let added = BridgeHeaders { origin, id: Some(self.id), is_repeat: self.delivery.redelivered };
+        let (addresses, unix_s) = ((0, self.upstream), self.unix_s);
+        let transfer = config.shovel.as_deref().map(|shovel| Transfer { shovel, addresses, unix_s, node });
+        let bridged_properties = bridged_properties(own, added, transfer, (headers, edited, properties));
         let written = bridged_properties.and_then(|properties| {
             let (channel, limits) = (Client::channel_of(self.rule), (body_len, frame_max));
             write_head(channel, (exchange, key), properties, limits, head)

@@ -133,7 +133,7 @@ impl Bridges {
         id: LinkId,
         address: SocketAddr,
     ) -> Result<(), Cause> {
-        let (origin, version) = (self.common.origin, self.common.version.clone());
+        let version = self.common.version.clone();
         let (bridge, link) = self.get_mut(id);
         let mut upstream = bridge.config.upstream[link.state.upstream].clone();
         // The file is read at each attempt, so a corrected one takes effect without a reload.
@@ -169,7 +169,7 @@ impl Bridges {
         };
         let limits = (shared.limits.frame_max, bridge.config.heartbeat_s);
         let rules = bridge.rules(link.direction).len();
-        let client = Client::new(shared.now, rules, credentials, origin, limits);
+        let client = Client::new(shared.now, rules, credentials, limits);
         link.phase = Phase::Connected(Box::new(OpenLink::new(own, client, rules, shared.now)));
         self.with_link(id, shared, |_| ());
         Ok(())
@@ -190,18 +190,16 @@ impl Bridges {
         open_link.flows.iter_mut().for_each(|flow| shared.end_flow(flow));
         shared.release_own(open_link.peer);
         shared.worker.remove_peer(open_link.peer.into());
-        let since = link.state.ready_since.take();
+        let since = open_link.ready_since;
         if since.is_some() {
             link.state.last_open_at = Some(now);
         }
-        link.state.idle_check_due = Deadline::NEVER;
-        let may_rest = core::mem::take(&mut link.state.ends_because_idle);
         let is_wanted = !bridge.is_leaving && !bridge.is_paused && !shared.is_stopping();
         let again = Phase::Waiting(now.after_ms(0));
         if !is_wanted {
             return;
         }
-        if open_link.is_draining && may_rest {
+        if open_link.is_draining && open_link.ends_because_idle {
             return self.rest_link(shared, id);
         }
         // A paused link may be wanted again since. It is connected in the next turn, because its slot among the peers

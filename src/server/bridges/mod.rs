@@ -42,11 +42,9 @@ mod views;
 
 use leveret_amqp::{Full, Properties, Writer};
 use leveret_bridge::{BridgeHeaders, Origin, Transfer, marked, shovelled};
-use leveret_broker::Broker;
 use leveret_config::bridge::{Bridge as Config, RULES_MAX};
-use leveret_config::shovels::Shovel;
 use leveret_core::command::ConnectionId;
-use leveret_core::time::{Deadline, Now};
+use leveret_core::time::Deadline;
 use state::RuleState;
 use state::{Bridge, BridgeState, Link, LinkId, Phase};
 use traffic::LinkTask;
@@ -182,20 +180,12 @@ impl Bridges {
     }
 
     /// Returns whether [`Self::poll`] would make progress now, without an event and without time passing.
-    /// `no_publisher_waits`: no publisher here waits for capacity.
-    pub(crate) fn is_ready(
-        &self,
-        broker: &Broker,
-        now: Now,
-        no_publisher_waits: bool,
-        is_stopping: bool,
-    ) -> bool {
-        let is_ready = |bridge: &Bridge| {
-            bridge.state.has_budget_change() || bridge.must_evaluate_demand(broker, no_publisher_waits, now)
-        };
-        self.has_parameter_change(broker)
-            || self.has_retry_work(broker)
-            || !is_stopping && self.places.iter().any(is_ready)
+    pub(crate) fn is_ready<P: Platform>(&self, shared: &Shared<P>) -> bool {
+        let is_ready =
+            |bridge: &Bridge| bridge.state.has_budget_change() || bridge.must_evaluate_demand(shared);
+        self.has_parameter_change(&shared.broker)
+            || self.has_retry_work(&shared.broker)
+            || !shared.is_stopping() && self.places.iter().any(is_ready)
     }
 
     /// Returns when to poll if no event happens.
@@ -347,7 +337,8 @@ impl Scratch {
     }
 }
 
-/// Returns the properties of a message that crosses a bridge, with the bridge's headers and those of its shovel.
+/// Returns the properties of a message that crosses a bridge, with the bridge's headers, and with those of its shovel if
+/// it is one.
 ///
 /// The three buffers are for the headers of a shovel, for the properties with the headers of the bridge, and for those
 /// that the shovel changes.
@@ -356,18 +347,17 @@ impl Scratch {
 /// The properties do not fit into a buffer.
 fn bridged_properties<'r>(
     own: Properties<'_>,
-    (added, origin): (BridgeHeaders, Origin),
-    shovel: Option<&Shovel>,
-    transfer: Transfer<'_>,
+    added: BridgeHeaders,
+    transfer: Option<Transfer<'_>>,
     (headers, edited, again): (&mut [u8], &'r mut [u8], &'r mut [u8]),
 ) -> Result<Properties<'r>, Full> {
     let mut writer = Writer::new(edited);
-    marked(own, added, origin, &mut writer)?;
+    marked(own, added, &mut writer)?;
     let len = writer.at();
     let marked = Properties::trusted(&edited[..len]);
-    let Some(shovel) = shovel else { return Ok(marked) };
+    let Some(transfer) = transfer else { return Ok(marked) };
     let mut writer = Writer::new(again);
-    shovelled(marked, shovel, transfer, headers, &mut writer)?;
+    shovelled(marked, transfer, headers, &mut writer)?;
     let len = writer.at();
     Ok(Properties::trusted(&again[..len]))
 }

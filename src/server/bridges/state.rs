@@ -171,7 +171,7 @@ pub(super) enum Phase {
     Connected(Box<OpenLink>),
     /// The link on demand is disconnected, because it had nothing to do. Operators see the state `resting`.
     Resting,
-    /// An operator paused the bridge.
+    /// The link is not connected: an operator paused the bridge, the bridge is leaving, or a shovel is tried only once.
     Paused,
 }
 
@@ -184,13 +184,8 @@ pub(super) struct LinkState {
     /// Addresses of the upstream that were not tried yet.
     pub(super) addresses: heapless::Deque<SocketAddr, ADDRESSES_MAX>,
     pub(super) rule_states: Vec<RuleState>,
-    pub(super) ready_since: Option<Now>,
     /// When the link was last open, if it is not open now.
     pub(super) last_open_at: Option<Now>,
-    /// When to check whether the link on demand can disconnect.
-    pub(super) idle_check_due: Deadline,
-    /// Whether the link is ending because it has nothing to do.
-    pub(super) ends_because_idle: bool,
     /// Why the link was lost or could not be connected, until it is up again. Errors that hold a rule belong to the
     /// rule.
     pub(super) last_error: Option<(Cause, Now)>,
@@ -272,7 +267,7 @@ impl Link {
     fn deadline(&self) -> Deadline {
         match &self.phase {
             Phase::Waiting(at) => *at,
-            Phase::Connected(_) => self.state.idle_check_due.earlier(self.rule_deadline()),
+            Phase::Connected(open_link) => open_link.idle_check_due.earlier(self.rule_deadline()),
             Phase::LookingUp(_) | Phase::Resting | Phase::Paused => Deadline::NEVER,
         }
     }
@@ -398,8 +393,8 @@ impl RuleState {
         }
         let was_trying = self.failures() > 0;
         if was_trying {
-            let oversized_count = self.oversized_count;
-            *self = Self { oversized_count, ..Self::default() };
+            let Self { moved_count, oversized_count, .. } = *self;
+            *self = Self { moved_count, oversized_count, ..Self::default() };
         }
         was_trying
     }
@@ -611,11 +606,11 @@ impl Bridges {
     #[cold]
     pub(crate) fn state_text<P: Platform>(&mut self, shared: &Shared<P>) -> Option<String> {
         self.places.iter_mut().for_each(|bridge| bridge.note_inflow(&shared.broker));
-        self.notes_with_days(shared, |_| true)
+        self.text_with_days(shared, |_| true)
     }
 
     /// Returns the state to be written, with the days of only those bridges for which `has_day` holds.
-    fn notes_with_days<P: Platform>(
+    fn text_with_days<P: Platform>(
         &self,
         shared: &Shared<P>,
         has_day: impl Fn(&Bridge) -> bool,
@@ -627,7 +622,7 @@ impl Bridges {
         (!text.is_empty()).then_some(text)
     }
 
-    /// Restores the state from `notes`. The bridges exist already, and have done nothing yet.
+    /// Restores the state from this text. The bridges exist already, and have done nothing yet.
     #[cold]
     pub(crate) fn restore(&mut self, text: &str, now: leveret_core::time::Now) {
         self.places.iter_mut().for_each(|bridge| bridge.read_state(text, now));
@@ -650,7 +645,7 @@ impl Bridges {
         self.common.store_due = shared.now.after_ms(self.store_interval_ms);
         // The elapsed time of a day always changes. Without a budget the day is only counted, and is no reason to
         // write.
-        let reason = self.notes_with_days(shared, |bridge| bridge.state.config.day_bytes_max.is_some());
+        let reason = self.text_with_days(shared, |bridge| bridge.state.config.day_bytes_max.is_some());
         if reason != self.stored_text {
             shared.worker.bridge_state = self.state_text(shared);
             self.stored_text = reason;
@@ -687,8 +682,18 @@ fn write(text: &mut String, prefix: &str, numbers: &[u64], name: &str) {
 }
 
 #[cfg(test)]
-mod notes_tests {
+mod tests {
     use super::*;
+
+    #[test]
+    fn the_counters_of_a_rule_do_not_restart_when_it_goes_on() {
+        let mut rule_state = RuleState { moved_count: 7, oversized_count: 2, ..RuleState::default() };
+        let now = Now::from_ms(0);
+        rule_state.hold(now, &Cause::new(format_args!("refused")), Remedy::OneTaken, 60_000, 0);
+        rule_state.end_due_wait(Now::from_ms(60_000));
+        assert!(rule_state.note_taken() && rule_state.error().is_none());
+        assert_eq!((rule_state.moved_count, rule_state.oversized_count), (7, 2));
+    }
 
     #[test]
     fn a_line_is_read_by_the_bridge_that_it_is_of() {

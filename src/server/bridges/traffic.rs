@@ -23,7 +23,7 @@
 
 use std::io;
 
-use leveret_bridge::{Arrivals, Cause, Client, Event, InFlight, Request, Stage, not_tls};
+use leveret_bridge::{Arrivals, Cause, Client, Event, InFlight, Request, Stage, not_tls, own_id_of};
 use leveret_core::command::{ChannelId, ConnectionId};
 use leveret_core::mem::MessageId;
 use leveret_core::time::{Deadline, Now};
@@ -49,8 +49,15 @@ pub(super) struct OpenLink {
     pub(super) partial_flow: Option<usize>,
     /// The flow that comes first among equals in the next output.
     pub(super) next_first_flow: usize,
-    /// When the upstream last confirmed something, owed no confirms, or was last sent a part of a message.
+    /// Since when the confirm timeout of the link runs: the last confirm, the last part of a message that was sent, or
+    /// the end of a pause that the upstream had requested.
     pub(super) progressed_at: Now,
+    /// Since when the connection to the upstream is open.
+    pub(super) ready_since: Option<Now>,
+    /// When to check whether the link on demand can disconnect.
+    pub(super) idle_check_due: Deadline,
+    /// Whether the link is ending because it has nothing to do.
+    pub(super) ends_because_idle: bool,
     /// Why the link ends.
     pub(super) cause: Option<Cause>,
     /// Whether a part of a message was sent or received since the last check.
@@ -72,6 +79,9 @@ impl OpenLink {
             partial_flow: None,
             next_first_flow: 0,
             progressed_at: now,
+            ready_since: None,
+            idle_check_due: Deadline::NEVER,
+            ends_because_idle: false,
             cause: None,
             has_moved: false,
             is_draining: false,
@@ -197,8 +207,6 @@ pub(super) struct Forward {
     pub(super) written_bytes: u64,
     /// When the upstream last confirmed something of this rule, or was last sent a part of a message.
     pub(super) progressed_at: Now,
-    /// Whether no further message is begun. The flow ends when those under way are settled.
-    pub(super) begins_nothing: bool,
     /// How the flow must end, even if its rule needs it.
     pub(super) forced_end: FlowEnd,
 }
@@ -464,9 +472,11 @@ impl<P: Platform> LinkTask<'_, P> {
             Event::Confirm { rule, number, multiple, is_accepted } => {
                 self.handle_confirm(rule, number, multiple, is_accepted)?;
             }
-            Event::Returned { rule, code, id } => match &mut self.open_link.flows[rule] {
+            Event::Returned { rule, code, properties } => match &mut self.open_link.flows[rule] {
                 // Its confirm is still to come.
-                Flow::Forward(flow) => flow.in_flight.note_return(id, code)?,
+                Flow::Forward(flow) => {
+                    flow.in_flight.note_return(own_id_of(properties, self.common.origin), code)?;
+                }
                 _ => return Err(Cause::new(format_args!("an unexpected basic.return"))),
             },
             Event::Deliver { .. } | Event::Header { .. } | Event::Body(..) => {
@@ -502,7 +512,7 @@ impl<P: Platform> LinkTask<'_, P> {
             let link = (self.direction, self.state.upstream);
             self.shared.log_link(log::Level::Info, self.bridge, link, format_args!("up"));
         }
-        self.state.ready_since = Some(self.shared.now);
+        self.open_link.ready_since = Some(self.shared.now);
         self.state.counts.connected += 1;
     }
 
@@ -709,10 +719,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Opens, closes, pauses or resumes a flow as its rule requires, as far as that is possible now.
     pub(super) fn update_flow(&mut self, rule: usize) {
         self.state.rule_states[rule].end_due_wait(self.shared.now);
-        let is_over_budget = self.bridge.is_over_budget(&self.bridge.rules(self.direction)[rule]);
-        let wants = !self.open_link.is_draining
-            && !is_over_budget
-            && !self.state.rule_states[rule].is_waiting(self.shared.now);
+        let wants = self.takes_messages(rule);
         let has_partial_frame = self.open_link.partial_flow == Some(rule);
         match &mut self.open_link.flows[rule] {
             Flow::Closed => {
@@ -724,14 +731,14 @@ impl<P: Platform> LinkTask<'_, P> {
             Flow::Opening if wants => {}
             Flow::Opening => self.close_flow(rule),
             Flow::Forward(flow) => {
-                flow.begins_nothing = flow.forced_end != FlowEnd::No || !wants;
+                let begins_nothing = flow.forced_end != FlowEnd::No || !wants;
                 let is_over = match flow.forced_end {
                     FlowEnd::AtOnce => true,
                     FlowEnd::Sent => flow.written_bytes == 0,
                     // When the whole link is closed, channels need no close of their own.
                     FlowEnd::Settled | FlowEnd::No => flow.is_idle() && !self.open_link.is_draining,
                 };
-                if flow.begins_nothing && !has_partial_frame && is_over {
+                if begins_nothing && !has_partial_frame && is_over {
                     self.close_flow(rule);
                 }
             }
@@ -745,6 +752,14 @@ impl<P: Platform> LinkTask<'_, P> {
                 }
             }
         }
+    }
+
+    /// Returns whether the flow of a rule may begin further messages: the link is not draining, and the rule is held
+    /// neither by the daily budget nor by an error.
+    pub(super) fn takes_messages(&self, rule: usize) -> bool {
+        !self.open_link.is_draining
+            && !self.bridge.is_over_budget(&self.bridge.rules(self.direction)[rule])
+            && !self.state.rule_states[rule].is_waiting(self.shared.now)
     }
 
     #[cold]
@@ -780,9 +795,6 @@ impl<P: Platform> LinkTask<'_, P> {
             let text = format_args!("{cause}; it is retried with growing pauses; other rules continue");
             let link = (self.direction, self.state.upstream);
             self.shared.log_link(log::Level::Warn, self.bridge, link, text);
-        }
-        if let Flow::Forward(flow) = &mut self.open_link.flows[rule] {
-            flow.begins_nothing = true;
         }
     }
 
@@ -825,7 +837,7 @@ impl<P: Platform> LinkTask<'_, P> {
 
     // ---- time
 
-    /// Returns the earliest deadline that input from the upstream can still move.
+    /// Returns the earliest timeout for something that the upstream must send.
     fn input_deadline(&self, is_read: bool) -> Deadline {
         let open_link = &self.open_link;
         let owed = open_link.confirm_deadline(self.bridge.config.confirm_timeout_ms.into());
@@ -893,9 +905,10 @@ impl<P: Platform> LinkTask<'_, P> {
         let is_busy = core::mem::take(&mut self.open_link.has_moved) || !self.open_link.is_idle();
         let Some(demand) = &self.bridge.demand else { return };
         let due = now.after_ms(demand.rest_after_ms());
-        let is_new = self.state.idle_check_due == Deadline::NEVER && !self.state.ends_because_idle;
-        if self.state.ready_since.is_some() && (is_busy || is_new) {
-            self.state.idle_check_due = due;
+        let open_link = &mut *self.open_link;
+        let is_new = open_link.idle_check_due == Deadline::NEVER && !open_link.ends_because_idle;
+        if open_link.ready_since.is_some() && (is_busy || is_new) {
+            open_link.idle_check_due = due;
         }
     }
 

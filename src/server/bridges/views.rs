@@ -50,7 +50,8 @@ impl BridgeViews for ShownBridges<'_> {
         };
         let last_error = link.last_error();
         let failed_at = last_error.map(|(_, at)| at);
-        let changes = [Some(state.created_at), state.ready_since, state.last_open_at, failed_at];
+        let ready_since = open_link.and_then(|open_link| open_link.ready_since);
+        let changes = [Some(state.created_at), ready_since, state.last_open_at, failed_at];
         let changed_at = changes.into_iter().flatten().max().unwrap_or_default();
         // Parked messages belong to the bridge, and are shown with the first of its links.
         let is_first = links.first().is_some_and(|first| first.direction == direction);
@@ -89,10 +90,10 @@ impl BridgeViews for ShownBridges<'_> {
                 (None, None) => String::new(),
             },
             last_error: last_error.map(|(cause, at)| (cause.as_str(), self.now.ms_since(at))),
-            up_for_ms: state.ready_since.map(|since| self.now.ms_since(since)),
+            up_for_ms: ready_since.map(|since| self.now.ms_since(since)),
             down_for_ms: state
                 .last_open_at
-                .filter(|_| state.ready_since.is_none())
+                .filter(|_| ready_since.is_none())
                 .map(|since| self.now.ms_since(since)),
             retry_in_ms,
             shovel: shovel_of(bridge, state),
@@ -214,12 +215,12 @@ impl Bridges {
                 bridge.state.is_paused = false;
                 bridge.retry_rules_now(now);
                 for link in &mut bridge.links {
-                    link.state.ends_because_idle = false;
                     if matches!(link.phase, Phase::Paused | Phase::Resting | Phase::Waiting(_)) {
                         link.state.backoff.reset();
                         link.phase = Phase::Waiting(now.after_ms(0));
                     }
                     if let Phase::Connected(open_link) = &mut link.phase {
+                        open_link.ends_because_idle = false;
                         open_link.is_draining |= order == BridgeOrder::Restart;
                     }
                 }
