@@ -83,8 +83,7 @@ impl<'b, 's> ActingUser<'b, 's> {
 
     fn has_exchange(&self, name: &str) -> bool {
         let broker = &*self.context.broker;
-        let mut exchanges =
-            (0..broker.views().exchange_places()).filter_map(|place| broker.views().exchange_at(place));
+        let mut exchanges = broker.views().exchanges();
         exchanges.any(|exchange| (exchange.vhost, exchange.name) == (self.vhost, name))
     }
 
@@ -209,8 +208,7 @@ impl<'b, 's> ActingUser<'b, 's> {
         };
         let filter = Filter { vhost: Some(self.vhost.into()), binding_ends, ..Filter::default() };
         let seen = self.context.context();
-        let found = (0..Bindings::places(seen))
-            .filter_map(|place| Bindings::at(seen, place))
+        let found = Bindings::objects(seen)
             .find(|view| is_wanted::<Bindings>(&filter, seen, view) && properties_key(view) == key);
         let Some(view) = found else { return Err(not_found("Not Found")) };
         let (routing_key, arguments) = (view.routing_key.to_string(), view.arguments.as_bytes().to_vec());

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use leveret_broker::Broker;
+use leveret_broker::{Broker, Objects, objects};
 
 use super::columns::{CellWriter, Column, ListedKind, or_null};
 use super::listing::Audience;
@@ -59,12 +59,8 @@ impl ListedKind for BridgeLinks {
         ("retry_in", |link, writer| seconds(link.retry_in_ms, writer)),
     ];
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.bridges.places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.bridges.at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        objects(context.bridges.places(), move |place| context.bridges.at(place))
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -156,12 +152,8 @@ impl ListedKind for Shovels {
         })
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.bridges.places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.bridges.at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        objects(context.bridges.places(), move |place| context.bridges.at(place))
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {

@@ -6,7 +6,7 @@
 use leveret_amqp::field::Table;
 use leveret_broker::{
     AppliedView, ChannelCounters, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView,
-    QueueView, VhostView,
+    Objects, QueueView, VhostView, objects,
 };
 use leveret_core::command::{ChannelId, ConnectionId};
 use leveret_core::definition::VhostLimits;
@@ -43,7 +43,7 @@ impl CellWriter<'_, '_> {
     }
 
     fn channel(&mut self, channel: Option<ChannelId>) {
-        let found = channel.and_then(|id| self.context.broker.views().channel_at(id.index()));
+        let found = channel.and_then(|id| self.context.broker.views().channels().at(id.index()));
         match found.and_then(|found| Some((found, self.context.sockets.at(found.connection)?))) {
             Some((found, socket)) => {
                 self.json.shown(channel_pid(socket.number, found.connection, found.number));
@@ -54,7 +54,7 @@ impl CellWriter<'_, '_> {
 
     /// Writes the owner and the peer of a channel as an object.
     fn channel_details(&mut self, channel: ChannelId) {
-        let view = self.context.broker.views().channel_at(channel.index());
+        let view = self.context.broker.views().channels().at(channel.index());
         let socket = view.as_ref().and_then(|view| self.context.sockets.at(view.connection));
         self.json.raw(b"{");
         if let (Some(view), None) = (&view, &socket) {
@@ -90,7 +90,7 @@ impl CellWriter<'_, '_> {
 
     /// Writes the rate of one of the counters of a channel.
     fn channel_rate(&mut self, channel: ChannelId, counter: &str) {
-        let Some(view) = self.context.broker.views().channel_at(channel.index()) else {
+        let Some(view) = self.context.broker.views().channels().at(channel.index()) else {
             return self.json.raw(b"{}");
         };
         let counts = counts_of_channel(&view);
@@ -113,7 +113,7 @@ impl CellWriter<'_, '_> {
     /// Writes the list of a queue's consumers that the user may see.
     fn consumers_of(&mut self, queue: &QueueView<'_>) {
         let context = self.context;
-        let found = (0..Consumers::places(context)).filter_map(|place| Consumers::at(context, place));
+        let found = Consumers::objects(context);
         let found = found.filter(|it| (it.vhost, it.queue) == (queue.vhost, queue.name));
         let viewer = self.viewer;
         let seen = found.filter(|it| viewer.is_none_or(|viewer| Consumers::is_seen(viewer, context, it)));
@@ -243,10 +243,16 @@ pub trait ListedKind: 'static {
             Audience::OwnerAndMonitors => *is_monitor || is_member() && Self::user(view) == Some(&**name),
         }
     }
-    /// Returns the number of positions that were ever used.
-    fn places(context: ReadContext<'_>) -> usize;
-    /// Returns the object at a position.
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>>;
+    /// Returns all objects of the kind.
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>>;
+    /// Returns the number of places that objects of the kind have used since the start.
+    fn places(context: ReadContext<'_>) -> usize {
+        Self::objects(context).places()
+    }
+    /// Returns the object in a place; `None` if the place is empty.
+    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
+        Self::objects(context).at(place)
+    }
     /// Returns the object's virtual host.
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str>;
     /// Returns the user who owns the object, for requests for the objects of one user.
@@ -391,12 +397,8 @@ impl ListedKind for Queues {
         Some(view.name.to_string())
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.views().queue_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.views().queue_at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.views().queues()
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -440,12 +442,8 @@ impl ListedKind for Exchanges {
         Some(view.name.to_string())
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.views().exchange_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.views().exchange_at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.views().exchanges()
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -532,14 +530,12 @@ impl ListedKind for Connections {
         Some(name_of(&view.socket))
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.sockets.places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        let id = ConnectionId::from_index(place);
-        let (view, socket) = (context.broker.views().connection_view(id)?, context.sockets.at(id)?);
-        Some(ConnectionRow { id, view, socket })
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        objects(context.sockets.places(), move |place| {
+            let id = ConnectionId::from_index(place);
+            let (view, socket) = (context.broker.views().connection_view(id)?, context.sockets.at(id)?);
+            Some(ConnectionRow { id, view, socket })
+        })
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -619,14 +615,12 @@ impl ListedKind for Channels {
         Some(format!("{} ({})", name_of(view.socket.as_ref()?), view.view.number))
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.views().channel_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        let view = context.broker.views().channel_at(place)?;
-        let socket = context.sockets.at(view.connection);
-        Some(ChannelRow { id: ChannelId::from_index(place), view, socket })
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        objects(context.broker.views().channels().places(), move |place| {
+            let view = context.broker.views().channels().at(place)?;
+            let socket = context.sockets.at(view.connection);
+            Some(ChannelRow { id: ChannelId::from_index(place), view, socket })
+        })
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -663,7 +657,7 @@ impl ListedKind for Consumers {
         ("prefetch_count", |consumer, writer| writer.json.number(consumer.prefetch_count)),
         (ACK_RATE, |consumer, writer| writer.channel_rate(consumer.channel, "ack")),
         (CLIENT_NAME, |consumer, writer| {
-            let channel = writer.context.broker.views().channel_at(consumer.channel.index());
+            let channel = writer.context.broker.views().channels().at(consumer.channel.index());
             let socket = channel.and_then(|view| writer.context.sockets.at(view.connection));
             writer.client_name(socket);
         }),
@@ -707,12 +701,8 @@ impl ListedKind for Consumers {
         Some(format!("{} {}", view.queue, view.tag))
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.views().consumer_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.views().consumer_at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.views().consumers()
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -755,12 +745,8 @@ impl ListedKind for Vhosts {
         Some(view.name.to_string())
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.access().vhost_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.access().vhost_at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.access().vhosts()
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {

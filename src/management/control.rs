@@ -47,8 +47,8 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
     ];
     texts(json, &mut is_first, &members);
     // Queues and exchanges include the predeclared ones, as in their lists.
-    let queues = (0..views.queue_places()).filter_map(|at| views.queue_at(at)).count();
-    let exchanges = (0..views.exchange_places()).filter_map(|at| views.exchange_at(at)).count();
+    let queues = views.queues().count();
+    let exchanges = views.exchanges().count();
     let counts = [
         ("connections", gauges.connections as u64),
         ("channels", gauges.channels as u64),
@@ -78,7 +78,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
 /// Returns the numbers of ready and unacknowledged messages in the queues of some virtual hosts.
 pub(super) fn queue_totals(context: &RequestContext<'_>, is_meant: impl Fn(&str) -> bool) -> (u64, u64) {
     let views = context.broker.views();
-    let queues = (0..views.queue_places()).filter_map(|at| views.queue_at(at));
+    let queues = views.queues();
     queues.filter(|queue| is_meant(queue.vhost)).fold((0, 0), |(ready, unacknowledged), queue| {
         (ready + u64::from(queue.messages_ready), unacknowledged + u64::from(queue.messages_unacknowledged))
     })

@@ -5,7 +5,7 @@
 //! - Values of parameters and definitions of policies are shown whole, because their size is bounded.
 
 use leveret_amqp::field::Table;
-use leveret_broker::{BindingView, Orphan, UserView};
+use leveret_broker::{BindingView, Objects, Orphan, UserView, objects};
 use leveret_core::definition::UserLimits;
 use leveret_core::definition::{Parameter, Permission, Policy, PolicyKind, TopicPermission};
 
@@ -35,12 +35,8 @@ impl ListedKind for Users {
         Some(view.name.to_string())
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.access().user_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.access().user_at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.access().users()
     }
 
     fn vhost<'a>(_: &Self::View<'a>) -> Option<&'a str> {
@@ -73,12 +69,8 @@ impl ListedKind for Permissions {
         Some(view.user.to_string())
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.access().permission_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.access().permission_at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.access().permissions()
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -106,12 +98,8 @@ impl ListedKind for TopicPermissions {
         ("read", |it, writer| writer.json.text(it.read)),
     ];
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.access().topic_permission_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.access().topic_permission_at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.access().topic_permissions()
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -166,12 +154,8 @@ impl ListedKind for Bindings {
             })
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.views().binding_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.views().binding_at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.views().bindings()
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -197,20 +181,18 @@ impl ListedKind for DefaultBindings {
         Bindings::is_binding_of(view, binding_ends)
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.views().queue_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        let queue = context.broker.views().queue_at(place)?;
-        Some(BindingView {
-            vhost: queue.vhost,
-            source: "",
-            destination: queue.name,
-            to_exchange: false,
-            exclusive: queue.owner.is_some(),
-            routing_key: queue.name,
-            arguments: Table::EMPTY,
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        objects(context.broker.views().queues().places(), move |place| {
+            let queue = context.broker.views().queues().at(place)?;
+            Some(BindingView {
+                vhost: queue.vhost,
+                source: "",
+                destination: queue.name,
+                to_exchange: false,
+                exclusive: queue.owner.is_some(),
+                routing_key: queue.name,
+                arguments: Table::EMPTY,
+            })
         })
     }
 
@@ -255,12 +237,10 @@ impl ListedKind for Orphans {
         ("name", |orphan, writer| writer.json.text(orphan.name.as_ref().map_or("", |(_, name)| name))),
     ];
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.recovery().orphans().len()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.recovery().orphans().get(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        objects(context.broker.recovery().orphans().len(), move |place| {
+            context.broker.recovery().orphans().get(place)
+        })
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -292,12 +272,8 @@ impl ListedKind for Parameters {
         Some(view.name.to_string())
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.views().parameter_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.views().parameter_at(place).filter(|view| view.vhost.is_some())
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.views().parameters().only(|view| view.vhost.is_some())
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -328,12 +304,8 @@ impl ListedKind for GlobalParameters {
         Some(view.name.to_string())
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.views().parameter_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.views().parameter_at(place).filter(|view| view.vhost.is_none())
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.views().parameters().only(|view| view.vhost.is_none())
     }
 
     fn vhost<'a>(_: &Self::View<'a>) -> Option<&'a str> {
@@ -363,12 +335,8 @@ macro_rules! policies {
                 Some(view.name.to_string())
             }
 
-            fn places(context: ReadContext<'_>) -> usize {
-                context.broker.views().policy_places()
-            }
-
-            fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-                context.broker.views().policy_at(place).filter(|view| view.kind == PolicyKind::$kind)
+            fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+                context.broker.views().policies().only(|view| view.kind == PolicyKind::$kind)
             }
 
             fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {

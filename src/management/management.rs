@@ -234,7 +234,7 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
 /// Counts the objects of a kind that a user may see.
 pub(super) fn count<K: ListedKind>(context: &RequestContext<'_>, seen: &Filter) -> u64 {
     let context = context.context();
-    let views = (0..K::places(context)).filter_map(|place| K::at(context, place));
+    let views = K::objects(context);
     views.filter(|view| is_wanted::<K>(seen, context, view)).count() as u64
 }
 

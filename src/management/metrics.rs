@@ -245,7 +245,7 @@ fn bounds(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
 fn messages(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let (broker, counters) = (&*context.broker, context.broker.counters());
     let (mut queues, mut consumers) = (0, 0);
-    for queue in (0..broker.views().queue_places()).filter_map(|at| broker.views().queue_at(at)) {
+    for queue in broker.views().queues() {
         (queues, consumers) = (queues + 1, consumers + u64::from(queue.consumers));
     }
     let channels = broker.gauges().channels as u64;

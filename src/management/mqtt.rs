@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use leveret_broker::{Context, RetainedView, SessionView};
+use leveret_broker::{Context, Objects, RetainedView, SessionView};
 use leveret_core::error::Fault;
 use leveret_core::topic::exchange_separators;
 
@@ -51,12 +51,8 @@ impl ListedKind for MqttSessions {
         Some(view.client_id.to_string())
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.views().session_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.views().session_at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.views().sessions()
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -90,12 +86,8 @@ impl ListedKind for RetainedMessages {
         Some(view.topic().to_string())
     }
 
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.views().retained_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.views().retained_at(place)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.views().retained()
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -108,8 +100,7 @@ impl ListedKind for RetainedMessages {
 pub(super) fn retained_message(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let (vhost, key) = (call.name("vhost"), exchange_separators(call.name("topic")));
     let context = context.context();
-    let found = (0..RetainedMessages::places(context))
-        .filter_map(|place| RetainedMessages::at(context, place))
+    let found = RetainedMessages::objects(context)
         .find(|message| message.vhost == vhost && key.as_deref() == Some(message.routing_key));
     let Some(message) = found else { return not_found("Not Found") };
     for (payload_bytes, tables) in PAYLOAD_BYTES_SHOWN

@@ -14,7 +14,7 @@ use core::time::Duration;
 
 use super::http::Request;
 use super::json::Json;
-use leveret_broker::{Broker, ChannelView, ExchangeView, POOLS, QueueView};
+use leveret_broker::{Broker, ChannelView, ExchangeView, Objects as _, POOLS, QueueView};
 use leveret_core::command::ConnectionId;
 use leveret_core::mem::Messages;
 
@@ -349,10 +349,10 @@ impl Samples {
         let slot = slot_of(now_ms);
         let (first, last) = self.kept.unwrap_or((slot, slot));
         self.start_unix_ms = unix_ms.saturating_sub(now_ms);
-        let places = broker.views().queue_places().min(self.queues.capacity());
+        let places = broker.views().queues().places().min(self.queues.capacity());
         self.queues.resize(places.max(self.queues.len()), NO_HISTORY);
         let (mut ready, mut unacknowledged) = (0, 0);
-        for queue in (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place)) {
+        for queue in broker.views().queues() {
             ready += u64::from(queue.messages_ready);
             unacknowledged += u64::from(queue.messages_unacknowledged);
             if let Some(history) = self.queues.get_mut(queue.place) {
@@ -403,11 +403,11 @@ impl Samples {
 
     fn take_pairs(&mut self, slots: (Slot, Slot), broker: &Broker) {
         let views = broker.views();
-        for view in (0..views.exchange_places()).filter_map(|place| views.exchange_at(place)) {
+        for view in views.exchanges() {
             self.exchanges.take(slots, view.place, view.serial, view.published);
         }
-        for place in 0..views.channel_places() {
-            if let Some(view) = views.channel_at(place) {
+        for place in 0..views.channels().places() {
+            if let Some(view) = views.channels().at(place) {
                 let counts = counts_of_channel(&view).map(|(_, count)| count);
                 self.channels.take(slots, place, view.serial, counts);
             }

@@ -115,7 +115,7 @@ fn totals(
 /// Writes the queues that grow fastest, with their growth in messages per second.
 fn growing(json: &mut Json<'_>, user: &User, context: &RequestContext<'_>, is_first: &mut bool) {
     let views = context.broker.views();
-    let queues = (0..views.queue_places()).filter_map(|place| views.queue_at(place));
+    let queues = views.queues();
     let visible = queues
         .filter(|queue| user.is_monitor || context.broker.access().has_permission(&user.name, queue.vhost));
     let mut count = 0;

@@ -41,6 +41,7 @@ use leveret_core::password::{self, PasswordHash};
 use leveret_storage::{Mode, PendingWrites};
 use ring::hmac;
 
+use crate::objects::Objects;
 use crate::recovery::Restored;
 use crate::reply_text::check_changeable;
 use crate::state::{Entropy, IndexTable};
@@ -612,7 +613,7 @@ impl Access {
         if !self.ensure_users_written(pending_writes) {
             return Batch::NONE;
         }
-        let permission = self.find_permission(user, vhost).and_then(|place| self.permission_at(place));
+        let permission = self.find_permission(user, vhost).and_then(|place| self.permissions().at(place));
         let Some(permission) = permission else { return Batch::NONE };
         pending_writes.write_definition(&Definition::Permission(permission), exists)
     }
@@ -632,7 +633,7 @@ impl Access {
         }
         let permission = self
             .find_topic_permission(user, vhost, exchange)
-            .and_then(|place| self.topic_permission_at(place));
+            .and_then(|place| self.topic_permissions().at(place));
         let Some(permission) = permission else { return Batch::NONE };
         pending_writes.write_definition(&Definition::TopicPermission(permission), exists)
     }

@@ -18,6 +18,7 @@ use leveret_storage::PendingWrites;
 use super::login::{Identity, OperatorFault, check_name};
 use super::pattern::Pattern;
 use super::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, vhost_at};
+use crate::objects::{Objects, objects};
 use crate::reply_text::{check_changeable, out_of};
 
 /// Maximum bytes of a user's tags, including the commas between them.
@@ -451,75 +452,40 @@ pub struct UserView<'a> {
 }
 
 impl Access {
-    /// Returns all virtual hosts.
-    pub fn vhosts(&self) -> impl Iterator<Item = VhostView<'_>> {
-        (0..self.vhost_places()).filter_map(|place| self.vhost_at(place))
-    }
-
-    /// Returns the number of places that virtual hosts have used since the start, for listing them one by
-    /// one.
-    pub const fn vhost_places(&self) -> usize {
-        self.vhosts.places()
-    }
-
-    /// Returns the virtual host in a place; `None` if the place is empty or the virtual host is being
-    /// deleted.
-    pub fn vhost_at(&self, place: usize) -> Option<VhostView<'_>> {
-        let vhost = self.vhosts.get(place).filter(|vhost| !vhost.is_deleted)?;
-        let (metadata, is_traced) = (vhost.metadata(), vhost.is_traced);
-        Some(VhostView { name: &vhost.name, limits: vhost.limits, metadata, is_traced })
+    /// Returns all virtual hosts that are not being deleted.
+    pub fn vhosts(&self) -> impl Objects<VhostView<'_>> {
+        objects(self.vhosts.places(), move |place| {
+            let vhost = self.vhosts.get(place).filter(|vhost| !vhost.is_deleted)?;
+            let (metadata, is_traced) = (vhost.metadata(), vhost.is_traced);
+            Some(VhostView { name: &vhost.name, limits: vhost.limits, metadata, is_traced })
+        })
     }
 
     /// Returns all users.
-    pub fn users(&self) -> impl Iterator<Item = UserView<'_>> {
-        (0..self.user_places()).filter_map(|place| self.user_at(place))
-    }
-
-    /// Returns the number of places that users have used since the start, for listing them one by one.
-    pub const fn user_places(&self) -> usize {
-        self.users.places()
-    }
-
-    /// Returns the user in a place; `None` if the place is empty.
-    pub fn user_at(&self, place: usize) -> Option<UserView<'_>> {
-        let user = self.users.get(place)?;
-        Some(UserView { name: user.name(), tags: user.tags(), hash: user.hash(), limits: user.limits })
+    pub fn users(&self) -> impl Objects<UserView<'_>> {
+        objects(self.users.places(), move |place| {
+            let user = self.users.get(place)?;
+            Some(UserView { name: user.name(), tags: user.tags(), hash: user.hash(), limits: user.limits })
+        })
     }
 
     /// Returns all permissions.
-    pub fn permissions(&self) -> impl Iterator<Item = Permission<&str>> {
-        (0..self.permission_places()).filter_map(|place| self.permission_at(place))
-    }
-
-    /// Returns the number of places that permissions have used since the start, for listing them one by one.
-    pub const fn permission_places(&self) -> usize {
-        self.permissions.places()
-    }
-
-    /// Returns the permission in a place; `None` if the place is empty.
-    pub fn permission_at(&self, place: usize) -> Option<Permission<&str>> {
-        let permission = self.permissions.get(place)?;
-        let [configure, write, read] = permission.patterns.each_ref().map(Pattern::text);
-        let (user, vhost) = (self.user_name(permission.user), self.vhost_name(permission.vhost));
-        Some(Permission { user, vhost, configure, write, read })
+    pub fn permissions(&self) -> impl Objects<Permission<&str>> {
+        objects(self.permissions.places(), move |place| {
+            let permission = self.permissions.get(place)?;
+            let [configure, write, read] = permission.patterns.each_ref().map(Pattern::text);
+            let (user, vhost) = (self.user_name(permission.user), self.vhost_name(permission.vhost));
+            Some(Permission { user, vhost, configure, write, read })
+        })
     }
 
     /// Returns all topic permissions.
-    pub fn topic_permissions(&self) -> impl Iterator<Item = TopicPermission<&str>> {
-        (0..self.topic_permission_places()).filter_map(|place| self.topic_permission_at(place))
-    }
-
-    /// Returns the number of places that topic permissions have used since the start, for listing them one by
-    /// one.
-    pub const fn topic_permission_places(&self) -> usize {
-        self.topic_permissions.places()
-    }
-
-    /// Returns the topic permission in a place; `None` if the place is empty.
-    pub fn topic_permission_at(&self, place: usize) -> Option<TopicPermission<&str>> {
-        let topic = self.topic_permissions.get(place)?;
-        let [write, read] = topic.patterns.each_ref().map(Pattern::text);
-        let (user, vhost) = (self.user_name(topic.user), self.vhost_name(topic.vhost));
-        Some(TopicPermission { user, vhost, exchange: &topic.exchange, write, read })
+    pub fn topic_permissions(&self) -> impl Objects<TopicPermission<&str>> {
+        objects(self.topic_permissions.places(), move |place| {
+            let topic = self.topic_permissions.get(place)?;
+            let [write, read] = topic.patterns.each_ref().map(Pattern::text);
+            let (user, vhost) = (self.user_name(topic.user), self.vhost_name(topic.vhost));
+            Some(TopicPermission { user, vhost, exchange: &topic.exchange, write, read })
+        })
     }
 }

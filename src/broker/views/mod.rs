@@ -22,6 +22,7 @@ use leveret_storage::PendingWrites;
 
 use crate::access::Access;
 use crate::consumers::{ConsumerState, Consumers, Fill, Mode};
+use crate::objects::{Objects, objects};
 use crate::parameters::Parameters;
 use crate::policy::{AppliedView, Policies};
 use crate::queue_flow::Queues;
@@ -70,45 +71,44 @@ impl<'b> Views<'b> {
         self.consumers.publishers() as u64
     }
 
-    /// Returns the number of places that queues have used since the start.
-    pub const fn queue_places(self) -> usize {
-        self.queues.records().places()
-    }
-
-    /// Returns the queue in a place; `None` if the place is empty or the queue is hidden.
-    pub fn queue_at(self, place: usize) -> Option<QueueView<'b>> {
-        let records = self.queues.records();
-        let record = records.get(place).filter(|record| !record.is_internal && !record.is_deleted())?;
-        let exclusive = record.queue_consumers.first().filter(|_| record.queue_consumers.has_exclusive());
-        let named = |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
-        let id = QueueId::from_index(place);
-        let sum = |of: fn(&Queue) -> u64| records.sum_over_levels(id, of);
-        let names_bytes = (record.name.len() + record.arguments.len()) as u64;
-        Some(QueueView {
-            place,
-            serial: record.serial,
-            vhost: self.access.vhost_name(record.vhost),
-            name: &record.name,
-            durable: record.declared.durable,
-            auto_delete: record.declared.auto_delete,
-            owner: record.declared.exclusive_owner,
-            is_of_session: record.session.is_some(),
-            arguments: Table::trusted(&record.arguments),
-            applied: self.policies.applied_view(record.applied),
-            messages_ready: records.ready_in(id),
-            messages_ready_ram: sum(|level| level.backlog.resident().into()) as u32,
-            messages_unacknowledged: sum(|level| level.unsettled.count.into()) as u32,
-            messages_unacknowledged_ram: sum(|level| (level.unsettled.count - level.unsettled.absent).into())
-                as u32,
-            messages_persistent: sum(|level| level.durable_index.count()),
-            message_bytes_ready: sum(|level| level.backlog.body_bytes()),
-            message_bytes_unacknowledged: sum(|level| level.unsettled.body_bytes),
-            consumers: record.queue_consumers.len(),
-            exclusive_consumer: exclusive.map(named),
-            single_active_consumer: record.queue_consumers.single_active().map(named),
-            memory_bytes: names_bytes + sum(|level| QUEUE_BYTES as u64 + level.backlog.bytes()),
-            arrived: sum(|level| level.backlog.arrived_count()),
-            taken: sum(|level| level.backlog.taken_count()),
+    /// Returns all queues that are not hidden.
+    pub fn queues(self) -> impl Objects<QueueView<'b>> {
+        objects(self.queues.records().places(), move |place| {
+            let records = self.queues.records();
+            let record = records.get(place).filter(|record| !record.is_internal && !record.is_deleted())?;
+            let exclusive = record.queue_consumers.first().filter(|_| record.queue_consumers.has_exclusive());
+            let named =
+                |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
+            let id = QueueId::from_index(place);
+            let sum = |of: fn(&Queue) -> u64| records.sum_over_levels(id, of);
+            let names_bytes = (record.name.len() + record.arguments.len()) as u64;
+            Some(QueueView {
+                place,
+                serial: record.serial,
+                vhost: self.access.vhost_name(record.vhost),
+                name: &record.name,
+                durable: record.declared.durable,
+                auto_delete: record.declared.auto_delete,
+                owner: record.declared.exclusive_owner,
+                is_of_session: record.session.is_some(),
+                arguments: Table::trusted(&record.arguments),
+                applied: self.policies.applied_view(record.applied),
+                messages_ready: records.ready_in(id),
+                messages_ready_ram: sum(|level| level.backlog.resident().into()) as u32,
+                messages_unacknowledged: sum(|level| level.unsettled.count.into()) as u32,
+                messages_unacknowledged_ram: sum(|level| {
+                    (level.unsettled.count - level.unsettled.absent).into()
+                }) as u32,
+                messages_persistent: sum(|level| level.durable_index.count()),
+                message_bytes_ready: sum(|level| level.backlog.body_bytes()),
+                message_bytes_unacknowledged: sum(|level| level.unsettled.body_bytes),
+                consumers: record.queue_consumers.len(),
+                exclusive_consumer: exclusive.map(named),
+                single_active_consumer: record.queue_consumers.single_active().map(named),
+                memory_bytes: names_bytes + sum(|level| QUEUE_BYTES as u64 + level.backlog.bytes()),
+                arrived: sum(|level| level.backlog.arrived_count()),
+                taken: sum(|level| level.backlog.taken_count()),
+            })
         })
     }
 
@@ -125,55 +125,52 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns the number of places that exchanges have used since the start.
-    pub const fn exchange_places(self) -> usize {
-        self.topology.exchange_places()
-    }
-
-    /// Returns the exchange in a place; `None` if the place is empty.
-    pub fn exchange_at(self, place: usize) -> Option<ExchangeView<'b>> {
-        let record = self.topology.exchange_at(place)?;
-        Some(ExchangeView {
-            vhost: self.access.vhost_name(record.vhost),
-            name: &record.name,
-            kind: record.type_name(),
-            durable: record.durable,
-            auto_delete: record.auto_delete,
-            internal: record.internal,
-            arguments: Table::trusted(&record.arguments),
-            policy: self.policies.applied_view(record.applied).policy,
-            messages_delayed: record.delayed_queue.map(|queue| self.queues.records().delayed_in(queue)),
-            place,
-            serial: record.serial,
-            published: record.published,
+    /// Returns all exchanges.
+    pub fn exchanges(self) -> impl Objects<ExchangeView<'b>> {
+        objects(self.topology.exchange_places(), move |place| {
+            let record = self.topology.exchange_at(place)?;
+            Some(ExchangeView {
+                vhost: self.access.vhost_name(record.vhost),
+                name: &record.name,
+                kind: record.type_name(),
+                durable: record.durable,
+                auto_delete: record.auto_delete,
+                internal: record.internal,
+                arguments: Table::trusted(&record.arguments),
+                policy: self.policies.applied_view(record.applied).policy,
+                messages_delayed: record.delayed_queue.map(|queue| self.queues.records().delayed_in(queue)),
+                place,
+                serial: record.serial,
+                published: record.published,
+            })
         })
     }
 
-    /// Returns the number of places that bindings have used since the start.
-    pub const fn binding_places(self) -> usize {
-        self.topology.binding_places()
-    }
-
-    /// Returns the binding in a place; `None` if the place is empty.
-    pub fn binding_at(self, place: usize) -> Option<BindingView<'b>> {
-        let record = self.topology.binding_at(place)?;
-        let source = self.topology.exchange_at(record.source.index())?;
-        let (destination, exclusive) = match record.destination {
-            Destination::Queue(queue) => {
-                let queue = self.queues.records().get(queue.index()).filter(|queue| !queue.is_deleted())?;
-                let is_subscription = queue.session.is_some();
-                (&queue.name, queue.declared.exclusive_owner.is_some() || is_subscription)
-            }
-            Destination::Exchange(exchange) => (&self.topology.exchange_at(exchange.index())?.name, false),
-        };
-        Some(BindingView {
-            vhost: self.access.vhost_name(source.vhost),
-            source: &source.name,
-            destination,
-            to_exchange: matches!(record.destination, Destination::Exchange(_)),
-            exclusive,
-            routing_key: &record.key,
-            arguments: Table::trusted(&record.arguments),
+    /// Returns all bindings.
+    pub fn bindings(self) -> impl Objects<BindingView<'b>> {
+        objects(self.topology.binding_places(), move |place| {
+            let record = self.topology.binding_at(place)?;
+            let source = self.topology.exchange_at(record.source.index())?;
+            let (destination, exclusive) = match record.destination {
+                Destination::Queue(queue) => {
+                    let queue =
+                        self.queues.records().get(queue.index()).filter(|queue| !queue.is_deleted())?;
+                    let is_subscription = queue.session.is_some();
+                    (&queue.name, queue.declared.exclusive_owner.is_some() || is_subscription)
+                }
+                Destination::Exchange(exchange) => {
+                    (&self.topology.exchange_at(exchange.index())?.name, false)
+                }
+            };
+            Some(BindingView {
+                vhost: self.access.vhost_name(source.vhost),
+                source: &source.name,
+                destination,
+                to_exchange: matches!(record.destination, Destination::Exchange(_)),
+                exclusive,
+                routing_key: &record.key,
+                arguments: Table::trusted(&record.arguments),
+            })
         })
     }
 
@@ -230,97 +227,78 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns the number of places that channels have used since the start.
-    pub const fn channel_places(self) -> usize {
-        self.consumers.channel_places()
-    }
-
-    /// Returns the channel in a place; `None` if the place is empty.
-    pub fn channel_at(self, place: usize) -> Option<ChannelView<'b>> {
-        let record =
-            self.consumers.find_channel(ChannelId::from_index(place)).filter(|record| !record.is_closed())?;
-        let connection = self.consumers.find_connection(record.connection).filter(|found| !found.is_lost)?;
-        let (messages_uncommitted, acks_uncommitted) = match &record.mode {
-            Mode::Transaction(open) => (open.messages, open.settlements.len()),
-            Mode::Plain | Mode::Confirm => (0, 0),
-        };
-        Some(ChannelView {
-            connection: record.connection,
-            number: record.number,
-            user: connection.identity.name(),
-            vhost: self.access.vhost_name(record.vhost),
-            confirm: matches!(record.mode, Mode::Confirm),
-            transactional: matches!(record.mode, Mode::Transaction(_)),
-            consumers: self.consumers.active_on(ChannelId::from_index(place)),
-            messages_unacknowledged: record.unacknowledged.len(),
-            messages_uncommitted,
-            acks_uncommitted,
-            prefetch_count: record.prefetch_count,
-            global_prefetch_count: record.global_prefetch_count,
-            serial: record.serial,
-            counters: record.counters,
+    /// Returns all channels.
+    pub fn channels(self) -> impl Objects<ChannelView<'b>> {
+        objects(self.consumers.channel_places(), move |place| {
+            let record = self
+                .consumers
+                .find_channel(ChannelId::from_index(place))
+                .filter(|record| !record.is_closed())?;
+            let connection =
+                self.consumers.find_connection(record.connection).filter(|found| !found.is_lost)?;
+            let (messages_uncommitted, acks_uncommitted) = match &record.mode {
+                Mode::Transaction(open) => (open.messages, open.settlements.len()),
+                Mode::Plain | Mode::Confirm => (0, 0),
+            };
+            Some(ChannelView {
+                connection: record.connection,
+                number: record.number,
+                user: connection.identity.name(),
+                vhost: self.access.vhost_name(record.vhost),
+                confirm: matches!(record.mode, Mode::Confirm),
+                transactional: matches!(record.mode, Mode::Transaction(_)),
+                consumers: self.consumers.active_on(ChannelId::from_index(place)),
+                messages_unacknowledged: record.unacknowledged.len(),
+                messages_uncommitted,
+                acks_uncommitted,
+                prefetch_count: record.prefetch_count,
+                global_prefetch_count: record.global_prefetch_count,
+                serial: record.serial,
+                counters: record.counters,
+            })
         })
     }
 
-    /// Returns the number of places that consumers have used since the start.
-    pub const fn consumer_places(self) -> usize {
-        self.consumers.consumer_places()
-    }
-
-    /// Returns the consumer in a place; `None` if the place is empty.
-    pub fn consumer_at(self, place: usize) -> Option<ConsumerView<'b>> {
-        let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
-        let queue = self
-            .queues
-            .records()
-            .get(record.queue.index())
-            .filter(|queue| !queue.is_internal && !queue.is_deleted())?;
-        Some(ConsumerView {
-            vhost: self.access.vhost_name(queue.vhost),
-            queue: &queue.name,
-            channel: record.channel,
-            user: self.user_of(self.consumers.channel(record.channel).connection),
-            tag: &record.tag,
-            ack_required: !record.no_ack,
-            exclusive: record.exclusive,
-            prefetch_count: record.prefetch_count,
-            priority: record.priority,
-            activity: match queue.settings.single_active {
-                false => ConsumerActivity::Up,
-                true if queue.queue_consumers.keeps_waiting(place) => ConsumerActivity::Waiting,
-                true => ConsumerActivity::SingleActive,
-            },
+    /// Returns all consumers.
+    pub fn consumers(self) -> impl Objects<ConsumerView<'b>> {
+        objects(self.consumers.consumer_places(), move |place| {
+            let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
+            let queue = self
+                .queues
+                .records()
+                .get(record.queue.index())
+                .filter(|queue| !queue.is_internal && !queue.is_deleted())?;
+            Some(ConsumerView {
+                vhost: self.access.vhost_name(queue.vhost),
+                queue: &queue.name,
+                channel: record.channel,
+                user: self.user_of(self.consumers.channel(record.channel).connection),
+                tag: &record.tag,
+                ack_required: !record.no_ack,
+                exclusive: record.exclusive,
+                prefetch_count: record.prefetch_count,
+                priority: record.priority,
+                activity: match queue.settings.single_active {
+                    false => ConsumerActivity::Up,
+                    true if queue.queue_consumers.keeps_waiting(place) => ConsumerActivity::Waiting,
+                    true => ConsumerActivity::SingleActive,
+                },
+            })
         })
-    }
-
-    /// Returns the number of places that policies have used since the start, for listing them one by one.
-    pub const fn policy_places(self) -> usize {
-        self.policies.places()
-    }
-
-    /// Returns the policy in a place; `None` if the place is empty.
-    pub fn policy_at(self, place: usize) -> Option<Policy<&'b str, &'b [u8]>> {
-        self.policies.at(place, |vhost| self.access.vhost_name(vhost))
     }
 
     /// Returns all policies.
-    pub fn policies(self) -> impl Iterator<Item = Policy<&'b str, &'b [u8]>> {
-        (0..self.policy_places()).filter_map(move |place| self.policy_at(place))
-    }
-
-    /// Returns the number of places that parameters have used since the start, for listing them one by one.
-    pub const fn parameter_places(self) -> usize {
-        self.parameters.places()
-    }
-
-    /// Returns the parameter in a place; `None` if the place is empty.
-    pub fn parameter_at(self, place: usize) -> Option<Parameter<&'b str, &'b [u8]>> {
-        self.parameters.at(place, |vhost| self.access.vhost_name(vhost))
+    pub fn policies(self) -> impl Objects<Policy<&'b str, &'b [u8]>> {
+        objects(self.policies.places(), move |place| {
+            self.policies.at(place, |vhost| self.access.vhost_name(vhost))
+        })
     }
 
     /// Returns all parameters.
-    pub fn parameters(self) -> impl Iterator<Item = Parameter<&'b str, &'b [u8]>> {
-        (0..self.parameter_places()).filter_map(move |place| self.parameter_at(place))
+    pub fn parameters(self) -> impl Objects<Parameter<&'b str, &'b [u8]>> {
+        objects(self.parameters.places(), move |place| {
+            self.parameters.at(place, |vhost| self.access.vhost_name(vhost))
+        })
     }
 }
 

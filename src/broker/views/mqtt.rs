@@ -5,6 +5,7 @@ use leveret_core::command::{ConnectionId, Name, SessionId};
 use leveret_core::topic::exchange_separators;
 
 use super::Views;
+use crate::objects::{Objects, objects};
 
 /// An MQTT session as shown to operators.
 #[derive(Clone, Copy, Debug)]
@@ -61,39 +62,36 @@ impl RetainedView<'_> {
 }
 
 impl<'b> Views<'b> {
-    /// Returns the number of places that sessions have used since the start, for listing them one by one.
-    pub const fn session_places(self) -> usize {
-        self.sessions.places()
-    }
-
-    /// Returns the session in a place; `None` if the place is empty.
-    pub fn session_at(self, place: usize) -> Option<SessionView<'b>> {
-        let session: SessionId = self.sessions.id_at(place)?;
-        let status = self.sessions.status(session);
-        let queue = status.queue.map(|queue| (queue, self.queues.at(queue)));
-        let records = self.queues.records();
-        Some(SessionView {
-            vhost: self.access.vhost_name(status.vhost),
-            client_id: status.client_id,
-            user: status.connection.map(|connection| self.user_of(connection)),
-            connection: status.connection,
-            expiry_s: status.expiry_s,
-            queue: queue.map(|(_, record)| &*record.name),
-            subscriptions: queue.map_or(0, |(_, record)| record.bindings.len()),
-            messages_ready: queue.map_or(0, |(queue, _)| records.ready_in(queue)),
-            messages_unacknowledged: queue.map_or(0, |(_, record)| record.unsettled.count),
-            messages_unreleased: status.unreleased_count,
-            messages_dropped: {
-                let in_queue = queue.map_or(0, |(_, record)| record.dropped_count);
-                in_queue.wrapping_add(status.oversized_count)
-            },
-            has_will: status.has_will,
+    /// Returns all sessions.
+    pub fn sessions(self) -> impl Objects<SessionView<'b>> {
+        objects(self.sessions.places(), move |place| {
+            let session: SessionId = self.sessions.id_at(place)?;
+            let status = self.sessions.status(session);
+            let queue = status.queue.map(|queue| (queue, self.queues.at(queue)));
+            let records = self.queues.records();
+            Some(SessionView {
+                vhost: self.access.vhost_name(status.vhost),
+                client_id: status.client_id,
+                user: status.connection.map(|connection| self.user_of(connection)),
+                connection: status.connection,
+                expiry_s: status.expiry_s,
+                queue: queue.map(|(_, record)| &*record.name),
+                subscriptions: queue.map_or(0, |(_, record)| record.bindings.len()),
+                messages_ready: queue.map_or(0, |(queue, _)| records.ready_in(queue)),
+                messages_unacknowledged: queue.map_or(0, |(_, record)| record.unsettled.count),
+                messages_unreleased: status.unreleased_count,
+                messages_dropped: {
+                    let in_queue = queue.map_or(0, |(_, record)| record.dropped_count);
+                    in_queue.wrapping_add(status.oversized_count)
+                },
+                has_will: status.has_will,
+            })
         })
     }
 
     /// Returns the number of sessions, and how many of them have no client.
     pub fn session_counts(self) -> (u64, u64) {
-        let sessions = (0..self.session_places()).filter_map(|place| self.sessions.id_at(place));
+        let sessions = (0..self.sessions.places()).filter_map(|place| self.sessions.id_at(place));
         sessions.fold((0, 0), |(all, disconnected), session| {
             (all + 1, disconnected + u64::from(self.sessions.status(session).connection.is_none()))
         })
@@ -109,22 +107,19 @@ impl<'b> Views<'b> {
         self.queues.session_messages_dropped() + self.sessions.oversized_total()
     }
 
-    /// Returns the number of places that retained messages have used since the start, for listing them one by one.
-    pub const fn retained_places(self) -> usize {
-        self.retained.places()
-    }
-
-    /// Returns the retained message in a place; `None` if the place is empty.
-    pub fn retained_at(self, place: usize) -> Option<RetainedView<'b>> {
-        let (vhost, routing_key, content) = self.retained.at(place)?;
-        let properties = Properties::trusted(content.properties());
-        Some(RetainedView {
-            vhost: self.access.vhost_name(vhost),
-            routing_key,
-            qos: content.qos(),
-            properties,
-            payload: content.payload(),
-            has_expiry: properties.expiration().is_some(),
+    /// Returns all retained messages.
+    pub fn retained(self) -> impl Objects<RetainedView<'b>> {
+        objects(self.retained.places(), move |place| {
+            let (vhost, routing_key, content) = self.retained.at(place)?;
+            let properties = Properties::trusted(content.properties());
+            Some(RetainedView {
+                vhost: self.access.vhost_name(vhost),
+                routing_key,
+                qos: content.qos(),
+                properties,
+                payload: content.payload(),
+                has_expiry: properties.expiration().is_some(),
+            })
         })
     }
 

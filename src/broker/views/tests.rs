@@ -114,7 +114,7 @@ impl ViewsFixture {
     /// Returns the names of the queues that are listed.
     fn listed(&self) -> Vec<&str> {
         let views = self.views();
-        (0..views.queue_places()).filter_map(|place| views.queue_at(place)).map(|row| row.name).collect()
+        views.queues().map(|row| row.name).collect()
     }
 
     /// Returns the text for this many publishers that have waited for 2.5 s, and one that waits for something
@@ -150,12 +150,12 @@ fn a_row_counts_all_levels_of_its_queue() {
     let mut world = ViewsFixture::new();
     let queue = world.queue_with("q", |settings| settings.max_priority = 9);
     [0_u8, 5, 5, 9].into_iter().for_each(|priority| world.put(queue, &[8, 0, priority]));
-    let row = world.views().queue_at(queue.index()).unwrap();
+    let row = world.views().queues().at(queue.index()).unwrap();
     assert_eq!((row.messages_ready, row.messages_ready_ram, row.message_bytes_ready), (4, 4, 40));
     assert_eq!((row.arrived, row.taken, row.messages_unacknowledged), (4, 0, 0));
     let alone = world.queue("alone");
     let views = world.views();
-    let bytes = [queue, alone].map(|queue| views.queue_at(queue.index()).unwrap().memory_bytes);
+    let bytes = [queue, alone].map(|queue| views.queues().at(queue.index()).unwrap().memory_bytes);
     assert!(bytes[0] > 3 * bytes[1], "three records, and messages: {bytes:?}");
 }
 
@@ -170,13 +170,13 @@ fn a_row_shows_the_owner_and_consumers_of_a_queue() {
     world.consumer(single, "d", false);
     let views = world.views();
     let tags = [shared, exclusive, single].map(|queue| {
-        let row = views.queue_at(queue.index()).unwrap();
+        let row = views.queues().at(queue.index()).unwrap();
         let tag = |consumer: Option<(&str, _)>| consumer.map(|(tag, _)| tag.to_string());
         (row.consumers, tag(row.exclusive_consumer), tag(row.single_active_consumer))
     });
     let said = |tag: &str| Some(tag.to_string());
     assert_eq!(tags, [(1, None, None), (1, said("b"), None), (2, None, said("c"))]);
-    let activities = (0..views.consumer_places()).map(|place| views.consumer_at(place).unwrap().activity);
+    let activities = views.consumers().map(|consumer| consumer.activity);
     let (up, first, waiting) =
         (ConsumerActivity::Up, ConsumerActivity::SingleActive, ConsumerActivity::Waiting);
     assert_eq!(activities.collect::<Vec<_>>(), [up, up, first, waiting]);
@@ -197,7 +197,7 @@ fn a_binding_is_shown_while_its_source_and_destination_are() {
     let mut cx = Context::new(&mut world.pending_writes, &mut world.messages, &mut world.work);
     world.topology.bind(&mut cx, &world.access, &mut world.quota, &mut world.queues, &found).unwrap();
     let shown = |world: &ViewsFixture| {
-        let row = world.views().binding_at(0)?;
+        let row = world.views().bindings().at(0)?;
         Some(format!("{} {} {} {}", row.source, row.routing_key, row.destination, row.to_exchange))
     };
     assert_eq!(shown(&world).as_deref(), Some("x key q false"));

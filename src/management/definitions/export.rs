@@ -14,7 +14,7 @@ use crate::request::ReadContext;
 use crate::samples::Ranges;
 use leveret_core::rabbitmq_version;
 
-use leveret_broker::{BindingView, ExchangeView, QueueView, VhostView};
+use leveret_broker::{BindingView, ExchangeView, Objects, QueueView, VhostView};
 use leveret_core::definition::{Policy, PolicyKind, VhostLimits};
 
 /// The versions at the start of the file. RabbitMQ checks them.
@@ -169,12 +169,8 @@ impl ListedKind for Limits {
         ("value", limits),
     ];
 
-    fn places(context: ReadContext<'_>) -> usize {
-        Vhosts::places(context)
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        Vhosts::at(context, place).filter(|vhost| vhost.limits != VhostLimits::default())
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        Vhosts::objects(context).only(|vhost| vhost.limits != VhostLimits::default())
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -212,13 +208,8 @@ impl ListedKind for OperatorPolicies {
         }),
     ];
 
-    fn places(context: ReadContext<'_>) -> usize {
-        Policies::places(context)
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        let view = context.broker.views().policy_at(place);
-        view.filter(|view| view.kind == PolicyKind::Operator)
+    fn objects<'c>(context: ReadContext<'c>) -> impl Objects<Self::View<'c>> {
+        context.broker.views().policies().only(|view| view.kind == PolicyKind::Operator)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {

@@ -189,8 +189,7 @@ impl Bridges {
                     })
             })
         };
-        let queues = (0..shared.broker.views().queue_places())
-            .filter_map(|place| shared.broker.views().queue_at(place));
+        let queues = shared.broker.views().queues();
         let left: Vec<_> =
             queues.filter(is_left).map(|queue| (queue.vhost.to_string(), queue.name.to_string())).collect();
         for (vhost, queue) in left {

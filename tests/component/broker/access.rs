@@ -669,7 +669,7 @@ fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
     let declared = node.broker.operator_declare_queue(&mut context!(node), "quorum", &declaration);
     assert_eq!(declared.unwrap(), Declared::Done);
     let types = |broker: &Broker| -> BTreeMap<String, Option<String>> {
-        let views = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
+        let views = broker.views().queues();
         let kind = |value: leveret_amqp::Value<'_>| value.as_str().map(str::to_string);
         views
             .filter(|view| !view.name.starts_with("amq.gen-"))

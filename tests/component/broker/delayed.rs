@@ -68,8 +68,7 @@ fn ready(node: &mut TestBroker, at: At, durable: bool) {
 }
 
 fn view<'a>(node: &'a TestBroker, name: &str) -> ExchangeView<'a> {
-    let mut all =
-        (0..node.broker.views().exchange_places()).filter_map(|place| node.broker.views().exchange_at(place));
+    let mut all = node.broker.views().exchanges();
     all.find(|view| view.name == name).expect("it is there")
 }
 
@@ -228,8 +227,7 @@ fn delayed_messages_are_invisible_and_deleted_with_their_exchange() {
         pass_to(&mut node, at, START_MS + 500);
         assert_eq!((asleep(&node), node.ready(at, "q")), (4, 1));
         let names = |node: &TestBroker| -> Vec<String> {
-            let all = (0..node.broker.views().queue_places())
-                .filter_map(|place| node.broker.views().queue_at(place));
+            let all = node.broker.views().queues();
             all.map(|view| view.name.to_string()).collect()
         };
         assert_eq!(names(&node), ["q"]);
@@ -568,9 +566,7 @@ fn over_power_cuts_an_exchange_is_deleted_with_its_delayed_messages() {
         disk.power_cut();
         disk.start(Trouble::Never);
         let mut run = BrokerRun::begin(&disk).expect("it opens");
-        let names = (0..run.node.broker.views().exchange_places())
-            .filter_map(|place| run.node.broker.views().exchange_at(place))
-            .filter(|view| view.name == "delayed");
+        let names = run.node.broker.views().exchanges().filter(|view| view.name == "delayed");
         let count = names.count();
         if count == 1 {
             assert_eq!(asleep(&run.node), 3, "cut {cut}");

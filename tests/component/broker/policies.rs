@@ -46,7 +46,7 @@ fn clear(node: &mut TestBroker, kind: PolicyKind, name: &str) {
 /// Returns the names of the policies that apply to a queue.
 fn applied(node: &TestBroker, queue: &str) -> (Option<String>, Option<String>) {
     let broker = &node.broker;
-    let mut queues = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
+    let mut queues = broker.views().queues();
     let found = queues.find(|view| view.name == queue).expect("it is there");
     (found.applied.policy.map(Into::into), found.applied.operator.map(Into::into))
 }
@@ -213,8 +213,7 @@ fn a_policy_change_reaches_many_queues_in_steps() {
         declare(&mut node, at, &format!("{}{number}", "q".repeat(200)), false, &[]);
     }
     let heard = |node: &TestBroker| {
-        let queues =
-            (0..node.broker.views().queue_places()).filter_map(|place| node.broker.views().queue_at(place));
+        let queues = node.broker.views().queues();
         queues.filter(|view| view.applied.policy.is_some()).count()
     };
     for (pattern, most) in [("q+[0-9]", 512), (&*format!("^({})+[0-9]", "q|".repeat(400)), 16)] {

@@ -24,15 +24,13 @@ fn consume(node: &mut TestBroker, at: At, tag: &str, priority: i8) {
 
 /// Returns the tag of the active consumer; all others report that they wait.
 fn active(node: &TestBroker) -> Option<String> {
-    let views: Vec<_> = (0..node.broker.views().consumer_places())
-        .filter_map(|at| node.broker.views().consumer_at(at))
-        .collect();
+    let views: Vec<_> = node.broker.views().consumers().collect();
     let of = |activity| views.iter().filter(move |view| view.activity == activity);
     let found: Vec<String> = of(ConsumerActivity::SingleActive).map(|view| view.tag.to_string()).collect();
     assert_eq!(found.len() + of(ConsumerActivity::Waiting).count(), views.len());
     assert!(found.len() <= 1, "several are active: {found:?}");
-    let place = (0..node.broker.views().queue_places()).find_map(|at| node.broker.views().queue_at(at));
-    let told = place.and_then(|view| view.single_active_consumer.map(|(tag, _)| tag.to_string()));
+    let queue = node.broker.views().queues().next();
+    let told = queue.and_then(|view| view.single_active_consumer.map(|(tag, _)| tag.to_string()));
     assert_eq!(told.as_ref(), found.first());
     told
 }

@@ -217,7 +217,7 @@ fn a_clean_stop_publishes_no_will_of_a_kept_session() {
 /// Returns the number of messages of a queue.
 fn ready(simulation: &Simulation, name: &str) -> u64 {
     let views = simulation.engine.broker().views();
-    let mut queues = (0..views.queue_places()).filter_map(|place| views.queue_at(place));
+    let mut queues = views.queues();
     queues.find(|queue| queue.name == name).map_or(0, |queue| queue.messages_ready.into())
 }
 

@@ -461,20 +461,13 @@ fn only_the_queue_of_a_missing_shovel_is_deleted_at_the_next_start() {
     simulation.run();
     let queues = |simulation: &Simulation| -> Vec<String> {
         let broker = simulation.engine.broker();
-        let all = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
+        let all = broker.views().queues();
         all.map(|queue| queue.name.to_string()).filter(|name| !name.ends_with(".parked")).collect()
     };
     assert_eq!(queues(&simulation), ["shovel.s"]);
     let arguments = |broker: &Broker| {
-        let place = (0..broker.views().queue_places())
-            .find(|place| broker.views().queue_at(*place).is_some_and(|queue| queue.name == "shovel.s"));
-        broker
-            .views()
-            .queue_at(place.expect("it is there"))
-            .expect("it is there")
-            .arguments
-            .as_bytes()
-            .to_vec()
+        let queue = broker.views().queues().find(|queue| queue.name == "shovel.s");
+        queue.expect("it is there").arguments.as_bytes().to_vec()
     };
     let whose = arguments(simulation.engine.broker());
     let client = simulation.open(&[1]);

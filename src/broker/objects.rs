@@ -1,0 +1,55 @@
+//! Lists of objects for operators.
+
+use core::marker::PhantomData;
+
+/// All objects of a kind. Each is in a numbered place, and a place may be empty. The number of a place does not change
+/// while its object exists, so a list can be continued in a later turn.
+pub trait Objects<T>: Iterator<Item = T> + Sized {
+    /// Returns the number of places that objects of the kind have used since the start.
+    fn places(&self) -> usize;
+
+    /// Returns the object in a place; `None` if the place is empty.
+    fn at(&self, place: usize) -> Option<T>;
+
+    /// Returns only those objects for which `is_wanted` returns `true`. They keep their places.
+    fn only(self, is_wanted: impl Fn(&T) -> bool) -> impl Objects<T> {
+        objects(self.places(), move |place| self.at(place).filter(&is_wanted))
+    }
+}
+
+/// Returns the objects that `at` returns for the places below `places`.
+pub fn objects<T>(places: usize, at: impl Fn(usize) -> Option<T>) -> impl Objects<T> {
+    InPlaces { next: 0, places, at, object: PhantomData }
+}
+
+struct InPlaces<T, F> {
+    /// The next place of the iterator.
+    next: usize,
+    places: usize,
+    at: F,
+    object: PhantomData<T>,
+}
+
+impl<T, F: Fn(usize) -> Option<T>> Objects<T> for InPlaces<T, F> {
+    fn places(&self) -> usize {
+        self.places
+    }
+
+    fn at(&self, place: usize) -> Option<T> {
+        (self.at)(place)
+    }
+}
+
+impl<T, F: Fn(usize) -> Option<T>> Iterator for InPlaces<T, F> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        while self.next < self.places {
+            self.next += 1;
+            if let Some(object) = (self.at)(self.next - 1) {
+                return Some(object);
+            }
+        }
+        None
+    }
+}
