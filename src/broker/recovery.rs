@@ -392,55 +392,39 @@ impl Broker {
 
     fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
-            Definition::Exchange(definition::Exchange {
-                vhost,
-                name,
-                version,
-                kind,
-                auto_delete,
-                internal,
-                arguments,
-            }) => {
-                let Some(vhost) = self.access.find_vhost(vhost) else {
+            Definition::Exchange(exchange) => {
+                let Some(vhost) = self.access.find_vhost(exchange.vhost) else {
                     return self.access.result_without_owner();
                 };
                 let declaration = ExchangeDeclaration {
-                    exchange: name,
-                    kind,
+                    exchange: exchange.name,
+                    kind: exchange.kind,
                     durable: true,
-                    auto_delete,
-                    internal,
-                    arguments,
+                    auto_delete: exchange.auto_delete,
+                    internal: exchange.internal,
+                    arguments: exchange.arguments,
                 };
                 let Ok(_) = declaration.new_kind() else { return Restored::Unknown };
-                match self.add_exchange(cx, vhost, &declaration, version) {
+                match self.add_exchange(cx, vhost, &declaration, exchange.version) {
                     Ok(exchange) => Restored::Exists(self.topology.exchange(exchange).delayed_queue),
                     Err(_) => Restored::NoCapacity,
                 }
             }
-            Definition::Queue(definition::Queue {
-                vhost,
-                name,
-                incarnation,
-                auto_delete,
-                is_rebuilt,
-                priorities_from,
-                arguments,
-            }) => {
-                let Some(vhost) = self.access.find_vhost(vhost) else {
+            Definition::Queue(stored) => {
+                let Some(vhost) = self.access.find_vhost(stored.vhost) else {
                     return self.access.result_without_owner();
                 };
-                let (arguments, requeues) = RequeueCounts::split(arguments);
+                let (arguments, requeues) = RequeueCounts::split(stored.arguments);
                 // Policies are applied to the queue later, in `Broker::apply_policies`.
                 let settings =
                     QueueSettings::of(&self.policies.effective_policy(arguments, Applied::default()));
-                let mut record = Queue::new(vhost, name, arguments, settings);
+                let mut record = Queue::new(vhost, stored.name, arguments, settings);
                 (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
-                    (true, auto_delete, is_rebuilt);
-                record.durable_index = DurableIndex::as_incarnation(incarnation);
+                    (true, stored.auto_delete, stored.is_rebuilt);
+                record.durable_index = DurableIndex::as_incarnation(stored.incarnation);
                 record.requeues = requeues;
-                record.rank = first_rank(cx.pending_writes, &record, priorities_from);
-                let is_upgraded = record.priorities_from() != priorities_from;
+                record.rank = first_rank(cx.pending_writes, &record, stored.priorities_from);
+                let is_upgraded = record.priorities_from() != stored.priorities_from;
                 match self.add_queue(cx, record) {
                     Ok(queue) => {
                         if is_upgraded {
@@ -452,7 +436,7 @@ impl Broker {
                             log::error!(
                                 "queue '{}' is that of an MQTT session, and mqtt_sessions_max is too small for it: its \
                                  client is refused",
-                                name.escape_debug()
+                                stored.name.escape_debug()
                             );
                         }
                         Restored::Exists(Some(queue))
@@ -484,16 +468,9 @@ impl Broker {
     }
 
     fn restore_binding(&mut self, cx: &mut Context<'_>, binding: &definition::Binding<'_>) -> Restored {
-        let definition::Binding {
-            vhost,
-            source,
-            source_version,
-            destination,
-            destination_version,
-            routing_key,
-            arguments,
-        } = *binding;
+        let &definition::Binding { vhost, source, destination, arguments, .. } = binding;
         let Some(vhost_id) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
+        let (source_version, destination_version) = (binding.source_version, binding.destination_version);
         let exchange = |name: &str, version: u64| {
             let found = self.topology.find_exchange(vhost_id, name);
             found.filter(|exchange| self.topology.exchange(*exchange).version == version)
@@ -514,7 +491,7 @@ impl Broker {
                 || is_left_out(destination, destination_version);
             return if may_come_back { Restored::NoCapacity } else { Restored::Orphaned };
         };
-        let binding = BindingSpec { source, routing_key, arguments }.between(from, to);
+        let binding = BindingSpec { source, routing_key: binding.routing_key, arguments }.between(from, to);
         match self.topology.add_binding(cx, &mut self.quota, &mut self.queues, &binding) {
             Ok(_) => {
                 self.note_restored_subscription(to, Table::trusted(arguments));

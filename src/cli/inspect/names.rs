@@ -6,8 +6,8 @@
 use crate::json::Object;
 use leveret_broker::levels_of;
 use leveret_core::definition::{
-    Binding, Definition, DestinationName, Exchange, Parameter, Permission, Policy, PolicyKind, Queue,
-    Retained, SessionPart, SessionState, TopicPermission, User, Vhost, VhostMetadata, Will, queue_in,
+    Binding, Definition, DestinationName, Parameter, Permission, Policy, PolicyKind, Retained, SessionPart,
+    SessionState, TopicPermission, User, Vhost, VhostMetadata, Will, queue_in,
 };
 use leveret_storage::{Disk, Log};
 use leveret_storage::{is_group, is_transient};
@@ -58,19 +58,19 @@ impl QueueNames {
 
     fn add(&mut self, definition: Option<Definition<'_>>) {
         match definition {
-            Some(defined @ Definition::Queue(Queue { vhost, name, incarnation, .. })) => {
-                self.queues.insert(incarnation, (vhost.to_string(), name.to_string()));
+            Some(defined @ Definition::Queue(it)) => {
+                self.queues.insert(it.incarnation, (it.vhost.to_string(), it.name.to_string()));
                 let levels = levels_of(&defined).zip(1..);
-                self.levels.extend(levels.map(|(level, priority)| (level, (incarnation, priority))));
+                self.levels.extend(levels.map(|(level, priority)| (level, (it.incarnation, priority))));
             }
-            Some(defined @ Definition::Exchange(Exchange { vhost, name, version, .. })) => {
+            Some(defined @ Definition::Exchange(it)) => {
                 self.exchanges += 1;
                 let mut slots = levels_of(&defined).zip(1..).peekable();
                 if slots.peek().is_some() {
-                    let name = format!("(delayed by exchange '{name}')");
+                    let name = format!("(delayed by exchange '{}')", it.name);
                     self.hidden += 1;
-                    self.queues.insert(version, (vhost.to_string(), name));
-                    self.levels.extend(slots.map(|(slot, number)| (slot, (version, number))));
+                    self.queues.insert(it.version, (it.vhost.to_string(), name));
+                    self.levels.extend(slots.map(|(slot, number)| (slot, (it.version, number))));
                 }
             }
             Some(Definition::Binding(_)) => self.bindings += 1,
@@ -172,36 +172,20 @@ impl fmt::Display for Defined<'_> {
                     (shown_limit(limits.connections_max), shown_limit(limits.channels_max));
                 write!(f, "limits_of={} max_connections={connections} max_channels={channels}", quoted(user))
             }
-            Definition::Exchange(Exchange {
-                vhost,
-                name,
-                version,
-                kind,
-                auto_delete,
-                internal,
-                arguments,
-            }) => {
-                let (vhost, name) = (quoted(vhost), quoted(name));
-                write!(f, "exchange={name} vhost={vhost} type={kind} id={version}")?;
-                flags(f, &[("auto_delete", auto_delete), ("internal", internal)])?;
-                write!(f, " arguments={}", arguments.len())
+            Definition::Exchange(it) => {
+                write!(f, "exchange={} vhost={}", quoted(it.name), quoted(it.vhost))?;
+                write!(f, " type={} id={}", it.kind, it.version)?;
+                flags(f, &[("auto_delete", it.auto_delete), ("internal", it.internal)])?;
+                write!(f, " arguments={}", it.arguments.len())
             }
-            Definition::Queue(Queue {
-                vhost,
-                name,
-                incarnation,
-                auto_delete,
-                is_rebuilt,
-                priorities_from,
-                arguments,
-            }) => {
-                let (vhost, name) = (quoted(vhost), quoted(name));
-                write!(f, "queue={name} vhost={vhost} incarnation={incarnation}")?;
-                if priorities_from != 0 {
-                    write!(f, " levels_from={priorities_from}")?;
+            Definition::Queue(it) => {
+                write!(f, "queue={} vhost={}", quoted(it.name), quoted(it.vhost))?;
+                write!(f, " incarnation={}", it.incarnation)?;
+                if it.priorities_from != 0 {
+                    write!(f, " levels_from={}", it.priorities_from)?;
                 }
-                flags(f, &[("auto_delete", auto_delete), ("rebuilt", is_rebuilt)])?;
-                write!(f, " arguments={}", arguments.len())
+                flags(f, &[("auto_delete", it.auto_delete), ("rebuilt", it.is_rebuilt)])?;
+                write!(f, " arguments={}", it.arguments.len())
             }
             Definition::Binding(Binding { vhost, source, destination, routing_key, arguments, .. }) => {
                 let (kind, name) = match destination {
