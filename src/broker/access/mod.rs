@@ -657,34 +657,23 @@ impl Access {
             return Batch::NONE;
         }
         self.has_stored_users = true;
-        for index in 0..self.vhosts.places() {
-            if self.vhosts.get(index).is_some_and(|vhost| !vhost.is_deleted) {
-                self.append_vhost(pending_writes, vhost_at(index), true);
+        let mut write = |definition: &Definition<'_>| pending_writes.write_definition(definition, true);
+        for VhostView { name, limits, metadata, .. } in self.vhosts() {
+            write(&Definition::Vhost(definition::Vhost { name, limits, metadata }));
+        }
+        for UserView { name, tags, hash, limits } in self.users() {
+            write(&Definition::User(definition::User { name, tags, hash: &hash.to_bytes() }));
+            if limits != UserLimits::default() {
+                write(&Definition::UserLimits(name, limits));
             }
         }
-        for index in 0..self.users.places() {
-            if let Some(user) = self.users.get(index) {
-                let has_limits = user.limits != UserLimits::default();
-                self.append_user(pending_writes, index, true);
-                if has_limits {
-                    self.append_user_limits(pending_writes, index, true);
-                }
-            }
+        for permission in self.permissions() {
+            write(&Definition::Permission(permission));
         }
-        for index in 0..self.permissions.places() {
-            if let Some(permission) = self.permissions.get(index) {
-                let (user, vhost) = (permission.user, permission.vhost);
-                self.append_permission(pending_writes, user, vhost, true);
-            }
+        for permission in self.topic_permissions() {
+            write(&Definition::TopicPermission(permission));
         }
-        for index in 0..self.topic_permissions.places() {
-            if let Some(topic) = self.topic_permissions.get(index) {
-                let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
-                self.append_topic_permission(pending_writes, user, vhost, &exchange, true);
-            }
-        }
-        let all = Definition::AccessStored;
-        pending_writes.write_definition(&all, true)
+        write(&Definition::AccessStored)
     }
 }
 
