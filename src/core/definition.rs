@@ -28,7 +28,7 @@
 //!          limits      | max-connections u32 | max-channels u32 |                of a user that has any
 //!          an exchange | flags: 1 auto-delete, 2 internal | version u64 | type | arguments |
 //!          a queue     | flags: 1 auto-delete, 2 rebuilt, 4 priority queues | incarnation u64 | arguments | priorities |
-//!          priorities  | 14 "leveret-levels" as the name of one argument more, of type l | number u64 |
+//!          priorities  | 14 "leveret-levels" as the name of one argument more, of type l | incarnation u64 |
 //!          a binding   | version of the source u64 | version or incarnation of the destination u64 |
 //!          a policy    | what it applies to | priority i32 | pattern u16 + text | definition |
 //!          a parameter | JSON |
@@ -39,8 +39,8 @@
 //! ```
 //!
 //! Names are preceded by their length in one byte. Arguments and the definition of a policy take the rest of the
-//! value. Numbers are little endian. The exception is the number of the priority queues: programs without priority
-//! queues read it as an argument, which they ignore.
+//! value. Numbers are little endian. The exception is the incarnation of the level for priority 1, which has the form of
+//! an argument: versions without levels read it as an argument that they do not know.
 //!
 //! If the metadata of a virtual host are empty, they are not written. Older versions of Leveret do not read
 //! them. Versions without policies or parameters ignore these definitions and leave them in the log.
@@ -196,14 +196,14 @@ pub struct Binding<'a> {
     pub arguments: &'a [u8],
 }
 
-/// One part of the state of an MQTT session that is kept: exchanges of QoS 2 that are not complete.
+/// One part of the state of an MQTT session that is kept: handshakes of QoS 2 that are not complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SessionState<'a> {
     /// The virtual host of the session's queue.
     pub vhost: &'a str,
     /// The queue.
     pub queue: &'a str,
-    /// Which exchanges.
+    /// Which side of the handshakes.
     pub part: SessionPart,
     /// The incarnation of the queue. A state of an earlier queue of this name is ignored.
     pub incarnation: u64,
@@ -477,7 +477,7 @@ const REBUILT: u8 = 2;
 const LEVELS: u8 = 4;
 const PROTECTED: u8 = 1;
 const RETAIN: u8 = 1;
-/// The bytes before the number of the priority queues: they have the form of an argument's name and type.
+/// The bytes before the incarnation of the level for priority 1: they have the form of an argument's name and type.
 const LEVELS_NAME: &[u8] = b"\x0eleveret-levelsl";
 /// The number for a limit that is not set.
 const NO_LIMIT: u32 = u32::MAX;
@@ -485,15 +485,15 @@ const NO_LIMIT: u32 = u32::MAX;
 impl<'a> Definition<'a> {
     /// Returns the key, which identifies the definition.
     pub fn key(&self) -> Box<[u8]> {
-        let mut key = self.kind().to_vec();
-        { *self }.visit(&mut Fields::Write(&mut key), &mut Fields::Omit);
+        let mut key = self.key_prefix().to_vec();
+        { *self }.write_or_parse(&mut Fields::Write(&mut key), &mut Fields::Skip);
         key.into_boxed_slice()
     }
 
     /// Returns the value.
     pub fn value(&self) -> Box<[u8]> {
         let mut value = Vec::new();
-        { *self }.visit(&mut Fields::Omit, &mut Fields::Write(&mut value));
+        { *self }.write_or_parse(&mut Fields::Skip, &mut Fields::Write(&mut value));
         value.into_boxed_slice()
     }
 
@@ -504,18 +504,18 @@ impl<'a> Definition<'a> {
 
     /// Parses only the key.
     fn parse_key(key: &'a [u8]) -> Option<Self> {
-        Self::parse_with(key, &mut Fields::Omit)
+        Self::parse_with(key, &mut Fields::Skip)
     }
 
     fn parse_with(key: &'a [u8], value: &mut Fields<'a, '_>) -> Option<Self> {
         let mut definition = Self::empty(key)?;
-        let mut key = Fields::Parse(key.strip_prefix(definition.kind())?);
-        definition.visit(&mut key, value)?;
+        let mut key = Fields::Parse(key.strip_prefix(definition.key_prefix())?);
+        definition.write_or_parse(&mut key, value)?;
         key.is_at_end().then_some(definition)
     }
 
-    /// Returns the bytes with which the keys of definitions of this kind begin.
-    const fn kind(&self) -> &'static [u8] {
+    /// Returns the first bytes of the key, which identify the kind.
+    const fn key_prefix(&self) -> &'static [u8] {
         match self {
             Self::AccessStored => &ACCESS_STORED_KEY,
             Self::Vhost(_) => &[ACCESS, 1],
@@ -536,7 +536,7 @@ impl<'a> Definition<'a> {
         }
     }
 
-    /// Returns a definition without content of the kind that a key has.
+    /// Returns an empty definition of the kind that a key begins with. The array has each kind.
     fn empty(key: &[u8]) -> Option<Self> {
         let policy = |kind| Self::Policy(Policy { kind, ..Policy::default() });
         let parameter = |vhost| Self::Parameter(Parameter { vhost, ..Parameter::default() });
@@ -558,19 +558,19 @@ impl<'a> Definition<'a> {
             Self::Retained(Retained::default()),
             Self::Will(Will::default()),
         ];
-        all.into_iter().find(|definition| key.starts_with(definition.kind()))
+        all.into_iter().find(|definition| key.starts_with(definition.key_prefix()))
     }
 
     /// Writes or parses the fields of the key and of the value, in the order of their bytes. Returns `None` if the bytes
     /// are invalid.
-    fn visit(&mut self, key: &mut Fields<'a, '_>, value: &mut Fields<'a, '_>) -> Option<()> {
+    fn write_or_parse(&mut self, key: &mut Fields<'a, '_>, value: &mut Fields<'a, '_>) -> Option<()> {
         match self {
             Self::AccessStored => Some(()),
             Self::Vhost(Vhost { name, limits, metadata }) => {
                 key.names([name])?;
                 value.limits([&mut limits.queues_max, &mut limits.connections_max])?;
                 // Older versions write no metadata.
-                if value.has_more(*metadata != VhostMetadata::default()) {
+                if value.has_optional(*metadata != VhostMetadata::default()) {
                     value.flags([(&mut metadata.is_protected, PROTECTED)])?;
                     value.names([&mut metadata.default_queue_type])?;
                     value.texts([&mut metadata.description, &mut metadata.tags])?;
@@ -691,22 +691,22 @@ impl<'a> Definition<'a> {
     }
 }
 
-/// What happens to the fields of a key or a value. Methods return `None` for invalid bytes.
+/// Writes or parses the fields of a key or a value. Methods return `None` for invalid bytes.
 enum Fields<'a, 'w> {
-    /// They are appended to these bytes.
+    /// Fields are appended to these bytes.
     Write(&'w mut Vec<u8>),
-    /// They are set from these bytes, and the bytes are removed.
+    /// Fields are set from these bytes, and the bytes are removed.
     Parse(&'a [u8]),
-    /// Nothing.
-    Omit,
+    /// Fields are neither written nor parsed.
+    Skip,
 }
 
 impl<'a> Fields<'a, '_> {
-    /// Returns whether further fields follow. `is_written` is whether they are written.
-    const fn has_more(&self, is_written: bool) -> bool {
+    /// Returns whether optional fields follow. If bytes are parsed: whether any are left. Otherwise: `is_set`.
+    const fn has_optional(&self, is_set: bool) -> bool {
         match self {
             Self::Parse(bytes) => !bytes.is_empty(),
-            Self::Write(_) | Self::Omit => is_written,
+            Self::Write(_) | Self::Skip => is_set,
         }
     }
 
@@ -723,7 +723,7 @@ impl<'a> Fields<'a, '_> {
         match self {
             Self::Write(out) => out.extend_from_slice(&to_bytes(*number)),
             Self::Parse(bytes) => *number = from_bytes(*take(bytes, N)?.first_chunk()?),
-            Self::Omit => {}
+            Self::Skip => {}
         }
         Some(())
     }
@@ -757,7 +757,7 @@ impl<'a> Fields<'a, '_> {
         })
     }
 
-    /// Bytes behind their length, which takes `len_bytes`.
+    /// Bytes behind their length, which has `len_bytes` bytes.
     fn sized(&mut self, field: &mut &'a [u8], len_bytes: usize) -> Option<()> {
         let mut len = (field.len() as u32).to_le_bytes();
         match self {
@@ -771,7 +771,7 @@ impl<'a> Fields<'a, '_> {
                 len[..len_bytes].copy_from_slice(take(bytes, len_bytes)?);
                 *field = take(bytes, u32::from_le_bytes(len) as usize)?;
             }
-            Self::Omit => {}
+            Self::Skip => {}
         }
         Some(())
     }
@@ -818,12 +818,12 @@ impl<'a> Fields<'a, '_> {
         match self {
             Self::Write(out) => out.extend_from_slice(field),
             Self::Parse(bytes) => *field = core::mem::take(bytes),
-            Self::Omit => {}
+            Self::Skip => {}
         }
         Some(())
     }
 
-    /// The number of the priority queues, behind the arguments of their queue.
+    /// The incarnation of the level for priority 1, behind the arguments of the queue.
     fn levels(&mut self, arguments: &mut &'a [u8], number: &mut u64) -> Option<()> {
         match self {
             Self::Write(out) => {
@@ -834,7 +834,7 @@ impl<'a> Fields<'a, '_> {
                 let (before, bytes) = arguments.split_last_chunk()?;
                 (*arguments, *number) = (before.strip_suffix(LEVELS_NAME)?, u64::from_be_bytes(*bytes));
             }
-            Self::Omit => {}
+            Self::Skip => {}
         }
         Some(())
     }
@@ -924,8 +924,11 @@ pub fn queue_in(key: &[u8]) -> Option<(&str, &str)> {
 
 /// Returns the incarnation from the definition of a queue; `None` for any other definition.
 pub fn incarnation_in(key: &[u8], value: &[u8]) -> Option<u64> {
+    if key.first() != Some(&QUEUE) {
+        return None;
+    }
     match Definition::parse(key, value)? {
-        Definition::Queue(Queue { incarnation, .. }) => Some(incarnation),
+        Definition::Queue(queue) => Some(queue.incarnation),
         _ => None,
     }
 }
@@ -943,6 +946,13 @@ mod tests {
             kind: "topic",
             auto_delete: true,
             arguments: b"\x01xt\x01",
+            ..Default::default()
+        });
+        let internal = Definition::Exchange(Exchange {
+            vhost: "/",
+            name: "m",
+            kind: "fanout",
+            internal: true,
             ..Default::default()
         });
         let queue = Definition::Queue(Queue {
@@ -969,6 +979,12 @@ mod tests {
             destination_version: 9,
             routing_key: "a.#",
             arguments: b"\x01xt\x01",
+        });
+        let to_exchange = Definition::Binding(Binding {
+            vhost: "/",
+            source: "logs",
+            destination: DestinationName::Exchange("x"),
+            ..Default::default()
         });
         let limits = VhostLimits { queues_max: None, connections_max: Some(0) };
         let vhost = |metadata| Definition::Vhost(Vhost { name: "/", limits, metadata });
@@ -1037,8 +1053,8 @@ mod tests {
         let of_mqtt = [received, deliveries, retained(&b"\0\0"[..], &b"on"[..]), will];
         let (cut_off, value_of_retained) = (of_mqtt[2].key(), of_mqtt[2].value());
         assert_eq!(Definition::parse(&cut_off, &value_of_retained[..6]), None, "properties are missing");
-        // Older and later versions read these bytes.
-        let stored: [(&[u8], &[u8]); 19] = [
+        // Other versions read and write these bytes.
+        let stored: [(&[u8], &[u8]); 21] = [
             (b"\x00\x00", b""),
             (b"\x00\x01\x01/", b"\xff\xff\xff\xff\x00\x00\x00\x00"),
             (b"\x00\x01\x01/", b"\xff\xff\xff\xff\x00\x00\x00\x00\x01\x06quorum\x01\x00d\x03\x00a,b"),
@@ -1046,9 +1062,11 @@ mod tests {
             (b"\x00\x03\x01/\x02me", b"\x00\x00\x02\x00.*\x02\x00^a"),
             (b"\x00\x04\x01/\x02me\tamq.topic", b"\x0b\x00^{username}\x00\x00"),
             (b"\x00\x05\x02me", b"\x03\x00\x00\x00\xff\xff\xff\xff"),
+            (b"\x01\x01/\x01m", b"\x02\0\0\0\0\0\0\0\0\x06fanout"),
             (b"\x01\x01/\x04logs", b"\x01\x00\x00\x00\x00\x07\x00\x00\x00\x05topic\x01xt\x01"),
             (b"\x02\x01/\x00", b"\x02\t\x00\x00\x00\x00\x00\x00\x00"),
             (b"\x02\x01/\x06levels", b"\x05\t\x00\x00\x00\x00\x00\x00\x00\x01xt\x01\x0eleveret-levelsl\x00\x00\x00\n\x00\x00\x00\x03"),
+            (b"\x03\x01/\x04logs\x01\x01x\x00", &[0; 16]),
             (b"\x03\x01/\x04logs\x02\x01q\x03a.#\x01xt\x01", b"\x07\x00\x00\x00\x00\x00\x00\x00\t\x00\x00\x00\x00\x00\x00\x00"),
             (b"\x04\x01/\x01p", b"\x06queues\xfd\xff\xff\xff\x02\x00^q\x01xt\x01"),
             (b"\x05\x01/\x01p", b"\x06queues\xfd\xff\xff\xff\x02\x00^q\x01xt\x01"),
@@ -1063,10 +1081,11 @@ mod tests {
         let access = [Definition::AccessStored, vhost, described, user, permission, topic, user_limits];
         let definitions = access
             .into_iter()
-            .chain([exchange, queue, with_levels, binding])
+            .chain([internal, exchange, queue, with_levels, to_exchange, binding])
             .chain(policies)
             .chain(parameters)
             .chain(of_mqtt);
+        assert_eq!(definitions.clone().count(), stored.len());
         for (definition, stored) in definitions.zip(stored) {
             let (key, value) = (definition.key(), definition.value());
             assert_eq!((&*key, &*value), stored, "{definition}");
@@ -1076,9 +1095,22 @@ mod tests {
             }
             keys.push(key);
         }
-        assert_eq!(keys.len(), stored.len());
         assert!(keys.is_sorted(), "objects sort before their bindings");
         assert_eq!(Definition::parse(b"\x08\x01/", b""), None, "no definition has the key of damage reports");
+    }
+
+    #[test]
+    fn bytes_of_damaged_keys_and_of_other_versions_are_told_apart() {
+        let is_read = |key, value| Definition::parse(key, value).is_some();
+        let queue = b"\0\x09\0\0\0\0\0\0\0";
+        assert!(is_read(b"\x02\x01/\x01q", queue) && !is_read(b"\x02\x01/\x01qX", queue));
+        assert!(!is_read(b"\x02\x01/\x01q", b"\x04\x09\0\0\0\0\0\0\0"), "its levels are missing");
+        assert!(is_read(b"\x02\x01/\x01q", b"\xf8\x09\0\0\0\0\0\0\0"), "flags of a later version");
+        assert!(is_read(b"\0\x05\x02me", b"\x03\0\0\0\xff\xff\xff\xffmore"), "fields of a later version");
+        match Definition::parse(b"\x04\x01/\x01p", b"\x04newt\0\0\0\0\0\0") {
+            Some(Definition::Policy(policy)) => assert_eq!(policy.apply_to, ApplyTo::Unknown),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Older versions write and read only the first eight bytes.

@@ -107,7 +107,7 @@ fn try_upstream(
             }
         }
     }
-    connection.client.close();
+    connection.client.close(NOW);
     connection.line.write(connection.client.pending())
 }
 

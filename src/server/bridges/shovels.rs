@@ -73,7 +73,8 @@ fn arguments_of(end: &ShovelEnd) -> Result<Vec<u8>, String> {
 
 impl BridgeState {
     /// Returns the requests that open the channel of a rule at the upstream. If the bridge is configured with `declare`, a
-    /// queue there is looked up, and declared if it does not exist. To fetch from an exchange, an exclusive queue is declared and bound to it.
+    /// queue there is looked up, and declared if it does not exist. To fetch from an exchange, an exclusive queue is
+    /// declared and bound to it.
     pub(super) fn opening_requests(&self, direction: Direction, rule: usize, prefetch: u16) -> Vec<Request> {
         let rule = &self.rules(direction)[rule];
         let shovel = self.config.shovel.as_deref();

@@ -19,7 +19,7 @@
 //! - Input from an upstream is read under the same budgets as input from clients.
 //! - Flows begin and end independently of each other. A flow that ends gives its messages back.
 //! - Frames of other flows may be written between two frames of one flow, but never within a frame.
-//! - After each call of a [`LinkTask`], flows are what their rules want, and the loop knows what the link waits for.
+//! - After each call of a [`LinkTask`], a rule that takes messages has a flow, and the [`LinkStatus`] is current.
 
 use std::io;
 
@@ -166,7 +166,7 @@ impl OpenLink {
             _ => None,
         });
         let deadlines = owed.map(|flow| {
-            // The confirms of a flow that ends without them are owed only by the link as a whole.
+            // For a flow that ends without waiting for confirms, only the timeout of the link applies.
             let since = if flow.forced_end < FlowEnd::Sent { flow.progressed_at } else { self.progressed_at };
             since.after_ms(confirm_timeout_ms)
         });
@@ -382,7 +382,7 @@ impl<P: Platform> LinkTask<'_, P> {
             return self.close_with(Cause::new(format_args!("{text}")));
         }
         if waits {
-            // We are the side that does not read.
+            // This broker has paused reading, so the upstream is not late.
             self.open_link.input_begun_at = None;
             return;
         }
@@ -672,7 +672,7 @@ impl<P: Platform> LinkTask<'_, P> {
         let (is_read, is_alive) = (peer.waiting == WaitReason::No, peer.ending == CloseStage::No);
         if is_alive && self.open_link.is_drained() {
             if self.open_link.client.stage() == Stage::Open {
-                self.open_link.client.close();
+                self.open_link.client.close(now);
                 peer.ending = CloseStage::Flushing;
                 self.shared.list_to_write(id);
             } else {
@@ -681,7 +681,9 @@ impl<P: Platform> LinkTask<'_, P> {
             }
             self.open_link.flows.iter_mut().for_each(|flow| self.shared.end_flow(flow));
         }
-        let input_deadline = if is_alive { self.input_deadline(is_read) } else { Deadline::NEVER };
+        // A link that is ending waits until its output is written, but not without limit.
+        let input_deadline =
+            if is_alive { self.input_deadline(is_read) } else { self.open_link.client.deadline(is_read) };
         let rate_limit = if is_alive { self.rate_limit_deadline() } else { Deadline::NEVER };
         self.shared.lists.deadlines.lower(id.into(), input_deadline.earlier(rate_limit));
         let status = LinkStatus { input_deadline, ..self.open_link.status() };
@@ -719,19 +721,19 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Opens, closes, pauses or resumes a flow as its rule requires, as far as that is possible now.
     pub(super) fn update_flow(&mut self, rule: usize) {
         self.state.rule_states[rule].end_due_wait(self.shared.now);
-        let wants = self.takes_messages(rule);
+        let takes_messages = self.takes_messages(rule);
         let has_partial_frame = self.open_link.partial_flow == Some(rule);
         match &mut self.open_link.flows[rule] {
             Flow::Closed => {
                 let client = &self.open_link.client;
-                if wants && client.stage() == Stage::Open && client.is_closed(rule) {
+                if takes_messages && client.stage() == Stage::Open && client.is_closed(rule) {
                     self.open_flow(rule);
                 }
             }
-            Flow::Opening if wants => {}
+            Flow::Opening if takes_messages => {}
             Flow::Opening => self.close_flow(rule),
             Flow::Forward(flow) => {
-                let begins_nothing = flow.forced_end != FlowEnd::No || !wants;
+                let begins_nothing = flow.forced_end != FlowEnd::No || !takes_messages;
                 let is_over = match flow.forced_end {
                     FlowEnd::AtOnce => true,
                     FlowEnd::Sent => flow.written_bytes == 0,
@@ -743,7 +745,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 }
             }
             Flow::Fetch(flow) => {
-                if !wants && !flow.is_ending {
+                if !takes_messages && !flow.is_ending {
                     flow.is_ending = true;
                     let cancel = [Request::Cancel { has_reply: true }];
                     self.open_link.client.request(self.shared.now, rule, cancel);

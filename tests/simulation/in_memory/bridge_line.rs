@@ -1,6 +1,6 @@
 //! A bridge on a slow line: urgent messages go first, and large ones arrive.
 
-use leveret_amqp::HEARTBEAT_FRAME;
+use leveret_amqp::{HEARTBEAT_FRAME, Method};
 use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 
 use super::bridge::{Far, ack, ask, bridge, open, simulation};
@@ -121,4 +121,30 @@ fn a_missing_password_file_affects_only_its_bridge_and_is_read_at_each_attempt()
     open(&mut simulation, &mut far);
     assert_eq!(far.published().len(), 1);
     std::fs::remove_dir_all(&folder).expect("it was made here");
+}
+
+/// Closing takes as long as the upstream takes to read what was written before, but at most 30 s.
+#[test]
+fn a_paused_link_whose_upstream_reads_nothing_is_closed_after_a_time() {
+    let (mut simulation, mut far) = simulation(Bridge { heartbeat_s: 0, window: 64, ..bridge() });
+    open(&mut simulation, &mut far);
+    simulation.pass_ms(31_000);
+    far.line.borrow_mut().shape.down_room = FRAME;
+    let client = simulation.open(&[1]);
+    for _ in 0..64 {
+        simulation.publish_to(client, 1, "here", &[7; 1_000]);
+    }
+    simulation.run();
+    // No message is in flight any more, so the link may be closed.
+    let reply_text = "NOT_FOUND";
+    far.say(1, &Method::ChannelClose { reply_code: 404, reply_text, class_id: 60, method_id: 40 });
+    simulation.run();
+    ask(&mut simulation, "POST /api/ctl/bridges/plant/pause");
+    simulation.pass_ms(29_000);
+    assert!(far.line.borrow().is_held, "the upstream may still read");
+    simulation.pass_ms(2_000);
+    assert!(!far.line.borrow().is_held);
+    let shown = ask(&mut simulation, "GET /api/ctl/bridges");
+    assert!(shown.contains("\"state\":\"paused\""), "{shown}");
+    assert_eq!(simulation.counts(client, 1, "here"), (64, 0), "no message is lost");
 }
