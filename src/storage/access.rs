@@ -492,7 +492,7 @@ impl AccessState {
             self.digest = Some(DigestState { version: *version, is_in_doubt: false, is_due: true });
             return false;
         }
-        pending.note_access();
+        pending.has_access = true;
         if let Some(digest) = &mut self.digest {
             // The newest version counts; a copy of an old definition changes nothing.
             digest.version = digest.version.max(*version);
@@ -519,7 +519,7 @@ impl AccessState {
 /// Returns the digest of the durable and the pending definitions.
 fn digest_with(pending: &PendingCommit, index: &Index) -> Digest {
     let mut digest = index.access();
-    if !pending.has_access() {
+    if !pending.has_access {
         return digest;
     }
     let mut changed: Vec<(&[u8], u64, bool)> = Vec::new();

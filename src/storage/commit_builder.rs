@@ -119,7 +119,7 @@ impl Log {
     /// Returns the postponed commit, for which the file system had no space, if it is time to retry. Returns `None`
     /// otherwise.
     fn next_postponed(&mut self, now: Now) -> Option<CommitJob> {
-        self.schedule.note_requested(now);
+        self.schedule.requested_at = now;
         if self.failed || !self.space.slots.may_ask(now) {
             return None;
         }
@@ -139,12 +139,12 @@ impl Log {
         let deleted_slot = done.job.deleted_slot.take();
         if let Some(slot) = deleted_slot {
             self.space.slots.set(slot, SlotUse::Unusable);
-            self.space.note_no_commit_room(self.schedule.requested_at());
+            self.space.note_no_commit_room(self.schedule.requested_at);
         }
         match done.outcome {
             Outcome::Durable => {}
             Outcome::NoCapacity => {
-                self.space.note_no_commit_room(self.schedule.requested_at());
+                self.space.note_no_commit_room(self.schedule.requested_at);
                 let Some(in_flight) = &mut self.in_flight else {
                     panic!("the result of a commit that was not handed out")
                 };
@@ -236,7 +236,7 @@ impl Log {
             self.space.active.note(self.pending.record_bytes());
         }
         self.writer.number += 1;
-        let updates_access_files = self.access.note_built(self.pending.has_access());
+        let updates_access_files = self.access.note_built(self.pending.has_access);
         let content = self.pending.take();
         self.schedule.note_built(now);
         let commit_header = CommitHeader {
@@ -311,7 +311,7 @@ impl Log {
     /// The last commit that a start found may exist only in the page cache. The same is true for the commits that it
     /// repeats, if several earlier epochs were killed right after their start.
     const fn number_synced(&self) -> u64 {
-        if self.schedule.is_starting() {
+        if self.schedule.is_starting {
             self.writer.number.saturating_sub(self.writer.repeats as u64)
         } else {
             self.writer.number
@@ -534,17 +534,19 @@ pub(super) struct PendingCommit {
     /// Number of records in `bytes`.
     records: u32,
     /// Bytes of new messages and chunks in this commit.
-    fresh_bytes: usize,
+    pub(super) fresh_bytes: usize,
     /// Bytes of new messages and chunks in all commits before.
-    fresh_bytes_before: u64,
+    pub(super) fresh_bytes_before: u64,
     /// The position of everything appended so far, settlements included.
     pub(super) appended: LogPosition,
     /// Bytes of copies made by the compactor.
     copied_bytes: usize,
-    has_group: bool,
-    has_access: bool,
+    /// Whether some of the records form a group.
+    pub(super) has_group: bool,
+    /// Whether the commit contains definitions of users or permissions.
+    pub(super) has_access: bool,
     /// Whether a record deletes a queue, which frees space.
-    frees: bool,
+    pub(super) frees_space: bool,
     /// Length of `bytes` right after the digest of access definitions was added; 0 if it was not added.
     digest_at: usize,
     /// The buffer of the last finished commit, for reuse.
@@ -576,7 +578,7 @@ impl PendingCommit {
             copied_bytes: 0,
             has_group: repeated_count > 0,
             has_access: repeated_count > 0,
-            frees: false,
+            frees_space: false,
             digest_at: 0,
             spare: Vec::with_capacity(commit_bytes),
         }
@@ -612,21 +614,6 @@ impl PendingCommit {
         added
     }
 
-    /// Counts bytes of new messages and chunks.
-    pub(super) const fn note_fresh(&mut self, bytes: usize) {
-        self.fresh_bytes += bytes;
-    }
-
-    /// Returns the bytes of new messages and chunks in this commit.
-    pub(super) const fn fresh_bytes(&self) -> usize {
-        self.fresh_bytes
-    }
-
-    /// Returns the bytes of new messages and chunks in all commits before.
-    pub(super) const fn fresh_bytes_before(&self) -> u64 {
-        self.fresh_bytes_before
-    }
-
     /// Counts bytes of copies made by the compactor.
     pub(super) const fn note_copied(&mut self, bytes: usize) {
         self.copied_bytes += bytes;
@@ -640,21 +627,6 @@ impl PendingCommit {
     /// Returns whether all records are copies made by the compactor.
     pub(super) const fn has_only_copies(&self) -> bool {
         self.has_copies() && COMMIT_HEADER_BYTES + self.copied_bytes == self.bytes.len()
-    }
-
-    /// Marks that some of the records form a group.
-    pub(super) const fn note_group(&mut self) {
-        self.has_group = true;
-    }
-
-    /// Marks that the commit contains definitions of users or permissions.
-    pub(super) const fn note_access(&mut self) {
-        self.has_access = true;
-    }
-
-    /// Returns whether the commit contains definitions of users or permissions.
-    pub(super) const fn has_access(&self) -> bool {
-        self.has_access
     }
 
     /// Returns whether this version of this access definition is pending already. A second copy must then wait,
@@ -671,16 +643,6 @@ impl PendingCommit {
             records = &records[bytes..];
         }
         false
-    }
-
-    /// Marks that a record of the commit deletes a queue, which frees space.
-    pub(super) const fn note_frees(&mut self) {
-        self.frees = true;
-    }
-
-    /// Returns whether a record frees space.
-    pub(super) const fn frees(&self) -> bool {
-        self.frees
     }
 
     /// Marks the record added last as the digest of all access definitions.
@@ -704,7 +666,7 @@ impl PendingCommit {
         };
         self.fresh_bytes_before += self.fresh_bytes as u64;
         (self.records, self.fresh_bytes, self.copied_bytes, self.digest_at) = (0, 0, 0, 0);
-        (self.has_group, self.has_access, self.frees) = (false, false, false);
+        (self.has_group, self.has_access, self.frees_space) = (false, false, false);
         content
     }
 

@@ -40,7 +40,7 @@ impl Log {
     /// Returns whether the caller should append waiting entries now, because a commit is about to be built.
     pub fn is_time(&self, now: Now) -> bool {
         let must_commit_now =
-            self.must_remove(now) || self.compactor.is_done_copying() || self.schedule.is_starting();
+            self.must_remove(now) || self.compactor.is_done_copying() || self.schedule.is_starting;
         !self.failed && self.in_flight.is_none() && (self.schedule.due_at().is_due(now) || must_commit_now)
     }
 
@@ -51,7 +51,7 @@ impl Log {
 
     /// Returns whether a commit should be made now.
     pub(super) fn is_due(&mut self, now: Now) -> bool {
-        self.schedule.note_requested(now);
+        self.schedule.requested_at = now;
         if self.failed || self.in_flight.is_some() {
             return false;
         }
@@ -81,12 +81,12 @@ impl Log {
 
     /// Returns whether only settlements wait, and no client waits for them.
     pub(super) fn has_only_lazy_settlements(&self) -> bool {
-        self.has_only_settlements() && !self.schedule.is_awaited()
+        self.has_only_settlements() && !self.schedule.is_awaited
     }
 
     /// Returns whether only settlements wait.
     pub(super) fn has_only_settlements(&self) -> bool {
-        !self.has_pending_records() && self.compactor.drain.is_none() && !self.schedule.is_starting()
+        !self.has_pending_records() && self.compactor.drain.is_none() && !self.schedule.is_starting
     }
 
     /// Schedules the next commit after one was handed out.
@@ -99,7 +99,7 @@ impl Log {
     /// Schedules the removal of segments: at once if their space is needed or the sync budget allows a sync,
     /// otherwise with the next commit.
     pub(super) fn schedule_removal(&mut self) {
-        let must_remove = self.must_remove(self.schedule.requested_at());
+        let must_remove = self.must_remove(self.schedule.requested_at);
         self.schedule.note_removal(must_remove);
     }
 
@@ -140,9 +140,9 @@ impl Log {
     fn may_open(&self) -> bool {
         let available = self.space.slots.available();
         if available > SEGMENTS_RESERVED
-            || self.schedule.is_starting()
+            || self.schedule.is_starting
             || self.compactor.is_active()
-            || self.pending.frees()
+            || self.pending.frees_space
         {
             return true;
         }
@@ -193,7 +193,7 @@ impl Log {
     pub fn next_prepare(&mut self) -> Option<PrepareJob> {
         if self.failed
             || self.space.slots.prepare_in_flight.is_some()
-            || !self.space.slots.may_ask(self.schedule.requested_at())
+            || !self.space.slots.may_ask(self.schedule.requested_at)
         {
             return None;
         }
@@ -210,7 +210,7 @@ impl Log {
                 || self.index.would_leave(self.space.active.sequence(), |live, _| live == 0)
         };
         let most = match is_stuck {
-            true if self.schedule.is_starting() || will_free_file() => self.space.slots.used + 1,
+            true if self.schedule.is_starting || will_free_file() => self.space.slots.used + 1,
             true => self.space.slots.max + SEGMENTS_EMERGENCY + self.index.stuck(),
             false => self.space.slots.max,
         };
@@ -231,7 +231,7 @@ impl Log {
     /// happen because a segment with unreadable records cannot be freed.
     fn is_stuck(&self) -> bool {
         let is_blocked = padded(self.pending.len() + 1) > self.space.active_room();
-        let must_write = self.schedule.is_starting() || self.compactor.drain.is_some();
+        let must_write = self.schedule.is_starting || self.compactor.drain.is_some();
         let copying = match (self.pending.records(), &self.compactor.compaction) {
             (0, Some(compaction)) => compaction.waits_for_commit == self.writer.number + 1,
             (_, Some(_)) => is_blocked,
@@ -270,7 +270,7 @@ impl Log {
             Err(error) if is_full(&error) => {
                 // The file is prepared from the beginning again.
                 self.space.slots.prepared = 0;
-                self.space.slots.note_full(self.schedule.requested_at());
+                self.space.slots.note_full(self.schedule.requested_at);
                 Ok(())
             }
             Err(error) => Err(self.fail(error)),
@@ -308,18 +308,18 @@ pub(super) struct Schedule {
     budget: SyncBudget,
     due_at: Deadline,
     /// When a commit was last requested.
-    requested_at: Now,
-    /// When a commit last recorded the broker time.
-    time_recorded_at: Now,
+    pub(super) requested_at: Now,
+    /// When a commit last recorded the broker time, or when that was last not needed.
+    pub(super) time_recorded_at: Now,
     /// Whether a client waits for the pending commit.
-    is_awaited: bool,
+    pub(super) is_awaited: bool,
     /// Whether a client waits for the pending commit, and the commit waits for the sync budget.
     is_over_budget: bool,
     /// Number of commits since the start that the sync budget delayed while a client waited for them, and when the last
     /// of them was handed out.
-    delayed_by_budget: (u64, Now),
-    /// Whether the first commit of this epoch is still to be made.
-    is_starting: bool,
+    pub(super) delayed_by_budget: (u64, Now),
+    /// Whether the next commit is made like the first of an epoch: even if it is empty, and from reserved space.
+    pub(super) is_starting: bool,
     /// Whether the next commit is the last of this epoch, or one that records the broker time.
     is_closing: bool,
 }
@@ -379,20 +379,9 @@ impl Schedule {
         self.due_at = self.due_at.earlier(self.requested_at.after_ms(window_ms));
     }
 
-    /// Returns whether a client waits for the pending commit.
-    pub(super) const fn is_awaited(&self) -> bool {
-        self.is_awaited
-    }
-
     /// Returns whether the budget allows another sync now.
     pub(super) fn has_sync(&self, now: Now) -> bool {
         self.budget.wait_ms(now) == 0
-    }
-
-    /// Returns how many commits since the start were delayed by the sync budget while a client waited for them, and
-    /// when the last of them was handed out.
-    pub(super) const fn delayed_by_budget(&self) -> (u64, Now) {
-        self.delayed_by_budget
     }
 
     /// Cancels the scheduled commit, because nothing waits after all.
@@ -400,26 +389,6 @@ impl Schedule {
         self.due_at = Deadline::NEVER;
         self.is_awaited = false;
         self.is_over_budget = false;
-    }
-
-    /// Records that a commit was requested.
-    pub(super) const fn note_requested(&mut self, now: Now) {
-        self.requested_at = now;
-    }
-
-    /// Returns when a commit was last requested.
-    pub(super) const fn requested_at(&self) -> Now {
-        self.requested_at
-    }
-
-    /// Returns whether the first commit of this epoch is still to be made. It is made even if it is empty.
-    pub(super) const fn is_starting(&self) -> bool {
-        self.is_starting
-    }
-
-    /// Sets whether the next commit is made like the first one of an epoch.
-    pub(super) const fn set_starting(&mut self, is_starting: bool) {
-        self.is_starting = is_starting;
     }
 
     /// Sets whether the next commit is made even if it is empty.
@@ -430,11 +399,6 @@ impl Schedule {
     /// Returns whether a commit is made even if it is empty.
     pub(super) const fn must_commit(&self) -> bool {
         self.is_starting || self.is_closing
-    }
-
-    /// Records that the broker time was written, or need not be written now.
-    pub(super) const fn note_time_recorded(&mut self, now: Now) {
-        self.time_recorded_at = now;
     }
 
     /// Records that a commit was built, which contains the broker time.

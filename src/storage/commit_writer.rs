@@ -251,7 +251,7 @@ impl CommitWriter {
     /// Handles [`Log::time_deadline`]: records the broker time now if `is_needed`, and schedules the next
     /// deadline.
     pub const fn record_time(&mut self, is_needed: bool, now: Now) {
-        self.log.schedule.note_time_recorded(now);
+        self.log.schedule.time_recorded_at = now;
         self.records_time = is_needed;
     }
 

@@ -86,8 +86,8 @@ impl Log {
     /// wait. A caller may append the messages nevertheless.
     pub fn should_defer(&mut self, bytes: usize) -> bool {
         let is_part_used_up = self.compactor.is_active()
-            && self.pending.fresh_bytes() + bytes > self.settings.commit_bytes as usize / FRESH_DIVISOR;
-        let defers = self.pending.fresh_bytes() > 0 && (is_part_used_up || self.overfills(bytes));
+            && self.pending.fresh_bytes + bytes > self.settings.commit_bytes as usize / FRESH_DIVISOR;
+        let defers = self.pending.fresh_bytes > 0 && (is_part_used_up || self.overfills(bytes));
         if defers {
             self.make_due();
         }
@@ -443,7 +443,7 @@ impl Log {
             return;
         }
         if let Record::Defined { .. } = record {
-            self.pending.note_access();
+            self.pending.has_access = true;
         }
         let copied = match record {
             Record::Message(message) if message.targets.len() > 1 => {
@@ -488,7 +488,7 @@ impl Log {
     /// Returns the bytes that the log has used so far, without new messages. Unused ends of segments count.
     const fn used_bytes_without_new(&self) -> u64 {
         let segments = self.space.active.sequence() * self.settings.segment_bytes as u64;
-        (segments + self.space.active.tail() as u64).saturating_sub(self.pending.fresh_bytes_before())
+        (segments + self.space.active.tail() as u64).saturating_sub(self.pending.fresh_bytes_before)
     }
 
     /// Returns a compaction of the sealed segment that costs the fewest written bytes per byte of the segment.
@@ -644,9 +644,9 @@ impl Log {
         if let Record::Defined { key, .. } = record
             && is_access(key)
         {
-            self.pending.note_access();
+            self.pending.has_access = true;
         }
-        self.compactor.replication.copied = self.note_appended(Urgency::Lazy, self.schedule.requested_at());
+        self.compactor.replication.copied = self.note_appended(Urgency::Lazy, self.schedule.requested_at);
         // A second copy is not counted as an entry that makes compaction worthwhile. Otherwise compaction and
         // replication would cause each other forever.
         self.compactor.history.note_copied();

@@ -123,7 +123,7 @@ impl CommitWriter {
         group: &Group,
         now: Now,
     ) -> bool {
-        self.log.note_group();
+        self.log.pending.has_group = true;
         while let Some(front) = pending_writes.front(messages, &mut self.draft.targets) {
             if front.number >= group.end {
                 break;
@@ -478,11 +478,6 @@ impl FoundGroup {
 }
 
 impl Log {
-    /// Marks that the record appended next forms a group with others.
-    pub(super) const fn note_group(&mut self) {
-        self.pending.note_group();
-    }
-
     /// Returns the large groups without an end, which an earlier epoch has not completed. All records of such a group may
     /// exist nevertheless: the end may be damaged, and older versions of the broker write the end later.
     pub(super) fn find_groups<D: Disk>(
@@ -569,7 +564,7 @@ impl Log {
             self.write_first(disk, now)?;
         }
         if self.has_room(bytes) {
-            self.note_group();
+            self.pending.has_group = true;
             for record in found.undoing() {
                 if self.append_reserved(&record, Urgency::Awaited, now).is_err() {
                     return Ok(());
@@ -632,7 +627,7 @@ impl Log {
     /// for it.
     fn append_again<D: Disk>(&mut self, disk: &mut D, record: &Record<'_>, now: Now) -> io::Result<bool> {
         loop {
-            self.note_group();
+            self.pending.has_group = true;
             match self.append_reserved(record, Urgency::Awaited, now) {
                 Ok(_) => return Ok(true),
                 Err(AppendRefused::TooLarge) => return Ok(false),
@@ -653,10 +648,10 @@ impl Log {
 
     /// Writes the pending commit and, like the first commit of an epoch, may use reserved space for it.
     fn write_first<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
-        self.schedule.set_starting(true);
-        while self.schedule.is_starting() {
+        self.schedule.is_starting = true;
+        while self.schedule.is_starting {
             if !self.write_now(disk, now)? {
-                self.schedule.set_starting(false);
+                self.schedule.is_starting = false;
             }
         }
         Ok(())

@@ -240,7 +240,7 @@ impl Log {
     /// Returns how many commits since the start were delayed by the sync budget while a client waited for them, and
     /// when the last of them was handed out.
     pub const fn delayed_by_budget(&self) -> (u64, Now) {
-        self.schedule.delayed_by_budget()
+        self.schedule.delayed_by_budget
     }
 
     /// Returns the segment files and the space in them.
@@ -272,7 +272,7 @@ impl Log {
     ) -> Result<LogPosition, AppendRefused> {
         self.admit(record.bytes_max())?;
         let bytes = self.pending.add(record);
-        self.pending.note_fresh(bytes);
+        self.pending.fresh_bytes += bytes;
         if let Record::Message(message) = record {
             self.count_payload(
                 message,
@@ -299,7 +299,7 @@ impl Log {
         let message = Message { body: record::Body::Inline(&[]), ..*message };
         self.admit(Record::Message(message).bytes_max() + body_bytes)?;
         let bytes = self.pending.add_with(|out| record::encode_message(&message, body_bytes, out, fill));
-        self.pending.note_fresh(bytes);
+        self.pending.fresh_bytes += bytes;
         self.count_payload(&message, body_bytes);
         Ok(self.note_appended(urgency, now))
     }
@@ -322,7 +322,7 @@ impl Log {
         }
         self.pending.add(record);
         if let Record::Gone { .. } = record {
-            self.pending.note_frees();
+            self.pending.frees_space = true;
         }
         Ok(self.note_appended(urgency, now))
     }

@@ -195,7 +195,7 @@ impl Log {
     /// Pins all files with durable records for a backup, and releases an earlier pin. Returns `None` while a
     /// commit is in flight; retry when it is done.
     pub fn pin_for_backup(&mut self) -> Option<Vec<PinnedFile>> {
-        if self.in_flight.is_some() || self.failed || self.schedule.is_starting() {
+        if self.in_flight.is_some() || self.failed || self.schedule.is_starting {
             return None;
         }
         self.release_backup_pin();

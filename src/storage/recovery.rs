@@ -116,7 +116,7 @@ impl Log {
         }
         let written = log.write_first_commits(disk, &mut report, now);
         report.is_full = log.space.is_file_system_full();
-        report.is_pending = log.schedule.is_starting() || log.is_busy();
+        report.is_pending = log.schedule.is_starting || log.is_busy();
         if let Err(error) = written
             && !log.may_start_without_commits(&error, &report)
         {
@@ -208,7 +208,7 @@ impl Log {
         // An earlier process may have created a file and been killed before it synced the directory.
         disk.sync_directory()?;
         let mut is_large = self.pending.len() > BLOCK_BYTES;
-        while self.schedule.is_starting() || (self.space.is_scarce() && self.compactor.drain.is_some()) {
+        while self.schedule.is_starting || (self.space.is_scarce() && self.compactor.drain.is_some()) {
             match self.step(disk, now)? {
                 StepResult::Prepared => continue,
                 StepResult::Committed if is_damage_appended => {}
@@ -216,13 +216,13 @@ impl Log {
                     is_damage_appended = self.append_damage(report, now);
                     self.start_drain();
                 }
-                StepResult::Nothing if self.schedule.is_starting() => {
+                StepResult::Nothing if self.schedule.is_starting => {
                     return Err(io::ErrorKind::StorageFull.into());
                 }
                 StepResult::Nothing => return Ok(()),
             }
             if core::mem::take(&mut is_large) && self.space.is_scarce() {
-                self.schedule.set_starting(true);
+                self.schedule.is_starting = true;
                 self.make_due();
             }
         }
