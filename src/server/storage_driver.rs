@@ -17,7 +17,7 @@ use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::mem::{MessageId, Messages};
 use leveret_core::time::Now;
 use leveret_storage::PendingWrites;
-use leveret_storage::{CommitWriter, Log, Read, ReadOutcome, SyncTimes, WriteDone};
+use leveret_storage::{CommitWriter, Log, Read, ReadOutcome, WriteDone};
 
 use super::bridges::LinkEvent;
 use super::peer::WaitReason;
@@ -43,8 +43,6 @@ pub struct StorageDriver {
     refused_reads: u32,
     /// More messages can be evicted from memory in the next turn.
     is_evicting: bool,
-    /// How long commits took.
-    sync_times: SyncTimes,
     /// It was logged that commits are delayed by the sync budget.
     pub(super) has_logged_budget: bool,
 }
@@ -59,7 +57,6 @@ impl StorageDriver {
             may_read_queues: true,
             refused_reads: 0,
             is_evicting: false,
-            sync_times: SyncTimes::default(),
             has_logged_budget: false,
         }
     }
@@ -273,20 +270,12 @@ impl StorageDriver {
         self.read_chunk(broker, context, fetch, large)
     }
 
-    /// Notes that a commit took `took_us` microseconds.
-    pub(super) fn note_sync(&mut self, took_us: u64) {
-        self.sync_times.add(took_us);
-    }
-
     /// Logs the counters of storage since the start.
     pub(super) fn log_counters(&self) {
         let counters = self.log().counters();
         if counters.commits > 0 {
-            let [half, most] = [500, 990].map(|per_mille| self.sync_times.quantile_us(per_mille));
             log::debug!("{counters:?}");
-            log::debug!(
-                "the log: {counters}; half of the commits took up to {half} µs, 99 % up to {most} µs"
-            );
+            log::debug!("the log: {counters}");
         }
     }
 
@@ -330,12 +319,9 @@ impl<P: Platform> Engine<P> {
         let written = shared.platform.take_write_result();
         let is_written = written.is_some();
         if let Some((done, took_us)) = written {
-            if done.is_commit() {
-                store.note_sync(took_us);
-                if took_us >= SLOW_COMMIT_US {
-                    let text = format_args!("the disk needed {} ms for a commit", took_us / 1000);
-                    shared.resources.log.record(shared.now, log::Level::Warn, text);
-                }
+            if done.is_commit() && took_us >= SLOW_COMMIT_US {
+                let text = format_args!("the disk needed {} ms for a commit", took_us / 1000);
+                shared.resources.log.record(shared.now, log::Level::Warn, text);
             }
             let was_full = shared.pending_writes.is_file_system_full();
             store.take_write(&mut shared.pending_writes, &mut shared.resources.messages, done, shared.now)?;

@@ -608,10 +608,6 @@ impl Settings {
     }
 }
 
-/// Number of buckets of [`SyncTimes`], one per power of two of microseconds. The last holds everything above
-/// 4 seconds.
-const BUCKETS: usize = 24;
-
 /// The work of the store since the process began.
 ///
 /// Counts only rise. `bytes_written` includes the compactor's copies and excludes the zeros that prepare a
@@ -638,33 +634,6 @@ pub struct Counters {
     pub written_before: u64,
     /// Number of segments whose file was recycled.
     pub segments_recycled: u64,
-}
-
-/// A histogram of commit durations on the disk, by powers of two.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SyncTimes {
-    buckets: [u64; BUCKETS],
-}
-
-impl SyncTimes {
-    /// Counts a commit that took `took_us` microseconds.
-    pub fn add(&mut self, took_us: u64) {
-        let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
-        self.buckets[bucket.min(BUCKETS - 1)] += 1;
-    }
-
-    /// Returns an upper bound of the given quantile in microseconds, rounded up to a power of two.
-    pub fn quantile_us(&self, per_mille: u64) -> u64 {
-        let all: u64 = self.buckets.iter().sum();
-        let mut left = (all * per_mille).div_ceil(1000);
-        for (bucket, count) in self.buckets.iter().enumerate() {
-            if left <= *count {
-                return 1 << bucket;
-            }
-            left -= count;
-        }
-        1 << BUCKETS
-    }
 }
 
 impl fmt::Display for Counters {
@@ -775,17 +744,6 @@ impl PendingSettlements {
 #[cfg(test)]
 mod counters_tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_upper_bounds() {
-        let mut times = SyncTimes::default();
-        for took_us in [3, 100, 100, 100, 100, 100, 100, 100, 100, 5_000] {
-            times.add(took_us);
-        }
-        assert_eq!([0, 100, 500, 900, 1000].map(|at| times.quantile_us(at)), [1, 4, 128, 128, 8192]);
-        times.add(u64::MAX);
-        assert_eq!(times.buckets[BUCKETS - 1], 1);
-    }
 
     #[test]
     fn the_ratio_is_told_when_there_is_one() {
