@@ -237,21 +237,20 @@ impl Log {
         }
         self.writer.number += 1;
         let updates_access_files = self.access.note_built(self.pending.has_access);
-        let content = self.pending.take();
         self.schedule.note_built(now);
         let commit_header = CommitHeader {
             epoch: self.writer.epoch,
             number: self.writer.number,
             segment: self.space.active.sequence(),
             time_ms: self.time_ms(now),
-            records: content.records,
+            records: self.pending.records(),
             repeats: core::mem::take(&mut self.writer.repeats),
-            has_group: content.has_group,
+            has_group: self.pending.has_group,
         };
         let commit = SegmentWrite {
             slot: self.space.active.slot(),
             at: self.space.active.tail(),
-            bytes: content.bytes,
+            bytes: self.pending.take(),
         };
         self.space.active.advance(length);
         let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
@@ -553,16 +552,6 @@ pub(super) struct PendingCommit {
     spare: Vec<u8>,
 }
 
-/// The content of one commit.
-#[derive(Debug)]
-pub(super) struct CommitContent {
-    /// Space for the header, and the records.
-    pub(super) bytes: Vec<u8>,
-    pub(super) records: u32,
-    /// Whether some of the records form a group.
-    pub(super) has_group: bool,
-}
-
 impl PendingCommit {
     /// Creates a buffer of `commit_bytes`, with the encoded records that a start writes again.
     pub(super) fn new(commit_bytes: usize, repeated_bytes: &[u8], repeated_count: u32) -> Self {
@@ -655,19 +644,15 @@ impl PendingCommit {
         self.digest_at == self.bytes.len()
     }
 
-    /// Returns the content of the pending commit, and starts an empty one for later records.
-    pub(super) fn take(&mut self) -> CommitContent {
+    /// Returns the space for the header and the records behind it, and starts an empty commit for later records.
+    pub(super) fn take(&mut self) -> Vec<u8> {
         let mut empty = core::mem::take(&mut self.spare);
         commit::begin(&mut empty);
-        let content = CommitContent {
-            bytes: core::mem::replace(&mut self.bytes, empty),
-            records: self.records,
-            has_group: self.has_group,
-        };
+        let bytes = core::mem::replace(&mut self.bytes, empty);
         self.fresh_bytes_before += self.fresh_bytes as u64;
         (self.records, self.fresh_bytes, self.copied_bytes, self.digest_at) = (0, 0, 0, 0);
         (self.has_group, self.has_access, self.frees_space) = (false, false, false);
-        content
+        bytes
     }
 
     /// Keeps the buffer of a finished commit for reuse.
