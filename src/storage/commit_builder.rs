@@ -46,9 +46,7 @@ impl Log {
         let settled_from = self.pending.len();
         let mut in_flight = InFlight {
             position: self.durable,
-            at: self.space.active.tail(),
             settled_from,
-            opens: None,
             seals: 0,
             rewritten: core::mem::take(&mut self.compactor.buffers.rewritten),
             drained: Vec::new(),
@@ -165,18 +163,19 @@ impl Log {
         self.counters.bytes_written += done.bytes() as u64;
         self.counters.syncs += done.syncs();
         let CommitJob { seal, segment_header, commit, .. } = done.job;
-        let changes_segments = in_flight.opens.is_some() || !in_flight.drained.is_empty();
-        if let Some((opened, header_bytes)) = in_flight.opens {
-            self.index.add_segment(opened.sequence, opened.slot, header_bytes);
+        // A commit is written to the active segment, which stays the same until the commit is done.
+        let segment = self.space.active.sequence();
+        let changes_segments = segment_header.is_some() || !in_flight.drained.is_empty();
+        if let Some(header) = &segment_header {
+            self.index.add_segment(segment, header.slot, header.bytes.len() as u32);
         }
         // Settlements are applied before messages, so that a message settled in the same commit leaves no trace in
         // the index.
-        let (segment, settled_from) = (self.space.active.sequence(), in_flight.settled_from);
-        let (at, first) = (in_flight.at, COMMIT_HEADER_BYTES);
+        let (first, settled_from) = (COMMIT_HEADER_BYTES, in_flight.settled_from);
         let (records, settled) = (&commit.bytes[first..settled_from], &commit.bytes[settled_from..]);
-        apply_records(&mut self.index, settled, segment, at + settled_from as u32, |_| true);
-        apply_records(&mut self.index, records, segment, at + first as u32, |_| true);
-        self.index.set_bytes(self.space.active.sequence(), self.space.active.tail());
+        apply_records(&mut self.index, settled, segment, commit.at + settled_from as u32, |_| true);
+        apply_records(&mut self.index, records, segment, commit.at + first as u32, |_| true);
+        self.index.set_bytes(segment, self.space.active.tail());
         let mut rewritten = in_flight.rewritten;
         for (queue, since) in rewritten.drain(..) {
             self.index.note_rewritten(queue, since);
@@ -229,10 +228,7 @@ impl Log {
             self.space.active.undo();
             in_flight.seals = self.space.active.sequence();
             seal = self.seal(now);
-            let (opened, write) = self.open_segment(slot, now);
-            in_flight.opens = Some((opened, write.bytes.len() as u32));
-            in_flight.at = self.space.active.tail();
-            segment_header = Some(write);
+            segment_header = Some(self.open_segment(slot, now));
             self.space.active.note(self.pending.record_bytes());
         }
         self.writer.number += 1;
@@ -317,8 +313,8 @@ impl Log {
         }
     }
 
-    /// Opens a segment in the file `slot` and returns it with the write of its header.
-    fn open_segment(&mut self, slot: u32, now: Now) -> (SegmentRef, SegmentWrite) {
+    /// Opens a segment in the file `slot` and returns the write of its header.
+    fn open_segment(&mut self, slot: u32, now: Now) -> SegmentWrite {
         let mut live = core::mem::take(&mut self.space.buffers.live);
         live.clear();
         let segments = self.index.segments().iter();
@@ -340,7 +336,7 @@ impl Log {
         self.space.buffers.live = header.live;
         let names_bytes = queue_names::room_kept(&self.index, self.settings.segment_bytes);
         self.space.active.begin(bytes.len(), names_bytes);
-        (self.space.active.segment(), SegmentWrite { slot, at: 0, bytes })
+        SegmentWrite { slot, at: 0, bytes }
     }
 
     /// Releases the files of segments whose removal from the log is durable.

@@ -61,12 +61,8 @@ pub struct Failed(pub io::Error);
 pub(super) struct InFlight {
     /// The log is durable up to this position when the commit is.
     pub(super) position: LogPosition,
-    /// Offset of the commit in its segment, in bytes.
-    pub(super) at: u32,
     /// Offset in the commit's bytes at which the settlements begin.
     pub(super) settled_from: usize,
-    /// The segment that this commit opens, and the bytes of its header.
-    pub(super) opens: Option<(SegmentRef, u32)>,
     /// Sequence number of the segment that this commit seals; 0 if there is none.
     pub(super) seals: u64,
     /// Queues whose settlements have all been written again with this commit, each with the segment in which that
