@@ -121,9 +121,9 @@ impl Log {
         if self.failed || !self.space.slots.may_ask(now) {
             return None;
         }
-        let deletable_slot = self.space.slots.deletable_file();
+        let deletable = self.space.slots.deletable_file();
         let postponed = self.in_flight.as_mut().and_then(|commit| commit.postponed.take());
-        postponed.map(|job| CommitJob { deletable_slot, ..job })
+        postponed.map(|job| CommitJob { deletable, ..job })
     }
 
     /// Applies the result of a commit and returns the position up to which everything is durable.
@@ -133,8 +133,8 @@ impl Log {
     ///
     /// # Errors
     /// The disk failed: nothing more becomes durable, and the process must end.
-    pub fn commit_done(&mut self, mut done: CommitDone) -> Result<LogPosition, Failed> {
-        let deleted_slot = done.job.deleted_slot.take();
+    pub fn commit_done(&mut self, done: CommitDone) -> Result<LogPosition, Failed> {
+        let deleted_slot = done.job.deletable.deleted_slot;
         if let Some(slot) = deleted_slot {
             self.space.slots.set(slot, SlotUse::Unusable);
             self.space.note_no_commit_room(self.schedule.requested_at);
@@ -250,7 +250,6 @@ impl Log {
         };
         self.space.active.advance(length);
         let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
-        let (done, deletable_slot) = (WrittenPart::Nothing, self.space.slots.deletable_file());
         Some(CommitJob {
             seal,
             segment_header,
@@ -262,9 +261,8 @@ impl Log {
                 .then(|| access_locations(&self.index)),
             access: UpdateResult::default(),
             header_copy_bytes: 0,
-            done,
-            deletable_slot,
-            deleted_slot: None,
+            done: WrittenPart::Nothing,
+            deletable: self.space.slots.deletable_file(),
         })
     }
 

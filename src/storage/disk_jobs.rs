@@ -42,10 +42,7 @@ pub struct CommitJob {
     pub(super) header_copy_bytes: usize,
     /// The last part of the job that is durable.
     pub(super) done: WrittenPart,
-    /// A free segment file that may be deleted if the file system has no space for a write.
-    pub(super) deletable_slot: Option<u32>,
-    /// `deletable_slot`, if that file was deleted.
-    pub(super) deleted_slot: Option<u32>,
+    pub(super) deletable: DeletableFile,
 }
 
 /// The last durable part of a commit job, in the order of writing.
@@ -77,11 +74,13 @@ pub(super) struct SegmentWrite {
     pub(super) bytes: Vec<u8>,
 }
 
-/// A free segment file that may be deleted for its space.
-#[derive(Default)]
-struct DeletableFile {
-    file: Option<u32>,
-    deleted_slot: Option<u32>,
+/// A free segment file that may be deleted if the file system has no space for a write.
+#[derive(Debug)]
+pub(super) struct DeletableFile {
+    /// `None` if no file may be deleted.
+    pub(super) slot: Option<u32>,
+    /// The file's slot, if it was deleted.
+    pub(super) deleted_slot: Option<u32>,
 }
 
 impl DeletableFile {
@@ -89,10 +88,10 @@ impl DeletableFile {
     fn put(&mut self, disk: &mut impl Disk, slot: u32, at: u32, bytes: &[u8]) -> Result<(), Outcome> {
         let mut written = disk.write(slot, at.into(), bytes);
         if written.as_ref().is_err_and(is_full)
-            && let Some(file) = self.file.take()
-            && disk.remove(file).is_ok()
+            && let Some(deletable) = self.slot.take()
+            && disk.remove(deletable).is_ok()
         {
-            self.deleted_slot = Some(file);
+            self.deleted_slot = Some(deletable);
             written = disk.write(slot, at.into(), bytes);
         }
         match written {
@@ -154,10 +153,7 @@ impl CommitJob {
     /// Writes the parts of the commit in their order. Each part is synced before the next is written. A header
     /// therefore proves that the footer before it is durable, and a commit proves the header.
     fn write(&mut self, disk: &mut impl Disk) -> Result<(), Outcome> {
-        let mut deletable = DeletableFile { file: self.deletable_slot.take(), deleted_slot: None };
-        let written = self.write_log(disk, &mut deletable);
-        self.deleted_slot = deletable.deleted_slot;
-        written?;
+        self.write_log(disk)?;
         if self.updates_access_files {
             let records = &self.commit.bytes[COMMIT_HEADER_BYTES..];
             let (number, known_locations) = (self.commit_header.number, self.access_locations.as_deref());
@@ -168,23 +164,23 @@ impl CommitJob {
     }
 
     /// Writes the parts of the log; the access files are not included.
-    fn write_log(&mut self, disk: &mut impl Disk, deletable: &mut DeletableFile) -> Result<(), Outcome> {
+    fn write_log(&mut self, disk: &mut impl Disk) -> Result<(), Outcome> {
         if self.done == WrittenPart::Nothing {
             if let Some(seal) = &mut self.seal {
-                seal.run(disk, deletable)?;
+                seal.run(disk, &mut self.deletable)?;
             }
             self.done = WrittenPart::Seal;
         }
         if self.done == WrittenPart::Seal {
             if let Some(header) = &self.segment_header {
-                deletable.put(disk, header.slot, header.at, &header.bytes)?;
+                self.deletable.put(disk, header.slot, header.at, &header.bytes)?;
                 self.header_copy_bytes = write_header_copy(disk, header);
             }
             commit::finish(&mut self.commit.bytes, &self.commit_header, &self.owner);
             self.done = WrittenPart::Header;
         }
         let SegmentWrite { slot, at, bytes } = &self.commit;
-        deletable.put(disk, *slot, *at, bytes)
+        self.deletable.put(disk, *slot, *at, bytes)
     }
 }
 

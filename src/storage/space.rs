@@ -17,6 +17,7 @@ use leveret_core::time::{Deadline, Now};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES};
 use super::commit_builder::{ActiveSegment, SegmentBuffers};
 use super::disk::Disk;
+use super::disk_jobs::DeletableFile;
 use super::index::Index;
 use super::index::IndexMemory;
 use super::log::Settings;
@@ -330,10 +331,11 @@ impl Slots {
         if self.full_until.is_some() && ready < self.max { ready } else { self.max }
     }
 
-    /// Returns a free file that may be deleted to make space; `None` if at most one file is free. One free file is
-    /// kept for acknowledgements.
-    pub(super) fn deletable_file(&self) -> Option<u32> {
-        if self.free > 1 { self.free_slots.back().copied() } else { None }
+    /// Returns the free file that may be deleted to make space. No file may be deleted if at most one is free, because
+    /// one is kept for acknowledgements.
+    pub(super) fn deletable_file(&self) -> DeletableFile {
+        let slot = if self.free > 1 { self.free_slots.back().copied() } else { None };
+        DeletableFile { slot, deleted_slot: None }
     }
 
     pub(super) fn get(&self, slot: u32) -> SlotUse {
