@@ -33,10 +33,15 @@ impl Log {
     /// Returns the job of the next commit. Returns `None` if a commit is in flight or none is due. A commit is due if
     /// a publisher waits, a window has passed, or the pending records free space that is needed.
     pub fn next_commit(&mut self, now: Now) -> Option<CommitJob> {
+        self.commit(now, false)
+    }
+
+    /// Returns the job of the next commit, which is made even without records if it `may_be_empty`.
+    fn commit(&mut self, now: Now, may_be_empty: bool) -> Option<CommitJob> {
         if self.is_postponed() {
             return self.next_postponed(now);
         }
-        if !self.is_due(now) {
+        if !self.is_due(now, may_be_empty) {
             return None;
         }
         self.yield_backup_pin();
@@ -61,7 +66,7 @@ impl Log {
             in_flight.position = self.append_settlements(end);
             self.rewrite_settlements(&mut in_flight, end);
         }
-        if !self.has_pending_records() && !self.must_commit() {
+        if !self.has_pending_records() && !may_be_empty && !self.must_commit() {
             self.compactor.buffers.rewritten = in_flight.rewritten;
             return None;
         }
@@ -98,11 +103,8 @@ impl Log {
         if self.space.is_scarce() && !fits_beside {
             return None;
         }
-        self.schedule.set_closing(true);
         self.make_due();
-        let job = self.next_commit(now);
-        self.schedule.set_closing(false);
-        job
+        self.commit(now, true)
     }
 
     /// Returns the job that ends a clean stop. It records the last commit's number in files beside the log,

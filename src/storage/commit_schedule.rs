@@ -46,17 +46,19 @@ impl Log {
 
     /// Returns whether a commit is made even if it is empty.
     pub(super) const fn must_commit(&self) -> bool {
-        self.schedule.must_commit() || self.space.ends_active_early()
+        self.schedule.is_starting || self.space.ends_active_early()
     }
 
-    /// Returns whether a commit should be made now.
-    pub(super) fn is_due(&mut self, now: Now) -> bool {
+    /// Returns whether a commit should be made now. One without records is made only if it `may_be_empty` or must be
+    /// made.
+    pub(super) fn is_due(&mut self, now: Now, may_be_empty: bool) -> bool {
         self.schedule.requested_at = now;
         if self.failed || self.in_flight.is_some() {
             return false;
         }
         let has_pending_records = self.has_pending_records() && !self.has_only_pending_copies();
-        let has_work = self.must_commit()
+        let has_work = may_be_empty
+            || self.must_commit()
             || has_pending_records
             || !self.settlements.is_empty()
             || self.compactor.drain.is_some();
@@ -77,11 +79,6 @@ impl Log {
     fn must_remove(&self, now: Now) -> bool {
         self.compactor.drain.is_some()
             && (self.space.needs_room() || self.space.wants_files() || self.schedule.has_sync(now))
-    }
-
-    /// Returns whether only settlements wait, and no client waits for them.
-    pub(super) fn has_only_lazy_settlements(&self) -> bool {
-        self.has_only_settlements() && !self.schedule.is_awaited
     }
 
     /// Returns whether only settlements wait.
@@ -118,7 +115,7 @@ impl Log {
         let available = self.space.slots.available();
         // While a publisher waits for space, each settlement could otherwise cause a commit of its own, and use up
         // the blocks of the last segment before the compactor has freed any.
-        let is_lazy = self.has_only_lazy_settlements() || (self.is_copying() && self.has_only_settlements());
+        let is_lazy = self.has_only_settlements() && (!self.schedule.is_awaited || self.is_copying());
         // Settlements must not wait if the compactor has copied a whole segment: the segment is removed only when
         // everything appended before is durable.
         let may_wait = !self.compactor.is_done_copying()
@@ -320,8 +317,6 @@ pub(super) struct Schedule {
     pub(super) delayed_by_budget: (u64, Now),
     /// Whether the next commit is made like the first of an epoch: even if it is empty, and from reserved space.
     pub(super) is_starting: bool,
-    /// Whether the next commit is the last of this epoch, or one that records the broker time.
-    is_closing: bool,
 }
 
 impl Schedule {
@@ -339,7 +334,6 @@ impl Schedule {
             is_over_budget: false,
             delayed_by_budget: (0, Now::from_ms(0)),
             is_starting: true,
-            is_closing: false,
         }
     }
 
@@ -351,11 +345,6 @@ impl Schedule {
     /// Makes a commit due at once.
     pub(super) const fn make_due(&mut self) {
         self.due_at = Now::from_ms(0).after_ms(0);
-    }
-
-    /// Sets the due time of the next commit to `now`.
-    pub(super) fn set_due(&mut self, now: Now) {
-        self.due_at = now.after_ms(0);
     }
 
     /// Schedules a commit for an entry of this urgency.
@@ -391,19 +380,9 @@ impl Schedule {
         self.is_over_budget = false;
     }
 
-    /// Sets whether the next commit is made even if it is empty.
-    pub(super) const fn set_closing(&mut self, is_closing: bool) {
-        self.is_closing = is_closing;
-    }
-
-    /// Returns whether a commit is made even if it is empty.
-    pub(super) const fn must_commit(&self) -> bool {
-        self.is_starting || self.is_closing
-    }
-
     /// Records that a commit was built, which contains the broker time.
     pub(super) const fn note_built(&mut self, now: Now) {
-        (self.is_starting, self.is_closing, self.time_recorded_at) = (false, false, now);
+        (self.is_starting, self.time_recorded_at) = (false, now);
     }
 
     /// Records that a commit was handed out, whether it frees files, and whether more entries wait.

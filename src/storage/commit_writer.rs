@@ -239,7 +239,7 @@ impl CommitWriter {
         self.is_blocked = false;
         self.is_flushing = true;
         self.log.note(Urgency::Awaited, now);
-        self.log.schedule.set_due(now);
+        self.log.make_due();
     }
 
     /// Ends this epoch after everything else is written.
@@ -277,7 +277,7 @@ impl CommitWriter {
             false => pending_writes.fills_commit() && !pending_writes.is_empty(),
         };
         if is_due && !self.is_blocked {
-            self.log.schedule.set_due(now);
+            self.log.make_due();
         }
         if self.log.is_time(now) && !pending_writes.is_empty() {
             self.append_waiting(pending_writes, messages, now);
@@ -306,7 +306,7 @@ impl CommitWriter {
             }
             pending_writes.advance(messages);
             if pending_writes.is_empty() {
-                self.log.rest();
+                self.log.schedule.rest();
             }
         }
         self.is_blocked = self.log.is_time(now);

@@ -468,10 +468,10 @@ impl Log {
         Failed(error)
     }
 
-    /// Makes the next commit due at once, for a clean stop.
-    pub fn flush(&mut self, now: Now) {
+    /// Makes the next commit due at once if anything is pending. Only tests call it.
+    pub fn flush(&mut self) {
         if !self.is_idle() {
-            self.schedule.set_due(now);
+            self.make_due();
         }
     }
 
@@ -493,11 +493,6 @@ impl Log {
     /// Returns when the log should record the broker time, which timeouts that span restarts depend on.
     pub const fn time_deadline(&self) -> Deadline {
         self.schedule.time_deadline()
-    }
-
-    /// Cancels the scheduled commit. The caller has checked that nothing waits to be written.
-    pub const fn rest(&mut self) {
-        self.schedule.rest();
     }
 
     /// Makes the next commit due at once.

@@ -203,7 +203,7 @@ proptest! {
             log.settle(1, gap, Urgency::Lazy, NOW);
         }
         for _ in 0..2 {
-            log.flush(NOW);
+            log.flush();
             write(&mut log, &mut disk);
         }
         for _ in 0..2 {

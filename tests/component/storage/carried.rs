@@ -59,7 +59,7 @@ impl RewrittenLog {
     /// Writes everything.
     fn rest(&mut self) {
         for _ in 0..20 {
-            self.log.flush(NOW);
+            self.log.flush();
             assert!(self.turn(), "the disk is well");
         }
     }
@@ -67,7 +67,7 @@ impl RewrittenLog {
     fn append(&mut self, record: &Record<'_>) {
         let mut tries = 0;
         while self.log.append(record, Urgency::Window, NOW).is_err() {
-            self.log.flush(NOW);
+            self.log.flush();
             assert!(self.turn() && tries < 1_000, "there is room");
             tries += 1;
         }
@@ -316,7 +316,7 @@ fn killed_as_it_leaves(seed: u64, fill: u64) -> Option<RewrittenLog> {
     let newest = world.newest();
     for _ in 0..fill {
         world.publish(&[9], &[7; 2_000]);
-        world.log.flush(NOW);
+        world.log.flush();
         assert!(world.turn(), "the disk is well");
     }
     if world.newest() != newest {
@@ -326,7 +326,7 @@ fn killed_as_it_leaves(seed: u64, fill: u64) -> Option<RewrittenLog> {
     let all = world.next[&8];
     world.settle(8, 0, all);
     for _ in 0..10 {
-        world.log.flush(NOW);
+        world.log.flush();
         if !world.turn() {
             return world.disk.is_killed().then_some(world);
         }

@@ -64,20 +64,20 @@ impl Store {
             let bytes = body(self.letter, offset);
             let message = Message { targets: Targets::List(&target), body: Body::Inline(&bytes), ..PLAIN };
             while self.log.append(&Record::Message(message), Urgency::Window, NOW).is_err() {
-                self.log.flush(NOW);
+                self.log.flush();
                 turn(&mut self.log, &mut self.disk);
             }
             if let Some(old) = offset.checked_sub(40).filter(|old| old % 5 > 0) {
                 self.log.settle(1, Range { start: old, end: old + 1 }, Urgency::Window, NOW);
             }
             if offset % 3 == 0 {
-                self.log.flush(NOW);
+                self.log.flush();
                 turn(&mut self.log, &mut self.disk);
             }
         }
         self.next += count;
         for _ in 0..20 {
-            self.log.flush(NOW);
+            self.log.flush();
             turn(&mut self.log, &mut self.disk);
         }
     }

@@ -53,7 +53,7 @@ fn filled(random: &mut Random) -> SimDisk {
         let message =
             Message { targets: Targets::List(&targets), body: Body::Inline(&body(offset)), ..PLAIN };
         while log.append(&Record::Message(message), Urgency::Window, NOW).is_err() {
-            log.flush(NOW);
+            log.flush();
             turn(&mut log, &mut disk);
         }
         if offset > 50 && random.once_in(3) {
@@ -61,7 +61,7 @@ fn filled(random: &mut Random) -> SimDisk {
             log.settle(1 + start % 3, Range { start, end: start + 1 }, Urgency::Lazy, NOW);
         }
         if random.once_in(4) {
-            log.flush(NOW);
+            log.flush();
             turn(&mut log, &mut disk);
         }
     }
@@ -278,7 +278,7 @@ fn with_segments_that_left() -> (SimDisk, u32, Vec<u64>, Vec<u64>) {
         offset += 1;
         assert!(offset < 10_000, "nothing leaves the log");
     }
-    log.flush(NOW);
+    log.flush();
     turn(&mut log, &mut disk);
     let (mut log, _) = open(&disk, IDENTITY);
     let newest =
@@ -521,7 +521,7 @@ fn a_flipped_bit_in_a_long_commit_costs_one_message_where_the_footer_is_damaged_
             };
             log.append(&Record::Message(message), Urgency::Window, NOW).expect("there is room");
         }
-        log.flush(NOW);
+        log.flush();
         let job = log.next_commit(NOW).expect("it is due");
         log.commit_done(job.run(&mut disk)).expect("the disk is well");
         commits.push((disk.written().last().copied().expect("it was written"), count));
@@ -661,7 +661,7 @@ fn damaged_parts_are_deleted_with_their_segments_and_remembered() {
         }
     }
     (0..50).for_each(|_| turn(&mut log, &mut disk));
-    log.flush(NOW);
+    log.flush();
     (0..50).for_each(|_| turn(&mut log, &mut disk));
     drop(log);
     let (mut log, report) = open(&disk, IDENTITY);
@@ -700,7 +700,7 @@ fn no_damage_leaves_the_disk_without_being_remembered() {
 /// Makes two more commits, unless the power fails.
 fn turn_until_cut(log: &mut Log, disk: &mut SimDisk) {
     for _ in 0..4 {
-        log.flush(NOW);
+        log.flush();
         if let Some(job) = log.next_commit(NOW)
             && log.commit_done(job.run(disk)).is_err()
         {

@@ -180,7 +180,7 @@ fn a_large_body_comes_back_chunk_by_chunk() {
     for index in 0..200 {
         let bytes = part(index);
         while log.append(&Record::Chunk { body, index, bytes: &bytes }, Urgency::Window, NOW).is_err() {
-            log.flush(NOW);
+            log.flush();
             commit(&mut log, &mut disk);
         }
     }
@@ -229,7 +229,7 @@ fn after_a_start_the_bytes_of_a_queue_are_exact() {
     let chunk = Record::Chunk { body, index: 0, bytes: &[3; 50_000] };
     let mut bytes = Vec::new();
     chunk.encode(&mut bytes);
-    log.flush(NOW);
+    log.flush();
     commit(&mut log, &mut disk);
     log.append(&chunk, Urgency::Window, NOW).expect("there is room");
     let target = [Target { queue: 1, offset: 40_000 }];

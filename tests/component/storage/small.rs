@@ -82,7 +82,7 @@ pub(crate) fn publish_ten(log: &mut Log, disk: &mut SimDisk, offset: u64) -> (u3
         let message = Message { targets: Targets::List(&target), body: Body::Inline(&body), ..PLAIN };
         log.append(&Record::Message(message), Urgency::Window, NOW).expect("there is room");
     }
-    log.flush(NOW);
+    log.flush();
     let job = log.next_commit(NOW).expect("it is due");
     log.commit_done(job.run(disk)).expect("the disk is well");
     disk.written().last().copied().expect("it was written")
