@@ -294,9 +294,8 @@ pub struct PendingWrites {
     entry_bytes: usize,
     /// Batch of the last log entry.
     last_entry_batch: Batch,
-    /// Number of log entries that were appended, that are in a commit, and that are durable, since the start.
+    /// Number of log entries that were appended, and that are durable, since the start.
     entries_appended: u64,
-    entries_in_commit: u64,
     entries_durable: u64,
     /// Number of log entries that are durable in one commit, or for access definitions in two.
     entries_safe: u64,
@@ -362,7 +361,6 @@ impl PendingWrites {
             entry_bytes: 0,
             last_entry_batch: Batch::NONE,
             entries_appended: 0,
-            entries_in_commit: 0,
             entries_durable: 0,
             entries_safe: 0,
             settles: Vec::with_capacity(settles_max(pending_max)),
@@ -617,17 +615,6 @@ impl PendingWrites {
         if targets == 0 {
             return Appended { message, targets, batch: Batch::NONE };
         }
-        self.push_pending(messages, message, targets, urgency)
-    }
-
-    /// Adds a message whose targets are at the end of `targets`.
-    fn push_pending(
-        &mut self,
-        messages: &mut Messages,
-        message: MessageId,
-        targets: u32,
-        urgency: Urgency,
-    ) -> Appended {
         let bytes =
             messages.stream_len(message) as u64 + RECORD_BYTES + TARGET_BYTES_MAX as u64 * u64::from(targets);
         if self.open_bytes > 0 && self.open_bytes + bytes > self.batch_bytes_max {
@@ -645,7 +632,7 @@ impl PendingWrites {
         self.pending.push_back(Pending { message, targets, live: targets, bytes, batch });
         self.live += 1;
         self.note_change(urgency);
-        Appended { message, targets, batch: self.open_batch }
+        Appended { message, targets, batch }
     }
 
     /// Returns whether a persistent message is not in a commit yet.
@@ -805,6 +792,11 @@ impl PendingWrites {
         self.entries_safe
     }
 
+    /// Returns how many log entries were taken into a commit.
+    fn entries_in_commit(&self) -> u64 {
+        self.entries_appended - self.entries.len() as u64
+    }
+
     /// Appends a log entry to the open batch. Returns the batch to wait for.
     fn append_entry(&mut self, entry: LogEntry) -> Batch {
         if self.mode != Mode::On {
@@ -827,15 +819,12 @@ impl PendingWrites {
         if self.mode != Mode::On {
             return;
         }
-        if self.groups.is_open() {
-            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };
-            return self.groups.settle(settled);
+        let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };
+        if !self.groups.is_open() && self.drop_target(messages, message) {
+            self.settle_range(settled);
+        } else {
+            self.settle_stored(settled);
         }
-        if !self.drop_target(messages, message) {
-            self.has_stored_settles = true;
-            self.note_change(Urgency::Lazy);
-        }
-        self.settle_range(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
     }
 
     /// Removes one target of a message, because its queue was deleted. Returns `true` if no target is left,
@@ -847,12 +836,18 @@ impl PendingWrites {
         if pending.live > 0 {
             return false;
         }
-        self.pending_bytes -= u64::from(pending.bytes);
-        self.live -= 1;
+        let pending = *pending;
+        self.subtract_pending(messages, pending);
         self.capacity_freed += 1;
-        messages.set_mark(message, 0);
         messages.release(message);
         true
+    }
+
+    /// Subtracts a message from the counts of pending messages, and clears its mark.
+    fn subtract_pending(&mut self, messages: &mut Messages, pending: Pending) {
+        self.pending_bytes -= u64::from(pending.bytes);
+        self.live -= 1;
+        messages.set_mark(pending.message, 0);
     }
 
     /// Settles a range of offsets of messages that are in the log.
@@ -927,9 +922,8 @@ impl PendingWrites {
                 self.entry_bytes -= entry.bytes();
             }
         } else if let Some((batch, entry)) = self.entries.pop_front() {
-            self.entries_in_commit += 1;
             if entry.is_access() {
-                self.repeats.push_back((batch, self.entries_in_commit, entry));
+                self.repeats.push_back((batch, self.entries_in_commit(), entry));
             } else {
                 self.entry_bytes -= entry.bytes();
             }
@@ -965,9 +959,7 @@ impl PendingWrites {
             let number = self.first_number;
             self.targets_of(number, 0..pending.targets as usize, targets);
             if targets.is_empty() {
-                self.pending_bytes -= u64::from(pending.bytes);
-                self.live -= 1;
-                messages.set_mark(pending.message, 0);
+                self.subtract_pending(messages, pending);
                 messages.release(pending.message);
                 self.pop();
                 continue;
@@ -996,9 +988,7 @@ impl PendingWrites {
     /// Notes that the message that [`Self::front`] returned is in a commit.
     pub fn move_front_to_commit(&mut self, messages: &mut Messages) {
         if let Some(pending) = self.pending.front().copied().filter(|pending| pending.live > 0) {
-            messages.set_mark(pending.message, 0);
-            self.pending_bytes -= u64::from(pending.bytes);
-            self.live -= 1;
+            self.subtract_pending(messages, pending);
             self.in_commit.push_back(pending.message);
             self.pop();
         }
@@ -1053,8 +1043,8 @@ impl PendingWrites {
         self.durable = self.durable.max(batch);
         self.latency.note_durable(self.durable, self.time_ms);
         self.release_withheld(messages);
-        self.entries_durable = self.entries_in_commit;
-        self.entries_safe = self.repeats.front().map_or(self.entries_in_commit, |(_, number, _)| number - 1);
+        self.entries_durable = self.entries_in_commit();
+        self.entries_safe = self.repeats.front().map_or(self.entries_durable, |(_, number, _)| number - 1);
         self.capacity_freed += 1;
     }
 

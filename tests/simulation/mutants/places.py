@@ -166,10 +166,15 @@ PLACES = [
     # A message is acknowledged before the commit of its transaction, and only its settlement is not written.
     (
         "src/storage/pending_writes/mod.rs",
-        "        if self.groups.is_open() {\n"
-        "            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n",
-        "        if self.groups.is_open() && !PLANTED(\"settlement-ahead-of-its-message\") {\n"
-        "            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n",
+        "        let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n",
+        "        let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n"
+        "        if self.groups.is_open() && PLANTED(\"settlement-ahead-of-its-message\") {\n"
+        "            if !self.drop_target(messages, message) {\n"
+        "                self.has_stored_settles = true;\n"
+        "                self.note_change(Urgency::Lazy);\n"
+        "            }\n"
+        "            return self.settle_range(settled);\n"
+        "        }\n",
     ),
     # A full disk has no space to finish a transaction after a power cut, and its written part stays.
     (
