@@ -282,9 +282,9 @@ impl CommitWriter {
         if self.log.is_time(now) && !pending_writes.is_empty() {
             self.append_waiting(pending_writes, messages, now);
         }
-        let is_again = self.log.is_postponed();
+        let was_postponed = self.log.is_postponed();
         let job = self.next_commit(pending_writes, now);
-        if is_again {
+        if was_postponed {
             self.report_room(pending_writes);
             self.is_writing = job.is_some();
             return job.map(Write::Commit);

@@ -216,7 +216,7 @@ impl LargeGroup {
     /// Returns whether a record is in no part yet.
     fn has_more(&mut self, pending_writes: &PendingWrites, group: &Group, draft: &mut Draft) -> bool {
         let has_messages = pending_writes.peek(group, &mut self.cursor, &mut draft.targets).is_some();
-        // A `put` that takes nothing tells whether a record is left.
+        // With this closure, `write` writes nothing and returns `false` if a record is left.
         has_messages || !self.in_parts.write(pending_writes, |_| false)
     }
 

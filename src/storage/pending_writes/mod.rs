@@ -217,15 +217,15 @@ impl Appended {
     }
 }
 
-/// How much of `index_bytes_max` is left.
+/// How much of `index_bytes_max` is left, in ascending order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum IndexCapacity {
-    /// Enough for all messages.
-    Enough,
-    /// Enough for dead letters only. Without this last part, expired messages could never leave their queues.
-    Last,
     /// None.
     None,
+    /// Enough for dead letters only. Without this last part, expired messages could never leave their queues.
+    Last,
+    /// Enough for all messages.
+    Enough,
 }
 
 /// Maximum number of settlements before they are sorted and merged.
@@ -576,9 +576,9 @@ impl PendingWrites {
     }
 
     /// Sets how much of `index_bytes_max` is left for the index of the log in memory.
-    pub(crate) fn set_index_capacity(&mut self, room: IndexCapacity) {
-        self.capacity_freed += u64::from(room < self.index_capacity);
-        self.index_capacity = room;
+    pub(crate) fn set_index_capacity(&mut self, capacity: IndexCapacity) {
+        self.capacity_freed += u64::from(capacity > self.index_capacity);
+        self.index_capacity = capacity;
     }
 
     /// Returns the bytes of disk space that publishers may not use, so that there is space for `bytes` bytes
