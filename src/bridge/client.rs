@@ -37,7 +37,7 @@ const OUT_BYTES: usize = 2048;
 /// Size of a frame of `basic.ack` or `basic.reject` in bytes, rounded up.
 const SETTLE_BYTES_MAX: usize = 32;
 /// Time limit in milliseconds: from connecting until the connection is open, between two frames of a channel whose request
-/// was not answered yet, and from closing the connection until `connection.close` is written.
+/// was not answered yet, and from [`Client::close`] until `connection.close` is written.
 const ANSWER_TIMEOUT_MS: u64 = 30_000;
 
 /// The stage of a connection.
@@ -81,7 +81,7 @@ pub struct Client {
     unhandled_bytes: usize,
     /// When bytes were last written to the socket.
     last_written: Now,
-    /// When the connection must be open. Of a closed connection: when `connection.close` must be written.
+    /// When the connection must be open; after [`Self::close`], when `connection.close` must be written.
     stage_deadline: Deadline,
     /// Encoded methods that are not written to the socket yet.
     out: Vec<u8>,
@@ -173,48 +173,48 @@ impl Client {
 
     // ---- time
 
-    /// Returns when [`Self::handle_timeout`] must be called next. `is_read` is whether this broker reads the socket at
+    /// Returns when [`Self::handle_timeout`] must be called next. `is_reading` is whether this broker reads the socket at
     /// the moment. If it does not, answers cannot arrive, so their timeouts are suspended.
-    pub fn deadline(&self, is_read: bool) -> Deadline {
+    pub fn deadline(&self, is_reading: bool) -> Deadline {
         if self.stage != Stage::Open {
             return self.stage_deadline;
         }
-        let channels = self.channels.iter().map(Channel::deadline).filter(|_| is_read);
+        let channels = self.channels.iter().map(Channel::deadline).filter(|_| is_reading);
         let channels = channels.fold(Deadline::NEVER, Deadline::earlier);
         if self.heartbeat_ms == 0 {
             return channels;
         }
         let silence_limit =
-            if is_read { self.last_received.after_ms(2 * self.heartbeat_ms) } else { Deadline::NEVER };
+            if is_reading { self.last_received.after_ms(2 * self.heartbeat_ms) } else { Deadline::NEVER };
         self.last_written.after_ms(self.heartbeat_ms / 2).earlier(silence_limit).earlier(channels)
     }
 
-    /// Queues a heartbeat if nothing was written for half the heartbeat interval, and checks timeouts. `is_read` is as
+    /// Queues a heartbeat if nothing was written for half the heartbeat interval, and checks timeouts. `is_reading` is as
     /// in [`Self::deadline`].
     ///
     /// # Errors
-    /// The upstream sent nothing for two heartbeat intervals. Or for [`ANSWER_TIMEOUT_MS`], it did not answer, or did not
-    /// read `connection.close`.
-    pub fn handle_timeout(&mut self, now: Now, is_read: bool) -> Result<(), Cause> {
+    /// The upstream sent nothing for two heartbeat intervals, or it did not answer or did not read `connection.close` within
+    /// `ANSWER_TIMEOUT_MS`.
+    pub fn handle_timeout(&mut self, now: Now, is_reading: bool) -> Result<(), Cause> {
         let timed_out =
             |what| Err(Cause::new(format_args!("the upstream did not {what} within {ANSWER_TIMEOUT_MS} ms")));
-        let missing = match self.stage {
+        let expected = match self.stage {
             Stage::Start => Some("send connection.start"),
             Stage::Login => Some("send the answer to the login (connection.tune)"),
             Stage::Opening => Some("send the answer to opening the virtual host (connection.open-ok)"),
             Stage::Open => None,
             Stage::Over => Some("read connection.close"),
         };
-        if let Some(missing) = missing {
-            return if self.stage_deadline.is_due(now) { timed_out(missing) } else { Ok(()) };
+        if let Some(expected) = expected {
+            return if self.stage_deadline.is_due(now) { timed_out(expected) } else { Ok(()) };
         }
-        if is_read && self.channels.iter().any(|channel| channel.deadline().is_due(now)) {
+        if is_reading && self.channels.iter().any(|channel| channel.deadline().is_due(now)) {
             return timed_out("send the answer to a method of a channel");
         }
         if self.heartbeat_ms == 0 {
             return Ok(());
         }
-        if is_read && self.last_received.after_ms(2 * self.heartbeat_ms).is_due(now) {
+        if is_reading && self.last_received.after_ms(2 * self.heartbeat_ms).is_due(now) {
             let ms = 2 * self.heartbeat_ms;
             return Err(Cause::new(format_args!(
                 "the upstream sent nothing for {ms} ms, not even a heartbeat"
@@ -649,4 +649,27 @@ pub(super) fn link_lost<'i>(text: core::fmt::Arguments<'_>) -> Event<'i> {
 #[cold]
 pub(super) fn unexpected_method<'i>(method: &Method<'_>) -> Event<'i> {
     link_lost(format_args!("the upstream sent an unexpected {}", method.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opening_and_closing_a_connection_have_time_limits() {
+        let at = Now::from_ms;
+        let upstream = Upstream::parse("amqp://host").expect("it is an address");
+        let credentials = Credentials { upstream, name: String::new(), version: String::new() };
+        let mut client = Client::new(at(0), 1, credentials, (4096, 10));
+        let mut assert_limit = |client: &mut Client, begun_ms, text: &str| {
+            let limit = at(begun_ms + ANSWER_TIMEOUT_MS);
+            assert_eq!(client.deadline(true), limit.after_ms(0));
+            assert!(client.handle_timeout(at(begun_ms + ANSWER_TIMEOUT_MS - 1), true).is_ok());
+            let cause = client.handle_timeout(limit, true).expect_err("the upstream does nothing");
+            assert!(cause.as_str().contains(text), "{cause}");
+        };
+        assert_limit(&mut client, 0, "did not send connection.start");
+        client.close(at(70_000));
+        assert_limit(&mut client, 70_000, "did not read connection.close");
+    }
 }

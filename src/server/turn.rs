@@ -593,8 +593,8 @@ impl<P: Platform> Engine<P> {
 
     /// Passes an event of a bridge link, or of a bridge's own connection, to the bridge. Returns the number
     /// of bytes written.
-    pub(super) fn call_bridge(&mut self, id: ConnectionId, call: LinkEvent<'_>) -> usize {
-        self.bridges.handle(&mut self.shared, id, call)
+    pub(super) fn call_bridge(&mut self, id: ConnectionId, event: LinkEvent<'_>) -> usize {
+        self.bridges.handle(&mut self.shared, id, event)
     }
 
     /// Reads once from a bridge link.

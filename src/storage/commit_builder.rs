@@ -33,11 +33,11 @@ impl Log {
     /// Returns the job of the next commit. Returns `None` if a commit is in flight or none is due. A commit is due if
     /// a publisher waits, a window has passed, or the pending records free space that is needed.
     pub fn next_commit(&mut self, now: Now) -> Option<CommitJob> {
-        self.commit(now, false)
+        self.next_job(now, false)
     }
 
     /// Returns the job of the next commit, which is made even without records if it `may_be_empty`.
-    fn commit(&mut self, now: Now, may_be_empty: bool) -> Option<CommitJob> {
+    fn next_job(&mut self, now: Now, may_be_empty: bool) -> Option<CommitJob> {
         if self.is_postponed() {
             return self.next_postponed(now);
         }
@@ -104,7 +104,7 @@ impl Log {
             return None;
         }
         self.make_due();
-        self.commit(now, true)
+        self.next_job(now, true)
     }
 
     /// Returns the job that ends a clean stop. It records the last commit's number in files beside the log,

@@ -49,8 +49,8 @@ impl Log {
         self.schedule.is_starting || self.space.ends_active_early()
     }
 
-    /// Returns whether a commit should be made now. One without records is made only if it `may_be_empty` or must be
-    /// made.
+    /// Returns whether a commit is due. If nothing waits, none is due, unless it `may_be_empty` or must be made
+    /// ([`Self::must_commit`]).
     pub(super) fn is_due(&mut self, now: Now, may_be_empty: bool) -> bool {
         self.schedule.requested_at = now;
         if self.failed || self.in_flight.is_some() {
@@ -315,7 +315,7 @@ pub(super) struct Schedule {
     /// Number of commits since the start that the sync budget delayed while a client waited for them, and when the last
     /// of them was handed out.
     pub(super) delayed_by_budget: (u64, Now),
-    /// Whether the next commit is made like the first of an epoch: even if it is empty, and from reserved space.
+    /// Whether the next commit is written even if it is empty, and may use reserved segments, like the first of an epoch.
     pub(super) is_starting: bool,
 }
 

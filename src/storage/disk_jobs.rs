@@ -42,6 +42,7 @@ pub struct CommitJob {
     pub(super) header_copy_bytes: usize,
     /// The last part of the job that is durable.
     pub(super) done: WrittenPart,
+    /// The file that may be deleted to make space. Each retry of the job gets another one.
     pub(super) deletable: DeletableFile,
 }
 
@@ -77,7 +78,7 @@ pub(super) struct SegmentWrite {
 /// A free segment file that may be deleted if the file system has no space for a write.
 #[derive(Debug)]
 pub(super) struct DeletableFile {
-    /// `None` if no file may be deleted.
+    /// The file's slot; `None` if no file may be deleted, or after an attempt to delete it.
     pub(super) slot: Option<u32>,
     /// The file's slot, if it was deleted.
     pub(super) deleted_slot: Option<u32>,

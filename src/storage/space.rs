@@ -188,8 +188,8 @@ impl Space {
     /// Returns how much of the index's memory is left.
     pub const fn index_capacity(&self) -> IndexCapacity {
         match (self.index_memory.is_full(), self.index_memory.has_only_last_eighth()) {
-            (true, _) => IndexCapacity::None,
-            (false, true) => IndexCapacity::Last,
+            (true, _) => IndexCapacity::Exhausted,
+            (false, true) => IndexCapacity::DeadLettersOnly,
             (false, false) => IndexCapacity::Enough,
         }
     }

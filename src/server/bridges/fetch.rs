@@ -55,8 +55,8 @@ impl<P: Platform> LinkTask<'_, P> {
         let arrivals = Arrivals::new(self.prefetch(rule).into());
         // Held messages arrive again on the new channel.
         self.state.rule_states[rule].oversized_count = 0;
-        let (incoming, is_ending, is_over) = (None, false, false);
-        self.open_link.flows[rule] = Flow::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
+        let (incoming, is_ending, has_consumer_ended) = (None, false, false);
+        self.open_link.flows[rule] = Flow::Fetch(Fetch { arrivals, incoming, is_ending, has_consumer_ended });
         self.state.rule_states[rule].note_open(self.shared.now);
         Ok(())
     }

@@ -137,16 +137,16 @@ impl Bridges {
         &mut self,
         shared: &mut Shared<P>,
         connection: ConnectionId,
-        call: LinkEvent<'_>,
+        event: LinkEvent<'_>,
     ) -> usize {
         let is_linked = |link: &Link| link.peer() == Some(connection) || link.has_own(connection);
         let Some(id) = self.find(is_linked) else {
-            if let LinkEvent::Close(why) = call {
+            if let LinkEvent::Close(why) = event {
                 self.end_closed_retry(shared, connection, why);
             }
             return 0;
         };
-        self.with_link(id, shared, |task| task.handle(call)).unwrap_or(0)
+        self.with_link(id, shared, |task| task.handle(event)).unwrap_or(0)
     }
 
     /// Handles that the socket of a link is about to be closed.
@@ -227,7 +227,7 @@ impl Bridges {
         let mut task = LinkTask { direction, bridge, state, open_link, common, shared };
         let done = work(&mut task);
         task.update_link();
-        if task.is_over() {
+        if task.has_moved_last_message() {
             shared.end_shovel(bridge);
         }
         Some(done)

@@ -132,7 +132,9 @@ impl BridgeState {
     pub(super) fn arguments_here(&self) -> Vec<u8> {
         if let Some(shovel) = self.config.shovel.as_ref().filter(|_| source_of(&self.config).is_some()) {
             let own = [(SHOVEL_NAME_ARGUMENT, &*shovel.name), (SHOVEL_VHOST_ARGUMENT, &*shovel.vhost)];
-            if let Some(arguments) = arguments_of(&shovel.source).ok().and_then(|said| with_own(&said, own)) {
+            if let Some(arguments) =
+                arguments_of(&shovel.source).ok().and_then(|arguments| with_own(&arguments, own))
+            {
                 return arguments;
             }
         }
@@ -369,7 +371,7 @@ impl<P: Platform> LinkTask<'_, P> {
     }
 
     /// Returns whether the shovel has moved all its messages.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn has_moved_last_message(&self) -> bool {
         self.state.messages_left == Some(0) && self.bridge.config.shovel.is_some()
     }
 }

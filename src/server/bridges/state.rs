@@ -655,11 +655,11 @@ impl Bridges {
 
 /// Reads the numbers of a line with this prefix for the bridge `name`.
 fn read<const COUNT: usize>(line: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
-    let (said, named) = line.strip_prefix(prefix)?.split_once('"')?;
+    let (numbers, named) = line.strip_prefix(prefix)?.split_once('"')?;
     if format!("\"{named}") != format!("{name:?}") {
         return None;
     }
-    let mut words = said.split_ascii_whitespace();
+    let mut words = numbers.split_ascii_whitespace();
     let mut numbers = [0; COUNT];
     for number in &mut numbers {
         *number = words.next()?.parse().ok()?;

@@ -101,7 +101,7 @@ impl OpenLink {
 
     /// Returns whether no message is under way, and none will be.
     pub(super) fn is_drained(&self) -> bool {
-        self.is_draining && self.is_idle() && self.fetches().all(|flow| flow.is_over)
+        self.is_draining && self.is_idle() && self.fetches().all(|flow| flow.has_consumer_ended)
     }
 
     /// Returns the number of messages under way, of all rules.
@@ -243,7 +243,7 @@ pub(super) struct Fetch {
     /// Whether the consumer at the upstream is being cancelled. The channel is closed when nothing is under way.
     pub(super) is_ending: bool,
     /// Whether the consumer at the upstream has ended.
-    pub(super) is_over: bool,
+    pub(super) has_consumer_ended: bool,
 }
 
 impl Fetch {
@@ -454,7 +454,7 @@ impl<P: Platform> LinkTask<'_, P> {
             Event::Answered { rule, .. } if !matches!(self.open_link.flows[rule], Flow::Opening) => {
                 // The consumer was cancelled: no more messages arrive for the rule.
                 if let Some(flow) = self.open_link.fetch(rule).filter(|flow| flow.is_ending) {
-                    flow.is_over = true;
+                    flow.has_consumer_ended = true;
                 }
             }
             Event::Answered { rule, depth } => {
@@ -584,11 +584,11 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         if self.open_link.partial_flow.is_none() {
             let pending = self.open_link.client.pending();
-            let said = pending.len().min(output.left());
-            output.octets[output.len..][..said].copy_from_slice(&pending[..said]);
-            let is_all_copied = said == pending.len();
-            output.len += said;
-            self.open_link.client.note_methods_written(self.shared.now, said);
+            let copied = pending.len().min(output.left());
+            output.octets[output.len..][..copied].copy_from_slice(&pending[..copied]);
+            let is_all_copied = copied == pending.len();
+            output.len += copied;
+            self.open_link.client.note_methods_written(self.shared.now, copied);
             if is_all_copied && is_alive {
                 self.write_messages(&mut output);
             }
@@ -648,8 +648,8 @@ impl<P: Platform> LinkTask<'_, P> {
 
 impl<P: Platform> LinkTask<'_, P> {
     /// Handles an event. Returns the number of octets written.
-    pub(super) fn handle(&mut self, call: LinkEvent<'_>) -> usize {
-        match call {
+    pub(super) fn handle(&mut self, event: LinkEvent<'_>) -> usize {
+        match event {
             LinkEvent::Read => self.read(),
             LinkEvent::Write => return self.write(),
             LinkEvent::DeadlineDue => self.handle_timeout(),
@@ -669,7 +669,7 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         let (id, now) = (self.open_link.peer, self.shared.now);
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        let (is_read, is_alive) = (peer.waiting == WaitReason::No, peer.ending == CloseStage::No);
+        let (is_reading, is_alive) = (peer.waiting == WaitReason::No, peer.ending == CloseStage::No);
         if is_alive && self.open_link.is_drained() {
             if self.open_link.client.stage() == Stage::Open {
                 self.open_link.client.close(now);
@@ -681,9 +681,12 @@ impl<P: Platform> LinkTask<'_, P> {
             }
             self.open_link.flows.iter_mut().for_each(|flow| self.shared.end_flow(flow));
         }
-        // A link that is ending waits until its output is written, but not without limit.
-        let input_deadline =
-            if is_alive { self.input_deadline(is_read) } else { self.open_link.client.deadline(is_read) };
+        let input_deadline = match self.shared.peers.get(id).map(|peer| peer.ending) {
+            Some(CloseStage::No) => self.input_deadline(is_reading),
+            // A closed link waits until its output is written, but not without limit.
+            Some(CloseStage::Flushing) => self.open_link.client.deadline(is_reading),
+            Some(CloseStage::Draining(_) | CloseStage::AtTurnEnd) | None => Deadline::NEVER,
+        };
         let rate_limit = if is_alive { self.rate_limit_deadline() } else { Deadline::NEVER };
         self.shared.lists.deadlines.lower(id.into(), input_deadline.earlier(rate_limit));
         let status = LinkStatus { input_deadline, ..self.open_link.status() };
@@ -734,13 +737,13 @@ impl<P: Platform> LinkTask<'_, P> {
             Flow::Opening => self.close_flow(rule),
             Flow::Forward(flow) => {
                 let begins_nothing = flow.forced_end != FlowEnd::No || !takes_messages;
-                let is_over = match flow.forced_end {
+                let can_close = match flow.forced_end {
                     FlowEnd::AtOnce => true,
                     FlowEnd::Sent => flow.written_bytes == 0,
                     // When the whole link is closed, channels need no close of their own.
                     FlowEnd::Settled | FlowEnd::No => flow.is_idle() && !self.open_link.is_draining,
                 };
-                if begins_nothing && !has_partial_frame && is_over {
+                if begins_nothing && !has_partial_frame && can_close {
                     self.close_flow(rule);
                 }
             }
@@ -749,7 +752,11 @@ impl<P: Platform> LinkTask<'_, P> {
                     flow.is_ending = true;
                     let cancel = [Request::Cancel { has_reply: true }];
                     self.open_link.client.request(self.shared.now, rule, cancel);
-                } else if flow.is_ending && flow.is_over && flow.is_idle() && !self.open_link.is_draining {
+                } else if flow.is_ending
+                    && flow.has_consumer_ended
+                    && flow.is_idle()
+                    && !self.open_link.is_draining
+                {
                     self.close_flow(rule);
                 }
             }
@@ -840,11 +847,11 @@ impl<P: Platform> LinkTask<'_, P> {
     // ---- time
 
     /// Returns the earliest timeout for something that the upstream must send.
-    fn input_deadline(&self, is_read: bool) -> Deadline {
+    fn input_deadline(&self, is_reading: bool) -> Deadline {
         let open_link = &self.open_link;
         let owed = open_link.confirm_deadline(self.bridge.config.confirm_timeout_ms.into());
         let content = open_link.content_deadline(self.shared.limits.content_timeout_ms.into());
-        open_link.client.deadline(is_read).earlier(owed).earlier(content)
+        open_link.client.deadline(is_reading).earlier(owed).earlier(content)
     }
 
     /// Returns when the byte rate of the rule permits the next message.
@@ -858,8 +865,8 @@ impl<P: Platform> LinkTask<'_, P> {
 
     fn handle_timeout(&mut self) {
         let (id, now) = (self.open_link.peer, self.shared.now);
-        let is_read = self.shared.peers.get(id).is_some_and(|peer| peer.waiting == WaitReason::No);
-        if let Err(cause) = self.open_link.client.handle_timeout(now, is_read) {
+        let is_reading = self.shared.peers.get(id).is_some_and(|peer| peer.waiting == WaitReason::No);
+        if let Err(cause) = self.open_link.client.handle_timeout(now, is_reading) {
             return self.close_with(cause);
         }
         let content_timeout_ms = self.shared.limits.content_timeout_ms.into();

@@ -217,13 +217,13 @@ impl Appended {
     }
 }
 
-/// How much of `index_bytes_max` is left, in ascending order.
+/// How much memory is left for the index of the log (`index_bytes_max`), from least to most.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum IndexCapacity {
     /// None.
-    None,
+    Exhausted,
     /// Enough for dead letters only. Without this last part, expired messages could never leave their queues.
-    Last,
+    DeadLettersOnly,
     /// Enough for all messages.
     Enough,
 }
@@ -294,8 +294,9 @@ pub struct PendingWrites {
     entry_bytes: usize,
     /// Batch of the last log entry.
     last_entry_batch: Batch,
-    /// Number of log entries that were appended, and that are durable, since the start.
+    /// Number of log entries that were appended since the start.
     entries_appended: u64,
+    /// Number of log entries that are durable, since the start.
     entries_durable: u64,
     /// Number of log entries that are durable in one commit, or for access definitions in two.
     entries_safe: u64,
@@ -569,9 +570,9 @@ impl PendingWrites {
     pub const fn exhausted_limit_key(&self) -> &'static str {
         let has_disk = self.log_free_bytes() > self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
         match self.index_capacity {
-            IndexCapacity::None => "index_bytes_max",
-            IndexCapacity::Last if has_disk => "index_bytes_max",
-            IndexCapacity::Last | IndexCapacity::Enough => "disk_limit",
+            IndexCapacity::Exhausted => "index_bytes_max",
+            IndexCapacity::DeadLettersOnly if has_disk => "index_bytes_max",
+            IndexCapacity::DeadLettersOnly | IndexCapacity::Enough => "disk_limit",
         }
     }
 
@@ -589,7 +590,7 @@ impl PendingWrites {
     pub const fn reserved_for_dead_letters(&self, bytes: u64) -> u64 {
         let part = self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
         match self.index_capacity {
-            IndexCapacity::Last | IndexCapacity::None => self.log_free_bytes,
+            IndexCapacity::DeadLettersOnly | IndexCapacity::Exhausted => self.log_free_bytes,
             IndexCapacity::Enough if bytes < part => bytes,
             IndexCapacity::Enough => part,
         }
@@ -792,7 +793,8 @@ impl PendingWrites {
         self.entries_safe
     }
 
-    /// Returns how many log entries were taken into a commit.
+    /// Returns the number of log entries that are in a commit, since the start. An access definition counts from its first
+    /// commit on.
     fn entries_in_commit(&self) -> u64 {
         self.entries_appended - self.entries.len() as u64
     }
@@ -827,7 +829,7 @@ impl PendingWrites {
         }
     }
 
-    /// Removes one target of a message, because its queue was deleted. Returns `true` if no target is left,
+    /// Removes one target of a message that was settled, or whose queue was deleted. Returns `true` if no target is left,
     /// so that the message will not be written.
     pub fn drop_target(&mut self, messages: &mut Messages, message: MessageId) -> bool {
         let Some(at) = self.position_of(messages, message) else { return false };

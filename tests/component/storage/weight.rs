@@ -160,7 +160,7 @@ impl IndexWeight {
 
     /// Returns whether the index is full.
     fn is_full(&self) -> bool {
-        self.log.space().index_capacity() == IndexCapacity::None
+        self.log.space().index_capacity() == IndexCapacity::Exhausted
     }
 
     fn bytes(&self) -> f64 {

@@ -148,3 +148,18 @@ fn a_paused_link_whose_upstream_reads_nothing_is_closed_after_a_time() {
     assert!(shown.contains("\"state\":\"paused\""), "{shown}");
     assert_eq!(simulation.counts(client, 1, "here"), (64, 0), "no message is lost");
 }
+
+#[test]
+fn a_link_that_the_upstream_closes_answers_once() {
+    let (mut simulation, mut far) = simulation(Bridge { heartbeat_s: 0, ..bridge() });
+    open(&mut simulation, &mut far);
+    let clients: Vec<usize> = (0..5).map(|_| simulation.open(&[1])).collect();
+    // The link is older than the time limit for opening and closing it.
+    simulation.pass_ms(31_000);
+    far.names();
+    let reply_text = "shutdown";
+    far.say(0, &Method::ConnectionClose { reply_code: 320, reply_text, class_id: 0, method_id: 0 });
+    simulation.run();
+    assert_eq!(far.names(), ["connection.close-ok"]);
+    assert_eq!(simulation.counts(clients[4], 1, "here").0, 0, "clients are served");
+}
