@@ -312,7 +312,7 @@ impl Broker {
     /// Removes a binding for a client or an operator.
     ///
     /// # Errors
-    /// The log accepts nothing now.
+    /// The binding is stored, and the storage cannot be written.
     pub(crate) fn unbind(&mut self, cx: &mut Context<'_>, binding: BindingId) -> Result<(), Fault> {
         check_deletable(cx.pending_writes, self.topology.binding(binding).is_stored)?;
         self.remove_binding(cx, binding);
@@ -459,8 +459,8 @@ impl Broker {
 
     /// Returns the arguments of a declaration with the default queue type of the virtual host added.
     ///
-    /// As in RabbitMQ 3.11, it returns `None` if the declaration names a type, or if its flags do not suit
-    /// that type.
+    /// Returns `None` if there is no default type, or the declaration names a type. As in RabbitMQ 3.11, also if
+    /// the flags of the declaration do not suit the default type.
     pub(crate) fn with_default_type(
         &self,
         vhost: VhostId,
@@ -909,8 +909,8 @@ impl Broker {
 
     // ---- virtual hosts
 
-    /// Deletes the queues and exchanges of a deleted virtual host, at most `left` records in this step.
-    /// Returns whether all are deleted.
+    /// Continues to delete the queues, exchanges, retained messages and wills of a deleted virtual host.
+    /// Examines at most `left` records of queues and exchanges. Returns `true` after the last step.
     pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
         while sweep.queue < self.queues.records().places() {
             if cx.pending_writes.is_crowded() || !spend(left) {
@@ -962,10 +962,10 @@ impl Broker {
 
     // ---- objects that could not be restored at start
 
-    /// Gives a queue that was just declared the messages of the orphan with its incarnation.
+    /// Gives the new queue `created` the messages of the orphan that it adopts. If the queue could not be
+    /// created, the orphan is listed again.
     ///
-    /// The queue delivers nothing until the storage has returned the offsets of the messages and these are in
-    /// the queue. If the queue could not be declared, the orphan stays.
+    /// The queue delivers nothing until the storage has returned the offsets of all adopted messages.
     pub(crate) fn end_creation(
         &mut self,
         created: Result<QueueId, Fault>,
@@ -1036,12 +1036,13 @@ impl Broker {
         Ok(())
     }
 
-    /// Deletes an exchange or queue that the start left out, a queue with its messages, and orphans of that
-    /// name. Returns `false` when there is none.
+    /// Deletes an exchange or queue that was left out at start, a queue with its messages. If there is none and
+    /// the deletion is unconditional, deletes the orphan of a queue of that name. Returns whether anything was
+    /// deleted.
     ///
     /// # Errors
-    /// The storage cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
-    /// checked.
+    /// The storage cannot be written. Or the object was left out, and the deletion has a condition (if-unused,
+    /// if-empty), which cannot be checked.
     pub(crate) fn delete_left_out(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,15 +1,15 @@
 //! Stored objects that could not be restored at start: definitions that were left out, and messages without a
 //! queue (orphans).
 //!
-//! A start with lower limits cannot restore all definitions, and after damage the definition of a queue with
-//! messages may be missing. Neither the definitions nor the messages may be lost.
+//! Neither definitions that cannot be restored nor messages whose queue is missing may be lost.
 //!
-//! Definitions left out: a start with lower limits has no capacity for some exchanges and queues, and an
-//! older version does not support the type of others. Their definitions stay in the storage, with their
-//! bindings, and are restored at a later start if possible. Meanwhile no client can declare another object of
-//! the same name. The log has one definition per name: a second object would replace the definition of the
-//! first one, whose messages would then belong to no queue and take space forever. A client whose declaration
-//! is refused for this reason can delete the first object, or an operator raises the limit.
+//! Definitions left out: after a start with lower limits there is no capacity for some exchanges and queues. After
+//! a downgrade of Leveret, the types of others are unknown. Their definitions stay in the storage with their
+//! bindings, and are restored at a later start if possible.
+//!
+//! Until then no client can declare another object of the same name, because the log has one definition per name.
+//! A second queue would replace the definition of the first, whose messages would then take space forever. To free
+//! the name, a client deletes the first object, or an operator raises the limit and restarts the broker.
 //!
 //! Orphans: each definition is stored twice, and a flash card may lose both copies. The messages of the queue
 //! are still stored, with the queue's incarnation. If the name of the queue is recorded elsewhere in the log,
@@ -20,12 +20,13 @@
 //!
 //! # Invariants
 //! - A definition that was left out keeps its name in the storage until it is deleted or restored.
-//! - Entries are added only at start. Damage is also added when messages cannot be read back.
+//! - Definitions left out and orphans are added only at start. An orphan is listed again if its adoption fails.
+//!   Damage is also added when messages cannot be read back.
 //! - At most [`ORPHANS_MAX`] orphans are listed. Further orphans are only counted.
-//! - The list of definitions left out has at most as many entries as the limits allow queues and exchanges
-//!   together. If more are left out, every name counts as possibly left out.
-//! - If the list has no place for the levels of a queue that was left out, they become orphans when the queue
-//!   is deleted.
+//! - At most `queues_max + exchanges_max` definitions left out are listed. If there are more, every name counts
+//!   as possibly left out.
+//! - If the list has no space for the priority levels of a queue left out, deleting the queue does not delete
+//!   their messages. These are orphans at the next start.
 
 use core::hash::BuildHasher;
 
@@ -184,8 +185,8 @@ impl Recovery {
         self.orphans.adopted_count(queue)
     }
 
-    /// Returns the next queue into which adopted messages must be put, with its incarnation.
-    /// [`Broker::end_adoption`](crate::Broker::end_adoption) must follow.
+    /// Returns the incarnation and id of the next queue that waits for adopted messages. The caller adds the
+    /// messages, then calls [`Broker::end_adoption`](crate::Broker::end_adoption).
     pub fn next_adopted(&self) -> Option<(u64, QueueId)> {
         self.orphans.adopted.last().map(|adoption| (adoption.incarnation, adoption.queue))
     }
@@ -221,7 +222,8 @@ impl Recovery {
         }
     }
 
-    /// Notes the incarnations of those levels of a queue left out of which the log has messages.
+    /// Notes the priority levels of a queue that was left out. `levels` are the incarnations of those levels
+    /// that the log has.
     pub fn note_left_out_levels(&mut self, incarnation: u64, levels: &[u64]) {
         self.left_out.add_levels(incarnation, levels);
     }
@@ -231,11 +233,11 @@ impl Recovery {
         self.left_out.may_have(vhost, name, version)
     }
 
-    /// Checks whether an exchange or queue of this name may be declared: not while the storage has one that
-    /// the start left out.
+    /// Checks whether an exchange or queue of this name may be declared.
     ///
     /// # Errors
-    /// The storage has one, or may have one, and the new one is durable too.
+    /// An object of this name was left out at start. Or the new object is durable, and the list of objects left
+    /// out is incomplete.
     pub(crate) fn check_not_left_out(
         &self,
         access: &Access,
@@ -305,9 +307,9 @@ fn still_left_out(access: &Access, vhost: VhostId, name: DestinationName<'_>) ->
     }
 }
 
-/// Maximum number of orphans listed; others wait in the storage.
+/// Maximum number of orphans that are listed. Further ones stay in the storage until a later start lists them.
 const ORPHANS_MAX: usize = 256;
-/// Maximum bytes of orphans' names; further orphans are listed by number alone.
+/// Maximum total bytes of the orphans' names. Further orphans are listed without a name.
 const NAMES_BYTES_MAX: usize = 16 << 10;
 /// Bytes of memory that orphans take, for the memory table.
 pub(crate) const ORPHANS_BYTES: usize = ORPHANS_MAX * (size_of::<Orphan>() + 32) + NAMES_BYTES_MAX;
@@ -388,7 +390,7 @@ impl Orphans {
 pub(crate) struct LeftOut {
     /// Hashes of virtual host, kind and name, sorted, each with the version or incarnation.
     entries: Vec<(u64, u64)>,
-    /// Incarnations of queues with priorities that were left out, each with that of a level in the log.
+    /// Pairs: incarnation of a queue that was left out, and incarnation of one of its levels in the log.
     levels: Vec<(u64, u64)>,
     /// Maximum number of entries and levels together.
     entries_max: usize,

@@ -3,10 +3,11 @@
 //!
 //! # Invariants
 //! - No message is read here: queues get only the offsets of their messages.
-//! - A start declares exactly the durable objects. An object for which the present limits have no capacity,
-//!   or whose type only another version supports, is reported in the log file and stays stored with its
-//!   bindings. A definition whose virtual host, user, exchange or queue does not exist is deleted. Messages
-//!   without a queue stay.
+//! - A start declares all durable objects that the limits and this version of Leveret allow. Other objects are
+//!   reported in the log file, and stay stored with their bindings.
+//! - A definition whose virtual host, user, exchange or queue does not exist is deleted. While part of the log
+//!   is unreadable, only access definitions of this kind are deleted.
+//! - Messages without a queue stay stored.
 //! - A queue is not rebuilt if the log has its deletion.
 //! - A queue that adopts messages delivers nothing before these messages are in it.
 
@@ -34,13 +35,13 @@ use super::{Broker, Context};
 /// The first user of a new store: name and password hash.
 pub type First<'a> = Option<(&'a str, PasswordHash)>;
 
-/// Declares everything again, and sets which messages the log has for each queue.
+/// Declares all stored objects again, and adds to each queue the offsets of its messages in the log.
 ///
-/// Users and permissions are those of the storage, as far as it can vouch for them. A new store gets the user
-/// `first`.
+/// Users and permissions come from the storage. If they may be incomplete, logins are refused. A new store
+/// gets the user `first`.
 ///
 /// # Errors
-/// The disk refused a read.
+/// The disk cannot be read.
 pub fn restore(
     broker: &mut Broker,
     context: &mut Context<'_>,
@@ -93,7 +94,7 @@ struct Restoring {
     versions: BTreeMap<u64, u64>,
     /// The queues that exist again, by their incarnations.
     queues: BTreeMap<u64, QueueId>,
-    /// Queues that are defined and could not be restored.
+    /// Incarnations of queues and levels that are not restored, and for which no queue must be rebuilt.
     absent: BTreeSet<u64>,
     /// Definitions whose virtual host, user, exchange or queue does not exist.
     orphans: Vec<Unowned>,
@@ -291,9 +292,9 @@ fn restore_definitions(
     broker.apply_policies(context);
     if is_suspect {
         broker.mark_parameters_doubtful();
-        // A definition that seems to lack its object may belong to an object whose definition cannot be read.
-        // Access definitions of this kind are deleted when an operator confirms the users, because they are
-        // not shown, and would become valid again if a user of that name were created.
+        // A definition without its object may belong to an object whose definition cannot be read, so it stays.
+        // Access definitions of this kind are deleted, at the latest when an operator confirms the users. They
+        // are not listed, and a later user of that name would get them.
         let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
         broker.access_mut().drop_unreadable_access(context.pending_writes_mut(), hidden.collect());
     }
@@ -338,7 +339,7 @@ fn restore_queue(
     let mut settled = broker.settle_released_deliveries(pending_writes, queue, is_live);
     settled.sort_unstable();
     let mut contents = contents_of(found);
-    // Each of these messages counts with the mean length.
+    // The bytes of the settled messages are estimated from the mean length of the queue's messages.
     let count = settled.len() as u64;
     contents.bytes -= contents.bytes * count / contents.count.max(1);
     contents.count -= count;
@@ -578,7 +579,8 @@ impl Broker {
         }
     }
 
-    /// Returns virtual host and name of a rebuilt queue, for the simulator, whose clients expect none.
+    /// Returns virtual host and name of a rebuilt queue. The simulator deletes these queues, because it does
+    /// not know their contents.
     #[cfg(debug_assertions)]
     pub fn next_rebuilt(&self) -> Option<(String, String)> {
         let mut queues = self.queues.records().iter().map(|(_, queue)| queue);
@@ -592,10 +594,9 @@ impl Broker {
         self.note_users();
     }
 
-    /// Notes that the storage cannot vouch for its users: all logins are refused until an operator confirms
-    /// the users.
+    /// Refuses all logins until an operator confirms the users, because the stored users may be incomplete.
     ///
-    /// `unreadable` are keys of definitions that the storage cannot read.
+    /// `why` is the reason shown to operators. `unreadable` are the keys of definitions that cannot be read.
     pub fn mark_access_doubtful(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
         self.access.set_doubt(why, unreadable);
         self.note_users();
@@ -669,7 +670,7 @@ pub struct Contents {
     pub next_offset: u64,
     /// Messages with smaller offsets may have been delivered.
     pub delivered_below: u64,
-    /// The watermark in the log, which ran ahead of the deliveries.
+    /// Highest watermark in the log. It may exceed `delivered_below`, because it is written ahead of deliveries.
     pub watermark: u64,
 }
 

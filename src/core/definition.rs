@@ -28,7 +28,7 @@
 //!          limits      | max-connections u32 | max-channels u32 |                of a user that has any
 //!          an exchange | flags: 1 auto-delete, 2 internal | version u64 | type | arguments |
 //!          a queue     | flags: 1 auto-delete, 2 rebuilt, 4 priority queues | incarnation u64 | arguments | priorities |
-//!          priorities  | 14 "leveret-levels" as the name of one argument more, of type l | incarnation u64 |
+//!          priorities  | 14 "leveret-levels" l: name and type of an argument | incarnation u64, big endian |
 //!          a binding   | version of the source u64 | version or incarnation of the destination u64 |
 //!          a policy    | what it applies to | priority i32 | pattern u16 + text | definition |
 //!          a parameter | JSON |
@@ -39,8 +39,8 @@
 //! ```
 //!
 //! Names are preceded by their length in one byte. Arguments and the definition of a policy take the rest of the
-//! value. Numbers are little endian. The exception is the incarnation of the level for priority 1, which has the form of
-//! an argument: versions without levels read it as an argument that they do not know.
+//! key or value. Numbers are little endian, except the incarnation of the level for priority 1. It is encoded like an
+//! AMQP argument, so that versions without priority levels read it as an unknown argument.
 //!
 //! If the metadata of a virtual host are empty, they are not written. Older versions of Leveret do not read
 //! them. Versions without policies or parameters ignore these definitions and leave them in the log.
@@ -903,8 +903,8 @@ impl fmt::Debug for Definition<'_> {
     }
 }
 
-/// Returns whether a key is that of an access definition (user, virtual host, permission or limits). These
-/// are written twice.
+/// Returns whether a key is that of an access definition (user, virtual host, permission or limits). The storage
+/// checks at start whether these are complete.
 pub fn is_access(key: &[u8]) -> bool {
     key.first() == Some(&ACCESS)
 }

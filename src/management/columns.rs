@@ -1,7 +1,7 @@
 //! The columns of each kind of object, and the functions that write their cells.
 //!
 //! Column names are those of rabbitmqctl and of the management API together. Where the two differ for the same value,
-//! both names exist. A column whose value the broker does not know is absent, and a request for it is an error.
+//! both names exist. A request for an unknown column is an error from leveretctl, and is ignored in the management API.
 
 use leveret_amqp::field::Table;
 use leveret_broker::{
@@ -215,13 +215,13 @@ pub trait ListedKind: 'static {
     const ON_REQUEST: &'static [&'static str] = &[TYPED];
     /// Columns that are in the description of one object, but not in a list.
     const OF_ONE: &'static [&'static str] = &[];
-    /// RabbitMQ's columns for which the broker has no value. Their cells are empty.
+    /// RabbitMQ's columns for which the broker has no value. leveretctl accepts their names and prints empty cells.
     const WITHOUT_FIGURE: &'static [&'static str] = &[];
     /// Returns whether this object has no such column.
     fn leaves_out(_: &Self::View<'_>, _: &str) -> bool {
         false
     }
-    /// Returns whether the object is a binding between these ends, or no binding at all.
+    /// Returns whether a binding has this source and destination. Returns `true` for objects that are no bindings.
     fn is_binding_of(_: &Self::View<'_>, _: &BindingEnds) -> bool {
         true
     }

@@ -64,7 +64,7 @@ impl ListedKind for Permissions {
         ("read", |it, writer| writer.json.text(it.read)),
     ];
 
-    /// The user and the virtual host together name a permission.
+    /// Returns the user. Requests for one permission also name its virtual host.
     fn name(view: &Self::View<'_>) -> Option<String> {
         Some(view.user.to_string())
     }

@@ -24,8 +24,9 @@ use super::peer::WaitReason;
 use super::platform::Platform;
 use super::state::Engine;
 
-/// Number of retries of a failed read before its messages are reported as lost.
-const READ_RETRIES: u32 = 4;
+/// Number of consecutive failed reads at which the messages of the last one are reported as lost. Earlier ones are
+/// retried.
+const READ_FAILURES_MAX: u32 = 4;
 /// A commit that takes at least this time is logged, in microseconds.
 const SLOW_COMMIT_US: u64 = 1_000_000;
 /// When this many commits have been delayed by the sync budget, this is logged once.
@@ -71,7 +72,7 @@ impl StorageDriver {
     /// process ends.
     fn must_retry(&mut self, was_refused: bool) -> bool {
         self.refused_reads = if was_refused { self.refused_reads + 1 } else { 0 };
-        was_refused && self.refused_reads < READ_RETRIES
+        was_refused && self.refused_reads < READ_FAILURES_MAX
     }
 
     /// Sets whether more messages can be evicted from memory in the next turn.
@@ -372,8 +373,8 @@ impl<P: Platform> Engine<P> {
         self.note_durable(false);
     }
 
-    /// Notifies the peers on `for_disk` of the newest durable batch. Operator clients also wait for other
-    /// results, so they are listed after every write.
+    /// Notifies the peers in `for_disk` if the durable batch has changed, or if a write is done (`is_written`).
+    /// Operator clients also wait for results of writes that make no batch durable.
     fn note_durable(&mut self, is_written: bool) {
         self.shared.broker.queues_mut().note_durable(&self.shared.pending_writes);
         let durable = self.shared.pending_writes.durable();

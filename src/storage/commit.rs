@@ -24,8 +24,8 @@
 //!   damaged commits, in which one of the bits may be damaged as well. So the flag counts as set if either bit is set.
 //!
 //! # Invariants
-//! - The records of a commit belong to the log only if the whole commit is valid. The exception are the records that
-//!   `damage` recovers from a damaged commit.
+//! - The records of a commit belong to the log only if the whole commit is valid. The exception is good records that
+//!   `reader` finds in a damaged commit.
 //! - A commit begins at the start of a block.
 //! - The number of a commit is higher than those of all earlier commits, and its epoch is not lower than theirs.
 

@@ -1,7 +1,7 @@
 //! Builds commit jobs from the pending commit, and applies their results.
 //!
-//! [`PendingCommit`] collects the records of the next commit. [`ActiveSegment`] is the segment that it is written
-//! to. The same walk over records feeds the index here and in recovery.
+//! [`PendingCommit`] collects the records of the next commit. [`ActiveSegment`] is the segment that it is written to.
+//! `apply_records` updates the index from the records of a durable commit, here and in recovery.
 //!
 //! # Invariants
 //! - A commit that does not fit into the active segment goes to a new segment, whose header lists every
@@ -95,9 +95,9 @@ impl Log {
 
     /// Returns a commit that only records the broker time.
     ///
-    /// Returns `None` if the commit would open a reserved segment, or if the compactor is using the last reserved
-    /// one. A full log of expiring messages needs this commit: without the recorded time, no message would be closer
-    /// to its expiry after the next start.
+    /// Returns `None` if the commit would open a reserved segment, or if a reserved segment is already in use. A full
+    /// log of expiring messages needs this commit: without the recorded time, no message would be closer to its expiry
+    /// after the next start.
     pub(super) fn empty_commit(&mut self, now: Now) -> Option<CommitJob> {
         let fits_beside = self.space.has_whole_reserve() && self.space.fits_active(BLOCK_BYTES);
         if self.space.is_scarce() && !fits_beside {
@@ -488,8 +488,8 @@ impl ActiveSegment {
         commit_bytes + footer <= self.bytes_left()
     }
 
-    /// Returns the maximum bytes of a commit in this segment. If `is_last`, no other segment is free, and no space is
-    /// left for the footer.
+    /// Returns the maximum bytes of a commit in this segment. If `is_last`, no other segment is available, and the
+    /// commit may use the space of the footer.
     pub(super) fn commit_room(&self, is_last: bool) -> usize {
         if is_last {
             return self.bytes_left();

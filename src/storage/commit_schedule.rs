@@ -9,18 +9,22 @@
 //! Publishers leave two segments free: the reserved segments. Settlements and entries (definitions, deletions,
 //! watermarks) may open the first reserved segment. The last one may be opened by:
 //!
+//! - the first commit of an epoch;
+//! - a commit that deletes a queue, because that frees space;
 //! - the compactor;
 //! - settlements that leave some segment so empty that the compactor can free it. This includes the active segment:
 //!   if it contains only settlements, it is freed when they are merged and rewritten;
 //! - entries, when the compactor cannot use the last segment.
 //!
 //! # Invariants
-//! - Whatever is appended makes a commit due within the window of its urgency. If a client waits for the commit and the
-//!   sync budget is used up, it is due when the budget has a sync again, if that is later.
+//! - Whatever is appended makes a commit due within the window of its urgency; at once if a client waits for it.
+//! - If the sync budget is used up, a commit that a client waits for is delayed until the budget has a sync again. The
+//!   delay is at least the confirm window.
 //! - Nothing is due while a commit is in flight.
 //! - A commit takes a token only if a publisher waits for it or it frees a file.
 //! - Removing a segment does not require a new one, because the removal is a record in a normal commit.
-//! - A file beyond the limit is created only when neither a start nor the compactor could write otherwise.
+//! - A file beyond the limit is created only if otherwise a start, the compactor or settlements that free space would
+//!   have no space to write.
 
 use crate::pending_writes::Urgency;
 use leveret_core::time::{Deadline, Now};
@@ -398,8 +402,8 @@ impl Schedule {
 
     /// Returns when the log should record the broker time, which timeouts that span restarts depend on.
     ///
-    /// The interval is 1/8 of the time since the start of the epoch, at least a minute and at most an hour. If the
-    /// epoch ends abruptly, only the time since the last record is lost.
+    /// The interval is 1/8 of the time from the start of the epoch to the last recording, limited to 1 to 60 minutes.
+    /// If the epoch ends abruptly, the broker time loses only the time since the last recording.
     pub(super) const fn time_deadline(&self) -> Deadline {
         let eighth_ms = self.time_recorded_at.as_ms() / 8;
         let ms = if eighth_ms < TIME_MS_MAX { eighth_ms } else { TIME_MS_MAX };
@@ -411,7 +415,7 @@ impl Schedule {
 #[derive(Debug)]
 pub(super) struct SyncBudget {
     bucket: TokenBucket,
-    /// Tokens for one sync; 0 means no limit.
+    /// Cost of one sync in nanoseconds, the time in which the bucket refills it; 0 means no limit.
     cost_ns: u64,
     capacity_ns: u64,
 }

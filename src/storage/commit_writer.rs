@@ -12,7 +12,7 @@
 //! - Messages are encoded only when their commit is built. Log entries are written before messages.
 //! - A large body is written in chunks, if necessary in several commits. The record of the message is written after the
 //!   last chunk.
-//! - Transactions too large for one commit are written by `group`.
+//! - `group` writes the records of groups, such as transactions.
 
 use crate::pending_writes::{Front, LogEntry, PendingWrites, Urgency};
 use leveret_core::batch::Batch;
@@ -123,7 +123,7 @@ pub struct CommitWriter {
     is_writing: bool,
     /// Whether a commit is due for which there is no free segment yet.
     is_blocked: bool,
-    /// Whether the broker is stopping. Then no segments are prepared.
+    /// Whether the broker is stopping. Then a segment is prepared only if a due commit has no free segment.
     is_flushing: bool,
     /// Whether the closing commit of a clean stop must still be written. It proves to the next start that the commit before
     /// it was synced.
@@ -248,8 +248,8 @@ impl CommitWriter {
         self.flush(now);
     }
 
-    /// Handles [`Log::time_deadline`]: records the broker time now if `is_needed`, and schedules the next
-    /// deadline.
+    /// Handles [`Log::time_deadline`]: requests a commit that records the broker time if `is_needed`, and schedules the
+    /// next deadline.
     pub const fn record_time(&mut self, is_needed: bool, now: Now) {
         self.log.schedule.time_recorded_at = now;
         self.records_time = is_needed;
@@ -391,8 +391,8 @@ impl CommitWriter {
         if !is_group_first {
             self.append_settlements(pending_writes, now);
         }
-        // The watermark of a delivered message is in this commit or an earlier one, its message in this one
-        // or a later one.
+        // A message that was delivered early must not be written before its watermark. So all watermarks are appended
+        // first, and messages only if all watermarks fit.
         let log = &mut self.log;
         let are_all_appended = pending_writes.drain_piggybacked(|queue, offset| {
             log.append_reserved(&Record::DeliveredWatermark { queue, offset }, Urgency::Lazy, now).is_ok()

@@ -103,8 +103,8 @@ impl DeletableFile {
     }
 }
 
-/// Writes the footer of a full segment. The messages in the footer are grouped by the helper thread, because that
-/// takes time.
+/// Writes the footer of a full segment. The helper thread groups the footer's messages by queue, because this would
+/// delay the event loop.
 #[derive(Debug)]
 pub(super) struct Seal {
     pub(super) slot: u32,
@@ -272,7 +272,8 @@ impl ReadJob {
     }
 }
 
-/// Writes zeros to a part of a new segment file. The part is small and synced, so that the job never delays a commit.
+/// Writes zeros to a range of a new segment file and syncs it. A commit that becomes due meanwhile waits for this job,
+/// so the range is at most 256 KiB (`PREPARE_STEP_BYTES`).
 #[derive(Debug)]
 pub struct PrepareJob {
     pub(super) slot: u32,

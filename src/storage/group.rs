@@ -9,9 +9,10 @@
 //!         commit │ settled │ defined │ gone: the group │               the group is complete
 //! ```
 //!
-//! The *parts* of a large group are its chunks. The *group message* makes a large group exist: until it is durable, the
-//! parts are unreferenced chunks, which are reclaimed as such. The group message belongs to a queue incarnation that is
-//! created only for it (`pending_writes::is_group`), and its offset is the number of parts.
+//! The *parts* of a large group are chunks that contain its records. The *group message* references them, as a message
+//! references the chunks of its body. Until the group message is durable, the parts are unreferenced chunks, whose
+//! space is reclaimed. The group message belongs to a queue incarnation that is created only for it
+//! (`pending_writes::is_group`). Its offset is the number of parts.
 //!
 //! If the broker stops after the group message and before the end of the group, the next start finds the group. It
 //! writes the records in the parts individually; records that exist already do no harm. If the disk has no space for
@@ -48,7 +49,7 @@ use super::record::{
 use super::recovery::{READ_ATTEMPTS_MAX, Report, StepResult};
 use super::settled::RangeSet;
 
-/// Maximum number of settled ranges in one record of a part.
+/// Maximum number of settled ranges in one record of a group.
 const RANGES_MAX: usize = 128;
 
 impl CommitWriter {
@@ -213,7 +214,7 @@ struct GroupSources<'a> {
 }
 
 impl LargeGroup {
-    /// Returns whether a record is in no part yet.
+    /// Returns whether some record of the group is not in a part yet.
     fn has_more(&mut self, pending_writes: &PendingWrites, group: &Group, draft: &mut Draft) -> bool {
         let has_messages = pending_writes.peek(group, &mut self.cursor, &mut draft.targets).is_some();
         // With this closure, `write` writes nothing and returns `false` if a record is left.
@@ -309,7 +310,8 @@ impl Progress {
     }
 }
 
-/// Returns settlements of the group in one queue, up to one record, after the first `done` ranges.
+/// Returns the next settled ranges of the group that fit into one record, without the first `done`. All of them belong
+/// to the returned queue.
 fn next_ranges(pending_writes: &PendingWrites, done: usize) -> (u64, heapless::Vec<Range, RANGES_MAX>) {
     let (mut queue, mut ranges) = (0, heapless::Vec::new());
     for settled in pending_writes.group_settles(done) {
@@ -401,8 +403,8 @@ pub(super) struct FoundGroup {
     bytes: u64,
     /// Whether some record is not written individually yet.
     has_missing: bool,
-    /// Whether a settlement or definition of the group is written individually. Then all its messages are as well, and the
-    /// group must not be undone: the settled messages, which they replace, would be lost.
+    /// Whether a settlement or definition of the group is written individually. Then all its messages are as well. The
+    /// group must not be undone, because its messages may replace the settled ones, which no longer exist.
     has_settled: bool,
     /// Whether parts of the group are damaged.
     is_damaged: bool,
@@ -530,7 +532,7 @@ impl Log {
         report: &mut Report,
         now: Now,
     ) -> io::Result<()> {
-        // Settlements are written last, and find space when messages do not.
+        // If a settlement or definition is written, all messages are. What is left may use the reserved segments.
         let may_finish = !found.is_damaged && (found.has_settled || found.bytes <= self.space.room_bytes());
         let is_whole =
             !found.has_missing || may_finish && self.finish_group(disk, found.group, settled, now)?;
@@ -674,7 +676,7 @@ pub(super) struct GroupProgress {
     pub(super) bodies: Vec<(u64, u64)>,
     /// The settlements and definitions of the current group that are written individually.
     written: Progress,
-    /// Whether a group waits for a commit of its own.
+    /// Whether a group waits for the next commit, because the pending commit has no space for all of it.
     pub(super) is_waiting: bool,
 }
 

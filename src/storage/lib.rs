@@ -1,5 +1,5 @@
-//! The append log, and the buffer of everything that waits to be written to it. The log stores messages, settlements and
-//! definitions in one order, durable by commits.
+//! The append log, and the buffer of everything that waits to be written to it. The log stores messages, settlements
+//! and definitions. Each commit makes a number of them durable together.
 //!
 //! | file | content |
 //! |------|---------|
@@ -43,11 +43,11 @@
 //!
 //! # How a commit is made
 //!
-//! Records are encoded into the pending commit. Settled offsets are kept as sets and encoded when the commit is
-//! built. If the active segment is full, it is sealed first: its footer is written and synced, then the header of the
-//! next segment. A helper thread then writes the commit with one call and syncs it. After the sync, the records of
-//! the commit are applied to the index, and everything up to its position is durable. Only then the next commit is
-//! built.
+//! Records are encoded into the pending commit. While space is scarce, settled offsets are kept as sets instead, and
+//! encoded when the commit is built. A helper thread writes the commit with one call and syncs it. If the active
+//! segment is full, the helper thread first seals it: it writes and syncs the footer, then the header of the next
+//! segment. After the sync of the commit, its records are applied to the index, and everything up to its position is
+//! durable. Only then is the next commit built.
 //!
 //! # Invariants
 //!
@@ -61,8 +61,9 @@
 //!   contains a group, or if its header is damaged.
 //! - All losses are reported, with one exception: damaged commits at the end of the log after a kill are not
 //!   recognised if at most one of their headers is left. They look like one unfinished commit.
-//! - A failed write or sync is final: the log writes nothing any more. The exceptions are a write for which the
-//!   file system has no space, and writes to the access files beside the log.
+//! - A failed write or sync of a segment file is final: the log writes nothing any more. The exception is a write for
+//!   which the file system has no space.
+//! - The broker can continue without the access files and the header copy beside the log, if they cannot be written.
 //! - The log has no clock and no threads: time is passed in, and jobs are handed out.
 
 #![warn(clippy::unwrap_used)]

@@ -75,7 +75,8 @@ pub(crate) const PREDECLARED: [(&str, ExchangeKind, bool); 8] = [
 
 /// Number of exchanges that exist in every virtual host from its creation.
 pub(crate) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
-/// Maximum bytes of memory that a virtual host takes without its exchanges: its record and the longest name.
+/// Maximum bytes of memory that a virtual host takes without its exchanges and metadata: its record and the
+/// longest name.
 pub(crate) const VHOST_BYTES: usize = Slab::<Vhost>::record_bytes() + 256;
 /// Maximum bytes of memory that a user takes: its record, the longest name and the longest tags.
 pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256;
@@ -110,13 +111,12 @@ pub struct Access {
     /// Keys of stored access definitions that cannot be read, or that belong to a user whose definition
     /// cannot be read.
     unreadable: Vec<Box<[u8]>>,
-    /// At start, a user or virtual host was not restored for lack of capacity. A permission whose user or
-    /// virtual host does not exist must then be kept, because its user or virtual host may still be in the
-    /// log.
+    /// Whether an access definition was not restored at start for lack of capacity. Definitions whose user or
+    /// virtual host does not exist are then kept, because the log may still have that user or virtual host.
     lacked_capacity: bool,
     /// The serial number of the user created last.
     last_serial: u32,
-    /// Number of changes of permissions ever made.
+    /// Number of changes of permissions and topic permissions since the process started.
     revision: u64,
 }
 
@@ -405,10 +405,12 @@ impl Access {
     // ---- at start
     //
     // If the stored users may be incomplete (`storage::access` decides this), all logins are refused until an
-    // operator has confirmed the users. A stored permission or limit whose user or virtual host does not
-    // exist is an orphan. Orphans are deleted at start; if the stored users may be incomplete, only when the
-    // operator confirms the users. They are kept if their user or virtual host may be missing only for lack
-    // of capacity.
+    // operator has confirmed the users.
+    //
+    // A stored permission or limit whose user or virtual host does not exist is
+    // - kept, if an access definition was left out for lack of capacity;
+    // - deleted when the operator confirms the users, if the stored users may be incomplete;
+    // - deleted at start otherwise.
 
     /// Adds the default user guest to a new store, with all permissions in `/`.
     ///
@@ -445,8 +447,8 @@ impl Access {
         self.unreadable = unreadable;
     }
 
-    /// Deletes definitions of permissions and limits whose user cannot be read. If an operator must confirm
-    /// the users, they are deleted at the confirmation, else at once.
+    /// Deletes the definitions of permissions and limits whose user or virtual host does not exist. If an
+    /// operator must confirm the users, the definitions are deleted at the confirmation, otherwise at once.
     pub fn drop_unreadable_access(&mut self, pending_writes: &mut PendingWrites, keys: Vec<Box<[u8]>>) {
         if self.doubt_reason.is_some() {
             self.unreadable.extend(keys);
@@ -529,7 +531,7 @@ impl Access {
         }
     }
 
-    /// Notes that a user or virtual host could not be restored for lack of capacity. Returns `NoCapacity`.
+    /// Notes that an access definition could not be restored for lack of capacity. Returns `NoCapacity`.
     pub(crate) fn note_no_capacity_at_start(&mut self) -> Restored {
         self.lacked_capacity = true;
         Restored::NoCapacity

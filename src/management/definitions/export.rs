@@ -1,8 +1,8 @@
 //! Exports definitions in RabbitMQ's format, which RabbitMQ and Leveret import.
 //!
 //! # Invariants
-//! - Objects of one connection and the predeclared exchanges of every virtual host are omitted.
-//! - Passwords are exported as hashes: a reader of the file could also copy the store.
+//! - Exclusive queues and their bindings, queues of MQTT sessions and predeclared exchanges are omitted.
+//! - Passwords are exported only as salted hashes, as in RabbitMQ.
 
 use crate::columns::{CellWriter, Column, Exchanges, ListedKind, Queues, Vhosts, limits};
 use crate::definition_columns::{

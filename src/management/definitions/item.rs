@@ -106,7 +106,7 @@ pub struct User {
 pub enum Password {
     /// The definition has none. Then no password is accepted, as in RabbitMQ.
     Absent,
-    /// In clear. Hashing takes a while, so it is done where no client waits for it.
+    /// Clear text. The caller of [`apply`](super::apply) must hash it first.
     Clear(ClearPassword),
     /// The salted hash, as user records contain it.
     Hash(PasswordHash),
@@ -402,7 +402,7 @@ fn limit(fields: &mut Fields<'_>, name: &str) -> Result<Option<u32>, String> {
     Ok(value.filter(|value| *value >= 0).map(|value| u32::try_from(value).unwrap_or(u32::MAX)))
 }
 
-/// Returns the limits of an object, if it has any: an object, or a list of names and values, as RabbitMQ writes some.
+/// Reads the member `limits`, if it is set: an object, or a list of `[name, value]` pairs. RabbitMQ exports both forms.
 fn limits_field<'b>(fields: &mut Fields<'b>) -> Result<Option<Fields<'b>>, String> {
     let limits = fields.value("limits");
     let read = || if let Value::Array(list) = limits { Fields::of_pairs(list) } else { Fields::of(&limits) };

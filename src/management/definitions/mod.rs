@@ -10,8 +10,10 @@
 //!
 //! # Invariants
 //! - Size and nesting depth are bounded.
-//! - An exchange or a queue that exists is not changed.
-//! - Objects and fields that this broker does not support are reported, never dropped silently.
+//! - An exchange or queue that exists is not changed. A queue that recovery rebuilt without arguments gets those of the
+//!   file.
+//! - Objects and fields that this broker does not support are reported. Exceptions: two fields that RabbitMQ exports,
+//!   and unknown members in the value of an operator policy.
 //! - Errors are reported with their position.
 
 mod compare;
@@ -48,7 +50,7 @@ pub enum Applied {
     Done,
     /// An object of that name exists with other properties and is left as it is.
     Differs,
-    /// The user exists and has no password: it lost the previous one, or never had one.
+    /// The user exists and has no password: the change removed it, or created the user without one.
     WithoutPassword,
 }
 
@@ -197,7 +199,7 @@ pub fn table_of(value: &Value<'_>) -> Result<Vec<u8>, String> {
         return Ok(Vec::new());
     }
     let Value::Object(fields) = value else { return Err("arguments must be an object".to_string()) };
-    // A digit and a comma of a list become nine bytes of a table; nothing grows by a larger factor.
+    // In a list, the 2 bytes `1,` become 9 bytes of a field table. Nothing grows by a larger factor.
     let mut bytes = vec![0; ARGUMENTS_BYTES_MAX.min(5 * fields.len())];
     let mut writer = Writer::new(&mut bytes);
     let mut builder = TableBuilder { bounds: Bounds::default(), why: None };

@@ -406,10 +406,11 @@ impl Scanner {
         }
     }
 
-    /// Scans some of these bytes and returns how many: all of them if nothing was completed.
+    /// Scans bytes until something is found. Returns the number of scanned bytes: all bytes, if the result is
+    /// [`Found::Nothing`].
     ///
     /// # Errors
-    /// The index of the byte at which the bytes are no definition file, and why.
+    /// The index of the first unexpected byte, and the reason.
     fn scan(&mut self, bytes: &[u8]) -> Result<(usize, Found), (usize, String)> {
         let mut at = 0;
         while let Some(byte) = bytes.get(at).copied() {

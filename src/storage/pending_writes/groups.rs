@@ -12,8 +12,7 @@
 //!
 //! # Invariants
 //! - Groups are in the order of their messages, and become durable in that order.
-//! - A group without messages, or with one message and no settlements, is not stored as a group if it has no definitions,
-//!   because one commit contains all of it anyway.
+//! - A group is not written as one if it contains only settlements, or only one message.
 
 use std::collections::VecDeque;
 
@@ -165,8 +164,8 @@ impl PendingWrites {
         self.end_group(messages, Urgency::Awaited)
     }
 
-    /// Moves the change of the open group to the last waiting group, and ends the open group. Returns `false`, and does
-    /// nothing, unless each of both groups contains only a change of the same definition.
+    /// Replaces the definition of the last waiting group by that of the open group, and ends the open group. Does
+    /// nothing and returns `false` unless both groups only set the same definition.
     fn replace_last_definition(&mut self) -> bool {
         let end = self.first_number + self.pending.len() as u64;
         // The first group may be partly in a commit.

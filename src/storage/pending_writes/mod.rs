@@ -104,7 +104,7 @@ pub struct Front {
     pub number: u64,
 }
 
-/// A log entry about something other than messages.
+/// A log entry: the change of a definition, the deletion of a queue, or a watermark of delivered messages.
 ///
 /// There may be several entries about an object. The last one applies, or the one with the highest version.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -165,7 +165,7 @@ impl LogEntry {
     }
 }
 
-/// Proof that the buffer has the record of a message, or that the message needs none.
+/// Proof that a message was appended to the pending-write buffer, or that it needs no record in the log.
 ///
 /// A message can be added to a queue only with an `Appended`, and only [`PendingWrites`] creates one. So
 /// every persistent message is in the buffer before it is in a queue. Other packages cannot construct an
@@ -181,7 +181,7 @@ impl LogEntry {
 /// }
 /// ```
 ///
-/// This program without that line compiles, so it is the private fields that prevent it:
+/// The same program without the constructor compiles. So the first one fails only because the fields are private:
 ///
 /// ```
 /// use leveret_core::batch::Batch;
@@ -222,7 +222,7 @@ impl Appended {
 pub enum IndexCapacity {
     /// None.
     Exhausted,
-    /// Enough for dead letters only. Without this last part, expired messages could never leave their queues.
+    /// At most 1/8, which is reserved for dead letters. Otherwise expired messages could not leave their queues.
     DeadLettersOnly,
     /// Enough for all messages.
     Enough,
@@ -267,7 +267,8 @@ pub struct PendingWrites {
     pending: VecDeque<Pending>,
     /// Number of pending messages at which publishers have to wait.
     pending_max: usize,
-    /// Capacity: the number of pending messages including those of transactions, which are taken whole or not at all.
+    /// Maximum number of pending messages. Only transactions, which are appended whole or not at all, may exceed
+    /// `pending_max`.
     pending_capacity: usize,
     /// Bytes of the records of all pending messages.
     pending_bytes: u64,
@@ -286,8 +287,8 @@ pub struct PendingWrites {
     withheld: VecDeque<(Batch, MessageId)>,
     /// Log entries that wait for their commit.
     entries: VecDeque<(Batch, LogEntry)>,
-    /// Log entries, with their numbers, that are in one commit and must be written in a second one. The first
-    /// `repeats_ready` of them may be in the next commit.
+    /// Access definitions that are in one commit and must be written in a second one, each with its log entry number.
+    /// The first `repeats_ready` of them were in an earlier commit than the one being built.
     repeats: VecDeque<(Batch, u64, LogEntry)>,
     repeats_ready: usize,
     /// Heap memory of `entries`, `repeats` and the definitions of waiting groups in bytes.
@@ -298,7 +299,8 @@ pub struct PendingWrites {
     entries_appended: u64,
     /// Number of log entries that are durable, since the start.
     entries_durable: u64,
-    /// Number of log entries that are durable in one commit, or for access definitions in two.
+    /// Number of log entries that are durable, since the start. An access definition, and all entries after it, count
+    /// only when its second commit is durable.
     entries_safe: u64,
     /// Settlements that wait for their commit, without those of groups.
     settles: Vec<Settled>,
@@ -391,7 +393,8 @@ impl PendingWrites {
         self.latency.histogram()
     }
 
-    /// Returns a count that rises when a message in the log is settled, its queue is deleted, or the log gets more space.
+    /// Returns a count that rises when a message is settled, a queue is deleted, the log has more free bytes, or its
+    /// limit changes.
     pub const fn freed(&self) -> u64 {
         self.freed_count
     }
@@ -501,7 +504,8 @@ impl PendingWrites {
         self.capacity_freed
     }
 
-    /// Returns whether the broker should pause because too many log entries or settlements wait.
+    /// Returns whether the broker should pause because too many log entries, or settlements of groups, wait. Other
+    /// settlements request a commit themselves.
     pub fn is_crowded(&self) -> bool {
         self.entry_bytes > ENTRY_BYTES_MAX
             || self.entries.len() + self.repeats.len() + self.groups.entries.len() > ENTRIES_MAX
@@ -519,7 +523,8 @@ impl PendingWrites {
         self.pending.len()
     }
 
-    /// Returns whether nothing waits.
+    /// Returns whether nothing requires a commit. Settlements of messages that were never written, and watermarks of
+    /// early deliveries, do not count: they are written with a later commit.
     pub fn is_empty(&self) -> bool {
         let has_entries = !self.entries.is_empty() || !self.repeats.is_empty();
         self.live == 0 && !has_entries && !self.has_stored_settles && self.groups.is_empty()
@@ -550,8 +555,8 @@ impl PendingWrites {
         matches!(self.mode, Mode::Unwritable) || bytes <= self.batch_bytes_max
     }
 
-    /// Returns whether a transaction with `messages` messages can be appended now. With it, more messages may
-    /// be pending than publishers may cause.
+    /// Returns whether a transaction with `messages` messages can be appended now. Transactions may exceed the number
+    /// of pending messages at which publishers have to wait.
     pub fn fits_transaction(&self, messages: usize) -> bool {
         self.mode != Mode::On || self.pending.len() + messages <= self.pending_capacity
     }
@@ -585,8 +590,7 @@ impl PendingWrites {
     /// Returns the bytes of disk space that publishers may not use, so that there is space for `bytes` bytes
     /// of dead letters.
     ///
-    /// They are at most 1/8 of the log's limit; but all space while the last part of the index memory is
-    /// used.
+    /// Returns at most 1/8 of the log's limit. While at most 1/8 of the index memory is left, returns all free bytes.
     pub const fn reserved_for_dead_letters(&self, bytes: u64) -> u64 {
         let part = self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
         match self.index_capacity {
@@ -782,8 +786,8 @@ impl PendingWrites {
         self.entries_durable
     }
 
-    /// Returns how many log entries were appended. A caller may wait until so many are durable; unlike
-    /// waiting for a batch, this does not include messages, which on a full disk wait for space.
+    /// Returns the number of log entries appended since the start. A caller may wait until [`Self::entries_durable`]
+    /// reaches this number. A batch would also contain messages, which wait for space on a full disk.
     pub const fn entries_appended(&self) -> u64 {
         self.entries_appended
     }
@@ -970,8 +974,8 @@ impl PendingWrites {
         }
     }
 
-    /// Puts the existing targets of message `number` into `targets`. `range` is their place among all pending
-    /// targets.
+    /// Puts the targets of message `number` whose queues were not deleted into `targets`. `range` is the place of all
+    /// its targets in `PendingWrites::targets`.
     fn targets_of(&self, number: u64, range: core::ops::Range<usize>, targets: &mut Vec<Target>) {
         targets.clear();
         targets.extend(self.targets.range(range).filter(|target| {
@@ -1010,8 +1014,8 @@ impl PendingWrites {
         }
     }
 
-    /// Ends a commit of everything fetched since the last one. Returns the last batch that is complete with
-    /// this commit.
+    /// Ends the commit that contains everything taken from the buffer since the last call. Returns the last batch that
+    /// is durable when this commit is.
     ///
     /// `settles_left` means that some settlements did not fit into the commit.
     pub fn cover(&mut self, settles_left: bool) -> Batch {
@@ -1050,8 +1054,8 @@ impl PendingWrites {
         self.capacity_freed += 1;
     }
 
-    /// Advances the durable batch without a commit, if nothing of it must be written any more. Called while
-    /// no commit is being written. Returns whether the durable batch changed.
+    /// Advances the durable batch without a commit, past batches that need none any more because their messages were
+    /// settled. Called while no commit is being written. Returns whether the durable batch changed.
     pub(crate) fn advance(&mut self, messages: &mut Messages) -> bool {
         if self.mode != Mode::On || !self.in_commit.is_empty() {
             return false;
