@@ -29,7 +29,7 @@ use std::{env, fs};
 /// One command.
 pub(super) struct Command {
     pub(super) name: &'static str,
-    /// The description: a sentence without full stop.
+    /// The description, without its last full stop.
     pub(super) about: &'static str,
     pub(super) usage: &'static str,
     /// An example: what follows the name.
@@ -203,8 +203,9 @@ const SECTIONS: [(&str, &[&str]); 12] = [
     ),
 ];
 
-/// Makes the table of commands. Each row has the name, the usage after the name and the number of arguments. Then come
-/// what follows the name in an example (optional), a description without a full stop, and the action.
+/// Defines the table of commands. A row has the name, the usage after the name, and the minimum and maximum number of
+/// arguments. Then come an example without the name (optional), the description without its last full stop, and the
+/// action.
 macro_rules! commands {
     ($($name:literal, $usage:literal, $least:literal..=$most:expr, $(example $example:literal,)? $about:literal,
         $action:expr;)*) => {
@@ -634,7 +635,7 @@ pub(super) struct Call {
 }
 
 /// Options that are accepted for scripts written for rabbitmqctl, and have no effect.
-const IGNORED: [&str; 5] = ["longnames", "online", "offline", "local", "dry-run"];
+const IGNORED: [&str; 4] = ["longnames", "online", "offline", "local"];
 /// Options without a value that commands use.
 const FLAGS: [&str; 4] = ["if-empty", "if-unused", "global", "skip-if-unchanged"];
 /// Options with a value that commands use.
@@ -850,11 +851,13 @@ pub(super) const NODE: &str = "leveret";
 /// Default time limit for a reply.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Connects to the control socket. Paths from options are tried first, then default ones. A folder below the
-/// current one is used only if it belongs to the caller; otherwise another user could provide a socket that
-/// receives passwords.
+/// Connects to the control socket that an option or `LEVERET_SOCKET` names, options first; without any, to the first
+/// default socket that exists.
+///
+/// A relative default data directory is used only if it belongs to the caller. Otherwise another user could provide a
+/// socket that receives passwords.
 pub(super) fn connect(call: &Call) -> Result<Client, Failure> {
-    let candidates = candidates(call)?;
+    let candidates = candidates(call, env::var_os("LEVERET_SOCKET"))?;
     let socket = candidates.iter().find(|socket| fs::symlink_metadata(socket).is_ok()).or(candidates.first());
     let Some(socket) = socket else {
         return Err(no_broker(&candidates, &io::ErrorKind::NotFound.into()));
@@ -878,12 +881,14 @@ pub(super) fn ask(call: &Call, verb: &str, path: &[&str], body: &str) -> Result<
     connect(call)?.ask(verb, &format!("/api{path}"), "", body)
 }
 
-/// Returns possible control sockets, the most likely first.
-fn candidates(call: &Call) -> Result<Vec<PathBuf>, Failure> {
+/// Returns possible control sockets, the most likely first. Options take precedence over the socket that the
+/// environment names.
+fn candidates(call: &Call, of_environment: Option<OsString>) -> Result<Vec<PathBuf>, Failure> {
     if let Some(socket) = &call.socket {
         return Ok(vec![socket.clone()]);
     }
-    if let Some(socket) = env::var_os("LEVERET_SOCKET").filter(|socket| !socket.is_empty()) {
+    let has_option = call.data_dir.is_some() || call.config.is_some();
+    if let Some(socket) = of_environment.filter(|socket| !socket.is_empty() && !has_option) {
         return Ok(vec![socket.into()]);
     }
     data_dirs(call).map(|found| found.into_iter().map(|folder| folder.join(SOCKET_NAME)).collect())
@@ -1046,6 +1051,15 @@ mod args_tests {
         assert_eq!(parsed("list_queues --bogus").bad.as_deref(), Some("--bogus : "));
         assert_eq!(parsed("list_queues -p").bad.as_deref(), Some("-p : "));
         assert!(parsed("list_queues --formatter nosuch").bad.unwrap().contains("table, json"));
+        assert!(parsed("--dry-run delete_queue q").bad.is_some(), "rabbitmqctl would not delete it");
+    }
+
+    #[test]
+    fn options_take_precedence_over_the_socket_of_the_environment() {
+        let sockets = |call: &str| candidates(&parsed(call), Some("/env.sock".into())).ok().unwrap();
+        assert_eq!(sockets("status"), [Path::new("/env.sock")]);
+        assert_eq!(sockets("status --socket /a.sock"), [Path::new("/a.sock")]);
+        assert_eq!(sockets("status --data-dir /data"), [Path::new("/data/ctl.sock")]);
     }
 
     #[test]
