@@ -192,7 +192,7 @@ pub(super) struct Channel {
     flow_to_answer: Option<bool>,
     /// Whether the upstream has paused publishing by `channel.flow`.
     is_paused: bool,
-    /// Whether only a part of a published message has been written. No method may be sent between its frames.
+    /// Whether only a part of a published message has been written. Until it is complete, `channel.flow-ok` must wait.
     is_in_message: bool,
     /// Whether a `channel.close` of the upstream is not answered yet.
     owes_close_ok: bool,

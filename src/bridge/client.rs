@@ -36,8 +36,10 @@ use super::channel::{Channel, Request};
 const OUT_BYTES: usize = 2048;
 /// Size of a frame of `basic.ack` or `basic.reject` in bytes, rounded up.
 const SETTLE_BYTES_MAX: usize = 32;
-/// Time limit in milliseconds: from connecting until the connection is open, between two frames of a channel whose request
-/// was not answered yet, and from [`Client::close`] until `connection.close` is written.
+/// Time limit in milliseconds for each of these:
+/// - from connecting until the connection is open;
+/// - between two frames of a channel that has an unanswered request;
+/// - from [`Client::close`] until `connection.close` is written.
 const ANSWER_TIMEOUT_MS: u64 = 30_000;
 
 /// The stage of a connection.
@@ -92,7 +94,8 @@ pub struct Client {
 
 impl Client {
     /// Creates the client side of a connection with a channel for each of `rules` rules. The socket is connected or
-    /// connecting. `frame_max` (bytes) and `heartbeat_s` are proposed to the upstream; a heartbeat of 0 means none.
+    /// connecting. `frame_max` is in bytes and may be lowered by the upstream. `heartbeat_s` is in seconds and is not
+    /// negotiated; 0 means none.
     pub fn new(
         now: Now,
         rules: usize,
@@ -163,8 +166,8 @@ impl Client {
         self.channels[rule].is_paused()
     }
 
-    /// Records whether only a part of a rule's current message has been written. Methods of the channel wait for the
-    /// rest of the message.
+    /// Records whether only a part of a rule's current message has been written. `channel.flow-ok` waits for the rest
+    /// of the message. The caller must not begin to close the channel before that.
     pub fn note_message(&mut self, rule: usize, is_incomplete: bool) {
         if self.channels[rule].note_message(is_incomplete) {
             self.encode_channel_methods();
@@ -173,8 +176,11 @@ impl Client {
 
     // ---- time
 
-    /// Returns when [`Self::handle_timeout`] must be called next. `is_reading` is whether this broker reads the socket at
-    /// the moment. If it does not, answers cannot arrive, so their timeouts are suspended.
+    /// Returns when [`Self::handle_timeout`] must be called next. `is_reading` is whether this broker reads the socket
+    /// now.
+    ///
+    /// While it does not, an open connection has no timeout for replies or heartbeats, because they cannot arrive. The
+    /// timeouts of opening and closing the connection always run.
     pub fn deadline(&self, is_reading: bool) -> Deadline {
         if self.stage != Stage::Open {
             return self.stage_deadline;
@@ -306,8 +312,9 @@ impl Client {
         self.channels[rule].expect_header_again();
     }
 
-    /// Ends the connection with `connection.close`. The method is left out if the output buffer has no space for it: the
-    /// caller closes the socket as soon as the output is written, or at the latest after a timeout
+    /// Ends the connection. Queues `connection.close` if the connection is open and the output buffer has space for it.
+    ///
+    /// The caller closes the socket as soon as the output is written, or at the latest after a timeout
     /// ([`Self::handle_timeout`]).
     #[cold]
     pub fn close(&mut self, now: Now) {
@@ -330,8 +337,10 @@ impl Client {
         }
     }
 
-    /// Sends a method of the connection's opening and enters `stage`. Returns an event only on failure: every earlier
-    /// method has been answered, so the buffer is empty and only a method that is too long has no space.
+    /// Encodes a method of the connection's opening and enters `stage`. Returns an event only if the method is too long
+    /// for the output buffer.
+    ///
+    /// The buffer contains at most a short `connection.tune-ok`: the upstream has answered everything before.
     fn send_opening<'i>(&mut self, method: &Method<'_>, stage: Stage) -> Option<Event<'i>> {
         self.stage = stage;
         match encode(&mut self.out, 0, method) {

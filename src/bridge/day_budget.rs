@@ -120,7 +120,7 @@ pub struct LinkTraffic {
     pub sent: u64,
     /// Bytes read from the socket, TLS included.
     pub received: u64,
-    /// Bytes of repeated messages: those that may have been transferred before.
+    /// Bytes of messages that may have been transferred before: all frames of forwarded ones, bodies of fetched ones.
     pub repeated: u64,
     /// Bytes of the bodies of messages that were transferred for the first time.
     pub payload: u64,

@@ -112,7 +112,8 @@ impl Demand {
         }
     }
 
-    /// Returns when the oldest message will have waited for `connect_age`.
+    /// Returns when messages will have waited for `connect_age` without interruption. The age of a single message is
+    /// not known.
     fn age_due(&self) -> Deadline {
         self.waiting_since.map_or(Deadline::NEVER, |since| since.after_ms(self.config.age_ms.into()))
     }

@@ -2,8 +2,8 @@
 //!
 //! | header | content |
 //! |--------|---------|
-//! | `x-bridge-id` | identifier of the message, set by the first bridge; a repeated transfer has the same |
-//! | `x-bridge-via` | identifier set by the last bridge, if the message has crossed several |
+//! | `x-bridge-id` | identifier, set by the first bridge that forwards the message; the same in a repeated transfer |
+//! | `x-bridge-via` | identifier set by the last bridge, if that forwards and `x-bridge-id` was set before |
 //! | `x-bridge-hops` | number of bridges that the message has crossed |
 //! | `x-bridge-repeat` | present if the message may have been sent before |
 //! | `x-bridge-cc` | the original `CC` header: its routing keys apply only at the broker of the publisher |
@@ -12,8 +12,10 @@
 //! | `x-shovelled-timestamp` | when the shovel moved the message, in seconds since 1970 |
 //!
 //! # Invariants
-//! - All other properties and headers are copied unchanged.
-//! - A message from a bridge is not routed by its `CC` header, and has no `user_id` of a user of this broker.
+//! - All other properties and headers are copied unchanged, except `BCC` and `x-parked-*`, which are removed. A shovel
+//!   also replaces the properties in `publish-properties`.
+//! - A message from a bridge is not routed by its `CC` header. It has no `user_id`, unless a shovel is configured to
+//!   set one.
 
 use core::fmt::Write as _;
 

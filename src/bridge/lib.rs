@@ -8,8 +8,8 @@
 //! is the connection that all rules of one direction share. *Forward* means to the upstream, *fetch* from the upstream.
 //!
 //! ```text
-//! forward:  queue → delivery → publish ~ upstream ~ confirm → InFlight → acknowledged here
-//! fetch:    upstream ~ delivery → publish here → durable → Arrivals ~ acknowledged upstream
+//! forward:  queue → delivery → publish, InFlight ~ upstream ~ confirm → acknowledged here
+//! fetch:    upstream ~ delivery → publish here, Arrivals → durable here ~ acknowledged upstream
 //! ```
 //!
 //! | file        | content                                                                                     |
@@ -19,7 +19,7 @@
 //! | `cause`     | why a link or rule does not work                                                            |
 //! | `in_flight` | messages sent to an upstream and not confirmed, or received from it and not acknowledged    |
 //! | `headers`   | headers that a bridge adds to a message: hop count, identifier, shovel headers              |
-//! | `pacing`    | rate limit of a rule, delays between connection attempts                                    |
+//! | `pacing`    | rate limit of a bridge, delays between connection attempts                                  |
 //! | `day_budget`| byte budget of a day, traffic counters of a link                                            |
 //! | `demand`    | the reasons for which an on-demand link is opened                                           |
 //! | `publish`   | the frames of `basic.publish`, written from any byte on                                     |
@@ -58,7 +58,7 @@ pub use in_flight::{InFlight, InFlightMessage};
 pub use pacing::{Backoff, RateLimit};
 pub use publish::{PublishFrames, write_head};
 
-/// Returns how many bytes of memory the state of `window` messages in flight takes, for a rule of either direction.
+/// Returns the bytes of memory for `window` messages in flight of a forwarding rule and as many of a fetching rule.
 pub const fn window_bytes(window: usize) -> usize {
     window * (size_of::<InFlightMessage>() + size_of::<in_flight::Arrival>())
 }

@@ -1,14 +1,14 @@
-//! The rate limit of a rule, and the delays between connection attempts.
+//! The rate limit of a bridge, and the delays between connection attempts.
 
 use leveret_config::bridge::DrainRate;
 use leveret_core::time::{Deadline, Now};
 use leveret_core::token_bucket::{NS_PER_MS, TokenBucket};
 
-/// Capacity of the token bucket, as nanoseconds of the rate: 100 ms. It is short, so that a pause is not followed by a
-/// burst.
+/// Capacity of the token bucket: 100 ms of the rate, in nanoseconds. After a pause, a burst is limited to what the rate
+/// permits in this time.
 const CAPACITY_NS: u64 = 100 * NS_PER_MS;
 
-/// The rate limit of a rule, in messages or bytes per second: a token bucket.
+/// The rate limit of a bridge for all messages that it forwards, in messages or bytes per second: a token bucket.
 ///
 /// After an outage, the messages that have accumulated could occupy a slow link for hours, and other programs of the
 /// device could not use it.
@@ -16,7 +16,8 @@ const CAPACITY_NS: u64 = 100 * NS_PER_MS;
 /// # Invariants
 /// - A message may be sent as soon as the bucket is not empty, even if it costs more than is left. The bucket's value
 ///   then becomes negative, and the next message waits until it is positive again.
-/// - Over any span, the rate is exceeded by at most one message.
+/// - While messages always wait, the rate is exceeded by at most one message. After a pause, a burst of up to 100 ms of
+///   the rate is sent in addition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RateLimit {
     rate: Option<DrainRate>,

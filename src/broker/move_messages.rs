@@ -10,9 +10,10 @@
 //! - The user needs the same permissions as for `basic.get` and `basic.publish`.
 //! - A commit has all copies and the removal of all originals. A failed request changes no queue.
 //! - A copy has the properties, headers and body of its original. Its time to live begins anew.
-//! - Copies are not traced by the firehose. A queue of traces that is full would drop selected messages.
-//! - A move fails if a copy would reach no queue, would be refused or dropped by a target queue, or would reach
-//!   the queue that it comes from.
+//! - The firehose does not trace copies. If a full queue of traces is the source, traces that arrive in it could drop
+//!   selected messages.
+//! - A request fails if a copy would reach no queue, or if a target queue would refuse or drop it. A move also fails if
+//!   a copy would reach the source queue.
 
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;

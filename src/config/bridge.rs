@@ -34,7 +34,8 @@ pub(super) const HEARTBEAT_S_DEFAULT: u16 = 30;
 const RECONNECT_MAX_MS_DEFAULT: u32 = 300_000;
 /// Default time limit for a confirm of the upstream, in milliseconds.
 pub(super) const CONFIRM_TIMEOUT_MS_DEFAULT: u32 = 60_000;
-/// Default maximum size of a body that the upstream accepts, in bytes: RabbitMQ's own limit since 3.8.
+/// Default maximum size of a body that the upstream accepts, in bytes: the default of RabbitMQ 3.8 to 3.13. RabbitMQ
+/// 4.0 accepts only 16 MiB by default.
 pub(super) const MESSAGE_BYTES_MAX_DEFAULT: u32 = 128 << 20;
 /// Default maximum number of bridges that a message may cross.
 pub(super) const HOPS_MAX_DEFAULT: u16 = 8;
@@ -59,7 +60,7 @@ pub struct Bridge {
     pub forward: Vec<Rule>,
     /// Rules from the upstream to this broker.
     pub fetch: Vec<Rule>,
-    /// Maximum number of messages in flight per rule.
+    /// Maximum number of messages in flight: of each rule that forwards, and of all rules that fetch together.
     pub window: u16,
     /// Heartbeat interval in seconds; 0 means none.
     pub heartbeat_s: u16,
@@ -636,7 +637,7 @@ const TIMES_MAX: usize = 8;
 words! {
     /// When links are open.
     LinkMode of "link":
-    /// All the time. A broken link is opened again as soon as the upstream can be reached.
+    /// All the time. A broken link is opened again after a random delay of at most `reconnect_max`.
     #[default]
     Always = "always",
     /// Only for a while: [`OnDemand`] lists when they are opened and closed.
@@ -650,9 +651,10 @@ pub struct OnDemand {
     pub messages: u32,
     /// The link is opened when a message has waited for this time, in milliseconds.
     pub age_ms: u32,
-    /// The link is opened when the last connection ended this time ago, in milliseconds; 0: not for this reason.
+    /// The link is opened this time after the last connection ended, in milliseconds, plus a random delay of up to 1/8
+    /// of it. 0: not for this reason.
     pub interval_ms: u32,
-    /// The link is opened at these times of day.
+    /// The link is opened at these times of day, each with a random delay of up to 10 minutes.
     pub times: Vec<TimeOfDay>,
     /// The link is closed when nothing was transferred for this time, in milliseconds.
     pub rest_after_ms: u32,

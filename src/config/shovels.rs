@@ -11,6 +11,7 @@
 //! | `dest-queue`, `dest-exchange` | the destination; without both keys the exchange that a message was published to |
 //! | `prefetch-count` | the maximum number of messages in flight |
 //! | `reconnect-delay` | the maximum delay between two connection attempts, in seconds |
+//! | `src-protocol`, `dest-protocol`, `ack-mode`, `src-consumer-args` | only checked, not stored |
 //! | all others | stored in [`Shovel`], because bridges have no such settings |
 //!
 //! # Invariants
@@ -429,7 +430,7 @@ fn number(fields: &Fields<'_>, keys: &[&str], default: u64) -> u64 {
     value.map_or(default, |number| number.max(0.0) as u64)
 }
 
-/// Checks that names are not empty and fit into AMQP's short strings of 255 bytes.
+/// Checks that all names fit into AMQP's short strings of 255 bytes, and that those of the source are not empty.
 ///
 /// # Errors
 /// A name is too long or empty.
@@ -595,7 +596,7 @@ pub struct Shovel {
     pub destination: ShovelEnd,
     /// When the shovel ends; its parameter is deleted then.
     pub delete_after: DeleteAfter,
-    /// Whether the shovel gives up after its first failure: `reconnect-delay` is 0.
+    /// Whether the shovel tries each upstream address only once and then gives up: `reconnect-delay` is 0.
     pub is_tried_once: bool,
     /// Whether the header `x-shovelled` is added to messages (`dest-add-forward-headers`).
     pub adds_headers: bool,

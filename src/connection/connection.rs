@@ -3,7 +3,8 @@
 //! The other files of this package each contain an `impl Connection` about one subject.
 //!
 //! # Invariants
-//! - Only an open connection has open channels.
+//! - Channels are opened only on an open connection. While a connection is being closed, it has only channels with
+//!   unsent confirms.
 //! - [`Connection::teardown`] returns all memory that the connection has from pools, in every phase.
 
 use core::fmt::{self, Write as _};
@@ -124,7 +125,8 @@ pub struct Negotiated {
     pub heartbeat_ms: u32,
 }
 
-/// The exact phase of the protocol. Only in `Open` are there channels.
+/// The exact phase of the protocol. Channels are opened only in `Open`. In later phases only channels with unsent
+/// confirms remain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
     /// The protocol header is expected.
@@ -343,8 +345,8 @@ impl Connection {
         ends && self.output.begun.is_none()
     }
 
-    /// Closes the connection with this error: sends connection.close, and waits for close-ok for a limited time. A client
-    /// that has not logged in is disconnected without a frame.
+    /// Closes the connection with this error: sends connection.close, and waits for close-ok for a limited time. A
+    /// client that has not sent connection.tune-ok is disconnected without a frame.
     pub fn close(&mut self, context: &mut Context<'_>, fault: &Fault) {
         match self.phase {
             Phase::Open | Phase::Opening { .. } => self.close_connection(context, fault, (0, 0)),
@@ -442,8 +444,8 @@ pub struct Pools {
     pub(super) channels: Channels,
     pub(super) replies: BytePool,
     pub(super) clients: ClientPool,
-    /// The consumer tag of the basic.cancel in progress. There is at most one, because each command is
-    /// completed before the next one of any connection begins.
+    /// The consumer tag of the basic.cancel in progress. There is at most one, because basic.cancel is always answered
+    /// before the next command of any connection begins.
     pub(super) cancelled_tag: Name,
     /// Number of messages that were confirmed to publishers since the start.
     pub(super) confirmed: u64,

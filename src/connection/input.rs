@@ -31,8 +31,8 @@ impl Connection {
     /// Handles input from `input[*at..]` up to the first step that the caller must handle, and advances `at` past the
     /// consumed bytes.
     ///
-    /// A command borrows from `input` and `names`. The caller must call [`Self::answer`] before it calls any connection
-    /// again.
+    /// A command borrows from `input` and `names`. Before the caller calls any connection again, it must call
+    /// [`Self::answer`], [`Self::defer`] or [`Self::defer_login`].
     pub fn next<'a>(
         &mut self,
         context: &mut Context<'_>,

@@ -6,7 +6,7 @@
 //!
 //! A *content* is what AMQP calls the header and body frames of a message. A *delivery* is a message that the broker
 //! sends with `basic.deliver`, `basic.get-ok` or `basic.return`. The *outbox* of a connection has its deliveries that
-//! are not sent yet. Here a *share* is the part of the broker's memory that one user may use for publishing; in
+//! are not sent yet. Here a *share* is the part of the message memory that a connection's publishes may use. In
 //! `leveret-broker` it is the part of a pool that a queue or a connection may use.
 //!
 //! All files except `client` and `mqtt` are about AMQP.

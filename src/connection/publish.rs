@@ -144,8 +144,8 @@ impl Connection {
     }
 
     /// Returns whether a publish may wait until memory is free. It may not if the connection has more than
-    /// `allowed_contents` incomplete contents, or uses another share than the ordinary one, because it could
-    /// then wait for memory that it occupies itself.
+    /// `allowed_contents` incomplete contents, or may use more than the ordinary share. It could then wait for memory
+    /// that it occupies itself.
     fn may_wait_for_memory(&self, context: &Context<'_>, allowed_contents: u16) -> bool {
         context.share == Share::Ordinary && self.channels.contents <= allowed_contents
     }

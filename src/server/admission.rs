@@ -15,7 +15,8 @@
 //! # Invariants
 //! - A connection that waits for the broker (a step of TLS, the check of its password) is not evicted. But it
 //!   may be if the check is delayed because of wrong passwords from its address.
-//! - A connection is evicted only if a waiting socket gets its slot in the same call.
+//! - A connection is evicted only for a waiting socket, or for a management client that upgrades to WebSocket. Either
+//!   gets the free slot in the same call.
 //! - When the list is full, the oldest socket of the address with the most sockets is closed, because its
 //!   client has most likely given up. If no address has more than an eighth of the list, no more sockets are
 //!   accepted instead.
@@ -242,7 +243,7 @@ impl<S> Admission<S> {
         self.listeners.iter_mut().filter(|listener| listener.id == id).for_each(|one| one.is_ready = true);
     }
 
-    /// Closes all listeners except the control socket, and all waiting sockets.
+    /// Removes all listeners except that of the control socket, and closes the waiting sockets that they accepted.
     pub(super) fn stop_listening(&mut self) {
         self.listeners.retain(|listener| listener.kind == CONTROL);
         self.waiting.retain(|waiting| waiting.kind == CONTROL);

@@ -2,13 +2,14 @@
 //! lines about the wait.
 //!
 //! A publisher that is faster than its consumers waits for capacity many times per second, which is normal.
-//! The log therefore reports only long waits and their end, so that an operator can see why a program does
-//! not continue. Waits for disk space are short while the compactor frees space. They are logged at once, but
-//! at most once per minute.
+//! The log therefore reports only waits of at least 2 s and their end. An operator then sees why a program does
+//! not continue. Waits for disk space are short while the compactor frees space. A wait for disk space is logged
+//! at once if none was logged in the last minute, otherwise after 2 s.
 //!
 //! # Invariants
-//! - The publisher that has waited longest retries first. While there is no memory for its message, all
-//!   publishers wait. After it has published something, it waits behind the others.
+//! - Publishers retry in the order of the list. While message memory is used up, all wait and keep their order.
+//! - A publisher that still waits after its retry moves to the end of the list. It keeps the first place if message
+//!   memory is used up and it has published nothing.
 //! - A logged wait is followed by a logged end.
 
 use leveret_broker::{DiskFacts, Shortage, WaitingByKind, WaitingPublishers};
@@ -25,7 +26,8 @@ use super::state::Engine;
 const SLOW_BODY_TIMES: u64 = 10;
 /// Maximum number of publishers that retry per turn.
 const RETRIES_PER_TURN: usize = 64;
-/// Minimum time between two log lines about waits for disk space, in milliseconds.
+/// A wait for disk space is logged at once if none was logged within this time, in milliseconds. Otherwise it is
+/// logged after [`LOGGED_AFTER_MS`], like other waits.
 const DISK_LOG_INTERVAL_MS: u64 = 60_000;
 /// A wait is logged after this time, in milliseconds.
 const LOGGED_AFTER_MS: u64 = 2_000;
@@ -139,8 +141,8 @@ impl<P: Platform> Engine<P> {
 
     /// Asserts that no blocked publisher could proceed with the capacity that is free now.
     ///
-    /// Called before the loop sleeps, in builds with assertions. Every blocked publisher retries once,
-    /// although no capacity was freed, and must block again.
+    /// Called before the loop sleeps, in builds with assertions. If at most [`RETRIES_PER_TURN`] publishers are
+    /// blocked, each retries once, although no capacity was freed, and must block again.
     #[cfg(debug_assertions)]
     pub(super) fn check_no_missed_wakeup(&mut self) {
         use super::peer::{CloseStage, PeerId};

@@ -7,7 +7,7 @@
 //! |------|----------|
 //! | `turn` | the steps of one turn of the loop, and its budget of bytes and work |
 //! | `state` | `Engine`, which owns all parts of the loop, and the resources that these parts share |
-//! | `socket_io` | reading from and writing to AMQP connections |
+//! | `socket_io` | reading from and writing to AMQP and MQTT connections |
 //! | `sessions` | handles the results of calls of a peer's session; closes peers |
 //! | `peer` | a peer: its socket, its session, the reasons why it waits; peer ids and addresses |
 //! | `lists` | lists of peers to be read, written and closed, and of peers that wait |
@@ -16,7 +16,7 @@
 //! | `websocket` | WebSocket frames, for MQTT in browsers |
 //! | `protocol_sniff` | TLS handshakes, and peers that speak another protocol |
 //! | `admission` | listeners and accepted sockets; closes a connection when another one must be admitted |
-//! | `blocked_publishers` | publishers that wait for capacity: the order of their retries, slow message bodies, log lines |
+//! | `blocked_publishers` | publishers that wait for capacity: their retries, slow message bodies, log lines |
 //! | `storage_driver` | passes log entries and commits between broker and storage; replies that wait for the disk |
 //! | `worker` | jobs that would block the loop, and their queue |
 //! | `password_checks` | logins that wait for the check of their password; limits on failed logins |
@@ -31,7 +31,7 @@
 //! | term | meaning |
 //! |------|---------|
 //! | turn | one pass of the event loop |
-//! | peer | the other end of a connection: an AMQP client, an operator client, or a broker that a bridge connects to |
+//! | peer | the other end of a connection: an AMQP or MQTT client, an operator client, or the upstream of a bridge |
 //! | lost peer | a peer whose input has ended, although its last input may not have been handled |
 //! | link | the connection of a bridge to another broker, the upstream, in one direction |
 //! | flow | the use of a link by one rule of the bridge: a channel at the upstream, and messages under way |

@@ -57,7 +57,7 @@ impl Lists {
         }
     }
 
-    /// Lists a peer to be read in the next turn, unless the peer waits.
+    /// Lists a peer for the next read step, in this turn or the next, unless the peer waits.
     pub(super) fn list_to_read<S: Socket>(&mut self, peers: &Peers<S>, id: impl Into<PeerId>) {
         let id = id.into();
         if peers.get(id).is_some_and(|peer| peer.waiting == WaitReason::No) {

@@ -34,14 +34,15 @@ use super::stream::Stream;
 /// |---|---|---|
 /// | `Replies` | a part of its output was written | the socket becomes writable: output is written, the peer resumed |
 /// | `Capacity` | memory or disk space became free | counters of the pools: `Engine::has_publisher_to_retry` |
-/// | `Job` | the broker's job for its command is done | `Broker::has_work`, which keeps the loop awake until then |
+/// | `Job` | the broker's job for its command is done | `Broker::has_work`, or after a read the disk thread's waker |
 /// | `Handshake` | the worker returned the handshake | the worker's waker |
-/// | `PasswordCheck` | the worker has checked the password | the worker's waker; before the job starts, `PasswordChecks::deadline` |
+/// | `PasswordCheck` | the worker has checked the password | the worker's waker; before, `PasswordChecks::deadline` |
 /// | `Disk` | the batch is durable | the disk thread's waker: `Engine::note_durable` |
 ///
-/// Three more conditions are evaluated before every sleep: whether enough input backlog is free for a peer on
-/// `Lists::for_backlog`, whether an accepted socket can get a slot (`Engine::may_admit`), and whether the
-/// pending-write buffer has capacity again.
+/// Three more conditions are evaluated before every sleep:
+/// - Enough input backlog is free for a peer on `Lists::for_backlog`.
+/// - An accepted socket can get a slot (`Engine::may_admit`).
+/// - The pending-write buffer has capacity again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum WaitReason {
     /// The peer waits for nothing and is read.
@@ -213,14 +214,14 @@ pub(super) struct Peer<S> {
     pub(super) read_at: Now,
 }
 
-/// Bytes and system calls of a connection since it was opened, without the overhead of TLS.
+/// The traffic of a client's connection since it was opened, without the overhead of TLS.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Traffic {
     pub(super) received_bytes: u64,
-    /// Number of reads that returned data.
+    /// Number of reads after which the session handled input.
     pub(super) reads: u64,
     pub(super) sent_bytes: u64,
-    /// Number of writes that took data.
+    /// Number of write steps in which the socket took data. A step may make several system calls.
     pub(super) writes: u64,
 }
 
@@ -342,9 +343,9 @@ impl From<ConnectionId> for PeerId {
 /// All peers, by slot. Memory is touched only up to the highest slot used so far.
 pub(super) struct Peers<S> {
     slots: Vec<Option<Peer<S>>>,
-    /// Number of accepted AMQP connections that exist now.
+    /// Number of AMQP and MQTT connections that exist now.
     connections: u32,
-    /// Number of AMQP connections accepted since the start.
+    /// Number of AMQP and MQTT connections accepted since the start.
     connections_opened: u64,
 }
 
@@ -364,17 +365,17 @@ impl<S> Peers<S> {
         self.slots.len().saturating_sub(NON_BROKER_PEERS_MAX)
     }
 
-    /// Returns the number of accepted AMQP connections that exist now.
+    /// Returns the number of AMQP and MQTT connections that exist now.
     pub(super) const fn connections(&self) -> u32 {
         self.connections
     }
 
-    /// Returns the number of AMQP connections accepted since the start.
+    /// Returns the number of AMQP and MQTT connections accepted since the start.
     pub(super) const fn connections_opened(&self) -> u64 {
         self.connections_opened
     }
 
-    /// Puts an accepted AMQP connection into its slot, and gives it a sequence number.
+    /// Puts an accepted AMQP or MQTT connection into its slot, and gives it a sequence number.
     pub(super) fn put_connection(&mut self, id: impl Into<PeerId>, mut peer: Peer<S>) {
         self.connections_opened += 1;
         peer.number = self.connections_opened;
@@ -382,7 +383,7 @@ impl<S> Peers<S> {
         self.connections += 1;
     }
 
-    /// Notes that an accepted AMQP connection was closed.
+    /// Notes that an accepted AMQP or MQTT connection was closed.
     pub(super) const fn note_connection_closed(&mut self) {
         self.connections -= 1;
     }
@@ -450,7 +451,7 @@ pub enum PeerAddress {
 }
 
 impl PeerAddress {
-    /// Returns whether the peer is on this machine.
+    /// Returns whether the peer is connected over the loopback interface or a Unix socket.
     pub fn is_loopback(self) -> bool {
         self.ip().is_none_or(|ip| ip.is_loopback())
     }
@@ -463,7 +464,7 @@ impl PeerAddress {
         }
     }
 
-    /// Returns the address in the form that an AMQP session status.
+    /// Returns the facts about the peer that the session of a client needs.
     pub(super) fn peer(self) -> leveret_connection::Peer {
         let port = match self {
             Self::Network(address) => address.port(),
@@ -499,7 +500,8 @@ impl PeerOrigin {
     /// Returns the origin for a network address.
     pub(super) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
-            // No IPv6 address in use begins with this tag.
+            // Of the IPv6 addresses in use, only `::1` begins with four zero octets. It shares its origin with
+            // 0.0.0.0, which is no source address.
             IpAddr::V4(address) => Self::tagged(0, u32::from(address)),
             IpAddr::V6(address) => {
                 let octets = address.octets();

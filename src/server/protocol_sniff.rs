@@ -4,7 +4,7 @@
 //! # Invariants
 //! - A peer that uses the wrong protocol is logged, with its address and what to change. The rate limit of
 //!   the log applies.
-//! - Time that a handshake waits for the worker does not count against its peer's timeout.
+//! - Time that the handshake of an AMQP or MQTT client waits for the worker does not count against its timeout.
 
 use leveret_amqp::{Opening, classify_opening};
 use leveret_connection::Client;
@@ -95,8 +95,8 @@ impl<P: Platform> Shared<P> {
         self.after_session(id);
     }
 
-    /// Examines the first octets of a client. If they are HTTP, sends an HTTP reply and returns `false`. Other wrong first
-    /// octets are left to the session, which replies as its protocol requires.
+    /// Examines the first octets of a client. If they are HTTP without TLS, sends an HTTP reply and returns `false`.
+    /// Other wrong first octets are left to the session, which replies as its protocol requires.
     pub(super) fn check_protocol(&mut self, id: ConnectionId, len: usize) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_tls = peer.stream.is_tls();

@@ -18,9 +18,9 @@ use super::peer::{CloseStage, Peer, Session, WaitReason};
 use super::platform::{Platform, Readiness};
 use super::state::Shared;
 
-/// A lost client, whose input has ended but was not handled to its end, is closed after this time, in
-/// milliseconds, if it occupies resources that others need: exclusive queues, deliveries, or memory for output.
-/// The input itself may be waiting for these resources.
+/// A lost client is closed after this time, in milliseconds, if it occupies exclusive queues, deliveries, or memory
+/// for output. Others need these resources, and its own unhandled input may be waiting for them. A lost client is one
+/// whose input has ended, but was not handled to its end.
 const LOST_HOLDER_MS: u64 = 5_000;
 /// Any other lost client whose last input still waits is closed after this time, in milliseconds. It is long so
 /// that messages are not lost that a program published just before it ended.
@@ -146,7 +146,8 @@ impl<P: Platform> Shared<P> {
     /// deliveries were written.
     pub(super) fn after_write(&mut self, id: PeerId, has_moved: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        // PONG of WebSocket is no reply to a login, and must not delay an eviction.
+        // Over WebSocket, the output may be only a PONG, which is no reply to a login and must not delay an eviction.
+        // So no output over WebSocket counts as a reply.
         if peer.is_opening && has_moved && !peer.stream.is_websocket() {
             (peer.is_past_first_contact, peer.last_reply_at) = (true, self.now);
         }

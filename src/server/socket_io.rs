@@ -209,9 +209,10 @@ impl<P: Platform> Shared<P> {
         (at, is_done)
     }
 
-    /// Refuses the publish for which a connection waits, if nothing was freed of the disk or of the queue for
-    /// [`SELF_WAIT_MS`] and unsettled deliveries of the same connection may be the reason. Returns whether the
-    /// publish was refused.
+    /// Makes the waiting publish of a connection retry, and be refused if the disk or the queue still has no space.
+    ///
+    /// Done if nothing was freed for [`SELF_WAIT_MS`], and the connection itself may be the reason: it has unsettled
+    /// deliveries, paused consumers or an open transaction. Returns whether the publish retries.
     fn refuse_self_wait(&mut self, id: ConnectionId, unchanged_ms: u64) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let shortage = peer.blocked_on.shortage;
@@ -228,10 +229,11 @@ impl<P: Platform> Shared<P> {
     /// Checks whether a blocked publisher wants to close its connection.
     ///
     /// A client may have sent `connection.close` after messages that wait for capacity, and would wait for
-    /// the reply without end. After [`CLOSE_CHECK_MS`] the close is replied to. The messages before it are
-    /// dropped, as if the connection had been lost.
+    /// the reply without end. The close is replied to if no part of the missing resource became free for
+    /// [`CLOSE_CHECK_MS`]. The first check only stores the counter, so an AMQP client gets the reply after two
+    /// intervals at the earliest. The messages before the close are dropped, as if the connection had been lost.
     ///
-    /// An MQTT client may have sent PINGREQ behind them, which is answered.
+    /// An MQTT client may have sent PINGREQ behind these messages, which is answered at each check.
     pub(super) fn check_for_close(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.close_check_due.is_due(self.now)) else {
             return;
@@ -311,17 +313,17 @@ impl<P: Platform> Shared<P> {
         !self.resources.messages.is_held() || self.resources.messages.lift_hold()
     }
 
-    /// Returns a counter that rises with every event that may unblock a publisher. It is the sum of what has
-    /// been returned to each pool. [`Engine::check_no_missed_wakeup`](super::state::Engine) detects events
-    /// that are not counted.
+    /// Returns a counter that rises with every event that may unblock a publisher. It is the sum of the counters of
+    /// the broker, the pending-write buffer and the message memory. In builds with assertions,
+    /// [`Engine::check_no_missed_wakeup`](super::state::Engine) detects events that are not counted.
     pub(super) fn capacity_freed(&self) -> u64 {
         self.broker.capacity_freed()
             + self.pending_writes.capacity_freed()
             + self.resources.messages.capacity_freed()
     }
 
-    /// Returns whether a peer on `for_backlog` can be removed from the list: enough input backlog is free for
-    /// it, or it has another reason to wait, after which it is read anyway.
+    /// Returns whether a peer can be removed from `for_backlog`: enough input backlog is free for it, or it has another
+    /// reason to wait. In the second case it is read when that wait ends.
     pub(super) fn can_resume_backlogged(&self) -> bool {
         self.lists.for_backlog.iter().any(|id| self.has_backlog_capacity_for(id))
     }

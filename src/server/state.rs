@@ -354,7 +354,7 @@ impl<P: Platform> Shared<P> {
         (&mut self.broker, context)
     }
 
-    /// Lists a peer to be read in the next turn, unless the peer waits.
+    /// Lists a peer for the next read step, in this turn or the next, unless the peer waits.
     pub(super) fn list_to_read(&mut self, id: impl Into<PeerId>) {
         self.lists.list_to_read(&self.peers, id);
     }

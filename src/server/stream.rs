@@ -113,9 +113,8 @@ impl Buffers {
         }
     }
 
-    /// Returns the maximum size of a write to one connection, at most `most`: a quarter of the free pool, or
-    /// the amount reserved per connection if that is more. So much output can be kept if its socket does not
-    /// take it.
+    /// Returns the maximum number of bytes of a write to one connection. If its socket does not take them, the output
+    /// pool can keep them. The number is a quarter of the free pool, at least [`OUTPUT_BYTES_MIN`], at most `most`.
     pub(super) fn output_bytes(&self, most: usize) -> usize {
         let free = self.output.bytes_free().saturating_sub(self.output_reserve);
         (free / 4).max(OUTPUT_BYTES_MIN).min(most)
@@ -199,7 +198,7 @@ pub(super) struct Stream<S> {
     unsent: ByteChain,
     /// Octets received from and sent to the socket since the last call of `take_octets`.
     octets_passed: [u32; 2],
-    /// Number of TLS records decrypted since the last call of `take_records`.
+    /// Number of decrypted TLS records and of WebSocket frames without payload since the last `take_records`.
     records: u32,
     /// Bytes of the shared input backlog that must be free before a read can make progress; 0 if it can now.
     missing: usize,
@@ -424,11 +423,12 @@ impl<S: Socket> Stream<S> {
         unsealed.plain
     }
 
-    /// Called after the first `handled` of the `got` bytes of the last input were handled: keeps the rest.
+    /// Keeps the rest of the last input, after the first `handled` of its `got` bytes were handled.
     ///
     /// If the input was only peeked at and `more` of it can be handled later, the rest stays in the socket.
-    /// Otherwise it is the beginning of a frame, which is taken and kept. Returns `false` if the backlog has
-    /// no capacity for it.
+    /// Otherwise it is the beginning of a frame, which is taken and kept. Without capacity for it, it stays in the
+    /// socket too ([`Self::lacks_backlog`]). Returns `false` if input that was taken cannot be kept, or if the socket
+    /// does not return peeked input any more.
     #[must_use]
     pub(super) fn keep(
         &mut self,
@@ -458,9 +458,8 @@ impl<S: Socket> Stream<S> {
 
     /// Returns whether the beginning of a frame, of `bytes` bytes, can be kept.
     ///
-    /// It must not stay in the socket: a few octets can occupy so much kernel memory that the kernel accepts
-    /// no more, and then the rest of the frame never arrives. All peers that have not logged in may together
-    /// use only half of the shared input backlog.
+    /// It should not stay in the socket. A few octets can fill the kernel's receive buffer, and the rest of the frame
+    /// then never arrives. All peers that have not logged in may together use only half of the shared input backlog.
     fn may_keep_unfinished(&mut self, buffers: &Buffers, bytes: usize) -> bool {
         if bytes == 0 {
             return true;
@@ -529,7 +528,7 @@ impl<S: Socket> Stream<S> {
         self.is_readable = true;
     }
 
-    /// Returns whether the last read made no progress for lack of shared input backlog.
+    /// Returns whether the last read could not take or keep input for lack of shared input backlog.
     pub(super) const fn lacks_backlog(&self) -> bool {
         self.missing > 0
     }
@@ -548,7 +547,7 @@ impl<S: Socket> Stream<S> {
         core::mem::take(&mut self.octets_passed)
     }
 
-    /// Returns the number of TLS records decrypted since the last call.
+    /// Returns the number of decrypted TLS records and of WebSocket frames without payload since the last call.
     pub(super) const fn take_records(&mut self) -> u32 {
         core::mem::replace(&mut self.records, 0)
     }

@@ -17,9 +17,10 @@
 //! sleeps until the earliest deadline, or without limit. An idle broker therefore wakes up only for
 //! heartbeats and the watchdog.
 //!
-//! Messages that are read in a turn are delivered in the same turn, and all output for a peer is sent in one
-//! write. Disk jobs are started after the writes: messages sent to consumers with automatic acknowledgement
-//! are then settled already and need not be written to the disk.
+//! Messages that are read in a turn are delivered in the same turn, up to [`DELIVERIES_PER_TURN`]. Messages of
+//! blocked publishers that retry are delivered in the next turn. Output for a peer is usually sent in one write.
+//! Disk jobs are started after the writes. Messages sent to consumers with automatic acknowledgement are then
+//! settled already, and need not be written to the disk.
 
 use std::io;
 
@@ -41,7 +42,7 @@ const DELIVERIES_PER_TURN: u32 = 8192;
 /// Maximum work of the broker for input per turn, in work units. It takes some milliseconds; usual traffic
 /// needs far less.
 const WORK_UNITS_PER_TURN: u32 = 50_000;
-/// Work units charged for each decrypted TLS record, whatever its content.
+/// Work units charged for each decrypted TLS record, and for each WebSocket frame without payload.
 const WORK_UNITS_PER_RECORD: u32 = 16;
 
 /// The input read and the work done in the current turn.
@@ -49,11 +50,11 @@ const WORK_UNITS_PER_RECORD: u32 = 16;
 pub(super) struct TurnBudget {
     /// Work units of the broker's calls that were not yet added to `work_units`.
     pub(super) work: leveret_broker::Work,
-    /// Bytes read from all peers in this turn.
+    /// Bytes that reads of all peers returned in this turn, from sockets and input backlogs.
     bytes_read: usize,
-    /// Work units of the broker in this turn, for peers of every kind.
+    /// Work units charged in this turn: work of the broker for peers of every kind, and TLS records.
     work_units: u32,
-    /// No input is read in this turn, because the last turn left output to be written.
+    /// The read step of this turn is skipped, because peers were listed to be written when it began.
     is_read_skipped: bool,
 }
 
@@ -92,7 +93,7 @@ impl TurnBudget {
         self.charge(units);
     }
 
-    /// Adds the work units for the decryption of `records` TLS records.
+    /// Adds the work units for `records` decrypted TLS records or WebSocket frames without payload.
     pub(super) const fn charge_records(&mut self, records: u32) {
         self.charge(records * WORK_UNITS_PER_RECORD);
     }
@@ -236,8 +237,10 @@ impl<P: Platform> Engine<P> {
         Self::PARTS.iter().fold(Deadline::NEVER, |earliest, part| earliest.earlier((part.deadline)(self)))
     }
 
-    /// Returns when the next message or queue expires, when retained messages are written, when a will is published, or when
-    /// the time must be written to the log from which the next start computes expirations.
+    /// Returns when the next timed work of the broker or the log is due.
+    ///
+    /// This work is the expiry of messages and queues, the write of retained messages, and the publishing of wills.
+    /// It is also the write of the time to the log, from which the next start computes expirations.
     fn expiry_deadline(&self) -> Deadline {
         let time_ms = self.shared.pending_writes.time_ms();
         let broker = &self.shared.broker;
@@ -295,8 +298,8 @@ impl<P: Platform> Engine<P> {
 
     fn run_timers(&mut self) {
         self.end_slow_bodies();
-        // Each peer is called at most once. If its deadline is still due, it is called again in the next
-        // turn.
+        // The number of calls is limited, because the new deadline of a called peer may be due already. Calls that
+        // are left are made in the next turn.
         for _ in 0..self.shared.lists.deadlines.len() {
             let Some(id) = self.shared.lists.deadlines.pop_due(self.shared.now) else { break };
             self.call_at_deadline(id);
@@ -382,10 +385,12 @@ impl<P: Platform> Engine<P> {
 }
 
 impl<P: Platform> Engine<P> {
-    /// Reads from the listed peers: from all of them together at most as many bytes as the input buffer has.
+    /// Reads from the listed peers until they have returned as many bytes as the input buffer has, or the work
+    /// budget is used up. The last read may exceed this number by almost one input buffer.
     ///
-    /// While output is left to be written, only every other turn reads. Otherwise messages would accumulate,
-    /// and would not be in the CPU caches any more when they are delivered.
+    /// Nothing is read while too many entries are in the pending-write buffer. While peers are listed to be written,
+    /// only every other turn reads. Otherwise messages would accumulate, and would not be in the CPU caches any more
+    /// when they are delivered.
     pub(super) fn read(&mut self) {
         let may_read = self.shared.budget.begin(!self.shared.lists.to_write.is_empty());
         if !may_read || self.shared.pending_writes.is_crowded() {
@@ -428,7 +433,8 @@ impl<P: Platform> Engine<P> {
 
     pub(super) fn write(&mut self) {
         while let Some(id) = self.shared.broker.next_with_output() {
-            // The broker's own connections have no peer. Their output goes to the bridge.
+            // A connection over which a bridge rule consumes has no peer. Its output is written to the peer of the
+            // rule's link.
             let is_own = self.shared.peers.get(id).is_none();
             let peer = if is_own { self.bridges.peer_of(id) } else { Some(id) };
             peer.into_iter().for_each(|peer| self.shared.list_to_write(peer));
@@ -463,8 +469,8 @@ impl<P: Platform> Engine<P> {
             return;
         }
         if let WaitReason::Handshake(_) = peer.waiting {
-            // While the worker has the handshake, its timeout is not applied. When the result arrives, the
-            // deadline is moved by the time that the worker took.
+            // While the handshake waits for the worker or is with it, its timeout is not applied. When the result
+            // arrives, the timeout of an AMQP or MQTT client is extended by this time.
             return;
         }
         if peer.lost_deadline.is_due(self.shared.now) {
@@ -517,7 +523,7 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Closes a connection because the broker requested it, even if the connection waits.
+    /// Closes a connection with `fault`, even if it waits: for the broker, at a shutdown, or for a slow message body.
     pub(super) fn force_close(&mut self, id: ConnectionId, fault: &Fault) {
         let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
             self.call_bridge(id, LinkEvent::Close(&fault.text));

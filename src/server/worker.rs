@@ -144,7 +144,7 @@ pub(super) struct WorkerQueue {
     pub(super) reloaded: Option<Box<Result<Config, String>>>,
     /// The certificate files must be checked.
     pub(super) are_certificates_due: bool,
-    /// Whether the last turn preferred a handshake. The next turn then prefers a login.
+    /// The last choice of a job preferred a handshake, so the next one prefers a login.
     pub(super) was_handshake_turn: bool,
 }
 

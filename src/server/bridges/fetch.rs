@@ -7,6 +7,7 @@
 //! |------|--------|
 //! | a queue here takes the message | acknowledged there when it is durable here |
 //! | no queue here takes it | parked here, with the cause |
+//! | `to_queue` is missing here | returned to its queue there; its rule waits, and `to_queue` is declared again |
 //! | it cannot be parked either | returned to its queue there; its rule waits, and tries one message at a time |
 //! | it is too large for this broker | held: it stays unacknowledged there |
 //! | the same, with `refused = "reject"` | dead-lettered there |
@@ -286,8 +287,8 @@ impl<P: Platform> LinkTask<'_, P> {
         Ok(Next::GoOn)
     }
 
-    /// Parks a message that no queue here takes. If it cannot be parked, it goes back to its queue at the upstream,
-    /// and only its rule waits.
+    /// Parks a message that no queue here takes. If it cannot be parked, or the rule has `refused = "wait"`, the message
+    /// goes back to its queue at the upstream, and only its rule waits.
     #[cold]
     fn park_arrived(
         &mut self,
@@ -295,7 +296,13 @@ impl<P: Platform> LinkTask<'_, P> {
         (tag, message): (u64, MessageId),
         why: &str,
     ) -> Result<Next, Cause> {
-        let cause = match self.park_copy(message, why) {
+        let parked = match self.bridge.config.fetch[rule].refused {
+            RefusedAction::Wait => Err(Cause::new(format_args!("{why}"))),
+            RefusedAction::Park | RefusedAction::Reject => self
+                .park_copy(message, why)
+                .map_err(|cause| Cause::new(format_args!("{why}, and it cannot be parked now: {cause}"))),
+        };
+        let cause = match parked {
             Ok(Some(batch)) => return self.acknowledge_when_durable(rule, (tag, message), batch),
             Ok(None) => {
                 // Some of its destination queues may have it already.
@@ -304,7 +311,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 }
                 return Ok(self.wait_for_capacity(self.shared.broker.last_shortage()));
             }
-            Err(cause) => Cause::new(format_args!("{why}, and it cannot be parked now: {cause}")),
+            Err(cause) => cause,
         };
         self.hold_rule(rule, cause, Remedy::OneTaken);
         // Closing the channel requeues all unacknowledged messages there, in their order.

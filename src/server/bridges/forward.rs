@@ -269,11 +269,14 @@ impl<P: Platform> LinkTask<'_, P> {
 
     // ---- refused messages
 
-    /// Handles that the upstream refused a message: it is parked or requeued, and its rule waits.
+    /// Handles that a message was refused, by the upstream or before it was sent: parks or requeues it.
     ///
-    /// A nack or a closed channel says more about a queue there (no leader, full or missing) than about a message,
-    /// and is mostly temporary. Such a message is therefore tried several times. A message that is returned for
-    /// `to_queue` shows that the queue is missing, and is not parked for that.
+    /// If the refusal concerns only the message, and `refused` is `park`, it is parked at once and the rule continues.
+    /// In all other cases the rule waits.
+    ///
+    /// A nack or a closed channel says more about a queue there (no leader, full or missing) than about a message, and
+    /// is mostly temporary. Such a message is parked only after `park_after` failures of the rule. A message that is
+    /// returned for a missing `to_queue` is never parked.
     #[cold]
     fn refuse(&mut self, rule: usize, tag: u64, why: Refusal) {
         // Whether the refusal says something about the message, not about a queue there.

@@ -12,8 +12,9 @@
 //! published here again. A consumer of our own takes them one at a time, whether or not the upstream is connected.
 //!
 //! # Invariants
-//! - Nothing waits for a name lookup or an upstream, and no bridge waits for that of another.
-//! - A link that fails is connected again after a growing pause, without limit.
+//! - The event loop never blocks on a name lookup or on an upstream. A slow upstream delays only its own bridge.
+//! - A link that fails is connected again after a random delay of up to `reconnect_max`, as often as needed. Only a
+//!   shovel with `reconnect-delay` 0 gives up after its last upstream has failed.
 //! - A parked message is in the queue of parked messages or in its destination, never in neither.
 //! - Messages that cannot go back stay, at the end of that queue.
 //! - Each turn retries at most one message per bridge.
@@ -43,7 +44,7 @@ use crate::stream::Stream;
 
 /// Pause before the next of several upstreams is tried, in milliseconds.
 const NEXT_UPSTREAM_MS: u64 = 200;
-/// A link that lasted this long was up: its next error is logged.
+/// After a link was open for at least this time, in milliseconds, its errors are logged again.
 const STABLE_MS: u64 = 60_000;
 /// Maximum number of links that are begun per turn.
 const TRIES_PER_TURN: usize = 4;

@@ -1,9 +1,9 @@
 //! Bridges: federation and shovels, which move messages between this broker and others.
 //!
 //! ```text
-//!   engine ── Bridges::handle: an event of a link ─────────────┐
-//!          ── Bridges::poll: once per turn ────────────────────┤→ both work on `Shared`
-//!          ── Bridges::deadline, is_ready: when to poll again  ┘
+//!   event loop ── Bridges::handle: an event of a link ─────────────┐
+//!              ── Bridges::poll: once per turn ────────────────────┤→ both work on `Shared`
+//!              ── Bridges::deadline, is_ready: when to poll again  ┘
 //! ```
 //!
 //! | file | contents |
@@ -23,12 +23,13 @@
 //! connects only on demand *rests* while it is disconnected because it had nothing to do.
 //!
 //! # Invariants
-//! - A bridge acts as a client, both of this broker and of the upstream.
+//! - A bridge consumes and publishes as a client, both of this broker and of the upstream. Only its queues and bindings
+//!   here are declared as by an operator.
 //! - A failure of one bridge does not affect other bridges, and a failure of one rule does not affect other rules.
-//! - A link is found by its [`LinkId`], and is worked with only through a [`LinkTask`], which then updates what depends
-//!   on it.
-//! - The engine's other files know only the public items of this module, and
-//!   [`LinkStatus`](super::peer::LinkStatus), by which a link states what it waits for.
+//! - A link is identified by its [`LinkId`]. [`LinkTask::update_link`] runs after each change that can affect a
+//!   connected link: it updates the link's flows, deadlines and status.
+//! - The other files of this package know only the public items of this module and
+//!   [`LinkStatus`](super::peer::LinkStatus). By that a link states what it waits for.
 
 mod demand;
 mod fetch;
@@ -63,8 +64,8 @@ const STORE_INTERVAL_MAX_MS: u64 = 3_600_000;
 /// Memory of a link's client for commands and names, in bytes.
 const CLIENT_BYTES: usize = 8 << 10;
 
-/// Returns the memory of a bridge beside its connections, in bytes, for sockets of type `S` and frames of `frame_max`
-/// bytes.
+/// Returns the memory of a bridge in bytes, for sockets of type `S` and frames of `frame_max` bytes. Includes the peer
+/// records of its connections, but not their records in the broker.
 pub const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
     let rules = 2 * RULES_MAX * (size_of::<Flow>() + size_of::<RuleState>());
     let links = 2 * (size_of::<OpenLink>() + CLIENT_BYTES) + (3 + RULES_MAX) * peer_bytes::<S>();

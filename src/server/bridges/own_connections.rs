@@ -4,10 +4,12 @@
 //! wait in them.
 //!
 //! # Invariants
-//! - Bridges act on the broker only by commands over their own connections.
+//! - Bridges consume and publish only over their own connections. Queues and bindings are declared without one, as by
+//!   an operator.
 //! - Nothing here calls the bridges.
-//! - The queues are durable. If they cannot be declared now, that is retried without waiting for a link.
-//! - The queue of parked messages is declared again whenever it is needed.
+//! - A queue that a bridge declares is durable; an existing queue is used as it is. A failed declaration is retried
+//!   every 10 s, whether or not a link is connected.
+//! - The queue of parked messages is declared again before each message that is parked, if it is missing.
 
 use core::fmt;
 

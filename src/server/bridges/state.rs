@@ -12,9 +12,10 @@
 //! - A link is in one phase. Data that a link needs only in this phase is stored in the phase.
 //! - The last error of a link or rule is kept with its time until the link works again or another error replaces it.
 //! - The same error is logged again only after the link was up for a while.
-//! - A rule that waits has no channel at the upstream, no consumer in this broker, and no messages in flight.
-//! - The range from which pauses are drawn grows with each refusal. It is reset when a message is taken, or when the
-//!   rule's queue at the upstream was consumed for long.
+//! - A rule that waits begins no message. As soon as its messages in flight are settled, it has no channel at the
+//!   upstream and no consumer in this broker.
+//! - The range from which pauses are drawn grows with each failure. It is reset when a message is taken. It is also
+//!   reset by a failure after the rule's queue at the upstream was consumed for at least 60 s.
 //! - Messages sent before a refusal and taken after it do not end the wait.
 
 use core::net::SocketAddr;
@@ -34,8 +35,10 @@ use crate::state::Shared;
 /// Maximum number of addresses of a name that are tried.
 pub(super) const ADDRESSES_MAX: usize = 8;
 /// Time until the first write if a bridge has a daily budget, in milliseconds. Each interval is twice the one before,
-/// up to [`STORE_INTERVAL_MAX_MS`]. A board that often loses power therefore loses at most half of each run from its
-/// counters, and its day still ends.
+/// up to [`STORE_INTERVAL_MAX_MS`].
+///
+/// A power cut loses the counters of a run of up to 60 s, and at most 2/3 of those of a longer run. So the day still
+/// ends on a board that often loses power, if its runs are longer than that.
 const STORE_INTERVAL_FIRST_MS: u64 = 60_000;
 
 /// The direction in which messages move.
@@ -359,7 +362,8 @@ impl RuleState {
         self.backoff.failures()
     }
 
-    /// Lets the rule wait from now on, with this cause, until the remedy. Returns whether the cause must be logged.
+    /// Lets the rule wait until its next retry, after a random delay of up to `most_ms` milliseconds. A running wait is
+    /// not extended. The error with this cause stays until `remedy`. Returns whether the cause must be logged.
     pub(super) fn hold(
         &mut self,
         now: Now,

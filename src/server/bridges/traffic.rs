@@ -17,9 +17,11 @@
 //!
 //! # Invariants
 //! - Input from an upstream is read under the same budgets as input from clients.
-//! - Flows begin and end independently of each other. A flow that ends gives its messages back.
+//! - Flows begin and end independently of each other. When a flow ends, messages that were not acknowledged are
+//!   requeued: forwarded ones here, fetched ones by the upstream.
 //! - Frames of other flows may be written between two frames of one flow, but never within a frame.
-//! - After each call of a [`LinkTask`], a rule that takes messages has a flow, and the [`LinkStatus`] is current.
+//! - After each call of a [`LinkTask`] the [`LinkStatus`] is current. If the connection is open, each rule that takes
+//!   messages has a flow, except while its previous channel is being closed.
 
 use std::io;
 
@@ -42,7 +44,7 @@ use crate::worker::HandshakeJob;
 pub(super) struct OpenLink {
     pub(super) peer: ConnectionId,
     pub(super) client: Client,
-    /// The channel here over which fetched messages are published, once the first has arrived.
+    /// The channel here over which fetched messages are published; `None` until a consumer at the upstream has begun.
     pub(super) publish_channel: Option<ChannelId>,
     pub(super) flows: Vec<Flow>,
     /// The flow of which a partial frame was written.
@@ -60,7 +62,7 @@ pub(super) struct OpenLink {
     pub(super) ends_because_idle: bool,
     /// Why the link ends.
     pub(super) cause: Option<Cause>,
-    /// Whether a part of a message was sent or received since the last check.
+    /// Whether a confirm or a part of a delivery has arrived since the last check.
     pub(super) has_moved: bool,
     /// Whether no further messages are taken. The link ends when all under way are settled.
     pub(super) is_draining: bool,
@@ -464,10 +466,12 @@ impl<P: Platform> LinkTask<'_, P> {
                     Direction::Fetch => self.begin_fetch(rule),
                 });
                 match begun {
-                    Ok(()) => self.state.rule_states[rule].note_ready(),
+                    Ok(()) => {
+                        self.state.rule_states[rule].note_ready();
+                        self.note_source_depth(rule, depth);
+                    }
                     Err(cause) => self.fail_rule(rule, cause),
                 }
-                self.note_source_depth(rule, depth);
             }
             Event::Confirm { rule, number, multiple, is_accepted } => {
                 self.handle_confirm(rule, number, multiple, is_accepted)?;
@@ -721,7 +725,8 @@ impl<P: Platform> LinkTask<'_, P> {
 
     // ---- flows
 
-    /// Opens, closes, pauses or resumes a flow as its rule requires, as far as that is possible now.
+    /// Opens or ends a flow as its rule requires, as far as that is possible now. A flow with messages under way ends
+    /// when they are settled.
     pub(super) fn update_flow(&mut self, rule: usize) {
         self.state.rule_states[rule].end_due_wait(self.shared.now);
         let takes_messages = self.takes_messages(rule);
@@ -854,7 +859,7 @@ impl<P: Platform> LinkTask<'_, P> {
         open_link.client.deadline(is_reading).earlier(owed).earlier(content)
     }
 
-    /// Returns when the byte rate of the rule permits the next message.
+    /// Returns when the bridge's rate limit (`drain_rate`) permits the next message; never if it permits one now.
     fn rate_limit_deadline(&self) -> Deadline {
         // If there is nothing to send, this costs one check: the rate permits the next message at that time.
         match self.direction {
@@ -882,8 +887,10 @@ impl<P: Platform> LinkTask<'_, P> {
         }
     }
 
-    /// Checks the confirm timeout, which runs from when a message was sent. On a slow link that is long after it was
-    /// begun, and the system accepts only what it is about to send.
+    /// Checks the confirm timeout: holds the rules whose messages were not confirmed in time, or closes the link if the
+    /// timeout of the whole link has passed.
+    ///
+    /// The timeout restarts whenever a part of a message is sent, because sending one over a slow link can take longer.
     fn check_confirm_timeout(&mut self) {
         let (now, timeout_ms) = (self.shared.now, self.bridge.config.confirm_timeout_ms.into());
         if !self.open_link.confirm_deadline(timeout_ms).is_due(now) {

@@ -1,8 +1,8 @@
 //! The view of bridges for operators, and the orders that operators give.
 //!
 //! # Invariants
-//! - A link is shown as running only while messages of a rule can flow over it, and the upstream was heard within two
-//!   heartbeats, if it has heartbeats.
+//! - A link is shown as running only if messages of a rule can flow over it. While this broker reads from it, the
+//!   upstream was also heard within two heartbeats, if the link has heartbeats.
 
 use leveret_bridge::Stage;
 use leveret_config::shovels::ShovelEnd;

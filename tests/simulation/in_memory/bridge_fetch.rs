@@ -59,6 +59,23 @@ fn is_up(far: &Far) -> bool {
 }
 
 #[test]
+fn a_refused_message_waits_at_the_upstream_if_its_rule_says_so() {
+    let mut config = fetching();
+    config.fetch[0].refused = RefusedAction::Wait;
+    let (mut simulation, mut far) = simulation(config);
+    assert_eq!(open_fetch(&mut simulation, &mut far), 1);
+    let client = simulation.open(&[1]);
+    narrow(&mut simulation, client, "here", 1);
+    for tag in 1..=2 {
+        deliver(&mut simulation, &far, tag);
+    }
+    assert_eq!(far.names(), ["basic.ack", "channel.close"], "the upstream requeues the second");
+    let said = ask(&mut simulation, STATUS);
+    assert!(said.contains("refused here") && said.contains("\"state\":\"held\""), "{said}");
+    assert_eq!((simulation.counts(client, 1, "here").0, simulation.counts(client, 1, "parked").0), (1, 0));
+}
+
+#[test]
 fn a_message_that_neither_its_queue_nor_the_parking_queue_accepts_is_requeued_upstream_and_fetched_later() {
     let (mut simulation, mut far) = simulation(fetching());
     assert_eq!(open_fetch(&mut simulation, &mut far), 1);

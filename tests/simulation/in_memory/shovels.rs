@@ -8,7 +8,7 @@ use std::rc::Rc;
 use leveret_amqp::{Method, Properties, Table, next_frame};
 use leveret_broker::{Broker, OperatorFault};
 use leveret_config::bridge::Bridge;
-use leveret_core::definition::Parameter;
+use leveret_core::definition::{Parameter, VhostLimits};
 use leveret_core::limits::Limits;
 
 use super::bridge::{Far, ack, ask as operator_ask, bodies, bridge, fill, open_for, simulation};
@@ -230,6 +230,39 @@ fn an_empty_queue_ends_the_shovel_at_once() {
     let said = far.answer(&mut simulation);
     assert_eq!(said.last(), Some(&(0, "connection.close")), "{said:?}");
     assert!(names(&simulation).is_empty());
+}
+
+#[test]
+fn a_shovel_whose_queue_cannot_be_declared_yet_does_not_end() {
+    let (mut simulation, mut far) = node();
+    let limit = |simulation: &mut Simulation, queues_max| {
+        let (broker, mut context) = simulation.engine.broker_mut();
+        let limits = VhostLimits { queues_max, connections_max: None };
+        let limited = broker.access_mut().set_vhost_limits(context.pending_writes_mut(), "/", limits);
+        limited.expect("the virtual host exists");
+    };
+    limit(&mut simulation, Some(0));
+    set(&mut simulation, &with(FORWARD, r#""src-delete-after":"queue-length""#));
+    open_for(&mut simulation, &mut far);
+    far.answer(&mut simulation);
+    far.say(1, &declared("there", 0));
+    simulation.run();
+    assert_eq!(far.answer(&mut simulation), [(1, "confirm.select"), (1, "channel.close")]);
+    assert_eq!(names(&simulation), ["s"], "the length of its queue is not known");
+    limit(&mut simulation, None);
+    let client = fill(&mut simulation, 2);
+    for _ in 0..20 {
+        simulation.pass_ms(1_000);
+        if far.answer(&mut simulation).contains(&(1, "queue.declare")) {
+            far.say(1, &declared("there", 0));
+            simulation.run();
+        }
+    }
+    far.answer(&mut simulation);
+    far.say(1, &ack(2, true));
+    simulation.run();
+    assert!(names(&simulation).is_empty(), "both messages were moved");
+    assert_eq!(simulation.counts(client, 1, "here").0, 0);
 }
 
 #[test]
