@@ -670,7 +670,7 @@ mod tests {
         let upstream = Upstream::parse("amqp://host").expect("it is an address");
         let credentials = Credentials { upstream, name: String::new(), version: String::new() };
         let mut client = Client::new(at(0), 1, credentials, (4096, 10));
-        let mut assert_limit = |client: &mut Client, begun_ms, text: &str| {
+        let assert_limit = |client: &mut Client, begun_ms, text: &str| {
             let limit = at(begun_ms + ANSWER_TIMEOUT_MS);
             assert_eq!(client.deadline(true), limit.after_ms(0));
             assert!(client.handle_timeout(at(begun_ms + ANSWER_TIMEOUT_MS - 1), true).is_ok());

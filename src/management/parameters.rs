@@ -63,7 +63,7 @@ pub(super) fn restart_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) 
         .filter_map(|place| bridges.at(place))
         .find(|link| link.shovel.as_ref().is_some_and(|shovel| (shovel.vhost, shovel.name) == (vhost, name)));
     let Some(link) = found.filter(|_| may_enter(call, context)) else { return Err(not_found("Not Found")) };
-    context.orders.bridge = Some((link.bridge.to_string(), BridgeOrder::Restart));
+    context.orders.bridges.push((link.bridge.to_string(), BridgeOrder::Restart));
     Ok(done(Status::NoContent))
 }
 
@@ -91,6 +91,6 @@ pub(super) fn order_bridge(call: &Call<'_>, context: &mut RequestContext<'_>) ->
         };
         return Err(not_found(&format!("there is no bridge '{bridge}'{hint}")));
     }
-    context.orders.bridge = Some((bridge.to_string(), order));
+    context.orders.bridges.push((bridge.to_string(), order));
     Ok(done(Status::NoContent))
 }

@@ -783,8 +783,8 @@ impl Process {
 pub struct Orders {
     /// Whether the broker is to stop.
     pub stop: bool,
-    /// The name of a bridge, and what to do with it.
-    pub bridge: Option<(String, BridgeOrder)>,
+    /// Names of bridges, and what to do with them, in the order of the requests.
+    pub bridges: Vec<(String, BridgeOrder)>,
 }
 
 /// An order to a bridge.

@@ -375,7 +375,7 @@ impl<P: Platform> Engine<P> {
     /// Carries out operators' requests that concern the loop itself.
     pub(super) fn run_operator_orders(&mut self) {
         let orders = core::mem::take(&mut self.operators.orders);
-        if let Some((bridge, order)) = orders.bridge {
+        for (bridge, order) in orders.bridges {
             self.bridges.apply_order(&mut self.shared, &bridge, order);
         }
         if orders.stop {

@@ -163,3 +163,20 @@ fn a_link_that_the_upstream_closes_answers_once() {
     assert_eq!(far.names(), ["connection.close-ok"]);
     assert_eq!(simulation.counts(clients[4], 1, "here").0, 0, "clients are served");
 }
+
+#[test]
+fn orders_of_two_operators_in_one_turn_are_both_carried_out() {
+    let (mut simulation, mut far) = simulation(bridge());
+    open(&mut simulation, &mut far);
+    for order in ["pause", "retry"] {
+        let operator = simulation.connect_operator(Shape::WIDE, 0);
+        let request = format!("POST /api/ctl/bridges/plant/{order} HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+        simulation.operator(operator).write_up(request.as_bytes());
+    }
+    simulation.run();
+    let shown = ask(&mut simulation, "GET /api/ctl/bridges");
+    assert!(
+        shown.contains("\"state\":\"ending\"") && shown.contains("\"retried\":\"parked is empty\""),
+        "{shown}"
+    );
+}

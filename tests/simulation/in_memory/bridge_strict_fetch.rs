@@ -433,11 +433,15 @@ struct RandomRun {
     sound: Vec<u32>,
     /// Number of parked messages seen so far.
     parked: u64,
+    /// Whether messages that an exchange does not route wait at the upstream.
+    must_route: bool,
 }
 
 impl RandomRun {
     fn new(seed: u64) -> Self {
-        let (mut simulation, far) = simulation(config(seed));
+        let config = config(seed);
+        let must_route = config.fetch[1].refused == RefusedAction::Wait;
+        let (mut simulation, far) = simulation(config);
         let has_disk = Random::of(seed, "disk", &[]).once_in(2);
         if has_disk {
             simulation.keep_on_disk(Settings::default());
@@ -454,6 +458,7 @@ impl RandomRun {
             next_id: 1,
             sound: Vec::new(),
             parked: 0,
+            must_route,
         }
     }
 
@@ -560,7 +565,10 @@ impl RandomRun {
             })
             .expect("it fits");
         // After the length of the table.
-        let arguments = Table::trusted(&writer.written()[4..]);
+        self.send_declare(queue, Table::trusted(&writer.written()[4..]));
+    }
+
+    fn send_declare(&mut self, queue: &str, arguments: Table<'_>) {
         let declare = Method::QueueDeclare {
             queue,
             passive: false,
@@ -625,6 +633,9 @@ impl RandomRun {
         if self.fate == Fate::Deleted {
             for queue in HERE {
                 self.simulation.send(self.client, 1, &delete(queue));
+            }
+            if self.must_route {
+                self.send_declare(HERE[1], Table::EMPTY);
             }
         }
     }
