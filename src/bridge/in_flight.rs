@@ -1,4 +1,4 @@
-//! Messages in flight on a link: sent to the upstream and not confirmed, or received from it and not acknowledged; and
+//! Messages in flight on a link: sent to the upstream and not confirmed, or received from it and not acknowledged. Also
 //! the rate at which messages arrive in a bridge's queues.
 
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! The state that the broker borrows for one call: pending writes, messages, work.
 //!
 //! The pending writes and the messages belong to the caller of the broker, which passes them to the storage
-//! too. What concerns only one command is kept here and not in the broker.
+//! too. State of only one command is kept here and not in the broker.
 
 use leveret_core::batch::Batch;
 use leveret_core::error::{Fault, ReplyCode};
@@ -10,8 +10,8 @@ use leveret_storage::PendingWrites;
 
 use super::quota::Declarer;
 
-/// What a call of the broker borrows, and the batch that must be durable before the reply to the command is
-/// sent. A new context waits for no batch and has no declarer.
+/// The state that a call of the broker borrows, and the batch that must be durable before the reply to the
+/// command is sent. A new context waits for no batch and has no declarer.
 #[derive(Debug)]
 pub struct Context<'a> {
     pub(crate) pending_writes: &'a mut PendingWrites,

@@ -1,7 +1,5 @@
 //! Lists of objects for operators.
 
-use core::marker::PhantomData;
-
 /// All objects of a kind. Each is in a numbered place, and a place may be empty. The number of a place does not change
 /// while its object exists, so a list can be continued in a later turn of the event loop.
 pub trait Objects<T>: Iterator<Item = T> + Sized {
@@ -19,18 +17,17 @@ pub trait Objects<T>: Iterator<Item = T> + Sized {
 
 /// Returns the objects in places 0 to `places - 1`. `at` returns the object in a place.
 pub fn objects<T>(places: usize, at: impl Fn(usize) -> Option<T>) -> impl Objects<T> {
-    InPlaces { next: 0, places, at, object: PhantomData }
+    InPlaces { next: 0, places, at }
 }
 
-struct InPlaces<T, F> {
+struct InPlaces<F> {
     /// The next place of the iterator.
     next: usize,
     places: usize,
     at: F,
-    object: PhantomData<T>,
 }
 
-impl<T, F: Fn(usize) -> Option<T>> Objects<T> for InPlaces<T, F> {
+impl<T, F: Fn(usize) -> Option<T>> Objects<T> for InPlaces<F> {
     fn places(&self) -> usize {
         self.places
     }
@@ -40,7 +37,7 @@ impl<T, F: Fn(usize) -> Option<T>> Objects<T> for InPlaces<T, F> {
     }
 }
 
-impl<T, F: Fn(usize) -> Option<T>> Iterator for InPlaces<T, F> {
+impl<T, F: Fn(usize) -> Option<T>> Iterator for InPlaces<F> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {

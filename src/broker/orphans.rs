@@ -13,10 +13,11 @@
 //!
 //! Orphans: each definition is stored twice, and a flash card may lose both copies. The messages of the queue
 //! are still stored, with the queue's incarnation. If the name of the queue is recorded elsewhere in the log,
-//! the queue is rebuilt at start as a durable queue without arguments, so that its messages can be consumed.
-//! The next declaration by a client sets the arguments. If the name is unknown or cannot be used, the
-//! messages are orphans, until an operator gives them a queue or deletes them, or a client declares a queue
-//! of their name.
+//! the queue is rebuilt at start as a durable queue without arguments. So its messages can be consumed. The next
+//! declaration by a client sets the arguments.
+//!
+//! If the name is unknown or cannot be used, the messages are orphans. They remain orphans until an operator gives
+//! them a queue or deletes them, or a client declares a queue of their name.
 //!
 //! # Invariants
 //! - A definition that was left out keeps its name in the storage until it is deleted or restored.

@@ -231,7 +231,7 @@ impl Destination {
 }
 
 super::transports::words! {
-    /// What happens to a message that the other broker refuses.
+    /// The treatment of a message that the receiving broker refuses.
     RefusedAction of "refused":
     /// The message is parked, and later messages of the rule continue.
     #[default]

@@ -333,7 +333,7 @@ pub enum PolicyKind {
     Operator,
 }
 
-/// What a policy applies to.
+/// The kinds of objects that a policy applies to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ApplyTo {
     /// Queues and exchanges.

@@ -98,7 +98,7 @@ pub(super) struct LinkStatus {
     pub(super) has_remainder: bool,
     /// The link has output that waits for the disk.
     pub(super) awaits_disk: bool,
-    /// Of the message bodies that are arriving: the time at which the oldest began.
+    /// The time at which the oldest of the message bodies that are arriving began.
     pub(super) body_since: Option<Now>,
     /// The earliest of the deadlines that are postponed when input is received.
     pub(super) input_deadline: Deadline,

@@ -33,8 +33,8 @@
 //! - A peer that has not logged in uses at most [`FRAME_BYTES_MIN`] bytes of the shared input backlog. All
 //!   such peers together use at most half of it.
 //! - One record of a TLS connection can be decrypted without the shared input backlog.
-//! - A peer that needs input backlog stores how much ([`Stream::missing`]), and is read again when so much is
-//!   free.
+//! - A peer that needs input backlog stores the number of bytes ([`Stream::missing`]), and is read again when they
+//!   are free.
 //! - No record is encrypted before the rest of the previous one has been sent.
 
 use std::io;

@@ -532,7 +532,7 @@ impl Log {
         report: &mut Report,
         now: Now,
     ) -> io::Result<()> {
-        // If a settlement or definition is written, all messages are. What is left may use the reserved segments.
+        // If a settlement or definition is written, all messages are. The other records may use the reserved segments.
         let may_finish = !found.is_damaged && (found.has_settled || found.bytes <= self.space.room_bytes());
         let is_whole =
             !found.has_missing || may_finish && self.finish_group(disk, found.group, settled, now)?;

@@ -57,10 +57,10 @@
 //! - A settlement is dropped only when every segment with a record that it settles has been removed from the log
 //!   durably.
 //! - A segment's file is reused only when a durable commit records that the segment was removed.
-//! - Damage to a commit loses only the damaged records, with two exceptions: the commit is lost as a whole if it
-//!   contains a group, or if its header is damaged.
-//! - All losses are reported, with one exception: damaged commits at the end of the log after a kill are not
-//!   recognised if at most one of their headers is left. They look like one unfinished commit.
+//! - Damage to a commit loses only the damaged records. But a commit is lost as a whole if it contains a group, or if
+//!   its header is damaged.
+//! - All losses are reported, with one exception. After a kill, damaged commits at the end of the log look like one
+//!   unfinished commit if at most one of their headers is left.
 //! - A failed write or sync of a segment file is final: the log writes nothing any more. The exception is a write for
 //!   which the file system has no space.
 //! - The broker can continue without the access files and the header copy beside the log, if they cannot be written.

@@ -513,10 +513,8 @@ impl Access {
         let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
             return self.result_without_owner();
         };
-        match self.put_permission(user, vhost, [configure, write, read]) {
-            Ok(()) => Restored::Exists(None),
-            Err(_) => self.note_no_capacity_at_start(),
-        }
+        let put = self.put_permission(user, vhost, [configure, write, read]);
+        self.restored(put)
     }
 
     /// Restores a topic permission from the log. The caller restores users and virtual hosts before.
@@ -525,7 +523,12 @@ impl Access {
         let Some((user, vhost)) = self.find_user(user).zip(self.find_vhost(vhost)) else {
             return self.result_without_owner();
         };
-        match self.put_topic(user, vhost, exchange, [write, read]) {
+        let put = self.put_topic(user, vhost, exchange, [write, read]);
+        self.restored(put)
+    }
+
+    fn restored(&mut self, put: Result<(), OperatorFault>) -> Restored {
+        match put {
             Ok(()) => Restored::Exists(None),
             Err(_) => self.note_no_capacity_at_start(),
         }

@@ -51,8 +51,8 @@ pub(super) struct OpenLink {
     pub(super) partial_flow: Option<usize>,
     /// The flow that comes first among equals in the next output.
     pub(super) next_first_flow: usize,
-    /// Since when the confirm timeout of the link runs: the last confirm, the last part of a message that was sent, or
-    /// the end of a pause that the upstream had requested.
+    /// Since when the confirm timeout of the link runs. It restarts with each confirm, with each part of a message that
+    /// is sent, and after a pause that the upstream requested.
     pub(super) progressed_at: Now,
     /// Since when the connection to the upstream is open.
     pub(super) ready_since: Option<Now>,

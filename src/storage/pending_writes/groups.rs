@@ -191,10 +191,9 @@ impl PendingWrites {
     /// Ends the group. It is written with this urgency. Returns the batch that makes it durable.
     ///
     /// If the group has settlements, or a client waits for it, its messages are [`MessageFlags::WITHHELD`]
-    /// (not delivered) until that batch is durable. There are two reasons. Suppose that they were
-    /// delivered and the power failed before that batch was durable: the settled messages would exist again, and would
-    /// create the messages of the group a second time. And a consumer must not receive one message of a transaction if
-    /// the others are lost.
+    /// (not delivered) until that batch is durable. There are two reasons. If the power failed after their delivery and
+    /// before that batch was durable, the settled messages would exist again. They would create the messages of the
+    /// group a second time. And a consumer must not receive one message of a transaction if the others are lost.
     pub fn end_group(&mut self, messages: &mut Messages, urgency: Urgency) -> Batch {
         let first = self.groups.open_first.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
@@ -283,7 +282,7 @@ impl PendingWrites {
     }
 
     /// Returns the next message of a group that must be written, at or after the cursor, and puts its targets
-    /// into `targets`. `None` if there is no more.
+    /// into `targets`. `None` after the last one.
     ///
     /// Moves the cursor to that message. The message stays in the buffer.
     pub(crate) fn peek(

@@ -181,7 +181,7 @@ impl LogEntry {
 /// }
 /// ```
 ///
-/// The same program without the constructor compiles. So the first one fails only because the fields are private:
+/// Without the constructor, the program compiles. So the first one fails only because the fields are private:
 ///
 /// ```
 /// use leveret_core::batch::Batch;
