@@ -47,7 +47,7 @@ use super::log::RecordLocation;
 use super::reader;
 use super::reader::for_each_record;
 use super::record::Record;
-use super::recovery::{Access, AccessCorrection, AccessDefinition, AccessReport, Report, StepResult};
+use super::recovery::{Access, AccessCorrection, AccessDefinition, AccessReport, Report};
 use super::segment::Identity;
 use super::varint::Input;
 
@@ -203,25 +203,22 @@ impl Log {
         for AccessCorrection { key, value } in restored {
             let record = Record::Defined { version, key, value: value.as_deref() };
             while self.append_reserved(&record, Urgency::Awaited, now).is_err() {
-                self.step_at_once(disk, now)?;
+                self.write_restored(disk, now)?;
             }
         }
         if !restored.is_empty() {
             self.access.digest = Some(DigestState { version, is_in_doubt: false, is_due: true });
         }
         while self.has_pending_records() && !restored.is_empty() {
-            self.step_at_once(disk, now)?;
+            self.write_restored(disk, now)?;
         }
         Ok(())
     }
 
-    /// Writes the pending commit now.
-    fn step_at_once<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
-        self.make_due();
-        match self.step(disk, now)? {
-            StepResult::Nothing => Err(io::ErrorKind::StorageFull.into()),
-            StepResult::Prepared | StepResult::Committed => Ok(()),
-        }
+    /// Writes the pending commit. Nothing can be confirmed before all restored definitions are in the log, so their
+    /// commits may use the same space as the first commit of an epoch.
+    fn write_restored<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
+        if self.write_first(disk, now)? { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     /// Updates both files beside the log unless they contain the same definitions as the log. From now on, every

@@ -648,15 +648,17 @@ impl Log {
         Ok(!matches!(self.step(disk, now)?, StepResult::Nothing))
     }
 
-    /// Writes the pending commit and, like the first commit of an epoch, may use reserved space for it.
-    fn write_first<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {
+    /// Writes the pending commit and, like the first commit of an epoch, may use reserved space and a file beyond the
+    /// limit for it. Returns `false` if there is no space for it nevertheless.
+    pub(super) fn write_first<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<bool> {
         self.schedule.is_starting = true;
         while self.schedule.is_starting {
             if !self.write_now(disk, now)? {
                 self.schedule.is_starting = false;
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

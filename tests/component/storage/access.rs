@@ -9,9 +9,12 @@ use leveret_core::mem::{MessageLimits, Messages};
 use leveret_core::time::Now;
 use leveret_storage::PendingWrites;
 use leveret_storage::{
-    ACCESS_SLOTS, Access, CommitWriter, Disk, Identity, Log, Record, Report, Settings, Urgency, Write,
+    ACCESS_SLOTS, Access, Body, CommitWriter, Disk, Identity, Log, Message, Record, Report, Settings, Target,
+    Targets, Urgency, Write,
 };
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
+
+use crate::sample::PLAIN;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xDA3A6E };
 const NOW: Now = Now::from_ms(1);
@@ -290,6 +293,90 @@ fn lossy_store(seed: u64, large: bool, is_all_lost: bool) -> (SimDisk, Definitio
     disk.sync_directory().expect("it can be synced");
     places[kept..].iter().for_each(|place| flip(&mut disk, *place));
     (disk, users.map(|key| (key.to_vec(), new.clone())).to_vec())
+}
+
+/// The log has lost the newest access records, and live messages take up all segments, or nearly all. The start that
+/// restores the records uses the reserved segments, and a file beyond the limit if it needs one.
+#[test]
+fn lost_access_is_restored_although_no_segment_is_free() {
+    let all = full_store(usize::MAX).1;
+    for commits in all - 20..=all {
+        let what = format!("{commits} of {all} commits");
+        let (mut disk, _) = full_store(commits);
+        let (log, report) = open_few(&disk);
+        assert!(report.unwritable.is_none(), "{what}: {:?}", report.unwritable);
+        assert_eq!(report.access.restored.len(), 1, "{what}");
+        let (found, _) = read((&log, &report), &disk);
+        assert_eq!(found[0], (ALICE.to_vec(), NEW_HASH.to_vec()), "{what}");
+        drop(log);
+        assert_eq!(open_few(&disk).1.access.restored, [], "{what}: once is enough");
+        assert!(disk.slots().expect("it can be read").len() <= 5, "{what}: one file more is enough");
+    }
+}
+
+const NEW_HASH: [u8; 2 << 10] = [b'n'; 2 << 10];
+
+/// Opens a store of at most four segments.
+fn open_few(disk: &SimDisk) -> (Log, Report) {
+    disk.start(Trouble::Never);
+    Log::open(&mut disk.clone(), settings(4), IDENTITY, NOW).expect("it opens")
+}
+
+/// Returns a store in which Alice was changed and up to `commits_max` commits of live messages were written after
+/// that, with the change damaged; and the number of these commits.
+fn full_store(commits_max: usize) -> (SimDisk, usize) {
+    let mut disk = new_disk();
+    let (mut log, _) = open_few(&disk);
+    for (version, key) in [(1, ALICE), (2, &ACCESS_STORED_KEY)] {
+        let record = Record::Defined { version, key, value: Some(b"old") };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(&mut log, &mut disk);
+    }
+    drop(log);
+    // The files beside the log are created by a start.
+    let (mut log, _) = open_few(&disk);
+    let mut places = Vec::new();
+    for number in [1, 2] {
+        let version = u64::from(log.epoch()) << 32 | number;
+        let record = Record::Defined { version, key: ALICE, value: Some(&NEW_HASH) };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(&mut log, &mut disk);
+        places.extend(disk.written().last());
+    }
+    let (mut commits, mut is_opened) = (0, false);
+    while commits < commits_max {
+        while let Some(job) = log.next_prepare() {
+            log.prepare_done(job.run(&mut disk)).expect("the disk is well");
+        }
+        let targets = Targets::List(&[Target { queue: 1, offset: commits as u64 }]);
+        let body = Body::Inline(&[7; 3 << 10]);
+        let record = Record::Message(Message { targets, body, ..PLAIN });
+        let is_appended = log.append_reserved(&record, Urgency::Awaited, NOW).is_ok();
+        match log.next_commit(NOW) {
+            Some(job) => {
+                log.commit_done(job.run(&mut disk)).expect("the disk is well");
+                commits += usize::from(is_appended);
+            }
+            // Only a start opens the last reserved segment.
+            None if !core::mem::replace(&mut is_opened, true) => log = open_few(&disk).0,
+            None => break,
+        }
+    }
+    for place in places {
+        flip(&mut disk, place);
+        lose_footer(&mut disk, place.0);
+    }
+    (disk, commits)
+}
+
+/// Overwrites the footer of a segment, if it has one.
+fn lose_footer(disk: &mut SimDisk, slot: u32) {
+    let (at, mut block) = ((64 << 10) - 4096, [0; 4096]);
+    disk.read(slot, at, &mut block).expect("it can be read");
+    if block != [0; 4096] && !block.starts_with(b"LVC2") {
+        disk.write(slot, at, &[0xA5; 4096]).expect("it can be written");
+        disk.sync(slot).expect("it can be synced");
+    }
 }
 
 /// The power fails at each call of the start that restores the lost access records to the log. Data that only
