@@ -25,6 +25,8 @@ use leveret_storage::{Mode as PendingWritesMode, NoCapacity, PendingWrites, Urge
 
 use super::access::{Resource, Right};
 use super::arguments::{Overflow, expiration_ms, expiry_flags};
+#[cfg(debug_assertions)]
+use super::consumers::WatchedPublish;
 use super::consumers::{FullQueue, Mode};
 use super::context::Work;
 use super::deliveries::{DeliveryMethod, NewDelivery};
@@ -127,7 +129,30 @@ impl Broker {
         let mut targets = core::mem::take(&mut self.publishing.targets);
         let result = self.publish_with_buffer(cx, channel, (message, mandatory), &mut targets);
         self.publishing.targets = targets;
+        #[cfg(debug_assertions)]
+        self.note_watched_publish(channel, result.is_err());
         result
+    }
+
+    /// Makes [`Self::was_watched_publish_refused`] tell about the next publish of this connection.
+    #[cfg(debug_assertions)]
+    pub fn watch_publish(&mut self, connection: ConnectionId) {
+        self.consumers.connection_mut(connection).watched_publish = WatchedPublish::Awaited;
+    }
+
+    /// Returns whether the first publish since [`Self::watch_publish`] was refused.
+    #[cfg(debug_assertions)]
+    pub fn was_watched_publish_refused(&self, connection: ConnectionId) -> bool {
+        self.consumers.connection(connection).watched_publish == WatchedPublish::Refused
+    }
+
+    #[cfg(debug_assertions)]
+    fn note_watched_publish(&mut self, channel: ChannelId, is_refused: bool) {
+        let connection = self.consumers.connection_of(channel);
+        let watched = &mut self.consumers.connection_mut(connection).watched_publish;
+        if *watched == WatchedPublish::Awaited {
+            *watched = if is_refused { WatchedPublish::Refused } else { WatchedPublish::No };
+        }
     }
 
     #[inline]

@@ -142,7 +142,7 @@ impl<P: Platform> Engine<P> {
     /// Asserts that no blocked publisher could proceed with the capacity that is free now.
     ///
     /// Called before the loop sleeps, in builds with assertions. If at most [`RETRIES_PER_TURN`] publishers are
-    /// blocked, each retries once, although no capacity was freed, and must block again.
+    /// blocked, each retries once, although no capacity was freed, and must block again, or be refused.
     #[cfg(debug_assertions)]
     pub(super) fn check_no_missed_wakeup(&mut self) {
         use super::peer::{CloseStage, PeerId};
@@ -179,6 +179,9 @@ impl<P: Platform> Engine<P> {
         let shortage_of = |id: PeerId| self.shared.peers.get(id).map(|peer| peer.blocked_on.shortage);
         let blocked_ids: heapless::Vec<_, RETRIES_PER_TURN> =
             self.shared.lists.for_capacity.iter().map(|id| (id, shortage_of(id))).collect();
+        for connection in blocked_ids.iter().filter_map(|(id, _)| id.connection()) {
+            self.shared.broker.watch_publish(connection);
+        }
         let taken_before = self.shared.broker.counters().received;
         self.blocked.retries_left = waiting;
         self.retry_blocked_publishers();
@@ -195,9 +198,14 @@ impl<P: Platform> Engine<P> {
             .to_write
             .retain(|id| self.shared.peers.get(id).is_some_and(|peer| peer.stream.is_writable));
         for (id, shortage) in blocked_ids {
+            // A publisher may have been refused because another pool is full by now. It would have been refused at
+            // its next retry, so no wake-up was missed. Its other channels go on, and its message and its channel
+            // leave capacity to the publishers behind it.
+            let is_refused = |connection| self.shared.broker.was_watched_publish_refused(connection);
+            if id.connection().is_some_and(is_refused) {
+                break;
+            }
             let peer = self.shared.peers.get(id);
-            // A publisher may have been refused meanwhile because another pool is full. It does not wait any
-            // more, but no wake-up was missed.
             let still_waits =
                 peer.is_none_or(|peer| peer.waiting == WaitReason::Capacity || peer.ending != CloseStage::No);
             assert!(

@@ -243,6 +243,9 @@ pub(crate) struct Connection {
     pub(crate) open_transactions: u32,
     /// The connection has waited too long for the disk: its next publish is refused instead of waiting again.
     pub(crate) has_timed_out: bool,
+    /// What became of the next publish, if an assertion asks for that.
+    #[cfg(debug_assertions)]
+    pub(crate) watched_publish: WatchedPublish,
     /// Number of jobs begun by the connection's last command; the connection is not read until they are done.
     pub(crate) jobs: u32,
     /// The connection is in `Consumers::output`.
@@ -255,6 +258,17 @@ pub(crate) struct Connection {
     pub(crate) is_cleared: bool,
     /// The socket is closed: the connection's id may be given to another connection.
     pub(crate) is_released: bool,
+}
+
+/// What became of a connection's next publish; see [`Broker::watch_publish`](crate::Broker::watch_publish).
+#[cfg(debug_assertions)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WatchedPublish {
+    /// The publish is not watched, or was not refused.
+    No,
+    /// There was no publish yet.
+    Awaited,
+    Refused,
 }
 
 impl Connection {
@@ -285,6 +299,8 @@ impl Connection {
             waits_for: None,
             open_transactions: 0,
             has_timed_out: false,
+            #[cfg(debug_assertions)]
+            watched_publish: WatchedPublish::No,
             jobs: 0,
             is_on_output_list: false,
             waits_for_share: false,

@@ -9,6 +9,7 @@
 use leveret_amqp::{Method, Table};
 use leveret_core::limits::Limits;
 use leveret_core::mem::ENTRIES_PER_CHUNK;
+use leveret_storage::Settings;
 
 use leveret_test_support::simulated_server::*;
 
@@ -768,4 +769,60 @@ fn queues_without_consumers_leave_memory_to_other_queues() {
             simulation.end(&["other"]);
         }
     }
+}
+
+/// A publisher with an unacknowledged delivery waits for the disk while another one takes the last queue entries. Its
+/// publish is then refused, at its next retry or after 60 s. Its other channel goes on.
+#[test]
+fn a_publisher_that_waits_for_the_disk_is_refused_when_the_queue_entries_run_out() {
+    let entries = 64 * ENTRIES_PER_CHUNK as u32;
+    let mut simulation = Simulation::new(Limits { queue_entries_max: entries, ..small_limits() });
+    simulation.keep_on_disk(Settings {
+        segment_bytes: 64 << 10,
+        commit_bytes: 12 << 10,
+        segments_max: 12,
+        ..Settings::default()
+    });
+    let declare_durable = |queue| Method::QueueDeclare {
+        queue,
+        passive: false,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    };
+    let persistent = |key| Publish { key, properties: &[0x10, 0, 2], ..Publish::default() };
+    // Both workers hold a delivery, so they may use the last queue entries.
+    let [waiting, taking] = [0; 2].map(|_| simulation.open(&[1, 2]));
+    for (worker, queue) in [(waiting, "first"), (taking, "second")] {
+        simulation.declare(worker, 1, queue);
+        simulation.publish_to(worker, 1, queue, b"task");
+        simulation.consume(worker, 1, queue, "worker", false);
+        simulation.run();
+    }
+    let filler = simulation.open(&[1]);
+    for queue in ["kept", "filled"] {
+        simulation.ask(filler, 1, &declare_durable(queue));
+    }
+    let queues: Vec<String> = (0..80).map(|number| format!("q{number}")).collect();
+    queues.iter().for_each(|queue| simulation.declare(taking, 1, queue));
+    while !simulation.clients[filler].checker.is_blocked {
+        simulation.publish(filler, 1, persistent("filled"), &[7; 3_000]);
+        simulation.pass_ms(1_000);
+    }
+    simulation.publish(waiting, 1, persistent("kept"), &[7; 3_000]);
+    simulation.publish_to(waiting, 2, "nowhere", b"");
+    simulation.run();
+    assert!(simulation.clients[waiting].checker.is_blocked, "it waits for the disk");
+    for queue in &queues {
+        simulation.publish_to(taking, 2, queue, b"x");
+        simulation.run();
+    }
+    let (code, text) = channel_fault(&simulation, taking).expect("its channel is closed");
+    assert!(code == 506 && text.contains("raise queue_entries_max"), "{code} {text}");
+    simulation.pass_ms(REFUSED_AFTER_MS);
+    let (code, text) = channel_fault(&simulation, waiting).expect("its channel is closed");
+    assert!(code == 506 && text.contains("raise queue_entries_max"), "{code} {text}");
+    assert!(simulation.clients[waiting].checker.is_open(2), "its other channel goes on");
 }
