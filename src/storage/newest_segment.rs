@@ -550,8 +550,8 @@ pub(super) fn records_to_repeat(commit: &Commit<'_>, is_needed: impl Fn(u64) -> 
     (repeated_bytes, count)
 }
 
-/// Number of bytes read at once to check whether a file is empty.
-const LOOK_BYTES: usize = 16 * BLOCK_BYTES;
+/// Number of bytes read at once to check whether a file is empty, and read of each unused file to find a newer segment.
+pub(super) const LOOK_BYTES: usize = 16 * BLOCK_BYTES;
 
 /// Returns whether a file with an empty first block contains anything else. If it does, its header was lost. Files
 /// that were never written are read completely at every start; there are only a few.

@@ -34,7 +34,7 @@ use super::damage::{REFUSED_IN_FILE_MAX, ReadAround, is_about_a_block};
 use super::disk::{Disk, REPAIR_SLOT, UnopenedFile, is_full};
 use super::file_disk::FileDisk;
 use super::log::{Log, RecordLocation, RecoveredState, Settings, WriterState};
-use super::newest_segment::HeaderCopy;
+use super::newest_segment::{HeaderCopy, LOOK_BYTES};
 use super::newest_segment::{UnreadableHeader, segments_of};
 use super::newest_segment::{has_content, has_synced, most_frequent, owner_of};
 use super::queue_names::Names;
@@ -766,11 +766,12 @@ impl<D: Disk> Lister<'_, '_, D> {
     ) -> io::Result<Listing> {
         let mut listing = Listing::default();
         self.drop_misplaced(headers, &mut listing)?;
-        let (mut newest, mut not_begun) = (0, Vec::new());
+        let (mut newest, mut may_have_newer, mut not_begun) = (0, false, Vec::new());
         for &(slot, bytes, header) in headers.iter() {
             let segment = SegmentRef { sequence: header.sequence, slot };
             if self.has_begun(segment, bytes, header)? {
                 newest = header.sequence;
+                may_have_newer = self.may_have_newer(newest, bytes);
                 listing.segments.clone_from(&header.live);
                 listing.segments.push(segment);
                 break;
@@ -779,7 +780,7 @@ impl<D: Disk> Lister<'_, '_, D> {
             // because no other header may name them.
             not_begun.extend(header.live.iter().map(|segment| segment.slot));
         }
-        self.add_unreadable_headers(found, newest, &not_begun, &mut listing)?;
+        self.add_unreadable_headers(found, (newest, may_have_newer), &not_begun, &mut listing)?;
         self.drop_removed(newest, headers, &mut listing)?;
         Ok(listing)
     }
@@ -820,29 +821,48 @@ impl<D: Disk> Lister<'_, '_, D> {
         Ok(has_commit || is_proven() || footer::of_segment(self.bytes, segment.sequence, seed).is_some())
     }
 
+    /// Returns whether a segment newer than `segment`, which is in the buffer, may have been opened: this one is
+    /// sealed, or its last whole commit leaves less than half of the file unused. A commit takes at most a third of a
+    /// segment.
+    fn may_have_newer(&self, segment: u64, header_bytes: u32) -> bool {
+        let seed = self.identity.seed();
+        let commits = valid_commits(self.bytes, header_bytes as usize, seed);
+        let of_segment = commits.filter(|(_, commit)| commit.header.segment == segment);
+        let tail = of_segment.last().map_or(0, |(at, commit)| at + commit.bytes());
+        tail > self.bytes.len() / 2 || footer::of_segment(self.bytes, segment, seed).is_some()
+    }
+
     /// Adds segments with damaged headers whose commits are of a newer segment than `newest`.
     ///
-    /// A file may also have the header of an older segment, which the flash has moved there. The lists in newer
-    /// headers name such a file, or the header copy does if it is the newest segment. Without the header copy, every
-    /// file outside the list is examined.
+    /// A file may also have the header of an older segment, because the flash has moved it there, or has lost the
+    /// newest write of this block. The lists in newer headers name such a file, or the header copy does if it is the
+    /// newest segment. Without the header copy, every file outside the list is examined.
+    ///
+    /// The header copy may be old as well. If a newer segment may have been opened (`may_have_newer`), the first
+    /// [`LOOK_BYTES`] of every file outside the list are therefore searched for a newer commit.
     fn add_unreadable_headers(
         &mut self,
         found: &[FoundFile],
-        newest: u64,
+        (newest, may_have_newer): (u64, bool),
         not_begun: &[u32],
         listing: &mut Listing,
     ) -> io::Result<()> {
         let mut unreadable_headers = Vec::new();
-        let is_bad = |file: &&FoundFile| match &file.header {
-            HeaderRead::Bad => true,
-            HeaderRead::Good(header, _) if header.sequence <= newest => {
-                (not_begun.contains(&file.slot) || !self.has_header_copy)
-                    && listing.segments.iter().all(|s| s.slot != file.slot)
-                    || listing.misplaced.contains(&file.slot)
+        for file in found {
+            let is_outside = || listing.segments.iter().all(|segment| segment.slot != file.slot);
+            let (is_bad, may_be_newer) = match &file.header {
+                HeaderRead::Bad => (true, false),
+                HeaderRead::Good(header, _) if header.sequence <= newest && is_outside() => {
+                    (not_begun.contains(&file.slot) || !self.has_header_copy, may_have_newer)
+                }
+                _ => (false, false),
+            };
+            let is_examined = is_bad
+                || listing.misplaced.contains(&file.slot)
+                || may_be_newer && self.has_newer_commit(file.slot, newest)?;
+            if !is_examined {
+                continue;
             }
-            _ => listing.misplaced.contains(&file.slot),
-        };
-        for file in found.iter().filter(is_bad) {
             let length = self.disk.read(file.slot, 0, self.bytes)?;
             let commits = valid_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
             let named = commits.map(|(_, commit)| commit.header.segment);
@@ -855,6 +875,14 @@ impl<D: Disk> Lister<'_, '_, D> {
         listing.segments.retain(|segment| newer.iter().all(|newer| newer.slot != segment.slot));
         listing.segments.extend_from_slice(newer);
         Ok(())
+    }
+
+    /// Returns whether the first [`LOOK_BYTES`] of a file contain a commit of a segment newer than `newest`.
+    fn has_newer_commit(&mut self, slot: u32, newest: u64) -> io::Result<bool> {
+        let most = LOOK_BYTES.min(self.bytes.len());
+        let length = self.disk.read(slot, 0, &mut self.bytes[..most])?;
+        let mut commits = valid_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
+        Ok(commits.any(|(_, commit)| commit.header.segment > newest))
     }
 
     /// Removes segments from the list that were removed from the log after the header was written.

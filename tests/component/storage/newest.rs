@@ -154,38 +154,73 @@ fn a_newest_segment_without_header_copy_and_intact_commit_is_reported() {
     assert_eq!(found, live.into_iter().filter(|offset| *offset < first).collect::<Vec<_>>());
 }
 
-/// A card restores the old header in the file of the newest segment, and loses the header copy.
-#[test]
-fn a_newest_segment_behind_an_old_header_is_found_without_the_header_copy() {
+/// Returns a store whose newest segment is in the file of an earlier one, with the header of the earlier one and the
+/// header copy from before the newest segment was opened; the commits of the newest segment; and the live offsets.
+fn store_in_used_files() -> (SimDisk, Vec<Tens>, (Vec<u8>, Vec<u8>), core::ops::Range<u64>) {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let (mut offset, mut settled, mut headers) = (0, 0, BTreeMap::new());
     let mut commits: Vec<Tens> = Vec::new();
-    let mut old = None;
+    let (mut old, mut note, mut note_before) = (None, Vec::new(), Vec::new());
     while old.is_none() || commits.len() < 4 {
         let commit = commit_ten(&mut log, &mut disk, &mut offset);
         let slot = commit.0.0;
         if commits.first().is_none_or(|first| first.0.0 != slot) {
             commits.clear();
             old = headers.insert(slot, first_block(&mut disk, slot));
+            note_before = core::mem::replace(&mut note, first_block(&mut disk, NEWEST_SLOT));
             log.settle(1, Range { start: settled, end: commit.1 }, Urgency::Awaited, NOW);
             settled = commit.1;
             (0..20).for_each(|_| turn(&mut log, &mut disk));
         }
         commits.push(commit);
     }
+    let old = old.expect("the file was a segment before");
+    (disk, commits, (old, note_before), settled..offset)
+}
+
+/// A card restores the old header in the file of the newest segment, and loses the header copy.
+#[test]
+fn a_newest_segment_behind_an_old_header_is_found_without_the_header_copy() {
+    let (mut disk, commits, (old, _), live) = store_in_used_files();
     let ((slot, _), first) = commits[0];
-    put_back(&mut disk, slot, &old.expect("the file was a segment before"));
+    put_back(&mut disk, slot, &old);
     flip_fourth(&disk, &commits[0]);
     zero(&mut disk, NEWEST_SLOT, 0..1);
     // The position of the damaged commit in the log is unknown, so it is lost completely.
-    let left: Vec<u64> = (settled..offset).filter(|offset| *offset >= first + 10).collect();
+    let left: Vec<u64> = live.filter(|offset| *offset >= first + 10).collect();
     let (_, report) = Log::inspect(&mut disk).expect("it is readable");
     assert!(!report.describe_damage().is_empty(), "{report:?}");
     for start in 0..2 {
         let (mut log, report) = open(&disk, IDENTITY);
         assert!(report.is_damaged() || report.reported_damage.is_alarm(), "start {start}: {report:?}");
         assert_eq!(readable(&mut log, &mut disk), left, "start {start}");
+    }
+}
+
+/// A card loses its last writes of the newest header and of the header copy, and returns the old blocks. With
+/// `is_footer_lost`, it also loses the footer of the segment before.
+#[test]
+fn a_newest_segment_behind_an_old_header_is_found_although_the_header_copy_is_old_too() {
+    for is_footer_lost in [false, true] {
+        let (mut disk, commits, (old, note_before), live) = store_in_used_files();
+        let ((slot, _), first) = commits[0];
+        let before = u32::from_le_bytes(note_before[12..16].try_into().expect("four bytes"));
+        assert_ne!(before, slot, "the header copy names the segment before");
+        put_back(&mut disk, slot, &old);
+        put_back(&mut disk, NEWEST_SLOT, &note_before);
+        if is_footer_lost {
+            zero(&mut disk, before, 15..16);
+        }
+        flip_fourth(&disk, &commits[0]);
+        let left: Vec<u64> = live.filter(|offset| *offset >= first + 10).collect();
+        let (_, report) = Log::inspect(&mut disk).expect("it is readable");
+        assert!(!report.describe_damage().is_empty(), "{is_footer_lost}: {report:?}");
+        for start in 0..2 {
+            let (mut log, report) = open(&disk, IDENTITY);
+            assert!(report.is_damaged() || report.reported_damage.is_alarm(), "{is_footer_lost}: {report:?}");
+            assert_eq!(readable(&mut log, &mut disk), left, "{is_footer_lost}, start {start}");
+        }
     }
 }
 
