@@ -160,7 +160,7 @@ impl<D: Disk> Reader<'_, '_, D> {
                 (newest.is_damaged, newest.tail) = (true, end);
             }
         }
-        synced = synced.max(self.find_next_without_header(newest.segment.sequence + 1, &chain, found)?);
+        synced = synced.max(self.find_next_without_header(newest, &chain, found)?);
         if synced > chain.number {
             let SegmentRef { sequence, slot } = newest.segment;
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: newest.tail, to: end });
@@ -173,22 +173,34 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
-    /// Searches for segment `sequence`, which follows the newest readable segment, and whose segment header and
-    /// commits are all damaged. Sets its file aside. Returns the number of the newest commit that its commit headers
-    /// prove to have been synced; 0 if there is none.
+    /// Searches for the segment that follows the newest readable segment, and whose segment header and commits are
+    /// all damaged. Sets its file aside. Returns the number of the newest commit that its commit headers prove to have
+    /// been synced; 0 if there is none.
+    ///
+    /// Its file may have the header of an older segment again. If the newest readable segment is so full that another
+    /// one may follow, the first [`LOOK_BYTES`] of such files are searched, too; see [`may_have_next`].
     fn find_next_without_header(
         &mut self,
-        sequence: u64,
+        newest: &Newest,
         chain: &Chain,
         found: &[FoundFile],
     ) -> io::Result<u64> {
-        let mut synced = 0;
-        for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
+        let (mut synced, sequence) = (0, newest.segment.sequence + 1);
+        for file in found {
             let slot = file.slot;
+            let most = match &file.header {
+                HeaderRead::Bad => self.bytes.len(),
+                HeaderRead::Good(header, _)
+                    if header.sequence < sequence && may_have_next(newest.tail, self.segment_bytes) =>
+                {
+                    LOOK_BYTES.min(self.bytes.len())
+                }
+                _ => continue,
+            };
             if self.index.segments().values().any(|segment| segment.slot == slot) {
                 continue;
             }
-            let length = self.disk.read(slot, 0, &mut self.bytes)?;
+            let length = self.disk.read(slot, 0, &mut self.bytes[..most])?;
             let seed = Some(self.identity.seed());
             let headers = synced_by_commit_headers(&self.bytes[..length], BLOCK_BYTES, sequence, chain, seed);
             if headers > chain.number {
@@ -548,6 +560,12 @@ pub(super) fn records_to_repeat(commit: &Commit<'_>, is_needed: impl Fn(u64) -> 
         rest = &rest[length..];
     }
     (repeated_bytes, count)
+}
+
+/// Returns whether a segment whose last whole commit ends at offset `tail` may be followed by another one. A commit
+/// takes at most a third of a segment, so a segment that is not half full has space for the next one.
+pub(super) const fn may_have_next(tail: u32, segment_bytes: u32) -> bool {
+    tail > segment_bytes / 2
 }
 
 /// Number of bytes read at once to check whether a file is empty, and read of each unused file to find a newer segment.

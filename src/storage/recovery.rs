@@ -34,7 +34,7 @@ use super::damage::{REFUSED_IN_FILE_MAX, ReadAround, is_about_a_block};
 use super::disk::{Disk, REPAIR_SLOT, UnopenedFile, is_full};
 use super::file_disk::FileDisk;
 use super::log::{Log, RecordLocation, RecoveredState, Settings, WriterState};
-use super::newest_segment::{HeaderCopy, LOOK_BYTES};
+use super::newest_segment::{HeaderCopy, LOOK_BYTES, may_have_next};
 use super::newest_segment::{UnreadableHeader, segments_of};
 use super::newest_segment::{has_content, has_synced, most_frequent, owner_of};
 use super::queue_names::Names;
@@ -821,15 +821,14 @@ impl<D: Disk> Lister<'_, '_, D> {
         Ok(has_commit || is_proven() || footer::of_segment(self.bytes, segment.sequence, seed).is_some())
     }
 
-    /// Returns whether a segment newer than `segment`, which is in the buffer, may have been opened: this one is
-    /// sealed, or its last whole commit leaves less than half of the file unused. A commit takes at most a third of a
-    /// segment.
+    /// Returns whether a segment newer than `segment`, which is in the buffer, may have been opened.
     fn may_have_newer(&self, segment: u64, header_bytes: u32) -> bool {
         let seed = self.identity.seed();
         let commits = valid_commits(self.bytes, header_bytes as usize, seed);
         let of_segment = commits.filter(|(_, commit)| commit.header.segment == segment);
         let tail = of_segment.last().map_or(0, |(at, commit)| at + commit.bytes());
-        tail > self.bytes.len() / 2 || footer::of_segment(self.bytes, segment, seed).is_some()
+        may_have_next(tail as u32, self.bytes.len() as u32)
+            || footer::of_segment(self.bytes, segment, seed).is_some()
     }
 
     /// Adds segments with damaged headers whose commits are of a newer segment than `newest`.

@@ -224,6 +224,24 @@ fn a_newest_segment_behind_an_old_header_is_found_although_the_header_copy_is_ol
     }
 }
 
+/// As above, and no commit of the newest segment is intact. Their headers prove that it existed.
+#[test]
+fn a_newest_segment_behind_an_old_header_without_intact_commit_is_reported() {
+    let (mut disk, commits, (old, note_before), _) = store_in_used_files();
+    let slot = commits[0].0.0;
+    put_back(&mut disk, slot, &old);
+    put_back(&mut disk, NEWEST_SLOT, &note_before);
+    for block in 1..16 {
+        disk.flip(slot, block * 4096 + 80);
+    }
+    let (_, report) = Log::inspect(&mut disk).expect("it is readable");
+    assert!(!report.describe_damage().is_empty() && report.commits_lost_at_end > 1, "{report:?}");
+    for start in 0..2 {
+        let (_, report) = open(&disk, IDENTITY);
+        assert!(report.is_damaged() || report.reported_damage.is_alarm(), "start {start}: {report:?}");
+    }
+}
+
 /// The oldest segment of a log follows no other one. Its header tells that its first commit is missing.
 #[test]
 fn damage_to_the_first_commit_of_the_oldest_segment_loses_the_damaged_messages_and_is_reported() {
