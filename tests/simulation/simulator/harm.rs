@@ -55,6 +55,8 @@ pub struct Harm {
     known: BTreeSet<u64>,
     /// Contents without an intact commit that contains their settlement.
     returned: BTreeSet<u64>,
+    /// Contents whose settlement is in damaged commits only. They are back until a start can read it again.
+    unsettled: BTreeSet<u64>,
     /// Definitions were damaged.
     has_definitions: bool,
     /// Settlements were damaged.
@@ -129,26 +131,39 @@ impl Harm {
     }
 
     fn note_returned(&mut self, copies: &[Copy]) {
-        let mut settled: BTreeMap<u64, RangeSet> = BTreeMap::new();
-        for copy in copies.iter().filter(|copy| !copy.is_touched) {
+        let mut intact: BTreeMap<u64, RangeSet> = BTreeMap::new();
+        let mut damaged: BTreeMap<u64, RangeSet> = BTreeMap::new();
+        for copy in copies {
             if let Says::Settled { queue, ranges } = &copy.says {
+                let settled = if copy.is_touched { &mut damaged } else { &mut intact };
                 let set = settled.entry(*queue).or_default();
                 ranges.iter().for_each(|(start, end)| set.insert(Range { start: *start, end: *end }, |_| {}));
             }
         }
+        let has = |settled: &BTreeMap<u64, RangeSet>, (queue, offset): &(u64, u64)| {
+            settled.get(queue).is_some_and(|set| set.contains(*offset))
+        };
         for copy in copies {
             let Says::Message { targets, body: Ok(content) } = &copy.says else { continue };
-            let is_settled =
-                |(queue, offset): &(u64, u64)| settled.get(queue).is_some_and(|set| set.contains(*offset));
-            if !targets.iter().all(is_settled) {
+            if !targets.iter().all(|target| has(&intact, target)) {
                 self.returned.insert(*content);
+            }
+            if targets.iter().any(|target| has(&damaged, target) && !has(&intact, target)) {
+                self.unsettled.insert(*content);
             }
         }
     }
 
     /// Returns whether this content may be missing.
+    ///
+    /// An earlier start may have brought it back, because the disk refused to read its settlement, which a later start
+    /// can read again.
     pub fn may_lose(&self, content: u64) -> bool {
-        self.is_unbounded || self.lost.contains_key(&content) || !self.known.contains(&content)
+        let may_be_settled_again = !self.is_fresh && self.unsettled.contains(&content);
+        self.is_unbounded
+            || self.lost.contains_key(&content)
+            || !self.known.contains(&content)
+            || may_be_settled_again
     }
 
     /// Returns whether this content may be back.
@@ -239,4 +254,57 @@ pub fn is_told(report: &Report) -> bool {
         || report.groups_damaged > 0
         || !report.refused.is_empty()
         || !report.unopened.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use leveret_core::time::Now;
+    use leveret_storage::{Message, Settings, Target, Targets, Urgency};
+    use leveret_test_support::simulated_disk::{Mutant, Trouble};
+
+    use super::super::content::body_of;
+    use super::super::start::IDENTITY;
+    use super::*;
+
+    const NOW: Now = Now::from_ms(1);
+
+    /// Writes the pending commit. Returns its block.
+    fn commit(log: &mut Log, disk: &mut SimDisk) -> (u32, usize) {
+        while let Some(job) = log.next_prepare() {
+            log.prepare_done(job.run(disk)).expect("the disk is well");
+        }
+        let job = log.next_commit(NOW).expect("a commit is awaited");
+        log.commit_done(job.run(disk)).expect("the disk is well");
+        let (slot, at) = disk.written().last().copied().expect("it was written");
+        (slot, at / BLOCK_BYTES)
+    }
+
+    /// A start that cannot read a settlement brings the message back. A later start may read it again.
+    #[test]
+    fn a_settlement_that_can_be_read_again_may_settle_its_message_again() {
+        let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let settings = Settings { segment_bytes: 64 << 10, commit_bytes: 12 << 10, ..Settings::default() };
+        let (mut log, _) = Log::open(&mut disk, settings, IDENTITY, NOW).expect("it opens");
+        for number in [1, 2] {
+            let message = Message {
+                targets: Targets::List(&[Target { queue: 1, offset: number }]),
+                enqueued_ms: 0,
+                expiration_ms: None,
+                exchange: b"",
+                key: b"key",
+                properties: b"",
+                body: Body::Inline(&body_of(number, 20)),
+            };
+            log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
+            commit(&mut log, &mut disk);
+        }
+        log.settle(1, Range { start: 1, end: 2 }, Urgency::Awaited, NOW);
+        let settled = commit(&mut log, &mut disk);
+        let mut harm = Harm::of(&mut disk.copy(), &Damaged::of([settled].into()));
+        assert!(harm.may_return(1) && !harm.may_lose(1) && !harm.may_lose(2), "{harm:?}");
+        harm.is_fresh = false;
+        assert!(harm.may_lose(1), "it was settled before: {harm:?}");
+        assert!(!harm.may_lose(2), "it never was: {harm:?}");
+    }
 }
