@@ -154,9 +154,19 @@ fn a_newest_segment_without_header_copy_and_intact_commit_is_reported() {
     assert_eq!(found, live.into_iter().filter(|offset| *offset < first).collect::<Vec<_>>());
 }
 
-/// Returns a store whose newest segment is in the file of an earlier one, with the header of the earlier one and the
-/// header copy from before the newest segment was opened; the commits of the newest segment; and the live offsets.
-fn store_in_used_files() -> (SimDisk, Vec<Tens>, (Vec<u8>, Vec<u8>), core::ops::Range<u64>) {
+/// A store whose newest segment is in the file of an earlier one.
+struct Reused {
+    disk: SimDisk,
+    /// Commits of the newest segment.
+    commits: Vec<Tens>,
+    /// The first block of the file while it was the earlier segment.
+    old_header: Vec<u8>,
+    /// The header copy before the newest segment was opened.
+    note_before: Vec<u8>,
+    live: core::ops::Range<u64>,
+}
+
+fn store_in_used_files() -> Reused {
     let mut disk = new_disk();
     let (mut log, _) = open(&disk, IDENTITY);
     let (mut offset, mut settled, mut headers) = (0, 0, BTreeMap::new());
@@ -175,16 +185,16 @@ fn store_in_used_files() -> (SimDisk, Vec<Tens>, (Vec<u8>, Vec<u8>), core::ops::
         }
         commits.push(commit);
     }
-    let old = old.expect("the file was a segment before");
-    (disk, commits, (old, note_before), settled..offset)
+    let old_header = old.expect("the file was a segment before");
+    Reused { disk, commits, old_header, note_before, live: settled..offset }
 }
 
 /// A card restores the old header in the file of the newest segment, and loses the header copy.
 #[test]
 fn a_newest_segment_behind_an_old_header_is_found_without_the_header_copy() {
-    let (mut disk, commits, (old, _), live) = store_in_used_files();
+    let Reused { mut disk, commits, old_header, live, .. } = store_in_used_files();
     let ((slot, _), first) = commits[0];
-    put_back(&mut disk, slot, &old);
+    put_back(&mut disk, slot, &old_header);
     flip_fourth(&disk, &commits[0]);
     zero(&mut disk, NEWEST_SLOT, 0..1);
     // The position of the damaged commit in the log is unknown, so it is lost completely.
@@ -203,11 +213,11 @@ fn a_newest_segment_behind_an_old_header_is_found_without_the_header_copy() {
 #[test]
 fn a_newest_segment_behind_an_old_header_is_found_although_the_header_copy_is_old_too() {
     for is_footer_lost in [false, true] {
-        let (mut disk, commits, (old, note_before), live) = store_in_used_files();
+        let Reused { mut disk, commits, old_header, note_before, live } = store_in_used_files();
         let ((slot, _), first) = commits[0];
         let before = u32::from_le_bytes(note_before[12..16].try_into().expect("four bytes"));
         assert_ne!(before, slot, "the header copy names the segment before");
-        put_back(&mut disk, slot, &old);
+        put_back(&mut disk, slot, &old_header);
         put_back(&mut disk, NEWEST_SLOT, &note_before);
         if is_footer_lost {
             zero(&mut disk, before, 15..16);
@@ -227,9 +237,9 @@ fn a_newest_segment_behind_an_old_header_is_found_although_the_header_copy_is_ol
 /// As above, and no commit of the newest segment is intact. Their headers prove that it existed.
 #[test]
 fn a_newest_segment_behind_an_old_header_without_intact_commit_is_reported() {
-    let (mut disk, commits, (old, note_before), _) = store_in_used_files();
+    let Reused { mut disk, commits, old_header, note_before, .. } = store_in_used_files();
     let slot = commits[0].0.0;
-    put_back(&mut disk, slot, &old);
+    put_back(&mut disk, slot, &old_header);
     put_back(&mut disk, NEWEST_SLOT, &note_before);
     for block in 1..16 {
         disk.flip(slot, block * 4096 + 80);
